@@ -1,0 +1,35 @@
+"""The benchmarks by name, in the order of the table. One module per kind of work."""
+
+from collections.abc import Callable, Iterator
+
+from benchmarks.figures import Row
+from benchmarks.run import Run
+from benchmarks.workloads import (
+    codecs,
+    consume,
+    footprint,
+    handover,
+    large_values,
+    produce,
+    random_read,
+    scale,
+    sqlite,
+    threads,
+)
+
+Benchmark = Callable[[Run], Iterator[Row]]
+
+BENCHMARKS: dict[str, Benchmark] = {
+    "send_many": produce.send_many,
+    "send_linger": produce.send_linger,
+    "send_acknowledged": produce.send_acknowledged,
+    "threads": threads.four_threads,
+    "poll": consume.poll,
+    "large_values": large_values.one_kib,
+    "handover": handover.producer_to_consumer,
+    "random_read": random_read.random_offsets,
+    "scale": scale.flatness,
+    "import": footprint.import_time,
+    "sqlite": sqlite.insert_and_select,
+    "codecs": codecs.compression,
+}

@@ -1,0 +1,98 @@
+"""Reading from the start to the end: records, and batches of columns."""
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import streamlog
+from benchmarks import baselines
+from benchmarks.figures import Row, rate_row
+from benchmarks.measure import MeasurementError, Side, expect, interleave, stopwatch
+from benchmarks.records import chunks, records
+from benchmarks.run import Run, expect_records, fresh_topic
+
+WAIT_SECONDS = 10.0
+"""How long a poll may wait for a record that is there: reached only if the library lost one."""
+
+
+def fill(log: streamlog.StreamLog, topic: str, keys: Sequence[bytes], values: Sequence[bytes], **config: str) -> None:
+    """Send all records to `topic`."""
+    with log.producer(**config) as producer:
+        for some_keys, some_values in chunks(keys, values):
+            producer.send_many(topic, some_values, some_keys)
+    expect_records(log, topic, len(keys))
+
+
+def poll_side(log: streamlog.StreamLog, topic: str, values: Sequence[bytes]) -> Side:
+    """Poll all records and look at each value, with the library's own `max_poll_records`."""
+    count, payload_bytes = len(values), sum(map(len, values))
+
+    def side() -> float:
+        seen = size = 0
+        with log.consumer(topic) as consumer, stopwatch() as watch:
+            while seen < count:
+                records = consumer.poll(WAIT_SECONDS)
+                if not records:
+                    raise MeasurementError(f"poll found nothing after {seen} of {count} records")
+                seen += len(records)
+                for record in records:
+                    size += len(record.value)
+        expect("bytes polled", size, payload_bytes)
+        return watch.seconds
+
+    return side
+
+
+def poll_batches_side(log: streamlog.StreamLog, topic: str, values: Sequence[bytes]) -> Side:
+    """Poll all batches and touch their columns: every key and value is a bytes object by then."""
+    count, payload_bytes = len(values), sum(map(len, values))
+
+    def side() -> float:
+        seen = size = last_offset = latest = 0
+        with log.consumer(topic) as consumer, stopwatch() as watch:
+            while seen < count:
+                batches = consumer.poll_batches(WAIT_SECONDS)
+                if not batches:
+                    raise MeasurementError(f"poll_batches found nothing after {seen} of {count} records")
+                for batch in batches:
+                    seen += len(batch.keys)
+                    size += sum(map(len, batch.values))
+                    last_offset = batch.offsets[-1]
+                    latest = max(latest, batch.timestamps[-1])
+        expect("bytes polled", size, payload_bytes)
+        expect("last offset", last_offset, count - 1)
+        return watch.seconds
+
+    return side
+
+
+def plain_walk_side(path: Path, values: Sequence[bytes]) -> Side:
+    """Walk the plain file and look at each value."""
+    payload_bytes = sum(map(len, values))
+
+    def side() -> float:
+        size = 0
+        with stopwatch() as watch:
+            for _key, value in baselines.plain_walk(path):
+                size += len(value)
+        expect("bytes walked", size, payload_bytes)
+        return watch.seconds
+
+    return side
+
+
+def poll(run: Run) -> Iterator[Row]:
+    """`poll` and `poll_batches` beside the plain walk through the same records."""
+    count = run.size(1_000_000, 200_000)
+    keys, values = records(count)
+    with run.log() as log, fresh_topic(log) as topic, run.scratch("plain") as directory:
+        fill(log, topic, keys, values)
+        baselines.plain_write(directory / "records", keys, values)
+        sides = {
+            "poll": poll_side(log, topic, values),
+            "plain walk": plain_walk_side(directory / "records", values),
+            "poll_batches": poll_batches_side(log, topic, values),
+        }
+        samples = interleave(sides, run.rounds)
+    counts = dict.fromkeys(samples, count)
+    yield rate_row("poll, Records", samples, "plain walk", counts=counts, goal=0.9, ours="poll")
+    yield rate_row("poll_batches, columns touched", samples, "plain walk", counts=counts, goal=4.0, ours="poll_batches")

@@ -1,0 +1,50 @@
+"""What streamlog costs a process: memory and the import. Both need a process of their own."""
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+from benchmarks.figures import Row
+from benchmarks.run import Run
+
+REQUIRED = {"streamlog", "msgpack", "xxhash", "sortedcontainers"}
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def _child(module: str, *arguments: str) -> Any:
+    """Run a module of `benchmarks.children` and return the JSON it prints."""
+    search_path = os.pathsep.join(filter(None, (str(ROOT), os.environ.get("PYTHONPATH"))))
+    done = subprocess.run(
+        [sys.executable, "-m", f"benchmarks.children.{module}", *arguments],
+        env={**os.environ, "PYTHONPATH": search_path},
+        stdout=subprocess.PIPE,
+        check=True,
+        text=True,
+        timeout=300,
+    )
+    return json.loads(done.stdout)
+
+
+def tail_memory(path: Path, topic: str, work: str) -> Row:
+    """RssAnon of a process that opened the log at `path`, read its last records and followed new ones."""
+    result = _child("tail", str(path), topic)
+    mebibytes = {name: kibibytes / 1024 for name, kibibytes in result.items()}
+    note = f"after the import {mebibytes['imported']:.0f} MiB, at most {mebibytes['peak']:.0f} MiB"
+    samples = {"streamlog": [mebibytes["tailed"]]}
+    return Row(work, "MiB", mebibytes["peak"], goal=60.0, at_most=True, note=note, samples=samples)
+
+
+def import_time(run: Run) -> Iterator[Row]:
+    """Milliseconds of `import streamlog` in a fresh process whose bytecode is cached."""
+    results = [_child("importing") for _ in range(1 + run.rounds)][1:]
+    foreign = sorted({name for result in results for name in result["modules"]} - REQUIRED)
+    samples = {"streamlog": [1000 * result["seconds"] for result in results]}
+    yield Row("import streamlog", "ms", median(samples["streamlog"]), goal=100.0, at_most=True, samples=samples)
+    yield Row(
+        "optional packages that it imports", "packages", len(foreign), goal=0.0, at_most=True, note=", ".join(foreign)
+    )

@@ -1,0 +1,204 @@
+"""Turning values into bytes and back: the four Serdes that ship, and how a setting becomes a function.
+
+A `Serde` is any object with `serialize` and `deserialize`; neither is ever called with None, because
+no key and a tombstone are facts of the log and not values. Wherever one is taken, a plain function
+does as well, or a mapping from topic names to either. `streamlog.serde` hands the names on.
+
+Whatever a serializer raises, the producer wraps in a SerializationError before anything is written.
+"""
+
+from __future__ import annotations
+
+import json as _json
+import re
+from collections.abc import Callable, Mapping
+from typing import Any, Protocol, TypeAlias, TypeVar
+
+import msgpack as _msgpack
+
+from ..errors import ConfigError, SerializationError
+
+T = TypeVar("T")
+
+
+class Serde(Protocol[T]):
+    """Both directions for one type. Never called with None; thread-safe, since producers are."""
+
+    def serialize(self, value: T, /) -> bytes: ...
+    def deserialize(self, data: bytes, /) -> T: ...
+
+
+Ser: TypeAlias = "Serde[Any] | Callable[[Any], bytes] | Mapping[str, Ser]"
+De: TypeAlias = "Serde[Any] | Callable[[bytes], Any] | Mapping[str, De]"
+
+
+class _Named:
+    """Shown, pickled and copied by its name in this module."""
+
+    name: str
+
+    def __repr__(self) -> str:
+        return f"streamlog.serde.{self.name}"
+
+    def __reduce__(self) -> str:
+        return self.name
+
+
+class BytesSerde(_Named):
+    """Bytes as they are. Stricter than no Serde at all, which takes a str and stores it as UTF-8.
+
+    >>> bytes_.serialize(bytearray(b"as it is"))
+    b'as it is'
+    """
+
+    name = "bytes_"
+
+    def serialize(self, value: bytes | bytearray | memoryview, /) -> bytes:
+        if not isinstance(value, (bytes, bytearray, memoryview)):
+            raise TypeError(f"streamlog.serde.bytes_ takes bytes, bytearray or memoryview, not {type(value).__name__}")
+        return bytes(value)
+
+    def deserialize(self, data: bytes, /) -> bytes:
+        return data
+
+
+class StringSerde(_Named):
+    """str as UTF-8. Raises TypeError for anything else, UnicodeError for what UTF-8 cannot hold.
+
+    >>> string.deserialize(string.serialize("Zürich"))
+    'Zürich'
+    """
+
+    name = "string"
+
+    def serialize(self, value: str, /) -> bytes:
+        if not isinstance(value, str):
+            raise TypeError(f"streamlog.serde.string takes str, not {type(value).__name__}")
+        return value.encode("utf-8")
+
+    def deserialize(self, data: bytes, /) -> str:
+        return str(data, "utf-8")
+
+
+class JsonSerde(_Named):
+    """JSON in UTF-8 without spaces, as every other language reads it.
+
+    Raises TypeError for types that JSON lacks and ValueError for NaN and infinities: Python would
+    write them, and few others could read them. Tuples come back as lists.
+
+    >>> json.serialize({"city": "Zürich", "delay": 4}).decode()
+    '{"city":"Zürich","delay":4}'
+    """
+
+    name = "json"
+    # json.dumps with any option builds an encoder for each call.
+    _encode = _json.JSONEncoder(ensure_ascii=False, allow_nan=False, separators=(",", ":")).encode
+    _decode = _json.JSONDecoder().decode
+
+    def serialize(self, value: Any, /) -> bytes:
+        return self._encode(value).encode("utf-8")
+
+    def deserialize(self, data: bytes, /) -> Any:
+        return self._decode(str(data, "utf-8"))
+
+
+class MsgpackSerde(_Named):
+    """msgpack, with str and bytes kept apart.
+
+    Extension types, timestamps included, are refused in both directions: what they mean is agreed
+    between programs and not written in the data. No length that the data claims is believed beyond
+    the data itself. Tuples come back as lists, so a tuple cannot be a key of a map.
+
+    >>> msgpack.deserialize(msgpack.serialize({"id": 7, "raw": b"x"}))
+    {'id': 7, 'raw': b'x'}
+    """
+
+    name = "msgpack"
+    # Bytes that open an extension. Most values hold none, and then the second look is not needed.
+    _maybe_extension = re.compile(rb"[\xc7-\xc9\xd4-\xd8]").search
+
+    def serialize(self, value: Any, /) -> bytes:
+        data: bytes = _msgpack.packb(value, use_bin_type=True)
+        if self._maybe_extension(data):
+            # Written, it could never be read again.
+            self.deserialize(data)
+        return data
+
+    def deserialize(self, data: bytes, /) -> Any:
+        # max_ext_len alone lets empty extensions pass, the hook alone lets timestamps pass.
+        return _msgpack.unpackb(data, raw=False, strict_map_key=False, max_ext_len=0, ext_hook=_refuse_extension)
+
+
+def _refuse_extension(code: int, _: bytes) -> Any:
+    raise ValueError(f"msgpack extension type {code} is refused; pack its fields as a list or a map instead")
+
+
+bytes_ = BytesSerde()
+string = StringSerde()
+json = JsonSerde()
+msgpack = MsgpackSerde()
+
+
+def resolve_serializer(ser: Ser | None, topic: str, what: str = "value") -> Callable[[Any], bytes] | None:
+    """The function that serialises for `topic`, or None: bytes go through as they are (`to_bytes`).
+
+    `what`, "key" or "value", names the setting in errors. A mapping is checked whole, and one
+    without the topic means None. Raises ConfigError for what can serialise nothing.
+    """
+    return _resolve(ser, topic, f"{what}_serializer", "serialize")
+
+
+def resolve_deserializer(de: De | None, topic: str, what: str = "value") -> Callable[[bytes], Any] | None:
+    """The function that deserialises for `topic`, or None: bytes are handed out as they are.
+
+    Otherwise as `resolve_serializer`.
+    """
+    function = _resolve(de, topic, f"{what}_deserializer", "deserialize")
+    # Raw reading makes no call per record; this Serde would make one to the same end.
+    return None if function == bytes_.deserialize else function
+
+
+def _resolve(given: Any, topic: str, setting: str, method: str) -> Callable[[Any], Any] | None:
+    if given is None:
+        return None
+    function = getattr(given, method, None)
+    if callable(function):
+        return function  # type: ignore[no-any-return]
+    if isinstance(given, Mapping):
+        resolved = {name: _resolve(value, topic, f"{setting}[{name!r}]", method) for name, value in given.items()}
+        return resolved.get(topic)
+    if callable(given):
+        return given  # type: ignore[no-any-return]
+    raise ConfigError(
+        f"{setting} is {given!r}, which has no {method}() and cannot be called; give a Serde such as "
+        f"streamlog.serde.json, a function, or a mapping from topic names to either"
+    )
+
+
+def to_bytes(value: Any, what: str) -> bytes | None:
+    """A key, value or header as the log stores it: bytes, or None. str becomes UTF-8; no copy of bytes is made.
+
+    `what` names the thing in the error, a SerializationError (a TypeError), which also says how to
+    pass a serializer.
+
+    >>> to_bytes("é", "value")
+    b'\\xc3\\xa9'
+    """
+    if value is None or type(value) is bytes:
+        return value
+    if isinstance(value, str):
+        try:
+            return value.encode("utf-8")
+        except UnicodeEncodeError as error:
+            raise SerializationError(f"the {what} is a str that UTF-8 cannot hold: {error}") from error
+    if isinstance(value, (bytes, bytearray, memoryview)):
+        return bytes(value)
+    remedy = (
+        f"pass a serializer, for example {what}_serializer=streamlog.serde.json"
+        if what in ("key", "value")
+        else "convert it first"
+    )
+    raise SerializationError(
+        f"the {what} is of type {type(value).__name__}, and a log holds bytes (bytes, bytearray, memoryview, "
+        f"str as UTF-8, or None); {remedy}"
+    )

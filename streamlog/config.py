@@ -1,0 +1,367 @@
+"""Settings: frozen, validated once, replaceable.
+
+Every name is Kafka's with underscores; a dotted or misspelt one is refused with the name that was
+probably meant. A setting whose feature is not built is refused too, unless its default holds anyway.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import timedelta
+from typing import Any, TypeVar
+
+from .errors import ConfigError, InvalidTopicError, did_you_mean
+from .types import Policy
+
+C = TypeVar("C")
+FOREVER = -1
+_TOPIC_NAME = re.compile(r"[a-zA-Z0-9._-]{1,249}")
+_ALIASES = {
+    "group_id": "group",
+    "log_segment_bytes": "segment_bytes",
+    "log_retention_ms": "retention_ms",
+    "batch_num_messages": "batch_size",
+    "queue_buffering_max_ms": "linger_ms",
+    "compression": "compression_type",
+    "compression_codec": "compression_type",
+    "replicas": "replication_factor",
+    "num_partitions": "partitions",
+    "isolation": "isolation_level",
+    "max_poll_interval": "max_poll_interval_ms",
+    "value_serde": "value_serializer",
+    "key_serde": "key_serializer",
+}
+CLEANUP_POLICIES = ("delete", "compact", "compact,delete")
+PARTITIONERS = ("xxhash", "murmur2", "crc32", "round_robin", "sticky")
+CODECS = ("none", "gzip", "snappy", "lz4", "zstd")
+ASSIGNORS = ("range", "roundrobin", "sticky", "cooperative-sticky")
+TIMESTAMP_TYPES = ("CreateTime", "LogAppendTime")
+
+
+def check_topic_name(name: object) -> str:
+    """`name` if Kafka's rule allows it, matched whole; InvalidTopicError otherwise."""
+    if not isinstance(name, str):
+        raise InvalidTopicError(f"A topic's name is a str, not {type(name).__name__}.")
+    if name in (".", "..") or _TOPIC_NAME.fullmatch(name) is None:
+        raise InvalidTopicError(
+            f"{name[:260]!r} is no name for a topic: 1 to 249 characters of a-z, A-Z, 0-9, '.', '_' and '-', "
+            f"and neither '.' nor '..'."
+        )
+    return name
+
+
+def unknown(name: str, known: Iterable[str], what: str) -> ConfigError:
+    names = list(known)
+    plain = name.replace(".", "_").replace("-", "_")
+    plain = _ALIASES.get(plain, plain)
+    hint = f" (did you mean {plain!r}?)" if plain in names else did_you_mean(plain, names)
+    return ConfigError(f"{name!r} is no setting of a {what}{hint}. Known: {', '.join(sorted(names))}.", name=name)
+
+
+def not_yet(name: str, value: object, instead: str) -> ConfigError:
+    return ConfigError(f"{name}={value!r} is not available in this version of streamlog: {instead}", name=name)
+
+
+def choice(name: str, value: object, known: Sequence[object]) -> None:
+    if not any(value == k and type(value) is type(k) for k in known):
+        hint = did_you_mean(value, [k for k in known if isinstance(k, str)]) if isinstance(value, str) else ""
+        raise ConfigError(f"{name}={value!r} is not one of {', '.join(map(repr, known))}{hint}.", name=name)
+
+
+def integer(name: str, value: object, low: int, high: int = 2**63 - 1) -> int:
+    if isinstance(value, bool) or not isinstance(value, int):
+        raise ConfigError(f"{name} is an int, not {value!r}.", name=name)
+    if not low <= value <= high:
+        raise ConfigError(f"{name}={value} is out of range: {low} to {high}.", name=name)
+    return value
+
+
+def duration_ms(name: str, value: object) -> int:
+    """An `Ms` setting as an int of milliseconds; `None` and Kafka's -1 are unlimited, -1."""
+    if value is None:
+        return FOREVER
+    if isinstance(value, timedelta):
+        value = value // timedelta(milliseconds=1)
+    return integer(name, value, -1)
+
+
+def real(name: str, value: object, low: float, high: float) -> float:
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not low <= value <= high:
+        raise ConfigError(f"{name}={value!r} is not a number from {low} to {high}.", name=name)
+    return float(value)
+
+
+@dataclass(frozen=True)
+class TopicConfig:
+    """A topic's settings, resolved. -1 is unlimited. `segment_*` of 0 follow the retention, an eighth of it."""
+
+    retention_ms: int = FOREVER
+    retention_bytes: int = FOREVER
+    retention_records: int = FOREVER
+    retention: str | None = None
+    cleanup_policy: str = "delete"
+    partitioner: str = "xxhash"
+    segment_bytes: int = 0
+    segment_ms: int = 0
+    max_message_bytes: int = 1_048_588
+    message_timestamp_type: str = "CreateTime"
+    message_timestamp_after_max_ms: int = 3_600_000
+    min_cleanable_dirty_ratio: float = 0.5
+    min_compaction_lag_ms: int = 0
+    delete_retention_ms: int = 86_400_000
+    min_insync_replicas: int = 1
+    unclean_leader_election: bool = False
+    compression_type: str = "producer"
+
+    def __post_init__(self) -> None:
+        choice("cleanup_policy", self.cleanup_policy, CLEANUP_POLICIES)
+        choice("partitioner", self.partitioner, PARTITIONERS)
+        choice("message_timestamp_type", self.message_timestamp_type, TIMESTAMP_TYPES)
+        choice("compression_type", self.compression_type, ("producer", *CODECS))
+        real("min_cleanable_dirty_ratio", self.min_cleanable_dirty_ratio, 0.0, 1.0)
+        integer("max_message_bytes", self.max_message_bytes, 1, 1 << 29)
+        integer("retention_bytes", self.retention_bytes, -1)
+        integer("retention_records", self.retention_records, -1)
+        if self.segment_bytes:
+            integer("segment_bytes", self.segment_bytes, 1024, 1 << 31)
+        if self.segment_ms:
+            integer("segment_ms", self.segment_ms, 1)
+        if self.compacts and not self.deletes and self.retention is not None:
+            raise ConfigError(
+                "retention= has no effect with cleanup_policy='compact': nothing is deleted by age or size there. "
+                "Use 'compact,delete', or leave retention out.",
+                name="retention",
+            )
+
+    @property
+    def compacts(self) -> bool:
+        return self.cleanup_policy != "delete"
+
+    @property
+    def deletes(self) -> bool:
+        return self.cleanup_policy != "compact"
+
+    @property
+    def effective_segment_bytes(self) -> int:
+        if self.segment_bytes:
+            return self.segment_bytes
+        if self.retention_bytes > 0:
+            return min(1 << 30, max(4096, self.retention_bytes // 8))
+        return 1 << 30
+
+    @property
+    def effective_segment_ms(self) -> int:
+        if self.segment_ms:
+            return self.segment_ms
+        week = 7 * 86_400_000
+        return max(1, min(week, self.retention_ms // 8)) if self.retention_ms > 0 else week
+
+    @property
+    def effective_segment_records(self) -> int:
+        return max(1, self.retention_records // 8) if self.retention_records > 0 else FOREVER
+
+    def public(self) -> dict[str, Any]:
+        """As `Topic.config` shows it: unlimited is None, segments as they are in effect."""
+        shown = dataclasses.asdict(self)
+        for name in ("retention_ms", "retention_bytes", "retention_records"):
+            if shown[name] == FOREVER:
+                shown[name] = None
+        shown["segment_bytes"] = self.effective_segment_bytes
+        shown["segment_ms"] = self.effective_segment_ms
+        return shown
+
+
+_DURATIONS = ("retention_ms", "min_compaction_lag_ms", "delete_retention_ms", "message_timestamp_after_max_ms")
+_TOPIC_FIELDS = tuple(f.name for f in dataclasses.fields(TopicConfig))
+TOPIC_SETTINGS = (*_TOPIC_FIELDS, "partitions", "replication_factor")
+
+
+def topic_changes(settings: Mapping[str, Any], what: str = "topic") -> tuple[dict[str, Any], Policy | None]:
+    """Settings as given → fields of a `TopicConfig`, and the policy object, whose name alone is stored."""
+    changes: dict[str, Any] = {}
+    policy: Policy | None = None
+    for name, value in settings.items():
+        if name not in _TOPIC_FIELDS:
+            raise unknown(name, _TOPIC_FIELDS, what)
+        if name in _DURATIONS:
+            changes[name] = duration_ms(name, value)
+        elif name in ("retention_bytes", "retention_records"):
+            changes[name] = FOREVER if value is None else integer(name, value, -1)
+        elif name == "retention":
+            if value is None:
+                changes[name] = None
+                continue
+            policy = value
+            if not callable(getattr(value, "expired", None)) or not isinstance(getattr(value, "name", None), str):
+                raise ConfigError(
+                    f"retention={value!r} is no policy: it needs a str `name` and "
+                    f"`expired(segments, now_ms) -> int`. See streamlog.retention.",
+                    name=name,
+                )
+            changes[name] = value.name
+        elif name == "min_insync_replicas":
+            if integer(name, value, 1) > 1:
+                raise not_yet(name, value, "a log has one replica of each partition.")
+            changes[name] = value
+        elif name == "unclean_leader_election":
+            if value is not False:
+                raise not_yet(name, value, "there are no other replicas to elect.")
+            changes[name] = value
+        elif name in ("segment_bytes", "segment_ms", "max_message_bytes"):
+            # 0 means "follow the retention" inside only; a caller's own number has to be a real one.
+            low = {"segment_bytes": 1024, "segment_ms": 1, "max_message_bytes": 1}[name]
+            changes[name] = integer(name, value // timedelta(milliseconds=1) if isinstance(value, timedelta) else value, low)
+        else:
+            changes[name] = value
+    return changes, policy
+
+
+def check_partitions(value: object) -> int:
+    return integer("partitions", value, 1, 10_000)
+
+
+def check_replication_factor(value: object) -> int:
+    if integer("replication_factor", value, 1) > 1:
+        raise not_yet("replication_factor", value, "a log has one broker directory.")
+    return 1
+
+
+def _build(cls: type[C], what: str, settings: Mapping[str, Any]) -> C:
+    names = [f.name for f in dataclasses.fields(cls)]  # type: ignore[arg-type]
+    for name in settings:
+        if name not in names:
+            raise unknown(name, names, what)
+    return cls(**settings)
+
+
+@dataclass(frozen=True)
+class ProducerConfig:
+    """A producer's settings; the defaults are safe rather than Kafka's (`linger_ms=0`)."""
+
+    acks: Any = "all"
+    linger_ms: int = 0
+    batch_size: int = 16_384
+    compression_type: str | None = None
+    enable_idempotence: bool = True
+    transactional_id: str | None = None
+    transaction_timeout_ms: int | None = None
+    partitioner: str | Callable[[str, bytes | None, int], int] | None = None
+    key_serializer: Any = None
+    value_serializer: Any = None
+    max_request_size: int = 1_048_576
+    buffer_memory: int = 33_554_432
+    delivery_timeout_ms: int = 120_000
+    client_id: str = "streamlog-producer"
+
+    def __post_init__(self) -> None:
+        choice("acks", self.acks, (0, 1, "all"))
+        integer("linger_ms", self.linger_ms, 0, 3_600_000)
+        integer("batch_size", self.batch_size, 1, 1 << 27)
+        integer("max_request_size", self.max_request_size, 1, 1 << 29)
+        integer("buffer_memory", self.buffer_memory, 1)
+        integer("delivery_timeout_ms", self.delivery_timeout_ms, 1)
+        if self.compression_type is not None:
+            choice("compression_type", self.compression_type, CODECS)
+        if self.partitioner is not None and not callable(self.partitioner):
+            choice("partitioner", self.partitioner, PARTITIONERS)
+        choice("enable_idempotence", self.enable_idempotence, (True, False))
+        for name in ("transactional_id", "transaction_timeout_ms"):
+            if getattr(self, name) is not None:
+                raise not_yet(name, getattr(self, name), "transactions come with a later one.")
+
+    @classmethod
+    def of(cls, settings: Mapping[str, Any]) -> ProducerConfig:
+        return _build(cls, "producer", settings)
+
+
+@dataclass(frozen=True)
+class ConsumerConfig:
+    """A consumer's settings; the defaults are safe rather than Kafka's (`earliest`, `read_committed`)."""
+
+    group: str | None = None
+    key_deserializer: Any = None
+    value_deserializer: Any = None
+    auto_offset_reset: str = "earliest"
+    enable_auto_commit: bool | None = None
+    auto_commit_interval_ms: int = 5_000
+    isolation_level: str = "read_committed"
+    max_poll_records: int = 500
+    max_poll_interval_ms: int = 300_000
+    session_timeout_ms: int = 45_000
+    group_instance_id: str | None = None
+    fetch_max_bytes: int = 52_428_800
+    client_id: str = "streamlog-consumer"
+    partition_assignment_strategy: str | Sequence[str] = ("cooperative-sticky", "range")
+    listener: Any = None
+    on_corrupt: str = "raise"
+
+    def __post_init__(self) -> None:
+        choice("auto_offset_reset", self.auto_offset_reset, ("earliest", "latest", "none"))
+        choice("isolation_level", self.isolation_level, ("read_committed", "read_uncommitted"))
+        choice("on_corrupt", self.on_corrupt, ("raise", "skip"))
+        choice("enable_auto_commit", self.enable_auto_commit, (True, False, None))
+        integer("auto_commit_interval_ms", self.auto_commit_interval_ms, 0)
+        integer("max_poll_records", self.max_poll_records, 1)
+        integer("max_poll_interval_ms", self.max_poll_interval_ms, 1)
+        integer("session_timeout_ms", self.session_timeout_ms, 1)
+        integer("fetch_max_bytes", self.fetch_max_bytes, 1)
+        if self.group is not None and (not isinstance(self.group, str) or not self.group):
+            raise ConfigError(f"group={self.group!r} is no name for a group: a str that is not empty.", name="group")
+        if self.group is None:
+            if self.group_instance_id is not None:
+                raise ConfigError("group_instance_id= needs a group=: it names a member of one.", name="group_instance_id")
+            if self.enable_auto_commit:
+                raise ConfigError(
+                    "enable_auto_commit=True needs a group=: offsets are committed in a group.", name="enable_auto_commit"
+                )
+        for name in self.assignors:
+            choice("partition_assignment_strategy", name, ASSIGNORS)
+
+    @property
+    def assignors(self) -> tuple[str, ...]:
+        strategy = self.partition_assignment_strategy
+        return (strategy,) if isinstance(strategy, str) else tuple(strategy)
+
+    @property
+    def auto_commits(self) -> bool:
+        return self.group is not None and self.enable_auto_commit is not False
+
+    @classmethod
+    def of(cls, settings: Mapping[str, Any]) -> ConsumerConfig:
+        return _build(cls, "consumer", settings)
+
+
+@dataclass(frozen=True)
+class OpenOptions:
+    """What `streamlog.open` was given, in the form in which two opens of one directory are compared."""
+
+    auto_create_topics: bool = False
+    clock: Any = None
+    lock_timeout: float = 0.0
+    defaults: Mapping[str, Any] = field(default_factory=dict)
+
+    def differs(self, other: OpenOptions) -> str | None:
+        """The first option in which a second open in this process contradicts the first, or None."""
+        if self.auto_create_topics != other.auto_create_topics:
+            return "auto_create_topics"
+        if self.clock is not other.clock:
+            return "clock"
+        return "topic defaults" if dict(self.defaults) != dict(other.defaults) else None
+
+
+def open_defaults(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """The topic defaults given to `open`, checked now so that a misspelt one is not found out later."""
+    for name in settings:
+        if name not in TOPIC_SETTINGS:
+            raise unknown(name, [*TOPIC_SETTINGS, "auto_create_topics", "clock", "lock_timeout"], "log")
+    topic_settings = {k: v for k, v in settings.items() if k in _TOPIC_FIELDS}
+    changes, _ = topic_changes(topic_settings)
+    TopicConfig(**changes)
+    if "partitions" in settings:
+        check_partitions(settings["partitions"])
+    if "replication_factor" in settings:
+        check_replication_factor(settings["replication_factor"])
+    return dict(settings)

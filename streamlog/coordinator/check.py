@@ -1,0 +1,64 @@
+"""What must hold in a group at any time, whatever was asked of it. For tests: O(members and partitions)."""
+
+from __future__ import annotations
+
+from ..types import TopicPartition
+from .group import Group
+from .schema import MemberState
+
+
+def check_group(group: Group) -> None:
+    """Raise AssertionError, saying what is wrong, unless every invariant holds."""
+    where = f"group {group.name!r}: "
+    assert group.exists, where + "nothing is known of it, so it should not be there"
+    states = {member_id: member.state for member_id, member in group.members.items()}
+    _check_owners(where, group, states)
+    _check_targets(where, group, states)
+    for member_id, state in states.items():
+        _check_member(f"{where}member {member_id!r} ", group, state)
+    instances = {state.instance_id: member_id for member_id, state in states.items() if state.instance_id is not None}
+    assert group.static == instances, where + f"static members are {instances}, indexed {group.static}"
+    assert (group.state.empty_since_ms is None) == (bool(states) or not group.recorded), (
+        where + f"{len(states)} members, but empty since {group.state.empty_since_ms}"
+    )
+
+
+def _check_owners(where: str, group: Group, states: dict[str, MemberState]) -> None:
+    owners: dict[TopicPartition, str] = {}
+    for member_id, state in states.items():
+        for partition in state.given:
+            assert partition not in owners, where + f"{partition} is given to {owners[partition]!r} and {member_id!r}"
+            owners[partition] = member_id
+    assert group.owners == owners, where + f"owners are {owners}, indexed {group.owners}"
+
+
+def _check_targets(where: str, group: Group, states: dict[str, MemberState]) -> None:
+    subscribed = frozenset().union(*(state.topics for state in states.values()))
+    counts = group.state.counts
+    assert set(counts) <= subscribed, where + f"counts {counts} of topics outside {set(subscribed)}"
+    planned: dict[TopicPartition, str] = {}
+    for member_id, state in states.items():
+        for partition in state.target:
+            twice = f"{partition} is in the targets of {planned.get(partition)!r} and {member_id!r}"
+            assert partition not in planned, where + twice
+            assert partition.topic in state.topics, where + f"{member_id!r} is to have {partition}, not subscribed"
+            planned[partition] = member_id
+    everything = {TopicPartition(topic, number) for topic in counts for number in range(counts[topic])}
+    assert set(planned) == everything, where + f"in targets {sorted(planned)}, to be read {sorted(everything)}"
+
+
+def _check_member(who: str, group: Group, state: MemberState) -> None:
+    epoch = group.state.epoch
+    assert state.member_epoch <= epoch, who + f"is at epoch {state.member_epoch}, the group at {epoch}"
+    if state.away:
+        assert state.instance_id is not None, who + "is away, but not static"
+        assert not state.given, who + f"is away and holds {sorted(state.given)}"
+    for partition, since in state.given.items():
+        assert since <= state.member_epoch, who + f"was given {partition} at {since}, but is at {state.member_epoch}"
+    member = group.members[state.member_id]
+    assert member.held == frozenset(state.given), who + "has a stale copy of what it holds"
+    due, looked_at = member.deadline_s, group.next_check_s
+    assert looked_at <= due, who + f"is due at {due}, looked at {looked_at}"
+    if member.answer is not None:
+        answer = member.answer.result()
+        assert answer.assignment == member.held & state.target, who + f"is answered {answer}"

@@ -1,0 +1,81 @@
+"""What a shard says when it refuses: what happened, why, and what to do next."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from ..errors import (
+    CommitFailedError,
+    FencedInstanceIdError,
+    GroupIdNotFoundError,
+    GroupNotEmptyError,
+    NotLeaderError,
+    UnknownMemberIdError,
+)
+from ..types import TopicPartition
+from .group import Group
+
+
+def loading() -> NotLeaderError:
+    return NotLeaderError(
+        "the coordinator of this group is loading its log (it was just opened, or a write to it failed); try again"
+    )
+
+
+def unknown_member(group: str, member_id: str) -> UnknownMemberIdError:
+    return UnknownMemberIdError(
+        f"group {group!r} does not know member {member_id!r}: it left, was evicted because it did not poll in time, or "
+        "never joined; join again with an empty member id, holding nothing",
+        group=group,
+        member_id=member_id,
+    )
+
+
+def fenced(group: str, member_id: str, instance_id: str) -> FencedInstanceIdError:
+    return FencedInstanceIdError(
+        f"another consumer joined group {group!r} with group_instance_id {instance_id!r} and took over the place of "
+        f"member {member_id!r}; close this consumer, and give each its own instance id",
+        group=group,
+        member_id=member_id,
+        group_instance_id=instance_id,
+    )
+
+
+def not_a_member(group: str, member_id: str) -> CommitFailedError:
+    return CommitFailedError(
+        f"nothing was committed: member {member_id!r} is not in group {group!r} (it left, was evicted because it did "
+        "not poll within max_poll_interval_ms, or another consumer took its group_instance_id), so others may have its "
+        "partitions; poll again to rejoin, and expect the records since the last commit once more",
+        group=group,
+        member_id=member_id,
+    )
+
+
+def not_owned(group: str, member_id: str, lost: Sequence[TopicPartition]) -> CommitFailedError:
+    names = ", ".join(f"{topic}-{number}" for topic, number in lost)
+    return CommitFailedError(
+        f"nothing was committed: member {member_id!r} of group {group!r} does not have {names} (any more): the group "
+        "moved it to another member, or it moved away and back since; commit only what assignment() shows, and finish "
+        "records in on_partitions_revoked",
+        group=group,
+        member_id=member_id,
+        partitions=tuple(lost),
+    )
+
+
+def not_empty(group: Group, action: str) -> GroupNotEmptyError:
+    away = sum(member.state.away for member in group.members.values())
+    note = f" ({away} of them static, gone, their place kept until session_timeout_ms is over)" if away else ""
+    return GroupNotEmptyError(
+        f"cannot {action} group {group.name!r}: it has {len(group.members)} members{note}; close its consumers first",
+        group=group.name,
+        members=tuple(sorted(group.members)),
+    )
+
+
+def no_group(group: str) -> GroupIdNotFoundError:
+    return GroupIdNotFoundError(
+        f"there is no group {group!r}: nothing was ever committed in it and nobody is in it, or it was deleted, or its "
+        "offsets expired; check the name",
+        group=group,
+    )

@@ -1,0 +1,10 @@
+"""One batch of records as bytes: what is written, replicated, fetched and verified.
+
+- `batch`: the header every batch opens with, and the checksums that tell it is whole and in its place.
+- `columns`: payload form 0, one msgpack array per column.
+- `compression`: the codecs, by Kafka's numbers.
+
+Everything here is a pure function of its arguments. Batches are made by `client/accumulator.py`,
+stamped with their offsets by `storage/log.py`, and decoded by `client/decode.py` only when a reader
+wants records. `storage/FORMAT.md` describes the bytes for people without this code.
+"""

@@ -1,0 +1,253 @@
+"""Payload form 0: one msgpack array per column.
+
+Columns unpack several times faster than rows, compress better, and a reader that wants only keys
+decodes only keys. A column that says nothing is left out: offset deltas when they count up from 0,
+timestamps when all equal the base timestamp, keys or values when all are None, headers when there
+are none.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from itertools import repeat
+from typing import Any, NamedTuple
+
+import msgpack
+
+from ..types import Buffer
+from . import compression
+from .batch import (
+    CODEC_SHIFT,
+    FORM_COLUMNS,
+    LOG_APPEND_TIME,
+    NO_HORIZON,
+    NO_TIMESTAMP,
+    BatchHeader,
+    SealedBatch,
+    directory_entries,
+    directory_of,
+    hash_payload,
+)
+
+OFFSETS, TIMESTAMPS, KEYS, VALUES, HEADERS = 1, 2, 3, 4, 5
+MAX_UNCOMPRESSED = 1 << 30
+
+HeaderTuple = tuple[tuple[str, bytes | None], ...]
+
+
+def _refuse_ext(code: int, data: bytes) -> Any:
+    raise ValueError(f"msgpack extension type {code} has no place in a batch")
+
+
+def _pack(column: Sequence[Any]) -> bytes:
+    packed: bytes = msgpack.packb(column)
+    return packed
+
+
+class Columns(NamedTuple):
+    """A batch's records as parallel sequences of equal length."""
+
+    offsets: Sequence[int]
+    timestamps: Sequence[int]
+    keys: Sequence[bytes | None]
+    values: Sequence[bytes | None]
+    headers: Sequence[HeaderTuple]
+
+
+def seal(
+    seed: int,
+    keys: Sequence[bytes | None] | None,
+    values: Sequence[bytes | None] | None,
+    timestamps: Sequence[int] | int,
+    headers: Sequence[HeaderTuple] | None = None,
+    *,
+    count: int,
+    offset_deltas: Sequence[int] | None = None,
+    last_offset_delta: int | None = None,
+    codec: int = 0,
+    attributes: int = 0,
+    delete_horizon: int = NO_HORIZON,
+) -> SealedBatch:
+    """Encode `count` records. `timestamps` is one int when they all share it; None is an absent column.
+
+    Cost: about 40 ns a record for keys and values of bytes, and a fixed 2 µs.
+    """
+    columns: list[tuple[int, bytes]] = []
+    if offset_deltas is not None:
+        columns.append((OFFSETS, _pack(offset_deltas)))
+    if isinstance(timestamps, int):
+        base_ts = max_ts = timestamps
+    elif not timestamps:
+        base_ts = max_ts = NO_TIMESTAMP
+    else:
+        base_ts, max_ts = min(timestamps), max(timestamps)
+        if base_ts != max_ts:
+            columns.append((TIMESTAMPS, _pack([t - base_ts for t in timestamps])))
+    if keys is not None:
+        columns.append((KEYS, _pack(keys)))
+    if values is not None:
+        columns.append((VALUES, _pack(values)))
+    if headers is not None:
+        columns.append((HEADERS, _pack(headers)))
+    return _sealed(
+        seed,
+        columns,
+        codec,
+        attributes | FORM_COLUMNS | codec << CODEC_SHIFT,
+        count,
+        count - 1 if last_offset_delta is None else last_offset_delta,
+        base_ts,
+        max_ts,
+        delete_horizon,
+    )
+
+
+def _sealed(
+    seed: int,
+    columns: list[tuple[int, bytes]],
+    codec: int,
+    attributes: int,
+    count: int,
+    last_offset_delta: int,
+    base_ts: int,
+    max_ts: int,
+    delete_horizon: int,
+) -> SealedBatch:
+    raw_len = sum(len(data) for _, data in columns)
+    if codec:
+        # Each compressed column opens with its own uncompressed length: a reader that wants one
+        # column must know how much room that one may claim.
+        columns = [(kind, len(data).to_bytes(4, "little") + compression.compress(codec, data)) for kind, data in columns]
+    payload = b"".join([data for _, data in columns])
+    directory = directory_of([(kind, len(data)) for kind, data in columns])
+    return SealedBatch(
+        payload, hash_payload(payload, seed), directory, attributes, count, last_offset_delta, base_ts, max_ts, raw_len,
+        delete_horizon=delete_horizon,
+    )  # fmt: skip
+
+
+def seal_one(seed: int, key: bytes | None, value: bytes | None, timestamp: int, attributes: int) -> SealedBatch:
+    """`seal` for a single uncompressed record without headers: the path of a `send` that does not linger."""
+    if key is not None and value is not None:
+        keys, values = _pack((key,)), _pack((value,))
+        payload = keys + values
+        directory = directory_of(((KEYS, len(keys)), (VALUES, len(values))))
+    elif value is not None:
+        payload = _pack((value,))
+        directory = directory_of(((VALUES, len(payload)),))
+    elif key is not None:
+        payload = _pack((key,))
+        directory = directory_of(((KEYS, len(payload)),))
+    else:
+        payload, directory = b"", directory_of(())
+    return SealedBatch(
+        payload, hash_payload(payload, seed), directory, attributes, 1, 0, timestamp, timestamp, len(payload)
+    )
+
+
+_tuples = {HEADERS: True}
+
+
+def _unpack(kind: int, data: Buffer, codec: int, count: int) -> Any:
+    if codec:
+        size = int.from_bytes(data[:4], "little")
+        data = compression.decompress(codec, data[4:], size, MAX_UNCOMPRESSED)
+    column = msgpack.unpackb(data, use_list=kind not in _tuples, ext_hook=_refuse_ext)
+    if not isinstance(column, (list, tuple)) or len(column) != count:
+        raise ValueError(f"column {kind} does not hold {count} entries")
+    return column
+
+
+class BatchColumns:
+    """The columns of one verified batch, each decoded when it is first asked for.
+
+    REQUIRES: the batch's checksums were verified. Raises ValueError from any getter when the columns
+    contradict the header all the same (a batch made by hostile hands).
+    """
+
+    __slots__ = ("_entries", "_payload", "header")
+
+    def __init__(self, buffer: Buffer, position: int, header: BatchHeader) -> None:
+        self.header = header
+        view = memoryview(buffer)
+        at = position + header.header_len
+        self._payload = view[at : position + header.batch_len]
+        self._entries: dict[int, tuple[int, int]] = {}
+        start = 0
+        for kind, length in directory_entries(buffer, position, header):
+            self._entries[kind] = (start, start + length)
+            start += length
+
+    def _column(self, kind: int) -> Any:
+        bounds = self._entries.get(kind)
+        if bounds is None:
+            return None
+        return _unpack(kind, self._payload[bounds[0] : bounds[1]], self.header.codec, self.header.record_count)
+
+    def offsets(self) -> Sequence[int]:
+        header = self.header
+        deltas = self._column(OFFSETS)
+        if deltas is None:
+            return range(header.base_offset, header.base_offset + header.record_count)
+        base = header.base_offset
+        return [base + d for d in deltas]
+
+    def timestamps(self) -> Sequence[int] | None:
+        """None when every record has the header's base timestamp."""
+        if self.header.attributes & LOG_APPEND_TIME:
+            return None
+        deltas = self._column(TIMESTAMPS)
+        if deltas is None:
+            return None
+        base = self.header.base_timestamp
+        return [base + d for d in deltas]
+
+    def timestamps_full(self) -> Sequence[int]:
+        return self.timestamps() or [self.header.base_timestamp] * self.header.record_count
+
+    def keys(self) -> Sequence[bytes | None] | None:
+        column: Sequence[bytes | None] | None = self._column(KEYS)
+        return column
+
+    def values(self) -> Sequence[bytes | None] | None:
+        column: Sequence[bytes | None] | None = self._column(VALUES)
+        return column
+
+    def headers(self) -> Sequence[HeaderTuple] | None:
+        column: Sequence[HeaderTuple] | None = self._column(HEADERS)
+        return column
+
+    def all(self) -> Columns:
+        """Every column in full, absent ones filled in."""
+        n = self.header.record_count
+        return Columns(
+            self.offsets(),
+            self.timestamps_full(),
+            self.keys() or [None] * n,
+            self.values() or [None] * n,
+            self.headers() or [()] * n,
+        )
+
+
+def records_of(make: Callable[..., Any], topic: str, partition: int, columns: BatchColumns) -> Any:
+    """A C iterator over the batch's records: `make(type, fields)` for each, with no Python frame between.
+
+    `map(tuple.__new__, repeat(Record), zip(...))` was measured at two thirds of the cost of calling
+    the class.
+    """
+    timestamps = columns.timestamps()
+    keys, values, headers = columns.keys(), columns.values(), columns.headers()
+    return map(
+        tuple.__new__,
+        repeat(make),
+        zip(
+            repeat(topic),
+            repeat(partition),
+            columns.offsets(),
+            repeat(columns.header.base_timestamp) if timestamps is None else timestamps,
+            repeat(None) if keys is None else keys,
+            repeat(None) if values is None else values,
+            repeat(()) if headers is None else headers,
+            strict=False,
+        ),
+    )

@@ -1,0 +1,211 @@
+"""The codecs by which a payload may be compressed: Kafka's names and ids.
+
+`none` 0, `gzip` 1, `snappy` 2, `lz4` 3, `zstd` 4. gzip comes with Python; the others come with
+cramjam (extra `compression`), which is imported when a codec is first required, never at
+`import streamlog`.
+
+Reading trusts nothing. The batch header states the uncompressed length; a buffer of exactly that
+length is allocated, after a check against the caller's limit, and the codec writes into it. A codec
+stops with an error where the buffer ends, so a bomb costs the bytes that the header admitted and no
+more. `cramjam.decompress(output_len=…)` was rejected: the hint bounds nothing, and a zstd frame that
+states its own size is given that much. Feeding a `Decompressor` piece by piece was rejected too: one
+piece of 128 KiB may already expand to gigabytes before its length can be looked at. A zstd frame may
+ask for a window of 128 MiB (more is refused by the codec); the pages of a window are touched only as
+far as output was produced, so resident memory stays with the buffer.
+"""
+
+from __future__ import annotations
+
+import io
+import zlib
+from collections.abc import Callable
+from types import ModuleType
+from typing import TYPE_CHECKING, TypeAlias
+
+from ..config import CODECS
+from ..errors import ConfigError, MissingExtraError, UnsupportedCompressionTypeError, did_you_mean
+
+if TYPE_CHECKING:
+    from ..types import Buffer
+
+NONE, GZIP, SNAPPY, LZ4, ZSTD = range(5)
+_IDS = {name: codec for codec, name in enumerate(CODECS)} | {"uncompressed": NONE}
+
+# The levels that the Java client takes when none is set. cramjam's own lz4 default is seven times
+# slower than the fast one for a fifth less output.
+_GZIP_LEVEL, _LZ4_LEVEL, _ZSTD_LEVEL = 6, 0, 3
+_GZIP_WBITS = 31
+
+# A raw snappy block can never begin like this: read as one, its first element copies from before the start.
+_XERIAL_MAGIC = b"\x82SNAPPY\x00"
+_XERIAL_HEADER = 16
+
+_Inflate: TypeAlias = "Callable[[Buffer, memoryview], int]"
+
+
+class UnknownCodecError(UnsupportedCompressionTypeError, ConfigError):
+    """A setting names no known codec: a bad setting and an unsupported codec, so either name catches it."""
+
+
+def codec_id(name: str | None) -> int:
+    """The id of the codec called `name`; None, "none" and "uncompressed" are 0.
+
+    Raises ConfigError for what is no string, UnknownCodecError for a string that names no codec.
+
+    >>> codec_id("zstd"), codec_id(None)
+    (4, 0)
+    """
+    if name is None:
+        return NONE
+    if not isinstance(name, str):
+        raise ConfigError(f"compression_type is a {type(name).__name__}, {name!r}; give one of {', '.join(CODECS)}")
+    codec = _IDS.get(name)
+    if codec is None:
+        hint = did_you_mean(name.lower(), CODECS)
+        raise UnknownCodecError(f"no codec is called {name!r}{hint}; compression_type is one of {', '.join(CODECS)}")
+    return codec
+
+
+def codec_name(codec: int) -> str:
+    """The name of the codec with this id. Raises UnsupportedCompressionTypeError if there is none.
+
+    >>> codec_name(3)
+    'lz4'
+    """
+    if not 0 <= codec < len(CODECS):
+        raise UnsupportedCompressionTypeError(
+            f"codec {codec} is unknown here: the data was written by a newer version, or the header is damaged; "
+            f"known are 0 to {len(CODECS) - 1} ({', '.join(CODECS)})"
+        )
+    return CODECS[codec]
+
+
+def require(name: str | None) -> int:
+    """Check, while a program is being configured, that the codec can be used; return its id.
+
+    Costs the import of cramjam, a few milliseconds, for snappy, lz4 and zstd. Raises as `codec_id`
+    does, and MissingExtraError if cramjam is not installed.
+
+    >>> require("gzip")
+    1
+    """
+    codec = codec_id(name)
+    if codec >= SNAPPY:
+        _cramjam(codec)
+    return codec
+
+
+def compress(codec: int, data: Buffer) -> bytes:
+    """`data` compressed by itself: one gzip member, one lz4 or zstd frame, or a raw snappy block.
+
+    The caller's to record: the codec and `len(data)`, which `decompress` asks back. `data` is any
+    contiguous buffer.
+
+    >>> decompress(GZIP, compress(GZIP, b"a" * 1000), 1000, limit=1 << 20) == b"a" * 1000
+    True
+    """
+    if codec == NONE:
+        return bytes(data)
+    if codec == GZIP:
+        return zlib.compress(data, _GZIP_LEVEL, wbits=_GZIP_WBITS)
+    cramjam = _cramjam(codec)
+    if codec == SNAPPY:
+        return bytes(cramjam.snappy.compress_raw(data))
+    if codec == ZSTD:
+        return bytes(cramjam.zstd.compress(data, level=_ZSTD_LEVEL))
+    # The one-call function links its blocks, and Java's reader refuses linked blocks.
+    frame = cramjam.lz4.Compressor(level=_LZ4_LEVEL, content_checksum=True, block_linked=False)
+    frame.compress(bytes(data))
+    return bytes(frame.finish())
+
+
+def decompress(codec: int, data: Buffer, size: int, limit: int) -> bytes:
+    """The `size` bytes that were given to `compress`.
+
+    `size` is the length that the batch header states and `limit` the most the caller is ready to
+    hold: no more than `size` bytes are allocated (gzip: twice that, for a moment), whatever `data`
+    says of itself. Snappy may be raw or framed as Java's clients do (xerial).
+
+    Raises ValueError with the reason if `data` is damaged, yields another length than `size`, or
+    `size` exceeds `limit`: the caller knows file and position and makes it a CorruptRecordError.
+    Raises UnsupportedCompressionTypeError for an unknown codec, MissingExtraError without cramjam.
+    """
+    name = codec_name(codec)
+    if not 0 <= size <= limit:
+        raise ValueError(f"{name}: the header states {size} uncompressed bytes, and {limit} are the most allowed")
+    if codec == NONE:
+        if len(data) != size:
+            raise ValueError(f"none: {len(data)} bytes where the header states {size}")
+        return bytes(data)
+    if codec == GZIP:
+        return _gunzip(data, size)
+    # getvalue hands out the very bytes that the view wrote to: no second copy of the output exists.
+    buffer = io.BytesIO(bytes(size))
+    with buffer.getbuffer() as view:
+        written = _inflate_into(codec, data, view)
+    if written != size:
+        raise ValueError(f"{name}: {written} bytes came out where the header states {size}")
+    return buffer.getvalue()
+
+
+def _inflate_into(codec: int, data: Buffer, view: memoryview) -> int:
+    cramjam = _cramjam(codec)
+    try:
+        if codec == ZSTD:
+            return int(cramjam.zstd.decompress_into(data, view))
+        if codec == LZ4:
+            return int(cramjam.lz4.decompress_into(data, view))
+        if bytes(data[: len(_XERIAL_MAGIC)]) == _XERIAL_MAGIC:
+            return _unsnap_xerial(cramjam.snappy.decompress_raw_into, data, view)
+        return int(cramjam.snappy.decompress_raw_into(data, view))
+    except cramjam.DecompressionError as error:
+        # Some codecs report a full buffer by the error for damage, so the sentence has to admit both.
+        reason = f"damaged, or longer than the {len(view)} bytes that the header states: {error}"
+        raise ValueError(f"{codec_name(codec)}: {reason}") from error
+
+
+def _unsnap_xerial(inflate: _Inflate, data: Buffer, view: memoryview) -> int:
+    """Walk the blocks of a xerial stream, each a big-endian length and a raw block; return the bytes written."""
+    source = memoryview(data)
+    position, written = _XERIAL_HEADER, 0
+    if len(source) < position:
+        raise ValueError(f"snappy: a xerial header of {position} bytes is cut after {len(source)}")
+    while position < len(source):
+        start = position + 4
+        length = int.from_bytes(source[position:start], "big")
+        position = start + length
+        if start > len(source) or position > len(source):
+            raise ValueError(f"snappy: a xerial block runs {position - len(source)} bytes past the end")
+        written += inflate(source[start:position], view[written:])
+    return written
+
+
+def _gunzip(data: Buffer, size: int) -> bytes:
+    stream = zlib.decompressobj(wbits=_GZIP_WBITS)
+    try:
+        # One byte more than stated tells "longer" from "exact"; and 0 would mean "no bound" to zlib.
+        output = stream.decompress(data, size + 1)
+    except zlib.error as error:
+        raise ValueError(f"gzip: {error}") from error
+    if len(output) != size:
+        found = f"more than {size}" if len(output) > size else f"{len(output)}"
+        raise ValueError(f"gzip: {found} bytes came out where the header states {size}")
+    if not stream.eof:
+        raise ValueError("gzip: the stream is cut before its checksum")
+    # Further members are refused, though the format allows them: no Kafka client writes any, and a
+    # stream of thousands of empty ones costs quadratic time.
+    if stream.unused_data:
+        raise ValueError(f"gzip: {len(stream.unused_data)} bytes follow the end of the stream")
+    return output
+
+
+def _cramjam(codec: int) -> ModuleType:
+    name = codec_name(codec)
+    try:
+        import cramjam
+    except ImportError as error:
+        raise MissingExtraError(
+            f"{name} compression needs the package cramjam, which is not installed; "
+            "run: pip install 'streamlog[compression]'"
+        ) from error
+    return cramjam

@@ -1,0 +1,168 @@
+"""The protocols through which everything above meets the world, and `Completion`.
+
+Whoever needs a file, a lock, a thread or the time is handed one of these. Nothing above `runtime/`
+imports os, time or threading, so a test can replace each of them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any, Generic, Protocol, TypeVar
+
+from ..types import Buffer
+
+T = TypeVar("T")
+
+
+
+class Lock(Protocol):
+    """A raw mutual-exclusion lock: safe to interrupt in a `with`, which a Condition is not."""
+
+    def acquire(self, blocking: bool = True, timeout: float = -1) -> bool: ...
+    def release(self) -> None: ...
+    def locked(self) -> bool: ...
+    def __enter__(self) -> bool: ...
+    def __exit__(self, *exc: object) -> None: ...
+
+
+class Completion(Generic[T]):
+    """The answer of a service call: there already, or promised.
+
+    It owns no lock. A callback is appended before the state is looked at, and the state is set before
+    the callbacks are popped, so whichever side comes second runs it; `list.pop` hands each callback
+    to exactly one thread.
+
+    >>> done = Completion.of(7)
+    >>> done.done(), done.result()
+    (True, 7)
+    """
+
+    __slots__ = ("_callbacks", "_done", "_error", "_value")
+
+    def __init__(self) -> None:
+        self._done = False
+        self._value: T | None = None
+        self._error: BaseException | None = None
+        self._callbacks: list[Callable[[Completion[T]], object]] = []
+
+    @classmethod
+    def of(cls, value: T) -> Completion[T]:
+        """A completion that is done already."""
+        completion: Completion[T] = cls()
+        completion._value = value
+        completion._done = True
+        return completion
+
+    @classmethod
+    def failed(cls, error: BaseException) -> Completion[T]:
+        """A completion that has failed already."""
+        completion: Completion[T] = cls()
+        completion._error = error
+        completion._done = True
+        return completion
+
+    def done(self) -> bool:
+        return self._done
+
+    def error(self) -> BaseException | None:
+        return self._error
+
+    def result(self) -> T:
+        """The value, or the error raised. REQUIRES: `done()`."""
+        assert self._done, "a completion was read before it was done"
+        if self._error is not None:
+            raise self._error
+        return self._value  # type: ignore[return-value]
+
+    def complete(self, value: T) -> None:
+        """Answer it. A second answer is ignored: a deadline and an event may race."""
+        if not self._done:
+            self._value = value
+            self._done = True
+        self._run()
+
+    def fail(self, error: BaseException) -> None:
+        if not self._done:
+            self._error = error
+            self._done = True
+        self._run()
+
+    def on_done(self, callback: Callable[[Completion[T]], object]) -> None:
+        """Call `callback(self)` once it is done, now if it is. REQUIRES: it neither blocks nor raises."""
+        self._callbacks.append(callback)
+        if self._done:
+            self._run()
+
+    def _run(self) -> None:
+        while self._callbacks:
+            try:
+                callback = self._callbacks.pop(0)
+            except IndexError:  # another thread took the last one
+                return
+            callback(self)
+
+
+class File(Protocol):
+    """An open regular file. Positions and lengths are bytes; every failure is an OSError."""
+
+    path: str
+
+    def pread(self, length: int, position: int) -> bytes:
+        """Up to `length` bytes from `position`; fewer only at the end of the file."""
+
+    def pwrite(self, buffers: Sequence[Buffer], position: int) -> None:
+        """Write all of `buffers`, one after another, from `position`; short writes are continued."""
+
+    def size(self) -> int: ...
+    def truncate(self, size: int) -> None: ...
+    def sync(self) -> None:
+        """`fdatasync`: data, and the size, are on the device."""
+
+    def map(self, length: int) -> Mapping:
+        """Map the first `length` bytes for reading."""
+
+    def close(self) -> None: ...
+
+
+class Mapping(Protocol):
+    """A read-only mapping. It is dropped, never closed, while a reader may be in it."""
+
+    def read(self, length: int, position: int) -> bytes:
+        """Copy out a range, populated first so that a disk error is an OSError and no signal."""
+
+
+class Disk(Protocol):
+    """The one door to files and directories."""
+
+    def open(self, path: str, *, create: bool = False, exclusive: bool = False, writable: bool = True) -> File: ...
+    def exists(self, path: str) -> bool: ...
+    def listdir(self, path: str) -> list[str]: ...
+    def makedirs(self, path: str) -> None: ...
+    def rename(self, source: str, target: str) -> None: ...
+    def unlink(self, path: str) -> None: ...
+    def rmtree(self, path: str) -> None: ...
+    def sync_dir(self, path: str) -> None: ...
+    def read(self, path: str, limit: int = 1 << 26) -> bytes: ...
+    def write_atomic(self, path: str, data: bytes) -> None:
+        """Replace `path` by a file that holds `data`: write beside it, sync, rename, sync the directory."""
+
+
+class Gate(Protocol):
+    """A one-shot: `open()` from any thread, `wait` in one. A raw lock, so Ctrl-C is honoured in it."""
+
+    def open(self) -> None: ...
+    def is_open(self) -> bool: ...
+    def wait(self, timeout: float | None = None) -> bool: ...
+
+
+class Task(Protocol):
+    """Background work: do what is due, return when to be called next (ms, wall clock), or None."""
+
+    def __call__(self, now_ms: int, /) -> int | None: ...
+
+
+class SteppedClock(Protocol):
+    """A clock that a test moves: it runs the log's due work itself, so no thread is started."""
+
+    def attach(self, scheduler: Any) -> None: ...
+    def detach(self, scheduler: Any) -> None: ...

@@ -1,0 +1,267 @@
+"""The real file system behind `api.Disk`.
+
+Files are written with pwrite and never through a mapping: a full disk under a writable mapping is a
+SIGBUS, and `mmap.flush` holds the interpreter lock. Mappings are read-only, made of files that no
+longer change, and populated before they are touched, so that a disk error is an OSError and not a
+signal. Files are 0600, directories 0700; links are not followed for files of ours.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import fcntl
+import mmap
+import os
+import shutil
+import stat
+import tempfile
+from collections.abc import Sequence
+
+from ..types import Buffer
+
+_MADV_POPULATE_READ = 22
+_IOV_MAX = 512
+_NO_POPULATE = (errno.EINVAL, errno.ENOSYS)
+_FLAGS = os.O_CLOEXEC | os.O_NOFOLLOW
+_PAGE = mmap.PAGESIZE
+_NETWORK_FILESYSTEMS = {"nfs", "nfs4", "cifs", "smb3", "smbfs", "9p", "afs", "ceph", "fuse.sshfs", "glusterfs"}
+
+
+class OsFile:
+    """A regular file, opened once; every call names its position."""
+
+    __slots__ = ("_closed", "fd", "path")
+
+    def __init__(self, fd: int, path: str) -> None:
+        self.fd = fd
+        self.path = path
+        self._closed = False
+
+    def pread(self, length: int, position: int) -> bytes:
+        data = os.pread(self.fd, length, position)
+        if len(data) == length or not data:
+            return data
+        parts = [data]
+        got = len(data)
+        while got < length:
+            data = os.pread(self.fd, length - got, position + got)
+            if not data:
+                break
+            parts.append(data)
+            got += len(data)
+        return b"".join(parts)
+
+    def pwrite(self, buffers: Sequence[Buffer], position: int) -> None:
+        for start in range(0, len(buffers), _IOV_MAX):
+            chunk = buffers[start : start + _IOV_MAX]
+            total = sum(map(len, chunk))
+            written = os.pwritev(self.fd, chunk, position)
+            if written != total:
+                self._finish(b"".join(chunk), written, position)
+            position += total
+
+    def _finish(self, data: bytes, written: int, position: int) -> None:
+        """Continue a short write; a call that writes nothing would loop for ever, so it is an error."""
+        view = memoryview(data)
+        while written < len(data):
+            n = os.pwrite(self.fd, view[written:], position + written)
+            if n <= 0:
+                raise OSError(errno.EIO, "the file system accepted no bytes", self.path)
+            written += n
+
+    def size(self) -> int:
+        return os.fstat(self.fd).st_size
+
+    def truncate(self, size: int) -> None:
+        os.ftruncate(self.fd, size)
+
+    def sync(self) -> None:
+        if hasattr(fcntl, "F_FULLFSYNC"):
+            fcntl.fcntl(self.fd, fcntl.F_FULLFSYNC)
+        else:
+            os.fdatasync(self.fd)
+
+    def map(self, length: int) -> OsMapping:
+        return OsMapping(mmap.mmap(self.fd, length, mmap.MAP_SHARED, mmap.PROT_READ), self.path)
+
+    def close(self) -> None:
+        if not self._closed:
+            self._closed = True
+            os.close(self.fd)
+
+    def __del__(self) -> None:
+        with contextlib.suppress(OSError):
+            self.close()
+
+
+class OsMapping:
+    """A read-only mapping of a file that no longer changes."""
+
+    __slots__ = ("_map", "_populate", "path")
+
+    def __init__(self, mapping: mmap.mmap, path: str) -> None:
+        self._map = mapping
+        self._populate = hasattr(mapping, "madvise")
+        self.path = path
+
+    def read(self, length: int, position: int) -> bytes:
+        if self._populate:
+            start = position - position % _PAGE
+            end = min(position + length, len(self._map))
+            try:
+                self._map.madvise(_MADV_POPULATE_READ, start, end - start)
+            except OSError as error:
+                if error.errno not in _NO_POPULATE:
+                    raise OSError(errno.EIO, "the disk could not read a mapped range", self.path) from error
+                self._populate = False  # an older kernel
+        return self._map[position : position + length]
+
+
+class OsDisk:
+    """The one door to files and directories."""
+
+    def open(self, path: str, *, create: bool = False, exclusive: bool = False, writable: bool = True) -> OsFile:
+        flags = _FLAGS | (os.O_RDWR if writable else os.O_RDONLY) | os.O_NONBLOCK
+        if create:
+            flags |= os.O_CREAT
+        if exclusive:
+            flags |= os.O_EXCL
+        fd = os.open(path, flags, 0o600)
+        file = OsFile(fd, path)
+        if not stat.S_ISREG(os.fstat(fd).st_mode):
+            file.close()
+            raise OSError(errno.EINVAL, "not a regular file", path)
+        return file
+
+    def exists(self, path: str) -> bool:
+        return os.path.lexists(path)
+
+    def listdir(self, path: str) -> list[str]:
+        return sorted(os.listdir(path))
+
+    def makedirs(self, path: str) -> None:
+        os.makedirs(path, mode=0o700, exist_ok=True)
+        if os.path.islink(path):
+            raise OSError(errno.ELOOP, "a link where a directory of the log belongs", path)
+
+    def rename(self, source: str, target: str) -> None:
+        os.rename(source, target)
+
+    def unlink(self, path: str) -> None:
+        os.unlink(path)
+
+    def rmtree(self, path: str) -> None:
+        shutil.rmtree(path)
+
+    def sync_dir(self, path: str) -> None:
+        fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:
+            os.fsync(fd)
+        finally:
+            os.close(fd)
+
+    def read(self, path: str, limit: int = 1 << 26) -> bytes:
+        file = self.open(path, writable=False)
+        try:
+            size = file.size()
+            if size > limit:
+                raise OSError(errno.EFBIG, f"larger than the {limit} bytes it may have", path)
+            return file.pread(size, 0)
+        finally:
+            file.close()
+
+    def write_atomic(self, path: str, data: bytes) -> None:
+        temporary = path + ".tmp"
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(temporary)
+        file = self.open(temporary, create=True, exclusive=True)
+        try:
+            file.pwrite([data], 0)
+            file.sync()
+        finally:
+            file.close()
+        os.rename(temporary, path)
+        self.sync_dir(os.path.dirname(path))
+
+
+class DirectoryLock:
+    """The `lock` file of a directory: an flock, and the pid of its owner for the one who is refused.
+
+    flock, not a pid file: the kernel drops it with the process, so a lock left by a killed owner
+    hinders nobody. A forked child inherits the description, so it must `abandon` its copy.
+    """
+
+    def __init__(self, path: str) -> None:
+        self.path = path
+        self._fd = -1
+
+    def acquire(self) -> int | None:
+        """Take the lock; None on success, else the pid its holder wrote (0 if unreadable)."""
+        fd = os.open(self.path, _FLAGS | os.O_RDWR | os.O_CREAT | os.O_NONBLOCK, 0o600)
+        try:
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            pid = os.pread(fd, 20, 0).decode("ascii", "replace").strip()
+            os.close(fd)
+            if error.errno not in (errno.EWOULDBLOCK, errno.EAGAIN, errno.EACCES):
+                raise
+            return int(pid) if pid.isdigit() else 0
+        os.ftruncate(fd, 0)
+        os.pwrite(fd, b"%d\n" % os.getpid(), 0)
+        self._fd = fd
+        return None
+
+    def release(self) -> None:
+        fd, self._fd = self._fd, -1
+        if fd >= 0:
+            os.close(fd)
+
+    abandon = release
+
+
+def absolute(path: str | os.PathLike[str]) -> str:
+    """`path` without links or dots: what tells whether two opens mean the same directory."""
+    return os.path.realpath(os.fspath(path))
+
+
+def join(*parts: str) -> str:
+    return os.path.join(*parts)
+
+
+def boot_id() -> str:
+    """What tells one boot of this machine from another: a torn tail is explained by a crash of the machine only."""
+    try:
+        with open("/proc/sys/kernel/random/boot_id", encoding="ascii") as file:
+            return file.read().strip()
+    except OSError:
+        return ""
+
+
+def filesystem_type(path: str) -> str:
+    """The type of the file system that holds `path`, or an empty string where it cannot be told."""
+    best, kind = "", ""
+    try:
+        with open("/proc/self/mounts", encoding="utf-8", errors="surrogateescape") as mounts:
+            for line in mounts:
+                fields = line.split(" ")
+                mount = fields[1].replace("\\040", " ")
+                inside = path == mount or path.startswith(mount.rstrip("/") + "/")
+                if inside and len(mount) >= len(best):
+                    best, kind = mount, fields[2]
+    except OSError:
+        return ""
+    return kind
+
+
+def is_network_filesystem(path: str) -> bool:
+    """Whether `path` is on a file system whose locks and caches other machines share."""
+    return filesystem_type(path) in _NETWORK_FILESYSTEMS
+
+
+def new_temporary_directory() -> str:
+    return tempfile.mkdtemp(prefix="streamlog-")
+
+
+def entropy(n: int) -> bytes:
+    return os.urandom(n)

@@ -1,0 +1,151 @@
+"""Locks, gates, the background thread, and what happens at exit and after a fork.
+
+Waiting is done on raw locks only: an interrupt inside `with Condition` can leave it locked, inside
+`with Lock` it cannot.
+"""
+
+from __future__ import annotations
+
+import atexit
+import os
+import threading
+import time
+from _thread import allocate_lock
+from collections.abc import Callable
+from typing import Any
+
+from .api import Completion, Lock, Task
+
+get_ident = threading.get_ident
+getpid = os.getpid
+
+
+class SystemClock:
+    """The machine's own clocks."""
+
+    __slots__ = ()
+
+    def time_ms(self) -> int:
+        return time.time_ns() // 1_000_000
+
+    def monotonic(self) -> float:
+        return time.monotonic()
+
+
+real_monotonic = time.monotonic
+time_ns = time.time_ns
+
+
+def new_lock() -> Lock:
+    return allocate_lock()
+
+
+class RawGate:
+    """A one-shot gate on a raw lock: opened from any thread, waited for in one.
+
+    Opening twice is harmless, also when two threads do it at once.
+    """
+
+    __slots__ = ("_lock", "_open")
+
+    def __init__(self) -> None:
+        self._lock = allocate_lock()
+        self._lock.acquire()
+        self._open = False
+
+    def open(self, _: object = None) -> None:
+        if not self._open:
+            self._open = True
+            try:
+                self._lock.release()
+            except RuntimeError:  # two threads opened it at once: it is open, which is all that was asked
+                pass
+
+    def is_open(self) -> bool:
+        return self._open
+
+    def wait(self, timeout: float | None = None) -> bool:
+        """True once open. Ctrl-C is honoured; `timeout` is real seconds."""
+        if self._open:
+            return True
+        if timeout is None:
+            self._lock.acquire()
+        elif timeout <= 0 or not self._lock.acquire(True, min(timeout, threading.TIMEOUT_MAX)):
+            return self._open
+        return True
+
+
+def wait_for(completion: Completion[Any], timeout: float | None) -> bool:
+    """Block until `completion` is done or `timeout` real seconds have passed; whether it is done."""
+    if completion.done():
+        return True
+    gate = RawGate()
+    completion.on_done(gate.open)
+    gate.wait(timeout)
+    return completion.done()
+
+
+class BackgroundThread:
+    """A thin daemon thread around `run_due`: it sleeps until the next deadline or a nudge.
+
+    `run_due(now_ms)` does what is due and returns the next deadline in wall-clock ms, or None.
+    """
+
+    # A wall clock that jumps must not put work off for long, nor a missed nudge lose it.
+    MAX_SLEEP_S = 1.0
+
+    def __init__(self, run_due: Task, now_ms: Callable[[], int], name: str) -> None:
+        self._run_due = run_due
+        self._now_ms = now_ms
+        self._gate = RawGate()
+        self._stopping = False
+        self._thread = threading.Thread(target=self._loop, name=name, daemon=True)
+        self._thread.start()
+
+    def nudge(self) -> None:
+        """An earlier deadline may have come up; look again."""
+        self._gate.open()
+
+    def _loop(self) -> None:
+        while not self._stopping:
+            self._gate = gate = RawGate()  # before the look: a nudge during it opens this one
+            deadline = self._run_due(self._now_ms())
+            wait = self.MAX_SLEEP_S if deadline is None else (deadline - self._now_ms()) / 1000
+            gate.wait(max(0.0, min(wait, self.MAX_SLEEP_S)))
+
+    def stop(self, timeout: float = 10.0) -> None:
+        self._stopping = True
+        self._gate.open()
+        if threading.current_thread() is not self._thread:
+            self._thread.join(timeout)
+
+
+def start_thread(target: Callable[[], None], name: str) -> threading.Thread:
+    thread = threading.Thread(target=target, name=name, daemon=True)
+    thread.start()
+    return thread
+
+
+def at_exit(callback: Callable[[], None]) -> None:
+    """Run `callback` when the interpreter shuts down, before it waits for the program's own threads.
+
+    A worker thread blocked in `poll` would otherwise keep the process alive for ever, and plain
+    atexit runs only after such threads are joined.
+    """
+    register = getattr(threading, "_register_atexit", None)
+    if register is None:
+        atexit.register(callback)
+        return
+    try:
+        register(callback)
+    except RuntimeError:  # the interpreter is shutting down already
+        atexit.register(callback)
+
+
+def after_fork_in_child(callback: Callable[[], None]) -> None:
+    os.register_at_fork(after_in_child=callback)
+
+
+def current_thread_alive_check() -> Callable[[], bool]:
+    """A function that tells whether the thread calling now is still running."""
+    return threading.current_thread().is_alive

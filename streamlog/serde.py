@@ -1,0 +1,10 @@
+"""Serdes: `bytes_`, `string`, `json`, `msgpack`, to be given as serializers and deserializers.
+
+>>> from streamlog import serde
+>>> serde.json.deserialize(serde.json.serialize([1, "two"]))
+[1, 'two']
+"""
+
+from .client.serde import Serde, bytes_, json, msgpack, string
+
+__all__ = ["Serde", "bytes_", "json", "msgpack", "string"]

@@ -1,0 +1,299 @@
+"""Compaction: keep the last value of each key, forget the ones it replaced.
+
+One pass: read the keys of the dirty part (everything not looked at before) into a map of key → last
+offset; then rewrite the sealed segments from the start to the end of the dirty part, leaving out
+records whose key has a later offset in the map. Small neighbours are merged on the way.
+
+A batch goes in, at most one comes out, with the same base and last offset, epoch, producer and
+sequence; so offsets never change and readers see gaps, nothing else. The last batch of every file
+stays, empty if need be: each segment then still ends where the next begins, and a missing file is
+told from a compacted one. An empty batch also stays where it is all that remembers a producer.
+
+Tombstones: the first pass that keeps one writes a delete horizon, `delete_retention_ms` ahead, into
+its batch (KIP-534); a pass after that horizon drops it. A reader that is no further behind than that
+sees every deletion.
+
+Killed half-way, nothing is lost: the result is written beside the originals, synced, and renamed to
+`A-B.swap`, which is what `recovery.finish_swaps` completes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from typing import NamedTuple
+
+from ..records import columns as column_codec
+from ..records.batch import (
+    CODEC_MASK,
+    FORM_MASK,
+    LOG_APPEND_TIME,
+    NO_HORIZON,
+    NO_PRODUCER,
+    BatchHeader,
+    SealedBatch,
+    read_header,
+    restamp,
+    verify_payload,
+)
+from ..records.columns import BatchColumns
+from ..runtime.api import File
+from . import index as index_files
+from .faults import typed
+from .index import Index, Stats
+from .log import Log
+from .segment import Segment
+
+# The map holds whole keys (a hash would lose data to whoever can choose keys). Past this estimate
+# the pass ends early and the next one goes on from there.
+MAP_BYTES = 128 << 20
+_ENTRY_BYTES = 120
+_WRITE_BYTES = 1 << 20
+
+Publish = Callable[[Sequence[Segment], Segment], None]
+
+
+class Plan(NamedTuple):
+    """The sealed segments a pass would rewrite, and how many of their bytes are dirty."""
+
+    segments: tuple[Segment, ...]
+    total_bytes: int
+    dirty_bytes: int
+
+    @property
+    def dirty_ratio(self) -> float:
+        return self.dirty_bytes / self.total_bytes if self.total_bytes else 0.0
+
+
+def plan(log: Log, now_ms: int, clean_until: int) -> Plan:
+    """What may be compacted now: sealed, before `clean_until`, and older than `min_compaction_lag_ms`."""
+    lag = log.config.min_compaction_lag_ms
+    chosen: list[Segment] = []
+    for segment in log.tail.segments[:-1]:
+        if segment.next_offset > clean_until or lag and segment.max_timestamp > now_ms - lag:
+            break
+        chosen.append(segment)
+    dirty = sum(s.size for s in chosen if s.next_offset > log.cleaned_until)
+    return Plan(tuple(chosen), sum(s.size for s in chosen), dirty)
+
+
+class Result(NamedTuple):
+    """What a pass did. `next_horizon` is the earliest delete horizon (ms) still ahead, or None."""
+
+    cleaned_until: int
+    records_removed: int
+    bytes_before: int
+    bytes_after: int
+    next_horizon: int | None
+
+
+def compact(log: Log, todo: Plan, now_ms: int, publish: Publish) -> Result:
+    """Rewrite the planned segments. `publish(old, new)` takes the partition lock and swaps them in the tail.
+
+    REQUIRES: the partition's maintenance lock, nothing else. Raises CorruptRecordError, with everything
+    as it was, if a batch does not verify: what is damaged is never compacted away.
+    """
+    latest, map_end = _latest_offsets(log, todo.segments)
+    removed = before = after = 0
+    horizon: int | None = None
+    for group in _groups([s for s in todo.segments if s.base_offset < map_end], log.config.effective_segment_bytes):
+        cleaner = _Cleaner(log, group, latest, now_ms)
+        cleaner.run()
+        before += sum(s.size for s in group)
+        after += cleaner.size
+        removed += cleaner.removed
+        if cleaner.next_horizon is not None:
+            horizon = cleaner.next_horizon if horizon is None else min(horizon, cleaner.next_horizon)
+        if cleaner.changed or len(group) > 1:
+            cleaner.swap_in(publish)
+        else:
+            cleaner.abandon()
+    log.set_cleaned_until(max(map_end, log.cleaned_until))
+    return Result(map_end, removed, before, after, horizon)
+
+
+def _latest_offsets(log: Log, segments: Sequence[Segment]) -> tuple[dict[bytes, int], int]:
+    """Key → its last offset in the dirty segments, and the offset up to which the map is complete."""
+    latest: dict[bytes, int] = {}
+    room = MAP_BYTES
+    end = log.cleaned_until
+    for segment in segments:
+        if segment.next_offset <= log.cleaned_until:
+            continue
+        for header, columns, _ in _batches(log, segment):
+            keys = columns.keys()
+            if keys is not None and not header.is_control:
+                known = len(latest)
+                latest.update((k, o) for k, o in zip(keys, columns.offsets(), strict=True) if k is not None)
+                grown = len(latest) - known
+                room -= grown * _ENTRY_BYTES + (sum(len(k) for k in keys if k is not None) if grown else 0)
+            end = header.next_offset
+            if room <= 0:
+                return latest, end
+        end = segment.next_offset
+    return latest, max(end, segments[-1].next_offset if segments else end)
+
+
+def _batches(log: Log, segment: Segment) -> Iterator[tuple[BatchHeader, BatchColumns, bytes]]:
+    for position, header in segment.headers(0, segment.size):
+        data = segment.read(header.batch_len, position)
+        read_header(data, 0, log.seed, segment.path, position)
+        verify_payload(header, memoryview(data)[header.header_len :], log.seed, segment.path, position)
+        yield header, BatchColumns(data, 0, header), data
+
+
+def _groups(segments: Sequence[Segment], limit: int) -> Iterator[tuple[Segment, ...]]:
+    """Neighbours that fit into one segment together."""
+    group: list[Segment] = []
+    for segment in segments:
+        if group and sum(s.size for s in group) + segment.size > limit:
+            yield tuple(group)
+            group = []
+        group.append(segment)
+    if group:
+        yield tuple(group)
+
+
+class _Cleaner:
+    """Writes the compacted form of one group of segments beside them."""
+
+    def __init__(self, log: Log, group: Sequence[Segment], latest: dict[bytes, int], now_ms: int) -> None:
+        self._log = log
+        self._group = group
+        self._latest = latest
+        self._now_ms = now_ms
+        self._path = f"{log.directory}/{group[0].base_offset:020d}.cleaned"
+        self._file: File | None = None
+        self._buffers: list[bytes] = []
+        self._buffered = 0
+        self._index = Index()
+        self._records, self._low, self._high, self._first_append = 0, -1, -1, -1
+        self.size = 0
+        self.removed = 0
+        self.changed = False
+        self.next_horizon: int | None = None
+
+    def run(self) -> None:
+        disk = self._log.disk
+        try:
+            if disk.exists(self._path):
+                disk.unlink(self._path)
+            self._file = disk.open(self._path, create=True, exclusive=True)
+            for segment in self._group:
+                for header, columns, data in _batches(self._log, segment):
+                    last = segment is self._group[-1] and header.next_offset == segment.next_offset
+                    self._clean(header, columns, data, last)
+            self._flush()
+        except OSError as error:
+            self.abandon()
+            raise typed(error, "compact into", self._path) from error
+        except BaseException:
+            self.abandon()
+            raise
+
+    def _clean(self, header: BatchHeader, columns: BatchColumns, data: bytes, last: bool) -> None:
+        if header.is_control:
+            self._put(header, data, header.record_count, header.base_timestamp, header.max_timestamp)
+            return
+        expired = header.delete_horizon != NO_HORIZON and self._now_ms >= header.delete_horizon
+        full = columns.all()
+        latest = self._latest
+        keep = [
+            i
+            for i, (key, value, offset) in enumerate(zip(full.keys, full.values, full.offsets, strict=True))
+            if key is not None and latest.get(key, -1) <= offset and not (value is None and expired)
+        ]
+        tombstones = any(full.values[i] is None for i in keep)
+        horizon = header.delete_horizon
+        if tombstones and horizon == NO_HORIZON:
+            horizon = self._now_ms + self._log.config.delete_retention_ms
+        if tombstones:
+            self.next_horizon = horizon if self.next_horizon is None else min(self.next_horizon, horizon)
+        self.removed += header.record_count - len(keep)
+        if not keep and not last and header.producer_id == NO_PRODUCER:
+            self.changed = True
+            return
+        if len(keep) == header.record_count and horizon == header.delete_horizon:
+            self._put(header, data, header.record_count, header.base_timestamp, header.max_timestamp)
+            return
+        self.changed = True
+        sealed = _keep(self._log.seed, header, full, keep, horizon)
+        data = restamp(header, sealed, self._log.seed) + sealed.payload
+        self._put(header, data, len(keep), sealed.base_timestamp, sealed.max_timestamp)
+
+    def _put(self, header: BatchHeader, data: bytes, count: int, low: int, high: int) -> None:
+        self._index.add(header.base_offset, self.size, high)
+        if count:
+            self._low = low if self._low < 0 else min(self._low, low)
+            self._high = max(self._high, high)
+        if self._first_append < 0:
+            self._first_append = header.append_timestamp
+        self._records += count
+        self._buffers.append(data)
+        self._buffered += len(data)
+        self.size += len(data)
+        if self._buffered >= _WRITE_BYTES:
+            self._flush()
+
+    def _flush(self) -> None:
+        assert self._file is not None
+        self._file.pwrite(self._buffers, self.size - self._buffered)
+        self._buffers, self._buffered = [], 0
+
+    def swap_in(self, publish: Publish) -> None:
+        """Make the result the truth: from the rename to `.swap` on, a crash finishes it instead of undoing it."""
+        disk, directory = self._log.disk, self._log.directory
+        assert self._file is not None
+        new = Segment(disk, directory, self._group[0].base_offset, self._log.seed)
+        end = self._group[-1].next_offset
+        new.adopt(Stats(new.base_offset, end, self.size, self._records, self._low, self._high, self._first_append))
+        new.give_index(self._index)
+        new.sealed = True
+        swap = f"{directory}/{new.base_offset:020d}-{end:020d}.swap"
+        try:
+            self._file.sync()
+            self._file.close()
+            for segment in self._group:
+                segment.pin()
+            disk.rename(self._path, swap)
+            disk.sync_dir(directory)
+            for segment in self._group:
+                for path in (segment.index_path, segment.path):
+                    if path != new.path and disk.exists(path):
+                        disk.unlink(path)
+            disk.rename(swap, new.path)
+            disk.sync_dir(directory)
+            disk.write_atomic(new.index_path, index_files.to_bytes(self._index, new.stats(), self._log.seed))
+        except OSError as error:
+            raise typed(error, "swap in", swap) from error
+        publish(self._group, new)
+
+    def abandon(self) -> None:
+        """Forget the result; what a failed unlink leaves is removed at the next open."""
+        if self._file is not None:
+            self._file.close()
+        try:
+            if self._log.disk.exists(self._path):
+                self._log.disk.unlink(self._path)
+        except OSError:
+            return
+
+
+def _keep(seed: int, header: BatchHeader, full: column_codec.Columns, keep: Sequence[int], horizon: int) -> SealedBatch:
+    """The batch at `header` with only the records at `keep`, in payload form 0."""
+    base = header.base_offset
+    values = [full.values[i] for i in keep]
+    headers = [full.headers[i] for i in keep]
+    append_time = header.attributes & LOG_APPEND_TIME
+    return column_codec.seal(
+        seed,
+        [full.keys[i] for i in keep],
+        values if any(v is not None for v in values) else None,
+        header.base_timestamp if append_time else [full.timestamps[i] for i in keep],
+        headers if any(headers) else None,
+        count=len(keep),
+        offset_deltas=[full.offsets[i] - base for i in keep],
+        last_offset_delta=header.last_offset_delta,
+        codec=header.codec if keep else 0,
+        attributes=header.attributes & ~FORM_MASK & ~CODEC_MASK,
+        delete_horizon=horizon if keep else NO_HORIZON,
+    )

@@ -1,0 +1,109 @@
+"""Where in a segment an offset or a time lies: one sparse entry every 4 KiB.
+
+An entry says: the batch at `position` opens with `base_offset`, and no record up to the next entry
+is later than `timestamp`. The timestamps are a running maximum, so they never go down, though a
+program's event times may, and both columns can be bisected.
+
+Derived: a missing or damaged file is rebuilt by walking the segment's headers, with the same answers.
+"""
+
+from __future__ import annotations
+
+from array import array
+from bisect import bisect_left, bisect_right
+from struct import Struct
+from typing import NamedTuple
+
+from xxhash import xxh3_64_intdigest
+
+INTERVAL = 4096
+MAGIC = b"SLX\x01"
+_HEADER = Struct("<4sI7qQ")
+_CHECK = Struct("<Q")
+HEADER_LEN = _HEADER.size + _CHECK.size
+
+
+class Stats(NamedTuple):
+    """What retention and opening need to know of a segment without looking inside. Bytes, ms."""
+
+    base_offset: int
+    next_offset: int
+    size: int
+    records: int
+    min_timestamp: int
+    max_timestamp: int
+    first_append: int
+
+
+class Index:
+    """Sparse entries in memory: three parallel arrays. One writer; readers need no lock.
+
+    Entries are added in the order timestamps, positions, offsets, and lookups start from the length
+    of `offsets`, so a reader never meets half an entry.
+    """
+
+    __slots__ = ("offsets", "positions", "timestamps")
+
+    def __init__(self) -> None:
+        self.offsets = array("q")
+        self.positions = array("q")
+        self.timestamps = array("q")
+
+    def add(self, base_offset: int, position: int, max_timestamp: int) -> None:
+        """Take note of the batch at `position`, which follows all batches noted before."""
+        if self.positions and position - self.positions[-1] < INTERVAL:
+            if max_timestamp > self.timestamps[-1]:
+                self.timestamps[-1] = max_timestamp
+            return
+        latest = self.timestamps[-1] if self.timestamps else max_timestamp
+        self.timestamps.append(max(latest, max_timestamp))
+        self.positions.append(position)
+        self.offsets.append(base_offset)
+
+    def position_for_offset(self, offset: int) -> int:
+        """A batch start at or before the batch that holds `offset`."""
+        at = bisect_right(self.offsets, offset) - 1
+        return self.positions[at] if at >= 0 else 0
+
+    def position_for_time(self, timestamp: int) -> int | None:
+        """A batch start before which every record is earlier than `timestamp`; None if all are."""
+        at = bisect_left(self.timestamps, timestamp, 0, len(self.offsets))
+        return self.positions[at] if at < len(self.offsets) else None
+
+    def cut(self, end_position: int) -> None:
+        """Forget entries at or past `end_position`."""
+        keep = bisect_left(self.positions, end_position)
+        del self.offsets[keep:], self.positions[keep:], self.timestamps[keep:]
+
+
+def to_bytes(index: Index, stats: Stats, seed: int) -> bytes:
+    """The index file of a segment; `seed` ties it to its partition."""
+    body = index.offsets.tobytes() + index.positions.tobytes() + index.timestamps.tobytes()
+    header = _HEADER.pack(MAGIC, len(index.offsets), *stats, xxh3_64_intdigest(body, seed))
+    return header + _CHECK.pack(xxh3_64_intdigest(header, seed)) + body
+
+
+def stats_from(data: bytes, seed: int) -> Stats | None:
+    """The stats in an index file's first `HEADER_LEN` bytes, or None if they do not verify."""
+    if len(data) < HEADER_LEN:
+        return None
+    header = data[: _HEADER.size]
+    if _CHECK.unpack_from(data, _HEADER.size)[0] != xxh3_64_intdigest(header, seed):
+        return None
+    fields = _HEADER.unpack(header)
+    return Stats(*fields[2:9]) if fields[0] == MAGIC else None
+
+
+def from_bytes(data: bytes, seed: int) -> tuple[Index, Stats] | None:
+    """The index and stats in a file's bytes, or None if anything does not verify."""
+    stats = stats_from(data, seed)
+    if stats is None:
+        return None
+    count, body_hash = _HEADER.unpack_from(data)[1], _HEADER.unpack_from(data)[9]
+    body = data[HEADER_LEN:]
+    if len(body) != 24 * count or xxh3_64_intdigest(body, seed) != body_hash:
+        return None
+    index = Index()
+    for n, column in enumerate((index.offsets, index.positions, index.timestamps)):
+        column.frombytes(body[8 * count * n : 8 * count * (n + 1)])
+    return index, stats

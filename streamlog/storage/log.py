@@ -1,0 +1,442 @@
+"""One partition's log: segments on disk, and the tail that readers see.
+
+Writing: `append` stamps sealed batches with their offsets, writes them with one pwrite at the end of
+the active segment and then publishes a new `Tail` in one assignment. A write is flagged before it
+starts; if the flag still stands at the next append (Ctrl-C came between write and publication, or
+the disk refused), the file is first cut back to the tail. Nothing past the tail was ever served.
+
+Reading: take `tail` once and use nothing else. No lock.
+
+Locks: every method that changes the log says REQUIRES: partition lock. The owner of that lock is
+`replication/partition.py`.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+from bisect import bisect_right
+from collections.abc import Sequence
+from errno import ENOENT
+from typing import NamedTuple
+
+from ..config import TopicConfig
+from ..errors import OffsetOutOfRangeError, StorageError, StreamlogError
+from ..records.batch import LOG_APPEND_TIME, SealedBatch, read_header, stamp, verify_payload
+from ..records.columns import BatchColumns
+from ..runtime.api import Disk
+from ..types import OffsetAndTimestamp, SegmentInfo
+from .checkpoint import StateFile
+from .faults import typed
+from .index import Stats
+from .segment import Segment
+
+logger = logging.getLogger("streamlog.storage")
+
+# How often a read starts again because retention unlinked, under it, a file it had not opened yet.
+_RETRIES = 3
+
+
+class Tail(NamedTuple):
+    """The published state of a log; immutable, replaced whole. The last four count the active segment."""
+
+    end_offset: int
+    end_position: int
+    segments: tuple[Segment, ...]
+    bases: tuple[int, ...]
+    start_offset: int
+    records: int
+    min_timestamp: int
+    max_timestamp: int
+    first_append: int
+
+    def active_stats(self) -> Stats:
+        return Stats(
+            self.bases[-1], self.end_offset, self.end_position, self.records,
+            self.min_timestamp, self.max_timestamp, self.first_append,
+        )  # fmt: skip
+
+
+class Write:
+    """Batches on their way into a log. `base_offset` is -1 until they are in it.
+
+    An interrupted caller asks `Log.settle` and then looks here: the log, not the caller's place in
+    the code when the interrupt came, decides whether the batches are in.
+    """
+
+    __slots__ = ("base_offset", "batches")
+
+    def __init__(self, batches: Sequence[SealedBatch]) -> None:
+        self.batches = batches
+        self.base_offset = -1
+
+
+class Chunk(NamedTuple):
+    """Whole batches as they lie on disk, unverified, and where they came from, for error messages."""
+
+    data: bytes
+    seed: int
+    path: str
+    position: int
+
+
+EMPTY = Chunk(b"", 0, "", 0)
+
+
+class Log:
+    """See the module. Made by `recovery.open_log`."""
+
+    def __init__(
+        self,
+        disk: Disk,
+        directory: str,
+        seed: int,
+        state: StateFile,
+        segments: Sequence[Segment],
+        config: TopicConfig,
+        fault: StreamlogError | None = None,
+    ) -> None:
+        self.disk = disk
+        self.directory = directory
+        self.seed = seed
+        self.config = config
+        self.fault = fault
+        self._state = state
+        self._writing: Write | None = None
+        last = segments[-1]
+        start = max(state.state.log_start_offset, segments[0].base_offset)
+        self.tail = Tail(
+            last.next_offset, last.size, tuple(segments), tuple(s.base_offset for s in segments), start,
+            last.records, last.min_timestamp, last.max_timestamp, last.first_append,
+        )  # fmt: skip
+        self.appended_batches = 0
+        self.appended_bytes = 0
+        self.deleted_segments = 0
+
+    # -- writing -------------------------------------------------------------------------------------
+
+    def append(self, write: Write, leader_epoch: int, now_ms: int) -> int:
+        """Put `write.batches` at the end, all or none; return the first one's base offset.
+
+        REQUIRES: partition lock. One pwrite for all of them. Raises DiskFullError or StorageError with
+        the log as it was; CorruptRecordError if damage at the very end left the next offset unknown.
+        """
+        if self.fault is not None:
+            raise self.fault.again()
+        if self._writing is not None:
+            self._settle()
+        tail = self.tail
+        if tail.end_position and self._is_full(tail, write.batches, now_ms):
+            self.roll(now_ms)
+            tail = self.tail
+        offset, position, segments, bases, start, records, min_ts, max_ts, first_append = tail
+        active = segments[-1]
+        index, seed = active.index, self.seed
+        buffers: list[bytes] = []
+        places: list[tuple[int, int, int]] = []
+        for batch in write.batches:
+            header = stamp(batch, seed, offset, leader_epoch, now_ms)
+            buffers += (header, batch.payload)
+            low, high = batch.base_timestamp, batch.max_timestamp
+            if batch.attributes & LOG_APPEND_TIME:
+                low = high = now_ms
+            if batch.record_count:
+                records += batch.record_count
+                max_ts = max(max_ts, high)
+                min_ts = low if min_ts < 0 else min(min_ts, low)
+            places.append((offset, position, high))
+            offset += batch.last_offset_delta + 1
+            position += len(header) + len(batch.payload)
+        self._writing = write
+        try:
+            active.file.pwrite(buffers, tail.end_position)
+        except OSError as error:
+            with contextlib.suppress(StreamlogError):  # the next append tries again
+                self._settle()
+            raise typed(error, "append to", active.path) from error
+        for place in places:
+            index.add(*place)
+        self.appended_batches += len(places)
+        self.appended_bytes += position - tail.end_position
+        write.base_offset = tail.end_offset
+        first_append = now_ms if first_append < 0 else first_append
+        self.tail = Tail(offset, position, segments, bases, start, records, min_ts, max_ts, first_append)
+        self._writing = None
+        return write.base_offset
+
+    def settle(self, write: Write) -> None:
+        """Make `write.base_offset` true after an interrupt: an offset if it is in the log, else -1.
+
+        REQUIRES: partition lock.
+        """
+        if self._writing is write:
+            self._settle()
+
+    def _settle(self) -> None:
+        """Finish or undo the write whose flag still stands: the tail alone says which."""
+        write = self._writing
+        assert write is not None
+        tail = self.tail
+        if write.base_offset < 0 or tail.end_offset <= write.base_offset:
+            active = tail.segments[-1]
+            try:
+                active.file.truncate(tail.end_position)
+            except OSError as error:
+                raise typed(error, "cut back", active.path) from error
+            active.index.cut(tail.end_position)
+            write.base_offset = -1
+        self._writing = None
+
+    def _is_full(self, tail: Tail, batches: Sequence[SealedBatch], now_ms: int) -> bool:
+        config = self.config
+        if tail.end_position + sum([batch.length for batch in batches]) > config.effective_segment_bytes:
+            return True
+        return self.is_due(now_ms, tail)
+
+    def is_due(self, now_ms: int, tail: Tail | None = None) -> bool:
+        """Whether the active segment has reached its age or number of records."""
+        tail = tail or self.tail
+        if 0 <= tail.first_append <= now_ms - self.config.effective_segment_ms:
+            return True
+        return 0 < self.config.effective_segment_records <= tail.records
+
+    def roll(self, now_ms: int) -> bool:
+        """Seal the active segment and open an empty one; False if it is empty already.
+
+        REQUIRES: partition lock. The new file is there and its directory synced before it is published.
+        """
+        if self._writing is not None:
+            self._settle()
+        tail = self.tail
+        if not tail.end_position:
+            return False
+        old = tail.segments[-1]
+        new = Segment(self.disk, self.directory, tail.end_offset, self.seed)
+        try:
+            if self.disk.exists(new.path):  # left by a roll that was interrupted before it was published
+                self.disk.unlink(new.path)
+            new.create()
+            self.disk.sync_dir(self.directory)
+        except OSError as error:
+            raise typed(error, "create", new.path) from error
+        old.adopt(tail.active_stats())
+        old.sealed = True
+        try:
+            old.write_index()
+        except OSError as error:  # derived: a reader rebuilds it
+            logger.warning("could not write %s (%s); it will be rebuilt when needed", old.index_path, error)
+        self.tail = Tail(
+            tail.end_offset, 0, (*tail.segments, new), (*tail.bases, tail.end_offset), tail.start_offset, 0, -1, -1, -1
+        )
+        return True
+
+    # -- reading -------------------------------------------------------------------------------------
+
+    def fetch(self, offset: int, max_bytes: int, end_offset: int) -> Chunk:
+        """Batches from the one that holds `offset` on, up to `end_offset`; EMPTY at the end.
+
+        Raises OffsetOutOfRangeError outside [log start, end_offset]; CorruptRecordError. No lock. Cost:
+        one bisection, a walk of at most one index interval, one or two reads.
+        """
+        for _ in range(_RETRIES):
+            try:
+                return self._fetch(offset, max_bytes, end_offset)
+            except StorageError as error:
+                if error.errno != ENOENT:
+                    raise
+        raise self.out_of_range(offset, end_offset)
+
+    def _fetch(self, offset: int, max_bytes: int, end_offset: int) -> Chunk:
+        tail = self.tail
+        if not tail.start_offset <= offset <= end_offset:
+            raise self.out_of_range(offset, end_offset)
+        if offset >= min(end_offset, tail.end_offset):
+            return EMPTY
+        at = max(0, bisect_right(tail.bases, offset) - 1)
+        for segment in tail.segments[at:]:
+            end = tail.end_position if segment is tail.segments[-1] else segment.size
+            position = segment.locate(offset, end)
+            if position is not None:
+                return Chunk(segment.chunk(position, end, max_bytes), self.seed, segment.path, position)
+        return EMPTY
+
+    def out_of_range(self, offset: int, end_offset: int) -> OffsetOutOfRangeError:
+        start = self.tail.start_offset
+        return OffsetOutOfRangeError(
+            f"Offset {offset} is outside the log, which holds {start} up to, not including, {end_offset}. "
+            f"Seek to an offset in that range, or to its beginning or end.",
+            log_start_offset=start,
+            log_end_offset=end_offset,
+        )
+
+    def find_time(self, timestamp: int, end_offset: int) -> OffsetAndTimestamp | None:
+        """The first record, by offset, whose timestamp is at or after `timestamp`; inside batches too."""
+        tail = self.tail
+        for segment in tail.segments:
+            active = segment is tail.segments[-1]
+            end = tail.end_position if active else segment.size
+            if (tail.max_timestamp if active else segment.max_timestamp) < timestamp:
+                continue
+            start = segment.index.position_for_time(timestamp)
+            if start is None:
+                continue
+            for position, header in segment.headers(start, end):
+                if header.max_timestamp < timestamp or header.last_offset < tail.start_offset or header.is_control:
+                    continue
+                if header.base_offset >= end_offset:
+                    return None
+                columns = self.columns(segment, position)
+                for offset, time in zip(columns.offsets(), columns.timestamps_full(), strict=True):
+                    if time >= timestamp and tail.start_offset <= offset < end_offset:
+                        return OffsetAndTimestamp(offset, time)
+        return None
+
+    def columns(self, segment: Segment, position: int) -> BatchColumns:
+        """The verified columns of the batch at `position`."""
+        end = segment.size if segment.sealed else self.tail.end_position
+        data = segment.chunk(position, end, 0)
+        header = read_header(data, 0, self.seed, segment.path, position)
+        verify_payload(header, memoryview(data)[header.header_len : header.batch_len], self.seed, segment.path, position)
+        return BatchColumns(data, 0, header)
+
+    def after_damage(self, offset: int, end_offset: int) -> int:
+        """Where to go on reading after the damaged batch that `fetch(offset)` ran into.
+
+        A batch whose header verifies is skipped whole; past a damaged header, the next batch that
+        verifies. With none left, `end_offset`. Exactly the damaged batch is lost.
+        """
+        tail = self.tail
+        at = max(0, bisect_right(tail.bases, offset) - 1)
+        for segment in tail.segments[at:]:
+            end = tail.end_position if segment is tail.segments[-1] else segment.size
+            start = segment.index.position_for_offset(offset)
+            for _, header in segment.headers(start, end, skip_damage=True):
+                if header.base_offset > offset:
+                    return min(header.base_offset, end_offset)
+                if header.last_offset >= offset:
+                    return min(header.next_offset, end_offset)
+            if segment is not tail.segments[-1] and segment.next_offset > offset:
+                return min(segment.next_offset, end_offset)
+        return end_offset
+
+    # -- what the log holds --------------------------------------------------------------------------
+
+    def sealed(self) -> list[SegmentInfo]:
+        """What a retention policy sees: the sealed segments, oldest first."""
+        return [segment.info() for segment in self.tail.segments[:-1]]
+
+    def size_bytes(self) -> int:
+        tail = self.tail
+        return sum(segment.size for segment in tail.segments[:-1]) + tail.end_position
+
+    @property
+    def recovery_point(self) -> int:
+        return self._state.state.recovery_point
+
+    @property
+    def cleaned_until(self) -> int:
+        """The offset up to which compaction has looked at every key."""
+        return self._state.state.cleaned_until
+
+    def set_cleaned_until(self, offset: int) -> None:
+        """A hint, not synced: losing it costs a pass over segments that are clean already."""
+        self._state.write(self._state.state._replace(cleaned_until=offset), sync=False)
+
+    # -- forgetting ----------------------------------------------------------------------------------
+
+    def advance_start(self, offset: int) -> list[Segment]:
+        """Raise the log start offset and take out sealed segments that end before it; return those.
+
+        REQUIRES: partition lock. The new start is on the device on return, so the caller may `discard`
+        the segments, after it left the lock.
+        """
+        tail = self.tail
+        if offset > tail.start_offset:
+            if self._writing is not None:
+                self._settle()
+            self._state.write(self._state.state._replace(log_start_offset=offset), sync=True)
+        else:
+            offset = tail.start_offset
+        gone = 0
+        while gone < len(tail.segments) - 1 and tail.segments[gone].next_offset <= offset:
+            gone += 1
+        self.tail = tail._replace(segments=tail.segments[gone:], bases=tail.bases[gone:], start_offset=offset)
+        self.deleted_segments += gone
+        return list(tail.segments[:gone])
+
+    def discard(self, segments: Sequence[Segment]) -> None:
+        """Unlink segments that are in no tail any more. No lock: readers that hold one keep its pages."""
+        for segment in segments:
+            segment.release()
+            for path in (segment.path, segment.index_path):
+                with contextlib.suppress(FileNotFoundError):
+                    try:
+                        self.disk.unlink(path)
+                    except FileNotFoundError:
+                        raise
+                    except OSError as error:
+                        logger.warning("could not remove %s (%s); it will be removed at the next open", path, error)
+
+    def replace(self, old: Sequence[Segment], new: Segment) -> None:
+        """Publish `new` in place of `old`, adjoining sealed segments. REQUIRES: partition lock."""
+        tail = self.tail
+        at = tail.segments.index(old[0])
+        assert tail.segments[at : at + len(old)] == tuple(old), "compacted segments are no longer in the log"
+        segments = (*tail.segments[:at], new, *tail.segments[at + len(old) :])
+        self.tail = tail._replace(segments=segments, bases=tuple(s.base_offset for s in segments))
+
+    # -- durability and closing ----------------------------------------------------------------------
+
+    def sync_sealed(self) -> None:
+        """Sync segments sealed since the recovery point and move it past them. Call without the lock.
+
+        REQUIRES: one caller at a time (the partition's maintenance lock).
+        """
+        tail = self.tail
+        point = self._state.state.recovery_point
+        late = [s for s in tail.segments[:-1] if s.next_offset > point]
+        if not late:
+            return
+        for segment in late:
+            self._sync(segment)
+        self._state.write(self._state.state._replace(recovery_point=late[-1].next_offset), sync=True)
+
+    def _sync(self, segment: Segment) -> None:
+        try:
+            file = self.disk.open(segment.path)
+            try:
+                file.sync()
+            finally:
+                file.close()
+        except FileNotFoundError:  # retention was faster
+            return
+        except OSError as error:
+            raise typed(error, "sync", segment.path) from error
+
+    def close(self) -> None:
+        """Sync everything, move the recovery point to the end, leave an index for a quick open.
+
+        REQUIRES: partition lock, no reader or writer after it. A disk that is full only costs the index.
+        """
+        if self._writing is not None:
+            self._settle()
+        self.sync_sealed()
+        tail = self.tail
+        active = tail.segments[-1]
+        active.adopt(tail.active_stats())
+        if self._state.state.recovery_point < tail.end_offset:
+            try:
+                active.file.sync()
+            except OSError as error:
+                raise typed(error, "sync", active.path) from error
+            self._state.write(self._state.state._replace(recovery_point=tail.end_offset), sync=True)
+        if tail.end_position:
+            with contextlib.suppress(OSError):
+                active.write_index()
+        self.release()
+
+    def release(self) -> None:
+        """Let go of every file without a word to the disk."""
+        for segment in self.tail.segments:
+            segment.release()
+        self._state.close()

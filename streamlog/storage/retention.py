@@ -1,0 +1,149 @@
+"""Retention: which of the oldest sealed segments may go.
+
+A policy is asked with the sealed segments of one partition, oldest first, and the time; it answers
+how many of the oldest may go. Policies are plain values: comparable, combinable, and pure.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import timedelta
+
+from ..config import FOREVER, TopicConfig
+from ..types import Policy, SegmentInfo
+
+
+class _Joinable:
+    def __or__(self, other: Policy) -> Any:
+        """What either allows may go."""
+        return Any(self, other)  # type: ignore[arg-type]
+
+    def __and__(self, other: Policy) -> All:
+        """Only what both allow may go."""
+        return All(self, other)  # type: ignore[arg-type]
+
+
+@dataclass(frozen=True)
+class MaxAge(_Joinable):
+    """Segments whose latest record is older than `age` (milliseconds, or a timedelta) may go.
+
+    >>> MaxAge(timedelta(days=7)).name
+    'max_age(604800000)'
+    """
+
+    age: int | timedelta
+
+    @property
+    def _ms(self) -> int:
+        return self.age if isinstance(self.age, int) else self.age // timedelta(milliseconds=1)
+
+    @property
+    def name(self) -> str:
+        return f"max_age({self._ms})"
+
+    def expired(self, segments: Sequence[SegmentInfo], now_ms: int) -> int:
+        horizon = now_ms - self._ms
+        for count, segment in enumerate(segments):
+            if segment.max_timestamp >= horizon:
+                return count
+        return len(segments)
+
+
+@dataclass(frozen=True)
+class MaxBytes(_Joinable):
+    """The oldest segments may go while the sealed ones that stay hold at least `size` bytes."""
+
+    size: int
+
+    @property
+    def name(self) -> str:
+        return f"max_bytes({self.size})"
+
+    def expired(self, segments: Sequence[SegmentInfo], now_ms: int) -> int:
+        return _surplus([segment.size_bytes for segment in segments], self.size)
+
+
+@dataclass(frozen=True)
+class MaxRecords(_Joinable):
+    """The oldest segments may go while the sealed ones that stay hold at least `count` records."""
+
+    count: int
+
+    @property
+    def name(self) -> str:
+        return f"max_records({self.count})"
+
+    def expired(self, segments: Sequence[SegmentInfo], now_ms: int) -> int:
+        return _surplus([segment.records for segment in segments], self.count)
+
+
+def _surplus(amounts: Sequence[int], bound: int) -> int:
+    left = sum(amounts)
+    for count, amount in enumerate(amounts):
+        left -= amount
+        if left < bound:
+            return count
+    return len(amounts)
+
+
+@dataclass(frozen=True)
+class Any(_Joinable):
+    """What any of two policies allows may go: `a | b`."""
+
+    left: Policy
+    right: Policy
+
+    @property
+    def name(self) -> str:
+        return f"({self.left.name} | {self.right.name})"
+
+    def expired(self, segments: Sequence[SegmentInfo], now_ms: int) -> int:
+        return max(checked(self.left, segments, now_ms), checked(self.right, segments, now_ms))
+
+
+@dataclass(frozen=True)
+class All(_Joinable):
+    """Only what both policies allow may go: `a & b`."""
+
+    left: Policy
+    right: Policy
+
+    @property
+    def name(self) -> str:
+        return f"({self.left.name} & {self.right.name})"
+
+    def expired(self, segments: Sequence[SegmentInfo], now_ms: int) -> int:
+        return min(checked(self.left, segments, now_ms), checked(self.right, segments, now_ms))
+
+
+def checked(policy: Policy, segments: Sequence[SegmentInfo], now_ms: int) -> int:
+    """The policy's answer, held within what is there: a user's policy may answer anything."""
+    count = policy.expired(segments, now_ms)
+    if isinstance(count, bool) or not isinstance(count, int):
+        raise TypeError(f"retention policy {policy.name!r} answered {count!r}; it has to answer an int")
+    return max(0, min(count, len(segments)))
+
+
+def policy_of(config: TopicConfig, custom: Policy | None) -> Policy | None:
+    """The policy that a topic's settings amount to; None keeps for ever.
+
+    A custom policy stands beside the bounds: what either allows may go.
+    """
+    if not config.deletes:
+        return None
+    policies: list[Policy] = []
+    if config.retention_ms != FOREVER:
+        policies.append(MaxAge(config.retention_ms))
+    if config.retention_bytes != FOREVER:
+        policies.append(MaxBytes(config.retention_bytes))
+    if config.retention_records != FOREVER:
+        policies.append(MaxRecords(config.retention_records))
+    if custom is not None:
+        policies.append(custom)
+    if not policies:
+        return None
+    joined = policies[0]
+    for policy in policies[1:]:
+        joined = Any(joined, policy)
+    return joined

@@ -1,0 +1,167 @@
+"""A clock that a test moves, and the work that becomes due when it moves.
+
+A log opened with a ManualClock starts no background thread. It attaches a scheduler, and whoever
+advances the clock runs the log's due work, in order, before `advance` returns: a test moves a week
+in a microsecond, and nothing races.
+"""
+
+from __future__ import annotations
+
+from datetime import timedelta
+from math import isfinite
+from typing import Protocol
+
+from ..runtime.threads import get_ident, new_lock
+
+_NS_PER_MS = 1_000_000
+_NS_PER_S = 1_000_000_000
+_NEW_YEAR_2026_MS = 1_767_225_600_000
+
+
+class Scheduler(Protocol):
+    """Work with deadlines, in wall-clock milliseconds as `time_ms` tells them. Compared by identity."""
+
+    def next_deadline_ms(self) -> int | None:
+        """When its earliest work is due, past or future, or None if it has none."""
+
+    def run_due(self, now_ms: int, /) -> object:
+        """Do all work whose deadline is at or before `now_ms`. The answer is ignored."""
+
+
+class ManualClock:
+    """A clock that stands still until it is told to move. Thread-safe; a read takes no lock.
+
+    `start_ms` is the wall clock at first, in ms since the epoch: the beginning of 2026 in UTC if
+    not given, so that runs repeat. The monotonic clock begins at 0.0.
+
+    >>> clock = ManualClock(start_ms=1_000)
+    >>> clock.advance(2.5)
+    >>> clock.time_ms(), clock.monotonic()
+    (3500, 2.5)
+    >>> clock.jump(-3_000)
+    >>> clock.time_ms(), clock.monotonic()
+    (500, 2.5)
+    """
+
+    # A scheduler that is still due after this many rounds at one instant will be due for ever.
+    MAX_ROUNDS = 10_000
+
+    def __init__(self, start_ms: int = _NEW_YEAR_2026_MS) -> None:
+        if start_ms < 0:
+            raise ValueError(f"start_ms is {start_ms}, before the epoch; give milliseconds since 1970")
+        # Wall clock and monotonic clock in ns, replaced together: a reader never sees half a move.
+        self._now = (start_ms * _NS_PER_MS, 0)
+        self._moving = new_lock()
+        self._advancing = new_lock()
+        self._advancing_thread: int | None = None
+        self._schedulers: tuple[Scheduler, ...] = ()
+
+    def time_ms(self) -> int:
+        """The wall clock: milliseconds since the epoch."""
+        return self._now[0] // _NS_PER_MS
+
+    def monotonic(self) -> float:
+        """Seconds that `advance` has moved. `jump` does not touch it."""
+        return self._now[1] / _NS_PER_S
+
+    def advance(self, seconds: float | timedelta) -> None:
+        """Move both clocks forward and run, on this thread, all work that becomes due on the way.
+
+        The clock stops at each deadline in turn and the work runs at that time; work scheduled on
+        the way is run too, if it is due before the end. What is overdue when the call begins, after
+        a `jump`, runs first, at the present time and in the order of its deadlines; `advance(0)`
+        does just that. Of several schedulers due at once the one attached first goes first, and
+        each does all it owes before the next.
+
+        An error raised by the work ends the call with the clock at that instant; the rest stays due.
+        A second thread that advances waits for the first.
+
+        Raises ValueError if `seconds` is negative or not finite, RuntimeError if called by the work
+        itself or if a scheduler is due again at one instant without end.
+        """
+        remaining = _nanoseconds(seconds)
+        if self._advancing_thread == get_ident():
+            raise RuntimeError("work that advance() is running called advance(): schedule a later deadline instead")
+        with self._advancing:
+            try:
+                self._advancing_thread = get_ident()
+                self._run_until(remaining)
+            finally:
+                self._advancing_thread = None
+
+    def jump(self, ms: int) -> None:
+        """Move the wall clock alone by `ms`, back if negative, as an administrator or NTP would.
+
+        Nothing runs: work that is due after a jump forward runs at the next `advance`, `advance(0)`
+        included, and a jump back puts off what was not done yet. Raises ValueError for a time
+        before the epoch.
+        """
+        self._move(ms * _NS_PER_MS, 0)
+
+    def attach(self, scheduler: Scheduler) -> None:
+        """Let `advance` run this scheduler's work, until `detach`. Twice is once.
+
+        The clock holds the scheduler: one that must be collected with its log refers to it weakly.
+        """
+        with self._moving:
+            if not any(known is scheduler for known in self._schedulers):
+                self._schedulers = (*self._schedulers, scheduler)
+
+    def detach(self, scheduler: Scheduler) -> None:
+        """Forget a scheduler; one that is not attached is no error."""
+        with self._moving:
+            self._schedulers = tuple(known for known in self._schedulers if known is not scheduler)
+
+    def __repr__(self) -> str:
+        return f"ManualClock(time_ms={self.time_ms()}, monotonic={self.monotonic()})"
+
+    def _move(self, wall_ns: int, monotonic_ns: int) -> None:
+        with self._moving:
+            wall, monotonic = self._now
+            if wall + wall_ns < 0:
+                raise ValueError(
+                    f"a jump of {wall_ns // _NS_PER_MS} ms from {wall // _NS_PER_MS} ends before the epoch"
+                )
+            self._now = (wall + wall_ns, monotonic + monotonic_ns)
+
+    def _run_until(self, remaining: int) -> None:
+        """Spend `remaining` ns. Counted down, not compared with an end: the work may jump the wall clock."""
+        rounds: dict[int, int] = {}
+        while (due := self._earliest()) is not None:
+            deadline_ms, scheduler = due
+            step = max(0, deadline_ms * _NS_PER_MS - self._now[0])
+            if step > remaining:
+                break
+            if step:
+                rounds.clear()
+                self._move(step, step)
+                remaining -= step
+            rounds[id(scheduler)] = rounds.get(id(scheduler), 0) + 1
+            if rounds[id(scheduler)] > self.MAX_ROUNDS:
+                raise RuntimeError(
+                    f"{scheduler!r} is due again at {self.time_ms()} ms after {self.MAX_ROUNDS} rounds "
+                    "at that instant: its work schedules itself for the present; give it a later deadline"
+                )
+            scheduler.run_due(self.time_ms())
+        self._move(remaining, remaining)
+
+    def _earliest(self) -> tuple[int, Scheduler] | None:
+        """The earliest deadline and whose it is; of equal ones the scheduler attached first."""
+        earliest: tuple[int, Scheduler] | None = None
+        for scheduler in self._schedulers:
+            deadline = scheduler.next_deadline_ms()
+            if deadline is not None and (earliest is None or deadline < earliest[0]):
+                earliest = deadline, scheduler
+        return earliest
+
+
+def _nanoseconds(seconds: float | timedelta) -> int:
+    if isinstance(seconds, timedelta):
+        duration = seconds // timedelta(microseconds=1) * 1000
+    elif not isfinite(seconds):
+        raise ValueError(f"advance({seconds!r}): give a finite number of seconds")
+    else:
+        duration = round(seconds * _NS_PER_S)
+    if duration < 0:
+        raise ValueError(f"advance({seconds!r}): time does not go back; jump() moves the wall clock alone")
+    return duration

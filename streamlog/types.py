@@ -1,0 +1,189 @@
+"""The words everything else uses: plain values and two protocols, `Clock` and `Policy`.
+
+Nothing here does I/O, takes a lock or knows a layer above it. Every value is a NamedTuple, so it is
+immutable, compares and hashes by content, pickles, and is built by C code (`tuple.__new__`), which
+is what makes a million `Record`s affordable.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import UTC
+from datetime import datetime as _datetime
+from typing import TYPE_CHECKING, Any, Generic, NamedTuple, Protocol, TypeAlias
+
+if TYPE_CHECKING:
+    from typing_extensions import TypeVar
+
+    MaybeNone: TypeAlias = Any
+    K = TypeVar("K", default=bytes | MaybeNone)
+    V = TypeVar("V", default=bytes | MaybeNone)
+else:
+    from typing import TypeVar
+
+    K = TypeVar("K")
+    V = TypeVar("V")
+
+Buffer: TypeAlias = bytes | bytearray | memoryview
+HeaderTuple: TypeAlias = tuple[tuple[str, bytes | None], ...]
+_REPR_BYTES = 64
+
+
+class Clock(Protocol):
+    """Where a log reads the time. `streamlog.testing.ManualClock` is one that a test moves.
+
+    `time_ms` is the wall clock in milliseconds since the epoch (it may jump); `monotonic` is in
+    seconds (it never goes back).
+    """
+
+    def time_ms(self) -> int: ...
+    def monotonic(self) -> float: ...
+
+
+class TopicPartition(NamedTuple):
+    """A topic's name and a partition's number. An equal plain tuple passes wherever one is taken.
+
+    >>> TopicPartition("orders", 0) == ("orders", 0)
+    True
+    """
+
+    topic: str
+    partition: int
+
+
+class OffsetAndTimestamp(NamedTuple):
+    """What `offsets_for_times` answers: the first record at or after the time asked for."""
+
+    offset: int
+    timestamp: int
+
+
+class OffsetAndMetadata(NamedTuple):
+    """A committed position: the NEXT offset to read, as in Kafka, and a note of the program's own."""
+
+    offset: int
+    metadata: str = ""
+    leader_epoch: int | None = None
+
+
+class RecordMetadata(NamedTuple):
+    """Where a sent record lies. `offset` is -1 under `acks=0`; `timestamp` is in ms since the epoch."""
+
+    topic: str
+    partition: int
+    offset: int
+    timestamp: int
+
+
+def _short(value: object) -> str:
+    if isinstance(value, (bytes, str)) and len(value) > _REPR_BYTES:
+        return f"{value[:_REPR_BYTES]!r}… ({len(value)} {'bytes' if isinstance(value, bytes) else 'characters'})"
+    text = repr(value)
+    return text if len(text) <= 4 * _REPR_BYTES else text[: 4 * _REPR_BYTES] + "…"
+
+
+class Record(NamedTuple, Generic[K, V]):
+    """One record as a reader gets it. These seven fields for ever.
+
+    `timestamp` is in ms since the epoch; `key` may be None (no key) and `value` may be None
+    (a tombstone). The repr cuts long values.
+
+    >>> Record("orders", 0, 7, 0, b"alice", b"9.50", (("trace", b"1"),)).header("trace")
+    b'1'
+    """
+
+    topic: str
+    partition: int
+    offset: int
+    timestamp: int
+    key: K
+    value: V
+    headers: HeaderTuple
+
+    @property
+    def topic_partition(self) -> TopicPartition:
+        """The record's topic and partition as one value."""
+        return TopicPartition(self.topic, self.partition)
+
+    @property
+    def datetime(self) -> _datetime:
+        """The timestamp as an aware datetime in UTC.
+
+        >>> Record("t", 0, 0, 1_700_000_000_000, None, b"", ()).datetime.isoformat()
+        '2023-11-14T22:13:20+00:00'
+        """
+        return _datetime.fromtimestamp(self.timestamp / 1000, UTC)
+
+    def header(self, name: str, default: bytes | None = None) -> bytes | None:
+        """The value of the last header called `name`, or `default`."""
+        for header, value in reversed(self.headers):
+            if header == name:
+                return value
+        return default
+
+    def __repr__(self) -> str:
+        return (
+            f"Record(topic={self.topic!r}, partition={self.partition}, offset={self.offset}, "
+            f"timestamp={self.timestamp}, key={_short(self.key)}, value={_short(self.value)}, "
+            f"headers={_short(self.headers)})"
+        )
+
+
+class ProducerRecord(NamedTuple):
+    """A record to be sent, as a pipe's handler may return it. `topic=None` means the sink."""
+
+    value: Any = None
+    key: Any = None
+    headers: Any = ()
+    partition: int | None = None
+    timestamp_ms: int | None = None
+    topic: str | None = None
+
+
+class PartitionInfo(NamedTuple):
+    """A snapshot of one partition. Offsets are exclusive ends, sizes are bytes on disk."""
+
+    topic: str
+    partition: int
+    leader: int
+    isr: tuple[int, ...]
+    replicas: tuple[int, ...]
+    leader_epoch: int
+    log_start_offset: int
+    high_watermark: int
+    last_stable_offset: int
+    log_end_offset: int
+    size_bytes: int
+    segments: int
+
+
+class SegmentInfo(NamedTuple):
+    """What a retention policy sees of one sealed segment. Timestamps in ms, -1 where it has no record."""
+
+    base_offset: int
+    next_offset: int
+    size_bytes: int
+    records: int
+    min_timestamp: int
+    max_timestamp: int
+
+
+class Policy(Protocol):
+    """Retention: given the sealed segments, oldest first, how many of the oldest may go.
+
+    `name` is stored with the topic; the object cannot be. A reopened topic deletes nothing, with a
+    warning, until the policy is given again.
+    """
+
+    @property
+    def name(self) -> str: ...
+    def expired(self, segments: Sequence[SegmentInfo], now_ms: int) -> int: ...
+
+
+class MemberInfo(NamedTuple):
+    """One member of a consumer group and what it has."""
+
+    member_id: str
+    client_id: str | None
+    group_instance_id: str | None
+    assignment: frozenset[TopicPartition]

@@ -1,0 +1,459 @@
+"""ConsumerGroup.run and start: handlers in worker threads, retries, dead letters, stopping."""
+
+from __future__ import annotations
+
+import contextlib
+import subprocess
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable
+from concurrent.futures import Future
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import streamlog
+from streamlog import ClosedError, ConfigError, TopicPartition
+from streamlog.testing import ManualClock
+
+InThread = Callable[[Callable[[], Any]], Future[Any]]
+RunScript = Callable[..., "subprocess.CompletedProcess[str]"]
+Record = streamlog.Record[Any, Any]
+LONG = 20.0
+P0 = TopicPartition("t", 0)
+
+
+class Trouble(Exception):
+    """What a handler raises here."""
+
+
+def fill(log: streamlog.StreamLog, count: int, *, partitions: int = 1) -> streamlog.Topic[Any, Any]:
+    topic = log.create_topic("t", partitions=partitions)
+    for partition in range(partitions):
+        topic.send_many([str(n) for n in range(count)], partition=partition).result()
+    return topic
+
+
+def place(record: Record) -> tuple[int, int]:
+    return record.partition, record.offset
+
+
+class Failing:
+    """A handler that fails at some offsets, for ever or a number of times, and remembers its calls."""
+
+    def __init__(self, *offsets: int, times: float = float("inf")) -> None:
+        self.offsets, self.times = offsets, times
+        self.calls: list[int] = []
+        self.moments: list[float] = []
+
+    def __call__(self, record: Record) -> None:
+        self.calls.append(record.offset)
+        self.moments.append(time.monotonic())
+        if record.offset in self.offsets and self.calls.count(record.offset) <= self.times:
+            raise Trouble(f"offset {record.offset} is no good")
+
+    @property
+    def handled(self) -> list[int]:
+        return [offset for offset in self.calls if offset not in self.offsets]
+
+
+# Handling
+
+
+def test_run_until_end_handles_every_record_exactly_once_and_commits_it(log: streamlog.StreamLog) -> None:
+    fill(log, 50, partitions=6)
+    handled: list[Record] = []
+    log.group("g").run(handled.append, "t", workers=4, until_end=True)
+    assert Counter(map(place, handled)) == Counter((p, n) for p in range(6) for n in range(50))
+    for partition in range(6):
+        assert [record.offset for record in handled if record.partition == partition] == list(range(50))
+    assert log.group("g").lag() == {TopicPartition("t", n): 0 for n in range(6)}
+    assert log.group("g").members() == []
+
+
+def test_records_sent_while_it_runs_are_handled_exactly_once(log: streamlog.StreamLog, in_thread: InThread) -> None:
+    topic = log.create_topic("t", partitions=5)
+    handled: list[Record] = []
+    all_done = threading.Event()
+
+    def handle(record: Record) -> None:
+        handled.append(record)
+        if len(handled) == 1500:
+            all_done.set()
+
+    def produce() -> None:
+        for n in range(300):
+            for partition in range(5):
+                topic.send(str(n), partition=partition).result()
+
+    with log.group("g").start(handle, "t", workers=3) as workers:
+        in_thread(produce).result(timeout=LONG)
+        assert all_done.wait(LONG)
+        workers.stop()
+        workers.wait(LONG)
+    assert Counter(map(place, handled)) == Counter((p, n) for p in range(5) for n in range(300))
+    assert log.group("g").lag() == {TopicPartition("t", n): 0 for n in range(5)}
+
+
+@pytest.mark.parametrize("workers", [1, 2, 8])
+def test_any_number_of_workers_will_do(log: streamlog.StreamLog, workers: int) -> None:
+    fill(log, 20, partitions=3)
+    handled: list[Record] = []
+    log.group("g").run(handled.append, "t", workers=workers, until_end=True)
+    assert len(handled) == len(set(map(place, handled))) == 60
+
+
+def test_workers_run_at_the_same_time(log: streamlog.StreamLog) -> None:
+    fill(log, 1, partitions=3)
+    together = threading.Barrier(3)
+    log.group("g").run(lambda record: together.wait(LONG), "t", workers=3, until_end=True)
+    assert log.group("g").lag() == {TopicPartition("t", n): 0 for n in range(3)}
+
+
+def test_run_until_end_of_an_empty_topic_returns(log: streamlog.StreamLog) -> None:
+    log.create_topic("t", partitions=2)
+    log.group("g").run(lambda record: pytest.fail("nothing was sent"), "t", until_end=True)
+
+
+def test_run_until_end_stops_at_the_end_of_its_start(log: streamlog.StreamLog) -> None:
+    topic = fill(log, 3)
+    handled: list[int] = []
+
+    def handle(record: Record) -> None:
+        handled.append(record.offset)
+        topic.send("more").result()
+
+    log.group("g").run(handle, "t", workers=1, until_end=True)
+    assert handled == [0, 1, 2]
+
+
+def test_run_goes_on_where_the_group_left_off(log: streamlog.StreamLog) -> None:
+    topic = fill(log, 3)
+    handled: list[int] = []
+    for _ in range(3):
+        log.group("g").run(lambda record: handled.append(record.offset), "t", until_end=True)
+        topic.send("more").result()
+    assert handled == [0, 1, 2, 3, 4]
+
+
+def test_options_reach_the_consumers(log: streamlog.StreamLog) -> None:
+    fill(log, 3)
+    values: list[int] = []
+    log.group("g").run(
+        lambda record: values.append(record.value), "t", until_end=True, value_deserializer=int, max_poll_records=1
+    )
+    assert values == [0, 1, 2]
+
+
+@pytest.mark.parametrize(
+    "options",
+    [{"workers": 0}, {"on_error": "explode"}, {"retries": -1}, {"max_poll_record": 1}, {"auto_offset_reset": "x"}],
+)
+def test_bad_options_are_refused_before_anything_starts(log: streamlog.StreamLog, options: dict[str, Any]) -> None:
+    fill(log, 1)
+    with pytest.raises(ConfigError):
+        log.group("g").start(lambda record: None, "t", **options)
+    assert log.group("g").members() == []
+
+
+# Errors
+
+
+def test_an_error_stops_the_run_and_reaches_the_caller_and_its_record_comes_again(log: streamlog.StreamLog) -> None:
+    fill(log, 6)
+    failing = Failing(3)
+    with pytest.raises(Trouble, match="offset 3"):
+        log.group("g").run(failing, "t", workers=1, until_end=True)
+    assert failing.calls == [0, 1, 2, 3]
+    assert log.group("g").committed() == {P0: 3}
+    again = Failing()
+    log.group("g").run(again, "t", until_end=True)
+    assert again.calls == [3, 4, 5]
+
+
+def test_an_error_of_one_worker_stops_the_others(log: streamlog.StreamLog) -> None:
+    topic = fill(log, 3, partitions=4)
+
+    def handle(record: Record) -> None:
+        if place(record) == (2, 1):
+            raise Trouble
+
+    with pytest.raises(Trouble):
+        log.group("g").run(handle, "t", workers=4)
+    assert log.group("g").members() == []
+    assert log.group("g").committed().get(TopicPartition("t", 2)) == 1
+    assert topic.partitions == 4
+
+
+def test_wait_raises_the_error_of_the_handler(log: streamlog.StreamLog) -> None:
+    fill(log, 3)
+    workers = log.group("g").start(Failing(1), "t", workers=2)
+    with pytest.raises(Trouble, match="offset 1"):
+        workers.wait(LONG)
+    with contextlib.suppress(Trouble):
+        workers.close()
+    assert log.group("g").committed() == {P0: 1}
+
+
+def test_skip_leaves_the_record_behind_and_goes_on(log: streamlog.StreamLog) -> None:
+    fill(log, 6)
+    failing = Failing(1, 5)
+    log.group("g").run(failing, "t", on_error="skip", until_end=True)
+    assert failing.calls == [0, 1, 2, 3, 4, 5]
+    assert log.group("g").committed() == {P0: 6}
+
+
+def test_a_record_is_tried_again_in_its_order_before_it_counts_as_failed(log: streamlog.StreamLog) -> None:
+    fill(log, 4)
+    failing = Failing(1, times=2)
+    log.group("g").run(failing, "t", workers=1, retries=2, retry_backoff_ms=1, until_end=True)
+    assert failing.calls == [0, 1, 1, 1, 2, 3]
+    assert log.group("g").committed() == {P0: 4}
+
+
+def test_after_its_retries_the_error_counts(log: streamlog.StreamLog) -> None:
+    fill(log, 4)
+    failing = Failing(1)
+    with pytest.raises(Trouble):
+        log.group("g").run(failing, "t", workers=1, retries=2, retry_backoff_ms=1, until_end=True)
+    assert failing.calls == [0, 1, 1, 1]
+    assert log.group("g").committed() == {P0: 1}
+
+
+def test_each_retry_waits_twice_as_long(log: streamlog.StreamLog) -> None:
+    fill(log, 1)
+    failing = Failing(0)
+    log.group("g").run(failing, "t", workers=1, retries=3, retry_backoff_ms=20, on_error="skip", until_end=True)
+    waits = [later - earlier for earlier, later in zip(failing.moments, failing.moments[1:], strict=False)]
+    assert len(waits) == 3
+    assert waits[0] >= 0.019
+    assert waits[1] >= 0.039
+    assert waits[2] >= 0.079
+
+
+def test_a_stop_does_not_wait_for_the_retries(log: streamlog.StreamLog) -> None:
+    fill(log, 1)
+    tried = threading.Event()
+
+    def handle(record: Record) -> None:
+        tried.set()
+        raise Trouble
+
+    workers = log.group("g").start(handle, "t", workers=1, retries=5, retry_backoff_ms=600_000)
+    assert tried.wait(LONG)
+    workers.stop()
+    with contextlib.suppress(Trouble):
+        workers.wait(LONG)
+    with contextlib.suppress(Trouble):
+        workers.close()
+    assert log.group("g").committed().get(P0, 0) == 0
+
+
+def test_a_record_that_will_not_deserialize_is_an_error_like_the_handlers(log: streamlog.StreamLog) -> None:
+    log.create_topic("t").send_many(["0", "one", "2"]).result()
+    log.create_topic("dead")
+    values: list[int] = []
+    log.group("g").run(
+        lambda record: values.append(record.value),
+        "t",
+        workers=1,
+        until_end=True,
+        on_error="dead_letter",
+        dead_letter_topic="dead",
+        value_deserializer=int,
+    )
+    assert values == [0, 2]
+    assert [record.value for record in log["dead"].read()] == [b"one"]
+
+
+# Dead letters
+
+
+def test_a_dead_letter_keeps_key_value_and_headers_and_says_what_went_wrong(log: streamlog.StreamLog) -> None:
+    topic = log.create_topic("t")
+    headers = [("trace", b"1"), ("trace", b"2"), ("none", None)]
+    topic.send_many(["a", "b"]).result()
+    topic.send("bad", "key", headers=headers).result()
+    topic.send("c").result()
+    dead = log.create_topic("dead")
+    log.group("g").run(
+        Failing(2), "t", workers=1, on_error="dead_letter", dead_letter_topic="dead", until_end=True, retries=0
+    )
+    (letter,) = dead.read()
+    assert (letter.key, letter.value) == (b"key", b"bad")
+    assert letter.headers[:3] == tuple(headers)
+    told = b" ".join(value or b"" for _, value in letter.headers[3:])
+    assert b"Trouble" in told
+    assert b"offset 2 is no good" in told
+    assert log.group("g").committed() == {P0: 4}
+
+
+def test_a_record_goes_to_the_dead_letters_only_after_its_retries(log: streamlog.StreamLog) -> None:
+    fill(log, 3)
+    dead = log.create_topic("dead")
+    failing = Failing(1)
+    log.group("g").run(
+        failing,
+        "t",
+        workers=1,
+        on_error="dead_letter",
+        dead_letter_topic="dead",
+        retries=2,
+        retry_backoff_ms=1,
+        until_end=True,
+    )
+    assert failing.calls == [0, 1, 1, 1, 2]
+    assert [record.value for record in dead.read()] == [b"1"]
+
+
+def test_dead_letters_are_written_before_their_record_is_committed(log: streamlog.StreamLog) -> None:
+    fill(log, 20, partitions=3)
+    dead = log.create_topic("dead", partitions=2)
+
+    def handle(record: Record) -> None:
+        if record.offset % 2:
+            raise Trouble
+
+    log.group("g").run(handle, "t", workers=3, on_error="dead_letter", dead_letter_topic="dead", until_end=True)
+    assert len(list(dead.read())) == 30
+    assert log.group("g").lag() == {TopicPartition("t", n): 0 for n in range(3)}
+
+
+# Stopping
+
+
+def test_stop_finishes_the_record_in_hand_and_takes_no_new_one(log: streamlog.StreamLog) -> None:
+    fill(log, 5)
+    in_hand, go_on = threading.Event(), threading.Event()
+    handled: list[int] = []
+
+    def handle(record: Record) -> None:
+        in_hand.set()
+        go_on.wait(LONG)
+        handled.append(record.offset)
+
+    workers = log.group("g").start(handle, "t", workers=1)
+    assert in_hand.wait(LONG)
+    workers.stop()
+    workers.stop()
+    go_on.set()
+    workers.wait(LONG)
+    assert handled == [0]
+    assert log.group("g").committed() == {P0: 1}
+    assert log.group("g").members() == []
+    workers.close()
+
+
+def test_leaving_the_block_stops_and_joins(log: streamlog.StreamLog) -> None:
+    fill(log, 5, partitions=2)
+    before = set(threading.enumerate())
+    started = threading.Event()
+    with log.group("g").start(lambda record: started.set(), "t", workers=3) as workers:
+        assert started.wait(LONG)
+        assert not workers.closed
+    assert workers.closed
+    assert log.group("g").members() == []
+    assert not [thread for thread in set(threading.enumerate()) - before if thread.is_alive()]
+    workers.close()
+
+
+def test_workers_with_nothing_to_do_stop_at_once(log: streamlog.StreamLog) -> None:
+    log.create_topic("t", partitions=2)
+    started = time.monotonic()
+    with log.group("g").start(lambda record: None, "t", workers=2):
+        pass
+    assert time.monotonic() - started < LONG / 2
+
+
+def test_wait_returns_when_until_end_is_reached(log: streamlog.StreamLog) -> None:
+    fill(log, 5, partitions=2)
+    handled: list[Record] = []
+    workers = log.group("g").start(handled.append, "t", workers=2, until_end=True)
+    workers.wait(LONG)
+    assert len(handled) == 10
+    workers.close()
+
+
+def test_closing_the_log_stops_its_workers(tmp_path: Path, clock: ManualClock) -> None:
+    log = streamlog.open(tmp_path / "data", clock=clock)
+    fill(log, 3)
+    handled: list[int] = []
+    done = threading.Event()
+
+    def handle(record: Record) -> None:
+        handled.append(record.offset)
+        if record.offset == 2:
+            done.set()
+
+    workers = log.group("g").start(handle, "t", workers=2)
+    assert done.wait(LONG)
+    log.close()
+    with contextlib.suppress(ClosedError):
+        workers.wait(LONG)
+    assert workers.closed
+    with streamlog.open(tmp_path / "data", clock=clock) as again:
+        again.group("g").run(lambda record: handled.append(record.offset), "t", until_end=True)
+    assert handled == [0, 1, 2]
+
+
+def test_ctrl_c_finishes_the_records_in_hand_and_the_rest_come_again(path: Path, run_script: RunScript) -> None:
+    done = run_script(
+        """
+        import os, signal, sys, threading
+        from collections import Counter
+        import streamlog
+
+        log = streamlog.open(sys.argv[1])
+        topic = log.create_topic("t", partitions=4)
+        for partition in range(4):
+            topic.send_many([str(n) for n in range(200)], partition=partition).result()
+        handled = []
+
+        def handle(record):
+            handled.append((record.partition, record.offset))
+            if len(handled) == 100:
+                os.kill(os.getpid(), signal.SIGINT)
+
+        try:
+            log.group("g").run(handle, "t", workers=3)
+        except KeyboardInterrupt:
+            pass
+        assert log.group("g").members() == [], log.group("g").members()
+        assert sum(log.group("g").committed().values()) == len(handled), (log.group("g").committed(), len(handled))
+        log.group("g").run(handle, "t", workers=3, until_end=True)
+        counts = Counter(handled)
+        assert len(counts) == 800 and set(counts.values()) == {1}
+        names = [thread.name for thread in threading.enumerate() if not thread.daemon]
+        assert names == ["MainThread"], names
+        log.close()
+        """,
+        path,
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stderr == ""
+
+
+def test_ctrl_c_ends_idle_workers(path: Path, run_script: RunScript) -> None:
+    done = run_script(
+        """
+        import os, signal, sys
+        import streamlog
+
+        signal.signal(signal.SIGALRM, lambda *_: os.kill(os.getpid(), signal.SIGINT))
+        with streamlog.open(sys.argv[1]) as log:
+            log.create_topic("t", partitions=2)
+            signal.setitimer(signal.ITIMER_REAL, 0.1)
+            try:
+                log.group("g").run(print, "t", workers=2)
+            except KeyboardInterrupt:
+                pass
+            log["t"].send("x").result()
+            log.group("g").run(lambda record: print(record.value), "t", workers=2, until_end=True)
+        """,
+        path,
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.split() == ["b'x'"]
+    assert done.stderr == ""

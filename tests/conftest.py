@@ -1,0 +1,172 @@
+"""What every test shares: a clock that the test moves, and logs whose whole directory is checked when the test ends.
+
+`streamlog` is imported inside the fixtures, so that a test of one low layer runs while a layer above it does not import.
+"""
+
+from __future__ import annotations
+
+import os
+import random
+import subprocess
+import sys
+import textwrap
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import hypothesis
+import pytest
+
+if TYPE_CHECKING:
+    import streamlog
+    from streamlog.testing import ManualClock
+
+START_MS = 1_700_000_000_000
+TIMEOUT_SECONDS = 60
+REPOSITORY = Path(__file__).resolve().parent.parent
+
+# A failure prints a blob for @reproduce_failure; `--hypothesis-seed=N` replays a whole run.
+for name, examples, steps in (("quick", 15, 25), ("ci", 40, 40), ("thorough", 1000, 60)):
+    hypothesis.settings.register_profile(
+        name, max_examples=examples, stateful_step_count=steps, deadline=None, print_blob=True
+    )
+hypothesis.settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "quick"))
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    config.addinivalue_line("markers", "damaged: harms the directory on purpose, so it is not checked at the end")
+    config.addinivalue_line("markers", "slow: real threads, real kills, many rounds")
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    if not config.pluginmanager.hasplugin("timeout"):
+        return
+    for item in items:
+        if item.get_closest_marker("timeout") is None:
+            item.add_marker(pytest.mark.timeout(TIMEOUT_SECONDS))
+
+
+@pytest.fixture
+def clock() -> ManualClock:
+    """A clock that stands still until the test moves it."""
+    from streamlog.testing import ManualClock
+
+    return ManualClock(start_ms=START_MS)
+
+
+@pytest.fixture
+def rng(request: pytest.FixtureRequest) -> random.Random:
+    """Random numbers whose seed is printed with a failure; STREAMLOG_TEST_SEED replays one."""
+    seed = int(os.environ.get("STREAMLOG_TEST_SEED", random.SystemRandom().randrange(2**32)))
+    print(f"STREAMLOG_TEST_SEED={seed}")
+    return random.Random(seed)
+
+
+class LogOpener:
+    """Opens logs for one test, reopens them as they were opened, closes and checks them at its end."""
+
+    def __init__(self, path: Path, clock: ManualClock) -> None:
+        self.path = path
+        self._clock = clock
+        self._opened: list[tuple[streamlog.StreamLog, Path, dict[str, Any]]] = []
+
+    def __call__(self, path: Path | None = None, **options: Any) -> streamlog.StreamLog:
+        """Open `path`, by default the test's own, on the test's clock unless another is given."""
+        import streamlog
+
+        path = self.path if path is None else path
+        options.setdefault("clock", self._clock)
+        log = streamlog.open(path, **options)
+        self._opened.append((log, path, options))
+        return log
+
+    def reopen(self, log: streamlog.StreamLog, **changed: Any) -> streamlog.StreamLog:
+        """Close `log` and open its directory again with the same options, but for those `changed`."""
+        path, options = next((path, options) for opened, path, options in self._opened if opened is log)
+        log.close()
+        return self(path, **{**options, **changed})
+
+    def close(self) -> None:
+        for log, _, _ in reversed(self._opened):
+            log.close()
+
+    def directories(self) -> set[Path]:
+        return {path for _, path, _ in self._opened} | {self.path}
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    """Where the test's log lies; nothing is there yet."""
+    return tmp_path / "data"
+
+
+@pytest.fixture
+def open_log(path: Path, clock: ManualClock, request: pytest.FixtureRequest) -> Iterator[LogOpener]:
+    """Opens logs that are closed, and whose directories are verified, when the test ends."""
+    opener = LogOpener(path, clock)
+    yield opener
+    opener.close()
+    if request.node.get_closest_marker("damaged") is None:
+        for directory in opener.directories():
+            assert_consistent(directory)
+
+
+@pytest.fixture
+def log(open_log: LogOpener) -> streamlog.StreamLog:
+    """An empty log in a directory of its own."""
+    return open_log()
+
+
+@pytest.fixture
+def reopen(open_log: LogOpener) -> Callable[..., streamlog.StreamLog]:
+    """`reopen(log)` closes a log and opens it again as it was opened."""
+    return open_log.reopen
+
+
+def assert_consistent(directory: Path) -> None:
+    """Fail with the report's own words if any checksum or invariant of the directory does not hold."""
+    import streamlog
+
+    if not (directory / "streamlog.json").exists():
+        return
+    report = streamlog.verify(directory)
+    assert report.ok, f"{directory} is damaged:\n{report}"
+
+
+@pytest.fixture
+def child() -> Iterator[Callable[..., subprocess.Popen[str]]]:
+    """`child(code, *args)` runs Python code in a process of its own that does not outlive the test."""
+    started: list[subprocess.Popen[str]] = []
+
+    def start(code: str, *args: object) -> subprocess.Popen[str]:
+        search_path = os.pathsep.join(filter(None, [str(REPOSITORY), os.environ.get("PYTHONPATH")]))
+        process = subprocess.Popen(
+            [sys.executable, "-c", textwrap.dedent(code), *map(str, args)],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            env={**os.environ, "PYTHONPATH": search_path},
+        )
+        started.append(process)
+        return process
+
+    yield start
+    for process in started:
+        if process.poll() is None:
+            process.kill()
+        process.communicate()
+
+
+@pytest.fixture
+def authoritative(path: Path) -> Callable[[], dict[str, bytes]]:
+    """`authoritative()` is the content of every file that is not derived from others, by its path."""
+
+    def snapshot() -> dict[str, bytes]:
+        return {
+            str(file.relative_to(path)): file.read_bytes()
+            for file in sorted(path.rglob("*"))
+            if file.is_file() and (file.suffix == ".log" or file.name in ("streamlog.json", "partition.state"))
+        }
+
+    return snapshot
