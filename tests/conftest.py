@@ -1,6 +1,7 @@
 """What every test shares: a clock that the test moves, and logs whose whole directory is checked when the test ends.
 
-`streamlog` is imported inside the fixtures, so that a test of one low layer runs while a layer above it does not import.
+`streamlog` is imported inside the fixtures, so that a test of one low layer runs even while a layer above it does
+not import.
 """
 
 from __future__ import annotations
@@ -22,7 +23,6 @@ if TYPE_CHECKING:
     from streamlog.testing import ManualClock
 
 START_MS = 1_700_000_000_000
-TIMEOUT_SECONDS = 60
 REPOSITORY = Path(__file__).resolve().parent.parent
 
 # A failure prints a blob for @reproduce_failure; `--hypothesis-seed=N` replays a whole run.
@@ -35,15 +35,6 @@ hypothesis.settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "quick"))
 
 def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line("markers", "damaged: harms the directory on purpose, so it is not checked at the end")
-    config.addinivalue_line("markers", "slow: real threads, real kills, many rounds")
-
-
-def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    if not config.pluginmanager.hasplugin("timeout"):
-        return
-    for item in items:
-        if item.get_closest_marker("timeout") is None:
-            item.add_marker(pytest.mark.timeout(TIMEOUT_SECONDS))
 
 
 @pytest.fixture
@@ -58,7 +49,7 @@ def clock() -> ManualClock:
 def rng(request: pytest.FixtureRequest) -> random.Random:
     """Random numbers whose seed is printed with a failure; STREAMLOG_TEST_SEED replays one."""
     seed = int(os.environ.get("STREAMLOG_TEST_SEED", random.SystemRandom().randrange(2**32)))
-    print(f"STREAMLOG_TEST_SEED={seed}")
+    request.node.add_report_section("setup", "seed", f"STREAMLOG_TEST_SEED={seed}")
     return random.Random(seed)
 
 

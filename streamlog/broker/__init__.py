@@ -1,0 +1,12 @@
+"""The broker: directories, topics, and every service that a client can ask for.
+
+- `api`: the Service protocol, the one way in. `client/` speaks nothing else.
+- `service`: the protocol over the partitions of this process.
+- `broker`: a directory's life: lock, owner file, opening and closing partitions.
+- `controller`, `metadata`: what topics there are, as records of a log of their own.
+- `groups`: consumer groups: the coordinator's shard over its internal topic.
+- `scheduler`: background work by deadline. `waiting`: requests parked until there is something to read.
+
+Lock order: metadata lock, shard lock, partition lock. None is held while a callback runs or a file is synced
+on behalf of a waiting producer.
+"""

@@ -152,7 +152,7 @@ def _unpack(kind: int, data: Buffer, codec: int, count: int) -> Any:
     if codec:
         size = int.from_bytes(data[:4], "little")
         data = compression.decompress(codec, data[4:], size, MAX_UNCOMPRESSED)
-    column = msgpack.unpackb(data, use_list=kind not in _tuples, ext_hook=_refuse_ext)
+    column = msgpack.unpackb(data, use_list=kind not in _tuples, ext_hook=_refuse_ext, max_ext_len=0)
     if not isinstance(column, (list, tuple)) or len(column) != count:
         raise ValueError(f"column {kind} does not hold {count} entries")
     return column

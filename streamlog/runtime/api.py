@@ -7,6 +7,7 @@ imports os, time or threading, so a test can replace each of them.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from types import TracebackType
 from typing import Any, Generic, Protocol, TypeVar
 
 from ..types import Buffer
@@ -22,7 +23,9 @@ class Lock(Protocol):
     def release(self) -> None: ...
     def locked(self) -> bool: ...
     def __enter__(self) -> bool: ...
-    def __exit__(self, *exc: object) -> None: ...
+    def __exit__(
+        self, type: type[BaseException] | None, value: BaseException | None, traceback: TracebackType | None, /
+    ) -> None: ...
 
 
 class Completion(Generic[T]):
@@ -48,15 +51,17 @@ class Completion(Generic[T]):
     @classmethod
     def of(cls, value: T) -> Completion[T]:
         """A completion that is done already."""
-        completion: Completion[T] = cls()
+        completion: Completion[T] = cls.__new__(cls)
         completion._value = value
+        completion._error = None
         completion._done = True
         return completion
 
     @classmethod
     def failed(cls, error: BaseException) -> Completion[T]:
         """A completion that has failed already."""
-        completion: Completion[T] = cls()
+        completion: Completion[T] = cls.__new__(cls)
+        completion._value = None
         completion._error = error
         completion._done = True
         return completion
@@ -79,16 +84,20 @@ class Completion(Generic[T]):
         if not self._done:
             self._value = value
             self._done = True
-        self._run()
+            self._run()
 
     def fail(self, error: BaseException) -> None:
+        """Fail it, unless it is answered already."""
         if not self._done:
             self._error = error
             self._done = True
-        self._run()
+            self._run()
 
     def on_done(self, callback: Callable[[Completion[T]], object]) -> None:
         """Call `callback(self)` once it is done, now if it is. REQUIRES: it neither blocks nor raises."""
+        if self._done:
+            callback(self)
+            return
         self._callbacks.append(callback)
         if self._done:
             self._run()

@@ -6,7 +6,8 @@ how many of the oldest may go. Policies are plain values: comparable, combinable
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import re
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 
@@ -125,12 +126,39 @@ def checked(policy: Policy, segments: Sequence[SegmentInfo], now_ms: int) -> int
     return max(0, min(count, len(segments)))
 
 
+_NAME = re.compile(r"max_(age|bytes|records)\((\d+)\)")
+_KINDS: dict[str, Callable[[int], Policy]] = {"age": MaxAge, "bytes": MaxBytes, "records": MaxRecords}
+
+
+def named(name: str) -> Policy | None:
+    """The policy that one of this module's names stands for, or None: a user's own cannot be rebuilt.
+
+    >>> named("(max_age(1000) | max_bytes(5))")
+    Any(left=MaxAge(age=1000), right=MaxBytes(size=5))
+    """
+    match = _NAME.fullmatch(name)
+    if match is not None:
+        return _KINDS[match[1]](int(match[2]))
+    if not (name.startswith("(") and name.endswith(")")):
+        return None
+    depth = 0
+    for at, letter in enumerate(name):
+        depth += (letter == "(") - (letter == ")")
+        if depth == 1 and name[at : at + 3] in (" | ", " & "):
+            left, right = named(name[1:at]), named(name[at + 3 : -1])
+            if left is None or right is None:
+                return None
+            return Any(left, right) if name[at + 1] == "|" else All(left, right)
+    return None
+
+
 def policy_of(config: TopicConfig, custom: Policy | None) -> Policy | None:
     """The policy that a topic's settings amount to; None keeps for ever.
 
-    A custom policy stands beside the bounds: what either allows may go.
+    A custom policy stands beside the bounds: what either allows may go. While one is named in the
+    settings but was not given since the log was opened, nothing is deleted at all.
     """
-    if not config.deletes:
+    if not config.deletes or (config.retention is not None and custom is None):
         return None
     policies: list[Policy] = []
     if config.retention_ms != FOREVER:

@@ -103,11 +103,10 @@ def test_a_bad_record_is_not_passed_by_itself(log: streamlog.StreamLog) -> None:
 
 def test_a_bad_record_ends_a_for_loop_with_its_error_after_the_good_ones(log: streamlog.StreamLog) -> None:
     log.create_topic("t").send_many(["0", "1", "bad", "3"]).result()
-    seen = []
+    seen: list[int] = []
     with log.consumer("t", value_deserializer=int) as consumer:
         with pytest.raises(DeserializationError):
-            for record in consumer.until_end():
-                seen.append(record.value)
+            seen.extend(record.value for record in consumer.until_end())
         consumer.seek(P0, 3)
         seen += [record.value for record in consumer.until_end()]
     assert seen == [0, 1, 3]

@@ -144,7 +144,7 @@ class TestRefusals:
     @pytest.mark.parametrize("bound", ["start", "end"])
     def test_naive_datetime_is_refused(self, topic: Topic, read: Any, bound: str) -> None:
         with pytest.raises(ValueError, match=r"aware|naive|time ?zone|tzinfo"):
-            read(topic, 0, **{bound: datetime(2026, 1, 1)})  # noqa: DTZ001
+            read(topic, 0, **{bound: datetime(2026, 1, 1)})
 
     @pytest.mark.parametrize("partition", [1, -1, 99])
     def test_partition_that_does_not_exist_is_refused_at_the_call(
@@ -211,9 +211,7 @@ def test_time_applies_to_each_partition_by_itself(log: StreamLog) -> None:
     assert found == [(0, 1), (0, 2), (1, 3)]
 
 
-def test_time_is_found_across_segments_and_after_reopening(
-    log: StreamLog, reopen: Callable[..., StreamLog]
-) -> None:
+def test_time_is_found_across_segments_and_after_reopening(log: StreamLog, reopen: Callable[..., StreamLog]) -> None:
     topic = log.create_topic("t", segment_bytes=2000)
     for n in range(300):
         topic.send(b"x" * 50, timestamp_ms=1000 + 10 * n)
@@ -238,7 +236,7 @@ def test_offsets_for_times_finds_the_first_record_at_or_after(
         assert consumer.offsets_for_times({partition: at(time)}) == expected
         assert consumer.offsets_for_times({partition: 5001}) == {partition: None}
         with pytest.raises(ValueError):
-            consumer.offsets_for_times({partition: datetime(2026, 1, 1)})  # noqa: DTZ001
+            consumer.offsets_for_times({partition: datetime(2026, 1, 1)})
 
 
 def test_offsets_for_times_ignores_deleted_records(log: StreamLog, timed: Topic) -> None:

@@ -88,7 +88,12 @@ def test_partition_info_follows_the_log(log: StreamLog) -> None:
     assert (before.log_start_offset, before.high_watermark, before.log_end_offset) == (0, 0, 0)
     topic.send_many([b"a", b"b", b"c"], partition=1)
     after = topic.partition(1)
-    assert (after.log_start_offset, after.high_watermark, after.last_stable_offset, after.log_end_offset) == (0, 3, 3, 3)
+    assert (after.log_start_offset, after.high_watermark, after.last_stable_offset, after.log_end_offset) == (
+        0,
+        3,
+        3,
+        3,
+    )
     assert after.size_bytes > before.size_bytes
     assert after.segments >= 1
     assert after.leader in after.isr
@@ -208,7 +213,9 @@ def test_sending_to_an_unknown_topic_creates_it_only_when_told_to(log: StreamLog
 # Defaults
 
 
-def test_defaults_of_open_are_stored_when_a_topic_is_created(open_log: Callable[..., StreamLog], reopen: Reopen) -> None:
+def test_defaults_of_open_are_stored_when_a_topic_is_created(
+    open_log: Callable[..., StreamLog], reopen: Reopen
+) -> None:
     log = open_log(partitions=3, retention_ms=timedelta(days=1), partitioner="murmur2")
     log.create_topic("plain")
     log.create_topic("chosen", partitions=1, retention_ms=5000)

@@ -151,13 +151,19 @@ def test_bytes_after_the_end_are_refused(codec: int, tail: Any) -> None:
         decompress(codec, packed + (packed if tail == "itself" else tail), len(TEXT), MIB)
 
 
-@pytest.mark.parametrize("tail", [b"\x00" * 8, b"more", "itself"])
-def test_bytes_after_an_lz4_frame_are_refused_or_ignored(tail: Any) -> None:
-    packed = compress(LZ4, TEXT)
-    try:  # cramjam before 2.14 stops reading at the end of the frame, whose checksum was right
-        assert decompress(LZ4, packed + (packed if tail == "itself" else tail), len(TEXT), MIB) == TEXT
+def outcome(codec: int, data: bytes, size: int) -> bytes | str:
+    """What `decompress` returns, or the reason it gives."""
+    try:
+        return decompress(codec, data, size, MIB)
     except ValueError as error:
-        assert "lz4" in str(error)  # noqa: PT017 (either outcome is right)
+        return str(error)
+
+
+@pytest.mark.parametrize("tail", [b"\x00" * 8, b"more", compress(LZ4, TEXT)])
+def test_bytes_after_an_lz4_frame_are_refused_or_ignored(tail: bytes) -> None:
+    got = outcome(LZ4, compress(LZ4, TEXT) + tail, len(TEXT))
+    # cramjam before 2.14 stops reading at the end of the frame, whose checksum was right.
+    assert got == TEXT or "lz4: damaged" in str(got)
 
 
 @pytest.mark.parametrize("codec", COMPRESSED)
@@ -166,21 +172,15 @@ def test_damaged_bytes_give_a_value_error_or_bytes_of_the_stated_length(codec: i
     packed = bytearray(compress(codec, TEXT))
     for _ in range(data.draw(st.integers(1, 4))):
         packed[data.draw(st.integers(0, len(packed) - 1))] = data.draw(st.integers(0, 255))
-    try:
-        unpacked = decompress(codec, packed, len(TEXT), MIB)
-    except ValueError as error:
-        assert codec_name(codec) in str(error)  # noqa: PT017 (either outcome is right)
-    else:
-        assert len(unpacked) == len(TEXT)
+    got = outcome(codec, bytes(packed), len(TEXT))
+    assert codec_name(codec) in got if isinstance(got, str) else len(got) == len(TEXT)
 
 
 @pytest.mark.parametrize("codec", COMPRESSED)
 @given(garbage=st.binary(max_size=200), size=st.integers(0, 1000))
 def test_garbage_gives_a_value_error_or_bytes_of_the_stated_length(codec: int, garbage: bytes, size: int) -> None:
-    try:
-        assert len(decompress(codec, garbage, size, 1000)) == size
-    except ValueError as error:
-        assert codec_name(codec) in str(error)  # noqa: PT017 (either outcome is right)
+    got = outcome(codec, garbage, size)
+    assert codec_name(codec) in got if isinstance(got, str) else len(got) == size
 
 
 @given(st.lists(st.binary(max_size=300), max_size=5))

@@ -1,0 +1,86 @@
+"""The Service protocol: everything a client can ask of a broker, and the only way in.
+
+Each call returns at once. One that may have to wait returns a Completion, done or parked; only
+`client/` blocks on one. A Kafka cluster behind the same protocol would be a second implementation.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any, Protocol
+
+from ..coordinator import GroupDescription, Heartbeat, HeartbeatResult
+from ..runtime.api import Completion
+from ..storage.log import Chunk, Write
+from ..types import Clock, OffsetAndMetadata, OffsetAndTimestamp, PartitionInfo, Policy, TopicPartition
+from .metadata import Image, TopicView
+from .scheduler import Scheduler
+from .waiting import ParkedFetch
+
+
+class Service(Protocol):
+    """See the module. Every method raises, or fails its Completion with, a StreamlogError."""
+
+    clock: Clock
+    scheduler: Scheduler
+    image: Image
+    """All topics at one moment. Take it once; it is replaced whole."""
+
+    def on_metadata(self, callback: Callable[[], object]) -> None:
+        """Call `callback` after each change to `image`. It must neither block nor raise."""
+
+    def off_metadata(self, callback: Callable[[], object]) -> None: ...
+
+    # topics
+    def topic(self, name: str) -> TopicView: ...
+    def create_topic(
+        self,
+        name: str,
+        partitions: int | None = None,
+        settings: Mapping[str, Any] | None = None,
+        *,
+        exist_ok: bool = False,
+    ) -> TopicView: ...
+    def update_topic(self, name: str, settings: Mapping[str, Any]) -> None: ...
+    def add_partitions(self, name: str, total: int) -> None: ...
+    def delete_topic(self, name: str) -> None: ...
+    def custom_policy(self, name: str) -> Policy | None: ...
+
+    # records
+    def produce(self, topic: TopicView, partition: int, write: Write) -> Completion[int]:
+        """Append; the base offset. With several replicas the Completion waits for the high watermark."""
+
+    def settle(self, topic: TopicView, partition: int, write: Write) -> None:
+        """After an interrupt: make `write.base_offset` say whether it was appended."""
+
+    def fetch(self, partition: TopicPartition, offset: int, max_bytes: int, isolation_level: str) -> Chunk: ...
+    def await_data(self, partitions: Iterable[TopicPartition]) -> ParkedFetch: ...
+    def after_damage(self, partition: TopicPartition, offset: int) -> int: ...
+    def bounds(self, partition: TopicPartition, isolation_level: str) -> tuple[int, int]:
+        """The first offset, and the end (exclusive) that a reader may see."""
+
+    def find_time(self, partition: TopicPartition, timestamp: int) -> OffsetAndTimestamp | None: ...
+    def partition_info(self, partition: TopicPartition) -> PartitionInfo: ...
+    def delete_records(self, partition: TopicPartition, before: int) -> int: ...
+    def apply_retention(self, name: str) -> None: ...
+    def compact(self, name: str) -> None: ...
+
+    # groups
+    def heartbeat(self, request: Heartbeat) -> Completion[HeartbeatResult]: ...
+    def renew(self, group: str, member_id: str, seen_version: int) -> bool:
+        """A poll in place of a heartbeat; False if a heartbeat would bring something new. Takes no lock."""
+
+    def leave_group(self, group: str, member_id: str) -> Completion[None]: ...
+    def watch_group(self, group: str, callback: Callable[[], object]) -> None: ...
+    def unwatch_group(self, group: str, callback: Callable[[], object]) -> None: ...
+    def commit(
+        self, group: str, member_id: str | None, member_epoch: int, offsets: Mapping[TopicPartition, OffsetAndMetadata]
+    ) -> Completion[None]: ...
+    def committed(
+        self, group: str, partitions: Iterable[TopicPartition] | None
+    ) -> dict[TopicPartition, OffsetAndMetadata]: ...
+    def describe_group(self, group: str) -> GroupDescription: ...
+    def list_groups(self) -> list[str]: ...
+    def delete_group(self, group: str) -> Completion[None]: ...
+
+    def metrics(self) -> dict[str, Any]: ...

@@ -1,0 +1,80 @@
+"""Changes to what topics there are: a request becomes records, and replaying them is what changes it.
+
+Pure: the caller appends the records, then replays them. Each function checks everything before it
+returns, so a refused request leaves nothing behind.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any
+from uuid import UUID
+
+from ..config import TopicConfig, check_topic_name
+from ..errors import ConfigError, InvalidTopicError, TopicAlreadyExistsError, UnknownTopicOrPartitionError, did_you_mean
+from .metadata import Image, LogRecord, TopicView, topic_key, topic_record, view_of
+
+GROUPS_TOPIC = "__consumer_offsets"
+METADATA_TOPIC = "__cluster_metadata"
+_RESERVED = (GROUPS_TOPIC, METADATA_TOPIC, "__transaction_state")
+
+
+def find(image: Image, name: str) -> TopicView:
+    view = image.topics.get(name)
+    if view is None:
+        raise unknown_topic(name, image)
+    return view
+
+
+def unknown_topic(name: str, image: Image) -> UnknownTopicOrPartitionError:
+    hint = did_you_mean(name, [n for n, v in image.topics.items() if not v.internal])
+    return UnknownTopicOrPartitionError(
+        f"There is no topic {name!r}{hint}. Create it with log.create_topic({name!r}), or open the log with "
+        f"auto_create_topics=True.",
+        topic=name,
+    )
+
+
+def create(image: Image, name: str, topic_id: UUID, partitions: int, config: TopicConfig, internal: bool) -> LogRecord:
+    check_topic_name(name)
+    if name in _RESERVED and not internal:
+        raise InvalidTopicError(f"{name!r} is the name of an internal topic; choose another.")
+    if name in image.topics:
+        raise TopicAlreadyExistsError(
+            f"Topic {name!r} exists already. Pass exist_ok=True to use it as it is, or delete it first.", topic=name
+        )
+    return topic_record(view_of(name, topic_id, partitions, config, internal))
+
+
+def alter(image: Image, name: str, changes: Mapping[str, Any]) -> LogRecord:
+    view = _users_own(image, name)
+    if changes.get("partitioner", view.config.partitioner) != view.config.partitioner:
+        raise ConfigError(
+            f"The partitioner of {name!r} cannot change: records of one key would be found in two partitions. "
+            f"Create another topic and copy the records.",
+            name="partitioner",
+        )
+    return topic_record(view._replace(config=dataclasses.replace(view.config, **changes)))
+
+
+def grow(image: Image, name: str, total: int) -> LogRecord:
+    view = _users_own(image, name)
+    if total <= view.partitions:
+        raise ConfigError(
+            f"Topic {name!r} has {view.partitions} partitions; their number can only grow, and {total} is no more.",
+            name="total",
+        )
+    return topic_record(view_of(name, view.id, total, view.config, view.internal))
+
+
+def delete(image: Image, name: str) -> LogRecord:
+    _users_own(image, name)
+    return topic_key(name), None
+
+
+def _users_own(image: Image, name: str) -> TopicView:
+    view = find(image, name)
+    if view.internal:
+        raise InvalidTopicError(f"{name!r} is internal to the log; it cannot be changed or deleted.")
+    return view

@@ -1,0 +1,174 @@
+"""Consumer groups: the coordinator's shard over its internal topic.
+
+The topic is made when the first group is, so a log without groups has none. The shard's lock is held
+around each request and never while somebody is woken.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Protocol, TypeVar
+
+from ..config import TopicConfig
+from ..coordinator import GroupDescription, Heartbeat, HeartbeatResult, Shard
+from ..records import columns
+from ..replication.partition import Partition
+from ..runtime.api import Completion, Lock
+from ..storage.log import Write
+from ..types import Clock, OffsetAndMetadata, TopicPartition
+from .replay import all_records
+
+T = TypeVar("T")
+LogRecord = tuple[bytes, bytes | None]
+
+TOPIC_CONFIG = TopicConfig(cleanup_policy="compact", segment_bytes=4 << 20, max_message_bytes=1 << 24)
+
+
+class Host(Protocol):
+    """What the groups need of the broker they live in."""
+
+    clock: Clock
+    incarnation: str
+
+    def groups_partition(self, create: bool) -> Partition | None: ...
+    def topic_counts(self) -> dict[str, int]: ...
+    def new_id(self) -> str: ...
+    def real_seconds(self) -> float: ...
+
+
+class Groups:
+    """All groups of a broker. Thread-safe."""
+
+    def __init__(self, host: Host, lock: Lock) -> None:
+        self._host = host
+        self._lock = lock
+        self._partition: Partition | None = None
+        self._shard = Shard(self._append, incarnation=host.incarnation, new_id=host.new_id)
+        self._interrupted = False
+
+    # -- the log underneath --------------------------------------------------------------------------
+
+    def _append(self, records: Sequence[LogRecord]) -> Completion[int]:
+        partition = self._partition
+        assert partition is not None
+        now = self._host.clock.time_ms()
+        keys, values = [k for k, _ in records], [v for _, v in records]
+        batch = columns.seal(partition.log.seed, keys, values, now, count=len(records))
+        return Completion.of(partition.append(Write([batch]), now))
+
+    def _load(self, create: bool) -> bool:
+        """Have the shard loaded; False if there is no topic for it yet. REQUIRES: the lock."""
+        if self._shard.ready and not self._interrupted:
+            return True
+        partition = self._partition = self._host.groups_partition(create)
+        if partition is None:
+            return False
+        self._shard.unload()
+        self._shard.replay(all_records(partition))
+        self._interrupted = False
+        self._shard.loaded(self._host.clock.time_ms(), self._host.real_seconds()).result()
+        return True
+
+    def _ask(self, request: Callable[[Shard], T], create: bool, otherwise: Callable[[], T]) -> T:
+        """Run one request under the lock, wake outside it.
+
+        An interrupt in the middle may leave the shard behind its log, so it is replayed before it
+        answers again.
+        """
+        with self._lock:
+            if not self._load(create):
+                return otherwise()
+            try:
+                result = request(self._shard)
+            except Exception:
+                raise
+            except BaseException:
+                self._interrupted = True
+                raise
+            wakeups = self._shard.take_wakeups()
+        for wake in wakeups:
+            wake()
+        return result
+
+    # -- requests ------------------------------------------------------------------------------------
+
+    def heartbeat(self, request: Heartbeat) -> Completion[HeartbeatResult]:
+        host = self._host
+        counts = {name: n for name, n in host.topic_counts().items() if name in request.topics}
+        return self._ask(
+            lambda shard: shard.heartbeat(request, counts, host.clock.time_ms(), host.real_seconds()), True, _unreachable
+        )
+
+    def renew(self, group: str, member_id: str, seen_version: int) -> bool:
+        return not self._interrupted and self._shard.renew(group, member_id, seen_version, self._host.real_seconds())
+
+    def leave(self, group: str, member_id: str) -> Completion[None]:
+        host = self._host
+        return self._ask(
+            lambda shard: shard.leave(group, member_id, host.clock.time_ms(), host.real_seconds()), True, _unreachable
+        )
+
+    def expire_members(self) -> None:
+        """Evict whose poll interval or session is over."""
+        host = self._host
+        if self._partition is None:
+            return
+        self._ask(lambda shard: shard.expire(host.real_seconds(), host.clock.time_ms()), False, _done).result()
+
+    def next_expiry_s(self) -> float | None:
+        with self._lock:
+            return self._shard.next_expiry_s() if self._shard.ready else None
+
+    def watch(self, group: str, callback: Callable[[], object]) -> None:
+        with self._lock:
+            self._shard.watch(group, callback)
+
+    def unwatch(self, group: str, callback: Callable[[], object]) -> None:
+        with self._lock:
+            self._shard.unwatch(group, callback)
+
+    def commit(
+        self, group: str, member_id: str | None, member_epoch: int, offsets: Mapping[TopicPartition, OffsetAndMetadata]
+    ) -> Completion[None]:
+        now = self._host.clock.time_ms()
+        return self._ask(
+            lambda shard: shard.commit(group, member_id, member_epoch, offsets, now), True, _unreachable
+        )
+
+    def committed(
+        self, group: str, partitions: Iterable[TopicPartition] | None
+    ) -> dict[TopicPartition, OffsetAndMetadata]:
+        return self._ask(lambda shard: shard.committed(group, partitions), False, dict)
+
+    def describe(self, group: str) -> GroupDescription:
+        return self._ask(lambda shard: shard.describe(group), False, lambda: GroupDescription(group, "Dead", "", 0, ()))
+
+    def list(self) -> list[str]:
+        return self._ask(lambda shard: shard.list_groups(), False, lambda: [])
+
+    def delete(self, group: str) -> Completion[None]:
+        return self._ask(lambda shard: shard.delete_group(group), True, _unreachable)
+
+    def metadata_changed(self) -> None:
+        host = self._host
+        if self._partition is None and host.groups_partition(False) is None:
+            return
+        counts = host.topic_counts()
+        self._ask(
+            lambda shard: shard.metadata_changed(counts, host.clock.time_ms(), host.real_seconds()), False, _done
+        ).result()
+
+    # -- background work -----------------------------------------------------------------------------
+
+    def expire_offsets(self, now_ms: int) -> int | None:
+        """Forget offsets that outlived their retention; when to come again (ms)."""
+        self._ask(lambda shard: shard.expire_offsets(now_ms), False, _done).result()
+        return self._ask(lambda shard: shard.next_offset_expiry_ms(), False, lambda: None)
+
+
+def _done() -> Completion[None]:
+    return Completion.of(None)
+
+
+def _unreachable() -> T:  # type: ignore[type-var]
+    raise AssertionError("the groups topic was to be created")

@@ -1,0 +1,92 @@
+"""What topics there are: an image made by replaying the records of the metadata log.
+
+Keys are msgpack `[kind, name]`, values msgpack maps; None is a tombstone. A key's last record says
+everything about it, so the log can be compacted like any other.
+
+    ["topic", name]   id (16 bytes), partitions, internal, config (a map of TopicConfig's fields)
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterable, Mapping
+from typing import Any, NamedTuple
+from uuid import UUID
+
+import msgpack
+
+from ..config import TopicConfig
+from ..errors import FormatError
+from ..records.batch import seed_of
+
+LogRecord = tuple[bytes, bytes | None]
+_CONFIG_FIELDS = frozenset(f.name for f in dataclasses.fields(TopicConfig))
+
+
+class TopicView(NamedTuple):
+    """A topic at one moment. `seeds[n]` is what partition n's checksums are seeded with."""
+
+    name: str
+    id: UUID
+    id_bytes: bytes
+    partitions: int
+    config: TopicConfig
+    internal: bool
+    seeds: tuple[int, ...]
+
+
+class Image(NamedTuple):
+    """All topics at one moment; immutable, replaced whole. `version` counts the changes."""
+
+    version: int
+    topics: Mapping[str, TopicView]
+
+
+EMPTY = Image(0, {})
+
+
+def topic_key(name: str) -> bytes:
+    key: bytes = msgpack.packb(["topic", name])
+    return key
+
+
+def topic_record(view: TopicView) -> LogRecord:
+    value: bytes = msgpack.packb(
+        {
+            "id": view.id_bytes,
+            "partitions": view.partitions,
+            "internal": view.internal,
+            "config": dataclasses.asdict(view.config),
+        }
+    )
+    return topic_key(view.name), value
+
+
+def view_of(name: str, topic_id: UUID, partitions: int, config: TopicConfig, internal: bool) -> TopicView:
+    seeds = tuple(seed_of(topic_id.bytes, n) for n in range(partitions))
+    return TopicView(name, topic_id, topic_id.bytes, partitions, config, internal, seeds)
+
+
+def replay(image: Image, records: Iterable[LogRecord]) -> Image:
+    """The image after `records`. Raises FormatError for one that this version does not understand."""
+    topics = dict(image.topics)
+    version = image.version
+    for key, value in records:
+        kind, name = msgpack.unpackb(key)
+        version += 1
+        if kind != "topic":
+            raise FormatError(f"The metadata log has a record of kind {kind!r}; open it with a newer streamlog.")
+        if value is None:
+            topics.pop(name, None)
+            continue
+        fields: dict[str, Any] = msgpack.unpackb(value)
+        unknown = set(fields["config"]) - _CONFIG_FIELDS
+        if unknown:
+            raise FormatError(
+                f"Topic {name!r} has settings this streamlog does not know ({', '.join(sorted(unknown))}); "
+                f"open the log with a newer streamlog."
+            )
+        topics[name] = view_of(
+            name, UUID(bytes=fields["id"]), fields["partitions"], TopicConfig(**fields["config"]), fields["internal"]
+        )
+    return Image(version, topics)

@@ -1,0 +1,234 @@
+"""A partition: a log, the lock that guards it, and the callbacks of those who wait for its end to move."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+from collections.abc import Callable, Sequence
+
+from ..errors import StreamlogError, UnknownTopicOrPartitionError
+from ..runtime.api import Lock
+from ..storage import compaction
+from ..storage.log import Log, Write
+from ..storage.retention import checked, policy_of
+from ..storage.segment import Segment
+from ..types import Policy, TopicPartition
+
+logger = logging.getLogger("streamlog.replication")
+
+# How often a policy of the user's own is asked: nothing tells when its answer changes.
+CUSTOM_POLICY_INTERVAL_MS = 300_000
+# How soon after a failure (a full disk, say) maintenance tries again.
+RETRY_MS = 15_000
+
+
+class Partition:
+    """One partition that this broker leads. Thread-safe.
+
+    An append publishes the new end, leaves the lock, and only then wakes who waits: nobody is woken
+    under a lock.
+    """
+
+    def __init__(
+        self, name: TopicPartition, topic_id: bytes, log: Log, new_lock: Callable[[], Lock], broker_id: int = 0
+    ) -> None:
+        self.name = name
+        self.topic_id = topic_id
+        self.log = log
+        self.lock = new_lock()
+        self.maintenance = new_lock()
+        self.broker_id = broker_id
+        self.leader_epoch = 0
+        self.custom_policy: Policy | None = None
+        self.waiters: list[Callable[[], object]] = []
+        self.closed: StreamlogError | None = None
+        self.next_horizon: int | None = None
+        self.on_roll: Callable[[Partition], None] | None = None
+
+    @property
+    def high_watermark(self) -> int:
+        """What readers may see: with one replica, everything that was published."""
+        return self.log.tail.end_offset
+
+    def append(self, write: Write, now_ms: int) -> int:
+        """Append as the leader; the base offset. Raises what `Log.append` raises."""
+        segments = self.log.tail.segments
+        with self.lock:
+            if self.closed is not None:
+                raise self.closed.again()
+            base_offset = self.log.append(write, self.leader_epoch, now_ms)
+        if self.waiters:
+            self.wake()
+        if self.on_roll is not None and segments is not self.log.tail.segments:
+            self.on_roll(self)
+        return base_offset
+
+    def settle(self, write: Write) -> None:
+        """Find out what became of an `append` that was interrupted; see `Log.settle`."""
+        with self.lock:
+            if self.closed is None:
+                self.log.settle(write)
+        self.wake()
+
+    # -- waiting -------------------------------------------------------------------------------------
+
+    def watch(self, callback: Callable[[], object]) -> None:
+        """Call `callback` once, after the next append. The caller looks at the end again after this."""
+        self.waiters.append(callback)
+
+    def unwatch(self, callback: Callable[[], object]) -> None:
+        with contextlib.suppress(ValueError):
+            self.waiters.remove(callback)
+
+    def wake(self) -> None:
+        """Hand out every callback there is now, each to one caller only: `pop` is atomic."""
+        for _ in range(len(self.waiters)):
+            try:
+                callback = self.waiters.pop()
+            except IndexError:
+                return
+            callback()
+
+    # -- forgetting ----------------------------------------------------------------------------------
+
+    def delete_records(self, before: int) -> int:
+        """Raise the log start to `before`; the new start. Raises OffsetOutOfRangeError past the end."""
+        with self.maintenance:
+            tail = self.log.tail
+            if not 0 <= before <= tail.end_offset:
+                raise self.log.out_of_range(before, tail.end_offset)
+            with self.lock:
+                self._check_open()
+                gone = self.log.advance_start(before)
+            self.log.discard(gone)
+            return self.log.tail.start_offset
+
+    def roll(self, now_ms: int) -> None:
+        with self.lock:
+            self._check_open()
+            self.log.roll(now_ms)
+
+    def apply_retention(self, now_ms: int) -> int:
+        """Delete the sealed segments that the topic's policy lets go; how many."""
+        policy = policy_of(self.log.config, self.custom_policy)
+        if policy is None:
+            return 0
+        with self.maintenance:
+            segments = self.log.tail.segments[:-1]
+            count = checked(policy, [segment.info() for segment in segments], now_ms)
+            if not count:
+                return 0
+            with self.lock:
+                self._check_open()
+                gone = self.log.advance_start(max(self.log.tail.start_offset, segments[count - 1].next_offset))
+            self.log.discard(gone)
+            logger.info("%s-%d: retention removed %d segments", *self.name, len(gone))
+            return len(gone)
+
+    def compact(self, now_ms: int) -> compaction.Result | None:
+        """One compaction pass over what may be compacted now; None if there is nothing."""
+        if not self.log.config.compacts:
+            return None
+        with self.maintenance:
+            self._check_open()
+            todo = compaction.plan(self.log, now_ms, self.high_watermark)
+            if not todo.segments:
+                return None
+            result = compaction.compact(self.log, todo, now_ms, self._publish)
+            self.next_horizon = result.next_horizon
+            return result
+
+    def _publish(self, old: Sequence[Segment], new: Segment) -> None:
+        with self.lock:
+            self.log.replace(old, new)
+
+    def maintain(self, now_ms: int) -> int | None:
+        """Background work: roll what is old, apply retention, compact, sync what was sealed.
+
+        Returns when to come again (ms), None if only an append can make it necessary.
+        """
+        try:
+            self._roll_if_due(now_ms)
+            self.apply_retention(now_ms)
+            if self._should_compact(now_ms):
+                self.compact(now_ms)
+            with self.maintenance:
+                self.log.sync_sealed()
+        except StreamlogError as error:
+            if self.closed is not None:
+                return None
+            logger.error("%s-%d: maintenance failed and will be tried again: %s", *self.name, error)
+            return now_ms + RETRY_MS
+        except Exception:
+            logger.exception("%s-%d: a retention policy raised; nothing was deleted", *self.name)
+            return now_ms + RETRY_MS
+        return self._next_deadline(now_ms)
+
+    def _roll_if_due(self, now_ms: int) -> None:
+        if self._ages() and self.log.tail.end_position and self.log.is_due(now_ms):
+            with self.lock:
+                self._check_open()
+                if self.log.is_due(now_ms):
+                    self.log.roll(now_ms)
+
+    def _ages(self) -> bool:
+        """Whether an idle active segment has to be sealed for anything to happen to it."""
+        return self.log.config.compacts or policy_of(self.log.config, self.custom_policy) is not None
+
+    def _should_compact(self, now_ms: int) -> bool:
+        config = self.log.config
+        if not config.compacts:
+            return False
+        if self.next_horizon is not None and now_ms >= self.next_horizon:
+            return True
+        todo = compaction.plan(self.log, now_ms, self.high_watermark)
+        return todo.dirty_bytes > 0 and todo.dirty_ratio >= config.min_cleanable_dirty_ratio
+
+    def _next_deadline(self, now_ms: int) -> int | None:
+        log, config = self.log, self.log.config
+        tail = log.tail
+        due: list[int] = []
+        if self._ages() and tail.first_append >= 0:
+            due.append(tail.first_append + config.effective_segment_ms)
+        sealed = tail.segments[:-1]
+        if config.deletes and config.retention_ms > 0 and sealed:
+            due.append(sealed[0].max_timestamp + config.retention_ms + 1)
+        if self.custom_policy is not None and sealed:
+            due.append(now_ms + CUSTOM_POLICY_INTERVAL_MS)
+        if config.compacts:
+            if self.next_horizon is not None:
+                due.append(self.next_horizon)
+            if config.min_compaction_lag_ms:
+                late = [s.max_timestamp for s in sealed if s.next_offset > log.cleaned_until]
+                due += [t + config.min_compaction_lag_ms for t in late if t + config.min_compaction_lag_ms > now_ms]
+        return max(min(due), now_ms + 1) if due else None
+
+    def _check_open(self) -> None:
+        if self.closed is not None:
+            raise self.closed.again()
+
+    # -- the end -------------------------------------------------------------------------------------
+
+    def shut(self, error: StreamlogError) -> None:
+        """Refuse everything from now on with `error`, and wake who waits."""
+        with self.lock:
+            self.closed = error
+        self.wake()
+
+    def close(self, error: StreamlogError) -> None:
+        """Shut, sync, and close the log. Raises what the disk raises, after everything was let go."""
+        self.shut(error)
+        with self.maintenance, self.lock:
+            try:
+                self.log.close()
+            finally:
+                self.log.release()
+
+
+def gone(name: TopicPartition) -> UnknownTopicOrPartitionError:
+    return UnknownTopicOrPartitionError(
+        f"Topic {name.topic!r} has no partition {name.partition} (any more). Look at log[{name.topic!r}].partitions, "
+        f"or create the topic first.",
+        topic=name.topic,
+        partition=name.partition,
+    )

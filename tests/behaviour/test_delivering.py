@@ -1,0 +1,229 @@
+"""When a sent record is acknowledged, how one learns of it, and how one learns of a failure."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+import streamlog
+from streamlog import Delivery, Producer, RecordMetadata, StreamLog, Topic
+
+OpenLog = Callable[..., StreamLog]
+HOUR_MS = 3_600_000
+
+
+@pytest.fixture
+def topic(log: StreamLog) -> Topic:
+    return log.create_topic("t")
+
+
+def values_of(topic: Topic) -> list[Any]:
+    return [record.value for record in topic.read()]
+
+
+def ends_of(topic: Topic) -> list[int]:
+    return [topic.partition(n).log_end_offset for n in range(topic.partitions)]
+
+
+# Linger, flush, close
+
+
+def test_linger_ends_when_its_time_has_come(log: StreamLog, topic: Topic, clock: Any) -> None:
+    with log.producer(linger_ms=100) as producer:
+        first = producer.send("t", b"a")
+        clock.advance(0.060)
+        second = producer.send("t", b"b")
+        clock.advance(0.039)
+        assert (first.done(), second.done()) == (False, False)
+        assert values_of(topic) == []
+        clock.advance(0.001)
+        assert (first.done(), second.done()) == (True, True)
+        assert values_of(topic) == [b"a", b"b"]
+        assert [batch.last_offset for batch in topic.read_batches()] == [1]
+
+
+@pytest.mark.parametrize("end", ["result", "exception", "flush", "close", "full"])
+def test_linger_is_ended_early(log: StreamLog, topic: Topic, end: str) -> None:
+    producer = log.producer(linger_ms=10_000, batch_size=1000)
+    first, second = producer.send("t", b"a"), producer.send("t", b"b")
+    assert not first.done()
+    if end == "result":
+        assert second.result().offset == 1
+    elif end == "exception":
+        assert second.exception() is None
+    elif end == "flush":
+        producer.flush()
+    elif end == "close":
+        producer.close()
+    else:
+        for _ in range(20):
+            producer.send("t", b"x" * 100)
+    assert first.done()
+    assert second.done()
+    assert values_of(topic)[:2] == [b"a", b"b"]
+    producer.close()
+
+
+def test_closing_the_log_flushes_its_producers(log: StreamLog, topic: Topic, open_log: OpenLog) -> None:
+    delivery = log.producer(linger_ms=10_000).send("t", b"x")
+    log.close()
+    assert delivery.done()
+    assert delivery.result().offset == 0
+    assert values_of(open_log()["t"]) == [b"x"]
+
+
+def test_linger_keeps_order_within_a_partition(log: StreamLog, rng: Any, clock: Any) -> None:
+    topic = log.create_topic("t", partitions=3)
+    sent = defaultdict(list)
+    with log.producer(linger_ms=50, batch_size=300) as producer:
+        for n in range(600):
+            partition = rng.randrange(3)
+            value = b"%d" % n + b"." * rng.randrange(60)
+            if rng.random() < 0.1:
+                producer.send_many("t", [value, value], partition=partition)
+                sent[partition] += [value, value]
+            else:
+                producer.send("t", value, partition=partition)
+                sent[partition].append(value)
+            if rng.random() < 0.05:
+                clock.advance(0.030)
+            if rng.random() < 0.02:
+                producer.flush()
+    for partition in range(3):
+        assert [record.value for record in topic.read(partition)] == sent[partition]
+
+
+def test_send_many_waits_with_the_linger_too(log: StreamLog, topic: Topic, clock: Any) -> None:
+    with log.producer(linger_ms=100) as producer:
+        producer.send("t", b"a")
+        many = producer.send_many("t", [b"b", b"c"])
+        assert not many.done()
+        clock.advance(0.1)
+        assert [metadata.offset for metadata in many.result()] == [1, 2]
+
+
+def test_closed_producer_refuses_and_the_log_goes_on(log: StreamLog, topic: Topic) -> None:
+    with log.producer() as producer:
+        producer.send("t", b"x")
+    for use in (lambda: producer.send("t", b"y"), lambda: producer.send_many("t", []), producer.flush):
+        with pytest.raises(streamlog.ClosedError):
+            use()
+    topic.send(b"z")
+    assert values_of(topic) == [b"x", b"z"]
+
+
+# Deliveries
+
+
+def test_callback_is_called_once_when_done_and_at_once_if_done_already(log: StreamLog, topic: Topic) -> None:
+    called: list[Delivery[RecordMetadata]] = []
+    with log.producer(linger_ms=1000) as producer:
+        delivery = producer.send("t", b"x")
+        delivery.add_done_callback(called.append)
+        assert called == []
+        producer.flush()
+        assert called == [delivery]
+        delivery.add_done_callback(called.append)
+        assert called == [delivery, delivery]
+        topic.send(b"y").add_done_callback(called.append)
+        assert len(called) == 3
+
+
+def test_failing_callback_harms_nobody(log: StreamLog, topic: Topic) -> None:
+    called: list[object] = []
+    with log.producer(linger_ms=1000) as producer:
+        delivery = producer.send("t", b"x")
+        delivery.add_done_callback(lambda _: 1 / 0)
+        delivery.add_done_callback(called.append)
+        producer.send("t", b"y")
+        producer.flush()
+    assert called == [delivery]
+    assert values_of(topic) == [b"x", b"y"]
+
+
+def test_callback_may_use_the_log(log: StreamLog, topic: Topic) -> None:
+    with log.producer(linger_ms=1000) as producer:
+        producer.send("t", b"x").add_done_callback(lambda _: topic.send(b"from the callback"))
+        producer.flush()
+    assert values_of(topic) == [b"x", b"from the callback"]
+
+
+def test_record_whose_topic_is_deleted_while_it_lingers_fails_in_its_delivery(log: StreamLog, topic: Topic) -> None:
+    producer = log.producer(linger_ms=1000)
+    delivery = producer.send("t", b"x")
+    topic.delete()
+    error = delivery.exception()
+    assert isinstance(error, streamlog.StreamlogError)
+    assert isinstance(error, LookupError)
+    with pytest.raises(type(error)):
+        delivery.result()
+    producer.flush()
+    producer.close()
+
+
+@pytest.mark.parametrize("end", ["flush", "close"])
+def test_failure_that_nobody_asked_about_is_raised_by_flush_and_close(log: StreamLog, topic: Topic, end: str) -> None:
+    kept = log.create_topic("kept")
+    producer = log.producer(linger_ms=1000)
+    producer.send("t", b"lost", b"k", headers={"h": b"1"})
+    producer.send("kept", b"safe")
+    topic.delete()
+    with pytest.raises(streamlog.DeliveryError) as caught:
+        producer.flush() if end == "flush" else producer.close()
+    (failure,) = caught.value.failed.values()
+    assert isinstance(failure, LookupError)
+    (record,) = caught.value.records
+    assert (record.topic, record.value, record.key) == ("t", b"lost", b"k")
+    assert values_of(kept) == [b"safe"]
+    producer.close()
+    assert producer.closed
+
+
+def test_failed_send_many_says_which_records_failed(log: StreamLog, topic: Topic) -> None:
+    producer = log.producer(linger_ms=1000)
+    delivery = producer.send_many("t", [b"a", b"b", b"c"])
+    topic.delete()
+    with pytest.raises(streamlog.DeliveryError) as caught:
+        delivery.result()
+    error = caught.value
+    assert sorted(error.failed) == [0, 1, 2]
+    assert all(isinstance(failure, LookupError) for failure in error.failed.values())
+    assert [record.value for record in error.records] == [b"a", b"b", b"c"]
+    assert list(error.metadata) == [None, None, None]
+    assert isinstance(delivery.exception(), streamlog.DeliveryError)
+    producer.close()
+
+
+# Acks
+
+
+def test_acks_0_is_done_at_once_and_knows_no_offset(log: StreamLog, topic: Topic) -> None:
+    with log.producer(acks=0, linger_ms=1000) as producer:
+        delivery = producer.send("t", b"x", partition=0)
+        assert delivery.done()
+        assert delivery.result().offset == -1
+        assert [metadata.offset for metadata in producer.send_many("t", [b"y", b"z"]).result()] == [-1, -1]
+    assert values_of(topic) == [b"x", b"y", b"z"]
+
+
+@pytest.mark.parametrize("acks", [1, "all"])
+def test_acks_1_and_all_know_the_offset(log: StreamLog, topic: Topic, acks: Any) -> None:
+    with log.producer(acks=acks) as producer:
+        assert [producer.send("t", b"x").result().offset for _ in range(3)] == [0, 1, 2]
+
+
+@pytest.mark.parametrize("acks", [2, -5, "none", "", None, True, 1.0], ids=repr)
+def test_other_acks_are_refused(log: StreamLog, acks: Any) -> None:
+    with pytest.raises(streamlog.ConfigError, match="acks"):
+        log.producer(acks=acks)
+
+
+@pytest.mark.parametrize("config", [{"linger": 5}, {"linger.ms": 5}, {"lingerMs": 5}], ids=str)
+def test_unknown_producer_config_is_answered_with_the_name_that_was_meant(log: StreamLog, config: Any) -> None:
+    with pytest.raises(streamlog.ConfigError, match="linger_ms"):
+        log.producer(**config)
+    with pytest.raises(streamlog.ConfigError, match="linger_ms"):
+        Producer(log, **config)

@@ -1,0 +1,234 @@
+"""Ctrl-C is honoured in every call and leaves a usable log.
+
+Each script interrupts its own call again and again, after 0.1 to 50 ms, so that some interrupts fall into
+the work and some into the wait; then everything acknowledged must be there, once.
+"""
+
+from __future__ import annotations
+
+import signal
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+
+import streamlog
+from streamlog import TopicPartition
+
+Child = Callable[..., "subprocess.Popen[str]"]
+RunScript = Callable[..., "subprocess.CompletedProcess[str]"]
+LONG = 20.0
+
+
+def values(log: streamlog.StreamLog, topic: str = "t") -> list[bytes]:
+    return [record.value for record in log[topic].read()]
+
+
+def assert_quiet(done: subprocess.CompletedProcess[str]) -> None:
+    """It ended well and left no traceback."""
+    assert done.returncode == 0, done.stderr
+    assert done.stderr == ""
+
+
+INTERRUPTED = """
+import os, signal, sys, streamlog
+
+signal.signal(signal.SIGALRM, lambda *_: os.kill(os.getpid(), signal.SIGINT))
+log = streamlog.open(sys.argv[1])
+topic = log.create_topic("t", partitions=2)
+acknowledged = []
+interrupted = 0
+
+def interrupt_after(seconds, call):
+    global interrupted
+    try:
+        signal.setitimer(signal.ITIMER_REAL, seconds)
+        call()
+    except KeyboardInterrupt:
+        interrupted += 1
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+
+{call}
+
+for delay in (0.0001, 0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05) * {rounds}:
+    interrupt_after(delay, call)
+
+assert interrupted == 8 * {rounds}, interrupted
+topic.send("afterwards", partition=0).result()
+with log.consumer("t") as consumer:
+    found = [record.value.decode() for record in consumer.until_end()]
+assert found.count("afterwards") == 1, found[-5:]
+missing = set(acknowledged) - set(found)
+assert not missing, missing
+assert len(found) == len(set(found)), "a record is there twice"
+log.close()
+"""
+
+
+def interrupted_in(call: str, rounds: int = 2) -> str:
+    return INTERRUPTED.format(call=call, rounds=rounds)
+
+
+def test_ctrl_c_in_a_waiting_poll(path: Path, run_script: RunScript) -> None:
+    call = """
+consumer = log.consumer("t")
+
+def call():
+    while True:
+        consumer.poll(timeout=30)
+"""
+    assert_quiet(run_script(interrupted_in(call), path))
+
+
+def test_ctrl_c_in_a_waiting_poll_of_a_member(path: Path, run_script: RunScript) -> None:
+    call = """
+member = log.consumer("t", group="g")
+
+def call():
+    while True:
+        member.poll(timeout=30)
+"""
+    after = """
+topic.send("for the member", partition=1).result()
+assert {"for the member", "afterwards"} == {record.value.decode() for record in member.until_end()}
+member.close()
+log.close()
+"""
+    assert_quiet(run_script(interrupted_in(call).replace("log.close()", after), path))
+
+
+def test_ctrl_c_in_a_busy_loop_of_polls_and_commits_skips_nothing(path: Path, run_script: RunScript) -> None:
+    call = """
+for partition in range(2):
+    topic.send_many([f"{partition}:{n}" for n in range(20000)], partition=partition).result()
+
+def call():
+    with log.consumer("t", group="g", max_poll_records=20) as consumer:
+        while True:
+            for record in consumer.poll():
+                handled.add((record.partition, record.offset))
+            consumer.commit()
+
+handled = set()
+"""
+    after = """
+with log.consumer("t", group="g") as consumer:
+    for record in consumer.until_end():
+        handled.add((record.partition, record.offset))
+assert len(handled) == 40001, len(handled)
+log.close()
+"""
+    assert_quiet(run_script(interrupted_in(call).replace("log.close()", after), path))
+
+
+def test_ctrl_c_in_iteration(path: Path, run_script: RunScript) -> None:
+    call = """
+topic.send("first").result()
+
+def call():
+    with log.consumer("t", group="g") as consumer:
+        for record in consumer:
+            pass
+"""
+    assert_quiet(run_script(interrupted_in(call), path))
+
+
+def test_ctrl_c_in_until_end(path: Path, run_script: RunScript) -> None:
+    call = """
+topic.send_many([str(n) for n in range(1000)]).result()
+
+def call():
+    with log.consumer("t") as consumer:
+        while True:
+            for record in consumer.until_end():
+                pass
+            consumer.seek_to_beginning()
+"""
+    assert_quiet(run_script(interrupted_in(call), path))
+
+
+def test_ctrl_c_in_send_with_a_linger_and_flush(path: Path, run_script: RunScript) -> None:
+    call = """
+producer = log.producer(linger_ms=5)
+numbers = iter(range(10**9))
+
+def call():
+    while True:
+        sent = []
+        for _ in range(10):
+            value = f"v{next(numbers)}"
+            sent.append((value, producer.send("t", value, partition=0)))
+        producer.flush()
+        for value, delivery in sent:
+            delivery.result(0)
+            acknowledged.append(value)
+"""
+    after = """
+producer.close()
+log.close()
+"""
+    assert_quiet(run_script(interrupted_in(call, rounds=4).replace("log.close()", after), path))
+
+
+def test_ctrl_c_in_send_without_a_linger(path: Path, run_script: RunScript) -> None:
+    call = """
+numbers = iter(range(10**9))
+
+def call():
+    while True:
+        value = f"v{next(numbers)}"
+        topic.send(value, partition=0).result()
+        acknowledged.append(value)
+"""
+    assert_quiet(run_script(interrupted_in(call, rounds=4), path))
+
+
+def test_ctrl_c_while_waiting_for_a_delivery(path: Path, run_script: RunScript) -> None:
+    call = """
+producer = log.producer(linger_ms=3_600_000)
+numbers = iter(range(10**9))
+
+def call():
+    while True:
+        value = f"v{next(numbers)}"
+        producer.send("t", value, partition=0).result(30)
+        acknowledged.append(value)
+"""
+    after = """
+producer.close()
+log.close()
+"""
+    assert_quiet(run_script(interrupted_in(call).replace("log.close()", after), path))
+
+
+def test_ctrl_c_in_run(path: Path, run_script: RunScript) -> None:
+    call = """
+def call():
+    log.group("g").run(lambda record: None, "t", workers=2)
+    raise KeyboardInterrupt  # a run that ends quietly was stopped by it too
+"""
+    assert_quiet(run_script(interrupted_in(call), path))
+
+
+def test_ctrl_c_that_ends_the_program_leaves_the_log_good(path: Path, child: Child) -> None:
+    process = child(
+        """
+        import sys, streamlog
+        log = streamlog.open(sys.argv[1])
+        topic = log.create_topic("t")
+        topic.send("x").result()
+        for record in log.consumer("t", group="g"):
+            print("waiting", flush=True)
+        """,
+        path,
+    )
+    assert process.stdout is not None
+    assert process.stdout.readline() == "waiting\n"
+    process.send_signal(signal.SIGINT)
+    _, errors = process.communicate(timeout=LONG)
+    assert "KeyboardInterrupt" in errors
+    assert errors.count("Traceback") == 1
+    assert process.returncode != 0
+    with streamlog.open(path) as log:
+        assert values(log) == [b"x"]
+        assert log.group("g").committed() in ({}, {TopicPartition("t", 0): 1})

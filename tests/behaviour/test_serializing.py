@@ -1,0 +1,107 @@
+"""Serializers of a producer, serdes of a topic, and what is no bytes without one."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+import streamlog
+from streamlog import StreamLog, Topic, serde
+
+OpenLog = Callable[..., StreamLog]
+HOUR_MS = 3_600_000
+
+
+@pytest.fixture
+def topic(log: StreamLog) -> Topic:
+    return log.create_topic("t")
+
+
+def values_of(topic: Topic) -> list[Any]:
+    return [record.value for record in topic.read()]
+
+
+def ends_of(topic: Topic) -> list[int]:
+    return [topic.partition(n).log_end_offset for n in range(topic.partitions)]
+
+
+def test_serializers_of_a_producer(log: StreamLog, topic: Topic) -> None:
+    with log.producer(key_serializer=serde.string, value_serializer=serde.json) as producer:
+        producer.send("t", {"a": [1, None]}, "clé")
+        producer.send_many("t", [[1], "x"], ["k", "l"])
+    first, second, third = log.topic("t", value_serde=serde.json).read()
+    assert first.key == "clé".encode()
+    assert [first.value, second.value, third.value] == [{"a": [1, None]}, [1], "x"]
+
+
+def test_serializer_may_be_any_function(log: StreamLog, topic: Topic) -> None:
+    with log.producer(key_serializer=lambda n: b"%d" % n, value_serializer=lambda n: b"%x" % n) as producer:
+        producer.send("t", 255, 7)
+    (record,) = topic.read()
+    assert (record.key, record.value) == (b"7", b"ff")
+
+
+def test_serializers_may_be_given_by_topic(log: StreamLog, topic: Topic) -> None:
+    other = log.create_topic("other")
+    with log.producer(value_serializer={"t": serde.json, "other": serde.msgpack}) as producer:
+        producer.send("t", {"a": 1})
+        producer.send("other", {"a": 1})
+    assert log.topic("t", value_serde=serde.json).read().__next__().value == {"a": 1}
+    assert log.topic("other", value_serde=serde.msgpack).read().__next__().value == {"a": 1}
+    assert values_of(topic) != values_of(other)
+
+
+def test_serializer_is_never_called_with_none(log: StreamLog, topic: Topic) -> None:
+    def strict(value: Any) -> bytes:
+        assert value is not None
+        return b"serialized"
+
+    with log.producer(key_serializer=strict, value_serializer=strict) as producer:
+        producer.send("t")
+        producer.send_many("t", [None, 1], [1, None])
+    assert [(r.key, r.value) for r in topic.read()] == [
+        (None, None),
+        (b"serialized", None),
+        (None, b"serialized"),
+    ]
+
+
+@pytest.mark.parametrize(
+    "serializer", [lambda value: 1 / 0, lambda value: 7, serde.json], ids=["raises", "int", "json"]
+)
+def test_failing_serializer_is_a_serialization_error(log: StreamLog, topic: Topic, serializer: Any) -> None:
+    with log.producer(value_serializer=serializer) as producer:
+        with pytest.raises(streamlog.SerializationError):
+            producer.send("t", object())
+        with pytest.raises(streamlog.SerializationError):
+            producer.send_many("t", [object(), object()])
+    assert ends_of(topic) == [0]
+
+
+@pytest.mark.parametrize(
+    ("codec", "value"),
+    [
+        (serde.bytes_, b"\x00\xff"),
+        (serde.string, "naïve"),
+        (serde.json, {"a": [1, 2.5, None, "ü"]}),
+        (serde.msgpack, {"a": [1, 2.5, None, "ü", b"raw"]}),
+    ],
+    ids=["bytes_", "string", "json", "msgpack"],
+)
+def test_topic_with_serdes_speaks_values_both_ways(log: StreamLog, topic: Topic, codec: Any, value: Any) -> None:
+    typed = log.topic("t", key_serde=codec, value_serde=codec)
+    typed.send(value, value)
+    typed.send(None, None)
+    first, second = typed.read()
+    assert (first.key, first.value) == (value, value)
+    assert (second.key, second.value) == (None, None)
+    assert typed == topic
+
+
+def test_value_that_does_not_deserialize_names_its_record(log: StreamLog, topic: Topic) -> None:
+    topic.send(b"{broken", b"k")
+    with pytest.raises(streamlog.DeserializationError) as error:
+        list(log.topic("t", value_serde=serde.json).read())
+    assert (error.value.record.offset, error.value.record.key, error.value.record.value) == (0, b"k", b"{broken")

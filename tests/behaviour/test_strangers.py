@@ -1,0 +1,139 @@
+"""Planted files, other people, other formats: what is not ours in a directory is neither read nor written."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import stat
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import streamlog
+from streamlog import StreamLog
+
+Child = Callable[..., "subprocess.Popen[str]"]
+OpenLog = Callable[..., StreamLog]
+Reopen = Callable[..., StreamLog]
+
+
+def contents(directory: Path) -> dict[str, bytes]:
+    return {str(file.relative_to(directory)): file.read_bytes() for file in directory.rglob("*") if file.is_file()}
+
+
+def fill(log: StreamLog) -> None:
+    plain = log.create_topic("plain", partitions=3, segment_bytes=2000)
+    for n in range(120):
+        plain.send(b"v%d" % n, b"k%d" % n, headers={"n": str(n)}, timestamp_ms=1_600_000_000_000 + n * 7 % 50)
+    plain.send_many([b"x" * 300, None, b""] * 30, [None, b"", b"k"] * 30)
+    log.create_topic("empty", retention_bytes=5000)
+    plain.delete_records({0: plain.partition(0).log_end_offset // 2})
+
+
+def test_files_are_for_the_owner_alone(log: StreamLog, path: Path) -> None:
+    before = os.umask(0)
+    try:
+        fill(log)
+        log["plain"].compact()
+        log.close()
+    finally:
+        os.umask(before)
+    modes = {item: stat.S_IMODE(item.stat().st_mode) for item in [path, *path.rglob("*")]}
+    assert {item: oct(mode) for item, mode in modes.items() if item.is_dir() and mode != 0o700} == {}
+    assert {item: oct(mode) for item, mode in modes.items() if item.is_file() and mode != 0o600} == {}
+
+
+def planted_places(path: Path) -> list[Path]:
+    (first, *_) = sorted((path / "topics").rglob("*.log"))
+    return [path / "streamlog.json", path / "lock", first, first.parent / "partition.state"]
+
+
+def use(log: StreamLog) -> None:
+    for topic in log.topics():
+        for _ in topic.read():
+            pass
+        topic.send(b"one more", partition=0)
+
+
+@pytest.mark.damaged
+@pytest.mark.parametrize("place", [0, 1, 2, 3], ids=["streamlog.json", "lock", "segment", "partition.state"])
+@pytest.mark.parametrize("kind", ["symlink", "fifo", "directory"])
+def test_planted_file_is_refused(log: StreamLog, open_log: OpenLog, path: Path, kind: str, place: int) -> None:
+    fill(log)
+    log.close()
+    victim = planted_places(path)[place]
+    outside = path.parent / "outside"
+    victim.rename(outside)
+    if kind == "symlink":
+        victim.symlink_to(outside)
+    elif kind == "fifo":
+        os.mkfifo(victim)
+    else:
+        victim.mkdir()
+    before = outside.read_bytes()
+    with pytest.raises(streamlog.StreamlogError, match=victim.name):
+        use(open_log())
+    assert outside.read_bytes() == before
+
+
+@pytest.mark.damaged
+def test_planted_partition_directory_is_refused(log: StreamLog, open_log: OpenLog, path: Path) -> None:
+    fill(log)
+    log.close()
+    victim = planted_places(path)[2].parent
+    outside = path.parent / "outside"
+    victim.rename(outside)
+    victim.symlink_to(outside, target_is_directory=True)
+    before = contents(outside)
+    with pytest.raises(streamlog.StreamlogError, match=victim.name):
+        use(open_log())
+    assert contents(outside) == before
+
+
+@pytest.mark.damaged
+def test_link_planted_where_the_next_segment_goes_is_never_written_through(log: StreamLog, path: Path) -> None:
+    topic = log.create_topic("t", segment_bytes=1024)
+    topic.send(b"first")
+    outside = path.parent / "outside"
+    outside.write_bytes(b"somebody else's")
+    (partition,) = {segment.parent for segment in (path / "topics").rglob("*.log")}
+    for offset in range(1, 40):
+        (partition / f"{offset:020d}.log").symlink_to(outside)
+    with contextlib.suppress(streamlog.StreamlogError):
+        for _ in range(30):
+            topic.send(b"x" * 100)
+    assert outside.read_bytes() == b"somebody else's"
+
+
+def rewrite_owner_file(path: Path, **changes: Any) -> None:
+    owner = path / "streamlog.json"
+    owner.write_text(json.dumps({**json.loads(owner.read_text()), **changes}))
+
+
+@pytest.mark.damaged
+def test_newer_format_is_refused(log: StreamLog, open_log: OpenLog, path: Path) -> None:
+    fill(log)
+    log.close()
+    rewrite_owner_file(path, format=999, min_reader=999)
+    before = contents(path)
+    with pytest.raises(streamlog.FormatError, match="999"):
+        open_log()
+    assert contents(path) == before
+
+
+@pytest.mark.damaged
+@pytest.mark.parametrize("text", ["", "{", "[]", "null", '{"format": "new"}', "\x00" * 100], ids=ascii)
+def test_owner_file_that_makes_no_sense_is_refused(
+    log: StreamLog, open_log: OpenLog, path: Path, text: str, authoritative: Callable[[], dict[str, bytes]]
+) -> None:
+    fill(log)
+    log.close()
+    (path / "streamlog.json").write_text(text)
+    before = authoritative()
+    with pytest.raises(streamlog.StreamlogError, match=r"streamlog\.json"):
+        open_log()
+    assert authoritative() == before

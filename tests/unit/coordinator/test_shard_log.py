@@ -1,0 +1,251 @@
+"""Records, replay, failures: the log says all there is to say, and what it did not take did not happen."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgpack
+import pytest
+
+from streamlog.coordinator.schema import MEMBER, decode_key
+from streamlog.errors import DiskFullError, FormatError, NotLeaderError
+from streamlog.types import TopicPartition
+
+T0 = TopicPartition("t", 0)
+
+
+def written(world: Any, since: int) -> list[tuple[Any, ...]]:
+    """The keys of the records since a position, decoded; a tombstone's with a leading 'gone'."""
+    return [
+        (() if value is not None else ("gone",)) + (kind, *rest)
+        for key, value in world.log[since:]
+        for kind, _, rest in [decode_key(key)]
+    ]
+
+
+def test_a_heartbeat_that_changes_nothing_writes_nothing(world: Any) -> None:
+    first, second = world.member(), world.member()
+    world.poll_in_turn(first, second)
+    before = len(world.log)
+    for _ in range(3):
+        world.later(1)
+        world.poll_in_turn(first, second)
+        first.heartbeat(polling=False)
+    assert len(world.log) == before
+
+
+def test_the_same_answer_is_handed_out_again(world: Any) -> None:
+    member = world.joined()
+    assert member.ask() is not member.ask()
+    assert member.ask() is member.ask()
+
+
+def test_only_members_that_change_are_written(world: Any) -> None:
+    members = [world.member() for _ in range(4)]
+    world.poll_in_turn(*members)
+    before = len(world.log)
+    members[3].leave()
+    assert written(world, before) == [("gone", MEMBER, members[3].id), (1,), (MEMBER, members[0].id)]
+
+
+def test_replaying_the_log_gives_the_same_state_however_compacted(world: Any) -> None:
+    first, second = world.joined(), world.joined("t", "u", instance_id="one")
+    first.heartbeat()
+    first.commit({T0: 3})
+    world.commit("other", {T0: 4})
+    before = world.shard.snapshot()
+    for records in (world.log[:], world.compacted()):
+        world.open("1", records)
+        assert world.shard.snapshot() == before
+        world.shard.check()
+    world.poll_in_turn(first, second)
+    assert world.state == "Stable"
+
+
+def test_members_of_a_crashed_process_are_removed_by_records(world: Any) -> None:
+    world.poll_in_turn(world.member(), world.member())
+    before = len(world.log)
+    world.open("2")
+    assert world.state == "Empty"
+    assert {entry[0] for entry in written(world, before)} == {"gone", 1}
+
+
+def test_a_remote_member_outlives_the_brokers_crash_if_it_heartbeats_in_time(world: Any) -> None:
+    loyal, gone = world.joined(remote=True), world.joined(remote=True)
+    world.poll_in_turn(loyal, gone)
+    world.open("2")
+    world.later(44)
+    held = loyal.held
+    assert loyal.poll() == held
+    world.later(1)
+    world.expire()
+    assert [member.member_id for member in world.shard.describe("g").members] == [loyal.id]
+
+
+# -- failures
+
+
+def test_a_failed_append_changes_nothing(world: Any) -> None:
+    member = world.joined()
+    before = world.shard.snapshot()
+    newcomer, world.failing = world.member(), DiskFullError("full")
+    commit = {T0: 1}
+    for action in (newcomer.heartbeat, member.leave, lambda: member.commit(commit)):
+        with pytest.raises(DiskFullError):
+            action()
+        assert world.shard.snapshot() == before
+    world.failing = None
+    assert member.poll() == member.held
+    assert world.joined().id != ""
+
+
+def test_an_append_that_raises_fails_the_request_alone(world: Any) -> None:
+    def append(records: object) -> Any:
+        raise DiskFullError("full")
+
+    world.shard._append = append
+    with pytest.raises(DiskFullError):
+        world.member().heartbeat()
+    assert world.state == "Dead"
+
+
+def test_an_answer_waits_for_its_append_and_so_does_one_that_rests_on_it(world: Any) -> None:
+    member = world.joined()
+    world.parking = True
+    world.joined_later = world.member().ask()
+    assert not world.joined_later.done()
+    waiting = member.ask()
+    again = member.ask()
+    assert not waiting.done() and not again.done()
+    for parked in world.parked:
+        parked.complete(0)
+    assert world.joined_later.done() and waiting.done() and again.done()
+    assert member.ask().done() or world.parked[-1].done() is False
+
+
+def test_an_append_that_fails_after_its_replay_unloads_the_shard(world: Any) -> None:
+    member = world.joined()
+    durable = world.log[:]
+    world.parking = True
+    commit = world.shard.commit("g", member.id, member.epoch, {}, 0)
+    assert commit.done()
+    newcomer = world.member().ask()
+    world.parked[0].fail(DiskFullError("full"))
+    assert isinstance(newcomer.error(), DiskFullError)
+    assert not world.shard.ready
+    with pytest.raises(NotLeaderError):
+        member.heartbeat()
+    with pytest.raises(NotLeaderError):
+        world.shard.describe("g")
+
+    world.parking = False
+    world.log = durable
+    world.shard.unload()
+    world.shard.replay(durable)
+    world.shard.loaded(world.now_ms, world.now_s)
+    assert member.poll() == member.held != frozenset()
+
+
+def test_a_shard_that_is_not_loaded_refuses_everything_and_says_to_try_again(world: Any) -> None:
+    member = world.joined()
+    world.shard.unload()
+    assert member.ask().error().retriable
+    assert world.shard.changed("g", member.id, member.answer.version)
+    assert not world.shard.renew("g", member.id, member.answer.version, world.now_s)
+    for refused in (
+        world.shard.leave("g", member.id, 0, 0.0),
+        world.shard.expire(0.0, 0),
+        world.shard.metadata_changed({}, 0, 0.0),
+        world.shard.commit("g", None, -1, {}, 0),
+        world.shard.delete_group("g"),
+        world.shard.delete_offsets("g", []),
+        world.shard.expire_offsets(0),
+    ):
+        assert isinstance(refused.error(), NotLeaderError)
+    for read in (world.shard.list_groups, lambda: world.shard.committed("g")):
+        with pytest.raises(NotLeaderError):
+            read()
+
+
+@pytest.mark.parametrize(
+    "record",
+    [
+        (b"\xc1", b""),
+        (msgpack.packb("group"), None),
+        (msgpack.packb((9, "g")), None),
+        (msgpack.packb((1, "g")), msgpack.packb((1, 0, "", {}, None))),
+        (msgpack.packb((3, "g", "t", 0)), b"\x93"),
+    ],
+)
+def test_a_record_that_is_not_understood_is_refused(world: Any, record: tuple[bytes, bytes | None]) -> None:
+    with pytest.raises(FormatError):
+        world.shard.replay([record])
+    world.shard.unload()
+
+
+# -- versions and wake-ups
+
+
+def test_a_member_may_skip_its_heartbeat_while_nothing_changed(world: Any) -> None:
+    member = world.joined()
+    version = member.answer.version
+    assert not world.shard.changed("g", member.id, version)
+    world.joined()
+    assert world.shard.changed("g", member.id, version)
+    assert world.shard.changed("nowhere", member.id, version)
+
+
+def test_renewing_without_a_heartbeat_keeps_a_member_alive(world: Any) -> None:
+    member = world.joined()
+    world.later(200)
+    assert world.shard.renew("g", member.id, member.answer.version, world.now_s)
+    world.later(200)
+    world.expire()
+    assert world.state == "Stable"
+    member.heartbeat()
+    assert not world.shard.renew("g", "other", member.answer.version, world.now_s)
+    assert not world.shard.renew("g", member.id, member.answer.version - 1, world.now_s)
+
+
+def test_renewing_is_refused_when_somebody_is_overdue_so_that_a_heartbeat_evicts(world: Any) -> None:
+    world.joined(max_poll_interval_s=10.0)
+    member = world.joined()
+    world.later(10)
+    assert not world.shard.renew("g", member.id, member.answer.version, world.now_s)
+    member.poll()
+    assert len(world.shard.describe("g").members) == 1
+
+
+def test_what_others_can_act_on_wakes_the_watchers_once(world: Any) -> None:
+    calls: list[str] = []
+
+    def callback() -> None:
+        calls.append("woken")
+
+    first, second = world.joined(), world.joined()
+    first.heartbeat()
+    world.shard.take_wakeups()
+    world.shard.watch("g", callback)
+    first.heartbeat()  # it released two partitions: the second can have them now
+    assert world.shard.take_wakeups() == [callback]
+    assert calls == [], "the shard itself calls nobody"
+    second.heartbeat()  # it took them: nobody else can do anything about it
+    second.commit({TopicPartition("t", 3): 1})
+    assert world.shard.take_wakeups() == []
+    second.leave()
+    world.topics["t"] = 5
+    world.metadata_changed()
+    assert world.shard.take_wakeups() == [callback]
+    world.shard.unload()
+    assert world.shard.take_wakeups() == [callback]
+
+
+def test_watching_ends(world: Any) -> None:
+    def callback() -> None: ...
+
+    world.shard.watch("g", callback)
+    world.shard.watch("other", callback)
+    world.shard.unwatch("g", callback)
+    world.shard.unwatch("g", callback)
+    world.joined()
+    assert world.shard.take_wakeups() == []
