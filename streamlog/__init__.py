@@ -1,0 +1,162 @@
+"""streamlog: what Kafka gives a company, as a library over a local directory.
+
+    import streamlog
+
+    with streamlog.open("data/") as log:
+        log.create_topic("orders", partitions=4, exist_ok=True)
+        with log.producer() as producer:
+            producer.send("orders", "9.50", key="alice")       # in the log on return
+        with log.consumer("orders", group="billing") as consumer:
+            for record in consumer.until_end():                # `in consumer` waits for more
+                charge(record.key, record.value)
+
+How it is built, from the bottom up; a file imports only from rooms above it in this list:
+
+- `types`, `errors`, `config`: the words
+- `records`: one batch of records as bytes
+- `runtime`: the only users of files, time and threads
+- `storage`: a log on disk, one partition in one directory
+- `replication`: a partition, its lock, and who waits for it
+- `coordinator`: consumer groups as state machines
+- `broker`: directories, topics and groups behind one Service protocol
+- `client`: what you hold
+
+Where a record goes: `client/producer.py` → `client/accumulator.py` → `broker/service.py` →
+`replication/partition.py` → `storage/log.py`; and back: `storage/log.py` → `client/reader.py` →
+`client/decode.py` → `client/consumer.py`.
+"""
+
+import logging as _logging
+
+from . import errors, retention, serde
+from .client.consumer import Consumer, RebalanceListener
+from .client.delivery import Delivery
+from .client.group import ConsumerGroup
+from .client.producer import Producer
+from .client.record_batch import RecordBatch
+from .client.streamlog import StreamLog, open
+from .client.topic import Records, Topic
+from .client.workers import Workers
+from .errors import (
+    ClosedError,
+    CommitFailedError,
+    ConcurrentUseError,
+    ConfigError,
+    ConsumerStoppedError,
+    CorruptRecordError,
+    DeliveryError,
+    DeliveryTimeoutError,
+    DeserializationError,
+    DiskFullError,
+    FencedInstanceIdError,
+    ForkedError,
+    FormatError,
+    GroupIdNotFoundError,
+    GroupNotEmptyError,
+    InvalidRecordError,
+    InvalidTimestampError,
+    InvalidTopicError,
+    InvalidTxnStateError,
+    LogLockedError,
+    LogTruncationError,
+    MissingExtraError,
+    NotEnoughReplicasError,
+    NotLeaderError,
+    OffsetOutOfRangeError,
+    OutOfOrderSequenceError,
+    PoisonedLogError,
+    ProducerFencedError,
+    ReadOnlyError,
+    RebalanceInProgressError,
+    RecordTooLargeError,
+    RequestTimedOutError,
+    SerializationError,
+    StorageError,
+    StreamlogError,
+    TopicAlreadyExistsError,
+    UnknownMemberIdError,
+    UnknownTopicIdError,
+    UnknownTopicOrPartitionError,
+    UnsupportedCompressionTypeError,
+)
+from .types import (
+    MemberInfo,
+    OffsetAndMetadata,
+    OffsetAndTimestamp,
+    PartitionInfo,
+    ProducerRecord,
+    Record,
+    RecordMetadata,
+    SegmentInfo,
+    TopicPartition,
+)
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "ClosedError",
+    "CommitFailedError",
+    "ConcurrentUseError",
+    "ConfigError",
+    "Consumer",
+    "ConsumerGroup",
+    "ConsumerStoppedError",
+    "CorruptRecordError",
+    "Delivery",
+    "DeliveryError",
+    "DeliveryTimeoutError",
+    "DeserializationError",
+    "DiskFullError",
+    "FencedInstanceIdError",
+    "ForkedError",
+    "FormatError",
+    "GroupIdNotFoundError",
+    "GroupNotEmptyError",
+    "InvalidRecordError",
+    "InvalidTimestampError",
+    "InvalidTopicError",
+    "InvalidTxnStateError",
+    "LogLockedError",
+    "LogTruncationError",
+    "MemberInfo",
+    "MissingExtraError",
+    "NotEnoughReplicasError",
+    "NotLeaderError",
+    "OffsetAndMetadata",
+    "OffsetAndTimestamp",
+    "OffsetOutOfRangeError",
+    "OutOfOrderSequenceError",
+    "PartitionInfo",
+    "PoisonedLogError",
+    "Producer",
+    "ProducerFencedError",
+    "ProducerRecord",
+    "ReadOnlyError",
+    "RebalanceInProgressError",
+    "RebalanceListener",
+    "Record",
+    "RecordBatch",
+    "RecordMetadata",
+    "RecordTooLargeError",
+    "Records",
+    "RequestTimedOutError",
+    "SegmentInfo",
+    "SerializationError",
+    "StorageError",
+    "StreamLog",
+    "StreamlogError",
+    "Topic",
+    "TopicAlreadyExistsError",
+    "TopicPartition",
+    "UnknownMemberIdError",
+    "UnknownTopicIdError",
+    "UnknownTopicOrPartitionError",
+    "UnsupportedCompressionTypeError",
+    "Workers",
+    "errors",
+    "open",
+    "retention",
+    "serde",
+]
+
+_logging.getLogger("streamlog").addHandler(_logging.NullHandler())

@@ -28,7 +28,9 @@ class Host(Protocol):
     """What the groups need of the broker they live in."""
 
     clock: Clock
-    incarnation: str
+
+    @property
+    def incarnation(self) -> str: ...
 
     def groups_partition(self, create: bool) -> Partition | None: ...
     def topic_counts(self) -> dict[str, int]: ...

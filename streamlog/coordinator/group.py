@@ -91,9 +91,8 @@ class Group:
             if member is None:
                 return False
             del self.members[member_id]
-            # its place may have been taken already, by a record that compaction left in front of this one
-            if member.state.instance_id is not None and self.static.get(member.state.instance_id) == member_id:
-                del self.static[member.state.instance_id]
+            if member.state.instance_id is not None:
+                del self.static[member.state.instance_id]  # whoever takes over the place is written after this
             self._release(member_id, before)
             return True
         joined = member is None
@@ -113,7 +112,7 @@ class Group:
 
     def _release(self, member_id: str, partitions: frozenset[TopicPartition]) -> None:
         for partition in partitions:
-            # compaction may have dropped the release that came before the next owner's record
+            # the next owner's record may be there already: compaction drops releases before it cleans the rest
             if self.owners.get(partition) == member_id:
                 del self.owners[partition]
 

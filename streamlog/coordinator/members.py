@@ -82,12 +82,7 @@ class MemberRequests(Ledger):
     ) -> Completion[HeartbeatResult]:
         plan = Plan(group)
         joins = not request.member_id
-        if joins:
-            state, owned = self._join(plan, group, request), frozenset[TopicPartition]()
-        else:
-            member = self._known(group, request)
-            member.renew(now_s, polled=request.polling)
-            state, owned = member.state, request.owned
+        state = self._join(plan, group, request) if joins else self._known(group, request)
         member_id = state.member_id
         plan.put(
             state._replace(
@@ -103,7 +98,7 @@ class MemberRequests(Ledger):
             if other in plan.members and other != member_id:
                 plan.remove(other)
         plan.rebalance(_counts(group, request, topics), now_ms)
-        plan.reconcile(member_id, owned)
+        plan.reconcile(member_id, request.owned)
         records = plan.records()
 
         def answer() -> HeartbeatResult:
@@ -141,11 +136,11 @@ class MemberRequests(Ledger):
             target,
         )
 
-    def _known(self, group: Group, request: Heartbeat) -> Member:
+    def _known(self, group: Group, request: Heartbeat) -> MemberState:
         member_id = request.member_id
         member = group.members.get(member_id)
         if member is not None and not member.state.away and request.member_epoch <= member.state.member_epoch:
-            return member
+            return member.state
         if request.instance_id is not None and group.static.get(request.instance_id, member_id) != member_id:
             raise refusals.fenced(request.group, member_id, request.instance_id)
         raise refusals.unknown_member(request.group, member_id)

@@ -42,13 +42,17 @@ class Partition:
         self.custom_policy: Policy | None = None
         self.waiters: list[Callable[[], object]] = []
         self.closed: StreamlogError | None = None
-        self.next_horizon: int | None = None
         self.on_roll: Callable[[Partition], None] | None = None
 
     @property
     def high_watermark(self) -> int:
         """What readers may see: with one replica, everything that was published."""
         return self.log.tail.end_offset
+
+    @property
+    def next_horizon(self) -> int | None:
+        """When (ms) there are tombstones to drop, or None."""
+        return self.log.next_horizon
 
     def append(self, write: Write, now_ms: int) -> int:
         """Append as the leader; the base offset. Raises what `Log.append` raises."""
@@ -133,10 +137,9 @@ class Partition:
             self._check_open()
             todo = compaction.plan(self.log, now_ms, self.high_watermark)
             if not todo.segments:
+                self.log.set_cleaned(self.log.cleaned_until, None)  # nothing is left that a horizon could be about
                 return None
-            result = compaction.compact(self.log, todo, now_ms, self._publish)
-            self.next_horizon = result.next_horizon
-            return result
+            return compaction.compact(self.log, todo, now_ms, self._publish)
 
     def _publish(self, old: Sequence[Segment], new: Segment) -> None:
         with self.lock:
@@ -153,6 +156,7 @@ class Partition:
             if self._should_compact(now_ms):
                 self.compact(now_ms)
             with self.maintenance:
+                self._check_open()  # its state file may be closed, and the descriptor another file's
                 self.log.sync_sealed()
         except StreamlogError as error:
             if self.closed is not None:
@@ -179,7 +183,8 @@ class Partition:
         config = self.log.config
         if not config.compacts:
             return False
-        if self.next_horizon is not None and now_ms >= self.next_horizon:
+        horizon = self.log.next_horizon
+        if horizon is not None and now_ms >= horizon:
             return True
         todo = compaction.plan(self.log, now_ms, self.high_watermark)
         return todo.dirty_bytes > 0 and todo.dirty_ratio >= config.min_cleanable_dirty_ratio
@@ -188,17 +193,17 @@ class Partition:
         log, config = self.log, self.log.config
         tail = log.tail
         due: list[int] = []
-        if self._ages() and tail.first_append >= 0:
+        if self._ages() and tail.first_append >= 0 and log.fault is None:
             due.append(tail.first_append + config.effective_segment_ms)
         sealed = tail.segments[:-1]
-        if config.deletes and config.retention_ms > 0 and sealed:
+        if policy_of(config, self.custom_policy) is not None and config.retention_ms > 0 and sealed:
             due.append(sealed[0].max_timestamp + config.retention_ms + 1)
         if self.custom_policy is not None and sealed:
             due.append(now_ms + CUSTOM_POLICY_INTERVAL_MS)
         if config.compacts:
-            if self.next_horizon is not None:
-                due.append(self.next_horizon)
-            if config.min_compaction_lag_ms:
+            if log.next_horizon is not None:
+                due.append(log.next_horizon)
+            if config.min_compaction_lag_ms > 0:
                 late = [s.max_timestamp for s in sealed if s.next_offset > log.cleaned_until]
                 due += [t + config.min_compaction_lag_ms for t in late if t + config.min_compaction_lag_ms > now_ms]
         return max(min(due), now_ms + 1) if due else None

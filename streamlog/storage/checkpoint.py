@@ -1,4 +1,4 @@
-"""`partition.state`: log start offset, recovery point and how far compaction came, in two checksummed slots written in turn.
+"""`partition.state`: log start offset, recovery point, how far compaction came; two checksummed slots written in turn.
 
 A crash can tear the slot being written, never the other one. A slot that justifies an unlink (a
 raised log start offset) is synced before the first file goes; the recovery point is moved only
@@ -18,17 +18,22 @@ from .faults import typed
 
 NAME = "partition.state"
 MAGIC = b"SLS\x01"
-_SLOT = Struct("<4sIQ16sIqqq")
+_SLOT = Struct("<4sIQ16sIqqqq")
 _CHECK = Struct("<Q")
 SLOT_BYTES = 4096  # a slot to a sector group: tearing one cannot touch the other
 
 
 class State(NamedTuple):
-    """Offsets. `recovery_point`: everything before it is on the device. `cleaned_until`: compacted so far, a hint."""
+    """Offsets. `recovery_point`: everything before it is on the device.
+
+    Two hints of compaction: it has looked at every key before `cleaned_until`, and at `next_horizon` (ms, -1
+    for never) there are tombstones to drop.
+    """
 
     log_start_offset: int
     recovery_point: int
     cleaned_until: int = 0
+    next_horizon: int = -1
 
 
 class StateFile:
@@ -40,6 +45,7 @@ class StateFile:
         self._partition = partition
         self.state = state
         self._sequence = sequence
+        self._closed = False
 
     @classmethod
     def open(cls, disk: Disk, directory: str, topic_id: bytes, partition: int) -> StateFile:
@@ -50,12 +56,9 @@ class StateFile:
             data = file.pread(2 * SLOT_BYTES, 0)
         except OSError as error:
             raise typed(error, "open", path) from error
-        best: tuple[int, State] | None = None
-        for slot in range(2):
-            found = _parse(data[slot * SLOT_BYTES :], topic_id, partition)
-            if found is not None and (best is None or found[0] > best[0]):
-                best = found
-        if best is None and data.strip(b"\0"):
+        found = slots(data, topic_id, partition)
+        if found.newest is None and found.damaged:
+            file.close()
             raise CorruptRecordError(
                 f"{path} is damaged: neither of its two slots belongs to this partition and verifies. The records are "
                 f"untouched; run streamlog.verify() on the directory before you use it.",
@@ -64,33 +67,61 @@ class StateFile:
                 expected=0,
                 actual=0,
             )
-        sequence, state = best if best is not None else (0, State(0, 0))
-        return cls(file, topic_id, partition, state, sequence)
+        return cls(file, topic_id, partition, found.newest or State(0, 0), found.sequence)
 
     def write(self, state: State, *, sync: bool) -> None:
-        """Replace the state. With `sync` it is on the device on return."""
-        self._sequence += 1
-        body = _SLOT.pack(MAGIC, 1, self._sequence, self._topic_id, self._partition, *state)
+        """Replace the state. With `sync` it is on the device on return.
+
+        A failed write leaves the sequence as it was, so the next one goes to the same slot again and never
+        to the only good one.
+        """
+        assert not self._closed, "the state of a closed partition was written"
+        sequence = self._sequence + 1
+        body = _SLOT.pack(MAGIC, 1, sequence, self._topic_id, self._partition, *state)
         slot = body + _CHECK.pack(xxh3_64_intdigest(body))
         try:
-            self._file.pwrite([slot], (self._sequence % 2) * SLOT_BYTES)
+            self._file.pwrite([slot], (sequence % 2) * SLOT_BYTES)
             if sync:
                 self._file.sync()
         except OSError as error:
             raise typed(error, "write", self._file.path) from error
-        self.state = state
+        self._sequence, self.state = sequence, state
 
     def close(self) -> None:
+        self._closed = True
         self._file.close()
 
 
-def _parse(data: bytes, topic_id: bytes, partition: int) -> tuple[int, State] | None:
+class Slots(NamedTuple):
+    """What a state file holds: the newest state that verifies, its sequence, and where slots do not verify."""
+
+    sequence: int
+    newest: State | None
+    damaged: tuple[int, ...]
+
+
+def slots(data: bytes, topic_id: bytes, partition: int) -> Slots:
+    """Read a state file's bytes. A slot that was never written is all zero, or beyond the end of the file."""
+    best: tuple[int, State] | None = None
+    damaged: list[int] = []
+    for position in (0, SLOT_BYTES):
+        slot = data[position : position + SLOT_BYTES]
+        found = parse_slot(slot, topic_id, partition)
+        if found is None:
+            if slot.strip(b"\0"):
+                damaged.append(position)
+        elif best is None or found[0] > best[0]:
+            best = found
+    return Slots(best[0] if best else 0, best[1] if best else None, tuple(damaged))
+
+
+def parse_slot(data: bytes, topic_id: bytes, partition: int) -> tuple[int, State] | None:
     if len(data) < _SLOT.size + _CHECK.size:
         return None
     body = data[: _SLOT.size]
     if _CHECK.unpack_from(data, _SLOT.size)[0] != xxh3_64_intdigest(body):
         return None
-    magic, _, sequence, owner, number, start, recovery_point, cleaned = _SLOT.unpack(body)
+    magic, _, sequence, owner, number, *fields = _SLOT.unpack(body)
     if magic != MAGIC or owner != topic_id or number != partition:
         return None
-    return sequence, State(start, recovery_point, cleaned)
+    return sequence, State(*fields)

@@ -14,14 +14,16 @@ its batch (KIP-534); a pass after that horizon drops it. A reader that is no fur
 sees every deletion.
 
 Killed half-way, nothing is lost: the result is written beside the originals, synced, and renamed to
-`A-B.swap`, which is what `recovery.finish_swaps` completes.
+`A-B.swap`. From then on it is the truth; it is published at once, and what remains to be done to the
+files (`swap.finish`) is done again, if it was interrupted, before the next pass or at the next open.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
+from ..config import FOREVER
 from ..records import columns as column_codec
 from ..records.batch import (
     CODEC_MASK,
@@ -31,17 +33,17 @@ from ..records.batch import (
     NO_PRODUCER,
     BatchHeader,
     SealedBatch,
-    read_header,
+    corrupt,
     restamp,
     verify_payload,
 )
 from ..records.columns import BatchColumns
 from ..runtime.api import File
-from . import index as index_files
 from .faults import typed
 from .index import Index, Stats
 from .log import Log
 from .segment import Segment
+from .swap import cleaned_name, finish, finish_all, swap_name
 
 # The map holds whole keys (a hash would lose data to whoever can choose keys). Past this estimate
 # the pass ends early and the next one goes on from there.
@@ -49,6 +51,7 @@ MAP_BYTES = 128 << 20
 _ENTRY_BYTES = 120
 _WRITE_BYTES = 1 << 20
 
+T = TypeVar("T")
 Publish = Callable[[Sequence[Segment], Segment], None]
 
 
@@ -68,6 +71,8 @@ def plan(log: Log, now_ms: int, clean_until: int) -> Plan:
     """What may be compacted now: sealed, before `clean_until`, and older than `min_compaction_lag_ms`."""
     lag = log.config.min_compaction_lag_ms
     chosen: list[Segment] = []
+    if lag == FOREVER:
+        return Plan((), 0, 0)
     for segment in log.tail.segments[:-1]:
         if segment.next_offset > clean_until or lag and segment.max_timestamp > now_ms - lag:
             break
@@ -92,6 +97,7 @@ def compact(log: Log, todo: Plan, now_ms: int, publish: Publish) -> Result:
     REQUIRES: the partition's maintenance lock, nothing else. Raises CorruptRecordError, with everything
     as it was, if a batch does not verify: what is damaged is never compacted away.
     """
+    _finish_interrupted(log)
     latest, map_end = _latest_offsets(log, todo.segments)
     removed = before = after = 0
     horizon: int | None = None
@@ -107,8 +113,16 @@ def compact(log: Log, todo: Plan, now_ms: int, publish: Publish) -> Result:
             cleaner.swap_in(publish)
         else:
             cleaner.abandon()
-    log.set_cleaned_until(max(map_end, log.cleaned_until))
+    log.set_cleaned(max(map_end, log.cleaned_until), horizon)
     return Result(map_end, removed, before, after, horizon)
+
+
+def _finish_interrupted(log: Log) -> None:
+    """Do to the files what an earlier pass published but could not finish: two results must never overlap."""
+    try:
+        finish_all(log.disk, log.directory, log.disk.listdir(log.directory))
+    except OSError as error:
+        raise typed(error, "finish an earlier compaction in", log.directory) from error
 
 
 def _latest_offsets(log: Log, segments: Sequence[Segment]) -> tuple[dict[bytes, int], int]:
@@ -119,11 +133,12 @@ def _latest_offsets(log: Log, segments: Sequence[Segment]) -> tuple[dict[bytes, 
     for segment in segments:
         if segment.next_offset <= log.cleaned_until:
             continue
-        for header, columns, _ in _batches(log, segment):
-            keys = columns.keys()
+        for header, (keys, offsets), _ in _batches(log, segment, lambda c: (c.keys(), c.offsets())):
+            if header.next_offset <= log.cleaned_until:  # else a pass that ended in here would end here for ever
+                continue
             if keys is not None and not header.is_control:
                 known = len(latest)
-                latest.update((k, o) for k, o in zip(keys, columns.offsets(), strict=True) if k is not None)
+                latest.update((k, o) for k, o in zip(keys, offsets, strict=True) if k is not None)
                 grown = len(latest) - known
                 room -= grown * _ENTRY_BYTES + (sum(len(k) for k in keys if k is not None) if grown else 0)
             end = header.next_offset
@@ -133,19 +148,27 @@ def _latest_offsets(log: Log, segments: Sequence[Segment]) -> tuple[dict[bytes, 
     return latest, max(end, segments[-1].next_offset if segments else end)
 
 
-def _batches(log: Log, segment: Segment) -> Iterator[tuple[BatchHeader, BatchColumns, bytes]]:
+def _batches(
+    log: Log, segment: Segment, decode: Callable[[BatchColumns], T]
+) -> Iterator[tuple[BatchHeader, T, bytes]]:
+    """Each batch of the segment: its header, what `decode` makes of its columns, its bytes."""
     for position, header in segment.headers(0, segment.size):
         data = segment.read(header.batch_len, position)
-        read_header(data, 0, log.seed, segment.path, position)
         verify_payload(header, memoryview(data)[header.header_len :], log.seed, segment.path, position)
-        yield header, BatchColumns(data, 0, header), data
+        try:
+            decoded = decode(BatchColumns(data, 0, header))
+        except ValueError as error:
+            raise corrupt(segment.path, position, f"the columns contradict the header ({error})", 0, 0) from error
+        yield header, decoded, data
 
 
 def _groups(segments: Sequence[Segment], limit: int) -> Iterator[tuple[Segment, ...]]:
-    """Neighbours that fit into one segment together."""
+    """Neighbours that fit into one segment together. Never across a gap: merged, a loss would look like compaction."""
     group: list[Segment] = []
     for segment in segments:
-        if group and sum(s.size for s in group) + segment.size > limit:
+        if group and (
+            sum(s.size for s in group) + segment.size > limit or group[-1].next_offset != segment.base_offset
+        ):
             yield tuple(group)
             group = []
         group.append(segment)
@@ -161,7 +184,7 @@ class _Cleaner:
         self._group = group
         self._latest = latest
         self._now_ms = now_ms
-        self._path = f"{log.directory}/{group[0].base_offset:020d}.cleaned"
+        self._path = f"{log.directory}/{cleaned_name(group[0].base_offset)}"
         self._file: File | None = None
         self._buffers: list[bytes] = []
         self._buffered = 0
@@ -179,9 +202,9 @@ class _Cleaner:
                 disk.unlink(self._path)
             self._file = disk.open(self._path, create=True, exclusive=True)
             for segment in self._group:
-                for header, columns, data in _batches(self._log, segment):
+                for header, full, data in _batches(self._log, segment, BatchColumns.all):
                     last = segment is self._group[-1] and header.next_offset == segment.next_offset
-                    self._clean(header, columns, data, last)
+                    self._clean(header, full, data, last)
             self._flush()
         except OSError as error:
             self.abandon()
@@ -190,12 +213,11 @@ class _Cleaner:
             self.abandon()
             raise
 
-    def _clean(self, header: BatchHeader, columns: BatchColumns, data: bytes, last: bool) -> None:
+    def _clean(self, header: BatchHeader, full: column_codec.Columns, data: bytes, last: bool) -> None:
         if header.is_control:
             self._put(header, data, header.record_count, header.base_timestamp, header.max_timestamp)
             return
         expired = header.delete_horizon != NO_HORIZON and self._now_ms >= header.delete_horizon
-        full = columns.all()
         latest = self._latest
         keep = [
             i
@@ -204,9 +226,9 @@ class _Cleaner:
         ]
         tombstones = any(full.values[i] is None for i in keep)
         horizon = header.delete_horizon
-        if tombstones and horizon == NO_HORIZON:
+        if tombstones and horizon == NO_HORIZON and self._log.config.delete_retention_ms != FOREVER:
             horizon = self._now_ms + self._log.config.delete_retention_ms
-        if tombstones:
+        if tombstones and horizon != NO_HORIZON:
             self.next_horizon = horizon if self.next_horizon is None else min(self.next_horizon, horizon)
         self.removed += header.record_count - len(keep)
         if not keep and not last and header.producer_id == NO_PRODUCER:
@@ -240,32 +262,37 @@ class _Cleaner:
         self._buffers, self._buffered = [], 0
 
     def swap_in(self, publish: Publish) -> None:
-        """Make the result the truth: from the rename to `.swap` on, a crash finishes it instead of undoing it."""
-        disk, directory = self._log.disk, self._log.directory
-        assert self._file is not None
-        new = Segment(disk, directory, self._group[0].base_offset, self._log.seed)
-        end = self._group[-1].next_offset
-        new.adopt(Stats(new.base_offset, end, self.size, self._records, self._low, self._high, self._first_append))
+        """Make the result the truth on disk by one rename, publish it, then put the files in order."""
+        log, group, file = self._log, self._group, self._file
+        assert file is not None
+        low, high = group[0].base_offset, group[-1].next_offset
+        new = Segment(log.disk, log.directory, low, log.seed)
+        new.adopt(Stats(low, high, self.size, self._records, self._low, self._high, self._first_append))
         new.give_index(self._index)
-        new.sealed = True
-        swap = f"{directory}/{new.base_offset:020d}-{end:020d}.swap"
+        new.give_file(file)
+        swap = f"{log.directory}/{swap_name(low, high)}"
         try:
-            self._file.sync()
-            self._file.close()
-            for segment in self._group:
+            file.sync()
+            # What the names of all these mean changes now, while readers are in them.
+            for segment in (*group, new):
                 segment.pin()
-            disk.rename(self._path, swap)
-            disk.sync_dir(directory)
-            for segment in self._group:
-                for path in (segment.index_path, segment.path):
-                    if path != new.path and disk.exists(path):
-                        disk.unlink(path)
-            disk.rename(swap, new.path)
-            disk.sync_dir(directory)
-            disk.write_atomic(new.index_path, index_files.to_bytes(self._index, new.stats(), self._log.seed))
+            file.close()
+            log.disk.rename(self._path, swap)
+        except BaseException as error:
+            if not log.disk.exists(swap):
+                self.abandon()
+                if isinstance(error, OSError):
+                    raise typed(error, "swap in", swap) from error
+                raise
+            publish(group, new)
+            raise
+        publish(group, new)
+        try:
+            finish(log.disk, log.directory, low, high, log.disk.listdir(log.directory))
         except OSError as error:
             raise typed(error, "swap in", swap) from error
-        publish(self._group, new)
+        new.unpin()
+        new.keep_index()
 
     def abandon(self) -> None:
         """Forget the result; what a failed unlink leaves is removed at the next open."""

@@ -16,12 +16,12 @@ from __future__ import annotations
 import contextlib
 import logging
 from bisect import bisect_right
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from errno import ENOENT
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 from ..config import TopicConfig
-from ..errors import OffsetOutOfRangeError, StorageError, StreamlogError
+from ..errors import CorruptRecordError, DiskFullError, OffsetOutOfRangeError, StorageError, StreamlogError
 from ..records.batch import LOG_APPEND_TIME, SealedBatch, read_header, stamp, verify_payload
 from ..records.columns import BatchColumns
 from ..runtime.api import Disk
@@ -31,6 +31,7 @@ from .faults import typed
 from .index import Stats
 from .segment import Segment
 
+T = TypeVar("T")
 logger = logging.getLogger("streamlog.storage")
 
 # How often a read starts again because retention unlinked, under it, a file it had not opened yet.
@@ -64,11 +65,12 @@ class Write:
     the code when the interrupt came, decides whether the batches are in.
     """
 
-    __slots__ = ("base_offset", "batches")
+    __slots__ = ("append_ms", "base_offset", "batches")
 
     def __init__(self, batches: Sequence[SealedBatch]) -> None:
         self.batches = batches
         self.base_offset = -1
+        self.append_ms = -1
 
 
 class Chunk(NamedTuple):
@@ -147,6 +149,7 @@ class Log:
             places.append((offset, position, high))
             offset += batch.last_offset_delta + 1
             position += len(header) + len(batch.payload)
+        write.append_ms = now_ms
         self._writing = write
         try:
             active.file.pwrite(buffers, tail.end_position)
@@ -203,31 +206,35 @@ class Log:
     def roll(self, now_ms: int) -> bool:
         """Seal the active segment and open an empty one; False if it is empty already.
 
-        REQUIRES: partition lock. The new file is there and its directory synced before it is published.
+        REQUIRES: partition lock. The new file is there and its directory synced before it is published. A log
+        that is damaged at its very end is not rolled: nothing could tell the new segment's first offset.
         """
         if self._writing is not None:
             self._settle()
         tail = self.tail
-        if not tail.end_position:
+        if not tail.end_position or self.fault is not None:
             return False
         old = tail.segments[-1]
         new = Segment(self.disk, self.directory, tail.end_offset, self.seed)
+        old.adopt(tail.active_stats())
         try:
             if self.disk.exists(new.path):  # left by a roll that was interrupted before it was published
                 self.disk.unlink(new.path)
             new.create()
             self.disk.sync_dir(self.directory)
-        except OSError as error:
-            raise typed(error, "create", new.path) from error
-        old.adopt(tail.active_stats())
+            self.tail = Tail(
+                tail.end_offset, 0, (*tail.segments, new), (*tail.bases, tail.end_offset), tail.start_offset, 0, -1, -1, -1
+            )
+        except BaseException as error:
+            if self.tail is tail:  # an empty file here would be in the way of what is appended to the old one now
+                with contextlib.suppress(OSError):
+                    self.disk.unlink(new.path)
+            if isinstance(error, OSError):
+                raise typed(error, "create", new.path) from error
+            raise
+        # Sealed after it was published: an interrupt in between leaves a segment that is read with pread,
+        # the other way round one that is appended to and read through a mapping too short for it.
         old.sealed = True
-        try:
-            old.write_index()
-        except OSError as error:  # derived: a reader rebuilds it
-            logger.warning("could not write %s (%s); it will be rebuilt when needed", old.index_path, error)
-        self.tail = Tail(
-            tail.end_offset, 0, (*tail.segments, new), (*tail.bases, tail.end_offset), tail.start_offset, 0, -1, -1, -1
-        )
         return True
 
     # -- reading -------------------------------------------------------------------------------------
@@ -238,13 +245,17 @@ class Log:
         Raises OffsetOutOfRangeError outside [log start, end_offset]; CorruptRecordError. No lock. Cost:
         one bisection, a walk of at most one index interval, one or two reads.
         """
+        return self._retry(lambda: self._fetch(offset, max_bytes, end_offset))
+
+    def _retry(self, read: Callable[[], T]) -> T:
+        """Read again if a file was gone: retention and compaction unlink under readers, and then the tail says so."""
         for _ in range(_RETRIES):
             try:
-                return self._fetch(offset, max_bytes, end_offset)
+                return read()
             except StorageError as error:
                 if error.errno != ENOENT:
                     raise
-        raise self.out_of_range(offset, end_offset)
+        return read()
 
     def _fetch(self, offset: int, max_bytes: int, end_offset: int) -> Chunk:
         tail = self.tail
@@ -252,13 +263,26 @@ class Log:
             raise self.out_of_range(offset, end_offset)
         if offset >= min(end_offset, tail.end_offset):
             return EMPTY
-        at = max(0, bisect_right(tail.bases, offset) - 1)
-        for segment in tail.segments[at:]:
-            end = tail.end_position if segment is tail.segments[-1] else segment.size
-            position = segment.locate(offset, end)
-            if position is not None:
-                return Chunk(segment.chunk(position, end, max_bytes), self.seed, segment.path, position)
-        return EMPTY
+        at = bisect_right(tail.bases, offset) - 1
+        if at < 0:
+            raise self._missing(tail.segments[0], tail.start_offset, tail.bases[0])
+        segment = tail.segments[at]
+        end = tail.end_position if segment is tail.segments[-1] else segment.size
+        position = segment.locate(offset, end)
+        if position is None:
+            raise self._missing(segment, segment.next_offset, (*tail.bases, tail.end_offset)[at + 1])
+        return Chunk(segment.chunk(position, end, max_bytes), self.seed, segment.path, position)
+
+    def _missing(self, segment: Segment, start: int, end: int) -> CorruptRecordError:
+        return CorruptRecordError(
+            f"The records from offset {start} up to, not including, {end} are missing beside {segment.path}: a "
+            f"segment is gone or was cut short. Restore the file from a copy, or read with on_corrupt='skip' to go past "
+            f"it; streamlog.verify() tells what else is hurt.",
+            path=segment.path,
+            position=segment.size,
+            expected=end,
+            actual=start,
+        )
 
     def out_of_range(self, offset: int, end_offset: int) -> OffsetOutOfRangeError:
         start = self.tail.start_offset
@@ -270,7 +294,13 @@ class Log:
         )
 
     def find_time(self, timestamp: int, end_offset: int) -> OffsetAndTimestamp | None:
-        """The first record, by offset, whose timestamp is at or after `timestamp`; inside batches too."""
+        """The first record, by offset, whose timestamp is at or after `timestamp`; inside batches too.
+
+        No lock. Raises CorruptRecordError if it would lie behind a batch that does not verify.
+        """
+        return self._retry(lambda: self._find_time(timestamp, end_offset))
+
+    def _find_time(self, timestamp: int, end_offset: int) -> OffsetAndTimestamp | None:
         tail = self.tail
         for segment in tail.segments:
             active = segment is tail.segments[-1]
@@ -285,15 +315,14 @@ class Log:
                     continue
                 if header.base_offset >= end_offset:
                     return None
-                columns = self.columns(segment, position)
+                columns = self._columns(segment, position, end)
                 for offset, time in zip(columns.offsets(), columns.timestamps_full(), strict=True):
                     if time >= timestamp and tail.start_offset <= offset < end_offset:
                         return OffsetAndTimestamp(offset, time)
         return None
 
-    def columns(self, segment: Segment, position: int) -> BatchColumns:
+    def _columns(self, segment: Segment, position: int, end: int) -> BatchColumns:
         """The verified columns of the batch at `position`."""
-        end = segment.size if segment.sealed else self.tail.end_position
         data = segment.chunk(position, end, 0)
         header = read_header(data, 0, self.seed, segment.path, position)
         verify_payload(header, memoryview(data)[header.header_len : header.batch_len], self.seed, segment.path, position)
@@ -305,16 +334,21 @@ class Log:
         A batch whose header verifies is skipped whole; past a damaged header, the next batch that
         verifies. With none left, `end_offset`. Exactly the damaged batch is lost.
         """
+        return self._retry(lambda: self._after_damage(offset, end_offset))
+
+    def _after_damage(self, offset: int, end_offset: int) -> int:
         tail = self.tail
         at = max(0, bisect_right(tail.bases, offset) - 1)
         for segment in tail.segments[at:]:
             end = tail.end_position if segment is tail.segments[-1] else segment.size
             start = segment.index.position_for_offset(offset)
-            for _, header in segment.headers(start, end, skip_damage=True):
-                if header.base_offset > offset:
-                    return min(header.base_offset, end_offset)
-                if header.last_offset >= offset:
-                    return min(header.next_offset, end_offset)
+            for _, found in segment.scan(start, end):
+                if isinstance(found, CorruptRecordError):
+                    continue
+                if found.base_offset > offset:
+                    return min(found.base_offset, end_offset)
+                if found.last_offset >= offset:
+                    return min(found.next_offset, end_offset)
             if segment is not tail.segments[-1] and segment.next_offset > offset:
                 return min(segment.next_offset, end_offset)
         return end_offset
@@ -338,9 +372,17 @@ class Log:
         """The offset up to which compaction has looked at every key."""
         return self._state.state.cleaned_until
 
-    def set_cleaned_until(self, offset: int) -> None:
-        """A hint, not synced: losing it costs a pass over segments that are clean already."""
-        self._state.write(self._state.state._replace(cleaned_until=offset), sync=False)
+    @property
+    def next_horizon(self) -> int | None:
+        """When (ms) compaction will find tombstones that may be dropped, or None."""
+        horizon = self._state.state.next_horizon
+        return horizon if horizon >= 0 else None
+
+    def set_cleaned(self, until: int, next_horizon: int | None) -> None:
+        """What compaction found out: hints, not synced. Losing them costs a pass over segments that are clean already."""
+        horizon = -1 if next_horizon is None else next_horizon
+        if (until, horizon) != (self.cleaned_until, self._state.state.next_horizon):
+            self._state.write(self._state.state._replace(cleaned_until=until, next_horizon=horizon), sync=False)
 
     # -- forgetting ----------------------------------------------------------------------------------
 
@@ -399,6 +441,7 @@ class Log:
             return
         for segment in late:
             self._sync(segment)
+            segment.keep_index()  # only now: an index vouches for data that is on the device
         self._state.write(self._state.state._replace(recovery_point=late[-1].next_offset), sync=True)
 
     def _sync(self, segment: Segment) -> None:
@@ -416,11 +459,14 @@ class Log:
     def close(self) -> None:
         """Sync everything, move the recovery point to the end, leave an index for a quick open.
 
-        REQUIRES: partition lock, no reader or writer after it. A disk that is full only costs the index.
+        REQUIRES: partition lock, no reader or writer after it; `release` follows. A disk that is full only
+        costs the index and the recovery point.
         """
         if self._writing is not None:
             self._settle()
         self.sync_sealed()
+        if self.fault is not None:
+            return  # an index, or a recovery point, would vouch for an end that is not known
         tail = self.tail
         active = tail.segments[-1]
         active.adopt(tail.active_stats())
@@ -429,11 +475,12 @@ class Log:
                 active.file.sync()
             except OSError as error:
                 raise typed(error, "sync", active.path) from error
-            self._state.write(self._state.state._replace(recovery_point=tail.end_offset), sync=True)
+            try:
+                self._state.write(self._state.state._replace(recovery_point=tail.end_offset), sync=True)
+            except DiskFullError as error:
+                logger.warning("%s; the next open has more to check, nothing is lost", error)
         if tail.end_position:
-            with contextlib.suppress(OSError):
-                active.write_index()
-        self.release()
+            active.keep_index()
 
     def release(self) -> None:
         """Let go of every file without a word to the disk."""

@@ -11,12 +11,11 @@ cut: it is walked around, and whoever reads there is told.
 from __future__ import annotations
 
 import logging
-import re
 from typing import NamedTuple
 
 from ..config import TopicConfig
 from ..errors import CorruptRecordError, StreamlogError
-from ..records.batch import FIXED_LEN, MAGIC, corrupt, header_fault, peek, verify_payload
+from ..records.batch import FIXED_LEN, MAGIC, header_fault, peek, verify_payload
 from ..runtime.api import Disk
 from . import index as index_files
 from .checkpoint import StateFile
@@ -24,11 +23,9 @@ from .faults import typed
 from .index import HEADER_LEN, Index, Stats
 from .log import Log
 from .segment import Segment
+from .swap import base_offset_of, finish_all
 
 logger = logging.getLogger("streamlog.storage")
-
-_LOG_FILE = re.compile(r"(\d{20})\.log")
-_SWAP_FILE = re.compile(r"(\d{20})-(\d{20})\.swap")
 
 
 class Crash(NamedTuple):
@@ -44,87 +41,97 @@ def open_log(
     """Open the partition directory, creating what is missing, repairing what a crash explains."""
     try:
         disk.makedirs(directory)
-        names = disk.listdir(directory)
-        names = finish_swaps(disk, directory, names)
+        names = finish_all(disk, directory, disk.listdir(directory))
+        state_file = StateFile.open(disk, directory, topic_id, partition)
+        state = state_file.state
+        segments = _segments(disk, directory, seed, names, state.log_start_offset)
     except OSError as error:
         raise typed(error, "open", directory) from error
-    state = StateFile.open(disk, directory, topic_id, partition)
-    bases = sorted(int(match[1]) for match in map(_LOG_FILE.fullmatch, names) if match)
-    segments = [Segment(disk, directory, base, seed) for base in bases]
-    segments = _drop_superseded(segments, state.state.log_start_offset)
     if not segments:
-        first = Segment(disk, directory, state.state.log_start_offset, seed)
-        try:
-            first.create()
-            disk.sync_dir(directory)
-        except OSError as error:
-            raise typed(error, "create", first.path) from error
-        segments = [first]
+        segments = [_new_segment(disk, directory, state.log_start_offset, seed)]
     for segment, following in zip(segments, segments[1:], strict=False):
         _adopt_sealed(segment, following.base_offset)
-    fault = _recover_tail(disk, segments, state.state.recovery_point, crash)
-    return Log(disk, directory, seed, state, segments, config, fault)
+    fault = _recover_tail(disk, segments[-1], state.recovery_point, crash)
+    if fault is None and segments[-1].next_offset < state.recovery_point:
+        fault = _missing_end(segments[-1], state.recovery_point)
+    if fault is None and segments[-1].next_offset < state.log_start_offset:
+        # Records were deleted, and a crash of the machine took the end of what was deleted.
+        segments = [_new_segment(disk, directory, state.log_start_offset, seed)]
+    return Log(disk, directory, seed, state_file, segments, config, fault)
 
 
-def finish_swaps(disk: Disk, directory: str, names: list[str]) -> list[str]:
-    """Finish compactions that were interrupted after their result was whole; drop those before.
+def _new_segment(disk: Disk, directory: str, base_offset: int, seed: int) -> Segment:
+    segment = Segment(disk, directory, base_offset, seed)
+    try:
+        segment.create()
+        disk.sync_dir(directory)
+    except OSError as error:
+        raise typed(error, "create", segment.path) from error
+    return segment
 
-    `A-B.swap` is a finished replacement for all segments from offset A up to B; anything else that
-    compaction leaves is `.cleaned`, and worth nothing.
+
+def _missing_end(last: Segment, recovery_point: int) -> CorruptRecordError:
+    """The log ends before what was known to be on the device: a file is gone or was cut by someone else."""
+    error = CorruptRecordError(
+        f"{last.path} ends at offset {last.next_offset}, but everything up to offset {recovery_point} was on the "
+        f"device once: the end of the log is missing. What is left can be read; nothing is appended, so that no offset "
+        f"is given twice. Restore the files from a copy, or run streamlog.verify() to see what is there.",
+        path=last.path,
+        position=last.size,
+        expected=recovery_point,
+        actual=last.next_offset,
+    )
+    logger.error("%s", error)
+    return error
+
+
+def _segments(disk: Disk, directory: str, seed: int, names: list[str], log_start_offset: int) -> list[Segment]:
+    """The segments that count, oldest first.
+
+    Not those below the log start (a crash came between the decision and the unlink), nor empty files
+    that an interrupted roll left behind: they hold nothing, and their names may contradict what was
+    appended to the segment before them since.
     """
-    done = False
-    for name in names:
-        swap = _SWAP_FILE.fullmatch(name)
-        if swap is not None:
-            low, high = int(swap[1]), int(swap[2])
-            for other in names:
-                match = re.fullmatch(r"(\d{20})\.(log|index)", other)
-                if match is not None and low <= int(match[1]) < high and disk.exists(f"{directory}/{other}"):
-                    disk.unlink(f"{directory}/{other}")
-            disk.rename(f"{directory}/{name}", f"{directory}/{low:020d}.log")
-            done = True
-        elif name.endswith((".cleaned", ".tmp")):
-            disk.unlink(f"{directory}/{name}")
-            done = True
-    if not done:
-        return names
-    disk.sync_dir(directory)
-    return disk.listdir(directory)
-
-
-def _drop_superseded(segments: list[Segment], log_start_offset: int) -> list[Segment]:
-    """Leave out sealed segments below the log start: a crash came between the decision and the unlink."""
+    bases = sorted(base for base in (base_offset_of(name, "log") for name in names) if base is not None)
+    segments = [Segment(disk, directory, base, seed) for base in bases]
+    stale: list[Segment] = []
     while len(segments) > 1 and segments[1].base_offset <= log_start_offset:
-        segments.pop(0)
+        stale.append(segments.pop(0))
+    for segment in segments:
+        segment.size = size_of(disk, segment.path)
+    stale += [segment for segment in segments[:-1] if not segment.size]
+    segments = [segment for segment in segments[:-1] if segment.size] + segments[-1:]
+    if len(segments) > 1 and not segments[-1].size and _goes_on(segments[-2], segments[-1].base_offset):
+        stale.append(segments.pop())
+    for segment in stale:
+        disk.unlink(segment.path)
+        if disk.exists(segment.index_path):
+            disk.unlink(segment.index_path)
     return segments
+
+
+def _goes_on(segment: Segment, following: int) -> bool:
+    """Whether the last segment but one was appended to after the roll that made the empty last one."""
+    stats = _stored_stats(segment)
+    if stats is not None:
+        return stats.next_offset > following
+    found = walk(segment, segment.size)
+    end = found.stats.next_offset
+    return end > following or (end == following and found.end < segment.size)
 
 
 def _adopt_sealed(segment: Segment, following: int) -> None:
     """Fill in a sealed segment from its index file, or from its headers where that is missing."""
     segment.sealed = True
-    try:
-        size = segment.file.size()
-    except OSError as error:
-        raise typed(error, "open", segment.path) from error
-    segment.size = size
-    stats = None
-    try:
-        file = segment.disk.open(segment.index_path, writable=False)
-        try:
-            stats = index_files.stats_from(file.pread(HEADER_LEN, 0), segment.seed)
-        finally:
-            file.close()
-    except OSError:
-        stats = None
-    if stats is None or stats.size != size or stats.base_offset != segment.base_offset:
-        stats = walk(segment, size).stats
+    stats = _stored_stats(segment)
+    if stats is not None:
         segment.adopt(stats)
-        segment.next_offset = max(stats.next_offset, segment.base_offset)
-        try:
-            segment.write_index()
-        except OSError as error:
-            logger.warning("could not write %s (%s); it will be rebuilt when needed", segment.index_path, error)
-    segment.adopt(stats)
+    else:
+        found = walk(segment, segment.size)
+        segment.adopt(found.stats)
+        segment.give_index(found.entries)
+        if not found.damage:  # an index would hide that batches are missing
+            segment.keep_index()
     if segment.next_offset != following:
         logger.error(
             "%s ends at offset %d but the next segment opens at %d: what lay between is missing",
@@ -132,11 +139,35 @@ def _adopt_sealed(segment: Segment, following: int) -> None:
         )  # fmt: skip
 
 
+def size_of(disk: Disk, path: str) -> int:
+    """A file's size; nothing stays open, or a log of many segments would run out of descriptors."""
+    file = disk.open(path, writable=False)
+    try:
+        return file.size()
+    finally:
+        file.close()
+
+
+def _stored_stats(segment: Segment) -> Stats | None:
+    """The stats in the segment's index file, if that was made of this very segment."""
+    try:
+        file = segment.disk.open(segment.index_path, writable=False)
+        try:
+            stats = index_files.stats_from(file.pread(HEADER_LEN, 0), segment.seed)
+        finally:
+            file.close()
+    except OSError:
+        return None
+    if stats is None or stats.size != segment.size or stats.base_offset != segment.base_offset:
+        return None
+    return stats
+
+
 class Walk(NamedTuple):
     """What a walk over a segment's headers found. `end`: where the last batch that verified ends."""
 
     stats: Stats
-    index: Index
+    entries: Index
     end: int
     damage: tuple[CorruptRecordError, ...]
 
@@ -147,23 +178,21 @@ def walk(segment: Segment, size: int, verify_from: int | None = None) -> Walk:
     Damage is stepped over and listed: a bad payload by its own length, a bad header by looking for
     the next one that verifies.
     """
-    index, damage = Index(), list[CorruptRecordError]()
+    entries, damage = Index(), list[CorruptRecordError]()
     next_offset, records, low, high, first_append = segment.base_offset, 0, -1, -1, -1
-    position = end = 0
-    while position < size:
-        try:
-            at, header = next(segment.headers(position, size))
-            if verify_from is not None and header.next_offset > verify_from:
+    end = 0
+    for at, header in segment.scan(0, size):
+        if isinstance(header, CorruptRecordError):
+            damage.append(header)
+            continue
+        if verify_from is not None and header.next_offset > verify_from:
+            try:
                 data = segment.read(header.batch_len, at)
                 verify_payload(header, memoryview(data)[header.header_len :], segment.seed, segment.path, at)
-        except CorruptRecordError as error:
-            damage.append(error)
-            found = segment.next_batch(position + 1, size)
-            if found is None:
-                break
-            position = found
-            continue
-        index.add(header.base_offset, at, header.max_timestamp)
+            except CorruptRecordError as error:
+                damage.append(error)
+                continue
+        entries.add(header.base_offset, at, header.max_timestamp)
         if header.record_count:
             records += header.record_count
             low = header.base_timestamp if low < 0 else min(low, header.base_timestamp)
@@ -171,13 +200,13 @@ def walk(segment: Segment, size: int, verify_from: int | None = None) -> Walk:
         if first_append < 0:
             first_append = header.append_timestamp
         next_offset = header.next_offset
-        position = end = at + header.batch_len
-    return Walk(Stats(segment.base_offset, next_offset, size, records, low, high, first_append), index, end, tuple(damage))
+        end = at + header.batch_len
+    stats = Stats(segment.base_offset, next_offset, size, records, low, high, first_append)
+    return Walk(stats, entries, end, tuple(damage))
 
 
-def _recover_tail(disk: Disk, segments: list[Segment], recovery_point: int, crash: Crash) -> StreamlogError | None:
+def _recover_tail(disk: Disk, active: Segment, recovery_point: int, crash: Crash) -> StreamlogError | None:
     """Bring the active segment to where it can be appended to; return what forbids that, or None."""
-    active = segments[-1]
     try:
         size = active.file.size()
         if crash.clean:
@@ -193,7 +222,7 @@ def _recover_tail(disk: Disk, segments: list[Segment], recovery_point: int, cras
     except OSError as error:
         raise typed(error, "open", active.path) from error
     found = walk(active, size, None if crash.clean else recovery_point)
-    active.give_index(found.index)
+    active.give_index(found.entries)
     active.adopt(found.stats)
     if found.end == size:
         return None
@@ -205,10 +234,7 @@ def _settle_end(
 ) -> StreamlogError | None:
     """The file goes on behind its last good batch: cut that off if the crash explains it, else refuse."""
     end = found.end
-    torn = found.stats.next_offset >= recovery_point and (
-        not crash.same_boot or _is_cut_short(active, end, size)
-    )
-    if torn and not crash.clean:
+    if not crash.clean and is_torn(active, found, recovery_point, crash):
         try:
             if not crash.same_boot:
                 saved = f"{active.path}.cut-{end}"
@@ -218,13 +244,19 @@ def _settle_end(
             active.file.sync()
         except OSError as error:
             raise typed(error, "cut the torn end of", active.path) from error
-        logger.warning("%s: cut a torn write of %d bytes at byte %d; none of it was acknowledged", active.path, size - end, end)
+        logger.warning("%s: cut a torn write at byte %d: %d bytes, none acknowledged", active.path, end, size - end)
         active.size = end
         return None
-    error = found.damage[-1] if found.damage else corrupt(active.path, end, "no batch starts here", 0, 0)
-    logger.error("%s", error)
-    active.size = size
-    return error
+    fault = found.damage[-1]
+    logger.error("%s", fault)
+    return fault
+
+
+def is_torn(active: Segment, found: Walk, recovery_point: int, crash: Crash) -> bool:
+    """Whether a crash explains that the last segment goes on behind its last good batch."""
+    if found.stats.next_offset < recovery_point:
+        return False
+    return not crash.same_boot or _is_cut_short(active, found.end, found.stats.size)
 
 
 def _is_cut_short(segment: Segment, position: int, size: int) -> bool:

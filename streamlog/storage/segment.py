@@ -7,27 +7,29 @@ first needed. A sealed segment that is removed is dropped, never closed: a reade
 
 from __future__ import annotations
 
+import logging
+import weakref
+from collections import deque
 from collections.abc import Iterator
 
 from ..errors import CorruptRecordError
-from ..records.batch import FIXED_LEN, MAX_HEADER_LEN, BatchHeader, corrupt, header_fault, peek, read_header
+from ..records.batch import FIXED_LEN, MAGIC, MAX_HEADER_LEN, BatchHeader, corrupt, header_fault, peek, read_header
 from ..runtime.api import Disk, File, Mapping
 from ..types import SegmentInfo
 from . import index as index_files
 from .faults import typed
 from .index import Index, Stats
+from .swap import index_name, log_name
+
+logger = logging.getLogger("streamlog.storage")
 
 # Small enough that a walk over large batches reads little but their headers.
 _WALK_BYTES = 8192
 _SEARCH_BYTES = 1 << 18
-
-
-def log_name(base_offset: int) -> str:
-    return f"{base_offset:020d}.log"
-
-
-def index_name(base_offset: int) -> str:
-    return f"{base_offset:020d}.index"
+# Python's mmap keeps a descriptor of its own, so mappings are bounded in number: over the whole process
+# the one made longest ago is dropped first, and made again when it is needed.
+MAX_MAPPED = 128
+_mapped: deque[weakref.ref[Segment]] = deque()
 
 
 class Segment:
@@ -51,6 +53,7 @@ class Segment:
         self.first_append = -1
         self._file: File | None = None
         self._map: Mapping | None = None
+        self._pinned: Mapping | None = None
         self._index: Index | None = None
 
     # -- facts ---------------------------------------------------------------------------------------
@@ -69,15 +72,19 @@ class Segment:
             self.base_offset, self.next_offset, self.size, self.records, self.min_timestamp, self.max_timestamp
         )
 
-
     # -- files ---------------------------------------------------------------------------------------
 
     @property
     def file(self) -> File:
         """The open file; opened when first needed."""
-        if self._file is None:
-            self._file = self.disk.open(self.path, writable=not self.sealed)
-        return self._file
+        file = self._file
+        if file is None:  # another reader may set the field to None at any moment: it is looked at once
+            file = self._file = self.disk.open(self.path, writable=not self.sealed)
+        return file
+
+    def give_file(self, file: File) -> None:
+        """Read through `file`, whatever the path says."""
+        self._file = file
 
     def create(self) -> None:
         self._file = self.disk.open(self.path, create=True, exclusive=True)
@@ -88,13 +95,19 @@ class Segment:
         and a descriptor closed under a reader could come back as another file's."""
         self._file = None
         self._map = None
+        self._pinned = None
 
     def pin(self) -> None:
-        """Map the file and load the index now: the path is about to mean something else."""
-        assert self.sealed
+        """Map the file and load the index for good: the path is about to mean something else."""
+        self.sealed = True
         if self.size:
-            self.read(1, 0)
+            self._pinned = self._pinned or self.file.map(self.size)
+            self._file = None
         self._index = self.index
+
+    def unpin(self) -> None:
+        """The path means this segment again."""
+        self._pinned = None
 
     @property
     def index(self) -> Index:
@@ -114,13 +127,17 @@ class Segment:
         if loaded is not None and loaded[1].size == self.size:
             return loaded[0]
         index = Index()
-        for position, header in self.headers(0, self.size, skip_damage=True):
-            index.add(header.base_offset, position, header.max_timestamp)
+        for position, found in self.scan(0, self.size):
+            if isinstance(found, BatchHeader):
+                index.add(found.base_offset, position, found.max_timestamp)
         return index
 
-    def write_index(self) -> None:
-        """Write the index beside the segment, atomically. A failure only costs a later walk."""
-        self.disk.write_atomic(self.index_path, index_files.to_bytes(self.index, self.stats(), self.seed))
+    def keep_index(self) -> None:
+        """Write the index beside the segment, atomically. A failure only costs a later walk, so it is no error."""
+        try:
+            self.disk.write_atomic(self.index_path, index_files.to_bytes(self.index, self.stats(), self.seed))
+        except OSError as error:
+            logger.warning("could not write %s (%s); it will be rebuilt when needed", self.index_path, error)
 
     # -- reading -------------------------------------------------------------------------------------
 
@@ -129,70 +146,114 @@ class Segment:
         try:
             if not self.sealed:
                 return self.file.pread(length, position)
-            mapping = self._map
-            if mapping is None:
-                mapping = self._map = self.file.map(self.size)
-                # The mapping keeps the pages; a descriptor per sealed segment would run out first.
-                self._file = None
-            return mapping.read(length, position)
+            return (self._map or self._pinned or self._mapping()).read(length, position)
         except OSError as error:
             raise typed(error, "read", self.path) from error
 
-    def headers(
-        self, position: int, end: int, *, skip_damage: bool = False
-    ) -> Iterator[tuple[int, BatchHeader]]:
+    def _mapping(self) -> Mapping:
+        try:
+            mapping = self.file.map(self.size)
+        except (OSError, ValueError) as error:
+            if self._pinned is not None:
+                return self._pinned
+            if isinstance(error, OSError):
+                raise
+            raise corrupt(self.path, 0, "the file is shorter than it was when sealed", self.size, 0) from error
+        self._file = None
+        # The path changes its meaning only after the segment was pinned. So if it is not pinned by now, what was
+        # opened is this segment's own file.
+        if self._pinned is not None:
+            return self._pinned
+        self._map = mapping
+        self._bound_mappings()
+        return mapping
+
+    def _bound_mappings(self) -> None:
+        _mapped.append(weakref.ref(self))
+        while len(_mapped) > MAX_MAPPED:
+            try:
+                oldest = _mapped.popleft()()
+            except IndexError:  # another reader took it
+                return
+            if oldest is not None:
+                oldest._map = None
+
+    def headers(self, position: int, end: int) -> Iterator[tuple[int, BatchHeader]]:
         """Each verified header from `position` up to `end`, with its position in the file.
 
-        Raises CorruptRecordError at the first one that does not verify, or goes on at the next that does.
+        Raises CorruptRecordError, whose `position` says where, at the first one that does not verify.
         """
         chunk, at = b"", position  # the chunk starts at file position `at`
         while position < end:
             if position - at + MAX_HEADER_LEN > len(chunk) and at + len(chunk) < end:
                 at = position
                 chunk = self.read(min(_WALK_BYTES, end - position), position)
-            try:
-                header = read_header(chunk, position - at, self.seed, self.path, position)
-                if position + header.batch_len > end:
-                    raise corrupt(self.path, position, "the batch is cut short", header.batch_len, end - position)
-            except CorruptRecordError:
-                if not skip_damage:
-                    raise
-                found = self.next_batch(position + 1, end)
-                if found is None:
-                    return
-                position = found
-                continue
+            header = read_header(chunk, position - at, self.seed, self.path, position)
+            if position + header.batch_len > end:
+                raise corrupt(self.path, position, "the batch is cut short", header.batch_len, end - position)
             yield position, header
             position += header.batch_len
 
-    def next_batch(self, position: int, end: int) -> int | None:
-        """The first position from `position` on at which a header verifies, or None.
+    def scan(self, position: int, end: int) -> Iterator[tuple[int, BatchHeader | CorruptRecordError]]:
+        """Like `headers`, but damage is handed out too, as the error, and stepped over to the next batch."""
+        floor = 0
+        while position < end:
+            try:
+                for at, header in self.headers(position, end):
+                    yield at, header
+                    floor = header.next_offset
+                return
+            except CorruptRecordError as error:
+                damage = error
+            yield damage.position, damage
+            found = self.next_batch(damage.position + 1, end, floor)
+            if found is None:
+                return
+            position = found
 
-        The checksums are seeded, so a batch that a user stored inside a value is not taken for one.
+    def next_batch(self, position: int, end: int, floor: int = 0) -> int | None:
+        """The first position from `position` on at which a header with an offset from `floor` on verifies, or None.
+
+        Two guards against a batch that lies inside a value: the checksums are seeded, so one of another
+        partition does not verify; and a copy of this partition's own past is below the floor.
         """
-        overlap = MAX_HEADER_LEN
         while position < end:
             chunk = self.read(min(_SEARCH_BYTES, end - position), position)
-            at = chunk.find(b"SLB\x01")
-            while at >= 0 and (at + overlap <= len(chunk) or position + len(chunk) >= end):
-                if header_fault(chunk, at, self.seed) is None and position + at + peek(chunk, at).batch_len <= end:
-                    return position + at
-                at = chunk.find(b"SLB\x01", at + 1)
-            if position + len(chunk) >= end:
+            at = chunk.find(MAGIC)
+            while at >= 0 and (at + MAX_HEADER_LEN <= len(chunk) or position + len(chunk) >= end):
+                if header_fault(chunk, at, self.seed) is None:
+                    header = peek(chunk, at)
+                    if position + at + header.batch_len <= end and header.base_offset >= floor:
+                        return position + at
+                at = chunk.find(MAGIC, at + 1)
+            if not chunk or position + len(chunk) >= end:
                 return None
-            position += max(1, (at if at >= 0 else len(chunk) - 3))
+            position += max(1, at if at >= 0 else len(chunk) - len(MAGIC) + 1)
         return None
 
     def locate(self, offset: int, end: int) -> int | None:
         """The position of the first batch whose last offset is at or past `offset`, or None before `end`.
 
-        Headers on the way are verified: a wrong length or offset believed here would silently skip records.
+        Headers on the way are verified: a wrong length or offset believed here would silently skip
+        records. Damage that lies wholly before `offset` is stepped over; else CorruptRecordError.
         """
-        start = self.index.position_for_offset(offset)
-        for position, header in self.headers(start, end):
-            if header.last_offset >= offset:
-                return position
-        return None
+        position = self.index.position_for_offset(offset)
+        floor = 0
+        while True:
+            try:
+                for at, header in self.headers(position, end):
+                    if header.last_offset >= offset:
+                        return at
+                    floor = header.next_offset
+                return None
+            except CorruptRecordError as error:
+                found = self.next_batch(error.position + 1, end, floor)
+                if found is None or self._base_offset_at(found) > offset:
+                    raise
+                position = found
+
+    def _base_offset_at(self, position: int) -> int:
+        return peek(self.read(FIXED_LEN, position)).base_offset
 
     def chunk(self, position: int, end: int, max_bytes: int) -> bytes:
         """Whole batches from `position` on: at least one, and no more than `max_bytes` unless one is larger.

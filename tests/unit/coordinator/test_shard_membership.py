@@ -132,6 +132,13 @@ def test_a_topic_that_does_not_exist_yet_gives_partitions_once_it_does(world: An
     assert member.poll() == {("later", 0), ("later", 1)}
 
 
+def test_a_heartbeat_notices_by_itself_that_its_topic_grew(world: Any, tp: Any) -> None:
+    member = world.joined()
+    member.poll()
+    world.topics["t"] = 5
+    assert member.poll() == tp("t0", "t1", "t2", "t3", "t4")
+
+
 def test_metadata_gives_a_new_target_without_any_heartbeat(world: Any, tp: Any) -> None:
     member = world.joined("t", "u")
     epoch = world.epoch
@@ -166,14 +173,16 @@ def test_topics_that_nobody_reads_change_no_group(world: Any) -> None:
     assert (world.epoch, len(world.log)) == (epoch, written)
 
 
-def test_a_heartbeat_that_knows_only_its_own_topics_changes_nothing_for_the_others(world: Any) -> None:
+def test_a_heartbeat_that_knows_only_its_own_topics_changes_nothing_for_the_others(world: Any, tp: Any) -> None:
     world.topics["u"] = 2
-    reader, other = world.member("t"), world.member("u")
-    world.poll_in_turn(reader, other)
-    epoch = world.epoch
+    reader = world.joined("t")
     world.topics = {"u": 2}
-    other.heartbeat()
+    world.poll_in_turn(reader_of_u := world.joined("u"))
+    epoch = world.epoch
+    world.topics = {"t": 4}
+    assert reader.poll() == tp("t0", "t1", "t2", "t3")
     assert world.epoch == epoch
+    assert reader_of_u.held == tp("u0", "u1")
 
 
 # -- assignors
@@ -269,6 +278,18 @@ def test_a_shorter_poll_interval_counts_from_the_heartbeat_that_brings_it(world:
     member = world.joined()
     member.max_poll_interval_s = 5.0
     assert member.heartbeat().next_check_s == world.now_s + 5.0
+
+
+def test_a_setting_that_is_changed_back_holds_again(world: Any) -> None:
+    member = world.joined()
+    both = member.assignors
+    member.poll()  # its answer is kept from here on
+    member.assignors = ("cooperative-sticky",)
+    member.poll()
+    member.assignors = both
+    member.poll()
+    world.joined(assignors=("range",))
+    assert world.shard.describe("g").assignor == "range"
 
 
 def test_nobody_to_watch_is_no_deadline(world: Any) -> None:

@@ -1,0 +1,49 @@
+"""The command `streamlog`: a log's topics, records and groups from a terminal. Needs the extra `cli`.
+
+This file is the way in, and the one that says so when the extra is missing:
+
+- `cli_app`: what the commands share: the application, opening the log, errors as one line.
+- `cli_records`, `cli_admin`, `cli_inspect`: produce and consume; topics and groups; verify and dump.
+- `cli_input`: what a user types, understood: offsets and times, settings, lines that become records.
+- `cli_output`: what a user sees: tables, JSON, records as lines.
+
+Nothing else imports these, so `import streamlog` never loads typer or rich.
+"""
+
+from __future__ import annotations
+
+import logging
+import sys
+from io import TextIOWrapper
+
+_EXTRA = ("typer", "rich", "click", "shellingham")
+
+
+def main() -> int:
+    """Run the command on `sys.argv` and return its exit code.
+
+    0 done, 1 failed with one line on stderr, 2 not understood, 130 after Ctrl-C, 141 when the reader
+    of a pipe left. Cost: about 0.2 s to start.
+    """
+    try:
+        from . import cli_admin, cli_inspect, cli_records  # noqa: F401  each adds its commands to the app
+        from .cli_app import app
+    except ImportError as error:
+        if error.name is None or error.name.partition(".")[0] not in _EXTRA:
+            raise
+        sys.stderr.write(
+            f"The command streamlog needs the package {error.name}, which is not installed here. "
+            f"Install the extra with it: pip install 'streamlog[cli]'\n"
+        )
+        return 1
+    logging.basicConfig(format="streamlog: %(message)s", level=logging.WARNING)
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")  # a terminal without UTF-8 still gets its table
+    try:
+        app(prog_name="streamlog")
+    except KeyboardInterrupt:
+        return 130
+    except SystemExit as done:
+        return done.code if isinstance(done.code, int) else 0
+    return 0

@@ -1,0 +1,174 @@
+"""`streamlog verify` and `streamlog dump`: what lies on the disk, read without owning the log."""
+
+from __future__ import annotations
+
+import re
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Annotated, Any, NamedTuple
+from uuid import UUID
+
+import typer
+
+from . import cli_output as output
+from .broker.broker import METADATA_DIR, METADATA_ID
+from .cli_app import Json, app, plural, wants_json
+from .errors import CorruptRecordError, FormatError
+from .records.batch import CONTROL, LOG_APPEND_TIME, TRANSACTIONAL, BatchHeader, seed_of, verify_payload
+from .records.columns import BatchColumns, records_of
+from .records.compression import codec_name
+from .runtime.disk import OsDisk
+from .storage.batch_check import batch_fault
+from .storage.segment import Segment
+from .storage.swap import base_offset_of, swap_of
+from .types import Record
+
+_DIRECTORY = re.compile(r"([0-9a-f]{32})-(\d{1,9})")
+_ROW = "{:>10}  {:>17}  {:>7}  {:>9}  {:<6}  {:<19}"
+_FLAGS = {TRANSACTIONAL: "transactional", CONTROL: "control", LOG_APPEND_TIME: "log_append_time"}
+
+
+class Found(NamedTuple):
+    """One batch of a segment, or a stretch of it in which none can be found: then `header` is None.
+
+    `fault` is None for a batch whose checksums and columns are right. `raw` is the batch as stored.
+    """
+
+    position: int
+    length: int
+    header: BatchHeader | None
+    fault: str | None
+    raw: bytes
+
+
+@app.command()
+def dump(
+    ctx: typer.Context,
+    file: Annotated[Path, typer.Argument(metavar="FILE.log", show_default=False)],
+    records: Annotated[bool, typer.Option("--records", "-r", help="The records of each batch too.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Show the batches of a segment: offsets, counts, sizes, codec, times, checksums.
+
+    The log may be in use. Exits with 1 if a batch is damaged. The topic's directory: streamlog topic describe.
+    """
+    path = file.resolve()
+    topic_id, partition = _partition_of(path)
+    seed = seed_of(topic_id, partition)
+    show = _show_json if wants_json(ctx, as_json) else _show_text
+    if show is _show_text:
+        sys.stdout.write(_ROW.format("byte", "offsets", "records", "size", "codec", "newest (UTC)") + "  checksums\n")
+    batches = good = 0
+    with_records = records
+    for found in _walk(path, seed):
+        show(found, _records(found, partition) if with_records and found.fault is None else None)
+        batches += 1
+        good += found.fault is None
+    if show is _show_text:
+        damaged = f", {batches - good} damaged" if batches != good else ""
+        output.say(f"{batches:,} {plural('batch', batches)}{damaged}", style="bold red" if damaged else None)
+    if batches != good:
+        raise typer.Exit(1)
+
+
+def _partition_of(path: Path) -> tuple[bytes, int]:
+    """The topic's id and the partition, which the checksums are seeded with: the directory's name says both."""
+    if base_offset_of(path.name, "log") is None and swap_of(path.name) is None:
+        raise FormatError(f"{path} is no segment: a segment's name is twenty digits and .log.", path=str(path))
+    if path.parent.name == METADATA_DIR:
+        return METADATA_ID.bytes, 0
+    match = _DIRECTORY.fullmatch(path.parent.name)
+    if match is None:
+        raise FormatError(
+            f"{path} lies in no partition's directory. Its checksums depend on the directory's name, topics/ID-N: "
+            f"put the file into one that is called so.",
+            path=str(path),
+        )
+    return UUID(match[1]).bytes, int(match[2])
+
+
+def _walk(path: Path, seed: int) -> Iterator[Found]:
+    """Every batch of the file, in order, and every stretch of bytes that is none."""
+    disk = OsDisk()
+    file = disk.open(str(path), writable=False)
+    size = file.size()
+    segment = Segment(disk, str(path.parent), 0, seed)
+    segment.path = str(path)
+    segment.give_file(file)
+    lost: CorruptRecordError | None = None
+    for position, found in segment.scan(0, size):
+        if lost is not None:
+            yield Found(lost.position, position - lost.position, None, _why(lost), b"")
+        lost = found if isinstance(found, CorruptRecordError) else None
+        if not isinstance(found, CorruptRecordError):
+            raw = segment.read(found.batch_len, position)
+            yield Found(position, found.batch_len, found, _fault(raw, found, segment, position), raw)
+    if lost is not None:
+        yield Found(lost.position, size - lost.position, None, _why(lost), b"")
+
+
+def _fault(raw: bytes, header: BatchHeader, segment: Segment, position: int) -> str | None:
+    try:
+        verify_payload(header, memoryview(raw)[header.header_len :], segment.seed, segment.path, position)
+    except CorruptRecordError as error:
+        return _why(error)
+    return batch_fault(raw, header, gaps=True)
+
+
+def _why(error: CorruptRecordError) -> str:
+    """The reason alone: file and place are on the line already, advice comes once."""
+    return str(error).removeprefix(f"{error.path} is damaged at byte {error.position}: ").partition(". ")[0]
+
+
+def _records(found: Found, partition: int) -> list[Record[Any, Any]]:
+    """The records of a batch. REQUIRES: it has no fault."""
+    assert found.header is not None
+    return list(records_of(Record, "", partition, BatchColumns(found.raw, 0, found.header)))
+
+
+def _show_text(found: Found, records: list[Record[Any, Any]] | None) -> None:
+    header = found.header
+    if header is None:
+        sys.stdout.flush()
+        output.say(f"{found.position:>10}  DAMAGED, {found.length:,} bytes: {found.fault}", style="red")
+        return
+    offsets = f"{header.base_offset}–{header.last_offset}" if header.last_offset_delta else str(header.base_offset)
+    newest = output.moment(header.max_timestamp)[:19]
+    row = _ROW.format(found.position, offsets, header.record_count, header.batch_len, codec_name(header.codec), newest)
+    flags = "".join(f", {name}" for bit, name in _FLAGS.items() if header.attributes & bit)
+    if found.fault is None:
+        sys.stdout.write(f"{row}  ok{flags}\n")
+    else:
+        sys.stdout.flush()
+        output.say(f"{row}  DAMAGED{flags}: {found.fault}", style="red")
+    screen = output.console()
+    for record in records or ():
+        sys.stdout.write(f"{'':>12}{output.long_line(screen, record)}\n")
+
+
+def _show_json(found: Found, records: list[Record[Any, Any]] | None) -> None:
+    header = found.header
+    line: dict[str, Any] = {"position": found.position, "size_bytes": found.length, "ok": found.fault is None}
+    if found.fault is not None:
+        line["fault"] = found.fault
+    if header is not None:
+        line |= {
+            "base_offset": header.base_offset,
+            "last_offset": header.last_offset,
+            "record_count": header.record_count,
+            "codec": codec_name(header.codec),
+            "uncompressed_bytes": header.uncompressed_len,
+            "base_timestamp_ms": header.base_timestamp,
+            "max_timestamp_ms": header.max_timestamp,
+            "append_timestamp_ms": header.append_timestamp,
+            "leader_epoch": header.leader_epoch,
+            "producer_id": header.producer_id,
+            "producer_epoch": header.producer_epoch,
+            "base_sequence": header.base_sequence,
+            "form": header.form,
+            "flags": [name for bit, name in _FLAGS.items() if header.attributes & bit],
+        }
+    if records is not None:
+        line["records"] = [{k: v for k, v in output.record_fields(r).items() if k != "topic"} for r in records]
+    output.json_line(line)

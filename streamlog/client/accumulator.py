@@ -1,0 +1,322 @@
+"""Records on their way into one partition: the open batch, the sealed ones, and who writes them.
+
+Two locks. `lock` is a leaf: it guards the lists for the nanoseconds of an append and is never held
+during I/O. `draining` is held by the one thread that writes; nobody waits on it for another's write
+(that would be a convoy): who finds it taken leaves its records in the queue and waits, if at all, on
+a gate of its own. The writer looks at the queue again after it let go, so nothing is left behind.
+
+An interrupt can come between any two steps. A batch leaves the queue only after it is done, and what
+became of an interrupted write is asked of the log, so records are neither lost nor written twice.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections import deque
+from collections.abc import Sequence
+from typing import Protocol
+
+from ..broker.metadata import TopicView
+from ..errors import DeliveryTimeoutError, RequestTimedOutError, StreamlogError
+from ..records import columns
+from ..records.batch import LOG_APPEND_TIME, SealedBatch
+from ..runtime.api import Completion
+from ..runtime.threads import RawGate, new_lock, real_monotonic
+from ..storage.log import Write
+from ..types import HeaderTuple, ProducerRecord, TopicPartition
+
+logger = logging.getLogger("streamlog.client")
+
+# What a record takes beside its key and value, roughly; only used to decide when a batch is full.
+RECORD_OVERHEAD = 8
+# How much one write takes at most: enough to make the call cheap, little enough to let others in.
+_WRITE_BYTES = 1 << 20
+# An interrupted writer may have left the queue without looking at it again; a waiter looks for itself.
+_LOOK_AGAIN_S = 0.05
+
+
+class Owner(Protocol):
+    """What a queue needs of its producer."""
+
+    batch_size: int
+    codec: int
+
+    def append(self, queue: PartitionQueue, write: Write) -> Completion[int]: ...
+    def settle(self, queue: PartitionQueue, write: Write) -> None: ...
+    def sealed(self, batch: Batch) -> None: ...
+    def finished(self, batch: Batch) -> None: ...
+    def now_ms(self) -> int: ...
+
+
+class Batch(Completion[int]):
+    """Records of one partition that will be written together; done with its base offset."""
+
+    __slots__ = (
+        "_asked", "append_time", "deadline_ms", "headers", "keys", "queue", "sealed", "size", "timestamps", "urgent", "values",
+    )  # fmt: skip
+
+    def __init__(self, queue: PartitionQueue, deadline_ms: int, urgent: bool) -> None:
+        super().__init__()
+        self.queue = queue
+        self.keys: list[bytes | None] | None = []
+        self.values: list[bytes | None] = []
+        self.timestamps: list[int] | int = []
+        self.headers: list[HeaderTuple] | None = None
+        self.size = 0
+        self.deadline_ms = deadline_ms
+        self.urgent = urgent
+        self.sealed: SealedBatch | None = None
+        self.append_time: int | None = None
+        self._asked: set[int] | None = set()
+
+    def __len__(self) -> int:
+        return len(self.values)
+
+    def asked(self, index: int | None) -> None:
+        """Somebody looked after this record (None: after all), so flush need not report it."""
+        if index is None:
+            self._asked = None
+        elif self._asked is not None:
+            self._asked.add(index)
+
+    def unasked(self) -> list[int]:
+        return [] if self._asked is None else [i for i in range(len(self)) if i not in self._asked]
+
+    def base_offset(self, index: int) -> int:
+        """The offset of the record at `index`; -1 under `acks=0`."""
+        return self.result() + index
+
+    def time_of(self, index: int) -> int:
+        if self.append_time is not None:
+            return self.append_time
+        times = self.timestamps
+        return times if isinstance(times, int) else times[index]
+
+    def record(self, index: int) -> ProducerRecord:
+        """The record as it could be sent again."""
+        queue = self.queue
+        headers = () if self.headers is None else self.headers[index]
+        return ProducerRecord(
+            self.values[index], None if self.keys is None else self.keys[index], headers, queue.partition, self.time_of(index), queue.topic.name
+        )
+
+    def seal(self) -> SealedBatch:
+        """Encode it, once."""
+        if self.sealed is None:
+            queue, n = self.queue, len(self.values)
+            keys, values = self.keys, self.values
+            self.sealed = columns.seal(
+                queue.seed,
+                None if keys is None or keys[0] is None and keys.count(None) == n else keys,
+                None if values[0] is None and values.count(None) == n else values,
+                self.timestamps,
+                self.headers,
+                count=n,
+                codec=queue.codec,
+                attributes=queue.attributes,
+            )
+        return self.sealed
+
+
+class PartitionQueue:
+    """The way of one producer's records into one partition. Thread-safe."""
+
+    def __init__(self, owner: Owner, topic: TopicView, partition: int, codec: int, linger_ms: int) -> None:
+        self.owner = owner
+        self.topic = topic
+        self.partition = partition
+        self.seed = topic.seeds[partition]
+        self.codec = codec
+        self.attributes = LOG_APPEND_TIME if topic.config.message_timestamp_type == "LogAppendTime" else 0
+        self.linger_ms = linger_ms
+        self.batch_size = owner.batch_size
+        self.lock = new_lock()
+        self.draining = new_lock()
+        self.open: Batch | None = None
+        self.queue: deque[Batch] = deque()
+        self.inflight: tuple[list[Batch], Write] | None = None
+
+    @property
+    def name(self) -> TopicPartition:
+        return TopicPartition(self.topic.name, self.partition)
+
+    def begin(self) -> Batch:
+        """A new open batch. REQUIRES: `lock`."""
+        linger = self.linger_ms
+        batch = Batch(self, self.owner.now_ms() + linger if linger else 0, not linger)
+        self.open = batch
+        return batch
+
+    def add(
+        self, key: bytes | None, value: bytes | None, timestamp: int, headers: HeaderTuple, size: int
+    ) -> tuple[Batch, int]:
+        """Put a record into the open batch; the batch, and the record's index in it. Seals a full one."""
+        with self.lock:
+            batch = self.open
+            if batch is None:
+                batch = self.begin()
+            index = len(batch.values)
+            if headers and batch.headers is None:
+                batch.headers = [()] * index
+            if batch.headers is not None:
+                batch.headers.append(headers)
+            batch.keys.append(key)  # type: ignore[union-attr]
+            batch.timestamps.append(timestamp)  # type: ignore[union-attr]
+            batch.size += size
+            batch.values.append(value)
+            if batch.size >= self.batch_size:
+                self.seal_open()
+        return batch, index
+
+    def seal_open(self) -> None:
+        """Move the open batch to those that wait to be written. REQUIRES: `lock`."""
+        batch = self.open
+        if batch is not None:
+            # In the queue before it leaves `open`: an interrupt in between must not lose it.
+            if not self.queue or self.queue[-1] is not batch:
+                self.queue.append(batch)
+                self.owner.sealed(batch)
+            self.open = None
+
+    def put(self, batches: Sequence[Batch]) -> None:
+        """Queue whole batches behind everything sent before."""
+        with self.lock:
+            self.seal_open()
+            for batch in batches:
+                self.queue.append(batch)
+                self.owner.sealed(batch)
+
+    def idle(self) -> bool:
+        """Whether a record could be written right now with nothing before it."""
+        return self.open is None and not self.queue and not self.draining.locked()
+
+    # -- writing -------------------------------------------------------------------------------------
+
+    def drain(self) -> None:
+        """Write what is sealed, or leave it to the thread that is writing already."""
+        while self._has_work():
+            if self.draining.locked():
+                return
+            with self.draining:
+                self._drain()
+
+    def _has_work(self) -> bool:
+        batch = self.open
+        return bool(self.queue) or (batch is not None and batch.urgent) or self.inflight is not None
+
+    def _drain(self) -> None:
+        """REQUIRES: `draining`."""
+        if self.inflight is not None:
+            self._settle()
+        while True:
+            batch = self.open
+            if batch is not None and batch.urgent:
+                with self.lock:
+                    self.seal_open()
+            if not self.queue:
+                return
+            self._write(self._next_batches())
+
+    def _next_batches(self) -> list[Batch]:
+        batches: list[Batch] = []
+        size = 0
+        for batch in list(self.queue):
+            if batches and size + batch.size > _WRITE_BYTES:
+                break
+            batches.append(batch)
+            size += batch.size
+        return batches
+
+    def _write(self, batches: list[Batch]) -> None:
+        try:
+            write = Write([batch.seal() for batch in batches])
+            self.inflight = (batches, write)
+            self.owner.append(self, write).on_done(lambda done: self._finish(batches, done.error(), write))
+        except StreamlogError as error:
+            self._finish(batches, error, None)
+
+    def _finish(self, batches: list[Batch], error: BaseException | None, write: Write | None) -> None:
+        base_offset = -1 if write is None else write.base_offset
+        if write is not None and self.attributes & LOG_APPEND_TIME:
+            for batch in batches:
+                batch.append_time = write.append_ms
+        for batch in batches:
+            if error is not None:
+                batch.fail(error)
+            else:
+                batch.complete(base_offset)
+                base_offset += len(batch)
+            self.owner.finished(batch)
+        self._forget_done()
+        self.inflight = None
+
+    def _forget_done(self) -> None:
+        with self.lock:
+            while self.queue and self.queue[0].done():
+                self.queue.popleft()
+
+    def _settle(self) -> None:
+        """An interrupt cut a write short: ask the log what became of it."""
+        assert self.inflight is not None
+        batches, write = self.inflight
+        if not all(batch.done() for batch in batches):
+            self.owner.settle(self, write)
+            if write.base_offset >= 0:
+                self._finish(batches, None, write)
+        self._forget_done()
+        self.inflight = None
+
+    # -- waiting -------------------------------------------------------------------------------------
+
+    def finish(self, batch: Batch, timeout: float | None) -> None:
+        """Have `batch` written now, by this thread or the one that is at it, and wait until it is.
+
+        Raises RequestTimedOutError after `timeout` real seconds.
+        """
+        end = None if timeout is None else real_monotonic() + timeout
+        batch.urgent = True
+        while not batch.done():
+            if not self.draining.locked():
+                with self.draining:
+                    self._drain()
+                self.drain()
+                continue
+            left = None if end is None else end - real_monotonic()
+            if left is not None and left <= 0:
+                raise RequestTimedOutError(
+                    f"The record was not written within {timeout} s. It is still on its way: ask again, or flush() "
+                    f"with a longer timeout."
+                )
+            gate = RawGate()
+            batch.on_done(gate.open)
+            gate.wait(_LOOK_AGAIN_S if left is None else min(left, _LOOK_AGAIN_S))
+
+    def finish_all(self, end: float | None) -> None:
+        """Write everything queued so far; `end` is in real monotonic seconds."""
+        with self.lock:
+            self.seal_open()
+            last = self.queue[-1] if self.queue else None
+        if last is None:
+            if self.inflight is not None:
+                self.drain()
+            return
+        self.finish(last, None if end is None else max(0.0, end - real_monotonic()))
+
+    def due(self, now_ms: int) -> int | None:
+        """Write the open batch if its linger is over; when it will be (ms), or None."""
+        batch = self.open
+        if batch is None:
+            return None
+        if batch.deadline_ms <= now_ms:
+            with self.lock:
+                if self.open is batch:
+                    self.seal_open()
+            self.drain()
+            return None
+        return batch.deadline_ms
+
+    def expire(self, delivery_timeout_ms: int) -> DeliveryTimeoutError:
+        return DeliveryTimeoutError(
+            f"The buffer stayed full for {delivery_timeout_ms} ms (delivery_timeout_ms): {self.topic.name}-{self.partition} "
+            f"accepts nothing. The record was not taken. Look at the disk, or raise buffer_memory."
+        )

@@ -1,0 +1,222 @@
+"""What `send` and `send_many` return: the promise of a place in the log."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Sequence
+from typing import Any, Generic, TypeVar, overload
+
+from ..errors import DeliveryError, StreamlogError
+from ..runtime.threads import real_monotonic
+from ..types import ProducerRecord, RecordMetadata
+from .accumulator import Batch
+
+T = TypeVar("T")
+logger = logging.getLogger("streamlog.client")
+
+
+class Delivery(Generic[T]):
+    """The promise of one record's place. Thread-safe, cheap: a batch and an index.
+
+    >>> import streamlog
+    >>> with streamlog.open() as log:
+    ...     _ = log.create_topic("orders")
+    ...     with log.producer(linger_ms=5) as producer:
+    ...         delivery = producer.send("orders", "9.50", key="alice")
+    ...         delivery.result().offset
+    0
+    """
+
+    __slots__ = ("_batch", "_index")
+
+    def __init__(self, batch: Batch, index: int) -> None:
+        self._batch = batch
+        self._index = index
+
+    def done(self) -> bool:
+        """Whether the record was written, or failed."""
+        return self._batch.done()
+
+    def result(self, timeout: float | None = None) -> T:
+        """Where the record lies; ends the linger of its batch. Raises why it could not be written,
+        or RequestTimedOutError (a TimeoutError) after `timeout` real seconds, the record still on its way."""
+        error = self.exception(timeout)
+        if error is not None:
+            raise error
+        return self._value()
+
+    def exception(self, timeout: float | None = None) -> BaseException | None:
+        """Why the record could not be written, or None; waits like `result`."""
+        batch = self._batch
+        if not batch.done():
+            batch.queue.finish(batch, timeout)
+        error = batch.error()
+        if error is None:
+            return None
+        batch.asked(self._index)
+        return error.again() if isinstance(error, StreamlogError) else error
+
+    def add_done_callback(self, fn: Callable[[Delivery[T]], object]) -> None:
+        """Call `fn(self)` once done, now if it is; on whatever thread finishes it. What it raises is logged."""
+        self._batch.asked(self._index)
+        self._batch.on_done(lambda _: _call(fn, self))
+
+    def _value(self) -> T:
+        batch = self._batch
+        queue = batch.queue
+        return RecordMetadata(  # type: ignore[return-value]
+            queue.topic.name, queue.partition, batch.result() + self._index, batch.time_of(self._index)
+        )
+
+    def __reduce__(self) -> Any:
+        raise TypeError("a Delivery cannot be pickled; pickle its result()")
+
+
+def _call(fn: Callable[[Any], object], delivery: Any) -> None:
+    try:
+        fn(delivery)
+    except Exception:
+        logger.exception("a done callback of a delivery raised")
+
+
+class Written(Delivery[RecordMetadata]):
+    """A delivery that was done when `send` returned."""
+
+    __slots__ = ("_metadata",)
+
+    def __init__(self, topic: str, partition: int, offset: int, timestamp: int) -> None:
+        self._metadata = (topic, partition, offset, timestamp)
+
+    def done(self) -> bool:
+        return True
+
+    def result(self, timeout: float | None = None) -> RecordMetadata:
+        return RecordMetadata._make(self._metadata)
+
+    def exception(self, timeout: float | None = None) -> BaseException | None:
+        return None
+
+    def add_done_callback(self, fn: Callable[[Delivery[RecordMetadata]], object]) -> None:
+        _call(fn, self)
+
+
+class Part:
+    """One batch of a `send_many`: which of the call's records are in it."""
+
+    __slots__ = ("batch", "indexes")
+
+    def __init__(self, batch: Batch, indexes: Sequence[int]) -> None:
+        self.batch = batch
+        self.indexes = indexes
+
+
+class ManyMetadata(Sequence[RecordMetadata]):
+    """The places of a `send_many`'s records, in the order of the call; made as they are asked for."""
+
+    def __init__(self, parts: Sequence[Part], count: int) -> None:
+        self._parts = parts
+        self._count = count
+        self._where: list[tuple[int, int]] | None = None
+
+    def __len__(self) -> int:
+        return self._count
+
+    @overload
+    def __getitem__(self, at: int) -> RecordMetadata: ...
+    @overload
+    def __getitem__(self, at: slice) -> list[RecordMetadata]: ...
+    def __getitem__(self, at: int | slice) -> RecordMetadata | list[RecordMetadata]:
+        if isinstance(at, slice):
+            return [self[i] for i in range(*at.indices(self._count))]
+        if self._where is None:
+            where = [(0, 0)] * self._count
+            for number, part in enumerate(self._parts):
+                for inside, index in enumerate(part.indexes):
+                    where[index] = (number, inside)
+            self._where = where
+        number, inside = self._where[at]
+        batch = self._parts[number].batch
+        return RecordMetadata(
+            batch.queue.topic.name, batch.queue.partition, batch.base_offset(inside), batch.time_of(inside)
+        )
+
+    def __repr__(self) -> str:
+        return f"<metadata of {self._count} records>"
+
+
+class ManyDelivery(Delivery[Sequence[RecordMetadata]]):
+    """The promise of all places of one `send_many`."""
+
+    __slots__ = ("_count", "_parts")
+
+    def __init__(self, parts: Sequence[Part], count: int) -> None:
+        self._parts = parts
+        self._count = count
+
+    def done(self) -> bool:
+        return all(part.batch.done() for part in self._parts)
+
+    def exception(self, timeout: float | None = None) -> BaseException | None:
+        end = None if timeout is None else real_monotonic() + timeout
+        for part in self._parts:
+            if not part.batch.done():
+                part.batch.queue.finish(part.batch, None if end is None else max(0.0, end - real_monotonic()))
+        failed = [part for part in self._parts if part.batch.error() is not None]
+        if not failed:
+            return None
+        for part in failed:
+            part.batch.asked(None)
+        return _many_error(self._parts, self._count)
+
+    def result(self, timeout: float | None = None) -> Sequence[RecordMetadata]:
+        error = self.exception(timeout)
+        if error is not None:
+            raise error
+        return ManyMetadata(self._parts, self._count)
+
+    def add_done_callback(self, fn: Callable[[Delivery[Sequence[RecordMetadata]]], object]) -> None:
+        left = [len(self._parts)]
+        if not self._parts:
+            _call(fn, self)
+
+        def one(_: object) -> None:
+            left[0] -= 1
+            if left[0] == 0:
+                _call(fn, self)
+
+        for part in self._parts:
+            part.batch.asked(None)
+            part.batch.on_done(one)
+
+
+def _many_error(parts: Sequence[Part], count: int) -> DeliveryError:
+    failed: dict[int, StreamlogError] = {}
+    metadata: list[RecordMetadata | None] = [None] * count
+    records: list[tuple[int, ProducerRecord]] = []
+    for part in parts:
+        error = part.batch.error()
+        for inside, index in enumerate(part.indexes):
+            if error is None:
+                queue = part.batch.queue
+                metadata[index] = RecordMetadata(
+                    queue.topic.name, queue.partition, part.batch.base_offset(inside), part.batch.time_of(inside)
+                )
+            else:
+                assert isinstance(error, StreamlogError)
+                failed[index] = error
+                records.append((index, part.batch.record(inside)))
+    return delivery_error(failed, [r for _, r in sorted(records, key=lambda pair: pair[0])], metadata)
+
+
+def delivery_error(
+    failed: dict[int, StreamlogError], records: Sequence[ProducerRecord], metadata: Sequence[RecordMetadata | None]
+) -> DeliveryError:
+    first = next(iter(failed.values()))
+    return DeliveryError(
+        f"{len(failed)} records could not be written; the first because: {first} "
+        f".failed has the error of each, .records what to send again.",
+        failed=failed,
+        records=tuple(records),
+        metadata=tuple(metadata),
+    )
+

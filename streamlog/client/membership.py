@@ -1,0 +1,164 @@
+"""A consumer's place in its group, and the room in which the members of one process find each other.
+
+Members in one process need no heartbeat thread. A poll is the sign of life; a member that was closed
+leaves at once; one whose thread died, or that was collected unclosed, is taken out by whoever polls
+next. A member that has nothing in hand and no listener can have its partitions taken while it does
+nothing: the newcomer asks it, through `Room`, to let go.
+"""
+
+from __future__ import annotations
+
+import logging
+import weakref
+from collections import deque
+from collections.abc import Callable
+from typing import Protocol
+
+from ..broker.api import Service
+from ..config import ConsumerConfig
+from ..coordinator import Heartbeat, HeartbeatResult
+from ..errors import StreamlogError
+from ..runtime.threads import RawGate, current_thread_alive_check
+from ..types import TopicPartition
+
+logger = logging.getLogger("streamlog.client")
+
+
+class Bell:
+    """What others may ring to wake a consumer. It refers to no consumer, so a forgotten one is collected."""
+
+    __slots__ = ("gate", "rung")
+
+    def __init__(self) -> None:
+        self.gate = RawGate()
+        self.rung = False
+
+    def ring(self, _: object = None) -> None:
+        self.rung = True
+        self.gate.open()
+
+
+class Member(Protocol):
+    """What the room can ask of a consumer."""
+
+    def let_go_if_idle(self) -> None: ...
+    def take_out(self) -> None: ...
+
+
+class Membership:
+    """One consumer's membership: its id, its epoch, what the coordinator last said."""
+
+    def __init__(self, service: Service, config: ConsumerConfig, group: str, bell: Bell) -> None:
+        self._service = service
+        self._config = config
+        self.group = group
+        self._bell = bell
+        self._watching = False
+        self.thread_alive: Callable[[], bool] = lambda: True
+        self._forget()
+
+    def _forget(self) -> None:
+        self.member_id = ""
+        self.epoch = 0
+        self._version = -1
+        self._topics: frozenset[str] = frozenset()
+        self._owned: frozenset[TopicPartition] = frozenset()
+        self.stable = False
+
+    @property
+    def joined(self) -> bool:
+        return bool(self.member_id)
+
+    def unchanged(self, topics: frozenset[str]) -> bool:
+        """A poll with nothing new to say or hear: the deadlines are renewed, nothing else happens."""
+        return (
+            self.stable
+            and topics is self._topics
+            and self._service.renew(self.group, self.member_id, self._version)
+        )
+
+    def heartbeat(self, topics: frozenset[str], owned: frozenset[TopicPartition], *, polling: bool) -> HeartbeatResult:
+        """Tell the coordinator what this member reads and holds; what it should hold now.
+
+        Joins if it is no member. Raises UnknownMemberIdError if it was put out, and forgets its id, so the
+        next call joins anew; FencedInstanceIdError; ConfigError.
+        """
+        config = self._config
+        if polling:
+            self.thread_alive = current_thread_alive_check()
+        if not self._watching:
+            self._service.watch_group(self.group, self._bell.ring)
+            self._watching = True
+        request = Heartbeat(
+            self.group,
+            self.member_id,
+            self.epoch,
+            config.group_instance_id,
+            config.client_id,
+            topics,
+            config.assignors,
+            owned,
+            config.session_timeout_ms / 1000,
+            config.max_poll_interval_ms / 1000,
+            polling,
+        )
+        try:
+            result = self._service.heartbeat(request).result()
+        except StreamlogError:
+            self._forget()
+            raise
+        self.member_id, self.epoch, self._version = result.member_id, result.member_epoch, result.version
+        self._topics, self._owned = topics, owned
+        self.stable = result.stable and result.assignment == owned
+        return result
+
+    def leave(self) -> None:
+        """Leave the group; quiet if it was put out already, or the log is closed."""
+        if self._watching:
+            self._watching = False
+            self._service.unwatch_group(self.group, self._bell.ring)
+        member_id = self.member_id
+        self._forget()
+        if member_id:
+            try:
+                self._service.leave_group(self.group, member_id).result()
+            except StreamlogError as error:
+                logger.debug("leaving group %r: %s", self.group, error)
+
+
+class Room:
+    """The members that live in this process, by group. No lock: sets of weak references, copied to be walked."""
+
+    def __init__(self) -> None:
+        self._members: dict[str, weakref.WeakSet[Member]] = {}
+        self._buried: deque[Callable[[], None]] = deque()
+
+    def enter(self, group: str, member: Member) -> None:
+        self._members.setdefault(group, weakref.WeakSet()).add(member)
+
+    def exit(self, group: str, member: Member) -> None:
+        members = self._members.get(group)
+        if members is not None:
+            members.discard(member)
+
+    def others(self, group: str, member: Member) -> list[Member]:
+        return [m for m in list(self._members.get(group, ())) if m is not member]
+
+    def bury(self, funeral: Callable[[], None]) -> None:
+        """Have something done soon for an object that is being collected.
+
+        A finalizer can run in the middle of anything, under any lock, so it must not take one itself.
+        """
+        self._buried.append(funeral)
+
+    def hold_funerals(self) -> None:
+        """Do what collected objects left to be done. Call with no lock held."""
+        while self._buried:
+            try:
+                funeral = self._buried.popleft()
+            except IndexError:
+                return
+            try:
+                funeral()
+            except StreamlogError as error:
+                logger.error("cleaning up after an object that was never closed: %s", error)

@@ -1,0 +1,170 @@
+"""Reading one partition forward from a position: fetch, verify, decode, hand out.
+
+Both faces use it, `Consumer` and `Topic.read`. It knows nothing of groups and takes no lock.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator
+from itertools import islice
+from typing import Any
+
+from ..broker.api import Service
+from ..errors import CorruptRecordError, DeserializationError, StreamlogError
+from ..types import Record, TopicPartition
+from . import decode
+from .decode import Decoder, VerifiedBatch
+from .record_batch import RecordBatch
+
+logger = logging.getLogger("streamlog.client")
+
+# The first fetch after a seek is one index interval: whoever jumps about reads little. Then it grows.
+FIRST_BYTES = 4096
+GROWTH = 4
+MAX_BYTES = 1 << 20
+
+
+class PartitionReader:
+    """Hands out the records of one partition in order. `position` is the next offset to hand out."""
+
+    __slots__ = ("_batches", "_bytes", "_current", "_max_bytes", "_next", "_service", "_skip", "decoder", "isolation", "name", "position")  # fmt: skip
+
+    def __init__(
+        self,
+        service: Service,
+        name: TopicPartition,
+        decoder: Decoder,
+        isolation: str,
+        on_corrupt: str,
+        position: int,
+        max_bytes: int = MAX_BYTES,
+    ) -> None:
+        self._service = service
+        self.name = name
+        self.decoder = decoder
+        self.isolation = isolation
+        self._skip = on_corrupt == "skip"
+        self._max_bytes = min(max_bytes, MAX_BYTES)
+        self.seek(position)
+
+    def seek(self, offset: int) -> None:
+        """Go on at `offset`, forgetting what was prefetched."""
+        self.position = offset
+        self._bytes = min(FIRST_BYTES, self._max_bytes)
+        self._forget()
+
+    def _forget(self) -> None:
+        self._current: Iterator[Record[Any, Any]] | None = None
+        self._next = self.position
+        self._batches: Iterator[VerifiedBatch] = iter(())
+
+    def take(self, out: list[Record[Any, Any]], n: int) -> None:
+        """Append up to `n` records to `out`.
+
+        An error in the middle waits: what came before it is handed out first, and the next call meets
+        the error again, at the same position, until somebody seeks past it.
+        """
+        before = len(out)
+        try:
+            self._take(out, n)
+        except DeserializationError as error:
+            self.position = error.record.offset
+            self._forget()
+            if len(out) == before:
+                raise
+        except StreamlogError:
+            self._forget()
+            if len(out) == before:
+                raise
+
+    def _take(self, out: list[Record[Any, Any]], n: int) -> None:
+        want = n
+        while True:
+            current = self._current
+            if current is not None:
+                before = len(out)
+                # extend keeps what it got when the iterator raises
+                out.extend(islice(current, want))
+                want -= len(out) - before
+                if not want:
+                    self.position = out[-1].offset + 1
+                    return
+                self._current = None
+                self.position = self._next
+            batch = self._next_batch()
+            if batch is None:
+                return
+            self._current = decode.records(batch, self.decoder, self.position)
+            self._next = batch.header.next_offset
+
+    def take_batches(self, out: list[RecordBatch[Any, Any]], n: int) -> int:
+        """Append batches of about `n` records in all to `out`; how many records. The last one may be cut."""
+        if self._current is not None:  # handed out half by `take`
+            self._forget()
+        taken = 0
+        while taken < n:
+            try:
+                batch = self._next_batch()
+            except StreamlogError:
+                self._forget()
+                if taken:
+                    return taken
+                raise
+            if batch is None:
+                return taken
+            made: RecordBatch[Any, Any] = RecordBatch(batch, self.decoder, self.position)
+            if len(made) > n - taken:
+                made = RecordBatch(batch, self.decoder, self.position, made.offsets[n - taken])
+                self.position = made.next_offset
+                self._forget()
+            else:
+                self.position = made.next_offset
+            taken += len(made)
+            if len(made):
+                out.append(made)
+        return taken
+
+    def batches_until(self, end: int) -> Iterator[RecordBatch[Any, Any]]:
+        """Whole batches from `position` up to `end`, the first and the last cut to those."""
+        while self.position < end:
+            batch = self._next_batch()
+            if batch is None or batch.header.base_offset >= end:
+                return
+            made: RecordBatch[Any, Any] = RecordBatch(batch, self.decoder, self.position, end)
+            self.position = batch.header.next_offset
+            if len(made):
+                yield made
+
+    def _next_batch(self) -> VerifiedBatch | None:
+        """The next batch with a record at or after `position`, or None at the end of what may be read."""
+        while True:
+            try:
+                batch = next(self._batches, None)
+                if batch is None:
+                    chunk = self._service.fetch(self.name, self.position, self._bytes, self.isolation)
+                    if not chunk.data:
+                        return None
+                    self._bytes = min(self._bytes * GROWTH, self._max_bytes)
+                    self._batches = decode.batches(chunk)
+                    continue
+            except CorruptRecordError as error:
+                if not self._skip:
+                    raise
+                self._skip_damage(error)
+                continue
+            header = batch.header
+            if header.next_offset <= self.position:
+                continue
+            if header.is_control or not header.record_count:
+                self.position = header.next_offset
+                continue
+            return batch
+
+    def _skip_damage(self, error: CorruptRecordError) -> None:
+        onward = self._service.after_damage(self.name, self.position)
+        logger.error(
+            "%s-%d: skipped offsets %d to %d, which are damaged: %s", *self.name, self.position, onward - 1, error
+        )
+        self.position = max(onward, self.position + 1)
+        self._forget()

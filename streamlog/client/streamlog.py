@@ -1,0 +1,313 @@
+"""`open` and `StreamLog`: the door to everything else."""
+
+from __future__ import annotations
+
+import os
+import weakref
+from collections.abc import Callable, Iterator
+from functools import partial
+from typing import Any
+
+from ..broker.api import Service
+from ..broker.metadata import TopicView
+from ..config import ConsumerConfig, OpenOptions, check_topic_name, not_yet, open_defaults, real
+from ..errors import ConfigError, InvalidTopicError, StreamlogError, TopicAlreadyExistsError
+from ..runtime.threads import new_lock
+from ..types import Clock, TopicPartition
+from .consumer import Consumer
+from .decode import Decoder
+from .engine import Engine, registry
+from .group import ConsumerGroup
+from .handle import Closing, closed
+from .membership import Room
+from .producer import Producer
+from .serde import resolve_deserializer
+from .topic import Topic
+
+_UNSET: Any = object()
+EXIT_FLUSH_S = 5.0
+
+
+def open(  # noqa: A001  (the name users write: streamlog.open)
+    path: str | os.PathLike[str] = _UNSET,
+    *,
+    brokers: Any = None,
+    read_only: bool = False,
+    sync: bool = False,
+    auto_create_topics: bool = False,
+    clock: Clock | None = None,
+    lock_timeout: float = 0.0,
+    force: bool = False,
+    replica_lag_time_max_ms: int = 30_000,
+    disk: Any = None,
+    **topic_defaults: Any,
+) -> StreamLog:
+    """Open the log in directory `path`, made if absent; without a path a temporary one, removed at close.
+
+    One process owns a directory at a time (LogLockedError names the pid; `lock_timeout` waits, seconds).
+    A second open in this process with the same options gives another handle on the same log.
+    `auto_create_topics`: sending to or reading an unknown topic creates it. `clock`: a
+    `testing.ManualClock` moves time by hand. Other settings are defaults for new topics
+    (`partitions=4`, `retention_ms=…`) and are stored with each when it is created.
+
+    Raises FormatError for a directory that is not empty and no log, or one of a newer format.
+
+    >>> import streamlog
+    >>> with streamlog.open(partitions=2) as log:
+    ...     log.create_topic("orders").partitions
+    2
+    """
+    for name, value, default, instead in (
+        ("brokers", brokers, (None, 1), "a log has one broker directory."),
+        ("read_only", read_only, (False,), "one process at a time opens a directory, and may write."),
+        ("sync", sync, (False,), "records are safe from a killed process, and from a power loss after close()."),
+        ("force", force, (False,), "there are no metadata copies to go without."),
+        ("replica_lag_time_max_ms", replica_lag_time_max_ms, (30_000,), "there are no replicas to lag."),
+        ("disk", disk, (None,), "the fault-injecting file layer comes with a later one."),
+    ):
+        if value not in default:
+            raise not_yet(name, value, instead)
+    if path is not _UNSET and (path is None or not os.fspath(path)):
+        raise ConfigError(
+            f"open({path!r}): a path names the log's directory; leave it out for a temporary log that is removed at close.",
+            name="path",
+        )
+    real("lock_timeout", lock_timeout, 0.0, 86_400.0)
+    options = OpenOptions(bool(auto_create_topics), clock, float(lock_timeout), open_defaults(topic_defaults))
+    engine = registry.open(None if path is _UNSET else os.fspath(path), options)
+    return StreamLog(engine)
+
+
+class StreamLog(Closing):
+    """A log: topics, and everything that reads and writes them. Thread-safe; made by `streamlog.open`.
+
+    Iterates over the names of its topics. Closing it closes its producers (flushing them), consumers
+    and workers.
+
+    >>> import streamlog
+    >>> with streamlog.open() as log:
+    ...     _ = log.create_topic("orders")
+    ...     "orders" in log, list(log)
+    (True, ['orders'])
+    """
+
+    def __init__(self, engine: Engine) -> None:
+        self._engine = engine
+        self._room: Room = engine.room
+        self._children: weakref.WeakSet[Any] = weakref.WeakSet()
+        self._lock = new_lock()
+        self._sender: Producer | None = None
+        engine.handles.add(self)
+
+    @property
+    def path(self) -> str | None:
+        """The directory, or None for a temporary log."""
+        return None if self._engine.temporary else self._engine.path
+
+    # -- topics --------------------------------------------------------------------------------------
+
+    def create_topic(
+        self,
+        name: str,
+        *,
+        partitions: int | None = None,
+        replication_factor: int | None = None,
+        exist_ok: bool = False,
+        **topic_config: Any,
+    ) -> Topic[Any, Any]:
+        """Create a topic; what is not given comes from `open`'s defaults, then from the library's.
+
+        Raises InvalidTopicError, TopicAlreadyExistsError (unless `exist_ok`, which leaves the topic as it
+        is), ConfigError.
+        """
+        settings = dict(topic_config)
+        if replication_factor is not None:
+            settings["replication_factor"] = replication_factor
+        self._use().create_topic(check_topic_name(name), partitions, settings, exist_ok=exist_ok)
+        return Topic(self, name)
+
+    def topic(self, name: str, *, key_serde: Any = None, value_serde: Any = None) -> Topic[Any, Any]:
+        """A handle on a topic, with serdes for its keys and values if given. Raises UnknownTopicOrPartitionError."""
+        self._topic_view(name)
+        return Topic(self, name, key_serde=key_serde, value_serde=value_serde)
+
+    def topics(self, *, internal: bool = False) -> list[Topic[Any, Any]]:
+        """Handles on all topics, by name; with `internal` those of the log itself too."""
+        views = self._use().image.topics.values()
+        return [Topic(self, view.name) for view in sorted(views) if internal or not view.internal]
+
+    def __getitem__(self, name: str) -> Topic[Any, Any]:
+        return self.topic(name)
+
+    def __contains__(self, name: object) -> bool:
+        return name in self._use().image.topics
+
+    def __iter__(self) -> Iterator[str]:
+        topics = self._use().image.topics
+        return iter(sorted(name for name, view in topics.items() if not view.internal))
+
+    def delete_topic(self, name: str) -> None:
+        """Delete a topic, its records and its committed offsets. For good."""
+        self._use().delete_topic(name)
+
+    # -- clients -------------------------------------------------------------------------------------
+
+    def producer(self, **config: Any) -> Producer:
+        """A producer; see `Producer` and `ProducerConfig`."""
+        self._room.hold_funerals()
+        return Producer(self, **config)
+
+    def consumer(self, *topics: Any, group: str | None = None, **config: Any) -> Consumer[Any, Any]:
+        """A consumer of topics (names, Topics, compiled patterns), alone or in a group."""
+        self._room.hold_funerals()
+        return Consumer(self, *topics, group=group, **config)
+
+    def group(self, name: str) -> ConsumerGroup:
+        """A handle on a consumer group, which need not exist yet."""
+        self._use()
+        return ConsumerGroup(self, name)
+
+    def groups(self) -> list[ConsumerGroup]:
+        """Handles on the groups there are, by name."""
+        return [ConsumerGroup(self, name) for name in self._use().list_groups()]
+
+    def metrics(self) -> dict[str, Any]:
+        """Plain numbers by topic and partition, counted since the log was opened; JSON-able."""
+        return self._use().metrics()
+
+    # -- closing -------------------------------------------------------------------------------------
+
+    def close(self) -> None:
+        """Close the log's workers, consumers and producers, then the log; raise the first error, closed all the same."""
+        if self._dead is not None:
+            return
+        self._close(None)
+
+    def _close(self, flush_timeout: float | None) -> None:
+        first: BaseException | None = None
+        for close in self._closers(flush_timeout):
+            try:
+                close()
+            except StreamlogError as error:
+                first = first or error
+        with self._lock:
+            if self._dead is not None:
+                return
+            self._dead = closed("log")
+        try:
+            registry.close(self._engine)
+        except StreamlogError as error:
+            first = first or error
+        if first is not None:
+            raise first
+
+    def _closers(self, flush_timeout: float | None) -> Iterator[Callable[[], None]]:
+        """How to close each child: who handles records first, then who reads, then who sends."""
+        children = list(self._children)
+        for child in children:
+            if not isinstance(child, (Consumer, Producer)):
+                yield child.close
+        for child in children:
+            if isinstance(child, Consumer):
+                yield child._close_with_log
+        for child in children:
+            if isinstance(child, Producer):
+                yield partial(child.close, flush_timeout)
+
+    def _close_at_exit(self) -> None:
+        if self._dead is None:
+            self._close(EXIT_FLUSH_S)
+
+    def _abandon_all(self) -> None:
+        for child in list(self._children):
+            child._abandon()
+        self._abandon()
+
+    def __del__(self) -> None:
+        if self._dead is None and hasattr(self, "_sender"):
+            self._warn_open()
+            engine = self._engine
+            self._room.bury(lambda: registry.close(engine))
+
+    def __repr__(self) -> str:
+        where = "temporary" if self._engine.temporary else repr(self._engine.path)
+        return f"<streamlog.StreamLog {where}{' closed' if self._dead is not None else ''}>"
+
+    # -- what its children need ----------------------------------------------------------------------
+
+    def _use(self) -> Service:
+        """The service, if the log is open."""
+        self._check()
+        return self._engine.service
+
+    _service_now = _use
+
+    def _adopt(self, child: Any) -> None:
+        self._children.add(child)
+
+    def _forget(self, child: Any) -> None:
+        self._children.discard(child)
+
+    def _next_number(self) -> int:
+        return next(self._engine.numbers)
+
+    def _topic_view(self, name: Any) -> TopicView:
+        """The topic as it is now; created if the log was opened to do that."""
+        service = self._use()
+        view = service.image.topics.get(name) if isinstance(name, str) else None
+        if view is not None:
+            return view
+        check_topic_name(name)
+        if self._engine.options.auto_create_topics:
+            try:
+                return service.create_topic(name)
+            except TopicAlreadyExistsError:  # another thread was faster
+                return service.topic(name)
+        return service.topic(name)
+
+    def _name_of(self, topic: Any) -> tuple[str, Any, Any]:
+        """A topic's name and serdes from a name or a handle."""
+        if isinstance(topic, str):
+            return topic, None, None
+        if isinstance(topic, Topic):
+            if not topic._log._same_log(self):
+                raise ConfigError(f"{topic!r} is a topic of another log; use this log's own, log[{topic.name!r}].", name="topic")
+            topic._view()
+            return topic.name, topic._key_serde, topic._value_serde
+        raise InvalidTopicError(f"A topic is given by its name or a Topic, not {topic!r:.80}.")
+
+    def _decoders(self, config: ConsumerConfig, serdes: dict[str, tuple[Any, Any]]) -> Callable[[TopicPartition], Decoder]:
+        """How a consumer's records are deserialized: by its own settings, else by the serdes of the Topic given."""
+        resolve_deserializer(config.key_deserializer, "", "key")
+        resolve_deserializer(config.value_deserializer, "")
+
+        def decoder(name: TopicPartition) -> Decoder:
+            key, value = serdes.get(name.topic, (None, None))
+            key = config.key_deserializer if config.key_deserializer is not None else key
+            value = config.value_deserializer if config.value_deserializer is not None else value
+            return Decoder(
+                name.topic,
+                name.partition,
+                resolve_deserializer(key, name.topic, "key"),
+                resolve_deserializer(value, name.topic),
+            )
+
+        return decoder
+
+    def _topic_producer(self) -> Producer:
+        """The producer behind `Topic.send`: no linger."""
+        sender = self._sender
+        if sender is None or sender.closed:
+            with self._lock:
+                sender = self._sender
+                if sender is None or sender.closed:
+                    sender = self._sender = Producer(self)
+        return sender
+
+    def _same_log(self, other: StreamLog) -> bool:
+        return other._engine is self._engine
+
+    def _identity(self) -> int:
+        return id(self._engine)
+
+

@@ -1,0 +1,198 @@
+"""Threads that handle a group's records: retries, dead letters, a clean stop."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+from ..config import ConsumerConfig, choice, integer
+from ..errors import RequestTimedOutError, StreamlogError
+from ..runtime.threads import RawGate, new_lock, real_monotonic, start_thread
+from ..types import Record, TopicPartition
+from .consumer import Consumer
+from .decode import Decoder, undecodable
+from .handle import Closing, closed
+
+if TYPE_CHECKING:
+    from .streamlog import StreamLog
+
+logger = logging.getLogger("streamlog.client")
+
+Handler = Callable[[Record[Any, Any]], object]
+
+
+class Workers(Closing):
+    """Running workers of a group. Thread-safe. Leaving the block stops and joins them."""
+
+    def __init__(
+        self,
+        log: StreamLog,
+        group: str,
+        handler: Handler,
+        topics: Sequence[Any],
+        config: dict[str, Any],
+        *,
+        workers: int,
+        on_error: str,
+        retries: int,
+        retry_backoff_ms: int,
+        dead_letter_topic: str | None,
+        until_end: bool,
+    ) -> None:
+        integer("workers", workers, 1, 1000)
+        integer("retries", retries, 0)
+        integer("retry_backoff_ms", retry_backoff_ms, 0)
+        choice("on_error", on_error, ("stop", "skip", "dead_letter"))
+        self._log = log
+        self._handler = handler
+        self._on_error = on_error
+        self._retries = retries
+        self._backoff_s = retry_backoff_ms / 1000
+        self._dead_letter_topic = dead_letter_topic
+        self._lock = new_lock()
+        self._error: BaseException | None = None
+        self._stopping = RawGate()
+        self._done = RawGate()
+        # Records are deserialized here rather than in the consumer: a dead letter is the bytes that
+        # came in, and a record that cannot be deserialized is handled like one whose handler raises.
+        self._serdes: dict[str, tuple[Any, Any]] = {}
+        self._decoders = log._decoders(ConsumerConfig.of({**config, "group": group}), self._serdes)
+        plain = {**config, "key_deserializer": None, "value_deserializer": None}
+        self._consumers: list[Consumer[Any, Any]] = []
+        try:
+            for _ in range(workers):
+                self._consumers.append(Consumer(log, *topics, group=group, **plain))
+        except BaseException:
+            for consumer in self._consumers:
+                consumer.close()
+            raise
+        self._serdes.update(self._consumers[0]._serdes)
+        self._ends: dict[TopicPartition, int] | None = self._ends_now() if until_end else None
+        self._left = workers
+        log._adopt(self)
+        self._threads = [
+            start_thread(partial(self._work, consumer), f"streamlog-{group}-{n}")
+            for n, consumer in enumerate(self._consumers)
+        ]
+
+    def _ends_now(self) -> dict[TopicPartition, int]:
+        service = self._log._use()
+        image = service.image
+        return {
+            name: service.bounds(name, "read_committed")[1]
+            for topic in self._consumers[0].subscription()
+            for name in [TopicPartition(topic, n) for n in range(image.topics[topic].partitions)]
+        }
+
+    # -- one worker ----------------------------------------------------------------------------------
+
+    def _work(self, consumer: Consumer[Any, Any]) -> None:
+        try:
+            with consumer:
+                records: Iterator[Record[Any, Any]] = consumer
+                if self._ends is not None:
+                    records = consumer._until(self._ends, None)
+                for record in records:
+                    self._handle(record)
+        except _Stopped:
+            pass
+        except BaseException as error:
+            if not (isinstance(error, StreamlogError) and self._log.closed):
+                with self._lock:
+                    self._error = self._error or error
+            self.stop()
+        finally:
+            with self._lock:
+                self._left -= 1
+                last = not self._left
+            if last:
+                self._done.open()
+
+    def _handle(self, record: Record[Any, Any]) -> None:
+        wait = self._backoff_s
+        for attempt in range(self._retries + 1):
+            try:
+                self._handler(_decoded(record, self._decoders(record.topic_partition)))
+                return
+            except Exception as error:
+                if attempt < self._retries:
+                    if self._stopping.wait(wait):
+                        raise _Stopped from error  # unfinished: the group will see it again
+                    wait *= 2
+                    continue
+                if self._on_error == "stop":
+                    raise
+                self._set_aside(record, error)
+
+    def _set_aside(self, record: Record[Any, Any], error: Exception) -> None:
+        where = f"{record.topic}-{record.partition} at offset {record.offset}"
+        if self._on_error == "skip":
+            logger.error("the handler failed on %s, which is skipped: %r", where, error)
+            return
+        topic = self._dead_letter_topic or f"{record.topic}.dead-letters"
+        if topic not in self._log:
+            self._log.create_topic(topic, exist_ok=True)
+        origin = (
+            ("dead_letter.topic", record.topic.encode()),
+            ("dead_letter.partition", str(record.partition).encode()),
+            ("dead_letter.offset", str(record.offset).encode()),
+            ("dead_letter.error", f"{type(error).__name__}: {error}".encode("utf-8", "replace")[:4096]),
+        )
+        self._log[topic].send(
+            record.value, record.key, headers=(*record.headers, *origin), timestamp_ms=record.timestamp
+        )
+        logger.error("the handler failed on %s, which went to %s: %r", where, topic, error)
+
+    # -- from outside --------------------------------------------------------------------------------
+
+    def stop(self) -> None:
+        """Hand out no new record; records in hand are finished. Returns at once; safe from anywhere."""
+        self._stopping.open()
+        for consumer in self._consumers:
+            consumer.stop()
+
+    def wait(self, timeout: float | None = None) -> None:
+        """Wait until all workers have ended; raise the handler's error. RequestTimedOutError after `timeout` s."""
+        if not self._done.wait(timeout):
+            raise RequestTimedOutError(f"The workers are still at it after {timeout} s; stop() asks them to end.")
+        with self._lock:
+            error, self._error = self._error, None
+        if error is not None:
+            raise error
+
+    def close(self) -> None:
+        """Stop, and wait for the records in hand, for `max_poll_interval_ms` at most."""
+        if self._dead is not None:
+            return
+        self.stop()
+        limit = self._consumers[0]._config.max_poll_interval_ms / 1000
+        end = real_monotonic() + limit
+        for thread in self._threads:
+            thread.join(max(0.0, end - real_monotonic()))
+        self._dead = closed("group's workers")
+        self._log._forget(self)
+        if not self._done.is_open():
+            logger.error("workers of %r did not end within %s s; their records in hand are not finished", self._log, limit)
+
+    def __repr__(self) -> str:
+        return f"<streamlog.Workers {self._left} running>"
+
+
+class _Stopped(Exception):
+    """A worker was stopped between two attempts; its record is not finished."""
+
+
+def _decoded(record: Record[Any, Any], decoder: Decoder) -> Record[Any, Any]:
+    if decoder.plain:
+        return record
+    key, value = record.key, record.value
+    try:
+        if decoder.deserialize_key is not None and key is not None:
+            key = decoder.deserialize_key(key)
+        if decoder.deserialize_value is not None and value is not None:
+            value = decoder.deserialize_value(value)
+    except Exception as error:
+        raise undecodable(record, error) from error
+    return record._replace(key=key, value=value)

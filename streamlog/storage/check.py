@@ -1,0 +1,336 @@
+"""Every checksum and every invariant of a partition directory, looked at without changing anything.
+
+Nothing is opened for writing and no lock is needed. A log that is being written, rolled, retained
+or compacted meanwhile, by this process or another, is fine: what lies beyond the last whole batch is
+what a crash would leave, and files that vanish under the check make it start again.
+
+What is found is damage (records are lost or wrong) or a note (something derived, torn or left over,
+which the next open puts right by itself).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
+
+from ..errors import CorruptRecordError, StorageError
+from ..records.batch import BatchHeader, verify_payload
+from ..records.columns import BatchColumns
+from ..runtime.api import Disk
+from . import index as index_files
+from .batch_check import batch_fault
+from .checkpoint import NAME as STATE_NAME
+from .checkpoint import State, slots
+from .index import Index
+from .recovery import Crash, Walk, is_torn, size_of
+from .segment import Segment
+from .swap import base_offset_of, index_name, is_worthless, log_name, swap_of
+
+_TRIES = 8
+FOREVER_OFFSET = (1 << 63) - 1
+
+Visit = Callable[[BatchHeader, BatchColumns], object]
+Progress = Callable[[int], object]
+
+
+class Finding(NamedTuple):
+    """One thing that is not as it should be.
+
+    `lost` are the offsets (from, up to) of records that cannot be read, if any are; `is_note` says
+    that no record is lost and the next open, or the next compaction, puts it right.
+    """
+
+    path: str
+    position: int
+    kind: str
+    message: str
+    lost: tuple[int, int] | None = None
+    is_note: bool = False
+
+
+class Checked(NamedTuple):
+    """What a check of one partition counted and found. `size_bytes` are the bytes of its segments."""
+
+    segments: int
+    batches: int
+    records: int
+    size_bytes: int
+    findings: tuple[Finding, ...]
+
+
+class _Changed(Exception):
+    """The directory changed under the check."""
+
+
+class Question(NamedTuple):
+    """Which partition directory is checked, and what is known about it.
+
+    `gaps`: compaction may have left offsets out. `visit` is called with each batch that is whole and
+    `progress` with bytes done, in the order of offsets; both again from the start if the directory
+    changes under the check, after `restart`.
+    """
+
+    directory: str
+    topic_id: bytes
+    partition: int
+    seed: int
+    crash: Crash
+    gaps: bool
+    visit: Visit | None = None
+    progress: Progress | None = None
+    restart: Callable[[], object] | None = None
+
+
+def check_partition(disk: Disk, question: Question) -> Checked:
+    """Check one partition directory. Reads every byte of it once; holds one batch at a time.
+
+    Raises OSError if the directory cannot be read, FormatError if a newer version wrote it.
+    """
+    for _ in range(_TRIES):
+        try:
+            return _Check(disk, question).run()
+        except (FileNotFoundError, _Changed):
+            if question.restart is not None:
+                question.restart()
+            if not disk.exists(question.directory):
+                return Checked(0, 0, 0, 0, ())
+    finding = Finding(question.directory, 0, "busy", "the directory changed on every try to read it; verify it again", None, True)
+    return Checked(0, 0, 0, 0, (finding,))
+
+
+class _Check:
+    """One pass over one directory."""
+
+    def __init__(self, disk: Disk, question: Question) -> None:
+        self.disk = disk
+        self.q = question
+        self.findings: list[Finding] = []
+        self.batches = self.records = self.size_bytes = 0
+        self.start_offset = 0
+        self.epoch = -1
+
+    def run(self) -> Checked:
+        names = self.disk.listdir(self.q.directory)
+        state = self._state(names)
+        if self.disk.listdir(self.q.directory) != names:
+            raise _Changed
+        gaps = self.q.gaps or (state is not None and state.cleaned_until > 0)
+        segments = self._segments(names)
+        self.start_offset = state.log_start_offset if state is not None else 0
+        if segments and segments[0].base_offset > self.start_offset:
+            self._missing(segments[0].path, 0, self.start_offset, segments[0].base_offset)
+        end = 0
+        for segment, following in zip(segments, [*segments[1:], None], strict=True):
+            end = self._segment(segment, following, gaps, state)
+        if state is not None and end < state.recovery_point:
+            path = segments[-1].path if segments else self.q.directory
+            self._missing(path, segments[-1].size if segments else 0, end, state.recovery_point)
+        return Checked(len(segments), self.batches, self.records, self.size_bytes, tuple(self.findings))
+
+    # -- names and state -----------------------------------------------------------------------------
+
+    def _state(self, names: Sequence[str]) -> State | None:
+        path = f"{self.q.directory}/{STATE_NAME}"
+        if STATE_NAME not in names:
+            if any(base_offset_of(name, "log") is not None for name in names):
+                self._add(path, 0, "state", "it is missing, and with it where the log starts: deleted records may come back")
+            return None
+        found = slots(self.disk.read(path), self.q.topic_id, self.q.partition)
+        if found.damaged:
+            what = "one of its two slots does not verify; the other is used" if found.newest else (
+                "neither of its two slots belongs to this partition and verifies, so the log does not open"
+            )
+            self._add(path, found.damaged[0], "state", what, note=found.newest is not None)
+        return found.newest
+
+    def _segments(self, names: Sequence[str]) -> list[Segment]:
+        """The segments that count, with a finished `.swap` in place of what it replaces."""
+        directory = self.q.directory
+        paths: dict[int, str] = {}
+        for name in names:
+            base = base_offset_of(name, "log")
+            if base is not None:
+                paths[base] = name
+            elif is_worthless(name):
+                self._add(f"{directory}/{name}", 0, "leftover", "an unfinished result; it will be removed", note=True)
+            elif base_offset_of(name, "index") is None and name != STATE_NAME and swap_of(name) is None:
+                known = "bytes that a recovery cut off and saved" if ".log.cut-" in name else "not a file of a log"
+                self._add(f"{directory}/{name}", 0, "leftover", known, note=True)
+        for name in names:
+            swap = swap_of(name)
+            if swap is not None:
+                paths = {base: file for base, file in paths.items() if not swap[0] <= base < swap[1]}
+                paths[swap[0]] = name
+                self._add(f"{directory}/{name}", 0, "leftover", "a compaction that the next open will finish", note=True)
+        for name in names:
+            base = base_offset_of(name, "index")
+            if base is not None and base not in paths:
+                self._add(f"{directory}/{name}", 0, "leftover", "an index without its segment", note=True)
+        found: list[Segment] = []
+        for base in sorted(paths):
+            segment = Segment(self.disk, directory, base, self.q.seed)
+            segment.path = f"{directory}/{paths[base]}"
+            segment.size = size_of(self.disk, segment.path)
+            if found and not found[-1].size:
+                self._add(found.pop().path, 0, "leftover", "an empty file that an interrupted roll left", note=True)
+            found.append(segment)
+        return found
+
+    # -- segments ------------------------------------------------------------------------------------
+
+    def _segment(self, segment: Segment, following: Segment | None, gaps: bool, state: State | None) -> int:
+        """Check one segment; the offset it ends at."""
+        file = self.disk.open(segment.path, writable=False)
+        try:
+            segment.give_file(file)
+            size = segment.size = file.size()
+            walk = self._walk(segment, size, following, gaps, state)
+        except StorageError as error:
+            lost = self._lost(segment.base_offset, following.base_offset if following else None)
+            self._add(segment.path, 0, "unreadable", str(error), lost)
+            return following.base_offset if following else segment.base_offset
+        finally:
+            segment.release()
+            file.close()
+        self.size_bytes += size
+        end = walk.stats.next_offset
+        if not walk.damage:
+            self._index(segment, walk, following is None)
+        if following is None:
+            return end
+        if end < following.base_offset and not walk.damage:
+            self._missing(segment.path, size, end, following.base_offset)
+        elif end > following.base_offset and following.size:
+            self._out_of_order(following, 0, end, following.base_offset)
+        return max(end, following.base_offset)
+
+    def _walk(self, segment: Segment, size: int, following: Segment | None, gaps: bool, state: State | None) -> Walk:
+        entries = Index()
+        expected, end = segment.base_offset, 0
+        records, low, high, first_append = 0, -1, -1, -1
+        damage: list[CorruptRecordError] = []
+        pending: CorruptRecordError | None = None
+        for at, found in segment.scan(0, size):
+            if isinstance(found, CorruptRecordError):
+                pending = found
+                damage.append(found)
+                continue
+            if pending is not None:
+                self._damaged(segment, pending, "header", expected, found.base_offset)
+                pending = None
+            elif found.base_offset < expected or (found.base_offset > expected and not gaps):
+                self._out_of_order(segment, at, expected, found.base_offset)
+            error = self._batch(segment, at, found, gaps)
+            if error is not None:
+                damage.append(error)
+                last = following is None and at + found.batch_len == size
+                if last and self._is_torn(segment, end, expected, size, state):
+                    self._torn(segment, end, size)
+                else:
+                    kind = "payload" if "payload" in str(error) else "columns"
+                    self._damaged(segment, error, kind, found.base_offset, found.next_offset)
+            entries.add(found.base_offset, at, found.max_timestamp)
+            if found.record_count:
+                records += found.record_count
+                low = found.base_timestamp if low < 0 else min(low, found.base_timestamp)
+                high = max(high, found.max_timestamp)
+            if first_append < 0:
+                first_append = found.append_timestamp
+            expected, end = max(expected, found.next_offset), at + found.batch_len
+            if self.q.progress is not None:
+                self.q.progress(found.batch_len)
+        if pending is not None:
+            if following is None and self._is_torn(segment, end, expected, size, state):
+                self._torn(segment, end, size)
+            else:
+                self._damaged(segment, pending, "header", expected, following.base_offset if following else None)
+        stats = index_files.Stats(segment.base_offset, expected, size, records, low, high, first_append)
+        return Walk(stats, entries, end, tuple(damage))
+
+    def _batch(self, segment: Segment, at: int, header: BatchHeader, gaps: bool) -> CorruptRecordError | None:
+        """Verify one batch whose header is good; the error if its payload or its columns are not."""
+        if header.leader_epoch < self.epoch:
+            self._add(segment.path, at, "epoch", f"leader epoch {header.leader_epoch} after {self.epoch}")
+        self.epoch = max(self.epoch, header.leader_epoch)
+        data = segment.read(header.batch_len, at)
+        try:
+            verify_payload(header, memoryview(data)[header.header_len :], segment.seed, segment.path, at)
+        except CorruptRecordError as error:
+            return error
+        fault = batch_fault(data, header, gaps)
+        if fault is not None:
+            return CorruptRecordError(fault, path=segment.path, position=at, expected=0, actual=0)
+        self.batches += 1
+        self.records += header.record_count
+        if self.q.visit is not None:
+            self.q.visit(header, BatchColumns(data, 0, header))
+        return None
+
+    def _is_torn(self, segment: Segment, end: int, next_offset: int, size: int, state: State | None) -> bool:
+        if self.q.crash.clean:
+            return False
+        stats = index_files.Stats(segment.base_offset, next_offset, size, 0, -1, -1, -1)
+        point = state.recovery_point if state is not None else 0
+        return is_torn(segment, Walk(stats, Index(), end, ()), point, self.q.crash)
+
+    def _index(self, segment: Segment, walk: Walk, is_last: bool) -> None:
+        """Compare the index file, if there is one, with what the headers say."""
+        path = f"{self.q.directory}/{index_name(segment.base_offset)}"
+        if not segment.path.endswith(log_name(segment.base_offset)):
+            return
+        try:
+            loaded = index_files.from_bytes(self.disk.read(path), segment.seed)
+        except FileNotFoundError:
+            return
+        if loaded is not None and is_last and not self.q.crash.clean and loaded[1].size < walk.stats.size:
+            return  # from the last close; the segment went on growing
+        if loaded is None:
+            self._add(path, 0, "index", "it does not verify; it will be rebuilt from the segment", note=True)
+        elif loaded[1] != walk.stats or not _agrees(loaded[0], walk.entries):
+            self._add(path, 0, "index", "it verifies but contradicts the segment; remove it, and it will be rebuilt", note=True)
+
+    # -- findings ------------------------------------------------------------------------------------
+
+    def _add(
+        self, path: str, position: int, kind: str, message: str, lost: tuple[int, int] | None = None, note: bool = False
+    ) -> None:
+        self.findings.append(Finding(path, position, kind, message, lost, note))
+
+    def _lost(self, start: int, end: int | None) -> tuple[int, int] | None:
+        """Offsets that are lost, without those that were deleted anyway. No end: to the end of the log."""
+        start = max(start, self.start_offset)
+        end = FOREVER_OFFSET if end is None else end
+        return (start, end) if start < end else None
+
+    def _damaged(self, segment: Segment, error: CorruptRecordError, kind: str, start: int, end: int | None) -> None:
+        lost = self._lost(start, end)
+        message = str(error).partition(". ")[0]
+        self._add(segment.path, error.position, kind, message, lost, note=lost is None)
+
+    def _missing(self, path: str, position: int, start: int, end: int) -> None:
+        lost = self._lost(start, end)
+        if lost is not None:
+            message = f"offsets {start} up to {end} are missing: a segment is gone or was cut short"
+            self._add(path, position, "missing", message, lost)
+
+    def _out_of_order(self, segment: Segment, at: int, expected: int, found: int) -> None:
+        if found > expected:
+            self._missing(segment.path, at, expected, found)
+        else:
+            message = f"a batch with offset {found} follows offset {expected - 1}: offsets only grow"
+            self._add(segment.path, at, "offsets", message)
+
+    def _torn(self, segment: Segment, end: int, size: int) -> None:
+        message = f"torn tail: {size - end} bytes of an unfinished write, will be cut at the next open"
+        self._add(segment.path, end, "torn", message, note=True)
+
+
+def _agrees(stored: Index, walked: Index) -> bool:
+    """Whether every lookup in `stored` has a right answer. Times may be too high, never too low: the walk is longer then."""
+    return (
+        stored.offsets == walked.offsets
+        and stored.positions == walked.positions
+        and len(stored.timestamps) == len(walked.timestamps)
+        and all(have >= need for have, need in zip(stored.timestamps, walked.timestamps, strict=True))
+        and all(a <= b for a, b in zip(stored.timestamps, stored.timestamps[1:], strict=False))
+    )

@@ -1,0 +1,504 @@
+"""The command `streamlog`: what a person types, what comes out, and what the exit code says."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from typer.testing import CliRunner
+
+import streamlog
+from streamlog import TopicPartition
+
+pytest.importorskip("typer")
+from streamlog import cli_admin, cli_inspect, cli_records  # noqa: F401  they add their commands
+from streamlog.cli_app import app
+
+DAY = 86_400_000
+NEW_YEAR = 1_767_225_600_000  # 2026-01-01T00:00:00Z
+MAIN = "import sys; from streamlog.cli import main; sys.exit(main())"
+
+Child = Callable[..., "subprocess.Popen[str]"]
+OpenLog = Callable[..., streamlog.StreamLog]
+
+
+class Terminal:
+    """Runs commands on one directory, in this process."""
+
+    def __init__(self, directory: Path) -> None:
+        self.directory = directory
+
+    def run(self, *arguments: object, stdin: str | bytes | None = None) -> Any:
+        env = {"STREAMLOG_DIR": str(self.directory), "NO_COLOR": "1"}
+        result = CliRunner().invoke(app, [str(a) for a in arguments], input=stdin, env=env, prog_name="streamlog")
+        if result.exception is not None and not isinstance(result.exception, SystemExit):
+            raise result.exception
+        return result
+
+    def __call__(self, *arguments: object, stdin: str | bytes | None = None) -> str:
+        """The command's output; it has to succeed."""
+        result = self.run(*arguments, stdin=stdin)
+        assert result.exit_code == 0, result.output
+        return str(result.stdout)
+
+    def lines(self, *arguments: object) -> list[str]:
+        return self(*arguments).splitlines()
+
+    def json(self, *arguments: object, stdin: str | None = None) -> Any:
+        return json.loads(self(*arguments, "--json", stdin=stdin))
+
+    def fails(self, *arguments: object, stdin: str | bytes | None = None) -> str:
+        """The single line on stderr of a command that has to fail with 1."""
+        result = self.run(*arguments, stdin=stdin)
+        assert result.exit_code == 1, result.output
+        (line,) = result.stderr.splitlines()
+        assert line.startswith("streamlog: ")
+        return str(line)
+
+
+@pytest.fixture
+def terminal(path: Path, open_log: OpenLog) -> Terminal:
+    """Commands on the test's directory, which is verified when the test ends."""
+    return Terminal(path)
+
+
+@pytest.fixture
+def letters(terminal: Terminal) -> Terminal:
+    """A topic `t` of one partition with a, b, c, d, e, one a day from 2026 on."""
+    terminal("topic", "create", "t")
+    records = [{"key": n, "value": v, "timestamp_ms": NEW_YEAR + n * DAY} for n, v in enumerate("abcde")]
+    terminal.run("produce", "t", "--json", stdin="\n".join(map(json.dumps, records)))
+    return terminal
+
+
+# Topics
+
+
+def test_a_topic_is_created_listed_described_and_deleted(terminal: Terminal) -> None:
+    terminal("topic", "create", "orders", "--partitions", 3, "-c", "retention.ms=7d", "-c", "cleanup_policy=delete")
+    (listed,) = terminal.json("topic", "list")
+    assert (listed["name"], listed["partition_count"], listed["offsets"]) == ("orders", 3, 0)
+    about = terminal.json("topic", "describe", "orders")
+    assert about["config"]["retention_ms"] == 7 * DAY
+    assert [p["partition"] for p in about["partitions"]] == [0, 1, 2]
+    assert (terminal.directory / about["partitions"][2]["directory"]).is_dir()
+    assert "orders" in terminal("topic", "list")
+    assert "retention_ms = 604800000" in terminal("topic", "describe", "orders")
+    assert terminal.json("topic", "delete", "orders", "--yes") == {"deleted": ["orders"]}
+    assert terminal.json("topic", "list") == []
+
+
+@pytest.mark.parametrize(
+    ("setting", "name", "value"),
+    [
+        ("retention_bytes=64MiB", "retention_bytes", 64 << 20),
+        ("retention_bytes=none", "retention_bytes", None),
+        ("retention_records=1000", "retention_records", 1000),
+        ("segment.ms=1h", "segment_ms", 3_600_000),
+        ("min_cleanable_dirty_ratio=0.2", "min_cleanable_dirty_ratio", 0.2),
+        ("cleanup.policy=compact,delete", "cleanup_policy", "compact,delete"),
+        ("unclean_leader_election=false", "unclean_leader_election", False),
+    ],
+)
+def test_a_setting_is_typed_as_the_topic_wants_it(terminal: Terminal, setting: str, name: str, value: object) -> None:
+    assert terminal.json("topic", "create", "t", "-c", setting)["config"][name] == value
+
+
+@pytest.mark.parametrize(
+    ("setting", "said"),
+    [
+        ("retention_ms", "NAME=VALUE"),
+        ("retention_ms=soon", "retention_ms='soon'"),
+        ("retention_ms=7 moons", "retention_ms='7 moons'"),
+        ("retenton_ms=7d", "did you mean 'retention_ms'"),
+        ("cleanup_policy=compost", "'compact'"),
+        ("unclean_leader_election=perhaps", "true or false"),
+    ],
+)
+def test_a_bad_setting_is_refused_and_no_directory_is_made_for_it(terminal: Terminal, setting: str, said: str) -> None:
+    assert said in terminal.fails("topic", "create", "t", "-c", setting)
+    assert not terminal.directory.exists()
+
+
+def test_creating_a_topic_twice_is_refused_unless_that_is_fine(terminal: Terminal) -> None:
+    terminal("topic", "create", "t")
+    assert "'t'" in terminal.fails("topic", "create", "t")
+    terminal("topic", "create", "t", "--exist-ok")
+
+
+def test_no_topic_is_deleted_if_one_of_them_is_unknown(letters: Terminal) -> None:
+    letters.fails("topic", "delete", "t", "nowhere", "-y")
+    assert len(letters.json("topic", "list")) == 1
+
+
+# Which directory
+
+
+def test_the_directory_may_stand_before_or_after_the_command(terminal: Terminal, tmp_path: Path) -> None:
+    here = tmp_path / "here"
+    terminal("-d", here, "topic", "create", "t")
+    assert len(terminal.json("topic", "list", "-d", here)) == 1
+    assert not terminal.directory.exists()
+    assert len(json.loads(terminal("-d", "elsewhere", "--json", "topic", "list", "--dir", here))) == 1
+
+
+def test_without_a_directory_the_current_one_is_taken_only_if_it_is_a_log(
+    terminal: Terminal, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    terminal("topic", "create", "t")
+    arguments: dict[str, Any] = {"args": ["topic", "create", "u"], "env": {"STREAMLOG_DIR": None}}
+    monkeypatch.chdir(tmp_path)
+    refused = CliRunner().invoke(app, **arguments)
+    assert refused.exit_code == 1
+    assert "STREAMLOG_DIR" in refused.stderr
+    monkeypatch.chdir(terminal.directory)
+    assert CliRunner().invoke(app, **arguments).exit_code == 0
+    assert len(terminal.json("topic", "list")) == 2
+
+
+@pytest.mark.parametrize(
+    "command", [["topic", "list"], ["produce", "t"], ["consume", "t"], ["group", "list"], ["topic", "delete", "t"]]
+)
+def test_looking_for_a_log_where_there_is_none_makes_none(terminal: Terminal, command: list[str]) -> None:
+    assert "There is no log" in terminal.fails(*command, stdin="a\n")
+    assert not terminal.directory.exists()
+
+
+# Producing and consuming lines
+
+
+def test_lines_are_records_and_records_are_lines(terminal: Terminal) -> None:
+    terminal("topic", "create", "t")
+    terminal("produce", "t", stdin="one\n\nthree, no newline")
+    assert terminal("consume", "t") == "one\n\nthree, no newline\n"
+
+
+def test_a_file_is_produced_byte_for_byte(terminal: Terminal, tmp_path: Path) -> None:
+    terminal("topic", "create", "t")
+    data = b"".join(bytes([n, 255 - n]) + b"\n" for n in range(256) if n not in (10, 245))
+    (tmp_path / "lines").write_bytes(data)
+    terminal("produce", "t", "-F", tmp_path / "lines")
+    assert terminal.run("consume", "t").stdout_bytes == data
+
+
+def test_a_separator_parts_key_from_value(terminal: Terminal) -> None:
+    terminal("topic", "create", "t")
+    terminal("produce", "t", "-k", r"\t", stdin="a\t1\tx\nno key\n\t2\n")
+    assert terminal("consume", "t", "-k", ": ") == "a: 1\tx\n: no key\n: 2\n"
+    keys = [json.loads(line)["key"] for line in terminal.lines("consume", "t", "--json")]
+    assert keys == ["a", None, ""]
+
+
+def test_empty_means_none_when_asked_for(terminal: Terminal) -> None:
+    terminal("topic", "create", "t", "-c", "cleanup_policy=compact")
+    terminal("produce", "t", "-k", ":", "-Z", stdin="a:1\na:\n")
+    assert [json.loads(line)["value"] for line in terminal.lines("consume", "t", "--json")] == ["1", None]
+
+
+def test_headers_partition_and_compression_come_from_the_command(terminal: Terminal) -> None:
+    terminal("topic", "create", "t", "--partitions", 3)
+    terminal("produce", "t", "-p", 2, "-H", "source=test", "-H", "empty=", "-z", "gzip", stdin="v\n")
+    record = json.loads(terminal("consume", "t", "--json"))
+    assert record["partition"] == 2
+    assert record["headers"] == [["source", "test"], ["empty", ""]]
+
+
+def test_json_lines_carry_key_headers_partition_and_time(terminal: Terminal) -> None:
+    terminal("topic", "create", "t", "--partitions", 2)
+    sent = {"key": "k", "value": "v", "headers": {"a": "1", "b": None}, "partition": 1, "timestamp_ms": NEW_YEAR}
+    summary = terminal.json("produce", "t", stdin=json.dumps(sent) + "\n\n" + json.dumps({"value": {"x": [1, "é"]}}))
+    assert summary["records"] == 2
+    received = [json.loads(line) for line in terminal.lines("consume", "t", "--json")]
+    assert {"topic": "t", "offset": 0, **sent, "headers": [["a", "1"], ["b", None]]} in received
+    assert '{"x": [1, "é"]}' in [record["value"] for record in received]
+
+
+def test_what_consume_writes_as_json_produce_reads_back(terminal: Terminal, open_log: OpenLog) -> None:
+    with open_log() as log:
+        original = log.create_topic("t", partitions=2)
+        for value in (b"text", b"\xff\x00", None, b"", "é\n".encode()):
+            original.send(value, value, headers=[("h", value), ("h", b"2")], partition=1, timestamp_ms=NEW_YEAR)
+        log.create_topic("copy", partitions=2)
+    terminal("produce", "copy", "--json", stdin=terminal("consume", "t", "--json"))
+    with open_log() as log:
+        assert [r[1:] for r in log["copy"].read()] == [r[1:] for r in log["t"].read()]
+
+
+@pytest.mark.parametrize(
+    ("line", "said"),
+    [
+        ("not json", "no JSON"),
+        ("[1]", "JSON object"),
+        ('{"valeu": "v"}', "did you mean 'value'"),
+        ('{"value": "v", "partition": "1"}', "partition is a whole number"),
+        ('{"value": "v", "partition": 9}', "9"),
+        ('{"value": "v", "timestamp_ms": -5}', "-5"),
+        ('{"value_base64": "%%%"}', "no base64"),
+        ('{"value": "v", "headers": {"a": 1}}', "header 'a'"),
+    ],
+)
+def test_a_bad_line_is_named_and_the_lines_before_it_are_kept(terminal: Terminal, line: str, said: str) -> None:
+    terminal("topic", "create", "t")
+    message = terminal.fails("produce", "t", "--json", stdin='{"value": "good"}\n' + line + '\n{"value": "never"}\n')
+    assert "Line 2" in message
+    assert said in message
+    assert terminal("consume", "t") == "good\n"
+
+
+def test_producing_to_an_unknown_topic_names_it(letters: Terminal) -> None:
+    assert "'u'" in letters.fails("produce", "u", stdin="a\n")
+
+
+# Where to start and where to stop
+
+
+@pytest.mark.parametrize(
+    ("offsets", "expected"),
+    [
+        ([], "abcde"),
+        (["beginning"], "abcde"),
+        (["end"], ""),
+        (["2"], "cde"),
+        (["-2"], "de"),
+        (["-99"], "abcde"),
+        (["@2026-01-03"], "cde"),
+        (["@2026-01-02T12:00:00Z"], "cde"),
+        (["@2026-01-03T01:00:00+01:00"], "cde"),
+        ([f"@{NEW_YEAR + 3 * DAY}"], "de"),
+        (["@2030-01-01"], ""),
+        (["s@2026-01-02", "e@2026-01-04"], "bc"),
+        (["e@2026-01-03"], "ab"),
+        (["3", "e@2026-01-02"], ""),
+    ],
+)
+def test_offsets_are_written_as_in_kcat(letters: Terminal, offsets: list[str], expected: str) -> None:
+    arguments = [part for offset in offsets for part in ("-o", offset)]
+    assert "".join(letters.lines("consume", "t", *arguments)) == expected
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["-o", "begining"], "did you mean 'beginning'"),
+        (["-o", "@yesterday"], "'yesterday' is no time"),
+        (["-o", "stored"], "-g GROUP"),
+        (["-o", "1", "-o", "2"], "Two starts"),
+        (["-o", "99"], "5"),
+        (["-p", "7"], "7"),
+        (["-f", "-o", "e@2026-01-01"], "contradict"),
+    ],
+)
+def test_an_impossible_place_is_refused(letters: Terminal, arguments: list[str], said: str) -> None:
+    assert said in letters.fails("consume", "t", *arguments)
+
+
+def test_a_count_stops_early(letters: Terminal) -> None:
+    assert letters.lines("consume", "t", "-c", 2) == ["a", "b"]
+    assert letters.lines("consume", "t", "-c", 2, "-o", "-3", "--follow") == ["c", "d"]
+
+
+def test_partitions_are_merged_by_time_and_may_be_chosen(terminal: Terminal) -> None:
+    terminal("topic", "create", "t", "--partitions", 3)
+    records = [{"value": str(n), "partition": n % 3, "timestamp_ms": NEW_YEAR + n} for n in range(9)]
+    terminal("produce", "t", "--json", stdin="\n".join(map(json.dumps, reversed(records))))
+    terminal("produce", "t", "--json", stdin="\n".join(map(json.dumps, records)))
+    assert terminal.lines("consume", "t", "-o", "3") == [str(n) for n in range(9)]
+    assert terminal.lines("consume", "t", "-o", "3", "-p", 2, "-p", 0) == ["0", "2", "3", "5", "6", "8"]
+    assert terminal.lines("consume", "t", "-o", "-1") == ["6", "7", "8"]
+
+
+def test_the_long_format_shows_all_of_a_record_on_one_line(terminal: Terminal) -> None:
+    terminal("topic", "create", "t")
+    record = {"key": "k", "value_base64": "AAr/", "timestamp_ms": NEW_YEAR, "headers": {"h": "1"}}
+    terminal("produce", "t", "--json", stdin=json.dumps(record) + '\n{"timestamp_ms": 0}\n')
+    first, second = terminal.lines("consume", "t", "--format", "long", "-o", "beginning")
+    assert first.split("  ") == ["0:0", "2026-01-01 00:00:00.000Z", "k", r"\x00\n\xff", "h=1"]
+    assert second.split("  ") == ["0:1", "1970-01-01 00:00:00.000Z", "∅", "∅"]
+
+
+# Groups
+
+
+def test_a_group_goes_on_where_it_left_off(letters: Terminal) -> None:
+    assert letters.lines("consume", "t", "-g", "g", "-c", 2) == ["a", "b"]
+    assert letters.lines("consume", "t", "-g", "g") == ["c", "d", "e"]
+    assert letters.lines("consume", "t", "-g", "g") == []
+    letters("produce", "t", stdin="f\n")
+    assert letters.lines("consume", "t", "-g", "g", "-f", "-c", 1) == ["f"]
+    assert letters.lines("consume", "t", "-g", "g", "-o", "-1") == ["f"]
+
+
+def test_groups_are_listed_and_described_with_their_lag(letters: Terminal) -> None:
+    letters("consume", "t", "-g", "g", "-c", 2)
+    assert letters.json("group", "list") == [{"group": "g", "state": "Empty", "topics": ["t"], "lag": 3}]
+    (row,) = letters.json("group", "describe", "g")["offsets"]
+    assert (row["topic"], row["partition"], row["committed"], row["log_end_offset"], row["lag"]) == ("t", 0, 2, 5, 3)
+    assert letters.lines("group", "describe", "g")[-1].split() == ["t", "0", "2", "5", "3"]
+    assert letters.lines("group", "list")[-1].split() == ["g", "Empty", "t", "3"]
+
+
+@pytest.mark.parametrize(
+    ("offset", "rest"), [("beginning", "abcde"), ("end", ""), ("1", "bcde"), ("-1", "e"), ("@2026-01-04", "de")]
+)
+def test_a_group_is_reset(letters: Terminal, offset: str, rest: str) -> None:
+    letters("consume", "t", "-g", "g", "-c", 2)
+    (moved,) = letters.json("group", "reset", "g", "-o", offset)["offsets"]
+    assert moved == {"topic": "t", "partition": 0, "from": 2, "to": 5 - len(rest)}
+    assert "".join(letters.lines("consume", "t", "-g", "g")) == rest
+
+
+def test_a_group_is_placed_before_it_ever_read(letters: Terminal) -> None:
+    letters("group", "reset", "new", "t", "-o", "3")
+    assert letters.lines("consume", "t", "-g", "new") == ["d", "e"]
+
+
+def test_a_deleted_group_is_forgotten(letters: Terminal) -> None:
+    letters("consume", "t", "-g", "g")
+    letters("group", "delete", "g", "--yes")
+    assert letters.json("group", "list") == []
+    assert letters.lines("consume", "t", "-g", "g") == list("abcde")
+
+
+@pytest.mark.parametrize("command", [["describe"], ["reset", "-o", "end"], ["delete", "-y"]])
+def test_a_group_that_is_not_there_is_refused(letters: Terminal, command: list[str]) -> None:
+    letters("consume", "t", "-g", "billing")
+    assert "did you mean 'billing'" in letters.fails("group", *command, "biling")
+
+
+# Looking inside
+
+
+def segment_of(directory: Path, topic: str, log: OpenLog) -> Path:
+    with log() as opened:
+        (file,) = (directory / "topics" / f"{opened[topic].id.hex}-0").glob("*.log")
+    return file
+
+
+def test_dump_shows_each_batch_and_its_records(letters: Terminal, open_log: OpenLog) -> None:
+    file = segment_of(letters.directory, "t", open_log)
+    batches = [json.loads(line) for line in letters.lines("dump", file, "--records", "--json")]
+    assert [record["value"] for batch in batches for record in batch["records"]] == list("abcde")
+    assert sum(batch["size_bytes"] for batch in batches) == file.stat().st_size
+    assert all(batch["ok"] and batch["codec"] == "none" for batch in batches)
+    shown = letters("dump", file, "-r")
+    assert "0:4  2026-01-05 00:00:00.000Z  4  e" in shown
+    assert "ok" in shown
+
+
+@pytest.mark.damaged
+@pytest.mark.parametrize("where", ["header", "payload", "tail"])
+def test_dump_shows_damage_and_what_is_good_around_it(letters: Terminal, open_log: OpenLog, where: str) -> None:
+    for value in "fg":
+        letters("produce", "t", stdin=value + "\n")
+    file = segment_of(letters.directory, "t", open_log)
+    batches = [json.loads(line) for line in letters.lines("dump", file, "--json")]
+    assert len(batches) == 3
+    data = bytearray(file.read_bytes())
+    if where == "tail":
+        del data[-1]
+    else:
+        data[batches[2]["position"] - 1 if where == "payload" else batches[1]["position"] + 20] ^= 1
+    file.write_bytes(data)
+    result = letters.run("dump", file, "--json")
+    assert result.exit_code == 1
+    after = [json.loads(line) for line in result.stdout.splitlines()]
+    assert [batch["ok"] for batch in after] == [True, where == "tail", where != "tail"]
+    assert sum(batch["size_bytes"] for batch in after) == len(data)
+    shown = letters.run("dump", file)
+    assert shown.exit_code == 1
+    assert shown.stdout.count("DAMAGED") == 1
+    assert "1 damaged" in shown.stdout
+
+
+def test_dump_refuses_what_is_no_segment(letters: Terminal, tmp_path: Path) -> None:
+    assert "no segment" in letters.fails("dump", letters.directory / "streamlog.json")
+    stray = tmp_path / f"{0:020d}.log"
+    stray.write_bytes(b"")
+    assert "topics/ID-N" in letters.fails("dump", stray)
+    assert "No such file" in letters.fails("dump", letters.directory / "__cluster_metadata-0" / f"{77:020d}.log")
+
+
+def test_verify_says_that_all_is_well(letters: Terminal) -> None:
+    assert letters.json("verify")["ok"] is True
+    assert "ok" in letters("verify").lower()
+
+
+@pytest.mark.damaged
+def test_verify_fails_when_a_byte_has_changed(letters: Terminal, open_log: OpenLog) -> None:
+    file = segment_of(letters.directory, "t", open_log)
+    data = bytearray(file.read_bytes())
+    data[-1] ^= 1
+    file.write_bytes(data)
+    result = letters.run("verify")
+    assert result.exit_code == 1
+    assert file.name in result.stdout
+    report = letters.run("verify", "--json")
+    assert report.exit_code == 1
+    assert json.loads(report.stdout)["ok"] is False
+
+
+# As a process
+
+
+def test_without_the_extra_the_command_says_which_one_to_install(child: Child) -> None:
+    for package in ("typer", "rich"):
+        process = child(f"import sys; sys.modules[{package!r}] = None; " + MAIN, "topic", "list")
+        output, errors = process.communicate(timeout=60)
+        assert process.returncode == 1
+        assert output == ""
+        assert "pip install 'streamlog[cli]'" in errors
+        assert "Traceback" not in errors
+
+
+def test_importing_streamlog_loads_no_package_of_the_extra(child: Child) -> None:
+    process = child("import streamlog, sys; print({'typer', 'rich'} & set(sys.modules))")
+    assert process.communicate(timeout=60)[0].strip() == "set()"
+
+
+def test_the_module_runs_as_the_command_does(child: Child, path: Path) -> None:
+    code = "import runpy, sys; sys.argv[0] = 'streamlog'; runpy.run_module('streamlog', run_name='__main__')"
+    process = child(code, "-d", path, "topic", "list")
+    output, errors = process.communicate(timeout=60)
+    assert (process.returncode, output) == (1, "")
+    assert errors.startswith("streamlog: There is no log")
+
+
+def test_a_log_in_use_is_refused_with_the_pid_of_its_owner(child: Child, open_log: OpenLog, path: Path) -> None:
+    with open_log() as log:
+        log.create_topic("t")
+        process = child(MAIN, "-d", path, "topic", "list")
+        _, errors = process.communicate(timeout=60)
+    assert process.returncode == 1
+    assert str(os.getpid()) in errors
+    assert "Traceback" not in errors
+
+
+def test_ctrl_c_while_following_is_quiet_and_keeps_what_was_shown(
+    letters: Terminal, child: Child, open_log: OpenLog
+) -> None:
+    process = child(MAIN, "-d", letters.directory, "consume", "t", "-f", "-g", "g")
+    assert process.stdout is not None
+    assert [process.stdout.readline() for _ in range(5)] == [f"{v}\n" for v in "abcde"]
+    process.send_signal(signal.SIGINT)
+    _, errors = process.communicate(timeout=60)
+    assert (process.returncode, errors) == (130, "")
+    with open_log() as log:
+        assert log.group("g").committed() in ({}, {TopicPartition("t", 0): 5})
+
+
+def test_a_reader_that_leaves_the_pipe_is_no_error(terminal: Terminal, child: Child) -> None:
+    terminal("topic", "create", "t")
+    terminal("produce", "t", stdin="x" * 100 + "\n" + ("y" * 100 + "\n") * 5000)
+    process = child(MAIN, "-d", terminal.directory, "consume", "t")
+    assert process.stdout is not None
+    assert process.stdout.readline().startswith("x")
+    process.stdout.close()
+    assert process.wait(timeout=60) == 141
+    assert process.stderr is not None
+    assert process.stderr.read() == ""
