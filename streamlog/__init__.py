@@ -29,6 +29,7 @@ Where a record goes: `client/producer.py` → `client/accumulator.py` → `broke
 import logging as _logging
 
 from . import errors, retention, serde
+from .broker.verify import Problem, Report, verify
 from .client.consumer import Consumer, RebalanceListener
 from .client.delivery import Delivery
 from .client.group import ConsumerGroup
@@ -128,6 +129,7 @@ __all__ = [
     "OutOfOrderSequenceError",
     "PartitionInfo",
     "PoisonedLogError",
+    "Problem",
     "Producer",
     "ProducerFencedError",
     "ProducerRecord",
@@ -139,6 +141,7 @@ __all__ = [
     "RecordMetadata",
     "RecordTooLargeError",
     "Records",
+    "Report",
     "RequestTimedOutError",
     "SegmentInfo",
     "SerializationError",
@@ -157,6 +160,7 @@ __all__ = [
     "open",
     "retention",
     "serde",
+    "verify",
 ]
 
 _logging.getLogger("streamlog").addHandler(_logging.NullHandler())

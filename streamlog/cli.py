@@ -26,6 +26,13 @@ def main() -> int:
     of a pipe left. Cost: about 0.2 s to start.
     """
     try:
+        return _run()
+    except KeyboardInterrupt:
+        return 130
+
+
+def _run() -> int:
+    try:
         from . import cli_admin, cli_inspect, cli_records  # noqa: F401  each adds its commands to the app
         from .cli_app import app
     except ImportError as error:
@@ -42,8 +49,6 @@ def main() -> int:
             stream.reconfigure(errors="backslashreplace")  # a terminal without UTF-8 still gets its table
     try:
         app(prog_name="streamlog")
-    except KeyboardInterrupt:
-        return 130
     except SystemExit as done:
         return done.code if isinstance(done.code, int) else 0
     return 0

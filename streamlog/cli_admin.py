@@ -21,17 +21,18 @@ from .cli_app import (
     deleted,
     open_log,
     option,
+    places_in,
     plural,
+    topic_called,
     wants_json,
 )
 from .cli_input import locate, parse_position, parse_setting
 from .config import TopicConfig, topic_changes
 from .errors import ConfigError, GroupIdNotFoundError, did_you_mean
 from .runtime.threads import SystemClock
-from .types import TopicPartition
 
 topics = typer.Typer(no_args_is_help=True, help="Create, describe, list and delete topics.")
-groups = typer.Typer(no_args_is_help=True, help="Where consumer groups are and how far behind; move or forget them.")
+groups = typer.Typer(no_args_is_help=True, help="Look at consumer groups and their lag; reset and delete them.")
 app.add_typer(topics, name="topic")
 app.add_typer(groups, name="group")
 
@@ -45,7 +46,7 @@ GroupName = Annotated[str, typer.Argument(metavar="GROUP", show_default=False)]
 def topic_create(
     ctx: typer.Context,
     name: TopicName,
-    partitions: Annotated[int, option("--partitions", "-p", help="How many partitions.")] = 1,
+    partitions: Annotated[int, option("--partitions", "-p", metavar="N", help="How many; else one.")] = 1,
     config: Annotated[
         list[str] | None,
         option("--config", "-c", metavar="NAME=VALUE", help="A setting, as in -c retention_ms=7d; may be repeated."),
@@ -90,28 +91,34 @@ def topic_list(
 
 @topics.command("describe")
 def topic_describe(ctx: typer.Context, name: TopicName, directory: Directory = None, as_json: Json = False) -> None:
-    """Show a topic's partitions, and the settings that are not the defaults (with --json all)."""
+    """Show a topic's partitions and changed settings.
+
+    With --json all settings.
+    """
     with open_log(ctx, directory) as log:
-        about = _described(log[name])
+        topic = topic_called(log, name)
+        about = _described(topic)
+        segments = f"{log.path}/topics/{topic.id.hex}-N"
     if wants_json(ctx, as_json):
         output.document(about)
         return
     defaults = TopicConfig().public()
     output.say(name, style="bold")
-    output.say(f"id         {about['id']}")
     for setting, value in about["config"].items():
         if value != defaults[setting]:
             output.say(f"{setting} = {value}")
-    fields = ("partition", "log_start_offset", "log_end_offset", "size_bytes", "segments", "directory")
+    fields = ("partition", "log_start_offset", "log_end_offset", "size_bytes", "segments")
     rows = [[output.size(p[f]) if f == "size_bytes" else p[f] for f in fields] for p in about["partitions"]]
     output.say("")
-    output.table(("partition", "start", "end", "size", "segments", "directory"), rows, left=("directory",))
+    output.table(("partition", "start", "end", "size", "segments"), rows)
+    output.say("")
+    output.say(f"The segments of partition N are in {segments}", style="dim")
 
 
 @topics.command("delete")
 def topic_delete(
     ctx: typer.Context,
-    names: Annotated[list[str], typer.Argument(metavar="TOPIC...", show_default=False)],
+    names: Annotated[list[str], typer.Argument(metavar="TOPIC", show_default=False)],
     yes: Yes = False,
     directory: Directory = None,
     as_json: Json = False,
@@ -119,7 +126,7 @@ def topic_delete(
     """Delete topics with all their records."""
     with open_log(ctx, directory) as log:
         for name in names:
-            log[name]  # all are there before one is deleted
+            topic_called(log, name)  # all are there before one is deleted
         confirm(f"Delete {', '.join(names)} with all records?", yes)
         for name in names:
             log.delete_topic(name)
@@ -163,7 +170,7 @@ def _described(topic: streamlog.Topic[Any, Any]) -> dict[str, Any]:
 def group_list(ctx: typer.Context, directory: Directory = None, as_json: Json = False) -> None:
     """List the groups and how far behind they are."""
     with open_log(ctx, directory) as log:
-        found = [
+        found: list[dict[str, Any]] = [
             {
                 "group": group.name,
                 "state": group.state,
@@ -206,7 +213,8 @@ def group_describe(ctx: typer.Context, name: GroupName, directory: Directory = N
     if wants_json(ctx, as_json):
         output.document({"group": name, "state": state, "members": members, "offsets": rows})
         return
-    output.say(f"{name}  {state}, {len(members)} {plural('member', len(members))}, lag {sum(lags.values()):,}")
+    there = f"{len(members)} {plural('member', len(members))}"
+    output.say(f"{output.printable(name.encode())}  {state}, {there}, lag {sum(lags.values()):,}")
     columns = ["topic", "partition", "committed", "log_end_offset", "lag", "metadata"]
     if not any(row["metadata"] for row in rows):
         columns.remove("metadata")
@@ -220,8 +228,8 @@ def _group(log: streamlog.StreamLog, name: str) -> streamlog.ConsumerGroup:
     """A handle on a group that is there; a handle alone needs none, which would make a typo look like an empty one."""
     known = [group.name for group in log.groups()]
     if name not in known:
-        there = f" There are: {', '.join(sorted(known))}." if known else " There are none yet."
-        raise GroupIdNotFoundError(f"No group is called {name!r}{did_you_mean(name, known)}.{there}")
+        there = f": there are {', '.join(sorted(known))}" if known else ": there are none yet"
+        raise GroupIdNotFoundError(f"No group is called {name!r}{did_you_mean(name, known) or there}.")
     return log.group(name)
 
 
@@ -240,7 +248,7 @@ def group_reset(
     ],
     names: Annotated[
         list[str] | None,
-        typer.Argument(metavar="[TOPIC...]", help="Default: all it has committed in.", show_default=False),
+        typer.Argument(metavar="TOPIC", help="Default: all it has committed in.", show_default=False),
     ] = None,
     partition: Partitions = None,
     directory: Directory = None,
@@ -253,9 +261,8 @@ def group_reset(
     with open_log(ctx, directory) as log, log.consumer() as consumer:
         group = log.group(name) if names else _group(log, name)
         before = group.committed()
-        chosen = [log[topic] for topic in names or sorted({place.topic for place in before})]
-        numbers = {t.name: partition or range(t.partitions) for t in chosen}
-        places = [TopicPartition(t.name, t.partition(n).partition) for t in chosen for n in numbers[t.name]]
+        chosen = [topic_called(log, topic) for topic in names or sorted({place.topic for place in before})]
+        places = [place for topic in chosen for place in places_in(topic, partition)]
         offsets = locate(consumer, places, position)
         group.reset(to=offsets)
     moved = [{"topic": p.topic, "partition": p.partition, "from": before.get(p), "to": to} for p, to in offsets.items()]
@@ -269,7 +276,7 @@ def group_reset(
 @groups.command("delete")
 def group_delete(
     ctx: typer.Context,
-    names: Annotated[list[str], typer.Argument(metavar="GROUP...", show_default=False)],
+    names: Annotated[list[str], typer.Argument(metavar="GROUP", show_default=False)],
     yes: Yes = False,
     directory: Directory = None,
     as_json: Json = False,

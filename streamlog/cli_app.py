@@ -14,17 +14,25 @@ import typer.core
 import streamlog
 
 from . import cli_output as output
-from .errors import ConfigError, FormatError, StreamlogError
+from .errors import ConfigError, FormatError, StreamlogError, UnknownTopicOrPartitionError, did_you_mean
+from .types import TopicPartition
 
 OWNER_FILE = "streamlog.json"
+_ORDER = ("topic", "produce", "consume", "group", "verify", "dump")
 
 
 class Commands(typer.core.TyperGroup):
     """The root: every command's errors become one line on stderr and an exit code."""
 
+    def list_commands(self, ctx: Any) -> list[str]:
+        return sorted(super().list_commands(ctx), key=_ORDER.index)
+
     def invoke(self, ctx: Any) -> Any:
         try:
-            return super().invoke(ctx)
+            try:
+                return super().invoke(ctx)
+            finally:
+                sys.stdout.flush()  # here a broken pipe is still told from an error, at exit no longer
         except KeyboardInterrupt:
             code = 130
         except BrokenPipeError:
@@ -55,6 +63,7 @@ app = typer.Typer(
     name="streamlog",
     cls=Commands,
     no_args_is_help=True,
+    rich_markup_mode=None,  # boxes leave the text of a long help half of the width
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
     help="Topics, records and consumer groups of a log in a directory.",
@@ -102,7 +111,7 @@ def wants_json(ctx: typer.Context, as_json: bool) -> bool:
     return as_json or ctx.obj.as_json
 
 
-def _path(ctx: typer.Context, directory: Path | None) -> Path:
+def log_path(ctx: typer.Context, directory: Path | None) -> Path:
     """The directory that was asked for; the current one only if it is a log: none is ever made there unasked."""
     path: Path | None = directory or ctx.obj.directory
     if path is None:
@@ -113,7 +122,7 @@ def _path(ctx: typer.Context, directory: Path | None) -> Path:
 
 
 def open_log(ctx: typer.Context, directory: Path | None, *, create: bool = False) -> streamlog.StreamLog:
-    path = _path(ctx, directory)
+    path = log_path(ctx, directory)
     if not create and not (path / OWNER_FILE).exists():
         raise FormatError(
             f"There is no log in {path}. Give another directory with -d, or make one with its first topic: "
@@ -121,6 +130,25 @@ def open_log(ctx: typer.Context, directory: Path | None, *, create: bool = False
             path=str(path),
         )
     return streamlog.open(path)
+
+
+def topic_called(log: streamlog.StreamLog, name: str) -> streamlog.Topic[Any, Any]:
+    """The topic, or an error that says what to type where the library's says what to call."""
+    if name not in log:
+        hint = did_you_mean(name, log) or f"; create it with: streamlog topic create {name}"
+        raise UnknownTopicOrPartitionError(f"There is no topic {name!r}{hint}.", topic=name)
+    return log[name]
+
+
+def places_in(topic: streamlog.Topic[Any, Any], numbers: Iterable[int] | None) -> list[TopicPartition]:
+    """The partitions with these numbers, or all of them."""
+    count = topic.partitions
+    wanted = sorted(set(numbers or range(count)))
+    for number in wanted:
+        if not 0 <= number < count:
+            there = f"{count} {plural('partition', count)}, counted from 0"
+            raise UnknownTopicOrPartitionError(f"Topic {topic.name!r} has no partition {number}: it has {there}.")
+    return [TopicPartition(topic.name, number) for number in wanted]
 
 
 def confirm(question: str, yes: bool) -> None:

@@ -5,27 +5,32 @@ from __future__ import annotations
 import re
 import sys
 from collections.abc import Iterator
+from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Any, NamedTuple
 from uuid import UUID
 
 import typer
+from rich.progress import BarColumn, DownloadColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
 
 from . import cli_output as output
 from .broker.broker import METADATA_DIR, METADATA_ID
-from .cli_app import Json, app, plural, wants_json
+from .broker.verify import Report
+from .broker.verify import verify as check
+from .cli_app import Directory, Json, app, log_path, plural, wants_json
+from .config import CODECS
 from .errors import CorruptRecordError, FormatError
 from .records.batch import CONTROL, LOG_APPEND_TIME, TRANSACTIONAL, BatchHeader, seed_of, verify_payload
 from .records.columns import BatchColumns, records_of
-from .records.compression import codec_name
 from .runtime.disk import OsDisk
 from .storage.batch_check import batch_fault
+from .storage.check import FOREVER_OFFSET
 from .storage.segment import Segment
 from .storage.swap import base_offset_of, swap_of
 from .types import Record
 
 _DIRECTORY = re.compile(r"([0-9a-f]{32})-(\d{1,9})")
-_ROW = "{:>10}  {:>17}  {:>7}  {:>9}  {:<6}  {:<19}"
+_ROW = "{:>9}  {:>15}  {:>7}  {:>8}  {:<6}  {:<19}"
 _FLAGS = {TRANSACTIONAL: "transactional", CONTROL: "control", LOG_APPEND_TIME: "log_append_time"}
 
 
@@ -43,31 +48,82 @@ class Found(NamedTuple):
 
 
 @app.command()
+def verify(ctx: typer.Context, directory: Directory = None, as_json: Json = False) -> None:
+    """Check every checksum and invariant of a log, changing nothing.
+
+    The log may be in use. Exits with 1 if something is lost or wrong. Notes are what the next open puts
+    right by itself.
+    """
+    path = log_path(ctx, directory)
+    with _progress() as bar:
+        task = bar.add_task("verify", total=None)
+        report = check(path, progress=lambda done, total: bar.update(task, completed=done, total=total))
+    if wants_json(ctx, as_json):
+        output.document({"ok": report.ok, **asdict(report, dict_factory=_lost_to_the_end_as_null)})
+    else:
+        _show_report(report)
+    if not report.ok:
+        raise typer.Exit(1)
+
+
+def _show_report(report: Report) -> None:
+    counts = {name: getattr(report, f"{name}s") for name in ("topic", "partition", "segment", "record")}
+    counted = ", ".join(f"{count:,} {plural(name, count)}" for name, count in counts.items())
+    problems = len(report.problems)
+    verdict = "ok" if report.ok else f"DAMAGED, {problems:,} {plural('problem', problems)}"
+    output.say(f"{verdict}: {counted}, {output.size(report.size_bytes)}", style="green" if report.ok else "bold red")
+    for style, found in (("red", report.problems), ("dim", report.notes)):
+        for entry in found:
+            output.say(f"  {'note: ' if style == 'dim' else ''}{entry}", style=style)
+
+
+def _progress() -> Progress:
+    """A bar on stderr, if that is a terminal, which goes away when it is done."""
+    screen = output.console(stderr=True)
+    return Progress(
+        TextColumn("{task.description}"),
+        BarColumn(bar_width=None),
+        TaskProgressColumn(),
+        DownloadColumn(binary_units=True),
+        TimeRemainingColumn(),
+        console=screen,
+        transient=True,
+        disable=not screen.is_terminal,
+    )
+
+
+def _lost_to_the_end_as_null(fields: list[tuple[str, Any]]) -> dict[str, Any]:
+    made = dict(fields)
+    lost = made.get("offsets_lost")
+    return {**made, "offsets_lost": (lost[0], None)} if lost and lost[1] == FOREVER_OFFSET else made
+
+
+@app.command()
 def dump(
     ctx: typer.Context,
     file: Annotated[Path, typer.Argument(metavar="FILE.log", show_default=False)],
     records: Annotated[bool, typer.Option("--records", "-r", help="The records of each batch too.")] = False,
     as_json: Json = False,
 ) -> None:
-    """Show the batches of a segment: offsets, counts, sizes, codec, times, checksums.
+    """Show the batches of a segment file: offsets, sizes, checksums.
 
-    The log may be in use. Exits with 1 if a batch is damaged. The topic's directory: streamlog topic describe.
+    The log may be in use. Exits with 1 if a batch is damaged. `streamlog topic describe` shows in which
+    directory a partition's segments lie.
     """
     path = file.resolve()
     topic_id, partition = _partition_of(path)
-    seed = seed_of(topic_id, partition)
     show = _show_json if wants_json(ctx, as_json) else _show_text
     if show is _show_text:
         sys.stdout.write(_ROW.format("byte", "offsets", "records", "size", "codec", "newest (UTC)") + "  checksums\n")
     batches = good = 0
-    with_records = records
-    for found in _walk(path, seed):
-        show(found, _records(found, partition) if with_records and found.fault is None else None)
+    for found in _walk(path, seed_of(topic_id, partition)):
+        show(found, _records(found, partition) if records and found.fault is None else None)
         batches += 1
         good += found.fault is None
     if show is _show_text:
         damaged = f", {batches - good} damaged" if batches != good else ""
-        output.say(f"{batches:,} {plural('batch', batches)}{damaged}", style="bold red" if damaged else None)
+        counted = f"{batches:,} {'batch' if batches == 1 else 'batches'}{damaged}"
+        output.say(counted, style="bold red" if damaged else None)
     if batches != good:
         raise typer.Exit(1)
 
@@ -127,15 +183,20 @@ def _records(found: Found, partition: int) -> list[Record[Any, Any]]:
     return list(records_of(Record, "", partition, BatchColumns(found.raw, 0, found.header)))
 
 
+def _codec(header: BatchHeader) -> str:
+    """The codec's name, or its number if it is none of ours: that is a fault, not a reason to stop."""
+    return CODECS[header.codec] if header.codec < len(CODECS) else str(header.codec)
+
+
 def _show_text(found: Found, records: list[Record[Any, Any]] | None) -> None:
     header = found.header
     if header is None:
         sys.stdout.flush()
-        output.say(f"{found.position:>10}  DAMAGED, {found.length:,} bytes: {found.fault}", style="red")
+        output.say(f"{found.position:>9}  DAMAGED, {found.length:,} bytes: {found.fault}", style="red")
         return
     offsets = f"{header.base_offset}–{header.last_offset}" if header.last_offset_delta else str(header.base_offset)
     newest = output.moment(header.max_timestamp)[:19]
-    row = _ROW.format(found.position, offsets, header.record_count, header.batch_len, codec_name(header.codec), newest)
+    row = _ROW.format(found.position, offsets, header.record_count, header.batch_len, _codec(header), newest)
     flags = "".join(f", {name}" for bit, name in _FLAGS.items() if header.attributes & bit)
     if found.fault is None:
         sys.stdout.write(f"{row}  ok{flags}\n")
@@ -157,7 +218,7 @@ def _show_json(found: Found, records: list[Record[Any, Any]] | None) -> None:
             "base_offset": header.base_offset,
             "last_offset": header.last_offset,
             "record_count": header.record_count,
-            "codec": codec_name(header.codec),
+            "codec": _codec(header),
             "uncompressed_bytes": header.uncompressed_len,
             "base_timestamp_ms": header.base_timestamp,
             "max_timestamp_ms": header.max_timestamp,

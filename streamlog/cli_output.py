@@ -34,9 +34,15 @@ class Format(StrEnum):
     json = "json"
 
 
+class _Console(Console):
+    def on_broken_pipe(self) -> None:
+        raise BrokenPipeError  # rich would exit at once; the log has to be closed first
+
+
 def console(*, stderr: bool = False) -> Console:
+    """rich's view of stdout or stderr as it is now, without markup: names may hold brackets."""
     stream = sys.stderr if stderr else sys.stdout
-    return Console(stderr=stderr, width=None if stream.isatty() else _PIPE_WIDTH, markup=False, highlight=False)
+    return _Console(stderr=stderr, width=None if stream.isatty() else _PIPE_WIDTH, markup=False, highlight=False)
 
 
 def say(text: str, *, stderr: bool = False, style: str | None = None) -> None:
@@ -71,7 +77,7 @@ def table(columns: Sequence[str], rows: Iterable[Sequence[object]], *, left: Seq
     for column in columns:
         grid.add_column(column, justify="left" if column in left else "right", overflow="fold")
     for row in rows:
-        grid.add_row(*(Text(cell if isinstance(cell, str) else f"{cell:,}") for cell in row))
+        grid.add_row(*(Text(printable(cell.encode()) if isinstance(cell, str) else f"{cell:,}") for cell in row))
     console().print(grid)
 
 

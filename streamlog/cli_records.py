@@ -14,7 +14,18 @@ import typer
 import streamlog
 
 from . import cli_output as output
-from .cli_app import Directory, Partitions, TopicName, app, open_log, option, plural, wants_json
+from .cli_app import (
+    Directory,
+    Partitions,
+    TopicName,
+    app,
+    open_log,
+    option,
+    places_in,
+    plural,
+    topic_called,
+    wants_json,
+)
 from .cli_input import Position, json_record, locate, parse_header, parse_range, parse_separator, text_record
 from .config import CODECS
 from .errors import ConfigError, InvalidRecordError, StreamlogError
@@ -59,7 +70,7 @@ def produce(
     parts_at = None if separator is None else parse_separator(separator)
     source = sys.stdin.buffer if file is None else file
     with open_log(ctx, directory) as log:
-        target = log[topic]
+        target = topic_called(log, topic)
         before = _ends(target)
         if source.isatty():
             output.say("Each line is a record; Ctrl-D ends.", stderr=True, style="dim")
@@ -72,7 +83,8 @@ def produce(
                     record = json_record(line) if as_json else text_record(line, parts_at, null=null)
                     _send(producer, target, record, headers, partition)
                 except (StreamlogError, TypeError, ValueError) as error:
-                    raise InvalidRecordError(f"Line {number}: {error} The lines before it are in the log.") from error
+                    before_it = " The lines before it are in the log." if number > 1 else ""
+                    raise InvalidRecordError(f"Line {number}: {error}{before_it}") from error
         new = list(map(range, before, _ends(target)))
     _summarise(topic, new, as_json)
 
@@ -118,8 +130,7 @@ def consume(
             "--offset",
             "-o",
             metavar="OFFSET",
-            help="Where to start: beginning, end, stored, 5, -10 (the last ten), @2026-01-01, @2026-01-01T12:00:00Z, "
-            "@-1h, @EPOCH_MS. Where to end: e@TIME. Default: beginning; with -g stored.",
+            help="Where to start, or as e@TIME where to end; see above. Default: beginning; with -g stored.",
         ),
     ] = None,
     partition: Partitions = None,
@@ -142,9 +153,17 @@ def consume(
     directory: Directory = None,
     as_json: Annotated[bool, option("--json", help="The same as --format json.")] = False,
 ) -> None:
-    """Write a topic's records, in order of time across partitions, a line each.
+    """Write a topic's records, a line each, merged by time.
 
     Into a pipe a value goes byte for byte; on a terminal what cannot be shown is escaped.
+
+    \b
+    OFFSET is one of
+      beginning, end, stored   stored: where the group of -g left off
+      5, -10                   the offset 5; the last ten of each partition
+      @2026-01-01, @2026-01-01T12:00:00Z, @1767225600000, @-1h
+                               the first record at or after a time; UTC
+      s@TIME, e@TIME           start and end: -o s@2026-01-01 -o e@2026-02-01
     """
     start, end = parse_range(offset or (), SystemClock().time_ms())
     if end is not None and follow:
@@ -156,9 +175,8 @@ def consume(
         None if separator is None else parse_separator(separator),
     )
     with open_log(ctx, directory) as log:
-        source = log[topic]
-        numbers = sorted(set(partition)) if partition else range(source.partitions)
-        places = [TopicPartition(topic, source.partition(n).partition) for n in numbers]
+        source = topic_called(log, topic)
+        places = places_in(source, partition)
         on_corrupt = "skip" if skip_corrupt else "raise"
         with log.consumer(group=group, enable_auto_commit=False, on_corrupt=on_corrupt) as consumer:
             consumer.assign(places)

@@ -213,7 +213,9 @@ def topic_changes(settings: Mapping[str, Any], what: str = "topic") -> tuple[dic
         elif name in ("segment_bytes", "segment_ms", "max_message_bytes"):
             # 0 means "follow the retention" inside only; a caller's own number has to be a real one.
             low = {"segment_bytes": 1024, "segment_ms": 1, "max_message_bytes": 1}[name]
-            changes[name] = integer(name, value // timedelta(milliseconds=1) if isinstance(value, timedelta) else value, low)
+            changes[name] = integer(
+                name, value // timedelta(milliseconds=1) if isinstance(value, timedelta) else value, low
+            )
         else:
             changes[name] = value
     return changes, policy
@@ -245,7 +247,7 @@ class ProducerConfig:
     linger_ms: int = 0
     batch_size: int = 16_384
     compression_type: str | None = None
-    enable_idempotence: bool = True
+    enable_idempotence: bool | None = None
     transactional_id: str | None = None
     transaction_timeout_ms: int | None = None
     partitioner: str | Callable[[str, bytes | None, int], int] | None = None
@@ -267,7 +269,17 @@ class ProducerConfig:
             choice("compression_type", self.compression_type, CODECS)
         if self.partitioner is not None and not callable(self.partitioner):
             choice("partitioner", self.partitioner, PARTITIONERS)
-        choice("enable_idempotence", self.enable_idempotence, (True, False))
+        choice("enable_idempotence", self.enable_idempotence, (True, False, None))
+        if self.enable_idempotence and self.acks == 0:
+            raise ConfigError(
+                "enable_idempotence=True needs an acknowledgement, and acks=0 has none; use acks='all'.", name="acks"
+            )
+        if self.linger_ms > self.delivery_timeout_ms:
+            raise ConfigError(
+                f"linger_ms={self.linger_ms} is longer than delivery_timeout_ms={self.delivery_timeout_ms}: a record would "
+                f"be given up before it is sent.",
+                name="linger_ms",
+            )
         for name in ("transactional_id", "transaction_timeout_ms"):
             if getattr(self, name) is not None:
                 raise not_yet(name, getattr(self, name), "transactions come with a later one.")
@@ -312,10 +324,13 @@ class ConsumerConfig:
             raise ConfigError(f"group={self.group!r} is no name for a group: a str that is not empty.", name="group")
         if self.group is None:
             if self.group_instance_id is not None:
-                raise ConfigError("group_instance_id= needs a group=: it names a member of one.", name="group_instance_id")
+                raise ConfigError(
+                    "group_instance_id= needs a group=: it names a member of one.", name="group_instance_id"
+                )
             if self.enable_auto_commit:
                 raise ConfigError(
-                    "enable_auto_commit=True needs a group=: offsets are committed in a group.", name="enable_auto_commit"
+                    "enable_auto_commit=True needs a group=: offsets are committed in a group.",
+                    name="enable_auto_commit",
                 )
         for name in self.assignors:
             choice("partition_assignment_strategy", name, ASSIGNORS)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import random
+import signal
 import subprocess
 import sys
 import textwrap
@@ -147,6 +148,23 @@ def child() -> Iterator[Callable[..., subprocess.Popen[str]]]:
         if process.poll() is None:
             process.kill()
         process.communicate()
+
+
+@pytest.fixture
+def lines_until_killed() -> Callable[[subprocess.Popen[str], int], list[str]]:
+    """`lines_until_killed(process, n)` kills it after n lines; every line that it printed whole is returned."""
+
+    def kill(process: subprocess.Popen[str], lines: int) -> list[str]:
+        assert process.stdout is not None
+        assert process.stderr is not None
+        printed = [process.stdout.readline() for _ in range(lines)]
+        process.kill()
+        # Not communicate(): it would pass over what readline() has read ahead.
+        printed += process.stdout.read().splitlines(keepends=True)
+        assert process.wait() == -signal.SIGKILL, process.stderr.read()
+        return [line for line in printed if line.endswith("\n")]
+
+    return kill
 
 
 @pytest.fixture

@@ -1,9 +1,9 @@
 """A broker directory: who owns it, how it was left, and the partitions in it.
 
-    DIR/streamlog.json    format, ids, incarnation, boot id, and whether it was closed
-    DIR/lock              flock and the owner's pid
-    DIR/__cluster_metadata-0/
-    DIR/topics/ID-N/      ID is the topic's uuid in hex: no trouble with case, length, or a name used again
+DIR/streamlog.json    format, ids, incarnation, boot id, and whether it was closed
+DIR/lock              flock and the owner's pid
+DIR/__cluster_metadata-0/
+DIR/topics/ID-N/      ID is the topic's uuid in hex: no trouble with case, length, or a name used again
 """
 
 from __future__ import annotations
@@ -43,7 +43,12 @@ class Broker:
     """One broker directory, owned by this process from `open` to `close`."""
 
     def __init__(
-        self, path: str, disk: Disk, new_lock: Callable[[], Lock], new_gate: Callable[[], Gate], monotonic: Callable[[], float]
+        self,
+        path: str,
+        disk: Disk,
+        new_lock: Callable[[], Lock],
+        new_gate: Callable[[], Gate],
+        monotonic: Callable[[], float],
     ) -> None:
         self.path = path
         self.disk = disk
@@ -156,11 +161,13 @@ class Broker:
         log = open_log(self.disk, f"{self.path}/{directory}", topic_id, name.partition, seed, config, self.crash)
         return Partition(name, topic_id, log, self.new_lock)
 
-    def remove_partition_files(self, view: TopicView, number: int) -> None:
+    def remove_partition_files(self, topic_hex: str, number: int) -> None:
         """Unlink a deleted topic's files. What fails is removed as an orphan at the next open."""
-        path = f"{self.path}/topics/{view.id.hex}-{number}"
+        path = f"{self.path}/topics/{topic_hex}-{number}"
         try:
             self.disk.rmtree(path)
+        except FileNotFoundError:
+            return
         except OSError as error:
             logger.warning("could not remove %s (%s); it will be removed at the next open", path, error)
 

@@ -98,7 +98,9 @@ class Groups:
         host = self._host
         counts = {name: n for name, n in host.topic_counts().items() if name in request.topics}
         return self._ask(
-            lambda shard: shard.heartbeat(request, counts, host.clock.time_ms(), host.real_seconds()), True, _unreachable
+            lambda shard: shard.heartbeat(request, counts, host.clock.time_ms(), host.real_seconds()),
+            True,
+            _unreachable,
         )
 
     def renew(self, group: str, member_id: str, seen_version: int) -> bool:
@@ -133,9 +135,7 @@ class Groups:
         self, group: str, member_id: str | None, member_epoch: int, offsets: Mapping[TopicPartition, OffsetAndMetadata]
     ) -> Completion[None]:
         now = self._host.clock.time_ms()
-        return self._ask(
-            lambda shard: shard.commit(group, member_id, member_epoch, offsets, now), True, _unreachable
-        )
+        return self._ask(lambda shard: shard.commit(group, member_id, member_epoch, offsets, now), True, _unreachable)
 
     def committed(
         self, group: str, partitions: Iterable[TopicPartition] | None
@@ -146,7 +146,7 @@ class Groups:
         return self._ask(lambda shard: shard.describe(group), False, lambda: GroupDescription(group, "Dead", "", 0, ()))
 
     def list(self) -> list[str]:
-        return self._ask(lambda shard: shard.list_groups(), False, lambda: [])
+        return self._ask(lambda shard: shard.list_groups(), False, list)
 
     def delete(self, group: str) -> Completion[None]:
         return self._ask(lambda shard: shard.delete_group(group), True, _unreachable)

@@ -67,10 +67,10 @@ def view_of(name: str, topic_id: UUID, partitions: int, config: TopicConfig, int
     return TopicView(name, topic_id, topic_id.bytes, partitions, config, internal, seeds)
 
 
-def replay(image: Image, records: Iterable[LogRecord]) -> Image:
-    """The image after `records`. Raises FormatError for one that this version does not understand."""
+def replay(image: Image, records: Iterable[LogRecord], version: int = 0) -> Image:
+    """The image after `records`, newer than `version`. Raises FormatError for a record it does not understand."""
     topics = dict(image.topics)
-    version = image.version
+    version = max(image.version, version)
     for key, value in records:
         kind, name = msgpack.unpackb(key)
         version += 1

@@ -54,6 +54,8 @@ class LocalService:
         self._listeners: list[Callable[[], object]] = []
         self._groups: Groups | None = None
         self._closed: StreamlogError | None = None
+        self._behind = False
+        self._warned: set[UUID] = set()
 
     # -- life ----------------------------------------------------------------------------------------
 
@@ -64,10 +66,7 @@ class LocalService:
             self._metadata = broker.open_metadata()
             self.image = metadata.replay(metadata.EMPTY, all_records(self._metadata))
             broker.remove_orphans({view.id.hex for view in self.image.topics.values()})
-            for view in self.image.topics.values():
-                self._attach_policy(view, self._default_policy())
-                for number in range(view.partitions):
-                    self._add(view, number)
+            self._follow(self.image)
             self._groups = Groups(self, self._new_lock())
             if controller.GROUPS_TOPIC in self.image.topics:
                 self.scheduler.at(self.clock.time_ms(), self._groups.expire_offsets)
@@ -80,7 +79,7 @@ class LocalService:
     def _add(self, view: TopicView, number: int) -> None:
         partition = self._broker.open_partition(view, number)
         partition.custom_policy = self._policies.get(view.name)
-        partition.on_roll = self._maintain_soon
+        partition.on_work = self._maintain_soon
         self._partitions[view.name, number] = partition
         deadline = partition.maintain(self.clock.time_ms()) if partition.log.tail.end_offset else None
         if deadline is not None:
@@ -118,6 +117,10 @@ class LocalService:
 
     def groups_partition(self, create: bool) -> Partition | None:
         partition = self._partitions.get((controller.GROUPS_TOPIC, 0))
+        if partition is None and self._behind:
+            with self._lock:
+                self._catch_up()
+            partition = self._partitions.get((controller.GROUPS_TOPIC, 0))
         if partition is None and create:
             self._create(controller.GROUPS_TOPIC, 1, GROUPS_CONFIG, True)
             partition = self._partitions[controller.GROUPS_TOPIC, 0]
@@ -152,23 +155,32 @@ class LocalService:
         return controller.find(self.image, name)
 
     def create_topic(
-        self, name: str, partitions: int | None = None, settings: Mapping[str, Any] | None = None, *, exist_ok: bool = False
+        self,
+        name: str,
+        partitions: int | None = None,
+        settings: Mapping[str, Any] | None = None,
+        *,
+        exist_ok: bool = False,
     ) -> TopicView:
         defaults = dict(self._defaults)
         count = check_partitions(partitions if partitions is not None else defaults.pop("partitions", 1))
         defaults.pop("partitions", None)
-        check_replication_factor(defaults.pop("replication_factor", 1))
-        changes, policy = topic_changes({**defaults, **(settings or {})})
+        wanted = {**defaults, **(settings or {})}
+        check_replication_factor(wanted.pop("replication_factor", 1))
+        changes, policy = topic_changes(wanted)
         config = TopicConfig(**changes)
         try:
-            if policy is not None and named(policy.name) is None:
-                self._policies.setdefault(name, policy)
+            if policy is not None and name not in self.image.topics:
+                self._policies[name] = policy
             return self._create(name, count, config, False)
         except TopicAlreadyExistsError:
             if not exist_ok:
                 raise
             view = self.topic(name)
-            self._attach_policy(view, policy)
+            if policy is not None and policy.name == view.config.retention:
+                self._policies[name] = policy
+                with self._lock:
+                    self._follow(self.image)
             return view
         except BaseException:
             if name not in self.image.topics:
@@ -177,78 +189,85 @@ class LocalService:
 
     def _create(self, name: str, partitions: int, config: TopicConfig, internal: bool) -> TopicView:
         topic_id = UUID(bytes=entropy(16), version=4)
-
-        def add(image: Image) -> None:
-            view = image.topics[name]
-            for number in range(partitions):
-                self._add(view, number)
-
-        self._change(lambda image: controller.create(image, name, topic_id, partitions, config, internal), add)
+        self._change(lambda image: controller.create(image, name, topic_id, partitions, config, internal))
         return self.image.topics[name]
 
     def update_topic(self, name: str, settings: Mapping[str, Any]) -> None:
         changes, policy = topic_changes(settings)
-
-        def apply(image: Image) -> None:
-            view = image.topics[name]
-            if "retention" in changes:
-                self._policies.pop(name, None)
-                self._attach_policy(view, policy)
-            for number in range(view.partitions):
-                partition = self._partitions[name, number]
-                partition.custom_policy = self._policies.get(name)
-                partition.log.config = view.config
-                self._maintain_soon(partition)
-
-        self._change(lambda image: controller.alter(image, name, changes), apply)
+        if "retention" in changes:
+            self.topic(name)
+            self._policies.pop(name, None)
+            if policy is not None:
+                self._policies[name] = policy
+        self._change(lambda image: controller.alter(image, name, changes))
 
     def add_partitions(self, name: str, total: int) -> None:
         check_partitions(total)
-
-        def add(image: Image) -> None:
-            view = image.topics[name]
-            for number in range(view.partitions):
-                if (name, number) not in self._partitions:
-                    self._add(view, number)
-
-        self._change(lambda image: controller.grow(image, name, total), add)
+        self._change(lambda image: controller.grow(image, name, total))
 
     def delete_topic(self, name: str) -> None:
-        doomed: list[TopicView] = []
+        self._change(lambda image: controller.delete(image, name))
+        self._policies.pop(name, None)
 
-        def record(image: Image) -> LogRecord:
-            made = controller.delete(image, name)
-            doomed.append(image.topics[name])
-            return made
+    def _change(self, request: Callable[[Image], LogRecord]) -> None:
+        """Request → record → append → replay → have the partitions follow, under the metadata lock.
 
-        def remove(_: Image) -> None:
-            view = doomed[-1]
-            self._policies.pop(name, None)
-            for number in range(view.partitions):
-                partition = self._partitions.pop((name, number))
-                self.scheduler.cancel(partition.maintain)
-                partition.shut(gone(partition.name))
-                with partition.maintenance, partition.lock:
-                    partition.log.release()
-                self._broker.remove_partition_files(view, number)
-
-        self._change(record, remove)
-
-    def _change(self, request: Callable[[Image], LogRecord], apply: Callable[[Image], None]) -> None:
-        """Request → record → append → replay → what follows from it, under the metadata lock."""
+        An interrupt in the middle leaves the image, or the partitions, behind the log; so both are
+        brought up to it before the next change.
+        """
         with self._lock:
             if self._closed is not None:
                 raise self._closed.again()
+            self._catch_up()
             key, value = request(self.image)
             now = self.clock.time_ms()
             batch = columns.seal(self._metadata.log.seed, [key], [value], now, count=1)
-            self._metadata.append(Write([batch]), now)
+            self._behind = True
+            try:
+                self._metadata.append(Write([batch]), now)
+            except StreamlogError:
+                self._behind = False
+                raise
             self.image = image = metadata.replay(self.image, [(key, value)])
-            apply(image)
+            self._follow(image)
+            self._behind = False
         for listener in list(self._listeners):
             listener()
-        if self._groups is not None and controller.GROUPS_TOPIC in image.topics and b"__consumer_offsets" not in key:
+        if self._groups is not None and key != metadata.topic_key(controller.GROUPS_TOPIC):
             self._groups.metadata_changed()
+
+    def _catch_up(self) -> None:
+        """After an interrupted change: replay the metadata anew. REQUIRES: the metadata lock."""
+        if self._behind:
+            self.image = metadata.replay(metadata.EMPTY, all_records(self._metadata), self.image.version)
+            self._follow(self.image)
+            self._behind = False
+
+    def _follow(self, image: Image) -> None:
+        """Have a partition for each that the image names and no other, with its settings. Does no more than it must."""
+        for (name, number), partition in list(self._partitions.items()):
+            view = image.topics.get(name)
+            if view is None or view.id_bytes != partition.topic_id:
+                self._remove(partition)
+        for name, view in image.topics.items():
+            self._find_policy(view)
+            for number in range(view.partitions):
+                known = self._partitions.get((name, number))
+                if known is None:
+                    self._add(view, number)
+                elif known.log.config is not view.config or known.custom_policy is not self._policies.get(name):
+                    known.log.config = view.config
+                    known.custom_policy = self._policies.get(name)
+                    self._maintain_soon(known)
+
+    def _remove(self, partition: Partition) -> None:
+        name = partition.name
+        self.scheduler.cancel(partition.maintain)
+        partition.shut(gone(name))
+        with partition.maintenance, partition.lock:
+            partition.log.release()
+        self._broker.remove_partition_files(partition.topic_id.hex(), name.partition)
+        self._partitions.pop(name, None)
 
     def custom_policy(self, name: str) -> Policy | None:
         return self._policies.get(name)
@@ -257,31 +276,33 @@ class LocalService:
         policy: Policy | None = self._defaults.get("retention")
         return policy
 
-    def _attach_policy(self, view: TopicView, policy: Policy | None) -> None:
-        """Have the topic's named policy at hand: the one given, or one of our own by its name, or warn."""
+    def _find_policy(self, view: TopicView) -> None:
+        """Have the topic's named policy at hand: one that was given, or one of our own by its name, or warn."""
         wanted = view.config.retention
-        if wanted is None:
+        known = self._policies.get(view.name)
+        if wanted is None or (known is not None and known.name == wanted):
             return
-        found = policy if policy is not None and policy.name == wanted else self._policies.get(view.name) or named(wanted)
-        if found is None:
+        given = self._default_policy()
+        found = given if given is not None and given.name == wanted else named(wanted)
+        if found is not None:
+            self._policies[view.name] = found
+        elif view.id not in self._warned:
+            self._warned.add(view.id)
             logger.warning(
                 "topic %r was created with the retention policy %r, an object that cannot be stored: nothing is deleted "
                 "from it until the policy is given again (create_topic(..., exist_ok=True, retention=policy))",
                 view.name,
                 wanted,
             )
-            return
-        self._policies[view.name] = found
-        for number in range(view.partitions):
-            partition = self._partitions.get((view.name, number))
-            if partition is not None:
-                partition.custom_policy = found
-                self._maintain_soon(partition)
 
     # -- records -------------------------------------------------------------------------------------
 
     def _partition(self, name: TopicPartition) -> Partition:
         partition = self._partitions.get(name)
+        if partition is None and self._behind:
+            with self._lock:
+                self._catch_up()
+            partition = self._partitions.get(name)
         if partition is None:
             if self._closed is not None:
                 raise self._closed.again()

@@ -6,11 +6,10 @@ partition is looked at up to what was whole at the time.
 
 from __future__ import annotations
 
-import os.path
 import re
 from collections.abc import Callable
-from dataclasses import dataclass, field
-from os import PathLike
+from dataclasses import dataclass, replace
+from typing import Protocol
 
 from ..coordinator import schema
 from ..errors import FormatError, StreamlogError
@@ -18,8 +17,321 @@ from ..records.batch import BatchHeader, seed_of
 from ..records.columns import BatchColumns
 from ..runtime import disk as real_disk
 from ..runtime.api import Disk
-from ..storage.check import Checked, Finding, Question, check_partition
+from ..storage.check import FOREVER_OFFSET, Checked, Finding, Question, check_partition
 from ..storage.recovery import Crash
 from . import metadata
 from .broker import METADATA_DIR, METADATA_ID, OWNER_FILE, read_owner
 from .controller import GROUPS_TOPIC, METADATA_TOPIC
+from .metadata import Image, LogRecord
+
+Progress = Callable[[int, int], object]
+_TOPIC_DIR = re.compile(r"([0-9a-f]{32})-(0|[1-9][0-9]*)")
+_ROOT_FILES = {OWNER_FILE, "lock", "published", METADATA_DIR, "topics"}
+_SHOWN = 20
+
+
+class StrPath(Protocol):
+    """A path that is no str, such as pathlib's."""
+
+    def __fspath__(self) -> str: ...
+
+
+@dataclass(frozen=True)
+class Problem:
+    """One thing that is not as it should be, and what it costs.
+
+    `path` and `position` (a byte) say where; `kind` is one word to sort by; `topic` and `partition` are
+    None for what belongs to no partition; `offsets_lost` are (from, up to, not including) the offsets that
+    cannot be read, None if no record is lost.
+    """
+
+    path: str
+    position: int
+    kind: str
+    message: str
+    topic: str | None = None
+    partition: int | None = None
+    offsets_lost: tuple[int, int] | None = None
+
+    def __str__(self) -> str:
+        where = f"{self.topic}-{self.partition}: " if self.topic is not None else ""
+        text = f"{where}{self.kind} at {self.path}:{self.position}: {self.message}"
+        if self.offsets_lost is not None:
+            start, end = self.offsets_lost
+            text += f" (lost: offsets {start} " + ("and on)" if end == FOREVER_OFFSET else f"to {end - 1})")
+        return text
+
+
+@dataclass(frozen=True)
+class Report:
+    """What `verify` found. `ok` if nothing is lost or wrong.
+
+    `problems` are damage. `notes` are what the next open puts right by itself, such as a torn tail after a
+    kill, or an index to be rebuilt. The rest are counts of what is whole; bytes are those of segments.
+    """
+
+    path: str
+    problems: tuple[Problem, ...] = ()
+    notes: tuple[Problem, ...] = ()
+    topics: int = 0
+    partitions: int = 0
+    segments: int = 0
+    batches: int = 0
+    records: int = 0
+    size_bytes: int = 0
+
+    @property
+    def ok(self) -> bool:
+        return not self.problems
+
+    def __str__(self) -> str:
+        counts = (
+            f"{self.topics} topics, {self.partitions} partitions, {self.segments} segments, {self.batches} batches, "
+            f"{self.records} records, {self.size_bytes} bytes"
+        )
+        verdict = "ok" if self.ok else f"{len(self.problems)} problem{'s'[: len(self.problems) != 1]}"
+        lines = [f"{self.path}: {verdict} ({counts})"]
+        for title, found in (("problem", self.problems), ("note", self.notes)):
+            lines += [f"  {title}: {entry}" for entry in found[:_SHOWN]]
+            if len(found) > _SHOWN:
+                lines.append(f"  … and {len(found) - _SHOWN} more {title}s")
+        return "\n".join(lines)
+
+
+def verify(path: str | StrPath, *, progress: Progress | None = None, disk: Disk | None = None) -> Report:
+    """Check every checksum and invariant of the log in `path`, changing nothing; see `Report`.
+
+    `progress(done_bytes, total_bytes)` is called about once a batch. The log may be open meanwhile. Cost:
+    reads every byte once, one batch in memory at a time, and one set of records of the internal topics.
+
+    Raises FormatError if `path` holds no log, or one that a newer streamlog wrote; OSError if it
+    cannot be read at all. Damage is reported, never raised.
+
+    >>> import streamlog
+    >>> with streamlog.open() as log:
+    ...     _ = log.create_topic("orders").send("9.50")
+    ...     report = streamlog.verify(log.path)
+    >>> report.ok, report.records >= 1
+    (True, True)
+    """
+    return _Walk(real_disk.absolute(path), disk or real_disk.OsDisk(), progress).run()
+
+
+class _Walk:
+    """One walk over one broker directory."""
+
+    def __init__(self, path: str, disk: Disk, progress: Progress | None) -> None:
+        self.path = path
+        self.disk = disk
+        self.progress = progress
+        self.done = self.total = 0
+        self.report = Report(path)
+        self.crash = Crash(clean=False, same_boot=True)
+
+    def run(self) -> Report:
+        disk, path = self.disk, self.path
+        if not disk.exists(f"{path}/{OWNER_FILE}"):
+            message = f"{path} is no log: it has no {OWNER_FILE}. Give the directory that was opened."
+            raise FormatError(message, path=path)
+        self._owner()
+        names = set(disk.listdir(path))
+        for name in sorted(names - _ROOT_FILES):
+            what = "an unfinished write" if name.endswith(".tmp") else "not a file of a log"
+            self._note(f"{path}/{name}", "leftover", what)
+        topic_dirs = disk.listdir(f"{path}/topics") if "topics" in names else []
+        self.total = sum(self._size(f"{path}/{name}") for name in [METADATA_DIR, *(f"topics/{n}" for n in topic_dirs)])
+        self._step(0)
+        self._topics(self._metadata(names), topic_dirs)
+        if self.progress is not None:
+            self.progress(self.total, self.total)
+        return self.report
+
+    def _owner(self) -> None:
+        owner_path = f"{self.path}/{OWNER_FILE}"
+        try:
+            owner = read_owner(self.disk, owner_path)
+        except FormatError as error:
+            if "newer streamlog" in str(error):
+                raise
+            self._problem(owner_path, "owner", str(error).partition(". ")[0])
+            return
+        boot = real_disk.boot_id()
+        self.crash = Crash(clean=owner["clean"], same_boot=bool(boot) and owner["boot_id"] == boot)
+
+    def _size(self, directory: str) -> int:
+        """The bytes of the segments in a partition directory, as far as they can be told."""
+        total = 0
+        try:
+            for name in self.disk.listdir(directory):
+                if name.endswith((".log", ".swap")):
+                    file = self.disk.open(f"{directory}/{name}", writable=False)
+                    total += file.size()
+                    file.close()
+        except OSError:
+            return total
+        return total
+
+    def _step(self, n: int) -> None:
+        self.done += n
+        if self.progress is not None:
+            self.total = max(self.total, self.done)
+            self.progress(self.done, self.total)
+
+    # -- metadata and topics -------------------------------------------------------------------------
+
+    def _metadata(self, names: set[str]) -> Image | None:
+        directory = f"{self.path}/{METADATA_DIR}"
+        if METADATA_DIR not in names:
+            if self.crash.clean:
+                self._problem(directory, "missing", "the metadata log is missing: no topic is known", METADATA_TOPIC, 0)
+            return metadata.EMPTY if not self.crash.clean else None
+        records = _Records()
+        self._partition(METADATA_TOPIC, 0, directory, METADATA_ID.bytes, True, records)
+        image = metadata.EMPTY
+        for record in records.found:
+            try:
+                image = metadata.replay(image, [record])
+            except (StreamlogError, ValueError, KeyError, TypeError) as error:
+                message = f"the record of key {record[0]!r} makes no sense: {error}"
+                self._problem(directory, "metadata", message, METADATA_TOPIC, 0)
+        return image
+
+    def _topics(self, image: Image | None, topic_dirs: list[str]) -> None:
+        views = {view.id.hex: view for view in image.topics.values()} if image is not None else {}
+        self.report = replace(self.report, topics=sum(not view.internal for view in views.values()))
+        for name in topic_dirs:
+            match = _TOPIC_DIR.fullmatch(name)
+            view = views.get(match[1]) if match is not None else None
+            if match is None or view is None or int(match[2]) >= view.partitions:
+                self._stranger(name, match is not None, image is not None and not self._hurt(METADATA_TOPIC))
+        for view in views.values():
+            for number in range(view.partitions):
+                name = f"{view.id.hex}-{number}"
+                directory = f"{self.path}/topics/{name}"
+                if name not in topic_dirs and not self.disk.exists(directory):
+                    self._absent(directory, view.name, number)
+                    continue
+                records = _Records() if view.name == GROUPS_TOPIC else None
+                self._partition(view.name, number, directory, view.id_bytes, view.config.compacts, records)
+                for record in records.found if records is not None else ():
+                    self._group_record(directory, record)
+
+    def _hurt(self, topic: str) -> bool:
+        return any(problem.topic == topic for problem in self.report.problems)
+
+    def _stranger(self, name: str, is_partition: bool, trusted: bool) -> None:
+        path = f"{self.path}/topics/{name}"
+        if not is_partition:
+            self._note(path, "leftover", "not a directory of a partition")
+        elif trusted:
+            self._note(path, "orphan", "no topic has this partition: it was being deleted; the next open removes it")
+        else:
+            self._problem(path, "orphan", "the metadata that would say which topic this belongs to is damaged")
+
+    def _absent(self, directory: str, topic: str, number: int) -> None:
+        if self._is_gone(topic):
+            return
+        if self.crash.clean:
+            message = "the partition's directory is missing"
+            self._problem(directory, "missing", message, topic, number, (0, FOREVER_OFFSET))
+        else:
+            self._note(directory, "missing", "no directory yet: the topic was being created", topic, number)
+
+    def _is_gone(self, topic: str) -> bool:
+        """Whether the topic was deleted since the metadata was read, which happens in a log that is open."""
+        records = _Records()
+        if self.crash.clean:
+            return False
+        question = self._question(METADATA_TOPIC, 0, f"{self.path}/{METADATA_DIR}", METADATA_ID.bytes, True, records)
+        check_partition(self.disk, question._replace(progress=None))
+        try:
+            return topic not in metadata.replay(metadata.EMPTY, records.found).topics
+        except (StreamlogError, ValueError, KeyError, TypeError):
+            return False
+
+    def _group_record(self, directory: str, record: LogRecord) -> None:
+        key, value = record
+        try:
+            kind, _, rest = schema.decode_key(key)
+            if value is not None:
+                if kind == schema.GROUP:
+                    schema.decode_group(value)
+                elif kind == schema.MEMBER:
+                    schema.decode_member(rest[0], value)
+                else:
+                    schema.decode_offset(value)
+        except (StreamlogError, ValueError, TypeError, IndexError) as error:
+            self._problem(directory, "group", f"the record of key {key!r} makes no sense: {error}", GROUPS_TOPIC, 0)
+
+    # -- partitions ----------------------------------------------------------------------------------
+
+    def _question(
+        self, topic: str, number: int, directory: str, topic_id: bytes, gaps: bool, records: _Records | None
+    ) -> Question:
+        start = self.done
+
+        def restart() -> None:
+            self.done = start
+            if records is not None:
+                records.found.clear()
+
+        visit = records.visit if records is not None else None
+        seed = seed_of(topic_id, number)
+        return Question(directory, topic_id, number, seed, self.crash, gaps, visit, self._step, restart)
+
+    def _partition(
+        self, topic: str, number: int, directory: str, topic_id: bytes, gaps: bool, records: _Records | None
+    ) -> None:
+        try:
+            checked = check_partition(self.disk, self._question(topic, number, directory, topic_id, gaps, records))
+        except FormatError as error:
+            self._problem(directory, "format", str(error), topic, number)
+            return
+        except OSError as error:
+            self._problem(directory, "unreadable", error.strerror or str(error), topic, number, (0, FOREVER_OFFSET))
+            return
+        self._count(checked)
+        for finding in checked.findings:
+            self._found(finding, topic, number)
+
+    def _count(self, checked: Checked) -> None:
+        report = self.report
+        self.report = replace(
+            report,
+            partitions=report.partitions + 1,
+            segments=report.segments + checked.segments,
+            batches=report.batches + checked.batches,
+            records=report.records + checked.records,
+            size_bytes=report.size_bytes + checked.size_bytes,
+        )
+
+    def _found(self, finding: Finding, topic: str, number: int) -> None:
+        made = Problem(finding.path, finding.position, finding.kind, finding.message, topic, number, finding.lost)
+        if finding.is_note:
+            self.report = replace(self.report, notes=(*self.report.notes, made))
+        else:
+            self.report = replace(self.report, problems=(*self.report.problems, made))
+
+    def _problem(
+        self, path: str, kind: str, message: str, topic: str | None = None, partition: int | None = None,
+        lost: tuple[int, int] | None = None,
+    ) -> None:  # fmt: skip
+        made = Problem(path, 0, kind, message, topic, partition, lost)
+        self.report = replace(self.report, problems=(*self.report.problems, made))
+
+    def _note(self, path: str, kind: str, message: str, topic: str | None = None, partition: int | None = None) -> None:
+        made = Problem(path, 0, kind, message, topic, partition)
+        self.report = replace(self.report, notes=(*self.report.notes, made))
+
+
+class _Records:
+    """Collects the keyed records of an internal topic, in order."""
+
+    def __init__(self) -> None:
+        self.found: list[LogRecord] = []
+
+    def visit(self, header: BatchHeader, columns: BatchColumns) -> None:
+        if header.is_control:
+            return
+        full = columns.all()
+        self.found += [(key, value) for key, value in zip(full.keys, full.values, strict=True) if key is not None]

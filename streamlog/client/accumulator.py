@@ -14,10 +14,10 @@ from __future__ import annotations
 import logging
 from collections import deque
 from collections.abc import Sequence
-from typing import Protocol
+from typing import Any, NamedTuple, Protocol, TypeAlias
 
 from ..broker.metadata import TopicView
-from ..errors import DeliveryTimeoutError, RequestTimedOutError, StreamlogError
+from ..errors import DeliveryTimeoutError, RecordTooLargeError, RequestTimedOutError, StreamlogError
 from ..records import columns
 from ..records.batch import LOG_APPEND_TIME, SealedBatch
 from ..runtime.api import Completion
@@ -35,6 +35,20 @@ _WRITE_BYTES = 1 << 20
 _LOOK_AGAIN_S = 0.05
 
 
+Row: TypeAlias = tuple[bytes | None, bytes | None, int, HeaderTuple]
+"""Key, value, timestamp, headers."""
+
+
+class Rows(NamedTuple):
+    """Records by columns; None is a column of nothing, one int a timestamp that all share."""
+
+    n: int
+    keys: Any
+    values: Any
+    timestamps: Any
+    headers: Any
+
+
 class Owner(Protocol):
     """What a queue needs of its producer."""
 
@@ -43,34 +57,52 @@ class Owner(Protocol):
 
     def append(self, queue: PartitionQueue, write: Write) -> Completion[int]: ...
     def settle(self, queue: PartitionQueue, write: Write) -> None: ...
-    def sealed(self, batch: Batch) -> None: ...
+    def reserve(self, size: int) -> bool: ...
     def finished(self, batch: Batch) -> None: ...
     def now_ms(self) -> int: ...
 
 
 class Batch(Completion[int]):
-    """Records of one partition that will be written together; done with its base offset."""
+    """Records of one partition that will be written together; done with its base offset.
+
+    A record is one row, added by one `append`: an interrupt finds it in the batch whole or not at all.
+    `send_many` gives whole columns instead.
+    """
 
     __slots__ = (
-        "_asked", "append_time", "deadline_ms", "headers", "keys", "queue", "sealed", "size", "timestamps", "urgent", "values",
+        "_asked", "_columns", "append_time", "deadline_ms", "queue", "reserved", "rows", "sealed", "size", "urgent",
     )  # fmt: skip
 
     def __init__(self, queue: PartitionQueue, deadline_ms: int, urgent: bool) -> None:
         super().__init__()
         self.queue = queue
-        self.keys: list[bytes | None] | None = []
-        self.values: list[bytes | None] = []
-        self.timestamps: list[int] | int = []
-        self.headers: list[HeaderTuple] | None = None
+        self.rows: list[Row] = []
+        self._columns: Rows | None = None
         self.size = 0
+        self.reserved = 0
         self.deadline_ms = deadline_ms
         self.urgent = urgent
         self.sealed: SealedBatch | None = None
         self.append_time: int | None = None
         self._asked: set[int] | None = set()
 
+    @classmethod
+    def whole(cls, queue: PartitionQueue, columns: Rows, size: int) -> Batch:
+        """A whole batch made of columns, to be written at once."""
+        batch = cls(queue, 0, True)
+        batch._columns = columns
+        batch.size = batch.reserved = size
+        return batch
+
+    def columns(self) -> Rows:
+        """The records by columns. REQUIRES: no record is added any more."""
+        if self._columns is None:
+            keys, values, times, headers = zip(*self.rows, strict=True)
+            self._columns = Rows(len(keys), keys, values, times, headers if any(headers) else None)
+        return self._columns
+
     def __len__(self) -> int:
-        return len(self.values)
+        return len(self.rows) if self._columns is None else self._columns.n
 
     def asked(self, index: int | None) -> None:
         """Somebody looked after this record (None: after all), so flush need not report it."""
@@ -83,39 +115,51 @@ class Batch(Completion[int]):
         return [] if self._asked is None else [i for i in range(len(self)) if i not in self._asked]
 
     def base_offset(self, index: int) -> int:
-        """The offset of the record at `index`; -1 under `acks=0`."""
+        """The offset of the record at `index`."""
         return self.result() + index
 
     def time_of(self, index: int) -> int:
         if self.append_time is not None:
             return self.append_time
-        times = self.timestamps
+        if self._columns is None:
+            return self.rows[index][2]
+        times = self._columns.timestamps
         return times if isinstance(times, int) else times[index]
 
     def record(self, index: int) -> ProducerRecord:
         """The record as it could be sent again."""
-        queue = self.queue
-        headers = () if self.headers is None else self.headers[index]
+        columns = self.columns()
         return ProducerRecord(
-            self.values[index], None if self.keys is None else self.keys[index], headers, queue.partition, self.time_of(index), queue.topic.name
+            None if columns.values is None else columns.values[index],
+            None if columns.keys is None else columns.keys[index],
+            () if columns.headers is None else columns.headers[index],
+            self.queue.partition,
+            self.time_of(index),
+            self.queue.topic.name,
         )
 
     def seal(self) -> SealedBatch:
         """Encode it, once."""
         if self.sealed is None:
-            queue, n = self.queue, len(self.values)
-            keys, values = self.keys, self.values
+            queue, (n, keys, values, times, headers) = self.queue, self.columns()
             self.sealed = columns.seal(
                 queue.seed,
-                None if keys is None or keys[0] is None and keys.count(None) == n else keys,
-                None if values[0] is None and values.count(None) == n else values,
-                self.timestamps,
-                self.headers,
+                None if keys is None or (keys[0] is None and keys.count(None) == n) else keys,
+                None if values is None or (values[0] is None and values.count(None) == n) else values,
+                times,
+                headers,
                 count=n,
                 codec=queue.codec,
                 attributes=queue.attributes,
             )
         return self.sealed
+
+    def lighten(self) -> None:
+        """It is in the log: whoever keeps a Delivery keeps only the timestamps."""
+        n, _, _, times, _ = self.columns()
+        self._columns = Rows(n, None, None, times, None)
+        self.rows = []
+        self.sealed = None
 
 
 class PartitionQueue:
@@ -140,30 +184,24 @@ class PartitionQueue:
     def name(self) -> TopicPartition:
         return TopicPartition(self.topic.name, self.partition)
 
-    def begin(self) -> Batch:
-        """A new open batch. REQUIRES: `lock`."""
-        linger = self.linger_ms
-        batch = Batch(self, self.owner.now_ms() + linger if linger else 0, not linger)
-        self.open = batch
-        return batch
+    def add(self, row: Row, size: int) -> tuple[Batch, int] | None:
+        """Put a record into the open batch: the batch, and the record's index in it. Seals a full one.
 
-    def add(
-        self, key: bytes | None, value: bytes | None, timestamp: int, headers: HeaderTuple, size: int
-    ) -> tuple[Batch, int]:
-        """Put a record into the open batch; the batch, and the record's index in it. Seals a full one."""
+        None if a new batch would not fit into the producer's buffer.
+        """
         with self.lock:
             batch = self.open
             if batch is None:
-                batch = self.begin()
-            index = len(batch.values)
-            if headers and batch.headers is None:
-                batch.headers = [()] * index
-            if batch.headers is not None:
-                batch.headers.append(headers)
-            batch.keys.append(key)  # type: ignore[union-attr]
-            batch.timestamps.append(timestamp)  # type: ignore[union-attr]
+                room = max(self.batch_size, size)
+                if not self.owner.reserve(room):
+                    return None
+                linger = self.linger_ms
+                batch = Batch(self, self.owner.now_ms() + linger if linger else 0, not linger)
+                batch.reserved = room
+                self.open = batch
+            index = len(batch.rows)
+            batch.rows.append(row)
             batch.size += size
-            batch.values.append(value)
             if batch.size >= self.batch_size:
                 self.seal_open()
         return batch, index
@@ -175,16 +213,13 @@ class PartitionQueue:
             # In the queue before it leaves `open`: an interrupt in between must not lose it.
             if not self.queue or self.queue[-1] is not batch:
                 self.queue.append(batch)
-                self.owner.sealed(batch)
             self.open = None
 
     def put(self, batches: Sequence[Batch]) -> None:
         """Queue whole batches behind everything sent before."""
         with self.lock:
             self.seal_open()
-            for batch in batches:
-                self.queue.append(batch)
-                self.owner.sealed(batch)
+            self.queue.extend(batches)
 
     def idle(self) -> bool:
         """Whether a record could be written right now with nothing before it."""
@@ -244,8 +279,10 @@ class PartitionQueue:
             if error is not None:
                 batch.fail(error)
             else:
+                count = len(batch)
+                batch.lighten()
                 batch.complete(base_offset)
-                base_offset += len(batch)
+                base_offset += count
             self.owner.finished(batch)
         self._forget_done()
         self.inflight = None
@@ -314,6 +351,13 @@ class PartitionQueue:
             self.drain()
             return None
         return batch.deadline_ms
+
+    def never_fits(self, size: int, buffer_memory: int) -> RecordTooLargeError:
+        return RecordTooLargeError(
+            f"A record of {size} bytes does not fit into a buffer of {buffer_memory} (buffer_memory). Raise it.",
+            size=size,
+            max_size=buffer_memory,
+        )
 
     def expire(self, delivery_timeout_ms: int) -> DeliveryTimeoutError:
         return DeliveryTimeoutError(

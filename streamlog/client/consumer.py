@@ -125,7 +125,9 @@ class Consumer(Closing, Generic[K, V]):
             self._subscription.subscribe(given, self._note_topic, self._log._topic_view)
             if listener is not None:
                 if self._membership is None:
-                    raise ConfigError("A rebalance listener needs a group=: nothing moves without one.", name="listener")
+                    raise ConfigError(
+                        "A rebalance listener needs a group=: nothing moves without one.", name="listener"
+                    )
                 self._listener = listener
             with self._state:
                 self._held.finish()
@@ -480,10 +482,20 @@ class Consumer(Closing, Generic[K, V]):
         for name in new:
             start, end = self._service.bounds(name, config.isolation_level)
             known = committed.get(name)
-            position = known.offset if known is not None else self._reset_to(name, start, end)
+            if known is not None:
+                position = known.offset
+            elif config.auto_offset_reset == "none":
+                position = -1  # nowhere: the first read says so, unless somebody seeks before
+            else:
+                position = self._reset_to(name, start, end)
             self._held.add(
                 PartitionReader(
-                    self._service, name, self._decoders(name), config.isolation_level, config.on_corrupt, position,
+                    self._service,
+                    name,
+                    self._decoders(name),
+                    config.isolation_level,
+                    config.on_corrupt,
+                    position,
                     config.fetch_max_bytes,
                 )  # fmt: skip
             )
@@ -496,7 +508,7 @@ class Consumer(Closing, Generic[K, V]):
     def _reset_to(self, name: TopicPartition, start: int, end: int, position: int | None = None) -> int:
         policy = self._config.auto_offset_reset
         if policy == "none":
-            where = "nothing is committed for it" if position is None else f"offset {position} is not in it"
+            where = "nothing is committed for it" if position == -1 else f"offset {position} is not in it"
             raise OffsetOutOfRangeError(
                 f"{name.topic}-{name.partition} holds offsets {start} up to, not including, {end}; {where}, and "
                 f"auto_offset_reset='none' leaves the choice to you: seek, or commit an offset first.",
@@ -519,7 +531,9 @@ class Consumer(Closing, Generic[K, V]):
 
     def _drop_deleted(self) -> None:
         topics = self._service.image.topics
-        self._held.drop([n for n in self._held.readers if n.topic not in topics or n.partition >= topics[n.topic].partitions])
+        self._held.drop(
+            [n for n in self._held.readers if n.topic not in topics or n.partition >= topics[n.topic].partitions]
+        )
 
     # -- committing ----------------------------------------------------------------------------------
 
@@ -533,7 +547,7 @@ class Consumer(Closing, Generic[K, V]):
             if self._config.group is None:
                 raise ConfigError("This consumer has no group=, so there is nowhere to commit to.", name="group")
             if offsets is None:
-                wanted = {name: OffsetAndMetadata(offset) for name, offset in self._held.handed().items()}
+                wanted = {n: OffsetAndMetadata(offset) for n, offset in self._held.handed().items() if offset >= 0}
             else:
                 wanted = commit_offsets(offsets)
             self._commit(wanted)
@@ -573,7 +587,7 @@ class Consumer(Closing, Generic[K, V]):
         finished = {
             name: OffsetAndMetadata(offset)
             for name, offset in self._held.finished().items()
-            if last.get(name) != offset and (only is None or name in only) and (offset or name in last)
+            if offset >= 0 and last.get(name) != offset and (only is None or name in only) and (offset or name in last)
         }
         try:
             self._commit(finished)
@@ -600,14 +614,17 @@ class Consumer(Closing, Generic[K, V]):
         return reader
 
     def seek(self, partition: TopicPartition, offset: int) -> None:
-        """Go on at `offset`. Raises OffsetOutOfRangeError outside the log, with the valid bounds."""
+        """Go on at `offset`. One outside the log is found at the next read, and `auto_offset_reset` decides.
+
+        Raises OffsetOutOfRangeError for what is no offset at all.
+        """
         with self._enter(), self._guard():
             reader = self._reader(partition)
-            start, end = self._service.bounds(reader.name, self._config.isolation_level)
-            if isinstance(offset, bool) or not isinstance(offset, int) or not start <= offset <= end:
+            if isinstance(offset, bool) or not isinstance(offset, int) or offset < 0:
+                start, end = self._service.bounds(reader.name, self._config.isolation_level)
                 raise OffsetOutOfRangeError(
-                    f"Offset {offset!r} is outside {reader.name.topic}-{reader.name.partition}, which holds {start} up to, "
-                    f"not including, {end}.",
+                    f"{offset!r} is no offset: {reader.name.topic}-{reader.name.partition} holds {start} up to, not "
+                    f"including, {end}.",
                     log_start_offset=start,
                     log_end_offset=end,
                 )
@@ -633,9 +650,15 @@ class Consumer(Closing, Generic[K, V]):
     def position(self, partition: TopicPartition) -> int:
         """The offset after the last record handed out, never a prefetched one."""
         with self._enter(), self._guard():
-            return self._held.handed()[self._reader(partition).name]
+            name = self._reader(partition).name
+            position = self._held.handed()[name]
+            if position < 0:
+                self._reset_to(name, *self._service.bounds(name, self._config.isolation_level), position)
+            return position
 
-    def offsets_for_times(self, times: Mapping[TopicPartition, int | datetime]) -> dict[TopicPartition, OffsetAndTimestamp | None]:
+    def offsets_for_times(
+        self, times: Mapping[TopicPartition, int | datetime]
+    ) -> dict[TopicPartition, OffsetAndTimestamp | None]:
         """The first record at or after each time (ms or aware datetime), None where all are earlier."""
         with self._enter():
             wanted = {TopicPartition(*p): to_ms(t) for p, t in times.items()}
@@ -659,7 +682,8 @@ class Consumer(Closing, Generic[K, V]):
         with self._enter(), self._guard():
             handed = self._held.handed()
             isolation = self._config.isolation_level
-            return {name: max(0, self._service.bounds(name, isolation)[1] - at) for name, at in handed.items()}
+            bounds = {name: self._service.bounds(name, isolation) for name in handed}
+            return {name: max(0, bounds[name][1] - max(at, bounds[name][0])) for name, at in handed.items()}
 
     def pause(self, *partitions: TopicPartition) -> None:
         """Hand out nothing of these (all assigned if none is named) until `resume`; they stay assigned."""
@@ -787,11 +811,15 @@ def commit_offsets(offsets: Any) -> dict[TopicPartition, OffsetAndMetadata]:
     if isinstance(offsets, Record):
         return {offsets.topic_partition: OffsetAndMetadata(offsets.offset + 1)}
     if not isinstance(offsets, Mapping):
-        raise ConfigError(f"commit() takes a Record, or a mapping of TopicPartition to the next offset, not {offsets!r:.80}.")
+        raise ConfigError(
+            f"commit() takes a Record, or a mapping of TopicPartition to the next offset, not {offsets!r:.80}."
+        )
     wanted: dict[TopicPartition, OffsetAndMetadata] = {}
     for name, at in offsets.items():
         made = at if isinstance(at, OffsetAndMetadata) else OffsetAndMetadata(at)
         if isinstance(made.offset, bool) or not isinstance(made.offset, int) or made.offset < 0:
-            raise ConfigError(f"{made.offset!r} is no offset to commit for {tuple(name)}: an int from 0 on, the NEXT to read.")
+            raise ConfigError(
+                f"{made.offset!r} is no offset to commit for {tuple(name)}: an int from 0 on, the NEXT to read."
+            )
         wanted[TopicPartition(*name)] = made
     return wanted

@@ -137,9 +137,7 @@ class Columns:
             raise batch.damaged(error) from error
         self.offsets: Sequence[int] = offsets[self._low : self._stop]
         n = len(self.offsets)
-        self.timestamps: Sequence[int] = (
-            [header.base_timestamp] * n if times is None else times[self._low : self._stop]
-        )
+        self.timestamps: Sequence[int] = [header.base_timestamp] * n if times is None else times[self._low : self._stop]
 
     def _column(self, read: Callable[[], Sequence[Any] | None], absent: Any) -> Sequence[Any]:
         try:

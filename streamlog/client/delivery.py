@@ -103,11 +103,12 @@ class Written(Delivery[RecordMetadata]):
 class Part:
     """One batch of a `send_many`: which of the call's records are in it."""
 
-    __slots__ = ("batch", "indexes")
+    __slots__ = ("batch", "first", "indexes")
 
-    def __init__(self, batch: Batch, indexes: Sequence[int]) -> None:
+    def __init__(self, batch: Batch, indexes: Sequence[int], first: int = 0) -> None:
         self.batch = batch
         self.indexes = indexes
+        self.first = first  # the first one's place in the batch
 
 
 class ManyMetadata(Sequence[RecordMetadata]):
@@ -131,7 +132,7 @@ class ManyMetadata(Sequence[RecordMetadata]):
         if self._where is None:
             where = [(0, 0)] * self._count
             for number, part in enumerate(self._parts):
-                for inside, index in enumerate(part.indexes):
+                for inside, index in enumerate(part.indexes, part.first):
                     where[index] = (number, inside)
             self._where = where
         number, inside = self._where[at]
@@ -195,7 +196,7 @@ def _many_error(parts: Sequence[Part], count: int) -> DeliveryError:
     records: list[tuple[int, ProducerRecord]] = []
     for part in parts:
         error = part.batch.error()
-        for inside, index in enumerate(part.indexes):
+        for inside, index in enumerate(part.indexes, part.first):
             if error is None:
                 queue = part.batch.queue
                 metadata[index] = RecordMetadata(
@@ -219,4 +220,3 @@ def delivery_error(
         records=tuple(records),
         metadata=tuple(metadata),
     )
-

@@ -106,6 +106,8 @@ class Registry:
 
     def open(self, path: str | None, options: OpenOptions) -> Engine:
         """The engine for a path, made if there is none; None makes a temporary one. Call `close` for each."""
+        for known in list(self._engines.values()):
+            known.room.hold_funerals()  # a handle that was dropped may be the last on this path
         with self._lock:
             self._hook()
             real = absolute(path) if path is not None else new_temporary_directory()

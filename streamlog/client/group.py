@@ -139,7 +139,9 @@ class ConsumerGroup:
             for given, offset in to.items():
                 name = TopicPartition(*given)
                 if topics and name.topic not in names:
-                    raise ConfigError(f"reset: {tuple(name)} is not of the topics given ({', '.join(names)}).", name="to")
+                    raise ConfigError(
+                        f"reset: {tuple(name)} is not of the topics given ({', '.join(names)}).", name="to"
+                    )
                 start, end = service.bounds(name, "read_committed")
                 if isinstance(offset, bool) or not isinstance(offset, int) or not start <= offset <= end:
                     raise OffsetOutOfRangeError(

@@ -71,11 +71,7 @@ class Membership:
 
     def unchanged(self, topics: frozenset[str]) -> bool:
         """A poll with nothing new to say or hear: the deadlines are renewed, nothing else happens."""
-        return (
-            self.stable
-            and topics is self._topics
-            and self._service.renew(self.group, self.member_id, self._version)
-        )
+        return self.stable and topics is self._topics and self._service.renew(self.group, self.member_id, self._version)
 
     def heartbeat(self, topics: frozenset[str], owned: frozenset[TopicPartition], *, polling: bool) -> HeartbeatResult:
         """Tell the coordinator what this member reads and holds; what it should hold now.

@@ -15,18 +15,16 @@ from ..config import ProducerConfig
 from ..errors import (
     InvalidRecordError,
     InvalidTimestampError,
-    RecordTooLargeError,
     SerializationError,
     StreamlogError,
-    UnknownTopicOrPartitionError,
 )
 from ..records import compression
 from ..records.columns import seal_one
 from ..runtime.api import Completion
-from ..runtime.threads import RawGate, new_lock, real_monotonic
+from ..runtime.threads import RawGate, SystemClock, new_lock, real_monotonic, time_ns
 from ..storage.log import Write
 from ..types import HeaderTuple, ProducerRecord, RecordMetadata
-from .accumulator import RECORD_OVERHEAD, Batch, PartitionQueue
+from .accumulator import RECORD_OVERHEAD, Batch, PartitionQueue, Row, Rows
 from .delivery import Delivery, ManyDelivery, Part, Written, delivery_error
 from .handle import Closing, closed
 from .partitioner import make_partitioner
@@ -35,6 +33,7 @@ from .route import Route, header_tuple, headers_size
 if TYPE_CHECKING:
     from .streamlog import StreamLog
 
+_new: Any = object.__new__  # a Delivery is made a million times a second; its __init__ would be a fifth of a send
 TopicLike: TypeAlias = Any
 Headers: TypeAlias = Any
 logger = logging.getLogger("streamlog.client")
@@ -65,7 +64,10 @@ class Producer(Closing):
         self._config = ProducerConfig.of(config)
         self._log = log
         self._service: Service = log._use()
-        self._clock_ms = self._service.clock.time_ms
+        clock = self._service.clock
+        self._clock_ms = clock.time_ms
+        # The system's clock is read without a Python frame in between: it is a tenth of a send.
+        self._now_ns = time_ns if isinstance(clock, SystemClock) else lambda: clock.time_ms() * 1_000_000
         self.codec = compression.require(self._config.compression_type)
         self.batch_size = self._config.batch_size
         self._linger_ms = self._config.linger_ms
@@ -106,17 +108,18 @@ class Producer(Closing):
             route = self._routes[topic]
         except (KeyError, TypeError):
             route = self._route(topic)
-        if not (route.plain and type(value) is bytes and type(key) is bytes):
-            key, value = route.key_bytes(key), route.value_bytes(value)
-        size = (0 if value is None else len(value)) + (0 if key is None else len(key)) + RECORD_OVERHEAD
-        if headers is None:
-            pairs: HeaderTuple = ()
+        if type(value) is bytes and type(key) is bytes and route.plain:
+            size = len(value) + len(key) + RECORD_OVERHEAD
         else:
+            key, value = route.key_bytes(key), route.value_bytes(value)
+            size = (0 if value is None else len(value)) + (0 if key is None else len(key)) + RECORD_OVERHEAD
+        pairs: HeaderTuple = ()
+        if headers is not None:
             pairs = header_tuple(headers)
             size += headers_size(pairs)
         if size > route.max_size:
             raise route.too_large(size)
-        timestamp = self._clock_ms()
+        timestamp = self._now_ns() // 1_000_000
         if timestamp_ms is not None:
             timestamp = route.timestamp(timestamp_ms, timestamp)
         queue = route.only
@@ -127,17 +130,37 @@ class Producer(Closing):
                 written = self._send_now(queue, key, value, timestamp)
                 if written is not None:
                     return written
-            batch, index = queue.add(key, value, timestamp, pairs, size)
-            return self._finish_now(batch, index)
-        batch, index = queue.add(key, value, timestamp, pairs, size)
-        if batch is not queue.open:
+            return self._finish_now(*self._add(queue, (key, value, timestamp, pairs), size))
+        with queue.lock:
+            batch = queue.open
+            if batch is not None:
+                rows = batch.rows
+                index = len(rows)
+                rows.append((key, value, timestamp, pairs))
+                batch.size = size = batch.size + size
+                if size >= self.batch_size:
+                    queue.seal_open()
+        if batch is None:
+            batch, index = self._add(queue, (key, value, timestamp, pairs), size)
+            if index == 0:
+                self._arm(batch.deadline_ms)
+        if queue.open is not batch:
             self._batch_full(queue, route, key)
-        elif index == 0:
-            self._arm(batch.deadline_ms)
         if self._acks == 0:
             batch.asked(index)
             return Written(route.topic.name, queue.partition, -1, timestamp)
-        return Delivery(batch, index)
+        delivery: Delivery[RecordMetadata] = _new(Delivery)
+        delivery._batch = batch
+        delivery._index = index
+        return delivery
+
+    def _add(self, queue: PartitionQueue, row: Row, size: int) -> tuple[Batch, int]:
+        """Into the open batch, waiting for room in the buffer if it has to be a new one."""
+        added = queue.add(row, size)
+        while added is None:
+            self._wait_for_room(size, queue)
+            added = queue.add(row, size)
+        return added
 
     def _send_now(
         self, queue: PartitionQueue, key: bytes | None, value: bytes | None, timestamp: int
@@ -180,19 +203,27 @@ class Producer(Closing):
             with self._partition_lock:
                 route.partitioner.on_new_batch(route.topic.name, route.count)
         queue.drain()
-        if self._buffered > self._config.buffer_memory:
-            self._wait_for_room(queue)
 
-    def _wait_for_room(self, queue: PartitionQueue) -> None:
+    def _wait_for_room(self, size: int, queue: PartitionQueue) -> None:
+        """Make room for `size` bytes: a full buffer ends every linger; then wait for whoever is writing."""
+        if size > self._config.buffer_memory:
+            raise queue.never_fits(size, self._config.buffer_memory)
         end = real_monotonic() + self._config.delivery_timeout_ms / 1000
-        while self._buffered > self._config.buffer_memory:
-            queue.drain()
+        self._room = gate = RawGate()
+        for waiting in list(self._queues.values()):
+            with waiting.lock:
+                waiting.seal_open()
+            waiting.drain()
+        while not self._has_room(size):
             left = end - real_monotonic()
             if left <= 0:
                 raise queue.expire(self._config.delivery_timeout_ms)
+            gate.wait(min(left, 0.05))
             self._room = gate = RawGate()
-            if self._buffered > self._config.buffer_memory:
-                gate.wait(min(left, 0.05))
+            queue.drain()
+
+    def _has_room(self, size: int) -> bool:
+        return not self._buffered or self._buffered + size <= self._config.buffer_memory
 
     def send_many(
         self,
@@ -217,7 +248,9 @@ class Producer(Closing):
         key_column = None if keys is None else route.many(keys, route.serialize_key, "key")
         n = len(column)
         if key_column is not None and len(key_column) != n:
-            raise SerializationError(f"send_many got {n} values and {len(key_column)} keys; it takes one key for each value.")
+            raise SerializationError(
+                f"send_many got {n} values and {len(key_column)} keys; it takes one key for each value."
+            )
         if route.needs_key and n and (key_column is None or None in key_column):
             raise route.no_key()
         pairs = () if headers is None else header_tuple(headers)
@@ -226,14 +259,16 @@ class Producer(Closing):
         if timestamps_ms is not None:
             times = [route.timestamp(t, now) for t in timestamps_ms]
             if len(times) != n:
-                raise InvalidTimestampError(f"send_many got {n} values and {len(times)} timestamps; one for each value.")
+                raise InvalidTimestampError(
+                    f"send_many got {n} values and {len(times)} timestamps; one for each value."
+                )
         sizes = _sizes(column, key_column, RECORD_OVERHEAD + headers_size(pairs))
         if n and max(sizes) > route.max_size:
             raise route.too_large(max(sizes))
         parts: list[Part] = []
         for queue, chosen in self._spread(route, key_column, partition, n):
             if isinstance(chosen, range):
-                made = _cut(queue, column, key_column, times, sizes, chosen, pairs)
+                made = _cut(queue, column, key_column, times, sizes, pairs, chosen)
             else:
                 made = _cut(
                     queue,
@@ -241,24 +276,56 @@ class Producer(Closing):
                     None if key_column is None else [key_column[i] for i in chosen],
                     times if isinstance(times, int) else [times[i] for i in chosen],
                     [sizes[i] for i in chosen],
-                    range(len(chosen)),
                     pairs,
                     chosen,
                 )
-            parts += made
-            for at in range(0, len(made), _PUT_BATCHES):
-                queue.put([part.batch for part in made[at : at + _PUT_BATCHES]])
-                queue.drain()
-                if self._buffered > self._config.buffer_memory:
-                    self._wait_for_room(queue)
-        delivery = ManyDelivery(parts, n)
+            parts += self._put(queue, made)
         if self._acks == 0:
             for part in parts:
                 part.batch.asked(None)
             return _Unacknowledged(parts, n)
+        delivery = ManyDelivery(parts, n)
         if not self._linger_ms:
             delivery.result()
         return delivery
+
+    def _put(self, queue: PartitionQueue, parts: list[Part]) -> list[Part]:
+        """Queue a call's batches and write them; with a linger the last one, if not full, stays open."""
+        last: Part | None = None
+        if self._linger_ms and parts[-1].batch.size < self.batch_size:
+            last = parts.pop()
+        for at in range(0, len(parts), _PUT_BATCHES):
+            batches = [part.batch for part in parts[at : at + _PUT_BATCHES]]
+            size = sum(batch.reserved for batch in batches)
+            while not self.reserve(size):
+                self._wait_for_room(min(size, self._config.buffer_memory), queue)
+            queue.put(batches)
+            queue.drain()
+        if last is None:
+            return parts
+        return parts + self._linger_with(queue, last)
+
+    def _linger_with(self, queue: PartitionQueue, last: Part) -> list[Part]:
+        """Add the records of a batch that is not full to the open one, as if each had been sent alone."""
+        n, keys, values, times, headers = last.batch.columns()
+        each = last.batch.size // n
+        grouped: list[Part] = []
+        for i, index in enumerate(last.indexes):
+            row = (
+                None if keys is None else keys[i],
+                values[i],
+                times if isinstance(times, int) else times[i],
+                () if headers is None else headers[i],
+            )
+            batch, place = self._add(queue, row, each)
+            if not grouped or grouped[-1].batch is not batch:
+                grouped.append(Part(batch, [], place))
+            grouped[-1].indexes.append(index)  # type: ignore[attr-defined]
+            if place == 0:
+                self._arm(batch.deadline_ms)
+            if queue.open is not batch:
+                queue.drain()
+        return grouped
 
     def _spread(
         self, route: Route, keys: list[bytes | None] | None, partition: int | None, n: int
@@ -331,13 +398,18 @@ class Producer(Closing):
     def now_ms(self) -> int:
         return self._clock_ms()
 
-    def sealed(self, batch: Batch) -> None:
+    def reserve(self, size: int) -> bool:
+        """Take room in the buffer, if there is any. A lone batch always fits."""
         with self._lock:
-            self._buffered += batch.size
+            if not self._has_room(size):
+                return False
+            self._buffered += size
+        return True
 
     def finished(self, batch: Batch) -> None:
         with self._lock:
-            self._buffered -= batch.size
+            self._buffered -= batch.reserved
+            batch.reserved = 0
         error = batch.error()
         if error is not None:
             logger.error("%d records for %s-%d were not written: %s", len(batch), *batch.queue.name, error)
@@ -465,7 +537,7 @@ class _Unacknowledged(ManyDelivery):
         places: list[RecordMetadata] = [RecordMetadata("", 0, -1, 0)] * self._count
         for part in self._parts:
             queue = part.batch.queue
-            for inside, index in enumerate(part.indexes):
+            for inside, index in enumerate(part.indexes, part.first):
                 places[index] = RecordMetadata(queue.topic.name, queue.partition, -1, part.batch.time_of(inside))
         return places
 
@@ -489,22 +561,22 @@ def _cut(
     keys: Sequence[bytes | None] | None,
     times: Sequence[int] | int,
     sizes: Sequence[int],
-    within: range,
     pairs: HeaderTuple,
-    indexes: Sequence[int] | None = None,
+    indexes: Sequence[int],
 ) -> list[Part]:
     """Cut columns into batches of about `batch_size` bytes; `indexes` are the records' places in the call."""
     ends = list(accumulate(sizes))
     parts: list[Part] = []
-    start, before = within.start, 0
-    while start < within.stop:
-        end = max(start + 1, min(bisect_left(ends, before + queue.batch_size) + 1, within.stop))
-        batch = Batch(queue, 0, True)
-        batch.values = values[start:end]  # type: ignore[assignment]
-        batch.keys = None if keys is None else keys[start:end]  # type: ignore[assignment]
-        batch.timestamps = times if isinstance(times, int) else times[start:end]  # type: ignore[assignment]
-        batch.headers = [pairs] * (end - start) if pairs else None
-        batch.size = ends[end - 1] - before
-        parts.append(Part(batch, range(start, end) if indexes is None else indexes[start:end]))
+    start, before, stop = 0, 0, len(values)
+    while start < stop:
+        end = max(start + 1, min(bisect_left(ends, before + queue.batch_size) + 1, stop))
+        columns = Rows(
+            end - start,
+            None if keys is None else keys[start:end],
+            values[start:end],
+            times if isinstance(times, int) else times[start:end],
+            [pairs] * (end - start) if pairs else None,
+        )
+        parts.append(Part(Batch.whole(queue, columns, ends[end - 1] - before), indexes[start:end]))
         start, before = end, ends[end - 1]
     return parts

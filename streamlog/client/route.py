@@ -7,7 +7,13 @@ from typing import Any
 
 from ..broker.metadata import TopicView
 from ..config import ProducerConfig
-from ..errors import InvalidRecordError, InvalidTimestampError, RecordTooLargeError, SerializationError, UnknownTopicOrPartitionError
+from ..errors import (
+    InvalidRecordError,
+    InvalidTimestampError,
+    RecordTooLargeError,
+    SerializationError,
+    UnknownTopicOrPartitionError,
+)
 from ..runtime.api import Lock
 from ..types import HeaderTuple
 from .accumulator import RECORD_OVERHEAD, PartitionQueue
@@ -44,7 +50,7 @@ class Route:
         self.serialize_value: Serialize | None = resolve_serializer(value_serializer, topic.name)
         self.plain = self.serialize_key is None and self.serialize_value is None
         self.needs_key = topic.config.compacts
-        self.max_size = min(config.max_request_size, topic.config.max_message_bytes)
+        self.max_size = min(config.max_request_size, topic.config.max_message_bytes, config.buffer_memory)
         self.after_max_ms = topic.config.message_timestamp_after_max_ms
 
     # -- one record ----------------------------------------------------------------------------------
@@ -63,7 +69,9 @@ class Route:
     def value_bytes(self, value: Any) -> bytes | None:
         if value is None:
             return None
-        return to_bytes(value if self.serialize_value is None else _serialize(self.serialize_value, value, "value"), "value")
+        return to_bytes(
+            value if self.serialize_value is None else _serialize(self.serialize_value, value, "value"), "value"
+        )
 
     def no_key(self) -> InvalidRecordError:
         return InvalidRecordError(
@@ -73,8 +81,8 @@ class Route:
 
     def too_large(self, size: int) -> RecordTooLargeError:
         return RecordTooLargeError(
-            f"A record of {size} bytes is larger than the {self.max_size} allowed for {self.topic.name!r}: the smaller of "
-            f"the producer's max_request_size and the topic's max_message_bytes. Raise those, or send it in parts.",
+            f"A record of {size} bytes is larger than the {self.max_size} allowed for {self.topic.name!r}: the smallest of "
+            f"the producer's max_request_size and buffer_memory and the topic's max_message_bytes. Raise those, or send it in parts.",
             size=size,
             max_size=self.max_size,
         )

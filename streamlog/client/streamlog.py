@@ -28,7 +28,7 @@ _UNSET: Any = object()
 EXIT_FLUSH_S = 5.0
 
 
-def open(  # noqa: A001  (the name users write: streamlog.open)
+def open(
     path: str | os.PathLike[str] = _UNSET,
     *,
     brokers: Any = None,
@@ -216,6 +216,9 @@ class StreamLog(Closing):
 
     def _close_at_exit(self) -> None:
         if self._dead is None:
+            for child in list(self._children):
+                if isinstance(child, Consumer):
+                    child.stop()  # a loop in another thread ends as if it was asked to, without an error
             self._close(EXIT_FLUSH_S)
 
     def _abandon_all(self) -> None:
@@ -271,12 +274,16 @@ class StreamLog(Closing):
             return topic, None, None
         if isinstance(topic, Topic):
             if not topic._log._same_log(self):
-                raise ConfigError(f"{topic!r} is a topic of another log; use this log's own, log[{topic.name!r}].", name="topic")
+                raise ConfigError(
+                    f"{topic!r} is a topic of another log; use this log's own, log[{topic.name!r}].", name="topic"
+                )
             topic._view()
             return topic.name, topic._key_serde, topic._value_serde
         raise InvalidTopicError(f"A topic is given by its name or a Topic, not {topic!r:.80}.")
 
-    def _decoders(self, config: ConsumerConfig, serdes: dict[str, tuple[Any, Any]]) -> Callable[[TopicPartition], Decoder]:
+    def _decoders(
+        self, config: ConsumerConfig, serdes: dict[str, tuple[Any, Any]]
+    ) -> Callable[[TopicPartition], Decoder]:
         """How a consumer's records are deserialized: by its own settings, else by the serdes of the Topic given."""
         resolve_deserializer(config.key_deserializer, "", "key")
         resolve_deserializer(config.value_deserializer, "")
@@ -309,5 +316,3 @@ class StreamLog(Closing):
 
     def _identity(self) -> int:
         return id(self._engine)
-
-

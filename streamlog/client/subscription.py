@@ -28,7 +28,9 @@ class Subscription:
     def empty(self) -> bool:
         return not self.fixed and not self.patterns and self.manual is None
 
-    def subscribe(self, given: Iterable[Any], name_of: Callable[[Any], str], must_exist: Callable[[str], object]) -> None:
+    def subscribe(
+        self, given: Iterable[Any], name_of: Callable[[Any], str], must_exist: Callable[[str], object]
+    ) -> None:
         """Replace the subscription. Raises ConfigError, UnknownTopicOrPartitionError; then nothing changed."""
         names: set[str] = set()
         patterns: list[re.Pattern[str]] = []

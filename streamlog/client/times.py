@@ -15,7 +15,8 @@ def to_ms(at: Any) -> int:
                 f"datetime(..., tzinfo=datetime.UTC)."
             )
         whole = at.replace(microsecond=0)
-        return round(whole.timestamp()) * 1000 + at.microsecond // 1000
+        # Rounded up: a record at or after a moment is at or after the next whole millisecond.
+        return round(whole.timestamp()) * 1000 + -(-at.microsecond // 1000)
     if isinstance(at, bool) or not isinstance(at, int):
         raise ValueError(f"{at!r} is no time: pass an int of milliseconds since the epoch, or an aware datetime.")
     return at

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from datetime import datetime
 from itertools import chain
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Generic
 from uuid import UUID
 
@@ -25,18 +26,11 @@ if TYPE_CHECKING:
 _TAKE = 512
 
 
-class Records(Iterator[Record[K, V]], Generic[K, V]):
-    """A bounded read: partition after partition, from start to end as they were at the call."""
+class Records(chain[Record[K, V]], Generic[K, V]):
+    """A bounded read: partition after partition, from start to end as they were at the call.
 
-    def __init__(self, records: Iterator[Record[K, V]]) -> None:
-        self._records = records
-
-    def __iter__(self) -> Iterator[Record[K, V]]:
-        # The iterator underneath, made of C parts: a loop then pays no Python frame a record.
-        return self._records
-
-    def __next__(self) -> Record[K, V]:
-        return next(self._records)
+    An iterator. It is a chain of runs of records, so a loop over it pays no Python frame a record.
+    """
 
     def __repr__(self) -> str:
         return "<streamlog.Records>"
@@ -81,7 +75,7 @@ class Topic(Generic[K, V]):
     @property
     def config(self) -> Mapping[str, Any]:
         """The settings in effect; None is unlimited."""
-        return self._view().config.public()
+        return MappingProxyType(self._view().config.public())
 
     def partition(self, n: int) -> PartitionInfo:
         """A snapshot of partition `n`: offsets, size, leader."""
@@ -136,7 +130,10 @@ class Topic(Generic[K, V]):
         unless `on_corrupt="skip"`. Cost: a fifth of a µs a record.
         """
         bounded = self._readers(partition, start, end, isolation_level, on_corrupt)
-        return Records(chain.from_iterable(_runs(reader, stop) for reader, stop in bounded))
+        runs = (run for reader, stop in bounded for run in _lists(reader, stop))
+        records: Any = Records.from_iterable(runs)
+        found: Records[K, V] = records
+        return found
 
     def read_batches(
         self,
@@ -248,12 +245,8 @@ class Topic(Generic[K, V]):
         return f"<streamlog.Topic {self.name!r}>"
 
 
-def _runs(reader: PartitionReader, stop: int) -> Iterator[Record[Any, Any]]:
-    """The records before `stop`, in runs that C code walks."""
-    return chain.from_iterable(_lists(reader, stop))
-
-
 def _lists(reader: PartitionReader, stop: int) -> Iterator[list[Record[Any, Any]]]:
+    """The records before `stop`, in runs."""
     while reader.position < stop:
         out: list[Record[Any, Any]] = []
         reader.take(out, min(_TAKE, stop - reader.position))

@@ -71,11 +71,15 @@ class Workers(Closing):
         self._serdes.update(self._consumers[0]._serdes)
         self._ends: dict[TopicPartition, int] | None = self._ends_now() if until_end else None
         self._left = workers
+        self._threads: list[Any] = []
         log._adopt(self)
-        self._threads = [
-            start_thread(partial(self._work, consumer), f"streamlog-{group}-{n}")
-            for n, consumer in enumerate(self._consumers)
-        ]
+        try:
+            for n, consumer in enumerate(self._consumers):
+                self._threads.append(start_thread(partial(self._work, consumer), f"streamlog-{group}-{n}"))
+        except BaseException:  # Ctrl-C half-way: whoever has begun ends
+            self._left -= workers - len(self._threads)
+            self.close()
+            raise
 
     def _ends_now(self) -> dict[TopicPartition, int]:
         service = self._log._use()
@@ -174,7 +178,9 @@ class Workers(Closing):
         self._dead = closed("group's workers")
         self._log._forget(self)
         if not self._done.is_open():
-            logger.error("workers of %r did not end within %s s; their records in hand are not finished", self._log, limit)
+            logger.error(
+                "workers of %r did not end within %s s; their records in hand are not finished", self._log, limit
+            )
 
     def __repr__(self) -> str:
         return f"<streamlog.Workers {self._left} running>"

@@ -42,7 +42,8 @@ class Partition:
         self.custom_policy: Policy | None = None
         self.waiters: list[Callable[[], object]] = []
         self.closed: StreamlogError | None = None
-        self.on_roll: Callable[[Partition], None] | None = None
+        self.on_work: Callable[[Partition], None] | None = None
+        self._policy_failure = ""
 
     @property
     def high_watermark(self) -> int:
@@ -56,15 +57,15 @@ class Partition:
 
     def append(self, write: Write, now_ms: int) -> int:
         """Append as the leader; the base offset. Raises what `Log.append` raises."""
-        segments = self.log.tail.segments
+        before = self.log.tail
         with self.lock:
             if self.closed is not None:
                 raise self.closed.again()
             base_offset = self.log.append(write, self.leader_epoch, now_ms)
         if self.waiters:
             self.wake()
-        if self.on_roll is not None and segments is not self.log.tail.segments:
-            self.on_roll(self)
+        if (before.first_append < 0 or before.segments is not self.log.tail.segments) and self.on_work is not None:
+            self.on_work(self)  # a segment began to age, or was sealed
         return base_offset
 
     def settle(self, write: Write) -> None:
@@ -163,9 +164,11 @@ class Partition:
                 return None
             logger.error("%s-%d: maintenance failed and will be tried again: %s", *self.name, error)
             return now_ms + RETRY_MS
-        except Exception:
-            logger.exception("%s-%d: a retention policy raised; nothing was deleted", *self.name)
-            return now_ms + RETRY_MS
+        except Exception as error:
+            if repr(error) != self._policy_failure:  # once, not every time it is asked
+                self._policy_failure = repr(error)
+                logger.exception("%s-%d: a retention policy raised; nothing was deleted", *self.name)
+            return now_ms + CUSTOM_POLICY_INTERVAL_MS
         return self._next_deadline(now_ms)
 
     def _roll_if_due(self, now_ms: int) -> None:

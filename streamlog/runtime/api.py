@@ -15,7 +15,6 @@ from ..types import Buffer
 T = TypeVar("T")
 
 
-
 class Lock(Protocol):
     """A raw mutual-exclusion lock: safe to interrupt in a `with`, which a Condition is not."""
 

@@ -1,11 +1,13 @@
 """A log on disk: one partition, one directory. Knows no topic name, no peer, no lock, no thread.
 
-- `log`: the log itself: append, fetch, find by time, roll, forget. `Tail` is its published state.
-- `segment`: one file of batches; `index`: where in it an offset or a time lies.
+- `log`: the log itself: append, fetch, roll, forget. `tail`: its published state, and what goes in and out.
+- `segment`: one file of batches; `index`: where in it an offset or a time lies; `lookup`: walks over several.
 - `recovery`: from the files back to a log after a close or a crash.
 - `checkpoint`: `partition.state`, two checksummed slots.
-- `retention`, `compaction`: what may be forgotten, and how a compacted topic is rewritten.
-- `check`: every invariant of a directory, for `verify` and for the tests.
+- `retention`, `compaction`: what may be forgotten, and how a compacted topic is rewritten. `swap`: the file
+  names, and the step that puts one segment in place of several.
+- `check`, `batch_check`: every invariant of a directory, for `verify` and for the tests.
+- `faults`: the disk's errors as the library's own.
 
 Who calls: `replication/partition.py`, which holds the partition's lock around everything that changes
 the log. Readers need none: they take `log.tail` once, an immutable value replaced in one assignment.

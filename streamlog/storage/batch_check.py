@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import pairwise
 from typing import Any
 
 from ..errors import StreamlogError
@@ -61,12 +62,13 @@ def _uncompressed(data: bytes, header: BatchHeader, entries: Sequence[tuple[int,
 
 
 def _offsets_fault(header: BatchHeader, offsets: Sequence[int], gaps: bool) -> str | None:
-    if any(a >= b for a, b in zip(offsets, offsets[1:], strict=False)):
+    if any(a >= b for a, b in pairwise(offsets)):
         return "the offsets do not grow from record to record"
     if len(offsets) and not (header.base_offset <= offsets[0] and offsets[-1] <= header.last_offset):
-        return f"offsets {offsets[0]} to {offsets[-1]} are outside the batch's {header.base_offset} to {header.last_offset}"
+        bounds = f"{header.base_offset} to {header.last_offset}"
+        return f"offsets {offsets[0]} to {offsets[-1]} are outside the batch's {bounds}"
     if not gaps and header.record_count != header.last_offset_delta + 1:
-        return f"{header.record_count} records for {header.last_offset_delta + 1} offsets, in a topic that is not compacted"
+        return f"{header.record_count} records for {header.last_offset_delta + 1} offsets, and nothing was compacted"
     return None
 
 

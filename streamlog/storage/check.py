@@ -11,6 +11,7 @@ which the next open puts right by itself).
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from itertools import pairwise
 from typing import NamedTuple
 
 from ..errors import CorruptRecordError, StorageError
@@ -94,8 +95,8 @@ def check_partition(disk: Disk, question: Question) -> Checked:
                 question.restart()
             if not disk.exists(question.directory):
                 return Checked(0, 0, 0, 0, ())
-    finding = Finding(question.directory, 0, "busy", "the directory changed on every try to read it; verify it again", None, True)
-    return Checked(0, 0, 0, 0, (finding,))
+    message = "the directory changed on every try to read it; verify it again"
+    return Checked(0, 0, 0, 0, (Finding(question.directory, 0, "busy", message, None, True),))
 
 
 class _Check:
@@ -107,6 +108,8 @@ class _Check:
         self.findings: list[Finding] = []
         self.batches = self.records = self.size_bytes = 0
         self.start_offset = 0
+        self.end_offset = FOREVER_OFFSET
+        self.end_is_damaged = False
         self.epoch = -1
 
     def run(self) -> Checked:
@@ -116,13 +119,16 @@ class _Check:
             raise _Changed
         gaps = self.q.gaps or (state is not None and state.cleaned_until > 0)
         segments = self._segments(names)
-        self.start_offset = state.log_start_offset if state is not None else 0
+        if state is not None:
+            self.start_offset = state.log_start_offset
+            if self.q.crash.clean:
+                self.end_offset = state.recovery_point
         if segments and segments[0].base_offset > self.start_offset:
             self._missing(segments[0].path, 0, self.start_offset, segments[0].base_offset)
         end = 0
         for segment, following in zip(segments, [*segments[1:], None], strict=True):
             end = self._segment(segment, following, gaps, state)
-        if state is not None and end < state.recovery_point:
+        if state is not None and end < state.recovery_point and not self.end_is_damaged:
             path = segments[-1].path if segments else self.q.directory
             self._missing(path, segments[-1].size if segments else 0, end, state.recovery_point)
         return Checked(len(segments), self.batches, self.records, self.size_bytes, tuple(self.findings))
@@ -133,14 +139,15 @@ class _Check:
         path = f"{self.q.directory}/{STATE_NAME}"
         if STATE_NAME not in names:
             if any(base_offset_of(name, "log") is not None for name in names):
-                self._add(path, 0, "state", "it is missing, and with it where the log starts: deleted records may come back")
+                self._add(path, 0, "state", "it is missing, and with it where the log starts, so the log does not open")
             return None
         found = slots(self.disk.read(path), self.q.topic_id, self.q.partition)
-        if found.damaged:
-            what = "one of its two slots does not verify; the other is used" if found.newest else (
-                "neither of its two slots belongs to this partition and verifies, so the log does not open"
-            )
-            self._add(path, found.damaged[0], "state", what, note=found.newest is not None)
+        if found.newest is None and (found.damaged or any(base_offset_of(name, "log") is not None for name in names)):
+            message = "neither of its two slots belongs to this partition and verifies, so the log does not open"
+            self._add(path, 0, "state", message)
+        elif found.damaged:
+            message = "one of its two slots does not verify; the other is used"
+            self._add(path, found.damaged[0], "state", message, note=True)
         return found.newest
 
     def _segments(self, names: Sequence[str]) -> list[Segment]:
@@ -159,9 +166,10 @@ class _Check:
         for name in names:
             swap = swap_of(name)
             if swap is not None:
-                paths = {base: file for base, file in paths.items() if not swap[0] <= base < swap[1]}
-                paths[swap[0]] = name
-                self._add(f"{directory}/{name}", 0, "leftover", "a compaction that the next open will finish", note=True)
+                low, high = swap
+                paths = {base: file for base, file in paths.items() if not low <= base < high}
+                paths[low] = name
+                self._add(f"{directory}/{name}", 0, "leftover", "a compaction that the next open finishes", note=True)
         for name in names:
             base = base_offset_of(name, "index")
             if base is not None and base not in paths:
@@ -244,6 +252,7 @@ class _Check:
                 self._torn(segment, end, size)
             else:
                 self._damaged(segment, pending, "header", expected, following.base_offset if following else None)
+                self.end_is_damaged = following is None
         stats = index_files.Stats(segment.base_offset, expected, size, records, low, high, first_append)
         return Walk(stats, entries, end, tuple(damage))
 
@@ -285,9 +294,9 @@ class _Check:
         if loaded is not None and is_last and not self.q.crash.clean and loaded[1].size < walk.stats.size:
             return  # from the last close; the segment went on growing
         if loaded is None:
-            self._add(path, 0, "index", "it does not verify; it will be rebuilt from the segment", note=True)
+            self._add(path, 0, "index", "it does not verify; the segment is walked instead", note=True)
         elif loaded[1] != walk.stats or not _agrees(loaded[0], walk.entries):
-            self._add(path, 0, "index", "it verifies but contradicts the segment; remove it, and it will be rebuilt", note=True)
+            self._add(path, 0, "index", "it contradicts the segment; remove it, and it is made again", note=True)
 
     # -- findings ------------------------------------------------------------------------------------
 
@@ -299,7 +308,7 @@ class _Check:
     def _lost(self, start: int, end: int | None) -> tuple[int, int] | None:
         """Offsets that are lost, without those that were deleted anyway. No end: to the end of the log."""
         start = max(start, self.start_offset)
-        end = FOREVER_OFFSET if end is None else end
+        end = self.end_offset if end is None else end
         return (start, end) if start < end else None
 
     def _damaged(self, segment: Segment, error: CorruptRecordError, kind: str, start: int, end: int | None) -> None:
@@ -326,11 +335,11 @@ class _Check:
 
 
 def _agrees(stored: Index, walked: Index) -> bool:
-    """Whether every lookup in `stored` has a right answer. Times may be too high, never too low: the walk is longer then."""
+    """Whether every lookup in `stored` has a right answer. A time may be too high: the walk is only longer then."""
     return (
         stored.offsets == walked.offsets
         and stored.positions == walked.positions
         and len(stored.timestamps) == len(walked.timestamps)
         and all(have >= need for have, need in zip(stored.timestamps, walked.timestamps, strict=True))
-        and all(a <= b for a, b in zip(stored.timestamps, stored.timestamps[1:], strict=False))
+        and all(a <= b for a, b in pairwise(stored.timestamps))
     )

@@ -48,26 +48,28 @@ class StateFile:
         self._closed = False
 
     @classmethod
-    def open(cls, disk: Disk, directory: str, topic_id: bytes, partition: int) -> StateFile:
-        """Open or create it. Raises CorruptRecordError if neither slot verifies."""
+    def open(cls, disk: Disk, directory: str, topic_id: bytes, partition: int, *, is_new: bool) -> StateFile:
+        """Open it; create it for a partition that has no segment yet. On return there is a state on the device.
+
+        Raises CorruptRecordError if neither slot verifies, or nothing is there though there are segments:
+        where the log starts would be a guess, and deleted records would come back.
+        """
         path = f"{directory}/{NAME}"
         try:
-            file = disk.open(path, create=True)
+            file = disk.open(path, create=is_new)
             data = file.pread(2 * SLOT_BYTES, 0)
+        except FileNotFoundError as error:
+            raise _damaged(path, "it is missing") from error
         except OSError as error:
             raise typed(error, "open", path) from error
         found = slots(data, topic_id, partition)
-        if found.newest is None and found.damaged:
-            file.close()
-            raise CorruptRecordError(
-                f"{path} is damaged: neither of its two slots belongs to this partition and verifies. The records are "
-                f"untouched; run streamlog.verify() on the directory before you use it.",
-                path=path,
-                position=0,
-                expected=0,
-                actual=0,
-            )
-        return cls(file, topic_id, partition, found.newest or State(0, 0), found.sequence)
+        opened = cls(file, topic_id, partition, found.newest or State(0, 0), found.sequence)
+        if found.newest is None:
+            if found.damaged or not is_new:
+                opened.close()
+                raise _damaged(path, "neither of its two slots belongs to this partition and verifies")
+            opened.write(opened.state, sync=True)
+        return opened
 
     def write(self, state: State, *, sync: bool) -> None:
         """Replace the state. With `sync` it is on the device on return.
@@ -92,6 +94,17 @@ class StateFile:
         self._file.close()
 
 
+def _damaged(path: str, what: str) -> CorruptRecordError:
+    return CorruptRecordError(
+        f"{path} is damaged: {what}. It says where the log starts, so the partition is not opened; the records are "
+        f"untouched. Restore the file from a copy, or look at the directory with streamlog.verify().",
+        path=path,
+        position=0,
+        expected=0,
+        actual=0,
+    )
+
+
 class Slots(NamedTuple):
     """What a state file holds: the newest state that verifies, its sequence, and where slots do not verify."""
 
@@ -101,7 +114,7 @@ class Slots(NamedTuple):
 
 
 def slots(data: bytes, topic_id: bytes, partition: int) -> Slots:
-    """Read a state file's bytes. A slot that was never written is all zero, or beyond the end of the file."""
+    """Read a state file's bytes. A slot that was never written is all zero, or beyond the file's end."""
     best: tuple[int, State] | None = None
     damaged: list[int] = []
     for position in (0, SLOT_BYTES):

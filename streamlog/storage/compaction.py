@@ -74,7 +74,7 @@ def plan(log: Log, now_ms: int, clean_until: int) -> Plan:
     if lag == FOREVER:
         return Plan((), 0, 0)
     for segment in log.tail.segments[:-1]:
-        if segment.next_offset > clean_until or lag and segment.max_timestamp > now_ms - lag:
+        if segment.next_offset > clean_until or (lag and segment.max_timestamp > now_ms - lag):
             break
         chosen.append(segment)
     dirty = sum(s.size for s in chosen if s.next_offset > log.cleaned_until)

@@ -6,11 +6,17 @@ import errno
 
 from ..errors import DiskFullError, StorageError, StreamlogError
 
-_FULL = {errno.ENOSPC: "no space left", errno.EDQUOT: "the quota is used up", errno.EFBIG: "the file size limit is reached"}
+_FULL = {
+    errno.ENOSPC: "no space left",
+    errno.EDQUOT: "the quota is used up",
+    errno.EFBIG: "the file size limit is reached",
+}
 
 
 def typed(error: OSError, doing: str, path: str) -> StreamlogError:
     """What `error`, met while `doing` something to `path`, is called here. Raise it `from error`."""
+    if isinstance(error.filename, str):  # the file inside the directory that is being opened
+        path = error.filename
     if error.errno in _FULL:
         return DiskFullError(
             f"Could not {doing} {path}: {_FULL[error.errno]}. Nothing of this call was kept and everything "

@@ -7,8 +7,7 @@ the disk refused), the file is first cut back to the tail. Nothing past the tail
 
 Reading: take `tail` once and use nothing else. No lock.
 
-Locks: every method that changes the log says REQUIRES: partition lock. The owner of that lock is
-`replication/partition.py`.
+Every method that changes the log says REQUIRES: partition lock. `replication/partition.py` owns it.
 """
 
 from __future__ import annotations
@@ -18,71 +17,28 @@ import logging
 from bisect import bisect_right
 from collections.abc import Callable, Sequence
 from errno import ENOENT
-from typing import NamedTuple, TypeVar
+from itertools import pairwise
+from typing import TypeVar
 
 from ..config import TopicConfig
-from ..errors import CorruptRecordError, DiskFullError, OffsetOutOfRangeError, StorageError, StreamlogError
-from ..records.batch import LOG_APPEND_TIME, SealedBatch, read_header, stamp, verify_payload
-from ..records.columns import BatchColumns
+from ..errors import DiskFullError, OffsetOutOfRangeError, StorageError, StreamlogError
+from ..records.batch import LOG_APPEND_TIME, SealedBatch, stamp
 from ..runtime.api import Disk
 from ..types import OffsetAndTimestamp, SegmentInfo
+from . import lookup
 from .checkpoint import StateFile
 from .faults import typed
-from .index import Stats
 from .segment import Segment
+from .tail import EMPTY as EMPTY
+from .tail import Chunk as Chunk
+from .tail import Tail
+from .tail import Write as Write
 
 T = TypeVar("T")
 logger = logging.getLogger("streamlog.storage")
 
 # How often a read starts again because retention unlinked, under it, a file it had not opened yet.
 _RETRIES = 3
-
-
-class Tail(NamedTuple):
-    """The published state of a log; immutable, replaced whole. The last four count the active segment."""
-
-    end_offset: int
-    end_position: int
-    segments: tuple[Segment, ...]
-    bases: tuple[int, ...]
-    start_offset: int
-    records: int
-    min_timestamp: int
-    max_timestamp: int
-    first_append: int
-
-    def active_stats(self) -> Stats:
-        return Stats(
-            self.bases[-1], self.end_offset, self.end_position, self.records,
-            self.min_timestamp, self.max_timestamp, self.first_append,
-        )  # fmt: skip
-
-
-class Write:
-    """Batches on their way into a log. `base_offset` is -1 until they are in it.
-
-    An interrupted caller asks `Log.settle` and then looks here: the log, not the caller's place in
-    the code when the interrupt came, decides whether the batches are in.
-    """
-
-    __slots__ = ("append_ms", "base_offset", "batches")
-
-    def __init__(self, batches: Sequence[SealedBatch]) -> None:
-        self.batches = batches
-        self.base_offset = -1
-        self.append_ms = -1
-
-
-class Chunk(NamedTuple):
-    """Whole batches as they lie on disk, unverified, and where they came from, for error messages."""
-
-    data: bytes
-    seed: int
-    path: str
-    position: int
-
-
-EMPTY = Chunk(b"", 0, "", 0)
 
 
 class Log:
@@ -106,7 +62,7 @@ class Log:
         self._state = state
         self._writing: Write | None = None
         last = segments[-1]
-        start = max(state.state.log_start_offset, segments[0].base_offset)
+        start = state.state.log_start_offset
         self.tail = Tail(
             last.next_offset, last.size, tuple(segments), tuple(s.base_offset for s in segments), start,
             last.records, last.min_timestamp, last.max_timestamp, last.first_append,
@@ -222,9 +178,8 @@ class Log:
                 self.disk.unlink(new.path)
             new.create()
             self.disk.sync_dir(self.directory)
-            self.tail = Tail(
-                tail.end_offset, 0, (*tail.segments, new), (*tail.bases, tail.end_offset), tail.start_offset, 0, -1, -1, -1
-            )
+            end, segments, bases = tail.end_offset, (*tail.segments, new), (*tail.bases, tail.end_offset)
+            self.tail = Tail(end, 0, segments, bases, tail.start_offset, 0, -1, -1, -1)
         except BaseException as error:
             if self.tail is tail:  # an empty file here would be in the way of what is appended to the old one now
                 with contextlib.suppress(OSError):
@@ -265,24 +220,13 @@ class Log:
             return EMPTY
         at = bisect_right(tail.bases, offset) - 1
         if at < 0:
-            raise self._missing(tail.segments[0], tail.start_offset, tail.bases[0])
+            raise lookup.missing(tail.segments[0], tail.start_offset, tail.bases[0])
         segment = tail.segments[at]
         end = tail.end_position if segment is tail.segments[-1] else segment.size
         position = segment.locate(offset, end)
         if position is None:
-            raise self._missing(segment, segment.next_offset, (*tail.bases, tail.end_offset)[at + 1])
+            raise lookup.missing(segment, segment.next_offset, (*tail.bases, tail.end_offset)[at + 1])
         return Chunk(segment.chunk(position, end, max_bytes), self.seed, segment.path, position)
-
-    def _missing(self, segment: Segment, start: int, end: int) -> CorruptRecordError:
-        return CorruptRecordError(
-            f"The records from offset {start} up to, not including, {end} are missing beside {segment.path}: a "
-            f"segment is gone or was cut short. Restore the file from a copy, or read with on_corrupt='skip' to go past "
-            f"it; streamlog.verify() tells what else is hurt.",
-            path=segment.path,
-            position=segment.size,
-            expected=end,
-            actual=start,
-        )
 
     def out_of_range(self, offset: int, end_offset: int) -> OffsetOutOfRangeError:
         start = self.tail.start_offset
@@ -298,35 +242,16 @@ class Log:
 
         No lock. Raises CorruptRecordError if it would lie behind a batch that does not verify.
         """
-        return self._retry(lambda: self._find_time(timestamp, end_offset))
 
-    def _find_time(self, timestamp: int, end_offset: int) -> OffsetAndTimestamp | None:
-        tail = self.tail
-        for segment in tail.segments:
-            active = segment is tail.segments[-1]
-            end = tail.end_position if active else segment.size
-            if (tail.max_timestamp if active else segment.max_timestamp) < timestamp:
-                continue
-            start = segment.index.position_for_time(timestamp)
-            if start is None:
-                continue
-            for position, header in segment.headers(start, end):
-                if header.max_timestamp < timestamp or header.last_offset < tail.start_offset or header.is_control:
-                    continue
-                if header.base_offset >= end_offset:
-                    return None
-                columns = self._columns(segment, position, end)
-                for offset, time in zip(columns.offsets(), columns.timestamps_full(), strict=True):
-                    if time >= timestamp and tail.start_offset <= offset < end_offset:
-                        return OffsetAndTimestamp(offset, time)
-        return None
+        def find() -> OffsetAndTimestamp | None:
+            tail = self.tail
+            places = [
+                (s, end) for s, end in tail.places()
+                if (tail.max_timestamp if s is tail.segments[-1] else s.max_timestamp) >= timestamp
+            ]  # fmt: skip
+            return lookup.find_time(places, timestamp, tail.start_offset, end_offset)
 
-    def _columns(self, segment: Segment, position: int, end: int) -> BatchColumns:
-        """The verified columns of the batch at `position`."""
-        data = segment.chunk(position, end, 0)
-        header = read_header(data, 0, self.seed, segment.path, position)
-        verify_payload(header, memoryview(data)[header.header_len : header.batch_len], self.seed, segment.path, position)
-        return BatchColumns(data, 0, header)
+        return self._retry(find)
 
     def after_damage(self, offset: int, end_offset: int) -> int:
         """Where to go on reading after the damaged batch that `fetch(offset)` ran into.
@@ -334,24 +259,12 @@ class Log:
         A batch whose header verifies is skipped whole; past a damaged header, the next batch that
         verifies. With none left, `end_offset`. Exactly the damaged batch is lost.
         """
-        return self._retry(lambda: self._after_damage(offset, end_offset))
 
-    def _after_damage(self, offset: int, end_offset: int) -> int:
-        tail = self.tail
-        at = max(0, bisect_right(tail.bases, offset) - 1)
-        for segment in tail.segments[at:]:
-            end = tail.end_position if segment is tail.segments[-1] else segment.size
-            start = segment.index.position_for_offset(offset)
-            for _, found in segment.scan(start, end):
-                if isinstance(found, CorruptRecordError):
-                    continue
-                if found.base_offset > offset:
-                    return min(found.base_offset, end_offset)
-                if found.last_offset >= offset:
-                    return min(found.next_offset, end_offset)
-            if segment is not tail.segments[-1] and segment.next_offset > offset:
-                return min(segment.next_offset, end_offset)
-        return end_offset
+        def find() -> int:
+            tail = self.tail
+            return lookup.after_damage(tail.places(max(0, bisect_right(tail.bases, offset) - 1)), offset, end_offset)
+
+        return self._retry(find)
 
     # -- what the log holds --------------------------------------------------------------------------
 
@@ -365,6 +278,7 @@ class Log:
 
     @property
     def recovery_point(self) -> int:
+        """The offset up to which everything is on the device."""
         return self._state.state.recovery_point
 
     @property
@@ -379,7 +293,7 @@ class Log:
         return horizon if horizon >= 0 else None
 
     def set_cleaned(self, until: int, next_horizon: int | None) -> None:
-        """What compaction found out: hints, not synced. Losing them costs a pass over segments that are clean already."""
+        """What compaction found out: hints, not synced. Losing them costs a pass over what is clean already."""
         horizon = -1 if next_horizon is None else next_horizon
         if (until, horizon) != (self.cleaned_until, self._state.state.next_horizon):
             self._state.write(self._state.state._replace(cleaned_until=until, next_horizon=horizon), sync=False)
@@ -411,13 +325,12 @@ class Log:
         for segment in segments:
             segment.release()
             for path in (segment.path, segment.index_path):
-                with contextlib.suppress(FileNotFoundError):
-                    try:
-                        self.disk.unlink(path)
-                    except FileNotFoundError:
-                        raise
-                    except OSError as error:
-                        logger.warning("could not remove %s (%s); it will be removed at the next open", path, error)
+                try:
+                    self.disk.unlink(path)
+                except FileNotFoundError:
+                    continue
+                except OSError as error:
+                    logger.warning("could not remove %s (%s); it will be removed at the next open", path, error)
 
     def replace(self, old: Sequence[Segment], new: Segment) -> None:
         """Publish `new` in place of `old`, adjoining sealed segments. REQUIRES: partition lock."""
@@ -435,14 +348,15 @@ class Log:
         REQUIRES: one caller at a time (the partition's maintenance lock).
         """
         tail = self.tail
-        point = self._state.state.recovery_point
-        late = [s for s in tail.segments[:-1] if s.next_offset > point]
-        if not late:
-            return
-        for segment in late:
-            self._sync(segment)
-            segment.keep_index()  # only now: an index vouches for data that is on the device
-        self._state.write(self._state.state._replace(recovery_point=late[-1].next_offset), sync=True)
+        point = self.recovery_point
+        for segment, following in pairwise(tail.segments):
+            if segment.next_offset > self.recovery_point:
+                self._sync(segment)
+                if segment.next_offset == following.base_offset:  # only now: it vouches for data that is on the device
+                    segment.keep_index()
+                point = segment.next_offset
+        if point > self.recovery_point:
+            self._state.write(self._state.state._replace(recovery_point=point), sync=True)
 
     def _sync(self, segment: Segment) -> None:
         try:
@@ -465,12 +379,14 @@ class Log:
         if self._writing is not None:
             self._settle()
         self.sync_sealed()
-        if self.fault is not None:
-            return  # an index, or a recovery point, would vouch for an end that is not known
         tail = self.tail
+        if self.fault is not None:  # nothing may vouch for an end that is not known
+            if self.recovery_point > tail.end_offset:
+                self._state.write(self._state.state._replace(recovery_point=tail.end_offset), sync=True)
+            return
         active = tail.segments[-1]
         active.adopt(tail.active_stats())
-        if self._state.state.recovery_point < tail.end_offset:
+        if self.recovery_point < tail.end_offset:
             try:
                 active.file.sync()
             except OSError as error:

@@ -11,6 +11,7 @@ cut: it is walked around, and whoever reads there is told.
 from __future__ import annotations
 
 import logging
+from itertools import pairwise
 from typing import NamedTuple
 
 from ..config import TopicConfig
@@ -42,18 +43,23 @@ def open_log(
     try:
         disk.makedirs(directory)
         names = finish_all(disk, directory, disk.listdir(directory))
-        state_file = StateFile.open(disk, directory, topic_id, partition)
+        is_new = all(base_offset_of(name, "log") is None for name in names)
+        state_file = StateFile.open(disk, directory, topic_id, partition, is_new=is_new)
         state = state_file.state
         segments = _segments(disk, directory, seed, names, state.log_start_offset)
     except OSError as error:
         raise typed(error, "open", directory) from error
     if not segments:
         segments = [_new_segment(disk, directory, state.log_start_offset, seed)]
-    for segment, following in zip(segments, segments[1:], strict=False):
+    for segment, following in pairwise(segments):
         _adopt_sealed(segment, following.base_offset)
     fault = _recover_tail(disk, segments[-1], state.recovery_point, crash)
-    if fault is None and segments[-1].next_offset < state.recovery_point:
+    if segments[-1].next_offset < state.recovery_point:
         fault = _missing_end(segments[-1], state.recovery_point)
+        if crash.clean:  # then the log ended at the recovery point: it can go on, and who reads in between is told
+            segments.append(_new_segment(disk, directory, state.recovery_point, seed))
+            segments[-2].sealed = True
+            fault = None
     if fault is None and segments[-1].next_offset < state.log_start_offset:
         # Records were deleted, and a crash of the machine took the end of what was deleted.
         segments = [_new_segment(disk, directory, state.log_start_offset, seed)]
@@ -73,9 +79,9 @@ def _new_segment(disk: Disk, directory: str, base_offset: int, seed: int) -> Seg
 def _missing_end(last: Segment, recovery_point: int) -> CorruptRecordError:
     """The log ends before what was known to be on the device: a file is gone or was cut by someone else."""
     error = CorruptRecordError(
-        f"{last.path} ends at offset {last.next_offset}, but everything up to offset {recovery_point} was on the "
-        f"device once: the end of the log is missing. What is left can be read; nothing is appended, so that no offset "
-        f"is given twice. Restore the files from a copy, or run streamlog.verify() to see what is there.",
+        f"{last.path} ends at offset {last.next_offset}, but everything up to offset {recovery_point} was on "
+        f"the device once: the end of the log is missing. What is left can be read; after a crash nothing is appended, so "
+        f"that no offset is given twice. Restore the files from a copy; streamlog.verify() tells what is there.",
         path=last.path,
         position=last.size,
         expected=recovery_point,
@@ -249,6 +255,8 @@ def _settle_end(
         return None
     fault = found.damage[-1]
     logger.error("%s", fault)
+    if not crash.clean or found.stats.next_offset >= recovery_point:
+        active.size = end  # what lies beyond is neither read nor written to
     return fault
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import signal
 from collections.abc import Callable
 from datetime import timedelta
 from typing import Any
@@ -249,7 +248,8 @@ def test_batches_say_where_to_go_on_over_gaps(gappy: Topic) -> None:
 
 
 def test_following_next_offset_reaches_the_end(gappy: Topic) -> None:
-    position, seen = 0, []
+    position = 0
+    seen: list[int] = []
     while batch := next(iter(gappy.read_batches(0, start=position)), None):
         assert batch.next_offset > position
         seen += batch.offsets
@@ -344,22 +344,20 @@ WRITER = """
 
 
 def test_kill_9_in_the_middle_of_compaction_loses_no_last_value(
-    path: Any, child: Callable[..., Any], open_log: Callable[..., StreamLog]
+    path: Any,
+    child: Callable[..., Any],
+    lines_until_killed: Callable[..., list[str]],
+    open_log: Callable[..., StreamLog],
 ) -> None:
     last: dict[str, tuple[int, str]] = {}
     end = 0
     for round_, lines in enumerate((26, 51, 260, 403)):
         writer = child(WRITER, path, (round_ + 1) * 1_000_000)
         assert writer.stdout.readline() == "ready\n", writer.communicate()[1]
-        printed = [writer.stdout.readline() for _ in range(lines)]
-        writer.send_signal(signal.SIGKILL)
-        rest, complaint = writer.communicate()
-        assert writer.returncode == -signal.SIGKILL, complaint
-        for line in "".join([*printed, rest]).splitlines(keepends=True):
-            if line.endswith("\n"):
-                offset, key, value = line.split()
-                last[key] = (int(offset), value)
-                end = int(offset) + 1
+        for line in lines_until_killed(writer, lines):
+            offset, key, value = line.split()
+            last[key] = (int(offset), value)
+            end = int(offset) + 1
         with open_log() as log:
             topic = log["t"]
             assert topic.partition(0).log_end_offset in (end, end + 1)

@@ -33,7 +33,8 @@ def test_records_before_the_offset_are_gone_even_in_the_middle_of_a_batch(
     topic: Topic, log: StreamLog, reopen: Reopen, before: int
 ) -> None:
     topic.delete_records({0: before})
-    for current in (topic, reopen(log)["t"]):
+    for _ in range(2):
+        current = log["t"]
         info = current.partition(0)
         assert (info.log_start_offset, info.log_end_offset, info.high_watermark) == (before, 100, 100)
         assert offsets(current) == list(range(before, 100))
@@ -42,6 +43,7 @@ def test_records_before_the_offset_are_gone_even_in_the_middle_of_a_batch(
         with pytest.raises(streamlog.OffsetOutOfRangeError) as error:
             current.read(0, start=before - 1)
         assert error.value.log_start_offset == before
+        log = reopen(log)
 
 
 def test_several_partitions_at_once(topic: Topic) -> None:

@@ -201,6 +201,58 @@ log.close()
     assert_quiet(run_script(interrupted_in(call).replace("log.close()", after), path))
 
 
+def test_ctrl_c_while_topics_come_grow_and_go(path: Path, run_script: RunScript) -> None:
+    call = """
+numbers = iter(range(10**9))
+
+def call():
+    while True:
+        name = f"topic-{next(numbers)}"
+        log.create_topic(name, partitions=2)
+        log[name].add_partitions(3)
+        log[name].send("x", partition=2).result()
+        log.delete_topic(name)
+"""
+    after = """
+for name in list(log):
+    for partition in range(log[name].partitions):
+        log[name].send("still usable", partition=partition).result()
+        assert list(log[name].read(partition))[-1].value == b"still usable"
+    log.create_topic(name, partitions=log[name].partitions, exist_ok=True)
+names = sorted(log)
+log.close()
+with streamlog.open(sys.argv[1]) as log:
+    assert sorted(log) == names
+    for name in names:
+        log.delete_topic(name)
+"""
+    assert_quiet(run_script(interrupted_in(call, rounds=6).replace("log.close()", after), path))
+
+
+def test_ctrl_c_in_open_and_close(path: Path, run_script: RunScript) -> None:
+    call = """
+numbers = iter(range(10**9))
+
+def call():
+    while True:
+        with streamlog.open(sys.argv[1] + "-other") as other:
+            value = str(next(numbers))
+            other.create_topic("t", exist_ok=True).send(value).result()
+            there.append(value)
+
+there = []
+"""
+    after = """
+import gc
+gc.collect()
+with streamlog.open(sys.argv[1] + "-other") as other:
+    found = [record.value.decode() for record in other["t"].read()]
+assert set(there) <= set(found) and len(found) == len(set(found))
+log.close()
+"""
+    assert_quiet(run_script(interrupted_in(call).replace("log.close()", after), path))
+
+
 def test_ctrl_c_in_run(path: Path, run_script: RunScript) -> None:
     call = """
 def call():

@@ -71,7 +71,7 @@ def test_errors_pickle_with_their_fields(log: StreamLog) -> None:
         lambda: topic.send(7),
         lambda: topic.send(b"x", timestamp_ms=-5),
         lambda: topic.send(b"x", partition=9),
-        lambda: log.producer(linger=5),  # type: ignore[call-arg]
+        lambda: log.producer(linger=5),
     ]
     for cause in causes:
         with pytest.raises(streamlog.StreamlogError) as caught:

@@ -68,6 +68,27 @@ def test_everything_is_there_without_the_derived_files(log: StreamLog, open_log:
     assert record.offset == at
 
 
+@pytest.mark.damaged
+@pytest.mark.parametrize("damage", ["empty", "zeros", "garbage", "cut", "of another segment"])
+def test_damaged_derived_files_change_no_answer(log: StreamLog, open_log: OpenLog, path: Path, damage: str) -> None:
+    fill(log)
+    before = state(log)
+    log.close()
+    derived = [file for file in path.rglob("*") if file.suffix == ".index" or file.name == "published"]
+    other = derived[-1].read_bytes()
+    for file in derived:
+        data = file.read_bytes()
+        changed = {"empty": b"", "zeros": bytes(len(data)), "garbage": b"\xa5" * len(data), "cut": data[:-3]}
+        file.write_bytes(changed.get(damage, other))
+    log = open_log()
+    assert state(log) == before
+    info = log["plain"].partition(1)
+    for at in range(info.log_start_offset, info.log_end_offset, 13):
+        assert next(log["plain"].read(1, start=at)).offset == at
+    (first, *_) = log["plain"].read(1)
+    assert next(log["plain"].read(1, start=first.datetime)).timestamp >= first.timestamp
+
+
 def test_offsets_go_on_after_reopening(log: StreamLog, reopen: Reopen) -> None:
     log.create_topic("t").send_many([b"x"] * 5)
     for expected in (5, 6, 7):
@@ -99,19 +120,15 @@ WRITER = """
 """
 
 
-def test_nothing_acknowledged_is_lost_by_kill_9(path: Path, child: Child, open_log: OpenLog) -> None:
+def test_nothing_acknowledged_is_lost_by_kill_9(
+    path: Path, child: Child, lines_until_killed: Callable[..., list[str]], open_log: OpenLog
+) -> None:
     acknowledged: dict[tuple[int, int], str] = {}
     for round_, lines in enumerate((1, 37, 150, 411)):
         writer = child(WRITER, path, round_ * 1_000_000)
-        assert writer.stdout is not None
-        printed = [writer.stdout.readline() for _ in range(lines)]
-        writer.send_signal(signal.SIGKILL)
-        rest, complaint = writer.communicate()
-        assert writer.returncode == -signal.SIGKILL, complaint
-        for line in "".join([*printed, rest]).splitlines(keepends=True):
-            if line.endswith("\n"):
-                partition, offset, value = line.split()
-                assert acknowledged.setdefault((int(partition), int(offset)), value) == value, "offset given twice"
+        for line in lines_until_killed(writer, lines):
+            partition, offset, value = line.split()
+            assert acknowledged.setdefault((int(partition), int(offset)), value) == value, "offset given twice"
         with open_log() as log:
             stored = {(r.partition, r.offset): r.value.decode() for r in log["t"].read()}
             assert acknowledged.items() <= stored.items()

@@ -287,6 +287,21 @@ def test_or_deletes_what_either_may_and_and_what_both_may() -> None:
     assert isinstance((one | three).name, str)
 
 
+@pytest.mark.parametrize(
+    "policy", [MaxRecords(100), MaxBytes(10_000), MaxRecords(100) | MaxBytes(10**9)], ids=lambda policy: policy.name
+)
+@pytest.mark.parametrize("given", ["at creation", "by change", "to open"])
+def test_topic_takes_a_built_in_policy(open_log: Callable[..., StreamLog], policy: Any, given: str) -> None:
+    log = open_log(**({"retention": policy} if given == "to open" else {}))
+    topic = log.create_topic("t", segment_bytes=1024, **({"retention": policy} if given == "at creation" else {}))
+    for _ in range(1000):
+        topic.send(b"x")
+    if given == "by change":
+        topic.update_config(retention=policy)
+    topic.apply_retention()
+    assert 50 <= len(offsets(topic)) <= 150
+
+
 def test_topic_takes_a_policy_built_of_others(log: StreamLog, clock: Any) -> None:
     topic = log.create_topic("t", retention=MaxAge(timedelta(days=1)) & MaxRecords(100), segment_bytes=1024)
     for _ in range(1000):

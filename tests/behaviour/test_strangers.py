@@ -38,7 +38,7 @@ def test_files_are_for_the_owner_alone(log: StreamLog, path: Path) -> None:
     before = os.umask(0)
     try:
         fill(log)
-        log["plain"].compact()
+        log["plain"].apply_retention()
         log.close()
     finally:
         os.umask(before)

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,12 @@ Reopen = Callable[..., StreamLog]
 
 def values_of(topic: Topic) -> list[bytes]:
     return [record.value for record in topic.read()]
+
+
+def topics_before_and_after(log: StreamLog, reopen: Reopen) -> Iterator[Topic]:
+    """The topic `orders` as it is now, and once more after the log was closed and opened."""
+    yield log["orders"]
+    yield reopen(log)["orders"]
 
 
 # Creation and description
@@ -46,10 +53,10 @@ def test_topic_keeps_records_for_ever_and_hashes_with_xxhash_unless_told_otherwi
     assert config["max_message_bytes"] == 1_048_588
 
 
-def test_config_of_a_topic_is_read_only(log: StreamLog) -> None:
-    config = log.create_topic("orders").config
-    with pytest.raises(TypeError):
-        config["retention_ms"] = 5  # type: ignore[index]
+def test_config_of_a_topic_is_changed_by_update_config_alone(log: StreamLog) -> None:
+    with contextlib.suppress(TypeError):
+        log.create_topic("orders").config["retention_ms"] = 5  # type: ignore[index]
+    assert log["orders"].config["retention_ms"] is None
 
 
 def test_kafkas_minus_one_means_unlimited(log: StreamLog, clock: Any) -> None:
@@ -272,7 +279,7 @@ def test_unknown_config_is_answered_with_the_name_that_was_meant(log: StreamLog,
 def test_changed_config_holds_and_survives_reopening(log: StreamLog, reopen: Reopen) -> None:
     topic = log.create_topic("orders", max_message_bytes=5000, retention_bytes=10_000)
     topic.update_config(retention_ms=timedelta(hours=1), max_message_bytes=200)
-    for current in (log["orders"], reopen(log)["orders"]):
+    for current in topics_before_and_after(log, reopen):
         assert current.config["retention_ms"] == 3_600_000
         assert current.config["max_message_bytes"] == 200
         assert current.config["retention_bytes"] == 10_000
@@ -283,9 +290,9 @@ def test_changed_config_holds_and_survives_reopening(log: StreamLog, reopen: Reo
 def test_refused_change_changes_nothing(log: StreamLog, reopen: Reopen) -> None:
     topic = log.create_topic("orders", retention_ms=1000)
     with pytest.raises(streamlog.ConfigError):
-        topic.update_config(retention_ms=2000, cleanup_policy="shred")  # type: ignore[typeddict-item]
+        topic.update_config(retention_ms=2000, cleanup_policy="shred")
     with pytest.raises(streamlog.ConfigError, match="retention_ms"):
-        topic.update_config(**{"retention.ms": 2000})  # type: ignore[typeddict-item]
+        topic.update_config(**{"retention.ms": 2000})
     assert log["orders"].config["retention_ms"] == 1000
     assert reopen(log)["orders"].config["retention_ms"] == 1000
 
@@ -323,11 +330,12 @@ def test_deleted_topic_is_gone(log: StreamLog, reopen: Reopen, how: str) -> None
         topic.delete()
     else:
         log.delete_topic("orders")
-    for current in (log, reopen(log)):
-        assert "orders" not in current
-        assert list(current) == []
+    for _ in range(2):
+        assert "orders" not in log
+        assert list(log) == []
         with pytest.raises(LookupError):
-            current["orders"]
+            log["orders"]
+        log = reopen(log)
 
 
 def test_handle_of_a_deleted_topic_raises_lookup_errors(log: StreamLog) -> None:

@@ -106,10 +106,22 @@ def test_any_number_of_workers_will_do(log: streamlog.StreamLog, workers: int) -
 
 
 def test_workers_run_at_the_same_time(log: streamlog.StreamLog) -> None:
-    fill(log, 1, partitions=3)
-    together = threading.Barrier(3)
-    log.group("g").run(lambda record: together.wait(LONG), "t", workers=3, until_end=True)
-    assert log.group("g").lag() == {TopicPartition("t", n): 0 for n in range(3)}
+    topic = log.create_topic("t", partitions=3)
+    group = log.group("g")
+    together, met = threading.Barrier(3), threading.Event()
+
+    def handle(record: Record) -> None:
+        together.wait(LONG)
+        met.set()
+
+    with group.start(handle, "t", workers=3):
+        until = time.monotonic() + LONG
+        while sorted(len(member.assignment) for member in group.members()) != [1, 1, 1]:
+            assert time.monotonic() < until, group.members()
+        for partition in range(3):
+            topic.send("x", partition=partition).result()
+        assert met.wait(LONG)
+    assert group.lag() == {TopicPartition("t", n): 0 for n in range(3)}
 
 
 def test_run_until_end_of_an_empty_topic_returns(log: streamlog.StreamLog) -> None:

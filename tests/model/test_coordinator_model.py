@@ -222,6 +222,13 @@ class CoordinatorMachine(RuleBasedStateMachine):
     def subscribe(self, client: Client, topics: frozenset[str]) -> None:
         client.topics = topics
 
+    @rule(client=clients)
+    def give_everything_to_the_others_and_come_back(self, client: Client) -> None:
+        topics, client.topics = client.topics, frozenset()
+        self.settle()
+        client.topics = topics
+        self.settle()
+
     @rule(client=clients, force=st.booleans())
     def leave(self, client: Client, force: bool) -> None:
         left = self.shard.leave(GROUP, client.id, self.now_ms, self.now_s, force=force)

@@ -54,7 +54,7 @@ class LogMachine(RuleBasedStateMachine):
 
     def attach(self) -> None:
         self.topic = self.log["t"]
-        self.producer = self.log.producer(**self.config)  # type: ignore[arg-type]
+        self.producer = self.log.producer(**self.config)
 
     def offset_at(self, partition: int, fraction: float) -> int:
         """An offset between the partition's start and end."""

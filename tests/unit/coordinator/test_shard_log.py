@@ -7,7 +7,7 @@ from typing import Any
 import msgpack
 import pytest
 
-from streamlog.coordinator.schema import MEMBER, decode_key
+from streamlog.coordinator.schema import MEMBER, decode_key, member_key, offset_key
 from streamlog.errors import DiskFullError, FormatError, NotLeaderError
 from streamlog.types import TopicPartition
 
@@ -158,6 +158,63 @@ def test_an_append_that_fails_after_its_replay_unloads_the_shard(world: Any) -> 
     world.shard.replay(durable)
     world.shard.loaded(world.now_ms, world.now_s)
     assert member.poll() == member.held != frozenset()
+
+
+def test_an_eviction_in_several_groups_is_done_when_all_appends_are(world: Any) -> None:
+    for group in ("a", "b"):
+        world.joined(group=group)
+    world.later(300)
+    world.parking = True
+    expired = world.shard.expire(world.now_s, world.now_ms)
+    assert [world.shard.describe(group).state for group in ("a", "b")] == ["Empty", "Empty"]
+    world.parked[0].complete(0)
+    assert not expired.done()
+    world.parked[1].complete(0)
+    assert expired.result() is None
+
+
+def test_an_eviction_that_fails_in_one_group_fails_and_can_be_tried_again(world: Any) -> None:
+    for group in ("a", "b"):
+        world.joined(group=group)
+    world.later(300)
+    world.parking = True
+    expired = world.shard.expire(world.now_s, world.now_ms)
+    world.parked[1].complete(0)
+    world.parked[0].fail(DiskFullError("full"))
+    assert isinstance(expired.error(), DiskFullError)
+    assert not world.shard.ready
+
+    world.parking, world.log = False, world.log[:4]
+    assert isinstance(world.shard.expire(world.now_s, world.now_ms).error(), NotLeaderError)
+    world.open("1")
+    world.later(300)
+    world.expire()
+    assert [world.shard.describe(group).state for group in ("a", "b")] == ["Empty", "Empty"]
+
+
+def test_a_failed_request_leaves_the_deadline_where_it_was(world: Any) -> None:
+    world.joined()
+    world.later(300)
+    world.failing = DiskFullError("full")
+    assert isinstance(world.shard.expire(world.now_s, world.now_ms).error(), DiskFullError)
+    assert world.shard.next_expiry_s() == world.now_s
+    world.failing = None
+    world.expire()
+    assert world.state == "Empty"
+
+
+def test_a_member_that_left_its_place_cannot_renew_it(world: Any) -> None:
+    member = world.joined(instance_id="one")
+    member.leave()
+    assert not world.shard.renew("g", member.id, member.answer.version, world.now_s)
+
+
+def test_a_tombstone_of_what_was_never_there_is_nothing(world: Any) -> None:
+    member = world.joined()
+    member.leave()
+    tombstones = [record for record in world.log if record[1] is None]
+    world.shard.replay([*tombstones, (offset_key("h", T0), None), (member_key("h", "m"), None)])
+    assert world.shard.list_groups() == ["g"]
 
 
 def test_a_shard_that_is_not_loaded_refuses_everything_and_says_to_try_again(world: Any) -> None:

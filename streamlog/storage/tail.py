@@ -1,0 +1,62 @@
+"""What passes between a log and its callers: the published state, a write, a chunk that was read."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from ..records.batch import SealedBatch
+from .index import Stats
+from .segment import Segment
+
+
+class Tail(NamedTuple):
+    """The published state of a log; immutable, replaced whole. The last four count the active segment."""
+
+    end_offset: int
+    end_position: int
+    segments: tuple[Segment, ...]
+    bases: tuple[int, ...]
+    start_offset: int
+    records: int
+    min_timestamp: int
+    max_timestamp: int
+    first_append: int
+
+    def active_stats(self) -> Stats:
+        return Stats(
+            self.bases[-1], self.end_offset, self.end_position, self.records,
+            self.min_timestamp, self.max_timestamp, self.first_append,
+        )  # fmt: skip
+
+    def places(self, first: int = 0) -> list[tuple[Segment, int]]:
+        """The segments from the `first` one on, each with the position up to which it may be read."""
+        active = self.segments[-1]
+        return [(s, self.end_position if s is active else s.size) for s in self.segments[first:]]
+
+
+class Write:
+    """Batches on their way into a log. `base_offset` is -1 until they are in it.
+
+    An interrupted caller asks `Log.settle` and then looks here: the log, not the caller's place in
+    the code when the interrupt came, decides whether the batches are in.
+    """
+
+    __slots__ = ("append_ms", "base_offset", "batches")
+
+    def __init__(self, batches: Sequence[SealedBatch]) -> None:
+        self.batches = batches
+        self.base_offset = -1
+        self.append_ms = -1
+
+
+class Chunk(NamedTuple):
+    """Whole batches as they lie on disk, unverified, and where they came from, for error messages."""
+
+    data: bytes
+    seed: int
+    path: str
+    position: int
+
+
+EMPTY = Chunk(b"", 0, "", 0)
