@@ -228,7 +228,7 @@ def _group(log: streamlog.StreamLog, name: str) -> streamlog.ConsumerGroup:
     """A handle on a group that is there; a handle alone needs none, which would make a typo look like an empty one."""
     known = [group.name for group in log.groups()]
     if name not in known:
-        there = f": there are {', '.join(sorted(known))}" if known else ": there are none yet"
+        there = f": the groups are {', '.join(sorted(known))}" if known else ": there are none yet"
         raise GroupIdNotFoundError(f"No group is called {name!r}{did_you_mean(name, known) or there}.")
     return log.group(name)
 

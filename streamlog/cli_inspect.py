@@ -114,7 +114,7 @@ def dump(
     topic_id, partition = _partition_of(path)
     show = _show_json if wants_json(ctx, as_json) else _show_text
     if show is _show_text:
-        sys.stdout.write(_ROW.format("byte", "offsets", "records", "size", "codec", "newest (UTC)") + "  checksums\n")
+        sys.stdout.write(_ROW.format("byte", "offsets", "records", "size", "codec", "newest (UTC)") + "  state\n")
     batches = good = 0
     for found in _walk(path, seed_of(topic_id, partition)):
         show(found, _records(found, partition) if records and found.fault is None else None)

@@ -71,6 +71,8 @@ def produce(
     source = sys.stdin.buffer if file is None else file
     with open_log(ctx, directory) as log:
         target = topic_called(log, topic)
+        if partition is not None:
+            places_in(target, [partition])  # known before the first line is read
         before = _ends(target)
         if source.isatty():
             output.say("Each line is a record; Ctrl-D ends.", stderr=True, style="dim")

@@ -255,7 +255,7 @@ class ProducerConfig:
     value_serializer: Any = None
     max_request_size: int = 1_048_576
     buffer_memory: int = 33_554_432
-    delivery_timeout_ms: int = 120_000
+    delivery_timeout_ms: int = 0
     client_id: str = "streamlog-producer"
 
     def __post_init__(self) -> None:
@@ -264,6 +264,8 @@ class ProducerConfig:
         integer("batch_size", self.batch_size, 1, 1 << 27)
         integer("max_request_size", self.max_request_size, 1, 1 << 29)
         integer("buffer_memory", self.buffer_memory, 1)
+        if self.delivery_timeout_ms == 0:  # not given: two minutes, and never less than the linger, as in Kafka
+            object.__setattr__(self, "delivery_timeout_ms", max(120_000, self.linger_ms))
         integer("delivery_timeout_ms", self.delivery_timeout_ms, 1)
         if self.compression_type is not None:
             choice("compression_type", self.compression_type, CODECS)

@@ -82,13 +82,13 @@ class Broker:
                 )
             self._acquire(lock_timeout)
         except OSError as error:
-            raise typed(error, "open", path) from error
+            raise typed(error, "open", error.filename or path) from error
         try:
             self._take_over()
             disk.makedirs(f"{path}/topics")
         except OSError as error:
             self._lock.release()
-            raise typed(error, "open", path) from error
+            raise typed(error, "open", error.filename or path) from error
         except BaseException:
             self._lock.release()
             raise

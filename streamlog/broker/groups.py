@@ -21,6 +21,7 @@ from .replay import all_records
 T = TypeVar("T")
 LogRecord = tuple[bytes, bytes | None]
 
+EXPIRY_INTERVAL_MS = 600_000
 TOPIC_CONFIG = TopicConfig(cleanup_policy="compact", segment_bytes=4 << 20, max_message_bytes=1 << 24)
 
 
@@ -165,7 +166,10 @@ class Groups:
     def expire_offsets(self, now_ms: int) -> int | None:
         """Forget offsets that outlived their retention; when to come again (ms)."""
         self._ask(lambda shard: shard.expire_offsets(now_ms), False, _done).result()
-        return self._ask(lambda shard: shard.next_offset_expiry_ms(), False, lambda: None)
+        due = self._ask(lambda shard: shard.next_offset_expiry_ms(), False, lambda: None)
+        # A group that becomes empty in between sets a new deadline.
+        later = now_ms + EXPIRY_INTERVAL_MS
+        return later if due is None else min(due, later)
 
 
 def _done() -> Completion[None]:

@@ -95,13 +95,17 @@ class LocalService:
             self._closed = error
             partitions = [*self._partitions.values(), self._metadata]
         first: StreamlogError | None = None
-        for partition in partitions:
-            self.scheduler.cancel(partition.maintain)
-            try:
-                partition.close(error)
-            except StreamlogError as failure:
-                first = first or failure
-        self._broker.close(clean=first is None)
+        clean = False
+        try:
+            for partition in partitions:
+                self.scheduler.cancel(partition.maintain)
+                try:
+                    partition.close(error)
+                except StreamlogError as failure:
+                    first = first or failure
+            clean = first is None
+        finally:  # also when Ctrl-C comes in the middle: the lock must not outlive the log
+            self._broker.close(clean=clean)
         if first is not None:
             raise first
 

@@ -99,7 +99,7 @@ class Consumer(Closing, Generic[K, V]):
         self._held = Assignment()
         self._listener: Any = self._config.listener
         self._last_commit: dict[TopicPartition, int] = {}
-        self._next_commit_s = 0.0
+        self._next_commit_s: float | None = None
         self._renew_at = 0.0
         self._next_check_s: float | None = None
         self._resets: set[TopicPartition] = set()
@@ -389,10 +389,7 @@ class Consumer(Closing, Generic[K, V]):
         names = self._subscription.names
         others = self._room.others(membership.group, self) if polling else []
         if polling:
-            self._room.hold_funerals()
-            for other in others:
-                if isinstance(other, Consumer) and not other._thread_alive():
-                    other.take_out()
+            self._room.reap(membership.group)
         if membership.unchanged(names):
             return
         for _ in range(_ROUNDS):
@@ -463,14 +460,13 @@ class Consumer(Closing, Generic[K, V]):
                 self._sync_group(membership, polling=False)
 
     def take_out(self) -> None:
-        """Leave the group for a consumer whose thread is dead."""
-        if self._membership is not None and not self._state.locked():
-            with self._state:
-                self._membership.leave()
-                self._held.drop(self._held.names())
+        """Asked by another member, on its thread: leave the group if the thread that polled is dead.
 
-    def _thread_alive(self) -> bool:
-        return self._membership is None or not self._membership.joined or self._membership.thread_alive()
+        Only the coordinator is told. If somebody goes on with this consumer it learns like one that
+        was put out: a commit is refused, a poll joins anew.
+        """
+        if self._membership is not None and not self._membership.thread_alive():
+            self._membership.put_out()
 
     def _take_over(self, names: Iterable[TopicPartition]) -> None:
         """Begin to read partitions at the committed offset, or where `auto_offset_reset` says."""
@@ -576,8 +572,8 @@ class Consumer(Closing, Generic[K, V]):
         if not self._config.auto_commits:
             return
         now = self._service.clock.monotonic()
-        if now >= self._next_commit_s:
-            if self._next_commit_s:
+        if self._next_commit_s is None or now >= self._next_commit_s:
+            if self._next_commit_s is not None:
                 self._auto_commit(None)
             self._next_commit_s = now + self._config.auto_commit_interval_ms / 1000
 

@@ -7,6 +7,7 @@ knows what to do at interpreter exit and after a fork.
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import weakref
 from itertools import count
@@ -77,6 +78,15 @@ class Engine:
                 except OSError as error:
                     logger.warning("could not remove the temporary log %s (%s)", self.path, error)
 
+    def discard(self) -> None:
+        """After an open that failed or was interrupted: let go of what it took."""
+        if self._thread is not None:
+            self._thread.stop()
+        self.service.abandon()
+        if self.temporary:
+            with contextlib.suppress(OSError):
+                self._disk.rmtree(self.path)
+
     def abandon(self) -> None:
         """In a forked child: every handle refuses from now on; nothing is written, locked or removed."""
         for handle in list(self.handles):
@@ -123,7 +133,11 @@ class Registry:
                 engine.users += 1
                 return engine
             engine = Engine(real, options, temporary=path is None)
-            engine.open()
+            try:
+                engine.open()
+            except BaseException:
+                engine.discard()
+                raise
             engine.users = 1
             self._engines[real] = engine
             return engine

@@ -7,6 +7,7 @@ from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
 from ..config import choice
+from ..coordinator import GroupDescription
 from ..errors import ConfigError, OffsetOutOfRangeError
 from ..types import MemberInfo, OffsetAndMetadata, Record, TopicPartition
 from .consumer import Consumer
@@ -38,11 +39,16 @@ class ConsumerGroup:
     @property
     def state(self) -> str:
         """Empty, Reconciling (partitions are moving), Stable, or Dead where there is no such group."""
-        return self._log._use().describe_group(self.name).state
+        return self._describe().state
 
     def members(self) -> list[MemberInfo]:
         """The members and the partitions of each."""
-        return list(self._log._use().describe_group(self.name).members)
+        return list(self._describe().members)
+
+    def _describe(self) -> GroupDescription:
+        service = self._log._use()
+        self._log._room.reap(self.name)
+        return service.describe_group(self.name)
 
     def consumer(self, *topics: Any, **config: Any) -> Consumer[Any, Any]:
         """A consumer in this group."""
@@ -133,6 +139,7 @@ class ConsumerGroup:
         GroupNotEmptyError while the group has members, OffsetOutOfRangeError; then nothing changed.
         """
         service = self._log._use()
+        self._log._room.reap(self.name)
         names = [self._log._name_of(topic)[0] for topic in topics] or sorted({n.topic for n in self.offsets()})
         wanted: dict[TopicPartition, OffsetAndMetadata] = {}
         if isinstance(to, Mapping):
@@ -170,7 +177,9 @@ class ConsumerGroup:
 
     def delete(self) -> None:
         """Forget the group and its offsets. Raises GroupNotEmptyError, GroupIdNotFoundError."""
-        self._log._use().delete_group(self.name).result()
+        service = self._log._use()
+        self._log._room.reap(self.name)
+        service.delete_group(self.name).result()
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, ConsumerGroup) and other.name == self.name and other._log._same_log(self._log)

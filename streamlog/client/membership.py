@@ -64,6 +64,7 @@ class Membership:
         self._topics: frozenset[str] = frozenset()
         self._owned: frozenset[TopicPartition] = frozenset()
         self.stable = False
+        self._is_out = False
 
     @property
     def joined(self) -> bool:
@@ -108,6 +109,12 @@ class Membership:
         self.stable = result.stable and result.assignment == owned
         return result
 
+    def put_out(self) -> None:
+        """Tell the coordinator that this member is gone, without telling the consumer. Once."""
+        if self.member_id and not self._is_out:
+            self._is_out = True
+            self._tell_coordinator(self.member_id)
+
     def leave(self) -> None:
         """Leave the group; quiet if it was put out already, or the log is closed."""
         if self._watching:
@@ -116,10 +123,13 @@ class Membership:
         member_id = self.member_id
         self._forget()
         if member_id:
-            try:
-                self._service.leave_group(self.group, member_id).result()
-            except StreamlogError as error:
-                logger.debug("leaving group %r: %s", self.group, error)
+            self._tell_coordinator(member_id)
+
+    def _tell_coordinator(self, member_id: str) -> None:
+        try:
+            self._service.leave_group(self.group, member_id).result()
+        except StreamlogError as error:
+            logger.debug("leaving group %r: %s", self.group, error)
 
 
 class Room:
@@ -139,6 +149,12 @@ class Room:
 
     def others(self, group: str, member: Member) -> list[Member]:
         return [m for m in list(self._members.get(group, ())) if m is not member]
+
+    def reap(self, group: str) -> None:
+        """Have members leave that cannot do it themselves: collected unclosed, or their thread is dead."""
+        self.hold_funerals()
+        for member in list(self._members.get(group, ())):
+            member.take_out()
 
     def bury(self, funeral: Callable[[], None]) -> None:
         """Have something done soon for an object that is being collected.

@@ -46,9 +46,9 @@ class Member:
         self.session_deadline_s = now_s + state.session_timeout_s if state.remote else inf
 
     def away_since(self, now_s: float) -> None:
-        """It left, or its process is gone: from now on its place is kept for a session timeout."""
+        """It left, or its process is gone: from now on a static one's place is kept for a session timeout."""
         self.poll_deadline_s = inf
-        self.session_deadline_s = now_s + self.state.session_timeout_s
+        self.session_deadline_s = now_s + (self.state.session_timeout_s if self.state.instance_id is not None else 0.0)
 
     @property
     def deadline_s(self) -> float:

@@ -27,28 +27,32 @@ class MemberRequests(Ledger):
         """The whole log was replayed: remove who cannot be alive any more, and begin to answer.
 
         Members of an earlier opening in its own process are gone with it. The place of a static one is
-        kept for its session timeout from now; a remote one has that long to heartbeat.
+        kept for its session timeout from now; a remote one has that long to heartbeat. If the append
+        fails, on a full disk say, the shard answers all the same, and the next heartbeat or `expire`
+        removes them.
         """
         self._ready = True
         done = []
         for group in list(self._groups.values()):
             plan = Plan(group)
             for member_id, member in group.members.items():
-                state = member.state
-                if state.incarnation != self._incarnation and not state.remote and not state.away:
-                    if state.instance_id is None:
+                if self._is_gone(member.state):
+                    if member.state.instance_id is None:
                         plan.remove(member_id)
                     else:
                         plan.keep_place(member_id)
             plan.rebalance(group.state.counts, now_ms)
             done.append(self._write(plan.records(), lambda: None))
             for member in group.members.values():
-                if member.state.away:
+                if member.state.away or self._is_gone(member.state):
                     member.away_since(now_s)
                 else:
                     member.renew(now_s, polled=True)
             group.recheck()
         return gather(done)
+
+    def _is_gone(self, state: MemberState) -> bool:
+        return state.incarnation != self._incarnation and not state.remote and not state.away
 
     def heartbeat(
         self, request: Heartbeat, topics: Mapping[str, int], now_ms: int, now_s: float

@@ -198,18 +198,25 @@ class DirectoryLock:
 
     def acquire(self) -> int | None:
         """Take the lock; None on success, else the pid its holder wrote (0 if unreadable)."""
-        fd = os.open(self.path, _FLAGS | os.O_RDWR | os.O_CREAT | os.O_NONBLOCK, 0o600)
+        self.release()
+        # Kept before the lock is taken, so that an interrupt in between leaves nothing locked.
+        self._fd = os.open(self.path, _FLAGS | os.O_RDWR | os.O_CREAT | os.O_NONBLOCK, 0o600)
         try:
-            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
-            pid = os.pread(fd, 20, 0).decode("ascii", "replace").strip()
-            os.close(fd)
-            if error.errno not in (errno.EWOULDBLOCK, errno.EAGAIN, errno.EACCES):
-                raise
-            return int(pid) if pid.isdigit() else 0
-        os.ftruncate(fd, 0)
-        os.pwrite(fd, b"%d\n" % os.getpid(), 0)
-        self._fd = fd
+            if not stat.S_ISREG(os.fstat(self._fd).st_mode):
+                raise OSError(errno.EINVAL, "not a regular file", self.path)
+            try:
+                fcntl.flock(self._fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except OSError as error:
+                if error.errno not in (errno.EWOULDBLOCK, errno.EAGAIN, errno.EACCES):
+                    raise
+                pid = os.pread(self._fd, 20, 0).decode("ascii", "replace").strip()
+                self.release()
+                return int(pid) if pid.isdigit() else 0
+            os.ftruncate(self._fd, 0)
+            os.pwrite(self._fd, b"%d\n" % os.getpid(), 0)
+        except BaseException:
+            self.release()
+            raise
         return None
 
     def release(self) -> None:
@@ -218,6 +225,9 @@ class DirectoryLock:
             os.close(fd)
 
     abandon = release
+
+    def __del__(self) -> None:
+        self.release()
 
 
 def absolute(path: str | os.PathLike[str]) -> str:

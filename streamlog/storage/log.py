@@ -351,24 +351,12 @@ class Log:
         point = self.recovery_point
         for segment, following in pairwise(tail.segments):
             if segment.next_offset > self.recovery_point:
-                self._sync(segment)
+                segment.sync()
                 if segment.next_offset == following.base_offset:  # only now: it vouches for data that is on the device
                     segment.keep_index()
                 point = segment.next_offset
         if point > self.recovery_point:
             self._state.write(self._state.state._replace(recovery_point=point), sync=True)
-
-    def _sync(self, segment: Segment) -> None:
-        try:
-            file = self.disk.open(segment.path)
-            try:
-                file.sync()
-            finally:
-                file.close()
-        except FileNotFoundError:  # retention was faster
-            return
-        except OSError as error:
-            raise typed(error, "sync", segment.path) from error
 
     def close(self) -> None:
         """Sync everything, move the recovery point to the end, leave an index for a quick open.

@@ -80,8 +80,9 @@ def _missing_end(last: Segment, recovery_point: int) -> CorruptRecordError:
     """The log ends before what was known to be on the device: a file is gone or was cut by someone else."""
     error = CorruptRecordError(
         f"{last.path} ends at offset {last.next_offset}, but everything up to offset {recovery_point} was on "
-        f"the device once: the end of the log is missing. What is left can be read; after a crash nothing is appended, so "
-        f"that no offset is given twice. Restore the files from a copy; streamlog.verify() tells what is there.",
+        f"the device once: the end of the log is missing. What is left can be read; after a crash nothing is "
+        f"appended, so that no offset is given twice. Restore the files from a copy; streamlog.verify() tells "
+        f"what is there.",
         path=last.path,
         position=last.size,
         expected=recovery_point,

@@ -139,6 +139,19 @@ class Segment:
         except OSError as error:
             logger.warning("could not write %s (%s); it will be rebuilt when needed", self.index_path, error)
 
+    def sync(self) -> None:
+        """Have what was written on the device. No lock; a file that retention removed meanwhile needs none of it."""
+        try:
+            file = self.disk.open(self.path)
+            try:
+                file.sync()
+            finally:
+                file.close()
+        except FileNotFoundError:
+            return
+        except OSError as error:
+            raise typed(error, "sync", self.path) from error
+
     # -- reading -------------------------------------------------------------------------------------
 
     def read(self, length: int, position: int) -> bytes:

@@ -62,6 +62,12 @@ class Terminal:
         return str(line)
 
 
+@pytest.fixture(autouse=True)
+def buffered(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Output as users have it: what is not flushed in time is lost, or fails when the interpreter exits."""
+    monkeypatch.delenv("PYTHONUNBUFFERED", raising=False)
+
+
 @pytest.fixture
 def terminal(path: Path, open_log: OpenLog) -> Terminal:
     """Commands on the test's directory, which is verified when the test ends."""
@@ -251,8 +257,16 @@ def test_a_bad_line_is_named_and_the_lines_before_it_are_kept(terminal: Terminal
     assert terminal("consume", "t") == "good\n"
 
 
-def test_producing_to_an_unknown_topic_names_it(letters: Terminal) -> None:
-    assert "'u'" in letters.fails("produce", "u", stdin="a\n")
+def test_producing_to_what_is_not_there_names_it(letters: Terminal) -> None:
+    assert "streamlog topic create u" in letters.fails("produce", "u", stdin="a\n")
+    assert "no partition 7" in letters.fails("produce", "t", "-p", 7, stdin="a\n")
+    assert len(letters.lines("consume", "t")) == 5
+
+
+def test_a_record_that_is_too_large_is_named_by_its_line(letters: Terminal) -> None:
+    message = letters.fails("produce", "t", stdin="small\n" + "x" * 2_000_000 + "\n")
+    assert "Line 2" in message
+    assert letters.lines("consume", "t")[-1] == "small"
 
 
 # Where to start and where to stop
@@ -332,6 +346,15 @@ def test_a_group_goes_on_where_it_left_off(letters: Terminal) -> None:
     letters("produce", "t", stdin="f\n")
     assert letters.lines("consume", "t", "-g", "g", "-f", "-c", 1) == ["f"]
     assert letters.lines("consume", "t", "-g", "g", "-o", "-1") == ["f"]
+
+
+def test_places_that_were_deleted_mean_the_first_record_there_is(letters: Terminal, open_log: OpenLog) -> None:
+    letters("consume", "t", "-g", "g", "-c", 1)
+    with open_log() as log:
+        log["t"].delete_records({0: 3})
+    assert letters.lines("consume", "t", "-g", "g") == ["d", "e"]
+    assert letters.lines("consume", "t", "-o", "-4") == ["d", "e"]
+    assert "3" in letters.fails("consume", "t", "-o", "1")
 
 
 def test_groups_are_listed_and_described_with_their_lag(letters: Terminal) -> None:

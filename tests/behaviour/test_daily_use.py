@@ -121,7 +121,7 @@ def test_an_exit_flushes_what_still_lingers(path: Path, run_script: RunScript) -
         import sys, streamlog
         log = streamlog.open(sys.argv[1])
         log.create_topic("t")
-        producer = log.producer(linger_ms=600_000)
+        producer = log.producer(linger_ms=60_000)
         for n in range(10):
             producer.send("t", str(n))
         """,

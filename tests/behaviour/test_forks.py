@@ -38,7 +38,7 @@ def test_after_a_fork_the_child_may_use_nothing_and_the_parent_goes_on(path: Pat
         log = streamlog.open(sys.argv[1])
         topic = log.create_topic("t")
         topic.send("before").result()
-        producer, lingering = log.producer(), log.producer(linger_ms=600_000)
+        producer, lingering = log.producer(), log.producer(linger_ms=60_000)
         consumer, member = log.consumer("t"), log.consumer("t", group="g")
         member.poll()
         lingering.send("t", "lingering")
@@ -100,7 +100,7 @@ def test_a_forked_child_that_ends_takes_nothing_with_it(path: Path, run_script: 
         temporary = streamlog.open()
         log = streamlog.open(sys.argv[1])
         topic, other = log.create_topic("t"), temporary.create_topic("t")
-        producer = log.producer(linger_ms=600_000)
+        producer = log.producer(linger_ms=60_000)
         producer.send("t", "once")
 
         def close_everything():

@@ -202,6 +202,20 @@ def test_a_waiting_member_is_woken_by_the_partition_it_gets(log: streamlog.Strea
     second.close()
 
 
+def test_until_end_shares_with_a_member_that_joins_in_the_middle(log: streamlog.StreamLog) -> None:
+    fill(log, 20, partitions=2)
+    first, second = (log.consumer("t", group="g", max_poll_records=3) for _ in range(2))
+    reading = first.until_end()
+    records = [next(reading) for _ in range(5)]
+    records += take_turns([second], 2)
+    for record in reading:
+        records.append(record)
+        records += second.poll()
+    records += drain([first, second])
+    assert_exactly_once(records, 40)
+    close_all([first, second])
+
+
 def test_the_position_of_a_partition_travels_with_its_commit(log: streamlog.StreamLog) -> None:
     fill(log, 1000, partitions=2)
     first = log.consumer("t", group="g", max_poll_records=10)
@@ -259,6 +273,33 @@ def test_a_member_whose_thread_is_dead_leaves(log: streamlog.StreamLog) -> None:
         assert second.assignment() == every("t", 2)
         assert [member.assignment for member in log.group("g").members()] == [every("t", 2)]
     orphan.close()
+
+
+def test_a_member_may_be_polled_by_one_short_thread_after_another(
+    log: streamlog.StreamLog, in_thread: InThread
+) -> None:
+    fill(log, 12, partitions=1)
+    with log.consumer("t", group="g") as member:
+        records = []
+        for _ in range(3):
+            records += in_thread(lambda: member.poll(max_records=3)).result(timeout=LONG)
+        records += member.poll()
+        assert_exactly_once(records, 12)
+    assert log.group("g").committed() == {TopicPartition("t", 0): 12}
+
+
+def test_a_dead_member_that_had_nothing_gets_nothing_later(log: streamlog.StreamLog) -> None:
+    fill(log, 5, partitions=1)
+    first, idle = log.consumer("t", group="g"), log.consumer("t", group="g")
+    first.poll(max_records=1)
+    polling = threading.Thread(target=idle.poll)
+    polling.start()
+    polling.join(LONG)
+    assert idle.assignment() == set()
+    first.close()
+    with log.consumer("t", group="g") as third:
+        assert len(third.poll(timeout=LONG / 2)) == 5
+    idle.close()
 
 
 @pytest.mark.parametrize("how", ["collected", "thread died"])

@@ -8,6 +8,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from streamlog import StreamLog
 
 Child = Callable[..., "subprocess.Popen[str]"]

@@ -70,6 +70,18 @@ def test_members_of_a_crashed_process_are_removed_by_records(world: Any) -> None
     assert {entry[0] for entry in written(world, before)} == {"gone", 1}
 
 
+def test_a_full_disk_at_opening_only_delays_the_removal_of_the_dead(world: Any) -> None:
+    dead = world.joined()
+    dead.commit({T0: 3})
+    world.failing = DiskFullError("full")
+    with pytest.raises(DiskFullError):
+        world.open("2")
+    assert world.shard.committed("g")[T0].offset == 3
+    world.failing = None
+    assert world.joined().held == dead.held
+    assert len(world.shard.describe("g").members) == 1
+
+
 def test_a_remote_member_outlives_the_brokers_crash_if_it_heartbeats_in_time(world: Any) -> None:
     loyal, gone = world.joined(remote=True), world.joined(remote=True)
     world.poll_in_turn(loyal, gone)

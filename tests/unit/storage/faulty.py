@@ -1,0 +1,124 @@
+"""A disk whose Nth call fails, or at whose Nth call the process is killed."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from streamlog.runtime.disk import OsDisk
+
+
+class Killed(BaseException):
+    """The process ends here: nothing after it happens."""
+
+
+class FaultyDisk:
+    """`OsDisk`, with every call that can change something or fail counted; the `nth` (from 1) raises `error`.
+
+    `half` has a write leave half of its bytes behind before it fails. After `Killed` every call raises it.
+    """
+
+    def __init__(
+        self, nth: int = 0, error: BaseException | None = None, *, half: bool = False, once: bool = True
+    ) -> None:
+        self._disk = OsDisk()
+        self.calls: list[str] = []
+        self.nth = nth
+        self.error = error
+        self.half = half
+        self.once = once
+
+    def arm(self, nth: int, error: BaseException, *, half: bool = False, once: bool = True) -> None:
+        self.calls = []
+        self.nth, self.error, self.half, self.once = nth, error, half, once
+
+    def fails(self, what: str) -> bool:
+        if self.error is None:
+            return False
+        self.calls.append(what)
+        now = len(self.calls)
+        return now == self.nth or (now > self.nth > 0 and (isinstance(self.error, Killed) or not self.once))
+
+    def check(self, what: str) -> None:
+        if self.fails(what):
+            assert self.error is not None
+            raise self.error
+
+    def open(self, path: str, *, create: bool = False, exclusive: bool = False, writable: bool = True) -> Any:
+        self.check(f"open {path}")
+        return FaultyFile(self, self._disk.open(path, create=create, exclusive=exclusive, writable=writable))
+
+    def rename(self, source: str, target: str) -> None:
+        self.check(f"rename {source} {target}")
+        self._disk.rename(source, target)
+
+    def unlink(self, path: str) -> None:
+        self.check(f"unlink {path}")
+        self._disk.unlink(path)
+
+    def sync_dir(self, path: str) -> None:
+        self.check(f"sync_dir {path}")
+        self._disk.sync_dir(path)
+
+    def write_atomic(self, path: str, data: bytes) -> None:
+        if self.fails(f"write_atomic {path}"):
+            assert self.error is not None
+            if self.half:
+                with open(path + ".tmp", "wb") as file:
+                    file.write(data[: len(data) // 2])
+            raise self.error
+        self._disk.write_atomic(path, data)
+
+    def listdir(self, path: str) -> list[str]:
+        self.check(f"listdir {path}")
+        return self._disk.listdir(path)
+
+    def read(self, path: str, limit: int = 1 << 26) -> bytes:
+        self.check(f"read {path}")
+        return self._disk.read(path, limit)
+
+    def exists(self, path: str) -> bool:
+        return self._disk.exists(path)
+
+    def makedirs(self, path: str) -> None:
+        self._disk.makedirs(path)
+
+
+class FaultyFile:
+    def __init__(self, disk: FaultyDisk, file: Any) -> None:
+        self._disk = disk
+        self._file = file
+        self.path = file.path
+
+    def pread(self, length: int, position: int) -> bytes:
+        self._disk.check(f"pread {self.path}")
+        data: bytes = self._file.pread(length, position)
+        return data
+
+    def pwrite(self, buffers: Sequence[Any], position: int) -> None:
+        if self._disk.fails(f"pwrite {self.path}"):
+            assert self._disk.error is not None
+            if self._disk.half:
+                data = b"".join(buffers)
+                self._file.pwrite([data[: len(data) // 2]], position)
+            raise self._disk.error
+        self._file.pwrite(buffers, position)
+
+    def truncate(self, size: int) -> None:
+        self._disk.check(f"truncate {self.path}")
+        self._file.truncate(size)
+
+    def sync(self) -> None:
+        self._disk.check(f"sync {self.path}")
+        self._file.sync()
+
+    def map(self, length: int) -> Any:
+        self._disk.check(f"map {self.path}")
+        return self._file.map(length)
+
+    def size(self) -> int:
+        size: int = self._file.size()
+        return size
+
+    def close(self) -> None:
+        self._file.close()

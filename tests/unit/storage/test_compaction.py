@@ -1,0 +1,492 @@
+"""Compaction keeps the last value of each key and every offset, forgets the rest, and survives whatever happens to it."""
+
+from __future__ import annotations
+
+import errno
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import replace
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from streamlog.errors import CorruptRecordError, StreamlogError
+from streamlog.records.batch import NO_PRODUCER
+from streamlog.storage import compaction
+from streamlog.storage.swap import finish_all
+
+from .conftest import CLEAN, KILLED, NOW, Box
+from .faulty import Killed
+from .test_failures import armed, interrupted_at
+
+MakeBox = Callable[..., Box]
+DAY = 86_400_000
+
+
+def put(b: Box, *pairs: tuple[bytes, bytes | None], **options: Any) -> int:
+    """One batch of keys and values."""
+    return b.append(*[value for _, value in pairs], keys=[key for key, _ in pairs], **options)
+
+
+def compact(b: Box) -> compaction.Result | None:
+    b.partition.roll(b.now)
+    return b.partition.compact(b.now)
+
+
+def filled(b: Box) -> Box:
+    """Several segments, keys written over and over, one deleted."""
+    for n in range(8):
+        put(b, (b"a", b"%d" % n * 150), (b"k%d" % n, b"x" * 150), (b"b", None if n == 5 else b"b%d" % n))
+    b.log.roll(b.now)
+    return b
+
+
+# What stays and what goes
+
+
+def test_the_last_value_of_each_key_stays_at_its_offset(box: MakeBox) -> None:
+    b = box(cleanup_policy="compact")
+    put(b, (b"a", b"1"), (b"b", b"1"))
+    put(b, (b"a", b"2"), (b"c", b"1"))
+    put(b, (b"c", b"2"))
+    result = compact(b)
+    assert result is not None and result.records_removed == 2
+    assert [(e.offset, e.key, e.value) for e in b.read()] == [(1, b"b", b"1"), (2, b"a", b"2"), (4, b"c", b"2")]
+    assert b.append(b"9", keys=[b"z"]) == 5
+    b.reopen(KILLED)
+    assert [(e.offset, e.value) for e in b.read()] == [(1, b"1"), (2, b"2"), (4, b"2"), (5, b"9")]
+
+
+def test_of_two_records_of_one_key_in_one_batch_the_later_stays(box: MakeBox) -> None:
+    b = box(cleanup_policy="compact")
+    put(b, (b"a", b"1"), (b"a", b"2"), (b"a", b"3"))
+    compact(b)
+    assert [(e.offset, e.value) for e in b.read()] == [(2, b"3")]
+
+
+def test_timestamps_and_headers_of_what_stays_are_unchanged(box: MakeBox) -> None:
+    b = box(cleanup_policy="compact")
+    put(b, (b"a", b"1"), (b"b", b"2"), timestamps=[NOW, NOW - 50], headers=[(), (("h", b"v"), ("n", None))])
+    put(b, (b"a", b"3"))
+    compact(b)
+    assert [tuple(e) for e in b.read()] == [
+        (1, NOW - 50, b"b", b"2", (("h", b"v"), ("n", None))),
+        (2, NOW, b"a", b"3", ()),
+    ]
+    assert b.log.find_time(NOW - 50, 3) == (1, NOW - 50)
+    assert b.log.find_time(NOW - 49, 3) == (2, NOW)
+
+
+@pytest.mark.parametrize("codec", [1, 2, 3, 4], ids=["gzip", "snappy", "lz4", "zstd"])
+def test_compressed_batches_stay_compressed(box: MakeBox, codec: int) -> None:
+    b = box(cleanup_policy="compact")
+    put(b, (b"a", b"1" * 500), (b"b", b"2" * 500), codec=codec)
+    put(b, (b"a", b"3"), codec=codec)
+    compact(b)
+    assert [e.value for e in b.read()] == [b"2" * 500, b"3"]
+    headers = [header for _, header in b.log.tail.segments[0].headers(0, b.log.tail.segments[0].size)]
+    assert [header.codec for header in headers] == [codec, codec]
+
+
+def test_append_times_stay_as_they_were(box: MakeBox) -> None:
+    from streamlog.records.batch import LOG_APPEND_TIME
+
+    b = box(cleanup_policy="compact", message_timestamp_type="LogAppendTime")
+    put(b, (b"a", b"1"), (b"b", b"2"), timestamps=[1, 2], attributes=LOG_APPEND_TIME)
+    b.now += 1000
+    put(b, (b"a", b"3"), timestamps=7, attributes=LOG_APPEND_TIME)
+    b.now += 1000
+    compact(b)
+    assert [(e.offset, e.timestamp) for e in b.read()] == [(1, NOW), (2, NOW + 1000)]
+    assert b.log.find_time(NOW + 1, 3) == (2, NOW + 1000)
+
+
+def test_records_without_a_key_go(box: MakeBox) -> None:
+    b = box(cleanup_policy="compact")
+    b.append(b"nameless", b"named", keys=[None, b"k"])
+    compact(b)
+    assert [e.value for e in b.read()] == [b"named"]
+
+
+def test_the_end_of_a_compacted_log_stays_even_if_all_its_records_go(box: MakeBox) -> None:
+    b = box(cleanup_policy="compact")
+    for n in range(3):
+        put(b, (b"a", b"%d" % n))
+    b.log.roll(b.now)
+    put(b, (b"a", b"last"))
+    compact(b)
+    assert [(e.offset, e.value) for e in b.read()] == [(3, b"last")]
+    assert [entry.offset for entry in b.read(1)] == [3]
+    assert b.log.tail.end_offset == 4
+
+
+def test_an_empty_batch_stays_where_it_is_all_that_remembers_a_producer(box: MakeBox) -> None:
+    b = box(cleanup_policy="compact")
+    write = b.write(b"1", keys=[b"a"])
+    write.batches = [write.batches[0]._replace(producer_id=7, producer_epoch=1, base_sequence=3)]
+    b.log.append(write, 0, b.now)
+    put(b, (b"a", b"2"))
+    put(b, (b"b", b"3"))
+    compact(b)
+    headers = [header for _, header in b.log.tail.segments[0].headers(0, b.log.tail.segments[0].size)]
+    assert [(h.producer_id, h.base_sequence, h.record_count) for h in headers][0] == (7, 3, 0)
+    assert headers[1].producer_id == NO_PRODUCER
+
+
+def test_small_neighbours_become_one_segment(box: MakeBox) -> None:
+    b = filled(box(cleanup_policy="compact", segment_bytes=1024))
+    assert len(b.logs()) > 4
+    put(b, *[(b"k%d" % n, b"y") for n in range(8)], (b"a", b"z"))
+    b.log.config = replace(b.log.config, segment_bytes=1 << 20)
+    compact(b)
+    assert len(b.logs()) == 2
+    assert len(b.logs()) == len(b.log.tail.segments)
+    b.reopen(KILLED)
+    assert b.table()[b"a"] == b"z"
+
+
+def test_segments_with_a_gap_between_them_are_not_merged_because_the_loss_would_look_like_compaction(
+    box: MakeBox,
+) -> None:
+    b = box(cleanup_policy="compact", segment_bytes=4096)
+    for n in range(3):
+        put(b, (b"k%d" % n, b"x"))
+        b.log.roll(b.now)
+    b.close()
+    b.logs()[1].unlink()
+    b.open(CLEAN)
+    compact(b)
+    with pytest.raises(CorruptRecordError, match="missing"):
+        b.read()
+    put(b, (b"k1", b"x"))
+    b.log.advance_start(3)
+
+
+def test_compacting_again_changes_nothing(box: MakeBox) -> None:
+    b = filled(box(cleanup_policy="compact", segment_bytes=4096))
+    compact(b)
+    files = {path.name: path.read_bytes() for path in b.logs()}
+    result = compact(b)
+    assert result is not None and result.records_removed == 0
+    assert {path.name: path.read_bytes() for path in b.logs()} == files
+
+
+def test_records_younger_than_the_lag_stay(box: MakeBox) -> None:
+    b = box(cleanup_policy="compact", min_compaction_lag_ms=1000)
+    put(b, (b"a", b"1"))
+    put(b, (b"a", b"2"))
+    b.partition.roll(b.now)
+    b.now += 999
+    assert b.partition.compact(b.now) is None
+    b.now += 1
+    assert b.partition.compact(b.now) is not None
+    assert [e.value for e in b.read()] == [b"2"]
+
+
+def test_an_unlimited_lag_compacts_never(box: MakeBox) -> None:
+    b = box(cleanup_policy="compact", min_compaction_lag_ms=-1)
+    put(b, (b"a", b"1"), (b"a", b"2"))
+    assert compact(b) is None
+
+
+# Tombstones
+
+
+def test_a_tombstone_is_seen_for_its_retention_and_then_goes(box: MakeBox) -> None:
+    b = box(cleanup_policy="compact", delete_retention_ms=DAY)
+    put(b, (b"a", b"1"), (b"a", None), (b"b", b"1"))
+    compact(b)
+    assert [(e.key, e.value) for e in b.read()] == [(b"a", None), (b"b", b"1")]
+    b.now += DAY - 1
+    b.partition.compact(b.now)
+    assert [e.key for e in b.read()] == [b"a", b"b"]
+    b.now += 1
+    b.partition.compact(b.now)
+    assert [e.key for e in b.read()] == [b"b"]
+    assert b.log.next_horizon is None
+
+
+def test_the_horizon_of_tombstones_outlives_a_restart(box: MakeBox) -> None:
+    b = box(cleanup_policy="compact", delete_retention_ms=DAY)
+    put(b, (b"a", None), (b"b", b"1"))
+    compact(b)
+    b.reopen(KILLED)
+    assert b.partition.maintain(b.now) == NOW + DAY
+    b.now += DAY
+    b.partition.maintain(b.now)
+    assert [e.key for e in b.read()] == [b"b"]
+
+
+def test_tombstones_kept_for_ever_are_kept_for_ever(box: MakeBox) -> None:
+    b = box(cleanup_policy="compact", delete_retention_ms=-1)
+    put(b, (b"a", None), (b"b", b"1"))
+    for _ in range(3):
+        compact(b)
+        b.now += 1000 * DAY
+    assert [e.key for e in b.read()] == [b"a", b"b"]
+    assert b.log.next_horizon is None
+
+
+def test_a_horizon_that_nothing_is_left_of_does_not_keep_maintenance_busy(box: MakeBox) -> None:
+    b = box(cleanup_policy="compact,delete", delete_retention_ms=DAY, retention_ms=10 * DAY)
+    put(b, (b"a", None))
+    compact(b)
+    b.now += 20 * DAY
+    b.partition.maintain(b.now)
+    assert b.partition.maintain(b.now) is None
+
+
+# A map that is too small
+
+
+def test_a_pass_whose_map_is_full_goes_on_where_it_ended(box: MakeBox, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(compaction, "MAP_BYTES", 400)
+    b = box(cleanup_policy="compact")
+    for n in range(20):
+        put(b, (b"k%d" % n, b"1"))
+    for n in range(20):
+        put(b, (b"k%d" % n, b"2"))
+    b.partition.roll(b.now)
+    reached = []
+    while b.log.cleaned_until < 40:
+        b.partition.compact(b.now)
+        reached.append(b.log.cleaned_until)
+        assert len(reached) < 50, "no progress"
+    assert reached == sorted(set(reached)) and len(reached) > 5
+    assert [e.value for e in b.read()] == [b"2"] * 20
+
+
+# Whatever happens to it
+
+
+def _count(make: MakeBox, run: Callable[[Box], object]) -> int:
+    b, disk = armed(make, cleanup_policy="compact", segment_bytes=1024)
+    filled(b)
+    b.table()
+    disk.arm(0, Killed())
+    run(b)
+    disk.error = None
+    return len(disk.calls)
+
+
+def _compact_only(b: Box) -> None:
+    b.partition.compact(b.now)
+
+
+def test_killed_at_any_call_the_same_records_are_there(box: MakeBox) -> None:
+    for nth in range(1, _count(box, _compact_only) + 1):
+        b, disk = armed(box, cleanup_policy="compact", segment_bytes=1024)
+        filled(b)
+        table, end = b.table(), b.log.tail.end_offset
+        disk.arm(nth, Killed(), half=True)
+        with pytest.raises(Killed):
+            _compact_only(b)
+        disk.error = None
+        b.log.release()
+        b.open(KILLED)
+        assert (b.table(), b.log.tail.end_offset) == (table, end), disk.calls[nth - 1]
+        assert not [name for name in b.names() if name.endswith((".cleaned", ".swap", ".tmp"))]
+        compact(b)
+        assert b.table() == table
+
+
+def test_killed_at_any_call_of_the_recovery_from_a_killed_compaction(box: MakeBox) -> None:
+    b, disk = armed(box, cleanup_policy="compact", segment_bytes=4096)
+    filled(b)
+    table = b.table()
+    disk.arm(1, Killed())
+    disk.nth = 1 + next(
+        n for n, call in enumerate(_calls(box), 1) if call.startswith("rename") and call.endswith(".swap")
+    )
+    with pytest.raises(Killed):
+        _compact_only(b)
+    assert any(name.endswith(".swap") for name in b.names())
+    names = b.names()
+    nth = 1
+    while True:
+        disk.arm(nth, Killed())
+        b.log.release()
+        try:
+            b.open(KILLED)
+        except Killed:
+            nth += 1
+            continue
+        break
+    disk.error = None
+    assert nth > 3 and b.names() != names
+    assert b.table() == table
+
+
+def _calls(make: MakeBox) -> list[str]:
+    b, disk = armed(make, cleanup_policy="compact", segment_bytes=4096)
+    filled(b)
+    disk.arm(0, Killed())
+    _compact_only(b)
+    disk.error = None
+    return disk.calls
+
+
+@pytest.mark.parametrize("once", [True, False], ids=["one call fails", "all calls fail from there on"])
+def test_failed_at_any_call_the_log_reads_on_and_the_next_pass_and_the_next_open_are_right(
+    box: MakeBox, once: bool
+) -> None:
+    for nth in range(1, _count(box, _compact_only) + 1):
+        b, disk = armed(box, cleanup_policy="compact", segment_bytes=1024)
+        filled(b)
+        table, end = b.table(), b.log.tail.end_offset
+        disk.arm(nth, OSError(errno.EIO, "injected"), half=True, once=once)
+        with suppress(StreamlogError):
+            _compact_only(b)
+        disk.error = None
+        assert b.table() == table
+        b.check()
+        put(b, (b"new", b"1"))
+        table[b"new"] = b"1"
+        if nth % 2:
+            compact(b)
+            assert b.table() == table
+        if nth % 3:
+            put(b, (b"a", b"newest"))
+            compact(b)
+            table[b"a"] = b"newest"
+        b.reopen(KILLED if nth % 5 else CLEAN)
+        assert b.table() == table
+        assert b.log.tail.end_offset >= end + 1
+
+
+def test_a_later_pass_over_more_segments_is_not_undone_by_what_an_earlier_one_left(box: MakeBox) -> None:
+    b, disk = armed(box, cleanup_policy="compact", segment_bytes=8192)
+    put(b, (b"a", b"1"), (b"b", b"1"))
+    b.log.roll(b.now)
+    put(b, (b"a", b"2"))
+    b.log.roll(b.now)
+    disk.arm(1, OSError(errno.EIO, "injected"), once=False)
+    disk.nth = next(
+        n for n, call in enumerate(_count_two(box), 1) if call.startswith("unlink") and call.endswith(".log")
+    )
+    with pytest.raises(StreamlogError):
+        b.partition.compact(b.now)
+    disk.error = None
+    assert any(name.endswith(".swap") for name in b.names())
+    put(b, (b"a", b"3"), (b"c", b"1"))
+    compact(b)
+    table = b.table()
+    assert table == {b"a": b"3", b"b": b"1", b"c": b"1"}
+    b.reopen(KILLED)
+    assert b.table() == table
+
+
+def _count_two(make: MakeBox) -> list[str]:
+    b, disk = armed(make, cleanup_policy="compact", segment_bytes=8192)
+    put(b, (b"a", b"1"), (b"b", b"1"))
+    b.log.roll(b.now)
+    put(b, (b"a", b"2"))
+    b.log.roll(b.now)
+    disk.arm(0, Killed())
+    b.partition.compact(b.now)
+    disk.error = None
+    return disk.calls
+
+
+def test_interrupted_at_any_line_the_log_reads_on(box: MakeBox) -> None:
+    functions = {
+        "compact",
+        "swap_in",
+        "run",
+        "finish",
+        "finish_all",
+        "pin",
+        "replace",
+        "abandon",
+        "_finish_interrupted",
+    }
+    line = 1
+    while True:
+        b = filled(box(cleanup_policy="compact", segment_bytes=4096))
+        table = b.table()
+        with suppress(KeyboardInterrupt), interrupted_at(line, functions) as seen:
+            _compact_only(b)
+        assert b.table() == table, line
+        if line % 2:
+            put(b, (b"a", b"new"))
+            compact(b)
+            table[b"a"] = b"new"
+            assert b.table() == table
+        b.reopen(KILLED)
+        assert b.table() == table
+        if seen[0] < line:
+            break
+        line += 7
+    assert line > 50
+
+
+def test_a_reader_in_a_segment_that_is_compacted_away_reads_on(box: MakeBox) -> None:
+    b = filled(box(cleanup_policy="compact", segment_bytes=1024))
+    tail = b.log.tail
+    headers = tail.segments[0].headers(0, tail.segments[0].size)
+    next(headers)
+    compact(b)
+    assert list(headers) is not None
+    for segment in tail.segments[:-1]:
+        assert sum(header.record_count for _, header in segment.headers(0, segment.size)) == segment.records
+
+
+def test_damage_is_never_compacted_away(box: MakeBox) -> None:
+    b = filled(box(cleanup_policy="compact", segment_bytes=1024))
+    b.close()
+    data = bytearray(b.logs()[1].read_bytes())
+    data[-1] ^= 1
+    b.logs()[1].write_bytes(data)
+    b.open(CLEAN)
+    before = {path.name: path.read_bytes() for path in b.logs()}
+    with pytest.raises(CorruptRecordError):
+        compact(b)
+    assert {path.name: path.read_bytes() for path in b.logs()} == before
+    data[-1] ^= 1
+    b.logs()[1].write_bytes(data)
+
+
+def test_leftovers_of_a_killed_compaction_are_notes_to_a_check_and_gone_after_an_open(box: MakeBox) -> None:
+    b = filled(box(cleanup_policy="compact", segment_bytes=1024))
+    b.close()
+    (b.path / f"{0:020d}.cleaned").write_bytes(b"half")
+    (b.path / f"{0:020d}.index.tmp").write_bytes(b"half")
+    assert {finding.kind for finding in b.check(KILLED).findings} == {"leftover"}
+    finish_all(b.disk, str(b.path), b.names())
+    assert not b.check(KILLED).findings
+    b.open(CLEAN)
+
+
+keys = st.sampled_from([b"a", b"b", b"c", b"d"])
+values = st.one_of(st.none(), st.binary(max_size=300))
+steps = st.lists(
+    st.one_of(
+        st.tuples(st.just("put"), st.lists(st.tuples(keys, values), min_size=1, max_size=4)),
+        st.tuples(st.just("compact"), st.none()),
+        st.tuples(st.just("reopen"), st.booleans()),
+        st.tuples(st.just("wait"), st.sampled_from([1, DAY // 2, DAY])),
+    ),
+    max_size=25,
+)
+
+
+@given(steps=steps)
+@settings(max_examples=60)
+def test_a_compacted_log_is_a_dict(tmp_path_factory: pytest.TempPathFactory, steps: list[tuple[str, Any]]) -> None:
+    b = Box(tmp_path_factory.mktemp("dict") / "p", cleanup_policy="compact", segment_bytes=1024)
+    model: dict[bytes, bytes | None] = {}
+    for step, argument in steps:
+        if step == "put":
+            put(b, *argument)
+            model.update(argument)
+        elif step == "compact":
+            compact(b)
+        elif step == "reopen":
+            b.reopen(CLEAN if argument else KILLED)
+        else:
+            b.now += argument
+        assert b.table() == {key: value for key, value in model.items() if value is not None}
+    assert not b.problems()
+    b.log.release()
