@@ -361,6 +361,6 @@ class PartitionQueue:
 
     def expire(self, delivery_timeout_ms: int) -> DeliveryTimeoutError:
         return DeliveryTimeoutError(
-            f"The buffer stayed full for {delivery_timeout_ms} ms (delivery_timeout_ms): {self.topic.name}-{self.partition} "
-            f"accepts nothing. The record was not taken. Look at the disk, or raise buffer_memory."
+            f"The buffer stayed full for {delivery_timeout_ms} ms (delivery_timeout_ms): "
+            f"{self.topic.name}-{self.partition} accepts nothing. The record was not taken. Look at the disk, or raise buffer_memory."
         )

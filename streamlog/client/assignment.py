@@ -7,24 +7,29 @@ is what auto-commit may commit: all before the first record still in the program
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
-from itertools import islice
+from collections.abc import Iterable
 from typing import Any
 
+from ..errors import StreamlogError
 from ..types import Record, TopicPartition
 from .reader import PartitionReader
 from .record_batch import RecordBatch
 
 
 class Assignment:
-    """Readers by partition, and what is in hand. REQUIRES: the consumer's state lock."""
+    """Readers by partition, and what is in hand. REQUIRES: the consumer's state lock.
+
+    An interrupt can come after any call. So records taken ahead are a list and an index, not an
+    iterator that a half-done step would have emptied; and what is taken is put down as in hand first.
+    """
 
     def __init__(self) -> None:
         self.readers: dict[TopicPartition, PartitionReader] = {}
         self.paused: set[TopicPartition] = set()
         self.hand: dict[TopicPartition, int] = {}
         self.in_hand: Record[Any, Any] | None = None
-        self.unread: Iterator[Record[Any, Any]] = iter(())
+        self.ahead: list[Record[Any, Any]] = []
+        self.at = 0
         self._turn = 0
 
     def names(self) -> frozenset[TopicPartition]:
@@ -45,8 +50,7 @@ class Assignment:
 
     def drop(self, names: Iterable[TopicPartition]) -> None:
         gone = set(names)
-        left = [record for record in self._ahead() if (record[0], record[1]) not in gone]
-        self.unread = iter(left)
+        self.keep_ahead([record for record in self.unread() if (record[0], record[1]) not in gone])
         for name in gone:
             self.readers.pop(name, None)
             self.paused.discard(name)
@@ -54,69 +58,91 @@ class Assignment:
         if self.in_hand is not None and self.in_hand.topic_partition in gone:
             self.in_hand = None
 
-    def _ahead(self) -> list[Record[Any, Any]]:
-        """The records taken but not handed out; they stay where they are."""
-        ahead = list(self.unread)
-        self.unread = iter(ahead)
-        return ahead
+    def unread(self) -> list[Record[Any, Any]]:
+        """The records taken but not handed out."""
+        return self.ahead[self.at :]
+
+    def keep_ahead(self, records: list[Record[Any, Any]]) -> None:
+        """Have these, and no others, be the records taken but not handed out."""
+        self.ahead, self.at = records, 0
 
     # -- handing out ---------------------------------------------------------------------------------
 
+    def next(self) -> Record[Any, Any]:
+        """The next record taken ahead, now in the program's hands. REQUIRES: there is one."""
+        record = self.ahead[self.at]
+        self.in_hand = record
+        self.at += 1
+        return record
+
     def take(self, n: int) -> list[Record[Any, Any]]:
         """Up to `n` records, now in the program's hands. Partitions take turns to be first."""
-        out = list(islice(self.unread, n))
         hand = self.hand
-        for record in out:
-            hand.setdefault(TopicPartition(record[0], record[1]), record[2])
-        if out:
+        if self.at < len(self.ahead):
+            out = self.ahead[self.at : self.at + n]
+            for record in out:
+                hand.setdefault(TopicPartition(record[0], record[1]), record[2])
+            self.at += len(out)
             return out
+        out = []
         for reader in self._in_turn():
             before = len(out)
-            reader.take(out, n - before)
-            if len(out) > before:
-                hand.setdefault(reader.name, out[before][2])
-                if len(out) >= n:
-                    break
+            hand.setdefault(reader.name, reader.position)
+            try:
+                reader.take(out, n - before)
+            except StreamlogError:
+                if not out:
+                    raise
+                # What the others had is handed out first; the next poll meets the error again.
+            if len(out) == before:
+                del hand[reader.name]
+            elif len(out) >= n:
+                break
         return out
 
-    def take_ahead(self, n: int) -> bool:
-        """Take up to `n` records to be handed out one by one; False if there are none."""
-        out: list[Record[Any, Any]] = []
+    def take_ahead(self, n: int, ends: dict[TopicPartition, int] | None) -> bool:
+        """Have up to `n` records, none at or past `ends`, ready to be handed out one by one; False if none."""
+        if self.at < len(self.ahead):
+            return True
         for reader in self._in_turn():
-            reader.take(out, n)
-            if out:
-                self.unread = iter(out)
-                return True
-        return False
-
-    def take_ahead_until(self, ends: dict[TopicPartition, int], n: int) -> bool:
-        """`take_ahead`, but nothing at or past `ends`."""
-        for reader in self._in_turn():
-            end = ends[reader.name]
+            start = reader.position
             out: list[Record[Any, Any]] = []
-            if reader.position < end:
-                reader.take(out, min(n, end - reader.position))
-                if out and out[-1].offset >= end:
-                    out = [record for record in out if record.offset < end]
-                    reader.seek(end)
-            if out:
-                self.unread = iter(out)
-                return True
+            try:
+                if ends is None:
+                    reader.take(out, n)
+                elif start < ends[reader.name]:
+                    end = ends[reader.name]
+                    reader.take(out, min(n, end - start))
+                    if out and out[-1].offset >= end:
+                        out = [record for record in out if record.offset < end]
+                        reader.seek(end)
+                if out:
+                    self.keep_ahead(out)
+                    return True
+            except KeyboardInterrupt:
+                if self.ahead is not out:
+                    reader.seek(start)
+                raise
         return False
 
     def take_batches(self, n: int) -> list[RecordBatch[Any, Any]]:
-        for record in self._ahead():
+        for record in reversed(self.unread()):
             self._return(record.topic_partition, record.offset)
-        self.unread = iter(())
+        self.keep_ahead([])
         out: list[RecordBatch[Any, Any]] = []
         taken = 0
         for reader in self._in_turn():
             before = len(out)
-            taken += reader.take_batches(out, n - taken)
-            if len(out) > before:
-                self.hand.setdefault(reader.name, out[before].base_offset)
-                if taken >= n:
-                    break
+            self.hand.setdefault(reader.name, reader.position)
+            try:
+                taken += reader.take_batches(out, n - taken)
+            except StreamlogError:
+                if not out:
+                    raise
+            if len(out) == before:
+                del self.hand[reader.name]
+            elif taken >= n:
+                break
         return out
 
     def _in_turn(self) -> list[PartitionReader]:
@@ -135,16 +161,24 @@ class Assignment:
 
     def _return(self, name: TopicPartition, offset: int) -> None:
         reader = self.readers.get(name)
-        if reader is not None and reader.position > offset:
+        if reader is not None:  # whatever its position says: an interrupt may have come before it was moved
             reader.seek(offset)
 
     def seek(self, name: TopicPartition, offset: int) -> None:
-        ahead = self._ahead()
-        self.unread = iter([record for record in ahead if (record[0], record[1]) != name])
+        self.keep_ahead([record for record in self.unread() if (record[0], record[1]) != name])
         self.hand.pop(name, None)
         if self.in_hand is not None and self.in_hand.topic_partition == name:
             self.in_hand = None
         self.readers[name].seek(offset)
+
+    def pause(self, names: Iterable[TopicPartition]) -> None:
+        """Hand out nothing of these; what was taken ahead of them goes back."""
+        silent = set(names)
+        for record in reversed(self.unread()):
+            if record.topic_partition in silent:
+                self._return(record.topic_partition, record.offset)
+        self.keep_ahead([record for record in self.unread() if record.topic_partition not in silent])
+        self.paused |= silent
 
     # -- finishing -----------------------------------------------------------------------------------
 
@@ -167,7 +201,7 @@ class Assignment:
     def handed(self) -> dict[TopicPartition, int]:
         """The offset after the last record handed out, of each partition."""
         positions = {name: reader.position for name, reader in self.readers.items()}
-        for record in reversed(self._ahead()):
+        for record in reversed(self.unread()):
             positions[TopicPartition(record[0], record[1])] = record[2]
         return positions
 

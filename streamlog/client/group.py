@@ -4,18 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from datetime import datetime
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from ..config import choice
 from ..coordinator import GroupDescription
 from ..errors import ConfigError, OffsetOutOfRangeError
 from ..types import MemberInfo, OffsetAndMetadata, Record, TopicPartition
 from .consumer import Consumer
+from .handle import Parent
 from .times import to_ms
 from .workers import Workers
-
-if TYPE_CHECKING:
-    from .streamlog import StreamLog
 
 
 class ConsumerGroup:
@@ -30,7 +28,7 @@ class ConsumerGroup:
     ([b'1', b'2', b'3'], {TopicPartition(topic='orders', partition=0): 0})
     """
 
-    def __init__(self, log: StreamLog, name: str) -> None:
+    def __init__(self, log: Parent, name: str) -> None:
         if not isinstance(name, str) or not name:
             raise ConfigError(f"{name!r} is no name for a group: a str that is not empty.", name="group")
         self._log = log

@@ -3,9 +3,41 @@
 from __future__ import annotations
 
 import warnings
-from typing import Any, Self
+from collections.abc import Callable
+from typing import Any, Protocol, Self
 
+from ..broker.api import Service
+from ..broker.metadata import TopicView
+from ..config import ConsumerConfig
 from ..errors import ClosedError, ForkedError, StreamlogError
+from ..types import TopicPartition
+from .decode import Decoder
+from .membership import Room
+
+
+class Parent(Protocol):
+    """What a log's children ask of it. They know it by this alone, so that no two files need each other."""
+
+    _room: Room
+
+    @property
+    def closed(self) -> bool: ...
+    def _use(self) -> Service: ...
+    def _adopt(self, child: Any) -> None: ...
+    def _forget(self, child: Any) -> None: ...
+    def _next_number(self) -> int: ...
+    def _topic_view(self, name: Any) -> TopicView: ...
+    def _name_of(self, topic: Any) -> tuple[str, Any, Any]: ...
+    def _decoders(
+        self, config: ConsumerConfig, serdes: dict[str, tuple[Any, Any]]
+    ) -> Callable[[TopicPartition], Decoder]: ...
+    def _topic_producer(self) -> Any: ...
+    def _same_log(self, other: Any) -> bool: ...
+    def _identity(self) -> int: ...
+    def __getitem__(self, name: str) -> Any: ...
+    def __contains__(self, name: object) -> bool: ...
+    def create_topic(self, name: str, *, exist_ok: bool = False) -> Any: ...
+    def delete_topic(self, name: str) -> None: ...
 
 
 class Closing:
@@ -15,6 +47,7 @@ class Closing:
     """
 
     _dead: StreamlogError | None = None
+    _made = False  # an object whose making failed has nothing to close
 
     @property
     def closed(self) -> bool:

@@ -18,7 +18,7 @@ from ..broker.api import Service
 from ..config import ConsumerConfig
 from ..coordinator import Heartbeat, HeartbeatResult
 from ..errors import StreamlogError
-from ..runtime.threads import RawGate, current_thread_alive_check
+from ..runtime.threads import RawGate, current_thread_alive_check, get_ident
 from ..types import TopicPartition
 
 logger = logging.getLogger("streamlog.client")
@@ -43,6 +43,7 @@ class Member(Protocol):
 
     def let_go_if_idle(self) -> None: ...
     def take_out(self) -> None: ...
+    def polling_thread(self) -> int: ...
 
 
 class Membership:
@@ -54,6 +55,7 @@ class Membership:
         self.group = group
         self._bell = bell
         self._watching = False
+        self._thread = 0
         self.thread_alive: Callable[[], bool] = lambda: True
         self._forget()
 
@@ -70,6 +72,13 @@ class Membership:
     def joined(self) -> bool:
         return bool(self.member_id)
 
+    def polled(self) -> None:
+        """This thread polls: while it lives, so does the member."""
+        here = get_ident()
+        if here != self._thread or not self.thread_alive():  # the idents of dead threads are given again
+            self._thread = here
+            self.thread_alive = current_thread_alive_check()
+
     def unchanged(self, topics: frozenset[str]) -> bool:
         """A poll with nothing new to say or hear: the deadlines are renewed, nothing else happens."""
         return self.stable and topics is self._topics and self._service.renew(self.group, self.member_id, self._version)
@@ -81,8 +90,6 @@ class Membership:
         next call joins anew; FencedInstanceIdError; ConfigError.
         """
         config = self._config
-        if polling:
-            self.thread_alive = current_thread_alive_check()
         if not self._watching:
             self._service.watch_group(self.group, self._bell.ring)
             self._watching = True
@@ -140,7 +147,11 @@ class Room:
         self._buried: deque[Callable[[], None]] = deque()
 
     def enter(self, group: str, member: Member) -> None:
-        self._members.setdefault(group, weakref.WeakSet()).add(member)
+        members = self._members.get(group)
+        if members is None:
+            members = self._members.setdefault(group, weakref.WeakSet())
+        if member not in members:
+            members.add(member)
 
     def exit(self, group: str, member: Member) -> None:
         members = self._members.get(group)

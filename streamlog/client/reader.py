@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterator
-from itertools import islice
+from itertools import chain, islice
 from typing import Any
 
 from ..broker.api import Service
@@ -116,10 +116,8 @@ class PartitionReader:
             made: RecordBatch[Any, Any] = RecordBatch(batch, self.decoder, self.position)
             if len(made) > n - taken:
                 made = RecordBatch(batch, self.decoder, self.position, made.offsets[n - taken])
-                self.position = made.next_offset
-                self._forget()
-            else:
-                self.position = made.next_offset
+                self._batches = chain((batch,), self._batches)
+            self.position = made.next_offset
             taken += len(made)
             if len(made):
                 out.append(made)

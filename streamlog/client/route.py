@@ -118,6 +118,12 @@ class Route:
             )
         return self.queues[partition]
 
+    def batch_is_full(self) -> None:
+        """Records without a key move on to another partition."""
+        if self.only is None:
+            with self.partition_lock:
+                self.partitioner.on_new_batch(self.topic.name, self.count)
+
     # -- many ----------------------------------------------------------------------------------------
 
     def many(self, items: Iterable[Any], serialize: Serialize | None, what: str) -> list[bytes | None]:
@@ -134,6 +140,23 @@ class Route:
                 return column
             return [None if item is None else to_bytes(item, what) for item in column]
         return [None if item is None else to_bytes(_serialize(serialize, item, what), what) for item in column]
+
+    def spread(
+        self, keys: list[bytes | None] | None, partition: int | None, n: int
+    ) -> Iterable[tuple[PartitionQueue, range | list[int]]]:
+        """Which of `n` records go to which partition: all of them in a range, or a list of indexes each."""
+        if not n:
+            return []
+        if partition is not None or self.only is not None:
+            return [(self.queue_for(None, partition), range(n))]
+        with self.partition_lock:
+            where = self.partitioner.partition_many(self.topic.name, keys, self.count, n)
+            if keys is None:
+                self.partitioner.on_new_batch(self.topic.name, self.count)
+        chosen: list[list[int]] = [[] for _ in range(self.count)]
+        for index, number in enumerate(where):
+            chosen[number].append(index)
+        return [(self.queues[number], indexes) for number, indexes in enumerate(chosen) if indexes]
 
 
 def _serialize(serialize: Serialize, item: Any, what: str) -> Any:

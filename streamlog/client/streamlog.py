@@ -98,6 +98,7 @@ class StreamLog(Closing):
         self._lock = new_lock()
         self._sender: Producer | None = None
         engine.handles.add(self)
+        self._made = True
 
     @property
     def path(self) -> str | None:
@@ -227,7 +228,7 @@ class StreamLog(Closing):
         self._abandon()
 
     def __del__(self) -> None:
-        if self._dead is None and hasattr(self, "_sender"):
+        if self._dead is None and self._made:
             self._warn_open()
             engine = self._engine
             self._room.bury(lambda: registry.close(engine))
@@ -242,8 +243,6 @@ class StreamLog(Closing):
         """The service, if the log is open."""
         self._check()
         return self._engine.service
-
-    _service_now = _use
 
     def _adopt(self, child: Any) -> None:
         self._children.add(child)
@@ -311,8 +310,8 @@ class StreamLog(Closing):
                     sender = self._sender = Producer(self)
         return sender
 
-    def _same_log(self, other: StreamLog) -> bool:
-        return other._engine is self._engine
+    def _same_log(self, other: Any) -> bool:
+        return isinstance(other, StreamLog) and other._engine is self._engine
 
     def _identity(self) -> int:
         return id(self._engine)

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from datetime import datetime
 from itertools import chain
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any, Generic
+from typing import Any, Generic
 from uuid import UUID
 
 from ..broker.metadata import TopicView
@@ -15,13 +15,12 @@ from ..errors import OffsetOutOfRangeError, UnknownTopicIdError
 from ..types import K, PartitionInfo, Record, RecordMetadata, TopicPartition, V
 from .decode import Decoder
 from .delivery import Delivery
+from .handle import Parent
+from .producer import Producer
 from .reader import PartitionReader
 from .record_batch import RecordBatch
 from .serde import resolve_deserializer
 from .times import to_ms
-
-if TYPE_CHECKING:
-    from .streamlog import StreamLog
 
 _TAKE = 512
 
@@ -47,18 +46,18 @@ class Topic(Generic[K, V]):
     [b'9.50']
     """
 
-    def __init__(self, log: StreamLog, name: str, *, key_serde: Any = None, value_serde: Any = None) -> None:
+    def __init__(self, log: Parent, name: str, *, key_serde: Any = None, value_serde: Any = None) -> None:
         self._log = log
         self.name = name
         self._key_serde = key_serde
         self._value_serde = value_serde
-        self.id: UUID = log._service_now().topic(name).id
+        self.id: UUID = log._use().topic(name).id
 
     # -- what it is ----------------------------------------------------------------------------------
 
     def _view(self) -> TopicView:
         """The topic as it is now. Raises UnknownTopicIdError if it was deleted and made again."""
-        view = self._log._service_now().topic(self.name)
+        view = self._log._use().topic(self.name)
         if view.id != self.id:
             raise UnknownTopicIdError(
                 f"Topic {self.name!r} was deleted, and another was created under its name; get that one with "
@@ -80,7 +79,7 @@ class Topic(Generic[K, V]):
     def partition(self, n: int) -> PartitionInfo:
         """A snapshot of partition `n`: offsets, size, leader."""
         self._view()
-        return self._log._service_now().partition_info(TopicPartition(self.name, n))
+        return self._log._use().partition_info(TopicPartition(self.name, n))
 
     # -- sending -------------------------------------------------------------------------------------
 
@@ -95,7 +94,7 @@ class Topic(Generic[K, V]):
     ) -> Delivery[RecordMetadata]:
         """`Producer.send` without a linger or a transaction: in the log on return."""
         self._view()
-        producer = self._log._topic_producer()
+        producer: Producer = self._log._topic_producer()
         return producer.send(self, value, key, headers=headers, partition=partition, timestamp_ms=timestamp_ms)
 
     def send_many(
@@ -109,7 +108,7 @@ class Topic(Generic[K, V]):
     ) -> Delivery[Sequence[RecordMetadata]]:
         """`Producer.send_many`: everything checked before the first append, in the log on return."""
         self._view()
-        producer = self._log._topic_producer()
+        producer: Producer = self._log._topic_producer()
         return producer.send_many(self, values, keys, headers=headers, partition=partition, timestamps_ms=timestamps_ms)
 
     # -- reading -------------------------------------------------------------------------------------
@@ -154,7 +153,7 @@ class Topic(Generic[K, V]):
         choice("isolation_level", isolation, ("read_committed", "read_uncommitted"))
         choice("on_corrupt", on_corrupt, ("raise", "skip"))
         view = self._view()
-        service = self._log._service_now()
+        service = self._log._use()
         numbers = range(view.partitions) if partition is None else [partition]
         bounded: list[tuple[PartitionReader, int]] = []
         for number in numbers:
@@ -176,7 +175,7 @@ class Topic(Generic[K, V]):
             choice(what, at, ("earliest", "latest"))
             return low if at == "earliest" else high
         if isinstance(at, datetime):
-            found = self._log._service_now().find_time(name, to_ms(at))
+            found = self._log._use().find_time(name, to_ms(at))
             return high if found is None else found.offset
         if isinstance(at, bool) or not isinstance(at, int) or not low <= at <= high:
             raise OffsetOutOfRangeError(
@@ -192,27 +191,27 @@ class Topic(Generic[K, V]):
     def apply_retention(self) -> None:
         """Delete what the retention lets go, now, rolling the active segment first."""
         self._view()
-        self._log._service_now().apply_retention(self.name)
+        self._log._use().apply_retention(self.name)
 
     def compact(self) -> None:
         """Compact now, rolling the active segment first. Raises ConfigError unless the topic is compacted."""
         self._view()
-        self._log._service_now().compact(self.name)
+        self._log._use().compact(self.name)
 
     def update_config(self, **topic_config: Any) -> None:
         """Change settings; what is in the log stays until they are applied to it."""
         self._view()
-        self._log._service_now().update_topic(self.name, topic_config)
+        self._log._use().update_topic(self.name, topic_config)
 
     def add_partitions(self, total: int) -> None:
         """Grow to `total` partitions. Records of one key may from then on go to another one."""
         self._view()
-        self._log._service_now().add_partitions(self.name, total)
+        self._log._use().add_partitions(self.name, total)
 
     def delete_records(self, before: Mapping[int, int]) -> None:
         """Forget the records before an offset, by partition. Raises OffsetOutOfRangeError; then nothing went."""
         view = self._view()
-        service = self._log._service_now()
+        service = self._log._use()
         for number, offset in before.items():
             low, high = service.bounds(TopicPartition(view.name, number), "read_uncommitted")
             if isinstance(offset, bool) or not isinstance(offset, int) or not 0 <= offset <= high:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from ..config import ConsumerConfig, choice, integer
 from ..errors import RequestTimedOutError, StreamlogError
@@ -13,10 +13,7 @@ from ..runtime.threads import RawGate, new_lock, real_monotonic, start_thread
 from ..types import Record, TopicPartition
 from .consumer import Consumer
 from .decode import Decoder, undecodable
-from .handle import Closing, closed
-
-if TYPE_CHECKING:
-    from .streamlog import StreamLog
+from .handle import Closing, Parent, closed
 
 logger = logging.getLogger("streamlog.client")
 
@@ -28,7 +25,7 @@ class Workers(Closing):
 
     def __init__(
         self,
-        log: StreamLog,
+        log: Parent,
         group: str,
         handler: Handler,
         topics: Sequence[Any],

@@ -118,11 +118,13 @@ class Partition:
         policy = policy_of(self.log.config, self.custom_policy)
         if policy is None:
             return 0
+        segments = self.log.tail.segments[:-1]
+        # A user's policy is asked under no lock. Compaction may merge segments meanwhile, so what counts of
+        # the answer is the offset.
+        count = checked(policy, [segment.info() for segment in segments], now_ms)
+        if not count:
+            return 0
         with self.maintenance:
-            segments = self.log.tail.segments[:-1]
-            count = checked(policy, [segment.info() for segment in segments], now_ms)
-            if not count:
-                return 0
             with self.lock:
                 self._check_open()
                 gone = self.log.advance_start(max(self.log.tail.start_offset, segments[count - 1].next_offset))

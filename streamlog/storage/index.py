@@ -38,8 +38,8 @@ class Stats(NamedTuple):
 class Index:
     """Sparse entries in memory: three parallel arrays. One writer; readers need no lock.
 
-    Entries are added in the order timestamps, positions, offsets, and lookups start from the length
-    of `offsets`, so a reader never meets half an entry.
+    Entries are added in place, in the order timestamps, positions, offsets; a cut replaces the arrays.
+    A lookup takes `positions` first and bisects `offsets` last, so what it finds there it has here.
     """
 
     __slots__ = ("offsets", "positions", "timestamps")
@@ -62,18 +62,23 @@ class Index:
 
     def position_for_offset(self, offset: int) -> int:
         """A batch start at or before the batch that holds `offset`."""
+        positions = self.positions
         at = bisect_right(self.offsets, offset) - 1
-        return self.positions[at] if at >= 0 else 0
+        return positions[at] if at >= 0 else 0
 
     def position_for_time(self, timestamp: int) -> int | None:
         """A batch start before which every record is earlier than `timestamp`; None if all are."""
-        at = bisect_left(self.timestamps, timestamp, 0, len(self.offsets))
-        return self.positions[at] if at < len(self.offsets) else None
+        positions, timestamps = self.positions, self.timestamps
+        count = min(len(self.offsets), len(timestamps), len(positions))
+        at = bisect_left(timestamps, timestamp, 0, count)
+        return positions[at] if at < count else None
 
     def cut(self, end_position: int) -> None:
         """Forget entries at or past `end_position`."""
         keep = bisect_left(self.positions, end_position)
-        del self.offsets[keep:], self.positions[keep:], self.timestamps[keep:]
+        self.offsets = self.offsets[:keep]
+        self.positions = self.positions[:keep]
+        self.timestamps = self.timestamps[:keep]
 
 
 def to_bytes(index: Index, stats: Stats, seed: int) -> bytes:

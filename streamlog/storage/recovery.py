@@ -112,8 +112,11 @@ def _segments(disk: Disk, directory: str, seed: int, names: list[str], log_start
         stale.append(segments.pop())
     for segment in stale:
         disk.unlink(segment.path)
-        if disk.exists(segment.index_path):
-            disk.unlink(segment.index_path)
+    kept = {segment.base_offset for segment in segments}
+    for name in names:
+        base = base_offset_of(name, "index")
+        if base is not None and base not in kept:
+            disk.unlink(f"{directory}/{name}")
     return segments
 
 
@@ -228,7 +231,9 @@ def _recover_tail(disk: Disk, active: Segment, recovery_point: int, crash: Crash
             disk.unlink(active.index_path)
     except OSError as error:
         raise typed(error, "open", active.path) from error
-    found = walk(active, size, None if crash.clean else recovery_point)
+    # On the same boot the page cache has survived: no payload that a header announces can be missing, and one that
+    # was hurt otherwise is told to whoever reads it.
+    found = walk(active, size, None if crash.clean or crash.same_boot else recovery_point)
     active.give_index(found.entries)
     active.adopt(found.stats)
     if found.end == size:

@@ -14,10 +14,7 @@ import pytest
 from typer.testing import CliRunner
 
 import streamlog
-from streamlog import TopicPartition
-
-pytest.importorskip("typer")
-from streamlog import cli_admin, cli_inspect, cli_records  # noqa: F401  they add their commands
+from streamlog import TopicPartition, cli_admin, cli_inspect, cli_records  # noqa: F401  they add their commands
 from streamlog.cli_app import app
 
 DAY = 86_400_000

@@ -41,7 +41,7 @@ def test_poll_hands_out_records_with_all_their_fields(log: streamlog.StreamLog) 
     sent = topic.send("value", "key", headers={"h": b"1"}, timestamp_ms=1_700_000_000_000).result()
     with log.consumer("t") as consumer:
         (record,) = consumer.poll()
-    assert record == ("t", 0, sent.offset, 1_700_000_000_000, b"key", b"value", (("h", b"1"),))
+    assert tuple(record) == ("t", 0, sent.offset, 1_700_000_000_000, b"key", b"value", (("h", b"1"),))
     assert record.topic_partition == TopicPartition("t", 0)
 
 

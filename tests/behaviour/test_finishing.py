@@ -209,6 +209,66 @@ def test_a_forgotten_consumer_does_not_finish_what_it_had_in_hand(log: streamlog
         assert [record.offset for record in again.poll()][-4:] == [2, 3, 4, 5]
 
 
+@pytest.mark.parametrize("how", ["poll", "batches", "iteration", "until_end"])
+@pytest.mark.parametrize("at", [1, 4, 7])
+def test_a_call_that_is_interrupted_hands_out_nothing_and_finishes_nothing_more(
+    log: streamlog.StreamLog, how: str, at: int
+) -> None:
+    topic = log.create_topic("t")
+    for batch in range(3):
+        topic.send_many([str(3 * batch + n) for n in range(3)]).result()
+    interrupts = [at]
+
+    def deserialize(value: bytes) -> int:
+        if int(value) in interrupts:
+            interrupts.clear()
+            raise KeyboardInterrupt
+        return int(value)
+
+    seen: list[int] = []
+
+    def read(consumer: streamlog.Consumer[Any, Any]) -> None:
+        if how == "poll":
+            seen.extend(record.value for record in consumer.poll())
+        elif how == "batches":
+            seen.extend(value for batch in consumer.poll_batches() for value in batch.values)
+        else:
+            source = consumer.until_end() if how == "until_end" else consumer
+            seen.extend(record.value for record in source)
+
+    with pytest.raises(KeyboardInterrupt), consumer_of(log, value_deserializer=deserialize) as consumer:
+        read(consumer)
+    handled = committed(log) or 0
+    assert handled <= len(seen)
+    with consumer_of(log, value_deserializer=deserialize) as consumer:
+        again = [record.value for record in consumer.until_end()]
+    assert again == list(range(handled, 9))
+
+
+@pytest.mark.parametrize("at", [1, 4, 7])
+def test_after_an_interrupt_the_same_consumer_goes_on_with_the_same_records(log: streamlog.StreamLog, at: int) -> None:
+    topic = log.create_topic("t", partitions=2)
+    for batch in range(3):
+        for partition in range(2):
+            topic.send_many([str(3 * batch + n) for n in range(3)], partition=partition).result()
+    interrupts = [at]
+
+    def deserialize(value: bytes) -> int:
+        if int(value) in interrupts:
+            interrupts.clear()
+            raise KeyboardInterrupt
+        return int(value)
+
+    seen: list[tuple[int, int]] = []
+    with consumer_of(log, value_deserializer=deserialize) as consumer:
+        for _ in range(10):
+            try:
+                seen += [(record.partition, record.value) for record in consumer.poll()]
+            except KeyboardInterrupt:
+                assert log.group("g").committed() == {}
+    assert sorted(seen) == [(partition, n) for partition in range(2) for n in range(9)]
+
+
 # Explicit commits.
 
 
@@ -343,7 +403,7 @@ def test_without_auto_commit_only_explicit_commits_count(log: streamlog.StreamLo
 
 def test_committing_each_record_by_hand_never_loses_or_repeats_one(log: streamlog.StreamLog) -> None:
     fill(log)
-    seen = []
+    seen: list[int] = []
     while len(seen) < 6:
         consumer = consumer_of(log, enable_auto_commit=False)
         record = next(consumer)

@@ -175,7 +175,7 @@ def test_a_partition_whose_owner_has_nothing_in_hand_moves_at_once(log: streamlo
 def test_a_partition_whose_owner_has_records_in_hand_moves_at_its_next_poll(log: streamlog.StreamLog) -> None:
     fill(log, 3, partitions=2)
     first, second = (log.consumer("t", group="g") for _ in range(2))
-    records = []
+    records: list[Any] = []
     while len(records) < 6:
         records += first.poll()
     # The last records are in hand; a member that joins must not get any of their partition.

@@ -61,8 +61,8 @@ class Run:
             deliveries = []
             for n in range(self.per_producer):
                 key = f"{number}-{rng.randrange(KEYS)}"
-                value = f"{number}:{n}"
-                deliveries.append((value.encode(), producer.send("t", value, key)))
+                value = f"{number}:{n}".encode()
+                deliveries.append((value, producer.send("t", value, key)))
                 if rng.random() < 0.01:
                     producer.flush()
             for value, delivery in deliveries:

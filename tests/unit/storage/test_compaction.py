@@ -1,4 +1,4 @@
-"""Compaction keeps the last value of each key and every offset, forgets the rest, and survives whatever happens to it."""
+"""Compaction keeps the last value of each key and every offset, forgets the rest, and survives whatever happens."""
 
 from __future__ import annotations
 
@@ -131,7 +131,7 @@ def test_an_empty_batch_stays_where_it_is_all_that_remembers_a_producer(box: Mak
     put(b, (b"b", b"3"))
     compact(b)
     headers = [header for _, header in b.log.tail.segments[0].headers(0, b.log.tail.segments[0].size)]
-    assert [(h.producer_id, h.base_sequence, h.record_count) for h in headers][0] == (7, 3, 0)
+    assert (headers[0].producer_id, headers[0].base_sequence, headers[0].record_count) == (7, 3, 0)
     assert headers[1].producer_id == NO_PRODUCER
 
 

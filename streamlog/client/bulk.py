@@ -1,0 +1,122 @@
+"""Many records at once: columns cut into batches, batches spread over partitions."""
+
+from __future__ import annotations
+
+from bisect import bisect_left
+from collections.abc import Iterable, Sequence
+from itertools import accumulate
+
+from ..types import HeaderTuple, RecordMetadata
+from .accumulator import Batch, PartitionQueue, Rows
+from .delivery import ManyDelivery, Part
+from .outbox import Outbox
+
+# How many batches of one send_many are queued before they are written: bounds its memory.
+_PUT_BATCHES = 64
+
+
+def put(outbox: Outbox, queue: PartitionQueue, parts: list[Part], linger_ms: int) -> list[Part]:
+    """Queue a call's batches and write them; with a linger the last one, if not full, stays open."""
+    last: Part | None = None
+    if linger_ms and parts[-1].batch.size < outbox.batch_size:
+        last = parts.pop()
+    for at in range(0, len(parts), _PUT_BATCHES):
+        batches = [part.batch for part in parts[at : at + _PUT_BATCHES]]
+        for few in _that_fit(outbox, batches, queue):
+            queue.put(few)
+            queue.drain()
+    return parts if last is None else parts + _linger_with(outbox, queue, last)
+
+
+def _that_fit(outbox: Outbox, batches: list[Batch], queue: PartitionQueue) -> Iterable[list[Batch]]:
+    """The batches, as many at a time as the buffer has room for; waits for room."""
+    if outbox.reserve(sum(batch.reserved for batch in batches)):
+        yield batches
+        return
+    for batch in batches:
+        while not outbox.reserve(batch.reserved):
+            outbox.wait_for_room(batch.reserved, queue)
+        yield [batch]
+
+
+def _linger_with(outbox: Outbox, queue: PartitionQueue, last: Part) -> list[Part]:
+    """Add the records of a batch that is not full to the open one, as if each had been sent alone."""
+    n, keys, values, times, headers = last.batch.columns()
+    each = last.batch.size // n
+    parts: list[Part] = []
+    indexes: list[int] = []
+    for i, index in enumerate(last.indexes):
+        row = (
+            None if keys is None else keys[i],
+            values[i],
+            times if isinstance(times, int) else times[i],
+            () if headers is None else headers[i],
+        )
+        batch, place = outbox.add(queue, row, each)
+        if not parts or parts[-1].batch is not batch:
+            indexes = []
+            parts.append(Part(batch, indexes, place))
+        indexes.append(index)
+        if queue.open is not batch:
+            queue.drain()
+    return parts
+
+
+class Unacknowledged(ManyDelivery):
+    """`send_many` under acks=0: done at once, offset -1, whatever becomes of it."""
+
+    __slots__ = ()
+
+    def done(self) -> bool:
+        return True
+
+    def exception(self, timeout: float | None = None) -> BaseException | None:
+        return None
+
+    def result(self, timeout: float | None = None) -> Sequence[RecordMetadata]:
+        places: list[RecordMetadata] = [RecordMetadata("", 0, -1, 0)] * self._count
+        for part in self._parts:
+            queue = part.batch.queue
+            for inside, index in enumerate(part.indexes, part.first):
+                places[index] = RecordMetadata(queue.topic.name, queue.partition, -1, part.batch.time_of(inside))
+        return places
+
+
+def sizes_of(values: Sequence[bytes | None], keys: Sequence[bytes | None] | None, overhead: int) -> list[int]:
+    value_sizes = _lengths(values)
+    if keys is None:
+        return [n + overhead for n in value_sizes]
+    return [n + m + overhead for n, m in zip(value_sizes, _lengths(keys), strict=True)]
+
+
+def _lengths(column: Sequence[bytes | None]) -> Iterable[int]:
+    if None in column:
+        return [0 if item is None else len(item) for item in column]
+    return map(len, column)  # type: ignore[arg-type]
+
+
+def cut(
+    queue: PartitionQueue,
+    values: Sequence[bytes | None],
+    keys: Sequence[bytes | None] | None,
+    times: Sequence[int] | int,
+    sizes: Sequence[int],
+    pairs: HeaderTuple,
+    indexes: Sequence[int],
+) -> list[Part]:
+    """Cut columns into batches of about `batch_size` bytes; `indexes` are the records' places in the call."""
+    ends = list(accumulate(sizes))
+    parts: list[Part] = []
+    start, before, stop = 0, 0, len(values)
+    while start < stop:
+        end = max(start + 1, min(bisect_left(ends, before + queue.batch_size) + 1, stop))
+        columns = Rows(
+            end - start,
+            None if keys is None else keys[start:end],
+            values[start:end],
+            times if isinstance(times, int) else times[start:end],
+            [pairs] * (end - start) if pairs else None,
+        )
+        parts.append(Part(Batch.whole(queue, columns, ends[end - 1] - before), indexes[start:end]))
+        start, before = end, ends[end - 1]
+    return parts

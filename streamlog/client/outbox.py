@@ -1,0 +1,173 @@
+"""What a producer has accepted and not yet written: its queues, its buffer, its lingers, its failures.
+
+The outbox knows nothing of the producer. So a producer that is forgotten can be collected while its
+records are still on their way, and the scheduler, which holds the outbox, sees them off.
+"""
+
+from __future__ import annotations
+
+import logging
+
+from ..broker.api import Service
+from ..broker.metadata import TopicView
+from ..config import ProducerConfig
+from ..errors import StreamlogError
+from ..records import compression
+from ..runtime.api import Completion
+from ..runtime.threads import RawGate, new_lock, real_monotonic
+from ..storage.log import Write
+from ..types import ProducerRecord
+from .accumulator import Batch, PartitionQueue, Row
+from .delivery import delivery_error
+
+logger = logging.getLogger("streamlog.client")
+
+_LOOK_AGAIN_S = 0.05
+
+
+class Outbox:
+    """The queues of one producer, and the memory they share. Thread-safe."""
+
+    def __init__(self, service: Service, config: ProducerConfig) -> None:
+        self._service = service
+        self._config = config
+        self.codec = compression.require(config.compression_type)
+        self.batch_size = config.batch_size
+        self.now_ms = service.clock.time_ms
+        self._lock = new_lock()
+        self.queues: dict[tuple[bytes, int], PartitionQueue] = {}
+        self._buffered = 0
+        self._failed: list[Batch] = []
+        self._room: RawGate | None = None
+        self._armed = False
+
+    def queue(self, view: TopicView, number: int) -> PartitionQueue:
+        """The queue of a partition, by the topic's id: what waits for a deleted topic fails, whatever bears its name."""
+        codec = self.codec
+        if view.config.compression_type != "producer":
+            codec = compression.require(view.config.compression_type)
+        with self._lock:
+            queue = self.queues.get((view.id_bytes, number))
+            if queue is None:
+                queue = PartitionQueue(self, view, number, codec, self._config.linger_ms)
+                self.queues[view.id_bytes, number] = queue
+            queue.topic, queue.codec = view, codec
+        return queue
+
+    def add(self, queue: PartitionQueue, row: Row, size: int) -> tuple[Batch, int]:
+        """Put a record into the queue's open batch, waiting for room in the buffer if that has to be a new one."""
+        added = queue.add(row, size)
+        while added is None:
+            self.wait_for_room(size, queue)
+            added = queue.add(row, size)
+        if added[1] == 0 and self._config.linger_ms:
+            self._arm(added[0].deadline_ms)
+        return added
+
+    # -- what the queues ask for ---------------------------------------------------------------------
+
+    def append(self, queue: PartitionQueue, write: Write) -> Completion[int]:
+        return self._service.produce(queue.topic, queue.partition, write)
+
+    def settle(self, queue: PartitionQueue, write: Write) -> None:
+        self._service.settle(queue.topic, queue.partition, write)
+
+    def reserve(self, size: int) -> bool:
+        """Take room in the buffer, if there is any. A lone batch always fits."""
+        with self._lock:
+            if not self._has_room(size):
+                return False
+            self._buffered += size
+        return True
+
+    def finished(self, batch: Batch) -> None:
+        """A batch is written, or failed: its room is free."""
+        with self._lock:
+            self._buffered -= batch.reserved
+            batch.reserved = 0
+        error = batch.error()
+        if error is not None:
+            logger.error("%d records for %s-%d were not written: %s", len(batch), *batch.queue.name, error)
+            if self._config.acks != 0:
+                self._failed.append(batch)
+        room = self._room
+        if room is not None:
+            room.open()
+
+    # -- the buffer ----------------------------------------------------------------------------------
+
+    def wait_for_room(self, size: int, queue: PartitionQueue) -> None:
+        """Make room for `size` bytes: a full buffer ends every linger; then wait for whoever is writing.
+
+        Raises DeliveryTimeoutError after `delivery_timeout_ms`, RecordTooLargeError for what never fits.
+        """
+        if size > self._config.buffer_memory:
+            raise queue.never_fits(size, self._config.buffer_memory)
+        end = real_monotonic() + self._config.delivery_timeout_ms / 1000
+        for waiting in list(self.queues.values()):
+            with waiting.lock:
+                waiting.seal_open()
+            waiting.drain()
+        while True:
+            self._room = gate = RawGate()
+            if self._has_room(size):
+                return
+            left = end - real_monotonic()
+            if left <= 0:
+                raise queue.expire(self._config.delivery_timeout_ms)
+            gate.wait(min(left, _LOOK_AGAIN_S))
+            queue.drain()
+
+    def _has_room(self, size: int) -> bool:
+        return not self._buffered or self._buffered + size <= self._config.buffer_memory
+
+    # -- linger --------------------------------------------------------------------------------------
+
+    def _arm(self, deadline_ms: int) -> None:
+        """Have the scheduler come by when the first linger is over; one visit serves all open batches."""
+        if not self._armed:
+            self._armed = True
+            self._service.scheduler.at(deadline_ms, self.write_overdue)
+
+    def write_overdue(self, now_ms: int) -> int | None:
+        """Write the batches whose linger is over; when the next one's is (ms), or None."""
+        self._armed = False
+        due = [queue.due(now_ms) for queue in list(self.queues.values())]
+        left = [deadline for deadline in due if deadline is not None]
+        if not left:
+            return None
+        self._armed = True
+        return min(left)
+
+    # -- ending --------------------------------------------------------------------------------------
+
+    def flush(self, timeout: float | None) -> None:
+        """Write everything accepted so far; RequestTimedOutError after `timeout` real seconds."""
+        end = None if timeout is None else real_monotonic() + timeout
+        for queue in list(self.queues.values()):
+            queue.finish_all(end)
+
+    def report(self) -> None:
+        """Raise DeliveryError for the records that failed and that nobody asked about; once."""
+        failed, self._failed = self._failed, []
+        errors: dict[int, StreamlogError] = {}
+        records: list[ProducerRecord] = []
+        for batch in failed:
+            error = batch.error()
+            assert isinstance(error, StreamlogError)
+            for index in batch.unasked():
+                errors[len(records)] = error
+                records.append(batch.record(index))
+            batch.asked(None)
+        if errors:
+            raise delivery_error(errors, records, [None] * len(records))
+
+    def close(self, timeout: float | None) -> None:
+        try:
+            self.flush(timeout)
+        finally:
+            self._service.scheduler.cancel(self.write_overdue)
+
+    def abandon(self) -> None:
+        """In a forked child: forget everything; the parent writes it."""
+        self.queues.clear()

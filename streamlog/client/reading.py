@@ -1,0 +1,77 @@
+"""What a consumer consists of, and the two locks that guard it.
+
+`_busy` is held by the thread inside a call; another one is refused. `_state` guards what the consumer
+holds, for short, so that a newcomer to the group can take partitions from an idle member; it is not
+held while waiting, and no lock of the log is taken with it but the coordinator's and the partitions'.
+A listener is called with `_state` held: it may use this consumer, from this thread.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from ..broker.api import Service
+from ..config import ConsumerConfig
+from ..errors import ConcurrentUseError
+from ..runtime.threads import get_ident, new_lock
+from ..types import TopicPartition
+from .assignment import Assignment
+from .handle import Closing, Parent
+from .membership import Bell, Membership
+from .subscription import Subscription
+
+
+class Reading(Closing):
+    """The parts of a consumer. The rest of it is in `sharing`, `positions` and `consumer`, in that order."""
+
+    def __init__(self, log: Parent, config: ConsumerConfig) -> None:
+        self._config = config
+        self._log = log
+        self._service: Service = log._use()
+        self._room = log._room
+        self._busy = new_lock()
+        self._state = new_lock()
+        self._owner = 0
+        self._inside = 0
+        self._bell = Bell()
+        self._subscription = Subscription()
+        self._held = Assignment()
+        self._listener: Any = config.listener
+        self._last_commit: dict[TopicPartition, int] = {}
+        self._next_commit_s: float | None = None
+        self._next_check_s: float | None = None
+        group = config.group
+        self._membership = None if group is None else Membership(self._service, config, group, self._bell)
+        self._serdes: dict[str, tuple[Any, Any]] = {}
+        self._decoders = log._decoders(config, self._serdes)
+
+    def _enter(self) -> Any:
+        """What to hold during a call: the lock, or nothing for a listener that calls from within one."""
+        self._check()
+        here = get_ident()
+        if self._busy.locked():
+            if self._owner == here:
+                return _WITHIN
+            raise ConcurrentUseError(
+                "This consumer is in use by another thread. Give each thread a consumer of its own (members of one group "
+                "share the partitions); only stop() may come from anywhere."
+            )
+        self._owner = here
+        return self._busy
+
+    def _guard(self) -> Any:
+        """The state lock, unless a listener is calling from inside a poll that holds it."""
+        return _WITHIN if self._inside == get_ident() else self._state
+
+
+class _Within:
+    """Stands in for a lock that this thread holds already."""
+
+    def __enter__(self) -> None:
+        return None
+
+    def __exit__(self, *exc: object) -> None:
+        return None
+
+
+_WITHIN = _Within()

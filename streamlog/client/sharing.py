@@ -1,0 +1,287 @@
+"""A consumer's side of its group: joining, giving up and taking over partitions, committing."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from ..errors import CommitFailedError, ConfigError, OffsetOutOfRangeError, StreamlogError, UnknownMemberIdError
+from ..runtime.threads import get_ident
+from ..types import OffsetAndMetadata, Record, TopicPartition
+from .membership import Membership
+from .reader import PartitionReader
+from .reading import Reading
+
+logger = logging.getLogger("streamlog.client")
+
+# How often one poll goes back to the coordinator while partitions move.
+_ROUNDS = 8
+
+
+class Sharing(Reading):
+    """What a consumer holds, and why. REQUIRES, for all that begins with `_`: the state lock."""
+
+    # -- the group -----------------------------------------------------------------------------------
+
+    def _sync(self) -> None:
+        """Bring what is held in line with the topics there are and with the group. REQUIRES: state lock."""
+        if self._subscription.empty:
+            raise ConfigError("This consumer reads nothing: subscribe() or assign() first.")
+        if self._membership is None or self._subscription.manual is not None:
+            if self._subscription.manual is None and self._subscription.resolve(self._service.image):
+                self._refresh_alone()
+            self._auto_commit_if_due()
+            return
+        self._sync_group(self._membership, polling=True)
+        self._auto_commit_if_due()
+
+    def _refresh_alone(self) -> None:
+        self._subscription.resolve(self._service.image)
+        wanted = self._subscription.partitions(self._service.image)
+        held = self._held
+        held.drop(held.names() - set(wanted))
+        self._take_over([name for name in wanted if name not in held.readers])
+
+    def _sync_group(self, membership: Membership, *, polling: bool) -> None:
+        self._subscription.resolve(self._service.image)
+        names = self._subscription.names
+        if polling:
+            membership.polled()
+            self._room.enter(membership.group, self)
+            self._room.reap(membership.group)
+        others = self._room.others(membership.group, self) if polling else []
+        if membership.unchanged(names):
+            return
+        for _ in range(_ROUNDS):
+            held = self._held.names()
+            try:
+                result = membership.heartbeat(names, held, polling=polling)
+            except UnknownMemberIdError:
+                self._lost(held)
+                if not polling:
+                    return
+                continue
+            except StreamlogError:
+                self._lost(held)
+                raise
+            self._next_check_s = result.next_check_s
+            revoked = held - result.assignment
+            if revoked:
+                self._give_up(revoked)
+                continue
+            added = result.assignment - held
+            if added:
+                self._take_over(sorted(added))
+                self._tell("on_partitions_assigned", added)
+                continue
+            if result.stable or not others:
+                return
+            for other in others:
+                other.let_go_if_idle()
+            others = []
+
+    def _give_up(self, names: frozenset[TopicPartition]) -> None:
+        """Partitions go to another member: commit what is finished there, tell the listener, let go."""
+        if self._config.auto_commits:
+            self._auto_commit(names)
+        self._tell("on_partitions_revoked", names)
+        self._held.drop(names)
+
+    def _lost(self, names: frozenset[TopicPartition]) -> None:
+        """Partitions are another member's already."""
+        if not names:
+            return
+        if self._config.auto_commits:
+            logger.warning(
+                "this member of group %r was put out (no poll within max_poll_interval_ms=%d?) and lost %s: what it finished "
+                "there since the last commit will be handled again; it rejoins",
+                self._config.group, self._config.max_poll_interval_ms, ", ".join(f"{t}-{n}" for t, n in sorted(names)),
+            )  # fmt: skip
+        self._tell("on_partitions_lost", names)
+        self._held.drop(names)
+
+    def _tell(self, event: str, names: Iterable[TopicPartition]) -> None:
+        """Call the listener, which may use this consumer: the state lock is this thread's already."""
+        if self._listener is not None:
+            self._inside = get_ident()
+            try:
+                getattr(self._listener, event)(sorted(names))
+            finally:
+                self._inside = 0
+
+    def let_go_if_idle(self) -> None:
+        """Asked by a newcomer, on its thread: hand over what the program has nothing of in its hands."""
+        if self._state.locked():
+            return
+        with self._state:
+            membership = self._membership
+            if self._dead is None and self._listener is None and self._held.idle and membership is not None:
+                self._sync_group(membership, polling=False)
+
+    def polling_thread(self) -> int:
+        """The thread that used this consumer last."""
+        return self._owner
+
+    def _waits_for_others(self) -> bool:
+        """Whether partitions are on their way here from members that can move without this thread."""
+        membership = self._membership
+        if membership is None or self._subscription.manual is not None or membership.stable:
+            return False
+        here = get_ident()
+        return any(other.polling_thread() != here for other in self._room.others(membership.group, self))
+
+    def take_out(self) -> None:
+        """Asked by another member, on its thread: leave the group if the thread that polled is dead.
+
+        Only the coordinator is told. If somebody goes on with this consumer it learns like one that
+        was put out: a commit is refused, a poll joins anew.
+        """
+        if self._membership is not None and not self._membership.thread_alive():
+            self._membership.put_out()
+
+    def _take_over(self, names: Iterable[TopicPartition]) -> None:
+        """Begin to read partitions at the committed offset, or where `auto_offset_reset` says."""
+        new = list(names)
+        if not new:
+            return
+        config = self._config
+        committed = self._service.committed(config.group, new) if config.group is not None else {}
+        for name in new:
+            start, end = self._service.bounds(name, config.isolation_level)
+            known = committed.get(name)
+            if known is not None:
+                position = known.offset
+            elif config.auto_offset_reset == "none":
+                position = -1  # nowhere: the first read says so, unless somebody seeks before
+            else:
+                position = self._reset_to(name, start, end)
+            self._held.add(
+                PartitionReader(
+                    self._service,
+                    name,
+                    self._decoders(name),
+                    config.isolation_level,
+                    config.on_corrupt,
+                    position,
+                    config.fetch_max_bytes,
+                )  # fmt: skip
+            )
+            if known is not None:
+                self._last_commit[name] = known.offset
+
+    def _reset_to(self, name: TopicPartition, start: int, end: int, position: int | None = None) -> int:
+        policy = self._config.auto_offset_reset
+        if policy == "none":
+            where = "nothing is committed for it" if position == -1 else f"offset {position} is not in it"
+            raise OffsetOutOfRangeError(
+                f"{name.topic}-{name.partition} holds offsets {start} up to, not including, {end}; {where}, and "
+                f"auto_offset_reset='none' leaves the choice to you: seek, or commit an offset first.",
+                log_start_offset=start,
+                log_end_offset=end,
+            )
+        return start if policy == "earliest" else end
+
+    def _reset_lost(self) -> None:
+        """Positions that the log does not hold (deleted by retention): go where `auto_offset_reset` says."""
+        for name, reader in self._held.readers.items():
+            start, end = self._service.bounds(name, self._config.isolation_level)
+            if not start <= reader.position <= end:
+                onward = self._reset_to(name, start, end, reader.position)
+                logger.warning(
+                    "%s-%d: offset %d is outside the log (%d to %d); going on at %d (auto_offset_reset=%r)",
+                    *name, reader.position, start, end, onward, self._config.auto_offset_reset,
+                )  # fmt: skip
+                reader.seek(onward)
+
+    def _drop_deleted(self) -> None:
+        topics = self._service.image.topics
+        self._held.drop(
+            [n for n in self._held.readers if n.topic not in topics or n.partition >= topics[n.topic].partitions]
+        )
+
+    # -- committing ----------------------------------------------------------------------------------
+
+    def commit(self, offsets: Any = None) -> None:
+        """Commit all that was handed out (None), through a Record, or a mapping of partition → NEXT offset.
+
+        Raises CommitFailedError if the group gave a partition to another member: its records will be
+        handled there. Nothing is committed then. Cost: an append of one small batch.
+        """
+        with self._enter(), self._guard():
+            if self._config.group is None:
+                raise ConfigError("This consumer has no group=, so there is nowhere to commit to.", name="group")
+            if offsets is None:
+                wanted = {n: OffsetAndMetadata(offset) for n, offset in self._held.handed().items() if offset >= 0}
+            else:
+                wanted = commit_offsets(offsets)
+            self._commit(wanted)
+            for name, committed in wanted.items():
+                self._held.finish_through(name, committed.offset)
+
+    def _commit(self, offsets: Mapping[TopicPartition, OffsetAndMetadata]) -> None:
+        if not offsets:
+            return
+        assert self._config.group is not None
+        membership = self._membership
+        member_id, epoch = None, 0
+        if membership is not None and self._subscription.manual is None and not self._subscription.empty:
+            member_id, epoch = membership.member_id or None, membership.epoch
+        try:
+            self._service.commit(self._config.group, member_id, epoch, offsets).result()
+        except UnknownMemberIdError as error:
+            raise CommitFailedError(
+                f"The commit in group {self._config.group!r} was refused: this member was put out of the group, because it "
+                f"did not poll within max_poll_interval_ms={self._config.max_poll_interval_ms}. Its records will be handled "
+                f"by another member; poll to join again."
+            ) from error
+        self._last_commit.update((name, committed.offset) for name, committed in offsets.items())
+
+    def _auto_commit_if_due(self) -> None:
+        if not self._config.auto_commits:
+            return
+        now = self._service.clock.monotonic()
+        if self._next_commit_s is None or now >= self._next_commit_s:
+            if self._next_commit_s is not None:
+                self._auto_commit(None)
+            self._next_commit_s = now + self._config.auto_commit_interval_ms / 1000
+
+    def _auto_commit(self, only: frozenset[TopicPartition] | None) -> None:
+        """Commit what is finished and was not committed; a refusal is logged: the group will hear it again."""
+        last = self._last_commit
+        finished = {
+            name: OffsetAndMetadata(offset)
+            for name, offset in self._held.finished().items()
+            if offset >= 0 and last.get(name) != offset and (only is None or name in only) and (offset or name in last)
+        }
+        try:
+            self._commit(finished)
+        except CommitFailedError as error:
+            logger.warning("auto-commit: %s", error)
+
+    def committed(self, partition: TopicPartition) -> int | None:
+        """The group's committed offset, the NEXT to read; None if there is none."""
+        with self._enter():
+            if self._config.group is None:
+                raise ConfigError("This consumer has no group=, so nothing is committed for it.", name="group")
+            found = self._service.committed(self._config.group, [TopicPartition(*partition)])
+            return next((c.offset for c in found.values()), None)
+
+
+def commit_offsets(offsets: Any) -> dict[TopicPartition, OffsetAndMetadata]:
+    """What `commit` takes, a Record or a mapping, as the NEXT offset of each partition. Raises ConfigError."""
+    if isinstance(offsets, Record):
+        return {offsets.topic_partition: OffsetAndMetadata(offsets.offset + 1)}
+    if not isinstance(offsets, Mapping):
+        raise ConfigError(
+            f"commit() takes a Record, or a mapping of TopicPartition to the next offset, not {offsets!r:.80}."
+        )
+    wanted: dict[TopicPartition, OffsetAndMetadata] = {}
+    for name, at in offsets.items():
+        made = at if isinstance(at, OffsetAndMetadata) else OffsetAndMetadata(at)
+        if isinstance(made.offset, bool) or not isinstance(made.offset, int) or made.offset < 0:
+            raise ConfigError(
+                f"{made.offset!r} is no offset to commit for {tuple(name)}: an int from 0 on, the NEXT to read."
+            )
+        wanted[TopicPartition(*name)] = made
+    return wanted

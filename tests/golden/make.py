@@ -1,0 +1,156 @@
+"""Makes the golden files of the format: `python tests/golden/make.py` writes them to `tests/golden/v1/`.
+
+Run it once per format version, never to make a failing test pass: a file here is what logs on other
+people's disks look like.
+"""
+
+from __future__ import annotations
+
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any, NamedTuple
+from uuid import UUID
+
+from streamlog.broker import metadata
+from streamlog.config import TopicConfig
+from streamlog.coordinator import schema
+from streamlog.records import columns
+from streamlog.records.batch import LOG_APPEND_TIME, SealedBatch, seed_of
+from streamlog.runtime.disk import OsDisk
+from streamlog.storage.log import Log, Write
+from streamlog.storage.recovery import Crash, open_log
+from streamlog.types import TopicPartition
+
+HERE = Path(__file__).resolve().parent
+VERSION = "v1"
+NOW = 1_700_000_000_000
+TOPIC_ID = bytes(range(16))
+PARTITION = 7
+SEED = seed_of(TOPIC_ID, PARTITION)
+NAMES = (
+    "00000000000000000000.log",
+    "00000000000000000000.index",
+    "00000000000000000014.log",
+    "00000000000000000014.index",
+    "partition.state",
+)
+
+
+class Expected(NamedTuple):
+    """A record that a golden segment holds."""
+
+    offset: int
+    timestamp: int
+    key: bytes | None
+    value: bytes | None
+    headers: tuple[tuple[str, bytes | None], ...]
+
+
+EXPECTED = [
+    Expected(0, NOW, b"key", b"value", ()),
+    Expected(1, NOW, None, b"no key", ()),
+    Expected(2, NOW, b"no value", None, ()),
+    Expected(3, NOW, None, None, ()),
+    Expected(4, NOW + 5, b"a", b"1", (("trace", b"\x00\xff"), ("none", None))),
+    Expected(5, NOW - 5, b"b", b"", ()),
+    Expected(6, NOW, b"", b"x" * 300, (("name ü", b""),)),
+    Expected(7, NOW, b"gzip", b"y" * 200, ()),
+    Expected(8, NOW, b"gzip", b"z" * 200, ()),
+    Expected(9, NOW + 9, b"appended", b"at the log's time", ()),
+    Expected(11, NOW, b"kept", b"between gaps", ()),
+    Expected(14, NOW, b"after the roll", b"last", ()),
+]
+
+
+def batches() -> list[SealedBatch]:
+    """One batch of every shape that version 1 writes; the last one goes into a second segment."""
+    seal = columns.seal
+    mixed = EXPECTED[4:7]
+    return [
+        columns.seal_one(SEED, b"key", b"value", NOW, 0),
+        columns.seal_one(SEED, None, b"no key", NOW, 0),
+        columns.seal_one(SEED, b"no value", None, NOW, 0),
+        columns.seal_one(SEED, None, None, NOW, 0),
+        seal(
+            SEED,
+            [record.key for record in mixed],
+            [record.value for record in mixed],
+            [record.timestamp for record in mixed],
+            [record.headers for record in mixed],
+            count=3,
+        ),
+        seal(SEED, [b"gzip", b"gzip"], [b"y" * 200, b"z" * 200], NOW, count=2, codec=1),
+        seal(SEED, [b"appended"], [b"at the log's time"], 1, count=1, attributes=LOG_APPEND_TIME),
+        seal(
+            SEED, [b"kept"], [b"between gaps"], NOW, count=1, offset_deltas=[1], last_offset_delta=2, delete_horizon=NOW
+        ),
+        seal(SEED, None, None, (), count=0, last_offset_delta=0)._replace(
+            producer_id=5, producer_epoch=2, base_sequence=9
+        ),
+        columns.seal_one(SEED, b"after the roll", b"last", NOW, 0),
+    ]
+
+
+def write(directory: Path) -> Log:
+    """Write the golden partition into `directory`; the log, closed."""
+    log = open_log(OsDisk(), str(directory), TOPIC_ID, PARTITION, SEED, TopicConfig(), Crash(True, True))
+    *first, last = batches()
+    for batch in first:
+        now = NOW + 9 if batch.attributes & LOG_APPEND_TIME else NOW
+        log.append(Write([batch]), 3, now)
+    log.roll(NOW)
+    log.append(Write([last]), 3, NOW)
+    log.advance_start(1)
+    log.set_cleaned(4, NOW + 1)
+    log.close()
+    log.release()
+    return log
+
+
+def internal_records() -> dict[str, tuple[bytes, bytes]]:
+    """A key and a value of each kind of record in the internal topics."""
+    view = metadata.view_of("orders", UUID(bytes=TOPIC_ID), 4, TopicConfig(retention_ms=1000), False)
+    given = {TopicPartition("orders", 0): 3, TopicPartition("orders", 2): 4}
+    member = schema.MemberState(
+        member_id="m",
+        instance_id=None,
+        client_id="c",
+        topics=frozenset({"orders"}),
+        assignors=("cooperative-sticky", "range"),
+        session_timeout_s=45.0,
+        max_poll_interval_s=300.0,
+        remote=False,
+        incarnation="1",
+        member_epoch=4,
+        given=given,
+        target=frozenset(given),
+    )
+    return {
+        "topic": metadata.topic_record(view),  # type: ignore[dict-item]
+        "group": (schema.group_key("g"), schema.group_value(schema.GroupState(4, "range", {"orders": 4}, None))),
+        "member": (schema.member_key("g", "m"), schema.member_value(member)),
+        "offset": (
+            schema.offset_key("g", TopicPartition("orders", 2)),
+            schema.offset_value(schema.CommittedOffset(17, "note", None, NOW)),
+        ),
+    }
+
+
+def files() -> dict[str, bytes]:
+    """Name → bytes of every golden file, as today's writer makes them."""
+    with tempfile.TemporaryDirectory() as directory:
+        write(Path(directory) / "p")
+        made: dict[str, Any] = {name: (Path(directory) / "p" / name).read_bytes() for name in NAMES}
+    for name, (key, value) in internal_records().items():
+        made[f"{name}.key"], made[f"{name}.value"] = key, value
+    return made
+
+
+if __name__ == "__main__":
+    target = HERE / VERSION
+    if target.exists() and "--force" not in sys.argv:
+        sys.exit(f"{target} is there already: a format version is written once")
+    target.mkdir(exist_ok=True)
+    for name, data in files().items():
+        (target / name).write_bytes(data)
