@@ -3,7 +3,7 @@
 - `api`: the Service protocol, the one way in. `client/` speaks nothing else.
 - `service`: the protocol over the partitions of this process.
 - `broker`: a directory's life: lock, owner file, opening and closing partitions.
-- `controller`, `metadata`: what topics there are, as records of a log of their own.
+- `catalog`: what topics there are and a partition for each; `controller`, `metadata`: the same as pure functions.
 - `groups`: consumer groups: the coordinator's shard over its internal topic.
 - `scheduler`: background work by deadline. `waiting`: requests parked until there is something to read.
 

@@ -12,7 +12,7 @@ from typing import Any, Protocol
 from ..coordinator import GroupDescription, Heartbeat, HeartbeatResult
 from ..runtime.api import Completion
 from ..storage.log import Chunk, Write
-from ..types import Clock, OffsetAndMetadata, OffsetAndTimestamp, PartitionInfo, Policy, TopicPartition
+from ..types import Clock, OffsetAndMetadata, OffsetAndTimestamp, PartitionInfo, TopicPartition
 from .metadata import Image, TopicView
 from .scheduler import Scheduler
 from .waiting import ParkedFetch
@@ -23,8 +23,10 @@ class Service(Protocol):
 
     clock: Clock
     scheduler: Scheduler
-    image: Image
-    """All topics at one moment. Take it once; it is replaced whole."""
+
+    @property
+    def image(self) -> Image:
+        """All topics at one moment. Take it once; it is replaced whole."""
 
     def on_metadata(self, callback: Callable[[], object]) -> None:
         """Call `callback` after each change to `image`. It must neither block nor raise."""
@@ -44,7 +46,6 @@ class Service(Protocol):
     def update_topic(self, name: str, settings: Mapping[str, Any]) -> None: ...
     def add_partitions(self, name: str, total: int) -> None: ...
     def delete_topic(self, name: str) -> None: ...
-    def custom_policy(self, name: str) -> Policy | None: ...
 
     # records
     def produce(self, topic: TopicView, partition: int, write: Write) -> Completion[int]:

@@ -59,17 +59,18 @@ class Groups:
         batch = columns.seal(partition.log.seed, keys, values, now, count=len(records))
         return Completion.of(partition.append(Write([batch]), now))
 
-    def _load(self, create: bool) -> bool:
+    def _load(self) -> bool:
         """Have the shard loaded; False if there is no topic for it yet. REQUIRES: the lock."""
         if self._shard.ready and not self._interrupted:
             return True
-        partition = self._partition = self._host.groups_partition(create)
+        partition = self._partition = self._host.groups_partition(False)
         if partition is None:
             return False
         self._shard.unload()
         self._shard.replay(all_records(partition))
         self._interrupted = False
-        self._shard.loaded(self._host.clock.time_ms(), self._host.real_seconds()).result()
+        # Not waited for: the shard answers already, and on a full disk removes the dead members later.
+        self._shard.loaded(self._host.clock.time_ms(), self._host.real_seconds())
         return True
 
     def _ask(self, request: Callable[[Shard], T], create: bool, otherwise: Callable[[], T]) -> T:
@@ -78,8 +79,10 @@ class Groups:
         An interrupt in the middle may leave the shard behind its log, so it is replayed before it
         answers again.
         """
+        if create and not self._shard.ready:
+            self._host.groups_partition(True)  # before the shard's lock: the metadata lock comes first
         with self._lock:
-            if not self._load(create):
+            if not self._load():
                 return otherwise()
             try:
                 result = request(self._shard)
@@ -97,7 +100,8 @@ class Groups:
 
     def heartbeat(self, request: Heartbeat) -> Completion[HeartbeatResult]:
         host = self._host
-        counts = {name: n for name, n in host.topic_counts().items() if name in request.topics}
+        all_counts = host.topic_counts()
+        counts = {name: all_counts[name] for name in request.topics if name in all_counts}
         return self._ask(
             lambda shard: shard.heartbeat(request, counts, host.clock.time_ms(), host.real_seconds()),
             True,
@@ -154,7 +158,7 @@ class Groups:
 
     def metadata_changed(self) -> None:
         host = self._host
-        if self._partition is None and host.groups_partition(False) is None:
+        if host.groups_partition(False) is None:
             return
         counts = host.topic_counts()
         self._ask(

@@ -8,7 +8,7 @@ has; and if that is nothing, the consumer waits on a gate that an append, a chan
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, Generic, Self, TypeVar
 
 from ..config import ConsumerConfig
@@ -39,13 +39,13 @@ _CLOSE_WAIT_S = 5.0
 class RebalanceListener:
     """Told, inside `poll` and in the polling thread, which partitions come and go. Override what you need."""
 
-    def on_partitions_assigned(self, partitions: Iterable[TopicPartition]) -> None:
+    def on_partitions_assigned(self, partitions: Sequence[TopicPartition]) -> None:
         """These are ours from now on; their positions are set."""
 
-    def on_partitions_revoked(self, partitions: Iterable[TopicPartition]) -> None:
+    def on_partitions_revoked(self, partitions: Sequence[TopicPartition]) -> None:
         """These will be another member's; commit now what should be committed."""
 
-    def on_partitions_lost(self, partitions: Iterable[TopicPartition]) -> None:
+    def on_partitions_lost(self, partitions: Sequence[TopicPartition]) -> None:
         """These are another member's already: a commit would be refused."""
 
 

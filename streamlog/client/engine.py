@@ -65,10 +65,15 @@ class Engine:
 
     def close(self) -> None:
         """Stop the background work, close every partition, give up the directory, remove a temporary one."""
-        if self._thread is not None:
-            self._thread.stop()
-        elif hasattr(self._clock, "detach"):
-            self._clock.detach(self.scheduler)
+        try:
+            if self._thread is not None:
+                self._thread.stop()
+            elif hasattr(self._clock, "detach"):
+                self._clock.detach(self.scheduler)
+        finally:
+            self._close()
+
+    def _close(self) -> None:
         try:
             self.service.close()
         finally:
@@ -148,8 +153,10 @@ class Registry:
             engine.users -= 1
             if engine.users:
                 return
-            self._engines.pop(engine.path, None)
-            engine.close()
+            try:
+                engine.close()
+            finally:
+                self._engines.pop(engine.path, None)
 
     def _hook(self) -> None:
         if not self._hooked:

@@ -18,6 +18,7 @@ from ..broker.api import Service
 from ..config import ConsumerConfig
 from ..coordinator import Heartbeat, HeartbeatResult
 from ..errors import StreamlogError
+from ..runtime.disk import new_id
 from ..runtime.threads import RawGate, current_thread_alive_check, get_ident
 from ..types import TopicPartition
 
@@ -55,6 +56,7 @@ class Membership:
         self.group = group
         self._bell = bell
         self._watching = False
+        self._joining = ""
         self._thread = 0
         self.thread_alive: Callable[[], bool] = lambda: True
         self._forget()
@@ -93,6 +95,9 @@ class Membership:
         if not self._watching:
             self._service.watch_group(self.group, self._bell.ring)
             self._watching = True
+        if self._joining:  # the answer to a join was interrupted: that member is nobody now
+            self._leave_as(self._joining)
+        self._joining = "" if self.member_id else new_id()
         request = Heartbeat(
             self.group,
             self.member_id,
@@ -105,13 +110,16 @@ class Membership:
             config.session_timeout_ms / 1000,
             config.max_poll_interval_ms / 1000,
             polling,
+            wanted_id=self._joining,
         )
         try:
             result = self._service.heartbeat(request).result()
         except StreamlogError:
+            self._joining = ""
             self._forget()
             raise
         self.member_id, self.epoch, self._version = result.member_id, result.member_epoch, result.version
+        self._joining = ""
         self._topics, self._owned = topics, owned
         self.stable = result.stable and result.assignment == owned
         return result
@@ -131,6 +139,12 @@ class Membership:
         self._forget()
         if member_id:
             self._tell_coordinator(member_id)
+        if self._joining:
+            self._leave_as(self._joining)
+
+    def _leave_as(self, member_id: str) -> None:
+        self._tell_coordinator(member_id)
+        self._joining = ""
 
     def _tell_coordinator(self, member_id: str) -> None:
         try:

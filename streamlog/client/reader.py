@@ -77,6 +77,9 @@ class PartitionReader:
             self._forget()
             if len(out) == before:
                 raise
+        except BaseException:  # Ctrl-C: what was half taken is read again from the position
+            self._forget()
+            raise
 
     def _take(self, out: list[Record[Any, Any]], n: int) -> None:
         want = n

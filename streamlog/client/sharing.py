@@ -165,7 +165,7 @@ class Sharing(Reading):
                     config.on_corrupt,
                     position,
                     config.fetch_max_bytes,
-                )  # fmt: skip
+                )
             )
             if known is not None:
                 self._last_commit[name] = known.offset

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import weakref
 from collections.abc import Callable, Iterator
 from functools import partial
@@ -12,6 +11,7 @@ from ..broker.api import Service
 from ..broker.metadata import TopicView
 from ..config import ConsumerConfig, OpenOptions, check_topic_name, not_yet, open_defaults, real
 from ..errors import ConfigError, InvalidTopicError, StreamlogError, TopicAlreadyExistsError
+from ..runtime.disk import PathLike, fspath
 from ..runtime.threads import new_lock
 from ..types import Clock, TopicPartition
 from .consumer import Consumer
@@ -29,7 +29,7 @@ EXIT_FLUSH_S = 5.0
 
 
 def open(
-    path: str | os.PathLike[str] = _UNSET,
+    path: str | PathLike[str] = _UNSET,
     *,
     brokers: Any = None,
     read_only: bool = False,
@@ -67,14 +67,14 @@ def open(
     ):
         if value not in default:
             raise not_yet(name, value, instead)
-    if path is not _UNSET and (path is None or not os.fspath(path)):
+    if path is not _UNSET and (path is None or not fspath(path)):
         raise ConfigError(
             f"open({path!r}): a path names the log's directory; leave it out for a temporary log that is removed at close.",
             name="path",
         )
     real("lock_timeout", lock_timeout, 0.0, 86_400.0)
     options = OpenOptions(bool(auto_create_topics), clock, float(lock_timeout), open_defaults(topic_defaults))
-    engine = registry.open(None if path is _UNSET else os.fspath(path), options)
+    engine = registry.open(None if path is _UNSET else fspath(path), options)
     return StreamLog(engine)
 
 
@@ -185,6 +185,7 @@ class StreamLog(Closing):
         self._close(None)
 
     def _close(self, flush_timeout: float | None) -> None:
+        self._room.hold_funerals()
         first: BaseException | None = None
         for close in self._closers(flush_timeout):
             try:

@@ -126,7 +126,7 @@ class MemberRequests(Ledger):
                 target = group.members[old].state.target
                 plan.remove(old)
         return MemberState(
-            self._new_id(),
+            request.wanted_id or self._new_id(),
             request.instance_id,
             request.client_id,
             request.topics,

@@ -15,6 +15,9 @@ class Heartbeat(NamedTuple):
     the poll deadline; any heartbeat renews the session. Only a `remote` member (one that lives in
     another process and heartbeats by itself) has a session to lose; a member in this process is told
     by `leave`, and `session_timeout_s` is then just how long a static member's place is kept.
+
+    `wanted_id` is the id that a joining member has chosen for itself (KIP-848): it then knows whom to take
+    out of the group if it never hears the answer.
     """
 
     group: str
@@ -29,6 +32,7 @@ class Heartbeat(NamedTuple):
     max_poll_interval_s: float
     polling: bool = True
     remote: bool = False
+    wanted_id: str = ""
 
 
 class HeartbeatResult(NamedTuple):

@@ -34,9 +34,9 @@ class OsFile:
     __slots__ = ("_closed", "fd", "path")
 
     def __init__(self, fd: int, path: str) -> None:
+        self._closed = False
         self.fd = fd
         self.path = path
-        self._closed = False
 
     def pread(self, length: int, position: int) -> bytes:
         data = os.pread(self.fd, length, position)
@@ -91,7 +91,7 @@ class OsFile:
             os.close(self.fd)
 
     def __del__(self) -> None:
-        with contextlib.suppress(OSError):
+        with contextlib.suppress(OSError, AttributeError):  # an interrupt may have come before it had its fields
             self.close()
 
 
@@ -230,6 +230,10 @@ class DirectoryLock:
         self.release()
 
 
+fspath = os.fspath
+PathLike = os.PathLike
+
+
 def absolute(path: str | os.PathLike[str]) -> str:
     """`path` without links or dots: what tells whether two opens mean the same directory."""
     return os.path.realpath(os.fspath(path))
@@ -271,6 +275,11 @@ def is_network_filesystem(path: str) -> bool:
 
 def new_temporary_directory() -> str:
     return tempfile.mkdtemp(prefix="streamlog-")
+
+
+def new_id() -> str:
+    """32 hex digits never seen before."""
+    return os.urandom(16).hex()
 
 
 def entropy(n: int) -> bytes:

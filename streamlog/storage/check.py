@@ -228,14 +228,13 @@ class _Check:
                 pending = None
             elif found.base_offset < expected or (found.base_offset > expected and not gaps):
                 self._out_of_order(segment, at, expected, found.base_offset)
-            error = self._batch(segment, at, found, gaps)
+            kind, error = self._batch(segment, at, found, gaps)
             if error is not None:
                 damage.append(error)
                 last = following is None and at + found.batch_len == size
                 if last and self._is_torn(segment, end, expected, size, state):
                     self._torn(segment, end, size)
                 else:
-                    kind = "payload" if "payload" in str(error) else "columns"
                     self._damaged(segment, error, kind, found.base_offset, found.next_offset)
             entries.add(found.base_offset, at, found.max_timestamp)
             if found.record_count:
@@ -256,8 +255,10 @@ class _Check:
         stats = index_files.Stats(segment.base_offset, expected, size, records, low, high, first_append)
         return Walk(stats, entries, end, tuple(damage))
 
-    def _batch(self, segment: Segment, at: int, header: BatchHeader, gaps: bool) -> CorruptRecordError | None:
-        """Verify one batch whose header is good; the error if its payload or its columns are not."""
+    def _batch(
+        self, segment: Segment, at: int, header: BatchHeader, gaps: bool
+    ) -> tuple[str, CorruptRecordError | None]:
+        """Verify one batch whose header is good; what is wrong, if its payload or its columns are not."""
         if header.leader_epoch < self.epoch:
             self._add(segment.path, at, "epoch", f"leader epoch {header.leader_epoch} after {self.epoch}")
         self.epoch = max(self.epoch, header.leader_epoch)
@@ -265,15 +266,15 @@ class _Check:
         try:
             verify_payload(header, memoryview(data)[header.header_len :], segment.seed, segment.path, at)
         except CorruptRecordError as error:
-            return error
+            return "payload", error
         fault = batch_fault(data, header, gaps)
         if fault is not None:
-            return CorruptRecordError(fault, path=segment.path, position=at, expected=0, actual=0)
+            return "columns", CorruptRecordError(fault, path=segment.path, position=at, expected=0, actual=0)
         self.batches += 1
         self.records += header.record_count
         if self.q.visit is not None:
             self.q.visit(header, BatchColumns(data, 0, header))
-        return None
+        return "", None
 
     def _is_torn(self, segment: Segment, end: int, next_offset: int, size: int, state: State | None) -> bool:
         if self.q.crash.clean:
@@ -308,7 +309,8 @@ class _Check:
     def _lost(self, start: int, end: int | None) -> tuple[int, int] | None:
         """Offsets that are lost, without those that were deleted anyway. No end: to the end of the log."""
         start = max(start, self.start_offset)
-        end = self.end_offset if end is None else end
+        if end is None:
+            end = self.end_offset if self.end_offset > start else FOREVER_OFFSET
         return (start, end) if start < end else None
 
     def _damaged(self, segment: Segment, error: CorruptRecordError, kind: str, start: int, end: int | None) -> None:

@@ -157,7 +157,7 @@ def _batches(
         verify_payload(header, memoryview(data)[header.header_len :], log.seed, segment.path, position)
         try:
             decoded = decode(BatchColumns(data, 0, header))
-        except ValueError as error:
+        except (ValueError, TypeError) as error:
             raise corrupt(segment.path, position, f"the columns contradict the header ({error})", 0, 0) from error
         yield header, decoded, data
 

@@ -189,7 +189,7 @@ class Log:
             raise
         # Sealed after it was published: an interrupt in between leaves a segment that is read with pread,
         # the other way round one that is appended to and read through a mapping too short for it.
-        old.sealed = True
+        old.seal()
         return True
 
     # -- reading -------------------------------------------------------------------------------------

@@ -90,6 +90,11 @@ class Segment:
         self._file = self.disk.open(self.path, create=True, exclusive=True)
         self._index = Index()
 
+    def seal(self) -> None:
+        """It never changes again: read through a mapping from now on, with no descriptor of its own kept open."""
+        self.sealed = True
+        self._file = None
+
     def release(self) -> None:
         """Let go of file and mapping. Dropped, not closed: whoever is reading keeps them until it is done,
         and a descriptor closed under a reader could come back as another file's."""

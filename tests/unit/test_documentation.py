@@ -102,7 +102,8 @@ def test_the_terminal_session_of_the_readme_is_what_the_command_answers(tmp_path
         text=True,
         timeout=60,
     )
-    assert [line.rstrip() for line in done.stdout.splitlines()] == session.splitlines()
+    # Older versions of rich end a progress bar that is not shown with an empty line.
+    assert [line.rstrip() for line in done.stdout.splitlines() if line.strip()] == session.splitlines()
     assert done.returncode == 0
 
 

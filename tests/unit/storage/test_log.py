@@ -122,12 +122,13 @@ def test_more_segments_than_a_process_may_have_mapped_are_read(box: MakeBox, mon
         assert b.read(offset)[0].value == b"%d" % offset * 400
 
 
-def test_opening_keeps_no_descriptor_of_a_sealed_segment(box: MakeBox) -> None:
+def test_no_descriptor_of_a_sealed_segment_is_kept_open(box: MakeBox) -> None:
     b = box(segment_bytes=1024)
     for n in range(20):
         b.append(b"%d" % n * 400)
-    b.reopen(KILLED)
-    assert [segment._file for segment in b.log.tail.segments[:-1]] == [None] * (len(b.logs()) - 1)
+    for _ in range(2):
+        assert [segment._file for segment in b.log.tail.segments[:-1]] == [None] * (len(b.logs()) - 1)
+        b.reopen(KILLED)
 
 
 def test_batches_far_larger_than_a_walk_reads_at_once_are_found(box: MakeBox) -> None:
@@ -296,5 +297,5 @@ def test_sizes_and_counters_count(box: MakeBox) -> None:
     assert b.log.appended_batches == 5
     assert b.log.appended_bytes == b.log.size_bytes()
     b.partition.delete_records(3)
-    assert b.log.deleted_segments == 1
+    assert b.log.deleted_segments == 3
     assert b.log.seed == SEED

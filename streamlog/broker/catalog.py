@@ -1,0 +1,274 @@
+"""What topics there are, and a partition for each: the metadata log, its image, and what follows from it.
+
+A change is a record appended to the metadata log; replaying it makes a new image; the partitions then
+follow the image. Each step can be done again without harm, so an interrupt between two of them is
+made good before the next change.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+from collections.abc import Callable, Mapping
+from typing import Any
+from uuid import UUID
+
+from ..config import TopicConfig, check_partitions, check_replication_factor, topic_changes
+from ..errors import ClosedError, StreamlogError, TopicAlreadyExistsError
+from ..records import columns
+from ..replication.partition import Partition, gone
+from ..runtime.api import Lock
+from ..runtime.disk import entropy
+from ..storage.log import Write
+from ..storage.retention import named
+from ..types import Clock, Policy, TopicPartition
+from . import controller, metadata
+from .broker import Broker
+from .metadata import Image, LogRecord, TopicView
+from .replay import all_records
+from .scheduler import Scheduler
+
+logger = logging.getLogger("streamlog.broker")
+
+
+class Catalog:
+    """The topics of a broker and their partitions. Thread-safe: changes are made under the metadata lock,
+    the image is replaced whole, and the dict of partitions is read without a lock."""
+
+    def __init__(
+        self,
+        broker: Broker,
+        clock: Clock,
+        scheduler: Scheduler,
+        defaults: Mapping[str, Any],
+        new_lock: Callable[[], Lock],
+    ) -> None:
+        self._broker = broker
+        self.clock = clock
+        self.scheduler = scheduler
+        self.image: Image = metadata.EMPTY
+        self._defaults = defaults
+        self._lock = new_lock()
+        self.partitions: dict[tuple[str, int], Partition] = {}
+        self._policies: dict[str, Policy] = {}
+        self._listeners: list[Callable[[], object]] = []
+        self.closed: StreamlogError | None = None
+        self._behind = False
+        self._warned: set[UUID] = set()
+
+    # -- life ----------------------------------------------------------------------------------------
+
+    def open(self) -> None:
+        """Replay the metadata and open every partition. On failure everything is let go."""
+        broker = self._broker
+        try:
+            self._metadata = broker.open_metadata()
+            self.image = metadata.replay(metadata.EMPTY, all_records(self._metadata))
+            broker.remove_orphans({view.id.hex for view in self.image.topics.values()})
+            self._follow(self.image)
+        except BaseException:
+            for partition in self.partitions.values():
+                partition.log.release()
+            broker.close(clean=False)
+            raise
+
+    def close(self) -> None:
+        """Close every partition, then the directory. Raises the first error, after all were let go."""
+        error = ClosedError("The log was closed.")
+        with self._lock:
+            self.closed = error
+            partitions = [*self.partitions.values(), self._metadata]
+        first: StreamlogError | None = None
+        clean = False
+        try:
+            for partition in partitions:
+                self.scheduler.cancel(partition.maintain)
+                try:
+                    partition.close(error)
+                except StreamlogError as failure:
+                    first = first or failure
+            clean = first is None
+        finally:  # also when Ctrl-C comes in the middle: the lock must not outlive the log
+            self._broker.close(clean=clean)
+        if first is not None:
+            raise first
+
+    def _add(self, view: TopicView, number: int) -> None:
+        partition = self._broker.open_partition(view, number)
+        partition.custom_policy = self._policies.get(view.name)
+        partition.on_work = self._maintain_soon
+        self.partitions[view.name, number] = partition
+        deadline = partition.maintain(self.clock.time_ms()) if partition.log.tail.end_offset else None
+        if deadline is not None:
+            self.scheduler.at(deadline, partition.maintain)
+
+    def _maintain_soon(self, partition: Partition) -> None:
+        self.scheduler.at(self.clock.time_ms(), partition.maintain)
+
+    # -- topics --------------------------------------------------------------------------------------
+
+    def on_metadata(self, callback: Callable[[], object]) -> None:
+        self._listeners.append(callback)
+
+    def off_metadata(self, callback: Callable[[], object]) -> None:
+        if callback in self._listeners:
+            self._listeners.remove(callback)
+
+    def topic(self, name: str) -> TopicView:
+        if self.closed is not None:
+            raise self.closed.again()
+        return controller.find(self.image, name)
+
+    def create_topic(
+        self,
+        name: str,
+        partitions: int | None = None,
+        settings: Mapping[str, Any] | None = None,
+        *,
+        exist_ok: bool = False,
+    ) -> TopicView:
+        defaults = dict(self._defaults)
+        count = check_partitions(partitions if partitions is not None else defaults.pop("partitions", 1))
+        defaults.pop("partitions", None)
+        wanted = {**defaults, **(settings or {})}
+        check_replication_factor(wanted.pop("replication_factor", 1))
+        changes, policy = topic_changes(wanted)
+        config = TopicConfig(**changes)
+        try:
+            if policy is not None and name not in self.image.topics:
+                self._policies[name] = policy
+            return self._create(name, count, config, False)
+        except TopicAlreadyExistsError:
+            if not exist_ok:
+                raise
+            view = self.topic(name)
+            if policy is not None and policy.name == view.config.retention:
+                self._policies[name] = policy
+                with self._lock:
+                    self._follow(self.image)
+            return view
+        except BaseException:
+            if name not in self.image.topics:
+                self._policies.pop(name, None)
+            raise
+
+    def create_internal(self, name: str, partitions: int, config: TopicConfig) -> None:
+        """Create a topic of the log's own, unless another thread was faster."""
+        with contextlib.suppress(TopicAlreadyExistsError):
+            self._create(name, partitions, config, True)
+
+    def _create(self, name: str, partitions: int, config: TopicConfig, internal: bool) -> TopicView:
+        topic_id = UUID(bytes=entropy(16), version=4)
+        self._change(lambda image: controller.create(image, name, topic_id, partitions, config, internal))
+        return self.image.topics[name]
+
+    def update_topic(self, name: str, settings: Mapping[str, Any]) -> None:
+        changes, policy = topic_changes(settings)
+        if "retention" in changes:
+            self.topic(name)
+            self._policies.pop(name, None)
+            if policy is not None:
+                self._policies[name] = policy
+        self._change(lambda image: controller.alter(image, name, changes))
+
+    def add_partitions(self, name: str, total: int) -> None:
+        check_partitions(total)
+        self._change(lambda image: controller.grow(image, name, total))
+
+    def delete_topic(self, name: str) -> None:
+        self._change(lambda image: controller.delete(image, name))
+        self._policies.pop(name, None)
+
+    def _change(self, request: Callable[[Image], LogRecord]) -> None:
+        """Request → record → append → replay → have the partitions follow, under the metadata lock.
+
+        An interrupt in the middle leaves the image, or the partitions, behind the log; so both are
+        brought up to it before the next change.
+        """
+        with self._lock:
+            if self.closed is not None:
+                raise self.closed.again()
+            self._catch_up()
+            key, value = request(self.image)
+            now = self.clock.time_ms()
+            batch = columns.seal(self._metadata.log.seed, [key], [value], now, count=1)
+            self._behind = True
+            try:
+                self._metadata.append(Write([batch]), now)
+            except StreamlogError:
+                self._behind = False
+                raise
+            self.image = image = metadata.replay(self.image, [(key, value)])
+            self._follow(image)
+            self._behind = False
+        for listener in list(self._listeners):
+            listener()
+
+    def _catch_up(self) -> None:
+        """After an interrupted change: replay the metadata anew. REQUIRES: the metadata lock."""
+        if self._behind:
+            self.image = metadata.replay(metadata.EMPTY, all_records(self._metadata), self.image.version)
+            self._follow(self.image)
+            self._behind = False
+
+    def _follow(self, image: Image) -> None:
+        """Have a partition for each that the image names and no other, with its settings. Does no more than it must."""
+        for (name, _), partition in list(self.partitions.items()):
+            view = image.topics.get(name)
+            if view is None or view.id_bytes != partition.topic_id:
+                self._remove(partition)
+        for name, view in image.topics.items():
+            self._find_policy(view)
+            for number in range(view.partitions):
+                known = self.partitions.get((name, number))
+                if known is None:
+                    self._add(view, number)
+                elif known.log.config is not view.config or known.custom_policy is not self._policies.get(name):
+                    known.log.config = view.config
+                    known.custom_policy = self._policies.get(name)
+                    self._maintain_soon(known)
+
+    def _remove(self, partition: Partition) -> None:
+        name = partition.name
+        self.scheduler.cancel(partition.maintain)
+        partition.shut(gone(name))
+        with partition.maintenance, partition.lock:
+            partition.log.release()
+        self._broker.remove_partition_files(partition.topic_id.hex(), name.partition)
+        self.partitions.pop(name, None)
+
+    def _default_policy(self) -> Policy | None:
+        policy: Policy | None = self._defaults.get("retention")
+        return policy
+
+    def _find_policy(self, view: TopicView) -> None:
+        """Have the topic's named policy at hand: one that was given, or one of our own by its name, or warn."""
+        wanted = view.config.retention
+        known = self._policies.get(view.name)
+        if wanted is None or (known is not None and known.name == wanted):
+            return
+        given = self._default_policy()
+        found = given if given is not None and given.name == wanted else named(wanted)
+        if found is not None:
+            self._policies[view.name] = found
+        elif view.id not in self._warned:
+            self._warned.add(view.id)
+            logger.warning(
+                "topic %r was created with the retention policy %r, an object that cannot be stored: nothing is deleted "
+                "from it until the policy is given again (create_topic(..., exist_ok=True, retention=policy))",
+                view.name,
+                wanted,
+            )
+
+    def partition(self, name: TopicPartition) -> Partition:
+        partition = self.partitions.get(name)
+        if partition is None and self._behind:
+            with self._lock:
+                self._catch_up()
+            partition = self.partitions.get(name)
+        if partition is None:
+            if self.closed is not None:
+                raise self.closed.again()
+            controller.find(self.image, name[0])
+            raise gone(TopicPartition(*name))
+        return partition

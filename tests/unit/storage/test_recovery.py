@@ -1,0 +1,320 @@
+"""From the files back to a log: after a close, a kill, a power loss, and with files that should not be there."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+
+from streamlog.errors import CorruptRecordError, FormatError, StorageError
+from streamlog.storage.checkpoint import SLOT_BYTES
+from streamlog.storage.recovery import Crash
+
+from .conftest import CLEAN, KILLED, POWER_LOST, Box
+
+MakeBox = Callable[..., Box]
+
+
+def two_batches(b: Box) -> int:
+    """Two batches; where the second begins."""
+    b.append(b"one")
+    at = b.log.tail.end_position
+    b.append(b"two")
+    return at
+
+
+# The end of a log
+
+
+@pytest.mark.parametrize("crash", [KILLED, POWER_LOST], ids=["killed", "power lost"])
+def test_a_batch_that_was_not_finished_is_cut_off(box: MakeBox, crash: Crash) -> None:
+    b = box()
+    at = two_batches(b)
+    b.log.release()
+    path = b.logs()[0]
+    data = path.read_bytes()
+    for length in range(at + 1, len(data)):
+        path.write_bytes(data[:length])
+        b.open(crash)
+        assert b.values() == [b"one"]
+        assert path.stat().st_size == at
+        b.log.release()
+    b.open(crash)
+
+
+def test_what_is_cut_off_after_a_power_loss_is_saved_beside_the_log(box: MakeBox) -> None:
+    b = box()
+    at = two_batches(b)
+    b.log.release()
+    path = b.logs()[0]
+    data = path.read_bytes()
+    path.write_bytes(data[:-1] + b"\0" * 5000)
+    b.open(POWER_LOST)
+    assert b.values() == [b"one"]
+    saved = path.with_name(f"{path.name}.cut-{at}")
+    assert saved.read_bytes() == data[at:-1] + b"\0" * 5000
+    assert b.append(b"again") == 1
+
+
+def test_zeros_behind_the_end_are_a_torn_write_after_a_power_loss_and_damage_after_a_kill(box: MakeBox) -> None:
+    b = box()
+    two_batches(b)
+    b.log.release()
+    path = b.logs()[0]
+    with path.open("ab") as file:
+        file.write(bytes(4096))
+    b.open(KILLED)
+    assert b.values() == [b"one", b"two"]
+    with pytest.raises(CorruptRecordError):
+        b.append(b"three")
+    b.log.release()
+    b.open(POWER_LOST)
+    assert b.append(b"three") == 2
+
+
+def test_after_a_power_loss_a_payload_that_did_not_reach_the_disk_is_cut_off(box: MakeBox) -> None:
+    b = box()
+    at = two_batches(b)
+    b.log.release()
+    path = b.logs()[0]
+    data = bytearray(path.read_bytes())
+    data[-3:] = bytes(3)
+    path.write_bytes(data)
+    b.open(POWER_LOST)
+    assert b.values() == [b"one"]
+    assert path.stat().st_size == at
+
+
+@pytest.mark.damaged
+def test_after_a_kill_a_payload_that_does_not_verify_is_told_and_never_cut(box: MakeBox) -> None:
+    b = box()
+    two_batches(b)
+    b.log.release()
+    path = b.logs()[0]
+    data = bytearray(path.read_bytes())
+    data[-1] ^= 1
+    path.write_bytes(data)
+    b.open(KILLED)
+    assert b.append(b"three") == 2
+    assert b.values(skip=True) == [b"one", b"three"]
+    with pytest.raises(CorruptRecordError):
+        b.values()
+
+
+@pytest.mark.damaged
+@pytest.mark.parametrize("crash", [KILLED, POWER_LOST], ids=["killed", "power lost"])
+def test_what_was_on_the_device_is_never_cut(box: MakeBox, crash: Crash) -> None:
+    b = box()
+    two_batches(b)
+    b.reopen(CLEAN)
+    b.log.release()
+    path = b.logs()[0]
+    path.write_bytes(path.read_bytes()[:-1])
+    size = path.stat().st_size
+    b.open(crash)
+    assert path.stat().st_size == size
+    with pytest.raises(CorruptRecordError):
+        b.append(b"three")
+
+
+def test_after_a_power_loss_that_took_the_end_of_what_was_deleted_offsets_go_on_behind_it(box: MakeBox) -> None:
+    b = box()
+    at = two_batches(b)
+    b.append(b"three")
+    b.log.advance_start(3)
+    b.log.release()
+    path = b.logs()[0]
+    path.write_bytes(path.read_bytes()[:at])
+    b.open(POWER_LOST)
+    assert (b.log.tail.start_offset, b.log.tail.end_offset) == (3, 3)
+    assert b.append(b"four") == 3
+    b.reopen(KILLED)
+    assert [(entry.offset, entry.value) for entry in b.read()] == [(3, b"four")]
+    assert len(b.logs()) == 1
+
+
+# Derived files
+
+
+@pytest.mark.parametrize("crash", [CLEAN, KILLED], ids=["closed", "killed"])
+@pytest.mark.parametrize("harm", ["missing", "empty", "garbage", "of another segment"])
+def test_without_its_index_files_a_log_says_the_same(box: MakeBox, crash: Crash, harm: str) -> None:
+    b = box(segment_bytes=1024)
+    for n in range(12):
+        b.append(b"%d" % n * 300, timestamps=100 - n)
+    expected = (b.read(), b.log.sealed(), [b.log.find_time(t, 12) for t in range(85, 102)])
+    b.close()
+    indexes = sorted(b.path.glob("*.index"))
+    assert len(indexes) > 3
+    other = indexes[-1].read_bytes()
+    for index in indexes:
+        if harm == "missing":
+            index.unlink()
+        else:
+            index.write_bytes({"empty": b"", "garbage": b"x" * 300, "of another segment": other}[harm])
+    b.open(crash)
+    assert (b.read(), b.log.sealed(), [b.log.find_time(t, 12) for t in range(85, 102)]) == expected
+
+
+def test_a_sealed_segments_index_is_made_again_when_it_is_missing(box: MakeBox) -> None:
+    b = box(segment_bytes=1024)
+    for n in range(6):
+        b.append(b"%d" % n * 500)
+    b.close()
+    first = sorted(b.path.glob("*.index"))[0]
+    data = first.read_bytes()
+    first.unlink()
+    b.open(CLEAN)
+    assert first.read_bytes() == data
+
+
+def test_an_index_without_its_segment_is_removed(box: MakeBox) -> None:
+    b = box()
+    b.append(b"x")
+    (b.path / f"{77:020d}.index").write_bytes(b"stray")
+    b.reopen(KILLED)
+    assert [name for name in b.names() if name.endswith(".index")] == []
+
+
+# Files that should not be there
+
+
+def test_an_empty_segment_of_an_interrupted_roll_hides_nothing(box: MakeBox) -> None:
+    b = box()
+    two_batches(b)
+    (b.path / f"{2:020d}.log").touch()
+    b.append(b"three")
+    b.reopen(KILLED)
+    assert b.values() == [b"one", b"two", b"three"]
+    assert b.append(b"four") == 3
+
+
+def test_an_empty_segment_of_an_interrupted_roll_before_a_real_one_hides_nothing(box: MakeBox) -> None:
+    b = box()
+    two_batches(b)
+    (b.path / f"{2:020d}.log").touch()
+    b.append(b"three")
+    b.log.roll(b.now)
+    b.append(b"four")
+    b.reopen(KILLED)
+    assert b.values() == [b"one", b"two", b"three", b"four"]
+    assert len(b.logs()) == 2
+
+
+def test_an_empty_segment_behind_a_torn_write_is_out_of_the_way(box: MakeBox) -> None:
+    b = box()
+    at = two_batches(b)
+    (b.path / f"{1:020d}.log").touch()
+    b.log.release()
+    path = b.logs()[0]
+    path.write_bytes(path.read_bytes()[: at + 50])
+    b.open(KILLED)
+    assert b.values() == [b"one"]
+    assert b.append(b"again") == 1
+    assert b.values() == [b"one", b"again"]
+
+
+def test_the_empty_segment_of_a_roll_just_before_the_kill_is_the_active_one(box: MakeBox) -> None:
+    b = box()
+    two_batches(b)
+    b.log.roll(b.now)
+    for _ in range(2):
+        b.reopen(KILLED)
+        assert b.append(b"next") >= 2
+        b.log.roll(b.now)
+    assert b.values() == [b"one", b"two", b"next", b"next"]
+
+
+@pytest.mark.parametrize("name", ["٠" * 20 + ".log", "9" * 20 + ".log", "1.log", "notes.txt", "x.log"])
+def test_files_with_other_names_are_left_alone(box: MakeBox, name: str) -> None:
+    b = box()
+    two_batches(b)
+    (b.path / name).write_bytes(b"mine")
+    b.reopen(KILLED)
+    assert b.values() == [b"one", b"two"]
+    assert (b.path / name).read_bytes() == b"mine"
+
+
+@pytest.mark.damaged
+def test_a_link_or_a_pipe_where_a_segment_belongs_is_refused(box: MakeBox) -> None:
+    import os
+
+    for make in (lambda path: path.symlink_to("/etc/hostname"), os.mkfifo):
+        b = box()
+        b.append(b"x")
+        b.close()
+        path = b.path / f"{1:020d}.log"
+        make(path)
+        with pytest.raises(StorageError, match=path.name):
+            b.open(CLEAN)
+
+
+# The state
+
+
+@pytest.mark.damaged
+@pytest.mark.parametrize("harm", ["missing", "empty", "zeros", "garbage", "of another partition"])
+def test_without_its_state_a_log_with_segments_does_not_open(box: MakeBox, harm: str) -> None:
+    b = box()
+    b.append(b"a", b"b")
+    b.log.advance_start(1)
+    b.close()
+    path = b.path / "partition.state"
+    data = bytearray(path.read_bytes())
+    if harm == "missing":
+        path.unlink()
+    elif harm == "of another partition":
+        for slot in (0, SLOT_BYTES):
+            data[slot + 16] ^= 1
+        path.write_bytes(data)
+    else:
+        path.write_bytes({"empty": b"", "zeros": bytes(8192), "garbage": b"\xa5" * 8192}[harm])
+    with pytest.raises(CorruptRecordError, match=r"partition\.state"):
+        b.open(CLEAN)
+    assert [problem.kind for problem in b.problems()] == ["state"]
+
+
+def test_one_torn_slot_of_the_state_is_survived(box: MakeBox) -> None:
+    b = box()
+    b.append(b"a", b"b", b"c")
+    b.log.advance_start(1)
+    before = (b.path / "partition.state").read_bytes()
+    b.log.advance_start(2)
+    b.log.release()
+    path = b.path / "partition.state"
+    data = bytearray(path.read_bytes())
+    newer = next(slot for slot in (0, SLOT_BYTES) if data[slot : slot + 76] != before[slot : slot + 76])
+    data[newer + 40] ^= 1
+    path.write_bytes(data)
+    assert [(finding.kind, finding.is_note) for finding in b.check().findings] == [("state", True)]
+    b.open(KILLED)
+    assert b.log.tail.start_offset == 1
+    b.log.advance_start(2)
+
+
+def test_a_new_partition_has_a_state_before_its_first_record(box: MakeBox) -> None:
+    b = box()
+    assert (b.path / "partition.state").stat().st_size > 0
+    b.reopen(KILLED)
+    assert b.append(b"first") == 0
+
+
+@pytest.mark.damaged
+def test_a_segment_of_a_newer_version_is_refused_as_one(box: MakeBox) -> None:
+    from streamlog.records import batch as batches
+
+    from .conftest import SEED
+
+    b = box()
+    b.append(b"x")
+    b.close()
+    path = b.logs()[0]
+    data = bytearray(path.read_bytes())
+    data[4] = 9
+    header_len = int.from_bytes(data[5:7], "little")
+    digest = batches.xxh3_64_intdigest(bytes(data[:11] + data[15:header_len]), SEED) & 0xFFFFFFFF
+    data[11:15] = digest.to_bytes(4, "little")
+    path.write_bytes(data)
+    path.with_suffix(".index").unlink()
+    with pytest.raises(FormatError, match="newer"):
+        b.open(CLEAN)
