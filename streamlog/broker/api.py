@@ -51,6 +51,11 @@ class Service(Protocol):
     def produce(self, topic: TopicView, partition: int, write: Write) -> Completion[int]:
         """Append; the base offset. With several replicas the Completion waits for the high watermark."""
 
+    def produce_one(
+        self, topic: TopicView, partition: int, key: bytes, value: bytes, timestamp: int
+    ) -> Completion[int]:
+        """`produce` for one plain record, given as its two packed columns; its offset. See `Log.append_one`."""
+
     def settle(self, topic: TopicView, partition: int, write: Write) -> None:
         """After an interrupt: make `write.base_offset` say whether it was appended."""
 

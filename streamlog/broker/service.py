@@ -113,6 +113,14 @@ class LocalService:
             )
         return Completion.of(here.append(write, self.clock.time_ms()))
 
+    def produce_one(
+        self, topic: TopicView, partition: int, key: bytes, value: bytes, timestamp: int
+    ) -> Completion[int]:
+        here = self._partitions.get((topic.name, partition))
+        if here is None or here.topic_id != topic.id_bytes:
+            raise self._catalog.closed.again() if self._catalog.closed is not None else gone(TopicPartition(topic.name, partition))
+        return Completion.of(here.append_one(key, value, timestamp, self.clock.time_ms()))
+
     def settle(self, topic: TopicView, partition: int, write: Write) -> None:
         here = self._partitions.get((topic.name, partition))
         if here is not None and here.topic_id == topic.id_bytes:

@@ -181,6 +181,11 @@ class PartitionQueue:
         self.inflight: tuple[list[Batch], Write] | None = None
 
     @property
+    def plain(self) -> bool:
+        """Whether a record is written as it is: not compressed, with its own timestamp."""
+        return not self.codec and not self.attributes
+
+    @property
     def name(self) -> TopicPartition:
         return TopicPartition(self.topic.name, self.partition)
 

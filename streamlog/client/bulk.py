@@ -5,11 +5,13 @@ from __future__ import annotations
 from bisect import bisect_left
 from collections.abc import Iterable, Sequence
 from itertools import accumulate
+from operator import add
 
 from ..types import HeaderTuple, RecordMetadata
 from .accumulator import Batch, PartitionQueue, Rows
 from .delivery import ManyDelivery, Part
 from .outbox import Outbox
+from .route import Column
 
 # How many batches of one send_many are queued before they are written: bounds its memory.
 _PUT_BATCHES = 64
@@ -82,17 +84,25 @@ class Unacknowledged(ManyDelivery):
         return places
 
 
-def sizes_of(values: Sequence[bytes | None], keys: Sequence[bytes | None] | None, overhead: int) -> list[int]:
-    value_sizes = _lengths(values)
-    if keys is None:
-        return [n + overhead for n in value_sizes]
-    return [n + m + overhead for n, m in zip(value_sizes, _lengths(keys), strict=True)]
+def sizes_of(values: Column, keys: Column | None, overhead: int) -> list[int] | int:
+    """What each record will take, in bytes; one int where they all take the same, which is common and cheap."""
+    kinds = [set(lengths(column)) for column in (values, keys) if column is not None]
+    if all(len(kind) == 1 for kind in kinds):
+        return sum(kind.pop() for kind in kinds) + overhead
+    own = list(lengths(values))
+    if keys is not None:
+        own = list(map(add, own, lengths(keys)))
+    return [n + overhead for n in own]
 
 
-def _lengths(column: Sequence[bytes | None]) -> Iterable[int]:
-    if None in column:
-        return [0 if item is None else len(item) for item in column]
-    return map(len, column)  # type: ignore[arg-type]
+def lengths(column: Column) -> Iterable[int]:
+    if column.has_none:
+        return [0 if item is None else len(item) for item in column.items]
+    return map(len, column.items)  # type: ignore[arg-type]
+
+
+def largest(sizes: list[int] | int) -> int:
+    return sizes if isinstance(sizes, int) else max(sizes, default=0)
 
 
 def cut(
@@ -100,16 +110,13 @@ def cut(
     values: Sequence[bytes | None],
     keys: Sequence[bytes | None] | None,
     times: Sequence[int] | int,
-    sizes: Sequence[int],
+    sizes: Sequence[int] | int,
     pairs: HeaderTuple,
     indexes: Sequence[int],
 ) -> list[Part]:
     """Cut columns into batches of about `batch_size` bytes; `indexes` are the records' places in the call."""
-    ends = list(accumulate(sizes))
     parts: list[Part] = []
-    start, before, stop = 0, 0, len(values)
-    while start < stop:
-        end = max(start + 1, min(bisect_left(ends, before + queue.batch_size) + 1, stop))
+    for start, end, size in _slices(sizes, len(values), queue.batch_size):
         columns = Rows(
             end - start,
             None if keys is None else keys[start:end],
@@ -117,6 +124,21 @@ def cut(
             times if isinstance(times, int) else times[start:end],
             [pairs] * (end - start) if pairs else None,
         )
-        parts.append(Part(Batch.whole(queue, columns, ends[end - 1] - before), indexes[start:end]))
-        start, before = end, ends[end - 1]
+        parts.append(Part(Batch.whole(queue, columns, size), indexes[start:end]))
     return parts
+
+
+def _slices(sizes: Sequence[int] | int, n: int, batch_size: int) -> Iterable[tuple[int, int, int]]:
+    """Start, end and bytes of each batch."""
+    if isinstance(sizes, int):
+        step = max(1, -(-batch_size // sizes))
+        for start in range(0, n, step):
+            end = min(start + step, n)
+            yield start, end, (end - start) * sizes
+        return
+    ends = list(accumulate(sizes))
+    start, before = 0, 0
+    while start < n:
+        end = max(start + 1, min(bisect_left(ends, before + batch_size) + 1, n))
+        yield start, end, ends[end - 1] - before
+        start, before = end, ends[end - 1]

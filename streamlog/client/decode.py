@@ -6,14 +6,14 @@ offset. The iterators that come out of here own their bytes; no view of a mappin
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from typing import Any
 
 from ..errors import CorruptRecordError, DeserializationError, StreamlogError
 from ..records.batch import BatchHeader, corrupt, read_header, verify_payload
 from ..records.columns import BatchColumns, records_of
 from ..storage.log import Chunk
-from ..types import HeaderTuple, Record
+from ..types import Record
 
 Deserialize = Callable[[bytes], Any]
 
@@ -31,19 +31,20 @@ class Decoder:
         self.plain = key is None and value is None
 
 
-class VerifiedBatch:
+class VerifiedBatch(BatchColumns):
     """One batch of a chunk, its checksums verified, its columns not decoded yet."""
 
-    __slots__ = ("columns", "header", "place")
+    __slots__ = ("path", "position")
 
-    def __init__(self, header: BatchHeader, columns: BatchColumns, place: tuple[str, int]) -> None:
-        self.header = header
-        self.columns = columns
-        self.place = place
+    def __init__(self, buffer: bytes, at: int, header: BatchHeader, path: str, position: int) -> None:
+        self.path = path
+        self.position = position
+        super().__init__(buffer, at, header)
 
     def damaged(self, error: Exception) -> CorruptRecordError:
         """Checksums fit and the columns contradict them: no writer of ours made this."""
-        return corrupt(*self.place, f"its columns cannot be decoded ({error})", self.header.payload_hash, 0)
+        why = f"its columns cannot be decoded ({error})"
+        return corrupt(self.path, self.position, why, self.header.payload_hash, 0)
 
 
 def batches(chunk: Chunk) -> Iterator[VerifiedBatch]:
@@ -59,10 +60,10 @@ def batches(chunk: Chunk) -> Iterator[VerifiedBatch]:
             raise corrupt(path, position, "the batch is cut short", header.batch_len, end - at)
         verify_payload(header, view[at + header.header_len : stop], seed, path, position)
         try:
-            columns = BatchColumns(data, at, header)
+            batch = VerifiedBatch(data, at, header, path, position)
         except ValueError as error:
             raise corrupt(path, position, str(error), header.payload_hash, 0) from error
-        yield VerifiedBatch(header, columns, (path, position))
+        yield batch
         at = stop
 
 
@@ -78,8 +79,8 @@ def records(batch: VerifiedBatch, decoder: Decoder, start: int) -> Iterator[Reco
         if start > header.base_offset:
             skip = start - header.base_offset
             if header.record_count != header.last_offset_delta + 1:
-                skip = sum(1 for offset in batch.columns.offsets() if offset < start)
-        made: Iterator[Record[Any, Any]] = records_of(Record, decoder.topic, decoder.partition, batch.columns, skip)
+                skip = sum(1 for offset in batch.offsets() if offset < start)
+        made: Iterator[Record[Any, Any]] = records_of(Record, decoder.topic, decoder.partition, batch, skip)
     except (ValueError, TypeError) as error:
         raise batch.damaged(error) from error
     if decoder.plain:
@@ -110,77 +111,3 @@ def undecodable(record: Record[Any, Any], error: Exception) -> DeserializationEr
         f".record has its bytes; seek to offset {record.offset + 1} to go on behind it.",
         record=record,
     )
-
-
-class Columns:
-    """What a RecordBatch holds: decoded columns between two offsets, deserialized when first touched."""
-
-    __slots__ = ("_batch", "_decoder", "_keys", "_low", "_stop", "_values", "offsets", "timestamps")
-
-    def __init__(self, batch: VerifiedBatch, decoder: Decoder, start: int, end: int | None) -> None:
-        self._batch = batch
-        self._decoder = decoder
-        self._keys: Sequence[Any] | None = None
-        self._values: Sequence[Any] | None = None
-        header = batch.header
-        offsets: Sequence[int]
-        try:
-            offsets = batch.columns.offsets()
-            low, stop = 0, len(offsets)
-            if start > header.base_offset:
-                low = sum(1 for offset in offsets if offset < start)
-            if end is not None and end <= header.last_offset:
-                stop = sum(1 for offset in offsets if offset < end)
-            self._low, self._stop = low, max(low, stop)
-            times = batch.columns.timestamps()
-        except (ValueError, TypeError) as error:
-            raise batch.damaged(error) from error
-        self.offsets: Sequence[int] = offsets[self._low : self._stop]
-        n = len(self.offsets)
-        self.timestamps: Sequence[int] = [header.base_timestamp] * n if times is None else times[self._low : self._stop]
-
-    def _column(self, read: Callable[[], Sequence[Any] | None], absent: Any) -> Sequence[Any]:
-        try:
-            column = read()
-        except (ValueError, TypeError) as error:
-            raise self._batch.damaged(error) from error
-        if column is None:
-            return [absent] * len(self.offsets)
-        whole = self._low == 0 and self._stop == len(column)
-        return column if whole else column[self._low : self._stop]
-
-    def keys(self) -> Sequence[Any]:
-        if self._keys is None:
-            raw = self._column(self._batch.columns.keys, None)
-            self._keys = self._decoded(raw, self._decoder.deserialize_key)
-        return self._keys
-
-    def values(self) -> Sequence[Any]:
-        if self._values is None:
-            raw = self._column(self._batch.columns.values, None)
-            self._values = self._decoded(raw, self._decoder.deserialize_value)
-        return self._values
-
-    def headers(self) -> Sequence[HeaderTuple]:
-        return self._column(self._batch.columns.headers, ())
-
-    def _decoded(self, column: Sequence[Any], deserialize: Deserialize | None) -> Sequence[Any]:
-        if deserialize is None:
-            return column
-        made: list[Any] = []
-        for at, item in enumerate(column):
-            try:
-                made.append(None if item is None else deserialize(item))
-            except StreamlogError:
-                raise
-            except Exception as error:
-                raise undecodable(self.raw(at), error) from error
-        return made
-
-    def raw(self, at: int) -> Record[Any, Any]:
-        """The record at index `at` as bytes."""
-        read = self._batch.columns
-        return Record(
-            self._decoder.topic, self._decoder.partition, self.offsets[at], self.timestamps[at],
-            self._column(read.keys, None)[at], self._column(read.values, None)[at], self.headers()[at],
-        )  # fmt: skip

@@ -9,9 +9,8 @@ from typing import Any, TypeAlias
 from ..broker.api import Service
 from ..config import ProducerConfig
 from ..errors import InvalidRecordError, InvalidTimestampError, SerializationError, StreamlogError
-from ..records.columns import seal_one
+from ..records.columns import pack_one
 from ..runtime.threads import SystemClock, new_lock, time_ns
-from ..storage.log import Write
 from ..types import HeaderTuple, RecordMetadata
 from . import bulk
 from .accumulator import RECORD_OVERHEAD, Batch, PartitionQueue
@@ -110,7 +109,7 @@ class Producer(Closing):
         if queue is None or partition is not None:
             queue = route.queue_for(key, partition)
         if not self._linger_ms:
-            if not pairs and not queue.codec and queue.idle():
+            if type(key) is bytes and type(value) is bytes and not pairs and queue.plain and queue.idle():
                 written = self._send_now(queue, key, value, timestamp)
                 if written is not None:
                     return written
@@ -139,27 +138,27 @@ class Producer(Closing):
         return delivery
 
     def _send_now(
-        self, queue: PartitionQueue, key: bytes | None, value: bytes | None, timestamp: int
+        self, queue: PartitionQueue, key: bytes, value: bytes, timestamp: int
     ) -> Delivery[RecordMetadata] | None:
         """Write one record with nothing before it, without a batch object; None if something came before."""
         with queue.draining:
             if queue.open is not None or queue.queue or queue.inflight is not None:
                 return None
-            write = Write((seal_one(queue.seed, key, value, timestamp, queue.attributes),))
             try:
-                offset = self._service.produce(queue.topic, queue.partition, write).result()
+                done = self._service.produce_one(
+                    queue.topic, queue.partition, pack_one(key), pack_one(value), timestamp
+                )
+                offset = done.result()
             except StreamlogError as error:
-                if self._acks == 0:
-                    logger.error("a record sent with acks=0 was lost: %s", error)
-                    return Written(queue.topic.name, queue.partition, -1, timestamp)
-                raise
-            if queue.attributes:
-                timestamp = write.append_ms
+                if self._acks != 0:
+                    raise
+                logger.error("a record sent with acks=0 was lost: %s", error)
+                offset = -1
         if queue.open is not None or queue.queue:
             queue.drain()
-        if not self._acks:
-            offset = -1
-        return Written(queue.topic.name, queue.partition, offset, timestamp)
+        written: Written = _new(Written)
+        written._metadata = (queue.topic.name, queue.partition, offset if self._acks else -1, timestamp)
+        return written
 
     def _finish_now(self, batch: Batch, index: int) -> Delivery[RecordMetadata]:
         """Without a linger: acknowledged, or refused, when `send` returns."""
@@ -195,12 +194,12 @@ class Producer(Closing):
             route = self._route(topic)
         column = route.many(values, route.serialize_value, "value")
         key_column = None if keys is None else route.many(keys, route.serialize_key, "key")
-        n = len(column)
-        if key_column is not None and len(key_column) != n:
+        n = len(column.items)
+        if key_column is not None and len(key_column.items) != n:
             raise SerializationError(
-                f"send_many got {n} values and {len(key_column)} keys; it takes one key for each value."
+                f"send_many got {n} values and {len(key_column.items)} keys; it takes one key for each value."
             )
-        if route.needs_key and n and (key_column is None or None in key_column):
+        if route.needs_key and n and (key_column is None or key_column.has_none):
             raise route.no_key()
         pairs = () if headers is None else header_tuple(headers)
         now = self._now_ns() // 1_000_000
@@ -211,20 +210,21 @@ class Producer(Closing):
                 raise InvalidTimestampError(
                     f"send_many got {n} values and {len(times)} timestamps; one for each value."
                 )
-        sizes = bulk.sizes_of(column, key_column, RECORD_OVERHEAD + headers_size(pairs))
-        if n and max(sizes) > route.max_size:
-            raise route.too_large(max(sizes))
+        sizes = bulk.sizes_of(column, key_column, RECORD_OVERHEAD + headers_size(pairs)) if n else 0
+        if bulk.largest(sizes) > route.max_size:
+            raise route.too_large(bulk.largest(sizes))
         parts: list[Part] = []
-        for queue, chosen in route.spread(key_column, partition, n):
+        items, key_items = column.items, None if key_column is None else key_column.items
+        for queue, chosen in route.spread(key_items, partition, n):
             if isinstance(chosen, range):
-                made = bulk.cut(queue, column, key_column, times, sizes, pairs, chosen)
+                made = bulk.cut(queue, items, key_items, times, sizes, pairs, chosen)
             else:
                 made = bulk.cut(
                     queue,
-                    [column[i] for i in chosen],
-                    None if key_column is None else [key_column[i] for i in chosen],
+                    [items[i] for i in chosen],
+                    None if key_items is None else [key_items[i] for i in chosen],
                     times if isinstance(times, int) else [times[i] for i in chosen],
-                    [sizes[i] for i in chosen],
+                    sizes if isinstance(sizes, int) else [sizes[i] for i in chosen],
                     pairs,
                     chosen,
                 )

@@ -22,7 +22,8 @@ logger = logging.getLogger("streamlog.client")
 # The first fetch after a seek is one index interval: whoever jumps about reads little. Then it grows.
 FIRST_BYTES = 4096
 GROWTH = 4
-MAX_BYTES = 1 << 20
+# Just under what the C library takes from the system anew for each allocation: fresh pages cost more than the read.
+MAX_BYTES = (1 << 17) - 256
 
 
 class PartitionReader:

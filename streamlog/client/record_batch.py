@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from itertools import repeat
 from typing import Any, Generic
 
+from ..errors import StreamlogError
 from ..types import HeaderTuple, K, Record, V
-from .decode import Columns, Decoder, VerifiedBatch
+from .decode import Decoder, Deserialize, VerifiedBatch, undecodable
 
 
 class RecordBatch(Generic[K, V]):
@@ -24,83 +25,143 @@ class RecordBatch(Generic[K, V]):
     [(0, [b'alice', b'bob'])]
     """
 
-    __slots__ = ("_columns", "_length", "_offsets", "base_offset", "last_offset", "next_offset", "partition", "topic")
-
-    topic: str
-    partition: int
-    base_offset: int
-    last_offset: int
-    next_offset: int
-    _columns: Any
-    _offsets: Sequence[int]
-    _length: int
+    __slots__ = ("_batch", "_decoder", "_keys", "_length", "_low", "_next_offset", "_offsets", "_stop", "_times", "_values")  # fmt: skip
 
     def __init__(self, batch: VerifiedBatch, decoder: Decoder, start: int = 0, end: int | None = None) -> None:
-        columns = Columns(batch, decoder, start, end)
-        offsets = columns.offsets
-        next_offset = batch.header.next_offset
-        put = object.__setattr__
-        put(self, "_columns", columns)
-        put(self, "_offsets", offsets)
-        put(self, "_length", len(offsets))
-        put(self, "topic", decoder.topic)
-        put(self, "partition", decoder.partition)
-        put(self, "base_offset", offsets[0] if len(offsets) else batch.header.base_offset)
-        put(self, "last_offset", offsets[-1] if len(offsets) else batch.header.last_offset)
-        put(self, "next_offset", next_offset if end is None else min(next_offset, end))
+        header = batch.header
+        self._batch = batch
+        self._decoder = decoder
+        self._offsets: Sequence[int] | None = None
+        self._times: Sequence[int] | None = None
+        self._keys: Sequence[Any] | None = None
+        self._values: Sequence[Any] | None = None
+        self._low = 0
+        self._stop = self._length = header.record_count
+        next_offset = self._next_offset = header.base_offset + header.last_offset_delta + 1
+        if start > header.base_offset or (end is not None and end < next_offset):
+            self._cut(start, next_offset if end is None else min(end, next_offset))
 
-    def __setattr__(self, name: str, value: object) -> None:
-        raise AttributeError(f"a RecordBatch is immutable; {name} cannot be set")
+    def _cut(self, start: int, end: int) -> None:
+        """Leave out what is before offset `start` or not before `end`."""
+        offsets = self._read(self._batch.offsets) or ()
+        self._low = sum(1 for offset in offsets if offset < start)
+        self._stop = max(self._low, sum(1 for offset in offsets if offset < end))
+        self._length = self._stop - self._low
+        self._next_offset = end
+
+    @property
+    def topic(self) -> str:
+        """The topic's name."""
+        return self._decoder.topic
+
+    @property
+    def partition(self) -> int:
+        """The partition's number."""
+        return self._decoder.partition
+
+    @property
+    def base_offset(self) -> int:
+        """The offset of the first record."""
+        return self.offsets[0] if self._length else self._batch.header.base_offset
+
+    @property
+    def last_offset(self) -> int:
+        """The offset of the last record."""
+        return self.offsets[-1] if self._length else self._batch.header.last_offset
+
+    @property
+    def next_offset(self) -> int:
+        """Where to go on reading: past gaps that compaction left."""
+        return self._next_offset
 
     @property
     def offsets(self) -> Sequence[int]:
         """Each record's offset, ascending."""
+        if self._offsets is None:
+            self._offsets = (self._read(self._batch.offsets) or ())[self._low : self._stop]
         return self._offsets
 
     @property
     def timestamps(self) -> Sequence[int]:
         """Each record's timestamp, ms since the epoch."""
-        times: Sequence[int] = self._columns.timestamps
-        return times
+        if self._times is None:
+            self._times = self._column(self._batch.timestamps, self._batch.header.base_timestamp)
+        return self._times
 
     @property
     def keys(self) -> Sequence[K]:
         """Each record's key. Raises DeserializationError if a deserializer fails on one."""
-        keys: Sequence[K] = self._columns.keys()
+        keys = self._keys
+        if keys is None:
+            keys = self._keys = self._decoded(self._column(self._batch.keys, None), self._decoder.deserialize_key)
         return keys
 
     @property
     def values(self) -> Sequence[V]:
         """Each record's value. Raises DeserializationError if a deserializer fails on one."""
-        values: Sequence[V] = self._columns.values()
+        values = self._values
+        if values is None:
+            column = self._column(self._batch.values, None)
+            values = self._values = self._decoded(column, self._decoder.deserialize_value)
         return values
 
     @property
     def headers(self) -> Sequence[HeaderTuple]:
         """Each record's headers."""
-        headers: Sequence[HeaderTuple] = self._columns.headers()
-        return headers
+        return self._column(self._batch.headers, ())
+
+    def _read(self, read: Callable[[], Any]) -> Any:
+        try:
+            return read()
+        except (ValueError, TypeError) as error:
+            raise self._batch.damaged(error) from error
+
+    def _column(self, read: Callable[[], Sequence[Any] | None], absent: Any) -> Sequence[Any]:
+        column = self._read(read)
+        if column is None:
+            return [absent] * self._length
+        cut: Sequence[Any] = column if self._length == len(column) else column[self._low : self._stop]
+        return cut
+
+    def _decoded(self, column: Sequence[Any], deserialize: Deserialize | None) -> Sequence[Any]:
+        if deserialize is None:
+            return column
+        made: list[Any] = []
+        for at, item in enumerate(column):
+            try:
+                made.append(None if item is None else deserialize(item))
+            except StreamlogError:
+                raise
+            except Exception as error:
+                raise undecodable(self._raw(at), error) from error
+        return made
+
+    def _raw(self, at: int) -> Record[Any, Any]:
+        """The record at index `at` as bytes."""
+        keys, values = self._column(self._batch.keys, None), self._column(self._batch.values, None)
+        return Record(
+            self.topic, self.partition, self.offsets[at], self.timestamps[at], keys[at], values[at], self.headers[at]
+        )
 
     def __len__(self) -> int:
         return self._length
 
     def __iter__(self) -> Iterator[Record[K, V]]:
-        columns = self._columns
         new: Any = tuple.__new__
         return map(
             new,
             repeat(Record),
             zip(
-                repeat(self.topic), repeat(self.partition), self._offsets, columns.timestamps,
-                columns.keys(), columns.values(), columns.headers(), strict=False,
+                repeat(self.topic), repeat(self.partition), self.offsets, self.timestamps, self.keys, self.values,
+                self.headers, strict=False,
             ),
         )  # fmt: skip
 
     def __reduce__(self) -> Any:
+        fields = {name: getattr(self, name) for name in _FIELDS}
         return _restore, (
-            self.topic, self.partition, self.next_offset, list(self.offsets), list(self.timestamps),
-            list(self.keys), list(self.values), list(self.headers), self.base_offset, self.last_offset,
-        )  # fmt: skip
+            {name: value if isinstance(value, (int, str)) else list(value) for name, value in fields.items()},
+        )
 
     def __repr__(self) -> str:
         return (
@@ -109,24 +170,31 @@ class RecordBatch(Generic[K, V]):
         )
 
 
-class _Plain:
-    """Columns that are there already: what a pickled batch comes back with."""
-
-    def __init__(self, timestamps: Any, keys: Any, values: Any, headers: Any) -> None:
-        self.timestamps = timestamps
-        self.keys = lambda: keys
-        self.values = lambda: values
-        self.headers = lambda: headers
+_FIELDS = (
+    "topic", "partition", "base_offset", "last_offset", "next_offset", "offsets", "timestamps", "keys", "values", "headers",
+)  # fmt: skip
 
 
-def _restore(
-    topic: str, partition: int, next_offset: int, offsets: Any, timestamps: Any, keys: Any, values: Any, headers: Any, base: int, last: int
-) -> RecordBatch[Any, Any]:  # fmt: skip
-    batch: RecordBatch[Any, Any] = RecordBatch.__new__(RecordBatch)
-    put = object.__setattr__
-    for name, value in (
-        ("_columns", _Plain(timestamps, keys, values, headers)), ("_offsets", offsets), ("_length", len(offsets)),
-        ("topic", topic), ("partition", partition), ("base_offset", base), ("last_offset", last), ("next_offset", next_offset),
-    ):  # fmt: skip
-        put(batch, name, value)
-    return batch
+class _Pickled(RecordBatch[Any, Any]):
+    """A batch that came out of a pickle: its columns are there already."""
+
+    __slots__ = ("_fields",)
+
+    def __init__(self, fields: dict[str, Any]) -> None:
+        self._fields = fields
+        self._length = len(fields["offsets"])
+
+    def __reduce__(self) -> Any:
+        return _restore, (self._fields,)
+
+
+for _name in _FIELDS:
+    setattr(
+        _Pickled,
+        _name,
+        property(lambda self, _name=_name: self._fields[_name], doc=getattr(RecordBatch, _name).__doc__),
+    )
+
+
+def _restore(fields: dict[str, Any]) -> RecordBatch[Any, Any]:
+    return _Pickled(fields)

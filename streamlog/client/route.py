@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 from ..broker.metadata import TopicView
 from ..config import ProducerConfig
@@ -21,6 +21,16 @@ from .partitioner import Partitioner
 from .serde import resolve_serializer, to_bytes
 
 Serialize = Callable[[Any], bytes]
+
+
+_PLAIN = {bytes}
+
+
+class Column(NamedTuple):
+    """Keys or values of many records, as bytes."""
+
+    items: list[bytes | None]
+    has_none: bool
 
 
 class Route:
@@ -126,7 +136,7 @@ class Route:
 
     # -- many ----------------------------------------------------------------------------------------
 
-    def many(self, items: Iterable[Any], serialize: Serialize | None, what: str) -> list[bytes | None]:
+    def many(self, items: Iterable[Any], serialize: Serialize | None, what: str) -> Column:
         """A column of keys or values as bytes."""
         if isinstance(items, (str, bytes, bytearray, memoryview, Mapping)):
             raise SerializationError(
@@ -134,12 +144,13 @@ class Route:
                 f"Use send, or put it into a list."
             )
         column = list(items)
+        if serialize is None and set(map(type, column)) <= _PLAIN:
+            return Column(column, False)
         if serialize is None:
-            kinds = set(map(type, column))
-            if kinds <= {bytes}:
-                return column
-            return [None if item is None else to_bytes(item, what) for item in column]
-        return [None if item is None else to_bytes(_serialize(serialize, item, what), what) for item in column]
+            made = [None if item is None else to_bytes(item, what) for item in column]
+        else:
+            made = [None if item is None else to_bytes(_serialize(serialize, item, what), what) for item in column]
+        return Column(made, None in made)
 
     def spread(
         self, keys: list[bytes | None] | None, partition: int | None, n: int

@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from struct import Struct
 from struct import error as struct_error
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from xxhash import xxh3_64_intdigest, xxh64_intdigest
 
@@ -36,13 +36,18 @@ _HASH = Struct("<I")
 _BODY = Struct("<QIqiiiqqqqqhiIII")
 _HEADER = Struct("<4sBHII" + "QIqiiiqqqqqhiIII")
 _ENTRY = Struct("<BI")
-_HASHED_FROM = _PREFIX.size + _HASH.size
+_TWO = Struct("<BBIBI").unpack_from
+_HASH_AT = _PREFIX.size
+_HASHED_FROM = _HASH_AT + _HASH.size
 FIXED_LEN = _HEADER.size
 MIN_HEADER_LEN = FIXED_LEN + 1
+_TWO_HEADER_LEN = FIXED_LEN + 1 + 2 * _ENTRY.size
 MAX_HEADER_LEN = FIXED_LEN + 1 + 255 * _ENTRY.size
 MAX_BATCH_LEN = 1 << 30
 
 _header_into = _HEADER.unpack_from
+_NO_HEADER: tuple[Any, ...] = (b"", 0, 0, 0, 0, 0, 0)
+_new_header: Any = tuple.__new__  # namedtuple's own __new__ is a Python call
 _hash32 = 0xFFFFFFFF
 
 
@@ -144,6 +149,26 @@ def stamp(batch: SealedBatch, seed: int, base_offset: int, leader_epoch: int, ap
     return prefix + _HASH.pack(digest) + body + directory
 
 
+_ONE = Struct("<4sBHI" + "QIqiiiqqqqqhiIII" + "BBIBI").pack
+
+
+def encode_one(
+    seed: int, key: bytes, value: bytes, timestamp: int, base_offset: int, leader_epoch: int, append_ms: int
+) -> bytes:
+    """A whole batch of one packed key and one packed value: what sealing and stamping would make, in a third of the time.
+
+    `key` and `value` are msgpack arrays of one; no compression, no headers, CreateTime.
+    """
+    payload = key + value
+    plain = _ONE(
+        MAGIC, VERSION, _TWO_HEADER_LEN, _TWO_HEADER_LEN + len(payload), xxh3_64_intdigest(payload, seed), 0, base_offset,
+        0, leader_epoch, 1, timestamp, timestamp, append_ms, NO_HORIZON, NO_PRODUCER, -1, -1, len(payload), 0, 0,
+        2, 3, len(key), 4, len(value),
+    )  # fmt: skip
+    digest = (xxh3_64_intdigest(plain, seed) & _hash32).to_bytes(4, "little")
+    return plain[:_HASH_AT] + digest + plain[_HASH_AT:] + payload
+
+
 def restamp(header: BatchHeader, sealed: SealedBatch, seed: int) -> bytes:
     """The header of `sealed`, a compacted form of the batch at `header`, with that batch's own place and times."""
     directory = sealed.directory
@@ -194,6 +219,25 @@ def read_header(buffer: Buffer, position: int, seed: int, path: str, file_positi
 
     Raises CorruptRecordError, or FormatError if a newer streamlog wrote it.
     """
+    try:
+        fields = _header_into(buffer, position)
+    except struct_error:
+        fields = _NO_HEADER
+    header_len = fields[2]
+    # One unpacking and one hash for a header that is as it should be; why another is not, is worked out below.
+    if (
+        fields[0] == MAGIC
+        and fields[1] == VERSION
+        and MIN_HEADER_LEN <= header_len <= MAX_HEADER_LEN
+        and header_len <= fields[3] <= MAX_BATCH_LEN
+        and position + header_len <= len(buffer)
+        and not fields[6] & FORM_MASK
+    ):
+        at = position + _PREFIX.size
+        hashed = bytes(buffer[position:at]) + bytes(buffer[at + _HASH.size : position + header_len])
+        if xxh3_64_intdigest(hashed, seed) & _hash32 == fields[4]:
+            known: BatchHeader = _new_header(BatchHeader, fields)
+            return known
     fault = header_fault(buffer, position, seed)
     if fault is not None:
         raise corrupt(path, file_position, *fault)
@@ -233,6 +277,10 @@ def directory_entries(buffer: Buffer, position: int, header: BatchHeader) -> lis
     Raises ValueError if it does not add up to the payload's length.
     """
     count = buffer[position + FIXED_LEN]
+    if count == 2:  # keys and values: almost every batch
+        _, kind, length, kind2, length2 = _TWO(buffer, position + FIXED_LEN)
+        if header.header_len == _TWO_HEADER_LEN and length + length2 == header.batch_len - _TWO_HEADER_LEN:
+            return [(kind, length), (kind2, length2)]
     if header.header_len != MIN_HEADER_LEN + count * _ENTRY.size:
         raise ValueError(f"a directory of {count} columns does not fit a header of {header.header_len} bytes")
     at = position + MIN_HEADER_LEN

@@ -126,34 +126,24 @@ def _sealed(
     )  # fmt: skip
 
 
-def seal_one(seed: int, key: bytes | None, value: bytes | None, timestamp: int, attributes: int) -> SealedBatch:
-    """`seal` for a single uncompressed record without headers: the path of a `send` that does not linger."""
-    if key is not None and value is not None:
-        keys, values = _pack((key,)), _pack((value,))
-        payload = keys + values
-        directory = directory_of(((KEYS, len(keys)), (VALUES, len(values))))
-    elif value is not None:
-        payload = _pack((value,))
-        directory = directory_of(((VALUES, len(payload)),))
-    elif key is not None:
-        payload = _pack((key,))
-        directory = directory_of(((KEYS, len(payload)),))
-    else:
-        payload, directory = b"", directory_of(())
-    return SealedBatch(
-        payload, hash_payload(payload, seed), directory, attributes, 1, 0, timestamp, timestamp, len(payload)
-    )
+_BIN8 = tuple(b"\x91\xc4" + bytes([n]) for n in range(256))
 
 
-_tuples = {HEADERS: True}
+def pack_one(item: bytes) -> bytes:
+    """`[item]` in msgpack; short ones are written by hand, as the packer would."""
+    n = len(item)
+    return _BIN8[n] + item if n < 256 else _pack((item,))
+
+
+_unpackb = msgpack.unpackb
 
 
 def _unpack(kind: int, data: Buffer, codec: int, count: int) -> Any:
     if codec:
         size = int.from_bytes(data[:4], "little")
         data = compression.decompress(codec, data[4:], size, MAX_UNCOMPRESSED)
-    column = msgpack.unpackb(data, use_list=kind not in _tuples, ext_hook=_refuse_ext, max_ext_len=0)
-    if not isinstance(column, (list, tuple)) or len(column) != count:
+    column = _unpackb(data, use_list=kind != HEADERS, ext_hook=_refuse_ext, max_ext_len=0)
+    if type(column) not in (list, tuple) or len(column) != count:
         raise ValueError(f"column {kind} does not hold {count} entries")
     return column
 
@@ -165,24 +155,22 @@ class BatchColumns:
     contradict the header all the same (a batch made by hostile hands).
     """
 
-    __slots__ = ("_entries", "_payload", "header")
+    __slots__ = ("_buffer", "_entries", "_start", "header")
 
     def __init__(self, buffer: Buffer, position: int, header: BatchHeader) -> None:
         self.header = header
-        view = memoryview(buffer)
-        at = position + header.header_len
-        self._payload = view[at : position + header.batch_len]
-        self._entries: dict[int, tuple[int, int]] = {}
-        start = 0
-        for kind, length in directory_entries(buffer, position, header):
-            self._entries[kind] = (start, start + length)
-            start += length
+        self._buffer = buffer
+        self._start = position + header.header_len
+        self._entries = directory_entries(buffer, position, header)
 
     def _column(self, kind: int) -> Any:
-        bounds = self._entries.get(kind)
-        if bounds is None:
-            return None
-        return _unpack(kind, self._payload[bounds[0] : bounds[1]], self.header.codec, self.header.record_count)
+        start = self._start
+        for here, length in self._entries:
+            if here == kind:
+                header = self.header
+                return _unpack(kind, self._buffer[start : start + length], header.codec, header.record_count)
+            start += length
+        return None
 
     def offsets(self) -> Sequence[int]:
         header = self.header

@@ -12,6 +12,7 @@ from ..storage import compaction
 from ..storage.log import Log, Write
 from ..storage.retention import checked, policy_of
 from ..storage.segment import Segment
+from ..storage.tail import Tail
 from ..types import Policy, TopicPartition
 
 logger = logging.getLogger("streamlog.replication")
@@ -64,9 +65,25 @@ class Partition:
             base_offset = self.log.append(write, self.leader_epoch, now_ms)
         if self.waiters:
             self.wake()
-        if (before.first_append < 0 or before.segments is not self.log.tail.segments) and self.on_work is not None:
-            self.on_work(self)  # a segment began to age, or was sealed
+        self._note_work(before)
         return base_offset
+
+    def append_one(self, key: bytes, value: bytes, timestamp: int, now_ms: int) -> int:
+        """`append` for a single plain record; see `Log.append_one`."""
+        before = self.log.tail
+        with self.lock:
+            if self.closed is not None:
+                raise self.closed.again()
+            offset = self.log.append_one(key, value, timestamp, self.leader_epoch, now_ms)
+        if self.waiters:
+            self.wake()
+        self._note_work(before)
+        return offset
+
+    def _note_work(self, before: Tail) -> None:
+        """Tell that a segment began to age, or was sealed."""
+        if (before.first_append < 0 or before.segments is not self.log.tail.segments) and self.on_work is not None:
+            self.on_work(self)
 
     def settle(self, write: Write) -> None:
         """Find out what became of an `append` that was interrupted; see `Log.settle`."""

@@ -53,6 +53,12 @@ class OsFile:
         return b"".join(parts)
 
     def pwrite(self, buffers: Sequence[Buffer], position: int) -> None:
+        if len(buffers) == 1:
+            data = buffers[0]
+            written = os.pwrite(self.fd, data, position)
+            if written != len(data):
+                self._finish(bytes(data), written, position)
+            return
         for start in range(0, len(buffers), _IOV_MAX):
             chunk = buffers[start : start + _IOV_MAX]
             total = sum(map(len, chunk))

@@ -126,8 +126,8 @@ class _Check:
         if segments and segments[0].base_offset > self.start_offset:
             self._missing(segments[0].path, 0, self.start_offset, segments[0].base_offset)
         end = 0
-        for segment, following in zip(segments, [*segments[1:], None], strict=True):
-            end = self._segment(segment, following, gaps, state)
+        for number, segment in enumerate(segments, 1):
+            end = self._segment(segment, segments[number] if number < len(segments) else None, gaps, state)
         if state is not None and end < state.recovery_point and not self.end_is_damaged:
             path = segments[-1].path if segments else self.q.directory
             self._missing(path, segments[-1].size if segments else 0, end, state.recovery_point)

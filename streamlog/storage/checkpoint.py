@@ -65,7 +65,7 @@ class StateFile:
         found = slots(data, topic_id, partition)
         opened = cls(file, topic_id, partition, found.newest or State(0, 0), found.sequence)
         if found.newest is None:
-            if found.damaged or not is_new:
+            if not is_new:  # else the creation was interrupted, and what is there was never used
                 opened.close()
                 raise _damaged(path, "neither of its two slots belongs to this partition and verifies")
             opened.write(opened.state, sync=True)

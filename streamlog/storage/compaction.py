@@ -64,7 +64,7 @@ class Plan(NamedTuple):
 
     @property
     def dirty_ratio(self) -> float:
-        return self.dirty_bytes / self.total_bytes if self.total_bytes else 0.0
+        return self.dirty_bytes / max(1, self.total_bytes)
 
 
 def plan(log: Log, now_ms: int, clean_until: int) -> Plan:
@@ -196,11 +196,8 @@ class _Cleaner:
         self.next_horizon: int | None = None
 
     def run(self) -> None:
-        disk = self._log.disk
         try:
-            if disk.exists(self._path):
-                disk.unlink(self._path)
-            self._file = disk.open(self._path, create=True, exclusive=True)
+            self._file = self._log.disk.open(self._path, create=True, exclusive=True)
             for segment in self._group:
                 for header, full, data in _batches(self._log, segment, BatchColumns.all):
                     last = segment is self._group[-1] and header.next_offset == segment.next_offset

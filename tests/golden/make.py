@@ -68,10 +68,10 @@ def batches() -> list[SealedBatch]:
     seal = columns.seal
     mixed = EXPECTED[4:7]
     return [
-        columns.seal_one(SEED, b"key", b"value", NOW, 0),
-        columns.seal_one(SEED, None, b"no key", NOW, 0),
-        columns.seal_one(SEED, b"no value", None, NOW, 0),
-        columns.seal_one(SEED, None, None, NOW, 0),
+        seal(SEED, [b"key"], [b"value"], NOW, count=1),
+        seal(SEED, None, [b"no key"], NOW, count=1),
+        seal(SEED, [b"no value"], None, NOW, count=1),
+        seal(SEED, None, None, NOW, count=1),
         seal(
             SEED,
             [record.key for record in mixed],
@@ -88,7 +88,7 @@ def batches() -> list[SealedBatch]:
         seal(SEED, None, None, (), count=0, last_offset_delta=0)._replace(
             producer_id=5, producer_epoch=2, base_sequence=9
         ),
-        columns.seal_one(SEED, b"after the roll", b"last", NOW, 0),
+        seal(SEED, [b"after the roll"], [b"last"], NOW, count=1),
     ]
 
 

@@ -14,12 +14,13 @@ from streamlog.records.batch import (
     LOG_APPEND_TIME,
     SealedBatch,
     directory_of,
+    encode_one,
     hash_payload,
     read_header,
     seed_of,
     stamp,
 )
-from streamlog.records.columns import HEADERS, KEYS, OFFSETS, TIMESTAMPS, VALUES, BatchColumns, records_of, seal, seal_one
+from streamlog.records.columns import HEADERS, KEYS, OFFSETS, TIMESTAMPS, VALUES, BatchColumns, pack_one, records_of, seal
 from streamlog.types import Record
 
 SEED = seed_of(bytes(16), 0)
@@ -63,11 +64,13 @@ def test_records_are_built_from_any_index_on(rows: list[tuple[Any, ...]], data: 
     assert list(records_of(Record, "t", 2, opened(sealed), skip)) == expected[skip:]
 
 
-@given(blobs, blobs, st.integers(0, 2**45))
-def test_a_single_record_is_sealed_as_seal_does_it(key: bytes | None, value: bytes | None, time: int) -> None:
-    one = seal_one(SEED, key, value, time, 0)
-    many = seal(SEED, None if key is None else [key], None if value is None else [value], time, count=1)
-    assert one == many
+@pytest.mark.parametrize("size", [0, 1, 31, 32, 254, 255, 256, 257, 65_535, 65_536])
+@pytest.mark.parametrize("other", [0, 300])
+def test_a_single_record_is_encoded_as_sealing_and_stamping_would_do_it(size: int, other: int) -> None:
+    key, value = b"k" * other, b"v" * size
+    sealed = seal(SEED, [key], [value], 1000, count=1)
+    one = encode_one(SEED, pack_one(key), pack_one(value), 1000, BASE, 3, 2000)
+    assert one == stamp(sealed, SEED, BASE, 3, 2000) + sealed.payload
 
 
 def test_columns_that_say_nothing_are_left_out() -> None:
@@ -137,8 +140,9 @@ def hostile(kind: int, data: bytes, codec: int = 0, count: int = 2) -> BatchColu
         b"\x92\xd5\x05\x00\x00\xc0",
         b"\x92\xd6\xff\x00\x00\x00\x00\xc0",
         b"\x92\xa1\xff\xa1\xff",
+        b"\x92\xc7\x00\x05\xc0",
     ],
-    ids=range(16),
+    ids=range(17),
 )
 @pytest.mark.parametrize("kind", [OFFSETS, TIMESTAMPS, KEYS, VALUES, HEADERS])
 def test_a_hostile_column_is_a_value_error(kind: int, data: bytes) -> None:

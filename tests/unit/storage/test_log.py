@@ -163,6 +163,7 @@ def test_the_first_record_at_or_after_a_time_is_found_inside_batches(box: MakeBo
     assert b.log.find_time(31, 5) == (4, 40)
     assert b.log.find_time(41, 5) is None
     assert b.log.find_time(31, 4) is None
+    assert b.log.find_time(31, 3) is None
 
 
 def test_a_time_is_found_among_records_that_were_not_deleted(box: MakeBox) -> None:
