@@ -11,7 +11,7 @@ from typing import Any, Protocol
 
 from ..coordinator import GroupDescription, Heartbeat, HeartbeatResult
 from ..runtime.api import Completion
-from ..storage.log import Chunk, Write
+from ..storage.log import EMPTY, Chunk, Write
 from ..types import Clock, OffsetAndMetadata, OffsetAndTimestamp, PartitionInfo, TopicPartition
 from .metadata import Image, TopicView
 from .scheduler import Scheduler
@@ -52,14 +52,21 @@ class Service(Protocol):
         """Append; the base offset. With several replicas the Completion waits for the high watermark."""
 
     def produce_one(
-        self, topic: TopicView, partition: int, key: bytes, value: bytes, timestamp: int
+        self, topic: TopicView, partition: int, key: bytes, value: bytes, timestamp: int, now_ms: int
     ) -> Completion[int]:
-        """`produce` for one plain record, given as its two packed columns; its offset. See `Log.append_one`."""
+        """`produce` for one plain record, given as its two packed columns; its offset. See `Log.append_one`.
+
+        `now_ms` is the service's clock, which the caller has just read.
+        """
 
     def settle(self, topic: TopicView, partition: int, write: Write) -> None:
         """After an interrupt: make `write.base_offset` say whether it was appended."""
 
-    def fetch(self, partition: TopicPartition, offset: int, max_bytes: int, isolation_level: str) -> Chunk: ...
+    def fetch(
+        self, partition: TopicPartition, offset: int, max_bytes: int, isolation_level: str, after: Chunk = EMPTY
+    ) -> Chunk:
+        """Whole batches from the one that holds `offset` on; `after`: the chunk read to its end just before."""
+
     def await_data(self, partitions: Iterable[TopicPartition]) -> ParkedFetch: ...
     def after_damage(self, partition: TopicPartition, offset: int) -> int: ...
     def bounds(self, partition: TopicPartition, isolation_level: str) -> tuple[int, int]:

@@ -224,7 +224,7 @@ class Catalog:
                 if known is None:
                     self._add(view, number)
                 elif known.log.config is not view.config or known.custom_policy is not self._policies.get(name):
-                    known.log.config = view.config
+                    known.configure(view.config)
                     known.custom_policy = self._policies.get(name)
                     self._maintain_soon(known)
 

@@ -10,7 +10,7 @@ from ..errors import ConfigError
 from ..replication.partition import Partition, gone
 from ..runtime.api import Completion, Lock
 from ..runtime.disk import entropy
-from ..storage.log import Chunk, Write
+from ..storage.log import EMPTY, Chunk, Write
 from ..types import Clock, OffsetAndMetadata, OffsetAndTimestamp, PartitionInfo, TopicPartition
 from . import controller
 from .broker import Broker
@@ -114,23 +114,29 @@ class LocalService:
         return Completion.of(here.append(write, self.clock.time_ms()))
 
     def produce_one(
-        self, topic: TopicView, partition: int, key: bytes, value: bytes, timestamp: int
+        self, topic: TopicView, partition: int, key: bytes, value: bytes, timestamp: int, now_ms: int
     ) -> Completion[int]:
         here = self._partitions.get((topic.name, partition))
         if here is None or here.topic_id != topic.id_bytes:
-            raise self._catalog.closed.again() if self._catalog.closed is not None else gone(TopicPartition(topic.name, partition))
-        return Completion.of(here.append_one(key, value, timestamp, self.clock.time_ms()))
+            raise (
+                self._catalog.closed.again()
+                if self._catalog.closed is not None
+                else gone(TopicPartition(topic.name, partition))
+            )
+        return Completion.of(here.append_one(key, value, timestamp, now_ms))
 
     def settle(self, topic: TopicView, partition: int, write: Write) -> None:
         here = self._partitions.get((topic.name, partition))
         if here is not None and here.topic_id == topic.id_bytes:
             here.settle(write)
 
-    def fetch(self, partition: TopicPartition, offset: int, max_bytes: int, isolation_level: str) -> Chunk:
+    def fetch(
+        self, partition: TopicPartition, offset: int, max_bytes: int, isolation_level: str, after: Chunk = EMPTY
+    ) -> Chunk:
         here = self._partitions.get(partition) or self._partition(partition)
         if here.closed is not None:
             raise here.closed.again()
-        return here.log.fetch(offset, max_bytes, here.high_watermark)
+        return here.log.fetch(offset, max_bytes, here.high_watermark, after)
 
     def await_data(self, partitions: Iterable[TopicPartition]) -> ParkedFetch:
         return ParkedFetch([p for p in map(self._partitions.get, partitions) if p is not None])

@@ -49,7 +49,7 @@ class VerifiedBatch(BatchColumns):
 
 def batches(chunk: Chunk) -> Iterator[VerifiedBatch]:
     """The batches of a chunk in order. Raises CorruptRecordError at the first that does not verify."""
-    data, seed, path, start = chunk
+    data, seed, path, start, _ = chunk
     view = memoryview(data)
     at, end = 0, len(data)
     while at < end:

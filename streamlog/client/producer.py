@@ -102,15 +102,15 @@ class Producer(Closing):
             size += headers_size(pairs)
         if size > route.max_size:
             raise route.too_large(size)
-        timestamp = self._now_ns() // 1_000_000
+        timestamp = now_ms = self._now_ns() // 1_000_000
         if timestamp_ms is not None:
-            timestamp = route.timestamp(timestamp_ms, timestamp)
+            timestamp = route.timestamp(timestamp_ms, now_ms)
         queue = route.only
         if queue is None or partition is not None:
             queue = route.queue_for(key, partition)
         if not self._linger_ms:
             if type(key) is bytes and type(value) is bytes and not pairs and queue.plain and queue.idle():
-                written = self._send_now(queue, key, value, timestamp)
+                written = self._send_now(queue, key, value, timestamp, now_ms)
                 if written is not None:
                     return written
             return self._finish_now(*self._outbox.add(queue, (key, value, timestamp, pairs), size))
@@ -138,7 +138,7 @@ class Producer(Closing):
         return delivery
 
     def _send_now(
-        self, queue: PartitionQueue, key: bytes, value: bytes, timestamp: int
+        self, queue: PartitionQueue, key: bytes, value: bytes, timestamp: int, now_ms: int
     ) -> Delivery[RecordMetadata] | None:
         """Write one record with nothing before it, without a batch object; None if something came before."""
         with queue.draining:
@@ -146,7 +146,7 @@ class Producer(Closing):
                 return None
             try:
                 done = self._service.produce_one(
-                    queue.topic, queue.partition, pack_one(key), pack_one(value), timestamp
+                    queue.topic, queue.partition, pack_one(key), pack_one(value), timestamp, now_ms
                 )
                 offset = done.result()
             except StreamlogError as error:
@@ -192,8 +192,8 @@ class Producer(Closing):
             route = self._routes[topic]
         except (KeyError, TypeError):
             route = self._route(topic)
-        column = route.many(values, route.serialize_value, "value")
-        key_column = None if keys is None else route.many(keys, route.serialize_key, "key")
+        column = route.many(values, route.serialize_value, "value", bool(self._linger_ms))
+        key_column = None if keys is None else route.many(keys, route.serialize_key, "key", bool(self._linger_ms))
         n = len(column.items)
         if key_column is not None and len(key_column.items) != n:
             raise SerializationError(
@@ -210,7 +210,7 @@ class Producer(Closing):
                 raise InvalidTimestampError(
                     f"send_many got {n} values and {len(times)} timestamps; one for each value."
                 )
-        sizes = bulk.sizes_of(column, key_column, RECORD_OVERHEAD + headers_size(pairs)) if n else 0
+        sizes = bulk.sizes_of(column, key_column, RECORD_OVERHEAD + headers_size(pairs), route.max_size) if n else 0
         if bulk.largest(sizes) > route.max_size:
             raise route.too_large(bulk.largest(sizes))
         parts: list[Part] = []

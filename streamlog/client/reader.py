@@ -12,6 +12,7 @@ from typing import Any
 
 from ..broker.api import Service
 from ..errors import CorruptRecordError, DeserializationError, StreamlogError
+from ..storage.log import EMPTY
 from ..types import Record, TopicPartition
 from . import decode
 from .decode import Decoder, VerifiedBatch
@@ -29,7 +30,7 @@ MAX_BYTES = (1 << 17) - 256
 class PartitionReader:
     """Hands out the records of one partition in order. `position` is the next offset to hand out."""
 
-    __slots__ = ("_batches", "_bytes", "_current", "_max_bytes", "_next", "_service", "_skip", "decoder", "isolation", "name", "position")  # fmt: skip
+    __slots__ = ("_batches", "_bytes", "_chunk", "_current", "_max_bytes", "_next", "_service", "_skip", "decoder", "isolation", "name", "position")  # fmt: skip
 
     def __init__(
         self,
@@ -58,6 +59,7 @@ class PartitionReader:
     def _forget(self) -> None:
         self._current: Iterator[Record[Any, Any]] | None = None
         self._next = self.position
+        self._chunk = EMPTY
         self._batches: Iterator[VerifiedBatch] = iter(())
 
     def take(self, out: list[Record[Any, Any]], n: int) -> None:
@@ -144,9 +146,10 @@ class PartitionReader:
             try:
                 batch = next(self._batches, None)
                 if batch is None:
-                    chunk = self._service.fetch(self.name, self.position, self._bytes, self.isolation)
+                    chunk = self._service.fetch(self.name, self.position, self._bytes, self.isolation, self._chunk)
                     if not chunk.data:
                         return None
+                    self._chunk = chunk
                     self._bytes = min(self._bytes * GROWTH, self._max_bytes)
                     self._batches = decode.batches(chunk)
                     continue

@@ -43,7 +43,7 @@ class RecordBatch(Generic[K, V]):
 
     def _cut(self, start: int, end: int) -> None:
         """Leave out what is before offset `start` or not before `end`."""
-        offsets = self._read(self._batch.offsets) or ()
+        offsets = self._column(self._batch.offsets, 0)
         self._low = sum(1 for offset in offsets if offset < start)
         self._stop = max(self._low, sum(1 for offset in offsets if offset < end))
         self._length = self._stop - self._low
@@ -78,7 +78,7 @@ class RecordBatch(Generic[K, V]):
     def offsets(self) -> Sequence[int]:
         """Each record's offset, ascending."""
         if self._offsets is None:
-            self._offsets = (self._read(self._batch.offsets) or ())[self._low : self._stop]
+            self._offsets = self._column(self._batch.offsets, 0)
         return self._offsets
 
     @property
@@ -93,7 +93,10 @@ class RecordBatch(Generic[K, V]):
         """Each record's key. Raises DeserializationError if a deserializer fails on one."""
         keys = self._keys
         if keys is None:
-            keys = self._keys = self._decoded(self._column(self._batch.keys, None), self._decoder.deserialize_key)
+            keys = self._column(self._batch.keys, None)
+            if self._decoder.deserialize_key is not None:
+                keys = self._decoded(keys, self._decoder.deserialize_key)
+            self._keys = keys
         return keys
 
     @property
@@ -101,8 +104,10 @@ class RecordBatch(Generic[K, V]):
         """Each record's value. Raises DeserializationError if a deserializer fails on one."""
         values = self._values
         if values is None:
-            column = self._column(self._batch.values, None)
-            values = self._values = self._decoded(column, self._decoder.deserialize_value)
+            values = self._column(self._batch.values, None)
+            if self._decoder.deserialize_value is not None:
+                values = self._decoded(values, self._decoder.deserialize_value)
+            self._values = values
         return values
 
     @property
@@ -110,22 +115,17 @@ class RecordBatch(Generic[K, V]):
         """Each record's headers."""
         return self._column(self._batch.headers, ())
 
-    def _read(self, read: Callable[[], Any]) -> Any:
+    def _column(self, read: Callable[[], Sequence[Any] | None], absent: Any) -> Sequence[Any]:
         try:
-            return read()
+            column = read()
         except (ValueError, TypeError) as error:
             raise self._batch.damaged(error) from error
-
-    def _column(self, read: Callable[[], Sequence[Any] | None], absent: Any) -> Sequence[Any]:
-        column = self._read(read)
         if column is None:
             return [absent] * self._length
         cut: Sequence[Any] = column if self._length == len(column) else column[self._low : self._stop]
         return cut
 
-    def _decoded(self, column: Sequence[Any], deserialize: Deserialize | None) -> Sequence[Any]:
-        if deserialize is None:
-            return column
+    def _decoded(self, column: Sequence[Any], deserialize: Deserialize) -> Sequence[Any]:
         made: list[Any] = []
         for at, item in enumerate(column):
             try:
@@ -188,12 +188,12 @@ class _Pickled(RecordBatch[Any, Any]):
         return _restore, (self._fields,)
 
 
+def _field(name: str) -> property:
+    return property(lambda self: self._fields[name], doc=getattr(RecordBatch, name).__doc__)
+
+
 for _name in _FIELDS:
-    setattr(
-        _Pickled,
-        _name,
-        property(lambda self, _name=_name: self._fields[_name], doc=getattr(RecordBatch, _name).__doc__),
-    )
+    setattr(_Pickled, _name, _field(_name))
 
 
 def _restore(fields: dict[str, Any]) -> RecordBatch[Any, Any]:

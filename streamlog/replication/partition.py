@@ -6,6 +6,7 @@ import contextlib
 import logging
 from collections.abc import Callable, Sequence
 
+from ..config import TopicConfig
 from ..errors import StreamlogError, UnknownTopicOrPartitionError
 from ..runtime.api import Lock
 from ..storage import compaction
@@ -46,6 +47,10 @@ class Partition:
         self.on_work: Callable[[Partition], None] | None = None
         self._policy_failure = ""
 
+    def configure(self, config: TopicConfig) -> None:
+        with self.lock:
+            self.log.configure(config)
+
     @property
     def high_watermark(self) -> int:
         """What readers may see: with one replica, everything that was published."""
@@ -77,7 +82,8 @@ class Partition:
             offset = self.log.append_one(key, value, timestamp, self.leader_epoch, now_ms)
         if self.waiters:
             self.wake()
-        self._note_work(before)
+        if before.first_append < 0 or before.segments is not self.log.tail.segments:
+            self._note_work(before)
         return offset
 
     def _note_work(self, before: Tail) -> None:

@@ -7,6 +7,7 @@ Waiting is done on raw locks only: an interrupt inside `with Condition` can leav
 from __future__ import annotations
 
 import atexit
+import contextlib
 import os
 import threading
 import time
@@ -56,10 +57,8 @@ class RawGate:
     def open(self, _: object = None) -> None:
         if not self._open:
             self._open = True
-            try:
+            with contextlib.suppress(RuntimeError):  # two threads opened it at once: it is open, as was asked
                 self._lock.release()
-            except RuntimeError:  # two threads opened it at once: it is open, which is all that was asked
-                pass
 
     def is_open(self) -> bool:
         return self._open

@@ -62,7 +62,7 @@ class Log:
         self.disk = disk
         self.directory = directory
         self.seed = seed
-        self.config = config
+        self.configure(config)
         self.fault = fault
         self._state = state
         self._writing: Write | None = None
@@ -76,6 +76,13 @@ class Log:
         self.appended_batches = 0
         self.appended_bytes = 0
         self.deleted_segments = 0
+
+    def configure(self, config: TopicConfig) -> None:
+        """Take these settings from now on. REQUIRES: partition lock, or nobody else."""
+        self.config = config
+        self._segment_bytes = config.effective_segment_bytes
+        self._segment_ms = config.effective_segment_ms
+        self._segment_records = config.effective_segment_records
 
     # -- writing -------------------------------------------------------------------------------------
 
@@ -139,10 +146,14 @@ class Log:
         if self._writing is not None:
             self._settle()
         tail = self.tail
-        if tail.end_position and self._is_full(tail, (), now_ms, _ONE_OVERHEAD + len(key) + len(value)):
-            self.roll(now_ms)
-            tail = self.tail
         offset, position, segments, bases, start, records, min_ts, max_ts, first_append = tail
+        if position and (
+            position + _ONE_OVERHEAD + len(key) + len(value) > self._segment_bytes
+            or 0 <= first_append <= now_ms - self._segment_ms
+            or 0 < self._segment_records <= records
+        ):
+            self.roll(now_ms)
+            offset, position, segments, bases, start, records, min_ts, max_ts, first_append = self.tail
         active = segments[-1]
         data = encode_one(self.seed, key, value, timestamp, offset, leader_epoch, now_ms)
         index = active.index
@@ -194,18 +205,16 @@ class Log:
             write.base_offset = -1
         self._writing = None
 
-    def _is_full(self, tail: Tail, batches: Sequence[SealedBatch], now_ms: int, size: int = 0) -> bool:
-        config = self.config
-        if tail.end_position + size + sum([batch.length for batch in batches]) > config.effective_segment_bytes:
-            return True
-        return self.is_due(now_ms, tail)
+    def _is_full(self, tail: Tail, batches: Sequence[SealedBatch], now_ms: int) -> bool:
+        size = tail.end_position + sum([batch.length for batch in batches])
+        return size > self._segment_bytes or self.is_due(now_ms, tail)
 
     def is_due(self, now_ms: int, tail: Tail | None = None) -> bool:
         """Whether the active segment has reached its age or number of records."""
         tail = tail or self.tail
-        if 0 <= tail.first_append <= now_ms - self.config.effective_segment_ms:
+        if 0 <= tail.first_append <= now_ms - self._segment_ms:
             return True
-        return 0 < self.config.effective_segment_records <= tail.records
+        return 0 < self._segment_records <= tail.records
 
     def roll(self, now_ms: int) -> bool:
         """Seal the active segment and open an empty one; False if it is empty already.
@@ -242,12 +251,23 @@ class Log:
 
     # -- reading -------------------------------------------------------------------------------------
 
-    def fetch(self, offset: int, max_bytes: int, end_offset: int) -> Chunk:
+    def fetch(self, offset: int, max_bytes: int, end_offset: int, after: Chunk = EMPTY) -> Chunk:
         """Batches from the one that holds `offset` on, up to `end_offset`; EMPTY at the end.
+
+        `after` is the chunk that the caller read to its end, at `offset`, just before: the next one begins
+        where it ends, and need not be looked for.
 
         Raises OffsetOutOfRangeError outside [log start, end_offset]; CorruptRecordError. No lock. Cost:
         one bisection, a walk of at most one index interval, one or two reads.
         """
+        segment = after.segment
+        if segment is not None:
+            tail = self.tail
+            if segment is tail.segments[-1] and tail.start_offset <= offset < min(end_offset, tail.end_offset):
+                position = after.position + len(after.data)
+                if position < tail.end_position:
+                    data = segment.chunk(position, tail.end_position, max_bytes)
+                    return Chunk(data, self.seed, segment.path, position, segment)
         return self._retry(lambda: self._fetch(offset, max_bytes, end_offset))
 
     def _retry(self, read: Callable[[], T]) -> T:
@@ -274,7 +294,7 @@ class Log:
         position = segment.locate(offset, end)
         if position is None:
             raise lookup.missing(segment, segment.next_offset, (*tail.bases, tail.end_offset)[at + 1])
-        return Chunk(segment.chunk(position, end, max_bytes), self.seed, segment.path, position)
+        return Chunk(segment.chunk(position, end, max_bytes), self.seed, segment.path, position, segment)
 
     def out_of_range(self, offset: int, end_offset: int) -> OffsetOutOfRangeError:
         start = self.tail.start_offset

@@ -57,6 +57,7 @@ class Chunk(NamedTuple):
     seed: int
     path: str
     position: int
+    segment: Segment | None = None
 
 
 EMPTY = Chunk(b"", 0, "", 0)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 from collections.abc import Callable
 from pathlib import Path
@@ -282,10 +283,8 @@ def test_failing_at_any_call_of_an_open_is_a_typed_error_and_the_next_open_is_ri
     for nth in range(1, count + 1):
         b, disk = ready()
         disk.arm(nth, OSError(errno.EIO, "injected"), half=True)
-        try:
+        with contextlib.suppress(StreamlogError):
             b.open(KILLED)
-        except StreamlogError:
-            pass
         disk.error = None
         b.open(KILLED)
         assert [entry.offset for entry in b.read()] == [2, 3, 4]
@@ -300,10 +299,8 @@ def test_failing_at_any_call_of_the_creation_is_a_typed_error_and_the_next_one_i
         b.log.release()
         b.path = tmp_path / f"new{nth}"
         disk.arm(nth, OSError(errno.ENOSPC, "injected"), half=True)
-        try:
+        with contextlib.suppress(StreamlogError):
             b.open(CLEAN)
-        except StreamlogError:
-            pass
         disk.error = None
         b.open(KILLED)
         assert b.append(b"first") == 0

@@ -11,7 +11,8 @@ from typing import Any
 
 import pytest
 
-from streamlog.errors import DiskFullError, StorageError, StreamlogError
+from streamlog.errors import CorruptRecordError, DiskFullError, StorageError, StreamlogError
+from streamlog.records.columns import pack_one
 from streamlog.storage.log import Write
 
 from .conftest import CLEAN, KILLED, Box
@@ -310,3 +311,74 @@ def test_interrupted_at_any_line_of_delete_records_the_log_goes_on(box: MakeBox)
         return seen[0] >= line
 
     _interrupt_everywhere(run)
+
+
+# The short way of a single record
+
+
+def one(b: Box, key: bytes, value: bytes) -> int:
+    """`append_one` as a producer without linger calls it."""
+    return b.log.append_one(pack_one(key), pack_one(value), b.now, 0, b.now)
+
+
+def test_a_record_by_the_short_way_is_the_same_record(box: MakeBox) -> None:
+    b, other = box(segment_bytes=1024), box(segment_bytes=1024)
+    for n in range(12):
+        b.now = other.now = b.now + (7 if n % 3 else -5)
+        assert one(b, b"k%d" % n, b"v" * 50 * n) == n
+        other.append(b"v" * 50 * n, keys=[b"k%d" % n])
+    assert b.read() == other.read()
+    assert [info.max_timestamp for info in b.log.sealed()] == [info.max_timestamp for info in other.log.sealed()]
+    assert b.log.tail.active_stats()[3:] == other.log.tail.active_stats()[3:]
+    b.reopen(KILLED)
+    assert b.read() == other.read()
+    assert b.logs()[0].read_bytes() == other.logs()[0].read_bytes()
+
+
+@pytest.mark.parametrize("half", [False, True], ids=["nothing written", "half written"])
+def test_a_record_that_failed_by_the_short_way_leaves_the_log_as_it_was(box: MakeBox, half: bool) -> None:
+    b, disk = armed(box)
+    one(b, b"k", b"one")
+    disk.arm(1, OSError(errno.ENOSPC, "injected"), half=half, once=False)
+    for _ in range(2):
+        with pytest.raises(DiskFullError if not half else StreamlogError):
+            one(b, b"k", b"lost")
+    disk.error = None
+    assert one(b, b"k", b"two") == 1
+    assert b.values() == [b"one", b"two"]
+
+
+@pytest.mark.parametrize("rolls", [False, True])
+def test_interrupted_at_any_line_of_the_short_way_the_record_is_in_or_out(box: MakeBox, rolls: bool) -> None:
+    functions = {"append_one", "roll", "_settle", "create", "_is_full", "is_due", "add", "adopt", "active_stats"}
+
+    def run(line: int) -> bool:
+        b = box(segment_bytes=1024)
+        one(b, b"k", b"one")
+        with suppress(KeyboardInterrupt), interrupted_at(line, functions) as seen:
+            one(b, b"k", write_value(rolls))
+        before = b.values()
+        assert before in ([b"one"], [b"one", write_value(rolls)])
+        one(b, b"k", b"three")
+        assert b.values() == [*before, b"three"]
+        b.append(b"four")
+        b.reopen(KILLED)
+        assert b.values() == [*before, b"three", b"four"]
+        return seen[0] >= line
+
+    _interrupt_everywhere(run)
+
+
+@pytest.mark.damaged
+def test_a_log_whose_end_is_unknown_refuses_the_short_way_too(box: MakeBox) -> None:
+    b = box()
+    b.append(b"one")
+    at = b.log.tail.end_position
+    b.append(b"two")
+    b.log.release()
+    data = bytearray(b.logs()[0].read_bytes())
+    data[at + 30] ^= 1
+    b.logs()[0].write_bytes(data)
+    b.open(KILLED)
+    with pytest.raises(CorruptRecordError):
+        one(b, b"k", b"three")
