@@ -18,6 +18,7 @@ from .types import Policy
 
 C = TypeVar("C")
 FOREVER = -1
+DEFAULT_BATCH_SIZE = 16_384
 _TOPIC_NAME = re.compile(r"[a-zA-Z0-9._-]{1,249}")
 _ALIASES = {
     "group_id": "group",
@@ -245,7 +246,7 @@ class ProducerConfig:
 
     acks: Any = "all"
     linger_ms: int = 0
-    batch_size: int = 16_384
+    batch_size: int = DEFAULT_BATCH_SIZE
     compression_type: str | None = None
     enable_idempotence: bool | None = None
     transactional_id: str | None = None

@@ -52,7 +52,7 @@ class Service(Protocol):
         """Append; the base offset. With several replicas the Completion waits for the high watermark."""
 
     def produce_one(
-        self, topic: TopicView, partition: int, key: bytes, value: bytes, timestamp: int, now_ms: int
+        self, topic: TopicView, partition: int, key: bytes | None, value: bytes, timestamp: int, now_ms: int
     ) -> Completion[int]:
         """`produce` for one plain record, given as its two packed columns; its offset. See `Log.append_one`.
 

@@ -114,7 +114,7 @@ class LocalService:
         return Completion.of(here.append(write, self.clock.time_ms()))
 
     def produce_one(
-        self, topic: TopicView, partition: int, key: bytes, value: bytes, timestamp: int, now_ms: int
+        self, topic: TopicView, partition: int, key: bytes | None, value: bytes, timestamp: int, now_ms: int
     ) -> Completion[int]:
         here = self._partitions.get((topic.name, partition))
         if here is None or here.topic_id != topic.id_bytes:

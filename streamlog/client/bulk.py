@@ -7,6 +7,7 @@ from collections.abc import Iterable, Sequence
 from itertools import accumulate
 from operator import add
 
+from ..config import DEFAULT_BATCH_SIZE
 from ..types import HeaderTuple, RecordMetadata
 from .accumulator import Batch, PartitionQueue, Rows
 from .delivery import ManyDelivery, Part
@@ -15,6 +16,8 @@ from .route import Column
 
 # How many batches of one send_many are queued before they are written: bounds its memory.
 _PUT_BATCHES = 64
+_FEWEST = 64
+_LARGE_BATCH = 1 << 16
 # Records that are weighed together, and what they may weigh if they are to count as small.
 _WINDOW = 128
 _WINDOW_BYTES = 1 << 17
@@ -148,6 +151,9 @@ def _slices(sizes: Sequence[int] | int, n: int, batch_size: int) -> Iterable[tup
     """Start, end and bytes of each batch."""
     if isinstance(sizes, int):
         step = max(1, -(-batch_size // sizes))
+        if batch_size == DEFAULT_BATCH_SIZE:
+            # A handful of large records would not repay what a batch costs by itself.
+            step = max(step, min(_FEWEST, -(-_LARGE_BATCH // sizes)))
         for start in range(0, n, step):
             end = min(start + step, n)
             yield start, end, (end - start) * sizes

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 from ..errors import CorruptRecordError, DeserializationError, StreamlogError
-from ..records.batch import BatchHeader, corrupt, read_header, verify_payload
+from ..records.batch import BatchHeader, corrupt, directory_entries, read_header, verify_payload
 from ..records.columns import BatchColumns, records_of
 from ..storage.log import Chunk
 from ..types import Record
@@ -39,7 +39,10 @@ class VerifiedBatch(BatchColumns):
     def __init__(self, buffer: bytes, at: int, header: BatchHeader, path: str, position: int) -> None:
         self.path = path
         self.position = position
-        super().__init__(buffer, at, header)
+        self.header = header
+        self._buffer = buffer
+        self._start = at + header.header_len
+        self._entries = directory_entries(buffer, at, header)
 
     def damaged(self, error: Exception) -> CorruptRecordError:
         """Checksums fit and the columns contradict them: no writer of ours made this."""

@@ -109,7 +109,7 @@ class Producer(Closing):
         if queue is None or partition is not None:
             queue = route.queue_for(key, partition)
         if not self._linger_ms:
-            if type(key) is bytes and type(value) is bytes and not pairs and queue.plain and queue.idle():
+            if value is not None and not pairs and queue.plain and queue.idle():
                 written = self._send_now(queue, key, value, timestamp, now_ms)
                 if written is not None:
                     return written
@@ -138,15 +138,16 @@ class Producer(Closing):
         return delivery
 
     def _send_now(
-        self, queue: PartitionQueue, key: bytes, value: bytes, timestamp: int, now_ms: int
+        self, queue: PartitionQueue, key: bytes | None, value: bytes, timestamp: int, now_ms: int
     ) -> Delivery[RecordMetadata] | None:
         """Write one record with nothing before it, without a batch object; None if something came before."""
         with queue.draining:
             if queue.open is not None or queue.queue or queue.inflight is not None:
                 return None
             try:
+                packed = None if key is None else pack_one(key)
                 done = self._service.produce_one(
-                    queue.topic, queue.partition, pack_one(key), pack_one(value), timestamp, now_ms
+                    queue.topic, queue.partition, packed, pack_one(value), timestamp, now_ms
                 )
                 offset = done.result()
             except StreamlogError as error:

@@ -30,7 +30,8 @@ MAX_BYTES = (1 << 17) - 256
 class PartitionReader:
     """Hands out the records of one partition in order. `position` is the next offset to hand out."""
 
-    __slots__ = ("_batches", "_bytes", "_chunk", "_current", "_max_bytes", "_next", "_service", "_skip", "decoder", "isolation", "name", "position")  # fmt: skip
+    __slots__ = ("_batches", "_bytes", "_chunk", "_current", "_max_bytes", "_next", "_service",
+        "_short", "_skip", "decoder", "isolation", "name", "position")  # fmt: skip
 
     def __init__(
         self,
@@ -60,6 +61,7 @@ class PartitionReader:
         self._current: Iterator[Record[Any, Any]] | None = None
         self._next = self.position
         self._chunk = EMPTY
+        self._short = False
         self._batches: Iterator[VerifiedBatch] = iter(())
 
     def take(self, out: list[Record[Any, Any]], n: int) -> None:
@@ -98,7 +100,8 @@ class PartitionReader:
                     return
                 self._current = None
                 self.position = self._next
-            batch = self._next_batch()
+            # Having something, do not ask for more where the last fetch came to the end already.
+            batch = self._next_batch(fetch=want == n or not self._short)
             if batch is None:
                 return
             self._current = decode.records(batch, self.decoder, self.position)
@@ -140,16 +143,22 @@ class PartitionReader:
             if len(made):
                 yield made
 
-    def _next_batch(self) -> VerifiedBatch | None:
-        """The next batch with a record at or after `position`, or None at the end of what may be read."""
+    def _next_batch(self, fetch: bool = True) -> VerifiedBatch | None:
+        """The next batch with a record at or after `position`, or None at the end of what may be read.
+
+        Without `fetch` only of what was fetched already.
+        """
         while True:
             try:
                 batch = next(self._batches, None)
                 if batch is None:
+                    if not fetch:
+                        return None
                     chunk = self._service.fetch(self.name, self.position, self._bytes, self.isolation, self._chunk)
                     if not chunk.data:
                         return None
                     self._chunk = chunk
+                    self._short = len(chunk.data) < self._bytes >> 1
                     self._bytes = min(self._bytes * GROWTH, self._max_bytes)
                     self._batches = decode.batches(chunk)
                     continue

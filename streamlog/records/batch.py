@@ -41,6 +41,7 @@ _HASH_AT = _PREFIX.size
 _HASHED_FROM = _HASH_AT + _HASH.size
 FIXED_LEN = _HEADER.size
 MIN_HEADER_LEN = FIXED_LEN + 1
+_ONE_HEADER_LEN = FIXED_LEN + 1 + _ENTRY.size
 _TWO_HEADER_LEN = FIXED_LEN + 1 + 2 * _ENTRY.size
 MAX_HEADER_LEN = FIXED_LEN + 1 + 255 * _ENTRY.size
 MAX_BATCH_LEN = 1 << 30
@@ -149,22 +150,32 @@ def stamp(batch: SealedBatch, seed: int, base_offset: int, leader_epoch: int, ap
     return prefix + _HASH.pack(digest) + body + directory
 
 
-_ONE = Struct("<4sBHI" + "QIqiiiqqqqqhiIII" + "BBIBI").pack
+_ONE = Struct("<4sBHI" + "QIqiiiqqqqqhiIII" + "BBI").pack
+_ONE_WITH_KEY = Struct("<4sBHI" + "QIqiiiqqqqqhiIII" + "BBIBI").pack
+_KEYS, _VALUES = 3, 4
 
 
 def encode_one(
-    seed: int, key: bytes, value: bytes, timestamp: int, base_offset: int, leader_epoch: int, append_ms: int
+    seed: int, key: bytes | None, value: bytes, timestamp: int, base_offset: int, leader_epoch: int, append_ms: int
 ) -> bytes:
     """A whole batch of one packed key and one packed value: what sealing and stamping would make, in a third of the time.
 
-    `key` and `value` are msgpack arrays of one; no compression, no headers, CreateTime.
+    `key` and `value` are msgpack arrays of one, None is no key; no compression, no headers, CreateTime.
     """
-    payload = key + value
-    plain = _ONE(
-        MAGIC, VERSION, _TWO_HEADER_LEN, _TWO_HEADER_LEN + len(payload), xxh3_64_intdigest(payload, seed), 0, base_offset,
-        0, leader_epoch, 1, timestamp, timestamp, append_ms, NO_HORIZON, NO_PRODUCER, -1, -1, len(payload), 0, 0,
-        2, 3, len(key), 4, len(value),
-    )  # fmt: skip
+    if key is None:
+        payload = value
+        plain = _ONE(
+            MAGIC, VERSION, _ONE_HEADER_LEN, _ONE_HEADER_LEN + len(payload), xxh3_64_intdigest(payload, seed), 0,
+            base_offset, 0, leader_epoch, 1, timestamp, timestamp, append_ms, NO_HORIZON, NO_PRODUCER, -1, -1,
+            len(payload), 0, 0, 1, _VALUES, len(value),
+        )  # fmt: skip
+    else:
+        payload = key + value
+        plain = _ONE_WITH_KEY(
+            MAGIC, VERSION, _TWO_HEADER_LEN, _TWO_HEADER_LEN + len(payload), xxh3_64_intdigest(payload, seed), 0,
+            base_offset, 0, leader_epoch, 1, timestamp, timestamp, append_ms, NO_HORIZON, NO_PRODUCER, -1, -1,
+            len(payload), 0, 0, 2, _KEYS, len(key), _VALUES, len(value),
+        )  # fmt: skip
     digest = (xxh3_64_intdigest(plain, seed) & _hash32).to_bytes(4, "little")
     return plain[:_HASH_AT] + digest + plain[_HASH_AT:] + payload
 
@@ -281,6 +292,10 @@ def directory_entries(buffer: Buffer, position: int, header: BatchHeader) -> lis
         _, kind, length, kind2, length2 = _TWO(buffer, position + FIXED_LEN)
         if header.header_len == _TWO_HEADER_LEN and length + length2 == header.batch_len - _TWO_HEADER_LEN:
             return [(kind, length), (kind2, length2)]
+    elif count == 1 and header.header_len == _ONE_HEADER_LEN:
+        kind, length = _ENTRY.unpack_from(buffer, position + MIN_HEADER_LEN)
+        if length == header.batch_len - _ONE_HEADER_LEN:
+            return [(kind, length)]
     if header.header_len != MIN_HEADER_LEN + count * _ENTRY.size:
         raise ValueError(f"a directory of {count} columns does not fit a header of {header.header_len} bytes")
     at = position + MIN_HEADER_LEN

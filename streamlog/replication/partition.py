@@ -73,7 +73,7 @@ class Partition:
         self._note_work(before)
         return base_offset
 
-    def append_one(self, key: bytes, value: bytes, timestamp: int, now_ms: int) -> int:
+    def append_one(self, key: bytes | None, value: bytes, timestamp: int, now_ms: int) -> int:
         """`append` for a single plain record; see `Log.append_one`."""
         before = self.log.tail
         with self.lock:

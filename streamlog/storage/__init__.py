@@ -1,6 +1,7 @@
 """A log on disk: one partition, one directory. Knows no topic name, no peer, no lock, no thread.
 
-- `log`: the log itself: append, fetch, roll, forget. `tail`: its published state, and what goes in and out.
+- `log`: the log itself: append, roll, forget; `reading`: fetch, find by time. `tail`: its published state, and
+  what goes in and out.
 - `segment`: one file of batches; `index`: where in it an offset or a time lies; `lookup`: walks over several.
 - `recovery`: from the files back to a log after a close or a crash.
 - `checkpoint`: `partition.state`, two checksummed slots.

@@ -5,8 +5,6 @@ the active segment and then publishes a new `Tail` in one assignment. A write is
 starts; if the flag still stands at the next append (Ctrl-C came between write and publication, or
 the disk refused), the file is first cut back to the tail. Nothing past the tail was ever served.
 
-Reading: take `tail` once and use nothing else. No lock.
-
 Every method that changes the log says REQUIRES: partition lock. `replication/partition.py` owns it.
 """
 
@@ -14,40 +12,33 @@ from __future__ import annotations
 
 import contextlib
 import logging
-from bisect import bisect_right
-from collections.abc import Callable, Sequence
-from errno import ENOENT
+from collections.abc import Sequence
 from itertools import pairwise
-from typing import Any, TypeVar
+from typing import Any
 
 from ..config import TopicConfig
-from ..errors import DiskFullError, OffsetOutOfRangeError, StorageError, StreamlogError
+from ..errors import DiskFullError, StreamlogError
 from ..records.batch import LOG_APPEND_TIME, SealedBatch, encode_one, stamp
 from ..runtime.api import Disk
-from ..types import OffsetAndTimestamp, SegmentInfo
-from . import lookup
+from ..types import SegmentInfo
 from .checkpoint import StateFile
 from .faults import typed
+from .reading import LogReader
 from .segment import Segment
 from .tail import EMPTY as EMPTY
 from .tail import Chunk as Chunk
 from .tail import Tail
 from .tail import Write as Write
 
-T = TypeVar("T")
 logger = logging.getLogger("streamlog.storage")
-
-# How often a read starts again because retention unlinked, under it, a file it had not opened yet.
-_RETRIES = 3
-
 
 _new_tail: Any = tuple.__new__  # namedtuple's own __new__ is a Python call
 # What a batch of one record takes beside its two packed columns, no less than that.
 _ONE_OVERHEAD = 128
 
 
-class Log:
-    """See the module. Made by `recovery.open_log`."""
+class Log(LogReader):
+    """See the module; reading is in `LogReader`. Made by `recovery.open_log`."""
 
     def __init__(
         self,
@@ -136,7 +127,7 @@ class Log:
         self._writing = None
         return write.base_offset
 
-    def append_one(self, key: bytes, value: bytes, timestamp: int, leader_epoch: int, now_ms: int) -> int:
+    def append_one(self, key: bytes | None, value: bytes, timestamp: int, leader_epoch: int, now_ms: int) -> int:
         """`append` for a single plain record, given as two packed columns: the same bytes, with less ceremony.
 
         REQUIRES: partition lock. Raises what `append` raises.
@@ -148,7 +139,7 @@ class Log:
         tail = self.tail
         offset, position, segments, bases, start, records, min_ts, max_ts, first_append = tail
         if position and (
-            position + _ONE_OVERHEAD + len(key) + len(value) > self._segment_bytes
+            position + _ONE_OVERHEAD + (0 if key is None else len(key)) + len(value) > self._segment_bytes
             or 0 <= first_append <= now_ms - self._segment_ms
             or 0 < self._segment_records <= records
         ):
@@ -248,91 +239,6 @@ class Log:
         # the other way round one that is appended to and read through a mapping too short for it.
         old.seal()
         return True
-
-    # -- reading -------------------------------------------------------------------------------------
-
-    def fetch(self, offset: int, max_bytes: int, end_offset: int, after: Chunk = EMPTY) -> Chunk:
-        """Batches from the one that holds `offset` on, up to `end_offset`; EMPTY at the end.
-
-        `after` is the chunk that the caller read to its end, at `offset`, just before: the next one begins
-        where it ends, and need not be looked for.
-
-        Raises OffsetOutOfRangeError outside [log start, end_offset]; CorruptRecordError. No lock. Cost:
-        one bisection, a walk of at most one index interval, one or two reads.
-        """
-        segment = after.segment
-        if segment is not None:
-            tail = self.tail
-            if segment is tail.segments[-1] and tail.start_offset <= offset < min(end_offset, tail.end_offset):
-                position = after.position + len(after.data)
-                if position < tail.end_position:
-                    data = segment.chunk(position, tail.end_position, max_bytes)
-                    return Chunk(data, self.seed, segment.path, position, segment)
-        return self._retry(lambda: self._fetch(offset, max_bytes, end_offset))
-
-    def _retry(self, read: Callable[[], T]) -> T:
-        """Read again if a file was gone: retention and compaction unlink under readers, and then the tail says so."""
-        for _ in range(_RETRIES):
-            try:
-                return read()
-            except StorageError as error:
-                if error.errno != ENOENT:
-                    raise
-        return read()
-
-    def _fetch(self, offset: int, max_bytes: int, end_offset: int) -> Chunk:
-        tail = self.tail
-        if not tail.start_offset <= offset <= end_offset:
-            raise self.out_of_range(offset, end_offset)
-        if offset >= min(end_offset, tail.end_offset):
-            return EMPTY
-        at = bisect_right(tail.bases, offset) - 1
-        if at < 0:
-            raise lookup.missing(tail.segments[0], tail.start_offset, tail.bases[0])
-        segment = tail.segments[at]
-        end = tail.end_position if segment is tail.segments[-1] else segment.size
-        position = segment.locate(offset, end)
-        if position is None:
-            raise lookup.missing(segment, segment.next_offset, (*tail.bases, tail.end_offset)[at + 1])
-        return Chunk(segment.chunk(position, end, max_bytes), self.seed, segment.path, position, segment)
-
-    def out_of_range(self, offset: int, end_offset: int) -> OffsetOutOfRangeError:
-        start = self.tail.start_offset
-        return OffsetOutOfRangeError(
-            f"Offset {offset} is outside the log, which holds {start} up to, not including, {end_offset}. "
-            f"Seek to an offset in that range, or to its beginning or end.",
-            log_start_offset=start,
-            log_end_offset=end_offset,
-        )
-
-    def find_time(self, timestamp: int, end_offset: int) -> OffsetAndTimestamp | None:
-        """The first record, by offset, whose timestamp is at or after `timestamp`; inside batches too.
-
-        No lock. Raises CorruptRecordError if it would lie behind a batch that does not verify.
-        """
-
-        def find() -> OffsetAndTimestamp | None:
-            tail = self.tail
-            places = [
-                (s, end) for s, end in tail.places()
-                if (tail.max_timestamp if s is tail.segments[-1] else s.max_timestamp) >= timestamp
-            ]  # fmt: skip
-            return lookup.find_time(places, timestamp, tail.start_offset, end_offset)
-
-        return self._retry(find)
-
-    def after_damage(self, offset: int, end_offset: int) -> int:
-        """Where to go on reading after the damaged batch that `fetch(offset)` ran into.
-
-        A batch whose header verifies is skipped whole; past a damaged header, the next batch that
-        verifies. With none left, `end_offset`. Exactly the damaged batch is lost.
-        """
-
-        def find() -> int:
-            tail = self.tail
-            return lookup.after_damage(tail.places(max(0, bisect_right(tail.bases, offset) - 1)), offset, end_offset)
-
-        return self._retry(find)
 
     # -- what the log holds --------------------------------------------------------------------------
 

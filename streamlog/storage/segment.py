@@ -32,6 +32,9 @@ MAX_MAPPED = 128
 _mapped: deque[weakref.ref[Segment]] = deque()
 
 
+_LENGTH_AT = slice(7, 11)  # of `batch_len` in a batch's header
+
+
 class Segment:
     """A segment, active or sealed. Plain fields; the owner's lock guards every change.
 
@@ -279,7 +282,7 @@ class Segment:
         Lengths are not verified here; whoever decodes verifies every header before it believes it.
         """
         data = self.read(min(max(max_bytes, FIXED_LEN), end - position), position)
-        first = peek(data).batch_len if len(data) >= FIXED_LEN else 0
+        first = int.from_bytes(data[_LENGTH_AT], "little") if len(data) >= FIXED_LEN else 0
         if first > len(data):
             if position + first > end:
                 raise corrupt(self.path, position, "the batch is cut short", first, end - position)

@@ -300,3 +300,34 @@ def test_sizes_and_counters_count(box: MakeBox) -> None:
     b.partition.delete_records(3)
     assert b.log.deleted_segments == 3
     assert b.log.seed == SEED
+
+
+def test_reading_on_behind_a_chunk_is_what_a_fetch_from_there_gives(box: MakeBox) -> None:
+    b = box(segment_bytes=2048)
+    for n in range(30):
+        b.append(b"%d" % n * 100)
+    for bound in (1, 700, 1 << 20):
+        offset, chunk = 0, EMPTY
+        while offset < 30:
+            plain = b.log.fetch(offset, bound, 30)
+            chunk = b.log.fetch(offset, bound, 30, chunk)
+            assert chunk == plain
+            offset += _records_in(b, chunk.data)
+        assert b.log.fetch(30, bound, 30, chunk) == EMPTY
+
+
+def _records_in(b: Box, data: bytes) -> int:
+    at = count = 0
+    while at < len(data):
+        count, at = count + 1, at + int.from_bytes(data[at + 7 : at + 11], "little")
+    return count
+
+
+def test_reading_on_behind_a_chunk_whose_records_were_deleted_is_refused(box: MakeBox) -> None:
+    b = box()
+    for n in range(4):
+        b.append(b"%d" % n)
+    chunk = b.log.fetch(0, 1, 4)
+    b.log.advance_start(3)
+    with pytest.raises(OffsetOutOfRangeError):
+        b.log.fetch(1, 1, 4, chunk)

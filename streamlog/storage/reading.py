@@ -1,0 +1,110 @@
+"""Reading a log: take `tail` once and use nothing else. No lock.
+
+Retention and compaction may unlink a file that a reader was about to open. It then starts again, and
+the new tail says what has become of the offset.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_right
+from collections.abc import Callable
+from errno import ENOENT
+from typing import TypeVar
+
+from ..errors import OffsetOutOfRangeError, StorageError
+from ..types import OffsetAndTimestamp
+from . import lookup
+from .tail import EMPTY, Chunk, Tail
+
+T = TypeVar("T")
+_RETRIES = 3
+
+
+class LogReader:
+    """What may be asked of a log by any thread at any time."""
+
+    seed: int
+    tail: Tail
+
+    def fetch(self, offset: int, max_bytes: int, end_offset: int, after: Chunk = EMPTY) -> Chunk:
+        """Batches from the one that holds `offset` on, up to `end_offset`; EMPTY at the end.
+
+        `after` is the chunk that the caller read to its end, at `offset`, just before: the next one begins
+        where it ends, and need not be looked for.
+
+        Raises OffsetOutOfRangeError outside [log start, end_offset]; CorruptRecordError. No lock. Cost:
+        one bisection, a walk of at most one index interval, one or two reads.
+        """
+        segment = after.segment
+        if segment is not None:
+            tail = self.tail
+            if segment is tail.segments[-1] and tail.start_offset <= offset < min(end_offset, tail.end_offset):
+                position = after.position + len(after.data)
+                if position < tail.end_position:
+                    data = segment.chunk(position, tail.end_position, max_bytes)
+                    return Chunk(data, self.seed, segment.path, position, segment)
+        return self._retry(lambda: self._fetch(offset, max_bytes, end_offset))
+
+    def _retry(self, read: Callable[[], T]) -> T:
+        """Read again if a file was gone: retention and compaction unlink under readers, and then the tail says so."""
+        for _ in range(_RETRIES):
+            try:
+                return read()
+            except StorageError as error:
+                if error.errno != ENOENT:
+                    raise
+        return read()
+
+    def _fetch(self, offset: int, max_bytes: int, end_offset: int) -> Chunk:
+        tail = self.tail
+        if not tail.start_offset <= offset <= end_offset:
+            raise self.out_of_range(offset, end_offset)
+        if offset >= min(end_offset, tail.end_offset):
+            return EMPTY
+        at = bisect_right(tail.bases, offset) - 1
+        if at < 0:
+            raise lookup.missing(tail.segments[0], tail.start_offset, tail.bases[0])
+        segment = tail.segments[at]
+        end = tail.end_position if segment is tail.segments[-1] else segment.size
+        position = segment.locate(offset, end)
+        if position is None:
+            raise lookup.missing(segment, segment.next_offset, (*tail.bases, tail.end_offset)[at + 1])
+        return Chunk(segment.chunk(position, end, max_bytes), self.seed, segment.path, position, segment)
+
+    def out_of_range(self, offset: int, end_offset: int) -> OffsetOutOfRangeError:
+        start = self.tail.start_offset
+        return OffsetOutOfRangeError(
+            f"Offset {offset} is outside the log, which holds {start} up to, not including, {end_offset}. "
+            f"Seek to an offset in that range, or to its beginning or end.",
+            log_start_offset=start,
+            log_end_offset=end_offset,
+        )
+
+    def find_time(self, timestamp: int, end_offset: int) -> OffsetAndTimestamp | None:
+        """The first record, by offset, whose timestamp is at or after `timestamp`; inside batches too.
+
+        No lock. Raises CorruptRecordError if it would lie behind a batch that does not verify.
+        """
+
+        def find() -> OffsetAndTimestamp | None:
+            tail = self.tail
+            places = [
+                (s, end) for s, end in tail.places()
+                if (tail.max_timestamp if s is tail.segments[-1] else s.max_timestamp) >= timestamp
+            ]  # fmt: skip
+            return lookup.find_time(places, timestamp, tail.start_offset, end_offset)
+
+        return self._retry(find)
+
+    def after_damage(self, offset: int, end_offset: int) -> int:
+        """Where to go on reading after the damaged batch that `fetch(offset)` ran into.
+
+        A batch whose header verifies is skipped whole; past a damaged header, the next batch that
+        verifies. With none left, `end_offset`. Exactly the damaged batch is lost.
+        """
+
+        def find() -> int:
+            tail = self.tail
+            return lookup.after_damage(tail.places(max(0, bisect_right(tail.bases, offset) - 1)), offset, end_offset)
+
+        return self._retry(find)
