@@ -33,8 +33,10 @@ from .broker.verify import Problem, Report, verify
 from .client.consumer import Consumer, RebalanceListener
 from .client.delivery import Delivery
 from .client.group import ConsumerGroup
+from .client.options import ConsumerConfig, ProducerConfig, TopicConfig, TopicDefaults
 from .client.producer import Producer
 from .client.record_batch import RecordBatch
+from .client.serde import Serde
 from .client.streamlog import StreamLog, open
 from .client.topic import Records, Topic
 from .client.workers import Workers
@@ -81,10 +83,12 @@ from .errors import (
     UnsupportedCompressionTypeError,
 )
 from .types import (
+    Clock,
     MemberInfo,
     OffsetAndMetadata,
     OffsetAndTimestamp,
     PartitionInfo,
+    Policy,
     ProducerRecord,
     Record,
     RecordMetadata,
@@ -95,11 +99,13 @@ from .types import (
 __version__ = "0.1.0"
 
 __all__ = [
+    "Clock",
     "ClosedError",
     "CommitFailedError",
     "ConcurrentUseError",
     "ConfigError",
     "Consumer",
+    "ConsumerConfig",
     "ConsumerGroup",
     "ConsumerStoppedError",
     "CorruptRecordError",
@@ -129,8 +135,10 @@ __all__ = [
     "OutOfOrderSequenceError",
     "PartitionInfo",
     "PoisonedLogError",
+    "Policy",
     "Problem",
     "Producer",
+    "ProducerConfig",
     "ProducerFencedError",
     "ProducerRecord",
     "ReadOnlyError",
@@ -144,12 +152,15 @@ __all__ = [
     "Report",
     "RequestTimedOutError",
     "SegmentInfo",
+    "Serde",
     "SerializationError",
     "StorageError",
     "StreamLog",
     "StreamlogError",
     "Topic",
     "TopicAlreadyExistsError",
+    "TopicConfig",
+    "TopicDefaults",
     "TopicPartition",
     "UnknownMemberIdError",
     "UnknownTopicIdError",
@@ -160,6 +171,7 @@ __all__ = [
     "open",
     "retention",
     "serde",
+    "streamlog",
     "verify",
 ]
 

@@ -7,7 +7,7 @@ import sys
 from collections.abc import Iterator
 from itertools import islice
 from operator import attrgetter
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import typer
 
@@ -179,7 +179,7 @@ def consume(
     with open_log(ctx, directory) as log:
         source = topic_called(log, topic)
         places = places_in(source, partition)
-        on_corrupt = "skip" if skip_corrupt else "raise"
+        on_corrupt: Literal["raise", "skip"] = "skip" if skip_corrupt else "raise"
         with log.consumer(group=group, enable_auto_commit=False, on_corrupt=on_corrupt) as consumer:
             consumer.assign(places)
             begin = start or Position("stored" if group else "beginning")

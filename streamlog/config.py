@@ -19,6 +19,7 @@ from .types import Policy
 C = TypeVar("C")
 FOREVER = -1
 DEFAULT_BATCH_SIZE = 16_384
+NEVER_MS = 1 << 60  # an age that no segment reaches
 _TOPIC_NAME = re.compile(r"[a-zA-Z0-9._-]{1,249}")
 _ALIASES = {
     "group_id": "group",
@@ -167,11 +168,12 @@ class TopicConfig:
     def public(self) -> dict[str, Any]:
         """As `Topic.config` shows it: unlimited is None, segments as they are in effect."""
         shown = dataclasses.asdict(self)
-        for name in ("retention_ms", "retention_bytes", "retention_records"):
-            if shown[name] == FOREVER:
+        for name, value in shown.items():
+            if value == FOREVER and name in (*_DURATIONS, "retention_bytes", "retention_records"):
                 shown[name] = None
         shown["segment_bytes"] = self.effective_segment_bytes
-        shown["segment_ms"] = self.effective_segment_ms
+        age = self.effective_segment_ms
+        shown["segment_ms"] = None if age == NEVER_MS else age
         return shown
 
 
@@ -211,12 +213,12 @@ def topic_changes(settings: Mapping[str, Any], what: str = "topic") -> tuple[dic
             if value is not False:
                 raise not_yet(name, value, "there are no other replicas to elect.")
             changes[name] = value
-        elif name in ("segment_bytes", "segment_ms", "max_message_bytes"):
+        elif name in ("segment_bytes", "max_message_bytes"):
             # 0 means "follow the retention" inside only; a caller's own number has to be a real one.
-            low = {"segment_bytes": 1024, "segment_ms": 1, "max_message_bytes": 1}[name]
-            changes[name] = integer(
-                name, value // timedelta(milliseconds=1) if isinstance(value, timedelta) else value, low
-            )
+            changes[name] = integer(name, value, 1024 if name == "segment_bytes" else 1)
+        elif name == "segment_ms":
+            age = duration_ms(name, value)
+            changes[name] = NEVER_MS if age == FOREVER else integer(name, age, 1)
         else:
             changes[name] = value
     return changes, policy

@@ -115,8 +115,7 @@ class Broker:
             if left <= 0:
                 raise LogLockedError(
                     f"{self.path} is in use by process {pid or 'unknown'}. One process owns a log at a time: stop that one, "
-                    f"or wait for it with lock_timeout=. Other processes can read along with read_only=True, or share "
-                    f"the log through `streamlog serve`.",
+                    f"or wait for it with lock_timeout=. (Reading along with read_only=True comes with a later version.)",
                     path=self.path,
                     pid=pid,
                 )

@@ -210,6 +210,8 @@ class LocalService:
     def commit(
         self, group: str, member_id: str | None, member_epoch: int, offsets: Mapping[TopicPartition, OffsetAndMetadata]
     ) -> Completion[None]:
+        for name in offsets:
+            self._partition(name)
         return self._the_groups.commit(group, member_id, member_epoch, offsets)
 
     def committed(

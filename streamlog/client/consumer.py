@@ -9,7 +9,7 @@ has; and if that is nothing, the consumer waits on a gate that an append, a chan
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import Any, Generic, Self, TypeVar
+from typing import Any, Generic, Self, TypeVar, Unpack
 
 from ..config import ConsumerConfig
 from ..errors import (
@@ -22,6 +22,7 @@ from ..errors import (
 )
 from ..runtime.threads import RawGate, get_ident, real_monotonic
 from ..types import K, Record, TopicPartition, V
+from . import options
 from .handle import Parent, closed
 from .positions import Positions
 from .record_batch import RecordBatch
@@ -65,8 +66,22 @@ class Consumer(Positions, Generic[K, V]):
     [b'9.50']
     """
 
-    def __init__(self, log: Parent, *topics: Any, **config: Any) -> None:
-        super().__init__(log, ConsumerConfig.of(config))
+    def __init__(
+        self,
+        log: Parent,
+        *topics: Any,
+        group: str | None = None,
+        key_deserializer: Any = None,
+        value_deserializer: Any = None,
+        **config: Unpack[options.ConsumerConfig],
+    ) -> None:
+        given = {
+            "group": group,
+            "key_deserializer": key_deserializer,
+            "value_deserializer": value_deserializer,
+            **config,
+        }
+        super().__init__(log, ConsumerConfig.of(given))
         self.stopped = False
         self._stop_told = False
         self._renew_at = 0.0

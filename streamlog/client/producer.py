@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterable, Sequence
-from typing import Any, TypeAlias
+from typing import Any, TypeAlias, Unpack
 
 from ..broker.api import Service
 from ..config import ProducerConfig
@@ -12,7 +12,7 @@ from ..errors import InvalidRecordError, InvalidTimestampError, SerializationErr
 from ..records.columns import pack_one
 from ..runtime.threads import SystemClock, new_lock, time_ns
 from ..types import HeaderTuple, RecordMetadata
-from . import bulk
+from . import bulk, options
 from .accumulator import RECORD_OVERHEAD, Batch, PartitionQueue
 from .delivery import Delivery, ManyDelivery, Part, Written
 from .handle import Closing, Parent, closed
@@ -47,7 +47,7 @@ class Producer(Closing):
     0
     """
 
-    def __init__(self, log: Parent, **config: Any) -> None:
+    def __init__(self, log: Parent, **config: Unpack[options.ProducerConfig]) -> None:
         self._config = ProducerConfig.of(config)
         self._log = log
         self._service: Service = log._use()

@@ -5,11 +5,12 @@ from __future__ import annotations
 import weakref
 from collections.abc import Callable, Iterator
 from functools import partial
-from typing import Any
+from typing import Any, Unpack
 
 from ..broker.api import Service
 from ..broker.metadata import TopicView
-from ..config import ConsumerConfig, OpenOptions, check_topic_name, not_yet, open_defaults, real
+from ..config import ConsumerConfig as ConsumerSettings
+from ..config import OpenOptions, check_topic_name, not_yet, open_defaults, real
 from ..errors import ConfigError, InvalidTopicError, StreamlogError, TopicAlreadyExistsError
 from ..runtime.disk import PathLike, fspath
 from ..runtime.threads import new_lock
@@ -20,6 +21,7 @@ from .engine import Engine, registry
 from .group import ConsumerGroup
 from .handle import Closing, closed
 from .membership import Room
+from .options import ConsumerConfig, ProducerConfig, TopicConfig, TopicDefaults
 from .producer import Producer
 from .serde import resolve_deserializer
 from .topic import Topic
@@ -40,7 +42,7 @@ def open(
     force: bool = False,
     replica_lag_time_max_ms: int = 30_000,
     disk: Any = None,
-    **topic_defaults: Any,
+    **topic_defaults: Unpack[TopicDefaults],
 ) -> StreamLog:
     """Open the log in directory `path`, made if absent; without a path a temporary one, removed at close.
 
@@ -114,14 +116,14 @@ class StreamLog(Closing):
         partitions: int | None = None,
         replication_factor: int | None = None,
         exist_ok: bool = False,
-        **topic_config: Any,
+        **topic_config: Unpack[TopicConfig],
     ) -> Topic[Any, Any]:
         """Create a topic; what is not given comes from `open`'s defaults, then from the library's.
 
         Raises InvalidTopicError, TopicAlreadyExistsError (unless `exist_ok`, which leaves the topic as it
         is), ConfigError.
         """
-        settings = dict(topic_config)
+        settings: dict[str, Any] = dict(topic_config)
         if replication_factor is not None:
             settings["replication_factor"] = replication_factor
         self._use().create_topic(check_topic_name(name), partitions, settings, exist_ok=exist_ok)
@@ -153,15 +155,29 @@ class StreamLog(Closing):
 
     # -- clients -------------------------------------------------------------------------------------
 
-    def producer(self, **config: Any) -> Producer:
+    def producer(self, **config: Unpack[ProducerConfig]) -> Producer:
         """A producer; see `Producer` and `ProducerConfig`."""
         self._room.hold_funerals()
         return Producer(self, **config)
 
-    def consumer(self, *topics: Any, group: str | None = None, **config: Any) -> Consumer[Any, Any]:
+    def consumer(
+        self,
+        *topics: Any,
+        group: str | None = None,
+        key_deserializer: Any = None,
+        value_deserializer: Any = None,
+        **config: Unpack[ConsumerConfig],
+    ) -> Consumer[Any, Any]:
         """A consumer of topics (names, Topics, compiled patterns), alone or in a group."""
         self._room.hold_funerals()
-        return Consumer(self, *topics, group=group, **config)
+        return Consumer(
+            self,
+            *topics,
+            group=group,
+            key_deserializer=key_deserializer,
+            value_deserializer=value_deserializer,
+            **config,
+        )
 
     def group(self, name: str) -> ConsumerGroup:
         """A handle on a consumer group, which need not exist yet."""
@@ -282,7 +298,7 @@ class StreamLog(Closing):
         raise InvalidTopicError(f"A topic is given by its name or a Topic, not {topic!r:.80}.")
 
     def _decoders(
-        self, config: ConsumerConfig, serdes: dict[str, tuple[Any, Any]]
+        self, config: ConsumerSettings, serdes: dict[str, tuple[Any, Any]]
     ) -> Callable[[TopicPartition], Decoder]:
         """How a consumer's records are deserialized: by its own settings, else by the serdes of the Topic given."""
         resolve_deserializer(config.key_deserializer, "", "key")
@@ -309,6 +325,7 @@ class StreamLog(Closing):
                 sender = self._sender
                 if sender is None or sender.closed:
                     sender = self._sender = Producer(self)
+                    sender._made = False  # not the user's: nothing lingers in it, so nobody need be warned
         return sender
 
     def _same_log(self, other: Any) -> bool:

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from datetime import datetime
 from itertools import chain
 from types import MappingProxyType
-from typing import Any, Generic
+from typing import Any, Generic, Unpack
 from uuid import UUID
 
 from ..broker.metadata import TopicView
@@ -16,6 +16,7 @@ from ..types import K, PartitionInfo, Record, RecordMetadata, TopicPartition, V
 from .decode import Decoder
 from .delivery import Delivery
 from .handle import Parent
+from .options import TopicConfig
 from .producer import Producer
 from .reader import PartitionReader
 from .record_batch import RecordBatch
@@ -198,7 +199,7 @@ class Topic(Generic[K, V]):
         self._view()
         self._log._use().compact(self.name)
 
-    def update_config(self, **topic_config: Any) -> None:
+    def update_config(self, **topic_config: Unpack[TopicConfig]) -> None:
         """Change settings; what is in the log stays until they are applied to it."""
         self._view()
         self._log._use().update_topic(self.name, topic_config)

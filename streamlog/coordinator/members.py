@@ -149,9 +149,7 @@ class MemberRequests(Ledger):
             raise refusals.fenced(request.group, member_id, request.instance_id)
         raise refusals.unknown_member(request.group, member_id)
 
-    def leave(
-        self, group: str, member_id: str, now_ms: int, now_s: float, *, force: bool = False
-    ) -> Completion[None]:
+    def leave(self, group: str, member_id: str, now_ms: int, now_s: float, *, force: bool = False) -> Completion[None]:
         """The member is gone and holds nothing. The others may have its partitions at once.
 
         The place of a static member is kept for its session timeout, unless `force`. Fails with
@@ -262,5 +260,3 @@ def _result(group: Group, member: Member) -> HeartbeatResult:
         None if group.next_check_s == inf else group.next_check_s,
         group.version,
     )
-
-

@@ -117,7 +117,9 @@ def _sealed(
     if codec:
         # Each compressed column opens with its own uncompressed length: a reader that wants one
         # column must know how much room that one may claim.
-        columns = [(kind, len(data).to_bytes(4, "little") + compression.compress(codec, data)) for kind, data in columns]
+        columns = [
+            (kind, len(data).to_bytes(4, "little") + compression.compress(codec, data)) for kind, data in columns
+        ]
     payload = b"".join([data for _, data in columns])
     directory = directory_of([(kind, len(data)) for kind, data in columns])
     return SealedBatch(

@@ -260,8 +260,8 @@ class Partition:
 
 def gone(name: TopicPartition) -> UnknownTopicOrPartitionError:
     return UnknownTopicOrPartitionError(
-        f"Topic {name.topic!r} has no partition {name.partition} (any more). Look at log[{name.topic!r}].partitions, "
-        f"or create the topic first.",
+        f"There is no partition {name.partition} of topic {name.topic!r}; it was deleted, or never was. "
+        f"log.topics() tells what there is.",
         topic=name.topic,
         partition=name.partition,
     )

@@ -57,6 +57,8 @@ class StateFile:
         path = f"{directory}/{NAME}"
         try:
             file = disk.open(path, create=is_new)
+            if is_new and file.size() < SLOT_BYTES:  # room for both slots: a full disk must not stop a later write
+                file.pwrite([bytes(SLOT_BYTES)], 0)
             data = file.pread(2 * SLOT_BYTES, 0)
         except FileNotFoundError as error:
             raise _damaged(path, "it is missing") from error

@@ -148,9 +148,7 @@ def _latest_offsets(log: Log, segments: Sequence[Segment]) -> tuple[dict[bytes, 
     return latest, max(end, segments[-1].next_offset if segments else end)
 
 
-def _batches(
-    log: Log, segment: Segment, decode: Callable[[BatchColumns], T]
-) -> Iterator[tuple[BatchHeader, T, bytes]]:
+def _batches(log: Log, segment: Segment, decode: Callable[[BatchColumns], T]) -> Iterator[tuple[BatchHeader, T, bytes]]:
     """Each batch of the segment: its header, what `decode` makes of its columns, its bytes."""
     for position, header in segment.headers(0, segment.size):
         data = segment.read(header.batch_len, position)

@@ -11,22 +11,47 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 
-from ..config import FOREVER, TopicConfig
+from ..config import FOREVER, TopicConfig, duration_ms, integer
 from ..types import Policy, SegmentInfo
 
 
-class _Joinable:
+class Joinable:
+    """A policy that joins others by `|` and `&`. A policy of your own may derive from it, or just have its shape.
+
+    It needs a `name` (stored with the topic; the object cannot be) and
+    `expired(segments: Sequence[SegmentInfo], now_ms: int) -> int`: how many of the oldest may go.
+
+    >>> class Nothing(Joinable):
+    ...     name = "nothing"
+    ...     def expired(self, segments, now_ms):
+    ...         return 0
+    >>> (Nothing() & MaxBytes(5)).name
+    '(nothing & max_bytes(5))'
+    """
+
+    name = ""
+
+    def expired(self, segments: Sequence[SegmentInfo], now_ms: int) -> int:
+        """How many of the oldest sealed segments may go."""
+        raise TypeError(f"{type(self).__name__} is no policy yet: it has to define expired(segments, now_ms) -> int")
+
     def __or__(self, other: Policy) -> Any:
         """What either allows may go."""
-        return Any(self, other)  # type: ignore[arg-type]
+        return Any(self, other)
+
+    def __ror__(self, other: Policy) -> Any:
+        return Any(other, self)
 
     def __and__(self, other: Policy) -> All:
         """Only what both allow may go."""
-        return All(self, other)  # type: ignore[arg-type]
+        return All(self, other)
+
+    def __rand__(self, other: Policy) -> All:
+        return All(other, self)
 
 
 @dataclass(frozen=True)
-class MaxAge(_Joinable):
+class MaxAge(Joinable):
     """Segments whose latest record is older than `age` (milliseconds, or a timedelta) may go.
 
     >>> MaxAge(timedelta(days=7)).name
@@ -35,16 +60,16 @@ class MaxAge(_Joinable):
 
     age: int | timedelta
 
-    @property
-    def _ms(self) -> int:
-        return self.age if isinstance(self.age, int) else self.age // timedelta(milliseconds=1)
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "age", integer("age", duration_ms("age", self.age), 0))
 
     @property
-    def name(self) -> str:
-        return f"max_age({self._ms})"
+    def name(self) -> str:  # type: ignore[override]
+        return f"max_age({self.age})"
 
     def expired(self, segments: Sequence[SegmentInfo], now_ms: int) -> int:
-        horizon = now_ms - self._ms
+        assert isinstance(self.age, int)
+        horizon = now_ms - self.age
         for count, segment in enumerate(segments):
             if segment.max_timestamp >= horizon:
                 return count
@@ -52,13 +77,16 @@ class MaxAge(_Joinable):
 
 
 @dataclass(frozen=True)
-class MaxBytes(_Joinable):
+class MaxBytes(Joinable):
     """The oldest segments may go while the sealed ones that stay hold at least `size` bytes."""
 
     size: int
 
+    def __post_init__(self) -> None:
+        integer("size", self.size, 0)
+
     @property
-    def name(self) -> str:
+    def name(self) -> str:  # type: ignore[override]
         return f"max_bytes({self.size})"
 
     def expired(self, segments: Sequence[SegmentInfo], now_ms: int) -> int:
@@ -66,13 +94,16 @@ class MaxBytes(_Joinable):
 
 
 @dataclass(frozen=True)
-class MaxRecords(_Joinable):
+class MaxRecords(Joinable):
     """The oldest segments may go while the sealed ones that stay hold at least `count` records."""
 
     count: int
 
+    def __post_init__(self) -> None:
+        integer("count", self.count, 0)
+
     @property
-    def name(self) -> str:
+    def name(self) -> str:  # type: ignore[override]
         return f"max_records({self.count})"
 
     def expired(self, segments: Sequence[SegmentInfo], now_ms: int) -> int:
@@ -89,14 +120,14 @@ def _surplus(amounts: Sequence[int], bound: int) -> int:
 
 
 @dataclass(frozen=True)
-class Any(_Joinable):
+class Any(Joinable):
     """What any of two policies allows may go: `a | b`."""
 
     left: Policy
     right: Policy
 
     @property
-    def name(self) -> str:
+    def name(self) -> str:  # type: ignore[override]
         return f"({self.left.name} | {self.right.name})"
 
     def expired(self, segments: Sequence[SegmentInfo], now_ms: int) -> int:
@@ -104,14 +135,14 @@ class Any(_Joinable):
 
 
 @dataclass(frozen=True)
-class All(_Joinable):
+class All(Joinable):
     """Only what both policies allow may go: `a & b`."""
 
     left: Policy
     right: Policy
 
     @property
-    def name(self) -> str:
+    def name(self) -> str:  # type: ignore[override]
         return f"({self.left.name} & {self.right.name})"
 
     def expired(self, segments: Sequence[SegmentInfo], now_ms: int) -> int:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import errno
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -112,11 +113,18 @@ def test_a_disk_that_cannot_read_is_an_error_with_the_files_name(box: MakeBox) -
         b.read()
 
 
-def test_a_reader_that_opens_a_path_while_compaction_takes_it_over_reads_the_old_segment(box: MakeBox) -> None:
+@pytest.mark.parametrize("grows", [False, True], ids=["the new file is smaller", "the new file is larger"])
+def test_a_reader_that_opens_a_path_while_compaction_takes_it_over_reads_the_old_segment(
+    box: MakeBox, grows: bool
+) -> None:
     b = segmented(box, cleanup_policy="compact")
+    b.append(b"x" * 600, keys=[b"another"])
+    b.append(b"x" * 600, keys=[b"yet another"])
+    b.config = replace(b.config, segment_bytes=1 << 20 if grows else 1024)
     b.reopen(CLEAN)
     old = b.log.tail.segments[:-1]
     whole = [segment.size for segment in old]
+    before = b.logs()[0].read_bytes()
     real = b.disk
 
     class Meanwhile(OsDisk):
@@ -133,7 +141,7 @@ def test_a_reader_that_opens_a_path_while_compaction_takes_it_over_reads_the_old
 
     meanwhile = Meanwhile()
     old[0].disk = meanwhile
-    assert len(old[0].read(1 << 20, 0)) == whole[0]
+    assert old[0].read(1 << 20, 0) == before
     old[0].disk = real
     for segment, size in zip(old, whole, strict=True):
         assert len(segment.read(1 << 20, 0)) == size

@@ -89,6 +89,7 @@ def test_a_failed_roll_leaves_no_file_in_the_way(box: MakeBox, nth: int) -> None
     with suppress(StreamlogError):
         b.append(b"b" * 700)  # has to roll
     disk.error = None
+    assert len(b.logs()) == len(b.log.tail.segments)
     count = len(b.values())
     b.append(b"c")
     b.append(b"d" * 900)

@@ -46,6 +46,11 @@ def test_no_record_before_the_position_for_a_time_is_as_late(shape: list[tuple[i
         assert late and late[0] >= start
 
 
+def test_times_that_go_back_hide_no_earlier_record() -> None:
+    index, _ = built([(1, 5000, time) for time in (50, 10, 20, 60, 5)])
+    assert [index.position_for_time(time) for time in (0, 15, 50, 51, 60, 61)] == [0, 0, 0, 15000, 15000, None]
+
+
 @given(batches, st.integers(0, 60))
 def test_what_is_cut_off_is_forgotten_and_added_again_alike(shape: list[tuple[int, int, int]], keep: int) -> None:
     index, places = built(shape)

@@ -107,6 +107,7 @@ def test_a_batch_of_this_very_partition_inside_a_value_is_never_taken_for_one_be
     flip(b, at + 40)
     b.reopen(KILLED)
     assert b.values(skip=True) == [b"first", b"third"]
+    assert b.log.tail.records == 2
 
 
 @pytest.mark.parametrize(
