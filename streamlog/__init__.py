@@ -171,7 +171,6 @@ __all__ = [
     "open",
     "retention",
     "serde",
-    "streamlog",
     "verify",
 ]
 

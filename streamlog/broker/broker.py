@@ -157,7 +157,11 @@ class Broker:
 
     def _open(self, directory: str, name: TopicPartition, topic_id: bytes, config: TopicConfig) -> Partition:
         seed = seed_of(topic_id, name.partition)
+        is_new = not self.disk.exists(f"{self.path}/{directory}")
         log = open_log(self.disk, f"{self.path}/{directory}", topic_id, name.partition, seed, config, self.crash)
+        if is_new:  # the entry in the directory above must not be lost before the metadata that names it
+            path = f"{self.path}/{directory}"
+            self.disk.sync_dir(path[: path.rindex("/")])
         return Partition(name, topic_id, log, self.new_lock)
 
     def remove_partition_files(self, topic_hex: str, number: int) -> None:

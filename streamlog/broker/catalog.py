@@ -97,10 +97,10 @@ class Catalog:
         partition = self._broker.open_partition(view, number)
         partition.custom_policy = self._policies.get(view.name)
         partition.on_work = self._maintain_soon
+        partition.log.rest()
         self.partitions[view.name, number] = partition
-        deadline = partition.maintain(self.clock.time_ms()) if partition.log.tail.end_offset else None
-        if deadline is not None:
-            self.scheduler.at(deadline, partition.maintain)
+        if partition.log.tail.end_offset:
+            self._maintain_soon(partition)  # not now: opening does not wait for a compaction
 
     def _maintain_soon(self, partition: Partition) -> None:
         self.scheduler.at(self.clock.time_ms(), partition.maintain)
@@ -190,6 +190,7 @@ class Catalog:
                 raise self.closed.again()
             self._catch_up()
             key, value = request(self.image)
+            is_new = value is not None and metadata.name_of(key) not in self.image.topics
             now = self.clock.time_ms()
             batch = columns.seal(self._metadata.log.seed, [key], [value], now, count=1)
             self._behind = True
@@ -199,10 +200,23 @@ class Catalog:
                 self._behind = False
                 raise
             self.image = image = metadata.replay(self.image, [(key, value)])
-            self._follow(image)
+            try:
+                self._follow(image)
+            except StreamlogError:  # a topic that could not be made on this disk: as if it had never been asked for
+                if is_new:
+                    self._undo(key)
+                raise
             self._behind = False
         for listener in list(self._listeners):
             listener()
+
+    def _undo(self, key: bytes) -> None:
+        now = self.clock.time_ms()
+        batch = columns.seal(self._metadata.log.seed, [key], None, now, count=1)
+        self._metadata.append(Write([batch]), now)
+        self.image = metadata.replay(self.image, [(key, None)])
+        self._follow(self.image)
+        self._behind = False
 
     def _catch_up(self) -> None:
         """After an interrupted change: replay the metadata anew. REQUIRES: the metadata lock."""

@@ -50,6 +50,12 @@ def topic_key(name: str) -> bytes:
     return key
 
 
+def name_of(key: bytes) -> str:
+    """The topic's name in a key of `topic_key`."""
+    name: str = msgpack.unpackb(key)[1]
+    return name
+
+
 def topic_record(view: TopicView) -> LogRecord:
     value: bytes = msgpack.packb(
         {

@@ -107,10 +107,11 @@ def verify(path: str | StrPath, *, progress: Progress | None = None, disk: Disk 
     Raises FormatError if `path` holds no log, or one that a newer streamlog wrote; OSError if it
     cannot be read at all. Damage is reported, never raised.
 
-    >>> import streamlog
-    >>> with streamlog.open() as log:
-    ...     _ = log.create_topic("orders").send("9.50")
-    ...     report = streamlog.verify(log.path)
+    >>> import streamlog, tempfile
+    >>> with tempfile.TemporaryDirectory() as directory:
+    ...     with streamlog.open(directory) as log:
+    ...         _ = log.create_topic("orders").send("9.50")
+    ...     report = streamlog.verify(directory)
     >>> report.ok, report.records >= 1
     (True, True)
     """

@@ -187,7 +187,8 @@ class Producer(Closing):
         """Send many records at once: `values`, and `keys` and `timestamps_ms` of the same length if given.
 
         `headers` and `partition` hold for all. Everything is checked before the first append. The records
-        are written when this returns, also with a linger. Cost: about a tenth of a microsecond a record.
+        are written when this returns; with a linger, the last ones may linger. Cost: a quarter of a microsecond
+        a record, or less.
         """
         try:
             route = self._routes[topic]

@@ -212,7 +212,11 @@ class Sharing(Reading):
             if self._config.group is None:
                 raise ConfigError("This consumer has no group=, so there is nowhere to commit to.", name="group")
             if offsets is None:
-                wanted = {n: OffsetAndMetadata(offset) for n, offset in self._held.handed().items() if offset >= 0}
+                wanted = {
+                    n: OffsetAndMetadata(offset)
+                    for n, offset in self._held.handed().items()
+                    if offset >= 0 and n.topic in self._service.image.topics
+                }
             else:
                 wanted = commit_offsets(offsets)
             self._commit(wanted)
@@ -248,11 +252,15 @@ class Sharing(Reading):
 
     def _auto_commit(self, only: frozenset[TopicPartition] | None) -> None:
         """Commit what is finished and was not committed; a refusal is logged: the group will hear it again."""
-        last = self._last_commit
+        last, topics = self._last_commit, self._service.image.topics
         finished = {
             name: OffsetAndMetadata(offset)
             for name, offset in self._held.finished().items()
-            if offset >= 0 and last.get(name) != offset and (only is None or name in only) and (offset or name in last)
+            if offset >= 0
+            and name.topic in topics
+            and last.get(name) != offset
+            and (only is None or name in only)
+            and (offset or name in last)
         }
         try:
             self._commit(finished)

@@ -21,7 +21,18 @@ Handler = Callable[[Record[Any, Any]], object]
 
 
 class Workers(Closing):
-    """Running workers of a group. Thread-safe. Leaving the block stops and joins them."""
+    """Running workers of a group; made by `group.start`. Thread-safe. Leaving the block stops and joins them.
+
+    >>> import streamlog
+    >>> with streamlog.open() as log:
+    ...     _ = log.create_topic("jobs").send_many(["a", "b"])
+    ...     done = []
+    ...     handle = lambda record: done.append(record.value)
+    ...     with log.group("crew").start(handle, "jobs", workers=2, until_end=True) as workers:
+    ...         workers.wait(timeout=30)
+    ...     sorted(done)
+    [b'a', b'b']
+    """
 
     def __init__(
         self,

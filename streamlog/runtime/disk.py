@@ -226,14 +226,21 @@ class DirectoryLock:
         return None
 
     def release(self) -> None:
+        """Give the lock up, also if a forked child still holds a copy of the descriptor."""
+        fd, self._fd = self._fd, -1
+        if fd >= 0:
+            with contextlib.suppress(OSError):
+                fcntl.flock(fd, fcntl.LOCK_UN)
+            os.close(fd)
+
+    def abandon(self) -> None:
+        """In a forked child: let go of the descriptor; the lock stays the parent's."""
         fd, self._fd = self._fd, -1
         if fd >= 0:
             os.close(fd)
 
-    abandon = release
-
     def __del__(self) -> None:
-        self.release()
+        self.abandon()
 
 
 fspath = os.fspath

@@ -11,6 +11,7 @@ import contextlib
 import os
 import threading
 import time
+import weakref
 from _thread import allocate_lock
 from collections.abc import Callable
 from typing import Any
@@ -145,6 +146,23 @@ def after_fork_in_child(callback: Callable[[], None]) -> None:
     os.register_at_fork(after_in_child=callback)
 
 
+class _Token:
+    """Lives as long as its thread."""
+
+    __slots__ = ("__weakref__",)
+
+
+_local = threading.local()
+
+
 def current_thread_alive_check() -> Callable[[], bool]:
-    """A function that tells whether the thread calling now is still running."""
-    return threading.current_thread().is_alive
+    """A function that tells whether the thread calling now is still running.
+
+    Not `Thread.is_alive`: a Ctrl-C inside that one can leave a living thread marked as ended for good.
+    What a thread keeps in a `threading.local` goes when it does.
+    """
+    token = getattr(_local, "token", None)
+    if token is None:
+        token = _local.token = _Token()
+    reference = weakref.ref(token)
+    return lambda: reference() is not None

@@ -37,10 +37,11 @@ class State(NamedTuple):
 
 
 class StateFile:
-    """The open state file of one partition directory. REQUIRES: the caller serialises `write`."""
+    """The state file of one partition directory, open only while it is read or written. REQUIRES: the caller serialises `write`."""
 
-    def __init__(self, file: File, topic_id: bytes, partition: int, state: State, sequence: int) -> None:
-        self._file = file
+    def __init__(self, disk: Disk, path: str, topic_id: bytes, partition: int, state: State, sequence: int) -> None:
+        self._disk = disk
+        self._path = path
         self._topic_id = topic_id
         self._partition = partition
         self.state = state
@@ -55,6 +56,7 @@ class StateFile:
         where the log starts would be a guess, and deleted records would come back.
         """
         path = f"{directory}/{NAME}"
+        file: File | None = None
         try:
             file = disk.open(path, create=is_new)
             if is_new and file.size() < SLOT_BYTES:  # room for both slots: a full disk must not stop a later write
@@ -64,8 +66,11 @@ class StateFile:
             raise _damaged(path, "it is missing") from error
         except OSError as error:
             raise typed(error, "open", path) from error
+        finally:
+            if file is not None:
+                file.close()
         found = slots(data, topic_id, partition)
-        opened = cls(file, topic_id, partition, found.newest or State(0, 0), found.sequence)
+        opened = cls(disk, path, topic_id, partition, found.newest or State(0, 0), found.sequence)
         if found.newest is None:
             if not is_new:  # else the creation was interrupted, and what is there was never used
                 opened.close()
@@ -84,16 +89,19 @@ class StateFile:
         body = _SLOT.pack(MAGIC, 1, sequence, self._topic_id, self._partition, *state)
         slot = body + _CHECK.pack(xxh3_64_intdigest(body))
         try:
-            self._file.pwrite([slot], (sequence % 2) * SLOT_BYTES)
-            if sync:
-                self._file.sync()
+            file = self._disk.open(self._path)
+            try:
+                file.pwrite([slot], (sequence % 2) * SLOT_BYTES)
+                if sync:
+                    file.sync()
+            finally:
+                file.close()
         except OSError as error:
-            raise typed(error, "write", self._file.path) from error
+            raise typed(error, "write", self._path) from error
         self._sequence, self.state = sequence, state
 
     def close(self) -> None:
         self._closed = True
-        self._file.close()
 
 
 def _damaged(path: str, what: str) -> CorruptRecordError:

@@ -360,6 +360,10 @@ class Log(LogReader):
         if tail.end_position:
             active.keep_index()
 
+    def rest(self) -> None:
+        """Let go of descriptors until the next use: a log of many partitions would run out of them."""
+        self.tail.segments[-1].release()
+
     def release(self) -> None:
         """Let go of every file without a word to the disk."""
         for segment in self.tail.segments:

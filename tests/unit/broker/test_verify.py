@@ -267,3 +267,68 @@ def test_a_long_list_is_cut_in_the_summary_and_not_in_the_report() -> None:
     assert text.count("problem: ") == 20
     assert "and 30 more problems" in text
     assert text.count("note: ") == 1
+
+
+# What cannot be read, and what goes away meanwhile
+
+
+def test_a_file_where_a_partition_belongs_is_damage(closed: Path) -> None:
+    where = directory(closed, "t", 1)
+    shutil.rmtree(where)
+    where.touch()
+    problem = only(verify(closed))
+    assert (problem.kind, problem.topic, problem.partition) == ("unreadable", "t", 1)
+
+
+def test_a_partition_of_a_newer_format_is_damage_to_this_version(closed: Path) -> None:
+    from streamlog.records import batch as batches
+
+    where = directory(closed, "t", 1)
+    (file,) = where.glob("*.log")
+    data = bytearray(file.read_bytes())
+    data[4] = 2
+    seed = seed_of(bytes.fromhex(where.name.split("-")[0]), 1)
+    end = int.from_bytes(data[5:7], "little")
+    digest = batches.xxh3_64_intdigest(bytes(data[:11] + data[15:end]), seed) & 0xFFFFFFFF
+    data[11:15] = digest.to_bytes(4, "little")
+    file.write_bytes(data)
+    problem = only(verify(closed))
+    assert problem.kind == "format" and "newer streamlog" in problem.message
+
+
+class Meanwhile(OsDisk):
+    """A disk under whose reader something happens once, at the first listing of a name that ends so."""
+
+    def __init__(self, ending: str, act: Callable[[], object]) -> None:
+        self._ending = ending
+        self._act: Callable[[], object] | None = act
+
+    def listdir(self, path: str) -> list[str]:
+        names = super().listdir(path)
+        if path.endswith(self._ending) and self._act is not None:
+            act, self._act = self._act, None
+            act()
+        return names
+
+
+def test_a_topic_that_is_deleted_meanwhile_is_no_damage(log: StreamLog, path: Path) -> None:
+    log.create_topic("t", partitions=2).send_many([b"x"] * 20)
+    log.create_topic("stays").send(b"x")
+    report = verify(path, disk=Meanwhile("-0", lambda: log.delete_topic("t")))
+    assert report.ok, report
+    assert not [note for note in report.notes if note.topic == "t"]
+
+
+def test_a_group_that_commits_meanwhile_is_no_damage(log: StreamLog, path: Path) -> None:
+    topic = log.create_topic("t")
+    topic.send_many([b"x"] * 5)
+    with log.consumer("t", group="g", enable_auto_commit=False) as consumer:
+        for _ in range(3):
+            consumer.poll()
+        (groups,) = [found for found in (path / "topics").iterdir() if found != directory_of(path, log)]
+        report = verify(path, disk=Meanwhile(groups.name, consumer.commit))
+    assert report.ok, report
+
+
+def directory_of(path: Path, log: StreamLog) -> Path:
+    return path / "topics" / f"{log['t'].id.hex}-0"

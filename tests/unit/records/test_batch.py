@@ -61,7 +61,14 @@ def test_a_compacted_batch_keeps_its_place_and_times() -> None:
     before = header_of(stamped()[0])._replace(producer_id=9, producer_epoch=2, base_sequence=4)
     sealed = columns.seal(SEED, None, None, (), count=0, last_offset_delta=0)
     after = header_of(restamp(before, sealed, SEED))
-    for name in ("base_offset", "last_offset_delta", "leader_epoch", "append_timestamp", "producer_id", "base_sequence"):
+    for name in (
+        "base_offset",
+        "last_offset_delta",
+        "leader_epoch",
+        "append_timestamp",
+        "producer_id",
+        "base_sequence",
+    ):
         assert getattr(after, name) == getattr(before, name)
     assert after.record_count == 0
 

@@ -86,7 +86,9 @@ def test_a_single_record_is_encoded_as_sealing_and_stamping_would_do_it(size: in
 def test_columns_that_say_nothing_are_left_out() -> None:
     assert kinds(seal(SEED, None, None, 5, count=3)) == []
     assert kinds(seal(SEED, [b"k"] * 2, [b"v"] * 2, [7, 7], count=2)) == [KEYS, VALUES]
-    everything = seal(SEED, [b"k"] * 2, [b"v"] * 2, [7, 8], [(), ()], count=2, offset_deltas=[0, 4], last_offset_delta=4)
+    everything = seal(
+        SEED, [b"k"] * 2, [b"v"] * 2, [7, 8], [(), ()], count=2, offset_deltas=[0, 4], last_offset_delta=4
+    )
     assert kinds(everything) == [OFFSETS, TIMESTAMPS, KEYS, VALUES, HEADERS]
     full = opened(seal(SEED, None, None, 5, count=3)).all()
     assert full == (range(BASE, BASE + 3), [5] * 3, [None] * 3, [None] * 3, [()] * 3)

@@ -375,9 +375,7 @@ def test_a_log_that_changes_under_the_check_is_checked_again(box: MakeBox, times
     def act() -> None:
         b.append(b"z" * 900)
 
-    question = Question(
-        str(b.path), TOPIC_ID, PARTITION, SEED, KILLED, False, restart=lambda: restarts.append(1)
-    )
+    question = Question(str(b.path), TOPIC_ID, PARTITION, SEED, KILLED, False, restart=lambda: restarts.append(1))
     found = check_partition(Restless(OsDisk(), act, times), question)
     assert restarts
     if times == 1000:

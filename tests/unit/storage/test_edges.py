@@ -420,3 +420,71 @@ def test_killed_between_any_two_calls_of_a_close_nothing_is_lost(box: MakeBox) -
             break
         nth += 1
     assert nth > 10
+
+
+def test_a_file_that_an_interrupted_roll_left_is_no_obstacle_to_the_next(box: MakeBox) -> None:
+    b = box()
+    b.append(b"one")
+    (b.path / f"{1:020d}.log").touch()
+    assert b.log.roll(b.now)
+    b.append(b"two")
+    assert b.values() == [b"one", b"two"]
+
+
+def test_a_roll_that_is_interrupted_in_a_call_leaves_nothing(box: MakeBox) -> None:
+    for nth in range(1, 4):
+        b, disk = armed(box)
+        b.append(b"one")
+        disk.arm(nth, KeyboardInterrupt())
+        try:
+            b.log.roll(b.now)
+        except KeyboardInterrupt:
+            assert len(b.logs()) == len(b.log.tail.segments)
+        disk.error = None
+        b.append(b"two")
+        assert b.values() == [b"one", b"two"]
+
+
+def test_a_compaction_that_is_interrupted_in_a_call_leaves_the_log_as_it_was(box: MakeBox) -> None:
+    b, disk = armed(box, cleanup_policy="compact", segment_bytes=1024)
+    for n in range(6):
+        b.append(b"%d" % n * 600, keys=[b"k%d" % (n % 2)])
+    table = b.table()
+    nth = 1
+    while True:
+        disk.arm(nth, KeyboardInterrupt())
+        try:
+            b.partition.compact(b.now)
+            break
+        except KeyboardInterrupt:
+            disk.error = None
+            assert b.table() == table
+            nth += 1
+    disk.error = None
+    assert nth > 3
+    b.reopen(KILLED)
+    assert b.table() == table
+
+
+def test_a_state_of_another_partition_is_not_this_ones(box: MakeBox) -> None:
+    b = box()
+    b.log.release()
+    data = (b.path / "partition.state").read_bytes()
+    assert slots(data, bytes(range(16)), 3).newest == State(0, 0)
+    assert slots(data, bytes(range(16)), 4) == (0, None, (4096,))
+    assert slots(data, bytes(16), 3).newest is None
+    b.open(KILLED)
+
+
+def test_a_topic_without_a_dirty_byte_is_not_compacted_by_maintenance(box: MakeBox) -> None:
+    b = segmented(box, cleanup_policy="compact", min_cleanable_dirty_ratio=0.9)
+    b.log.roll(b.now)
+    b.partition.compact(b.now)
+    before = {path.name: path.stat().st_ino for path in b.logs()}
+    b.partition.maintain(b.now)
+    assert {path.name: path.stat().st_ino for path in b.logs()} == before
+    b.append(b"x", keys=[b"k0"])
+    b.log.roll(b.now)
+    assert 0 < compaction.plan(b.log, b.now, b.log.tail.end_offset).dirty_ratio < 0.9
+    b.partition.maintain(b.now)
+    assert b.log.cleaned_until == 6

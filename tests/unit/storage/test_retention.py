@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from streamlog.config import TopicConfig
-from streamlog.storage.retention import All, Any, MaxAge, MaxBytes, MaxRecords, checked, named, policy_of
+from streamlog.storage.retention import All, Any, Joinable, MaxAge, MaxBytes, MaxRecords, checked, named, policy_of
 from streamlog.types import SegmentInfo
 
 from .conftest import KILLED, NOW, Box
@@ -189,3 +189,16 @@ def test_maintenance_of_a_closed_partition_touches_no_file(box: MakeBox) -> None
     before = {path.name: path.read_bytes() for path in b.path.iterdir()}
     assert b.partition.maintain(NOW) is None
     assert {path.name: path.read_bytes() for path in b.path.iterdir()} == before
+
+
+class _Mine(Joinable):
+    name = "mine"
+
+
+def test_a_policy_of_ones_own_joins_others_from_either_side() -> None:
+    mine, plain = _Fixed(3), MaxBytes(100)
+    assert (plain | mine).expired(SEGMENTS, 0) == 3
+    assert (mine | plain).expired(SEGMENTS, 0) == 3
+    assert (mine & plain).expired(SEGMENTS, 0) == (plain & mine).expired(SEGMENTS, 0) == 0
+    with pytest.raises(TypeError, match="_Mine"):
+        _Mine().expired(SEGMENTS, 0)
