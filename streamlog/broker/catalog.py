@@ -63,6 +63,7 @@ class Catalog:
         broker = self._broker
         try:
             self._metadata = broker.open_metadata()
+            self._metadata.on_work = self._maintain_soon
             self.image = metadata.replay(metadata.EMPTY, all_records(self._metadata))
             broker.remove_orphans({view.id.hex for view in self.image.topics.values()})
             self._follow(self.image)

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 from ..coordinator import GroupDescription, Heartbeat, HeartbeatResult
-from ..errors import ConfigError
+from ..errors import ConfigError, StorageError
 from ..replication.partition import Partition, gone
 from ..runtime.api import Completion, Lock
 from ..runtime.disk import entropy
@@ -136,7 +136,12 @@ class LocalService:
         here = self._partitions.get(partition) or self._partition(partition)
         if here.closed is not None:
             raise here.closed.again()
-        return here.log.fetch(offset, max_bytes, here.high_watermark, after)
+        try:
+            return here.log.fetch(offset, max_bytes, here.high_watermark, after)
+        except StorageError:
+            if here.closed is not None:  # deleted, or closed, while it was being read
+                raise here.closed.again() from None
+            raise
 
     def await_data(self, partitions: Iterable[TopicPartition]) -> ParkedFetch:
         return ParkedFetch([p for p in map(self._partitions.get, partitions) if p is not None])

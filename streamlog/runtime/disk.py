@@ -94,7 +94,8 @@ class OsFile:
     def close(self) -> None:
         if not self._closed:
             self._closed = True
-            os.close(self.fd)
+            fd, self.fd = self.fd, -1  # a late call gets EBADF, not another file's bytes
+            os.close(fd)
 
     def __del__(self) -> None:
         with contextlib.suppress(OSError, AttributeError):  # an interrupt may have come before it had its fields
