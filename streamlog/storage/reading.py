@@ -38,10 +38,11 @@ class LogReader:
         segment = after.segment
         if segment is not None:
             tail = self.tail
-            if segment is tail.segments[-1] and tail.start_offset <= offset < min(end_offset, tail.end_offset):
+            if segment in tail.segments and tail.start_offset <= offset < min(end_offset, tail.end_offset):
+                end = tail.end_position if segment is tail.segments[-1] else segment.size
                 position = after.position + len(after.data)
-                if position < tail.end_position:
-                    data = segment.chunk(position, tail.end_position, max_bytes)
+                if position < end:
+                    data = segment.chunk(position, end, max_bytes)
                     return Chunk(data, self.seed, segment.path, position, segment)
         return self._retry(lambda: self._fetch(offset, max_bytes, end_offset))
 
@@ -66,6 +67,9 @@ class LogReader:
             raise lookup.missing(tail.segments[0], tail.start_offset, tail.bases[0])
         segment = tail.segments[at]
         end = tail.end_position if segment is tail.segments[-1] else segment.size
+        near = segment.near(offset, end)
+        if near is not None:
+            return Chunk(near[1], self.seed, segment.path, near[0], segment)
         position = segment.locate(offset, end)
         if position is None:
             raise lookup.missing(segment, segment.next_offset, (*tail.bases, tail.end_offset)[at + 1])

@@ -32,6 +32,7 @@ MAX_MAPPED = 128
 _mapped: deque[weakref.ref[Segment]] = deque()
 
 
+_NEAR_BYTES = 20_480  # an index interval and a batch of the usual size
 _LENGTH_AT = slice(7, 11)  # of `batch_len` in a batch's header
 
 
@@ -276,6 +277,36 @@ class Segment:
     def _base_offset_at(self, position: int) -> int:
         return peek(self.read(FIXED_LEN, position)).base_offset
 
+    def near(self, offset: int, end: int) -> tuple[int, bytes] | None:
+        """The batch that holds `offset`, and whole ones behind it, found and read in one go; its position, and bytes.
+
+        None where one read from the index entry on does not hold it. Headers on the way are verified, as
+        in `locate`.
+        """
+        start = self.index.position_for_offset(offset)
+        data = self.read(min(_NEAR_BYTES, end - start), start)
+        at = 0
+        while at + MAX_HEADER_LEN <= len(data):
+            header = read_header(data, at, self.seed, self.path, start + at)
+            stop = at + header.batch_len
+            if header.last_offset < offset:
+                at = stop
+            elif stop <= len(data):
+                return start + at, data[at : self._whole(data, stop)]
+            else:
+                return None
+        return None
+
+    @staticmethod
+    def _whole(data: bytes, at: int) -> int:
+        """Where the last whole batch in `data` ends, given that one begins at `at`. Lengths are not verified here."""
+        while at + FIXED_LEN <= len(data):
+            length = int.from_bytes(data[at + 7 : at + 11], "little")
+            if length < FIXED_LEN or at + length > len(data):
+                break
+            at += length
+        return at
+
     def chunk(self, position: int, end: int, max_bytes: int) -> bytes:
         """Whole batches from `position` on: at least one, and no more than `max_bytes` unless one is larger.
 
@@ -287,11 +318,6 @@ class Segment:
             if position + first > end:
                 raise corrupt(self.path, position, "the batch is cut short", first, end - position)
             return self.read(first, position)
-        at = 0
-        while at + FIXED_LEN <= len(data):
-            length = int.from_bytes(data[at + 7 : at + 11], "little")
-            if length < FIXED_LEN or at + length > len(data):
-                break
-            at += length
+        at = self._whole(data, 0)
         # Bytes that are no batch go along when nothing else would: the decoder names the damage.
         return data[:at] if at and at != len(data) else data
