@@ -67,7 +67,7 @@ class LogReader:
             raise lookup.missing(tail.segments[0], tail.start_offset, tail.bases[0])
         segment = tail.segments[at]
         end = tail.end_position if segment is tail.segments[-1] else segment.size
-        near = segment.near(offset, end)
+        near = segment.near(offset, end, max_bytes)
         if near is not None:
             return Chunk(near[1], self.seed, segment.path, near[0], segment)
         position = segment.locate(offset, end)

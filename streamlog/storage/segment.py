@@ -277,22 +277,25 @@ class Segment:
     def _base_offset_at(self, position: int) -> int:
         return peek(self.read(FIXED_LEN, position)).base_offset
 
-    def near(self, offset: int, end: int) -> tuple[int, bytes] | None:
+    def near(self, offset: int, end: int, max_bytes: int) -> tuple[int, bytes] | None:
         """The batch that holds `offset`, and whole ones behind it, found and read in one go; its position, and bytes.
 
-        None where one read from the index entry on does not hold it. Headers on the way are verified, as
-        in `locate`.
+        None where one read from the index entry on does not hold it, or damage lies on the way: `locate` then
+        has to look. Headers on the way are verified, as there.
         """
         start = self.index.position_for_offset(offset)
         data = self.read(min(_NEAR_BYTES, end - start), start)
         at = 0
         while at + MAX_HEADER_LEN <= len(data):
-            header = read_header(data, at, self.seed, self.path, start + at)
+            try:
+                header = read_header(data, at, self.seed, self.path, start + at)
+            except CorruptRecordError:
+                return None
             stop = at + header.batch_len
             if header.last_offset < offset:
                 at = stop
             elif stop <= len(data):
-                return start + at, data[at : self._whole(data, stop)]
+                return start + at, data[at : self._whole(data[: max(stop, at + max_bytes)], stop)]
             else:
                 return None
         return None
