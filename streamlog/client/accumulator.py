@@ -70,13 +70,14 @@ class Batch(Completion[int]):
     """
 
     __slots__ = (
-        "_asked", "_columns", "append_time", "deadline_ms", "queue", "reserved", "rows", "sealed", "size", "urgent",
+        "_asked", "_columns", "append_time", "deadline_ms", "has_headers", "queue", "reserved", "rows", "sealed", "size", "urgent",
     )  # fmt: skip
 
     def __init__(self, queue: PartitionQueue, deadline_ms: int, urgent: bool) -> None:
         super().__init__()
         self.queue = queue
         self.rows: list[Row] = []
+        self.has_headers = False
         self._columns: Rows | None = None
         self.size = 0
         self.reserved = 0
@@ -98,7 +99,7 @@ class Batch(Completion[int]):
         """The records by columns. REQUIRES: no record is added any more."""
         if self._columns is None:
             keys, values, times, headers = zip(*self.rows, strict=True)
-            self._columns = Rows(len(keys), keys, values, times, headers if any(headers) else None)
+            self._columns = Rows(len(keys), keys, values, times, headers if self.has_headers else None)
         return self._columns
 
     def __len__(self) -> int:
@@ -174,6 +175,7 @@ class PartitionQueue:
         self.attributes = LOG_APPEND_TIME if topic.config.message_timestamp_type == "LogAppendTime" else 0
         self.linger_ms = linger_ms
         self.batch_size = owner.batch_size
+        self.max_size = 0
         self.lock = new_lock()
         self.draining = new_lock()
         self.open: Batch | None = None
@@ -205,6 +207,8 @@ class PartitionQueue:
                 batch.reserved = room
                 self.open = batch
             index = len(batch.rows)
+            if row[3]:
+                batch.has_headers = True
             batch.rows.append(row)
             batch.size += size
             if batch.size >= self.batch_size:

@@ -59,8 +59,9 @@ class Producer(Closing):
         self._linger_ms = self._config.linger_ms
         self._acks = self._config.acks
         self._routes: dict[Any, Route] = {}
-        # Bound to the dict alone: the service must not keep a forgotten producer.
-        self._forget_routes = self._routes.clear
+        # Of topics with one partition and no serializer, the queue: the short way of `send` with a linger.
+        self._lingering: dict[Any, PartitionQueue] = {}
+        self._forget_routes = _Forget(self._routes, self._lingering)
         self._lock = new_lock()
         self._partition_lock = new_lock()
         self._partitioners: dict[Any, Any] = {}
@@ -88,14 +89,48 @@ class Producer(Closing):
         `delivery_timeout_ms`.
         """
         try:
+            queue = self._lingering[topic]
+        except (KeyError, TypeError):  # no such queue, or no name of one
+            return self._send(topic, value, key, headers, partition, timestamp_ms)
+        if (
+            type(value) is bytes
+            and type(key) is bytes
+            and headers is None
+            and partition is None
+            and timestamp_ms is None
+        ):
+            # Nearly every record of a program that sends many: bytes, for a batch that is open already.
+            size = len(value) + len(key) + RECORD_OVERHEAD
+            if size <= queue.max_size:
+                row = (key, value, self._now_ns() // 1_000_000, ())
+                with queue.lock:
+                    batch = queue.open
+                    if batch is not None:
+                        index = len(batch.rows)
+                        batch.rows.append(row)
+                        batch.size = size = batch.size + size
+                        if size >= self._batch_size:
+                            queue.seal_open()
+                if batch is not None:
+                    if queue.open is not batch:
+                        queue.drain()
+                    delivery: Delivery[RecordMetadata] = _new(Delivery)
+                    delivery._batch = batch
+                    delivery._index = index
+                    return delivery
+        return self._send(topic, value, key, headers, partition, timestamp_ms)
+
+    def _send(
+        self, topic: TopicLike, value: Any, key: Any, headers: Any, partition: int | None, timestamp_ms: int | None
+    ) -> Delivery[RecordMetadata]:
+        """`send`, whatever it is given."""
+        try:
             route = self._routes[topic]
         except (KeyError, TypeError):
             route = self._route(topic)
-        if type(value) is bytes and type(key) is bytes and route.plain:
-            size = len(value) + len(key) + RECORD_OVERHEAD
-        else:
+        if not (type(value) is bytes and type(key) is bytes and route.plain):
             key, value = route.key_bytes(key), route.value_bytes(value)
-            size = (0 if value is None else len(value)) + (0 if key is None else len(key)) + RECORD_OVERHEAD
+        size = (0 if value is None else len(value)) + (0 if key is None else len(key)) + RECORD_OVERHEAD
         pairs: HeaderTuple = ()
         if headers is not None:
             pairs = header_tuple(headers)
@@ -114,17 +149,7 @@ class Producer(Closing):
                 if written is not None:
                     return written
             return self._finish_now(*self._outbox.add(queue, (key, value, timestamp, pairs), size))
-        with queue.lock:
-            batch = queue.open
-            if batch is not None:
-                rows = batch.rows
-                index = len(rows)
-                rows.append((key, value, timestamp, pairs))
-                batch.size = size = batch.size + size
-                if size >= self._batch_size:
-                    queue.seal_open()
-        if batch is None:
-            batch, index = self._outbox.add(queue, (key, value, timestamp, pairs), size)
+        batch, index = self._outbox.add(queue, (key, value, timestamp, pairs), size)
         if queue.open is not batch:
             if key is None:
                 route.batch_is_full()
@@ -132,10 +157,7 @@ class Producer(Closing):
         if self._acks == 0:
             batch.asked(index)
             return Written(route.topic.name, queue.partition, -1, timestamp)
-        delivery: Delivery[RecordMetadata] = _new(Delivery)
-        delivery._batch = batch
-        delivery._index = index
-        return delivery
+        return Delivery(batch, index)
 
     def _send_now(
         self, queue: PartitionQueue, key: bytes | None, value: bytes, timestamp: int, now_ms: int
@@ -269,6 +291,15 @@ class Producer(Closing):
                 config.key_serializer if config.key_serializer is not None else key_serde,
                 config.value_serializer if config.value_serializer is not None else value_serde,
             )
+            if (
+                route.only is not None
+                and route.plain
+                and self._linger_ms
+                and self._acks != 0
+                and isinstance(known, str)
+            ):
+                route.only.max_size = route.max_size
+                self._lingering[known] = route.only
             self._routes[known] = route
         self._check()
         return route
@@ -290,7 +321,7 @@ class Producer(Closing):
         if self._dead is not None:
             return
         self._dead = closed("producer")
-        self._routes.clear()
+        self._forget_routes()
         try:
             self._outbox.close(timeout)
         finally:
@@ -300,7 +331,7 @@ class Producer(Closing):
 
     def _abandon(self) -> None:
         super()._abandon()
-        self._routes.clear()
+        self._forget_routes()
         self._outbox.abandon()
 
     def __del__(self) -> None:
@@ -317,3 +348,14 @@ class Producer(Closing):
     def __repr__(self) -> str:
         state = "closed" if self._dead is not None else f"linger_ms={self._linger_ms}, acks={self._acks!r}"
         return f"<streamlog.Producer {self._config.client_id} {state}>"
+
+
+class _Forget:
+    """What the service calls when topics change. It knows the routes alone: a forgotten producer is not kept."""
+
+    def __init__(self, *routes: dict[Any, Any]) -> None:
+        self._routes = routes
+
+    def __call__(self) -> None:
+        for known in self._routes:
+            known.clear()
