@@ -63,9 +63,18 @@ class Service(Protocol):
         """After an interrupt: make `write.base_offset` say whether it was appended."""
 
     def fetch(
-        self, partition: TopicPartition, offset: int, max_bytes: int, isolation_level: str, after: Chunk = EMPTY
+        self,
+        partition: TopicPartition,
+        offset: int,
+        max_bytes: int,
+        isolation_level: str,
+        after: Chunk = EMPTY,
+        topic_id: bytes | None = None,
     ) -> Chunk:
-        """Whole batches from the one that holds `offset` on; `after`: the chunk read to its end just before."""
+        """Whole batches from the one that holds `offset` on; `after`: the chunk read to its end just before.
+
+        Raises UnknownTopicIdError if the topic is not the one of `topic_id` any more.
+        """
 
     def await_data(self, partitions: Iterable[TopicPartition]) -> ParkedFetch: ...
     def after_damage(self, partition: TopicPartition, offset: int) -> int: ...

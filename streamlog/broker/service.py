@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 from ..coordinator import GroupDescription, Heartbeat, HeartbeatResult
-from ..errors import ConfigError, StorageError
+from ..errors import ConfigError, StorageError, UnknownTopicIdError
 from ..replication.partition import Partition, gone
 from ..runtime.api import Completion, Lock
 from ..runtime.disk import entropy
@@ -131,11 +131,22 @@ class LocalService:
             here.settle(write)
 
     def fetch(
-        self, partition: TopicPartition, offset: int, max_bytes: int, isolation_level: str, after: Chunk = EMPTY
+        self,
+        partition: TopicPartition,
+        offset: int,
+        max_bytes: int,
+        isolation_level: str,
+        after: Chunk = EMPTY,
+        topic_id: bytes | None = None,
     ) -> Chunk:
         here = self._partitions.get(partition) or self._partition(partition)
         if here.closed is not None:
             raise here.closed.again()
+        if topic_id is not None and topic_id != here.topic_id:
+            raise UnknownTopicIdError(
+                f"Topic {partition[0]!r} was deleted, and another was created under its name; begin to read that one anew.",
+                topic=partition[0],
+            )
         try:
             return here.log.fetch(offset, max_bytes, here.high_watermark, after)
         except StorageError:

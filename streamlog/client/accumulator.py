@@ -13,11 +13,17 @@ from __future__ import annotations
 
 import logging
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple, Protocol, TypeAlias
 
 from ..broker.metadata import TopicView
-from ..errors import DeliveryTimeoutError, RecordTooLargeError, RequestTimedOutError, StreamlogError
+from ..errors import (
+    DeliveryTimeoutError,
+    RecordTooLargeError,
+    RequestTimedOutError,
+    SerializationError,
+    StreamlogError,
+)
 from ..records import columns
 from ..records.batch import LOG_APPEND_TIME, SealedBatch
 from ..runtime.api import Completion
@@ -163,6 +169,11 @@ class Batch(Completion[int]):
         self.sealed = None
 
 
+def attributes_of(topic: TopicView) -> int:
+    """The attributes that the topic's settings give every batch."""
+    return LOG_APPEND_TIME if topic.config.message_timestamp_type == "LogAppendTime" else 0
+
+
 class PartitionQueue:
     """The way of one producer's records into one partition. Thread-safe."""
 
@@ -172,7 +183,7 @@ class PartitionQueue:
         self.partition = partition
         self.seed = topic.seeds[partition]
         self.codec = codec
-        self.attributes = LOG_APPEND_TIME if topic.config.message_timestamp_type == "LogAppendTime" else 0
+        self.attributes = attributes_of(topic)
         self.linger_ms = linger_ms
         self.batch_size = owner.batch_size
         self.max_size = 0
@@ -181,6 +192,10 @@ class PartitionQueue:
         self.open: Batch | None = None
         self.queue: deque[Batch] = deque()
         self.inflight: tuple[list[Batch], Write] | None = None
+        # Set under `lock` when the producer closes: a closed queue has no open batch, and takes none.
+        self.closed: StreamlogError | None = None
+        # Users' callbacks, called when no lock is held: they may send, flush, and wait.
+        self.calls: deque[Callable[[], object]] = deque()
 
     @property
     def plain(self) -> bool:
@@ -199,18 +214,20 @@ class PartitionQueue:
         with self.lock:
             batch = self.open
             if batch is None:
+                if self.closed is not None:
+                    raise self.closed.again()
                 room = max(self.batch_size, size)
                 if not self.owner.reserve(room):
                     return None
                 linger = self.linger_ms
                 batch = Batch(self, self.owner.now_ms() + linger if linger else 0, not linger)
                 batch.reserved = room
-                self.open = batch
             index = len(batch.rows)
             if row[3]:
                 batch.has_headers = True
             batch.rows.append(row)
             batch.size += size
+            self.open = batch  # not before it has a record: an interrupt must not leave an empty one
             if batch.size >= self.batch_size:
                 self.seal_open()
         return batch, index
@@ -227,8 +244,16 @@ class PartitionQueue:
     def put(self, batches: Sequence[Batch]) -> None:
         """Queue whole batches behind everything sent before."""
         with self.lock:
+            if self.closed is not None:
+                raise self.closed.again()
             self.seal_open()
             self.queue.extend(batches)
+
+    def close(self, error: StreamlogError) -> None:
+        """Accept nothing from now on; what was accepted can still be written."""
+        with self.lock:
+            self.seal_open()
+            self.closed = error
 
     def idle(self) -> bool:
         """Whether a record could be written right now with nothing before it."""
@@ -243,6 +268,16 @@ class PartitionQueue:
                 return
             with self.draining:
                 self._drain()
+        self.call()
+
+    def call(self) -> None:
+        """Call what users asked to be called. REQUIRES: no lock."""
+        while self.calls:
+            try:
+                call = self.calls.popleft()
+            except IndexError:  # another thread took the last one
+                return
+            call()
 
     def _has_work(self) -> bool:
         batch = self.open
@@ -272,12 +307,29 @@ class PartitionQueue:
         return batches
 
     def _write(self, batches: list[Batch]) -> None:
+        batches = [batch for batch in batches if self._encodes(batch)]
+        if not batches:
+            return
         try:
             write = Write([batch.seal() for batch in batches])
             self.inflight = (batches, write)
             self.owner.append(self, write).on_done(lambda done: self._finish(batches, done.error(), write))
         except StreamlogError as error:
             self._finish(batches, error, None)
+
+    def _encodes(self, batch: Batch) -> bool:
+        """Encode a batch. One that cannot be, though its records were checked, fails alone and blocks nobody."""
+        try:
+            batch.seal()
+        except Exception as error:
+            failed = SerializationError(
+                f"{len(batch)} records for {self.topic.name}-{self.partition} could not be encoded: {error}. "
+                f"Send them one by one to find the one at fault."
+            )
+            failed.__cause__ = error
+            self._finish([batch], failed, None)
+            return False
+        return True
 
     def _finish(self, batches: list[Batch], error: BaseException | None, write: Write | None) -> None:
         base_offset = -1 if write is None else write.base_offset
@@ -309,6 +361,9 @@ class PartitionQueue:
             self.owner.settle(self, write)
             if write.base_offset >= 0:
                 self._finish(batches, None, write)
+        for batch in batches:
+            if batch.done() and batch.reserved:
+                self.owner.finished(batch)
         self._forget_done()
         self.inflight = None
 
@@ -336,6 +391,7 @@ class PartitionQueue:
             gate = RawGate()
             batch.on_done(gate.open)
             gate.wait(_LOOK_AGAIN_S if left is None else min(left, _LOOK_AGAIN_S))
+        self.call()
 
     def finish_all(self, end: float | None) -> None:
         """Write everything queued so far; `end` is in real monotonic seconds."""

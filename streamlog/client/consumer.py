@@ -18,6 +18,7 @@ from ..errors import (
     ConsumerStoppedError,
     OffsetOutOfRangeError,
     StreamlogError,
+    UnknownTopicIdError,
     UnknownTopicOrPartitionError,
 )
 from ..runtime.threads import RawGate, get_ident, real_monotonic
@@ -216,7 +217,7 @@ class Consumer(Positions, Generic[K, V]):
                 return collect()
             except OffsetOutOfRangeError:
                 self._reset_lost()
-            except UnknownTopicOrPartitionError:
+            except (UnknownTopicOrPartitionError, UnknownTopicIdError):
                 if self._subscription.manual is not None:
                     raise
                 self._drop_deleted()
@@ -250,7 +251,10 @@ class Consumer(Positions, Generic[K, V]):
         """The next record, waiting for it; ends after `stop()`. The one before is finished."""
         held = self._held
         if held.at < len(held.ahead) and not self._bell.rung and real_monotonic() < self._renew_at:
-            return held.next()
+            try:
+                return held.next()
+            except IndexError:  # the log was closed in between
+                pass
         found = self._next(None, None)
         if found is None:
             raise StopIteration
@@ -273,7 +277,11 @@ class Consumer(Positions, Generic[K, V]):
                 return
             yield record
             while held.at < len(held.ahead) and not self._bell.rung and real_monotonic() < self._renew_at:
-                yield held.next()
+                try:
+                    record = held.next()
+                except IndexError:  # the log was closed in between
+                    break
+                yield record
 
     def _next(self, ends: dict[TopicPartition, int] | None, timeout: float | None) -> Record[K, V] | None:
         """The next record by the long way: hear the group, take records ahead, wait. None at the end."""
@@ -285,10 +293,11 @@ class Consumer(Positions, Generic[K, V]):
                 if self.stopped:
                     self._stop_told = True
                     return None
-                ready = self._look(lambda: self._ahead(ends))
+                # Taken under the state lock: a newcomer may ask for the partition the moment it is free.
+                record = self._look(lambda: self._held.next() if self._ahead(ends) else None)
                 self._renew_at = real_monotonic() + _RENEW_S
-                if ready:
-                    return self._held.next()
+                if record is not None:
+                    return record
                 if ends is not None and not self._bell.rung and not self._waits_for_others():
                     return None
                 left = None if deadline is None else deadline - real_monotonic()
@@ -368,10 +377,15 @@ class Consumer(Positions, Generic[K, V]):
 
     def __del__(self) -> None:
         if self._dead is None and self._made:
-            self._warn_open()
-            membership = self._membership
-            if membership is not None:
-                self._room.bury(membership.leave)
+            service, bell, membership = self._service, self._bell, self._membership
+
+            def funeral() -> None:
+                service.off_metadata(bell.ring)
+                if membership is not None:
+                    membership.leave()
+
+            self._room.bury(funeral)
+            self._warn_open()  # last: where warnings are errors, it raises
 
     def __repr__(self) -> str:
         group = "" if self._config.group is None else f" group={self._config.group!r}"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any, Generic, TypeVar, overload
 
 from ..errors import DeliveryError, StreamlogError
@@ -59,7 +60,11 @@ class Delivery(Generic[T]):
     def add_done_callback(self, fn: Callable[[Delivery[T]], object]) -> None:
         """Call `fn(self)` once done, now if it is; on whatever thread finishes it. What it raises is logged."""
         self._batch.asked(self._index)
-        self._batch.on_done(lambda _: _call(fn, self))
+        queue = self._batch.queue
+        # Not in the middle of a write: a callback may send, flush and wait.
+        self._batch.on_done(lambda _: queue.calls.append(partial(_call, fn, self)))
+        if self._batch.done():
+            queue.call()
 
     def _value(self) -> T:
         batch = self._batch
@@ -183,11 +188,13 @@ class ManyDelivery(Delivery[Sequence[RecordMetadata]]):
         def one(_: object) -> None:
             left[0] -= 1
             if left[0] == 0:
-                _call(fn, self)
+                self._parts[-1].batch.queue.calls.append(partial(_call, fn, self))
 
         for part in self._parts:
             part.batch.asked(None)
             part.batch.on_done(one)
+        if self._parts and self.done():
+            self._parts[-1].batch.queue.call()
 
 
 def _many_error(parts: Sequence[Part], count: int) -> DeliveryError:

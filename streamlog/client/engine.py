@@ -28,7 +28,7 @@ from ..runtime.threads import (
     new_lock,
     real_monotonic,
 )
-from .membership import Room
+from .membership import Room, walk
 
 logger = logging.getLogger("streamlog.client")
 
@@ -94,7 +94,7 @@ class Engine:
 
     def abandon(self) -> None:
         """In a forked child: every handle refuses from now on; nothing is written, locked or removed."""
-        for handle in list(self.handles):
+        for handle in walk(self.handles):
             handle._abandon_all()
         self.service.abandon()
 
@@ -167,7 +167,7 @@ class Registry:
     def _at_exit(self) -> None:
         """Close what the program left open: consumers stop, producers flush (with a bound), temporary logs go."""
         for engine in list(self._engines.values()):
-            for handle in list(engine.handles):
+            for handle in walk(engine.handles):
                 try:
                     handle._close_at_exit()
                 except StreamlogError as error:

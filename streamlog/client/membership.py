@@ -11,8 +11,8 @@ from __future__ import annotations
 import logging
 import weakref
 from collections import deque
-from collections.abc import Callable
-from typing import Protocol
+from collections.abc import Callable, Iterable
+from typing import Protocol, TypeVar
 
 from ..broker.api import Service
 from ..config import ConsumerConfig
@@ -22,6 +22,7 @@ from ..runtime.disk import new_id
 from ..runtime.threads import RawGate, current_thread_alive_check, get_ident
 from ..types import TopicPartition
 
+T = TypeVar("T")
 logger = logging.getLogger("streamlog.client")
 
 
@@ -42,9 +43,9 @@ class Bell:
 class Member(Protocol):
     """What the room can ask of a consumer."""
 
-    def let_go_if_idle(self) -> None: ...
-    def take_out(self) -> None: ...
-    def polling_thread(self) -> int: ...
+    def _let_go_if_idle(self) -> None: ...
+    def _take_out(self) -> None: ...
+    def _polling_thread(self) -> int: ...
 
 
 class Membership:
@@ -153,6 +154,15 @@ class Membership:
             logger.debug("leaving group %r: %s", self.group, error)
 
 
+def walk(members: Iterable[T]) -> list[T]:
+    """A copy of a WeakSet: walking one raises RuntimeError while another thread adds to it."""
+    while True:
+        try:
+            return list(members)
+        except RuntimeError:
+            continue
+
+
 class Room:
     """The members that live in this process, by group. No lock: sets of weak references, copied to be walked."""
 
@@ -173,13 +183,13 @@ class Room:
             members.discard(member)
 
     def others(self, group: str, member: Member) -> list[Member]:
-        return [m for m in list(self._members.get(group, ())) if m is not member]
+        return [m for m in walk(self._members.get(group, ())) if m is not member]
 
     def reap(self, group: str) -> None:
         """Have members leave that cannot do it themselves: collected unclosed, or their thread is dead."""
         self.hold_funerals()
-        for member in list(self._members.get(group, ())):
-            member.take_out()
+        for member in walk(self._members.get(group, ())):
+            member._take_out()
 
     def bury(self, funeral: Callable[[], None]) -> None:
         """Have something done soon for an object that is being collected.

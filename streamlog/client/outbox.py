@@ -7,6 +7,7 @@ records are still on their way, and the scheduler, which holds the outbox, sees 
 from __future__ import annotations
 
 import logging
+from collections.abc import Iterable
 
 from ..broker.api import Service
 from ..broker.metadata import TopicView
@@ -17,7 +18,7 @@ from ..runtime.api import Completion
 from ..runtime.threads import RawGate, new_lock, real_monotonic
 from ..storage.log import Write
 from ..types import ProducerRecord
-from .accumulator import Batch, PartitionQueue, Row
+from .accumulator import Batch, PartitionQueue, Row, attributes_of
 from .delivery import delivery_error
 
 logger = logging.getLogger("streamlog.client")
@@ -40,6 +41,7 @@ class Outbox:
         self._failed: list[Batch] = []
         self._room: RawGate | None = None
         self._armed = False
+        self._closed: StreamlogError | None = None
 
     def queue(self, view: TopicView, number: int) -> PartitionQueue:
         """The queue of a partition, by the topic's id: what waits for a deleted topic fails, whatever bears its name."""
@@ -50,8 +52,9 @@ class Outbox:
             queue = self.queues.get((view.id_bytes, number))
             if queue is None:
                 queue = PartitionQueue(self, view, number, codec, self._config.linger_ms)
+                queue.closed = self._closed
                 self.queues[view.id_bytes, number] = queue
-            queue.topic, queue.codec = view, codec
+            queue.topic, queue.codec, queue.attributes = view, codec, attributes_of(view)
         return queue
 
     def add(self, queue: PartitionQueue, row: Row, size: int) -> tuple[Batch, int]:
@@ -115,8 +118,23 @@ class Outbox:
             left = end - real_monotonic()
             if left <= 0:
                 raise queue.expire(self._config.delivery_timeout_ms)
-            gate.wait(min(left, _LOOK_AGAIN_S))
+            if not gate.wait(min(left, _LOOK_AGAIN_S)):
+                self._recount()
             queue.drain()
+
+    def _recount(self) -> None:
+        """An interrupt between taking room and using it leaves room taken for nothing."""
+        with self._lock:
+            waiting = [batch for queue in self.queues.values() for batch in (queue.open, *queue.queue)]
+            self._buffered = sum(batch.reserved for batch in waiting if batch is not None)
+
+    def forget_topics(self, known: Iterable[bytes]) -> None:
+        """Drop the queues of topics that are not there any more, unless records wait in them."""
+        ids = set(known)
+        with self._lock:
+            for place, queue in list(self.queues.items()):
+                if place[0] not in ids and queue.idle():
+                    del self.queues[place]
 
     def _has_room(self, size: int) -> bool:
         return not self._buffered or self._buffered + size <= self._config.buffer_memory
@@ -144,8 +162,14 @@ class Outbox:
     def flush(self, timeout: float | None) -> None:
         """Write everything accepted so far; RequestTimedOutError after `timeout` real seconds."""
         end = None if timeout is None else real_monotonic() + timeout
+        first: Exception | None = None
         for queue in list(self.queues.values()):
-            queue.finish_all(end)
+            try:
+                queue.finish_all(end)
+            except Exception as error:  # the others' records are not to wait for it
+                first = first or error
+        if first is not None:
+            raise first
 
     def report(self) -> None:
         """Raise DeliveryError for the records that failed and that nobody asked about; once."""
@@ -162,7 +186,12 @@ class Outbox:
         if errors:
             raise delivery_error(errors, records, [None] * len(records))
 
-    def close(self, timeout: float | None) -> None:
+    def close(self, timeout: float | None, error: StreamlogError) -> None:
+        """Accept nothing more, from any thread, then flush."""
+        with self._lock:
+            self._closed = error
+        for queue in list(self.queues.values()):
+            queue.close(error)
         try:
             self.flush(timeout)
         finally:

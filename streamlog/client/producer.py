@@ -88,6 +88,8 @@ class Producer(Closing):
         the epoch, now if not given. A full buffer blocks, and raises DeliveryTimeoutError after
         `delivery_timeout_ms`.
         """
+        if not self._linger_ms:
+            return self._send(topic, value, key, headers, partition, timestamp_ms)
         try:
             queue = self._lingering[topic]
         except (KeyError, TypeError):  # no such queue, or no name of one
@@ -273,6 +275,7 @@ class Producer(Closing):
         if known in self._routes:
             return self._routes[known]
         view = self._log._topic_view(name)
+        self._outbox.forget_topics(topic.id_bytes for topic in self._service.image.topics.values())
         if view.internal:
             raise InvalidRecordError(f"{name!r} is internal to the log; records cannot be sent to it.")
         config = self._config
@@ -301,7 +304,11 @@ class Producer(Closing):
                 route.only.max_size = route.max_size
                 self._lingering[known] = route.only
             self._routes[known] = route
-        self._check()
+        if self._service.image.topics.get(name) is not view:  # it changed meanwhile, and emptied the routes too early
+            self._forget_routes()
+        if self._dead is not None:
+            self._forget_routes()
+            self._check()
         return route
 
     # -- ending --------------------------------------------------------------------------------------
@@ -323,7 +330,7 @@ class Producer(Closing):
         self._dead = closed("producer")
         self._forget_routes()
         try:
-            self._outbox.close(timeout)
+            self._outbox.close(timeout, self._dead)
         finally:
             self._service.off_metadata(self._forget_routes)
             self._log._forget(self)
@@ -336,14 +343,14 @@ class Producer(Closing):
 
     def __del__(self) -> None:
         if self._dead is None and self._made:
-            self._warn_open()
             outbox, service, forget = self._outbox, self._service, self._forget_routes
 
             def funeral() -> None:
                 service.off_metadata(forget)
-                outbox.close(1.0)
+                outbox.close(1.0, closed("producer"))
 
             self._log._room.bury(funeral)
+            self._warn_open()  # last: where warnings are errors, it raises
 
     def __repr__(self) -> str:
         state = "closed" if self._dead is not None else f"linger_ms={self._linger_ms}, acks={self._acks!r}"

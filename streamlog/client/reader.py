@@ -31,7 +31,7 @@ class PartitionReader:
     """Hands out the records of one partition in order. `position` is the next offset to hand out."""
 
     __slots__ = ("_batches", "_bytes", "_chunk", "_current", "_max_bytes", "_next", "_service",
-        "_short", "_skip", "decoder", "isolation", "name", "position")  # fmt: skip
+        "_short", "_skip", "decoder", "isolation", "name", "position", "topic_id")  # fmt: skip
 
     def __init__(
         self,
@@ -49,6 +49,7 @@ class PartitionReader:
         self.isolation = isolation
         self._skip = on_corrupt == "skip"
         self._max_bytes = min(max_bytes, MAX_BYTES)
+        self.topic_id = service.topic(name.topic).id_bytes
         self.seek(position)
 
     def seek(self, offset: int) -> None:
@@ -154,7 +155,9 @@ class PartitionReader:
                 if batch is None:
                     if not fetch:
                         return None
-                    chunk = self._service.fetch(self.name, self.position, self._bytes, self.isolation, self._chunk)
+                    chunk = self._service.fetch(
+                        self.name, self.position, self._bytes, self.isolation, self._chunk, self.topic_id
+                    )
                     if not chunk.data:
                         return None
                     self._chunk = chunk

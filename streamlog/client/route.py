@@ -24,7 +24,10 @@ Serialize = Callable[[Any], bytes]
 
 
 def _all_bytes(column: list[Any]) -> bool:
-    """Whether every item is bytes, or a buffer of them: three times as fast as looking at the type of each."""
+    """Whether every item is bytes, or some other buffer: many times as fast as looking at the type of each.
+
+    Another buffer is packed as bytes too, or refused when its batch is encoded.
+    """
     try:
         for start in range(0, len(column), 512):
             b"".join(column[start : start + 512])
@@ -194,6 +197,7 @@ def header_tuple(headers: Any) -> HeaderTuple:
         for name, value in pairs:
             if not isinstance(name, str):
                 raise SerializationError(f"A header's name is a str, not {name!r}.")
+            name.encode()  # a lone surrogate is a str, and no text that could be written
             made.append((name, to_bytes(value, f"header {name!r}")))
     except (TypeError, ValueError) as error:
         if isinstance(error, SerializationError):

@@ -38,13 +38,16 @@ class Sharing(Reading):
 
     def _refresh_alone(self) -> None:
         self._subscription.resolve(self._service.image)
+        if self._subscription.manual is None:
+            self._drop_deleted()
         wanted = self._subscription.partitions(self._service.image)
         held = self._held
         held.drop(held.names() - set(wanted))
         self._take_over([name for name in wanted if name not in held.readers])
 
     def _sync_group(self, membership: Membership, *, polling: bool) -> None:
-        self._subscription.resolve(self._service.image)
+        if self._subscription.resolve(self._service.image):
+            self._drop_deleted()
         names = self._subscription.names
         if polling:
             membership.polled()
@@ -78,7 +81,7 @@ class Sharing(Reading):
             if result.stable or not others:
                 return
             for other in others:
-                other.let_go_if_idle()
+                other._let_go_if_idle()
             others = []
 
     def _give_up(self, names: frozenset[TopicPartition]) -> None:
@@ -110,7 +113,7 @@ class Sharing(Reading):
             finally:
                 self._inside = 0
 
-    def let_go_if_idle(self) -> None:
+    def _let_go_if_idle(self) -> None:
         """Asked by a newcomer, on its thread: hand over what the program has nothing of in its hands."""
         if self._state.locked():
             return
@@ -119,7 +122,7 @@ class Sharing(Reading):
             if self._dead is None and self._listener is None and self._held.idle and membership is not None:
                 self._sync_group(membership, polling=False)
 
-    def polling_thread(self) -> int:
+    def _polling_thread(self) -> int:
         """The thread that used this consumer last."""
         return self._owner
 
@@ -129,9 +132,9 @@ class Sharing(Reading):
         if membership is None or self._subscription.manual is not None or membership.stable:
             return False
         here = get_ident()
-        return any(other.polling_thread() != here for other in self._room.others(membership.group, self))
+        return any(other._polling_thread() != here for other in self._room.others(membership.group, self))
 
-    def take_out(self) -> None:
+    def _take_out(self) -> None:
         """Asked by another member, on its thread: leave the group if the thread that polled is dead.
 
         Only the coordinator is told. If somebody goes on with this consumer it learns like one that
@@ -169,6 +172,8 @@ class Sharing(Reading):
             )
             if known is not None:
                 self._last_commit[name] = known.offset
+            else:
+                self._last_commit.pop(name, None)
 
     def _reset_to(self, name: TopicPartition, start: int, end: int, position: int | None = None) -> int:
         policy = self._config.auto_offset_reset
@@ -195,10 +200,21 @@ class Sharing(Reading):
                 reader.seek(onward)
 
     def _drop_deleted(self) -> None:
+        """Let go of partitions whose topic is gone, or is another one under the same name."""
         topics = self._service.image.topics
-        self._held.drop(
-            [n for n in self._held.readers if n.topic not in topics or n.partition >= topics[n.topic].partitions]
-        )
+        gone = [
+            name
+            for name, reader in self._held.readers.items()
+            if name.topic not in topics
+            or topics[name.topic].id_bytes != reader.topic_id
+            or name.partition >= topics[name.topic].partitions
+        ]
+        if gone:
+            self._held.drop(gone)
+            for name in gone:
+                self._last_commit.pop(name, None)
+            if self._membership is not None:
+                self._membership.stable = False  # the coordinator has to hear of it
 
     # -- committing ----------------------------------------------------------------------------------
 

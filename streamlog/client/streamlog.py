@@ -20,7 +20,7 @@ from .decode import Decoder
 from .engine import Engine, registry
 from .group import ConsumerGroup
 from .handle import Closing, closed
-from .membership import Room
+from .membership import Room, walk
 from .options import ConsumerConfig, ProducerConfig, TopicConfig, TopicDefaults
 from .producer import Producer
 from .serde import resolve_deserializer
@@ -206,7 +206,7 @@ class StreamLog(Closing):
         for close in self._closers(flush_timeout):
             try:
                 close()
-            except StreamlogError as error:
+            except Exception as error:  # the others are closed all the same
                 first = first or error
         with self._lock:
             if self._dead is not None:
@@ -221,10 +221,10 @@ class StreamLog(Closing):
 
     def _closers(self, flush_timeout: float | None) -> Iterator[Callable[[], None]]:
         """How to close each child: who handles records first, then who reads, then who sends."""
-        children = list(self._children)
+        children = walk(self._children)
         for child in children:
             if not isinstance(child, (Consumer, Producer)):
-                yield child.close
+                yield child.close if flush_timeout is None else partial(child._close, flush_timeout)
         for child in children:
             if isinstance(child, Consumer):
                 yield child._close_with_log
@@ -234,21 +234,21 @@ class StreamLog(Closing):
 
     def _close_at_exit(self) -> None:
         if self._dead is None:
-            for child in list(self._children):
+            for child in walk(self._children):
                 if isinstance(child, Consumer):
                     child.stop()  # a loop in another thread ends as if it was asked to, without an error
             self._close(EXIT_FLUSH_S)
 
     def _abandon_all(self) -> None:
-        for child in list(self._children):
+        for child in walk(self._children):
             child._abandon()
         self._abandon()
 
     def __del__(self) -> None:
         if self._dead is None and self._made:
-            self._warn_open()
             engine = self._engine
             self._room.bury(lambda: registry.close(engine))
+            self._warn_open()  # last: where warnings are errors, it raises
 
     def __repr__(self) -> str:
         where = "temporary" if self._engine.temporary else repr(self._engine.path)

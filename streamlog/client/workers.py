@@ -9,7 +9,7 @@ from typing import Any
 
 from ..config import ConsumerConfig, choice, integer
 from ..errors import RequestTimedOutError, StreamlogError
-from ..runtime.threads import RawGate, new_lock, real_monotonic, start_thread
+from ..runtime.threads import RawGate, get_ident, new_lock, real_monotonic, start_thread
 from ..types import Record, TopicPartition
 from .consumer import Consumer
 from .decode import Decoder, undecodable
@@ -54,6 +54,7 @@ class Workers(Closing):
         integer("retry_backoff_ms", retry_backoff_ms, 0)
         choice("on_error", on_error, ("stop", "skip", "dead_letter"))
         self._log = log
+        self._group = group
         self._handler = handler
         self._on_error = on_error
         self._retries = retries
@@ -112,6 +113,7 @@ class Workers(Closing):
             pass
         except BaseException as error:
             if not (isinstance(error, StreamlogError) and self._log.closed):
+                logger.error("a worker of group %r ends, and the others with it: %r", self._group, error)
                 with self._lock:
                     self._error = self._error or error
             self.stop()
@@ -175,20 +177,23 @@ class Workers(Closing):
             raise error
 
     def close(self) -> None:
-        """Stop, and wait for the records in hand, for `max_poll_interval_ms` at most."""
+        """Stop, and wait for the records in hand, for `max_poll_interval_ms` at most; raise an error nobody took."""
+        self._close(self._consumers[0]._config.max_poll_interval_ms / 1000)
+
+    def _close(self, limit: float) -> None:
         if self._dead is not None:
             return
         self.stop()
-        limit = self._consumers[0]._config.max_poll_interval_ms / 1000
         end = real_monotonic() + limit
         for thread in self._threads:
-            thread.join(max(0.0, end - real_monotonic()))
+            if thread.ident != get_ident():  # a handler that closes its own workers
+                thread.join(max(0.0, end - real_monotonic()))
         self._dead = closed("group's workers")
         self._log._forget(self)
         if not self._done.is_open():
-            logger.error(
-                "workers of %r did not end within %s s; their records in hand are not finished", self._log, limit
-            )
+            logger.warning("workers of group %r are still at it; their records in hand are not finished", self._group)
+            return
+        self.wait(0.0)
 
     def __repr__(self) -> str:
         return f"<streamlog.Workers {self._left} running>"

@@ -112,7 +112,7 @@ class Partition:
         """Hand out every callback there is now, each to one caller only: `pop` is atomic."""
         for _ in range(len(self.waiters)):
             try:
-                callback = self.waiters.pop()
+                callback = self.waiters.pop(0)
             except IndexError:
                 return
             callback()
