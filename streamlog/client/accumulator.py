@@ -14,7 +14,7 @@ from __future__ import annotations
 import logging
 from collections import deque
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple, Protocol, TypeAlias
+from typing import Protocol
 
 from ..broker.metadata import TopicView
 from ..errors import (
@@ -24,12 +24,12 @@ from ..errors import (
     SerializationError,
     StreamlogError,
 )
-from ..records import columns
-from ..records.batch import LOG_APPEND_TIME, SealedBatch
+from ..records.batch import LOG_APPEND_TIME
 from ..runtime.api import Completion
 from ..runtime.threads import RawGate, new_lock, real_monotonic
 from ..storage.log import Write
-from ..types import HeaderTuple, ProducerRecord, TopicPartition
+from ..types import TopicPartition
+from .batch import Batch, Row
 
 logger = logging.getLogger("streamlog.client")
 
@@ -39,20 +39,6 @@ RECORD_OVERHEAD = 8
 _WRITE_BYTES = 1 << 20
 # An interrupted writer may have left the queue without looking at it again; a waiter looks for itself.
 _LOOK_AGAIN_S = 0.05
-
-
-Row: TypeAlias = tuple[bytes | None, bytes | None, int, HeaderTuple]
-"""Key, value, timestamp, headers."""
-
-
-class Rows(NamedTuple):
-    """Records by columns; None is a column of nothing, one int a timestamp that all share."""
-
-    n: int
-    keys: Any
-    values: Any
-    timestamps: Any
-    headers: Any
 
 
 class Owner(Protocol):
@@ -66,107 +52,6 @@ class Owner(Protocol):
     def reserve(self, size: int) -> bool: ...
     def finished(self, batch: Batch) -> None: ...
     def now_ms(self) -> int: ...
-
-
-class Batch(Completion[int]):
-    """Records of one partition that will be written together; done with its base offset.
-
-    A record is one row, added by one `append`: an interrupt finds it in the batch whole or not at all.
-    `send_many` gives whole columns instead.
-    """
-
-    __slots__ = (
-        "_asked", "_columns", "append_time", "deadline_ms", "has_headers", "queue", "reserved", "rows", "sealed", "size", "urgent",
-    )  # fmt: skip
-
-    def __init__(self, queue: PartitionQueue, deadline_ms: int, urgent: bool) -> None:
-        super().__init__()
-        self.queue = queue
-        self.rows: list[Row] = []
-        self.has_headers = False
-        self._columns: Rows | None = None
-        self.size = 0
-        self.reserved = 0
-        self.deadline_ms = deadline_ms
-        self.urgent = urgent
-        self.sealed: SealedBatch | None = None
-        self.append_time: int | None = None
-        self._asked: set[int] | None = set()
-
-    @classmethod
-    def whole(cls, queue: PartitionQueue, columns: Rows, size: int) -> Batch:
-        """A whole batch made of columns, to be written at once."""
-        batch = cls(queue, 0, True)
-        batch._columns = columns
-        batch.size = batch.reserved = size
-        return batch
-
-    def columns(self) -> Rows:
-        """The records by columns. REQUIRES: no record is added any more."""
-        if self._columns is None:
-            keys, values, times, headers = zip(*self.rows, strict=True)
-            self._columns = Rows(len(keys), keys, values, times, headers if self.has_headers else None)
-        return self._columns
-
-    def __len__(self) -> int:
-        return len(self.rows) if self._columns is None else self._columns.n
-
-    def asked(self, index: int | None) -> None:
-        """Somebody looked after this record (None: after all), so flush need not report it."""
-        if index is None:
-            self._asked = None
-        elif self._asked is not None:
-            self._asked.add(index)
-
-    def unasked(self) -> list[int]:
-        return [] if self._asked is None else [i for i in range(len(self)) if i not in self._asked]
-
-    def base_offset(self, index: int) -> int:
-        """The offset of the record at `index`."""
-        return self.result() + index
-
-    def time_of(self, index: int) -> int:
-        if self.append_time is not None:
-            return self.append_time
-        if self._columns is None:
-            return self.rows[index][2]
-        times = self._columns.timestamps
-        return times if isinstance(times, int) else times[index]
-
-    def record(self, index: int) -> ProducerRecord:
-        """The record as it could be sent again."""
-        columns = self.columns()
-        return ProducerRecord(
-            None if columns.values is None else columns.values[index],
-            None if columns.keys is None else columns.keys[index],
-            () if columns.headers is None else columns.headers[index],
-            self.queue.partition,
-            self.time_of(index),
-            self.queue.topic.name,
-        )
-
-    def seal(self) -> SealedBatch:
-        """Encode it, once."""
-        if self.sealed is None:
-            queue, (n, keys, values, times, headers) = self.queue, self.columns()
-            self.sealed = columns.seal(
-                queue.seed,
-                None if keys is None or (keys[0] is None and keys.count(None) == n) else keys,
-                None if values is None or (values[0] is None and values.count(None) == n) else values,
-                times,
-                headers,
-                count=n,
-                codec=queue.codec,
-                attributes=queue.attributes,
-            )
-        return self.sealed
-
-    def lighten(self) -> None:
-        """It is in the log: whoever keeps a Delivery keeps only the timestamps."""
-        n, _, _, times, _ = self.columns()
-        self._columns = Rows(n, None, None, times, None)
-        self.rows = []
-        self.sealed = None
 
 
 def attributes_of(topic: TopicView) -> int:

@@ -9,7 +9,8 @@ from operator import add
 
 from ..config import DEFAULT_BATCH_SIZE
 from ..types import HeaderTuple, RecordMetadata
-from .accumulator import Batch, PartitionQueue, Rows
+from .accumulator import PartitionQueue
+from .batch import Batch, Rows
 from .delivery import ManyDelivery, Part
 from .outbox import Outbox
 from .route import Column

@@ -10,7 +10,7 @@ from typing import Any, Generic, TypeVar, overload
 from ..errors import DeliveryError, StreamlogError
 from ..runtime.threads import real_monotonic
 from ..types import ProducerRecord, RecordMetadata
-from .accumulator import Batch
+from .batch import Batch
 
 T = TypeVar("T")
 logger = logging.getLogger("streamlog.client")

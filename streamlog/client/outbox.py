@@ -18,7 +18,8 @@ from ..runtime.api import Completion
 from ..runtime.threads import RawGate, new_lock, real_monotonic
 from ..storage.log import Write
 from ..types import ProducerRecord
-from .accumulator import Batch, PartitionQueue, Row, attributes_of
+from .accumulator import PartitionQueue, attributes_of
+from .batch import Batch, Row
 from .delivery import delivery_error
 
 logger = logging.getLogger("streamlog.client")

@@ -13,7 +13,8 @@ from ..records.columns import pack_one
 from ..runtime.threads import SystemClock, new_lock, time_ns
 from ..types import HeaderTuple, RecordMetadata
 from . import bulk, options
-from .accumulator import RECORD_OVERHEAD, Batch, PartitionQueue
+from .accumulator import RECORD_OVERHEAD, PartitionQueue
+from .batch import Batch
 from .delivery import Delivery, ManyDelivery, Part, Written
 from .handle import Closing, Parent, closed
 from .outbox import Outbox
