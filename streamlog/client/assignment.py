@@ -125,7 +125,8 @@ class Assignment:
                 raise
         return False
 
-    def take_batches(self, n: int) -> list[RecordBatch[Any, Any]]:
+    def take_batches(self, n: int, exactly: bool) -> list[RecordBatch[Any, Any]]:
+        """Batches of up to `n` records in all, or, unless `exactly`, of the few more that the last one has."""
         for record in reversed(self.unread()):
             self._return(record.topic_partition, record.offset)
         self.keep_ahead([])
@@ -135,7 +136,7 @@ class Assignment:
             before = len(out)
             self.hand.setdefault(reader.name, reader.position)
             try:
-                taken += reader.take_batches(out, n - taken)
+                taken += reader.take_batches(out, n - taken, exactly)
             except StreamlogError:
                 if not out:
                     raise
@@ -147,6 +148,8 @@ class Assignment:
 
     def _in_turn(self) -> list[PartitionReader]:
         paused = self.paused
+        if len(self.readers) == 1 and not paused:
+            return list(self.readers.values())
         readers = [r for r in self.readers.values() if r.name not in paused] if paused else list(self.readers.values())
         if len(readers) < 2:
             return readers
@@ -165,7 +168,8 @@ class Assignment:
             reader.seek(offset)
 
     def seek(self, name: TopicPartition, offset: int) -> None:
-        self.keep_ahead([record for record in self.unread() if (record[0], record[1]) != name])
+        if self.at < len(self.ahead):
+            self.keep_ahead([record for record in self.unread() if (record[0], record[1]) != name])
         self.hand.pop(name, None)
         if self.in_hand is not None and self.in_hand.topic_partition == name:
             self.in_hand = None

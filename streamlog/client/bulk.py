@@ -21,7 +21,7 @@ _FEWEST = 64
 _LARGE_BATCH = 1 << 16
 # Records that are weighed together, and what they may weigh if they are to count as small.
 _WINDOW = 128
-_WINDOW_BYTES = 1 << 17
+_WINDOW_BYTES = 1 << 19
 
 
 def put(outbox: Outbox, queue: PartitionQueue, parts: list[Part], linger_ms: int) -> list[Part]:

@@ -158,9 +158,13 @@ class Consumer(Positions, Generic[K, V]):
         return self._poll(timeout, lambda: self._held.take(n))
 
     def poll_batches(self, timeout: float = 0.0, max_records: int | None = None) -> list[RecordBatch[K, V]]:
-        """`poll`, by columns: no Python object per record. A batch that is too long is cut."""
+        """`poll`, by columns: no Python object per record.
+
+        Exactly up to `max_records` if given, cutting the last batch; without it whole batches, so that the last
+        one may go past `max_poll_records`.
+        """
         n = self._limit(max_records)
-        return self._poll(timeout, lambda: self._held.take_batches(n))
+        return self._poll(timeout, lambda: self._held.take_batches(n, max_records is not None))
 
     def _limit(self, max_records: int | None) -> int:
         n = self._config.max_poll_records if max_records is None else max_records
@@ -212,6 +216,13 @@ class Consumer(Positions, Generic[K, V]):
             return self._collect(collect)
 
     def _collect(self, collect: Callable[[], A]) -> A:
+        try:
+            return collect()
+        except (OffsetOutOfRangeError, UnknownTopicOrPartitionError, UnknownTopicIdError):
+            return self._collect_elsewhere(collect)
+
+    def _collect_elsewhere(self, collect: Callable[[], A]) -> A:
+        """Some position is in no log any more: move on from there, or let go of it, then collect."""
         for _ in range(len(self._held.readers) + 1):
             try:
                 return collect()

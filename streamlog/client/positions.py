@@ -18,7 +18,7 @@ class Positions(Sharing):
     # -- positions -----------------------------------------------------------------------------------
 
     def _reader(self, partition: TopicPartition) -> PartitionReader:
-        reader = self._held.readers.get(TopicPartition(*partition))
+        reader = self._held.readers.get(partition)  # an equal plain tuple finds it too
         if reader is None:
             raise UnknownTopicOrPartitionError(
                 f"{tuple(partition)} is not assigned to this consumer; it has {sorted(self._held.readers) or 'nothing'}"

@@ -108,7 +108,7 @@ class PartitionReader:
             self._current = decode.records(batch, self.decoder, self.position)
             self._next = batch.header.next_offset
 
-    def take_batches(self, out: list[RecordBatch[Any, Any]], n: int) -> int:
+    def take_batches(self, out: list[RecordBatch[Any, Any]], n: int, exactly: bool) -> int:
         """Append batches of about `n` records in all to `out`; how many records. The last one may be cut."""
         if self._current is not None:  # handed out half by `take`
             self._forget()
@@ -124,7 +124,7 @@ class PartitionReader:
             if batch is None:
                 return taken
             made: RecordBatch[Any, Any] = RecordBatch(batch, self.decoder, self.position)
-            if len(made) > n - taken:
+            if exactly and len(made) > n - taken:
                 made = RecordBatch(batch, self.decoder, self.position, made.offsets[n - taken])
                 self._batches = chain((batch,), self._batches)
             self.position = made.next_offset
