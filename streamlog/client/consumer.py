@@ -16,10 +16,7 @@ from ..errors import (
     ConcurrentUseError,
     ConfigError,
     ConsumerStoppedError,
-    OffsetOutOfRangeError,
     StreamlogError,
-    UnknownTopicIdError,
-    UnknownTopicOrPartitionError,
 )
 from ..runtime.threads import RawGate, get_ident, real_monotonic
 from ..types import K, Record, TopicPartition, V
@@ -214,25 +211,6 @@ class Consumer(Positions, Generic[K, V]):
         with self._guard():
             self._sync()
             return self._collect(collect)
-
-    def _collect(self, collect: Callable[[], A]) -> A:
-        try:
-            return collect()
-        except (OffsetOutOfRangeError, UnknownTopicOrPartitionError, UnknownTopicIdError):
-            return self._collect_elsewhere(collect)
-
-    def _collect_elsewhere(self, collect: Callable[[], A]) -> A:
-        """Some position is in no log any more: move on from there, or let go of it, then collect."""
-        for _ in range(len(self._held.readers) + 1):
-            try:
-                return collect()
-            except OffsetOutOfRangeError:
-                self._reset_lost()
-            except (UnknownTopicOrPartitionError, UnknownTopicIdError):
-                if self._subscription.manual is not None:
-                    raise
-                self._drop_deleted()
-        return collect()
 
     def _wait(self, left: float | None, collect: Callable[[], A]) -> A | None:
         """Wait for an append, the group, or `stop`; the end is looked at once more after registering."""

@@ -3,16 +3,25 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Mapping
-from typing import Any
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any, TypeVar
 
-from ..errors import CommitFailedError, ConfigError, OffsetOutOfRangeError, StreamlogError, UnknownMemberIdError
+from ..errors import (
+    CommitFailedError,
+    ConfigError,
+    OffsetOutOfRangeError,
+    StreamlogError,
+    UnknownMemberIdError,
+    UnknownTopicIdError,
+    UnknownTopicOrPartitionError,
+)
 from ..runtime.threads import get_ident
 from ..types import OffsetAndMetadata, Record, TopicPartition
 from .membership import Membership
 from .reader import PartitionReader
 from .reading import Reading
 
+A = TypeVar("A")
 logger = logging.getLogger("streamlog.client")
 
 # How often one poll goes back to the coordinator while partitions move.
@@ -198,6 +207,25 @@ class Sharing(Reading):
                     *name, reader.position, start, end, onward, self._config.auto_offset_reset,
                 )  # fmt: skip
                 reader.seek(onward)
+
+    def _collect(self, collect: Callable[[], A]) -> A:
+        try:
+            return collect()
+        except (OffsetOutOfRangeError, UnknownTopicOrPartitionError, UnknownTopicIdError):
+            return self._collect_elsewhere(collect)
+
+    def _collect_elsewhere(self, collect: Callable[[], A]) -> A:
+        """Some position is in no log any more: move on from there, or let go of it, then collect."""
+        for _ in range(len(self._held.readers) + 1):
+            try:
+                return collect()
+            except OffsetOutOfRangeError:
+                self._reset_lost()
+            except (UnknownTopicOrPartitionError, UnknownTopicIdError):
+                if self._subscription.manual is not None:
+                    raise
+                self._drop_deleted()
+        return collect()
 
     def _drop_deleted(self) -> None:
         """Let go of partitions whose topic is gone, or is another one under the same name."""
