@@ -337,6 +337,9 @@ class ConsumerConfig:
                     "enable_auto_commit=True needs a group=: offsets are committed in a group.",
                     name="enable_auto_commit",
                 )
+        listener = self.listener
+        if listener is not None and not callable(getattr(listener, "on_partitions_assigned", None)):
+            raise ConfigError(f"listener={listener!r} is no RebalanceListener; derive one from it.", name="listener")
         for name in self.assignors:
             choice("partition_assignment_strategy", name, ASSIGNORS)
 

@@ -82,6 +82,7 @@ class Consumer(Positions, Generic[K, V]):
         super().__init__(log, ConsumerConfig.of(given))
         self.stopped = False
         self._stop_told = False
+        self._ending = False
         self._renew_at = 0.0
         if topics:
             self.subscribe(topics)
@@ -340,6 +341,9 @@ class Consumer(Positions, Generic[K, V]):
                 self._busy.release()
 
     def _end(self, error: StreamlogError) -> None:
+        if self._ending:  # a listener that closes the consumer while it is told of its closing
+            return
+        self._ending = True
         try:
             with self._guard():
                 if self._dead is None:

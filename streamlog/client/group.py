@@ -11,8 +11,8 @@ from ..coordinator import GroupDescription
 from ..errors import ConfigError, OffsetOutOfRangeError
 from ..types import MemberInfo, OffsetAndMetadata, Record, TopicPartition
 from .consumer import Consumer
+from .given import partition_of, to_ms
 from .handle import Parent
-from .times import to_ms
 from .workers import Workers
 
 
@@ -142,7 +142,7 @@ class ConsumerGroup:
         wanted: dict[TopicPartition, OffsetAndMetadata] = {}
         if isinstance(to, Mapping):
             for given, offset in to.items():
-                name = TopicPartition(*given)
+                name = partition_of(given)
                 if topics and name.topic not in names:
                     raise ConfigError(
                         f"reset: {tuple(name)} is not of the topics given ({', '.join(names)}).", name="to"

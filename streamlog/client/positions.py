@@ -7,9 +7,9 @@ from datetime import datetime
 
 from ..errors import OffsetOutOfRangeError, UnknownTopicOrPartitionError
 from ..types import OffsetAndTimestamp, TopicPartition
+from .given import partition_of, to_ms
 from .reader import PartitionReader
 from .sharing import Sharing
-from .times import to_ms
 
 
 class Positions(Sharing):
@@ -74,7 +74,7 @@ class Positions(Sharing):
     ) -> dict[TopicPartition, OffsetAndTimestamp | None]:
         """The first record at or after each time (ms or aware datetime), None where all are earlier."""
         with self._enter():
-            wanted = {TopicPartition(*p): to_ms(t) for p, t in times.items()}
+            wanted = {partition_of(p): to_ms(t) for p, t in times.items()}
             return {p: self._service.find_time(p, t) for p, t in wanted.items()}
 
     def beginning_offsets(self, partitions: Iterable[TopicPartition] | None = None) -> dict[TopicPartition, int]:
@@ -87,7 +87,7 @@ class Positions(Sharing):
 
     def _bounds(self, partitions: Iterable[TopicPartition] | None, which: int) -> dict[TopicPartition, int]:
         with self._enter():
-            names = list(self._held.readers) if partitions is None else [TopicPartition(*p) for p in partitions]
+            names = list(self._held.readers) if partitions is None else [partition_of(p) for p in partitions]
             return {name: self._service.bounds(name, self._config.isolation_level)[which] for name in names}
 
     def lag(self) -> dict[TopicPartition, int]:

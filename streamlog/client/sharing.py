@@ -17,6 +17,7 @@ from ..errors import (
 )
 from ..runtime.threads import get_ident
 from ..types import OffsetAndMetadata, Record, TopicPartition
+from .given import partition_of
 from .membership import Membership
 from .reader import PartitionReader
 from .reading import Reading
@@ -316,7 +317,7 @@ class Sharing(Reading):
         with self._enter():
             if self._config.group is None:
                 raise ConfigError("This consumer has no group=, so nothing is committed for it.", name="group")
-            found = self._service.committed(self._config.group, [TopicPartition(*partition)])
+            found = self._service.committed(self._config.group, [partition_of(partition)])
             return next((c.offset for c in found.values()), None)
 
 
@@ -335,5 +336,5 @@ def commit_offsets(offsets: Any) -> dict[TopicPartition, OffsetAndMetadata]:
             raise ConfigError(
                 f"{made.offset!r} is no offset to commit for {tuple(name)}: an int from 0 on, the NEXT to read."
             )
-        wanted[TopicPartition(*name)] = made
+        wanted[partition_of(name)] = made
     return wanted

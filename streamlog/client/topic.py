@@ -11,17 +11,17 @@ from uuid import UUID
 
 from ..broker.metadata import TopicView
 from ..config import choice
-from ..errors import OffsetOutOfRangeError, UnknownTopicIdError
+from ..errors import ConfigError, OffsetOutOfRangeError, UnknownTopicIdError
 from ..types import K, PartitionInfo, Record, RecordMetadata, TopicPartition, V
 from .decode import Decoder
 from .delivery import Delivery
+from .given import to_ms
 from .handle import Parent
 from .options import TopicConfig
 from .producer import Producer
 from .reader import PartitionReader
 from .record_batch import RecordBatch
 from .serde import resolve_deserializer
-from .times import to_ms
 
 _TAKE = 512
 
@@ -213,6 +213,10 @@ class Topic(Generic[K, V]):
         """Forget the records before an offset, by partition. Raises OffsetOutOfRangeError; then nothing went."""
         view = self._view()
         service = self._log._use()
+        if not isinstance(before, Mapping):
+            raise ConfigError(
+                f"delete_records takes a mapping of partition number to offset, not {before!r:.80}.", name="before"
+            )
         for number, offset in before.items():
             low, high = service.bounds(TopicPartition(view.name, number), "read_uncommitted")
             if isinstance(offset, bool) or not isinstance(offset, int) or not 0 <= offset <= high:

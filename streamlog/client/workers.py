@@ -7,8 +7,8 @@ from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from typing import Any
 
-from ..config import ConsumerConfig, choice, integer
-from ..errors import RequestTimedOutError, StreamlogError
+from ..config import ConsumerConfig, check_topic_name, choice, integer
+from ..errors import ConfigError, RequestTimedOutError, StreamlogError
 from ..runtime.threads import RawGate, get_ident, new_lock, real_monotonic, start_thread
 from ..types import Record, TopicPartition
 from .consumer import Consumer
@@ -53,6 +53,10 @@ class Workers(Closing):
         integer("retries", retries, 0)
         integer("retry_backoff_ms", retry_backoff_ms, 0)
         choice("on_error", on_error, ("stop", "skip", "dead_letter"))
+        if dead_letter_topic is not None:
+            check_topic_name(dead_letter_topic)
+        if "group" in config:
+            raise ConfigError("group= is this group's own name; leave it out.", name="group")
         self._log = log
         self._group = group
         self._handler = handler

@@ -1,9 +1,19 @@
-"""Times as callers give them."""
+"""Times and partitions as callers give them."""
 
 from __future__ import annotations
 
 from datetime import datetime
 from typing import Any
+
+from ..errors import ConfigError
+from ..types import TopicPartition
+
+
+def partition_of(given: Any) -> TopicPartition:
+    """A TopicPartition, also from an equal plain tuple. Raises ConfigError for anything else."""
+    if isinstance(given, tuple) and len(given) == 2 and isinstance(given[0], str) and isinstance(given[1], int):
+        return given if type(given) is TopicPartition else TopicPartition(*given)
+    raise ConfigError(f"A partition is a TopicPartition, or an equal tuple such as ('orders', 0), not {given!r:.80}.")
 
 
 def to_ms(at: Any) -> int:

@@ -1,0 +1,188 @@
+"""A producer that closes: what it accepted is in the log, and what comes later is refused."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+import streamlog
+from streamlog.client import producer as producer_module
+
+
+def values(log: streamlog.StreamLog, topic: str = "t") -> list[bytes | None]:
+    return [record.value for record in log[topic].read()]
+
+
+def test_a_send_whose_serializer_closes_the_producer_is_refused(log: streamlog.StreamLog) -> None:
+    log.create_topic("t")
+
+    def close_at_two(value: bytes) -> bytes:
+        if value == b"2":
+            producer.close()
+        return value
+
+    producer = log.producer(linger_ms=60_000, value_serializer=close_at_two)
+    first = producer.send("t", b"1")
+    with pytest.raises(streamlog.ClosedError):
+        producer.send("t", b"2")
+    assert producer.closed
+    assert first.done()
+    assert values(log) == [b"1"]
+
+
+def test_a_send_many_whose_serializer_closes_the_producer_is_refused(log: streamlog.StreamLog) -> None:
+    log.create_topic("t")
+
+    def close_at_two(value: bytes) -> bytes:
+        if value == b"2":
+            producer.close()
+        return value
+
+    producer = log.producer(linger_ms=60_000, value_serializer=close_at_two)
+    producer.send("t", b"0")
+    with pytest.raises(streamlog.ClosedError):
+        producer.send_many("t", [b"1", b"2", b"3"])
+    assert values(log) == [b"0"]
+
+
+def test_a_producer_closed_between_two_threads_steps_accepts_nothing_more(
+    log: streamlog.StreamLog, in_thread: Callable[[Callable[[], Any]], Any]
+) -> None:
+    log.create_topic("t")
+    serializing, closed = threading.Event(), threading.Event()
+
+    def pause(value: bytes) -> bytes:
+        serializing.set()
+        assert closed.wait(10)
+        return value
+
+    producer = log.producer(linger_ms=60_000, value_serializer=pause)
+    sent = in_thread(lambda: producer.send("t", b"late"))
+    assert serializing.wait(10)
+    producer.close()
+    closed.set()
+    assert isinstance(sent.exception(10), streamlog.ClosedError)
+    assert values(log) == []
+
+
+@pytest.mark.parametrize("linger_ms", [0, 60_000])
+def test_a_producer_closed_while_it_works_out_a_route_stays_closed(
+    log: streamlog.StreamLog, monkeypatch: pytest.MonkeyPatch, linger_ms: int
+) -> None:
+    log.create_topic("t")
+    producer = log.producer(linger_ms=linger_ms)
+    made = producer_module.make_partitioner
+
+    def close_first(*given: Any) -> Any:
+        producer.close()
+        return made(*given)
+
+    monkeypatch.setattr(producer_module, "make_partitioner", close_first)
+    for _ in range(3):  # the route that was made meanwhile must not be found by a later send either
+        with pytest.raises(streamlog.ClosedError):
+            producer.send("t", b"v", b"k")
+    assert values(log) == []
+
+
+@pytest.mark.parametrize("linger_ms", [0, 60_000])
+def test_every_record_accepted_while_another_thread_closes_is_in_the_log(
+    log: streamlog.StreamLog, in_thread: Callable[[Callable[[], Any]], Any], linger_ms: int
+) -> None:
+    log.create_topic("t")
+    producer = log.producer(linger_ms=linger_ms)
+    accepted: list[streamlog.Delivery[streamlog.RecordMetadata]] = []
+    some = threading.Event()
+
+    def send_until_refused() -> None:
+        while True:
+            accepted.append(producer.send("t", b"x", b"k"))
+            if len(accepted) == 200:
+                some.set()
+
+    sender = in_thread(send_until_refused)
+    assert some.wait(10)
+    producer.close()
+    assert isinstance(sender.exception(10), streamlog.ClosedError)
+    assert all(delivery.done() for delivery in accepted)
+    assert len(values(log)) == len(accepted)
+
+
+@pytest.mark.parametrize("linger_ms", [0, 5, 60_000])
+def test_a_header_that_utf8_cannot_hold_is_refused_and_poisons_nothing(
+    log: streamlog.StreamLog, linger_ms: int
+) -> None:
+    log.create_topic("t")
+    producer = log.producer(linger_ms=linger_ms)
+    with pytest.raises(streamlog.SerializationError):
+        producer.send("t", b"bad", headers={"\ud800": b"x"})
+    with pytest.raises(streamlog.SerializationError):
+        producer.send_many("t", [b"bad"], headers={"\ud800": b"x"})
+    producer.send("t", b"good", b"k")
+    producer.flush()
+    producer.close()
+    assert values(log) == [b"good"]
+
+
+@pytest.mark.parametrize("linger_ms", [0, 60_000])
+def test_a_value_that_utf8_cannot_hold_is_refused_and_poisons_nothing(log: streamlog.StreamLog, linger_ms: int) -> None:
+    log.create_topic("t")
+    producer = log.producer(linger_ms=linger_ms)
+    with pytest.raises(streamlog.SerializationError):
+        producer.send("t", "\ud800")
+    producer.send("t", b"good")
+    producer.flush()
+    assert values(log) == [b"good"]
+
+
+@pytest.mark.parametrize("linger_ms", [0, 60_000])
+def test_a_view_with_steps_is_sent_as_the_bytes_it_shows(log: streamlog.StreamLog, linger_ms: int) -> None:
+    log.create_topic("t")
+    producer = log.producer(linger_ms=linger_ms)
+    producer.send("t", memoryview(b"abcdef")[::2])
+    producer.send_many("t", [memoryview(b"abcdef")[1::2]])
+    producer.flush()
+    assert values(log) == [b"ace", b"bdf"]
+
+
+def test_closing_the_log_after_a_refused_record_writes_the_others(
+    open_log: Callable[..., streamlog.StreamLog],
+) -> None:
+    log = open_log()
+    log.create_topic("t")
+    log.create_topic("u")
+    producer = log.producer(linger_ms=60_000)
+    with pytest.raises(streamlog.SerializationError):
+        producer.send("t", b"v", headers={"\ud800": b"x"})
+    producer.send("u", b"innocent")
+    log.close()
+    assert log.closed
+    assert producer.closed
+    assert values(open_log(), "u") == [b"innocent"]
+
+
+def test_a_log_closes_while_a_thread_makes_producers(
+    open_log: Callable[..., streamlog.StreamLog], in_thread: Callable[[Callable[[], Any]], Any]
+) -> None:
+    log = open_log()
+    log.create_topic("t")
+    kept: list[streamlog.Producer] = []
+    some = threading.Event()
+
+    def make_until_refused() -> None:
+        while True:
+            kept.append(log.producer())
+            log.producer().close()
+            if len(kept) == 50:
+                some.set()
+
+    maker = in_thread(make_until_refused)
+    assert some.wait(10)
+    log.close()
+    assert log.closed
+    assert isinstance(maker.exception(10), streamlog.ClosedError)
+    for producer in kept:  # the last one may have been made while the log closed: it must not take records either
+        with pytest.raises(streamlog.ClosedError):
+            producer.send("t", b"late", b"k")

@@ -1,0 +1,148 @@
+"""Logs, producers and consumers that a program drops without closing: nothing is lost, kept or left open."""
+
+from __future__ import annotations
+
+import gc
+import os
+import subprocess
+import threading
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+import streamlog
+
+RunScript = Callable[..., "subprocess.CompletedProcess[str]"]
+
+
+def metadata_listeners(log: streamlog.StreamLog) -> int:
+    # There is no public count of them; each costs a call at every change to a topic.
+    return len(log._engine.service._catalog._listeners)  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize("what", ["consumer", "member", "producer"])
+def test_dropped_objects_do_not_stay_listeners_of_topics(log: streamlog.StreamLog, what: str) -> None:
+    log.create_topic("t")
+    log.producer().close()
+    before = metadata_listeners(log)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ResourceWarning)
+        for _ in range(30):
+            if what == "producer":
+                log.producer(linger_ms=1).send("t", b"x").result()
+            else:
+                dropped = log.consumer("t", group="g" if what == "member" else None)
+                dropped.poll()
+                del dropped
+        gc.collect()
+        log.producer().close()  # whoever makes or closes the next object buries the dropped ones
+    assert metadata_listeners(log) <= before + 1
+
+
+def test_a_dropped_member_leaves_its_group(log: streamlog.StreamLog) -> None:
+    log.create_topic("t").send(b"x")
+    member = log.consumer("t", group="g")
+    member.poll()
+    with pytest.warns(ResourceWarning):
+        del member
+        gc.collect()
+    with log.consumer("t", group="g") as heir:
+        assert [record.value for record in heir.poll()] == [b"x"]
+        assert len(log.group("g").members()) == 1
+
+
+def test_opening_and_closing_leaves_no_thread_and_no_file_open(tmp_path: Path) -> None:
+    def use(n: int) -> None:
+        with streamlog.open(tmp_path / str(n)) as log:
+            log.create_topic("t", partitions=2)
+            log.producer(linger_ms=1).send("t", b"x")
+            log.consumer("t", group="g").poll()
+            log.producer().send("t", b"y")
+
+    def left_open() -> tuple[int, int]:
+        gc.collect()
+        return len(os.listdir("/dev/fd")), threading.active_count()
+
+    use(0)
+    before = left_open()
+    for n in range(1, 6):
+        use(n)
+    assert left_open() == before
+
+
+DROPPED = """
+    import gc, sys, warnings
+    warnings.simplefilter("error", ResourceWarning)
+    sys.unraisablehook = lambda unraisable: print(unraisable.exc_type.__name__)
+    import streamlog
+
+    path = sys.argv[1]
+    log = streamlog.open(path)
+    log.create_topic("t")
+    producer = log.producer(linger_ms=60_000)
+    producer.send("t", b"lingering")
+    del producer
+    gc.collect()
+    del log
+    gc.collect()
+    with streamlog.open(path, partitions=2) as log:  # other options: only a path that nobody has open takes them
+        print([record.value for record in log["t"].read()])
+"""
+
+
+def test_cleaning_up_survives_warnings_that_are_errors(path: Path, run_script: RunScript) -> None:
+    done = run_script(DROPPED, path)
+    assert done.returncode == 0, done.stderr
+    assert set(done.stdout.split("\n")[:-2]) == {"ResourceWarning"}
+    assert done.stdout.endswith("[b'lingering']\n")
+
+
+LEFT_LINGERING = """
+    import sys
+    import streamlog
+
+    log = streamlog.open(sys.argv[1])
+    log.create_topic("t")
+    log.producer(linger_ms=60_000).send("t", b"kept")
+    producer = log.producer(linger_ms=60_000)
+    producer.send("t", b"lingering")
+"""
+
+
+def test_a_program_that_ends_does_not_wait_for_lingers_and_loses_no_record(
+    path: Path, run_script: RunScript, open_log: Callable[..., streamlog.StreamLog]
+) -> None:
+    done = run_script(LEFT_LINGERING, path)
+    assert done.returncode == 0, done.stderr
+    with open_log() as log:
+        assert sorted(record.value or b"" for record in log["t"].read()) == [b"kept", b"lingering"]
+
+
+BLOCKED_HANDLER = """
+    import sys, threading
+    import streamlog
+    from streamlog.client import streamlog as ending
+
+    ending.EXIT_FLUSH_S = 0.05  # the same wait, but not for five seconds
+    log = streamlog.open(sys.argv[1])
+    log.create_topic("t").send(b"1")
+    taken = threading.Event()
+
+    def handle(record):
+        taken.set()
+        threading.Event().wait()
+
+    workers = log.group("g").start(handle, "t", workers=1, max_poll_interval_ms=100)
+    taken.wait()
+"""
+
+
+def test_a_program_ends_though_a_handler_never_does(
+    path: Path, run_script: RunScript, open_log: Callable[..., streamlog.StreamLog]
+) -> None:
+    done = run_script(BLOCKED_HANDLER, path)
+    assert done.returncode == 0, done.stderr
+    with open_log() as log, log.consumer("t", group="g") as consumer:
+        assert [record.value for record in consumer.poll()] == [b"1"]  # it was never finished
