@@ -228,8 +228,8 @@ class Sharing(Reading):
                 self._drop_deleted()
         return collect()
 
-    def _drop_deleted(self) -> None:
-        """Let go of partitions whose topic is gone, or is another one under the same name."""
+    def _drop_deleted(self) -> list[TopicPartition]:
+        """Let go of partitions whose topic is gone, or is another one under the same name; those partitions."""
         topics = self._service.image.topics
         gone = [
             name
@@ -244,6 +244,7 @@ class Sharing(Reading):
                 self._last_commit.pop(name, None)
             if self._membership is not None:
                 self._membership.stable = False  # the coordinator has to hear of it
+        return gone
 
     # -- committing ----------------------------------------------------------------------------------
 
@@ -256,6 +257,12 @@ class Sharing(Reading):
         with self._enter(), self._guard():
             if self._config.group is None:
                 raise ConfigError("This consumer has no group=, so there is nowhere to commit to.", name="group")
+            gone = self._drop_deleted()
+            if isinstance(offsets, Record) and offsets.topic_partition in gone:
+                raise CommitFailedError(
+                    f"The record is of a topic {offsets.topic!r} that was deleted; its offset means nothing in the one that "
+                    f"bears the name now, or there is none. Nothing was committed."
+                )
             if offsets is None:
                 wanted = {
                     n: OffsetAndMetadata(offset)
@@ -297,6 +304,7 @@ class Sharing(Reading):
 
     def _auto_commit(self, only: frozenset[TopicPartition] | None) -> None:
         """Commit what is finished and was not committed; a refusal is logged: the group will hear it again."""
+        self._drop_deleted()
         last, topics = self._last_commit, self._service.image.topics
         finished = {
             name: OffsetAndMetadata(offset)

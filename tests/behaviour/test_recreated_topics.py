@@ -85,11 +85,6 @@ def test_a_group_reads_the_new_topic_from_its_start_and_commits_its_own_offsets(
         assert consumer.poll() == []
 
 
-@pytest.mark.xfail(
-    strict=True,
-    raises=AssertionError,
-    reason="a commit before the next poll gives the new topic the former one's offset",
-)
 @pytest.mark.parametrize("how", ["end of the block", "commit", "commit a record"])
 def test_a_last_commit_of_the_former_topic_does_not_skip_records_of_the_new_one(
     log: streamlog.StreamLog, how: str
