@@ -1,9 +1,9 @@
 """Records on their way into one partition: the open batch, the sealed ones, and who writes them.
 
 Two locks. `lock` is a leaf: it guards the lists for the nanoseconds of an append and is never held
-during I/O. `draining` is held by the one thread that writes; nobody waits on it for another's write
-(that would be a convoy): who finds it taken leaves its records in the queue and waits, if at all, on
-a gate of its own. The writer looks at the queue again after it let go, so nothing is left behind.
+during I/O. `draining` is held by the one thread that writes. Who finds it taken leaves its batches in
+the queue and waits, if at all, on a gate of its own; the writer looks at the queue again after it let
+go, so nothing is left behind. (A single record without a linger is the exception: see `idle`.)
 
 An interrupt can come between any two steps. A batch leaves the queue only after it is done, and what
 became of an interrupted write is asked of the log, so records are neither lost nor written twice.
@@ -141,8 +141,13 @@ class PartitionQueue:
             self.closed = error
 
     def idle(self) -> bool:
-        """Whether a record could be written right now with nothing before it."""
-        return self.open is None and not self.queue and not self.draining.locked()
+        """Whether nothing waits before a record: it may be written as soon as the writer is done.
+
+        Who has one record, and finds the queue empty but a write under way, waits for `draining` itself.
+        With the short path of a single record that beat leaving it in a batch for the writer: four
+        threads kept 0.43 of one thread's rate against 0.30.
+        """
+        return self.open is None and not self.queue
 
     # -- writing -------------------------------------------------------------------------------------
 

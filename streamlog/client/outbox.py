@@ -134,7 +134,7 @@ class Outbox:
         ids = set(known)
         with self._lock:
             for place, queue in list(self.queues.items()):
-                if place[0] not in ids and queue.idle():
+                if place[0] not in ids and queue.idle() and not queue.draining.locked():
                     del self.queues[place]
 
     def _has_room(self, size: int) -> bool:
