@@ -211,7 +211,8 @@ class Producer(Closing):
     ) -> Delivery[Sequence[RecordMetadata]]:
         """Send many records at once: `values`, and `keys` and `timestamps_ms` of the same length if given.
 
-        `headers` and `partition` hold for all. Everything is checked before the first append. The records
+        `headers` and `partition` hold for all. Everything is checked before the first append, but for a buffer
+        that cannot be packed, such as an `array`: its batch fails by itself. The records
         are written when this returns; with a linger, the last ones may linger. Cost: a quarter of a microsecond
         a record, or less.
         """
