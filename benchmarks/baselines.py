@@ -4,6 +4,7 @@ Each function does the work of one round and leaves timing to its caller. Of the
 tried, the fastest stands here.
 """
 
+import os
 import sqlite3
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
@@ -25,6 +26,19 @@ def plain_write(path: Path, keys: Iterable[bytes], values: Iterable[bytes]) -> N
         write = file.write
         for key, value in zip(keys, values, strict=True):
             write(pack(len(key), len(value)) + key + value)
+
+
+def plain_synced_write(path: Path, keys: Iterable[bytes], values: Iterable[bytes]) -> None:
+    """Write the same records to a file, each by one write and one fdatasync: on the device before the next is begun.
+
+    Without Python's buffer, which would have to be flushed for each: a fifth faster where syncs cost nothing.
+    """
+    pack, fdatasync = LENGTHS.pack, os.fdatasync
+    with open(path, "wb", buffering=0) as file:
+        write, descriptor = file.write, file.fileno()
+        for key, value in zip(keys, values, strict=True):
+            write(pack(len(key), len(value)) + key + value)
+            fdatasync(descriptor)
 
 
 def plain_walk(path: Path) -> Iterator[tuple[bytes, bytes]]:

@@ -29,10 +29,12 @@ Where a record goes: `client/producer.py` → `client/accumulator.py` → `broke
 import logging as _logging
 
 from . import errors, retention, serde
+from .broker.repair import RepairedPartition, RepairReport, repair
 from .broker.verify import Problem, Report, verify
-from .client.consumer import Consumer, RebalanceListener
+from .client.consumer import Consumer
 from .client.delivery import Delivery
 from .client.group import ConsumerGroup
+from .client.listener import RebalanceListener
 from .client.options import ConsumerConfig, ProducerConfig, TopicConfig, TopicDefaults
 from .client.producer import Producer
 from .client.record_batch import RecordBatch
@@ -149,6 +151,8 @@ __all__ = [
     "RecordMetadata",
     "RecordTooLargeError",
     "Records",
+    "RepairReport",
+    "RepairedPartition",
     "Report",
     "RequestTimedOutError",
     "SegmentInfo",
@@ -169,6 +173,7 @@ __all__ = [
     "Workers",
     "errors",
     "open",
+    "repair",
     "retention",
     "serde",
     "verify",

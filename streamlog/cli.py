@@ -3,7 +3,8 @@
 This file is the way in, and the one that says so when the extra is missing:
 
 - `cli_app`: what the commands share: the application, opening the log, errors as one line.
-- `cli_records`, `cli_admin`, `cli_inspect`: produce and consume; topics and groups; verify and dump.
+- `cli_records`, `cli_admin`: produce and consume; topics and groups.
+- `cli_inspect`, `cli_repair`: verify and dump; repair.
 - `cli_input`: what a user types, understood: offsets and times, settings, lines that become records.
 - `cli_output`: what a user sees: tables, JSON, records as lines.
 
@@ -33,7 +34,7 @@ def main() -> int:
 
 def _run() -> int:
     try:
-        from . import cli_admin, cli_inspect, cli_records  # noqa: F401  each adds its commands to the app
+        from . import cli_admin, cli_inspect, cli_records, cli_repair  # noqa: F401  each adds its commands to the app
         from .cli_app import app
     except ImportError as error:
         if error.name is None or error.name.partition(".")[0] not in _EXTRA:

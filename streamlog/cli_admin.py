@@ -75,7 +75,7 @@ def topic_list(
     as_json: Json = False,
 ) -> None:
     """List the topics."""
-    with open_log(ctx, directory) as log:
+    with open_log(ctx, directory, read_only=True) as log:
         described = [_described(topic) for topic in sorted(log.topics(internal=internal), key=attrgetter("name"))]
     if wants_json(ctx, as_json):
         output.document([{k: v for k, v in topic.items() if k not in ("config", "partitions")} for topic in described])
@@ -95,7 +95,7 @@ def topic_describe(ctx: typer.Context, name: TopicName, directory: Directory = N
 
     With --json all settings.
     """
-    with open_log(ctx, directory) as log:
+    with open_log(ctx, directory, read_only=True) as log:
         topic = topic_called(log, name)
         about = _described(topic)
         segments = f"{log.path}/topics/{topic.id.hex}-N"
@@ -169,7 +169,7 @@ def _described(topic: streamlog.Topic[Any, Any]) -> dict[str, Any]:
 @groups.command("list")
 def group_list(ctx: typer.Context, directory: Directory = None, as_json: Json = False) -> None:
     """List the groups and how far behind they are."""
-    with open_log(ctx, directory) as log:
+    with open_log(ctx, directory, read_only=True) as log:
         found: list[dict[str, Any]] = [
             {
                 "group": group.name,
@@ -191,7 +191,7 @@ def group_list(ctx: typer.Context, directory: Directory = None, as_json: Json = 
 @groups.command("describe")
 def group_describe(ctx: typer.Context, name: GroupName, directory: Directory = None, as_json: Json = False) -> None:
     """Show where a group is in each partition, and its lag."""
-    with open_log(ctx, directory) as log:
+    with open_log(ctx, directory, read_only=True) as log:
         group = _group(log, name)
         lags = group.lag()
         rows = [

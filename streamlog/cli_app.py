@@ -18,7 +18,7 @@ from .errors import ConfigError, FormatError, StreamlogError, UnknownTopicOrPart
 from .types import TopicPartition
 
 OWNER_FILE = "streamlog.json"
-_ORDER = ("topic", "produce", "consume", "group", "verify", "dump")
+_ORDER = ("topic", "produce", "consume", "group", "verify", "repair", "dump")
 
 
 class Commands(typer.core.TyperGroup):
@@ -121,7 +121,10 @@ def log_path(ctx: typer.Context, directory: Path | None) -> Path:
     return path
 
 
-def open_log(ctx: typer.Context, directory: Path | None, *, create: bool = False) -> streamlog.StreamLog:
+def open_log(
+    ctx: typer.Context, directory: Path | None, *, create: bool = False, read_only: bool = False
+) -> streamlog.StreamLog:
+    """The log; `read_only` for a command that only reads, which then works beside the log's owner, and changes nothing."""
     path = log_path(ctx, directory)
     if not create and not (path / OWNER_FILE).exists():
         raise FormatError(
@@ -129,7 +132,7 @@ def open_log(ctx: typer.Context, directory: Path | None, *, create: bool = False
             f"streamlog -d {path} topic create NAME",
             path=str(path),
         )
-    return streamlog.open(path)
+    return streamlog.open(path, read_only=read_only)
 
 
 def topic_called(log: streamlog.StreamLog, name: str) -> streamlog.Topic[Any, Any]:

@@ -15,7 +15,7 @@ from rich.progress import BarColumn, DownloadColumn, Progress, TaskProgressColum
 
 from . import cli_output as output
 from .broker.broker import METADATA_DIR, METADATA_ID
-from .broker.verify import Report
+from .broker.verify import Problem, Report
 from .broker.verify import verify as check
 from .cli_app import Directory, Json, app, log_path, plural, wants_json
 from .config import CODECS
@@ -55,11 +55,11 @@ def verify(ctx: typer.Context, directory: Directory = None, as_json: Json = Fals
     right by itself.
     """
     path = log_path(ctx, directory)
-    with _progress() as bar:
+    with progress_bar() as bar:
         task = bar.add_task("verify", total=None)
         report = check(path, progress=lambda done, total: bar.update(task, completed=done, total=total))
     if wants_json(ctx, as_json):
-        output.document({"ok": report.ok, **asdict(report, dict_factory=_lost_to_the_end_as_null)})
+        output.document({"ok": report.ok, **asdict(report, dict_factory=lost_to_the_end_as_null)})
     else:
         _show_report(report)
     if not report.ok:
@@ -74,10 +74,28 @@ def _show_report(report: Report) -> None:
     output.say(f"{verdict}: {counted}, {output.size(report.size_bytes)}", style="green" if report.ok else "bold red")
     for style, found in (("red", report.problems), ("dim", report.notes)):
         for entry in found:
-            output.say(f"  {'note: ' if style == 'dim' else ''}{entry}", style=style)
+            _show_problem(report, entry, style)
+    if not report.ok:
+        output.say(f"What is whole can be copied into a new log: streamlog repair {report.path} NEW_DIRECTORY")
 
 
-def _progress() -> Progress:
+def _show_problem(report: Report, entry: Problem, style: str) -> None:
+    """What it costs on one line, where it is and why on the next: the names of files are long."""
+    whose = f"{entry.topic}-{entry.partition}" if entry.topic is not None else "the log"
+    lost = f", {offsets(entry.offsets_lost)} lost" if entry.offsets_lost is not None else ""
+    output.say(f"  {'note: ' if style == 'dim' else ''}{whose}: {entry.kind}{lost}", style=style)
+    output.say(f"    {entry.path.removeprefix(f'{report.path}/')}, byte {entry.position}: {entry.message}")
+
+
+def offsets(lost: tuple[int, int]) -> str:
+    """Offsets (from, up to) in words."""
+    start, end = lost
+    if end == FOREVER_OFFSET:
+        return f"offsets {start} and on"
+    return f"offset {start}" if end == start + 1 else f"offsets {start} to {end - 1}"
+
+
+def progress_bar() -> Progress:
     """A bar on stderr, if that is a terminal, which goes away when it is done."""
     screen = output.console(stderr=True)
     return Progress(
@@ -92,7 +110,7 @@ def _progress() -> Progress:
     )
 
 
-def _lost_to_the_end_as_null(fields: list[tuple[str, Any]]) -> dict[str, Any]:
+def lost_to_the_end_as_null(fields: list[tuple[str, Any]]) -> dict[str, Any]:
     made = dict(fields)
     lost = made.get("offsets_lost")
     return {**made, "offsets_lost": (lost[0], None)} if lost and lost[1] == FOREVER_OFFSET else made

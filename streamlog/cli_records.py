@@ -157,7 +157,8 @@ def consume(
 ) -> None:
     """Write a topic's records, a line each, merged by time.
 
-    Into a pipe a value goes byte for byte; on a terminal what cannot be shown is escaped.
+    Into a pipe a value goes byte for byte; on a terminal what cannot be shown is escaped. The log may be in use; with
+    --follow what its owner writes is shown as it comes. Only with -g, which commits, the log must be free.
 
     \b
     OFFSET is one of
@@ -176,7 +177,7 @@ def consume(
         output.Format.json if wants_json(ctx, as_json) else format_,
         None if separator is None else parse_separator(separator),
     )
-    with open_log(ctx, directory) as log:
+    with open_log(ctx, directory, read_only=group is None) as log:
         source = topic_called(log, topic)
         places = places_in(source, partition)
         on_corrupt: Literal["raise", "skip"] = "skip" if skip_corrupt else "raise"

@@ -365,13 +365,22 @@ class OpenOptions:
     clock: Any = None
     lock_timeout: float = 0.0
     defaults: Mapping[str, Any] = field(default_factory=dict)
+    disk: Any = None
+    sync: bool = False
+    read_only: bool = False
 
     def differs(self, other: OpenOptions) -> str | None:
         """The first option in which a second open in this process contradicts the first, or None."""
+        if self.read_only != other.read_only:
+            return "read_only"
         if self.auto_create_topics != other.auto_create_topics:
             return "auto_create_topics"
         if self.clock is not other.clock:
             return "clock"
+        if self.disk is not other.disk:
+            return "disk"
+        if self.sync is not other.sync:
+            return "sync"
         return "topic defaults" if dict(self.defaults) != dict(other.defaults) else None
 
 

@@ -7,6 +7,7 @@ from benchmarks.run import Run
 from benchmarks.workloads import (
     codecs,
     consume,
+    durable,
     footprint,
     handover,
     large_values,
@@ -24,6 +25,7 @@ BENCHMARKS: dict[str, Benchmark] = {
     "send_linger": produce.send_linger,
     "send_acknowledged": produce.send_acknowledged,
     "threads": threads.four_threads,
+    "sync": durable.send_synced,
     "poll": consume.poll,
     "large_values": large_values.one_kib,
     "handover": handover.producer_to_consumer,

@@ -23,6 +23,8 @@ class Service(Protocol):
 
     clock: Clock
     scheduler: Scheduler
+    durable: bool
+    """Whether what is acknowledged is on the device: `sync=True`."""
 
     @property
     def image(self) -> Image:
@@ -32,6 +34,9 @@ class Service(Protocol):
         """Call `callback` after each change to `image`. It must neither block nor raise."""
 
     def off_metadata(self, callback: Callable[[], object]) -> None: ...
+
+    def require_writable(self, what: str) -> None:
+        """Raise ReadOnlyError if this log was opened to be read only; `what` would have been written, as a sentence begins."""
 
     # topics
     def topic(self, name: str) -> TopicView: ...
@@ -49,7 +54,7 @@ class Service(Protocol):
 
     # records
     def produce(self, topic: TopicView, partition: int, write: Write) -> Completion[int]:
-        """Append; the base offset. With several replicas the Completion waits for the high watermark."""
+        """Append; the base offset. The Completion waits for the high watermark: with `durable`, for a sync."""
 
     def produce_one(
         self, topic: TopicView, partition: int, key: bytes | None, value: bytes, timestamp: int, now_ms: int
@@ -59,8 +64,11 @@ class Service(Protocol):
         `now_ms` is the service's clock, which the caller has just read.
         """
 
-    def settle(self, topic: TopicView, partition: int, write: Write) -> None:
-        """After an interrupt: make `write.base_offset` say whether it was appended."""
+    def settle(self, topic: TopicView, partition: int, write: Write) -> Completion[int] | None:
+        """After an interrupt: what `produce` would have returned, or None if it was not appended."""
+
+    def sync(self) -> list[Completion[int]]:
+        """One for each partition, the metadata's first: done when all that is in it now is on the device."""
 
     def fetch(
         self,

@@ -9,7 +9,6 @@ DIR/topics/ID-N/      ID is the topic's uuid in hex: no trouble with case, lengt
 from __future__ import annotations
 
 import contextlib
-import json
 import logging
 import re
 from collections.abc import Callable
@@ -17,20 +16,19 @@ from typing import Any
 from uuid import UUID
 
 from ..config import TopicConfig
-from ..errors import FormatError, LogLockedError
+from ..errors import CorruptRecordError, FormatError, LogLockedError, PoisonedLogError
 from ..records.batch import seed_of
 from ..replication.partition import Partition
-from ..runtime import disk as real_disk
 from ..runtime.api import Disk, Gate, Lock
+from ..runtime.disk import entropy
 from ..storage.faults import typed
 from ..storage.recovery import Crash, open_log
 from ..types import TopicPartition
 from .metadata import TopicView
+from .owner import OWNER_FILE, new_owner, read_owner, write_owner
 
 logger = logging.getLogger("streamlog.broker")
 
-FORMAT = 1
-OWNER_FILE = "streamlog.json"
 METADATA_ID = UUID(int=1)
 METADATA_DIR = "__cluster_metadata-0"
 METADATA_CONFIG = TopicConfig(cleanup_policy="compact", segment_bytes=1 << 20, max_message_bytes=1 << 24)
@@ -49,15 +47,22 @@ class Broker:
         new_lock: Callable[[], Lock],
         new_gate: Callable[[], Gate],
         monotonic: Callable[[], float],
+        *,
+        sync: bool = False,
     ) -> None:
         self.path = path
         self.disk = disk
         self.new_lock = new_lock
         self._new_gate = new_gate
         self._monotonic = monotonic
-        self._lock = real_disk.DirectoryLock(f"{path}/lock")
+        self.sync = sync
+        self._lock = disk.lock(f"{path}/lock")
         self.owner: dict[str, Any] = {}
         self.crash = Crash(clean=False, same_boot=True)
+        self._boot_id = ""
+        # Until everything is open: after a clean close nothing of a topic may be missing.
+        self._is_complete = False
+        self._half_made: set[str] = set()
 
     @property
     def incarnation(self) -> str:
@@ -68,13 +73,15 @@ class Broker:
     def open(self, lock_timeout: float) -> None:
         """Take the directory: create it if absent, lock it, mark it in use. Nothing is written if refused."""
         disk, path = self.disk, self.path
+        new: list[str] = []
         try:
             existed = disk.exists(path)
             if existed:
                 self._refuse_strangers()
             else:
+                new = self._missing()
                 disk.makedirs(path)
-            if real_disk.is_network_filesystem(path):
+            if disk.is_network_filesystem(path):
                 raise FormatError(
                     f"{path} is on a network file system, where a lock does not keep other machines out and a cached page "
                     f"may be stale. Put the log on a local disk.",
@@ -84,14 +91,40 @@ class Broker:
         except OSError as error:
             raise typed(error, "open", error.filename or path) from error
         try:
-            self._take_over()
+            is_new = self._take_over(new)
             disk.makedirs(f"{path}/topics")
+            if is_new or not self.crash.clean:
+                disk.sync_dir(path)
+                disk.sync_dir(f"{path}/topics")
         except OSError as error:
             self._lock.release()
             raise typed(error, "open", error.filename or path) from error
         except BaseException:
             self._lock.release()
             raise
+
+    def _missing(self) -> list[str]:
+        """The directories that have to be made for `path`, the deepest first."""
+        missing = [self.path]
+        while _above(missing[-1]) and not self.disk.exists(_above(missing[-1])):
+            missing.append(_above(missing[-1]))
+        return missing
+
+    def _sync_names(self, new: list[str]) -> None:
+        """Have the names of the directories themselves on the device, before an owner file says that this is a log.
+
+        An earlier open may have made some and come no further, so those that were there are synced too, as far
+        as they can be.
+        """
+        directory = self.path
+        while directory:
+            above = _above(directory)
+            try:
+                self.disk.sync_dir(above or "/")
+            except OSError as error:  # another user's, and not to be read by us, or none that has to be synced
+                if directory in new and not isinstance(error, PermissionError):
+                    raise
+            directory = above
 
     def _refuse_strangers(self) -> None:
         try:
@@ -114,55 +147,100 @@ class Broker:
             left = deadline - self._monotonic()
             if left <= 0:
                 raise LogLockedError(
-                    f"{self.path} is in use by process {pid or 'unknown'}. One process owns a log at a time: stop that one, "
-                    f"or wait for it with lock_timeout=. (Reading along with read_only=True comes with a later version.)",
+                    f"{self.path} is in use by process {pid or 'unknown'}. One process owns a log at a time. To read "
+                    f"along with it open the log with read_only=True; to write, stop that process or wait for it with "
+                    f"lock_timeout=.",
                     path=self.path,
                     pid=pid,
                 )
             self._new_gate().wait(min(_LOCK_STEP_S, left))
 
-    def _take_over(self) -> None:
-        """Read how the directory was left, and write down that it is ours and in use."""
+    def _take_over(self, new: list[str]) -> bool:
+        """Read how the directory was left, and write down that it is ours and in use; whether there was no log yet."""
         path = f"{self.path}/{OWNER_FILE}"
-        boot = real_disk.boot_id()
-        if self.disk.exists(path):
+        boot = self._boot_id = self.disk.boot_id()
+        kept = boot
+        is_new = not self.disk.exists(path)
+        if not is_new:
             self.owner = read_owner(self.disk, path)
             self.crash = Crash(clean=bool(self.owner["clean"]), same_boot=self.owner["boot_id"] == boot and bool(boot))
+            self._is_complete = self.crash.clean
+            if not self.crash.clean:  # until every partition was looked at, this crash is the one to recover from
+                kept = self.owner["boot_id"]
         else:
-            self.owner = {
-                "format": FORMAT,
-                "min_reader": FORMAT,
-                "features": [],
-                "cluster_id": real_disk.entropy(16).hex(),
-                "broker_id": 0,
-                "directory_id": real_disk.entropy(16).hex(),
-                "incarnation": 0,
-            }
+            self._sync_names(new or [self.path])
+            self.owner = new_owner(entropy(16).hex(), entropy(16).hex())
             self.crash = Crash(clean=True, same_boot=True)
-        self.owner = {**self.owner, "incarnation": self.owner["incarnation"] + 1, "boot_id": boot, "clean": False}
+        self.owner = {**self.owner, "incarnation": self.owner["incarnation"] + 1, "boot_id": kept, "clean": False}
         self._write_owner()
+        return is_new
+
+    def recovered(self, *, completely: bool) -> None:
+        """Everything is open. Unless some file is still to be brought in order, what comes next is another crash."""
+        self._is_complete = False
+        if completely and self.owner["boot_id"] != self._boot_id:
+            self.owner = {**self.owner, "boot_id": self._boot_id}
+            try:
+                self._write_owner()
+            except OSError as error:
+                raise typed(error, "open", error.filename or self.path) from error
 
     def _write_owner(self) -> None:
-        data = json.dumps(self.owner, indent=1).encode() + b"\n"
-        self.disk.write_atomic(f"{self.path}/{OWNER_FILE}", data)
+        write_owner(self.disk, f"{self.path}/{OWNER_FILE}", self.owner)
 
     # -- partitions ----------------------------------------------------------------------------------
 
     def open_metadata(self) -> Partition:
-        return self._open(METADATA_DIR, TopicPartition("__cluster_metadata", 0), METADATA_ID.bytes, METADATA_CONFIG)
+        """Always durable: a topic that vanished would take along what was synced of it."""
+        name = TopicPartition("__cluster_metadata", 0)
+        return self._open(METADATA_DIR, name, METADATA_ID.bytes, METADATA_CONFIG, durable=True)
 
     def open_partition(self, view: TopicView, number: int) -> Partition:
         name = TopicPartition(view.name, number)
-        return self._open(f"topics/{view.id.hex}-{number}", name, view.id_bytes, view.config)
+        return self._open(f"topics/{view.id.hex}-{number}", name, view.id_bytes, view.config, durable=self.sync)
 
-    def _open(self, directory: str, name: TopicPartition, topic_id: bytes, config: TopicConfig) -> Partition:
+    def _open(
+        self, directory: str, name: TopicPartition, topic_id: bytes, config: TopicConfig, *, durable: bool
+    ) -> Partition:
+        """Open one partition. A durable one begins with everything that recovery found on the device."""
         seed = seed_of(topic_id, name.partition)
-        is_new = not self.disk.exists(f"{self.path}/{directory}")
-        log = open_log(self.disk, f"{self.path}/{directory}", topic_id, name.partition, seed, config, self.crash)
-        if is_new:  # the entry in the directory above must not be lost before the metadata that names it
-            path = f"{self.path}/{directory}"
-            self.disk.sync_dir(path[: path.rindex("/")])
-        return Partition(name, topic_id, log, self.new_lock)
+        half_made = directory in self._half_made  # then what is there may be in the page cache only
+        crash = Crash(clean=False, same_boot=True) if half_made else self.crash
+        try:
+            is_new = half_made or not self.disk.exists(f"{self.path}/{directory}")
+            unexpected = (
+                is_new
+                and not half_made
+                and (
+                    self._is_complete or (directory == METADATA_DIR and bool(self.disk.listdir(f"{self.path}/topics")))
+                )
+            )
+        except OSError as error:
+            raise typed(error, "open", f"{self.path}/{directory}") from error
+        if unexpected:
+            raise _is_missing(f"{self.path}/{directory}", name)
+        if is_new:
+            self._half_made.add(directory)
+        log = open_log(
+            self.disk, f"{self.path}/{directory}", topic_id, name.partition, seed, config, crash,
+            is_known=self._is_complete and not is_new,
+        )  # fmt: skip
+        try:
+            if not crash.clean:  # a file whose entry was never synced may have been found there
+                self.disk.sync_dir(f"{self.path}/{directory}")
+            if is_new:  # the entry in the directory above must not be lost before the metadata that names it
+                self.disk.sync_dir(_above(f"{self.path}/{directory}"))
+                self._half_made.discard(directory)
+        except OSError as error:
+            log.release()
+            raise typed(error, "sync", f"{self.path}/{directory}") from error
+        synced_end = log.tail.end_offset if crash.clean and log.poison is None else log.recovery_point
+        partition = Partition(name, topic_id, log, self.new_lock, durable=durable, synced_end=synced_end)
+        if durable and log.poison is None:
+            # One whose sync fails is there all the same, to be read as far as it is safe.
+            with contextlib.suppress(PoisonedLogError):
+                partition.commit.sync()
+        return partition
 
     def remove_partition_files(self, topic_hex: str, number: int) -> None:
         """Unlink a deleted topic's files. What fails is removed as an orphan at the next open."""
@@ -176,7 +254,11 @@ class Broker:
 
     def remove_orphans(self, known: set[str]) -> None:
         """Remove directories of topics that are not in the metadata: their deletion was interrupted."""
-        for name in self.disk.listdir(f"{self.path}/topics"):
+        try:
+            names = self.disk.listdir(f"{self.path}/topics")
+        except OSError as error:
+            raise typed(error, "open", f"{self.path}/topics") from error
+        for name in names:
             match = _TOPIC_DIR.fullmatch(name)
             if match is not None and match[1] not in known:
                 with contextlib.suppress(OSError):
@@ -200,27 +282,17 @@ class Broker:
         self._lock.abandon()
 
 
-def read_owner(disk: Disk, path: str) -> dict[str, Any]:
-    """The owner file's contents. Raises FormatError if it is damaged or of a newer format."""
-    try:
-        owner = json.loads(disk.read(path, 1 << 20))
-        format_, min_reader = owner["format"], owner["min_reader"]
-        for name, kind in (("incarnation", int), ("boot_id", str), ("clean", bool), ("features", list)):
-            if not isinstance(owner[name], kind):
-                raise ValueError(name)
-    except (ValueError, KeyError, TypeError) as error:
-        raise FormatError(
-            f"{path} cannot be understood ({error}), so this is no log, or a damaged one. Nothing was changed; "
-            f"restore the file from a copy, or repair the directory into another one.",
-            path=path,
-        ) from error
-    except OSError as error:
-        raise FormatError(f"{path} cannot be read as a file of a log: {error.strerror or error}.", path=path) from error
-    if min_reader > FORMAT or owner["features"]:
-        raise FormatError(
-            f"{path} is of format {format_} (readable from {min_reader} on, features {owner['features']}); this streamlog "
-            f"knows format {FORMAT}. Open it with a newer streamlog.",
-            path=path,
-        )
-    result: dict[str, Any] = owner
-    return result
+def _above(path: str) -> str:
+    return path[: path.rindex("/")]
+
+
+def _is_missing(directory: str, name: TopicPartition) -> CorruptRecordError:
+    return CorruptRecordError(
+        f"{directory} is missing: the records of {name.topic}-{name.partition} were in it when the log was closed. "
+        f"Restore the directory from a copy; streamlog.verify() tells what else is hurt, and streamlog.repair() copies "
+        f"what is whole into a new log.",
+        path=directory,
+        position=0,
+        expected=0,
+        actual=0,
+    )

@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import logging
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any
 from uuid import UUID
 
@@ -17,14 +18,16 @@ from ..config import TopicConfig, check_partitions, check_replication_factor, to
 from ..errors import ClosedError, StreamlogError, TopicAlreadyExistsError
 from ..records import columns
 from ..replication.partition import Partition, gone
-from ..runtime.api import Lock
+from ..runtime.api import Completion, Lock, Task
 from ..runtime.disk import entropy
+from ..runtime.threads import getpid
 from ..storage.log import Write
 from ..storage.retention import named
 from ..types import Clock, Policy, TopicPartition
 from . import controller, metadata
 from .broker import Broker
 from .metadata import Image, LogRecord, TopicView
+from .publishing import Publisher
 from .replay import all_records
 from .scheduler import Scheduler
 
@@ -42,8 +45,10 @@ class Catalog:
         scheduler: Scheduler,
         defaults: Mapping[str, Any],
         new_lock: Callable[[], Lock],
+        publisher: Publisher,
     ) -> None:
         self._broker = broker
+        self._publisher = publisher
         self.clock = clock
         self.scheduler = scheduler
         self.image: Image = metadata.EMPTY
@@ -62,12 +67,18 @@ class Catalog:
         """Replay the metadata and open every partition. On failure everything is let go."""
         broker = self._broker
         try:
+            self._publisher.open(int(broker.incarnation), getpid())
             self._metadata = broker.open_metadata()
             self._metadata.on_work = self._maintain_soon
+            self._publisher.add(self._metadata, eager=True)
+            self._refuse_half()
             self.image = metadata.replay(metadata.EMPTY, all_records(self._metadata))
             broker.remove_orphans({view.id.hex for view in self.image.topics.values()})
             self._follow(self.image)
+            broker.recovered(completely=not self._unsettled())
+            self._publisher.opened()
         except BaseException:
+            self._publisher.abandon()
             for partition in self.partitions.values():
                 partition.log.release()
             broker.close(clean=False)
@@ -84,27 +95,52 @@ class Catalog:
         try:
             for partition in partitions:
                 self.scheduler.cancel(partition.maintain)
+                self.scheduler.cancel(partition.commit.tend)
                 try:
                     partition.close(error)
                 except StreamlogError as failure:
                     first = first or failure
-            clean = first is None
+            clean = first is None and not self._behind and not self._unsettled()
         finally:  # also when Ctrl-C comes in the middle: the lock must not outlive the log
-            self._broker.close(clean=clean)
+            try:
+                self._publisher.close(clean=clean)
+            finally:
+                self._broker.close(clean=clean)
         if first is not None:
             raise first
+
+    def _refuse_half(self) -> None:
+        """Raise what is wrong with the end of the metadata log: topics lost there would be removed as orphans."""
+        log = self._metadata.log
+        if log.fault is not None and log.mend is None:
+            raise log.fault.again()
+
+    def _unsettled(self) -> bool:
+        """Whether some recovery could not be finished, for want of space: the next open then begins it again."""
+        return any(each.log.mend is not None for each in (self._metadata, *self.partitions.values()))
 
     def _add(self, view: TopicView, number: int) -> None:
         partition = self._broker.open_partition(view, number)
         partition.custom_policy = self._policies.get(view.name)
         partition.on_work = self._maintain_soon
+        partition.commit.schedule = partial(self._sync_soon, partition.commit.tend)
         partition.log.rest()
+        self._publisher.add(partition)
         self.partitions[view.name, number] = partition
         if partition.log.tail.end_offset:
             self._maintain_soon(partition)  # not now: opening does not wait for a compaction
 
+    def _sync_soon(self, tend: Task, delay_ms: int) -> None:
+        self.scheduler.at(self.clock.time_ms() + delay_ms, tend)
+
     def _maintain_soon(self, partition: Partition) -> None:
         self.scheduler.at(self.clock.time_ms(), partition.maintain)
+
+    def acknowledged(self) -> list[Completion[int]]:
+        """Everything that is in the logs now, the metadata first: done when it is on the device."""
+        if self.closed is not None:
+            raise self.closed.again()
+        return [partition.commit.everything() for partition in (self._metadata, *self.partitions.values())]
 
     # -- topics --------------------------------------------------------------------------------------
 
@@ -200,11 +236,17 @@ class Catalog:
             except StreamlogError:
                 self._behind = False
                 raise
-            self.image = image = metadata.replay(self.image, [(key, value)])
+            # On the device before anybody can rest on it. Under the metadata lock all the same: changes are
+            # rare, and nobody who sends or reads takes it.
+            self._metadata.commit.sync()
+            before = self.image
+            self.image = image = metadata.replay(before, [(key, value)])
             try:
                 self._follow(image)
             except StreamlogError:  # a topic that could not be made on this disk: as if it had never been asked for
                 if is_new:
+                    self.image = before  # also where taking it back fails: nobody may see half a topic
+                    self._follow(before)
                     self._undo(key)
                 raise
             self._behind = False
@@ -215,13 +257,14 @@ class Catalog:
         now = self.clock.time_ms()
         batch = columns.seal(self._metadata.log.seed, [key], None, now, count=1)
         self._metadata.append(Write([batch]), now)
+        self._metadata.commit.sync()
         self.image = metadata.replay(self.image, [(key, None)])
-        self._follow(self.image)
         self._behind = False
 
     def _catch_up(self) -> None:
-        """After an interrupted change: replay the metadata anew. REQUIRES: the metadata lock."""
+        """After an interrupted change, or one whose sync was not done: replay the metadata anew. REQUIRES: the metadata lock."""
         if self._behind:
+            self._metadata.commit.sync()  # replayed is what is on the device, and that has to be all
             self.image = metadata.replay(metadata.EMPTY, all_records(self._metadata), self.image.version)
             self._follow(self.image)
             self._behind = False
@@ -246,9 +289,9 @@ class Catalog:
     def _remove(self, partition: Partition) -> None:
         name = partition.name
         self.scheduler.cancel(partition.maintain)
-        partition.shut(gone(name))
-        with partition.maintenance, partition.lock:
-            partition.log.release()
+        self.scheduler.cancel(partition.commit.tend)
+        partition.remove(gone(name))
+        self._publisher.remove(partition)
         self._broker.remove_partition_files(partition.topic_id.hex(), name.partition)
         self.partitions.pop(name, None)
 

@@ -57,7 +57,9 @@ class Groups:
         now = self._host.clock.time_ms()
         keys, values = [k for k, _ in records], [v for _, v in records]
         batch = columns.seal(partition.log.seed, keys, values, now, count=len(records))
-        return Completion.of(partition.append(Write([batch]), now))
+        write = Write([batch])
+        partition.append(write, now)
+        return partition.acknowledge(write)
 
     def _load(self) -> bool:
         """Have the shard loaded; False if there is no topic for it yet. REQUIRES: the lock."""
@@ -67,7 +69,9 @@ class Groups:
         if partition is None:
             return False
         self._shard.unload()
-        self._shard.replay(all_records(partition))
+        # What was appended before an interrupt and is not on the device yet counts too: the rest will follow it.
+        end = partition.log.tail.end_offset if partition.log.poison is None else partition.high_watermark
+        self._shard.replay(all_records(partition, end), partition.commit.park(end, 0) if partition.durable else None)
         self._interrupted = False
         # Not waited for: the shard answers already, and on a full disk removes the dead members later.
         self._shard.loaded(self._host.clock.time_ms(), self._host.real_seconds())
@@ -122,7 +126,7 @@ class Groups:
         host = self._host
         if self._partition is None:
             return
-        self._ask(lambda shard: shard.expire(host.real_seconds(), host.clock.time_ms()), False, _done).result()
+        _check(self._ask(lambda shard: shard.expire(host.real_seconds(), host.clock.time_ms()), False, _done))
 
     def next_expiry_s(self) -> float | None:
         with self._lock:
@@ -161,15 +165,17 @@ class Groups:
         if host.groups_partition(False) is None:
             return
         counts = host.topic_counts()
-        self._ask(
-            lambda shard: shard.metadata_changed(counts, host.clock.time_ms(), host.real_seconds()), False, _done
-        ).result()
+        _check(
+            self._ask(
+                lambda shard: shard.metadata_changed(counts, host.clock.time_ms(), host.real_seconds()), False, _done
+            )
+        )
 
     # -- background work -----------------------------------------------------------------------------
 
     def expire_offsets(self, now_ms: int) -> int | None:
         """Forget offsets that outlived their retention; when to come again (ms)."""
-        self._ask(lambda shard: shard.expire_offsets(now_ms), False, _done).result()
+        _check(self._ask(lambda shard: shard.expire_offsets(now_ms), False, _done))
         due = self._ask(lambda shard: shard.next_offset_expiry_ms(), False, lambda: None)
         # A group that becomes empty in between sets a new deadline.
         later = now_ms + EXPIRY_INTERVAL_MS
@@ -178,6 +184,14 @@ class Groups:
 
 def _done() -> Completion[None]:
     return Completion.of(None)
+
+
+def _check(answer: Completion[None]) -> None:
+    """Raise what failed already. What waits for a sync is not waited for: nobody is told that it is done."""
+    if answer.done():
+        answer.result()
+    else:
+        answer.unattended()
 
 
 def _unreachable() -> T:  # type: ignore[type-var]

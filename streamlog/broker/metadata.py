@@ -15,7 +15,7 @@ from uuid import UUID
 
 import msgpack
 
-from ..config import TopicConfig
+from ..config import TopicConfig, check_partitions, check_topic_name
 from ..errors import FormatError
 from ..records.batch import seed_of
 
@@ -78,21 +78,31 @@ def replay(image: Image, records: Iterable[LogRecord], version: int = 0) -> Imag
     topics = dict(image.topics)
     version = max(image.version, version)
     for key, value in records:
-        kind, name = msgpack.unpackb(key)
         version += 1
-        if kind != "topic":
-            raise FormatError(f"The metadata log has a record of kind {kind!r}; open it with a newer streamlog.")
-        if value is None:
-            topics.pop(name, None)
-            continue
-        fields: dict[str, Any] = msgpack.unpackb(value)
-        unknown = set(fields["config"]) - _CONFIG_FIELDS
-        if unknown:
+        try:
+            _apply(topics, key, value)
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise FormatError(
-                f"Topic {name!r} has settings this streamlog does not know ({', '.join(sorted(unknown))}); "
-                f"open the log with a newer streamlog."
-            )
-        topics[name] = view_of(
-            name, UUID(bytes=fields["id"]), fields["partitions"], TopicConfig(**fields["config"]), fields["internal"]
-        )
+                f"The metadata record of key {key!r} makes no sense: {error or type(error).__name__}."
+            ) from error
     return Image(version, topics)
+
+
+def _apply(topics: dict[str, TopicView], key: bytes, value: bytes | None) -> None:
+    kind, name = msgpack.unpackb(key)
+    if kind != "topic":
+        raise FormatError(f"The metadata log has a record of kind {kind!r}; open it with a newer streamlog.")
+    if value is None:
+        topics.pop(name, None)
+        return
+    fields: dict[str, Any] = msgpack.unpackb(value)
+    unknown = set(fields["config"]) - _CONFIG_FIELDS
+    if unknown:
+        raise FormatError(
+            f"Topic {name!r} has settings this streamlog does not know ({', '.join(sorted(unknown))}); "
+            f"open the log with a newer streamlog."
+        )
+    check_topic_name(name)
+    count = check_partitions(fields["partitions"])
+    config = TopicConfig(**fields["config"])
+    topics[name] = view_of(name, UUID(bytes=fields["id"]), count, config, bool(fields["internal"]))

@@ -2,6 +2,9 @@
 
 A task is a callable: `task(now_ms) -> next deadline in ms, or None`. It never blocks for long. Who runs
 it is somebody else's business: a thin thread in production, `ManualClock.advance` in tests.
+
+An interrupt may come between any two steps, those inside the sorted list too. So `_entries` alone says what is to be
+done, and the list is only its order: one whose change was cut short is made anew.
 """
 
 from __future__ import annotations
@@ -17,6 +20,12 @@ logger = logging.getLogger("streamlog.broker")
 
 RETRY_MS = 1_000
 
+Entry = tuple[int, int, Task]
+
+
+def _due(entry: Entry) -> tuple[int, int]:
+    return entry[:2]
+
 
 class Scheduler:
     """Tasks by deadline (wall-clock ms). Thread-safe; each task runs on one thread at a time.
@@ -27,51 +36,83 @@ class Scheduler:
     def __init__(self, lock: Lock, run_lock: Lock) -> None:
         self._lock = lock
         self._run_lock = run_lock
-        self._queue: SortedList[tuple[int, int, Task]] = SortedList(key=lambda entry: entry[:2])
-        self._entries: dict[Task, tuple[int, int, Task]] = {}
+        self._entries: dict[Task, Entry] = {}
+        self._order: SortedList[Entry] = SortedList(key=_due)
+        self._changing = False
         self._count = 0
         self.nudge: Callable[[], None] = lambda: None
 
     def at(self, deadline_ms: int, task: Task) -> None:
         """Run `task` at `deadline_ms`, or earlier if it was to run earlier already."""
         with self._lock:
-            entry = self._entries.get(task)
-            if entry is not None:
-                if entry[0] <= deadline_ms:
-                    return
-                self._queue.remove(entry)
+            known = self._entries.get(task)
+            if known is not None and known[0] <= deadline_ms:
+                return
             self._count += 1
-            entry = self._entries[task] = (deadline_ms, self._count, task)
-            self._queue.add(entry)
-            first = self._queue[0] is entry
+            entry = (deadline_ms, self._count, task)
+            self._replace(task, entry)
+            first = self._first() is entry
         if first:
             self.nudge()
 
     def cancel(self, task: Task) -> None:
         with self._lock:
-            entry = self._entries.pop(task, None)
-            if entry is not None:
-                self._queue.remove(entry)
+            if task in self._entries:
+                self._replace(task, None)
 
     def next_deadline_ms(self) -> int | None:
         with self._lock:
-            return self._queue[0][0] if self._queue else None
+            first = self._first()
+            return None if first is None else first[0]
+
+    def _replace(self, task: Task, entry: Entry | None) -> None:
+        """Have `entry`, or none, be the task's. REQUIRES: the lock."""
+        order = self._sorted()
+        self._changing = True
+        known = self._entries.get(task)
+        if entry is None:
+            self._entries.pop(task, None)
+        else:
+            self._entries[task] = entry
+            order.add(entry)
+        if known is not None:
+            order.remove(known)
+        self._changing = False
+
+    def _sorted(self) -> SortedList[Entry]:
+        if self._changing:
+            self._order = SortedList(self._entries.values(), key=_due)
+            self._changing = False
+        return self._order
+
+    def _first(self) -> Entry | None:
+        """What is due next. REQUIRES: the lock."""
+        order = self._sorted()
+        return order[0] if order else None
 
     def run_due(self, now_ms: int) -> int | None:
-        """Run what is due, in order; the next deadline. A task that raises is logged and tried again."""
+        """Run what is due, in order; the next deadline. A task that raises is logged and tried again.
+
+        One that is interrupted stays due.
+        """
         with self._run_lock:
             while True:
-                with self._lock:
-                    if not self._queue or self._queue[0][0] > now_ms:
-                        return self._queue[0][0] if self._queue else None
-                    entry = self._queue.pop(0)
-                    task: Task = entry[2]
-                    del self._entries[task]
+                task: Task | None = None
                 try:
+                    with self._lock:
+                        entry = self._first()
+                        if entry is None or entry[0] > now_ms:
+                            return None if entry is None else entry[0]
+                        task = entry[2]
+                        self._replace(task, None)
                     again = task(now_ms)
                 except Exception:
                     logger.exception("background work failed and will be tried again")
                     again = now_ms + RETRY_MS
-                if again is not None:
+                except BaseException:
+                    if task is not None:
+                        self.at(now_ms, task)
+                    raise
+                if again is not None and task is not None:
                     # A task due at once again would keep this loop for ever.
                     self.at(max(again, now_ms + 1), task)

@@ -6,23 +6,24 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 from ..coordinator import GroupDescription, Heartbeat, HeartbeatResult
-from ..errors import ConfigError, StorageError, UnknownTopicIdError
+from ..errors import ConfigError
 from ..replication.partition import Partition, gone
 from ..runtime.api import Completion, Lock
 from ..runtime.disk import entropy
-from ..storage.log import EMPTY, Chunk, Write
-from ..types import Clock, OffsetAndMetadata, OffsetAndTimestamp, PartitionInfo, TopicPartition
+from ..storage.log import Write
+from ..types import Clock, OffsetAndMetadata, TopicPartition
 from . import controller
 from .broker import Broker
 from .catalog import Catalog
 from .groups import TOPIC_CONFIG as GROUPS_CONFIG
 from .groups import Groups
 from .metadata import Image, TopicView
+from .publishing import Publisher
+from .reading import ReadingService
 from .scheduler import Scheduler
-from .waiting import ParkedFetch
 
 
-class LocalService:
+class LocalService(ReadingService):
     """See `api.Service`. Thread-safe. `open` first, `close` last."""
 
     def __init__(
@@ -35,9 +36,10 @@ class LocalService:
         real_seconds: Callable[[], float],
     ) -> None:
         self._broker = broker
-        self._catalog = Catalog(broker, clock, scheduler, defaults, new_lock)
-        self._partitions = self._catalog.partitions
-        self._partition = self._catalog.partition
+        self.publisher = Publisher(broker.disk, broker.path, new_lock(), real_seconds)
+        self._catalog = Catalog(broker, clock, scheduler, defaults, new_lock, self.publisher)
+        self._partitions: dict[tuple[str, int], Partition] = self._catalog.partitions
+        self.durable = broker.sync
         self.clock = clock
         self.scheduler = scheduler
         self.real_seconds = real_seconds
@@ -71,6 +73,7 @@ class LocalService:
 
     def abandon(self) -> None:
         """In a forked child: give up the lock's descriptor; write nothing, wait for nothing."""
+        self.publisher.abandon()
         self._broker.abandon()
 
     # -- what groups need ----------------------------------------------------------------------------
@@ -103,6 +106,12 @@ class LocalService:
 
     # -- records -------------------------------------------------------------------------------------
 
+    def _partition(self, name: TopicPartition) -> Partition:
+        return self._catalog.partition(name)
+
+    def require_writable(self, what: str) -> None:
+        """This process owns the log."""
+
     def produce(self, topic: TopicView, partition: int, write: Write) -> Completion[int]:
         here = self._partitions.get((topic.name, partition))
         if here is None or here.topic_id != topic.id_bytes:
@@ -111,7 +120,8 @@ class LocalService:
                 if self._catalog.closed is not None
                 else gone(TopicPartition(topic.name, partition))
             )
-        return Completion.of(here.append(write, self.clock.time_ms()))
+        base_offset = here.append(write, self.clock.time_ms())
+        return here.acknowledge(write) if self.durable else Completion.of(base_offset)
 
     def produce_one(
         self, topic: TopicView, partition: int, key: bytes | None, value: bytes, timestamp: int, now_ms: int
@@ -123,60 +133,18 @@ class LocalService:
                 if self._catalog.closed is not None
                 else gone(TopicPartition(topic.name, partition))
             )
-        return Completion.of(here.append_one(key, value, timestamp, now_ms))
+        offset = here.append_one(key, value, timestamp, now_ms)
+        return here.commit.park(offset + 1, offset) if self.durable else Completion.of(offset)
 
-    def settle(self, topic: TopicView, partition: int, write: Write) -> None:
+    def settle(self, topic: TopicView, partition: int, write: Write) -> Completion[int] | None:
         here = self._partitions.get((topic.name, partition))
-        if here is not None and here.topic_id == topic.id_bytes:
-            here.settle(write)
+        if here is None or here.topic_id != topic.id_bytes:
+            return None
+        here.settle(write)
+        return here.acknowledge(write) if write.base_offset >= 0 else None
 
-    def fetch(
-        self,
-        partition: TopicPartition,
-        offset: int,
-        max_bytes: int,
-        isolation_level: str,
-        after: Chunk = EMPTY,
-        topic_id: bytes | None = None,
-    ) -> Chunk:
-        here = self._partitions.get(partition) or self._partition(partition)
-        if here.closed is not None:
-            raise here.closed.again()
-        if topic_id is not None and topic_id != here.topic_id:
-            raise UnknownTopicIdError(
-                f"Topic {partition[0]!r} was deleted, and another was created under its name; begin to read that one anew.",
-                topic=partition[0],
-            )
-        try:
-            return here.log.fetch(offset, max_bytes, here.high_watermark, after)
-        except StorageError:
-            if here.closed is not None:  # deleted, or closed, while it was being read
-                raise here.closed.again() from None
-            raise
-
-    def await_data(self, partitions: Iterable[TopicPartition]) -> ParkedFetch:
-        return ParkedFetch([p for p in map(self._partitions.get, partitions) if p is not None])
-
-    def after_damage(self, partition: TopicPartition, offset: int) -> int:
-        here = self._partition(partition)
-        return here.log.after_damage(offset, here.high_watermark)
-
-    def bounds(self, partition: TopicPartition, isolation_level: str) -> tuple[int, int]:
-        here = self._partition(partition)
-        return here.log.tail.start_offset, here.high_watermark
-
-    def find_time(self, partition: TopicPartition, timestamp: int) -> OffsetAndTimestamp | None:
-        here = self._partition(partition)
-        return here.log.find_time(timestamp, here.high_watermark)
-
-    def partition_info(self, partition: TopicPartition) -> PartitionInfo:
-        here = self._partition(partition)
-        tail = here.log.tail
-        broker = (here.broker_id,)
-        return PartitionInfo(
-            *partition, here.broker_id, broker, broker, here.leader_epoch, tail.start_offset, here.high_watermark,
-            here.high_watermark, tail.end_offset, here.log.size_bytes(), len(tail.segments),
-        )  # fmt: skip
+    def sync(self) -> list[Completion[int]]:
+        return self._catalog.acknowledged()
 
     def delete_records(self, partition: TopicPartition, before: int) -> int:
         return self._partition(partition).delete_records(before)

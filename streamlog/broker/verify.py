@@ -15,14 +15,15 @@ from ..coordinator import schema
 from ..errors import FormatError, StreamlogError
 from ..records.batch import BatchHeader, seed_of
 from ..records.columns import BatchColumns
-from ..runtime import disk as real_disk
 from ..runtime.api import Disk
+from ..runtime.disk import OsDisk, fspath
 from ..storage.check import FOREVER_OFFSET, Checked, Finding, Question, check_partition
 from ..storage.recovery import Crash
 from . import metadata
-from .broker import METADATA_DIR, METADATA_ID, OWNER_FILE, read_owner
+from .broker import METADATA_DIR, METADATA_ID
 from .controller import GROUPS_TOPIC, METADATA_TOPIC
 from .metadata import Image, LogRecord
+from .owner import OWNER_FILE, read_owner
 
 Progress = Callable[[int, int], object]
 _TOPIC_DIR = re.compile(r"([0-9a-f]{32})-(0|[1-9][0-9]*)")
@@ -42,7 +43,7 @@ class Problem:
 
     `path` and `position` (a byte) say where; `kind` is one word to sort by; `topic` and `partition` are
     None for what belongs to no partition; `offsets_lost` are (from, up to, not including) the offsets that
-    cannot be read, None if no record is lost.
+    cannot be read, None if no record is lost; `size_bytes` is the length of what is damaged, 0 where nothing tells.
     """
 
     path: str
@@ -52,13 +53,17 @@ class Problem:
     topic: str | None = None
     partition: int | None = None
     offsets_lost: tuple[int, int] | None = None
+    size_bytes: int = 0
 
     def __str__(self) -> str:
         where = f"{self.topic}-{self.partition}: " if self.topic is not None else ""
         text = f"{where}{self.kind} at {self.path}:{self.position}: {self.message}"
         if self.offsets_lost is not None:
             start, end = self.offsets_lost
-            text += f" (lost: offsets {start} " + ("and on)" if end == FOREVER_OFFSET else f"to {end - 1})")
+            if end == FOREVER_OFFSET:
+                text += f" (lost: offsets {start} and on)"
+            else:
+                text += f" (lost: offset {start})" if end == start + 1 else f" (lost: offsets {start} to {end - 1})"
         return text
 
 
@@ -115,11 +120,12 @@ def verify(path: str | StrPath, *, progress: Progress | None = None, disk: Disk 
     >>> report.ok, report.records >= 1
     (True, True)
     """
-    return _Walk(real_disk.absolute(path), disk or real_disk.OsDisk(), progress).run()
+    real = disk if disk is not None else OsDisk()
+    return Inspection(real.absolute(fspath(path)), real, progress).run()
 
 
-class _Walk:
-    """One walk over one broker directory."""
+class Inspection:
+    """One walk over one broker directory. `repair` walks the same way and keeps what is whole."""
 
     def __init__(self, path: str, disk: Disk, progress: Progress | None) -> None:
         self.path = path
@@ -140,12 +146,16 @@ class _Walk:
             what = "an unfinished write" if name.endswith(".tmp") else "not a file of a log"
             self._note(f"{path}/{name}", "leftover", what)
         topic_dirs = disk.listdir(f"{path}/topics") if "topics" in names else []
+        self._inspect(names, topic_dirs)
+        return self.report
+
+    def _inspect(self, names: set[str], topic_dirs: list[str]) -> None:
+        path = self.path
         self.total = sum(self._size(f"{path}/{name}") for name in [METADATA_DIR, *(f"topics/{n}" for n in topic_dirs)])
         self._step(0)
-        self._topics(self._metadata(names), topic_dirs)
+        self._topics(self._metadata(names, topic_dirs), topic_dirs)
         if self.progress is not None:
             self.progress(self.total, self.total)
-        return self.report
 
     def _owner(self) -> None:
         owner_path = f"{self.path}/{OWNER_FILE}"
@@ -156,7 +166,7 @@ class _Walk:
                 raise
             self._problem(owner_path, "owner", str(error).partition(". ")[0])
             return
-        boot = real_disk.boot_id()
+        boot = self.disk.boot_id()
         self.crash = Crash(clean=owner["clean"], same_boot=bool(boot) and owner["boot_id"] == boot)
 
     def _size(self, directory: str) -> int:
@@ -180,21 +190,21 @@ class _Walk:
 
     # -- metadata and topics -------------------------------------------------------------------------
 
-    def _metadata(self, names: set[str]) -> Image | None:
+    def _metadata(self, names: set[str], topic_dirs: list[str]) -> Image | None:
         directory = f"{self.path}/{METADATA_DIR}"
         if METADATA_DIR not in names:
-            if self.crash.clean:
-                self._problem(directory, "missing", "the metadata log is missing: no topic is known", METADATA_TOPIC, 0)
-            return metadata.EMPTY if not self.crash.clean else None
-        records = _Records()
+            if not self.crash.clean and not topic_dirs:  # killed before it was made
+                return metadata.EMPTY
+            self._problem(directory, "missing", "the metadata log is missing: no topic is known", METADATA_TOPIC, 0)
+            return None
+        records = Records()
         self._partition(METADATA_TOPIC, 0, directory, METADATA_ID.bytes, True, records)
         image = metadata.EMPTY
         for record in records.found:
             try:
                 image = metadata.replay(image, [record])
-            except (StreamlogError, ValueError, KeyError, TypeError) as error:
-                message = f"the record of key {record[0]!r} makes no sense: {error}"
-                self._problem(directory, "metadata", message, METADATA_TOPIC, 0)
+            except FormatError as error:
+                self._problem(directory, "metadata", str(error).rstrip("."), METADATA_TOPIC, 0)
         return image
 
     def _topics(self, image: Image | None, topic_dirs: list[str]) -> None:
@@ -212,7 +222,7 @@ class _Walk:
                 if name not in topic_dirs and not self.disk.exists(directory):
                     self._absent(directory, view.name, number)
                     continue
-                records = _Records() if view.name == GROUPS_TOPIC else None
+                records = Records() if view.name == GROUPS_TOPIC else None
                 self._partition(view.name, number, directory, view.id_bytes, view.config.compacts, records)
                 for record in records.found if records is not None else ():
                     self._group_record(directory, record)
@@ -240,34 +250,25 @@ class _Walk:
 
     def _is_gone(self, topic: str) -> bool:
         """Whether the topic was deleted since the metadata was read, which happens in a log that is open."""
-        records = _Records()
+        records = Records()
         if self.crash.clean:
             return False
         question = self._question(METADATA_TOPIC, 0, f"{self.path}/{METADATA_DIR}", METADATA_ID.bytes, True, records)
         check_partition(self.disk, question._replace(progress=None))
         try:
             return topic not in metadata.replay(metadata.EMPTY, records.found).topics
-        except (StreamlogError, ValueError, KeyError, TypeError):
+        except FormatError:
             return False
 
     def _group_record(self, directory: str, record: LogRecord) -> None:
-        key, value = record
-        try:
-            kind, _, rest = schema.decode_key(key)
-            if value is not None:
-                if kind == schema.GROUP:
-                    schema.decode_group(value)
-                elif kind == schema.MEMBER:
-                    schema.decode_member(rest[0], value)
-                else:
-                    schema.decode_offset(value)
-        except (StreamlogError, ValueError, TypeError, IndexError) as error:
-            self._problem(directory, "group", f"the record of key {key!r} makes no sense: {error}", GROUPS_TOPIC, 0)
+        fault = group_fault(record)
+        if fault is not None:
+            self._problem(directory, "group", fault, GROUPS_TOPIC, 0)
 
     # -- partitions ----------------------------------------------------------------------------------
 
     def _question(
-        self, topic: str, number: int, directory: str, topic_id: bytes, gaps: bool, records: _Records | None
+        self, topic: str, number: int, directory: str, topic_id: bytes, gaps: bool, records: Records | None
     ) -> Question:
         start = self.done
 
@@ -281,7 +282,7 @@ class _Walk:
         return Question(directory, topic_id, number, seed, self.crash, gaps, visit, self._step, restart)
 
     def _partition(
-        self, topic: str, number: int, directory: str, topic_id: bytes, gaps: bool, records: _Records | None
+        self, topic: str, number: int, directory: str, topic_id: bytes, gaps: bool, records: Records | None
     ) -> None:
         try:
             checked = check_partition(self.disk, self._question(topic, number, directory, topic_id, gaps, records))
@@ -307,7 +308,8 @@ class _Walk:
         )
 
     def _found(self, finding: Finding, topic: str, number: int) -> None:
-        made = Problem(finding.path, finding.position, finding.kind, finding.message, topic, number, finding.lost)
+        path, position, kind, message, lost, _, size = finding
+        made = Problem(path, position, kind, message, topic, number, lost, size)
         if finding.is_note:
             self.report = replace(self.report, notes=(*self.report.notes, made))
         else:
@@ -325,7 +327,24 @@ class _Walk:
         self.report = replace(self.report, notes=(*self.report.notes, made))
 
 
-class _Records:
+def group_fault(record: LogRecord) -> str | None:
+    """What is wrong with a record of the groups' topic, or None."""
+    key, value = record
+    try:
+        kind, _, rest = schema.decode_key(key)
+        if value is not None:
+            if kind == schema.GROUP:
+                schema.decode_group(value)
+            elif kind == schema.MEMBER:
+                schema.decode_member(rest[0], value)
+            else:
+                schema.decode_offset(value)
+    except (StreamlogError, ValueError, TypeError, IndexError) as error:
+        return f"the record of key {key!r} makes no sense: {error}"
+    return None
+
+
+class Records:
     """Collects the keyed records of an internal topic, in order."""
 
     def __init__(self) -> None:

@@ -3,9 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from typing import Protocol
 
-from ..replication.partition import Partition
 from ..runtime.api import Completion
+
+
+class Watched(Protocol):
+    """A partition that can be waited for."""
+
+    def watch(self, callback: Callable[[], object]) -> None: ...
+    def unwatch(self, callback: Callable[[], object]) -> None: ...
 
 
 class ParkedFetch(Completion[None]):
@@ -16,7 +23,7 @@ class ParkedFetch(Completion[None]):
 
     __slots__ = ("_partitions", "_wake")
 
-    def __init__(self, partitions: Iterable[Partition]) -> None:
+    def __init__(self, partitions: Iterable[Watched]) -> None:
         super().__init__()
         self._partitions = tuple(partitions)
         self._wake: Callable[[], None] = self._on_append

@@ -5,6 +5,9 @@ during I/O. `draining` is held by the one thread that writes. Who finds it taken
 the queue and waits, if at all, on a gate of its own; the writer looks at the queue again after it let
 go, so nothing is left behind. (A single record without a linger is the exception: see `idle`.)
 
+With `sync=True` a batch that is in the log still waits for its sync. It has left `queue` for `written` by
+then, and `draining` is free: others' records are appended while it waits.
+
 An interrupt can come between any two steps. A batch leaves the queue only after it is done, and what
 became of an interrupted write is asked of the log, so records are neither lost nor written twice.
 """
@@ -26,10 +29,11 @@ from ..errors import (
 )
 from ..records.batch import LOG_APPEND_TIME
 from ..runtime.api import Completion
-from ..runtime.threads import RawGate, new_lock, real_monotonic
+from ..runtime.threads import RawGate, new_lock, real_monotonic, wait_for
 from ..storage.log import Write
 from ..types import TopicPartition
 from .batch import Batch, Row
+from .written import Written
 
 logger = logging.getLogger("streamlog.client")
 
@@ -48,7 +52,8 @@ class Owner(Protocol):
     codec: int
 
     def append(self, queue: PartitionQueue, write: Write) -> Completion[int]: ...
-    def settle(self, queue: PartitionQueue, write: Write) -> None: ...
+    def settle(self, queue: PartitionQueue, write: Write) -> Completion[int] | None: ...
+    def call_soon(self, queue: PartitionQueue) -> None: ...
     def reserve(self, size: int) -> bool: ...
     def finished(self, batch: Batch) -> None: ...
     def now_ms(self) -> int: ...
@@ -59,16 +64,21 @@ def attributes_of(topic: TopicView) -> int:
     return LOG_APPEND_TIME if topic.config.message_timestamp_type == "LogAppendTime" else 0
 
 
+def not_in_time(timeout: float | None) -> RequestTimedOutError:
+    return RequestTimedOutError(
+        f"The record was not written within {timeout} s. It is still on its way: ask again, or flush() with a longer "
+        f"timeout."
+    )
+
+
 class PartitionQueue:
     """The way of one producer's records into one partition. Thread-safe."""
 
     def __init__(self, owner: Owner, topic: TopicView, partition: int, codec: int, linger_ms: int) -> None:
         self.owner = owner
-        self.topic = topic
         self.partition = partition
         self.seed = topic.seeds[partition]
-        self.codec = codec
-        self.attributes = attributes_of(topic)
+        self.follow(topic, codec)
         self.linger_ms = linger_ms
         self.batch_size = owner.batch_size
         self.max_size = 0
@@ -77,15 +87,21 @@ class PartitionQueue:
         self.open: Batch | None = None
         self.queue: deque[Batch] = deque()
         self.inflight: tuple[list[Batch], Write] | None = None
+        self.written = Written(self._conclude)
+        # Gates of those who wait for another thread to write their batch.
+        self.knocks: deque[Callable[[], object]] = deque()
         # Set under `lock` when the producer closes: a closed queue has no open batch, and takes none.
         self.closed: StreamlogError | None = None
         # Users' callbacks, called when no lock is held: they may send, flush, and wait.
         self.calls: deque[Callable[[], object]] = deque()
 
-    @property
-    def plain(self) -> bool:
-        """Whether a record is written as it is: not compressed, with its own timestamp."""
-        return not self.codec and not self.attributes
+    def follow(self, topic: TopicView, codec: int) -> None:
+        """Take the topic's settings from now on."""
+        self.topic = topic
+        self.codec = codec
+        self.attributes = attributes_of(topic)
+        # Whether a record is written as it is: not compressed, with its own timestamp.
+        self.plain = not codec and not self.attributes
 
     @property
     def name(self) -> TopicPartition:
@@ -169,6 +185,10 @@ class PartitionQueue:
                 return
             call()
 
+    def call_later(self, now_ms: int) -> None:
+        """`call`, as background work."""
+        self.call()
+
     def _has_work(self) -> bool:
         batch = self.open
         return bool(self.queue) or (batch is not None and batch.urgent) or self.inflight is not None
@@ -203,9 +223,35 @@ class PartitionQueue:
         try:
             write = Write([batch.seal() for batch in batches])
             self.inflight = (batches, write)
-            self.owner.append(self, write).on_done(lambda done: self._finish(batches, done.error(), write))
+            done = self.owner.append(self, write)
         except StreamlogError as error:
             self._finish(batches, error, None)
+            return
+        if done.done():
+            self._finish(batches, done.error(), write)
+        else:
+            self._await(batches, write, done)
+
+    def _await(self, batches: list[Batch], write: Write, done: Completion[int]) -> None:
+        """The batches are in the log and wait for a sync: make room for the next ones. REQUIRES: `draining`."""
+        self.written.add(batches, write, done)
+        for batch in batches:
+            batch.parked = done
+        with self.lock:
+            while self.queue and self.queue[0].parked is not None:
+                self.queue.popleft()
+        self.inflight = None
+        done.on_done(self._on_synced)
+        if not all(batch.urgent for batch in batches):
+            done.unattended()
+        while self.knocks:
+            self.knocks.popleft()()
+
+    def _on_synced(self, _: object) -> None:
+        """On whatever thread synced, and maybe under locks of the broker's, so users' callbacks have to wait."""
+        self.written.collect()
+        if self.calls:
+            self.owner.call_soon(self)
 
     def _encodes(self, batch: Batch) -> bool:
         """Encode a batch. One that cannot be, though its records were checked, fails alone and blocks nobody."""
@@ -222,6 +268,12 @@ class PartitionQueue:
         return True
 
     def _finish(self, batches: list[Batch], error: BaseException | None, write: Write | None) -> None:
+        """REQUIRES: `draining`."""
+        self._conclude(batches, error, write)
+        self._forget_done()
+        self.inflight = None
+
+    def _conclude(self, batches: list[Batch], error: BaseException | None, write: Write | None) -> None:
         base_offset = -1 if write is None else write.base_offset
         if write is not None and self.attributes & LOG_APPEND_TIME:
             for batch in batches:
@@ -235,8 +287,6 @@ class PartitionQueue:
                 batch.complete(base_offset)
                 base_offset += count
             self.owner.finished(batch)
-        self._forget_done()
-        self.inflight = None
 
     def _forget_done(self) -> None:
         with self.lock:
@@ -248,9 +298,12 @@ class PartitionQueue:
         assert self.inflight is not None
         batches, write = self.inflight
         if not all(batch.done() for batch in batches):
-            self.owner.settle(self, write)
-            if write.base_offset >= 0:
-                self._finish(batches, None, write)
+            done = self.owner.settle(self, write)
+            if done is not None and not done.done():
+                self._await(batches, write, done)
+                return
+            if done is not None:
+                self._finish(batches, done.error(), write)
         for batch in batches:
             if batch.done() and batch.reserved:
                 self.owner.finished(batch)
@@ -267,45 +320,53 @@ class PartitionQueue:
         end = None if timeout is None else real_monotonic() + timeout
         batch.urgent = True
         while not batch.done():
-            if not self.draining.locked():
+            parked = batch.parked
+            if parked is None and not self.draining.locked():
                 with self.draining:
                     self._drain()
                 self.drain()
                 continue
             left = None if end is None else end - real_monotonic()
             if left is not None and left <= 0:
-                raise RequestTimedOutError(
-                    f"The record was not written within {timeout} s. It is still on its way: ask again, or flush() "
-                    f"with a longer timeout."
-                )
+                raise not_in_time(timeout)
+            if parked is not None:
+                if wait_for(parked, left):
+                    self.written.collect()
+                continue
             gate = RawGate()
             batch.on_done(gate.open)
-            gate.wait(_LOOK_AGAIN_S if left is None else min(left, _LOOK_AGAIN_S))
+            self.knocks.append(gate.open)
+            if batch.parked is None:
+                gate.wait(_LOOK_AGAIN_S if left is None else min(left, _LOOK_AGAIN_S))
         self.call()
 
     def finish_all(self, end: float | None) -> None:
         """Write everything queued so far; `end` is in real monotonic seconds."""
         with self.lock:
             self.seal_open()
-            last = self.queue[-1] if self.queue else None
+            last = self.queue[-1] if self.queue else self.written.last()
         if last is None:
             if self.inflight is not None:
                 self.drain()
             return
         self.finish(last, None if end is None else max(0.0, end - real_monotonic()))
+        self.written.collect()  # another thread may be at those before it
+
+    def batches(self) -> list[Batch]:
+        """All that take room."""
+        own = [*self.queue] if self.open is None else [*self.queue, self.open]
+        return own + self.written.batches()
 
     def due(self, now_ms: int) -> int | None:
-        """Write the open batch if its linger is over; when it will be (ms), or None."""
+        """Write the open batch if its linger is over, and what an interrupted sender left; when it will be (ms), or None."""
         batch = self.open
-        if batch is None:
-            return None
-        if batch.deadline_ms <= now_ms:
+        if batch is not None and batch.deadline_ms <= now_ms:
             with self.lock:
                 if self.open is batch:
                     self.seal_open()
-            self.drain()
-            return None
-        return batch.deadline_ms
+        self.drain()
+        batch = self.open
+        return None if batch is None else batch.deadline_ms
 
     def never_fits(self, size: int, buffer_memory: int) -> RecordTooLargeError:
         return RecordTooLargeError(

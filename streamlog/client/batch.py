@@ -39,6 +39,7 @@ class Queue(Protocol):
     @property
     def name(self) -> TopicPartition: ...
     def call(self) -> None: ...
+    def drain(self) -> None: ...
     def finish(self, batch: Batch, timeout: float | None) -> None: ...
 
 
@@ -50,7 +51,7 @@ class Batch(Completion[int]):
     """
 
     __slots__ = (
-        "_asked", "_columns", "append_time", "deadline_ms", "has_headers", "queue", "reserved", "rows", "sealed", "size", "urgent",
+        "_asked", "_columns", "append_time", "deadline_ms", "has_headers", "parked", "queue", "reserved", "rows", "sealed", "size", "urgent",
     )  # fmt: skip
 
     def __init__(self, queue: Queue, deadline_ms: int, urgent: bool) -> None:
@@ -65,6 +66,8 @@ class Batch(Completion[int]):
         self.urgent = urgent
         self.sealed: SealedBatch | None = None
         self.append_time: int | None = None
+        # Once it is in the log: what it still waits for.
+        self.parked: Completion[int] | None = None
         self._asked: set[int] | None = set()
 
     @classmethod

@@ -18,7 +18,7 @@ from .route import Column
 # How many batches of one send_many are queued before they are written: bounds its memory.
 _PUT_BATCHES = 64
 _FEWEST = 64
-_LARGE_BATCH = 1 << 16
+_LARGE_BATCH = 60_000  # two of them fit into what a reader fetches at once
 # Records that are weighed together, and what they may weigh if they are to count as small.
 _WINDOW = 128
 _WINDOW_BYTES = 1 << 19

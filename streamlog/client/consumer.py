@@ -8,7 +8,7 @@ has; and if that is nothing, the consumer waits on a gate that an append, a chan
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any, Generic, Self, TypeVar, Unpack
 
 from ..config import ConsumerConfig
@@ -22,6 +22,7 @@ from ..runtime.threads import RawGate, get_ident, real_monotonic
 from ..types import K, Record, TopicPartition, V
 from . import options
 from .handle import Parent, closed
+from .listener import RebalanceListener
 from .positions import Positions
 from .record_batch import RecordBatch
 
@@ -33,19 +34,6 @@ _LOOK_AGAIN_S = 0.5
 # A loop renews its place in the group this often, however long it works on one record.
 _RENEW_S = 0.1
 _CLOSE_WAIT_S = 5.0
-
-
-class RebalanceListener:
-    """Told, inside `poll` and in the polling thread, which partitions come and go. Override what you need."""
-
-    def on_partitions_assigned(self, partitions: Sequence[TopicPartition]) -> None:
-        """These are ours from now on; their positions are set."""
-
-    def on_partitions_revoked(self, partitions: Sequence[TopicPartition]) -> None:
-        """These will be another member's; commit now what should be committed."""
-
-    def on_partitions_lost(self, partitions: Sequence[TopicPartition]) -> None:
-        """These are another member's already: a commit would be refused."""
 
 
 class Consumer(Positions, Generic[K, V]):
@@ -83,6 +71,7 @@ class Consumer(Positions, Generic[K, V]):
         self.stopped = False
         self._stop_told = False
         self._ending = False
+        self._taking = False
         self._renew_at = 0.0
         if topics:
             self.subscribe(topics)
@@ -173,20 +162,27 @@ class Consumer(Positions, Generic[K, V]):
     def _poll(self, timeout: float, collect: Callable[[], list[T]]) -> list[T]:
         try:
             with self._enter():
-                return self._poll_inside(timeout, collect)
+                if self.stopped and self._stop_told:
+                    raise ConsumerStoppedError("This consumer was stopped; make a new one to read on.")
+                with self._guard():
+                    if self._taking:  # a second Ctrl-C came while the first was handled below
+                        self._held.take_back()
+                    self._held.finish()
+                self._taking = True
+                out = self._poll_inside(timeout, collect)
+                self._taking = False
+                return out
         except ConcurrentUseError:
             raise
         except BaseException:
             # What was taken but not returned would otherwise count as handed out.
+            self._taking = True
             with self._guard():
                 self._held.take_back()
+            self._taking = False
             raise
 
     def _poll_inside(self, timeout: float, collect: Callable[[], list[T]]) -> list[T]:
-        if self.stopped and self._stop_told:
-            raise ConsumerStoppedError("This consumer was stopped; make a new one to read on.")
-        with self._guard():
-            self._held.finish()
         end: float | None = None
         while True:
             if self.stopped:
@@ -335,7 +331,7 @@ class Consumer(Positions, Generic[K, V]):
         self._bell.ring()
         if self._busy.acquire(timeout=_CLOSE_WAIT_S):
             try:
-                self._dead = None
+                self._owner = get_ident()
                 self._end(closed("log"))
             finally:
                 self._busy.release()
@@ -346,13 +342,20 @@ class Consumer(Positions, Generic[K, V]):
         self._ending = True
         try:
             with self._guard():
-                if self._dead is None:
-                    self._leave()
-        finally:
-            self._dead = error
-            self._bell.ring()
-            self._service.off_metadata(self._bell.ring)
-            self._log._forget(self)
+                self._leave()
+        except Exception:
+            self._let_go(error)
+            raise
+        except BaseException:  # Ctrl-C: it is still open, and closing it again goes on
+            self._ending = False
+            raise
+        self._let_go(error)
+
+    def _let_go(self, error: StreamlogError) -> None:
+        self._service.off_metadata(self._bell.ring)
+        self._log._forget(self)
+        self._dead = error
+        self._bell.ring()
 
     def _leave(self) -> None:
         """Commit what is finished, tell the listener, leave the group, let go of every partition."""

@@ -13,7 +13,7 @@ from ..errors import CorruptRecordError, DeserializationError, StreamlogError
 from ..records.batch import BatchHeader, corrupt, directory_entries, read_header, verify_payload
 from ..records.columns import BatchColumns, records_of
 from ..storage.log import Chunk
-from ..types import Record
+from ..types import Buffer, Record
 
 Deserialize = Callable[[bytes], Any]
 
@@ -36,7 +36,7 @@ class VerifiedBatch(BatchColumns):
 
     __slots__ = ("path", "position")
 
-    def __init__(self, buffer: bytes, at: int, header: BatchHeader, path: str, position: int) -> None:
+    def __init__(self, buffer: Buffer, at: int, header: BatchHeader, path: str, position: int) -> None:
         self.path = path
         self.position = position
         self.header = header
@@ -52,12 +52,13 @@ class VerifiedBatch(BatchColumns):
 
 def batches(chunk: Chunk) -> Iterator[VerifiedBatch]:
     """The batches of a chunk in order. Raises CorruptRecordError at the first that does not verify."""
-    data, seed, path, start, _ = chunk
+    data, seed, path, start, _, known = chunk
     view = memoryview(data)
     at, end = 0, len(data)
     while at < end:
         position = start + at
-        header = read_header(data, at, seed, path, position)
+        header = known or read_header(data, at, seed, path, position)
+        known = None
         stop = at + header.batch_len
         if stop > end:
             raise corrupt(path, position, "the batch is cut short", header.batch_len, end - at)
@@ -70,25 +71,29 @@ def batches(chunk: Chunk) -> Iterator[VerifiedBatch]:
         at = stop
 
 
-def records(batch: VerifiedBatch, decoder: Decoder, start: int) -> Iterator[Record[Any, Any]]:
-    """The batch's records from offset `start` on, deserialized, in a C iterator where nothing has to be deserialized.
+def records(batch: VerifiedBatch, decoder: Decoder, start: int, window: int) -> tuple[Iterator[Record[Any, Any]], int]:
+    """The batch's records from offset `start` on, deserialized, in a C iterator where nothing has to be deserialized;
+    and the offset at which to go on.
 
-    With deserializers it may raise DeserializationError between records; the record in question is
-    not handed out, all before it are.
+    That is the batch's end, or, if no more than `window` records are wanted, where those end: whoever reads one
+    record in the middle of a batch need not pay for all. With deserializers it may raise DeserializationError
+    between records; the record in question is not handed out, all before it are.
     """
     header = batch.header
+    count, onward = header.record_count, header.next_offset
+    low, high = 0, None
     try:
-        skip = 0
-        if start > header.base_offset:
-            skip = start - header.base_offset
-            if header.record_count != header.last_offset_delta + 1:
-                skip = sum(1 for offset in batch.offsets() if offset < start)
-        made: Iterator[Record[Any, Any]] = records_of(Record, decoder.topic, decoder.partition, batch, skip)
+        if header.last_offset_delta + 1 == count:
+            low = max(0, start - header.base_offset)
+            if low + window < count:
+                high = low + window
+                onward = header.base_offset + high
+        elif start > header.base_offset:
+            low = sum(1 for offset in batch.offsets() if offset < start)
+        made: Iterator[Record[Any, Any]] = records_of(Record, decoder.topic, decoder.partition, batch, low, high)
     except (ValueError, TypeError) as error:
         raise batch.damaged(error) from error
-    if decoder.plain:
-        return made
-    return _deserialized(made, decoder)
+    return (made if decoder.plain else _deserialized(made, decoder)), onward
 
 
 def _deserialized(raw: Iterator[Record[Any, Any]], decoder: Decoder) -> Iterator[Record[Any, Any]]:

@@ -13,12 +13,15 @@ import weakref
 from itertools import count
 from typing import Any
 
+from ..broker.api import Service
 from ..broker.broker import Broker
+from ..broker.following import FollowingService
 from ..broker.scheduler import Scheduler
 from ..broker.service import LocalService
 from ..config import OpenOptions
 from ..errors import ConfigError, StreamlogError
-from ..runtime.disk import OsDisk, absolute, new_temporary_directory
+from ..runtime.api import Disk
+from ..runtime.disk import OsDisk
 from ..runtime.threads import (
     BackgroundThread,
     RawGate,
@@ -36,46 +39,87 @@ _FUNERALS_MS = 1_000
 
 
 class Engine:
-    """The broker, the service and the background work of one directory."""
+    """The service and the background work of one directory."""
 
-    def __init__(self, path: str, options: OpenOptions, *, temporary: bool) -> None:
+    service: Service
+
+    def __init__(self, path: str, options: OpenOptions, disk: Disk, *, temporary: bool) -> None:
         self.path = path
+        self.place = (disk.filesystem, path)
         self.options = options
         self.temporary = temporary
         self.room = Room()
         self.numbers = count()
         self.handles: weakref.WeakSet[Any] = weakref.WeakSet()
-        self.users = 0
-        clock: Any = options.clock if options.clock is not None else SystemClock()
-        self._disk = OsDisk()
+        self.users: set[object] = set()
+        self.ending = False
+        self._disk = disk
+        self._clock: Any = options.clock if options.clock is not None else SystemClock()
         self.scheduler = Scheduler(new_lock(), new_lock())
-        self._broker = Broker(path, self._disk, new_lock, RawGate, real_monotonic)
-        self.service = LocalService(self._broker, clock, self.scheduler, options.defaults, new_lock, real_monotonic)
-        self._clock = clock
-        self._thread: BackgroundThread | None = None
+
+    def open(self) -> None:
+        raise NotImplementedError
+
+    def close(self) -> None:
+        """Stop the background work and let go of the directory. Raises the first error, after everything was let go."""
+        raise NotImplementedError
+
+    def discard(self) -> None:
+        """After an open that failed or was interrupted: let go of what it took."""
+        raise NotImplementedError
+
+    def abandon(self) -> None:
+        """In a forked child: every handle refuses from now on; nothing is written, locked or removed."""
+        for handle in walk(self.handles):
+            handle._abandon_all()
+
+
+class OwningEngine(Engine):
+    """The broker, the service and the background work of a directory that is this process's."""
+
+    def __init__(self, path: str, options: OpenOptions, disk: Disk, *, temporary: bool) -> None:
+        super().__init__(path, options, disk, temporary=temporary)
+        self._broker = Broker(path, self._disk, new_lock, RawGate, real_monotonic, sync=options.sync)
+        self._local = self.service = LocalService(
+            self._broker, self._clock, self.scheduler, options.defaults, new_lock, real_monotonic
+        )
+        self._local.publisher.is_silent = temporary
+        self._threads: list[BackgroundThread] = []
 
     def open(self) -> None:
         self._broker.open(self.options.lock_timeout)
-        self.service.open()
+        self._local.open()
         if hasattr(self._clock, "attach"):
             self._clock.attach(self.scheduler)
-        else:
-            self._thread = BackgroundThread(_Run(self), self._clock.time_ms, "streamlog-background")
-            self.scheduler.nudge = self._thread.nudge
+            return
+        work = BackgroundThread(_Run(self), self._clock.time_ms, "streamlog-background")
+        self._threads.append(work)
+        self.scheduler.nudge = work.nudge
+        if self.temporary:
+            return
+        # Its own thread: a compaction in the other one would keep readers in other processes waiting.
+        publisher = self._local.publisher
+        publishing = BackgroundThread(publisher.tick, SystemClock().time_ms, "streamlog-published")
+        self._threads.append(publishing)
+        publisher.wake = publishing.nudge
 
     def close(self) -> None:
         """Stop the background work, close every partition, give up the directory, remove a temporary one."""
         try:
-            if self._thread is not None:
-                self._thread.stop()
-            elif hasattr(self._clock, "detach"):
+            self._stop()
+            if hasattr(self._clock, "detach"):
                 self._clock.detach(self.scheduler)
         finally:
             self._close()
 
+    def _stop(self) -> None:
+        self._local.publisher.wake = None
+        for thread in self._threads:
+            thread.stop()
+
     def _close(self) -> None:
         try:
-            self.service.close()
+            self._local.close()
         finally:
             if self.temporary:
                 try:
@@ -84,19 +128,42 @@ class Engine:
                     logger.warning("could not remove the temporary log %s (%s)", self.path, error)
 
     def discard(self) -> None:
-        """After an open that failed or was interrupted: let go of what it took."""
-        if self._thread is not None:
-            self._thread.stop()
-        self.service.abandon()
+        self._stop()
+        self._local.abandon()
         if self.temporary:
             with contextlib.suppress(OSError):
                 self._disk.rmtree(self.path)
 
     def abandon(self) -> None:
-        """In a forked child: every handle refuses from now on; nothing is written, locked or removed."""
-        for handle in walk(self.handles):
-            handle._abandon_all()
-        self.service.abandon()
+        super().abandon()
+        self._local.abandon()
+
+
+class FollowingEngine(Engine):
+    """The service of a directory that is another process's, and the thread that looks for news while somebody waits.
+
+    The thread is there under a clock that a test moves too: it is the other process's time that counts.
+    """
+
+    def __init__(self, path: str, options: OpenOptions, disk: Disk, *, temporary: bool) -> None:
+        super().__init__(path, options, disk, temporary=temporary)
+        self._following = self.service = FollowingService(
+            path, disk, self._clock, self.scheduler, new_lock, RawGate, real_monotonic
+        )
+        self._thread: BackgroundThread | None = None
+
+    def open(self) -> None:
+        self._following.open(self.options.lock_timeout)
+        self._thread = BackgroundThread(_Look(self), SystemClock().time_ms, "streamlog-following")
+        self._following.nudge = self._thread.nudge
+
+    def close(self) -> None:
+        self.discard()
+
+    def discard(self) -> None:
+        if self._thread is not None:
+            self._thread.stop()
+        self._following.close()
 
 
 class _Run:
@@ -111,52 +178,99 @@ class _Run:
         return self._scheduler.run_due(now_ms)
 
 
+class _Look:
+    """The following thread's work. It does not refer to the engine: a thread must not keep a forgotten log."""
+
+    def __init__(self, engine: FollowingEngine) -> None:
+        self._tick = engine._following.tick
+        self._room = engine.room
+
+    def __call__(self, now_ms: int) -> int | None:
+        self._room.hold_funerals()
+        return self._tick(now_ms)
+
+
 class Registry:
-    """The engines of this process, by real path."""
+    """The engines of this process, by file system and real path."""
 
     def __init__(self) -> None:
         self._lock = new_lock()
-        self._engines: dict[str, Engine] = {}
+        self._engines: dict[tuple[object, str], Engine] = {}
         self._hooked = False
 
-    def open(self, path: str | None, options: OpenOptions) -> Engine:
-        """The engine for a path, made if there is none; None makes a temporary one. Call `close` for each."""
+    def open(self, path: str | None, options: OpenOptions, user: object) -> Engine:
+        """The engine for a path, made if there is none; None makes a temporary one. Call `close` for each `user`.
+
+        An interrupt anywhere leaves no use of it behind.
+        """
+        opened: list[Engine] = []
+        try:
+            self._open(path, options, user, opened)
+        except BaseException:
+            for engine in opened:
+                self.close(engine, user)
+            raise
+        return opened[0]
+
+    def _open(self, path: str | None, options: OpenOptions, user: object, opened: list[Engine]) -> None:
         for known in list(self._engines.values()):
             known.room.hold_funerals()  # a handle that was dropped may be the last on this path
         with self._lock:
             self._hook()
-            real = absolute(path) if path is not None else new_temporary_directory()
-            engine = self._engines.get(real)
+            disk: Disk = options.disk if options.disk is not None else OsDisk()
+            real = disk.absolute(path) if path is not None else disk.new_temporary_directory()
+            engine = self._engines.get((disk.filesystem, real))
+            if engine is not None and not engine.users:  # its closing was interrupted
+                self._end(engine)
+                engine = None
             if engine is not None:
                 difference = engine.options.differs(options)
+                if difference == "read_only":
+                    held = "for reading only" if engine.options.read_only else "for writing"
+                    raise ConfigError(
+                        f"{real} is open in this process {held} already. Use that handle, or close it first: a process that "
+                        f"owns a log reads through it, and read_only=True is for other processes.",
+                        name=difference,
+                    )
                 if difference is not None:
                     raise ConfigError(
                         f"{real} is open in this process with another {difference}. Opening it again gives another handle "
                         f"on the same log, so the options have to be the same; close the first one to change them.",
                         name=difference,
                     )
-                engine.users += 1
-                return engine
-            engine = Engine(real, options, temporary=path is None)
+                opened.append(engine)
+                engine.users.add(user)
+                return
+            kind: type[Engine] = FollowingEngine if options.read_only else OwningEngine
+            engine = kind(real, options, disk, temporary=path is None)
             try:
                 engine.open()
             except BaseException:
                 engine.discard()
                 raise
-            engine.users = 1
-            self._engines[real] = engine
-            return engine
+            self._engines[engine.place] = engine
+            opened.append(engine)
+            engine.users.add(user)
 
-    def close(self, engine: Engine) -> None:
-        """Give up one use of an engine; the last one closes it."""
+    def close(self, engine: Engine, user: object) -> None:
+        """Give up one use of an engine; the last one closes it. Can be interrupted, and done again."""
         with self._lock:
-            engine.users -= 1
-            if engine.users:
-                return
-            try:
+            engine.users.discard(user)
+            if not engine.users and self._engines.get(engine.place) is engine:
+                self._end(engine)
+
+    def _end(self, engine: Engine) -> None:
+        """REQUIRES: the lock. What was interrupted while it closed is let go of: the next open looks after the rest."""
+        try:
+            if engine.ending:
+                engine.discard()
+            else:
+                engine.ending = True
                 engine.close()
-            finally:
-                self._engines.pop(engine.path, None)
+        except Exception:
+            self._engines.pop(engine.place, None)
+            raise
+        self._engines.pop(engine.place, None)
 
     def _hook(self) -> None:
         if not self._hooked:

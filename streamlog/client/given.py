@@ -1,4 +1,4 @@
-"""Times and partitions as callers give them."""
+"""Times, partitions and disks as callers give them."""
 
 from __future__ import annotations
 
@@ -30,3 +30,13 @@ def to_ms(at: Any) -> int:
     if isinstance(at, bool) or not isinstance(at, int):
         raise ValueError(f"{at!r} is no time: pass an int of milliseconds since the epoch, or an aware datetime.")
     return at
+
+
+def check_disk(disk: Any) -> Any:
+    """`disk` if it can be one, or None; ConfigError otherwise."""
+    if disk is not None and not all(callable(getattr(disk, name, None)) for name in ("open", "sync_dir", "lock")):
+        raise ConfigError(
+            f"disk={disk!r} is no disk: give a streamlog.testing.SimulatedDisk or FaultyDisk, or leave it out.",
+            name="disk",
+        )
+    return disk

@@ -9,6 +9,7 @@ from typing import Any
 from ..config import choice
 from ..coordinator import GroupDescription
 from ..errors import ConfigError, OffsetOutOfRangeError
+from ..runtime.threads import result_of
 from ..types import MemberInfo, OffsetAndMetadata, Record, TopicPartition
 from .consumer import Consumer
 from .given import partition_of, to_ms
@@ -163,7 +164,7 @@ class ConsumerGroup:
                 for number in range(service.topic(topic).partitions):
                     name = TopicPartition(topic, number)
                     wanted[name] = OffsetAndMetadata(self._where(name, to))
-        service.commit(self.name, None, 0, wanted).result()
+        result_of(service.commit(self.name, None, 0, wanted))
 
     def _where(self, name: TopicPartition, to: Any) -> int:
         service = self._log._use()
@@ -177,7 +178,7 @@ class ConsumerGroup:
         """Forget the group and its offsets. Raises GroupNotEmptyError, GroupIdNotFoundError."""
         service = self._log._use()
         self._log._room.reap(self.name)
-        service.delete_group(self.name).result()
+        result_of(service.delete_group(self.name))
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, ConsumerGroup) and other.name == self.name and other._log._same_log(self._log)

@@ -19,7 +19,7 @@ from ..config import ConsumerConfig
 from ..coordinator import Heartbeat, HeartbeatResult
 from ..errors import StreamlogError
 from ..runtime.disk import new_id
-from ..runtime.threads import RawGate, current_thread_alive_check, get_ident
+from ..runtime.threads import RawGate, current_thread_alive_check, get_ident, result_of
 from ..types import TopicPartition
 
 T = TypeVar("T")
@@ -114,7 +114,7 @@ class Membership:
             wanted_id=self._joining,
         )
         try:
-            result = self._service.heartbeat(request).result()
+            result = result_of(self._service.heartbeat(request))
         except StreamlogError:
             self._joining = ""
             self._forget()
@@ -132,14 +132,13 @@ class Membership:
             self._tell_coordinator(self.member_id)
 
     def leave(self) -> None:
-        """Leave the group; quiet if it was put out already, or the log is closed."""
+        """Leave the group; quiet if it was put out already, or the log is closed. Can be interrupted, and done again."""
         if self._watching:
-            self._watching = False
             self._service.unwatch_group(self.group, self._bell.ring)
-        member_id = self.member_id
+            self._watching = False
+        if self.member_id:
+            self._tell_coordinator(self.member_id)
         self._forget()
-        if member_id:
-            self._tell_coordinator(member_id)
         if self._joining:
             self._leave_as(self._joining)
 
@@ -149,7 +148,7 @@ class Membership:
 
     def _tell_coordinator(self, member_id: str) -> None:
         try:
-            self._service.leave_group(self.group, member_id).result()
+            result_of(self._service.leave_group(self.group, member_id))
         except StreamlogError as error:
             logger.debug("leaving group %r: %s", self.group, error)
 

@@ -18,7 +18,7 @@ from ..runtime.api import Completion
 from ..runtime.threads import RawGate, new_lock, real_monotonic
 from ..storage.log import Write
 from ..types import ProducerRecord
-from .accumulator import PartitionQueue, attributes_of
+from .accumulator import PartitionQueue
 from .batch import Batch, Row
 from .delivery import delivery_error
 
@@ -55,16 +55,19 @@ class Outbox:
                 queue = PartitionQueue(self, view, number, codec, self._config.linger_ms)
                 queue.closed = self._closed
                 self.queues[view.id_bytes, number] = queue
-            queue.topic, queue.codec, queue.attributes = view, codec, attributes_of(view)
+            queue.follow(view, codec)
         return queue
 
     def add(self, queue: PartitionQueue, row: Row, size: int) -> tuple[Batch, int]:
         """Put a record into the queue's open batch, waiting for room in the buffer if that has to be a new one."""
+        lingers = self._config.linger_ms
+        if lingers and queue.open is None:
+            self._arm(self.now_ms() + lingers)  # before there is a batch: an interrupt must not leave it to itself
         added = queue.add(row, size)
         while added is None:
             self.wait_for_room(size, queue)
             added = queue.add(row, size)
-        if added[1] == 0 and self._config.linger_ms:
+        if lingers and added[1] == 0:
             self._arm(added[0].deadline_ms)
         return added
 
@@ -73,8 +76,12 @@ class Outbox:
     def append(self, queue: PartitionQueue, write: Write) -> Completion[int]:
         return self._service.produce(queue.topic, queue.partition, write)
 
-    def settle(self, queue: PartitionQueue, write: Write) -> None:
-        self._service.settle(queue.topic, queue.partition, write)
+    def settle(self, queue: PartitionQueue, write: Write) -> Completion[int] | None:
+        return self._service.settle(queue.topic, queue.partition, write)
+
+    def call_soon(self, queue: PartitionQueue) -> None:
+        """Nobody may be waiting for these records: have the callbacks called by the scheduler."""
+        self._service.scheduler.at(self.now_ms(), queue.call_later)
 
     def reserve(self, size: int) -> bool:
         """Take room in the buffer, if there is any. A lone batch always fits."""
@@ -90,7 +97,7 @@ class Outbox:
             self._buffered -= batch.reserved
             batch.reserved = 0
         error = batch.error()
-        if error is not None:
+        if error is not None and batch not in self._failed:
             logger.error("%d records for %s-%d were not written: %s", len(batch), *batch.queue.name, error)
             if self._config.acks != 0:
                 self._failed.append(batch)
@@ -122,11 +129,12 @@ class Outbox:
             if not gate.wait(min(left, _LOOK_AGAIN_S)):
                 self._recount()
             queue.drain()
+            queue.written.push(_LOOK_AGAIN_S)
 
     def _recount(self) -> None:
         """An interrupt between taking room and using it leaves room taken for nothing."""
         with self._lock:
-            waiting = [batch for queue in self.queues.values() for batch in (queue.open, *queue.queue)]
+            waiting = [batch for queue in self.queues.values() for batch in queue.batches()]
             self._buffered = sum(batch.reserved for batch in waiting if batch is not None)
 
     def forget_topics(self, known: Iterable[bytes]) -> None:
@@ -134,7 +142,12 @@ class Outbox:
         ids = set(known)
         with self._lock:
             for place, queue in list(self.queues.items()):
-                if place[0] not in ids and queue.idle() and not queue.draining.locked():
+                if (
+                    place[0] not in ids
+                    and queue.idle()
+                    and queue.written.last() is None
+                    and not queue.draining.locked()
+                ):
                     del self.queues[place]
 
     def _has_room(self, size: int) -> bool:
@@ -145,8 +158,8 @@ class Outbox:
     def _arm(self, deadline_ms: int) -> None:
         """Have the scheduler come by when the first linger is over; one visit serves all open batches."""
         if not self._armed:
-            self._armed = True
             self._service.scheduler.at(deadline_ms, self.write_overdue)
+            self._armed = True
 
     def write_overdue(self, now_ms: int) -> int | None:
         """Write the batches whose linger is over; when the next one's is (ms), or None."""

@@ -10,10 +10,11 @@ from ..broker.api import Service
 from ..config import ProducerConfig
 from ..errors import InvalidRecordError, InvalidTimestampError, SerializationError, StreamlogError
 from ..records.columns import pack_one
-from ..runtime.threads import SystemClock, new_lock, time_ns
+from ..runtime.api import Completion
+from ..runtime.threads import SystemClock, new_lock, time_ns, wait_for
 from ..types import HeaderTuple, RecordMetadata
 from . import bulk, options
-from .accumulator import RECORD_OVERHEAD, PartitionQueue
+from .accumulator import RECORD_OVERHEAD, PartitionQueue, not_in_time
 from .batch import Batch
 from .delivery import Delivery, ManyDelivery, Part, Written
 from .handle import Closing, Parent, closed
@@ -48,10 +49,13 @@ class Producer(Closing):
     0
     """
 
+    _ended = False
+
     def __init__(self, log: Parent, **config: Unpack[options.ProducerConfig]) -> None:
         self._config = ProducerConfig.of(config)
         self._log = log
         self._service: Service = log._use()
+        self._service.require_writable("A producer")
         clock = self._service.clock
         # The system's clock is read without a Python frame in between: it is a tenth of a send.
         self._now_ns = time_ns if isinstance(clock, SystemClock) else lambda: clock.time_ms() * 1_000_000
@@ -59,6 +63,7 @@ class Producer(Closing):
         self._batch_size = self._config.batch_size
         self._linger_ms = self._config.linger_ms
         self._acks = self._config.acks
+        self._syncs = self._service.durable
         self._routes: dict[Any, Route] = {}
         # Of topics with one partition and no serializer, the queue: the short way of `send` with a linger.
         self._lingering: dict[Any, PartitionQueue] = {}
@@ -166,6 +171,7 @@ class Producer(Closing):
         self, queue: PartitionQueue, key: bytes | None, value: bytes, timestamp: int, now_ms: int
     ) -> Delivery[RecordMetadata] | None:
         """Write one record with nothing before it, without a batch object; None if something came before."""
+        done = None
         with queue.draining:
             if queue.open is not None or queue.queue or queue.inflight is not None:
                 return None
@@ -174,7 +180,7 @@ class Producer(Closing):
                 done = self._service.produce_one(
                     queue.topic, queue.partition, packed, pack_one(value), timestamp, now_ms
                 )
-                offset = done.result()
+                offset = -1 if self._syncs else done.result()
             except StreamlogError as error:
                 if self._acks != 0:
                     raise
@@ -182,14 +188,28 @@ class Producer(Closing):
                 offset = -1
         if queue.open is not None or queue.queue:
             queue.drain()
+        if self._syncs and done is not None:
+            offset = self._await_sync(done)
         written: Written = _new(Written)
         written._metadata = (queue.topic.name, queue.partition, offset if self._acks else -1, timestamp)
         return written
 
+    def _await_sync(self, done: Completion[int]) -> int:
+        """Have a lone record on the device, and not `draining` meanwhile: others' records are to share the sync."""
+        if self._acks == 0:
+            done.unattended()
+            return -1
+        if not done.drive() and not wait_for(done, self._config.delivery_timeout_ms / 1000):
+            raise not_in_time(self._config.delivery_timeout_ms / 1000)
+        return done.result()
+
     def _finish_now(self, batch: Batch, index: int) -> Delivery[RecordMetadata]:
         """Without a linger: acknowledged, or refused, when `send` returns."""
         batch.asked(index)
-        batch.queue.finish(batch, self._config.delivery_timeout_ms / 1000)
+        if self._acks == 0 and self._syncs:
+            batch.queue.drain()
+        else:
+            batch.queue.finish(batch, self._config.delivery_timeout_ms / 1000)
         delivery: Delivery[RecordMetadata] = Delivery(batch, index)
         if self._acks == 0:
             error = batch.error()
@@ -316,7 +336,7 @@ class Producer(Closing):
     # -- ending --------------------------------------------------------------------------------------
 
     def flush(self, timeout: float | None = None) -> None:
-        """Write everything sent so far and wait until it is in the log. Not an fsync: a power loss may take it.
+        """Write everything sent so far and wait until it is in the log; on the device only with `sync=True`.
 
         Raises RequestTimedOutError (a TimeoutError) after `timeout` real seconds; DeliveryError for records
         that failed since the last flush and that nobody asked about.
@@ -326,25 +346,33 @@ class Producer(Closing):
         self._outbox.report()
 
     def close(self, timeout: float | None = None) -> None:
-        """Flush, then refuse. Raises what `flush` raises, closed all the same. Closing again does nothing."""
-        if self._dead is not None:
+        """Flush, then refuse. Raises what `flush` raises, closed all the same. Closing again does nothing, but for
+        one that Ctrl-C interrupted, which goes on."""
+        if self._ended:
             return
-        self._dead = closed("producer")
+        self._dead = dead = self._dead or closed("producer")
         self._forget_routes()
         try:
-            self._outbox.close(timeout, self._dead)
-        finally:
-            self._service.off_metadata(self._forget_routes)
-            self._log._forget(self)
+            self._outbox.close(timeout, dead)
+        except Exception:
+            self._end()
+            raise
+        self._end()
         self._outbox.report()
+
+    def _end(self) -> None:
+        self._service.off_metadata(self._forget_routes)
+        self._log._forget(self)
+        self._ended = True
 
     def _abandon(self) -> None:
         super()._abandon()
+        self._ended = True
         self._forget_routes()
         self._outbox.abandon()
 
     def __del__(self) -> None:
-        if self._dead is None and self._made:
+        if self._made and not self._ended:
             outbox, service, forget = self._outbox, self._service, self._forget_routes
 
             def funeral() -> None:

@@ -20,8 +20,10 @@ from .record_batch import RecordBatch
 
 logger = logging.getLogger("streamlog.client")
 
-# The first fetch after a seek is one index interval: whoever jumps about reads little. Then it grows.
+# The first fetch after a seek is one index interval, and of a batch no more is decoded than is asked for, or these
+# few: whoever jumps about reads little. Then both grow.
 FIRST_BYTES = 4096
+FIRST_RECORDS = 1
 GROWTH = 4
 # Just under what the C library takes from the system anew for each allocation: fresh pages cost more than the read.
 MAX_BYTES = (1 << 17) - 256
@@ -31,7 +33,7 @@ class PartitionReader:
     """Hands out the records of one partition in order. `position` is the next offset to hand out."""
 
     __slots__ = ("_batches", "_bytes", "_chunk", "_current", "_max_bytes", "_next", "_service",
-        "_short", "_skip", "decoder", "isolation", "name", "position", "topic_id")  # fmt: skip
+        "_short", "_skip", "_window", "decoder", "isolation", "name", "position", "topic_id")  # fmt: skip
 
     def __init__(
         self,
@@ -56,6 +58,7 @@ class PartitionReader:
         """Go on at `offset`, forgetting what was prefetched."""
         self.position = offset
         self._bytes = min(FIRST_BYTES, self._max_bytes)
+        self._window = FIRST_RECORDS
         self._forget()
 
     def _forget(self) -> None:
@@ -105,8 +108,10 @@ class PartitionReader:
             batch = self._next_batch(fetch=want == n or not self._short)
             if batch is None:
                 return
-            self._current = decode.records(batch, self.decoder, self.position)
-            self._next = batch.header.next_offset
+            self._current, self._next = decode.records(batch, self.decoder, self.position, max(want, self._window))
+            if self._next < batch.header.next_offset:
+                self._window *= GROWTH
+                self._batches = chain((batch,), self._batches)
 
     def take_batches(self, out: list[RecordBatch[Any, Any]], n: int, exactly: bool) -> int:
         """Append batches of about `n` records in all to `out`; how many records. The last one may be cut."""

@@ -28,6 +28,8 @@ class Reading(Closing):
         self._config = config
         self._log = log
         self._service: Service = log._use()
+        if config.group is not None:
+            self._service.require_writable(f"A consumer with group={config.group!r} (one without only reads)")
         self._room = log._room
         self._busy = new_lock()
         self._state = new_lock()
@@ -58,6 +60,11 @@ class Reading(Closing):
             )
         self._owner = here
         return self._busy
+
+    def _check(self) -> None:
+        # A listener may still commit while a log that closes, and so has closed this already, gives up the partitions.
+        if self._dead is not None and self._inside != get_ident():
+            raise self._dead.again()
 
     def _guard(self) -> Any:
         """The state lock, unless a listener is calling from inside a poll that holds it."""

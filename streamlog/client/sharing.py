@@ -15,7 +15,7 @@ from ..errors import (
     UnknownTopicIdError,
     UnknownTopicOrPartitionError,
 )
-from ..runtime.threads import get_ident
+from ..runtime.threads import get_ident, result_of
 from ..types import OffsetAndMetadata, Record, TopicPartition
 from .given import partition_of
 from .membership import Membership
@@ -255,6 +255,7 @@ class Sharing(Reading):
         handled there. Nothing is committed then. Cost: an append of one small batch.
         """
         with self._enter(), self._guard():
+            self._check()  # the log may have been closed on the way here: nothing is held then, and nothing would be committed
             if self._config.group is None:
                 raise ConfigError("This consumer has no group=, so there is nowhere to commit to.", name="group")
             gone = self._drop_deleted()
@@ -284,7 +285,7 @@ class Sharing(Reading):
         if membership is not None and self._subscription.manual is None and not self._subscription.empty:
             member_id, epoch = membership.member_id or None, membership.epoch
         try:
-            self._service.commit(self._config.group, member_id, epoch, offsets).result()
+            result_of(self._service.commit(self._config.group, member_id, epoch, offsets))
         except UnknownMemberIdError as error:
             raise CommitFailedError(
                 f"The commit in group {self._config.group!r} was refused: this member was put out of the group, because it "

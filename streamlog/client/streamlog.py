@@ -10,14 +10,15 @@ from typing import Any, Unpack
 from ..broker.api import Service
 from ..broker.metadata import TopicView
 from ..config import ConsumerConfig as ConsumerSettings
-from ..config import OpenOptions, check_topic_name, not_yet, open_defaults, real
+from ..config import OpenOptions, check_topic_name, choice, not_yet, open_defaults, real
 from ..errors import ConfigError, InvalidTopicError, StreamlogError, TopicAlreadyExistsError
 from ..runtime.disk import PathLike, fspath
-from ..runtime.threads import new_lock
+from ..runtime.threads import new_lock, result_of
 from ..types import Clock, TopicPartition
 from .consumer import Consumer
 from .decode import Decoder
 from .engine import Engine, registry
+from .given import check_disk
 from .group import ConsumerGroup
 from .handle import Closing, closed
 from .membership import Room, walk
@@ -46,11 +47,16 @@ def open(
 ) -> StreamLog:
     """Open the log in directory `path`, made if absent; without a path a temporary one, removed at close.
 
-    One process owns a directory at a time (LogLockedError names the pid; `lock_timeout` waits, seconds).
+    One process owns a directory at a time (LogLockedError names the pid; `lock_timeout` waits, seconds). Any number of
+    others open it with `read_only=True`: they see what the owner writes within 20 ms, write nothing, and read on
+    when the owner is gone. Everything that would write then raises ReadOnlyError, `consumer(group=…)` too.
+    `sync`: what is acknowledged is on the device, safe from a power loss; producers that wait at the same time
+    share one sync. Without it a killed process loses nothing, and `StreamLog.sync` makes a moment durable.
     A second open in this process with the same options gives another handle on the same log.
     `auto_create_topics`: sending to or reading an unknown topic creates it. `clock`: a
     `testing.ManualClock` moves time by hand. Other settings are defaults for new topics
-    (`partitions=4`, `retention_ms=…`) and are stored with each when it is created.
+    (`partitions=4`, `retention_ms=…`) and are stored with each when it is created. `disk`: a
+    `testing.SimulatedDisk` or `testing.FaultyDisk` in place of the machine's own files.
 
     Raises FormatError for a directory that is not empty and no log, or one of a newer format.
 
@@ -61,11 +67,8 @@ def open(
     """
     for name, value, default, instead in (
         ("brokers", brokers, (None, 1), "a log has one broker directory."),
-        ("read_only", read_only, (False,), "one process at a time opens a directory, and may write."),
-        ("sync", sync, (False,), "records are safe from a killed process, and from a power loss after close()."),
         ("force", force, (False,), "there are no metadata copies to go without."),
         ("replica_lag_time_max_ms", replica_lag_time_max_ms, (30_000,), "there are no replicas to lag."),
-        ("disk", disk, (None,), "the fault-injecting file layer comes with a later one."),
     ):
         if value not in default:
             raise not_yet(name, value, instead)
@@ -75,9 +78,34 @@ def open(
             name="path",
         )
     real("lock_timeout", lock_timeout, 0.0, 86_400.0)
-    options = OpenOptions(bool(auto_create_topics), clock, float(lock_timeout), open_defaults(topic_defaults))
-    engine = registry.open(None if path is _UNSET else fspath(path), options)
-    return StreamLog(engine)
+    defaults = open_defaults(topic_defaults)
+    choice("sync", sync, (False, True))
+    choice("read_only", read_only, (False, True))
+    if read_only:
+        _refuse_for_reading(path, auto_create_topics=auto_create_topics, sync=sync, **topic_defaults)
+    options = OpenOptions(
+        bool(auto_create_topics), clock, float(lock_timeout), defaults, check_disk(disk), sync, bool(read_only)
+    )
+    user = object()
+    engine = registry.open(None if path is _UNSET else fspath(path), options, user)
+    try:
+        return StreamLog(engine, user)
+    except BaseException:
+        registry.close(engine, user)
+        raise
+
+
+def _refuse_for_reading(path: Any, **settings: Any) -> None:
+    """Raise ConfigError for what contradicts `read_only=True`."""
+    if path is _UNSET:
+        raise ConfigError("read_only=True needs a path: a temporary log is new, and has nothing to read.", name="path")
+    for name, value in settings.items():
+        if value:
+            raise ConfigError(
+                f"{name}={value!r} and read_only=True contradict each other: a log that is only read has nothing to apply it "
+                f"to. Leave it out here; give it in the process that owns the log.",
+                name=name,
+            )
 
 
 class StreamLog(Closing):
@@ -93,8 +121,10 @@ class StreamLog(Closing):
     (True, ['orders'])
     """
 
-    def __init__(self, engine: Engine) -> None:
+    def __init__(self, engine: Engine, user: object) -> None:
         self._engine = engine
+        self._user = user
+        self._ended = False
         self._room: Room = engine.room
         self._children: weakref.WeakSet[Any] = weakref.WeakSet()
         self._lock = new_lock()
@@ -192,13 +222,34 @@ class StreamLog(Closing):
         """Plain numbers by topic and partition, counted since the log was opened; JSON-able."""
         return self._use().metrics()
 
+    def sync(self) -> None:
+        """Have everything acknowledged so far on the device, in every partition: safe from a power loss.
+
+        With `sync=True` that is so already; records still lingering are flushed by their producer, not by
+        this. Calls at the same time share their syncs. Cost: one `fdatasync` for each partition written to
+        since the last one. Raises PoisonedLogError or StorageError for the first partition that failed, after
+        all were tried.
+
+        >>> import streamlog
+        >>> with streamlog.open() as log:
+        ...     _ = log.create_topic("orders").send("9.50", key="alice")
+        ...     log.sync()
+        """
+        first: StreamlogError | None = None
+        for done in self._use().sync():
+            try:
+                result_of(done)
+            except StreamlogError as error:
+                first = first or error
+        if first is not None:
+            raise first
+
     # -- closing -------------------------------------------------------------------------------------
 
     def close(self) -> None:
         """Close the log's workers, consumers and producers, then the log; raise the first error, closed all the same."""
-        if self._dead is not None:
-            return
-        self._close(None)
+        if not self._ended:  # or Ctrl-C came into the last try
+            self._close(None)
 
     def _close(self, flush_timeout: float | None) -> None:
         self._room.hold_funerals()
@@ -209,13 +260,14 @@ class StreamLog(Closing):
             except Exception as error:  # the others are closed all the same
                 first = first or error
         with self._lock:
-            if self._dead is not None:
+            if self._ended:
                 return
-            self._dead = closed("log")
+            self._dead = self._dead or closed("log")
         try:
-            registry.close(self._engine)
+            registry.close(self._engine, self._user)
         except StreamlogError as error:
             first = first or error
+        self._ended = True
         if first is not None:
             raise first
 
@@ -233,7 +285,7 @@ class StreamLog(Closing):
                 yield partial(child.close, flush_timeout)
 
     def _close_at_exit(self) -> None:
-        if self._dead is None:
+        if not self._ended:
             for child in walk(self._children):
                 if isinstance(child, Consumer):
                     child.stop()  # a loop in another thread ends as if it was asked to, without an error
@@ -243,11 +295,12 @@ class StreamLog(Closing):
         for child in walk(self._children):
             child._abandon()
         self._abandon()
+        self._ended = True
 
     def __del__(self) -> None:
-        if self._dead is None and self._made:
-            engine = self._engine
-            self._room.bury(lambda: registry.close(engine))
+        if self._made and not self._ended:
+            engine, user = self._engine, self._user
+            self._room.bury(lambda: registry.close(engine, user))
             self._warn_open()  # last: where warnings are errors, it raises
 
     def __repr__(self) -> str:

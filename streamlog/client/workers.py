@@ -57,6 +57,7 @@ class Workers(Closing):
             check_topic_name(dead_letter_topic)
         if "group" in config:
             raise ConfigError("group= is this group's own name; leave it out.", name="group")
+        log._use().require_writable(f"Working as group {group!r}")
         self._log = log
         self._group = group
         self._handler = handler

@@ -50,11 +50,17 @@ class Ledger:
 
     # -- replay
 
-    def replay(self, records: Iterable[LogRecord]) -> None:
-        """Apply records of the log, in order, before `loaded`. Raises FormatError for one not understood."""
+    def replay(self, records: Iterable[LogRecord], written: Completion[int] | None = None) -> None:
+        """Apply records of the log, in order, before `loaded`. Raises FormatError for one not understood.
+
+        `written` is done when they count as written; until then no answer that rests on them is given.
+        """
         if self._failed:
             self.unload()
         self._replay(records)
+        if written is not None and not written.done():
+            self._parked = written
+            written.on_done(self._on_appended)
 
     def _replay(self, records: Iterable[LogRecord]) -> None:
         for key, value in records:
@@ -114,7 +120,7 @@ class Ledger:
             if waits_for is not None:
                 waits_for.on_done(self._on_appended)
         value = result()
-        return Completion.of(value) if waits_for is None else _after(waits_for, value)
+        return Completion.of(value) if waits_for is None else _After(waits_for, value)
 
     def _on_appended(self, appended: Completion[int]) -> None:
         # on whatever thread finished it, so without the lock
@@ -150,18 +156,37 @@ class Ledger:
         return list(wakeups)
 
 
-def _after(appended: Completion[int], value: T) -> Completion[T]:
-    answer: Completion[T] = Completion()
+class _After(Completion[T]):
+    """An answer that is there when an append is done. It looks at the append, so an interrupt cannot part them."""
 
-    def settle(done: Completion[int]) -> None:
-        error = done.error()
-        if error is None:
-            answer.complete(value)
-        else:
-            answer.fail(error)
+    __slots__ = ("_appended",)
 
-    appended.on_done(settle)
-    return answer
+    def __init__(self, appended: Completion[int], value: T) -> None:
+        super().__init__()
+        self._appended = appended
+        self._value = value
+
+    def done(self) -> bool:
+        return self._appended.done()
+
+    def error(self) -> BaseException | None:
+        return self._appended.error()
+
+    def result(self) -> T:
+        self._appended.result()
+        return self._value  # type: ignore[return-value]
+
+    def on_done(self, callback: Callable[[Completion[T]], object]) -> None:
+        self._appended.on_done(lambda _: callback(self))
+
+    def on_turn(self, wake: Callable[[Completion[T]], object]) -> None:
+        self._appended.on_turn(lambda _: wake(self))
+
+    def drive(self) -> bool:
+        return self._appended.drive()
+
+    def unattended(self) -> None:
+        self._appended.unattended()
 
 
 def gather(parts: Sequence[Completion[None]]) -> Completion[None]:

@@ -45,6 +45,10 @@ _ONE_HEADER_LEN = FIXED_LEN + 1 + _ENTRY.size
 _TWO_HEADER_LEN = FIXED_LEN + 1 + 2 * _ENTRY.size
 MAX_HEADER_LEN = FIXED_LEN + 1 + 255 * _ENTRY.size
 MAX_BATCH_LEN = 1 << 30
+# A column that is left out costs no byte, so a batch of more records than this has to have a byte for each.
+MAX_FREE_RECORDS = 1 << 22
+MAX_RECORDS = 1 << 25
+MAX_OFFSET = 1 << 62  # no log gets there: what is said to be beyond it is no offset, and sums stay within 64 bits
 
 _header_into = _HEADER.unpack_from
 _NO_HEADER: tuple[Any, ...] = (b"", 0, 0, 0, 0, 0, 0)
@@ -222,6 +226,11 @@ def header_fault(buffer: Buffer, position: int, seed: int) -> tuple[str, int, in
     digest = xxh3_64_intdigest(view[: _PREFIX.size] + view[_HASHED_FROM:], seed) & _hash32
     if digest != header.header_hash:
         return "the header does not match its checksum", header.header_hash, digest
+    if not 0 <= header.base_offset < MAX_OFFSET or header.last_offset_delta < 0:
+        return "its offsets are impossible", 0, header.base_offset & (1 << 64) - 1
+    room = header.uncompressed_len if header.codec else header.batch_len - header.header_len
+    if header.record_count > min(max(room, MAX_FREE_RECORDS), MAX_RECORDS):
+        return "its number of records is impossible", room, header.record_count
     return None
 
 
@@ -243,6 +252,9 @@ def read_header(buffer: Buffer, position: int, seed: int, path: str, file_positi
         and header_len <= fields[3] <= MAX_BATCH_LEN
         and position + header_len <= len(buffer)
         and not fields[6] & FORM_MASK
+        and 0 <= fields[7] < MAX_OFFSET
+        and fields[8] >= 0
+        and fields[10] <= MAX_FREE_RECORDS
     ):
         at = position + _PREFIX.size
         hashed = bytes(buffer[position:at]) + bytes(buffer[at + _HASH.size : position + header_len])
@@ -273,8 +285,8 @@ def verify_payload(header: BatchHeader, payload: Buffer, seed: int, path: str, f
 def corrupt(path: str, position: int, why: str, expected: int, actual: int) -> CorruptRecordError:
     return CorruptRecordError(
         f"{path} is damaged at byte {position}: {why} (expected {expected:#x}, found {actual:#x}). "
-        f"Nothing from this batch was served; read with on_corrupt='skip' to go past it, and run "
-        f"streamlog.verify() to see what else is hurt.",
+        f"Nothing from this batch was served. Read with on_corrupt='skip' to go past it; streamlog.verify() tells "
+        f"what else is hurt, and streamlog.repair() copies what is whole into a new log.",
         path=path,
         position=position,
         expected=expected,

@@ -20,6 +20,7 @@ from .batch import (
     CODEC_SHIFT,
     FORM_COLUMNS,
     LOG_APPEND_TIME,
+    MAX_FREE_RECORDS,
     NO_HORIZON,
     NO_TIMESTAMP,
     BatchHeader,
@@ -30,6 +31,7 @@ from .batch import (
 )
 
 OFFSETS, TIMESTAMPS, KEYS, VALUES, HEADERS = 1, 2, 3, 4, 5
+_BYTES_ONLY = frozenset((KEYS, VALUES))
 MAX_UNCOMPRESSED = 1 << 30
 
 HeaderTuple = tuple[tuple[str, bytes | None], ...]
@@ -73,6 +75,8 @@ def seal(
     Cost: about 40 ns a record for keys and values of bytes, and a fixed 2 µs.
     """
     columns: list[tuple[int, bytes]] = []
+    if values is None and count > MAX_FREE_RECORDS:
+        values = [None] * count
     if offset_deltas is not None:
         columns.append((OFFSETS, _pack(offset_deltas)))
     if isinstance(timestamps, int):
@@ -150,6 +154,31 @@ def _unpack(kind: int, data: Buffer, codec: int, count: int) -> Any:
     return column
 
 
+_BIN8_CODE = 0xC4
+_FEW = 16
+
+
+def _few(data: Buffer, start: int, stop: int, count: int, low: int, high: int) -> list[bytes] | None:
+    """The entries from `low` up to `high` of the packed column of `count` byte strings in `data[start:stop]`.
+
+    Only where those before are of one width: then their places are known without unpacking what lies before.
+    That they are is proved, not guessed: entry 0 says that it is as wide as all would have to be, so entry 1
+    begins where it is looked for and says the same, and so on. None where that fails, or for unusual sizes.
+    """
+    width, rest = divmod(stop - start - 3, count)
+    if rest or not 2 <= width < 258 or count > 65_535:
+        return None
+    end = 3 + high * width
+    column = bytes(data[start : start + end])
+    if (
+        column[:3] != b"\xdc" + count.to_bytes(2, "big")
+        or column[3::width].count(_BIN8_CODE) != high
+        or column[4::width].count(width - 2) != high
+    ):
+        return None
+    return [column[at - width + 2 : at] for at in range(3 + low * width + width, end + 1, width)]
+
+
 class BatchColumns:
     """The columns of one verified batch, each decoded when it is first asked for.
 
@@ -173,6 +202,25 @@ class BatchColumns:
                 return _unpack(kind, self._buffer[start : start + length], header.codec, header.record_count)
             start += length
         return None
+
+    def some(self, kind: int, low: int, high: int) -> Any:
+        """The column's entries from index `low` up to `high`; None if it is absent. A few are found without unpacking all."""
+        header = self.header
+        if high - low <= _FEW and kind in _BYTES_ONLY and not header.codec:
+            start = self._start
+            for here, length in self._entries:
+                if here == kind:
+                    found = _few(self._buffer, start, start + length, header.record_count, low, high)
+                    if found is not None:
+                        return found
+                start += length
+        column = self._column(kind)
+        return None if column is None else column[low:high]
+
+    @property
+    def only_keys_and_values(self) -> bool:
+        """Whether offsets count up, timestamps are all the base timestamp, and there are no headers: the usual batch."""
+        return {kind for kind, _ in self._entries} <= _BYTES_ONLY
 
     def offsets(self) -> Sequence[int]:
         header = self.header
@@ -219,18 +267,29 @@ class BatchColumns:
         )
 
 
-def records_of(make: type[Any], topic: str, partition: int, columns: BatchColumns, skip: int = 0) -> Iterator[Any]:
-    """A C iterator over the batch's records from index `skip` on, with no Python frame between.
+def records_of(
+    make: type[Any], topic: str, partition: int, columns: BatchColumns, low: int = 0, high: int | None = None
+) -> Iterator[Any]:
+    """A C iterator over the batch's records from index `low` up to `high`, with no Python frame between.
 
     `map(tuple.__new__, repeat(Record), zip(...))` was measured at two thirds of the cost of calling
     the class; columns are cut before records are built, so a read in the middle builds only its own.
     """
-    offsets, timestamps = columns.offsets(), columns.timestamps()
-    keys, values, headers = columns.keys(), columns.values(), columns.headers()
-    if skip:
-        offsets = offsets[skip:]
-        timestamps = timestamps and timestamps[skip:]
-        keys, values, headers = keys and keys[skip:], values and values[skip:], headers and headers[skip:]
+    header = columns.header
+    timestamps: Any = None
+    headers: Any = None
+    cut = low or high is not None
+    stop = header.record_count if high is None else high
+    if columns.only_keys_and_values:
+        offsets: Sequence[int] = range(header.base_offset + low, header.base_offset + stop)
+    else:
+        offsets, timestamps = columns.offsets()[low:stop], columns.timestamps()
+        timestamps = timestamps and timestamps[low:stop]
+        headers = columns.some(HEADERS, low, stop)
+    if cut:
+        keys, values = columns.some(KEYS, low, stop), columns.some(VALUES, low, stop)
+    else:
+        keys, values = columns.keys(), columns.values()
     new: Any = tuple.__new__
     return map(
         new,
@@ -239,7 +298,7 @@ def records_of(make: type[Any], topic: str, partition: int, columns: BatchColumn
             repeat(topic),
             repeat(partition),
             offsets,
-            repeat(columns.header.base_timestamp) if timestamps is None else timestamps,
+            repeat(header.base_timestamp) if timestamps is None else timestamps,
             repeat(None) if keys is None else keys,
             repeat(None) if values is None else values,
             repeat(()) if headers is None else headers,

@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
-import contextlib
 import logging
 from collections.abc import Callable, Sequence
 
 from ..config import TopicConfig
 from ..errors import StreamlogError, UnknownTopicOrPartitionError
-from ..runtime.api import Lock
+from ..runtime.api import Completion, Lock
 from ..storage import compaction
 from ..storage.log import Log, Write
-from ..storage.retention import checked, policy_of
+from ..storage.retention import Segments, checked, policy_of
 from ..storage.segment import Segment
 from ..storage.tail import Tail
 from ..types import Policy, TopicPartition
+from .commit import GroupCommit
+from .outside import Nobody, Outside
+from .waiters import Waiters
 
 logger = logging.getLogger("streamlog.replication")
 
@@ -24,16 +26,26 @@ CUSTOM_POLICY_INTERVAL_MS = 300_000
 RETRY_MS = 15_000
 
 
-class Partition:
+class Partition(Waiters):
     """One partition that this broker leads. Thread-safe.
 
     An append publishes the new end, leaves the lock, and only then wakes who waits: nobody is woken
-    under a lock.
+    under a lock. With `durable` nobody sees a record before it is on the device: the high watermark follows
+    the syncs, and so do the wake-ups.
     """
 
     def __init__(
-        self, name: TopicPartition, topic_id: bytes, log: Log, new_lock: Callable[[], Lock], broker_id: int = 0
+        self,
+        name: TopicPartition,
+        topic_id: bytes,
+        log: Log,
+        new_lock: Callable[[], Lock],
+        broker_id: int = 0,
+        *,
+        durable: bool = False,
+        synced_end: int | None = None,
     ) -> None:
+        super().__init__()
         self.name = name
         self.topic_id = topic_id
         self.log = log
@@ -42,10 +54,13 @@ class Partition:
         self.broker_id = broker_id
         self.leader_epoch = 0
         self.custom_policy: Policy | None = None
-        self.waiters: list[Callable[[], object]] = []
         self.closed: StreamlogError | None = None
         self.on_work: Callable[[Partition], None] | None = None
+        self.outside: Outside = Nobody()
         self._policy_failure = ""
+        self.durable = durable
+        synced_end = log.recovery_point if synced_end is None else synced_end
+        self.commit = GroupCommit(log, new_lock, synced_end, self._synced)
 
     def configure(self, config: TopicConfig) -> None:
         with self.lock:
@@ -53,8 +68,8 @@ class Partition:
 
     @property
     def high_watermark(self) -> int:
-        """What readers may see: with one replica, everything that was published."""
-        return self.log.tail.end_offset
+        """What readers may see: with one replica everything that was published, or with `durable` synced."""
+        return self.commit.synced_end if self.durable else self.log.tail.end_offset
 
     @property
     def next_horizon(self) -> int | None:
@@ -68,8 +83,10 @@ class Partition:
             if self.closed is not None:
                 raise self.closed.again()
             base_offset = self.log.append(write, self.leader_epoch, now_ms)
-        if self.waiters:
+        if self.waiters and not self.durable:
             self.wake()
+        if self.outside.quiet and not self.durable:
+            self.outside.appended()
         self._note_work(before)
         return base_offset
 
@@ -80,8 +97,10 @@ class Partition:
             if self.closed is not None:
                 raise self.closed.again()
             offset = self.log.append_one(key, value, timestamp, self.leader_epoch, now_ms)
-        if self.waiters:
+        if self.waiters and not self.durable:
             self.wake()
+        if self.outside.quiet and not self.durable:
+            self.outside.appended()
         if before.first_append < 0 or before.segments is not self.log.tail.segments:
             self._note_work(before)
         return offset
@@ -91,43 +110,40 @@ class Partition:
         if (before.first_append < 0 or before.segments is not self.log.tail.segments) and self.on_work is not None:
             self.on_work(self)
 
+    def acknowledge(self, write: Write) -> Completion[int]:
+        """Done with the base offset of `write`, which is in the log, when readers may see it all."""
+        if not self.durable:
+            return Completion.of(write.base_offset)
+        records = sum([batch.last_offset_delta + 1 for batch in write.batches])
+        return self.commit.park(write.base_offset + records, write.base_offset)
+
+    def _synced(self) -> None:
+        """More is on the device."""
+        if self.durable:
+            self.wake()
+            if self.outside.quiet:
+                self.outside.appended()
+
     def settle(self, write: Write) -> None:
         """Find out what became of an `append` that was interrupted; see `Log.settle`."""
         with self.lock:
             if self.closed is None:
                 self.log.settle(write)
         self.wake()
-
-    # -- waiting -------------------------------------------------------------------------------------
-
-    def watch(self, callback: Callable[[], object]) -> None:
-        """Call `callback` once, after the next append. The caller looks at the end again after this."""
-        self.waiters.append(callback)
-
-    def unwatch(self, callback: Callable[[], object]) -> None:
-        with contextlib.suppress(ValueError):
-            self.waiters.remove(callback)
-
-    def wake(self) -> None:
-        """Hand out every callback there is now, each to one caller only: `pop` is atomic."""
-        for _ in range(len(self.waiters)):
-            try:
-                callback = self.waiters.pop(0)
-            except IndexError:
-                return
-            callback()
+        self.outside.appended()
 
     # -- forgetting ----------------------------------------------------------------------------------
 
     def delete_records(self, before: int) -> int:
         """Raise the log start to `before`; the new start. Raises OffsetOutOfRangeError past the end."""
         with self.maintenance:
-            tail = self.log.tail
-            if not 0 <= before <= tail.end_offset:
-                raise self.log.out_of_range(before, tail.end_offset)
+            end = self.high_watermark
+            if not 0 <= before <= end:
+                raise self.log.out_of_range(before, end)
             with self.lock:
                 self._check_open()
                 gone = self.log.advance_start(before)
+            self.outside.changed()
             self.log.discard(gone)
             return self.log.tail.start_offset
 
@@ -135,6 +151,7 @@ class Partition:
         with self.lock:
             self._check_open()
             self.log.roll(now_ms)
+        self.outside.changed()
 
     def apply_retention(self, now_ms: int) -> int:
         """Delete the sealed segments that the topic's policy lets go; how many."""
@@ -142,15 +159,18 @@ class Partition:
         if policy is None:
             return 0
         segments = self.log.tail.segments[:-1]
+        while segments and segments[-1].next_offset > self.high_watermark:
+            segments = segments[:-1]
         # A user's policy is asked under no lock. Compaction may merge segments meanwhile, so what counts of
         # the answer is the offset.
-        count = checked(policy, [segment.info() for segment in segments], now_ms)
+        count = checked(policy, Segments(segments), now_ms)
         if not count:
             return 0
         with self.maintenance:
             with self.lock:
                 self._check_open()
                 gone = self.log.advance_start(max(self.log.tail.start_offset, segments[count - 1].next_offset))
+            self.outside.changed()
             self.log.discard(gone)
             logger.info("%s-%d: retention removed %d segments", *self.name, len(gone))
             return len(gone)
@@ -159,17 +179,27 @@ class Partition:
         """One compaction pass over what may be compacted now; None if there is nothing."""
         if not self.log.config.compacts:
             return None
-        with self.maintenance:
-            self._check_open()
-            todo = compaction.plan(self.log, now_ms, self.high_watermark)
-            if not todo.segments:
-                self.log.set_cleaned(self.log.cleaned_until, None)  # nothing is left that a horizon could be about
-                return None
-            return compaction.compact(self.log, todo, now_ms, self._publish)
+        try:
+            with self.maintenance:
+                self._check_open()
+                todo = compaction.plan(self.log, now_ms, self.high_watermark)
+                if not todo.segments:
+                    self.log.set_cleaned(self.log.cleaned_until, None)  # nothing is left that a horizon could be about
+                    return None
+                # What supersedes a record has to be on the device before the record goes: a power loss that took
+                # the later one would leave the key with none.
+                self.commit.sync_sealed()
+                try:
+                    return compaction.compact(self.log, todo, now_ms, self._publish)
+                finally:
+                    self.outside.changed(rewritten=True)
+        finally:
+            self.commit.answer()
 
     def _publish(self, old: Sequence[Segment], new: Segment) -> None:
         with self.lock:
             self.log.replace(old, new)
+        self.outside.changed(rewritten=True)  # before the files change their names
 
     def maintain(self, now_ms: int) -> int | None:
         """Background work: roll what is old, apply retention, compact, sync what was sealed.
@@ -183,9 +213,11 @@ class Partition:
                 self.compact(now_ms)
             with self.maintenance:
                 self._check_open()  # its state file may be closed, and the descriptor another file's
-                self.log.sync_sealed()
+                self.commit.sync_sealed()
+            self.commit.answer()
         except StreamlogError as error:
-            if self.closed is not None:
+            self.commit.answer()
+            if self.closed is not None or self.log.poison is not None:  # the next open starts anew
                 return None
             logger.error("%s-%d: maintenance failed and will be tried again: %s", *self.name, error)
             return now_ms + RETRY_MS
@@ -202,6 +234,7 @@ class Partition:
                 self._check_open()
                 if self.log.is_due(now_ms):
                     self.log.roll(now_ms)
+            self.outside.changed()
 
     def _ages(self) -> bool:
         """Whether an idle active segment has to be sealed for anything to happen to it."""
@@ -239,6 +272,7 @@ class Partition:
     def _check_open(self) -> None:
         if self.closed is not None:
             raise self.closed.again()
+        self.log.refuse_if_poisoned()
 
     # -- the end -------------------------------------------------------------------------------------
 
@@ -251,11 +285,21 @@ class Partition:
     def close(self, error: StreamlogError) -> None:
         """Shut, sync, and close the log. Raises what the disk raises, after everything was let go."""
         self.shut(error)
+        try:
+            with self.maintenance, self.lock:
+                try:
+                    self.commit.close()
+                finally:
+                    self.log.release()
+        finally:
+            self.commit.answer()
+
+    def remove(self, error: StreamlogError) -> None:
+        """Shut, and let go of the log without a word to the disk: it was deleted."""
+        self.shut(error)
         with self.maintenance, self.lock:
-            try:
-                self.log.close()
-            finally:
-                self.log.release()
+            self.log.release()
+        self.commit.refuse(error)
 
 
 def gone(name: TopicPartition) -> UnknownTopicOrPartitionError:

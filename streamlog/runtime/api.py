@@ -101,6 +101,20 @@ class Completion(Generic[T]):
         if self._done:
             self._run()
 
+    def drive(self) -> bool:
+        """Do on this thread what the answer waits for. False if that is nothing, or another thread's work.
+
+        Only who would block otherwise calls it, and it may take as long as a sync. REQUIRES: no lock.
+        """
+        return False
+
+    def on_turn(self, wake: Callable[[Completion[T]], object]) -> None:
+        """Call `wake` when it is done or when it is for the waiting thread to `drive` it."""
+        self.on_done(wake)
+
+    def unattended(self) -> None:
+        """Nobody is going to block on it: have it seen to in the background, soon."""
+
     def _run(self) -> None:
         while self._callbacks:
             try:
@@ -139,11 +153,33 @@ class Mapping(Protocol):
         """Copy out a range, populated first so that a disk error is an OSError and no signal."""
 
 
+class DirectoryLock(Protocol):
+    """The right to write to a directory: one holder at a time, gone with the process that holds it."""
+
+    def acquire(self) -> int | None:
+        """Take the lock; None on success, else the pid its holder wrote (0 if unreadable)."""
+
+    def release(self) -> None:
+        """Give the lock up, also if a forked child still holds a copy of the descriptor."""
+
+    def abandon(self) -> None:
+        """In a forked child: let go of the descriptor; the lock stays the parent's."""
+
+    def is_held(self) -> bool:
+        """Whether a process holds it, found out without taking it: that could be in the way of one that starts."""
+
+
 class Disk(Protocol):
-    """The one door to files and directories."""
+    """The one door to files and directories, and to what the machine says about them."""
+
+    @property
+    def filesystem(self) -> object:
+        """Whose files these are, compared by equality: two disks over the same files have the same one."""
 
     def open(self, path: str, *, create: bool = False, exclusive: bool = False, writable: bool = True) -> File: ...
-    def exists(self, path: str) -> bool: ...
+    def exists(self, path: str) -> bool:
+        """Whether that name is taken, also by a link. Never fails: what cannot be looked at counts as absent."""
+
     def listdir(self, path: str) -> list[str]: ...
     def makedirs(self, path: str) -> None: ...
     def rename(self, source: str, target: str) -> None: ...
@@ -153,6 +189,19 @@ class Disk(Protocol):
     def read(self, path: str, limit: int = 1 << 26) -> bytes: ...
     def write_atomic(self, path: str, data: bytes) -> None:
         """Replace `path` by a file that holds `data`: write beside it, sync, rename, sync the directory."""
+
+    def absolute(self, path: str) -> str:
+        """`path` without links or dots: what tells whether two opens mean the same directory."""
+
+    def new_temporary_directory(self) -> str: ...
+    def lock(self, path: str) -> DirectoryLock:
+        """The lock that the file `path` stands for, not taken yet."""
+
+    def boot_id(self) -> str:
+        """What tells one boot of the machine from another; empty where that cannot be told."""
+
+    def is_network_filesystem(self, path: str) -> bool:
+        """Whether `path` is on a file system whose locks and caches other machines share."""
 
 
 class Gate(Protocol):

@@ -83,6 +83,8 @@ class OsFile:
         os.ftruncate(self.fd, size)
 
     def sync(self) -> None:
+        if self._closed:  # fdatasync(-1) is a ValueError, which nobody above expects of a disk
+            raise OSError(errno.EBADF, "the file is closed", self.path)
         if hasattr(fcntl, "F_FULLFSYNC"):
             fcntl.fcntl(self.fd, fcntl.F_FULLFSYNC)
         else:
@@ -126,7 +128,9 @@ class OsMapping:
 
 
 class OsDisk:
-    """The one door to files and directories."""
+    """The machine's own files."""
+
+    filesystem: object = "the machine's own"
 
     def open(self, path: str, *, create: bool = False, exclusive: bool = False, writable: bool = True) -> OsFile:
         flags = _FLAGS | (os.O_RDWR if writable else os.O_RDONLY) | os.O_NONBLOCK
@@ -191,6 +195,25 @@ class OsDisk:
         os.rename(temporary, path)
         self.sync_dir(os.path.dirname(path))
 
+    def absolute(self, path: str) -> str:
+        return absolute(path)
+
+    def new_temporary_directory(self) -> str:
+        return tempfile.mkdtemp(prefix="streamlog-")
+
+    def lock(self, path: str) -> DirectoryLock:
+        return DirectoryLock(path)
+
+    def boot_id(self) -> str:
+        try:
+            with open("/proc/sys/kernel/random/boot_id", encoding="ascii") as file:
+                return file.read().strip()
+        except OSError:
+            return ""
+
+    def is_network_filesystem(self, path: str) -> bool:
+        return filesystem_type(path) in _NETWORK_FILESYSTEMS
+
 
 class DirectoryLock:
     """The `lock` file of a directory: an flock, and the pid of its owner for the one who is refused.
@@ -219,12 +242,22 @@ class DirectoryLock:
                 pid = os.pread(self._fd, 20, 0).decode("ascii", "replace").strip()
                 self.release()
                 return int(pid) if pid.isdigit() else 0
-            os.ftruncate(self._fd, 0)
-            os.pwrite(self._fd, b"%d\n" % os.getpid(), 0)
+            self._leave_pid()
         except BaseException:
             self.release()
             raise
         return None
+
+    def _leave_pid(self) -> None:
+        """For the one who is refused. A full disk, which has no room even for this, does not keep a log from opening."""
+        text = b"%d\n" % os.getpid()
+        try:
+            os.pwrite(self._fd, text, 0)
+        except OSError as error:
+            if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+                raise
+        else:
+            os.ftruncate(self._fd, len(text))
 
     def release(self) -> None:
         """Give the lock up, also if a forked child still holds a copy of the descriptor."""
@@ -240,8 +273,43 @@ class DirectoryLock:
         if fd >= 0:
             os.close(fd)
 
+    def is_held(self) -> bool:
+        """Whether a process holds it, by the kernel's list of locks; where there is none, by whether the pid lives."""
+        try:
+            fd = os.open(self.path, _FLAGS | os.O_RDONLY | os.O_NONBLOCK)
+        except FileNotFoundError:
+            return False
+        try:
+            about = os.fstat(fd)
+            pid = os.pread(fd, 20, 0).decode("ascii", "replace").strip()
+        finally:
+            os.close(fd)
+        try:
+            with open("/proc/locks", encoding="ascii") as file:
+                locks = [line.split() for line in file]
+        except OSError:
+            return pid.isdigit() and _is_running(int(pid))
+        device = f"{os.major(about.st_dev):02x}:{os.minor(about.st_dev):02x}"
+        for fields in locks:  # 1: FLOCK ADVISORY WRITE pid major:minor:inode 0 EOF; one that waits has an arrow
+            if len(fields) > 5 and fields[1] == "FLOCK":
+                at, _, inode = fields[5].rpartition(":")
+                # Some file systems list another device than they tell of a file.
+                if inode == str(about.st_ino) and (at == device or fields[4] == pid):
+                    return True
+        return False
+
     def __del__(self) -> None:
         self.abandon()
+
+
+def _is_running(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except (ProcessLookupError, OverflowError):
+        return False
+    except OSError:  # it is another user's
+        return True
+    return pid > 0
 
 
 fspath = os.fspath
@@ -255,15 +323,6 @@ def absolute(path: str | os.PathLike[str]) -> str:
 
 def join(*parts: str) -> str:
     return os.path.join(*parts)
-
-
-def boot_id() -> str:
-    """What tells one boot of this machine from another: a torn tail is explained by a crash of the machine only."""
-    try:
-        with open("/proc/sys/kernel/random/boot_id", encoding="ascii") as file:
-            return file.read().strip()
-    except OSError:
-        return ""
 
 
 def filesystem_type(path: str) -> str:
@@ -280,15 +339,6 @@ def filesystem_type(path: str) -> str:
     except OSError:
         return ""
     return kind
-
-
-def is_network_filesystem(path: str) -> bool:
-    """Whether `path` is on a file system whose locks and caches other machines share."""
-    return filesystem_type(path) in _NETWORK_FILESYSTEMS
-
-
-def new_temporary_directory() -> str:
-    return tempfile.mkdtemp(prefix="streamlog-")
 
 
 def new_id() -> str:

@@ -14,9 +14,14 @@ import time
 import weakref
 from _thread import allocate_lock
 from collections.abc import Callable
-from typing import Any
+from typing import Any, TypeVar
 
 from .api import Completion, Lock, Task
+
+T = TypeVar("T")
+
+# Whose turn it is to sync may be interrupted before it takes it; the others look for themselves.
+LOOK_AGAIN_S = 0.05
 
 get_ident = threading.get_ident
 getpid = os.getpid
@@ -76,13 +81,31 @@ class RawGate:
 
 
 def wait_for(completion: Completion[Any], timeout: float | None) -> bool:
-    """Block until `completion` is done or `timeout` real seconds have passed; whether it is done."""
-    if completion.done():
-        return True
-    gate = RawGate()
-    completion.on_done(gate.open)
-    gate.wait(timeout)
-    return completion.done()
+    """Block until `completion` is done or `timeout` real seconds have passed; whether it is done.
+
+    If what it waits for is nobody's work, it is done here: a sync that has begun is not cut short.
+    """
+    end = None if timeout is None else time.monotonic() + timeout
+    gate: RawGate | None = None
+    while not completion.done():
+        if completion.drive():
+            continue
+        if gate is None or gate.is_open():
+            gate = RawGate()
+            completion.on_turn(gate.open)
+            continue  # whoever was at it may have looked for the next one just before
+        left = LOOK_AGAIN_S if end is None else end - time.monotonic()
+        if left <= 0:
+            return False
+        gate.wait(min(left, LOOK_AGAIN_S))
+    return True
+
+
+def result_of(completion: Completion[T]) -> T:
+    """Block until `completion` is done, however long; its value, or its error raised."""
+    if not completion.done():
+        wait_for(completion, None)
+    return completion.result()
 
 
 class BackgroundThread:

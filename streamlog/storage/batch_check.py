@@ -67,7 +67,8 @@ def _offsets_fault(header: BatchHeader, offsets: Sequence[int], gaps: bool) -> s
     if len(offsets) and not (header.base_offset <= offsets[0] and offsets[-1] <= header.last_offset):
         bounds = f"{header.base_offset} to {header.last_offset}"
         return f"offsets {offsets[0]} to {offsets[-1]} are outside the batch's {bounds}"
-    if not gaps and header.record_count != header.last_offset_delta + 1:
+    # A batch without any records stands for what a repair found lost.
+    if not gaps and header.record_count and header.record_count != header.last_offset_delta + 1:
         return f"{header.record_count} records for {header.last_offset_delta + 1} offsets, and nothing was compacted"
     return None
 

@@ -10,9 +10,8 @@ which the next open puts right by itself).
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from itertools import pairwise
-from typing import NamedTuple
 
 from ..errors import CorruptRecordError, StorageError
 from ..records.batch import BatchHeader, verify_payload
@@ -22,64 +21,23 @@ from . import index as index_files
 from .batch_check import batch_fault
 from .checkpoint import NAME as STATE_NAME
 from .checkpoint import State, slots
+from .findings import FOREVER_OFFSET as FOREVER_OFFSET
+from .findings import Checked as Checked
+from .findings import Finding as Finding
+from .findings import Findings
+from .findings import Question as Question
 from .index import Index
-from .recovery import Crash, Walk, is_torn, size_of
-from .segment import Segment
-from .swap import base_offset_of, index_name, is_worthless, log_name, swap_of
+from .recovery import is_torn
+from .salvage import MARKER as POISON_MARKER
+from .segment import Segment, size_of
+from .swap import base_offset_of, cut_of, index_name, is_worthless, log_name, swap_of
+from .walk import Walk
 
 _TRIES = 8
-FOREVER_OFFSET = (1 << 63) - 1
-
-Visit = Callable[[BatchHeader, BatchColumns], object]
-Progress = Callable[[int], object]
-
-
-class Finding(NamedTuple):
-    """One thing that is not as it should be.
-
-    `lost` are the offsets (from, up to) of records that cannot be read, if any are; `is_note` says
-    that no record is lost and the next open, or the next compaction, puts it right.
-    """
-
-    path: str
-    position: int
-    kind: str
-    message: str
-    lost: tuple[int, int] | None = None
-    is_note: bool = False
-
-
-class Checked(NamedTuple):
-    """What a check of one partition counted and found. `size_bytes` are the bytes of its segments."""
-
-    segments: int
-    batches: int
-    records: int
-    size_bytes: int
-    findings: tuple[Finding, ...]
 
 
 class _Changed(Exception):
     """The directory changed under the check."""
-
-
-class Question(NamedTuple):
-    """Which partition directory is checked, and what is known about it.
-
-    `gaps`: compaction may have left offsets out. `visit` is called with each batch that is whole and
-    `progress` with bytes done, in the order of offsets; both again from the start if the directory
-    changes under the check, after `restart`.
-    """
-
-    directory: str
-    topic_id: bytes
-    partition: int
-    seed: int
-    crash: Crash
-    gaps: bool
-    visit: Visit | None = None
-    progress: Progress | None = None
-    restart: Callable[[], object] | None = None
 
 
 def check_partition(disk: Disk, question: Question) -> Checked:
@@ -99,17 +57,16 @@ def check_partition(disk: Disk, question: Question) -> Checked:
     return Checked(0, 0, 0, 0, (Finding(question.directory, 0, "busy", message, None, True),))
 
 
-class _Check:
+class _Check(Findings):
     """One pass over one directory."""
 
     def __init__(self, disk: Disk, question: Question) -> None:
+        super().__init__(question.crash)
         self.disk = disk
         self.q = question
-        self.findings: list[Finding] = []
         self.batches = self.records = self.size_bytes = 0
-        self.start_offset = 0
-        self.end_offset = FOREVER_OFFSET
-        self.end_is_damaged = False
+        self.point = 0
+        self.is_torn = self.end_is_damaged = False
         self.epoch = -1
 
     def run(self) -> Checked:
@@ -119,15 +76,19 @@ class _Check:
             raise _Changed
         gaps = self.q.gaps or (state is not None and state.cleaned_until > 0)
         segments = self._segments(names)
+        if state is None and segments:  # nothing says where the log starts, so nothing says that something is missing
+            self.start_offset = segments[0].base_offset
         if state is not None:
-            self.start_offset = state.log_start_offset
+            self.start_offset, self.point = state.log_start_offset, state.recovery_point
             if self.q.crash.clean:
                 self.end_offset = state.recovery_point
         if segments and segments[0].base_offset > self.start_offset:
             self._missing(segments[0].path, 0, self.start_offset, segments[0].base_offset)
         end = 0
         for number, segment in enumerate(segments, 1):
-            end = self._segment(segment, segments[number] if number < len(segments) else None, gaps, state)
+            end = self._segment(segment, segments[number] if number < len(segments) else None, gaps)
+            if self.is_torn:
+                break
         if state is not None and end < state.recovery_point and not self.end_is_damaged:
             path = segments[-1].path if segments else self.q.directory
             self._missing(path, segments[-1].size if segments else 0, end, state.recovery_point)
@@ -160,9 +121,14 @@ class _Check:
                 paths[base] = name
             elif is_worthless(name):
                 self._add(f"{directory}/{name}", 0, "leftover", "an unfinished result; it will be removed", note=True)
+            elif cut_of(name) is not None:
+                known = "bytes that a recovery cut off and saved; nothing of streamlog reads or removes them"
+                self._add(f"{directory}/{name}", 0, "cut", known, note=True)
+            elif name == POISON_MARKER:
+                known = "a sync failed here; the next open writes anew what was not known to be on the device"
+                self._add(f"{directory}/{name}", 0, "poisoned", known, note=True)
             elif base_offset_of(name, "index") is None and name != STATE_NAME and swap_of(name) is None:
-                known = "bytes that a recovery cut off and saved" if ".log.cut-" in name else "not a file of a log"
-                self._add(f"{directory}/{name}", 0, "leftover", known, note=True)
+                self._add(f"{directory}/{name}", 0, "leftover", "not a file of a log", note=True)
         for name in names:
             swap = swap_of(name)
             if swap is not None:
@@ -186,13 +152,13 @@ class _Check:
 
     # -- segments ------------------------------------------------------------------------------------
 
-    def _segment(self, segment: Segment, following: Segment | None, gaps: bool, state: State | None) -> int:
+    def _segment(self, segment: Segment, following: Segment | None, gaps: bool) -> int:
         """Check one segment; the offset it ends at."""
         file = self.disk.open(segment.path, writable=False)
         try:
             segment.give_file(file)
             size = segment.size = file.size()
-            walk = self._walk(segment, size, following, gaps, state)
+            walk = self._walk(segment, size, following, gaps)
         except StorageError as error:
             lost = self._lost(segment.base_offset, following.base_offset if following else None)
             self._add(segment.path, 0, "unreadable", str(error), lost)
@@ -204,7 +170,11 @@ class _Check:
         end = walk.stats.next_offset
         if not walk.damage:
             self._index(segment, walk, following is None)
-        if following is None:
+        if following is None or self.is_torn:
+            return end
+        if self.power_lost and end >= self.point and end != following.base_offset:
+            self._torn(segment, size, size)
+            self.is_torn = True
             return end
         if end < following.base_offset and not walk.damage:
             self._missing(segment.path, size, end, following.base_offset)
@@ -212,7 +182,7 @@ class _Check:
             self._out_of_order(following, 0, end, following.base_offset)
         return max(end, following.base_offset)
 
-    def _walk(self, segment: Segment, size: int, following: Segment | None, gaps: bool, state: State | None) -> Walk:
+    def _walk(self, segment: Segment, size: int, following: Segment | None, gaps: bool) -> Walk:
         entries = Index()
         expected, end = segment.base_offset, 0
         records, low, high, first_append = 0, -1, -1, -1
@@ -222,9 +192,11 @@ class _Check:
             if isinstance(found, CorruptRecordError):
                 pending = found
                 damage.append(found)
+                if self.power_lost and expected >= self.point:
+                    break
                 continue
             if pending is not None:
-                self._damaged(segment, pending, "header", expected, found.base_offset)
+                self._damaged(segment, pending, "header", expected, found.base_offset, at - pending.position)
                 pending = None
             elif found.base_offset < expected or (found.base_offset > expected and not gaps):
                 self._out_of_order(segment, at, expected, found.base_offset)
@@ -232,10 +204,10 @@ class _Check:
             if error is not None:
                 damage.append(error)
                 last = following is None and at + found.batch_len == size
-                if last and self._is_torn(segment, end, expected, size, state):
+                if kind == "payload" and self._is_torn(segment, end, expected, size, last):
                     self._torn(segment, end, size)
-                else:
-                    self._damaged(segment, error, kind, found.base_offset, found.next_offset)
+                    break
+                self._damaged(segment, error, kind, found.base_offset, found.next_offset, found.batch_len)
             entries.add(found.base_offset, at, found.max_timestamp)
             if found.record_count:
                 records += found.record_count
@@ -247,10 +219,11 @@ class _Check:
             if self.q.progress is not None:
                 self.q.progress(found.batch_len)
         if pending is not None:
-            if following is None and self._is_torn(segment, end, expected, size, state):
+            if self._is_torn(segment, end, expected, size, following is None):
                 self._torn(segment, end, size)
             else:
-                self._damaged(segment, pending, "header", expected, following.base_offset if following else None)
+                until = following.base_offset if following else None
+                self._damaged(segment, pending, "header", expected, until, size - pending.position)
                 self.end_is_damaged = following is None
         stats = index_files.Stats(segment.base_offset, expected, size, records, low, high, first_append)
         return Walk(stats, entries, end, tuple(damage))
@@ -270,18 +243,25 @@ class _Check:
         fault = batch_fault(data, header, gaps)
         if fault is not None:
             return "columns", CorruptRecordError(fault, path=segment.path, position=at, expected=0, actual=0)
+        if self.q.keep is not None:
+            fault = self.q.keep(segment.base_offset, header, data)
+            if fault is not None:
+                return "record", CorruptRecordError(fault, path=segment.path, position=at, expected=0, actual=0)
         self.batches += 1
         self.records += header.record_count
         if self.q.visit is not None:
             self.q.visit(header, BatchColumns(data, 0, header))
         return "", None
 
-    def _is_torn(self, segment: Segment, end: int, next_offset: int, size: int, state: State | None) -> bool:
-        if self.q.crash.clean:
+    def _is_torn(self, segment: Segment, end: int, expected: int, size: int, last: bool) -> bool:
+        """Whether the crash explains that the segment does not go on at `end`, with offset `expected`."""
+        if self.power_lost:
+            self.is_torn = expected >= self.point
+            return self.is_torn
+        if self.q.crash.clean or not last:
             return False
-        stats = index_files.Stats(segment.base_offset, next_offset, size, 0, -1, -1, -1)
-        point = state.recovery_point if state is not None else 0
-        return is_torn(segment, Walk(stats, Index(), end, ()), point, self.q.crash)
+        stats = index_files.Stats(segment.base_offset, expected, size, 0, -1, -1, -1)
+        return is_torn(segment, Walk(stats, Index(), end, ()), self.point, self.q.crash)
 
     def _index(self, segment: Segment, walk: Walk, is_last: bool) -> None:
         """Compare the index file, if there is one, with what the headers say."""
@@ -289,7 +269,7 @@ class _Check:
         if not segment.path.endswith(log_name(segment.base_offset)):
             return
         try:
-            loaded = index_files.from_bytes(self.disk.read(path), segment.seed)
+            loaded = index_files.load(self.disk, path, segment.size, segment.seed)
         except FileNotFoundError:
             return
         if loaded is not None and is_last and not self.q.crash.clean and loaded[1].size < walk.stats.size:
@@ -298,42 +278,6 @@ class _Check:
             self._add(path, 0, "index", "it does not verify; the segment is walked instead", note=True)
         elif loaded[1] != walk.stats or not _agrees(loaded[0], walk.entries):
             self._add(path, 0, "index", "it contradicts the segment; remove it, and it is made again", note=True)
-
-    # -- findings ------------------------------------------------------------------------------------
-
-    def _add(
-        self, path: str, position: int, kind: str, message: str, lost: tuple[int, int] | None = None, note: bool = False
-    ) -> None:
-        self.findings.append(Finding(path, position, kind, message, lost, note))
-
-    def _lost(self, start: int, end: int | None) -> tuple[int, int] | None:
-        """Offsets that are lost, without those that were deleted anyway. No end: to the end of the log."""
-        start = max(start, self.start_offset)
-        if end is None:
-            end = self.end_offset if self.end_offset > start else FOREVER_OFFSET
-        return (start, end) if start < end else None
-
-    def _damaged(self, segment: Segment, error: CorruptRecordError, kind: str, start: int, end: int | None) -> None:
-        lost = self._lost(start, end)
-        message = str(error).partition(". ")[0]
-        self._add(segment.path, error.position, kind, message, lost, note=lost is None)
-
-    def _missing(self, path: str, position: int, start: int, end: int) -> None:
-        lost = self._lost(start, end)
-        if lost is not None:
-            message = f"offsets {start} up to {end} are missing: a segment is gone or was cut short"
-            self._add(path, position, "missing", message, lost)
-
-    def _out_of_order(self, segment: Segment, at: int, expected: int, found: int) -> None:
-        if found > expected:
-            self._missing(segment.path, at, expected, found)
-        else:
-            message = f"a batch with offset {found} follows offset {expected - 1}: offsets only grow"
-            self._add(segment.path, at, "offsets", message)
-
-    def _torn(self, segment: Segment, end: int, size: int) -> None:
-        message = f"torn tail: {size - end} bytes of an unfinished write, will be cut at the next open"
-        self._add(segment.path, end, "torn", message, note=True)
 
 
 def _agrees(stored: Index, walked: Index) -> bool:

@@ -7,14 +7,18 @@ after the sync that it claims.
 
 from __future__ import annotations
 
+import logging
 from struct import Struct
 from typing import NamedTuple
 
 from xxhash import xxh3_64_intdigest
 
-from ..errors import CorruptRecordError
+from ..errors import CorruptRecordError, StreamlogError
+from ..records.batch import MAX_OFFSET
 from ..runtime.api import Disk, File
 from .faults import typed
+
+logger = logging.getLogger("streamlog.storage")
 
 NAME = "partition.state"
 MAGIC = b"SLS\x01"
@@ -100,6 +104,26 @@ class StateFile:
             raise typed(error, "write", self._path) from error
         self._sequence, self.state = sequence, state
 
+    def settle(self) -> None:
+        """Have what was read on the device: a process that was killed may have written it and not come to sync it.
+
+        Written again, for its sync may have failed, and a second one of the same bytes would prove nothing; where there
+        is no writing now, synced as it is.
+        """
+        try:
+            self.write(self.state, sync=True)
+            return
+        except StreamlogError as error:
+            logger.warning("%s", error)
+        try:
+            file = self._disk.open(self._path)
+            try:
+                file.sync()
+            finally:
+                file.close()
+        except OSError as error:
+            raise typed(error, "sync", self._path) from error
+
     def close(self) -> None:
         self._closed = True
 
@@ -107,7 +131,8 @@ class StateFile:
 def _damaged(path: str, what: str) -> CorruptRecordError:
     return CorruptRecordError(
         f"{path} is damaged: {what}. It says where the log starts, so the partition is not opened; the records are "
-        f"untouched. Restore the file from a copy, or look at the directory with streamlog.verify().",
+        f"untouched. Restore the file from a copy; streamlog.verify() tells what else is hurt, and streamlog.repair() "
+        f"copies the records into a new log that begins with the first segment.",
         path=path,
         position=0,
         expected=0,
@@ -145,6 +170,7 @@ def parse_slot(data: bytes, topic_id: bytes, partition: int) -> tuple[int, State
     if _CHECK.unpack_from(data, _SLOT.size)[0] != xxh3_64_intdigest(body):
         return None
     magic, _, sequence, owner, number, *fields = _SLOT.unpack(body)
-    if magic != MAGIC or owner != topic_id or number != partition:
+    if magic != MAGIC or owner != topic_id or number != partition or sequence >= MAX_OFFSET:
         return None
-    return sequence, State(*fields)
+    state = State(*fields)
+    return (sequence, state) if all(0 <= offset < MAX_OFFSET for offset in state[:3]) else None

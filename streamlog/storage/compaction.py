@@ -165,7 +165,7 @@ def _groups(segments: Sequence[Segment], limit: int) -> Iterator[tuple[Segment, 
     group: list[Segment] = []
     for segment in segments:
         if group and (
-            sum(s.size for s in group) + segment.size > limit or group[-1].next_offset != segment.base_offset
+            sum(s.size for s in group) + segment.size > limit or group[-1].stats.next_offset != segment.base_offset
         ):
             yield tuple(group)
             group = []
@@ -198,7 +198,7 @@ class _Cleaner:
             self._file = self._log.disk.open(self._path, create=True, exclusive=True)
             for segment in self._group:
                 for header, full, data in _batches(self._log, segment, BatchColumns.all):
-                    last = segment is self._group[-1] and header.next_offset == segment.next_offset
+                    last = segment is self._group[-1] and header.next_offset == segment.stats.next_offset
                     self._clean(header, full, data, last)
             self._flush()
         except OSError as error:
@@ -260,7 +260,7 @@ class _Cleaner:
         """Make the result the truth on disk by one rename, publish it, then put the files in order."""
         log, group, file = self._log, self._group, self._file
         assert file is not None
-        low, high = group[0].base_offset, group[-1].next_offset
+        low, high = group[0].base_offset, group[-1].stats.next_offset
         new = Segment(log.disk, log.directory, low, log.seed)
         new.adopt(Stats(low, high, self.size, self._records, self._low, self._high, self._first_append))
         new.give_index(self._index)

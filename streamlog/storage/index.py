@@ -16,6 +16,8 @@ from typing import NamedTuple
 
 from xxhash import xxh3_64_intdigest
 
+from ..runtime.api import Disk
+
 INTERVAL = 4096
 MAGIC = b"SLX\x01"
 _HEADER = Struct("<4sI7qQ")
@@ -86,6 +88,19 @@ def to_bytes(index: Index, stats: Stats, seed: int) -> bytes:
     body = index.offsets.tobytes() + index.positions.tobytes() + index.timestamps.tobytes()
     header = _HEADER.pack(MAGIC, len(index.offsets), *stats, xxh3_64_intdigest(body, seed))
     return header + _CHECK.pack(xxh3_64_intdigest(header, seed)) + body
+
+
+def load(disk: Disk, path: str, size: int, seed: int) -> tuple[Index, Stats] | None:
+    """The index file at `path`, of a segment of `size` bytes, or None if it cannot be read or does not verify.
+
+    Raises FileNotFoundError. No more is read than an index of such a segment can have.
+    """
+    try:
+        return from_bytes(disk.read(path, HEADER_LEN + 24 * (size // INTERVAL + 1)), seed)
+    except FileNotFoundError:
+        raise
+    except OSError:
+        return None
 
 
 def stats_from(data: bytes, seed: int) -> Stats | None:

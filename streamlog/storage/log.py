@@ -12,19 +12,20 @@ from __future__ import annotations
 
 import contextlib
 import logging
-from collections.abc import Sequence
-from itertools import pairwise
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from ..config import TopicConfig
-from ..errors import DiskFullError, StreamlogError
-from ..records.batch import LOG_APPEND_TIME, SealedBatch, encode_one, stamp
+from ..errors import StreamlogError
+from ..records.batch import LOG_APPEND_TIME, NO_PRODUCER, SealedBatch, encode_one, stamp
 from ..runtime.api import Disk
 from ..types import SegmentInfo
+from . import salvage
 from .checkpoint import StateFile
+from .durability import DurableLog
 from .faults import typed
-from .reading import LogReader
 from .segment import Segment
+from .side_tables import SideTables
 from .tail import EMPTY as EMPTY
 from .tail import Chunk as Chunk
 from .tail import Tail
@@ -37,8 +38,8 @@ _new_tail: Any = tuple.__new__  # namedtuple's own __new__ is a Python call
 _ONE_OVERHEAD = 128
 
 
-class Log(LogReader):
-    """See the module; reading is in `LogReader`. Made by `recovery.open_log`."""
+class Log(DurableLog):
+    """See the module; syncing is in `DurableLog`, reading in `LogReader`. Made by `recovery.open_log`."""
 
     def __init__(
         self,
@@ -55,14 +56,19 @@ class Log(LogReader):
         self.seed = seed
         self.configure(config)
         self.fault = fault
+        # Where the last good batch ends, if the log's end is damaged: the tail is somewhere behind it.
+        self.lost_from: int | None = None
+        self.mend: Callable[[], None] | None = None
         self._state = state
         self._writing: Write | None = None
+        self.was_cut = False
         self._one = Write(())
+        self.side = SideTables()
         last = segments[-1]
         start = state.state.log_start_offset
         self.tail = Tail(
             last.next_offset, last.size, tuple(segments), tuple(s.base_offset for s in segments), start,
-            last.records, last.min_timestamp, last.max_timestamp, last.first_append,
+            *last.stats[3:],
         )  # fmt: skip
         self.appended_batches = 0
         self.appended_bytes = 0
@@ -81,12 +87,21 @@ class Log(LogReader):
         """Put `write.batches` at the end, all or none; return the first one's base offset.
 
         REQUIRES: partition lock. One pwrite for all of them. Raises DiskFullError or StorageError with
-        the log as it was; CorruptRecordError if damage at the very end left the next offset unknown.
+        the log as it was; CorruptRecordError if damage at the very end left the next offset unknown; NotLeaderError
+        for an epoch before the log's last. Batches of a producer that are in the log already are not put there
+        again: the offset is the one they have. What else `Producers.check` raises of them leaves the log as it was.
         """
         if self.fault is not None:
-            raise self.fault.again()
+            self._mend()
         if self._writing is not None:
             self._settle()
+        if leader_epoch != self.side.leader_epoch:
+            self.side.begin_epoch(leader_epoch, self.tail)
+        for batch in write.batches:
+            if batch.producer_id != NO_PRODUCER:
+                if not self.side.admit(write, self.tail, now_ms):
+                    return write.base_offset
+                break
         tail = self.tail
         if tail.end_position and self._is_full(tail, write.batches, now_ms):
             self.roll(now_ms)
@@ -125,6 +140,8 @@ class Log(LogReader):
         first_append = now_ms if first_append < 0 else first_append
         self.tail = _new_tail(Tail, (offset, position, segments, bases, start, records, min_ts, max_ts, first_append))
         self._writing = None
+        if batch.producer_id != NO_PRODUCER:
+            self.side.note(self.tail)
         return write.base_offset
 
     def append_one(self, key: bytes | None, value: bytes, timestamp: int, leader_epoch: int, now_ms: int) -> int:
@@ -133,9 +150,11 @@ class Log(LogReader):
         REQUIRES: partition lock. Raises what `append` raises.
         """
         if self.fault is not None:
-            raise self.fault.again()
+            self._mend()
         if self._writing is not None:
             self._settle()
+        if leader_epoch != self.side.leader_epoch:
+            self.side.begin_epoch(leader_epoch, self.tail)
         tail = self.tail
         offset, position, segments, bases, start, records, min_ts, max_ts, first_append = tail
         if position and (
@@ -192,9 +211,18 @@ class Log(LogReader):
                 active.file.truncate(tail.end_position)
             except OSError as error:
                 raise typed(error, "cut back", active.path) from error
+            self.was_cut = True
             active.index.cut(tail.end_position)
             write.base_offset = -1
         self._writing = None
+
+    def _mend(self) -> None:
+        """Try again what opening could not finish, for want of space; else raise what forbids appending."""
+        assert self.fault is not None
+        if self.mend is None:
+            raise self.fault.again()
+        self.mend()
+        self.mend = self.fault = None
 
     def _is_full(self, tail: Tail, batches: Sequence[SealedBatch], now_ms: int) -> bool:
         size = tail.end_position + sum([batch.length for batch in batches])
@@ -213,6 +241,7 @@ class Log(LogReader):
         REQUIRES: partition lock. The new file is there and its directory synced before it is published. A log
         that is damaged at its very end is not rolled: nothing could tell the new segment's first offset.
         """
+        self.refuse_if_poisoned()
         if self._writing is not None:
             self._settle()
         tail = self.tail
@@ -220,12 +249,13 @@ class Log(LogReader):
             return False
         old = tail.segments[-1]
         new = Segment(self.disk, self.directory, tail.end_offset, self.seed)
+        self._sync_cut(old)
         old.adopt(tail.active_stats())
         try:
             if self.disk.exists(new.path):  # left by a roll that was interrupted before it was published
                 self.disk.unlink(new.path)
             new.create()
-            self.disk.sync_dir(self.directory)
+            self.sync_directory()
             end, segments, bases = tail.end_offset, (*tail.segments, new), (*tail.bases, tail.end_offset)
             self.tail = Tail(end, 0, segments, bases, tail.start_offset, 0, -1, -1, -1)
         except BaseException as error:
@@ -249,11 +279,6 @@ class Log(LogReader):
     def size_bytes(self) -> int:
         tail = self.tail
         return sum(segment.size for segment in tail.segments[:-1]) + tail.end_position
-
-    @property
-    def recovery_point(self) -> int:
-        """The offset up to which everything is on the device."""
-        return self._state.state.recovery_point
 
     @property
     def cleaned_until(self) -> int:
@@ -314,51 +339,41 @@ class Log(LogReader):
         segments = (*tail.segments[:at], new, *tail.segments[at + len(old) :])
         self.tail = tail._replace(segments=segments, bases=tuple(s.base_offset for s in segments))
 
-    # -- durability and closing ----------------------------------------------------------------------
-
-    def sync_sealed(self) -> None:
-        """Sync segments sealed since the recovery point and move it past them. Call without the lock.
-
-        REQUIRES: one caller at a time (the partition's maintenance lock).
-        """
-        tail = self.tail
-        point = self.recovery_point
-        for segment, following in pairwise(tail.segments):
-            if segment.next_offset > self.recovery_point:
-                segment.sync()
-                if segment.next_offset == following.base_offset:  # only now: it vouches for data that is on the device
-                    segment.keep_index()
-                point = segment.next_offset
-        if point > self.recovery_point:
-            self._state.write(self._state.state._replace(recovery_point=point), sync=True)
+    # -- closing -------------------------------------------------------------------------------------
 
     def close(self) -> None:
         """Sync everything, move the recovery point to the end, leave an index for a quick open.
 
         REQUIRES: partition lock, no reader or writer after it; `release` follows. A disk that is full only
-        costs the index and the recovery point.
+        costs the index and the recovery point. A poisoned log syncs nothing and raises its PoisonedLogError.
         """
+        if self.poison is not None:
+            salvage.mark(self.disk, self.directory)
+            raise self.poison.again()
         if self._writing is not None:
             self._settle()
         self.sync_sealed()
         tail = self.tail
         if self.fault is not None:  # nothing may vouch for an end that is not known
-            if self.recovery_point > tail.end_offset:
-                self._state.write(self._state.state._replace(recovery_point=tail.end_offset), sync=True)
+            end = tail.end_offset if self.lost_from is None else self.lost_from
+            if self.recovery_point > end:
+                self._state.write(self._state.state._replace(recovery_point=end), sync=True)
             return
         active = tail.segments[-1]
         active.adopt(tail.active_stats())
-        if self.recovery_point < tail.end_offset:
-            try:
-                active.file.sync()
-            except OSError as error:
-                raise typed(error, "sync", active.path) from error
-            try:
-                self._state.write(self._state.state._replace(recovery_point=tail.end_offset), sync=True)
-            except DiskFullError as error:
-                logger.warning("%s; the next open has more to check, nothing is lost", error)
+        self._sync_cut(active)
+        self.sync_end(tail)
         if tail.end_position:
             active.keep_index()
+
+    def _sync_cut(self, active: Segment) -> None:
+        """Have a cut, also of an earlier process, on the device before the file is sealed or the log closed.
+
+        Nothing looks for a torn end there afterwards.
+        """
+        if self.was_cut:
+            self._sync(active)
+            self.was_cut = False
 
     def rest(self) -> None:
         """Let go of descriptors until the next use: a log of many partitions would run out of them."""

@@ -9,15 +9,35 @@ from __future__ import annotations
 from bisect import bisect_right
 from collections.abc import Callable
 from errno import ENOENT
+from struct import Struct
 from typing import TypeVar
 
 from ..errors import OffsetOutOfRangeError, StorageError
-from ..types import OffsetAndTimestamp
+from ..records.batch import FIXED_LEN
+from ..types import Buffer, OffsetAndTimestamp
 from . import lookup
 from .tail import EMPTY, Chunk, Tail
 
 T = TypeVar("T")
 _RETRIES = 3
+_LENGTH = Struct("<7xI").unpack_from
+_BASE_OFFSET = Struct("<27xq").unpack_from
+
+
+def _below(data: Buffer, end_offset: int) -> Buffer:
+    """The batches in `data` that begin before `end_offset`, of which the first one is: the others may not be seen yet.
+
+    Lengths are not verified here; whoever decodes verifies every header before it believes it.
+    """
+    at = 0
+    while at + FIXED_LEN <= len(data):
+        length, base_offset = _LENGTH(data, at)[0], _BASE_OFFSET(data, at)[0]
+        if at and base_offset >= end_offset:
+            return memoryview(data)[:at]
+        if length < FIXED_LEN:
+            break
+        at += length
+    return data
 
 
 class LogReader:
@@ -35,16 +55,30 @@ class LogReader:
         Raises OffsetOutOfRangeError outside [log start, end_offset]; CorruptRecordError. No lock. Cost:
         one bisection, a walk of at most one index interval, one or two reads.
         """
-        segment = after.segment
-        if segment is not None:
-            tail = self.tail
-            if segment in tail.segments and tail.start_offset <= offset < min(end_offset, tail.end_offset):
-                end = tail.end_position if segment is tail.segments[-1] else segment.size
-                position = after.position + len(after.data)
-                if position < end:
-                    data = segment.chunk(position, end, max_bytes)
-                    return Chunk(data, self.seed, segment.path, position, segment)
+        if after.segment is not None:
+            try:
+                chunk = self._go_on(after, offset, max_bytes, end_offset)
+            except StorageError as error:
+                if error.errno != ENOENT:
+                    raise
+            else:
+                if chunk is not None:
+                    return chunk
         return self._retry(lambda: self._fetch(offset, max_bytes, end_offset))
+
+    def _go_on(self, after: Chunk, offset: int, max_bytes: int, end_offset: int) -> Chunk | None:
+        """The chunk behind `after` in the same file; None if that file ends there, or is no longer the log's."""
+        segment, tail = after.segment, self.tail
+        if segment in tail.segments and tail.start_offset <= offset < min(end_offset, tail.end_offset):
+            assert segment is not None
+            end = tail.end_position if segment is tail.segments[-1] else segment.size
+            position = after.position + len(after.data)
+            if position < end:
+                data = segment.chunk(position, end, max_bytes)
+                if end_offset < tail.end_offset:
+                    data = _below(data, end_offset)
+                return Chunk(data, self.seed, segment.path, position, segment)
+        return None
 
     def _retry(self, read: Callable[[], T]) -> T:
         """Read again if a file was gone: retention and compaction unlink under readers, and then the tail says so."""
@@ -69,11 +103,15 @@ class LogReader:
         end = tail.end_position if segment is tail.segments[-1] else segment.size
         near = segment.near(offset, end, max_bytes)
         if near is not None:
-            return Chunk(near[1], self.seed, segment.path, near[0], segment)
+            data = near[1] if end_offset >= tail.end_offset else _below(near[1], end_offset)
+            return Chunk(data, self.seed, segment.path, near[0], segment, near[2])
         position = segment.locate(offset, end)
         if position is None:
-            raise lookup.missing(segment, segment.next_offset, (*tail.bases, tail.end_offset)[at + 1])
-        return Chunk(segment.chunk(position, end, max_bytes), self.seed, segment.path, position, segment)
+            raise lookup.missing(segment, segment.stats.next_offset, (*tail.bases, tail.end_offset)[at + 1])
+        data = segment.chunk(position, end, max_bytes)
+        if end_offset < tail.end_offset:
+            data = _below(data, end_offset)
+        return Chunk(data, self.seed, segment.path, position, segment)
 
     def out_of_range(self, offset: int, end_offset: int) -> OffsetOutOfRangeError:
         start = self.tail.start_offset
@@ -92,10 +130,10 @@ class LogReader:
 
         def find() -> OffsetAndTimestamp | None:
             tail = self.tail
-            places = [
+            places = (
                 (s, end) for s, end in tail.places()
                 if (tail.max_timestamp if s is tail.segments[-1] else s.max_timestamp) >= timestamp
-            ]  # fmt: skip
+            )  # fmt: skip
             return lookup.find_time(places, timestamp, tail.start_offset, end_offset)
 
         return self._retry(find)

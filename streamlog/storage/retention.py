@@ -10,9 +10,39 @@ import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
+from typing import Protocol, overload
 
 from ..config import FOREVER, TopicConfig, duration_ms, integer
 from ..types import Policy, SegmentInfo
+
+
+class Sealed(Protocol):
+    """A sealed segment, of which the size is known and the rest may take a walk to find out."""
+
+    size: int
+
+    def info(self) -> SegmentInfo: ...
+
+
+class Segments(Sequence[SegmentInfo]):
+    """What a policy is asked with: the sealed segments, oldest first. Each is looked at when it is asked for."""
+
+    def __init__(self, sealed: Sequence[Sealed]) -> None:
+        self._sealed = sealed
+
+    def sizes(self) -> list[int]:
+        """The bytes of each, which need no look."""
+        return [segment.size for segment in self._sealed]
+
+    def __len__(self) -> int:
+        return len(self._sealed)
+
+    @overload
+    def __getitem__(self, at: int) -> SegmentInfo: ...
+    @overload
+    def __getitem__(self, at: slice) -> Sequence[SegmentInfo]: ...
+    def __getitem__(self, at: int | slice) -> SegmentInfo | Sequence[SegmentInfo]:
+        return Segments(self._sealed[at]) if isinstance(at, slice) else self._sealed[at].info()
 
 
 class Joinable:
@@ -90,7 +120,8 @@ class MaxBytes(Joinable):
         return f"max_bytes({self.size})"
 
     def expired(self, segments: Sequence[SegmentInfo], now_ms: int) -> int:
-        return _surplus([segment.size_bytes for segment in segments], self.size)
+        sizes = segments.sizes() if isinstance(segments, Segments) else [segment.size_bytes for segment in segments]
+        return _surplus(sizes, self.size)
 
 
 @dataclass(frozen=True)

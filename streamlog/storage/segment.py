@@ -15,15 +15,16 @@ from collections.abc import Iterator
 from ..errors import CorruptRecordError
 from ..records.batch import FIXED_LEN, MAGIC, MAX_HEADER_LEN, BatchHeader, corrupt, header_fault, peek, read_header
 from ..runtime.api import Disk, File, Mapping
-from ..types import SegmentInfo
-from . import index as index_files
+from ..types import Buffer
+from .facts import Facts
 from .faults import typed
 from .index import Index, Stats
 from .swap import index_name, log_name
+from .walk import Walk
 
 logger = logging.getLogger("streamlog.storage")
 
-# Small enough that a walk over large batches reads little but their headers.
+# Small enough that a look at large batches reads little but their headers.
 _WALK_BYTES = 8192
 _SEARCH_BYTES = 1 << 18
 # Python's mmap keeps a descriptor of its own, so mappings are bounded in number: over the whole process
@@ -36,10 +37,20 @@ _NEAR_BYTES = 20_480  # an index interval and a batch of the usual size
 _LENGTH_AT = slice(7, 11)  # of `batch_len` in a batch's header
 
 
-class Segment:
+def size_of(disk: Disk, path: str) -> int:
+    """A file's size; nothing stays open, or a log of many segments would run out of descriptors."""
+    file = disk.open(path, writable=False)
+    try:
+        return file.size()
+    finally:
+        file.close()
+
+
+class Segment(Facts):
     """A segment, active or sealed. Plain fields; the owner's lock guards every change.
 
-    `size`, `next_offset`, `records` and the timestamps of an active one are what was published last.
+    `size`, `next_offset` and `stats` of an active one are what was published last. `next_offset` of a sealed one
+    is where the next segment begins: opening does not look whether its batches reach that far, `stats` does.
     """
 
     def __init__(self, disk: Disk, directory: str, base_offset: int, seed: int) -> None:
@@ -51,30 +62,14 @@ class Segment:
         self.sealed = False
         self.size = 0
         self.next_offset = base_offset
-        self.records = 0
-        self.min_timestamp = -1
-        self.max_timestamp = -1
-        self.first_append = -1
+        # Derived: its index was made by a walk and is in no file yet.
+        self.is_unsaved = False
+        self._is_damaged = False
+        self._stats: Stats | None = None
         self._file: File | None = None
         self._map: Mapping | None = None
         self._pinned: Mapping | None = None
         self._index: Index | None = None
-
-    # -- facts ---------------------------------------------------------------------------------------
-
-    def stats(self) -> Stats:
-        return Stats(
-            self.base_offset, self.next_offset, self.size, self.records,
-            self.min_timestamp, self.max_timestamp, self.first_append,
-        )  # fmt: skip
-
-    def adopt(self, stats: Stats) -> None:
-        _, self.next_offset, self.size, self.records, self.min_timestamp, self.max_timestamp, self.first_append = stats
-
-    def info(self) -> SegmentInfo:
-        return SegmentInfo(
-            self.base_offset, self.next_offset, self.size, self.records, self.min_timestamp, self.max_timestamp
-        )
 
     # -- files ---------------------------------------------------------------------------------------
 
@@ -93,6 +88,15 @@ class Segment:
     def create(self) -> None:
         self._file = self.disk.open(self.path, create=True, exclusive=True)
         self._index = Index()
+        self._stats = Stats(self.base_offset, self.base_offset, 0, 0, -1, -1, -1)
+
+    def wake(self, found: Walk) -> None:
+        """It is the last segment, as a walk found it: appended to from where its last good batch ends."""
+        self.sealed = False
+        self.release()
+        self.adopt(found.stats._replace(size=found.end))
+        self._index = found.entries
+        self._is_damaged = bool(found.damage)
 
     def seal(self) -> None:
         """It never changes again: read through a mapping from now on, with no descriptor of its own kept open."""
@@ -118,49 +122,6 @@ class Segment:
         """The path means this segment again."""
         self._pinned = None
 
-    @property
-    def index(self) -> Index:
-        """The index, from its file or, if that is missing or damaged, from the segment's headers."""
-        if self._index is None:
-            self._index = self._load_index()
-        return self._index
-
-    def give_index(self, index: Index) -> None:
-        self._index = index
-
-    def _load_index(self) -> Index:
-        try:
-            loaded = index_files.from_bytes(self.disk.read(self.index_path), self.seed)
-        except OSError:
-            loaded = None
-        if loaded is not None and loaded[1].size == self.size:
-            return loaded[0]
-        index = Index()
-        for position, found in self.scan(0, self.size):
-            if isinstance(found, BatchHeader):
-                index.add(found.base_offset, position, found.max_timestamp)
-        return index
-
-    def keep_index(self) -> None:
-        """Write the index beside the segment, atomically. A failure only costs a later walk, so it is no error."""
-        try:
-            self.disk.write_atomic(self.index_path, index_files.to_bytes(self.index, self.stats(), self.seed))
-        except OSError as error:
-            logger.warning("could not write %s (%s); it will be rebuilt when needed", self.index_path, error)
-
-    def sync(self) -> None:
-        """Have what was written on the device. No lock; a file that retention removed meanwhile needs none of it."""
-        try:
-            file = self.disk.open(self.path)
-            try:
-                file.sync()
-            finally:
-                file.close()
-        except FileNotFoundError:
-            return
-        except OSError as error:
-            raise typed(error, "sync", self.path) from error
-
     # -- reading -------------------------------------------------------------------------------------
 
     def read(self, length: int, position: int) -> bytes:
@@ -168,7 +129,14 @@ class Segment:
         try:
             if not self.sealed:
                 return self.file.pread(length, position)
-            return (self._map or self._pinned or self._mapping()).read(length, position)
+            mapping = self._map or self._pinned
+            if mapping is None:
+                if not self.size:  # nothing can be mapped, and nothing read
+                    return b""
+                mapping = self._mapping()
+            if not 0 <= position < self.size:  # nothing checks that an index, whose checksum is right, makes sense
+                return b""
+            return mapping.read(length, position)
         except OSError as error:
             raise typed(error, "read", self.path) from error
 
@@ -277,8 +245,9 @@ class Segment:
     def _base_offset_at(self, position: int) -> int:
         return peek(self.read(FIXED_LEN, position)).base_offset
 
-    def near(self, offset: int, end: int, max_bytes: int) -> tuple[int, bytes] | None:
-        """The batch that holds `offset`, and whole ones behind it, found and read in one go; its position, and bytes.
+    def near(self, offset: int, end: int, max_bytes: int) -> tuple[int, Buffer, BatchHeader] | None:
+        """The batch that holds `offset`, and whole ones behind it, found and read in one go: position, bytes, and the
+        first one's header, verified.
 
         None where one read from the index entry on does not hold it, or damage lies on the way: `locate` then
         has to look. Headers on the way are verified, as there.
@@ -292,27 +261,29 @@ class Segment:
             except CorruptRecordError:
                 return None
             stop = at + header.batch_len
-            if header.last_offset < offset:
-                at = stop
-            elif stop <= len(data):
-                return start + at, data[at : self._whole(data[: max(stop, at + max_bytes)], stop)]
-            else:
-                return None
+            if header.last_offset >= offset:
+                if stop > len(data):
+                    return None
+                whole = self._whole(data, stop, max(stop, at + max_bytes))
+                return start + at, memoryview(data)[at:whole], header
+            at = stop
         return None
 
     @staticmethod
-    def _whole(data: bytes, at: int) -> int:
-        """Where the last whole batch in `data` ends, given that one begins at `at`. Lengths are not verified here."""
-        while at + FIXED_LEN <= len(data):
+    def _whole(data: bytes, at: int, end: int) -> int:
+        """Where the last batch in `data[:end]` that is whole ends, given that one begins at `at`. No length is verified."""
+        end = min(end, len(data))
+        while at + FIXED_LEN <= end:
             length = int.from_bytes(data[at + 7 : at + 11], "little")
-            if length < FIXED_LEN or at + length > len(data):
+            if length < FIXED_LEN or at + length > end:
                 break
             at += length
         return at
 
-    def chunk(self, position: int, end: int, max_bytes: int) -> bytes:
+    def chunk(self, position: int, end: int, max_bytes: int) -> Buffer:
         """Whole batches from `position` on: at least one, and no more than `max_bytes` unless one is larger.
 
+        A view of what was read, for what is cut off its end is not worth a copy of the rest.
         Lengths are not verified here; whoever decodes verifies every header before it believes it.
         """
         data = self.read(min(max(max_bytes, FIXED_LEN), end - position), position)
@@ -321,6 +292,6 @@ class Segment:
             if position + first > end:
                 raise corrupt(self.path, position, "the batch is cut short", first, end - position)
             return self.read(first, position)
-        at = self._whole(data, 0)
+        at = self._whole(data, 0, len(data))
         # Bytes that are no batch go along when nothing else would: the decoder names the damage.
-        return data[:at] if at and at != len(data) else data
+        return memoryview(data)[: at or len(data)]

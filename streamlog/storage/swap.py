@@ -10,10 +10,12 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable
 
+from ..records import batch
 from ..runtime.api import Disk
 
 _FILE = re.compile(r"([0-9]{20})\.(log|index)")
 _SWAP = re.compile(r"([0-9]{20})-([0-9]{20})\.swap")
+_CUT = re.compile(r"([0-9]{20})\.log\.cut-[0-9]+(-[0-9]+)?")
 _WORTHLESS = (".cleaned", ".tmp")
 MAX_OFFSET = (1 << 63) - 1
 
@@ -37,7 +39,7 @@ def cleaned_name(base_offset: int) -> str:
 def base_offset_of(name: str, suffix: str) -> int | None:
     """The base offset in the name of a segment's `log` or `index` file; None for any other file."""
     match = _FILE.fullmatch(name)
-    if match is None or match[2] != suffix or int(match[1]) > MAX_OFFSET:
+    if match is None or match[2] != suffix or int(match[1]) >= batch.MAX_OFFSET:
         return None
     return int(match[1])
 
@@ -46,6 +48,12 @@ def swap_of(name: str) -> tuple[int, int] | None:
     """The offsets that a `.swap` file replaces, from and up to; None for any other file."""
     match = _SWAP.fullmatch(name)
     return (int(match[1]), int(match[2])) if match is not None else None
+
+
+def cut_of(name: str) -> int | None:
+    """The base offset of the segment that a `.cut-N` file was cut off from; None for any other file."""
+    match = _CUT.fullmatch(name)
+    return int(match[1]) if match is not None else None
 
 
 def is_worthless(name: str) -> bool:
@@ -64,6 +72,7 @@ def finish(disk: Disk, directory: str, low: int, high: int, names: Iterable[str]
         base = base_offset_of(name, "index") if base is None else base
         if base is not None and low <= base < high and disk.exists(f"{directory}/{name}"):
             disk.unlink(f"{directory}/{name}")
+    disk.sync_dir(directory)  # the rename without the unlinks would leave offsets twice
     disk.rename(swap, f"{directory}/{log_name(low)}")
     disk.sync_dir(directory)
 

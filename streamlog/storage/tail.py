@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from ..records.batch import SealedBatch
+from ..records.batch import BatchHeader, SealedBatch
+from ..types import Buffer
 from .index import Stats
 from .segment import Segment
 
@@ -29,6 +30,9 @@ class Tail(NamedTuple):
             self.min_timestamp, self.max_timestamp, self.first_append,
         )  # fmt: skip
 
+    def size_bytes(self) -> int:
+        return sum(segment.size for segment in self.segments[:-1]) + self.end_position
+
     def places(self, first: int = 0) -> list[tuple[Segment, int]]:
         """The segments from the `first` one on, each with the position up to which it may be read."""
         active = self.segments[-1]
@@ -51,13 +55,17 @@ class Write:
 
 
 class Chunk(NamedTuple):
-    """Whole batches as they lie on disk, unverified, and where they came from, for error messages."""
+    """Whole batches as they lie on disk, copied out but unverified, and where they came from, for error messages.
 
-    data: bytes
+    `first`: the first one's header, where it was verified on the way here.
+    """
+
+    data: Buffer
     seed: int
     path: str
     position: int
     segment: Segment | None = None
+    first: BatchHeader | None = None
 
 
 EMPTY = Chunk(b"", 0, "", 0)

@@ -14,7 +14,7 @@ import pytest
 from typer.testing import CliRunner
 
 import streamlog
-from streamlog import TopicPartition, cli_admin, cli_inspect, cli_records  # noqa: F401  they add their commands
+from streamlog import TopicPartition, cli_admin, cli_inspect, cli_records, cli_repair  # noqa: F401  they add their commands
 from streamlog.cli_app import app
 
 DAY = 86_400_000
@@ -463,6 +463,27 @@ def test_verify_fails_when_a_byte_has_changed(letters: Terminal, open_log: OpenL
     assert json.loads(report.stdout)["ok"] is False
 
 
+@pytest.mark.damaged
+def test_repair_says_what_is_lost_and_copies_the_rest(letters: Terminal, open_log: OpenLog, tmp_path: Path) -> None:
+    file = segment_of(letters.directory, "t", open_log)
+    data = bytearray(file.read_bytes())
+    data[-1] ^= 1
+    file.write_bytes(data)
+    result = letters.run("repair", str(letters.directory), str(tmp_path / "new"))
+    assert result.exit_code == 1
+    assert file.name in result.stdout and "payload" in result.stdout and "offset" in result.stdout
+    again = letters.run("repair", str(tmp_path / "new"), str(tmp_path / "newer"))
+    assert again.exit_code == 0
+    assert "nothing lost" in again.stdout
+    refused = letters.run("repair", str(letters.directory), str(tmp_path / "new"))
+    assert refused.exit_code == 2
+    assert "not empty" in refused.stderr
+    report = letters.run("repair", str(letters.directory), str(tmp_path / "third"), "--json")
+    assert report.exit_code == 1
+    found = json.loads(report.stdout)
+    assert found["ok"] is False and found["problems"][0]["path"] == str(file)
+
+
 # As a process
 
 
@@ -492,11 +513,47 @@ def test_the_module_runs_as_the_command_does(child: Child, path: Path) -> None:
 def test_a_log_in_use_is_refused_with_the_pid_of_its_owner(child: Child, open_log: OpenLog, path: Path) -> None:
     with open_log() as log:
         log.create_topic("t")
-        process = child(MAIN, "-d", path, "topic", "list")
+        process = child(MAIN, "-d", path, "topic", "create", "u")
         _, errors = process.communicate(timeout=60)
     assert process.returncode == 1
     assert str(os.getpid()) in errors
     assert "Traceback" not in errors
+
+
+@pytest.mark.parametrize(
+    ("command", "shown"),
+    [
+        (("topic", "list"), "t"),
+        (("topic", "describe", "t"), "1"),
+        (("consume", "t"), "hello"),
+        (("group", "list"), "g"),
+        (("group", "describe", "g"), "1"),
+        (("verify",), "ok"),
+    ],
+    ids=lambda part: " ".join(part) if isinstance(part, tuple) else "",
+)
+def test_a_log_in_use_can_be_looked_at(
+    child: Child, open_log: OpenLog, path: Path, command: tuple[str, ...], shown: str
+) -> None:
+    with open_log() as log:
+        log.create_topic("t").send("hello")
+        with log.consumer("t", group="g") as consumer:
+            assert len(consumer.poll()) == 1
+        process = child(MAIN, "-d", path, *command)
+        output, errors = process.communicate(timeout=60)
+    assert (process.returncode, errors) == (0, "")
+    assert shown in output
+
+
+def test_a_log_in_use_is_followed_as_its_owner_writes(child: Child, open_log: OpenLog, path: Path) -> None:
+    with open_log() as log:
+        topic = log.create_topic("t")
+        process = child(MAIN, "-d", path, "consume", "t", "--follow", "--count", "3")
+        assert process.stdout is not None
+        for value in ("a", "b", "c"):
+            topic.send(value)
+            assert process.stdout.readline() == f"{value}\n"
+        assert process.wait(timeout=60) == 0
 
 
 def test_ctrl_c_while_following_is_quiet_and_keeps_what_was_shown(

@@ -284,3 +284,28 @@ def test_a_consumer_collected_open_warns(log: streamlog.StreamLog) -> None:
     with pytest.warns(ResourceWarning):
         del consumer
         gc.collect()
+
+
+def test_a_commit_while_the_log_closes_is_refused_and_not_forgotten(tmp_path: Path, in_thread: InThread) -> None:
+    log = streamlog.open(tmp_path / "log")
+    fill(log, 3)
+    inside, go_on = threading.Event(), threading.Event()
+    own_commits: list[object] = []
+
+    class Slow(streamlog.RebalanceListener):
+        def on_partitions_revoked(self, partitions: object) -> None:
+            inside.set()
+            go_on.wait(LONG)
+            own_commits.append(consumer.commit(records[0]))
+
+    consumer = log.consumer("t", group="g", enable_auto_commit=False, listener=Slow())
+    records = consumer.poll()
+    closing = in_thread(log.close)
+    assert inside.wait(LONG)
+    with pytest.raises(ClosedError):
+        consumer.commit()
+    go_on.set()
+    closing.result(LONG)
+    assert own_commits == [None]  # the listener's commit counted
+    with streamlog.open(tmp_path / "log") as log:
+        assert log.group("g").committed() == {TopicPartition("t", 0): 1}

@@ -18,6 +18,7 @@ from streamlog.coordinator import schema
 from streamlog.records import columns
 from streamlog.records.batch import LOG_APPEND_TIME, SealedBatch, seed_of
 from streamlog.runtime.disk import OsDisk
+from streamlog.storage import published
 from streamlog.storage.log import Log, Write
 from streamlog.storage.recovery import Crash, open_log
 from streamlog.types import TopicPartition
@@ -137,6 +138,25 @@ def internal_records() -> dict[str, tuple[bytes, bytes]]:
     }
 
 
+PUBLISHED_HEADER = published.Header(incarnation=5, state=published.OPEN, pid=4711)
+PUBLISHED_SLOT = published.Slot(
+    seed=SEED,
+    generation=3,
+    rewrites=2,
+    end_offset=5_000_000_015,
+    high_watermark=5_000_000_014,
+    last_stable_offset=5_000_000_013,
+    log_start_offset=1,
+    active_base=5_000_000_000,
+    end_position=0xFEDC_BA98,
+)
+
+
+def published_file() -> bytes:
+    """DIR/published with a header, a free slot and a slot in use."""
+    return b"".join((published.pack_header(PUBLISHED_HEADER), published.EMPTY, published.pack_slot(PUBLISHED_SLOT)))
+
+
 def files() -> dict[str, bytes]:
     """Name → bytes of every golden file, as today's writer makes them."""
     with tempfile.TemporaryDirectory() as directory:
@@ -144,6 +164,7 @@ def files() -> dict[str, bytes]:
         made: dict[str, Any] = {name: (Path(directory) / "p" / name).read_bytes() for name in NAMES}
     for name, (key, value) in internal_records().items():
         made[f"{name}.key"], made[f"{name}.value"] = key, value
+    made["published"] = published_file()
     return made
 
 

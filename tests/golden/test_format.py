@@ -21,6 +21,7 @@ from streamlog.records.batch import FIXED_LEN, VERSION, read_header, verify_payl
 from streamlog.records.columns import BatchColumns
 from streamlog.runtime.disk import OsDisk
 from streamlog.storage import index as index_files
+from streamlog.storage import published
 from streamlog.storage.check import Question, check_partition
 from streamlog.storage.checkpoint import State, slots
 from streamlog.storage.recovery import Crash, open_log
@@ -120,6 +121,13 @@ def test_the_records_of_the_internal_topics_mean_what_they_meant() -> None:
     assert schema.decode_member("m", stored["member.value"]) == schema.decode_member("m", records["member"][1])
     assert schema.decode_key(stored["offset.key"]) == (schema.OFFSET, "g", ("orders", 2))
     assert schema.decode_offset(stored["offset.value"]) == schema.CommittedOffset(17, "note", None, NOW)
+
+
+def test_published_is_written_and_read_as_it_was() -> None:
+    data = (GOLDEN / "published").read_bytes()
+    assert data == make.published_file()
+    assert published.parse_header(data) == make.PUBLISHED_HEADER
+    assert [published.parse_slot(data[at : at + 64]) for at in (64, 128)] == [None, make.PUBLISHED_SLOT]
 
 
 def test_the_decoder_on_the_format_page_reads_every_record() -> None:

@@ -147,9 +147,7 @@ class CoordinatorMachine(RuleBasedStateMachine):
     ) -> Client:
         return self.join(topics, assignors, instance_id, remote)
 
-    def join(
-        self, topics: frozenset[str], assignors: tuple[str, ...], instance_id: str | None, remote: bool
-    ) -> Client:
+    def join(self, topics: frozenset[str], assignors: tuple[str, ...], instance_id: str | None, remote: bool) -> Client:
         client = Client(topics, assignors, instance_id, remote)
         self.everybody.append(client)
         self.heartbeat(client)
@@ -285,9 +283,7 @@ class CoordinatorMachine(RuleBasedStateMachine):
         if not held:
             return multiple()
         partition = held[choice % len(held)]
-        return DelayedCommit(
-            client, client.epoch, partition, client.tenure[partition], self.owner_changes[partition]
-        )
+        return DelayedCommit(client, client.epoch, partition, client.tenure[partition], self.owner_changes[partition])
 
     @rule(client=clients, topic=st.sampled_from(TOPICS), number=st.integers(0, 5))
     def commit_anything(self, client: Client, topic: str, number: int) -> None:

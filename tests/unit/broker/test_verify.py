@@ -134,7 +134,7 @@ def test_a_damaged_batch_names_topic_partition_file_place_and_offsets(closed: Pa
     (file,) = directory(closed, "t", 1).glob("*.log")
     flip(file, -1)
     problem = only(verify(closed))
-    assert problem == Problem(str(file), 0, "payload", problem.message, "t", 1, (0, 10))
+    assert problem == Problem(str(file), 0, "payload", problem.message, "t", 1, (0, 10), file.stat().st_size)
     assert "t-1: payload at" in str(problem) and "offsets 0 to 9" in str(problem)
     assert "1 problem (" in str(verify(closed))
 

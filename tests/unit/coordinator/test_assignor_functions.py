@@ -176,9 +176,7 @@ def best_possible(topics: Mapping[str, frozenset[str]], partitions: Mapping[str,
 
 
 def members_of(topics: Mapping[str, frozenset[str]], owned: Assignment | None = None) -> dict[str, Subscription]:
-    return {
-        member: Subscription(names, (owned or {}).get(member, frozenset())) for member, names in topics.items()
-    }
+    return {member: Subscription(names, (owned or {}).get(member, frozenset())) for member, names in topics.items()}
 
 
 @given(SUBSCRIPTIONS, PARTITIONS)

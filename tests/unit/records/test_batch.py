@@ -155,3 +155,31 @@ def test_a_directory_that_does_not_add_up_is_refused(directory: bytes) -> None:
     data = stamp(sealed, SEED, 0, 0, 0)
     with pytest.raises(ValueError, match=r"directory|add up"):
         directory_entries(data, 0, header_of(data))
+
+
+@pytest.mark.parametrize(
+    ("changed", "why"),
+    [
+        ({"base_offset": -1}, "offsets"),
+        ({"base_offset": 1 << 62}, "offsets"),
+        ({"last_offset_delta": -1}, "offsets"),
+        ({"record_count": (1 << 22) + 1}, "number of records"),
+        ({"record_count": (1 << 25) + 1, "attributes": 1 << 4, "uncompressed_len": (1 << 32) - 1}, "number of records"),
+    ],
+)
+def test_a_header_with_right_checksums_and_impossible_numbers_is_damage(changed: dict[str, int], why: str) -> None:
+    header, payload = stamped()
+    fields = header_of(header + payload)._replace(**changed)
+    forged = bytearray(header)
+    batches._HEADER.pack_into(forged, 0, *fields)
+    digest = batches.xxh3_64_intdigest(bytes(forged[:11] + forged[15:]), SEED) & 0xFFFFFFFF  # type: ignore[attr-defined]
+    forged[11:15] = digest.to_bytes(4, "little")
+    with pytest.raises(CorruptRecordError, match=why):
+        header_of(bytes(forged) + payload)
+
+
+def test_a_batch_of_very_many_records_of_nothing_has_a_byte_for_each_and_is_read() -> None:
+    count = (1 << 22) + 1
+    sealed = columns.seal(SEED, None, None, 1000, count=count)
+    assert len(sealed.payload) > count
+    assert header_of(stamp(sealed, SEED, 0, 0, 0) + sealed.payload).record_count == count

@@ -178,3 +178,42 @@ def test_a_compressed_column_that_claims_too_much_room_is_refused() -> None:
 
 def test_the_largest_column_allowed_is_a_gibibyte() -> None:
     assert columns.MAX_UNCOMPRESSED == 1 << 30
+
+
+@st.composite
+def tricky_columns(draw: st.DrawFn) -> list[bytes | None]:
+    """Columns of one width, or of widths whose mean is one, whose entries look like the beginnings of others."""
+    width = draw(st.integers(0, 12))
+    one = st.lists(st.sampled_from([0xC4, width, 0, 1]), min_size=width, max_size=width).map(bytes)
+    column: list[bytes | None] = draw(st.lists(one, min_size=16, max_size=40))
+    for _ in range(draw(st.integers(0, 3))):
+        at, other = draw(st.integers(0, len(column) - 1)), draw(st.integers(0, len(column) - 1))
+        column[at], column[other] = (
+            bytes([0xC4, width] * 10)[: width + 2],
+            bytes([0xC4, width] * 10)[: max(0, width - 2)],
+        )
+    if draw(st.booleans()):
+        column[draw(st.integers(0, len(column) - 1))] = None
+    return column
+
+
+@given(tricky_columns(), st.data())
+def test_a_few_entries_are_the_same_as_those_of_the_whole_column(
+    column: list[bytes | None], data: st.DataObject
+) -> None:
+    low = data.draw(st.integers(0, len(column) - 1))
+    high = data.draw(st.integers(low + 1, len(column)))
+    batch = opened(seal(SEED, column, column, 7, count=len(column)))
+    assert list(batch.some(KEYS, low, high)) == column[low:high]
+    assert list(batch.some(VALUES, low, high)) == column[low:high]
+    records = list(records_of(Record, "t", 0, batch, low, high))
+    assert [(r.offset, r.key, r.value) for r in records] == [(BASE + n, column[n], column[n]) for n in range(low, high)]
+
+
+def test_a_column_whose_array_claims_another_count_is_refused_for_a_few_entries_too() -> None:
+    column = msgpack.packb([b"12345678"] * 20)
+    lying = b"\xdc\x00\x13" + column[3:]
+    directory = directory_of([(VALUES, len(lying))])
+    sealed = SealedBatch(lying, hash_payload(lying, SEED), directory, 0, 20, 19, 7, 7, len(lying))
+    with pytest.raises(ValueError):
+        opened(sealed).some(VALUES, 5, 6)

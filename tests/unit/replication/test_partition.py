@@ -156,7 +156,7 @@ def test_maintenance_that_the_disk_refuses_is_tried_again(
     def refuse() -> None:
         raise StorageError("injected", path="x", errno=5)
 
-    monkeypatch.setattr(partition.log, "sync_sealed", refuse)
+    monkeypatch.setattr(partition.commit, "sync_sealed", refuse)
     assert partition.maintain(NOW) == NOW + RETRY_MS
     assert "t-0" in caplog.text and "injected" in caplog.text
 

@@ -342,6 +342,9 @@ def test_failed_at_any_call_the_log_reads_on_and_the_next_pass_and_the_next_open
         disk.error = None
         assert b.table() == table
         b.check()
+        if b.log.poison is not None:  # it was the sync of what supersedes the records that go
+            b.reopen(KILLED)
+            assert b.table() == table
         put(b, (b"new", b"1"))
         table[b"new"] = b"1"
         if nth % 2:
@@ -430,7 +433,7 @@ def test_a_reader_in_a_segment_that_is_compacted_away_reads_on(box: MakeBox) -> 
     compact(b)
     assert list(headers) is not None
     for segment in tail.segments[:-1]:
-        assert sum(header.record_count for _, header in segment.headers(0, segment.size)) == segment.records
+        assert sum(header.record_count for _, header in segment.headers(0, segment.size)) == segment.stats.records
 
 
 def test_damage_is_never_compacted_away(box: MakeBox) -> None:

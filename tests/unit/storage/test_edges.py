@@ -167,7 +167,7 @@ def test_a_reader_whose_path_is_gone_for_a_moment_reads_the_old_segment(box: Mak
 def test_the_last_file_of_a_segment_that_retention_removed_needs_no_sync(box: MakeBox) -> None:
     b = segmented(box)
     b.logs()[0].unlink()
-    b.log.tail.segments[0].sync()
+    b.log.sync_files(0, b.log.tail)
     b.log.advance_start(1)
 
 
@@ -247,7 +247,7 @@ def test_closing_a_log_whose_end_is_unknown_vouches_for_nothing(box: MakeBox) ->
     b.open(CLEAN)
     with pytest.raises(CorruptRecordError):
         b.append(b"never at offset 2 again")
-    assert b.values() == [b"one"]
+    assert b.values(skip=True) == [b"one"]
 
 
 def test_a_batch_that_ends_behind_what_may_be_read_is_cut_short(box: MakeBox) -> None:

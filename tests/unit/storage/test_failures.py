@@ -124,7 +124,7 @@ def test_a_state_write_that_fails_never_touches_the_only_good_slot(box: MakeBox)
         b.append(b"%d" % n)
     b.log.advance_start(2)
     for _ in range(3):
-        disk.arm(1, OSError(errno.EIO, "injected"), half=True)
+        disk.arm(2, OSError(errno.EIO, "injected"), half=True)  # the first call opens the file
         with pytest.raises(StorageError):
             b.log.advance_start(4)
         disk.error = None

@@ -1,0 +1,73 @@
+"""Consumer groups of a log that another process owns: what its offsets topic says, replayed.
+
+The shard is the coordinator's own, so what it answers here is what the owner would answer if it opened the
+log now. Members live in the owner's process: they are shown as it recorded them, and as gone when it is.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from typing import Protocol
+
+from ..coordinator import GroupDescription, Shard
+from ..runtime.api import Completion, Lock
+from ..types import Clock, OffsetAndMetadata, TopicPartition
+from .reading import Readable
+from .replay import all_records
+
+LogRecord = tuple[bytes, bytes | None]
+
+
+class Host(Protocol):
+    """What the groups need of the service they are part of."""
+
+    clock: Clock
+
+    def groups_partition(self) -> Readable | None:
+        """The partition of the offsets topic, as it is now; None before the first group."""
+
+    def living_owner(self) -> str:
+        """The incarnation whose members are alive; empty if nobody owns the log."""
+
+
+class FollowedGroups:
+    """Thread-safe. Each question looks at the log; it is replayed if it moved."""
+
+    def __init__(self, host: Host, lock: Lock, real_seconds: Callable[[], float]) -> None:
+        self._host = host
+        self._lock = lock
+        self._seconds = real_seconds
+        self._state: object = self
+        self._shard = Shard(_in_memory, incarnation="", new_id=str)
+
+    def _current(self) -> Shard:
+        """REQUIRES: the lock."""
+        partition = self._host.groups_partition()
+        owner = self._host.living_owner()
+        state = None if partition is None else (partition.log.tail.segments, partition.high_watermark, owner)
+        if state != self._state:
+            shard = Shard(_in_memory, incarnation=owner, new_id=str)
+            if partition is not None:
+                shard.replay(all_records(partition))
+            shard.loaded(self._host.clock.time_ms(), self._seconds())
+            self._shard, self._state = shard, state
+        return self._shard
+
+    def committed(
+        self, group: str, partitions: Iterable[TopicPartition] | None
+    ) -> dict[TopicPartition, OffsetAndMetadata]:
+        with self._lock:
+            return self._current().committed(group, partitions)
+
+    def describe(self, group: str) -> GroupDescription:
+        with self._lock:
+            return self._current().describe(group)
+
+    def list(self) -> list[str]:
+        with self._lock:
+            return self._current().list_groups()
+
+
+def _in_memory(records: Sequence[LogRecord]) -> Completion[int]:
+    """Members that are gone are removed as the next opening would remove them, but in memory and nowhere else."""
+    return Completion.of(0)

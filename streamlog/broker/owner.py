@@ -1,0 +1,94 @@
+"""`streamlog.json`: whose the directory is, and how it was left.
+
+Padded to one sector, so that it can also be written in place, whole or not at all: a full disk has no
+room for the temporary file of an atomic write, and must not keep a log from being opened or closed.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import json
+import logging
+from typing import Any
+
+from ..errors import FormatError
+from ..runtime.api import Disk
+
+logger = logging.getLogger("streamlog.broker")
+
+FORMAT = 1
+OWNER_FILE = "streamlog.json"
+SECTOR_BYTES = 512
+_NO_ROOM = (errno.ENOSPC, errno.EDQUOT)
+
+
+def read_owner(disk: Disk, path: str) -> dict[str, Any]:
+    """The owner file's contents. Raises FormatError if it is damaged or of a newer format."""
+    try:
+        owner = json.loads(disk.read(path, 1 << 20))
+        format_, min_reader = owner["format"], owner["min_reader"]
+        for name, kind in (
+            ("incarnation", int), ("boot_id", str), ("clean", bool), ("features", list), ("min_reader", int)
+        ):  # fmt: skip
+            if type(owner[name]) is not kind:
+                raise ValueError(name)
+        if not 0 <= owner["incarnation"] < 1 << 62:
+            raise ValueError("incarnation")
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
+        raise FormatError(
+            f"{path} cannot be understood ({error}), so this is no log, or a damaged one. Nothing was changed; "
+            f"restore the file from a copy, or copy what is whole into a new log with streamlog.repair().",
+            path=path,
+        ) from error
+    except OSError as error:
+        raise FormatError(f"{path} cannot be read as a file of a log: {error.strerror or error}.", path=path) from error
+    if min_reader > FORMAT or owner["features"]:
+        raise FormatError(
+            f"{path} is of format {format_} (readable from {min_reader} on, features {owner['features']}); this streamlog "
+            f"knows format {FORMAT}. Open it with a newer streamlog.",
+            path=path,
+        )
+    result: dict[str, Any] = owner
+    return result
+
+
+def new_owner(cluster_id: str, directory_id: str) -> dict[str, Any]:
+    """What a directory begins with; `incarnation` counts its opens for writing."""
+    return {
+        "format": FORMAT,
+        "min_reader": FORMAT,
+        "features": [],
+        "cluster_id": cluster_id,
+        "broker_id": 0,
+        "directory_id": directory_id,
+        "incarnation": 0,
+    }
+
+
+def write_owner(disk: Disk, path: str, owner: dict[str, Any]) -> None:
+    """Replace the owner file; it is on the device on return.
+
+    On a full disk it is overwritten where it lies. Raises OSError if that cannot be done either.
+    """
+    data = json.dumps(owner, indent=1).encode()
+    data += b" " * (SECTOR_BYTES - len(data) - 1) + b"\n"
+    try:
+        disk.write_atomic(path, data)
+    except OSError as error:
+        if error.errno not in _NO_ROOM or len(data) > SECTOR_BYTES or not disk.exists(path):
+            raise
+        with contextlib.suppress(OSError):
+            disk.unlink(f"{path}.tmp")
+        _overwrite(disk, path, data)
+
+
+def _overwrite(disk: Disk, path: str, data: bytes) -> None:
+    file = disk.open(path)
+    try:
+        file.pwrite([data], 0)
+        if file.size() > len(data):
+            file.truncate(len(data))
+        file.sync()
+    finally:
+        file.close()

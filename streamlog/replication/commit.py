@@ -1,0 +1,238 @@
+"""Group commit: many writes share one sync.
+
+A write that is to be on the device before it counts is appended to the page cache like any other, and
+parked here. Whoever blocks on a parked write syncs: the one who finds nobody at it takes the tail, syncs
+every file that has bytes up to there, and answers all that it covers. Who comes meanwhile waits, on a gate
+of its own, and finds its write covered or has the next turn. So a thread alone pays for its own sync and no
+hand-over, and eight threads share one.
+
+Nobody may be blocking: a batch whose linger is over, a program that was interrupted. For those a task of
+the scheduler calls `tend`.
+
+`syncing` is a leaf and is held across the sync, with no other lock; it also keeps the partition's other
+syncs out, since the kernel tells of a failure once only.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable
+
+from ..errors import PoisonedLogError, StreamlogError
+from ..runtime.api import Completion, Lock
+from ..storage.log import Log
+
+# How long (ms) a parked write waits for somebody to block on it before the scheduler looks after it.
+PATIENCE_MS = 20
+# How long (s) a round waits at most for those who may want to join it: what a few threads take to wake and write.
+GATHER_S = 0.0001
+ALONE = (1, 1)
+
+
+class Parked(Completion[int]):
+    """A write that is in the log and waits to be on the device; done with its base offset."""
+
+    __slots__ = ("_commit", "end", "offset", "turn")
+
+    def __init__(self, commit: GroupCommit, end: int, offset: int) -> None:
+        # Not by the base's __init__: there is one for every record that is sent alone, and its thread waits.
+        self._done = False
+        self._value = self._error = None
+        self._callbacks = []
+        self._commit = commit
+        self.end = end
+        self.offset = offset
+        self.turn: Callable[[Completion[int]], object] | None = None
+
+    def drive(self) -> bool:
+        return self._commit.drive(self.end)
+
+    def on_turn(self, wake: Callable[[Completion[int]], object]) -> None:
+        self.turn = wake
+        self.on_done(wake)
+
+    def unattended(self) -> None:
+        self._commit.soon(0)
+
+
+class GroupCommit:
+    """What of one partition is on the device, and who waits for more. Thread-safe.
+
+    `synced_end`: everything before this offset is. `moved` is called, under no lock, after it grew.
+    """
+
+    def __init__(self, log: Log, new_lock: Callable[[], Lock], synced_end: int, moved: Callable[[], None]) -> None:
+        self._log = log
+        self.synced_end = synced_end
+        self.syncing = new_lock()
+        self._moved = moved
+        self._announced = synced_end
+        self._parked: list[Parked] = []
+        self._refused: StreamlogError | None = None
+        self._armed = False
+        self.schedule: Callable[[int], None] = lambda delay_ms: None
+        self.syncs = 0
+        self._new_lock = new_lock
+        # How many the last two rounds answered, and who waits for as many again.
+        self._rounds = ALONE
+        self._wanted = 0
+        self._joined: Lock | None = None
+
+    # -- waiting -------------------------------------------------------------------------------------
+
+    def park(self, end: int, offset: int) -> Completion[int]:
+        """Done with `offset` once everything before `end` is on the device. REQUIRES: it is in the log."""
+        if end <= self.synced_end:
+            return Completion.of(offset)
+        parked = Parked(self, end, offset)
+        self._parked.append(parked)
+        joined = self._joined
+        if joined is not None and len(self._parked) >= self._wanted:
+            self._joined = None
+            with contextlib.suppress(RuntimeError):  # two threads came at once, and the other one was faster
+                joined.release()
+        if end <= self.synced_end or self._refused is not None:  # since the look above
+            self.answer()
+        elif not self._armed:
+            self.soon(PATIENCE_MS)
+            self._armed = True
+        return parked
+
+    def everything(self) -> Completion[int]:
+        """Done once all that is in the log now is on the device; failed if that can never be known."""
+        poison = self._log.poison
+        return self.park(self._log.tail.end_offset, 0) if poison is None else Completion.failed(poison.again())
+
+    def drive(self, end: int) -> bool:
+        """Have everything before `end` on the device, by a sync on this thread; False if another is at one.
+
+        REQUIRES: no lock. What fails is told to those who are parked.
+        """
+        failure = self._refused
+        if end > self.synced_end and failure is None:
+            if self.syncing.locked():
+                return False
+            with self.syncing:
+                if end > self.synced_end and self._refused is None:
+                    if self._rounds != ALONE:
+                        self._gather()
+                    try:
+                        self._sync()
+                    except StreamlogError as error:
+                        failure = self._note(error)
+                    self._rounds = (len(self._parked), self._rounds[0])
+        self.answer(failure)
+        if self._parked:
+            self._pass_on()
+        return True
+
+    def _sync(self) -> None:
+        """One round. REQUIRES: `syncing`. Raises what `Log.sync_files` raises, at once if the log is poisoned."""
+        tail = self._log.tail
+        self._log.sync_files(self.synced_end, tail)
+        self.syncs += 1
+        self.synced_end = tail.end_offset
+
+    def _gather(self) -> None:
+        """Those whom the last rounds answered are about to write again: let them join this one. REQUIRES: `syncing`.
+
+        Without it eight threads fall into two groups that take turns, and share half as much.
+        """
+        wanted = max(self._rounds)
+        if len(self._parked) < wanted:
+            gate = self._new_lock()
+            gate.acquire()
+            self._wanted, self._joined = wanted, gate
+            if len(self._parked) < wanted:
+                gate.acquire(True, GATHER_S)
+            self._joined = None
+
+    def _note(self, error: StreamlogError) -> StreamlogError:
+        """What a poisoned log refuses, it refuses for good."""
+        if isinstance(error, PoisonedLogError):
+            self._refused = error
+        return error
+
+    def answer(self, failure: StreamlogError | None = None) -> None:
+        """Tell everybody whose wait is over, the oldest first. May be done twice, and by two threads at once."""
+        synced_end = self.synced_end
+        failure = failure or self._refused
+        for parked in list(self._parked):
+            if parked.end <= synced_end:
+                parked.complete(parked.offset)
+            elif failure is not None:
+                parked.fail(failure.again())
+            else:
+                continue
+            with contextlib.suppress(ValueError):
+                self._parked.remove(parked)
+        if self._announced < synced_end:
+            self._moved()
+            self._announced = synced_end
+
+    def _pass_on(self) -> None:
+        """Something was parked while this thread synced: the next round is for one who blocks on it."""
+        for parked in list(self._parked):
+            turn, parked.turn = parked.turn, None
+            if turn is not None:
+                turn(parked)
+                return
+        self.soon(0)
+
+    # -- nobody waits --------------------------------------------------------------------------------
+
+    def soon(self, delay_ms: int) -> None:
+        """Have the scheduler call `tend`."""
+        self.schedule(delay_ms)
+
+    def tend(self, now_ms: int) -> int | None:
+        """Background work: sync what nobody blocks on; when to come again (ms), or None."""
+        parked = self._parked[-1:]
+        if parked or self._announced < self.synced_end:
+            self.drive(parked[0].end if parked else 0)
+        self._armed = bool(self._parked)
+        return now_ms + PATIENCE_MS if self._armed else None
+
+    # -- other syncs of the partition ----------------------------------------------------------------
+
+    def sync(self) -> None:
+        """Have everything that is in the log now on the device; waits for a sync that is under way.
+
+        Raises PoisonedLogError, StorageError. For those who cannot park: metadata, and opening.
+        """
+        end = self._log.tail.end_offset
+        try:
+            with self.syncing:
+                if self.synced_end < end or self._log.poison is not None:
+                    self._sync()
+        finally:
+            self.answer()
+
+    def sync_sealed(self) -> None:
+        """Sync what was sealed and move the recovery point. REQUIRES: as `Log.sync_sealed`; `answer` follows."""
+        tail = self._log.tail
+        with self.syncing:
+            try:
+                self._log.sync_files(self._log.recovery_point, tail, active=False)
+            except StreamlogError as error:
+                self._note(error)
+                raise
+            self.synced_end = max(self.synced_end, tail.bases[-1])
+        self._log.vouch(tail)
+
+    # -- the end -------------------------------------------------------------------------------------
+
+    def close(self) -> None:
+        """Close the log, which syncs everything. REQUIRES: as `Log.close`; `answer` follows."""
+        try:
+            with self.syncing:
+                self._log.close()
+                self.synced_end = self._log.tail.end_offset
+        except StreamlogError as error:
+            self._refused = error
+            raise
+
+    def refuse(self, error: StreamlogError) -> None:
+        """Fail everybody who is parked, and who comes later: there is nothing to sync any more."""
+        self._refused = error
+        self.answer()

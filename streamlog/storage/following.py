@@ -1,0 +1,388 @@
+"""A log that another process writes, read along: a `Tail` made of its slot in `published` and of a directory listing.
+
+Nothing here writes, locks or creates anything. A slot that only grew moves the end; any other change has
+the directory listed anew, and the listing counts if the slot is still the same after it. Between the
+listing and the moment at which a file is opened, retention may have removed it and compaction put another
+in its place: then it is not there, or not of the size that was listed, and the view is renewed. An index
+is believed only for a file of its own size. So a reader never mixes two states of a file, and what it
+reads is whole: below `published` nothing is ever written again.
+
+Where nobody owns the directory, the files alone say how far the log goes: `salvage`.
+"""
+
+from __future__ import annotations
+
+from array import array
+from bisect import bisect_right
+from collections.abc import Callable, Sequence
+from errno import ENOENT, ESTALE
+from itertools import pairwise
+from typing import TypeVar
+
+from ..errors import CorruptRecordError, RequestTimedOutError, StorageError
+from ..records.batch import BatchHeader
+from ..runtime.api import Disk, File
+from ..types import OffsetAndTimestamp
+from . import checkpoint
+from .checkpoint import State
+from .faults import typed
+from .index import INTERVAL, Index
+from .published import Slot
+from .reading import LogReader
+from .segment import Segment
+from .swap import MAX_OFFSET, base_offset_of, log_name, swap_of
+from .tail import EMPTY, Chunk, Tail
+from .walk import walk
+
+T = TypeVar("T")
+# How often a listing is made again because the slot changed meanwhile, and how often a read is because the files did.
+_LISTINGS = 20
+_READS = 20
+# From a place that is known to one this far on, headers are walked each time rather than indexed once.
+_NEARBY = 64 * 1024
+
+
+class FollowedSegment(Segment):
+    """A file that another process wrote, or still writes. Its size is that which was listed."""
+
+    def __init__(self, disk: Disk, path: str, base_offset: int, seed: int) -> None:
+        super().__init__(disk, path[: path.rindex("/")], base_offset, seed)
+        self.path = path
+        self._index = self.live = LiveIndex(self)
+
+    @property
+    def file(self) -> File:
+        """The open file. Raises OSError ESTALE if another one took its place since it was listed."""
+        file = self._file
+        if file is None:
+            file = self.disk.open(self.path, writable=False)
+            if self.sealed and file.size() != self.size:
+                raise OSError(ESTALE, "another file took its place", self.path)
+            self._file = file
+        return file
+
+    def measure(self) -> int:
+        """The file's size now; nothing stays open."""
+        file = self.disk.open(self.path, writable=False)
+        try:
+            return file.size()
+        finally:
+            file.close()
+
+    def finished(self, size: int, next_offset: int) -> None:
+        """It will not change any more: it may be mapped, and has an index file, or will have."""
+        self.size, self.next_offset = size, next_offset
+        if not self.live.knows_some:  # else whoever is tailing goes on without a walk
+            self._index = None
+        self.seal()
+
+
+class LiveIndex(Index):
+    """The index of a segment that grows: walked only where it has to be, since who tails is never far from a place
+    that the slot told of. One walk may be made by two threads at once; what it found is put down in one assignment."""
+
+    __slots__ = ("_segment", "_told", "_walked")
+
+    def __init__(self, segment: Segment) -> None:
+        super().__init__()
+        self._segment = segment
+        self._told = (array("q", [segment.base_offset]), array("q", [0]))
+        self._walked = (Index(), 0)
+
+    @property
+    def knows_some(self) -> bool:
+        return len(self._told[0]) > 1 or self._walked[1] > 0
+
+    def tell(self, offset: int, position: int) -> None:
+        """A batch begins, or will, at `position` with `offset`."""
+        offsets, positions = self._told
+        if position - positions[-1] >= INTERVAL:
+            positions.append(position)  # in this order: who bisects the offsets finds its position there
+            offsets.append(offset)
+
+    def position_for_offset(self, offset: int) -> int:
+        offsets, positions = self._told
+        at = max(0, bisect_right(offsets, offset) - 1)
+        onward = positions[at + 1] if at + 1 < len(positions) else self._segment.size
+        if onward - positions[at] <= _NEARBY:
+            return positions[at]
+        return self._all().position_for_offset(offset)
+
+    def position_for_time(self, timestamp: int) -> int | None:
+        return self._all().position_for_time(timestamp)
+
+    def _all(self) -> Index:
+        """An index of everything up to the segment's size."""
+        known, position = self._walked
+        size = self._segment.size
+        if not position:
+            known = walk(self._segment, size).entries
+        elif position < size:
+            index = Index()
+            index.offsets, index.positions = known.offsets[:], known.positions[:]
+            index.timestamps = known.timestamps[:]
+            for at, found in self._segment.scan(position, size):
+                if isinstance(found, BatchHeader):
+                    index.add(found.base_offset, at, found.max_timestamp)
+            known = index
+        self.walked(known, size)
+        return known
+
+    def walked(self, index: Index, size: int) -> None:
+        """This is the index of everything before the position `size`."""
+        self._walked = (index, size)
+
+
+class FollowedLog(LogReader):
+    """One partition of a log that is another process's. Reading takes no lock.
+
+    REQUIRES: `follow`, `list_anew` and `salvage` are called by one thread at a time. `renew(tail)` is what a reader
+    calls whom the files of `tail` failed: it looks for news, and has them followed.
+    """
+
+    def __init__(self, disk: Disk, directory: str, seed: int, topic_id: bytes, partition: int) -> None:
+        self._disk = disk
+        self.directory = directory
+        self.seed = seed
+        self._topic_id = topic_id
+        self._partition = partition
+        self._life: tuple[int, int] | None = None
+        self._slot: Slot | None = None
+        self.high_watermark = 0
+        self.tail = self._tail([self._segment(0)], 0, 0, 0)
+        self.renew: Callable[[Tail], None] = lambda tail: None
+
+    def _segment(self, base_offset: int) -> FollowedSegment:
+        return FollowedSegment(self._disk, f"{self.directory}/{log_name(base_offset)}", base_offset, self.seed)
+
+    def _tail(self, segments: Sequence[Segment], start_offset: int, end_offset: int, end_position: int) -> Tail:
+        """The timestamps of the last segment are not known, so it is looked into whatever time is asked for."""
+        bases = tuple(segment.base_offset for segment in segments)
+        return Tail(end_offset, end_position, tuple(segments), bases, start_offset, 0, -1, MAX_OFFSET, -1)
+
+    def release(self) -> None:
+        """Let go of every file."""
+        for segment in self.tail.segments:
+            segment.release()
+
+    # -- reading -------------------------------------------------------------------------------------
+
+    def fetch(self, offset: int, max_bytes: int, end_offset: int, after: Chunk = EMPTY) -> Chunk:
+        read = super().fetch
+        return self._again(lambda: read(offset, max_bytes, end_offset, after))
+
+    def find_time(self, timestamp: int, end_offset: int) -> OffsetAndTimestamp | None:
+        find = super().find_time
+        return self._again(lambda: find(timestamp, end_offset))
+
+    def after_damage(self, offset: int, end_offset: int) -> int:
+        find = super().after_damage
+        return self._again(lambda: find(offset, end_offset))
+
+    def _retry(self, read: Callable[[], T]) -> T:
+        return read()
+
+    def _again(self, read: Callable[[], T]) -> T:
+        """Read; if a file was gone or did not fit, renew the view, and read again if that brought another one."""
+        for _ in range(_READS):
+            tail = self.tail
+            try:
+                return read()
+            except (StorageError, CorruptRecordError) as error:
+                if isinstance(error, StorageError) and error.errno not in (ENOENT, ESTALE):
+                    raise
+                self.renew(tail)
+                if self.tail.segments == tail.segments:
+                    raise
+        raise self._restless()
+
+    def _restless(self) -> RequestTimedOutError:
+        return RequestTimedOutError(
+            f"The files of {self.directory} changed {_READS} times while they were read. Their owner rolls or compacts "
+            f"faster than this process reads; try again."
+        )
+
+    # -- following the owner -------------------------------------------------------------------------
+
+    def follow(self, slot: Slot, incarnation: int, reread: Callable[[], Slot | None]) -> bool:
+        """Take over what the owner published. `reread` gives the slot as it is by then; None if this owner has none
+        any more: then the view stays as it was, and the answer is False.
+
+        Raises StorageError, RequestTimedOutError (retriable); then the view is as it was.
+        """
+        last, tail = self._slot, self.tail
+        life = (incarnation, slot.rewrites)
+        if last is not None and life == self._life and slot.shape == last.shape:
+            self._publish(tail._replace(end_offset=slot.end_offset, end_position=slot.end_position), slot, life)
+            return True
+        missing: OSError | None = None
+        for _ in range(_LISTINGS):
+            life = (incarnation, slot.rewrites)
+            try:
+                tail = self._listed(slot, keep=life == self._life)
+            except FileNotFoundError as error:
+                missing = error
+            except OSError as error:
+                raise typed(error, "list", self.directory) from error
+            else:
+                missing = None
+            again = reread()
+            if again is None:
+                return False
+            if missing is None and again.shape == slot.shape:
+                self._publish(tail, slot, life)
+                return True
+            slot = again
+        raise self._restless() if missing is None else typed(missing, "list", self.directory)
+
+    def list_anew(self) -> None:
+        """The slot says that nothing happened, a file says otherwise: take the directory as it is now."""
+        slot, old = self._slot, self.tail
+        for _ in range(_LISTINGS):
+            if slot is None:
+                return
+            try:
+                tail = self._listed(slot, keep=False)
+                # While the next owner opens, no slot tells what the one before deleted last. The partition's state
+                # does: a new start is on the device before the first file goes. So it is read after the listing.
+                start = min(self._state(self._names()).log_start_offset, slot.end_offset)
+            except FileNotFoundError:  # they are being moved about: the next listing tells
+                continue
+            except OSError as error:
+                raise typed(error, "list", self.directory) from error
+            if start > slot.log_start_offset:
+                slot = slot._replace(log_start_offset=start)
+                continue
+            if [(s.path, s.size) for s in tail.segments[:-1]] != [(s.path, s.size) for s in old.segments[:-1]]:
+                self._publish(tail, slot, self._life or (0, 0))
+            return
+
+    def _publish(self, tail: Tail, slot: Slot, life: tuple[int, int]) -> None:
+        active = tail.segments[-1]
+        assert isinstance(active, FollowedSegment)
+        active.size, active.next_offset = slot.end_position, slot.end_offset
+        active.live.tell(slot.end_offset, slot.end_position)
+        self._life, self._slot = life, slot
+        self.tail = tail
+        self.high_watermark = slot.high_watermark
+
+    def _listed(self, slot: Slot, *, keep: bool) -> Tail:
+        """The log as `slot` and the directory have it. `keep`: what is known of files with the same name still holds.
+
+        Raises OSError: FileNotFoundError if a file went while this looked.
+        """
+        places = _places(self._disk.listdir(self.directory), slot.active_base)
+        places[slot.active_base] = log_name(slot.active_base)
+        known = {segment.path: segment for segment in self.tail.segments} if keep else {}
+        segments: list[Segment] = []
+        bases = _from(sorted(places), slot.log_start_offset)
+        for n, base in enumerate(bases):
+            path = f"{self.directory}/{places[base]}"
+            segment = known.get(path) or FollowedSegment(self._disk, path, base, self.seed)
+            assert isinstance(segment, FollowedSegment)
+            if base != slot.active_base and not segment.sealed:
+                segment.finished(segment.measure(), bases[n + 1])
+            segments.append(segment)
+        return self._tail(segments, slot.log_start_offset, slot.end_offset, slot.end_position)
+
+    # -- without an owner ----------------------------------------------------------------------------
+
+    def salvage(self, slot: Slot | None, *, verify: bool) -> None:
+        """Nobody owns the directory: take everything that is whole, as far as the files go.
+
+        `slot` is how far the owner came at least, if that is known and still true. With `verify` payloads past the
+        recovery point are verified too: the machine was booted since. Nothing is cut, nothing written. Raises
+        StorageError, CorruptRecordError.
+        """
+        try:
+            names = self._names()
+            state = self._state(names)
+            places = _places(names, MAX_OFFSET)
+            bases = _from(sorted(places), state.log_start_offset)
+            segments = [
+                FollowedSegment(self._disk, f"{self.directory}/{places[base]}", base, self.seed) for base in bases
+            ]
+            tail = self._walked(segments, state, slot, state.recovery_point if verify else None)
+        except OSError as error:
+            raise typed(error, "read", self.directory) from error
+        self._slot, self._life = None, None
+        self.tail = tail
+        self.high_watermark = tail.end_offset
+
+    def _names(self) -> list[str]:
+        try:
+            return self._disk.listdir(self.directory)
+        except FileNotFoundError:  # the topic was being created
+            return []
+
+    def _state(self, names: Sequence[str]) -> State:
+        if all(base_offset_of(name, "log") is None for name in names):
+            return State(0, 0)
+        path = f"{self.directory}/{checkpoint.NAME}"
+        found = checkpoint.slots(self._disk.read(path), self._topic_id, self._partition).newest
+        if found is None:
+            raise CorruptRecordError(
+                f"{path} is damaged: neither of its two slots belongs to this partition and verifies. It says where the "
+                f"log starts, so the partition is not read; look at the directory with streamlog.verify().",
+                path=path, position=0, expected=0, actual=0,
+            )  # fmt: skip
+        return found
+
+    def _walked(self, segments: list[FollowedSegment], state: State, slot: Slot | None, trusted_to: int | None) -> Tail:
+        """The segments that count, the last one as far as it is whole."""
+        for segment in segments:
+            segment.size = segment.measure()
+        if not segments:
+            start = state.log_start_offset
+            return self._tail([self._segment(start)], start, start, 0)
+        # A roll that was interrupted leaves an empty file, and the segment before it may have been appended to since.
+        while len(segments) > 1 and not segments[-1].size:
+            end = _end_of(segments[-2], slot, trusted_to)
+            if end[0] < segments[-1].base_offset:
+                break
+            empty = segments.pop()
+            if end[0] == empty.base_offset and end[1] == segments[-1].size:
+                segments.append(empty)
+                break
+        for segment, following in pairwise(segments):
+            segment.finished(segment.size, following.base_offset)
+        active = segments[-1]
+        end_offset, end_position = _end_of(active, slot, trusted_to)
+        active.size, active.next_offset = end_position, end_offset
+        return self._tail(segments, state.log_start_offset, max(end_offset, state.log_start_offset), end_position)
+
+
+def _places(names: Sequence[str], last_base: int) -> dict[int, str]:
+    """The files that hold the log, by base offset, none behind `last_base`: what a finished swap replaces is left out."""
+    bases = {base: name for name in names if (base := base_offset_of(name, "log")) is not None and base <= last_base}
+    for name in names:
+        swap = swap_of(name)
+        if swap is not None and swap[0] < last_base:
+            for base in [base for base in bases if swap[0] <= base < swap[1]]:
+                del bases[base]
+            bases[swap[0]] = name
+    return bases
+
+
+def _from(bases: list[int], log_start_offset: int) -> list[int]:
+    """Those of the segments that reach past the log's start."""
+    while len(bases) > 1 and bases[1] <= log_start_offset:
+        bases = bases[1:]
+    return bases
+
+
+def _end_of(segment: FollowedSegment, slot: Slot | None, trusted_to: int | None) -> tuple[int, int]:
+    """The offset and the position at which the last whole batch of `segment` ends; see `walk`."""
+    size = segment.size
+    if slot is not None and slot.active_base == segment.base_offset and slot.end_position <= size:
+        offset, position = slot.end_offset, slot.end_position
+        for at, found in segment.scan(position, size):
+            if isinstance(found, BatchHeader):
+                offset, position = found.next_offset, at + found.batch_len
+        return offset, position
+    stats = segment.stored_stats()
+    if stats is not None:
+        return stats.next_offset, size
+    seen = walk(segment, size, trusted_to)
+    segment.live.walked(seen.entries, seen.end)
+    return seen.stats.next_offset, seen.end

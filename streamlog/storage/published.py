@@ -1,0 +1,101 @@
+"""The bytes of DIR/published: how far other processes may read, one slot of 64 bytes to a partition.
+
+Slot 0 is the header: which opening of the directory wrote the file, and whether that opening is over. A
+slot is written by one pwrite and ends in a checksum, so a reader in another process needs no lock: what
+does not verify is being written, and is read again. Derived: without the file a reader whose directory
+nobody owns walks the segments, and finds the same.
+
+Pure: bytes in, values out. `broker/publishing.py` writes the file, `broker/following.py` reads it.
+"""
+
+from __future__ import annotations
+
+from struct import Struct
+from typing import NamedTuple
+
+from xxhash import xxh3_64_intdigest
+
+NAME = "published"
+MAGIC = b"SLP\x01"
+VERSION = 1
+SLOT_BYTES = 64
+EMPTY = bytes(SLOT_BYTES)
+OPENING, OPEN, CLOSED = 0, 1, 2
+
+_HEADER = Struct("<4sIQII32x")
+_SLOT = Struct("<QIIqqqqII")
+_CHECK = Struct("<Q")
+_U32 = 0xFFFFFFFF
+
+
+class Header(NamedTuple):
+    """`incarnation`: the opening, as in `streamlog.json`. `state`: OPENING while the partitions are brought back and
+    not all have a slot yet, OPEN, or CLOSED. `pid`: the process that opened the directory."""
+
+    incarnation: int
+    state: int
+    pid: int
+
+
+class Slot(NamedTuple):
+    """What other processes may see of one partition.
+
+    `generation` grows with every change that is not an append: a roll, a raised log start, a truncation, a
+    rewrite. `rewrites` grows when the bytes behind a file's name became others (compaction), so that what a
+    reader keeps of the files is worthless. Both are modulo 2^32: they are compared for equality alone.
+    `end_position` is that of `end_offset` in the segment that begins at `active_base`.
+    """
+
+    seed: int
+    generation: int
+    rewrites: int
+    end_offset: int
+    high_watermark: int
+    last_stable_offset: int
+    log_start_offset: int
+    active_base: int
+    end_position: int
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """Equal in two slots if there were only appends between them."""
+        return self.generation, self.rewrites
+
+
+def pack_header(header: Header) -> bytes:
+    body = _HEADER.pack(MAGIC, VERSION, header.incarnation, header.state, header.pid)
+    return body + _CHECK.pack(xxh3_64_intdigest(body))
+
+
+def parse_header(data: bytes) -> Header | None:
+    """The header in a file's first 64 bytes, or None if they do not verify or are of another version."""
+    if len(data) < SLOT_BYTES:
+        return None
+    magic, version, incarnation, state, pid = _HEADER.unpack_from(data)
+    if magic != MAGIC or version != VERSION or not _verifies(data[:SLOT_BYTES]):
+        return None
+    return Header(incarnation, state, pid)
+
+
+def pack_slot(slot: Slot) -> bytes:
+    """REQUIRES: the active segment is under 4 GiB and holds fewer than 2^32 offsets."""
+    seed, generation, rewrites, end, high_watermark, last_stable, start, active_base, position = slot
+    body = _SLOT.pack(
+        seed, generation & _U32, rewrites & _U32, end, high_watermark, last_stable, start,
+        min(end - active_base, _U32), min(position, _U32),
+    )  # fmt: skip
+    return body + _CHECK.pack(xxh3_64_intdigest(body))
+
+
+def parse_slot(data: bytes) -> Slot | None:
+    """The slot in 64 bytes, or None if they do not verify: the slot is free, or is being written."""
+    if len(data) != SLOT_BYTES or not _verifies(data):
+        return None
+    seed, generation, rewrites, end, high_watermark, last_stable, start, length, position = _SLOT.unpack_from(data)
+    return Slot(seed, generation, rewrites, end, high_watermark, last_stable, start, end - length, position)
+
+
+def _verifies(data: bytes) -> bool:
+    at = SLOT_BYTES - _CHECK.size
+    found: int = _CHECK.unpack_from(data, at)[0]
+    return found == xxh3_64_intdigest(data[:at])

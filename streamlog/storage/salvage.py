@@ -1,0 +1,90 @@
+"""Opening a partition again whose sync failed.
+
+The page cache still has the bytes that the device may not have, and calls them clean: reading them back
+proves nothing, and syncing them again writes nothing. So they are written again, to a new file, synced and
+renamed before they count. A marker in the directory says that this is to be done. It is not synced: the
+page cache that it warns of does not outlive it by a boot, and after one the files are what the device has.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+from bisect import bisect_right
+from typing import NamedTuple
+
+from ..errors import PoisonedLogError
+from ..runtime.api import Disk
+from .swap import base_offset_of, log_name
+
+logger = logging.getLogger("streamlog.storage")
+
+MARKER = "poisoned"
+_TEXT = b"A sync failed here. The next open copies what was not known to be on the device, and removes this file.\n"
+_COPY_BYTES = 1 << 20
+
+
+def mark(disk: Disk, directory: str) -> None:
+    """Leave word for the next open, if the disk lets us."""
+    with contextlib.suppress(OSError):
+        file = disk.open(f"{directory}/{MARKER}", create=True)
+        file.pwrite([_TEXT], 0)
+        file.close()
+
+
+class Salvaged(NamedTuple):
+    """`done`: what does not verify behind the recovery point was lost by the disk, as in a crash of the machine.
+    `poison`: it could not be done, on a full disk say; nothing may be appended until it is."""
+
+    done: bool
+    poison: PoisonedLogError | None = None
+
+
+def salvage(disk: Disk, directory: str, names: list[str], recovery_point: int) -> Salvaged:
+    """Rewrite every segment that reaches past the recovery point, if a sync failed here."""
+    if MARKER not in names:
+        return Salvaged(done=False)
+    bases = sorted(base for base in (base_offset_of(name, "log") for name in names) if base is not None)
+    path = directory
+    try:
+        for base in bases[max(0, bisect_right(bases, recovery_point) - 1) :]:
+            path = f"{directory}/{log_name(base)}"
+            size = _rewrite(disk, path)
+            logger.warning("%s: a sync had failed here; its %d bytes were written anew and synced", path, size)
+        disk.sync_dir(directory)
+    except OSError as error:
+        poison = PoisonedLogError(
+            f"A sync of this partition failed before it was opened, and {path} could not be written anew "
+            f"({error.strerror or error}). What is known to be on the device can be read, and nothing is appended. Look at "
+            f"the disk, make room, then close the log and open it again.",
+            path=path,
+            errno=error.errno or 0,
+        )
+        poison.__cause__ = error
+        logger.error("%s", poison)
+        return Salvaged(done=False, poison=poison)
+    return Salvaged(done=True)
+
+
+def done(disk: Disk, directory: str) -> None:
+    """What did not verify was cut off: forget about it. Until then an interrupted open begins again."""
+    with contextlib.suppress(OSError):
+        disk.unlink(f"{directory}/{MARKER}")
+
+
+def _rewrite(disk: Disk, path: str) -> int:
+    temporary = path + ".tmp"
+    with contextlib.suppress(FileNotFoundError):
+        disk.unlink(temporary)
+    source = disk.open(path, writable=False)
+    target = disk.open(temporary, create=True, exclusive=True)
+    try:
+        size = source.size()
+        for position in range(0, size, _COPY_BYTES):
+            target.pwrite([source.pread(min(_COPY_BYTES, size - position), position)], position)
+        target.sync()
+    finally:
+        source.close()
+        target.close()
+    disk.rename(temporary, path)
+    return size

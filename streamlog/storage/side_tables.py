@@ -1,0 +1,223 @@
+"""What a log knows of its producers and leader epochs: read off its headers when first asked for, kept up at append.
+
+Neither is in a file. Opening costs nothing, there is nothing to lose, nothing to sync, and nothing that could tell
+of batches which the log does not have. Segments that cannot matter are not walked: for producers, those that were
+written before the expiration; for epochs, those that begin and end in the same one.
+
+What lies beyond the tail does not count. A batch is staged before it is written, and noted once the tail has
+passed it: by the append itself or, if that was interrupted in between, by whoever looks next.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from struct import Struct
+
+from xxhash import xxh3_64_intdigest
+
+from ..records.batch import FIXED_LEN, FORM_MASK, MAGIC, MIN_HEADER_LEN, NO_PRODUCER, VERSION, BatchHeader, peek
+from .epochs import EpochStart, LeaderEpochs, older_epoch
+from .producers import Producers
+from .segment import Segment
+from .tail import Tail, Write
+
+# Prefix, attributes, base offset and last delta, producer id of a header; what lies between them is skipped.
+_FIELDS = Struct("<4sBHII8xIqi40xq")
+_HEADER_BYTES = 256
+_AHEAD_BYTES = 1 << 18
+_LARGE_BYTES = 1 << 15
+
+
+class SideTables:
+    """Those of one log. REQUIRES: the partition's lock, for every call; `tail` is the log's own, now.
+
+    What has to read the log raises what reading raises, and has then changed nothing. Damage is stepped over.
+    """
+
+    def __init__(self) -> None:
+        self.leader_epoch: int | None = None  # of the append before; None makes the next one ask
+        self._producers: Producers | None = None
+        self._epochs: LeaderEpochs | None = None
+        self._staged: tuple[Write, int] | None = None
+
+    # -- producers -----------------------------------------------------------------------------------
+
+    def producers(self, tail: Tail, now_ms: int) -> Producers:
+        """The producers of the log as it is published.
+
+        Cost, the first time: a walk over the headers of what was appended within the expiration.
+        """
+        if self._producers is None:
+            self._producers = _read_producers(tail, now_ms)
+        self.note(tail)
+        return self._producers
+
+    def admit(self, write: Write, tail: Tail, now_ms: int) -> bool:
+        """Whether a write with batches of a producer is to be appended. If not, it is in the log already, and is told
+        where and when as if it had just been put there. Raises what `Producers.check` raises.
+        """
+        repeated = self.producers(tail, now_ms).check(write.batches, now_ms)
+        if repeated is not None:
+            write.append_ms = repeated.append_ms
+            write.base_offset = repeated.base_offset
+            return False
+        write.base_offset = -1
+        self._staged = (write, tail.end_offset)
+        return True
+
+    def note(self, tail: Tail) -> None:
+        """Take note of what was staged, if the tail has passed it; forget it if it was undone."""
+        if self._staged is None:
+            return
+        write, offset = self._staged
+        if write.base_offset == offset:
+            if tail.end_offset <= offset:
+                return  # still on its way
+            assert self._producers is not None
+            for batch in write.batches:
+                self._producers.note(batch, offset, write.append_ms)
+                offset += batch.last_offset_delta + 1
+        self._staged = None
+
+    # -- leader epochs -------------------------------------------------------------------------------
+
+    def begin_epoch(self, epoch: int, tail: Tail) -> None:
+        """The next append is of `epoch`, other than the one before. Raises NotLeaderError if the log has a later one."""
+        if self._epochs is not None:
+            self._epochs.begin(epoch, tail.end_offset)
+        else:
+            latest = _last_epoch(tail)
+            if latest is not None and epoch < latest:
+                raise older_epoch(epoch, latest)
+        self.leader_epoch = epoch
+
+    def epochs(self, tail: Tail) -> LeaderEpochs:
+        """The leader epochs of the log as it is published, from its start to its end.
+
+        Cost, the first time: one header of each segment, and a walk over those in which the epoch changes.
+        """
+        if self._epochs is None:
+            self._epochs = LeaderEpochs(_read_epochs(tail))
+            self.leader_epoch = None  # one that was begun, with nothing written in it, is not in the log
+        view = LeaderEpochs(self._epochs.entries)
+        view.cut(tail.end_offset)
+        view.raise_start(tail.start_offset)
+        return view
+
+    # -- forgetting ----------------------------------------------------------------------------------
+
+    def truncated(self) -> None:
+        """The tail went back: read again, when needed, what is left. What was cut off may have been anybody's last."""
+        self.leader_epoch = self._producers = self._epochs = self._staged = None
+
+
+def _headers(segment: Segment, end: int, position: int = 0) -> Iterator[BatchHeader | None]:
+    """The headers from `position` on; None for one that is damaged."""
+    for _, found in segment.scan(position, end):
+        yield found if isinstance(found, BatchHeader) else None
+
+
+def _first(segment: Segment, end: int) -> BatchHeader | None:
+    """The first header that verifies."""
+    return next((header for header in _headers(segment, end) if header is not None), None)
+
+
+def _read_producers(tail: Tail, now_ms: int) -> Producers:
+    producers = Producers()
+    for segment, end in _since(tail, now_ms - producers.expiration_ms):
+        next_offset = tail.end_offset if segment is tail.segments[-1] else segment.next_offset
+        for header in _of_producers(segment, end, next_offset):
+            if header is None:
+                producers.doubt()
+            else:
+                producers.note(header, header.base_offset, header.append_timestamp)
+    producers.expire(now_ms)
+    return producers
+
+
+def _of_producers(segment: Segment, end: int, end_offset: int) -> Iterator[BatchHeader | None]:
+    """The headers of batches with a producer id; None wherever one may be missing.
+
+    One loop over plain integers, as in `walk`, and reads of the same sizes: most batches of a day may be nobody's.
+    """
+    read, seed, fields_of = segment.read, segment.seed, _FIELDS.unpack_from
+    position = start = length = 0
+    next_offset = segment.base_offset
+    chunk = b""
+    while position < end:
+        at = position - start
+        if at + _HEADER_BYTES > len(chunk) and start + len(chunk) < end:
+            ahead = _AHEAD_BYTES if length < _LARGE_BYTES else _HEADER_BYTES
+            chunk, start, at = read(min(ahead, end - position), position), position, 0
+        if at + FIXED_LEN <= len(chunk):
+            magic, version, header_len, length, digest, attributes, base_offset, delta, producer_id = fields_of(chunk, at)  # fmt: skip
+            if (
+                magic == MAGIC and version == VERSION and not attributes & FORM_MASK
+                and MIN_HEADER_LEN <= header_len <= min(length, len(chunk) - at) and position + length <= end
+                and xxh3_64_intdigest(chunk[at : at + 11] + chunk[at + 15 : at + header_len], seed) & 0xFFFFFFFF == digest
+            ):  # fmt: skip
+                if producer_id != NO_PRODUCER:
+                    yield peek(chunk, at)
+                next_offset = base_offset + delta + 1
+                position += length
+                continue
+        for at, found in segment.scan(position, end):
+            if isinstance(found, BatchHeader):
+                if found.producer_id != NO_PRODUCER:
+                    yield found
+                next_offset, position = found.next_offset, at + found.batch_len
+                break
+            yield None
+        else:
+            break
+    if next_offset != end_offset:
+        yield None
+
+
+def _since(tail: Tail, horizon_ms: int) -> list[tuple[Segment, int]]:
+    """The segments, oldest first, that may hold what was appended at `horizon_ms` or later.
+
+    A segment was written between its own first batch and the next one's. Both have to be before the horizon: if the
+    clock was wrong for a moment, it shows in one of them only.
+    """
+    places = tail.places()
+    following: int | None = None
+    for at in range(len(places) - 1, -1, -1):
+        first = _first(*places[at])
+        began = following if first is None else first.append_timestamp
+        if began is not None and following is not None and max(began, following) < horizon_ms:
+            return places[at + 1 :]
+        following = began
+    return places
+
+
+def _read_epochs(tail: Tail) -> list[EpochStart]:
+    """Where each epoch begins. In a gap that compaction left, at its beginning: a follower that is cut back too far
+    fetches it again, one that is cut back too little keeps records that its leader never had.
+    """
+    found: list[EpochStart] = []
+    firsts = [(segment, end, first) for segment, end in tail.places() if (first := _first(segment, end)) is not None]
+    last = _last_epoch(tail)
+    for at, (segment, end, first) in enumerate(firsts):
+        onward = firsts[at + 1][2].leader_epoch if at + 1 < len(firsts) else last
+        next_offset = segment.base_offset
+        for header in (first,) if first.leader_epoch == onward else _headers(segment, end):
+            if header is None:
+                continue
+            if not found or header.leader_epoch > found[-1].epoch:
+                found.append(EpochStart(header.leader_epoch, next_offset))
+            if header.leader_epoch == onward:
+                break
+            next_offset = header.next_offset
+    return found
+
+
+def _last_epoch(tail: Tail) -> int | None:
+    """The epoch of the last batch of all; None if there is none. Cost: one index interval."""
+    for segment, end in reversed(tail.places()):
+        positions = segment.index.positions if end else ()
+        for position in (positions[-1] if positions else 0, 0):
+            epochs = [header.leader_epoch for header in _headers(segment, end, position) if header is not None]
+            if epochs:
+                return max(epochs)
+    return None

@@ -1,0 +1,106 @@
+"""Open files and mappings of a simulated disk."""
+
+from __future__ import annotations
+
+import errno
+from collections.abc import Callable, Sequence
+
+from ..types import Buffer
+from .model import FileNode, Op
+
+_MESSAGES = {
+    errno.ENOENT: "no such file or directory",
+    errno.EEXIST: "it exists already",
+    errno.ENOTDIR: "not a directory",
+    errno.EISDIR: "a directory",
+    errno.ENOTEMPTY: "the directory is not empty",
+    errno.EBADF: "the file is closed",
+    errno.EINVAL: "invalid argument",
+}
+
+
+class BusError(AssertionError):
+    """A mapping was read beyond the end of its file, which had been truncated: a real process dies of SIGBUS there."""
+
+
+class SimulatedFile:
+    """An open file. It lives on when its name is gone, and until the disk is."""
+
+    __slots__ = ("_closed", "_do", "_node", "_writable", "path")
+
+    def __init__(self, path: str, node: FileNode, writable: bool, do: Callable[[Op], None]) -> None:
+        self._do = do
+        self._node = node
+        self._writable = writable
+        self._closed = False
+        self.path = path
+
+    def pread(self, length: int, position: int) -> bytes:
+        self._check()
+        return bytes(self._node.seen[position : position + length])
+
+    def pwrite(self, buffers: Sequence[Buffer], position: int) -> None:
+        self._check(write=True)
+        data = b"".join(buffers)
+        if data:
+            self._do(Op("pwrite", self.path, self._node.number, position, data))
+
+    def size(self) -> int:
+        self._check()
+        return len(self._node.seen)
+
+    def truncate(self, size: int) -> None:
+        self._check()
+        if not self._writable:
+            raise error(errno.EINVAL, self.path)
+        if size != len(self._node.seen):
+            self._do(Op("truncate", self.path, self._node.number, size))
+
+    def sync(self) -> None:
+        self._check()
+        self._do(Op("sync", self.path, self._node.number))
+
+    def fail_sync(self) -> None:
+        """What a sync that fails with EIO does on Linux: the unsynced pages count as clean from now on.
+
+        Readers see them; they will never reach the device, though the next sync says that all is well.
+        """
+        self._check()
+        self._do(Op("failed_sync", self.path, self._node.number))
+
+    def map(self, length: int) -> SimulatedMapping:
+        self._check()
+        if length <= 0 or length > len(self._node.seen):
+            raise ValueError("mmap length is greater than file size")
+        return SimulatedMapping(self.path, self._node, length)
+
+    def close(self) -> None:
+        self._closed = True
+
+    def _check(self, *, write: bool = False) -> None:
+        if self._closed or (write and not self._writable):
+            raise error(errno.EBADF, self.path)
+
+
+class SimulatedMapping:
+    """Pages of a file as they are now, shared with whoever writes to it."""
+
+    __slots__ = ("_length", "_node", "path")
+
+    def __init__(self, path: str, node: FileNode, length: int) -> None:
+        self.path = path
+        self._node = node
+        self._length = length
+
+    def read(self, length: int, position: int) -> bytes:
+        end = min(position + length, self._length)
+        if end > len(self._node.seen):
+            raise BusError(
+                f"{self.path} was mapped with {self._length} bytes and cut to {len(self._node.seen)} since: reading up to "
+                f"byte {end} would end the process with SIGBUS"
+            )
+        return bytes(self._node.seen[position:end])
+
+
+def error(number: int, path: str) -> OSError:
+    return OSError(number, _MESSAGES[number], path)

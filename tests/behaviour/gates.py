@@ -1,0 +1,91 @@
+"""A disk whose syncs wait until the test lets them go."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Sequence
+from fnmatch import fnmatchcase
+from typing import Any
+
+LONG = 20.0
+RECORDS = "*/topics/*.log"
+
+
+class GatedDisk:
+    """A disk over `inner` that holds the syncs of files whose path matches, from `hold` to `let_go`.
+
+    Counts them, and the writes, so that a test can wait for one without sleeping.
+    """
+
+    def __init__(self, inner: Any) -> None:
+        self.inner = inner
+        self.syncs = 0
+        self.writes = 0
+        self._held = 0
+        self._path = ""
+        self._closed = False
+        self._changed = threading.Condition()
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.inner, name)
+
+    def open(self, path: str, **options: Any) -> GatedFile:
+        return GatedFile(self, self.inner.open(path, **options))
+
+    # -- what a test does ----------------------------------------------------------------------------
+
+    def hold(self, path: str = RECORDS) -> None:
+        with self._changed:
+            self._closed, self._path = True, path
+
+    def let_go(self) -> None:
+        with self._changed:
+            self._closed = False
+            self._changed.notify_all()
+
+    def until_held(self) -> None:
+        """Wait until a sync waits here."""
+        with self._changed:
+            assert self._changed.wait_for(lambda: self._held > 0, LONG), "nobody syncs"
+
+    def until_written(self, writes: int) -> None:
+        """Wait until there were `writes` writes to the files whose syncs are counted."""
+        with self._changed:
+            assert self._changed.wait_for(lambda: self.writes >= writes, LONG), f"{self.writes} of {writes} writes"
+
+    # -- what the files do ---------------------------------------------------------------------------
+
+    def wrote(self, path: str) -> None:
+        if fnmatchcase(path, RECORDS):
+            with self._changed:
+                self.writes += 1
+                self._changed.notify_all()
+
+    def syncing(self, path: str) -> None:
+        if not fnmatchcase(path, RECORDS):
+            return
+        with self._changed:
+            self.syncs += 1
+            if self._closed and fnmatchcase(path, self._path):
+                self._held += 1
+                self._changed.notify_all()
+                assert self._changed.wait_for(lambda: not self._closed, LONG), "nobody let the sync go"
+                self._held -= 1
+
+
+class GatedFile:
+    def __init__(self, disk: GatedDisk, inner: Any) -> None:
+        self._disk = disk
+        self._inner = inner
+        self.path: str = inner.path
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._inner, name)
+
+    def pwrite(self, buffers: Sequence[Any], position: int) -> None:
+        self._inner.pwrite(buffers, position)
+        self._disk.wrote(self.path)
+
+    def sync(self) -> None:
+        self._disk.syncing(self.path)
+        self._inner.sync()

@@ -1,0 +1,57 @@
+"""Ctrl-C at every place of a call at which Python can deliver one leaves a log that works, with all that was acknowledged.
+
+`tests/stress/interrupts.py` says which places these are and why. Calls of a few hundred places are swept whole, the
+long ones (opening, closing, topics, a first poll) at every so many places from a random one on, and whole by
+`python -m tests.stress.interrupts`. A place that leaves a lock held fails here with its name; nothing hangs.
+"""
+
+from __future__ import annotations
+
+import random
+
+import pytest
+
+from tests.stress import interrupted_calls as calls
+from tests.stress.interrupts import sweep
+
+WHOLE = (
+    calls.Send,
+    calls.SendThatRolls,
+    calls.SendWithKeyAndHeaders,
+    calls.SendSynced,
+    calls.LogSync,
+    calls.SendMany,
+    calls.SendManyBatches,
+    calls.LingerAndFlush,
+    calls.Poll,
+    calls.PollOfAMember,
+    calls.Commit,
+    calls.CloseAProducer,
+)
+SAMPLED = tuple(kind for kind in calls.ACTIONS if kind not in WHOLE)
+# Those whose answer to a Ctrl-C may be interrupted by the next.
+TWICE = (*WHOLE[:8], calls.Poll, calls.PollOfAMember, calls.Commit)
+SAMPLES = 30
+
+
+@pytest.mark.parametrize("kind", WHOLE, ids=lambda kind: kind.__name__)
+def test_an_interrupt_anywhere_leaves_the_log_usable_and_loses_nothing(kind: type[calls.Action]) -> None:
+    swept = sweep(kind)
+    assert swept.interrupts > 30, "the sweep has missed the call"
+
+
+@pytest.mark.parametrize("kind", SAMPLED, ids=lambda kind: kind.__name__)
+def test_an_interrupt_in_a_long_call_leaves_the_log_usable_and_loses_nothing(
+    kind: type[calls.Action], rng: random.Random
+) -> None:
+    step = sweep(kind, first=10**9).places // SAMPLES
+    swept = sweep(kind, first=rng.randint(1, step), step=step)
+    assert swept.interrupts >= SAMPLES // 2
+
+
+@pytest.mark.parametrize("kind", TWICE, ids=lambda kind: kind.__name__)
+def test_a_second_interrupt_while_the_first_is_handled_does_no_harm_either(
+    kind: type[calls.Action], rng: random.Random
+) -> None:
+    swept = sweep(kind, first=rng.randint(1, 5), step=5, again=lambda: rng.choice((1, 2, 3, 5, 8)))
+    assert swept.interrupts > 10

@@ -1,0 +1,386 @@
+"""The calls that `interrupts` interrupts, each with what it has to have left: how it is used again afterwards."""
+
+from __future__ import annotations
+
+import gc
+from dataclasses import dataclass, field
+from typing import Any, ClassVar
+
+import streamlog
+from streamlog import Record, TopicPartition
+from streamlog.testing import ManualClock, SimulatedDisk
+
+START_MS = 1_700_000_000_000
+T0 = TopicPartition("t", 0)
+
+
+@dataclass
+class Story:
+    """A log in memory, and what must and may be in its topic `t`, in the order of sending."""
+
+    settings: dict[str, Any] = field(default_factory=dict)
+    padding: int = 0
+    sync: bool = False
+    sent: list[str] = field(default_factory=list)
+    acknowledged: set[str] = field(default_factory=set)
+
+    def __post_init__(self) -> None:
+        self.disk = SimulatedDisk()
+        self.clock = ManualClock(start_ms=START_MS)
+        self.log = self.open()
+        self.topic = self.log.create_topic("t", **self.settings)
+        self._checked = 0
+        self._found: list[str] = []
+
+    def open(self) -> streamlog.StreamLog:
+        return streamlog.open("data", disk=self.disk, clock=self.clock, sync=self.sync)
+
+    def new(self, producer: str = "v") -> str:
+        """A value to send; the first letter says through which producer."""
+        value = f"{producer}{len(self.sent)}" + "." * self.padding
+        self.sent.append(value)
+        return value
+
+    def send(self) -> None:
+        value = self.new()
+        self.topic.send(value).result()
+        self.acknowledged.add(value)
+
+    def check(self) -> None:
+        """The log is used: what it holds is dense, in order, once, and all that was acknowledged."""
+        with self.log.consumer() as reader:
+            reader.assign([T0])
+            reader.seek(T0, self._checked)
+            for record in reader.until_end():
+                assert record.offset == self._checked, (record, self._checked)
+                self._checked += 1
+                self._found.append(record.value.decode())
+        places = {value: place for place, value in enumerate(self.sent)}
+        for producer in {value[0] for value in self._found}:
+            order = [places[value] for value in self._found if value[0] == producer]
+            assert order == sorted(set(order)), f"out of order, or twice: {order[-8:]}"
+        missing = self.acknowledged - set(self._found)
+        assert not missing, f"acknowledged and not there: {sorted(places[value] for value in missing)}"
+
+    def end(self) -> None:
+        """Close, verify, and look once more at what a new open finds."""
+        self.log.close()
+        self.verify()
+        self.disk = self.disk.power_loss()  # it was closed
+        self.log = self.open()
+        self.topic = self.log["t"]
+        self._checked, self._found = 0, []
+        self.check()
+        self.log.close()
+
+    def verify(self) -> None:
+        report = streamlog.verify("data", disk=self.disk)
+        assert report.ok, report
+
+
+class Action:
+    """One kind of call to interrupt. A fresh one for each story; `prepare` and `after` are not interrupted."""
+
+    settings: ClassVar[dict[str, Any]] = {}
+    padding = 0
+    sync = False
+    fresh = False  # each interrupt on a log of its own
+
+    def __init__(self, story: Story) -> None:
+        self.story = story
+
+    def prepare(self) -> None: ...
+    def call(self) -> None:
+        raise NotImplementedError
+
+    def after(self) -> None:
+        """The object that was interrupted is used again."""
+
+
+class Send(Action):
+    def call(self) -> None:
+        self.story.send()
+
+
+class SendThatRolls(Send):
+    settings: ClassVar[dict[str, Any]] = {"segment_bytes": 1024}
+    padding = 600
+
+
+class SendWithKeyAndHeaders(Action):
+    def call(self) -> None:
+        value = self.story.new()
+        self.story.topic.send(value, key="k", headers={"h": b"1"}).result()
+        self.story.acknowledged.add(value)
+
+
+class SendSynced(Send):
+    sync = True
+
+
+class LogSync(Action):
+    def prepare(self) -> None:
+        self.story.send()
+
+    def call(self) -> None:
+        self.story.log.sync()
+
+    def after(self) -> None:
+        self.story.log.sync()
+        acknowledged = len(self.story.acknowledged)
+        with streamlog.open("data", disk=self.story.disk.power_loss(), clock=self.story.clock) as left:
+            assert left["t"].partition(0).log_end_offset >= acknowledged
+
+
+class SendMany(Action):
+    def call(self) -> None:
+        values = [self.story.new() for _ in range(3)]
+        self.story.topic.send_many(values).result()
+        self.story.acknowledged.update(values)
+
+
+class SendManyBatches(Action):
+    """Several batches in one write, each with an index entry, of another length every time; then read at every offset."""
+
+    def __init__(self, story: Story) -> None:
+        super().__init__(story)
+        self.producer = story.log.producer(batch_size=1)
+
+    def call(self) -> None:
+        size = 5_000 + 700 * (len(self.story.sent) % 7)
+        values = [self.story.new("m").ljust(size, ".") for _ in range(3)]
+        self.story.sent[-3:] = values
+        self.producer.send_many("t", values).result()
+        self.story.acknowledged.update(values)
+
+    def after(self) -> None:
+        self.story.send()  # another producer's record is where the interrupted write was
+        self.producer.flush()
+        end = self.story.log["t"].partition(0).log_end_offset
+        with self.story.log.consumer() as reader:
+            reader.assign([T0])
+            for offset in range(max(0, end - 8), end):
+                reader.seek(T0, offset)
+                assert [record.offset for record in reader.poll(max_records=1)] == [offset]
+
+
+class LingerAndFlush(Action):
+    """Batches of two records: of three sent, two are written by the sender and one by the flush."""
+
+    def __init__(self, story: Story) -> None:
+        super().__init__(story)
+        self.producer = story.log.producer(linger_ms=5, batch_size=20)
+        self.sent: list[tuple[str, Any]] = []
+
+    def call(self) -> None:
+        for _ in range(3):
+            value = self.story.new()
+            self.sent += [(value, self.producer.send("t", value))]
+        self.producer.flush()
+
+    def after(self) -> None:
+        """A linger still ends by itself."""
+        value = self.story.new()
+        self.sent.append((value, self.producer.send("t", value)))
+        self.story.clock.advance(0.006)
+        for value, delivery in self.sent:
+            assert delivery.done(), f"{value} lingers for ever"
+            assert delivery.result().offset >= 0
+            self.story.acknowledged.add(value)
+        self.sent.clear()
+
+
+class Poll(Action):
+    """A poll that is interrupted has handed out nothing, so the next one gives the same records."""
+
+    group: str | None = None
+
+    def __init__(self, story: Story) -> None:
+        super().__init__(story)
+        self.consumer = story.log.consumer("t", group=self.group)
+        self.got: list[Record[Any, Any]] = []
+
+    def prepare(self) -> None:
+        self.story.send()
+        self.story.send()
+
+    def call(self) -> None:
+        self.got += self.consumer.poll(max_records=1)
+
+    def after(self) -> None:
+        for _ in range(3):
+            self.got += self.consumer.poll()
+        offsets = [record.offset for record in self.got]
+        end = self.story.log["t"].partition(0).log_end_offset
+        assert offsets == [*range(end - len(offsets), end)], (offsets, end)
+        self.got = self.got[-1:]
+
+
+class PollOfAMember(Poll):
+    group = "g"
+
+
+class FirstPollOfAMember(Poll):
+    """It joins the group, and with it the internal topic is made."""
+
+    group = "g"
+    fresh = True
+
+
+class Commit(PollOfAMember):
+    def __init__(self, story: Story) -> None:
+        super().__init__(story)
+        self.before = 0
+
+    def prepare(self) -> None:
+        super().prepare()
+        self.got = self.consumer.poll()
+
+    def call(self) -> None:
+        self.consumer.commit()
+
+    def after(self) -> None:
+        position = self.consumer.position(T0)
+        committed = self.consumer.committed(T0) or 0
+        assert committed in (self.before, position), (self.before, committed, position)
+        self.consumer.commit()
+        assert self.consumer.committed(T0) == position
+        assert self.story.log.group("g").committed() == {T0: position}
+        self.before = position
+
+
+class CloseAProducer(LingerAndFlush):
+    def prepare(self) -> None:
+        self.producer = self.story.log.producer(linger_ms=60_000, batch_size=20)
+        for _ in range(3):
+            value = self.story.new()
+            self.sent.append((value, self.producer.send("t", value)))
+
+    def call(self) -> None:
+        self.producer.close()
+
+    def after(self) -> None:
+        self.producer.close()
+        for value, delivery in self.sent:
+            assert delivery.done(), f"{value} was left behind"
+            assert delivery.result().offset >= 0
+            self.story.acknowledged.add(value)
+        self.sent.clear()
+
+
+class CloseAConsumer(PollOfAMember):
+    """The next member has the partition at once."""
+
+    def prepare(self) -> None:
+        super().prepare()
+        self.consumer = self.story.log.consumer("t", group="g")
+        self.consumer.poll(max_records=1)
+
+    def call(self) -> None:
+        self.consumer.close()
+
+    def after(self) -> None:
+        self.consumer.close()
+        with self.story.log.consumer("t", group="g") as following:
+            assert following.poll(), "the partition is not free"
+
+
+class CloseTheLog(LingerAndFlush):
+    fresh = True
+
+    def prepare(self) -> None:
+        self.story.send()
+        value = self.story.new()
+        self.sent.append((value, self.producer.send("t", value)))
+        self.consumer = self.story.log.consumer("t", group="g")
+        self.consumer.poll()
+
+    def call(self) -> None:
+        self.story.log.close()
+
+    def after(self) -> None:
+        self.story.log.close()
+        self.story.log = self.story.open()
+        self.story.topic = self.story.log["t"]
+        for value, delivery in self.sent:
+            if delivery.done() and delivery.exception() is None:
+                self.story.acknowledged.add(value)
+
+
+class OpenTheLog(Action):
+    fresh = True
+
+    def prepare(self) -> None:
+        self.story.send()
+        self.story.log.close()
+
+    def call(self) -> None:
+        self.story.open().close()
+
+    def after(self) -> None:
+        gc.collect()
+        self.story.log = self.story.open()
+        self.story.topic = self.story.log["t"]
+
+
+class TopicsComeGrowAndGo(Action):
+    def __init__(self, story: Story) -> None:
+        super().__init__(story)
+        self.number = 0
+
+    def prepare(self) -> None:
+        self.number += 1
+
+    def call(self) -> None:
+        topic = self.story.log.create_topic(f"topic-{self.number}", partitions=1)
+        topic.add_partitions(2)
+        topic.delete()
+
+    def after(self) -> None:
+        log, name = self.story.log, f"topic-{self.number}"
+        topic = log.create_topic(name, exist_ok=True)
+        for partition in range(topic.partitions):
+            topic.send("x", partition=partition).result()
+            assert [record.value for record in topic.read(partition)] == [b"x"]
+        topic.delete()
+        assert list(log) == ["t"]
+
+
+class BackgroundWork(Action):
+    """What a ManualClock runs on the thread that advances it: roll, compaction, retention."""
+
+    settings: ClassVar[dict[str, Any]] = {"segment_bytes": 1024}
+    padding = 300
+
+    def __init__(self, story: Story) -> None:
+        super().__init__(story)
+        self.other = story.log.create_topic(
+            "other",
+            cleanup_policy="compact,delete",
+            segment_ms=1000,
+            retention_ms=60_000,
+            min_cleanable_dirty_ratio=0.0,
+        )
+        self.count = 0
+
+    def prepare(self) -> None:
+        self.story.send()
+        self.count += 1
+        self.other.send(str(self.count), key=str(self.count % 3)).result()
+
+    def call(self) -> None:
+        self.story.clock.advance(10)
+
+    def after(self) -> None:
+        self.story.clock.advance(10)
+        records = list(self.other.read())
+        last = {record.key: int(record.value) for record in records}
+        newest = {str(n % 3).encode(): n for n in range(max(1, self.count - 5), self.count + 1)}
+        assert last == newest, (last, newest)
+        assert len(records) <= 12, "the background work has stopped"
+
+
+ACTIONS: tuple[type[Action], ...] = (
+    Send, SendThatRolls, SendWithKeyAndHeaders, SendSynced, LogSync, SendMany, SendManyBatches, LingerAndFlush, Poll, PollOfAMember, FirstPollOfAMember,
+    Commit, CloseAProducer, CloseAConsumer, CloseTheLog, OpenTheLog, TopicsComeGrowAndGo, BackgroundWork,
+)  # fmt: skip

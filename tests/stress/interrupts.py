@@ -1,0 +1,197 @@
+"""Ctrl-C at every place of a call at which Python can deliver one.
+
+    python -m tests.stress.interrupts --seed 1
+
+Python looks for signals at few instructions: where a function begins, after a call, where a loop jumps back. Before
+each of these (and of no other: a signal that comes elsewhere waits for the next of them) the sweep flags a SIGINT, and
+Python itself raises KeyboardInterrupt where it would. So what is tested is what can happen: raising from the trace
+function would also raise inside the end of a `with lock`, where no signal is ever delivered. The flag is set through
+`__getitem__`, since a call would have the trace function interrupted itself. Frames of other libraries and of the
+standard library count too: a Ctrl-C can come inside those as well.
+
+The first run of a call is interrupted at its first such place, the next at its second, until one comes to its end. After
+each interrupt the log is used, within a bound, and what was acknowledged is compared with what is there.
+"""
+
+from __future__ import annotations
+
+import _thread
+import argparse
+import random
+import signal
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import date
+from dis import opname
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+from streamlog import testing
+
+from . import interrupted_calls
+from .interrupted_calls import ACTIONS, Action, Story
+
+LONGEST_S = 10.0
+CALLS_PER_LOG = 100
+_OWN = frozenset({__file__, interrupted_calls.__file__})
+# The simulated disk stands in for calls of the system, in the middle of which Python looks for no signal.
+_KERNEL = tuple(
+    f"{Path(testing.__file__).parent}/{name}.py" for name in ("simulated", "handles", "model", "crashes", "faults")
+)
+_LOOKS = frozenset(
+    number for number, name in enumerate(opname) if name.startswith(("CALL", "JUMP_BACKWARD", "POP_JUMP_BACKWARD"))
+)
+
+
+class _Flag:
+    """`flag[SIGINT]` marks a signal as pending, as its C handler does."""
+
+    __getitem__ = staticmethod(_thread.interrupt_main)
+
+
+class Interrupter:
+    """Interrupts a call at one place. `places` counts those that the last call came by, `where` is the one."""
+
+    def __init__(self) -> None:
+        self.places = 0
+        self.where = ""
+        self._nth = 0
+        self._again = 0
+        self._flag = _Flag()
+
+    def interrupt(self, call: Callable[[], object], nth: int, again: int = 0) -> bool:
+        """Run `call` with a Ctrl-C at its `nth` place (from 1), and one `again` places later; whether it has that many."""
+        self.places, self._nth, self._again = 0, nth, again
+        before = sys.gettrace()
+        try:
+            sys.settrace(self._enter)
+            call()
+        except KeyboardInterrupt:
+            pass
+        finally:
+            sys.settrace(before)
+        return nth <= self.places
+
+    def _enter(self, frame: FrameType, event: str, arg: object) -> Any:
+        if frame.f_code.co_filename in _OWN or frame.f_code.co_filename.startswith(_KERNEL):
+            return None
+        frame.f_trace_lines = False
+        frame.f_trace_opcodes = True
+        return self._trace
+
+    def _trace(self, frame: FrameType, event: str, arg: object) -> Any:
+        if event != "opcode" or frame.f_code.co_code[frame.f_lasti] not in _LOOKS:
+            return self._trace
+        self.places += 1
+        if self.places != self._nth and (not self._again or self.places != self._nth + self._again):
+            return self._trace
+        self.where = f"{frame.f_code.co_filename}:{frame.f_lineno} in {frame.f_code.co_qualname}"
+        self._flag[signal.SIGINT]
+        return self._trace
+
+
+@contextmanager
+def at_most(seconds: float, what: Callable[[], str]) -> Iterator[None]:
+    """A lock that stays held is a failure with its place, and no hang."""
+
+    def late(*_: object) -> None:
+        raise AssertionError(f"still waiting after {seconds} s, {what()}")
+
+    before = signal.signal(signal.SIGALRM, late)
+    signal.setitimer(signal.ITIMER_REAL, seconds)
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
+
+
+@contextmanager
+def without_losses() -> Iterator[None]:
+    """Python itself loses an exception that is raised in a finalizer: no fault of ours."""
+    before = sys.unraisablehook
+
+    def hook(lost: Any) -> None:
+        if lost.exc_type is not KeyboardInterrupt:
+            before(lost)
+
+    sys.unraisablehook = hook
+    try:
+        yield
+    finally:
+        sys.unraisablehook = before
+
+
+@dataclass
+class Swept:
+    """How far a sweep came."""
+
+    places: int = 0
+    interrupts: int = 0
+
+
+def sweep(kind: type[Action], *, first: int = 1, step: int = 1, again: Callable[[], int] = lambda: 0) -> Swept:
+    """Interrupt the call at its place `first`, `first + step`, … to its end, and a second time `again()` places later."""
+    swept = Swept()
+    interrupter = Interrupter()
+    story: Story | None = None
+    nth, hit = first, True
+
+    def place() -> str:
+        return f"{kind.__name__}, place {nth}: {interrupter.where}"
+
+    with without_losses():
+        while hit:
+            if story is None:
+                story = Story(dict(kind.settings), kind.padding, kind.sync)
+                action = kind(story)
+            with at_most(LONGEST_S, place):
+                try:
+                    action.prepare()
+                    hit = interrupter.interrupt(action.call, nth, again())
+                    swept.places = max(swept.places, interrupter.places)
+                    swept.interrupts += hit
+                    action.after()
+                    story.send()
+                    story.check()
+                    if kind.fresh or not swept.interrupts % CALLS_PER_LOG:
+                        story.end()
+                        story = None
+                except BaseException as error:
+                    error.add_note(f"interrupted: {place()}")
+                    raise
+            nth += step
+        if story is not None:
+            story.end()
+    return swept
+
+
+def say(line: str) -> None:
+    sys.stdout.write(f"{line}\n")
+    sys.stdout.flush()
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--seed", type=int, default=random.SystemRandom().randrange(2**32))
+    parser.add_argument("--rounds", type=int, default=1, help="sweeps of each call with a second Ctrl-C soon after")
+    parser.add_argument("--only", default="", help="the name of one action")
+    chosen = parser.parse_args()
+    rng = random.Random(chosen.seed)
+    say(f"python -m tests.stress.interrupts --seed {chosen.seed} --rounds {chosen.rounds}, {date.today()}")
+    total = 0
+    for kind in ACTIONS:
+        if chosen.only in ("", kind.__name__):
+            swept = sweep(kind)
+            total += swept.interrupts
+            for _ in range(chosen.rounds):
+                total += sweep(kind, again=lambda: rng.choice((1, 1, 2, 3, 5, 8, 13))).interrupts
+            say(f"{kind.__name__:>24}: {swept.places:,} places")
+    say(f"{total:,} calls interrupted: nothing acknowledged lost, nothing twice, no lock held")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,193 @@
+"""What must still be true of a log after each kill: the history of one directory over all its processes."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from .kill_child import RETENTION_BYTES
+from .processes import head_of
+
+
+class Violation(AssertionError):
+    """The log broke a promise."""
+
+
+def demand(condition: object, message: str) -> None:
+    if not condition:
+        raise Violation(message)
+
+
+class PartitionHistory:
+    """One partition whose records stay until retention or a deletion takes them from the front."""
+
+    def __init__(self, name: str, *, bounded: bool) -> None:
+        self.name = name
+        self.start = 0
+        self.end = 0
+        self.deleted_to = 0
+        self._bounded = bounded
+        self._stored: dict[int, str] = {}
+        self._acknowledged: dict[int, str] = {}
+        self._counts: dict[str, int] = {}
+
+    def sent(self, offset: int, head: str, _key: str) -> None:
+        known = self._acknowledged.setdefault(offset, head)
+        demand(known == head, f"{self.name}: {head} and {known} were acknowledged at offset {offset}")
+
+    def check(self, found: dict[str, Any]) -> None:
+        """Compare what was found after a kill with all that is known, then know that too."""
+        self._check_bounds(found)
+        seen = {offset: head_of(value.encode()) for offset, _key, value in found["records"]}
+        position, end = found["position"], found["end"]
+        demand(list(seen) == list(range(position, end)), f"{self.name}: offsets {position} to {end} are not dense")
+        for offset, head in seen.items():
+            known = self._stored.get(offset)
+            demand(known in (None, head), f"{self.name}: offset {offset} held {known}, and now {head}")
+        missed = position > self.end
+        if missed:
+            self._counts.clear()
+        for offset in range(max(position, self.end), end):
+            self._check_new(offset, seen[offset], missed)
+        for offset, head in self._acknowledged.items():
+            if offset >= self.start:
+                now = seen.get(offset, self._stored.get(offset))
+                demand(now == head, f"{self.name}: {head} was acknowledged at offset {offset}, which holds {now}")
+        self._acknowledged.clear()
+        self._stored.update(seen)
+        self._stored = {offset: head for offset, head in self._stored.items() if offset >= self.start}
+        self.end = end
+
+    def _check_bounds(self, found: dict[str, Any]) -> None:
+        start = found["log_start"]
+        demand(self.start <= start <= found["end"], f"{self.name}: log start went from {self.start} to {start}")
+        demand(found["end"] >= self.end, f"{self.name}: the end went back from {self.end} to {found['end']}")
+        by_retention = self._bounded and found["size"] >= RETENTION_BYTES
+        demand(
+            start <= max(self.start, self.deleted_to) or by_retention,
+            f"{self.name}: log start {start} was never asked for, and {found['size']} bytes are left",
+        )
+        self.start = start
+
+    def _check_new(self, offset: int, head: str, missed: bool) -> None:
+        """A record seen for the first time: of this partition, and the next one of its thread."""
+        cycle, thread, topic, partition, number = head.split(".")
+        demand(f"{topic}-{partition}" == self.name, f"{self.name}: {head} at {offset} belongs elsewhere")
+        writer = f"{cycle}.{thread}"
+        last = self._counts.get(writer)
+        expected = 0 if last is None else last + 1
+        demand(
+            int(number) == expected or (missed and last is None),
+            f"{self.name}: {head} at offset {offset} where number {expected} of its thread was due",
+        )
+        self._counts[writer] = int(number)
+
+
+class TableHistory:
+    """A compacted partition: the last record of each key stays, what it replaced may go, oldest first."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        self.end = 0
+        self._known: dict[int, tuple[str, str]] = {}  # offset → key, head
+        self._acknowledged: dict[int, tuple[str, str]] = {}
+        self._buried: set[str] = set()
+
+    def sent(self, offset: int, head: str, key: str) -> None:
+        known = self._acknowledged.setdefault(offset, (key, head))
+        demand(known == (key, head), f"{self.name}: {head} and {known} were acknowledged at offset {offset}")
+
+    def buries(self, key: str) -> None:
+        """A tombstone for the key is about to be sent: from now on its last value may be missing."""
+        self._buried.add(key)
+
+    def check(self, found: dict[str, Any]) -> None:
+        demand(found["log_start"] == 0, f"{self.name}: log start {found['log_start']} in a compacted topic")
+        demand(found["end"] >= self.end, f"{self.name}: the end went back from {self.end} to {found['end']}")
+        seen = {
+            offset: (key, head_of(value.encode()) if ":" in value else value) for offset, key, value in found["records"]
+        }
+        self._check_places(seen, found["end"])
+        offsets: dict[str, list[int]] = {}
+        for offset, (key, _) in seen.items():
+            offsets.setdefault(key, []).append(offset)
+        for offset, (key, head) in {**self._known, **self._acknowledged}.items():
+            demand(offset < found["end"], f"{self.name}: {head}, acknowledged at {offset}, is past the end")
+            if offset in seen:
+                demand(seen[offset] == (key, head), f"{self.name}: {offset} held {key}={head}, and now {seen[offset]}")
+                continue
+            left = offsets.get(key, [])
+            demand(
+                not left or left[0] > offset, f"{self.name}: {key} is back at {left[:1]}, {head} at {offset} is gone"
+            )
+            demand(left or key in self._buried, f"{self.name}: {key}={head} at {offset} is lost")
+        self._buried = {key for key, places in offsets.items() if seen[places[-1]][1].endswith("t")}
+        self._acknowledged.clear()
+        self._known = seen
+        self.end = found["end"]
+
+    def _check_places(self, seen: dict[int, tuple[str, str]], end: int) -> None:
+        """Each record once, in the order in which its thread sent them, none where there was none before."""
+        demand(list(seen) == sorted(seen) and all(offset < end for offset in seen), f"{self.name}: offsets in disorder")
+        counts: dict[str, int] = {}
+        for offset, (_, head) in seen.items():
+            cycle, thread, topic, partition, number = head.rstrip("t").split(".")
+            demand(f"{topic}-{partition}" == self.name, f"{self.name}: {head} at {offset} belongs elsewhere")
+            writer = f"{cycle}.{thread}"
+            demand(counts.get(writer, -1) < int(number), f"{self.name}: {head} at {offset} is twice or late")
+            counts[writer] = int(number)
+            if offset < self.end:
+                demand(offset in self._known, f"{self.name}: {head} appeared at {offset} after what follows it")
+
+
+class History:
+    """Every partition of a directory, and its group's offsets."""
+
+    def __init__(self) -> None:
+        self._table = TableHistory("table-0")
+        self.partitions: dict[str, PartitionHistory | TableHistory] = {
+            "kept-0": PartitionHistory("kept-0", bounded=False),
+            "plain-0": PartitionHistory("plain-0", bounded=True),
+            "plain-1": PartitionHistory("plain-1", bounded=True),
+            "table-0": self._table,
+        }
+        self._commits: dict[str, int] = {}
+        self._committed: dict[str, int] = {}
+        self.acknowledged = 0
+
+    def positions(self, *, everything: bool) -> dict[str, int]:
+        """Where the next report begins: behind what is known, or at the start. A table is always told whole."""
+        return {
+            name: 0 if everything or isinstance(known, TableHistory) else known.end
+            for name, known in self.partitions.items()
+        }
+
+    def note(self, lines: list[list[str]]) -> None:
+        """Take in what a process has said."""
+        for what, *words in lines:
+            if what == "sent":
+                self.partitions[words[0]].sent(int(words[1]), *words[2:])
+                self.acknowledged += 1
+            elif what == "buries":
+                self._table.buries(words[0])
+            elif what == "deletes":
+                known = self.partitions[words[0]]
+                assert isinstance(known, PartitionHistory)
+                known.deleted_to = max(known.deleted_to, int(words[1]))
+            elif what == "commits":
+                self._commits[words[0]] = max(self._commits.get(words[0], 0), int(words[1]))
+            elif what == "committed":
+                self._committed[words[0]] = int(words[1])
+            elif what == "failed":
+                raise Violation(f"a delivery failed: {' '.join(words)}")
+
+    def check(self, found: dict[str, Any]) -> None:
+        for name, known in self.partitions.items():
+            known.check(found["partitions"][name])
+        for name, offset in self._committed.items():
+            now = found["committed"].get(name, -1)
+            demand(now >= offset, f"{name}: offset {offset} was committed, and now {now} is")
+        for name, offset in found["committed"].items():
+            # A commit of all that was handed out takes a partition along of which that is nothing: its start.
+            asked = max(self._commits.get(name, 0), found["partitions"][name]["log_start"])
+            demand(offset <= asked, f"{name}: {offset} is committed, which nobody asked for")
+            self._committed[name] = max(self._committed.get(name, 0), offset)

@@ -1,0 +1,272 @@
+"""The service of a reader, beside an owner in the same process: when it looks, whom it wakes, what it does while it cannot see."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from streamlog.broker.broker import Broker
+from streamlog.broker.following import FollowingService
+from streamlog.broker.scheduler import Scheduler
+from streamlog.broker.service import LocalService
+from streamlog.errors import ClosedError, RequestTimedOutError, StorageError, UnknownTopicOrPartitionError
+from streamlog.records import columns
+from streamlog.runtime.disk import OsDisk
+from streamlog.runtime.threads import RawGate, SystemClock, new_lock, real_monotonic
+from streamlog.storage.log import Write
+from streamlog.types import TopicPartition
+
+NAME = TopicPartition("t", 0)
+
+
+class Gate(RawGate):
+    """Waiting takes no time; `meanwhile` is what happens then."""
+
+    meanwhile: Callable[[], object] = staticmethod(lambda: None)
+
+    def wait(self, timeout: float | None = None) -> bool:
+        Gate.meanwhile()
+        return False
+
+
+class Scene:
+    """An owner, and a reader whose clock stands still."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = str(path)
+        self.now = 100.0
+        self.disk = OsDisk()
+        self.own()
+        self.owner.create_topic("t", settings={"segment_bytes": 1024})
+        self.reader = self.new_reader()
+        self.reader.open()
+
+    def own(self) -> None:
+        broker = Broker(self.path, OsDisk(), new_lock, RawGate, real_monotonic)
+        broker.open(0.0)
+        self.owner = LocalService(
+            broker, SystemClock(), Scheduler(new_lock(), new_lock()), {}, new_lock, real_monotonic
+        )  # fmt: skip
+        self.owner.open()
+
+    def new_reader(self) -> FollowingService:
+        return FollowingService(
+            self.path, self.disk, SystemClock(), Scheduler(new_lock(), new_lock()), new_lock, Gate, lambda: self.now
+        )
+
+    def send(self, *values: bytes, topic: str = "t") -> None:
+        view = self.owner.topic(topic)
+        batch = columns.seal(view.seeds[0], None, list(values), 1, count=len(values))
+        self.owner.produce(view, 0, Write([batch]))
+
+    def fetch(self, offset: int = 0) -> bytes:
+        return bytes(self.reader.fetch(NAME, offset, 1 << 16, "read_committed").data)
+
+
+@pytest.fixture
+def scene(tmp_path: Path) -> Iterator[Scene]:
+    Gate.meanwhile = staticmethod(lambda: None)
+    made = Scene(tmp_path / "data")
+    yield made
+    made.reader.close()
+    made.owner.close()
+
+
+def test_a_read_that_would_come_back_empty_looks_again(scene: Scene) -> None:
+    assert not scene.fetch()
+    scene.send(b"x")  # the reader's clock stands still: what it saw last is not stale yet
+    assert scene.fetch()
+
+
+def test_reads_that_find_something_do_not_look_each_time(scene: Scene) -> None:
+    scene.send(b"x")
+    scene.fetch()
+    looks: list[None] = []
+    look = scene.reader._watcher.look
+    scene.reader._watcher.look = lambda: looks.append(None) or look()  # type: ignore[method-assign, func-returns-value]
+    for _ in range(10):
+        assert scene.fetch()
+        assert list(scene.reader.image.topics) == ["t"]
+    assert looks == []
+    scene.now += 0.002
+    scene.fetch()
+    assert len(looks) == 1
+
+
+def test_who_waits_is_woken_by_the_thread_and_the_thread_sleeps_then(scene: Scene) -> None:
+    nudges: list[None] = []
+    scene.reader.nudge = lambda: nudges.append(None)
+    assert scene.reader.tick(1_000) is None
+    parked = scene.reader.await_data([NAME])
+    assert len(nudges) == 1
+    assert scene.reader.tick(1_000) == 1_005
+    assert not parked.done()
+    scene.send(b"x")
+    scene.reader.tick(1_005)
+    assert parked.done()
+    assert scene.reader.tick(1_010) is None
+    for waiting in [scene.reader.await_data([NAME]), scene.reader.await_data([])]:
+        waiting.cancel()
+    assert scene.reader.tick(1_015) is None
+
+
+def test_news_that_another_reader_found_wake_everybody_who_waits_for_them(scene: Scene) -> None:
+    scene.owner.create_topic("u")
+    scene.reader.look()
+    both = scene.reader.await_data([NAME]), scene.reader.await_data([NAME, TopicPartition("u", 0)])
+    other = scene.reader.await_data([TopicPartition("u", 0)])
+    scene.send(b"x")
+    scene.fetch()
+    assert [parked.done() for parked in (*both, other)] == [True, True, False]
+
+
+def test_listeners_hear_of_topics_once(scene: Scene) -> None:
+    heard: list[list[str]] = []
+
+    def listener() -> None:
+        heard.append(sorted(scene.reader._image.topics))
+
+    scene.reader.on_metadata(listener)
+    scene.owner.create_topic("u")
+    scene.send(b"x")
+    scene.reader.look()
+    scene.reader.look()
+    assert heard == [["t", "u"]]
+    scene.reader.off_metadata(listener)
+    scene.reader.off_metadata(listener)
+    scene.owner.delete_topic("u")
+    scene.reader.look()
+    assert len(heard) == 1
+
+
+def test_a_deleted_topic_wakes_who_waits_and_tells_who_reads(scene: Scene) -> None:
+    scene.send(*[b"%d" % n * 100 for n in range(100)])
+    assert scene.fetch()
+    parked = scene.reader.await_data([NAME])
+    partition = scene.reader._partitions[NAME]
+    scene.owner.delete_topic("t")
+    scene.reader.tick(0)
+    assert parked.done()
+    assert isinstance(partition.closed, UnknownTopicOrPartitionError)
+    with pytest.raises(UnknownTopicOrPartitionError):
+        scene.fetch()
+    with pytest.raises(UnknownTopicOrPartitionError):
+        scene.reader.bounds(NAME, "read_committed")
+    with pytest.raises(UnknownTopicOrPartitionError, match="partition 7"):
+        scene.owner.create_topic("t")
+        scene.reader.bounds(TopicPartition("t", 7), "read_committed")
+
+
+@pytest.mark.parametrize("opened", [True, False])
+def test_a_topic_deleted_in_the_middle_of_a_read_is_told_as_such(scene: Scene, opened: bool) -> None:
+    scene.send(b"x")
+    if opened:
+        scene.fetch()
+    scene.send(b"y" * 1000)  # a segment that the reader has not listed
+    scene.send(b"z" * 1000)
+    scene.now += 1
+    listdir = scene.disk.listdir
+
+    def deleted_meanwhile(path: str) -> list[str]:
+        scene.disk.listdir = listdir  # type: ignore[method-assign]
+        scene.owner.delete_topic("t")
+        return listdir(path)
+
+    scene.disk.listdir = deleted_meanwhile  # type: ignore[method-assign]
+    if opened:
+        assert scene.fetch()  # out of the file that is open
+        scene.now += 1
+    with pytest.raises(UnknownTopicOrPartitionError):
+        scene.fetch()
+
+
+def test_a_directory_that_fails_for_another_reason_is_an_error(scene: Scene) -> None:
+    scene.send(b"x")
+
+    def refuse(path: str) -> list[str]:
+        raise PermissionError(13, "no", path)
+
+    scene.disk.listdir = refuse  # type: ignore[method-assign]
+    with pytest.raises(StorageError):
+        scene.fetch()
+
+
+def test_while_an_owner_is_opening_what_was_known_is_read_on(scene: Scene) -> None:
+    scene.send(b"x")
+    data = scene.fetch()
+    publisher = scene.owner.publisher
+    scene.owner.close()
+    publisher.open(2, 1)
+    broker = Broker(scene.path, OsDisk(), new_lock, RawGate, real_monotonic)
+    broker.open(0.0)
+    scene.now += 1
+    assert scene.fetch() == data
+    assert not scene.fetch(1)
+    waiting = scene.new_reader()
+    with pytest.raises(RequestTimedOutError) as raised:
+        Gate.meanwhile = staticmethod(lambda: setattr(scene, "now", scene.now + 1))
+        waiting.open()
+    assert raised.value.retriable
+    broker.close(clean=True)
+    publisher.close(clean=True)
+    Gate.meanwhile = staticmethod(scene.own)
+    scene.own()
+    scene.send(b"y")
+    scene.now += 1
+    assert scene.fetch(1)
+    waiting.open()
+    assert list(waiting.image.topics) == ["t"]
+    waiting.close()
+
+
+def test_a_reader_that_comes_while_the_log_is_opened_waits_for_it(scene: Scene) -> None:
+    scene.send(b"x")
+    scene.owner.close()
+    broker = Broker(scene.path, OsDisk(), new_lock, RawGate, real_monotonic)
+    broker.open(0.0)
+    reader = scene.new_reader()
+
+    def finish() -> None:
+        Gate.meanwhile = staticmethod(lambda: None)
+        broker.close(clean=True)
+        scene.own()
+        scene.now += 1
+
+    Gate.meanwhile = staticmethod(finish)
+    reader.open()
+    assert reader.bounds(NAME, "read_committed") == (0, 1)
+    reader.close()
+
+
+def test_an_error_while_the_thread_looks_is_left_to_who_waits(scene: Scene) -> None:
+    parked = scene.reader.await_data([NAME])
+
+    def refuse() -> Any:
+        raise StorageError("no", path="", errno=5)
+
+    scene.reader._watcher.look = refuse  # type: ignore[method-assign]
+    assert scene.reader.tick(0) == 5
+    with pytest.raises(StorageError):
+        scene.fetch()
+    parked.cancel()
+
+
+def test_groups_without_an_offsets_topic_are_none(scene: Scene) -> None:
+    assert scene.reader.list_groups() == []
+    assert scene.reader.committed("g", None) == {}
+    assert scene.reader.describe_group("g").state == "Dead"
+
+
+def test_a_closed_service_refuses_and_wakes(scene: Scene) -> None:
+    parked = scene.reader.await_data([NAME])
+    scene.reader.close()
+    assert parked.done()
+    assert scene.reader.tick(0) is None
+    assert list(scene.reader.image.topics) == ["t"]
+    for use in (scene.fetch, scene.reader.look, lambda: scene.reader.topic("t"), scene.reader.metrics):
+        with pytest.raises(ClosedError):
+            use()
+    scene.reader.abandon()

@@ -1,0 +1,235 @@
+"""The owner file: how a directory was left, told on a full disk too, and nothing of a closed log may be missing."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import streamlog
+from streamlog.errors import CorruptRecordError, DiskFullError, FormatError
+from streamlog.testing import FaultyDisk, ManualClock, SimulatedDisk
+
+OpenLog = Callable[..., streamlog.StreamLog]
+
+
+def owner_of(disk: Any, path: str = "/data") -> dict[str, Any]:
+    found: dict[str, Any] = json.loads(disk.read(f"{path}/streamlog.json"))
+    return found
+
+
+def filled(disk: Any, clock: ManualClock, *, close: bool = True) -> streamlog.StreamLog:
+    log = streamlog.open("data", disk=disk, clock=clock)
+    log.create_topic("t", segment_bytes=1024)
+    for n in range(12):
+        log["t"].send(b"%d" % n * 200)
+    if close:
+        log.close()
+    return log
+
+
+def values_of(log: streamlog.StreamLog) -> list[Any]:
+    return [record.value for record in log["t"].read()]
+
+
+# A full disk
+
+
+@pytest.mark.parametrize("how", ["closed", "killed", "power lost"])
+def test_a_full_disk_keeps_no_log_from_being_opened_read_and_closed(clock: ManualClock, how: str) -> None:
+    machine = SimulatedDisk()
+    log = filled(machine, clock, close=how == "closed")
+    if how != "closed":
+        machine = machine.kill() if how == "killed" else machine.power_loss("lax")
+    for round_ in range(3):
+        disk = FaultyDisk(machine)
+        disk.capacity = disk.used
+        log = streamlog.open("data", disk=disk, clock=clock)
+        assert values_of(log) == [b"%d" % n * 200 for n in range(12 + round_)]
+        with pytest.raises(DiskFullError):
+            log["t"].send(b"no room for this")
+        disk.capacity = None
+        log["t"].send(b"%d" % (12 + round_) * 200)
+        disk.capacity = disk.used
+        log.close()
+        assert owner_of(machine)["clean"] is True
+        assert streamlog.verify("data", disk=machine).ok
+
+
+def test_on_a_full_disk_the_owner_file_is_overwritten_where_it_lies(clock: ManualClock) -> None:
+    machine = SimulatedDisk()
+    filled(machine, clock)
+    assert len(machine.read("/data/streamlog.json")) == 512
+    disk = FaultyDisk(machine)
+    disk.capacity = disk.used
+    first = len(machine.operations)
+    log = streamlog.open("data", disk=disk, clock=clock)
+    for name, state in machine.crashes(random=2, harsh=2, first=first):
+        found = owner_of(state)
+        assert (found["incarnation"], found["clean"]) in [(1, True), (2, False)], name
+    log.close()
+    assert owner_of(machine)["clean"]
+    assert len(machine.read("/data/streamlog.json")) == 512
+
+
+def test_an_owner_file_of_another_length_is_shortened_to_its_sector(clock: ManualClock) -> None:
+    machine = SimulatedDisk()
+    filled(machine, clock)
+    file = machine.open("/data/streamlog.json")
+    file.pwrite([machine.read("/data/streamlog.json").ljust(2000)], 0)
+    disk = FaultyDisk(machine)
+    disk.capacity = disk.used
+    streamlog.open("data", disk=disk, clock=clock).close()
+    assert len(machine.read("/data/streamlog.json")) == 512
+    assert owner_of(machine)["clean"]
+
+
+@pytest.fixture
+def small_filesystem(tmp_path: Path) -> Iterator[Path]:
+    """Four megabytes of a file system of its own, where the test may mount one."""
+    path = tmp_path / "small"
+    path.mkdir()
+    command = ["mount", "-t", "tmpfs", "-o", "size=4m", "tmpfs", str(path)]
+    if (
+        os.geteuid()
+        or not shutil.which("mount")
+        or subprocess.run(command, capture_output=True, check=False).returncode
+    ):
+        pytest.skip("mounting takes privileges")
+    yield path
+    subprocess.run(["umount", str(path)], check=True)
+
+
+@pytest.mark.parametrize("how", ["closed", "killed"])
+def test_a_log_on_a_file_system_that_is_full_opens_and_goes_on_when_there_is_room(
+    small_filesystem: Path, open_log: OpenLog, how: str, child: Callable[..., Any]
+) -> None:
+    path, filler = small_filesystem / "data", small_filesystem / "filler"
+    end = "log.close()" if how == "closed" else "os._exit(0)"
+    code = f"""
+        import os, sys, streamlog
+        log = streamlog.open(sys.argv[1])
+        log.create_topic("t", segment_bytes=20_000)
+        for n in range(50):
+            log["t"].send(b"%d" % n * 500)
+        {end}
+        """
+    assert child(code, path).wait(30) == 0
+    with filler.open("wb", buffering=0) as file:
+        try:
+            while file.write(bytes(512)):
+                pass
+        except OSError:
+            pass
+    log = open_log(path)
+    assert len(values_of(log)) == 50
+    with pytest.raises(DiskFullError):
+        log["t"].send(b"x" * 30_000)
+    log.close()
+    log = open_log(path)
+    filler.unlink()
+    log["t"].send(b"room")
+    assert values_of(log)[-1] == b"room"
+    log.close()
+
+
+# What is missing
+
+
+@pytest.fixture
+def closed(path: Path, open_log: OpenLog) -> Path:
+    """A closed log with one topic of two partitions."""
+    log = open_log()
+    log.create_topic("t", partitions=2)
+    log["t"].send(b"x", partition=0)
+    log.close()
+    return path
+
+
+def partition_of(path: Path, number: int) -> Path:
+    return next(path.glob(f"topics/*-{number}"))
+
+
+@pytest.mark.damaged
+@pytest.mark.parametrize("what", ["directory", "partition.state", "everything in it"])
+@pytest.mark.parametrize("number", [0, 1], ids=["with a record", "empty"])
+def test_what_is_missing_from_a_closed_log_is_named(closed: Path, open_log: OpenLog, what: str, number: int) -> None:
+    directory = partition_of(closed, number)
+    if what == "directory":
+        shutil.rmtree(directory)
+    elif what == "partition.state":
+        (directory / what).unlink()
+    else:
+        for file in directory.iterdir():
+            file.unlink()
+    with pytest.raises(CorruptRecordError, match=directory.name):
+        open_log()
+
+
+@pytest.mark.damaged
+def test_records_whose_files_are_missing_from_a_closed_log_are_told_to_who_reads_them(
+    closed: Path, open_log: OpenLog
+) -> None:
+    for file in partition_of(closed, 0).glob("*.log"):
+        file.unlink()
+    log = open_log()
+    with pytest.raises(CorruptRecordError, match="missing"):
+        list(log["t"].read())
+    assert log["t"].send(b"y", partition=0).result().offset == 1
+
+
+@pytest.mark.damaged
+@pytest.mark.parametrize("clean", [True, False])
+def test_topics_whose_metadata_is_missing_are_never_taken_for_deleted_ones(
+    closed: Path, open_log: OpenLog, clean: bool
+) -> None:
+    shutil.rmtree(closed / "__cluster_metadata-0")
+    owner = closed / "streamlog.json"
+    owner.write_text(json.dumps({**json.loads(owner.read_text()), "clean": clean}))
+    with pytest.raises(CorruptRecordError, match="__cluster_metadata-0 is missing"):
+        open_log()
+    assert len(list(closed.glob("topics/*/*.log"))) == 2
+
+
+@pytest.mark.damaged
+def test_topics_whose_end_of_the_metadata_is_missing_are_never_taken_for_deleted_ones(
+    closed: Path, open_log: OpenLog
+) -> None:
+    file = next(closed.glob("__cluster_metadata-0/*.log"))
+    file.write_bytes(b"")
+    owner = closed / "streamlog.json"
+    owner.write_text(json.dumps({**json.loads(owner.read_text()), "clean": False}))
+    with pytest.raises(CorruptRecordError):
+        open_log()
+    assert len(list(closed.glob("topics/*/*.log"))) == 2
+
+
+def test_a_topic_that_was_being_created_when_the_process_was_killed_is_there(clock: ManualClock) -> None:
+    machine = SimulatedDisk()
+    log = streamlog.open("data", disk=machine, clock=clock)
+    first = len(machine.operations)
+    log.create_topic("t", partitions=2)
+    seen = set()
+    for name, state in machine.crashes(random=2, first=first):
+        with streamlog.open("data", disk=state, clock=clock) as again:
+            seen.add("t" in again)
+            if "t" in again:
+                assert again["t"].send(b"x", partition=1).result().offset == 0, name
+        assert streamlog.verify("data", disk=state).ok, name
+    assert seen == {True, False}
+
+
+@pytest.mark.damaged
+@pytest.mark.parametrize(
+    "content", [b"", b"{", b"[]", b"{}", b'{"format": 1, "min_reader": "x"}', b"[" * 5000, b"\xff"]
+)
+def test_an_owner_file_that_makes_no_sense_is_refused(closed: Path, open_log: OpenLog, content: bytes) -> None:
+    (closed / "streamlog.json").write_bytes(content)
+    with pytest.raises(FormatError):
+        open_log()

@@ -1,0 +1,422 @@
+"""What the owner tells other processes: soon, in order, before files go, at a bounded cost, and whatever the disk does."""
+
+from __future__ import annotations
+
+import errno
+import logging
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from streamlog.broker.publishing import INTERVAL_S, RETRY_S, Publisher
+from streamlog.config import TopicConfig
+from streamlog.records.batch import seed_of
+from streamlog.records.columns import pack_one
+from streamlog.replication.partition import Partition
+from streamlog.runtime.disk import OsDisk
+from streamlog.runtime.threads import new_lock
+from streamlog.storage.published import CLOSED, EMPTY, OPEN, OPENING, SLOT_BYTES, Header, Slot, parse_header, parse_slot
+from streamlog.storage.recovery import Crash, open_log
+from streamlog.types import TopicPartition
+
+NOW = 1_700_000_000_000
+
+
+class CountingDisk(OsDisk):
+    """Counts the slots written; `error` is what a write raises."""
+
+    def __init__(self) -> None:
+        self.writes = 0
+        self.error: OSError | None = None
+
+    def open(self, path: str, **options: Any) -> Any:  # type: ignore[override]
+        file: Any = super().open(path, **options)
+        if not path.endswith("published"):
+            return file
+        if self.error is not None:
+            raise self.error
+        disk, pwrite = self, file.pwrite
+
+        class Counted:
+            pread, size, truncate, close = file.pread, file.size, file.truncate, file.close
+
+            def pwrite(self, buffers: Any, position: int) -> None:
+                if disk.error is not None:
+                    raise disk.error
+                disk.writes += 1
+                pwrite(buffers, position)
+
+        return Counted()
+
+
+class Scene:
+    """A publisher under a clock and a thread of the test's own, and partitions to publish."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        path.mkdir()
+        self.disk = CountingDisk()
+        self.now = 100.0
+        self.wakes = 0
+        self.publisher = Publisher(self.disk, str(path), new_lock(), lambda: self.now)
+        self.publisher.open(7, 4711)
+        self.made: list[Partition] = []
+
+    def wake(self) -> None:
+        self.wakes += 1
+
+    def partition(self, number: int = 0, **config: Any) -> Partition:
+        topic_id = bytes(16)
+        settings = TopicConfig(**config)
+        log = open_log(
+            OsDisk(), str(self.path / f"p{number}"), topic_id, number, seed_of(topic_id, number), settings, Crash(True, True)
+        )  # fmt: skip
+        self.made.append(Partition(TopicPartition("t", number), topic_id, log, new_lock))
+        return self.made[-1]
+
+    def added(self, number: int = 0, **config: Any) -> Partition:
+        partition = self.partition(number, **config)
+        self.publisher.add(partition)
+        return partition
+
+    def header(self) -> Header | None:
+        return parse_header((self.path / "published").read_bytes())
+
+    def slots(self) -> list[Slot | None]:
+        data = (self.path / "published").read_bytes()
+        return [parse_slot(data[at : at + SLOT_BYTES]) for at in range(SLOT_BYTES, len(data), SLOT_BYTES)]
+
+    def slot(self) -> Slot:
+        (slot,) = self.slots()
+        assert slot is not None
+        return slot
+
+    def tick(self, seconds: float = 0.0) -> int | None:
+        self.now += seconds
+        return self.publisher.tick(1_000)
+
+
+@pytest.fixture
+def scene(tmp_path: Path) -> Iterator[Scene]:
+    made = Scene(tmp_path / "broker")
+    yield made
+    for partition in made.made:
+        partition.log.release()
+
+
+def send(partition: Partition, value: bytes = b"v") -> int:
+    return partition.append_one(None, pack_one(value), NOW, NOW)
+
+
+# Life
+
+
+def test_the_header_tells_what_the_owner_is_doing(scene: Scene) -> None:
+    assert scene.header() == Header(7, OPENING, 4711)
+    partition = scene.added()
+    assert scene.header() == Header(7, OPENING, 4711)
+    scene.publisher.opened()
+    assert scene.header() == Header(7, OPEN, 4711)
+    send(partition)
+    scene.publisher.close(clean=True)
+    assert scene.header() == Header(7, CLOSED, 4711)
+    assert scene.slot().end_offset == 1
+
+
+def test_an_owner_that_could_not_close_says_nothing(scene: Scene) -> None:
+    scene.publisher.opened()
+    scene.publisher.close(clean=False)
+    assert scene.header() == Header(7, OPEN, 4711)
+
+
+def test_a_new_owner_begins_the_file_anew_in_its_place(scene: Scene) -> None:
+    scene.added()
+    scene.publisher.close(clean=True)
+    inode = (scene.path / "published").stat().st_ino
+    scene.publisher.open(8, 4712)
+    assert scene.header() == Header(8, OPENING, 4712)
+    assert scene.slots() == []
+    assert (scene.path / "published").stat().st_ino == inode
+    assert (scene.path / "published").stat().st_mode & 0o777 == 0o600
+
+
+def test_a_silent_publisher_writes_nothing(tmp_path: Path) -> None:
+    tmp_path = tmp_path / "silent"
+    scene = Scene(tmp_path)
+    (tmp_path / "published").unlink()
+    scene.publisher.abandon()
+    scene.publisher.is_silent = True
+    scene.publisher.open(1, 1)
+    partition = scene.added()
+    scene.publisher.opened()
+    send(partition)
+    scene.publisher.close(clean=True)
+    assert not (tmp_path / "published").exists()
+    partition.log.release()
+
+
+def test_after_it_was_abandoned_nothing_is_written(scene: Scene) -> None:
+    partition = scene.added()
+    before = (scene.path / "published").read_bytes()
+    scene.publisher.abandon()
+    send(partition)
+    partition.roll(NOW)
+    assert (scene.path / "published").read_bytes() == before
+
+
+# Appends
+
+
+def test_without_a_thread_every_append_is_published_at_once(scene: Scene) -> None:
+    partition = scene.added()
+    for n in range(5):
+        send(partition)
+        assert scene.slot().end_offset == n + 1
+        assert scene.slot().end_position == partition.log.tail.end_position
+    assert scene.slot().shape == (0, 0)
+
+
+def test_a_first_append_is_published_at_once_and_the_next_within_the_interval(scene: Scene) -> None:
+    scene.publisher.wake = scene.wake
+    partition = scene.added()
+    scene.now += 2 * INTERVAL_S
+    send(partition)
+    assert scene.slot().end_offset == 1
+    assert scene.wakes == 0
+    scene.now += INTERVAL_S / 2
+    send(partition)
+    assert scene.slot().end_offset == 1
+    assert scene.wakes == 1
+    assert scene.tick() == 1_000 + round(INTERVAL_S * 1000)
+    assert scene.slot().end_offset == 1
+    scene.tick(INTERVAL_S)
+    assert scene.slot().end_offset == 2
+
+
+def test_a_busy_partition_costs_one_write_and_no_wake_up_an_interval(scene: Scene) -> None:
+    scene.publisher.wake = scene.wake
+    partition = scene.added()
+    send(partition)
+    scene.tick()
+    writes, wakes = scene.disk.writes, scene.wakes
+    for n in range(10):
+        for _ in range(50):
+            send(partition)
+        scene.tick(INTERVAL_S)
+        assert scene.slot().end_offset == 50 * (n + 1) + 1
+    assert scene.disk.writes - writes == 10
+    assert scene.wakes == wakes
+
+
+def test_when_it_is_quiet_the_thread_sleeps_and_the_next_append_is_published_at_once(scene: Scene) -> None:
+    scene.publisher.wake = scene.wake
+    partition = scene.added()
+    send(partition)
+    send(partition)
+    scene.tick()
+    assert scene.tick(INTERVAL_S) is not None
+    assert scene.tick(INTERVAL_S) is None
+    assert scene.tick(1.0) is None
+    send(partition)
+    assert scene.slot().end_offset == 3
+
+
+def test_an_append_right_before_it_is_found_quiet_is_not_forgotten(scene: Scene) -> None:
+    scene.publisher.wake = scene.wake
+    partition = scene.added()
+    send(partition)
+    send(partition)
+    scene.tick()
+    scene.tick(INTERVAL_S)
+
+    class Meddled:
+        """Appends the moment the place is called quiet, as one who saw a moment ago that it was not."""
+
+        def __init__(self, place: Any) -> None:
+            object.__setattr__(self, "place", place)
+
+        def __getattr__(self, name: str) -> Any:
+            return getattr(self.place, name)
+
+        def __setattr__(self, name: str, value: Any) -> None:
+            setattr(self.place, name, value)
+            if name == "quiet" and value:
+                self.place.quiet = False
+                send(partition)
+                self.place.quiet = True
+
+    place = next(iter(scene.publisher._busy))
+    meddled = Meddled(place)
+    scene.publisher._places[partition.log.seed] = meddled  # type: ignore[assignment]
+    scene.publisher._busy = {meddled: None}  # type: ignore[dict-item]
+    scene.tick(INTERVAL_S)
+    assert scene.slot().end_offset == 3
+
+
+def test_what_is_rarely_appended_to_is_published_at_once(scene: Scene) -> None:
+    scene.publisher.wake = scene.wake
+    partition = scene.partition()
+    scene.publisher.add(partition, eager=True)
+    for n in range(3):
+        send(partition)
+        assert scene.slot().end_offset == n + 1
+
+
+def test_the_high_watermark_is_never_ahead_of_the_end(scene: Scene) -> None:
+    partition = scene.partition()
+    partition.durable = True
+    scene.publisher.add(partition)
+    send(partition)
+    assert scene.slot().high_watermark == 0
+    partition.commit.sync()
+    assert (scene.slot().high_watermark, scene.slot().end_offset) == (1, 1)
+
+
+# Other changes
+
+
+def test_every_change_that_is_no_append_has_a_generation_of_its_own(scene: Scene) -> None:
+    partition = scene.added(cleanup_policy="compact", segment_bytes=1024)
+    seen = [scene.slot().shape]
+
+    def changed(act: Callable[[], object]) -> None:
+        act()
+        assert scene.slot().shape not in seen
+        seen.append(scene.slot().shape)
+
+    def fill() -> None:
+        for n in range(6):
+            partition.append_one(pack_one(b"k"), pack_one(b"%d" % n * 600), NOW, NOW)
+
+    changed(fill)
+    changed(lambda: partition.roll(NOW))
+    changed(lambda: partition.delete_records(2))
+    changed(lambda: partition.compact(NOW))
+    assert scene.slot().rewrites >= 2, "once before the files get their names, once after"
+    send(partition)
+    assert scene.slot().shape == seen[-1]
+
+
+def test_a_change_is_told_before_a_file_goes(scene: Scene) -> None:
+    partition = scene.added(segment_bytes=1024, retention_bytes=1, cleanup_policy="compact,delete")
+    told: list[tuple[int, int]] = []
+
+    class Watching(OsDisk):
+        def unlink(self, path: str) -> None:
+            told.append(scene.slot().shape)
+            super().unlink(path)
+
+        def rename(self, source: str, target: str) -> None:
+            if target.endswith(".log"):
+                told.append(scene.slot().shape)
+            super().rename(source, target)
+
+    partition.log.disk = Watching()
+    for act in (
+        lambda: partition.delete_records(2),
+        lambda: partition.compact(NOW),
+        lambda: partition.apply_retention(NOW),
+    ):
+        for n in range(6):
+            partition.append_one(pack_one(b"k"), pack_one(b"%d" % n * 600), NOW, NOW)
+        partition.roll(NOW)
+        before = scene.slot().shape
+        told.clear()
+        act()
+        assert told
+        assert before not in told
+
+
+def test_a_raised_start_that_frees_no_segment_is_a_change(scene: Scene) -> None:
+    partition = scene.added()
+    send(partition)
+    send(partition)
+    before = scene.slot().shape
+    partition.delete_records(1)
+    assert scene.slot().log_start_offset == 1
+    assert scene.slot().shape != before
+
+
+# Places
+
+
+def test_places_are_found_by_seed_freed_and_used_again(scene: Scene) -> None:
+    first, second, third = scene.added(0), scene.added(1), scene.added(2)
+    seeds = [partition.log.seed for partition in (first, second, third)]
+    assert [slot.seed for slot in scene.slots() if slot is not None] == seeds
+    scene.publisher.remove(second)
+    assert (scene.path / "published").read_bytes()[2 * SLOT_BYTES : 3 * SLOT_BYTES] == EMPTY
+    send(second)
+    assert scene.slots()[1] is None
+    scene.publisher.remove(second)
+    fourth = scene.added(3)
+    assert scene.slots()[1] is not None
+    assert [slot.seed for slot in scene.slots() if slot is not None] == [seeds[0], fourth.log.seed, seeds[2]]
+
+
+def test_a_partition_that_is_added_again_has_one_place(scene: Scene) -> None:
+    partition = scene.added()
+    scene.publisher.add(partition)
+    assert len(scene.slots()) == 1
+
+
+# A disk that refuses
+
+
+@pytest.mark.parametrize("thread", [True, False])
+def test_a_disk_that_refuses_fails_no_append_and_is_told_of_once(
+    scene: Scene, caplog: pytest.LogCaptureFixture, thread: bool
+) -> None:
+    partition = scene.added()
+    scene.publisher.wake = scene.wake if thread else None
+    scene.now += 1
+    send(partition)
+    scene.disk.error = OSError(errno.ENOSPC, "full")
+    with caplog.at_level(logging.WARNING):
+        for _ in range(5):
+            scene.now += RETRY_S
+            send(partition)
+            scene.tick()
+    assert [record.levelname for record in caplog.records] == ["WARNING"]
+    assert "published" in caplog.text
+    assert scene.slot().end_offset == 1
+    scene.disk.error = None
+    scene.now += RETRY_S
+    if thread:
+        scene.tick(INTERVAL_S)
+        scene.tick(INTERVAL_S)
+    else:
+        send(partition)
+    assert scene.slot().end_offset == partition.log.tail.end_offset
+    assert scene.slot().shape == (0, 0)
+
+
+def test_a_change_that_could_not_be_told_is_still_one_when_it_can(scene: Scene) -> None:
+    partition = scene.added()
+    send(partition)
+    scene.disk.error = OSError(errno.EIO, "no")
+    partition.roll(NOW)
+    scene.disk.error = None
+    scene.now += RETRY_S
+    send(partition)
+    assert scene.slot().generation == 1
+
+
+def test_a_file_that_cannot_be_made_is_made_when_it_can(tmp_path: Path) -> None:
+    scene = Scene(tmp_path / "late")
+    scene.publisher.abandon()
+    (scene.path / "published").unlink()
+    scene.disk.error = OSError(errno.ENOSPC, "full")
+    scene.publisher.open(9, 1)
+    partition = scene.added()
+    scene.publisher.opened()
+    send(partition)
+    assert not (scene.path / "published").read_bytes()
+    scene.disk.error = None
+    scene.now += RETRY_S
+    send(partition)
+    assert scene.header() == Header(9, OPEN, 1)
+    assert scene.slot().end_offset == 2
+    partition.log.release()

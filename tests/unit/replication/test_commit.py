@@ -1,0 +1,240 @@
+"""Group commit: who is parked is answered by the sync that covers it, whoever does it, and never before."""
+
+from __future__ import annotations
+
+import errno
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from streamlog.config import TopicConfig
+from streamlog.errors import ClosedError, PoisonedLogError, StorageError
+from streamlog.records import columns
+from streamlog.records.batch import seed_of
+from streamlog.replication.commit import PATIENCE_MS, Parked
+from streamlog.replication.partition import Partition
+from streamlog.runtime.api import Completion
+from streamlog.runtime.threads import new_lock, result_of, wait_for
+from streamlog.storage.log import Write
+from streamlog.storage.recovery import Crash, open_log
+from streamlog.testing import FaultyDisk
+from streamlog.types import TopicPartition
+
+NOW = 1_700_000_000_000
+TOPIC_ID = bytes(16)
+SEED = seed_of(TOPIC_ID, 0)
+
+
+@pytest.fixture
+def disk() -> FaultyDisk:
+    return FaultyDisk()
+
+
+@pytest.fixture
+def partition(tmp_path: Path, disk: FaultyDisk) -> Iterator[Partition]:
+    config = TopicConfig(segment_bytes=1024)
+    log = open_log(disk, str(tmp_path / "p"), TOPIC_ID, 0, SEED, config, Crash(True, True))
+    yield Partition(TopicPartition("t", 0), TOPIC_ID, log, new_lock, durable=True)
+    log.release()
+
+
+def write(partition: Partition, records: int = 1, size: int = 1) -> Completion[int]:
+    """Append one batch; what the sender is promised."""
+    batch = Write([columns.seal(SEED, None, [b"x" * size] * records, NOW, count=records)])
+    partition.append(batch, NOW)
+    return partition.acknowledge(batch)
+
+
+def syncs(disk: FaultyDisk) -> int:
+    return [op for op, path in disk.calls if path.endswith(".log")].count("sync")
+
+
+def test_one_sync_answers_everything_that_was_written_before_it(partition: Partition, disk: FaultyDisk) -> None:
+    before = syncs(disk)
+    parked = [write(partition, records) for records in (1, 3, 2)]
+    assert [each.done() for each in parked] == [False] * 3
+    assert partition.high_watermark == 0
+    assert result_of(parked[0]) == 0
+    assert [each.result() for each in parked] == [0, 1, 4]
+    assert partition.high_watermark == 6
+    assert syncs(disk) - before == 1
+
+
+def test_what_is_synced_already_need_not_be_parked(partition: Partition) -> None:
+    assert write(partition).drive()
+    assert partition.commit.park(1, 0).result() == 0
+    assert partition.commit.everything().done()
+
+
+def test_a_reader_is_woken_by_the_sync_and_not_by_the_append(partition: Partition) -> None:
+    woken: list[int] = []
+    partition.watch(lambda: woken.append(partition.high_watermark))
+    parked = write(partition)
+    assert woken == []
+    parked.drive()
+    assert woken == [1]
+
+
+def test_while_one_syncs_the_others_wait_and_one_of_those_left_has_the_next_turn(partition: Partition) -> None:
+    covered, left, last = write(partition), write(partition), write(partition)
+    turns: list[str] = []
+    with partition.commit.syncing:
+        assert not covered.drive()
+        left.on_turn(lambda _: turns.append("left"))
+        last.on_turn(lambda _: turns.append("last"))
+    partition.commit.synced_end = 1  # the sync of another thread, which does what follows one
+    assert covered.drive()
+    assert turns == ["left"]
+    assert not left.done()
+    assert left.drive()
+    assert turns == ["left", "left", "last"]
+    assert last.done()
+
+
+def test_what_nobody_blocks_on_is_left_to_the_scheduler(partition: Partition) -> None:
+    asked: list[int] = []
+    partition.commit.schedule = asked.append
+    first = write(partition)
+    second = write(partition)
+    assert asked == [PATIENCE_MS]  # once for both
+    second.unattended()
+    assert asked == [PATIENCE_MS, 0]
+    assert partition.commit.tend(NOW) is None
+    assert first.done()
+    assert second.done()
+    write(partition)
+    assert asked == [PATIENCE_MS, 0, PATIENCE_MS]
+
+
+def test_the_scheduler_comes_again_while_another_thread_syncs(partition: Partition) -> None:
+    parked = write(partition)
+    with partition.commit.syncing:
+        assert partition.commit.tend(NOW) == NOW + PATIENCE_MS
+    assert not parked.done()
+    assert partition.commit.tend(NOW) is None
+    assert parked.done()
+
+
+def test_readers_whose_wake_up_an_interrupt_swallowed_are_woken_by_the_scheduler(partition: Partition) -> None:
+    woken: list[int] = []
+    write(partition).drive()
+    partition.watch(lambda: woken.append(1))
+    write(partition)
+    partition.commit.synced_end = 2  # and then Ctrl-C
+    partition.commit.tend(NOW)
+    assert woken == [1]
+
+
+def test_a_round_waits_for_no_more_than_a_moment_for_those_of_the_last_one(
+    partition: Partition, disk: FaultyDisk
+) -> None:
+    for each in [write(partition) for _ in range(3)]:
+        each.drive()
+    before = syncs(disk)
+    alone = write(partition)
+    assert alone.drive()  # two more may come, and do not
+    assert alone.done()
+    assert syncs(disk) - before == 1
+
+
+def test_a_round_begins_when_as_many_have_come_as_the_last_one_had(partition: Partition) -> None:
+    for each in [write(partition) for _ in range(2)]:
+        each.drive()
+    first = write(partition)
+    second: list[Completion[int]] = []
+    real = partition.commit._new_lock
+
+    def lock_then_come() -> Any:
+        lock = real()
+        partition.commit._new_lock = real
+        return _Waited(lock, lambda: second.append(write(partition)))
+
+    partition.commit._new_lock = lock_then_come
+    assert first.drive()
+    assert second[0].done()
+
+
+class _Waited:
+    """A lock in whose second `acquire`, the wait, something happens."""
+
+    def __init__(self, lock: Any, happens: Any) -> None:
+        self._lock = lock
+        self._happens = [happens, lambda: None]
+
+    def acquire(self, blocking: bool = True, timeout: float = -1) -> bool:
+        if timeout >= 0:
+            self._happens.pop(0)()
+            assert self._lock.acquire(False), "it was not opened"
+        else:
+            self._lock.acquire()
+        return True
+
+    def release(self) -> None:
+        self._lock.release()
+
+
+def test_a_failed_sync_fails_all_who_are_parked_and_who_come_later(partition: Partition, disk: FaultyDisk) -> None:
+    assert write(partition).drive()
+    parked = [write(partition), write(partition)]
+    disk.fail("sync", errno.EIO, path="*.log")
+    before = syncs(disk)
+    for each in parked:
+        with pytest.raises(PoisonedLogError):
+            result_of(each)
+    late = partition.commit.park(9, 8)
+    assert isinstance(late.error(), PoisonedLogError)
+    assert isinstance(partition.commit.everything().error(), PoisonedLogError)
+    with pytest.raises(PoisonedLogError):
+        partition.commit.sync()
+    assert syncs(disk) - before == 1
+    assert partition.high_watermark == 1
+
+
+def test_a_file_that_cannot_be_opened_fails_who_is_parked_and_nobody_after(
+    partition: Partition, disk: FaultyDisk
+) -> None:
+    write(partition, size=900)
+    parked = write(partition, size=900)  # in the next segment, so the first one has to be opened again
+    disk.fail("open", errno.EMFILE, path="*.log")
+    with pytest.raises(StorageError, match="sync"):
+        result_of(parked)
+    assert result_of(write(partition)) == 2
+    assert partition.high_watermark == 3
+
+
+def test_the_sync_of_sealed_segments_counts(partition: Partition) -> None:
+    first, second = write(partition, size=900), write(partition, size=900)
+    assert partition.maintain(NOW) is None
+    assert first.done()
+    assert not second.done()
+    assert partition.high_watermark == 1
+
+
+@pytest.mark.parametrize("fails", [False, True])
+def test_closing_answers_who_is_parked(partition: Partition, disk: FaultyDisk, fails: bool) -> None:
+    parked = write(partition)
+    if fails:
+        disk.fail("sync", errno.EIO, path="*.log")
+        with pytest.raises(PoisonedLogError):
+            partition.close(ClosedError("closed"))
+        assert isinstance(parked.error(), PoisonedLogError)
+    else:
+        partition.close(ClosedError("closed"))
+        assert parked.result() == 0
+
+
+def test_a_partition_that_is_deleted_fails_who_is_parked(partition: Partition) -> None:
+    parked = write(partition)
+    partition.remove(ClosedError("gone"))
+    assert isinstance(parked.error(), ClosedError)
+    assert isinstance(partition.commit.park(5, 4).error(), ClosedError)
+
+
+def test_a_wait_ends_at_its_timeout_while_another_thread_syncs(partition: Partition) -> None:
+    parked = write(partition)
+    assert isinstance(parked, Parked)
+    with partition.commit.syncing:
+        assert not wait_for(parked, 0.001)
+    assert wait_for(parked, 0.001)

@@ -1,0 +1,82 @@
+"""Whether somebody owns a directory can be found out without being in anybody's way."""
+
+from __future__ import annotations
+
+import builtins
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from streamlog.runtime.disk import DirectoryLock
+
+
+@pytest.fixture
+def no_list(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A machine that does not list its locks."""
+    real = builtins.open
+
+    def without_list(file: Any, *args: Any, **options: Any) -> Any:
+        if file == "/proc/locks":
+            raise FileNotFoundError(file)
+        return real(file, *args, **options)
+
+    monkeypatch.setattr(builtins, "open", without_list)
+
+
+@pytest.fixture(params=["the kernel's list", "the pid alone"])
+def path(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    """A lock file's path, on a machine that lists its locks and on one that does not."""
+    if request.param == "the pid alone":
+        request.getfixturevalue("no_list")
+    return str(tmp_path / "lock")
+
+
+def test_a_lock_is_held_while_a_process_holds_it(path: str) -> None:
+    looking, holding = DirectoryLock(path), DirectoryLock(path)
+    assert not looking.is_held()
+    assert not Path(path).exists()
+    assert holding.acquire() is None
+    assert looking.is_held()
+    assert DirectoryLock(path).acquire() == os.getpid()
+
+
+def test_a_lock_whose_holder_is_dead_is_not_held(path: str) -> None:
+    code = f"from streamlog.runtime.disk import DirectoryLock; l = DirectoryLock({path!r}); assert l.acquire() is None"
+    subprocess.run([sys.executable, "-c", code], check=True)
+    assert Path(path).read_text().strip().isdigit()
+    assert not DirectoryLock(path).is_held()
+
+
+def test_a_lock_that_was_given_up_is_not_held_by_the_kernels_list(tmp_path: Path) -> None:
+    lock = DirectoryLock(str(tmp_path / "lock"))
+    lock.acquire()
+    lock.release()
+    assert not lock.is_held()
+
+
+@pytest.mark.parametrize("content", ["", "nobody", "0", "99999999999"])
+def test_a_lock_file_that_names_nobody_is_not_held(path: str, content: str) -> None:
+    Path(path).write_text(content)
+    assert not DirectoryLock(path).is_held()
+
+
+def test_looking_never_refuses_an_owner_that_starts(path: str) -> None:
+    looking, starting = DirectoryLock(path), DirectoryLock(path)
+    for _ in range(50):
+        assert starting.acquire() is None
+        assert looking.is_held()
+        starting.release()
+
+
+@pytest.mark.usefixtures("no_list")
+def test_a_process_of_another_user_is_taken_for_alive(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(pid: int, signal: int) -> None:
+        raise PermissionError(pid)
+
+    monkeypatch.setattr(os, "kill", refuse)
+    (tmp_path / "lock").write_text("4711\n")
+    assert DirectoryLock(str(tmp_path / "lock")).is_held()

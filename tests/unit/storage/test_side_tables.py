@@ -1,0 +1,738 @@
+"""What a log knows of its producers and leaders is what its batches say: after every way of closing, losing, forgetting.
+
+Scenario 11: producer state is lost, or runs ahead of the log, and duplicates are stored or false sequence errors raised.
+"""
+
+from __future__ import annotations
+
+import errno
+from collections.abc import Callable
+from contextlib import suppress
+from typing import Any
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from streamlog.errors import (
+    DiskFullError,
+    InvalidRecordError,
+    NotLeaderError,
+    OutOfOrderSequenceError,
+    ProducerFencedError,
+    StorageError,
+)
+from streamlog.records.batch import directory_of
+from streamlog.records.columns import pack_one
+from streamlog.storage.epochs import EpochEnd
+from streamlog.storage.log import Log, Write
+from streamlog.storage.producers import EXPIRATION_MS
+
+from .conftest import CLEAN, KILLED, NOW, POWER_LOST, Box
+from .faulty import Killed
+from .test_failures import armed, interrupted_at
+
+MakeBox = Callable[..., Box]
+HOUR = 3_600_000
+PRODUCER = 7
+
+
+def write(b: Box, sequence: int, *values: bytes, producer: int = PRODUCER, epoch: int = 0, **options: Any) -> Write:
+    """A write of one batch of a producer; its values say which record of the producer they are, unless given."""
+    made = b.write(*(values or (b"%d" % sequence,)), **options)
+    made.batches = [made.batches[0]._replace(producer_id=producer, producer_epoch=epoch, base_sequence=sequence)]
+    return made
+
+
+def send(b: Box, sequence: int, *values: bytes, leader_epoch: int = 0, **options: Any) -> int:
+    return b.log.append(write(b, sequence, *values, **options), leader_epoch, b.now)
+
+
+def reopened_clean(b: Box) -> None:
+    b.reopen(CLEAN)
+
+
+def reopened_after_a_kill(b: Box) -> None:
+    b.reopen(KILLED)
+
+
+def reopened_after_a_power_loss(b: Box) -> None:
+    b.reopen(POWER_LOST)
+
+
+def reopened_without_index_files(b: Box) -> None:
+    b.close()
+    for path in b.path.glob("*.index"):
+        path.unlink()
+    b.open(CLEAN)
+
+
+def only_kept_open(b: Box) -> None:
+    """Nothing happens to it."""
+
+
+WAYS = [
+    only_kept_open,
+    reopened_clean,
+    reopened_after_a_kill,
+    reopened_after_a_power_loss,
+    reopened_without_index_files,
+]
+reopening = pytest.mark.parametrize("reopen", WAYS, ids=lambda way: way.__name__.replace("_", " "))
+
+
+# Sent again
+
+
+@reopening
+def test_duplicate_sequence_returns_the_original_offset_and_appends_nothing(
+    box: MakeBox, reopen: Callable[[Box], None]
+) -> None:
+    """Scenario 11: the state is read from the batches, whatever else is lost."""
+    b = box(segment_bytes=1024)
+    offsets = []
+    for n in range(8):
+        offsets.append(send(b, 2 * n, b"x" * 200, b"y"))
+        b.append(b"nobody's")
+    reopen(b)
+    before = b.log.tail
+    assert [send(b, 2 * n, b"x" * 200, b"y") for n in range(3, 8)] == offsets[3:]
+    assert b.log.tail is before
+    with pytest.raises(OutOfOrderSequenceError):
+        send(b, 0, b"x" * 200, b"y")
+    with pytest.raises(OutOfOrderSequenceError):
+        send(b, 17)
+    assert send(b, 16) == 24
+    reopen(b)
+    assert send(b, 16) == 24
+    assert send(b, 17) == 25
+
+
+@reopening
+def test_an_older_epoch_is_fenced(box: MakeBox, reopen: Callable[[Box], None]) -> None:
+    b = box()
+    send(b, 40)
+    send(b, 0, epoch=1)
+    reopen(b)
+    with pytest.raises(ProducerFencedError):
+        send(b, 41)
+    assert send(b, 1, epoch=1) == 2
+
+
+def test_a_write_that_is_a_duplicate_says_where_and_when_its_original_was_appended(box: MakeBox) -> None:
+    b = box()
+    b.append(b"one")
+    send(b, 0)
+    b.now += 1000
+    again = write(b, 0)
+    assert b.partition.append(again, b.now) == 1
+    assert (again.base_offset, again.append_ms) == (1, NOW)
+    b.partition.settle(again)
+    assert again.base_offset == 1
+
+
+def test_a_duplicate_does_not_roll_a_segment_that_is_due(box: MakeBox) -> None:
+    b = box(segment_ms=1000)
+    send(b, 0)
+    b.now += 2000
+    assert send(b, 0) == 0
+    assert len(b.logs()) == 1
+
+
+def test_several_batches_of_a_producer_in_one_write_are_known_one_by_one(box: MakeBox) -> None:
+    b = box()
+    b.append(b"one")
+    batches = [write(b, 2 * n, b"x", b"y").batches[0] for n in range(5)]
+    assert b.log.append(Write(batches), 0, b.now) == 1
+    for reopen in WAYS:
+        reopen(b)
+        assert b.log.append(Write(batches), 0, b.now) == 1
+        assert [send(b, 2 * n, b"x", b"y") for n in range(5)] == [1, 3, 5, 7, 9]
+    assert b.log.tail.end_offset == 11
+
+
+def test_a_write_that_mixes_a_producers_batches_with_others_is_refused_whole(box: MakeBox) -> None:
+    b = box()
+    plain, sequenced = b.write(b"plain").batches[0], write(b, 0).batches[0]
+    for batches in ([plain, sequenced], [sequenced, plain]):
+        with pytest.raises(InvalidRecordError, match="mixes"):
+            b.log.append(Write(batches), 0, b.now)
+    assert b.values() == []
+    assert send(b, 0) == 0
+
+
+def test_batches_of_no_producer_never_look_into_the_log(box: MakeBox) -> None:
+    b, disk = armed(box)
+    send(b, 0)
+    b.append(b"one")
+    b.reopen()
+    b.append(b"two")
+    disk.arm(0, Killed())
+    b.append(b"three")
+    b.log.append_one(pack_one(b"k"), pack_one(b"v"), b.now, 0, b.now)
+    disk.error = None
+    assert [call.split()[0] for call in disk.calls] == ["pwrite", "pwrite"]
+
+
+# What failed, was interrupted or torn
+
+
+@pytest.mark.parametrize("half", [False, True], ids=["nothing written", "half written"])
+def test_an_append_that_failed_leaves_the_producer_where_it_was(box: MakeBox, half: bool) -> None:
+    """Scenario 11: the state must not run ahead of the log, or the record is refused as a duplicate and lost."""
+    b, disk = armed(box)
+    send(b, 0)
+    disk.arm(1, OSError(errno.ENOSPC, "injected"), half=half)
+    failed = write(b, 1)
+    with pytest.raises(DiskFullError):
+        b.log.append(failed, 0, b.now)
+    disk.error = None
+    b.append(b"nobody's")  # lies now at the offset that the failed one would have had
+    with pytest.raises(OutOfOrderSequenceError):
+        send(b, 2)
+    assert b.log.append(failed, 0, b.now) == 2
+    assert b.values() == [b"0", b"nobody's", b"1"]
+    assert send(b, 1) == 2
+
+
+def test_a_write_that_was_in_the_log_once_and_fails_when_appended_again_is_cut_off(box: MakeBox) -> None:
+    b, disk = armed(box)
+    old = write(b, 0)
+    b.log.append(old, 0, b.now)
+    b.append(b"one")
+    b.now += EXPIRATION_MS + 1
+    disk.arm(1, OSError(errno.ENOSPC, "injected"), half=True)
+    with pytest.raises(DiskFullError):
+        b.log.append(old, 0, b.now)
+    disk.error = None
+    assert old.base_offset == -1
+    assert b.logs()[0].stat().st_size == b.log.tail.end_position
+
+
+def test_while_the_log_cannot_be_read_a_producer_is_refused_and_then_goes_on(box: MakeBox) -> None:
+    b, disk = armed(box)
+    send(b, 0)
+    b.reopen()
+    b.append(b"one")
+    disk.arm(1, OSError(errno.EIO, "injected"), once=False)
+    for _ in range(2):
+        with pytest.raises(StorageError):
+            send(b, 1)
+    disk.error = None
+    assert send(b, 0) == 0
+    assert send(b, 1) == 2
+
+
+INTERRUPTED = {
+    "append", "admit", "note", "check", "_is_next", "begin_epoch", "begin", "producers", "_settle", "expire", "get",
+    "_read_producers", "_since", "_of_producers", "_last_epoch", "move_to_end", "truncate", "add",
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("fresh", [False, True], ids=["known", "just opened"])
+@pytest.mark.parametrize("other", [False, True], ids=["sent again at once", "others come first"])
+def test_interrupted_at_any_line_a_batch_that_is_sent_again_is_stored_once(
+    box: MakeBox, fresh: bool, other: bool
+) -> None:
+    """Scenario 11: noted before it is published, it would be lost; published and not noted, it would be there twice."""
+    line = 0
+    while True:
+        line += 1
+        b = box()
+        send(b, 0)
+        b.append(b"nobody's")
+        if fresh:
+            b.reopen(KILLED)
+        first = write(b, 1)
+        with interrupted_at(line, INTERRUPTED) as seen, suppress(KeyboardInterrupt):
+            b.log.append(first, 0, b.now)
+        assert len(b.log.side.producers(b.log.tail, b.now)) == 1  # whoever looks in between changes nothing
+        if other:
+            b.append(b"nobody's")
+            b.log.append_one(pack_one(b"k"), pack_one(b"nobody's"), b.now, 0, b.now)
+        b.log.settle(first)
+        kept = first.base_offset
+        offset = send(b, 1)
+        assert kept in (-1, offset)
+        assert send(b, 2) == offset + 1 + (2 if other and kept >= 0 else 0)
+        assert send(b, 1) == offset
+        assert [v for v in b.values() if v != b"nobody's"] == [b"0", b"1", b"2"]
+        b.reopen(KILLED)
+        assert send(b, 1) == offset
+        if seen[0] < line:
+            break
+    assert line > 20, "nothing was interrupted"
+
+
+@pytest.mark.parametrize("half", [False, True])
+def test_killed_in_a_write_the_producer_goes_on_where_the_log_ends(box: MakeBox, half: bool) -> None:
+    b, disk = armed(box)
+    send(b, 0)
+    disk.arm(1, Killed(), half=half)
+    with pytest.raises(Killed):
+        send(b, 1)
+    disk.error = None
+    b.reopen(KILLED)
+    assert send(b, 0) == 0
+    with pytest.raises(OutOfOrderSequenceError):
+        send(b, 2)
+    assert send(b, 1) == 1
+
+
+def test_a_batch_that_was_cut_off_as_torn_is_forgotten(box: MakeBox) -> None:
+    """Scenario 11: state that outlives a truncation would refuse the record as a duplicate."""
+    b = box()
+    send(b, 0)
+    send(b, 1)
+    size = b.log.tail.end_position
+    send(b, 2)
+    b.log.release()
+    path = b.logs()[0]
+    path.write_bytes(path.read_bytes()[: size + 90])
+    b.open(KILLED)
+    assert send(b, 1) == 1
+    assert send(b, 2) == 2
+    assert b.values() == [b"0", b"1", b"2"]
+
+
+# Compaction, retention, deletion
+
+
+def test_compaction_keeps_the_last_sequence_of_a_producer_whose_records_are_all_gone(box: MakeBox) -> None:
+    """Scenario 11: the empty batch that is left says where the producer was."""
+    for reopen in WAYS:
+        b = box(cleanup_policy="compact", segment_bytes=1024)
+        for n in range(0, 9, 3):
+            send(b, n, b"a", b"b", b"c", keys=[b"k", b"l", b"m"])
+        b.append(b"1", b"2", b"3", keys=[b"k", b"l", b"m"])
+        b.partition.roll(b.now)
+        result = b.partition.compact(b.now)
+        assert result is not None and result.records_removed == 9
+        assert b.values() == [b"1", b"2", b"3"]
+        reopen(b)
+        assert [send(b, n, b"a", b"b", b"c", keys=[b"k", b"l", b"m"]) for n in (0, 3, 6)] == [0, 3, 6]
+        with pytest.raises(OutOfOrderSequenceError):
+            send(b, 10, keys=[b"k"])
+        assert send(b, 9, keys=[b"k"]) == 12
+
+
+def test_merging_segments_changes_nothing_for_a_producer(box: MakeBox) -> None:
+    b = box(cleanup_policy="compact")
+    offsets = []
+    for n in range(6):
+        offsets.append(send(b, n, b"x" * 600, keys=[b"k"]))
+        b.partition.roll(b.now)
+    b.partition.compact(b.now)
+    assert len(b.logs()) == 2
+    for reopen in WAYS:
+        reopen(b)
+        assert [send(b, n, b"x" * 600, keys=[b"k"]) for n in range(1, 6)] == offsets[1:]
+    assert send(b, 6, keys=[b"k"]) == 6
+
+
+@reopening
+def test_after_retention_a_producer_whose_last_batches_are_left_goes_on(
+    box: MakeBox, reopen: Callable[[Box], None]
+) -> None:
+    b = box(segment_bytes=1024)
+    for n in range(8):
+        send(b, n, b"x" * 400)
+    b.log.discard(b.log.advance_start(6))
+    reopen(b)
+    assert [send(b, n, b"x" * 400) for n in (6, 7)] == [6, 7]
+    with pytest.raises(OutOfOrderSequenceError):
+        send(b, 9)
+    assert send(b, 8) == 8
+
+
+@reopening
+def test_after_retention_took_all_it_wrote_a_producer_goes_on_without_a_false_error(
+    box: MakeBox, reopen: Callable[[Box], None]
+) -> None:
+    """Scenario 11 (KAFKA-7190, KIP-360)."""
+    b = box(segment_bytes=1024)
+    for n in range(8):
+        send(b, n, b"x" * 400)
+    b.log.roll(b.now)
+    b.log.discard(b.log.advance_start(8))
+    reopen(b)
+    assert send(b, 8) == 8
+    assert send(b, 9) == 9
+    reopen(b)
+    assert send(b, 8) == 8
+    with pytest.raises(OutOfOrderSequenceError):
+        send(b, 11)
+
+
+@reopening
+def test_after_delete_records_inside_a_segment_nothing_is_forgotten(
+    box: MakeBox, reopen: Callable[[Box], None]
+) -> None:
+    """Scenario 11 (KAFKA-7298): deleting what a producer wrote must not stop it."""
+    b = box()
+    send(b, 0, b"a", b"b", b"c")
+    send(b, 3)
+    for before in (2, 4):
+        b.partition.delete_records(before)
+        reopen(b)
+        assert send(b, 0, b"a", b"b", b"c") == 0
+        assert send(b, 3) == 3
+        with pytest.raises(OutOfOrderSequenceError):
+            send(b, 5)
+    assert send(b, 4) == 4
+
+
+# Time
+
+
+@reopening
+def test_a_producer_is_known_for_as_long_as_the_expiration_however_much_others_wrote_since(
+    box: MakeBox, reopen: Callable[[Box], None]
+) -> None:
+    """Scenario 11: expired too early, a duplicate is stored twice."""
+    b = box(segment_bytes=1024)
+    for _ in range(5):
+        b.append(b"x" * 700)
+    b.append(b"x")
+    send(b, 5)
+    for _ in range(23):
+        b.now += HOUR
+        b.append(b"x" * 700)
+    b.now = NOW + EXPIRATION_MS
+    reopen(b)
+    end = b.log.tail.end_offset
+    assert send(b, 5) == 6
+    b.now += 1
+    reopen(b)
+    assert send(b, 5) == end
+
+
+def test_segments_from_before_the_expiration_are_not_walked(box: MakeBox) -> None:
+    b, disk = armed(box, segment_bytes=1024)
+    for n in range(20):
+        send(b, n, b"x" * 700, producer=n)
+        b.now += 2 * HOUR
+    b.reopen()
+    b.append(b"one")
+    disk.arm(0, Killed())
+    send(b, 0)
+    disk.error = None
+    read = {call.split()[-1][-8:-4] for call in disk.calls if call.startswith(("open", "pread"))}
+    assert read == {f"{n:04}" for n in (*range(6, 20), 21)}  # of 6, only where it begins
+    assert len(b.log.side.producers(b.log.tail, b.now)) == 13
+
+
+def test_a_clock_that_was_wrong_for_a_moment_does_not_hide_a_producer(box: MakeBox) -> None:
+    b = box(segment_bytes=1024)
+    send(b, 0, b"x" * 700)
+    b.now = 0
+    b.append(b"x" * 700)
+    b.now = NOW
+    b.append(b"x" * 700)
+    b.reopen()
+    assert send(b, 0, b"x" * 700) == 0
+    assert send(b, 1) == 3
+
+
+# Damage
+
+
+def flip(b: Box, path: Any, position: int) -> None:
+    data = bytearray(path.read_bytes())
+    data[position] ^= 0xFF
+    path.write_bytes(data)
+
+
+@pytest.mark.damaged
+def test_a_damaged_payload_hides_no_sequence(box: MakeBox) -> None:
+    b = box()
+    send(b, 0)
+    send(b, 1)
+    size = b.log.tail.end_position
+    b.append(b"one")
+    b.close()
+    flip(b, b.logs()[0], size - 1)
+    b.open(CLEAN)
+    assert send(b, 1) == 1
+    assert send(b, 2) == 3
+
+
+@pytest.mark.damaged
+def test_behind_a_damaged_header_a_producer_goes_on_without_a_false_error(box: MakeBox) -> None:
+    """Scenario 11: the batch that is lost may have been its last."""
+    b = box()
+    send(b, 0)
+    at = b.log.tail.end_position
+    send(b, 1)
+    b.append(b"one")
+    b.close()
+    flip(b, b.logs()[0], at + 20)
+    b.open(CLEAN)
+    assert send(b, 0) == 0
+    assert send(b, 2) == 3
+    with pytest.raises(OutOfOrderSequenceError):
+        send(b, 4)
+
+
+@pytest.mark.damaged
+@pytest.mark.parametrize("lost", ["the file", "its end", "all but the beginning of its end", "its last header"])
+def test_behind_a_lost_piece_of_the_log_a_producer_goes_on_without_a_false_error(box: MakeBox, lost: str) -> None:
+    b = box(segment_bytes=1024)
+    send(b, 0, b"x" * 700)
+    send(b, 1, b"x" * 200)
+    at = b.log.tail.end_position
+    send(b, 2, b"x" * 200)
+    b.append(b"x" * 700)
+    b.close()
+    path = b.logs()[1]
+    if lost == "the file":
+        path.unlink()
+    elif lost == "its end":
+        path.write_bytes(path.read_bytes()[:at])
+    elif lost == "all but the beginning of its end":
+        path.write_bytes(path.read_bytes()[: at + 50])
+    else:
+        flip(b, path, at + 20)
+    for name in b.path.glob("*.index"):
+        name.unlink()
+    b.open(CLEAN)
+    assert send(b, 0, b"x" * 700) == 0
+    assert send(b, 3) == 4
+    with pytest.raises(OutOfOrderSequenceError):
+        send(b, 5)
+
+
+@pytest.mark.damaged
+def test_large_batches_and_large_headers_are_walked_like_others(box: MakeBox) -> None:
+    def value(n: int) -> bytes:
+        return b"x" * (40_000 if n % 3 or n > 30 else 10)
+
+    b = box()
+    for n in range(40):
+        made = write(b, n, value(n))
+        if n in (20, 38, 39):  # columns of later versions
+            batch = made.batches[0]
+            entries = [(4, len(batch.payload)), *[(100 + kind, 0) for kind in range(60)]]
+            made.batches = [batch._replace(directory=directory_of(entries))]
+        assert b.log.append(made, 0, b.now) == n
+    b.log.append(Write([b.write(b"x").batches[0]._replace(directory=directory_of([(9, 0)] * 60))]), 0, b.now)
+    b.log.release()
+    b.open(KILLED)
+    assert [send(b, n, value(n)) for n in range(35, 40)] == [*range(35, 40)]
+    assert send(b, 40) == 41
+
+
+# Against a list
+
+
+STEPS = st.lists(
+    st.one_of(
+        st.tuples(st.just("send"), st.integers(1, 2), st.integers(1, 3)),
+        st.tuples(st.just("again"), st.integers(1, 2), st.integers(1, 5)),
+        st.tuples(st.just("gap"), st.integers(1, 2), st.integers(1, 3)),
+        st.tuples(st.sampled_from(["plain", "fail", "roll", "compact", "delete"]), st.just(0), st.integers(1, 3)),
+        st.tuples(st.just("reopen"), st.just(0), st.integers(1, len(WAYS) - 1)),
+    ),
+    max_size=40,
+)
+
+
+@given(STEPS)
+@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_whatever_happens_to_a_log_no_batch_is_stored_twice_and_none_refused_falsely(
+    box: MakeBox, steps: list[Any]
+) -> None:
+    b, disk = armed(box, cleanup_policy="compact", segment_bytes=1024)
+    sent: dict[int, list[tuple[int, int, int]]] = {1: [], 2: []}  # sequence, records, offset
+    for kind, who, n in steps:
+        last = sent[who][-1] if who and sent[who] else (0, 0, 0)
+        following = last[0] + last[1]
+        values = [b"x" * 100] * n
+        if kind == "send":
+            offset = send(b, following, *values, producer=who, keys=[b"k"] * n)
+            assert offset + n == b.log.tail.end_offset
+            sent[who].append((following, n, offset))
+        elif kind == "again" and len(sent[who]) >= n:
+            before = b.log.tail
+            sequence, records, offset = sent[who][-n]
+            assert send(b, sequence, *[b"x" * 100] * records, producer=who, keys=[b"k"] * records) == offset
+            assert b.log.tail is before
+        elif kind == "gap" and sent[who]:
+            with pytest.raises(OutOfOrderSequenceError):
+                send(b, following + n, *values, producer=who, keys=[b"k"] * n)
+        elif kind == "plain":
+            b.append(*values, keys=[b"k"] * n)
+        elif kind == "fail":
+            disk.arm(n, OSError(errno.ENOSPC, "injected"), half=True)
+            last = sent[1][-1] if sent[1] else (0, 0, 0)
+            with suppress(DiskFullError, StorageError):
+                offset = send(b, last[0] + last[1], b"x" * 100, producer=1, keys=[b"k"])
+                sent[1].append((last[0] + last[1], 1, offset))
+            disk.error = None
+            if b.log.fault is not None:
+                b.reopen(KILLED)
+        elif kind == "roll":
+            b.log.roll(b.now)
+        elif kind == "compact":
+            b.partition.compact(b.now)
+        elif kind == "delete":
+            b.partition.delete_records(max(b.log.tail.start_offset, b.log.tail.end_offset - 20))
+        elif kind == "reopen":
+            WAYS[n](b)
+
+
+# Leader epochs
+
+
+def led(b: Box, *epochs: int) -> None:
+    for epoch in epochs:
+        b.log.append(b.write(b"x" * 200), epoch, b.now)
+
+
+def starts(log: Log) -> list[tuple[int, int]]:
+    return [tuple(entry) for entry in log.side.epochs(log.tail).entries]
+
+
+@reopening
+def test_the_epochs_of_a_log_are_those_of_its_batches(box: MakeBox, reopen: Callable[[Box], None]) -> None:
+    b = box(segment_bytes=1024)
+    led(b, 0, 0, 0, 2, 2, 2, 2, 2, 2, 2, 2, 3, 4, 4, 4)
+    b.log.append_one(pack_one(b"k"), pack_one(b"v"), b.now, 9, b.now)
+    reopen(b)
+    assert starts(b.log) == [(0, 0), (2, 3), (3, 11), (4, 12), (9, 15)]
+    assert b.log.side.epochs(b.log.tail).end_offset_for(3, 16) == EpochEnd(3, 12)
+    led(b, 9, 10)
+    assert starts(b.log) == [(0, 0), (2, 3), (3, 11), (4, 12), (9, 15), (10, 17)]
+
+
+@reopening
+def test_an_append_of_an_older_epoch_is_refused(box: MakeBox, reopen: Callable[[Box], None]) -> None:
+    b = box()
+    led(b, 0, 5)
+    reopen(b)
+    for _ in range(2):
+        with pytest.raises(NotLeaderError):
+            led(b, 4)
+        with pytest.raises(NotLeaderError):
+            b.log.append_one(None, pack_one(b"v"), b.now, 4, b.now)
+        starts(b.log)
+    assert b.log.tail.end_offset == 2
+    led(b, 5)
+
+
+def test_after_a_roll_the_last_epoch_is_that_of_the_segment_before(box: MakeBox) -> None:
+    b = box()
+    led(b, 5)
+    b.log.roll(b.now)
+    reopened_without_index_files(b)
+    with pytest.raises(NotLeaderError):
+        led(b, 4)
+
+
+def test_an_epoch_in_which_nothing_was_written_is_none_of_the_log(box: MakeBox) -> None:
+    b, disk = armed(box)
+    led(b, 1)
+    assert starts(b.log) == [(1, 0)]
+    for _ in range(2):
+        disk.arm(1, OSError(errno.ENOSPC, "injected"))
+        with pytest.raises(DiskFullError):
+            led(b, 8)
+        disk.error = None
+        assert starts(b.log) == [(1, 0)]
+    led(b, 3, 8)
+    assert starts(b.log) == [(1, 0), (3, 1), (8, 2)]
+
+
+def test_an_epoch_that_was_begun_before_anybody_asked_is_there_once_it_is_written(box: MakeBox) -> None:
+    b, disk = armed(box)
+    led(b, 1)
+    disk.arm(2, OSError(errno.ENOSPC, "injected"))  # the first call reads the last epoch
+    with pytest.raises(DiskFullError):
+        led(b, 8)
+    disk.error = None
+    assert starts(b.log) == [(1, 0)]
+    led(b, 8)
+    assert starts(b.log) == [(1, 0), (8, 1)]
+
+
+def test_an_epoch_whose_batches_were_cut_off_as_torn_is_forgotten(box: MakeBox) -> None:
+    """Scenario 3 (KAFKA-10706): the epochs are cut with the log."""
+    b = box()
+    led(b, 0, 0)
+    size = b.log.tail.end_position
+    led(b, 7)
+    assert starts(b.log) == [(0, 0), (7, 2)]
+    b.log.release()
+    path = b.logs()[0]
+    path.write_bytes(path.read_bytes()[: size + 90])
+    b.open(KILLED)
+    assert starts(b.log) == [(0, 0)]
+    led(b, 3)
+    assert starts(b.log) == [(0, 0), (3, 2)]
+
+
+def test_the_first_epoch_begins_where_the_log_does(box: MakeBox) -> None:
+    b = box(segment_bytes=1024)
+    led(b, *[0] * 5, *[1] * 5, *[2] * 5)
+    for start, expected in ((2, [(0, 2), (1, 5), (2, 10)]), (7, [(1, 7), (2, 10)]), (15, [(2, 15)])):
+        b.partition.delete_records(start)
+        assert starts(b.log) == expected
+        b.reopen(KILLED)
+        assert starts(b.log) == expected
+    led(b, 2)
+    assert starts(b.log) == [(2, 15)]
+
+
+def test_behind_a_gap_that_compaction_left_an_epoch_begins_no_later_than_it_did(box: MakeBox) -> None:
+    """A follower that is cut back too far fetches it again; too little, and it keeps what its leader never had."""
+    b = box(cleanup_policy="compact")
+    for epoch, key in ((0, b"a"), (0, b"b"), (1, b"b"), (1, b"c"), (1, b"b")):
+        b.log.append(b.write(b"x", keys=[key]), epoch, b.now)
+    b.partition.roll(b.now)
+    b.partition.compact(b.now)
+    assert [entry.offset for entry in b.read()] == [0, 3, 4]
+    b.reopen(KILLED)
+    assert starts(b.log) == [(0, 0), (1, 1)]
+
+
+@pytest.mark.damaged
+def test_damage_hides_no_epoch_but_the_one_that_lies_in_it(box: MakeBox) -> None:
+    b = box()
+    led(b, 0, 1)
+    at = b.log.tail.end_position
+    led(b, 2, 3)
+    b.close()
+    flip(b, b.logs()[0], at + 20)
+    b.open(CLEAN)
+    assert starts(b.log) == [(0, 0), (1, 1), (3, 2)]
+
+
+@pytest.mark.damaged
+def test_a_log_without_a_header_that_verifies_has_no_epoch(box: MakeBox) -> None:
+    b = box()
+    led(b, 4)
+    b.log.roll(b.now)
+    b.close()
+    flip(b, b.logs()[0], 20)
+    b.open(CLEAN)
+    assert starts(b.log) == []
+    led(b, 0)
+    assert starts(b.log) == [(0, 1)]
+
+
+def test_behind_a_truncation_everything_is_read_again(box: MakeBox) -> None:
+    """What a follower's cut leaves of both tables is what the log that is left says."""
+    b = box()
+    send(b, 0)
+    tail = b.log.tail
+    send(b, 1, leader_epoch=2)
+    starts(b.log)
+    b.log.tail = tail
+    b.log.side.truncated()
+    tail.segments[-1].file.truncate(tail.end_position)
+    tail.segments[-1].index.cut(tail.end_position)
+    assert starts(b.log) == [(0, 0)]
+    with pytest.raises(OutOfOrderSequenceError):
+        send(b, 2, leader_epoch=1)
+    assert send(b, 1, leader_epoch=1) == 1
+    assert starts(b.log) == [(0, 0), (1, 1)]

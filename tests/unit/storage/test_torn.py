@@ -1,0 +1,376 @@
+"""What a power loss tore is cut off and saved, through all segments; what was on the device never is."""
+
+from __future__ import annotations
+
+import errno
+import os
+import random
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+import streamlog
+from streamlog.errors import CorruptRecordError, DiskFullError
+from streamlog.storage.segment import Segment
+from streamlog.testing import ManualClock, SimulatedDisk
+
+from .conftest import KILLED, POWER_LOST, Box
+from .faulty import FaultyDisk
+
+MakeBox = Callable[..., Box]
+Values = list[bytes | None]
+
+
+def four_segments(box: MakeBox, *, synced: int = 0) -> tuple[Box, Values]:
+    """Eight batches, two a segment; the recovery point is behind the first `synced` segments. Let go as by a crash."""
+    b = box(segment_bytes=1500)
+    values: Values = [b"%d" % n * 500 for n in range(8)]
+    for n, value in enumerate(values):
+        b.append(value)
+        if n == 2 * synced:
+            b.log.sync_sealed()
+    assert len(b.logs()) == 4
+    assert b.log.recovery_point == 2 * synced
+    b.log.release()
+    return b, values
+
+
+def flip(path: Path, position: int) -> None:
+    data = bytearray(path.read_bytes())
+    data[position] ^= 0x40
+    path.write_bytes(data)
+
+
+def cut_files(b: Box) -> dict[str, int]:
+    return {file.name: file.stat().st_size for file in sorted(b.path.glob("*.cut-*"))}
+
+
+# Where the cut is made
+
+
+def test_the_log_ends_at_the_first_batch_that_does_not_verify_in_whatever_segment(
+    box: MakeBox, caplog: pytest.LogCaptureFixture
+) -> None:
+    b, values = four_segments(box)
+    first, second, third, fourth = b.logs()
+    sizes = [file.stat().st_size for file in b.logs()]
+    half = sizes[1] // 2
+    torn = second.read_bytes()[half:]
+    flip(second, sizes[1] - 1)
+    b.open(POWER_LOST)
+    assert b.values() == values[:3]
+    assert second.stat().st_size == half
+    assert cut_files(b) == {
+        f"{second.name}.cut-{half}": sizes[1] - half,
+        f"{third.name}.cut-0": sizes[2],
+        f"{fourth.name}.cut-0": sizes[3],
+    }
+    assert (b.path / f"{second.name}.cut-{half}").read_bytes()[:-1] == torn[:-1]
+    message = next(record.getMessage() for record in caplog.records if "They were saved" in record.getMessage())
+    assert f"cut {sizes[1] - half + sizes[2] + sizes[3]} bytes, from byte {half} (offset 3)" in message
+    assert all(name in message for name in cut_files(b))
+    assert b.append(b"again") == 3
+    b.reopen(KILLED)
+    assert b.values() == [*values[:3], b"again"]
+    assert first.exists()
+
+
+def test_a_missing_segment_behind_the_recovery_point_ends_the_log_there(box: MakeBox) -> None:
+    b, values = four_segments(box, synced=1)
+    _, second, third, fourth = b.logs()
+    second.unlink()
+    b.open(POWER_LOST)
+    assert b.values() == values[:2]
+    assert set(cut_files(b)) == {f"{third.name}.cut-0", f"{fourth.name}.cut-0"}
+    assert b.append(b"again") == 2
+    assert [file.name for file in b.logs()] == [f"{0:020d}.log", f"{2:020d}.log"]
+
+
+def test_a_segment_that_ends_early_ends_the_log(box: MakeBox) -> None:
+    b, values = four_segments(box)
+    second = b.logs()[1]
+    second.write_bytes(second.read_bytes()[: second.stat().st_size // 2])
+    before = second.stat().st_ino
+    b.open(POWER_LOST)
+    assert b.values() == values[:3]
+    assert b.append(b"again") == 3
+    assert second.stat().st_ino == before
+    assert b.logs()[-1].name == f"{3:020d}.log", "a file that was sealed grows no more: a new one begins"
+
+
+def test_an_empty_segment_whose_bytes_never_reached_the_device_ends_the_log(box: MakeBox) -> None:
+    b, values = four_segments(box)
+    b.logs()[2].write_bytes(b"")
+    b.open(POWER_LOST)
+    assert b.values() == values[:4]
+    assert b.append(b"again") == 4
+    b.reopen(KILLED)
+    assert b.values() == [*values[:4], b"again"]
+
+
+def test_a_batch_whose_offset_goes_back_ends_the_log(box: MakeBox) -> None:
+    b, values = four_segments(box)
+    last = b.logs()[-1]
+    data = last.read_bytes()
+    last.write_bytes(data + data[: len(data) // 2])
+    b.open(POWER_LOST)
+    assert b.values() == values
+    assert b.append(b"again") == 8
+
+
+def test_everything_torn_leaves_an_empty_log_and_all_of_its_bytes(box: MakeBox) -> None:
+    b, _ = four_segments(box)
+    total = sum(file.stat().st_size for file in b.logs())
+    flip(b.logs()[0], 3)
+    b.open(POWER_LOST)
+    assert (b.log.tail.start_offset, b.log.tail.end_offset) == (0, 0)
+    assert sum(cut_files(b).values()) == total
+    assert b.append(b"again") == 0
+
+
+def test_nothing_torn_changes_no_file(box: MakeBox) -> None:
+    b, values = four_segments(box, synced=1)
+    before = {file.name: file.read_bytes() for file in b.logs()}
+    b.open(POWER_LOST)
+    assert b.values() == values
+    assert {file.name: file.read_bytes() for file in b.logs()} == before
+    assert cut_files(b) == {}
+
+
+@pytest.mark.parametrize("harm", ["header", "payload", "missing", "short", "empty"])
+def test_what_will_be_cut_is_no_damage(box: MakeBox, harm: str) -> None:
+    b, values = four_segments(box, synced=1)
+    second, third = b.logs()[1:3]
+    if harm == "header" or harm == "payload":
+        flip(second, 3 if harm == "header" else -1)
+    elif harm == "missing":
+        second.unlink()
+    else:
+        data = third.read_bytes() if harm == "short" else b""
+        third.write_bytes(data[: len(data) // 2])
+    checked = b.check(POWER_LOST)
+    assert {(finding.kind, finding.is_note) for finding in checked.findings} <= {("torn", True), ("leftover", True)}
+    assert "torn" in {finding.kind for finding in checked.findings}
+    b.open(POWER_LOST)
+    assert checked.records == len(b.values()) < len(values)
+
+
+# What is not cut
+
+
+@pytest.mark.damaged
+@pytest.mark.parametrize("position", [3, -1], ids=["header", "payload"])
+def test_damage_before_the_recovery_point_is_told_and_stays(box: MakeBox, position: int) -> None:
+    b, values = four_segments(box, synced=2)
+    first, second, *_ = b.logs()
+    flip(first, position)
+    flip(second, position)
+    before = {file.name: file.read_bytes() for file in b.logs()}
+    b.open(POWER_LOST)
+    assert {file.name: file.read_bytes() for file in b.logs()} == before
+    assert cut_files(b) == {}
+    with pytest.raises(CorruptRecordError):
+        b.values()
+    lost = (0, 2) if position == 3 else (1, 3)
+    assert b.values(skip=True) == [value for n, value in enumerate(values) if n not in lost]
+    assert b.append(b"on") == 8
+
+
+@pytest.mark.damaged
+def test_damage_before_the_recovery_point_is_told_also_where_the_torn_end_is_in_the_same_file(box: MakeBox) -> None:
+    b = box()
+    b.append(b"one")
+    b.append(b"two")
+    b.reopen()
+    synced = b.log.tail.end_position
+    b.append(b"three")
+    b.log.release()
+    path = b.logs()[0]
+    flip(path, synced - 1)
+    flip(path, path.stat().st_size - 1)
+    b.open(POWER_LOST)
+    assert path.stat().st_size == synced
+    assert b.values(skip=True) == [b"one"]
+    assert b.append(b"on") == 2
+
+
+@pytest.mark.damaged
+def test_a_segment_missing_before_the_recovery_point_is_told_and_what_follows_stays(box: MakeBox) -> None:
+    b, values = four_segments(box, synced=2)
+    b.logs()[0].unlink()
+    b.open(POWER_LOST)
+    assert cut_files(b) == {}
+    with pytest.raises(CorruptRecordError):
+        b.values()
+    assert [entry.value for entry in b.read(2)] == values[2:]
+
+
+def test_a_file_that_was_sealed_is_never_shortened(box: MakeBox) -> None:
+    b, values = four_segments(box)
+    second = b.logs()[1]
+    flip(second, second.stat().st_size - 1)
+    size = second.stat().st_size
+    with second.open("rb") as held:
+        b.open(POWER_LOST)
+        assert os.fstat(held.fileno()).st_size == size
+    assert b.values() == values[:3]
+
+
+def test_cut_files_of_an_earlier_crash_are_kept(box: MakeBox) -> None:
+    b, _ = four_segments(box)
+    kept: dict[str, bytes] = {}
+    for n in range(3):
+        path = b.logs()[0]
+        with path.open("ab") as file:
+            file.write(b"torn %d" % n * 100)
+        b.open(POWER_LOST)
+        b.log.release()
+        found = {file.name: file.read_bytes() for file in b.path.glob("*.cut-*")}
+        assert kept.items() <= found.items()
+        assert len(found) > len(kept)
+        kept = found
+    assert b.problems() == []
+    assert {note.kind for note in b.check().findings} == {"cut"}
+
+
+# A cut that is interrupted
+
+
+def written(disk: SimulatedDisk, clock: ManualClock, seed: int) -> None:
+    """A log of small segments, synced now and then, left as it is."""
+    rng = random.Random(seed)
+    log = streamlog.open("data", disk=disk, clock=clock)
+    log.create_topic("t", segment_bytes=1024)
+    with log.producer() as producer:
+        for n in range(30):
+            producer.send("t", b"%d" % n * rng.randrange(1, 300))
+            if n < 15 and rng.random() < 0.2:
+                clock.advance(1)  # in which what was sealed is synced
+
+
+def values_in(disk: SimulatedDisk, clock: ManualClock) -> tuple[Values, int]:
+    """What opening the log finds; it is left open, as by a crash. And the offset that the next record gets."""
+    log = streamlog.open("data", disk=disk, clock=clock)
+    if "t" not in log:
+        return [], -1
+    values = [record.value for record in log.topic("t").read()]
+    return values, log.topic("t").send(b"next").result().offset
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_a_recovery_that_is_interrupted_anywhere_comes_to_the_same_end(seed: int) -> None:
+    clock = ManualClock()
+    disk = SimulatedDisk(seed)
+    written(disk, clock, seed)
+    cuts = 0
+    for n in (*range(8), *(f"harsh-{n}" for n in range(4))):
+        after = disk.power_loss(n)
+        expected, end = values_in(after.power_loss("lax"), clock)
+        recovery = after.power_loss("lax")
+        log = streamlog.open("data", disk=recovery, clock=clock)
+        names = [f"/data/topics/{name}" for name in recovery.listdir("/data/topics")]
+        if not any(".cut-" in name for directory in names for name in recovery.listdir(directory)):
+            continue
+        cuts += 1
+        for name, again in recovery.crashes(random=1, harsh=1):
+            found, next_offset = values_in(again, clock)
+            assert (found, next_offset) == (expected, end), f"disk {seed}, power loss {n}, then {name}"
+        del log
+    assert cuts, "nothing was torn"
+
+
+# A full disk
+
+
+@pytest.mark.parametrize("where", ["middle", "last"])
+def test_on_a_full_disk_the_log_is_read_up_to_the_cut_and_goes_on_when_there_is_room(box: MakeBox, where: str) -> None:
+    b, values = four_segments(box)
+    torn = b.logs()[1 if where == "middle" else -1]
+    flip(torn, torn.stat().st_size - 1)
+    good = values[:3] if where == "middle" else values[:7]
+    before = {file.name: file.read_bytes() for file in b.logs()}
+    disk = b.disk = FaultyDisk()
+    disk.arm(0, OSError(errno.ENOSPC, "full"))
+    full = True
+
+    def fails(what: str) -> bool:
+        return full and what.startswith(("pwrite", "write_atomic"))
+
+    disk.fails = fails  # type: ignore[method-assign]
+    b.open(POWER_LOST)
+    assert b.values() == good
+    for _ in range(2):
+        with pytest.raises(DiskFullError):
+            b.append(b"no room")
+    assert {file.name: file.read_bytes() for file in b.logs()} == before, "nothing is cut before it is saved"
+    full = False
+    assert b.append(b"room") == len(good)
+    assert b.values() == [*good, b"room"]
+    b.reopen(KILLED)
+    assert b.values() == [*good, b"room"]
+    assert cut_files(b)
+
+
+# What opening costs
+
+
+class _Counting:
+    """Reads of a segment, counted."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.calls = self.bytes = 0
+        plain = Segment.read
+
+        def read(segment: Segment, length: int, position: int) -> bytes:
+            data = plain(segment, length, position)
+            self.calls += 1
+            self.bytes += len(data)
+            return data
+
+        monkeypatch.setattr(Segment, "read", read)
+
+
+def test_opening_looks_into_no_sealed_segment_with_or_without_indexes(
+    box: MakeBox, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    b, values = four_segments(box, synced=3)
+    for crash in (KILLED, POWER_LOST):
+        for index in b.path.glob("*.index"):
+            index.unlink()
+        counting = _Counting(monkeypatch)
+        b.open(crash)
+        active = b.logs()[-1].stat().st_size
+        assert counting.bytes <= 2 * active
+        assert b.append(b"x") >= 8
+        b.log.release()
+        monkeypatch.undo()
+    b.open(KILLED)
+    assert b.values()[:8] == values
+
+
+@pytest.mark.parametrize("count", [200, 400])
+def test_headers_of_small_batches_are_walked_in_few_large_reads(
+    box: MakeBox, monkeypatch: pytest.MonkeyPatch, count: int
+) -> None:
+    b = box()
+    for _ in range(count):
+        b.append(b"small")
+    size = b.log.tail.end_position
+    b.log.release()
+    counting = _Counting(monkeypatch)
+    b.open(KILLED)
+    assert counting.calls <= 2 + size // 100_000
+    assert counting.bytes <= size + 4096
+
+
+@pytest.mark.parametrize("count", [10, 20])
+def test_of_large_batches_only_the_headers_are_read(box: MakeBox, monkeypatch: pytest.MonkeyPatch, count: int) -> None:
+    b = box()
+    for _ in range(count):
+        b.append(b"x" * 200_000)
+    b.log.release()
+    counting = _Counting(monkeypatch)
+    b.open(KILLED)
+    assert counting.calls <= count + 2
+    assert counting.bytes <= 1024 * count
