@@ -362,6 +362,9 @@ class BackgroundWork(Action):
             min_cleanable_dirty_ratio=0.0,
         )
         self.count = 0
+        for _ in range(12):  # until there is as much to do as ever after
+            self.prepare()
+            story.clock.advance(10)
 
     def prepare(self) -> None:
         self.story.send()

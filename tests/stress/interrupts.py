@@ -134,17 +134,20 @@ class Swept:
 
 
 def sweep(kind: type[Action], *, first: int = 1, step: int = 1, again: Callable[[], int] = lambda: 0) -> Swept:
-    """Interrupt the call at its place `first`, `first + step`, … to its end, and a second time `again()` places later."""
+    """Interrupt the call at its place `first`, `first + step`, …, and a second time `again()` places later.
+
+    It is over when three calls in a row came to their end: one alone may have had less to do than another.
+    """
     swept = Swept()
     interrupter = Interrupter()
     story: Story | None = None
-    nth, hit = first, True
+    nth, ended = first, 0
 
     def place() -> str:
         return f"{kind.__name__}, place {nth}: {interrupter.where}"
 
     with without_losses():
-        while hit:
+        while ended < 3:
             if story is None:
                 story = Story(dict(kind.settings), kind.padding, kind.sync)
                 action = kind(story)
@@ -152,12 +155,13 @@ def sweep(kind: type[Action], *, first: int = 1, step: int = 1, again: Callable[
                 try:
                     action.prepare()
                     hit = interrupter.interrupt(action.call, nth, again())
+                    ended = 0 if hit else ended + 1
                     swept.places = max(swept.places, interrupter.places)
                     swept.interrupts += hit
                     action.after()
                     story.send()
                     story.check()
-                    if kind.fresh or not swept.interrupts % CALLS_PER_LOG:
+                    if kind.fresh or (not ended and not swept.interrupts % CALLS_PER_LOG):
                         story.end()
                         story = None
                 except BaseException as error:
