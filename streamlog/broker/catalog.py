@@ -100,7 +100,7 @@ class Catalog:
                     partition.close(error)
                 except StreamlogError as failure:
                     first = first or failure
-            clean = first is None and not self._behind and not self._unsettled()
+            clean = first is None and not self._behind and not self._faulty()
         finally:  # also when Ctrl-C comes in the middle: the lock must not outlive the log
             try:
                 self._publisher.close(clean=clean)
@@ -118,6 +118,10 @@ class Catalog:
     def _unsettled(self) -> bool:
         """Whether some recovery could not be finished, for want of space: the next open then begins it again."""
         return any(each.log.mend is not None for each in (self._metadata, *self.partitions.values()))
+
+    def _faulty(self) -> bool:
+        """Whether some log does not know its end: once closed as clean, it would give offsets that it gave before."""
+        return any(each.log.fault is not None for each in (self._metadata, *self.partitions.values()))
 
     def _add(self, view: TopicView, number: int) -> None:
         partition = self._broker.open_partition(view, number)

@@ -135,6 +135,11 @@ def directory_of(entries: Sequence[tuple[int, int]]) -> bytes:
     return bytes([len(entries)]) + b"".join(_ENTRY.pack(kind, length) for kind, length in entries)
 
 
+def header_len_for(columns: int) -> int:
+    """The bytes of a header whose directory has so many columns."""
+    return MIN_HEADER_LEN + columns * _ENTRY.size
+
+
 def hash_payload(payload: Buffer, seed: int) -> int:
     return xxh3_64_intdigest(payload, seed)
 
@@ -308,7 +313,7 @@ def directory_entries(buffer: Buffer, position: int, header: BatchHeader) -> lis
         kind, length = _ENTRY.unpack_from(buffer, position + MIN_HEADER_LEN)
         if length == header.batch_len - _ONE_HEADER_LEN:
             return [(kind, length)]
-    if header.header_len != MIN_HEADER_LEN + count * _ENTRY.size:
+    if header.header_len != header_len_for(count):
         raise ValueError(f"a directory of {count} columns does not fit a header of {header.header_len} bytes")
     at = position + MIN_HEADER_LEN
     entries = [_ENTRY.unpack_from(buffer, at + i * _ENTRY.size) for i in range(count)]

@@ -15,7 +15,7 @@ from xxhash import xxh3_64_intdigest
 
 from ..errors import CorruptRecordError, StreamlogError
 from ..records.batch import MAX_OFFSET
-from ..runtime.api import Disk, File
+from ..runtime.api import Disk
 from .faults import typed
 
 logger = logging.getLogger("streamlog.storage")
@@ -60,19 +60,18 @@ class StateFile:
         where the log starts would be a guess, and deleted records would come back.
         """
         path = f"{directory}/{NAME}"
-        file: File | None = None
         try:
             file = disk.open(path, create=is_new)
-            if is_new and file.size() < SLOT_BYTES:  # room for both slots: a full disk must not stop a later write
-                file.pwrite([bytes(SLOT_BYTES)], 0)
-            data = file.pread(2 * SLOT_BYTES, 0)
+            try:
+                if is_new and file.size() < SLOT_BYTES:  # room for both slots: a full disk must not stop a later write
+                    file.pwrite([bytes(SLOT_BYTES)], 0)
+                data = file.pread(2 * SLOT_BYTES, 0)
+            finally:
+                file.close()
         except FileNotFoundError as error:
             raise _damaged(path, "it is missing") from error
         except OSError as error:
             raise typed(error, "open", path) from error
-        finally:
-            if file is not None:
-                file.close()
         found = slots(data, topic_id, partition)
         opened = cls(disk, path, topic_id, partition, found.newest or State(0, 0), found.sequence)
         if found.newest is None:

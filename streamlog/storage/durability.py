@@ -73,7 +73,8 @@ class DurableLog(LogReader):
         try:
             # A sealed segment keeps no descriptor; one of its own does, as the kernel tells a failed write-back
             # to whoever opens the file next if it told nobody yet.
-            file = self.disk.open(segment.path) if segment.sealed else segment.file
+            own = segment.sealed  # looked at once: a roll may seal it meanwhile, and a reader has the other one
+            file = self.disk.open(segment.path) if own else segment.file
         except FileNotFoundError:  # removed by retention or with its topic, or compacted into one that was synced
             return
         except OSError as error:
@@ -84,7 +85,7 @@ class DurableLog(LogReader):
             self.mend = None
             self.fault = _UNTOLD  # first of all, and without a call: a Ctrl-C comes between two calls
             raise self._poison(error, segment.path) from error
-        if segment.sealed:
+        if own:
             file.close()
 
     def sync_directory(self) -> None:

@@ -12,20 +12,17 @@ from ..runtime.api import Disk
 from ..types import SegmentInfo
 from . import index as index_files
 from .index import HEADER_LEN, Index, Stats
-from .walk import Walk, walk
+from .walk import Source, Walk, walk
 
 logger = logging.getLogger("streamlog.storage")
 
 
-class Facts:
+class Facts(Source):
     """The part of a `Segment` that knows what is in it."""
 
     disk: Disk
-    base_offset: int
     next_offset: int
     size: int
-    seed: int
-    path: str
     index_path: str
     sealed: bool
     # An index that a walk made and that is in no file yet.
@@ -33,12 +30,6 @@ class Facts:
     _is_damaged = False
     _stats: Stats | None = None
     _index: Index | None = None
-
-    def read(self, length: int, position: int) -> bytes:
-        raise NotImplementedError
-
-    def next_batch(self, position: int, end: int, floor: int = 0) -> int | None:
-        raise NotImplementedError
 
     @property
     def stats(self) -> Stats:

@@ -56,8 +56,6 @@ class Log(DurableLog):
         self.seed = seed
         self.configure(config)
         self.fault = fault
-        # Where the last good batch ends, if the log's end is damaged: the tail is somewhere behind it.
-        self.lost_from: int | None = None
         self.mend: Callable[[], None] | None = None
         self._state = state
         self._writing: Write | None = None
@@ -354,10 +352,7 @@ class Log(DurableLog):
             self._settle()
         self.sync_sealed()
         tail = self.tail
-        if self.fault is not None:  # nothing may vouch for an end that is not known
-            end = tail.end_offset if self.lost_from is None else self.lost_from
-            if self.recovery_point > end:
-                self._state.write(self._state.state._replace(recovery_point=end), sync=True)
+        if self.fault is not None:  # nothing vouches for an end that is not known, nor is the directory closed as clean
             return
         active = tail.segments[-1]
         active.adopt(tail.active_stats())

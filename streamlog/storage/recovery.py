@@ -18,7 +18,7 @@ from typing import NamedTuple
 
 from ..config import TopicConfig
 from ..errors import CorruptRecordError, DiskFullError, StreamlogError
-from ..records.batch import FIXED_LEN, MAGIC, MAX_HEADER_LEN, MIN_HEADER_LEN, header_fault, peek
+from ..records.batch import FIXED_LEN, MAGIC, MIN_HEADER_LEN, header_fault, header_len_for, peek
 from ..runtime.api import Disk
 from . import index as index_files
 from . import salvage, torn
@@ -83,7 +83,6 @@ def open_log(
             segments.append(_new_segment(disk, directory, state.recovery_point, seed))
             segments[-2].sealed = True
             fault = None
-    lost_from = segments[-1].next_offset if fault is not None else None
     if fault is not None:
         segments.append(_behind_the_loss(disk, directory, segments[-1], state.recovery_point))
     if fault is None and full is None and segments[-1].next_offset < state.log_start_offset:
@@ -91,7 +90,6 @@ def open_log(
         segments = [_new_segment(disk, directory, state.log_start_offset, seed)]
     log = Log(disk, directory, seed, state_file, segments, config, poison or fault or full)
     log.was_cut = not crash.clean
-    log.lost_from = lost_from
     if left is not None and fault is None and full is not None and poison is None:
         log.mend = partial(torn.cut, disk, directory, left)
     elif salvaged:
@@ -262,11 +260,11 @@ def _is_cut_short(segment: Segment, position: int, size: int) -> bool:
     data = segment.read(min(size - position, 2048), position)
     if data[: len(MAGIC)] != MAGIC[: len(data)]:
         return False
-    if len(data) < FIXED_LEN:
+    if len(data) < MIN_HEADER_LEN:
         return True
     header = peek(data)
     # Its lengths have to be those of a batch that is larger than what is left: flipped bits are damage, and no tear.
-    if not MIN_HEADER_LEN <= header.header_len <= min(MAX_HEADER_LEN, header.batch_len):
+    if header.header_len != header_len_for(data[FIXED_LEN]) or header.header_len > header.batch_len:
         return False
     if position + header.batch_len <= size:
         return False

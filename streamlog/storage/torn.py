@@ -63,8 +63,6 @@ def search(segments: Sequence[Segment], recovery_point: int, log_start_offset: i
     for number in range(at, len(segments)):
         segment = segments[number]
         if segment.base_offset != expected and expected >= recovery_point:
-            if found is not None and not segment.size and segment.base_offset < expected:  # of an interrupted roll
-                return Found(tuple(segments[:number]), found, aside=(segment,))
             why = f"a segment begins at offset {segment.base_offset} where {expected} is due"
             return _end(segments, number, expected, why)
         found = walk(segment, segment.size, recovery_point)

@@ -84,9 +84,9 @@ class Truth:
         partition = self.topics[id].partitions[number]
         partition.start_tried = max(partition.start_tried, before)
 
-    def deleted_records(self, id: UUID, number: int) -> None:
+    def deleted_records(self, id: UUID, number: int, before: int) -> None:
         partition = self.topics[id].partitions[number]
-        partition.start_acknowledged = partition.start_tried
+        partition.start_acknowledged = max(partition.start_acknowledged, before)
 
     def synced(self) -> None:
         for topic in self.topics.values():

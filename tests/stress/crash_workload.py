@@ -207,7 +207,7 @@ class Workload:
         before = self.rng.randint(info.log_start_offset, info.log_end_offset)
         self._tell(partial(Truth.deleting, id=self.events_id, number=number, before=before))
         self.log["events"].delete_records({number: before})
-        self._tell(partial(Truth.deleted_records, id=self.events_id, number=number))
+        self._tell(partial(Truth.deleted_records, id=self.events_id, number=number, before=before))
 
     def _compact(self) -> None:
         self.log["table"].compact()

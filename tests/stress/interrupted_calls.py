@@ -84,6 +84,7 @@ class Action:
     settings: ClassVar[dict[str, Any]] = {}
     padding = 0
     sync = False
+    twice = True  # also with a second Ctrl-C while the first is handled
     fresh = False  # each interrupt on a log of its own
 
     def __init__(self, story: Story) -> None:
@@ -309,6 +310,8 @@ class CloseTheLog(LingerAndFlush):
 
 class OpenTheLog(Action):
     fresh = True
+    # What the second then leaves locked the real disk gives back when it is collected; a simulated one keeps it.
+    twice = False
 
     def prepare(self) -> None:
         self.story.send()

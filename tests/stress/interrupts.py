@@ -191,7 +191,7 @@ def main() -> None:
         if chosen.only in ("", kind.__name__):
             swept = sweep(kind)
             total += swept.interrupts
-            for _ in range(chosen.rounds):
+            for _ in range(chosen.rounds if kind.twice else 0):
                 total += sweep(kind, again=lambda: rng.choice((1, 1, 2, 3, 5, 8, 13))).interrupts
             say(f"{kind.__name__:>24}: {swept.places:,} places")
     say(f"{total:,} calls interrupted: nothing acknowledged lost, nothing twice, no lock held")

@@ -244,7 +244,7 @@ def test_closing_a_log_whose_end_is_unknown_vouches_for_nothing(box: MakeBox) ->
     path.write_bytes(data)
     b.open(KILLED)
     b.close()
-    b.open(CLEAN)
+    b.open(KILLED)  # the broker does not close a directory as clean while a log of it does not know its end
     with pytest.raises(CorruptRecordError):
         b.append(b"never at offset 2 again")
     assert b.values(skip=True) == [b"one"]

@@ -637,6 +637,19 @@ def test_files_that_are_moved_about_are_listed_until_they_rest(box: MakeBox, for
     assert (along.log.tail.segments == view) is for_ever
 
 
+def test_what_the_owner_before_deleted_last_is_gone_though_no_slot_says_so(box: MakeBox) -> None:
+    b = small(box, 6)
+    along = Along(b)
+    along.follow()
+    b.log.discard(b.log.advance_start(4))  # and it ended before it published that
+    assert along.log.tail.start_offset == 0
+    along.log.list_anew()
+    assert along.log.tail.start_offset == 4
+    assert along.values() == [value(4), value(5)]
+    with pytest.raises(OffsetOutOfRangeError):
+        along.log.fetch(3, 100, 6)
+
+
 def test_a_view_that_was_never_made_has_nothing_to_list(box: MakeBox) -> None:
     along = Along(box())
     along.log.list_anew()

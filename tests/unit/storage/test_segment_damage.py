@@ -238,7 +238,8 @@ def test_damage_at_the_very_end_still_forbids_appends_after_a_close_and_a_second
         with pytest.raises(CorruptRecordError):
             b.values()
         assert b.values(skip=True) == [b"one"]
-        b.reopen(CLEAN)
+        b.close()
+        b.open(KILLED)  # the broker does not close a directory as clean while a log of it does not know its end
     with pytest.raises(CorruptRecordError):
         b.append(b"three")
 

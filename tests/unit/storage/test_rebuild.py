@@ -1,0 +1,114 @@
+"""A directory written anew: what verifies keeps its place, lost offsets are covered, and no offset is given twice."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from streamlog.records import columns
+from streamlog.records.batch import BatchHeader, peek, stamp
+from streamlog.runtime.disk import OsDisk
+from streamlog.storage.checkpoint import State
+from streamlog.storage.rebuild import Rebuilt
+
+from .conftest import NOW, PARTITION, SEED, TOPIC_ID, Box
+
+SPAN = (1 << 31) - 1
+FAR = 64 * SPAN
+
+
+@pytest.fixture
+def rebuilt(tmp_path: Path) -> Rebuilt:
+    return new(tmp_path)
+
+
+def new(path: Path) -> Rebuilt:
+    return Rebuilt(OsDisk(), str(path / "p"), TOPIC_ID, PARTITION, SEED, 0, gaps=False)
+
+
+def batch(offset: int, *values: bytes) -> tuple[BatchHeader, bytes]:
+    sealed = columns.seal(SEED, None, values, NOW, None, count=len(values))
+    data = stamp(sealed, SEED, offset, 0, NOW) + sealed.payload
+    return peek(data), data
+
+
+def opened(path: Path) -> Box:
+    """The log that was made, opened as after a close; there is nothing wrong with it."""
+    b = Box(path / "p")
+    assert b.check().findings == ()
+    return b
+
+
+def test_what_was_there_twice_is_kept_once(rebuilt: Rebuilt, tmp_path: Path) -> None:
+    assert rebuilt.keep(0, *batch(0, b"a", b"b")) is None
+    assert rebuilt.keep(0, *batch(1, b"b again")) is None
+    assert rebuilt.keep(0, *batch(2, b"c")) is None
+    assert rebuilt.finish(None) == 3
+    assert (rebuilt.batches, rebuilt.records) == (2, 3)
+    b = opened(tmp_path)
+    assert b.values() == [b"a", b"b", b"c"]
+    b.close()
+
+
+def test_a_batch_too_far_away_is_refused_with_the_offset_that_is_due(rebuilt: Rebuilt, tmp_path: Path) -> None:
+    assert rebuilt.keep(0, *batch(0, b"a")) is None
+    why = rebuilt.keep(0, *batch(FAR + 2, b"astray"))
+    assert why == f"its offset {FAR + 2} is too far from the one that is due, 1"
+    assert rebuilt.finish(None) == 1
+    b = opened(tmp_path)
+    assert b.values() == [b"a"]
+    b.close()
+
+
+def test_a_segment_that_begins_within_the_one_before_goes_on_in_that_one_s_file(
+    rebuilt: Rebuilt, tmp_path: Path
+) -> None:
+    assert rebuilt.keep(0, *batch(0, b"a", b"b", b"c")) is None
+    assert rebuilt.keep(2, *batch(2, b"c again")) is None
+    assert rebuilt.keep(2, *batch(3, b"d")) is None
+    assert rebuilt.keep(4, *batch(4, b"e")) is None
+    assert rebuilt.finish(None) == 5
+    b = opened(tmp_path)
+    assert [file.name for file in b.logs()] == [f"{0:020d}.log", f"{4:020d}.log"]
+    assert [(entry.offset, entry.value) for entry in b.read()] == [*enumerate([b"a", b"b", b"c", b"d", b"e"])]
+    b.close()
+
+
+@pytest.mark.parametrize("lost", [10, SPAN, 2 * SPAN + 5, FAR])
+def test_offsets_up_to_the_recovery_point_are_covered_in_as_few_batches_as_hold_them(
+    rebuilt: Rebuilt, tmp_path: Path, lost: int
+) -> None:
+    assert rebuilt.keep(0, *batch(0, b"a")) is None
+    assert rebuilt.finish(State(0, 1 + lost)) == 1 + lost
+    b = opened(tmp_path)
+    assert b.values() == [b"a"]
+    segments = b.log.tail.segments
+    assert all(s.stats.next_offset - s.base_offset <= SPAN for s in segments), "an index says less than 2**31 offsets"
+    covers = [
+        header for s, end in b.log.tail.places() for _, header in s.headers(0, end) if not header.record_count
+    ]  # fmt: skip
+    assert len(covers) == -(-lost // SPAN)
+    assert b.append(b"on") == 1 + lost
+    b.close()
+
+
+def test_a_recovery_point_too_far_away_to_cover_is_not_believed(rebuilt: Rebuilt, tmp_path: Path) -> None:
+    assert rebuilt.keep(0, *batch(0, b"a")) is None
+    assert rebuilt.finish(State(0, FAR + 2)) == 1
+    b = opened(tmp_path)
+    assert b.log.recovery_point == 1
+    assert b.append(b"on") == 1
+    b.close()
+
+
+def test_large_batches_are_written_as_they_come_and_each_at_its_place(rebuilt: Rebuilt, tmp_path: Path) -> None:
+    values = [b"%d" % n * 400_000 for n in range(8)]
+    for n, value in enumerate(values):
+        assert rebuilt.keep(0, *batch(n, value)) is None
+    held = rebuilt.size_bytes - (tmp_path / "p" / f"{0:020d}.log").stat().st_size
+    assert 0 <= held < 1 << 20, "no more than a write is held in memory"
+    assert rebuilt.finish(None) == 8
+    b = opened(tmp_path)
+    assert b.values() == values
+    b.close()
