@@ -62,6 +62,7 @@ def search(segments: Sequence[Segment], recovery_point: int, log_start_offset: i
     found: Walk | None = None
     for number in range(at, len(segments)):
         segment = segments[number]
+        # What is missing before the recovery point was on the device once: damage, and told.
         if segment.base_offset != expected and expected >= recovery_point:
             why = f"a segment begins at offset {segment.base_offset} where {expected} is due"
             return _end(segments, number, expected, why)
@@ -78,8 +79,6 @@ def search(segments: Sequence[Segment], recovery_point: int, log_start_offset: i
             segment.next_offset = found.stats.next_offset
         segment.take(found)
         expected = max(expected, found.stats.next_offset)
-        if number + 1 < len(segments) and expected < recovery_point:
-            expected = segments[number + 1].base_offset  # what is missing was on the device once: damage, and told
     assert found is not None
     return Found(tuple(segments), found)
 

@@ -16,7 +16,7 @@ from streamlog.records.batch import FIXED_LEN, FORM_KAFKA, MAGIC, read_header, s
 from streamlog.storage import segment as segments
 from streamlog.storage import torn
 from streamlog.storage.checkpoint import StateFile
-from streamlog.storage.log import Log
+from streamlog.storage.log import Log, Write
 from streamlog.storage.segment import Segment
 from streamlog.storage.walk import walk
 
@@ -240,6 +240,7 @@ def test_a_cut_that_was_refused_half_way_is_taken_up_where_it_was_left(
         if not stubborn:
             refused[:] = [f"{'open' if call == 'pwrite' else 'pwrite'} {second}.tmp"]
     assert {file.name: file.read_bytes() for file in b.path.glob("*.cut-*")} == saved, "saved, and saved once"
+    assert ("could not remove" in caplog.text) == stubborn, "what was not made needs no removing"
     refused.clear()
     assert b.append(b"room") == 3
     assert {file.name: file.read_bytes() for file in b.path.glob("*.cut-*")} == saved
@@ -338,6 +339,40 @@ def test_two_threads_that_make_room_for_their_mappings_at_a_time_do_not_mind(
     assert b.values() == values
 
 
+def test_an_index_that_went_after_its_numbers_were_read_is_made_again_and_saved(box: MakeBox) -> None:
+    b, values = segmented(box)
+    b.reopen(CLEAN)
+    segment = b.log.tail.segments[0]
+    assert segment.stats.records == 2
+    index = Path(segment.index_path)
+    before = index.read_bytes()
+    index.unlink()
+    assert b.values() == values
+    assert segment.is_unsaved
+    b.log.sync_sealed()
+    assert index.read_bytes() == before
+    assert not segment.is_unsaved
+
+
+def test_the_size_of_a_log_is_that_of_its_files(box: MakeBox) -> None:
+    b, _ = segmented(box)
+    assert b.log.tail.size_bytes() == b.log.size_bytes() == sum(file.stat().st_size for file in b.logs())
+
+
+def test_a_batch_without_records_takes_offsets_and_counts_for_nothing_else(box: MakeBox) -> None:
+    b = box()
+    b.append(b"one", timestamps=5)
+    before = b.log.tail
+    empty = columns.seal(SEED, None, None, -1, count=0, last_offset_delta=3)
+    assert b.log.append(Write([empty]), 0, b.now) == 1
+    after = b.log.tail
+    assert after.end_offset == 5
+    assert (after.records, after.min_timestamp, after.max_timestamp) == (1, 5, 5)
+    assert after.end_position > before.end_position
+    assert b.append(b"two") == 5
+    assert b.values() == [b"one", b"two"]
+
+
 # Reading
 
 
@@ -362,28 +397,49 @@ def test_a_file_that_went_between_two_reads_is_looked_for_again(box: MakeBox) ->
 # Rolling
 
 
-def test_a_roll_that_is_interrupted_right_after_it_was_published_stays(box: MakeBox) -> None:
-    class Late(Log):
-        @property
-        def tail(self) -> Any:
-            return self.__dict__["tail"]
+class Late(Log):
+    """A log that is interrupted as soon as it has published something."""
 
-        @tail.setter
-        def tail(self, tail: Any) -> None:
-            self.__dict__["tail"] = tail
-            raise KeyboardInterrupt
+    @property
+    def tail(self) -> Any:
+        return self.__dict__["tail"]
 
-    b = box()
-    b.append(b"one")
+    @tail.setter
+    def tail(self, tail: Any) -> None:
+        self.__dict__["tail"] = tail
+        raise KeyboardInterrupt
+
+
+def rolled_late(b: Box) -> None:
     b.log.__class__ = Late
     with pytest.raises(KeyboardInterrupt):
         b.log.roll(b.now)
     b.log.__class__ = Log
+
+
+def test_a_roll_that_is_interrupted_right_after_it_was_published_stays(box: MakeBox) -> None:
+    b = box()
+    b.append(b"one")
+    rolled_late(b)
     assert len(b.logs()) == len(b.log.tail.segments) == 2
     assert b.append(b"two") == 1
     assert b.values() == [b"one", b"two"]
     b.reopen(KILLED)
     assert b.values() == [b"one", b"two"]
+
+
+@pytest.mark.damaged
+def test_behind_damage_in_a_segment_that_was_not_sealed_yet_a_reader_goes_on_in_the_empty_one(box: MakeBox) -> None:
+    b = box()
+    b.append(b"one")
+    at = b.log.tail.end_position
+    b.append(b"two")
+    rolled_late(b)
+    flip(b.logs()[0], at)
+    assert not b.log.tail.segments[0].sealed
+    assert b.log.after_damage(1, 9) == 2, "where the next record will be, not where the reader would stop"
+    assert b.append(b"three") == 2
+    assert b.values(skip=True) == [b"one", b"three"]
 
 
 # The check

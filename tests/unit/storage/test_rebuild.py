@@ -23,8 +23,8 @@ def rebuilt(tmp_path: Path) -> Rebuilt:
     return new(tmp_path)
 
 
-def new(path: Path) -> Rebuilt:
-    return Rebuilt(OsDisk(), str(path / "p"), TOPIC_ID, PARTITION, SEED, 0, gaps=False)
+def new(path: Path, start_offset: int = 0, *, gaps: bool = False) -> Rebuilt:
+    return Rebuilt(OsDisk(), str(path / "p"), TOPIC_ID, PARTITION, SEED, start_offset, gaps=gaps)
 
 
 def batch(offset: int, *values: bytes) -> tuple[BatchHeader, bytes]:
@@ -48,6 +48,40 @@ def test_what_was_there_twice_is_kept_once(rebuilt: Rebuilt, tmp_path: Path) -> 
     assert (rebuilt.batches, rebuilt.records) == (2, 3)
     b = opened(tmp_path)
     assert b.values() == [b"a", b"b", b"c"]
+    b.close()
+
+
+def test_a_first_segment_that_is_lost_is_covered_from_the_log_start_on(rebuilt: Rebuilt, tmp_path: Path) -> None:
+    assert rebuilt.keep(5, *batch(5, b"f")) is None
+    assert rebuilt.finish(None) == 6
+    b = opened(tmp_path)
+    assert [file.name for file in b.logs()] == [f"{0:020d}.log", f"{5:020d}.log"]
+    assert [(entry.offset, entry.value) for entry in b.read(0)] == [(5, b"f")]
+    b.close()
+
+
+def test_what_compaction_took_out_of_a_segment_is_no_gap_to_cover(tmp_path: Path) -> None:
+    rebuilt = new(tmp_path, gaps=True)
+    whole = [batch(0, b"a"), batch(7, b"h")]
+    for each in whole:
+        assert rebuilt.keep(0, *each) is None
+    assert rebuilt.finish(State(0, 8, 8)) == 8
+    b = Box(tmp_path / "p", cleanup_policy="compact")
+    assert b.problems() == []
+    assert b.logs()[0].read_bytes() == b"".join(data for _, data in whole), "byte for byte"
+    assert [(entry.offset, entry.value) for entry in b.read()] == [(0, b"a"), (7, b"h")]
+    b.close()
+
+
+@pytest.mark.parametrize("kept", [False, True], ids=["nothing is left", "all of it was deleted"])
+def test_where_nothing_is_to_be_read_the_log_begins_where_it_did(tmp_path: Path, kept: bool) -> None:
+    rebuilt = new(tmp_path, 9)
+    if kept:
+        assert rebuilt.keep(0, *batch(0, b"deleted")) is None
+    assert rebuilt.finish(None) == 9
+    b = opened(tmp_path)
+    assert (b.log.tail.start_offset, b.log.tail.end_offset) == (9, 9)
+    assert b.append(b"on") == 9
     b.close()
 
 
