@@ -100,10 +100,13 @@ def open_log(
 def _is_new(disk: Disk, directory: str, names: list[str]) -> bool:
     """Whether nothing was ever appended here: no segment, or its creation was cut short by a power loss.
 
-    The directory is synced once for all its first files, so any of them may be there without the others.
+    The directory is synced once for all its first files, so any of them may be there without the others; and a crash
+    while they are made again may leave a state in which nothing was written yet.
     """
     segments = [name for name in names if base_offset_of(name, "log") is not None]
-    if segments == [log_name(0)] and STATE_NAME not in names:
+    if segments == [log_name(0)] and (
+        STATE_NAME not in names or not disk.read(f"{directory}/{STATE_NAME}", 1 << 20).strip(b"\0")
+    ):
         return size_of(disk, f"{directory}/{segments[0]}") == 0
     return not segments
 

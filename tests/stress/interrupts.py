@@ -78,6 +78,7 @@ class Interrupter:
     def _enter(self, frame: FrameType, event: str, arg: object) -> Any:
         if frame.f_code.co_filename in _OWN or frame.f_code.co_filename.startswith(_KERNEL):
             return None
+        frame.f_trace = self._trace  # before what follows, which Python 3.13 ignores of a frame without one
         frame.f_trace_lines = False
         frame.f_trace_opcodes = True
         return self._trace

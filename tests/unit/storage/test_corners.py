@@ -464,3 +464,31 @@ def test_what_a_copy_cannot_take_is_found_as_a_lost_record(box: MakeBox) -> None
     assert finding.path == str(b.logs()[1])
     assert "it makes no sense" in finding.message
     assert checked.records == 7
+
+
+@pytest.mark.parametrize("state", [None, b"", bytes(4096)], ids=["none", "empty", "zeros"])
+def test_a_creation_that_was_torn_twice_is_made_anew(box: MakeBox, state: bytes | None) -> None:
+    """The first crash left an empty segment alone; the second came while its state was written again."""
+    b = box()
+    b.log.release()
+    path = b.path / "partition.state"
+    path.unlink()
+    if state is not None:
+        path.write_bytes(state)
+    b.open(POWER_LOST)
+    assert b.append(b"first") == 0
+    assert b.values() == [b"first"]
+
+
+def test_a_state_without_a_word_beside_records_is_damage(box: MakeBox) -> None:
+    b = box()
+    b.append(b"one")
+    b.log.release()
+    path = b.path / "partition.state"
+    whole = path.read_bytes()
+    path.write_bytes(bytes(4096))
+    with pytest.raises(CorruptRecordError, match=r"partition\.state"):
+        b.open(POWER_LOST)
+    path.write_bytes(whole)
+    b.open(POWER_LOST)
+    assert b.values() == [b"one"]
