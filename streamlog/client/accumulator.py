@@ -238,8 +238,7 @@ class PartitionQueue:
         for batch in batches:
             batch.parked = done
         with self.lock:
-            while self.queue and self.queue[0].parked is not None:
-                self.queue.popleft()
+            self._pop_parked()
         self.inflight = None
         done.on_done(self._on_synced)
         if not all(batch.urgent for batch in batches):
@@ -290,8 +289,17 @@ class PartitionQueue:
 
     def _forget_done(self) -> None:
         with self.lock:
-            while self.queue and self.queue[0].done():
-                self.queue.popleft()
+            self._pop_done()
+
+    def _pop_parked(self) -> None:
+        """As `_pop_done`, and for its reason."""
+        while self.queue and self.queue[0].parked is not None:
+            self.queue.popleft()
+
+    def _pop_done(self) -> None:
+        """A function of its own: from Python 3.12 on, a Ctrl-C where a loop in a `with` jumps back leaves it locked."""
+        while self.queue and self.queue[0].done():
+            self.queue.popleft()
 
     def _settle(self) -> None:
         """An interrupt cut a write short: ask the log what became of it."""
