@@ -149,6 +149,9 @@ class FollowedLog(LogReader):
         self._life: tuple[int, int] | None = None
         self._slot: Slot | None = None
         self.high_watermark = 0
+        # The greatest end that this view had. An owner that comes back may publish less for a moment, until it has
+        # synced what it found: who has read to there waits, and is not told that the offset is out of range.
+        self._furthest = 0
         self.tail = self._tail([self._segment(0)], 0, 0, 0)
         self.renew: Callable[[Tail], None] = lambda tail: None
 
@@ -168,6 +171,8 @@ class FollowedLog(LogReader):
     # -- reading -------------------------------------------------------------------------------------
 
     def fetch(self, offset: int, max_bytes: int, end_offset: int, after: Chunk = EMPTY) -> Chunk:
+        if end_offset < offset <= self._furthest:
+            return EMPTY
         read = super().fetch
         return self._again(lambda: read(offset, max_bytes, end_offset, after))
 
@@ -265,6 +270,7 @@ class FollowedLog(LogReader):
         self._life, self._slot = life, slot
         self.tail = tail
         self.high_watermark = slot.high_watermark
+        self._furthest = max(self._furthest, slot.high_watermark)
 
     def _listed(self, slot: Slot, *, keep: bool) -> Tail:
         """The log as `slot` and the directory have it. `keep`: what is known of files with the same name still holds.
@@ -308,6 +314,7 @@ class FollowedLog(LogReader):
         self._slot, self._life = None, None
         self.tail = tail
         self.high_watermark = tail.end_offset
+        self._furthest = max(self._furthest, tail.end_offset)
 
     def _names(self) -> list[str]:
         try:

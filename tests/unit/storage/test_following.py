@@ -656,6 +656,21 @@ def test_a_view_that_was_never_made_has_nothing_to_list(box: MakeBox) -> None:
     assert along.log.tail.end_offset == 0
 
 
+def test_a_reader_waits_for_an_owner_that_comes_back_and_publishes_less_at_first(box: MakeBox) -> None:
+    b = box()
+    for n in range(5):
+        b.append(b"%d" % n)
+    along = Along(b)
+    along.follow()
+    along.log.follow(along.slot()._replace(high_watermark=3), 2, along.slot)
+    assert along.log.high_watermark == 3
+    assert not along.log.fetch(5, 100, 3).data
+    with pytest.raises(OffsetOutOfRangeError):
+        along.log.fetch(6, 100, 3)
+    along.follow()
+    assert along.values(4) == [b"4"]
+
+
 # -- without an owner
 
 
