@@ -210,7 +210,10 @@ class Consumer(Positions, Generic[K, V]):
             return self._collect(collect)
 
     def _wait(self, left: float | None, collect: Callable[[], A]) -> A | None:
-        """Wait for an append, the group, or `stop`; the end is looked at once more after registering."""
+        """Wait for an append, the group, or `stop`; the end is looked at once more after registering.
+
+        What an append brought is collected at once: the bell has not rung, so nothing else is new.
+        """
         bell = self._bell
         bell.gate = gate = RawGate()
         parked = self._service.await_data(self._held.active())
@@ -225,10 +228,12 @@ class Consumer(Positions, Generic[K, V]):
             step = _LOOK_AGAIN_S
             if self._next_check_s is not None:
                 step = min(step, max(0.001, self._next_check_s - real_monotonic()))
-            gate.wait(step if left is None else min(left, step))
+            if not gate.wait(step if left is None else min(left, step)) or bell.rung:
+                return None
+            with self._guard():
+                return self._collect(collect)
         finally:
             parked.cancel()
-        return None
 
     def __iter__(self) -> Self:
         return self
@@ -271,6 +276,11 @@ class Consumer(Positions, Generic[K, V]):
 
     def _next(self, ends: dict[TopicPartition, int] | None, timeout: float | None) -> Record[K, V] | None:
         """The next record by the long way: hear the group, take records ahead, wait. None at the end."""
+
+        def take() -> Record[K, V] | None:
+            # Taken under the state lock: a newcomer may ask for the partition the moment it is free.
+            return self._held.next() if self._ahead(ends) else None
+
         with self._enter():
             deadline = None if timeout is None else real_monotonic() + timeout
             with self._guard():
@@ -279,8 +289,7 @@ class Consumer(Positions, Generic[K, V]):
                 if self.stopped:
                     self._stop_told = True
                     return None
-                # Taken under the state lock: a newcomer may ask for the partition the moment it is free.
-                record = self._look(lambda: self._held.next() if self._ahead(ends) else None)
+                record = self._look(take)
                 self._renew_at = real_monotonic() + _RENEW_S
                 if record is not None:
                     return record
@@ -289,7 +298,9 @@ class Consumer(Positions, Generic[K, V]):
                 left = None if deadline is None else deadline - real_monotonic()
                 if left is not None and left <= 0:
                     return None
-                self._wait(left, lambda: self._ahead(ends))
+                record = self._wait(left, take)
+                if record is not None:
+                    return record
 
     def _ahead(self, ends: dict[TopicPartition, int] | None) -> bool:
         """Have records taken ahead; REQUIRES the state lock."""

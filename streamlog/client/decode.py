@@ -32,14 +32,15 @@ class Decoder:
 
 
 class VerifiedBatch(BatchColumns):
-    """One batch of a chunk, its checksums verified, its columns not decoded yet."""
+    """One batch of a chunk, its checksums verified, its columns not decoded yet. `next_offset`: what follows it."""
 
-    __slots__ = ("path", "position")
+    __slots__ = ("next_offset", "path", "position")
 
     def __init__(self, buffer: Buffer, at: int, header: BatchHeader, path: str, position: int) -> None:
         self.path = path
         self.position = position
         self.header = header
+        self.next_offset = header.base_offset + header.last_offset_delta + 1
         self._buffer = buffer
         self._start = at + header.header_len
         self._entries = directory_entries(buffer, at, header)
@@ -50,25 +51,19 @@ class VerifiedBatch(BatchColumns):
         return corrupt(self.path, self.position, why, self.header.payload_hash, 0)
 
 
-def batches(chunk: Chunk) -> Iterator[VerifiedBatch]:
-    """The batches of a chunk in order. Raises CorruptRecordError at the first that does not verify."""
-    data, seed, path, start, _, known = chunk
-    view = memoryview(data)
-    at, end = 0, len(data)
-    while at < end:
-        position = start + at
-        header = known or read_header(data, at, seed, path, position)
-        known = None
-        stop = at + header.batch_len
-        if stop > end:
-            raise corrupt(path, position, "the batch is cut short", header.batch_len, end - at)
-        verify_payload(header, view[at + header.header_len : stop], seed, path, position)
-        try:
-            batch = VerifiedBatch(data, at, header, path, position)
-        except ValueError as error:
-            raise corrupt(path, position, str(error), header.payload_hash, 0) from error
-        yield batch
-        at = stop
+def verified(chunk: Chunk, at: int) -> VerifiedBatch:
+    """The batch that begins at `at` of a chunk. Raises CorruptRecordError if it does not verify."""
+    data, seed, path, start, _, first = chunk
+    position = start + at
+    header = read_header(data, at, seed, path, position) if first is None or at else first
+    stop = at + header.batch_len
+    if stop > len(data):
+        raise corrupt(path, position, "the batch is cut short", header.batch_len, len(data) - at)
+    verify_payload(header, memoryview(data)[at + header.header_len : stop], seed, path, position)
+    try:
+        return VerifiedBatch(data, at, header, path, position)
+    except ValueError as error:
+        raise corrupt(path, position, str(error), header.payload_hash, 0) from error
 
 
 def records(batch: VerifiedBatch, decoder: Decoder, start: int, window: int) -> tuple[Iterator[Record[Any, Any]], int]:
@@ -80,11 +75,12 @@ def records(batch: VerifiedBatch, decoder: Decoder, start: int, window: int) -> 
     between records; the record in question is not handed out, all before it are.
     """
     header = batch.header
-    count, onward = header.record_count, header.next_offset
+    count, onward = header.record_count, batch.next_offset
     low, high = 0, None
     try:
         if header.last_offset_delta + 1 == count:
-            low = max(0, start - header.base_offset)
+            if start > header.base_offset:
+                low = start - header.base_offset
             if low + window < count:
                 high = low + window
                 onward = header.base_offset + high

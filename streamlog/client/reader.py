@@ -7,11 +7,12 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterator
-from itertools import chain, islice
+from itertools import islice
 from typing import Any
 
 from ..broker.api import Service
 from ..errors import CorruptRecordError, DeserializationError, StreamlogError
+from ..records.batch import CONTROL
 from ..storage.log import EMPTY
 from ..types import Record, TopicPartition
 from . import decode
@@ -32,7 +33,7 @@ MAX_BYTES = (1 << 17) - 256
 class PartitionReader:
     """Hands out the records of one partition in order. `position` is the next offset to hand out."""
 
-    __slots__ = ("_batches", "_bytes", "_chunk", "_current", "_max_bytes", "_next", "_service",
+    __slots__ = ("_at", "_bytes", "_chunk", "_current", "_max_bytes", "_next", "_rest", "_service",
         "_short", "_skip", "_window", "decoder", "isolation", "name", "position", "topic_id")  # fmt: skip
 
     def __init__(
@@ -65,8 +66,9 @@ class PartitionReader:
         self._current: Iterator[Record[Any, Any]] | None = None
         self._next = self.position
         self._chunk = EMPTY
+        self._at = 0  # how far into the chunk
+        self._rest: VerifiedBatch | None = None  # a batch of which a part was handed out
         self._short = False
-        self._batches: Iterator[VerifiedBatch] = iter(())
 
     def take(self, out: list[Record[Any, Any]], n: int) -> None:
         """Append up to `n` records to `out`.
@@ -109,9 +111,9 @@ class PartitionReader:
             if batch is None:
                 return
             self._current, self._next = decode.records(batch, self.decoder, self.position, max(want, self._window))
-            if self._next < batch.header.next_offset:
+            if self._next < batch.next_offset:
                 self._window *= GROWTH
-                self._batches = chain((batch,), self._batches)
+                self._rest = batch
 
     def take_batches(self, out: list[RecordBatch[Any, Any]], n: int, exactly: bool) -> int:
         """Append batches of about `n` records in all to `out`; how many records. The last one may be cut."""
@@ -131,7 +133,7 @@ class PartitionReader:
             made: RecordBatch[Any, Any] = RecordBatch(batch, self.decoder, self.position)
             if exactly and len(made) > n - taken:
                 made = RecordBatch(batch, self.decoder, self.position, made.offsets[n - taken])
-                self._batches = chain((batch,), self._batches)
+                self._rest = batch
             self.position = made.next_offset
             taken += len(made)
             if len(made):
@@ -145,7 +147,7 @@ class PartitionReader:
             if batch is None or batch.header.base_offset >= end:
                 return
             made: RecordBatch[Any, Any] = RecordBatch(batch, self.decoder, self.position, end)
-            self.position = batch.header.next_offset
+            self.position = batch.next_offset
             if len(made):
                 yield made
 
@@ -156,30 +158,33 @@ class PartitionReader:
         """
         while True:
             try:
-                batch = next(self._batches, None)
-                if batch is None:
-                    if not fetch:
-                        return None
-                    chunk = self._service.fetch(
-                        self.name, self.position, self._bytes, self.isolation, self._chunk, self.topic_id
-                    )
-                    if not chunk.data:
-                        return None
-                    self._chunk = chunk
-                    self._short = len(chunk.data) < self._bytes >> 1
-                    self._bytes = min(self._bytes * GROWTH, self._max_bytes)
-                    self._batches = decode.batches(chunk)
-                    continue
+                batch = self._rest
+                if batch is not None:
+                    self._rest = None
+                else:
+                    chunk, at = self._chunk, self._at
+                    if at >= len(chunk.data):
+                        if not fetch:
+                            return None
+                        chunk = self._service.fetch(
+                            self.name, self.position, self._bytes, self.isolation, chunk, self.topic_id
+                        )
+                        if not chunk.data:
+                            return None
+                        self._chunk, self._at, at = chunk, 0, 0
+                        self._short = len(chunk.data) < self._bytes >> 1
+                        self._bytes = min(self._bytes * GROWTH, self._max_bytes)
+                    batch = decode.verified(chunk, at)
+                    self._at = at + batch.header.batch_len
             except CorruptRecordError as error:
                 if not self._skip:
                     raise
                 self._skip_damage(error)
                 continue
-            header = batch.header
-            if header.next_offset <= self.position:
+            if batch.next_offset <= self.position:
                 continue
-            if header.is_control or not header.record_count:
-                self.position = header.next_offset
+            if batch.header.attributes & CONTROL or not batch.header.record_count:
+                self.position = batch.next_offset
                 continue
             return batch
 

@@ -188,6 +188,7 @@ class Log(DurableLog):
             ),
         )  # fmt: skip
         self._writing = None
+        self.latest = (position, active, data)
         return offset
 
     def settle(self, write: Write) -> None:

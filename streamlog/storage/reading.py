@@ -16,6 +16,7 @@ from ..errors import OffsetOutOfRangeError, StorageError
 from ..records.batch import FIXED_LEN
 from ..types import Buffer, OffsetAndTimestamp
 from . import lookup
+from .segment import Segment
 from .tail import EMPTY, Chunk, Tail
 
 T = TypeVar("T")
@@ -45,6 +46,9 @@ class LogReader:
 
     seed: int
     tail: Tail
+    latest: tuple[int, Segment, bytes] | None = None
+    """The position, segment and bytes of the batch written last, if it was a single record: a reader that waited for
+    it need not ask the disk. Published after the tail, and of the log as long as its segment is."""
 
     def fetch(self, offset: int, max_bytes: int, end_offset: int, after: Chunk = EMPTY) -> Chunk:
         """Batches from the one that holds `offset` on, up to `end_offset`; EMPTY at the end.
@@ -69,10 +73,16 @@ class LogReader:
     def _go_on(self, after: Chunk, offset: int, max_bytes: int, end_offset: int) -> Chunk | None:
         """The chunk behind `after` in the same file; None if that file ends there, or is no longer the log's."""
         segment, tail = after.segment, self.tail
-        if segment in tail.segments and tail.start_offset <= offset < min(end_offset, tail.end_offset):
+        active = tail.segments[-1]
+        if (segment is active or segment in tail.segments) and tail.start_offset <= offset < min(
+            end_offset, tail.end_offset
+        ):
             assert segment is not None
-            end = tail.end_position if segment is tail.segments[-1] else segment.size
             position = after.position + len(after.data)
+            latest = self.latest
+            if latest is not None and latest[0] == position and latest[1] is segment:
+                return Chunk(latest[2], self.seed, segment.path, position, segment)
+            end = tail.end_position if segment is active else segment.size
             if position < end:
                 data = segment.chunk(position, end, max_bytes)
                 if end_offset < tail.end_offset:
