@@ -12,7 +12,7 @@ Only this package blocks, always on a raw lock of its own. It reaches the broker
 
 - `streamlog`, `engine`: opening, sharing and closing a directory
 - `topic`, `producer`, `consumer`, `group`, `workers`: the handles
-- `route`, `batch`, `accumulator`, `outbox`, `bulk`, `delivery`, `partitioner`, `serde`: sending
+- `route`, `routes`, `batch`, `accumulator`, `outbox`, `bulk`, `delivery`, `partitioner`, `serde`: sending
 - `reading`, `sharing`, `positions`: what a consumer is made of, from the bottom up
 - `subscription`, `membership`, `assignment`, `reader`, `decode`, `record_batch`: what those use
 - `options`: settings as callers give them; `handle`: what all handles have in common

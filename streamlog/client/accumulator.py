@@ -29,7 +29,7 @@ from ..errors import (
 )
 from ..records.batch import LOG_APPEND_TIME
 from ..runtime.api import Completion
-from ..runtime.threads import RawGate, new_lock, real_monotonic, wait_for
+from ..runtime.threads import RawGate, new_lock, new_owned_lock, real_monotonic, wait_for
 from ..storage.log import Write
 from ..types import TopicPartition
 from .batch import Batch, Row
@@ -82,7 +82,7 @@ class PartitionQueue:
         self.linger_ms = linger_ms
         self.batch_size = owner.batch_size
         self.max_size = 0
-        self.lock = new_lock()
+        self.lock = new_owned_lock()
         self.draining = new_lock()
         self.open: Batch | None = None
         self.queue: deque[Batch] = deque()
@@ -124,7 +124,7 @@ class PartitionQueue:
                 batch = Batch(self, self.owner.now_ms() + linger if linger else 0, not linger)
                 batch.reserved = room
             index = len(batch.rows)
-            if row[3]:
+            if len(row) > 3:
                 batch.has_headers = True
             batch.rows.append(row)
             batch.size += size

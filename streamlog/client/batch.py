@@ -12,8 +12,8 @@ from ..records.batch import SealedBatch
 from ..runtime.api import Completion
 from ..types import HeaderTuple, ProducerRecord, TopicPartition
 
-Row: TypeAlias = tuple[bytes | None, bytes | None, int, HeaderTuple]
-"""Key, value, timestamp, headers."""
+Row: TypeAlias = tuple[bytes | None, bytes | None, int] | tuple[bytes | None, bytes | None, int, HeaderTuple]
+"""Key, value, timestamp, and headers if there are any."""
 
 
 class Rows(NamedTuple):
@@ -81,8 +81,12 @@ class Batch(Completion[int]):
     def columns(self) -> Rows:
         """The records by columns. REQUIRES: no record is added any more."""
         if self._columns is None:
-            keys, values, times, headers = zip(*self.rows, strict=True)
-            self._columns = Rows(len(keys), keys, values, times, headers if self.has_headers else None)
+            rows, headers = self.rows, None
+            if self.has_headers:
+                headers = [row[3] if len(row) > 3 else () for row in rows]
+                rows = [row[:3] for row in rows]
+            keys, values, times = zip(*rows, strict=True)
+            self._columns = Rows(len(keys), keys, values, times, headers)
         return self._columns
 
     def __len__(self) -> int:

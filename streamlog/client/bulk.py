@@ -10,7 +10,7 @@ from operator import add
 from ..config import DEFAULT_BATCH_SIZE
 from ..types import HeaderTuple, RecordMetadata
 from .accumulator import PartitionQueue
-from .batch import Batch, Rows
+from .batch import Batch, Row, Rows
 from .delivery import ManyDelivery, Part
 from .outbox import Outbox
 from .route import Column
@@ -19,9 +19,8 @@ from .route import Column
 _PUT_BATCHES = 64
 _FEWEST = 64
 _LARGE_BATCH = 60_000  # two of them fit into what a reader fetches at once
-# Records that are weighed together, and what they may weigh if they are to count as small.
-_WINDOW = 128
-_WINDOW_BYTES = 1 << 19
+# What those that are weighed together may weigh if they are to count as small.
+_SMALL_BYTES = 1 << 19
 
 
 def put(outbox: Outbox, queue: PartitionQueue, parts: list[Part], linger_ms: int) -> list[Part]:
@@ -55,12 +54,9 @@ def _linger_with(outbox: Outbox, queue: PartitionQueue, last: Part) -> list[Part
     parts: list[Part] = []
     indexes: list[int] = []
     for i, index in enumerate(last.indexes):
-        row = (
-            None if keys is None else keys[i],
-            values[i],
-            times if isinstance(times, int) else times[i],
-            () if headers is None else headers[i],
-        )
+        row: Row = (None if keys is None else keys[i], values[i], times if isinstance(times, int) else times[i])
+        if headers is not None:
+            row = (*row, headers[i])
         batch, place = outbox.add(queue, row, each)
         if not parts or parts[-1].batch is not batch:
             indexes = []
@@ -92,33 +88,16 @@ class Unacknowledged(ManyDelivery):
 
 
 def sizes_of(values: Column, keys: Column | None, overhead: int, largest: int) -> list[int] | int:
-    """What each record will take, in bytes; or the mean, where all are known to be small.
-
-    Joining a few hundred records is far cheaper than asking each for its length, and tells that none
-    of them is larger than all of them together.
-    """
-    if not values.has_none and (keys is None or not keys.has_none):
-        limit = min(_WINDOW_BYTES, largest - overhead)
-        total = 0
-        for start in range(0, len(values.items), _WINDOW):
-            size = len(b"".join(values.items[start : start + _WINDOW]))  # type: ignore[arg-type]
-            if keys is not None:
-                size += len(b"".join(keys.items[start : start + _WINDOW]))  # type: ignore[arg-type]
-            if size > limit:
-                break
-            total += size
-        else:
-            return -(-total // len(values.items)) + overhead
-    own = list(lengths(values))
+    """What each record will take, in bytes; or the mean, where all are known to be small. REQUIRES: there is one."""
+    weights = values.weights
+    if weights is not None and keys is not None:
+        weights = None if keys.weights is None else list(map(add, weights, keys.weights))
+    if weights is not None and max(weights) <= min(_SMALL_BYTES, largest - overhead):
+        return -(-sum(weights) // len(values.items)) + overhead
+    own = values.lengths()
     if keys is not None:
-        own = list(map(add, own, lengths(keys)))
+        own = list(map(add, own, keys.lengths()))
     return [n + overhead for n in own]
-
-
-def lengths(column: Column) -> Iterable[int]:
-    if column.has_none:
-        return [0 if item is None else len(item) for item in column.items]
-    return map(len, column.items)  # type: ignore[arg-type]
 
 
 def largest(sizes: list[int] | int) -> int:

@@ -1,4 +1,4 @@
-"""Sending records: `route` says what is allowed and where they go, `accumulator` and `outbox` hold them."""
+"""Sending records: a `route` says what is allowed and where they go, `accumulator` and `outbox` hold them."""
 
 from __future__ import annotations
 
@@ -8,19 +8,19 @@ from typing import Any, TypeAlias, Unpack
 
 from ..broker.api import Service
 from ..config import ProducerConfig
-from ..errors import InvalidRecordError, InvalidTimestampError, SerializationError, StreamlogError
+from ..errors import InvalidTimestampError, SerializationError, StreamlogError
 from ..records.columns import pack_one
 from ..runtime.api import Completion
-from ..runtime.threads import SystemClock, new_lock, time_ns, wait_for
+from ..runtime.threads import SystemClock, let_go, time_ns, wait_for
 from ..types import HeaderTuple, RecordMetadata
 from . import bulk, options
 from .accumulator import RECORD_OVERHEAD, PartitionQueue, not_in_time
-from .batch import Batch
+from .batch import Batch, Row
 from .delivery import Delivery, ManyDelivery, Part, Written
 from .handle import Closing, Parent, closed
 from .outbox import Outbox
-from .partitioner import make_partitioner
 from .route import Route, header_tuple, headers_size
+from .routes import Routes
 
 _new: Any = object.__new__  # a Delivery is made a million times a second; its __init__ would be a fifth of a send
 TopicLike: TypeAlias = Any
@@ -64,16 +64,10 @@ class Producer(Closing):
         self._linger_ms = self._config.linger_ms
         self._acks = self._config.acks
         self._syncs = self._service.durable
-        self._routes: dict[Any, Route] = {}
-        # Of topics with one partition and no serializer, the queue: the short way of `send` with a linger.
-        self._lingering: dict[Any, PartitionQueue] = {}
-        self._forget_routes = _Forget(self._routes, self._lingering)
-        self._lock = new_lock()
-        self._partition_lock = new_lock()
-        self._partitioners: dict[Any, Any] = {}
-        self._start = log._next_number()
+        self._routes = Routes(log, self._service, self._config, self._outbox)
+        self._known, self._lingering = self._routes.known, self._routes.lingering
         log._adopt(self)
-        self._service.on_metadata(self._forget_routes)
+        self._service.on_metadata(self._routes.forget)
         self._made = True
 
     # -- sending -------------------------------------------------------------------------------------
@@ -110,17 +104,26 @@ class Producer(Closing):
             # Nearly every record of a program that sends many: bytes, for a batch that is open already.
             size = len(value) + len(key) + RECORD_OVERHEAD
             if size <= queue.max_size:
-                row = (key, value, self._now_ns() // 1_000_000, ())
-                with queue.lock:
+                row = (key, value, self._now_ns() // 1_000_000)
+                full = False
+                lock = queue.lock
+                try:  # not `with`, which costs as much as all the rest of it: see `new_owned_lock`
+                    lock.acquire()
                     batch = queue.open
                     if batch is not None:
-                        index = len(batch.rows)
-                        batch.rows.append(row)
+                        rows = batch.rows
+                        index = len(rows)
+                        rows.append(row)
                         batch.size = size = batch.size + size
                         if size >= self._batch_size:
+                            full = True
                             queue.seal_open()
+                    lock.release()
+                except BaseException:
+                    let_go(lock)
+                    raise
                 if batch is not None:
-                    if queue.open is not batch:
+                    if full:
                         queue.drain()
                     delivery: Delivery[RecordMetadata] = _new(Delivery)
                     delivery._batch = batch
@@ -133,8 +136,8 @@ class Producer(Closing):
     ) -> Delivery[RecordMetadata]:
         """`send`, whatever it is given."""
         try:
-            route = self._routes[topic]
-        except (KeyError, TypeError):
+            route = self._known[topic if type(topic) is str else topic._known]
+        except (KeyError, AttributeError):
             route = self._route(topic)
         if not (type(value) is bytes and type(key) is bytes and route.plain):
             key, value = route.key_bytes(key), route.value_bytes(value)
@@ -151,13 +154,14 @@ class Producer(Closing):
         queue = route.only
         if queue is None or partition is not None:
             queue = route.queue_for(key, partition)
+        if not self._linger_ms and value is not None and not pairs and queue.plain and queue.idle():
+            written = self._send_now(queue, key, value, timestamp, now_ms)
+            if written is not None:
+                return written
+        row: Row = (key, value, timestamp, pairs) if pairs else (key, value, timestamp)
         if not self._linger_ms:
-            if value is not None and not pairs and queue.plain and queue.idle():
-                written = self._send_now(queue, key, value, timestamp, now_ms)
-                if written is not None:
-                    return written
-            return self._finish_now(*self._outbox.add(queue, (key, value, timestamp, pairs), size))
-        batch, index = self._outbox.add(queue, (key, value, timestamp, pairs), size)
+            return self._finish_now(*self._outbox.add(queue, row, size))
+        batch, index = self._outbox.add(queue, row, size)
         if queue.open is not batch:
             if key is None:
                 route.batch_is_full()
@@ -237,8 +241,8 @@ class Producer(Closing):
         a record, or less.
         """
         try:
-            route = self._routes[topic]
-        except (KeyError, TypeError):
+            route = self._known[topic if type(topic) is str else topic._known]
+        except (KeyError, AttributeError):
             route = self._route(topic)
         column = route.many(values, route.serialize_value, "value", bool(self._linger_ms))
         key_column = None if keys is None else route.many(keys, route.serialize_key, "key", bool(self._linger_ms))
@@ -247,7 +251,7 @@ class Producer(Closing):
             raise SerializationError(
                 f"send_many got {n} values and {len(key_column.items)} keys; it takes one key for each value."
             )
-        if route.needs_key and n and (key_column is None or key_column.has_none):
+        if route.needs_key and n and (key_column is None or None in key_column.items):
             raise route.no_key()
         pairs = () if headers is None else header_tuple(headers)
         now = self._now_ns() // 1_000_000
@@ -286,50 +290,12 @@ class Producer(Closing):
             delivery.result()
         return delivery
 
-    # -- routes ----------------------------------------------------------------------------------------
-
     def _route(self, topic: TopicLike) -> Route:
-        """Work out a topic's route; later sends find it in `_routes`, which any change to a topic empties."""
+        """A topic's route, by the long way."""
         self._check()
-        name, key_serde, value_serde = self._log._name_of(topic)
-        # Topics are equal by name, whatever their serdes, so one that has any goes by those too.
-        known = name if key_serde is None and value_serde is None else (name, id(key_serde), id(value_serde))
-        if known in self._routes:
-            return self._routes[known]
-        view = self._log._topic_view(name)
-        self._outbox.forget_topics(topic.id_bytes for topic in self._service.image.topics.values())
-        if view.internal:
-            raise InvalidRecordError(f"{name!r} is internal to the log; records cannot be sent to it.")
-        config = self._config
-        spec = config.partitioner if config.partitioner is not None else view.config.partitioner
-        with self._lock:
-            partitioner = self._partitioners.get(spec)
-            if partitioner is None:
-                partitioner = self._partitioners[spec] = make_partitioner(spec, self._start)
-            queues = [self._outbox.queue(view, n) for n in range(view.partitions)]
-            route = Route(
-                view,
-                config,
-                partitioner,
-                self._partition_lock,
-                queues,
-                config.key_serializer if config.key_serializer is not None else key_serde,
-                config.value_serializer if config.value_serializer is not None else value_serde,
-            )
-            if (
-                route.only is not None
-                and route.plain
-                and self._linger_ms
-                and self._acks != 0
-                and isinstance(known, str)
-            ):
-                route.only.max_size = route.max_size
-                self._lingering[known] = route.only
-            self._routes[known] = route
-        if self._service.image.topics.get(name) is not view:  # it changed meanwhile, and emptied the routes too early
-            self._forget_routes()
+        route = self._routes.find(topic)
         if self._dead is not None:
-            self._forget_routes()
+            self._routes.forget()
             self._check()
         return route
 
@@ -351,7 +317,7 @@ class Producer(Closing):
         if self._ended:
             return
         self._dead = dead = self._dead or closed("producer")
-        self._forget_routes()
+        self._routes.forget()
         try:
             self._outbox.close(timeout, dead)
         except Exception:
@@ -361,19 +327,19 @@ class Producer(Closing):
         self._outbox.report()
 
     def _end(self) -> None:
-        self._service.off_metadata(self._forget_routes)
+        self._service.off_metadata(self._routes.forget)
         self._log._forget(self)
         self._ended = True
 
     def _abandon(self) -> None:
         super()._abandon()
         self._ended = True
-        self._forget_routes()
+        self._routes.forget()
         self._outbox.abandon()
 
     def __del__(self) -> None:
         if self._made and not self._ended:
-            outbox, service, forget = self._outbox, self._service, self._forget_routes
+            outbox, service, forget = self._outbox, self._service, self._routes.forget
 
             def funeral() -> None:
                 service.off_metadata(forget)
@@ -385,14 +351,3 @@ class Producer(Closing):
     def __repr__(self) -> str:
         state = "closed" if self._dead is not None else f"linger_ms={self._linger_ms}, acks={self._acks!r}"
         return f"<streamlog.Producer {self._config.client_id} {state}>"
-
-
-class _Forget:
-    """What the service calls when topics change. It knows the routes alone: a forgotten producer is not kept."""
-
-    def __init__(self, *routes: dict[Any, Any]) -> None:
-        self._routes = routes
-
-    def __call__(self) -> None:
-        for known in self._routes:
-            known.clear()

@@ -53,6 +53,8 @@ class Topic(Generic[K, V]):
         self._key_serde = key_serde
         self._value_serde = value_serde
         self.id: UUID = log._use().topic(name).id
+        # What a producer knows this handle by: equal handles may differ in serdes, or mean topics of one name in turn.
+        self._known = (log._identity(), self.id.int, id(key_serde), id(value_serde))
 
     # -- what it is ----------------------------------------------------------------------------------
 
@@ -94,7 +96,6 @@ class Topic(Generic[K, V]):
         timestamp_ms: int | None = None,
     ) -> Delivery[RecordMetadata]:
         """`Producer.send` without a linger or a transaction: in the log on return."""
-        self._view()
         producer: Producer = self._log._topic_producer()
         return producer.send(self, value, key, headers=headers, partition=partition, timestamp_ms=timestamp_ms)
 
@@ -108,7 +109,6 @@ class Topic(Generic[K, V]):
         timestamps_ms: Iterable[int] | None = None,
     ) -> Delivery[Sequence[RecordMetadata]]:
         """`Producer.send_many`: everything checked before the first append, in the log on return."""
-        self._view()
         producer: Producer = self._log._topic_producer()
         return producer.send_many(self, values, keys, headers=headers, partition=partition, timestamps_ms=timestamps_ms)
 

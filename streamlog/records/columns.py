@@ -84,8 +84,9 @@ def seal(
     elif not timestamps:
         base_ts = max_ts = NO_TIMESTAMP
     else:
-        base_ts, max_ts = min(timestamps), max(timestamps)
-        if base_ts != max_ts:
+        base_ts = max_ts = timestamps[0]
+        if timestamps.count(base_ts) != len(timestamps):  # a third of what the least and the greatest cost
+            base_ts, max_ts = min(timestamps), max(timestamps)
             columns.append((TIMESTAMPS, _pack([t - base_ts for t in timestamps])))
     if keys is not None:
         columns.append((KEYS, _pack(keys)))
@@ -220,7 +221,10 @@ class BatchColumns:
     @property
     def only_keys_and_values(self) -> bool:
         """Whether offsets count up, timestamps are all the base timestamp, and there are no headers: the usual batch."""
-        return {kind for kind, _ in self._entries} <= _BYTES_ONLY
+        for kind, _ in self._entries:  # noqa: SIM110
+            if kind != KEYS and kind != VALUES:
+                return False
+        return True
 
     def offsets(self) -> Sequence[int]:
         header = self.header

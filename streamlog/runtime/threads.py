@@ -12,11 +12,11 @@ import os
 import threading
 import time
 import weakref
-from _thread import allocate_lock
+from _thread import RLock, allocate_lock
 from collections.abc import Callable
 from typing import Any, TypeVar
 
-from .api import Completion, Lock, Task
+from .api import Completion, Lock, Mutex, Task
 
 T = TypeVar("T")
 
@@ -47,6 +47,30 @@ def new_lock() -> Lock:
     return allocate_lock()
 
 
+def new_owned_lock() -> Mutex:
+    """A lock that knows who holds it, so that one who may have been interrupted in taking it can `let_go`.
+
+    Where every nanosecond counts it may be used without `with`, which costs 80 ns more:
+
+        try:
+            lock.acquire()
+            ...
+            lock.release()
+        except BaseException:
+            let_go(lock)
+            raise
+
+    An interrupt between any two steps finds it held by this thread, or not, and either is put right.
+    """
+    return RLock()
+
+
+def let_go(lock: Mutex) -> None:
+    """Release a lock of `new_owned_lock` if this thread holds it."""
+    with contextlib.suppress(RuntimeError):
+        lock.release()
+
+
 class RawGate:
     """A one-shot gate on a raw lock: opened from any thread, waited for in one.
 
@@ -63,8 +87,11 @@ class RawGate:
     def open(self, _: object = None) -> None:
         if not self._open:
             self._open = True
-            with contextlib.suppress(RuntimeError):  # two threads opened it at once: it is open, as was asked
+            # Not by `suppress`: that is three calls more between an append and the thread that waits for it.
+            try:  # noqa: SIM105
                 self._lock.release()
+            except RuntimeError:  # two threads opened it at once: it is open, as was asked
+                pass
 
     def is_open(self) -> bool:
         return self._open

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 import streamlog
-from streamlog.client import producer as producer_module
+from streamlog.client import routes as routes_module
 
 
 def values(log: streamlog.StreamLog, topic: str = "t") -> list[bytes | None]:
@@ -74,13 +74,13 @@ def test_a_producer_closed_while_it_works_out_a_route_stays_closed(
 ) -> None:
     log.create_topic("t")
     producer = log.producer(linger_ms=linger_ms)
-    made = producer_module.make_partitioner
+    made = routes_module.make_partitioner
 
     def close_first(*given: Any) -> Any:
         producer.close()
         return made(*given)
 
-    monkeypatch.setattr(producer_module, "make_partitioner", close_first)
+    monkeypatch.setattr(routes_module, "make_partitioner", close_first)
     for _ in range(3):  # the route that was made meanwhile must not be found by a later send either
         with pytest.raises(streamlog.ClosedError):
             producer.send("t", b"v", b"k")

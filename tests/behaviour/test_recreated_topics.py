@@ -11,7 +11,7 @@ import pytest
 import streamlog
 from streamlog import TopicPartition
 from streamlog.client import assignment as assignment_module
-from streamlog.client import producer as producer_module
+from streamlog.client import routes as routes_module
 from streamlog.testing import ManualClock
 
 P0 = TopicPartition("t", 0)
@@ -58,14 +58,14 @@ def test_a_route_made_while_its_topic_is_recreated_is_not_kept(
 ) -> None:
     log.create_topic("t")
     producer = log.producer()
-    made = producer_module.make_partitioner
+    made = routes_module.make_partitioner
 
     def recreate_first(*given: Any) -> Any:
         monkeypatch.undo()
         recreate(log, partitions=3)
         return made(*given)
 
-    monkeypatch.setattr(producer_module, "make_partitioner", recreate_first)
+    monkeypatch.setattr(routes_module, "make_partitioner", recreate_first)
     with pytest.raises(streamlog.UnknownTopicOrPartitionError):
         producer.send("t", b"v", b"k")  # it was routed to the former topic
     here = producer.send("t", b"v", b"k").result()
