@@ -5,6 +5,10 @@ for who reads without waiting, at once where a read would come back empty, and e
 background thread while somebody waits, and only then. A partition takes the news over when it is next
 used; the topics come from the metadata log, followed like any other.
 
+What a reader may see never becomes less while the log does not: it would be told that its position is out of
+range, and would start over. So slots count only while the process lives that wrote them, what was found in
+files that nobody owned only if nobody came meanwhile, and of a partition that was not looked at yet nothing is said.
+
 Locks: the look's, then a partition's; both are leaves of everything else, and nobody is woken under them.
 """
 
@@ -16,7 +20,7 @@ from typing import Any
 from uuid import UUID
 
 from ..coordinator import GroupDescription
-from ..errors import ClosedError, RequestTimedOutError, StorageError, StreamlogError
+from ..errors import ClosedError, OffsetOutOfRangeError, RequestTimedOutError, StorageError, StreamlogError
 from ..records.batch import seed_of
 from ..replication.partition import gone
 from ..replication.waiters import Waiters
@@ -75,18 +79,20 @@ class FollowedPartition(Waiters):
         if watcher.stage == self._stage and watcher.slots.get(self.log.seed) is self._seen:
             return
         with self._lock:
-            stage, situation = watcher.stage, watcher.situation
+            owner, stage, situation = watcher.owner, watcher.stage, watcher.situation
             slot = watcher.slots.get(self.log.seed)
-            if situation is Situation.ALONE:
-                if stage != self._stage:
-                    self.log.salvage(watcher.trusted(self.log.seed), verify=not (watcher.same_boot or watcher.is_clean))
-            elif situation is Situation.OPENING:
-                return
-            elif slot is not None and not self.log.follow(
-                slot, watcher.incarnation, lambda: watcher.slot(self.log.seed)
-            ):
-                return  # the owner is another one by now, or the topic is gone: the next look tells
-            self._stage, self._seen = stage, slot
+            done = False
+            # Closed as clean, the files are as good as a slot that does not verify.
+            if situation is Situation.ALONE or (slot is None and owner.get("clean")):
+                done = stage == self._stage or self.log.salvage(
+                    watcher.trusted(self.log.seed),
+                    verify=not (watcher.same_boot or watcher.is_clean),
+                    is_alone=lambda: watcher.is_last(owner),
+                )
+            elif situation is Situation.PUBLISHED and slot is not None:
+                done = self.log.follow(slot, watcher.incarnation, lambda: watcher.slot(self.log.seed))
+            if done:  # else there is another owner, or the topic is gone: the next look tells
+                self._stage, self._seen = stage, slot
 
     def _renew(self, failed: Tail) -> None:
         """The files of a view were not there, or others were."""
@@ -161,18 +167,23 @@ class FollowingService(ReadingService, RefusingService):
 
         Raises FormatError where there is no log, RequestTimedOutError, and what reading raises.
         """
-        deadline = self._seconds() + max(patience_s, _PATIENCE_S)
-        while True:
-            self.look()
-            if self._watcher.situation is not Situation.OPENING:
-                return
+        self.look()
+        self._wait_for(self._metadata, self.look, max(patience_s, _PATIENCE_S))
+
+    def _wait_for(
+        self, partition: FollowedPartition, look: Callable[[], object], patience_s: float = _PATIENCE_S
+    ) -> None:
+        """Have something known of the partition: `look`, as long as only an owner that is opening the log could tell."""
+        deadline = self._seconds() + patience_s
+        while not partition.log.is_known:
             if self._seconds() >= deadline:
                 raise RequestTimedOutError(
-                    f"The process that owns {self._path} has been opening it for {_PATIENCE_S:g} s, or does not say how far it "
+                    f"The process that owns {self._path} has been opening it for {patience_s:g} s, or does not say how far it "
                     f"goes (its file 'published' is missing or cannot be read). Try again; the file is written anew "
                     f"when the owner opens the log."
                 )
             self._new_gate().wait(LOOK_MS / 1000)
+            look()
 
     def close(self) -> None:
         self._closed = ClosedError("The log was closed.")
@@ -278,10 +289,21 @@ class FollowingService(ReadingService, RefusingService):
     # -- records -------------------------------------------------------------------------------------
 
     def _fresh(self, name: TopicPartition) -> FollowedPartition:
-        """The partition as it is now."""
+        """The partition as it is now. Raises RequestTimedOutError, after a wait, if only an owner that is opening could tell."""
         self.look()
-        partition = self._partition(name)
+        return self._known(self._partition(name))
+
+    def _known(self, partition: FollowedPartition) -> FollowedPartition:
+        """The partition, caught up with; the first time this may take the wait."""
+
+        def look() -> None:
+            self.look()
+            if partition.closed is not None:
+                raise partition.closed.again()
+            self._catch_up(partition)
+
         self._catch_up(partition)
+        self._wait_for(partition, look)
         return partition
 
     def _catch_up(self, partition: FollowedPartition) -> None:
@@ -305,7 +327,10 @@ class FollowingService(ReadingService, RefusingService):
         self._look_if_stale()
         here = self._partition(partition)
         self._catch_up(here)
-        chunk = super().fetch(partition, offset, max_bytes, isolation_level, after, topic_id)
+        try:
+            chunk = super().fetch(partition, offset, max_bytes, isolation_level, after, topic_id)
+        except OffsetOutOfRangeError:  # of what was seen last
+            chunk = EMPTY
         if not chunk.data:
             self.look()
             self._catch_up(here)
@@ -337,8 +362,7 @@ class FollowingService(ReadingService, RefusingService):
         self.look()
         topics: dict[str, Any] = {}
         for (name, number), partition in sorted(self._partitions.items()):
-            self._catch_up(partition)
-            tail = partition.log.tail
+            tail = self._known(partition).log.tail
             topics.setdefault(name, {})[str(number)] = {
                 "log_start_offset": tail.start_offset,
                 "log_end_offset": tail.end_offset,

@@ -182,13 +182,13 @@ class _Repair(Inspection):
     def _refuse_owner(self) -> None:
         """Raise LogLockedError while somebody has the log open. Asked before and after: no lock is taken, for that writes."""
         path = f"{self.path}/lock"
-        if self.disk.exists(path) and self.disk.lock(path).is_held():
-            pid = self.disk.read(path, 64).decode("ascii", "replace").strip()
+        pid = self.disk.lock(path).holder() if self.disk.exists(path) else None
+        if pid is not None:
             raise LogLockedError(
-                f"{self.path} is in use by process {pid or 'unknown'}: what it writes meanwhile would be missed. Close the "
+                f"{self.path} is in use by process {pid}: what it writes meanwhile would be missed. Close the "
                 f"log there, then repair.",
                 path=self.path,
-                pid=int(pid) if pid.isdigit() else 0,
+                pid=pid,
             )
 
     def _owner(self) -> None:

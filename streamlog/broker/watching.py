@@ -71,6 +71,10 @@ class Watcher:
         """How far the owner that is gone came with a partition at least, if that can still be relied on."""
         return self.slots.get(seed) if self.incarnation == self.owner.get("incarnation") and self.same_boot else None
 
+    def is_last(self, owner: dict[str, Any]) -> bool:
+        """Whether nobody has opened the directory after `owner` did: who does says so there before anything else."""
+        return bool(self._owner()["incarnation"] == owner["incarnation"])
+
     def close(self) -> None:
         self._file = None
 
@@ -155,27 +159,36 @@ class Watcher:
 
     def _ask(self, changed: Set[int] = frozenset()) -> Set[int] | None:
         """Find out who has the directory; None if that changed."""
-        incarnation, situation = self.owner.get("incarnation"), self._situation()
-        if situation is self.situation and incarnation == self.owner.get("incarnation"):
+        before, owner = self.owner, self._owner()
+        situation = self._situation(owner)
+        if situation is self.situation and owner["incarnation"] == before.get("incarnation"):
+            self.owner = owner
             return changed
+        # In this order: whoever finds the new owner finds the situation that it made.
         self.situation = situation
+        self.owner = owner
         self.stage += 1
         return None
 
-    def _situation(self) -> Situation:
-        try:
-            held = self._lock.is_held()
-        except OSError:  # a lock file that may not be read: nothing is known, so nothing beyond the slots is read
-            held = True
-        self.owner = self._owner()
+    def _situation(self, owner: dict[str, Any]) -> Situation:
+        """Who has the directory whose owner file says `owner`. The lock is looked at after that was read: if nobody
+        holds it, that owner is gone."""
         header = self._header
-        state = header.state if header is not None and header.incarnation == self.owner["incarnation"] else OPENING
-        if held and state == OPEN:
+        state, pid = OPENING, 0
+        if header is not None and header.incarnation == owner["incarnation"]:
+            state, pid = header.state, header.pid
+        try:
+            holder = self._lock.holder()
+        except OSError:  # a lock file that may not be read: nothing is known, so nothing beyond the slots is read
+            holder = pid
+        # Held by another process, they are those of one that was killed, and the next one has not said so yet. What
+        # the dead one did not publish may have been found in the files: they would take that back.
+        if state == OPEN and holder == pid:
             return Situation.PUBLISHED
         self._file = None  # nobody writes it: it may be removed, and another be there by the next look
-        if state == CLOSED and (held or self.is_clean):  # with the lock held, its owner is about to be gone
+        if state == CLOSED and (holder is not None or owner["clean"]):  # held, by an owner that is about to be gone
             return Situation.PUBLISHED
-        return Situation.OPENING if held else Situation.ALONE
+        return Situation.ALONE if holder is None else Situation.OPENING
 
     def _owner(self) -> dict[str, Any]:
         path = f"{self._directory}/{OWNER_FILE}"

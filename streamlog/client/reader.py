@@ -11,7 +11,7 @@ from itertools import islice
 from typing import Any
 
 from ..broker.api import Service
-from ..errors import CorruptRecordError, DeserializationError, StreamlogError
+from ..errors import CorruptRecordError, DeserializationError, OffsetOutOfRangeError, StreamlogError
 from ..records.batch import CONTROL
 from ..storage.log import EMPTY
 from ..types import Record, TopicPartition
@@ -61,6 +61,19 @@ class PartitionReader:
         self._bytes = min(FIRST_BYTES, self._max_bytes)
         self._window = FIRST_RECORDS
         self._forget()
+
+    def lost(self) -> OffsetOutOfRangeError | None:
+        """What a fetch at `position` says if the log does not hold that; None if it does.
+
+        A fetch, for the bounds are not the same question: who saw what may not be seen any more waits beyond the end.
+        """
+        try:
+            self._service.fetch(self.name, self.position, 0, self.isolation, EMPTY, self.topic_id)
+        except OffsetOutOfRangeError as error:
+            return error
+        except StreamlogError:  # whatever else is wrong there is told to who reads
+            return None
+        return None
 
     def _forget(self) -> None:
         self._current: Iterator[Record[Any, Any]] | None = None

@@ -170,8 +170,11 @@ class DirectoryLock(Protocol):
     def abandon(self) -> None:
         """In a forked child: let go of the descriptor; the lock stays the parent's."""
 
-    def is_held(self) -> bool:
-        """Whether a process holds it, found out without taking it: that could be in the way of one that starts."""
+    def holder(self) -> int | None:
+        """The pid of the process that holds it, as that process calls itself; None if nobody does.
+
+        Found out without taking it: that could be in the way of one that starts.
+        """
 
 
 class Disk(Protocol):

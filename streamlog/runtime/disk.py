@@ -273,12 +273,15 @@ class DirectoryLock:
         if fd >= 0:
             os.close(fd)
 
-    def is_held(self) -> bool:
-        """Whether a process holds it, by the kernel's list of locks; where there is none, by whether the pid lives."""
+    def holder(self) -> int | None:
+        """The holder's pid by the kernel's list of locks; where there is none, the pid in the file if it lives.
+
+        Not always the one in the file: who has only just taken the lock has not written it yet.
+        """
         try:
             fd = os.open(self.path, _FLAGS | os.O_RDONLY | os.O_NONBLOCK)
         except FileNotFoundError:
-            return False
+            return None
         try:
             about = os.fstat(fd)
             pid = os.pread(fd, 20, 0).decode("ascii", "replace").strip()
@@ -288,15 +291,15 @@ class DirectoryLock:
             with open("/proc/locks", encoding="ascii") as file:
                 locks = [line.split() for line in file]
         except OSError:
-            return pid.isdigit() and _is_running(int(pid))
+            return int(pid) if pid.isdigit() and _is_running(int(pid)) else None
         device = f"{os.major(about.st_dev):02x}:{os.minor(about.st_dev):02x}"
         for fields in locks:  # 1: FLOCK ADVISORY WRITE pid major:minor:inode 0 EOF; one that waits has an arrow
             if len(fields) > 5 and fields[1] == "FLOCK":
                 at, _, inode = fields[5].rpartition(":")
                 # Some file systems list another device than they tell of a file.
                 if inode == str(about.st_ino) and (at == device or fields[4] == pid):
-                    return True
-        return False
+                    return _own_name_of(fields[4])
+        return None
 
     def __del__(self) -> None:
         self.abandon()
@@ -310,6 +313,16 @@ def _is_running(pid: int) -> bool:
     except OSError:  # it is another user's
         return True
     return pid > 0
+
+
+def _own_name_of(pid: str) -> int:
+    """What a process calls itself whose pid is `pid` here: in a container it has another one, which it writes to files."""
+    try:
+        with open(f"/proc/{pid}/status", encoding="utf-8", errors="replace") as status:
+            names = next(line.split() for line in status if line.startswith("NSpid:"))
+    except (OSError, StopIteration):  # it has just ended, or may not be looked at
+        return int(pid)
+    return int(names[-1])
 
 
 fspath = os.fspath

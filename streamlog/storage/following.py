@@ -149,9 +149,7 @@ class FollowedLog(LogReader):
         self._life: tuple[int, int] | None = None
         self._slot: Slot | None = None
         self.high_watermark = 0
-        # The greatest end that this view had. An owner that comes back may publish less for a moment, until it has
-        # synced what it found: who has read to there waits, and is not told that the offset is out of range.
-        self._furthest = 0
+        self.is_known = False  # until it is, no offset is out of range
         self.tail = self._tail([self._segment(0)], 0, 0, 0)
         self.renew: Callable[[Tail], None] = lambda tail: None
 
@@ -171,7 +169,8 @@ class FollowedLog(LogReader):
     # -- reading -------------------------------------------------------------------------------------
 
     def fetch(self, offset: int, max_bytes: int, end_offset: int, after: Chunk = EMPTY) -> Chunk:
-        if end_offset < offset <= self._furthest:
+        # What is in the log and may not be seen is waited for: an owner before this one had let it be seen.
+        if not self.is_known or end_offset < offset <= self.tail.end_offset:
             return EMPTY
         read = super().fetch
         return self._again(lambda: read(offset, max_bytes, end_offset, after))
@@ -218,7 +217,9 @@ class FollowedLog(LogReader):
         last, tail = self._slot, self.tail
         life = (incarnation, slot.rewrites)
         if last is not None and life == self._life and slot.shape == last.shape:
-            self._publish(tail._replace(end_offset=slot.end_offset, end_position=slot.end_position), slot, life)
+            # Between appends alone an end that is less is that of a slot read before the last one, by another thread.
+            if slot.end_offset >= last.end_offset and slot.high_watermark >= last.high_watermark:
+                self._publish(tail._replace(end_offset=slot.end_offset, end_position=slot.end_position), slot, life)
             return True
         missing: OSError | None = None
         for _ in range(_LISTINGS):
@@ -270,7 +271,7 @@ class FollowedLog(LogReader):
         self._life, self._slot = life, slot
         self.tail = tail
         self.high_watermark = slot.high_watermark
-        self._furthest = max(self._furthest, slot.high_watermark)
+        self.is_known = True
 
     def _listed(self, slot: Slot, *, keep: bool) -> Tail:
         """The log as `slot` and the directory have it. `keep`: what is known of files with the same name still holds.
@@ -293,12 +294,13 @@ class FollowedLog(LogReader):
 
     # -- without an owner ----------------------------------------------------------------------------
 
-    def salvage(self, slot: Slot | None, *, verify: bool) -> None:
+    def salvage(self, slot: Slot | None, *, verify: bool, is_alone: Callable[[], bool]) -> bool:
         """Nobody owns the directory: take everything that is whole, as far as the files go.
 
         `slot` is how far the owner came at least, if that is known and still true. With `verify` payloads past the
-        recovery point are verified too: the machine was booted since. Nothing is cut, nothing written. Raises
-        StorageError, CorruptRecordError.
+        recovery point are verified too: the machine was booted since. Unless it still `is_alone` afterwards the view
+        stays as it was, and the answer is False: what the next owner appends is in the files before it may be seen.
+        Nothing is cut, nothing written. Raises StorageError, CorruptRecordError.
         """
         try:
             names = self._names()
@@ -311,10 +313,13 @@ class FollowedLog(LogReader):
             tail = self._walked(segments, state, slot, state.recovery_point if verify else None)
         except OSError as error:
             raise typed(error, "read", self.directory) from error
+        if not is_alone():
+            return False
         self._slot, self._life = None, None
         self.tail = tail
         self.high_watermark = tail.end_offset
-        self._furthest = max(self._furthest, tail.end_offset)
+        self.is_known = True
+        return True
 
     def _names(self) -> list[str]:
         try:

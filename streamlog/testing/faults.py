@@ -352,9 +352,9 @@ class _FaultyLock:
     def release(self) -> None:
         self._inner.release()
 
-    def is_held(self) -> bool:
-        held: bool = self._inner.is_held()
-        return held
+    def holder(self) -> int | None:
+        holder: int | None = self._inner.holder()
+        return holder
 
     def abandon(self) -> None:
         self._inner.abandon()

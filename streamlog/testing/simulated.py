@@ -358,9 +358,9 @@ class SimulatedLock:
             if self._disk._locks.get(self.path) is self:
                 del self._disk._locks[self.path]
 
-    def is_held(self) -> bool:
+    def holder(self) -> int | None:
         with self._disk._lock:
-            return self.path in self._disk._locks
+            return getpid() if self.path in self._disk._locks else None
 
     def abandon(self) -> None:
         """As a closed descriptor does. The child of a fork has a copy of the whole disk, and lets go in that."""

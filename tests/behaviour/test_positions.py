@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -152,6 +154,25 @@ def test_without_a_policy_an_offset_out_of_range_is_an_error_with_the_bounds(
         assert (raised.value.log_start_offset, raised.value.log_end_offset) == (2, 5)
         consumer.seek(P0, 4)
         assert offsets_of(consumer.poll()) == [4]
+
+
+@pytest.mark.damaged
+def test_a_position_that_is_reset_is_not_kept_from_it_by_damage_elsewhere(
+    open_log: Callable[..., streamlog.StreamLog], path: Path
+) -> None:
+    with open_log() as log:
+        topic = fill(log, 3, partitions=3)
+        topic.send("behind", partition=0)
+        directory = f"{topic.id.hex}-0"
+    segment = next((path / "topics" / directory).glob("*.log"))
+    data = bytearray(segment.read_bytes())
+    data[20] ^= 1  # in the first batch's header, so that it is not even found
+    segment.write_bytes(data)
+    with open_log() as log, log.consumer("t", on_corrupt="skip") as consumer:
+        log["t"].delete_records({1: 2, 2: 2})
+        for lost in (P1, TopicPartition("t", 2)):
+            consumer.seek(lost, 0)
+        assert sorted(record.value for record in drain(consumer)) == [b"1:2", b"2:2", b"behind"]
 
 
 def test_a_negative_offset_is_refused_and_the_position_stays(log: streamlog.StreamLog) -> None:

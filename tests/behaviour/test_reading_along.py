@@ -5,9 +5,6 @@ from __future__ import annotations
 import gc
 import json
 import os
-import subprocess
-import threading
-import time
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
 from pathlib import Path
@@ -19,56 +16,7 @@ import streamlog
 from streamlog import StreamLog, TopicPartition
 from streamlog.runtime.disk import OsDisk
 
-Child = Callable[..., subprocess.Popen[str]]
-# The bound is 20 ms; a machine that runs other tests as well is given more before a test says that nothing comes.
-SOON = 10.0
-
-
-class Owner:
-    """A process that owns the log and does what it is told, a line of Python at a time."""
-
-    CODE = """
-    import json, sys, streamlog
-    log = streamlog.open(sys.argv[1], **json.loads(sys.argv[2]))
-    print("ready", flush=True)
-    for line in sys.stdin:
-        exec(line)
-        print("done", flush=True)
-    """
-
-    def __init__(self, child: Child, path: Path, **options: Any) -> None:
-        self._child = child
-        self.path = path
-        self._options = json.dumps(options)
-        self.open()
-
-    def open(self) -> None:
-        self.process = self._child(self.CODE, self.path, self._options)
-        self._answer("ready")
-
-    def __call__(self, line: str) -> None:
-        """Have a line executed; what it acknowledged is acknowledged on return."""
-        assert self.process.stdin is not None
-        self.process.stdin.write(line + "\n")
-        self.process.stdin.flush()
-        self._answer("done")
-
-    def _answer(self, expected: str) -> None:
-        assert self.process.stdout is not None
-        answer = self.process.stdout.readline()
-        if answer != expected + "\n":
-            self.process.kill()
-            assert self.process.stderr is not None
-            raise AssertionError(answer + self.process.stderr.read())
-
-    def kill(self) -> None:
-        self.process.kill()
-        self.process.wait()
-
-    def close(self) -> None:
-        """End as a program does."""
-        self("log.close()")
-        assert self.process.communicate(timeout=60) == ("", "")
+from .beside import Child, Owner, eventually, received, values
 
 
 @pytest.fixture
@@ -83,28 +31,6 @@ def owner(child: Child, path: Path) -> Owner:
 def reader(path: Path, owner: Owner) -> Iterator[StreamLog]:
     with streamlog.open(path, read_only=True) as log:
         yield log
-
-
-def values(log: StreamLog, topic: str = "t", **bounds: Any) -> list[Any]:
-    return [record.value for record in log[topic].read(**bounds)]
-
-
-def eventually(look: Callable[[], Any], expected: Any) -> None:
-    """What was acknowledged is there within the bound, not at once."""
-    deadline = time.monotonic() + SOON
-    while (found := look()) != expected:
-        assert time.monotonic() < deadline, found
-        threading.Event().wait(0.002)
-
-
-def received(consumer: streamlog.Consumer[Any, Any], count: int) -> list[Any]:
-    """The values of the next `count` records, each waited for."""
-    found: list[Any] = []
-    while len(found) < count:
-        records = consumer.poll(SOON, max_records=count - len(found))
-        assert records, f"after {found} nothing came"
-        found += [record.value for record in records]
-    return found
 
 
 # Tailing

@@ -44,8 +44,8 @@ class Scene:
         self.reader = self.new_reader()
         self.reader.open()
 
-    def own(self) -> None:
-        broker = Broker(self.path, OsDisk(), new_lock, RawGate, real_monotonic)
+    def own(self, *, sync: bool = False) -> None:
+        broker = Broker(self.path, OsDisk(), new_lock, RawGate, real_monotonic, sync=sync)
         broker.open(0.0)
         self.owner = LocalService(
             broker, SystemClock(), Scheduler(new_lock(), new_lock()), {}, new_lock, real_monotonic
@@ -62,8 +62,8 @@ class Scene:
         batch = columns.seal(view.seeds[0], None, list(values), 1, count=len(values))
         self.owner.produce(view, 0, Write([batch]))
 
-    def fetch(self, offset: int = 0) -> bytes:
-        return bytes(self.reader.fetch(NAME, offset, 1 << 16, "read_committed").data)
+    def fetch(self, offset: int = 0, reader: FollowingService | None = None) -> bytes:
+        return bytes((reader or self.reader).fetch(NAME, offset, 1 << 16, "read_committed").data)
 
 
 @pytest.fixture

@@ -27,6 +27,7 @@ from streamlog.storage.published import (
 
 SLOT = Slot(11, 3, 1, 500, 480, 470, 20, 400, 9_000)
 OTHER = SLOT._replace(seed=12)
+PID = 99
 ALONE, AT_WORK, BACK_SOON = Situation.ALONE, Situation.PUBLISHED, Situation.OPENING
 
 
@@ -35,14 +36,15 @@ class Lock:
 
     def __init__(self) -> None:
         self.held = True
+        self.pid = PID
         self.error: OSError | None = None
         self.asked = 0
 
-    def is_held(self) -> bool:
+    def holder(self) -> int | None:
         self.asked += 1
         if self.error is not None:
             raise self.error
-        return self.held
+        return self.pid if self.held else None
 
 
 class ReaderDisk(OsDisk):
@@ -87,7 +89,7 @@ class Scene:
 
     def write(self, *slots: Slot | bytes, incarnation: int = 1, state: int = OPEN) -> None:
         data = [pack_slot(slot) if isinstance(slot, Slot) else slot for slot in slots]
-        (self.path / "published").write_bytes(pack_header(Header(incarnation, state, 99)) + b"".join(data))
+        (self.path / "published").write_bytes(pack_header(Header(incarnation, state, PID)) + b"".join(data))
 
     def look(self, seconds: float = 0.0) -> Any:
         self.now += seconds
@@ -260,6 +262,42 @@ def test_an_owner_that_is_killed_is_noticed_and_so_is_the_next(scene: Scene) -> 
     scene.owned(3)
     scene.write(SLOT, incarnation=3)  # closed and opened again between two looks
     next_is(AT_WORK, 0.0)
+
+
+def test_the_slots_of_one_that_was_killed_are_not_those_of_the_process_that_has_only_just_taken_the_lock(
+    scene: Scene,
+) -> None:
+    scene.write(SLOT)
+    scene.lock.pid = PID + 1
+    assert scene.situation() is BACK_SOON
+    scene.owned(2)
+    assert scene.situation() is BACK_SOON
+    scene.lock.held = False  # it was killed too, before it wrote anything
+    assert scene.situation() is ALONE
+
+
+def test_whether_somebody_opened_the_directory_since_is_in_the_owner_file(scene: Scene) -> None:
+    scene.write(SLOT)
+    scene.lock.held = False
+    assert scene.situation() is ALONE
+    owner = scene.watcher.owner
+    assert scene.watcher.is_last(owner)
+    scene.owned(2)
+    assert not scene.watcher.is_last(owner)
+    assert scene.watcher.owner is owner
+
+
+def test_whoever_left_the_directory_alone_is_gone(scene: Scene) -> None:
+    scene.write(SLOT)
+    read = scene.disk.read
+
+    def killed_meanwhile(path: str, *limit: int) -> bytes:
+        data = read(path, *limit)
+        scene.lock.held = False
+        return data
+
+    scene.disk.read = killed_meanwhile  # type: ignore[method-assign]
+    assert scene.situation() is ALONE  # for the lock is looked at after the owner file, never before
 
 
 def test_a_new_file_under_the_old_name_is_found_when_nobody_wrote_the_old_one(scene: Scene) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import builtins
+import io
 import os
 import subprocess
 import sys
@@ -37,10 +38,10 @@ def path(request: pytest.FixtureRequest, tmp_path: Path) -> str:
 
 def test_a_lock_is_held_while_a_process_holds_it(path: str) -> None:
     looking, holding = DirectoryLock(path), DirectoryLock(path)
-    assert not looking.is_held()
+    assert looking.holder() is None
     assert not Path(path).exists()
     assert holding.acquire() is None
-    assert looking.is_held()
+    assert looking.holder() == os.getpid()
     assert DirectoryLock(path).acquire() == os.getpid()
 
 
@@ -48,27 +49,57 @@ def test_a_lock_whose_holder_is_dead_is_not_held(path: str) -> None:
     code = f"from streamlog.runtime.disk import DirectoryLock; l = DirectoryLock({path!r}); assert l.acquire() is None"
     subprocess.run([sys.executable, "-c", code], check=True)
     assert Path(path).read_text().strip().isdigit()
-    assert not DirectoryLock(path).is_held()
+    assert DirectoryLock(path).holder() is None
+
+
+def test_who_holds_a_lock_is_not_who_wrote_its_pid_last(tmp_path: Path) -> None:
+    lock = DirectoryLock(str(tmp_path / "lock"))
+    assert lock.acquire() is None
+    Path(lock.path).write_text("1\n")  # the one before was killed, and this one has not written yet
+    assert lock.holder() == os.getpid()
+
+
+@pytest.mark.parametrize(
+    ("status", "expected"),
+    [("Name:\tpython\nNSpid:\t4711\t7\n", 7), ("Name:\tpython\n", os.getpid()), (None, os.getpid())],
+    ids=["in a container", "an old kernel", "hidden"],
+)
+def test_a_holder_is_told_by_the_pid_that_it_knows_itself_by(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, status: str | None, expected: int
+) -> None:
+    lock = DirectoryLock(str(tmp_path / "lock"))
+    assert lock.acquire() is None
+    real = builtins.open
+
+    def in_proc(file: Any, *args: Any, **options: Any) -> Any:
+        if file == f"/proc/{os.getpid()}/status":
+            if status is None:
+                raise PermissionError(file)
+            return io.StringIO(status)
+        return real(file, *args, **options)
+
+    monkeypatch.setattr(builtins, "open", in_proc)
+    assert lock.holder() == expected
 
 
 def test_a_lock_that_was_given_up_is_not_held_by_the_kernels_list(tmp_path: Path) -> None:
     lock = DirectoryLock(str(tmp_path / "lock"))
     lock.acquire()
     lock.release()
-    assert not lock.is_held()
+    assert lock.holder() is None
 
 
 @pytest.mark.parametrize("content", ["", "nobody", "0", "99999999999"])
 def test_a_lock_file_that_names_nobody_is_not_held(path: str, content: str) -> None:
     Path(path).write_text(content)
-    assert not DirectoryLock(path).is_held()
+    assert DirectoryLock(path).holder() is None
 
 
 def test_looking_never_refuses_an_owner_that_starts(path: str) -> None:
     looking, starting = DirectoryLock(path), DirectoryLock(path)
     for _ in range(50):
         assert starting.acquire() is None
-        assert looking.is_held()
+        assert looking.holder() is not None
         starting.release()
 
 
@@ -79,4 +110,4 @@ def test_a_process_of_another_user_is_taken_for_alive(tmp_path: Path, monkeypatc
 
     monkeypatch.setattr(os, "kill", refuse)
     (tmp_path / "lock").write_text("4711\n")
-    assert DirectoryLock(str(tmp_path / "lock")).is_held()
+    assert DirectoryLock(str(tmp_path / "lock")).holder() is not None

@@ -610,7 +610,7 @@ def test_a_directory_that_is_missing_or_may_not_be_listed_is_a_storage_error(box
             Along(b, ReaderDisk(before)).follow()
         assert raised.value.errno == error
     with pytest.raises(StorageError):
-        Along(b, ReaderDisk(before)).log.salvage(None, verify=False)
+        Along(b, ReaderDisk(before)).log.salvage(None, verify=False, is_alone=lambda: True)
     along = Along(b)
     along.follow()
     along.disk.before = before
@@ -656,21 +656,6 @@ def test_a_view_that_was_never_made_has_nothing_to_list(box: MakeBox) -> None:
     assert along.log.tail.end_offset == 0
 
 
-def test_a_reader_waits_for_an_owner_that_comes_back_and_publishes_less_at_first(box: MakeBox) -> None:
-    b = box()
-    for n in range(5):
-        b.append(b"%d" % n)
-    along = Along(b)
-    along.follow()
-    along.log.follow(along.slot()._replace(high_watermark=3), 2, along.slot)
-    assert along.log.high_watermark == 3
-    assert not along.log.fetch(5, 100, 3).data
-    with pytest.raises(OffsetOutOfRangeError):
-        along.log.fetch(6, 100, 3)
-    along.follow()
-    assert along.values(4) == [b"4"]
-
-
 # -- without an owner
 
 
@@ -683,7 +668,7 @@ def alone(b: Box) -> Along:
 
 def left_alone(b: Box, slot: Slot | None = None, *, verify: bool = False) -> list[bytes | None]:
     along = alone(b)
-    along.log.salvage(slot, verify=verify)
+    along.log.salvage(slot, verify=verify, is_alone=lambda: True)
     assert along.log.high_watermark == along.log.tail.end_offset
     return along.values()
 
@@ -738,7 +723,7 @@ def test_after_a_boot_payloads_past_the_recovery_point_are_verified(box: MakeBox
     b.logs()[-1].write_bytes(data)
     assert left_alone(b, verify=True) == [value(0), value(1)]
     along = Along(b)
-    along.log.salvage(None, verify=False)
+    along.log.salvage(None, verify=False, is_alone=lambda: True)
     assert along.log.tail.end_offset == 3
     with pytest.raises(CorruptRecordError):
         along.values()
@@ -753,7 +738,7 @@ def test_damage_in_the_middle_hides_nothing_behind_it(box: MakeBox) -> None:
     data[len(data) // 4 + 40] ^= 1
     b.logs()[0].write_bytes(data)
     along = Along(b)
-    along.log.salvage(None, verify=False)
+    along.log.salvage(None, verify=False, is_alone=lambda: True)
     assert along.log.tail.end_offset == 4
     assert len(b.read(skip=True, log=along.log)) == 3  # type: ignore[arg-type]
 
@@ -801,7 +786,7 @@ def test_a_gap_before_an_empty_last_segment_is_told(box: MakeBox) -> None:
     b = small(box, 3)
     (b.path / f"{9:020d}.log").write_bytes(b"")
     along = alone(b)
-    along.log.salvage(None, verify=False)
+    along.log.salvage(None, verify=False, is_alone=lambda: True)
     assert along.log.tail.end_offset == 9
     with pytest.raises(CorruptRecordError):
         along.values()
@@ -818,7 +803,7 @@ def test_deleted_records_stay_deleted_without_an_owner(box: MakeBox) -> None:
 def test_a_directory_that_is_not_there_yet_is_an_empty_log(box: MakeBox) -> None:
     along = Along(box())
     log = FollowedLog(along.disk, str(along.box.path / "none"), SEED, TOPIC_ID, PARTITION)  # type: ignore[arg-type]
-    log.salvage(None, verify=False)
+    log.salvage(None, verify=False, is_alone=lambda: True)
     assert (log.tail.start_offset, log.tail.end_offset) == (0, 0)
 
 
@@ -837,7 +822,7 @@ def test_without_a_state_that_verifies_nothing_is_read(box: MakeBox) -> None:
     (b.path / "partition.state").write_bytes(b"x" * 8192)
     along = Along(b)
     with pytest.raises(CorruptRecordError, match="where the log starts"):
-        along.log.salvage(None, verify=False)
+        along.log.salvage(None, verify=False, is_alone=lambda: True)
     b.log.release()
 
 
@@ -847,7 +832,7 @@ def test_an_owner_that_appears_is_followed_on(box: MakeBox) -> None:
     along.follow()
     b.append(value(5))
     b.log.release()
-    along.log.salvage(along.slot(), verify=False)
+    along.log.salvage(along.slot(), verify=False, is_alone=lambda: True)
     assert along.values() == [value(n) for n in range(6)]
     b.open(KILLED)
     b.append(value(6))
