@@ -58,11 +58,15 @@ class Service(Protocol):
 
     def produce_one(
         self, topic: TopicView, partition: int, key: bytes | None, value: bytes, timestamp: int, now_ms: int
-    ) -> Completion[int]:
-        """`produce` for one plain record, given as its two packed columns; its offset. See `Log.append_one`.
+    ) -> int:
+        """Append one plain record, given as its two packed columns; its offset. See `Log.append_one`.
 
-        `now_ms` is the service's clock, which the caller has just read.
+        `now_ms` is the service's clock, which the caller has just read. It is in the log on return; with `durable` it is
+        not on the device before `acknowledge` is done.
         """
+
+    def acknowledge(self, topic: TopicView, partition: int, offset: int) -> Completion[int]:
+        """Done with `offset` once the record there, which is in the log, may be seen by readers."""
 
     def settle(self, topic: TopicView, partition: int, write: Write) -> Completion[int] | None:
         """After an interrupt: what `produce` would have returned, or None if it was not appended."""

@@ -50,7 +50,10 @@ class RefusingService:
 
     def produce_one(
         self, topic: TopicView, partition: int, key: bytes | None, value: bytes, timestamp: int, now_ms: int
-    ) -> Completion[int]:
+    ) -> int:
+        self.require_writable(f"Sending to {topic.name!r}")
+
+    def acknowledge(self, topic: TopicView, partition: int, offset: int) -> Completion[int]:
         self.require_writable(f"Sending to {topic.name!r}")
 
     def settle(self, topic: TopicView, partition: int, write: Write) -> None:

@@ -112,28 +112,30 @@ class LocalService(ReadingService):
     def require_writable(self, what: str) -> None:
         """This process owns the log."""
 
-    def produce(self, topic: TopicView, partition: int, write: Write) -> Completion[int]:
+    def _of_topic(self, topic: TopicView, partition: int) -> Partition:
+        """The partition of this very topic, not of another under its name. Raises UnknownTopicOrPartitionError, ClosedError."""
         here = self._partitions.get((topic.name, partition))
-        if here is None or here.topic_id != topic.id_bytes:
-            raise (
-                self._catalog.closed.again()
-                if self._catalog.closed is not None
-                else gone(TopicPartition(topic.name, partition))
-            )
-        base_offset = here.append(write, self.clock.time_ms())
-        return here.acknowledge(write) if self.durable else Completion.of(base_offset)
+        if here is not None and here.topic_id == topic.id_bytes:
+            return here
+        if self._catalog.closed is not None:
+            raise self._catalog.closed.again()
+        raise gone(TopicPartition(topic.name, partition))
+
+    def produce(self, topic: TopicView, partition: int, write: Write) -> Completion[int]:
+        here = self._of_topic(topic, partition)
+        here.append(write, self.clock.time_ms())
+        return here.acknowledge(write)
 
     def produce_one(
         self, topic: TopicView, partition: int, key: bytes | None, value: bytes, timestamp: int, now_ms: int
-    ) -> Completion[int]:
+    ) -> int:
         here = self._partitions.get((topic.name, partition))
         if here is None or here.topic_id != topic.id_bytes:
-            raise (
-                self._catalog.closed.again()
-                if self._catalog.closed is not None
-                else gone(TopicPartition(topic.name, partition))
-            )
-        offset = here.append_one(key, value, timestamp, now_ms)
+            here = self._of_topic(topic, partition)
+        return here.append_one(key, value, timestamp, now_ms)
+
+    def acknowledge(self, topic: TopicView, partition: int, offset: int) -> Completion[int]:
+        here = self._of_topic(topic, partition)
         return here.commit.park(offset + 1, offset) if self.durable else Completion.of(offset)
 
     def settle(self, topic: TopicView, partition: int, write: Write) -> Completion[int] | None:

@@ -11,7 +11,7 @@ from ..config import ProducerConfig
 from ..errors import InvalidTimestampError, SerializationError, StreamlogError
 from ..records.columns import pack_one
 from ..runtime.api import Completion
-from ..runtime.threads import SystemClock, let_go, time_ns, wait_for
+from ..runtime.threads import SystemClock, time_ns, wait_for
 from ..types import HeaderTuple, RecordMetadata
 from . import bulk, options
 from .accumulator import RECORD_OVERHEAD, PartitionQueue, not_in_time
@@ -120,7 +120,10 @@ class Producer(Closing):
                             queue.seal_open()
                     lock.release()
                 except BaseException:
-                    let_go(lock)
+                    try:  # noqa: SIM105
+                        lock.release()
+                    except RuntimeError:
+                        pass
                     raise
                 if batch is not None:
                     if full:
@@ -175,16 +178,17 @@ class Producer(Closing):
         self, queue: PartitionQueue, key: bytes | None, value: bytes, timestamp: int, now_ms: int
     ) -> Delivery[RecordMetadata] | None:
         """Write one record with nothing before it, without a batch object; None if something came before."""
-        done = None
+        synced: Completion[int] | None = None
         with queue.draining:
             if queue.open is not None or queue.queue or queue.inflight is not None:
                 return None
             try:
                 packed = None if key is None else pack_one(key)
-                done = self._service.produce_one(
+                offset = self._service.produce_one(
                     queue.topic, queue.partition, packed, pack_one(value), timestamp, now_ms
                 )
-                offset = -1 if self._syncs else done.result()
+                if self._syncs:
+                    synced = self._service.acknowledge(queue.topic, queue.partition, offset)
             except StreamlogError as error:
                 if self._acks != 0:
                     raise
@@ -192,20 +196,20 @@ class Producer(Closing):
                 offset = -1
         if queue.open is not None or queue.queue:
             queue.drain()
-        if self._syncs and done is not None:
-            offset = self._await_sync(done)
+        if synced is not None:
+            self._await_sync(synced)
         written: Written = _new(Written)
         written._metadata = (queue.topic.name, queue.partition, offset if self._acks else -1, timestamp)
         return written
 
-    def _await_sync(self, done: Completion[int]) -> int:
+    def _await_sync(self, done: Completion[int]) -> None:
         """Have a lone record on the device, and not `draining` meanwhile: others' records are to share the sync."""
         if self._acks == 0:
             done.unattended()
-            return -1
+            return
         if not done.drive() and not wait_for(done, self._config.delivery_timeout_ms / 1000):
             raise not_in_time(self._config.delivery_timeout_ms / 1000)
-        return done.result()
+        done.result()
 
     def _finish_now(self, batch: Batch, index: int) -> Delivery[RecordMetadata]:
         """Without a linger: acknowledged, or refused, when `send` returns."""

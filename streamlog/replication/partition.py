@@ -97,12 +97,13 @@ class Partition(Waiters):
             if self.closed is not None:
                 raise self.closed.again()
             offset = self.log.append_one(key, value, timestamp, self.leader_epoch, now_ms)
-        if self.waiters and not self.durable:
-            self.wake()
-        if self.outside.quiet and not self.durable:
-            self.outside.appended()
         if before.first_append < 0 or before.segments is not self.log.tail.segments:
             self._note_work(before)
+        if not self.durable:
+            if self.waiters:
+                self.wake()
+            if self.outside.quiet:
+                self.outside.appended()
         return offset
 
     def _note_work(self, before: Tail) -> None:

@@ -7,7 +7,6 @@ Waiting is done on raw locks only: an interrupt inside `with Condition` can leav
 from __future__ import annotations
 
 import atexit
-import contextlib
 import os
 import threading
 import time
@@ -48,27 +47,25 @@ def new_lock() -> Lock:
 
 
 def new_owned_lock() -> Mutex:
-    """A lock that knows who holds it, so that one who may have been interrupted in taking it can `let_go`.
+    """A lock that refuses, with a RuntimeError, to be released by a thread that does not hold it.
 
-    Where every nanosecond counts it may be used without `with`, which costs 80 ns more:
+    So where every nanosecond counts it can be used without `with`, which costs 80 of them more:
 
         try:
             lock.acquire()
             ...
             lock.release()
         except BaseException:
-            let_go(lock)
+            try:
+                lock.release()
+            except RuntimeError:
+                pass
             raise
 
-    An interrupt between any two steps finds it held by this thread, or not, and either is put right.
+    An interrupt between any two steps finds it held by this thread or not, and either is put right. As in a `with`
+    there is no Python frame on the way to the release, in which a second interrupt could come before it.
     """
     return RLock()
-
-
-def let_go(lock: Mutex) -> None:
-    """Release a lock of `new_owned_lock` if this thread holds it."""
-    with contextlib.suppress(RuntimeError):
-        lock.release()
 
 
 class RawGate:

@@ -23,6 +23,7 @@ WHOLE = (
     calls.SendMany,
     calls.SendManyBatches,
     calls.LingerAndFlush,
+    calls.LingerBehindOthers,
     calls.Poll,
     calls.PollOfAMember,
     calls.Commit,
@@ -30,7 +31,7 @@ WHOLE = (
 )
 SAMPLED = tuple(kind for kind in calls.ACTIONS if kind not in WHOLE)
 # Those whose answer to a Ctrl-C may be interrupted by the next.
-TWICE = (*WHOLE[:8], calls.Poll, calls.PollOfAMember, calls.Commit)
+TWICE = (*WHOLE[:9], calls.Poll, calls.PollOfAMember, calls.Commit)
 SAMPLES = 30
 
 

@@ -105,3 +105,15 @@ def test_value_that_does_not_deserialize_names_its_record(log: StreamLog, topic:
     with pytest.raises(streamlog.DeserializationError) as error:
         list(log.topic("t", value_serde=serde.json).read())
     assert (error.value.record.offset, error.value.record.key, error.value.record.value) == (0, b"k", b"{broken")
+
+
+def test_handles_of_one_topic_are_sent_to_as_each_of_them_says(log: StreamLog, topic: Topic) -> None:
+    plain, typed, other = topic, log.topic("t", value_serde=serde.json), log.topic("t", value_serde=serde.msgpack)
+    assert plain == typed == other
+    with log.producer() as producer:
+        for _ in range(2):  # the second time the producer knows them
+            producer.send(plain, b"1")
+            producer.send(typed, [1])
+            producer.send(other, [1])
+            producer.send("t", b"2")
+    assert [record.value for record in topic.read()] == [b"1", b"[1]", b"\x91\x01", b"2"] * 2

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import threading
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
@@ -168,27 +169,52 @@ class SendManyBatches(Action):
 class LingerAndFlush(Action):
     """Batches of two records: of three sent, two are written by the sender and one by the flush."""
 
+    batch_size = 20
+    records = 3
+
     def __init__(self, story: Story) -> None:
         super().__init__(story)
-        self.producer = story.log.producer(linger_ms=5, batch_size=20)
+        self.producer = story.log.producer(linger_ms=5, batch_size=self.batch_size)
         self.sent: list[tuple[str, Any]] = []
 
+    def send(self, value: str) -> Any:
+        return self.producer.send("t", value)
+
     def call(self) -> None:
-        for _ in range(3):
+        for _ in range(self.records):
             value = self.story.new()
-            self.sent += [(value, self.producer.send("t", value))]
+            self.sent += [(value, self.send(value))]
         self.producer.flush()
 
     def after(self) -> None:
         """A linger still ends by itself."""
         value = self.story.new()
-        self.sent.append((value, self.producer.send("t", value)))
+        self.sent.append((value, self.send(value)))
         self.story.clock.advance(0.006)
         for value, delivery in self.sent:
             assert delivery.done(), f"{value} lingers for ever"
             assert delivery.result().offset >= 0
             self.story.acknowledged.add(value)
         self.sent.clear()
+
+
+class LingerBehindOthers(LingerAndFlush):
+    """Bytes with a key, for a batch that is open already: they join it by a way of their own. The third one fills it."""
+
+    batch_size = 30
+    records = 4
+
+    def send(self, value: str) -> Any:
+        return self.producer.send("t", value.encode(), b"k")
+
+    def after(self) -> None:
+        """The lock of the batch is free: for another thread, as this one may take it twice."""
+        value = self.story.new()
+        other = threading.Thread(target=lambda: self.sent.append((value, self.send(value))), daemon=True)
+        other.start()
+        other.join(10)
+        assert not other.is_alive(), "the lock of the open batch was left held"
+        super().after()
 
 
 class Poll(Action):
@@ -387,6 +413,6 @@ class BackgroundWork(Action):
 
 
 ACTIONS: tuple[type[Action], ...] = (
-    Send, SendThatRolls, SendWithKeyAndHeaders, SendSynced, LogSync, SendMany, SendManyBatches, LingerAndFlush, Poll, PollOfAMember, FirstPollOfAMember,
-    Commit, CloseAProducer, CloseAConsumer, CloseTheLog, OpenTheLog, TopicsComeGrowAndGo, BackgroundWork,
+    Send, SendThatRolls, SendWithKeyAndHeaders, SendSynced, LogSync, SendMany, SendManyBatches, LingerAndFlush, LingerBehindOthers, Poll,
+    PollOfAMember, FirstPollOfAMember, Commit, CloseAProducer, CloseAConsumer, CloseTheLog, OpenTheLog, TopicsComeGrowAndGo, BackgroundWork,
 )  # fmt: skip

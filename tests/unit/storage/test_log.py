@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from streamlog.errors import OffsetOutOfRangeError, StorageError
 from streamlog.records.batch import CONTROL, LOG_APPEND_TIME
+from streamlog.records.columns import pack_one
 from streamlog.storage import segment as segments
 from streamlog.storage.log import EMPTY, Write
 
@@ -58,6 +59,24 @@ def test_a_fetch_is_at_least_one_batch_and_otherwise_within_its_bound(box: MakeB
     assert len(b.log.fetch(0, 1, 20).data) == size
     assert len(b.log.fetch(0, 3 * size, 20).data) == 3 * size
     assert len(b.log.fetch(0, 3 * size + size - 1, 20).data) == 3 * size
+
+
+def test_a_reader_that_waited_for_a_lone_record_has_it_without_a_word_to_the_disk(
+    box: MakeBox, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    b = box()
+    b.append(b"a")
+    seen = b.log.fetch(0, 1 << 16, 1)
+    b.log.append_one(pack_one(b"k"), pack_one(b"b"), b.now, 0, b.now)
+    end = b.log.tail.end_offset
+    with monkeypatch.context() as patch:
+        patch.setattr(segments.Segment, "read", None)
+        found = b.log.fetch(1, 1 << 16, end, seen)
+    assert found == b.log.fetch(1, 1 << 16, end)._replace(first=None)
+    assert b.log.fetch(1, 1 << 16, 1, seen) is EMPTY  # it may not be seen before it is synced
+    b.append(b"c")
+    assert len(b.log.fetch(1, 1 << 16, end + 1).data) > len(found.data)
+    assert b.log.fetch(2, 1 << 16, end + 1, found).position == found.position + len(found.data)
 
 
 @pytest.mark.parametrize("offset", [-1, 5, 100])
