@@ -146,7 +146,11 @@ class OsDisk:
         return file
 
     def exists(self, path: str) -> bool:
-        return os.path.lexists(path)
+        try:
+            os.lstat(path)
+        except (FileNotFoundError, NotADirectoryError):
+            return False
+        return True
 
     def listdir(self, path: str) -> list[str]:
         return sorted(os.listdir(path))

@@ -274,7 +274,7 @@ class _Cleaner:
             file.close()
             log.disk.rename(self._path, swap)
         except BaseException as error:
-            if not log.disk.exists(swap):
+            if not self._is_renamed(swap):
                 self.abandon()
                 if isinstance(error, OSError):
                     raise typed(error, "swap in", swap) from error
@@ -288,6 +288,14 @@ class _Cleaner:
             raise typed(error, "swap in", swap) from error
         new.unpin()
         new.keep_index()
+
+    def _is_renamed(self, swap: str) -> bool:
+        """Whether a rename that ended in an error was done. No, if that cannot be looked at: the next open then
+        finishes a replacement that nobody rested on."""
+        try:
+            return self._log.disk.exists(swap)
+        except OSError:
+            return False
 
     def abandon(self) -> None:
         """Forget the result; what a failed unlink leaves is removed at the next open."""

@@ -15,12 +15,12 @@ from ..types import Buffer
 
 OPERATIONS = (
     "open", "create", "pread", "pwrite", "size", "truncate", "sync", "map", "map_read",
-    "listdir", "makedirs", "rename", "unlink", "rmtree", "sync_dir", "lock",
+    "exists", "listdir", "makedirs", "rename", "unlink", "rmtree", "sync_dir", "lock",
 )  # fmt: skip
 GROUPS = {
     "any": OPERATIONS,
     "write": ("create", "pwrite", "truncate", "sync", "makedirs", "rename", "unlink", "rmtree", "sync_dir"),
-    "read": ("open", "pread", "size", "map", "map_read", "listdir"),
+    "read": ("open", "pread", "size", "map", "map_read", "exists", "listdir"),
     "mkdir": ("makedirs",),
 }
 
@@ -73,8 +73,7 @@ class FaultyDisk:
     whose crashes then show what is left after a fault and a power loss.
 
     Composite calls (`read`, `write_atomic`, and removing a directory) are made of the plain ones, so
-    that each step of them can fail. Thread-safe. Every call is noted in `calls`, but for `exists`, which fails
-    on no disk.
+    that each step of them can fail. Thread-safe. Every call is noted in `calls`.
 
     >>> import errno, streamlog
     >>> from streamlog.testing import FaultyDisk, SimulatedDisk
@@ -182,6 +181,7 @@ class FaultyDisk:
         return FaultyFile(self, file)
 
     def exists(self, path: str) -> bool:
+        self._check("exists", path)
         return self.inner.exists(path)
 
     def listdir(self, path: str) -> list[str]:

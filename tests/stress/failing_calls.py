@@ -43,6 +43,7 @@ ERRORS: dict[str, tuple[int, ...]] = {
     "sync": (errors.EIO, *_FULL),
     "map": (errors.ENOMEM, errors.EIO, errors.EMFILE),
     "map_read": (errors.EIO,),
+    "exists": (errors.EIO, errors.EACCES),
     "listdir": (errors.EIO, errors.EMFILE),
     "makedirs": (*_FULL, errors.EIO, errors.EROFS),
     "rename": (*_FULL, errors.EIO),

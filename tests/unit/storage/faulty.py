@@ -78,6 +78,7 @@ class FaultyDisk:
         return self._disk.read(path, limit)
 
     def exists(self, path: str) -> bool:
+        self.check(f"exists {path}")
         return self._disk.exists(path)
 
     def makedirs(self, path: str) -> None:

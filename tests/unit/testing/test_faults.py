@@ -59,6 +59,7 @@ OPERATIONS: dict[str, Callable[[FaultyDisk, str], Any]] = {
     "sync": lambda disk, root: disk.open(f"{root}/f").sync(),
     "map": lambda disk, root: disk.open(f"{root}/f").map(1),
     "map_read": lambda disk, root: disk.open(f"{root}/f").map(1).read(1, 0),
+    "exists": lambda disk, root: disk.exists(f"{root}/f"),
     "listdir": lambda disk, root: disk.listdir(root),
     "makedirs": lambda disk, root: disk.makedirs(f"{root}/dir"),
     "mkdir": lambda disk, root: disk.makedirs(f"{root}/dir"),
@@ -199,6 +200,7 @@ def test_calls_are_counted_by_name_and_path(disk: FaultyDisk, root: str) -> None
     disk.exists(f"{root}/f")
     disk.write_atomic(f"{root}/f", b"x")
     assert disk.calls == [
+        ("exists", f"{root}/f"),
         ("create", f"{root}/f.tmp"),
         ("pwrite", f"{root}/f.tmp"),
         ("sync", f"{root}/f.tmp"),
