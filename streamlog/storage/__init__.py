@@ -3,7 +3,8 @@
 - `log`: the log itself: append, roll, forget; `reading`: fetch, find by time. `tail`: its published state, and
   what goes in and out.
 - `segment`: one file of batches; `index`: where in it an offset or a time lies; `lookup`: walks over several.
-- `published`: how far other processes may read, as bytes; `following`: their view of a log that is not theirs.
+- `published`: how far other processes may read, as bytes; `following`: their view of a log that is not theirs, made of
+  `followed` files.
 - `recovery`: from the files back to a log after a close or a crash.
 - `checkpoint`: `partition.state`, two checksummed slots.
 - `producers`, `epochs`: who wrote what, so that nothing is stored twice; `side_tables` reads both off the headers.

@@ -12,23 +12,21 @@ Where nobody owns the directory, the files alone say how far the log goes: `salv
 
 from __future__ import annotations
 
-from array import array
-from bisect import bisect_right
 from collections.abc import Callable, Sequence
 from errno import ENOENT, ESTALE
 from itertools import pairwise
 from typing import TypeVar
 
 from ..errors import CorruptRecordError, RequestTimedOutError, StorageError
-from ..records.batch import BatchHeader
-from ..runtime.api import Disk, File
+from ..records.batch import BatchHeader, header_fault, peek
+from ..runtime.api import Disk
 from ..types import OffsetAndTimestamp
 from . import checkpoint
 from .checkpoint import State
 from .faults import typed
-from .index import INTERVAL, Index
+from .followed import FollowedSegment
 from .published import Slot
-from .reading import LogReader
+from .reading import LogReader, below
 from .segment import Segment
 from .swap import MAX_OFFSET, base_offset_of, log_name, swap_of
 from .tail import EMPTY, Chunk, Tail
@@ -38,99 +36,6 @@ T = TypeVar("T")
 # How often a listing is made again because the slot changed meanwhile, and how often a read is because the files did.
 _LISTINGS = 20
 _READS = 20
-# From a place that is known to one this far on, headers are walked each time rather than indexed once.
-_NEARBY = 64 * 1024
-
-
-class FollowedSegment(Segment):
-    """A file that another process wrote, or still writes. Its size is that which was listed."""
-
-    def __init__(self, disk: Disk, path: str, base_offset: int, seed: int) -> None:
-        super().__init__(disk, path[: path.rindex("/")], base_offset, seed)
-        self.path = path
-        self._index = self.live = LiveIndex(self)
-
-    @property
-    def file(self) -> File:
-        """The open file. Raises OSError ESTALE if another one took its place since it was listed."""
-        file = self._file
-        if file is None:
-            file = self.disk.open(self.path, writable=False)
-            if self.sealed and file.size() != self.size:
-                raise OSError(ESTALE, "another file took its place", self.path)
-            self._file = file
-        return file
-
-    def measure(self) -> int:
-        """The file's size now; nothing stays open."""
-        file = self.disk.open(self.path, writable=False)
-        try:
-            return file.size()
-        finally:
-            file.close()
-
-    def finished(self, size: int, next_offset: int) -> None:
-        """It will not change any more: it may be mapped, and has an index file, or will have."""
-        self.size, self.next_offset = size, next_offset
-        if not self.live.knows_some:  # else whoever is tailing goes on without a walk
-            self._index = None
-        self.seal()
-
-
-class LiveIndex(Index):
-    """The index of a segment that grows: walked only where it has to be, since who tails is never far from a place
-    that the slot told of. One walk may be made by two threads at once; what it found is put down in one assignment."""
-
-    __slots__ = ("_segment", "_told", "_walked")
-
-    def __init__(self, segment: Segment) -> None:
-        super().__init__()
-        self._segment = segment
-        self._told = (array("q", [segment.base_offset]), array("q", [0]))
-        self._walked = (Index(), 0)
-
-    @property
-    def knows_some(self) -> bool:
-        return len(self._told[0]) > 1 or self._walked[1] > 0
-
-    def tell(self, offset: int, position: int) -> None:
-        """A batch begins, or will, at `position` with `offset`."""
-        offsets, positions = self._told
-        if position - positions[-1] >= INTERVAL:
-            positions.append(position)  # in this order: who bisects the offsets finds its position there
-            offsets.append(offset)
-
-    def position_for_offset(self, offset: int) -> int:
-        offsets, positions = self._told
-        at = max(0, bisect_right(offsets, offset) - 1)
-        onward = positions[at + 1] if at + 1 < len(positions) else self._segment.size
-        if onward - positions[at] <= _NEARBY:
-            return positions[at]
-        return self._all().position_for_offset(offset)
-
-    def position_for_time(self, timestamp: int) -> int | None:
-        return self._all().position_for_time(timestamp)
-
-    def _all(self) -> Index:
-        """An index of everything up to the segment's size."""
-        known, position = self._walked
-        size = self._segment.size
-        if not position:
-            known = walk(self._segment, size).entries
-        elif position < size:
-            index = Index()
-            index.offsets, index.positions = known.offsets[:], known.positions[:]
-            index.timestamps = known.timestamps[:]
-            for at, found in self._segment.scan(position, size):
-                if isinstance(found, BatchHeader):
-                    index.add(found.base_offset, at, found.max_timestamp)
-            known = index
-        self.walked(known, size)
-        return known
-
-    def walked(self, index: Index, size: int) -> None:
-        """This is the index of everything before the position `size`."""
-        self._walked = (index, size)
 
 
 class FollowedLog(LogReader):
@@ -173,7 +78,7 @@ class FollowedLog(LogReader):
         if not self.is_known or end_offset < offset <= self.tail.end_offset:
             return EMPTY
         read = super().fetch
-        return self._again(lambda: read(offset, max_bytes, end_offset, after))
+        return _visible(self._again(lambda: read(offset, max_bytes, end_offset, after)), end_offset)
 
     def find_time(self, timestamp: int, end_offset: int) -> OffsetAndTimestamp | None:
         find = super().find_time
@@ -216,16 +121,19 @@ class FollowedLog(LogReader):
         """
         last, tail = self._slot, self.tail
         life = (incarnation, slot.rewrites)
+        goes_on = not tail.segments[-1].sealed  # else it was listed anew, in the middle of a roll that came to nothing
         if last is not None and life == self._life and slot.shape == last.shape:
             # Between appends alone an end that is less is that of a slot read before the last one, by another thread.
-            if slot.end_offset >= last.end_offset and slot.high_watermark >= last.high_watermark:
+            if slot.end_offset < last.end_offset or slot.high_watermark < last.high_watermark:
+                return True
+            if goes_on:
                 self._publish(tail._replace(end_offset=slot.end_offset, end_position=slot.end_position), slot, life)
-            return True
+                return True
         missing: OSError | None = None
         for _ in range(_LISTINGS):
             life = (incarnation, slot.rewrites)
             try:
-                tail = self._listed(slot, keep=life == self._life)
+                tail = self._listed(slot, keep=goes_on and life == self._life)
             except FileNotFoundError as error:
                 missing = error
             except OSError as error:
@@ -242,15 +150,18 @@ class FollowedLog(LogReader):
         raise self._restless() if missing is None else typed(missing, "list", self.directory)
 
     def list_anew(self) -> None:
-        """The slot says that nothing happened, a file says otherwise: take the directory as it is now."""
+        """The slot says that nothing happened, a file says otherwise: take the directory as it is now.
+
+        While the next owner opens there may be no slot for what the one before did last.
+        """
         slot, old = self._slot, self.tail
         for _ in range(_LISTINGS):
             if slot is None:
                 return
             try:
-                tail = self._listed(slot, keep=False)
-                # While the next owner opens, no slot tells what the one before deleted last. The partition's state
-                # does: a new start is on the device before the first file goes. So it is read after the listing.
+                tail = self._listed(slot, keep=False, is_stale=True)
+                # What was deleted last the partition's state tells: a new start is on the device before the first
+                # file goes. So it is read after the listing.
                 start = min(self._state(self._names()).log_start_offset, slot.end_offset)
             except FileNotFoundError:  # they are being moved about: the next listing tells
                 continue
@@ -259,37 +170,45 @@ class FollowedLog(LogReader):
             if start > slot.log_start_offset:
                 slot = slot._replace(log_start_offset=start)
                 continue
-            if [(s.path, s.size) for s in tail.segments[:-1]] != [(s.path, s.size) for s in old.segments[:-1]]:
+            if _files(tail) != _files(old):
                 self._publish(tail, slot, self._life or (0, 0))
             return
 
     def _publish(self, tail: Tail, slot: Slot, life: tuple[int, int]) -> None:
         active = tail.segments[-1]
         assert isinstance(active, FollowedSegment)
-        active.size, active.next_offset = slot.end_position, slot.end_offset
-        active.live.tell(slot.end_offset, slot.end_position)
+        active.size, active.next_offset = tail.end_position, tail.end_offset
+        active.live.tell(tail.end_offset, tail.end_position)
         self._life, self._slot = life, slot
         self.tail = tail
         self.high_watermark = slot.high_watermark
         self.is_known = True
 
-    def _listed(self, slot: Slot, *, keep: bool) -> Tail:
+    def _listed(self, slot: Slot, *, keep: bool, is_stale: bool = False) -> Tail:
         """The log as `slot` and the directory have it. `keep`: what is known of files with the same name still holds.
 
-        Raises OSError: FileNotFoundError if a file went while this looked.
+        If the slot may be stale, and its last file was sealed since, then that one may be compacted, or part of another
+        file: it is taken to its end, which lies past the slot's. Raises OSError: FileNotFoundError if a file went while
+        this looked.
         """
-        places = _places(self._disk.listdir(self.directory), slot.active_base)
-        places[slot.active_base] = log_name(slot.active_base)
+        names = self._disk.listdir(self.directory)
+        places = _places(names, MAX_OFFSET if is_stale else slot.active_base)
+        onward = min((base for base in places if base > slot.active_base), default=None)
+        places = {base: name for base, name in places.items() if base <= slot.active_base}
+        if onward is None or not places:
+            onward, places[slot.active_base] = None, log_name(slot.active_base)
         known = {segment.path: segment for segment in self.tail.segments} if keep else {}
         segments: list[Segment] = []
         bases = _from(sorted(places), slot.log_start_offset)
-        for n, base in enumerate(bases):
+        for base, end in zip(bases, [*bases[1:], onward], strict=True):
             path = f"{self.directory}/{places[base]}"
             segment = known.get(path) or FollowedSegment(self._disk, path, base, self.seed)
             assert isinstance(segment, FollowedSegment)
-            if base != slot.active_base and not segment.sealed:
-                segment.finished(segment.measure(), bases[n + 1])
+            if end is not None and not segment.sealed:
+                segment.finished(segment.measure(), end)
             segments.append(segment)
+        if onward is not None:
+            return self._tail(segments, slot.log_start_offset, onward, segments[-1].size)
         return self._tail(segments, slot.log_start_offset, slot.end_offset, slot.end_position)
 
     # -- without an owner ----------------------------------------------------------------------------
@@ -362,6 +281,19 @@ class FollowedLog(LogReader):
         end_offset, end_position = _end_of(active, slot, trusted_to)
         active.size, active.next_offset = end_position, end_offset
         return self._tail(segments, state.log_start_offset, max(end_offset, state.log_start_offset), end_position)
+
+
+def _visible(chunk: Chunk, end_offset: int) -> Chunk:
+    """The batches of `chunk` before `end_offset`. A file that another took the place of since it was listed may hold more."""
+    data = chunk.data
+    if data and header_fault(data, 0, chunk.seed) is None and peek(data).base_offset >= end_offset:
+        return EMPTY
+    return chunk._replace(data=below(data, end_offset))
+
+
+def _files(tail: Tail) -> tuple[list[tuple[str, int]], str, int]:
+    """What tells two views apart whose last file grows."""
+    return [(s.path, s.size) for s in tail.segments[:-1]], tail.segments[-1].path, tail.end_position
 
 
 def _places(names: Sequence[str], last_base: int) -> dict[int, str]:

@@ -25,7 +25,7 @@ _LENGTH = Struct("<7xI").unpack_from
 _BASE_OFFSET = Struct("<27xq").unpack_from
 
 
-def _below(data: Buffer, end_offset: int) -> Buffer:
+def below(data: Buffer, end_offset: int) -> Buffer:
     """The batches in `data` that begin before `end_offset`, of which the first one is: the others may not be seen yet.
 
     Lengths are not verified here; whoever decodes verifies every header before it believes it.
@@ -86,7 +86,7 @@ class LogReader:
             if position < end:
                 data = segment.chunk(position, end, max_bytes)
                 if end_offset < tail.end_offset:
-                    data = _below(data, end_offset)
+                    data = below(data, end_offset)
                 return Chunk(data, self.seed, segment.path, position, segment)
         return None
 
@@ -113,14 +113,14 @@ class LogReader:
         end = tail.end_position if segment is tail.segments[-1] else segment.size
         near = segment.near(offset, end, max_bytes)
         if near is not None:
-            data = near[1] if end_offset >= tail.end_offset else _below(near[1], end_offset)
+            data = near[1] if end_offset >= tail.end_offset else below(near[1], end_offset)
             return Chunk(data, self.seed, segment.path, near[0], segment, near[2])
         position = segment.locate(offset, end)
         if position is None:
             raise lookup.missing(segment, segment.stats.next_offset, (*tail.bases, tail.end_offset)[at + 1])
         data = segment.chunk(position, end, max_bytes)
         if end_offset < tail.end_offset:
-            data = _below(data, end_offset)
+            data = below(data, end_offset)
         return Chunk(data, self.seed, segment.path, position, segment)
 
     def out_of_range(self, offset: int, end_offset: int) -> OffsetOutOfRangeError:

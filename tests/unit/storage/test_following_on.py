@@ -5,7 +5,10 @@ from __future__ import annotations
 import pytest
 
 from streamlog.errors import OffsetOutOfRangeError
+from streamlog.records.batch import read_header
+from streamlog.storage.swap import log_name
 
+from .conftest import Box
 from .test_following import Along, MakeBox, alone, small, value
 
 
@@ -41,7 +44,8 @@ def test_a_reader_waits_for_what_is_in_the_log_and_may_not_be_seen_any_more(box:
         b.append(value(n))
     along = Along(b)
     along.follow()
-    along.log.follow(along.slot()._replace(high_watermark=3), 2, along.slot)
+    hidden = along.slot()._replace(high_watermark=3)
+    along.log.follow(hidden, 2, lambda: hidden)
     assert along.log.high_watermark == 3
     assert not along.log.fetch(5, 100, 3).data
     with pytest.raises(OffsetOutOfRangeError):
@@ -79,3 +83,84 @@ def test_what_was_found_while_the_next_owner_was_at_work_does_not_count(box: Mak
     assert along.log.is_known is known
     assert along.log.salvage(None, verify=False, is_alone=lambda: True)
     assert along.values() == [value(n) for n in range(4)]
+
+
+# -- an owner went on and is gone, and the next one opens: there is no news, and the files are others
+
+
+def behind(make: MakeBox, *, sealed: int) -> tuple[Box, Along]:
+    """A view of 6 records that has no file open yet, and a log that was compacted into one file of 9 since; `sealed` of
+    the 6 were in a file of their own."""
+    b = make(cleanup_policy="compact")
+    for n in range(6):
+        if n and n == sealed:
+            b.log.roll(b.now)
+        b.append(value(n), keys=[b"k%d" % n])
+    along = Along(b)
+    along.follow()
+    along.log.renew = lambda failed: along.log.list_anew()
+    for n in range(6, 9):
+        b.append(value(n), keys=[b"k%d" % (n - 4)])  # of 2 to 4; there is one more of 0, 1 and 5
+    b.log.roll(b.now)
+    assert b.partition.compact(b.now) is not None
+    assert len(b.logs()) == 2
+    return b, along
+
+
+def seen(along: Along, start: int) -> tuple[list[int], int]:
+    """The offsets that a reader is given from `start` on, and where it is when nothing more comes."""
+    found = []
+    position = start
+    while (chunk := along.log.fetch(position, 1 << 16, along.log.high_watermark)).data:
+        at = 0
+        while at < len(chunk.data):
+            header = read_header(chunk.data, at, chunk.seed, chunk.path, chunk.position + at)
+            if header.next_offset > position:
+                found += [header.base_offset] * header.record_count
+                position = header.next_offset
+            at += header.batch_len
+    return found, position
+
+
+@pytest.mark.parametrize("sealed", [0, 3])
+@pytest.mark.parametrize(
+    ("start", "expected", "position"), [(0, [0, 1, 5], 6), (1, [1, 5], 6), (4, [5], 6), (6, [], 6)]
+)
+def test_files_that_hold_more_than_may_be_seen_are_read_as_far_as_that(
+    box: MakeBox, sealed: int, start: int, expected: list[int], position: int
+) -> None:
+    _, along = behind(box, sealed=sealed)
+    assert seen(along, start) == (expected, position)
+    along.follow()
+    assert seen(along, position) == ([6, 7, 8], 9)
+
+
+def test_a_file_that_was_taken_for_finished_in_the_middle_of_a_roll_is_one_that_grows_if_the_roll_failed(
+    box: MakeBox,
+) -> None:
+    b = box()
+    for n in range(3):
+        b.append(value(n))
+    along = Along(b)
+    along.follow()
+    b.append(value(3))  # not published yet
+    new = b.path / log_name(4)
+    new.touch()
+    along.log.list_anew()
+    assert seen(along, 0) == ([0, 1, 2], 3)
+    new.unlink()
+    b.append(value(4))
+    along.follow()
+    assert along.generation == 0
+    assert along.values() == [value(n) for n in range(5)]
+
+
+@pytest.mark.parametrize("sealed", [0, 3])
+def test_where_nothing_may_be_seen_any_more_a_reader_waits(box: MakeBox, sealed: int) -> None:
+    b, along = behind(box, sealed=sealed)
+    b.append(value(9), keys=[b"k5"])
+    b.log.roll(b.now)
+    assert b.partition.compact(b.now) is not None
+    assert seen(along, 2) == ([], 2)
+    along.follow()
+    assert seen(along, 2) == ([6, 7, 8, 9], 10)
