@@ -122,8 +122,6 @@ class GroupCommit:
                         failure = self._note(error)
                     self._rounds = (len(self._parked), self._rounds[0])
         self.answer(failure)
-        if self._parked:
-            self._pass_on()
         return True
 
     def _sync(self) -> None:
@@ -154,25 +152,33 @@ class GroupCommit:
         return error
 
     def answer(self, failure: StreamlogError | None = None) -> None:
-        """Tell everybody whose wait is over, the oldest first. May be done twice, and by two threads at once."""
+        """Tell everybody whose wait is over, the oldest first, and one of the others that the turn is free.
+
+        Follows whatever held `syncing`, or those who came meanwhile wait until they look for themselves. May be done
+        twice, and by two threads at once.
+        """
         synced_end = self.synced_end
         failure = failure or self._refused
-        for parked in list(self._parked):
+        for parked in self._parked[:]:
             if parked.end <= synced_end:
                 parked.complete(parked.offset)
             elif failure is not None:
                 parked.fail(failure.again())
             else:
                 continue
-            with contextlib.suppress(ValueError):
+            try:  # not `suppress`, two calls for each record
                 self._parked.remove(parked)
+            except ValueError:  # another thread did
+                continue
         if self._announced < synced_end:
             self._moved()
             self._announced = synced_end
+        if self._parked and not self.syncing.locked():
+            self._pass_on()
 
     def _pass_on(self) -> None:
         """Something was parked while this thread synced: the next round is for one who blocks on it."""
-        for parked in list(self._parked):
+        for parked in self._parked[:]:
             turn, parked.turn = parked.turn, None
             if turn is not None:
                 turn(parked)

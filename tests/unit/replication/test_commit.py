@@ -93,6 +93,38 @@ def test_while_one_syncs_the_others_wait_and_one_of_those_left_has_the_next_turn
     assert last.done()
 
 
+def test_who_came_during_a_sync_of_sealed_segments_has_the_next_turn(
+    partition: Partition, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It would wait until it looks for itself otherwise, 20 ms or more."""
+    turns: list[str] = []
+    late: list[Completion[int]] = []
+    write(partition).drive()
+
+    def come(*_: object, **__: object) -> None:
+        late.append(write(partition))
+        assert not late[0].drive()
+        late[0].on_turn(lambda _: turns.append("late"))
+
+    write(partition, size=900).drive()
+    write(partition, size=900)
+    monkeypatch.setattr(partition.log, "sync_files", come)
+    partition.maintain(NOW)
+    assert turns == ["late"]
+    assert not late[0].done()
+
+
+def test_nobody_is_told_that_the_turn_is_free_while_another_syncs(partition: Partition) -> None:
+    turns: list[str] = []
+    parked = write(partition)
+    parked.on_turn(lambda _: turns.append("parked"))
+    with partition.commit.syncing:
+        partition.commit.answer()
+        assert turns == []
+    partition.commit.answer()
+    assert turns == ["parked"]
+
+
 def test_what_nobody_blocks_on_is_left_to_the_scheduler(partition: Partition) -> None:
     asked: list[int] = []
     partition.commit.schedule = asked.append
