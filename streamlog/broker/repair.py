@@ -135,7 +135,7 @@ def _check_target(disk: Disk, source: str, target: str) -> None:
     try:
         empty = not disk.exists(target) or not disk.listdir(target)
     except OSError as error:
-        raise ConfigError(f"into={target!r} is no directory ({error.strerror or error}).", name="into") from error
+        raise ConfigError(f"into={target!r} cannot be used ({error.strerror or error}).", name="into") from error
     if not empty:
         raise ConfigError(f"into={target!r} is not empty; give a new directory, or an empty one.", name="into")
 

@@ -193,10 +193,12 @@ class Watcher:
     def _owner(self) -> dict[str, Any]:
         path = f"{self._directory}/{OWNER_FILE}"
         for left in reversed(range(_TRIES)):
-            if not self._disk.exists(path):
-                break
             try:
+                if not self._disk.exists(path):
+                    break
                 return read_owner(self._disk, path)
+            except OSError as error:
+                raise typed(error, "read", path) from error
             except FormatError:  # on a full disk it is written in place, and was perhaps read meanwhile
                 if not left:
                     raise

@@ -29,7 +29,7 @@ from ..errors import (
 )
 from ..records.batch import LOG_APPEND_TIME
 from ..runtime.api import Completion
-from ..runtime.threads import RawGate, new_lock, new_owned_lock, real_monotonic, wait_for
+from ..runtime.threads import RawGate, new_lock, real_monotonic, wait_for
 from ..storage.log import Write
 from ..types import TopicPartition
 from .batch import Batch, Row
@@ -82,7 +82,7 @@ class PartitionQueue:
         self.linger_ms = linger_ms
         self.batch_size = owner.batch_size
         self.max_size = 0
-        self.lock = new_owned_lock()
+        self.lock = new_lock()
         self.draining = new_lock()
         self.open: Batch | None = None
         self.queue: deque[Batch] = deque()
@@ -199,7 +199,8 @@ class PartitionQueue:
             self._settle()
         while True:
             batch = self.open
-            if batch is not None and batch.urgent:
+            if batch is not None and (batch.urgent or batch in self.queue):
+                # In the queue and open at once it is if `seal_open` was interrupted: nothing may join it any more.
                 with self.lock:
                     self.seal_open()
             if not self.queue:

@@ -212,7 +212,7 @@ class Consumer(Positions, Generic[K, V]):
     def _wait(self, left: float | None, collect: Callable[[], A]) -> A | None:
         """Wait for an append, the group, or `stop`; the end is looked at once more after registering.
 
-        What an append brought is collected at once: the bell has not rung, so nothing else is new.
+        What an append brought is collected at once: the bell has not rung, so neither group nor topics have news.
         """
         bell = self._bell
         bell.gate = gate = RawGate()
@@ -231,7 +231,7 @@ class Consumer(Positions, Generic[K, V]):
             if not gate.wait(step if left is None else min(left, step)) or bell.rung:
                 return None
             with self._guard():
-                return self._collect(collect)
+                return self._collect(collect) if self._still_member() else None
         finally:
             parked.cancel()
 
@@ -276,11 +276,6 @@ class Consumer(Positions, Generic[K, V]):
 
     def _next(self, ends: dict[TopicPartition, int] | None, timeout: float | None) -> Record[K, V] | None:
         """The next record by the long way: hear the group, take records ahead, wait. None at the end."""
-
-        def take() -> Record[K, V] | None:
-            # Taken under the state lock: a newcomer may ask for the partition the moment it is free.
-            return self._held.next() if self._ahead(ends) else None
-
         with self._enter():
             deadline = None if timeout is None else real_monotonic() + timeout
             with self._guard():
@@ -289,7 +284,8 @@ class Consumer(Positions, Generic[K, V]):
                 if self.stopped:
                     self._stop_told = True
                     return None
-                record = self._look(take)
+                # Taken under the state lock: a newcomer may ask for the partition the moment it is free.
+                record = self._look(lambda: self._held.next() if self._ahead(ends) else None)
                 self._renew_at = real_monotonic() + _RENEW_S
                 if record is not None:
                     return record
@@ -298,9 +294,7 @@ class Consumer(Positions, Generic[K, V]):
                 left = None if deadline is None else deadline - real_monotonic()
                 if left is not None and left <= 0:
                     return None
-                record = self._wait(left, take)
-                if record is not None:
-                    return record
+                self._wait(left, lambda: self._ahead(ends))
 
     def _ahead(self, ends: dict[TopicPartition, int] | None) -> bool:
         """Have records taken ahead; REQUIRES the state lock."""

@@ -106,9 +106,7 @@ class Producer(Closing):
             if size <= queue.max_size:
                 row = (key, value, self._now_ns() // 1_000_000)
                 full = False
-                lock = queue.lock
-                try:  # not `with`, which costs as much as all the rest of it: see `new_owned_lock`
-                    lock.acquire()
+                with queue.lock:
                     batch = queue.open
                     if batch is not None:
                         rows = batch.rows
@@ -118,13 +116,6 @@ class Producer(Closing):
                         if size >= self._batch_size:
                             full = True
                             queue.seal_open()
-                    lock.release()
-                except BaseException:
-                    try:  # noqa: SIM105
-                        lock.release()
-                    except RuntimeError:
-                        pass
-                    raise
                 if batch is not None:
                     if full:
                         queue.drain()
@@ -255,7 +246,7 @@ class Producer(Closing):
             raise SerializationError(
                 f"send_many got {n} values and {len(key_column.items)} keys; it takes one key for each value."
             )
-        if route.needs_key and n and (key_column is None or None in key_column.items):
+        if route.needs_key and n and (key_column is None or any(key is None for key in key_column.items)):
             raise route.no_key()
         pairs = () if headers is None else header_tuple(headers)
         now = self._now_ns() // 1_000_000

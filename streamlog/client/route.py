@@ -35,9 +35,7 @@ class Column(NamedTuple):
 
     def lengths(self) -> list[int]:
         """The bytes of each item."""
-        if self.weights is None:
-            return [0 if item is None else len(item) for item in self.items]
-        return list(map(len, self.items))  # type: ignore[arg-type]
+        return [0 if i is None else len(i) if type(i) is bytes else memoryview(i).nbytes for i in self.items]
 
 
 def weigh(column: Sequence[Any]) -> list[int] | None:
@@ -77,6 +75,7 @@ class Route:
         self.only = queues[0] if len(queues) == 1 and not callable(config.partitioner) else None
         self.partitioner = partitioner
         self.partition_lock = partition_lock
+        self.serdes = key_serializer, value_serializer  # kept, for a route is known by their ids
         self.serialize_key: Serialize | None = resolve_serializer(key_serializer, topic.name, "key")
         self.serialize_value: Serialize | None = resolve_serializer(value_serializer, topic.name)
         self.plain = self.serialize_key is None and self.serialize_value is None

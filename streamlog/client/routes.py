@@ -15,6 +15,10 @@ from .outbox import Outbox
 from .partitioner import make_partitioner
 from .route import Route
 
+# Each handle with serdes of its own has a route of its own: a program that makes them again and again is not to fill
+# the memory with them.
+_MOST = 1000
+
 
 class Routes:
     """See the module. Thread-safe.
@@ -41,7 +45,9 @@ class Routes:
         """The route of a topic, given by name or handle. Raises UnknownTopicOrPartitionError, InvalidTopicError,
         InvalidRecordError for an internal one."""
         name, key_serde, value_serde = self._log._name_of(topic)
-        view = self._log._topic_view(name)
+        view = self._log._topic_view(name) if isinstance(topic, str) else topic._view()
+        if len(self.known) >= _MOST:
+            self.forget()
         with self._lock:
             if key_serde is None and value_serde is None:
                 route = self.known.get(name) or self._make(view, None, None)

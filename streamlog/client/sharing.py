@@ -46,6 +46,13 @@ class Sharing(Reading):
         self._sync_group(self._membership, polling=True)
         self._auto_commit_if_due()
 
+    def _still_member(self) -> bool:
+        """Whether a poll may go on with what it holds without hearing the group; a member's deadline is renewed."""
+        membership = self._membership
+        if membership is None or self._subscription.manual is not None:
+            return True
+        return membership.unchanged(self._subscription.names)
+
     def _refresh_alone(self) -> None:
         self._subscription.resolve(self._service.image)
         if self._subscription.manual is None:

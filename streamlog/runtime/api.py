@@ -15,21 +15,16 @@ from ..types import Buffer
 T = TypeVar("T")
 
 
-class Mutex(Protocol):
-    """What keeps others out: safe to interrupt in a `with`, which a Condition is not."""
+class Lock(Protocol):
+    """A raw mutual-exclusion lock: safe to interrupt in a `with`, which a Condition is not."""
 
     def acquire(self, blocking: bool = True, timeout: float = -1) -> bool: ...
     def release(self) -> None: ...
+    def locked(self) -> bool: ...
     def __enter__(self) -> bool: ...
     def __exit__(
         self, type: type[BaseException] | None, value: BaseException | None, traceback: TracebackType | None, /
     ) -> None: ...
-
-
-class Lock(Mutex, Protocol):
-    """A raw mutex, of which can be told whether anybody has it."""
-
-    def locked(self) -> bool: ...
 
 
 class Completion(Generic[T]):

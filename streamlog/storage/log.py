@@ -36,6 +36,8 @@ logger = logging.getLogger("streamlog.storage")
 _new_tail: Any = tuple.__new__  # namedtuple's own __new__ is a Python call
 # What a batch of one record takes beside its two packed columns, no less than that.
 _ONE_OVERHEAD = 128
+# Up to this size the batch of a lone record is kept in memory, one for each partition.
+_LATEST_BYTES = 4096
 
 
 class Log(DurableLog):
@@ -188,7 +190,7 @@ class Log(DurableLog):
             ),
         )  # fmt: skip
         self._writing = None
-        self.latest = (position, active, data)
+        self.latest = (position, active, data) if len(data) <= _LATEST_BYTES else None
         return offset
 
     def settle(self, write: Write) -> None:

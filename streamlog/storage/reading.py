@@ -47,8 +47,8 @@ class LogReader:
     seed: int
     tail: Tail
     latest: tuple[int, Segment, bytes] | None = None
-    """The position, segment and bytes of the batch written last, if it was a single record: a reader that waited for
-    it need not ask the disk. Published after the tail, and of the log as long as its segment is."""
+    """The position, segment and bytes of the last batch that was a single record, if it is small: who waited for it
+    need not ask the disk. Published after the tail, and of the log as long as its segment is."""
 
     def fetch(self, offset: int, max_bytes: int, end_offset: int, after: Chunk = EMPTY) -> Chunk:
         """Batches from the one that holds `offset` on, up to `end_offset`; EMPTY at the end.
@@ -79,10 +79,10 @@ class LogReader:
         ):
             assert segment is not None
             position = after.position + len(after.data)
-            latest = self.latest
-            if latest is not None and latest[0] == position and latest[1] is segment:
-                return Chunk(latest[2], self.seed, segment.path, position, segment)
             end = tail.end_position if segment is active else segment.size
+            latest = self.latest
+            if latest is not None and latest[0] == position and latest[1] is segment and position + len(latest[2]) == end:
+                return Chunk(latest[2], self.seed, segment.path, position, segment)
             if position < end:
                 data = segment.chunk(position, end, max_bytes)
                 if end_offset < tail.end_offset:

@@ -53,6 +53,16 @@ def test_record_larger_than_the_producers_bound_is_refused(log: StreamLog) -> No
     assert ends_of(topic) == [1]
 
 
+@pytest.mark.parametrize("linger_ms", [0, 1000])
+def test_a_record_is_as_large_as_its_bytes_whatever_its_items_are(log: StreamLog, topic: Topic, linger_ms: int) -> None:
+    numbers = memoryview(bytes(4_000_000)).cast("d")
+    with log.producer(linger_ms=linger_ms) as producer:
+        with pytest.raises(streamlog.RecordTooLargeError):
+            producer.send_many("t", [numbers])
+        producer.send_many("t", [numbers[:1000], b"x"]).result()
+    assert [len(value) for value in values_of(topic)] == [8000, 1]
+
+
 def test_kafkas_usual_bound_is_about_a_megabyte(log: StreamLog, topic: Topic) -> None:
     topic.send(b"x" * 1_000_000)
     with pytest.raises(streamlog.RecordTooLargeError):

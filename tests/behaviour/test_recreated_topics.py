@@ -53,6 +53,27 @@ def test_a_producer_that_knows_both_topics_refuses_the_former_handle(log: stream
     assert [record.value for record in log["t"].read()] == [b"new", b"new"]
 
 
+def test_a_handle_of_a_topic_that_is_recreated_while_it_sends_does_not_send_to_the_other(
+    log: streamlog.StreamLog, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    former = log.create_topic("t")
+    known = type(log)._name_of
+    left = [None]
+
+    def recreate_after(self: streamlog.StreamLog, topic: Any) -> Any:
+        found = known(self, topic)
+        if left:
+            left.pop()
+            recreate(log)
+        return found
+
+    monkeypatch.setattr(type(log), "_name_of", recreate_after)
+    for _ in range(3):
+        with pytest.raises(streamlog.UnknownTopicIdError):
+            former.send(b"lost")
+    assert list(log["t"].read()) == []
+
+
 def test_a_route_made_while_its_topic_is_recreated_is_not_kept(
     log: streamlog.StreamLog, monkeypatch: pytest.MonkeyPatch
 ) -> None:

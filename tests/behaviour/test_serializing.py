@@ -117,3 +117,27 @@ def test_handles_of_one_topic_are_sent_to_as_each_of_them_says(log: StreamLog, t
             producer.send(other, [1])
             producer.send("t", b"2")
     assert [record.value for record in topic.read()] == [b"1", b"[1]", b"\x91\x01", b"2"] * 2
+
+
+@pytest.mark.parametrize("through", ["topic", "producer"])
+def test_a_serde_that_lives_as_long_as_its_handle_is_never_taken_for_an_earlier_one(
+    log: StreamLog, topic: Topic, through: str
+) -> None:
+    makers = [lambda value: b"a" + value, lambda value: b"b" + value]
+    with log.producer() as producer:
+        for n in range(40):
+            handle = log.topic("t", value_serde={"t": makers[n % 2]})
+            if through == "topic":
+                handle.send(b"")
+            else:
+                producer.send(handle, b"")
+            del handle
+    assert [record.value for record in topic.read()] == [b"a", b"b"] * 20
+
+
+def test_a_program_that_makes_handles_without_end_does_not_fill_the_producer(log: StreamLog, topic: Topic) -> None:
+    with log.producer() as producer:
+        for _ in range(2500):
+            producer.send(log.topic("t", value_serde=lambda value: value), b"x")
+        assert len(producer._known) <= 1002
+    assert topic.partition(0).log_end_offset == 2500

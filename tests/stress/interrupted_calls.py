@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import gc
-import threading
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
@@ -206,15 +205,6 @@ class LingerBehindOthers(LingerAndFlush):
 
     def send(self, value: str) -> Any:
         return self.producer.send("t", value.encode(), b"k")
-
-    def after(self) -> None:
-        """The lock of the batch is free: for another thread, as this one may take it twice."""
-        value = self.story.new()
-        other = threading.Thread(target=lambda: self.sent.append((value, self.send(value))), daemon=True)
-        other.start()
-        other.join(10)
-        assert not other.is_alive(), "the lock of the open batch was left held"
-        super().after()
 
 
 class Poll(Action):
