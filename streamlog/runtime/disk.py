@@ -25,6 +25,7 @@ _IOV_MAX = 512
 _NO_POPULATE = (errno.EINVAL, errno.ENOSYS)
 _FLAGS = os.O_CLOEXEC | os.O_NOFOLLOW
 _PAGE = mmap.PAGESIZE
+_LONGEST_LINE = 256  # of the kernel's list of locks; twice what one takes
 _NETWORK_FILESYSTEMS = {"nfs", "nfs4", "cifs", "smb3", "smbfs", "9p", "afs", "ceph", "fuse.sshfs", "glusterfs"}
 
 
@@ -278,7 +279,8 @@ class DirectoryLock:
             os.close(fd)
 
     def holder(self) -> int | None:
-        """The holder's pid by the kernel's list of locks; where there is none, the pid in the file if it lives.
+        """The holder's pid by the kernel's list of locks; where there is none, or one of many pages, the pid in the file
+        if it lives.
 
         Not always the one in the file: who has only just taken the lock has not written it yet.
         """
@@ -291,22 +293,34 @@ class DirectoryLock:
             pid = os.pread(fd, 20, 0).decode("ascii", "replace").strip()
         finally:
             os.close(fd)
-        try:
-            with open("/proc/locks", encoding="ascii") as file:
-                locks = [line.split() for line in file]
-        except OSError:
-            return int(pid) if pid.isdigit() and _is_running(int(pid)) else None
         device = f"{os.major(about.st_dev):02x}:{os.minor(about.st_dev):02x}"
-        for fields in locks:  # 1: FLOCK ADVISORY WRITE pid major:minor:inode 0 EOF; one that waits has an arrow
+        listed = _kernels_list()
+        for line in (listed or "").splitlines():
+            fields = line.split()  # 1: FLOCK ADVISORY WRITE pid major:minor:inode 0 EOF; one that waits has an arrow
             if len(fields) > 5 and fields[1] == "FLOCK":
                 at, _, inode = fields[5].rpartition(":")
                 # Some file systems list another device than they tell of a file.
                 if inode == str(about.st_ino) and (at == device or fields[4] == pid):
                     return _own_name_of(fields[4])
-        return None
+        if listed is not None and len(listed) < _PAGE - _LONGEST_LINE:
+            return None
+        return int(pid) if pid.isdigit() and _is_running(int(pid)) else None
 
     def __del__(self) -> None:
         self.abandon()
+
+
+def _kernels_list() -> str | None:
+    """The list of locks; None on a machine without one.
+
+    The kernel gives it a page at a time, each from behind as many locks as it gave before: if one of these was given up
+    meanwhile, another one is in no page, though it was held all the time. So only what fits into one page is whole.
+    """
+    try:
+        with open("/proc/locks", encoding="ascii", errors="replace") as file:
+            return file.read()
+    except OSError:
+        return None
 
 
 def _is_running(pid: int) -> bool:

@@ -82,6 +82,22 @@ def test_a_holder_is_told_by_the_pid_that_it_knows_itself_by(
     assert lock.holder() == expected
 
 
+@pytest.mark.parametrize(("others", "held"), [(0, False), (1, False), (100, True)])
+def test_a_lock_that_is_not_in_a_list_of_several_pages_may_be_held_all_the_same(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, others: int, held: bool
+) -> None:
+    lock = DirectoryLock(str(tmp_path / "lock"))
+    assert lock.acquire() is None
+    listed = "1: POSIX  ADVISORY  READ  1 08:01:1 0 EOF\n" * others
+    real = builtins.open
+    monkeypatch.setattr(
+        builtins, "open", lambda file, *a, **o: io.StringIO(listed) if file == "/proc/locks" else real(file, *a, **o)
+    )
+    assert lock.holder() == (os.getpid() if held else None)
+    Path(lock.path).write_text("99999999\n")  # not that of a process
+    assert lock.holder() is None
+
+
 def test_a_lock_that_was_given_up_is_not_held_by_the_kernels_list(tmp_path: Path) -> None:
     lock = DirectoryLock(str(tmp_path / "lock"))
     lock.acquire()
