@@ -234,7 +234,10 @@ class FollowedLog(LogReader):
             raise typed(error, "read", self.directory) from error
         if not is_alone():
             return False
-        self._slot, self._life = None, None
+        # As an owner would have published it: the next one may move the files about before it says anything.
+        end, start = tail.end_offset, tail.start_offset
+        self._slot = Slot(self.seed, 0, 0, end, end, end, start, tail.bases[-1], tail.end_position)
+        self._life = None
         self.tail = tail
         self.high_watermark = tail.end_offset
         self.is_known = True

@@ -6,7 +6,7 @@ import pytest
 
 from streamlog.errors import OffsetOutOfRangeError
 from streamlog.records.batch import read_header
-from streamlog.storage.swap import log_name
+from streamlog.storage.swap import log_name, swap_name
 
 from .conftest import Box
 from .test_following import Along, MakeBox, alone, small, value
@@ -164,3 +164,21 @@ def test_where_nothing_may_be_seen_any_more_a_reader_waits(box: MakeBox, sealed:
     assert seen(along, 2) == ([], 2)
     along.follow()
     assert seen(along, 2) == ([6, 7, 8, 9], 10)
+
+
+def test_a_swap_that_a_killed_owner_left_is_read_while_the_next_one_finishes_it(box: MakeBox) -> None:
+    b = small(box, 9, cleanup_policy="compact")
+    b.log.roll(b.now)
+    assert b.partition.compact(b.now) is not None
+    left = [value(n) for n in (6, 7, 8)]
+    assert [entry.value for entry in b.read()] == left
+    segment = b.logs()[0]
+    swap = segment.with_name(swap_name(0, int(b.logs()[1].stem)))
+    segment.rename(swap)
+    along = alone(b)
+    assert along.log.salvage(None, verify=False, is_alone=lambda: True)
+    swap.rename(segment)
+    along.log.renew = lambda failed: along.log.list_anew()
+    assert along.values() == left
+    along.follow()
+    assert along.values() == left
