@@ -100,7 +100,7 @@ class FollowedPartition(Waiters):
         self.catch_up()
         if self.log.tail.segments == failed.segments:
             with self._lock:
-                self.log.list_anew()
+                self.log.list_anew(self._watcher.is_between)
 
 
 class Awaited(ParkedFetch):

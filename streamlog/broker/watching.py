@@ -75,6 +75,10 @@ class Watcher:
         """Whether nobody has opened the directory after `owner` did: who does says so there before anything else."""
         return bool(self._owner()["incarnation"] == owner["incarnation"])
 
+    def is_between(self) -> bool:
+        """Whether the owner whose slots were read is gone, and the next one has not brought the log back yet."""
+        return self.situation is Situation.OPENING and parse_header(self._read()) == self._header is not None
+
     def close(self) -> None:
         self._file = None
 

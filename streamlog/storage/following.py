@@ -121,19 +121,16 @@ class FollowedLog(LogReader):
         """
         last, tail = self._slot, self.tail
         life = (incarnation, slot.rewrites)
-        goes_on = not tail.segments[-1].sealed  # else it was listed anew, in the middle of a roll that came to nothing
         if last is not None and life == self._life and slot.shape == last.shape:
             # Between appends alone an end that is less is that of a slot read before the last one, by another thread.
-            if slot.end_offset < last.end_offset or slot.high_watermark < last.high_watermark:
-                return True
-            if goes_on:
+            if slot.end_offset >= last.end_offset and slot.high_watermark >= last.high_watermark:
                 self._publish(tail._replace(end_offset=slot.end_offset, end_position=slot.end_position), slot, life)
-                return True
+            return True
         missing: OSError | None = None
         for _ in range(_LISTINGS):
             life = (incarnation, slot.rewrites)
             try:
-                tail = self._listed(slot, keep=goes_on and life == self._life)
+                tail = self._listed(slot, keep=life == self._life)
             except FileNotFoundError as error:
                 missing = error
             except OSError as error:
@@ -149,17 +146,27 @@ class FollowedLog(LogReader):
             slot = again
         raise self._restless() if missing is None else typed(missing, "list", self.directory)
 
-    def list_anew(self) -> None:
+    def list_anew(self, is_between: Callable[[], bool]) -> None:
         """The slot says that nothing happened, a file says otherwise: take the directory as it is now.
 
-        While the next owner opens there may be no slot for what the one before did last.
+        If it still `is_between` two owners when it was listed, no slot tells what the one before did last. Then what it
+        sealed may be seen, as it could be before: of what it compacted the later records may be all that is left.
         """
         slot, old = self._slot, self.tail
         for _ in range(_LISTINGS):
             if slot is None:
                 return
             try:
-                tail = self._listed(slot, keep=False, is_stale=True)
+                onward = max(_places(self._disk.listdir(self.directory), MAX_OFFSET), default=0)
+                if onward > slot.active_base and onward >= slot.end_offset and is_between():
+                    slot = slot._replace(
+                        end_offset=onward,
+                        high_watermark=onward,
+                        last_stable_offset=onward,
+                        active_base=onward,
+                        end_position=0,
+                    )
+                tail = self._listed(slot, keep=False)
                 # What was deleted last the partition's state tells: a new start is on the device before the first
                 # file goes. So it is read after the listing.
                 start = min(self._state(self._names()).log_start_offset, slot.end_offset)
@@ -184,31 +191,23 @@ class FollowedLog(LogReader):
         self.high_watermark = slot.high_watermark
         self.is_known = True
 
-    def _listed(self, slot: Slot, *, keep: bool, is_stale: bool = False) -> Tail:
+    def _listed(self, slot: Slot, *, keep: bool) -> Tail:
         """The log as `slot` and the directory have it. `keep`: what is known of files with the same name still holds.
 
-        If the slot may be stale, and its last file was sealed since, then that one may be compacted, or part of another
-        file: it is taken to its end, which lies past the slot's. Raises OSError: FileNotFoundError if a file went while
-        this looked.
+        Raises OSError: FileNotFoundError if a file went while this looked.
         """
-        names = self._disk.listdir(self.directory)
-        places = _places(names, MAX_OFFSET if is_stale else slot.active_base)
-        onward = min((base for base in places if base > slot.active_base), default=None)
-        places = {base: name for base, name in places.items() if base <= slot.active_base}
-        if onward is None or not places:
-            onward, places[slot.active_base] = None, log_name(slot.active_base)
+        places = _places(self._disk.listdir(self.directory), slot.active_base)
+        places[slot.active_base] = log_name(slot.active_base)
         known = {segment.path: segment for segment in self.tail.segments} if keep else {}
         segments: list[Segment] = []
         bases = _from(sorted(places), slot.log_start_offset)
-        for base, end in zip(bases, [*bases[1:], onward], strict=True):
+        for n, base in enumerate(bases):
             path = f"{self.directory}/{places[base]}"
             segment = known.get(path) or FollowedSegment(self._disk, path, base, self.seed)
             assert isinstance(segment, FollowedSegment)
-            if end is not None and not segment.sealed:
-                segment.finished(segment.measure(), end)
+            if base != slot.active_base and not segment.sealed:
+                segment.finished(segment.measure(), bases[n + 1])
             segments.append(segment)
-        if onward is not None:
-            return self._tail(segments, slot.log_start_offset, onward, segments[-1].size)
         return self._tail(segments, slot.log_start_offset, slot.end_offset, slot.end_position)
 
     # -- without an owner ----------------------------------------------------------------------------

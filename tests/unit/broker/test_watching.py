@@ -276,6 +276,18 @@ def test_the_slots_of_one_that_was_killed_are_not_those_of_the_process_that_has_
     assert scene.situation() is ALONE
 
 
+def test_a_directory_is_between_two_owners_until_the_next_one_says_something(scene: Scene) -> None:
+    assert not scene.watcher.is_between()
+    scene.write(SLOT)
+    scene.look()
+    assert not scene.watcher.is_between()
+    scene.owned(2)
+    assert scene.situation() is BACK_SOON
+    assert scene.watcher.is_between()
+    scene.write(SLOT, incarnation=2)
+    assert not scene.watcher.is_between()
+
+
 def test_whether_somebody_opened_the_directory_since_is_in_the_owner_file(scene: Scene) -> None:
     scene.write(SLOT)
     scene.lock.held = False

@@ -93,7 +93,7 @@ class Along:
     def renew(self, failed: Tail) -> None:
         self.follow()
         if self.log.tail.segments == failed.segments:
-            self.log.list_anew()
+            self.log.list_anew(lambda: False)
 
     def values(self, start: int | None = None) -> list[bytes | None]:
         return [entry.value for entry in self.box.read(start, log=self.log)]  # type: ignore[arg-type]
@@ -615,7 +615,7 @@ def test_a_directory_that_is_missing_or_may_not_be_listed_is_a_storage_error(box
     along.follow()
     along.disk.before = before
     with pytest.raises(StorageError):
-        along.log.list_anew()
+        along.log.list_anew(lambda: False)
 
 
 @pytest.mark.parametrize("for_ever", [False, True])
@@ -633,7 +633,7 @@ def test_files_that_are_moved_about_are_listed_until_they_rest(box: MakeBox, for
 
     along.disk.before = before
     view = along.log.tail.segments
-    along.log.list_anew()
+    along.log.list_anew(lambda: False)
     assert (along.log.tail.segments == view) is for_ever
 
 
@@ -643,7 +643,7 @@ def test_what_the_owner_before_deleted_last_is_gone_though_no_slot_says_so(box: 
     along.follow()
     b.log.discard(b.log.advance_start(4))  # and it ended before it published that
     assert along.log.tail.start_offset == 0
-    along.log.list_anew()
+    along.log.list_anew(lambda: False)
     assert along.log.tail.start_offset == 4
     assert along.values() == [value(4), value(5)]
     with pytest.raises(OffsetOutOfRangeError):
@@ -652,7 +652,7 @@ def test_what_the_owner_before_deleted_last_is_gone_though_no_slot_says_so(box: 
 
 def test_a_view_that_was_never_made_has_nothing_to_list(box: MakeBox) -> None:
     along = Along(box())
-    along.log.list_anew()
+    along.log.list_anew(lambda: False)
     assert along.log.tail.end_offset == 0
 
 

@@ -6,9 +6,8 @@ import pytest
 
 from streamlog.errors import OffsetOutOfRangeError
 from streamlog.records.batch import read_header
-from streamlog.storage.swap import log_name, swap_name
+from streamlog.storage.swap import swap_name
 
-from .conftest import Box
 from .test_following import Along, MakeBox, alone, small, value
 
 
@@ -88,7 +87,7 @@ def test_what_was_found_while_the_next_owner_was_at_work_does_not_count(box: Mak
 # -- an owner went on and is gone, and the next one opens: there is no news, and the files are others
 
 
-def behind(make: MakeBox, *, sealed: int) -> tuple[Box, Along]:
+def behind(make: MakeBox, *, sealed: int, between: bool) -> Along:
     """A view of 6 records that has no file open yet, and a log that was compacted into one file of 9 since; `sealed` of
     the 6 were in a file of their own."""
     b = make(cleanup_policy="compact")
@@ -98,13 +97,14 @@ def behind(make: MakeBox, *, sealed: int) -> tuple[Box, Along]:
         b.append(value(n), keys=[b"k%d" % n])
     along = Along(b)
     along.follow()
-    along.log.renew = lambda failed: along.log.list_anew()
+    along.log.renew = lambda failed: along.log.list_anew(lambda: between)
     for n in range(6, 9):
         b.append(value(n), keys=[b"k%d" % (n - 4)])  # of 2 to 4; there is one more of 0, 1 and 5
     b.log.roll(b.now)
     assert b.partition.compact(b.now) is not None
     assert len(b.logs()) == 2
-    return b, along
+    b.append(value(9), keys=[b"k5"])
+    return along
 
 
 def seen(along: Along, start: int) -> tuple[list[int], int]:
@@ -122,48 +122,30 @@ def seen(along: Along, start: int) -> tuple[list[int], int]:
     return found, position
 
 
-@pytest.mark.parametrize("sealed", [0, 3])
-@pytest.mark.parametrize(
-    ("start", "expected", "position"), [(0, [0, 1, 5], 6), (1, [1, 5], 6), (4, [5], 6), (6, [], 6)]
-)
-def test_files_that_hold_more_than_may_be_seen_are_read_as_far_as_that(
-    box: MakeBox, sealed: int, start: int, expected: list[int], position: int
+@pytest.mark.parametrize("start", [0, 1, 4])
+def test_between_two_owners_all_that_was_sealed_is_seen(box: MakeBox, start: int) -> None:
+    along = behind(box, sealed=3, between=True)
+    assert seen(along, start) == ([offset for offset in (0, 1, 5, 6, 7, 8) if offset >= start], 9)
+    along.follow()
+    assert seen(along, 9) == ([9], 10)
+
+
+@pytest.mark.parametrize(("start", "expected"), [(0, [0, 1, 5]), (1, [1, 5]), (4, [5]), (6, [])])
+@pytest.mark.parametrize("between", [True, False])
+def test_a_file_that_holds_more_than_may_be_seen_is_read_as_far_as_that(
+    box: MakeBox, start: int, expected: list[int], between: bool
 ) -> None:
-    _, along = behind(box, sealed=sealed)
-    assert seen(along, start) == (expected, position)
+    along = behind(box, sealed=0, between=between)  # its name is the same, so nothing tells that it is another
+    assert seen(along, start) == (expected, 6)
     along.follow()
-    assert seen(along, position) == ([6, 7, 8], 9)
+    assert seen(along, 6) == ([6, 7, 8, 9], 10)
 
 
-def test_a_file_that_was_taken_for_finished_in_the_middle_of_a_roll_is_one_that_grows_if_the_roll_failed(
-    box: MakeBox,
-) -> None:
-    b = box()
-    for n in range(3):
-        b.append(value(n))
-    along = Along(b)
+def test_while_the_owner_lives_a_file_that_is_newer_than_its_word_is_read_as_far_as_that(box: MakeBox) -> None:
+    along = behind(box, sealed=3, between=False)
+    assert seen(along, 2) == ([5], 6)
     along.follow()
-    b.append(value(3))  # not published yet
-    new = b.path / log_name(4)
-    new.touch()
-    along.log.list_anew()
-    assert seen(along, 0) == ([0, 1, 2], 3)
-    new.unlink()
-    b.append(value(4))
-    along.follow()
-    assert along.generation == 0
-    assert along.values() == [value(n) for n in range(5)]
-
-
-@pytest.mark.parametrize("sealed", [0, 3])
-def test_where_nothing_may_be_seen_any_more_a_reader_waits(box: MakeBox, sealed: int) -> None:
-    b, along = behind(box, sealed=sealed)
-    b.append(value(9), keys=[b"k5"])
-    b.log.roll(b.now)
-    assert b.partition.compact(b.now) is not None
-    assert seen(along, 2) == ([], 2)
-    along.follow()
-    assert seen(along, 2) == ([6, 7, 8, 9], 10)
+    assert seen(along, 6) == ([6, 7, 8, 9], 10)
 
 
 def test_a_swap_that_a_killed_owner_left_is_read_while_the_next_one_finishes_it(box: MakeBox) -> None:
@@ -178,7 +160,7 @@ def test_a_swap_that_a_killed_owner_left_is_read_while_the_next_one_finishes_it(
     along = alone(b)
     assert along.log.salvage(None, verify=False, is_alone=lambda: True)
     swap.rename(segment)
-    along.log.renew = lambda failed: along.log.list_anew()
+    along.log.renew = lambda failed: along.log.list_anew(lambda: True)
     assert along.values() == left
     along.follow()
     assert along.values() == left
