@@ -82,7 +82,10 @@ def test_a_partition_without_a_slot_is_waited_for_with_a_bound(
     assert bounds(scene) == (0, 2)
 
 
-def test_a_partition_whose_slot_was_damaged_after_the_log_was_closed_is_read_out_of_its_files(scene: Scene) -> None:
+def test_a_partition_whose_slot_was_damaged_after_the_log_was_closed_is_read_out_of_its_files(
+    scene: Scene, while_waiting: Callable[..., None]
+) -> None:
+    while_waiting()  # for nobody
     scene.send(b"x", b"y")
     scene.owner.close()
     published = Path(scene.path) / "published"
