@@ -148,6 +148,20 @@ def test_while_the_owner_lives_a_file_that_is_newer_than_its_word_is_read_as_far
     assert seen(along, 6) == ([6, 7, 8, 9], 10)
 
 
+def test_where_nothing_that_may_be_seen_is_left_a_reader_waits(box: MakeBox) -> None:
+    along = behind(box, sealed=0, between=False)
+    assert seen(along, 0) == ([0, 1, 5], 6)
+    b = along.box
+    for n in (0, 1, 5):
+        b.append(value(n), keys=[b"k%d" % n])
+    b.log.roll(b.now)
+    assert b.partition.compact(b.now) is not None
+    along.log.release()
+    assert seen(along, 0) == ([], 0)
+    along.follow()
+    assert seen(along, 0) == ([6, 7, 8, 10, 11, 12], 13)
+
+
 def test_a_swap_that_a_killed_owner_left_is_read_while_the_next_one_finishes_it(box: MakeBox) -> None:
     b = small(box, 9, cleanup_policy="compact")
     b.log.roll(b.now)
