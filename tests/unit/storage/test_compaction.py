@@ -328,6 +328,22 @@ def _calls(make: MakeBox) -> list[str]:
     return disk.calls
 
 
+def test_interrupted_at_any_call_the_log_reads_on_and_the_next_pass_is_right(box: MakeBox) -> None:
+    for nth in range(1, _count(box, _compact_only) + 1):
+        b, disk = armed(box, cleanup_policy="compact", segment_bytes=1024)
+        filled(b)
+        table, end = b.table(), b.log.tail.end_offset
+        disk.arm(nth, KeyboardInterrupt())
+        with pytest.raises(KeyboardInterrupt):
+            _compact_only(b)
+        disk.error = None
+        assert (b.table(), b.log.tail.end_offset) == (table, end), disk.calls[nth - 1]
+        compact(b)
+        assert b.table() == table
+        b.reopen()
+        assert b.table() == table
+
+
 @pytest.mark.parametrize("once", [True, False], ids=["one call fails", "all calls fail from there on"])
 def test_failed_at_any_call_the_log_reads_on_and_the_next_pass_and_the_next_open_are_right(
     box: MakeBox, once: bool
