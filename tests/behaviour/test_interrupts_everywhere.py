@@ -55,4 +55,4 @@ def test_a_second_interrupt_while_the_first_is_handled_does_no_harm_either(
     kind: type[calls.Action], rng: random.Random
 ) -> None:
     swept = sweep(kind, first=rng.randint(1, 5), step=5, again=lambda: rng.choice((1, 2, 3, 5, 8)))
-    assert swept.interrupts > 10
+    assert swept.interrupts >= max(5, swept.places // 10), "the sweep has missed the call"
