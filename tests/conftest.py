@@ -36,6 +36,9 @@ hypothesis.settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "quick"))
 
 def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line("markers", "damaged: harms the directory on purpose, so it is not checked at the end")
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        # A shell starts what it puts in the background (`pytest &`, nohup) deaf to Ctrl-C, and children inherit that.
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture
