@@ -157,10 +157,10 @@ class Catalog:
 
     @property
     def image(self) -> Image:
-        """All topics. What came of an interrupted change shows here first; a change that another thread is making is
-        not waited for."""
+        """All topics. What came of an interrupted change shows here first, unless the disk refuses to say; a change that
+        another thread is making is not waited for."""
         if self._behind and self.closed is None and not self._lock.locked():
-            with self._lock:
+            with contextlib.suppress(StreamlogError), self._lock:
                 self._catch_up()
         return self._image
 
