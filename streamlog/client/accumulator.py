@@ -1,8 +1,9 @@
-"""Records on their way into one partition: the open batch, the sealed ones, and who writes them.
+"""Records on their way into one partition: a queue of batches, of which the last may be open, and who writes them.
 
-Two locks. `lock` is a leaf: it guards the lists for the nanoseconds of an append and is never held
-during I/O. `draining` is held by the one thread that writes. Who finds it taken leaves its batches in
-the queue and waits, if at all, on a gate of its own; the writer looks at the queue again after it let
+Two locks. `lock` is a leaf: it is held for the nanoseconds in which a batch is put at the end of the
+queue, and never during I/O; a record joins the open batch without it (`Batch` says how). `draining` is
+held by the one thread that writes, which alone takes batches out. Who finds it taken leaves its batches
+in the queue and waits, if at all, on a gate of its own; the writer looks at the queue again after it let
 go, so nothing is left behind. (A single record without a linger is the exception: see `idle`.)
 
 With `sync=True` a batch that is in the log still waits for its sync. It has left `queue` for `written` by
@@ -84,7 +85,7 @@ class PartitionQueue:
         self.max_size = 0
         self.lock = new_lock()
         self.draining = new_lock()
-        self.open: Batch | None = None
+        # All but the last are closed: a batch is added when the one before it is.
         self.queue: deque[Batch] = deque()
         self.inflight: tuple[list[Batch], Write] | None = None
         self.written = Written(self._conclude)
@@ -107,53 +108,66 @@ class PartitionQueue:
     def name(self) -> TopicPartition:
         return TopicPartition(self.topic.name, self.partition)
 
+    @property
+    def open(self) -> Batch | None:
+        """The batch that a record may join."""
+        try:
+            batch = self.queue[-1]
+        except IndexError:
+            return None
+        return None if batch.closed else batch
+
     def add(self, row: Row, size: int) -> tuple[Batch, int] | None:
-        """Put a record into the open batch: the batch, and the record's index in it. Seals a full one.
+        """Put a record into the open batch: the batch, and the record's index in it. Closes a full one.
 
         None if a new batch would not fit into the producer's buffer.
         """
-        with self.lock:
+        while True:
             batch = self.open
             if batch is None:
-                if self.closed is not None:
-                    raise self.closed.again()
-                room = max(self.batch_size, size)
-                if not self.owner.reserve(room):
-                    return None
-                linger = self.linger_ms
-                batch = Batch(self, self.owner.now_ms() + linger if linger else 0, not linger)
-                batch.reserved = room
-            index = len(batch.rows)
-            if len(row) > 3:
-                batch.has_headers = True
-            batch.rows.append(row)
-            batch.size += size
-            self.open = batch  # not before it has a record: an interrupt must not leave an empty one
-            if batch.size >= self.batch_size:
-                self.seal_open()
-        return batch, index
+                with self.lock:
+                    batch = self.open  # another thread may have been faster
+                    if batch is None:
+                        return self._begin(row, size)
+            index = batch.join(row, size)
+            if index >= 0:
+                if batch.size >= self.batch_size:
+                    batch.closed = True
+                return batch, index
 
-    def seal_open(self) -> None:
-        """Move the open batch to those that wait to be written. REQUIRES: `lock`."""
-        batch = self.open
-        if batch is not None:
-            # In the queue before it leaves `open`: an interrupt in between must not lose it.
-            if not self.queue or self.queue[-1] is not batch:
-                self.queue.append(batch)
-            self.open = None
+    def _begin(self, row: Row, size: int) -> tuple[Batch, int] | None:
+        """`add`, to a new batch. REQUIRES: `lock`, and no open batch."""
+        if self.closed is not None:
+            raise self.closed.again()
+        room = max(self.batch_size, size)
+        if not self.owner.reserve(room):
+            return None
+        linger = self.linger_ms
+        batch = Batch(self, self.owner.now_ms() + linger if linger else 0, not linger)
+        batch.reserved = room
+        batch.join(row, size)
+        batch.closed = size >= self.batch_size
+        self.queue.append(batch)  # not before it has a record: an interrupt must not leave an empty one
+        return batch, 0
 
     def put(self, batches: Sequence[Batch]) -> None:
         """Queue whole batches behind everything sent before."""
         with self.lock:
             if self.closed is not None:
                 raise self.closed.again()
-            self.seal_open()
+            self.close_batch()
             self.queue.extend(batches)
+
+    def close_batch(self) -> None:
+        """Have the open batch written as it is."""
+        batch = self.open
+        if batch is not None:
+            batch.closed = True
 
     def close(self, error: StreamlogError) -> None:
         """Accept nothing from now on; what was accepted can still be written."""
         with self.lock:
-            self.seal_open()
+            self.close_batch()
             self.closed = error
 
     def idle(self) -> bool:
@@ -163,7 +177,7 @@ class PartitionQueue:
         With the short path of a single record that beat leaving it in a batch for the writer: four
         threads kept 0.43 of one thread's rate against 0.30.
         """
-        return self.open is None and not self.queue
+        return not self.queue
 
     # -- writing -------------------------------------------------------------------------------------
 
@@ -190,28 +204,25 @@ class PartitionQueue:
         self.call()
 
     def _has_work(self) -> bool:
-        batch = self.open
-        return bool(self.queue) or (batch is not None and batch.urgent) or self.inflight is not None
+        try:
+            first = self.queue[0]
+        except IndexError:
+            return self.inflight is not None
+        return first.closed or first.urgent or self.inflight is not None
 
     def _drain(self) -> None:
         """REQUIRES: `draining`."""
         if self.inflight is not None:
             self._settle()
-        while True:
-            batch = self.open
-            if batch is not None and (batch.urgent or batch in self.queue):
-                # In the queue and open at once it is if `seal_open` was interrupted: nothing may join it any more.
-                with self.lock:
-                    self.seal_open()
-            if not self.queue:
-                return
-            self._write(self._next_batches())
+        while batches := self._next_batches():
+            self._write(batches)
 
     def _next_batches(self) -> list[Batch]:
+        """What may be written together: batches that are closed, or urgent."""
         batches: list[Batch] = []
         size = 0
         for batch in list(self.queue):
-            if batches and size + batch.size > _WRITE_BYTES:
+            if not (batch.closed or batch.urgent) or (batches and size + batch.size > _WRITE_BYTES):
                 break
             batches.append(batch)
             size += batch.size
@@ -238,8 +249,8 @@ class PartitionQueue:
         self.written.add(batches, write, done)
         for batch in batches:
             batch.parked = done
-        with self.lock:
-            self._pop_parked()
+        while self.queue and self.queue[0].parked is not None:
+            self.queue.popleft()
         self.inflight = None
         done.on_done(self._on_synced)
         if not all(batch.urgent for batch in batches):
@@ -289,16 +300,7 @@ class PartitionQueue:
             self.owner.finished(batch)
 
     def _forget_done(self) -> None:
-        with self.lock:
-            self._pop_done()
-
-    def _pop_parked(self) -> None:
-        """As `_pop_done`, and for its reason."""
-        while self.queue and self.queue[0].parked is not None:
-            self.queue.popleft()
-
-    def _pop_done(self) -> None:
-        """A function of its own: from Python 3.12 on, a Ctrl-C where a loop in a `with` jumps back leaves it locked."""
+        """REQUIRES: `draining`."""
         while self.queue and self.queue[0].done():
             self.queue.popleft()
 
@@ -351,9 +353,11 @@ class PartitionQueue:
 
     def finish_all(self, end: float | None) -> None:
         """Write everything queued so far; `end` is in real monotonic seconds."""
-        with self.lock:
-            self.seal_open()
-            last = self.queue[-1] if self.queue else self.written.last()
+        self.close_batch()
+        try:
+            last: Batch | None = self.queue[-1]
+        except IndexError:
+            last = self.written.last()
         if last is None:
             if self.inflight is not None:
                 self.drain()
@@ -363,16 +367,13 @@ class PartitionQueue:
 
     def batches(self) -> list[Batch]:
         """All that take room."""
-        own = [*self.queue] if self.open is None else [*self.queue, self.open]
-        return own + self.written.batches()
+        return [*self.queue, *self.written.batches()]
 
     def due(self, now_ms: int) -> int | None:
         """Write the open batch if its linger is over, and what an interrupted sender left; when it will be (ms), or None."""
         batch = self.open
         if batch is not None and batch.deadline_ms <= now_ms:
-            with self.lock:
-                if self.open is batch:
-                    self.seal_open()
+            batch.closed = True
         self.drain()
         batch = self.open
         return None if batch is None else batch.deadline_ms

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections import deque
 from collections.abc import Callable
 from typing import Any, NamedTuple, Protocol, TypeAlias
@@ -48,16 +49,24 @@ class Batch(Completion[int]):
 
     A record is one row, added by one `append`: an interrupt finds it in the batch whole or not at all.
     `send_many` gives whole columns instead.
+
+    Rows are added without a lock: threads that send would stand in line at it, each woken for one record.
+    So whoever closes the batch first says so and then notes where it ends, and the first note holds. Who
+    has added a row and finds the batch open is in it; who finds it closed looks on which side of the end it is.
     """
 
     __slots__ = (
-        "_asked", "_columns", "append_time", "deadline_ms", "has_headers", "parked", "queue", "reserved", "rows", "sealed", "size", "urgent",
+        "_asked", "_columns", "_ends", "append_time", "closed", "deadline_ms", "has_headers", "parked", "queue", "reserved", "rows",
+        "sealed", "size", "urgent",
     )  # fmt: skip
 
     def __init__(self, queue: Queue, deadline_ms: int, urgent: bool) -> None:
         super().__init__()
         self.queue = queue
         self.rows: list[Row] = []
+        self.closed = False
+        """It takes in no record any more. Any thread may say so at any time, and nobody may take it back."""
+        self._ends: list[int] = []
         self.has_headers = False
         self._columns: Rows | None = None
         self.size = 0
@@ -75,13 +84,45 @@ class Batch(Completion[int]):
         """A whole batch made of columns, to be written at once."""
         batch = cls(queue, 0, True)
         batch._columns = columns
+        batch.closed = True
         batch.size = batch.reserved = size
         return batch
 
+    def join(self, row: Row, size: int) -> int:
+        """Add a record, from any thread: its index, or -1 if the batch was closed too early.
+
+        `Producer.send` has the same steps written out.
+        """
+        try:
+            rows = self.rows
+        except AttributeError:  # it is in the log
+            return -1
+        if len(row) > 3:
+            self.has_headers = True
+        rows.append(row)
+        index = self.index_of(row, rows)
+        self.size += size  # of two threads' at once one may be lost: it only says when a batch is full
+        return index if not self.closed or self.took(index, rows) else -1
+
+    @staticmethod
+    def index_of(row: Row, rows: list[Row]) -> int:
+        """Where a row is that was added just now: at the end, unless other threads added theirs meanwhile."""
+        index = len(rows) - 1
+        while rows[index] is not row:
+            index -= 1
+        return index
+
+    def took(self, index: int, rows: list[Row]) -> bool:
+        """Whether the batch, which is closed, has the row at `index` of its `rows`."""
+        self._ends.append(len(rows))
+        return index < self._ends[0]
+
     def columns(self) -> Rows:
-        """The records by columns. REQUIRES: no record is added any more."""
+        """The records by columns. Closes it."""
         if self._columns is None:
-            rows, headers = self.rows, None
+            self.closed = True
+            self._ends.append(len(self.rows))
+            rows, headers = self.rows[: self._ends[0]], None
             if self.has_headers:
                 headers = [row[3] if len(row) > 3 else () for row in rows]
                 rows = [row[:3] for row in rows]
@@ -146,5 +187,6 @@ class Batch(Completion[int]):
         """It is in the log: whoever keeps a Delivery keeps only the timestamps."""
         n, _, _, times, _ = self.columns()
         self._columns = Rows(n, None, None, times, None)
-        self.rows = []
+        with contextlib.suppress(AttributeError):  # done before, by one who was interrupted
+            del self.rows
         self.sealed = None

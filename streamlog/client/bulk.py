@@ -62,7 +62,7 @@ def _linger_with(outbox: Outbox, queue: PartitionQueue, last: Part) -> list[Part
             indexes = []
             parts.append(Part(batch, indexes, place))
         indexes.append(index)
-        if queue.open is not batch:
+        if batch.closed:
             queue.drain()
     return parts
 

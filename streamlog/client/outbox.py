@@ -116,8 +116,7 @@ class Outbox:
             raise queue.never_fits(size, self._config.buffer_memory)
         end = real_monotonic() + self._config.delivery_timeout_ms / 1000
         for waiting in list(self.queues.values()):
-            with waiting.lock:
-                waiting.seal_open()
+            waiting.close_batch()
             waiting.drain()
         while True:
             self._room = gate = RawGate()

@@ -92,7 +92,9 @@ class Producer(Closing):
             return self._send(topic, value, key, headers, partition, timestamp_ms)
         try:
             queue = self._lingering[topic]
-        except (KeyError, TypeError):  # no such queue, or no name of one
+            batch = queue.queue[-1]
+            rows = batch.rows
+        except (LookupError, TypeError, AttributeError):  # no such queue, no name of one, no batch, one that was written
             return self._send(topic, value, key, headers, partition, timestamp_ms)
         if (
             type(value) is bytes
@@ -101,23 +103,18 @@ class Producer(Closing):
             and partition is None
             and timestamp_ms is None
         ):
-            # Nearly every record of a program that sends many: bytes, for a batch that is open already.
+            # Nearly every record of a program that sends many: bytes, for a batch that is open already. As `Batch.join`.
             size = len(value) + len(key) + RECORD_OVERHEAD
             if size <= queue.max_size:
                 row = (key, value, self._now_ns() // 1_000_000)
-                full = False
-                with queue.lock:
-                    batch = queue.open
-                    if batch is not None:
-                        rows = batch.rows
-                        index = len(rows)
-                        rows.append(row)
-                        batch.size = size = batch.size + size
-                        if size >= self._batch_size:
-                            full = True
-                            queue.seal_open()
-                if batch is not None:
-                    if full:
+                rows.append(row)
+                index = len(rows) - 1
+                if rows[index] is not row:
+                    index = batch.index_of(row, rows)
+                batch.size = size = batch.size + size
+                if not batch.closed or batch.took(index, rows):
+                    if size >= self._batch_size:
+                        batch.closed = True
                         queue.drain()
                     delivery: Delivery[RecordMetadata] = _new(Delivery)
                     delivery._batch = batch
@@ -156,7 +153,7 @@ class Producer(Closing):
         if not self._linger_ms:
             return self._finish_now(*self._outbox.add(queue, row, size))
         batch, index = self._outbox.add(queue, row, size)
-        if queue.open is not batch:
+        if batch.closed:
             if key is None:
                 route.batch_is_full()
             queue.drain()
@@ -171,7 +168,7 @@ class Producer(Closing):
         """Write one record with nothing before it, without a batch object; None if something came before."""
         synced: Completion[int] | None = None
         with queue.draining:
-            if queue.open is not None or queue.queue or queue.inflight is not None:
+            if queue.queue or queue.inflight is not None:
                 return None
             try:
                 packed = None if key is None else pack_one(key)
@@ -185,7 +182,7 @@ class Producer(Closing):
                     raise
                 logger.error("a record sent with acks=0 was lost: %s", error)
                 offset = -1
-        if queue.open is not None or queue.queue:
+        if queue.queue:
             queue.drain()
         if synced is not None:
             self._await_sync(synced)

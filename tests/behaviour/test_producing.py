@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Callable, Iterator
 from datetime import timedelta
 from typing import Any
@@ -300,27 +299,3 @@ def test_send_many_whose_iterable_fails_appends_nothing(log: StreamLog, topic: T
     with log.producer(batch_size=1000) as producer, pytest.raises(ZeroDivisionError):
         producer.send_many("t", failing())
     assert ends_of(topic) == [0]
-
-
-def test_a_batch_whose_sealing_was_interrupted_takes_no_record_once_it_is_written(log: StreamLog, topic: Topic) -> None:
-    class Interrupting(deque[Any]):
-        """A Ctrl-C right after the batch was put into the queue: it is open still."""
-
-        def append(self, item: Any) -> None:
-            super().append(item)
-            if interrupts:
-                raise interrupts.pop()
-
-    interrupts = [KeyboardInterrupt()]
-    with log.producer(linger_ms=60_000, batch_size=100) as producer:
-        producer.send("t", b"0", b"k")
-        [queue] = producer._outbox.queues.values()
-        queue.queue = Interrupting()
-        with pytest.raises(KeyboardInterrupt):
-            producer.send("t", b"1" * 100, b"k")
-        queue.batch_size = producer._batch_size = 1000  # the next one does not fill it, and so does not seal it either
-        queue.drain()
-        late = producer.send("t", b"2", b"k")
-        producer.flush()
-        assert [record.value for record in topic.read()] == [b"0", b"1" * 100, b"2"]
-        assert late.result().offset == 2
