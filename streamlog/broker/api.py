@@ -59,7 +59,7 @@ class Service(Protocol):
     def produce_one(
         self, topic: TopicView, partition: int, key: bytes | None, value: bytes, timestamp: int, now_ms: int
     ) -> int:
-        """Append one plain record, given as its two packed columns; its offset. See `Log.append_one`.
+        """Append one plain record; its offset. See `Log.append_one`.
 
         `now_ms` is the service's clock, which the caller has just read. It is in the log on return; with `durable` it is
         not on the device before `acknowledge` is done.

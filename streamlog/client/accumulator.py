@@ -4,7 +4,7 @@ Two locks. `lock` is a leaf: it is held for the nanoseconds in which a batch is 
 queue, and never during I/O; a record joins the open batch without it (`Batch` says how). `draining` is
 held by the one thread that writes, which alone takes batches out. Who finds it taken leaves its batches
 in the queue and waits, if at all, on a gate of its own; the writer looks at the queue again after it let
-go, so nothing is left behind. (A single record without a linger is the exception: see `idle`.)
+go, so nothing is left behind. (A single record without a linger is the exception: `Producer._send_now`.)
 
 With `sync=True` a batch that is in the log still waits for its sync. It has left `queue` for `written` by
 then, and `draining` is free: others' records are appended while it waits.
@@ -169,15 +169,6 @@ class PartitionQueue:
         with self.lock:
             self.close_batch()
             self.closed = error
-
-    def idle(self) -> bool:
-        """Whether nothing waits before a record: it may be written as soon as the writer is done.
-
-        Who has one record, and finds the queue empty but a write under way, waits for `draining` itself.
-        With the short path of a single record that beat leaving it in a batch for the writer: four
-        threads kept 0.43 of one thread's rate against 0.30.
-        """
-        return not self.queue
 
     # -- writing -------------------------------------------------------------------------------------
 

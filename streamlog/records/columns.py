@@ -133,15 +133,6 @@ def _sealed(
     )  # fmt: skip
 
 
-_BIN8 = tuple(b"\x91\xc4" + bytes([n]) for n in range(256))
-
-
-def pack_one(item: bytes) -> bytes:
-    """`[item]` in msgpack; short ones are written by hand, as the packer would."""
-    n = len(item)
-    return _BIN8[n] + item if n < 256 else _pack((item,))
-
-
 _unpackb = msgpack.unpackb
 
 

@@ -17,7 +17,8 @@ from typing import Any
 
 from ..config import TopicConfig
 from ..errors import StreamlogError
-from ..records.batch import LOG_APPEND_TIME, NO_PRODUCER, SealedBatch, encode_one, stamp
+from ..records.batch import LOG_APPEND_TIME, NO_PRODUCER, SealedBatch, stamp
+from ..records.single import OVERHEAD, encode_one
 from ..runtime.api import Disk
 from ..types import SegmentInfo
 from . import salvage
@@ -34,8 +35,6 @@ from .tail import Write as Write
 logger = logging.getLogger("streamlog.storage")
 
 _new_tail: Any = tuple.__new__  # namedtuple's own __new__ is a Python call
-# What a batch of one record takes beside its two packed columns, no less than that.
-_ONE_OVERHEAD = 128
 # Up to this size the batch of a lone record is kept in memory, one for each partition.
 _LATEST_BYTES = 4096
 
@@ -145,7 +144,7 @@ class Log(DurableLog):
         return write.base_offset
 
     def append_one(self, key: bytes | None, value: bytes, timestamp: int, leader_epoch: int, now_ms: int) -> int:
-        """`append` for a single plain record, given as two packed columns: the same bytes, with less ceremony.
+        """`append` for a single plain record: the same bytes, with less ceremony.
 
         REQUIRES: partition lock. Raises what `append` raises.
         """
@@ -158,7 +157,7 @@ class Log(DurableLog):
         tail = self.tail
         offset, position, segments, bases, start, records, min_ts, max_ts, first_append = tail
         if position and (
-            position + _ONE_OVERHEAD + (0 if key is None else len(key)) + len(value) > self._segment_bytes
+            position + OVERHEAD + (0 if key is None else len(key)) + len(value) > self._segment_bytes
             or 0 <= first_append <= now_ms - self._segment_ms
             or 0 < self._segment_records <= records
         ):

@@ -13,7 +13,6 @@ import pytest
 from streamlog.broker.publishing import INTERVAL_S, RETRY_S, Publisher
 from streamlog.config import TopicConfig
 from streamlog.records.batch import seed_of
-from streamlog.records.columns import pack_one
 from streamlog.replication.partition import Partition
 from streamlog.runtime.disk import OsDisk
 from streamlog.runtime.threads import new_lock
@@ -107,7 +106,7 @@ def scene(tmp_path: Path) -> Iterator[Scene]:
 
 
 def send(partition: Partition, value: bytes = b"v") -> int:
-    return partition.append_one(None, pack_one(value), NOW, NOW)
+    return partition.append_one(None, value, NOW, NOW)
 
 
 # Life
@@ -288,7 +287,7 @@ def test_every_change_that_is_no_append_has_a_generation_of_its_own(scene: Scene
 
     def fill() -> None:
         for n in range(6):
-            partition.append_one(pack_one(b"k"), pack_one(b"%d" % n * 600), NOW, NOW)
+            partition.append_one(b"k", b"%d" % n * 600, NOW, NOW)
 
     changed(fill)
     changed(lambda: partition.roll(NOW))
@@ -320,7 +319,7 @@ def test_a_change_is_told_before_a_file_goes(scene: Scene) -> None:
         lambda: partition.apply_retention(NOW),
     ):
         for n in range(6):
-            partition.append_one(pack_one(b"k"), pack_one(b"%d" % n * 600), NOW, NOW)
+            partition.append_one(b"k", b"%d" % n * 600, NOW, NOW)
         partition.roll(NOW)
         before = scene.slot().shape
         told.clear()

@@ -14,7 +14,6 @@ from streamlog.records.batch import (
     LOG_APPEND_TIME,
     SealedBatch,
     directory_of,
-    encode_one,
     hash_payload,
     read_header,
     seed_of,
@@ -27,10 +26,10 @@ from streamlog.records.columns import (
     TIMESTAMPS,
     VALUES,
     BatchColumns,
-    pack_one,
     records_of,
     seal,
 )
+from streamlog.records.single import encode_one
 from streamlog.types import Record
 
 SEED = seed_of(bytes(16), 0)
@@ -79,7 +78,7 @@ def test_records_are_built_from_any_index_on(rows: list[tuple[Any, ...]], data: 
 def test_a_single_record_is_encoded_as_sealing_and_stamping_would_do_it(size: int, other: int) -> None:
     key, value = b"k" * other, b"v" * size
     sealed = seal(SEED, [key], [value], 1000, count=1)
-    one = encode_one(SEED, pack_one(key), pack_one(value), 1000, BASE, 3, 2000)
+    one = encode_one(SEED, key, value, 1000, BASE, 3, 2000)
     assert one == stamp(sealed, SEED, BASE, 3, 2000) + sealed.payload
 
 

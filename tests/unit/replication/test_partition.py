@@ -11,7 +11,6 @@ from streamlog.config import TopicConfig
 from streamlog.errors import ClosedError, OffsetOutOfRangeError, StorageError, UnknownTopicOrPartitionError
 from streamlog.records import columns
 from streamlog.records.batch import seed_of
-from streamlog.records.columns import pack_one
 from streamlog.replication.partition import RETRY_MS, Partition, gone
 from streamlog.runtime.disk import OsDisk
 from streamlog.runtime.threads import new_lock
@@ -43,7 +42,7 @@ def test_every_waiter_is_woken_once_outside_the_lock(partition: Partition, short
     for _ in range(3):
         partition.watch(lambda: woken.append(partition.lock.locked()))
     if short:
-        assert partition.append_one(pack_one(b"k"), pack_one(b"v"), NOW, NOW) == 0
+        assert partition.append_one(b"k", b"v", NOW, NOW) == 0
     else:
         assert partition.append(write(), NOW) == 0
     assert woken == [False] * 3
@@ -95,7 +94,7 @@ def test_a_closed_partition_refuses_everything_and_wakes_who_waits(partition: Pa
     assert woken == [1]
     for refused in (
         lambda: partition.append(write(), NOW),
-        lambda: partition.append_one(pack_one(b"k"), pack_one(b"v"), NOW, NOW),
+        lambda: partition.append_one(b"k", b"v", NOW, NOW),
         lambda: partition.roll(NOW),
         lambda: partition.delete_records(1),
     ):

@@ -112,7 +112,7 @@ def test_a_failed_sync_is_not_tried_again_and_forbids_appending_and_rolling(box:
     record(disk)
     for refused in (
         lambda: b.append(b"2"),
-        lambda: b.log.append_one(None, b"\xa12", b.now, 0, b.now),
+        lambda: b.log.append_one(None, b"2", b.now, 0, b.now),
         lambda: b.log.roll(b.now),
         lambda: b.log.sync_files(0, b.log.tail),
         b.log.sync_sealed,

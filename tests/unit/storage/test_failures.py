@@ -12,7 +12,6 @@ from typing import Any
 import pytest
 
 from streamlog.errors import CorruptRecordError, DiskFullError, StorageError, StreamlogError
-from streamlog.records.columns import pack_one
 from streamlog.storage.log import Write
 
 from .conftest import CLEAN, KILLED, Box
@@ -319,7 +318,7 @@ def test_interrupted_at_any_line_of_delete_records_the_log_goes_on(box: MakeBox)
 
 def one(b: Box, key: bytes, value: bytes) -> int:
     """`append_one` as a producer without linger calls it."""
-    return b.log.append_one(pack_one(key), pack_one(value), b.now, 0, b.now)
+    return b.log.append_one(key, value, b.now, 0, b.now)
 
 
 def test_a_record_by_the_short_way_is_the_same_record(box: MakeBox) -> None:

@@ -11,7 +11,6 @@ from hypothesis import strategies as st
 
 from streamlog.errors import OffsetOutOfRangeError, StorageError
 from streamlog.records.batch import CONTROL, LOG_APPEND_TIME
-from streamlog.records.columns import pack_one
 from streamlog.storage import segment as segments
 from streamlog.storage.log import EMPTY, Write
 
@@ -67,7 +66,7 @@ def test_a_reader_that_waited_for_a_lone_record_has_it_without_a_word_to_the_dis
     b = box()
     b.append(b"a")
     seen = b.log.fetch(0, 1 << 16, 1)
-    b.log.append_one(pack_one(b"k"), pack_one(b"b"), b.now, 0, b.now)
+    b.log.append_one(b"k", b"b", b.now, 0, b.now)
     end = b.log.tail.end_offset
     with monkeypatch.context() as patch:
         patch.setattr(segments.Segment, "read", None)

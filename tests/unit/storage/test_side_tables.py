@@ -24,7 +24,6 @@ from streamlog.errors import (
     StorageError,
 )
 from streamlog.records.batch import directory_of
-from streamlog.records.columns import pack_one
 from streamlog.storage.epochs import EpochEnd
 from streamlog.storage.log import Log, Write
 from streamlog.storage.producers import EXPIRATION_MS
@@ -170,7 +169,7 @@ def test_batches_of_no_producer_never_look_into_the_log(box: MakeBox) -> None:
     b.append(b"two")
     disk.arm(0, Killed())
     b.append(b"three")
-    b.log.append_one(pack_one(b"k"), pack_one(b"v"), b.now, 0, b.now)
+    b.log.append_one(b"k", b"v", b.now, 0, b.now)
     disk.error = None
     assert [call.split()[0] for call in disk.calls] == ["pwrite", "pwrite"]
 
@@ -250,7 +249,7 @@ def test_interrupted_at_any_line_a_batch_that_is_sent_again_is_stored_once(
         assert len(b.log.side.producers(b.log.tail, b.now)) == 1  # whoever looks in between changes nothing
         if other:
             b.append(b"nobody's")
-            b.log.append_one(pack_one(b"k"), pack_one(b"nobody's"), b.now, 0, b.now)
+            b.log.append_one(b"k", b"nobody's", b.now, 0, b.now)
         b.log.settle(first)
         kept = first.base_offset
         offset = send(b, 1)
@@ -599,7 +598,7 @@ def starts(log: Log) -> list[tuple[int, int]]:
 def test_the_epochs_of_a_log_are_those_of_its_batches(box: MakeBox, reopen: Callable[[Box], None]) -> None:
     b = box(segment_bytes=1024)
     led(b, 0, 0, 0, 2, 2, 2, 2, 2, 2, 2, 2, 3, 4, 4, 4)
-    b.log.append_one(pack_one(b"k"), pack_one(b"v"), b.now, 9, b.now)
+    b.log.append_one(b"k", b"v", b.now, 9, b.now)
     reopen(b)
     assert starts(b.log) == [(0, 0), (2, 3), (3, 11), (4, 12), (9, 15)]
     assert b.log.side.epochs(b.log.tail).end_offset_for(3, 16) == EpochEnd(3, 12)
@@ -616,7 +615,7 @@ def test_an_append_of_an_older_epoch_is_refused(box: MakeBox, reopen: Callable[[
         with pytest.raises(NotLeaderError):
             led(b, 4)
         with pytest.raises(NotLeaderError):
-            b.log.append_one(None, pack_one(b"v"), b.now, 4, b.now)
+            b.log.append_one(None, b"v", b.now, 4, b.now)
         starts(b.log)
     assert b.log.tail.end_offset == 2
     led(b, 5)

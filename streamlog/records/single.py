@@ -1,0 +1,55 @@
+"""A batch of a single plain record: the bytes that sealing and stamping would make of it, in a third of the time."""
+
+from __future__ import annotations
+
+from struct import Struct
+
+import msgpack
+from xxhash import xxh3_64_intdigest
+
+from .batch import MAGIC, NO_HORIZON, NO_PRODUCER, VERSION, header_len_for
+from .columns import KEYS, VALUES
+
+# The header without its checksum, then the directory of one column or two.
+_VALUE_ONLY = Struct("<4sBHI" + "QIqiiiqqqqqhiIII" + "BBI").pack
+_KEY_AND_VALUE = Struct("<4sBHI" + "QIqiiiqqqqqhiIII" + "BBIBI").pack
+_CHECKSUM_AT = 11
+_CHECKSUM_MASK = 0xFFFFFFFF
+_ONE_COLUMN, _TWO_COLUMNS = header_len_for(1), header_len_for(2)
+# How msgpack opens an array of one byte string of so many bytes.
+_OPENINGS = tuple(b"\x91\xc4" + bytes([n]) for n in range(256))
+_OPENING_BYTES = 3
+# What a record takes beside its key and value, at most.
+OVERHEAD = _TWO_COLUMNS + 2 * 6
+
+
+def encode_one(
+    seed: int, key: bytes | None, value: bytes, timestamp: int, base_offset: int, leader_epoch: int, append_ms: int
+) -> bytes:
+    """A whole batch of one record: no compression, no headers, CreateTime. `key=None` is no key."""
+    value_bytes = len(value)
+    if key is None:
+        payload = _OPENINGS[value_bytes] + value if value_bytes < 256 else msgpack.packb((value,))
+        size = len(payload)
+        plain = _VALUE_ONLY(
+            MAGIC, VERSION, _ONE_COLUMN, _ONE_COLUMN + size, xxh3_64_intdigest(payload, seed), 0,
+            base_offset, 0, leader_epoch, 1, timestamp, timestamp, append_ms, NO_HORIZON, NO_PRODUCER, -1, -1,
+            size, 0, 0, 1, VALUES, size,
+        )  # fmt: skip
+    else:
+        key_bytes = len(key)
+        if key_bytes < 256 and value_bytes < 256:  # by hand, as the packer would
+            payload = b"".join((_OPENINGS[key_bytes], key, _OPENINGS[value_bytes], value))
+            key_bytes += _OPENING_BYTES
+        else:
+            packed = msgpack.packb((key,))
+            payload = packed + msgpack.packb((value,))
+            key_bytes = len(packed)
+        size = len(payload)
+        plain = _KEY_AND_VALUE(
+            MAGIC, VERSION, _TWO_COLUMNS, _TWO_COLUMNS + size, xxh3_64_intdigest(payload, seed), 0,
+            base_offset, 0, leader_epoch, 1, timestamp, timestamp, append_ms, NO_HORIZON, NO_PRODUCER, -1, -1,
+            size, 0, 0, 2, KEYS, key_bytes, VALUES, size - key_bytes,
+        )  # fmt: skip
+    checksum = (xxh3_64_intdigest(plain, seed) & _CHECKSUM_MASK).to_bytes(4, "little")
+    return b"".join((plain[:_CHECKSUM_AT], checksum, plain[_CHECKSUM_AT:], payload))
