@@ -84,6 +84,11 @@ class Catalog:
             broker.close(clean=False)
             raise
 
+    def stop_compacting(self) -> None:
+        """The log is about to be closed, and that is not to wait for a compaction."""
+        for partition in [*self.partitions.values(), self._metadata]:
+            partition.stop_compacting()
+
     def close(self) -> None:
         """Close every partition, then the directory. Raises the first error, after all were let go."""
         error = ClosedError("The log was closed.")

@@ -45,6 +45,7 @@ class LocalService(ReadingService):
         self.real_seconds = real_seconds
         self._new_lock = new_lock
         self._groups: Groups | None = None
+        self.stop_compacting = self._catalog.stop_compacting
         self.topic = self._catalog.topic
         self.create_topic = self._catalog.create_topic
         self.update_topic = self._catalog.update_topic

@@ -106,6 +106,7 @@ class OwningEngine(Engine):
     def close(self) -> None:
         """Stop the background work, close every partition, give up the directory, remove a temporary one."""
         try:
+            self._local.stop_compacting()
             self._stop()
             if hasattr(self._clock, "detach"):
                 self._clock.detach(self.scheduler)

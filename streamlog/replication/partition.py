@@ -6,7 +6,7 @@ import logging
 from collections.abc import Callable, Sequence
 
 from ..config import TopicConfig
-from ..errors import StreamlogError, UnknownTopicOrPartitionError
+from ..errors import ClosedError, StreamlogError, UnknownTopicOrPartitionError
 from ..runtime.api import Completion, Lock
 from ..storage import compaction
 from ..storage.log import Log, Write
@@ -58,6 +58,7 @@ class Partition(Waiters):
         self.on_work: Callable[[Partition], None] | None = None
         self.outside: Outside = Nobody()
         self._policy_failure = ""
+        self._leaving = False
         self.durable = durable
         synced_end = log.recovery_point if synced_end is None else synced_end
         self.commit = GroupCommit(log, new_lock, synced_end, self._synced)
@@ -182,7 +183,7 @@ class Partition(Waiters):
             return None
         try:
             with self.maintenance:
-                self._check_open()
+                self._go_on()
                 todo = compaction.plan(self.log, now_ms, self.high_watermark)
                 if not todo.segments:
                     self.log.set_cleaned(self.log.cleaned_until, None)  # nothing is left that a horizon could be about
@@ -191,11 +192,20 @@ class Partition(Waiters):
                 # the later one would leave the key with none.
                 self.commit.sync_sealed()
                 try:
-                    return compaction.compact(self.log, todo, now_ms, self._publish)
+                    return compaction.compact(self.log, todo, now_ms, self._publish, self._go_on)
                 finally:
                     self.outside.changed(rewritten=True)
         finally:
             self.commit.answer()
+
+    def stop_compacting(self) -> None:
+        """Have a compaction that is under way given up, and begin no other: the log is to be closed."""
+        self._leaving = True
+
+    def _go_on(self) -> None:
+        if self._leaving:
+            raise ClosedError("The log is being closed, so the compaction was given up; the log is as it was before.")
+        self._check_open()
 
     def _publish(self, old: Sequence[Segment], new: Segment) -> None:
         with self.lock:
@@ -218,7 +228,7 @@ class Partition(Waiters):
             self.commit.answer()
         except StreamlogError as error:
             self.commit.answer()
-            if self.closed is not None or self.log.poison is not None:  # the next open starts anew
+            if self._leaving or self.closed is not None or self.log.poison is not None:  # the next open starts anew
                 return None
             logger.error("%s-%d: maintenance failed and will be tried again: %s", *self.name, error)
             return now_ms + RETRY_MS

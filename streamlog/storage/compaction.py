@@ -53,6 +53,7 @@ _WRITE_BYTES = 1 << 20
 
 T = TypeVar("T")
 Publish = Callable[[Sequence[Segment], Segment], None]
+GoOn = Callable[[], None]
 
 
 class Plan(NamedTuple):
@@ -91,19 +92,20 @@ class Result(NamedTuple):
     next_horizon: int | None
 
 
-def compact(log: Log, todo: Plan, now_ms: int, publish: Publish) -> Result:
+def compact(log: Log, todo: Plan, now_ms: int, publish: Publish, go_on: GoOn) -> Result:
     """Rewrite the planned segments. `publish(old, new)` takes the partition lock and swaps them in the tail.
+    `go_on()` is called at every batch, and raises what the pass is to be given up with.
 
     REQUIRES: the partition's maintenance lock, nothing else. Raises CorruptRecordError, with everything
     as it was, if a batch does not verify: what is damaged is never compacted away.
     """
     _finish_interrupted(log)
-    latest, map_end = _latest_offsets(log, todo.segments)
+    latest, map_end = _latest_offsets(log, todo.segments, go_on)
     removed = before = after = 0
     horizon: int | None = None
     for group in _groups([s for s in todo.segments if s.base_offset < map_end], log.config.effective_segment_bytes):
         cleaner = _Cleaner(log, group, latest, now_ms)
-        cleaner.run()
+        cleaner.run(go_on)
         before += sum(s.size for s in group)
         after += cleaner.size
         removed += cleaner.removed
@@ -125,7 +127,7 @@ def _finish_interrupted(log: Log) -> None:
         raise typed(error, "finish an earlier compaction in", log.directory) from error
 
 
-def _latest_offsets(log: Log, segments: Sequence[Segment]) -> tuple[dict[bytes, int], int]:
+def _latest_offsets(log: Log, segments: Sequence[Segment], go_on: GoOn) -> tuple[dict[bytes, int], int]:
     """Key → its last offset in the dirty segments, and the offset up to which the map is complete."""
     latest: dict[bytes, int] = {}
     room = MAP_BYTES
@@ -134,6 +136,7 @@ def _latest_offsets(log: Log, segments: Sequence[Segment]) -> tuple[dict[bytes, 
         if segment.next_offset <= log.cleaned_until:
             continue
         for header, (keys, offsets), _ in _batches(log, segment, lambda c: (c.keys(), c.offsets())):
+            go_on()
             if header.next_offset <= log.cleaned_until:  # else a pass that ended in here would end here for ever
                 continue
             if keys is not None and not header.is_control:
@@ -193,11 +196,12 @@ class _Cleaner:
         self.changed = False
         self.next_horizon: int | None = None
 
-    def run(self) -> None:
+    def run(self, go_on: GoOn) -> None:
         try:
             self._file = self._log.disk.open(self._path, create=True, exclusive=True)
             for segment in self._group:
                 for header, full, data in _batches(self._log, segment, BatchColumns.all):
+                    go_on()
                     last = segment is self._group[-1] and header.next_offset == segment.stats.next_offset
                     self._clean(header, full, data, last)
             self._flush()

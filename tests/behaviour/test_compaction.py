@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable
+from concurrent.futures import Future
 from datetime import timedelta
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 import streamlog
-from streamlog import StreamLog, Topic
+from streamlog import ClosedError, StreamLog, Topic, UnknownTopicOrPartitionError
+from streamlog.runtime.disk import OsDisk
 
 Reopen = Callable[..., StreamLog]
 DAY_MS = 86_400_000
@@ -373,3 +377,36 @@ def test_kill_9_in_the_middle_of_compaction_loses_no_last_value(
             assert len(list(topic.read())) == len(records)
             last = records
             end = topic.partition(0).log_end_offset
+
+
+@pytest.mark.parametrize("end", [StreamLog.close, lambda log: log.delete_topic("t")], ids=["close", "delete_topic"])
+def test_who_closes_the_log_or_deletes_the_topic_does_not_wait_for_a_compaction(
+    path: Path, in_thread: Callable[[Callable[[], Any]], Future[Any]], end: Callable[[StreamLog], object]
+) -> None:
+    class Disk(OsDisk):
+        """Holds a compaction before its first write until the other call is on its way."""
+
+        compacting = threading.Event()
+        ending = threading.Event()
+
+        def open(self, path: str, **options: Any) -> Any:
+            if path.endswith(".cleaned"):
+                self.compacting.set()
+                assert self.ending.wait(20)
+            return super().open(path, **options)
+
+    log = streamlog.open(path, disk=Disk())
+    topic = log.create_topic("t", cleanup_policy="compact")
+    with log.producer(linger_ms=1000, batch_size=1) as producer:
+        for n in range(30_000):
+            producer.send(topic, b"", b"%d" % (n % 1000))
+    compaction = in_thread(topic.compact)
+    assert Disk.compacting.wait(20)
+    ended = in_thread(lambda: end(log))
+    Disk.ending.set()
+    with pytest.raises((ClosedError, UnknownTopicOrPartitionError)):
+        compaction.result(20)
+    ended.result(20)
+    log.close()
+    with streamlog.open(path) as log:
+        assert [each.partition(0).log_end_offset for each in log.topics()] == [30_000] * (end is StreamLog.close)

@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from streamlog.errors import CorruptRecordError, StreamlogError
+from streamlog.errors import ClosedError, CorruptRecordError, StreamlogError
 from streamlog.records.batch import NO_PRODUCER
 from streamlog.storage import compaction
 from streamlog.storage.swap import finish_all
@@ -509,3 +509,34 @@ def test_a_compacted_log_is_a_dict(tmp_path_factory: pytest.TempPathFactory, ste
         assert b.table() == {key: value for key, value in model.items() if value is not None}
     assert not b.problems()
     b.log.release()
+
+
+# Giving up
+
+
+@pytest.mark.parametrize("at", ["the keys", "the records"])
+def test_a_compaction_is_given_up_when_the_log_is_to_be_closed(box: MakeBox, at: str) -> None:
+    b = filled(box(cleanup_policy="compact"))
+    before = b.read()
+    files = {path.name: path.read_bytes() for path in b.path.glob("*.log")}
+    go_on, asked = b.partition._go_on, 0
+
+    def leave() -> None:
+        nonlocal asked
+        asked += 1
+        if asked == (3 if at == "the keys" else 12):  # there are 8 batches
+            b.partition.stop_compacting()
+        go_on()
+
+    b.partition._go_on = leave  # type: ignore[method-assign]
+    with pytest.raises(ClosedError, match="given up"):
+        b.partition.compact(b.now)
+    assert asked == (3 if at == "the keys" else 12), "it went on"
+    assert {path.name: path.read_bytes() for path in b.path.glob("*.log")} == files
+    assert not [*b.path.glob("*.cleaned")]
+    assert b.partition.maintain(b.now) is None, "it would be tried again"
+    assert b.read() == before
+    b.reopen()
+    assert compact(b) is not None
+    latest = {entry.key: entry for entry in before}
+    assert b.read() == sorted(latest.values(), key=lambda entry: entry.offset)
