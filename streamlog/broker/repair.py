@@ -20,7 +20,7 @@ from ..records import columns
 from ..records.batch import BatchHeader, seed_of
 from ..records.columns import BatchColumns
 from ..runtime.api import Disk
-from ..runtime.disk import OsDisk, entropy, fspath
+from ..runtime.disk import OsDisk, entropy, path_of
 from ..storage.check import Question
 from ..storage.checkpoint import NAME as STATE_NAME
 from ..storage.checkpoint import State, slots
@@ -102,8 +102,9 @@ def repair(
     every byte once and writes what is whole; one batch in memory at a time, and the records of the internal topics.
 
     Raises ConfigError for an `into` that is not empty, or lies in `path`; LogLockedError while a process has the log
-    open; FormatError if `path` holds no log, or one that a newer streamlog wrote; DiskFullError, StorageError if `into`
-    cannot be written: what is there then is no log, and can be removed.
+    open; FormatError if `path` holds no log, or one that a newer streamlog wrote; StorageError if it
+    cannot be read at all; DiskFullError, StorageError if `into` cannot be written. What is there then is no log, and can
+    be removed.
 
     >>> import streamlog, tempfile, pathlib
     >>> with tempfile.TemporaryDirectory() as directory:
@@ -121,12 +122,14 @@ def repair(
     ([(2, 3)], [b'9.50', b'1.00'])
     """
     real = disk if disk is not None else OsDisk()
-    source, target = real.absolute(fspath(path)), real.absolute(fspath(into))
+    source, target = real.absolute(path_of(path)), real.absolute(path_of(into, "into"))
     _check_target(real, source, target)
     try:
         return _Repair(source, target, real, progress).repair()
     except _Unwritable as error:
         raise error.typed from error.__cause__
+    except OSError as error:
+        raise typed(error, "read", source) from error
 
 
 def _check_target(disk: Disk, source: str, target: str) -> None:

@@ -16,8 +16,9 @@ from ..errors import FormatError, StreamlogError
 from ..records.batch import BatchHeader, seed_of
 from ..records.columns import BatchColumns
 from ..runtime.api import Disk
-from ..runtime.disk import OsDisk, fspath
+from ..runtime.disk import OsDisk, path_of
 from ..storage.check import FOREVER_OFFSET, Checked, Finding, Question, check_partition
+from ..storage.faults import typed
 from ..storage.recovery import Crash
 from . import metadata
 from .broker import METADATA_DIR, METADATA_ID
@@ -109,7 +110,7 @@ def verify(path: str | StrPath, *, progress: Progress | None = None, disk: Disk 
     `progress(done_bytes, total_bytes)` is called about once a batch. The log may be open meanwhile. Cost:
     reads every byte once, one batch in memory at a time, and one set of records of the internal topics.
 
-    Raises FormatError if `path` holds no log, or one that a newer streamlog wrote; OSError if it
+    Raises FormatError if `path` holds no log, or one that a newer streamlog wrote; StorageError if it
     cannot be read at all. Damage is reported, never raised.
 
     >>> import streamlog, tempfile
@@ -121,7 +122,11 @@ def verify(path: str | StrPath, *, progress: Progress | None = None, disk: Disk 
     (True, True)
     """
     real = disk if disk is not None else OsDisk()
-    return Inspection(real.absolute(fspath(path)), real, progress).run()
+    directory = real.absolute(path_of(path))
+    try:
+        return Inspection(directory, real, progress).run()
+    except OSError as error:
+        raise typed(error, "read", directory) from error
 
 
 class Inspection:

@@ -12,7 +12,7 @@ from ..broker.metadata import TopicView
 from ..config import ConsumerConfig as ConsumerSettings
 from ..config import OpenOptions, check_topic_name, choice, not_yet, open_defaults, real
 from ..errors import ConfigError, InvalidTopicError, StreamlogError, TopicAlreadyExistsError
-from ..runtime.disk import PathLike, fspath
+from ..runtime.disk import PathLike, path_of
 from ..runtime.threads import new_lock, result_of
 from ..types import Clock, TopicPartition
 from .consumer import Consumer
@@ -72,7 +72,7 @@ def open(
     ):
         if value not in default:
             raise not_yet(name, value, instead)
-    if path is not _UNSET and (path is None or not fspath(path)):
+    if path is None or path == "":
         raise ConfigError(
             f"open({path!r}): a path names the log's directory; leave it out for a temporary log that is removed at close.",
             name="path",
@@ -87,7 +87,7 @@ def open(
         bool(auto_create_topics), clock, float(lock_timeout), defaults, check_disk(disk), sync, bool(read_only)
     )
     user = object()
-    engine = registry.open(None if path is _UNSET else fspath(path), options, user)
+    engine = registry.open(None if path is _UNSET else path_of(path), options, user)
     try:
         return StreamLog(engine, user)
     except BaseException:

@@ -18,6 +18,7 @@ import stat
 import tempfile
 from collections.abc import Sequence
 
+from ..errors import ConfigError
 from ..types import Buffer
 
 _MADV_POPULATE_READ = 22
@@ -343,7 +344,15 @@ def _own_name_of(pid: str) -> int:
     return int(names[-1])
 
 
-fspath = os.fspath
+def path_of(given: object, name: str = "path") -> str:
+    """The path of a directory as a str. Raises ConfigError for what is none."""
+    try:
+        path = os.fspath(given)  # type: ignore[call-overload]
+        if isinstance(path, str) and path and b"\0" not in os.fsencode(path):
+            return path
+    except (TypeError, UnicodeEncodeError):
+        pass
+    raise ConfigError(f"{name}={given!r} names no directory: give a str or a pathlib.Path.", name=name)
 PathLike = os.PathLike
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import random
 import signal
@@ -14,7 +15,8 @@ from typing import Any
 import pytest
 
 import streamlog
-from streamlog import StreamLog, Topic
+from streamlog import ConfigError, StorageError, StreamLog, Topic
+from streamlog.testing import FaultyDisk, ManualClock, SimulatedDisk
 
 Authoritative = Callable[[], dict[str, bytes]]
 OpenLog = Callable[..., StreamLog]
@@ -454,3 +456,32 @@ def test_interrupted_sends_leave_whole_records(path: Path, child: Callable[..., 
     process.send_signal(signal.SIGINT)
     assert process.stdout.read() == "whole\n", process.stderr.read()
     assert next(iter(open_log()["t"].read())).value == b"0"
+
+
+@pytest.mark.parametrize("bad", [3, b"data", "a\0b", "a\ud800", ""], ids=repr)
+def test_what_names_no_directory_is_refused_as_such(bad: Any, tmp_path: Path) -> None:
+    for call in (
+        lambda: streamlog.open(bad),
+        lambda: streamlog.open(bad, read_only=True),
+        lambda: streamlog.verify(bad),
+        lambda: streamlog.repair(bad, tmp_path / "new"),
+        lambda: streamlog.repair(tmp_path, bad),
+    ):
+        with pytest.raises(ConfigError, match="names") as raised:
+            call()
+        assert raised.value.name in ("path", "into")
+    assert not [*tmp_path.iterdir()]
+
+
+@pytest.mark.parametrize("call", ["verify", "repair"])
+def test_a_log_that_cannot_be_read_at_all_is_a_typed_error(call: str) -> None:
+    machine = SimulatedDisk()
+    streamlog.open("/log", disk=machine, clock=ManualClock()).close()
+    disk = FaultyDisk(machine)
+    disk.fail("listdir", errno.EACCES, path="/log")
+    with pytest.raises(StorageError, match="Could not read /log: ") as raised:
+        if call == "verify":
+            streamlog.verify("/log", disk=disk)
+        else:
+            streamlog.repair("/log", "/new", disk=disk)
+    assert (raised.value.errno, raised.value.path) == (errno.EACCES, "/log")
