@@ -8,7 +8,7 @@ from typing import Any, TypeAlias, Unpack
 
 from ..broker.api import Service
 from ..config import ProducerConfig
-from ..errors import InvalidTimestampError, SerializationError, StreamlogError
+from ..errors import SerializationError, StreamlogError
 from ..runtime.api import Completion
 from ..runtime.threads import SystemClock, time_ns, wait_for
 from ..types import HeaderTuple, RecordMetadata
@@ -247,13 +247,7 @@ class Producer(Closing):
             raise route.no_key()
         pairs = () if headers is None else header_tuple(headers)
         now = self._now_ns() // 1_000_000
-        times: list[int] | int = now
-        if timestamps_ms is not None:
-            times = [route.timestamp(t, now) for t in timestamps_ms]
-            if len(times) != n:
-                raise InvalidTimestampError(
-                    f"send_many got {n} values and {len(times)} timestamps; one for each value."
-                )
+        times = now if timestamps_ms is None else route.timestamps(timestamps_ms, now, n)
         sizes = bulk.sizes_of(column, key_column, RECORD_OVERHEAD + headers_size(pairs), route.max_size) if n else 0
         if bulk.largest(sizes) > route.max_size:
             raise route.too_large(bulk.largest(sizes))

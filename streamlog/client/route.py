@@ -154,6 +154,13 @@ class Route:
             with self.partition_lock:
                 self.partitioner.on_new_batch(self.topic.name, self.count)
 
+    def timestamps(self, given: Iterable[Any], now_ms: int, n: int) -> list[int]:
+        """The timestamps of `n` records, checked. Raises InvalidTimestampError."""
+        times = [self.timestamp(each, now_ms) for each in given]
+        if len(times) != n:
+            raise InvalidTimestampError(f"send_many got {n} values and {len(times)} timestamps; one for each value.")
+        return times
+
     # -- many ----------------------------------------------------------------------------------------
 
     def many(self, items: Iterable[Any], serialize: Serialize | None, what: str, owned: bool) -> Column:
