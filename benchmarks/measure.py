@@ -2,6 +2,7 @@
 
 import gc
 import importlib
+import os
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -52,6 +53,21 @@ def interleave(sides: Mapping[str, Side], rounds: int) -> Samples:
         for name, side in sides.items():
             samples[name].append(side())
     return samples
+
+
+@contextmanager
+def one_processor() -> Iterator[None]:
+    """Have this thread, and those it starts, run on one processor alone.
+
+    For orientation: Python runs one thread at a time whatever it has. But a thread that is woken on another processor,
+    most of all on a virtual one that sleeps, comes late and finds nothing of what it needs in the caches there.
+    """
+    before = os.sched_getaffinity(0)
+    os.sched_setaffinity(0, {min(before)})
+    try:
+        yield
+    finally:
+        os.sched_setaffinity(0, before)
 
 
 def expect(what: str, actual: object, expected: object) -> None:

@@ -13,7 +13,7 @@ from pathlib import Path
 import streamlog
 from benchmarks import baselines
 from benchmarks.figures import Row, rate_row
-from benchmarks.measure import Side, expect, interleave, stopwatch
+from benchmarks.measure import Samples, Side, expect, interleave, one_processor, stopwatch
 from benchmarks.records import records
 from benchmarks.run import Run, expect_records
 
@@ -71,8 +71,20 @@ def _plain_side(directory: Path, keys: Sequence[bytes], values: Sequence[bytes])
 
 
 def send_synced(run: Run) -> Iterator[Row]:
-    """`send` under `sync=True`, one thread and eight, beside a plain write and an fdatasync for each record."""
+    """`send` under `sync=True`, one thread and eight, beside a plain write and an fdatasync for each record; eight
+    threads on one processor, too."""
     count = run.size(200, 80)
+    samples = _measured(run, count)
+    counts = dict.fromkeys(samples, count)
+    work = "8 threads send, sync=True, one producer"
+    yield rate_row("send, sync=True, one thread", samples, PLAIN, counts=counts, goal=1.0, ours=ONE)
+    yield rate_row(work, samples, PLAIN, counts=counts, goal=3.0, ours=EIGHT)
+    with one_processor():
+        samples = _measured(run, count)
+    yield rate_row(f"{work}, on one processor", samples, PLAIN, counts=counts, ours=EIGHT)
+
+
+def _measured(run: Run, count: int) -> Samples:
     keys, values = records(count)
     with run.scratch("synced") as path, streamlog.open(path / "data", sync=True) as log:
         sides = {
@@ -80,7 +92,4 @@ def send_synced(run: Run) -> Iterator[Row]:
             PLAIN: _plain_side(path, keys, values),
             EIGHT: _send_side(log, keys, values, THREADS),
         }
-        samples = interleave(sides, run.size(40, 12))
-    counts = dict.fromkeys(samples, count)
-    yield rate_row("send, sync=True, one thread", samples, PLAIN, counts=counts, goal=1.0, ours=ONE)
-    yield rate_row("8 threads send, sync=True, one producer", samples, PLAIN, counts=counts, goal=3.0, ours=EIGHT)
+        return interleave(sides, run.size(40, 12))

@@ -5,11 +5,12 @@ from collections.abc import Iterator, Sequence
 
 import streamlog
 from benchmarks.figures import Row, rate_row
-from benchmarks.measure import Side, interleave, stopwatch
+from benchmarks.measure import Samples, Side, interleave, one_processor, stopwatch
 from benchmarks.records import records
 from benchmarks.run import Run, expect_records, fresh_topic
 
 THREADS = 4
+ONE = "one thread"
 
 
 def _threads_side(
@@ -48,14 +49,21 @@ def _threads_side(
 
 
 def four_threads(run: Run) -> Iterator[Row]:
-    """Four threads on one producer beside one thread, with a linger and without."""
+    """Four threads on one producer beside one thread, with a linger and without; the latter on one processor, too."""
     for linger_ms, count, goal in ((5, run.size(300_000, 50_000), 0.8), (0, run.size(100_000, 20_000), 0.4)):
-        keys, values = records(count)
-        with run.log() as log:
-            sides = {
-                "streamlog": _threads_side(log, keys, values, linger_ms, THREADS),
-                "one thread": _threads_side(log, keys, values, linger_ms, 1),
-            }
-            samples = interleave(sides, run.rounds)
         work = f"{THREADS} threads send, one producer, linger {linger_ms}"
-        yield rate_row(work, samples, "one thread", counts=dict.fromkeys(samples, count), goal=goal)
+        samples = _beside_one(run, linger_ms, count)
+        yield rate_row(work, samples, ONE, counts=dict.fromkeys(samples, count), goal=goal)
+    with one_processor():
+        samples = _beside_one(run, linger_ms, count)
+    yield rate_row(f"{work}, on one processor", samples, ONE, counts=dict.fromkeys(samples, count))
+
+
+def _beside_one(run: Run, linger_ms: int, count: int) -> Samples:
+    keys, values = records(count)
+    with run.log() as log:
+        sides = {
+            "streamlog": _threads_side(log, keys, values, linger_ms, THREADS),
+            ONE: _threads_side(log, keys, values, linger_ms, 1),
+        }
+        return interleave(sides, run.rounds)
