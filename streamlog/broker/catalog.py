@@ -51,7 +51,7 @@ class Catalog:
         self._publisher = publisher
         self.clock = clock
         self.scheduler = scheduler
-        self._image: Image = metadata.EMPTY
+        self.image: Image = metadata.EMPTY
         self._defaults = defaults
         self._lock = new_lock()
         self.partitions: dict[tuple[str, int], Partition] = {}
@@ -72,9 +72,9 @@ class Catalog:
             self._metadata.on_work = self._maintain_soon
             self._publisher.add(self._metadata, eager=True)
             self._refuse_half()
-            self._image = metadata.replay(metadata.EMPTY, all_records(self._metadata))
-            broker.remove_orphans({view.id.hex for view in self._image.topics.values()})
-            self._follow(self._image)
+            self.image = metadata.replay(metadata.EMPTY, all_records(self._metadata))
+            broker.remove_orphans({view.id.hex for view in self.image.topics.values()})
+            self._follow(self.image)
             broker.recovered(completely=not self._unsettled())
             self._publisher.opened()
         except BaseException:
@@ -160,15 +160,6 @@ class Catalog:
         if callback in self._listeners:
             self._listeners.remove(callback)
 
-    @property
-    def image(self) -> Image:
-        """All topics. What came of an interrupted change shows here first, unless the disk refuses to say; a change that
-        another thread is making is not waited for."""
-        if self._behind and self.closed is None and not self._lock.locked():
-            with contextlib.suppress(StreamlogError), self._lock:
-                self._catch_up()
-        return self._image
-
     def topic(self, name: str) -> TopicView:
         if self.closed is not None:
             raise self.closed.again()
@@ -190,7 +181,7 @@ class Catalog:
         changes, policy = topic_changes(wanted)
         config = TopicConfig(**changes)
         try:
-            if policy is not None and name not in self._image.topics:
+            if policy is not None and name not in self.image.topics:
                 self._policies[name] = policy
             return self._create(name, count, config, False)
         except TopicAlreadyExistsError:
@@ -200,10 +191,10 @@ class Catalog:
             if policy is not None and policy.name == view.config.retention:
                 self._policies[name] = policy
                 with self._lock:
-                    self._follow(self._image)
+                    self._follow(self.image)
             return view
         except BaseException:
-            if name not in self._image.topics:
+            if name not in self.image.topics:
                 self._policies.pop(name, None)
             raise
 
@@ -215,7 +206,7 @@ class Catalog:
     def _create(self, name: str, partitions: int, config: TopicConfig, internal: bool) -> TopicView:
         topic_id = UUID(bytes=entropy(16), version=4)
         self._change(lambda image: controller.create(image, name, topic_id, partitions, config, internal))
-        return self._image.topics[name]
+        return self.image.topics[name]
 
     def update_topic(self, name: str, settings: Mapping[str, Any]) -> None:
         changes, policy = topic_changes(settings)
@@ -237,15 +228,37 @@ class Catalog:
     def _change(self, request: Callable[[Image], LogRecord]) -> None:
         """Request → record → append → replay → have the partitions follow, under the metadata lock.
 
-        An interrupt in the middle leaves the image, or the partitions, behind the log; so both are
-        brought up to it before the next change.
+        An interrupt in the middle leaves the image, or the partitions, behind the log. Both are brought up to it
+        before the interrupt goes on to the caller, or, if there was a second one, before the next change.
         """
+        try:
+            self._make(request)
+            self._tell()
+        except StreamlogError:
+            raise
+        except BaseException:
+            with contextlib.suppress(StreamlogError):  # the disk refuses to say: the next change asks again
+                self._finish()
+            self._tell()
+            raise
+
+    def _finish(self) -> None:
+        with self._lock:
+            if self.closed is None:
+                self._catch_up()
+
+    def _tell(self) -> None:
+        """Call those who have to hear of a change; again does no harm."""
+        for listener in list(self._listeners):
+            listener()
+
+    def _make(self, request: Callable[[Image], LogRecord]) -> None:
         with self._lock:
             if self.closed is not None:
                 raise self.closed.again()
             self._catch_up()
-            key, value = request(self._image)
-            is_new = value is not None and metadata.name_of(key) not in self._image.topics
+            key, value = request(self.image)
+            is_new = value is not None and metadata.name_of(key) not in self.image.topics
             now = self.clock.time_ms()
             batch = columns.seal(self._metadata.log.seed, [key], [value], now, count=1)
             self._behind = True
@@ -257,34 +270,32 @@ class Catalog:
             # On the device before anybody can rest on it. Under the metadata lock all the same: changes are
             # rare, and nobody who sends or reads takes it.
             self._metadata.commit.sync()
-            before = self._image
-            self._image = image = metadata.replay(before, [(key, value)])
+            before = self.image
+            self.image = image = metadata.replay(before, [(key, value)])
             try:
                 self._follow(image)
             except StreamlogError:  # a topic that could not be made on this disk: as if it had never been asked for
                 if is_new:
-                    self._image = before  # also where taking it back fails: nobody may see half a topic
+                    self.image = before  # also where taking it back fails: nobody may see half a topic
                     self._follow(before)
                     self._undo(key)
                 raise
             self._behind = False
-        for listener in list(self._listeners):
-            listener()
 
     def _undo(self, key: bytes) -> None:
         now = self.clock.time_ms()
         batch = columns.seal(self._metadata.log.seed, [key], None, now, count=1)
         self._metadata.append(Write([batch]), now)
         self._metadata.commit.sync()
-        self._image = metadata.replay(self._image, [(key, None)])
+        self.image = metadata.replay(self.image, [(key, None)])
         self._behind = False
 
     def _catch_up(self) -> None:
         """After an interrupted change, or one whose sync was not done: replay the metadata anew. REQUIRES: the metadata lock."""
         if self._behind:
             self._metadata.commit.sync()  # replayed is what is on the device, and that has to be all
-            self._image = metadata.replay(metadata.EMPTY, all_records(self._metadata), self._image.version)
-            self._follow(self._image)
+            self.image = metadata.replay(metadata.EMPTY, all_records(self._metadata), self.image.version)
+            self._follow(self.image)
             self._behind = False
 
     def _follow(self, image: Image) -> None:
@@ -345,6 +356,6 @@ class Catalog:
         if partition is None:
             if self.closed is not None:
                 raise self.closed.again()
-            controller.find(self._image, name[0])
+            controller.find(self.image, name[0])
             raise gone(TopicPartition(*name))
         return partition

@@ -128,8 +128,6 @@ def repair(
         return _Repair(source, target, real, progress).repair()
     except _Unwritable as error:
         raise error.typed from error.__cause__
-    except OSError as error:
-        raise typed(error, "read", source) from error
 
 
 def _check_target(disk: Disk, source: str, target: str) -> None:
@@ -166,14 +164,13 @@ class _Repair(Inspection):
 
     def repair(self) -> RepairReport:
         disk, path = self.disk, self.path
-        names = set(disk.listdir(path)) if disk.exists(path) else set()
+        names = set(self._names(path))
         if not names & {OWNER_FILE, METADATA_DIR, "topics"}:
             raise FormatError(f"{path} is no log. Give the directory that was opened.", path=path)
         self._refuse_owner()
         self._owner()
         self._write(partial(disk.makedirs, f"{self.into}/topics"))
-        topic_dirs = disk.listdir(f"{path}/topics") if "topics" in names else []
-        self._inspect(names, topic_dirs)
+        self._inspect(names, self._names(f"{path}/topics"))
         self._name_the_nameless()
         self._refuse_owner()
         self._write(self._finish)
@@ -185,7 +182,7 @@ class _Repair(Inspection):
     def _refuse_owner(self) -> None:
         """Raise LogLockedError while somebody has the log open. Asked before and after: no lock is taken, for that writes."""
         path = f"{self.path}/lock"
-        pid = self.disk.lock(path).holder() if self.disk.exists(path) else None
+        pid = self.disk.lock(path).holder() if self._exists(path) else None
         if pid is not None:
             raise LogLockedError(
                 f"{self.path} is in use by process {pid}: what it writes meanwhile would be missed. Close the "
@@ -196,7 +193,7 @@ class _Repair(Inspection):
 
     def _owner(self) -> None:
         path = f"{self.path}/{OWNER_FILE}"
-        if not self.disk.exists(path):
+        if not self._exists(path):
             self._problem(path, "owner", "it is missing")
             return
         super()._owner()

@@ -6,6 +6,7 @@ partition is looked at up to what was whole at the time.
 
 from __future__ import annotations
 
+import errno
 import re
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -122,11 +123,7 @@ def verify(path: str | StrPath, *, progress: Progress | None = None, disk: Disk 
     (True, True)
     """
     real = disk if disk is not None else OsDisk()
-    directory = real.absolute(path_of(path))
-    try:
-        return Inspection(directory, real, progress).run()
-    except OSError as error:
-        raise typed(error, "read", directory) from error
+    return Inspection(real.absolute(path_of(path)), real, progress).run()
 
 
 class Inspection:
@@ -141,18 +138,33 @@ class Inspection:
         self.crash = Crash(clean=False, same_boot=True)
 
     def run(self) -> Report:
-        disk, path = self.disk, self.path
-        if not disk.exists(f"{path}/{OWNER_FILE}"):
+        path = self.path
+        names = set(self._names(path))
+        if OWNER_FILE not in names:
             message = f"{path} is no log: it has no {OWNER_FILE}. Give the directory that was opened."
             raise FormatError(message, path=path)
         self._owner()
-        names = set(disk.listdir(path))
         for name in sorted(names - _ROOT_FILES):
             what = "an unfinished write" if name.endswith(".tmp") else "not a file of a log"
             self._note(f"{path}/{name}", "leftover", what)
-        topic_dirs = disk.listdir(f"{path}/topics") if "topics" in names else []
-        self._inspect(names, topic_dirs)
+        self._inspect(names, self._names(f"{path}/topics"))
         return self.report
+
+    def _names(self, directory: str) -> list[str]:
+        """What is in a directory; nothing if it is not there. Raises StorageError: nothing can be told without."""
+        try:
+            return self.disk.listdir(directory)
+        except OSError as error:
+            if error.errno in (errno.ENOENT, errno.ENOTDIR):
+                return []
+            raise typed(error, "read", directory) from error
+
+    def _exists(self, path: str) -> bool:
+        """Raises StorageError, as `_names`."""
+        try:
+            return self.disk.exists(path)
+        except OSError as error:
+            raise typed(error, "read", path) from error
 
     def _inspect(self, names: set[str], topic_dirs: list[str]) -> None:
         path = self.path
@@ -224,7 +236,7 @@ class Inspection:
             for number in range(view.partitions):
                 name = f"{view.id.hex}-{number}"
                 directory = f"{self.path}/topics/{name}"
-                if name not in topic_dirs and not self.disk.exists(directory):
+                if name not in topic_dirs and not self._exists(directory):
                     self._absent(directory, view.name, number)
                     continue
                 records = Records() if view.name == GROUPS_TOPIC else None

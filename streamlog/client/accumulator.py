@@ -23,7 +23,6 @@ from typing import Protocol
 from ..broker.metadata import TopicView
 from ..errors import (
     DeliveryTimeoutError,
-    RecordTooLargeError,
     RequestTimedOutError,
     SerializationError,
     StreamlogError,
@@ -56,6 +55,7 @@ class Owner(Protocol):
     def settle(self, queue: PartitionQueue, write: Write) -> Completion[int] | None: ...
     def call_soon(self, queue: PartitionQueue) -> None: ...
     def reserve(self, size: int) -> bool: ...
+    def arm(self, deadline_ms: int) -> None: ...
     def finished(self, batch: Batch) -> None: ...
     def now_ms(self) -> int: ...
 
@@ -147,6 +147,8 @@ class PartitionQueue:
         batch.reserved = room
         batch.join(row, size)
         batch.closed = size >= self.batch_size
+        if linger:  # before it is queued: an interrupt must not leave it to itself. Who comes by meanwhile waits in `due`
+            self.owner.arm(batch.deadline_ms)
         self.queue.append(batch)  # not before it has a record: an interrupt must not leave an empty one
         return batch, 0
 
@@ -362,19 +364,13 @@ class PartitionQueue:
 
     def due(self, now_ms: int) -> int | None:
         """Write the open batch if its linger is over, and what an interrupted sender left; when it will be (ms), or None."""
-        batch = self.open
+        with self.lock:
+            batch = self.open
         if batch is not None and batch.deadline_ms <= now_ms:
             batch.closed = True
         self.drain()
         batch = self.open
         return None if batch is None else batch.deadline_ms
-
-    def never_fits(self, size: int, buffer_memory: int) -> RecordTooLargeError:
-        return RecordTooLargeError(
-            f"A record of {size} bytes does not fit into a buffer of {buffer_memory} (buffer_memory). Raise it.",
-            size=size,
-            max_size=buffer_memory,
-        )
 
     def expire(self, delivery_timeout_ms: int) -> DeliveryTimeoutError:
         return DeliveryTimeoutError(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 from collections import deque
 from collections.abc import Callable
 from typing import Any, NamedTuple, Protocol, TypeAlias
@@ -85,6 +84,7 @@ class Batch(Completion[int]):
         batch = cls(queue, 0, True)
         batch._columns = columns
         batch.closed = True
+        del batch.rows  # nothing joins it
         batch.size = batch.reserved = size
         return batch
 
@@ -95,7 +95,7 @@ class Batch(Completion[int]):
         """
         try:
             rows = self.rows
-        except AttributeError:  # it is in the log
+        except AttributeError:  # it is in the log, or whole
             return -1
         if len(row) > 3:
             self.has_headers = True
@@ -150,10 +150,11 @@ class Batch(Completion[int]):
     def time_of(self, index: int) -> int:
         if self.append_time is not None:
             return self.append_time
-        if self._columns is None:
+        try:
             return self.rows[index][2]
-        times = self._columns.timestamps
-        return times if isinstance(times, int) else times[index]
+        except AttributeError:  # asked of the columns only now: another thread may just have written it
+            times = self.columns().timestamps
+            return times if isinstance(times, int) else times[index]
 
     def record(self, index: int) -> ProducerRecord:
         """The record as it could be sent again."""
@@ -187,6 +188,8 @@ class Batch(Completion[int]):
         """It is in the log: whoever keeps a Delivery keeps only the timestamps."""
         n, _, _, times, _ = self.columns()
         self._columns = Rows(n, None, None, times, None)
-        with contextlib.suppress(AttributeError):  # done before, by one who was interrupted
-            del self.rows
         self.sealed = None
+        try:
+            del self.rows
+        except AttributeError:  # done already, by one who was interrupted
+            return

@@ -42,8 +42,9 @@ def _that_fit(outbox: Outbox, batches: list[Batch], queue: PartitionQueue) -> It
         yield batches
         return
     for batch in batches:
+        end = outbox.time_for_room()
         while not outbox.reserve(batch.reserved):
-            outbox.wait_for_room(batch.reserved, queue)
+            outbox.wait_for_room(batch.reserved, queue, end)
         yield [batch]
 
 
@@ -58,8 +59,8 @@ def _linger_with(outbox: Outbox, queue: PartitionQueue, last: Part) -> list[Part
         if headers is not None:
             row = (*row, headers[i])
         batch, place = outbox.add(queue, row, each)
-        if not parts or parts[-1].batch is not batch:
-            indexes = []
+        if not parts or parts[-1].batch is not batch or place != parts[-1].first + len(indexes):
+            indexes = []  # a batch of its own, or behind a record of another thread
             parts.append(Part(batch, indexes, place))
         indexes.append(index)
         if batch.closed:

@@ -41,7 +41,6 @@ class Outbox:
         self._buffered = 0
         self._failed: list[Batch] = []
         self._room: RawGate | None = None
-        self._armed = False
         self._closed: StreamlogError | None = None
 
     def queue(self, view: TopicView, number: int) -> PartitionQueue:
@@ -60,15 +59,12 @@ class Outbox:
 
     def add(self, queue: PartitionQueue, row: Row, size: int) -> tuple[Batch, int]:
         """Put a record into the queue's open batch, waiting for room in the buffer if that has to be a new one."""
-        lingers = self._config.linger_ms
-        if lingers and queue.open is None:
-            self._arm(self.now_ms() + lingers)  # before there is a batch: an interrupt must not leave it to itself
         added = queue.add(row, size)
-        while added is None:
-            self.wait_for_room(size, queue)
-            added = queue.add(row, size)
-        if lingers and added[1] == 0:
-            self._arm(added[0].deadline_ms)
+        if added is None:
+            end = self.time_for_room()
+            while added is None:
+                self.wait_for_room(max(self.batch_size, size), queue, end)
+                added = queue.add(row, size)
         return added
 
     # -- what the queues ask for ---------------------------------------------------------------------
@@ -107,14 +103,15 @@ class Outbox:
 
     # -- the buffer ----------------------------------------------------------------------------------
 
-    def wait_for_room(self, size: int, queue: PartitionQueue) -> None:
-        """Make room for `size` bytes: a full buffer ends every linger; then wait for whoever is writing.
+    def time_for_room(self) -> float:
+        """Until when, in real monotonic seconds, a call may wait for room."""
+        return real_monotonic() + self._config.delivery_timeout_ms / 1000
 
-        Raises DeliveryTimeoutError after `delivery_timeout_ms`, RecordTooLargeError for what never fits.
+    def wait_for_room(self, size: int, queue: PartitionQueue, end: float) -> None:
+        """Make room for a batch of `size` bytes: a full buffer ends every linger; then wait for whoever is writing.
+
+        Raises DeliveryTimeoutError at `end`.
         """
-        if size > self._config.buffer_memory:
-            raise queue.never_fits(size, self._config.buffer_memory)
-        end = real_monotonic() + self._config.delivery_timeout_ms / 1000
         for waiting in list(self.queues.values()):
             waiting.close_batch()
             waiting.drain()
@@ -153,21 +150,14 @@ class Outbox:
 
     # -- linger --------------------------------------------------------------------------------------
 
-    def _arm(self, deadline_ms: int) -> None:
+    def arm(self, deadline_ms: int) -> None:
         """Have the scheduler come by when the first linger is over; one visit serves all open batches."""
-        if not self._armed:
-            self._service.scheduler.at(deadline_ms, self.write_overdue)
-            self._armed = True
+        self._service.scheduler.at(deadline_ms, self.write_overdue)
 
     def write_overdue(self, now_ms: int) -> int | None:
         """Write the batches whose linger is over; when the next one's is (ms), or None."""
-        self._armed = False
         due = [queue.due(now_ms) for queue in list(self.queues.values())]
-        left = [deadline for deadline in due if deadline is not None]
-        if not left:
-            return None
-        self._armed = True
-        return min(left)
+        return min((deadline for deadline in due if deadline is not None), default=None)
 
     # -- ending --------------------------------------------------------------------------------------
 

@@ -36,7 +36,7 @@ _HASH = Struct("<I")
 _BODY = Struct("<QIqiiiqqqqqhiIII")
 _HEADER = Struct("<4sBHII" + "QIqiiiqqqqqhiIII")
 _ENTRY = Struct("<BI")
-_TWO = Struct("<BBIBI").unpack_from
+_TWO = Struct("<BBIBI")
 _HASH_AT = _PREFIX.size
 _HASHED_FROM = _HASH_AT + _HASH.size
 FIXED_LEN = _HEADER.size
@@ -51,6 +51,7 @@ MAX_RECORDS = 1 << 25
 MAX_OFFSET = 1 << 62  # no log gets there: what is said to be beyond it is no offset, and sums stay within 64 bits
 
 _header_into = _HEADER.unpack_from
+_two = _TWO.unpack_from
 _NO_HEADER: tuple[Any, ...] = (b"", 0, 0, 0, 0, 0, 0)
 _new_header: Any = tuple.__new__  # namedtuple's own __new__ is a Python call
 _hash32 = 0xFFFFFFFF
@@ -132,6 +133,8 @@ def seed_of(topic_id: bytes, partition: int) -> int:
 
 def directory_of(entries: Sequence[tuple[int, int]]) -> bytes:
     """The column directory: the number of columns, then kind and length in bytes of each."""
+    if len(entries) == 2:  # keys and values: almost every batch
+        return _TWO.pack(2, *entries[0], *entries[1])
     return bytes([len(entries)]) + b"".join(_ENTRY.pack(kind, length) for kind, length in entries)
 
 
@@ -276,7 +279,7 @@ def directory_entries(buffer: Buffer, position: int, header: BatchHeader) -> lis
     """
     count = buffer[position + FIXED_LEN]
     if count == 2:  # keys and values: almost every batch
-        _, kind, length, kind2, length2 = _TWO(buffer, position + FIXED_LEN)
+        _, kind, length, kind2, length2 = _two(buffer, position + FIXED_LEN)
         if header.header_len == _TWO_HEADER_LEN and length + length2 == header.batch_len - _TWO_HEADER_LEN:
             return [(kind, length), (kind2, length2)]
     elif count == 1 and header.header_len == _ONE_HEADER_LEN:

@@ -118,14 +118,16 @@ def _sealed(
     max_ts: int,
     delete_horizon: int,
 ) -> SealedBatch:
-    raw_len = sum(len(data) for _, data in columns)
+    raw_len = 0
     if codec:
+        raw_len = sum(len(data) for _, data in columns)
         # Each compressed column opens with its own uncompressed length: a reader that wants one
         # column must know how much room that one may claim.
         columns = [
             (kind, len(data).to_bytes(4, "little") + compression.compress(codec, data)) for kind, data in columns
         ]
     payload = b"".join([data for _, data in columns])
+    raw_len = raw_len or len(payload)
     directory = directory_of([(kind, len(data)) for kind, data in columns])
     return SealedBatch(
         payload, hash_payload(payload, seed), directory, attributes, count, last_offset_delta, base_ts, max_ts, raw_len,

@@ -204,7 +204,7 @@ class Partition(Waiters):
 
     def _go_on(self) -> None:
         if self._leaving:
-            raise ClosedError("The log is being closed, so the compaction was given up; the log is as it was before.")
+            raise ClosedError("The log is being closed, so the compaction was given up. Nothing is lost; the next one goes on.")
         self._check_open()
 
     def _publish(self, old: Sequence[Segment], new: Segment) -> None:

@@ -135,8 +135,7 @@ def _latest_offsets(log: Log, segments: Sequence[Segment], go_on: GoOn) -> tuple
     for segment in segments:
         if segment.next_offset <= log.cleaned_until:
             continue
-        for header, (keys, offsets), _ in _batches(log, segment, lambda c: (c.keys(), c.offsets())):
-            go_on()
+        for header, (keys, offsets), _ in _batches(log, segment, lambda c: (c.keys(), c.offsets()), go_on):
             if header.next_offset <= log.cleaned_until:  # else a pass that ended in here would end here for ever
                 continue
             if keys is not None and not header.is_control:
@@ -151,9 +150,12 @@ def _latest_offsets(log: Log, segments: Sequence[Segment], go_on: GoOn) -> tuple
     return latest, max(end, segments[-1].next_offset if segments else end)
 
 
-def _batches(log: Log, segment: Segment, decode: Callable[[BatchColumns], T]) -> Iterator[tuple[BatchHeader, T, bytes]]:
+def _batches(
+    log: Log, segment: Segment, decode: Callable[[BatchColumns], T], go_on: GoOn
+) -> Iterator[tuple[BatchHeader, T, bytes]]:
     """Each batch of the segment: its header, what `decode` makes of its columns, its bytes."""
     for position, header in segment.headers(0, segment.size):
+        go_on()
         data = segment.read(header.batch_len, position)
         verify_payload(header, memoryview(data)[header.header_len :], log.seed, segment.path, position)
         try:
@@ -200,8 +202,7 @@ class _Cleaner:
         try:
             self._file = self._log.disk.open(self._path, create=True, exclusive=True)
             for segment in self._group:
-                for header, full, data in _batches(self._log, segment, BatchColumns.all):
-                    go_on()
+                for header, full, data in _batches(self._log, segment, BatchColumns.all, go_on):
                     last = segment is self._group[-1] and header.next_offset == segment.stats.next_offset
                     self._clean(header, full, data, last)
             self._flush()

@@ -1,4 +1,4 @@
-"""A disk whose syncs wait until the test lets them go."""
+"""A disk whose syncs, or writes, wait until the test lets them go."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ RECORDS = "*/topics/*.log"
 
 
 class GatedDisk:
-    """A disk over `inner` that holds the syncs of files whose path matches, from `hold` to `let_go`.
+    """A disk over `inner` that holds the syncs of files whose path matches, or the writes, from `hold` to `let_go`.
 
     Counts them, and the writes, so that a test can wait for one without sleeping.
     """
@@ -24,6 +24,7 @@ class GatedDisk:
         self._held = 0
         self._path = ""
         self._closed = False
+        self._holds_writes = False
         self._changed = threading.Condition()
 
     def __getattr__(self, name: str) -> Any:
@@ -34,9 +35,9 @@ class GatedDisk:
 
     # -- what a test does ----------------------------------------------------------------------------
 
-    def hold(self, path: str = RECORDS) -> None:
+    def hold(self, path: str = RECORDS, *, writes: bool = False) -> None:
         with self._changed:
-            self._closed, self._path = True, path
+            self._closed, self._path, self._holds_writes = True, path, writes
 
     def let_go(self) -> None:
         with self._changed:
@@ -44,9 +45,9 @@ class GatedDisk:
             self._changed.notify_all()
 
     def until_held(self) -> None:
-        """Wait until a sync waits here."""
+        """Wait until a sync, or write, waits here."""
         with self._changed:
-            assert self._changed.wait_for(lambda: self._held > 0, LONG), "nobody syncs"
+            assert self._changed.wait_for(lambda: self._held > 0, LONG), "nobody comes"
 
     def until_written(self, writes: int) -> None:
         """Wait until there were `writes` writes to the files whose syncs are counted."""
@@ -66,11 +67,18 @@ class GatedDisk:
             return
         with self._changed:
             self.syncs += 1
-            if self._closed and fnmatchcase(path, self._path):
-                self._held += 1
-                self._changed.notify_all()
-                assert self._changed.wait_for(lambda: not self._closed, LONG), "nobody let the sync go"
-                self._held -= 1
+            self._wait(path, writes=False)
+
+    def writing(self, path: str) -> None:
+        with self._changed:
+            self._wait(path, writes=True)
+
+    def _wait(self, path: str, *, writes: bool) -> None:
+        if self._closed and writes == self._holds_writes and fnmatchcase(path, self._path):
+            self._held += 1
+            self._changed.notify_all()
+            assert self._changed.wait_for(lambda: not self._closed, LONG), "nobody let it go"
+            self._held -= 1
 
 
 class GatedFile:
@@ -83,6 +91,7 @@ class GatedFile:
         return getattr(self._inner, name)
 
     def pwrite(self, buffers: Sequence[Any], position: int) -> None:
+        self._disk.writing(self.path)
         self._inner.pwrite(buffers, position)
         self._disk.wrote(self.path)
 

@@ -473,15 +473,29 @@ def test_what_names_no_directory_is_refused_as_such(bad: Any, tmp_path: Path) ->
     assert not [*tmp_path.iterdir()]
 
 
+def _check(call: str, **options: Any) -> Any:
+    return streamlog.verify("/log", **options) if call == "verify" else streamlog.repair("/log", "/new", **options)
+
+
 @pytest.mark.parametrize("call", ["verify", "repair"])
-def test_a_log_that_cannot_be_read_at_all_is_a_typed_error(call: str) -> None:
+@pytest.mark.parametrize("place", ["/log", "/log/topics"])
+def test_a_log_that_cannot_be_read_at_all_is_a_typed_error(call: str, place: str) -> None:
     machine = SimulatedDisk()
     streamlog.open("/log", disk=machine, clock=ManualClock()).close()
     disk = FaultyDisk(machine)
-    disk.fail("listdir", errno.EACCES, path="/log")
-    with pytest.raises(StorageError, match="Could not read /log: ") as raised:
-        if call == "verify":
-            streamlog.verify("/log", disk=disk)
-        else:
-            streamlog.repair("/log", "/new", disk=disk)
-    assert (raised.value.errno, raised.value.path) == (errno.EACCES, "/log")
+    disk.fail("listdir", errno.EACCES, path=place)
+    with pytest.raises(StorageError, match=f"Could not read {place}: ") as raised:
+        _check(call, disk=disk)
+    assert (raised.value.errno, raised.value.path) == (errno.EACCES, place)
+
+
+@pytest.mark.parametrize("call", ["verify", "repair"])
+def test_what_the_callers_own_progress_raises_comes_out_as_it_is(call: str) -> None:
+    machine = SimulatedDisk()
+    streamlog.open("/log", disk=machine, clock=ManualClock()).close()
+
+    def progress(done: int, total: int) -> None:
+        raise BrokenPipeError(errno.EPIPE, "the terminal is gone")
+
+    with pytest.raises(BrokenPipeError):
+        _check(call, disk=machine, progress=progress)

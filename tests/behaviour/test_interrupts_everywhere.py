@@ -22,6 +22,7 @@ WHOLE = (
     calls.LogSync,
     calls.SendMany,
     calls.SendManyBatches,
+    calls.SendManyThatLingers,
     calls.LingerAndFlush,
     calls.LingerBehindOthers,
     calls.Poll,
@@ -31,7 +32,7 @@ WHOLE = (
 )
 SAMPLED = tuple(kind for kind in calls.ACTIONS if kind not in WHOLE)
 # Those whose answer to a Ctrl-C may be interrupted by the next.
-TWICE = (*WHOLE[:9], calls.Poll, calls.PollOfAMember, calls.Commit)
+TWICE = (*WHOLE[:10], calls.Poll, calls.PollOfAMember, calls.Commit)
 SAMPLES = 30
 
 

@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 import streamlog
 from streamlog import Delivery, RecordMetadata, StreamLog, Topic
+from streamlog.runtime.disk import OsDisk
+
+from .gates import GatedDisk
 
 OpenLog = Callable[..., StreamLog]
 HOUR_MS = 3_600_000
@@ -143,3 +147,22 @@ def test_linger_needs_no_help_from_the_program(open_log: OpenLog) -> None:
     with log.producer(linger_ms=10) as producer:
         producer.send("t", b"x").add_done_callback(lambda _: done.set())
         assert done.wait(30)
+
+
+def test_a_buffer_with_room_for_the_record_but_not_for_its_batch_is_a_full_one(
+    path: Path, in_thread: Callable[[Callable[[], Any]], Any]
+) -> None:
+    disk = GatedDisk(OsDisk())
+    with streamlog.open(path, disk=disk) as log:
+        log.create_topic("t", partitions=2)
+        bounds = {"buffer_memory": 1 << 20, "batch_size": 100_000, "max_request_size": 1 << 19}
+        with log.producer(linger_ms=200, delivery_timeout_ms=300, **bounds) as producer:
+            producer.send("t", b"x", b"k", partition=0).result()
+            disk.hold(writes=True)
+            writing = in_thread(lambda: producer.send_many("t", [b"y" * 50_000] * 20, [b"k"] * 20, partition=0))
+            disk.until_held()
+            refused = in_thread(lambda: producer.send("t", b"z", b"k", partition=1))
+            with pytest.raises(streamlog.DeliveryTimeoutError):
+                refused.result(20)
+            disk.let_go()
+            writing.result(20)

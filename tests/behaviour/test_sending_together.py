@@ -19,13 +19,15 @@ import pytest
 
 import streamlog
 from streamlog import ClosedError, Delivery, Producer, RecordMetadata
+from streamlog.testing import ManualClock
 
 CLIENT = str(Path(streamlog.__file__).parent / "client")
 # How long the other thread may take before it is held to wait for the one that sends, which is then let on.
 A_WHILE = 0.003
 
-Other = Callable[[Producer], "list[Delivery[RecordMetadata]]"]
-Send = Callable[[Producer], "Delivery[RecordMetadata]"]
+Sent = tuple[list[bytes], Delivery[Any]]
+Other = Callable[[Producer], list[Sent]]
+Send = Callable[[Producer], Sent]
 
 
 def at_bytecode(nth: int, call: Callable[[], Any], act: Callable[[], object]) -> tuple[Any, bool]:
@@ -61,35 +63,65 @@ def at_bytecode(nth: int, call: Callable[[], Any], act: Callable[[], object]) ->
     return result, passed >= nth
 
 
-def flush(producer: Producer) -> list[Delivery[RecordMetadata]]:
+def sent(producer: Producer, value: bytes, **options: Any) -> Sent:
+    return [value], producer.send("t", value, b"k", **options)
+
+
+def sent_many(producer: Producer, values: list[bytes]) -> Sent:
+    return values, producer.send_many("t", values, [b"k"] * len(values))
+
+
+def flush(producer: Producer) -> list[Sent]:
     producer.flush()
     return []
 
 
-def send_one(producer: Producer) -> list[Delivery[RecordMetadata]]:
-    return [producer.send("t", b"other", b"k")]
+def send_one(producer: Producer) -> list[Sent]:
+    return [sent(producer, b"other")]
 
 
-def fill_the_batch(producer: Producer) -> list[Delivery[RecordMetadata]]:
-    return [producer.send("t", b"%03d" % n * 100, b"k") for n in range(3)]
+def fill_the_batch(producer: Producer) -> list[Sent]:
+    return [sent(producer, b"other%d" % n * 50) for n in range(3)]
 
 
-def fill_it_and_flush(producer: Producer) -> list[Delivery[RecordMetadata]]:
+def fill_it_and_flush(producer: Producer) -> list[Sent]:
     sent = fill_the_batch(producer)
     producer.flush()
     return sent
 
 
-def short(producer: Producer) -> Delivery[RecordMetadata]:
-    return producer.send("t", b"mine", b"k")
+def send_many_full_batches(producer: Producer) -> list[Sent]:
+    return [sent_many(producer, [b"other%d" % n * 120 for n in range(3)])]
 
 
-def with_headers(producer: Producer) -> Delivery[RecordMetadata]:
-    return producer.send("t", b"mine", b"k", headers={"a": b"b"})
+def short(producer: Producer) -> Sent:
+    return sent(producer, b"mine")
 
 
-def that_fills_the_batch(producer: Producer) -> Delivery[RecordMetadata]:
-    return producer.send("t", b"mine" * 150, b"k")
+def with_headers(producer: Producer) -> Sent:
+    return sent(producer, b"mine", headers={"a": b"b"})
+
+
+def that_fills_the_batch(producer: Producer) -> Sent:
+    return sent(producer, b"mine" * 150)
+
+
+def many_that_linger(producer: Producer) -> Sent:
+    return sent_many(producer, [b"mine%d" % n for n in range(4)])
+
+
+def many_in_full_batches(producer: Producer) -> Sent:
+    return sent_many(producer, [b"mine%d" % n * 120 for n in range(3)])
+
+
+def placed(sends: list[Sent]) -> list[tuple[int, bytes]]:
+    """Offset and value of each record, as the deliveries have it."""
+    found: list[tuple[int, bytes]] = []
+    for values, delivery in sends:
+        result = delivery.result()
+        places = [result] if isinstance(result, RecordMetadata) else [*result]
+        found += [(place.offset, value) for place, value in zip(places, values, strict=True)]
+    return found
 
 
 def places(
@@ -98,29 +130,31 @@ def places(
     """Each bytecode of `send`, once `other` was run there and everything was found to be as it should."""
     for nth in count(first, step):
         start = log["t"].partition(0).high_watermark
-        acted: list[Delivery[RecordMetadata]] = []
+        acted: list[Sent] = []
         with log.producer(linger_ms=60_000, batch_size=600) as producer:
-            sent = [producer.send("t", value, b"k") for value in before]
+            sends = [sent(producer, value) for value in before]
             mine, reached = at_bytecode(
                 nth, lambda: send(producer), lambda: acted.extend(other(producer))  # noqa: B023
             )
             producer.flush()
-        found = {record.offset: record.value for record in log["t"].read(0, start=start)}
-        assert len(found) == len(sent) + 1 + len(acted), f"bytecode {nth}: {found}"
-        where = [delivery.result().offset for delivery in (*sent, mine, *acted)]
-        assert len(set(where)) == len(where), f"bytecode {nth}: {where}"
-        assert found[mine.result().offset].startswith(b"mine"), f"bytecode {nth}"
-        for delivery in acted:
-            assert not found[delivery.result().offset].startswith(b"mine"), f"bytecode {nth}"
+        found = [(record.offset, record.value) for record in log["t"].read(0, start=start)]
+        assert sorted(placed([*sends, mine, *acted])) == found, f"bytecode {nth}"
         if not reached:
             return
         yield nth
 
 
-@pytest.mark.parametrize("other", [flush, send_one, fill_the_batch, fill_it_and_flush], ids=lambda f: f.__name__)
-@pytest.mark.parametrize("send", [short, with_headers, that_fills_the_batch], ids=lambda f: f.__name__)
 @pytest.mark.parametrize(
-    ("before", "step"), [([b"before"], 1), ([], 8)], ids=["into an open batch", "with the first one of a producer"]
+    "other", [flush, send_one, fill_the_batch, fill_it_and_flush, send_many_full_batches], ids=lambda f: f.__name__
+)
+@pytest.mark.parametrize(
+    ("send", "before", "step"),
+    [
+        *((send, [b"before"], 1) for send in (short, with_headers, that_fills_the_batch)),
+        *((send, [b"before"], 7) for send in (many_that_linger, many_in_full_batches)),
+        *((send, [], 8) for send in (short, with_headers, that_fills_the_batch, many_that_linger)),
+    ],
+    ids=lambda value: value.__name__ if callable(value) else "into an open batch" if value else "as the first",
 )
 def test_another_thread_at_any_bytecode_of_a_send_loses_nothing_and_doubles_nothing(
     log: streamlog.StreamLog, rng: random.Random, before: list[bytes], step: int, send: Send, other: Other
@@ -140,9 +174,9 @@ def test_a_send_while_the_producer_is_closed_is_written_or_refused(log: streamlo
         producer = log.producer(linger_ms=60_000)
         producer.send("t", b"before", b"k")
 
-        def attempt() -> Delivery[RecordMetadata] | None:
+        def attempt() -> Delivery[Any] | None:
             try:
-                return send(producer)  # noqa: B023
+                return send(producer)[1]  # noqa: B023
             except ClosedError:
                 return None
 
@@ -155,3 +189,23 @@ def test_a_send_while_the_producer_is_closed_is_written_or_refused(log: streamlo
         else:
             assert mine.result().offset == start + 1, f"bytecode {nth}"
     assert refused, "closing came too late each time"
+
+
+@pytest.mark.parametrize("key", [b"k", None])
+@pytest.mark.parametrize("before", [False, True], ids=["first", "second"])
+def test_a_linger_ends_whatever_time_it_is_at_any_bytecode_of_a_send(
+    log: streamlog.StreamLog, clock: ManualClock, before: bool, key: bytes | None
+) -> None:
+    log.create_topic("t")
+    reached, nth = True, 0
+    while reached:
+        nth += 1
+        with log.producer(linger_ms=5) as producer:
+            if before:
+                producer.send("t", b"before", b"k")
+            mine, reached = at_bytecode(
+                nth, lambda: producer.send("t", b"v", key), lambda: clock.advance(0.006)
+            )
+            clock.advance(0.006)
+            assert mine.done(), f"bytecode {nth}"
+    assert nth > 50

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import logging
 import warnings
 from collections.abc import Callable, Iterator, Sequence
@@ -15,6 +16,7 @@ import pytest
 
 import streamlog
 from streamlog import SegmentInfo, StreamLog, Topic
+from streamlog.testing import FaultyDisk, ManualClock, SimulatedDisk
 
 Reopen = Callable[..., StreamLog]
 
@@ -421,3 +423,43 @@ def test_reopened_topic_deletes_nothing_and_warns_until_its_policy_is_given_agai
     topic.update_config(retention=DropAll())
     topic.apply_retention()
     assert values_of(topic) == []
+
+
+# Changes that are cut short
+
+
+@pytest.fixture
+def disk() -> FaultyDisk:
+    return FaultyDisk(SimulatedDisk())
+
+
+def test_an_interrupted_change_is_seen_at_once_and_by_producers_that_were_there(
+    disk: FaultyDisk, clock: ManualClock
+) -> None:
+    with streamlog.open("/log", disk=disk, clock=clock) as log, log.producer() as producer:
+        log.create_topic("t")
+        producer.send("t", b"1", timestamp_ms=5)
+        for change in (
+            lambda: log["t"].update_config(message_timestamp_type="LogAppendTime"),
+            lambda: log.create_topic("made"),
+            lambda: log["t"].add_partitions(2),
+        ):
+            disk.fail("sync", KeyboardInterrupt, path="*metadata*")
+            with pytest.raises(KeyboardInterrupt):
+                change()
+        assert (sorted(log), log["t"].partitions) == (["made", "t"], 2)
+        producer.send("t", b"2", timestamp_ms=5, partition=1)
+        [record] = log["t"].read(1)
+        assert record.timestamp == clock.time_ms(), "the producer goes by the settings of before"
+
+
+def test_a_topic_that_could_not_be_made_nor_taken_back_is_not_shown(disk: FaultyDisk, clock: ManualClock) -> None:
+    log = streamlog.open("/log", disk=disk, clock=clock)
+    log.create_topic("a")
+    disk.fail("mkdir", errno.ENOSPC, times=None)
+    disk.fail("pwrite", errno.ENOSPC, nth=2, times=None, path="*.log")
+    with pytest.raises(streamlog.StreamlogError):
+        log.create_topic("t")
+    assert (list(log), "t" in log) == (["a"], False)
+    disk.heal()
+    log.close()

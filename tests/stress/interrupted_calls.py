@@ -165,6 +165,30 @@ class SendManyBatches(Action):
                 assert [record.offset for record in reader.poll(max_records=1)] == [offset]
 
 
+class SendManyThatLingers(Action):
+    """Full batches of a producer with a linger, whose next record, sent alone, is none of theirs."""
+
+    def __init__(self, story: Story) -> None:
+        super().__init__(story)
+        self.producer = story.log.producer(linger_ms=5, batch_size=20)
+
+    def prepare(self) -> None:
+        self._send()
+
+    def call(self) -> None:
+        values = [self.story.new("m").ljust(30, ".") for _ in range(3)]
+        self.story.sent[-3:] = values
+        self.producer.send_many("t", values, ["k"] * 3)
+
+    def after(self) -> None:
+        self._send()
+
+    def _send(self) -> None:
+        value = self.story.new("m")
+        self.producer.send("t", value.encode(), b"k").result()
+        self.story.acknowledged.add(value)
+
+
 class LingerAndFlush(Action):
     """Batches of two records: of three sent, two are written by the sender and one by the flush."""
 
@@ -406,6 +430,6 @@ class BackgroundWork(Action):
 
 
 ACTIONS: tuple[type[Action], ...] = (
-    Send, SendThatRolls, SendWithKeyAndHeaders, SendSynced, LogSync, SendMany, SendManyBatches, LingerAndFlush, LingerBehindOthers, Poll,
-    PollOfAMember, FirstPollOfAMember, Commit, CloseAProducer, CloseAConsumer, CloseTheLog, OpenTheLog, TopicsComeGrowAndGo, BackgroundWork,
+    Send, SendThatRolls, SendWithKeyAndHeaders, SendSynced, LogSync, SendMany, SendManyBatches, SendManyThatLingers, LingerAndFlush, LingerBehindOthers,
+    Poll, PollOfAMember, FirstPollOfAMember, Commit, CloseAProducer, CloseAConsumer, CloseTheLog, OpenTheLog, TopicsComeGrowAndGo, BackgroundWork,
 )  # fmt: skip
