@@ -90,7 +90,8 @@ class Outbox:
     def finished(self, batch: Batch) -> None:
         """A batch is written, or failed: its room is free."""
         with self._lock:
-            self._buffered -= batch.reserved
+            # Never less than nothing: `_recount` misses what is reserved and not queued yet.
+            self._buffered = max(0, self._buffered - batch.reserved)
             batch.reserved = 0
         error = batch.error()
         if error is not None and batch not in self._failed:
