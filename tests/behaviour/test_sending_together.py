@@ -52,6 +52,7 @@ def at_bytecode(nth: int, call: Callable[[], Any], act: Callable[[], object]) ->
         return trace
 
     before = sys.gettrace()
+    sys._getframe().f_trace_opcodes = True  # Python 3.12 asks at `settrace` whether anybody has said so
     sys.settrace(enter)
     try:
         result = call()
@@ -150,9 +151,10 @@ def places(
 @pytest.mark.parametrize(
     ("send", "before", "step"),
     [
-        *((send, [b"before"], 1) for send in (short, with_headers, that_fills_the_batch)),
-        *((send, [b"before"], 7) for send in (many_that_linger, many_in_full_batches)),
-        *((send, [], 8) for send in (short, with_headers, that_fills_the_batch, many_that_linger)),
+        (short, [b"before"], 1),
+        *((send, [b"before"], 5) for send in (with_headers, that_fills_the_batch)),
+        *((send, [b"before"], 15) for send in (many_that_linger, many_in_full_batches)),
+        *((send, [], 25) for send in (short, with_headers, that_fills_the_batch, many_that_linger)),
     ],
     ids=lambda value: value.__name__ if callable(value) else "into an open batch" if value else "as the first",
 )
@@ -160,7 +162,7 @@ def test_another_thread_at_any_bytecode_of_a_send_loses_nothing_and_doubles_noth
     log: streamlog.StreamLog, rng: random.Random, before: list[bytes], step: int, send: Send, other: Other
 ) -> None:
     log.create_topic("t")
-    assert sum(1 for _ in places(log, before, send, other, rng.randint(1, step), step)) > 50
+    assert sum(1 for _ in places(log, before, send, other, rng.randint(1, step), step)) > 15
 
 
 @pytest.mark.parametrize("send", [short, with_headers], ids=lambda f: f.__name__)
@@ -194,12 +196,12 @@ def test_a_send_while_the_producer_is_closed_is_written_or_refused(log: streamlo
 @pytest.mark.parametrize("key", [b"k", None])
 @pytest.mark.parametrize("before", [False, True], ids=["first", "second"])
 def test_a_linger_ends_whatever_time_it_is_at_any_bytecode_of_a_send(
-    log: streamlog.StreamLog, clock: ManualClock, before: bool, key: bytes | None
+    log: streamlog.StreamLog, clock: ManualClock, rng: random.Random, before: bool, key: bytes | None
 ) -> None:
     log.create_topic("t")
-    reached, nth = True, 0
+    reached, nth = True, rng.randint(-3, 0)
     while reached:
-        nth += 1
+        nth += 4
         with log.producer(linger_ms=5) as producer:
             if before:
                 producer.send("t", b"before", b"k")
