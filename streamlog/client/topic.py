@@ -195,7 +195,8 @@ class Topic(Generic[K, V]):
         self._log._use().apply_retention(self.name)
 
     def compact(self) -> None:
-        """Compact now, rolling the active segment first. Raises ConfigError unless the topic is compacted."""
+        """Compact now, rolling the active segment first. Raises ConfigError unless the topic is compacted, ClosedError if
+        the log is closed meanwhile: that does not wait for it."""
         self._view()
         self._log._use().compact(self.name)
 
