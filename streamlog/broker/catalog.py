@@ -229,7 +229,7 @@ class Catalog:
         """Request → record → append → replay → have the partitions follow, under the metadata lock.
 
         An interrupt in the middle leaves the image, or the partitions, behind the log. Both are brought up to it
-        before the interrupt goes on to the caller, or, if there was a second one, before the next change.
+        before the interrupt goes on to the caller, also if there is a second one; after a third, before the next change.
         """
         try:
             self._make(request)
@@ -237,15 +237,18 @@ class Catalog:
         except StreamlogError:
             raise
         except BaseException:
-            with contextlib.suppress(StreamlogError):  # the disk refuses to say: the next change asks again
+            try:
                 self._finish()
-            self._tell()
+            except KeyboardInterrupt:
+                self._finish()
             raise
 
     def _finish(self) -> None:
-        with self._lock:
+        """After an interrupt: see what came of the change, and tell of it."""
+        with contextlib.suppress(StreamlogError), self._lock:  # the disk refuses to say: the next change asks again
             if self.closed is None:
                 self._catch_up()
+        self._tell()
 
     def _tell(self) -> None:
         """Call those who have to hear of a change; again does no harm."""
