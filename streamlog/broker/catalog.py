@@ -59,6 +59,7 @@ class Catalog:
         self._listeners: list[Callable[[], object]] = []
         self.closed: StreamlogError | None = None
         self._behind = False
+        self._untold = False
         self._warned: set[UUID] = set()
 
     # -- life ----------------------------------------------------------------------------------------
@@ -114,6 +115,12 @@ class Catalog:
         if first is not None:
             raise first
 
+    def abandon(self, error: StreamlogError) -> None:
+        """In a forked child: append nothing, whoever asks. Takes no lock: a thread that is not here may have it."""
+        self.closed = error
+        for partition in list(self.partitions.values()):
+            partition.closed = error
+
     def _refuse_half(self) -> None:
         """Raise what is wrong with the end of the metadata log: topics lost there would be removed as orphans."""
         log = self._metadata.log
@@ -130,7 +137,7 @@ class Catalog:
 
     def _add(self, view: TopicView, number: int) -> None:
         partition = self._broker.open_partition(view, number)
-        partition.custom_policy = self._policies.get(view.name)
+        partition.custom_policy = self._policy_of(view)
         partition.on_work = self._maintain_soon
         partition.commit.schedule = partial(self._sync_soon, partition.commit.tend)
         partition.log.rest()
@@ -210,20 +217,32 @@ class Catalog:
 
     def update_topic(self, name: str, settings: Mapping[str, Any]) -> None:
         changes, policy = topic_changes(settings)
-        if "retention" in changes:
-            self.topic(name)
-            self._policies.pop(name, None)
-            if policy is not None:
-                self._policies[name] = policy
-        self._change(lambda image: controller.alter(image, name, changes))
+        if "retention" not in changes:
+            self._change(lambda image: controller.alter(image, name, changes))
+            return
+        self.topic(name)
+        before = self._policies.pop(name, None)
+        if policy is not None:
+            self._policies[name] = policy
+        try:
+            self._change(lambda image: controller.alter(image, name, changes))
+        except BaseException as error:
+            view = self.image.topics.get(name)
+            refused = isinstance(error, StreamlogError) or (view is not None and view.config.retention != changes["retention"])
+            if refused and before is not None:
+                self._policies[name] = before
+            raise
 
     def add_partitions(self, name: str, total: int) -> None:
         check_partitions(total)
         self._change(lambda image: controller.grow(image, name, total))
 
     def delete_topic(self, name: str) -> None:
-        self._change(lambda image: controller.delete(image, name))
-        self._policies.pop(name, None)
+        try:
+            self._change(lambda image: controller.delete(image, name))
+        finally:
+            if name not in self.image.topics:
+                self._policies.pop(name, None)
 
     def _change(self, request: Callable[[Image], LogRecord]) -> None:
         """Request → record → append → replay → have the partitions follow, under the metadata lock.
@@ -235,6 +254,7 @@ class Catalog:
             self._make(request)
             self._tell()
         except StreamlogError:
+            self._tell_if_caught_up()
             raise
         except BaseException:
             try:
@@ -252,8 +272,13 @@ class Catalog:
 
     def _tell(self) -> None:
         """Call those who have to hear of a change; again does no harm."""
+        self._untold = False
         for listener in list(self._listeners):
             listener()
+
+    def _tell_if_caught_up(self) -> None:
+        if self._untold:
+            self._tell()
 
     def _make(self, request: Callable[[Image], LogRecord]) -> None:
         with self._lock:
@@ -278,8 +303,9 @@ class Catalog:
             try:
                 self._follow(image)
             except StreamlogError:  # a topic that could not be made on this disk: as if it had never been asked for
+                if value is not None:
+                    self.image = before  # also where taking it back fails: nobody may see half a topic, or half its growth
                 if is_new:
-                    self.image = before  # also where taking it back fails: nobody may see half a topic
                     self._follow(before)
                     self._undo(key)
                 raise
@@ -300,6 +326,7 @@ class Catalog:
             self.image = metadata.replay(metadata.EMPTY, all_records(self._metadata), self.image.version)
             self._follow(self.image)
             self._behind = False
+            self._untold = True
 
     def _follow(self, image: Image) -> None:
         """Have a partition for each that the image names and no other, with its settings. Does no more than it must."""
@@ -313,9 +340,9 @@ class Catalog:
                 known = self.partitions.get((name, number))
                 if known is None:
                     self._add(view, number)
-                elif known.log.config is not view.config or known.custom_policy is not self._policies.get(name):
+                elif known.log.config is not view.config or known.custom_policy is not self._policy_of(view):
                     known.configure(view.config)
-                    known.custom_policy = self._policies.get(name)
+                    known.custom_policy = self._policy_of(view)
                     self._maintain_soon(known)
 
     def _remove(self, partition: Partition) -> None:
@@ -330,6 +357,11 @@ class Catalog:
     def _default_policy(self) -> Policy | None:
         policy: Policy | None = self._defaults.get("retention")
         return policy
+
+    def _policy_of(self, view: TopicView) -> Policy | None:
+        """The policy object that was given for this topic, and not for one before it or in a change that was refused."""
+        given = self._policies.get(view.name)
+        return given if given is not None and given.name == view.config.retention else None
 
     def _find_policy(self, view: TopicView) -> None:
         """Have the topic's named policy at hand: one that was given, or one of our own by its name, or warn."""
@@ -355,6 +387,7 @@ class Catalog:
         if partition is None and self._behind:
             with self._lock:
                 self._catch_up()
+            self._tell_if_caught_up()
             partition = self.partitions.get(name)
         if partition is None:
             if self.closed is not None:

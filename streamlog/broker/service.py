@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 from ..coordinator import GroupDescription, Heartbeat, HeartbeatResult
-from ..errors import ConfigError
+from ..errors import ConfigError, forked
 from ..replication.partition import Partition, gone
 from ..runtime.api import Completion, Lock
 from ..runtime.disk import entropy
@@ -74,6 +74,7 @@ class LocalService(ReadingService):
 
     def abandon(self) -> None:
         """In a forked child: give up the lock's descriptor; write nothing, wait for nothing."""
+        self._catalog.abandon(forked())
         self.publisher.abandon()
         self._broker.abandon()
 

@@ -155,6 +155,9 @@ class Inspection:
         try:
             return self.disk.listdir(directory)
         except OSError as error:
+            if error.errno == errno.ENOTDIR and directory != self.path:
+                self._problem(directory, "unreadable", "it is no directory")
+                return []
             if error.errno in (errno.ENOENT, errno.ENOTDIR):
                 return []
             raise typed(error, "read", directory) from error

@@ -26,10 +26,11 @@ from ..errors import (
     RequestTimedOutError,
     SerializationError,
     StreamlogError,
+    forked,
 )
 from ..records.batch import LOG_APPEND_TIME
 from ..runtime.api import Completion
-from ..runtime.threads import RawGate, new_lock, real_monotonic, wait_for
+from ..runtime.threads import RawGate, get_ident, new_lock, real_monotonic, wait_for
 from ..storage.log import Write
 from ..types import TopicPartition
 from .batch import Batch, Row
@@ -93,8 +94,11 @@ class PartitionQueue:
         self.knocks: deque[Callable[[], object]] = deque()
         # Set under `lock` when the producer closes: a closed queue has no open batch, and takes none.
         self.closed: StreamlogError | None = None
+        # In a forked child: what a Delivery is asked there must not make it write the parent's records.
+        self.forked = False
         # Users' callbacks, called when no lock is held: they may send, flush, and wait.
         self.calls: deque[Callable[[], object]] = deque()
+        self.callers: set[int] = set()
 
     def follow(self, topic: TopicView, codec: int) -> None:
         """Take the topic's settings from now on."""
@@ -184,13 +188,23 @@ class PartitionQueue:
         self.call()
 
     def call(self) -> None:
-        """Call what users asked to be called. REQUIRES: no lock."""
-        while self.calls:
-            try:
-                call = self.calls.popleft()
-            except IndexError:  # another thread took the last one
-                return
-            call()
+        """Call what users asked to be called. REQUIRES: no lock.
+
+        One that sends or flushes comes by here again: the outer loop goes on with the others, or the stack would not do.
+        """
+        me = get_ident()
+        if not self.calls or me in self.callers:
+            return
+        try:
+            self.callers.add(me)
+            while self.calls:
+                try:
+                    call = self.calls.popleft()
+                except IndexError:  # another thread took the last one
+                    return
+                call()
+        finally:
+            self.callers.discard(me)
 
     def call_later(self, now_ms: int) -> None:
         """`call`, as background work."""
@@ -279,10 +293,9 @@ class PartitionQueue:
 
     def _conclude(self, batches: list[Batch], error: BaseException | None, write: Write | None) -> None:
         base_offset = -1 if write is None else write.base_offset
-        if write is not None and self.attributes & LOG_APPEND_TIME:
-            for batch in batches:
-                batch.append_time = write.append_ms
         for batch in batches:
+            if write is not None and batch.sealed is not None and batch.sealed.attributes & LOG_APPEND_TIME:
+                batch.append_time = write.append_ms
             if error is not None:
                 batch.fail(error)
             else:
@@ -321,6 +334,8 @@ class PartitionQueue:
 
         Raises RequestTimedOutError after `timeout` real seconds.
         """
+        if self.forked:
+            raise forked()
         end = None if timeout is None else real_monotonic() + timeout
         batch.urgent = True
         while not batch.done():
@@ -357,6 +372,9 @@ class PartitionQueue:
             return
         self.finish(last, None if end is None else max(0.0, end - real_monotonic()))
         self.written.collect()  # another thread may be at those before it
+        late = self.written.last()
+        if late is not None:  # the last one failed, and those before it still wait for their sync
+            self.finish(late, None if end is None else max(0.0, end - real_monotonic()))
 
     def batches(self) -> list[Batch]:
         """All that take room."""

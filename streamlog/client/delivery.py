@@ -115,6 +115,11 @@ class Part:
         self.indexes = indexes
         self.first = first  # the first one's place in the batch
 
+    def asked(self) -> None:
+        """Somebody looked after these records; others may share their batch."""
+        for place in range(self.first, self.first + len(self.indexes)):
+            self.batch.asked(place)
+
 
 class ManyMetadata(Sequence[RecordMetadata]):
     """The places of a `send_many`'s records, in the order of the call; made as they are asked for."""
@@ -171,7 +176,7 @@ class ManyDelivery(Delivery[Sequence[RecordMetadata]]):
         if not failed:
             return None
         for part in failed:
-            part.batch.asked(None)
+            part.asked()
         return _many_error(self._parts, self._count)
 
     def result(self, timeout: float | None = None) -> Sequence[RecordMetadata]:
@@ -185,16 +190,17 @@ class ManyDelivery(Delivery[Sequence[RecordMetadata]]):
         if not self._parts:
             _call(fn, self)
 
-        def one(_: object) -> None:
+        def one(done: Any) -> None:
             left[0] -= 1
-            if left[0] == 0:
-                self._parts[-1].batch.queue.calls.append(partial(_call, fn, self))
+            if left[0] == 0:  # to the queue of the last one, whose writer calls what is there when it is done
+                done.queue.calls.append(partial(_call, fn, self))
 
         for part in self._parts:
-            part.batch.asked(None)
+            part.asked()
             part.batch.on_done(one)
         if self._parts and self.done():
-            self._parts[-1].batch.queue.call()
+            for part in self._parts:
+                part.batch.queue.call()
 
 
 def _many_error(parts: Sequence[Part], count: int) -> DeliveryError:

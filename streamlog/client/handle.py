@@ -9,7 +9,7 @@ from typing import Any, Protocol, Self
 from ..broker.api import Service
 from ..broker.metadata import TopicView
 from ..config import ConsumerConfig
-from ..errors import ClosedError, ForkedError, StreamlogError
+from ..errors import ClosedError, StreamlogError, forked
 from ..types import TopicPartition
 from .decode import Decoder
 from .membership import Room
@@ -90,10 +90,3 @@ class Closing:
 
 def closed(what: str) -> ClosedError:
     return ClosedError(f"The {what} was closed; make a new one from an open log.")
-
-
-def forked() -> ForkedError:
-    return ForkedError(
-        "This log was opened before a fork, and a log belongs to the process that opened it. Open it after forking, "
-        "or hand records over to the parent."
-    )

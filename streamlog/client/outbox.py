@@ -14,6 +14,7 @@ from ..broker.metadata import TopicView
 from ..config import ProducerConfig
 from ..errors import StreamlogError
 from ..records import compression
+from ..replication.partition import gone
 from ..runtime.api import Completion
 from ..runtime.threads import RawGate, new_lock, real_monotonic
 from ..storage.log import Write
@@ -143,7 +144,13 @@ class Outbox:
     def _forget_but(self, known: set[bytes]) -> None:
         """A function of its own: from Python 3.12 on, a Ctrl-C where a loop in a `with` jumps back leaves it locked."""
         for place, queue in list(self.queues.items()):
-            if place[0] not in known and not queue.queue and queue.written.last() is None and not queue.draining.locked():
+            if place[0] in known or queue.closed is not None:
+                continue
+            # First said, then looked: whoever is to begin a batch either is seen holding the lock, or sees this.
+            queue.closed = gone(queue.name)
+            if queue.queue or queue.written.last() is not None or queue.draining.locked() or queue.lock.locked():
+                queue.closed = None
+            else:
                 del self.queues[place]
 
     def _has_room(self, size: int) -> bool:
@@ -201,5 +208,7 @@ class Outbox:
             self._service.scheduler.cancel(self.write_overdue)
 
     def abandon(self) -> None:
-        """In a forked child: forget everything; the parent writes it."""
+        """In a forked child: forget everything, and refuse who still asks; the parent writes it."""
+        for queue in list(self.queues.values()):
+            queue.forked = True
         self.queues.clear()

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import errno
+import json
 import os
 import random
+import shutil
 import signal
 import struct
 from collections.abc import Callable
@@ -499,3 +501,16 @@ def test_what_the_callers_own_progress_raises_comes_out_as_it_is(call: str) -> N
 
     with pytest.raises(BrokenPipeError):
         _check(call, disk=machine, progress=progress)
+
+
+@pytest.mark.damaged
+@pytest.mark.parametrize("clean", [True, False])
+def test_a_file_in_the_place_of_the_topics_is_a_problem(path: Path, tmp_path: Path, clean: bool) -> None:
+    with streamlog.open(path) as log:
+        log.create_topic("t").send(b"x")
+    owner = json.loads((path / "streamlog.json").read_text())
+    (path / "streamlog.json").write_text(json.dumps({**owner, "clean": clean}))
+    shutil.rmtree(path / "topics")
+    (path / "topics").write_text("x")
+    assert not streamlog.verify(path).ok
+    assert not streamlog.repair(path, tmp_path / "new").ok

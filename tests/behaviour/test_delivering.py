@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 from collections import defaultdict
 from collections.abc import Callable
 from pathlib import Path
@@ -11,6 +12,7 @@ import pytest
 
 import streamlog
 from streamlog import Delivery, Producer, RecordMetadata, StreamLog, Topic
+from streamlog.testing import FaultyDisk, ManualClock, SimulatedDisk
 
 OpenLog = Callable[..., StreamLog]
 HOUR_MS = 3_600_000
@@ -250,3 +252,64 @@ def test_unknown_producer_config_is_answered_with_the_name_that_was_meant(log: S
         log.producer(**config)
     with pytest.raises(streamlog.ConfigError, match="linger_ms"):
         Producer(log, **config)
+
+
+# Records that share a batch, batches that share a flush
+
+
+def test_who_asks_for_some_records_of_a_batch_has_not_asked_for_the_others(clock: ManualClock) -> None:
+    disk = FaultyDisk(SimulatedDisk())
+    with streamlog.open("/log", disk=disk, clock=clock) as log:
+        log.create_topic("t")
+        with log.producer(linger_ms=60_000) as producer:
+            producer.send("t", b"nobody asks", b"k")
+            many = producer.send_many("t", [b"1", b"2"], [b"k"] * 2)
+            disk.fail("pwrite", errno.ENOSPC, path="*/topics/*.log")
+            assert many.exception() is not None
+            with pytest.raises(streamlog.DeliveryError) as raised:
+                producer.flush()
+            assert [record.value for record in raised.value.records] == [b"nobody asks"]
+
+
+def test_a_callback_of_send_many_is_called_whichever_partition_is_written_last(log: streamlog.StreamLog) -> None:
+    log.create_topic("t", partitions=2)
+    called: list[object] = []
+    with log.producer(linger_ms=60_000, batch_size=300, partitioner=lambda topic, key, n: int(key or 0)) as producer:
+        many = producer.send_many("t", [b"x" * 10] + [b"y" * 150] * 9, [b"0"] + [b"1"] * 9)
+        many.add_done_callback(called.append)
+        producer.flush()
+        assert called == [many]
+
+
+def test_a_flush_waits_for_the_sync_of_earlier_records_when_the_last_ones_fail(clock: ManualClock) -> None:
+    disk = FaultyDisk(SimulatedDisk())
+    with streamlog.open("/log", disk=disk, sync=True, clock=clock) as log:
+        log.create_topic("t")
+        with log.producer(linger_ms=60_000, batch_size=500_000) as producer:
+            earlier = producer.send("t", b"a" * 600_000, b"k")
+            producer.send("t", b"b", b"k")
+            disk.fail("pwrite", errno.ENOSPC, path="*/topics/*.log")
+            with pytest.raises(streamlog.DeliveryError):
+                producer.flush()
+            assert earlier.done()
+
+
+@pytest.mark.parametrize("wait", [True, False], ids=["that waits", "that flushes"])
+def test_any_number_of_callbacks_may_send(log: streamlog.StreamLog, wait: bool) -> None:
+    log.create_topic("t")
+    called: list[object] = []
+    with log.producer(linger_ms=60_000) as producer:
+
+        def again(delivery: object) -> None:
+            sent = producer.send("t", b"again", b"k")
+            if wait:
+                sent.result()
+            else:
+                producer.flush()
+            called.append(delivery)
+
+        for n in range(600):
+            producer.send("t", b"%d" % n, b"k").add_done_callback(again)
+        producer.flush()
+    assert len(called) == 600
+    assert log["t"].partition(0).high_watermark == 1200

@@ -41,7 +41,7 @@ def test_after_a_fork_the_child_may_use_nothing_and_the_parent_goes_on(path: Pat
         producer, lingering = log.producer(), log.producer(linger_ms=60_000)
         consumer, member = log.consumer("t"), log.consumer("t", group="g")
         member.poll()
-        lingering.send("t", "lingering")
+        delivery = lingering.send("t", "lingering")
 
         def everything():
             files = {}
@@ -57,6 +57,7 @@ def test_after_a_fork_the_child_may_use_nothing_and_the_parent_goes_on(path: Pat
             lambda: topic.send("child"),
             lambda: producer.send("t", "child"),
             lambda: lingering.flush(),
+            lambda: delivery.result(),
             lambda: consumer.poll(),
             lambda: member.poll(),
             lambda: member.commit(),
@@ -225,3 +226,33 @@ def test_a_child_does_not_keep_the_lock_of_a_dead_parent(path: Path, child: Chil
             assert values(log) == [b"x"]
     finally:
         os.kill(orphan, signal.SIGKILL)
+
+
+def test_a_child_that_asks_for_a_result_writes_nothing_over_the_parents_records(path: Path, run_script: RunScript) -> None:
+    done = run_script(
+        """
+        import os, sys, warnings, streamlog
+        warnings.simplefilter("ignore", DeprecationWarning)
+        with streamlog.open(sys.argv[1]) as log:
+            topic = log.create_topic("t")
+            lingering = log.producer(linger_ms=60_000)
+            delivery = lingering.send("t", "lingering")
+            down, up = os.pipe()
+            child = os.fork()
+            if child == 0:
+                os.read(down, 1)
+                try:
+                    delivery.result()
+                except streamlog.ForkedError:
+                    os._exit(0)
+                os._exit(1)
+            topic.send("acknowledged").result()
+            os.write(up, b"x")
+            assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+            lingering.close()
+        """,
+        path,
+    )
+    assert_quiet(done)
+    with streamlog.open(path) as log:
+        assert values(log) == [b"acknowledged", b"lingering"]

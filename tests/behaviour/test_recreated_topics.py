@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 import streamlog
-from streamlog import TopicPartition
+from streamlog import StreamLog, TopicPartition
 from streamlog.client import assignment as assignment_module
 from streamlog.client import routes as routes_module
 from streamlog.testing import ManualClock
@@ -208,3 +208,21 @@ def test_the_kind_of_timestamp_changes_for_producers_that_know_the_topic(
     for known in (producer, lingering, log.producer()):
         assert known.send("t", b"2", timestamp_ms=5).result().timestamp == now
     assert [record.timestamp for record in topic.read()] == [5, 5, now, now, now]
+
+
+def test_a_send_that_is_overtaken_by_a_new_topic_of_that_name_fails_or_is_written(log: StreamLog) -> None:
+    """The serializer stands in for another thread that makes the topic anew and sends to it meanwhile."""
+    log.create_topic("t")
+
+    def serialize(value: str) -> bytes:
+        if value == "first":
+            log.delete_topic("t")
+            log.create_topic("t")
+            producer.send("t", "second")
+        return value.encode()
+
+    with log.producer(linger_ms=5, value_serializer=serialize) as producer:
+        producer.send("t", "zero").result()
+        with pytest.raises(streamlog.UnknownTopicOrPartitionError):
+            producer.send("t", "first")
+    assert [record.value for record in log["t"].read()] == [b"second"]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 from collections.abc import Callable, Sequence
 from datetime import timedelta
 from typing import Any
@@ -12,6 +13,7 @@ import pytest
 import streamlog
 from streamlog import SegmentInfo, StreamLog, Topic
 from streamlog.retention import MaxAge, MaxBytes, MaxRecords
+from streamlog.testing import FaultyDisk, ManualClock, SimulatedDisk
 
 Reopen = Callable[..., StreamLog]
 DAY_MS = 86_400_000
@@ -409,3 +411,67 @@ def test_what_is_no_policy_is_refused(log: StreamLog, policy: Any) -> None:
     with pytest.raises(streamlog.ConfigError, match="retention"):
         log.create_topic("t", retention=policy)
     assert "t" not in log
+
+
+# Policies of changes that did not happen
+
+
+class Named:
+    """Lets everything go, or nothing."""
+
+    def __init__(self, name: str, everything: bool) -> None:
+        self.name, self._everything = name, everything
+
+    def expired(self, segments: Any, now_ms: int) -> int:
+        return len(segments) if self._everything else 0
+
+
+@pytest.fixture
+def disk() -> FaultyDisk:
+    return FaultyDisk(SimulatedDisk())
+
+
+def filled(topic: Topic) -> Topic:
+    for n in range(100):
+        topic.send(b"%d" % n * 20)
+    return topic
+
+
+@pytest.mark.parametrize("name", ["keeps", "deletes"])
+def test_a_policy_that_was_refused_deletes_nothing(disk: FaultyDisk, clock: ManualClock, name: str) -> None:
+    with streamlog.open("/log", disk=disk, clock=clock) as log:
+        topic = filled(log.create_topic("t", segment_bytes=1024, retention=Named("keeps", False)))
+        with pytest.raises(streamlog.ConfigError):
+            topic.update_config(retention=Named(name, True), partitioner="round_robin")
+        disk.fail("pwrite", errno.ENOSPC, path="*__cluster_metadata*.log")
+        with pytest.raises(streamlog.DiskFullError):
+            topic.update_config(retention=Named(name, True))
+        log.create_topic("u")
+        clock.advance(400)
+        topic.apply_retention()
+        assert topic.config["retention"] == "keeps"
+        assert len(list(topic.read())) == 100
+
+
+def test_a_policy_stays_when_taking_it_away_was_refused(disk: FaultyDisk, clock: ManualClock) -> None:
+    with streamlog.open("/log", disk=disk, clock=clock) as log:
+        topic = filled(log.create_topic("t", segment_bytes=1024, retention=Named("deletes", True)))
+        disk.fail("pwrite", errno.ENOSPC, path="*__cluster_metadata*.log")
+        with pytest.raises(streamlog.DiskFullError):
+            topic.update_config(retention=None)
+        log.create_topic("u")
+        topic.apply_retention()
+        assert len(list(topic.read())) < 100
+
+
+def test_the_policy_of_a_topic_whose_deletion_was_interrupted_is_not_the_next_ones(
+    disk: FaultyDisk, clock: ManualClock
+) -> None:
+    with streamlog.open("/log", disk=disk, clock=clock) as log:
+        log.create_topic("t", segment_bytes=1024, retention=Named("deletes", True))
+        disk.fail("rmtree", KeyboardInterrupt, path="*/topics/*")
+        with pytest.raises(KeyboardInterrupt):
+            log.delete_topic("t")
+        topic = filled(log.create_topic("t", segment_bytes=1024))
+        topic.apply_retention()
+        assert len(list(topic.read())) == 100
