@@ -229,8 +229,10 @@ class Catalog:
         except BaseException as error:
             view = self.image.topics.get(name)
             refused = isinstance(error, StreamlogError) or (view is not None and view.config.retention != changes["retention"])
-            if refused and before is not None:
-                self._policies[name] = before
+            if refused:
+                self._policies.pop(name, None)
+                if before is not None:
+                    self._policies[name] = before
             raise
 
     def add_partitions(self, name: str, total: int) -> None:
