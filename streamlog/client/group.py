@@ -74,7 +74,7 @@ class ConsumerGroup:
         after that "stop" stops all workers (the record is not finished, and `wait` raises the error), "skip"
         logs it and goes on, "dead_letter" sends the record to `dead_letter_topic` (`TOPIC.dead-letters` if
         not given) with headers that tell from where and why, and goes on. With `until_end` the workers end
-        at the end offsets of now.
+        at the end offsets of now. Raises ConfigError for an async or generator function: nothing would run it.
         """
         return Workers(
             self._log, self.name, handler, topics, config, workers=workers, on_error=on_error, retries=retries,

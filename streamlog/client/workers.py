@@ -14,6 +14,7 @@ from ..types import Record, TopicPartition
 from .consumer import Consumer
 from .decode import Decoder, undecodable
 from .handle import Closing, Parent, closed
+from .handler import check_handler, check_result
 
 logger = logging.getLogger("streamlog.client")
 
@@ -49,6 +50,7 @@ class Workers(Closing):
         dead_letter_topic: str | None,
         until_end: bool,
     ) -> None:
+        check_handler(handler)
         integer("workers", workers, 1, 1000)
         integer("retries", retries, 0)
         integer("retry_backoff_ms", retry_backoff_ms, 0)
@@ -112,8 +114,7 @@ class Workers(Closing):
                 records: Iterator[Record[Any, Any]] = consumer
                 if self._ends is not None:
                     records = consumer._until(self._ends, None)
-                for record in records:
-                    self._handle(record)
+                self._handle_all(records)
         except _Stopped:
             pass
         except BaseException as error:
@@ -129,12 +130,24 @@ class Workers(Closing):
             if last:
                 self._done.open()
 
+    def _handle_all(self, records: Iterator[Record[Any, Any]]) -> None:
+        try:
+            for record in records:
+                # Handed out before `stop`, and not begun: it may be one that another worker failed on and left to the group.
+                if self._stopping.is_open():
+                    raise _Stopped
+                self._handle(record)
+        except _Stopped:
+            raise
+        except BaseException:
+            self.stop()  # before this consumer leaves: its partitions go to the others, and the failing record with them
+            raise
+
     def _handle(self, record: Record[Any, Any]) -> None:
         wait = self._backoff_s
         for attempt in range(self._retries + 1):
             try:
-                self._handler(_decoded(record, self._decoders(record.topic_partition)))
-                return
+                result = self._handler(_decoded(record, self._decoders(record.topic_partition)))
             except Exception as error:
                 if attempt < self._retries:
                     if self._stopping.wait(wait):
@@ -144,6 +157,9 @@ class Workers(Closing):
                 if self._on_error == "stop":
                     raise
                 self._set_aside(record, error)
+            else:
+                check_result(result)
+                return
 
     def _set_aside(self, record: Record[Any, Any], error: Exception) -> None:
         where = f"{record.topic}-{record.partition} at offset {record.offset}"

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import subprocess
 import threading
 import time
+import unittest.mock
 from collections import Counter
 from collections.abc import Callable
 from concurrent.futures import Future
@@ -170,6 +172,107 @@ def test_bad_options_are_refused_before_anything_starts(log: streamlog.StreamLog
     assert log.group("g").members() == []
 
 
+# Handlers that would be called and never run
+
+
+async def coroutine(record: Record) -> None:
+    pytest.fail("nothing runs this")
+
+
+async def async_generator(record: Record) -> Any:
+    yield pytest.fail("nothing runs this")
+
+
+def generator(record: Record) -> Any:
+    yield pytest.fail("nothing runs this")
+
+
+class Methods:
+    def __init__(self, *_: object) -> None:
+        pass
+
+    async def coroutine(self, record: Record) -> None:
+        pytest.fail("nothing runs this")
+
+    def generator(self, record: Record) -> Any:
+        yield pytest.fail("nothing runs this")
+
+    @classmethod
+    async def of_class(cls, record: Record) -> None:
+        pytest.fail("nothing runs this")
+
+    @staticmethod
+    async def of_none(record: Record) -> None:
+        pytest.fail("nothing runs this")
+
+    async def __call__(self, record: Record) -> None:
+        pytest.fail("nothing runs this")
+
+
+class CalledAsGenerator:
+    def __call__(self, record: Record, *_: object) -> Any:
+        yield pytest.fail("nothing runs this")
+
+
+class Inheriting(Methods):
+    pass
+
+
+class CalledThroughPartial:
+    __call__ = functools.partial(coroutine)
+
+
+NEVER_RUN: dict[str, Any] = {
+    "coroutine": coroutine,
+    "async generator": async_generator,
+    "generator": generator,
+    "bound method": Methods().coroutine,
+    "bound generator method": Methods().generator,
+    "class method": Methods.of_class,
+    "static method": Methods().of_none,
+    "object": Methods(),
+    "inherited": Inheriting(),
+    "object that is a generator": CalledAsGenerator(),
+    "partial": functools.partial(coroutine),
+    "partial of a partial of an object": functools.partial(functools.partial(CalledAsGenerator()), 1),
+    "partial of a bound method": functools.partial(Methods().coroutine),
+    "partial in a class": CalledThroughPartial(),
+    "bound __call__": Methods().__call__,
+    "mock": unittest.mock.AsyncMock(),
+    "not callable": "a name",
+    "nothing": None,
+}
+
+
+@pytest.mark.parametrize("call", ["run", "start"])
+@pytest.mark.parametrize("name", NEVER_RUN)
+def test_a_handler_that_would_never_run_is_refused_at_the_call(log: streamlog.StreamLog, name: str, call: str) -> None:
+    fill(log, 3)
+    with pytest.raises(ConfigError, match="handler"):
+        getattr(log.group("g"), call)(NEVER_RUN[name], "t", until_end=True)
+    assert log.group("g").members() == []
+    assert log.group("g").committed() == {}
+
+
+@pytest.mark.parametrize("on_error", ["stop", "skip", "dead_letter"])
+@pytest.mark.parametrize("hidden", [coroutine, generator, async_generator])
+def test_a_record_whose_handler_only_made_something_to_run_is_not_committed(
+    log: streamlog.StreamLog, hidden: Any, on_error: str
+) -> None:
+    fill(log, 3)
+    with pytest.raises(ConfigError, match="nothing runs"):
+        log.group("g").run(lambda record: hidden(record), "t", retries=3, on_error=on_error, until_end=True)
+    assert log.group("g").committed() == {}
+    assert "t.dead-letters" not in log
+
+
+@pytest.mark.parametrize("handler", [print, functools.partial(print), Methods, unittest.mock.Mock(), {}.setdefault])
+def test_any_other_callable_is_a_handler(log: streamlog.StreamLog, handler: Any) -> None:
+    fill(log, 3)
+    log.group("g").run(handler, "t", until_end=True)
+    assert log.group("g").committed() == {P0: 3}
+
+
 # Errors
 
 
@@ -197,6 +300,54 @@ def test_an_error_of_one_worker_stops_the_others(log: streamlog.StreamLog) -> No
     assert log.group("g").members() == []
     assert log.group("g").committed().get(TopicPartition("t", 2)) == 1
     assert topic.partitions == 4
+
+
+def two_workers_one_failing(log: streamlog.StreamLog, calls: list[Record]) -> Any:
+    """Two workers with a partition each, and then a record on which the handler fails; what its error ends."""
+    topic = log.create_topic("t", partitions=2)
+    group = log.group("g")
+
+    def handle(record: Record) -> None:
+        calls.append(record)
+        raise Trouble
+
+    workers = group.start(handle, "t", workers=2)
+    until = time.monotonic() + LONG
+    while sorted(len(member.assignment) for member in group.members()) != [1, 1]:
+        assert time.monotonic() < until, group.members()
+    topic.send("x", partition=0).result()
+    with pytest.raises(Trouble):
+        workers.wait(LONG)
+    workers.close()
+    return group
+
+
+def test_the_failing_record_goes_to_no_other_worker_before_all_are_stopped(
+    log: streamlog.StreamLog, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    calls: list[Record] = []
+    stop = streamlog.Workers.stop
+
+    def slow_stop(workers: Any) -> None:
+        until = time.monotonic() + 2
+        while len(log.group("g").members()) < 2 and len(calls) < 2 and time.monotonic() < until:
+            pass  # the member has left already: its record may be another's now
+        stop(workers)
+
+    monkeypatch.setattr(streamlog.Workers, "stop", slow_stop)
+    group = two_workers_one_failing(log, calls)
+    assert len(calls) == 1
+    assert group.committed() == {}
+
+
+def test_a_worker_that_got_the_failing_record_just_before_it_was_stopped_leaves_it(
+    log: streamlog.StreamLog, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    calls: list[Record] = []
+    monkeypatch.setattr(streamlog.Consumer, "stop", lambda consumer: None)  # as if it came a moment too late
+    group = two_workers_one_failing(log, calls)
+    assert len(calls) == 1
+    assert group.committed() == {}
 
 
 def test_wait_raises_the_error_of_the_handler(log: streamlog.StreamLog) -> None:
