@@ -25,6 +25,8 @@ class Service(Protocol):
     scheduler: Scheduler
     durable: bool
     """Whether what is acknowledged is on the device: `sync=True`."""
+    real_seconds: Callable[[], float]
+    """The time by which members live and die: monotonic, and real under a clock that a test moves too."""
 
     @property
     def image(self) -> Image:

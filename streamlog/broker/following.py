@@ -137,7 +137,7 @@ class FollowingService(ReadingService, RefusingService):
         self.scheduler = scheduler
         self._new_lock = new_lock
         self._new_gate = new_gate
-        self._seconds = real_seconds
+        self.real_seconds = real_seconds
         self._watcher = Watcher(disk, path, real_seconds)
         self._looking = new_lock()
         self._looked_s = 0.0
@@ -174,9 +174,9 @@ class FollowingService(ReadingService, RefusingService):
         self, partition: FollowedPartition, look: Callable[[], object], patience_s: float = _PATIENCE_S
     ) -> None:
         """Have something known of the partition: `look`, as long as only an owner that is opening the log could tell."""
-        deadline = self._seconds() + patience_s
+        deadline = self.real_seconds() + patience_s
         while not partition.log.is_known:
-            if self._seconds() >= deadline:
+            if self.real_seconds() >= deadline:
                 raise RequestTimedOutError(
                     f"The process that owns {self._path} has been opening it for {patience_s:g} s, or does not say how far it "
                     f"goes (its file 'published' is missing or cannot be read). Try again; the file is written anew "
@@ -204,7 +204,7 @@ class FollowingService(ReadingService, RefusingService):
             raise self._closed.again()
         with self._looking:
             changed = self._watcher.look()
-            self._looked_s = self._seconds()
+            self._looked_s = self.real_seconds()
             told = self._follow_topics()
         self._wake(changed)
         if told:
@@ -212,7 +212,7 @@ class FollowingService(ReadingService, RefusingService):
                 listener()
 
     def _look_if_stale(self) -> None:
-        if self._seconds() - self._looked_s >= _FRESH_S:
+        if self.real_seconds() - self._looked_s >= _FRESH_S:
             self.look()
 
     def tick(self, now_ms: int) -> int | None:

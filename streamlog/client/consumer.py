@@ -116,7 +116,7 @@ class Consumer(Positions, Generic[K, V]):
         """Read exactly these partitions, outside any sharing; with a group= its committed offsets are used."""
         with self._enter(), self._guard():
             chosen = list(partitions)
-            if self._membership is not None and self._membership.joined:
+            if self._membership is not None and self._subscription.manual is None:
                 self._leave()
             self._subscription.assign(chosen, self._service.image)
             self._refresh_alone()
@@ -227,7 +227,7 @@ class Consumer(Positions, Generic[K, V]):
                 return out
             step = _LOOK_AGAIN_S
             if self._next_check_s is not None:
-                step = min(step, max(0.001, self._next_check_s - real_monotonic()))
+                step = min(step, max(0.001, self._next_check_s - self._service.real_seconds()))
             if not gate.wait(step if left is None else min(left, step)) or bell.rung:
                 return None
             with self._guard():
@@ -368,8 +368,8 @@ class Consumer(Positions, Generic[K, V]):
         try:
             if self._config.auto_commits:
                 self._auto_commit(None)
-            if names:
-                self._tell("on_partitions_revoked", names)
+            if names - self._going:
+                self._tell("on_partitions_revoked", names - self._going)
         finally:
             if self._membership is not None:
                 self._membership.leave()
@@ -378,14 +378,15 @@ class Consumer(Positions, Generic[K, V]):
 
     def __del__(self) -> None:
         if self._dead is None and self._made:
-            service, bell, membership = self._service, self._bell, self._membership
+            service, bell, membership, room = self._service, self._bell, self._membership, self._room
 
             def funeral() -> None:
                 service.off_metadata(bell.ring)
                 if membership is not None:
                     membership.leave()
+                    room.tidy(membership.group)
 
-            self._room.bury(funeral)
+            room.bury(funeral)
             self._warn_open()  # last: where warnings are errors, it raises
 
     def __repr__(self) -> str:

@@ -1,12 +1,13 @@
-"""Times, partitions and disks as callers give them."""
+"""Times, partitions, offsets and disks as callers give them."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from datetime import datetime
 from typing import Any
 
 from ..errors import ConfigError
-from ..types import TopicPartition
+from ..types import OffsetAndMetadata, Record, TopicPartition
 
 
 def partition_of(given: Any) -> TopicPartition:
@@ -14,6 +15,25 @@ def partition_of(given: Any) -> TopicPartition:
     if isinstance(given, tuple) and len(given) == 2 and isinstance(given[0], str) and isinstance(given[1], int):
         return given if type(given) is TopicPartition else TopicPartition(*given)
     raise ConfigError(f"A partition is a TopicPartition, or an equal tuple such as ('orders', 0), not {given!r:.80}.")
+
+
+def commit_offsets(offsets: Any) -> dict[TopicPartition, OffsetAndMetadata]:
+    """What `commit` takes, a Record or a mapping, as the NEXT offset of each partition. Raises ConfigError."""
+    if isinstance(offsets, Record):
+        return {offsets.topic_partition: OffsetAndMetadata(offsets.offset + 1)}
+    if not isinstance(offsets, Mapping):
+        raise ConfigError(
+            f"commit() takes a Record, or a mapping of TopicPartition to the next offset, not {offsets!r:.80}."
+        )
+    wanted: dict[TopicPartition, OffsetAndMetadata] = {}
+    for name, at in offsets.items():
+        made = at if isinstance(at, OffsetAndMetadata) else OffsetAndMetadata(at)
+        if isinstance(made.offset, bool) or not isinstance(made.offset, int) or made.offset < 0:
+            raise ConfigError(
+                f"{made.offset!r} is no offset to commit for {tuple(name)}: an int from 0 on, the NEXT to read."
+            )
+        wanted[partition_of(name)] = made
+    return wanted
 
 
 def to_ms(at: Any) -> int:

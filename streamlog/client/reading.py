@@ -35,6 +35,7 @@ class Reading(Closing):
         self._state = new_lock()
         self._owner = 0
         self._inside = 0
+        self._going: frozenset[TopicPartition] = frozenset()
         self._bell = Bell()
         self._subscription = Subscription()
         self._held = Assignment()
@@ -43,7 +44,7 @@ class Reading(Closing):
         self._next_commit_s: float | None = None
         self._next_check_s: float | None = None
         group = config.group
-        self._membership = None if group is None else Membership(self._service, config, group, self._bell)
+        self._membership = None if group is None else Membership(self._service, config, group, self._bell, self._room)
         self._serdes: dict[str, tuple[Any, Any]] = {}
         self._decoders = log._decoders(config, self._serdes)
 

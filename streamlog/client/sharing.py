@@ -9,6 +9,7 @@ from typing import Any, TypeVar
 from ..errors import (
     CommitFailedError,
     ConfigError,
+    FencedInstanceIdError,
     OffsetOutOfRangeError,
     StreamlogError,
     UnknownMemberIdError,
@@ -17,7 +18,7 @@ from ..errors import (
 )
 from ..runtime.threads import get_ident, result_of
 from ..types import OffsetAndMetadata, Record, TopicPartition
-from .given import partition_of
+from .given import commit_offsets, partition_of
 from .membership import Membership
 from .reader import PartitionReader
 from .reading import Reading
@@ -65,24 +66,28 @@ class Sharing(Reading):
     def _sync_group(self, membership: Membership, *, polling: bool) -> None:
         if self._subscription.resolve(self._service.image):
             self._drop_deleted()
-        names = self._subscription.names
         if polling:
             membership.polled()
             self._room.enter(membership.group, self)
             self._room.reap(membership.group)
-        others = self._room.others(membership.group, self) if polling else []
-        if membership.unchanged(names):
-            return
+            others = self._room.others(membership.group, self)
+            if membership.unchanged(self._subscription.names):
+                return
+        else:  # asked by another: nothing that counts as a poll of this one
+            others = []
         for _ in range(_ROUNDS):
+            if not self._goes_on():
+                return
             held = self._held.names()
             try:
-                result = membership.heartbeat(names, held, polling=polling)
+                result = membership.heartbeat(self._subscription.names, held, polling=polling)
             except UnknownMemberIdError:
+                self._warn_lost(membership, held)
                 self._lost(held)
                 if not polling:
                     return
                 continue
-            except StreamlogError:
+            except FencedInstanceIdError:
                 self._lost(held)
                 raise
             self._next_check_s = result.next_check_s
@@ -101,43 +106,76 @@ class Sharing(Reading):
                 other._let_go_if_idle()
             others = []
 
+    def _goes_on(self) -> bool:
+        """Whether this is to be a member still: a listener may have closed it, or ended its subscription."""
+        if self._dead is not None:
+            raise self._dead.again()
+        return self._subscription.manual is None and not self._subscription.empty
+
     def _give_up(self, names: frozenset[TopicPartition]) -> None:
         """Partitions go to another member: commit what is finished there, tell the listener, let go."""
         if self._config.auto_commits:
             self._auto_commit(names)
-        self._tell("on_partitions_revoked", names)
-        self._held.drop(names)
+        self._tell_gone("on_partitions_revoked", names)
+
+    def _warn_lost(self, membership: Membership, names: frozenset[TopicPartition]) -> None:
+        if names and self._config.auto_commits:
+            logger.warning(
+                "this member of group %r was put out and lost %s: %s; what it finished there since the last commit will be "
+                "handled again; it rejoins at its next poll",
+                membership.group, ", ".join(f"{t}-{n}" for t, n in sorted(names)), membership.why_lost,
+            )  # fmt: skip
 
     def _lost(self, names: frozenset[TopicPartition]) -> None:
         """Partitions are another member's already."""
-        if not names:
-            return
-        if self._config.auto_commits:
-            logger.warning(
-                "this member of group %r was put out (no poll within max_poll_interval_ms=%d?) and lost %s: what it finished "
-                "there since the last commit will be handled again; it rejoins",
-                self._config.group, self._config.max_poll_interval_ms, ", ".join(f"{t}-{n}" for t, n in sorted(names)),
-            )  # fmt: skip
-        self._tell("on_partitions_lost", names)
-        self._held.drop(names)
+        if names:
+            self._tell_gone("on_partitions_lost", names)
+
+    def _tell_gone(self, event: str, names: frozenset[TopicPartition]) -> None:
+        """Tell the listener that partitions go, then let go.
+
+        It may close the consumer, which then does not revoke them a second time, or assign them by hand.
+        """
+        readers = self._held.readers
+        going = {name: readers[name] for name in names}
+        self._going = names
+        try:
+            self._tell(event, names)
+        finally:
+            self._going = frozenset()
+        self._held.drop([name for name, reader in going.items() if readers.get(name) is reader])
 
     def _tell(self, event: str, names: Iterable[TopicPartition]) -> None:
         """Call the listener, which may use this consumer: the state lock is this thread's already."""
         if self._listener is not None:
-            self._inside = get_ident()
+            before, self._inside = self._inside, get_ident()  # it may end what calls it once more
             try:
                 getattr(self._listener, event)(sorted(names))
             finally:
-                self._inside = 0
+                self._inside = before
 
     def _let_go_if_idle(self) -> None:
-        """Asked by a newcomer, on its thread: hand over what the program has nothing of in its hands."""
+        """Asked by a newcomer, on its thread: hand over what the program has nothing of in its hands.
+
+        It neither counts as a poll nor joins: a member that was put out, or whose thread has ended, is not to
+        be kept in the group by others. What fails here this member meets at its own next poll.
+        """
         if self._state.locked():
             return
         with self._state:
             membership = self._membership
-            if self._dead is None and self._listener is None and self._held.idle and membership is not None:
-                self._sync_group(membership, polling=False)
+            if (
+                self._dead is None
+                and self._listener is None
+                and self._held.idle
+                and membership is not None
+                and membership.joined
+                and membership.thread_alive()
+            ):
+                try:
+                    self._sync_group(membership, polling=False)
+                except StreamlogError as error:
+                    logger.debug("a member of group %r could not hand over: %s", membership.group, error)
 
     def _polling_thread(self) -> int:
         """The thread that used this consumer last."""
@@ -291,6 +329,7 @@ class Sharing(Reading):
         membership = self._membership
         member_id, epoch = None, 0
         if membership is not None and self._subscription.manual is None and not self._subscription.empty:
+            membership.refuse_if_fenced()
             member_id, epoch = membership.member_id or None, membership.epoch
         try:
             result_of(self._service.commit(self._config.group, member_id, epoch, offsets))
@@ -312,7 +351,13 @@ class Sharing(Reading):
             self._next_commit_s = now + self._config.auto_commit_interval_ms / 1000
 
     def _auto_commit(self, only: frozenset[TopicPartition] | None) -> None:
-        """Commit what is finished and was not committed; a refusal is logged: the group will hear it again."""
+        """Commit what is finished and was not committed; a refusal is logged: the group will hear it again.
+
+        A member that was put out has nothing to commit: what it still holds, told to a listener as lost, is others'.
+        """
+        membership = self._membership
+        if membership is not None and self._subscription.manual is None and not membership.joined:
+            return
         self._drop_deleted()
         last, topics = self._last_commit, self._service.image.topics
         finished = {
@@ -336,22 +381,3 @@ class Sharing(Reading):
                 raise ConfigError("This consumer has no group=, so nothing is committed for it.", name="group")
             found = self._service.committed(self._config.group, [partition_of(partition)])
             return next((c.offset for c in found.values()), None)
-
-
-def commit_offsets(offsets: Any) -> dict[TopicPartition, OffsetAndMetadata]:
-    """What `commit` takes, a Record or a mapping, as the NEXT offset of each partition. Raises ConfigError."""
-    if isinstance(offsets, Record):
-        return {offsets.topic_partition: OffsetAndMetadata(offsets.offset + 1)}
-    if not isinstance(offsets, Mapping):
-        raise ConfigError(
-            f"commit() takes a Record, or a mapping of TopicPartition to the next offset, not {offsets!r:.80}."
-        )
-    wanted: dict[TopicPartition, OffsetAndMetadata] = {}
-    for name, at in offsets.items():
-        made = at if isinstance(at, OffsetAndMetadata) else OffsetAndMetadata(at)
-        if isinstance(made.offset, bool) or not isinstance(made.offset, int) or made.offset < 0:
-            raise ConfigError(
-                f"{made.offset!r} is no offset to commit for {tuple(name)}: an int from 0 on, the NEXT to read."
-            )
-        wanted[partition_of(name)] = made
-    return wanted

@@ -9,10 +9,12 @@ import threading
 import warnings
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 import streamlog
+from streamlog.client.membership import Room
 
 RunScript = Callable[..., "subprocess.CompletedProcess[str]"]
 
@@ -51,6 +53,64 @@ def test_a_dropped_member_leaves_its_group(log: streamlog.StreamLog) -> None:
     with log.consumer("t", group="g") as heir:
         assert [record.value for record in heir.poll()] == [b"x"]
         assert len(log.group("g").members()) == 1
+
+
+@pytest.mark.parametrize("how", ["closed", "unsubscribed", "collected"])
+def test_nothing_is_kept_of_a_group_in_which_nobody_is(log: streamlog.StreamLog, how: str) -> None:
+    """Counted over a hundred group names: what every consumer leaves behind would be there a hundred times."""
+    log.create_topic("t").send(b"x")
+
+    def use(name: str) -> None:
+        member = log.consumer("t", group=name)
+        member.poll()
+        if how == "unsubscribed":
+            member.unsubscribe()
+        elif how == "collected":
+            with pytest.warns(ResourceWarning):
+                del member
+                gc.collect()
+            log.group(name).members()  # whoever looks buries the dropped ones
+            return
+        member.close()
+
+    def count() -> int:
+        gc.collect()
+        return len(gc.get_objects())
+
+    def work(first: int) -> None:
+        for n in range(first, first + 100):
+            use(str(n))
+            log.group(str(n)).delete()
+
+    work(0)
+    before = count()
+    work(100)
+    assert count() - before < 50
+
+
+def test_a_member_that_enters_while_its_group_is_tidied_is_found() -> None:
+    """The two steps of tidying, with the other thread between them."""
+
+    class Here:
+        def _take_out(self) -> None: ...
+
+    class Members(dict):  # type: ignore[type-arg]
+        def pop(self, *args: object) -> object:
+            popped = super().pop(*args)
+            if entering:
+                popped.add(entering.pop())
+            return popped
+
+    entering: list[Any] = []
+    room = Room()
+    room._members = Members()
+    first, second, third = Here(), Here(), Here()
+    room.enter("g", first)  # type: ignore[arg-type]
+    entering.append(second)
+    room.exit("g", first)  # type: ignore[arg-type]
+    assert room.others("g", third) == [second]  # type: ignore[arg-type]
+    room.exit("g", second)  # type: ignore[arg-type]
+    assert room._members == {}
 
 
 def test_opening_and_closing_leaves_no_thread_and_no_file_open(tmp_path: Path) -> None:
