@@ -33,7 +33,7 @@ class Service(Protocol):
         """All topics at one moment. Take it once; it is replaced whole."""
 
     def on_metadata(self, callback: Callable[[], object]) -> None:
-        """Call `callback` after each change to `image`. It must neither block nor raise."""
+        """Call `callback` after each change to `image`. It must not block; what it raises is logged."""
 
     def off_metadata(self, callback: Callable[[], object]) -> None: ...
 

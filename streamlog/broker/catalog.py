@@ -18,7 +18,7 @@ from ..config import TopicConfig, check_partitions, check_replication_factor, to
 from ..errors import ClosedError, StreamlogError, TopicAlreadyExistsError
 from ..records import columns
 from ..replication.partition import Partition, gone
-from ..runtime.api import Completion, Lock, Task
+from ..runtime.api import Completion, Lock, Task, contained
 from ..runtime.disk import entropy
 from ..runtime.threads import getpid
 from ..storage.log import Write
@@ -273,10 +273,10 @@ class Catalog:
         self._tell()
 
     def _tell(self) -> None:
-        """Call those who have to hear of a change; again does no harm."""
+        """Call everybody who has to hear of a change, also after one that raised; again does no harm."""
         self._untold = False
         for listener in list(self._listeners):
-            listener()
+            contained(listener)
 
     def _tell_if_caught_up(self) -> None:
         if self._untold:

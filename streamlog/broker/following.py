@@ -24,7 +24,7 @@ from ..errors import ClosedError, OffsetOutOfRangeError, RequestTimedOutError, S
 from ..records.batch import seed_of
 from ..replication.partition import gone
 from ..replication.waiters import Waiters
-from ..runtime.api import Disk, Gate, Lock
+from ..runtime.api import Disk, Gate, Lock, contained
 from ..storage.following import FollowedLog
 from ..storage.published import Slot
 from ..storage.tail import EMPTY, Chunk, Tail
@@ -209,7 +209,7 @@ class FollowingService(ReadingService, RefusingService):
         self._wake(changed)
         if told:
             for listener in list(self._listeners):
-                listener()
+                contained(listener)
 
     def _look_if_stale(self) -> None:
         if self.real_seconds() - self._looked_s >= _FRESH_S:

@@ -13,7 +13,7 @@ from ..config import TopicConfig
 from ..coordinator import GroupDescription, Heartbeat, HeartbeatResult, Shard
 from ..records import columns
 from ..replication.partition import Partition
-from ..runtime.api import Completion, Lock
+from ..runtime.api import Completion, Lock, contained
 from ..storage.log import Write
 from ..types import Clock, OffsetAndMetadata, TopicPartition
 from .replay import all_records
@@ -97,7 +97,7 @@ class Groups:
                 raise
             wakeups = self._shard.take_wakeups()
         for wake in wakeups:
-            wake()
+            contained(wake)
         return result
 
     # -- requests ------------------------------------------------------------------------------------

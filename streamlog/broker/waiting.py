@@ -37,6 +37,6 @@ class ParkedFetch(Completion[None]):
 
     def cancel(self) -> None:
         """Stop waiting; harmless when it is done."""
-        if not self._done or len(self._partitions) > 1:  # a lone partition has forgotten who it called
+        if not self._answers or len(self._partitions) > 1:  # a lone partition has forgotten who it called
             for partition in self._partitions:
                 partition.unwatch(self._wake)

@@ -203,6 +203,10 @@ class PartitionQueue:
                 except IndexError:  # another thread took the last one
                     return
                 call()
+        except BaseException:  # an interrupt in one of them: the others are called all the same
+            if self.calls:
+                self.owner.call_soon(self)
+            raise
         finally:
             self.callers.discard(me)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Sequence
 from functools import partial
+from itertools import count
 from typing import Any, Generic, TypeVar, overload
 
 from ..errors import DeliveryError, StreamlogError
@@ -186,13 +187,13 @@ class ManyDelivery(Delivery[Sequence[RecordMetadata]]):
         return ManyMetadata(self._parts, self._count)
 
     def add_done_callback(self, fn: Callable[[Delivery[Sequence[RecordMetadata]]], object]) -> None:
-        left = [len(self._parts)]
+        written, last = count(1), len(self._parts)
         if not self._parts:
             _call(fn, self)
 
         def one(done: Any) -> None:
-            left[0] -= 1
-            if left[0] == 0:  # to the queue of the last one, whose writer calls what is there when it is done
+            # Counted in one step: two threads may have written two batches at once.
+            if next(written) == last:  # to the queue of the last one, whose writer calls what is there when it is done
                 done.queue.calls.append(partial(_call, fn, self))
 
         for part in self._parts:

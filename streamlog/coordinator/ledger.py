@@ -159,7 +159,7 @@ class Ledger:
 class _After(Completion[T]):
     """An answer that is there when an append is done. It looks at the append, so an interrupt cannot part them."""
 
-    __slots__ = ("_appended",)
+    __slots__ = ("_appended", "_value")
 
     def __init__(self, appended: Completion[int], value: T) -> None:
         super().__init__()
@@ -174,7 +174,7 @@ class _After(Completion[T]):
 
     def result(self) -> T:
         self._appended.result()
-        return self._value  # type: ignore[return-value]
+        return self._value
 
     def on_done(self, callback: Callable[[Completion[T]], object]) -> None:
         self._appended.on_done(lambda _: callback(self))

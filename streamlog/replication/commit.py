@@ -36,8 +36,7 @@ class Parked(Completion[int]):
 
     def __init__(self, commit: GroupCommit, end: int, offset: int) -> None:
         # Not by the base's __init__: there is one for every record that is sent alone, and its thread waits.
-        self._done = False
-        self._value = self._error = None
+        self._answers = []
         self._callbacks = []
         self._commit = commit
         self.end = end

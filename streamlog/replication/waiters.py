@@ -5,6 +5,8 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Callable
 
+from ..runtime.api import contained
+
 
 class Waiters:
     """Callbacks, each called once. No lock: what is done to the list is done in one step."""
@@ -21,10 +23,14 @@ class Waiters:
             self.waiters.remove(callback)
 
     def wake(self) -> None:
-        """Hand out every callback there is now, each to one caller only: `pop` is atomic."""
+        """Call every callback there is now, each from one caller only: `pop` is atomic. What one raises is logged."""
         for _ in range(len(self.waiters)):
             try:
                 callback = self.waiters.pop(0)
             except IndexError:
                 return
-            callback()
+            try:
+                contained(callback)
+            except BaseException:  # an interrupt: the others are woken all the same
+                self.wake()
+                raise

@@ -6,6 +6,7 @@ imports os, time or threading, so a test can replace each of them.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Sequence
 from types import TracebackType
 from typing import Any, Generic, Protocol, TypeVar
@@ -13,6 +14,7 @@ from typing import Any, Generic, Protocol, TypeVar
 from ..types import Buffer
 
 T = TypeVar("T")
+logger = logging.getLogger("streamlog.runtime")
 
 
 class Lock(Protocol):
@@ -30,75 +32,75 @@ class Lock(Protocol):
 class Completion(Generic[T]):
     """The answer of a service call: there already, or promised.
 
-    It owns no lock. A callback is appended before the state is looked at, and the state is set before
-    the callbacks are popped, so whichever side comes second runs it; `list.pop` hands each callback
-    to exactly one thread.
+    It owns no lock. An answer is claimed and made known in one step: the first that is appended is the answer, whatever
+    another thread appends after it, so a deadline and an event may race, and an interrupt leaves it answered or not. A
+    callback is appended before the answer is looked at, and the answer before the callbacks are popped, so whichever side
+    comes second runs it; `list.pop` hands each callback to exactly one thread.
 
     >>> done = Completion.of(7)
     >>> done.done(), done.result()
     (True, 7)
     """
 
-    __slots__ = ("_callbacks", "_done", "_error", "_value")
+    __slots__ = ("_answers", "_callbacks")
 
     def __init__(self) -> None:
-        self._done = False
-        self._value: T | None = None
-        self._error: BaseException | None = None
+        # A value and no error, or an error; a completion that was made done has a tuple, and no callbacks.
+        self._answers: list[tuple[T | None, BaseException | None]] | tuple[tuple[T | None, BaseException | None]] = []
         self._callbacks: list[Callable[[Completion[T]], object]] = []
 
     @classmethod
     def of(cls, value: T) -> Completion[T]:
         """A completion that is done already."""
         completion: Completion[T] = cls.__new__(cls)
-        completion._value = value
-        completion._error = None
-        completion._done = True
+        completion._answers = ((value, None),)
         return completion
 
     @classmethod
     def failed(cls, error: BaseException) -> Completion[T]:
         """A completion that has failed already."""
         completion: Completion[T] = cls.__new__(cls)
-        completion._value = None
-        completion._error = error
-        completion._done = True
+        completion._answers = ((None, error),)
         return completion
 
     def done(self) -> bool:
-        return self._done
+        return bool(self._answers)
 
     def error(self) -> BaseException | None:
-        return self._error
+        return self._answers[0][1] if self._answers else None
 
     def result(self) -> T:
         """The value, or the error raised. REQUIRES: `done()`."""
-        assert self._done, "a completion was read before it was done"
-        if self._error is not None:
-            raise self._error
-        return self._value  # type: ignore[return-value]
+        assert self._answers, "a completion was read before it was done"
+        value, error = self._answers[0]
+        if error is not None:
+            raise error
+        return value  # type: ignore[return-value]
 
     def complete(self, value: T) -> None:
-        """Answer it. A second answer is ignored: a deadline and an event may race."""
-        if not self._done:
-            self._value = value
-            self._done = True
-            self._run()
+        """Answer it, unless it is answered already: a deadline and an event may race."""
+        self._answer((value, None))
 
     def fail(self, error: BaseException) -> None:
         """Fail it, unless it is answered already."""
-        if not self._done:
-            self._error = error
-            self._done = True
-            self._run()
+        self._answer((None, error))
+
+    def _answer(self, answer: tuple[T | None, BaseException | None]) -> None:
+        """The claim is the append. Callbacks are run by a second answer too: an interrupt may have kept the first from it."""
+        answers = self._answers
+        if type(answers) is tuple:
+            return
+        if not answers:
+            answers.append(answer)
+        self._run()
 
     def on_done(self, callback: Callable[[Completion[T]], object]) -> None:
-        """Call `callback(self)` once it is done, now if it is. REQUIRES: it neither blocks nor raises."""
-        if self._done:
-            callback(self)
+        """Call `callback(self)` once it is done, now if it is. REQUIRES: it does not block. What it raises is logged."""
+        if type(self._answers) is tuple:
+            contained(callback, self)
             return
         self._callbacks.append(callback)
-        if self._done:
+        if self._answers:
             self._run()
 
     def drive(self) -> bool:
@@ -121,7 +123,22 @@ class Completion(Generic[T]):
                 callback = self._callbacks.pop(0)
             except IndexError:  # another thread took the last one
                 return
-            callback(self)
+            try:
+                contained(callback, self)
+            except BaseException:  # an interrupt: the other callbacks are called all the same
+                self._run()
+                raise
+
+
+def contained(callback: Callable[..., object], *args: object) -> None:
+    """Call it. What it raises is logged, and goes no further: the caller's work is done, and others wait to be called.
+
+    An interrupt, which may come in it as anywhere, goes on to the caller.
+    """
+    try:
+        callback(*args)
+    except Exception:
+        logger.exception("a callback raised, which changes nothing for what it was told of: %r", callback)
 
 
 class File(Protocol):

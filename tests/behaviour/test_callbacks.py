@@ -7,12 +7,15 @@ import sys
 import threading
 from collections.abc import Callable
 from linecache import getline
+from pathlib import Path
 from types import FrameType
 from typing import Any
 
 import pytest
 
 import streamlog
+from streamlog import TopicPartition
+from streamlog.testing import ManualClock
 
 Trace = Callable[[FrameType, str, Any], Any]
 LONG = 10.0
@@ -229,3 +232,110 @@ def test_a_woken_waiter_that_waits_again_does_not_take_anothers_turn(log: stream
     for thread in threads:
         thread.join(LONG)
     assert got == [20] * 8
+
+
+def fail(*_: object) -> None:
+    raise RuntimeError("of the program's own")
+
+
+def logged(caplog: pytest.LogCaptureFixture) -> list[str]:
+    return [str(record.exc_info[1]) for record in caplog.records if record.exc_info]
+
+
+@pytest.mark.parametrize("sync", [False, True])
+@pytest.mark.parametrize("how", ["send", "send_many", "linger"])
+def test_a_waiters_callback_that_raises_keeps_no_send_from_ending_and_no_other_waiter_asleep(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, how: str, sync: bool
+) -> None:
+    with streamlog.open(tmp_path / "log", sync=sync) as log:
+        topic = log.create_topic("t")
+        service = log._engine.service
+        woken: list[int] = []
+        service.await_data([TopicPartition("t", 0)]).on_done(fail)
+        service.await_data([TopicPartition("t", 0)]).on_done(lambda _: woken.append(1))
+        if how == "send":
+            assert topic.send(b"x").result(LONG).offset == 0
+        elif how == "send_many":
+            assert topic.send_many([b"x"]).result(LONG)[0].offset == 0
+        else:
+            with log.producer(linger_ms=60_000) as producer:
+                assert producer.send("t", b"x").result(LONG).offset == 0
+        assert woken == [1]
+        assert values(log) == [b"x"]
+    assert logged(caplog) == ["of the program's own"]
+
+
+def test_a_listener_of_the_topics_that_raises_keeps_no_other_from_hearing_of_a_deletion(
+    log: streamlog.StreamLog, caplog: pytest.LogCaptureFixture
+) -> None:
+    log._engine.service.on_metadata(fail)
+    log.create_topic("t")
+    producer = log.producer()  # its routes are told after the one that raises
+    with log.consumer("t", group="g") as consumer:
+        producer.send("t", b"old")
+        assert len(consumer.poll(LONG)) == 1
+        log.delete_topic("t")
+        log.create_topic("t")
+        assert producer.send("t", b"new").result(LONG).offset == 0
+        assert [record.value for record in consumer.poll(LONG)] == [b"new"]
+    assert set(logged(caplog)) == {"of the program's own"}
+
+
+@pytest.mark.parametrize("linger_ms", [0, 60_000])
+def test_a_done_callback_that_raises_is_logged_and_the_next_one_called(
+    log: streamlog.StreamLog, caplog: pytest.LogCaptureFixture, linger_ms: int
+) -> None:
+    log.create_topic("t")
+    called: list[int] = []
+    producer = log.producer(linger_ms=linger_ms)
+    one, many = producer.send("t", b"x"), producer.send_many("t", [b"y", b"z"])
+    for delivery in (one, many):
+        delivery.add_done_callback(fail)  # type: ignore[attr-defined]
+        delivery.add_done_callback(lambda _: called.append(1))  # type: ignore[attr-defined]
+    producer.flush(LONG)
+    assert called == [1, 1]
+    assert logged(caplog) == ["of the program's own"] * 2
+
+
+def test_after_an_interrupt_in_a_done_callback_the_others_are_called(
+    log: streamlog.StreamLog, clock: ManualClock
+) -> None:
+    log.create_topic("t")
+    called: list[int] = []
+    producer = log.producer(linger_ms=60_000)
+    delivery = producer.send("t", b"x")
+
+    def interrupt(_: object) -> None:
+        raise KeyboardInterrupt
+
+    delivery.add_done_callback(interrupt)
+    delivery.add_done_callback(lambda _: called.append(1))
+    with pytest.raises(KeyboardInterrupt):
+        producer.flush(LONG)
+    clock.advance(0)
+    assert called == [1]
+
+
+def test_a_callback_for_many_records_is_called_once_though_their_batches_end_at_the_same_time(
+    log: streamlog.StreamLog,
+) -> None:
+    """Two threads write two batches at once: what counts them is stopped between any two steps."""
+    log.create_topic("t", partitions=2)
+    interval = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    try:
+        for _ in range(50):
+            producer = log.producer(linger_ms=60_000)
+            called: list[int] = []
+            delivery = producer.send_many("t", [b"x", b"y"], keys=[b"a", b"b"])
+            others = [producer.send("t", b"z", partition=number) for number in range(2)]
+            delivery.add_done_callback(lambda _, called=called: called.append(1))  # type: ignore[misc]
+            threads = [threading.Thread(target=other.result, args=[LONG]) for other in others]
+            for thread in threads:
+                thread.start()
+            for thread in threads:
+                thread.join(LONG)
+            producer.close()
+            assert called == [1]
+    finally:
+        sys.setswitchinterval(interval)
