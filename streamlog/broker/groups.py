@@ -61,13 +61,17 @@ class Groups:
         partition.append(write, now)
         return partition.acknowledge(write)
 
-    def _load(self) -> bool:
-        """Have the shard loaded; False if there is no topic for it yet. REQUIRES: the lock."""
-        if self._shard.ready and not self._interrupted:
-            return True
-        partition = self._partition = self._host.groups_partition(False)
+    def _load(self, partition: Partition | None) -> bool:
+        """Have the shard loaded from its partition; False if there is no topic for it yet. REQUIRES: the lock.
+
+        The partition was looked up before the lock was taken: what has to be finished of an interrupted change of
+        topics takes the metadata lock, which comes first, and tells the groups, which take this one.
+        """
         if partition is None:
             return False
+        if self._shard.ready and not self._interrupted and partition is self._partition:
+            return True
+        self._partition = partition
         self._shard.unload()
         # What was appended before an interrupt and is not on the device yet counts too: the rest will follow it.
         end = partition.log.tail.end_offset if partition.log.poison is None else partition.high_watermark
@@ -83,10 +87,9 @@ class Groups:
         An interrupt in the middle may leave the shard behind its log, so it is replayed before it
         answers again.
         """
-        if create and not self._shard.ready:
-            self._host.groups_partition(True)  # before the shard's lock: the metadata lock comes first
+        partition = self._host.groups_partition(create)
         with self._lock:
-            if not self._load():
+            if not self._load(partition):
                 return otherwise()
             try:
                 result = request(self._shard)
@@ -118,7 +121,7 @@ class Groups:
     def leave(self, group: str, member_id: str) -> Completion[None]:
         host = self._host
         return self._ask(
-            lambda shard: shard.leave(group, member_id, host.clock.time_ms(), host.real_seconds()), True, _unreachable
+            lambda shard: shard.leave(group, member_id, host.clock.time_ms(), host.real_seconds()), False, _done
         )
 
     def expire_members(self) -> None:
