@@ -11,7 +11,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 from uuid import UUID
 
@@ -252,15 +252,24 @@ class Broker:
         except OSError as error:
             logger.warning("could not remove %s (%s); it will be removed at the next open", path, error)
 
-    def remove_orphans(self, known: set[str]) -> None:
-        """Remove directories of topics that are not in the metadata: their deletion was interrupted."""
+    def discard_partition(self, view: TopicView, number: int) -> None:
+        """Remove a partition that was made for a change that is void. What stays of it is made anew, not taken for old."""
+        self._half_made.add(f"topics/{view.id.hex}-{number}")
+        self.remove_partition_files(view.id.hex, number)
+
+    def remove_orphans(self, known: Mapping[str, int]) -> None:
+        """Remove partitions that the metadata does not name, of topics by id and how many they have.
+
+        A deletion was interrupted, or a change that made them was, or was refused.
+        """
         try:
             names = self.disk.listdir(f"{self.path}/topics")
         except OSError as error:
             raise typed(error, "open", f"{self.path}/topics") from error
         for name in names:
             match = _TOPIC_DIR.fullmatch(name)
-            if match is not None and match[1] not in known:
+            if match is not None and int(match[2]) >= known.get(match[1], 0):
+                self._half_made.add(f"topics/{name}")
                 with contextlib.suppress(OSError):
                     self.disk.rmtree(f"{self.path}/topics/{name}")
 

@@ -1,8 +1,7 @@
-"""What topics there are, and a partition for each: the metadata log, its image, and what follows from it.
+"""What topics there are, and a partition for each: the image of the metadata log, and what follows from it.
 
-A change is a record appended to the metadata log; replaying it makes a new image; the partitions then
-follow the image. Each step can be done again without harm, so an interrupt between two of them is
-made good before the next change.
+`metadata_log` says how a change comes into force, or to nothing. Each step can be done again without harm, so an
+interrupt between two of them is made good before the next change.
 """
 
 from __future__ import annotations
@@ -16,19 +15,17 @@ from uuid import UUID
 
 from ..config import TopicConfig, check_partitions, check_replication_factor, topic_changes
 from ..errors import ClosedError, StreamlogError, TopicAlreadyExistsError
-from ..records import columns
 from ..replication.partition import Partition, gone
 from ..runtime.api import Completion, Lock, Task, contained
 from ..runtime.disk import entropy
 from ..runtime.threads import getpid
-from ..storage.log import Write
 from ..storage.retention import named
 from ..types import Clock, Policy, TopicPartition
 from . import controller, metadata
 from .broker import Broker
 from .metadata import Image, LogRecord, TopicView
+from .metadata_log import MetadataLog
 from .publishing import Publisher
-from .replay import all_records
 from .scheduler import Scheduler
 
 logger = logging.getLogger("streamlog.broker")
@@ -58,7 +55,8 @@ class Catalog:
         self._policies: dict[str, Policy] = {}
         self._listeners: list[Callable[[], object]] = []
         self.closed: StreamlogError | None = None
-        self._behind = False
+        self._staging: TopicView | None = None
+        self._staged: dict[tuple[str, int], Partition] = {}
         self._untold = False
         self._warned: set[UUID] = set()
 
@@ -69,12 +67,12 @@ class Catalog:
         broker = self._broker
         try:
             self._publisher.open(int(broker.incarnation), getpid())
-            self._metadata = broker.open_metadata()
-            self._metadata.on_work = self._maintain_soon
-            self._publisher.add(self._metadata, eager=True)
+            self._metadata = MetadataLog(broker.open_metadata(), self)
+            self._metadata.partition.on_work = self._maintain_soon
+            self._publisher.add(self._metadata.partition, eager=True)
             self._refuse_half()
-            self.image = metadata.replay(metadata.EMPTY, all_records(self._metadata))
-            broker.remove_orphans({view.id.hex for view in self.image.topics.values()})
+            self.image = self._metadata.replay()
+            broker.remove_orphans({view.id.hex: view.partitions for view in self.image.topics.values()})
             self._follow(self.image)
             broker.recovered(completely=not self._unsettled())
             self._publisher.opened()
@@ -87,18 +85,23 @@ class Catalog:
 
     def stop_compacting(self) -> None:
         """The log is about to be closed, and that is not to wait for a compaction."""
-        for partition in [*self.partitions.values(), self._metadata]:
+        for partition in [*self.partitions.values(), self._metadata.partition]:
             partition.stop_compacting()
 
     def close(self) -> None:
         """Close every partition, then the directory. Raises the first error, after all were let go."""
         error = ClosedError("The log was closed.")
-        with self._lock:
-            self.closed = error
-            partitions = [*self.partitions.values(), self._metadata]
         first: StreamlogError | None = None
         clean = False
         try:
+            with self._lock:
+                self.closed = error
+                with contextlib.suppress(StreamlogError):  # still not known: the next open goes by what the disk holds
+                    self._settle()
+                self._metadata.let_go(error)
+                for staged in self._staged.values():
+                    staged.log.release()
+                partitions = [*self.partitions.values(), self._metadata.partition]
             for partition in partitions:
                 self.scheduler.cancel(partition.maintain)
                 self.scheduler.cancel(partition.commit.tend)
@@ -106,7 +109,7 @@ class Catalog:
                     partition.close(error)
                 except StreamlogError as failure:
                     first = first or failure
-            clean = first is None and not self._behind and not self._faulty()
+            clean = first is None and self._metadata.is_settled and not self._faulty()
         finally:  # also when Ctrl-C comes in the middle: the lock must not outlive the log
             try:
                 self._publisher.close(clean=clean)
@@ -123,20 +126,24 @@ class Catalog:
 
     def _refuse_half(self) -> None:
         """Raise what is wrong with the end of the metadata log: topics lost there would be removed as orphans."""
-        log = self._metadata.log
+        log = self._metadata.partition.log
         if log.fault is not None and log.mend is None:
             raise log.fault.again()
 
     def _unsettled(self) -> bool:
         """Whether some recovery could not be finished, for want of space: the next open then begins it again."""
-        return any(each.log.mend is not None for each in (self._metadata, *self.partitions.values()))
+        return any(each.log.mend is not None for each in (self._metadata.partition, *self.partitions.values()))
 
     def _faulty(self) -> bool:
         """Whether some log does not know its end: once closed as clean, it would give offsets that it gave before."""
-        return any(each.log.fault is not None for each in (self._metadata, *self.partitions.values()))
+        return any(each.log.fault is not None for each in (self._metadata.partition, *self.partitions.values()))
 
     def _add(self, view: TopicView, number: int) -> None:
-        partition = self._broker.open_partition(view, number)
+        staged = self._staged.get((view.name, number))
+        if staged is not None and staged.topic_id == view.id_bytes:
+            partition = staged
+        else:
+            partition = self._broker.open_partition(view, number)
         partition.custom_policy = self._policy_of(view)
         partition.on_work = self._maintain_soon
         partition.commit.schedule = partial(self._sync_soon, partition.commit.tend)
@@ -156,7 +163,7 @@ class Catalog:
         """Everything that is in the logs now, the metadata first: done when it is on the device."""
         if self.closed is not None:
             raise self.closed.again()
-        return [partition.commit.everything() for partition in (self._metadata, *self.partitions.values())]
+        return [partition.commit.everything() for partition in (self._metadata.partition, *self.partitions.values())]
 
     # -- topics --------------------------------------------------------------------------------------
 
@@ -256,12 +263,12 @@ class Catalog:
             self._make(request)
             self._tell()
         except StreamlogError:
-            self._tell_if_caught_up()
+            self._tell_if_untold()
             raise
         except BaseException:
             try:
                 self._finish()
-            except KeyboardInterrupt:
+            except BaseException:
                 self._finish()
             raise
 
@@ -269,7 +276,7 @@ class Catalog:
         """After an interrupt: see what came of the change, and tell of it."""
         with contextlib.suppress(StreamlogError), self._lock:  # the disk refuses to say: the next change asks again
             if self.closed is None:
-                self._catch_up()
+                self._settle()
         self._tell()
 
     def _tell(self) -> None:
@@ -278,7 +285,7 @@ class Catalog:
         for listener in list(self._listeners):
             contained(listener)
 
-    def _tell_if_caught_up(self) -> None:
+    def _tell_if_untold(self) -> None:
         if self._untold:
             self._tell()
 
@@ -286,49 +293,64 @@ class Catalog:
         with self._lock:
             if self.closed is not None:
                 raise self.closed.again()
-            self._catch_up()
-            key, value = request(self.image)
-            is_new = value is not None and metadata.name_of(key) not in self.image.topics
-            now = self.clock.time_ms()
-            batch = columns.seal(self._metadata.log.seed, [key], [value], now, count=1)
-            self._behind = True
-            try:
-                self._metadata.append(Write([batch]), now)
-            except StreamlogError:
-                self._behind = False
-                raise
-            # On the device before anybody can rest on it. Under the metadata lock all the same: changes are
-            # rare, and nobody who sends or reads takes it.
-            self._metadata.commit.sync()
-            before = self.image
-            self.image = image = metadata.replay(before, [(key, value)])
-            try:
-                self._follow(image)
-            except StreamlogError:  # a topic that could not be made on this disk: as if it had never been asked for
-                if value is not None:
-                    self.image = before  # also where taking it back fails: nobody may see half a topic, or half its growth
-                if is_new:
-                    self._follow(before)
-                    self._undo(key)
-                raise
-            self._behind = False
+            self._settle()
+            self._metadata.make(request, self.clock.time_ms())
 
-    def _undo(self, key: bytes) -> None:
-        now = self.clock.time_ms()
-        batch = columns.seal(self._metadata.log.seed, [key], None, now, count=1)
-        self._metadata.append(Write([batch]), now)
-        self._metadata.commit.sync()
-        self.image = metadata.replay(self.image, [(key, None)])
-        self._behind = False
-
-    def _catch_up(self) -> None:
-        """After an interrupted change, or one whose sync was not done: replay the metadata anew. REQUIRES: the metadata lock."""
-        if self._behind:
-            self._metadata.commit.sync()  # replayed is what is on the device, and that has to be all
-            self.image = metadata.replay(metadata.EMPTY, all_records(self._metadata), self.image.version)
-            self._follow(self.image)
-            self._behind = False
+    def _settle(self) -> None:
+        """See to an end what an interrupt or the disk left. REQUIRES: the metadata lock. Raises what keeps it from being known."""
+        if self._metadata.settle():
             self._untold = True
+        self.unstage()
+
+    def settle_refused(self) -> bool:
+        """Try again to take back a change that is not known to be void, for a record that was refused because of it;
+        whether that is known now. Not while somebody is at a change: the caller may have a lock that comes after that one.
+        """
+        if not self._metadata.is_blocking or self._lock.locked():
+            return False
+        with self._lock, contextlib.suppress(StreamlogError):
+            if self.closed is None:
+                self._settle()
+        if self._untold:
+            self.scheduler.at(self.clock.time_ms(), self._tell_late)
+        return not self._metadata.is_blocking
+
+    def _tell_late(self, now_ms: int) -> None:
+        self._tell_if_untold()
+
+    def take(self, image: Image) -> None:
+        """The image of a change that is in force: have the partitions follow it. REQUIRES: the metadata lock."""
+        self.image = image
+        self._follow(image)
+
+    def of_topic(self, name: str) -> list[Partition]:
+        return [partition for (topic, _), partition in list(self.partitions.items()) if topic == name]
+
+    def stage(self, view: TopicView | None) -> None:
+        """Make the partitions of `view` that are not there yet. Nothing names them before the change is in force."""
+        self._staging = view
+        if view is None:
+            return
+        for number in range(view.partitions):
+            known = self.partitions.get((view.name, number))
+            if known is None or known.topic_id != view.id_bytes:
+                partition = self._staged[view.name, number] = self._broker.open_partition(view, number)
+                partition.log.rest()
+
+    def unstage(self) -> None:
+        """Remove what was made for a change that is not in force, and let go of the rest."""
+        view = self._staging
+        if view is None:
+            return
+        there = self.image.topics.get(view.name)
+        kept = there.partitions if there is not None and there.id == view.id else 0
+        for number in range(kept, view.partitions):
+            partition = self._staged.get((view.name, number))
+            if partition is not None:
+                partition.log.release()
+            self._broker.discard_partition(view, number)
+        self._staged = {}
+        self._staging = None
 
     def _follow(self, image: Image) -> None:
         """Have a partition for each that the image names and no other, with its settings. Does no more than it must."""
@@ -386,10 +408,10 @@ class Catalog:
 
     def partition(self, name: TopicPartition) -> Partition:
         partition = self.partitions.get(name)
-        if partition is None and self._behind:
+        if partition is None and self._metadata.is_interrupted:
             with self._lock:
-                self._catch_up()
-            self._tell_if_caught_up()
+                self._settle()
+            self._tell_if_untold()
             partition = self.partitions.get(name)
         if partition is None:
             if self.closed is not None:

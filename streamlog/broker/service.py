@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 from ..coordinator import GroupDescription, Heartbeat, HeartbeatResult
-from ..errors import ConfigError, forked
+from ..errors import ConfigError, StreamlogError, forked
 from ..replication.partition import Partition, gone
 from ..runtime.api import Completion, Lock
 from ..runtime.disk import entropy
@@ -125,7 +125,13 @@ class LocalService(ReadingService):
 
     def produce(self, topic: TopicView, partition: int, write: Write) -> Completion[int]:
         here = self._of_topic(topic, partition)
-        here.append(write, self.clock.time_ms())
+        try:
+            here.append(write, self.clock.time_ms())
+        except StreamlogError:
+            if not self._catalog.settle_refused():
+                raise
+            here = self._of_topic(topic, partition)
+            here.append(write, self.clock.time_ms())
         return here.acknowledge(write)
 
     def produce_one(
@@ -134,7 +140,12 @@ class LocalService(ReadingService):
         here = self._partitions.get((topic.name, partition))
         if here is None or here.topic_id != topic.id_bytes:
             here = self._of_topic(topic, partition)
-        return here.append_one(key, value, timestamp, now_ms)
+        try:
+            return here.append_one(key, value, timestamp, now_ms)
+        except StreamlogError:
+            if not self._catalog.settle_refused():
+                raise
+            return self._of_topic(topic, partition).append_one(key, value, timestamp, now_ms)
 
     def acknowledge(self, topic: TopicView, partition: int, offset: int) -> Completion[int]:
         here = self._of_topic(topic, partition)

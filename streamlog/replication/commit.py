@@ -213,6 +213,14 @@ class GroupCommit:
         finally:
             self.answer()
 
+    def clip(self, end: int) -> None:
+        """Nothing from `end` on is in the log any more: who waits for that waits for what is before it.
+
+        REQUIRES: `syncing`, and what was taken back was never synced; `answer` follows.
+        """
+        for parked in self._parked[:]:
+            parked.end = min(parked.end, end)
+
     def sync_sealed(self) -> None:
         """Sync what was sealed and move the recovery point. REQUIRES: as `Log.sync_sealed`; `answer` follows."""
         tail = self._log.tail

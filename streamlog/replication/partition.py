@@ -59,6 +59,7 @@ class Partition(Waiters):
         self.outside: Outside = Nobody()
         self._policy_failure = ""
         self._leaving = False
+        self._before_block: tuple[StreamlogError | None, Callable[[], None] | None] = None, None
         self.durable = durable
         synced_end = log.recovery_point if synced_end is None else synced_end
         self.commit = GroupCommit(log, new_lock, synced_end, self._synced)
@@ -133,6 +134,37 @@ class Partition(Waiters):
                 self.log.settle(write)
         self.wake()
         self.outside.appended()
+
+    def take_back(self, before: Tail) -> bool:
+        """Have what was appended since `before` out of the log again, on the device too; see `Log.take_back`.
+
+        False, with nothing done, if it is known to be on the device: another thread's sync came before, and readers
+        may have seen it. REQUIRES: a durable partition.
+        """
+        try:
+            with self.maintenance, self.lock, self.commit.syncing:
+                if self.commit.synced_end > before.end_offset:
+                    return False
+                self.log.take_back(before)
+                self.commit.clip(before.end_offset)
+        finally:
+            self.commit.answer()
+        self.outside.changed(rewritten=True)
+        return True
+
+    def block(self, error: StreamlogError) -> None:
+        """Refuse appends with `error` until `unblock`; one whose sync failed refuses them anyway. Readers read on."""
+        with self.lock:
+            log = self.log
+            if log.poison is None:
+                self._before_block = log.fault, log.mend
+                log.fault, log.mend = error, None
+
+    def unblock(self, error: StreamlogError) -> None:
+        """Take a `block` with this error back."""
+        with self.lock:
+            if self.log.fault is error:
+                self.log.fault, self.log.mend = self._before_block
 
     # -- forgetting ----------------------------------------------------------------------------------
 

@@ -61,6 +61,7 @@ class Log(DurableLog):
         self._state = state
         self._writing: Write | None = None
         self.was_cut = False
+        self._is_half_replaced = False
         self._one = Write(())
         self.side = SideTables()
         last = segments[-1]
@@ -123,13 +124,15 @@ class Log(DurableLog):
             places.append((offset, position, high))
             offset += batch.last_offset_delta + 1
             position += len(header) + len(batch.payload)
-        write.append_ms = now_ms
-        self._writing = write
         try:
-            active.file.pwrite(buffers, tail.end_position)
+            file = active.file  # opened, it may be, and that may fail: then nothing was written
+            write.append_ms = now_ms
+            self._writing = write
+            file.pwrite(buffers, tail.end_position)
         except OSError as error:
-            with contextlib.suppress(StreamlogError):  # the next append tries again
-                self._settle()
+            if self._writing is not None:
+                with contextlib.suppress(StreamlogError):  # the next append tries again
+                    self._settle()
             raise typed(error, "append to", active.path) from error
         for place in places:
             index.add(*place)
@@ -215,6 +218,47 @@ class Log(DurableLog):
             active.index.cut(tail.end_position)
             write.base_offset = -1
         self._writing = None
+
+    def take_back(self, before: Tail) -> None:
+        """Have nothing in the log that was appended since its tail was `before`, on the device too.
+
+        For one append whose write or sync failed: it may be on the device all the same. REQUIRES: partition lock, no
+        sync under way, nothing appended after it, nobody who read it. May be called again after a failure or an
+        interrupt at any point. A log whose sync failed stays poisoned.
+
+        Raises StorageError, DiskFullError, CorruptRecordError: then nothing tells what a power loss leaves of it.
+        """
+        tail = self.tail
+        active = tail.segments[-1]  # the append may have begun it; sealed ones may have been compacted since
+        is_new = tail.bases[-1] == before.end_offset
+        position, *counts = (0, 0, -1, -1, -1) if is_new else (before.end_position, *before[5:])
+        self.tail = Tail(before.end_offset, position, tail.segments, tail.bases, tail.start_offset, *counts)
+        active.index.cut(position)
+        if not self._cut_in_place(active, position):
+            self._is_half_replaced = True
+            try:
+                salvage.replace(self.disk, self.directory, active, position, before.end_offset)
+            except OSError as error:
+                raise typed(error, "take back what was appended to", active.path) from error
+            self._is_half_replaced = False
+        self.was_cut = False
+        self._writing = None
+
+    def _cut_in_place(self, active: Segment, position: int) -> bool:
+        """Cut the file back to `position`; whether that is on the device.
+
+        After a sync that failed no further one of the same file proves anything; nor does one of a file whose name is
+        not known to be on the device. What can be cut is cut then too: a process that is killed leaves nothing of it.
+        """
+        try:
+            active.file.truncate(position)
+            if self.poison is not None or self._is_half_replaced:
+                return False
+            self._sync(active)
+        except (OSError, StreamlogError) as error:
+            logger.warning("%s: could not be cut back to byte %d (%s)", active.path, position, error)
+            return False
+        return True
 
     def _mend(self) -> None:
         """Try again what opening could not finish, for want of space; else raise what forbids appending."""

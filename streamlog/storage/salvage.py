@@ -14,8 +14,11 @@ from bisect import bisect_right
 from typing import NamedTuple
 
 from ..errors import PoisonedLogError
+from ..records.batch import corrupt
 from ..runtime.api import Disk
+from .segment import Segment
 from .swap import base_offset_of, log_name
+from .walk import walk
 
 logger = logging.getLogger("streamlog.storage")
 
@@ -74,17 +77,41 @@ def done(disk: Disk, directory: str) -> None:
 
 def _rewrite(disk: Disk, path: str) -> int:
     temporary = path + ".tmp"
+    size = _copy(disk, path, temporary)
+    disk.rename(temporary, path)
+    return size
+
+
+def replace(disk: Disk, directory: str, segment: Segment, size: int, end_offset: int) -> None:
+    """Put a copy of the segment's first `size` bytes, which end at `end_offset`, in place of its file; name and all synced.
+
+    Raises OSError; CorruptRecordError, with the file as it was, if what was read is not what was written once.
+    """
+    temporary = segment.path + ".tmp"
+    _copy(disk, segment.path, temporary, size)
+    copied = Segment(disk, directory, segment.base_offset, segment.seed)
+    copied.path = temporary
+    found = walk(copied, size, segment.base_offset)
+    if found.damage or found.end != size or found.stats.next_offset != end_offset:
+        why = f"its first {size} bytes are no longer what was written up to offset {end_offset}"
+        raise corrupt(segment.path, found.end, why, end_offset, found.stats.next_offset)
+    disk.rename(temporary, segment.path)
+    segment.release()  # its descriptor is that of the old file
+    disk.sync_dir(directory)
+
+
+def _copy(disk: Disk, path: str, target_path: str, size: int | None = None) -> int:
+    """Make `target_path` a copy of the first `size` bytes, or of all, synced; how many bytes."""
     with contextlib.suppress(FileNotFoundError):
-        disk.unlink(temporary)
+        disk.unlink(target_path)
     source = disk.open(path, writable=False)
-    target = disk.open(temporary, create=True, exclusive=True)
+    target = disk.open(target_path, create=True, exclusive=True)
     try:
-        size = source.size()
+        size = source.size() if size is None else size
         for position in range(0, size, _COPY_BYTES):
             target.pwrite([source.pread(min(_COPY_BYTES, size - position), position)], position)
         target.sync()
     finally:
         source.close()
         target.close()
-    disk.rename(temporary, path)
     return size

@@ -270,3 +270,31 @@ def test_a_wait_ends_at_its_timeout_while_another_thread_syncs(partition: Partit
     with partition.commit.syncing:
         assert not wait_for(parked, 0.001)
     assert wait_for(parked, 0.001)
+
+
+def test_what_was_taken_back_is_waited_for_no_longer(partition: Partition, disk: FaultyDisk) -> None:
+    assert result_of(write(partition)) == 0
+    before = partition.log.tail
+    refused, behind = write(partition), partition.commit.everything()
+    assert partition.take_back(before)
+    assert (refused.done(), behind.done(), partition.log.tail.end_offset) == (True, True, 1)
+    assert result_of(write(partition)) == 1
+
+
+def test_what_another_threads_sync_had_on_the_device_is_not_taken_back(partition: Partition) -> None:
+    before = partition.log.tail
+    assert result_of(write(partition)) == 0
+    assert not partition.take_back(before)
+    assert partition.log.tail.end_offset == 1
+
+
+def test_a_blocked_partition_refuses_with_that_error_until_it_is_unblocked(partition: Partition) -> None:
+    error = StorageError("blocked", path="", errno=0)
+    partition.block(error)
+    with pytest.raises(StorageError, match="blocked"):
+        write(partition)
+    partition.unblock(ClosedError("another"))
+    with pytest.raises(StorageError, match="blocked"):
+        write(partition)
+    partition.unblock(error)
+    assert result_of(write(partition)) == 0

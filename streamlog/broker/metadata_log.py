@@ -1,0 +1,191 @@
+"""The metadata log, and how a change of topics comes into force, or to nothing.
+
+A change goes this way: the partitions that it adds are made on disk; its record is appended to the metadata log and
+synced; replaying it makes a new image; the partitions then follow the image. So a topic that the metadata names has
+its files, and what a disk may refuse comes before the record, or is the record.
+
+A change that was refused is void. What was made for it is removed; a record that may be on the device, because its
+write or its sync failed, is taken back there before the refusal is told. Where the disk refuses that too, the topic takes
+no records until it is done: a crash might bring the change about, and with it lose them.
+
+A change that was interrupted is in force if its record is in the log and can be synced, and else void.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Protocol
+
+from ..errors import StreamlogError
+from ..records import columns
+from ..replication.partition import Partition
+from ..storage.log import Write
+from ..storage.tail import Tail
+from . import metadata
+from .metadata import Image, LogRecord, TopicView
+from .replay import all_records
+
+
+class Partitions(Protocol):
+    """The image that is in force, and the partitions that follow it."""
+
+    image: Image
+
+    def stage(self, view: TopicView | None) -> None:
+        """Make the partitions of `view` that are not there yet; the change that names them is not in force yet."""
+
+    def unstage(self) -> None:
+        """Remove what was staged and is not in the image."""
+
+    def take(self, image: Image) -> None:
+        """Have this image be in force, and the partitions follow it."""
+
+    def of_topic(self, name: str) -> list[Partition]: ...
+
+
+class Change:
+    """A change of which the metadata log may hold a record that the image does not have.
+
+    `before` is the metadata's tail without it; `refused` what its caller is told, and `unknown` what the topic's
+    records are refused with while the record could not be taken back.
+    """
+
+    def __init__(self, name: str, write: Write, before: Tail) -> None:
+        self.name = name
+        self.write = write
+        self.before = before
+        self.refused: StreamlogError | None = None
+        self.unknown: StreamlogError | None = None
+
+
+class MetadataLog:
+    """See the module. Not thread-safe: the caller holds the metadata lock, but to read the properties."""
+
+    def __init__(self, partition: Partition, partitions: Partitions) -> None:
+        self.partition = partition
+        self._partitions = partitions
+        self._change: Change | None = None
+
+    @property
+    def is_settled(self) -> bool:
+        """Whether the image is what the log says."""
+        return self._change is None
+
+    @property
+    def is_interrupted(self) -> bool:
+        """Whether a change is under way, or was interrupted, that may come into force."""
+        change = self._change
+        return change is not None and change.refused is None
+
+    @property
+    def is_blocking(self) -> bool:
+        """Whether a topic takes no records, for a change of it could not be taken back."""
+        change = self._change
+        return change is not None and change.unknown is not None
+
+    def replay(self, version: int = 0) -> Image:
+        """The image that the log's records make, newer than `version`."""
+        return metadata.replay(metadata.EMPTY, all_records(self.partition), version)
+
+    def make(self, request: Callable[[Image], LogRecord], now_ms: int) -> None:
+        """Have the change that `request` answers in force on return. REQUIRES: settled.
+
+        Raises what `request` and the disk raise: the change is void then, or the error says that this is not known.
+        """
+        image = self._partitions.image
+        key, value = request(image)
+        after = metadata.replay(image, [(key, value)])
+        name = metadata.name_of(key)
+        try:
+            self._partitions.stage(after.topics.get(name))
+        except StreamlogError:
+            self._partitions.unstage()
+            raise
+        log = self.partition.log
+        batch = columns.seal(log.seed, [key], [value], now_ms, count=1)
+        self._change = change = Change(name, Write([batch]), log.tail)
+        try:
+            # On the device before anybody can rest on it. Under the metadata lock all the same: changes are
+            # rare, and nobody who sends or reads takes it.
+            self.partition.append(change.write, now_ms)
+            self.partition.commit.sync()
+        except StreamlogError as error:
+            change.refused = error
+            if self._void(change):
+                raise
+        self._take(after)
+
+    def settle(self) -> bool:
+        """See a change that was interrupted to its end, and one that was refused to its being void; whether one came into force.
+
+        Raises what keeps it from being known what comes of the change.
+        """
+        change = self._change
+        if change is None:
+            return False
+        if change.refused is None:
+            try:
+                self.partition.settle(change.write)
+                self.partition.commit.sync()
+            except StreamlogError as error:
+                change.refused = error
+        if (change.refused is not None or change.write.base_offset < 0) and self._void(change):
+            return False
+        self._take(self.replay(self._partitions.image.version))
+        return True
+
+    def let_go(self, error: StreamlogError) -> None:
+        """The log is being closed: `error` takes the place of what a topic's records were refused with."""
+        change = self._change
+        if change is not None:
+            for partition in self._partitions.of_topic(change.name):
+                partition.shut(error)
+            self._unblock(change)
+
+    def _take(self, image: Image) -> None:
+        """The change is on the device."""
+        self._partitions.take(image)
+        self._change = None
+        self._partitions.unstage()
+
+    def _void(self, change: Change) -> bool:
+        """Take back what the disk may have of the change; False if it is known to be on the device, and so in force.
+
+        Raises, and has the topic refuse records until it can be done, if it cannot.
+        """
+        if change.write.append_ms >= 0:  # else it came to no write
+            try:
+                is_void = self.partition.take_back(change.before)
+            except StreamlogError as failure:
+                self._unblock(change)
+                change.unknown = error = _is_unknown(change, failure)
+                for partition in self._partitions.of_topic(change.name):
+                    partition.block(error)
+                raise error.again() from failure
+            self._unblock(change)
+            if not is_void:
+                return False
+        self._change = None
+        self._partitions.unstage()
+        return True
+
+    def _unblock(self, change: Change) -> None:
+        if change.unknown is not None:
+            for partition in self._partitions.of_topic(change.name):
+                partition.unblock(change.unknown)
+
+
+def _is_unknown(change: Change, failure: StreamlogError) -> StreamlogError:
+    name, refused = change.name, change.refused or failure
+    error = refused.again()
+    error.args = (
+        f"A change of topic {name!r} was refused ({_first_sentence(refused)}), and could not be taken back on the "
+        f"disk ({_first_sentence(failure)}). So nothing tells whether a crash would bring it about, and until that is known "
+        f"topic {name!r} takes no records; those in it can be read. Look at the disk, make room, then send again or change "
+        f"a topic: each tries to take it back first. Or close the log and open it again: then what the disk holds counts.",
+    )
+    return error
+
+
+def _first_sentence(error: StreamlogError) -> str:
+    return str(error).partition(". ")[0].rstrip(".")
