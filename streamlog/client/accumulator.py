@@ -42,6 +42,9 @@ logger = logging.getLogger("streamlog.client")
 RECORD_OVERHEAD = 8
 # How much one write takes at most: enough to make the call cheap, little enough to let others in.
 _WRITE_BYTES = 1 << 20
+# What a batch takes beside its records, roughly.
+_BATCH_OVERHEAD = 128
+_MANY = 1 << 62
 # An interrupted writer may have left the queue without looking at it again; a waiter looks for itself.
 _LOOK_AGAIN_S = 0.05
 
@@ -82,7 +85,6 @@ class PartitionQueue:
         self.seed = topic.seeds[partition]
         self.follow(topic, codec)
         self.linger_ms = linger_ms
-        self.batch_size = owner.batch_size
         self.max_size = 0
         self.lock = new_lock()
         self.draining = new_lock()
@@ -104,6 +106,13 @@ class PartitionQueue:
         """Take the topic's settings from now on."""
         self.topic = topic
         self.codec = codec
+        # A write is all or nothing, so it goes into one segment. A batch and a write are therefore no larger than a
+        # segment: else the segment, and with it the retention bound that it was derived from, would be as large as
+        # the write. Half a segment leaves room for a batch's header and for the record that closes it.
+        segment_bytes, records = topic.config.effective_segment_bytes, topic.config.effective_segment_records
+        self.batch_size = min(self.owner.batch_size, max(1, segment_bytes // 2))
+        self.batch_records = records if records > 0 else _MANY
+        self.write_bytes = min(_WRITE_BYTES, segment_bytes)
         self.attributes = attributes_of(topic)
         # Whether a record is written as it is: not compressed, with its own timestamp.
         self.plain = not codec and not self.attributes
@@ -135,7 +144,7 @@ class PartitionQueue:
                         return self._begin(row, size)
             index = batch.join(row, size)
             if index >= 0:
-                if batch.size >= self.batch_size:
+                if batch.size >= self.batch_size or index + 1 >= self.batch_records:
                     batch.closed = True
                 return batch, index
 
@@ -150,7 +159,7 @@ class PartitionQueue:
         batch = Batch(self, self.owner.now_ms() + linger if linger else 0, not linger)
         batch.reserved = room
         batch.join(row, size)
-        batch.closed = size >= self.batch_size
+        batch.closed = size >= self.batch_size or self.batch_records == 1
         if linger:  # before it is queued: an interrupt must not leave it to itself. Who comes by meanwhile waits in `due`
             self.owner.arm(batch.deadline_ms)
         self.queue.append(batch)  # not before it has a record: an interrupt must not leave an empty one
@@ -229,14 +238,17 @@ class PartitionQueue:
             self._write(batches)
 
     def _next_batches(self) -> list[Batch]:
-        """What may be written together: batches that are closed, or urgent."""
+        """What may be written together: batches that are closed, or urgent; no more than a segment holds."""
         batches: list[Batch] = []
-        size = 0
+        size = records = 0
         for batch in list(self.queue):
-            if not (batch.closed or batch.urgent) or (batches and size + batch.size > _WRITE_BYTES):
+            if not (batch.closed or batch.urgent):
+                break
+            size += batch.size + _BATCH_OVERHEAD
+            records += len(batch)
+            if batches and (size > self.write_bytes or records > self.batch_records):
                 break
             batches.append(batch)
-            size += batch.size
         return batches
 
     def _write(self, batches: list[Batch]) -> None:

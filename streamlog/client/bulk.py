@@ -26,7 +26,7 @@ _SMALL_BYTES = 1 << 19
 def put(outbox: Outbox, queue: PartitionQueue, parts: list[Part], linger_ms: int) -> list[Part]:
     """Queue a call's batches and write them; with a linger the last one, if not full, stays open."""
     last: Part | None = None
-    if linger_ms and parts[-1].batch.size < outbox.batch_size:
+    if linger_ms and parts[-1].batch.size < queue.batch_size and len(parts[-1].batch) < queue.batch_records:
         last = parts.pop()
     for at in range(0, len(parts), _PUT_BATCHES):
         batches = [part.batch for part in parts[at : at + _PUT_BATCHES]]
@@ -116,7 +116,7 @@ def cut(
 ) -> list[Part]:
     """Cut columns into batches of about `batch_size` bytes; `indexes` are the records' places in the call."""
     parts: list[Part] = []
-    for start, end, size in _slices(sizes, len(values), queue.batch_size):
+    for start, end, size in _slices(sizes, len(values), queue):
         columns = Rows(
             end - start,
             None if keys is None else keys[start:end],
@@ -128,13 +128,16 @@ def cut(
     return parts
 
 
-def _slices(sizes: Sequence[int] | int, n: int, batch_size: int) -> Iterable[tuple[int, int, int]]:
+def _slices(sizes: Sequence[int] | int, n: int, queue: PartitionQueue) -> Iterable[tuple[int, int, int]]:
     """Start, end and bytes of each batch."""
+    batch_size = queue.batch_size
     if isinstance(sizes, int):
         step = max(1, -(-batch_size // sizes))
         if batch_size == DEFAULT_BATCH_SIZE:
             # A handful of large records would not repay what a batch costs by itself.
-            step = max(step, min(_FEWEST, -(-_LARGE_BATCH // sizes)))
+            few = -(-min(_LARGE_BATCH, queue.write_bytes) // sizes)
+            step = max(step, min(_FEWEST, few))
+        step = min(step, queue.batch_records)
         for start in range(0, n, step):
             end = min(start + step, n)
             yield start, end, (end - start) * sizes
@@ -142,6 +145,6 @@ def _slices(sizes: Sequence[int] | int, n: int, batch_size: int) -> Iterable[tup
     ends = list(accumulate(sizes))
     start, before = 0, 0
     while start < n:
-        end = max(start + 1, min(bisect_left(ends, before + batch_size) + 1, n))
+        end = max(start + 1, min(bisect_left(ends, before + batch_size) + 1, start + queue.batch_records, n))
         yield start, end, ends[end - 1] - before
         start, before = end, ends[end - 1]

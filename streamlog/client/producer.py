@@ -59,7 +59,6 @@ class Producer(Closing):
         # The system's clock is read without a Python frame in between: it is a tenth of a send.
         self._now_ns = time_ns if isinstance(clock, SystemClock) else lambda: clock.time_ms() * 1_000_000
         self._outbox = Outbox(self._service, self._config)
-        self._batch_size = self._config.batch_size
         self._linger_ms = self._config.linger_ms
         self._acks = self._config.acks
         self._syncs = self._service.durable
@@ -112,7 +111,7 @@ class Producer(Closing):
                     index = batch.index_of(row, rows)
                 batch.size = size = batch.size + size
                 if not batch.closed or batch.took(index, rows):
-                    if size >= self._batch_size:
+                    if size >= queue.batch_size or index + 1 >= queue.batch_records:
                         batch.closed = True
                         queue.drain()
                     delivery: Delivery[RecordMetadata] = _new(Delivery)

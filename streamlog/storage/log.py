@@ -270,7 +270,10 @@ class Log(DurableLog):
 
     def _is_full(self, tail: Tail, batches: Sequence[SealedBatch], now_ms: int) -> bool:
         size = tail.end_position + sum([batch.length for batch in batches])
-        return size > self._segment_bytes or self.is_due(now_ms, tail)
+        if size > self._segment_bytes or self.is_due(now_ms, tail):
+            return True
+        most = self._segment_records
+        return most > 0 and tail.records + sum([batch.record_count for batch in batches]) > most
 
     def is_due(self, now_ms: int, tail: Tail | None = None) -> bool:
         """Whether the active segment has reached its age or number of records."""
