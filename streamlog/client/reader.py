@@ -62,15 +62,16 @@ class PartitionReader:
         self._window = FIRST_RECORDS
         self._forget()
 
-    def lost(self) -> OffsetOutOfRangeError | None:
-        """What a fetch at `position` says if the log does not hold that; None if it does.
+    def bounds_if_lost(self) -> tuple[int, int] | None:
+        """The log's bounds (start, end) if a fetch says that it does not hold `position`; None if it does.
 
-        A fetch, for the bounds are not the same question: who saw what may not be seen any more waits beyond the end.
+        A fetch, for the bounds are not the same question: a reader that saw what may not be seen any more waits beyond
+        the end. The bounds and not the error: an error in a local of the caller is in a cycle with the caller's frame.
         """
         try:
             self._service.fetch(self.name, self.position, 0, self.isolation, EMPTY, self.topic_id)
         except OffsetOutOfRangeError as error:
-            return error
+            return error.log_start_offset, error.log_end_offset
         except StreamlogError:  # whatever else is wrong there is told to who reads
             return None
         return None

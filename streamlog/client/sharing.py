@@ -245,9 +245,9 @@ class Sharing(Reading):
     def _reset_lost(self) -> None:
         """Positions that the log does not hold (deleted by retention): go where `auto_offset_reset` says."""
         for name, reader in self._held.readers.items():
-            lost = reader.lost()
-            if lost is not None:
-                start, end = lost.log_start_offset, lost.log_end_offset
+            bounds = reader.bounds_if_lost()
+            if bounds is not None:
+                start, end = bounds
                 onward = self._reset_to(name, start, end, reader.position)
                 logger.warning(
                     "%s-%d: offset %d is outside the log (%d to %d); going on at %d (auto_offset_reset=%r)",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import weakref
 from array import array
 from bisect import bisect_right
 from errno import ESTALE
@@ -53,13 +54,17 @@ class FollowedSegment(Segment):
 
 class LiveIndex(Index):
     """The index of a segment that grows: walked only where it has to be, since who tails is never far from a place
-    that the slot told of. One walk may be made by two threads at once; what it found is put down in one assignment."""
+    that the slot told of. One walk may be made by two threads at once; what it found is put down in one assignment.
+
+    It refers to its segment weakly. In a cycle, a segment that the owner deleted would keep its descriptor and its
+    disk space until the cyclic garbage collector runs. REQUIRES: the caller holds the segment.
+    """
 
     __slots__ = ("_segment", "_told", "_walked")
 
     def __init__(self, segment: Segment) -> None:
         super().__init__()
-        self._segment = segment
+        self._segment = weakref.ref(segment)
         self._told = (array("q", [segment.base_offset]), array("q", [0]))
         self._walked = (Index(), 0)
 
@@ -74,10 +79,15 @@ class LiveIndex(Index):
             positions.append(position)  # in this order: who bisects the offsets finds its position there
             offsets.append(offset)
 
+    def _the_segment(self) -> Segment:
+        segment = self._segment()
+        assert segment is not None, "the segment of a live index is gone"
+        return segment
+
     def position_for_offset(self, offset: int) -> int:
         offsets, positions = self._told
         at = max(0, bisect_right(offsets, offset) - 1)
-        onward = positions[at + 1] if at + 1 < len(positions) else self._segment.size
+        onward = positions[at + 1] if at + 1 < len(positions) else self._the_segment().size
         if onward - positions[at] <= _NEARBY:
             return positions[at]
         return self._all().position_for_offset(offset)
@@ -88,14 +98,15 @@ class LiveIndex(Index):
     def _all(self) -> Index:
         """An index of everything up to the segment's size."""
         known, position = self._walked
-        size = self._segment.size
+        segment = self._the_segment()
+        size = segment.size
         if not position:
-            known = walk(self._segment, size).entries
+            known = walk(segment, size).entries
         elif position < size:
             index = Index()
             index.offsets, index.positions = known.offsets[:], known.positions[:]
             index.timestamps = known.timestamps[:]
-            for at, found in self._segment.scan(position, size):
+            for at, found in segment.scan(position, size):
                 if isinstance(found, BatchHeader):
                     index.add(found.base_offset, at, found.max_timestamp)
             known = index
