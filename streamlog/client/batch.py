@@ -26,8 +26,17 @@ class Rows(NamedTuple):
     headers: Any
 
 
+class Owner(Protocol):
+    """What a batch knows of its producer."""
+
+    def observed(self, batch: Batch) -> None: ...
+
+
 class Queue(Protocol):
     """What a batch knows of the queue it is in."""
+
+    @property
+    def owner(self) -> Owner: ...
 
     topic: TopicView
     partition: int
@@ -55,7 +64,7 @@ class Batch(Completion[int]):
     """
 
     __slots__ = (
-        "_asked", "_columns", "_ends", "append_time", "closed", "deadline_ms", "has_headers", "parked", "queue", "reserved", "rows",
+        "_asked", "_columns", "_ends", "append_time", "closed", "deadline_ms", "has_headers", "is_failed", "parked", "queue", "reserved", "rows",
         "sealed", "size", "urgent",
     )  # fmt: skip
 
@@ -77,6 +86,8 @@ class Batch(Completion[int]):
         # Once it is in the log: what it still waits for.
         self.parked: Completion[int] | None = None
         self._asked: set[int] | None = set()
+        # The producer has taken note that it failed.
+        self.is_failed = False
 
     @classmethod
     def whole(cls, queue: Queue, columns: Rows, size: int) -> Batch:
@@ -135,10 +146,18 @@ class Batch(Completion[int]):
 
     def asked(self, index: int | None) -> None:
         """Somebody looked after this record (None: after all), so flush need not report it."""
+        asked = self._asked
         if index is None:
             self._asked = None
-        elif self._asked is not None:
-            self._asked.add(index)
+        elif asked is not None:
+            asked.add(index)
+        if self.is_failed and self.all_asked():
+            self.queue.owner.observed(self)
+
+    def all_asked(self) -> bool:
+        """Whether flush has nothing to report of it."""
+        asked = self._asked
+        return asked is None or len(asked) >= len(self)
 
     def unasked(self) -> list[int]:
         return [] if self._asked is None else [i for i in range(len(self)) if i not in self._asked]

@@ -224,12 +224,21 @@ def _many_error(parts: Sequence[Part], count: int) -> DeliveryError:
 
 
 def delivery_error(
-    failed: dict[int, StreamlogError], records: Sequence[ProducerRecord], metadata: Sequence[RecordMetadata | None]
+    failed: dict[int, StreamlogError],
+    records: Sequence[ProducerRecord],
+    metadata: Sequence[RecordMetadata | None],
+    not_kept: int = 0,
 ) -> DeliveryError:
     first = next(iter(failed.values()))
+    more = ""
+    if not_kept:
+        more = (
+            f" {not_kept} more records failed that are not in .records, because failed records are kept up to "
+            f"buffer_memory bytes: flush more often, or ask each Delivery."
+        )
     return DeliveryError(
         f"{len(failed)} records could not be written; the first because: {first} "
-        f".failed has the error of each, .records what to send again.",
+        f".failed has the error of each, .records what to send again.{more}",
         failed=failed,
         records=tuple(records),
         metadata=tuple(metadata),

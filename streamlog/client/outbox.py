@@ -40,7 +40,11 @@ class Outbox:
         self._lock = new_lock()
         self.queues: dict[tuple[bytes, int], PartitionQueue] = {}
         self._buffered = 0
-        self._failed: list[Batch] = []
+        # Failed batches with records that flush has to report, the oldest first; of the records that there is no room
+        # for, only how many.
+        self._failed: dict[Batch, None] = {}
+        self._failed_bytes = 0
+        self._not_kept = 0
         self._room: RawGate | None = None
         self._closed: StreamlogError | None = None
 
@@ -95,13 +99,35 @@ class Outbox:
             self._buffered = max(0, self._buffered - batch.reserved)
             batch.reserved = 0
         error = batch.error()
-        if error is not None and batch not in self._failed:
+        if error is not None and not batch.is_failed:
+            batch.is_failed = True
             logger.error("%d records for %s-%d were not written: %s", len(batch), *batch.queue.name, error)
             if self._config.acks != 0:
-                self._failed.append(batch)
+                self._keep(batch)
         room = self._room
         if room is not None:
             room.open()
+
+    def _keep(self, batch: Batch) -> None:
+        """Keep a failed batch until flush reports it, or every record of it was asked about.
+
+        What is kept is bounded by `buffer_memory`: a program that never flushes must not be filled by a full disk.
+        """
+        with self._lock:
+            if self._failed and self._failed_bytes + batch.size > self._config.buffer_memory:
+                self._not_kept += len(batch)
+                return
+            self._failed[batch] = None
+            self._failed_bytes += batch.size
+        if batch.all_asked():  # meanwhile
+            self.observed(batch)
+
+    def observed(self, batch: Batch) -> None:
+        """Every record of a failed batch was asked about: there is nothing to report."""
+        with self._lock:
+            if batch in self._failed:
+                del self._failed[batch]
+                self._failed_bytes -= batch.size
 
     # -- the buffer ----------------------------------------------------------------------------------
 
@@ -183,7 +209,9 @@ class Outbox:
 
     def report(self) -> None:
         """Raise DeliveryError for the records that failed and that nobody asked about; once."""
-        failed, self._failed = self._failed, []
+        with self._lock:
+            failed, self._failed, self._failed_bytes = list(self._failed), {}, 0
+            not_kept, self._not_kept = self._not_kept, 0
         errors: dict[int, StreamlogError] = {}
         records: list[ProducerRecord] = []
         for batch in failed:
@@ -194,7 +222,7 @@ class Outbox:
                 records.append(batch.record(index))
             batch.asked(None)
         if errors:
-            raise delivery_error(errors, records, [None] * len(records))
+            raise delivery_error(errors, records, [None] * len(records), not_kept)
 
     def close(self, timeout: float | None, error: StreamlogError) -> None:
         """Accept nothing more, from any thread, then flush."""
