@@ -209,8 +209,8 @@ class _Check(Findings):
                     break
                 self._damaged(segment, error, kind, found.base_offset, found.next_offset, found.batch_len)
             entries.add(found.base_offset, at, found.max_timestamp)
-            if found.record_count:
-                records += found.record_count
+            records += found.record_count
+            if found.max_timestamp >= 0:
                 low = found.base_timestamp if low < 0 else min(low, found.base_timestamp)
                 high = max(high, found.max_timestamp)
             if first_append < 0:

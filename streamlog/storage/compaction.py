@@ -244,7 +244,7 @@ class _Cleaner:
 
     def _put(self, header: BatchHeader, data: bytes, count: int, low: int, high: int) -> None:
         self._index.add(header.base_offset, self.size, high)
-        if count:
+        if high >= 0:
             self._low = low if self._low < 0 else min(self._low, low)
             self._high = max(self._high, high)
         if self._first_append < 0:
@@ -314,12 +314,16 @@ class _Cleaner:
 
 
 def _keep(seed: int, header: BatchHeader, full: column_codec.Columns, keep: Sequence[int], horizon: int) -> SealedBatch:
-    """The batch at `header` with only the records at `keep`, in payload form 0."""
+    """The batch at `header` with only the records at `keep`, in payload form 0.
+
+    One that loses all its records keeps the times that it had: retention by age must not take it for older than
+    what it held.
+    """
     base = header.base_offset
     values = [full.values[i] for i in keep]
     headers = [full.headers[i] for i in keep]
     append_time = header.attributes & LOG_APPEND_TIME
-    return column_codec.seal(
+    sealed = column_codec.seal(
         seed,
         [full.keys[i] for i in keep],
         values if any(v is not None for v in values) else None,
@@ -332,3 +336,6 @@ def _keep(seed: int, header: BatchHeader, full: column_codec.Columns, keep: Sequ
         attributes=header.attributes & ~FORM_MASK & ~CODEC_MASK,
         delete_horizon=horizon if keep else NO_HORIZON,
     )
+    if keep:
+        return sealed
+    return sealed._replace(base_timestamp=header.base_timestamp, max_timestamp=header.max_timestamp)

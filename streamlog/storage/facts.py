@@ -52,13 +52,15 @@ class Facts(Source):
 
     @property
     def max_timestamp(self) -> int:
-        return self.stats.max_timestamp
+        """The latest time in it; without any (only `repair` writes such batches) the time of its first append."""
+        stats = self.stats
+        return stats.max_timestamp if stats.max_timestamp >= 0 else stats.first_append
 
     def info(self) -> SegmentInfo:
         """What a retention policy sees."""
         stats = self.stats
         return SegmentInfo(
-            self.base_offset, self.next_offset, self.size, stats.records, stats.min_timestamp, stats.max_timestamp
+            self.base_offset, self.next_offset, self.size, stats.records, stats.min_timestamp, self.max_timestamp
         )
 
     def stored_stats(self) -> Stats | None:

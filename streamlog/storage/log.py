@@ -117,8 +117,8 @@ class Log(DurableLog):
             low, high = batch.base_timestamp, batch.max_timestamp
             if batch.attributes & LOG_APPEND_TIME:
                 low = high = now_ms
-            if batch.record_count:
-                records += batch.record_count
+            records += batch.record_count
+            if high >= 0:
                 max_ts = max(max_ts, high)
                 min_ts = low if min_ts < 0 else min(min_ts, low)
             places.append((offset, position, high))

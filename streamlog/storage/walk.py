@@ -157,8 +157,8 @@ class _Walk:
                 latest = entries.timestamps[-1]
             elif time > latest:
                 entries.timestamps[-1] = latest = time
-            if count:
-                records += count
+            records += count
+            if time >= 0:
                 low = base_time if low < 0 or base_time < low else low
                 high = time if time > high else high
             if first_append < 0:
@@ -195,8 +195,8 @@ class _Walk:
     def _take(self, position: int, header: BatchHeader) -> None:
         """Count a batch that verifies."""
         self.entries.add(header.base_offset, position, header.max_timestamp)
-        if header.record_count:
-            self.records += header.record_count
+        self.records += header.record_count
+        if header.max_timestamp >= 0:
             self.low = header.base_timestamp if self.low < 0 else min(self.low, header.base_timestamp)
             self.high = max(self.high, header.max_timestamp)
         if self.first_append < 0:

@@ -475,3 +475,57 @@ def test_the_policy_of_a_topic_whose_deletion_was_interrupted_is_not_the_next_on
         topic = filled(log.create_topic("t", segment_bytes=1024))
         topic.apply_retention()
         assert len(list(topic.read())) == 100
+
+
+# What compaction emptied
+
+
+def emptied_segments(log: StreamLog) -> Topic:
+    """A topic whose first segments hold nothing any more, because all their keys have later values."""
+    topic = log.create_topic("t", cleanup_policy="compact,delete", segment_bytes=1024, retention_ms=DAY_MS)
+    for n in range(40):
+        topic.send(b"%d" % n * 100, b"key")
+    topic.send(b"live", b"other")
+    topic.compact()
+    assert [record.value for record in topic.read()] == [b"39" * 100, b"live"]
+    return topic
+
+
+def test_an_emptied_segment_is_as_old_as_what_it_held(log: StreamLog, clock: Any) -> None:
+    topic = emptied_segments(log)
+    topic.apply_retention()
+    assert bounds(topic) == (0, 41)
+    clock.advance(timedelta(hours=23))
+    topic.apply_retention()
+    assert bounds(topic) == (0, 41)
+    clock.advance(timedelta(hours=2))
+    topic.apply_retention()
+    assert offsets(topic) == []
+
+
+def test_an_emptied_segment_is_as_old_after_reopening_without_its_index(
+    log: StreamLog, reopen: Reopen, path: Any, clock: Any
+) -> None:
+    emptied_segments(log)
+    log.close()
+    for index in path.rglob("*.index"):
+        index.unlink()
+    topic = reopen(log)["t"]
+    topic.apply_retention()
+    assert bounds(topic) == (0, 41)
+
+
+def test_a_group_behind_an_emptied_segment_skips_no_live_record(log: StreamLog, clock: Any) -> None:
+    topic = emptied_segments(log)
+    log.group("g").reset(topic, to={streamlog.TopicPartition("t", 0): 5})
+    topic.apply_retention()
+    with log.consumer("t", group="g", auto_offset_reset="latest") as consumer:
+        assert [record.value for record in consumer.until_end()] == [b"39" * 100, b"live"]
+
+
+def test_segments_that_compaction_emptied_do_not_hold_up_retention_for_ever(log: StreamLog, clock: Any) -> None:
+    topic = emptied_segments(log)
+    clock.advance(timedelta(hours=25))
+    topic.send(b"young", b"third")
+    topic.apply_retention()
+    assert [record.value for record in topic.read()] == [b"young"]

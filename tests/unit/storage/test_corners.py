@@ -277,10 +277,10 @@ def test_a_batch_of_a_rare_form_is_counted_like_any_other(box: MakeBox, trusted_
     assert found[1:] == (found.entries, len(data), (), None)
     stats = found.stats
     assert (stats.next_offset, stats.records) == (5, 4)
-    assert (stats.min_timestamp, stats.max_timestamp, stats.first_append) == (3, 9, NOW)
+    assert (stats.min_timestamp, stats.max_timestamp, stats.first_append) == (0, 9, NOW)
     rare = look(b"".join(whole[1:]))
     assert (rare.stats.next_offset, rare.stats.records, rare.stats.first_append) == (5, 3, NOW + 1)
-    assert (rare.stats.min_timestamp, rare.stats.max_timestamp) == (3, 9)
+    assert (rare.stats.min_timestamp, rare.stats.max_timestamp) == (0, 9)
     assert rare.entries.positions[0] == 0
     (b.path / "other").unlink()
 
