@@ -327,14 +327,14 @@ class Consumer(Positions, Generic[K, V]):
         with self._enter():
             self._end(closed("consumer"))
 
-    def _close_with_log(self) -> None:
+    def _close_with_log(self, limit_s: float = _CLOSE_WAIT_S) -> None:
         """The log is closing, maybe under a thread that waits in here: wake it, and wait for it, with a bound."""
         if self._busy.locked() and self._owner == get_ident():
             self._end(closed("log"))
             return
         self._dead = closed("log")
         self._bell.ring()
-        if self._busy.acquire(timeout=_CLOSE_WAIT_S):
+        if self._busy.acquire(timeout=limit_s):
             try:
                 self._owner = get_ident()
                 self._end(closed("log"))

@@ -10,6 +10,8 @@ from __future__ import annotations
 import contextlib
 import logging
 import weakref
+from collections.abc import Callable
+from functools import partial
 from itertools import count
 from typing import Any
 
@@ -22,12 +24,12 @@ from ..config import OpenOptions
 from ..errors import ConfigError, StreamlogError
 from ..runtime.api import Disk
 from ..runtime.disk import OsDisk
+from ..runtime.exits import ExitCallbacks, at_exit_of_forked_children
 from ..runtime.threads import (
     BackgroundThread,
     RawGate,
     SystemClock,
     after_fork_in_child,
-    at_exit,
     new_lock,
     real_monotonic,
 )
@@ -35,7 +37,8 @@ from .membership import Room, walk
 
 logger = logging.getLogger("streamlog.client")
 
-_FUNERALS_MS = 1_000
+# How long an exit waits for the workers' records in hand, for consumers in use, and for each producer's flush.
+EXIT_S = 5.0
 
 
 class Engine:
@@ -87,11 +90,17 @@ class OwningEngine(Engine):
         self._threads: list[BackgroundThread] = []
 
     def open(self) -> None:
+        moved_by_hand = hasattr(self._clock, "attach")
+        if not moved_by_hand:
+            self._make_threads()
         self._broker.open(self.options.lock_timeout)
         self._local.open()
-        if hasattr(self._clock, "attach"):
+        if moved_by_hand:
             self._clock.attach(self.scheduler)
-            return
+        for thread in self._threads:
+            thread.begin()
+
+    def _make_threads(self) -> None:
         work = BackgroundThread(_Run(self), self._clock.time_ms, "streamlog-background")
         self._threads.append(work)
         self.scheduler.nudge = work.nudge
@@ -154,9 +163,10 @@ class FollowingEngine(Engine):
         self._thread: BackgroundThread | None = None
 
     def open(self) -> None:
-        self._following.open(self.options.lock_timeout)
         self._thread = BackgroundThread(_Look(self), SystemClock().time_ms, "streamlog-following")
+        self._following.open(self.options.lock_timeout)
         self._following.nudge = self._thread.nudge
+        self._thread.begin()
 
     def close(self) -> None:
         self.discard()
@@ -197,6 +207,8 @@ class Registry:
     def __init__(self) -> None:
         self._lock = new_lock()
         self._engines: dict[tuple[object, str], Engine] = {}
+        self._at_exits = ExitCallbacks()
+        self._exits: dict[tuple[object, str], Callable[[], None]] = {}
         self._hooked = False
 
     def open(self, path: str | None, options: OpenOptions, user: object) -> Engine:
@@ -246,7 +258,9 @@ class Registry:
             engine = kind(real, options, disk, temporary=path is None)
             try:
                 engine.open()
+                self._exits[engine.place] = self._at_exits.add(partial(self._at_exit, engine))
             except BaseException:
+                self._forget(engine)
                 engine.discard()
                 raise
             self._engines[engine.place] = engine
@@ -269,27 +283,54 @@ class Registry:
                 engine.ending = True
                 engine.close()
         except Exception:
-            self._engines.pop(engine.place, None)
+            self._forget(engine)
             raise
+        self._forget(engine)
+
+    def _forget(self, engine: Engine) -> None:
         self._engines.pop(engine.place, None)
+        no_exit = self._exits.pop(engine.place, None)
+        if no_exit is not None:
+            no_exit()
 
     def _hook(self) -> None:
         if not self._hooked:
             self._hooked = True
-            at_exit(self._at_exit)
+            at_exit_of_forked_children(self._at_exit_of_all)
             after_fork_in_child(self._after_fork)
 
-    def _at_exit(self) -> None:
-        """Close what the program left open: consumers stop, producers flush (with a bound), temporary logs go."""
-        for engine in list(self._engines.values()):
-            for handle in walk(engine.handles):
+    def _at_exit(self, engine: Engine) -> None:
+        """Close what the program left open: consumers stop, producers flush, temporary logs go. With a bound for each.
+
+        It comes after the last non-daemon thread, or after the Ctrl-C that ended the wait for them. Another Ctrl-C
+        ends what is waited for here, and the log is closed all the same.
+        """
+        first: BaseException | None = None
+        engine.room.hold_funerals()
+        for handle in walk(engine.handles):
+            for limit_s in (EXIT_S, 0.0):
                 try:
-                    handle._close_at_exit()
+                    handle._close_at_exit(limit_s)
+                except KeyboardInterrupt as error:
+                    first = error
+                    continue
                 except StreamlogError as error:
                     logger.error("closing %s at exit: %s", engine.path, error)
+                except Exception as error:  # a handler's, that nobody took
+                    first = first or error
+                break
+        if first is not None:
+            raise first
+
+    def _at_exit_of_all(self) -> None:
+        for engine in list(self._engines.values()):
+            self._at_exit(engine)
 
     def _after_fork(self) -> None:
         self._lock = new_lock()  # it may have been held by a thread that the child does not have
+        for no_exit in self._exits.values():
+            no_exit()
+        self._exits = {}
         engines, self._engines = self._engines, {}
         for engine in engines.values():
             engine.abandon()

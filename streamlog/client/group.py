@@ -75,6 +75,9 @@ class ConsumerGroup:
         logs it and goes on, "dead_letter" sends the record to `dead_letter_topic` (`TOPIC.dead-letters` if
         not given) with headers that tell from where and why, and goes on. With `until_end` the workers end
         at the end offsets of now. Raises ConfigError for an async or generator function: nothing would run it.
+
+        The threads outlive the main thread, as Python's own do: a program whose main thread ends goes on handling
+        records until `stop`, an error, or Ctrl-C. Those started in a daemon thread are daemons too.
         """
         return Workers(
             self._log, self.name, handler, topics, config, workers=workers, on_error=on_error, retries=retries,

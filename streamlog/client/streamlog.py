@@ -13,7 +13,7 @@ from ..config import ConsumerConfig as ConsumerSettings
 from ..config import OpenOptions, check_topic_name, choice, not_yet, open_defaults, real
 from ..errors import ConfigError, InvalidTopicError, StreamlogError, TopicAlreadyExistsError
 from ..runtime.disk import PathLike, path_of
-from ..runtime.threads import new_lock, result_of
+from ..runtime.threads import new_lock, real_monotonic, result_of
 from ..types import Clock, TopicPartition
 from .consumer import Consumer
 from .decode import Decoder
@@ -28,7 +28,6 @@ from .serde import resolve_deserializer
 from .topic import Topic
 
 _UNSET: Any = object()
-EXIT_FLUSH_S = 5.0
 
 
 def open(
@@ -251,10 +250,10 @@ class StreamLog(Closing):
         if not self._ended:  # or Ctrl-C came into the last try
             self._close(None)
 
-    def _close(self, flush_timeout: float | None) -> None:
+    def _close(self, limit_s: float | None) -> None:
         self._room.hold_funerals()
         first: BaseException | None = None
-        for close in self._closers(flush_timeout):
+        for close in self._closers(limit_s):
             try:
                 close()
             except Exception as error:  # the others are closed all the same
@@ -271,25 +270,27 @@ class StreamLog(Closing):
         if first is not None:
             raise first
 
-    def _closers(self, flush_timeout: float | None) -> Iterator[Callable[[], None]]:
-        """How to close each child: who handles records first, then who reads, then who sends."""
+    def _closers(self, limit_s: float | None) -> Iterator[Callable[[], None]]:
+        """How to close each child: who handles records first, then who reads, then who sends. `limit_s` for each kind."""
         children = walk(self._children)
+        left = _time_left(limit_s)
         for child in children:
             if not isinstance(child, (Consumer, Producer)):
-                yield child.close if flush_timeout is None else partial(child._close, flush_timeout)
+                yield child.close if limit_s is None else partial(child._close, left())
+        left = _time_left(limit_s)
         for child in children:
             if isinstance(child, Consumer):
-                yield child._close_with_log
+                yield child._close_with_log if limit_s is None else partial(child._close_with_log, left())
         for child in children:
             if isinstance(child, Producer):
-                yield partial(child.close, flush_timeout)
+                yield partial(child.close, limit_s)
 
-    def _close_at_exit(self) -> None:
+    def _close_at_exit(self, limit_s: float) -> None:
         if not self._ended:
             for child in walk(self._children):
                 if isinstance(child, Consumer):
                     child.stop()  # a loop in another thread ends as if it was asked to, without an error
-            self._close(EXIT_FLUSH_S)
+            self._close(limit_s)
 
     def _abandon_all(self) -> None:
         for child in walk(self._children):
@@ -386,3 +387,8 @@ class StreamLog(Closing):
 
     def _identity(self) -> int:
         return id(self._engine)
+
+
+def _time_left(limit_s: float | None) -> Callable[[], float]:
+    end = real_monotonic() + (limit_s or 0.0)
+    return lambda: max(0.0, end - real_monotonic())

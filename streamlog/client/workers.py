@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from typing import Any
 
 from ..config import ConsumerConfig, check_topic_name, choice, integer
-from ..errors import ConfigError, RequestTimedOutError, StreamlogError
-from ..runtime.threads import RawGate, get_ident, new_lock, real_monotonic, start_thread
+from ..errors import ConcurrentUseError, ConfigError, RequestTimedOutError, StreamlogError
+from ..runtime.threads import RawGate, join_thread, new_lock, real_monotonic, start_thread
 from ..types import Record, TopicPartition
 from .consumer import Consumer
 from .decode import Decoder, undecodable
@@ -92,10 +93,20 @@ class Workers(Closing):
         try:
             for n, consumer in enumerate(self._consumers):
                 self._threads.append(start_thread(partial(self._work, consumer), f"streamlog-{group}-{n}"))
-        except BaseException:  # Ctrl-C half-way: whoever has begun ends
-            self._left -= workers - len(self._threads)
-            self.close()
+        except BaseException:  # Ctrl-C half-way, or no thread can be made any more: whoever has begun ends
+            self._give_up_half_made()
             raise
+
+    def _give_up_half_made(self) -> None:
+        missing = self._consumers[len(self._threads) :]
+        with self._lock:
+            self._left -= len(missing)
+            if not self._left:
+                self._done.open()
+        for consumer in missing:
+            with contextlib.suppress(ConcurrentUseError):  # its thread had begun, and ends by itself
+                consumer.close()
+        self.close()
 
     def _ends_now(self) -> dict[TopicPartition, int]:
         service = self._log._use()
@@ -207,8 +218,7 @@ class Workers(Closing):
         self.stop()
         end = real_monotonic() + limit
         for thread in self._threads:
-            if thread.ident != get_ident():  # a handler that closes its own workers
-                thread.join(max(0.0, end - real_monotonic()))
+            join_thread(thread, end - real_monotonic())  # a handler may close its own workers
         self._dead = closed("group's workers")
         self._log._forget(self)
         if not self._done.is_open():

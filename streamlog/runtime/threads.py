@@ -1,4 +1,4 @@
-"""Locks, gates, the background thread, and what happens at exit and after a fork.
+"""Locks, gates, the background thread, and what happens after a fork.
 
 Waiting is done on raw locks only: an interrupt inside `with Condition` can leave it locked, inside
 `with Lock` it cannot.
@@ -6,7 +6,6 @@ Waiting is done on raw locks only: an interrupt inside `with Condition` can leav
 
 from __future__ import annotations
 
-import atexit
 import os
 import threading
 import time
@@ -15,6 +14,7 @@ from _thread import allocate_lock
 from collections.abc import Callable
 from typing import Any, TypeVar
 
+from ..errors import ClosedError
 from .api import Completion, Lock, Task
 
 T = TypeVar("T")
@@ -113,7 +113,9 @@ def result_of(completion: Completion[T]) -> T:
 class BackgroundThread:
     """A thin daemon thread around `run_due`: it sleeps until the next deadline or a nudge.
 
-    `run_due(now_ms)` does what is due and returns the next deadline in wall-clock ms, or None.
+    `run_due(now_ms)` does what is due and returns the next deadline in wall-clock ms, or None. The thread is
+    made idle and works from `begin` on, so that an `open` has its threads before it touches a file: once the
+    main thread has ended there may be none to have. Raises ClosedError then.
     """
 
     # A wall clock that jumps must not put work off for long, nor a missed nudge lose it.
@@ -124,14 +126,18 @@ class BackgroundThread:
         self._now_ms = now_ms
         self._gate = RawGate()
         self._stopping = False
-        self._thread = threading.Thread(target=self._loop, name=name, daemon=True)
-        self._thread.start()
+        self._begun = RawGate()
+        self._thread = start_thread(self._loop, name, daemon=True)
+
+    def begin(self) -> None:
+        self._begun.open()
 
     def nudge(self) -> None:
         """An earlier deadline may have come up; look again."""
         self._gate.open()
 
     def _loop(self) -> None:
+        self._begun.wait()
         while not self._stopping:
             self._gate = gate = RawGate()  # before the look: a nudge during it opens this one
             deadline = self._run_due(self._now_ms())
@@ -140,31 +146,34 @@ class BackgroundThread:
 
     def stop(self, timeout: float = 10.0) -> None:
         self._stopping = True
+        self._begun.open()
         self._gate.open()
         if threading.current_thread() is not self._thread:
             self._thread.join(timeout)
 
 
-def start_thread(target: Callable[[], None], name: str) -> threading.Thread:
-    thread = threading.Thread(target=target, name=name, daemon=True)
-    thread.start()
+def start_thread(target: Callable[[], None], name: str, *, daemon: bool | None = None) -> threading.Thread:
+    """A running thread; without `daemon` it outlives the main thread if the thread that makes it does, as Python's do.
+
+    Raises ClosedError where the interpreter makes no more threads: in Python 3.12, once the main thread has ended.
+    """
+    thread = threading.Thread(target=target, name=name, daemon=daemon)
+    try:
+        thread.start()
+    except RuntimeError as error:
+        if "shutdown" not in str(error):
+            raise
+        raise ClosedError(
+            f"The interpreter is shutting down: its main thread has ended, and no new thread ({name}) can be made. Open logs, "
+            f"and start workers, before the main thread ends, or have it wait."
+        ) from error
     return thread
 
 
-def at_exit(callback: Callable[[], None]) -> None:
-    """Run `callback` when the interpreter shuts down, before it waits for the program's own threads.
-
-    A worker thread blocked in `poll` would otherwise keep the process alive for ever, and plain
-    atexit runs only after such threads are joined.
-    """
-    register = getattr(threading, "_register_atexit", None)
-    if register is None:
-        atexit.register(callback)
-        return
-    try:
-        register(callback)
-    except RuntimeError:  # the interpreter is shutting down already
-        atexit.register(callback)
+def join_thread(thread: threading.Thread, timeout: float) -> None:
+    """Wait for a thread to end, for `timeout` real seconds at most, however many; not for the thread that asks."""
+    if thread is not threading.current_thread():
+        thread.join(max(0.0, min(timeout, threading.TIMEOUT_MAX)))
 
 
 def after_fork_in_child(callback: Callable[[], None]) -> None:

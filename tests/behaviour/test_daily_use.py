@@ -195,22 +195,6 @@ def test_an_exit_with_a_thread_that_waits_for_records_does_not_hang(path: Path, 
     assert_quiet(done)
 
 
-def test_an_exit_with_workers_running_does_not_hang(path: Path, run_script: RunScript) -> None:
-    done = run_script(
-        """
-        import sys, threading, streamlog
-        log = streamlog.open(sys.argv[1])
-        topic = log.create_topic("t", partitions=2)
-        topic.send_many([str(n) for n in range(100)]).result()
-        reached = threading.Event()
-        workers = log.group("g").start(lambda record: reached.set(), "t", workers=3)
-        assert reached.wait(20)
-        """,
-        path,
-    )
-    assert_quiet(done)
-
-
 # A consumer forgotten
 
 

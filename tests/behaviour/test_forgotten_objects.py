@@ -181,11 +181,11 @@ def test_a_program_that_ends_does_not_wait_for_lingers_and_loses_no_record(
 
 
 BLOCKED_HANDLER = """
-    import sys, threading
+    import os, signal, sys, threading
     import streamlog
-    from streamlog.client import streamlog as ending
+    from streamlog.client import engine
 
-    ending.EXIT_FLUSH_S = 0.05  # the same wait, but not for five seconds
+    engine.EXIT_S = 0.05  # the same wait, but not for five seconds
     log = streamlog.open(sys.argv[1])
     log.create_topic("t").send(b"1")
     taken = threading.Event()
@@ -194,12 +194,18 @@ BLOCKED_HANDLER = """
         taken.set()
         threading.Event().wait()
 
-    workers = log.group("g").start(handle, "t", workers=1, max_poll_interval_ms=100)
+    def press_ctrl_c():
+        threading.main_thread().join()
+        threading.Event().wait(0.2)
+        os.kill(os.getpid(), signal.SIGINT)
+
+    workers = log.group("g").start(handle, "t", workers=1)
     taken.wait()
+    threading.Thread(target=press_ctrl_c, daemon=True).start()
 """
 
 
-def test_a_program_ends_though_a_handler_never_does(
+def test_ctrl_c_ends_a_program_that_waits_for_a_handler_that_never_ends(
     path: Path, run_script: RunScript, open_log: Callable[..., streamlog.StreamLog]
 ) -> None:
     done = run_script(BLOCKED_HANDLER, path)
