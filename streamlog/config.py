@@ -368,6 +368,7 @@ class OpenOptions:
     disk: Any = None
     sync: bool = False
     read_only: bool = False
+    force: bool = False  # not compared: a log that is open has lost nothing
 
     def differs(self, other: OpenOptions) -> str | None:
         """The first option in which a second open in this process contradicts the first, or None."""

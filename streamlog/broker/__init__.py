@@ -6,6 +6,7 @@
   replays its groups, `refusing` says no to what would write. `publishing`: the owner's side, DIR/published.
 - `broker`: a directory's life: lock, owner file, opening and closing partitions.
 - `catalog`: what topics there are and a partition for each; `controller`, `metadata`: the same as pure functions.
+- `lost_partitions`: what is known of partitions whose directories are gone, and the loss accepted.
 - `groups`: consumer groups: the coordinator's shard over its internal topic.
 - `scheduler`: background work by deadline. `waiting`: requests parked until there is something to read.
 

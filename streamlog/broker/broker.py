@@ -22,7 +22,9 @@ from ..replication.partition import Partition
 from ..runtime.api import Disk, Gate, Lock
 from ..runtime.disk import entropy
 from ..storage.faults import typed
+from ..storage.lost import begin_again, is_lost, lost
 from ..storage.recovery import Crash, open_log
+from ..storage.segment import size_of
 from ..types import TopicPartition
 from .metadata import TopicView
 from .owner import OWNER_FILE, new_owner, read_owner, write_owner
@@ -33,6 +35,8 @@ METADATA_ID = UUID(int=1)
 METADATA_DIR = "__cluster_metadata-0"
 METADATA_CONFIG = TopicConfig(cleanup_policy="compact", segment_bytes=1 << 20, max_message_bytes=1 << 24)
 _LEFTOVERS = {"lock", OWNER_FILE + ".tmp"}
+# What an open that was interrupted may have made of a new log.
+_UNFINISHED = {*_LEFTOVERS, "topics", METADATA_DIR, "published"}
 _TOPIC_DIR = re.compile(r"([0-9a-f]{32})-(\d+)")
 _LOCK_STEP_S = 0.02
 
@@ -60,9 +64,7 @@ class Broker:
         self.owner: dict[str, Any] = {}
         self.crash = Crash(clean=False, same_boot=True)
         self._boot_id = ""
-        # Until everything is open: after a clean close nothing of a topic may be missing.
-        self._is_complete = False
-        self._half_made: set[str] = set()
+        self._is_new = False
 
     @property
     def incarnation(self) -> str:
@@ -91,9 +93,10 @@ class Broker:
         except OSError as error:
             raise typed(error, "open", error.filename or path) from error
         try:
-            is_new = self._take_over(new)
+            self._take_over(new)
+            had_topics = disk.exists(f"{path}/topics")
             disk.makedirs(f"{path}/topics")
-            if is_new or not self.crash.clean:
+            if not had_topics or not self.crash.clean:
                 disk.sync_dir(path)
                 disk.sync_dir(f"{path}/topics")
         except OSError as error:
@@ -131,12 +134,25 @@ class Broker:
             names = self.disk.listdir(self.path)
         except NotADirectoryError as error:
             raise FormatError(f"{self.path} is a file; a log is a directory.", path=self.path) from error
-        if OWNER_FILE not in names and set(names) - _LEFTOVERS:
+        if OWNER_FILE not in names and set(names) - _LEFTOVERS and not self._is_unfinished(names):
             raise FormatError(
                 f"{self.path} is not empty and no log (it has no {OWNER_FILE}). Give an empty or a new directory, so that "
                 f"nothing of yours is mixed with files of a log.",
                 path=self.path,
             )
+
+    def _is_unfinished(self, names: list[str]) -> bool:
+        """Whether these are of a log whose first open was interrupted: the owner file comes last, before the first topic.
+
+        The lock comes first. What has none is a repair that did not come to its end.
+        """
+        if set(names) - _UNFINISHED or "lock" not in names:
+            return False
+        if "topics" in names and self.disk.listdir(f"{self.path}/topics"):
+            return False
+        directory = f"{self.path}/{METADATA_DIR}"
+        inner = self.disk.listdir(directory) if METADATA_DIR in names else []
+        return all(not size_of(self.disk, f"{directory}/{name}") for name in inner if name.endswith(".log"))
 
     def _acquire(self, timeout: float) -> None:
         deadline = self._monotonic() + timeout
@@ -155,16 +171,19 @@ class Broker:
                 )
             self._new_gate().wait(min(_LOCK_STEP_S, left))
 
-    def _take_over(self, new: list[str]) -> bool:
-        """Read how the directory was left, and write down that it is ours and in use; whether there was no log yet."""
+    def _take_over(self, new: list[str]) -> None:
+        """Read how the directory was left, and write down that it is ours and in use.
+
+        Of a new log that is written by `open_metadata`, as the last thing: a directory with an owner file has its
+        metadata log, so one without is a log that lost it.
+        """
         path = f"{self.path}/{OWNER_FILE}"
         boot = self._boot_id = self.disk.boot_id()
         kept = boot
-        is_new = not self.disk.exists(path)
-        if not is_new:
+        self._is_new = not self.disk.exists(path)
+        if not self._is_new:
             self.owner = read_owner(self.disk, path)
             self.crash = Crash(clean=bool(self.owner["clean"]), same_boot=self.owner["boot_id"] == boot and bool(boot))
-            self._is_complete = self.crash.clean
             if not self.crash.clean:  # until every partition was looked at, this crash is the one to recover from
                 kept = self.owner["boot_id"]
         else:
@@ -172,12 +191,11 @@ class Broker:
             self.owner = new_owner(entropy(16).hex(), entropy(16).hex())
             self.crash = Crash(clean=True, same_boot=True)
         self.owner = {**self.owner, "incarnation": self.owner["incarnation"] + 1, "boot_id": kept, "clean": False}
-        self._write_owner()
-        return is_new
+        if not self._is_new:
+            self._write_owner()
 
     def recovered(self, *, completely: bool) -> None:
         """Everything is open. Unless some file is still to be brought in order, what comes next is another crash."""
-        self._is_complete = False
         if completely and self.owner["boot_id"] != self._boot_id:
             self.owner = {**self.owner, "boot_id": self._boot_id}
             try:
@@ -193,47 +211,92 @@ class Broker:
     def open_metadata(self) -> Partition:
         """Always durable: a topic that vanished would take along what was synced of it."""
         name = TopicPartition("__cluster_metadata", 0)
-        return self._open(METADATA_DIR, name, METADATA_ID.bytes, METADATA_CONFIG, durable=True)
+        if not self._is_new:
+            try:
+                if is_lost(self.disk, f"{self.path}/{METADATA_DIR}", METADATA_ID.bytes, 0, was_clean=self.crash.clean):
+                    raise _no_metadata(f"{self.path}/{METADATA_DIR}")
+            except OSError as error:
+                raise typed(error, "open", f"{self.path}/{METADATA_DIR}") from error
+            return self._open(METADATA_DIR, name, METADATA_ID.bytes, METADATA_CONFIG, durable=True)
+        partition = self._make(METADATA_DIR, name, METADATA_ID.bytes, METADATA_CONFIG, durable=True)
+        try:
+            self._write_owner()
+        except OSError as error:
+            partition.log.release()
+            raise typed(error, "open", error.filename or self.path) from error
+        self._is_new = False
+        return partition
 
     def open_partition(self, view: TopicView, number: int) -> Partition:
+        """Open a partition that the metadata names. Raises CorruptRecordError if it is not there: it was made before."""
         name = TopicPartition(view.name, number)
-        return self._open(f"topics/{view.id.hex}-{number}", name, view.id_bytes, view.config, durable=self.sync)
+        return self._open(directory_of(view, number), name, view.id_bytes, view.config, durable=self.sync)
+
+    def make_partition(self, view: TopicView, number: int) -> Partition:
+        """Make the directory of a partition that the metadata does not name yet. It is on the device on return.
+
+        So a partition that the metadata names and that has no directory is lost, whatever happened. What an earlier
+        attempt left is removed: nothing was ever appended to it.
+        """
+        name = TopicPartition(view.name, number)
+        return self._make(directory_of(view, number), name, view.id_bytes, view.config, durable=self.sync)
+
+    def is_lost(self, view: TopicView, number: int) -> bool:
+        """Whether a partition that the metadata names cannot be opened for want of its directory, or of what was in it."""
+        directory = f"{self.path}/{directory_of(view, number)}"
+        try:
+            return is_lost(self.disk, directory, view.id_bytes, number, was_clean=self.crash.clean)
+        except OSError as error:
+            raise typed(error, "open", directory) from error
+
+    def begin_again(self, view: TopicView, number: int, offset: int) -> None:
+        """Accept that a partition is lost: an empty one is in its place on return, which goes on at `offset` or later."""
+        directory = directory_of(view, number)
+        seed = seed_of(view.id_bytes, number)
+        try:
+            start = begin_again(self.disk, f"{self.path}/{directory}", view.id_bytes, number, seed, offset)
+            self.disk.sync_dir(f"{self.path}/topics")
+        except OSError as error:
+            raise typed(error, "create", f"{self.path}/{directory}") from error
+        logger.warning(
+            "%s-%d: the records of this partition are lost, as force=True accepts; it goes on, empty, at offset %d",
+            view.name, number, start,
+        )  # fmt: skip
+
+    def _make(
+        self, directory: str, name: TopicPartition, topic_id: bytes, config: TopicConfig, *, durable: bool
+    ) -> Partition:
+        path, seed = f"{self.path}/{directory}", seed_of(topic_id, name.partition)
+        try:
+            if self.disk.exists(path):
+                self.disk.rmtree(path)
+        except OSError as error:
+            raise typed(error, "create", path) from error
+        log = open_log(self.disk, path, topic_id, name.partition, seed, config, Crash(clean=True, same_boot=True))
+        try:
+            self.disk.sync_dir(_above(path))
+        except OSError as error:
+            log.release()
+            raise typed(error, "sync", path) from error
+        return Partition(name, topic_id, log, self.new_lock, durable=durable, synced_end=log.tail.end_offset)
 
     def _open(
         self, directory: str, name: TopicPartition, topic_id: bytes, config: TopicConfig, *, durable: bool
     ) -> Partition:
         """Open one partition. A durable one begins with everything that recovery found on the device."""
-        seed = seed_of(topic_id, name.partition)
-        half_made = directory in self._half_made  # then what is there may be in the page cache only
-        crash = Crash(clean=False, same_boot=True) if half_made else self.crash
+        seed, crash, path = seed_of(topic_id, name.partition), self.crash, f"{self.path}/{directory}"
         try:
-            is_new = half_made or not self.disk.exists(f"{self.path}/{directory}")
-            unexpected = (
-                is_new
-                and not half_made
-                and (
-                    self._is_complete or (directory == METADATA_DIR and bool(self.disk.listdir(f"{self.path}/topics")))
-                )
-            )
+            if is_lost(self.disk, path, topic_id, name.partition, was_clean=crash.clean):
+                raise lost(path, f"{name.topic}-{name.partition}", is_there=self.disk.exists(path))
         except OSError as error:
-            raise typed(error, "open", f"{self.path}/{directory}") from error
-        if unexpected:
-            raise _is_missing(f"{self.path}/{directory}", name)
-        if is_new:
-            self._half_made.add(directory)
-        log = open_log(
-            self.disk, f"{self.path}/{directory}", topic_id, name.partition, seed, config, crash,
-            is_known=self._is_complete and not is_new,
-        )  # fmt: skip
-        try:
-            if not crash.clean:  # a file whose entry was never synced may have been found there
-                self.disk.sync_dir(f"{self.path}/{directory}")
-            if is_new:  # the entry in the directory above must not be lost before the metadata that names it
-                self.disk.sync_dir(_above(f"{self.path}/{directory}"))
-                self._half_made.discard(directory)
-        except OSError as error:
-            log.release()
-            raise typed(error, "sync", f"{self.path}/{directory}") from error
+            raise typed(error, "open", path) from error
+        log = open_log(self.disk, path, topic_id, name.partition, seed, config, crash, is_known=True)
+        if not crash.clean:  # a file whose entry was never synced may have been found there
+            try:
+                self.disk.sync_dir(path)
+            except OSError as error:
+                log.release()
+                raise typed(error, "sync", path) from error
         synced_end = log.tail.end_offset if crash.clean and log.poison is None else log.recovery_point
         partition = Partition(name, topic_id, log, self.new_lock, durable=durable, synced_end=synced_end)
         if durable and log.poison is None:
@@ -252,11 +315,6 @@ class Broker:
         except OSError as error:
             logger.warning("could not remove %s (%s); it will be removed at the next open", path, error)
 
-    def discard_partition(self, view: TopicView, number: int) -> None:
-        """Remove a partition that was made for a change that is void. What stays of it is made anew, not taken for old."""
-        self._half_made.add(f"topics/{view.id.hex}-{number}")
-        self.remove_partition_files(view.id.hex, number)
-
     def remove_orphans(self, known: Mapping[str, int]) -> None:
         """Remove partitions that the metadata does not name, of topics by id and how many they have.
 
@@ -269,7 +327,6 @@ class Broker:
         for name in names:
             match = _TOPIC_DIR.fullmatch(name)
             if match is not None and int(match[2]) >= known.get(match[1], 0):
-                self._half_made.add(f"topics/{name}")
                 with contextlib.suppress(OSError):
                     self.disk.rmtree(f"{self.path}/topics/{name}")
 
@@ -295,11 +352,16 @@ def _above(path: str) -> str:
     return path[: path.rindex("/")]
 
 
-def _is_missing(directory: str, name: TopicPartition) -> CorruptRecordError:
+def directory_of(view: TopicView, number: int) -> str:
+    """Where partition `number` of a topic lies in the log's directory."""
+    return f"topics/{view.id.hex}-{number}"
+
+
+def _no_metadata(directory: str) -> CorruptRecordError:
     return CorruptRecordError(
-        f"{directory} is missing: the records of {name.topic}-{name.partition} were in it when the log was closed. "
-        f"Restore the directory from a copy; streamlog.verify() tells what else is hurt, and streamlog.repair() copies "
-        f"what is whole into a new log.",
+        f"{directory} is missing, or has no segment any more: it says which topics there are, so no record can be read "
+        f"without it. Restore the directory from a copy; or copy the records, under names made of the ids of their topics, "
+        f"into a new log with streamlog.repair().",
         path=directory,
         position=0,
         expected=0,

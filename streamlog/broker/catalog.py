@@ -23,6 +23,7 @@ from ..storage.retention import named
 from ..types import Clock, Policy, TopicPartition
 from . import controller, metadata
 from .broker import Broker
+from .lost_partitions import accept_losses, known_ends
 from .metadata import Image, LogRecord, TopicView
 from .metadata_log import MetadataLog
 from .publishing import Publisher
@@ -43,6 +44,8 @@ class Catalog:
         defaults: Mapping[str, Any],
         new_lock: Callable[[], Lock],
         publisher: Publisher,
+        *,
+        force: bool = False,
     ) -> None:
         self._broker = broker
         self._publisher = publisher
@@ -50,6 +53,7 @@ class Catalog:
         self.scheduler = scheduler
         self.image: Image = metadata.EMPTY
         self._defaults = defaults
+        self._force = force
         self._lock = new_lock()
         self.partitions: dict[tuple[str, int], Partition] = {}
         self._policies: dict[str, Policy] = {}
@@ -66,6 +70,7 @@ class Catalog:
         """Replay the metadata and open every partition. On failure everything is let go."""
         broker = self._broker
         try:
+            published = known_ends(broker.disk, broker.path) if self._force else {}
             self._publisher.open(int(broker.incarnation), getpid())
             self._metadata = MetadataLog(broker.open_metadata(), self)
             self._metadata.partition.on_work = self._maintain_soon
@@ -73,6 +78,8 @@ class Catalog:
             self._refuse_half()
             self.image = self._metadata.replay()
             broker.remove_orphans({view.id.hex: view.partitions for view in self.image.topics.values()})
+            if self._force:
+                accept_losses(broker, self.image, published)
             self._follow(self.image)
             broker.recovered(completely=not self._unsettled())
             self._publisher.opened()
@@ -334,7 +341,7 @@ class Catalog:
         for number in range(view.partitions):
             known = self.partitions.get((view.name, number))
             if known is None or known.topic_id != view.id_bytes:
-                partition = self._staged[view.name, number] = self._broker.open_partition(view, number)
+                partition = self._staged[view.name, number] = self._broker.make_partition(view, number)
                 partition.log.rest()
 
     def unstage(self) -> None:
@@ -348,7 +355,7 @@ class Catalog:
             partition = self._staged.get((view.name, number))
             if partition is not None:
                 partition.log.release()
-            self._broker.discard_partition(view, number)
+            self._broker.remove_partition_files(view.id.hex, number)
         self._staged = {}
         self._staging = None
 

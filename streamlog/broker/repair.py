@@ -29,9 +29,11 @@ from ..storage.log import Write
 from ..storage.rebuild import Rebuilt
 from ..storage.recovery import Crash, open_log
 from ..storage.swap import base_offset_of, swap_of
+from ..types import TopicPartition
 from . import metadata
 from .broker import METADATA_CONFIG, METADATA_DIR, METADATA_ID
 from .controller import GROUPS_TOPIC, METADATA_TOPIC
+from .lost_partitions import greatest_commits, known_ends
 from .metadata import Image, TopicView
 from .owner import OWNER_FILE, new_owner, read_owner, write_owner
 from .verify import Inspection, Problem, Progress, Records, StrPath, group_fault
@@ -161,6 +163,7 @@ class _Repair(Inspection):
         self._nameless: dict[str, list[int]] = {}
         self._views: dict[str, TopicView] = {}
         self._recovered: list[str] = []
+        self._published: dict[int, int] | None = None
 
     def repair(self) -> RepairReport:
         disk, path = self.disk, self.path
@@ -272,21 +275,34 @@ class _Repair(Inspection):
             return None, bases[0] if bases else 0
         return state, max(0, state.log_start_offset)
 
-    def _absent(self, directory: str, topic: str, number: int) -> None:
-        super()._absent(directory, topic, number)
-        self._make_empty(topic, number, directory, self._views[topic].id_bytes)
+    def _absent(self, directory: str, view: TopicView, number: int) -> None:
+        super()._absent(directory, view, number)
+        self._make_empty(view.name, number, directory, view.id_bytes, self._greatest_known(directory, view, number))
 
-    def _make_empty(self, topic: str, number: int, directory: str, topic_id: bytes) -> None:
+    def _greatest_known(self, directory: str, view: TopicView, number: int) -> int:
+        """The offset at which a lost partition goes on: what groups committed of it must not lie beyond its end."""
+        state, start = self._state(directory, view.id_bytes, number)
+        if self._published is None:
+            self._published = known_ends(self.disk, self.path)
+        records = [record for record in self._group_records.found if group_fault(record) is None]
+        return max(
+            start,
+            state.recovery_point if state is not None else 0,
+            self._published.get(view.seeds[number], 0),
+            greatest_commits(records).get(TopicPartition(view.name, number), 0),
+        )
+
+    def _make_empty(self, topic: str, number: int, directory: str, topic_id: bytes, offset: int = 0) -> None:
         lost = tuple(problem for problem in self.report.problems if problem.path == directory)
-        rebuilt = self._new(directory, topic_id, number, 0, gaps=False)
+        rebuilt = self._new(directory, topic_id, number, offset, gaps=False)
         self._write(partial(rebuilt.finish, None))
-        self._partitions.append(RepairedPartition(topic, number, 0, 0, 0, 0, 0, lost))
+        self._partitions.append(RepairedPartition(topic, number, 0, 0, 0, offset, offset, lost))
 
     # -- metadata ------------------------------------------------------------------------------------
 
     def _metadata(self, names: set[str], topic_dirs: list[str]) -> Image | None:
         image = super()._metadata(names, topic_dirs)
-        if METADATA_DIR not in names:
+        if image is None:
             empty = self._new(f"{self.path}/{METADATA_DIR}", METADATA_ID.bytes, 0, 0, gaps=True)
             self._write(partial(empty.finish, None))
         if image is not None:

@@ -34,10 +34,12 @@ class LocalService(ReadingService):
         defaults: Mapping[str, Any],
         new_lock: Callable[[], Lock],
         real_seconds: Callable[[], float],
+        *,
+        force: bool = False,
     ) -> None:
         self._broker = broker
         self.publisher = Publisher(broker.disk, broker.path, new_lock(), real_seconds)
-        self._catalog = Catalog(broker, clock, scheduler, defaults, new_lock, self.publisher)
+        self._catalog = Catalog(broker, clock, scheduler, defaults, new_lock, self.publisher, force=force)
         self._partitions: dict[tuple[str, int], Partition] = self._catalog.partitions
         self.durable = broker.sync
         self.clock = clock

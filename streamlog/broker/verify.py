@@ -20,11 +20,12 @@ from ..runtime.api import Disk
 from ..runtime.disk import OsDisk, path_of
 from ..storage.check import FOREVER_OFFSET, Checked, Finding, Question, check_partition
 from ..storage.faults import typed
+from ..storage.lost import is_lost
 from ..storage.recovery import Crash
 from . import metadata
-from .broker import METADATA_DIR, METADATA_ID
+from .broker import METADATA_DIR, METADATA_ID, directory_of
 from .controller import GROUPS_TOPIC, METADATA_TOPIC
-from .metadata import Image, LogRecord
+from .metadata import Image, LogRecord, TopicView
 from .owner import OWNER_FILE, read_owner
 
 Progress = Callable[[int, int], object]
@@ -136,6 +137,7 @@ class Inspection:
         self.done = self.total = 0
         self.report = Report(path)
         self.crash = Crash(clean=False, same_boot=True)
+        self._group_records = Records()
 
     def run(self) -> Report:
         path = self.path
@@ -212,9 +214,7 @@ class Inspection:
 
     def _metadata(self, names: set[str], topic_dirs: list[str]) -> Image | None:
         directory = f"{self.path}/{METADATA_DIR}"
-        if METADATA_DIR not in names:
-            if not self.crash.clean and not topic_dirs:  # killed before it was made
-                return metadata.EMPTY
+        if self._is_lost(directory, METADATA_ID.bytes, 0):
             self._problem(directory, "missing", "the metadata log is missing: no topic is known", METADATA_TOPIC, 0)
             return None
         records = Records()
@@ -235,17 +235,23 @@ class Inspection:
             view = views.get(match[1]) if match is not None else None
             if match is None or view is None or int(match[2]) >= view.partitions:
                 self._stranger(name, match is not None, image is not None and not self._hurt(METADATA_TOPIC))
-        for view in views.values():
+        # The groups first: what they committed tells how far a partition went that is lost.
+        for view in sorted(views.values(), key=lambda view: view.name != GROUPS_TOPIC):
             for number in range(view.partitions):
-                name = f"{view.id.hex}-{number}"
-                directory = f"{self.path}/topics/{name}"
-                if name not in topic_dirs and not self._exists(directory):
-                    self._absent(directory, view.name, number)
+                directory = f"{self.path}/{directory_of(view, number)}"
+                if self._is_lost(directory, view.id_bytes, number):
+                    self._absent(directory, view, number)
                     continue
-                records = Records() if view.name == GROUPS_TOPIC else None
+                records = self._group_records if view.name == GROUPS_TOPIC else None
                 self._partition(view.name, number, directory, view.id_bytes, view.config.compacts, records)
                 for record in records.found if records is not None else ():
                     self._group_record(directory, record)
+
+    def _is_lost(self, directory: str, topic_id: bytes, number: int) -> bool:
+        try:
+            return is_lost(self.disk, directory, topic_id, number, was_clean=self.crash.clean)
+        except OSError:  # told by the check
+            return False
 
     def _hurt(self, topic: str) -> bool:
         return any(problem.topic == topic for problem in self.report.problems)
@@ -255,18 +261,15 @@ class Inspection:
         if not is_partition:
             self._note(path, "leftover", "not a directory of a partition")
         elif trusted:
-            self._note(path, "orphan", "no topic has this partition: it was being deleted; the next open removes it")
+            message = "no topic has this partition: it was being made, or deleted; the next open removes it"
+            self._note(path, "orphan", message)
         else:
             self._problem(path, "orphan", "the metadata that would say which topic this belongs to is damaged")
 
-    def _absent(self, directory: str, topic: str, number: int) -> None:
-        if self._is_gone(topic):
-            return
-        if self.crash.clean:
-            message = "the partition's directory is missing"
-            self._problem(directory, "missing", message, topic, number, (0, FOREVER_OFFSET))
-        else:
-            self._note(directory, "missing", "no directory yet: the topic was being created", topic, number)
+    def _absent(self, directory: str, view: TopicView, number: int) -> None:
+        if not self._is_gone(view.name):
+            message = "the partition's directory is missing, or no segment is in it any more: its records are lost"
+            self._problem(directory, "missing", message, view.name, number, (0, FOREVER_OFFSET))
 
     def _is_gone(self, topic: str) -> bool:
         """Whether the topic was deleted since the metadata was read, which happens in a log that is open."""

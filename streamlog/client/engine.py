@@ -84,7 +84,7 @@ class OwningEngine(Engine):
         super().__init__(path, options, disk, temporary=temporary)
         self._broker = Broker(path, self._disk, new_lock, RawGate, real_monotonic, sync=options.sync)
         self._local = self.service = LocalService(
-            self._broker, self._clock, self.scheduler, options.defaults, new_lock, real_monotonic
+            self._broker, self._clock, self.scheduler, options.defaults, new_lock, real_monotonic, force=options.force
         )
         self._local.publisher.is_silent = temporary
         self._threads: list[BackgroundThread] = []

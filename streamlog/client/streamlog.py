@@ -55,9 +55,12 @@ def open(
     `auto_create_topics`: sending to or reading an unknown topic creates it. `clock`: a
     `testing.ManualClock` moves time by hand. Other settings are defaults for new topics
     (`partitions=4`, `retention_ms=…`) and are stored with each when it is created. `disk`: a
-    `testing.SimulatedDisk` or `testing.FaultyDisk` in place of the machine's own files.
+    `testing.SimulatedDisk` or `testing.FaultyDisk` in place of the machine's own files. `force`: accept that
+    partitions are lost whose directories are gone, or were emptied; each goes on, empty, at the greatest offset that
+    is known of it (by its state, by what groups committed), and is an ordinary one from then on.
 
-    Raises FormatError for a directory that is not empty and no log, or one of a newer format.
+    Raises FormatError for a directory that is not empty and no log, or one of a newer format; CorruptRecordError, every
+    time, where a partition is lost.
 
     >>> import streamlog
     >>> with streamlog.open(partitions=2) as log:
@@ -66,7 +69,6 @@ def open(
     """
     for name, value, default, instead in (
         ("brokers", brokers, (None, 1), "a log has one broker directory."),
-        ("force", force, (False,), "there are no metadata copies to go without."),
         ("replica_lag_time_max_ms", replica_lag_time_max_ms, (30_000,), "there are no replicas to lag."),
     ):
         if value not in default:
@@ -80,10 +82,11 @@ def open(
     defaults = open_defaults(topic_defaults)
     choice("sync", sync, (False, True))
     choice("read_only", read_only, (False, True))
+    choice("force", force, (False, True))
     if read_only:
-        _refuse_for_reading(path, auto_create_topics=auto_create_topics, sync=sync, **topic_defaults)
+        _refuse_for_reading(path, auto_create_topics=auto_create_topics, sync=sync, force=force, **topic_defaults)
     options = OpenOptions(
-        bool(auto_create_topics), clock, float(lock_timeout), defaults, check_disk(disk), sync, bool(read_only)
+        bool(auto_create_topics), clock, float(lock_timeout), defaults, check_disk(disk), sync, bool(read_only), bool(force)
     )
     user = object()
     engine = registry.open(None if path is _UNSET else path_of(path), options, user)

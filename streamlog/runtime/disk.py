@@ -13,7 +13,6 @@ import errno
 import fcntl
 import mmap
 import os
-import shutil
 import stat
 import tempfile
 from collections.abc import Sequence
@@ -169,7 +168,16 @@ class OsDisk:
         os.unlink(path)
 
     def rmtree(self, path: str) -> None:
-        shutil.rmtree(path)
+        """Not `shutil.rmtree`: interrupted as it closes a directory it closes the same number again, another file's by then."""
+        if os.path.islink(path):
+            raise OSError(errno.ENOTDIR, "a link where a directory of the log belongs", path)
+        for name in os.listdir(path):
+            inner = f"{path}/{name}"
+            if stat.S_ISDIR(os.lstat(inner).st_mode):
+                self.rmtree(inner)
+            else:
+                os.unlink(inner)
+        os.rmdir(path)
 
     def sync_dir(self, path: str) -> None:
         fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)

@@ -25,6 +25,7 @@ from . import checkpoint
 from .checkpoint import State
 from .faults import typed
 from .followed import FollowedSegment
+from .lost import holds_records, lost
 from .published import Slot
 from .reading import LogReader, below
 from .segment import Segment
@@ -218,10 +219,14 @@ class FollowedLog(LogReader):
         `slot` is how far the owner came at least, if that is known and still true. With `verify` payloads past the
         recovery point are verified too: the machine was booted since. Unless it still `is_alone` afterwards the view
         stays as it was, and the answer is False: what the next owner appends is in the files before it may be seen.
-        Nothing is cut, nothing written. Raises StorageError, CorruptRecordError.
+        Nothing is cut, nothing written. Raises StorageError, CorruptRecordError, which a directory without any segment is.
         """
         try:
             names = self._names()
+            if not any(map(holds_records, names)):
+                if not is_alone():
+                    return False
+                raise lost(self.directory, "this partition", is_there=self._disk.exists(self.directory))
             state = self._state(names)
             places = _places(names, MAX_OFFSET)
             bases = _from(sorted(places), state.log_start_offset)
@@ -245,11 +250,11 @@ class FollowedLog(LogReader):
     def _names(self) -> list[str]:
         try:
             return self._disk.listdir(self.directory)
-        except FileNotFoundError:  # the topic was being created
+        except FileNotFoundError:
             return []
 
     def _state(self, names: Sequence[str]) -> State:
-        if all(base_offset_of(name, "log") is None for name in names):
+        if all(base_offset_of(name, "log") is None for name in names):  # a recovery was interrupted in between
             return State(0, 0)
         path = f"{self.directory}/{checkpoint.NAME}"
         found = checkpoint.slots(self._disk.read(path), self._topic_id, self._partition).newest

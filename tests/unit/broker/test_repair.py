@@ -207,7 +207,7 @@ def test_a_partition_that_is_gone_is_empty_and_told(damaged: Path, tmp_path: Pat
     assert (problem.topic, problem.partition, problem.kind) == ("t", 1, "missing")
     log = open_log(tmp_path / "new")
     assert [row[1] for row in rows(log, "t")] == [0] * 30
-    assert log["t"].send(b"x", partition=1).result().offset == 0
+    assert log["t"].send(b"x", partition=1).result().offset == 30
 
 
 def test_the_cluster_keeps_its_id_and_the_directory_gets_its_own(damaged: Path, tmp_path: Path) -> None:

@@ -800,18 +800,25 @@ def test_deleted_records_stay_deleted_without_an_owner(box: MakeBox) -> None:
     assert left_alone(b) == []
 
 
-def test_a_directory_that_is_not_there_yet_is_an_empty_log(box: MakeBox) -> None:
-    along = Along(box())
-    log = FollowedLog(along.disk, str(along.box.path / "none"), SEED, TOPIC_ID, PARTITION)  # type: ignore[arg-type]
-    log.salvage(None, verify=False, is_alone=lambda: True)
-    assert (log.tail.start_offset, log.tail.end_offset) == (0, 0)
+@pytest.mark.damaged
+@pytest.mark.parametrize("harm", ["no directory", "no segment"])
+def test_a_log_that_is_lost_is_never_taken_for_an_empty_one(box: MakeBox, harm: str) -> None:
+    b = small(box, 3)
+    b.log.release()
+    for path in b.logs():
+        path.unlink()
+    directory = b.path if harm == "no segment" else b.path / "none"
+    log = FollowedLog(Along(b).disk, str(directory), SEED, TOPIC_ID, PARTITION)  # type: ignore[arg-type]
+    with pytest.raises(CorruptRecordError, match="lost"):
+        log.salvage(None, verify=False, is_alone=lambda: True)
+    assert not log.salvage(None, verify=False, is_alone=lambda: False), "its owner is deleting it, perhaps"
 
 
 @pytest.mark.damaged
-def test_a_log_without_segments_is_empty(box: MakeBox) -> None:
+def test_a_log_whose_only_segment_a_recovery_was_moving_aside_is_empty(box: MakeBox) -> None:
     b = small(box, 3)
     for path in b.logs():
-        path.unlink()
+        path.rename(f"{path}.cut-0")
     assert left_alone(b) == []
 
 
