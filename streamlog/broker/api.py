@@ -110,11 +110,26 @@ class Service(Protocol):
     def watch_group(self, group: str, callback: Callable[[], object]) -> None: ...
     def unwatch_group(self, group: str, callback: Callable[[], object]) -> None: ...
     def commit(
-        self, group: str, member_id: str | None, member_epoch: int, offsets: Mapping[TopicPartition, OffsetAndMetadata]
-    ) -> Completion[None]: ...
+        self,
+        group: str,
+        member_id: str | None,
+        member_epoch: int,
+        offsets: Mapping[TopicPartition, OffsetAndMetadata],
+        topic_ids: Mapping[TopicPartition, bytes] | None = None,
+    ) -> Completion[None]:
+        """Commit, all or nothing. `topic_ids`: the topics that the offsets are of, by default those of today.
+
+        Fails with CommitFailedError if one of them was deleted, whatever bears its name now.
+        """
+
     def committed(
-        self, group: str, partitions: Iterable[TopicPartition] | None
-    ) -> dict[TopicPartition, OffsetAndMetadata]: ...
+        self,
+        group: str,
+        partitions: Iterable[TopicPartition] | None,
+        topic_ids: Mapping[TopicPartition, bytes] | None = None,
+    ) -> dict[TopicPartition, OffsetAndMetadata]:
+        """What is committed for the topics of these ids, by default those of today."""
+
     def describe_group(self, group: str) -> GroupDescription: ...
     def list_groups(self) -> list[str]: ...
     def delete_group(self, group: str) -> Completion[None]: ...

@@ -66,8 +66,8 @@ class Catalog:
 
     # -- life ----------------------------------------------------------------------------------------
 
-    def open(self) -> None:
-        """Replay the metadata and open every partition. On failure everything is let go."""
+    def open(self, before_appends: Callable[[], None]) -> None:
+        """Replay the metadata, open every partition, call `before_appends`. On failure everything is let go."""
         broker = self._broker
         try:
             published = known_ends(broker.disk, broker.path) if self._force else {}
@@ -81,6 +81,7 @@ class Catalog:
             if self._force:
                 accept_losses(broker, self.image, published)
             self._follow(self.image)
+            before_appends()
             broker.recovered(completely=not self._unsettled())
             self._publisher.opened()
         except BaseException:

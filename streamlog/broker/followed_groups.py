@@ -6,7 +6,7 @@ log now. Members live in the owner's process: they are shown as it recorded them
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Protocol
 
 from ..coordinator import GroupDescription, Shard
@@ -26,6 +26,9 @@ class Host(Protocol):
     def groups_partition(self) -> Readable | None:
         """The partition of the offsets topic, as it is now; None before the first group."""
 
+    def topic_id(self, name: str) -> bytes | None:
+        """The id of the topic that bears `name` now."""
+
     def living_owner(self) -> str:
         """The incarnation whose members are alive; empty if nobody owns the log."""
 
@@ -38,7 +41,7 @@ class FollowedGroups:
         self._lock = lock
         self._seconds = real_seconds
         self._state: object = self
-        self._shard = Shard(_in_memory, incarnation="", new_id=str)
+        self._shard = Shard(_in_memory, host.topic_id, incarnation="", new_id=str)
 
     def _current(self) -> Shard:
         """REQUIRES: the lock."""
@@ -46,7 +49,7 @@ class FollowedGroups:
         owner = self._host.living_owner()
         state = None if partition is None else (partition.log.tail.segments, partition.high_watermark, owner)
         if state != self._state:
-            shard = Shard(_in_memory, incarnation=owner, new_id=str)
+            shard = Shard(_in_memory, self._host.topic_id, incarnation=owner, new_id=str)
             if partition is not None:
                 shard.replay(all_records(partition))
             shard.loaded(self._host.clock.time_ms(), self._seconds())
@@ -54,10 +57,13 @@ class FollowedGroups:
         return self._shard
 
     def committed(
-        self, group: str, partitions: Iterable[TopicPartition] | None
+        self,
+        group: str,
+        partitions: Iterable[TopicPartition] | None,
+        topic_ids: Mapping[TopicPartition, bytes] | None = None,
     ) -> dict[TopicPartition, OffsetAndMetadata]:
         with self._lock:
-            return self._current().committed(group, partitions)
+            return self._current().committed(group, partitions, topic_ids)
 
     def describe(self, group: str) -> GroupDescription:
         with self._lock:

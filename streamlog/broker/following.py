@@ -19,7 +19,6 @@ from collections.abc import Callable, Iterable, Set
 from typing import Any
 from uuid import UUID
 
-from ..coordinator import GroupDescription
 from ..errors import ClosedError, OffsetOutOfRangeError, RequestTimedOutError, StorageError, StreamlogError
 from ..records.batch import seed_of
 from ..replication.partition import gone
@@ -28,7 +27,7 @@ from ..runtime.api import Disk, Gate, Lock, contained
 from ..storage.following import FollowedLog
 from ..storage.published import Slot
 from ..storage.tail import EMPTY, Chunk, Tail
-from ..types import Clock, OffsetAndMetadata, OffsetAndTimestamp, PartitionInfo, TopicPartition
+from ..types import Clock, OffsetAndTimestamp, PartitionInfo, TopicPartition
 from . import controller, metadata
 from .broker import METADATA_DIR, METADATA_ID
 from .followed_groups import FollowedGroups
@@ -151,7 +150,10 @@ class FollowingService(ReadingService, RefusingService):
         # Read in the middle of a look, under its lock: when its files change, only the slots are looked at again.
         name = TopicPartition(controller.METADATA_TOPIC, 0)
         self._metadata = self._follow(name, METADATA_DIR, METADATA_ID, self._watcher.look)
-        self._groups = FollowedGroups(self, new_lock(), real_seconds)
+        groups = FollowedGroups(self, new_lock(), real_seconds)
+        self.committed = groups.committed
+        self.describe_group = groups.describe
+        self.list_groups = groups.list
 
     def _follow(
         self, name: TopicPartition, directory: str, topic_id: UUID, look: Callable[[], object]
@@ -382,13 +384,7 @@ class FollowingService(ReadingService, RefusingService):
         watcher = self._watcher
         return "" if watcher.is_clean or watcher.situation is Situation.ALONE else str(watcher.owner["incarnation"])
 
-    def committed(
-        self, group: str, partitions: Iterable[TopicPartition] | None
-    ) -> dict[TopicPartition, OffsetAndMetadata]:
-        return self._groups.committed(group, partitions)
+    def topic_id(self, name: str) -> bytes | None:
+        view = self._image.topics.get(name)  # looked at when the groups' partition was
+        return None if view is None else view.id_bytes
 
-    def describe_group(self, group: str) -> GroupDescription:
-        return self._groups.describe(group)
-
-    def list_groups(self) -> list[str]:
-        return self._groups.list()

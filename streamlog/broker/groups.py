@@ -6,19 +6,23 @@ around each request and never while somebody is woken.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Protocol, TypeVar
 
 from ..config import TopicConfig
 from ..coordinator import GroupDescription, Heartbeat, HeartbeatResult, Shard
+from ..errors import CorruptRecordError, FormatError, StreamlogError
 from ..records import columns
 from ..replication.partition import Partition
 from ..runtime.api import Completion, Lock, contained
 from ..storage.log import Write
 from ..types import Clock, OffsetAndMetadata, TopicPartition
+from .metadata import Image
 from .replay import all_records
 
 T = TypeVar("T")
+logger = logging.getLogger("streamlog.broker")
 LogRecord = tuple[bytes, bytes | None]
 
 EXPIRY_INTERVAL_MS = 600_000
@@ -34,7 +38,8 @@ class Host(Protocol):
     def incarnation(self) -> str: ...
 
     def groups_partition(self, create: bool) -> Partition | None: ...
-    def topic_counts(self) -> dict[str, int]: ...
+    @property
+    def image(self) -> Image: ...
     def new_id(self) -> str: ...
     def real_seconds(self) -> float: ...
 
@@ -46,8 +51,17 @@ class Groups:
         self._host = host
         self._lock = lock
         self._partition: Partition | None = None
-        self._shard = Shard(self._append, incarnation=host.incarnation, new_id=host.new_id)
+        self._shard = Shard(self._append, self._topic_id, incarnation=host.incarnation, new_id=host.new_id)
         self._interrupted = False
+        self._ends: Mapping[TopicPartition, int] = {}
+
+    def _topic_id(self, name: str) -> bytes | None:
+        view = self._host.image.topics.get(name)
+        return None if view is None else view.id_bytes
+
+    def _counts(self) -> dict[str, int]:
+        """How many partitions each topic has. REQUIRES: the lock, or another thread's newer image was acted on already."""
+        return {name: view.partitions for name, view in self._host.image.topics.items()}
 
     # -- the log underneath --------------------------------------------------------------------------
 
@@ -79,7 +93,61 @@ class Groups:
         self._interrupted = False
         # Not waited for: the shard answers already, and on a full disk removes the dead members later.
         self._shard.loaded(self._host.clock.time_ms(), self._host.real_seconds())
+        self._shard.forget_former_topics()
         return True
+
+    # -- after a crash -------------------------------------------------------------------------------
+
+    def recover(self, ends: Mapping[TopicPartition, int]) -> dict[TopicPartition, StreamlogError]:
+        """Move back, durably, what is committed past the end that recovery found of a partition.
+
+        Those records are lost, and the next ones take their offsets: a group would skip them. So this comes before
+        anything is appended. Returns the partitions that may take no record yet, and why: it could not be done, on a full
+        disk say, and `recover_again` tries again. Raises StorageError where the commits cannot be read.
+        """
+        partition = self._host.groups_partition(False)
+        with self._lock:
+            try:
+                if self._load(partition):
+                    self._ends = {each.partition: each.after for each in self._shard.beyond(ends)}
+            except (CorruptRecordError, FormatError) as error:
+                # No group is served while its topic is damaged, and that is no reason not to take records.
+                logger.error("what groups committed could not be compared with the ends of the logs: %s", error)
+            try:
+                self._lower()
+            except StreamlogError as error:
+                return dict.fromkeys(self._ends, error)
+        return {}
+
+    def recover_again(self) -> bool:
+        """Whether nothing committed lies past the end of its log any more. Waits for no other thread."""
+        if not self._lock.acquire(blocking=False):
+            return False
+        try:
+            if self._ends and self._load(self._partition):
+                self._lower()
+            return not self._ends
+        except StreamlogError:
+            return False
+        finally:
+            self._lock.release()
+
+    def _lower(self) -> None:
+        """REQUIRES: the lock, and that the partitions of `_ends` take no records. Raises what the disk says."""
+        partition = self._partition
+        if not self._ends or partition is None:
+            return
+        lowered = self._shard.lower_offsets(self._ends)
+        if (failure := lowered.error()) is not None:
+            raise failure
+        partition.commit.sync()
+        for group, (topic, number), before, after in lowered.result():
+            logger.warning(
+                "group %r had committed offset %d of %s-%d, which ends at %d since the machine went down: its records from "
+                "there on are lost; the commit is lowered to %d, so that the group reads what is sent from now on",
+                group, before, topic, number, after, after,
+            )  # fmt: skip
+        self._ends = {}
 
     def _ask(self, request: Callable[[Shard], T], create: bool, otherwise: Callable[[], T]) -> T:
         """Run one request under the lock, wake outside it.
@@ -107,13 +175,13 @@ class Groups:
 
     def heartbeat(self, request: Heartbeat) -> Completion[HeartbeatResult]:
         host = self._host
-        all_counts = host.topic_counts()
-        counts = {name: all_counts[name] for name in request.topics if name in all_counts}
-        return self._ask(
-            lambda shard: shard.heartbeat(request, counts, host.clock.time_ms(), host.real_seconds()),
-            True,
-            _unreachable,
-        )
+
+        def ask(shard: Shard) -> Completion[HeartbeatResult]:
+            topics = host.image.topics
+            counts = {name: topics[name].partitions for name in request.topics if name in topics}
+            return shard.heartbeat(request, counts, host.clock.time_ms(), host.real_seconds())
+
+        return self._ask(ask, True, _unreachable)
 
     def renew(self, group: str, member_id: str, seen_version: int) -> bool:
         return not self._interrupted and self._shard.renew(group, member_id, seen_version, self._host.real_seconds())
@@ -144,15 +212,30 @@ class Groups:
             self._shard.unwatch(group, callback)
 
     def commit(
-        self, group: str, member_id: str | None, member_epoch: int, offsets: Mapping[TopicPartition, OffsetAndMetadata]
+        self,
+        group: str,
+        member_id: str | None,
+        member_epoch: int,
+        offsets: Mapping[TopicPartition, OffsetAndMetadata],
+        topic_ids: Mapping[TopicPartition, bytes] | None,
     ) -> Completion[None]:
         now = self._host.clock.time_ms()
-        return self._ask(lambda shard: shard.commit(group, member_id, member_epoch, offsets, now), True, _unreachable)
+        return self._ask(
+            lambda shard: shard.commit(group, member_id, member_epoch, offsets, now, topic_ids), True, _unreachable
+        )
 
     def committed(
-        self, group: str, partitions: Iterable[TopicPartition] | None
+        self,
+        group: str,
+        partitions: Iterable[TopicPartition] | None,
+        topic_ids: Mapping[TopicPartition, bytes] | None,
     ) -> dict[TopicPartition, OffsetAndMetadata]:
-        return self._ask(lambda shard: shard.committed(group, partitions), False, dict)
+        found: dict[TopicPartition, OffsetAndMetadata]
+        found = self._ask(lambda shard: shard.committed(group, partitions, topic_ids), False, dict)
+        ends = self._ends
+        return {
+            name: at._replace(offset=min(at.offset, ends[name])) if name in ends else at for name, at in found.items()
+        }
 
     def describe(self, group: str) -> GroupDescription:
         return self._ask(lambda shard: shard.describe(group), False, lambda: GroupDescription(group, "Dead", "", 0, ()))
@@ -164,15 +247,24 @@ class Groups:
         return self._ask(lambda shard: shard.delete_group(group), True, _unreachable)
 
     def metadata_changed(self) -> None:
+        """Give groups that read what changed a new target, and forget the offsets of topics that are gone.
+
+        The change itself is made, so what fails here is no failure of it: heartbeats compare for themselves, an offset
+        of a former topic does not count, and the expiry of offsets forgets it later.
+        """
         host = self._host
         if host.groups_partition(False) is None:
             return
-        counts = host.topic_counts()
-        _check(
-            self._ask(
-                lambda shard: shard.metadata_changed(counts, host.clock.time_ms(), host.real_seconds()), False, _done
+        try:
+            _check(
+                self._ask(
+                    lambda shard: shard.metadata_changed(self._counts(), host.clock.time_ms(), host.real_seconds()),
+                    False,
+                    _done,
+                )
             )
-        )
+        except StreamlogError as error:
+            logger.warning("a change of topics could not be written down in the groups' topic yet: %s", error)
 
     # -- background work -----------------------------------------------------------------------------
 

@@ -88,7 +88,12 @@ class RefusingService:
     def unwatch_group(self, group: str, callback: Callable[[], object]) -> None: ...
 
     def commit(
-        self, group: str, member_id: str | None, member_epoch: int, offsets: Mapping[TopicPartition, OffsetAndMetadata]
+        self,
+        group: str,
+        member_id: str | None,
+        member_epoch: int,
+        offsets: Mapping[TopicPartition, OffsetAndMetadata],
+        topic_ids: Mapping[TopicPartition, bytes] | None = None,
     ) -> Completion[None]:
         self.require_writable(f"Committing in group {group!r}")
 

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 from ..coordinator import GroupDescription, Heartbeat, HeartbeatResult
-from ..errors import ConfigError, StreamlogError, forked
+from ..errors import ConfigError, DiskFullError, StorageError, StreamlogError, forked
 from ..replication.partition import Partition, gone
 from ..runtime.api import Completion, Lock
 from ..runtime.disk import entropy
@@ -47,6 +47,7 @@ class LocalService(ReadingService):
         self.real_seconds = real_seconds
         self._new_lock = new_lock
         self._groups: Groups | None = None
+        self._blocked: list[tuple[Partition, StreamlogError]] = []
         self.stop_compacting = self._catalog.stop_compacting
         self.topic = self._catalog.topic
         self.create_topic = self._catalog.create_topic
@@ -64,11 +65,32 @@ class LocalService(ReadingService):
 
     def open(self) -> None:
         """Replay the metadata and open every partition. On failure everything is let go."""
-        self._catalog.open()
-        self._groups = Groups(self, self._new_lock())
-        self.on_metadata(self._groups.metadata_changed)
+        self._catalog.open(self._open_groups)
+        self.on_metadata(self._the_groups.metadata_changed)
         if controller.GROUPS_TOPIC in self.image.topics:
-            self.scheduler.at(self.clock.time_ms(), self._groups.expire_offsets)
+            self.scheduler.at(self.clock.time_ms(), self._the_groups.expire_offsets)
+
+    def _open_groups(self) -> None:
+        """After a crash no group may be past the end of a log when that takes its first record."""
+        self._groups = Groups(self, self._new_lock())
+        if self._broker.crash.clean:
+            return
+        ends = {each.name: each.log.tail.end_offset for each in self._partitions.values() if each.knows_its_end}
+        for name, error in self._groups.recover(ends).items():
+            partition, refusal = self._partition(name), _commits_beyond(name, error)
+            partition.block(refusal)
+            self._blocked.append((partition, refusal))
+
+    def _may_append(self) -> bool:
+        """Whether what kept records out, a change that is not known to be void or commits past the end, is settled now."""
+        settled = self._catalog.settle_refused()
+        if self._blocked and self._the_groups.recover_again():
+            settled = True
+            while self._blocked:
+                partition, refusal = self._blocked[-1]
+                partition.unblock(refusal)
+                self._blocked.remove((partition, refusal))
+        return settled
 
     def close(self) -> None:
         """Close every partition, then the directory. Raises the first error, after all were let go."""
@@ -94,9 +116,6 @@ class LocalService(ReadingService):
             self._catalog.create_internal(name.topic, 1, GROUPS_CONFIG)
             self.scheduler.at(self.clock.time_ms() + 60_000, self._the_groups.expire_offsets)
         return self._partition(name)
-
-    def topic_counts(self) -> dict[str, int]:
-        return {name: view.partitions for name, view in self.image.topics.items()}
 
     def new_id(self) -> str:
         return entropy(16).hex()
@@ -130,7 +149,7 @@ class LocalService(ReadingService):
         try:
             here.append(write, self.clock.time_ms())
         except StreamlogError:
-            if not self._catalog.settle_refused():
+            if not self._may_append():
                 raise
             here = self._of_topic(topic, partition)
             here.append(write, self.clock.time_ms())
@@ -145,7 +164,7 @@ class LocalService(ReadingService):
         try:
             return here.append_one(key, value, timestamp, now_ms)
         except StreamlogError:
-            if not self._catalog.settle_refused():
+            if not self._may_append():
                 raise
             return self._of_topic(topic, partition).append_one(key, value, timestamp, now_ms)
 
@@ -209,16 +228,25 @@ class LocalService(ReadingService):
             self._groups.unwatch(group, callback)
 
     def commit(
-        self, group: str, member_id: str | None, member_epoch: int, offsets: Mapping[TopicPartition, OffsetAndMetadata]
+        self,
+        group: str,
+        member_id: str | None,
+        member_epoch: int,
+        offsets: Mapping[TopicPartition, OffsetAndMetadata],
+        topic_ids: Mapping[TopicPartition, bytes] | None = None,
     ) -> Completion[None]:
         for name in offsets:
-            self._partition(name)
-        return self._the_groups.commit(group, member_id, member_epoch, offsets)
+            if topic_ids is None or name not in topic_ids:
+                self._partition(name)
+        return self._the_groups.commit(group, member_id, member_epoch, offsets, topic_ids)
 
     def committed(
-        self, group: str, partitions: Iterable[TopicPartition] | None
+        self,
+        group: str,
+        partitions: Iterable[TopicPartition] | None,
+        topic_ids: Mapping[TopicPartition, bytes] | None = None,
     ) -> dict[TopicPartition, OffsetAndMetadata]:
-        return self._the_groups.committed(group, partitions)
+        return self._the_groups.committed(group, partitions, topic_ids)
 
     def describe_group(self, group: str) -> GroupDescription:
         self._the_groups.expire_members()
@@ -248,3 +276,17 @@ class LocalService(ReadingService):
                 "deleted_segments": log.deleted_segments,
             }
         return {"topics": topics}
+
+
+def _commits_beyond(name: TopicPartition, error: StreamlogError) -> StreamlogError:
+    """What a partition says to an append while groups have committed past its end."""
+    kind = DiskFullError if isinstance(error, DiskFullError) else StorageError
+    made = kind(
+        f"{name.topic}-{name.partition} takes no records yet: the machine went down and took its last ones, a group had "
+        f"committed past the end that is left, and would skip what comes now. Lowering its commit failed ({error}). Make room, "
+        f"or look at the disk, and send again: it is tried again first.",
+        path=getattr(error, "path", ""),
+        errno=getattr(error, "errno", 0),
+    )
+    made.__cause__ = error
+    return made

@@ -138,10 +138,12 @@ class ConsumerGroup:
         """Set the committed offsets: of these topics, or of all the group has committed for.
 
         `to`: "earliest", "latest", an aware datetime, or a mapping of partition → next offset. Raises
-        GroupNotEmptyError while the group has members, OffsetOutOfRangeError; then nothing changed.
+        GroupNotEmptyError while the group has members, OffsetOutOfRangeError, CommitFailedError if a topic is
+        deleted meanwhile; then nothing changed.
         """
         service = self._log._use()
         self._log._room.reap(self.name)
+        topics_now = service.image.topics  # once: a topic that is made anew meanwhile is another one
         names = [self._log._name_of(topic)[0] for topic in topics] or sorted({n.topic for n in self.offsets()})
         wanted: dict[TopicPartition, OffsetAndMetadata] = {}
         if isinstance(to, Mapping):
@@ -167,7 +169,8 @@ class ConsumerGroup:
                 for number in range(service.topic(topic).partitions):
                     name = TopicPartition(topic, number)
                     wanted[name] = OffsetAndMetadata(self._where(name, to))
-        result_of(service.commit(self.name, None, 0, wanted))
+        ids = {name: topics_now[name.topic].id_bytes for name in wanted if name.topic in topics_now}
+        result_of(service.commit(self.name, None, 0, wanted, ids))
 
     def _where(self, name: TopicPartition, to: Any) -> int:
         service = self._log._use()

@@ -45,6 +45,7 @@ class PartitionReader:
         on_corrupt: str,
         position: int,
         max_bytes: int = MAX_BYTES,
+        topic_id: bytes | None = None,
     ) -> None:
         self._service = service
         self.name = name
@@ -52,7 +53,7 @@ class PartitionReader:
         self.isolation = isolation
         self._skip = on_corrupt == "skip"
         self._max_bytes = min(max_bytes, MAX_BYTES)
-        self.topic_id = service.topic(name.topic).id_bytes
+        self.topic_id = topic_id if topic_id is not None else service.topic(name.topic).id_bytes
         self.seek(position)
 
     def seek(self, offset: int) -> None:

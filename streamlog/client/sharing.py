@@ -17,7 +17,7 @@ from ..errors import (
     UnknownTopicOrPartitionError,
 )
 from ..runtime.threads import get_ident, result_of
-from ..types import OffsetAndMetadata, Record, TopicPartition
+from ..types import OffsetAndMetadata, TopicPartition
 from .given import commit_offsets, partition_of
 from .membership import Membership
 from .reader import PartitionReader
@@ -204,7 +204,9 @@ class Sharing(Reading):
         if not new:
             return
         config = self._config
-        committed = self._service.committed(config.group, new) if config.group is not None else {}
+        # One id for the reader and for what was committed: a topic may be made anew between any two calls.
+        ids = {name: self._service.topic(name.topic).id_bytes for name in new}
+        committed = self._service.committed(config.group, new, ids) if config.group is not None else {}
         for name in new:
             start, end = self._service.bounds(name, config.isolation_level)
             known = committed.get(name)
@@ -223,6 +225,7 @@ class Sharing(Reading):
                     config.on_corrupt,
                     position,
                     config.fetch_max_bytes,
+                    ids[name],
                 )
             )
             if known is not None:
@@ -285,6 +288,8 @@ class Sharing(Reading):
             or name.partition >= topics[name.topic].partitions
         ]
         if gone:
+            if self._config.auto_commits:
+                self._warn_of_former([name for name in gone if name.topic in topics])
             self._held.drop(gone)
             for name in gone:
                 self._last_commit.pop(name, None)
@@ -292,32 +297,45 @@ class Sharing(Reading):
                 self._membership.stable = False  # the coordinator has to hear of it
         return gone
 
+    def _warn_of_former(self, names: list[TopicPartition]) -> None:
+        """Say that what is finished of topics that were made anew is not committed."""
+        finished = self._held.finished()
+        lost = [name for name in names if finished[name] > 0 and finished[name] != self._last_commit.get(name)]
+        if lost:
+            logger.warning(
+                "auto-commit: nothing is committed for %s in group %r: the topic was deleted and made anew, and offsets of the "
+                "former one mean nothing in it",
+                ", ".join(f"{t}-{n}" for t, n in sorted(lost)), self._config.group,
+            )  # fmt: skip
+
     # -- committing ----------------------------------------------------------------------------------
 
     def commit(self, offsets: Any = None) -> None:
         """Commit all that was handed out (None), through a Record, or a mapping of partition → NEXT offset.
 
-        Raises CommitFailedError if the group gave a partition to another member: its records will be
-        handled there. Nothing is committed then. Cost: an append of one small batch.
+        Raises CommitFailedError if the group gave a partition to another member, whose records will be
+        handled there, or if its topic was deleted and made anew. Nothing is committed then. Cost: an append of one
+        small batch.
         """
         with self._enter(), self._guard():
             self._check()  # the log may have been closed on the way here: nothing is held then, and nothing would be committed
             if self._config.group is None:
                 raise ConfigError("This consumer has no group=, so there is nowhere to commit to.", name="group")
-            gone = self._drop_deleted()
-            if isinstance(offsets, Record) and offsets.topic_partition in gone:
-                raise CommitFailedError(
-                    f"The record is of a topic {offsets.topic!r} that was deleted; its offset means nothing in the one that "
-                    f"bears the name now, or there is none. Nothing was committed."
-                )
+            topics = self._service.image.topics
             if offsets is None:
-                wanted = {
-                    n: OffsetAndMetadata(offset)
-                    for n, offset in self._held.handed().items()
-                    if offset >= 0 and n.topic in self._service.image.topics
-                }
+                handed = self._held.handed().items()
+                wanted = {n: OffsetAndMetadata(offset) for n, offset in handed if offset >= 0 and n.topic in topics}
             else:
                 wanted = commit_offsets(offsets)
+            former = sorted(name for name in self._drop_deleted() if name in wanted)
+            if former:
+                raise CommitFailedError(
+                    f"Nothing was committed: {', '.join(f'{t}-{n}' for t, n in former)} is of a topic that was deleted, and its "
+                    f"offsets mean nothing in the one that bears the name now, or there is none. Poll to go on with what "
+                    f"there is.",
+                    group=self._config.group,
+                    partitions=tuple(former),
+                )
             self._commit(wanted)
             for name, committed in wanted.items():
                 self._held.finish_through(name, committed.offset)
@@ -332,7 +350,9 @@ class Sharing(Reading):
             membership.refuse_if_fenced()
             member_id, epoch = membership.member_id or None, membership.epoch
         try:
-            result_of(self._service.commit(self._config.group, member_id, epoch, offsets))
+            readers = self._held.readers
+            ids = {name: readers[name].topic_id for name in offsets if name in readers}
+            result_of(self._service.commit(self._config.group, member_id, epoch, offsets, ids))
         except UnknownMemberIdError as error:
             raise CommitFailedError(
                 f"The commit in group {self._config.group!r} was refused: this member was put out of the group, because it "

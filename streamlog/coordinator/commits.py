@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from typing import NamedTuple
 
 from ..errors import StreamlogError
 from ..runtime.api import Completion
@@ -10,11 +11,20 @@ from ..types import OffsetAndMetadata, TopicPartition
 from . import refusals
 from .group import Group
 from .ledger import Ledger, gather
-from .schema import group_key
+from .schema import LogRecord, group_key
+
+
+class Lowered(NamedTuple):
+    """A committed offset that is moved back from `before` to `after`, the end of the log."""
+
+    group: str
+    partition: TopicPartition
+    before: int
+    after: int
 
 
 class OffsetRequests(Ledger):
-    """The part of a shard that knows committed offsets."""
+    """The part of a shard that knows committed offsets. Each belongs to a topic's id."""
 
     _retention_ms: int | None
 
@@ -25,10 +35,12 @@ class OffsetRequests(Ledger):
         member_epoch: int,
         offsets: Mapping[TopicPartition, OffsetAndMetadata],
         now_ms: int,
+        topic_ids: Mapping[TopicPartition, bytes] | None = None,
     ) -> Completion[None]:
         """Commit for a member that has the partitions, or (`member_id` None) for a group without members.
 
-        All or nothing. Fails with CommitFailedError if the member is not in the group or a partition is
+        `topic_ids` are the ids of the topics that the offsets are of; a partition that is not named there is of the
+        topic that bears the name now. All or nothing. Fails with CommitFailedError if a topic is another one by now. Fails with CommitFailedError if the member is not in the group or a partition is
         not its own, or was lost and given back since `member_epoch`; without a member, with
         GroupNotEmptyError while the group has any (Kafka says UnknownMemberId there, which hides why).
         """
@@ -39,17 +51,68 @@ class OffsetRequests(Ledger):
                 _check_owned(here, member_id, member_epoch, offsets)
             elif here.members:
                 raise refusals.not_empty(here, "set offsets of")
+            ids = self._ids_of(group, offsets, topic_ids or {})
         except StreamlogError as error:
             return Completion.failed(error)
-        return self._write(here.offsets.commit(offsets, now_ms), lambda: None)
+        return self._write(here.offsets.commit(offsets, ids, now_ms), lambda: None)
+
+    def _ids_of(
+        self, group: str, partitions: Iterable[TopicPartition], sent: Mapping[TopicPartition, bytes]
+    ) -> dict[TopicPartition, bytes]:
+        """The topic ids to commit for. Raises CommitFailedError where one is not that of the topic of today."""
+        ids: dict[TopicPartition, bytes] = {}
+        former: list[TopicPartition] = []
+        for partition in partitions:
+            current = self._topic_id(partition[0])
+            if current is None or current != sent.get(partition, current):
+                former.append(partition)
+            else:
+                ids[partition] = current
+        if former:
+            raise refusals.other_topic(group, sorted(former))
+        return ids
 
     def committed(
-        self, group: str, partitions: Iterable[TopicPartition] | None = None
+        self,
+        group: str,
+        partitions: Iterable[TopicPartition] | None = None,
+        topic_ids: Mapping[TopicPartition, bytes] | None = None,
     ) -> dict[TopicPartition, OffsetAndMetadata]:
-        """The committed positions of `partitions`, or of all. What was never committed is absent."""
+        """The committed positions of `partitions`, or of all. What was never committed is absent.
+
+        So is what was committed for another topic than that of `topic_ids`, or, where that names none, of today.
+        """
         self._require_ready()
         here = self._groups.get(group)
-        return here.offsets.committed(partitions) if here is not None else {}
+        if here is None:
+            return {}
+        if topic_ids is None:
+            return here.offsets.committed(partitions, self._current_id)
+        wanted = topic_ids
+        return here.offsets.committed(
+            partitions, lambda partition: wanted.get(partition) or self._current_id(partition)
+        )
+
+    def beyond(self, ends: Mapping[TopicPartition, int]) -> list[Lowered]:
+        """What `lower_offsets` would move."""
+        self._require_ready()
+        return [
+            Lowered(group.name, partition, state.offset, ends[partition])
+            for group in self._groups.values()
+            for partition, state in group.offsets.beyond(ends, self._current_id).items()
+        ]
+
+    def lower_offsets(self, ends: Mapping[TopicPartition, int]) -> Completion[list[Lowered]]:
+        """Move offsets past the end of their log back to it: those records are lost, and others will take their offsets.
+
+        All or nothing, in one append.
+        """
+        try:
+            lowered = self.beyond(ends)
+        except StreamlogError as error:
+            return Completion.failed(error)
+        records = [self._groups[each.group].offsets.lower(each.partition, each.after) for each in lowered]
+        return self._write(records, lambda: lowered)
 
     def delete_offsets(self, group: str, partitions: Iterable[TopicPartition]) -> Completion[None]:
         """Forget the offsets of `partitions`.
@@ -67,15 +130,15 @@ class OffsetRequests(Ledger):
         return self._write(here.offsets.forget(wanted), lambda: None)
 
     def expire_offsets(self, now_ms: int) -> Completion[None]:
-        """Forget offsets, and groups, that have outlived the retention."""
+        """Forget offsets, and groups, that have outlived the retention, and offsets of topics that are gone."""
         try:
             self._require_ready()
         except StreamlogError as error:
             return Completion.failed(error)
+        done = [self.forget_former_topics()]
         retention_ms = self._retention_ms
         if retention_ms is None:
-            return Completion.of(None)
-        done = []
+            return done[0]
         for group in list(self._groups.values()):
             empty_since_ms = group.state.empty_since_ms
             due = [
@@ -89,6 +152,17 @@ class OffsetRequests(Ledger):
                 records.append((group_key(group.name), None))
             done.append(self._write(records, lambda: None))
         return gather(done)
+
+    def forget_former_topics(self) -> Completion[None]:
+        """Forget the offsets of topics that are gone. They do not count meanwhile, so nothing rests on when this is done."""
+        try:
+            self._require_ready()
+        except StreamlogError as error:
+            return Completion.failed(error)
+        records: list[LogRecord] = []
+        for group in self._groups.values():
+            records += group.offsets.forget(group.offsets.of_former_topics(self._current_id))
+        return self._write(records, lambda: None)
 
     def next_offset_expiry_ms(self) -> int | None:
         """When `expire_offsets` will next have something to do (log clock, ms), or None. O(offsets)."""

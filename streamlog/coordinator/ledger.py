@@ -23,7 +23,10 @@ class Ledger:
     that one sets flags only, and the next request acts on them.
     """
 
-    def __init__(self, append: Callable[[Sequence[LogRecord]], Completion[int]]) -> None:
+    def __init__(
+        self, append: Callable[[Sequence[LogRecord]], Completion[int]], topic_id: Callable[[str], bytes | None]
+    ) -> None:
+        self._topic_id = topic_id
         self._groups: dict[str, Group] = {}
         self._ready = False
         self._append = append
@@ -32,6 +35,9 @@ class Ledger:
         self._wakeups: dict[Callable[[], object], None] = {}
         self._parked: Completion[int] | None = None
         self._failed = False
+
+    def _current_id(self, partition: TopicPartition) -> bytes | None:
+        return self._topic_id(partition.topic)
 
     def _existing(self, group: str) -> Group:
         """Raises GroupIdNotFoundError."""

@@ -205,7 +205,7 @@ class MemberRequests(Ledger):
         """Topics were created, deleted or have grown: `topics` has the counts of ALL that exist now.
 
         Groups that subscribe to one of them get a new target; offsets of topics that are not there any
-        more are forgotten. O(members and offsets).
+        more are forgotten, which no promise rests on. O(members and offsets).
         """
         try:
             self._require_ready()
@@ -217,7 +217,7 @@ class MemberRequests(Ledger):
             for member_id in group.overdue(now_s):
                 plan.remove(member_id)
             plan.rebalance(topics, now_ms)
-            gone = [partition for partition in group.offsets.by_partition if partition.topic not in topics]
+            gone = group.offsets.of_former_topics(self._current_id)
             done.append(self._write(plan.records() + group.offsets.forget(gone), group.recheck))
         return gather(done)
 

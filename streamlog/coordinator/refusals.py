@@ -63,6 +63,16 @@ def not_owned(group: str, member_id: str, lost: Sequence[TopicPartition]) -> Com
     )
 
 
+def other_topic(group: str, partitions: Sequence[TopicPartition]) -> CommitFailedError:
+    names = ", ".join(f"{topic}-{number}" for topic, number in partitions)
+    return CommitFailedError(
+        f"nothing was committed in group {group!r}: the offsets of {names} are of a topic that was deleted, and mean nothing "
+        "in another one of that name; poll to go on with the topic of today, if there is one",
+        group=group,
+        partitions=tuple(partitions),
+    )
+
+
 def not_empty(group: Group, action: str) -> GroupNotEmptyError:
     away = sum(member.state.away for member in group.members.values())
     note = f" ({away} of them static, gone, their place kept until session_timeout_ms is over)" if away else ""

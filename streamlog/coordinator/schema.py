@@ -8,9 +8,10 @@ an earlier one, and one whose value is None removes it, so compaction may keep j
     [2, group, member_id]                [0, instance_id | nil, client_id | nil, [topic], [assignor],
                                           session_timeout_s, max_poll_interval_s, remote, incarnation,
                                           member_epoch, [[topic, [partition], [epoch]]], [[topic, [partition]]]]
-    [3, group, topic, partition]         [0, offset, metadata, leader_epoch | nil, commit_ms]
+    [3, group, topic, partition]         [0, offset, metadata, leader_epoch | nil, commit_ms, topic_id]
 
-The two lists of a member are what it was given (with the epoch at which it was) and its target. The
+An offset belongs to the topic of `topic_id` (16 bytes), and means nothing in another one of the same name. The key
+has the name, so that a commit for the topic of today replaces one for a former topic. The two lists of a member are what it was given (with the epoch at which it was) and its target. The
 leading 0 is the version of the value's form. Order inside a value is sorted, so equal states are equal
 bytes. No record refers to another one: after compaction they may be replayed in any order of keys.
 """
@@ -73,12 +74,13 @@ class MemberState(NamedTuple):
 
 
 class CommittedOffset(NamedTuple):
-    """A committed position and when (ms, the log's clock) it was committed."""
+    """A committed position, when (ms, the log's clock) it was committed, and the id of the topic it is a position in."""
 
     offset: int
     metadata: str
     leader_epoch: int | None
     commit_ms: int
+    topic_id: bytes
 
 
 def _pack(value: Any) -> bytes:
@@ -196,4 +198,10 @@ def decode_member(member_id: str, value: bytes) -> MemberState:
 
 
 def decode_offset(value: bytes) -> CommittedOffset:
-    return CommittedOffset(*_fields(value))
+    fields = _fields(value)
+    if len(fields) != len(CommittedOffset._fields):
+        raise FormatError(
+            f"a committed offset in the coordinator's log has {len(fields)} fields where {len(CommittedOffset._fields)} are "
+            f"due (value {value[:40]!r}): it was damaged or written by something else; run streamlog.verify on the directory"
+        )
+    return CommittedOffset(*fields)

@@ -23,7 +23,8 @@ DEFAULT_OFFSETS_RETENTION_MS = 7 * 24 * 60 * 60 * 1000
 class Shard(MemberRequests, OffsetRequests):
     """All groups whose records live in one partition of the internal log.
 
-    `append` takes records for that partition and returns a Completion that is done when they count as
+    `topic_id` gives the id of the topic that bears a name now, None if there is none; it is asked under the shard's
+    lock, so an answer is never older than a commit that was taken before. `append` takes records for that partition and returns a Completion that is done when they count as
     written; it may also raise. `incarnation` names this opening of the log: members of another one are
     gone, and `loaded` removes them. `offsets_retention_ms` None keeps offsets for ever. `new_id` makes a
     member id never used before.
@@ -34,7 +35,8 @@ class Shard(MemberRequests, OffsetRequests):
     NotLeaderError, which is retriable.
 
     >>> log = []
-    >>> shard = Shard(lambda records: (log.extend(records), Completion.of(0))[1], incarnation="1", new_id=lambda: "m")
+    >>> append = lambda records: (log.extend(records), Completion.of(0))[1]
+    >>> shard = Shard(append, lambda topic: topic.encode(), incarnation="1", new_id=lambda: "m")
     >>> shard.loaded(now_ms=0, now_s=0.0).done()
     True
     >>> join = Heartbeat("billing", "", 0, None, None, frozenset({"orders"}), ("range",), frozenset(), 45.0, 300.0)
@@ -45,12 +47,13 @@ class Shard(MemberRequests, OffsetRequests):
     def __init__(
         self,
         append: Callable[[Sequence[LogRecord]], Completion[int]],
+        topic_id: Callable[[str], bytes | None],
         *,
         incarnation: str,
         offsets_retention_ms: int | None = DEFAULT_OFFSETS_RETENTION_MS,
         new_id: Callable[[], str],
     ) -> None:
-        super().__init__(append)
+        super().__init__(append, topic_id)
         self._incarnation = incarnation
         self._retention_ms = offsets_retention_ms
         self._new_id = new_id

@@ -59,7 +59,8 @@ class Partition(Waiters):
         self.outside: Outside = Nobody()
         self._policy_failure = ""
         self._leaving = False
-        self._before_block: tuple[StreamlogError | None, Callable[[], None] | None] = None, None
+        self._blocks: list[StreamlogError] = []
+        self._before_blocks: tuple[StreamlogError | None, Callable[[], None] | None] = None, None
         self.durable = durable
         synced_end = log.recovery_point if synced_end is None else synced_end
         self.commit = GroupCommit(log, new_lock, synced_end, self._synced)
@@ -72,6 +73,11 @@ class Partition(Waiters):
     def high_watermark(self) -> int:
         """What readers may see: with one replica everything that was published, or with `durable` synced."""
         return self.commit.synced_end if self.durable else self.log.tail.end_offset
+
+    @property
+    def knows_its_end(self) -> bool:
+        """Whether the next record's offset is known, though maybe the files are still to be cut there."""
+        return self.log.fault is None or self.log.mend is not None
 
     @property
     def next_horizon(self) -> int | None:
@@ -156,15 +162,21 @@ class Partition(Waiters):
         """Refuse appends with `error` until `unblock`; one whose sync failed refuses them anyway. Readers read on."""
         with self.lock:
             log = self.log
-            if log.poison is None:
-                self._before_block = log.fault, log.mend
+            if log.poison is None or log.fault in self._blocks:
+                if not self._blocks:
+                    self._before_blocks = log.fault, log.mend
+                self._blocks.append(error)
                 log.fault, log.mend = error, None
 
     def unblock(self, error: StreamlogError) -> None:
-        """Take a `block` with this error back."""
+        """Take a `block` with this error back; others may be left, and a sync may have failed meanwhile."""
         with self.lock:
-            if self.log.fault is error:
-                self.log.fault, self.log.mend = self._before_block
+            if error not in self._blocks:
+                return
+            in_force = self.log.fault is self._blocks[-1]
+            self._blocks.remove(error)
+            if in_force:
+                self.log.fault, self.log.mend = (self._blocks[-1], None) if self._blocks else self._before_blocks
 
     # -- forgetting ----------------------------------------------------------------------------------
 
@@ -236,7 +248,9 @@ class Partition(Waiters):
 
     def _go_on(self) -> None:
         if self._leaving:
-            raise ClosedError("The log is being closed, so the compaction was given up. Nothing is lost; the next one goes on.")
+            raise ClosedError(
+                "The log is being closed, so the compaction was given up. Nothing is lost; the next one goes on."
+            )
         self._check_open()
 
     def _publish(self, old: Sequence[Segment], new: Segment) -> None:

@@ -133,7 +133,7 @@ def internal_records() -> dict[str, tuple[bytes, bytes]]:
         "member": (schema.member_key("g", "m"), schema.member_value(member)),
         "offset": (
             schema.offset_key("g", TopicPartition("orders", 2)),
-            schema.offset_value(schema.CommittedOffset(17, "note", None, NOW)),
+            schema.offset_value(schema.CommittedOffset(17, "note", None, NOW, TOPIC_ID)),
         ),
     }
 

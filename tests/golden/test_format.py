@@ -120,7 +120,7 @@ def test_the_records_of_the_internal_topics_mean_what_they_meant() -> None:
     assert schema.decode_key(stored["member.key"]) == (schema.MEMBER, "g", ("m",))
     assert schema.decode_member("m", stored["member.value"]) == schema.decode_member("m", records["member"][1])
     assert schema.decode_key(stored["offset.key"]) == (schema.OFFSET, "g", ("orders", 2))
-    assert schema.decode_offset(stored["offset.value"]) == schema.CommittedOffset(17, "note", None, NOW)
+    assert schema.decode_offset(stored["offset.value"]) == schema.CommittedOffset(17, "note", None, NOW, TOPIC_ID)
 
 
 def test_published_is_written_and_read_as_it_was() -> None:

@@ -64,6 +64,7 @@ class DelayedCommit:
     partition: TopicPartition
     tenure: int
     owner_changes: int
+    topic_id: bytes | None
 
 
 class CoordinatorMachine(RuleBasedStateMachine):
@@ -74,12 +75,13 @@ class CoordinatorMachine(RuleBasedStateMachine):
         super().__init__()
         self.log: list[LogRecord] = []
         self.topics: dict[str, int] = {}
+        self.ids_of_topics: dict[str, bytes] = {}
         self.now_ms, self.now_s = 1_000_000, 0.0
         self.failing = False
         self.ids, self.tenures, self.incarnations = count(), count(), count()
         self.last_owner: dict[TopicPartition, Client] = {}
         self.owner_changes: dict[TopicPartition, int] = {}
-        self.offsets: dict[TopicPartition, tuple[int, int]] = {}
+        self.offsets: dict[TopicPartition, tuple[int, int, bytes]] = {}
         self.empty_since_ms: int | None = None
         self.had_members = False
         self.everybody: list[Client] = []
@@ -97,6 +99,7 @@ class CoordinatorMachine(RuleBasedStateMachine):
     ) -> MultipleResults[Client]:
         """Two members, settled: most of what can go wrong needs that much."""
         self.topics = topics
+        self.ids_of_topics = {topic: self.new_topic_id() for topic in topics}
         self.incarnation = str(next(self.incarnations))
         self.shard = self.make()
         self.shard.loaded(self.now_ms, self.now_s)
@@ -108,10 +111,17 @@ class CoordinatorMachine(RuleBasedStateMachine):
     def make(self) -> Shard:
         return Shard(
             self.append,
+            self.topic_id,
             incarnation=self.incarnation,
             offsets_retention_ms=RETENTION_MS,
             new_id=lambda: f"m{next(self.ids)}",
         )
+
+    def new_topic_id(self) -> bytes:
+        return b"topic %d" % next(self.ids)
+
+    def topic_id(self, topic: str) -> bytes | None:
+        return self.ids_of_topics.get(topic)
 
     def append(self, records: Sequence[LogRecord]) -> Completion[int]:
         assert records, "an append of nothing"
@@ -238,12 +248,23 @@ class CoordinatorMachine(RuleBasedStateMachine):
 
     @rule(topic=st.sampled_from(TOPICS), partitions=st.integers(0, 6))
     def change_topic(self, topic: str, partitions: int) -> None:
-        if partitions:
-            self.topics[topic] = max(partitions, self.topics.get(topic, 0))
-        else:
+        if not partitions:
             self.topics.pop(topic, None)
-        if self.shard.metadata_changed(self.topics, self.now_ms, self.now_s).error() is None:
-            self.offsets = {tp: kept for tp, kept in self.offsets.items() if tp.topic in self.topics}
+            self.ids_of_topics.pop(topic, None)
+        else:
+            if topic not in self.topics:
+                self.ids_of_topics[topic] = self.new_topic_id()
+            self.topics[topic] = max(partitions, self.topics.get(topic, 0))
+        self.shard.metadata_changed(self.topics, self.now_ms, self.now_s)
+
+    @rule(topic=st.sampled_from(TOPICS), partitions=st.integers(1, 6), told=st.booleans())
+    def make_topic_anew(self, topic: str, partitions: int, told: bool) -> None:
+        """Deleted, and another one is made under its name; a coordinator that is told late, or never, skips no record."""
+        if topic not in self.topics:
+            return
+        self.topics[topic], self.ids_of_topics[topic] = partitions, self.new_topic_id()
+        if told:
+            self.shard.metadata_changed(self.topics, self.now_ms, self.now_s)
 
     @rule(seconds=st.sampled_from([1, 44, 45, 120, 300]))
     def wait(self, seconds: int) -> None:
@@ -283,7 +304,8 @@ class CoordinatorMachine(RuleBasedStateMachine):
         if not held:
             return multiple()
         partition = held[choice % len(held)]
-        return DelayedCommit(client, client.epoch, partition, client.tenure[partition], self.owner_changes[partition])
+        tenure, changes = client.tenure[partition], self.owner_changes[partition]
+        return DelayedCommit(client, client.epoch, partition, tenure, changes, self.topic_id(partition.topic))
 
     @rule(client=clients, topic=st.sampled_from(TOPICS), number=st.integers(0, 5))
     def commit_anything(self, client: Client, topic: str, number: int) -> None:
@@ -291,20 +313,27 @@ class CoordinatorMachine(RuleBasedStateMachine):
         if number == 0:
             partition = min(client.held, default=partition)
         tenure, changes = client.tenure.get(partition, -1), self.owner_changes.get(partition, 0)
-        self.finish_a_commit(DelayedCommit(client, client.epoch, partition, tenure, changes), 7)
+        topic_id = self.topic_id(partition.topic)
+        self.finish_a_commit(DelayedCommit(client, client.epoch, partition, tenure, changes, topic_id), 7)
 
     @rule(commit=commits, offset=st.integers(0, 100))
     def finish_a_commit(self, commit: DelayedCommit, offset: int) -> None:
         client, partition = commit.client, commit.partition
         positions = {partition: OffsetAndMetadata(offset)}
-        outcome = self.shard.commit(GROUP, client.id, commit.epoch, positions, self.now_ms)
+        ids = {partition: commit.topic_id} if commit.topic_id is not None else {}
+        outcome = self.shard.commit(GROUP, client.id, commit.epoch, positions, self.now_ms, ids)
         if outcome.error() is None:
             assert client.id in self.known(), "a consumer that is not in the group committed"
             assert partition in self.given(client), "a member committed what it does not have"
             assert self.owner_changes[partition] == commit.owner_changes, "another one had it in between"
-            self.offsets[partition] = (offset, self.now_ms)
+            assert self.topic_id(partition.topic) is not None, "an offset of no topic was committed"
+            assert commit.topic_id in (None, self.topic_id(partition.topic)), (
+                "an offset of a former topic was committed"
+            )
+            self.offsets[partition] = (offset, self.now_ms, self.ids_of_topics[partition.topic])
         elif isinstance(outcome.error(), CommitFailedError):
-            never_lost = partition in client.held and client.tenure[partition] == commit.tenure
+            same_topic = commit.topic_id is not None and commit.topic_id == self.topic_id(partition.topic)
+            never_lost = same_topic and partition in client.held and client.tenure[partition] == commit.tenure
             assert not (never_lost and client.id in self.known()), "the owner was refused"
         else:
             assert isinstance(outcome.error(), DiskFullError)
@@ -317,7 +346,7 @@ class CoordinatorMachine(RuleBasedStateMachine):
         outcome = self.shard.commit(GROUP, None, -1, {partition: OffsetAndMetadata(offset)}, self.now_ms)
         if outcome.error() is None:
             assert not self.shard.describe(GROUP).members
-            self.offsets[partition] = (offset, self.now_ms)
+            self.offsets[partition] = (offset, self.now_ms, self.ids_of_topics[topic])
         else:
             assert isinstance(outcome.error(), GroupNotEmptyError | DiskFullError)
 
@@ -330,8 +359,8 @@ class CoordinatorMachine(RuleBasedStateMachine):
         if self.shard.expire_offsets(self.now_ms).error() is None:
             since = self.empty_since_ms or 0
             self.offsets = {
-                tp: (offset, at)
-                for tp, (offset, at) in self.offsets.items()
+                tp: (offset, at, topic_id)
+                for tp, (offset, at, topic_id) in self.offsets.items()
                 if tp.topic in subscribed or max(at, since) + RETENTION_MS > self.now_ms
             }
             upcoming = self.shard.next_offset_expiry_ms()
@@ -393,7 +422,18 @@ class CoordinatorMachine(RuleBasedStateMachine):
     @invariant()
     def offsets_are_what_was_committed(self) -> None:
         committed = {tp: position.offset for tp, position in self.shard.committed(GROUP).items()}
-        assert committed == {tp: offset for tp, (offset, _) in self.offsets.items()}
+        current = {
+            tp: offset for tp, (offset, _, topic_id) in self.offsets.items() if topic_id == self.topic_id(tp.topic)
+        }
+        assert committed == current
+
+    @rule(end=st.integers(0, 100))
+    def recover_a_log_that_ends_early(self, end: int) -> None:
+        """The machine lost the ends of all logs: offsets beyond them are lowered, those before are left alone."""
+        ends = {TopicPartition(topic, number): end for topic in TOPICS for number in range(6)}
+        outcome = self.shard.lower_offsets(ends)
+        if outcome.error() is None:
+            self.offsets = {tp: (min(offset, end), at, topic_id) for tp, (offset, at, topic_id) in self.offsets.items()}
 
     @invariant()
     def the_log_says_it_all(self) -> None:

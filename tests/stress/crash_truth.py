@@ -61,6 +61,7 @@ class Truth:
     topics: dict[UUID, TopicTruth] = field(default_factory=dict)
     coming: set[str] = field(default_factory=set)
     commits: dict[tuple[str, TopicPartition], Commits] = field(default_factory=dict)
+    tried: dict[UUID, int] = field(default_factory=dict)
 
     # -- what the workload tells ---------------------------------------------------------------------
 
@@ -97,6 +98,10 @@ class Truth:
 
     def committing(self, group: str, name: TopicPartition, offset: int) -> None:
         self.commits.setdefault((group, name), Commits()).tried = offset
+
+    def committing_in(self, id: UUID, offset: int) -> None:
+        """A commit for a topic that comes and goes: it may be lost, but is never found in another one of that name."""
+        self.tried[id] = max(self.tried.get(id, 0), offset)
 
     def committed(self, group: str, name: TopicPartition) -> None:
         commits = self.commits[group, name]
@@ -196,6 +201,21 @@ class Truth:
             floor = commits.acknowledged if strong else commits.synced
             if not floor <= offset <= commits.tried:
                 raise Violation(f"group {group} is at {offset} of {name}: {floor} was committed, {commits.tried} tried")
+        names = {topic.name: topic for topic in log.topics()}
+        for each in log.groups():
+            for name, offset in each.committed().items():
+                if name.topic not in names:
+                    raise Violation(f"group {each.name} is at {offset} of {name}, which is not there")
+                topic = names[name.topic]
+                end = topic.partition(name.partition).log_end_offset
+                if offset > end:
+                    raise Violation(
+                        f"group {each.name} is at {offset} of {name}, which ends at {end}: it skips what comes"
+                    )
+                if topic.id in self.tried and offset > self.tried[topic.id]:
+                    raise Violation(f"group {each.name} is at {offset} of {name}: {self.tried[topic.id]} was tried")
+                if topic.name == "passing" and topic.id not in self.tried:
+                    raise Violation(f"group {each.name} is at {offset} of {name}, in which nothing was committed")
 
 
 def _keys(where: str, partition: PartitionTruth, start: int, end: int, floor: int, records: list[Any]) -> None:

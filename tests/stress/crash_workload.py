@@ -153,7 +153,10 @@ class Workload:
         """A topic is created, written to, deleted, and its name used again."""
         if self.passing is None:
             self.passing = self._create("passing", 1)
-            self._send_to("passing", self.passing, 0, [self._record()])
+            made, count = self.passing, self.rng.randint(1, 4)
+            self._send_to("passing", made, 0, [self._record() for _ in range(count)])
+            self._tell(lambda truth: truth.committing_in(made, count))
+            self.log.group(GROUP).reset("passing", to={TopicPartition("passing", 0): count})
             return
         id, self.passing = self.passing, None
         self._tell(lambda truth: setattr(truth.topics[id], "going", True))

@@ -26,7 +26,8 @@ class World:
 
     def __init__(self) -> None:
         self.log: list[LogRecord] = []
-        self.topics: dict[str, int] = {"t": 4}
+        self.topics: dict[str, int] = {"t": 4, "u": 4}
+        self.made: dict[str, int] = {}
         self.now_ms = START_MS
         self.now_s = 1000.0
         self.failing: Exception | None = None
@@ -40,12 +41,20 @@ class World:
         """A process opens the log: all of it is replayed, or just `records`."""
         self.shard = Shard(
             self.append,
+            self.topic_id,
             incarnation=incarnation,
             offsets_retention_ms=self.retention_ms,
             new_id=lambda: f"m{next(self.ids)}",
         )
         self.shard.replay(self.log[:] if records is None else records)
         self.shard.loaded(self.now_ms, self.now_s).result()
+
+    def topic_id(self, topic: str) -> bytes | None:
+        return b"%s %d" % (topic.encode(), self.made.get(topic, 0)) if topic in self.topics else None
+
+    def make_anew(self, topic: str) -> None:
+        """Delete a topic and make another of that name: its partitions are as many, its id is another one."""
+        self.made[topic] = self.made.get(topic, 0) + 1
 
     def append(self, records: Sequence[LogRecord]) -> Completion[int]:
         if self.failing is not None:
@@ -181,7 +190,7 @@ def world() -> Iterator[World]:
         return
     world.shard.check()
     for records in (world.log, world.compacted()):
-        replayed = Shard(world.append, incarnation="check", new_id=str)
+        replayed = Shard(world.append, world.topic_id, incarnation="check", new_id=str)
         replayed.replay(records)
         assert replayed.snapshot() == world.shard.snapshot()
 

@@ -4,9 +4,18 @@ from __future__ import annotations
 
 from typing import Any
 
+import msgpack
 import pytest
 
-from streamlog.errors import CommitFailedError, GroupIdNotFoundError, GroupNotEmptyError
+from streamlog.coordinator import schema
+from streamlog.errors import (
+    CommitFailedError,
+    DiskFullError,
+    FormatError,
+    GroupIdNotFoundError,
+    GroupNotEmptyError,
+    NotLeaderError,
+)
 from streamlog.types import OffsetAndMetadata, TopicPartition
 
 T0, T3 = TopicPartition("t", 0), TopicPartition("t", 3)
@@ -235,3 +244,104 @@ def test_without_a_retention_offsets_stay_for_ever(world: Any) -> None:
     days_later(world, 10_000)
     assert world.shard.committed("g") != {}
     assert world.shard.next_offset_expiry_ms() is None
+
+
+# -- topics that are made anew
+
+
+def test_an_offset_of_a_former_topic_does_not_count_though_nobody_was_told(world: Any) -> None:
+    world.commit("g", {T0: 5})
+    world.make_anew("t")
+    assert world.shard.committed("g") == world.shard.committed("g", [T0]) == {}
+    world.commit("g", {T0: 1})
+    assert world.shard.committed("g")[T0].offset == 1
+
+
+def test_a_commit_replaces_the_one_of_a_former_topic_in_the_compacted_log(world: Any) -> None:
+    world.commit("g", {T0: 5})
+    world.make_anew("t")
+    world.commit("g", {T0: 1})
+    assert len(world.compacted()) == 1
+
+
+def test_a_commit_that_names_a_former_topic_is_refused_as_a_whole(world: Any) -> None:
+    member = world.joined()
+    former = world.topic_id("t")
+    world.make_anew("t")
+    positions = {T0: OffsetAndMetadata(5), T3: OffsetAndMetadata(5)}
+    for member_id, epoch in ((member.id, member.epoch), ("", 0)):
+        refused = world.shard.commit("g", member_id, epoch, positions, world.now_ms, {T0: former})
+        assert isinstance(refused.error(), CommitFailedError)
+    assert world.shard.committed("g") == {}
+    world.shard.commit("g", member.id, member.epoch, positions, world.now_ms, {T0: world.topic_id("t")}).result()
+    assert set(world.shard.committed("g")) == {T0, T3}
+
+
+def test_a_commit_for_a_topic_that_is_not_there_is_refused(world: Any) -> None:
+    gone = TopicPartition("gone", 0)
+    for ids in (None, {gone: b"its id"}):
+        refused = world.shard.commit("g", None, -1, {gone: OffsetAndMetadata(5)}, world.now_ms, ids)
+        assert isinstance(refused.error(), CommitFailedError)
+        assert refused.error().partitions == (gone,)
+
+
+def test_committed_offsets_can_be_asked_for_by_the_topic_they_are_of(world: Any) -> None:
+    world.commit("g", {T0: 5, T3: 6})
+    former = world.topic_id("t")
+    world.make_anew("t")
+    assert world.shard.committed("g", [T0, T3], {T0: former}) == {T0: OffsetAndMetadata(5)}
+    assert world.shard.committed("nobody", [T0], {T0: former}) == {}
+
+
+def test_offsets_of_a_former_topic_are_forgotten_with_the_next_expiry(world: Any) -> None:
+    world.retention_ms = None
+    world.open("2")
+    world.commit("g", {T0: 5})
+    world.make_anew("t")
+    world.shard.expire_offsets(world.now_ms).result()
+    assert world.state == "Dead"
+
+
+# -- logs that end before what was committed
+
+
+def test_offsets_past_the_end_of_their_log_are_lowered_and_nothing_else_of_them(world: Any) -> None:
+    u0 = TopicPartition("u", 0)
+    world.shard.commit("g", None, -1, {T0: OffsetAndMetadata(9, "note", 3), T3: OffsetAndMetadata(4)}, world.now_ms)
+    world.commit("h", {T0: 7, u0: 9})
+    days_later(world, 4)
+    lowered = world.shard.lower_offsets({T0: 7, T3: 7}).result()
+    assert lowered == [("g", T0, 9, 7)]
+    assert world.shard.committed("g") == {T0: OffsetAndMetadata(7, "note"), T3: OffsetAndMetadata(4)}
+    assert world.shard.committed("h") == {T0: OffsetAndMetadata(7), u0: OffsetAndMetadata(9)}
+    days_later(world, 3)
+    assert world.shard.list_groups() == [], "their age counts from the commit"
+
+
+def test_lowering_again_writes_nothing(world: Any) -> None:
+    world.commit("g", {T0: 9})
+    world.shard.lower_offsets({T0: 7}).result()
+    written = len(world.log)
+    assert world.shard.lower_offsets({T0: 7}).result() == []
+    assert len(world.log) == written
+
+
+def test_an_offset_of_a_former_topic_is_not_lowered_in_the_new_one(world: Any) -> None:
+    world.commit("g", {T0: 9})
+    world.make_anew("t")
+    assert world.shard.beyond({T0: 7}) == []
+
+
+def test_offsets_that_cannot_be_lowered_stay_as_they_were(world: Any) -> None:
+    world.commit("g", {T0: 9})
+    world.failing = DiskFullError("full")
+    with pytest.raises(DiskFullError):
+        world.shard.lower_offsets({T0: 7}).result()
+    assert world.shard.committed("g")[T0].offset == 9
+    world.shard.unload()
+    assert isinstance(world.shard.lower_offsets({T0: 7}).error(), NotLeaderError)
+
+
+def test_a_committed_offset_of_another_form_is_refused_with_a_typed_error() -> None:
+    with pytest.raises(FormatError, match="4 fields where 5 are due"):
+        schema.decode_offset(msgpack.packb([0, 5, "", None, 1]))

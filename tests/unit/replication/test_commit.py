@@ -298,3 +298,26 @@ def test_a_blocked_partition_refuses_with_that_error_until_it_is_unblocked(parti
         write(partition)
     partition.unblock(error)
     assert result_of(write(partition)) == 0
+
+
+def test_a_partition_that_is_blocked_twice_takes_records_after_both(partition: Partition) -> None:
+    first, second = PoisonedLogError("first", path="", errno=0), StorageError("second", path="", errno=0)
+    for one, other in ((first, second), (second, first)):
+        partition.block(one)
+        partition.block(other)
+        partition.unblock(first)
+        with pytest.raises(StorageError, match="second"):
+            write(partition)
+        partition.unblock(second)
+        assert partition.log.fault is None
+    assert result_of(write(partition)) == 0
+
+
+def test_a_partition_whose_sync_fails_while_it_is_blocked_stays_refused(partition: Partition) -> None:
+    error, poison = StorageError("blocked", path="", errno=0), PoisonedLogError("poison", path="", errno=0)
+    partition.block(error)
+    partition.log.fault = poison
+    partition.unblock(error)
+    partition.block(error)
+    with pytest.raises(PoisonedLogError):
+        write(partition)
