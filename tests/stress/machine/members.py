@@ -1,0 +1,455 @@
+"""Consumers, in groups and alone: joining, polling, committing, seeking, leaving in every way."""
+
+from __future__ import annotations
+
+import gc
+import random
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+from uuid import UUID
+
+import streamlog
+from streamlog import DeserializationError, RebalanceListener, TopicPartition
+
+from .model import GroupModel, Progress, demand
+from .producers import identity
+
+if TYPE_CHECKING:
+    from .program import Program
+
+GROUPS = ["earliest-0", "earliest-1", "latest-0"]
+STRATEGIES = {
+    "earliest-0": "range", "earliest-1": ["sticky", "range"], "latest-0": ["roundrobin", "cooperative-sticky"],
+}  # fmt: skip
+MANUAL = "earliest-manual"
+_MOST = 5
+
+
+class Odd(BaseException):
+    """What no library plans for."""
+
+
+class Listener(RebalanceListener):
+    """Does nothing; a member that has one is asked before a partition goes."""
+
+    def __repr__(self) -> str:
+        return "a listener"
+
+
+BOMBS: list[type[BaseException]] = [ValueError, SystemExit, MemoryError, TimeoutError, Odd, KeyboardInterrupt]
+
+
+@dataclass
+class Member:
+    number: int
+    consumer: Any
+    group: str | None
+    commits: bool
+    instance: str | None = None
+    manual: bool = False
+    in_hand: list[Any] = field(default_factory=list)
+    bomb: tuple[int, type[BaseException]] | None = None
+    fenced: bool = False
+
+    def deserialize(self, data: bytes) -> bytes:
+        """Goes off at the chosen record."""
+        if self.bomb is not None:
+            left, error = self.bomb
+            self.bomb = (left - 1, error) if left else None
+            if not left:
+                raise error("a deserializer that fails")
+        return data
+
+
+class Members:
+    def __init__(self, program: Program) -> None:
+        self._program = program
+        self._members: list[Member] = []
+
+    @property
+    def _log(self) -> streamlog.StreamLog:
+        assert self._program.log is not None
+        return self._program.log
+
+    def clear(self) -> None:
+        self._members = []
+
+    def closing(self) -> None:
+        """The log is about to close them: what they have in hand will come again."""
+        for member in self._members:
+            self._left(member, finished=False)
+
+    def disturbed(self) -> None:
+        """The disk failed: what members had finished may not be committed."""
+        for group in self._program.model.groups.values():
+            for progress in group.places.values():
+                progress.disturbed, progress.established = True, False
+
+    # -- coming and going ----------------------------------------------------------------------------
+
+    def join(self, rng: random.Random) -> None:
+        names = self._names(rng)
+        if len(self._members) >= _MOST or not names:
+            return
+        alone = rng.random() < 0.15
+        group = None if alone else rng.choice([name for name in GROUPS if name not in self._program.without])
+        config: dict[str, Any] = {"max_poll_records": rng.choice([1, 3, 500])}
+        commits = group is not None and rng.random() < 0.75
+        if group is not None:
+            config["enable_auto_commit"] = commits
+            config["auto_commit_interval_ms"] = rng.choice([0, 0, 5000, 3_600_000])
+            config["auto_offset_reset"] = group.partition("-")[0]
+            if rng.random() < 0.3:
+                config["listener"] = Listener()
+            if rng.random() < 0.2:
+                config["group_instance_id"] = f"i{rng.randrange(2)}"
+            if rng.random() < 0.5:  # those of one group have one in common
+                config["partition_assignment_strategy"] = STRATEGIES[group]
+        self._add(group, names, config, commits)
+
+    def _add(self, group: str | None, names: list[str], config: dict[str, Any], commits: bool) -> None:
+        number = self._program.number()
+        member = Member(number, None, group, commits, config.get("group_instance_id"))
+        self._program.note(f"member {number} of {group}: {names}, {config}")
+        member.consumer = self._log.consumer(*names, group=group, value_deserializer=member.deserialize, **config)
+        self._members.append(member)
+        if group is not None:
+            self._program.model.group(group)
+
+    def assign(self, rng: random.Random) -> None:
+        """A member of no sharing: it is given its partitions, and commits in a group of its own."""
+        names = self._names(rng)
+        if len(self._members) >= _MOST or not names:
+            return
+        commits = rng.random() < 0.7
+        self._add(MANUAL, [], {"enable_auto_commit": commits, "auto_commit_interval_ms": 0}, commits)
+        member = self._members[-1]
+        member.manual = True
+        topic = self._log[names[0]]
+        chosen = [TopicPartition(topic.name, n) for n in range(topic.partitions) if rng.random() < 0.7]
+        self._program.note(f"assigned {chosen}")
+        for other in self._members:  # nothing keeps two of them apart
+            if other.group == MANUAL and other is not member:
+                self._drop(other)
+                other.consumer.close()
+        member.consumer.assign(chosen or [TopicPartition(topic.name, 0)])
+        self._disturb(MANUAL)
+
+    def subscribe(self, rng: random.Random) -> None:
+        member, names = self._pick(rng), self._names(rng)
+        if member is not None and names and not member.manual:
+            self._program.note(f"member {member.number}: {names}")
+            member.consumer.subscribe(names)
+
+    def leave(self, rng: random.Random) -> None:
+        """By a `with` block that ends well, by a bare close, by an exception in the block, by being forgotten."""
+        member = self._pick(rng)
+        if member is None:
+            return
+        how = rng.choice(["well", "well", "close", "exception", "forgotten"])
+        self._program.note(f"member {member.number}: {how}")
+        self._drop(member)
+        self._left(member, finished=how == "well")
+        if how == "well":
+            with member.consumer:
+                pass
+        elif how == "exception":
+            member.consumer.__exit__(ValueError, ValueError(), None)
+        elif how == "close":
+            member.consumer.close()
+        elif member.group is not None:
+            self._forgotten(member.group)
+        member.consumer = None
+        if how == "forgotten":
+            gc.collect()
+
+    def _drop(self, member: Member) -> None:
+        self._members = [known for known in self._members if known is not member]
+
+    def _left(self, member: Member, *, finished: bool) -> None:
+        """What a member that goes has in hand is not finished; what one without auto-commit has is not committed."""
+        if member.group is None or (finished and member.commits and not member.fenced):
+            return
+        if member.in_hand or not member.commits or member.fenced:
+            self._disturb(member.group)
+
+    def _disturb(self, name: str) -> None:
+        for progress in self._program.model.group(name).places.values():
+            progress.disturbed = True
+
+    def _forgotten(self, name: str) -> None:
+        """Nothing is committed for a member that is collected."""
+        for progress in self._program.model.group(name).places.values():
+            progress.disturbed, progress.established = True, False
+
+    # -- reading -------------------------------------------------------------------------------------
+
+    def poll(self, rng: random.Random) -> None:
+        member = self._pick(rng)
+        if member is not None:
+            self._poll(member, rng)
+
+    def _poll(self, member: Member, rng: random.Random) -> None:
+        most = rng.choice([None, 1, 4])
+        columns = rng.random() < 0.2
+        self._program.note(f"member {member.number}: poll{'_batches' if columns else ''} of {most}")
+        consumer = member.consumer
+
+        def call() -> list[Any]:
+            if columns:
+                return [record for batch in consumer.poll_batches(max_records=most) for record in batch]
+            found: list[Any] = consumer.poll(max_records=most)
+            return found
+
+        member.in_hand = self._handing(member, call)
+        self._program.note(
+            f"member {member.number} was given {[(r.topic, r.partition, r.offset) for r in member.in_hand]}"
+        )
+
+    def loop(self, rng: random.Random) -> None:
+        """A loop to the end, or one that is left in the middle."""
+        member = self._pick(rng)
+        if member is not None:
+            self._loop(member, rng)
+
+    def _loop(self, member: Member, rng: random.Random) -> None:
+        most = rng.choice([1, 3, 10, 1000])
+        self._program.note(f"member {member.number}: a loop over {most}")
+        given: list[Any] = []
+
+        def call() -> list[Any]:
+            for record in member.consumer.until_end():
+                given.append(record)
+                member.in_hand = [record]
+                if len(given) >= most:
+                    return given
+            member.in_hand = []
+            return given
+
+        self._handing(member, call, given)
+        self._program.note(f"member {member.number} was given {[(r.topic, r.partition, r.offset) for r in given]}")
+
+    def detonate(self, rng: random.Random) -> None:
+        """A deserializer raises whatever it likes: what was taken and not handed out is not lost."""
+        member = self._pick(rng)
+        if member is None:
+            return
+        error = rng.choice(BOMBS)
+        member.bomb = rng.randrange(6), error
+        self._program.note(f"member {member.number}: {error.__name__} at record {member.bomb[0]}")
+        try:
+            if rng.random() < 0.5:
+                self._poll(member, rng)
+            else:
+                self._loop(member, rng)
+        except DeserializationError as failed:
+            demand(error is ValueError or issubclass(error, Exception), f"{error} became {failed!r}")
+        except (SystemExit, KeyboardInterrupt, Odd, MemoryError, TimeoutError) as odd:
+            demand(isinstance(odd, error), f"{error} became {odd!r}")
+        finally:
+            member.bomb = None
+
+    def _handing(self, member: Member, call: Callable[[], list[Any]], given: list[Any] | None = None) -> list[Any]:
+        """Have a member hand out records, and tell the model which, also where an error ends it."""
+        self._program.allow(streamlog.FencedInstanceIdError)
+        if member.fenced:
+            self._program.allow(streamlog.StreamlogError)
+        if member.manual:
+            self._allow_deleted()
+        ids = {topic.name: topic.id for topic in self._log.topics()}
+        group = None if member.group is None else self._program.model.group(member.group)
+        if group is not None and group.latest:
+            self._about_to_read(group)
+        try:
+            out = call()
+        except streamlog.FencedInstanceIdError:
+            member.fenced = True
+            raise
+        finally:
+            if given is not None:
+                self._tell(member, group, ids, given)
+        if given is None:
+            self._tell(member, group, ids, out)
+        if group is not None:
+            self._assigned(member, group, ids)
+        return out
+
+    def _tell(self, member: Member, group: GroupModel | None, ids: dict[str, UUID], records: Iterable[Any]) -> None:
+        if group is None:
+            return
+        for record in records:
+            id = ids.get(record.topic)
+            sent = self._program.model.sent.get(identity(record) or 0)
+            if member.manual and sent is not None and sent.topic != id:
+                continue  # fetched before its topic was deleted
+            demand(
+                id is not None, f"group {group.name} was given a record of a topic that is not there: {record!r:.100}"
+            )
+            assert id is not None
+            self._program.checker.handed_out(group, id, record)
+            if not member.commits:
+                group.at((id, record.partition)).disturbed = True
+
+    def _about_to_read(self, group: GroupModel) -> None:
+        """Where a group has neither a commit nor a member with a position, "latest" passes over what is there."""
+        for topic in self._log.topics():
+            for number in range(topic.partitions):
+                progress = group.at((topic.id, number))
+                info = topic.partition(number)
+                out_of_range = info.log_start_offset > max(
+                    [progress.base, progress.committed or 0, *(n + 1 for n in progress.handed)]
+                )
+                if (progress.committed is None and not progress.established) or out_of_range:
+                    progress.passed_over(info.high_watermark)
+
+    def _assigned(self, member: Member, group: GroupModel, ids: dict[str, UUID]) -> None:
+        if not member.commits:
+            return
+        for name in member.consumer.assignment():
+            if name.topic in ids:
+                group.at((ids[name.topic], name.partition)).established = True
+
+    # -- positions -----------------------------------------------------------------------------------
+
+    def seek(self, rng: random.Random) -> None:
+        self._allow_deleted()
+        member = self._pick(rng)
+        assigned = sorted(member.consumer.assignment()) if member is not None else []
+        if member is None or not assigned:
+            return
+        name = rng.choice(assigned)
+        bounds = member.consumer.beginning_offsets([name])[name], member.consumer.end_offsets([name])[name]
+        to = rng.choice([*bounds, rng.randint(*bounds)])
+        self._program.note(f"member {member.number}: {name} to {to}")
+        progress = self._progress(member, name)
+        if progress is not None:
+            progress.sought(to)
+        how = rng.random()
+        if how < 0.1 and to == bounds[0]:
+            member.consumer.seek_to_beginning(name)
+        elif how < 0.2 and to == bounds[1]:
+            member.consumer.seek_to_end(name)
+        else:
+            member.consumer.seek(name, to)
+        demand(member.consumer.position(name) == to, f"position of {name} is not {to}")
+        member.in_hand = [record for record in member.in_hand if record.topic_partition != name]
+
+    def _progress(self, member: Member, name: TopicPartition) -> Progress | None:
+        if member.group is None or name.topic not in self._log or name.partition >= self._log[name.topic].partitions:
+            return None
+        return self._program.model.group(member.group).at((self._log[name.topic].id, name.partition))
+
+    def pause(self, rng: random.Random) -> None:
+        self._allow_deleted()
+        member = self._pick(rng)
+        assigned = sorted(member.consumer.assignment()) if member is not None else []
+        if member is None or not assigned:
+            return
+        paused = member.consumer.paused()
+        if paused:
+            self._program.note(f"member {member.number} resumes")
+            member.consumer.resume()
+        else:
+            name = rng.choice(assigned)
+            self._program.note(f"member {member.number} pauses {name}")
+            member.consumer.pause(name)
+
+    # -- committing ----------------------------------------------------------------------------------
+
+    def commit(self, rng: random.Random) -> None:
+        member = self._pick(rng)
+        if member is None or member.group is None:
+            return
+        self._allow_deleted()
+        self._program.allow(streamlog.CommitFailedError)
+        if member.fenced:
+            self._program.allow(streamlog.StreamlogError)
+        record = rng.choice(member.in_hand) if member.in_hand and rng.random() < 0.5 else None
+        self._program.note(
+            f"member {member.number} commits {record and record.topic_partition} {record and record.offset}"
+        )
+        if record is None:
+            expected = {name: member.consumer.position(name) for name in member.consumer.assignment()}
+        else:
+            expected = {record.topic_partition: record.offset + 1}
+        for name, offset in expected.items():
+            progress = self._progress(member, name)
+            if progress is not None:
+                progress.tried.add(offset)
+        member.consumer.commit(record) if record is not None else member.consumer.commit()
+        still = member.consumer.assignment()  # the others' topics were deleted
+        self._committed(member.group, {name: offset for name, offset in expected.items() if name in still})
+        if record is None:
+            member.in_hand = []
+
+    def _committed(self, group: str, expected: dict[TopicPartition, int]) -> None:
+        """What was just committed is what the group has."""
+        with self._program.looking():
+            found = self._log.group(group).committed()
+        for name, offset in expected.items():
+            if name.topic in self._log:
+                demand(found.get(name) == offset, f"{name} was committed at {offset}, and is at {found.get(name)}")
+
+    def reset(self, rng: random.Random) -> None:
+        """An operator sets a group's offsets; it must have no members."""
+        name, found = rng.choice([*GROUPS, "workers-0"]), self._program.topics.pick(rng)
+        if found is None:
+            return
+        topic, model = found
+        self._program.allow(streamlog.GroupNotEmptyError)
+        bounds = {
+            n: (topic.partition(n).log_start_offset, topic.partition(n).high_watermark) for n in range(topic.partitions)
+        }
+        to = rng.choice(["earliest", "latest", "mapping"])
+        where = {
+            n: {"earliest": low, "latest": high}.get(to, rng.randint(low, high)) for n, (low, high) in bounds.items()
+        }
+        self._program.note(f"group {name} in {topic.name} to {to}: {where}")
+        group = self._program.model.group(name)
+        for n, offset in where.items():
+            group.at((model.id, n)).tried.add(offset)
+        given: Any = {TopicPartition(topic.name, n): offset for n, offset in where.items()} if to == "mapping" else to
+        try:
+            self._log.group(name).reset(topic.name, to=given)
+        except streamlog.GroupNotEmptyError:
+            for n, offset in where.items():
+                group.at((model.id, n)).tried.discard(offset)
+            raise
+        except streamlog.StreamlogError:
+            for n in where:  # it may have come to be, so what comes next may be anything from there on
+                group.at((model.id, n)).disturbed = True
+            raise
+        finally:
+            if self._program.model.doomed:
+                for n, offset in where.items():
+                    group.at((model.id, n)).moved(min(offset, group.at((model.id, n)).base))
+        self._committed(name, {TopicPartition(topic.name, n): offset for n, offset in where.items()})
+        if not self._program.model.doomed:
+            for n, offset in where.items():
+                group.at((model.id, n)).moved(offset)
+
+    def delete_group(self, rng: random.Random) -> None:
+        name = rng.choice([*GROUPS, "workers-0"])
+        self._program.note(name)
+        self._program.allow(streamlog.GroupNotEmptyError, streamlog.GroupIdNotFoundError)
+        group = self._program.model.group(name)
+        if self._program.model.doomed:
+            group.going = True
+        self._log.group(name).delete()
+        if not self._program.model.doomed:
+            group.places.clear()
+
+    # -- choices -------------------------------------------------------------------------------------
+
+    def _pick(self, rng: random.Random) -> Member | None:
+        return rng.choice(self._members) if self._members else None
+
+    def _allow_deleted(self) -> None:
+        """Until its next poll a consumer has partitions of topics that were deleted."""
+        self._program.allow(streamlog.UnknownTopicOrPartitionError, streamlog.UnknownTopicIdError)
+
+    def _names(self, rng: random.Random) -> list[str]:
+        with self._program.looking():
+            names = [name for name in self._log if not name.endswith(".dead-letters")]
+        return sorted(rng.sample(names, rng.randint(1, len(names)))) if names else []
