@@ -30,8 +30,9 @@ SLOT_BYTES = 4096  # a slot to a sector group: tearing one cannot touch the othe
 class State(NamedTuple):
     """Offsets. `recovery_point`: everything before it is on the device.
 
-    Two hints of compaction: it has looked at every key before `cleaned_until`, and at `next_horizon` (ms, -1
-    for never) there are tombstones to drop.
+    Of compaction: it has looked at every key before `cleaned_until`, and at `next_horizon` (ms, -1 for never) there
+    are tombstones to drop. How large they are is a hint. That `cleaned_until` is not 0 is more: offsets may be
+    missing inside segments, which otherwise is damage. That is on the device before the first of them is.
     """
 
     log_start_offset: int
@@ -51,6 +52,7 @@ class StateFile:
         self.state = state
         self._sequence = sequence
         self._closed = False
+        self._is_compaction_told = False
 
     @classmethod
     def open(cls, disk: Disk, directory: str, topic_id: bytes, partition: int, *, is_new: bool) -> StateFile:
@@ -102,6 +104,13 @@ class StateFile:
         except OSError as error:
             raise typed(error, "write", self._path) from error
         self._sequence, self.state = sequence, state
+        if sync and state.cleaned_until:
+            self._is_compaction_told = True
+
+    def tell_compaction(self) -> None:
+        """Have it on the device that compaction may have taken offsets out; what was read at opening may not be there."""
+        if not self._is_compaction_told:
+            self.write(self.state._replace(cleaned_until=max(self.state.cleaned_until, 1)), sync=True)
 
     def settle(self) -> None:
         """Have what was read on the device: a process that was killed may have written it and not come to sync it.

@@ -14,8 +14,10 @@ its batch (KIP-534); a pass after that horizon drops it. A reader that is no fur
 sees every deletion.
 
 Killed half-way, nothing is lost: the result is written beside the originals, synced, and renamed to
-`A-B.swap`. From then on it is the truth; it is published at once, and what remains to be done to the
-files (`swap.finish`) is done again, if it was interrupted, before the next pass or at the next open.
+`A-B.swap`. Before the first such rename it is on the device that offsets may be missing in this log, so
+that they are never taken for lost, whatever the topic's policy is later. From the rename on the result is
+the truth; it is published at once, and what remains to be done to the files (`swap.finish`) is done again,
+if it was interrupted, before the next pass or at the next open.
 """
 
 from __future__ import annotations
@@ -272,6 +274,7 @@ class _Cleaner:
         new.give_file(file)
         swap = f"{log.directory}/{swap_name(low, high)}"
         try:
+            log.tell_compaction()
             file.sync()
             # What the names of all these mean changes now, while readers are in them.
             for segment in (*group, new):

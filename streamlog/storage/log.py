@@ -344,6 +344,13 @@ class Log(DurableLog):
         if (until, horizon) != (self.cleaned_until, self._state.state.next_horizon):
             self._state.write(self._state.state._replace(cleaned_until=until, next_horizon=horizon), sync=False)
 
+    def tell_compaction(self) -> None:
+        """Have it on the device that offsets may be missing inside segments, before a compacted one is. Raises StorageError.
+
+        REQUIRES: maintenance lock. Else `verify` would take them for lost once the topic is no longer compacted.
+        """
+        self._state.tell_compaction()
+
     # -- forgetting ----------------------------------------------------------------------------------
 
     def advance_start(self, offset: int) -> list[Segment]:

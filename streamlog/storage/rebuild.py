@@ -88,7 +88,8 @@ class Rebuilt:
             self._begin(self.next_offset)
         self._end()
         self._disk.sync_dir(self._directory)
-        cleaned = min(state.cleaned_until, self.next_offset) if state is not None else 0
+        # Not 0 where offsets may be missing, whether a state says so or the topic's policy.
+        cleaned = min(max(state.cleaned_until if state is not None else 0, self._gaps), self.next_offset)
         file = StateFile.open(self._disk, self._directory, *self._owner, is_new=True)
         file.write(State(self.start_offset, self.next_offset, cleaned), sync=True)
         file.close()

@@ -40,6 +40,55 @@ def test_a_record_is_compacted_away_only_for_one_that_is_on_the_device(disk: Sim
         assert {record.key for record in log["t"].read()} == {b"k", b"o"}
 
 
+def test_what_compaction_left_is_never_taken_for_lost_however_it_was_interrupted(
+    disk: SimulatedDisk, clock: ManualClock
+) -> None:
+    """The topic is not compacted any more: then a hole in a segment is damage, unless a compaction is known to have been."""
+    with opened(disk, clock) as log:
+        table = log.create_topic("t", cleanup_policy="compact", min_cleanable_dirty_ratio=0.01)
+        for number in range(9):  # several to a segment, or each of them would be its segment's last, which stays
+            table.send(b"%d" % number * 200, key=f"k{number % 2}")
+        log.sync()
+        start = len(disk.operations)
+        table.compact()
+        assert [record.offset for record in table.read()] == [7, 8]
+        log.delete_topic("t")  # what was left to be written unsynced is
+        end = len(disk.operations)
+    judged = 0
+    for name, state in disk.crashes(2, harsh=1, first=start, last=end):
+        with opened(state, clock) as log:
+            if "t" not in log:
+                continue
+            log["t"].update_config(cleanup_policy="delete")
+            found = {record.offset for record in log["t"].read()}
+        report = streamlog.verify("data", disk=state)
+        assert report.ok, f"{name}: {report}"
+        assert not streamlog.repair("data", "copy", disk=state).problems, name
+        with opened(state, clock) as log:
+            assert {record.offset for record in log["t"].read()} == found >= {7, 8}
+        judged += 1
+    assert judged > 50
+
+
+@pytest.mark.parametrize("left", ["state", "nothing"])
+def test_a_copy_of_a_compacted_log_is_whole_once_it_is_no_longer_compacted(
+    disk: SimulatedDisk, clock: ManualClock, left: str
+) -> None:
+    with opened(disk, clock) as log:
+        table = log.create_topic("t", cleanup_policy="compact", min_cleanable_dirty_ratio=0.01)
+        for number in range(9):
+            table.send(b"%d" % number * 200, key=f"k{number % 2}")
+        table.compact()
+    if left == "nothing":  # no slot of the state verifies, so where the log starts is not known, nor that it was compacted
+        directory = next(name for name in disk.listdir("/data/topics"))
+        disk.open(f"/data/topics/{directory}/partition.state").pwrite([b"?" * 8192], 0)
+    streamlog.repair("data", "copy", disk=disk)
+    with streamlog.open("copy", disk=disk, clock=clock) as log:
+        log["t"].update_config(cleanup_policy="delete")
+    report = streamlog.verify("copy", disk=disk)
+    assert report.ok, report
+
+
 def test_after_a_tear_before_a_roll_the_log_goes_on_where_it_was_torn(disk: SimulatedDisk, clock: ManualClock) -> None:
     with opened(disk, clock) as log:
         topic = log.create_topic("t")
