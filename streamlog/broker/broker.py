@@ -21,6 +21,7 @@ from ..records.batch import seed_of
 from ..replication.partition import Partition
 from ..runtime.api import Disk, Gate, Lock
 from ..runtime.disk import entropy
+from ..runtime.disk_errors import check, ignored
 from ..storage.faults import typed
 from ..storage.lost import begin_again, is_lost, lost
 from ..storage.recovery import Crash, open_log
@@ -100,6 +101,7 @@ class Broker:
                 disk.sync_dir(path)
                 disk.sync_dir(f"{path}/topics")
         except OSError as error:
+            check(error)
             self._lock.release()
             raise typed(error, "open", error.filename or path) from error
         except BaseException:
@@ -125,6 +127,7 @@ class Broker:
             try:
                 self.disk.sync_dir(above or "/")
             except OSError as error:  # another user's, and not to be read by us, or none that has to be synced
+                check(error)
                 if directory in new and not isinstance(error, PermissionError):
                     raise
             directory = above
@@ -133,6 +136,7 @@ class Broker:
         try:
             names = self.disk.listdir(self.path)
         except NotADirectoryError as error:
+            check(error)
             raise FormatError(f"{self.path} is a file; a log is a directory.", path=self.path) from error
         if OWNER_FILE not in names and set(names) - _LEFTOVERS and not self._is_unfinished(names):
             raise FormatError(
@@ -310,9 +314,11 @@ class Broker:
         path = f"{self.path}/topics/{topic_hex}-{number}"
         try:
             self.disk.rmtree(path)
-        except FileNotFoundError:
+        except FileNotFoundError as error:
+            check(error)
             return
         except OSError as error:
+            check(error)
             logger.warning("could not remove %s (%s); it will be removed at the next open", path, error)
 
     def remove_orphans(self, known: Mapping[str, int]) -> None:
@@ -327,7 +333,7 @@ class Broker:
         for name in names:
             match = _TOPIC_DIR.fullmatch(name)
             if match is not None and int(match[2]) >= known.get(match[1], 0):
-                with contextlib.suppress(OSError):
+                with ignored(OSError):
                     self.disk.rmtree(f"{self.path}/topics/{name}")
 
     # -- closing -------------------------------------------------------------------------------------
@@ -339,6 +345,7 @@ class Broker:
                 self.owner = {**self.owner, "clean": True}
                 self._write_owner()
         except OSError as error:  # a full disk: the next open walks the headers, nothing is lost
+            check(error)
             logger.warning("could not mark %s as closed (%s); the next open will check it", self.path, error)
         finally:
             self._lock.release()

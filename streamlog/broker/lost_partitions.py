@@ -10,6 +10,7 @@ from collections.abc import Iterable, Mapping
 
 from ..coordinator import schema
 from ..runtime.api import Disk
+from ..runtime.disk_errors import check
 from ..storage.published import NAME, SLOT_BYTES, parse_slot
 from ..types import TopicPartition
 from .broker import Broker
@@ -22,7 +23,8 @@ def known_ends(disk: Disk, directory: str) -> dict[int, int]:
     """The end offset of each partition by its seed, as the file `published` of a log's directory tells; it need not be there."""
     try:
         data = disk.read(f"{directory}/{NAME}")
-    except OSError:
+    except OSError as error:
+        check(error)
         return {}
     slots = [parse_slot(data[at : at + SLOT_BYTES]) for at in range(SLOT_BYTES, len(data), SLOT_BYTES)]
     return {slot.seed: max(slot.end_offset, slot.log_start_offset) for slot in slots if slot is not None}

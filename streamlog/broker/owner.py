@@ -6,7 +6,6 @@ room for the temporary file of an atomic write, and must not keep a log from bei
 
 from __future__ import annotations
 
-import contextlib
 import errno
 import json
 import logging
@@ -14,6 +13,7 @@ from typing import Any
 
 from ..errors import FormatError
 from ..runtime.api import Disk
+from ..runtime.disk_errors import check, ignored
 
 logger = logging.getLogger("streamlog.broker")
 
@@ -42,6 +42,7 @@ def read_owner(disk: Disk, path: str) -> dict[str, Any]:
             path=path,
         ) from error
     except OSError as error:
+        check(error)
         raise FormatError(f"{path} cannot be read as a file of a log: {error.strerror or error}.", path=path) from error
     if min_reader > FORMAT or owner["features"]:
         raise FormatError(
@@ -76,9 +77,10 @@ def write_owner(disk: Disk, path: str, owner: dict[str, Any]) -> None:
     try:
         disk.write_atomic(path, data)
     except OSError as error:
+        check(error)
         if error.errno not in _NO_ROOM or len(data) > SECTOR_BYTES or not disk.exists(path):
             raise
-        with contextlib.suppress(OSError):
+        with ignored(OSError):
             disk.unlink(f"{path}.tmp")
         _overwrite(disk, path, data)
 

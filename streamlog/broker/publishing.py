@@ -21,6 +21,7 @@ from collections.abc import Callable
 
 from ..replication.partition import Partition
 from ..runtime.api import Disk, File, Lock
+from ..runtime.disk_errors import check
 from ..storage import published
 from ..storage.published import CLOSED, EMPTY, NAME, OPEN, OPENING, SLOT_BYTES, Header, Slot
 from ..storage.tail import Tail
@@ -221,6 +222,7 @@ class Publisher:
                 file.pwrite([published.pack_slot(slot)], place.index * SLOT_BYTES)
                 place.last, place.tail = slot, tail
         except OSError as error:
+            check(error)
             self._refuse(error)
 
     def _write(self, place: Place) -> bool:
@@ -244,6 +246,7 @@ class Publisher:
         try:
             self._file.pwrite([data], position)
         except OSError as error:
+            check(error)
             self._refuse(error)
             return False
         self._refused = False

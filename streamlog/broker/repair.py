@@ -21,6 +21,7 @@ from ..records.batch import BatchHeader, seed_of
 from ..records.columns import BatchColumns
 from ..runtime.api import Disk
 from ..runtime.disk import OsDisk, entropy, path_of
+from ..runtime.disk_errors import check
 from ..storage.check import Question
 from ..storage.checkpoint import NAME as STATE_NAME
 from ..storage.checkpoint import State, slots
@@ -138,6 +139,7 @@ def _check_target(disk: Disk, source: str, target: str) -> None:
     try:
         empty = not disk.exists(target) or not disk.listdir(target)
     except OSError as error:
+        check(error)
         raise ConfigError(f"into={target!r} cannot be used ({error.strerror or error}).", name="into") from error
     if not empty:
         raise ConfigError(f"into={target!r} is not empty; give a new directory, or an empty one.", name="into")
@@ -269,7 +271,8 @@ class _Repair(Inspection):
             found = [base_offset_of(name, "log") for name in names] + [(swap_of(name) or (None,))[0] for name in names]
             bases = sorted(base for base in found if base is not None)
             state = slots(self.disk.read(f"{directory}/{STATE_NAME}", 1 << 16), topic_id, number).newest
-        except OSError:
+        except OSError as error:
+            check(error)
             state = None  # told by the check
         if state is None:
             return None, bases[0] if bases else 0

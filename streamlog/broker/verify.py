@@ -18,6 +18,7 @@ from ..records.batch import BatchHeader, seed_of
 from ..records.columns import BatchColumns
 from ..runtime.api import Disk
 from ..runtime.disk import OsDisk, path_of
+from ..runtime.disk_errors import check
 from ..storage.check import FOREVER_OFFSET, Checked, Finding, Question, check_partition
 from ..storage.faults import typed
 from ..storage.lost import is_lost
@@ -157,6 +158,7 @@ class Inspection:
         try:
             return self.disk.listdir(directory)
         except OSError as error:
+            check(error)
             if error.errno == errno.ENOTDIR and directory != self.path:
                 self._problem(directory, "unreadable", "it is no directory")
                 return []
@@ -200,7 +202,8 @@ class Inspection:
                     file = self.disk.open(f"{directory}/{name}", writable=False)
                     total += file.size()
                     file.close()
-        except OSError:
+        except OSError as error:
+            check(error)
             return total
         return total
 
@@ -250,7 +253,8 @@ class Inspection:
     def _is_lost(self, directory: str, topic_id: bytes, number: int) -> bool:
         try:
             return is_lost(self.disk, directory, topic_id, number, was_clean=self.crash.clean)
-        except OSError:  # told by the check
+        except OSError as error:  # told by the check
+            check(error)
             return False
 
     def _hurt(self, topic: str) -> bool:
@@ -313,6 +317,7 @@ class Inspection:
             self._problem(directory, "format", str(error), topic, number)
             return
         except OSError as error:
+            check(error)
             self._problem(directory, "unreadable", error.strerror or str(error), topic, number, (0, FOREVER_OFFSET))
             return
         self._count(checked)

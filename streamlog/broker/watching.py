@@ -12,6 +12,7 @@ from typing import Any
 
 from ..errors import FormatError
 from ..runtime.api import Disk, File
+from ..runtime.disk_errors import check
 from ..storage.faults import typed
 from ..storage.published import CLOSED, EMPTY, NAME, OPEN, OPENING, SLOT_BYTES, Header, Slot, parse_header, parse_slot
 from .owner import OWNER_FILE, read_owner
@@ -129,7 +130,8 @@ class Watcher:
                 if len(data) < length:
                     return data
                 length *= 2
-        except FileNotFoundError:
+        except FileNotFoundError as error:
+            check(error)
             return b""
         except OSError as error:
             raise typed(error, "read", f"{self._directory}/{NAME}") from error
@@ -183,7 +185,8 @@ class Watcher:
             state, pid = header.state, header.pid
         try:
             holder = self._lock.holder()
-        except OSError:  # a lock file that may not be read: nothing is known, so nothing beyond the slots is read
+        except OSError as error:  # a lock file that may not be read: nothing is known, so nothing beyond the slots is read
+            check(error)
             holder = pid
         # Held by another process, they are those of one that was killed, and the next one has not said so yet. What
         # the dead one did not publish may have been found in the files: they would take that back.

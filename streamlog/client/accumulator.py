@@ -30,6 +30,7 @@ from ..errors import (
 )
 from ..records.batch import LOG_APPEND_TIME
 from ..runtime.api import Completion
+from ..runtime.disk_errors import ends_in
 from ..runtime.threads import RawGate, get_ident, new_lock, real_monotonic, wait_for
 from ..storage.log import Write
 from ..types import TopicPartition
@@ -289,10 +290,17 @@ class PartitionQueue:
             self.owner.call_soon(self)
 
     def _encodes(self, batch: Batch) -> bool:
-        """Encode a batch. One that cannot be, though its records were checked, fails alone and blocks nobody."""
+        """Encode a batch. One that cannot be, though its records were checked, fails alone and blocks nobody.
+
+        Code of the program's own can run in here, a signal handler; what that raises is no fault of the records. The
+        batch stays where it is then, and is encoded by whoever comes next.
+        """
         try:
             batch.seal()
         except Exception as error:
+            if not batch.disturbed and (isinstance(error, MemoryError) or not ends_in(error, "streamlog.records.")):
+                batch.disturbed = True  # once: what comes again is in the records themselves, and must block nobody
+                raise
             failed = SerializationError(
                 f"{len(batch)} records for {self.topic.name}-{self.partition} could not be encoded: {error}. "
                 f"Send them one by one to find the one at fault."

@@ -64,7 +64,7 @@ class Batch(Completion[int]):
     """
 
     __slots__ = (
-        "_asked", "_columns", "_ends", "append_time", "closed", "deadline_ms", "has_headers", "is_failed", "parked", "queue", "reserved", "rows",
+        "_asked", "_columns", "_ends", "append_time", "closed", "deadline_ms", "disturbed", "has_headers", "is_failed", "parked", "queue", "reserved", "rows",
         "sealed", "size", "urgent",
     )  # fmt: skip
 
@@ -76,6 +76,8 @@ class Batch(Completion[int]):
         """It takes in no record any more. Any thread may say so at any time, and nobody may take it back."""
         self._ends: list[int] = []
         self.has_headers = False
+        # Whether something that is none of the records' came into their encoding.
+        self.disturbed = False
         self._columns: Rows | None = None
         self.size = 0
         self.reserved = 0

@@ -7,7 +7,6 @@ knows what to do at interpreter exit and after a fork.
 
 from __future__ import annotations
 
-import contextlib
 import logging
 import weakref
 from collections.abc import Callable
@@ -24,6 +23,7 @@ from ..config import OpenOptions
 from ..errors import ConfigError, StreamlogError
 from ..runtime.api import Disk
 from ..runtime.disk import OsDisk
+from ..runtime.disk_errors import check, ignored
 from ..runtime.exits import ExitCallbacks, at_exit_of_forked_children
 from ..runtime.threads import (
     BackgroundThread,
@@ -135,13 +135,14 @@ class OwningEngine(Engine):
                 try:
                     self._disk.rmtree(self.path)
                 except OSError as error:
+                    check(error)
                     logger.warning("could not remove the temporary log %s (%s)", self.path, error)
 
     def discard(self) -> None:
         self._stop()
         self._local.abandon()
         if self.temporary:
-            with contextlib.suppress(OSError):
+            with ignored(OSError):
                 self._disk.rmtree(self.path)
 
     def abandon(self) -> None:

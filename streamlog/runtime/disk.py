@@ -19,6 +19,7 @@ from collections.abc import Sequence
 
 from ..errors import ConfigError
 from ..types import Buffer
+from .disk_errors import check, ignored
 
 _MADV_POPULATE_READ = 22
 _IOV_MAX = 512
@@ -122,6 +123,7 @@ class OsMapping:
             try:
                 self._map.madvise(_MADV_POPULATE_READ, start, end - start)
             except OSError as error:
+                check(error)
                 if error.errno not in _NO_POPULATE:
                     raise OSError(errno.EIO, "the disk could not read a mapped range", self.path) from error
                 self._populate = False  # an older kernel
@@ -149,7 +151,8 @@ class OsDisk:
     def exists(self, path: str) -> bool:
         try:
             os.lstat(path)
-        except (FileNotFoundError, NotADirectoryError):
+        except (FileNotFoundError, NotADirectoryError) as error:
+            check(error)
             return False
         return True
 
@@ -198,7 +201,7 @@ class OsDisk:
 
     def write_atomic(self, path: str, data: bytes) -> None:
         temporary = path + ".tmp"
-        with contextlib.suppress(FileNotFoundError):
+        with ignored(FileNotFoundError):
             os.unlink(temporary)
         file = self.open(temporary, create=True, exclusive=True)
         try:
@@ -251,6 +254,7 @@ class DirectoryLock:
             try:
                 fcntl.flock(self._fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except OSError as error:
+                check(error)
                 if error.errno not in (errno.EWOULDBLOCK, errno.EAGAIN, errno.EACCES):
                     raise
                 pid = os.pread(self._fd, 20, 0).decode("ascii", "replace").strip()
@@ -268,6 +272,7 @@ class DirectoryLock:
         try:
             os.pwrite(self._fd, text, 0)
         except OSError as error:
+            check(error)
             if error.errno not in (errno.ENOSPC, errno.EDQUOT):
                 raise
         else:
@@ -295,7 +300,8 @@ class DirectoryLock:
         """
         try:
             fd = os.open(self.path, _FLAGS | os.O_RDONLY | os.O_NONBLOCK)
-        except FileNotFoundError:
+        except FileNotFoundError as error:
+            check(error)
             return None
         try:
             about = os.fstat(fd)

@@ -17,6 +17,7 @@ from ..errors import CorruptRecordError, StorageError
 from ..records.batch import BatchHeader, verify_payload
 from ..records.columns import BatchColumns
 from ..runtime.api import Disk
+from ..runtime.disk_errors import check
 from . import index as index_files
 from .batch_check import batch_fault
 from .checkpoint import NAME as STATE_NAME
@@ -48,7 +49,9 @@ def check_partition(disk: Disk, question: Question) -> Checked:
     for _ in range(_TRIES):
         try:
             return _Check(disk, question).run()
-        except (FileNotFoundError, _Changed):
+        except (FileNotFoundError, _Changed) as error:
+            if isinstance(error, FileNotFoundError):
+                check(error)
             if question.restart is not None:
                 question.restart()
             if not disk.exists(question.directory):
@@ -270,7 +273,8 @@ class _Check(Findings):
             return
         try:
             loaded = index_files.load(self.disk, path, segment.size, segment.seed)
-        except FileNotFoundError:
+        except FileNotFoundError as error:
+            check(error)
             return
         if loaded is not None and is_last and not self.q.crash.clean and loaded[1].size < walk.stats.size:
             return  # from the last close; the segment went on growing

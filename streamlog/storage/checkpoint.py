@@ -16,6 +16,7 @@ from xxhash import xxh3_64_intdigest
 from ..errors import CorruptRecordError, StreamlogError
 from ..records.batch import MAX_OFFSET
 from ..runtime.api import Disk
+from ..runtime.disk_errors import check
 from .faults import typed
 
 logger = logging.getLogger("streamlog.storage")
@@ -71,6 +72,7 @@ class StateFile:
             finally:
                 file.close()
         except FileNotFoundError as error:
+            check(error)
             raise _damaged(path, "it is missing") from error
         except OSError as error:
             raise typed(error, "open", path) from error

@@ -41,6 +41,7 @@ from ..records.batch import (
 )
 from ..records.columns import BatchColumns
 from ..runtime.api import File
+from ..runtime.disk_errors import check
 from .faults import typed
 from .index import Index, Stats
 from .log import Log
@@ -209,6 +210,7 @@ class _Cleaner:
                     self._clean(header, full, data, last)
             self._flush()
         except OSError as error:
+            check(error)
             self.abandon()
             raise typed(error, "compact into", self._path) from error
         except BaseException:
@@ -302,7 +304,8 @@ class _Cleaner:
         finishes a replacement that nobody rested on."""
         try:
             return self._log.disk.exists(swap)
-        except OSError:
+        except OSError as error:
+            check(error)
             return False
 
     def abandon(self) -> None:
@@ -312,7 +315,8 @@ class _Cleaner:
         try:
             if self._log.disk.exists(self._path):
                 self._log.disk.unlink(self._path)
-        except OSError:
+        except OSError as error:
+            check(error)
             return
 
 

@@ -10,11 +10,13 @@ from __future__ import annotations
 
 import logging
 from bisect import bisect_right
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from errno import EDQUOT, EFBIG, EMFILE, ENFILE, ENOSPC
+from functools import partial
 
 from ..errors import DiskFullError, PoisonedLogError, StreamlogError
 from ..runtime.api import Disk
+from ..runtime.disk_errors import check, is_the_disks
 from . import salvage
 from .checkpoint import StateFile
 from .faults import typed
@@ -75,16 +77,12 @@ class DurableLog(LogReader):
             # to whoever opens the file next if it told nobody yet.
             own = segment.sealed  # looked at once: a roll may seal it meanwhile, and a reader has the other one
             file = self.disk.open(segment.path) if own else segment.file
-        except FileNotFoundError:  # removed by retention or with its topic, or compacted into one that was synced
+        except FileNotFoundError as error:  # removed by retention or with its topic, or compacted into one that was synced
+            check(error)
             return
         except OSError as error:
             raise typed(error, "sync", segment.path) from error
-        try:
-            file.sync()
-        except OSError as error:
-            self.mend = None
-            self.fault = _UNTOLD  # first of all, and without a call: a Ctrl-C comes between two calls
-            raise self._poison(error, segment.path) from error
+        self._sync_once(file.sync, segment.path)
         if own:
             file.close()
 
@@ -93,14 +91,26 @@ class DurableLog(LogReader):
 
         Raises PoisonedLogError; StorageError if nothing rests on the outcome, for the caller removes the file.
         """
+        self._sync_once(partial(self.disk.sync_dir, self.directory), self.directory, harmless=_NOT_SYNCED)
+
+    def _sync_once(self, sync: Callable[[], None], path: str, *, harmless: Sequence[int] = ()) -> None:
+        """Sync; a failure poisons the log, but for errors that are not the disk's, and those `harmless`."""
         try:
-            self.disk.sync_dir(self.directory)
+            sync()
         except OSError as error:
-            if error.errno in _NOT_SYNCED:
-                raise typed(error, "create a file in", self.directory) from error
+            try:
+                told = is_the_disks(error)
+            except BaseException:  # a Ctrl-C came just now: the kernel tells of a failed sync only once
+                self.mend = None
+                self.fault = _UNTOLD
+                raise
+            if not told:
+                raise
+            if error.errno in harmless:
+                raise typed(error, "create a file in", path) from error
             self.mend = None
-            self.fault = _UNTOLD
-            raise self._poison(error, self.directory) from error
+            self.fault = _UNTOLD  # first of all, and without a call: a Ctrl-C comes between two calls
+            raise self._poison(error, path) from error
 
     def _poison(self, error: OSError, path: str) -> PoisonedLogError:
         self.fault = poison = PoisonedLogError(

@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 
 from ..runtime.api import Disk
+from ..runtime.disk_errors import check
 from ..types import SegmentInfo
 from . import index as index_files
 from .index import HEADER_LEN, Index, Stats
@@ -71,7 +72,8 @@ class Facts(Source):
                 stats = index_files.stats_from(file.pread(HEADER_LEN, 0), self.seed)
             finally:
                 file.close()
-        except OSError:
+        except OSError as error:
+            check(error)
             return None
         return stats if stats is not None and self._is_mine(stats) else None
 
@@ -115,7 +117,8 @@ class Facts(Source):
     def _load_index(self) -> Index:
         try:
             loaded = index_files.load(self.disk, self.index_path, self.size, self.seed)
-        except FileNotFoundError:
+        except FileNotFoundError as error:
+            check(error)
             loaded = None
         if loaded is not None and self._is_mine(loaded[1]):
             return loaded[0]
@@ -134,4 +137,5 @@ class Facts(Source):
         try:
             self.disk.write_atomic(self.index_path, index_files.to_bytes(index, stats, self.seed))
         except OSError as error:
+            check(error)
             logger.warning("could not write %s (%s); it will be rebuilt when needed", self.index_path, error)

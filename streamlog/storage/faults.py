@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 
 from ..errors import DiskFullError, StorageError, StreamlogError
+from ..runtime.disk_errors import check
 
 _FULL = {
     errno.ENOSPC: "no space left",
@@ -14,7 +15,11 @@ _FULL = {
 
 
 def typed(error: OSError, doing: str, path: str) -> StreamlogError:
-    """What `error`, met while `doing` something to `path`, is called here. Raise it `from error`."""
+    """What `error`, met while `doing` something to `path`, is called here. Raise it `from error`.
+
+    An error that is not the disk's is raised as it is: see `runtime.disk_errors`.
+    """
+    check(error)
     if isinstance(error.filename, str):  # the file inside the directory that is being opened
         path = error.filename
     if error.errno in _FULL:

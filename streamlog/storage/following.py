@@ -20,6 +20,7 @@ from typing import TypeVar
 from ..errors import CorruptRecordError, RequestTimedOutError, StorageError
 from ..records.batch import BatchHeader, header_fault, peek
 from ..runtime.api import Disk
+from ..runtime.disk_errors import check
 from ..types import OffsetAndTimestamp
 from . import checkpoint
 from .checkpoint import State
@@ -133,6 +134,7 @@ class FollowedLog(LogReader):
             try:
                 tail = self._listed(slot, keep=life == self._life)
             except FileNotFoundError as error:
+                check(error)
                 missing = error
             except OSError as error:
                 raise typed(error, "list", self.directory) from error
@@ -171,7 +173,8 @@ class FollowedLog(LogReader):
                 # What was deleted last the partition's state tells: a new start is on the device before the first
                 # file goes. So it is read after the listing.
                 start = min(self._state(self._names()).log_start_offset, slot.end_offset)
-            except FileNotFoundError:  # they are being moved about: the next listing tells
+            except FileNotFoundError as error:  # they are being moved about: the next listing tells
+                check(error)
                 continue
             except OSError as error:
                 raise typed(error, "list", self.directory) from error
@@ -250,7 +253,8 @@ class FollowedLog(LogReader):
     def _names(self) -> list[str]:
         try:
             return self._disk.listdir(self.directory)
-        except FileNotFoundError:
+        except FileNotFoundError as error:
+            check(error)
             return []
 
     def _state(self, names: Sequence[str]) -> State:

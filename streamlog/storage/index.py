@@ -17,6 +17,7 @@ from typing import NamedTuple
 from xxhash import xxh3_64_intdigest
 
 from ..runtime.api import Disk
+from ..runtime.disk_errors import check
 
 INTERVAL = 4096
 MAGIC = b"SLX\x01"
@@ -99,7 +100,8 @@ def load(disk: Disk, path: str, size: int, seed: int) -> tuple[Index, Stats] | N
         return from_bytes(disk.read(path, HEADER_LEN + 24 * (size // INTERVAL + 1)), seed)
     except FileNotFoundError:
         raise
-    except OSError:
+    except OSError as error:
+        check(error)
         return None
 
 

@@ -20,6 +20,7 @@ from ..errors import StreamlogError
 from ..records.batch import LOG_APPEND_TIME, NO_PRODUCER, SealedBatch, stamp
 from ..records.single import OVERHEAD, encode_one
 from ..runtime.api import Disk
+from ..runtime.disk_errors import check, ignored
 from ..types import SegmentInfo
 from . import salvage
 from .checkpoint import StateFile
@@ -130,10 +131,11 @@ class Log(DurableLog):
             self._writing = write
             file.pwrite(buffers, tail.end_position)
         except OSError as error:
+            failure = typed(error, "append to", active.path)
             if self._writing is not None:
                 with contextlib.suppress(StreamlogError):  # the next append tries again
                     self._settle()
-            raise typed(error, "append to", active.path) from error
+            raise failure from error
         for place in places:
             index.add(*place)
         self.appended_batches += len(places)
@@ -175,9 +177,10 @@ class Log(DurableLog):
         try:
             active.file.pwrite((data,), position)
         except OSError as error:
+            failure = typed(error, "append to", active.path)
             with contextlib.suppress(StreamlogError):
                 self._settle()
-            raise typed(error, "append to", active.path) from error
+            raise failure from error
         index.add(offset, position, timestamp)
         self.appended_batches += 1
         self.appended_bytes += len(data)
@@ -256,6 +259,8 @@ class Log(DurableLog):
                 return False
             self._sync(active)
         except (OSError, StreamlogError) as error:
+            if isinstance(error, OSError):
+                check(error)
             logger.warning("%s: could not be cut back to byte %d (%s)", active.path, position, error)
             return False
         return True
@@ -307,7 +312,7 @@ class Log(DurableLog):
             self.tail = Tail(end, 0, segments, bases, tail.start_offset, 0, -1, -1, -1)
         except BaseException as error:
             if self.tail is tail:  # an empty file here would be in the way of what is appended to the old one now
-                with contextlib.suppress(OSError):
+                with ignored(OSError):
                     self.disk.unlink(new.path)
             if isinstance(error, OSError):
                 raise typed(error, "create", new.path) from error
@@ -380,9 +385,11 @@ class Log(DurableLog):
             for path in (segment.path, segment.index_path):
                 try:
                     self.disk.unlink(path)
-                except FileNotFoundError:
+                except FileNotFoundError as error:
+                    check(error)
                     continue
                 except OSError as error:
+                    check(error)
                     logger.warning("could not remove %s (%s); it will be removed at the next open", path, error)
 
     def replace(self, old: Sequence[Segment], new: Segment) -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from ..errors import CorruptRecordError
 from ..runtime.api import Disk
+from ..runtime.disk_errors import check
 from .checkpoint import NAME as STATE_NAME
 from .checkpoint import State, StateFile, slots
 from .segment import Segment
@@ -22,7 +23,8 @@ def is_lost(disk: Disk, directory: str, topic_id: bytes, partition: int, *, was_
     """
     try:
         names = disk.listdir(directory)
-    except FileNotFoundError:
+    except FileNotFoundError as error:
+        check(error)
         return True
     return not any(map(holds_records, names)) and not (was_clean and _state(disk, directory, topic_id, partition))
 
@@ -35,7 +37,8 @@ def holds_records(name: str) -> bool:
 def _state(disk: Disk, directory: str, topic_id: bytes, partition: int) -> State | None:
     try:
         return slots(disk.read(f"{directory}/{STATE_NAME}", 1 << 16), topic_id, partition).newest
-    except FileNotFoundError:
+    except FileNotFoundError as error:
+        check(error)
         return None
 
 

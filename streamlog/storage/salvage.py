@@ -8,7 +8,6 @@ page cache that it warns of does not outlive it by a boot, and after one the fil
 
 from __future__ import annotations
 
-import contextlib
 import logging
 from bisect import bisect_right
 from typing import NamedTuple
@@ -16,6 +15,7 @@ from typing import NamedTuple
 from ..errors import PoisonedLogError
 from ..records.batch import corrupt
 from ..runtime.api import Disk
+from ..runtime.disk_errors import check, ignored
 from .segment import Segment
 from .swap import base_offset_of, log_name
 from .walk import walk
@@ -29,7 +29,7 @@ _COPY_BYTES = 1 << 20
 
 def mark(disk: Disk, directory: str) -> None:
     """Leave word for the next open, if the disk lets us."""
-    with contextlib.suppress(OSError):
+    with ignored(OSError):
         file = disk.open(f"{directory}/{MARKER}", create=True)
         file.pwrite([_TEXT], 0)
         file.close()
@@ -56,6 +56,7 @@ def salvage(disk: Disk, directory: str, names: list[str], recovery_point: int) -
             logger.warning("%s: a sync had failed here; its %d bytes were written anew and synced", path, size)
         disk.sync_dir(directory)
     except OSError as error:
+        check(error)
         poison = PoisonedLogError(
             f"A sync of this partition failed before it was opened, and {path} could not be written anew "
             f"({error.strerror or error}). What is known to be on the device can be read, and nothing is appended. Look at "
@@ -71,7 +72,7 @@ def salvage(disk: Disk, directory: str, names: list[str], recovery_point: int) -
 
 def done(disk: Disk, directory: str) -> None:
     """What did not verify was cut off: forget about it. Until then an interrupted open begins again."""
-    with contextlib.suppress(OSError):
+    with ignored(OSError):
         disk.unlink(f"{directory}/{MARKER}")
 
 
@@ -102,7 +103,7 @@ def replace(disk: Disk, directory: str, segment: Segment, size: int, end_offset:
 
 def _copy(disk: Disk, path: str, target_path: str, size: int | None = None) -> int:
     """Make `target_path` a copy of the first `size` bytes, or of all, synced; how many bytes."""
-    with contextlib.suppress(FileNotFoundError):
+    with ignored(FileNotFoundError):
         disk.unlink(target_path)
     source = disk.open(path, writable=False)
     target = disk.open(target_path, create=True, exclusive=True)

@@ -15,6 +15,7 @@ from collections.abc import Iterator
 from ..errors import CorruptRecordError
 from ..records.batch import FIXED_LEN, MAGIC, MAX_HEADER_LEN, BatchHeader, corrupt, header_fault, peek, read_header
 from ..runtime.api import Disk, File, Mapping
+from ..runtime.disk_errors import check
 from ..types import Buffer
 from .facts import Facts
 from .faults import typed
@@ -144,6 +145,8 @@ class Segment(Facts):
         try:
             mapping = self.file.map(self.size)
         except (OSError, ValueError) as error:
+            if isinstance(error, OSError):
+                check(error)
             if self._pinned is not None:
                 return self._pinned
             if isinstance(error, OSError):

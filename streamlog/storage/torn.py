@@ -21,6 +21,7 @@ from typing import NamedTuple
 
 from ..errors import DiskFullError, StreamlogError
 from ..runtime.api import Disk
+from ..runtime.disk_errors import check
 from .faults import typed
 from .index import Index, Stats
 from .segment import Segment, size_of
@@ -223,6 +224,7 @@ def _copy(disk: Disk, path: str, start: int, end: int, target: str) -> None:
             if disk.exists(temporary):
                 disk.unlink(temporary)
         except OSError as error:
+            check(error)
             logger.warning("could not remove %s (%s); the next open does", temporary, error)
         raise
     finally:

@@ -12,11 +12,14 @@ calls fail, on real files or on simulated ones.
 - `simulated`, `handles`, `faults`: the two disks, and open files of the first
 """
 
+from ..runtime.disk_errors import stand_ins
 from ..types import Clock
 from .clock import ManualClock
 from .faults import Fault, FaultyDisk
 from .handles import BusError
 from .model import Op
 from .simulated import SimulatedDisk
+
+stand_ins.update(f"{__name__}.{module}" for module in ("crashes", "faults", "handles", "model", "simulated"))
 
 __all__ = ["BusError", "Clock", "Fault", "FaultyDisk", "ManualClock", "Op", "SimulatedDisk"]

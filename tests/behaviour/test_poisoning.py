@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import errno
-from collections.abc import Callable
+import signal
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future
-from typing import Any
+from contextlib import contextmanager
+from typing import Any, cast
 
 import pytest
 
 import streamlog
-from streamlog import PoisonedLogError
+from streamlog import DeliveryError, PoisonedLogError, SerializationError
+from streamlog.records import columns
 from streamlog.testing import FaultyDisk, ManualClock, SimulatedDisk
 
 from .gates import LONG, RECORDS, GatedDisk
@@ -321,3 +324,120 @@ def test_a_write_that_fails_is_no_poison_and_goes_on_when_the_cause_is_gone(
         assert values(log) == [b"1" * 600]
         assert topic.send(b"3" * 600).result().offset == 1
         assert after_power_loss(machine, clock) == [b"1" * 600, b"3" * 600]
+
+
+@contextmanager
+def on_signal(handler: Callable[..., None]) -> Iterator[Callable[[], None]]:
+    """A signal handler of the program's; what is given back has it run at once, as the signal would."""
+    before = signal.signal(signal.SIGUSR1, handler)
+    try:
+        yield lambda: signal.raise_signal(signal.SIGUSR1)
+    finally:
+        signal.signal(signal.SIGUSR1, before)
+
+
+@pytest.mark.parametrize(
+    ("error", "code"), [(TimeoutError, errno.ETIMEDOUT), (ConnectionResetError, errno.ECONNRESET), (OSError, errno.ENOSPC)]
+)
+@pytest.mark.parametrize(("method", "where"), [("sync", RECORDS), ("pwrite", RECORDS), ("pwrite", "*published")])
+@pytest.mark.parametrize("linger_ms", [0, 60_000])
+def test_an_oserror_of_a_signal_handler_passes_through_and_harms_no_record(
+    machine: SimulatedDisk, clock: ManualClock, error: type[OSError], code: int, method: str, where: str, linger_ms: int
+) -> None:
+    disk = FaultyDisk(machine)
+    with open_on(disk, clock) as log:
+        log.create_topic("t")
+        producer = log.producer(linger_ms=linger_ms)
+        others = log.producer(linger_ms=60_000)
+        lingering = others.send("t", b"another's")
+        producer.send("t", b"first").result(LONG)
+
+        def handler(*_: object) -> None:
+            raise error(code, "of the program's own")
+
+        with on_signal(handler) as strike:
+            disk.fail(method, cast(Any, strike), path=where)
+            with pytest.raises(error) as raised:
+                producer.send("t", b"second").result(LONG)
+        assert type(raised.value) is error
+        assert lingering.result(LONG).offset >= 0
+        assert producer.send("t", b"third").result(LONG).offset >= 2
+        log.sync()
+        found = values(log)
+        assert [value for value in found if value != b"second"] == [b"first", b"another's", b"third"]
+        assert found.count(b"second") <= 1
+
+
+def test_a_handlers_error_while_a_name_is_looked_for_does_not_make_the_file_absent(
+    machine: SimulatedDisk, clock: ManualClock
+) -> None:
+    disk = FaultyDisk(machine)
+    with open_on(disk, clock) as log:
+        log.create_topic("t").send(b"kept")
+
+    def handler(*_: object) -> None:
+        raise FileNotFoundError(errno.ENOENT, "of the program's own")
+
+    for op in ("exists", "listdir", "open", "pread", "size", "sync", "pwrite"):
+        for nth in range(1, 40):
+            with on_signal(handler) as strike:
+                fault = disk.fail(op, cast(Any, strike), nth=nth)
+                try:
+                    open_on(disk, clock).close()
+                except FileNotFoundError as error:
+                    assert "of the program's own" in str(error)
+                disk.heal()
+            if not fault.fired:
+                break
+        else:
+            pytest.fail(f"the open never ended without a handler in {op}")
+    with open_on(disk, clock) as log:
+        assert values(log) == [b"kept"]
+
+
+@pytest.mark.parametrize("error", [TimeoutError, ValueError, MemoryError])
+def test_an_exception_of_a_handler_while_records_are_encoded_fails_nobodys_lingered_batch(
+    machine: SimulatedDisk, clock: ManualClock, monkeypatch: pytest.MonkeyPatch, error: type[Exception]
+) -> None:
+    with open_on(machine, clock) as log:
+        log.create_topic("t")
+        producer = log.producer(linger_ms=60_000)
+        lingering = producer.send("t", b"another's", b"k")
+        seal = columns.seal
+
+        def handler(*_: object) -> None:
+            raise error("of the program's own")
+
+        with on_signal(handler) as strike:
+
+            def interrupted_seal(*args: Any, **options: Any) -> Any:
+                monkeypatch.undo()
+                strike()
+                return seal(*args, **options)
+
+            monkeypatch.setattr(columns, "seal", interrupted_seal)
+            with pytest.raises(error, match="of the program's own"):
+                producer.flush(LONG)
+        assert lingering.result(LONG).offset == 0
+        assert values(log) == [b"another's"]
+
+
+def test_what_cannot_be_encoded_time_after_time_fails_and_blocks_nobody(
+    machine: SimulatedDisk, clock: ManualClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with open_on(machine, clock) as log:
+        log.create_topic("t")
+        producer = log.producer(linger_ms=60_000)
+        bad = producer.send("t", b"bad", b"k")
+
+        def never(*_: Any, **__: Any) -> Any:
+            raise ValueError("code of the record's own")
+
+        monkeypatch.setattr(columns, "seal", never)
+        with pytest.raises(ValueError, match="own"):
+            producer.flush(LONG)
+        with pytest.raises(DeliveryError):
+            producer.flush(LONG)
+        monkeypatch.undo()
+        assert isinstance(bad.exception(), SerializationError)
+        assert producer.send("t", b"good").result(LONG).offset == 0

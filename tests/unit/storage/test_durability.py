@@ -8,7 +8,7 @@ from collections.abc import Callable
 import pytest
 
 from streamlog.errors import CorruptRecordError, DiskFullError, PoisonedLogError, StorageError
-from streamlog.storage import salvage
+from streamlog.storage import durability, salvage
 
 from .conftest import KILLED, POWER_LOST, Box
 from .faulty import FaultyDisk
@@ -276,3 +276,34 @@ def test_damage_before_the_end_is_handed_to_who_decodes_it(box: MakeBox, length:
     except CorruptRecordError:
         return
     assert bytes(data[7:11]) == length.to_bytes(4, "little")
+
+
+def test_an_interrupt_while_it_is_found_out_whose_a_failed_syncs_error_is_poisons(
+    box: MakeBox, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The kernel tells of it once: it must not be forgotten."""
+    b, disk = armed(box)
+    b.append(b"x")
+    fail(disk, "sync", errno.EIO)
+
+    def interrupted(_: BaseException) -> bool:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr(durability, "is_the_disks", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            b.log.sync_files(0, b.log.tail)
+    with pytest.raises(PoisonedLogError):
+        b.log.sync_files(0, b.log.tail)
+
+
+def test_an_error_of_a_handler_in_a_sync_poisons_nothing(box: MakeBox, monkeypatch: pytest.MonkeyPatch) -> None:
+    b, disk = armed(box)
+    b.append(b"x")
+    fail(disk, "sync", errno.EIO)
+    with monkeypatch.context() as patched:
+        patched.setattr(durability, "is_the_disks", lambda _: False)
+        with pytest.raises(OSError, match="injected"):
+            b.log.sync_files(0, b.log.tail)
+    b.log.sync_files(0, b.log.tail)
+    assert b.log.poison is None
