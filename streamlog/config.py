@@ -19,6 +19,7 @@ from .types import Policy
 C = TypeVar("C")
 FOREVER = -1
 DEFAULT_BATCH_SIZE = 16_384
+LARGEST_RECORD = 1 << 29  # what max_message_bytes and max_request_size can be raised to
 NEVER_MS = 1 << 60  # an age that no segment reaches
 _TOPIC_NAME = re.compile(r"[a-zA-Z0-9._-]{1,249}")
 _ALIASES = {
@@ -124,7 +125,7 @@ class TopicConfig:
         choice("message_timestamp_type", self.message_timestamp_type, TIMESTAMP_TYPES)
         choice("compression_type", self.compression_type, ("producer", *CODECS))
         real("min_cleanable_dirty_ratio", self.min_cleanable_dirty_ratio, 0.0, 1.0)
-        integer("max_message_bytes", self.max_message_bytes, 1, 1 << 29)
+        integer("max_message_bytes", self.max_message_bytes, 1, LARGEST_RECORD)
         integer("retention_bytes", self.retention_bytes, -1)
         integer("retention_records", self.retention_records, -1)
         if self.segment_bytes:
@@ -265,7 +266,7 @@ class ProducerConfig:
         choice("acks", self.acks, (0, 1, "all"))
         integer("linger_ms", self.linger_ms, 0, 3_600_000)
         integer("batch_size", self.batch_size, 1, 1 << 27)
-        integer("max_request_size", self.max_request_size, 1, 1 << 29)
+        integer("max_request_size", self.max_request_size, 1, LARGEST_RECORD)
         integer("buffer_memory", self.buffer_memory, 1)
         if self.delivery_timeout_ms == 0:  # not given: two minutes, and never less than the linger, as in Kafka
             object.__setattr__(self, "delivery_timeout_ms", max(120_000, self.linger_ms))

@@ -72,7 +72,10 @@ class OffsetOutOfRangeError(StreamlogError, ValueError):
 
 
 class RecordTooLargeError(StreamlogError, ValueError):
-    """A record larger than `max_request_size` or the topic's `max_message_bytes`."""
+    """A record larger than `max_request_size` or the topic's `max_message_bytes`. `.size` and `.max_size` in bytes."""
+
+    size: int
+    max_size: int
 
 
 class SerializationError(StreamlogError, TypeError):
@@ -234,6 +237,23 @@ class DeliveryError(StreamlogError):
     failed: Mapping[int, StreamlogError]
     records: Sequence[ProducerRecord]
     metadata: Sequence[RecordMetadata | None]
+
+
+def message_of(error: BaseException) -> str:
+    """The message of an exception, also of one whose `__str__` raises."""
+    try:
+        return str(error)
+    except Exception:
+        return "no message: its __str__ raises"
+
+
+def describe(error: BaseException) -> str:
+    """An exception in one line, whatever its `__str__` and `__repr__` do.
+
+    >>> describe(ValueError("no amount"))
+    'ValueError: no amount'
+    """
+    return f"{type(error).__name__}: {message_of(error)}".removesuffix(": ")
 
 
 def did_you_mean(name: str, known: Iterable[str]) -> str:

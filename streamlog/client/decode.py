@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from typing import Any
 
-from ..errors import CorruptRecordError, DeserializationError, StreamlogError
+from ..errors import CorruptRecordError, DeserializationError, StreamlogError, message_of
 from ..records.batch import BatchHeader, corrupt, directory_entries, read_header, verify_payload
 from ..records.columns import BatchColumns, records_of
 from ..storage.log import Chunk
@@ -111,7 +111,7 @@ def _deserialized(raw: Iterator[Record[Any, Any]], decoder: Decoder) -> Iterator
 
 def undecodable(record: Record[Any, Any], error: Exception) -> DeserializationError:
     return DeserializationError(
-        f"The deserializer failed on the record at offset {record.offset} of {record.topic}-{record.partition}: {error}. "
+        f"The deserializer failed on the record at offset {record.offset} of {record.topic}-{record.partition}: {message_of(error)}. "
         f".record has its bytes; seek to offset {record.offset + 1} to go on behind it.",
         record=record,
     )

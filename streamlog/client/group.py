@@ -73,7 +73,9 @@ class ConsumerGroup:
         again, `retries` times, each wait twice as long as the one before, beginning with `retry_backoff_ms`;
         after that "stop" stops all workers (the record is not finished, and `wait` raises the error), "skip"
         logs it and goes on, "dead_letter" sends the record to `dead_letter_topic` (`TOPIC.dead-letters` if
-        not given) with headers that tell from where and why, and goes on. With `until_end` the workers end
+        not given) with headers that tell from where and why, and goes on: `dead_letter.topic`, `.partition`, `.offset`,
+        `.timestamp`, `.error` and `.traceback`, its last frames. A dead-letter topic that is too small for a record has
+        its `max_message_bytes` raised; one that refuses the record's timestamp gets it with the present time. With `until_end` the workers end
         at the end offsets of now. Raises ConfigError for an async or generator function: nothing would run it.
 
         The threads outlive the main thread, as Python's own do: a program whose main thread ends goes on handling

@@ -13,6 +13,7 @@ from ..errors import (
     RecordTooLargeError,
     SerializationError,
     UnknownTopicOrPartitionError,
+    message_of,
 )
 from ..runtime.api import Lock
 from ..types import HeaderTuple
@@ -204,7 +205,7 @@ def _serialize(serialize: Serialize, item: Any, what: str) -> Any:
         return serialize(item)
     except Exception as error:
         raise SerializationError(
-            f"The {what} serializer failed on a {type(item).__name__}: {error}. The record was not sent."
+            f"The {what} serializer failed on a {type(item).__name__}: {message_of(error)}. The record was not sent."
         ) from error
 
 

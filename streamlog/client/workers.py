@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import re
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from typing import Any
 
 from ..config import ConsumerConfig, check_topic_name, choice, integer
-from ..errors import ConcurrentUseError, ConfigError, RequestTimedOutError, StreamlogError
+from ..errors import ConcurrentUseError, ConfigError, RequestTimedOutError, StreamlogError, describe
 from ..runtime.threads import RawGate, join_thread, new_lock, real_monotonic, start_thread
 from ..types import Record, TopicPartition
 from .consumer import Consumer
+from .dead_letters import DeadLetters
 from .decode import Decoder, undecodable
 from .handle import Closing, Parent, closed
 from .handler import check_handler, check_result
@@ -67,7 +69,7 @@ class Workers(Closing):
         self._on_error = on_error
         self._retries = retries
         self._backoff_s = retry_backoff_ms / 1000
-        self._dead_letter_topic = dead_letter_topic
+        self._dead_letters: DeadLetters | None = None
         self._lock = new_lock()
         self._error: BaseException | None = None
         self._stopping = RawGate()
@@ -76,17 +78,21 @@ class Workers(Closing):
         # came in, and a record that cannot be deserialized is handled like one whose handler raises.
         self._serdes: dict[str, tuple[Any, Any]] = {}
         self._decoders = log._decoders(ConsumerConfig.of({**config, "group": group}), self._serdes)
+        names = [topic if isinstance(topic, re.Pattern) else self._note_topic(topic) for topic in topics]
         plain = {**config, "key_deserializer": None, "value_deserializer": None}
         self._consumers: list[Consumer[Any, Any]] = []
         try:
             for _ in range(workers):
-                self._consumers.append(Consumer(log, *topics, group=group, **plain))
+                self._consumers.append(Consumer(log, *names, group=group, **plain))
+            if on_error == "dead_letter":
+                reading = self._consumers[0]
+                patterns = reading._subscription.patterns
+                self._dead_letters = DeadLetters(log, dead_letter_topic, reading.subscription(), patterns)
+            self._ends: dict[TopicPartition, int] | None = self._ends_now() if until_end else None
         except BaseException:
             for consumer in self._consumers:
                 consumer.close()
             raise
-        self._serdes.update(self._consumers[0]._serdes)
-        self._ends: dict[TopicPartition, int] | None = self._ends_now() if until_end else None
         self._left = workers
         self._threads: list[Any] = []
         log._adopt(self)
@@ -107,6 +113,11 @@ class Workers(Closing):
             with contextlib.suppress(ConcurrentUseError):  # its thread had begun, and ends by itself
                 consumer.close()
         self.close()
+
+    def _note_topic(self, topic: Any) -> str:
+        name, key_serde, value_serde = self._log._name_of(topic)
+        self._serdes[name] = (key_serde, value_serde)
+        return name
 
     def _ends_now(self) -> dict[TopicPartition, int]:
         service = self._log._use()
@@ -130,7 +141,12 @@ class Workers(Closing):
             pass
         except BaseException as error:
             if not (isinstance(error, StreamlogError) and self._log.closed):
-                logger.error("a worker of group %r ends, and the others with it: %r", self._group, error)
+                logger.error(
+                    "a worker of group %r ends, and the others with it: %s",
+                    self._group,
+                    describe(error),
+                    exc_info=error,
+                )
                 with self._lock:
                     self._error = self._error or error
             self.stop()
@@ -139,6 +155,8 @@ class Workers(Closing):
                 self._left -= 1
                 last = not self._left
             if last:
+                if self._dead_letters is not None:
+                    self._dead_letters.close()
                 self._done.open()
 
     def _handle_all(self, records: Iterator[Record[Any, Any]]) -> None:
@@ -174,22 +192,11 @@ class Workers(Closing):
 
     def _set_aside(self, record: Record[Any, Any], error: Exception) -> None:
         where = f"{record.topic}-{record.partition} at offset {record.offset}"
-        if self._on_error == "skip":
-            logger.error("the handler failed on %s, which is skipped: %r", where, error)
+        if self._dead_letters is None:
+            logger.error("the handler failed on %s, which is skipped: %s", where, describe(error), exc_info=error)
             return
-        topic = self._dead_letter_topic or f"{record.topic}.dead-letters"
-        if topic not in self._log:
-            self._log.create_topic(topic, exist_ok=True)
-        origin = (
-            ("dead_letter.topic", record.topic.encode()),
-            ("dead_letter.partition", str(record.partition).encode()),
-            ("dead_letter.offset", str(record.offset).encode()),
-            ("dead_letter.error", f"{type(error).__name__}: {error}".encode("utf-8", "replace")[:4096]),
-        )
-        self._log[topic].send(
-            record.value, record.key, headers=(*record.headers, *origin), timestamp_ms=record.timestamp
-        )
-        logger.error("the handler failed on %s, which went to %s: %r", where, topic, error)
+        topic = self._dead_letters.send(record, error)
+        logger.error("the handler failed on %s, which went to %s: %s", where, topic, describe(error), exc_info=error)
 
     # -- from outside --------------------------------------------------------------------------------
 

@@ -6,7 +6,7 @@ import logging
 from collections.abc import Callable, Sequence
 
 from ..config import TopicConfig
-from ..errors import ClosedError, StreamlogError, UnknownTopicOrPartitionError
+from ..errors import ClosedError, StreamlogError, UnknownTopicOrPartitionError, describe
 from ..runtime.api import Completion, Lock
 from ..storage import compaction
 from ..storage.log import Log, Write
@@ -279,8 +279,8 @@ class Partition(Waiters):
             logger.error("%s-%d: maintenance failed and will be tried again: %s", *self.name, error)
             return now_ms + RETRY_MS
         except Exception as error:
-            if repr(error) != self._policy_failure:  # once, not every time it is asked
-                self._policy_failure = repr(error)
+            if describe(error) != self._policy_failure:  # once, not every time it is asked
+                self._policy_failure = describe(error)
                 logger.exception("%s-%d: a retention policy raised; nothing was deleted", *self.name)
             return now_ms + CUSTOM_POLICY_INTERVAL_MS
         return self._next_deadline(now_ms)

@@ -141,3 +141,28 @@ def test_a_program_that_makes_handles_without_end_does_not_fill_the_producer(log
             producer.send(log.topic("t", value_serde=lambda value: value), b"x")
         assert len(producer._known) <= 1002
     assert topic.partition(0).log_end_offset == 2500
+
+
+class Unprintable(Exception):
+    def __str__(self) -> str:
+        raise RuntimeError("no message")
+
+    __repr__ = __str__
+
+
+def unprintable(_: object) -> bytes:
+    raise Unprintable
+
+
+def test_an_error_whose_message_cannot_be_made_is_still_a_serializers(log: streamlog.StreamLog) -> None:
+    topic = log.create_topic("t")
+    with log.producer(value_serializer=unprintable) as producer:
+        with pytest.raises(streamlog.SerializationError, match="serializer failed") as caught:
+            producer.send("t", 1)
+        assert isinstance(caught.value.__cause__, Unprintable)
+    topic.send("x")
+    with (
+        log.consumer("t", value_deserializer=unprintable) as consumer,
+        pytest.raises(streamlog.DeserializationError, match="deserializer failed"),
+    ):
+        consumer.poll()

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import gc
+import re
 import subprocess
 import threading
 import time
@@ -482,6 +484,208 @@ def test_dead_letters_are_written_before_their_record_is_committed(log: streamlo
     log.group("g").run(handle, "t", workers=3, on_error="dead_letter", dead_letter_topic="dead", until_end=True)
     assert len(list(dead.read())) == 30
     assert log.group("g").lag() == {TopicPartition("t", n): 0 for n in range(3)}
+
+
+class Unprintable(Exception):
+    def __str__(self) -> str:
+        raise Trouble("and no message either")
+
+    __repr__ = __str__
+
+
+@pytest.mark.parametrize("on_error", ["skip", "dead_letter"])
+@pytest.mark.parametrize("where", ["handler", "deserializer"])
+def test_an_error_whose_message_cannot_be_made_stops_nothing(
+    log: streamlog.StreamLog, caplog: pytest.LogCaptureFixture, on_error: str, where: str
+) -> None:
+    fill(log, 3)
+
+    def fail(_: Any) -> Any:
+        raise Unprintable
+
+    deserializer = {"value_deserializer": fail} if where == "deserializer" else {}
+    log.group("g").run(fail, "t", on_error=on_error, until_end=True, **deserializer)
+    assert log.group("g").committed() == {P0: 3}
+    told = [record for record in caplog.records if "failed on t-0 at offset" in record.getMessage()]
+    assert len(told) == 3
+    assert all(record.exc_info is not None and record.exc_info[2] is not None for record in told)  # the traceback
+    if on_error == "dead_letter":
+        letters = list(log["t.dead-letters"].read())
+        assert [letter.value for letter in letters] == [b"0", b"1", b"2"]
+        assert b"__str__ raises" in (letters[0].header("dead_letter.error") or b"")
+
+
+def test_an_error_whose_message_cannot_be_made_reaches_the_caller(log: streamlog.StreamLog) -> None:
+    fill(log, 1)
+
+    def fail(_: Any) -> None:
+        raise Unprintable
+
+    with pytest.raises(Unprintable):
+        log.group("g").run(fail, "t", until_end=True)
+
+
+def test_a_dead_letter_says_where_its_error_was_raised(
+    log: streamlog.StreamLog, caplog: pytest.LogCaptureFixture
+) -> None:
+    fill(log, 1)
+
+    def deep(depth: int) -> None:
+        if depth:
+            deep(depth - 1)
+        raise Trouble("x" * 100_000 + "\ud800")
+
+    def handle(record: Record) -> None:
+        deep(50)
+
+    log.group("g").run(handle, "t", on_error="dead_letter", until_end=True)
+    (letter,) = log["t.dead-letters"].read()
+    frames = letter.header("dead_letter.traceback")
+    assert frames is not None
+    assert 0 < len(frames) <= 4096
+    assert frames.rstrip().splitlines()[-1] == b'    raise Trouble("x" * 100_000 + "\\ud800")'
+    assert letter.header("dead_letter.offset") == b"0"
+    assert len(letter.header("dead_letter.error") or b"") <= 4096
+    assert "in deep" in caplog.text
+
+
+def largest(topic: streamlog.Topic[Any, Any], **also: Any) -> int:
+    """Send the largest record that the topic takes; its value's length."""
+    size = int(topic.config["max_message_bytes"])
+    with topic._log.producer(max_request_size=1 << 29, buffer_memory=1 << 30) as producer:
+        while True:
+            try:
+                producer.send(topic, b"x" * size, **also)
+            except streamlog.RecordTooLargeError as error:
+                size -= error.size - error.max_size
+            else:
+                return size
+
+
+@pytest.mark.parametrize("there", ["made", "before", "before, with a name", "limit lowered"])
+@pytest.mark.parametrize("limit", [1000, 1_048_588, 3_000_000])
+def test_whatever_the_source_took_can_be_a_dead_letter(log: streamlog.StreamLog, there: str, limit: int) -> None:
+    topic = log.create_topic("t", max_message_bytes=limit)
+    headers = {"a header of the record's own": b"h" * 20}
+    size = largest(topic, headers=headers, key=b"k")
+    name = "dead" if "name" in there else "t.dead-letters"
+    if there.startswith("before"):
+        log.create_topic(name, max_message_bytes=50)
+    if there == "limit lowered":
+        topic.update_config(max_message_bytes=10)
+    options = {"dead_letter_topic": name} if "name" in there else {}
+    log.group("g").run(Failing(0), "t", on_error="dead_letter", until_end=True, **options)
+    (letter,) = log[name].read()
+    assert (letter.key, len(letter.value)) == (b"k", size)
+    assert letter.headers[0] == ("a header of the record's own", b"h" * 20)
+    assert letter.header("dead_letter.error") == b"Trouble: offset 0 is no good"
+    assert log.group("g").committed() == {P0: 1}
+
+
+def test_a_record_with_no_room_for_more_headers_is_a_dead_letter_without_them(
+    log: streamlog.StreamLog, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As if no record could be larger than the topic's largest are: half a gigabyte is no size for a test."""
+    from streamlog.client import dead_letters
+
+    topic = log.create_topic("t", max_message_bytes=5000)
+    monkeypatch.setattr(dead_letters, "LARGEST_RECORD", 5000)
+    log.create_topic("t.dead-letters", max_message_bytes=5000)
+    topic.send(b"x" * 2000)  # room for all the headers
+    topic.send(b"x" * 4400)  # for those that say where it came from
+    size = largest(topic)  # for none
+    log.group("g").run(Failing(0, 1, 2), "t", on_error="dead_letter", until_end=True)
+    letters = list(log["t.dead-letters"].read())
+    assert [len(letter.value) for letter in letters] == [2000, 4400, size]
+    assert [sorted(name.partition(".")[2] for name, _ in letter.headers) for letter in letters] == [
+        ["error", "offset", "partition", "timestamp", "topic", "traceback"],
+        ["offset", "partition", "timestamp", "topic"],
+        [],
+    ]
+
+
+@pytest.mark.parametrize("there", ["made", "before"])
+def test_a_dead_letter_whose_time_its_topic_refuses_keeps_it_in_a_header(
+    log: streamlog.StreamLog, clock: ManualClock, there: str
+) -> None:
+    topic = log.create_topic("t", message_timestamp_after_max_ms=None)
+    ahead = clock.time_ms() + 100 * 86_400_000
+    topic.send("early", timestamp_ms=0)
+    topic.send("far ahead", timestamp_ms=ahead)
+    if there == "before":
+        log.create_topic("t.dead-letters")
+    log.group("g").run(Failing(0, 1), "t", on_error="dead_letter", until_end=True)
+    letters = {letter.value: letter for letter in log["t.dead-letters"].read()}
+    assert letters[b"early"].timestamp == 0
+    assert letters[b"far ahead"].timestamp == (ahead if there == "made" else clock.time_ms())
+    assert letters[b"far ahead"].header("dead_letter.timestamp") == str(ahead).encode()
+    assert log.group("g").committed() == {P0: 2}
+
+
+def test_dead_letters_of_a_topic_with_the_longest_name_have_a_topic(log: streamlog.StreamLog) -> None:
+    names = ["a" * 249, "a" * 248 + "b", "c" * 236]
+    for name in names:
+        log.create_topic(name).send(name)
+        log.group("g").run(Failing(0), name, on_error="dead_letter", until_end=True)
+    found = {record.value.decode(): topic.name for topic in log.topics() for record in topic.read() if record.headers}
+    assert sorted(found) == sorted(names)
+    assert found["c" * 236] == "c" * 236 + ".dead-letters"
+    assert all(name.endswith(".dead-letters") for name in found.values())
+
+
+def test_dead_letters_are_kept_one_by_one_where_new_topics_are_compacted(open_log: Any) -> None:
+    log = open_log(cleanup_policy="compact")
+    log.create_topic("t", cleanup_policy="delete").send_many(["a", "b"])
+    log.group("g").run(Failing(0, 1), "t", on_error="dead_letter", until_end=True)
+    assert [letter.value for letter in log["t.dead-letters"].read()] == [b"a", b"b"]
+
+
+@pytest.mark.parametrize(
+    ("topics", "options"),
+    [
+        (["t"], {"dead_letter_topic": "t"}),
+        (["t", "u"], {"dead_letter_topic": "u"}),
+        ([re.compile("[tu]")], {"dead_letter_topic": "u"}),
+        ([re.compile("[a-z]")], {"dead_letter_topic": "n"}),
+        ([re.compile("t.*")], {}),
+        (["t"], {"dead_letter_topic": "compacted"}),
+        (["u"], {}),
+        (["t"], {"dead_letter_topic": "no/name"}),
+    ],
+)
+def test_a_dead_letter_topic_that_would_be_read_again_or_forgets_is_refused(
+    log: streamlog.StreamLog, topics: list[Any], options: dict[str, Any]
+) -> None:
+    fill(log, 1)
+    log.create_topic("u")
+    for name in ("compacted", "u.dead-letters"):
+        log.create_topic(name, cleanup_policy="compact")
+    with pytest.raises((ConfigError, streamlog.InvalidTopicError), match=r"dead|no/name"):
+        log.group("g").run(Failing(0), *topics, on_error="dead_letter", until_end=True, **options)
+    assert log.group("g").members() == []
+
+
+def test_a_topic_with_a_serde_is_handled_by_it_and_its_dead_letters_are_bytes(log: streamlog.StreamLog) -> None:
+    log.create_topic("t").send_many(['{"n": 1}', "no json", '{"n": 3}'])
+    values: list[Any] = []
+    log.group("g").run(
+        lambda record: values.append(record.value),
+        log.topic("t", value_serde=streamlog.serde.json),
+        on_error="dead_letter",
+        until_end=True,
+    )
+    assert values == [{"n": 1}, {"n": 3}]
+    assert [letter.value for letter in log["t.dead-letters"].read()] == [b"no json"]
+
+
+def test_runs_with_dead_letters_leave_nothing_behind(log: streamlog.StreamLog) -> None:
+    topic = log.create_topic("t")
+    for n in range(3):
+        topic.send(str(n))
+        log.group("g").run(Failing(n), "t", on_error="dead_letter", until_end=True)
+        gc.collect()
+        producers = [child for child in log._children if isinstance(child, streamlog.Producer)]
+        assert producers == [log._sender]
 
 
 # Stopping

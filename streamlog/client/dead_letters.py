@@ -1,0 +1,154 @@
+"""Records that a group's handler failed on, kept in a topic of their own.
+
+Whatever the source topic allowed can be kept: a topic made here takes larger records than the source does, for the
+headers that are added; one that was there is given a larger `max_message_bytes` when a record needs it; and a
+timestamp that it refuses becomes a header alone. A record that could not be put aside would stop its group for ever.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import re
+import traceback
+from collections.abc import Iterable
+from typing import Any
+
+from ..config import LARGEST_RECORD, check_topic_name
+from ..errors import ConfigError, InvalidTimestampError, RecordTooLargeError, describe
+from ..runtime.threads import new_lock
+from ..types import HeaderTuple, Record
+from .handle import Parent
+from .producer import Producer
+
+logger = logging.getLogger("streamlog.client")
+
+SUFFIX = ".dead-letters"
+HEADERS_ROOM = 1 << 16  # more than the headers added here take
+_LONGEST_NAME = 249
+_TEXT_BYTES = 4096
+_FRAMES = 10
+
+
+def topic_of(source: str) -> str:
+    """The topic for the dead letters of `source`. A name that would be too long is cut, and told apart by a digest."""
+    if len(source) + len(SUFFIX) > _LONGEST_NAME:
+        digest = hashlib.sha256(source.encode()).hexdigest()[:16]
+        source = f"{source[: _LONGEST_NAME - len(SUFFIX) - len(digest) - 1]}-{digest}"
+    return source + SUFFIX
+
+
+class DeadLetters:
+    """Sends records to `topic`, or to `TOPIC.dead-letters` of each. Thread-safe."""
+
+    def __init__(
+        self, log: Parent, topic: str | None, sources: Iterable[str], patterns: Iterable[re.Pattern[str]]
+    ) -> None:
+        """`sources`: the topics that the group reads now. Raises ConfigError where its dead letters would come back to
+        it, or would replace each other."""
+        self._log = log
+        self._topic = None if topic is None else check_topic_name(topic)
+        self._lock = new_lock()
+        self._producer: Producer | None = None
+        names = set(sources)
+        for name in sorted({self._target(source) for source in names}):
+            if (name == topic and name in names) or any(pattern.fullmatch(name) for pattern in patterns):
+                raise ConfigError(
+                    f"The group reads {name!r}, the topic of its own dead letters: what it fails on would come back to it for "
+                    f"ever. Read other topics (a pattern may exclude names), or give another dead_letter_topic.",
+                    name="dead_letter_topic",
+                )
+            view = log._use().image.topics.get(name)
+            if view is not None and view.config.compacts:
+                raise ConfigError(
+                    f"{name!r} is compacted: it would keep the last dead letter of each key, and refuse those without a key. "
+                    f"Give a dead_letter_topic with cleanup_policy='delete'.",
+                    name="dead_letter_topic",
+                )
+
+    def _target(self, source: str) -> str:
+        return self._topic or topic_of(source)
+
+    def send(self, record: Record[Any, Any], error: BaseException) -> str:
+        """Put a record aside, with headers that tell from where and why; the topic it went to, where it is on return."""
+        topic = self._target(record.topic)
+        if topic not in self._log:
+            self._create(topic, record.topic)
+        origin: HeaderTuple = (
+            ("dead_letter.topic", record.topic.encode()),
+            ("dead_letter.partition", str(record.partition).encode()),
+            ("dead_letter.offset", str(record.offset).encode()),
+            ("dead_letter.timestamp", str(record.timestamp).encode()),
+        )
+        why: HeaderTuple = (
+            ("dead_letter.error", _encoded(describe(error))[:_TEXT_BYTES]),
+            ("dead_letter.traceback", _last_frames(error)),
+        )
+        # A record as large as any may be has no room for more; where it came from is logged then.
+        for added in (origin + why, origin):
+            try:
+                self._send(topic, record, (*record.headers, *added))
+                return topic
+            except RecordTooLargeError as refused:
+                if refused.size <= LARGEST_RECORD:
+                    raise
+        self._send(topic, record, record.headers)
+        return topic
+
+    def _create(self, topic: str, source: str) -> None:
+        settings = {
+            "cleanup_policy": "delete",
+            "max_message_bytes": self._room_for(source),
+            "message_timestamp_after_max_ms": None,
+        }
+        self._log._use().create_topic(topic, None, settings, exist_ok=True)
+
+    def _room_for(self, source: str, size: int = 0) -> int:
+        """How large a dead letter may be: one of `size`, and as large a record as `source` takes with its headers."""
+        view = self._log._use().image.topics.get(source)
+        allowed = view.config.max_message_bytes if view is not None else 0
+        return min(LARGEST_RECORD, max(size, allowed + HEADERS_ROOM))
+
+    def _send(self, topic: str, record: Record[Any, Any], headers: HeaderTuple) -> None:
+        """Send it; with another timestamp if the topic refuses its own, after raising the topic's limit if it is too large."""
+        timestamp: int | None = record.timestamp
+        grown = False
+        while True:
+            try:
+                self._sender().send(topic, record.value, record.key, headers=headers, timestamp_ms=timestamp).result()
+                return
+            except InvalidTimestampError:
+                if timestamp is None:
+                    raise
+                timestamp = None
+            except RecordTooLargeError as error:
+                if grown or error.size > LARGEST_RECORD:
+                    raise
+                grown = True
+                logger.warning(
+                    "%s takes records of %d bytes, and a dead letter has %d: its max_message_bytes is raised",
+                    topic, error.max_size, error.size,
+                )  # fmt: skip
+                self._log._use().update_topic(topic, {"max_message_bytes": self._room_for(record.topic, error.size)})
+
+    def _sender(self) -> Producer:
+        with self._lock:
+            if self._producer is None or self._producer.closed:
+                self._producer = Producer(self._log, max_request_size=LARGEST_RECORD, buffer_memory=LARGEST_RECORD)
+                self._producer._made = False  # not the user's: nothing lingers in it, so nobody need be warned
+            return self._producer
+
+    def close(self) -> None:
+        with self._lock:
+            producer, self._producer = self._producer, None
+        if producer is not None:
+            producer.close()
+
+
+def _encoded(text: str) -> bytes:
+    return text.encode("utf-8", "replace")
+
+
+def _last_frames(error: BaseException) -> bytes:
+    """Where it was raised: the innermost frames. Without the message, which may be long, and is elsewhere."""
+    return _encoded("".join(traceback.format_tb(error.__traceback__, limit=-_FRAMES)))[-_TEXT_BYTES:]
