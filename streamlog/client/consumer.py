@@ -9,11 +9,11 @@ has; and if that is nothing, the consumer waits on a gate that an append, a chan
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
+from sys import maxsize
 from typing import Any, Generic, Self, TypeVar, Unpack
 
 from ..config import ConsumerConfig
 from ..errors import (
-    ConcurrentUseError,
     ConfigError,
     ConsumerStoppedError,
     StreamlogError,
@@ -21,6 +21,7 @@ from ..errors import (
 from ..runtime.threads import RawGate, get_ident, real_monotonic
 from ..types import K, Record, TopicPartition, V
 from . import options
+from .assignment import Ahead
 from .handle import Parent, closed
 from .listener import RebalanceListener
 from .positions import Positions
@@ -71,7 +72,6 @@ class Consumer(Positions, Generic[K, V]):
         self.stopped = False
         self._stop_told = False
         self._ending = False
-        self._taking = False
         self._renew_at = 0.0
         if topics:
             self.subscribe(topics)
@@ -142,7 +142,10 @@ class Consumer(Positions, Generic[K, V]):
         OffsetOutOfRangeError under `auto_offset_reset="none"`. Cost: a few µs, and a fifth of a µs a record.
         """
         n = self._limit(max_records)
-        return self._poll(timeout, lambda: self._held.take(n))
+        held = self._held
+        out = self._poll(timeout, lambda: held.take(n))
+        held.returned = held.polled  # handed out: the last thing done, nothing between here and the caller can raise
+        return out
 
     def poll_batches(self, timeout: float = 0.0, max_records: int | None = None) -> list[RecordBatch[K, V]]:
         """`poll`, by columns: no Python object per record.
@@ -151,36 +154,32 @@ class Consumer(Positions, Generic[K, V]):
         one may go past `max_poll_records`.
         """
         n = self._limit(max_records)
-        return self._poll(timeout, lambda: self._held.take_batches(n, max_records is not None))
+        held = self._held
+        out = self._poll(timeout, lambda: held.take_batches(n, max_records is not None))
+        held.returned = held.polled  # as in poll
+        return out
 
     def _limit(self, max_records: int | None) -> int:
         n = self._config.max_poll_records if max_records is None else max_records
+        if type(n) is int and 0 < n < maxsize:
+            return n
         if isinstance(n, bool) or not isinstance(n, int) or n < 1:
             raise ConfigError(f"max_records={max_records!r} is not a positive int.", name="max_records")
-        return n
+        return min(n, maxsize)  # more than any list holds: all there is
 
     def _poll(self, timeout: float, collect: Callable[[], list[T]]) -> list[T]:
-        try:
-            with self._enter():
-                if self.stopped and self._stop_told:
-                    raise ConsumerStoppedError("This consumer was stopped; make a new one to read on.")
-                with self._guard():
-                    if self._taking:  # a second Ctrl-C came while the first was handled below
-                        self._held.take_back()
-                    self._held.finish()
-                self._taking = True
-                out = self._poll_inside(timeout, collect)
-                self._taking = False
-                return out
-        except ConcurrentUseError:
-            raise
-        except BaseException:
-            # What was taken but not returned would otherwise count as handed out.
-            self._taking = True
+        """What one poll takes; it is handed out once the caller has put it down as returned."""
+        with self._enter():
+            if self.stopped and self._stop_told:
+                raise ConsumerStoppedError("This consumer was stopped; make a new one to read on.")
             with self._guard():
-                self._held.take_back()
-            self._taking = False
-            raise
+                self._held.finish()
+            try:
+                return self._poll_inside(timeout, collect)
+            except BaseException:
+                with self._guard():  # not needed for what is committed: other members may have the partitions at once
+                    self._held.finish()
+                raise
 
     def _poll_inside(self, timeout: float, collect: Callable[[], list[T]]) -> list[T]:
         end: float | None = None
@@ -241,15 +240,20 @@ class Consumer(Positions, Generic[K, V]):
     def __next__(self) -> Record[K, V]:
         """The next record, waiting for it; ends after `stop()`. The one before is finished."""
         held = self._held
-        if held.at < len(held.ahead) and not self._bell.rung and real_monotonic() < self._renew_at:
-            try:
-                return held.next()
-            except IndexError:  # the log was closed in between
-                pass
+        ahead = held.unlocked
+        at = ahead.at
+        if at < len(ahead.records) and not self._bell.rung and real_monotonic() < self._renew_at:
+            record = held.in_hand = ahead.records[at]
+            if held.unlocked is ahead:  # nobody takes the partition: `Assignment` has the rule
+                ahead.at = at + 1
+                return record
         found = self._next(None, None)
         if found is None:
             raise StopIteration
-        return found
+        at = found.at
+        record = found.records[at]
+        found.at = at + 1  # handed out: the last thing done
+        return record
 
     def until_end(self, timeout: float | None = None) -> Iterator[Record[K, V]]:
         """The records up to the end offsets of now, then stop. `timeout`: longest wait for one record.
@@ -263,19 +267,30 @@ class Consumer(Positions, Generic[K, V]):
         """`until_end` with end offsets that are known; those of other partitions are added at first sight."""
         held = self._held
         while True:
-            record = self._next(ends, timeout)
-            if record is None:
+            ahead = self._next(ends, timeout)
+            if ahead is None:
                 return
+            records, at = ahead.records, ahead.at
+            record = records[at]
+            ahead.at = at = at + 1  # handed out: the last thing done
             yield record
-            while held.at < len(held.ahead) and not self._bell.rung and real_monotonic() < self._renew_at:
-                try:
-                    record = held.next()
-                except IndexError:  # the log was closed in between
+            while (
+                held.unlocked is ahead
+                and at == ahead.at < len(records)
+                and not self._bell.rung
+                and real_monotonic() < self._renew_at
+            ):
+                record = held.in_hand = records[at]
+                if held.unlocked is not ahead:  # somebody takes the partition: `Assignment` has the rule
                     break
+                ahead.at = at = at + 1
                 yield record
 
-    def _next(self, ends: dict[TopicPartition, int] | None, timeout: float | None) -> Record[K, V] | None:
-        """The next record by the long way: hear the group, take records ahead, wait. None at the end."""
+    def _next(self, ends: dict[TopicPartition, int] | None, timeout: float | None) -> Ahead | None:
+        """The next record by the long way: hear the group, take records ahead, wait. None at the end.
+
+        It is the one at `at`, in hand already; the caller hands it out by moving `at`.
+        """
         with self._enter():
             deadline = None if timeout is None else real_monotonic() + timeout
             with self._guard():
@@ -284,11 +299,11 @@ class Consumer(Positions, Generic[K, V]):
                 if self.stopped:
                     self._stop_told = True
                     return None
-                # Taken under the state lock: a newcomer may ask for the partition the moment it is free.
-                record = self._look(lambda: self._held.next() if self._ahead(ends) else None)
+                # Offered under the state lock: a newcomer may ask for the partition the moment it is free.
+                ahead = self._look(lambda: self._held.offer() if self._ahead(ends) else None)
                 self._renew_at = real_monotonic() + _RENEW_S
-                if record is not None:
-                    return record
+                if ahead is not None:
+                    return ahead
                 if ends is not None and not self._bell.rung and not self._waits_for_others():
                     return None
                 left = None if deadline is None else deadline - real_monotonic()
@@ -303,7 +318,7 @@ class Consumer(Positions, Generic[K, V]):
             for name in held.readers:
                 if name not in ends:
                     ends[name] = self._service.bounds(name, self._config.isolation_level)[1]
-        return held.take_ahead(self._config.max_poll_records, ends)
+        return held.take_ahead(self._limit(None), ends)
 
     def stop(self) -> None:
         """Have the reader end: a waiting call returns, a loop ends. For good; safe from anywhere."""
@@ -314,7 +329,8 @@ class Consumer(Positions, Generic[K, V]):
 
     def __exit__(self, exc_type: object = None, *exc: object) -> None:
         if exc_type is None and self._dead is None:
-            self._held.finish()
+            with self._guard():
+                self._held.finish()
         self.close()
 
     def close(self) -> None:
@@ -348,11 +364,12 @@ class Consumer(Positions, Generic[K, V]):
         try:
             with self._guard():
                 self._leave()
-        except Exception:
-            self._let_go(error)
-            raise
-        except BaseException:  # Ctrl-C: it is still open, and closing it again goes on
-            self._ending = False
+        except BaseException as failure:
+            membership = self._membership
+            if isinstance(failure, Exception) and not (membership is not None and membership.joined):
+                self._let_go(error)
+            else:  # Ctrl-C, or what else came before it had left: it is still open, and closing it again goes on
+                self._ending = False
             raise
         self._let_go(error)
 
@@ -366,7 +383,7 @@ class Consumer(Positions, Generic[K, V]):
         """Commit what is finished, tell the listener, leave the group, let go of every partition."""
         names = self._held.names()
         try:
-            if self._config.auto_commits:
+            if self._auto_commits:
                 self._auto_commit(None)
             if names - self._going:
                 self._tell("on_partitions_revoked", names - self._going)

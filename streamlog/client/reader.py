@@ -11,7 +11,7 @@ from itertools import islice
 from typing import Any
 
 from ..broker.api import Service
-from ..errors import CorruptRecordError, DeserializationError, OffsetOutOfRangeError, StreamlogError
+from ..errors import CorruptRecordError, OffsetOutOfRangeError, StreamlogError
 from ..records.batch import CONTROL
 from ..storage.log import EMPTY
 from ..types import Record, TopicPartition
@@ -31,10 +31,14 @@ MAX_BYTES = (1 << 17) - 256
 
 
 class PartitionReader:
-    """Hands out the records of one partition in order. `position` is the next offset to hand out."""
+    """Hands out the records of one partition in order. `position` is the next offset to hand out.
+
+    A call that ends with an error of ours leaves `position` after the records it gave. One that anything else
+    ended, Ctrl-C or a deserializer's SystemExit, may leave it further on: the caller seeks to what it handed out.
+    """
 
     __slots__ = ("_at", "_bytes", "_chunk", "_current", "_max_bytes", "_next", "_rest", "_service",
-        "_short", "_skip", "_window", "decoder", "isolation", "name", "position", "topic_id")  # fmt: skip
+        "_short", "_skip", "_whole", "_window", "decoder", "isolation", "name", "position", "topic_id")  # fmt: skip
 
     def __init__(
         self,
@@ -54,6 +58,7 @@ class PartitionReader:
         self._skip = on_corrupt == "skip"
         self._max_bytes = min(max_bytes, MAX_BYTES)
         self.topic_id = topic_id if topic_id is not None else service.topic(name.topic).id_bytes
+        self._whole = True  # the last call that took records came to its end; otherwise what is prefetched cannot be trusted
         self.seek(position)
 
     def seek(self, offset: int) -> None:
@@ -92,20 +97,19 @@ class PartitionReader:
         the error again, at the same position, until somebody seeks past it.
         """
         before = len(out)
+        if not self._whole:
+            self._forget()
+        self._whole = False
         try:
             self._take(out, n)
-        except DeserializationError as error:
-            self.position = error.record.offset
-            self._forget()
-            if len(out) == before:
-                raise
         except StreamlogError:
+            some = len(out) > before
+            if some:  # of a batch that failed half-way too
+                self.position = out[-1].offset + 1
             self._forget()
-            if len(out) == before:
+            if not some:
                 raise
-        except BaseException:  # Ctrl-C: what was half taken is read again from the position
-            self._forget()
-            raise
+        self._whole = True
 
     def _take(self, out: list[Record[Any, Any]], n: int) -> None:
         want = n
@@ -134,6 +138,9 @@ class PartitionReader:
         """Append batches of about `n` records in all to `out`; how many records. The last one may be cut."""
         if self._current is not None:  # handed out half by `take`
             self._forget()
+        if not self._whole:
+            self._forget()
+        self._whole = False
         taken = 0
         while taken < n:
             try:
@@ -144,7 +151,7 @@ class PartitionReader:
                     return taken
                 raise
             if batch is None:
-                return taken
+                break
             made: RecordBatch[Any, Any] = RecordBatch(batch, self.decoder, self.position)
             if exactly and len(made) > n - taken:
                 made = RecordBatch(batch, self.decoder, self.position, made.offsets[n - taken])
@@ -153,6 +160,7 @@ class PartitionReader:
             taken += len(made)
             if len(made):
                 out.append(made)
+        self._whole = True
         return taken
 
     def batches_until(self, end: int) -> Iterator[RecordBatch[Any, Any]]:

@@ -43,6 +43,7 @@ class Reading(Closing):
         self._last_commit: dict[TopicPartition, int] = {}
         self._next_commit_s: float | None = None
         self._next_check_s: float | None = None
+        self._auto_commits = config.auto_commits
         group = config.group
         self._membership = None if group is None else Membership(self._service, config, group, self._bell, self._room)
         self._serdes: dict[str, tuple[Any, Any]] = {}

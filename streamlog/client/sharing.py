@@ -42,10 +42,10 @@ class Sharing(Reading):
         if self._membership is None or self._subscription.manual is not None:
             if self._subscription.manual is None and self._subscription.resolve(self._service.image):
                 self._refresh_alone()
+        else:
+            self._sync_group(self._membership, polling=True)
+        if self._auto_commits:
             self._auto_commit_if_due()
-            return
-        self._sync_group(self._membership, polling=True)
-        self._auto_commit_if_due()
 
     def _still_member(self) -> bool:
         """Whether a poll may go on with what it holds without hearing the group; a member's deadline is renewed."""
@@ -114,12 +114,12 @@ class Sharing(Reading):
 
     def _give_up(self, names: frozenset[TopicPartition]) -> None:
         """Partitions go to another member: commit what is finished there, tell the listener, let go."""
-        if self._config.auto_commits:
+        if self._auto_commits:
             self._auto_commit(names)
         self._tell_gone("on_partitions_revoked", names)
 
     def _warn_lost(self, membership: Membership, names: frozenset[TopicPartition]) -> None:
-        if names and self._config.auto_commits:
+        if names and self._auto_commits:
             logger.warning(
                 "this member of group %r was put out and lost %s: %s; what it finished there since the last commit will be "
                 "handled again; it rejoins at its next poll",
@@ -167,10 +167,10 @@ class Sharing(Reading):
             if (
                 self._dead is None
                 and self._listener is None
-                and self._held.idle
                 and membership is not None
                 and membership.joined
                 and membership.thread_alive()
+                and self._held.lock_loop_out()
             ):
                 try:
                     self._sync_group(membership, polling=False)
@@ -247,8 +247,9 @@ class Sharing(Reading):
 
     def _reset_lost(self) -> None:
         """Positions that the log does not hold (deleted by retention): go where `auto_offset_reset` says."""
-        for name, reader in self._held.readers.items():
-            bounds = reader.bounds_if_lost()
+        held = self._held
+        for name, reader in held.readers.items():
+            bounds = held.placed(reader).bounds_if_lost()
             if bounds is not None:
                 start, end = bounds
                 onward = self._reset_to(name, start, end, reader.position)
@@ -256,7 +257,7 @@ class Sharing(Reading):
                     "%s-%d: offset %d is outside the log (%d to %d); going on at %d (auto_offset_reset=%r)",
                     *name, reader.position, start, end, onward, self._config.auto_offset_reset,
                 )  # fmt: skip
-                reader.seek(onward)
+                held.seek(name, onward)
 
     def _collect(self, collect: Callable[[], A]) -> A:
         try:
@@ -288,7 +289,7 @@ class Sharing(Reading):
             or name.partition >= topics[name.topic].partitions
         ]
         if gone:
-            if self._config.auto_commits:
+            if self._auto_commits:
                 self._warn_of_former([name for name in gone if name.topic in topics])
             self._held.drop(gone)
             for name in gone:
@@ -362,8 +363,6 @@ class Sharing(Reading):
         self._last_commit.update((name, committed.offset) for name, committed in offsets.items())
 
     def _auto_commit_if_due(self) -> None:
-        if not self._config.auto_commits:
-            return
         now = self._service.clock.monotonic()
         if self._next_commit_s is None or now >= self._next_commit_s:
             if self._next_commit_s is not None:

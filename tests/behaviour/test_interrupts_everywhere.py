@@ -1,4 +1,5 @@
-"""Ctrl-C at every place of a call at which Python can deliver one leaves a log that works, with all that was acknowledged.
+"""Ctrl-C, or what else a signal handler raises, at every place of a call at which Python can deliver one leaves a log
+that works, with all that was acknowledged, and commits nothing that was not handed out.
 
 `tests/stress/interrupts.py` says which places these are and why. Calls of a few hundred places are swept whole, the
 long ones (opening, closing, topics, a first poll) at every so many places from a random one on, and whole by
@@ -12,7 +13,7 @@ import random
 import pytest
 
 from tests.stress import interrupted_calls as calls
-from tests.stress.interrupts import sweep
+from tests.stress.interrupts import KINDS, Cancelled, sweep
 
 WHOLE = (
     calls.Send,
@@ -27,12 +28,16 @@ WHOLE = (
     calls.LingerBehindOthers,
     calls.Poll,
     calls.PollOfAMember,
+    calls.PollBatches,
+    calls.Loop,
+    calls.UntilEnd,
     calls.Commit,
     calls.CloseAProducer,
 )
 SAMPLED = tuple(kind for kind in calls.ACTIONS if kind not in WHOLE)
 # Those whose answer to a Ctrl-C may be interrupted by the next.
-TWICE = (*WHOLE[:10], calls.Poll, calls.PollOfAMember, calls.Commit)
+TWICE = (*WHOLE[:10], calls.Poll, calls.PollOfAMember, calls.PollBatches, calls.Loop, calls.UntilEnd, calls.Commit)
+READING = (calls.Poll, calls.PollBatches, calls.Loop, calls.BlockAroundALoop, calls.CloseAConsumer)
 SAMPLES = 30
 
 
@@ -57,3 +62,20 @@ def test_a_second_interrupt_while_the_first_is_handled_does_no_harm_either(
 ) -> None:
     swept = sweep(kind, first=rng.randint(1, 5), step=5, again=lambda: rng.choice((1, 2, 3, 5, 8)))
     assert swept.interrupts >= max(5, swept.places // 10), "the sweep has missed the call"
+
+
+@pytest.mark.parametrize("kind", calls.ACTIONS, ids=lambda kind: kind.__name__)
+def test_what_else_ends_a_call_anywhere_does_no_more_harm_than_an_interrupt(
+    kind: type[calls.Action], rng: random.Random
+) -> None:
+    step = sweep(kind, first=10**9).places // SAMPLES or 1
+    sweep(kind, first=rng.randint(1, step), step=step, error=rng.choice((SystemExit, Cancelled)))
+
+
+@pytest.mark.parametrize("error", [each for each in KINDS if each is not TimeoutError], ids=lambda error: error.__name__)
+@pytest.mark.parametrize("kind", READING, ids=lambda kind: kind.__name__)
+def test_no_exception_has_a_reader_commit_or_skip_what_it_did_not_hand_out(
+    kind: type[calls.Action], error: type[BaseException], rng: random.Random
+) -> None:
+    step = sweep(kind, first=10**9).places // (2 * SAMPLES) or 1
+    sweep(kind, first=rng.randint(1, step), step=step, error=error)

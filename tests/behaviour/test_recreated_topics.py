@@ -10,7 +10,6 @@ import pytest
 
 import streamlog
 from streamlog import StreamLog, TopicPartition
-from streamlog.client import assignment as assignment_module
 from streamlog.client import routes as routes_module
 from streamlog.testing import ManualClock
 
@@ -168,32 +167,6 @@ def test_a_deleted_group_forgets_its_offsets_and_its_consumer_may_come_back(log:
         assert consumer.poll() == []
         consumer.unsubscribe()
     assert log.group("g").committed() == {P0: 2}
-
-
-def test_a_member_that_joins_while_another_takes_its_next_record_disturbs_nothing(
-    log: streamlog.StreamLog, monkeypatch: pytest.MonkeyPatch, in_thread: Callable[[Callable[[], Any]], Any]
-) -> None:
-    topic = log.create_topic("t", partitions=2)
-    for partition in range(2):
-        topic.send_many([str(n) for n in range(10)], partition=partition)
-    first = log.consumer("t", group="g")
-    others: list[streamlog.Consumer[Any, Any]] = []
-    take = assignment_module.Assignment.next
-
-    def join_first(self: assignment_module.Assignment) -> Any:
-        monkeypatch.undo()
-        other = log.consumer("t", group="g")
-        others.append(other)
-        other_records = in_thread(other.poll).result(10)
-        seen.extend((record.partition, record.offset) for record in other_records)
-        return take(self)
-
-    seen: list[tuple[int, int]] = []
-    monkeypatch.setattr(assignment_module.Assignment, "next", join_first)
-    seen += [(record.partition, record.offset) for _, record in zip(range(4), first, strict=False)]
-    assert others
-    first.close()
-    assert len(seen) == len(set(seen))
 
 
 def test_the_kind_of_timestamp_changes_for_producers_that_know_the_topic(

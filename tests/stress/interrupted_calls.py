@@ -268,6 +268,67 @@ class FirstPollOfAMember(Poll):
     fresh = True
 
 
+class PollBatches(PollOfAMember):
+    def __init__(self, story: Story) -> None:
+        super().__init__(story)
+        self.batches: list[Any] = []
+
+    def call(self) -> None:
+        self.batches += self.consumer.poll_batches(max_records=1)
+
+    def after(self) -> None:
+        self.got += [record for batch in self.batches for record in batch]
+        self.batches.clear()
+        super().after()
+
+
+class Loop(Action):
+    """A call for the next record that was interrupted has handed out none; what it took ahead is never committed."""
+
+    def __init__(self, story: Story) -> None:
+        super().__init__(story)
+        self.consumer = story.log.consumer("t", group="g", auto_commit_interval_ms=0, max_poll_records=2)
+        self.consumer.poll()  # it joins, and the internal topic is made
+        self.got: list[int] = []
+
+    def prepare(self) -> None:
+        for _ in range(3):
+            self.story.send()
+
+    def call(self) -> None:
+        for _ in range(3):
+            self.got.append(next(self.consumer).offset)
+
+    def after(self) -> None:
+        assert (self.consumer.committed(T0) or 0) <= self.consumer.position(T0) == len(self.got)
+        self.got += [record.offset for record in self.consumer.until_end()]
+        assert self.got == [*range(self.story.log["t"].partition(0).log_end_offset)], self.got[-8:]
+
+
+class UntilEnd(Loop):
+    def call(self) -> None:
+        for record in self.consumer.until_end():
+            self.got.append(record.offset)
+
+
+class BlockAroundALoop(Loop):
+    """Whatever ends the block: it commits no more than what was handed out, and the next member goes on there."""
+
+    def call(self) -> None:
+        self.consumer.close()
+        self.consumer = self.story.log.consumer("t", group="g", max_poll_records=2)
+        with self.consumer as consumer:
+            for record in consumer.until_end():
+                if record.offset == len(self.got):
+                    self.got.append(record.offset)
+                else:
+                    assert record.offset < len(self.got), f"{len(self.got)} was skipped"
+
+    def after(self) -> None:
+        self.consumer.close()
+        assert self.story.log.group("g").committed().get(T0, 0) <= len(self.got)
+
+
 class Commit(PollOfAMember):
     def __init__(self, story: Story) -> None:
         super().__init__(story)
@@ -431,5 +492,5 @@ class BackgroundWork(Action):
 
 ACTIONS: tuple[type[Action], ...] = (
     Send, SendThatRolls, SendWithKeyAndHeaders, SendSynced, LogSync, SendMany, SendManyBatches, SendManyThatLingers, LingerAndFlush, LingerBehindOthers,
-    Poll, PollOfAMember, FirstPollOfAMember, Commit, CloseAProducer, CloseAConsumer, CloseTheLog, OpenTheLog, TopicsComeGrowAndGo, BackgroundWork,
+    Poll, PollOfAMember, FirstPollOfAMember, PollBatches, Loop, UntilEnd, BlockAroundALoop, Commit, CloseAProducer, CloseAConsumer, CloseTheLog, OpenTheLog, TopicsComeGrowAndGo, BackgroundWork,
 )  # fmt: skip

@@ -1,4 +1,4 @@
-"""Ctrl-C at every place of a call at which Python can deliver one.
+"""Ctrl-C, and what else a signal handler may raise, at every place of a call at which Python can deliver one.
 
     python -m tests.stress.interrupts --seed 1
 
@@ -8,6 +8,9 @@ Python itself raises KeyboardInterrupt where it would. So what is tested is what
 function would also raise inside the end of a `with lock`, where no signal is ever delivered. The flag is set through
 `__getitem__`, since a call would have the trace function interrupted itself. Frames of other libraries and of the
 standard library count too: a Ctrl-C can come inside those as well.
+
+A handler of the user's may raise anything: SystemExit to end the program, TimeoutError (an OSError) to bound a call, an
+exception of its own, MemoryError. Each of `KINDS` is swept like KeyboardInterrupt, and has to come out as it is.
 
 The first run of a call is interrupted at its first such place, the next at its second, until one comes to its end. After
 each interrupt the log is used, within a bound, and what was acknowledged is compared with what is there.
@@ -46,6 +49,13 @@ _LOOKS = frozenset(
 )
 
 
+class Cancelled(BaseException):
+    """What a program of the user's raises in its signal handlers; no exception of Python's, and none of ours."""
+
+
+KINDS: tuple[type[BaseException], ...] = (KeyboardInterrupt, SystemExit, Cancelled, TimeoutError, MemoryError)
+
+
 class _Flag:
     """`flag[SIGINT]` marks a signal as pending, as its C handler does."""
 
@@ -55,7 +65,8 @@ class _Flag:
 class Interrupter:
     """Interrupts a call at one place. `places` counts those that the last call came by, `where` is the one."""
 
-    def __init__(self) -> None:
+    def __init__(self, error: type[BaseException] = KeyboardInterrupt) -> None:
+        self.error = error
         self.places = 0
         self.where = ""
         self._nth = 0
@@ -63,17 +74,21 @@ class Interrupter:
         self._flag = _Flag()
 
     def interrupt(self, call: Callable[[], object], nth: int, again: int = 0) -> bool:
-        """Run `call` with a Ctrl-C at its `nth` place (from 1), and one `again` places later; whether it has that many."""
+        """Run `call` with a signal at its `nth` place (from 1), and one `again` places later; whether it has that many."""
         self.places, self._nth, self._again = 0, nth, again
-        before = sys.gettrace()
+        before, handler = sys.gettrace(), signal.signal(signal.SIGINT, self._raise)
         try:
             sys.settrace(self._enter)
             call()
-        except KeyboardInterrupt:
+        except self.error:
             pass
         finally:
             sys.settrace(before)
+            signal.signal(signal.SIGINT, handler)
         return nth <= self.places
+
+    def _raise(self, *_: object) -> None:
+        raise self.error
 
     def _enter(self, frame: FrameType, event: str, arg: object) -> Any:
         if frame.f_code.co_filename in _OWN or frame.f_code.co_filename.startswith(_KERNEL):
@@ -111,12 +126,12 @@ def at_most(seconds: float, what: Callable[[], str]) -> Iterator[None]:
 
 
 @contextmanager
-def without_losses() -> Iterator[None]:
+def without_losses(error: type[BaseException]) -> Iterator[None]:
     """Python itself loses an exception that is raised in a finalizer: no fault of ours."""
     before = sys.unraisablehook
 
     def hook(lost: Any) -> None:
-        if lost.exc_type is not KeyboardInterrupt:
+        if lost.exc_type is not error:
             before(lost)
 
     sys.unraisablehook = hook
@@ -134,20 +149,27 @@ class Swept:
     interrupts: int = 0
 
 
-def sweep(kind: type[Action], *, first: int = 1, step: int = 1, again: Callable[[], int] = lambda: 0) -> Swept:
-    """Interrupt the call at its place `first`, `first + step`, …, and a second time `again()` places later.
+def sweep(
+    kind: type[Action],
+    *,
+    first: int = 1,
+    step: int = 1,
+    again: Callable[[], int] = lambda: 0,
+    error: type[BaseException] = KeyboardInterrupt,
+) -> Swept:
+    """Raise `error` at the call's place `first`, `first + step`, …, and a second time `again()` places later.
 
     It is over when three calls in a row came to their end: one alone may have had less to do than another.
     """
     swept = Swept()
-    interrupter = Interrupter()
+    interrupter = Interrupter(error)
     story: Story | None = None
     nth, ended = first, 0
 
     def place() -> str:
-        return f"{kind.__name__}, place {nth}: {interrupter.where}"
+        return f"{kind.__name__}, {error.__name__} at place {nth}: {interrupter.where}"
 
-    with without_losses():
+    with without_losses(error):
         while ended < 3:
             if story is None:
                 story = Story(dict(kind.settings), kind.padding, kind.sync)
@@ -165,8 +187,8 @@ def sweep(kind: type[Action], *, first: int = 1, step: int = 1, again: Callable[
                     if kind.fresh or (not ended and not swept.interrupts % CALLS_PER_LOG):
                         story.end()
                         story = None
-                except BaseException as error:
-                    error.add_note(f"interrupted: {place()}")
+                except BaseException as failure:
+                    failure.add_note(f"interrupted: {place()}")
                     raise
             nth += step
         if story is not None:
@@ -184,17 +206,22 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=random.SystemRandom().randrange(2**32))
     parser.add_argument("--rounds", type=int, default=1, help="sweeps of each call with a second Ctrl-C soon after")
     parser.add_argument("--only", default="", help="the name of one action")
+    parser.add_argument("--error", default="", help="the name of one of the exceptions")
     chosen = parser.parse_args()
     rng = random.Random(chosen.seed)
     say(f"python -m tests.stress.interrupts --seed {chosen.seed} --rounds {chosen.rounds}, {date.today()}")
     total = 0
     for kind in ACTIONS:
-        if chosen.only in ("", kind.__name__):
-            swept = sweep(kind)
+        if chosen.only not in ("", kind.__name__):
+            continue
+        for error in KINDS:
+            if chosen.error not in ("", error.__name__):
+                continue
+            swept = sweep(kind, error=error)
             total += swept.interrupts
             for _ in range(chosen.rounds if kind.twice else 0):
-                total += sweep(kind, again=lambda: rng.choice((1, 1, 2, 3, 5, 8, 13))).interrupts
-            say(f"{kind.__name__:>24}: {swept.places:,} places")
+                total += sweep(kind, again=lambda: rng.choice((1, 1, 2, 3, 5, 8, 13)), error=error).interrupts
+            say(f"{kind.__name__:>24}: {error.__name__} at {swept.places:,} places")
     say(f"{total:,} calls interrupted: nothing acknowledged lost, nothing twice, no lock held")
 
 
