@@ -7,6 +7,7 @@ the log is used further, closed, opened again, repaired.
 
 from __future__ import annotations
 
+import dataclasses
 import errno
 import logging
 from collections.abc import Callable, Iterator, Sequence
@@ -17,6 +18,7 @@ import pytest
 
 import streamlog
 from streamlog import PoisonedLogError, StreamlogError
+from streamlog.broker import broker
 from streamlog.testing import FaultyDisk, ManualClock, SimulatedDisk
 
 PATH = "/data"
@@ -106,6 +108,12 @@ class World:
         self.check_on(killed, sent=self.sent, path="/repaired")
 
 
+class OtherProcess(FaultyDisk):
+    """The same disk, seen by a process that has opened nothing on it."""
+
+    filesystem = object()
+
+
 def calls_of(change: Change, sync: bool) -> list[tuple[str, str]]:
     world = World(sync)
     world.disk.calls.clear()
@@ -190,6 +198,56 @@ def meets(fault: Fault, name: str, sync: bool) -> str:
     return outcome
 
 
+@pytest.mark.parametrize("name", ["update_config", "create_topic"])
+def test_a_change_that_begins_a_segment_of_the_metadata_log_is_void_too(
+    name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = dataclasses.replace(broker.METADATA_CONFIG, segment_bytes=1024)
+    monkeypatch.setattr(broker, "METADATA_CONFIG", config)
+    assert any(op == "create" and "metadata" in path for op, path in calls_of(CHANGES[name], True))
+    for fault in faults(CHANGES[name], True):
+        if fault.in_metadata:
+            meets(fault, name, True)
+
+
+@pytest.mark.parametrize("name", ["delete_topic", "update_config", "add_partitions", "create_topic"])
+@pytest.mark.parametrize("killed", [False, True], ids=["closed", "killed"])
+def test_a_change_that_is_not_known_to_be_void_is_when_the_log_was_closed_or_its_process_killed(
+    name: str, killed: bool
+) -> None:
+    """What may not be on the device can be cut off in the page cache; and a close tries once more."""
+    for op, path in (("create", "*.log.tmp"), ("pwrite", "*.log.tmp"), ("sync", "*.log.tmp"), ("rename", "*.log.tmp")):
+        world = World(True)
+        world.disk.fail("sync", errno.EIO, path="*/__cluster_metadata-0/*.log")
+        world.disk.fail(op, errno.EIO, path=path)
+        with pytest.raises(PoisonedLogError, match=UNKNOWN):
+            CHANGES[name](world.log)
+        world.disk.heal()
+        if killed:
+            world.check_on(world.simulated.kill(), sent=world.sent)
+        with suppress(PoisonedLogError):
+            world.log.close()
+        world.check_crashes(world.sent)
+
+
+def test_a_process_that_reads_along_follows_a_metadata_log_whose_file_was_replaced() -> None:
+    world = World(True)
+    with streamlog.open(PATH, disk=OtherProcess(world.simulated), clock=world.clock, read_only=True) as reader:
+        assert list(reader) == ["a"]
+        world.disk.fail("pwrite", errno.EIO, short=1 << 20, path="*/__cluster_metadata-0/*.log")
+        world.disk.fail("truncate", errno.EIO, times=2)
+        with pytest.raises(streamlog.StorageError, match="append to"):
+            world.log.delete_topic("a")
+        assert [path for op, path in world.disk.calls if op == "rename"][-1].endswith(".log.tmp")
+        world.send()
+        world.log.create_topic("later")
+        world.log["a"].add_partitions(2)
+        assert sorted(reader) == ["a", "later"]
+        assert reader["a"].partitions == 2
+        assert [record.value for record in reader["a"].read(0)] == world.sent
+    world.log.close()
+
+
 @pytest.mark.parametrize("name", CHANGES)
 def test_a_change_that_was_interrupted_is_and_stays_what_the_log_shows_afterwards(name: str) -> None:
     """Ctrl-C at every call; also where the next call, which would see it to its end, fails."""
@@ -209,7 +267,9 @@ def interrupted(name: str, nth: int, more: Any, short: int) -> bool:
     with suppress(KeyboardInterrupt):
         CHANGES[name](world.log)
     world.disk.heal()
-    with suppress(StreamlogError):  # a third interrupt, or a disk that would not say, is made good before the next change
+    with suppress(
+        StreamlogError
+    ):  # a third interrupt, or a disk that would not say, is made good before the next change
         world.log.delete_topic("none")
     there = IN_FORCE[name](world.log)
     for left in (world.simulated.power_loss("strict"), world.simulated.power_loss("lax"), world.simulated.kill()):

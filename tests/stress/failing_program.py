@@ -79,11 +79,12 @@ class Program:
         values, place = [self.new(size) for _ in range(count)], TopicPartition(topic, 0)
         keys = [f"k{n % 3}" for n in range(count)]
         self.refused[place].update(values)
+        before = len(self.errors)
         try:
             done = self.attempt("send_many", lambda log: log[topic].send_many(values, keys, partition=0).result())
             found: list[RecordMetadata | None] = [] if done is None else list(done)
         finally:
-            last = self.errors[-1][1] if self.errors else None
+            last = self.errors[-1][1] if len(self.errors) > before else None
             if isinstance(last, DeliveryError) and len(last.metadata) == count:
                 found = list(last.metadata)
         for value, each in zip(values, found, strict=False):
