@@ -6,6 +6,7 @@ not import.
 
 from __future__ import annotations
 
+import math
 import os
 import random
 import signal
@@ -36,9 +37,23 @@ hypothesis.settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "quick"))
 
 def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line("markers", "damaged: harms the directory on purpose, so it is not checked at the end")
+    config.addinivalue_line("markers", "looks_again: interrupts who was to wake a waiter, which then looks for itself")
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
         # A shell starts what it puts in the background (`pytest &`, nohup) deaf to Ctrl-C, and children inherit that.
         signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+@pytest.fixture(autouse=True)
+def _only_woken(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nobody who waits looks again by himself: a wake-up that is missing is a wait without end, which fails the test.
+
+    Marked `looks_again`: a test that interrupts who was to wake, for which the looks are there.
+    """
+    if request.node.get_closest_marker("looks_again") is None:
+        from streamlog.runtime.threads import look_again
+
+        for name in look_again.__slots__:
+            monkeypatch.setattr(look_again, name, math.inf)
 
 
 @pytest.fixture

@@ -31,7 +31,7 @@ from ..errors import (
 from ..records.batch import LOG_APPEND_TIME
 from ..runtime.api import Completion
 from ..runtime.disk_errors import ends_in
-from ..runtime.threads import RawGate, get_ident, new_lock, real_monotonic, wait_for
+from ..runtime.threads import RawGate, get_ident, look_again, new_lock, real_monotonic, wait_for
 from ..storage.log import Write
 from ..types import TopicPartition
 from .batch import Batch, Row
@@ -46,8 +46,6 @@ _WRITE_BYTES = 1 << 20
 # What a batch takes beside its records, roughly.
 _BATCH_OVERHEAD = 128
 _MANY = 1 << 62
-# An interrupted writer may have left the queue without looking at it again; a waiter looks for itself.
-_LOOK_AGAIN_S = 0.05
 
 
 class Owner(Protocol):
@@ -381,7 +379,8 @@ class PartitionQueue:
             batch.on_done(gate.open)
             self.knocks.append(gate.open)
             if batch.parked is None:
-                gate.wait(_LOOK_AGAIN_S if left is None else min(left, _LOOK_AGAIN_S))
+                # An interrupted writer may have left the queue without looking at it again.
+                gate.wait(look_again.turn_s if left is None else min(left, look_again.turn_s))
         self.call()
 
     def finish_all(self, end: float | None) -> None:

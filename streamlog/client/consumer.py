@@ -30,8 +30,6 @@ from .record_batch import RecordBatch
 A = TypeVar("A")
 T = TypeVar("T")
 
-# Nothing is trusted to wake a waiter: an interrupted appender may not have. It looks for itself.
-_LOOK_AGAIN_S = 0.5
 # A loop renews its place in the group this often, however long it works on one record.
 _RENEW_S = 0.1
 _CLOSE_WAIT_S = 5.0
@@ -224,9 +222,7 @@ class Consumer(Positions, Generic[K, V]):
                 out = self._collect(collect)
             if out:
                 return out
-            step = _LOOK_AGAIN_S
-            if self._next_check_s is not None:
-                step = min(step, max(0.001, self._next_check_s - self._service.real_seconds()))
+            step = self._longest_wait()
             if not gate.wait(step if left is None else min(left, step)) or bell.rung:
                 return None
             with self._guard():

@@ -103,7 +103,7 @@ class OwningEngine(Engine):
     def _make_threads(self) -> None:
         work = BackgroundThread(_Run(self), self._clock.time_ms, "streamlog-background")
         self._threads.append(work)
-        self.scheduler.nudge = work.nudge
+        self.scheduler.nudge = self.room.nudge = work.nudge
         if self.temporary:
             return
         # Its own thread: a compaction in the other one would keep readers in other processes waiting.
@@ -166,7 +166,7 @@ class FollowingEngine(Engine):
     def open(self) -> None:
         self._thread = BackgroundThread(_Look(self), SystemClock().time_ms, "streamlog-following")
         self._following.open(self.options.lock_timeout)
-        self._following.nudge = self._thread.nudge
+        self._following.nudge = self.room.nudge = self._thread.nudge
         self._thread.begin()
 
     def close(self) -> None:
@@ -186,8 +186,7 @@ class _Run:
         self._room = engine.room
 
     def __call__(self, now_ms: int) -> int | None:
-        self._room.hold_funerals()
-        return self._scheduler.run_due(now_ms)
+        return earliest(self._room.tend(now_ms), self._scheduler.run_due(now_ms))
 
 
 class _Look:
@@ -198,8 +197,11 @@ class _Look:
         self._room = engine.room
 
     def __call__(self, now_ms: int) -> int | None:
-        self._room.hold_funerals()
-        return self._tick(now_ms)
+        return earliest(self._room.tend(now_ms), self._tick(now_ms))
+
+
+def earliest(*deadlines: int | None) -> int | None:
+    return min((deadline for deadline in deadlines if deadline is not None), default=None)
 
 
 class Registry:

@@ -16,6 +16,7 @@ import logging
 import weakref
 from collections import deque
 from collections.abc import Callable, Iterable
+from functools import partial
 from typing import Protocol, TypeVar
 
 from ..broker.api import Service
@@ -36,6 +37,9 @@ from ..types import TopicPartition
 T = TypeVar("T")
 logger = logging.getLogger("streamlog.client")
 
+# How soon (ms) a leave that could not be written is sent again if nobody polls.
+RETRY_MS = 1_000
+
 
 class Bell:
     """What others may ring to wake a consumer. It refers to no consumer, so a forgotten one is collected."""
@@ -53,6 +57,8 @@ class Bell:
 
 class Member(Protocol):
     """What the room can ask of a consumer."""
+
+    _bell: Bell
 
     def _let_go_if_idle(self) -> None: ...
     def _take_out(self) -> None: ...
@@ -117,7 +123,7 @@ class Membership:
         here = get_ident()
         if here != self._thread or not self.thread_alive():  # the idents of dead threads are given again
             self._thread = here
-            self.thread_alive = current_thread_alive_check()
+            self.thread_alive = current_thread_alive_check(partial(self._room.ring, self.group))
 
     def unchanged(self, topics: frozenset[str]) -> bool:
         """A poll with nothing new to say or hear: the deadlines are renewed, nothing else happens."""
@@ -227,6 +233,8 @@ class Room:
         self._members: dict[str, weakref.WeakSet[Member]] = {}
         self._buried: deque[Callable[[], None]] = deque()
         self._leaving: deque[Leave] = deque()
+        # Wakes the background thread, where there is one: it holds the funerals. Takes no lock.
+        self.nudge: Callable[[], None] = lambda: None
 
     def enter(self, group: str, member: Member) -> None:
         members = self._members.get(group)
@@ -254,6 +262,11 @@ class Room:
     def others(self, group: str, member: Member) -> list[Member]:
         return [m for m in walk(self._members.get(group, ())) if m is not member]
 
+    def ring(self, group: str) -> None:
+        """Have whoever waits in the group look: the thread of one of its members has ended. Takes no lock."""
+        for member in walk(self._members.get(group, ())):
+            member._bell.ring()
+
     def reap(self, group: str) -> None:
         """Have members leave that cannot do it themselves: collected unclosed, or their thread is dead."""
         self.hold_funerals()
@@ -263,12 +276,15 @@ class Room:
     def leave(self, leave: Leave) -> None:
         """Tell the coordinator that a member left; again later, if it cannot be told now."""
         self._leaving.append(leave)  # first: an interrupt must not lose it
-        self._tell(leave)
+        if not self._tell(leave):
+            self.nudge()
 
-    def _tell(self, leave: Leave) -> None:
-        if leave.tell():
-            with contextlib.suppress(ValueError):  # another thread told it too
-                self._leaving.remove(leave)
+    def _tell(self, leave: Leave) -> bool:
+        if not leave.tell():
+            return False
+        with contextlib.suppress(ValueError):  # another thread told it too
+            self._leaving.remove(leave)
+        return True
 
     def bury(self, funeral: Callable[[], None]) -> None:
         """Have something done soon for an object that is being collected.
@@ -276,6 +292,12 @@ class Room:
         A finalizer can run in the middle of anything, under any lock, so it must not take one itself.
         """
         self._buried.append(funeral)
+        self.nudge()
+
+    def tend(self, now_ms: int) -> int | None:
+        """Background work: `hold_funerals`; when to come again (ms), if a leave is to be told again."""
+        self.hold_funerals()
+        return now_ms + RETRY_MS if self._leaving else None
 
     def hold_funerals(self) -> None:
         """Do what collected objects left to be done, and tell of leaves that failed. Call with no lock held."""

@@ -7,6 +7,7 @@ records are still on their way, and the scheduler, which holds the outbox, sees 
 from __future__ import annotations
 
 import logging
+from collections import deque
 from collections.abc import Iterable
 
 from ..broker.api import Service
@@ -16,7 +17,7 @@ from ..errors import StreamlogError
 from ..records import compression
 from ..replication.partition import gone
 from ..runtime.api import Completion
-from ..runtime.threads import RawGate, new_lock, real_monotonic
+from ..runtime.threads import RawGate, look_again, new_lock, real_monotonic
 from ..storage.log import Write
 from ..types import ProducerRecord
 from .accumulator import PartitionQueue
@@ -24,8 +25,6 @@ from .batch import Batch, Row
 from .delivery import delivery_error
 
 logger = logging.getLogger("streamlog.client")
-
-_LOOK_AGAIN_S = 0.05
 
 
 class Outbox:
@@ -45,7 +44,8 @@ class Outbox:
         self._failed: dict[Batch, None] = {}
         self._failed_bytes = 0
         self._not_kept = 0
-        self._room: RawGate | None = None
+        # Gates of those who wait for room in the buffer.
+        self._rooms: deque[RawGate] = deque()
         self._closed: StreamlogError | None = None
 
     def queue(self, view: TopicView, number: int) -> PartitionQueue:
@@ -104,9 +104,11 @@ class Outbox:
             logger.error("%d records for %s-%d were not written: %s", len(batch), *batch.queue.name, error)
             if self._config.acks != 0:
                 self._keep(batch)
-        room = self._room
-        if room is not None:
-            room.open()
+        while self._rooms:
+            try:
+                self._rooms.popleft().open()
+            except IndexError:  # another thread took the last one
+                break
 
     def _keep(self, batch: Batch) -> None:
         """Keep a failed batch until flush reports it, or every record of it was asked about.
@@ -142,18 +144,23 @@ class Outbox:
         """
         for waiting in list(self.queues.values()):
             waiting.close_batch()
-            waiting.drain()
         while True:
-            self._room = gate = RawGate()
+            gate = RawGate()
+            self._rooms.append(gate)
+            self._write_out(end)
             if self._has_room(size):
                 return
             left = end - real_monotonic()
             if left <= 0:
                 raise queue.expire(self._config.delivery_timeout_ms)
-            if not gate.wait(min(left, _LOOK_AGAIN_S)):
+            if not gate.wait(min(left, look_again.turn_s)):
                 self._recount()
-            queue.drain()
-            queue.written.push(_LOOK_AGAIN_S)
+
+    def _write_out(self, end: float) -> None:
+        """Have everything written and synced that another thread is not at already."""
+        for waiting in list(self.queues.values()):
+            waiting.drain()
+            waiting.written.push(max(0.0, end - real_monotonic()))
 
     def _recount(self) -> None:
         """An interrupt between taking room and using it leaves room taken for nothing."""

@@ -16,7 +16,7 @@ from ..errors import (
     UnknownTopicIdError,
     UnknownTopicOrPartitionError,
 )
-from ..runtime.threads import get_ident, result_of
+from ..runtime.threads import get_ident, look_again, result_of
 from ..types import OffsetAndMetadata, TopicPartition
 from .given import commit_offsets, partition_of
 from .membership import Membership
@@ -188,6 +188,18 @@ class Sharing(Reading):
             return False
         here = get_ident()
         return any(other._polling_thread() != here for other in self._room.others(membership.group, self))
+
+    def _longest_wait(self) -> float:
+        """How long to wait at most before looking again, whoever rings: a member renews its place in the group in time.
+
+        At half its poll interval, so that no other member that looks for stuck ones finds it overdue; and when the
+        next one is overdue, which nobody tells.
+        """
+        step = look_again.data_s
+        if self._next_check_s is not None:
+            next_check = self._next_check_s - self._service.real_seconds()
+            step = min(step, max(0.001, next_check), self._config.max_poll_interval_ms / 2000)
+        return step
 
     def _take_out(self) -> None:
         """Asked by another member, on its thread: leave the group if the thread that polled is dead.

@@ -19,8 +19,27 @@ from .api import Completion, Lock, Task
 
 T = TypeVar("T")
 
-# Whose turn it is to sync may be interrupted before it takes it; the others look for themselves.
-LOOK_AGAIN_S = 0.05
+
+class LookAgain:
+    """How long a waiter sleeps at most before it looks for itself, whatever it was promised (real seconds).
+
+    Every wait has somebody who ends it. But an interrupt may come to that one just before it does, so nobody
+    sleeps for good on the word of another thread. Tests set them to infinity: there a wake-up that is missing is
+    a wait without end, and not a delay that nobody notices.
+    """
+
+    __slots__ = ("data_s", "turn_s", "work_s")
+
+    def __init__(self) -> None:
+        self.data_s = 0.5
+        """A consumer, for an append, its group, its topics, `stop` and `close`."""
+        self.turn_s = 0.05
+        """A sender, for the thread that writes or syncs, or for room in the buffer."""
+        self.work_s = 1.0
+        """A background thread, for its next deadline: the wall clock may jump as well."""
+
+
+look_again = LookAgain()
 
 get_ident = threading.get_ident
 getpid = os.getpid
@@ -96,10 +115,10 @@ def wait_for(completion: Completion[Any], timeout: float | None) -> bool:
             gate = RawGate()
             completion.on_turn(gate.open)
             continue  # whoever was at it may have looked for the next one just before
-        left = LOOK_AGAIN_S if end is None else end - time.monotonic()
+        left = look_again.turn_s if end is None else end - time.monotonic()
         if left <= 0:
             return False
-        gate.wait(min(left, LOOK_AGAIN_S))
+        gate.wait(min(left, look_again.turn_s))
     return True
 
 
@@ -117,9 +136,6 @@ class BackgroundThread:
     made idle and works from `begin` on, so that an `open` has its threads before it touches a file: once the
     main thread has ended there may be none to have. Raises ClosedError then.
     """
-
-    # A wall clock that jumps must not put work off for long, nor a missed nudge lose it.
-    MAX_SLEEP_S = 1.0
 
     def __init__(self, run_due: Task, now_ms: Callable[[], int], name: str) -> None:
         self._run_due = run_due
@@ -141,8 +157,8 @@ class BackgroundThread:
         while not self._stopping:
             self._gate = gate = RawGate()  # before the look: a nudge during it opens this one
             deadline = self._run_due(self._now_ms())
-            wait = self.MAX_SLEEP_S if deadline is None else (deadline - self._now_ms()) / 1000
-            gate.wait(max(0.0, min(wait, self.MAX_SLEEP_S)))
+            wait = look_again.work_s if deadline is None else (deadline - self._now_ms()) / 1000
+            gate.wait(max(0.0, min(wait, look_again.work_s)))
 
     def stop(self, timeout: float = 10.0) -> None:
         self._stopping = True
@@ -189,14 +205,15 @@ class _Token:
 _local = threading.local()
 
 
-def current_thread_alive_check() -> Callable[[], bool]:
+def current_thread_alive_check(ended: Callable[[], object]) -> Callable[[], bool]:
     """A function that tells whether the thread calling now is still running.
 
+    As long as the function is there, `ended` is called when the thread ends, as its last act; it may take no lock.
     Not `Thread.is_alive`: a Ctrl-C inside that one can leave a living thread marked as ended for good.
     What a thread keeps in a `threading.local` goes when it does.
     """
     token = getattr(_local, "token", None)
     if token is None:
         token = _local.token = _Token()
-    reference = weakref.ref(token)
+    reference = weakref.ref(token, lambda _: ended())
     return lambda: reference() is not None

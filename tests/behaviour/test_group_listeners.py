@@ -11,8 +11,9 @@ import pytest
 import streamlog
 from streamlog import RebalanceListener, TopicPartition
 
+from .liveness import Liveness
+
 Consumer = streamlog.Consumer[Any, Any]
-LONG = 20.0
 
 
 def every(topic: str, partitions: int) -> set[TopicPartition]:
@@ -191,10 +192,12 @@ def test_a_listener_may_seek_what_it_was_given(log: streamlog.StreamLog) -> None
 def test_an_evicted_member_learns_that_it_lost_its_partitions(log: streamlog.StreamLog) -> None:
     log.create_topic("t").send("x").result()
     watching = Watching()
-    stuck = log.consumer("t", group="g", listener=watching, max_poll_interval_ms=30)
+    liveness = Liveness(log)
+    stuck = log.consumer("t", group="g", listener=watching, max_poll_interval_ms=1_000)
     poll(stuck, watching)
+    liveness.pass_ms(1_000)
     with log.consumer("t", group="g") as other:
-        assert len(other.poll(timeout=LONG)) == 1
+        assert len(other.poll()) == 1
         poll(stuck, watching)
         assert watching.partitions("lost") == every("t", 1)
         assert watching.partitions("revoked") == set()

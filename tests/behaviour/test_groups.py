@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import gc
 import threading
-import time
 from collections import Counter
 from collections.abc import Callable, Iterable
 from concurrent.futures import Future
@@ -17,9 +16,10 @@ import streamlog
 from streamlog import StreamlogError, TopicPartition
 from streamlog.testing import ManualClock
 
+from .liveness import FOREVER, LONG, Liveness, PassingTime
+
 InThread = Callable[[Callable[[], Any]], Future[Any]]
 Consumer = streamlog.Consumer[Any, Any]
-LONG = 20.0
 QUIET = {"enable_auto_commit": False}
 
 
@@ -193,12 +193,10 @@ def test_a_waiting_member_is_woken_by_the_partition_it_gets(log: streamlog.Strea
     fill(log, 5, partitions=1)
     first, second = (log.consumer("t", group="g") for _ in range(2))
     assert len(first.poll(max_records=2)) == 2
-    started = time.monotonic()
-    waiting = in_thread(lambda: second.poll(timeout=LONG))
+    waiting = in_thread(lambda: second.poll(timeout=FOREVER))
     first.commit()
     first.close()
     assert [record.offset for record in waiting.result(timeout=LONG)] == [2, 3, 4]
-    assert time.monotonic() - started < LONG / 2
     second.close()
 
 
@@ -339,16 +337,20 @@ def test_a_waiting_member_takes_over_when_the_thread_of_the_other_dies(
     with log.consumer("t", group="g") as second:
         assert second.poll() == []
         leave.set()
-        assert [record.offset for record in second.poll(timeout=LONG)] == [0, 1, 2, 3, 4]
+        assert [record.offset for record in second.poll(timeout=FOREVER)] == [0, 1, 2, 3, 4]
     orphan.close()
 
 
 def test_a_member_that_does_not_poll_for_its_interval_is_evicted(log: streamlog.StreamLog) -> None:
     fill(log, 5, partitions=1)
-    stuck = log.consumer("t", group="g", max_poll_interval_ms=30)
+    liveness = Liveness(log)
+    stuck = log.consumer("t", group="g", max_poll_interval_ms=1_000)
     assert len(stuck.poll(max_records=2)) == 2
     with log.consumer("t", group="g") as second:
-        assert [record.offset for record in second.poll(timeout=LONG)] == [0, 1, 2, 3, 4]
+        liveness.pass_ms(999)
+        assert second.poll() == []
+        liveness.pass_ms(1)
+        assert [record.offset for record in second.poll()] == [0, 1, 2, 3, 4]
         assert [member.assignment for member in log.group("g").members()] == [every("t", 1)]
         # It learns of it when it comes back, as one that has to wait.
         assert stuck.poll() == []
@@ -357,14 +359,33 @@ def test_a_member_that_does_not_poll_for_its_interval_is_evicted(log: streamlog.
     stuck.close()
 
 
-def test_a_member_that_waits_in_poll_is_not_evicted(log: streamlog.StreamLog) -> None:
+def test_a_member_that_waits_in_poll_is_not_evicted(log: streamlog.StreamLog, monkeypatch: pytest.MonkeyPatch) -> None:
     topic = log.create_topic("t")
-    with log.consumer("t", group="g", max_poll_interval_ms=30) as member:
-        assert member.poll(timeout=0.1) == []
-        assert len(log.group("g").members()) == 1
+    time = PassingTime(log, monkeypatch)
+    with log.consumer("t", group="g", max_poll_interval_ms=1_000) as member:
+        assert member.poll(timeout=10) == []
+        assert max(time.waits) <= 0.5, "it has half an interval left whenever another one looks"
+        (before,) = log.group("g").members()
+        time.pass_ms(999)
+        assert log.group("g").members() == [before]
         topic.send("x").result()
         assert len(member.poll()) == 1
         member.commit()
+
+
+def test_a_member_that_waits_takes_over_when_another_is_overdue(
+    log: streamlog.StreamLog, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nothing rings for that: a waiting member knows when the next one is due."""
+    fill(log, 5, partitions=1)
+    time = PassingTime(log, monkeypatch)
+    stuck = log.consumer("t", group="g", max_poll_interval_ms=90_000)
+    stuck.poll(max_records=1)
+    began = time.now_s
+    with log.consumer("t", group="g") as other:
+        assert len(other.poll(timeout=FOREVER)) == 5
+        assert time.now_s - began == pytest.approx(90, abs=0.01)
+    stuck.close()
 
 
 def test_a_manual_clock_never_evicts_a_member(log: streamlog.StreamLog, clock: ManualClock) -> None:
@@ -439,11 +460,15 @@ def test_a_static_member_that_comes_back_finds_its_partitions_and_disturbs_nobod
 
 def test_a_static_member_that_stays_away_loses_its_partitions(log: streamlog.StreamLog) -> None:
     fill(log, 5, partitions=1)
-    first = log.consumer("t", group="g", group_instance_id="one", session_timeout_ms=30)
+    liveness = Liveness(log)
+    first = log.consumer("t", group="g", group_instance_id="one", session_timeout_ms=30_000)
     first.poll(max_records=1)
     first.close()
     with log.consumer("t", group="g", group_instance_id="two") as second:
-        assert len(second.poll(timeout=LONG)) == 5
+        liveness.pass_ms(29_999)
+        assert second.poll() == []
+        liveness.pass_ms(1)
+        assert len(second.poll()) == 5
 
 
 def test_a_second_member_of_the_same_instance_fences_the_first(log: streamlog.StreamLog) -> None:

@@ -6,7 +6,6 @@ import contextlib
 import gc
 import signal
 import threading
-import time
 from collections.abc import Callable
 from concurrent.futures import Future
 from pathlib import Path
@@ -25,9 +24,10 @@ from streamlog import (
 )
 from streamlog.testing import ManualClock
 
+from .liveness import FOREVER, LONG
+
 InThread = Callable[[Callable[[], Any]], Future[Any]]
 # Longer than any wake-up takes, short enough that a lost one is found: no passing test waits for it.
-LONG = 20.0
 
 
 def fill(log: streamlog.StreamLog, count: int, *, partitions: int = 1, name: str = "t") -> streamlog.Topic[Any, Any]:
@@ -91,10 +91,8 @@ def test_a_stopped_consumer_can_still_commit_and_close(log: streamlog.StreamLog)
 def test_stop_from_another_thread_wakes_a_waiting_poll(log: streamlog.StreamLog, in_thread: InThread) -> None:
     log.create_topic("t")
     with log.consumer("t") as consumer:
-        started = time.monotonic()
         in_thread(consumer.stop)
-        assert consumer.poll(timeout=LONG) == []
-        assert time.monotonic() - started < LONG / 2
+        assert consumer.poll(timeout=FOREVER) == []
         with pytest.raises(ConsumerStoppedError):
             consumer.poll()
 
@@ -103,14 +101,12 @@ def test_stop_in_a_signal_handler_wakes_a_waiting_poll_and_a_waiting_loop(log: s
     log.create_topic("t")
     previous = signal.getsignal(signal.SIGALRM)
     try:
-        for wait in (lambda c: c.poll(timeout=LONG), list):
+        for wait in (lambda c: c.poll(timeout=FOREVER), list):
             with log.consumer("t") as consumer:
                 signal.signal(signal.SIGALRM, lambda *_, consumer=consumer: consumer.stop())
-                started = time.monotonic()
                 signal.setitimer(signal.ITIMER_REAL, 0.02)
                 assert wait(consumer) == []
                 assert consumer.stopped
-                assert time.monotonic() - started < LONG / 2
     finally:
         signal.setitimer(signal.ITIMER_REAL, 0)
         signal.signal(signal.SIGALRM, previous)
@@ -128,18 +124,15 @@ def test_no_wake_up_is_lost_between_a_producer_and_a_waiting_consumer(
     def answer() -> None:
         with log.consumer("ping") as consumer:
             for _ in range(rounds):
-                (record,) = consumer.poll(timeout=LONG)
+                (record,) = consumer.poll(timeout=FOREVER)
                 pong.send(record.value).result()
 
     answering = in_thread(answer)
-    started = time.monotonic()
     with log.consumer("pong") as consumer:
         for n in range(rounds):
             ping.send(str(n)).result()
-            assert [record.value for record in consumer.poll(timeout=LONG)] == [str(n).encode()]
+            assert [record.value for record in consumer.poll(timeout=FOREVER)] == [str(n).encode()]
     answering.result(timeout=LONG)
-    # One lost wake-up would have cost a whole timeout.
-    assert time.monotonic() - started < LONG
 
 
 @pytest.mark.parametrize("group", [None, "g"])
