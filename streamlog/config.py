@@ -19,6 +19,7 @@ from .types import Policy
 C = TypeVar("C")
 FOREVER = -1
 DEFAULT_BATCH_SIZE = 16_384
+DEFAULT_DELIVERY_TIMEOUT_MS = 120_000
 LARGEST_RECORD = 1 << 29  # what max_message_bytes and max_request_size can be raised to
 NEVER_MS = 1 << 60  # an age that no segment reaches
 _TOPIC_NAME = re.compile(r"[a-zA-Z0-9._-]{1,249}")
@@ -44,6 +45,15 @@ ASSIGNORS = ("range", "roundrobin", "sticky", "cooperative-sticky")
 TIMESTAMP_TYPES = ("CreateTime", "LogAppendTime")
 
 
+def shown(value: object) -> str:
+    """A value as an error shows it: cut, and whatever it is. The repr of a very long int, or of an object, may raise."""
+    try:
+        text = repr(value)
+    except Exception:
+        return f"a {type(value).__name__} that cannot be shown"
+    return text if len(text) <= 200 else text[:200] + "…"
+
+
 def check_topic_name(name: object) -> str:
     """`name` if Kafka's rule allows it, matched whole; InvalidTopicError otherwise."""
     if not isinstance(name, str):
@@ -65,35 +75,48 @@ def unknown(name: str, known: Iterable[str], what: str) -> ConfigError:
 
 
 def not_yet(name: str, value: object, instead: str) -> ConfigError:
-    return ConfigError(f"{name}={value!r} is not available in this version of streamlog: {instead}", name=name)
+    return ConfigError(f"{name}={shown(value)} is not available in this version of streamlog: {instead}", name=name)
 
 
 def choice(name: str, value: object, known: Sequence[object]) -> None:
-    if not any(value == k and type(value) is type(k) for k in known):
+    if not any(type(value) is type(k) and value == k for k in known):
         hint = did_you_mean(value, [k for k in known if isinstance(k, str)]) if isinstance(value, str) else ""
-        raise ConfigError(f"{name}={value!r} is not one of {', '.join(map(repr, known))}{hint}.", name=name)
+        raise ConfigError(f"{name}={shown(value)} is not one of {', '.join(map(repr, known))}{hint}.", name=name)
 
 
 def integer(name: str, value: object, low: int, high: int = 2**63 - 1) -> int:
     if isinstance(value, bool) or not isinstance(value, int):
-        raise ConfigError(f"{name} is an int, not {value!r}.", name=name)
+        raise ConfigError(f"{name} is an int, not {shown(value)}.", name=name)
     if not low <= value <= high:
-        raise ConfigError(f"{name}={value} is out of range: {low} to {high}.", name=name)
+        raise ConfigError(f"{name}={shown(value)} is out of range: {low} to {high}.", name=name)
     return value
 
 
+def text(name: str, value: object) -> None:
+    if not isinstance(value, str) or not value:
+        raise ConfigError(f"{name} is a str that is not empty, not {shown(value)}.", name=name)
+
+
 def duration_ms(name: str, value: object) -> int:
-    """An `Ms` setting as an int of milliseconds; `None` and Kafka's -1 are unlimited, -1."""
+    """An `Ms` setting as an int of milliseconds; `None` and Kafka's -1 are unlimited, -1.
+
+    So is an age that nothing reaches: Java's greatest long stands for ever there. Added to a time it would not fit into
+    the log. A part of a millisecond counts as a whole one, for none at all may mean something else.
+    """
     if value is None:
         return FOREVER
     if isinstance(value, timedelta):
-        value = value // timedelta(milliseconds=1)
-    return integer(name, value, -1)
+        if value < timedelta(0):
+            raise ConfigError(f"{name}={shown(value)} is negative; None is unlimited.", name=name)
+        whole, part = divmod(value, timedelta(milliseconds=1))
+        value = whole + bool(part)
+    given = integer(name, value, -1)
+    return FOREVER if given >= NEVER_MS else given
 
 
 def real(name: str, value: object, low: float, high: float) -> float:
     if isinstance(value, bool) or not isinstance(value, (int, float)) or not low <= value <= high:
-        raise ConfigError(f"{name}={value!r} is not a number from {low} to {high}.", name=name)
+        raise ConfigError(f"{name}={shown(value)} is not a number from {low} to {high}.", name=name)
     return float(value)
 
 
@@ -120,6 +143,8 @@ class TopicConfig:
     compression_type: str = "producer"
 
     def __post_init__(self) -> None:
+        for name in _DURATIONS:  # those of a stored topic too
+            object.__setattr__(self, name, duration_ms(name, getattr(self, name)))
         choice("cleanup_policy", self.cleanup_policy, CLEANUP_POLICIES)
         choice("partitioner", self.partitioner, PARTITIONERS)
         choice("message_timestamp_type", self.message_timestamp_type, TIMESTAMP_TYPES)
@@ -201,7 +226,7 @@ def topic_changes(settings: Mapping[str, Any], what: str = "topic") -> tuple[dic
             policy = value
             if not callable(getattr(value, "expired", None)) or not isinstance(getattr(value, "name", None), str):
                 raise ConfigError(
-                    f"retention={value!r} is no policy: it needs a str `name` and "
+                    f"retention={shown(value)} is no policy: it needs a str `name` and "
                     f"`expired(segments, now_ms) -> int`. See streamlog.retention.",
                     name=name,
                 )
@@ -259,7 +284,7 @@ class ProducerConfig:
     value_serializer: Any = None
     max_request_size: int = 1_048_576
     buffer_memory: int = 33_554_432
-    delivery_timeout_ms: int = 0
+    delivery_timeout_ms: int = DEFAULT_DELIVERY_TIMEOUT_MS
     client_id: str = "streamlog-producer"
 
     def __post_init__(self) -> None:
@@ -268,8 +293,6 @@ class ProducerConfig:
         integer("batch_size", self.batch_size, 1, 1 << 27)
         integer("max_request_size", self.max_request_size, 1, LARGEST_RECORD)
         integer("buffer_memory", self.buffer_memory, 1)
-        if self.delivery_timeout_ms == 0:  # not given: two minutes, and never less than the linger, as in Kafka
-            object.__setattr__(self, "delivery_timeout_ms", max(120_000, self.linger_ms))
         integer("delivery_timeout_ms", self.delivery_timeout_ms, 1)
         if self.compression_type is not None:
             choice("compression_type", self.compression_type, CODECS)
@@ -286,12 +309,18 @@ class ProducerConfig:
                 f"be given up before it is sent.",
                 name="linger_ms",
             )
+        text("client_id", self.client_id)
         for name in ("transactional_id", "transaction_timeout_ms"):
             if getattr(self, name) is not None:
                 raise not_yet(name, getattr(self, name), "transactions come with a later one.")
 
     @classmethod
     def of(cls, settings: Mapping[str, Any]) -> ProducerConfig:
+        linger_ms = settings.get("linger_ms")
+        if "delivery_timeout_ms" not in settings and isinstance(
+            linger_ms, int
+        ):  # never less than the linger, as in Kafka
+            settings = {**settings, "delivery_timeout_ms": max(DEFAULT_DELIVERY_TIMEOUT_MS, linger_ms)}
         return _build(cls, "producer", settings)
 
 
@@ -326,8 +355,10 @@ class ConsumerConfig:
         integer("max_poll_interval_ms", self.max_poll_interval_ms, 1)
         integer("session_timeout_ms", self.session_timeout_ms, 1)
         integer("fetch_max_bytes", self.fetch_max_bytes, 1)
-        if self.group is not None and (not isinstance(self.group, str) or not self.group):
-            raise ConfigError(f"group={self.group!r} is no name for a group: a str that is not empty.", name="group")
+        text("client_id", self.client_id)
+        for name in ("group", "group_instance_id"):
+            if getattr(self, name) is not None:
+                text(name, getattr(self, name))
         if self.group is None:
             if self.group_instance_id is not None:
                 raise ConfigError(
@@ -340,7 +371,15 @@ class ConsumerConfig:
                 )
         listener = self.listener
         if listener is not None and not callable(getattr(listener, "on_partitions_assigned", None)):
-            raise ConfigError(f"listener={listener!r} is no RebalanceListener; derive one from it.", name="listener")
+            raise ConfigError(
+                f"listener={shown(listener)} is no RebalanceListener; derive one from it.", name="listener"
+            )
+        strategy = self.partition_assignment_strategy
+        if not isinstance(strategy, (str, Sequence)) or not strategy:
+            raise ConfigError(
+                f"partition_assignment_strategy={shown(strategy)} is neither {', '.join(ASSIGNORS)} nor a list of those.",
+                name="partition_assignment_strategy",
+            )
         for name in self.assignors:
             choice("partition_assignment_strategy", name, ASSIGNORS)
 

@@ -23,7 +23,7 @@ from ..types import K, Record, TopicPartition, V
 from . import options
 from .assignment import Ahead
 from .handle import Parent, closed
-from .listener import RebalanceListener
+from .listener import RebalanceListener, check_listener
 from .positions import Positions
 from .record_batch import RecordBatch
 
@@ -85,14 +85,12 @@ class Consumer(Positions, Generic[K, V]):
         Patterns match whole names, future topics too. Raises UnknownTopicOrPartitionError for a name
         that is no topic.
         """
+        if check_listener(listener) is not None and self._membership is None:
+            raise ConfigError("A rebalance listener needs a group=: nothing moves without one.", name="listener")
         with self._enter():
             given = [topics] if isinstance(topics, str) or not isinstance(topics, Iterable) else list(topics)
             self._subscription.subscribe(given, self._note_topic, self._log._topic_view)
             if listener is not None:
-                if self._membership is None:
-                    raise ConfigError(
-                        "A rebalance listener needs a group=: nothing moves without one.", name="listener"
-                    )
                 self._listener = listener
             with self._guard():
                 if self._membership is None:

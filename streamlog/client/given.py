@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from datetime import datetime
 from typing import Any
 
+from ..config import shown
 from ..errors import ConfigError
 from ..types import OffsetAndMetadata, Record, TopicPartition
 
@@ -52,11 +53,21 @@ def to_ms(at: Any) -> int:
     return at
 
 
+def check_clock(clock: Any) -> Any:
+    """`clock` if it tells the time, or None; ConfigError otherwise."""
+    if clock is not None and not all(callable(getattr(clock, name, None)) for name in ("time_ms", "monotonic")):
+        raise ConfigError(
+            f"clock={shown(clock)} has no time_ms() and monotonic(): give a streamlog.testing.ManualClock, or leave it out.",
+            name="clock",
+        )
+    return clock
+
+
 def check_disk(disk: Any) -> Any:
     """`disk` if it can be one, or None; ConfigError otherwise."""
     if disk is not None and not all(callable(getattr(disk, name, None)) for name in ("open", "sync_dir", "lock")):
         raise ConfigError(
-            f"disk={disk!r} is no disk: give a streamlog.testing.SimulatedDisk or FaultyDisk, or leave it out.",
+            f"disk={shown(disk)} is no disk: give a streamlog.testing.SimulatedDisk or FaultyDisk, or leave it out.",
             name="disk",
         )
     return disk

@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from datetime import datetime
 from typing import Any
 
-from ..config import choice
+from ..config import choice, text
 from ..coordinator import GroupDescription
 from ..errors import ConfigError, OffsetOutOfRangeError
 from ..runtime.threads import result_of
@@ -30,8 +30,7 @@ class ConsumerGroup:
     """
 
     def __init__(self, log: Parent, name: str) -> None:
-        if not isinstance(name, str) or not name:
-            raise ConfigError(f"{name!r} is no name for a group: a str that is not empty.", name="group")
+        text("group", name)
         self._log = log
         self.name = name
 

@@ -12,6 +12,7 @@ from functools import partial
 from types import AsyncGeneratorType, CoroutineType, FunctionType, GeneratorType, MethodType
 from typing import Any
 
+from ..config import shown
 from ..errors import ConfigError
 
 _UNRUN = (CoroutineType, GeneratorType, AsyncGeneratorType)
@@ -22,12 +23,12 @@ def check_handler(handler: Any) -> None:
     """Raise ConfigError for what cannot be called, or would be called without running."""
     if not callable(handler):
         raise ConfigError(
-            f"handler={handler!r:.100} cannot be called; give a function that takes a record.", name="handler"
+            f"handler={shown(handler)} cannot be called; give a function that takes a record.", name="handler"
         )
     kind = deferred(handler)
     if kind is not None:
         raise ConfigError(
-            f"handler={handler!r:.100} is {kind}: called, it only makes an object, and no record would be handled. "
+            f"handler={shown(handler)} is {kind}: called, it only makes an object, and no record would be handled. "
             f"Give a plain function; one that runs async code itself may call asyncio.run.",
             name="handler",
         )
@@ -59,7 +60,7 @@ def check_result(result: object) -> None:
         if not isinstance(result, AsyncGeneratorType):
             result.close()
         raise ConfigError(
-            f"The handler returned {result!r:.100}, which nothing runs, so its record is not handled. Give a plain function; "
+            f"The handler returned {shown(result)}, which nothing runs, so its record is not handled. Give a plain function; "
             f"one that runs async code itself may call asyncio.run.",
             name="handler",
         )

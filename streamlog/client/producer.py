@@ -20,6 +20,7 @@ from .handle import Closing, Parent, closed
 from .outbox import Outbox
 from .route import Route, header_tuple, headers_size
 from .routes import Routes
+from .serde import resolve_serializer
 
 _new: Any = object.__new__  # a Delivery is made a million times a second; its __init__ would be a fifth of a send
 TopicLike: TypeAlias = Any
@@ -52,6 +53,8 @@ class Producer(Closing):
 
     def __init__(self, log: Parent, **config: Unpack[options.ProducerConfig]) -> None:
         self._config = ProducerConfig.of(config)
+        resolve_serializer(self._config.key_serializer, "", "key")
+        resolve_serializer(self._config.value_serializer, "")
         self._log = log
         self._service: Service = log._use()
         self._service.require_writable("A producer")

@@ -17,6 +17,7 @@ from ..runtime.threads import get_ident, new_lock
 from ..types import TopicPartition
 from .assignment import Assignment
 from .handle import Closing, Parent
+from .listener import check_listener
 from .membership import Bell, Membership
 from .subscription import Subscription
 
@@ -39,7 +40,7 @@ class Reading(Closing):
         self._bell = Bell()
         self._subscription = Subscription()
         self._held = Assignment()
-        self._listener: Any = config.listener
+        self._listener: Any = check_listener(config.listener)
         self._last_commit: dict[TopicPartition, int] = {}
         self._next_commit_s: float | None = None
         self._next_check_s: float | None = None

@@ -16,6 +16,7 @@ from typing import Any, Protocol, TypeAlias, TypeVar
 
 import msgpack as _msgpack
 
+from ..config import shown
 from ..errors import ConfigError, SerializationError
 
 T = TypeVar("T")
@@ -170,8 +171,9 @@ def _resolve(given: Any, topic: str, setting: str, method: str) -> Callable[[Any
     if callable(given):
         return given  # type: ignore[no-any-return]
     raise ConfigError(
-        f"{setting} is {given!r}, which has no {method}() and cannot be called; give a Serde such as "
-        f"streamlog.serde.json, a function, or a mapping from topic names to either"
+        f"{setting} is {shown(given)}, which has no {method}() and cannot be called; give a Serde such as "
+        f"streamlog.serde.json, a function, or a mapping from topic names to either",
+        name=setting.partition("[")[0],
     )
 
 

@@ -18,7 +18,7 @@ from ..types import Clock, TopicPartition
 from .consumer import Consumer
 from .decode import Decoder
 from .engine import Engine, registry
-from .given import check_disk
+from .given import check_clock, check_disk
 from .group import ConsumerGroup
 from .handle import Closing, closed
 from .membership import Room, walk
@@ -71,7 +71,7 @@ def open(
         ("brokers", brokers, (None, 1), "a log has one broker directory."),
         ("replica_lag_time_max_ms", replica_lag_time_max_ms, (30_000,), "there are no replicas to lag."),
     ):
-        if value not in default:
+        if not any(type(value) is type(one) and value == one for one in default):
             raise not_yet(name, value, instead)
     if path is None or path == "":
         raise ConfigError(
@@ -80,13 +80,14 @@ def open(
         )
     real("lock_timeout", lock_timeout, 0.0, 86_400.0)
     defaults = open_defaults(topic_defaults)
+    choice("auto_create_topics", auto_create_topics, (False, True))
     choice("sync", sync, (False, True))
     choice("read_only", read_only, (False, True))
     choice("force", force, (False, True))
     if read_only:
         _refuse_for_reading(path, auto_create_topics=auto_create_topics, sync=sync, force=force, **topic_defaults)
     options = OpenOptions(
-        bool(auto_create_topics), clock, float(lock_timeout), defaults, check_disk(disk), sync, bool(read_only), bool(force)
+        bool(auto_create_topics), check_clock(clock), float(lock_timeout), defaults, check_disk(disk), sync, bool(read_only), bool(force)
     )
     user = object()
     engine = registry.open(None if path is _UNSET else path_of(path), options, user)

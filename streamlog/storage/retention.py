@@ -13,6 +13,7 @@ from datetime import timedelta
 from typing import Protocol, overload
 
 from ..config import FOREVER, TopicConfig, duration_ms, integer
+from ..errors import ConfigError
 from ..types import Policy, SegmentInfo
 
 
@@ -91,7 +92,12 @@ class MaxAge(Joinable):
     age: int | timedelta
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "age", integer("age", duration_ms("age", self.age), 0))
+        age = duration_ms("age", self.age)
+        if age == FOREVER:
+            raise ConfigError(
+                f"age={self.age} is unlimited, and nothing is ever older; leave this policy out.", name="age"
+            )
+        object.__setattr__(self, "age", age)
 
     @property
     def name(self) -> str:  # type: ignore[override]
