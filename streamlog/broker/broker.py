@@ -282,6 +282,7 @@ class Broker:
         except OSError as error:
             log.release()
             raise typed(error, "sync", path) from error
+        log.acknowledged_is_synced = durable
         return Partition(name, topic_id, log, self.new_lock, durable=durable, synced_end=log.tail.end_offset)
 
     def _open(
@@ -301,12 +302,13 @@ class Broker:
             except OSError as error:
                 log.release()
                 raise typed(error, "sync", path) from error
-        synced_end = log.tail.end_offset if crash.clean and log.poison is None else log.recovery_point
-        partition = Partition(name, topic_id, log, self.new_lock, durable=durable, synced_end=synced_end)
+        partition = Partition(name, topic_id, log, self.new_lock, durable=durable, synced_end=log.synced_end)
         if durable and log.poison is None:
             # One whose sync fails is there all the same, to be read as far as it is safe.
             with contextlib.suppress(PoisonedLogError):
                 partition.commit.sync()
+                log.acknowledged_is_synced = True
+        partition.hide_what_may_be_lost()
         return partition
 
     def remove_partition_files(self, topic_hex: str, number: int) -> None:

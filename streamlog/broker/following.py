@@ -51,6 +51,7 @@ class FollowedPartition(Waiters):
 
     broker_id = 0
     leader_epoch = 0
+    hides: StreamlogError | None = None
 
     def __init__(
         self, name: TopicPartition, topic_id: bytes, log: FollowedLog, watcher: Watcher, lock: Lock,

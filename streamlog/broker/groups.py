@@ -12,7 +12,7 @@ from typing import Protocol, TypeVar
 
 from ..config import TopicConfig
 from ..coordinator import GroupDescription, Heartbeat, HeartbeatResult, Shard
-from ..errors import CorruptRecordError, FormatError, StreamlogError
+from ..errors import CorruptRecordError, FormatError, PoisonedLogError, StreamlogError
 from ..records import columns
 from ..replication.partition import Partition
 from ..runtime.api import Completion, Lock, contained
@@ -85,6 +85,8 @@ class Groups:
             return False
         if self._shard.ready and not self._interrupted and partition is self._partition:
             return True
+        if partition.hides is not None:  # what was committed last may be what cannot be read: no group is set back
+            raise partition.hides.again()
         self._partition = partition
         self._shard.unload()
         # What was appended before an interrupt and is not on the device yet counts too: the rest will follow it.
@@ -98,12 +100,15 @@ class Groups:
 
     # -- after a crash -------------------------------------------------------------------------------
 
-    def recover(self, ends: Mapping[TopicPartition, int]) -> dict[TopicPartition, StreamlogError]:
+    def recover(
+        self, ends: Mapping[TopicPartition, int], lossy: Iterable[TopicPartition]
+    ) -> dict[TopicPartition, StreamlogError]:
         """Move back, durably, what is committed past the end that recovery found of a partition.
 
         Those records are lost, and the next ones take their offsets: a group would skip them. So this comes before
         anything is appended. Returns the partitions that may take no record yet, and why: it could not be done, on a full
-        disk say, and `recover_again` tries again. Raises StorageError where the commits cannot be read.
+        disk say, and `recover_again` tries again; those of `lossy`, which may have lost records, where what was committed
+        last is not known. Raises StorageError where the commits cannot be read.
         """
         partition = self._host.groups_partition(False)
         with self._lock:
@@ -113,6 +118,9 @@ class Groups:
             except (CorruptRecordError, FormatError) as error:
                 # No group is served while its topic is damaged, and that is no reason not to take records.
                 logger.error("what groups committed could not be compared with the ends of the logs: %s", error)
+            except PoisonedLogError as error:
+                self._ends = {name: ends[name] for name in lossy if name in ends}
+                return dict.fromkeys(self._ends, error)
             try:
                 self._lower()
             except StreamlogError as error:
@@ -270,10 +278,13 @@ class Groups:
 
     def expire_offsets(self, now_ms: int) -> int | None:
         """Forget offsets that outlived their retention; when to come again (ms)."""
-        _check(self._ask(lambda shard: shard.expire_offsets(now_ms), False, _done))
-        due = self._ask(lambda shard: shard.next_offset_expiry_ms(), False, lambda: None)
-        # A group that becomes empty in between sets a new deadline.
-        later = now_ms + EXPIRY_INTERVAL_MS
+        later = now_ms + EXPIRY_INTERVAL_MS  # a group that becomes empty in between sets a new deadline
+        try:
+            _check(self._ask(lambda shard: shard.expire_offsets(now_ms), False, _done))
+            due = self._ask(lambda shard: shard.next_offset_expiry_ms(), False, lambda: None)
+        except StreamlogError as error:
+            logger.warning("what groups committed long ago could not be forgotten yet: %s", error)
+            return later
         return later if due is None else min(due, later)
 
 

@@ -24,6 +24,10 @@ class Readable(Watched, Protocol):
     @property
     def closed(self) -> StreamlogError | None: ...
     @property
+    def hides(self) -> StreamlogError | None:
+        """Why what lies past the high watermark, and was acknowledged perhaps, cannot be read, or None."""
+
+    @property
     def broker_id(self) -> int: ...
     @property
     def leader_epoch(self) -> int: ...
@@ -55,6 +59,8 @@ class ReadingService:
                 f"Topic {partition[0]!r} was deleted, and another was created under its name; begin to read that one anew.",
                 topic=partition[0],
             )
+        if here.hides is not None and offset >= here.high_watermark:
+            raise here.hides.again()
         try:
             return here.log.fetch(offset, max_bytes, here.high_watermark, after)
         except StorageError:
@@ -71,11 +77,16 @@ class ReadingService:
 
     def bounds(self, partition: TopicPartition, isolation_level: str) -> tuple[int, int]:
         here = self._partition(partition)
+        if here.hides is not None:  # who reads up to there is told
+            return here.log.tail.start_offset, here.log.tail.end_offset
         return here.log.tail.start_offset, here.high_watermark
 
     def find_time(self, partition: TopicPartition, timestamp: int) -> OffsetAndTimestamp | None:
         here = self._partition(partition)
-        return here.log.find_time(timestamp, here.high_watermark)
+        found = here.log.find_time(timestamp, here.high_watermark)
+        if found is None and here.hides is not None:
+            raise here.hides.again()
+        return found
 
     def partition_info(self, partition: TopicPartition) -> PartitionInfo:
         here = self._partition(partition)

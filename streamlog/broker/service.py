@@ -75,8 +75,10 @@ class LocalService(ReadingService):
         self._groups = Groups(self, self._new_lock())
         if self._broker.crash.clean:
             return
-        ends = {each.name: each.log.tail.end_offset for each in self._partitions.values() if each.knows_its_end}
-        for name, error in self._groups.recover(ends).items():
+        partitions = self._partitions.values()
+        ends = {each.name: each.log.tail.end_offset for each in partitions if each.knows_its_end}
+        lossy = [each.name for each in partitions if each.log.may_have_lost_its_end]
+        for name, error in self._groups.recover(ends, lossy).items():
             partition, refusal = self._partition(name), _commits_beyond(name, error)
             partition.block(refusal)
             self._blocked.append((partition, refusal))

@@ -59,6 +59,7 @@ class Partition(Waiters):
         self.outside: Outside = Nobody()
         self._policy_failure = ""
         self._leaving = False
+        self.hides: StreamlogError | None = None
         self._blocks: list[StreamlogError] = []
         self._before_blocks: tuple[StreamlogError | None, Callable[[], None] | None] = None, None
         self.durable = durable
@@ -73,6 +74,18 @@ class Partition(Waiters):
     def high_watermark(self) -> int:
         """What readers may see: with one replica everything that was published, or with `durable` synced."""
         return self.commit.synced_end if self.durable else self.log.tail.end_offset
+
+    def hide_what_may_be_lost(self) -> None:
+        """After opening: where records that were acknowledged may lie past the high watermark, tell who reads there why.
+
+        Of a log whose sync failed nothing is readable that is not known to be on the device. Silence would be taken
+        for its end, and a group that is further would be set back.
+        """
+        log = self.log
+        if not self.durable:
+            log.acknowledged_is_synced = False  # all can be read, and what is sent from now on counts at once
+        elif log.poison is not None and not log.acknowledged_is_synced and self.high_watermark < log.tail.end_offset:
+            self.hides = log.poison
 
     @property
     def knows_its_end(self) -> bool:

@@ -29,7 +29,7 @@ from .findings import Findings
 from .findings import Question as Question
 from .index import Index
 from .recovery import is_torn
-from .salvage import MARKER as POISON_MARKER
+from .salvage import marker_of
 from .segment import Segment, size_of
 from .swap import base_offset_of, cut_of, index_name, is_worthless, log_name, swap_of
 from .walk import Walk
@@ -127,7 +127,7 @@ class _Check(Findings):
             elif cut_of(name) is not None:
                 known = "bytes that a recovery cut off and saved; nothing of streamlog reads or removes them"
                 self._add(f"{directory}/{name}", 0, "cut", known, note=True)
-            elif name == POISON_MARKER:
+            elif marker_of(name) is not None:
                 known = "a sync failed here; the next open writes anew what was not known to be on the device"
                 self._add(f"{directory}/{name}", 0, "poisoned", known, note=True)
             elif base_offset_of(name, "index") is None and name != STATE_NAME and swap_of(name) is None:

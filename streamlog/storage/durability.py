@@ -41,6 +41,12 @@ class DurableLog(LogReader):
     directory: str
     fault: StreamlogError | None
     mend: Callable[[], None] | None
+    synced_end: int
+    """Everything before this offset is on the device. The recovery point follows it when a file is sealed or closed."""
+    acknowledged_is_synced: bool
+    """Whether nothing from `synced_end` on counts as acknowledged: whoever appends waits for the sync."""
+    may_have_lost_its_end: bool
+    """Whether recovery had to look for the end: the machine, or the disk, may have lost records that were read."""
     _state: StateFile
 
     @property
@@ -70,6 +76,7 @@ class DurableLog(LogReader):
                 self._sync(segment)
         if active and tail.end_offset > start:
             self._sync(tail.segments[-1])
+        self.synced_end = max(self.synced_end, tail.end_offset if active else tail.bases[-1])
 
     def _sync(self, segment: Segment) -> None:
         try:
@@ -77,7 +84,9 @@ class DurableLog(LogReader):
             # to whoever opens the file next if it told nobody yet.
             own = segment.sealed  # looked at once: a roll may seal it meanwhile, and a reader has the other one
             file = self.disk.open(segment.path) if own else segment.file
-        except FileNotFoundError as error:  # removed by retention or with its topic, or compacted into one that was synced
+        except (
+            FileNotFoundError
+        ) as error:  # removed by retention or with its topic, or compacted into one that was synced
             check(error)
             return
         except OSError as error:
@@ -122,7 +131,7 @@ class DurableLog(LogReader):
             errno=error.errno or 0,
         )
         poison.__cause__ = error
-        salvage.mark(self.disk, self.directory)
+        salvage.mark(self.disk, self.directory, self.synced_end, is_all=self.acknowledged_is_synced)
         logger.error("%s", poison)
         return poison
 

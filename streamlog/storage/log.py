@@ -62,6 +62,9 @@ class Log(DurableLog):
         self._state = state
         self._writing: Write | None = None
         self.was_cut = False
+        self.may_have_lost_its_end = False
+        self.synced_end = self.recovery_point
+        self.acknowledged_is_synced = False
         self._is_half_replaced = False
         self._one = Write(())
         self.side = SideTables()
@@ -236,6 +239,7 @@ class Log(DurableLog):
         is_new = tail.bases[-1] == before.end_offset
         position, *counts = (0, 0, -1, -1, -1) if is_new else (before.end_position, *before[5:])
         self.tail = Tail(before.end_offset, position, tail.segments, tail.bases, tail.start_offset, *counts)
+        self.synced_end = min(self.synced_end, before.end_offset)
         active.index.cut(position)
         if not self._cut_in_place(active, position):
             self._is_half_replaced = True
@@ -409,7 +413,7 @@ class Log(DurableLog):
         costs the index and the recovery point. A poisoned log syncs nothing and raises its PoisonedLogError.
         """
         if self.poison is not None:
-            salvage.mark(self.disk, self.directory)
+            salvage.mark(self.disk, self.directory, self.synced_end, is_all=self.acknowledged_is_synced)
             raise self.poison.again()
         if self._writing is not None:
             self._settle()

@@ -81,7 +81,12 @@ class LogReader:
             position = after.position + len(after.data)
             end = tail.end_position if segment is active else segment.size
             latest = self.latest
-            if latest is not None and latest[0] == position and latest[1] is segment and position + len(latest[2]) == end:
+            if (
+                latest is not None
+                and latest[0] == position
+                and latest[1] is segment
+                and position + len(latest[2]) == end
+            ):
                 return Chunk(latest[2], self.seed, segment.path, position, segment)
             if position < end:
                 data = segment.chunk(position, end, max_bytes)

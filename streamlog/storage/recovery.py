@@ -57,8 +57,8 @@ def open_log(
         state = state_file.state
         if not crash.clean:
             state_file.settle()
-        salvaged, poison = salvage.salvage(disk, directory, names, state.recovery_point)
-        if salvaged:
+        salvaged = salvage.salvage(disk, directory, names, state.recovery_point)
+        if salvaged.done:
             crash = Crash(clean=False, same_boot=False)
         segments = _segments(disk, directory, seed, names, state_file)
     except OSError as error:
@@ -89,12 +89,18 @@ def open_log(
     if fault is None and full is None and segments[-1].next_offset < state.log_start_offset:
         # Records were deleted, and a crash of the machine took the end of what was deleted.
         segments = [_new_segment(disk, directory, state.log_start_offset, seed)]
-    log = Log(disk, directory, seed, state_file, segments, config, poison or fault or full)
+    log = Log(disk, directory, seed, state_file, segments, config, salvaged.poison or fault or full)
     log.was_cut = not crash.clean
-    if left is not None and fault is None and full is not None and poison is None:
+    log.may_have_lost_its_end = power_lost
+    if salvaged.poison is not None:
+        log.synced_end = max(state.recovery_point, min(salvaged.synced_end, log.tail.end_offset))
+        log.acknowledged_is_synced = salvaged.is_all
+    elif crash.clean:
+        log.synced_end = log.tail.end_offset
+    if left is not None and fault is None and full is not None and salvaged.poison is None:
         log.mend = partial(torn.cut, disk, directory, left)
-    elif salvaged:
-        salvage.done(disk, directory)
+    elif salvaged.done:
+        salvage.done(disk, directory, names)
     return log
 
 

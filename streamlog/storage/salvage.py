@@ -2,15 +2,21 @@
 
 The page cache still has the bytes that the device may not have, and calls them clean: reading them back
 proves nothing, and syncing them again writes nothing. So they are written again, to a new file, synced and
-renamed before they count. A marker in the directory says that this is to be done. It is not synced: the
-page cache that it warns of does not outlive it by a boot, and after one the files are what the device has.
+renamed before they count. A marker in the directory says that this is to be done, and up to where everything is
+known to be on the device, which can be read where there is no room for the copy. It is not synced: the page cache that
+it warns of does not outlive it by a boot, and after one the files are what the device has. What it says is in its
+name, for which there is room on a disk that has none for a byte.
 """
 
 from __future__ import annotations
 
 import logging
+import re
 from bisect import bisect_right
+from collections.abc import Iterable
 from typing import NamedTuple
+
+from xxhash import xxh3_64_hexdigest
 
 from ..errors import PoisonedLogError
 from ..records.batch import corrupt
@@ -22,31 +28,61 @@ from .walk import walk
 
 logger = logging.getLogger("streamlog.storage")
 
-MARKER = "poisoned"
+_MARKER = re.compile(r"poisoned-(\d{20})-([0-9a-f]{16})(-all)?")
 _TEXT = b"A sync failed here. The next open copies what was not known to be on the device, and removes this file.\n"
 _COPY_BYTES = 1 << 20
 
 
-def mark(disk: Disk, directory: str) -> None:
+class Marker(NamedTuple):
+    """Word of a sync that failed in a `boot` of the machine: what is before `synced_end` is on the device.
+
+    `is_all`: nothing from there on was ever acknowledged.
+    """
+
+    synced_end: int
+    boot: str
+    is_all: bool
+
+
+def marker_of(name: str) -> Marker | None:
+    match = _MARKER.fullmatch(name)
+    return None if match is None else Marker(int(match[1]), match[2], match[3] is not None)
+
+
+def mark(disk: Disk, directory: str, synced_end: int, *, is_all: bool) -> None:
     """Leave word for the next open, if the disk lets us."""
     with ignored(OSError):
-        file = disk.open(f"{directory}/{MARKER}", create=True)
-        file.pwrite([_TEXT], 0)
-        file.close()
+        name = f"poisoned-{synced_end:020d}-{_boot(disk)}{'-all' if is_all else ''}"
+        file = disk.open(f"{directory}/{name}", create=True)
+        try:
+            file.pwrite([_TEXT], 0)
+        finally:
+            file.close()
+
+
+def _boot(disk: Disk) -> str:
+    return xxh3_64_hexdigest(disk.boot_id().encode())
 
 
 class Salvaged(NamedTuple):
     """`done`: what does not verify behind the recovery point was lost by the disk, as in a crash of the machine.
-    `poison`: it could not be done, on a full disk say; nothing may be appended until it is."""
+    `poison`: it could not be done, on a full disk say; nothing may be appended until it is. What is before
+    `synced_end` is on the device all the same, and `is_all` says that nothing else was acknowledged."""
 
     done: bool
     poison: PoisonedLogError | None = None
+    synced_end: int = 0
+    is_all: bool = False
 
 
 def salvage(disk: Disk, directory: str, names: list[str], recovery_point: int) -> Salvaged:
-    """Rewrite every segment that reaches past the recovery point, if a sync failed here."""
-    if MARKER not in names:
+    """Rewrite every segment that reaches past the recovery point, if a sync failed here since the machine was started."""
+    markers = [marker for marker in map(marker_of, names) if marker is not None]
+    if not markers:
         return Salvaged(done=False)
+    boot = _boot(disk)
+    if all(marker.boot != boot for marker in markers):
+        return Salvaged(done=True)
     bases = sorted(base for base in (base_offset_of(name, "log") for name in names) if base is not None)
     path = directory
     try:
@@ -66,14 +102,17 @@ def salvage(disk: Disk, directory: str, names: list[str], recovery_point: int) -
         )
         poison.__cause__ = error
         logger.error("%s", poison)
-        return Salvaged(done=False, poison=poison)
+        synced_end = max(marker.synced_end for marker in markers)
+        return Salvaged(done=False, poison=poison, synced_end=synced_end, is_all=all(m.is_all for m in markers))
     return Salvaged(done=True)
 
 
-def done(disk: Disk, directory: str) -> None:
+def done(disk: Disk, directory: str, names: Iterable[str]) -> None:
     """What did not verify was cut off: forget about it. Until then an interrupted open begins again."""
-    with ignored(OSError):
-        disk.unlink(f"{directory}/{MARKER}")
+    for name in names:
+        if marker_of(name) is not None:
+            with ignored(OSError):
+                disk.unlink(f"{directory}/{name}")
 
 
 def _rewrite(disk: Disk, path: str) -> int:

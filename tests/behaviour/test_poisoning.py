@@ -183,7 +183,8 @@ def test_without_the_copy_the_kernels_word_would_be_taken_for_it(
     """What the marker is for: a sync of the old file succeeds, and the bytes never get to the device."""
     log = poisoned(disk, clock)
     (directory,) = machine.listdir(f"{PATH}/topics")
-    machine.unlink(f"{PATH}/topics/{directory}/poisoned")
+    (marker,) = [name for name in machine.listdir(f"{PATH}/topics/{directory}") if name.startswith("poisoned")]
+    machine.unlink(f"{PATH}/topics/{directory}/{marker}")
     killed = machine.kill()
     close(log)
     with open_on(killed, clock) as again:

@@ -56,6 +56,9 @@ class FaultyDisk:
         self.check(f"unlink {path}")
         self._disk.unlink(path)
 
+    def boot_id(self) -> str:
+        return self._disk.boot_id()
+
     def sync_dir(self, path: str) -> None:
         self.check(f"sync_dir {path}")
         self._disk.sync_dir(path)

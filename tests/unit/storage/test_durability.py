@@ -139,10 +139,10 @@ def test_ctrl_c_right_after_a_failed_sync_does_not_make_it_undone(
         b.log.sync_files(0, b.log.tail)
     with pytest.raises(PoisonedLogError, match="what the disk holds is unknown"):
         b.append(b"2")
-    assert salvage.MARKER not in b.names()
+    assert not marked(b)
     with pytest.raises(PoisonedLogError):
         b.log.close()
-    assert salvage.MARKER in b.names()  # the close makes up for it
+    assert marked(b)  # the close makes up for it
 
 
 @pytest.mark.parametrize("code", [errno.EIO, errno.EROFS])
@@ -171,6 +171,11 @@ def test_a_roll_for_which_there_is_no_room_is_no_poison(box: MakeBox, code: int)
 # The next open
 
 
+def marked(b: Box) -> list[salvage.Marker]:
+    """The word that was left of syncs that failed."""
+    return [marker for marker in map(salvage.marker_of, b.names()) if marker is not None]
+
+
 def poisoned(box: MakeBox, **config: object) -> tuple[Box, FaultyDisk]:
     b, disk = armed(box, segment_bytes=1024, **config)
     rolled(b, 2)
@@ -192,7 +197,7 @@ def test_what_reaches_past_the_recovery_point_is_written_to_new_files(box: MakeB
     assert calls(disk, "rename") == [name(1), name(2), name(3)]
     copies = [call for call in calls(disk, "sync") if call.endswith(".tmp")]
     assert copies == [f"{name(n)}.tmp" for n in (1, 2, 3)]
-    assert salvage.MARKER not in b.names()
+    assert not marked(b)
     assert b.values() == values
     assert b.append(b"on") == 4
 
@@ -214,7 +219,7 @@ def test_a_partition_that_cannot_be_written_anew_can_be_read_and_is_tried_again(
     with pytest.raises(PoisonedLogError, match="make room"):
         b.append(b"no")
     assert b.values() == values
-    assert salvage.MARKER in b.names()
+    assert marked(b)
     b.reopen(KILLED)
     assert b.append(b"on") == 4
     assert b.values() == [*values, b"on"]
@@ -237,7 +242,7 @@ def test_word_that_cannot_be_left_is_no_second_error(box: MakeBox) -> None:
     with pytest.raises(PoisonedLogError):
         b.log.sync_files(0, b.log.tail)
     disk.error = None
-    assert salvage.MARKER not in b.names()
+    assert not marked(b)
     assert b.values() == [b"1"]
 
 
@@ -307,3 +312,51 @@ def test_an_error_of_a_handler_in_a_sync_poisons_nothing(box: MakeBox, monkeypat
             b.log.sync_files(0, b.log.tail)
     b.log.sync_files(0, b.log.tail)
     assert b.log.poison is None
+
+
+# What the word of a failed sync says
+
+
+@pytest.mark.parametrize("is_all", [False, True])
+def test_word_of_a_failed_sync_says_up_to_where_everything_is_on_the_device(box: MakeBox, is_all: bool) -> None:
+    b, disk = armed(box, segment_bytes=1024)
+    b.log.acknowledged_is_synced = is_all
+    rolled(b, 3)
+    b.log.sync_files(0, b.log.tail, active=False)
+    assert b.log.synced_end == 2
+    b.log.sync_files(0, b.log.tail)
+    assert b.log.synced_end == 3
+    rolled(b, 2)
+    fail(disk, "sync", errno.EIO)
+    with pytest.raises(PoisonedLogError):
+        b.log.sync_files(3, b.log.tail)
+    with pytest.raises(PoisonedLogError):
+        b.log.close()
+    (marker,) = marked(b)
+    assert (marker.synced_end, marker.is_all) == (3, is_all)
+    fail(disk, "pwrite", errno.ENOSPC)  # the state
+    fail(disk, "pwrite", errno.ENOSPC)  # the copy
+    b.reopen(KILLED)
+    assert (b.log.synced_end, b.log.acknowledged_is_synced, b.log.tail.end_offset) == (3, is_all, 5)
+    assert not b.log.may_have_lost_its_end
+
+
+def test_word_of_a_sync_that_failed_before_the_machine_was_started_asks_for_no_copy(
+    box: MakeBox, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    b, disk = poisoned(box)
+    values = b.values()
+    monkeypatch.setattr(FaultyDisk, "boot_id", lambda self: "another")
+    record(disk)
+    b.reopen(POWER_LOST)
+    assert calls(disk, "rename") == []
+    assert not marked(b)
+    assert b.log.may_have_lost_its_end
+    assert b.values() == values
+    assert b.append(b"on") == 4
+
+
+def test_what_is_no_word_of_a_failed_sync_is_not_taken_for_one() -> None:
+    for name in ("poisoned", "poisoned-1-ab", f"poisoned-{1:020d}-{1:016x}-half", f"{1:020d}.log"):
+        assert salvage.marker_of(name) is None
+    assert salvage.marker_of(f"poisoned-{7:020d}-{1:016x}-all") == (7, f"{1:016x}", True)
