@@ -13,7 +13,7 @@ from typing import NamedTuple
 
 from xxhash import xxh3_64_intdigest
 
-from ..errors import CorruptRecordError, StreamlogError
+from ..errors import CorruptRecordError, StorageError, StreamlogError
 from ..records.batch import MAX_OFFSET
 from ..runtime.api import Disk
 from ..runtime.disk_errors import check
@@ -93,21 +93,43 @@ class StateFile:
         """
         assert not self._closed, "the state of a closed partition was written"
         sequence = self._sequence + 1
-        body = _SLOT.pack(MAGIC, 1, sequence, self._topic_id, self._partition, *state)
-        slot = body + _CHECK.pack(xxh3_64_intdigest(body))
         try:
-            file = self._disk.open(self._path)
-            try:
-                file.pwrite([slot], (sequence % 2) * SLOT_BYTES)
-                if sync:
-                    file.sync()
-            finally:
-                file.close()
+            self._put(sequence, state, sync=sync)
         except OSError as error:
+            if state.log_start_offset > self.state.log_start_offset:
+                self._put_back(sequence, error)
             raise typed(error, "write", self._path) from error
         self._sequence, self.state = sequence, state
         if sync and state.cleaned_until:
             self._is_compaction_told = True
+
+    def _put(self, sequence: int, state: State, *, sync: bool) -> None:
+        body = _SLOT.pack(MAGIC, 1, sequence, self._topic_id, self._partition, *state)
+        slot = body + _CHECK.pack(xxh3_64_intdigest(body))
+        file = self._disk.open(self._path)
+        try:
+            file.pwrite([slot], (sequence % 2) * SLOT_BYTES)
+            if sync:
+                file.sync()
+        finally:
+            file.close()
+
+    def _put_back(self, sequence: int, refused: OSError) -> None:
+        """Have the old state where a new one may be, of which the write or the sync failed: who was refused a deletion
+        of records is not to find them deleted at the next open.
+
+        The slot is written anew, so its sync, if it is done, is about these bytes. Raises StorageError.
+        """
+        try:
+            self._put(sequence, self.state, sync=True)
+        except OSError as error:
+            raise StorageError(
+                f"Could not write {self._path} ({refused.strerror or refused}), nor put back what was there "
+                f"({error.strerror or error}). The records that were to be deleted are there and can be read; nothing tells "
+                f"whether they are when the log is opened again. Look at the disk, then delete them again.",
+                path=self._path,
+                errno=refused.errno or 0,
+            ) from error
 
     def tell_compaction(self) -> None:
         """Have it on the device that compaction may have taken offsets out; what was read at opening may not be there."""

@@ -282,6 +282,44 @@ def interrupted(name: str, nth: int, more: Any, short: int) -> bool:
     return there
 
 
+@pytest.mark.parametrize("sync", [False, True], ids=["plain", "sync"])
+def test_a_deletion_of_records_that_was_refused_deletes_none_later(sync: bool) -> None:
+    def delete(world: World) -> None:
+        world.log["a"].delete_records({0: 2})
+
+    world = World(sync)
+    world.disk.calls.clear()
+    delete(world)
+    void = unknown = 0
+    for nth in range(1, len(world.disk.calls) + 1):
+        for number in ERRNOS:
+            for more in range(4):
+                for short in (0, 1 << 20):
+                    world = World(sync)
+                    world.disk.fail("any", number, nth=nth, short=short)
+                    if more:
+                        world.disk.fail("any", number, nth=nth + more)
+                    try:
+                        delete(world)
+                    except StreamlogError as error:
+                        assert world.log["a"].partition(0).log_start_offset == 0
+                        if "nothing tells" in str(error):
+                            unknown += 1
+                        else:
+                            void += 1
+                            world.check_crashes(world.sent, ("strict", "lax"))
+                            world.disk.heal()
+                            world.log.close()
+                            world.check_on(world.simulated, sent=world.sent)
+                    else:
+                        world.disk.heal()
+                        for left in (world.simulated.power_loss(), world.simulated.kill()):
+                            with world.open(left) as log:
+                                assert log["a"].partition(0).log_start_offset == 2
+    assert void
+    assert unknown
+
+
 def test_a_change_that_is_made_does_not_fail_for_one_who_has_to_hear_of_it() -> None:
     world = World(True)
     with world.log.consumer("a", group="g") as consumer:
