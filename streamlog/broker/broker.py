@@ -1,7 +1,7 @@
 """A broker directory: who owns it, how it was left, and the partitions in it.
 
 DIR/streamlog.json    format, ids, incarnation, boot id, and whether it was closed
-DIR/lock              flock and the owner's pid
+DIR/lock              two locks of the kernel, and the pid of the owner
 DIR/__cluster_metadata-0/
 DIR/topics/ID-N/      ID is the topic's uuid in hex: no trouble with case, length, or a name used again
 """
@@ -22,6 +22,7 @@ from ..replication.partition import Partition
 from ..runtime.api import Disk, Gate, Lock
 from ..runtime.disk import entropy
 from ..runtime.disk_errors import check, ignored
+from ..runtime.values import refuse_to_copy
 from ..storage.faults import typed
 from ..storage.lost import begin_again, is_lost, lost
 from ..storage.recovery import Crash, open_log
@@ -44,6 +45,8 @@ _LOCK_STEP_S = 0.02
 
 class Broker:
     """One broker directory, owned by this process from `open` to `close`."""
+
+    __reduce_ex__ = refuse_to_copy
 
     def __init__(
         self,

@@ -19,6 +19,7 @@ from ..replication.partition import Partition, gone
 from ..runtime.api import Completion, Lock, Task, contained
 from ..runtime.disk import entropy
 from ..runtime.threads import getpid
+from ..runtime.values import refuse_to_copy
 from ..storage.retention import named
 from ..types import Clock, Policy, TopicPartition
 from . import controller, metadata
@@ -35,6 +36,8 @@ logger = logging.getLogger("streamlog.broker")
 class Catalog:
     """The topics of a broker and their partitions. Thread-safe: changes are made under the metadata lock,
     the image is replaced whole, and the dict of partitions is read without a lock."""
+
+    __reduce_ex__ = refuse_to_copy
 
     def __init__(
         self,

@@ -11,6 +11,7 @@ from typing import Protocol
 
 from ..coordinator import GroupDescription, Shard
 from ..runtime.api import Completion, Lock
+from ..runtime.values import refuse_to_copy
 from ..types import Clock, OffsetAndMetadata, TopicPartition
 from .reading import Readable
 from .replay import all_records
@@ -35,6 +36,8 @@ class Host(Protocol):
 
 class FollowedGroups:
     """Thread-safe. Each question looks at the log; it is replayed if it moved."""
+
+    __reduce_ex__ = refuse_to_copy
 
     def __init__(self, host: Host, lock: Lock, real_seconds: Callable[[], float]) -> None:
         self._host = host

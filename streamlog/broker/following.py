@@ -24,6 +24,7 @@ from ..records.batch import seed_of
 from ..replication.partition import gone
 from ..replication.waiters import Waiters
 from ..runtime.api import Disk, Gate, Lock, contained
+from ..runtime.values import refuse_to_copy
 from ..storage.following import FollowedLog
 from ..storage.published import Slot
 from ..storage.tail import EMPTY, Chunk, Tail
@@ -48,6 +49,8 @@ _PATIENCE_S = 10.0
 
 class FollowedPartition(Waiters):
     """One partition of another process's log, and who waits for its end to move. Thread-safe."""
+
+    __reduce_ex__ = refuse_to_copy
 
     broker_id = 0
     leader_epoch = 0
@@ -120,6 +123,8 @@ class Awaited(ParkedFetch):
 
 class FollowingService(ReadingService, RefusingService):
     """See `api.Service` and the module. Thread-safe. `open` first, `close` last."""
+
+    __reduce_ex__ = refuse_to_copy
 
     def __init__(
         self,

@@ -16,6 +16,7 @@ from ..errors import CorruptRecordError, FormatError, PoisonedLogError, Streamlo
 from ..records import columns
 from ..replication.partition import Partition
 from ..runtime.api import Completion, Lock, contained
+from ..runtime.values import refuse_to_copy
 from ..storage.log import Write
 from ..types import Clock, OffsetAndMetadata, TopicPartition
 from .metadata import Image
@@ -46,6 +47,8 @@ class Host(Protocol):
 
 class Groups:
     """All groups of a broker. Thread-safe."""
+
+    __reduce_ex__ = refuse_to_copy
 
     def __init__(self, host: Host, lock: Lock) -> None:
         self._host = host

@@ -22,6 +22,7 @@ from collections.abc import Callable
 from ..replication.partition import Partition
 from ..runtime.api import Disk, File, Lock
 from ..runtime.disk_errors import check
+from ..runtime.values import refuse_to_copy
 from ..storage import published
 from ..storage.published import CLOSED, EMPTY, NAME, OPEN, OPENING, SLOT_BYTES, Header, Slot
 from ..storage.tail import Tail
@@ -84,6 +85,8 @@ class Publisher:
     `wake` has `tick` called by a thread soon; None where there is no thread. `is_silent`: nobody outside knows of
     this directory, so nothing is written.
     """
+
+    __reduce_ex__ = refuse_to_copy
 
     def __init__(self, disk: Disk, directory: str, lock: Lock, monotonic: Callable[[], float]) -> None:
         self._disk = disk

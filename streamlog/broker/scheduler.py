@@ -15,6 +15,7 @@ from collections.abc import Callable
 from sortedcontainers import SortedList
 
 from ..runtime.api import Lock, Task
+from ..runtime.values import refuse_to_copy
 
 logger = logging.getLogger("streamlog.broker")
 
@@ -32,6 +33,8 @@ class Scheduler:
 
     `nudge` is called when a deadline came up that is earlier than all others.
     """
+
+    __reduce_ex__ = refuse_to_copy
 
     def __init__(self, lock: Lock, run_lock: Lock) -> None:
         self._lock = lock

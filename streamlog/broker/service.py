@@ -10,6 +10,7 @@ from ..errors import ConfigError, DiskFullError, StorageError, StreamlogError, f
 from ..replication.partition import Partition, gone
 from ..runtime.api import Completion, Lock
 from ..runtime.disk import entropy
+from ..runtime.values import refuse_to_copy
 from ..storage.log import Write
 from ..types import Clock, OffsetAndMetadata, TopicPartition
 from . import controller
@@ -25,6 +26,8 @@ from .scheduler import Scheduler
 
 class LocalService(ReadingService):
     """See `api.Service`. Thread-safe. `open` first, `close` last."""
+
+    __reduce_ex__ = refuse_to_copy
 
     def __init__(
         self,

@@ -13,6 +13,7 @@ from typing import Any
 from ..errors import FormatError
 from ..runtime.api import Disk, File
 from ..runtime.disk_errors import check
+from ..runtime.values import refuse_to_copy
 from ..storage.faults import typed
 from ..storage.published import CLOSED, EMPTY, NAME, OPEN, OPENING, SLOT_BYTES, Header, Slot, parse_header, parse_slot
 from .owner import OWNER_FILE, read_owner
@@ -37,6 +38,8 @@ class Watcher:
 
     `slots` by seed: replaced, never changed. `stage` grows with every change of situation or owner.
     """
+
+    __reduce_ex__ = refuse_to_copy
 
     def __init__(self, disk: Disk, directory: str, monotonic: Callable[[], float]) -> None:
         self._disk = disk
@@ -190,7 +193,7 @@ class Watcher:
             holder = pid
         # Held by another process, they are those of one that was killed, and the next one has not said so yet. What
         # the dead one did not publish may have been found in the files: they would take that back.
-        if state == OPEN and holder == pid:
+        if state == OPEN and holder in (pid, 0):  # 0: there was no room for the pid
             return Situation.PUBLISHED
         self._file = None  # nobody writes it: it may be removed, and another be there by the next look
         if state == CLOSED and (holder is not None or owner["clean"]):  # held, by an owner that is about to be gone

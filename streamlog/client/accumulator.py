@@ -32,6 +32,7 @@ from ..records.batch import LOG_APPEND_TIME
 from ..runtime.api import Completion
 from ..runtime.disk_errors import ends_in
 from ..runtime.threads import RawGate, get_ident, look_again, new_lock, real_monotonic, wait_for
+from ..runtime.values import refuse_to_copy
 from ..storage.log import Write
 from ..types import TopicPartition
 from .batch import Batch, Row
@@ -78,6 +79,8 @@ def not_in_time(timeout: float | None) -> RequestTimedOutError:
 
 class PartitionQueue:
     """The way of one producer's records into one partition. Thread-safe."""
+
+    __reduce_ex__ = refuse_to_copy
 
     def __init__(self, owner: Owner, topic: TopicView, partition: int, codec: int, linger_ms: int) -> None:
         self.owner = owner

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple, Protocol, TypeAlias
 
 from ..broker.metadata import TopicView
@@ -164,10 +164,6 @@ class Batch(Completion[int]):
     def unasked(self) -> list[int]:
         return [] if self._asked is None else [i for i in range(len(self)) if i not in self._asked]
 
-    def base_offset(self, index: int) -> int:
-        """The offset of the record at `index`."""
-        return self.result() + index
-
     def time_of(self, index: int) -> int:
         if self.append_time is not None:
             return self.append_time
@@ -176,6 +172,10 @@ class Batch(Completion[int]):
         except AttributeError:  # asked of the columns only now: another thread may just have written it
             times = self.columns().timestamps
             return times if isinstance(times, int) else times[index]
+
+    def times(self) -> int | Sequence[int]:
+        """The timestamps of the records, or the one that all have. REQUIRES: it is closed."""
+        return self.append_time if self.append_time is not None else self.columns().timestamps
 
     def record(self, index: int) -> ProducerRecord:
         """The record as it could be sent again."""

@@ -6,7 +6,7 @@ import logging
 from collections.abc import Callable, Sequence
 from functools import partial
 from itertools import count
-from typing import Any, Generic, TypeVar, overload
+from typing import Any, Generic, NamedTuple, TypeVar, overload
 
 from ..errors import DeliveryError, StreamlogError
 from ..runtime.threads import real_monotonic
@@ -122,11 +122,37 @@ class Part:
             self.batch.asked(place)
 
 
-class ManyMetadata(Sequence[RecordMetadata]):
-    """The places of a `send_many`'s records, in the order of the call; made as they are asked for."""
+class Placed(NamedTuple):
+    """Where one batch of a `send_many` lies. `indexes` are its records' places in the call, the first of which is the
+    record number `first` of the batch; `times` one timestamp of all, or that of each record of the batch."""
 
-    def __init__(self, parts: Sequence[Part], count: int) -> None:
-        self._parts = parts
+    topic: str
+    partition: int
+    base_offset: int
+    first: int
+    times: int | Sequence[int]
+    indexes: Sequence[int]
+
+    @classmethod
+    def of(cls, part: Part) -> Placed:
+        """REQUIRES: the batch is written."""
+        batch = part.batch
+        queue = batch.queue
+        return cls(queue.topic.name, queue.partition, batch.result(), part.first, batch.times(), part.indexes)
+
+    def metadata(self, inside: int) -> RecordMetadata:
+        """Of record number `inside` of the batch."""
+        times = self.times
+        time = times if isinstance(times, int) else times[inside]
+        return RecordMetadata(self.topic, self.partition, self.base_offset + inside, time)
+
+
+class ManyMetadata(Sequence[RecordMetadata]):
+    """The places of a `send_many`'s records, in the order of the call; made as they are asked for. A value: it copies,
+    pickles and compares by what is in it."""
+
+    def __init__(self, placed: Sequence[Placed], count: int) -> None:
+        self._placed = placed
         self._count = count
         self._where: list[tuple[int, int]] | None = None
 
@@ -142,15 +168,18 @@ class ManyMetadata(Sequence[RecordMetadata]):
             return [self[i] for i in range(*at.indices(self._count))]
         if self._where is None:
             where = [(0, 0)] * self._count
-            for number, part in enumerate(self._parts):
-                for inside, index in enumerate(part.indexes, part.first):
+            for number, placed in enumerate(self._placed):
+                for inside, index in enumerate(placed.indexes, placed.first):
                     where[index] = (number, inside)
             self._where = where
         number, inside = self._where[at]
-        batch = self._parts[number].batch
-        return RecordMetadata(
-            batch.queue.topic.name, batch.queue.partition, batch.base_offset(inside), batch.time_of(inside)
-        )
+        return self._placed[number].metadata(inside)
+
+    def __eq__(self, other: object) -> bool:
+        return list(self) == list(other) if isinstance(other, ManyMetadata) else NotImplemented
+
+    def __hash__(self) -> int:
+        return hash(tuple(self))
 
     def __repr__(self) -> str:
         return f"<metadata of {self._count} records>"
@@ -184,7 +213,7 @@ class ManyDelivery(Delivery[Sequence[RecordMetadata]]):
         error = self.exception(timeout)
         if error is not None:
             raise error
-        return ManyMetadata(self._parts, self._count)
+        return ManyMetadata([Placed.of(part) for part in self._parts], self._count)
 
     def add_done_callback(self, fn: Callable[[Delivery[Sequence[RecordMetadata]]], object]) -> None:
         written, last = count(1), len(self._parts)
@@ -210,12 +239,10 @@ def _many_error(parts: Sequence[Part], count: int) -> DeliveryError:
     records: list[tuple[int, ProducerRecord]] = []
     for part in parts:
         error = part.batch.error()
+        placed = Placed.of(part) if error is None else None
         for inside, index in enumerate(part.indexes, part.first):
-            if error is None:
-                queue = part.batch.queue
-                metadata[index] = RecordMetadata(
-                    queue.topic.name, queue.partition, part.batch.base_offset(inside), part.batch.time_of(inside)
-                )
+            if placed is not None:
+                metadata[index] = placed.metadata(inside)
             else:
                 assert isinstance(error, StreamlogError)
                 failed[index] = error

@@ -33,6 +33,7 @@ from ..runtime.threads import (
     new_lock,
     real_monotonic,
 )
+from ..runtime.values import refuse_to_copy
 from .membership import Room, walk
 
 logger = logging.getLogger("streamlog.client")
@@ -43,6 +44,8 @@ EXIT_S = 5.0
 
 class Engine:
     """The service and the background work of one directory."""
+
+    __reduce_ex__ = refuse_to_copy
 
     service: Service
 
@@ -206,6 +209,8 @@ def earliest(*deadlines: int | None) -> int | None:
 
 class Registry:
     """The engines of this process, by file system and real path."""
+
+    __reduce_ex__ = refuse_to_copy
 
     def __init__(self) -> None:
         self._lock = new_lock()

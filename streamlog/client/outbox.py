@@ -18,6 +18,7 @@ from ..records import compression
 from ..replication.partition import gone
 from ..runtime.api import Completion
 from ..runtime.threads import RawGate, look_again, new_lock, real_monotonic
+from ..runtime.values import refuse_to_copy
 from ..storage.log import Write
 from ..types import ProducerRecord
 from .accumulator import PartitionQueue
@@ -29,6 +30,8 @@ logger = logging.getLogger("streamlog.client")
 
 class Outbox:
     """The queues of one producer, and the memory they share. Thread-safe."""
+
+    __reduce_ex__ = refuse_to_copy
 
     def __init__(self, service: Service, config: ProducerConfig) -> None:
         self._service = service

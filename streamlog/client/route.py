@@ -16,6 +16,7 @@ from ..errors import (
     message_of,
 )
 from ..runtime.api import Lock
+from ..runtime.values import refuse_to_copy
 from ..types import HeaderTuple
 from .accumulator import RECORD_OVERHEAD, PartitionQueue
 from .partitioner import Partitioner
@@ -59,6 +60,8 @@ class Route:
     `plain` means that bytes can go as they are: no serializer. `only` is the queue of a topic with a
     single partition.
     """
+
+    __reduce_ex__ = refuse_to_copy
 
     def __init__(
         self,

@@ -9,6 +9,7 @@ from ..broker.metadata import TopicView
 from ..config import ProducerConfig
 from ..errors import InvalidRecordError
 from ..runtime.threads import new_lock
+from ..runtime.values import refuse_to_copy
 from .accumulator import PartitionQueue
 from .handle import Parent
 from .outbox import Outbox
@@ -27,6 +28,8 @@ class Routes:
     have serdes of their own. `lingering` has, of topics with one partition and no serializer, the queue: the short way
     of `send` with a linger.
     """
+
+    __reduce_ex__ = refuse_to_copy
 
     def __init__(self, log: Parent, service: Service, config: ProducerConfig, outbox: Outbox) -> None:
         self.known: dict[Any, Route] = {}

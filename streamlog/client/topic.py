@@ -12,6 +12,7 @@ from uuid import UUID
 from ..broker.metadata import TopicView
 from ..config import choice
 from ..errors import ConfigError, OffsetOutOfRangeError, UnknownTopicIdError
+from ..runtime.values import refuse_to_copy
 from ..types import K, PartitionInfo, Record, RecordMetadata, TopicPartition, V
 from .decode import Decoder
 from .delivery import Delivery
@@ -31,6 +32,8 @@ class Records(chain[Record[K, V]], Generic[K, V]):
 
     An iterator. It is a chain of runs of records, so a loop over it pays no Python frame a record.
     """
+
+    __reduce_ex__ = refuse_to_copy  # a copy would take records from this one
 
     def __repr__(self) -> str:
         return "<streamlog.Records>"

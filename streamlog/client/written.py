@@ -7,6 +7,7 @@ from collections.abc import Callable
 
 from ..runtime.api import Completion
 from ..runtime.threads import new_lock, wait_for
+from ..runtime.values import refuse_to_copy
 from ..storage.log import Write
 from .batch import Batch
 
@@ -18,6 +19,8 @@ class Written:
 
     The lock is held while batches are told, and nests the outbox's.
     """
+
+    __reduce_ex__ = refuse_to_copy
 
     def __init__(self, conclude: Conclude) -> None:
         self._conclude = conclude

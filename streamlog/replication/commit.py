@@ -20,6 +20,7 @@ from collections.abc import Callable
 
 from ..errors import PoisonedLogError, StreamlogError
 from ..runtime.api import Completion, Lock
+from ..runtime.values import refuse_to_copy
 from ..storage.log import Log
 
 # How long (ms) a parked write waits for somebody to block on it before the scheduler looks after it.
@@ -59,6 +60,8 @@ class GroupCommit:
 
     `synced_end`: everything before this offset is. `moved` is called, under no lock, after it grew.
     """
+
+    __reduce_ex__ = refuse_to_copy
 
     def __init__(self, log: Log, new_lock: Callable[[], Lock], synced_end: int, moved: Callable[[], None]) -> None:
         self._log = log

@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 from ..config import TopicConfig
 from ..errors import ClosedError, StreamlogError, UnknownTopicOrPartitionError, describe
 from ..runtime.api import Completion, Lock
+from ..runtime.values import refuse_to_copy
 from ..storage import compaction
 from ..storage.log import Log, Write
 from ..storage.retention import Segments, checked, policy_of
@@ -33,6 +34,8 @@ class Partition(Waiters):
     under a lock. With `durable` nobody sees a record before it is on the device: the high watermark follows
     the syncs, and so do the wake-ups.
     """
+
+    __reduce_ex__ = refuse_to_copy
 
     def __init__(
         self,

@@ -182,8 +182,11 @@ class DirectoryLock(Protocol):
     def abandon(self) -> None:
         """In a forked child: let go of the descriptor; the lock stays the parent's."""
 
+    def is_current(self) -> bool:
+        """Whether it is held, and on the file that lies at its path now: nobody removed or replaced the directory."""
+
     def holder(self) -> int | None:
-        """The pid of the process that holds it, as that process calls itself; None if nobody does.
+        """The pid of the process that holds it, as that process calls itself (0 if unreadable); None if nobody does.
 
         Found out without taking it: that could be in the way of one that starts.
         """

@@ -16,27 +16,30 @@ import os
 import stat
 import tempfile
 from collections.abc import Sequence
+from functools import cache
 
 from ..errors import ConfigError
 from ..types import Buffer
+from .directory_lock import DirectoryLock
 from .disk_errors import check, ignored
+from .values import refuse_to_copy
 
 _MADV_POPULATE_READ = 22
 _IOV_MAX = 512
-_NO_POPULATE = (errno.EINVAL, errno.ENOSYS)
 _FLAGS = os.O_CLOEXEC | os.O_NOFOLLOW
 _PAGE = mmap.PAGESIZE
-_LONGEST_LINE = 256  # of the kernel's list of locks; twice what one takes
 _NETWORK_FILESYSTEMS = {"nfs", "nfs4", "cifs", "smb3", "smbfs", "9p", "afs", "ceph", "fuse.sshfs", "glusterfs"}
 
 
 class OsFile:
     """A regular file, opened once; every call names its position."""
 
-    __slots__ = ("_closed", "fd", "path")
+    __slots__ = ("_open", "fd", "path")
+    __reduce_ex__ = refuse_to_copy
 
     def __init__(self, fd: int, path: str) -> None:
-        self._closed = False
+        # Taken out by whoever closes it: `list.pop` gives it to one thread, once, so no number is closed twice.
+        self._open = [fd]
         self.fd = fd
         self.path = path
 
@@ -85,21 +88,27 @@ class OsFile:
         os.ftruncate(self.fd, size)
 
     def sync(self) -> None:
-        if self._closed:  # fdatasync(-1) is a ValueError, which nobody above expects of a disk
+        if not self._open:  # fdatasync(-1) is a ValueError, which nobody above expects of a disk
             raise OSError(errno.EBADF, "the file is closed", self.path)
         if hasattr(fcntl, "F_FULLFSYNC"):
             fcntl.fcntl(self.fd, fcntl.F_FULLFSYNC)
         else:
             os.fdatasync(self.fd)
 
-    def map(self, length: int) -> OsMapping:
-        return OsMapping(mmap.mmap(self.fd, length, mmap.MAP_SHARED, mmap.PROT_READ), self.path)
+    def map(self, length: int) -> OsMapping | PreadMapping:
+        if can_populate():
+            return OsMapping(mmap.mmap(self.fd, length, mmap.MAP_SHARED, mmap.PROT_READ), self.path)
+        if length > self.size():
+            raise ValueError("mmap length is greater than file size")
+        return PreadMapping(OsFile(os.dup(self.fd), self.path), length)
 
     def close(self) -> None:
-        if not self._closed:
-            self._closed = True
-            fd, self.fd = self.fd, -1  # a late call gets EBADF, not another file's bytes
-            os.close(fd)
+        try:
+            fd = self._open.pop()
+        except IndexError:
+            return
+        self.fd = -1  # a late call gets EBADF, not another file's bytes
+        os.close(fd)
 
     def __del__(self) -> None:
         with contextlib.suppress(OSError, AttributeError):  # an interrupt may have come before it had its fields
@@ -109,25 +118,51 @@ class OsFile:
 class OsMapping:
     """A read-only mapping of a file that no longer changes."""
 
-    __slots__ = ("_map", "_populate", "path")
+    __slots__ = ("_map", "path")
+    __reduce_ex__ = refuse_to_copy
 
     def __init__(self, mapping: mmap.mmap, path: str) -> None:
         self._map = mapping
-        self._populate = hasattr(mapping, "madvise")
         self.path = path
 
     def read(self, length: int, position: int) -> bytes:
-        if self._populate:
-            start = position - position % _PAGE
-            end = min(position + length, len(self._map))
-            try:
-                self._map.madvise(_MADV_POPULATE_READ, start, end - start)
-            except OSError as error:
-                check(error)
-                if error.errno not in _NO_POPULATE:
-                    raise OSError(errno.EIO, "the disk could not read a mapped range", self.path) from error
-                self._populate = False  # an older kernel
+        start = position - position % _PAGE
+        end = min(position + length, len(self._map))
+        try:
+            self._map.madvise(_MADV_POPULATE_READ, start, end - start)
+        except OSError as error:
+            check(error)
+            raise OSError(errno.EIO, "the disk could not read a mapped range", self.path) from error
         return self._map[position : position + length]
+
+
+class PreadMapping:
+    """What stands for a mapping where none can be populated: through a bare one a disk error would be a SIGBUS."""
+
+    __slots__ = ("_file", "_length", "path")
+    __reduce_ex__ = refuse_to_copy
+
+    def __init__(self, file: OsFile, length: int) -> None:
+        self._file = file
+        self._length = length
+        self.path = file.path
+
+    def read(self, length: int, position: int) -> bytes:
+        return self._file.pread(max(0, min(length, self._length - position)), position)
+
+
+@cache
+def can_populate() -> bool:
+    """Whether this kernel has MADV_POPULATE_READ, which Linux has since 5.14; asked once, of a page of memory."""
+    with mmap.mmap(-1, _PAGE) as page:
+        try:
+            page.madvise(_MADV_POPULATE_READ)
+        except OSError as error:
+            check(error)
+            return False
+        except AttributeError:  # a platform without madvise
+            return False
+    return True
 
 
 class OsDisk:
@@ -230,132 +265,6 @@ class OsDisk:
 
     def is_network_filesystem(self, path: str) -> bool:
         return filesystem_type(path) in _NETWORK_FILESYSTEMS
-
-
-class DirectoryLock:
-    """The `lock` file of a directory: an flock, and the pid of its owner for the one who is refused.
-
-    flock, not a pid file: the kernel drops it with the process, so a lock left by a killed owner
-    hinders nobody. A forked child inherits the description, so it must `abandon` its copy.
-    """
-
-    def __init__(self, path: str) -> None:
-        self.path = path
-        self._fd = -1
-
-    def acquire(self) -> int | None:
-        """Take the lock; None on success, else the pid its holder wrote (0 if unreadable)."""
-        self.release()
-        # Kept before the lock is taken, so that an interrupt in between leaves nothing locked.
-        self._fd = os.open(self.path, _FLAGS | os.O_RDWR | os.O_CREAT | os.O_NONBLOCK, 0o600)
-        try:
-            if not stat.S_ISREG(os.fstat(self._fd).st_mode):
-                raise OSError(errno.EINVAL, "not a regular file", self.path)
-            try:
-                fcntl.flock(self._fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except OSError as error:
-                check(error)
-                if error.errno not in (errno.EWOULDBLOCK, errno.EAGAIN, errno.EACCES):
-                    raise
-                pid = os.pread(self._fd, 20, 0).decode("ascii", "replace").strip()
-                self.release()
-                return int(pid) if pid.isdigit() else 0
-            self._leave_pid()
-        except BaseException:
-            self.release()
-            raise
-        return None
-
-    def _leave_pid(self) -> None:
-        """For the one who is refused. A full disk, which has no room even for this, does not keep a log from opening."""
-        text = b"%d\n" % os.getpid()
-        try:
-            os.pwrite(self._fd, text, 0)
-        except OSError as error:
-            check(error)
-            if error.errno not in (errno.ENOSPC, errno.EDQUOT):
-                raise
-        else:
-            os.ftruncate(self._fd, len(text))
-
-    def release(self) -> None:
-        """Give the lock up, also if a forked child still holds a copy of the descriptor."""
-        fd, self._fd = self._fd, -1
-        if fd >= 0:
-            with contextlib.suppress(OSError):
-                fcntl.flock(fd, fcntl.LOCK_UN)
-            os.close(fd)
-
-    def abandon(self) -> None:
-        """In a forked child: let go of the descriptor; the lock stays the parent's."""
-        fd, self._fd = self._fd, -1
-        if fd >= 0:
-            os.close(fd)
-
-    def holder(self) -> int | None:
-        """The holder's pid by the kernel's list of locks; where there is none, or one of many pages, the pid in the file
-        if it lives.
-
-        Not always the one in the file: who has only just taken the lock has not written it yet.
-        """
-        try:
-            fd = os.open(self.path, _FLAGS | os.O_RDONLY | os.O_NONBLOCK)
-        except FileNotFoundError as error:
-            check(error)
-            return None
-        try:
-            about = os.fstat(fd)
-            pid = os.pread(fd, 20, 0).decode("ascii", "replace").strip()
-        finally:
-            os.close(fd)
-        device = f"{os.major(about.st_dev):02x}:{os.minor(about.st_dev):02x}"
-        listed = _kernels_list()
-        for line in (listed or "").splitlines():
-            fields = line.split()  # 1: FLOCK ADVISORY WRITE pid major:minor:inode 0 EOF; one that waits has an arrow
-            if len(fields) > 5 and fields[1] == "FLOCK":
-                at, _, inode = fields[5].rpartition(":")
-                # Some file systems list another device than they tell of a file.
-                if inode == str(about.st_ino) and (at == device or fields[4] == pid):
-                    return _own_name_of(fields[4])
-        if listed is not None and len(listed) < _PAGE - _LONGEST_LINE:
-            return None
-        return int(pid) if pid.isdigit() and _is_running(int(pid)) else None
-
-    def __del__(self) -> None:
-        self.abandon()
-
-
-def _kernels_list() -> str | None:
-    """The list of locks; None on a machine without one.
-
-    The kernel gives it a page at a time, each from behind as many locks as it gave before: if one of these was given up
-    meanwhile, another one is in no page, though it was held all the time. So only what fits into one page is whole.
-    """
-    try:
-        with open("/proc/locks", encoding="ascii", errors="replace") as file:
-            return file.read()
-    except OSError:
-        return None
-
-
-def _is_running(pid: int) -> bool:
-    try:
-        os.kill(pid, 0)
-    except (ProcessLookupError, OverflowError):
-        return False
-    except OSError:  # it is another user's
-        return True
-    return pid > 0
-
-
-def _own_name_of(pid: str) -> int:
-    """What a process calls itself whose pid is `pid` here: in a container it has another one, which it writes to files."""
-    try:
-        with open(f"/proc/{pid}/status", encoding="utf-8", errors="replace") as status:
-            names = next(line.split() for line in status if line.startswith("NSpid:"))
-    except (OSError, StopIteration):  # it has just ended, or may not be looked at
-        return int(pid)
-    return int(names[-1])
 
 
 def path_of(given: object, name: str = "path") -> str:

@@ -16,6 +16,7 @@ from typing import Any, TypeVar
 
 from ..errors import ClosedError
 from .api import Completion, Lock, Task
+from .values import refuse_to_copy
 
 T = TypeVar("T")
 
@@ -72,6 +73,7 @@ class RawGate:
     """
 
     __slots__ = ("_lock", "_open")
+    __reduce_ex__ = refuse_to_copy
 
     def __init__(self) -> None:
         self._lock = allocate_lock()
@@ -136,6 +138,8 @@ class BackgroundThread:
     made idle and works from `begin` on, so that an `open` has its threads before it touches a file: once the
     main thread has ended there may be none to have. Raises ClosedError then.
     """
+
+    __reduce_ex__ = refuse_to_copy
 
     def __init__(self, run_due: Task, now_ms: Callable[[], int], name: str) -> None:
         self._run_due = run_due

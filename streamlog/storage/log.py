@@ -21,6 +21,7 @@ from ..records.batch import LOG_APPEND_TIME, NO_PRODUCER, SealedBatch, stamp
 from ..records.single import OVERHEAD, encode_one
 from ..runtime.api import Disk
 from ..runtime.disk_errors import check, ignored
+from ..runtime.values import refuse_to_copy
 from ..types import SegmentInfo
 from . import salvage
 from .checkpoint import StateFile
@@ -42,6 +43,8 @@ _LATEST_BYTES = 4096
 
 class Log(DurableLog):
     """See the module; syncing is in `DurableLog`, reading in `LogReader`. Made by `recovery.open_log`."""
+
+    __reduce_ex__ = refuse_to_copy
 
     def __init__(
         self,

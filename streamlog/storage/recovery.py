@@ -49,8 +49,7 @@ def open_log(
     One that `is_known` to have been there is never made anew: its state has to be there too.
     """
     try:
-        if not is_known:
-            disk.makedirs(directory)
+        disk.makedirs(directory)  # refuses a link in its place
         names = finish_all(disk, directory, disk.listdir(directory))
         is_new = not is_known and _is_new(disk, directory, names)
         state_file = StateFile.open(disk, directory, topic_id, partition, is_new=is_new)

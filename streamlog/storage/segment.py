@@ -16,6 +16,7 @@ from ..errors import CorruptRecordError
 from ..records.batch import FIXED_LEN, MAGIC, MAX_HEADER_LEN, BatchHeader, corrupt, header_fault, peek, read_header
 from ..runtime.api import Disk, File, Mapping
 from ..runtime.disk_errors import check
+from ..runtime.values import refuse_to_copy
 from ..types import Buffer
 from .facts import Facts
 from .faults import typed
@@ -53,6 +54,8 @@ class Segment(Facts):
     `size`, `next_offset` and `stats` of an active one are what was published last. `next_offset` of a sealed one
     is where the next segment begins: opening does not look whether its batches reach that far, `stats` does.
     """
+
+    __reduce_ex__ = refuse_to_copy
 
     def __init__(self, disk: Disk, directory: str, base_offset: int, seed: int) -> None:
         self.disk = disk

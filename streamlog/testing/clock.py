@@ -12,6 +12,7 @@ from math import isfinite
 from typing import Protocol
 
 from ..runtime.threads import get_ident, new_lock
+from ..runtime.values import refuse_to_copy
 
 _NS_PER_MS = 1_000_000
 _NS_PER_S = 1_000_000_000
@@ -42,6 +43,8 @@ class ManualClock:
     >>> clock.time_ms(), clock.monotonic()
     (500, 2.5)
     """
+
+    __reduce_ex__ = refuse_to_copy
 
     # A scheduler that is still due after this many rounds at one instant will be due for ever.
     MAX_ROUNDS = 10_000

@@ -20,6 +20,7 @@ from random import Random
 from typing import NamedTuple
 
 from ..runtime.threads import new_lock
+from ..runtime.values import refuse_to_copy
 from .model import ROOT, SECTOR, DirImage, Entry, FileImage, Image, Model, Op, apply_entry, apply_to, patch, resize
 
 _NAME = re.compile(r"(\d+)/(kill|kill-half|strict|lax|\d+|harsh-\d+)(?:@([0-9a-f]{8}))?")
@@ -36,6 +37,8 @@ class Found(NamedTuple):
 
 class Trace:
     """What was done to one disk, and from it every state of the way."""
+
+    __reduce_ex__ = refuse_to_copy
 
     def __init__(self, seed: int, base: Image, boot: int, marks: tuple[str, ...]) -> None:
         self.ops: list[Op] = []

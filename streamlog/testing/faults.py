@@ -11,6 +11,7 @@ from typing import Any
 from ..runtime.api import Disk, File, Mapping
 from ..runtime.disk import OsDisk
 from ..runtime.threads import new_lock
+from ..runtime.values import refuse_to_copy
 from ..types import Buffer
 
 OPERATIONS = (
@@ -89,6 +90,8 @@ class FaultyDisk:
     full, but nothing is lost: 1
     0
     """
+
+    __reduce_ex__ = refuse_to_copy
 
     def __init__(self, inner: Disk | None = None) -> None:
         self.inner: Disk = inner if inner is not None else OsDisk()
@@ -267,6 +270,8 @@ class FaultyDisk:
 class FaultyFile:
     """A file of a `FaultyDisk`."""
 
+    __reduce_ex__ = refuse_to_copy
+
     def __init__(self, disk: FaultyDisk, inner: File) -> None:
         self._disk = disk
         self._inner = inner
@@ -339,6 +344,8 @@ class FaultyMapping:
 
 
 class _FaultyLock:
+    __reduce_ex__ = refuse_to_copy
+
     def __init__(self, disk: FaultyDisk, inner: Any, path: str) -> None:
         self._disk = disk
         self._inner = inner
@@ -351,6 +358,10 @@ class _FaultyLock:
 
     def release(self) -> None:
         self._inner.release()
+
+    def is_current(self) -> bool:
+        current: bool = self._inner.is_current()
+        return current
 
     def holder(self) -> int | None:
         holder: int | None = self._inner.holder()

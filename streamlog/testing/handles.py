@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 from collections.abc import Callable, Sequence
 
+from ..runtime.values import refuse_to_copy
 from ..types import Buffer
 from .model import FileNode, Op
 
@@ -27,6 +28,7 @@ class SimulatedFile:
     """An open file. It lives on when its name is gone, and until the disk is."""
 
     __slots__ = ("_closed", "_do", "_node", "_writable", "path")
+    __reduce_ex__ = refuse_to_copy
 
     def __init__(self, path: str, node: FileNode, writable: bool, do: Callable[[Op], None]) -> None:
         self._do = do

@@ -9,6 +9,7 @@ from functools import lru_cache
 from random import Random
 
 from ..runtime.threads import getpid, new_lock
+from ..runtime.values import refuse_to_copy
 from .crashes import Found, Trace
 from .handles import SimulatedFile, error
 from .model import EMPTY, ROOT, Image, Model, Op
@@ -41,6 +42,8 @@ class SimulatedDisk:
     [b'9.50']
     """
 
+    __reduce_ex__ = refuse_to_copy
+
     def __init__(self, seed: int = 0) -> None:
         self._start(seed, EMPTY, 1, (), "")
 
@@ -50,7 +53,7 @@ class SimulatedDisk:
         self._boot = boot
         self._model = Model(image)
         self._lock = new_lock()
-        self._locks: dict[str, SimulatedLock] = {}
+        self._locks: dict[int, SimulatedLock] = {}
         self._trace = Trace(seed, image, boot, marks)
 
     def _of(self, found: Found) -> SimulatedDisk:
@@ -331,20 +334,26 @@ class SimulatedDisk:
 
 
 class SimulatedLock:
-    """A lock among the users of one simulated disk, all of which are in this process."""
+    """A lock among the users of one simulated disk, all of which are in this process. As a real one it belongs to the
+    file, not to its name."""
+
+    __reduce_ex__ = refuse_to_copy
 
     def __init__(self, disk: SimulatedDisk, path: str) -> None:
         self._disk = disk
+        self._node = -1
         self.path = path
 
     def acquire(self) -> int | None:
         self.release()
         file = self._disk.open(self.path, create=True)
         with self._disk._lock:
-            holder = self._disk._locks.setdefault(self.path, self)
+            node = self._disk._find(self.path)
+            holder = self._disk._locks.setdefault(node, self)
         if holder is not self:
             pid = file.pread(20, 0).decode("ascii", "replace").strip()
             return int(pid) if pid.isdigit() else 0
+        self._node = node
         try:
             file.truncate(0)
             file.pwrite([b"%10d\n" % getpid()], 0)
@@ -355,12 +364,17 @@ class SimulatedLock:
 
     def release(self) -> None:
         with self._disk._lock:
-            if self._disk._locks.get(self.path) is self:
-                del self._disk._locks[self.path]
+            if self._disk._locks.get(self._node) is self:
+                del self._disk._locks[self._node]
+            self._node = -1
+
+    def is_current(self) -> bool:
+        with self._disk._lock:
+            return self._node >= 0 and self._disk._find(self.path) == self._node
 
     def holder(self) -> int | None:
         with self._disk._lock:
-            return getpid() if self.path in self._disk._locks else None
+            return getpid() if self._disk._find(self.path) in self._disk._locks else None
 
     def abandon(self) -> None:
         """As a closed descriptor does. The child of a fork has a copy of the whole disk, and lets go in that."""

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import builtins
-import io
+import errno
+import fcntl
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -12,27 +14,27 @@ from typing import Any
 
 import pytest
 
-from streamlog.runtime.disk import DirectoryLock
+from streamlog.runtime import directory_lock
+from streamlog.runtime.directory_lock import DirectoryLock
 
 
-@pytest.fixture
-def no_list(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A machine that does not list its locks."""
-    real = builtins.open
+def without_locks_to_ask_about(monkeypatch: pytest.MonkeyPatch, how: str) -> None:
+    if how == "no such call":
+        monkeypatch.setattr(directory_lock, "_SETLK", None)
+        monkeypatch.setattr(directory_lock, "_GETLK", None)
+        return
 
-    def without_list(file: Any, *args: Any, **options: Any) -> Any:
-        if file == "/proc/locks":
-            raise FileNotFoundError(file)
-        return real(file, *args, **options)
+    def refuse(fd: int, command: int, argument: object = 0) -> Any:
+        raise OSError(errno.EINVAL, "not on this file system")
 
-    monkeypatch.setattr(builtins, "open", without_list)
+    monkeypatch.setattr(fcntl, "fcntl", refuse)
 
 
-@pytest.fixture(params=["the kernel's list", "the pid alone"])
-def path(request: pytest.FixtureRequest, tmp_path: Path) -> str:
-    """A lock file's path, on a machine that lists its locks and on one that does not."""
-    if request.param == "the pid alone":
-        request.getfixturevalue("no_list")
+@pytest.fixture(params=["asked", "no such call", "refused"])
+def path(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
+    """A lock file's path, on a machine whose locks can be asked about and on two where they cannot."""
+    if request.param != "asked":
+        without_locks_to_ask_about(monkeypatch, request.param)
     return str(tmp_path / "lock")
 
 
@@ -46,63 +48,74 @@ def test_a_lock_is_held_while_a_process_holds_it(path: str) -> None:
 
 
 def test_a_lock_whose_holder_is_dead_is_not_held(path: str) -> None:
-    code = f"from streamlog.runtime.disk import DirectoryLock; l = DirectoryLock({path!r}); assert l.acquire() is None"
+    code = (
+        f"from streamlog.runtime.directory_lock import DirectoryLock; l = DirectoryLock({path!r}); "
+        f"assert l.acquire() is None"
+    )
     subprocess.run([sys.executable, "-c", code], check=True)
     assert Path(path).read_text().strip().isdigit()
     assert DirectoryLock(path).holder() is None
 
 
-def test_who_holds_a_lock_is_not_who_wrote_its_pid_last(tmp_path: Path) -> None:
+@pytest.mark.parametrize("pid", [1, os.getpid()])
+def test_a_dead_owner_is_not_alive_because_its_pid_is_anothers_now(tmp_path: Path, pid: int) -> None:
+    (tmp_path / "lock").write_text(f"{pid}\n")
+    assert DirectoryLock(str(tmp_path / "lock")).holder() is None
+
+
+def test_the_holder_is_told_however_many_locks_there_are_and_the_list_is_not_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(file: Any, *args: Any, **options: Any) -> Any:
+        raise AssertionError(f"{file} was opened")
+
+    locks = [DirectoryLock(str(tmp_path / str(number))) for number in range(200)]
+    assert [lock.acquire() for lock in locks] == [None] * len(locks)
+    monkeypatch.setattr(builtins, "open", refuse)
+    assert {lock.holder() for lock in locks} == {os.getpid()}
+    for lock in locks:
+        lock.release()
+        assert lock.holder() is None
+
+
+def test_the_pid_is_in_the_file_before_the_lock_can_be_seen(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     lock = DirectoryLock(str(tmp_path / "lock"))
+    Path(lock.path).write_text("1\n")  # of the owner before
+    seen = []
+    real = fcntl.fcntl
+
+    def look(fd: int, command: int, argument: Any = 0) -> Any:
+        if command == directory_lock._SETLK:
+            seen.append((DirectoryLock(lock.path).holder(), Path(lock.path).read_text().strip()))
+        return real(fd, command, argument)
+
+    monkeypatch.setattr(fcntl, "fcntl", look)
     assert lock.acquire() is None
-    Path(lock.path).write_text("1\n")  # the one before was killed, and this one has not written yet
-    assert lock.holder() == os.getpid()
+    assert seen == [(None, str(os.getpid()))]
 
 
-@pytest.mark.parametrize(
-    ("status", "expected"),
-    [("Name:\tpython\nNSpid:\t4711\t7\n", 7), ("Name:\tpython\n", os.getpid()), (None, os.getpid())],
-    ids=["in a container", "an old kernel", "hidden"],
-)
-def test_a_holder_is_told_by_the_pid_that_it_knows_itself_by(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, status: str | None, expected: int
+def test_without_room_for_the_pid_a_lock_names_nobody_and_is_held_all_the_same(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     lock = DirectoryLock(str(tmp_path / "lock"))
+    Path(lock.path).write_text("4711\n")
+
+    def full(fd: int, data: bytes, position: int) -> int:
+        raise OSError(errno.ENOSPC, "full")
+
+    monkeypatch.setattr(os, "pwrite", full)
     assert lock.acquire() is None
-    real = builtins.open
-
-    def in_proc(file: Any, *args: Any, **options: Any) -> Any:
-        if file == f"/proc/{os.getpid()}/status":
-            if status is None:
-                raise PermissionError(file)
-            return io.StringIO(status)
-        return real(file, *args, **options)
-
-    monkeypatch.setattr(builtins, "open", in_proc)
-    assert lock.holder() == expected
+    assert lock.holder() == 0
+    assert DirectoryLock(lock.path).acquire() == 0
 
 
-@pytest.mark.parametrize(("others", "held"), [(0, False), (1, False), (100, True)])
-def test_a_lock_that_is_not_in_a_list_of_several_pages_may_be_held_all_the_same(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, others: int, held: bool
-) -> None:
-    lock = DirectoryLock(str(tmp_path / "lock"))
-    assert lock.acquire() is None
-    listed = "1: POSIX  ADVISORY  READ  1 08:01:1 0 EOF\n" * others
-    real = builtins.open
-    monkeypatch.setattr(
-        builtins, "open", lambda file, *a, **o: io.StringIO(listed) if file == "/proc/locks" else real(file, *a, **o)
-    )
-    assert lock.holder() == (os.getpid() if held else None)
-    Path(lock.path).write_text("99999999\n")  # not that of a process
-    assert lock.holder() is None
-
-
-def test_a_lock_that_was_given_up_is_not_held_by_the_kernels_list(tmp_path: Path) -> None:
-    lock = DirectoryLock(str(tmp_path / "lock"))
+def test_a_lock_that_was_given_up_is_not_held(path: str) -> None:
+    lock = DirectoryLock(path)
     lock.acquire()
     lock.release()
+    Path(path).write_text("99999999\n")  # not that of a process
     assert lock.holder() is None
+    assert DirectoryLock(path).acquire() is None
 
 
 @pytest.mark.parametrize("content", ["", "nobody", "0", "99999999999"])
@@ -119,11 +132,56 @@ def test_looking_never_refuses_an_owner_that_starts(path: str) -> None:
         starting.release()
 
 
-@pytest.mark.usefixtures("no_list")
+def test_a_forked_child_that_lets_go_leaves_the_lock_to_its_parent(path: str) -> None:
+    lock = DirectoryLock(path)
+    assert lock.acquire() is None
+    child = os.fork()
+    if child == 0:
+        lock.abandon()
+        os._exit(0)
+    assert os.waitpid(child, 0)[1] == 0
+    assert DirectoryLock(path).holder() == os.getpid()
+    assert DirectoryLock(path).acquire() == os.getpid()
+
+
 def test_a_process_of_another_user_is_taken_for_alive(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(pid: int, signal: int) -> None:
         raise PermissionError(pid)
 
+    without_locks_to_ask_about(monkeypatch, "no such call")
     monkeypatch.setattr(os, "kill", refuse)
     (tmp_path / "lock").write_text("4711\n")
     assert DirectoryLock(str(tmp_path / "lock")).holder() is not None
+
+
+def test_another_error_of_the_lock_is_not_taken_for_a_machine_without_them(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lock = DirectoryLock(str(tmp_path / "lock"))
+    assert lock.acquire() is None
+
+    def fail(fd: int, command: int, argument: object = 0) -> Any:
+        raise OSError(errno.EIO, "broken")
+
+    monkeypatch.setattr(fcntl, "fcntl", fail)
+    with pytest.raises(OSError, match="broken"):
+        lock.holder()
+    with pytest.raises(OSError, match="broken"):
+        DirectoryLock(str(tmp_path / "other")).acquire()
+
+
+def test_a_lock_is_current_while_its_file_is_the_one_at_its_path(tmp_path: Path) -> None:
+    directory = tmp_path / "data"
+    directory.mkdir()
+    lock = DirectoryLock(str(directory / "lock"))
+    assert not lock.is_current(), "not held"
+    assert lock.acquire() is None
+    assert lock.is_current()
+    shutil.rmtree(directory)
+    assert not lock.is_current(), "removed"
+    directory.mkdir()
+    other = DirectoryLock(lock.path)
+    assert other.acquire() is None, "another directory, under the same name"
+    assert other.is_current() and not lock.is_current()
+    lock.release()
+    assert other.is_current() and other.holder() == os.getpid()
