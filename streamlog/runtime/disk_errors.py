@@ -31,7 +31,12 @@ def is_the_disks(error: BaseException) -> bool:
 
 def _is_a_disks(frame: FrameType) -> bool:
     """Whether it is a method of a disk, or of a file, that a program or a test wrote."""
-    kind = type(frame.f_locals.get("self"))
+    local = frame.f_locals
+    kind = type(local.get("self"))
+    if isinstance(local, dict):
+        # Before Python 3.13 a copy, which the frame keeps, with the caught error in it: a cycle of the error, its traceback,
+        # and all that its frames hold, open files too.
+        local.clear()
     return hasattr(kind, "sync_dir") or hasattr(kind, "pwrite")
 
 

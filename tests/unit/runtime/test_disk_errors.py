@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import errno
+import gc
 import os
+import weakref
 from collections.abc import Callable
 from pathlib import Path
 
@@ -100,3 +102,30 @@ def test_where_an_error_ends(monkeypatch: pytest.MonkeyPatch) -> None:
     assert ends_in(raised(lambda: OsDisk().open("/nowhere/file")), "streamlog.runtime.")
     assert not ends_in(raised(alarm), "streamlog.runtime.")
     assert "streamlog.runtime.disk" in disk_errors.stand_ins
+
+
+class Full(OSError):
+    """One that can be referred to weakly."""
+
+
+def test_an_error_that_was_looked_at_goes_with_its_last_reference() -> None:
+    """And with it what its frames hold: files that were dropped are closed at once, not when the collector comes by."""
+
+    def fail() -> None:
+        try:
+            raise Full(errno.ENOSPC, "full")
+        except OSError as error:
+            disk_errors.is_the_disks(error)
+            raise ValueError("typed") from error
+
+    gc.collect()
+    gc.disable()
+    try:
+        seen = []
+        try:
+            fail()
+        except ValueError as error:
+            seen.append(weakref.ref(error.__cause__))  # type: ignore[arg-type]
+        assert seen[0]() is None
+    finally:
+        gc.enable()
