@@ -402,7 +402,7 @@ class ReadersDisk(OsDisk):
 @pytest.mark.parametrize("ending", ["", "close", "kill"])
 def test_a_reader_changes_nothing_at_all(owner: Owner, path: Path, ending: str) -> None:
     owner("t.update_config(segment_bytes=1024); t.send_many([b'%d' % n * 300 for n in range(20)])")
-    owner("m = log.consumer('t', group='g'); m.poll(); m.commit()")
+    owner("m = log.consumer('t', group='g'); list(m.until_end()); m.commit()")
     if ending:
         getattr(owner, ending)()
         for file in path.rglob("*.index"):
