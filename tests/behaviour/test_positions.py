@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -56,6 +56,50 @@ def test_latest_sees_only_what_is_sent_after_its_first_poll(log: streamlog.Strea
         assert consumer.poll() == []
         topic.send("new").result()
         assert [record.value for record in consumer.poll(timeout=LONG)] == [b"new"]
+
+
+def values_of(records: Iterable[Any]) -> list[Any]:
+    return [record.value for record in records]
+
+
+def test_latest_on_an_empty_partition_goes_on_there_after_a_restart(log: streamlog.StreamLog) -> None:
+    topic = log.create_topic("t")
+    with log.consumer("t", group="g", auto_offset_reset="latest") as consumer:
+        assert consumer.poll() == []
+    assert log.group("g").committed() == {P0: 0}
+    topic.send_many(["0", "1"]).result()
+    with log.consumer("t", group="g", auto_offset_reset="latest") as consumer:
+        assert values_of(consumer.until_end()) == [b"0", b"1"]
+
+
+def test_latest_on_an_empty_partition_goes_on_there_after_a_rebalance(log: streamlog.StreamLog) -> None:
+    topic = log.create_topic("t", partitions=2)
+    with (
+        log.consumer("t", group="g", auto_offset_reset="latest") as first,
+        log.consumer("t", group="g", auto_offset_reset="latest") as second,
+    ):
+        assert first.poll() == []
+        for partition in range(2):
+            topic.send(str(partition), partition=partition).result()
+        seen = [*second.poll(), *first.poll(), *second.poll(), *first.poll()]
+        assert (len(first.assignment()), len(second.assignment())) == (1, 1)
+    assert sorted(values_of(seen)) == [b"0", b"1"]
+
+
+def test_a_position_that_was_sought_is_committed_though_nothing_was_read(log: streamlog.StreamLog) -> None:
+    log.create_topic("t").send_many(["0", "1"]).result()
+    with log.consumer("t", group="g", auto_offset_reset="latest") as consumer:
+        assert consumer.poll() == []
+        consumer.seek_to_beginning()
+    with log.consumer("t", group="g", auto_offset_reset="latest") as consumer:
+        assert values_of(consumer.until_end()) == [b"0", b"1"]
+
+
+def test_a_position_that_nobody_established_is_not_committed(log: streamlog.StreamLog) -> None:
+    log.create_topic("t")
+    with log.consumer("t", group="g", auto_offset_reset="none") as consumer, pytest.raises(OffsetOutOfRangeError):
+        consumer.poll()
+    assert log.group("g").committed() == {}
 
 
 def test_none_refuses_to_guess_until_it_is_told_where(log: streamlog.StreamLog) -> None:
