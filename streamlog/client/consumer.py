@@ -26,6 +26,7 @@ from .handle import Parent, closed
 from .listener import RebalanceListener, check_listener
 from .positions import Positions
 from .record_batch import RecordBatch
+from .subscription import Subscription
 
 A = TypeVar("A")
 T = TypeVar("T")
@@ -82,17 +83,22 @@ class Consumer(Positions, Generic[K, V]):
     def subscribe(self, topics: Any, listener: RebalanceListener | None = None) -> None:
         """Read these topics (names, Topics, compiled patterns) from the next poll on; replaces what was read.
 
-        Patterns match whole names, future topics too. Raises UnknownTopicOrPartitionError for a name
-        that is no topic.
+        Patterns match whole names, future topics too. Partitions of `assign` are let go of, what is finished of them
+        committed: those of them that a subscription gives are read from where the group is, like all others. Raises
+        UnknownTopicOrPartitionError for a name that is no topic; then nothing changed.
         """
         if check_listener(listener) is not None and self._membership is None:
             raise ConfigError("A rebalance listener needs a group=: nothing moves without one.", name="listener")
         with self._enter():
             given = [topics] if isinstance(topics, str) or not isinstance(topics, Iterable) else list(topics)
-            self._subscription.subscribe(given, self._note_topic, self._log._topic_view)
-            if listener is not None:
-                self._listener = listener
+            subscription = Subscription()
+            subscription.subscribe(given, self._note_topic, self._log._topic_view)
             with self._guard():
+                if self._subscription.manual is not None:
+                    self._leave()
+                self._subscription = subscription
+                if listener is not None:
+                    self._listener = listener
                 if self._membership is None:
                     self._refresh_alone()
             self._bell.ring()
@@ -109,12 +115,20 @@ class Consumer(Positions, Generic[K, V]):
             self._subscription.clear()
 
     def assign(self, partitions: Iterable[TopicPartition]) -> None:
-        """Read exactly these partitions, outside any sharing; with a group= its committed offsets are used."""
+        """Read exactly these partitions, outside any sharing; with a group= its committed offsets are used.
+
+        What is finished of the partitions read before is committed; of those assigned before, the ones that stay keep
+        their position. While the group has members, who commit for it, `commit` raises CommitFailedError and auto-commit
+        warns. Raises UnknownTopicOrPartitionError; then nothing changed.
+        """
         with self._enter(), self._guard():
-            chosen = list(partitions)
+            subscription = Subscription()
+            subscription.assign(partitions, self._service.image)
             if self._membership is not None and self._subscription.manual is None:
                 self._leave()
-            self._subscription.assign(chosen, self._service.image)
+            elif self._auto_commits:
+                self._auto_commit(None)
+            self._subscription = subscription
             self._refresh_alone()
 
     def assignment(self) -> set[TopicPartition]:
@@ -379,7 +393,7 @@ class Consumer(Positions, Generic[K, V]):
         try:
             if self._auto_commits:
                 self._auto_commit(None)
-            if names - self._going:
+            if names - self._going and self._subscription.manual is None:
                 self._tell("on_partitions_revoked", names - self._going)
         finally:
             if self._membership is not None:

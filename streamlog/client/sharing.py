@@ -10,6 +10,7 @@ from ..errors import (
     CommitFailedError,
     ConfigError,
     FencedInstanceIdError,
+    GroupNotEmptyError,
     OffsetOutOfRangeError,
     StreamlogError,
     UnknownMemberIdError,
@@ -371,6 +372,12 @@ class Sharing(Reading):
                 f"The commit in group {self._config.group!r} was refused: this member was put out of the group, because it "
                 f"did not poll within max_poll_interval_ms={self._config.max_poll_interval_ms}. Its records will be handled "
                 f"by another member; poll to join again."
+            ) from error
+        except GroupNotEmptyError as error:
+            raise CommitFailedError(
+                f"The commit in group {self._config.group!r} was refused: the group has members, who commit for it, and this "
+                f"consumer, which has its partitions by assign() or has not polled yet, is none. Nothing was committed; "
+                f"give consumers with assign() a group of their own."
             ) from error
         self._last_commit.update((name, committed.offset) for name, committed in offsets.items())
 

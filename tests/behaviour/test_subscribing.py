@@ -8,9 +8,10 @@ from typing import Any
 import pytest
 
 import streamlog
-from streamlog import TopicPartition
+from streamlog import CommitFailedError, ConfigError, TopicPartition, UnknownTopicOrPartitionError
 
 LONG = 20.0
+P0, P1 = TopicPartition("t", 0), TopicPartition("t", 1)
 
 
 def make(log: streamlog.StreamLog, *names: str, partitions: int = 1) -> None:
@@ -73,6 +74,135 @@ def test_unsubscribe_drops_assigned_partitions(log: streamlog.StreamLog) -> None
         assert consumer.assignment() == set()
         consumer.subscribe(["u"])
         assert topics_seen(consumer) == ["u"]
+
+
+def test_an_assignment_that_is_refused_changes_nothing(log: streamlog.StreamLog) -> None:
+    make(log, "t", partitions=2)
+    with log.consumer("t", group="g") as consumer:
+        consumer.poll()
+        for refused in ([TopicPartition("t", 9)], [TopicPartition("nowhere", 0)]):
+            with pytest.raises(UnknownTopicOrPartitionError):
+                consumer.assign(refused)
+        assert consumer.assignment() == {P0, P1}
+        assert len(log.group("g").members()) == 1
+
+
+def test_a_second_assign_commits_what_is_finished_of_what_goes(log: streamlog.StreamLog) -> None:
+    make(log, "t", partitions=2)
+    with log.consumer(group="g") as consumer:
+        consumer.assign([P0])
+        assert len(drain(consumer)) == 1
+        consumer.assign([P1])
+        assert log.group("g").committed() == {P0: 1}
+
+
+# An assignment beside members of the group, who commit for it
+
+
+def test_beside_members_a_commit_of_assigned_partitions_is_refused(log: streamlog.StreamLog) -> None:
+    make(log, "t")
+    with log.consumer("t", group="g", enable_auto_commit=False) as member, log.consumer(group="g") as beside:
+        assert len(member.poll()) == 1
+        beside.assign([P0])
+        assert len(beside.poll()) == 1
+        for offsets in (None, {P0: 1}):
+            with pytest.raises(CommitFailedError, match="assign"):
+                beside.commit(offsets)
+        assert log.group("g").committed() == {}
+        member.commit()
+    assert log.group("g").committed() == {P0: 1}
+
+
+@pytest.mark.parametrize("ending", ["close", "unsubscribe", "assign", "subscribe", "log.close"])
+def test_beside_members_auto_commit_of_assigned_partitions_warns_and_reads_on(
+    log: streamlog.StreamLog, caplog: pytest.LogCaptureFixture, ending: str
+) -> None:
+    make(log, "t")
+    with log.consumer("t", group="g", enable_auto_commit=False) as member:
+        member.poll()
+        beside = log.consumer(group="g", auto_commit_interval_ms=0)
+        beside.assign([P0])
+        assert len(beside.poll()) == 1
+        assert beside.poll() == []  # commits, and cannot
+        assert "auto-commit" in caplog.text
+        caplog.clear()
+        if ending == "assign":
+            beside.assign([P0])
+        elif ending == "subscribe":
+            beside.subscribe("t")
+        else:
+            {"close": beside.close, "unsubscribe": beside.unsubscribe, "log.close": log.close}[ending]()
+        if ending != "log.close":  # that may close the member first
+            assert "auto-commit" in caplog.text
+        beside.close()
+
+
+# From an assignment to a subscription
+
+
+class Listener(streamlog.RebalanceListener):
+    def __init__(self) -> None:
+        self.told: list[tuple[str, list[TopicPartition]]] = []
+
+    def on_partitions_assigned(self, partitions: Any) -> None:
+        self.told.append(("assigned", list(partitions)))
+
+    def on_partitions_revoked(self, partitions: Any) -> None:
+        self.told.append(("revoked", list(partitions)))
+
+
+def test_a_subscription_after_an_assignment_goes_on_at_the_commit_and_tells_the_listener(
+    log: streamlog.StreamLog,
+) -> None:
+    topic = log.create_topic("t")
+    topic.send_many(["0", "1", "2"]).result()
+    listener = Listener()
+    with log.consumer(group="g", enable_auto_commit=False, listener=listener) as consumer:
+        consumer.assign([P0])
+        consumer.commit({P0: 1})
+        consumer.seek(P0, 2)
+        consumer.subscribe("t")
+        assert consumer.assignment() == set()
+        assert listener.told == []
+        assert [record.value for record in consumer.poll()] == [b"1", b"2"]
+        assert listener.told == [("assigned", [P0])]
+        consumer.assign([P0])
+        assert listener.told.pop() == ("revoked", [P0])
+        consumer.unsubscribe()
+        consumer.assign([P0])
+    assert listener.told == [("assigned", [P0])], "a listener is told of what the group gives and takes"
+
+
+def test_a_subscription_after_an_assignment_commits_what_was_finished_of_it(log: streamlog.StreamLog) -> None:
+    log.create_topic("t").send_many(["0", "1", "2"]).result()
+    with log.consumer(group="g") as consumer:
+        consumer.assign([P0])
+        consumer.poll(max_records=1)
+        consumer.poll(max_records=1)
+        consumer.subscribe("t")
+        assert log.group("g").committed() == {P0: 1}
+        assert [record.value for record in consumer.poll()] == [b"1", b"2"]
+
+
+def test_without_a_group_a_subscription_after_an_assignment_starts_anew(log: streamlog.StreamLog) -> None:
+    log.create_topic("t").send_many(["0", "1", "2"]).result()
+    with log.consumer() as consumer:
+        consumer.assign([P0])
+        consumer.seek(P0, 2)
+        consumer.subscribe("t")
+        assert [record.value for record in consumer.poll()] == [b"0", b"1", b"2"]
+
+
+def test_a_subscription_that_is_refused_leaves_the_assignment(log: streamlog.StreamLog) -> None:
+    make(log, "t")
+    with log.consumer() as consumer:
+        consumer.assign([P0])
+        consumer.seek(P0, 1)
+        with pytest.raises(UnknownTopicOrPartitionError):
+            consumer.subscribe("nowhere")
+        with pytest.raises(ConfigError):
+            consumer.subscribe("t", Listener())
+        assert (consumer.assignment(), consumer.position(P0)) == ({P0}, 1)
 
 
 # Subscribing
