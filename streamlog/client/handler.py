@@ -15,6 +15,7 @@ from typing import Any
 from ..config import shown
 from ..errors import ConfigError
 
+ASYNC = "an async function"
 _UNRUN = (CoroutineType, GeneratorType, AsyncGeneratorType)
 _DEEPEST = 100  # partials of partials, and objects whose `__call__` is an object
 
@@ -38,7 +39,7 @@ def deferred(function: Any) -> str | None:
     """What kind of function it is, if calling it runs nothing; None for one that runs when it is called."""
     for _ in range(_DEEPEST):
         if inspect.iscoroutinefunction(function):
-            return "an async function"
+            return ASYNC
         if inspect.isasyncgenfunction(function) or inspect.isgeneratorfunction(function):
             return "a generator function"
         if isinstance(function, partial):

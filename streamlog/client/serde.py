@@ -18,6 +18,7 @@ import msgpack as _msgpack
 
 from ..config import shown
 from ..errors import ConfigError, SerializationError
+from .handler import ASYNC, deferred
 
 T = TypeVar("T")
 
@@ -164,17 +165,27 @@ def _resolve(given: Any, topic: str, setting: str, method: str) -> Callable[[Any
         return None
     function = getattr(given, method, None)
     if callable(function):
-        return function  # type: ignore[no-any-return]
+        return _plain(function, setting)
     if isinstance(given, Mapping):
         resolved = {name: _resolve(value, topic, f"{setting}[{name!r}]", method) for name, value in given.items()}
         return resolved.get(topic)
     if callable(given):
-        return given  # type: ignore[no-any-return]
+        return _plain(given, setting)
     raise ConfigError(
         f"{setting} is {shown(given)}, which has no {method}() and cannot be called; give a Serde such as "
         f"streamlog.serde.json, a function, or a mapping from topic names to either",
         name=setting.partition("[")[0],
     )
+
+
+def _plain(function: Callable[[Any], Any], setting: str) -> Callable[[Any], Any]:
+    """`function`, unless it is async: called, it would only make a coroutine. A generator may be what it is to make."""
+    kind = deferred(function)
+    if kind == ASYNC:
+        raise ConfigError(
+            f"{setting}={shown(function)} is {kind}, and nothing would run it; give a plain one.", name=setting
+        )
+    return function
 
 
 def to_bytes(value: Any, what: str) -> bytes | None:

@@ -20,29 +20,36 @@ class ExitCallbacks:
     """Callbacks in the order of exit handlers. REQUIRES: one thread at a time.
 
     `atexit` keeps a place in its table for every handler ever registered, called off or not. So callbacks that follow
-    each other, with no handler of others between them, share one handler.
+    each other, with no handler of others between them, share one handler. And it may never call one that is registered
+    while it is calling them: what comes that late is run by the first handler, the last to be called.
     """
 
     def __init__(self) -> None:
+        self._late: list[Callback] = []
+        atexit.register(_run_all, self._late)
         self._latest: list[Callback] = []
         self._registered = -1
         os.register_at_fork(after_in_child=self._after_fork)
 
     def add(self, callback: Callback) -> Callback:
         """Have `callback` run at exit; how to call that off."""
+        callbacks = self._current() if threading.main_thread().is_alive() else self._late
+        callbacks.append(callback)
+
+        def call_off() -> None:
+            with contextlib.suppress(ValueError):  # it has run
+                callbacks.remove(callback)
+
+        return call_off
+
+    def _current(self) -> list[Callback]:
+        """Those that run before all handlers registered until now, and after all to come."""
         count = getattr(atexit, "_ncallbacks", lambda: -2)
         if count() != self._registered:
             self._latest = []
             atexit.register(_run_all, self._latest)
             self._registered = count()
-        latest = self._latest
-        latest.append(callback)
-
-        def call_off() -> None:
-            with contextlib.suppress(ValueError):  # it has run
-                latest.remove(callback)
-
-        return call_off
+        return self._latest
 
     def _after_fork(self) -> None:
         self._registered = -1  # multiprocessing may have cleared the table

@@ -271,7 +271,62 @@ def test_a_process_forked_by_multiprocessing_closes_its_own_log_too(
         assert sorted(values(log)) == [b"from a thread", b"lingering"]
 
 
+def test_a_log_that_an_exit_handler_opened_and_left_open_is_closed(
+    run: RunScript, path: Path, open_log: OpenLog
+) -> None:
+    done = run(
+        """
+        def late():
+            if not threads_can_be_made():
+                print("too late")
+                return
+            log = streamlog.open(sys.argv[1])
+            log.create_topic("t")
+            producer = log.producer(linger_ms=60_000)
+            producer.send("t", "lingering")
+            globals()["kept"] = log, producer
+
+        atexit.register(late)
+        """
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+    if "too late" not in done.stdout:
+        assert closed_cleanly(path)
+        with open_log() as log:
+            assert values(log) == [b"lingering"]
+
+
 # Ctrl-C while the interpreter waits
+
+
+def test_ctrl_c_ends_the_loops_of_the_users_own_threads(run: RunScript, path: Path, open_log: OpenLog) -> None:
+    """As a `stop()` would: without an error, and what they finished is committed."""
+    done = run(
+        """
+        log = streamlog.open(sys.argv[1])
+        log.create_topic("t", partitions=2).send_many([str(n) for n in range(10)], partition=0)
+        all_there, ended = threading.Event(), threading.Event()
+
+        def follow():
+            with log.consumer("t", group="g") as consumer:
+                for record in consumer:
+                    if record.offset == 9:
+                        all_there.set()
+            print("ended", flush=True)
+            ended.set()
+
+        atexit.register(lambda: print("log closed:", log.closed))  # before the log closes, so before the loop ends
+        in_thread(follow)
+        assert all_there.wait(20)
+        in_thread(press_ctrl_c, daemon=True)
+        """
+    )
+    assert done.returncode == 0
+    assert done.stdout.splitlines()[0] == "log closed: False"
+    assert done.stderr.count("Traceback") == 1
+    assert closed_cleanly(path)
+    with open_log() as log:
+        assert log.group("g").committed() == {TopicPartition("t", 0): 10}
 
 
 def test_ctrl_c_stops_workers_that_the_interpreter_waits_for(run: RunScript, path: Path, open_log: OpenLog) -> None:

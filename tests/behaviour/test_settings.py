@@ -388,3 +388,16 @@ def test_a_listener_whose_methods_would_never_run_is_refused(log: StreamLog, eve
     with log.consumer(group="g") as consumer:
         refuses(event, lambda: consumer.subscribe("t", listener))
         assert consumer.subscription() == set()
+
+
+@pytest.mark.parametrize("name", ["key_serializer", "value_serializer", "key_deserializer", "value_deserializer"])
+@pytest.mark.parametrize("given", ["function", "serde", "mapping"])
+def test_an_async_serde_is_refused(log: StreamLog, name: str, given: str) -> None:
+    async def never_run(*_: object) -> bytes:
+        pytest.fail("nothing runs this")
+
+    serde = type("Async", (), {"serialize": never_run, "deserialize": never_run})()
+    value: Any = {"function": never_run, "serde": serde, "mapping": {"t": never_run}}[given]
+    log.create_topic("t")
+    make = log.producer if "_serializer" in name else lambda **options: log.consumer("t", **options)
+    refuses(name, lambda: make(**{name: value}))
