@@ -123,6 +123,8 @@ class StateFile:
         try:
             self._put(sequence, self.state, sync=True)
         except OSError as error:
+            check(error)
+            check(refused)
             raise StorageError(
                 f"Could not write {self._path} ({refused.strerror or refused}), nor put back what was there "
                 f"({error.strerror or error}). The records that were to be deleted are there and can be read; nothing tells "

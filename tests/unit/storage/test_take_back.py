@@ -20,6 +20,7 @@ from .conftest import KILLED, PARTITION, POWER_LOST, SEED, TOPIC_ID, Box
 
 MakeBox = Callable[..., Box]
 SIZE = 600
+CHOICES: tuple[int | str, ...] = ("strict", "lax", *range(8), *(f"harsh-{n}" for n in range(8)))
 
 
 @pytest.fixture
@@ -48,7 +49,7 @@ def opened(disk: SimulatedDisk, *, power_lost: bool) -> Log:
 def is_void(b: Box, machine: SimulatedDisk) -> None:
     """Nothing of the append is in the log, nor after any crash."""
     assert (b.log.tail.end_offset, [entry.offset for entry in b.read()]) == (2, [0, 1])
-    for disk, power_lost in ((machine.kill(), False), *((machine.power_loss(n), True) for n in ("strict", "lax", 1))):
+    for disk, power_lost in ((machine.kill(), False), *((machine.power_loss(n), True) for n in CHOICES)):
         log = opened(disk, power_lost=power_lost)
         assert (log.tail.end_offset, [entry.offset for entry in b.read(log=log)]) == (2, [0, 1])
         log.release()
@@ -121,8 +122,9 @@ def test_taking_back_can_be_tried_again_after_it_failed(b: Box, machine: Simulat
 
 def test_a_name_that_may_not_be_on_the_device_is_not_rested_on(b: Box, machine: SimulatedDisk) -> None:
     """The copy took the file's place, but a power loss may bring the old one back: cutting the copy would prove nothing."""
-    b.disk.fail("sync", errno.ENOSPC)
+    b.disk.fail("pwrite", errno.EIO, short=1 << 20)
     before = appended(b)
+    b.disk.fail("truncate", errno.EIO)
     b.disk.fail("sync_dir", errno.ENOSPC)
     with pytest.raises(DiskFullError):
         b.log.take_back(before)
