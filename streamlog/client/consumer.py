@@ -385,7 +385,6 @@ class Consumer(Positions, Generic[K, V]):
         self._service.off_metadata(self._bell.ring)
         self._log._forget(self)
         self._dead = error
-        self._bell.ring()
 
     def _leave(self) -> None:
         """Commit what is finished, tell the listener, leave the group, let go of every partition."""

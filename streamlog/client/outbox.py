@@ -145,8 +145,6 @@ class Outbox:
 
         Raises DeliveryTimeoutError at `end`.
         """
-        for waiting in list(self.queues.values()):
-            waiting.close_batch()
         while True:
             gate = RawGate()
             self._rooms.append(gate)
@@ -160,8 +158,9 @@ class Outbox:
                 self._recount()
 
     def _write_out(self, end: float) -> None:
-        """Have everything written and synced that another thread is not at already."""
+        """Have everything written and synced that another thread is not at already, lingering or not."""
         for waiting in list(self.queues.values()):
+            waiting.close_batch()
             waiting.drain()
             waiting.written.push(max(0.0, end - real_monotonic()))
 
