@@ -42,6 +42,8 @@ class Reading(Closing):
         self._held = Assignment()
         self._listener: Any = check_listener(config.listener)
         self._last_commit: dict[TopicPartition, int] = {}
+        self._topic_ids: dict[TopicPartition, bytes] = {}  # of each partition that was ever held, as it was last
+        self._made_anew: set[TopicPartition] = set()  # held in a former topic too
         self._next_commit_s: float | None = None
         self._next_check_s: float | None = None
         self._auto_commits = config.auto_commits

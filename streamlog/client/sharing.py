@@ -18,7 +18,7 @@ from ..errors import (
     UnknownTopicOrPartitionError,
 )
 from ..runtime.threads import get_ident, look_again, result_of
-from ..types import OffsetAndMetadata, TopicPartition
+from ..types import OffsetAndMetadata, Record, TopicPartition
 from .given import commit_offsets, partition_of
 from .membership import Membership
 from .reader import PartitionReader
@@ -229,6 +229,9 @@ class Sharing(Reading):
                 position = -1  # nowhere: the first read says so, unless somebody seeks before
             else:
                 position = self._reset_to(name, start, end)
+            if self._topic_ids.get(name, ids[name]) != ids[name]:
+                self._made_anew.add(name)
+            self._topic_ids[name] = ids[name]
             self._held.add(
                 PartitionReader(
                     self._service,
@@ -342,6 +345,8 @@ class Sharing(Reading):
             else:
                 wanted = commit_offsets(offsets)
             former = sorted(name for name in self._drop_deleted() if name in wanted)
+            if isinstance(offsets, Record) and self._is_of_former_topic(offsets):
+                former = [offsets.topic_partition]
             if former:
                 raise CommitFailedError(
                     f"Nothing was committed: {', '.join(f'{t}-{n}' for t, n in former)} is of a topic that was deleted, and its "
@@ -354,6 +359,11 @@ class Sharing(Reading):
             for name, committed in wanted.items():
                 self._held.finish_through(name, committed.offset)
 
+    def _is_of_former_topic(self, record: Record[Any, Any]) -> bool:
+        """Whether a record was handed out of a topic that was made anew since: no such offset was handed out of this one."""
+        name = record.topic_partition
+        return name in self._made_anew and record.offset >= self._held.handed().get(name, 0)
+
     def _commit(self, offsets: Mapping[TopicPartition, OffsetAndMetadata]) -> None:
         if not offsets:
             return
@@ -364,8 +374,7 @@ class Sharing(Reading):
             membership.refuse_if_fenced()
             member_id, epoch = membership.member_id or None, membership.epoch
         try:
-            readers = self._held.readers
-            ids = {name: readers[name].topic_id for name in offsets if name in readers}
+            ids = {name: self._topic_ids[name] for name in offsets if name in self._topic_ids}
             result_of(self._service.commit(self._config.group, member_id, epoch, offsets, ids))
         except UnknownMemberIdError as error:
             raise CommitFailedError(

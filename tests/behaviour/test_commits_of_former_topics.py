@@ -127,7 +127,9 @@ def test_what_a_deleted_topic_left_behind_is_forgotten_later(clock: ManualClock)
         before = log.metrics()["topics"]["__consumer_offsets"]["0"]["log_end_offset"]
         log.create_topic("another")
         clock.advance(6000)
-        assert log.metrics()["topics"]["__consumer_offsets"]["0"]["log_end_offset"] == before, "nothing was left to forget"
+        assert log.metrics()["topics"]["__consumer_offsets"]["0"]["log_end_offset"] == before, (
+            "nothing was left to forget"
+        )
 
 
 def race_with_a_topic_made_anew(log: streamlog.StreamLog, monkeypatch: pytest.MonkeyPatch) -> list[int]:
@@ -204,6 +206,51 @@ def test_a_commit_after_the_topic_was_made_anew_is_refused_and_the_next_poll_goe
         assert [record.value for record in consumer.poll()] == NEW
         consumer.commit()
     assert log.group("g").committed() == {T0: 5}
+
+
+@pytest.mark.parametrize("polls", [0, 1])
+@pytest.mark.parametrize("how", ["a record", "a mapping"])
+def test_a_record_of_the_former_topic_is_never_committed_in_the_new_one(
+    log: streamlog.StreamLog, how: str, polls: int
+) -> None:
+    """Asked once more, or after a poll took over the new topic, of which fewer records were handed out."""
+    log.create_topic("t").send_many([b"old"] * 9)
+    with log.consumer("t", group="g", enable_auto_commit=False) as consumer:
+        last = consumer.poll()[-1]
+        log.delete_topic("t")
+        log.create_topic("t").send_many(NEW)
+        if polls and how == "a mapping":
+            assert len(consumer.poll(max_records=2)) == 2
+            consumer.commit({T0: 4})  # by then it is the program's own word for the new topic
+            assert log.group("g").committed() == {T0: 4}
+            return
+        for _ in range(2):
+            for _ in range(polls):
+                consumer.poll(max_records=2)
+            with pytest.raises(streamlog.CommitFailedError, match="deleted"):
+                consumer.commit({"a record": last, "a mapping": {T0: 9}}[how])
+        assert log.group("g").committed() == {}
+        consumer.poll()
+        consumer.commit()
+    assert log.group("g").committed() == {T0: 5}
+
+
+def test_a_record_of_the_former_topic_is_not_committed_where_the_partition_came_back(log: streamlog.StreamLog) -> None:
+    """The consumer had given the partition up, and another one was made meanwhile, when it got it again."""
+    log.create_topic("t").send_many([b"old"] * 9)
+    with log.consumer("t", group="g", enable_auto_commit=False) as consumer:
+        last = consumer.poll()[-1]
+        consumer.unsubscribe()
+        log.delete_topic("t")
+        log.create_topic("t").send_many(NEW)
+        with pytest.raises(streamlog.CommitFailedError, match="deleted"):
+            consumer.commit(last)
+        consumer.subscribe("t")
+        records = consumer.poll(max_records=2)
+        with pytest.raises(streamlog.CommitFailedError, match="deleted"):
+            consumer.commit(last)
+        consumer.commit(records[-1])
+    assert log.group("g").committed() == {T0: 2}
 
 
 def test_an_auto_commit_after_the_topic_was_made_anew_warns(
