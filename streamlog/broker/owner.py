@@ -70,7 +70,8 @@ def new_owner(cluster_id: str, directory_id: str) -> dict[str, Any]:
 def write_owner(disk: Disk, path: str, owner: dict[str, Any]) -> None:
     """Replace the owner file; it is on the device on return.
 
-    On a full disk it is overwritten where it lies. Raises OSError if that cannot be done either.
+    On a full disk it is overwritten where it lies. Raises OSError if that cannot be done either: what an owner appends may
+    be taken for damage of a log that was closed, unless the device says that it is in use.
     """
     data = json.dumps(owner, indent=1).encode()
     data += b" " * (SECTOR_BYTES - len(data) - 1) + b"\n"
@@ -94,3 +95,5 @@ def _overwrite(disk: Disk, path: str, data: bytes) -> None:
         file.sync()
     finally:
         file.close()
+    # What failed may have been the last step, after the rename: then the name on the device is that of the file before.
+    disk.sync_dir(path[: path.rindex("/")])

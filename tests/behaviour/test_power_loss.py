@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import json
 from typing import Any
 
 import pytest
@@ -203,3 +204,52 @@ def test_what_a_process_cut_back_before_it_was_killed_stays_cut_after_a_clean_cl
         killed = disk.kill()
     opened(killed, clock).close()
     assert_only_what_was_synced(killed, clock)
+
+
+def left_by(disk: SimulatedDisk, clock: ManualClock) -> None:
+    """A log that was closed, all of it on the device."""
+    with streamlog.open("data", disk=disk, clock=clock, segment_bytes=1024) as log:
+        log.create_topic("t").send(b"before" * 100)
+
+
+@pytest.mark.parametrize("error", [errno.ENOSPC, errno.EDQUOT, errno.EIO])
+def test_what_is_appended_is_never_taken_for_damage_of_a_log_that_was_closed(clock: ManualClock, error: int) -> None:
+    """Whichever write of an open fails, what says that the log is in use is on the device before the first append."""
+    outcomes = set()
+    for nth in range(1, 40):
+        machine = SimulatedDisk()
+        left_by(machine, clock)
+        disk = FaultyDisk(machine)
+        fault = disk.fail("write", error, nth=nth)
+        try:
+            log = streamlog.open("data", disk=disk, clock=clock)
+        except streamlog.StreamlogError:
+            outcomes.add("refused")
+            continue
+        outcomes.add("opened" if fault.fired else "no fault")
+        disk.heal()
+        assert json.loads(machine.power_loss().read("/data/streamlog.json"))["clean"] is False, fault
+        for _ in range(4):
+            log["t"].send(b"after" * 200)
+        for choice in ("strict", "lax", *range(8)):
+            after = machine.power_loss(choice)
+            with streamlog.open("data", disk=after, clock=clock) as again:
+                assert next(iter(again["t"].read())).value == b"before" * 100, (fault, choice)
+            assert streamlog.verify("data", disk=after).ok, (fault, choice)
+        log.close()
+        if not fault.fired:
+            break
+    assert outcomes >= {"refused", "no fault"}
+    assert (error == errno.EIO) or "opened" in outcomes, "a full disk is no reason to refuse"
+
+
+def test_on_a_disk_that_stays_full_a_log_opens_marked_and_closes_marked(clock: ManualClock) -> None:
+    """The owner file is overwritten where it lies, which takes no room."""
+    machine = SimulatedDisk()
+    left_by(machine, clock)
+    disk = FaultyDisk(machine)
+    disk.capacity = disk.used
+    log = streamlog.open("data", disk=disk, clock=clock)
+    assert json.loads(machine.power_loss().read("/data/streamlog.json"))["clean"] is False
+    log.close()
+    assert json.loads(machine.power_loss().read("/data/streamlog.json"))["clean"] is True
