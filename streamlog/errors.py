@@ -187,6 +187,10 @@ class StorageError(StreamlogError):
     errno: int
 
 
+class LogDirNotFoundError(StorageError):
+    """The log's directory is not where it was opened: it was removed, renamed or replaced. Nothing was written there."""
+
+
 class PoisonedLogError(StreamlogError):
     """A sync failed, so what the disk holds is unknown. The partition refuses appends until reopened."""
 

@@ -22,6 +22,7 @@ from ..replication.partition import Partition
 from ..runtime.api import Disk, Gate, Lock
 from ..runtime.disk import entropy
 from ..runtime.disk_errors import check, ignored
+from ..runtime.owned_disk import OwnedDisk
 from ..runtime.values import refuse_to_copy
 from ..storage.faults import typed
 from ..storage.lost import begin_again, is_lost, lost
@@ -59,12 +60,14 @@ class Broker:
         sync: bool = False,
     ) -> None:
         self.path = path
-        self.disk = disk
+        # Told, once, that the directory is another's by now; under whatever lock the caller has.
+        self.on_stale: Callable[[], object] = lambda: None
         self.new_lock = new_lock
         self._new_gate = new_gate
         self._monotonic = monotonic
         self.sync = sync
         self._lock = disk.lock(f"{path}/lock")
+        self.disk = self._owned = OwnedDisk(disk, self._lock, lambda: self.on_stale())
         self.owner: dict[str, Any] = {}
         self.crash = Crash(clean=False, same_boot=True)
         self._boot_id = ""
@@ -94,6 +97,7 @@ class Broker:
                     path=path,
                 )
             self._acquire(lock_timeout)
+            self._owned.is_guarding = True
         except OSError as error:
             raise typed(error, "open", error.filename or path) from error
         try:
@@ -105,10 +109,10 @@ class Broker:
                 disk.sync_dir(f"{path}/topics")
         except OSError as error:
             check(error)
-            self._lock.release()
+            self._let_go()
             raise typed(error, "open", error.filename or path) from error
         except BaseException:
-            self._lock.release()
+            self._let_go()
             raise
 
     def _missing(self) -> list[str]:
@@ -166,7 +170,9 @@ class Broker:
         while True:
             pid = self._lock.acquire()
             if pid is None:
-                return
+                if self._lock.is_current():
+                    return
+                self._lock.release()  # somebody removed the directory, or its lock, just before
             left = deadline - self._monotonic()
             if left <= 0:
                 raise LogLockedError(
@@ -363,10 +369,30 @@ class Broker:
             check(error)
             logger.warning("could not mark %s as closed (%s); the next open will check it", self.path, error)
         finally:
-            self._lock.release()
+            self._let_go()
+
+    def check_owned(self) -> None:
+        """Raise LogDirNotFoundError unless the directory is still the one that was opened."""
+        try:
+            self._owned.check(self.path)
+        except OSError as error:
+            raise typed(error, "look at", self.path) from error
+
+    def is_ours(self) -> bool:
+        """Whether the directory is the one that was opened; False too where that cannot be told."""
+        try:
+            return self._lock.is_current()
+        except OSError as error:
+            check(error)
+            return False
+
+    def _let_go(self) -> None:
+        self._owned.is_guarding = False
+        self._lock.release()
 
     def abandon(self) -> None:
         """In a forked child: let go of the lock's descriptor, touch nothing else."""
+        self._owned.is_guarding = False
         self._lock.abandon()
 
 

@@ -136,6 +136,17 @@ class Catalog:
         for partition in list(self.partitions.values()):
             partition.closed = error
 
+    def shut(self, error: StreamlogError) -> None:
+        """The directory is another's by now: refuse everything with `error`. Takes no lock, for the caller may have any."""
+        self.closed = self.closed or error
+        for partition in [*list(self.partitions.values()), self._metadata.partition]:
+            partition.closed = partition.closed or error
+        self.scheduler.at(self.clock.time_ms(), self._wake_all)
+
+    def _wake_all(self, now_ms: int) -> None:
+        for partition in list(self.partitions.values()):
+            partition.wake()
+
     def _refuse_half(self) -> None:
         """Raise what is wrong with the end of the metadata log: topics lost there would be removed as orphans."""
         log = self._metadata.partition.log

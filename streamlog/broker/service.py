@@ -11,6 +11,7 @@ from ..replication.partition import Partition, gone
 from ..runtime.api import Completion, Lock
 from ..runtime.disk import entropy
 from ..runtime.values import refuse_to_copy
+from ..storage.faults import stale
 from ..storage.log import Write
 from ..types import Clock, OffsetAndMetadata, TopicPartition
 from . import controller
@@ -69,6 +70,7 @@ class LocalService(ReadingService):
     def open(self) -> None:
         """Replay the metadata and open every partition. On failure everything is let go."""
         self._catalog.open(self._open_groups)
+        self._broker.on_stale = self.shut
         self.on_metadata(self._the_groups.metadata_changed)
         if controller.GROUPS_TOPIC in self.image.topics:
             self.scheduler.at(self.clock.time_ms(), self._the_groups.expire_offsets)
@@ -100,6 +102,14 @@ class LocalService(ReadingService):
     def close(self) -> None:
         """Close every partition, then the directory. Raises the first error, after all were let go."""
         self._catalog.close()
+
+    def check_owned(self) -> None:
+        """Raise LogDirNotFoundError, and have everything refused with it, if the directory is another's by now."""
+        self._broker.check_owned()
+
+    def shut(self) -> None:
+        """The directory is another's by now."""
+        self._catalog.shut(stale(self._broker.path))
 
     def abandon(self) -> None:
         """In a forked child: give up the lock's descriptor; write nothing, wait for nothing."""

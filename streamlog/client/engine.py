@@ -70,6 +70,9 @@ class Engine:
         """Stop the background work and let go of the directory. Raises the first error, after everything was let go."""
         raise NotImplementedError
 
+    def check(self) -> None:
+        """Raise LogDirNotFoundError if the directory is not the one that was opened any more."""
+
     def discard(self) -> None:
         """After an open that failed or was interrupted: let go of what it took."""
         raise NotImplementedError
@@ -115,6 +118,9 @@ class OwningEngine(Engine):
         self._threads.append(publishing)
         publisher.wake = publishing.nudge
 
+    def check(self) -> None:
+        self._local.check_owned()
+
     def close(self) -> None:
         """Stop the background work, close every partition, give up the directory, remove a temporary one."""
         try:
@@ -131,10 +137,11 @@ class OwningEngine(Engine):
             thread.stop()
 
     def _close(self) -> None:
+        is_ours = self._broker.is_ours()
         try:
             self._local.close()
         finally:
-            if self.temporary:
+            if self.temporary and is_ours:
                 try:
                     self._disk.rmtree(self.path)
                 except OSError as error:
@@ -259,6 +266,7 @@ class Registry:
                         f"on the same log, so the options have to be the same; close the first one to change them.",
                         name=difference,
                     )
+                engine.check()
                 opened.append(engine)
                 engine.users.add(user)
                 return

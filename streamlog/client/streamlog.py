@@ -317,6 +317,7 @@ class StreamLog(Closing):
     def _use(self) -> Service:
         """The service, if the log is open."""
         self._check()
+        self._engine.check()
         return self._engine.service
 
     def _adopt(self, child: Any) -> None:

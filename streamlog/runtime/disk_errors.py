@@ -12,7 +12,9 @@ from types import FrameType, TracebackType
 
 # Modules that are a disk, or speak for it: the real one, that which tells a file that took another's place, and those of
 # `streamlog.testing`, which add themselves.
-stand_ins = {"streamlog.runtime.disk", "streamlog.runtime.directory_lock", "streamlog.storage.followed"}
+stand_ins = {
+    "streamlog.runtime.disk", "streamlog.runtime.directory_lock", "streamlog.runtime.owned_disk", "streamlog.storage.followed",
+}  # fmt: skip
 # Python modules of the standard library through which the real disk makes its calls.
 _BELOW = frozenset({"os", "shutil", "tempfile", "posixpath", "genericpath"})
 

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import errno
 
-from ..errors import DiskFullError, StorageError, StreamlogError
+from ..errors import DiskFullError, LogDirNotFoundError, StorageError, StreamlogError
 from ..runtime.disk_errors import check
+from ..runtime.owned_disk import StaleOwnerError
 
 _FULL = {
     errno.ENOSPC: "no space left",
@@ -20,6 +21,8 @@ def typed(error: OSError, doing: str, path: str) -> StreamlogError:
     An error that is not the disk's is raised as it is: see `runtime.disk_errors`.
     """
     check(error)
+    if isinstance(error, StaleOwnerError):
+        return stale(error.filename)
     if isinstance(error.filename, str):  # the file inside the directory that is being opened
         path = error.filename
     if error.errno in _FULL:
@@ -34,4 +37,15 @@ def typed(error: OSError, doing: str, path: str) -> StreamlogError:
         f"directory's permissions, then try again.",
         path=path,
         errno=error.errno or 0,
+    )
+
+
+def stale(path: str) -> LogDirNotFoundError:
+    """What the owner of a directory is told who finds another one, or none, in its place. `path` is what it looked for."""
+    return LogDirNotFoundError(
+        f"{path}: the directory of this log was removed, renamed or replaced while this process had it open, so it may be "
+        f"another log's by now and nothing was written to it. Close every handle on the log, then open the path again. If the "
+        f"directory was moved, what was acknowledged is in it, but for what was sent since.",
+        path=path,
+        errno=errno.ESTALE,
     )
