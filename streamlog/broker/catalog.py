@@ -316,7 +316,12 @@ class Catalog:
         with self._lock:
             if self.closed is not None:
                 raise self.closed.again()
-            self._settle()
+            try:
+                self._settle()
+            except StreamlogError:
+                if self._metadata.is_blocking:  # the image is what is in force: what it refuses needs no disk
+                    request(self.image)
+                raise
             self._metadata.make(request, self.clock.time_ms())
 
     def _settle(self) -> None:

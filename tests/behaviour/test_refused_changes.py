@@ -360,6 +360,11 @@ def test_the_error_of_a_change_that_is_not_known_to_be_void_says_so_and_what_to_
         world.log.delete_topic("a")
     for said in ("topic 'a'", "A sync of", UNKNOWN, "no space left", "takes no records", "send again"):
         assert said in str(raised.value)
+    still = world.disk.fail("any", errno.EIO, times=None, path="*metadata*")
+    assert world.log.create_topic("a", exist_ok=True).partitions == 1, "what is there can be asked for"
+    with pytest.raises(PoisonedLogError, match=UNKNOWN):
+        world.log.create_topic("b", exist_ok=True)
+    world.disk.heal(still)
     world.send()
     with pytest.raises(PoisonedLogError):
         world.log.close()
