@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable, Iterator
 from sys import maxsize
 from typing import Any, Generic, Self, TypeVar, Unpack
 
-from ..config import ConsumerConfig
+from ..config import ConsumerConfig, shown
 from ..errors import (
     ConfigError,
     ConsumerStoppedError,
@@ -22,6 +22,7 @@ from ..runtime.threads import RawGate, get_ident, real_monotonic
 from ..types import K, Record, TopicPartition, V
 from . import options
 from .assignment import Ahead
+from .given import seconds, seconds_or_none
 from .handle import Parent, closed
 from .listener import RebalanceListener, check_listener
 from .positions import Positions
@@ -174,11 +175,13 @@ class Consumer(Positions, Generic[K, V]):
         if type(n) is int and 0 < n < maxsize:
             return n
         if isinstance(n, bool) or not isinstance(n, int) or n < 1:
-            raise ConfigError(f"max_records={max_records!r} is not a positive int.", name="max_records")
+            raise ConfigError(f"max_records={shown(max_records)} is not a positive int.", name="max_records")
         return min(n, maxsize)  # more than any list holds: all there is
 
     def _poll(self, timeout: float, collect: Callable[[], list[T]]) -> list[T]:
         """What one poll takes; it is handed out once the caller has put it down as returned."""
+        if timeout != 0.0:
+            timeout = seconds(timeout)
         with self._enter():
             if self.stopped and self._stop_told:
                 raise ConsumerStoppedError("This consumer was stopped; make a new one to read on.")
@@ -269,7 +272,7 @@ class Consumer(Positions, Generic[K, V]):
         A member waits while partitions are on their way to it. The record before is finished when the
         next is asked for.
         """
-        return self._until({}, timeout)
+        return self._until({}, seconds_or_none(timeout))
 
     def _until(self, ends: dict[TopicPartition, int], timeout: float | None) -> Iterator[Record[K, V]]:
         """`until_end` with end offsets that are known; those of other partitions are added at first sight."""

@@ -12,6 +12,7 @@ from ..errors import DeliveryError, StreamlogError
 from ..runtime.threads import real_monotonic
 from ..types import ProducerRecord, RecordMetadata
 from .batch import Batch
+from .given import seconds, seconds_or_none
 
 T = TypeVar("T")
 logger = logging.getLogger("streamlog.client")
@@ -51,7 +52,7 @@ class Delivery(Generic[T]):
         """Why the record could not be written, or None; waits like `result`."""
         batch = self._batch
         if not batch.done():
-            batch.queue.finish(batch, timeout)
+            batch.queue.finish(batch, seconds_or_none(timeout))
         error = batch.error()
         if error is None:
             return None
@@ -198,7 +199,7 @@ class ManyDelivery(Delivery[Sequence[RecordMetadata]]):
         return all(part.batch.done() for part in self._parts)
 
     def exception(self, timeout: float | None = None) -> BaseException | None:
-        end = None if timeout is None else real_monotonic() + timeout
+        end = None if timeout is None else real_monotonic() + seconds(timeout)
         for part in self._parts:
             if not part.batch.done():
                 part.batch.queue.finish(part.batch, None if end is None else max(0.0, end - real_monotonic()))

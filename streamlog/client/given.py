@@ -1,4 +1,4 @@
-"""Times, partitions, offsets and disks as callers give them."""
+"""Times, timeouts, partitions, offsets and disks as callers give them."""
 
 from __future__ import annotations
 
@@ -18,10 +18,38 @@ def partition_of(given: Any) -> TopicPartition:
     raise ConfigError(f"A partition is a TopicPartition, or an equal tuple such as ('orders', 0), not {given!r:.80}.")
 
 
+# What a record's offset can be, here as in Kafka: 64 bits with a sign.
+LARGEST_OFFSET = 2**63 - 1
+# Longer than any program runs, and short enough to be added to any clock.
+LONGEST_S = 1e9
+
+
+def is_offset(given: Any) -> bool:
+    """Whether it is an int that an offset can be."""
+    return isinstance(given, int) and not isinstance(given, bool) and 0 <= given <= LARGEST_OFFSET
+
+
+def seconds(timeout: Any) -> float:
+    """A timeout in real seconds; less than none is none, more than any program runs is cut. Raises ConfigError."""
+    try:
+        if isinstance(timeout, (bool, str, bytes)) or timeout != timeout:
+            raise TypeError
+        return float(min(max(timeout, 0.0), LONGEST_S))
+    except (TypeError, ValueError) as error:
+        raise ConfigError(
+            f"timeout={shown(timeout)} is no number of seconds, such as 0.5.", name="timeout"
+        ) from error
+
+
+def seconds_or_none(timeout: Any) -> float | None:
+    """`seconds`, where None is a wait without an end."""
+    return None if timeout is None else seconds(timeout)
+
+
 def commit_offsets(offsets: Any) -> dict[TopicPartition, OffsetAndMetadata]:
     """What `commit` takes, a Record or a mapping, as the NEXT offset of each partition. Raises ConfigError."""
     if isinstance(offsets, Record):
-        return {offsets.topic_partition: OffsetAndMetadata(offsets.offset + 1)}
+        offsets = {offsets.topic_partition: offsets.offset + 1 if is_offset(offsets.offset) else offsets.offset}
     if not isinstance(offsets, Mapping):
         raise ConfigError(
             f"commit() takes a Record, or a mapping of TopicPartition to the next offset, not {offsets!r:.80}."
@@ -29,19 +57,28 @@ def commit_offsets(offsets: Any) -> dict[TopicPartition, OffsetAndMetadata]:
     wanted: dict[TopicPartition, OffsetAndMetadata] = {}
     for name, at in offsets.items():
         made = at if isinstance(at, OffsetAndMetadata) else OffsetAndMetadata(at)
-        if isinstance(made.offset, bool) or not isinstance(made.offset, int) or made.offset < 0:
-            raise ConfigError(
-                f"{made.offset!r} is no offset to commit for {tuple(name)}: an int from 0 on, the NEXT to read."
-            )
-        wanted[partition_of(name)] = made
+        wanted[partition_of(name)] = _checked(name, made)
     return wanted
 
 
+def _checked(name: Any, made: OffsetAndMetadata) -> OffsetAndMetadata:
+    offset, metadata, leader_epoch = made
+    if not is_offset(offset):
+        raise ConfigError(
+            f"{shown(offset)} is no offset to commit for {shown(name)}: an int from 0 to 2**63 - 1, the NEXT to read."
+        )
+    if metadata is not None and not isinstance(metadata, str):
+        raise ConfigError(f"The metadata of a commit is a str, not {shown(metadata)}.")
+    if leader_epoch is not None and not (is_offset(leader_epoch) and leader_epoch < 2**31):
+        raise ConfigError(f"The leader epoch of a commit is None or an int from 0 to 2**31 - 1, not {shown(leader_epoch)}.")
+    return made if metadata is not None else OffsetAndMetadata(offset, "", leader_epoch)
+
+
 def to_ms(at: Any) -> int:
-    """Milliseconds since the epoch from an int or an aware datetime. Raises ValueError for a naive one."""
+    """Milliseconds since the epoch from an int or an aware datetime. Raises ConfigError (a ValueError) for a naive one."""
     if isinstance(at, datetime):
         if at.tzinfo is None or at.utcoffset() is None:
-            raise ValueError(
+            raise ConfigError(
                 f"{at!r} has no time zone, so it names no moment; pass an aware datetime, such as "
                 f"datetime(..., tzinfo=datetime.UTC)."
             )
@@ -49,7 +86,7 @@ def to_ms(at: Any) -> int:
         # Rounded up: a record at or after a moment is at or after the next whole millisecond.
         return round(whole.timestamp()) * 1000 + -(-at.microsecond // 1000)
     if isinstance(at, bool) or not isinstance(at, int):
-        raise ValueError(f"{at!r} is no time: pass an int of milliseconds since the epoch, or an aware datetime.")
+        raise ConfigError(f"{shown(at)} is no time: pass an int of milliseconds since the epoch, or an aware datetime.")
     return at
 
 

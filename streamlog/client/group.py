@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from datetime import datetime
 from typing import Any
 
-from ..config import choice, text
+from ..config import choice, shown, text
 from ..coordinator import GroupDescription
 from ..errors import ConfigError, OffsetOutOfRangeError
 from ..runtime.threads import result_of
@@ -157,7 +157,7 @@ class ConsumerGroup:
                 start, end = service.bounds(name, "read_committed")
                 if isinstance(offset, bool) or not isinstance(offset, int) or not start <= offset <= end:
                     raise OffsetOutOfRangeError(
-                        f"reset: offset {offset!r} is outside {name.topic}-{name.partition}, which holds {start} up to, not "
+                        f"reset: offset {shown(offset)} is outside {name.topic}-{name.partition}, which holds {start} up to, not "
                         f"including, {end}.",
                         log_start_offset=start,
                         log_end_offset=end,

@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from datetime import datetime
 
+from ..config import shown
 from ..errors import OffsetOutOfRangeError, UnknownTopicOrPartitionError
 from ..types import OffsetAndTimestamp, TopicPartition
-from .given import partition_of, to_ms
+from .given import is_offset, partition_of, to_ms
 from .reader import PartitionReader
 from .sharing import Sharing
 
@@ -33,10 +34,10 @@ class Positions(Sharing):
         """
         with self._enter(), self._guard():
             reader = self._reader(partition)
-            if isinstance(offset, bool) or not isinstance(offset, int) or offset < 0:
+            if not is_offset(offset):
                 start, end = self._service.bounds(reader.name, self._config.isolation_level)
                 raise OffsetOutOfRangeError(
-                    f"{offset!r} is no offset: {reader.name.topic}-{reader.name.partition} holds {start} up to, not "
+                    f"{shown(offset)} is no offset: {reader.name.topic}-{reader.name.partition} holds {start} up to, not "
                     f"including, {end}.",
                     log_start_offset=start,
                     log_end_offset=end,

@@ -16,6 +16,7 @@ from . import bulk, options
 from .accumulator import RECORD_OVERHEAD, PartitionQueue, not_in_time
 from .batch import Batch, Row
 from .delivery import Delivery, ManyDelivery, Part, Written
+from .given import seconds_or_none
 from .handle import Closing, Parent, closed
 from .outbox import Outbox
 from .route import Route, header_tuple, headers_size
@@ -296,18 +297,19 @@ class Producer(Closing):
         that failed since the last flush and that nobody asked about.
         """
         self._check()
-        self._outbox.flush(timeout)
+        self._outbox.flush(seconds_or_none(timeout))
         self._outbox.report()
 
     def close(self, timeout: float | None = None) -> None:
         """Flush, then refuse. Raises what `flush` raises, closed all the same. Closing again does nothing, but for
         one that Ctrl-C interrupted, which goes on."""
+        limit = seconds_or_none(timeout)
         if self._ended:
             return
         self._dead = dead = self._dead or closed("producer")
         self._routes.forget()
         try:
-            self._outbox.close(timeout, dead)
+            self._outbox.close(limit, dead)
         except Exception:
             self._end()
             raise

@@ -10,7 +10,7 @@ from typing import Any, Generic, Unpack
 from uuid import UUID
 
 from ..broker.metadata import TopicView
-from ..config import choice
+from ..config import choice, shown
 from ..errors import ConfigError, OffsetOutOfRangeError, UnknownTopicIdError
 from ..runtime.values import refuse_to_copy
 from ..types import K, PartitionInfo, Record, RecordMetadata, TopicPartition, V
@@ -183,7 +183,7 @@ class Topic(Generic[K, V]):
             return high if found is None else found.offset
         if isinstance(at, bool) or not isinstance(at, int) or not low <= at <= high:
             raise OffsetOutOfRangeError(
-                f"{what}={at!r} is outside {name.topic}-{name.partition}, which holds offsets {low} up to, not including, "
+                f"{what}={shown(at)} is outside {name.topic}-{name.partition}, which holds offsets {low} up to, not including, "
                 f"{high}.",
                 log_start_offset=low,
                 log_end_offset=high,
@@ -225,7 +225,7 @@ class Topic(Generic[K, V]):
             low, high = service.bounds(TopicPartition(view.name, number), "read_uncommitted")
             if isinstance(offset, bool) or not isinstance(offset, int) or not 0 <= offset <= high:
                 raise OffsetOutOfRangeError(
-                    f"delete_records: offset {offset!r} is outside {view.name}-{number}, which holds {low} up to, not "
+                    f"delete_records: offset {shown(offset)} is outside {view.name}-{number}, which holds {low} up to, not "
                     f"including, {high}.",
                     log_start_offset=low,
                     log_end_offset=high,

@@ -16,6 +16,7 @@ from ..types import Record, TopicPartition
 from .consumer import Consumer
 from .dead_letters import DeadLetters
 from .decode import Decoder, undecodable
+from .given import seconds_or_none
 from .handle import Closing, Parent, closed
 from .handler import check_handler, check_result
 
@@ -208,7 +209,7 @@ class Workers(Closing):
 
     def wait(self, timeout: float | None = None) -> None:
         """Wait until all workers have ended; raise the handler's error. RequestTimedOutError after `timeout` s."""
-        if not self._done.wait(timeout):
+        if not self._done.wait(seconds_or_none(timeout)):
             raise RequestTimedOutError(f"The workers are still at it after {timeout} s; stop() asks them to end.")
         with self._lock:
             error, self._error = self._error, None
