@@ -140,6 +140,17 @@ def test_what_nobody_blocks_on_is_left_to_the_scheduler(partition: Partition) ->
     assert asked == [PATIENCE_MS, 0, PATIENCE_MS]
 
 
+def test_what_came_during_a_sync_and_nobody_blocks_on_is_left_to_the_scheduler_at_once(partition: Partition) -> None:
+    covered, left = write(partition), write(partition)
+    asked: list[int] = []
+    partition.commit.schedule = asked.append
+    partition.commit.synced_end = 1  # the sync of another thread, which does what follows one
+    partition.commit.answer()
+    assert covered.done()
+    assert not left.done()
+    assert asked == [0]
+
+
 def test_the_scheduler_comes_again_while_another_thread_syncs(partition: Partition) -> None:
     parked = write(partition)
     with partition.commit.syncing:
