@@ -9,7 +9,7 @@ from uuid import UUID
 
 from streamlog import StreamLog, StreamlogError
 
-from .model import GroupModel, PartitionModel, Place, Progress, TopicModel, Violation, demand
+from .model import GroupModel, PartitionModel, Place, Progress, Settings, TopicModel, Violation, demand
 from .producers import identity
 from .topics import DEFAULTS, LETTERS
 
@@ -98,10 +98,17 @@ class Checker:
         demand(
             topic.name in model.coming, f"topic {topic.name} ({topic.id}) is there, which was refused or never created"
         )
-        partitions, settings = model.coming[topic.name]
-        given = settings or {name: topic.config[name] for name in DEFAULTS if name != "segment_bytes"}
-        made = model.created(topic.id, topic.name, partitions, given)
+        tried = [
+            (partitions, settings or {name: topic.config[name] for name in DEFAULTS if name != "segment_bytes"})
+            for partitions, settings in model.coming[topic.name]
+        ]
+        partitions, settings = next((each for each in tried if self._is_like(topic, *each)), tried[-1])
+        made = model.created(topic.id, topic.name, partitions, settings)
         made.dead_letters = topic.name.endswith(LETTERS)
+
+    @staticmethod
+    def _is_like(topic: Any, partitions: int, settings: Settings) -> bool:
+        return topic.partitions == partitions and {name: topic.config[name] for name in settings} == settings
 
     def _settings(self, topic: Any, known: TopicModel) -> dict[str, Any]:
         names = known.settings[0]
@@ -167,9 +174,9 @@ class Checker:
         """A dead letter is what the source had, with headers that say from where."""
         names = ("dead_letter.topic", "dead_letter.partition", "dead_letter.offset")
         topic, partition, offset = (record.header(name) for name in names)
-        place = (topic.decode(), int(partition), int(offset))
+        letter = (topic.decode(), int(partition), int(offset), number)
         sent = self._program.model.sent[number]
-        demand(self._program.model.dead.get(place) == number, f"{where}: nobody set record {number} of {place} aside")
+        demand(letter in self._program.model.dead, f"{where}: nobody set {letter} aside")
         demand((record.key, record.value) == (sent.key, sent.value), f"{where}: {record!r:.200} is not {sent!r:.200}")
 
     def _order(self, where: str, numbers: list[int]) -> None:
@@ -187,7 +194,8 @@ class Checker:
         if start <= max(partition.start_limit, partition.start):
             return
         by_count = partition.fewest is not None and start <= info.log_end_offset - partition.fewest
-        by_size = partition.smallest is not None and info.size_bytes >= partition.smallest
+        shrunk = partition.compacted_to > 0  # compaction may have left less than retention did
+        by_size = partition.smallest is not None and (shrunk or info.size_bytes >= partition.smallest)
         demand(by_count or by_size, f"{where} starts at {start}; no more than {partition.start_limit} may be gone")
 
     def _complete(
@@ -226,12 +234,19 @@ class Checker:
         """How far retention may have come by now, with the clock and the settings as they are."""
         now = self._program.clock.time_ms()
         for topic in self._program.model.topics.values():
-            for partition in topic.partitions:
+            for number, partition in enumerate(topic.partitions):
+                if topic.may_compact():
+                    partition.compacted_to = max(partition.compacted_to, self._end_now(topic, number, partition))
                 for settings in topic.settings:
                     if "delete" in settings["cleanup_policy"]:
                         self._expire(topic, partition, settings, now)
-                if topic.may_compact():
-                    partition.compacted_to = max(partition.compacted_to, partition.end)
+
+    def _end_now(self, topic: TopicModel, number: int, partition: PartitionModel) -> int:
+        """The end of a partition, also where nobody was told of its last records."""
+        log = self._program.log
+        if log is None or self._program.model.doomed or topic.name not in log or number >= log[topic.name].partitions:
+            return partition.end
+        return max(partition.end, self._end(topic, number))
 
     def _expire(self, topic: TopicModel, partition: PartitionModel, settings: Mapping[str, Any], now: int) -> None:
         count, size, age = (settings[name] for name in ("retention_records", "retention_bytes", "retention_ms"))
@@ -241,7 +256,11 @@ class Checker:
             partition.smallest = size if partition.smallest is None else min(size, partition.smallest)
         if age is not None:
             live = self._live(partition) if topic.may_compact() else partition.stored
-            young = [offset for offset, number in live.items() if self._timestamp(topic, number) > now - age]
+            young = [
+                offset
+                for offset, number in live.items()
+                if offset >= partition.start and self._timestamp(topic, number) > now - age
+            ]
             partition.start_limit = max(partition.start_limit, min(young, default=FOREVER))
 
     def _live(self, partition: PartitionModel) -> dict[int, int]:
@@ -274,7 +293,7 @@ class Checker:
             there = set(ids.values())  # a topic that was being deleted is gone with what was committed of it
             for place in {*found, *(place for place in group.places if place[0] in there)}:
                 self._commit(group, place, found.get(place))
-            group.going = False
+            group.going = group.going and self._program.hurt
 
     def _commit(self, group: GroupModel, place: Place, committed: int | None) -> None:
         topic = self._program.model.topics[place[0]]

@@ -198,7 +198,7 @@ class Members:
 
         def call() -> list[Any]:
             if columns:
-                return [record for batch in consumer.poll_batches(max_records=most) for record in batch]
+                return self._records_of(member, consumer.poll_batches(max_records=most))
             found: list[Any] = consumer.poll(max_records=most)
             return found
 
@@ -206,6 +206,21 @@ class Members:
         self._program.note(
             f"member {member.number} was given {[(r.topic, r.partition, r.offset) for r in member.in_hand]}"
         )
+
+    def _records_of(self, member: Member, batches: Iterable[Any]) -> list[Any]:
+        """The records of batches. They are handed out, whatever a deserializer makes of them when they are looked at."""
+        found: list[Any] = []
+        for batch in batches:
+            try:
+                found += batch
+            except BaseException:
+                for left in batches:
+                    progress = self._progress(member, TopicPartition(left.topic, left.partition))
+                    if progress is not None:
+                        progress.handed.update(left.offsets)
+                        progress.disturbed = True
+                raise
+        return found
 
     def loop(self, rng: random.Random) -> None:
         """A loop to the end, or one that is left in the middle."""
@@ -257,10 +272,12 @@ class Members:
             self._program.allow(streamlog.StreamlogError)
         if member.manual:
             self._allow_deleted()
+        if any(self._rivals(member, other) for other in self._members):
+            self._disturb(str(member.group))  # what the one that is fenced has in hand comes again
         ids = {topic.name: topic.id for topic in self._log.topics()}
         group = None if member.group is None else self._program.model.group(member.group)
         if group is not None and group.latest:
-            self._about_to_read(group)
+            self._about_to_read(member, group)
         try:
             out = call()
         except streamlog.FencedInstanceIdError:
@@ -272,8 +289,14 @@ class Members:
         if given is None:
             self._tell(member, group, ids, out)
         if group is not None:
-            self._assigned(member, group, ids)
+            self._assigned(member)
         return out
+
+    @staticmethod
+    def _rivals(member: Member, other: Member) -> bool:
+        """Whether two consumers claim one place in a group."""
+        same = (member.group, member.instance) == (other.group, other.instance)
+        return member is not other and member.instance is not None and same
 
     def _tell(self, member: Member, group: GroupModel | None, ids: dict[str, UUID], records: Iterable[Any]) -> None:
         if group is None:
@@ -291,24 +314,26 @@ class Members:
             if not member.commits:
                 group.at((id, record.partition)).disturbed = True
 
-    def _about_to_read(self, group: GroupModel) -> None:
-        """Where a group has neither a commit nor a member with a position, "latest" passes over what is there."""
+    def _about_to_read(self, member: Member, group: GroupModel) -> None:
+        """Where a group has no position, or one before the log's start, "latest" passes over what is there."""
         for topic in self._log.topics():
             for number in range(topic.partitions):
                 progress = group.at((topic.id, number))
                 info = topic.partition(number)
-                out_of_range = info.log_start_offset > max(
-                    [progress.base, progress.committed or 0, *(n + 1 for n in progress.handed)]
-                )
-                if (progress.committed is None and not progress.established) or out_of_range:
+                known = [progress.committed] if progress.committed is not None else []
+                if (topic.name, number) in member.consumer.assignment():
+                    known.append(member.consumer.position(TopicPartition(topic.name, number)))
+                nowhere = progress.committed is None and not progress.established
+                if nowhere or any(position < info.log_start_offset for position in known):
                     progress.passed_over(info.high_watermark)
 
-    def _assigned(self, member: Member, group: GroupModel, ids: dict[str, UUID]) -> None:
+    def _assigned(self, member: Member) -> None:
         if not member.commits:
             return
         for name in member.consumer.assignment():
-            if name.topic in ids:
-                group.at((ids[name.topic], name.partition)).established = True
+            progress = self._progress(member, name)
+            if progress is not None:
+                progress.established = True
 
     # -- positions -----------------------------------------------------------------------------------
 
@@ -416,33 +441,37 @@ class Members:
             for n, offset in where.items():
                 group.at((model.id, n)).tried.discard(offset)
             raise
-        except streamlog.StreamlogError:
-            for n in where:  # it may have come to be, so what comes next may be anything from there on
-                group.at((model.id, n)).disturbed = True
-            raise
-        finally:
-            if self._program.model.doomed:
-                for n, offset in where.items():
-                    group.at((model.id, n)).moved(min(offset, group.at((model.id, n)).base))
-        self._committed(name, {TopicPartition(topic.name, n): offset for n, offset in where.items()})
-        if not self._program.model.doomed:
+        except streamlog.StreamlogError:  # it may have come to be
             for n, offset in where.items():
-                group.at((model.id, n)).moved(offset)
+                group.at((model.id, n)).sought(offset)
+            raise
+        self._committed(name, {TopicPartition(topic.name, n): offset for n, offset in where.items()})
+        for n, offset in where.items():
+            progress = group.at((model.id, n))
+            progress.sought(offset) if self._program.model.doomed else progress.moved(offset)
 
     def delete_group(self, rng: random.Random) -> None:
         name = rng.choice([*GROUPS, "workers-0"])
         self._program.note(name)
         self._program.allow(streamlog.GroupNotEmptyError, streamlog.GroupIdNotFoundError)
         group = self._program.model.group(name)
-        if self._program.model.doomed:
+        try:
+            self._log.group(name).delete()
+        except (streamlog.GroupNotEmptyError, streamlog.GroupIdNotFoundError):
+            raise
+        except streamlog.StreamlogError:  # what was written of it may be found at the next open
             group.going = True
-        self._log.group(name).delete()
+            raise
+        group.going = group.going or self._program.model.doomed
         if not self._program.model.doomed:
-            group.places.clear()
+            for progress in group.places.values():
+                progress.forgotten()
 
     # -- choices -------------------------------------------------------------------------------------
 
     def _pick(self, rng: random.Random) -> Member | None:
+        if not self._members:
+            self.join(rng)
         return rng.choice(self._members) if self._members else None
 
     def _allow_deleted(self) -> None:

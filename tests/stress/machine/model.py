@@ -102,6 +102,8 @@ class Progress:
     handed: set[int] = field(default_factory=set)
     base: int = 0
     """The group passed over what is before this on purpose: a reset, a seek, "latest" with nothing committed."""
+    before: set[int] = field(default_factory=set)
+    """What was handed out or passed over before the group was moved, which a power loss may undo until the next sync."""
     back_to: int | None = None
     """A member went back to here, and its commits may too."""
     established: bool = False
@@ -111,7 +113,9 @@ class Progress:
 
     def moved(self, offset: int) -> None:
         """Somebody sets the position: what is before was passed over on purpose, what is behind comes (again)."""
+        self.before |= self.handed | set(range(self.base))
         self.base = offset
+        self._unsettle(offset)
         self.handed = {known for known in self.handed if known < offset}
         self.disturbed = True
 
@@ -119,10 +123,21 @@ class Progress:
         """A member goes elsewhere, and its commits with it; what is committed stays until then."""
         self.base = max(self.base, offset)
         self.back_to = offset if self.back_to is None else min(offset, self.back_to)
+        self._unsettle(offset)
         self.disturbed = True
+
+    def _unsettle(self, offset: int) -> None:
+        """Until the next sync a power loss may leave what was committed in between."""
+        if self.durable is not None:
+            self.durable = min(self.durable, offset)
 
     def passed_over(self, offset: int) -> None:
         self.base = max(self.base, offset)
+
+    def forgotten(self) -> None:
+        """The group was deleted: nothing is committed, and without a sync a power loss brings back what was."""
+        self.committed = self.durable = self.back_to = None
+        self.established, self.disturbed = False, True
 
     def found(self, committed: int | None) -> None:
         if committed != self.committed and committed is not None:
@@ -136,6 +151,7 @@ class Progress:
     def cut_to(self, end: int) -> None:
         """A power loss took the records from `end` on: their offsets will be others'."""
         self.handed = {offset for offset in self.handed if offset < end}
+        self.before = {offset for offset in self.before if offset < end}
         self.base = min(self.base, end)
 
 
@@ -158,12 +174,12 @@ class GroupModel:
 class Model:
     sent: dict[int, Sent] = field(default_factory=dict)
     topics: dict[UUID, TopicModel] = field(default_factory=dict)
-    coming: dict[str, tuple[int, Settings]] = field(default_factory=dict)
-    """Topics that a process was making when it died."""
+    coming: dict[str, list[tuple[int, Settings]]] = field(default_factory=dict)
+    """Topics that processes were making when they died."""
     deleted: dict[UUID, str] = field(default_factory=dict)
     groups: dict[str, GroupModel] = field(default_factory=dict)
-    dead: dict[tuple[str, int, int], int] = field(default_factory=dict)
-    """What workers set aside: topic, partition, offset → number of the record."""
+    dead: set[tuple[str, int, int, int]] = field(default_factory=set)
+    """What workers set aside: topic, partition, offset, number of the record."""
     doomed: bool = False
     """Nothing that is told now is a promise: the process dies before it is over."""
 
@@ -199,6 +215,7 @@ class Model:
         for group in self.groups.values():
             for progress in group.places.values():
                 progress.durable = progress.committed
+                progress.before.clear()
 
     def crashed(self, *, power_loss: bool) -> None:
         """The process died. What it was told before the operation in which it died still holds, as far as it may."""
@@ -210,5 +227,7 @@ class Model:
             for progress in group.places.values():
                 progress.established, progress.disturbed = False, True
                 if power_loss:
-                    progress.tried |= {progress.committed}
+                    progress.handed |= progress.before
+                if power_loss and progress.committed != progress.durable:
+                    progress.tried.add(progress.committed)
                     progress.committed = progress.durable

@@ -7,7 +7,7 @@ from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 from errno import EIO, ENOSPC
 
-STEPS = 80
+STEPS = 100
 WEIGHTS = {
     "topics.create": 5, "topics.delete": 3, "topics.recreate": 2, "topics.grow": 2, "topics.configure": 4,
     "topics.retain": 3, "topics.compact": 5, "topics.delete_records": 4, "topics.read_some": 3, "topics.bad_input": 2,
@@ -85,7 +85,7 @@ def generate(seed: int, steps: int = STEPS, without: Collection[str] = ()) -> li
     or "power" losses alone, groups by their names.
     """
     rng = random.Random(f"machine {seed}")
-    faults, crashes = rng.choice([(0.0, 0.0), (0.0, 0.05), (0.06, 0.0), (0.06, 0.05), (0.15, 0.1)])
+    faults, crashes = rng.choice([(0.0, 0.0), (0.0, 0.06), (0.08, 0.0), (0.08, 0.06), (0.2, 0.1)])
     kinds = rng.choices(list(WEIGHTS), list(WEIGHTS.values()), k=steps)
     kinds[:4] = ["topics.create", "topics.create", "members.join", "producers.open"]
     made = []
@@ -108,10 +108,19 @@ def _name(fault: FaultPlan) -> str:
 
 def _fault(rng: random.Random) -> FaultPlan:
     op, errno = rng.choice(FAULTS)
+    place = rng.choice(PLACES)
+    short = rng.choice([0, 0, 0, 30, 200])
     return FaultPlan(
-        op, errno, rng.choice(PLACES), rng.choice([1, 1, 1, 2, 3, 5, 9, 20]), rng.choice([1, 1, 1, 3, None]),
-        rng.choice([0, 0, 0, 30, 200]), rng.choice([1, 1, 1, 2, 4]),
-    )  # fmt: skip
+        op,
+        errno,
+        place,
+        rng.choice([1, 1, 1, 2, 3, 5, 9, 20]),
+        rng.choice([1, 1, 1, 3, None]),
+        short
+        if place in ("topics", "offsets", "metadata")
+        else 0,  # the owner file is one sector, written whole or not at all
+        rng.choice([1, 1, 1, 2, 4]),
+    )
 
 
 def parse_numbers(text: str) -> set[int]:

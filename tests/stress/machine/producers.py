@@ -32,8 +32,8 @@ class Sender:
     acks: Any
     lingers: bool
     pending: list[Pending] = field(default_factory=list)
-    orphaned: bool = False
-    """A topic was deleted while some of its records lingered."""
+    failing: bool = False
+    """The disk failed, or a topic was deleted, while records lingered: those may fail, and `flush` and `close` say so."""
 
 
 def identity(record: Any) -> int | None:
@@ -53,13 +53,13 @@ class Producers:
         """They are gone with their process, or closed with their log."""
         self._senders, self._alone = [], 0
 
-    def topic_gone(self) -> None:
-        """A topic was deleted, and what lingered of it will fail."""
+    def trouble(self) -> None:
+        """A topic was deleted, or the disk failed: what lingers may fail."""
         for sender in self._senders:
-            sender.orphaned = sender.orphaned or bool(sender.pending) or sender.acks == 0
+            sender.failing = sender.failing or bool(sender.pending) or sender.acks == 0
 
-    def allow_orphans(self) -> None:
-        if any(sender.orphaned for sender in self._senders):
+    def allow_failures(self) -> None:
+        if any(sender.failing for sender in self._senders):
             self._program.allow(DeliveryError, UnknownTopicOrPartitionError, UnknownTopicIdError)
 
     # -- operations ----------------------------------------------------------------------------------
@@ -80,7 +80,7 @@ class Producers:
 
     def send(self, rng: random.Random) -> None:
         sender, found = self._sender(rng), self._program.topics.pick(rng)
-        if sender is None or found is None:
+        if found is None:
             return
         topic, model = found
         for _ in range(rng.choice([1, 1, 2, 5])):
@@ -102,7 +102,7 @@ class Producers:
 
     def send_many(self, rng: random.Random) -> None:
         sender, found = self._sender(rng), self._program.topics.pick(rng)
-        if sender is None or found is None:
+        if found is None:
             return
         topic, model = found
         partition = self._partition(rng, topic)
@@ -138,29 +138,29 @@ class Producers:
 
     def flush(self, rng: random.Random) -> None:
         sender = self._sender(rng)
-        if sender is not None:
-            self._program.note(f"producer {sender.number}")
-            sender.producer.flush()
-            for pending in sender.pending:
-                demand(pending.delivery.done(), "flush left a record behind")
+        self._program.note(f"producer {sender.number}")
+        sender.producer.flush()
+        for pending in sender.pending:
+            demand(pending.delivery.done(), "flush left a record behind")
 
     def close(self, rng: random.Random) -> None:
         sender = self._sender(rng)
-        if sender is not None:
-            self._program.note(f"producer {sender.number}")
-            try:
-                sender.producer.close()
-            finally:
-                for pending in sender.pending:
-                    demand(pending.delivery.done(), "a closed producer left a record behind")
-                self._harvest(sender)
-                self._senders.remove(sender)
+        self._program.note(f"producer {sender.number}")
+        try:
+            sender.producer.close()
+        finally:
+            for pending in sender.pending:
+                demand(pending.delivery.done(), "a closed producer left a record behind")
+            self._harvest(sender)
+            self._senders.remove(sender)
 
     # -- what is sent --------------------------------------------------------------------------------
 
-    def _sender(self, rng: random.Random) -> Sender | None:
-        self.allow_orphans()
-        return rng.choice(self._senders) if self._senders else None
+    def _sender(self, rng: random.Random) -> Sender:
+        self.allow_failures()
+        if not self._senders:
+            self.open(rng)
+        return rng.choice(self._senders)
 
     @staticmethod
     def _partition(rng: random.Random, topic: Any) -> int | None:

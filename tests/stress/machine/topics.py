@@ -57,6 +57,9 @@ class Topics:
         """A topic that is there, and that the model knows. `letters`: one of dead letters too, which only workers send to."""
         with self._program.looking():
             topics = [(topic, self._program.model.topics.get(topic.id)) for topic in self._log.topics()]
+        if not topics and not self._program.model.doomed:
+            self._create(rng, rng.choice(NAMES))
+            return self.pick(rng, letters=letters)
         known = [(topic, model) for topic, model in topics if model is not None and (letters or not model.dead_letters)]
         return rng.choice(known) if known else None
 
@@ -72,7 +75,7 @@ class Topics:
         if name in self._log:
             self._program.allow(streamlog.TopicAlreadyExistsError)
         if model.doomed:
-            model.coming[name] = partitions, settings
+            model.coming.setdefault(name, []).append((partitions, settings))
         given = {key: value for key, value in settings.items() if value != DEFAULTS[key] or key == "segment_bytes"}
         topic = self._log.create_topic(
             name, partitions=partitions, min_cleanable_dirty_ratio=0.2, delete_retention_ms=5000, **given
@@ -90,7 +93,7 @@ class Topics:
         topic.delete() if rng.random() < 0.5 else self._log.delete_topic(topic.name)
         if not self._program.model.doomed:
             self._program.model.gone(model.id)
-        self._program.producers.topic_gone()
+        self._program.producers.trouble()
 
     def recreate(self, rng: random.Random) -> None:
         """The name is used again at once."""
@@ -102,7 +105,7 @@ class Topics:
             topic.delete()
             if not self._program.model.doomed:
                 self._program.model.gone(model.id)
-            self._program.producers.topic_gone()
+            self._program.producers.trouble()
             self._create(rng, topic.name)
 
     def grow(self, rng: random.Random) -> None:

@@ -53,8 +53,11 @@ class WorkerGroups:
             rng.choice([HandlerError, HandlerError, Unprintable]),
         )
         self._program.note(f"{workers} workers on {topic.name}, {on_error}, {retries} retries, {failing} fail")
-        if not self._program.model.topic(topic.name + LETTERS) and on_error == "dead_letter":
-            self._program.model.coming[topic.name + LETTERS] = 1, {}
+        letters = self._program.model.topic(topic.name + LETTERS)
+        if letters is not None and letters.may_compact():  # it would keep the last dead letter of each key alone
+            self._program.allow(streamlog.ConfigError)
+        if letters is None and on_error == "dead_letter":
+            self._program.model.coming.setdefault(topic.name + LETTERS, []).append((1, {}))
         ends = {n: topic.partition(n).high_watermark for n in range(topic.partitions)}
         try:
             with turns.playing():
@@ -131,7 +134,7 @@ class Run:
             self.gave_up.append(record)
             number = identity(record)
             assert number is not None
-            model.dead[record.topic, record.partition, record.offset] = number
+            model.dead.add((record.topic, record.partition, record.offset, number))
         raise self._error(f"call {calls}")
 
     def stopped(self, group: GroupModel) -> None:
