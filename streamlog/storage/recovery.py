@@ -34,12 +34,10 @@ logger = logging.getLogger("streamlog.storage")
 
 
 class Crash(NamedTuple):
-    """How the directory was left. `clean`: closed; `same_boot`: the machine has been up ever since; `unsynced`: a sync
-    failed, and the partition that it failed in could not be marked."""
+    """How the directory was left. `clean`: closed; `same_boot`: the machine has been up ever since."""
 
     clean: bool
     same_boot: bool
-    unsynced: bool = False
 
 
 def open_log(
@@ -58,7 +56,7 @@ def open_log(
         state = state_file.state
         if not crash.clean:
             state_file.settle()
-        salvaged = salvage.salvage(disk, directory, names, state.recovery_point, unsynced=crash.unsynced)
+        salvaged = salvage.salvage(disk, directory, names, state.recovery_point)
         if salvaged.done:
             crash = Crash(clean=False, same_boot=False)
         segments = _segments(disk, directory, seed, names, state_file)
