@@ -7,7 +7,7 @@ from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 from uuid import UUID
 
-from streamlog import StreamLog, StreamlogError
+from streamlog import PoisonedLogError, StreamLog, StreamlogError
 
 from .model import GroupModel, PartitionModel, Place, Progress, Settings, TopicModel, Violation, demand
 from .producers import identity
@@ -66,7 +66,11 @@ class Checker:
             for topic in self._log.topics():
                 model = self._program.model.topics[topic.id]
                 for number in range(topic.partitions):
-                    self._partition(topic, model, number)
+                    try:
+                        self._partition(topic, model, number)
+                    except PoisonedLogError:
+                        if not self._program.hurt:  # else the sync of the open failed, and what may be lost is told
+                            raise
 
     # -- topics --------------------------------------------------------------------------------------
 
@@ -287,7 +291,13 @@ class Checker:
         ids = {topic.name: topic.id for topic in self._log.topics()}
         for group in model.groups.values():
             found: dict[Place, int] = {}
-            for name, offset in self._log.group(group.name).committed().items():
+            try:
+                committed = self._log.group(group.name).committed()
+            except PoisonedLogError:
+                if not self._program.hurt:
+                    raise
+                continue
+            for name, offset in committed.items():
                 demand(name.topic in ids, f"group {group.name} has an offset of {name.topic}, which is not there")
                 found[ids[name.topic], name.partition] = offset
             there = set(ids.values())  # a topic that was being deleted is gone with what was committed of it
