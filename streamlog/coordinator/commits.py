@@ -40,8 +40,9 @@ class OffsetRequests(Ledger):
         """Commit for a member that has the partitions, or (`member_id` None) for a group without members.
 
         `topic_ids` are the ids of the topics that the offsets are of; a partition that is not named there is of the
-        topic that bears the name now. All or nothing. Fails with CommitFailedError if a topic is another one by now. Fails with CommitFailedError if the member is not in the group or a partition is
-        not its own, or was lost and given back since `member_epoch`; without a member, with
+        topic that bears the name now. All or nothing. Fails with CommitFailedError if a topic is another one by now,
+        if the member is not in the group, or if a partition is not its own, or was lost and given back since
+        `member_epoch`; without a member, with
         GroupNotEmptyError while the group has any (Kafka says UnknownMemberId there, which hides why).
         """
         try:
