@@ -13,11 +13,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from streamlog.errors import ClosedError, CorruptRecordError, StreamlogError
-from streamlog.records.batch import NO_PRODUCER
+from streamlog.records import columns
+from streamlog.records.batch import NO_PRODUCER, NO_TIMESTAMP
 from streamlog.storage import compaction
+from streamlog.storage.log import Write
 from streamlog.storage.swap import finish_all
 
-from .conftest import CLEAN, KILLED, NOW, Box
+from .conftest import CLEAN, KILLED, NOW, SEED, Box
 from .faulty import Killed
 from .test_failures import armed, interrupted_at
 
@@ -44,6 +46,16 @@ def filled(b: Box) -> Box:
 
 
 # What stays and what goes
+
+
+def test_offsets_that_a_repair_found_lost_give_a_compacted_segment_no_time(box: MakeBox) -> None:
+    b = box(cleanup_policy="compact")
+    b.log.append(Write([columns.seal(SEED, None, None, NO_TIMESTAMP, count=0, last_offset_delta=4)]), 0, b.now)
+    put(b, (b"a", b"1"))
+    put(b, (b"a", b"2"))
+    assert compact(b) is not None
+    (sealed,) = b.log.sealed()
+    assert (sealed.next_offset, sealed.records, sealed.min_timestamp, sealed.max_timestamp) == (7, 1, NOW, NOW)
 
 
 def test_the_last_value_of_each_key_stays_at_its_offset(box: MakeBox) -> None:

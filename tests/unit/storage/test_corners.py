@@ -12,7 +12,7 @@ import pytest
 
 from streamlog.errors import CorruptRecordError, DiskFullError, StorageError
 from streamlog.records import columns
-from streamlog.records.batch import FIXED_LEN, FORM_KAFKA, MAGIC, read_header, stamp
+from streamlog.records.batch import FIXED_LEN, FORM_KAFKA, MAGIC, NO_TIMESTAMP, read_header, stamp
 from streamlog.storage import segment as segments
 from streamlog.storage import torn
 from streamlog.storage.checkpoint import StateFile
@@ -282,6 +282,21 @@ def test_a_batch_of_a_rare_form_is_counted_like_any_other(box: MakeBox, trusted_
     assert (rare.stats.next_offset, rare.stats.records, rare.stats.first_append) == (5, 3, NOW + 1)
     assert (rare.stats.min_timestamp, rare.stats.max_timestamp) == (0, 9)
     assert rare.entries.positions[0] == 0
+    (b.path / "other").unlink()
+
+
+@pytest.mark.parametrize("form", [0, FORM_KAFKA], ids=["usual form", "rare form"])
+def test_a_batch_without_a_time_counts_for_none(box: MakeBox, form: int) -> None:
+    """What `repair` writes for offsets that are lost."""
+    b = box()
+    sealed = columns.seal(SEED, None, None, NO_TIMESTAMP, count=0, last_offset_delta=9)
+    sealed = sealed._replace(attributes=sealed.attributes | form)
+    (b.path / "other").write_bytes(stamp(sealed, SEED, 0, 0, NOW) + sealed.payload)
+    segment = Segment(b.disk, str(b.path), 0, SEED)
+    segment.give_file(b.disk.open(str(b.path / "other"), writable=False))
+    segment.wake(walk(segment, sealed.length))
+    assert (segment.stats.next_offset, segment.stats.min_timestamp, segment.stats.max_timestamp) == (10, -1, -1)
+    assert segment.info().max_timestamp == NOW, "it is as old as its first append"
     (b.path / "other").unlink()
 
 
