@@ -199,6 +199,15 @@ class ConcurrentUseError(StreamlogError):
     """A consumer used by two threads at once."""
 
 
+class ReentrantCallError(StreamlogError):
+    """A signal handler or a finalizer called in the middle of a call of the same thread, which it would have waited for.
+
+    Nothing was done. `stop()` and `close()` may always be called there.
+    """
+
+    retriable = True
+
+
 class ConsumerStoppedError(StreamlogError):
     """The consumer was told to stop."""
 

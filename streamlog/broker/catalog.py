@@ -18,7 +18,7 @@ from ..errors import ClosedError, StreamlogError, TopicAlreadyExistsError
 from ..replication.partition import Partition, gone
 from ..runtime.api import Completion, Lock, Task, contained
 from ..runtime.disk import entropy
-from ..runtime.threads import getpid
+from ..runtime.threads import getpid, inside, refuse_reentry
 from ..runtime.values import refuse_to_copy
 from ..storage.retention import named
 from ..types import Clock, Policy, TopicPartition
@@ -105,7 +105,7 @@ class Catalog:
         first: StreamlogError | None = None
         clean = False
         try:
-            with self._lock:
+            with inside(), self._lock:
                 self.closed = error
                 with contextlib.suppress(StreamlogError):  # still not known: the next open goes by what the disk holds
                     self._settle()
@@ -226,7 +226,7 @@ class Catalog:
             view = self.topic(name)
             if policy is not None and policy.name == view.config.retention:
                 self._policies[name] = policy
-                with self._lock:
+                with inside(), self._lock:
                     self._follow(self.image)
             return view
         except BaseException:
@@ -296,7 +296,7 @@ class Catalog:
 
     def _finish(self) -> None:
         """After an interrupt: see what came of the change, and tell of it."""
-        with contextlib.suppress(StreamlogError), self._lock:  # the disk refuses to say: the next change asks again
+        with inside(), contextlib.suppress(StreamlogError), self._lock:  # the disk refuses to say: the next change asks again
             if self.closed is None:
                 self._settle()
         self._tell()
@@ -312,7 +312,7 @@ class Catalog:
             self._tell()
 
     def _make(self, request: Callable[[Image], LogRecord]) -> None:
-        with self._lock:
+        with inside(), self._lock:
             if self.closed is not None:
                 raise self.closed.again()
             try:
@@ -335,7 +335,7 @@ class Catalog:
         """
         if not self._metadata.is_blocking or self._lock.locked():
             return False
-        with self._lock, contextlib.suppress(StreamlogError):
+        with inside(), self._lock, contextlib.suppress(StreamlogError):
             if self.closed is None:
                 self._settle()
         if self._untold:
@@ -436,7 +436,8 @@ class Catalog:
     def partition(self, name: TopicPartition) -> Partition:
         partition = self.partitions.get(name)
         if partition is None and self._metadata.is_interrupted:
-            with self._lock:
+            refuse_reentry()
+            with inside(), self._lock:
                 self._settle()
             self._tell_if_untold()
             partition = self.partitions.get(name)

@@ -11,6 +11,7 @@ from typing import Protocol
 
 from ..coordinator import GroupDescription, Shard
 from ..runtime.api import Completion, Lock
+from ..runtime.threads import inside
 from ..runtime.values import refuse_to_copy
 from ..types import Clock, OffsetAndMetadata, TopicPartition
 from .reading import Readable
@@ -65,15 +66,15 @@ class FollowedGroups:
         partitions: Iterable[TopicPartition] | None,
         topic_ids: Mapping[TopicPartition, bytes] | None = None,
     ) -> dict[TopicPartition, OffsetAndMetadata]:
-        with self._lock:
+        with inside(), self._lock:
             return self._current().committed(group, partitions, topic_ids)
 
     def describe(self, group: str) -> GroupDescription:
-        with self._lock:
+        with inside(), self._lock:
             return self._current().describe(group)
 
     def list(self) -> list[str]:
-        with self._lock:
+        with inside(), self._lock:
             return self._current().list_groups()
 
 

@@ -9,7 +9,8 @@ What a reader may see never becomes less while the log does not: it would be tol
 range, and would start over. So slots count only while the process lives that wrote them, what was found in
 files that nobody owned only if nobody came meanwhile, and of a partition that was not looked at yet nothing is said.
 
-Locks: the look's, then a partition's; both are leaves of everything else, and nobody is woken under them.
+Locks: the look's, then a partition's; both are leaves of everything else, and nobody is woken under them. They refuse the
+thread that holds them: who reads does not begin at `StreamLog._use`, where other calls in the middle of one end.
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ from ..records.batch import seed_of
 from ..replication.partition import gone
 from ..replication.waiters import Waiters
 from ..runtime.api import Disk, Gate, Lock, contained
+from ..runtime.threads import inside
 from ..runtime.values import refuse_to_copy
 from ..storage.following import FollowedLog
 from ..storage.published import Slot
@@ -81,7 +83,7 @@ class FollowedPartition(Waiters):
         watcher = self._watcher
         if watcher.stage == self._stage and watcher.slots.get(self.log.seed) is self._seen:
             return
-        with self._lock:
+        with inside(), self._lock:
             owner, stage, situation = watcher.owner, watcher.stage, watcher.situation
             slot = watcher.slots.get(self.log.seed)
             done = False
@@ -102,7 +104,7 @@ class FollowedPartition(Waiters):
         self._look()
         self.catch_up()
         if self.log.tail.segments == failed.segments:
-            with self._lock:
+            with inside(), self._lock:
                 self.log.list_anew(self._watcher.is_between)
 
 
@@ -210,7 +212,7 @@ class FollowingService(ReadingService, RefusingService):
         """Read `published`, follow the topics, wake who waits for what changed."""
         if self._closed is not None:
             raise self._closed.again()
-        with self._looking:
+        with inside(), self._looking:
             changed = self._watcher.look()
             self._looked_s = self.real_seconds()
             told = self._follow_topics()

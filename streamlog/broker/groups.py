@@ -16,6 +16,7 @@ from ..errors import CorruptRecordError, FormatError, PoisonedLogError, Streamlo
 from ..records import columns
 from ..replication.partition import Partition
 from ..runtime.api import Completion, Lock, contained
+from ..runtime.threads import inside, refuse_reentry
 from ..runtime.values import refuse_to_copy
 from ..storage.log import Write
 from ..types import Clock, OffsetAndMetadata, TopicPartition
@@ -114,7 +115,7 @@ class Groups:
         last is not known. Raises StorageError where the commits cannot be read.
         """
         partition = self._host.groups_partition(False)
-        with self._lock:
+        with inside(), self._lock:
             try:
                 if self._load(partition):
                     self._ends = {each.partition: each.after for each in self._shard.beyond(ends)}
@@ -164,10 +165,11 @@ class Groups:
         """Run one request under the lock, wake outside it.
 
         An interrupt in the middle may leave the shard behind its log, so it is replayed before it
-        answers again.
+        answers again. Raises ReentrantCallError in the middle of a call of this thread that may hold a lock.
         """
+        refuse_reentry()
         partition = self._host.groups_partition(create)
-        with self._lock:
+        with inside(), self._lock:
             if not self._load(partition):
                 return otherwise()
             try:
@@ -211,15 +213,15 @@ class Groups:
         _check(self._ask(lambda shard: shard.expire(host.real_seconds(), host.clock.time_ms()), False, _done))
 
     def next_expiry_s(self) -> float | None:
-        with self._lock:
+        with inside(), self._lock:
             return self._shard.next_expiry_s() if self._shard.ready else None
 
     def watch(self, group: str, callback: Callable[[], object]) -> None:
-        with self._lock:
+        with inside(), self._lock:
             self._shard.watch(group, callback)
 
     def unwatch(self, group: str, callback: Callable[[], object]) -> None:
-        with self._lock:
+        with inside(), self._lock:
             self._shard.unwatch(group, callback)
 
     def commit(

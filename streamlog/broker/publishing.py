@@ -22,6 +22,7 @@ from collections.abc import Callable
 from ..replication.partition import Partition
 from ..runtime.api import Disk, File, Lock
 from ..runtime.disk_errors import check
+from ..runtime.threads import inside
 from ..runtime.values import refuse_to_copy
 from ..storage import published
 from ..storage.published import CLOSED, EMPTY, NAME, OPEN, OPENING, SLOT_BYTES, Header, Slot
@@ -112,7 +113,7 @@ class Publisher:
         """Begin: readers learn that what they know of the files may change, before recovery changes it."""
         if self.is_silent:
             return
-        with self._lock:
+        with inside(), self._lock:
             self._ended = False
             self._places, self._free = {}, []
             self._header = Header(incarnation, OPENING, pid)
@@ -120,13 +121,13 @@ class Publisher:
 
     def opened(self) -> None:
         """Every partition has its place: what is there is all there is."""
-        with self._lock:
+        with inside(), self._lock:
             if not self._ended:
                 self._set_state(OPEN)
 
     def close(self, *, clean: bool) -> None:
         """The last word. Without `clean` none is said: readers find the owner gone, and look at the files."""
-        with self._lock:
+        with inside(), self._lock:
             for place in list(self._places.values()):
                 self._write(place)
             if clean and not self._ended:
@@ -145,7 +146,7 @@ class Publisher:
         if self._ended:
             return
         seed = partition.log.seed
-        with self._lock:
+        with inside(), self._lock:
             known = self._places.get(seed)  # of an attempt that was interrupted
             if known is not None:
                 index = known.index
@@ -157,7 +158,7 @@ class Publisher:
 
     def remove(self, partition: Partition) -> None:
         """Take the place back: the partition was deleted."""
-        with self._lock:
+        with inside(), self._lock:
             place = self._places.pop(partition.log.seed, None)
             if place is not None:
                 self._pwrite(EMPTY, place.index * SLOT_BYTES)
@@ -171,7 +172,7 @@ class Publisher:
 
     def publish(self, place: Place) -> None:
         """Write the slot if there is anything new in it."""
-        with self._lock:
+        with inside(), self._lock:
             self._write(place)
             failed = self._file is None
         if failed and not self._ended:
@@ -193,7 +194,7 @@ class Publisher:
             self._busy[self._fresh.popleft()] = None
         if self._busy and now >= self._due_s:
             self._due_s = now + INTERVAL_S
-            with self._lock:
+            with inside(), self._lock:
                 for place in list(self._busy):
                     self._look(place)
         return now_ms + max(1, round((self._due_s - now) * 1000)) if self._busy else None

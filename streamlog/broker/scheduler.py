@@ -15,6 +15,7 @@ from collections.abc import Callable
 from sortedcontainers import SortedList
 
 from ..runtime.api import Lock, Task
+from ..runtime.threads import inside
 from ..runtime.values import refuse_to_copy
 
 logger = logging.getLogger("streamlog.broker")
@@ -47,7 +48,7 @@ class Scheduler:
 
     def at(self, deadline_ms: int, task: Task) -> None:
         """Run `task` at `deadline_ms`, or earlier if it was to run earlier already."""
-        with self._lock:
+        with inside(), self._lock:
             known = self._entries.get(task)
             if known is not None and known[0] <= deadline_ms:
                 return
@@ -59,12 +60,12 @@ class Scheduler:
             self.nudge()
 
     def cancel(self, task: Task) -> None:
-        with self._lock:
+        with inside(), self._lock:
             if task in self._entries:
                 self._replace(task, None)
 
     def next_deadline_ms(self) -> int | None:
-        with self._lock:
+        with inside(), self._lock:
             first = self._first()
             return None if first is None else first[0]
 
@@ -102,7 +103,7 @@ class Scheduler:
             while True:
                 task: Task | None = None
                 try:
-                    with self._lock:
+                    with inside(), self._lock:
                         entry = self._first()
                         if entry is None or entry[0] > now_ms:
                             return None if entry is None else entry[0]

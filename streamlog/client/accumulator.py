@@ -31,7 +31,17 @@ from ..errors import (
 from ..records.batch import LOG_APPEND_TIME
 from ..runtime.api import Completion
 from ..runtime.disk_errors import ends_in
-from ..runtime.threads import RawGate, get_ident, look_again, new_lock, real_monotonic, wait_for
+from ..runtime.threads import (
+    RawGate,
+    get_ident,
+    inside,
+    is_inside,
+    look_again,
+    new_lock,
+    real_monotonic,
+    refuse_reentry,
+    wait_for,
+)
 from ..runtime.values import refuse_to_copy
 from ..storage.log import Write
 from ..types import TopicPartition
@@ -141,7 +151,7 @@ class PartitionQueue:
         while True:
             batch = self.open
             if batch is None:
-                with self.lock:
+                with inside(), self.lock:
                     batch = self.open  # another thread may have been faster
                     if batch is None:
                         return self._begin(row, size)
@@ -170,7 +180,7 @@ class PartitionQueue:
 
     def put(self, batches: Sequence[Batch]) -> None:
         """Queue whole batches behind everything sent before."""
-        with self.lock:
+        with inside(), self.lock:
             if self.closed is not None:
                 raise self.closed.again()
             self.close_batch()
@@ -184,18 +194,23 @@ class PartitionQueue:
 
     def close(self, error: StreamlogError) -> None:
         """Accept nothing from now on; what was accepted can still be written."""
-        with self.lock:
+        with inside(), self.lock:
             self.close_batch()
             self.closed = error
 
     # -- writing -------------------------------------------------------------------------------------
 
     def drain(self) -> None:
-        """Write what is sealed, or leave it to the thread that is writing already."""
+        """Write what is sealed, or leave it to the thread that is writing already.
+
+        Where it would be in the middle of another call of this thread, to the end of the linger at the latest.
+        """
+        if is_inside():
+            return
         while self._has_work():
             if self.draining.locked():
                 return
-            with self.draining:
+            with inside(), self.draining:
                 self._drain()
         self.call()
 
@@ -362,12 +377,13 @@ class PartitionQueue:
         """
         if self.forked:
             raise forked()
+        refuse_reentry()
         end = None if timeout is None else real_monotonic() + timeout
         batch.urgent = True
         while not batch.done():
             parked = batch.parked
             if parked is None and not self.draining.locked():
-                with self.draining:
+                with inside(), self.draining:
                     self._drain()
                 self.drain()
                 continue
@@ -409,7 +425,7 @@ class PartitionQueue:
 
     def due(self, now_ms: int) -> int | None:
         """Write the open batch if its linger is over, and what an interrupted sender left; when it will be (ms), or None."""
-        with self.lock:
+        with inside(), self.lock:
             batch = self.open
         if batch is not None and batch.deadline_ms <= now_ms:
             batch.closed = True

@@ -18,7 +18,7 @@ from ..errors import (
     ConsumerStoppedError,
     StreamlogError,
 )
-from ..runtime.threads import RawGate, get_ident, real_monotonic
+from ..runtime.threads import RawGate, get_ident, is_inside, real_monotonic, refuse_reentry
 from ..types import K, Record, TopicPartition, V
 from . import options
 from .assignment import Ahead
@@ -111,6 +111,7 @@ class Consumer(Positions, Generic[K, V]):
 
     def unsubscribe(self) -> None:
         """Read nothing any more; a member commits what is finished and leaves its group."""
+        refuse_reentry()
         with self._enter(), self._guard():
             self._leave()
             self._subscription.clear()
@@ -122,6 +123,7 @@ class Consumer(Positions, Generic[K, V]):
         their position. While the group has members, who commit for it, `commit` raises CommitFailedError and auto-commit
         warns. Raises UnknownTopicOrPartitionError; then nothing changed.
         """
+        refuse_reentry()
         with self._enter(), self._guard():
             subscription = Subscription()
             subscription.assign(partitions, self._service.image)
@@ -134,12 +136,12 @@ class Consumer(Positions, Generic[K, V]):
 
     def assignment(self) -> set[TopicPartition]:
         """The partitions this consumer has now; in a group none before the first poll."""
-        with self._enter():
+        with self._enter(only_looks=True):
             return set(self._held.readers)
 
     def subscription(self) -> set[str]:
         """The names of the topics subscribed to, those that patterns match now included."""
-        with self._enter():
+        with self._enter(only_looks=True):
             self._subscription.resolve(self._service.image)
             return set(self._subscription.names)
 
@@ -188,11 +190,14 @@ class Consumer(Positions, Generic[K, V]):
             with self._guard():
                 self._held.finish()
             try:
-                return self._poll_inside(timeout, collect)
+                out = self._poll_inside(timeout, collect)
             except BaseException:
                 with self._guard():  # not needed for what is committed: other members may have the partitions at once
                     self._held.finish()
                 raise
+        if self._put_off:
+            self._room.close_put_off()
+        return out
 
     def _poll_inside(self, timeout: float, collect: Callable[[], list[T]]) -> list[T]:
         end: float | None = None
@@ -259,6 +264,8 @@ class Consumer(Positions, Generic[K, V]):
                 ahead.at = at + 1
                 return record
         found = self._next(None, None)
+        if self._put_off:
+            self._room.close_put_off()
         if found is None:
             raise StopIteration
         at = found.at
@@ -279,6 +286,8 @@ class Consumer(Positions, Generic[K, V]):
         held = self._held
         while True:
             ahead = self._next(ends, timeout)
+            if self._put_off:
+                self._room.close_put_off()
             if ahead is None:
                 return
             records, at = ahead.records, ahead.at
@@ -340,31 +349,53 @@ class Consumer(Positions, Generic[K, V]):
 
     def __exit__(self, exc_type: object = None, *exc: object) -> None:
         if exc_type is None and self._dead is None:
-            with self._guard():
+            with self._enter(), self._guard():
                 self._held.finish()
         self.close()
 
     def close(self) -> None:
         """Commit what is finished (if auto-committing), leave the group. Closing again does nothing.
 
-        A bare `close()` does not finish the record in hand; leaving a `with` block without an exception does.
+        A bare `close()` does not finish the record in hand; leaving a `with` block without an exception does. In a signal
+        handler or finalizer it may be put off until the call that was interrupted ends: a waiting poll at once, with [].
         """
         if self._dead is not None:
+            return
+        if self._end_call_soon() or is_inside():
+            self._room.put_off(self._close_put_off)
             return
         with self._enter():
             self._end(closed("consumer"))
 
-    def _close_with_log(self, limit_s: float = _CLOSE_WAIT_S) -> None:
-        """The log is closing, maybe under a thread that waits in here: wake it, and wait for it, with a bound."""
-        if self._busy.locked() and self._owner == get_ident():
-            self._end(closed("log"))
+    def _end_call_soon(self) -> bool:
+        """Whether the caller, no listener, interrupted a call of this consumer's, which then ends as after `stop`."""
+        here = get_ident()
+        if not self._busy.locked() or self._owner != here or self._inside == here:
+            return False
+        self.stop()
+        return True
+
+    def _close_put_off(self) -> None:
+        """Close it, unless a call is not over yet."""
+        if self._dead is not None:
             return
-        self._dead = closed("log")
+        if self._busy.locked():
+            self._room.waiting.append(self._close_put_off)  # whoever ends that call looks; and the background thread, in time
+        else:
+            self._close_with_log(error=closed("consumer"))
+
+    def _close_with_log(self, limit_s: float = _CLOSE_WAIT_S, error: StreamlogError | None = None) -> None:
+        """The log is closing, maybe under a thread that waits in here: wake it, and wait for it, with a bound."""
+        error = error or closed("log")
+        if self._busy.locked() and self._owner == get_ident():
+            self._end(error)
+            return
+        self._dead = error
         self._bell.ring()
         if self._busy.acquire(timeout=limit_s):
             try:
                 self._owner = get_ident()
-                self._end(closed("log"))
+                self._end(error)
             finally:
                 self._busy.release()
 

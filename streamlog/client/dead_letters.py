@@ -16,7 +16,7 @@ from typing import Any
 
 from ..config import LARGEST_RECORD, check_topic_name
 from ..errors import ConfigError, InvalidTimestampError, RecordTooLargeError, describe
-from ..runtime.threads import new_lock
+from ..runtime.threads import inside, new_lock
 from ..types import HeaderTuple, Record
 from .handle import Parent
 from .producer import Producer
@@ -132,14 +132,21 @@ class DeadLetters:
                 self._log._use().update_topic(topic, {"max_message_bytes": self._room_for(record.topic, error.size)})
 
     def _sender(self) -> Producer:
-        with self._lock:
-            if self._producer is None or self._producer.closed:
-                self._producer = Producer(self._log, max_request_size=LARGEST_RECORD, buffer_memory=LARGEST_RECORD)
-                self._producer._made = False  # not the user's: nothing lingers in it, so nobody need be warned
-            return self._producer
+        producer = self._producer
+        if producer is not None and not producer.closed:
+            return producer
+        made = Producer(self._log, max_request_size=LARGEST_RECORD, buffer_memory=LARGEST_RECORD)
+        made._made = False  # not the user's: nothing lingers in it, so nobody need be warned
+        with inside(), self._lock:
+            producer = self._producer
+            if producer is None or producer.closed:
+                producer = self._producer = made
+        if producer is not made:  # another thread was faster
+            made.close()
+        return producer
 
     def close(self) -> None:
-        with self._lock:
+        with inside(), self._lock:
             producer, self._producer = self._producer, None
         if producer is not None:
             producer.close()

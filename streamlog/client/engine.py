@@ -30,8 +30,11 @@ from ..runtime.threads import (
     RawGate,
     SystemClock,
     after_fork_in_child,
+    inside,
     new_lock,
+    new_owned_lock,
     real_monotonic,
+    refuse_reentry,
 )
 from ..runtime.values import refuse_to_copy
 from .membership import Room, walk
@@ -169,7 +172,7 @@ class FollowingEngine(Engine):
     def __init__(self, path: str, options: OpenOptions, disk: Disk, *, temporary: bool) -> None:
         super().__init__(path, options, disk, temporary=temporary)
         self._following = self.service = FollowingService(
-            path, disk, self._clock, self.scheduler, new_lock, RawGate, real_monotonic
+            path, disk, self._clock, self.scheduler, new_owned_lock, RawGate, real_monotonic
         )
         self._thread: BackgroundThread | None = None
 
@@ -196,6 +199,7 @@ class _Run:
         self._room = engine.room
 
     def __call__(self, now_ms: int) -> int | None:
+        self._room.close_put_off()
         return earliest(self._room.tend(now_ms), self._scheduler.run_due(now_ms))
 
 
@@ -207,6 +211,7 @@ class _Look:
         self._room = engine.room
 
     def __call__(self, now_ms: int) -> int | None:
+        self._room.close_put_off()
         return earliest(self._room.tend(now_ms), self._tick(now_ms))
 
 
@@ -231,6 +236,7 @@ class Registry:
 
         An interrupt anywhere leaves no use of it behind.
         """
+        refuse_reentry()
         opened: list[Engine] = []
         try:
             self._open(path, options, user, opened)
@@ -243,7 +249,7 @@ class Registry:
     def _open(self, path: str | None, options: OpenOptions, user: object, opened: list[Engine]) -> None:
         for known in list(self._engines.values()):
             known.room.hold_funerals()  # a handle that was dropped may be the last on this path
-        with self._lock:
+        with inside(), self._lock:
             self._hook()
             disk: Disk = options.disk if options.disk is not None else OsDisk()
             real = disk.absolute(path) if path is not None else disk.new_temporary_directory()
@@ -285,7 +291,7 @@ class Registry:
 
     def close(self, engine: Engine, user: object) -> None:
         """Give up one use of an engine; the last one closes it. Can be interrupted, and done again."""
-        with self._lock:
+        with inside(), self._lock:
             engine.users.discard(user)
             if not engine.users and self._engines.get(engine.place) is engine:
                 self._end(engine)

@@ -232,6 +232,8 @@ class Room:
     def __init__(self) -> None:
         self._members: dict[str, weakref.WeakSet[Member]] = {}
         self._buried: deque[Callable[[], None]] = deque()
+        self.waiting: deque[Callable[[], object]] = deque()
+        """Closings that were asked for in the middle of a call, which has to end first."""
         self._leaving: deque[Leave] = deque()
         # Wakes the background thread, where there is one: it holds the funerals. Takes no lock.
         self.nudge: Callable[[], None] = lambda: None
@@ -298,6 +300,23 @@ class Room:
         """Background work: `hold_funerals`; when to come again (ms), if a leave is to be told again."""
         self.hold_funerals()
         return now_ms + RETRY_MS if self._leaving else None
+
+    def put_off(self, close: Callable[[], object]) -> None:
+        """Have something closed when the call that the caller interrupted has ended: by its thread, or the background one."""
+        self.waiting.append(close)
+        self.nudge()
+
+    def close_put_off(self) -> None:
+        """Close what was put off, once each. Call with no lock held; in the middle of a call it is put off again."""
+        for _ in range(len(self.waiting)):
+            try:
+                close = self.waiting.popleft()
+            except IndexError:  # another thread took the last one
+                return
+            try:
+                close()
+            except Exception as error:  # whoever asked for it has gone on
+                logger.error("closing in the middle of another call was put off, and then failed: %s", error)
 
     def hold_funerals(self) -> None:
         """Do what collected objects left to be done, and tell of leaves that failed. Call with no lock held."""

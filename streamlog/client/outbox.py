@@ -17,7 +17,7 @@ from ..errors import StreamlogError
 from ..records import compression
 from ..replication.partition import gone
 from ..runtime.api import Completion
-from ..runtime.threads import RawGate, look_again, new_lock, real_monotonic
+from ..runtime.threads import RawGate, inside, look_again, new_lock, real_monotonic
 from ..runtime.values import refuse_to_copy
 from ..storage.log import Write
 from ..types import ProducerRecord
@@ -56,7 +56,7 @@ class Outbox:
         codec = self.codec
         if view.config.compression_type != "producer":
             codec = compression.require(view.config.compression_type)
-        with self._lock:
+        with inside(), self._lock:
             queue = self.queues.get((view.id_bytes, number))
             if queue is None:
                 queue = PartitionQueue(self, view, number, codec, self._config.linger_ms)
@@ -89,7 +89,7 @@ class Outbox:
 
     def reserve(self, size: int) -> bool:
         """Take room in the buffer, if there is any. A lone batch always fits."""
-        with self._lock:
+        with inside(), self._lock:
             if not self._has_room(size):
                 return False
             self._buffered += size
@@ -97,7 +97,7 @@ class Outbox:
 
     def finished(self, batch: Batch) -> None:
         """A batch is written, or failed: its room is free."""
-        with self._lock:
+        with inside(), self._lock:
             # Never less than nothing: `_recount` misses what is reserved and not queued yet.
             self._buffered = max(0, self._buffered - batch.reserved)
             batch.reserved = 0
@@ -118,7 +118,7 @@ class Outbox:
 
         What is kept is bounded by `buffer_memory`: a program that never flushes must not be filled by a full disk.
         """
-        with self._lock:
+        with inside(), self._lock:
             if self._failed and self._failed_bytes + batch.size > self._config.buffer_memory:
                 self._not_kept += len(batch)
                 return
@@ -129,7 +129,7 @@ class Outbox:
 
     def observed(self, batch: Batch) -> None:
         """Every record of a failed batch was asked about: there is nothing to report."""
-        with self._lock:
+        with inside(), self._lock:
             if batch in self._failed:
                 del self._failed[batch]
                 self._failed_bytes -= batch.size
@@ -166,14 +166,14 @@ class Outbox:
 
     def _recount(self) -> None:
         """An interrupt between taking room and using it leaves room taken for nothing."""
-        with self._lock:
+        with inside(), self._lock:
             waiting = [batch for queue in self.queues.values() for batch in queue.batches()]
             self._buffered = sum(batch.reserved for batch in waiting if batch is not None)
 
     def forget_topics(self, known: Iterable[bytes]) -> None:
         """Drop the queues of topics that are not there any more, unless records wait in them."""
         ids = set(known)
-        with self._lock:
+        with inside(), self._lock:
             self._forget_but(ids)
 
     def _forget_but(self, known: set[bytes]) -> None:
@@ -218,7 +218,7 @@ class Outbox:
 
     def report(self) -> None:
         """Raise DeliveryError for the records that failed and that nobody asked about; once."""
-        with self._lock:
+        with inside(), self._lock:
             failed, self._failed, self._failed_bytes = list(self._failed), {}, 0
             not_kept, self._not_kept = self._not_kept, 0
         errors: dict[int, StreamlogError] = {}
@@ -235,7 +235,7 @@ class Outbox:
 
     def close(self, timeout: float | None, error: StreamlogError) -> None:
         """Accept nothing more, from any thread, then flush."""
-        with self._lock:
+        with inside(), self._lock:
             self._closed = error
         for queue in list(self.queues.values()):
             queue.close(error)

@@ -74,7 +74,7 @@ class Positions(Sharing):
         self, times: Mapping[TopicPartition, int | datetime]
     ) -> dict[TopicPartition, OffsetAndTimestamp | None]:
         """The first record at or after each time (ms or aware datetime), None where all are earlier."""
-        with self._enter():
+        with self._enter(only_looks=True):
             wanted = {partition_of(p): to_ms(t) for p, t in times.items()}
             return {p: self._service.find_time(p, t) for p, t in wanted.items()}
 
@@ -87,7 +87,7 @@ class Positions(Sharing):
         return self._bounds(partitions, 1)
 
     def _bounds(self, partitions: Iterable[TopicPartition] | None, which: int) -> dict[TopicPartition, int]:
-        with self._enter():
+        with self._enter(only_looks=True):
             names = list(self._held.readers) if partitions is None else [partition_of(p) for p in partitions]
             return {name: self._service.bounds(name, self._config.isolation_level)[which] for name in names}
 
@@ -113,5 +113,5 @@ class Positions(Sharing):
 
     def paused(self) -> set[TopicPartition]:
         """The partitions that are paused."""
-        with self._enter():
+        with self._enter(only_looks=True):
             return set(self._held.paused)

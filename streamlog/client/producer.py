@@ -10,7 +10,7 @@ from ..broker.api import Service
 from ..config import ProducerConfig
 from ..errors import SerializationError, StreamlogError
 from ..runtime.api import Completion
-from ..runtime.threads import SystemClock, time_ns, wait_for
+from ..runtime.threads import SystemClock, is_inside, reentrant, refuse_reentry, this_thread, time_ns, wait_for
 from ..types import HeaderTuple, RecordMetadata
 from . import bulk, options
 from .accumulator import RECORD_OVERHEAD, PartitionQueue, not_in_time
@@ -59,6 +59,7 @@ class Producer(Closing):
         self._log = log
         self._service: Service = log._use()
         self._service.require_writable("A producer")
+        self._put_off = log._room.waiting
         clock = self._service.clock
         # The system's clock is read without a Python frame in between: it is a tenth of a send.
         self._now_ns = time_ns if isinstance(clock, SystemClock) else lambda: clock.time_ms() * 1_000_000
@@ -128,6 +129,9 @@ class Producer(Closing):
         self, topic: TopicLike, value: Any, key: Any, headers: Any, partition: int | None, timestamp_ms: int | None
     ) -> Delivery[RecordMetadata]:
         """`send`, whatever it is given."""
+        mark = this_thread.mark
+        if mark._is_owned():  # as `refuse_reentry`, without a call
+            raise reentrant()
         try:
             route = self._known[topic if type(topic) is str else topic._known]
         except (KeyError, AttributeError):
@@ -148,7 +152,7 @@ class Producer(Closing):
         if queue is None or partition is not None:
             queue = route.queue_for(key, partition)
         if not self._linger_ms and value is not None and not pairs and queue.plain and not queue.queue:
-            written = self._send_now(queue, key, value, timestamp, now_ms)
+            written = self._send_now(mark, queue, key, value, timestamp, now_ms)
             if written is not None:
                 return written
         row: Row = (key, value, timestamp, pairs) if pairs else (key, value, timestamp)
@@ -165,15 +169,15 @@ class Producer(Closing):
         return Delivery(batch, index)
 
     def _send_now(
-        self, queue: PartitionQueue, key: bytes | None, value: bytes, timestamp: int, now_ms: int
+        self, mark: Any, queue: PartitionQueue, key: bytes | None, value: bytes, timestamp: int, now_ms: int
     ) -> Delivery[RecordMetadata] | None:
         """Write one record with nothing before it, without a batch object; None if something came before.
 
         A write of another thread is waited for. That beat leaving the record in a batch for that thread to
-        write: four threads kept 0.43 of one thread's rate against 0.30.
+        write: four threads kept 0.43 of one thread's rate against 0.30. `mark` is the thread's (`inside`).
         """
         synced: Completion[int] | None = None
-        with queue.draining:
+        with mark, queue.draining:
             if queue.queue or queue.inflight is not None:
                 return None
             try:
@@ -189,6 +193,8 @@ class Producer(Closing):
             queue.drain()
         if synced is not None:
             self._await_sync(synced)
+        if self._put_off:
+            self._log._room.close_put_off()
         written: Written = _new(Written)
         written._metadata = (queue.topic.name, queue.partition, offset if self._acks else -1, timestamp)
         return written
@@ -215,6 +221,8 @@ class Producer(Closing):
             if error is not None:
                 logger.error("a record sent with acks=0 was lost: %s", error)
             return Written(batch.queue.topic.name, batch.queue.partition, -1, batch.time_of(index))
+        if self._put_off:
+            self._log._room.close_put_off()
         delivery.result()
         return delivery
 
@@ -235,6 +243,7 @@ class Producer(Closing):
         are written when this returns; with a linger, the last ones may linger. Cost: a quarter of a microsecond
         a record, or less.
         """
+        refuse_reentry()
         try:
             route = self._known[topic if type(topic) is str else topic._known]
         except (KeyError, AttributeError):
@@ -275,6 +284,8 @@ class Producer(Closing):
                 part.batch.asked(None)
             return bulk.Unacknowledged(parts, n)
         delivery = ManyDelivery(parts, n)
+        if self._put_off:
+            self._log._room.close_put_off()
         if not self._linger_ms:
             delivery.result()
         return delivery
@@ -296,15 +307,22 @@ class Producer(Closing):
         Raises RequestTimedOutError (a TimeoutError) after `timeout` real seconds; DeliveryError for records
         that failed since the last flush and that nobody asked about.
         """
+        refuse_reentry()
         self._check()
         self._outbox.flush(seconds_or_none(timeout))
+        if self._put_off:
+            self._log._room.close_put_off()
         self._outbox.report()
 
     def close(self, timeout: float | None = None) -> None:
         """Flush, then refuse. Raises what `flush` raises, closed all the same. Closing again does nothing, but for
-        one that Ctrl-C interrupted, which goes on."""
+        one that Ctrl-C interrupted, which goes on. In a signal handler or finalizer it may be put off until the call that was
+        interrupted ends."""
         limit = seconds_or_none(timeout)
         if self._ended:
+            return
+        if is_inside():
+            self._log._room.put_off(self.close)
             return
         self._dead = dead = self._dead or closed("producer")
         self._routes.forget()

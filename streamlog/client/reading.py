@@ -13,7 +13,7 @@ from typing import Any
 from ..broker.api import Service
 from ..config import ConsumerConfig
 from ..errors import ConcurrentUseError
-from ..runtime.threads import get_ident, new_lock
+from ..runtime.threads import get_ident, new_lock, reentrant
 from ..types import TopicPartition
 from .assignment import Assignment
 from .handle import Closing, Parent
@@ -32,10 +32,12 @@ class Reading(Closing):
         if config.group is not None:
             self._service.require_writable(f"A consumer with group={config.group!r} (one without only reads)")
         self._room = log._room
+        self._put_off = log._room.waiting
         self._busy = new_lock()
         self._state = new_lock()
         self._owner = 0
         self._inside = 0
+        self._taker = 0
         self._going: frozenset[TopicPartition] = frozenset()
         self._bell = Bell()
         self._subscription = Subscription()
@@ -52,12 +54,19 @@ class Reading(Closing):
         self._serdes: dict[str, tuple[Any, Any]] = {}
         self._decoders = log._decoders(config, self._serdes)
 
-    def _enter(self) -> Any:
-        """What to hold during a call: the lock, or nothing for a listener that calls from within one."""
+    def _enter(self, *, only_looks: bool = False) -> Any:
+        """What to hold during a call: the lock, or nothing for a listener that calls from within one.
+
+        Other code that runs in the middle of one (a signal handler, a deserializer) may only look at what is held.
+        """
+        if self._put_off:
+            self._room.close_put_off()
         self._check()
         here = get_ident()
         if self._busy.locked():
             if self._owner == here:
+                if self._inside != here and not only_looks:
+                    raise reentrant()
                 return _WITHIN
             raise ConcurrentUseError(
                 "This consumer is in use by another thread. Give each thread a consumer of its own (members of one group "
@@ -73,7 +82,12 @@ class Reading(Closing):
 
     def _guard(self) -> Any:
         """The state lock, unless a listener is calling from inside a poll that holds it."""
-        return _WITHIN if self._inside == get_ident() else self._state
+        here = get_ident()
+        if self._inside == here:
+            return _WITHIN
+        if self._taker == here and self._state.locked():  # this thread takes a partition from it, and was interrupted
+            raise reentrant()
+        return self._state
 
 
 class _Within:

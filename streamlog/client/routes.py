@@ -8,7 +8,7 @@ from ..broker.api import Service
 from ..broker.metadata import TopicView
 from ..config import ProducerConfig
 from ..errors import InvalidRecordError
-from ..runtime.threads import new_lock
+from ..runtime.threads import inside, new_lock, new_reentrant_lock
 from ..runtime.values import refuse_to_copy
 from .accumulator import PartitionQueue
 from .handle import Parent
@@ -40,7 +40,7 @@ class Routes:
         self._config = config
         self._outbox = outbox
         self._lock = new_lock()
-        self._partition_lock = new_lock()
+        self._partition_lock = new_reentrant_lock()  # a partitioner is the program's code, and may be interrupted by more of it
         self._partitioners: dict[Any, Any] = {}
         self._start = log._next_number()
 
@@ -51,7 +51,7 @@ class Routes:
         view = self._log._topic_view(name) if isinstance(topic, str) else topic._view()
         if len(self.known) >= _MOST:
             self.forget()
-        with self._lock:
+        with inside(), self._lock:
             if key_serde is None and value_serde is None:
                 route = self.known.get(name) or self._make(view, None, None)
                 self.known[name] = route

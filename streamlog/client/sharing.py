@@ -17,7 +17,7 @@ from ..errors import (
     UnknownTopicIdError,
     UnknownTopicOrPartitionError,
 )
-from ..runtime.threads import get_ident, look_again, result_of
+from ..runtime.threads import get_ident, look_again, refuse_reentry, result_of
 from ..types import OffsetAndMetadata, Record, TopicPartition
 from .given import commit_offsets, partition_of
 from .membership import Membership
@@ -68,6 +68,7 @@ class Sharing(Reading):
         if self._subscription.resolve(self._service.image):
             self._drop_deleted()
         if polling:
+            refuse_reentry()
             membership.polled()
             self._room.enter(membership.group, self)
             self._room.reap(membership.group)
@@ -163,6 +164,7 @@ class Sharing(Reading):
         """
         if self._state.locked():
             return
+        self._taker = get_ident()
         with self._state:
             membership = self._membership
             if (
@@ -424,7 +426,7 @@ class Sharing(Reading):
 
     def committed(self, partition: TopicPartition) -> int | None:
         """The group's committed offset, the NEXT to read; None if there is none."""
-        with self._enter():
+        with self._enter(only_looks=True):
             if self._config.group is None:
                 raise ConfigError("This consumer has no group=, so nothing is committed for it.", name="group")
             found = self._service.committed(self._config.group, [partition_of(partition)])

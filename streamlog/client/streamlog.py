@@ -13,7 +13,7 @@ from ..config import ConsumerConfig as ConsumerSettings
 from ..config import OpenOptions, check_topic_name, choice, not_yet, open_defaults, real
 from ..errors import ConfigError, InvalidTopicError, StreamlogError, TopicAlreadyExistsError
 from ..runtime.disk import PathLike, path_of
-from ..runtime.threads import new_lock, real_monotonic, result_of
+from ..runtime.threads import inside, is_inside, new_lock, real_monotonic, refuse_reentry, result_of
 from ..types import Clock, TopicPartition
 from .consumer import Consumer
 from .decode import Decoder
@@ -190,6 +190,7 @@ class StreamLog(Closing):
 
     def producer(self, **config: Unpack[ProducerConfig]) -> Producer:
         """A producer; see `Producer` and `ProducerConfig`."""
+        self._use()
         self._room.hold_funerals()
         return Producer(self, **config)
 
@@ -202,6 +203,7 @@ class StreamLog(Closing):
         **config: Unpack[ConsumerConfig],
     ) -> Consumer[Any, Any]:
         """A consumer of topics (names, Topics, compiled patterns), alone or in a group."""
+        self._use()
         self._room.hold_funerals()
         return Consumer(
             self,
@@ -250,9 +252,21 @@ class StreamLog(Closing):
     # -- closing -------------------------------------------------------------------------------------
 
     def close(self) -> None:
-        """Close the log's workers, consumers and producers, then the log; raise the first error, closed all the same."""
-        if not self._ended:  # or Ctrl-C came into the last try
+        """Close the log's workers, consumers and producers, then the log; raise the first error, closed all the same.
+
+        In a signal handler or finalizer it may be put off until the call that was interrupted ends.
+        """
+        if self._ended:  # and no Ctrl-C came into the last try
+            return
+        if is_inside() or self._wakes_a_call():
+            self._room.put_off(self.close)
+        else:
             self._close(None)
+
+    def _wakes_a_call(self) -> bool:
+        """Whether a consumer's call of this thread was interrupted; it ends soon then."""
+        waking = [child._end_call_soon() for child in walk(self._children) if isinstance(child, Consumer)]
+        return any(waking)
 
     def _close(self, limit_s: float | None) -> None:
         self._room.hold_funerals()
@@ -262,7 +276,7 @@ class StreamLog(Closing):
                 close()
             except Exception as error:  # the others are closed all the same
                 first = first or error
-        with self._lock:
+        with inside(), self._lock:
             if self._ended:
                 return
             self._dead = self._dead or closed("log")
@@ -315,7 +329,10 @@ class StreamLog(Closing):
     # -- what its children need ----------------------------------------------------------------------
 
     def _use(self) -> Service:
-        """The service, if the log is open."""
+        """The service, if the log is open. What its children do begins here, so here a call in the middle of one ends."""
+        refuse_reentry()
+        if self._room.waiting:
+            self._room.close_put_off()
         self._check()
         self._engine.check()
         return self._engine.service
@@ -380,11 +397,14 @@ class StreamLog(Closing):
         """The producer behind `Topic.send`: no linger."""
         sender = self._sender
         if sender is None or sender.closed:
-            with self._lock:
+            made = Producer(self)
+            made._made = False  # not the user's: nothing lingers in it, so nobody need be warned
+            with inside(), self._lock:
                 sender = self._sender
                 if sender is None or sender.closed:
-                    sender = self._sender = Producer(self)
-                    sender._made = False  # not the user's: nothing lingers in it, so nobody need be warned
+                    sender = self._sender = made
+            if sender is not made:  # another thread was faster
+                made.close()
         return sender
 
     def _same_log(self, other: Any) -> bool:

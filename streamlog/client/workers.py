@@ -11,7 +11,16 @@ from typing import Any
 
 from ..config import ConsumerConfig, check_topic_name, choice, integer
 from ..errors import ConcurrentUseError, ConfigError, RequestTimedOutError, StreamlogError, describe
-from ..runtime.threads import RawGate, join_thread, new_lock, real_monotonic, start_thread
+from ..runtime.threads import (
+    RawGate,
+    inside,
+    is_inside,
+    join_thread,
+    new_lock,
+    real_monotonic,
+    refuse_reentry,
+    start_thread,
+)
 from ..types import Record, TopicPartition
 from .consumer import Consumer
 from .dead_letters import DeadLetters
@@ -106,7 +115,7 @@ class Workers(Closing):
 
     def _give_up_half_made(self) -> None:
         missing = self._consumers[len(self._threads) :]
-        with self._lock:
+        with inside(), self._lock:
             self._left -= len(missing)
             if not self._left:
                 self._done.open()
@@ -148,11 +157,11 @@ class Workers(Closing):
                     describe(error),
                     exc_info=error,
                 )
-                with self._lock:
+                with inside(), self._lock:
                     self._error = self._error or error
             self.stop()
         finally:
-            with self._lock:
+            with inside(), self._lock:
                 self._left -= 1
                 last = not self._left
             if last:
@@ -209,15 +218,23 @@ class Workers(Closing):
 
     def wait(self, timeout: float | None = None) -> None:
         """Wait until all workers have ended; raise the handler's error. RequestTimedOutError after `timeout` s."""
+        refuse_reentry()
         if not self._done.wait(seconds_or_none(timeout)):
             raise RequestTimedOutError(f"The workers are still at it after {timeout} s; stop() asks them to end.")
-        with self._lock:
+        with inside(), self._lock:
             error, self._error = self._error, None
         if error is not None:
             raise error
 
     def close(self) -> None:
-        """Stop, and wait for the records in hand, for `max_poll_interval_ms` at most; raise an error nobody took."""
+        """Stop, and wait for the records in hand, for `max_poll_interval_ms` at most; raise an error nobody took.
+
+        In a signal handler or finalizer it may be put off until the call that was interrupted ends.
+        """
+        if self._dead is None and is_inside():
+            self.stop()
+            self._log._room.put_off(self.close)
+            return
         self._close(self._consumers[0]._config.max_poll_interval_ms / 1000)
 
     def _close(self, limit: float) -> None:

@@ -6,7 +6,7 @@ from collections import deque
 from collections.abc import Callable
 
 from ..runtime.api import Completion
-from ..runtime.threads import new_lock, wait_for
+from ..runtime.threads import inside, new_lock, wait_for
 from ..runtime.values import refuse_to_copy
 from ..storage.log import Write
 from .batch import Batch
@@ -34,7 +34,7 @@ class Written:
         """Tell those that were synced. Any thread may, again and again: an interrupt may have stopped the one before."""
         waiting = self._waiting
         while waiting and waiting[0][2].done():
-            with self._lock:
+            with inside(), self._lock:
                 if not waiting or not waiting[0][2].done():
                     return
                 batches, write, done = waiting[0]

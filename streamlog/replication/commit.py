@@ -20,6 +20,7 @@ from collections.abc import Callable
 
 from ..errors import PoisonedLogError, StreamlogError
 from ..runtime.api import Completion, Lock
+from ..runtime.threads import inside
 from ..runtime.values import refuse_to_copy
 from ..storage.log import Log
 
@@ -114,7 +115,7 @@ class GroupCommit:
         if end > self.synced_end and failure is None:
             if self.syncing.locked():
                 return False
-            with self.syncing:
+            with inside(), self.syncing:
                 if end > self.synced_end and self._refused is None:
                     if self._rounds != ALONE:
                         self._gather()
@@ -210,7 +211,7 @@ class GroupCommit:
         """
         end = self._log.tail.end_offset
         try:
-            with self.syncing:
+            with inside(), self.syncing:
                 if self.synced_end < end or self._log.poison is not None:
                     self._sync()
         finally:
@@ -227,7 +228,7 @@ class GroupCommit:
     def sync_sealed(self) -> None:
         """Sync what was sealed and move the recovery point. REQUIRES: as `Log.sync_sealed`; `answer` follows."""
         tail = self._log.tail
-        with self.syncing:
+        with inside(), self.syncing:
             try:
                 self._log.sync_files(self._log.recovery_point, tail, active=False)
             except StreamlogError as error:
@@ -241,7 +242,7 @@ class GroupCommit:
     def close(self) -> None:
         """Close the log, which syncs everything. REQUIRES: as `Log.close`; `answer` follows."""
         try:
-            with self.syncing:
+            with inside(), self.syncing:
                 self._log.close()
                 self.synced_end = self._log.tail.end_offset
         except StreamlogError as error:

@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 from ..config import TopicConfig
 from ..errors import ClosedError, StreamlogError, UnknownTopicOrPartitionError, describe
 from ..runtime.api import Completion, Lock
+from ..runtime.threads import inside
 from ..runtime.values import refuse_to_copy
 from ..storage import compaction
 from ..storage.log import Log, Write
@@ -70,7 +71,7 @@ class Partition(Waiters):
         self.commit = GroupCommit(log, new_lock, synced_end, self._synced)
 
     def configure(self, config: TopicConfig) -> None:
-        with self.lock:
+        with inside(), self.lock:
             self.log.configure(config)
 
     @property
@@ -151,7 +152,7 @@ class Partition(Waiters):
 
     def settle(self, write: Write) -> None:
         """Find out what became of an `append` that was interrupted; see `Log.settle`."""
-        with self.lock:
+        with inside(), self.lock:
             if self.closed is None:
                 self.log.settle(write)
         self.wake()
@@ -164,7 +165,7 @@ class Partition(Waiters):
         may have seen it. REQUIRES: a durable partition.
         """
         try:
-            with self.maintenance, self.lock, self.commit.syncing:
+            with inside(), self.maintenance, self.lock, self.commit.syncing:
                 if self.commit.synced_end > before.end_offset:
                     return False
                 self.log.take_back(before)
@@ -176,7 +177,7 @@ class Partition(Waiters):
 
     def block(self, error: StreamlogError) -> None:
         """Refuse appends with `error` until `unblock`; one whose sync failed refuses them anyway. Readers read on."""
-        with self.lock:
+        with inside(), self.lock:
             log = self.log
             if log.poison is None or log.fault in self._blocks:
                 if not self._blocks:
@@ -186,7 +187,7 @@ class Partition(Waiters):
 
     def unblock(self, error: StreamlogError) -> None:
         """Take a `block` with this error back; others may be left, and a sync may have failed meanwhile."""
-        with self.lock:
+        with inside(), self.lock:
             if error not in self._blocks:
                 return
             in_force = self.log.fault is self._blocks[-1]
@@ -198,11 +199,11 @@ class Partition(Waiters):
 
     def delete_records(self, before: int) -> int:
         """Raise the log start to `before`; the new start. Raises OffsetOutOfRangeError past the end."""
-        with self.maintenance:
+        with inside(), self.maintenance:
             end = self.high_watermark
             if not 0 <= before <= end:
                 raise self.log.out_of_range(before, end)
-            with self.lock:
+            with inside(), self.lock:
                 self._check_open()
                 gone = self.log.advance_start(before)
             self.outside.changed()
@@ -210,7 +211,7 @@ class Partition(Waiters):
             return self.log.tail.start_offset
 
     def roll(self, now_ms: int) -> None:
-        with self.lock:
+        with inside(), self.lock:
             self._check_open()
             self.log.roll(now_ms)
         self.outside.changed()
@@ -228,8 +229,8 @@ class Partition(Waiters):
         count = checked(policy, Segments(segments), now_ms)
         if not count:
             return 0
-        with self.maintenance:
-            with self.lock:
+        with inside(), self.maintenance:
+            with inside(), self.lock:
                 self._check_open()
                 gone = self.log.advance_start(max(self.log.tail.start_offset, segments[count - 1].next_offset))
             self.outside.changed()
@@ -242,7 +243,7 @@ class Partition(Waiters):
         if not self.log.config.compacts:
             return None
         try:
-            with self.maintenance:
+            with inside(), self.maintenance:
                 self._go_on()
                 todo = compaction.plan(self.log, now_ms, self.high_watermark)
                 if not todo.segments:
@@ -270,7 +271,7 @@ class Partition(Waiters):
         self._check_open()
 
     def _publish(self, old: Sequence[Segment], new: Segment) -> None:
-        with self.lock:
+        with inside(), self.lock:
             self.log.replace(old, new)
         self.outside.changed(rewritten=True)  # before the files change their names
 
@@ -284,7 +285,7 @@ class Partition(Waiters):
             self.apply_retention(now_ms)
             if self._should_compact(now_ms):
                 self.compact(now_ms)
-            with self.maintenance:
+            with inside(), self.maintenance:
                 self._check_open()  # its state file may be closed, and the descriptor another file's
                 self.commit.sync_sealed()
             self.commit.answer()
@@ -303,7 +304,7 @@ class Partition(Waiters):
 
     def _roll_if_due(self, now_ms: int) -> None:
         if self._ages() and self.log.tail.end_position and self.log.is_due(now_ms):
-            with self.lock:
+            with inside(), self.lock:
                 self._check_open()
                 if self.log.is_due(now_ms):
                     self.log.roll(now_ms)
@@ -351,7 +352,7 @@ class Partition(Waiters):
 
     def shut(self, error: StreamlogError) -> None:
         """Refuse everything from now on with `error`, and wake who waits."""
-        with self.lock:
+        with inside(), self.lock:
             self.closed = error
         self.wake()
 
@@ -359,7 +360,7 @@ class Partition(Waiters):
         """Shut, sync, and close the log. Raises what the disk raises, after everything was let go."""
         self.shut(error)
         try:
-            with self.maintenance, self.lock:
+            with inside(), self.maintenance, self.lock:
                 try:
                     self.commit.close()
                 finally:
@@ -370,7 +371,7 @@ class Partition(Waiters):
     def remove(self, error: StreamlogError) -> None:
         """Shut, and let go of the log without a word to the disk: it was deleted."""
         self.shut(error)
-        with self.maintenance, self.lock:
+        with inside(), self.maintenance, self.lock:
             self.log.release()
         self.commit.refuse(error)
 

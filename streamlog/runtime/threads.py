@@ -2,6 +2,12 @@
 
 Waiting is done on raw locks only: an interrupt inside `with Condition` can leave it locked, inside
 `with Lock` it cannot.
+
+Signal handlers and finalizers run in the middle of anything, on the thread that holds a lock of a log, and may call the
+log again. That call must not wait: neither for a lock of the thread's own, nor for another thread, which may wait for
+such a lock itself. A lock that knows its owner would see only the first. So each thread has a mark, held around whatever
+holds a lock: `with inside(), self._lock:`. A call that finds it held raises ReentrantCallError before it has done anything
+(`refuse_reentry`), or, to close something, is put off. Entering and leaving it is one step each, as with a lock.
 """
 
 from __future__ import annotations
@@ -10,11 +16,11 @@ import os
 import threading
 import time
 import weakref
-from _thread import allocate_lock
+from _thread import RLock, allocate_lock
 from collections.abc import Callable
 from typing import Any, TypeVar
 
-from ..errors import ClosedError
+from ..errors import ClosedError, ReentrantCallError
 from .api import Completion, Lock, Task
 from .values import refuse_to_copy
 
@@ -66,6 +72,67 @@ def new_lock() -> Lock:
     return allocate_lock()
 
 
+def new_reentrant_lock() -> Lock:
+    """For what may run in the middle of itself: the thread that holds it may take it again."""
+    return RLock()  # type: ignore[return-value]
+
+
+class OwnedLock(RLock):  # type: ignore[misc]
+    """A lock that raises ReentrantCallError in a `with` of the thread that holds it.
+
+    The look at the owner comes with looking up `__enter__`; taking it is one step in C, as of every lock: an interrupt leaves
+    it taken or not. For locks under which a thread waits for no other one, so that this is all that has to be known.
+    """
+
+    __slots__ = ()
+
+    @property
+    def __enter__(self) -> Callable[[], bool]:  # type: ignore[override]
+        if self._is_owned():  # type: ignore[attr-defined]
+            raise reentrant()
+        taken: Callable[[], bool] = self.acquire
+        return taken
+
+
+def new_owned_lock() -> Lock:
+    return OwnedLock()  # type: ignore[return-value]
+
+
+class _ThisThread(threading.local):
+    """`mark` is held where this thread may hold a lock of a log. Only the thread itself ever takes it."""
+
+    def __init__(self) -> None:
+        self.mark: Any = RLock()
+
+
+this_thread = _ThisThread()
+
+
+def inside() -> Any:
+    """What to hold around a lock; see the module."""
+    return this_thread.mark
+
+
+def is_inside() -> bool:
+    """Whether the caller interrupted a call of this thread that may hold a lock of a log."""
+    owned: bool = this_thread.mark._is_owned()
+    return owned
+
+
+def refuse_reentry() -> None:
+    """Raise ReentrantCallError if the caller interrupted a call that it would have to wait for. REQUIRES: nothing was done."""
+    if this_thread.mark._is_owned():
+        raise reentrant()
+
+
+def reentrant() -> ReentrantCallError:
+    return ReentrantCallError(
+        "This thread is in the middle of a call on a log: a signal handler, a finalizer or a logging handler made another "
+        "one, which would have to wait for the first. Nothing was done. Call stop() or close() there, which may be put off, "
+        "or leave word for the program to make the call later."
+    )
+
+
 class RawGate:
     """A one-shot gate on a raw lock: opened from any thread, waited for in one.
 
@@ -110,6 +177,8 @@ def wait_for(completion: Completion[Any], timeout: float | None) -> bool:
     """
     end = None if timeout is None else time.monotonic() + timeout
     gate: RawGate | None = None
+    if not completion.done():
+        refuse_reentry()
     while not completion.done():
         if completion.drive():
             continue

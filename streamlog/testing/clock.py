@@ -11,7 +11,7 @@ from datetime import timedelta
 from math import isfinite
 from typing import Protocol
 
-from ..runtime.threads import get_ident, new_lock
+from ..runtime.threads import get_ident, inside, new_lock, refuse_reentry
 from ..runtime.values import refuse_to_copy
 
 _NS_PER_MS = 1_000_000
@@ -83,6 +83,7 @@ class ManualClock:
         itself or if a scheduler is due again at one instant without end.
         """
         remaining = _nanoseconds(seconds)
+        refuse_reentry()
         if self._advancing_thread == get_ident():
             raise RuntimeError("work that advance() is running called advance(): schedule a later deadline instead")
         with self._advancing:
@@ -106,20 +107,20 @@ class ManualClock:
 
         The clock holds the scheduler: one that must be collected with its log refers to it weakly.
         """
-        with self._moving:
+        with inside(), self._moving:
             if not any(known is scheduler for known in self._schedulers):
                 self._schedulers = (*self._schedulers, scheduler)
 
     def detach(self, scheduler: Scheduler) -> None:
         """Forget a scheduler; one that is not attached is no error."""
-        with self._moving:
+        with inside(), self._moving:
             self._schedulers = tuple(known for known in self._schedulers if known is not scheduler)
 
     def __repr__(self) -> str:
         return f"ManualClock(time_ms={self.time_ms()}, monotonic={self.monotonic()})"
 
     def _move(self, wall_ns: int, monotonic_ns: int) -> None:
-        with self._moving:
+        with inside(), self._moving:
             wall, monotonic = self._now
             if wall + wall_ns < 0:
                 raise ValueError(

@@ -19,7 +19,7 @@ from collections.abc import Iterator
 from random import Random
 from typing import NamedTuple
 
-from ..runtime.threads import new_lock
+from ..runtime.threads import new_reentrant_lock
 from ..runtime.values import refuse_to_copy
 from .model import ROOT, SECTOR, DirImage, Entry, FileImage, Image, Model, Op, apply_entry, apply_to, patch, resize
 
@@ -48,7 +48,7 @@ class Trace:
         self._marks = marks
         self._labels: list[str] = list(marks)
         self._here: _Cursor | None = None
-        self._lock = new_lock()
+        self._lock = new_reentrant_lock()
 
     def add(self, op: Op) -> None:
         if op.kind == "mark":

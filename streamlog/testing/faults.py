@@ -10,7 +10,7 @@ from typing import Any
 
 from ..runtime.api import Disk, File, Mapping
 from ..runtime.disk import OsDisk
-from ..runtime.threads import new_lock
+from ..runtime.threads import new_reentrant_lock
 from ..runtime.values import refuse_to_copy
 from ..types import Buffer
 
@@ -101,7 +101,7 @@ class FaultyDisk:
         self.used = 0
         """Bytes by which files have grown through this disk since it was made, less those that were freed."""
         self._faults: list[Fault] = []
-        self._lock = new_lock()
+        self._lock = new_reentrant_lock()
 
     # -- faults --------------------------------------------------------------------------------------
 

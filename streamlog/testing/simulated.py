@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 from functools import lru_cache
 from random import Random
 
-from ..runtime.threads import getpid, new_lock
+from ..runtime.threads import getpid, new_reentrant_lock
 from ..runtime.values import refuse_to_copy
 from .crashes import Found, Trace
 from .handles import SimulatedFile, error
@@ -52,7 +52,7 @@ class SimulatedDisk:
         self.name = name
         self._boot = boot
         self._model = Model(image)
-        self._lock = new_lock()
+        self._lock = new_reentrant_lock()
         self._locks: dict[int, SimulatedLock] = {}
         self._trace = Trace(seed, image, boot, marks)
 

@@ -23,6 +23,7 @@ class Story:
     sync: bool = False
     sent: list[str] = field(default_factory=list)
     acknowledged: set[str] = field(default_factory=set)
+    refused: set[str] = field(default_factory=set)
 
     def __post_init__(self) -> None:
         self.disk = SimulatedDisk()
@@ -59,6 +60,7 @@ class Story:
         for producer in {value[0] for value in self._found}:
             order = [places[value] for value in self._found if value[0] == producer]
             assert order == sorted(set(order)), f"out of order, or twice: {order[-8:]}"
+        assert not self.refused & set(self._found), "refused, and there"
         missing = self.acknowledged - set(self._found)
         assert not missing, f"acknowledged and not there: {sorted(places[value] for value in missing)}"
 

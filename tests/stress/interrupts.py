@@ -90,6 +90,12 @@ class Interrupter:
     def _raise(self, *_: object) -> None:
         raise self.error
 
+    def _strike(self) -> None:
+        self._flag[signal.SIGINT]
+
+    def _is_place(self, frame: FrameType) -> bool:
+        return frame.f_code.co_code[frame.f_lasti] in _LOOKS
+
     def _enter(self, frame: FrameType, event: str, arg: object) -> Any:
         if frame.f_code.co_filename in _OWN or frame.f_code.co_filename.startswith(_KERNEL):
             return None
@@ -99,13 +105,13 @@ class Interrupter:
         return self._trace
 
     def _trace(self, frame: FrameType, event: str, arg: object) -> Any:
-        if event != "opcode" or frame.f_code.co_code[frame.f_lasti] not in _LOOKS:
+        if event != "opcode" or not self._is_place(frame):
             return self._trace
         self.places += 1
         if self.places != self._nth and (not self._again or self.places != self._nth + self._again):
             return self._trace
         self.where = f"{frame.f_code.co_filename}:{frame.f_lineno} in {frame.f_code.co_qualname}"
-        self._flag[signal.SIGINT]
+        self._strike()
         return self._trace
 
 

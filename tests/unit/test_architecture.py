@@ -188,3 +188,27 @@ def test_nothing_is_ever_unpickled_or_evaluated() -> None:
         for node in ast.walk(ast.parse(path.read_text())):
             if isinstance(node, ast.Call) and isinstance(node.func, ast.Name):
                 assert node.func.id not in {"eval", "exec", "compile", "__import__"}, f"{path}:{node.lineno}"
+
+
+# Held under the caller's mark: the short way of `send`, and the two functions that append.
+UNMARKED = {("replication/partition.py", "append"), ("replication/partition.py", "append_one")}
+LOCKS = {"lock", "_lock", "draining", "syncing", "maintenance", "_looking", "_moving"}
+
+
+def test_whatever_holds_a_lock_says_so_for_calls_that_come_in_the_middle() -> None:
+    """`with inside(), self._lock:`; see `runtime/threads.py`. The disks of `testing` have locks that may be taken again."""
+    wrong = []
+    for path in sources():
+        where = str(path.relative_to(PACKAGE))
+        if where in ("testing/simulated.py", "testing/handles.py", "testing/faults.py", "testing/crashes.py"):
+            continue
+        for function in ast.walk(ast.parse(path.read_text())):
+            if not isinstance(function, ast.FunctionDef) or (where, function.name) in UNMARKED:
+                continue
+            for block in ast.walk(function):
+                if not isinstance(block, ast.With):
+                    continue
+                held = [ast.unparse(item.context_expr) for item in block.items]
+                if any(each.rpartition(".")[2] in LOCKS for each in held) and held[0] not in ("inside()", "mark"):
+                    wrong.append(f"{where}:{block.lineno} with {', '.join(held)}")
+    assert not wrong, "\n".join(wrong)
