@@ -276,6 +276,14 @@ def test_the_slots_of_one_that_was_killed_are_not_those_of_the_process_that_has_
     assert scene.situation() is ALONE
 
 
+def test_a_holder_that_had_no_room_for_its_pid_is_taken_for_the_one_whose_slots_are_there(scene: Scene) -> None:
+    scene.write(SLOT)
+    scene.lock.pid = 0
+    assert scene.situation() is AT_WORK
+    scene.owned(2)  # the next one has written the owner file, and no slots yet
+    assert scene.situation() is BACK_SOON
+
+
 def test_a_directory_is_between_two_owners_until_the_next_one_says_something(scene: Scene) -> None:
     assert not scene.watcher.is_between()
     scene.write(SLOT)
