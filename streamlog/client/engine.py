@@ -304,7 +304,7 @@ class Registry:
             else:
                 engine.ending = True
                 engine.close()
-        except Exception:
+        except StreamlogError:
             self._forget(engine)
             raise
         self._forget(engine)

@@ -316,8 +316,8 @@ class Producer(Closing):
 
     def close(self, timeout: float | None = None) -> None:
         """Flush, then refuse. Raises what `flush` raises, closed all the same. Closing again does nothing, but for
-        one that Ctrl-C interrupted, which goes on. In a signal handler or finalizer it may be put off until the call that was
-        interrupted ends."""
+        one that an exception of the program's own ended, Ctrl-C or out of a signal handler, which goes on. In a signal
+        handler or finalizer it may be put off until the call that was interrupted ends."""
         limit = seconds_or_none(timeout)
         if self._ended:
             return
@@ -328,7 +328,7 @@ class Producer(Closing):
         self._routes.forget()
         try:
             self._outbox.close(limit, dead)
-        except Exception:
+        except StreamlogError:
             self._end()
             raise
         self._end()
