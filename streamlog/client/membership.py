@@ -102,6 +102,7 @@ class Membership:
         self._thread = 0
         self._fenced: FencedInstanceIdError | None = None
         self._heard_s = 0.0
+        # Why it was put out, until it has joined again.
         self.why_lost = ""
         self.thread_alive: Callable[[], bool] = lambda: True
         self._forget()
@@ -172,7 +173,7 @@ class Membership:
             self._forget()
             raise
         self.member_id, self.epoch, self._version = result.member_id, result.member_epoch, result.version
-        self._joining = ""
+        self._joining = self.why_lost = ""
         self._topics = topics
         self.stable = result.stable and result.assignment == owned
         if polling:

@@ -374,6 +374,13 @@ class Sharing(Reading):
         member_id, epoch = None, 0
         if membership is not None and self._subscription.manual is None and not self._subscription.empty:
             membership.refuse_if_fenced()
+            if membership.why_lost:
+                # Sent without a member id it would be taken if the group is empty by now, and move the group back.
+                raise CommitFailedError(
+                    f"The commit in group {self._config.group!r} was refused: this member was put out of the group, because "
+                    f"{membership.why_lost}, and has not joined again. Nothing was committed; poll to join again, and expect "
+                    f"the records since the last commit once more."
+                )
             member_id, epoch = membership.member_id or None, membership.epoch
         try:
             ids = {name: self._topic_ids[name] for name in offsets if name in self._topic_ids}
