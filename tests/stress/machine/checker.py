@@ -243,27 +243,37 @@ class Checker:
                     partition.compacted_to = max(partition.compacted_to, self._end_now(topic, number, partition))
                 for settings in topic.settings:
                     if "delete" in settings["cleanup_policy"]:
-                        self._expire(topic, partition, settings, now)
+                        self._expire(topic, number, partition, settings, now)
 
     def _end_now(self, topic: TopicModel, number: int, partition: PartitionModel) -> int:
         """The end of a partition, also where nobody was told of its last records."""
         log = self._program.log
-        if log is None or self._program.model.doomed or topic.name not in log or number >= log[topic.name].partitions:
+        if (
+            log is None
+            or topic.name not in log
+            or log[topic.name].id != topic.id
+            or number >= log[topic.name].partitions
+        ):
             return partition.end
         return max(partition.end, self._end(topic, number))
 
-    def _expire(self, topic: TopicModel, partition: PartitionModel, settings: Mapping[str, Any], now: int) -> None:
+    def _expire(
+        self, topic: TopicModel, number: int, partition: PartitionModel, settings: Mapping[str, Any], now: int
+    ) -> None:
         count, size, age = (settings[name] for name in ("retention_records", "retention_bytes", "retention_ms"))
         if count is not None:
             partition.fewest = count if partition.fewest is None else min(count, partition.fewest)
+            partition.start_limit = max(partition.start_limit, self._end_now(topic, number, partition) - count)
         if size is not None:
             partition.smallest = size if partition.smallest is None else min(size, partition.smallest)
         if age is not None:
-            live = self._live(partition) if topic.may_compact() else partition.stored
+            live = self._live(partition)
             young = [
                 offset
-                for offset, number in live.items()
-                if offset >= partition.start and self._timestamp(topic, number) > now - age
+                for offset, record in partition.stored.items()
+                if (offset in live or offset >= partition.compacted_to)
+                and offset >= partition.start
+                and self._timestamp(topic, record) > now - age
             ]
             partition.start_limit = max(partition.start_limit, min(young, default=FOREVER))
 
@@ -303,7 +313,17 @@ class Checker:
             there = set(ids.values())  # a topic that was being deleted is gone with what was committed of it
             for place in {*found, *(place for place in group.places if place[0] in there)}:
                 self._commit(group, place, found.get(place))
+            self._lag(group.name)
             group.going = group.going and self._program.hurt
+
+    def _lag(self, name: str) -> None:
+        """A group's lag is what its commits say it is."""
+        group = self._log.group(name)
+        lag = group.lag()
+        for place, committed in group.committed().items():
+            info = self._log[place.topic].partition(place.partition)
+            expected = max(0, info.high_watermark - max(committed, info.log_start_offset))
+            demand(lag.get(place) == expected, f"the lag of {name} in {place} is {lag.get(place)}, not {expected}")
 
     def _commit(self, group: GroupModel, place: Place, committed: int | None) -> None:
         topic = self._program.model.topics[place[0]]
@@ -326,7 +346,7 @@ class Checker:
                 progress.cut_to(end)
             self._skipped(where, progress, partition, committed, self._info(topic, place[1]).log_start_offset)
         progress.found(committed)
-        if self._program.sync:
+        if self._program.sync or committed is None:
             progress.durable = committed
 
     def _end(self, topic: TopicModel, number: int) -> int:

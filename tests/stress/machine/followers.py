@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import random
+import re
 from typing import TYPE_CHECKING, Any
 
 import streamlog
-from streamlog import StreamlogError, TopicPartition
+from streamlog import StreamlogError
 from streamlog.testing import FaultyDisk, SimulatedDisk
 
-from .model import PATH, demand
+from .model import PATH, GroupModel, demand
 from .producers import identity
 
 if TYPE_CHECKING:
@@ -33,10 +34,10 @@ class Followers:
         self._program = program
         self._log: streamlog.StreamLog | None = None
         self._consumer: Any = None
-        self._next: dict[tuple[Any, TopicPartition], int] = {}
+        self._own = GroupModel("earliest-alone")
 
     def clear(self) -> None:
-        log, self._log, self._consumer, self._next = self._log, None, None, {}
+        log, self._log, self._consumer, self._own = self._log, None, None, GroupModel("earliest-alone")
         if log is not None:
             log.close()
 
@@ -51,8 +52,12 @@ class Followers:
             self._log = streamlog.open(
                 PATH, disk=OtherProcess(self._program.disk), clock=self._program.clock, read_only=True
             )
+            self._consumer = self._log.consumer(re.compile("[a-d]"))
+        self._program.clock.advance(0.01)  # what was written is published within some milliseconds
+        self._program.producers.harvest()
         try:
             self._read(self._log)
+            self._go_on()
         except (
             streamlog.UnknownTopicOrPartitionError,
             streamlog.UnknownTopicIdError,
@@ -78,3 +83,13 @@ class Followers:
                     demand(found in model.sent, f"{where} sees what was never sent: {record!r:.200}")
                     there = partition.stored.get(record.offset)
                     demand(there in (None, found), f"{where} sees record {found} at {record.offset}, where {there} is")
+
+    def _go_on(self) -> None:
+        """The consumer is given what came since, in order, nothing twice, and nothing that is there left out."""
+        while records := self._consumer.poll():
+            for record in records:
+                sent = self._program.model.sent.get(identity(record) or 0)
+                demand(sent is not None, f"a follower was given what was never sent: {record!r:.200}")
+                assert sent is not None
+                self._own.at((sent.topic, record.partition)).disturbed = False
+                self._program.checker.handed_out(self._own, sent.topic, record)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import random
+import re
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
@@ -12,7 +13,7 @@ from uuid import UUID
 import streamlog
 from streamlog import DeserializationError, RebalanceListener, TopicPartition
 
-from .model import GroupModel, Progress, demand
+from .model import GroupModel, Progress, Violation, demand
 from .producers import identity
 
 if TYPE_CHECKING:
@@ -51,6 +52,8 @@ class Member:
     in_hand: list[Any] = field(default_factory=list)
     bomb: tuple[int, type[BaseException]] | None = None
     fenced: bool = False
+    own: GroupModel = field(default_factory=lambda: GroupModel("earliest-alone"))
+    """How far it is, where it is in no group."""
 
     def deserialize(self, data: bytes) -> bytes:
         """Goes off at the chosen record."""
@@ -106,9 +109,10 @@ class Members:
                 config["group_instance_id"] = f"i{rng.randrange(2)}"
             if rng.random() < 0.5:  # those of one group have one in common
                 config["partition_assignment_strategy"] = STRATEGIES[group]
-        self._add(group, names, config, commits)
+        given: list[Any] = [re.compile("[a-d]")] if rng.random() < 0.1 else [*names]
+        self._add(group, given, config, commits)
 
-    def _add(self, group: str | None, names: list[str], config: dict[str, Any], commits: bool) -> None:
+    def _add(self, group: str | None, names: list[Any], config: dict[str, Any], commits: bool) -> None:
         number = self._program.number()
         member = Member(number, None, group, commits, config.get("group_instance_id"))
         self._program.note(f"member {number} of {group}: {names}, {config}")
@@ -160,9 +164,20 @@ class Members:
             member.consumer.close()
         elif member.group is not None:
             self._forgotten(member.group)
+        if how != "forgotten":
+            self._refuses(member)
         member.consumer = None
         if how == "forgotten":
             gc.collect()
+
+    @staticmethod
+    def _refuses(member: Member) -> None:
+        """Whatever is closed says so."""
+        try:
+            member.consumer.poll()
+        except streamlog.ClosedError:
+            return
+        raise Violation("a closed consumer was polled")
 
     def _drop(self, member: Member) -> None:
         self._members = [known for known in self._members if known is not member]
@@ -299,8 +314,7 @@ class Members:
         return member is not other and member.instance is not None and same
 
     def _tell(self, member: Member, group: GroupModel | None, ids: dict[str, UUID], records: Iterable[Any]) -> None:
-        if group is None:
-            return
+        group = group or member.own
         for record in records:
             id = ids.get(record.topic)
             sent = self._program.model.sent.get(identity(record) or 0)
@@ -310,9 +324,11 @@ class Members:
                 id is not None, f"group {group.name} was given a record of a topic that is not there: {record!r:.100}"
             )
             assert id is not None
+            progress = group.at((id, record.partition))
+            if group is member.own:  # nobody else reads for it, so nothing comes twice
+                progress.disturbed = False
             self._program.checker.handed_out(group, id, record)
-            if not member.commits:
-                group.at((id, record.partition)).disturbed = True
+            progress.disturbed = progress.disturbed or not member.commits
 
     def _about_to_read(self, member: Member, group: GroupModel) -> None:
         """Where a group has no position, or one before the log's start, "latest" passes over what is there."""
@@ -349,7 +365,7 @@ class Members:
         self._program.note(f"member {member.number}: {name} to {to}")
         progress = self._progress(member, name)
         if progress is not None:
-            progress.sought(to)
+            progress.moved(to) if member.group is None else progress.sought(to)
         how = rng.random()
         if how < 0.1 and to == bounds[0]:
             member.consumer.seek_to_beginning(name)
@@ -361,9 +377,10 @@ class Members:
         member.in_hand = [record for record in member.in_hand if record.topic_partition != name]
 
     def _progress(self, member: Member, name: TopicPartition) -> Progress | None:
-        if member.group is None or name.topic not in self._log or name.partition >= self._log[name.topic].partitions:
+        if name.topic not in self._log or name.partition >= self._log[name.topic].partitions:
             return None
-        return self._program.model.group(member.group).at((self._log[name.topic].id, name.partition))
+        group = member.own if member.group is None else self._program.model.group(member.group)
+        return group.at((self._log[name.topic].id, name.partition))
 
     def pause(self, rng: random.Random) -> None:
         self._allow_deleted()

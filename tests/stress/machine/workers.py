@@ -29,6 +29,13 @@ class Unprintable(HandlerError):
         raise ValueError("no words for it")
 
 
+class Odd(BaseException):
+    """What no library plans for."""
+
+
+ODD: list[type[BaseException]] = [SystemExit, KeyboardInterrupt, Odd]
+
+
 class WorkerGroups:
     def __init__(self, program: Program) -> None:
         self._program = program
@@ -50,7 +57,7 @@ class WorkerGroups:
             failing,
             on_error,
             retries,
-            rng.choice([HandlerError, HandlerError, Unprintable]),
+            rng.choice([HandlerError, HandlerError, HandlerError, Unprintable, MemoryError, TimeoutError, *ODD]),
         )
         self._program.note(f"{workers} workers on {topic.name}, {on_error}, {retries} retries, {failing} fail")
         letters = self._program.model.topic(topic.name + LETTERS)
@@ -65,24 +72,34 @@ class WorkerGroups:
                     run.handle, topic.name, workers=workers, on_error=on_error, retries=retries, retry_backoff_ms=0,
                     until_end=True, max_poll_records=rng.choice([1, 3, 500]),
                 )  # fmt: skip
-        except HandlerError:
+        except BaseException as error:
             run.raise_violation()
-            demand(on_error == "stop" and run.gave_up, f"on_error={on_error!r}, and the handler's error came out")
+            if not isinstance(error, run.error):
+                raise
+            stops = on_error == "stop" or not issubclass(run.error, Exception)
+            demand(stops and run.gave_up, f"on_error={on_error!r}, and {error!r} came out")
             run.stopped(self._program.model.group(GROUP))
             return
-        except Exception:
-            run.raise_violation()
-            raise
         finally:
             if not self._program.model.doomed:
                 with self._program.looking():
                     self._program.checker.names()
         run.raise_violation()
-        demand(on_error != "stop" or not run.gave_up, "on_error='stop', and the run went on")
+        stops = on_error == "stop" or not issubclass(run.error, Exception)
+        demand(not stops or not run.gave_up, f"on_error={on_error!r}, and the run went on after {run.error.__name__}")
+        if on_error == "dead_letter" and run.gave_up:
+            self._were_set_aside(topic.name + LETTERS, run.gave_up)
         committed = self._program.log_open().group(GROUP).committed()
         for n, end in ends.items():
             done = committed.get(TopicPartition(topic.name, n), 0)
             demand(done >= end or not end, f"{topic.name}-{n} is committed at {done} after a run to its end, {end}")
+
+    def _were_set_aside(self, letters: str, records: list[Any]) -> None:
+        """Every record that was given up is a dead letter."""
+        with self._program.looking():
+            there = Counter(identity(record) for record in self._program.log_open()[letters].read())
+        missing = [identity(record) for record in records if not there[identity(record)]]
+        demand(not missing, f"{missing} were given up, and are not among the dead letters {list(there)}")
 
 
 class Run:
@@ -96,7 +113,7 @@ class Run:
         failing: dict[int, int],
         on_error: str,
         retries: int,
-        error: type[HandlerError],
+        error: type[BaseException],
     ) -> None:
         self._program = program
         self._turns = turns
@@ -104,7 +121,7 @@ class Run:
         self._failing = failing
         self._on_error = on_error
         self._retries = retries
-        self._error = error
+        self.error = error
         self._calls: Counter[tuple[int, int]] = Counter()
         self._violation: Violation | None = None
         self.gave_up: list[Any] = []
@@ -130,12 +147,14 @@ class Run:
         demand(calls <= self._retries + 1, f"the handler was called {calls} times for {record!r:.100}")
         if calls > self._failing.get(record.offset % 8, 0):
             return
-        if calls == self._retries + 1:
+        if not issubclass(self.error, Exception):
+            self.gave_up.append(record)
+        elif calls == self._retries + 1:
             self.gave_up.append(record)
             number = identity(record)
             assert number is not None
             model.dead.add((record.topic, record.partition, record.offset, number))
-        raise self._error(f"call {calls}")
+        raise self.error(f"call {calls}")
 
     def stopped(self, group: GroupModel) -> None:
         """The record in hand is not finished, and other workers may have had some in hand too."""
