@@ -11,7 +11,7 @@ A partitioner belongs to one producer, which calls it under a lock of its own.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Container, Sequence
 from itertools import repeat
 from operator import index, mod
 from struct import unpack_from
@@ -42,6 +42,13 @@ class Partitioner(Protocol):
 
     def on_new_batch(self, topic: str, count: int) -> None:
         """A batch of the topic is done: records without a key move on."""
+
+    def keep_only(self, topics: Container[str]) -> None:
+        """Topics other than these are gone: nothing is to be kept of them.
+
+        The one call that may come while another thread is in here. Then a step of that thread may be lost: records
+        without a key stay where they are for a batch more.
+        """
 
 
 def make_partitioner(spec: str | PartitionFunction, start: int = 0) -> Partitioner:
@@ -92,6 +99,10 @@ class Sticky:
         # partition while another has none.
         self._current[topic] = (self._current.get(topic, self._start) + 1) % count
 
+    def keep_only(self, topics: Container[str]) -> None:
+        """Forget where it is in topics other than these."""
+        self._current = {name: at for name, at in self._current.copy().items() if name in topics}
+
 
 class KeyHash(Sticky):
     """The key's hash modulo the number of partitions; sticky without a key. An empty key is a key."""
@@ -139,6 +150,10 @@ class RoundRobin:
     def on_new_batch(self, topic: str, count: int) -> None:
         """Turns do not depend on batches."""
 
+    def keep_only(self, topics: Container[str]) -> None:
+        """Forget whose turn it is in topics other than these."""
+        self._next = {name: turn for name, turn in self._next.copy().items() if name in topics}
+
 
 class Custom:
     """A program's own function. It is asked for records without a key too, and its answer is checked."""
@@ -167,6 +182,9 @@ class Custom:
 
     def on_new_batch(self, topic: str, count: int) -> None:
         """A function keeps what state it needs itself."""
+
+    def keep_only(self, topics: Container[str]) -> None:
+        """Nothing is known of any topic."""
 
 
 def murmur2(data: bytes) -> int:

@@ -71,7 +71,10 @@ class Routes:
         config = self._config
         if view.internal:
             raise InvalidRecordError(f"{view.name!r} is internal to the log; records cannot be sent to it.")
-        self._outbox.forget_topics(topic.id_bytes for topic in self._service.image.topics.values())
+        topics = self._service.image.topics
+        self._outbox.forget_topics(topic.id_bytes for topic in topics.values())
+        for known in self._partitioners.values():  # without their lock: a partitioner of the program's may be asking for this route
+            known.keep_only(topics)
         spec = config.partitioner if config.partitioner is not None else view.config.partitioner
         partitioner = self._partitioners.get(spec)
         if partitioner is None:

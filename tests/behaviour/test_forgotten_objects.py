@@ -212,3 +212,28 @@ def test_ctrl_c_ends_a_program_that_waits_for_a_handler_that_never_ends(
     assert done.returncode == 0, done.stderr
     with open_log() as log, log.consumer("t", group="g") as consumer:
         assert [record.value for record in consumer.poll()] == [b"1"]  # it was never finished
+
+
+def test_nothing_is_kept_of_topics_and_groups_that_are_gone(log: streamlog.StreamLog) -> None:
+    """A topic made, sent to by a producer that lives on, read by a group of its own, and deleted, leaves no table with its name."""
+    last = 12
+    with log.producer(linger_ms=0) as sticky, log.producer(partitioner="round_robin") as in_turn:
+        for n in range(last + 1):
+            name = f"passing-{n}"
+            log.create_topic(name, partitions=2).send_many([b"1", b"2"])
+            sticky.send(name, b"3")
+            in_turn.send_many(name, [b"4", b"5"])
+            with log.consumer(name, group=name) as consumer:
+                assert len(list(consumer.until_end())) == 5
+            log.group(name).delete()
+            log.delete_topic(name)
+        gc.collect()
+        gone = {f"passing-{n}" for n in range(last)}  # of the last one a producer may still know
+        # A table of names and numbers is not among the collector's objects, but what refers to it is.
+        tables = {
+            id(table): table
+            for known in gc.get_objects()
+            for table in gc.get_referents(known)
+            if type(table) in (dict, set) and table is not gone
+        }
+        assert [list(table)[:5] for table in tables.values() if any(name in table for name in gone)] == []
