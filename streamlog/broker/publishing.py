@@ -10,7 +10,7 @@ All other changes are published before the caller goes on, that is before a file
 file gone also finds the slot changed.
 
 The publisher's lock is a leaf. The state is looked at inside it, so an older one never overwrites a newer.
-A disk that refuses fails no append: it is logged once, and tried again.
+A disk that refuses fails no append: it is logged once, and tried again, at the next change of files at the latest.
 """
 
 from __future__ import annotations
@@ -57,7 +57,7 @@ class Place:
     def changed(self, *, rewritten: bool = False) -> None:
         """Something else changed. `rewritten`: the bytes behind a file's name did, or are about to."""
         self.rewrites += rewritten
-        self._publisher.publish(self)
+        self._publisher.publish(self, urgent=True)
 
     def now(self) -> tuple[Slot, Tail]:
         """The partition as it is. The high watermark is taken first, so it is never ahead of the tail."""
@@ -170,10 +170,10 @@ class Publisher:
         else:
             self._look_soon(place)
 
-    def publish(self, place: Place) -> None:
-        """Write the slot if there is anything new in it."""
+    def publish(self, place: Place, *, urgent: bool = False) -> None:
+        """Write the slot if there is anything new in it; after a refusal only from time to time, unless it is `urgent`."""
         with inside(), self._lock:
-            self._write(place)
+            self._write(place, urgent=urgent)
             failed = self._file is None
         if failed and not self._ended:
             self._look_soon(place)
@@ -229,7 +229,7 @@ class Publisher:
             check(error)
             self._refuse(error)
 
-    def _write(self, place: Place) -> bool:
+    def _write(self, place: Place, *, urgent: bool = False) -> bool:
         """Publish what is new in a place; False if nothing is, True even if the disk refused it."""
         if self._ended or self._places.get(place.partition.log.seed) is not place:
             return False
@@ -237,7 +237,7 @@ class Publisher:
         if slot == place.last:
             return False
         if self._file is None:
-            if self._monotonic() >= self._retry_s:
+            if urgent or self._monotonic() >= self._retry_s:
                 self._start_over()
         elif self._pwrite(published.pack_slot(slot), place.index * SLOT_BYTES):
             place.last, place.tail = slot, tail

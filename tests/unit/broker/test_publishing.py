@@ -403,6 +403,21 @@ def test_a_change_that_could_not_be_told_is_still_one_when_it_can(scene: Scene) 
     assert scene.slot().generation == 1
 
 
+def test_a_change_of_files_does_not_wait_to_be_told_until_a_refused_write_is_tried_again(scene: Scene) -> None:
+    """Whoever read the files with what was told before them would find damage where there is none."""
+    partition = scene.added(cleanup_policy="compact", segment_bytes=1024)
+    for n in range(6):
+        partition.append_one(b"k", b"%d" % n * 600, NOW, NOW)
+    partition.roll(NOW)
+    scene.disk.error = OSError(errno.ENOSPC, "full")
+    scene.now += 1
+    send(partition)
+    scene.disk.error = None
+    rewrites = scene.slot().rewrites
+    partition.compact(NOW)
+    assert scene.slot().rewrites > rewrites
+
+
 def test_a_file_that_cannot_be_made_is_made_when_it_can(tmp_path: Path) -> None:
     scene = Scene(tmp_path / "late")
     scene.publisher.abandon()
