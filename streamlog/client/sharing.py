@@ -416,12 +416,10 @@ class Sharing(Reading):
             return
         self._drop_deleted()
         last, topics = self._last_commit, self._service.image.topics
-        # A position of 0 is as good as any other, unless a member without a commit would begin there anyway.
-        least = 1 if self._config.auto_offset_reset == "earliest" else 0
         finished = {
             name: OffsetAndMetadata(offset)
             for name, offset in self._held.finished().items()
-            if offset >= (0 if name in last else least)
+            if offset >= 0  # a position of 0 that was established is as good as any other
             and name.topic in topics
             and last.get(name) != offset
             and (only is None or name in only)

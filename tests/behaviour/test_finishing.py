@@ -66,7 +66,7 @@ def test_a_loop_that_is_left_with_its_first_record_in_hand_has_finished_none(log
     consumer = consumer_of(log)
     next(consumer)
     consumer.close()
-    assert committed(log) is None
+    assert committed(log) == 0
 
 
 def test_until_end_finishes_its_last_record_when_it_is_asked_for_more(log: streamlog.StreamLog) -> None:
@@ -199,11 +199,16 @@ def test_closing_the_log_is_a_bare_close(tmp_path: Path, clock: ManualClock) -> 
         assert committed(again) == 2
 
 
-def test_nothing_handed_out_commits_nothing(log: streamlog.StreamLog) -> None:
+@pytest.mark.parametrize("reset", ["earliest", "latest"])
+def test_nothing_handed_out_commits_the_position_that_was_established(log: streamlog.StreamLog, reset: Any) -> None:
+    """So whatever its settings are, the next member goes on there."""
     log.create_topic("t")
-    with consumer_of(log) as consumer:
+    with consumer_of(log, auto_offset_reset=reset) as consumer:
         assert consumer.poll() == []
-    assert committed(log) is None
+    assert committed(log) == 0
+    log["t"].send(b"live")
+    with consumer_of(log, auto_offset_reset="latest") as consumer:
+        assert [record.value for record in consumer.poll()] == [b"live"]
 
 
 def test_a_forgotten_consumer_does_not_finish_what_it_had_in_hand(log: streamlog.StreamLog) -> None:

@@ -262,7 +262,7 @@ def test_a_record_whose_handler_only_made_something_to_run_is_not_committed(
     fill(log, 3)
     with pytest.raises(ConfigError, match="nothing runs"):
         log.group("g").run(lambda record: hidden(record), "t", retries=3, on_error=on_error, until_end=True)
-    assert log.group("g").committed() == {}
+    assert set(log.group("g").committed().values()) <= {0}
     assert "t.dead-letters" not in log
 
 
@@ -335,7 +335,7 @@ def test_the_failing_record_goes_to_no_other_worker_before_all_are_stopped(
     monkeypatch.setattr(streamlog.Workers, "stop", slow_stop)
     group = two_workers_one_failing(log, calls)
     assert len(calls) == 1
-    assert group.committed() == {}
+    assert set(group.committed().values()) <= {0}
 
 
 def test_a_worker_that_got_the_failing_record_just_before_it_was_stopped_leaves_it(
@@ -345,7 +345,7 @@ def test_a_worker_that_got_the_failing_record_just_before_it_was_stopped_leaves_
     monkeypatch.setattr(streamlog.Consumer, "stop", lambda consumer: None)  # as if it came a moment too late
     group = two_workers_one_failing(log, calls)
     assert len(calls) == 1
-    assert group.committed() == {}
+    assert set(group.committed().values()) <= {0}
 
 
 def test_wait_raises_the_error_of_the_handler(log: streamlog.StreamLog) -> None:
