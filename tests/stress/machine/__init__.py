@@ -38,5 +38,6 @@ told counts as a promise, because the crash may have come before. The next open 
 - `operations`: what a seed is made of; `program`: does it, crashes, opens again
 - `model`: what must be so; `checker`: whether it is
 - `topics`, `producers`, `members`, `workers`, `followers`, `offline`: the operations, by what they use
-- `turns`: threads that take turns; `shrink`: fewer operations that still fail
+- `turns`: threads that take turns; `repeatable`: time, ids and orders that are the same every time; `shrink`: fewer
+  operations that still fail
 """
