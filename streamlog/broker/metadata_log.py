@@ -16,7 +16,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Protocol
 
-from ..errors import StreamlogError
+from ..errors import DiskFullError, StorageError, StreamlogError
 from ..records import columns
 from ..replication.partition import Partition
 from ..storage.log import Write
@@ -158,10 +158,14 @@ class MetadataLog:
                 is_void = self.partition.take_back(change.before)
             except StreamlogError as failure:
                 self._unblock(change)
-                change.unknown = error = _is_unknown(change, failure)
-                for partition in self._partitions.of_topic(change.name):
+                refused = change.refused or failure
+                message = _is_unknown(change.name, refused, failure)
+                change.unknown = error = _as_storage_error(refused, message)
+                for partition in self._blocked(change):
                     partition.block(error)
-                raise error.again() from failure
+                told = refused.again()
+                told.args = (message,)
+                raise told from failure
             self._unblock(change)
             if not is_void:
                 return False
@@ -169,22 +173,30 @@ class MetadataLog:
         self._partitions.unstage()
         return True
 
+    def _blocked(self, change: Change) -> list[Partition]:
+        """Who takes no records while this is not known: the topic, and the metadata log, which must not begin a segment after
+        a record that is still to be taken back."""
+        return [*self._partitions.of_topic(change.name), self.partition]
+
     def _unblock(self, change: Change) -> None:
         if change.unknown is not None:
-            for partition in self._partitions.of_topic(change.name):
+            for partition in self._blocked(change):
                 partition.unblock(change.unknown)
 
 
-def _is_unknown(change: Change, failure: StreamlogError) -> StreamlogError:
-    name, refused = change.name, change.refused or failure
-    error = refused.again()
-    error.args = (
+def _is_unknown(name: str, refused: StreamlogError, failure: StreamlogError) -> str:
+    return (
         f"A change of topic {name!r} was refused ({_first_sentence(refused)}), and could not be taken back on the "
         f"disk ({_first_sentence(failure)}). So nothing tells whether a crash would bring it about, and until that is known "
         f"topic {name!r} takes no records; those in it can be read. Look at the disk, make room, then send again or change "
-        f"a topic: each tries to take it back first. Or close the log and open it again: then what the disk holds counts.",
+        f"a topic: each tries to take it back first. Or close the log and open it again: then what the disk holds counts."
     )
-    return error
+
+
+def _as_storage_error(refused: StreamlogError, message: str) -> StreamlogError:
+    """What the topic's records are refused with. Not a PoisonedLogError: the topic's own syncs did not fail."""
+    kind = DiskFullError if isinstance(refused, DiskFullError) else StorageError
+    return kind(message, path=getattr(refused, "path", ""), errno=getattr(refused, "errno", 0))
 
 
 def _first_sentence(error: StreamlogError) -> str:

@@ -6,7 +6,7 @@ import logging
 from collections.abc import Callable, Sequence
 
 from ..config import TopicConfig
-from ..errors import ClosedError, StreamlogError, UnknownTopicOrPartitionError, describe
+from ..errors import ClosedError, PoisonedLogError, StreamlogError, UnknownTopicOrPartitionError, describe
 from ..runtime.api import Completion, Lock
 from ..runtime.threads import inside
 from ..runtime.values import refuse_to_copy
@@ -176,10 +176,13 @@ class Partition(Waiters):
         return True
 
     def block(self, error: StreamlogError) -> None:
-        """Refuse appends with `error` until `unblock`; one whose sync failed refuses them anyway. Readers read on."""
+        """Refuse appends with `error` until `unblock`; one whose sync failed refuses them anyway. Readers read on, and what
+        is in the log is synced. REQUIRES: no PoisonedLogError, which would be taken for a failed sync of this log.
+        """
+        assert not isinstance(error, PoisonedLogError)
         with inside(), self.lock:
             log = self.log
-            if log.poison is None or log.fault in self._blocks:
+            if log.poison is None:
                 if not self._blocks:
                     self._before_blocks = log.fault, log.mend
                 self._blocks.append(error)

@@ -19,6 +19,9 @@ import pytest
 import streamlog
 from streamlog import PoisonedLogError, StreamlogError
 from streamlog.broker import broker
+from streamlog.records import columns
+from streamlog.runtime.threads import result_of
+from streamlog.storage.log import Write
 from streamlog.testing import FaultyDisk, ManualClock, SimulatedDisk
 
 PATH = "/data"
@@ -348,3 +351,28 @@ def test_the_error_of_a_change_that_is_not_known_to_be_void_says_so_and_what_to_
     with pytest.raises(PoisonedLogError):
         world.log.close()
     world.check_on(world.simulated, sent=world.sent)
+
+
+def test_what_waits_for_its_sync_is_not_refused_for_a_change_of_its_topic_nor_is_anything_after_it() -> None:
+    """Only new records are: those that are in the log already do not depend on the change."""
+    world = World(True)
+    producer = world.log.producer(linger_ms=60_000)
+    partition = world.log._engine.service._partition(streamlog.TopicPartition("a", 0))  # type: ignore[attr-defined]
+    in_the_log = Write([columns.seal(partition.log.seed, [None], [b"in the log"], world.clock.time_ms(), count=1)])
+    partition.append(in_the_log, world.clock.time_ms())
+    waiting = partition.acknowledge(in_the_log)
+    world.disk.fail("sync", errno.EIO, path="*__cluster_metadata-0/*")
+    refused = world.disk.fail("rename", errno.EIO, times=None, path="*__cluster_metadata-0/*")
+    with pytest.raises(PoisonedLogError, match=UNKNOWN):
+        world.log.delete_topic("a")
+    assert not waiting.done()
+    assert result_of(waiting) == 3
+    with pytest.raises(StreamlogError, match=UNKNOWN):
+        world.log["a"].send(b"refused")
+    world.disk.heal(refused)
+    delivery = producer.send("a", b"taken")
+    producer.flush()
+    assert delivery.result().offset == 4
+    producer.close()
+    with suppress(PoisonedLogError):
+        world.log.close()

@@ -312,7 +312,7 @@ def test_a_blocked_partition_refuses_with_that_error_until_it_is_unblocked(parti
 
 
 def test_a_partition_that_is_blocked_twice_takes_records_after_both(partition: Partition) -> None:
-    first, second = PoisonedLogError("first", path="", errno=0), StorageError("second", path="", errno=0)
+    first, second = StorageError("first", path="", errno=0), StorageError("second", path="", errno=0)
     for one, other in ((first, second), (second, first)):
         partition.block(one)
         partition.block(other)
