@@ -6,6 +6,7 @@ around each request and never while somebody is woken.
 
 from __future__ import annotations
 
+import contextlib
 import logging
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Protocol, TypeVar
@@ -56,8 +57,11 @@ class Groups:
         self._lock = lock
         self._partition: Partition | None = None
         self._shard = Shard(self._append, self._topic_id, incarnation=host.incarnation, new_id=host.new_id)
+        # Whether something came into a request, or into loading: the shard may be behind its log then.
         self._interrupted = False
-        self._ends: Mapping[TopicPartition, int] = {}
+        self._start = 0
+        # Where partitions end that may have commits past that, and the id of the topic that each is of.
+        self._ends: Mapping[TopicPartition, tuple[int, bytes]] = {}
 
     def _topic_id(self, name: str) -> bytes | None:
         view = self._host.image.topics.get(name)
@@ -91,15 +95,17 @@ class Groups:
             return True
         if partition.hides is not None:  # what was committed last may be what cannot be read: no group is set back
             raise partition.hides.again()
+        self._interrupted = True
         self._partition = partition
+        self._start = self._start_of(partition)
         self._shard.unload()
         # What was appended before an interrupt and is not on the device yet counts too: the rest will follow it.
         end = partition.log.tail.end_offset if partition.log.poison is None else partition.high_watermark
         self._shard.replay(all_records(partition, end), partition.commit.park(end, 0) if partition.durable else None)
-        self._interrupted = False
         # Not waited for: the shard answers already, and on a full disk removes the dead members later.
         self._shard.loaded(self._host.clock.time_ms(), self._host.real_seconds())
         self._shard.forget_former_topics()
+        self._interrupted = False
         return True
 
     # -- after a crash -------------------------------------------------------------------------------
@@ -118,12 +124,12 @@ class Groups:
         with inside(), self._lock:
             try:
                 if self._load(partition):
-                    self._ends = {each.partition: each.after for each in self._shard.beyond(ends)}
+                    self._ends = self._with_ids({each.partition: each.after for each in self._shard.beyond(ends)})
             except (CorruptRecordError, FormatError) as error:
                 # No group is served while its topic is damaged, and that is no reason not to take records.
                 logger.error("what groups committed could not be compared with the ends of the logs: %s", error)
             except PoisonedLogError as error:
-                self._ends = {name: ends[name] for name in lossy if name in ends}
+                self._ends = self._with_ids({name: ends[name] for name in lossy if name in ends})
                 return dict.fromkeys(self._ends, error)
             try:
                 self._lower()
@@ -131,25 +137,31 @@ class Groups:
                 return dict.fromkeys(self._ends, error)
         return {}
 
+    def _with_ids(self, ends: Mapping[TopicPartition, int]) -> dict[TopicPartition, tuple[int, bytes]]:
+        ids = {name: self._topic_id(name.topic) for name in ends}
+        return {name: (end, topic_id) for name, end in ends.items() if (topic_id := ids[name]) is not None}
+
+    def _known_ends(self) -> dict[TopicPartition, int]:
+        """`_ends`, without those of topics that were deleted since: another one of that name has nothing to do with them."""
+        return {name: end for name, (end, topic_id) in self._ends.items() if self._topic_id(name.topic) == topic_id}
+
     def recover_again(self) -> bool:
-        """Whether nothing committed lies past the end of its log any more. Waits for no other thread."""
-        if not self._lock.acquire(blocking=False):
+        """Whether nothing committed lies past the end of its log any more. Not while somebody is at the groups: the caller may
+        have a lock that comes after theirs."""
+        if self._lock.locked():
             return False
-        try:
+        with inside(), contextlib.suppress(StreamlogError), self._lock:
             if self._ends and self._load(self._partition):
                 self._lower()
-            return not self._ends
-        except StreamlogError:
-            return False
-        finally:
-            self._lock.release()
+        return not self._ends
 
     def _lower(self) -> None:
         """REQUIRES: the lock, and that the partitions of `_ends` take no records. Raises what the disk says."""
         partition = self._partition
         if not self._ends or partition is None:
             return
-        lowered = self._shard.lower_offsets(self._ends)
+        ends = self._known_ends()
+        lowered = self._run(lambda shard: shard.lower_offsets(ends))
         if (failure := lowered.error()) is not None:
             raise failure
         partition.commit.sync()
@@ -161,24 +173,37 @@ class Groups:
             )  # fmt: skip
         self._ends = {}
 
+    def _run(self, request: Callable[[Shard], T]) -> T:
+        """Make a request of the shard. REQUIRES: the lock, and that it is loaded.
+
+        What comes into the middle of it, Ctrl-C or an exception of a signal handler, may leave the shard behind its log. One
+        that is a StreamlogError may even be taken for what the append raised, so the end of the log is looked at too.
+        """
+        try:
+            result = request(self._shard)
+        except BaseException:
+            self._interrupted = True
+            raise
+        if self._start_of(self._partition) != self._start:
+            self._interrupted = True
+        return result
+
+    def _start_of(self, partition: Partition | None) -> int:
+        """Where the log would end without what the shard wrote."""
+        return 0 if partition is None else partition.log.tail.end_offset - self._shard.written
+
     def _ask(self, request: Callable[[Shard], T], create: bool, otherwise: Callable[[], T]) -> T:
         """Run one request under the lock, wake outside it.
 
-        An interrupt in the middle may leave the shard behind its log, so it is replayed before it
-        answers again. Raises ReentrantCallError in the middle of a call of this thread that may hold a lock.
+        After an interrupt the shard is replayed before it answers again. Raises ReentrantCallError in the middle of a call of
+        this thread that may hold a lock.
         """
         refuse_reentry()
         partition = self._host.groups_partition(create)
         with inside(), self._lock:
             if not self._load(partition):
                 return otherwise()
-            try:
-                result = request(self._shard)
-            except Exception:
-                raise
-            except BaseException:
-                self._interrupted = True
-                raise
+            result = self._run(request)
             wakeups = self._shard.take_wakeups()
         for wake in wakeups:
             contained(wake)
@@ -245,7 +270,7 @@ class Groups:
     ) -> dict[TopicPartition, OffsetAndMetadata]:
         found: dict[TopicPartition, OffsetAndMetadata]
         found = self._ask(lambda shard: shard.committed(group, partitions, topic_ids), False, dict)
-        ends = self._ends
+        ends = self._known_ends() if self._ends else {}
         return {
             name: at._replace(offset=min(at.offset, ends[name])) if name in ends else at for name, at in found.items()
         }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
@@ -93,10 +94,11 @@ class LocalService(ReadingService):
         settled = self._catalog.settle_refused()
         if self._blocked and self._the_groups.recover_again():
             settled = True
-            while self._blocked:
-                partition, refusal = self._blocked[-1]
+            for each in self._blocked[:]:
+                partition, refusal = each
                 partition.unblock(refusal)
-                self._blocked.remove((partition, refusal))
+                with contextlib.suppress(ValueError):  # another thread was faster
+                    self._blocked.remove(each)
         return settled
 
     def close(self) -> None:

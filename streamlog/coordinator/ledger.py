@@ -35,6 +35,8 @@ class Ledger:
         self._wakeups: dict[Callable[[], object], None] = {}
         self._parked: Completion[int] | None = None
         self._failed = False
+        self.written = 0
+        """How many records were appended and then replayed. Fewer than are in the log: an interrupt came in between."""
 
     def _current_id(self, partition: TopicPartition) -> bytes | None:
         return self._topic_id(partition.topic)
@@ -121,6 +123,7 @@ class Ledger:
             if finished and (failure := appended.error()) is not None:
                 return Completion.failed(failure)
             self._replay(records)
+            self.written += len(records)
             waits_for = None if finished else appended
             self._parked = waits_for
             if waits_for is not None:

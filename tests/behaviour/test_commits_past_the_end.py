@@ -11,6 +11,7 @@ import pytest
 
 import streamlog
 from streamlog import TopicPartition
+from streamlog.replication.partition import Partition
 from streamlog.testing import FaultyDisk, ManualClock, SimulatedDisk
 
 from .marks import PATH, T0, opened, values
@@ -259,3 +260,41 @@ def test_a_member_goes_on_behind_what_was_lost(clock: ManualClock) -> None:
         log["t"].send_many(AFTER)
         polled: list[Any] = [record.value for record in consumer.poll()]
         assert polled == AFTER
+
+
+def test_a_topic_made_anew_is_not_held_to_the_end_of_the_former_one(clock: ManualClock) -> None:
+    disk = life_after_a_power_loss(clock)
+    full = disk.fail("pwrite", path="*/topics/*.log", times=None)
+    with opened(disk, clock) as log:
+        assert log.group("g").committed() == {T0: 2}
+        disk.heal(full)
+        log.delete_topic("t")
+        log.create_topic("t").send_many([*BEFORE, *AFTER])
+        log.create_topic("u")
+        log.group("g").reset("t", to={T0: 7})
+        assert log.group("g").committed() == {T0: 7}
+        once = disk.fail("pwrite", path="*/topics/*.log")
+        log["u"].send(b"what was refused may be settled now, so it is sent again")
+        assert once.fired
+        assert log.group("g").committed() == {T0: 7}
+        assert read_by_the_group(log) == AFTER[2:]
+    with opened(disk, clock) as log:
+        assert log.group("g").committed() == {T0: 8}
+
+
+def test_two_senders_may_find_at_once_that_commits_are_lowered(clock: ManualClock, monkeypatch: pytest.MonkeyPatch) -> None:
+    disk = life_after_a_power_loss(clock)
+    full = disk.fail("pwrite", path="*/topics/*.log", times=None)
+    with opened(disk, clock) as log:
+        disk.heal(full)
+        service: Any = log._engine.service
+        unblock = Partition.unblock
+
+        def overtaken(self: Partition, error: streamlog.StreamlogError) -> None:
+            monkeypatch.setattr(Partition, "unblock", unblock)
+            assert service._may_append()  # another thread, from beginning to end
+            unblock(self, error)
+
+        monkeypatch.setattr(Partition, "unblock", overtaken)
+        log["t"].send(b"next")
+        assert values(log) == [*BEFORE[:2], b"next"]
