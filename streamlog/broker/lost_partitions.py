@@ -11,7 +11,7 @@ from collections.abc import Iterable, Mapping
 from ..coordinator import schema
 from ..runtime.api import Disk
 from ..runtime.disk_errors import check
-from ..storage.published import NAME, SLOT_BYTES, parse_slot
+from ..storage.published import NAME, kept_slots
 from ..types import TopicPartition
 from .broker import Broker
 from .controller import GROUPS_TOPIC
@@ -26,8 +26,7 @@ def known_ends(disk: Disk, directory: str) -> dict[int, int]:
     except OSError as error:
         check(error)
         return {}
-    slots = [parse_slot(data[at : at + SLOT_BYTES]) for at in range(SLOT_BYTES, len(data), SLOT_BYTES)]
-    return {slot.seed: max(slot.end_offset, slot.log_start_offset) for slot in slots if slot is not None}
+    return {seed: max(slot.end_offset, slot.log_start_offset) for seed, slot in kept_slots(data).items()}
 
 
 def greatest_commits(records: Iterable[LogRecord]) -> dict[TopicPartition, int]:

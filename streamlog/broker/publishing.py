@@ -98,6 +98,7 @@ class Publisher:
         self._file: File | None = None
         self._ended = True
         self._places: dict[int, Place] = {}
+        self._kept: dict[int, tuple[int, Slot]] = {}  # by seed, index and slot: until the log is open
         self._free: list[int] = []
         self._fresh: deque[Place] = deque()
         self._busy: dict[Place, None] = {}
@@ -110,12 +111,17 @@ class Publisher:
     # -- the owner's life ----------------------------------------------------------------------------
 
     def open(self, incarnation: int, pid: int) -> None:
-        """Begin: readers learn that what they know of the files may change, before recovery changes it."""
+        """Begin: readers learn that what they know of the files may change, before recovery changes it.
+
+        What an earlier owner said of each partition stays, unseen by readers, until the log is open: of one that is
+        lost, and for which this open is refused, nobody else may know where it ended.
+        """
         if self.is_silent:
             return
         with inside(), self._lock:
             self._ended = False
             self._places, self._free = {}, []
+            self._kept = {seed: (index, slot) for index, (seed, slot) in enumerate(self._found().items(), 1)}
             self._header = Header(incarnation, OPENING, pid)
             self._start_over()
 
@@ -123,6 +129,11 @@ class Publisher:
         """Every partition has its place: what is there is all there is."""
         with inside(), self._lock:
             if not self._ended:
+                for seed, (index, _) in list(self._kept.items()):
+                    del self._kept[seed]
+                    if seed not in self._places:
+                        self._pwrite(EMPTY, index * SLOT_BYTES)
+                        self._free.append(index)
                 self._set_state(OPEN)
 
     def close(self, *, clean: bool) -> None:
@@ -150,9 +161,12 @@ class Publisher:
             known = self._places.get(seed)  # of an attempt that was interrupted
             if known is not None:
                 index = known.index
+            elif seed in self._kept:
+                index = self._kept[seed][0]
             else:
-                index = self._free.pop() if self._free else len(self._places) + 1
+                index = self._free.pop() if self._free else len(self._places.keys() | self._kept.keys()) + 1
             place = self._places[seed] = Place(self, partition, index, eager)
+            self._kept.pop(seed, None)
             self._write(place)
         partition.outside = place
 
@@ -210,6 +224,13 @@ class Publisher:
 
     # -- the file, all under the lock ----------------------------------------------------------------
 
+    def _found(self) -> dict[int, Slot]:
+        try:
+            return published.kept_slots(self._disk.read(self._path))
+        except OSError as error:
+            check(error)
+            return {}
+
     def _set_state(self, state: int) -> None:
         self._header = self._header._replace(state=state)
         if not self._pwrite(published.pack_header(self._header), 0):
@@ -219,8 +240,10 @@ class Publisher:
         """Write the whole file anew. In place: readers have it open."""
         try:
             self._file = file = self._disk.open(self._path, create=True)
-            file.pwrite([published.pack_header(self._header)], 0)
-            file.truncate(SLOT_BYTES)
+            kept = {index: published.pack_slot(slot, kept=True) for index, slot in self._kept.values()}
+            slots = [kept.get(index, EMPTY) for index in range(1, max(kept, default=0) + 1)]
+            file.pwrite([b"".join([published.pack_header(self._header), *slots])], 0)
+            file.truncate((len(slots) + 1) * SLOT_BYTES)
             for place in self._places.values():
                 slot, tail = place.now()
                 file.pwrite([published.pack_slot(slot)], place.index * SLOT_BYTES)

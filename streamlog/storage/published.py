@@ -26,6 +26,7 @@ _HEADER = Struct("<4sIQII32x")
 _SLOT = Struct("<QIIqqqqII")
 _CHECK = Struct("<Q")
 _U32 = 0xFFFFFFFF
+_KEPT = 1  # the seed of the checksum of a kept slot: readers take it for a slot that is being written
 
 
 class Header(NamedTuple):
@@ -77,25 +78,41 @@ def parse_header(data: bytes) -> Header | None:
     return Header(incarnation, state, pid)
 
 
-def pack_slot(slot: Slot) -> bytes:
-    """REQUIRES: the active segment is under 4 GiB and holds fewer than 2^32 offsets."""
+def pack_slot(slot: Slot, *, kept: bool = False) -> bytes:
+    """`kept`: as an earlier owner left it, for `kept_slots` and no reader.
+
+    REQUIRES: the active segment is under 4 GiB and holds fewer than 2^32 offsets.
+    """
     seed, generation, rewrites, end, high_watermark, last_stable, start, active_base, position = slot
     body = _SLOT.pack(
         seed, generation & _U32, rewrites & _U32, end, high_watermark, last_stable, start,
         min(end - active_base, _U32), min(position, _U32),
     )  # fmt: skip
-    return body + _CHECK.pack(xxh3_64_intdigest(body))
+    return body + _CHECK.pack(xxh3_64_intdigest(body, _KEPT if kept else 0))
 
 
 def parse_slot(data: bytes) -> Slot | None:
-    """The slot in 64 bytes, or None if they do not verify: the slot is free, or is being written."""
-    if len(data) != SLOT_BYTES or not _verifies(data):
-        return None
+    """The slot in 64 bytes, or None if they do not verify: the slot is free, kept, or being written."""
+    return _slot(data) if len(data) == SLOT_BYTES and _verifies(data) else None
+
+
+def kept_slots(data: bytes) -> dict[int, Slot]:
+    """What a file says of each partition, by its seed, whoever said it last: also what an open that failed kept."""
+    found: dict[int, Slot] = {}
+    for at in range(SLOT_BYTES, len(data) - SLOT_BYTES + 1, SLOT_BYTES):
+        raw = data[at : at + SLOT_BYTES]
+        if _verifies(raw) or _verifies(raw, _KEPT):
+            slot = _slot(raw)
+            found[slot.seed] = slot
+    return found
+
+
+def _slot(data: bytes) -> Slot:
     seed, generation, rewrites, end, high_watermark, last_stable, start, length, position = _SLOT.unpack_from(data)
     return Slot(seed, generation, rewrites, end, high_watermark, last_stable, start, end - length, position)
 
 
-def _verifies(data: bytes) -> bool:
+def _verifies(data: bytes, seed: int = 0) -> bool:
     at = SLOT_BYTES - _CHECK.size
     found: int = _CHECK.unpack_from(data, at)[0]
-    return found == xxh3_64_intdigest(data[:at])
+    return found == xxh3_64_intdigest(data[:at], seed)

@@ -97,11 +97,10 @@ def test_the_loss_is_accepted_and_the_partition_goes_on_at_the_greatest_offset_k
     if not published:
         (left / "published").unlink()
     refused_every_time(left, open_log, {"a"})
-    if published:  # refused opens begin the file anew, and have not come to the lost one
-        (left / "published").unlink()
     log = open_log(force=True)
     assert list(log["a"].read()) == []
-    assert log["a"].send(b"next").result().offset == 7, "what the group committed is all that is known"
+    known = 10 if published else 7  # without the file: what the group committed
+    assert log["a"].send(b"next").result().offset == known
     assert [record.value for record in log["b"].read()] == [b"%d" % n for n in range(10)]
     log.close()
     with open_log() as log, log.consumer("a", group="g") as consumer:  # an ordinary partition from then on
@@ -110,10 +109,43 @@ def test_the_loss_is_accepted_and_the_partition_goes_on_at_the_greatest_offset_k
 
 
 @pytest.mark.damaged
-def test_what_the_owner_published_tells_where_a_lost_partition_ended(left: Path, open_log: OpenLog) -> None:
+@pytest.mark.parametrize("refused", [0, 1, 3])
+def test_what_the_owner_published_tells_where_a_lost_partition_ended(
+    left: Path, open_log: OpenLog, refused: int
+) -> None:
+    """However often the log was refused before, and whoever is told of the loss first."""
     remove(left, "b")
+    for _ in range(refused):
+        with pytest.raises(CorruptRecordError):
+            open_log()
     log = open_log(force=True)
     assert log["b"].send(b"next").result().offset == 10
+
+
+@pytest.mark.damaged
+def test_an_open_that_was_killed_forgets_no_end_of_a_lost_partition(clock: ManualClock) -> None:
+    machine = SimulatedDisk()
+    with streamlog.open("data", disk=machine, clock=clock) as log:
+        make(log)
+        where = f"/data/topics/{log['b']._view().id.hex}-0"
+    machine.rmtree(where)
+    first = len(machine.operations)
+    with pytest.raises(CorruptRecordError):
+        streamlog.open("data", disk=machine, clock=clock)
+    for moment in range(first, len(machine.operations) + 1):
+        with streamlog.open("data", disk=machine.state(f"{moment}/kill"), clock=clock, force=True) as log:
+            assert log["b"].send(b"next").result().offset == 10, moment
+
+
+@pytest.mark.damaged
+def test_a_reader_does_not_take_what_is_kept_of_a_lost_partition_for_records(left: Path, open_log: OpenLog) -> None:
+    remove(left, "b")
+    with pytest.raises(CorruptRecordError):
+        open_log()
+    with open_log(read_only=True) as log:
+        assert len(list(log["a"].read())) == 10
+        with pytest.raises(streamlog.StreamlogError):
+            list(log["b"].read())
 
 
 @pytest.mark.damaged
@@ -158,9 +190,7 @@ def test_lost_offsets_are_refused_and_accepted_like_any_partition(
 @pytest.mark.damaged
 def test_all_topics_lost_are_refused_and_accepted_like_any_partition(left: Path, open_log: OpenLog) -> None:
     shutil.rmtree(left / "topics")
-    published = (left / "published").read_bytes()
     refused_every_time(left, open_log, {"a", "b", "__consumer_offsets"})
-    (left / "published").write_bytes(published)
     with open_log(force=True) as log:
         assert [log[name].send(b"next").result().offset for name in TOPICS] == [10, 10]
     with open_log() as log:
@@ -224,6 +254,7 @@ def test_a_loss_is_accepted_whole_or_not_at_all(clock: ManualClock) -> None:
         where = f"/data/topics/{log['a']._view().id.hex}-0"
     machine.rmtree(where)
     machine.unlink("/data/published")
+    machine.sync_dir("/data")
     machine.sync_dir("/data/topics")
     first = len(machine.operations)
     with streamlog.open("data", disk=machine, clock=clock, force=True):

@@ -16,7 +16,18 @@ from streamlog.records.batch import seed_of
 from streamlog.replication.partition import Partition
 from streamlog.runtime.disk import OsDisk
 from streamlog.runtime.threads import new_lock
-from streamlog.storage.published import CLOSED, EMPTY, OPEN, OPENING, SLOT_BYTES, Header, Slot, parse_header, parse_slot
+from streamlog.storage.published import (
+    CLOSED,
+    EMPTY,
+    OPEN,
+    OPENING,
+    SLOT_BYTES,
+    Header,
+    Slot,
+    kept_slots,
+    parse_header,
+    parse_slot,
+)
 from streamlog.storage.recovery import Crash, open_log
 from streamlog.types import TopicPartition
 
@@ -124,6 +135,30 @@ def test_the_header_tells_what_the_owner_is_doing(scene: Scene) -> None:
     assert scene.slot().end_offset == 1
 
 
+def test_what_an_earlier_owner_said_is_kept_until_every_partition_has_its_place(scene: Scene) -> None:
+    first, second, third = (scene.added(number) for number in range(3))
+    send(second)
+    scene.publisher.opened()
+    scene.publisher.close(clean=True)
+    for _ in range(2):  # refused for `second`: it is lost
+        scene.publisher.open(8, 4711)
+        assert scene.slots() == [None, None, None]
+        for partition in (third, first):
+            scene.publisher.add(partition)
+        scene.publisher.abandon()
+        data = (scene.path / "published").read_bytes()
+        assert {seed: slot.end_offset for seed, slot in kept_slots(data).items()} == {
+            first.log.seed: 0, second.log.seed: 1, third.log.seed: 0
+        }  # fmt: skip
+        assert [slot and slot.seed for slot in scene.slots()] == [first.log.seed, None, third.log.seed]
+    scene.publisher.open(9, 4711)
+    scene.publisher.add(first)
+    scene.publisher.opened()  # and the others were deleted meanwhile
+    assert len(kept_slots((scene.path / "published").read_bytes())) == 1
+    assert scene.added(3) is not None, "their slots are free"
+    assert len(scene.slots()) == 3
+
+
 def test_an_owner_that_could_not_close_says_nothing(scene: Scene) -> None:
     scene.publisher.opened()
     scene.publisher.close(clean=False)
@@ -136,7 +171,7 @@ def test_a_new_owner_begins_the_file_anew_in_its_place(scene: Scene) -> None:
     inode = (scene.path / "published").stat().st_ino
     scene.publisher.open(8, 4712)
     assert scene.header() == Header(8, OPENING, 4712)
-    assert scene.slots() == []
+    assert scene.slots() == [None]  # kept, for the owner alone, until the log is open
     assert (scene.path / "published").stat().st_ino == inode
     assert (scene.path / "published").stat().st_mode & 0o777 == 0o600
 

@@ -13,6 +13,7 @@ from streamlog.storage.published import (
     SLOT_BYTES,
     Header,
     Slot,
+    kept_slots,
     pack_header,
     pack_slot,
     parse_header,
@@ -57,6 +58,15 @@ def test_a_slot_with_a_flipped_bit_is_none(bit: int) -> None:
 def test_a_torn_slot_is_none_or_one_of_the_two(at: int) -> None:
     old, new = pack_slot(SLOT), pack_slot(SLOT._replace(end_offset=501, active_base=401, end_position=9_100))
     assert parse_slot(new[:at] + old[at:]) in (None, SLOT, parse_slot(new))
+
+
+def test_what_was_kept_of_a_partition_is_for_the_owner_alone() -> None:
+    mine, kept = SLOT, SLOT._replace(seed=12, end_offset=700, active_base=690)
+    assert parse_slot(pack_slot(kept, kept=True)) is None
+    data = pack_header(Header(3, OPEN, 99)) + EMPTY + pack_slot(mine) + pack_slot(kept, kept=True)
+    assert kept_slots(data) == {11: mine, 12: kept}
+    assert kept_slots(data[:-1]) == {11: mine}
+    assert kept_slots(b"") == {}
 
 
 def test_a_free_slot_a_short_one_and_a_file_of_another_version_are_none() -> None:
