@@ -28,7 +28,7 @@ from .cli_app import (
 )
 from .cli_input import locate, parse_position, parse_setting
 from .config import TopicConfig, topic_changes
-from .errors import ConfigError, GroupIdNotFoundError, did_you_mean
+from .errors import ConfigError, GroupIdNotFoundError, TopicAlreadyExistsError, did_you_mean
 from .runtime.threads import SystemClock
 
 topics = typer.Typer(no_args_is_help=True, help="Create, describe, list and delete topics.")
@@ -60,6 +60,8 @@ def topic_create(
     # Refused before a directory is made for it.
     TopicConfig(**topic_changes(settings)[0])
     with open_log(ctx, directory, create=True) as log:
+        if name in log and not exist_ok:
+            raise TopicAlreadyExistsError(f"Topic {name!r} exists already; use it as it is with --exist-ok.", topic=name)
         topic = log.create_topic(name, partitions=partitions, exist_ok=exist_ok, **settings)
         if wants_json(ctx, as_json):
             output.document(_described(topic))

@@ -227,7 +227,8 @@ def topic_changes(settings: Mapping[str, Any], what: str = "topic") -> tuple[dic
             if not callable(getattr(value, "expired", None)) or not isinstance(getattr(value, "name", None), str):
                 raise ConfigError(
                     f"retention={shown(value)} is no policy: it needs a str `name` and "
-                    f"`expired(segments, now_ms) -> int`. See streamlog.retention.",
+                    f"`expired(segments, now_ms) -> int` (see streamlog.retention). A bound of age, size or count is "
+                    f"retention_ms, retention_bytes or retention_records.",
                     name=name,
                 )
             changes[name] = value.name

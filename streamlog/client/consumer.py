@@ -348,10 +348,19 @@ class Consumer(Positions, Generic[K, V]):
     # -- the end ---------------------------------------------------------------------------------------
 
     def __exit__(self, exc_type: object = None, *exc: object) -> None:
-        if exc_type is None and self._dead is None:
-            with self._enter(), self._guard():
+        if exc_type is None and (entered := self._enter_if_open()) is not None:
+            with entered, self._guard():
                 self._held.finish()
         self.close()
+
+    def _enter_if_open(self) -> Any:
+        """As `_enter`; None where it is closed, or its log was meanwhile: by another thread, or because that was put off."""
+        try:
+            return self._enter()
+        except StreamlogError:
+            if self._dead is None:
+                raise
+            return None
 
     def close(self) -> None:
         """Commit what is finished (if auto-committing), leave the group. Closing again does nothing.
@@ -364,8 +373,9 @@ class Consumer(Positions, Generic[K, V]):
         if self._end_call_soon() or is_inside():
             self._room.put_off(self._close_put_off)
             return
-        with self._enter():
-            self._end(closed("consumer"))
+        if (entered := self._enter_if_open()) is not None:
+            with entered:
+                self._end(closed("consumer"))
 
     def _end_call_soon(self) -> bool:
         """Whether the caller, no listener, interrupted a call of this consumer's, which then ends as after `stop`."""

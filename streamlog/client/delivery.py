@@ -75,6 +75,16 @@ class Delivery(Generic[T]):
             queue.topic.name, queue.partition, batch.result() + self._index, batch.time_of(self._index)
         )
 
+    def __repr__(self) -> str:
+        queue = self._batch.queue
+        where = f"{queue.topic.name}-{queue.partition}"
+        if not self._batch.done():
+            return f"<streamlog.Delivery to {where}: not written yet>"
+        error = self._batch.error()
+        if error is not None:
+            return f"<streamlog.Delivery to {where}: {type(error).__name__}>"
+        return f"<streamlog.Delivery to {where}: offset {self._batch.result() + self._index}>"
+
     def __reduce__(self) -> Any:
         raise TypeError("a Delivery cannot be pickled; pickle its result()")
 
@@ -105,6 +115,10 @@ class Written(Delivery[RecordMetadata]):
 
     def add_done_callback(self, fn: Callable[[Delivery[RecordMetadata]], object]) -> None:
         _call(fn, self)
+
+    def __repr__(self) -> str:
+        topic, partition, offset, _ = self._metadata
+        return f"<streamlog.Delivery to {topic}-{partition}: offset {offset}>"
 
 
 class Part:
@@ -232,6 +246,11 @@ class ManyDelivery(Delivery[Sequence[RecordMetadata]]):
         if self._parts and self.done():
             for part in self._parts:
                 part.batch.queue.call()
+
+    def __repr__(self) -> str:
+        failed = sum(len(part.indexes) for part in self._parts if part.batch.done() and part.batch.error() is not None)
+        state = f"{failed} failed" if failed else "written" if self.done() else "not written yet"
+        return f"<streamlog.Delivery of {self._count} records: {state}>"
 
 
 def _many_error(parts: Sequence[Part], count: int) -> DeliveryError:

@@ -89,4 +89,5 @@ class Closing:
 
 
 def closed(what: str) -> ClosedError:
-    return ClosedError(f"The {what} was closed; make a new one from an open log.")
+    again = "open it again with streamlog.open()" if what == "log" else "make a new one from an open log"
+    return ClosedError(f"The {what} was closed; {again}.")

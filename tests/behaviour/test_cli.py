@@ -121,6 +121,7 @@ def test_a_setting_is_typed_as_the_topic_wants_it(terminal: Terminal, setting: s
         ("retention_ms=7 moons", "retention_ms='7 moons'"),
         ("retenton_ms=7d", "did you mean 'retention_ms'"),
         ("cleanup_policy=compost", "'compact'"),
+        ("retention=7d", "retention_ms"),
         ("unclean_leader_election=perhaps", "true or false"),
     ],
 )
@@ -131,7 +132,7 @@ def test_a_bad_setting_is_refused_and_no_directory_is_made_for_it(terminal: Term
 
 def test_creating_a_topic_twice_is_refused_unless_that_is_fine(terminal: Terminal) -> None:
     terminal("topic", "create", "t")
-    assert "'t'" in terminal.fails("topic", "create", "t")
+    assert "'t' exists already; use it as it is with --exist-ok" in terminal.fails("topic", "create", "t")
     terminal("topic", "create", "t", "--exist-ok")
 
 

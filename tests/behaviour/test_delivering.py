@@ -313,3 +313,28 @@ def test_any_number_of_callbacks_may_send(log: streamlog.StreamLog, wait: bool) 
         producer.flush()
     assert len(called) == 600
     assert log["t"].partition(0).high_watermark == 1200
+
+
+# How it is shown
+
+
+def test_a_delivery_shows_where_its_record_is_and_whether(clock: ManualClock) -> None:
+    disk = FaultyDisk(SimulatedDisk())
+    with streamlog.open("data", disk=disk, clock=clock) as log:
+        topic = log.create_topic("t")
+        assert repr(topic.send(b"a")) == "<streamlog.Delivery to t-0: offset 0>"
+        assert repr(topic.send_many([b"b", b"c"])) == "<streamlog.Delivery of 2 records: written>"
+        with log.producer(linger_ms=60_000) as producer:
+            one, many = producer.send("t", b"d"), producer.send_many("t", [b"e", b"f"])
+            assert repr(one) == "<streamlog.Delivery to t-0: not written yet>"
+            assert repr(many) == "<streamlog.Delivery of 2 records: not written yet>"
+            producer.flush()
+            assert repr(one) == "<streamlog.Delivery to t-0: offset 3>"
+            lost, more = producer.send("t", b"g"), producer.send_many("t", [b"h", b"i"])
+            disk.fail("pwrite", error=errno.ENOSPC, path="*/topics/*.log", times=None)
+            with pytest.raises(streamlog.DeliveryError) as told:
+                producer.flush()
+            assert repr(lost) == "<streamlog.Delivery to t-0: DiskFullError>"
+            assert repr(more) == "<streamlog.Delivery of 2 records: 2 failed>"
+            assert len(told.value.failed) == 3
+            disk.heal()

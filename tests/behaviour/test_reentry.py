@@ -131,6 +131,46 @@ def test_what_is_closed_in_the_middle_of_a_send_is_closed_when_it_has_ended(
         assert values(log) == [b"interrupted"]
 
 
+@pytest.mark.parametrize("what", ["close", "leave a block"])
+def test_a_handler_that_closes_the_log_and_exits_has_the_program_exit(disk: DiskThatStrikes, clock: ManualClock, what: str) -> None:
+    """The close is put off until the interrupted call ends; here an exit ends it, and the consumer finds the log closed."""
+
+    def stop(*_: object) -> None:
+        log.close()
+        raise SystemExit(3)
+
+    with streamlog.open("data", disk=disk, clock=clock) as log, on_signal(stop) as strike:
+        log.create_topic("t")
+        consumer = log.consumer("t", group="g")
+        disk.in_next_write = strike
+        with pytest.raises(SystemExit), reentry.at_most(LONG, lambda: "a program that exits"):
+            if what == "close":
+                try:
+                    log["t"].send(b"x")
+                finally:
+                    consumer.close()
+            else:
+                with consumer:
+                    log["t"].send(b"x")
+        assert consumer.closed
+        assert log.closed
+
+
+def test_a_block_that_ends_when_its_log_is_closing_ends_quietly(disk: DiskThatStrikes, clock: ManualClock) -> None:
+    def stop(*_: object) -> None:
+        log.close()
+        raise InterruptedError
+
+    with streamlog.open("data", disk=disk, clock=clock) as log, on_signal(stop) as strike:
+        log.create_topic("t")
+        with log.consumer("t", group="g") as consumer:
+            disk.in_next_write = strike
+            with pytest.raises(InterruptedError):
+                log["t"].send(b"x")
+        assert consumer.closed
+        assert log.closed
+
+
 def test_a_consumer_stops_at_once_in_the_middle_of_a_send(disk: DiskThatStrikes, clock: ManualClock) -> None:
     with streamlog.open("data", disk=disk, clock=clock) as log:
         log.create_topic("t")
