@@ -196,7 +196,11 @@ class Broker:
         self._is_new = not self.disk.exists(path)
         if not self._is_new:
             self.owner = read_owner(self.disk, path)
-            self.crash = Crash(clean=bool(self.owner["clean"]), same_boot=self.owner["boot_id"] == boot and bool(boot))
+            self.crash = Crash(
+                clean=bool(self.owner["clean"]),
+                same_boot=self.owner["boot_id"] == boot and bool(boot),
+                unsynced=self.owner.get("unsynced") is True,
+            )
             if not self.crash.clean:  # until every partition was looked at, this crash is the one to recover from
                 kept = self.owner["boot_id"]
         else:
@@ -209,8 +213,9 @@ class Broker:
 
     def recovered(self, *, completely: bool) -> None:
         """Everything is open. Unless some file is still to be brought in order, what comes next is another crash."""
-        if completely and self.owner["boot_id"] != self._boot_id:
+        if completely and (self.owner["boot_id"] != self._boot_id or self.crash.unsynced):
             self.owner = {**self.owner, "boot_id": self._boot_id}
+            self.owner.pop("unsynced", None)
             try:
                 self._write_owner()
             except OSError as error:
@@ -349,11 +354,16 @@ class Broker:
 
     # -- closing -------------------------------------------------------------------------------------
 
-    def close(self, *, clean: bool) -> None:
-        """Mark the directory closed if everything in it was, and give up the lock."""
+    def close(self, *, clean: bool, unsynced: bool = False) -> None:
+        """Mark the directory closed if everything in it was, and give up the lock.
+
+        `unsynced`: a sync failed of which no word could be left where it did, so it is left here.
+        """
         try:
-            if clean:
-                self.owner = {**self.owner, "clean": True}
+            if clean or unsynced:
+                self.owner = {**self.owner, "clean": clean}
+                if unsynced:
+                    self.owner["unsynced"] = True
                 self._write_owner()
         except OSError as error:  # a full disk: the next open walks the headers, nothing is lost
             check(error)

@@ -85,7 +85,7 @@ class Catalog:
                 accept_losses(broker, self.image, published)
             self._follow(self.image)
             before_appends()
-            broker.recovered(completely=not self._unsettled())
+            broker.recovered(completely=not self._unsettled() and not (broker.crash.unsynced and self._faulty()))
             self._publisher.opened()
         except BaseException:
             self._publisher.abandon()
@@ -103,7 +103,7 @@ class Catalog:
         """Close every partition, then the directory. Raises the first error, after all were let go."""
         error = ClosedError("The log was closed.")
         first: StreamlogError | None = None
-        clean = False
+        clean = unsynced = False
         try:
             with inside(), self._lock:
                 self.closed = error
@@ -120,12 +120,13 @@ class Catalog:
                     partition.close(error)
                 except StreamlogError as failure:
                     first = first or failure
+            unsynced = any(each.log.poison is not None and not each.log.is_marked for each in partitions)
             clean = first is None and self._metadata.is_settled and not self._faulty()
         finally:  # also when Ctrl-C comes in the middle: the lock must not outlive the log
             try:
                 self._publisher.close(clean=clean)
             finally:
-                self._broker.close(clean=clean)
+                self._broker.close(clean=clean, unsynced=unsynced)
         if first is not None:
             raise first
 

@@ -29,6 +29,7 @@ from ..storage.faults import typed
 from ..storage.log import Write
 from ..storage.rebuild import Rebuilt
 from ..storage.recovery import Crash, open_log
+from ..storage.segment import size_of
 from ..storage.swap import base_offset_of, swap_of
 from ..types import TopicPartition
 from . import metadata
@@ -319,9 +320,14 @@ class _Repair(Inspection):
             self._nameless.setdefault(match[1], []).append(int(match[2]))
 
     def _name_the_nameless(self) -> None:
-        """Copy the partitions that the damaged metadata does not name, and write metadata that does."""
+        """Copy the partitions that the damaged metadata does not name, and write metadata that does.
+
+        Not those that never had a record: a change that was refused, or cut short, may have left them.
+        """
         by_id = {view.id.hex: view for view in self._views.values()}
         for topic_hex, numbers in sorted(self._nameless.items()):
+            if not any(self._had_records(topic_hex, number) for number in numbers):
+                continue
             view = by_id.get(topic_hex)
             name = view.name if view is not None else f"recovered-{topic_hex}"
             topic_id = UUID(topic_hex)
@@ -337,6 +343,19 @@ class _Repair(Inspection):
             self._write(partial(self._add_topic, wanted))
             if view is None:
                 self._recovered.append(name)
+
+    def _had_records(self, topic_hex: str, number: int) -> bool:
+        directory = f"{self.path}/topics/{topic_hex}-{number}"
+        state, start = self._state(directory, UUID(topic_hex).bytes, number)
+        if start or (state is not None and state.recovery_point):
+            return True
+        try:
+            return any(
+                size_of(self.disk, f"{directory}/{name}") for name in self.disk.listdir(directory) if name != STATE_NAME
+            )
+        except OSError as error:
+            check(error)
+            return True  # it cannot be read, and that is told
 
     def _add_topic(self, view: TopicView) -> None:
         seed = seed_of(METADATA_ID.bytes, 0)

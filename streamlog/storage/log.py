@@ -68,6 +68,7 @@ class Log(DurableLog):
         self.may_have_lost_its_end = False
         self.synced_end = self.recovery_point
         self.acknowledged_is_synced = False
+        self.is_marked = False  # at close: word was left of a sync that failed
         self._is_half_replaced = False
         self._one = Write(())
         self.side = SideTables()
@@ -416,7 +417,8 @@ class Log(DurableLog):
         costs the index and the recovery point. A poisoned log syncs nothing and raises its PoisonedLogError.
         """
         if self.poison is not None:
-            salvage.mark(self.disk, self.directory, self.synced_end, is_all=self.acknowledged_is_synced)
+            synced_end, is_all = self.synced_end, self.acknowledged_is_synced
+            self.is_marked = salvage.mark(self.disk, self.directory, synced_end, is_all=is_all)
             raise self.poison.again()
         if self._writing is not None:
             self._settle()

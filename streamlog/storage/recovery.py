@@ -34,10 +34,12 @@ logger = logging.getLogger("streamlog.storage")
 
 
 class Crash(NamedTuple):
-    """How the directory was left. `clean`: closed; `same_boot`: the machine has been up ever since."""
+    """How the directory was left. `clean`: closed; `same_boot`: the machine has been up ever since; `unsynced`: a sync
+    failed, and the partition that it failed in could not be marked."""
 
     clean: bool
     same_boot: bool
+    unsynced: bool = False
 
 
 def open_log(
@@ -56,7 +58,7 @@ def open_log(
         state = state_file.state
         if not crash.clean:
             state_file.settle()
-        salvaged = salvage.salvage(disk, directory, names, state.recovery_point)
+        salvaged = salvage.salvage(disk, directory, names, state.recovery_point, unsynced=crash.unsynced)
         if salvaged.done:
             crash = Crash(clean=False, same_boot=False)
         segments = _segments(disk, directory, seed, names, state_file)

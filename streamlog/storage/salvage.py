@@ -49,15 +49,18 @@ def marker_of(name: str) -> Marker | None:
     return None if match is None else Marker(int(match[1]), match[2], match[3] is not None)
 
 
-def mark(disk: Disk, directory: str, synced_end: int, *, is_all: bool) -> None:
-    """Leave word for the next open, if the disk lets us."""
-    with ignored(OSError):
-        name = f"poisoned-{synced_end:020d}-{_boot(disk)}{'-all' if is_all else ''}"
+def mark(disk: Disk, directory: str, synced_end: int, *, is_all: bool) -> bool:
+    """Leave word for the next open; False if the disk does not let us."""
+    name = f"poisoned-{synced_end:020d}-{_boot(disk)}{'-all' if is_all else ''}"
+    try:
         file = disk.open(f"{directory}/{name}", create=True)
-        try:
-            file.pwrite([_TEXT], 0)
-        finally:
-            file.close()
+    except OSError as error:
+        check(error)
+        return False
+    with ignored(OSError):  # what counts is the name
+        file.pwrite([_TEXT], 0)
+    file.close()
+    return True
 
 
 def _boot(disk: Disk) -> str:
@@ -75,12 +78,17 @@ class Salvaged(NamedTuple):
     is_all: bool = False
 
 
-def salvage(disk: Disk, directory: str, names: list[str], recovery_point: int) -> Salvaged:
-    """Rewrite every segment that reaches past the recovery point, if a sync failed here since the machine was started."""
+def salvage(disk: Disk, directory: str, names: list[str], recovery_point: int, *, unsynced: bool = False) -> Salvaged:
+    """Rewrite every segment that reaches past the recovery point, if a sync failed here since the machine was started.
+
+    `unsynced`: one failed somewhere in the log, and word of it could not be left beside the files.
+    """
     markers = [marker for marker in map(marker_of, names) if marker is not None]
+    boot = _boot(disk)
+    if unsynced:
+        markers.append(Marker(recovery_point, boot, is_all=False))
     if not markers:
         return Salvaged(done=False)
-    boot = _boot(disk)
     if all(marker.boot != boot for marker in markers):
         return Salvaged(done=True)
     bases = sorted(base for base in (base_offset_of(name, "log") for name in names) if base is not None)

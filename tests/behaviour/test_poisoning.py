@@ -177,6 +177,28 @@ def test_a_process_killed_after_a_failed_sync_leaves_word_of_it(
         assert after_power_loss(killed, clock) == [b"acknowledged", b"lost"]
 
 
+@pytest.mark.parametrize("sync", [False, True])
+def test_where_no_word_of_it_can_be_left_in_the_partition_it_is_left_in_the_owner_file(
+    disk: FaultyDisk, machine: SimulatedDisk, clock: ManualClock, close: Close, sync: bool
+) -> None:
+    """Else the next open would take the kernel's word: it syncs without an error, and a power loss takes the bytes."""
+    log = open_on(disk, clock, sync=sync)
+    log.create_topic("t").send(b"acknowledged")
+    (directory,) = machine.listdir(f"{PATH}/topics")
+    disk.fail("any", errno.EIO, path=f"{PATH}/topics/{directory}*", times=None)
+    close(log)
+    disk.heal()
+    assert not [name for name in machine.listdir(f"{PATH}/topics/{directory}") if name.startswith("poisoned")]
+    with open_on(disk, clock, sync=sync) as log:
+        assert values(log) == [b"acknowledged"]
+        log.sync()
+        assert after_power_loss(machine, clock) == [b"acknowledged"]
+    copies = [path for op, path in disk.calls if op == "rename" and path.endswith(".log.tmp")]
+    with open_on(disk, clock, sync=sync) as log:
+        assert values(log) == [b"acknowledged"]
+    assert [path for op, path in disk.calls if op == "rename" and path.endswith(".log.tmp")] == copies != []
+
+
 def test_without_the_copy_the_kernels_word_would_be_taken_for_it(
     disk: FaultyDisk, machine: SimulatedDisk, clock: ManualClock, close: Close
 ) -> None:
@@ -338,7 +360,8 @@ def on_signal(handler: Callable[..., None]) -> Iterator[Callable[[], None]]:
 
 
 @pytest.mark.parametrize(
-    ("error", "code"), [(TimeoutError, errno.ETIMEDOUT), (ConnectionResetError, errno.ECONNRESET), (OSError, errno.ENOSPC)]
+    ("error", "code"),
+    [(TimeoutError, errno.ETIMEDOUT), (ConnectionResetError, errno.ECONNRESET), (OSError, errno.ENOSPC)],
 )
 @pytest.mark.parametrize(("method", "where"), [("sync", RECORDS), ("pwrite", RECORDS), ("pwrite", "*published")])
 @pytest.mark.parametrize("linger_ms", [0, 60_000])

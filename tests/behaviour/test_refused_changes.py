@@ -285,6 +285,27 @@ def interrupted(name: str, nth: int, more: Any, short: int) -> bool:
     return there
 
 
+@pytest.mark.parametrize("name", ["add_partitions", "create_topic"])
+def test_what_a_refused_change_left_on_the_disk_is_not_recovered_where_the_metadata_is_damaged(name: str) -> None:
+    world = World(True)
+    world.disk.fail("pwrite", errno.EIO, path="*/__cluster_metadata-0/*.log")
+    for op in ("unlink", "rmtree"):
+        world.disk.fail(op, errno.EIO, times=None, path="*/topics/*")
+    with pytest.raises(streamlog.StorageError):
+        CHANGES[name](world.log)
+    topic_id = world.log["a"].id.hex
+    world.log.close()
+    disk = world.simulated
+    assert len(disk.listdir(f"{PATH}/topics")) == 3
+    [file] = [each for each in disk.listdir(f"{PATH}/__cluster_metadata-0") if each.endswith(".log")]
+    disk.open(f"{PATH}/__cluster_metadata-0/{file}").pwrite([b"?"], 100)
+    report = streamlog.repair(PATH, "/repaired", disk=disk)
+    with world.open(disk, "/repaired") as log:
+        [topic] = log.topics()
+        assert (topic.name, report.recovered) == (f"recovered-{topic_id}", (topic.name,))
+        assert [record.value for record in topic.read()] == world.sent
+
+
 @pytest.mark.parametrize("sync", [False, True], ids=["plain", "sync"])
 def test_a_deletion_of_records_that_was_refused_deletes_none_later(sync: bool) -> None:
     def delete(world: World) -> None:

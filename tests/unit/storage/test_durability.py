@@ -360,3 +360,21 @@ def test_what_is_no_word_of_a_failed_sync_is_not_taken_for_one() -> None:
     for name in ("poisoned", "poisoned-1-ab", f"poisoned-{1:020d}-{1:016x}-half", f"{1:020d}.log"):
         assert salvage.marker_of(name) is None
     assert salvage.marker_of(f"poisoned-{7:020d}-{1:016x}-all") == (7, f"{1:016x}", True)
+
+
+def test_where_no_word_could_be_left_an_open_that_is_told_so_copies(box: MakeBox) -> None:
+    b, disk = armed(box)
+    b.append(b"1")
+    fail(disk, "sync", errno.EIO)
+    with pytest.raises(PoisonedLogError):
+        b.log.sync_files(0, b.log.tail)
+    for marker in [name for name in b.names() if salvage.marker_of(name) is not None]:
+        (b.path / marker).unlink()
+    disk.arm(1, OSError(errno.EIO, "injected"), once=False)
+    with pytest.raises(PoisonedLogError):
+        b.log.close()
+    assert (b.log.is_marked, marked(b)) == (False, [])
+    record(disk)
+    b.reopen(KILLED._replace(unsynced=True))
+    assert calls(disk, "rename") == [name(0)]
+    assert (b.values(), b.log.poison) == ([b"1"], None)
