@@ -89,7 +89,16 @@ def write_owner(disk: Disk, path: str, owner: dict[str, Any]) -> None:
 def _overwrite(disk: Disk, path: str, data: bytes) -> None:
     file = disk.open(path)
     try:
-        file.pwrite([data], 0)
+        before = file.pread(SECTOR_BYTES, 0)
+        try:
+            file.pwrite([data], 0)
+        except OSError as error:
+            check(error)
+            # Part of it may be there, before the rest of what was: no file of a log any more. A device writes a sector
+            # whole or not at all, so what is written back is all that anybody finds.
+            with ignored(OSError):
+                file.pwrite([before], 0)
+            raise
         if file.size() > len(data):
             file.truncate(len(data))
         file.sync()

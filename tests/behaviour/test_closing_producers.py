@@ -70,14 +70,17 @@ def test_a_producer_closed_between_two_threads_steps_accepts_nothing_more(
 
 @pytest.mark.parametrize("linger_ms", [0, 60_000])
 def test_a_producer_closed_while_it_works_out_a_route_stays_closed(
-    log: streamlog.StreamLog, monkeypatch: pytest.MonkeyPatch, linger_ms: int
+    log: streamlog.StreamLog,
+    monkeypatch: pytest.MonkeyPatch,
+    in_thread: Callable[[Callable[[], Any]], Any],
+    linger_ms: int,
 ) -> None:
     log.create_topic("t")
     producer = log.producer(linger_ms=linger_ms)
     made = routes_module.make_partitioner
 
     def close_first(*given: Any) -> Any:
-        producer.close()
+        in_thread(producer.close).result(timeout=60)
         return made(*given)
 
     monkeypatch.setattr(routes_module, "make_partitioner", close_first)

@@ -192,7 +192,7 @@ def test_closing_the_log_wakes_who_waits_before_anything_else_is_closed(
     tmp_path: Path, clock: ManualClock, in_thread: InThread, waiting: Waiting, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     closing = streamlog.Consumer._close_with_log
-    monkeypatch.setattr(closing, "__defaults__", (FOREVER,))  # how long the close waits for the reader to end
+    monkeypatch.setattr(closing, "__defaults__", (FOREVER, None))  # how long the close waits for the reader to end
     log = streamlog.open(tmp_path / "log", clock=clock)
     log.create_topic("t")
     reader = log.consumer("t", group="g")

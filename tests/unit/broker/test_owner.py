@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import shutil
@@ -76,6 +77,27 @@ def test_on_a_full_disk_the_owner_file_is_overwritten_where_it_lies(clock: Manua
     log.close()
     assert owner_of(machine)["clean"]
     assert len(machine.read("/data/streamlog.json")) == 512
+
+
+@pytest.mark.parametrize("opens", [1, 9])
+def test_an_owner_file_whose_overwriting_stopped_half_way_is_as_it_was(clock: ManualClock, opens: int) -> None:
+    """Also where a number has one digit more than before."""
+    machine = SimulatedDisk()
+    filled(machine, clock)
+    for _ in range(opens - 1):
+        streamlog.open("data", disk=machine, clock=clock).close()
+    before = owner_of(machine)
+    for short in range(1, 512, 3):
+        disk = FaultyDisk(machine.kill())
+        disk.fail("create", errno.ENOSPC, path="*/streamlog.json.tmp", times=None)
+        torn = disk.fail("pwrite", errno.ENOSPC, path="*/streamlog.json", short=short)
+        with pytest.raises(DiskFullError):
+            streamlog.open("data", disk=disk, clock=clock)
+        assert torn.fired == 1
+        assert owner_of(disk) == before
+        if short % 50 == 1:
+            with streamlog.open("data", disk=disk, clock=clock) as log:
+                assert len(values_of(log)) == 12
 
 
 def test_an_owner_file_of_another_length_is_shortened_to_its_sector(clock: ManualClock) -> None:
