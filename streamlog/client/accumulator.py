@@ -23,6 +23,7 @@ from typing import Protocol
 from ..broker.metadata import TopicView
 from ..errors import (
     DeliveryTimeoutError,
+    ReentrantCallError,
     RequestTimedOutError,
     SerializationError,
     StreamlogError,
@@ -277,6 +278,8 @@ class PartitionQueue:
             write = Write([batch.seal() for batch in batches])
             self.inflight = (batches, write)
             done = self.owner.append(self, write)
+        except ReentrantCallError:  # of a signal handler in the middle of it, and no answer: `_settle` finds out
+            raise
         except StreamlogError as error:
             self._finish(batches, error, None)
             return

@@ -18,7 +18,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Callable
 
-from ..errors import PoisonedLogError, StreamlogError
+from ..errors import PoisonedLogError, ReentrantCallError, StreamlogError
 from ..runtime.api import Completion, Lock
 from ..runtime.threads import inside
 from ..runtime.values import refuse_to_copy
@@ -121,6 +121,8 @@ class GroupCommit:
                         self._gather()
                     try:
                         self._sync()
+                    except ReentrantCallError:  # of a signal handler in the middle of it: nobody's write failed
+                        raise
                     except StreamlogError as error:
                         failure = self._note(error)
                     self._rounds = (len(self._parked), self._rounds[0])

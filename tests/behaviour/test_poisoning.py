@@ -6,13 +6,13 @@ import errno
 import signal
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any, cast
 
 import pytest
 
 import streamlog
-from streamlog import DeliveryError, PoisonedLogError, SerializationError
+from streamlog import DeliveryError, PoisonedLogError, ReentrantCallError, SerializationError
 from streamlog.records import columns
 from streamlog.testing import FaultyDisk, ManualClock, SimulatedDisk
 
@@ -390,6 +390,33 @@ def test_an_oserror_of_a_signal_handler_passes_through_and_harms_no_record(
         found = values(log)
         assert [value for value in found if value != b"second"] == [b"first", b"another's", b"third"]
         assert found.count(b"second") <= 1
+
+
+@pytest.mark.parametrize("sync", [False, True])
+@pytest.mark.parametrize("method", ["pwrite", "sync"])
+def test_a_call_that_a_signal_handler_was_refused_fails_nobodys_records(
+    machine: SimulatedDisk, clock: ManualClock, method: str, sync: bool
+) -> None:
+    """A handler that lets the ReentrantCallError out raises an error of ours, which is no answer of the log's."""
+    disk = FaultyDisk(machine)
+    with open_on(disk, clock, sync=sync) as log:
+        log.create_topic("t")
+        others = log.producer(linger_ms=60_000)
+        lingering = others.send("t", b"another's")
+
+        def handler(*_: object) -> None:
+            log["t"].send(b"refused")
+
+        with on_signal(handler) as strike:
+            fault = disk.fail(method, cast(Any, strike), path=RECORDS)
+            with suppress(ReentrantCallError):
+                others.flush(LONG)
+            assert fault.fired or not sync
+        disk.heal()
+        others.flush(LONG)
+        assert lingering.result(LONG).offset == 0
+        assert values(log) == [b"another's"]
+        assert log["t"].send(b"next").result().offset == 1
 
 
 def test_a_handlers_error_while_a_name_is_looked_for_does_not_make_the_file_absent(
