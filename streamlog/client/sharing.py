@@ -296,19 +296,24 @@ class Sharing(Reading):
                 self._drop_deleted()
         return collect()
 
-    def _drop_deleted(self) -> list[TopicPartition]:
-        """Let go of partitions whose topic is gone, or is another one under the same name; those partitions."""
+    def _deleted(self) -> list[TopicPartition]:
+        """The partitions held whose topic is gone, or is another one under the same name."""
         topics = self._service.image.topics
-        gone = [
+        return [
             name
             for name, reader in self._held.readers.items()
             if name.topic not in topics
             or topics[name.topic].id_bytes != reader.topic_id
             or name.partition >= topics[name.topic].partitions
         ]
-        if gone:
-            if self._auto_commits:
-                self._warn_of_former([name for name in gone if name.topic in topics])
+
+    def _drop_deleted(self) -> list[TopicPartition]:
+        """Let go of the partitions that are `_deleted`; those partitions. What `assign` named stays: who reads there is told."""
+        gone = self._deleted()
+        if gone and self._auto_commits:
+            topics = self._service.image.topics
+            self._warn_of_former([name for name in gone if name.topic in topics])
+        if gone and self._subscription.manual is None:
             self._held.drop(gone)
             for name in gone:
                 self._last_commit.pop(name, None)
@@ -317,7 +322,7 @@ class Sharing(Reading):
         return gone
 
     def _warn_of_former(self, names: list[TopicPartition]) -> None:
-        """Say that what is finished of topics that were made anew is not committed."""
+        """Say, once, that what is finished of topics that were made anew is not committed."""
         finished = self._held.finished()
         lost = [name for name in names if finished[name] > 0 and finished[name] != self._last_commit.get(name)]
         if lost:
@@ -326,6 +331,7 @@ class Sharing(Reading):
                 "former one mean nothing in it",
                 ", ".join(f"{t}-{n}" for t, n in sorted(lost)), self._config.group,
             )  # fmt: skip
+            self._last_commit.update((name, finished[name]) for name in lost)
 
     # -- committing ----------------------------------------------------------------------------------
 
@@ -414,13 +420,13 @@ class Sharing(Reading):
         membership = self._membership
         if membership is not None and self._subscription.manual is None and not membership.joined:
             return
-        self._drop_deleted()
-        last, topics = self._last_commit, self._service.image.topics
+        gone = set(self._drop_deleted())
+        last = self._last_commit
         finished = {
             name: OffsetAndMetadata(offset)
             for name, offset in self._held.finished().items()
             if offset >= 0  # a position of 0 that was established is as good as any other
-            and name.topic in topics
+            and name not in gone
             and last.get(name) != offset
             and (only is None or name in only)
         }

@@ -344,3 +344,25 @@ def test_a_topic_of_a_former_name_keeps_what_was_committed_in_others(log: stream
     log.delete_topic("t")
     log.create_topic("t")
     assert log.group("g").committed() == {TopicPartition("u", 0): 1}
+
+
+@pytest.mark.parametrize("anew", [False, True], ids=["deleted", "made anew"])
+def test_who_reads_an_assigned_partition_of_a_deleted_topic_is_told_at_every_poll(
+    log: streamlog.StreamLog, clock: ManualClock, caplog: pytest.LogCaptureFixture, anew: bool
+) -> None:
+    """Auto-commit lets go of it no more than a program without a group does; and it commits what is left of the others."""
+    log.create_topic("t").send_many([b"1", b"2"])
+    log.create_topic("u").send_many([b"3"])
+    with log.consumer(group="g", auto_commit_interval_ms=10) as consumer:
+        consumer.assign([T0, ("u", 0)])
+        while consumer.position(("u", 0)) == 0 or consumer.position(T0) == 0:
+            consumer.poll()
+        log.delete_topic("t")
+        if anew:
+            log.create_topic("t").send(b"another")
+        for _ in range(3):
+            clock.advance(10)
+            with pytest.raises((streamlog.UnknownTopicOrPartitionError, streamlog.UnknownTopicIdError)):
+                consumer.poll()
+        assert log.group("g").committed() == {("u", 0): 1}
+    assert caplog.text.count("offsets of the former one") == anew
