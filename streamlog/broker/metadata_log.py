@@ -161,7 +161,7 @@ class MetadataLog:
                 refused = change.refused or failure
                 message = _is_unknown(change.name, refused, failure)
                 change.unknown = error = _as_storage_error(refused, message)
-                for partition in self._blocked(change):
+                for partition in self._partitions.of_topic(change.name):
                     partition.block(error)
                 told = refused.again()
                 told.args = (message,)
@@ -173,14 +173,9 @@ class MetadataLog:
         self._partitions.unstage()
         return True
 
-    def _blocked(self, change: Change) -> list[Partition]:
-        """Who takes no records while this is not known: the topic, and the metadata log, which must not begin a segment after
-        a record that is still to be taken back."""
-        return [*self._partitions.of_topic(change.name), self.partition]
-
     def _unblock(self, change: Change) -> None:
         if change.unknown is not None:
-            for partition in self._blocked(change):
+            for partition in self._partitions.of_topic(change.name):
                 partition.unblock(change.unknown)
 
 
