@@ -145,6 +145,10 @@ class Members:
         if member is not None and names and not member.manual:
             self._program.note(f"member {member.number}: {names}")
             member.consumer.subscribe(names)
+            if member.group is None:  # nobody remembers how far it was in what it leaves
+                topics = self._program.model.topics
+                kept = {id for id, model in topics.items() if model.name in names}
+                member.own.places = {place: at for place, at in member.own.places.items() if place[0] in kept}
 
     def leave(self, rng: random.Random) -> None:
         """By a `with` block that ends well, by a bare close, by an exception in the block, by being forgotten."""
