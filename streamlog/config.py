@@ -208,13 +208,14 @@ _TOPIC_FIELDS = tuple(f.name for f in dataclasses.fields(TopicConfig))
 TOPIC_SETTINGS = (*_TOPIC_FIELDS, "partitions", "replication_factor")
 
 
-def topic_changes(settings: Mapping[str, Any], what: str = "topic") -> tuple[dict[str, Any], Policy | None]:
-    """Settings as given → fields of a `TopicConfig`, and the policy object, whose name alone is stored."""
+def topic_changes(settings: Mapping[str, Any], also: Sequence[str] = ()) -> tuple[dict[str, Any], Policy | None]:
+    """Settings as given → fields of a `TopicConfig`, and the policy object, whose name alone is stored. `also`: the other
+    parameters of the call, one of which may have been meant."""
     changes: dict[str, Any] = {}
     policy: Policy | None = None
     for name, value in settings.items():
         if name not in _TOPIC_FIELDS:
-            raise unknown(name, _TOPIC_FIELDS, what)
+            raise unknown(name, [*_TOPIC_FIELDS, *also], "topic")
         if name in _DURATIONS:
             changes[name] = duration_ms(name, value)
         elif name in ("retention_bytes", "retention_records"):
@@ -426,11 +427,14 @@ class OpenOptions:
         return "topic defaults" if dict(self.defaults) != dict(other.defaults) else None
 
 
+_OPEN_PARAMETERS = ("auto_create_topics", "clock", "disk", "force", "lock_timeout", "read_only", "sync")
+
+
 def open_defaults(settings: Mapping[str, Any]) -> dict[str, Any]:
     """The topic defaults given to `open`, checked now so that a misspelt one is not found out later."""
     for name in settings:
         if name not in TOPIC_SETTINGS:
-            raise unknown(name, [*TOPIC_SETTINGS, "auto_create_topics", "clock", "lock_timeout"], "log")
+            raise unknown(name, [*TOPIC_SETTINGS, *_OPEN_PARAMETERS], "log")
     topic_settings = {k: v for k, v in settings.items() if k in _TOPIC_FIELDS}
     changes, _ = topic_changes(topic_settings)
     TopicConfig(**changes)

@@ -215,7 +215,7 @@ class Catalog:
         defaults.pop("partitions", None)
         wanted = {**defaults, **(settings or {})}
         check_replication_factor(wanted.pop("replication_factor", 1))
-        changes, policy = topic_changes(wanted)
+        changes, policy = topic_changes(wanted, also=("partitions", "exist_ok"))
         config = TopicConfig(**changes)
         try:
             if policy is not None and name not in self.image.topics:

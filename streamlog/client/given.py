@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sized
 from datetime import datetime
+from itertools import islice
 from typing import Any
 
 from ..config import shown
@@ -44,6 +45,16 @@ def seconds(timeout: Any) -> float:
 def seconds_or_none(timeout: Any) -> float | None:
     """`seconds`, where None is a wait without an end."""
     return None if timeout is None else seconds(timeout)
+
+
+def up_to(limit: int, given: Iterable[Any]) -> Iterable[Any]:
+    """What is given, but of an iterator, which may have no end, no more than `limit`."""
+    return given if isinstance(given, Sized) else islice(given, limit)
+
+
+def count_of(given: object, taken: Sized) -> str:
+    """How many there are, as far as they were `taken` by `up_to`."""
+    return f"{len(taken)}" if isinstance(given, Sized) else f"{len(taken)} or more"
 
 
 def commit_offsets(offsets: Any) -> dict[TopicPartition, OffsetAndMetadata]:

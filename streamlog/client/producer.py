@@ -16,7 +16,7 @@ from . import bulk, options
 from .accumulator import RECORD_OVERHEAD, PartitionQueue, not_in_time
 from .batch import Batch, Row
 from .delivery import Delivery, ManyDelivery, Part, Written
-from .given import seconds_or_none
+from .given import count_of, seconds_or_none, up_to
 from .handle import Closing, Parent, closed
 from .outbox import Outbox
 from .route import Route, header_tuple, headers_size
@@ -249,11 +249,11 @@ class Producer(Closing):
         except (KeyError, AttributeError):
             route = self._route(topic)
         column = route.many(values, route.serialize_value, "value", bool(self._linger_ms))
-        key_column = None if keys is None else route.many(keys, route.serialize_key, "key", bool(self._linger_ms))
         n = len(column.items)
+        key_column = None if keys is None else route.many(up_to(n + 1, keys), route.serialize_key, "key", bool(self._linger_ms))
         if key_column is not None and len(key_column.items) != n:
             raise SerializationError(
-                f"send_many got {n} values and {len(key_column.items)} keys; it takes one key for each value."
+                f"send_many got {n} values and {count_of(keys, key_column.items)} keys; it takes one key for each value."
             )
         if route.needs_key and n and (key_column is None or any(key is None for key in key_column.items)):
             raise route.no_key()

@@ -19,6 +19,7 @@ from ..runtime.api import Lock
 from ..runtime.values import refuse_to_copy
 from ..types import HeaderTuple
 from .accumulator import RECORD_OVERHEAD, PartitionQueue
+from .given import count_of, up_to
 from .partitioner import Partitioner
 from .serde import resolve_serializer, to_bytes
 
@@ -160,9 +161,9 @@ class Route:
 
     def timestamps(self, given: Iterable[Any], now_ms: int, n: int) -> list[int]:
         """The timestamps of `n` records, checked. Raises InvalidTimestampError."""
-        times = [self.timestamp(each, now_ms) for each in given]
+        times = [self.timestamp(each, now_ms) for each in up_to(n + 1, given)]
         if len(times) != n:
-            raise InvalidTimestampError(f"send_many got {n} values and {len(times)} timestamps; one for each value.")
+            raise InvalidTimestampError(f"send_many got {n} values and {count_of(given, times)} timestamps; one for each value.")
         return times
 
     # -- many ----------------------------------------------------------------------------------------

@@ -13,6 +13,7 @@ import errno
 import fcntl
 import mmap
 import os
+import re
 import stat
 import tempfile
 from collections.abc import Sequence
@@ -28,6 +29,7 @@ _MADV_POPULATE_READ = 22
 _IOV_MAX = 512
 _FLAGS = os.O_CLOEXEC | os.O_NOFOLLOW
 _PAGE = mmap.PAGESIZE
+_SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://")
 _NETWORK_FILESYSTEMS = {"nfs", "nfs4", "cifs", "smb3", "smbfs", "9p", "afs", "ceph", "fuse.sshfs", "glusterfs"}
 
 
@@ -269,6 +271,8 @@ class OsDisk:
 
 def path_of(given: object, name: str = "path") -> str:
     """The path of a directory as a str. Raises ConfigError for what is none."""
+    if isinstance(given, str) and _SCHEME.match(given):
+        raise ConfigError(f"{name}={given!r}: a log is a directory of this machine; give its path, without a scheme.", name=name)
     try:
         path = os.fspath(given)  # type: ignore[call-overload]
         if isinstance(path, str) and path and b"\0" not in os.fsencode(path):

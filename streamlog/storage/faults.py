@@ -13,6 +13,10 @@ _FULL = {
     errno.EDQUOT: "the quota is used up",
     errno.EFBIG: "the file size limit is reached",
 }
+_ADVICE = {
+    errno.EMFILE: "an open partition takes two descriptors: raise the limit (ulimit -n), or close what else has files open",
+    errno.ENFILE: "the whole machine has no descriptor left: close what has files open",
+}
 
 
 def typed(error: OSError, doing: str, path: str) -> StreamlogError:
@@ -32,9 +36,9 @@ def typed(error: OSError, doing: str, path: str) -> StreamlogError:
             path=path,
             errno=error.errno,
         )
+    advice = _ADVICE.get(error.errno or 0, "look at the disk and the directory's permissions")
     return StorageError(
-        f"Could not {doing} {path}: {error.strerror or error}. Nothing of this call was kept; look at the disk and the "
-        f"directory's permissions, then try again.",
+        f"Could not {doing} {path}: {error.strerror or error}. Nothing of this call was kept; {advice}, then try again.",
         path=path,
         errno=error.errno or 0,
     )

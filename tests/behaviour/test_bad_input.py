@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import itertools
 import json
 import os
 import random
@@ -100,6 +101,23 @@ BAD_CALLS: dict[str, tuple[type[Exception], str, Callable[[StreamLog, Topic], ob
     ),
     "value that is not bytes": (streamlog.SerializationError, "int", lambda log, t: t.send(7)),
     "value that is no text": (streamlog.SerializationError, "", lambda log, t: t.send("\ud800")),
+    "one key for ever": (TypeError, "2 or more keys", lambda log, t: t.send_many([b"x"], itertools.repeat(b"k"))),
+    "one timestamp for ever": (
+        ValueError,
+        "2 or more timestamps",
+        lambda log, t: t.send_many([b"x"], timestamps_ms=itertools.repeat(0)),
+    ),
+    "a setting that is a parameter, of a topic": (
+        ConfigError,
+        "did you mean 'partitions'",
+        lambda log, t: log.create_topic("n", partition=2),
+    ),
+    "a setting that is a parameter, of a log": (
+        ConfigError,
+        "did you mean 'read_only'",
+        lambda log, t: streamlog.open("n", readonly=True),
+    ),
+    "a path with a scheme": (ConfigError, "without a scheme", lambda log, t: streamlog.open("kafka://localhost:9092")),
     "one string for many values": (TypeError, "", lambda log, t: t.send_many("abc")),
     "no key in a compacted topic": (streamlog.StreamlogError, "key", lambda log, t: log["compacted"].send(b"v")),
     "unknown codec": (
