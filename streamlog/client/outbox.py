@@ -211,6 +211,7 @@ class Outbox:
         for queue in list(self.queues.values()):
             try:
                 queue.finish_all(end)
+                queue.drain()  # what an interrupt in a callback has left to be called
             except Exception as error:  # the others' records are not to wait for it
                 first = first or error
         if first is not None:

@@ -316,6 +316,26 @@ def test_after_an_interrupt_in_a_done_callback_the_others_are_called(
     assert called == [1]
 
 
+@pytest.mark.parametrize("how", ["flush", "close"])
+def test_after_an_interrupt_in_a_done_callback_flush_and_close_call_the_others(
+    log: streamlog.StreamLog, how: str
+) -> None:
+    log.create_topic("t")
+    called: list[int] = []
+    producer = log.producer(linger_ms=60_000)
+    delivery = producer.send("t", b"x")
+
+    def interrupt(_: object) -> None:
+        raise KeyboardInterrupt
+
+    delivery.add_done_callback(interrupt)
+    delivery.add_done_callback(lambda _: called.append(1))
+    with pytest.raises(KeyboardInterrupt):
+        producer.flush(LONG)
+    getattr(producer, how)(LONG)
+    assert called == [1]
+
+
 def test_a_callback_for_many_records_is_called_once_though_their_batches_end_at_the_same_time(
     log: streamlog.StreamLog,
 ) -> None:
