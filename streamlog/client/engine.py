@@ -30,6 +30,7 @@ from ..runtime.threads import (
     RawGate,
     SystemClock,
     after_fork_in_child,
+    get_ident,
     inside,
     new_lock,
     new_owned_lock,
@@ -199,6 +200,7 @@ class _Run:
         self._room = engine.room
 
     def __call__(self, now_ms: int) -> int | None:
+        self._room.background_thread = get_ident()
         self._room.close_put_off()
         return earliest(self._room.tend(now_ms), self._scheduler.run_due(now_ms))
 

@@ -235,6 +235,8 @@ class Room:
         self._buried: deque[Callable[[], None]] = deque()
         self.waiting: deque[Callable[[], object]] = deque()
         """Closings that were asked for in the middle of a call, which has to end first."""
+        self.background_thread = 0
+        """Its ident: there nobody may wait for code of the program's own, for it has other work."""
         self._leaving: deque[Leave] = deque()
         # Wakes the background thread, where there is one: it holds the funerals. Takes no lock.
         self.nudge: Callable[[], None] = lambda: None

@@ -13,6 +13,7 @@ from ..config import ConsumerConfig, check_topic_name, choice, integer
 from ..errors import ConcurrentUseError, ConfigError, RequestTimedOutError, StreamlogError, describe
 from ..runtime.threads import (
     RawGate,
+    get_ident,
     inside,
     is_inside,
     join_thread,
@@ -168,6 +169,7 @@ class Workers(Closing):
                 if self._dead_letters is not None:
                     self._dead_letters.close()
                 self._done.open()
+                self._log._room.nudge()  # its closing may have been put off until now
 
     def _handle_all(self, records: Iterator[Record[Any, Any]]) -> None:
         try:
@@ -233,9 +235,17 @@ class Workers(Closing):
         """
         if self._dead is None and is_inside():
             self.stop()
-            self._log._room.put_off(self.close)
+            self._log._room.put_off(self._close_put_off)
             return
         self._close(self._consumers[0]._config.max_poll_interval_ms / 1000)
+
+    def _close_put_off(self) -> None:
+        """`close`; on the background thread, which is not to wait for a handler, when the last worker has ended."""
+        room = self._log._room
+        if room.background_thread == get_ident() and not self._done.is_open():
+            room.waiting.append(self._close_put_off)
+        else:
+            self.close()
 
     def _close(self, limit: float) -> None:
         if self._dead is not None:

@@ -131,6 +131,32 @@ def test_what_is_closed_in_the_middle_of_a_send_is_closed_when_it_has_ended(
         assert values(log) == [b"interrupted"]
 
 
+def test_workers_closed_in_the_middle_of_a_call_keep_no_background_work_waiting_for_their_handler(disk: DiskThatStrikes) -> None:
+    """Their close waits for the record in hand; the background thread, which may be the one to close them, does not."""
+    began, go_on = threading.Event(), threading.Event()
+
+    def handle(_: Any) -> None:
+        began.set()
+        go_on.wait(LONG)
+
+    with streamlog.open("data", disk=disk) as log:
+        for name in ("t", "jobs"):
+            log.create_topic(name)
+        workers = log.group("crew").start(handle, "jobs", workers=1)
+        log["jobs"].send(b"job")
+        assert began.wait(LONG)
+        with threads.inside():  # a signal handler, while this thread is in a call that has not ended yet
+            workers.close()
+            assert not workers.closed
+            # The background thread was woken to close them; what it has to do besides is done all the same.
+            ended = threading.Event()
+            log._engine.scheduler.at(0, lambda now_ms: ended.set())
+            assert ended.wait(LONG / 2)
+        go_on.set()
+        workers.wait(LONG)
+    assert workers.closed
+
+
 @pytest.mark.parametrize("what", ["close", "leave a block"])
 def test_a_handler_that_closes_the_log_and_exits_has_the_program_exit(disk: DiskThatStrikes, clock: ManualClock, what: str) -> None:
     """The close is put off until the interrupted call ends; here an exit ends it, and the consumer finds the log closed."""
