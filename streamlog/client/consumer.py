@@ -436,8 +436,9 @@ class Consumer(Positions, Generic[K, V]):
         try:
             if self._auto_commits:
                 self._auto_commit(None)
-            if names - self._going and self._subscription.manual is None:
-                self._tell("on_partitions_revoked", names - self._going)
+            still = self._held.names() - self._going  # committing lets go of partitions whose topic was deleted
+            if still and self._subscription.manual is None:
+                self._tell("on_partitions_revoked", still)
         finally:
             if self._membership is not None:
                 self._membership.leave()

@@ -118,7 +118,9 @@ class Sharing(Reading):
         """Partitions go to another member: commit what is finished there, tell the listener, let go."""
         if self._auto_commits:
             self._auto_commit(names)
-        self._tell_gone("on_partitions_revoked", names)
+        still = names & self._held.names()  # committing lets go of partitions whose topic was deleted meanwhile
+        if still:
+            self._tell_gone("on_partitions_revoked", still)
 
     def _warn_lost(self, membership: Membership, names: frozenset[TopicPartition]) -> None:
         if names and self._auto_commits:

@@ -218,3 +218,49 @@ def test_an_error_in_a_listener_reaches_the_caller_of_poll(log: streamlog.Stream
     member.close()
     with log.consumer("t", group="g") as other:
         assert len(other.poll()) == 1
+
+
+@pytest.mark.parametrize("auto_commit", [True, False])
+@pytest.mark.parametrize("anew", [True, False])
+def test_a_topic_may_be_deleted_while_a_member_gives_up_its_partitions(
+    log: streamlog.StreamLog, auto_commit: bool, anew: bool
+) -> None:
+    """Here by the listener; a topic that another thread deletes may go at that moment too."""
+    for name in ("stays", "goes"):
+        log.create_topic(name).send(b"v")
+
+    class Deletes(RebalanceListener):
+        def on_partitions_assigned(self, partitions: Sequence[TopicPartition]) -> None:
+            if "goes" in log and log["goes"].id == first:
+                log.delete_topic("goes")
+                if anew:
+                    log.create_topic("goes")
+
+        def on_partitions_revoked(self, partitions: Sequence[TopicPartition]) -> None:
+            assert partitions
+            for name in partitions:
+                member.position(name)  # it is held still
+
+    first = log["goes"].id
+    with log.consumer("stays", "goes", group="g", listener=Deletes(), enable_auto_commit=auto_commit) as member:
+        assert [record.topic for record in member.poll()] == ["stays"]
+        assert member.poll() == []
+        assert member.assignment() == every("stays", 1) | (every("goes", 1) if anew else set())
+        log.delete_topic("stays")
+
+
+def test_a_member_whose_topic_is_deleted_is_closed_without_revoking_what_is_gone(log: streamlog.StreamLog) -> None:
+    told: list[set[TopicPartition]] = []
+
+    class Told(RebalanceListener):
+        def on_partitions_revoked(self, partitions: Sequence[TopicPartition]) -> None:
+            told.append(set(partitions))
+            for name in partitions:
+                member.position(name)
+
+    for name in ("stays", "goes"):
+        log.create_topic(name).send(b"v")
+    with log.consumer("stays", "goes", group="g", listener=Told()) as member:
+        assert len(member.poll()) == 2
+        log.delete_topic("goes")
+    assert told == [every("stays", 1)]
