@@ -128,7 +128,10 @@ class Catalog:
             finally:
                 self._broker.close(clean=clean, unsynced=unsynced)
         if first is not None:
-            raise first
+            try:
+                raise first
+            finally:
+                del first  # it refers to this frame
 
     def abandon(self, error: StreamlogError) -> None:
         """In a forked child: append nothing, whoever asks. Takes no lock: a thread that is not here may have it."""

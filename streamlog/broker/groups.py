@@ -162,8 +162,8 @@ class Groups:
             return
         ends = self._known_ends()
         lowered = self._run(lambda shard: shard.lower_offsets(ends))
-        if (failure := lowered.error()) is not None:
-            raise failure
+        if lowered.error() is not None:
+            lowered.result()  # raises it
         partition.commit.sync()
         for group, (topic, number), before, after in lowered.result():
             logger.warning(

@@ -19,6 +19,7 @@ from typing import Protocol
 from ..errors import DiskFullError, StorageError, StreamlogError
 from ..records import columns
 from ..replication.partition import Partition
+from ..runtime.api import without_traceback
 from ..storage.log import Write
 from ..storage.tail import Tail
 from . import metadata
@@ -110,7 +111,7 @@ class MetadataLog:
             self.partition.append(change.write, now_ms)
             self.partition.commit.sync()
         except StreamlogError as error:
-            change.refused = error
+            change.refused = without_traceback(error.again())
             if self._void(change):
                 raise
         self._take(after)
@@ -128,7 +129,7 @@ class MetadataLog:
                 self.partition.settle(change.write)
                 self.partition.commit.sync()
             except StreamlogError as error:
-                change.refused = error
+                change.refused = without_traceback(error.again())
         if (change.refused is not None or change.write.base_offset < 0) and self._void(change):
             return False
         self._take(self.replay(self._partitions.image.version))

@@ -45,7 +45,10 @@ class Delivery(Generic[T]):
         or RequestTimedOutError (a TimeoutError) after `timeout` real seconds, the record still on its way."""
         error = self.exception(timeout)
         if error is not None:
-            raise error
+            try:
+                raise error
+            finally:
+                del error  # it refers to this frame, and to those of the program that called
         return self._value()
 
     def exception(self, timeout: float | None = None) -> BaseException | None:
@@ -227,7 +230,10 @@ class ManyDelivery(Delivery[Sequence[RecordMetadata]]):
     def result(self, timeout: float | None = None) -> Sequence[RecordMetadata]:
         error = self.exception(timeout)
         if error is not None:
-            raise error
+            try:
+                raise error
+            finally:
+                del error  # it refers to this frame, and to those of the program that called
         return ManyMetadata([Placed.of(part) for part in self._parts], self._count)
 
     def add_done_callback(self, fn: Callable[[Delivery[Sequence[RecordMetadata]]], object]) -> None:

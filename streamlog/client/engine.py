@@ -344,7 +344,10 @@ class Registry:
                     first = first or error
                 break
         if first is not None:
-            raise first
+            try:
+                raise first
+            finally:
+                del first  # it refers to this frame
 
     def _at_exit_of_all(self) -> None:
         for engine in list(self._engines.values()):

@@ -215,7 +215,10 @@ class Outbox:
             except Exception as error:  # the others' records are not to wait for it
                 first = first or error
         if first is not None:
-            raise first
+            try:
+                raise first
+            finally:
+                del first  # it refers to this frame
 
     def report(self) -> None:
         """Raise DeliveryError for the records that failed and that nobody asked about; once."""

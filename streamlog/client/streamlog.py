@@ -247,7 +247,10 @@ class StreamLog(Closing):
             except StreamlogError as error:
                 first = first or error
         if first is not None:
-            raise first
+            try:
+                raise first
+            finally:
+                del first  # it refers to this frame
 
     # -- closing -------------------------------------------------------------------------------------
 
@@ -286,7 +289,10 @@ class StreamLog(Closing):
             first = first or error
         self._ended = True
         if first is not None:
-            raise first
+            try:
+                raise first
+            finally:
+                del first  # it refers to this frame
 
     def _closers(self, limit_s: float | None) -> Iterator[Callable[[], None]]:
         """How to close each child: who handles records first, then who reads, then who sends. `limit_s` for each kind."""

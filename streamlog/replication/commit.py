@@ -151,10 +151,11 @@ class GroupCommit:
             self._joined = None
 
     def _note(self, error: StreamlogError) -> StreamlogError:
-        """What a poisoned log refuses, it refuses for good."""
+        """What a poisoned log refuses, it refuses for good. A copy of `error`, without the frames that it came through."""
+        kept = error.again()
         if isinstance(error, PoisonedLogError):
-            self._refused = error
-        return error
+            self._refused = kept
+        return kept
 
     def answer(self, failure: StreamlogError | None = None) -> None:
         """Tell everybody whose wait is over, the oldest first, and one of the others that the turn is free.
@@ -248,7 +249,7 @@ class GroupCommit:
                 self._log.close()
                 self.synced_end = self._log.tail.end_offset
         except StreamlogError as error:
-            self._refused = error
+            self._refused = error.again()
             raise
 
     def refuse(self, error: StreamlogError) -> None:

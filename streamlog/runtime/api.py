@@ -14,6 +14,8 @@ from typing import Any, Generic, Protocol, TypeVar
 from ..types import Buffer
 
 T = TypeVar("T")
+E = TypeVar("E", bound=BaseException)
+_LONGEST_CHAIN = 100
 logger = logging.getLogger("streamlog.runtime")
 
 
@@ -60,7 +62,7 @@ class Completion(Generic[T]):
     def failed(cls, error: BaseException) -> Completion[T]:
         """A completion that has failed already."""
         completion: Completion[T] = cls.__new__(cls)
-        completion._answers = ((None, error),)
+        completion._answers = ((None, without_traceback(error)),)
         return completion
 
     def done(self) -> bool:
@@ -83,7 +85,7 @@ class Completion(Generic[T]):
 
     def fail(self, error: BaseException) -> None:
         """Fail it, unless it is answered already."""
-        self._answer((None, error))
+        self._answer((None, without_traceback(error)))
 
     def _answer(self, answer: tuple[T | None, BaseException | None]) -> None:
         """The claim is the append. Callbacks are run by a second answer too: an interrupt may have kept the first from it."""
@@ -128,6 +130,18 @@ class Completion(Generic[T]):
             except BaseException:  # an interrupt: the other callbacks are called all the same
                 self._run()
                 raise
+
+
+def without_traceback(error: E) -> E:
+    """An error that is kept. With their tracebacks it and its causes would keep every frame that they came through, which
+    refer to what keeps the error: a cycle, and the files in it stay open until the garbage collector comes by."""
+    cause: BaseException | None = error
+    for _ in range(_LONGEST_CHAIN):
+        if cause is None:
+            break
+        cause.__traceback__ = None
+        cause = cause.__cause__ or cause.__context__
+    return error
 
 
 def contained(callback: Callable[..., object], *args: object) -> None:

@@ -16,6 +16,7 @@ stand_ins = {
     "streamlog.runtime.disk", "streamlog.runtime.directory_lock", "streamlog.runtime.owned_disk", "streamlog.storage.followed",
 }  # fmt: skip
 # Python modules of the standard library through which the real disk makes its calls.
+_CO_NEWLOCALS = 0x2  # as in `inspect`, which is slow to import
 _BELOW = frozenset({"os", "shutil", "tempfile", "posixpath", "genericpath"})
 
 
@@ -33,6 +34,8 @@ def is_the_disks(error: BaseException) -> bool:
 
 def _is_a_disks(frame: FrameType) -> bool:
     """Whether it is a method of a disk, or of a file, that a program or a test wrote."""
+    if not frame.f_code.co_flags & _CO_NEWLOCALS:  # of a module or a class: its locals are its namespace itself
+        return False
     local = frame.f_locals
     kind = type(local.get("self"))
     if isinstance(local, dict):

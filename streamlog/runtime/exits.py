@@ -64,7 +64,10 @@ def _run_all(callbacks: list[Callback]) -> None:
         except BaseException as error:
             first = first or error
     if first is not None:
-        raise first
+        try:
+            raise first
+        finally:
+            del first  # it refers to this frame
 
 
 def at_exit_of_forked_children(callback: Callback) -> None:

@@ -15,7 +15,7 @@ from errno import EDQUOT, EFBIG, EMFILE, ENFILE, ENOSPC
 from functools import partial
 
 from ..errors import DiskFullError, PoisonedLogError, StreamlogError
-from ..runtime.api import Disk
+from ..runtime.api import Disk, without_traceback
 from ..runtime.disk_errors import check, is_the_disks
 from . import salvage
 from .checkpoint import StateFile
@@ -130,10 +130,10 @@ class DurableLog(LogReader):
             path=path,
             errno=error.errno or 0,
         )
-        poison.__cause__ = error
+        poison.__cause__ = without_traceback(error)
         salvage.mark(self.disk, self.directory, self.synced_end, is_all=self.acknowledged_is_synced)
         logger.error("%s", poison)
-        return poison
+        return poison.again()  # what is kept is never raised itself: it would keep the frames that it came through
 
     # -- the recovery point --------------------------------------------------------------------------
 

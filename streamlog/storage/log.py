@@ -138,11 +138,11 @@ class Log(DurableLog):
             self._writing = write
             file.pwrite(buffers, tail.end_position)
         except OSError as error:
-            failure = typed(error, "append to", active.path)
+            check(error)
             if self._writing is not None:
                 with contextlib.suppress(StreamlogError):  # the next append tries again
                     self._settle()
-            raise failure from error
+            raise typed(error, "append to", active.path) from error
         for place in places:
             index.add(*place)
         self.appended_batches += len(places)
@@ -184,10 +184,10 @@ class Log(DurableLog):
         try:
             active.file.pwrite((data,), position)
         except OSError as error:
-            failure = typed(error, "append to", active.path)
+            check(error)
             with contextlib.suppress(StreamlogError):
                 self._settle()
-            raise failure from error
+            raise typed(error, "append to", active.path) from error
         index.add(offset, position, timestamp)
         self.appended_batches += 1
         self.appended_bytes += len(data)
@@ -383,6 +383,8 @@ class Log(DurableLog):
         while gone < len(tail.segments) - 1 and tail.segments[gone].next_offset <= offset:
             gone += 1
         self.tail = tail._replace(segments=tail.segments[gone:], bases=tail.bases[gone:], start_offset=offset)
+        if gone:
+            self.latest = None  # it may be of a segment that is gone, and would keep its file
         self.deleted_segments += gone
         return list(tail.segments[:gone])
 
@@ -407,6 +409,7 @@ class Log(DurableLog):
         assert tail.segments[at : at + len(old)] == tuple(old), "compacted segments are no longer in the log"
         segments = (*tail.segments[:at], new, *tail.segments[at + len(old) :])
         self.tail = tail._replace(segments=segments, bases=tuple(s.base_offset for s in segments))
+        self.latest = None  # it may be of a segment that is gone, and would keep its file
 
     # -- closing -------------------------------------------------------------------------------------
 
@@ -448,6 +451,7 @@ class Log(DurableLog):
 
     def release(self) -> None:
         """Let go of every file without a word to the disk."""
+        self.latest = None
         for segment in self.tail.segments:
             segment.release()
         self._state.close()
