@@ -263,8 +263,8 @@ class Program:
         after = len(self.disk.operations)
         at = before + round(plan.after * (after - before))
         left = plan.left
-        if left == "kill-half" and (not at or self.disk.operations[at - 1].kind != "pwrite"):
-            left = "kill"
+        if left == "kill-half" and (at == before or self.disk.operations[at - 1].kind != "pwrite"):
+            left = "kill"  # half of a write of this operation: what others wrote was acknowledged whole
         disk = self.disk.state(f"{at}/{left}")
         self.note(f"crash at disk call {at - before} of {after - before}: {left}")
         self.model.crashed(power_loss="kill" not in left)
