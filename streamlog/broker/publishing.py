@@ -135,6 +135,7 @@ class Publisher:
                         self._pwrite(EMPTY, index * SLOT_BYTES)
                         self._free.append(index)
                 self._set_state(OPEN)
+        self._try_again_soon()
 
     def close(self, *, clean: bool) -> None:
         """The last word. Without `clean` none is said: readers find the owner gone, and look at the files."""
@@ -177,6 +178,13 @@ class Publisher:
             if place is not None:
                 self._pwrite(EMPTY, place.index * SLOT_BYTES)
                 self._free.append(place.index)
+        self._try_again_soon()
+
+    def _try_again_soon(self) -> None:
+        """If the disk refused, have the file written anew though no partition has news: readers may wait for it alone."""
+        if self._file is None and not self._ended:
+            for place in list(self._places.values())[:1]:
+                self._look_soon(place)
 
     def appended(self, place: Place) -> None:
         if self.wake is None or place.eager or self._monotonic() - place.written_s >= INTERVAL_S:
@@ -253,11 +261,11 @@ class Publisher:
             self._refuse(error)
 
     def _write(self, place: Place, *, urgent: bool = False) -> bool:
-        """Publish what is new in a place; False if nothing is, True even if the disk refused it."""
+        """Publish what is new in a place; False if nothing is, True even if the disk refused it, now or before."""
         if self._ended or self._places.get(place.partition.log.seed) is not place:
             return False
         slot, tail = place.now()
-        if slot == place.last:
+        if slot == place.last and self._file is not None:
             return False
         if self._file is None:
             if urgent or self._monotonic() >= self._retry_s:

@@ -453,6 +453,23 @@ def test_a_change_of_files_does_not_wait_to_be_told_until_a_refused_write_is_tri
     assert scene.slot().rewrites > rewrites
 
 
+def test_the_word_that_a_log_is_open_is_said_again_after_a_refusal_though_nothing_is_appended(scene: Scene) -> None:
+    """A reader that came while the log was being opened waits for nothing else."""
+    partition = scene.partition()
+    scene.publisher.wake = scene.wake
+    scene.publisher.add(partition)
+    scene.disk.error = OSError(errno.ENOSPC, "full")
+    scene.publisher.opened()
+    assert scene.wakes == 1
+    assert scene.publisher.tick(NOW) is not None
+    scene.disk.error = None
+    for _ in range(2):
+        scene.now += RETRY_S
+        scene.publisher.tick(NOW)
+    assert scene.header().state == OPEN
+    assert scene.publisher.tick(NOW) is None, "it sleeps again"
+
+
 def test_a_file_that_cannot_be_made_is_made_when_it_can(tmp_path: Path) -> None:
     scene = Scene(tmp_path / "late")
     scene.publisher.abandon()
