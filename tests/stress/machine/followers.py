@@ -48,14 +48,15 @@ class Followers:
         """Read everything that is published, and go on where the consumer was."""
         if self._program.model.doomed or self._program.unobserved:
             return
-        if self._log is None:
-            self._log = streamlog.open(
-                PATH, disk=OtherProcess(self._program.disk), clock=self._program.clock, read_only=True
-            )
-            self._consumer = self._log.consumer(re.compile("[a-d]"))
         self._program.clock.advance(0.01)  # what was written is published within some milliseconds
         self._program.producers.harvest()
         try:
+            if self._log is None:
+                self._log = streamlog.open(
+                    PATH, disk=OtherProcess(self._program.disk), clock=self._program.clock, read_only=True
+                )
+            if self._consumer is None:
+                self._consumer = self._log.consumer(re.compile("[a-d]"))
             self._read(self._log)
             self._go_on()
         except (
@@ -64,6 +65,9 @@ class Followers:
             streamlog.OffsetOutOfRangeError,
         ) as gone:
             self._program.note(f"the follower is told: {gone}")
+        except streamlog.RequestTimedOutError:
+            if not (self._program.hurt or self._program.faulty.untold):
+                raise
         except StreamlogError:
             if not self._program.hurt:
                 raise

@@ -43,6 +43,8 @@ class Disk(FaultyDisk):
         super().__init__(inner)
         self.strikes = 0
         self.hard_strikes = 0
+        self.untold = False
+        """A write of `published` was refused: without a thread of the log's own, readers wait for the next append."""
         self.quiet = False
 
     def _struck(self, op: str, path: str) -> Fault | None:
@@ -52,6 +54,7 @@ class Disk(FaultyDisk):
         self.calls.clear()
         if fault is not None:
             self.strikes += 1
+            self.untold = self.untold or path.endswith("/published")
             self.hard_strikes += fault.error != 28 or op.startswith("sync")
         return fault
 
@@ -59,6 +62,7 @@ class Disk(FaultyDisk):
         room = n if self.quiet else super()._room(n)
         if room < n:
             self.strikes += 1
+            self.untold = True
         return room
 
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import random
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
@@ -83,6 +85,17 @@ class Topics:
         if not model.doomed:
             model.created(topic.id, name, partitions, settings)
 
+    @contextmanager
+    def _unless_unknown(self, uncertain: Callable[[], None]) -> Iterator[None]:
+        """A refused change is void, unless its error says that it could not be taken back on the disk: then, if the process
+        dies, the next open goes by what the disk holds."""
+        try:
+            yield
+        except streamlog.StreamlogError as error:
+            if "could not be taken back" in str(error):
+                uncertain()
+            raise
+
     def delete(self, rng: random.Random) -> None:
         found = self.pick(rng, letters=True)
         if found is None:
@@ -90,7 +103,8 @@ class Topics:
         topic, model = found
         self._program.note(topic.name)
         model.going = model.going or self._program.model.doomed
-        topic.delete() if rng.random() < 0.5 else self._log.delete_topic(topic.name)
+        with self._unless_unknown(lambda: setattr(model, "going", True)):
+            topic.delete() if rng.random() < 0.5 else self._log.delete_topic(topic.name)
         if not self._program.model.doomed:
             self._program.model.gone(model.id)
         self._program.producers.trouble()
@@ -102,7 +116,8 @@ class Topics:
             topic, model = found
             model.going = model.going or self._program.model.doomed
             self._program.note(topic.name)
-            topic.delete()
+            with self._unless_unknown(lambda: setattr(model, "going", True)):
+                topic.delete()
             if not self._program.model.doomed:
                 self._program.model.gone(model.id)
             self._program.producers.trouble()
@@ -117,7 +132,10 @@ class Topics:
         self._program.note(f"{topic.name} to {total}")
         if self._program.model.doomed:
             model.most_partitions = max(model.most_partitions, total)
-        topic.add_partitions(total)
+        with self._unless_unknown(
+            lambda: setattr(model, "most_partitions", max(model.most_partitions, total))
+        ):
+            topic.add_partitions(total)
         if not self._program.model.doomed:
             model.grown_to(total)
 
@@ -133,7 +151,8 @@ class Topics:
         new = [{**settings, **change} for settings in model.settings]
         if self._program.model.doomed:
             model.settings = model.settings + new
-        topic.update_config(**change)
+        with self._unless_unknown(lambda: setattr(model, "settings", model.settings + new)):
+            topic.update_config(**change)
         if not self._program.model.doomed:
             model.settings = new
 
