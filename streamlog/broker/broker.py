@@ -103,6 +103,8 @@ class Broker:
         try:
             self._take_over(new)
             had_topics = disk.exists(f"{path}/topics")
+            if not had_topics:  # the lock's name first: without it the rest of a new log is not known for one
+                disk.sync_dir(path)
             disk.makedirs(f"{path}/topics")
             if not had_topics or not self.crash.clean:
                 disk.sync_dir(path)

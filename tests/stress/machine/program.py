@@ -36,13 +36,15 @@ class Disk(FaultyDisk):
     """A disk whose faults can be put aside while it is looked at, and that counts how often one struck.
 
     The mark that a sync failed can always be written: where it cannot, nobody knows after a restart that what is in the
-    page cache is not on the device.
+    page cache is not on the device. For the same reason no process is killed between a sync that failed and its mark.
     """
 
     def __init__(self, inner: SimulatedDisk) -> None:
         super().__init__(inner)
         self.strikes = 0
         self.hard_strikes = 0
+        self.sync_failed = False
+        """A sync was refused in the operation that is being done."""
         self.untold = False
         """A write of `published` was refused: without a thread of the log's own, readers wait for the next append."""
         self.quiet = False
@@ -54,6 +56,7 @@ class Disk(FaultyDisk):
         self.calls.clear()
         if fault is not None:
             self.strikes += 1
+            self.sync_failed = self.sync_failed or op in ("sync", "sync_dir")
             self.untold = self.untold or path.endswith("/published")
             self.hard_strikes += fault.error != 28 or op.startswith("sync")
         return fault
@@ -116,6 +119,7 @@ class Program:
         self._arm(operation.fault)
         self.model.doomed = operation.crash is not None
         before, strikes = len(self.disk.operations), self.faulty.strikes
+        self.faulty.sync_failed = False
         self._allowed = ()
         try:
             if self.log is None:
@@ -265,8 +269,10 @@ class Program:
         """The process dies within the operation that was just done: the machine is as it was at one of its calls."""
         self.crashes += 1
         after = len(self.disk.operations)
-        at = before + round(plan.after * (after - before))
         left = plan.left
+        at = before + round(plan.after * (after - before))
+        if self.faulty.sync_failed and "kill" in left:
+            at = after
         if left == "kill-half" and (at == before or self.disk.operations[at - 1].kind != "pwrite"):
             left = "kill"  # half of a write of this operation: what others wrote was acknowledged whole
         disk = self.disk.state(f"{at}/{left}")

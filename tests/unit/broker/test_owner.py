@@ -39,6 +39,21 @@ def values_of(log: streamlog.StreamLog) -> list[Any]:
     return [record.value for record in log["t"].read()]
 
 
+# The first open
+
+
+def test_a_first_open_that_a_crash_cut_short_is_begun_again(clock: ManualClock) -> None:
+    """Whatever subset of the directory's new names is there after it."""
+    machine = SimulatedDisk()
+    streamlog.open("data", disk=machine, clock=clock).close()
+    states = 0
+    for _, left in machine.crashes(4, harsh=8):
+        with streamlog.open("data", disk=left, clock=clock) as log:
+            assert list(log) == []
+        states += 1
+    assert states > 100
+
+
 # A full disk
 
 
