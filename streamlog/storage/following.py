@@ -104,6 +104,8 @@ class FollowedLog(LogReader):
                     raise
                 self.renew(tail)
                 if self.tail.segments == tail.segments:
+                    if isinstance(error, StorageError) and not any(map(holds_records, self._names())):
+                        raise lost(self.directory, "this partition", is_there=True) from error
                     raise
         raise self._restless()
 
@@ -147,6 +149,8 @@ class FollowedLog(LogReader):
                 self._publish(tail, slot, life)
                 return True
             slot = again
+        if missing is not None and not self._disk.exists(self.directory):
+            raise lost(self.directory, "this partition", is_there=False)
         raise self._restless() if missing is None else typed(missing, "list", self.directory)
 
     def list_anew(self, is_between: Callable[[], bool]) -> None:
