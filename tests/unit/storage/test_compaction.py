@@ -53,9 +53,10 @@ def test_offsets_that_a_repair_found_lost_give_a_compacted_segment_no_time(box: 
     b.log.append(Write([columns.seal(SEED, None, None, NO_TIMESTAMP, count=0, last_offset_delta=4)]), 0, b.now)
     put(b, (b"a", b"1"))
     put(b, (b"a", b"2"))
+    b.log.append(Write([columns.seal(SEED, None, None, NO_TIMESTAMP, count=0, last_offset_delta=4)]), 0, b.now)
     assert compact(b) is not None
     (sealed,) = b.log.sealed()
-    assert (sealed.next_offset, sealed.records, sealed.min_timestamp, sealed.max_timestamp) == (7, 1, NOW, NOW)
+    assert (sealed.next_offset, sealed.records, sealed.min_timestamp, sealed.max_timestamp) == (12, 1, NOW, NOW)
 
 
 def test_the_last_value_of_each_key_stays_at_its_offset(box: MakeBox) -> None:

@@ -11,8 +11,11 @@ from typing import Any
 
 import pytest
 
-from streamlog.errors import CorruptRecordError, DiskFullError, StorageError, StreamlogError
+from streamlog.errors import CorruptRecordError, DiskFullError, LogDirNotFoundError, StorageError, StreamlogError
+from streamlog.runtime.owned_disk import StaleOwnerError
+from streamlog.storage.faults import typed
 from streamlog.storage.log import Write
+from streamlog.testing import faults
 
 from .conftest import CLEAN, KILLED, Box
 from .faulty import FaultyDisk, Killed
@@ -382,3 +385,24 @@ def test_a_log_whose_end_is_unknown_refuses_the_short_way_too(box: MakeBox) -> N
     b.open(KILLED)
     with pytest.raises(CorruptRecordError):
         one(b, b"k", b"three")
+
+
+def test_a_log_start_that_can_neither_be_written_nor_put_back_is_said_to_be_unknown(box: MakeBox) -> None:
+    b = box()
+    b.append(b"0", b"1", b"2")
+    b.disk = faults.FaultyDisk()
+    b.reopen()
+    b.disk.fail("sync", errno.EIO, path="*partition.state", times=None)
+    with pytest.raises(StorageError, match="nor put back what was there"):
+        b.partition.delete_records(2)
+    assert b.values() == [b"0", b"1", b"2"]
+    b.disk.heal()
+
+
+def test_what_finds_another_directory_in_its_place_is_told_so() -> None:
+    try:
+        raise StaleOwnerError(errno.ESTALE, "another log's", "/logs/data")
+    except OSError as error:
+        told = typed(error, "append to", "/logs/data/topics/x")
+    assert isinstance(told, LogDirNotFoundError)
+    assert "/logs/data: the directory of this log was removed, renamed or replaced" in str(told)

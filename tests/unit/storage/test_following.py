@@ -598,6 +598,27 @@ def test_an_active_segment_that_is_missing_is_a_storage_error(box: MakeBox) -> N
 
 
 @pytest.mark.damaged
+def test_a_partition_without_any_segment_left_is_lost(box: MakeBox) -> None:
+    b = small(box, 3)
+    along = Along(b)
+    along.follow()
+    for file in b.path.iterdir():
+        file.unlink()
+    with pytest.raises(CorruptRecordError, match="has no segment any more"):
+        along.values(2)
+
+
+@pytest.mark.damaged
+def test_a_partition_whose_directory_is_gone_is_lost(box: MakeBox) -> None:
+    b = small(box, 3)
+    along = Along(b)
+    b.path.rename(b.path.with_name("elsewhere"))
+    with pytest.raises(CorruptRecordError, match="is missing: the records of this partition were in it"):
+        along.follow()
+    b.path.with_name("elsewhere").rename(b.path)
+
+
+@pytest.mark.damaged
 def test_a_directory_that_is_missing_or_may_not_be_listed_is_a_storage_error(box: MakeBox) -> None:
     b = small(box, 3)
 

@@ -10,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from streamlog.config import TopicConfig
+from streamlog.errors import ConfigError
 from streamlog.storage.retention import All, Any, Joinable, MaxAge, MaxBytes, MaxRecords, checked, named, policy_of
 from streamlog.types import SegmentInfo
 
@@ -202,3 +203,9 @@ def test_a_policy_of_ones_own_joins_others_from_either_side() -> None:
     assert (mine & plain).expired(SEGMENTS, 0) == (plain & mine).expired(SEGMENTS, 0) == 0
     with pytest.raises(TypeError, match="_Mine"):
         _Mine().expired(SEGMENTS, 0)
+
+
+def test_an_unlimited_age_is_no_policy() -> None:
+    for age in (None, 2**63 - 1):
+        with pytest.raises(ConfigError, match="leave this policy out"):
+            MaxAge(age)  # type: ignore[arg-type]

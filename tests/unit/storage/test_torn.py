@@ -109,6 +109,33 @@ def test_an_empty_segment_whose_bytes_never_reached_the_device_ends_the_log(box:
     assert b.values() == [*values[:4], b"again"]
 
 
+def test_an_empty_segment_behind_a_torn_one_is_removed_and_not_kept(box: MakeBox) -> None:
+    b, values = four_segments(box)
+    _, second, _, fourth = b.logs()
+    flip(second, second.stat().st_size - 1)
+    fourth.write_bytes(b"")
+    b.open(POWER_LOST)
+    assert b.values() == values[:3]
+    assert not fourth.exists()
+    assert len(cut_files(b)) == 2, "of the second and of the third"
+
+
+def test_where_only_empty_segments_are_torn_nothing_is_saved_and_nothing_said(
+    box: MakeBox, caplog: pytest.LogCaptureFixture
+) -> None:
+    b, values = four_segments(box)
+    first, second, third, fourth = b.logs()
+    second.unlink()
+    for file in (third, fourth):
+        file.write_bytes(b"")
+    b.open(POWER_LOST)
+    assert b.values() == values[:2]
+    assert cut_files(b) == {}
+    assert "in the middle of writing" not in caplog.text
+    assert b.append(b"on") == 2
+    assert first.exists()
+
+
 def test_a_batch_whose_offset_goes_back_ends_the_log(box: MakeBox) -> None:
     b, values = four_segments(box)
     last = b.logs()[-1]
