@@ -1,8 +1,8 @@
 """Ctrl-C, or what else a signal handler raises, at every place of a call at which Python can deliver one leaves a log
 that works, with all that was acknowledged, and commits nothing that was not handed out.
 
-`tests/stress/interrupts.py` says which places these are and why. Calls of a few hundred places are swept whole, the
-long ones (opening, closing, topics, a first poll) at every so many places from a random one on, and whole by
+`tests/stress/interrupts.py` says which places these are and why. Calls of a few hundred places are swept at every third,
+the long ones (opening, closing, topics, a first poll) at every so many, from a random place on; all are swept whole by
 `python -m tests.stress.interrupts`. A place that leaves a lock held fails here with its name; nothing hangs.
 """
 
@@ -42,9 +42,11 @@ SAMPLES = 30
 
 
 @pytest.mark.parametrize("kind", WHOLE, ids=lambda kind: kind.__name__)
-def test_an_interrupt_anywhere_leaves_the_log_usable_and_loses_nothing(kind: type[calls.Action]) -> None:
-    swept = sweep(kind)
-    assert swept.interrupts > 30, "the sweep has missed the call"
+def test_an_interrupt_anywhere_leaves_the_log_usable_and_loses_nothing(
+    kind: type[calls.Action], rng: random.Random
+) -> None:
+    swept = sweep(kind, first=rng.randint(1, 3), step=3)
+    assert swept.interrupts > 10, "the sweep has missed the call"
 
 
 @pytest.mark.parametrize("kind", SAMPLED, ids=lambda kind: kind.__name__)
@@ -60,8 +62,8 @@ def test_an_interrupt_in_a_long_call_leaves_the_log_usable_and_loses_nothing(
 def test_a_second_interrupt_while_the_first_is_handled_does_no_harm_either(
     kind: type[calls.Action], rng: random.Random
 ) -> None:
-    swept = sweep(kind, first=rng.randint(1, 5), step=5, again=lambda: rng.choice((1, 2, 3, 5, 8)))
-    assert swept.interrupts >= max(5, swept.places // 10), "the sweep has missed the call"
+    swept = sweep(kind, first=rng.randint(1, 10), step=10, again=lambda: rng.choice((1, 2, 3, 5, 8)))
+    assert swept.interrupts >= max(3, swept.places // 20), "the sweep has missed the call"
 
 
 @pytest.mark.parametrize("kind", calls.ACTIONS, ids=lambda kind: kind.__name__)

@@ -8,7 +8,7 @@ import pytest
 
 from streamlog import SegmentInfo, StreamLog, Topic
 
-SIZES = (0, 10, 100, 900, 2000)
+SIZES = (0, 100, 2000)
 
 
 class Watch:
@@ -36,13 +36,13 @@ def send_in_every_way(log: StreamLog, topic: str, size: int, linger_ms: int) -> 
     """Send many records of `size` bytes, in few calls and in many; how many."""
     value = b"x" * size
     with log.producer(linger_ms=linger_ms) as producer:
-        producer.send_many(topic, [value] * 2002)
+        producer.send_many(topic, [value] * 402)
         producer.send_many(topic, [value] * 50, [b"key"] * 50, headers={"h": b"1"})
-        for _ in range(300):
+        for _ in range(50):
             producer.send(topic, value, key=b"key")
-        for _ in range(300):
+        for _ in range(50):
             producer.send(topic, value)
-    return 2652
+    return 552
 
 
 @pytest.mark.parametrize("linger_ms", [0, 5])
