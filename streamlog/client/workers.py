@@ -123,7 +123,8 @@ class Workers(Closing):
         for consumer in missing:
             with contextlib.suppress(ConcurrentUseError):  # its thread had begun, and ends by itself
                 consumer.close()
-        self.close()
+        with contextlib.suppress(StreamlogError):  # of a worker whose consumer was just closed: what ended this is raised
+            self.close()
 
     def _note_topic(self, topic: Any) -> str:
         name, key_serde, value_serde = self._log._name_of(topic)

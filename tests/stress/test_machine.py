@@ -19,21 +19,13 @@ from .machine.program import Program
 from .machine.shrink import failure_of, shrink
 from .processes import REPOSITORY
 
-SEEDS = 100
+# The same ones every time: a test that fails now and then says nothing about a change. The long runs take others.
+FIRST_SEED, SEEDS = 1, 100
 
 
 @pytest.mark.slow
-def test_nothing_that_was_promised_is_broken(rng: random.Random) -> None:
-    seed = str(rng.randrange(1 << 30))
-    command = [
-        sys.executable,
-        "-m",
-        "tests.stress.machine",
-        "--seeds",
-        str(SEEDS),
-        "--seed",
-        seed,
-    ]
+def test_nothing_that_was_promised_is_broken() -> None:
+    command = [sys.executable, "-m", "tests.stress.machine", "--seeds", str(SEEDS), "--seed", str(FIRST_SEED)]
     done = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, timeout=110)
     assert done.returncode == 0, done.stdout + done.stderr
 

@@ -12,6 +12,7 @@ import pytest
 
 import streamlog
 from streamlog.errors import CorruptRecordError, DiskFullError
+from streamlog.runtime.disk import OsDisk
 from streamlog.storage.segment import Segment
 from streamlog.testing import ManualClock, SimulatedDisk
 
@@ -134,6 +135,28 @@ def test_where_only_empty_segments_are_torn_nothing_is_saved_and_nothing_said(
     assert "in the middle of writing" not in caplog.text
     assert b.append(b"on") == 2
     assert first.exists()
+
+
+@pytest.mark.parametrize("first_is_left", [True, False])
+def test_at_no_moment_of_a_cut_is_there_no_segment(
+    box: MakeBox, monkeypatch: pytest.MonkeyPatch, first_is_left: bool
+) -> None:
+    """A directory without one is a lost partition, and a process may be killed at any moment."""
+    b, _ = four_segments(box)
+    for file in b.logs():
+        file.write_bytes(b"")
+    if not first_is_left:
+        b.logs()[0].unlink()
+    unlink = OsDisk.unlink
+
+    def watched(disk: OsDisk, path: str) -> None:
+        unlink(disk, path)
+        assert b.logs(), f"{path} was the last"
+
+    monkeypatch.setattr(OsDisk, "unlink", watched)
+    b.open(POWER_LOST)
+    assert b.values() == []
+    assert b.append(b"on") == 0
 
 
 def test_a_batch_whose_offset_goes_back_ends_the_log(box: MakeBox) -> None:
