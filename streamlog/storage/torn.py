@@ -110,7 +110,7 @@ def cut(disk: Disk, directory: str, found: Found) -> None:
         if found.is_new and not disk.exists(active.path):  # at no moment without a segment: that is a lost partition
             active.create()
             disk.sync_dir(directory)
-        saved += _move_aside(disk, found.aside, names, active.path if found.is_new else "")
+        saved += _move_aside(disk, found.aside, names)
         disk.sync_dir(directory)
         if torn is not None and size > found.position:
             if _was_sealed(torn.base_offset, names):
@@ -154,8 +154,8 @@ def _was_sealed(base_offset: int, names: Iterable[str]) -> bool:
     return False
 
 
-def _move_aside(disk: Disk, segments: Sequence[Segment], names: list[str], keep: str) -> list[tuple[int, str]]:
-    """Rename segments, and remove those without a byte, but for the one at the path `keep`. Where this was interrupted there is a gap, which is cut again."""
+def _move_aside(disk: Disk, segments: Sequence[Segment], names: list[str]) -> list[tuple[int, str]]:
+    """Rename segments, and remove those without a byte. Where this was interrupted there is a gap, which is cut again."""
     moved: list[tuple[int, str]] = []
     for segment in segments:
         segment.release()
@@ -165,8 +165,7 @@ def _move_aside(disk: Disk, segments: Sequence[Segment], names: list[str], keep:
             continue
         size = size_of(disk, segment.path)
         if not size:
-            if segment.path != keep:
-                disk.unlink(segment.path)
+            disk.unlink(segment.path)
             continue
         target = _free_name(disk, segment, 0)
         disk.rename(segment.path, target)
