@@ -7,7 +7,6 @@ import contextlib
 import errno
 import gc
 import logging
-import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -18,6 +17,7 @@ from streamlog import StreamLog, StreamlogError
 from streamlog.testing import FaultyDisk
 
 from .beside import Child, Owner
+from .held_files import held_files
 
 
 @pytest.fixture
@@ -29,20 +29,8 @@ def no_collector() -> Iterator[None]:
     gc.enable()
 
 
-def open_files(path: Path) -> list[str]:
-    """The files below `path` that this process holds, by a descriptor or a mapping."""
-    held = []
-    for entry in Path("/proc/self/fd").iterdir():
-        try:
-            held.append(os.readlink(entry))
-        except FileNotFoundError:  # the descriptor of the listing itself
-            continue
-    held += [line.split(maxsplit=5)[5].strip() for line in Path("/proc/self/maps").read_text().splitlines() if "/" in line]
-    return [name for name in held if name.startswith(str(path))]
-
-
 def deleted(path: Path) -> list[str]:
-    return [name for name in open_files(path) if name.endswith("(deleted)")]
+    return [name for name in held_files(path) if name.endswith("(deleted)")]
 
 
 @pytest.mark.parametrize("config", ["retention_bytes=20_000", "cleanup_policy='compact'"])
@@ -62,7 +50,7 @@ def test_a_reader_of_another_process_closes_what_the_owner_removed(child: Child,
         assert len(deleted(path)) <= 2
     del consumer
     log.close()
-    assert open_files(path) == []
+    assert held_files(path) == []
 
 
 @pytest.mark.usefixtures("no_collector")
@@ -119,4 +107,4 @@ def test_a_log_that_met_an_error_of_the_disk_closes_every_file(
     assert fault.fired
     with contextlib.suppress(StreamlogError):
         log.close()
-    assert open_files(path) == []
+    assert held_files(path) == []

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import gc
-import os
 import subprocess
 import threading
 import warnings
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -15,6 +15,8 @@ import pytest
 
 import streamlog
 from streamlog.client.membership import Room
+
+from .held_files import descriptors
 
 RunScript = Callable[..., "subprocess.CompletedProcess[str]"]
 
@@ -121,15 +123,14 @@ def test_opening_and_closing_leaves_no_thread_and_no_file_open(tmp_path: Path) -
             log.consumer("t", group="g").poll()
             log.producer().send("t", b"y")
 
-    def left_open() -> tuple[int, int]:
-        gc.collect()
-        return len(os.listdir("/dev/fd")), threading.active_count()
-
     use(0)
-    before = left_open()
+    gc.collect()
+    threads, files = set(threading.enumerate()), Counter(descriptors())
     for n in range(1, 6):
         use(n)
-    assert left_open() == before
+    gc.collect()
+    assert set(threading.enumerate()) - threads == set()
+    assert Counter(descriptors()) - files == Counter()
 
 
 DROPPED = """

@@ -68,15 +68,19 @@ def test_what_stands_for_a_mapping_is_refused_beyond_the_files_end_as_one_is(tmp
         file.map(2)
 
 
+def descriptors_of(file: Path) -> int:
+    return [os.path.realpath(entry) for entry in Path("/proc/self/fd").iterdir()].count(str(file))
+
+
 @pytest.mark.usefixtures("old_kernel")
 def test_its_descriptor_goes_with_it(tmp_path: Path) -> None:
     file = OsDisk().open(str(tmp_path / "f"), create=True)
     file.pwrite([b"x"], 0)
-    before = len(os.listdir("/proc/self/fd"))
+    assert descriptors_of(tmp_path / "f") == 1
     mapping = file.map(1)
-    assert len(os.listdir("/proc/self/fd")) == before + 1
+    assert descriptors_of(tmp_path / "f") == 2
     del mapping
-    assert len(os.listdir("/proc/self/fd")) == before
+    assert descriptors_of(tmp_path / "f") == 1
 
 
 class Broken:
