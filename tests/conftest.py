@@ -6,6 +6,7 @@ not import.
 
 from __future__ import annotations
 
+import gc
 import math
 import os
 import random
@@ -13,7 +14,10 @@ import signal
 import subprocess
 import sys
 import textwrap
-from collections.abc import Callable, Iterator
+import threading
+import time
+import warnings
+from collections.abc import Callable, Generator, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -54,6 +58,72 @@ def _only_woken(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch)
 
         for name in look_again.__slots__:
             monkeypatch.setattr(look_again, name, math.inf)
+
+
+def _left_threads(before: set[threading.Thread], timeout_s: float) -> list[threading.Thread]:
+    """The threads begun since that keep a process from ending, and do not end by themselves within `timeout_s`."""
+    end = time.monotonic() + timeout_s
+    left = [thread for thread in threading.enumerate() if thread not in before and not thread.daemon]
+    for thread in left:
+        thread.join(max(0.0, end - time.monotonic()))
+    return [thread for thread in left if thread.is_alive()]
+
+
+def _close_all_logs() -> None:
+    import streamlog
+
+    for log in [found for found in gc.get_objects() if type(found) is streamlog.StreamLog]:
+        try:
+            log.close()
+        except Exception as error:
+            warnings.warn(f"{log!r}, which a test left open, did not close: {error!r}", stacklevel=1)
+
+
+_HAS_FAILED = pytest.StashKey[bool]()
+_EXIT_STATUS = pytest.StashKey[int]()
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    report = yield
+    item.stash[_HAS_FAILED] = item.stash.get(_HAS_FAILED, False) or report.failed
+    return report
+
+
+@pytest.fixture(autouse=True)
+def _no_thread_is_left(request: pytest.FixtureRequest) -> Iterator[None]:
+    """A test that leaves workers or other non-daemon threads behind fails, and they are ended by closing every log.
+
+    The interpreter waits for such threads, so that a run in which one test failed beside its workers would never end.
+    """
+    before = set(threading.enumerate())
+    yield
+    left = _left_threads(before, 5.0)
+    if not left:
+        return
+    closing = threading.Thread(target=_close_all_logs, daemon=True)  # it may wait for what never ends
+    closing.start()
+    closing.join(15.0)
+    still = _left_threads(before, 1.0)
+    told = f"The test left threads running: {[thread.name for thread in left]}; all logs were closed"
+    told += f", and these run on: {[thread.name for thread in still]}." if still else ", which ended them."
+    if request.node.stash.get(_HAS_FAILED, False):
+        warnings.warn(told, stacklevel=1)
+    else:
+        pytest.fail(told, pytrace=False)
+
+
+def pytest_sessionfinish(session: pytest.Session, exitstatus: int) -> None:
+    session.config.stash[_EXIT_STATUS] = int(exitstatus)
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_unconfigure(config: pytest.Config) -> None:
+    """Leave at once where threads that nothing could end would keep the interpreter from ending; their test has failed."""
+    if _left_threads({threading.current_thread()}, 0.0) and config.stash.get(_EXIT_STATUS, 0):
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(config.stash[_EXIT_STATUS])
 
 
 @pytest.fixture
