@@ -12,7 +12,7 @@ from streamlog.testing.handles import SimulatedFile
 
 from .crash_states import explore, quiet, workload
 
-STATES = 250
+STATES = 120
 
 
 def violations(seed: int, *, steps: int = 40, states: int = STATES) -> list[str]:

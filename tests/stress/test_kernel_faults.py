@@ -22,6 +22,7 @@ import streamlog
 from .processes import REPOSITORY, JournalReader, Zygote, head_of
 
 LONG = 60.0
+RUNS = int(os.environ.get("STREAMLOG_STRESS_RUNS", "1"))  # of each fault, at other calls each time; more for a long run
 _CHILD = "tests.stress.faulted_child"
 FAULTS = [
     "fdatasync:error=EIO",
@@ -113,7 +114,7 @@ class Account:
 def test_what_the_kernel_refuses_ends_in_typed_errors_and_an_intact_log(
     tmp_path: Path, path: Path, rng: random.Random, strace: str, fault: str
 ) -> None:
-    for run in range(2):
+    for run in range(RUNS):
         journal = tmp_path / f"journal-{run}"
         shutil.rmtree(path, ignore_errors=True)
         when = rng.randrange(1, 60 if "pwrite" in fault else 20)

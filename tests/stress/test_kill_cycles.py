@@ -1,4 +1,4 @@
-"""A process that is killed at any moment, a hundred times; `python -m tests.stress.kill_cycles` does it for longer."""
+"""A process that is killed at any moment, forty times; `python -m tests.stress.kill_cycles` does it for longer."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from pathlib import Path
 
 from .kill_cycles import run
 
-CYCLES = 100
+CYCLES = 40
 
 
 def test_what_was_acknowledged_is_there_once_after_every_kill(tmp_path: Path, rng: random.Random) -> None:

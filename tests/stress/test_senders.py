@@ -6,6 +6,7 @@ written after it, every linger ends by itself, and the buffer is empty in the en
 
 from __future__ import annotations
 
+import os
 import random
 import sys
 import threading
@@ -21,7 +22,7 @@ from streamlog import Delivery, Producer, RecordMetadata
 
 pytestmark = pytest.mark.slow
 THREADS = 4
-SECONDS = 1.0
+SECONDS = float(os.environ.get("STREAMLOG_STRESS_S", "0.4"))  # of each case; more for a long run
 Sent = list[tuple[Delivery[RecordMetadata], bytes, bytes | None, bool]]
 
 CASES: dict[str, tuple[dict[str, Any], dict[str, Any], dict[str, Any]]] = {

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import random
 import sys
 import threading
@@ -25,7 +26,7 @@ from streamlog.storage.recovery import Crash, open_log
 from streamlog.types import TopicPartition
 
 pytestmark = pytest.mark.slow
-SECONDS = 8.0
+SECONDS = float(os.environ.get("STREAMLOG_STRESS_S", "3"))  # of each case; more for a long run
 TOPIC_ID = bytes(16)
 SEED = seed_of(TOPIC_ID, 0)
 FIRST_MS = 1000
