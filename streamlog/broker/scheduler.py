@@ -113,6 +113,8 @@ class Scheduler:
                 except Exception:
                     logger.exception("background work failed and will be tried again")
                     again = now_ms + RETRY_MS
+                    if task is None:  # nothing says that the next look at what is due does not fail as well
+                        return again
                 except BaseException:
                     if task is not None:
                         self.at(now_ms, task)

@@ -203,6 +203,7 @@ class Partition(Waiters):
     def delete_records(self, before: int) -> int:
         """Raise the log start to `before`; the new start. Raises OffsetOutOfRangeError past the end."""
         with inside(), self.maintenance:
+            compaction.settle(self.log, self._publish)
             end = self.high_watermark
             if not 0 <= before <= end:
                 raise self.log.out_of_range(before, end)
@@ -220,7 +221,12 @@ class Partition(Waiters):
         self.outside.changed()
 
     def apply_retention(self, now_ms: int) -> int:
-        """Delete the sealed segments that the topic's policy lets go; how many."""
+        """Delete the sealed segments that the topic's policy lets go; how many. Raises what a policy of the user's raises."""
+        before = self._expired(now_ms)
+        return self._delete_segments(before) if before else 0
+
+    def _expired(self, now_ms: int) -> int:
+        """The offset up to which the topic's policy lets sealed segments go; 0 for none."""
         policy = policy_of(self.log.config, self.custom_policy)
         if policy is None:
             return 0
@@ -230,12 +236,14 @@ class Partition(Waiters):
         # A user's policy is asked under no lock. Compaction may merge segments meanwhile, so what counts of
         # the answer is the offset.
         count = checked(policy, Segments(segments), now_ms)
-        if not count:
-            return 0
+        return segments[count - 1].next_offset if count else 0
+
+    def _delete_segments(self, before: int) -> int:
         with inside(), self.maintenance:
+            compaction.settle(self.log, self._publish)
             with inside(), self.lock:
                 self._check_open()
-                gone = self.log.advance_start(max(self.log.tail.start_offset, segments[count - 1].next_offset))
+                gone = self.log.advance_start(max(self.log.tail.start_offset, before))
             self.outside.changed()
             self.log.discard(gone)
             logger.info("%s-%d: retention removed %d segments", *self.name, len(gone))
@@ -248,6 +256,7 @@ class Partition(Waiters):
         try:
             with inside(), self.maintenance:
                 self._go_on()
+                compaction.settle(self.log, self._publish)
                 todo = compaction.plan(self.log, now_ms, self.high_watermark)
                 if not todo.segments:
                     self.log.set_cleaned(self.log.cleaned_until, None)  # nothing is left that a horizon could be about
@@ -283,27 +292,39 @@ class Partition(Waiters):
 
         Returns when to come again (ms), None if only an append can make it necessary.
         """
+        failed = False
         try:
             self._roll_if_due(now_ms)
-            self.apply_retention(now_ms)
+            expired = self._ask_policy(now_ms)
+            failed = expired is None
+            if expired:
+                self._delete_segments(expired)
             if self._should_compact(now_ms):
                 self.compact(now_ms)
             with inside(), self.maintenance:
                 self._check_open()  # its state file may be closed, and the descriptor another file's
                 self.commit.sync_sealed()
+        except Exception as error:
+            failed = True
+            if isinstance(error, StreamlogError):
+                if self._leaving or self.closed is not None or self.log.poison is not None:  # the next open starts anew
+                    return None
+                logger.error("%s-%d: maintenance failed and will be tried again: %s", *self.name, error)
+            else:
+                logger.exception("%s-%d: maintenance failed and will be tried again", *self.name)
+        finally:
             self.commit.answer()
-        except StreamlogError as error:
-            self.commit.answer()
-            if self._leaving or self.closed is not None or self.log.poison is not None:  # the next open starts anew
-                return None
-            logger.error("%s-%d: maintenance failed and will be tried again: %s", *self.name, error)
-            return now_ms + RETRY_MS
+        return now_ms + RETRY_MS if failed else self._next_deadline(now_ms)
+
+    def _ask_policy(self, now_ms: int) -> int | None:
+        """`_expired`; None if the policy raises, which is no reason to leave the rest undone."""
+        try:
+            return self._expired(now_ms)
         except Exception as error:
             if describe(error) != self._policy_failure:  # once, not every time it is asked
                 self._policy_failure = describe(error)
                 logger.exception("%s-%d: a retention policy raised; nothing was deleted", *self.name)
-            return now_ms + CUSTOM_POLICY_INTERVAL_MS
-        return self._next_deadline(now_ms)
+            return None
 
     def _roll_if_due(self, now_ms: int) -> None:
         if self._ages() and self.log.tail.end_position and self.log.is_due(now_ms):

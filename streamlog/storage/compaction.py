@@ -16,16 +16,19 @@ sees every deletion.
 Killed half-way, nothing is lost: the result is written beside the originals, synced, and renamed to
 `A-B.swap`. Before the first such rename it is on the device that offsets may be missing in this log, so
 that they are never taken for lost, whatever the topic's policy is later. From the rename on the result is
-the truth; it is published at once, and what remains to be done to the files (`swap.finish`) is done again,
-if it was interrupted, before the next pass or at the next open.
+the truth, and it is published at once. Was it interrupted in between, `settle` publishes it before anything
+else is done to the files. What remains to be done to those (`swap.finish`) is done again, if it was
+interrupted, before the next pass or at the next open.
 """
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple, TypeVar
 
 from ..config import FOREVER
+from ..errors import StreamlogError
 from ..records import columns as column_codec
 from ..records.batch import (
     CODEC_MASK,
@@ -120,6 +123,29 @@ def compact(log: Log, todo: Plan, now_ms: int, publish: Publish, go_on: GoOn) ->
             cleaner.abandon()
     log.set_cleaned(max(map_end, log.cleaned_until), horizon)
     return Result(map_end, removed, before, after, horizon)
+
+
+def settle(log: Log, publish: Publish) -> None:
+    """Publish what an interrupted pass has renamed; then the log in memory is the one on disk again.
+
+    REQUIRES: the maintenance lock, before anything that finishes replacements or unlinks segments: done to segments
+    that are replaced on disk, it leaves offsets twice, or a segment in memory without its file. Raises StorageError.
+    """
+    if log.replacing is None:
+        return
+    old, new = log.replacing
+    swap = _swap_path(log, old)
+    try:
+        is_renamed = log.disk.exists(swap)
+    except OSError as error:
+        raise typed(error, "look at", swap) from error
+    if is_renamed and new not in log.tail.segments:
+        publish(old, new)
+    log.replacing = None
+
+
+def _swap_path(log: Log, old: Sequence[Segment]) -> str:
+    return f"{log.directory}/{swap_name(old[0].base_offset, old[-1].stats.next_offset)}"
 
 
 def _finish_interrupted(log: Log) -> None:
@@ -274,7 +300,7 @@ class _Cleaner:
         new.adopt(Stats(low, high, self.size, self._records, self._low, self._high, self._first_append))
         new.give_index(self._index)
         new.give_file(file)
-        swap = f"{log.directory}/{swap_name(low, high)}"
+        swap = _swap_path(log, group)
         try:
             log.tell_compaction()
             file.sync()
@@ -282,31 +308,23 @@ class _Cleaner:
             for segment in (*group, new):
                 segment.pin()
             file.close()
+            log.replacing = (group, new)
             log.disk.rename(self._path, swap)
+            settle(log, publish)
         except BaseException as error:
-            if not self._is_renamed(swap):
+            with contextlib.suppress(StreamlogError):  # it is settled before anything else is done
+                settle(log, publish)
+            if new not in log.tail.segments:
                 self.abandon()
-                if isinstance(error, OSError):
-                    raise typed(error, "swap in", swap) from error
-                raise
-            publish(group, new)
+            if isinstance(error, OSError):
+                raise typed(error, "swap in", swap) from error
             raise
-        publish(group, new)
         try:
             finish(log.disk, log.directory, low, high, log.disk.listdir(log.directory))
         except OSError as error:
             raise typed(error, "swap in", swap) from error
         new.unpin()
         new.keep_index()
-
-    def _is_renamed(self, swap: str) -> bool:
-        """Whether a rename that ended in an error was done. No, if that cannot be looked at: the next open then
-        finishes a replacement that nobody rested on."""
-        try:
-            return self._log.disk.exists(swap)
-        except OSError as error:
-            check(error)
-            return False
 
     def abandon(self) -> None:
         """Forget the result; what a failed unlink leaves is removed at the next open."""

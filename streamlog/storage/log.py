@@ -70,6 +70,7 @@ class Log(DurableLog):
         self.acknowledged_is_synced = False
         self.is_marked = False  # at close: word was left of a sync that failed
         self._is_half_replaced = False
+        self.replacing: tuple[Sequence[Segment], Segment] | None = None  # what compaction renames and publishes just now
         self._one = Write(())
         self.side = SideTables()
         last = segments[-1]

@@ -406,6 +406,16 @@ def test_policy_that_fails_deletes_nothing_and_stops_nobody_else(log: StreamLog,
     assert len(offsets(broken)) == 100
 
 
+def test_policy_that_fails_does_not_keep_a_topic_from_being_compacted(log: StreamLog, clock: Any) -> None:
+    topic = log.create_topic("t", retention=Broken(), cleanup_policy="compact,delete", segment_ms=1000)
+    for n in range(10):
+        topic.send(str(n), "k")
+    clock.advance(timedelta(hours=1))
+    topic.send("last", "k")
+    clock.advance(timedelta(hours=1))
+    assert [record.value for record in topic.read()] == [b"last"]
+
+
 @pytest.mark.parametrize("policy", [object(), "a week", 7, timedelta(days=1)], ids=repr)
 def test_what_is_no_policy_is_refused(log: StreamLog, policy: Any) -> None:
     with pytest.raises(streamlog.ConfigError, match="retention"):

@@ -454,6 +454,38 @@ def test_interrupted_at_any_line_the_log_reads_on(box: MakeBox) -> None:
     assert line > 50
 
 
+@pytest.mark.parametrize("segment_bytes", [1024, 1500, 8192])
+@pytest.mark.parametrize("deleted", [0, 1, 3])
+def test_a_pass_that_is_interrupted_while_it_replaces_and_the_next_leave_each_offset_once(
+    box: MakeBox, segment_bytes: int, deleted: int
+) -> None:
+    """What was renamed and not published yet is published before anything else is done to the files."""
+    line = 1
+    while True:
+        b = box(cleanup_policy="compact", segment_bytes=1024)
+        for n in range(8):
+            put(b, (b"a%d" % n, b"x" * 150), (b"b%d" % n, b"x" * 150))
+        b.log.configure(replace(b.log.config, segment_bytes=8192))
+        b.log.roll(b.now)
+        with suppress(KeyboardInterrupt), interrupted_at(line, {"swap_in", "_publish", "replace"}) as seen:
+            _compact_only(b)
+        b.log.configure(replace(b.log.config, segment_bytes=segment_bytes))
+        put(b, (b"a", b"new"))
+        if deleted < len(b.log.tail.segments):
+            b.partition.delete_records(b.log.tail.segments[deleted].base_offset)
+        table = b.table()
+        compact(b)
+        assert b.table() == table, line
+        b.reopen(KILLED if line % 2 else CLEAN)
+        assert b.table() == table, line
+        offsets = [e.offset for e in b.read()]
+        assert offsets == sorted(set(offsets)), line
+        if seen[0] < line:
+            break
+        line += 1
+    assert line > 20
+
+
 def test_a_reader_in_a_segment_that_is_compacted_away_reads_on(box: MakeBox) -> None:
     b = filled(box(cleanup_policy="compact", segment_bytes=1024))
     tail = b.log.tail

@@ -364,6 +364,40 @@ def test_interrupted_right_after_the_rename_the_result_is_published(box: MakeBox
     assert b.table() == table
 
 
+def test_a_rename_that_cannot_be_looked_at_is_settled_before_the_next_pass(box: MakeBox) -> None:
+    b = segmented(box, cleanup_policy="compact")
+    b.log.roll(b.now)
+    table = b.table()
+
+    class Unsure(OsDisk):
+        renames = 0
+
+        def rename(self, source: str, target: str) -> None:
+            super().rename(source, target)
+            if target.endswith(".swap"):
+                self.renames += 1
+                raise OSError(errno.EIO, "told nothing of the rename")
+
+        def exists(self, path: str) -> bool:
+            if path.endswith(".swap") and self.renames:
+                raise OSError(errno.EIO, "cannot be looked at")
+            return super().exists(path)
+
+    b.log.disk = Unsure()
+    for _ in range(2):
+        with pytest.raises(StorageError):
+            b.partition.compact(b.now)
+        assert b.log.disk.renames == 1, "nothing more is done until it is known"
+        with pytest.raises(StorageError):
+            b.partition.delete_records(b.log.tail.segments[1].base_offset)
+    b.log.disk = b.disk
+    assert b.table() == table
+    b.partition.compact(b.now)
+    assert b.table() == table
+    b.reopen(KILLED)
+    assert b.table() == table
+
+
 def test_finishing_a_replacement_again_does_nothing(box: MakeBox) -> None:
     b = segmented(box)
     before = b.names()
