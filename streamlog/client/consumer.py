@@ -402,11 +402,16 @@ class Consumer(Positions, Generic[K, V]):
             return
         self._dead = error
         self._bell.ring()
-        if self._busy.acquire(timeout=limit_s):
-            try:
+        taken: list[bool] = []
+        try:
+            # One step in C, as `with` is, which has no timeout: an interrupt finds it taken and noted, or neither. A lock
+            # that stayed taken would look like a call of this thread, whose end the next close of the log waits for.
+            taken.extend(map(self._busy.acquire, (True,), (limit_s,)))
+            if taken[0]:
                 self._owner = get_ident()
                 self._end(error)
-            finally:
+        finally:
+            if taken and taken[0]:
                 self._busy.release()
 
     def _end(self, error: StreamlogError) -> None:

@@ -12,6 +12,7 @@ import random
 
 import pytest
 
+from streamlog import Consumer
 from tests.stress import interrupted_calls as calls
 from tests.stress.interrupts import KINDS, sweep
 
@@ -56,6 +57,10 @@ def test_an_interrupt_in_a_long_call_leaves_the_log_usable_and_loses_nothing(
     step = sweep(kind, first=10**9).places // SAMPLES
     swept = sweep(kind, first=rng.randint(1, step), step=step)
     assert swept.interrupts >= SAMPLES // 2
+
+
+def test_a_close_that_is_interrupted_as_it_takes_a_consumer_is_done_by_the_next_one() -> None:
+    assert sweep(calls.CloseTheLog, within=Consumer._close_with_log.__code__).interrupts > 5
 
 
 @pytest.mark.parametrize("kind", TWICE, ids=lambda kind: kind.__name__)

@@ -29,7 +29,7 @@ from dataclasses import dataclass
 from datetime import date
 from dis import opname
 from pathlib import Path
-from types import FrameType
+from types import CodeType, FrameType
 from typing import Any
 
 from streamlog import testing
@@ -65,8 +65,9 @@ class _Flag:
 class Interrupter:
     """Interrupts a call at one place. `places` counts those that the last call came by, `where` is the one."""
 
-    def __init__(self, error: type[BaseException] = KeyboardInterrupt) -> None:
+    def __init__(self, error: type[BaseException] = KeyboardInterrupt, within: CodeType | None = None) -> None:
         self.error = error
+        self.within = within
         self.places = 0
         self.where = ""
         self._nth = 0
@@ -94,7 +95,7 @@ class Interrupter:
         self._flag[signal.SIGINT]
 
     def _is_place(self, frame: FrameType) -> bool:
-        return frame.f_code.co_code[frame.f_lasti] in _LOOKS
+        return self.within in (None, frame.f_code) and frame.f_code.co_code[frame.f_lasti] in _LOOKS
 
     def _enter(self, frame: FrameType, event: str, arg: object) -> Any:
         if frame.f_code.co_filename in _OWN or frame.f_code.co_filename.startswith(_KERNEL):
@@ -162,13 +163,15 @@ def sweep(
     step: int = 1,
     again: Callable[[], int] = lambda: 0,
     error: type[BaseException] = KeyboardInterrupt,
+    within: CodeType | None = None,
 ) -> Swept:
-    """Raise `error` at the call's place `first`, `first + step`, …, and a second time `again()` places later.
+    """Raise `error` at the call's place `first`, `first + step`, …, and a second time `again()` places later; of all its
+    places, or of those in the function `within` alone.
 
     It is over when three calls in a row came to their end: one alone may have had less to do than another.
     """
     swept = Swept()
-    interrupter = Interrupter(error)
+    interrupter = Interrupter(error, within)
     story: Story | None = None
     nth, ended = first, 0
 
