@@ -21,23 +21,23 @@ How it is built, from the bottom up; a file imports only from rooms above it in 
 - `broker`: directories, topics and groups behind one Service protocol
 - `client`: what you hold
 
-Where a record goes: `client/producer.py` → `client/accumulator.py` → `broker/service.py` →
-`replication/partition.py` → `storage/log.py`; and back: `storage/log.py` → `client/reader.py` →
-`client/decode.py` → `client/consumer.py`.
+Where a record goes: `client/producer/producer.py` → `client/producer/partition_queue.py` → `broker/service.py` →
+`replication/partition.py` → `storage/log.py`; and back: `storage/log.py` → `client/consumer/fetcher.py` →
+`client/consumer/decode.py` → `client/consumer/consumer.py`.
 """
 
 import logging as _logging
 
 from . import errors, retention, serde
-from .broker.repair import RepairedPartition, RepairReport, repair
-from .broker.verify import Problem, Report, verify
-from .client.consumer import Consumer
-from .client.delivery import Delivery
+from .broker.offline.repair import RepairedPartition, RepairReport, repair
+from .broker.offline.verify import Problem, Report, verify
+from .client.config_types import ConsumerConfig, ProducerConfig, TopicConfig, TopicDefaults
+from .client.consumer.consumer import Consumer
+from .client.consumer.listener import RebalanceListener
+from .client.consumer.record_batch import RecordBatch
 from .client.group import ConsumerGroup
-from .client.listener import RebalanceListener
-from .client.options import ConsumerConfig, ProducerConfig, TopicConfig, TopicDefaults
-from .client.producer import Producer
-from .client.record_batch import RecordBatch
+from .client.producer.delivery import Delivery
+from .client.producer.producer import Producer
 from .client.serde import Serde
 from .client.streamlog import StreamLog, open
 from .client.topic import Records, Topic

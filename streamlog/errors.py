@@ -278,6 +278,7 @@ def did_you_mean(name: str, known: Iterable[str]) -> str:
     close = difflib.get_close_matches(name, list(known), n=1, cutoff=0.6)
     return f" (did you mean {close[0]!r}?)" if close else ""
 
+
 def forked() -> ForkedError:
     return ForkedError(
         "This log was opened before a fork, and a log belongs to the process that opened it. Open it after forking, "

@@ -13,10 +13,10 @@ from ..runtime.api import Disk
 from ..runtime.disk_errors import check
 from ..storage.published import NAME, kept_slots
 from ..types import TopicPartition
-from .broker import Broker
 from .controller import GROUPS_TOPIC
+from .log_directory import Broker
 from .metadata import Image, LogRecord, TopicView
-from .replay import all_records
+from .offline.replay import all_records
 
 
 def known_ends(disk: Disk, directory: str) -> dict[int, int]:

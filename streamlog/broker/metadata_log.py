@@ -24,7 +24,7 @@ from ..storage.log import Write
 from ..storage.tail import Tail
 from . import metadata
 from .metadata import Image, LogRecord, TopicView
-from .replay import all_records
+from .offline.replay import all_records
 
 
 class Partitions(Protocol):

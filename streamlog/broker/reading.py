@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping
 from typing import Protocol
 
 from ..errors import StorageError, StreamlogError, UnknownTopicIdError
-from ..storage.reading import LogReader
+from ..storage.reader import LogReader
 from ..storage.tail import EMPTY, Chunk
 from ..types import OffsetAndTimestamp, PartitionInfo, TopicPartition
 from .waiting import ParkedFetch, Watched

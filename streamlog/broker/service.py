@@ -16,14 +16,14 @@ from ..storage.faults import stale
 from ..storage.log import Write
 from ..types import Clock, OffsetAndMetadata, TopicPartition
 from . import controller
-from .broker import Broker
-from .catalog import Catalog
 from .groups import TOPIC_CONFIG as GROUPS_CONFIG
 from .groups import Groups
+from .log_directory import Broker
 from .metadata import Image, TopicView
-from .publishing import Publisher
 from .reading import ReadingService
+from .replica_manager import Catalog
 from .scheduler import Scheduler
+from .tailing.published_writer import Publisher
 
 
 class LocalService(ReadingService):

@@ -19,7 +19,7 @@ from ..errors import ConfigError, InvalidTimestampError, RecordTooLargeError, de
 from ..runtime.threads import inside, new_lock
 from ..types import HeaderTuple, Record
 from .handle import Parent
-from .producer import Producer
+from .producer.producer import Producer
 
 logger = logging.getLogger("streamlog.client")
 

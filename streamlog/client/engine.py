@@ -15,10 +15,10 @@ from itertools import count
 from typing import Any
 
 from ..broker.api import Service
-from ..broker.broker import Broker
-from ..broker.following import FollowingService
+from ..broker.log_directory import Broker
 from ..broker.scheduler import Scheduler
 from ..broker.service import LocalService
+from ..broker.tailing.service import FollowingService
 from ..config import OpenOptions
 from ..errors import ConfigError, StreamlogError
 from ..runtime.api import Disk
@@ -38,7 +38,7 @@ from ..runtime.threads import (
     refuse_reentry,
 )
 from ..runtime.values import refuse_to_copy
-from .membership import Room, walk
+from .consumer.membership import Room, walk
 
 logger = logging.getLogger("streamlog.client")
 

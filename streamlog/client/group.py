@@ -11,8 +11,8 @@ from ..coordinator import GroupDescription
 from ..errors import ConfigError, OffsetOutOfRangeError
 from ..runtime.threads import result_of
 from ..types import MemberInfo, OffsetAndMetadata, Record, TopicPartition
-from .consumer import Consumer
-from .given import partition_of, to_ms
+from .arguments import partition_of, to_ms
+from .consumer.consumer import Consumer
 from .handle import Parent
 from .workers import Workers
 

@@ -11,8 +11,8 @@ from ..broker.metadata import TopicView
 from ..config import ConsumerConfig
 from ..errors import ClosedError, StreamlogError, forked
 from ..types import TopicPartition
-from .decode import Decoder
-from .membership import Room
+from .consumer.decode import Decoder
+from .consumer.membership import Room
 
 
 class Parent(Protocol):

@@ -15,15 +15,15 @@ from ..errors import ConfigError, InvalidTopicError, StreamlogError, TopicAlread
 from ..runtime.disk import PathLike, path_of
 from ..runtime.threads import inside, is_inside, new_lock, real_monotonic, refuse_reentry, result_of
 from ..types import Clock, TopicPartition
-from .consumer import Consumer
-from .decode import Decoder
+from .arguments import check_clock, check_disk
+from .config_types import ConsumerConfig, ProducerConfig, TopicConfig, TopicDefaults
+from .consumer.consumer import Consumer
+from .consumer.decode import Decoder
+from .consumer.membership import Room, walk
 from .engine import Engine, registry
-from .given import check_clock, check_disk
 from .group import ConsumerGroup
 from .handle import Closing, closed
-from .membership import Room, walk
-from .options import ConsumerConfig, ProducerConfig, TopicConfig, TopicDefaults
-from .producer import Producer
+from .producer.producer import Producer
 from .serde import resolve_deserializer
 from .topic import Topic
 
@@ -87,7 +87,14 @@ def open(
     if read_only:
         _refuse_for_reading(path, auto_create_topics=auto_create_topics, sync=sync, force=force, **topic_defaults)
     options = OpenOptions(
-        bool(auto_create_topics), check_clock(clock), float(lock_timeout), defaults, check_disk(disk), sync, bool(read_only), bool(force)
+        bool(auto_create_topics),
+        check_clock(clock),
+        float(lock_timeout),
+        defaults,
+        check_disk(disk),
+        sync,
+        bool(read_only),
+        bool(force),
     )
     user = object()
     engine = registry.open(None if path is _UNSET else path_of(path), options, user)

@@ -14,14 +14,14 @@ from ..config import choice, shown
 from ..errors import ConfigError, OffsetOutOfRangeError, UnknownTopicIdError
 from ..runtime.values import refuse_to_copy
 from ..types import K, PartitionInfo, Record, RecordMetadata, TopicPartition, V
-from .decode import Decoder
-from .delivery import Delivery
-from .given import to_ms
+from .arguments import to_ms
+from .config_types import TopicConfig
+from .consumer.decode import Decoder
+from .consumer.fetcher import PartitionReader
+from .consumer.record_batch import RecordBatch
 from .handle import Parent
-from .options import TopicConfig
-from .producer import Producer
-from .reader import PartitionReader
-from .record_batch import RecordBatch
+from .producer.delivery import Delivery
+from .producer.producer import Producer
 from .serde import resolve_deserializer
 
 _TAKE = 512

@@ -23,10 +23,10 @@ from ..runtime.threads import (
     start_thread,
 )
 from ..types import Record, TopicPartition
-from .consumer import Consumer
+from .arguments import seconds_or_none
+from .consumer.consumer import Consumer
+from .consumer.decode import Decoder, undecodable
 from .dead_letters import DeadLetters
-from .decode import Decoder, undecodable
-from .given import seconds_or_none
 from .handle import Closing, Parent, closed
 from .handler import check_handler, check_result
 
@@ -123,7 +123,9 @@ class Workers(Closing):
         for consumer in missing:
             with contextlib.suppress(ConcurrentUseError):  # its thread had begun, and ends by itself
                 consumer.close()
-        with contextlib.suppress(StreamlogError):  # of a worker whose consumer was just closed: what ended this is raised
+        with contextlib.suppress(
+            StreamlogError
+        ):  # of a worker whose consumer was just closed: what ended this is raised
             self.close()
 
     def _note_topic(self, topic: Any) -> str:

@@ -8,9 +8,9 @@ from typing import NamedTuple
 from ..errors import StreamlogError
 from ..runtime.api import Completion
 from ..types import OffsetAndMetadata, TopicPartition
-from . import refusals
+from . import errors
 from .group import Group
-from .ledger import Ledger, gather
+from .runtime import Ledger, gather
 from .schema import LogRecord, group_key
 
 
@@ -51,7 +51,7 @@ class OffsetRequests(Ledger):
             if member_id is not None:
                 _check_owned(here, member_id, member_epoch, offsets)
             elif here.members:
-                raise refusals.not_empty(here, "set offsets of")
+                raise errors.not_empty(here, "set offsets of")
             ids = self._ids_of(group, offsets, topic_ids or {})
         except StreamlogError as error:
             return Completion.failed(error)
@@ -70,7 +70,7 @@ class OffsetRequests(Ledger):
             else:
                 ids[partition] = current
         if former:
-            raise refusals.other_topic(group, sorted(former))
+            raise errors.other_topic(group, sorted(former))
         return ids
 
     def committed(
@@ -125,7 +125,7 @@ class OffsetRequests(Ledger):
             here = self._existing(group)
             wanted = [TopicPartition(*partition) for partition in partitions]
             if here.subscribed.intersection(partition.topic for partition in wanted):
-                raise refusals.not_empty(here, "delete offsets of")
+                raise errors.not_empty(here, "delete offsets of")
         except StreamlogError as error:
             return Completion.failed(error)
         return self._write(here.offsets.forget(wanted), lambda: None)
@@ -186,8 +186,8 @@ def _check_owned(
 ) -> None:
     member = group.members.get(member_id)
     if member is None or member.state.away:
-        raise refusals.not_a_member(group.name, member_id)
+        raise errors.not_a_member(group.name, member_id)
     given = member.state.given
     lost = sorted(tp for tp in offsets if tp not in given or member_epoch < given[tp])
     if lost:
-        raise refusals.not_owned(group.name, member_id, lost)
+        raise errors.not_owned(group.name, member_id, lost)

@@ -8,13 +8,13 @@ from math import inf
 from ..errors import StreamlogError
 from ..runtime.api import Completion
 from ..types import TopicPartition
-from . import refusals
+from . import errors
 from .assignors import check_names
 from .group import Group, Member
-from .ledger import Ledger, gather
 from .messages import Heartbeat, HeartbeatResult
-from .plan import Plan
+from .runtime import Ledger, gather
 from .schema import MemberState
+from .transition import Plan
 
 
 class MemberRequests(Ledger):
@@ -146,8 +146,8 @@ class MemberRequests(Ledger):
         if member is not None and not member.state.away and request.member_epoch <= member.state.member_epoch:
             return member.state
         if request.instance_id is not None and group.static.get(request.instance_id, member_id) != member_id:
-            raise refusals.fenced(request.group, member_id, request.instance_id)
-        raise refusals.unknown_member(request.group, member_id)
+            raise errors.fenced(request.group, member_id, request.instance_id)
+        raise errors.unknown_member(request.group, member_id)
 
     def leave(self, group: str, member_id: str, now_ms: int, now_s: float, *, force: bool = False) -> Completion[None]:
         """The member is gone and holds nothing. The others may have its partitions at once.
@@ -160,7 +160,7 @@ class MemberRequests(Ledger):
             here = self._groups.get(group)
             member = here.members.get(member_id) if here is not None else None
             if here is None or member is None:
-                raise refusals.unknown_member(group, member_id)
+                raise errors.unknown_member(group, member_id)
             plan = Plan(here)
             stays = member.state.instance_id is not None and not force
             if not stays:

@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from ..errors import StreamlogError
 from ..runtime.api import Completion
 from ..types import TopicPartition
-from . import refusals
+from . import errors
 from .check import check_group
 from .commits import OffsetRequests
 from .group import Group
@@ -76,7 +76,7 @@ class Shard(MemberRequests, OffsetRequests):
             self._require_ready()
             here = self._existing(group)
             if here.members:
-                raise refusals.not_empty(here, "delete")
+                raise errors.not_empty(here, "delete")
         except StreamlogError as error:
             return Completion.failed(error)
         records = here.offsets.forget(list(here.offsets.by_partition))

@@ -5,7 +5,7 @@
 - `single`: a batch of one record, in one go.
 - `compression`: the codecs, by Kafka's numbers.
 
-Everything here is a pure function of its arguments. Batches are made by `client/accumulator.py`,
-stamped with their offsets by `storage/log.py`, and decoded by `client/decode.py` only when a reader
+Everything here is a pure function of its arguments. Batches are made by `client/producer/partition_queue.py`,
+stamped with their offsets by `storage/log.py`, and decoded by `client/consumer/decode.py` only when a reader
 wants records. `storage/FORMAT.md` describes the bytes for people without this code.
 """

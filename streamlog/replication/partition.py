@@ -17,7 +17,7 @@ from ..storage.segment import Segment
 from ..storage.tail import Tail
 from ..types import Policy, TopicPartition
 from .commit import GroupCommit
-from .outside import Nobody, Outside
+from .listeners import Nobody, Outside
 from .waiters import Waiters
 
 logger = logging.getLogger("streamlog.replication")

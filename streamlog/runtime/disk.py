@@ -272,7 +272,9 @@ class OsDisk:
 def path_of(given: object, name: str = "path") -> str:
     """The path of a directory as a str. Raises ConfigError for what is none."""
     if isinstance(given, str) and _SCHEME.match(given):
-        raise ConfigError(f"{name}={given!r}: a log is a directory of this machine; give its path, without a scheme.", name=name)
+        raise ConfigError(
+            f"{name}={given!r}: a log is a directory of this machine; give its path, without a scheme.", name=name
+        )
     try:
         path = os.fspath(given)  # type: ignore[call-overload]
         if isinstance(path, str) and path and b"\0" not in os.fsencode(path):
@@ -280,6 +282,8 @@ def path_of(given: object, name: str = "path") -> str:
     except (TypeError, UnicodeEncodeError):
         pass
     raise ConfigError(f"{name}={given!r} names no directory: give a str or a pathlib.Path.", name=name)
+
+
 PathLike = os.PathLike
 
 

@@ -49,7 +49,9 @@ class OwnedDisk:
         """Raise StaleOwnerError unless the directory is still the one that was opened. OSError: that cannot be told."""
         if self.is_guarding and not self._lock.is_current():
             self._on_stale()
-            raise StaleOwnerError(errno.ESTALE, "the directory was removed, renamed or replaced since it was opened", path)
+            raise StaleOwnerError(
+                errno.ESTALE, "the directory was removed, renamed or replaced since it was opened", path
+            )
 
     def open(self, path: str, *, create: bool = False, exclusive: bool = False, writable: bool = True) -> File:
         self.check(path)

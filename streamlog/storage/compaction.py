@@ -46,10 +46,10 @@ from ..records.columns import BatchColumns
 from ..runtime.api import File
 from ..runtime.disk_errors import check
 from .faults import typed
+from .files import cleaned_name, finish, finish_all, swap_name
 from .index import Index, Stats
 from .log import Log
 from .segment import Segment
-from .swap import cleaned_name, finish, finish_all, swap_name
 
 # The map holds whole keys (a hash would lose data to whoever can choose keys). Past this estimate
 # the pass ends early and the next one goes on from there.

@@ -17,10 +17,10 @@ from functools import partial
 from ..errors import DiskFullError, PoisonedLogError, StreamlogError
 from ..runtime.api import Disk, without_traceback
 from ..runtime.disk_errors import check, is_the_disks
-from . import salvage
 from .checkpoint import StateFile
 from .faults import typed
-from .reading import LogReader
+from .reader import LogReader
+from .recovery import power_loss
 from .segment import Segment
 from .tail import Tail
 
@@ -131,7 +131,7 @@ class DurableLog(LogReader):
             errno=error.errno or 0,
         )
         poison.__cause__ = without_traceback(error)
-        salvage.mark(self.disk, self.directory, self.synced_end, is_all=self.acknowledged_is_synced)
+        power_loss.mark(self.disk, self.directory, self.synced_end, is_all=self.acknowledged_is_synced)
         logger.error("%s", poison)
         return poison.again()  # what is kept is never raised itself: it would keep the frames that it came through
 

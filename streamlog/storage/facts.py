@@ -13,7 +13,7 @@ from ..runtime.disk_errors import check
 from ..types import SegmentInfo
 from . import index as index_files
 from .index import HEADER_LEN, Index, Stats
-from .walk import Source, Walk, walk
+from .scan import Source, Walk, walk
 
 logger = logging.getLogger("streamlog.storage")
 

@@ -10,8 +10,8 @@ from errno import ESTALE
 from ..records.batch import BatchHeader
 from ..runtime.api import Disk, File
 from .index import INTERVAL, Index
+from .scan import walk
 from .segment import Segment
-from .walk import walk
 
 # From a place that is known to one this far on, headers are walked each time rather than indexed once.
 _NEARBY = 64 * 1024

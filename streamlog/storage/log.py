@@ -23,10 +23,10 @@ from ..runtime.api import Disk
 from ..runtime.disk_errors import check, ignored
 from ..runtime.values import refuse_to_copy
 from ..types import SegmentInfo
-from . import salvage
 from .checkpoint import StateFile
 from .durability import DurableLog
 from .faults import typed
+from .recovery import power_loss
 from .segment import Segment
 from .side_tables import SideTables
 from .tail import EMPTY as EMPTY
@@ -70,7 +70,9 @@ class Log(DurableLog):
         self.acknowledged_is_synced = False
         self.is_marked = False  # at close: word was left of a sync that failed
         self._is_half_replaced = False
-        self.replacing: tuple[Sequence[Segment], Segment] | None = None  # what compaction renames and publishes just now
+        self.replacing: tuple[Sequence[Segment], Segment] | None = (
+            None  # what compaction renames and publishes just now
+        )
         self._one = Write(())
         self.side = SideTables()
         last = segments[-1]
@@ -249,7 +251,7 @@ class Log(DurableLog):
         if not self._cut_in_place(active, position):
             self._is_half_replaced = True
             try:
-                salvage.replace(self.disk, self.directory, active, position, before.end_offset)
+                power_loss.replace(self.disk, self.directory, active, position, before.end_offset)
             except OSError as error:
                 raise typed(error, "take back what was appended to", active.path) from error
             self._is_half_replaced = False
@@ -422,7 +424,7 @@ class Log(DurableLog):
         """
         if self.poison is not None:
             synced_end, is_all = self.synced_end, self.acknowledged_is_synced
-            self.is_marked = salvage.mark(self.disk, self.directory, synced_end, is_all=is_all)
+            self.is_marked = power_loss.mark(self.disk, self.directory, synced_end, is_all=is_all)
             raise self.poison.again()
         if self._writing is not None:
             self._settle()

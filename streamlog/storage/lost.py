@@ -12,8 +12,8 @@ from ..runtime.api import Disk
 from ..runtime.disk_errors import check
 from .checkpoint import NAME as STATE_NAME
 from .checkpoint import State, StateFile, slots
+from .files import base_offset_of, cut_of, swap_of
 from .segment import Segment
-from .swap import base_offset_of, cut_of, swap_of
 
 
 def is_lost(disk: Disk, directory: str, topic_id: bytes, partition: int, *, was_clean: bool) -> bool:

@@ -5,7 +5,7 @@ slot is written by one pwrite and ends in a checksum, so a reader in another pro
 does not verify is being written, and is read again. Derived: without the file a reader whose directory
 nobody owns walks the segments, and finds the same.
 
-Pure: bytes in, values out. `broker/publishing.py` writes the file, `broker/following.py` reads it.
+Pure: bytes in, values out. `broker/tailing/published_writer.py` writes the file, `broker/tailing/service.py` reads it.
 """
 
 from __future__ import annotations

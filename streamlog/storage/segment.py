@@ -20,9 +20,9 @@ from ..runtime.values import refuse_to_copy
 from ..types import Buffer
 from .facts import Facts
 from .faults import typed
+from .files import index_name, log_name
 from .index import Index, Stats
-from .swap import index_name, log_name
-from .walk import Walk
+from .scan import Walk
 
 logger = logging.getLogger("streamlog.storage")
 

@@ -16,8 +16,8 @@ from struct import Struct
 from xxhash import xxh3_64_intdigest
 
 from ..records.batch import FIXED_LEN, FORM_MASK, MAGIC, MIN_HEADER_LEN, NO_PRODUCER, VERSION, BatchHeader, peek
-from .epochs import EpochStart, LeaderEpochs, older_epoch
-from .producers import Producers
+from .leader_epochs import EpochStart, LeaderEpochs, older_epoch
+from .producer_state import Producers
 from .segment import Segment
 from .tail import Tail, Write
 

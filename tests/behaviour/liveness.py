@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 import streamlog
-from streamlog.client import consumer
+from streamlog.client.consumer import consumer
 from streamlog.runtime.threads import RawGate
 
 # The bound of a wait in another thread, and of one in the test's own: pytest's timeout ends the test before.

@@ -14,8 +14,12 @@ import pytest
 from typer.testing import CliRunner
 
 import streamlog
-from streamlog import TopicPartition, cli_admin, cli_inspect, cli_records, cli_repair  # noqa: F401  they add their commands
-from streamlog.cli_app import app
+import streamlog.cli.inspect
+import streamlog.cli.records
+import streamlog.cli.repair
+import streamlog.cli.topics  # each adds its commands
+from streamlog import TopicPartition
+from streamlog.cli.app import app
 
 DAY = 86_400_000
 NEW_YEAR = 1_672_531_200_000  # 2023-01-01T00:00:00Z

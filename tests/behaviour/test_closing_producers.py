@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 import streamlog
-from streamlog.client import routes as routes_module
+from streamlog.client.producer import routes as routes_module
 
 
 def values(log: streamlog.StreamLog, topic: str = "t") -> list[bytes | None]:

@@ -14,7 +14,7 @@ import pytest
 import streamlog
 from streamlog import TopicPartition
 from streamlog.broker.groups import Groups
-from streamlog.client.sharing import Sharing
+from streamlog.client.consumer.sharing import Sharing
 from streamlog.testing import FaultyDisk, ManualClock, SimulatedDisk
 
 from .marks import PATH, T0, Marks, opened

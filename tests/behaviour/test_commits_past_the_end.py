@@ -282,7 +282,9 @@ def test_a_topic_made_anew_is_not_held_to_the_end_of_the_former_one(clock: Manua
         assert log.group("g").committed() == {T0: 8}
 
 
-def test_two_senders_may_find_at_once_that_commits_are_lowered(clock: ManualClock, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_two_senders_may_find_at_once_that_commits_are_lowered(
+    clock: ManualClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
     disk = life_after_a_power_loss(clock)
     full = disk.fail("pwrite", path="*/topics/*.log", times=None)
     with opened(disk, clock) as log:

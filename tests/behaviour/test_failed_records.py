@@ -11,7 +11,7 @@ import pytest
 
 import streamlog
 from streamlog import DeliveryError, DiskFullError, Producer, StreamLog
-from streamlog.client.batch import Batch
+from streamlog.client.producer.batch import Batch
 from streamlog.testing import FaultyDisk, ManualClock, SimulatedDisk
 
 KIB = 1024

@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 import streamlog
-from streamlog.client.membership import Room
+from streamlog.client.consumer.membership import Room
 
 from .held_files import descriptors
 

@@ -228,7 +228,9 @@ def test_a_child_does_not_keep_the_lock_of_a_dead_parent(path: Path, child: Chil
         os.kill(orphan, signal.SIGKILL)
 
 
-def test_a_child_that_asks_for_a_result_writes_nothing_over_the_parents_records(path: Path, run_script: RunScript) -> None:
+def test_a_child_that_asks_for_a_result_writes_nothing_over_the_parents_records(
+    path: Path, run_script: RunScript
+) -> None:
     done = run_script(
         """
         import os, sys, warnings, streamlog

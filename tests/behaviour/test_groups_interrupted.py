@@ -9,7 +9,7 @@ import pytest
 
 from streamlog import ReentrantCallError
 from streamlog.coordinator.group import Group
-from streamlog.coordinator.ledger import Ledger
+from streamlog.coordinator.runtime import Ledger
 from streamlog.replication.partition import Partition
 from streamlog.testing import ManualClock, SimulatedDisk
 
@@ -18,7 +18,9 @@ from .marks import T0, opened
 KINDS = [KeyboardInterrupt, SystemExit, TimeoutError, MemoryError, ReentrantCallError]
 
 
-def strike(patch: pytest.MonkeyPatch, owner: type, name: str, error: type[BaseException], *, after: bool = False) -> None:
+def strike(
+    patch: pytest.MonkeyPatch, owner: type, name: str, error: type[BaseException], *, after: bool = False
+) -> None:
     """Have the next call of a method end like one into which a signal handler of the program's raised."""
     method: Callable[..., Any] = getattr(owner, name)
 
@@ -34,7 +36,12 @@ def strike(patch: pytest.MonkeyPatch, owner: type, name: str, error: type[BaseEx
 @pytest.mark.parametrize("error", KINDS)
 @pytest.mark.parametrize(
     ("owner", "name", "after"),
-    [(Partition, "append", True), (Partition, "acknowledge", False), (Ledger, "_replay", False), (Ledger, "_replay", True)],
+    [
+        (Partition, "append", True),
+        (Partition, "acknowledge", False),
+        (Ledger, "_replay", False),
+        (Ledger, "_replay", True),
+    ],
 )
 def test_a_commit_that_was_interrupted_is_what_its_log_says(
     clock: ManualClock, monkeypatch: pytest.MonkeyPatch, error: type[BaseException], owner: type, name: str, after: bool

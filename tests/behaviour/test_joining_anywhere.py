@@ -16,10 +16,12 @@ from typing import Any
 import pytest
 
 import streamlog
-from streamlog.client import consumer as consumer_module
+from streamlog.client.consumer import consumer as consumer_module
 
 # No frame of these files holds a lock of the log's while it runs.
-_FILES = tuple(f"{Path(consumer_module.__file__).parent}/{name}.py" for name in ("assignment", "consumer", "sharing"))
+_FILES = tuple(
+    f"{Path(consumer_module.__file__).parent}/{name}.py" for name in ("subscription_state", "consumer", "sharing")
+)
 
 
 def at_place(nth: int, call: Callable[[], Any], other: Callable[[], None]) -> bool:

@@ -50,7 +50,11 @@ def test_what_is_no_offset_is_refused_and_leaves_nothing_behind(
     for wanted in ({P0: offset}, {P0: OffsetAndMetadata(offset)}, Record("t", 0, offset, 0, None, None, ())):
         with pytest.raises(ConfigError):
             consumer.commit(wanted)
-    for call in (lambda: topic.read(start=offset), lambda: topic.read(end=offset), lambda: topic.delete_records({0: offset})):
+    for call in (
+        lambda: topic.read(start=offset),
+        lambda: topic.read(end=offset),
+        lambda: topic.delete_records({0: offset}),
+    ):
         if offset is not None and not isinstance(offset, str):
             with pytest.raises(OffsetOutOfRangeError):
                 call()
@@ -72,7 +76,12 @@ def test_the_largest_offset_is_one(log: streamlog.StreamLog, topic: streamlog.To
 
 @pytest.mark.parametrize(
     "position",
-    [OffsetAndMetadata(1, 2**64), OffsetAndMetadata(1, b"x"), OffsetAndMetadata(1, "", 2**31), OffsetAndMetadata(1, "", -1)],  # type: ignore[arg-type]
+    [
+        OffsetAndMetadata(1, 2**64),
+        OffsetAndMetadata(1, b"x"),
+        OffsetAndMetadata(1, "", 2**31),
+        OffsetAndMetadata(1, "", -1),
+    ],  # type: ignore[arg-type]
     ids=str,
 )
 def test_what_can_not_be_stored_with_a_commit_is_refused(
@@ -97,7 +106,9 @@ def waits(log: streamlog.StreamLog) -> dict[str, Callable[[Any], object]]:
         "exception": lambda timeout: producer.send("t", "x").exception(timeout),
         "send_many": lambda timeout: producer.send_many("t", ["x"]).result(timeout),
         "flush": lambda timeout: producer.flush(timeout),
-        "wait": lambda timeout: log.group("w").start(lambda record: None, topic, workers=1, until_end=True).wait(timeout),
+        "wait": lambda timeout: (
+            log.group("w").start(lambda record: None, topic, workers=1, until_end=True).wait(timeout)
+        ),
         "close": lambda timeout: producer.close(timeout),
     }
 

@@ -77,7 +77,9 @@ def test_whatever_owns_a_lock_a_thread_or_a_file_refuses_to_be_copied(path: Path
     ):
         workers.wait(30)
         other.create_topic("t").send(b"x")
-        owners = [each for each in gc.get_objects() if str(type(each).__module__).startswith("streamlog") and owned_by(each)]
+        owners = [
+            each for each in gc.get_objects() if str(type(each).__module__).startswith("streamlog") and owned_by(each)
+        ]
         owners += [DirectoryLock(str(path / "lock")), disk.open("/f", create=True), SimulatedDisk().lock("/l")]
         assert len({type(owner) for owner in owners}) > 20
         for owner in owners:

@@ -80,7 +80,9 @@ def test_a_copy_of_a_compacted_log_is_whole_once_it_is_no_longer_compacted(
         for number in range(9):
             table.send(b"%d" % number * 200, key=f"k{number % 2}")
         table.compact()
-    if left == "nothing":  # no slot of the state verifies, so where the log starts is not known, nor that it was compacted
+    if (
+        left == "nothing"
+    ):  # no slot of the state verifies, so where the log starts is not known, nor that it was compacted
         directory = next(name for name in disk.listdir("/data/topics"))
         disk.open(f"/data/topics/{directory}/partition.state").pwrite([b"?" * 8192], 0)
     streamlog.repair("data", "copy", disk=disk)

@@ -10,7 +10,7 @@ import pytest
 
 import streamlog
 from streamlog import StreamLog, TopicPartition
-from streamlog.client import routes as routes_module
+from streamlog.client.producer import routes as routes_module
 from streamlog.testing import ManualClock
 
 P0 = TopicPartition("t", 0)

@@ -42,7 +42,9 @@ def on_signal(handler: Callable[..., None]) -> Iterator[Callable[[], None]]:
         signal.signal(signal.SIGUSR1, before)
 
 
-def in_the_middle_of_a_send(log: streamlog.StreamLog, disk: DiskThatStrikes, act: Callable[[], object]) -> list[BaseException]:
+def in_the_middle_of_a_send(
+    log: streamlog.StreamLog, disk: DiskThatStrikes, act: Callable[[], object]
+) -> list[BaseException]:
     """Send while a signal handler does something in the middle of the write; what it raised."""
     raised: list[BaseException] = []
 
@@ -53,7 +55,6 @@ def in_the_middle_of_a_send(log: streamlog.StreamLog, disk: DiskThatStrikes, act
             raised.append(error)
 
     with on_signal(handler) as strike, reentry.at_most(LONG, lambda: "a call in the middle of a send"):
-
         disk.in_next_write = strike
         log["t"].send(b"interrupted").result(LONG)
     return raised
@@ -78,7 +79,9 @@ def disk() -> DiskThatStrikes:
 
 
 @pytest.mark.parametrize("sync", [False, True])
-@pytest.mark.parametrize("what", ["send", "send_many", "commit", "flush", "sync", "result", "poll", "create_topic", "open"])
+@pytest.mark.parametrize(
+    "what", ["send", "send_many", "commit", "flush", "sync", "result", "poll", "create_topic", "open"]
+)
 def test_a_call_in_the_middle_of_a_send_is_refused_with_nothing_done(
     disk: DiskThatStrikes, clock: ManualClock, what: str, sync: bool
 ) -> None:
@@ -131,7 +134,9 @@ def test_what_is_closed_in_the_middle_of_a_send_is_closed_when_it_has_ended(
         assert values(log) == [b"interrupted"]
 
 
-def test_workers_closed_in_the_middle_of_a_call_keep_no_background_work_waiting_for_their_handler(disk: DiskThatStrikes) -> None:
+def test_workers_closed_in_the_middle_of_a_call_keep_no_background_work_waiting_for_their_handler(
+    disk: DiskThatStrikes,
+) -> None:
     """Their close waits for the record in hand; the background thread, which may be the one to close them, does not."""
     began, go_on = threading.Event(), threading.Event()
 
@@ -158,7 +163,9 @@ def test_workers_closed_in_the_middle_of_a_call_keep_no_background_work_waiting_
 
 
 @pytest.mark.parametrize("what", ["close", "leave a block"])
-def test_a_handler_that_closes_the_log_and_exits_has_the_program_exit(disk: DiskThatStrikes, clock: ManualClock, what: str) -> None:
+def test_a_handler_that_closes_the_log_and_exits_has_the_program_exit(
+    disk: DiskThatStrikes, clock: ManualClock, what: str
+) -> None:
     """The close is put off until the interrupted call ends; here an exit ends it, and the consumer finds the log closed."""
 
     def stop(*_: object) -> None:

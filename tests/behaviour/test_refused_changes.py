@@ -18,7 +18,7 @@ import pytest
 
 import streamlog
 from streamlog import PoisonedLogError, StreamlogError
-from streamlog.broker import broker
+from streamlog.broker import log_directory
 from streamlog.records import columns
 from streamlog.runtime.threads import result_of
 from streamlog.storage.log import Write
@@ -205,8 +205,8 @@ def meets(fault: Fault, name: str, sync: bool) -> str:
 def test_a_change_that_begins_a_segment_of_the_metadata_log_is_void_too(
     name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    config = dataclasses.replace(broker.METADATA_CONFIG, segment_bytes=1024)
-    monkeypatch.setattr(broker, "METADATA_CONFIG", config)
+    config = dataclasses.replace(log_directory.METADATA_CONFIG, segment_bytes=1024)
+    monkeypatch.setattr(log_directory, "METADATA_CONFIG", config)
     assert any(op == "create" and "metadata" in path for op, path in calls_of(CHANGES[name], True))
     for fault in faults(CHANGES[name], True):
         if fault.in_metadata:

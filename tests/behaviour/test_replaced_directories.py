@@ -142,11 +142,15 @@ def test_a_renamed_directory_keeps_what_was_acknowledged(path: Path, clock: Manu
     assert streamlog.verify(path.parent / "moved").ok
 
 
-def test_without_its_lock_file_a_directory_may_be_anothers(path: Path, clock: ManualClock, run_script: RunScript) -> None:
+def test_without_its_lock_file_a_directory_may_be_anothers(
+    path: Path, clock: ManualClock, run_script: RunScript
+) -> None:
     log = streamlog.open(path, clock=clock)
     log.create_topic("t").send(b"ours")
     (path / "lock").unlink()
-    second = run_script('import sys, streamlog\nwith streamlog.open(sys.argv[1]) as log: log["t"].send(b"theirs")', path)
+    second = run_script(
+        'import sys, streamlog\nwith streamlog.open(sys.argv[1]) as log: log["t"].send(b"theirs")', path
+    )
     assert second.returncode == 0, second.stderr
     with pytest.raises(LogDirNotFoundError):
         log.close()
@@ -176,7 +180,9 @@ def test_a_disk_in_memory_knows_whose_a_directory_is_too(clock: ManualClock) -> 
     before = len(disk.operations)
     with pytest.raises(LogDirNotFoundError):
         log.close()
-    assert {op.kind for op in disk.operations[before:]} <= {"pwrite", "sync"}, "what was open is written on, and no path"
+    assert {op.kind for op in disk.operations[before:]} <= {"pwrite", "sync"}, (
+        "what was open is written on, and no path"
+    )
     assert not disk.exists("/data")
     with streamlog.open("data", disk=disk, clock=clock) as again:
         assert list(again) == []

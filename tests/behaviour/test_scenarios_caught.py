@@ -14,10 +14,11 @@ import pytest
 from xxhash import xxh3_64_intdigest
 
 from streamlog import StreamlogError
-from streamlog.broker import broker, owner
-from streamlog.client import route
-from streamlog.storage import checkpoint, compaction, durability, index, log, retention, segment, swap, torn
+from streamlog.broker import log_directory, owner
+from streamlog.client.producer import topic_cache
+from streamlog.storage import checkpoint, compaction, durability, files, index, log, retention, segment
 from streamlog.storage.index import Index, Stats
+from streamlog.storage.recovery import resync
 from streamlog.testing import SimulatedDisk
 from streamlog.testing.handles import SimulatedFile
 
@@ -97,10 +98,10 @@ def the_state_begins_again_with_every_write(patch: Patch) -> None:
 def the_old_segments_go_unsynced(patch: Patch) -> None:
     def finish(disk: SimulatedDisk, directory: str, low: int, high: int, names: Sequence[str]) -> None:
         for name in names:
-            base = swap.base_offset_of(name, "log")
+            base = files.base_offset_of(name, "log")
             if base is not None and low <= base < high:
                 disk.unlink(f"{directory}/{name}")
-        disk.rename(f"{directory}/{swap.swap_name(low, high)}", f"{directory}/{swap.log_name(low)}")
+        disk.rename(f"{directory}/{files.swap_name(low, high)}", f"{directory}/{files.log_name(low)}")
         disk.sync_dir(directory)
 
     patch.setattr(compaction, "finish", finish)
@@ -117,7 +118,7 @@ def a_compacted_file_is_not_synced(patch: Patch) -> None:
 
 
 def the_torn_end_stays_in_the_file(patch: Patch) -> None:
-    patch.setattr(torn, "cut", lambda disk, directory, found: None)
+    patch.setattr(resync, "cut", lambda disk, directory, found: None)
 
 
 def the_log_goes_on_behind_the_zeros(patch: Patch) -> None:
@@ -128,7 +129,7 @@ def the_log_goes_on_behind_the_zeros(patch: Patch) -> None:
         self.size = self.file.size()
 
     patch.setattr(segment.Segment, "wake", wake)
-    patch.setattr(torn, "cut", lambda disk, directory, found: None)
+    patch.setattr(resync, "cut", lambda disk, directory, found: None)
 
 
 def a_file_that_only_shrank_is_not_synced(patch: Patch) -> None:
@@ -152,12 +153,14 @@ def the_checksum_of_an_index_is_not_looked_at(patch: Patch) -> None:
 
 def a_log_is_marked_clean_when_it_is_opened(patch: Patch) -> None:
     real = owner.write_owner
-    patch.setattr(broker, "write_owner", lambda disk, path, kept: real(disk, path, {**kept, "clean": True}))
+    patch.setattr(log_directory, "write_owner", lambda disk, path, kept: real(disk, path, {**kept, "clean": True}))
 
 
 def a_crash_is_forgotten_when_recovery_begins(patch: Patch) -> None:
     real = owner.write_owner
-    patch.setattr(broker, "write_owner", lambda disk, path, kept: real(disk, path, {**kept, "boot_id": disk.boot_id()}))
+    patch.setattr(
+        log_directory, "write_owner", lambda disk, path, kept: real(disk, path, {**kept, "boot_id": disk.boot_id()})
+    )
 
 
 def the_recovery_point_is_ahead_of_the_log(patch: Patch) -> None:
@@ -175,13 +178,13 @@ def retention_goes_by_the_strictest_bound(patch: Patch) -> None:
 
 
 def timestamps_have_no_bound(patch: Patch) -> None:
-    real = route.Route.__init__
+    real = topic_cache.Route.__init__
 
     def init(self: Any, *args: Any, **named: Any) -> None:
         real(self, *args, **named)
         self.after_max_ms = 1 << 62
 
-    patch.setattr(route.Route, "__init__", init)
+    patch.setattr(topic_cache.Route, "__init__", init)
 
 
 def the_index_takes_timestamps_as_they_come(patch: Patch) -> None:
@@ -229,7 +232,7 @@ def files_go_before_the_start_is_on_the_device(patch: Patch) -> None:
 
 
 def recovery_cuts_at_damage(patch: Patch) -> None:
-    patch.setattr(torn, "search", lambda segments, point, start, real=torn.search: real(segments, 0, start))
+    patch.setattr(resync, "search", lambda segments, point, start, real=resync.search: real(segments, 0, start))
 
 
 class Row(NamedTuple):

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 import streamlog
-from streamlog.client import accumulator, outbox
+from streamlog.client.producer import accumulator, partition_queue
 from streamlog.replication.commit import GroupCommit
 from streamlog.runtime import threads
 from streamlog.runtime.threads import RawGate
@@ -41,7 +41,7 @@ class Waits:
                     changed.notify_all()
                 return super().wait(timeout)
 
-        for module in (outbox, accumulator, threads):
+        for module in (accumulator, partition_queue, threads):
             monkeypatch.setattr(module, "RawGate", Gate)
 
     def until(self, count: int) -> None:

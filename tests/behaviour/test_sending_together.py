@@ -135,7 +135,9 @@ def places(
         with log.producer(linger_ms=60_000, batch_size=600) as producer:
             sends = [sent(producer, value) for value in before]
             mine, reached = at_bytecode(
-                nth, lambda: send(producer), lambda: acted.extend(other(producer))  # noqa: B023
+                nth,
+                lambda: send(producer),
+                lambda: acted.extend(other(producer)),  # noqa: B023
             )
             producer.flush()
         found = [(record.offset, record.value) for record in log["t"].read(0, start=start)]
@@ -205,9 +207,7 @@ def test_a_linger_ends_whatever_time_it_is_at_any_bytecode_of_a_send(
         with log.producer(linger_ms=5) as producer:
             if before:
                 producer.send("t", b"before", b"k")
-            mine, reached = at_bytecode(
-                nth, lambda: producer.send("t", b"v", key), lambda: clock.advance(0.006)
-            )
+            mine, reached = at_bytecode(nth, lambda: producer.send("t", b"v", key), lambda: clock.advance(0.006))
             clock.advance(0.006)
             assert mine.done(), f"bytecode {nth}"
     assert nth > 50

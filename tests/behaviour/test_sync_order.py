@@ -183,7 +183,9 @@ def test_a_partition_has_its_name_on_the_device_before_the_metadata_names_it(tra
     made = [(at, call) for at, call in trace.of("mkdir", "/topics/")]
     assert len(made) >= 5
     for at, call in made:
-        metadata = min(n for n, write in trace.of("write", "__cluster_metadata-0/") if n > at and write.path.endswith(".log"))
+        metadata = min(
+            n for n, write in trace.of("write", "__cluster_metadata-0/") if n > at and write.path.endswith(".log")
+        )
         assert at < trace.next("sync", call.directory, at) < metadata, call
         state = trace.next("sync", f"{call.path}/partition.state", at)
         assert state < metadata, call
@@ -191,7 +193,9 @@ def test_a_partition_has_its_name_on_the_device_before_the_metadata_names_it(tra
 
 def test_a_change_of_topics_is_on_the_device_when_the_call_returns(trace: Trace) -> None:
     for phase, changes in (("create", 2), ("configure", 2)):
-        calls = [call for call in trace.phase(phase) if "__cluster_metadata-0/" in call.path and call.path.endswith(".log")]
+        calls = [
+            call for call in trace.phase(phase) if "__cluster_metadata-0/" in call.path and call.path.endswith(".log")
+        ]
         assert [call.name for call in calls] == ["write", "sync"] * changes
 
 
@@ -224,7 +228,9 @@ def test_what_compaction_replaces_is_unlinked_only_when_the_replacement_is_on_th
     final = next(n for n, call in enumerate(calls) if call.name == "rename" and call.path.endswith(".swap"))
     directory = calls[swap].directory
     synced = [n for n, call in enumerate(calls) if call == Call("sync", directory)]
-    gone = [n for n, call in enumerate(calls) if call.name == "unlink" and call.path.endswith(".log") and swap < n < final]
+    gone = [
+        n for n, call in enumerate(calls) if call.name == "unlink" and call.path.endswith(".log") and swap < n < final
+    ]
     assert gone
     assert any(swap < n < min(gone) for n in synced), "the swap's name"
     assert any(max(gone) < n < final for n in synced), "the removals"

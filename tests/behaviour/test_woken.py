@@ -15,8 +15,8 @@ import pytest
 import streamlog
 from streamlog import ClosedError, RebalanceListener, TopicPartition
 from streamlog.broker.waiting import ParkedFetch
-from streamlog.client import consumer, membership
-from streamlog.client.membership import Membership
+from streamlog.client.consumer import consumer, membership
+from streamlog.client.consumer.membership import Membership
 from streamlog.replication.waiters import Waiters
 from streamlog.runtime.threads import RawGate
 from streamlog.testing import FaultyDisk, ManualClock, SimulatedDisk

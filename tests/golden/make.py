@@ -20,7 +20,7 @@ from streamlog.records.batch import LOG_APPEND_TIME, SealedBatch, seed_of
 from streamlog.runtime.disk import OsDisk
 from streamlog.storage import published
 from streamlog.storage.log import Log, Write
-from streamlog.storage.recovery import Crash, open_log
+from streamlog.storage.recovery.recovery import Crash, open_log
 from streamlog.types import TopicPartition
 
 HERE = Path(__file__).resolve().parent

@@ -22,9 +22,9 @@ from streamlog.records.columns import BatchColumns
 from streamlog.runtime.disk import OsDisk
 from streamlog.storage import index as index_files
 from streamlog.storage import published
-from streamlog.storage.check import Question, check_partition
 from streamlog.storage.checkpoint import State, slots
-from streamlog.storage.recovery import Crash, open_log
+from streamlog.storage.recovery.recovery import Crash, open_log
+from streamlog.storage.verify.check import Question, check_partition
 
 from . import make
 from .make import EXPECTED, NAMES, NOW, PARTITION, SEED, TOPIC_ID

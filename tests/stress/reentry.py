@@ -47,7 +47,9 @@ class Intruder:
         except ReentrantCallError:
             self.refused = True
         except ClosedError:  # its producer or log is closed, or was by the call that it interrupts
-            assert isinstance(self.action, (calls.CloseTheLog, calls.CloseAProducer, calls.CloseAConsumer, calls.OpenTheLog))
+            assert isinstance(
+                self.action, (calls.CloseTheLog, calls.CloseAProducer, calls.CloseAConsumer, calls.OpenTheLog)
+            )
         else:
             self.ended = True
 
@@ -273,7 +275,9 @@ def check(story: Story, action: Action, *, closed: bool) -> None:
     story.end()
 
 
-def sweep(kind: type[Action], intruder: type[Intruder], *, finalizer: bool, first: int, samples: int) -> tuple[int, int]:
+def sweep(
+    kind: type[Action], intruder: type[Intruder], *, finalizer: bool, first: int, samples: int
+) -> tuple[int, int]:
     """At `samples` places of the call (all, if it has no more), the first of them `first` in so many; places, refusals."""
     places, _ = enter(kind, intruder, 10**9, finalizer=finalizer)
     step = max(1, places // samples)

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import streamlog
-from streamlog.broker.broker import Broker
+from streamlog.broker.log_directory import Broker
 
 from .processes import Journal, value_of
 

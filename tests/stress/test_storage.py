@@ -20,9 +20,9 @@ from streamlog.records.columns import BatchColumns
 from streamlog.replication.partition import Partition
 from streamlog.runtime.disk import OsDisk
 from streamlog.runtime.threads import new_lock
-from streamlog.storage.check import Question, check_partition
 from streamlog.storage.log import Write
-from streamlog.storage.recovery import Crash, open_log
+from streamlog.storage.recovery.recovery import Crash, open_log
+from streamlog.storage.verify.check import Question, check_partition
 from streamlog.types import TopicPartition
 
 pytestmark = pytest.mark.slow

@@ -53,9 +53,8 @@ def module_of(path: Path) -> str:
 
 
 def room_of(module: str) -> str:
-    """The room a module of the package is in; the command line is one of several files."""
-    room = module.split(".")[0]
-    return "cli" if room.startswith("cli_") else room
+    """The package of `streamlog`, or the module directly in it, that a module is in."""
+    return module.split(".")[0]
 
 
 def for_types_only(tree: ast.Module) -> set[ast.AST]:

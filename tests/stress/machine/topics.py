@@ -132,9 +132,7 @@ class Topics:
         self._program.note(f"{topic.name} to {total}")
         if self._program.model.doomed:
             model.most_partitions = max(model.most_partitions, total)
-        with self._unless_unknown(
-            lambda: setattr(model, "most_partitions", max(model.most_partitions, total))
-        ):
+        with self._unless_unknown(lambda: setattr(model, "most_partitions", max(model.most_partitions, total))):
             topic.add_partitions(total)
         if not self._program.model.doomed:
             model.grown_to(total)

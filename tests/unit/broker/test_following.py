@@ -8,10 +8,10 @@ from typing import Any
 
 import pytest
 
-from streamlog.broker.broker import Broker
-from streamlog.broker.following import FollowingService
+from streamlog.broker.log_directory import Broker
 from streamlog.broker.scheduler import Scheduler
 from streamlog.broker.service import LocalService
+from streamlog.broker.tailing.service import FollowingService
 from streamlog.errors import ClosedError, RequestTimedOutError, StorageError, UnknownTopicOrPartitionError
 from streamlog.records import columns
 from streamlog.runtime.disk import OsDisk

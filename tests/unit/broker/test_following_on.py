@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from streamlog.broker.broker import Broker
+from streamlog.broker.log_directory import Broker
 from streamlog.errors import OffsetOutOfRangeError, RequestTimedOutError
 from streamlog.runtime.disk import OsDisk
 from streamlog.runtime.threads import RawGate, new_lock, real_monotonic

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from streamlog.broker.publishing import INTERVAL_S, RETRY_S, Publisher
+from streamlog.broker.tailing.published_writer import INTERVAL_S, RETRY_S, Publisher
 from streamlog.config import TopicConfig
 from streamlog.records.batch import seed_of
 from streamlog.replication.partition import Partition
@@ -28,7 +28,7 @@ from streamlog.storage.published import (
     parse_header,
     parse_slot,
 )
-from streamlog.storage.recovery import Crash, open_log
+from streamlog.storage.recovery.recovery import Crash, open_log
 from streamlog.types import TopicPartition
 
 NOW = 1_700_000_000_000

@@ -14,16 +14,16 @@ import pytest
 
 import streamlog
 from streamlog import StreamLog
-from streamlog.broker.broker import METADATA_ID
-from streamlog.broker.verify import Problem, Report, verify
+from streamlog.broker.log_directory import METADATA_ID
+from streamlog.broker.offline.verify import Problem, Report, verify
 from streamlog.config import TopicConfig
 from streamlog.records import columns
 from streamlog.records.batch import seed_of
 from streamlog.runtime.disk import OsDisk
-from streamlog.storage.check import FOREVER_OFFSET
 from streamlog.storage.log import Write
-from streamlog.storage.recovery import Crash
-from streamlog.storage.recovery import open_log as open_partition
+from streamlog.storage.recovery.recovery import Crash
+from streamlog.storage.recovery.recovery import open_log as open_partition
+from streamlog.storage.verify.check import FOREVER_OFFSET
 
 pytestmark = pytest.mark.damaged
 OpenLog = Callable[..., StreamLog]

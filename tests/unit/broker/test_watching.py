@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from streamlog.broker.watching import Situation, Watcher
+from streamlog.broker.tailing.published_reader import Situation, Watcher
 from streamlog.errors import FormatError, StorageError
 from streamlog.runtime.disk import OsDisk
 from streamlog.storage.published import (

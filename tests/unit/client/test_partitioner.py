@@ -10,7 +10,7 @@ import xxhash
 from hypothesis import given
 from hypothesis import strategies as st
 
-from streamlog.client.partitioner import make_partitioner, murmur2
+from streamlog.client.producer.partitioner import make_partitioner, murmur2
 from streamlog.config import PARTITIONERS
 from streamlog.errors import ConfigError
 

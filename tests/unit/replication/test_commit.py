@@ -18,7 +18,7 @@ from streamlog.replication.partition import Partition
 from streamlog.runtime.api import Completion
 from streamlog.runtime.threads import new_lock, result_of, wait_for
 from streamlog.storage.log import Write
-from streamlog.storage.recovery import Crash, open_log
+from streamlog.storage.recovery.recovery import Crash, open_log
 from streamlog.testing import FaultyDisk
 from streamlog.types import TopicPartition
 

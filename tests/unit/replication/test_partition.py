@@ -15,7 +15,7 @@ from streamlog.replication.partition import RETRY_MS, Partition, gone
 from streamlog.runtime.disk import OsDisk
 from streamlog.runtime.threads import new_lock
 from streamlog.storage.log import Write
-from streamlog.storage.recovery import Crash, open_log
+from streamlog.storage.recovery.recovery import Crash, open_log
 from streamlog.types import TopicPartition
 
 NOW = 1_700_000_000_000

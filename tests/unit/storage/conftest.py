@@ -16,9 +16,9 @@ from streamlog.records.columns import BatchColumns, HeaderTuple
 from streamlog.replication.partition import Partition
 from streamlog.runtime.disk import OsDisk
 from streamlog.runtime.threads import new_lock
-from streamlog.storage.check import Checked, Question, check_partition
 from streamlog.storage.log import Log, Write
-from streamlog.storage.recovery import Crash, open_log
+from streamlog.storage.recovery.recovery import Crash, open_log
+from streamlog.storage.verify.check import Checked, Question, check_partition
 from streamlog.types import TopicPartition
 
 NOW = 1_700_000_000_000

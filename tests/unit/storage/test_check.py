@@ -11,8 +11,8 @@ import pytest
 from streamlog.records import batch as batches
 from streamlog.records.batch import directory_of, hash_payload
 from streamlog.storage import index as index_files
-from streamlog.storage.check import FOREVER_OFFSET, Finding
 from streamlog.storage.checkpoint import StateFile
+from streamlog.storage.verify.check import FOREVER_OFFSET, Finding
 
 from .conftest import CLEAN, KILLED, PARTITION, POWER_LOST, SEED, TOPIC_ID, Box
 
@@ -368,7 +368,7 @@ class Restless:
 @pytest.mark.parametrize("times", [1, 3, 1000])
 def test_a_log_that_changes_under_the_check_is_checked_again(box: MakeBox, times: int) -> None:
     from streamlog.runtime.disk import OsDisk
-    from streamlog.storage.check import Question, check_partition
+    from streamlog.storage.verify.check import Question, check_partition
 
     b = segmented(box)
     restarts: list[int] = []
@@ -389,7 +389,7 @@ def test_a_directory_that_is_removed_under_the_check_is_nothing(box: MakeBox) ->
     import shutil
 
     from streamlog.runtime.disk import OsDisk
-    from streamlog.storage.check import Question, check_partition
+    from streamlog.storage.verify.check import Question, check_partition
 
     b = segmented(box)
     question = Question(str(b.path), TOPIC_ID, PARTITION, SEED, KILLED, False)

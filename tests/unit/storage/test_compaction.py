@@ -16,8 +16,8 @@ from streamlog.errors import ClosedError, CorruptRecordError, StreamlogError
 from streamlog.records import columns
 from streamlog.records.batch import NO_PRODUCER, NO_TIMESTAMP
 from streamlog.storage import compaction
+from streamlog.storage.files import finish_all
 from streamlog.storage.log import Write
-from streamlog.storage.swap import finish_all
 
 from .conftest import CLEAN, KILLED, NOW, SEED, Box
 from .faulty import Killed

@@ -14,11 +14,11 @@ from streamlog.errors import CorruptRecordError, DiskFullError, StorageError
 from streamlog.records import columns
 from streamlog.records.batch import FIXED_LEN, FORM_KAFKA, MAGIC, NO_TIMESTAMP, read_header, stamp
 from streamlog.storage import segment as segments
-from streamlog.storage import torn
 from streamlog.storage.checkpoint import StateFile
 from streamlog.storage.log import Log, Write
+from streamlog.storage.recovery import resync
+from streamlog.storage.scan import walk
 from streamlog.storage.segment import Segment
-from streamlog.storage.walk import walk
 
 from .conftest import CLEAN, KILLED, NOW, PARTITION, POWER_LOST, SEED, TOPIC_ID, Box
 from .faulty import FaultyDisk
@@ -215,7 +215,7 @@ def test_an_index_of_a_segment_that_is_moved_aside_goes(box: MakeBox) -> None:
 def test_a_cut_that_was_refused_half_way_is_taken_up_where_it_was_left(
     box: MakeBox, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, stubborn: bool
 ) -> None:
-    monkeypatch.setattr(torn, "_COPY_BYTES", 100)
+    monkeypatch.setattr(resync, "_COPY_BYTES", 100)
     b, values = segmented(box)
     b.log.release()
     first, second, third, fourth = b.logs()

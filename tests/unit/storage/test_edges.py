@@ -14,7 +14,7 @@ import pytest
 from streamlog.errors import CorruptRecordError, StorageError, StreamlogError
 from streamlog.records.batch import CONTROL
 from streamlog.runtime.disk import OsDisk
-from streamlog.storage import compaction, lookup, swap
+from streamlog.storage import compaction, files, lookup
 from streamlog.storage import segment as segments
 from streamlog.storage.checkpoint import State, slots
 
@@ -401,7 +401,7 @@ def test_a_rename_that_cannot_be_looked_at_is_settled_before_the_next_pass(box: 
 def test_finishing_a_replacement_again_does_nothing(box: MakeBox) -> None:
     b = segmented(box)
     before = b.names()
-    swap.finish(b.disk, str(b.path), 0, 3, b.names())
+    files.finish(b.disk, str(b.path), 0, 3, b.names())
     assert b.names() == before
     assert list(compaction._groups([], 100)) == []
 

@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from streamlog.errors import NotLeaderError
-from streamlog.storage.epochs import EpochEnd, EpochStart, LeaderEpochs
+from streamlog.storage.leader_epochs import EpochEnd, EpochStart, LeaderEpochs
 
 
 def epochs(*entries: tuple[int, int]) -> LeaderEpochs:

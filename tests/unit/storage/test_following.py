@@ -10,9 +10,9 @@ import pytest
 
 from streamlog.errors import CorruptRecordError, OffsetOutOfRangeError, RequestTimedOutError, StorageError
 from streamlog.runtime.disk import OsDisk
-from streamlog.storage.following import FollowedLog
 from streamlog.storage.published import Slot
 from streamlog.storage.tail import Tail
+from streamlog.storage.tailing import FollowedLog
 
 from .conftest import KILLED, NOW, PARTITION, SEED, TOPIC_ID, Box
 
@@ -73,7 +73,7 @@ class Along:
         self.incarnation = 1
 
     def slot(self) -> Slot:
-        """As `broker/publishing.py` makes it of the log as it is now."""
+        """As `broker/tailing/published_writer.py` makes it of the log as it is now."""
         tail, last = self.box.log.tail, self.published
         if last is not None and (tail.segments is not last.segments or tail.start_offset != last.start_offset):
             self.generation += 1

@@ -6,7 +6,7 @@ import pytest
 
 from streamlog.errors import OffsetOutOfRangeError
 from streamlog.records.batch import read_header
-from streamlog.storage.swap import swap_name
+from streamlog.storage.files import swap_name
 
 from .test_following import Along, MakeBox, alone, small, value
 

@@ -8,7 +8,7 @@ from streamlog.config import TopicConfig
 from streamlog.records.batch import seed_of
 from streamlog.storage.log import Log
 from streamlog.storage.lost import begin_again, is_lost
-from streamlog.storage.recovery import Crash, open_log
+from streamlog.storage.recovery.recovery import Crash, open_log
 from streamlog.testing import SimulatedDisk
 
 DIRECTORY, TOPIC_ID, PARTITION = "/p", bytes(range(16)), 3

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from streamlog.errors import InvalidRecordError, OutOfOrderSequenceError, ProducerFencedError
 from streamlog.records.batch import CONTROL, SealedBatch
-from streamlog.storage.producers import EXPIRATION_MS, KEPT_BATCHES, MAX_SEQUENCE, Producers, Sequenced
+from streamlog.storage.producer_state import EXPIRATION_MS, KEPT_BATCHES, MAX_SEQUENCE, Producers, Sequenced
 
 NOW = 1_700_000_000_000
 HOUR = 3_600_000

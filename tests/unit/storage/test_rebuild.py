@@ -10,7 +10,7 @@ from streamlog.records import columns
 from streamlog.records.batch import BatchHeader, peek, stamp
 from streamlog.runtime.disk import OsDisk
 from streamlog.storage.checkpoint import State
-from streamlog.storage.rebuild import Rebuilt
+from streamlog.storage.recovery.rebuild import Rebuilt
 
 from .conftest import NOW, PARTITION, SEED, TOPIC_ID, Box
 

@@ -10,9 +10,9 @@ from streamlog.config import TopicConfig
 from streamlog.errors import CorruptRecordError, FormatError, StorageError
 from streamlog.runtime.disk import OsFile
 from streamlog.storage.checkpoint import SLOT_BYTES
-from streamlog.storage.recovery import Crash
+from streamlog.storage.recovery.recovery import Crash
+from streamlog.storage.scan import Walk
 from streamlog.storage.segment import Segment
-from streamlog.storage.walk import Walk
 
 from .conftest import CLEAN, KILLED, NOW, POWER_LOST, Box
 

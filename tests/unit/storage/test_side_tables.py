@@ -24,9 +24,9 @@ from streamlog.errors import (
     StorageError,
 )
 from streamlog.records.batch import directory_of
-from streamlog.storage.epochs import EpochEnd
+from streamlog.storage.leader_epochs import EpochEnd
 from streamlog.storage.log import Log, Write
-from streamlog.storage.producers import EXPIRATION_MS
+from streamlog.storage.producer_state import EXPIRATION_MS
 
 from .conftest import CLEAN, KILLED, NOW, POWER_LOST, Box
 from .faulty import Killed

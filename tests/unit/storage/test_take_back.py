@@ -12,7 +12,7 @@ import pytest
 from streamlog.config import TopicConfig
 from streamlog.errors import CorruptRecordError, DiskFullError, PoisonedLogError, StorageError
 from streamlog.storage.log import Log
-from streamlog.storage.recovery import open_log
+from streamlog.storage.recovery.recovery import open_log
 from streamlog.storage.tail import Tail
 from streamlog.testing import FaultyDisk, SimulatedDisk
 

@@ -1,0 +1,419 @@
+"""A broker directory: who owns it, how it was left, and the partitions in it.
+
+DIR/streamlog.json    format, ids, incarnation, boot id, and whether it was closed
+DIR/lock              two locks of the kernel, and the pid of the owner
+DIR/__cluster_metadata-0/
+DIR/topics/ID-N/      ID is the topic's uuid in hex: no trouble with case, length, or a name used again
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import re
+from collections.abc import Callable, Mapping
+from typing import Any
+from uuid import UUID
+
+from ..config import TopicConfig
+from ..errors import CorruptRecordError, FormatError, LogLockedError, PoisonedLogError
+from ..records.batch import seed_of
+from ..replication.partition import Partition
+from ..runtime.api import Disk, Gate, Lock
+from ..runtime.disk import entropy
+from ..runtime.disk_errors import check, ignored
+from ..runtime.owned_disk import OwnedDisk
+from ..runtime.values import refuse_to_copy
+from ..storage.faults import typed
+from ..storage.lost import begin_again, is_lost, lost
+from ..storage.recovery.recovery import Crash, open_log
+from ..storage.segment import size_of
+from ..types import TopicPartition
+from .metadata import TopicView
+from .owner import OWNER_FILE, new_owner, read_owner, write_owner
+
+logger = logging.getLogger("streamlog.broker")
+
+METADATA_ID = UUID(int=1)
+METADATA_DIR = "__cluster_metadata-0"
+METADATA_CONFIG = TopicConfig(cleanup_policy="compact", segment_bytes=1 << 20, max_message_bytes=1 << 24)
+_LEFTOVERS = {"lock", OWNER_FILE + ".tmp"}
+# What an open that was interrupted may have made of a new log.
+_UNFINISHED = {*_LEFTOVERS, "topics", METADATA_DIR, "published"}
+_TOPIC_DIR = re.compile(r"([0-9a-f]{32})-(\d+)")
+_LOCK_STEP_S = 0.02
+
+
+class Broker:
+    """One broker directory, owned by this process from `open` to `close`."""
+
+    __reduce_ex__ = refuse_to_copy
+
+    def __init__(
+        self,
+        path: str,
+        disk: Disk,
+        new_lock: Callable[[], Lock],
+        new_gate: Callable[[], Gate],
+        monotonic: Callable[[], float],
+        *,
+        sync: bool = False,
+    ) -> None:
+        self.path = path
+        # Told, once, that the directory is another's by now; under whatever lock the caller has.
+        self.on_stale: Callable[[], object] = lambda: None
+        self.new_lock = new_lock
+        self._new_gate = new_gate
+        self._monotonic = monotonic
+        self.sync = sync
+        self._lock = disk.lock(f"{path}/lock")
+        self.disk = self._owned = OwnedDisk(disk, self._lock, lambda: self.on_stale())
+        self.owner: dict[str, Any] = {}
+        self.crash = Crash(clean=False, same_boot=True)
+        self._boot_id = ""
+        self._is_new = False
+
+    @property
+    def incarnation(self) -> str:
+        return str(self.owner["incarnation"])
+
+    # -- opening -------------------------------------------------------------------------------------
+
+    def open(self, lock_timeout: float) -> None:
+        """Take the directory: create it if absent, lock it, mark it in use. Nothing is written if refused."""
+        disk, path = self.disk, self.path
+        new: list[str] = []
+        try:
+            existed = disk.exists(path)
+            if existed:
+                self._refuse_strangers()
+            else:
+                new = self._missing()
+                disk.makedirs(path)
+            if disk.is_network_filesystem(path):
+                raise FormatError(
+                    f"{path} is on a network file system, where a lock does not keep other machines out and a cached page "
+                    f"may be stale. Put the log on a local disk.",
+                    path=path,
+                )
+            self._acquire(lock_timeout)
+            self._owned.is_guarding = True
+        except OSError as error:
+            raise typed(error, "open", error.filename or path) from error
+        try:
+            self._take_over(new)
+            had_topics = disk.exists(f"{path}/topics")
+            if not had_topics:  # the lock's name first: without it the rest of a new log is not known for one
+                disk.sync_dir(path)
+            disk.makedirs(f"{path}/topics")
+            if not had_topics or not self.crash.clean:
+                disk.sync_dir(path)
+                disk.sync_dir(f"{path}/topics")
+        except OSError as error:
+            check(error)
+            self._let_go()
+            raise typed(error, "open", error.filename or path) from error
+        except BaseException:
+            self._let_go()
+            raise
+
+    def _missing(self) -> list[str]:
+        """The directories that have to be made for `path`, the deepest first."""
+        missing = [self.path]
+        while _above(missing[-1]) and not self.disk.exists(_above(missing[-1])):
+            missing.append(_above(missing[-1]))
+        return missing
+
+    def _sync_names(self, new: list[str]) -> None:
+        """Have the names of the directories themselves on the device, before an owner file says that this is a log.
+
+        An earlier open may have made some and come no further, so those that were there are synced too, as far
+        as they can be.
+        """
+        directory = self.path
+        while directory:
+            above = _above(directory)
+            try:
+                self.disk.sync_dir(above or "/")
+            except OSError as error:  # another user's, and not to be read by us, or none that has to be synced
+                check(error)
+                if directory in new and not isinstance(error, PermissionError):
+                    raise
+            directory = above
+
+    def _refuse_strangers(self) -> None:
+        try:
+            names = self.disk.listdir(self.path)
+        except NotADirectoryError as error:
+            check(error)
+            raise FormatError(f"{self.path} is a file; a log is a directory.", path=self.path) from error
+        if OWNER_FILE not in names and set(names) - _LEFTOVERS and not self._is_unfinished(names):
+            raise FormatError(
+                f"{self.path} is not empty and no log (it has no {OWNER_FILE}). Give an empty or a new directory, so that "
+                f"nothing of yours is mixed with files of a log.",
+                path=self.path,
+            )
+
+    def _is_unfinished(self, names: list[str]) -> bool:
+        """Whether these are of a log whose first open was interrupted: the owner file comes last, before the first topic.
+
+        The lock comes first. What has none is a repair that did not come to its end.
+        """
+        if set(names) - _UNFINISHED or "lock" not in names:
+            return False
+        if "topics" in names and self.disk.listdir(f"{self.path}/topics"):
+            return False
+        directory = f"{self.path}/{METADATA_DIR}"
+        inner = self.disk.listdir(directory) if METADATA_DIR in names else []
+        return all(not size_of(self.disk, f"{directory}/{name}") for name in inner if name.endswith(".log"))
+
+    def _acquire(self, timeout: float) -> None:
+        deadline = self._monotonic() + timeout
+        while True:
+            pid = self._lock.acquire()
+            if pid is None:
+                if self._lock.is_current():
+                    return
+                self._lock.release()  # somebody removed the directory, or its lock, just before
+            left = deadline - self._monotonic()
+            if left <= 0:
+                raise LogLockedError(
+                    f"{self.path} is in use by process {pid or 'unknown'}. One process owns a log at a time. To read "
+                    f"along with it open the log with read_only=True; to write, stop that process or wait for it with "
+                    f"lock_timeout=.",
+                    path=self.path,
+                    pid=pid,
+                )
+            self._new_gate().wait(min(_LOCK_STEP_S, left))
+
+    def _take_over(self, new: list[str]) -> None:
+        """Read how the directory was left, and write down that it is ours and in use.
+
+        Of a new log that is written by `open_metadata`, as the last thing: a directory with an owner file has its
+        metadata log, so one without is a log that lost it.
+        """
+        path = f"{self.path}/{OWNER_FILE}"
+        boot = self._boot_id = self.disk.boot_id()
+        kept = boot
+        self._is_new = not self.disk.exists(path)
+        if not self._is_new:
+            self.owner = read_owner(self.disk, path)
+            self.crash = Crash(
+                clean=bool(self.owner["clean"]),
+                same_boot=self.owner["boot_id"] == boot and bool(boot),
+                unsynced=self.owner.get("unsynced") is True,
+            )
+            if not self.crash.clean:  # until every partition was looked at, this crash is the one to recover from
+                kept = self.owner["boot_id"]
+        else:
+            self._sync_names(new or [self.path])
+            self.owner = new_owner(entropy(16).hex(), entropy(16).hex())
+            self.crash = Crash(clean=True, same_boot=True)
+        self.owner = {**self.owner, "incarnation": self.owner["incarnation"] + 1, "boot_id": kept, "clean": False}
+        if not self._is_new:
+            self._write_owner()
+
+    def recovered(self, *, completely: bool) -> None:
+        """Everything is open. Unless some file is still to be brought in order, what comes next is another crash."""
+        if completely and (self.owner["boot_id"] != self._boot_id or self.crash.unsynced):
+            self.owner = {**self.owner, "boot_id": self._boot_id}
+            self.owner.pop("unsynced", None)
+            try:
+                self._write_owner()
+            except OSError as error:
+                raise typed(error, "open", error.filename or self.path) from error
+
+    def _write_owner(self) -> None:
+        write_owner(self.disk, f"{self.path}/{OWNER_FILE}", self.owner)
+
+    # -- partitions ----------------------------------------------------------------------------------
+
+    def open_metadata(self) -> Partition:
+        """Always durable: a topic that vanished would take along what was synced of it."""
+        name = TopicPartition("__cluster_metadata", 0)
+        if not self._is_new:
+            try:
+                if is_lost(self.disk, f"{self.path}/{METADATA_DIR}", METADATA_ID.bytes, 0, was_clean=self.crash.clean):
+                    raise _no_metadata(f"{self.path}/{METADATA_DIR}")
+            except OSError as error:
+                raise typed(error, "open", f"{self.path}/{METADATA_DIR}") from error
+            return self._open(METADATA_DIR, name, METADATA_ID.bytes, METADATA_CONFIG, durable=True)
+        partition = self._make(METADATA_DIR, name, METADATA_ID.bytes, METADATA_CONFIG, durable=True)
+        try:
+            self._write_owner()
+        except OSError as error:
+            partition.log.release()
+            raise typed(error, "open", error.filename or self.path) from error
+        self._is_new = False
+        return partition
+
+    def open_partition(self, view: TopicView, number: int) -> Partition:
+        """Open a partition that the metadata names. Raises CorruptRecordError if it is not there: it was made before."""
+        name = TopicPartition(view.name, number)
+        return self._open(directory_of(view, number), name, view.id_bytes, view.config, durable=self.sync)
+
+    def make_partition(self, view: TopicView, number: int) -> Partition:
+        """Make the directory of a partition that the metadata does not name yet. It is on the device on return.
+
+        So a partition that the metadata names and that has no directory is lost, whatever happened. What an earlier
+        attempt left is removed: nothing was ever appended to it.
+        """
+        name = TopicPartition(view.name, number)
+        return self._make(directory_of(view, number), name, view.id_bytes, view.config, durable=self.sync)
+
+    def is_lost(self, view: TopicView, number: int) -> bool:
+        """Whether a partition that the metadata names cannot be opened for want of its directory, or of what was in it."""
+        directory = f"{self.path}/{directory_of(view, number)}"
+        try:
+            return is_lost(self.disk, directory, view.id_bytes, number, was_clean=self.crash.clean)
+        except OSError as error:
+            raise typed(error, "open", directory) from error
+
+    def begin_again(self, view: TopicView, number: int, offset: int) -> None:
+        """Accept that a partition is lost: an empty one is in its place on return, which goes on at `offset` or later."""
+        directory = directory_of(view, number)
+        seed = seed_of(view.id_bytes, number)
+        try:
+            start = begin_again(self.disk, f"{self.path}/{directory}", view.id_bytes, number, seed, offset)
+            self.disk.sync_dir(f"{self.path}/topics")
+        except OSError as error:
+            raise typed(error, "create", f"{self.path}/{directory}") from error
+        logger.warning(
+            "%s-%d: the records of this partition are lost, as force=True accepts; it goes on, empty, at offset %d",
+            view.name, number, start,
+        )  # fmt: skip
+
+    def _make(
+        self, directory: str, name: TopicPartition, topic_id: bytes, config: TopicConfig, *, durable: bool
+    ) -> Partition:
+        path, seed = f"{self.path}/{directory}", seed_of(topic_id, name.partition)
+        try:
+            if self.disk.exists(path):
+                self.disk.rmtree(path)
+        except OSError as error:
+            raise typed(error, "create", path) from error
+        log = open_log(self.disk, path, topic_id, name.partition, seed, config, Crash(clean=True, same_boot=True))
+        try:
+            self.disk.sync_dir(_above(path))
+        except OSError as error:
+            log.release()
+            raise typed(error, "sync", path) from error
+        log.acknowledged_is_synced = durable
+        return Partition(name, topic_id, log, self.new_lock, durable=durable, synced_end=log.tail.end_offset)
+
+    def _open(
+        self, directory: str, name: TopicPartition, topic_id: bytes, config: TopicConfig, *, durable: bool
+    ) -> Partition:
+        """Open one partition. A durable one begins with everything that recovery found on the device."""
+        seed, crash, path = seed_of(topic_id, name.partition), self.crash, f"{self.path}/{directory}"
+        try:
+            if is_lost(self.disk, path, topic_id, name.partition, was_clean=crash.clean):
+                raise lost(path, f"{name.topic}-{name.partition}", is_there=self.disk.exists(path))
+        except OSError as error:
+            raise typed(error, "open", path) from error
+        log = open_log(self.disk, path, topic_id, name.partition, seed, config, crash, is_known=True)
+        if not crash.clean:  # a file whose entry was never synced may have been found there
+            try:
+                self.disk.sync_dir(path)
+            except OSError as error:
+                log.release()
+                raise typed(error, "sync", path) from error
+        partition = Partition(name, topic_id, log, self.new_lock, durable=durable, synced_end=log.synced_end)
+        if durable and log.poison is None:
+            # One whose sync fails is there all the same, to be read as far as it is safe.
+            with contextlib.suppress(PoisonedLogError):
+                partition.commit.sync()
+                log.acknowledged_is_synced = True
+        partition.hide_what_may_be_lost()
+        return partition
+
+    def remove_partition_files(self, topic_hex: str, number: int) -> None:
+        """Unlink a deleted topic's files. What fails is removed as an orphan at the next open."""
+        path = f"{self.path}/topics/{topic_hex}-{number}"
+        try:
+            self.disk.rmtree(path)
+        except FileNotFoundError as error:
+            check(error)
+            return
+        except OSError as error:
+            check(error)
+            logger.warning("could not remove %s (%s); it will be removed at the next open", path, error)
+
+    def remove_orphans(self, known: Mapping[str, int]) -> None:
+        """Remove partitions that the metadata does not name, of topics by id and how many they have.
+
+        A deletion was interrupted, or a change that made them was, or was refused.
+        """
+        try:
+            names = self.disk.listdir(f"{self.path}/topics")
+        except OSError as error:
+            raise typed(error, "open", f"{self.path}/topics") from error
+        for name in names:
+            match = _TOPIC_DIR.fullmatch(name)
+            if match is not None and int(match[2]) >= known.get(match[1], 0):
+                with ignored(OSError):
+                    self.disk.rmtree(f"{self.path}/topics/{name}")
+
+    # -- closing -------------------------------------------------------------------------------------
+
+    def close(self, *, clean: bool, unsynced: bool = False) -> None:
+        """Mark the directory closed if everything in it was, and give up the lock.
+
+        `unsynced`: a sync failed of which no word could be left where it did, so it is left here.
+        """
+        try:
+            if clean or unsynced:
+                self.owner = {**self.owner, "clean": clean}
+                if unsynced:
+                    self.owner["unsynced"] = True
+                self._write_owner()
+        except OSError as error:  # a full disk: the next open walks the headers, nothing is lost
+            check(error)
+            logger.warning("could not mark %s as closed (%s); the next open will check it", self.path, error)
+        finally:
+            self._let_go()
+
+    def check_owned(self) -> None:
+        """Raise LogDirNotFoundError unless the directory is still the one that was opened."""
+        try:
+            self._owned.check(self.path)
+        except OSError as error:
+            raise typed(error, "look at", self.path) from error
+
+    def is_ours(self) -> bool:
+        """Whether the directory is the one that was opened; False too where that cannot be told."""
+        try:
+            return self._lock.is_current()
+        except OSError as error:
+            check(error)
+            return False
+
+    def _let_go(self) -> None:
+        self._owned.is_guarding = False
+        self._lock.release()
+
+    def abandon(self) -> None:
+        """In a forked child: let go of the lock's descriptor, touch nothing else."""
+        self._owned.is_guarding = False
+        self._lock.abandon()
+
+
+def _above(path: str) -> str:
+    return path[: path.rindex("/")]
+
+
+def directory_of(view: TopicView, number: int) -> str:
+    """Where partition `number` of a topic lies in the log's directory."""
+    return f"topics/{view.id.hex}-{number}"
+
+
+def _no_metadata(directory: str) -> CorruptRecordError:
+    return CorruptRecordError(
+        f"{directory} is missing, or has no segment any more: it says which topics there are, so no record can be read "
+        f"without it. Restore the directory from a copy; or copy the records, under names made of the ids of their topics, "
+        f"into a new log with streamlog.repair().",
+        path=directory,
+        position=0,
+        expected=0,
+        actual=0,
+    )

@@ -1,0 +1,399 @@
+"""A damaged log, copied as far as it is whole: what `streamlog.repair` and `streamlog repair` do.
+
+It walks like `verify`, and every batch that verifies goes into a new directory, byte for byte and at its
+offset; see `storage/recovery/rebuild.py` for what takes the place of the others. The damaged log is only read. A
+topic that no metadata names any more comes back as `recovered-ID`, with the settings of a new topic.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, TypeVar
+from uuid import UUID
+
+from ...config import TopicConfig
+from ...errors import ConfigError, FormatError, LogLockedError, StorageError, StreamlogError
+from ...records import columns
+from ...records.batch import BatchHeader, seed_of
+from ...records.columns import BatchColumns
+from ...runtime.api import Disk
+from ...runtime.disk import OsDisk, entropy, path_of
+from ...runtime.disk_errors import check
+from ...storage.checkpoint import NAME as STATE_NAME
+from ...storage.checkpoint import State, slots
+from ...storage.faults import typed
+from ...storage.files import base_offset_of, swap_of
+from ...storage.log import Write
+from ...storage.recovery.rebuild import Rebuilt
+from ...storage.recovery.recovery import Crash, open_log
+from ...storage.segment import size_of
+from ...storage.verify.check import Question
+from ...types import TopicPartition
+from .. import metadata
+from ..controller import GROUPS_TOPIC, METADATA_TOPIC
+from ..log_directory import METADATA_CONFIG, METADATA_DIR, METADATA_ID
+from ..lost_partitions import greatest_commits, known_ends
+from ..metadata import Image, TopicView
+from ..owner import OWNER_FILE, new_owner, read_owner, write_owner
+from .verify import Inspection, Problem, Progress, Records, StrPath, group_fault
+
+_DIRECTORY = re.compile(r"([0-9a-f]{32})-(0|[1-9][0-9]{0,3})")
+_SHOWN = 20
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class RepairedPartition:
+    """One partition of the new log: the records it has, and from which to which offset it goes; what it lost."""
+
+    topic: str
+    partition: int
+    batches: int
+    records: int
+    size_bytes: int
+    log_start_offset: int
+    log_end_offset: int
+    lost: tuple[Problem, ...] = ()
+
+
+@dataclass(frozen=True)
+class RepairReport:
+    """What `repair` copied from `path` into `into`. `ok` if nothing is lost.
+
+    `problems` are everything that was wrong, also what belongs to no partition; `recovered` are the topics that the
+    metadata did not name any more. The new log is whole either way.
+    """
+
+    path: str
+    into: str
+    partitions: tuple[RepairedPartition, ...] = ()
+    problems: tuple[Problem, ...] = ()
+    notes: tuple[Problem, ...] = ()
+    recovered: tuple[str, ...] = ()
+
+    @property
+    def ok(self) -> bool:
+        return not self.problems
+
+    @property
+    def records(self) -> int:
+        """The records that were copied, without those of the log's own topics."""
+        return sum(each.records for each in self.partitions if not each.topic.startswith("__"))
+
+    def __str__(self) -> str:
+        verdict = "nothing lost" if self.ok else f"{len(self.problems)} problem{'s'[: len(self.problems) != 1]}"
+        lines = [f"{self.path} into {self.into}: {verdict}, {self.records} records copied"]
+        lines += [f"  {problem}" for problem in self.problems[:_SHOWN]]
+        if len(self.problems) > _SHOWN:
+            lines.append(f"  … and {len(self.problems) - _SHOWN} more")
+        if self.recovered:
+            lines.append(f"  topics whose names are lost: {', '.join(self.recovered)}")
+        return "\n".join(lines)
+
+
+def repair(
+    path: str | StrPath, into: str | StrPath, *, progress: Progress | None = None, disk: Disk | None = None
+) -> RepairReport:
+    """Copy everything that verifies in the damaged log at `path` into a new log at `into`; see `RepairReport`.
+
+    Records keep their topics, partitions, offsets and timestamps; groups keep what they committed. What is lost is
+    in the report, and reading passes over it without an error. `path` is only read, and may be open nowhere. `into`
+    is a directory that is new or empty. `progress(done_bytes, total_bytes)` is called about once a batch. Cost: reads
+    every byte once and writes what is whole; one batch in memory at a time, and the records of the internal topics.
+
+    Raises ConfigError for an `into` that is not empty, or lies in `path`; LogLockedError while a process has the log
+    open; FormatError if `path` holds no log, or one that a newer streamlog wrote; StorageError if it
+    cannot be read at all; DiskFullError, StorageError if `into` cannot be written. What is there then is no log, and can
+    be removed.
+
+    >>> import streamlog, tempfile, pathlib
+    >>> with tempfile.TemporaryDirectory() as directory:
+    ...     with streamlog.open(f"{directory}/data") as log:
+    ...         orders = log.create_topic("orders")
+    ...         for price in "9.50", "1.00", "2.50":
+    ...             _ = orders.send(price)
+    ...     file = next(pathlib.Path(directory).glob("data/topics/*-0/*.log"))
+    ...     whole = file.read_bytes()
+    ...     _ = file.write_bytes(whole[:-1] + b"?")
+    ...     report = streamlog.repair(f"{directory}/data", f"{directory}/repaired")
+    ...     with streamlog.open(f"{directory}/repaired") as log:
+    ...         values = [record.value for record in log["orders"].read()]
+    >>> [problem.offsets_lost for problem in report.problems], values
+    ([(2, 3)], [b'9.50', b'1.00'])
+    """
+    real = disk if disk is not None else OsDisk()
+    source, target = real.absolute(path_of(path)), real.absolute(path_of(into, "into"))
+    _check_target(real, source, target)
+    try:
+        return _Repair(source, target, real, progress).repair()
+    except _Unwritable as error:
+        raise error.typed from error.__cause__
+
+
+def _check_target(disk: Disk, source: str, target: str) -> None:
+    if target == source or target.startswith(f"{source.rstrip('/')}/"):
+        raise ConfigError(f"into={target!r} lies in the damaged log itself; give a directory beside it.", name="into")
+    try:
+        empty = not disk.exists(target) or not disk.listdir(target)
+    except OSError as error:
+        check(error)
+        raise ConfigError(f"into={target!r} cannot be used ({error.strerror or error}).", name="into") from error
+    if not empty:
+        raise ConfigError(f"into={target!r} is not empty; give a new directory, or an empty one.", name="into")
+
+
+class _Unwritable(Exception):
+    """The new directory cannot be written: no damage of the old one, so nothing on the way may take it for that."""
+
+    def __init__(self, typed: StreamlogError) -> None:
+        super().__init__(str(typed))
+        self.typed = typed
+
+
+class _Repair(Inspection):
+    """One repair of one broker directory."""
+
+    def __init__(self, path: str, into: str, disk: Disk, progress: Progress | None) -> None:
+        super().__init__(path, disk, progress)
+        self.into = into
+        self._owner_found: dict[str, Any] = {}
+        self._rebuilt: Rebuilt | None = None
+        self._partitions: list[RepairedPartition] = []
+        self._nameless: dict[str, list[int]] = {}
+        self._views: dict[str, TopicView] = {}
+        self._recovered: list[str] = []
+        self._published: dict[int, int] | None = None
+
+    def repair(self) -> RepairReport:
+        disk, path = self.disk, self.path
+        names = set(self._names(path))
+        if not names & {OWNER_FILE, METADATA_DIR, "topics"}:
+            raise FormatError(f"{path} is no log. Give the directory that was opened.", path=path)
+        self._refuse_owner()
+        self._owner()
+        self._write(partial(disk.makedirs, f"{self.into}/topics"))
+        self._inspect(names, self._names(f"{path}/topics"))
+        self._name_the_nameless()
+        self._refuse_owner()
+        self._write(self._finish)
+        report = self.report
+        return RepairReport(
+            path, self.into, tuple(self._partitions), report.problems, report.notes, tuple(self._recovered)
+        )
+
+    def _refuse_owner(self) -> None:
+        """Raise LogLockedError while somebody has the log open. Asked before and after: no lock is taken, for that writes."""
+        path = f"{self.path}/lock"
+        pid = self.disk.lock(path).holder() if self._exists(path) else None
+        if pid is not None:
+            raise LogLockedError(
+                f"{self.path} is in use by process {pid}: what it writes meanwhile would be missed. Close the "
+                f"log there, then repair.",
+                path=self.path,
+                pid=pid,
+            )
+
+    def _owner(self) -> None:
+        path = f"{self.path}/{OWNER_FILE}"
+        if not self._exists(path):
+            self._problem(path, "owner", "it is missing")
+            return
+        super()._owner()
+        # Only the end of a last write is called torn; whatever else does not verify is told.
+        self.crash = Crash(clean=self.crash.clean, same_boot=True)
+        if not self.report.problems:
+            self._owner_found = read_owner(self.disk, path)
+
+    def _write(self, step: Callable[[], T]) -> T:
+        try:
+            return step()
+        except OSError as error:
+            raise _Unwritable(typed(error, "write", self.into)) from error
+
+    # -- partitions ----------------------------------------------------------------------------------
+
+    def _question(
+        self, topic: str, number: int, directory: str, topic_id: bytes, gaps: bool, records: Records | None
+    ) -> Question:
+        asked = super()._question(topic, number, directory, topic_id, gaps, records)
+
+        def keep(base_offset: int, header: BatchHeader, data: bytes) -> str | None:
+            fault = _content_fault(topic, header, data)
+            rebuilt = self._rebuilt
+            if fault is None and rebuilt is not None:
+                fault = self._write(partial(rebuilt.keep, base_offset, header, data))
+            return fault
+
+        return asked._replace(keep=keep, restart=self._changed)
+
+    def _changed(self) -> None:
+        raise _Unwritable(
+            StorageError(
+                f"{self.path} changed while it was being copied: something else works on it. Find out what, remove "
+                f"{self.into}, then repair again.",
+                path=self.path,
+                errno=0,
+            )
+        )
+
+    def _partition(
+        self, topic: str, number: int, directory: str, topic_id: bytes, gaps: bool, records: Records | None
+    ) -> None:
+        known = len(self.report.problems)
+        state, start = self._state(directory, topic_id, number)
+        rebuilt = self._rebuilt = self._new(
+            directory, topic_id, number, start, gaps=gaps or (state is not None and state.cleaned_until > 0)
+        )
+        super()._partition(topic, number, directory, topic_id, gaps, records)
+        end = self._write(partial(rebuilt.finish, state))
+        self._rebuilt = None
+        self._partitions.append(
+            RepairedPartition(
+                topic, number, rebuilt.batches, rebuilt.records, rebuilt.size_bytes, start, end,
+                tuple(problem for problem in self.report.problems[known:] if problem.offsets_lost is not None),
+            )
+        )  # fmt: skip
+
+    def _new(self, directory: str, topic_id: bytes, number: int, start: int, *, gaps: bool) -> Rebuilt:
+        target = self.into + directory.removeprefix(self.path)
+        seed = seed_of(topic_id, number)
+        return self._write(partial(Rebuilt, self.disk, target, topic_id, number, seed, start, gaps=gaps))
+
+    def _state(self, directory: str, topic_id: bytes, number: int) -> tuple[State | None, int]:
+        """The state, and where the log starts: with the first segment, if no state says so."""
+        state: State | None = None
+        bases: list[int] = []
+        try:
+            names = self.disk.listdir(directory)
+            found = [base_offset_of(name, "log") for name in names] + [(swap_of(name) or (None,))[0] for name in names]
+            bases = sorted(base for base in found if base is not None)
+            state = slots(self.disk.read(f"{directory}/{STATE_NAME}", 1 << 16), topic_id, number).newest
+        except OSError as error:
+            check(error)
+            state = None  # told by the check
+        if state is None:
+            return None, bases[0] if bases else 0
+        return state, max(0, state.log_start_offset)
+
+    def _absent(self, directory: str, view: TopicView, number: int) -> None:
+        super()._absent(directory, view, number)
+        self._make_empty(view.name, number, directory, view.id_bytes, self._greatest_known(directory, view, number))
+
+    def _greatest_known(self, directory: str, view: TopicView, number: int) -> int:
+        """The offset at which a lost partition goes on: what groups committed of it must not lie beyond its end."""
+        state, start = self._state(directory, view.id_bytes, number)
+        if self._published is None:
+            self._published = known_ends(self.disk, self.path)
+        records = [record for record in self._group_records.found if group_fault(record) is None]
+        return max(
+            start,
+            state.recovery_point if state is not None else 0,
+            self._published.get(view.seeds[number], 0),
+            greatest_commits(records).get(TopicPartition(view.name, number), 0),
+        )
+
+    def _make_empty(self, topic: str, number: int, directory: str, topic_id: bytes, offset: int = 0) -> None:
+        lost = tuple(problem for problem in self.report.problems if problem.path == directory)
+        rebuilt = self._new(directory, topic_id, number, offset, gaps=False)
+        self._write(partial(rebuilt.finish, None))
+        self._partitions.append(RepairedPartition(topic, number, 0, 0, 0, offset, offset, lost))
+
+    # -- metadata ------------------------------------------------------------------------------------
+
+    def _metadata(self, names: set[str], topic_dirs: list[str]) -> Image | None:
+        image = super()._metadata(names, topic_dirs)
+        if image is None:
+            empty = self._new(f"{self.path}/{METADATA_DIR}", METADATA_ID.bytes, 0, 0, gaps=True)
+            self._write(partial(empty.finish, None))
+        if image is not None:
+            self._views = dict(image.topics)
+        return image
+
+    def _stranger(self, name: str, is_partition: bool, trusted: bool) -> None:
+        super()._stranger(name, is_partition, trusted)
+        match = _DIRECTORY.fullmatch(name)
+        if match is not None and is_partition and not trusted:
+            self._nameless.setdefault(match[1], []).append(int(match[2]))
+
+    def _name_the_nameless(self) -> None:
+        """Copy the partitions that the damaged metadata does not name, and write metadata that does.
+
+        Not those that never had a record: a change that was refused, or cut short, may have left them.
+        """
+        by_id = {view.id.hex: view for view in self._views.values()}
+        for topic_hex, numbers in sorted(self._nameless.items()):
+            if not any(self._had_records(topic_hex, number) for number in numbers):
+                continue
+            view = by_id.get(topic_hex)
+            name = view.name if view is not None else f"recovered-{topic_hex}"
+            topic_id = UUID(topic_hex)
+            count = max(numbers) + 1
+            config, internal = (view.config, view.internal) if view is not None else (TopicConfig(), False)
+            wanted = metadata.view_of(name, topic_id, count, config, internal)
+            for number in range(view.partitions if view is not None else 0, count):
+                directory = f"{self.path}/topics/{topic_hex}-{number}"
+                if number in numbers:
+                    self._partition(name, number, directory, topic_id.bytes, config.compacts, None)
+                else:
+                    self._make_empty(name, number, directory, topic_id.bytes)
+            self._write(partial(self._add_topic, wanted))
+            if view is None:
+                self._recovered.append(name)
+
+    def _had_records(self, topic_hex: str, number: int) -> bool:
+        directory = f"{self.path}/topics/{topic_hex}-{number}"
+        state, start = self._state(directory, UUID(topic_hex).bytes, number)
+        if start or (state is not None and state.recovery_point):
+            return True
+        try:
+            return any(
+                size_of(self.disk, f"{directory}/{name}") for name in self.disk.listdir(directory) if name != STATE_NAME
+            )
+        except OSError as error:
+            check(error)
+            return True  # it cannot be read, and that is told
+
+    def _add_topic(self, view: TopicView) -> None:
+        seed = seed_of(METADATA_ID.bytes, 0)
+        directory = f"{self.into}/{METADATA_DIR}"
+        log = open_log(self.disk, directory, METADATA_ID.bytes, 0, seed, METADATA_CONFIG, Crash(True, True))
+        try:
+            key, value = metadata.topic_record(view)
+            log.append(Write([columns.seal(seed, [key], [value], 0, count=1)]), 0, 0)
+            log.close()
+        finally:
+            log.release()
+
+    def _finish(self) -> None:
+        """The owner file comes last: without it a directory is no log, so half a repair is never taken for one."""
+        found = self._owner_found
+        owner = new_owner(str(found.get("cluster_id", entropy(16).hex())), entropy(16).hex())
+        for directory in (f"{self.into}/topics", self.into):
+            self.disk.sync_dir(directory)
+        written = {**owner, "incarnation": 1, "boot_id": self.disk.boot_id(), "clean": True}
+        write_owner(self.disk, f"{self.into}/{OWNER_FILE}", written)
+        self.disk.sync_dir(self.into[: self.into.rindex("/")] or "/")
+
+
+def _content_fault(topic: str, header: BatchHeader, data: bytes) -> str | None:
+    """What would keep the new log from opening: a record of the log's own topics that makes no sense."""
+    if topic not in (METADATA_TOPIC, GROUPS_TOPIC) or header.is_control:
+        return None
+    full = BatchColumns(data, 0, header).all()
+    for key, value in zip(full.keys, full.values, strict=True):
+        if key is None:
+            continue
+        if topic == GROUPS_TOPIC:
+            fault = group_fault((key, value))
+            if fault is not None:
+                return fault
+            continue
+        try:
+            metadata.replay(metadata.EMPTY, [(key, value)])
+        except FormatError as error:
+            return str(error).rstrip(".")
+    return None

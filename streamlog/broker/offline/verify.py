@@ -1,0 +1,385 @@
+"""Every checksum and invariant of a broker directory: what `streamlog.verify` and `streamlog verify` say.
+
+Only reads, needs no lock, and works on a log that is open, in this process or another: then each
+partition is looked at up to what was whole at the time.
+"""
+
+from __future__ import annotations
+
+import errno
+import re
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Protocol
+
+from ...coordinator import schema
+from ...errors import FormatError, StreamlogError
+from ...records.batch import BatchHeader, seed_of
+from ...records.columns import BatchColumns
+from ...runtime.api import Disk
+from ...runtime.disk import OsDisk, path_of
+from ...runtime.disk_errors import check
+from ...storage.faults import typed
+from ...storage.lost import is_lost
+from ...storage.recovery.recovery import Crash
+from ...storage.verify.check import FOREVER_OFFSET, Checked, Finding, Question, check_partition
+from .. import metadata
+from ..controller import GROUPS_TOPIC, METADATA_TOPIC
+from ..log_directory import METADATA_DIR, METADATA_ID, directory_of
+from ..metadata import Image, LogRecord, TopicView
+from ..owner import OWNER_FILE, read_owner
+
+Progress = Callable[[int, int], object]
+_TOPIC_DIR = re.compile(r"([0-9a-f]{32})-(0|[1-9][0-9]*)")
+_ROOT_FILES = {OWNER_FILE, "lock", "published", METADATA_DIR, "topics"}
+_SHOWN = 20
+
+
+class StrPath(Protocol):
+    """A path that is no str, such as pathlib's."""
+
+    def __fspath__(self) -> str: ...
+
+
+@dataclass(frozen=True)
+class Problem:
+    """One thing that is not as it should be, and what it costs.
+
+    `path` and `position` (a byte) say where; `kind` is one word to sort by; `topic` and `partition` are
+    None for what belongs to no partition; `offsets_lost` are (from, up to, not including) the offsets that
+    cannot be read, None if no record is lost; `size_bytes` is the length of what is damaged, 0 where nothing tells.
+    """
+
+    path: str
+    position: int
+    kind: str
+    message: str
+    topic: str | None = None
+    partition: int | None = None
+    offsets_lost: tuple[int, int] | None = None
+    size_bytes: int = 0
+
+    def __str__(self) -> str:
+        where = f"{self.topic}-{self.partition}: " if self.topic is not None else ""
+        text = f"{where}{self.kind} at {self.path}:{self.position}: {self.message}"
+        if self.offsets_lost is not None:
+            start, end = self.offsets_lost
+            if end == FOREVER_OFFSET:
+                text += f" (lost: offsets {start} and on)"
+            else:
+                text += f" (lost: offset {start})" if end == start + 1 else f" (lost: offsets {start} to {end - 1})"
+        return text
+
+
+@dataclass(frozen=True)
+class Report:
+    """What `verify` found. `ok` if nothing is lost or wrong.
+
+    `problems` are damage. `notes` are what the next open puts right by itself, such as a torn tail after a
+    kill, or an index to be rebuilt. The rest are counts of what is whole; bytes are those of segments.
+    """
+
+    path: str
+    problems: tuple[Problem, ...] = ()
+    notes: tuple[Problem, ...] = ()
+    topics: int = 0
+    partitions: int = 0
+    segments: int = 0
+    batches: int = 0
+    records: int = 0
+    size_bytes: int = 0
+
+    @property
+    def ok(self) -> bool:
+        return not self.problems
+
+    def __str__(self) -> str:
+        counts = (
+            f"{self.topics} topics, {self.partitions} partitions, {self.segments} segments, {self.batches} batches, "
+            f"{self.records} records, {self.size_bytes} bytes"
+        )
+        verdict = "ok" if self.ok else f"{len(self.problems)} problem{'s'[: len(self.problems) != 1]}"
+        lines = [f"{self.path}: {verdict} ({counts})"]
+        for title, found in (("problem", self.problems), ("note", self.notes)):
+            lines += [f"  {title}: {entry}" for entry in found[:_SHOWN]]
+            if len(found) > _SHOWN:
+                lines.append(f"  … and {len(found) - _SHOWN} more {title}s")
+        return "\n".join(lines)
+
+
+def verify(path: str | StrPath, *, progress: Progress | None = None, disk: Disk | None = None) -> Report:
+    """Check every checksum and invariant of the log in `path`, changing nothing; see `Report`.
+
+    `progress(done_bytes, total_bytes)` is called about once a batch. The log may be open meanwhile. Cost:
+    reads every byte once, one batch in memory at a time, and one set of records of the internal topics.
+
+    Raises FormatError if `path` holds no log, or one that a newer streamlog wrote; StorageError if it
+    cannot be read at all. Damage is reported, never raised.
+
+    >>> import streamlog, tempfile
+    >>> with tempfile.TemporaryDirectory() as directory:
+    ...     with streamlog.open(directory) as log:
+    ...         _ = log.create_topic("orders").send("9.50")
+    ...     report = streamlog.verify(directory)
+    >>> report.ok, report.records >= 1
+    (True, True)
+    """
+    real = disk if disk is not None else OsDisk()
+    return Inspection(real.absolute(path_of(path)), real, progress).run()
+
+
+class Inspection:
+    """One walk over one broker directory. `repair` walks the same way and keeps what is whole."""
+
+    def __init__(self, path: str, disk: Disk, progress: Progress | None) -> None:
+        self.path = path
+        self.disk = disk
+        self.progress = progress
+        self.done = self.total = 0
+        self.report = Report(path)
+        self.crash = Crash(clean=False, same_boot=True)
+        self._group_records = Records()
+
+    def run(self) -> Report:
+        path = self.path
+        names = set(self._names(path))
+        if OWNER_FILE not in names:
+            message = f"{path} is no log: it has no {OWNER_FILE}. Give the directory that was opened."
+            raise FormatError(message, path=path)
+        self._owner()
+        for name in sorted(names - _ROOT_FILES):
+            what = "an unfinished write" if name.endswith(".tmp") else "not a file of a log"
+            self._note(f"{path}/{name}", "leftover", what)
+        self._inspect(names, self._names(f"{path}/topics"))
+        return self.report
+
+    def _names(self, directory: str) -> list[str]:
+        """What is in a directory; nothing if it is not there. Raises StorageError: nothing can be told without."""
+        try:
+            return self.disk.listdir(directory)
+        except OSError as error:
+            check(error)
+            if error.errno == errno.ENOTDIR and directory != self.path:
+                self._problem(directory, "unreadable", "it is no directory")
+                return []
+            if error.errno in (errno.ENOENT, errno.ENOTDIR):
+                return []
+            raise typed(error, "read", directory) from error
+
+    def _exists(self, path: str) -> bool:
+        """Raises StorageError, as `_names`."""
+        try:
+            return self.disk.exists(path)
+        except OSError as error:
+            raise typed(error, "read", path) from error
+
+    def _inspect(self, names: set[str], topic_dirs: list[str]) -> None:
+        path = self.path
+        self.total = sum(self._size(f"{path}/{name}") for name in [METADATA_DIR, *(f"topics/{n}" for n in topic_dirs)])
+        self._step(0)
+        self._topics(self._metadata(names, topic_dirs), topic_dirs)
+        if self.progress is not None:
+            self.progress(self.total, self.total)
+
+    def _owner(self) -> None:
+        owner_path = f"{self.path}/{OWNER_FILE}"
+        try:
+            owner = read_owner(self.disk, owner_path)
+        except FormatError as error:
+            if "newer streamlog" in str(error):
+                raise
+            self._problem(owner_path, "owner", str(error).partition(". ")[0])
+            return
+        boot = self.disk.boot_id()
+        self.crash = Crash(clean=owner["clean"], same_boot=bool(boot) and owner["boot_id"] == boot)
+
+    def _size(self, directory: str) -> int:
+        """The bytes of the segments in a partition directory, as far as they can be told."""
+        total = 0
+        try:
+            for name in self.disk.listdir(directory):
+                if name.endswith((".log", ".swap")):
+                    file = self.disk.open(f"{directory}/{name}", writable=False)
+                    total += file.size()
+                    file.close()
+        except OSError as error:
+            check(error)
+            return total
+        return total
+
+    def _step(self, n: int) -> None:
+        self.done += n
+        if self.progress is not None:
+            self.total = max(self.total, self.done)
+            self.progress(self.done, self.total)
+
+    # -- metadata and topics -------------------------------------------------------------------------
+
+    def _metadata(self, names: set[str], topic_dirs: list[str]) -> Image | None:
+        directory = f"{self.path}/{METADATA_DIR}"
+        if self._is_lost(directory, METADATA_ID.bytes, 0):
+            self._problem(directory, "missing", "the metadata log is missing: no topic is known", METADATA_TOPIC, 0)
+            return None
+        records = Records()
+        self._partition(METADATA_TOPIC, 0, directory, METADATA_ID.bytes, True, records)
+        image = metadata.EMPTY
+        for record in records.found:
+            try:
+                image = metadata.replay(image, [record])
+            except FormatError as error:
+                self._problem(directory, "metadata", str(error).rstrip("."), METADATA_TOPIC, 0)
+        return image
+
+    def _topics(self, image: Image | None, topic_dirs: list[str]) -> None:
+        views = {view.id.hex: view for view in image.topics.values()} if image is not None else {}
+        self.report = replace(self.report, topics=sum(not view.internal for view in views.values()))
+        for name in topic_dirs:
+            match = _TOPIC_DIR.fullmatch(name)
+            view = views.get(match[1]) if match is not None else None
+            if match is None or view is None or int(match[2]) >= view.partitions:
+                self._stranger(name, match is not None, image is not None and not self._hurt(METADATA_TOPIC))
+        # The groups first: what they committed tells how far a partition went that is lost.
+        for view in sorted(views.values(), key=lambda view: view.name != GROUPS_TOPIC):
+            for number in range(view.partitions):
+                directory = f"{self.path}/{directory_of(view, number)}"
+                if self._is_lost(directory, view.id_bytes, number):
+                    self._absent(directory, view, number)
+                    continue
+                records = self._group_records if view.name == GROUPS_TOPIC else None
+                self._partition(view.name, number, directory, view.id_bytes, view.config.compacts, records)
+                for record in records.found if records is not None else ():
+                    self._group_record(directory, record)
+
+    def _is_lost(self, directory: str, topic_id: bytes, number: int) -> bool:
+        try:
+            return is_lost(self.disk, directory, topic_id, number, was_clean=self.crash.clean)
+        except OSError as error:  # told by the check
+            check(error)
+            return False
+
+    def _hurt(self, topic: str) -> bool:
+        return any(problem.topic == topic for problem in self.report.problems)
+
+    def _stranger(self, name: str, is_partition: bool, trusted: bool) -> None:
+        path = f"{self.path}/topics/{name}"
+        if not is_partition:
+            self._note(path, "leftover", "not a directory of a partition")
+        elif trusted:
+            message = "no topic has this partition: it was being made, or deleted; the next open removes it"
+            self._note(path, "orphan", message)
+        else:
+            self._problem(path, "orphan", "the metadata that would say which topic this belongs to is damaged")
+
+    def _absent(self, directory: str, view: TopicView, number: int) -> None:
+        if not self._is_gone(view.name):
+            message = "the partition's directory is missing, or no segment is in it any more: its records are lost"
+            self._problem(directory, "missing", message, view.name, number, (0, FOREVER_OFFSET))
+
+    def _is_gone(self, topic: str) -> bool:
+        """Whether the topic was deleted since the metadata was read, which happens in a log that is open."""
+        records = Records()
+        if self.crash.clean:
+            return False
+        question = self._question(METADATA_TOPIC, 0, f"{self.path}/{METADATA_DIR}", METADATA_ID.bytes, True, records)
+        check_partition(self.disk, question._replace(progress=None))
+        try:
+            return topic not in metadata.replay(metadata.EMPTY, records.found).topics
+        except FormatError:
+            return False
+
+    def _group_record(self, directory: str, record: LogRecord) -> None:
+        fault = group_fault(record)
+        if fault is not None:
+            self._problem(directory, "group", fault, GROUPS_TOPIC, 0)
+
+    # -- partitions ----------------------------------------------------------------------------------
+
+    def _question(
+        self, topic: str, number: int, directory: str, topic_id: bytes, gaps: bool, records: Records | None
+    ) -> Question:
+        start = self.done
+
+        def restart() -> None:
+            self.done = start
+            if records is not None:
+                records.found.clear()
+
+        visit = records.visit if records is not None else None
+        seed = seed_of(topic_id, number)
+        return Question(directory, topic_id, number, seed, self.crash, gaps, visit, self._step, restart)
+
+    def _partition(
+        self, topic: str, number: int, directory: str, topic_id: bytes, gaps: bool, records: Records | None
+    ) -> None:
+        try:
+            checked = check_partition(self.disk, self._question(topic, number, directory, topic_id, gaps, records))
+        except FormatError as error:
+            self._problem(directory, "format", str(error), topic, number)
+            return
+        except OSError as error:
+            check(error)
+            self._problem(directory, "unreadable", error.strerror or str(error), topic, number, (0, FOREVER_OFFSET))
+            return
+        self._count(checked)
+        for finding in checked.findings:
+            self._found(finding, topic, number)
+
+    def _count(self, checked: Checked) -> None:
+        report = self.report
+        self.report = replace(
+            report,
+            partitions=report.partitions + 1,
+            segments=report.segments + checked.segments,
+            batches=report.batches + checked.batches,
+            records=report.records + checked.records,
+            size_bytes=report.size_bytes + checked.size_bytes,
+        )
+
+    def _found(self, finding: Finding, topic: str, number: int) -> None:
+        path, position, kind, message, lost, _, size = finding
+        made = Problem(path, position, kind, message, topic, number, lost, size)
+        if finding.is_note:
+            self.report = replace(self.report, notes=(*self.report.notes, made))
+        else:
+            self.report = replace(self.report, problems=(*self.report.problems, made))
+
+    def _problem(
+        self, path: str, kind: str, message: str, topic: str | None = None, partition: int | None = None,
+        lost: tuple[int, int] | None = None,
+    ) -> None:  # fmt: skip
+        made = Problem(path, 0, kind, message, topic, partition, lost)
+        self.report = replace(self.report, problems=(*self.report.problems, made))
+
+    def _note(self, path: str, kind: str, message: str, topic: str | None = None, partition: int | None = None) -> None:
+        made = Problem(path, 0, kind, message, topic, partition)
+        self.report = replace(self.report, notes=(*self.report.notes, made))
+
+
+def group_fault(record: LogRecord) -> str | None:
+    """What is wrong with a record of the groups' topic, or None."""
+    key, value = record
+    try:
+        kind, _, rest = schema.decode_key(key)
+        if value is not None:
+            if kind == schema.GROUP:
+                schema.decode_group(value)
+            elif kind == schema.MEMBER:
+                schema.decode_member(rest[0], value)
+            else:
+                schema.decode_offset(value)
+    except (StreamlogError, ValueError, TypeError, IndexError) as error:
+        return f"the record of key {key!r} makes no sense: {error}"
+    return None
+
+
+class Records:
+    """Collects the keyed records of an internal topic, in order."""
+
+    def __init__(self) -> None:
+        self.found: list[LogRecord] = []
+
+    def visit(self, header: BatchHeader, columns: BatchColumns) -> None:
+        if header.is_control:
+            return
+        full = columns.all()
+        self.found += [(key, value) for key, value in zip(full.keys, full.values, strict=True) if key is not None]

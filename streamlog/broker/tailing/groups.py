@@ -1,0 +1,83 @@
+"""Consumer groups of a log that another process owns: what its offsets topic says, replayed.
+
+The shard is the coordinator's own, so what it answers here is what the owner would answer if it opened the
+log now. Members live in the owner's process: they are shown as it recorded them, and as gone when it is.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Protocol
+
+from ...coordinator import GroupDescription, Shard
+from ...runtime.api import Completion, Lock
+from ...runtime.threads import inside
+from ...runtime.values import refuse_to_copy
+from ...types import Clock, OffsetAndMetadata, TopicPartition
+from ..offline.replay import all_records
+from ..reading import Readable
+
+LogRecord = tuple[bytes, bytes | None]
+
+
+class Host(Protocol):
+    """What the groups need of the service they are part of."""
+
+    clock: Clock
+
+    def groups_partition(self) -> Readable | None:
+        """The partition of the offsets topic, as it is now; None before the first group."""
+
+    def topic_id(self, name: str) -> bytes | None:
+        """The id of the topic that bears `name` now."""
+
+    def living_owner(self) -> str:
+        """The incarnation whose members are alive; empty if nobody owns the log."""
+
+
+class FollowedGroups:
+    """Thread-safe. Each question looks at the log; it is replayed if it moved."""
+
+    __reduce_ex__ = refuse_to_copy
+
+    def __init__(self, host: Host, lock: Lock, real_seconds: Callable[[], float]) -> None:
+        self._host = host
+        self._lock = lock
+        self._seconds = real_seconds
+        self._state: object = self
+        self._shard = Shard(_in_memory, host.topic_id, incarnation="", new_id=str)
+
+    def _current(self) -> Shard:
+        """REQUIRES: the lock."""
+        partition = self._host.groups_partition()
+        owner = self._host.living_owner()
+        state = None if partition is None else (partition.log.tail.segments, partition.high_watermark, owner)
+        if state != self._state:
+            shard = Shard(_in_memory, self._host.topic_id, incarnation=owner, new_id=str)
+            if partition is not None:
+                shard.replay(all_records(partition))
+            shard.loaded(self._host.clock.time_ms(), self._seconds())
+            self._shard, self._state = shard, state
+        return self._shard
+
+    def committed(
+        self,
+        group: str,
+        partitions: Iterable[TopicPartition] | None,
+        topic_ids: Mapping[TopicPartition, bytes] | None = None,
+    ) -> dict[TopicPartition, OffsetAndMetadata]:
+        with inside(), self._lock:
+            return self._current().committed(group, partitions, topic_ids)
+
+    def describe(self, group: str) -> GroupDescription:
+        with inside(), self._lock:
+            return self._current().describe(group)
+
+    def list(self) -> list[str]:
+        with inside(), self._lock:
+            return self._current().list_groups()
+
+
+def _in_memory(records: Sequence[LogRecord]) -> Completion[int]:
+    """Members that are gone are removed as the next opening would remove them, but in memory and nowhere else."""
+    return Completion.of(0)

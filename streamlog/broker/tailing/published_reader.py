@@ -1,0 +1,223 @@
+"""A reader's eye on another process's directory: the file `published` as it was last read, and whether anybody owns it.
+
+One pread a look. What does not verify is being written, and is looked at again next time. Whether the
+owner lives is asked only when the file has not changed for a while: nothing is ever locked to find out.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Set
+from enum import Enum
+from typing import Any
+
+from ...errors import FormatError
+from ...runtime.api import Disk, File
+from ...runtime.disk_errors import check
+from ...runtime.values import refuse_to_copy
+from ...storage.faults import typed
+from ...storage.published import CLOSED, EMPTY, NAME, OPEN, OPENING, SLOT_BYTES, Header, Slot, parse_header, parse_slot
+from ..owner import OWNER_FILE, read_owner
+
+# An owner that is silent for this long is asked for, and then as often as this.
+_SILENCE_S = 0.1
+_ASK_AGAIN_S = 0.25
+_MORE_BYTES = 32 * SLOT_BYTES
+_TRIES = 3
+
+
+class Situation(Enum):
+    """Who has the directory, as far as a reader can tell."""
+
+    OPENING = "an owner is bringing it back: what was known of it holds, what is new cannot be seen yet"
+    PUBLISHED = "the slots say how far it goes: an owner writes them, or wrote them last as it closed the log"
+    ALONE = "nobody owns it, and whoever did could not say how far it goes: the files do"
+
+
+class Watcher:
+    """See the module. REQUIRES: one thread at a time looks; anybody reads the attributes.
+
+    `slots` by seed: replaced, never changed. `stage` grows with every change of situation or owner.
+    """
+
+    __reduce_ex__ = refuse_to_copy
+
+    def __init__(self, disk: Disk, directory: str, monotonic: Callable[[], float]) -> None:
+        self._disk = disk
+        self._directory = directory
+        self._monotonic = monotonic
+        self._lock = disk.lock(f"{directory}/lock")
+        self._file: File | None = None
+        self._data = b""
+        self._header: Header | None = None
+        self._raw: list[bytes] = []
+        self._by_index: dict[int, Slot] = {}
+        self._changed_s = -_SILENCE_S
+        self._asked_s = -_ASK_AGAIN_S
+        self.slots: dict[int, Slot] = {}
+        self.situation = Situation.OPENING
+        self.stage = 0
+        self.owner: dict[str, Any] = {}
+
+    @property
+    def incarnation(self) -> int:
+        return self._header.incarnation if self._header is not None else 0
+
+    @property
+    def same_boot(self) -> bool:
+        boot = self._disk.boot_id()
+        return bool(boot) and self.owner.get("boot_id") == boot
+
+    @property
+    def is_clean(self) -> bool:
+        return bool(self.owner.get("clean"))
+
+    def trusted(self, seed: int) -> Slot | None:
+        """How far the owner that is gone came with a partition at least, if that can still be relied on."""
+        return self.slots.get(seed) if self.incarnation == self.owner.get("incarnation") and self.same_boot else None
+
+    def is_last(self, owner: dict[str, Any]) -> bool:
+        """Whether nobody has opened the directory after `owner` did: who does says so there before anything else."""
+        return bool(self._owner()["incarnation"] == owner["incarnation"])
+
+    def is_between(self) -> bool:
+        """Whether the owner whose slots were read is gone, and the next one has not brought the log back yet."""
+        return self.situation is Situation.OPENING and parse_header(self._read()) == self._header is not None
+
+    def close(self) -> None:
+        self._file = None
+
+    # -- looking -------------------------------------------------------------------------------------
+
+    def look(self) -> Set[int] | None:
+        """Read the file. The seeds whose slots changed; None if the situation did. Raises FormatError, StorageError."""
+        now = self._monotonic()
+        data = self._read()
+        if data == self._data:
+            if now - self._changed_s >= _SILENCE_S and now - self._asked_s >= _ASK_AGAIN_S:
+                self._asked_s = now
+                return self._ask()
+            return frozenset()
+        header = parse_header(data)
+        if header is None and data and now - self._changed_s < _SILENCE_S:  # being written
+            return frozenset()
+        self._changed_s = now
+        before = self._header
+        self._data, self._header = data, header
+        changed = self._parse(data, anew=header is None or before is None or before.incarnation != header.incarnation)
+        if header != before or self.situation is Situation.ALONE:
+            self._asked_s = now
+            return self._ask(changed)
+        return changed
+
+    def slot(self, seed: int) -> Slot | None:
+        """The partition's slot as it is at this moment; None if it has none any more, or the owner is another one."""
+        data = self._read()
+        header = parse_header(data)
+        if header is None or header.incarnation != self.incarnation:
+            return None
+        for at in range(SLOT_BYTES, len(data) - SLOT_BYTES + 1, SLOT_BYTES):
+            if data[at : at + 8] == seed.to_bytes(8, "little"):
+                found = parse_slot(data[at : at + SLOT_BYTES])
+                if found is not None:
+                    return found
+        return None
+
+    def _read(self) -> bytes:
+        try:
+            file = self._file
+            if file is None:
+                file = self._file = self._disk.open(f"{self._directory}/{NAME}", writable=False)
+            length = len(self._data) + _MORE_BYTES
+            while True:
+                data = file.pread(length, 0)
+                if len(data) < length:
+                    return data
+                length *= 2
+        except FileNotFoundError as error:
+            check(error)
+            return b""
+        except OSError as error:
+            raise typed(error, "read", f"{self._directory}/{NAME}") from error
+
+    def _parse(self, data: bytes, *, anew: bool) -> Set[int]:
+        """Bring the slots up to `data`; the seeds of those that changed."""
+        if anew:
+            self._raw, self._by_index = [], {}
+        changed: set[int] = set()
+        raw = [data[at : at + SLOT_BYTES] for at in range(SLOT_BYTES, len(data) - SLOT_BYTES + 1, SLOT_BYTES)]
+        for index, slot_bytes in enumerate(raw):
+            if index < len(self._raw) and self._raw[index] == slot_bytes:
+                continue
+            old = self._by_index.pop(index, None)
+            if old is not None:
+                changed.add(old.seed)
+            slot = parse_slot(slot_bytes)
+            if slot is not None:
+                self._by_index[index] = slot
+                changed.add(slot.seed)
+            elif old is not None and slot_bytes != EMPTY:
+                self._by_index[index] = old  # being written
+        for index in [index for index in self._by_index if index >= len(raw)]:
+            changed.add(self._by_index.pop(index).seed)
+        self._raw = raw
+        if changed or anew:
+            self.slots = {slot.seed: slot for slot in self._by_index.values()}
+        return changed
+
+    # -- the owner -----------------------------------------------------------------------------------
+
+    def _ask(self, changed: Set[int] = frozenset()) -> Set[int] | None:
+        """Find out who has the directory; None if that changed."""
+        before, owner = self.owner, self._owner()
+        situation = self._situation(owner)
+        if situation is self.situation and owner["incarnation"] == before.get("incarnation"):
+            self.owner = owner
+            return changed
+        # In this order: whoever finds the new owner finds the situation that it made.
+        self.situation = situation
+        self.owner = owner
+        self.stage += 1
+        return None
+
+    def _situation(self, owner: dict[str, Any]) -> Situation:
+        """Who has the directory whose owner file says `owner`. The lock is looked at after that was read: if nobody
+        holds it, that owner is gone."""
+        header = self._header
+        state, pid = OPENING, 0
+        if header is not None and header.incarnation == owner["incarnation"]:
+            state, pid = header.state, header.pid
+        try:
+            holder = self._lock.holder()
+        except (
+            OSError
+        ) as error:  # a lock file that may not be read: nothing is known, so nothing beyond the slots is read
+            check(error)
+            holder = pid
+        # Held by another process, they are those of one that was killed, and the next one has not said so yet. What
+        # the dead one did not publish may have been found in the files: they would take that back.
+        if state == OPEN and holder in (pid, 0):  # 0: there was no room for the pid
+            return Situation.PUBLISHED
+        self._file = None  # nobody writes it: it may be removed, and another be there by the next look
+        if state == CLOSED and (holder is not None or owner["clean"]):  # held, by an owner that is about to be gone
+            return Situation.PUBLISHED
+        return Situation.ALONE if holder is None else Situation.OPENING
+
+    def _owner(self) -> dict[str, Any]:
+        path = f"{self._directory}/{OWNER_FILE}"
+        for left in reversed(range(_TRIES)):
+            try:
+                if not self._disk.exists(path):
+                    break
+                return read_owner(self._disk, path)
+            except OSError as error:
+                raise typed(error, "read", path) from error
+            except FormatError:  # on a full disk it is written in place, and was perhaps read meanwhile
+                if not left:
+                    raise
+        if self.owner:  # it was there: somebody removed the log
+            return self.owner
+        raise FormatError(
+            f"There is no log in {self._directory} (it has no {OWNER_FILE}), and read_only=True creates none. Give the "
+            f"directory of a log, or have the process that is to write it open it first.",
+            path=self._directory,
+        )

@@ -1,0 +1,276 @@
+"""What a user types, understood: offsets and times, settings, and lines that become records.
+
+Everything here raises ConfigError or InvalidRecordError with a message that names the text at fault.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import dataclasses
+import json
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from datetime import UTC, datetime
+from typing import Any, NamedTuple, Protocol
+
+from ..config import TopicConfig
+from ..errors import ConfigError, InvalidRecordError, did_you_mean
+from ..types import OffsetAndTimestamp, ProducerRecord, TopicPartition
+
+_MS = {"ms": 1, "s": 1000, "m": 60_000, "h": 3_600_000, "d": 86_400_000, "w": 604_800_000}
+_BYTES = {"KiB": 1 << 10, "MiB": 1 << 20, "GiB": 1 << 30}
+_WORDS = {"beginning": "beginning", "earliest": "beginning", "end": "end", "latest": "end", "stored": "stored"}
+_UNLIMITED = ("none", "unlimited")
+_EXAMPLES = "beginning, end, stored, 5, -10, @2026-01-01, @2026-01-01T12:00:00Z, @-1h or @1767225600000"
+_RECORD_FIELDS = ("key", "value", "headers", "partition", "timestamp_ms", "key_base64", "value_base64")
+# `consume --json` writes them; a copy of the record has a place of its own.
+_IGNORED_FIELDS = ("topic", "offset")
+
+
+class Position(NamedTuple):
+    """A place in a partition as typed. `kind`: beginning, end, stored, offset, tail or time (ms)."""
+
+    kind: str
+    value: int = 0
+
+
+class Offsets(Protocol):
+    """What can say where a partition begins, ends, and holds a time: a consumer."""
+
+    def beginning_offsets(self, partitions: Iterable[TopicPartition]) -> dict[TopicPartition, int]: ...
+    def end_offsets(self, partitions: Iterable[TopicPartition]) -> dict[TopicPartition, int]: ...
+    def committed(self, partition: TopicPartition) -> int | None: ...
+    def offsets_for_times(
+        self, times: Mapping[TopicPartition, int]
+    ) -> dict[TopicPartition, OffsetAndTimestamp | None]: ...
+
+
+# -- offsets and times -----------------------------------------------------------------------------------
+
+
+def parse_time(text: str, now_ms: int) -> int:
+    """Milliseconds since the epoch: an ISO date or time (UTC unless it says otherwise), `-1h`, or the number itself.
+
+    >>> parse_time("2026-01-01", 0), parse_time("2026-01-01T01:00:00+01:00", 0), parse_time("-1h", 7_200_000)
+    (1767225600000, 1767225600000, 3600000)
+    """
+    if re.fullmatch(r"\d{5,}", text):
+        return int(text)
+    ago = re.fullmatch(r"-(\d+)(ms|[smhdw])", text)
+    if ago is not None:
+        return max(0, now_ms - int(ago[1]) * _MS[ago[2]])
+    try:
+        when = datetime.fromisoformat(text)
+    except ValueError:
+        raise ConfigError(
+            f"{text!r} is no time: give 2026-01-01, 2026-01-01T12:00:00Z, -1h (an hour ago) or milliseconds since 1970."
+        ) from None
+    return round((when if when.tzinfo else when.replace(tzinfo=UTC)).timestamp() * 1000)
+
+
+def parse_position(text: str, now_ms: int) -> Position:
+    """A place in a partition, as kcat writes it: a word, an offset, a count from the end, or `@` and a time.
+
+    >>> parse_position("-10", 0), parse_position("earliest", 0), parse_position("@1970-01-02", 0).value
+    (Position(kind='tail', value=10), Position(kind='beginning', value=0), 86400000)
+    """
+    if text in _WORDS:
+        return Position(_WORDS[text])
+    if text.startswith("@"):
+        return Position("time", parse_time(text[1:], now_ms))
+    if re.fullmatch(r"-?\d{1,18}", text):
+        return Position("tail", -int(text)) if text.startswith("-") else Position("offset", int(text))
+    raise ConfigError(f"{text!r} is no offset{did_you_mean(text, _WORDS)}: give {_EXAMPLES}.")
+
+
+def parse_range(texts: Sequence[str], now_ms: int) -> tuple[Position | None, Position | None]:
+    """Where to start and where to end: at most one of each, an end as `e@TIME`, a start in any form or as `s@TIME`."""
+    start: Position | None = None
+    end: Position | None = None
+    for text in texts:
+        if text.startswith("e@"):
+            if end is not None:
+                raise ConfigError(f"Two ends are given; {text!r} is the second.")
+            end = parse_position(text[1:], now_ms)
+        elif start is not None:
+            raise ConfigError(f"Two starts are given; {text!r} is the second. An end is written e@TIME.")
+        else:
+            start = parse_position(text.removeprefix("s") if text.startswith("s@") else text, now_ms)
+    return start, end
+
+
+def locate(offsets: Offsets, partitions: Sequence[TopicPartition], position: Position) -> dict[TopicPartition, int]:
+    """The offset that `position` means in each partition, within its bounds.
+
+    Only an offset asked of a single partition is left as it is, for the log to refuse with its bounds.
+    """
+    first, last = offsets.beginning_offsets(partitions), offsets.end_offsets(partitions)
+    if position.kind == "beginning":
+        return first
+    if position.kind == "end":
+        return last
+    if position.kind == "time":
+        found = offsets.offsets_for_times(dict.fromkeys(partitions, position.value))
+        return {p: last[p] if (there := found[p]) is None else there.offset for p in partitions}
+    if position.kind == "offset" and len(partitions) == 1:
+        return {partitions[0]: position.value}
+    placed = dict(first)
+    for p in partitions:
+        at = offsets.committed(p) if position.kind == "stored" else position.value
+        if at is not None:
+            placed[p] = min(max(last[p] - at if position.kind == "tail" else at, first[p]), last[p])
+    return placed
+
+
+# -- settings --------------------------------------------------------------------------------------------
+
+
+def _scaled(text: str, units: Mapping[str, int]) -> int:
+    match = re.fullmatch(r"(-?[\d_]+)\s*([A-Za-z]*)", text)
+    if match is None or (match[2] and match[2] not in units):
+        raise ValueError(f"a whole number, alone or with one of {', '.join(units)}" if units else "a whole number")
+    return int(match[1]) * units.get(match[2], 1)
+
+
+def parse_setting(text: str) -> tuple[str, Any]:
+    """`name=value` of a topic, typed as the setting is; Kafka's dots are understood.
+
+    >>> parse_setting("retention.ms=7d"), parse_setting("segment_bytes=64MiB"), parse_setting("retention_bytes=none")
+    (('retention_ms', 604800000), ('segment_bytes', 67108864), ('retention_bytes', None))
+    """
+    name, equals, value = text.partition("=")
+    if not equals:
+        raise ConfigError(f"{text!r} is no setting: write NAME=VALUE, as in -c retention_ms=7d.")
+    name = name.strip().replace(".", "_")
+    default = {field.name: field.default for field in dataclasses.fields(TopicConfig)}.get(name)
+    try:
+        if isinstance(default, bool):
+            return name, {"true": True, "false": False}[value.lower()]
+        if isinstance(default, float):
+            return name, float(value)
+        if isinstance(default, int):
+            if value.lower() in _UNLIMITED:
+                return name, None
+            return name, _scaled(value, _MS if name.endswith("_ms") else _BYTES if name.endswith("_bytes") else {})
+    except KeyError:
+        raise ConfigError(f"{name}={value!r}: give true or false.", name=name) from None
+    except ValueError as error:
+        wanted = "a number" if isinstance(default, float) else error
+        raise ConfigError(f"{name}={value!r}: give {wanted}.", name=name) from None
+    return name, value
+
+
+def parse_header(text: str) -> tuple[str, str]:
+    name, equals, value = text.partition("=")
+    if not equals:
+        raise ConfigError(f"{text!r} is no header: write NAME=VALUE.")
+    return name, value
+
+
+def parse_separator(text: str) -> bytes:
+    r"""A key separator; `\t`, `\n` and `\x00` are understood, since a shell passes them on as typed.
+
+    >>> parse_separator(r"\t")
+    b'\t'
+    """
+    try:
+        separator = text.encode("latin-1", "backslashreplace").decode("unicode_escape").encode()
+    except UnicodeError:
+        separator = text.encode()
+    if not separator:
+        raise ConfigError("The separator between key and value is empty.")
+    return separator
+
+
+# -- lines that become records ---------------------------------------------------------------------------
+
+
+def text_record(line: bytes, separator: bytes | None, *, null: bool) -> ProducerRecord:
+    """A line without its end as a record; a line without the separator has no key. `null`: empty means None.
+
+    >>> text_record(b"alice:9.50", b":", null=False)[:2]
+    (b'9.50', b'alice')
+    """
+    key: bytes | None = None
+    value: bytes | None = line
+    if separator is not None and separator in line:
+        key, _, value = line.partition(separator)
+    if null:
+        key, value = key or None, value or None
+    return ProducerRecord(value, key)
+
+
+def json_record(line: bytes) -> ProducerRecord:
+    """A JSON object with value, key, headers, partition and timestamp_ms, each of which may be absent.
+
+    A string is taken as UTF-8, null as none, anything else as JSON text; `key_base64` and `value_base64`
+    are bytes. What `consume --json` writes is understood.
+    """
+    try:
+        data = json.loads(line)
+    except (ValueError, RecursionError) as error:
+        raise InvalidRecordError(f"This is no JSON: {error}.") from None
+    if not isinstance(data, dict):
+        raise InvalidRecordError(f"A record is a JSON object such as {{'key': 'k', 'value': 'v'}}, not {line[:40]!r}.")
+    for name in data:
+        if name not in _RECORD_FIELDS and name not in _IGNORED_FIELDS:
+            hint = did_you_mean(name, _RECORD_FIELDS)
+            raise InvalidRecordError(f"{name!r} is no field of a record{hint}: {', '.join(_RECORD_FIELDS)}.")
+    return ProducerRecord(
+        _field(data, "value"),
+        _field(data, "key"),
+        _headers(data.get("headers") or ()),
+        _whole(data, "partition"),
+        _whole(data, "timestamp_ms"),
+    )
+
+
+def _field(data: Mapping[str, Any], name: str) -> bytes | None:
+    encoded = data.get(f"{name}_base64")
+    if encoded is None:
+        value = data.get(name)
+        if value is None:
+            return None
+        return _utf8(value if isinstance(value, str) else json.dumps(value, ensure_ascii=False))
+    if data.get(name) is not None:
+        raise InvalidRecordError(f"Both {name} and {name}_base64 are given.")
+    return _unbase64(encoded)
+
+
+def _utf8(text: str) -> bytes:
+    try:
+        return text.encode()
+    except UnicodeEncodeError:
+        raise InvalidRecordError(f"{text[:40]!r} holds half a surrogate pair, which is no text; give base64.") from None
+
+
+def _unbase64(text: object) -> bytes:
+    try:
+        return base64.b64decode(text if isinstance(text, str) else "?", validate=True)
+    except (binascii.Error, ValueError):
+        raise InvalidRecordError(f"{str(text)[:40]!r} is no base64.") from None
+
+
+def _whole(data: Mapping[str, Any], name: str) -> int | None:
+    value = data.get(name)
+    if value is not None and (isinstance(value, bool) or not isinstance(value, int)):
+        raise InvalidRecordError(f"{name} is a whole number, not {value!r}.")
+    return value
+
+
+def _headers(given: object) -> tuple[tuple[str, bytes | None], ...]:
+    """An object, or an array of [name, value], as name and bytes; a value may be {"base64": …}."""
+    pairs = list(given.items()) if isinstance(given, dict) else given
+    headers: list[tuple[str, bytes | None]] = []
+    for pair in pairs if isinstance(pairs, (list, tuple)) else (pairs,):
+        if not isinstance(pair, (list, tuple)) or len(pair) != 2 or not isinstance(pair[0], str):
+            raise InvalidRecordError(f"headers are an object or an array of [name, value], not {given!r}.")
+        name, value = pair
+        if isinstance(value, dict) and value.keys() == {"base64"}:
+            headers.append((name, _unbase64(value["base64"])))
+        elif value is None or isinstance(value, str):
+            headers.append((name, None if value is None else _utf8(value)))
+        else:
+            raise InvalidRecordError(f"The header {name!r} is a string, null or {{'base64': …}}, not {value!r}.")
+    return tuple(headers)

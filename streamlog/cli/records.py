@@ -1,0 +1,214 @@
+"""`streamlog produce` and `streamlog consume`: lines become records, records become lines."""
+
+from __future__ import annotations
+
+import heapq
+import sys
+from collections.abc import Iterator
+from itertools import islice
+from operator import attrgetter
+from typing import Annotated, Any, Literal
+
+import typer
+
+import streamlog
+
+from ..config import CODECS
+from ..errors import ConfigError, InvalidRecordError, StreamlogError
+from ..runtime.threads import SystemClock
+from ..types import ProducerRecord, Record, TopicPartition
+from . import render as output
+from .app import Directory, Partitions, TopicName, app, open_log, option, places_in, plural, topic_called, wants_json
+from .parse import Position, json_record, locate, parse_header, parse_range, parse_separator, text_record
+
+_CHUNK = 500
+_POLL_S = 1.0
+_LINGER_MS = 5
+
+
+def _separator(what: str) -> Any:
+    return option("--key-separator", "-k", "-K", metavar="SEP", help=what)
+
+
+@app.command()
+def produce(
+    ctx: typer.Context,
+    topic: TopicName,
+    file: Annotated[
+        typer.FileBinaryRead | None,
+        option("--file", "-F", metavar="FILE", help="Read this file, not standard input."),
+    ] = None,
+    separator: Annotated[str | None, _separator("What stands between key and value; \\t is a tab.")] = None,
+    partition: Annotated[int | None, option("--partition", "-p", metavar="N", help="Send to this one.")] = None,
+    header: Annotated[
+        list[str] | None,
+        option("--header", "-H", metavar="NAME=VALUE", help="For every record; may be repeated."),
+    ] = None,
+    codec: Annotated[str | None, option("--compression", "-z", metavar="CODEC", help=f"{', '.join(CODECS)}.")] = None,
+    null: Annotated[bool, option("--null", "-Z", help="An empty key or value is none: a tombstone.")] = False,
+    directory: Directory = None,
+    as_json: Annotated[
+        bool, option("--json", help="Lines are JSON: value, key, headers, partition, timestamp_ms.")
+    ] = False,
+) -> None:
+    """Send each line of standard input, or of a file, as a record."""
+    as_json = wants_json(ctx, as_json)
+    if as_json and (separator is not None or null):
+        raise ConfigError("-k and -Z are for lines of text; with --json the key is the field 'key', and null is null.")
+    headers = tuple(map(parse_header, header or ()))
+    parts_at = None if separator is None else parse_separator(separator)
+    source = sys.stdin.buffer if file is None else file
+    with open_log(ctx, directory) as log:
+        target = topic_called(log, topic)
+        if partition is not None:
+            places_in(target, [partition])  # known before the first line is read
+        before = _ends(target)
+        if source.isatty():
+            output.say("Each line is a record; Ctrl-D ends.", stderr=True, style="dim")
+        with log.producer(linger_ms=_LINGER_MS, compression_type=codec) as producer:
+            for number, line in enumerate(source, 1):
+                if as_json and not line.strip():
+                    continue
+                try:
+                    line = line.removesuffix(b"\n")
+                    record = json_record(line) if as_json else text_record(line, parts_at, null=null)
+                    _send(producer, target, record, headers, partition)
+                except (StreamlogError, TypeError, ValueError) as error:
+                    before_it = " The lines before it are in the log." if number > 1 else ""
+                    raise InvalidRecordError(f"Line {number}: {error}{before_it}") from error
+        new = list(map(range, before, _ends(target)))
+    _summarise(topic, new, as_json)
+
+
+def _ends(topic: streamlog.Topic[Any, Any]) -> list[int]:
+    return [topic.partition(n).log_end_offset for n in range(topic.partitions)]
+
+
+def _send(
+    producer: streamlog.Producer,
+    topic: streamlog.Topic[Any, Any],
+    record: ProducerRecord,
+    headers: tuple[tuple[str, str], ...],
+    partition: int | None,
+) -> None:
+    producer.send(
+        topic,
+        record.value,
+        record.key,
+        headers=(*headers, *record.headers),
+        partition=record.partition if partition is None else partition,
+        timestamp_ms=record.timestamp_ms,
+    )
+
+
+def _summarise(topic: str, new: list[range], as_json: bool) -> None:
+    """What is new in each partition was sent here: this process owns the log."""
+    count = sum(map(len, new))
+    if as_json:
+        offsets = {str(n): {"first_offset": at[0], "last_offset": at[-1]} for n, at in enumerate(new) if at}
+        output.document({"topic": topic, "records": count, "partitions": offsets})
+    else:
+        output.say(f"{count:,} {plural('record', count)} sent to {topic}.", stderr=True)
+
+
+@app.command()
+def consume(
+    ctx: typer.Context,
+    topic: TopicName,
+    offset: Annotated[
+        list[str] | None,
+        option(
+            "--offset",
+            "-o",
+            metavar="OFFSET",
+            help="Where to start, or as e@TIME where to end; see above. Default: beginning; with -g stored.",
+        ),
+    ] = None,
+    partition: Partitions = None,
+    count: Annotated[
+        int | None,
+        option("--count", "-c", metavar="N", min=1, help="Stop after so many records."),
+    ] = None,
+    follow: Annotated[
+        bool, option("--follow/--exit", "-f/-e", help="At the end, wait for more, or exit (the default).")
+    ] = False,
+    group: Annotated[
+        str | None,
+        option("--group", "-g", metavar="GROUP", help="Go on where this group left off, and commit."),
+    ] = None,
+    format_: Annotated[
+        output.Format, option("--format", help="The value, all of a record on a line, or JSON lines.")
+    ] = output.Format.text,
+    separator: Annotated[str | None, _separator("Write the key and this before the value.")] = None,
+    skip_corrupt: Annotated[bool, option("--skip-corrupt", help="Go past damaged batches.")] = False,
+    directory: Directory = None,
+    as_json: Annotated[bool, option("--json", help="The same as --format json.")] = False,
+) -> None:
+    """Write a topic's records, a line each, merged by time.
+
+    Into a pipe a value goes byte for byte; on a terminal what cannot be shown is escaped. The log may be in use; with
+    --follow what its owner writes is shown as it comes. Only with -g, which commits, the log must be free.
+
+    \b
+    OFFSET is one of
+      beginning, end, stored   stored: where the group of -g left off
+      5, -10                   the offset 5; the last ten of each partition
+      @2026-01-01, @2026-01-01T12:00:00Z, @1767225600000, @-1h
+                               the first record at or after a time; UTC
+      s@TIME, e@TIME           start and end: -o s@2026-01-01 -o e@2026-02-01
+    """
+    start, end = parse_range(offset or (), SystemClock().time_ms())
+    if end is not None and follow:
+        raise ConfigError("An end (e@TIME) and --follow contradict each other; leave one out.")
+    if start is not None and start.kind == "stored" and group is None:
+        raise ConfigError("-o stored needs a group: -g GROUP.")
+    lines = output.Lines(
+        output.Format.json if wants_json(ctx, as_json) else format_,
+        None if separator is None else parse_separator(separator),
+    )
+    with open_log(ctx, directory, read_only=group is None) as log:
+        source = topic_called(log, topic)
+        places = places_in(source, partition)
+        on_corrupt: Literal["raise", "skip"] = "skip" if skip_corrupt else "raise"
+        with log.consumer(group=group, enable_auto_commit=False, on_corrupt=on_corrupt) as consumer:
+            consumer.assign(places)
+            begin = start or Position("stored" if group else "beginning")
+            starts = locate(consumer, places, begin)
+            stops = locate(consumer, places, end or Position("end"))
+            reads = (
+                _following(consumer, starts, count) if follow else _bounded(source, starts, stops, count, on_corrupt)
+            )
+            for records in reads:
+                lines.write(records)
+                if group is not None:
+                    consumer.commit({r.topic_partition: r.offset + 1 for r in records})
+
+
+def _bounded(
+    topic: streamlog.Topic[Any, Any],
+    starts: dict[TopicPartition, int],
+    stops: dict[TopicPartition, int],
+    count: int | None,
+    on_corrupt: Any,
+) -> Iterator[list[Record[Any, Any]]]:
+    """What lies between `starts` and `stops`, merged by timestamp; each partition keeps its own order."""
+    reads = [
+        topic.read(place.partition, start=start, end=max(start, stops[place]), on_corrupt=on_corrupt)
+        for place, start in starts.items()
+    ]
+    merged = islice(heapq.merge(*reads, key=attrgetter("timestamp")) if len(reads) > 1 else reads[0], count)
+    while records := list(islice(merged, _CHUNK)):
+        yield records
+
+
+def _following(
+    consumer: streamlog.Consumer[Any, Any], starts: dict[TopicPartition, int], count: int | None
+) -> Iterator[list[Record[Any, Any]]]:
+    """From `starts` on, for ever or until `count` records; what there is goes out before more is awaited."""
+    for place, start in starts.items():
+        consumer.seek(place, start)
+    while count is None or count > 0:
+        records = consumer.poll(_POLL_S, max_records=_CHUNK if count is None else min(count, _CHUNK))
+        if records:
+            yield records
+            count = None if count is None else count - len(records)

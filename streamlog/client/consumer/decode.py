@@ -1,0 +1,117 @@
+"""From the bytes of a fetch to records: verify each batch, decode its columns, build Records in C.
+
+A chunk is walked batch by batch. Nothing is believed before its checksum: not a length, not an
+offset. The iterators that come out of here own their bytes; no view of a mapping is among them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+from ...errors import CorruptRecordError, DeserializationError, StreamlogError, message_of
+from ...records.batch import BatchHeader, corrupt, directory_entries, read_header, verify_payload
+from ...records.columns import BatchColumns, records_of
+from ...storage.log import Chunk
+from ...types import Buffer, Record
+
+Deserialize = Callable[[bytes], Any]
+
+
+class Decoder:
+    """How one partition's batches become records: its name and the deserializers, None for bytes."""
+
+    __slots__ = ("deserialize_key", "deserialize_value", "partition", "plain", "topic")
+
+    def __init__(self, topic: str, partition: int, key: Deserialize | None, value: Deserialize | None) -> None:
+        self.topic = topic
+        self.partition = partition
+        self.deserialize_key = key
+        self.deserialize_value = value
+        self.plain = key is None and value is None
+
+
+class VerifiedBatch(BatchColumns):
+    """One batch of a chunk, its checksums verified, its columns not decoded yet. `next_offset`: what follows it."""
+
+    __slots__ = ("next_offset", "path", "position")
+
+    def __init__(self, buffer: Buffer, at: int, header: BatchHeader, path: str, position: int) -> None:
+        self.path = path
+        self.position = position
+        self.header = header
+        self.next_offset = header.base_offset + header.last_offset_delta + 1
+        self._buffer = buffer
+        self._start = at + header.header_len
+        self._entries = directory_entries(buffer, at, header)
+
+    def damaged(self, error: Exception) -> CorruptRecordError:
+        """Checksums fit and the columns contradict them: no writer of ours made this."""
+        why = f"its columns cannot be decoded ({error})"
+        return corrupt(self.path, self.position, why, self.header.payload_hash, 0)
+
+
+def verified(chunk: Chunk, at: int) -> VerifiedBatch:
+    """The batch that begins at `at` of a chunk. Raises CorruptRecordError if it does not verify."""
+    data, seed, path, start, _, first = chunk
+    position = start + at
+    header = read_header(data, at, seed, path, position) if first is None or at else first
+    stop = at + header.batch_len
+    if stop > len(data):
+        raise corrupt(path, position, "the batch is cut short", header.batch_len, len(data) - at)
+    verify_payload(header, memoryview(data)[at + header.header_len : stop], seed, path, position)
+    try:
+        return VerifiedBatch(data, at, header, path, position)
+    except ValueError as error:
+        raise corrupt(path, position, str(error), header.payload_hash, 0) from error
+
+
+def records(batch: VerifiedBatch, decoder: Decoder, start: int, window: int) -> tuple[Iterator[Record[Any, Any]], int]:
+    """The batch's records from offset `start` on, deserialized, in a C iterator where nothing has to be deserialized;
+    and the offset at which to go on.
+
+    That is the batch's end, or, if no more than `window` records are wanted, where those end: whoever reads one
+    record in the middle of a batch need not pay for all. With deserializers it may raise DeserializationError
+    between records; the record in question is not handed out, all before it are.
+    """
+    header = batch.header
+    count, onward = header.record_count, batch.next_offset
+    low, high = 0, None
+    try:
+        if header.last_offset_delta + 1 == count:
+            if start > header.base_offset:
+                low = start - header.base_offset
+            if low + window < count:
+                high = low + window
+                onward = header.base_offset + high
+        elif start > header.base_offset:
+            low = sum(1 for offset in batch.offsets() if offset < start)
+        made: Iterator[Record[Any, Any]] = records_of(Record, decoder.topic, decoder.partition, batch, low, high)
+    except (ValueError, TypeError) as error:
+        raise batch.damaged(error) from error
+    return (made if decoder.plain else _deserialized(made, decoder)), onward
+
+
+def _deserialized(raw: Iterator[Record[Any, Any]], decoder: Decoder) -> Iterator[Record[Any, Any]]:
+    key_of, value_of = decoder.deserialize_key, decoder.deserialize_value
+    new = tuple.__new__
+    for record in raw:
+        topic, partition, offset, timestamp, key, value, headers = record
+        try:
+            if key_of is not None and key is not None:
+                key = key_of(key)
+            if value_of is not None and value is not None:
+                value = value_of(value)
+        except StreamlogError:
+            raise
+        except Exception as error:
+            raise undecodable(record, error) from error
+        yield new(Record, (topic, partition, offset, timestamp, key, value, headers))
+
+
+def undecodable(record: Record[Any, Any], error: Exception) -> DeserializationError:
+    return DeserializationError(
+        f"The deserializer failed on the record at offset {record.offset} of {record.topic}-{record.partition}: {message_of(error)}. "
+        f".record has its bytes; seek to offset {record.offset + 1} to go on behind it.",
+        record=record,
+    )

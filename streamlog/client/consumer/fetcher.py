@@ -1,0 +1,222 @@
+"""Reading one partition forward from a position: fetch, verify, decode, hand out.
+
+Both faces use it, `Consumer` and `Topic.read`. It knows nothing of groups and takes no lock.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator
+from itertools import islice
+from typing import Any
+
+from ...broker.api import Service
+from ...errors import CorruptRecordError, OffsetOutOfRangeError, StreamlogError
+from ...records.batch import CONTROL
+from ...storage.log import EMPTY
+from ...types import Record, TopicPartition
+from . import decode
+from .decode import Decoder, VerifiedBatch
+from .record_batch import RecordBatch
+
+logger = logging.getLogger("streamlog.client")
+
+# The first fetch after a seek is one index interval, and of a batch no more is decoded than is asked for, or these
+# few: whoever jumps about reads little. Then both grow.
+FIRST_BYTES = 4096
+FIRST_RECORDS = 1
+GROWTH = 4
+# Just under what the C library takes from the system anew for each allocation: fresh pages cost more than the read.
+MAX_BYTES = (1 << 17) - 256
+
+
+class PartitionReader:
+    """Hands out the records of one partition in order. `position` is the next offset to hand out.
+
+    A call that ends with an error of ours leaves `position` after the records it gave. One that anything else
+    ended, Ctrl-C or a deserializer's SystemExit, may leave it further on: the caller seeks to what it handed out.
+    """
+
+    __slots__ = ("_at", "_bytes", "_chunk", "_current", "_max_bytes", "_next", "_rest", "_service",
+        "_short", "_skip", "_whole", "_window", "decoder", "isolation", "name", "position", "topic_id")  # fmt: skip
+
+    def __init__(
+        self,
+        service: Service,
+        name: TopicPartition,
+        decoder: Decoder,
+        isolation: str,
+        on_corrupt: str,
+        position: int,
+        max_bytes: int = MAX_BYTES,
+        topic_id: bytes | None = None,
+    ) -> None:
+        self._service = service
+        self.name = name
+        self.decoder = decoder
+        self.isolation = isolation
+        self._skip = on_corrupt == "skip"
+        self._max_bytes = min(max_bytes, MAX_BYTES)
+        self.topic_id = topic_id if topic_id is not None else service.topic(name.topic).id_bytes
+        self._whole = (
+            True  # the last call that took records came to its end; otherwise what is prefetched cannot be trusted
+        )
+        self.seek(position)
+
+    def seek(self, offset: int) -> None:
+        """Go on at `offset`, forgetting what was prefetched."""
+        self.position = offset
+        self._bytes = min(FIRST_BYTES, self._max_bytes)
+        self._window = FIRST_RECORDS
+        self._forget()
+
+    def bounds_if_lost(self) -> tuple[int, int] | None:
+        """The log's bounds (start, end) if a fetch says that it does not hold `position`; None if it does.
+
+        A fetch, for the bounds are not the same question: a reader that saw what may not be seen any more waits beyond
+        the end. The bounds and not the error: an error in a local of the caller is in a cycle with the caller's frame.
+        """
+        try:
+            self._service.fetch(self.name, self.position, 0, self.isolation, EMPTY, self.topic_id)
+        except OffsetOutOfRangeError as error:
+            return error.log_start_offset, error.log_end_offset
+        except StreamlogError:  # whatever else is wrong there is told to who reads
+            return None
+        return None
+
+    def _forget(self) -> None:
+        self._current: Iterator[Record[Any, Any]] | None = None
+        self._next = self.position
+        self._chunk = EMPTY
+        self._at = 0  # how far into the chunk
+        self._rest: VerifiedBatch | None = None  # a batch of which a part was handed out
+        self._short = False
+
+    def take(self, out: list[Record[Any, Any]], n: int) -> None:
+        """Append up to `n` records to `out`.
+
+        An error in the middle waits: what came before it is handed out first, and the next call meets
+        the error again, at the same position, until somebody seeks past it.
+        """
+        before = len(out)
+        if not self._whole:
+            self._forget()
+        self._whole = False
+        try:
+            self._take(out, n)
+        except StreamlogError:
+            some = len(out) > before
+            if some:  # of a batch that failed half-way too
+                self.position = out[-1].offset + 1
+            self._forget()
+            if not some:
+                raise
+        self._whole = True
+
+    def _take(self, out: list[Record[Any, Any]], n: int) -> None:
+        want = n
+        while True:
+            current = self._current
+            if current is not None:
+                before = len(out)
+                # extend keeps what it got when the iterator raises
+                out.extend(islice(current, want))
+                want -= len(out) - before
+                if not want:
+                    self.position = out[-1].offset + 1
+                    return
+                self._current = None
+                self.position = self._next
+            # Having something, do not ask for more where the last fetch came to the end already.
+            batch = self._next_batch(fetch=want == n or not self._short)
+            if batch is None:
+                return
+            self._current, self._next = decode.records(batch, self.decoder, self.position, max(want, self._window))
+            if self._next < batch.next_offset:
+                self._window *= GROWTH
+                self._rest = batch
+
+    def take_batches(self, out: list[RecordBatch[Any, Any]], n: int, exactly: bool) -> int:
+        """Append batches of about `n` records in all to `out`; how many records. The last one may be cut."""
+        if self._current is not None:  # handed out half by `take`
+            self._forget()
+        if not self._whole:
+            self._forget()
+        self._whole = False
+        taken = 0
+        while taken < n:
+            try:
+                batch = self._next_batch()
+            except StreamlogError:
+                self._forget()
+                if taken:
+                    return taken
+                raise
+            if batch is None:
+                break
+            made: RecordBatch[Any, Any] = RecordBatch(batch, self.decoder, self.position)
+            if exactly and len(made) > n - taken:
+                made = RecordBatch(batch, self.decoder, self.position, made.offsets[n - taken])
+                self._rest = batch
+            self.position = made.next_offset
+            taken += len(made)
+            if len(made):
+                out.append(made)
+        self._whole = True
+        return taken
+
+    def batches_until(self, end: int) -> Iterator[RecordBatch[Any, Any]]:
+        """Whole batches from `position` up to `end`, the first and the last cut to those."""
+        while self.position < end:
+            batch = self._next_batch()
+            if batch is None or batch.header.base_offset >= end:
+                return
+            made: RecordBatch[Any, Any] = RecordBatch(batch, self.decoder, self.position, end)
+            self.position = batch.next_offset
+            if len(made):
+                yield made
+
+    def _next_batch(self, fetch: bool = True) -> VerifiedBatch | None:
+        """The next batch with a record at or after `position`, or None at the end of what may be read.
+
+        Without `fetch` only of what was fetched already.
+        """
+        while True:
+            try:
+                batch = self._rest
+                if batch is not None:
+                    self._rest = None
+                else:
+                    chunk, at = self._chunk, self._at
+                    if at >= len(chunk.data):
+                        if not fetch:
+                            return None
+                        chunk = self._service.fetch(
+                            self.name, self.position, self._bytes, self.isolation, chunk, self.topic_id
+                        )
+                        if not chunk.data:
+                            return None
+                        self._chunk, self._at, at = chunk, 0, 0
+                        self._short = len(chunk.data) < self._bytes >> 1
+                        self._bytes = min(self._bytes * GROWTH, self._max_bytes)
+                    batch = decode.verified(chunk, at)
+                    self._at = at + batch.header.batch_len
+            except CorruptRecordError as error:
+                if not self._skip:
+                    raise
+                self._skip_damage(error)
+                continue
+            if batch.next_offset <= self.position:
+                continue
+            if batch.header.attributes & CONTROL or not batch.header.record_count:
+                self.position = batch.next_offset
+                continue
+            return batch
+
+    def _skip_damage(self, error: CorruptRecordError) -> None:
+        onward = self._service.after_damage(self.name, self.position)
+        logger.error(
+            "%s-%d: skipped offsets %d to %d, which are damaged: %s", *self.name, self.position, onward - 1, error
+        )
+        self.position = max(onward, self.position + 1)
+        self._forget()

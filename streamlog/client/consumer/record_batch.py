@@ -1,0 +1,200 @@
+"""`RecordBatch`: records by columns, for readers to whom a Python object per record is too much."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from itertools import repeat
+from typing import Any, Generic
+
+from ...errors import StreamlogError
+from ...types import HeaderTuple, K, Record, V
+from .decode import Decoder, Deserialize, VerifiedBatch, undecodable
+
+
+class RecordBatch(Generic[K, V]):
+    """Records of one partition as parallel columns. Immutable, owns its bytes, iterates to Records.
+
+    A column is decoded when it is first touched, so a reader that only wants keys pays only for
+    keys. `next_offset` is where to go on reading: after compaction that may lie past `last_offset + 1`.
+
+    >>> import streamlog
+    >>> with streamlog.open() as log:
+    ...     topic = log.create_topic("orders")
+    ...     _ = topic.send_many(["9.50", "3.20"], ["alice", "bob"])
+    ...     [(batch.base_offset, batch.keys) for batch in topic.read_batches()]
+    [(0, [b'alice', b'bob'])]
+    """
+
+    __slots__ = ("_batch", "_decoder", "_keys", "_length", "_low", "_next_offset", "_offsets", "_stop", "_times", "_values")  # fmt: skip
+
+    def __init__(self, batch: VerifiedBatch, decoder: Decoder, start: int = 0, end: int | None = None) -> None:
+        header = batch.header
+        self._batch = batch
+        self._decoder = decoder
+        self._offsets: Sequence[int] | None = None
+        self._times: Sequence[int] | None = None
+        self._keys: Sequence[Any] | None = None
+        self._values: Sequence[Any] | None = None
+        self._low = 0
+        self._stop = self._length = header.record_count
+        next_offset = self._next_offset = header.base_offset + header.last_offset_delta + 1
+        if start > header.base_offset or (end is not None and end < next_offset):
+            self._cut(start, next_offset if end is None else min(end, next_offset))
+
+    def _cut(self, start: int, end: int) -> None:
+        """Leave out what is before offset `start` or not before `end`."""
+        offsets = self._column(self._batch.offsets, 0)
+        self._low = sum(1 for offset in offsets if offset < start)
+        self._stop = max(self._low, sum(1 for offset in offsets if offset < end))
+        self._length = self._stop - self._low
+        self._next_offset = end
+
+    @property
+    def topic(self) -> str:
+        """The topic's name."""
+        return self._decoder.topic
+
+    @property
+    def partition(self) -> int:
+        """The partition's number."""
+        return self._decoder.partition
+
+    @property
+    def base_offset(self) -> int:
+        """The offset of the first record."""
+        return self.offsets[0] if self._length else self._batch.header.base_offset
+
+    @property
+    def last_offset(self) -> int:
+        """The offset of the last record."""
+        return self.offsets[-1] if self._length else self._batch.header.last_offset
+
+    @property
+    def next_offset(self) -> int:
+        """Where to go on reading: past gaps that compaction left."""
+        return self._next_offset
+
+    @property
+    def offsets(self) -> Sequence[int]:
+        """Each record's offset, ascending."""
+        if self._offsets is None:
+            self._offsets = self._column(self._batch.offsets, 0)
+        return self._offsets
+
+    @property
+    def timestamps(self) -> Sequence[int]:
+        """Each record's timestamp, ms since the epoch."""
+        if self._times is None:
+            self._times = self._column(self._batch.timestamps, self._batch.header.base_timestamp)
+        return self._times
+
+    @property
+    def keys(self) -> Sequence[K]:
+        """Each record's key. Raises DeserializationError if a deserializer fails on one."""
+        keys = self._keys
+        if keys is None:
+            keys = self._column(self._batch.keys, None)
+            if self._decoder.deserialize_key is not None:
+                keys = self._decoded(keys, self._decoder.deserialize_key)
+            self._keys = keys
+        return keys
+
+    @property
+    def values(self) -> Sequence[V]:
+        """Each record's value. Raises DeserializationError if a deserializer fails on one."""
+        values = self._values
+        if values is None:
+            values = self._column(self._batch.values, None)
+            if self._decoder.deserialize_value is not None:
+                values = self._decoded(values, self._decoder.deserialize_value)
+            self._values = values
+        return values
+
+    @property
+    def headers(self) -> Sequence[HeaderTuple]:
+        """Each record's headers."""
+        return self._column(self._batch.headers, ())
+
+    def _column(self, read: Callable[[], Sequence[Any] | None], absent: Any) -> Sequence[Any]:
+        try:
+            column = read()
+        except (ValueError, TypeError) as error:
+            raise self._batch.damaged(error) from error
+        if column is None:
+            return [absent] * self._length
+        cut: Sequence[Any] = column if self._length == len(column) else column[self._low : self._stop]
+        return cut
+
+    def _decoded(self, column: Sequence[Any], deserialize: Deserialize) -> Sequence[Any]:
+        made: list[Any] = []
+        for at, item in enumerate(column):
+            try:
+                made.append(None if item is None else deserialize(item))
+            except StreamlogError:
+                raise
+            except Exception as error:
+                raise undecodable(self._raw(at), error) from error
+        return made
+
+    def _raw(self, at: int) -> Record[Any, Any]:
+        """The record at index `at` as bytes."""
+        keys, values = self._column(self._batch.keys, None), self._column(self._batch.values, None)
+        return Record(
+            self.topic, self.partition, self.offsets[at], self.timestamps[at], keys[at], values[at], self.headers[at]
+        )
+
+    def __len__(self) -> int:
+        return self._length
+
+    def __iter__(self) -> Iterator[Record[K, V]]:
+        new: Any = tuple.__new__
+        return map(
+            new,
+            repeat(Record),
+            zip(
+                repeat(self.topic), repeat(self.partition), self.offsets, self.timestamps, self.keys, self.values,
+                self.headers, strict=False,
+            ),
+        )  # fmt: skip
+
+    def __reduce__(self) -> Any:
+        fields = {name: getattr(self, name) for name in _FIELDS}
+        return _restore, (
+            {name: value if isinstance(value, (int, str)) else list(value) for name, value in fields.items()},
+        )
+
+    def __repr__(self) -> str:
+        return (
+            f"RecordBatch(topic={self.topic!r}, partition={self.partition}, "
+            f"base_offset={self.base_offset}, last_offset={self.last_offset}, records={len(self)})"
+        )
+
+
+_FIELDS = (
+    "topic", "partition", "base_offset", "last_offset", "next_offset", "offsets", "timestamps", "keys", "values", "headers",
+)  # fmt: skip
+
+
+class _Pickled(RecordBatch[Any, Any]):
+    """A batch that came out of a pickle: its columns are there already."""
+
+    __slots__ = ("_fields",)
+
+    def __init__(self, fields: dict[str, Any]) -> None:
+        self._fields = fields
+        self._length = len(fields["offsets"])
+
+    def __reduce__(self) -> Any:
+        return _restore, (self._fields,)
+
+
+def _field(name: str) -> property:
+    return property(lambda self: self._fields[name], doc=getattr(RecordBatch, name).__doc__)
+
+
+for _name in _FIELDS:
+    setattr(_Pickled, _name, _field(_name))
+
+
+def _restore(fields: dict[str, Any]) -> RecordBatch[Any, Any]:
+    return _Pickled(fields)

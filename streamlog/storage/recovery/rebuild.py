@@ -1,0 +1,145 @@
+"""A partition directory written anew, from batches of another one that verify.
+
+Each batch keeps its bytes and its offset; segments begin where those they came from did. Offsets that are
+lost, between two batches or between two segments, are covered by an empty batch: a batch without records,
+as compaction leaves them, over all of the offsets of the gap. So the log is as contiguous as any: who reads
+passes over the gap like over a compacted stretch, offsets are given once, followers copy it like the rest.
+Beginning a new segment after each gap was the other way; but then a gap is what a lost file looks like, and
+every reader, opening and `verify` would have to be told the two apart.
+"""
+
+from __future__ import annotations
+
+from ...records import columns
+from ...records.batch import NO_TIMESTAMP, BatchHeader, stamp
+from ...runtime.api import Disk, File
+from ..checkpoint import State, StateFile
+from ..scan import walk
+from ..segment import Segment
+
+_WRITE_BYTES = 1 << 20
+_SPAN = (1 << 31) - 1  # the offsets that one batch can cover
+_MOST_SPANS = 64
+
+
+class Rebuilt:
+    """The new directory. `keep` the batches in order, then `finish`. Raises OSError wherever the disk does.
+
+    `gaps`: offsets may be missing inside a segment, for compaction took them out. `start_offset` is where the log
+    starts, `next_offset` where what was kept so far ends.
+    """
+
+    def __init__(
+        self, disk: Disk, directory: str, topic_id: bytes, partition: int, seed: int, start_offset: int, *, gaps: bool
+    ) -> None:
+        disk.makedirs(directory)
+        self.start_offset = self.next_offset = start_offset
+        self.batches = self.records = self.size_bytes = 0
+        self._disk = disk
+        self._directory = directory
+        self._owner = (topic_id, partition)
+        self._seed = seed
+        self._gaps = gaps
+        self._segment: Segment | None = None
+        self._source = -1
+        self._file: File | None = None
+        self._position = 0
+        self._buffers: list[bytes] = []
+        self._buffered = 0
+        self._epoch, self._append_ms = 0, NO_TIMESTAMP
+
+    def keep(self, base_offset: int, header: BatchHeader, data: bytes) -> str | None:
+        """Write a batch that verified, of the segment that begins at `base_offset`; or say why it cannot be."""
+        first = self._segment is None
+        if not first and header.base_offset < self.next_offset:
+            return None  # what was there twice is kept once
+        if header.base_offset - self.next_offset > _SPAN * _MOST_SPANS:
+            return f"its offset {header.base_offset} is too far from the one that is due, {self.next_offset}"
+        if first:
+            self._epoch, self._append_ms = header.leader_epoch, header.append_timestamp
+            if base_offset <= self.start_offset:
+                self.next_offset = base_offset  # of deleted records a part may still be there
+        if base_offset != self._source:
+            self._source = base_offset
+            if first or base_offset >= self.next_offset:
+                if not first or base_offset > self.next_offset:
+                    self._span(base_offset)
+                self._begin(base_offset)
+        if not self._gaps:
+            self._span(header.base_offset)
+        self._put(data)
+        self._epoch, self._append_ms = header.leader_epoch, header.append_timestamp
+        self.next_offset = header.next_offset
+        self.batches += 1
+        self.records += header.record_count
+        self.size_bytes += len(data)
+        return None
+
+    def finish(self, state: State | None) -> int:
+        """Sync everything and write the state, for a log that was closed; the offset at which it ends.
+
+        Up to the recovery point of `state` offsets were given, so they are not given again.
+        """
+        point = state.recovery_point if state is not None else 0
+        if point - self.next_offset <= _SPAN * _MOST_SPANS:
+            self._span(point)
+        if self._segment is None or self.next_offset < self.start_offset:  # all there is was deleted before
+            self.next_offset = max(self.next_offset, self.start_offset)
+            self._begin(self.next_offset)
+        self._end()
+        self._disk.sync_dir(self._directory)
+        # Not 0 where offsets may be missing, whether a state says so or the topic's policy.
+        cleaned = min(max(state.cleaned_until if state is not None else 0, self._gaps), self.next_offset)
+        file = StateFile.open(self._disk, self._directory, *self._owner, is_new=True)
+        file.write(State(self.start_offset, self.next_offset, cleaned), sync=True)
+        file.close()
+        self._disk.sync_dir(self._directory)
+        return self.next_offset
+
+    def _span(self, offset: int) -> None:
+        """Cover what is missing up to `offset` by empty batches."""
+        while self.next_offset < offset:
+            if self._segment is None:
+                self._begin(self.next_offset)
+            assert self._segment is not None
+            count = min(offset - self.next_offset, _SPAN)
+            if self.next_offset + count - self._segment.base_offset > _SPAN:  # what a segment may hold of offsets
+                self._begin(self.next_offset)
+            empty = columns.seal(self._seed, None, None, NO_TIMESTAMP, count=0, last_offset_delta=count - 1)
+            header = stamp(empty, self._seed, self.next_offset, self._epoch, self._append_ms)
+            self._put(header + empty.payload)
+            self.next_offset += count
+
+    def _begin(self, base_offset: int) -> None:
+        self._end()
+        self._segment = Segment(self._disk, self._directory, base_offset, self._seed)
+        self._segment.create()
+        self._file = self._segment.file
+        self._position = 0
+
+    def _put(self, data: bytes) -> None:
+        self._buffers.append(data)
+        self._buffered += len(data)
+        if self._buffered >= _WRITE_BYTES:
+            self._flush()
+
+    def _flush(self) -> None:
+        assert self._file is not None
+        self._file.pwrite(self._buffers, self._position)
+        self._position += self._buffered
+        self._buffers, self._buffered = [], 0
+
+    def _end(self) -> None:
+        """Seal the segment: its bytes on the device, an index beside it."""
+        segment, file = self._segment, self._file
+        if segment is None or file is None:
+            return
+        self._flush()
+        file.sync()
+        segment.size = self._position
+        segment.wake(walk(segment, self._position))
+        if self._position:
+            segment.keep_index()
+        segment.release()
+        file.close()
+        self._file = None

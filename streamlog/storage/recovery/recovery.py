@@ -1,0 +1,282 @@
+"""From the files of a partition directory back to a `Log`.
+
+After a clean close nothing is scanned: sizes come from the directory, the rest from the index of the
+last segment. After a crash of the process the headers of the last segment are walked: the page cache
+has survived, so only the very end of the last write can be missing, a batch that the file is too short
+for. It is cut. Anything else that does not verify is damage, and damage is never cut: it is walked
+around, and whoever reads there is told. After a crash of the machine `torn` decides.
+
+Sealed segments are not looked into: a log of ten thousand opens as fast as one of ten.
+"""
+
+from __future__ import annotations
+
+import logging
+from functools import partial
+from itertools import pairwise
+from typing import NamedTuple
+
+from ...config import TopicConfig
+from ...errors import CorruptRecordError, DiskFullError, StreamlogError
+from ...records.batch import FIXED_LEN, MAGIC, MIN_HEADER_LEN, header_fault, header_len_for, peek
+from ...runtime.api import Disk
+from .. import index as index_files
+from ..checkpoint import NAME as STATE_NAME
+from ..checkpoint import StateFile
+from ..faults import typed
+from ..files import base_offset_of, finish_all, log_name
+from ..log import Log
+from ..scan import Walk, walk
+from ..segment import Segment, size_of
+from . import power_loss, resync
+
+logger = logging.getLogger("streamlog.storage")
+
+
+class Crash(NamedTuple):
+    """How the directory was left. `clean`: closed; `same_boot`: the machine has been up ever since; `unsynced`: a sync
+    failed, and the partition that it failed in could not be marked."""
+
+    clean: bool
+    same_boot: bool
+    unsynced: bool = False
+
+
+def open_log(
+    disk: Disk, directory: str, topic_id: bytes, partition: int, seed: int, config: TopicConfig, crash: Crash,
+    *, is_known: bool = False,
+) -> Log:  # fmt: skip
+    """Open the partition directory, creating what is missing, repairing what a crash explains.
+
+    One that `is_known` to have been there is never made anew: its state has to be there too.
+    """
+    try:
+        disk.makedirs(directory)  # refuses a link in its place
+        names = finish_all(disk, directory, disk.listdir(directory))
+        is_new = not is_known and _is_new(disk, directory, names)
+        state_file = StateFile.open(disk, directory, topic_id, partition, is_new=is_new)
+        state = state_file.state
+        if not crash.clean:
+            state_file.settle()
+        salvaged = power_loss.salvage(disk, directory, names, state.recovery_point, unsynced=crash.unsynced)
+        if salvaged.done:
+            crash = Crash(clean=False, same_boot=False)
+        segments = _segments(disk, directory, seed, names, state_file)
+    except OSError as error:
+        raise typed(error, "open", directory) from error
+    if not segments:
+        segments = [_new_segment(disk, directory, state.log_start_offset, seed)]
+    for segment, following in pairwise(segments):
+        segment.sealed = True
+        segment.next_offset = following.base_offset
+    power_lost = not crash.clean and not crash.same_boot
+    left = resync.search(segments, state.recovery_point, state.log_start_offset) if power_lost else None
+    full: StreamlogError | None = None
+    if left is not None:
+        segments = list(left.segments)
+        segments[-1].wake(left.last)
+        full = resync.settle(disk, directory, left)
+        fault = None if left.is_torn else _end_fault(segments[-1], left.last, state.recovery_point, crash)
+    else:
+        fault = _recover_tail(disk, segments[-1], state.recovery_point, crash)
+    if segments[-1].next_offset < state.recovery_point:
+        fault = _missing_end(segments[-1], state.recovery_point)
+        if crash.clean:  # then the log ended at the recovery point: it can go on, and who reads in between is told
+            segments.append(_new_segment(disk, directory, state.recovery_point, seed))
+            segments[-2].sealed = True
+            fault = None
+    if fault is not None:
+        segments.append(_behind_the_loss(disk, directory, segments[-1], state.recovery_point))
+    if fault is None and full is None and segments[-1].next_offset < state.log_start_offset:
+        # Records were deleted, and a crash of the machine took the end of what was deleted.
+        segments = [_new_segment(disk, directory, state.log_start_offset, seed)]
+    log = Log(disk, directory, seed, state_file, segments, config, salvaged.poison or fault or full)
+    log.was_cut = not crash.clean
+    log.may_have_lost_its_end = power_lost
+    if salvaged.poison is not None:
+        log.synced_end = max(state.recovery_point, min(salvaged.synced_end, log.tail.end_offset))
+        log.acknowledged_is_synced = salvaged.is_all
+    elif crash.clean:
+        log.synced_end = log.tail.end_offset
+    if left is not None and fault is None and full is not None and salvaged.poison is None:
+        log.mend = partial(resync.cut, disk, directory, left)
+    elif salvaged.done:
+        power_loss.done(disk, directory, names)
+    return log
+
+
+def _is_new(disk: Disk, directory: str, names: list[str]) -> bool:
+    """Whether nothing was ever appended here: no segment, or its creation was cut short by a power loss.
+
+    The directory is synced once for all its first files, so any of them may be there without the others; and a crash
+    while they are made again may leave a state in which nothing was written yet.
+    """
+    segments = [name for name in names if base_offset_of(name, "log") is not None]
+    if segments == [log_name(0)] and (
+        STATE_NAME not in names or not disk.read(f"{directory}/{STATE_NAME}", 1 << 20).strip(b"\0")
+    ):
+        return size_of(disk, f"{directory}/{segments[0]}") == 0
+    return not segments
+
+
+def _new_segment(disk: Disk, directory: str, base_offset: int, seed: int) -> Segment:
+    segment = Segment(disk, directory, base_offset, seed)
+    try:
+        segment.create()
+        disk.sync_dir(directory)
+    except OSError as error:
+        raise typed(error, "create", segment.path) from error
+    return segment
+
+
+def _missing_end(last: Segment, recovery_point: int) -> CorruptRecordError:
+    """The log ends before what was known to be on the device: a file is gone or was cut by someone else."""
+    error = CorruptRecordError(
+        f"{last.path} ends at offset {last.next_offset}, but everything up to offset {recovery_point} was on "
+        f"the device once: the end of the log is missing. What is left can be read; after a crash nothing is "
+        f"appended, so that no offset is given twice. Restore the files from a copy; streamlog.verify() tells "
+        f"what is there, and streamlog.repair() copies it into a new log that goes on at offset {recovery_point}.",
+        path=last.path,
+        position=last.size,
+        expected=recovery_point,
+        actual=last.next_offset,
+    )
+    logger.error("%s", error)
+    return error
+
+
+def _behind_the_loss(disk: Disk, directory: str, last: Segment, recovery_point: int) -> Segment:
+    """Where the log ends whose last batches are damaged: an empty segment with no file, at the least offset it can be.
+
+    Whoever reads to the end is told there what is missing, and does not take the last good batch for the last one.
+    """
+    try:
+        last.size = size_of(disk, last.path)
+    except OSError as error:
+        raise typed(error, "open", last.path) from error
+    last.sealed = True
+    last.next_offset = max(last.next_offset + 1, recovery_point)
+    behind = Segment(disk, directory, last.next_offset, last.seed)
+    behind.wake(walk(behind, 0))
+    return behind
+
+
+def _segments(disk: Disk, directory: str, seed: int, names: list[str], state_file: StateFile) -> list[Segment]:
+    """The segments that count, oldest first.
+
+    Not those below the log start (a crash came between the decision and the unlink), nor empty files
+    that an interrupted roll left behind: they hold nothing, and their names may contradict what was
+    appended to the segment before them since.
+    """
+    bases = sorted(base for base in (base_offset_of(name, "log") for name in names) if base is not None)
+    segments = [Segment(disk, directory, base, seed) for base in bases]
+    stale: list[Segment] = []
+    while len(segments) > 1 and segments[1].base_offset <= state_file.state.log_start_offset:
+        stale.append(segments.pop(0))
+    if stale:
+        stale = stale if _is_settled(state_file) else []
+    for segment in segments:
+        segment.size = size_of(disk, segment.path)
+    stale += [segment for segment in segments[:-1] if not segment.size]
+    segments = [segment for segment in segments[:-1] if segment.size] + segments[-1:]
+    if len(segments) > 1 and not segments[-1].size and _goes_on(segments[-2], segments[-1].base_offset):
+        stale.append(segments.pop())
+    for segment in stale:
+        disk.unlink(segment.path)
+    kept = {segment.base_offset for segment in segments}
+    for name in names:
+        base = base_offset_of(name, "index")
+        if base is not None and base not in kept:
+            disk.unlink(f"{directory}/{name}")
+    return segments
+
+
+def _is_settled(state_file: StateFile) -> bool:
+    """Have the state that was read on the device: if its sync failed, having been read back proves nothing.
+
+    What is unlinked on the word of one that a power loss takes back would be missing. On a full disk the files stay.
+    """
+    try:
+        state_file.write(state_file.state, sync=True)
+    except DiskFullError:
+        return False
+    return True
+
+
+def _goes_on(segment: Segment, following: int) -> bool:
+    """Whether the last segment but one was appended to after the roll that made the empty last one."""
+    stats = segment.stored_stats()
+    if stats is not None:
+        return stats.next_offset > following
+    found = walk(segment, segment.size)
+    end = found.stats.next_offset
+    return end > following or (end == following and found.end < segment.size)
+
+
+def _recover_tail(disk: Disk, active: Segment, recovery_point: int, crash: Crash) -> StreamlogError | None:
+    """Bring the active segment to where it can be appended to; return what forbids that, or None."""
+    try:
+        size = active.file.size()
+        if disk.exists(active.index_path):
+            if crash.clean:
+                loaded = index_files.load(disk, active.index_path, size, active.seed)
+                if loaded is not None and loaded[1].size == size and loaded[1].base_offset == active.base_offset:
+                    active.adopt(loaded[1])
+                    active.give_index(loaded[0])
+                    return None
+            disk.unlink(active.index_path)
+    except OSError as error:
+        raise typed(error, "open", active.path) from error
+    # No payload that a header announces can be missing, and one that was hurt otherwise is told to whoever reads it.
+    found = walk(active, size)
+    active.wake(found)
+    active.size = size
+    if found.end == size:
+        return None
+    if not crash.clean and is_torn(active, found, recovery_point, crash):
+        try:
+            active.file.truncate(found.end)
+            active.file.sync()
+        except OSError as error:
+            raise typed(error, "cut the torn end of", active.path) from error
+        active.size = found.end
+        logger.warning(
+            "%s: cut a torn write at byte %d: %d bytes, none acknowledged", active.path, found.end, size - found.end
+        )
+        return None
+    return _end_fault(active, found, recovery_point, crash)
+
+
+def _end_fault(active: Segment, found: Walk, recovery_point: int, crash: Crash) -> StreamlogError | None:
+    """What forbids appending if the file goes on behind its last good batch and no crash explains that."""
+    active.size = found.stats.size
+    if found.end == found.stats.size:
+        return None
+    fault = found.damage[-1]
+    logger.error("%s", fault)
+    if not crash.clean or found.stats.next_offset >= recovery_point:
+        active.size = found.end  # what lies beyond is neither read nor written to
+    return fault
+
+
+def is_torn(active: Segment, found: Walk, recovery_point: int, crash: Crash) -> bool:
+    """Whether a crash explains that the last segment goes on behind its last good batch."""
+    if found.stats.next_offset < recovery_point:
+        return False
+    return not crash.same_boot or _is_cut_short(active, found.end, found.stats.size)
+
+
+def _is_cut_short(segment: Segment, position: int, size: int) -> bool:
+    """Whether what lies at `position` is the beginning of a batch that the file is too short for."""
+    data = segment.read(min(size - position, 2048), position)
+    if data[: len(MAGIC)] != MAGIC[: len(data)]:
+        return False
+    if len(data) < MIN_HEADER_LEN:
+        return True
+    header = peek(data)
+    # Its lengths have to be those of a batch that is larger than what is left: flipped bits are damage, and no tear.
+    if header.header_len != header_len_for(data[FIXED_LEN]) or header.header_len > header.batch_len:
+        return False
+    if position + header.batch_len <= size:
+        return False
+    return header.header_len > len(data) or header_fault(data, 0, segment.seed) is None

@@ -1,0 +1,347 @@
+"""A log that another process writes, read along: a `Tail` made of its slot in `published` and of a directory listing.
+
+Nothing here writes, locks or creates anything. A slot that only grew moves the end; any other change has
+the directory listed anew, and the listing counts if the slot is still the same after it. Between the
+listing and the moment at which a file is opened, retention may have removed it and compaction put another
+in its place: then it is not there, or not of the size that was listed, and the view is renewed. An index
+is believed only for a file of its own size. So a reader never mixes two states of a file, and what it
+reads is whole: below `published` nothing is ever written again.
+
+Where nobody owns the directory, the files alone say how far the log goes: `salvage`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from errno import ENOENT, ESTALE
+from itertools import pairwise
+from typing import TypeVar
+
+from ..errors import CorruptRecordError, RequestTimedOutError, StorageError
+from ..records.batch import BatchHeader, header_fault, peek
+from ..runtime.api import Disk
+from ..runtime.disk_errors import check
+from ..types import OffsetAndTimestamp
+from . import checkpoint
+from .checkpoint import State
+from .faults import typed
+from .files import MAX_OFFSET, base_offset_of, log_name, swap_of
+from .followed import FollowedSegment
+from .lost import holds_records, lost
+from .published import Slot
+from .reader import LogReader, below
+from .scan import walk
+from .segment import Segment
+from .tail import EMPTY, Chunk, Tail
+
+T = TypeVar("T")
+# How often a listing is made again because the slot changed meanwhile, and how often a read is because the files did.
+_LISTINGS = 20
+_READS = 20
+
+
+class FollowedLog(LogReader):
+    """One partition of a log that is another process's. Reading takes no lock.
+
+    REQUIRES: `follow`, `list_anew` and `salvage` are called by one thread at a time. `renew(tail)` is what a reader
+    calls whom the files of `tail` failed: it looks for news, and has them followed.
+    """
+
+    def __init__(self, disk: Disk, directory: str, seed: int, topic_id: bytes, partition: int) -> None:
+        self._disk = disk
+        self.directory = directory
+        self.seed = seed
+        self._topic_id = topic_id
+        self._partition = partition
+        self._life: tuple[int, int] | None = None
+        self._slot: Slot | None = None
+        self.high_watermark = 0
+        self.is_known = False  # until it is, no offset is out of range
+        self.tail = self._tail([self._segment(0)], 0, 0, 0)
+        self.renew: Callable[[Tail], None] = lambda tail: None
+
+    def _segment(self, base_offset: int) -> FollowedSegment:
+        return FollowedSegment(self._disk, f"{self.directory}/{log_name(base_offset)}", base_offset, self.seed)
+
+    def _tail(self, segments: Sequence[Segment], start_offset: int, end_offset: int, end_position: int) -> Tail:
+        """The timestamps of the last segment are not known, so it is looked into whatever time is asked for."""
+        bases = tuple(segment.base_offset for segment in segments)
+        return Tail(end_offset, end_position, tuple(segments), bases, start_offset, 0, -1, MAX_OFFSET, -1)
+
+    def release(self) -> None:
+        """Let go of every file."""
+        for segment in self.tail.segments:
+            segment.release()
+
+    # -- reading -------------------------------------------------------------------------------------
+
+    def fetch(self, offset: int, max_bytes: int, end_offset: int, after: Chunk = EMPTY) -> Chunk:
+        # What is in the log and may not be seen is waited for: an owner before this one had let it be seen.
+        if not self.is_known or end_offset < offset <= self.tail.end_offset:
+            return EMPTY
+        read = super().fetch
+        return _visible(self._again(lambda: read(offset, max_bytes, end_offset, after)), end_offset)
+
+    def find_time(self, timestamp: int, end_offset: int) -> OffsetAndTimestamp | None:
+        find = super().find_time
+        return self._again(lambda: find(timestamp, end_offset))
+
+    def after_damage(self, offset: int, end_offset: int) -> int:
+        find = super().after_damage
+        return self._again(lambda: find(offset, end_offset))
+
+    def _retry(self, read: Callable[[], T]) -> T:
+        return read()
+
+    def _again(self, read: Callable[[], T]) -> T:
+        """Read; if a file was gone or did not fit, renew the view, and read again if that brought another one."""
+        for _ in range(_READS):
+            tail = self.tail
+            try:
+                return read()
+            except (StorageError, CorruptRecordError) as error:
+                if isinstance(error, StorageError) and error.errno not in (ENOENT, ESTALE):
+                    raise
+                self.renew(tail)
+                if self.tail.segments == tail.segments:
+                    if isinstance(error, StorageError) and not any(map(holds_records, self._names())):
+                        raise lost(self.directory, "this partition", is_there=True) from error
+                    raise
+        raise self._restless()
+
+    def _restless(self) -> RequestTimedOutError:
+        return RequestTimedOutError(
+            f"The files of {self.directory} changed {_READS} times while they were read. Their owner rolls or compacts "
+            f"faster than this process reads; try again."
+        )
+
+    # -- following the owner -------------------------------------------------------------------------
+
+    def follow(self, slot: Slot, incarnation: int, reread: Callable[[], Slot | None]) -> bool:
+        """Take over what the owner published. `reread` gives the slot as it is by then; None if this owner has none
+        any more: then the view stays as it was, and the answer is False.
+
+        Raises StorageError, RequestTimedOutError (retriable); then the view is as it was.
+        """
+        last, tail = self._slot, self.tail
+        life = (incarnation, slot.rewrites)
+        if last is not None and life == self._life and slot.shape == last.shape:
+            # Between appends alone an end that is less is that of a slot read before the last one, by another thread.
+            if slot.end_offset >= last.end_offset and slot.high_watermark >= last.high_watermark:
+                self._publish(tail._replace(end_offset=slot.end_offset, end_position=slot.end_position), slot, life)
+            return True
+        missing: OSError | None = None
+        for _ in range(_LISTINGS):
+            life = (incarnation, slot.rewrites)
+            try:
+                tail = self._listed(slot, keep=life == self._life)
+            except FileNotFoundError as error:
+                check(error)
+                missing = error
+            except OSError as error:
+                raise typed(error, "list", self.directory) from error
+            else:
+                missing = None
+            again = reread()
+            if again is None:
+                return False
+            if missing is None and again.shape == slot.shape:
+                self._publish(tail, slot, life)
+                return True
+            slot = again
+        if missing is not None and not self._disk.exists(self.directory):
+            raise lost(self.directory, "this partition", is_there=False)
+        raise self._restless() if missing is None else typed(missing, "list", self.directory)
+
+    def list_anew(self, is_between: Callable[[], bool]) -> None:
+        """The slot says that nothing happened, a file says otherwise: take the directory as it is now.
+
+        If it still `is_between` two owners when it was listed, no slot tells what the one before did last. Then what it
+        sealed may be seen, as it could be before: of what it compacted the later records may be all that is left.
+        """
+        slot, old = self._slot, self.tail
+        for _ in range(_LISTINGS):
+            if slot is None:
+                return
+            try:
+                onward = max(_places(self._disk.listdir(self.directory), MAX_OFFSET), default=0)
+                if onward > slot.active_base and onward >= slot.end_offset and is_between():
+                    slot = slot._replace(
+                        end_offset=onward,
+                        high_watermark=onward,
+                        last_stable_offset=onward,
+                        active_base=onward,
+                        end_position=0,
+                    )
+                tail = self._listed(slot, keep=False)
+                # What was deleted last the partition's state tells: a new start is on the device before the first
+                # file goes. So it is read after the listing.
+                start = min(self._state(self._names()).log_start_offset, slot.end_offset)
+            except FileNotFoundError as error:  # they are being moved about: the next listing tells
+                check(error)
+                continue
+            except OSError as error:
+                raise typed(error, "list", self.directory) from error
+            if start > slot.log_start_offset:
+                slot = slot._replace(log_start_offset=start)
+                continue
+            if _files(tail) != _files(old):
+                self._publish(tail, slot, self._life or (0, 0))
+            return
+
+    def _publish(self, tail: Tail, slot: Slot, life: tuple[int, int]) -> None:
+        active = tail.segments[-1]
+        assert isinstance(active, FollowedSegment)
+        active.size, active.next_offset = tail.end_position, tail.end_offset
+        active.live.tell(tail.end_offset, tail.end_position)
+        self._life, self._slot = life, slot
+        self.tail = tail
+        self.high_watermark = slot.high_watermark
+        self.is_known = True
+
+    def _listed(self, slot: Slot, *, keep: bool) -> Tail:
+        """The log as `slot` and the directory have it. `keep`: what is known of files with the same name still holds.
+
+        Raises OSError: FileNotFoundError if a file went while this looked.
+        """
+        places = _places(self._disk.listdir(self.directory), slot.active_base)
+        places[slot.active_base] = log_name(slot.active_base)
+        known = {segment.path: segment for segment in self.tail.segments} if keep else {}
+        segments: list[Segment] = []
+        bases = _from(sorted(places), slot.log_start_offset)
+        for n, base in enumerate(bases):
+            path = f"{self.directory}/{places[base]}"
+            segment = known.get(path) or FollowedSegment(self._disk, path, base, self.seed)
+            assert isinstance(segment, FollowedSegment)
+            if base != slot.active_base and not segment.sealed:
+                segment.finished(segment.measure(), bases[n + 1])
+            segments.append(segment)
+        return self._tail(segments, slot.log_start_offset, slot.end_offset, slot.end_position)
+
+    # -- without an owner ----------------------------------------------------------------------------
+
+    def salvage(self, slot: Slot | None, *, verify: bool, is_alone: Callable[[], bool]) -> bool:
+        """Nobody owns the directory: take everything that is whole, as far as the files go.
+
+        `slot` is how far the owner came at least, if that is known and still true. With `verify` payloads past the
+        recovery point are verified too: the machine was booted since. Unless it still `is_alone` afterwards the view
+        stays as it was, and the answer is False: what the next owner appends is in the files before it may be seen.
+        Nothing is cut, nothing written. Raises StorageError, CorruptRecordError, which a directory without any segment is.
+        """
+        try:
+            names = self._names()
+            if not any(map(holds_records, names)):
+                if not is_alone():
+                    return False
+                raise lost(self.directory, "this partition", is_there=self._disk.exists(self.directory))
+            state = self._state(names)
+            places = _places(names, MAX_OFFSET)
+            bases = _from(sorted(places), state.log_start_offset)
+            segments = [
+                FollowedSegment(self._disk, f"{self.directory}/{places[base]}", base, self.seed) for base in bases
+            ]
+            tail = self._walked(segments, state, slot, state.recovery_point if verify else None)
+        except OSError as error:
+            raise typed(error, "read", self.directory) from error
+        if not is_alone():
+            return False
+        # As an owner would have published it: the next one may move the files about before it says anything.
+        end, start = tail.end_offset, tail.start_offset
+        self._slot = Slot(self.seed, 0, 0, end, end, end, start, tail.bases[-1], tail.end_position)
+        self._life = None
+        self.tail = tail
+        self.high_watermark = tail.end_offset
+        self.is_known = True
+        return True
+
+    def _names(self) -> list[str]:
+        try:
+            return self._disk.listdir(self.directory)
+        except FileNotFoundError as error:
+            check(error)
+            return []
+
+    def _state(self, names: Sequence[str]) -> State:
+        if all(base_offset_of(name, "log") is None for name in names):  # a recovery was interrupted in between
+            return State(0, 0)
+        path = f"{self.directory}/{checkpoint.NAME}"
+        found = checkpoint.slots(self._disk.read(path), self._topic_id, self._partition).newest
+        if found is None:
+            raise CorruptRecordError(
+                f"{path} is damaged: neither of its two slots belongs to this partition and verifies. It says where the "
+                f"log starts, so the partition is not read; look at the directory with streamlog.verify().",
+                path=path, position=0, expected=0, actual=0,
+            )  # fmt: skip
+        return found
+
+    def _walked(self, segments: list[FollowedSegment], state: State, slot: Slot | None, trusted_to: int | None) -> Tail:
+        """The segments that count, the last one as far as it is whole."""
+        for segment in segments:
+            segment.size = segment.measure()
+        if not segments:
+            start = state.log_start_offset
+            return self._tail([self._segment(start)], start, start, 0)
+        # A roll that was interrupted leaves an empty file, and the segment before it may have been appended to since.
+        while len(segments) > 1 and not segments[-1].size:
+            end = _end_of(segments[-2], slot, trusted_to)
+            if end[0] < segments[-1].base_offset:
+                break
+            empty = segments.pop()
+            if end[0] == empty.base_offset and end[1] == segments[-1].size:
+                segments.append(empty)
+                break
+        for segment, following in pairwise(segments):
+            segment.finished(segment.size, following.base_offset)
+        active = segments[-1]
+        end_offset, end_position = _end_of(active, slot, trusted_to)
+        active.size, active.next_offset = end_position, end_offset
+        return self._tail(segments, state.log_start_offset, max(end_offset, state.log_start_offset), end_position)
+
+
+def _visible(chunk: Chunk, end_offset: int) -> Chunk:
+    """The batches of `chunk` before `end_offset`. A file that another took the place of since it was listed may hold more."""
+    data = chunk.data
+    if data and header_fault(data, 0, chunk.seed) is None and peek(data).base_offset >= end_offset:
+        return EMPTY
+    return chunk._replace(data=below(data, end_offset))
+
+
+def _files(tail: Tail) -> tuple[list[tuple[str, int]], str, int]:
+    """What tells two views apart whose last file grows."""
+    return [(s.path, s.size) for s in tail.segments[:-1]], tail.segments[-1].path, tail.end_position
+
+
+def _places(names: Sequence[str], last_base: int) -> dict[int, str]:
+    """The files that hold the log, by base offset, none behind `last_base`: what a finished swap replaces is left out."""
+    bases = {base: name for name in names if (base := base_offset_of(name, "log")) is not None and base <= last_base}
+    for name in names:
+        swap = swap_of(name)
+        if swap is not None and swap[0] < last_base:
+            for base in [base for base in bases if swap[0] <= base < swap[1]]:
+                del bases[base]
+            bases[swap[0]] = name
+    return bases
+
+
+def _from(bases: list[int], log_start_offset: int) -> list[int]:
+    """Those of the segments that reach past the log's start."""
+    while len(bases) > 1 and bases[1] <= log_start_offset:
+        bases = bases[1:]
+    return bases
+
+
+def _end_of(segment: FollowedSegment, slot: Slot | None, trusted_to: int | None) -> tuple[int, int]:
+    """The offset and the position at which the last whole batch of `segment` ends; see `walk`."""
+    size = segment.size
+    if slot is not None and slot.active_base == segment.base_offset and slot.end_position <= size:
+        offset, position = slot.end_offset, slot.end_position
+        for at, found in segment.scan(position, size):
+            if isinstance(found, BatchHeader):
+                offset, position = found.next_offset, at + found.batch_len
+        return offset, position
+    stats = segment.stored_stats()
+    if stats is not None:
+        return stats.next_offset, size
+    seen = walk(segment, size, trusted_to)
+    segment.live.walked(seen.entries, seen.end)
+    return seen.stats.next_offset, seen.end
