@@ -17,7 +17,7 @@ import textwrap
 import threading
 import time
 import warnings
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -146,6 +146,20 @@ def rng(request: pytest.FixtureRequest) -> random.Random:
     seed = int(os.environ.get("STREAMLOG_TEST_SEED", random.SystemRandom().randrange(2**32)))
     request.node.add_report_section("setup", "seed", f"STREAMLOG_TEST_SEED={seed}")
     return random.Random(seed)
+
+
+Sampled = Callable[[Iterable[Any], int], list[Any]]
+
+
+@pytest.fixture
+def sampled(rng: random.Random) -> Sampled:
+    """`sampled(cases, n)` is every nth of them, from a random one on; all in `python -m tests.stress.sweeps`."""
+
+    def sample(cases: Iterable[Any], every: int) -> list[Any]:
+        every = 1 if os.environ.get("STREAMLOG_SWEEPS") == "whole" else every
+        return list(cases)[rng.randrange(every) :: every]
+
+    return sample
 
 
 class LogOpener:

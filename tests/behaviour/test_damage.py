@@ -1,6 +1,6 @@
 """Damage costs the damaged batch and nothing else, and it is named: no wrong record, none silently missing.
 
-Every byte of a small log's segments is flipped and every length cut, in the log as `close` left it and as a kill -9 did.
+Bytes of a small log's segments are flipped, and lengths cut, in the log as `close` left it and as a kill -9 did.
 The log lies on a simulated disk, so that each of these is a copy of the same machine.
 """
 
@@ -9,9 +9,9 @@ from __future__ import annotations
 import errno
 import logging
 import random
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import pytest
 
@@ -19,6 +19,7 @@ import streamlog
 from streamlog import CorruptRecordError, FormatError, StorageError, StreamlogError
 from streamlog.testing import FaultyDisk, ManualClock, SimulatedDisk
 
+Sampled = Callable[[Iterable[Any], int], list[Any]]
 PATH = "/data"
 FOREVER = (1 << 63) - 1
 
@@ -169,10 +170,11 @@ def check_flip(small: Small, clock: ManualClock, victim: Batch, position: int, b
 
 
 def test_every_flipped_byte_is_noticed_named_and_costs_its_batch_alone(
-    small: Small, clock: ManualClock, rng: random.Random
+    small: Small, clock: ManualClock, rng: random.Random, sampled: Sampled
 ) -> None:
+    """Every third of a batch's bytes is flipped, from a random one on; all by `python -m tests.stress.sweeps`."""
     for victim in small.batches:
-        for inside in step(victim.length, 140, rng):
+        for inside in sampled(step(victim.length, 140, rng), 3):
             check_flip(small, clock, victim, victim.position + inside, rng.randrange(1, 256))
 
 
@@ -220,10 +222,12 @@ def test_a_consumer_meets_damage_again_until_it_is_told_to_go_past_it(small: Sma
 # Cut files
 
 
-def test_a_closed_log_that_was_cut_tells_what_is_missing(clock: ManualClock, rng: random.Random) -> None:
+def test_a_closed_log_that_was_cut_tells_what_is_missing(
+    clock: ManualClock, rng: random.Random, sampled: Sampled
+) -> None:
     small = make(clock, close=True)
     for file in small.files:
-        for length in step(size_of(small.disk, file), 150, rng):
+        for length in sampled(step(size_of(small.disk, file), 150, rng), 3):
             disk = small.cut(file, length)
             lost = [batch for batch in small.batches if batch.file == file and batch.position + batch.length > length]
             report = streamlog.verify(PATH, disk=disk)
@@ -239,11 +243,11 @@ def test_a_closed_log_that_was_cut_tells_what_is_missing(clock: ManualClock, rng
 
 
 def test_a_killed_log_that_ends_anywhere_serves_the_whole_batches_and_goes_on(
-    clock: ManualClock, rng: random.Random
+    clock: ManualClock, sampled: Sampled
 ) -> None:
     small = make(clock, close=False)
     file = small.files[-1]
-    for length in range(size_of(small.disk, file)):
+    for length in sampled(range(size_of(small.disk, file)), 3):
         disk = small.cut(file, length)
         whole = [batch for batch in small.batches if batch.file != file or batch.position + batch.length <= length]
         kept = {offset: value for batch in whole for offset, value in batch.records.items()}

@@ -2,13 +2,13 @@
 
 A newcomer takes partitions from a member that has nothing in hand, and a loop takes its next record without a lock. So
 the newcomer polls before each instruction of that call, on the thread of the call: it must come out as if it had come
-before or after.
+before or after. Some of the instructions are tried, from a random one on; all by `python -m tests.stress.sweeps`.
 """
 
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -53,6 +53,9 @@ def at_place(nth: int, call: Callable[[], Any], other: Callable[[], None]) -> bo
     return places >= nth
 
 
+Sampled = Callable[[Iterable[Any], int], list[Any]]
+
+
 class Member:
     """Commits every record as soon as it has it, so between two calls it has nothing in hand."""
 
@@ -71,13 +74,14 @@ class Member:
 
 @pytest.mark.parametrize("how", ["next", "until_end", "poll"])
 def test_a_member_that_joins_at_any_place_of_a_call_takes_no_record_that_is_handed_out(
-    log: streamlog.StreamLog, how: str, monkeypatch: pytest.MonkeyPatch
+    log: streamlog.StreamLog, how: str, monkeypatch: pytest.MonkeyPatch, sampled: Sampled
 ) -> None:
     monkeypatch.setattr(consumer_module, "real_monotonic", lambda: 0.0)  # a loop renews its place by time
-    nth, moved = 0, 0
+    moved = 0
     found = True
+    numbers = iter(sampled(range(1, 10_000), 12 if how == "poll" else 4))  # which has many more instructions
     while found:
-        nth += 1
+        nth = next(numbers)
         name = f"t{nth}"
         topic = log.create_topic(name, partitions=2)
         for partition in range(2):
