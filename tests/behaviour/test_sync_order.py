@@ -6,6 +6,7 @@ checked over every call of its kind that the program makes, and at least one has
 
 from __future__ import annotations
 
+import os
 import re
 import shutil
 import subprocess
@@ -17,6 +18,9 @@ from typing import NamedTuple
 
 import pytest
 
+import streamlog
+
+_REPOSITORY = str(Path(streamlog.__file__).parents[1])
 _CALLS = "openat,mkdir,rename,unlink,pwrite64,pwritev,pwritev2,ftruncate,fsync,fdatasync"
 _NAMES = {"pwrite64": "write", "pwritev": "write", "pwritev2": "write", "fdatasync": "sync", "fsync": "sync"}
 _LINE = re.compile(r"(\d+) +(\w+)\((.*)\) += (\d+)(?:<(.*)>)?$")
@@ -151,6 +155,7 @@ def trace(tmp_path_factory: pytest.TempPathFactory) -> Trace:
         + [sys.executable, program, root],
         check=True,
         timeout=100,
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, [_REPOSITORY, os.environ.get("PYTHONPATH")]))},
     )
     return Trace(output.read_text().splitlines(), root)
 

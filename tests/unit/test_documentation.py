@@ -69,6 +69,7 @@ def test_every_line_of_the_readme_prints_what_stands_behind_its_arrow(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join(filter(None, [str(REPOSITORY), os.environ.get("PYTHONPATH")])))
     names: dict[str, Any] = {"__name__": "readme"}
     with contextlib.ExitStack() as opened:
         opened.callback(lambda: "log" in names and names["log"].close())
