@@ -9,7 +9,7 @@ VALUE_BYTES = 100
 CHUNK_RECORDS = 10_000
 """How many records one `send_many` gets: enough to fill batches, little enough for a program that streams."""
 
-Chunk = tuple[Sequence[bytes], Sequence[bytes]]
+FetchData = tuple[Sequence[bytes], Sequence[bytes]]
 
 
 @lru_cache(maxsize=1)
@@ -28,12 +28,12 @@ def key(number: int) -> bytes:
     return number.to_bytes(KEY_BYTES, "big")
 
 
-def chunks(keys: Sequence[bytes], values: Sequence[bytes], size: int = CHUNK_RECORDS) -> list[Chunk]:
+def chunks(keys: Sequence[bytes], values: Sequence[bytes], size: int = CHUNK_RECORDS) -> list[FetchData]:
     """The same records as lists of at most `size`: what one `send_many` call gets."""
     return [(keys[at : at + size], values[at : at + size]) for at in range(0, len(keys), size)]
 
 
-def large_log_chunks(count: int) -> Iterator[tuple[int, Chunk]]:
+def large_log_chunks(count: int) -> Iterator[tuple[int, FetchData]]:
     """`count` records as (number of the first, chunk), without ever holding all of them.
 
     The values repeat from chunk to chunk, for nothing here looks into them; the keys do not.

@@ -37,7 +37,7 @@ class StreamlogError(Exception):
     def __reduce__(self) -> tuple[Any, ...]:
         return _rebuild, (type(self), str(self.args[0]) if self.args else "", dict(self.__dict__))
 
-    def again(self) -> Self:
+    def copy(self) -> Self:
         """A fresh copy to raise: one stored error raised twice would grow its traceback each time."""
         copy = _rebuild(type(self), str(self.args[0]) if self.args else "", dict(self.__dict__))
         copy.__cause__ = self.__cause__

@@ -3,7 +3,7 @@
 One of your own has a `name` and `expired(segments, now_ms)`; deriving it from `Policy` gives it `|` and `&`.
 """
 
-from .storage.retention import All, Any, MaxAge, MaxBytes, MaxRecords
-from .storage.retention import Joinable as Policy
+from .storage.retention import AllOf, AnyOf, MaxAge, MaxBytes, MaxRecords
+from .storage.retention import Combinable as Policy
 
-__all__ = ["All", "Any", "MaxAge", "MaxBytes", "MaxRecords", "Policy"]
+__all__ = ["AllOf", "AnyOf", "MaxAge", "MaxBytes", "MaxRecords", "Policy"]

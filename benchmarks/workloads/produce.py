@@ -7,7 +7,7 @@ import streamlog
 from benchmarks import baselines
 from benchmarks.figures import Row, rate_row, skipped
 from benchmarks.measure import Side, expect, interleave, optional, stopwatch
-from benchmarks.records import Chunk, chunks, records
+from benchmarks.records import FetchData, chunks, records
 from benchmarks.run import Run, expect_records, fresh_topic
 
 SEND_MANY = "send_many"
@@ -16,7 +16,7 @@ CALLBACK = "confluent-kafka produce with callback"
 FORGET = "confluent-kafka produce and forget"
 
 
-def send_many_side(log: streamlog.StreamLog, batches: Sequence[Chunk], **config: Any) -> Side:
+def send_many_side(log: streamlog.StreamLog, batches: Sequence[FetchData], **config: Any) -> Side:
     """Send the chunks by `send_many` to a new topic, each call acknowledged at return."""
 
     def side() -> float:

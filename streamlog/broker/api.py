@@ -11,7 +11,7 @@ from typing import Any, Protocol
 
 from ..coordinator import GroupDescription, Heartbeat, HeartbeatResult
 from ..runtime.api import Completion
-from ..storage.log import EMPTY, Chunk, Write
+from ..storage.log import EMPTY, AppendRequest, FetchData
 from ..types import Clock, OffsetAndMetadata, OffsetAndTimestamp, PartitionInfo, TopicPartition
 from .metadata import Image, TopicView
 from .scheduler import Scheduler
@@ -55,7 +55,7 @@ class Service(Protocol):
     def delete_topic(self, name: str) -> None: ...
 
     # records
-    def produce(self, topic: TopicView, partition: int, write: Write) -> Completion[int]:
+    def produce(self, topic: TopicView, partition: int, write: AppendRequest) -> Completion[int]:
         """Append; the base offset. The Completion waits for the high watermark: with `durable`, for a sync."""
 
     def produce_one(
@@ -70,7 +70,7 @@ class Service(Protocol):
     def acknowledge(self, topic: TopicView, partition: int, offset: int) -> Completion[int]:
         """Done with `offset` once the record there, which is in the log, may be seen by readers."""
 
-    def settle(self, topic: TopicView, partition: int, write: Write) -> Completion[int] | None:
+    def settle(self, topic: TopicView, partition: int, write: AppendRequest) -> Completion[int] | None:
         """After an interrupt: what `produce` would have returned, or None if it was not appended."""
 
     def sync(self) -> list[Completion[int]]:
@@ -82,9 +82,9 @@ class Service(Protocol):
         offset: int,
         max_bytes: int,
         isolation_level: str,
-        after: Chunk = EMPTY,
+        after: FetchData = EMPTY,
         topic_id: bytes | None = None,
-    ) -> Chunk:
+    ) -> FetchData:
         """Whole batches from the one that holds `offset` on; `after`: the chunk read to its end just before.
 
         Raises UnknownTopicIdError if the topic is not the one of `topic_id` any more.

@@ -19,7 +19,7 @@ from ..replication.partition import Partition
 from ..runtime.api import Completion, Lock, contained
 from ..runtime.threads import inside, refuse_reentry
 from ..runtime.values import refuse_to_copy
-from ..storage.log import Write
+from ..storage.log import AppendRequest
 from ..types import Clock, OffsetAndMetadata, TopicPartition
 from .metadata import Image
 from .offline.replay import all_records
@@ -79,7 +79,7 @@ class Groups:
         now = self._host.clock.time_ms()
         keys, values = [k for k, _ in records], [v for _, v in records]
         batch = columns.seal(partition.log.seed, keys, values, now, count=len(records))
-        write = Write([batch])
+        write = AppendRequest([batch])
         partition.append(write, now)
         return partition.acknowledge(write)
 
@@ -94,14 +94,16 @@ class Groups:
         if self._shard.ready and not self._interrupted and partition is self._partition:
             return True
         if partition.hides is not None:  # what was committed last may be what cannot be read: no group is set back
-            raise partition.hides.again()
+            raise partition.hides.copy()
         self._interrupted = True
         self._partition = partition
         self._start = self._start_of(partition)
         self._shard.unload()
         # What was appended before an interrupt and is not on the device yet counts too: the rest will follow it.
         end = partition.log.tail.end_offset if partition.log.poison is None else partition.high_watermark
-        self._shard.replay(all_records(partition, end), partition.commit.park(end, 0) if partition.durable else None)
+        self._shard.replay(
+            all_records(partition, end), partition.commit.await_sync(end, 0) if partition.durable else None
+        )
         # Not waited for: the shard answers already, and on a full disk removes the dead members later.
         self._shard.loaded(self._host.clock.time_ms(), self._host.real_seconds())
         self._shard.forget_former_topics()

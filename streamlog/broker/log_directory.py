@@ -24,9 +24,9 @@ from ..runtime.disk import entropy
 from ..runtime.disk_errors import check, ignored
 from ..runtime.owned_disk import OwnedDisk
 from ..runtime.values import refuse_to_copy
-from ..storage.faults import typed
+from ..storage.faults import as_storage_error
 from ..storage.lost import begin_again, is_lost, lost
-from ..storage.recovery.recovery import Crash, open_log
+from ..storage.recovery.recovery import PreviousShutdown, open_log
 from ..storage.segment import size_of
 from ..types import TopicPartition
 from .metadata import TopicView
@@ -44,7 +44,7 @@ _TOPIC_DIR = re.compile(r"([0-9a-f]{32})-(\d+)")
 _LOCK_STEP_S = 0.02
 
 
-class Broker:
+class LogDirectory:
     """One broker directory, owned by this process from `open` to `close`."""
 
     __reduce_ex__ = refuse_to_copy
@@ -69,7 +69,7 @@ class Broker:
         self._lock = disk.lock(f"{path}/lock")
         self.disk = self._owned = OwnedDisk(disk, self._lock, lambda: self.on_stale())
         self.owner: dict[str, Any] = {}
-        self.crash = Crash(clean=False, same_boot=True)
+        self.crash = PreviousShutdown(clean=False, same_boot=True)
         self._boot_id = ""
         self._is_new = False
 
@@ -99,7 +99,7 @@ class Broker:
             self._acquire(lock_timeout)
             self._owned.is_guarding = True
         except OSError as error:
-            raise typed(error, "open", error.filename or path) from error
+            raise as_storage_error(error, "open", error.filename or path) from error
         try:
             self._take_over(new)
             had_topics = disk.exists(f"{path}/topics")
@@ -112,7 +112,7 @@ class Broker:
         except OSError as error:
             check(error)
             self._let_go()
-            raise typed(error, "open", error.filename or path) from error
+            raise as_storage_error(error, "open", error.filename or path) from error
         except BaseException:
             self._let_go()
             raise
@@ -198,7 +198,7 @@ class Broker:
         self._is_new = not self.disk.exists(path)
         if not self._is_new:
             self.owner = read_owner(self.disk, path)
-            self.crash = Crash(
+            self.crash = PreviousShutdown(
                 clean=bool(self.owner["clean"]),
                 same_boot=self.owner["boot_id"] == boot and bool(boot),
                 unsynced=self.owner.get("unsynced") is True,
@@ -208,7 +208,7 @@ class Broker:
         else:
             self._sync_names(new or [self.path])
             self.owner = new_owner(entropy(16).hex(), entropy(16).hex())
-            self.crash = Crash(clean=True, same_boot=True)
+            self.crash = PreviousShutdown(clean=True, same_boot=True)
         self.owner = {**self.owner, "incarnation": self.owner["incarnation"] + 1, "boot_id": kept, "clean": False}
         if not self._is_new:
             self._write_owner()
@@ -221,7 +221,7 @@ class Broker:
             try:
                 self._write_owner()
             except OSError as error:
-                raise typed(error, "open", error.filename or self.path) from error
+                raise as_storage_error(error, "open", error.filename or self.path) from error
 
     def _write_owner(self) -> None:
         write_owner(self.disk, f"{self.path}/{OWNER_FILE}", self.owner)
@@ -236,14 +236,14 @@ class Broker:
                 if is_lost(self.disk, f"{self.path}/{METADATA_DIR}", METADATA_ID.bytes, 0, was_clean=self.crash.clean):
                     raise _no_metadata(f"{self.path}/{METADATA_DIR}")
             except OSError as error:
-                raise typed(error, "open", f"{self.path}/{METADATA_DIR}") from error
+                raise as_storage_error(error, "open", f"{self.path}/{METADATA_DIR}") from error
             return self._open(METADATA_DIR, name, METADATA_ID.bytes, METADATA_CONFIG, durable=True)
         partition = self._make(METADATA_DIR, name, METADATA_ID.bytes, METADATA_CONFIG, durable=True)
         try:
             self._write_owner()
         except OSError as error:
             partition.log.release()
-            raise typed(error, "open", error.filename or self.path) from error
+            raise as_storage_error(error, "open", error.filename or self.path) from error
         self._is_new = False
         return partition
 
@@ -267,7 +267,7 @@ class Broker:
         try:
             return is_lost(self.disk, directory, view.id_bytes, number, was_clean=self.crash.clean)
         except OSError as error:
-            raise typed(error, "open", directory) from error
+            raise as_storage_error(error, "open", directory) from error
 
     def begin_again(self, view: TopicView, number: int, offset: int) -> None:
         """Accept that a partition is lost: an empty one is in its place on return, which goes on at `offset` or later."""
@@ -277,7 +277,7 @@ class Broker:
             start = begin_again(self.disk, f"{self.path}/{directory}", view.id_bytes, number, seed, offset)
             self.disk.sync_dir(f"{self.path}/topics")
         except OSError as error:
-            raise typed(error, "create", f"{self.path}/{directory}") from error
+            raise as_storage_error(error, "create", f"{self.path}/{directory}") from error
         logger.warning(
             "%s-%d: the records of this partition are lost, as force=True accepts; it goes on, empty, at offset %d",
             view.name, number, start,
@@ -291,13 +291,15 @@ class Broker:
             if self.disk.exists(path):
                 self.disk.rmtree(path)
         except OSError as error:
-            raise typed(error, "create", path) from error
-        log = open_log(self.disk, path, topic_id, name.partition, seed, config, Crash(clean=True, same_boot=True))
+            raise as_storage_error(error, "create", path) from error
+        log = open_log(
+            self.disk, path, topic_id, name.partition, seed, config, PreviousShutdown(clean=True, same_boot=True)
+        )
         try:
             self.disk.sync_dir(_above(path))
         except OSError as error:
             log.release()
-            raise typed(error, "sync", path) from error
+            raise as_storage_error(error, "sync", path) from error
         log.acknowledged_is_synced = durable
         return Partition(name, topic_id, log, self.new_lock, durable=durable, synced_end=log.tail.end_offset)
 
@@ -310,14 +312,14 @@ class Broker:
             if is_lost(self.disk, path, topic_id, name.partition, was_clean=crash.clean):
                 raise lost(path, f"{name.topic}-{name.partition}", is_there=self.disk.exists(path))
         except OSError as error:
-            raise typed(error, "open", path) from error
+            raise as_storage_error(error, "open", path) from error
         log = open_log(self.disk, path, topic_id, name.partition, seed, config, crash, is_known=True)
         if not crash.clean:  # a file whose entry was never synced may have been found there
             try:
                 self.disk.sync_dir(path)
             except OSError as error:
                 log.release()
-                raise typed(error, "sync", path) from error
+                raise as_storage_error(error, "sync", path) from error
         partition = Partition(name, topic_id, log, self.new_lock, durable=durable, synced_end=log.synced_end)
         if durable and log.poison is None:
             # One whose sync fails is there all the same, to be read as far as it is safe.
@@ -347,7 +349,7 @@ class Broker:
         try:
             names = self.disk.listdir(f"{self.path}/topics")
         except OSError as error:
-            raise typed(error, "open", f"{self.path}/topics") from error
+            raise as_storage_error(error, "open", f"{self.path}/topics") from error
         for name in names:
             match = _TOPIC_DIR.fullmatch(name)
             if match is not None and int(match[2]) >= known.get(match[1], 0):
@@ -378,7 +380,7 @@ class Broker:
         try:
             self._owned.check(self.path)
         except OSError as error:
-            raise typed(error, "look at", self.path) from error
+            raise as_storage_error(error, "look at", self.path) from error
 
     def is_ours(self) -> bool:
         """Whether the directory is the one that was opened; False too where that cannot be told."""

@@ -14,7 +14,7 @@ from ..runtime.disk_errors import check
 from ..storage.published import NAME, kept_slots
 from ..types import TopicPartition
 from .controller import GROUPS_TOPIC
-from .log_directory import Broker
+from .log_directory import LogDirectory
 from .metadata import Image, LogRecord, TopicView
 from .offline.replay import all_records
 
@@ -40,7 +40,7 @@ def greatest_commits(records: Iterable[LogRecord]) -> dict[TopicPartition, int]:
     return greatest
 
 
-def accept_losses(broker: Broker, image: Image, published: Mapping[int, int]) -> None:
+def accept_losses(broker: LogDirectory, image: Image, published: Mapping[int, int]) -> None:
     """Have an empty partition in place of each one that is lost, at the greatest offset that is known of it.
 
     `published` are the `known_ends`. Raises CorruptRecordError if what the groups committed cannot be read.
@@ -58,7 +58,7 @@ def accept_losses(broker: Broker, image: Image, published: Mapping[int, int]) ->
             broker.begin_again(view, number, max(known, published.get(view.seeds[number], 0)))
 
 
-def _committed(broker: Broker, groups: TopicView) -> Mapping[TopicPartition, int]:
+def _committed(broker: LogDirectory, groups: TopicView) -> Mapping[TopicPartition, int]:
     partition = broker.open_partition(groups, 0)
     try:
         return greatest_commits(all_records(partition, partition.log.tail.end_offset))

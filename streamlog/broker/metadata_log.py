@@ -20,8 +20,8 @@ from ..errors import DiskFullError, StorageError, StreamlogError
 from ..records import columns
 from ..replication.partition import Partition
 from ..runtime.api import without_traceback
-from ..storage.log import Write
-from ..storage.tail import Tail
+from ..storage.log import AppendRequest
+from ..storage.tail import LogSnapshot
 from . import metadata
 from .metadata import Image, LogRecord, TopicView
 from .offline.replay import all_records
@@ -51,7 +51,7 @@ class Change:
     records are refused with while the record could not be taken back.
     """
 
-    def __init__(self, name: str, write: Write, before: Tail) -> None:
+    def __init__(self, name: str, write: AppendRequest, before: LogSnapshot) -> None:
         self.name = name
         self.write = write
         self.before = before
@@ -104,14 +104,14 @@ class MetadataLog:
             raise
         log = self.partition.log
         batch = columns.seal(log.seed, [key], [value], now_ms, count=1)
-        self._change = change = Change(name, Write([batch]), log.tail)
+        self._change = change = Change(name, AppendRequest([batch]), log.tail)
         try:
             # On the device before anybody can rest on it. Under the metadata lock all the same: changes are
             # rare, and nobody who sends or reads takes it.
             self.partition.append(change.write, now_ms)
             self.partition.commit.sync()
         except StreamlogError as error:
-            change.refused = without_traceback(error.again())
+            change.refused = without_traceback(error.copy())
             if self._void(change):
                 raise
         self._take(after)
@@ -129,7 +129,7 @@ class MetadataLog:
                 self.partition.settle(change.write)
                 self.partition.commit.sync()
             except StreamlogError as error:
-                change.refused = without_traceback(error.again())
+                change.refused = without_traceback(error.copy())
         if (change.refused is not None or change.write.base_offset < 0) and self._void(change):
             return False
         self._take(self.replay(self._partitions.image.version))
@@ -164,7 +164,7 @@ class MetadataLog:
                 change.unknown = error = _as_storage_error(refused, message)
                 for partition in self._partitions.of_topic(change.name):
                     partition.block(error)
-                told = refused.again()
+                told = refused.copy()
                 told.args = (message,)
                 raise told from failure
             self._unblock(change)

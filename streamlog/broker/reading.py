@@ -7,7 +7,7 @@ from typing import Protocol
 
 from ..errors import StorageError, StreamlogError, UnknownTopicIdError
 from ..storage.reader import LogReader
-from ..storage.tail import EMPTY, Chunk
+from ..storage.tail import EMPTY, FetchData
 from ..types import OffsetAndTimestamp, PartitionInfo, TopicPartition
 from .waiting import ParkedFetch, Watched
 
@@ -48,24 +48,24 @@ class ReadingService:
         offset: int,
         max_bytes: int,
         isolation_level: str,
-        after: Chunk = EMPTY,
+        after: FetchData = EMPTY,
         topic_id: bytes | None = None,
-    ) -> Chunk:
+    ) -> FetchData:
         here = self._partitions.get(partition) or self._partition(partition)
         if here.closed is not None:
-            raise here.closed.again()
+            raise here.closed.copy()
         if topic_id is not None and topic_id != here.topic_id:
             raise UnknownTopicIdError(
                 f"Topic {partition[0]!r} was deleted, and another was created under its name; begin to read that one anew.",
                 topic=partition[0],
             )
         if here.hides is not None and offset >= here.high_watermark:
-            raise here.hides.again()
+            raise here.hides.copy()
         try:
             return here.log.fetch(offset, max_bytes, here.high_watermark, after)
         except StorageError:
             if here.closed is not None:  # deleted, or closed, while it was being read
-                raise here.closed.again() from None
+                raise here.closed.copy() from None
             raise
 
     def await_data(self, partitions: Iterable[TopicPartition]) -> ParkedFetch:
@@ -85,7 +85,7 @@ class ReadingService:
         here = self._partition(partition)
         found = here.log.find_time(timestamp, here.high_watermark)
         if found is None and here.hides is not None:
-            raise here.hides.again()
+            raise here.hides.copy()
         return found
 
     def partition_info(self, partition: TopicPartition) -> PartitionInfo:

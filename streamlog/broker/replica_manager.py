@@ -23,17 +23,17 @@ from ..runtime.values import refuse_to_copy
 from ..storage.retention import named
 from ..types import Clock, Policy, TopicPartition
 from . import controller, metadata
-from .log_directory import Broker
+from .log_directory import LogDirectory
 from .lost_partitions import accept_losses, known_ends
 from .metadata import Image, LogRecord, TopicView
 from .metadata_log import MetadataLog
 from .scheduler import Scheduler
-from .tailing.published_writer import Publisher
+from .tailing.published_writer import PublishedWriter
 
 logger = logging.getLogger("streamlog.broker")
 
 
-class Catalog:
+class ReplicaManager:
     """The topics of a broker and their partitions. Thread-safe: changes are made under the metadata lock,
     the image is replaced whole, and the dict of partitions is read without a lock."""
 
@@ -41,12 +41,12 @@ class Catalog:
 
     def __init__(
         self,
-        broker: Broker,
+        broker: LogDirectory,
         clock: Clock,
         scheduler: Scheduler,
         defaults: Mapping[str, Any],
         new_lock: Callable[[], Lock],
-        publisher: Publisher,
+        publisher: PublishedWriter,
         *,
         force: bool = False,
     ) -> None:
@@ -115,7 +115,7 @@ class Catalog:
                 partitions = [*self.partitions.values(), self._metadata.partition]
             for partition in partitions:
                 self.scheduler.cancel(partition.maintain)
-                self.scheduler.cancel(partition.commit.tend)
+                self.scheduler.cancel(partition.commit.maybe_sync)
                 try:
                     partition.close(error)
                 except StreamlogError as failure:
@@ -154,7 +154,7 @@ class Catalog:
         """Raise what is wrong with the end of the metadata log: topics lost there would be removed as orphans."""
         log = self._metadata.partition.log
         if log.fault is not None and log.mend is None:
-            raise log.fault.again()
+            raise log.fault.copy()
 
     def _unsettled(self) -> bool:
         """Whether some recovery could not be finished, for want of space: the next open then begins it again."""
@@ -172,15 +172,15 @@ class Catalog:
             partition = self._broker.open_partition(view, number)
         partition.custom_policy = self._policy_of(view)
         partition.on_work = self._maintain_soon
-        partition.commit.schedule = partial(self._sync_soon, partition.commit.tend)
-        partition.log.rest()
+        partition.commit.schedule = partial(self._sync_soon, partition.commit.maybe_sync)
+        partition.log.close_idle_files()
         self._publisher.add(partition)
         self.partitions[view.name, number] = partition
         if partition.log.tail.end_offset:
             self._maintain_soon(partition)  # not now: opening does not wait for a compaction
 
-    def _sync_soon(self, tend: Task, delay_ms: int) -> None:
-        self.scheduler.at(self.clock.time_ms() + delay_ms, tend)
+    def _sync_soon(self, maybe_sync: Task, delay_ms: int) -> None:
+        self.scheduler.at(self.clock.time_ms() + delay_ms, maybe_sync)
 
     def _maintain_soon(self, partition: Partition) -> None:
         self.scheduler.at(self.clock.time_ms(), partition.maintain)
@@ -188,7 +188,7 @@ class Catalog:
     def acknowledged(self) -> list[Completion[int]]:
         """Everything that is in the logs now, the metadata first: done when it is on the device."""
         if self.closed is not None:
-            raise self.closed.again()
+            raise self.closed.copy()
         return [partition.commit.everything() for partition in (self._metadata.partition, *self.partitions.values())]
 
     # -- topics --------------------------------------------------------------------------------------
@@ -202,7 +202,7 @@ class Catalog:
 
     def topic(self, name: str) -> TopicView:
         if self.closed is not None:
-            raise self.closed.again()
+            raise self.closed.copy()
         return controller.find(self.image, name)
 
     def create_topic(
@@ -324,7 +324,7 @@ class Catalog:
     def _make(self, request: Callable[[Image], LogRecord]) -> None:
         with inside(), self._lock:
             if self.closed is not None:
-                raise self.closed.again()
+                raise self.closed.copy()
             try:
                 self._settle()
             except StreamlogError:
@@ -372,7 +372,7 @@ class Catalog:
             known = self.partitions.get((view.name, number))
             if known is None or known.topic_id != view.id_bytes:
                 partition = self._staged[view.name, number] = self._broker.make_partition(view, number)
-                partition.log.rest()
+                partition.log.close_idle_files()
 
     def unstage(self) -> None:
         """Remove what was made for a change that is not in force, and let go of the rest."""
@@ -409,7 +409,7 @@ class Catalog:
     def _remove(self, partition: Partition) -> None:
         name = partition.name
         self.scheduler.cancel(partition.maintain)
-        self.scheduler.cancel(partition.commit.tend)
+        self.scheduler.cancel(partition.commit.maybe_sync)
         partition.remove(gone(name))
         self._publisher.remove(partition)
         self._broker.remove_partition_files(partition.topic_id.hex(), name.partition)
@@ -453,7 +453,7 @@ class Catalog:
             partition = self.partitions.get(name)
         if partition is None:
             if self.closed is not None:
-                raise self.closed.again()
+                raise self.closed.copy()
             controller.find(self.image, name[0])
             raise gone(TopicPartition(*name))
         return partition

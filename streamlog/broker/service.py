@@ -13,17 +13,17 @@ from ..runtime.api import Completion, Lock
 from ..runtime.disk import entropy
 from ..runtime.values import refuse_to_copy
 from ..storage.faults import stale
-from ..storage.log import Write
+from ..storage.log import AppendRequest
 from ..types import Clock, OffsetAndMetadata, TopicPartition
 from . import controller
 from .groups import TOPIC_CONFIG as GROUPS_CONFIG
 from .groups import Groups
-from .log_directory import Broker
+from .log_directory import LogDirectory
 from .metadata import Image, TopicView
 from .reading import ReadingService
-from .replica_manager import Catalog
+from .replica_manager import ReplicaManager
 from .scheduler import Scheduler
-from .tailing.published_writer import Publisher
+from .tailing.published_writer import PublishedWriter
 
 
 class LocalService(ReadingService):
@@ -33,7 +33,7 @@ class LocalService(ReadingService):
 
     def __init__(
         self,
-        broker: Broker,
+        broker: LogDirectory,
         clock: Clock,
         scheduler: Scheduler,
         defaults: Mapping[str, Any],
@@ -43,8 +43,8 @@ class LocalService(ReadingService):
         force: bool = False,
     ) -> None:
         self._broker = broker
-        self.publisher = Publisher(broker.disk, broker.path, new_lock(), real_seconds)
-        self._catalog = Catalog(broker, clock, scheduler, defaults, new_lock, self.publisher, force=force)
+        self.publisher = PublishedWriter(broker.disk, broker.path, new_lock(), real_seconds)
+        self._catalog = ReplicaManager(broker, clock, scheduler, defaults, new_lock, self.publisher, force=force)
         self._partitions: dict[tuple[str, int], Partition] = self._catalog.partitions
         self.durable = broker.sync
         self.clock = clock
@@ -141,7 +141,7 @@ class LocalService(ReadingService):
     def _the_groups(self) -> Groups:
         assert self._groups is not None, "the service was not opened"
         if self._catalog.closed is not None:
-            raise self._catalog.closed.again()
+            raise self._catalog.closed.copy()
         return self._groups
 
     # -- records -------------------------------------------------------------------------------------
@@ -158,10 +158,10 @@ class LocalService(ReadingService):
         if here is not None and here.topic_id == topic.id_bytes:
             return here
         if self._catalog.closed is not None:
-            raise self._catalog.closed.again()
+            raise self._catalog.closed.copy()
         raise gone(TopicPartition(topic.name, partition))
 
-    def produce(self, topic: TopicView, partition: int, write: Write) -> Completion[int]:
+    def produce(self, topic: TopicView, partition: int, write: AppendRequest) -> Completion[int]:
         here = self._of_topic(topic, partition)
         try:
             here.append(write, self.clock.time_ms())
@@ -187,9 +187,9 @@ class LocalService(ReadingService):
 
     def acknowledge(self, topic: TopicView, partition: int, offset: int) -> Completion[int]:
         here = self._of_topic(topic, partition)
-        return here.commit.park(offset + 1, offset) if self.durable else Completion.of(offset)
+        return here.commit.await_sync(offset + 1, offset) if self.durable else Completion.of(offset)
 
-    def settle(self, topic: TopicView, partition: int, write: Write) -> Completion[int] | None:
+    def settle(self, topic: TopicView, partition: int, write: AppendRequest) -> Completion[int] | None:
         here = self._partitions.get((topic.name, partition))
         if here is None or here.topic_id != topic.id_bytes:
             return None

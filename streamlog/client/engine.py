@@ -15,10 +15,10 @@ from itertools import count
 from typing import Any
 
 from ..broker.api import Service
-from ..broker.log_directory import Broker
+from ..broker.log_directory import LogDirectory
 from ..broker.scheduler import Scheduler
 from ..broker.service import LocalService
-from ..broker.tailing.service import FollowingService
+from ..broker.tailing.service import TailingService
 from ..config import OpenOptions
 from ..errors import ConfigError, StreamlogError
 from ..runtime.api import Disk
@@ -38,7 +38,7 @@ from ..runtime.threads import (
     refuse_reentry,
 )
 from ..runtime.values import refuse_to_copy
-from .consumer.membership import Room, walk
+from .consumer.membership import LocalMembers, walk
 
 logger = logging.getLogger("streamlog.client")
 
@@ -58,7 +58,7 @@ class Engine:
         self.place = (disk.filesystem, path)
         self.options = options
         self.temporary = temporary
-        self.room = Room()
+        self.room = LocalMembers()
         self.numbers = count()
         self.handles: weakref.WeakSet[Any] = weakref.WeakSet()
         self.users: set[object] = set()
@@ -92,7 +92,7 @@ class OwningEngine(Engine):
 
     def __init__(self, path: str, options: OpenOptions, disk: Disk, *, temporary: bool) -> None:
         super().__init__(path, options, disk, temporary=temporary)
-        self._broker = Broker(path, self._disk, new_lock, RawGate, real_monotonic, sync=options.sync)
+        self._broker = LogDirectory(path, self._disk, new_lock, RawGate, real_monotonic, sync=options.sync)
         self._local = self.service = LocalService(
             self._broker, self._clock, self.scheduler, options.defaults, new_lock, real_monotonic, force=options.force
         )
@@ -172,7 +172,7 @@ class FollowingEngine(Engine):
 
     def __init__(self, path: str, options: OpenOptions, disk: Disk, *, temporary: bool) -> None:
         super().__init__(path, options, disk, temporary=temporary)
-        self._following = self.service = FollowingService(
+        self._following = self.service = TailingService(
             path, disk, self._clock, self.scheduler, new_owned_lock, RawGate, real_monotonic
         )
         self._thread: BackgroundThread | None = None
@@ -202,7 +202,7 @@ class _Run:
     def __call__(self, now_ms: int) -> int | None:
         self._room.background_thread = get_ident()
         self._room.close_put_off()
-        return earliest(self._room.tend(now_ms), self._scheduler.run_due(now_ms))
+        return earliest(self._room.run_due(now_ms), self._scheduler.run_due(now_ms))
 
 
 class _Look:
@@ -214,7 +214,7 @@ class _Look:
 
     def __call__(self, now_ms: int) -> int | None:
         self._room.close_put_off()
-        return earliest(self._room.tend(now_ms), self._tick(now_ms))
+        return earliest(self._room.run_due(now_ms), self._tick(now_ms))
 
 
 def earliest(*deadlines: int | None) -> int | None:
@@ -250,7 +250,7 @@ class Registry:
 
     def _open(self, path: str | None, options: OpenOptions, user: object, opened: list[Engine]) -> None:
         for known in list(self._engines.values()):
-            known.room.hold_funerals()  # a handle that was dropped may be the last on this path
+            known.room.run_finalizers()  # a handle that was dropped may be the last on this path
         with inside(), self._lock:
             self._hook()
             disk: Disk = options.disk if options.disk is not None else OsDisk()
@@ -330,7 +330,7 @@ class Registry:
         ends what is waited for here, and the log is closed all the same.
         """
         first: BaseException | None = None
-        engine.room.hold_funerals()
+        engine.room.run_finalizers()
         for handle in walk(engine.handles):
             for limit_s in (EXIT_S, 0.0):
                 try:

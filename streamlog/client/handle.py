@@ -12,13 +12,13 @@ from ..config import ConsumerConfig
 from ..errors import ClosedError, StreamlogError, forked
 from ..types import TopicPartition
 from .consumer.decode import Decoder
-from .consumer.membership import Room
+from .consumer.membership import LocalMembers
 
 
 class Parent(Protocol):
     """What a log's children ask of it. They know it by this alone, so that no two files need each other."""
 
-    _room: Room
+    _room: LocalMembers
 
     @property
     def closed(self) -> bool: ...
@@ -66,7 +66,7 @@ class Closing:
 
     def _check(self) -> None:
         if self._dead is not None:
-            raise self._dead.again()
+            raise self._dead.copy()
 
     def _abandon(self) -> None:
         """In a forked child: refuse from now on, touch nothing."""

@@ -19,7 +19,7 @@ from .arguments import check_clock, check_disk
 from .config_types import ConsumerConfig, ProducerConfig, TopicConfig, TopicDefaults
 from .consumer.consumer import Consumer
 from .consumer.decode import Decoder
-from .consumer.membership import Room, walk
+from .consumer.membership import LocalMembers, walk
 from .engine import Engine, registry
 from .group import ConsumerGroup
 from .handle import Closing, closed
@@ -135,7 +135,7 @@ class StreamLog(Closing):
         self._engine = engine
         self._user = user
         self._ended = False
-        self._room: Room = engine.room
+        self._room: LocalMembers = engine.room
         self._children: weakref.WeakSet[Any] = weakref.WeakSet()
         self._lock = new_lock()
         self._sender: Producer | None = None
@@ -198,7 +198,7 @@ class StreamLog(Closing):
     def producer(self, **config: Unpack[ProducerConfig]) -> Producer:
         """A producer; see `Producer` and `ProducerConfig`."""
         self._use()
-        self._room.hold_funerals()
+        self._room.run_finalizers()
         return Producer(self, **config)
 
     def consumer(
@@ -211,7 +211,7 @@ class StreamLog(Closing):
     ) -> Consumer[Any, Any]:
         """A consumer of topics (names, Topics, compiled patterns), alone or in a group."""
         self._use()
-        self._room.hold_funerals()
+        self._room.run_finalizers()
         return Consumer(
             self,
             *topics,
@@ -279,7 +279,7 @@ class StreamLog(Closing):
         return any(waking)
 
     def _close(self, limit_s: float | None) -> None:
-        self._room.hold_funerals()
+        self._room.run_finalizers()
         first: BaseException | None = None
         for close in self._closers(limit_s):
             try:
@@ -332,7 +332,7 @@ class StreamLog(Closing):
     def __del__(self) -> None:
         if self._made and not self._ended:
             engine, user = self._engine, self._user
-            self._room.bury(lambda: registry.close(engine, user))
+            self._room.add_finalizer(lambda: registry.close(engine, user))
             self._warn_open()  # last: where warnings are errors, it raises
 
     def __repr__(self) -> str:

@@ -17,7 +17,7 @@ What is in the room, from the bottom up:
 
 How one request travels. The broker takes the shard's lock and calls `Shard.heartbeat`. The shard asks
 the group whether anything is different from last time; usually nothing is, and the same answer goes
-out again. Otherwise a `Plan` is drawn up over the group: the member's new subscription, a new target
+out again. Otherwise a `Transition` is drawn up over the group: the member's new subscription, a new target
 for everybody if that is due, the partitions this member may have now. The plan is a list of records.
 They are appended; only when the append was taken are they replayed, and only replaying changes a
 group. So recovery, which replays the whole log, is the same code as life, and a failed append leaves

@@ -10,7 +10,7 @@ from ..runtime.api import Completion
 from ..types import OffsetAndMetadata, TopicPartition
 from . import errors
 from .group import Group
-from .runtime import Ledger, gather
+from .runtime import CoordinatorRuntime, gather
 from .schema import LogRecord, group_key
 
 
@@ -23,7 +23,7 @@ class Lowered(NamedTuple):
     after: int
 
 
-class OffsetRequests(Ledger):
+class OffsetRequests(CoordinatorRuntime):
     """The part of a shard that knows committed offsets. Each belongs to a topic's id."""
 
     _retention_ms: int | None

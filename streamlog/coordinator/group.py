@@ -1,6 +1,6 @@
 """One consumer group: what replaying its records made of it, and the liveness of its members.
 
-`replay_*` alone change what is in the log; `plan.Plan` makes the records. Liveness is soft: deadlines
+`replay_*` alone change what is in the log; `plan.Transition` makes the records. Liveness is soft: deadlines
 in monotonic seconds, renewed at every heartbeat and never logged.
 """
 

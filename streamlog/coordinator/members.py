@@ -12,12 +12,12 @@ from . import errors
 from .assignors import check_names
 from .group import Group, Member
 from .messages import Heartbeat, HeartbeatResult
-from .runtime import Ledger, gather
+from .runtime import CoordinatorRuntime, gather
 from .schema import MemberState
-from .transition import Plan
+from .transition import Transition
 
 
-class MemberRequests(Ledger):
+class MemberRequests(CoordinatorRuntime):
     """The part of a shard that knows members."""
 
     _incarnation: str
@@ -34,7 +34,7 @@ class MemberRequests(Ledger):
         self._ready = True
         done = []
         for group in list(self._groups.values()):
-            plan = Plan(group)
+            plan = Transition(group)
             for member_id, member in group.members.items():
                 if self._is_gone(member.state):
                     if member.state.instance_id is None:
@@ -84,7 +84,7 @@ class MemberRequests(Ledger):
     def _heartbeat(
         self, group: Group, request: Heartbeat, topics: Mapping[str, int], now_ms: int, now_s: float
     ) -> Completion[HeartbeatResult]:
-        plan = Plan(group)
+        plan = Transition(group)
         joins = not request.member_id
         state = self._join(plan, group, request) if joins else self._known(group, request)
         member_id = state.member_id
@@ -117,7 +117,7 @@ class MemberRequests(Ledger):
 
         return self._write(records, answer)
 
-    def _join(self, plan: Plan, group: Group, request: Heartbeat) -> MemberState:
+    def _join(self, plan: Transition, group: Group, request: Heartbeat) -> MemberState:
         """A new member; with the instance id of another one it takes over that one's place and target."""
         target: frozenset[TopicPartition] = frozenset()
         if request.instance_id is not None:
@@ -161,7 +161,7 @@ class MemberRequests(Ledger):
             member = here.members.get(member_id) if here is not None else None
             if here is None or member is None:
                 raise errors.unknown_member(group, member_id)
-            plan = Plan(here)
+            plan = Transition(here)
             stays = member.state.instance_id is not None and not force
             if not stays:
                 plan.remove(member_id)
@@ -189,7 +189,7 @@ class MemberRequests(Ledger):
         for group in list(self._groups.values()):
             if now_s < group.next_check_s:
                 continue
-            plan = Plan(group)
+            plan = Transition(group)
             for member_id in group.overdue(now_s):
                 plan.remove(member_id)
             plan.rebalance(group.state.counts, now_ms)
@@ -213,7 +213,7 @@ class MemberRequests(Ledger):
             return Completion.failed(error)
         done = []
         for group in list(self._groups.values()):
-            plan = Plan(group)
+            plan = Transition(group)
             for member_id in group.overdue(now_s):
                 plan.remove(member_id)
             plan.rebalance(topics, now_ms)

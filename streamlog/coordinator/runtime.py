@@ -16,7 +16,7 @@ from .schema import GROUP, MEMBER, LogRecord, decode_group, decode_key, decode_m
 T = TypeVar("T")
 
 
-class Ledger:
+class CoordinatorRuntime:
     """What every request of a shard needs: the groups, the one way to change them, and who is to be told.
 
     The caller holds the shard's lock throughout, but for the callback of an append that finishes later:

@@ -13,7 +13,7 @@ from .schema import AWAY_EPOCH, GroupState, LogRecord, MemberState, group_key, g
 _Place: TypeAlias = tuple[bool, str]
 
 
-class Plan:
+class Transition:
     """The members of a group as they would be: `put`, `remove`, `rebalance`, `reconcile`, then take `records`."""
 
     def __init__(self, group: Group) -> None:

@@ -7,7 +7,7 @@ of its own, and finds its write covered or has the next turn. So a thread alone 
 hand-over, and eight threads share one.
 
 Nobody may be blocking: a batch whose linger is over, a program that was interrupted. For those a task of
-the scheduler calls `tend`.
+the scheduler calls `maybe_sync`.
 
 `syncing` is a leaf and is held across the sync, with no other lock; it also keeps the partition's other
 syncs out, since the kernel tells of a failure once only.
@@ -46,7 +46,7 @@ class Parked(Completion[int]):
         self.turn: Callable[[Completion[int]], object] | None = None
 
     def drive(self) -> bool:
-        return self._commit.drive(self.end)
+        return self._commit.sync_through(self.end)
 
     def on_turn(self, wake: Callable[[Completion[int]], object]) -> None:
         self.turn = wake
@@ -83,7 +83,7 @@ class GroupCommit:
 
     # -- waiting -------------------------------------------------------------------------------------
 
-    def park(self, end: int, offset: int) -> Completion[int]:
+    def await_sync(self, end: int, offset: int) -> Completion[int]:
         """Done with `offset` once everything before `end` is on the device. REQUIRES: it is in the log."""
         if end <= self.synced_end:
             return Completion.of(offset)
@@ -104,9 +104,9 @@ class GroupCommit:
     def everything(self) -> Completion[int]:
         """Done once all that is in the log now is on the device; failed if that can never be known."""
         poison = self._log.poison
-        return self.park(self._log.tail.end_offset, 0) if poison is None else Completion.failed(poison.again())
+        return self.await_sync(self._log.tail.end_offset, 0) if poison is None else Completion.failed(poison.copy())
 
-    def drive(self, end: int) -> bool:
+    def sync_through(self, end: int) -> bool:
         """Have everything before `end` on the device, by a sync on this thread; False if another is at one.
 
         REQUIRES: no lock. What fails is told to those who are parked.
@@ -152,7 +152,7 @@ class GroupCommit:
 
     def _note(self, error: StreamlogError) -> StreamlogError:
         """What a poisoned log refuses, it refuses for good. A copy of `error`, without the frames that it came through."""
-        kept = error.again()
+        kept = error.copy()
         if isinstance(error, PoisonedLogError):
             self._refused = kept
         return kept
@@ -169,7 +169,7 @@ class GroupCommit:
             if parked.end <= synced_end:
                 parked.complete(parked.offset)
             elif failure is not None:
-                parked.fail(failure.again())
+                parked.fail(failure.copy())
             else:
                 continue
             try:  # not `suppress`, two calls for each record
@@ -194,14 +194,14 @@ class GroupCommit:
     # -- nobody waits --------------------------------------------------------------------------------
 
     def soon(self, delay_ms: int) -> None:
-        """Have the scheduler call `tend`."""
+        """Have the scheduler call `maybe_sync`."""
         self.schedule(delay_ms)
 
-    def tend(self, now_ms: int) -> int | None:
+    def maybe_sync(self, now_ms: int) -> int | None:
         """Background work: sync what nobody blocks on; when to come again (ms), or None."""
         parked = self._parked[-1:]
         if parked or self._announced < self.synced_end:
-            self.drive(parked[0].end if parked else 0)
+            self.sync_through(parked[0].end if parked else 0)
         self._armed = bool(self._parked)
         return now_ms + PATIENCE_MS if self._armed else None
 
@@ -238,7 +238,7 @@ class GroupCommit:
                 self._note(error)
                 raise
             self.synced_end = max(self.synced_end, tail.bases[-1])
-        self._log.vouch(tail)
+        self._log.advance_recovery_point(tail)
 
     # -- the end -------------------------------------------------------------------------------------
 
@@ -249,7 +249,7 @@ class GroupCommit:
                 self._log.close()
                 self.synced_end = self._log.tail.end_offset
         except StreamlogError as error:
-            self._refused = error.again()
+            self._refused = error.copy()
             raise
 
     def refuse(self, error: StreamlogError) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Protocol
 
 
-class Outside(Protocol):
+class LogListener(Protocol):
     """Called with no lock of the partition held. Neither blocks nor raises."""
 
     quiet: bool
@@ -21,7 +21,7 @@ class Outside(Protocol):
         """
 
 
-class Nobody:
+class NullListener:
     """For a partition that no other process reads."""
 
     quiet = False

@@ -11,13 +11,13 @@ from ..runtime.api import Completion, Lock
 from ..runtime.threads import inside
 from ..runtime.values import refuse_to_copy
 from ..storage import compaction
-from ..storage.log import Log, Write
+from ..storage.log import AppendRequest, Log
 from ..storage.retention import Segments, checked, policy_of
 from ..storage.segment import Segment
-from ..storage.tail import Tail
+from ..storage.tail import LogSnapshot
 from ..types import Policy, TopicPartition
 from .commit import GroupCommit
-from .listeners import Nobody, Outside
+from .listeners import LogListener, NullListener
 from .waiters import Waiters
 
 logger = logging.getLogger("streamlog.replication")
@@ -60,7 +60,7 @@ class Partition(Waiters):
         self.custom_policy: Policy | None = None
         self.closed: StreamlogError | None = None
         self.on_work: Callable[[Partition], None] | None = None
-        self.outside: Outside = Nobody()
+        self.listener: LogListener = NullListener()
         self._policy_failure = ""
         self._leaving = False
         self.hides: StreamlogError | None = None
@@ -101,17 +101,17 @@ class Partition(Waiters):
         """When (ms) there are tombstones to drop, or None."""
         return self.log.next_horizon
 
-    def append(self, write: Write, now_ms: int) -> int:
+    def append(self, write: AppendRequest, now_ms: int) -> int:
         """Append as the leader; the base offset. Raises what `Log.append` raises."""
         before = self.log.tail
         with self.lock:
             if self.closed is not None:
-                raise self.closed.again()
+                raise self.closed.copy()
             base_offset = self.log.append(write, self.leader_epoch, now_ms)
         if self.waiters and not self.durable:
             self.wake()
-        if self.outside.quiet and not self.durable:
-            self.outside.appended()
+        if self.listener.quiet and not self.durable:
+            self.listener.appended()
         self._note_work(before)
         return base_offset
 
@@ -120,45 +120,45 @@ class Partition(Waiters):
         before = self.log.tail
         with self.lock:
             if self.closed is not None:
-                raise self.closed.again()
+                raise self.closed.copy()
             offset = self.log.append_one(key, value, timestamp, self.leader_epoch, now_ms)
         if before.first_append < 0 or before.segments is not self.log.tail.segments:
             self._note_work(before)
         if not self.durable:
             if self.waiters:
                 self.wake()
-            if self.outside.quiet:
-                self.outside.appended()
+            if self.listener.quiet:
+                self.listener.appended()
         return offset
 
-    def _note_work(self, before: Tail) -> None:
+    def _note_work(self, before: LogSnapshot) -> None:
         """Tell that a segment began to age, or was sealed."""
         if (before.first_append < 0 or before.segments is not self.log.tail.segments) and self.on_work is not None:
             self.on_work(self)
 
-    def acknowledge(self, write: Write) -> Completion[int]:
+    def acknowledge(self, write: AppendRequest) -> Completion[int]:
         """Done with the base offset of `write`, which is in the log, when readers may see it all."""
         if not self.durable:
             return Completion.of(write.base_offset)
         records = sum([batch.last_offset_delta + 1 for batch in write.batches])
-        return self.commit.park(write.base_offset + records, write.base_offset)
+        return self.commit.await_sync(write.base_offset + records, write.base_offset)
 
     def _synced(self) -> None:
         """More is on the device."""
         if self.durable:
             self.wake()
-            if self.outside.quiet:
-                self.outside.appended()
+            if self.listener.quiet:
+                self.listener.appended()
 
-    def settle(self, write: Write) -> None:
+    def settle(self, write: AppendRequest) -> None:
         """Find out what became of an `append` that was interrupted; see `Log.settle`."""
         with inside(), self.lock:
             if self.closed is None:
                 self.log.settle(write)
         self.wake()
-        self.outside.appended()
+        self.listener.appended()
 
-    def take_back(self, before: Tail) -> bool:
+    def take_back(self, before: LogSnapshot) -> bool:
         """Have what was appended since `before` out of the log again, on the device too; see `Log.take_back`.
 
         False, with nothing done, if it is known to be on the device: another thread's sync came before, and readers
@@ -172,7 +172,7 @@ class Partition(Waiters):
                 self.commit.clip(before.end_offset)
         finally:
             self.commit.answer()
-        self.outside.changed(rewritten=True)
+        self.listener.changed(rewritten=True)
         return True
 
     def block(self, error: StreamlogError) -> None:
@@ -210,7 +210,7 @@ class Partition(Waiters):
             with inside(), self.lock:
                 self._check_open()
                 gone = self.log.advance_start(before)
-            self.outside.changed()
+            self.listener.changed()
             self.log.discard(gone)
             return self.log.tail.start_offset
 
@@ -218,7 +218,7 @@ class Partition(Waiters):
         with inside(), self.lock:
             self._check_open()
             self.log.roll(now_ms)
-        self.outside.changed()
+        self.listener.changed()
 
     def apply_retention(self, now_ms: int) -> int:
         """Delete the sealed segments that the topic's policy lets go; how many. Raises what a policy of the user's raises."""
@@ -244,7 +244,7 @@ class Partition(Waiters):
             with inside(), self.lock:
                 self._check_open()
                 gone = self.log.advance_start(max(self.log.tail.start_offset, before))
-            self.outside.changed()
+            self.listener.changed()
             self.log.discard(gone)
             logger.info("%s-%d: retention removed %d segments", *self.name, len(gone))
             return len(gone)
@@ -267,7 +267,7 @@ class Partition(Waiters):
                 try:
                     return compaction.compact(self.log, todo, now_ms, self._publish, self._go_on)
                 finally:
-                    self.outside.changed(rewritten=True)
+                    self.listener.changed(rewritten=True)
         finally:
             self.commit.answer()
 
@@ -285,7 +285,7 @@ class Partition(Waiters):
     def _publish(self, old: Sequence[Segment], new: Segment) -> None:
         with inside(), self.lock:
             self.log.replace(old, new)
-        self.outside.changed(rewritten=True)  # before the files change their names
+        self.listener.changed(rewritten=True)  # before the files change their names
 
     def maintain(self, now_ms: int) -> int | None:
         """Background work: roll what is old, apply retention, compact, sync what was sealed.
@@ -332,7 +332,7 @@ class Partition(Waiters):
                 self._check_open()
                 if self.log.is_due(now_ms):
                     self.log.roll(now_ms)
-            self.outside.changed()
+            self.listener.changed()
 
     def _ages(self) -> bool:
         """Whether an idle active segment has to be sealed for anything to happen to it."""
@@ -369,7 +369,7 @@ class Partition(Waiters):
 
     def _check_open(self) -> None:
         if self.closed is not None:
-            raise self.closed.again()
+            raise self.closed.copy()
         self.log.refuse_if_poisoned()
 
     # -- the end -------------------------------------------------------------------------------------

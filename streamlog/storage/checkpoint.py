@@ -17,7 +17,7 @@ from ..errors import CorruptRecordError, StorageError, StreamlogError
 from ..records.batch import MAX_OFFSET
 from ..runtime.api import Disk
 from ..runtime.disk_errors import check
-from .faults import typed
+from .faults import as_storage_error
 
 logger = logging.getLogger("streamlog.storage")
 
@@ -75,7 +75,7 @@ class StateFile:
             check(error)
             raise _damaged(path, "it is missing") from error
         except OSError as error:
-            raise typed(error, "open", path) from error
+            raise as_storage_error(error, "open", path) from error
         found = slots(data, topic_id, partition)
         opened = cls(disk, path, topic_id, partition, found.newest or State(0, 0), found.sequence)
         if found.newest is None:
@@ -98,7 +98,7 @@ class StateFile:
         except OSError as error:
             if state.log_start_offset > self.state.log_start_offset:
                 self._put_back(sequence, error)
-            raise typed(error, "write", self._path) from error
+            raise as_storage_error(error, "write", self._path) from error
         self._sequence, self.state = sequence, state
         if sync and state.cleaned_until:
             self._is_compaction_told = True
@@ -156,7 +156,7 @@ class StateFile:
             finally:
                 file.close()
         except OSError as error:
-            raise typed(error, "sync", self._path) from error
+            raise as_storage_error(error, "sync", self._path) from error
 
     def close(self) -> None:
         self._closed = True

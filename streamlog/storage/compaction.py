@@ -45,7 +45,7 @@ from ..records.batch import (
 from ..records.columns import BatchColumns
 from ..runtime.api import File
 from ..runtime.disk_errors import check
-from .faults import typed
+from .faults import as_storage_error
 from .files import cleaned_name, finish, finish_all, swap_name
 from .index import Index, Stats
 from .log import Log
@@ -138,7 +138,7 @@ def settle(log: Log, publish: Publish) -> None:
     try:
         is_renamed = log.disk.exists(swap)
     except OSError as error:
-        raise typed(error, "look at", swap) from error
+        raise as_storage_error(error, "look at", swap) from error
     if is_renamed and new not in log.tail.segments:
         publish(old, new)
     log.replacing = None
@@ -153,7 +153,7 @@ def _finish_interrupted(log: Log) -> None:
     try:
         finish_all(log.disk, log.directory, log.disk.listdir(log.directory))
     except OSError as error:
-        raise typed(error, "finish an earlier compaction in", log.directory) from error
+        raise as_storage_error(error, "finish an earlier compaction in", log.directory) from error
 
 
 def _latest_offsets(log: Log, segments: Sequence[Segment], go_on: GoOn) -> tuple[dict[bytes, int], int]:
@@ -238,7 +238,7 @@ class _Cleaner:
         except OSError as error:
             check(error)
             self.abandon()
-            raise typed(error, "compact into", self._path) from error
+            raise as_storage_error(error, "compact into", self._path) from error
         except BaseException:
             self.abandon()
             raise
@@ -317,12 +317,12 @@ class _Cleaner:
             if new not in log.tail.segments:
                 self.abandon()
             if isinstance(error, OSError):
-                raise typed(error, "swap in", swap) from error
+                raise as_storage_error(error, "swap in", swap) from error
             raise
         try:
             finish(log.disk, log.directory, low, high, log.disk.listdir(log.directory))
         except OSError as error:
-            raise typed(error, "swap in", swap) from error
+            raise as_storage_error(error, "swap in", swap) from error
         new.unpin()
         new.keep_index()
 

@@ -18,11 +18,11 @@ from ..errors import DiskFullError, PoisonedLogError, StreamlogError
 from ..runtime.api import Disk, without_traceback
 from ..runtime.disk_errors import check, is_the_disks
 from .checkpoint import StateFile
-from .faults import typed
+from .faults import as_storage_error
 from .reader import LogReader
 from .recovery import power_loss
 from .segment import Segment
-from .tail import Tail
+from .tail import LogSnapshot
 
 logger = logging.getLogger("streamlog.storage")
 
@@ -61,9 +61,9 @@ class DurableLog(LogReader):
 
     def refuse_if_poisoned(self) -> None:
         if isinstance(self.fault, PoisonedLogError):
-            raise self.fault.again()
+            raise self.fault.copy()
 
-    def sync_files(self, start: int, tail: Tail, *, active: bool = True) -> None:
+    def sync_files(self, start: int, tail: LogSnapshot, *, active: bool = True) -> None:
         """Have all of `tail` from offset `start` on, or what is sealed of it, on the device: oldest file first.
 
         REQUIRES: one caller at a time. No other lock: appending goes on. Raises PoisonedLogError, StorageError
@@ -90,7 +90,7 @@ class DurableLog(LogReader):
             check(error)
             return
         except OSError as error:
-            raise typed(error, "sync", segment.path) from error
+            raise as_storage_error(error, "sync", segment.path) from error
         self._sync_once(file.sync, segment.path)
         if own:
             file.close()
@@ -116,7 +116,7 @@ class DurableLog(LogReader):
             if not told:
                 raise
             if error.errno in harmless:
-                raise typed(error, "create a file in", path) from error
+                raise as_storage_error(error, "create a file in", path) from error
             self.mend = None
             self.fault = _UNTOLD  # first of all, and without a call: a Ctrl-C comes between two calls
             raise self._poison(error, path) from error
@@ -133,7 +133,7 @@ class DurableLog(LogReader):
         poison.__cause__ = without_traceback(error)
         power_loss.mark(self.disk, self.directory, self.synced_end, is_all=self.acknowledged_is_synced)
         logger.error("%s", poison)
-        return poison.again()  # what is kept is never raised itself: it would keep the frames that it came through
+        return poison.copy()  # what is kept is never raised itself: it would keep the frames that it came through
 
     # -- the recovery point --------------------------------------------------------------------------
 
@@ -144,9 +144,9 @@ class DurableLog(LogReader):
         """
         tail = self.tail
         self.sync_files(self.recovery_point, tail, active=False)
-        self.vouch(tail)
+        self.advance_recovery_point(tail)
 
-    def vouch(self, tail: Tail) -> None:
+    def advance_recovery_point(self, tail: LogSnapshot) -> None:
         """Move the recovery point past the sealed segments of `tail`. REQUIRES: they are on the device."""
         point = self.recovery_point
         for segment in tail.segments[:-1]:
@@ -158,7 +158,7 @@ class DurableLog(LogReader):
         if point > self.recovery_point:
             self._state.write(self._state.state._replace(recovery_point=point), sync=True)
 
-    def sync_end(self, tail: Tail) -> None:
+    def sync_end(self, tail: LogSnapshot) -> None:
         """The last sync of all, at close; moves the recovery point to the end.
 
         REQUIRES: as `sync_sealed`. A disk that is full only costs the recovery point.

@@ -19,7 +19,7 @@ _ADVICE = {
 }
 
 
-def typed(error: OSError, doing: str, path: str) -> StreamlogError:
+def as_storage_error(error: OSError, doing: str, path: str) -> StreamlogError:
     """What `error`, met while `doing` something to `path`, is called here. Raise it `from error`.
 
     An error that is not the disk's is raised as it is: see `runtime.disk_errors`.

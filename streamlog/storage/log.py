@@ -1,7 +1,7 @@
 """One partition's log: segments on disk, and the tail that readers see.
 
 Writing: `append` stamps sealed batches with their offsets, writes them with one pwrite at the end of
-the active segment and then publishes a new `Tail` in one assignment. A write is flagged before it
+the active segment and then publishes a new `LogSnapshot` in one assignment. A write is flagged before it
 starts; if the flag still stands at the next append (Ctrl-C came between write and publication, or
 the disk refused), the file is first cut back to the tail. Nothing past the tail was ever served.
 
@@ -25,14 +25,14 @@ from ..runtime.values import refuse_to_copy
 from ..types import SegmentInfo
 from .checkpoint import StateFile
 from .durability import DurableLog
-from .faults import typed
+from .faults import as_storage_error
 from .recovery import power_loss
 from .segment import Segment
-from .side_tables import SideTables
+from .side_tables import ProducerStateManager
 from .tail import EMPTY as EMPTY
-from .tail import Chunk as Chunk
-from .tail import Tail
-from .tail import Write as Write
+from .tail import AppendRequest as AppendRequest
+from .tail import FetchData as FetchData
+from .tail import LogSnapshot
 
 logger = logging.getLogger("streamlog.storage")
 
@@ -63,7 +63,7 @@ class Log(DurableLog):
         self.fault = fault
         self.mend: Callable[[], None] | None = None
         self._state = state
-        self._writing: Write | None = None
+        self._writing: AppendRequest | None = None
         self.was_cut = False
         self.may_have_lost_its_end = False
         self.synced_end = self.recovery_point
@@ -73,11 +73,11 @@ class Log(DurableLog):
         self.replacing: tuple[Sequence[Segment], Segment] | None = (
             None  # what compaction renames and publishes just now
         )
-        self._one = Write(())
-        self.side = SideTables()
+        self._one = AppendRequest(())
+        self.side = ProducerStateManager()
         last = segments[-1]
         start = state.state.log_start_offset
-        self.tail = Tail(
+        self.tail = LogSnapshot(
             last.next_offset, last.size, tuple(segments), tuple(s.base_offset for s in segments), start,
             *last.stats[3:],
         )  # fmt: skip
@@ -94,7 +94,7 @@ class Log(DurableLog):
 
     # -- writing -------------------------------------------------------------------------------------
 
-    def append(self, write: Write, leader_epoch: int, now_ms: int) -> int:
+    def append(self, write: AppendRequest, leader_epoch: int, now_ms: int) -> int:
         """Put `write.batches` at the end, all or none; return the first one's base offset.
 
         REQUIRES: partition lock. One pwrite for all of them. Raises DiskFullError or StorageError with
@@ -145,14 +145,16 @@ class Log(DurableLog):
             if self._writing is not None:
                 with contextlib.suppress(StreamlogError):  # the next append tries again
                     self._settle()
-            raise typed(error, "append to", active.path) from error
+            raise as_storage_error(error, "append to", active.path) from error
         for place in places:
             index.add(*place)
         self.appended_batches += len(places)
         self.appended_bytes += position - tail.end_position
         write.base_offset = tail.end_offset
         first_append = now_ms if first_append < 0 else first_append
-        self.tail = _new_tail(Tail, (offset, position, segments, bases, start, records, min_ts, max_ts, first_append))
+        self.tail = _new_tail(
+            LogSnapshot, (offset, position, segments, bases, start, records, min_ts, max_ts, first_append)
+        )
         self._writing = None
         if batch.producer_id != NO_PRODUCER:
             self.side.note(self.tail)
@@ -190,13 +192,13 @@ class Log(DurableLog):
             check(error)
             with contextlib.suppress(StreamlogError):
                 self._settle()
-            raise typed(error, "append to", active.path) from error
+            raise as_storage_error(error, "append to", active.path) from error
         index.add(offset, position, timestamp)
         self.appended_batches += 1
         self.appended_bytes += len(data)
         write.base_offset = offset
         self.tail = _new_tail(
-            Tail,
+            LogSnapshot,
             (
                 offset + 1, position + len(data), segments, bases, start, records + 1,
                 timestamp if min_ts < 0 or timestamp < min_ts else min_ts,
@@ -208,7 +210,7 @@ class Log(DurableLog):
         self.latest = (position, active, data) if len(data) <= _LATEST_BYTES else None
         return offset
 
-    def settle(self, write: Write) -> None:
+    def settle(self, write: AppendRequest) -> None:
         """Make `write.base_offset` true after an interrupt: an offset if it is in the log, else -1.
 
         REQUIRES: partition lock.
@@ -226,13 +228,13 @@ class Log(DurableLog):
             try:
                 active.file.truncate(tail.end_position)
             except OSError as error:
-                raise typed(error, "cut back", active.path) from error
+                raise as_storage_error(error, "cut back", active.path) from error
             self.was_cut = True
             active.index.cut(tail.end_position)
             write.base_offset = -1
         self._writing = None
 
-    def take_back(self, before: Tail) -> None:
+    def take_back(self, before: LogSnapshot) -> None:
         """Have nothing in the log that was appended since its tail was `before`, on the device too.
 
         For one append whose write or sync failed: it may be on the device all the same. REQUIRES: partition lock, no
@@ -245,7 +247,7 @@ class Log(DurableLog):
         active = tail.segments[-1]  # the append may have begun it; sealed ones may have been compacted since
         is_new = tail.bases[-1] == before.end_offset
         position, *counts = (0, 0, -1, -1, -1) if is_new else (before.end_position, *before[5:])
-        self.tail = Tail(before.end_offset, position, tail.segments, tail.bases, tail.start_offset, *counts)
+        self.tail = LogSnapshot(before.end_offset, position, tail.segments, tail.bases, tail.start_offset, *counts)
         self.synced_end = min(self.synced_end, before.end_offset)
         active.index.cut(position)
         if not self._cut_in_place(active, position):
@@ -253,7 +255,7 @@ class Log(DurableLog):
             try:
                 power_loss.replace(self.disk, self.directory, active, position, before.end_offset)
             except OSError as error:
-                raise typed(error, "take back what was appended to", active.path) from error
+                raise as_storage_error(error, "take back what was appended to", active.path) from error
             self._is_half_replaced = False
         self.was_cut = False
         self._writing = None
@@ -280,18 +282,18 @@ class Log(DurableLog):
         """Try again what opening could not finish, for want of space; else raise what forbids appending."""
         assert self.fault is not None
         if self.mend is None:
-            raise self.fault.again()
+            raise self.fault.copy()
         self.mend()
         self.mend = self.fault = None
 
-    def _is_full(self, tail: Tail, batches: Sequence[SealedBatch], now_ms: int) -> bool:
+    def _is_full(self, tail: LogSnapshot, batches: Sequence[SealedBatch], now_ms: int) -> bool:
         size = tail.end_position + sum([batch.length for batch in batches])
         if size > self._segment_bytes or self.is_due(now_ms, tail):
             return True
         most = self._segment_records
         return most > 0 and tail.records + sum([batch.record_count for batch in batches]) > most
 
-    def is_due(self, now_ms: int, tail: Tail | None = None) -> bool:
+    def is_due(self, now_ms: int, tail: LogSnapshot | None = None) -> bool:
         """Whether the active segment has reached its age or number of records."""
         tail = tail or self.tail
         if 0 <= tail.first_append <= now_ms - self._segment_ms:
@@ -320,13 +322,13 @@ class Log(DurableLog):
             new.create()
             self.sync_directory()
             end, segments, bases = tail.end_offset, (*tail.segments, new), (*tail.bases, tail.end_offset)
-            self.tail = Tail(end, 0, segments, bases, tail.start_offset, 0, -1, -1, -1)
+            self.tail = LogSnapshot(end, 0, segments, bases, tail.start_offset, 0, -1, -1, -1)
         except BaseException as error:
             if self.tail is tail:  # an empty file here would be in the way of what is appended to the old one now
                 with ignored(OSError):
                     self.disk.unlink(new.path)
             if isinstance(error, OSError):
-                raise typed(error, "create", new.path) from error
+                raise as_storage_error(error, "create", new.path) from error
             raise
         # Sealed after it was published: an interrupt in between leaves a segment that is read with pread,
         # the other way round one that is appended to and read through a mapping too short for it.
@@ -425,7 +427,7 @@ class Log(DurableLog):
         if self.poison is not None:
             synced_end, is_all = self.synced_end, self.acknowledged_is_synced
             self.is_marked = power_loss.mark(self.disk, self.directory, synced_end, is_all=is_all)
-            raise self.poison.again()
+            raise self.poison.copy()
         if self._writing is not None:
             self._settle()
         self.sync_sealed()
@@ -448,7 +450,7 @@ class Log(DurableLog):
             self._sync(active)
             self.was_cut = False
 
-    def rest(self) -> None:
+    def close_idle_files(self) -> None:
         """Let go of descriptors until the next use: a log of many partitions would run out of them."""
         self.tail.segments[-1].release()
 

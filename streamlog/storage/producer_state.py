@@ -33,7 +33,7 @@ MAX_PRODUCERS = 10_000
 _HALF = 1 << 30
 
 
-class Sequenced(NamedTuple):
+class BatchMetadata(NamedTuple):
     """One remembered batch: first and last sequence, offset, and when it was appended (ms)."""
 
     base_sequence: int
@@ -45,13 +45,13 @@ class Sequenced(NamedTuple):
 class Producer(NamedTuple):
     """What is known of one producer id: the last batches, oldest first, and when it was last heard of (ms).
 
-    `is_sure`: no batch of it can lie in the log, behind the ones known, unseen.
+    `is_complete`: no batch of it can lie in the log, behind the ones known, unseen.
     """
 
     epoch: int
-    batches: tuple[Sequenced, ...]
+    batches: tuple[BatchMetadata, ...]
     append_ms: int
-    is_sure: bool = True
+    is_complete: bool = True
 
 
 def last_sequence_of(batch: SealedBatch | BatchHeader) -> int:
@@ -81,7 +81,7 @@ class Producers:
 
     # -- before an append ----------------------------------------------------------------------------
 
-    def check(self, batches: Sequence[SealedBatch], now_ms: int) -> Sequenced | None:
+    def check(self, batches: Sequence[SealedBatch], now_ms: int) -> BatchMetadata | None:
         """Whether these batches of one write may be appended. None: yes. Else what the first was stored as: all of
         them are in the log already, one behind the other from there on. Changes nothing that counts.
 
@@ -135,21 +135,21 @@ class Producers:
             return
         goes_on = known is not None and known.epoch == epoch
         kept = known.batches if known is not None and goes_on else ()
-        is_sure = True
+        is_complete = True
         if batch.base_sequence >= 0 and not batch.attributes & CONTROL:
-            stored = Sequenced(batch.base_sequence, last_sequence_of(batch), base_offset, append_ms)
+            stored = BatchMetadata(batch.base_sequence, last_sequence_of(batch), base_offset, append_ms)
             kept = (*kept, stored)[-KEPT_BATCHES:]
         else:  # a marker tells no sequence: records that it follows may have been deleted
-            is_sure = known is not None and known.is_sure
-        self._known[batch.producer_id] = Producer(epoch, kept, append_ms, is_sure)
+            is_complete = known is not None and known.is_complete
+        self._known[batch.producer_id] = Producer(epoch, kept, append_ms, is_complete)
         self._known.move_to_end(batch.producer_id)
         if len(self._known) > self.max_producers:
             self._known.popitem(last=False)
 
-    def doubt(self) -> None:
+    def mark_incomplete(self) -> None:
         """Something in the log behind all that was noted so far is unreadable: it may have been anybody's."""
         for producer_id, known in list(self._known.items()):
-            self._known[producer_id] = known._replace(is_sure=False)
+            self._known[producer_id] = known._replace(is_complete=False)
 
     def expire(self, now_ms: int) -> None:
         """Forget who was silent for longer than the expiration. Cost: one comparison, and what is forgotten."""
@@ -185,7 +185,7 @@ def _refuse_nonsense(batches: Sequence[SealedBatch]) -> None:
         )
 
 
-def _repeated(batches: Sequence[SealedBatch], known: Producer) -> Sequenced | None:
+def _repeated(batches: Sequence[SealedBatch], known: Producer) -> BatchMetadata | None:
     """What the first batch was stored as, if all of them are among the last ones; None if none is.
 
     Raises OutOfOrderSequenceError for a part of them: what belongs to the rest cannot be told from one answer.
@@ -209,11 +209,11 @@ def _follows(batch: SealedBatch, known: Producer) -> bool:
     """Whether the batch, which repeats none, may come next."""
     sequence = batch.base_sequence
     if batch.producer_epoch != known.epoch:
-        return sequence == 0 or not known.is_sure
+        return sequence == 0 or not known.is_complete
     if not known.batches:
-        return sequence == 0 or not known.is_sure
+        return sequence == 0 or not known.is_complete
     ahead = (sequence - following(known.batches[-1].last_sequence)) & MAX_SEQUENCE
-    return ahead == 0 or (not known.is_sure and ahead < _HALF)
+    return ahead == 0 or (not known.is_complete and ahead < _HALF)
 
 
 def _out_of_order(batch: SealedBatch, known: Producer) -> OutOfOrderSequenceError:

@@ -17,7 +17,7 @@ from ..records.batch import FIXED_LEN
 from ..types import Buffer, OffsetAndTimestamp
 from . import lookup
 from .segment import Segment
-from .tail import EMPTY, Chunk, Tail
+from .tail import EMPTY, FetchData, LogSnapshot
 
 T = TypeVar("T")
 _RETRIES = 3
@@ -45,12 +45,12 @@ class LogReader:
     """What may be asked of a log by any thread at any time."""
 
     seed: int
-    tail: Tail
+    tail: LogSnapshot
     latest: tuple[int, Segment, bytes] | None = None
     """The position, segment and bytes of the last batch that was a single record, if it is small: who waited for it
     need not ask the disk. Published after the tail, and of the log as long as its segment is."""
 
-    def fetch(self, offset: int, max_bytes: int, end_offset: int, after: Chunk = EMPTY) -> Chunk:
+    def fetch(self, offset: int, max_bytes: int, end_offset: int, after: FetchData = EMPTY) -> FetchData:
         """Batches from the one that holds `offset` on, up to `end_offset`; EMPTY at the end.
 
         `after` is the chunk that the caller read to its end, at `offset`, just before: the next one begins
@@ -70,7 +70,7 @@ class LogReader:
                     return chunk
         return self._retry(lambda: self._fetch(offset, max_bytes, end_offset))
 
-    def _go_on(self, after: Chunk, offset: int, max_bytes: int, end_offset: int) -> Chunk | None:
+    def _go_on(self, after: FetchData, offset: int, max_bytes: int, end_offset: int) -> FetchData | None:
         """The chunk behind `after` in the same file; None if that file ends there, or is no longer the log's."""
         segment, tail = after.segment, self.tail
         active = tail.segments[-1]
@@ -87,12 +87,12 @@ class LogReader:
                 and latest[1] is segment
                 and position + len(latest[2]) == end
             ):
-                return Chunk(latest[2], self.seed, segment.path, position, segment)
+                return FetchData(latest[2], self.seed, segment.path, position, segment)
             if position < end:
                 data = segment.chunk(position, end, max_bytes)
                 if end_offset < tail.end_offset:
                     data = below(data, end_offset)
-                return Chunk(data, self.seed, segment.path, position, segment)
+                return FetchData(data, self.seed, segment.path, position, segment)
         return None
 
     def _retry(self, read: Callable[[], T]) -> T:
@@ -105,7 +105,7 @@ class LogReader:
                     raise
         return read()
 
-    def _fetch(self, offset: int, max_bytes: int, end_offset: int) -> Chunk:
+    def _fetch(self, offset: int, max_bytes: int, end_offset: int) -> FetchData:
         tail = self.tail
         if not tail.start_offset <= offset <= end_offset:
             raise self.out_of_range(offset, end_offset)
@@ -119,14 +119,14 @@ class LogReader:
         near = segment.near(offset, end, max_bytes)
         if near is not None:
             data = near[1] if end_offset >= tail.end_offset else below(near[1], end_offset)
-            return Chunk(data, self.seed, segment.path, near[0], segment, near[2])
+            return FetchData(data, self.seed, segment.path, near[0], segment, near[2])
         position = segment.locate(offset, end)
         if position is None:
             raise lookup.missing(segment, segment.stats.next_offset, (*tail.bases, tail.end_offset)[at + 1])
         data = segment.chunk(position, end, max_bytes)
         if end_offset < tail.end_offset:
             data = below(data, end_offset)
-        return Chunk(data, self.seed, segment.path, position, segment)
+        return FetchData(data, self.seed, segment.path, position, segment)
 
     def out_of_range(self, offset: int, end_offset: int) -> OffsetOutOfRangeError:
         start = self.tail.start_offset

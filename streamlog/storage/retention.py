@@ -46,13 +46,13 @@ class Segments(Sequence[SegmentInfo]):
         return Segments(self._sealed[at]) if isinstance(at, slice) else self._sealed[at].info()
 
 
-class Joinable:
+class Combinable:
     """A policy that joins others by `|` and `&`. A policy of your own may derive from it, or just have its shape.
 
     It needs a `name` (stored with the topic; the object cannot be) and
     `expired(segments: Sequence[SegmentInfo], now_ms: int) -> int`: how many of the oldest may go.
 
-    >>> class Nothing(Joinable):
+    >>> class Nothing(Combinable):
     ...     name = "nothing"
     ...     def expired(self, segments, now_ms):
     ...         return 0
@@ -66,23 +66,23 @@ class Joinable:
         """How many of the oldest sealed segments may go."""
         raise TypeError(f"{type(self).__name__} is no policy yet: it has to define expired(segments, now_ms) -> int")
 
-    def __or__(self, other: Policy) -> Any:
+    def __or__(self, other: Policy) -> AnyOf:
         """What either allows may go."""
-        return Any(self, other)
+        return AnyOf(self, other)
 
-    def __ror__(self, other: Policy) -> Any:
-        return Any(other, self)
+    def __ror__(self, other: Policy) -> AnyOf:
+        return AnyOf(other, self)
 
-    def __and__(self, other: Policy) -> All:
+    def __and__(self, other: Policy) -> AllOf:
         """Only what both allow may go."""
-        return All(self, other)
+        return AllOf(self, other)
 
-    def __rand__(self, other: Policy) -> All:
-        return All(other, self)
+    def __rand__(self, other: Policy) -> AllOf:
+        return AllOf(other, self)
 
 
 @dataclass(frozen=True)
-class MaxAge(Joinable):
+class MaxAge(Combinable):
     """Segments whose latest record is older than `age` (milliseconds, or a timedelta) may go.
 
     >>> MaxAge(timedelta(days=7)).name
@@ -113,7 +113,7 @@ class MaxAge(Joinable):
 
 
 @dataclass(frozen=True)
-class MaxBytes(Joinable):
+class MaxBytes(Combinable):
     """The oldest segments may go while the sealed ones that stay hold at least `size` bytes."""
 
     size: int
@@ -131,7 +131,7 @@ class MaxBytes(Joinable):
 
 
 @dataclass(frozen=True)
-class MaxRecords(Joinable):
+class MaxRecords(Combinable):
     """The oldest segments may go while the sealed ones that stay hold at least `count` records."""
 
     count: int
@@ -157,7 +157,7 @@ def _surplus(amounts: Sequence[int], bound: int) -> int:
 
 
 @dataclass(frozen=True)
-class Any(Joinable):
+class AnyOf(Combinable):
     """What any of two policies allows may go: `a | b`."""
 
     left: Policy
@@ -172,7 +172,7 @@ class Any(Joinable):
 
 
 @dataclass(frozen=True)
-class All(Joinable):
+class AllOf(Combinable):
     """Only what both policies allow may go: `a & b`."""
 
     left: Policy
@@ -202,7 +202,7 @@ def named(name: str) -> Policy | None:
     """The policy that one of this module's names stands for, or None: a user's own cannot be rebuilt.
 
     >>> named("(max_age(1000) | max_bytes(5))")
-    Any(left=MaxAge(age=1000), right=MaxBytes(size=5))
+    AnyOf(left=MaxAge(age=1000), right=MaxBytes(size=5))
     """
     match = _NAME.fullmatch(name)
     if match is not None:
@@ -216,7 +216,7 @@ def named(name: str) -> Policy | None:
             left, right = named(name[1:at]), named(name[at + 3 : -1])
             if left is None or right is None:
                 return None
-            return Any(left, right) if name[at + 1] == "|" else All(left, right)
+            return AnyOf(left, right) if name[at + 1] == "|" else AllOf(left, right)
     return None
 
 
@@ -241,5 +241,5 @@ def policy_of(config: TopicConfig, custom: Policy | None) -> Policy | None:
         return None
     joined = policies[0]
     for policy in policies[1:]:
-        joined = Any(joined, policy)
+        joined = AnyOf(joined, policy)
     return joined

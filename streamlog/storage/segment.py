@@ -19,7 +19,7 @@ from ..runtime.disk_errors import check
 from ..runtime.values import refuse_to_copy
 from ..types import Buffer
 from .facts import Facts
-from .faults import typed
+from .faults import as_storage_error
 from .files import index_name, log_name
 from .index import Index, Stats
 from .scan import Walk
@@ -142,7 +142,7 @@ class Segment(Facts):
                 return b""
             return mapping.read(length, position)
         except OSError as error:
-            raise typed(error, "read", self.path) from error
+            raise as_storage_error(error, "read", self.path) from error
 
     def _mapping(self) -> Mapping:
         try:

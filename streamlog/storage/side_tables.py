@@ -19,7 +19,7 @@ from ..records.batch import FIXED_LEN, FORM_MASK, MAGIC, MIN_HEADER_LEN, NO_PROD
 from .leader_epochs import EpochStart, LeaderEpochs, older_epoch
 from .producer_state import Producers
 from .segment import Segment
-from .tail import Tail, Write
+from .tail import AppendRequest, LogSnapshot
 
 # Prefix, attributes, base offset and last delta, producer id of a header; what lies between them is skipped.
 _FIELDS = Struct("<4sBHII8xIqi40xq")
@@ -28,7 +28,7 @@ _AHEAD_BYTES = 1 << 18
 _LARGE_BYTES = 1 << 15
 
 
-class SideTables:
+class ProducerStateManager:
     """Those of one log. REQUIRES: the partition's lock, for every call; `tail` is the log's own, now.
 
     What has to read the log raises what reading raises, and has then changed nothing. Damage is stepped over.
@@ -38,11 +38,11 @@ class SideTables:
         self.leader_epoch: int | None = None  # of the append before; None makes the next one ask
         self._producers: Producers | None = None
         self._epochs: LeaderEpochs | None = None
-        self._staged: tuple[Write, int] | None = None
+        self._staged: tuple[AppendRequest, int] | None = None
 
     # -- producers -----------------------------------------------------------------------------------
 
-    def producers(self, tail: Tail, now_ms: int) -> Producers:
+    def producers(self, tail: LogSnapshot, now_ms: int) -> Producers:
         """The producers of the log as it is published.
 
         Cost, the first time: a walk over the headers of what was appended within the expiration.
@@ -52,7 +52,7 @@ class SideTables:
         self.note(tail)
         return self._producers
 
-    def admit(self, write: Write, tail: Tail, now_ms: int) -> bool:
+    def admit(self, write: AppendRequest, tail: LogSnapshot, now_ms: int) -> bool:
         """Whether a write with batches of a producer is to be appended. If not, it is in the log already, and is told
         where and when as if it had just been put there. Raises what `Producers.check` raises.
         """
@@ -65,7 +65,7 @@ class SideTables:
         self._staged = (write, tail.end_offset)
         return True
 
-    def note(self, tail: Tail) -> None:
+    def note(self, tail: LogSnapshot) -> None:
         """Take note of what was staged, if the tail has passed it; forget it if it was undone."""
         if self._staged is None:
             return
@@ -81,7 +81,7 @@ class SideTables:
 
     # -- leader epochs -------------------------------------------------------------------------------
 
-    def begin_epoch(self, epoch: int, tail: Tail) -> None:
+    def begin_epoch(self, epoch: int, tail: LogSnapshot) -> None:
         """The next append is of `epoch`, other than the one before. Raises NotLeaderError if the log has a later one."""
         if self._epochs is not None:
             self._epochs.begin(epoch, tail.end_offset)
@@ -91,7 +91,7 @@ class SideTables:
                 raise older_epoch(epoch, latest)
         self.leader_epoch = epoch
 
-    def epochs(self, tail: Tail) -> LeaderEpochs:
+    def epochs(self, tail: LogSnapshot) -> LeaderEpochs:
         """The leader epochs of the log as it is published, from its start to its end.
 
         Cost, the first time: one header of each segment, and a walk over those in which the epoch changes.
@@ -122,13 +122,13 @@ def _first(segment: Segment, end: int) -> BatchHeader | None:
     return next((header for header in _headers(segment, end) if header is not None), None)
 
 
-def _read_producers(tail: Tail, now_ms: int) -> Producers:
+def _read_producers(tail: LogSnapshot, now_ms: int) -> Producers:
     producers = Producers()
     for segment, end in _since(tail, now_ms - producers.expiration_ms):
         next_offset = tail.end_offset if segment is tail.segments[-1] else segment.next_offset
         for header in _of_producers(segment, end, next_offset):
             if header is None:
-                producers.doubt()
+                producers.mark_incomplete()
             else:
                 producers.note(header, header.base_offset, header.append_timestamp)
     producers.expire(now_ms)
@@ -174,7 +174,7 @@ def _of_producers(segment: Segment, end: int, end_offset: int) -> Iterator[Batch
         yield None
 
 
-def _since(tail: Tail, horizon_ms: int) -> list[tuple[Segment, int]]:
+def _since(tail: LogSnapshot, horizon_ms: int) -> list[tuple[Segment, int]]:
     """The segments, oldest first, that may hold what was appended at `horizon_ms` or later.
 
     A segment was written between its own first batch and the next one's. Both have to be before the horizon: if the
@@ -191,7 +191,7 @@ def _since(tail: Tail, horizon_ms: int) -> list[tuple[Segment, int]]:
     return places
 
 
-def _read_epochs(tail: Tail) -> list[EpochStart]:
+def _read_epochs(tail: LogSnapshot) -> list[EpochStart]:
     """Where each epoch begins. In a gap that compaction left, at its beginning: a follower that is cut back too far
     fetches it again, one that is cut back too little keeps records that its leader never had.
     """
@@ -212,7 +212,7 @@ def _read_epochs(tail: Tail) -> list[EpochStart]:
     return found
 
 
-def _last_epoch(tail: Tail) -> int | None:
+def _last_epoch(tail: LogSnapshot) -> int | None:
     """The epoch of the last batch of all; None if there is none. Cost: one index interval."""
     for segment, end in reversed(tail.places()):
         positions = segment.index.positions if end else ()

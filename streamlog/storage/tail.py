@@ -11,7 +11,7 @@ from .index import Stats
 from .segment import Segment
 
 
-class Tail(NamedTuple):
+class LogSnapshot(NamedTuple):
     """The published state of a log; immutable, replaced whole. The last four count the active segment."""
 
     end_offset: int
@@ -39,7 +39,7 @@ class Tail(NamedTuple):
         return [(s, self.end_position if s is active else s.size) for s in self.segments[first:]]
 
 
-class Write:
+class AppendRequest:
     """Batches on their way into a log. `base_offset` is -1 until they are in it.
 
     An interrupted caller asks `Log.settle` and then looks here: the log, not the caller's place in
@@ -54,7 +54,7 @@ class Write:
         self.append_ms = -1
 
 
-class Chunk(NamedTuple):
+class FetchData(NamedTuple):
     """Whole batches as they lie on disk, copied out but unverified, and where they came from, for error messages.
 
     `first`: the first one's header, where it was verified on the way here.
@@ -68,4 +68,4 @@ class Chunk(NamedTuple):
     first: BatchHeader | None = None
 
 
-EMPTY = Chunk(b"", 0, "", 0)
+EMPTY = FetchData(b"", 0, "", 0)

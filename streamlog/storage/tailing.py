@@ -1,4 +1,4 @@
-"""A log that another process writes, read along: a `Tail` made of its slot in `published` and of a directory listing.
+"""A log that another process writes, read along: a `LogSnapshot` made of its slot in `published` and of a directory listing.
 
 Nothing here writes, locks or creates anything. A slot that only grew moves the end; any other change has
 the directory listed anew, and the listing counts if the slot is still the same after it. Between the
@@ -24,7 +24,7 @@ from ..runtime.disk_errors import check
 from ..types import OffsetAndTimestamp
 from . import checkpoint
 from .checkpoint import State
-from .faults import typed
+from .faults import as_storage_error
 from .files import MAX_OFFSET, base_offset_of, log_name, swap_of
 from .followed import FollowedSegment
 from .lost import holds_records, lost
@@ -32,7 +32,7 @@ from .published import Slot
 from .reader import LogReader, below
 from .scan import walk
 from .segment import Segment
-from .tail import EMPTY, Chunk, Tail
+from .tail import EMPTY, FetchData, LogSnapshot
 
 T = TypeVar("T")
 # How often a listing is made again because the slot changed meanwhile, and how often a read is because the files did.
@@ -40,7 +40,7 @@ _LISTINGS = 20
 _READS = 20
 
 
-class FollowedLog(LogReader):
+class TailedLog(LogReader):
     """One partition of a log that is another process's. Reading takes no lock.
 
     REQUIRES: `follow`, `list_anew` and `salvage` are called by one thread at a time. `renew(tail)` is what a reader
@@ -58,15 +58,15 @@ class FollowedLog(LogReader):
         self.high_watermark = 0
         self.is_known = False  # until it is, no offset is out of range
         self.tail = self._tail([self._segment(0)], 0, 0, 0)
-        self.renew: Callable[[Tail], None] = lambda tail: None
+        self.renew: Callable[[LogSnapshot], None] = lambda tail: None
 
     def _segment(self, base_offset: int) -> FollowedSegment:
         return FollowedSegment(self._disk, f"{self.directory}/{log_name(base_offset)}", base_offset, self.seed)
 
-    def _tail(self, segments: Sequence[Segment], start_offset: int, end_offset: int, end_position: int) -> Tail:
+    def _tail(self, segments: Sequence[Segment], start_offset: int, end_offset: int, end_position: int) -> LogSnapshot:
         """The timestamps of the last segment are not known, so it is looked into whatever time is asked for."""
         bases = tuple(segment.base_offset for segment in segments)
-        return Tail(end_offset, end_position, tuple(segments), bases, start_offset, 0, -1, MAX_OFFSET, -1)
+        return LogSnapshot(end_offset, end_position, tuple(segments), bases, start_offset, 0, -1, MAX_OFFSET, -1)
 
     def release(self) -> None:
         """Let go of every file."""
@@ -75,7 +75,7 @@ class FollowedLog(LogReader):
 
     # -- reading -------------------------------------------------------------------------------------
 
-    def fetch(self, offset: int, max_bytes: int, end_offset: int, after: Chunk = EMPTY) -> Chunk:
+    def fetch(self, offset: int, max_bytes: int, end_offset: int, after: FetchData = EMPTY) -> FetchData:
         # What is in the log and may not be seen is waited for: an owner before this one had let it be seen.
         if not self.is_known or end_offset < offset <= self.tail.end_offset:
             return EMPTY
@@ -139,7 +139,7 @@ class FollowedLog(LogReader):
                 check(error)
                 missing = error
             except OSError as error:
-                raise typed(error, "list", self.directory) from error
+                raise as_storage_error(error, "list", self.directory) from error
             else:
                 missing = None
             again = reread()
@@ -151,7 +151,7 @@ class FollowedLog(LogReader):
             slot = again
         if missing is not None and not self._disk.exists(self.directory):
             raise lost(self.directory, "this partition", is_there=False)
-        raise self._restless() if missing is None else typed(missing, "list", self.directory)
+        raise self._restless() if missing is None else as_storage_error(missing, "list", self.directory)
 
     def list_anew(self, is_between: Callable[[], bool]) -> None:
         """The slot says that nothing happened, a file says otherwise: take the directory as it is now.
@@ -181,7 +181,7 @@ class FollowedLog(LogReader):
                 check(error)
                 continue
             except OSError as error:
-                raise typed(error, "list", self.directory) from error
+                raise as_storage_error(error, "list", self.directory) from error
             if start > slot.log_start_offset:
                 slot = slot._replace(log_start_offset=start)
                 continue
@@ -189,7 +189,7 @@ class FollowedLog(LogReader):
                 self._publish(tail, slot, self._life or (0, 0))
             return
 
-    def _publish(self, tail: Tail, slot: Slot, life: tuple[int, int]) -> None:
+    def _publish(self, tail: LogSnapshot, slot: Slot, life: tuple[int, int]) -> None:
         active = tail.segments[-1]
         assert isinstance(active, FollowedSegment)
         active.size, active.next_offset = tail.end_position, tail.end_offset
@@ -199,7 +199,7 @@ class FollowedLog(LogReader):
         self.high_watermark = slot.high_watermark
         self.is_known = True
 
-    def _listed(self, slot: Slot, *, keep: bool) -> Tail:
+    def _listed(self, slot: Slot, *, keep: bool) -> LogSnapshot:
         """The log as `slot` and the directory have it. `keep`: what is known of files with the same name still holds.
 
         Raises OSError: FileNotFoundError if a file went while this looked.
@@ -242,7 +242,7 @@ class FollowedLog(LogReader):
             ]
             tail = self._walked(segments, state, slot, state.recovery_point if verify else None)
         except OSError as error:
-            raise typed(error, "read", self.directory) from error
+            raise as_storage_error(error, "read", self.directory) from error
         if not is_alone():
             return False
         # As an owner would have published it: the next one may move the files about before it says anything.
@@ -274,7 +274,9 @@ class FollowedLog(LogReader):
             )  # fmt: skip
         return found
 
-    def _walked(self, segments: list[FollowedSegment], state: State, slot: Slot | None, trusted_to: int | None) -> Tail:
+    def _walked(
+        self, segments: list[FollowedSegment], state: State, slot: Slot | None, trusted_to: int | None
+    ) -> LogSnapshot:
         """The segments that count, the last one as far as it is whole."""
         for segment in segments:
             segment.size = segment.measure()
@@ -298,7 +300,7 @@ class FollowedLog(LogReader):
         return self._tail(segments, state.log_start_offset, max(end_offset, state.log_start_offset), end_position)
 
 
-def _visible(chunk: Chunk, end_offset: int) -> Chunk:
+def _visible(chunk: FetchData, end_offset: int) -> FetchData:
     """The batches of `chunk` before `end_offset`. A file that another took the place of since it was listed may hold more."""
     data = chunk.data
     if data and header_fault(data, 0, chunk.seed) is None and peek(data).base_offset >= end_offset:
@@ -306,7 +308,7 @@ def _visible(chunk: Chunk, end_offset: int) -> Chunk:
     return chunk._replace(data=below(data, end_offset))
 
 
-def _files(tail: Tail) -> tuple[list[tuple[str, int]], str, int]:
+def _files(tail: LogSnapshot) -> tuple[list[tuple[str, int]], str, int]:
     """What tells two views apart whose last file grows."""
     return [(s.path, s.size) for s in tail.segments[:-1]], tail.segments[-1].path, tail.end_position
 

@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 import streamlog
-from streamlog.client.consumer.membership import Room
+from streamlog.client.consumer.membership import LocalMembers
 
 from .held_files import descriptors
 
@@ -104,7 +104,7 @@ def test_a_member_that_enters_while_its_group_is_tidied_is_found() -> None:
             return popped
 
     entering: list[Any] = []
-    room = Room()
+    room = LocalMembers()
     room._members = Members()
     first, second, third = Here(), Here(), Here()
     room.enter("g", first)  # type: ignore[arg-type]

@@ -9,7 +9,7 @@ import pytest
 
 from streamlog import ReentrantCallError
 from streamlog.coordinator.group import Group
-from streamlog.coordinator.runtime import Ledger
+from streamlog.coordinator.runtime import CoordinatorRuntime
 from streamlog.replication.partition import Partition
 from streamlog.testing import ManualClock, SimulatedDisk
 
@@ -39,8 +39,8 @@ def strike(
     [
         (Partition, "append", True),
         (Partition, "acknowledge", False),
-        (Ledger, "_replay", False),
-        (Ledger, "_replay", True),
+        (CoordinatorRuntime, "_replay", False),
+        (CoordinatorRuntime, "_replay", True),
     ],
 )
 def test_a_commit_that_was_interrupted_is_what_its_log_says(
@@ -62,7 +62,9 @@ def test_a_commit_that_was_interrupted_is_what_its_log_says(
 
 
 @pytest.mark.parametrize("error", KINDS)
-@pytest.mark.parametrize(("owner", "name", "after"), [(Partition, "append", True), (Ledger, "_replay", True)])
+@pytest.mark.parametrize(
+    ("owner", "name", "after"), [(Partition, "append", True), (CoordinatorRuntime, "_replay", True)]
+)
 def test_a_join_that_was_interrupted_leaves_no_member_behind(
     clock: ManualClock, monkeypatch: pytest.MonkeyPatch, error: type[BaseException], owner: type, name: str, after: bool
 ) -> None:
@@ -79,7 +81,7 @@ def test_a_join_that_was_interrupted_leaves_no_member_behind(
 
 
 @pytest.mark.parametrize("error", KINDS)
-@pytest.mark.parametrize(("owner", "name"), [(Ledger, "_replay"), (Group, "recheck")])
+@pytest.mark.parametrize(("owner", "name"), [(CoordinatorRuntime, "_replay"), (Group, "recheck")])
 def test_a_loading_that_was_interrupted_is_begun_again(
     clock: ManualClock, monkeypatch: pytest.MonkeyPatch, error: type[BaseException], owner: type, name: str
 ) -> None:

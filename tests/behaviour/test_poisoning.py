@@ -134,14 +134,14 @@ def test_a_lingering_record_is_told_in_its_delivery_and_at_close(disk: FaultyDis
     log = open_on(disk, clock)
     log.create_topic("t")
     producer = log.producer(linger_ms=5)
-    asked, unasked = producer.send("t", b"1"), producer.send("t", b"2")
+    asked, unobserved = producer.send("t", b"1"), producer.send("t", b"2")
     disk.fail("sync", errno.EIO, path=RECORDS)
     clock.advance(0.01)
     assert isinstance(asked.exception(), PoisonedLogError)
     with pytest.raises(streamlog.DeliveryError) as raised:
         producer.flush()
     assert [record.value for record in raised.value.records] == [b"2"]
-    assert unasked.done()
+    assert unobserved.done()
     with pytest.raises(PoisonedLogError):
         log.close()
 

@@ -324,9 +324,9 @@ def test_records_outlive_deletion_and_the_log(log: StreamLog, reopen: Callable[.
 
 
 def test_topic_handle_with_serdes_reads_values(log: StreamLog, topic: Topic) -> None:
-    typed = Topic(log, "t", value_serde=streamlog.serde.json)
-    assert [record.value for record in typed.read()] == list(range(100))
-    assert list(next(iter(typed.read_batches(start=20))).values) == list(range(20, 50))
+    as_storage_error = Topic(log, "t", value_serde=streamlog.serde.json)
+    assert [record.value for record in as_storage_error.read()] == list(range(100))
+    assert list(next(iter(as_storage_error.read_batches(start=20))).values) == list(range(20, 50))
 
 
 def test_empty_and_missing_are_different(log: StreamLog) -> None:

@@ -22,7 +22,7 @@ from streamlog import PoisonedLogError, StreamlogError
 from streamlog.broker import log_directory
 from streamlog.records import columns
 from streamlog.runtime.threads import result_of
-from streamlog.storage.log import Write
+from streamlog.storage.log import AppendRequest
 from streamlog.testing import FaultyDisk, ManualClock, SimulatedDisk
 
 PATH = "/data"
@@ -378,7 +378,9 @@ def test_what_waits_for_its_sync_is_not_refused_for_a_change_of_its_topic_nor_is
     world = World(True)
     producer = world.log.producer(linger_ms=60_000)
     partition = world.log._engine.service._partition(streamlog.TopicPartition("a", 0))  # type: ignore[attr-defined]
-    in_the_log = Write([columns.seal(partition.log.seed, [None], [b"in the log"], world.clock.time_ms(), count=1)])
+    in_the_log = AppendRequest(
+        [columns.seal(partition.log.seed, [None], [b"in the log"], world.clock.time_ms(), count=1)]
+    )
     partition.append(in_the_log, world.clock.time_ms())
     waiting = partition.acknowledge(in_the_log)
     world.disk.fail("sync", errno.EIO, path="*__cluster_metadata-0/*")

@@ -174,7 +174,7 @@ def the_recovery_point_is_ahead_of_the_log(patch: Patch) -> None:
 
 
 def retention_goes_by_the_strictest_bound(patch: Patch) -> None:
-    patch.setattr(retention, "Any", retention.All)
+    patch.setattr(retention, "AnyOf", retention.AllOf)
 
 
 def timestamps_have_no_bound(patch: Patch) -> None:

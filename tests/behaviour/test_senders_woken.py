@@ -135,7 +135,7 @@ def test_who_waits_for_a_batch_is_woken_when_it_is_in_the_log_and_syncs_it(
     disk: GatedDisk, clock: ManualClock, in_thread: InThread, waits: Waits, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The one who writes it, because a linger is over, leaves the sync to whoever blocks on the record."""
-    monkeypatch.setattr(GroupCommit, "tend", lambda commit, now_ms: None)
+    monkeypatch.setattr(GroupCommit, "maybe_sync", lambda commit, now_ms: None)
     with opened(disk, clock, sync=True) as log:
         log.create_topic("t")
         with log.producer(linger_ms=1_000) as producer:

@@ -91,13 +91,13 @@ def test_failing_serializer_is_a_serialization_error(log: StreamLog, topic: Topi
     ids=["bytes_", "string", "json", "msgpack"],
 )
 def test_topic_with_serdes_speaks_values_both_ways(log: StreamLog, topic: Topic, codec: Any, value: Any) -> None:
-    typed = log.topic("t", key_serde=codec, value_serde=codec)
-    typed.send(value, value)
-    typed.send(None, None)
-    first, second = typed.read()
+    as_storage_error = log.topic("t", key_serde=codec, value_serde=codec)
+    as_storage_error.send(value, value)
+    as_storage_error.send(None, None)
+    first, second = as_storage_error.read()
     assert (first.key, first.value) == (value, value)
     assert (second.key, second.value) == (None, None)
-    assert typed == topic
+    assert as_storage_error == topic
 
 
 def test_value_that_does_not_deserialize_names_its_record(log: StreamLog, topic: Topic) -> None:
@@ -108,12 +108,16 @@ def test_value_that_does_not_deserialize_names_its_record(log: StreamLog, topic:
 
 
 def test_handles_of_one_topic_are_sent_to_as_each_of_them_says(log: StreamLog, topic: Topic) -> None:
-    plain, typed, other = topic, log.topic("t", value_serde=serde.json), log.topic("t", value_serde=serde.msgpack)
-    assert plain == typed == other
+    plain, as_storage_error, other = (
+        topic,
+        log.topic("t", value_serde=serde.json),
+        log.topic("t", value_serde=serde.msgpack),
+    )
+    assert plain == as_storage_error == other
     with log.producer() as producer:
         for _ in range(2):  # the second time the producer knows them
             producer.send(plain, b"1")
-            producer.send(typed, [1])
+            producer.send(as_storage_error, [1])
             producer.send(other, [1])
             producer.send("t", b"2")
     assert [record.value for record in topic.read()] == [b"1", b"[1]", b"\x91\x01", b"2"] * 2

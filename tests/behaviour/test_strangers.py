@@ -66,18 +66,18 @@ def test_planted_file_is_refused(log: StreamLog, open_log: OpenLog, path: Path, 
     fill(log)
     log.close()
     victim = planted_places(path)[place]
-    outside = path.parent / "outside"
-    victim.rename(outside)
+    listener = path.parent / "outside"
+    victim.rename(listener)
     if kind == "symlink":
-        victim.symlink_to(outside)
+        victim.symlink_to(listener)
     elif kind == "fifo":
         os.mkfifo(victim)
     else:
         victim.mkdir()
-    before = outside.read_bytes()
+    before = listener.read_bytes()
     with pytest.raises(streamlog.StreamlogError, match=victim.name):
         use(open_log())
-    assert outside.read_bytes() == before
+    assert listener.read_bytes() == before
 
 
 @pytest.mark.damaged
@@ -85,28 +85,28 @@ def test_planted_partition_directory_is_refused(log: StreamLog, open_log: OpenLo
     fill(log)
     log.close()
     victim = planted_places(path)[2].parent
-    outside = path.parent / "outside"
-    victim.rename(outside)
-    victim.symlink_to(outside, target_is_directory=True)
-    before = contents(outside)
+    listener = path.parent / "outside"
+    victim.rename(listener)
+    victim.symlink_to(listener, target_is_directory=True)
+    before = contents(listener)
     with pytest.raises(streamlog.StreamlogError, match=victim.name):
         use(open_log())
-    assert contents(outside) == before
+    assert contents(listener) == before
 
 
 @pytest.mark.damaged
 def test_link_planted_where_the_next_segment_goes_is_never_written_through(log: StreamLog, path: Path) -> None:
     topic = log.create_topic("t", segment_bytes=1024)
     topic.send(b"first")
-    outside = path.parent / "outside"
-    outside.write_bytes(b"somebody else's")
+    listener = path.parent / "outside"
+    listener.write_bytes(b"somebody else's")
     (partition,) = {segment.parent for segment in (path / "topics").rglob("*.log")}
     for offset in range(1, 40):
-        (partition / f"{offset:020d}.log").symlink_to(outside)
+        (partition / f"{offset:020d}.log").symlink_to(listener)
     with contextlib.suppress(streamlog.StreamlogError):
         for _ in range(30):
             topic.send(b"x" * 100)
-    assert outside.read_bytes() == b"somebody else's"
+    assert listener.read_bytes() == b"somebody else's"
 
 
 def rewrite_owner_file(path: Path, **changes: Any) -> None:

@@ -19,8 +19,8 @@ from streamlog.records import columns
 from streamlog.records.batch import LOG_APPEND_TIME, SealedBatch, seed_of
 from streamlog.runtime.disk import OsDisk
 from streamlog.storage import published
-from streamlog.storage.log import Log, Write
-from streamlog.storage.recovery.recovery import Crash, open_log
+from streamlog.storage.log import AppendRequest, Log
+from streamlog.storage.recovery.recovery import PreviousShutdown, open_log
 from streamlog.types import TopicPartition
 
 HERE = Path(__file__).resolve().parent
@@ -95,13 +95,13 @@ def batches() -> list[SealedBatch]:
 
 def write(directory: Path) -> Log:
     """Write the golden partition into `directory`; the log, closed."""
-    log = open_log(OsDisk(), str(directory), TOPIC_ID, PARTITION, SEED, TopicConfig(), Crash(True, True))
+    log = open_log(OsDisk(), str(directory), TOPIC_ID, PARTITION, SEED, TopicConfig(), PreviousShutdown(True, True))
     *first, last = batches()
     for batch in first:
         now = NOW + 9 if batch.attributes & LOG_APPEND_TIME else NOW
-        log.append(Write([batch]), 3, now)
+        log.append(AppendRequest([batch]), 3, now)
     log.roll(NOW)
-    log.append(Write([last]), 3, NOW)
+    log.append(AppendRequest([last]), 3, NOW)
     log.advance_start(1)
     log.set_cleaned(4, NOW + 1)
     log.close()

@@ -23,8 +23,8 @@ from streamlog.runtime.disk import OsDisk
 from streamlog.storage import index as index_files
 from streamlog.storage import published
 from streamlog.storage.checkpoint import State, slots
-from streamlog.storage.recovery.recovery import Crash, open_log
-from streamlog.storage.verify.check import Question, check_partition
+from streamlog.storage.recovery.recovery import PreviousShutdown, open_log
+from streamlog.storage.verify.check import CheckRequest, check_partition
 
 from . import make
 from .make import EXPECTED, NAMES, NOW, PARTITION, SEED, TOPIC_ID
@@ -49,7 +49,7 @@ def test_version_one_is_what_is_written() -> None:
 
 
 def test_todays_reader_reads_every_record(directory: Path) -> None:
-    log = open_log(OsDisk(), str(directory), TOPIC_ID, PARTITION, SEED, TopicConfig(), Crash(True, True))
+    log = open_log(OsDisk(), str(directory), TOPIC_ID, PARTITION, SEED, TopicConfig(), PreviousShutdown(True, True))
     assert (log.tail.start_offset, log.tail.end_offset, log.recovery_point, log.cleaned_until) == (1, 15, 15, 4)
     found = []
     offset = 1
@@ -68,7 +68,7 @@ def test_todays_reader_reads_every_record(directory: Path) -> None:
 
 
 def test_a_check_finds_nothing_in_it(directory: Path) -> None:
-    question = Question(str(directory), TOPIC_ID, PARTITION, SEED, Crash(True, True), gaps=True)
+    question = CheckRequest(str(directory), TOPIC_ID, PARTITION, SEED, PreviousShutdown(True, True), gaps=True)
     assert check_partition(OsDisk(), question).findings == ()
 
 

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import streamlog
-from streamlog.broker.log_directory import Broker
+from streamlog.broker.log_directory import LogDirectory
 
 from .processes import Journal, value_of
 
@@ -122,7 +122,7 @@ class Owner:
 
 def open_for_ever(path: str) -> None:
     """Take the log, and be stuck before anything of it is brought back."""
-    Broker.open_metadata = lambda self: signal.pause()  # type: ignore[assignment]
+    LogDirectory.open_metadata = lambda self: signal.pause()  # type: ignore[assignment]
     streamlog.open(path)
 
 

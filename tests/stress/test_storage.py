@@ -20,9 +20,9 @@ from streamlog.records.columns import BatchColumns
 from streamlog.replication.partition import Partition
 from streamlog.runtime.disk import OsDisk
 from streamlog.runtime.threads import new_lock
-from streamlog.storage.log import Write
-from streamlog.storage.recovery.recovery import Crash, open_log
-from streamlog.storage.verify.check import Question, check_partition
+from streamlog.storage.log import AppendRequest
+from streamlog.storage.recovery.recovery import PreviousShutdown, open_log
+from streamlog.storage.verify.check import CheckRequest, check_partition
 from streamlog.types import TopicPartition
 
 pytestmark = pytest.mark.slow
@@ -46,7 +46,7 @@ class Storm:
         policy = "compact" if compacted else "delete"
         config = TopicConfig(segment_bytes=2048, cleanup_policy=policy)
         self.path = path
-        self.log = open_log(OsDisk(), str(path), TOPIC_ID, 0, SEED, config, Crash(True, True))
+        self.log = open_log(OsDisk(), str(path), TOPIC_ID, 0, SEED, config, PreviousShutdown(True, True))
         self.partition = Partition(TopicPartition("t", 0), TOPIC_ID, self.log, new_lock)
         self.errors: list[BaseException] = []
         self.read = 0
@@ -78,7 +78,7 @@ class Storm:
         keys = [b"k%d" % self.rng.randrange(30) for _ in range(count)]
         values = [value_at(base + n) for n in range(count)]
         times = [FIRST_MS + base + n for n in range(count)]
-        self.partition.append(Write([columns.seal(SEED, keys, values, times, count=count)]), FIRST_MS)
+        self.partition.append(AppendRequest([columns.seal(SEED, keys, values, times, count=count)]), FIRST_MS)
         time.sleep(0.0005)
 
     def fetch(self) -> None:
@@ -121,7 +121,7 @@ class Storm:
             self.log.sync_sealed()
 
     def check(self) -> None:
-        question = Question(str(self.path), TOPIC_ID, 0, SEED, Crash(False, True), self.compacted)
+        question = CheckRequest(str(self.path), TOPIC_ID, 0, SEED, PreviousShutdown(False, True), self.compacted)
         findings = check_partition(OsDisk(), question).findings
         assert not [finding for finding in findings if not finding.is_note], findings
         self._stop.wait(0.05)

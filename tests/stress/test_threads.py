@@ -24,7 +24,7 @@ KEYS = 24
 DEADLINE = 60.0
 
 
-class Crash(Exception):
+class PreviousShutdown(Exception):
     """A member that goes without finishing what it has in hand."""
 
 
@@ -77,7 +77,7 @@ class Run:
             assert time.monotonic() < self.until, "the group never came to the end"
             try:
                 self.be_member(rng)
-            except Crash:
+            except PreviousShutdown:
                 continue
 
     def be_member(self, rng: random.Random) -> None:
@@ -87,7 +87,7 @@ class Run:
                 for record in records:
                     self.history[record.topic_partition].append(record)
                     if self.crashes and rng.random() < 0.002:
-                        raise Crash
+                        raise PreviousShutdown
                 if self.produced.is_set() and not records:
                     self.look_for_the_end()
                 if self.finished.is_set():

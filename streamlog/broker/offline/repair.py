@@ -24,13 +24,13 @@ from ...runtime.disk import OsDisk, entropy, path_of
 from ...runtime.disk_errors import check
 from ...storage.checkpoint import NAME as STATE_NAME
 from ...storage.checkpoint import State, slots
-from ...storage.faults import typed
+from ...storage.faults import as_storage_error
 from ...storage.files import base_offset_of, swap_of
-from ...storage.log import Write
-from ...storage.recovery.rebuild import Rebuilt
-from ...storage.recovery.recovery import Crash, open_log
+from ...storage.log import AppendRequest
+from ...storage.recovery.rebuild import SegmentWriter
+from ...storage.recovery.recovery import PreviousShutdown, open_log
 from ...storage.segment import size_of
-from ...storage.verify.check import Question
+from ...storage.verify.check import CheckRequest
 from ...types import TopicPartition
 from .. import metadata
 from ..controller import GROUPS_TOPIC, METADATA_TOPIC
@@ -131,7 +131,7 @@ def repair(
     try:
         return _Repair(source, target, real, progress).repair()
     except _Unwritable as error:
-        raise error.typed from error.__cause__
+        raise error.as_storage_error from error.__cause__
 
 
 def _check_target(disk: Disk, source: str, target: str) -> None:
@@ -149,9 +149,9 @@ def _check_target(disk: Disk, source: str, target: str) -> None:
 class _Unwritable(Exception):
     """The new directory cannot be written: no damage of the old one, so nothing on the way may take it for that."""
 
-    def __init__(self, typed: StreamlogError) -> None:
-        super().__init__(str(typed))
-        self.typed = typed
+    def __init__(self, as_storage_error: StreamlogError) -> None:
+        super().__init__(str(as_storage_error))
+        self.as_storage_error = as_storage_error
 
 
 class _Repair(Inspection):
@@ -161,7 +161,7 @@ class _Repair(Inspection):
         super().__init__(path, disk, progress)
         self.into = into
         self._owner_found: dict[str, Any] = {}
-        self._rebuilt: Rebuilt | None = None
+        self._rebuilt: SegmentWriter | None = None
         self._partitions: list[RepairedPartition] = []
         self._nameless: dict[str, list[int]] = {}
         self._views: dict[str, TopicView] = {}
@@ -204,7 +204,7 @@ class _Repair(Inspection):
             return
         super()._owner()
         # Only the end of a last write is called torn; whatever else does not verify is told.
-        self.crash = Crash(clean=self.crash.clean, same_boot=True)
+        self.crash = PreviousShutdown(clean=self.crash.clean, same_boot=True)
         if not self.report.problems:
             self._owner_found = read_owner(self.disk, path)
 
@@ -212,13 +212,13 @@ class _Repair(Inspection):
         try:
             return step()
         except OSError as error:
-            raise _Unwritable(typed(error, "write", self.into)) from error
+            raise _Unwritable(as_storage_error(error, "write", self.into)) from error
 
     # -- partitions ----------------------------------------------------------------------------------
 
     def _question(
         self, topic: str, number: int, directory: str, topic_id: bytes, gaps: bool, records: Records | None
-    ) -> Question:
+    ) -> CheckRequest:
         asked = super()._question(topic, number, directory, topic_id, gaps, records)
 
         def keep(base_offset: int, header: BatchHeader, data: bytes) -> str | None:
@@ -258,10 +258,10 @@ class _Repair(Inspection):
             )
         )  # fmt: skip
 
-    def _new(self, directory: str, topic_id: bytes, number: int, start: int, *, gaps: bool) -> Rebuilt:
+    def _new(self, directory: str, topic_id: bytes, number: int, start: int, *, gaps: bool) -> SegmentWriter:
         target = self.into + directory.removeprefix(self.path)
         seed = seed_of(topic_id, number)
-        return self._write(partial(Rebuilt, self.disk, target, topic_id, number, seed, start, gaps=gaps))
+        return self._write(partial(SegmentWriter, self.disk, target, topic_id, number, seed, start, gaps=gaps))
 
     def _state(self, directory: str, topic_id: bytes, number: int) -> tuple[State | None, int]:
         """The state, and where the log starts: with the first segment, if no state says so."""
@@ -360,10 +360,10 @@ class _Repair(Inspection):
     def _add_topic(self, view: TopicView) -> None:
         seed = seed_of(METADATA_ID.bytes, 0)
         directory = f"{self.into}/{METADATA_DIR}"
-        log = open_log(self.disk, directory, METADATA_ID.bytes, 0, seed, METADATA_CONFIG, Crash(True, True))
+        log = open_log(self.disk, directory, METADATA_ID.bytes, 0, seed, METADATA_CONFIG, PreviousShutdown(True, True))
         try:
             key, value = metadata.topic_record(view)
-            log.append(Write([columns.seal(seed, [key], [value], 0, count=1)]), 0, 0)
+            log.append(AppendRequest([columns.seal(seed, [key], [value], 0, count=1)]), 0, 0)
             log.close()
         finally:
             log.release()

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 from ...records.batch import BatchHeader, corrupt, read_header, verify_payload
 from ...records.columns import BatchColumns
-from ...storage.tail import Chunk
+from ...storage.tail import FetchData
 from ..reading import Readable
 
 _READ_BYTES = 1 << 20
@@ -35,7 +35,7 @@ def all_records(partition: Readable, end: int | None = None) -> Iterator[tuple[b
             at += header.batch_len
 
 
-def _records(chunk: Chunk, at: int, header: BatchHeader) -> list[tuple[bytes, bytes | None]]:
+def _records(chunk: FetchData, at: int, header: BatchHeader) -> list[tuple[bytes, bytes | None]]:
     try:
         full = BatchColumns(chunk.data, at, header).all()
         return [(key, value) for key, value in zip(full.keys, full.values, strict=True) if key is not None]

@@ -19,10 +19,10 @@ from ...records.columns import BatchColumns
 from ...runtime.api import Disk
 from ...runtime.disk import OsDisk, path_of
 from ...runtime.disk_errors import check
-from ...storage.faults import typed
+from ...storage.faults import as_storage_error
 from ...storage.lost import is_lost
-from ...storage.recovery.recovery import Crash
-from ...storage.verify.check import FOREVER_OFFSET, Checked, Finding, Question, check_partition
+from ...storage.recovery.recovery import PreviousShutdown
+from ...storage.verify.check import FOREVER_OFFSET, Checked, CheckRequest, Finding, check_partition
 from .. import metadata
 from ..controller import GROUPS_TOPIC, METADATA_TOPIC
 from ..log_directory import METADATA_DIR, METADATA_ID, directory_of
@@ -137,7 +137,7 @@ class Inspection:
         self.progress = progress
         self.done = self.total = 0
         self.report = Report(path)
-        self.crash = Crash(clean=False, same_boot=True)
+        self.crash = PreviousShutdown(clean=False, same_boot=True)
         self._group_records = Records()
 
     def run(self) -> Report:
@@ -164,14 +164,14 @@ class Inspection:
                 return []
             if error.errno in (errno.ENOENT, errno.ENOTDIR):
                 return []
-            raise typed(error, "read", directory) from error
+            raise as_storage_error(error, "read", directory) from error
 
     def _exists(self, path: str) -> bool:
         """Raises StorageError, as `_names`."""
         try:
             return self.disk.exists(path)
         except OSError as error:
-            raise typed(error, "read", path) from error
+            raise as_storage_error(error, "read", path) from error
 
     def _inspect(self, names: set[str], topic_dirs: list[str]) -> None:
         path = self.path
@@ -191,7 +191,7 @@ class Inspection:
             self._problem(owner_path, "owner", str(error).partition(". ")[0])
             return
         boot = self.disk.boot_id()
-        self.crash = Crash(clean=owner["clean"], same_boot=bool(boot) and owner["boot_id"] == boot)
+        self.crash = PreviousShutdown(clean=owner["clean"], same_boot=bool(boot) and owner["boot_id"] == boot)
 
     def _size(self, directory: str) -> int:
         """The bytes of the segments in a partition directory, as far as they can be told."""
@@ -296,7 +296,7 @@ class Inspection:
 
     def _question(
         self, topic: str, number: int, directory: str, topic_id: bytes, gaps: bool, records: Records | None
-    ) -> Question:
+    ) -> CheckRequest:
         start = self.done
 
         def restart() -> None:
@@ -306,7 +306,7 @@ class Inspection:
 
         visit = records.visit if records is not None else None
         seed = seed_of(topic_id, number)
-        return Question(directory, topic_id, number, seed, self.crash, gaps, visit, self._step, restart)
+        return CheckRequest(directory, topic_id, number, seed, self.crash, gaps, visit, self._step, restart)
 
     def _partition(
         self, topic: str, number: int, directory: str, topic_id: bytes, gaps: bool, records: Records | None

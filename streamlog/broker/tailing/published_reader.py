@@ -14,7 +14,7 @@ from ...errors import FormatError
 from ...runtime.api import Disk, File
 from ...runtime.disk_errors import check
 from ...runtime.values import refuse_to_copy
-from ...storage.faults import typed
+from ...storage.faults import as_storage_error
 from ...storage.published import CLOSED, EMPTY, NAME, OPEN, OPENING, SLOT_BYTES, Header, Slot, parse_header, parse_slot
 from ..owner import OWNER_FILE, read_owner
 
@@ -33,7 +33,7 @@ class Situation(Enum):
     ALONE = "nobody owns it, and whoever did could not say how far it goes: the files do"
 
 
-class Watcher:
+class PublishedReader:
     """See the module. REQUIRES: one thread at a time looks; anybody reads the attributes.
 
     `slots` by seed: replaced, never changed. `stage` grows with every change of situation or owner.
@@ -137,7 +137,7 @@ class Watcher:
             check(error)
             return b""
         except OSError as error:
-            raise typed(error, "read", f"{self._directory}/{NAME}") from error
+            raise as_storage_error(error, "read", f"{self._directory}/{NAME}") from error
 
     def _parse(self, data: bytes, *, anew: bool) -> Set[int]:
         """Bring the slots up to `data`; the seeds of those that changed."""
@@ -210,7 +210,7 @@ class Watcher:
                     break
                 return read_owner(self._disk, path)
             except OSError as error:
-                raise typed(error, "read", path) from error
+                raise as_storage_error(error, "read", path) from error
             except FormatError:  # on a full disk it is written in place, and was perhaps read meanwhile
                 if not left:
                     raise

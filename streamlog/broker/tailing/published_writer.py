@@ -3,7 +3,7 @@
 An append that nobody outside knows of yet is published by the thread that appended, if the last time was
 5 ms ago; otherwise by a thread of its own, which looks every 5 ms at the partitions that are busy, and
 sleeps while none is. So a partition costs two writes in 5 ms at most, and an append nothing but a look at
-`Place.quiet`. Not by the scheduler: a compaction would keep readers waiting. Real time throughout; under a
+`PublishedSlot.quiet`. Not by the scheduler: a compaction would keep readers waiting. Real time throughout; under a
 clock that a test moves there is no thread, and every append is published at once.
 
 All other changes are published before the caller goes on, that is before a file is removed: who finds a
@@ -26,7 +26,7 @@ from ...runtime.threads import inside
 from ...runtime.values import refuse_to_copy
 from ...storage import published
 from ...storage.published import CLOSED, EMPTY, NAME, OPEN, OPENING, SLOT_BYTES, Header, Slot
-from ...storage.tail import Tail
+from ...storage.tail import LogSnapshot
 
 logger = logging.getLogger("streamlog.broker")
 
@@ -34,12 +34,12 @@ INTERVAL_S = 0.005
 RETRY_S = 1.0
 
 
-class Place:
+class PublishedSlot:
     """One partition's slot. `quiet`: nobody will look at the next append unless `appended` is called."""
 
     __slots__ = ("_publisher", "eager", "index", "last", "partition", "quiet", "rewrites", "tail", "written_s")
 
-    def __init__(self, publisher: Publisher, partition: Partition, index: int, eager: bool) -> None:
+    def __init__(self, publisher: PublishedWriter, partition: Partition, index: int, eager: bool) -> None:
         self._publisher = publisher
         self.eager = eager
         self.partition = partition
@@ -48,7 +48,7 @@ class Place:
         self.rewrites = 0
         self.written_s = 0.0
         self.last: Slot | None = None
-        self.tail: Tail | None = None
+        self.tail: LogSnapshot | None = None
 
     def appended(self) -> None:
         """There are new records to be seen. No lock of the partition is held."""
@@ -59,7 +59,7 @@ class Place:
         self.rewrites += rewritten
         self._publisher.publish(self, urgent=True)
 
-    def now(self) -> tuple[Slot, Tail]:
+    def now(self) -> tuple[Slot, LogSnapshot]:
         """The partition as it is. The high watermark is taken first, so it is never ahead of the tail."""
         partition, last, before = self.partition, self.last, self.tail
         high_watermark = partition.high_watermark
@@ -80,7 +80,7 @@ class Place:
         return slot, tail
 
 
-class Publisher:
+class PublishedWriter:
     """The file `published` of one broker directory. Thread-safe, and there whether the disk plays along or not.
 
     `wake` has `tick` called by a thread soon; None where there is no thread. `is_silent`: nobody outside knows of
@@ -97,11 +97,11 @@ class Publisher:
         self._header = Header(0, OPENING, 0)
         self._file: File | None = None
         self._ended = True
-        self._places: dict[int, Place] = {}
+        self._places: dict[int, PublishedSlot] = {}
         self._kept: dict[int, tuple[int, Slot]] = {}  # by seed, index and slot: until the log is open
         self._free: list[int] = []
-        self._fresh: deque[Place] = deque()
-        self._busy: dict[Place, None] = {}
+        self._fresh: deque[PublishedSlot] = deque()
+        self._busy: dict[PublishedSlot, None] = {}
         self._due_s = 0.0
         self._retry_s = 0.0
         self._refused = False
@@ -166,10 +166,10 @@ class Publisher:
                 index = self._kept[seed][0]
             else:
                 index = self._free.pop() if self._free else len(self._places.keys() | self._kept.keys()) + 1
-            place = self._places[seed] = Place(self, partition, index, eager)
+            place = self._places[seed] = PublishedSlot(self, partition, index, eager)
             self._kept.pop(seed, None)
             self._write(place)
-        partition.outside = place
+        partition.listener = place
 
     def remove(self, partition: Partition) -> None:
         """Take the place back: the partition was deleted."""
@@ -186,13 +186,13 @@ class Publisher:
             for place in list(self._places.values())[:1]:
                 self._look_soon(place)
 
-    def appended(self, place: Place) -> None:
+    def appended(self, place: PublishedSlot) -> None:
         if self.wake is None or place.eager or self._monotonic() - place.written_s >= INTERVAL_S:
             self.publish(place)
         else:
             self._look_soon(place)
 
-    def publish(self, place: Place, *, urgent: bool = False) -> None:
+    def publish(self, place: PublishedSlot, *, urgent: bool = False) -> None:
         """Write the slot if there is anything new in it; after a refusal only from time to time, unless it is `urgent`."""
         with inside(), self._lock:
             self._write(place, urgent=urgent)
@@ -200,7 +200,7 @@ class Publisher:
         if failed and not self._ended:
             self._look_soon(place)
 
-    def _look_soon(self, place: Place) -> None:
+    def _look_soon(self, place: PublishedSlot) -> None:
         if self.wake is not None:
             # In this order: an interrupt in between must leave no place that is neither quiet nor looked at.
             self._fresh.append(place)
@@ -221,7 +221,7 @@ class Publisher:
                     self._look(place)
         return now_ms + max(1, round((self._due_s - now) * 1000)) if self._busy else None
 
-    def _look(self, place: Place) -> None:
+    def _look(self, place: PublishedSlot) -> None:
         if self._write(place):
             return
         place.quiet = True
@@ -260,7 +260,7 @@ class Publisher:
             check(error)
             self._refuse(error)
 
-    def _write(self, place: Place, *, urgent: bool = False) -> bool:
+    def _write(self, place: PublishedSlot, *, urgent: bool = False) -> bool:
         """Publish what is new in a place; False if nothing is, True even if the disk refused it, now or before."""
         if self._ended or self._places.get(place.partition.log.seed) is not place:
             return False

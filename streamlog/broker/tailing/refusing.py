@@ -8,7 +8,7 @@ from typing import Any, NoReturn
 from ...coordinator import Heartbeat, HeartbeatResult
 from ...errors import ReadOnlyError
 from ...runtime.api import Completion
-from ...storage.tail import Write
+from ...storage.tail import AppendRequest
 from ...types import OffsetAndMetadata, TopicPartition
 from ..metadata import TopicView
 
@@ -45,7 +45,7 @@ class RefusingService:
     def delete_topic(self, name: str) -> None:
         self.require_writable(f"Deleting topic {name!r}")
 
-    def produce(self, topic: TopicView, partition: int, write: Write) -> Completion[int]:
+    def produce(self, topic: TopicView, partition: int, write: AppendRequest) -> Completion[int]:
         self.require_writable(f"Sending to {topic.name!r}")
 
     def produce_one(
@@ -56,7 +56,7 @@ class RefusingService:
     def acknowledge(self, topic: TopicView, partition: int, offset: int) -> Completion[int]:
         self.require_writable(f"Sending to {topic.name!r}")
 
-    def settle(self, topic: TopicView, partition: int, write: Write) -> None:
+    def settle(self, topic: TopicView, partition: int, write: AppendRequest) -> None:
         """Nothing was ever appended."""
 
     def delete_records(self, partition: TopicPartition, before: int) -> int:

@@ -1,6 +1,6 @@
 """The Service protocol over a directory that another process owns, or nobody does: reading, and nothing else.
 
-What is new comes from `watching.Watcher`, one pread of the file `published`: at most once in a millisecond
+What is new comes from `watching.PublishedReader`, one pread of the file `published`: at most once in a millisecond
 for who reads without waiting, at once where a read would come back empty, and every 5 ms from the
 background thread while somebody waits, and only then. A partition takes the news over when it is next
 used; the topics come from the metadata log, followed like any other.
@@ -28,8 +28,8 @@ from ...runtime.api import Disk, Gate, Lock, contained
 from ...runtime.threads import inside
 from ...runtime.values import refuse_to_copy
 from ...storage.published import Slot
-from ...storage.tail import EMPTY, Chunk, Tail
-from ...storage.tailing import FollowedLog
+from ...storage.tail import EMPTY, FetchData, LogSnapshot
+from ...storage.tailing import TailedLog
 from ...types import Clock, OffsetAndTimestamp, PartitionInfo, TopicPartition
 from .. import controller, metadata
 from ..log_directory import METADATA_DIR, METADATA_ID
@@ -39,7 +39,7 @@ from ..reading import ReadingService
 from ..scheduler import Scheduler
 from ..waiting import ParkedFetch
 from .groups import FollowedGroups
-from .published_reader import Situation, Watcher
+from .published_reader import PublishedReader, Situation
 from .refusing import RefusingService
 
 logger = logging.getLogger("streamlog.broker")
@@ -59,7 +59,7 @@ class FollowedPartition(Waiters):
     hides: StreamlogError | None = None
 
     def __init__(
-        self, name: TopicPartition, topic_id: bytes, log: FollowedLog, watcher: Watcher, lock: Lock,
+        self, name: TopicPartition, topic_id: bytes, log: TailedLog, watcher: PublishedReader, lock: Lock,
         look: Callable[[], object],
     ) -> None:  # fmt: skip
         super().__init__()
@@ -99,7 +99,7 @@ class FollowedPartition(Waiters):
             if done:  # else there is another owner, or the topic is gone: the next look tells
                 self._stage, self._seen = stage, slot
 
-    def _renew(self, failed: Tail) -> None:
+    def _renew(self, failed: LogSnapshot) -> None:
         """The files of a view were not there, or others were."""
         self._look()
         self.catch_up()
@@ -123,7 +123,7 @@ class Awaited(ParkedFetch):
         self._all.discard(self)
 
 
-class FollowingService(ReadingService, RefusingService):
+class TailingService(ReadingService, RefusingService):
     """See `api.Service` and the module. Thread-safe. `open` first, `close` last."""
 
     __reduce_ex__ = refuse_to_copy
@@ -145,7 +145,7 @@ class FollowingService(ReadingService, RefusingService):
         self._new_lock = new_lock
         self._new_gate = new_gate
         self.real_seconds = real_seconds
-        self._watcher = Watcher(disk, path, real_seconds)
+        self._watcher = PublishedReader(disk, path, real_seconds)
         self._looking = new_lock()
         self._looked_s = 0.0
         self._image: Image = metadata.EMPTY
@@ -167,7 +167,7 @@ class FollowingService(ReadingService, RefusingService):
         self, name: TopicPartition, directory: str, topic_id: UUID, look: Callable[[], object]
     ) -> FollowedPartition:
         seed = seed_of(topic_id.bytes, name.partition)
-        log = FollowedLog(self._disk, f"{self._path}/{directory}", seed, topic_id.bytes, name.partition)
+        log = TailedLog(self._disk, f"{self._path}/{directory}", seed, topic_id.bytes, name.partition)
         return FollowedPartition(name, topic_id.bytes, log, self._watcher, self._new_lock(), look)
 
     # -- life ----------------------------------------------------------------------------------------
@@ -211,7 +211,7 @@ class FollowingService(ReadingService, RefusingService):
     def look(self) -> None:
         """Read `published`, follow the topics, wake who waits for what changed."""
         if self._closed is not None:
-            raise self._closed.again()
+            raise self._closed.copy()
         with inside(), self._looking:
             changed = self._watcher.look()
             self._looked_s = self.real_seconds()
@@ -274,7 +274,7 @@ class FollowingService(ReadingService, RefusingService):
 
     def topic(self, name: str) -> TopicView:
         if self._closed is not None:
-            raise self._closed.again()
+            raise self._closed.copy()
         self._look_if_stale()
         if name not in self._image.topics:
             self.look()
@@ -309,7 +309,7 @@ class FollowingService(ReadingService, RefusingService):
         def look() -> None:
             self.look()
             if partition.closed is not None:
-                raise partition.closed.again()
+                raise partition.closed.copy()
             self._catch_up(partition)
 
         self._catch_up(partition)
@@ -322,7 +322,7 @@ class FollowingService(ReadingService, RefusingService):
         except StorageError:
             self.look()
             if partition.closed is not None:  # deleted meanwhile
-                raise partition.closed.again() from None
+                raise partition.closed.copy() from None
             partition.catch_up()
 
     def fetch(
@@ -331,9 +331,9 @@ class FollowingService(ReadingService, RefusingService):
         offset: int,
         max_bytes: int,
         isolation_level: str,
-        after: Chunk = EMPTY,
+        after: FetchData = EMPTY,
         topic_id: bytes | None = None,
-    ) -> Chunk:
+    ) -> FetchData:
         self._look_if_stale()
         here = self._partition(partition)
         self._catch_up(here)

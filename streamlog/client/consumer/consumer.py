@@ -452,13 +452,13 @@ class Consumer(Positions, Generic[K, V]):
         if self._dead is None and self._made:
             service, bell, membership, room = self._service, self._bell, self._membership, self._room
 
-            def funeral() -> None:
+            def finalizer() -> None:
                 service.off_metadata(bell.ring)
                 if membership is not None:
                     membership.leave()
                     room.tidy(membership.group)
 
-            room.bury(funeral)
+            room.add_finalizer(finalizer)
             self._warn_open()  # last: where warnings are errors, it raises
 
     def __repr__(self) -> str:

@@ -12,7 +12,7 @@ from typing import Any
 from ...errors import CorruptRecordError, DeserializationError, StreamlogError, message_of
 from ...records.batch import BatchHeader, corrupt, directory_entries, read_header, verify_payload
 from ...records.columns import BatchColumns, records_of
-from ...storage.log import Chunk
+from ...storage.log import FetchData
 from ...types import Buffer, Record
 
 Deserialize = Callable[[bytes], Any]
@@ -51,7 +51,7 @@ class VerifiedBatch(BatchColumns):
         return corrupt(self.path, self.position, why, self.header.payload_hash, 0)
 
 
-def verified(chunk: Chunk, at: int) -> VerifiedBatch:
+def verified(chunk: FetchData, at: int) -> VerifiedBatch:
     """The batch that begins at `at` of a chunk. Raises CorruptRecordError if it does not verify."""
     data, seed, path, start, _, first = chunk
     position = start + at

@@ -3,7 +3,7 @@
 Members in one process need no heartbeat thread. A poll is the sign of life; a member that was closed
 leaves at once; one whose thread died, or that was collected unclosed, is taken out by whoever polls
 next. A member that has nothing in hand and no listener can have its partitions taken while it does
-nothing: the newcomer asks it, through `Room`, to let go.
+nothing: the newcomer asks it, through `LocalMembers`, to let go.
 
 Only the coordinator ends a membership. A heartbeat that failed on the way (a full disk) leaves the member
 what it was, and a leave that failed is kept in the room and sent again.
@@ -41,7 +41,7 @@ logger = logging.getLogger("streamlog.client")
 RETRY_MS = 1_000
 
 
-class Bell:
+class Wakeup:
     """What others may ring to wake a consumer. It refers to no consumer, so a forgotten one is collected."""
 
     __slots__ = ("gate", "rung")
@@ -58,7 +58,7 @@ class Bell:
 class Member(Protocol):
     """What the room can ask of a consumer."""
 
-    _bell: Bell
+    _bell: Wakeup
 
     def _let_go_if_idle(self) -> None: ...
     def _take_out(self) -> None: ...
@@ -91,7 +91,7 @@ class Leave:
 class Membership:
     """One consumer's membership: its id, its epoch, what the coordinator last said."""
 
-    def __init__(self, service: Service, config: ConsumerConfig, group: str, bell: Bell, room: Room) -> None:
+    def __init__(self, service: Service, config: ConsumerConfig, group: str, bell: Wakeup, room: LocalMembers) -> None:
         self._service = service
         self._config = config
         self.group = group
@@ -183,7 +183,7 @@ class Membership:
     def refuse_if_fenced(self) -> None:
         """Raise FencedInstanceIdError if a newer consumer took this one's `group_instance_id`."""
         if self._fenced is not None:
-            raise self._fenced.again()
+            raise self._fenced.copy()
 
     def _why_lost(self) -> str:
         interval_ms = self._config.max_poll_interval_ms
@@ -193,7 +193,7 @@ class Membership:
             return f"it did not poll within max_poll_interval_ms={interval_ms}"
         return "the group's log, which was read anew after a failed write, does not have it"
 
-    def put_out(self) -> None:
+    def evict(self) -> None:
         """Tell the coordinator that this member is gone, without telling the consumer. Once."""
         if self.member_id and not self._is_out:
             self._is_out = True
@@ -224,7 +224,7 @@ def walk(members: Iterable[T]) -> list[T]:
             continue
 
 
-class Room:
+class LocalMembers:
     """The members that live in this process, by group; and what is still to be done for those that are gone.
 
     No lock: sets of weak references, copied to be walked. A group in which nobody is has no set.
@@ -274,7 +274,7 @@ class Room:
 
     def reap(self, group: str) -> None:
         """Have members leave that cannot do it themselves: collected unclosed, or their thread is dead."""
-        self.hold_funerals()
+        self.run_finalizers()
         for member in walk(self._members.get(group, ())):
             member._take_out()
 
@@ -291,17 +291,17 @@ class Room:
             self._leaving.remove(leave)
         return True
 
-    def bury(self, funeral: Callable[[], None]) -> None:
+    def add_finalizer(self, finalizer: Callable[[], None]) -> None:
         """Have something done soon for an object that is being collected.
 
         A finalizer can run in the middle of anything, under any lock, so it must not take one itself.
         """
-        self._buried.append(funeral)
+        self._buried.append(finalizer)
         self.nudge()
 
-    def tend(self, now_ms: int) -> int | None:
-        """Background work: `hold_funerals`; when to come again (ms), if a leave is to be told again."""
-        self.hold_funerals()
+    def run_due(self, now_ms: int) -> int | None:
+        """Background work: `run_finalizers`; when to come again (ms), if a leave is to be told again."""
+        self.run_finalizers()
         return now_ms + RETRY_MS if self._leaving else None
 
     def put_off(self, close: Callable[[], object]) -> None:
@@ -321,15 +321,15 @@ class Room:
             except Exception as error:  # whoever asked for it has gone on
                 logger.error("closing in the middle of another call was put off, and then failed: %s", error)
 
-    def hold_funerals(self) -> None:
+    def run_finalizers(self) -> None:
         """Do what collected objects left to be done, and tell of leaves that failed. Call with no lock held."""
         while self._buried:
             try:
-                funeral = self._buried.popleft()
+                finalizer = self._buried.popleft()
             except IndexError:
                 break
             try:
-                funeral()
+                finalizer()
             except StreamlogError as error:
                 logger.error("cleaning up after an object that was never closed: %s", error)
         if self._leaving:

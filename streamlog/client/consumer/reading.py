@@ -17,7 +17,7 @@ from ...runtime.threads import get_ident, new_lock, reentrant
 from ...types import TopicPartition
 from ..handle import Closing, Parent
 from .listener import check_listener
-from .membership import Bell, Membership
+from .membership import Membership, Wakeup
 from .subscription import Subscription
 from .subscription_state import Assignment
 
@@ -39,7 +39,7 @@ class Reading(Closing):
         self._inside = 0
         self._taker = 0
         self._going: frozenset[TopicPartition] = frozenset()
-        self._bell = Bell()
+        self._bell = Wakeup()
         self._subscription = Subscription()
         self._held = Assignment()
         self._listener: Any = check_listener(config.listener)
@@ -78,7 +78,7 @@ class Reading(Closing):
     def _check(self) -> None:
         # A listener may still commit while a log that closes, and so has closed this already, gives up the partitions.
         if self._dead is not None and self._inside != get_ident():
-            raise self._dead.again()
+            raise self._dead.copy()
 
     def _guard(self) -> Any:
         """The state lock, unless a listener is calling from inside a poll that holds it."""

@@ -111,7 +111,7 @@ class Sharing(Reading):
     def _goes_on(self) -> bool:
         """Whether this is to be a member still: a listener may have closed it, or ended its subscription."""
         if self._dead is not None:
-            raise self._dead.again()
+            raise self._dead.copy()
         return self._subscription.manual is None and not self._subscription.empty
 
     def _give_up(self, names: frozenset[TopicPartition]) -> None:
@@ -213,7 +213,7 @@ class Sharing(Reading):
         was put out: a commit is refused, a poll joins anew.
         """
         if self._membership is not None and not self._membership.thread_alive():
-            self._membership.put_out()
+            self._membership.evict()
 
     def _take_over(self, names: Iterable[TopicPartition]) -> None:
         """Begin to read partitions at the committed offset, or where `auto_offset_reset` says."""

@@ -19,7 +19,7 @@ from ...replication.partition import gone
 from ...runtime.api import Completion
 from ...runtime.threads import RawGate, inside, look_again, new_lock, real_monotonic
 from ...runtime.values import refuse_to_copy
-from ...storage.log import Write
+from ...storage.log import AppendRequest
 from ...types import ProducerRecord
 from .batch import Batch, Row
 from .delivery import delivery_error
@@ -28,7 +28,7 @@ from .partition_queue import PartitionQueue
 logger = logging.getLogger("streamlog.client")
 
 
-class Outbox:
+class RecordAccumulator:
     """The queues of one producer, and the memory they share. Thread-safe."""
 
     __reduce_ex__ = refuse_to_copy
@@ -77,10 +77,10 @@ class Outbox:
 
     # -- what the queues ask for ---------------------------------------------------------------------
 
-    def append(self, queue: PartitionQueue, write: Write) -> Completion[int]:
+    def append(self, queue: PartitionQueue, write: AppendRequest) -> Completion[int]:
         return self._service.produce(queue.topic, queue.partition, write)
 
-    def settle(self, queue: PartitionQueue, write: Write) -> Completion[int] | None:
+    def settle(self, queue: PartitionQueue, write: AppendRequest) -> Completion[int] | None:
         return self._service.settle(queue.topic, queue.partition, write)
 
     def call_soon(self, queue: PartitionQueue) -> None:
@@ -230,10 +230,10 @@ class Outbox:
         for batch in failed:
             error = batch.error()
             assert isinstance(error, StreamlogError)
-            for index in batch.unasked():
+            for index in batch.unobserved():
                 errors[len(records)] = error
                 records.append(batch.record(index))
-            batch.asked(None)
+            batch.observe(None)
         if errors:
             raise delivery_error(errors, records, [None] * len(records), not_kept)
 

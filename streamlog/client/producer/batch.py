@@ -146,7 +146,7 @@ class Batch(Completion[int]):
     def __len__(self) -> int:
         return len(self.rows) if self._columns is None else self._columns.n
 
-    def asked(self, index: int | None) -> None:
+    def observe(self, index: int | None) -> None:
         """Somebody looked after this record (None: after all), so flush need not report it."""
         asked = self._asked
         if index is None:
@@ -161,7 +161,7 @@ class Batch(Completion[int]):
         asked = self._asked
         return asked is None or len(asked) >= len(self)
 
-    def unasked(self) -> list[int]:
+    def unobserved(self) -> list[int]:
         return [] if self._asked is None else [i for i in range(len(self)) if i not in self._asked]
 
     def time_of(self, index: int) -> int:
@@ -205,7 +205,7 @@ class Batch(Completion[int]):
             )
         return self.sealed
 
-    def lighten(self) -> None:
+    def release_payload(self) -> None:
         """It is in the log: whoever keeps a Delivery keeps only the timestamps."""
         n, _, _, times, _ = self.columns()
         self._columns = Rows(n, None, None, times, None)

@@ -59,12 +59,12 @@ class Delivery(Generic[T]):
         error = batch.error()
         if error is None:
             return None
-        batch.asked(self._index)
-        return error.again() if isinstance(error, StreamlogError) else error
+        batch.observe(self._index)
+        return error.copy() if isinstance(error, StreamlogError) else error
 
     def add_done_callback(self, fn: Callable[[Delivery[T]], object]) -> None:
         """Call `fn(self)` once done, now if it is; on whatever thread finishes it. What it raises is logged."""
-        self._batch.asked(self._index)
+        self._batch.observe(self._index)
         queue = self._batch.queue
         # Not in the middle of a write: a callback may send, flush and wait.
         self._batch.on_done(lambda _: queue.calls.append(partial(_call, fn, self)))
@@ -134,10 +134,10 @@ class Part:
         self.indexes = indexes
         self.first = first  # the first one's place in the batch
 
-    def asked(self) -> None:
+    def observe(self) -> None:
         """Somebody looked after these records; others may share their batch."""
         for place in range(self.first, self.first + len(self.indexes)):
-            self.batch.asked(place)
+            self.batch.observe(place)
 
 
 class Placed(NamedTuple):
@@ -224,7 +224,7 @@ class ManyDelivery(Delivery[Sequence[RecordMetadata]]):
         if not failed:
             return None
         for part in failed:
-            part.asked()
+            part.observe()
         return _many_error(self._parts, self._count)
 
     def result(self, timeout: float | None = None) -> Sequence[RecordMetadata]:
@@ -247,7 +247,7 @@ class ManyDelivery(Delivery[Sequence[RecordMetadata]]):
                 done.queue.calls.append(partial(_call, fn, self))
 
         for part in self._parts:
-            part.asked()
+            part.observe()
             part.batch.on_done(one)
         if self._parts and self.done():
             for part in self._parts:

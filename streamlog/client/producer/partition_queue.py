@@ -44,7 +44,7 @@ from ...runtime.threads import (
     wait_for,
 )
 from ...runtime.values import refuse_to_copy
-from ...storage.log import Write
+from ...storage.log import AppendRequest
 from ...types import TopicPartition
 from .batch import Batch, Row
 from .written import Written
@@ -66,8 +66,8 @@ class Owner(Protocol):
     batch_size: int
     codec: int
 
-    def append(self, queue: PartitionQueue, write: Write) -> Completion[int]: ...
-    def settle(self, queue: PartitionQueue, write: Write) -> Completion[int] | None: ...
+    def append(self, queue: PartitionQueue, write: AppendRequest) -> Completion[int]: ...
+    def settle(self, queue: PartitionQueue, write: AppendRequest) -> Completion[int] | None: ...
     def call_soon(self, queue: PartitionQueue) -> None: ...
     def reserve(self, size: int) -> bool: ...
     def arm(self, deadline_ms: int) -> None: ...
@@ -104,10 +104,10 @@ class PartitionQueue:
         self.draining = new_lock()
         # All but the last are closed: a batch is added when the one before it is.
         self.queue: deque[Batch] = deque()
-        self.inflight: tuple[list[Batch], Write] | None = None
+        self.inflight: tuple[list[Batch], AppendRequest] | None = None
         self.written = Written(self._conclude)
         # Gates of those who wait for another thread to write their batch.
-        self.knocks: deque[Callable[[], object]] = deque()
+        self.waiters: deque[Callable[[], object]] = deque()
         # Set under `lock` when the producer closes: a closed queue has no open batch, and takes none.
         self.closed: StreamlogError | None = None
         # In a forked child: what a Delivery is asked there must not make it write the parent's records.
@@ -165,7 +165,7 @@ class PartitionQueue:
     def _begin(self, row: Row, size: int) -> tuple[Batch, int] | None:
         """`add`, to a new batch. REQUIRES: `lock`, and no open batch."""
         if self.closed is not None:
-            raise self.closed.again()
+            raise self.closed.copy()
         room = max(self.batch_size, size)
         if not self.owner.reserve(room):
             return None
@@ -185,7 +185,7 @@ class PartitionQueue:
         """Queue whole batches behind everything sent before."""
         with inside(), self.lock:
             if self.closed is not None:
-                raise self.closed.again()
+                raise self.closed.copy()
             self.close_batch()
             self.queue.extend(batches)
 
@@ -277,7 +277,7 @@ class PartitionQueue:
         if not batches:
             return
         try:
-            write = Write([batch.seal() for batch in batches])
+            write = AppendRequest([batch.seal() for batch in batches])
             self.inflight = (batches, write)
             done = self.owner.append(self, write)
         except ReentrantCallError:  # of a signal handler in the middle of it, and no answer: `_settle` finds out
@@ -290,7 +290,7 @@ class PartitionQueue:
         else:
             self._await(batches, write, done)
 
-    def _await(self, batches: list[Batch], write: Write, done: Completion[int]) -> None:
+    def _await(self, batches: list[Batch], write: AppendRequest, done: Completion[int]) -> None:
         """The batches are in the log and wait for a sync: make room for the next ones. REQUIRES: `draining`."""
         self.written.add(batches, write, done)
         for batch in batches:
@@ -301,8 +301,8 @@ class PartitionQueue:
         done.on_done(self._on_synced)
         if not all(batch.urgent for batch in batches):
             done.unattended()
-        while self.knocks:
-            self.knocks.popleft()()
+        while self.waiters:
+            self.waiters.popleft()()
 
     def _on_synced(self, _: object) -> None:
         """On whatever thread synced, and maybe under locks of the broker's, so users' callbacks have to wait."""
@@ -331,13 +331,13 @@ class PartitionQueue:
             return False
         return True
 
-    def _finish(self, batches: list[Batch], error: BaseException | None, write: Write | None) -> None:
+    def _finish(self, batches: list[Batch], error: BaseException | None, write: AppendRequest | None) -> None:
         """REQUIRES: `draining`."""
         self._conclude(batches, error, write)
         self._forget_done()
         self.inflight = None
 
-    def _conclude(self, batches: list[Batch], error: BaseException | None, write: Write | None) -> None:
+    def _conclude(self, batches: list[Batch], error: BaseException | None, write: AppendRequest | None) -> None:
         base_offset = -1 if write is None else write.base_offset
         for batch in batches:
             if write is not None and batch.sealed is not None and batch.sealed.attributes & LOG_APPEND_TIME:
@@ -346,7 +346,7 @@ class PartitionQueue:
                 batch.fail(error)
             else:
                 count = len(batch)
-                batch.lighten()
+                batch.release_payload()
                 batch.complete(base_offset)
                 base_offset += count
             self.owner.finished(batch)
@@ -401,7 +401,7 @@ class PartitionQueue:
                 continue
             gate = RawGate()
             batch.on_done(gate.open)
-            self.knocks.append(gate.open)
+            self.waiters.append(gate.open)
             if batch.parked is None:
                 # An interrupted writer may have left the queue without looking at it again.
                 gate.wait(look_again.turn_s if left is None else min(left, look_again.turn_s))

@@ -17,11 +17,11 @@ from ..arguments import count_of, seconds_or_none, up_to
 from ..handle import Closing, Parent, closed
 from ..serde import resolve_serializer
 from . import send_many
-from .accumulator import Outbox
+from .accumulator import RecordAccumulator
 from .batch import Batch, Row
 from .delivery import Delivery, ManyDelivery, Part, Written
 from .partition_queue import RECORD_OVERHEAD, PartitionQueue, not_in_time
-from .routes import Routes
+from .routes import TopicCache
 from .topic_cache import Route, header_tuple, headers_size
 
 _new: Any = object.__new__  # a Delivery is made a million times a second; its __init__ would be a fifth of a send
@@ -64,11 +64,11 @@ class Producer(Closing):
         clock = self._service.clock
         # The system's clock is read without a Python frame in between: it is a tenth of a send.
         self._now_ns = time_ns if isinstance(clock, SystemClock) else lambda: clock.time_ms() * 1_000_000
-        self._outbox = Outbox(self._service, self._config)
+        self._outbox = RecordAccumulator(self._service, self._config)
         self._linger_ms = self._config.linger_ms
         self._acks = self._config.acks
         self._syncs = self._service.durable
-        self._routes = Routes(log, self._service, self._config, self._outbox)
+        self._routes = TopicCache(log, self._service, self._config, self._outbox)
         self._known, self._lingering = self._routes.known, self._routes.lingering
         log._adopt(self)
         self._service.on_metadata(self._routes.forget)
@@ -169,7 +169,7 @@ class Producer(Closing):
                 route.batch_is_full()
             queue.drain()
         if self._acks == 0:
-            batch.asked(index)
+            batch.observe(index)
             return Written(route.topic.name, queue.partition, -1, timestamp)
         return Delivery(batch, index)
 
@@ -215,7 +215,7 @@ class Producer(Closing):
 
     def _finish_now(self, batch: Batch, index: int) -> Delivery[RecordMetadata]:
         """Without a linger: acknowledged, or refused, when `send` returns."""
-        batch.asked(index)
+        batch.observe(index)
         if self._acks == 0 and self._syncs:
             batch.queue.drain()
         else:
@@ -290,7 +290,7 @@ class Producer(Closing):
             parts += send_many.put(self._outbox, queue, made, self._linger_ms)
         if self._acks == 0:
             for part in parts:
-                part.batch.asked(None)
+                part.batch.observe(None)
             return send_many.Unacknowledged(parts, n)
         delivery = ManyDelivery(parts, n)
         if self._put_off:
@@ -358,11 +358,11 @@ class Producer(Closing):
         if self._made and not self._ended:
             outbox, service, forget = self._outbox, self._service, self._routes.forget
 
-            def funeral() -> None:
+            def finalizer() -> None:
                 service.off_metadata(forget)
                 outbox.close(1.0, closed("producer"))
 
-            self._log._room.bury(funeral)
+            self._log._room.add_finalizer(finalizer)
             self._warn_open()  # last: where warnings are errors, it raises
 
     def __repr__(self) -> str:

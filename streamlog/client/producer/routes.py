@@ -11,7 +11,7 @@ from ...errors import InvalidRecordError
 from ...runtime.threads import inside, new_lock, new_reentrant_lock
 from ...runtime.values import refuse_to_copy
 from ..handle import Parent
-from .accumulator import Outbox
+from .accumulator import RecordAccumulator
 from .partition_queue import PartitionQueue
 from .partitioner import make_partitioner
 from .topic_cache import Route
@@ -21,7 +21,7 @@ from .topic_cache import Route
 _MOST = 1000
 
 
-class Routes:
+class TopicCache:
     """See the module. Thread-safe.
 
     `known` has a topic's route under its name, and under what a `Topic` is known by, for handles of one topic may
@@ -31,7 +31,7 @@ class Routes:
 
     __reduce_ex__ = refuse_to_copy
 
-    def __init__(self, log: Parent, service: Service, config: ProducerConfig, outbox: Outbox) -> None:
+    def __init__(self, log: Parent, service: Service, config: ProducerConfig, outbox: RecordAccumulator) -> None:
         self.known: dict[Any, Route] = {}
         self.lingering: dict[Any, PartitionQueue] = {}
         self.forget = _Forget(self.known, self.lingering)

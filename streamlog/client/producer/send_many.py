@@ -9,7 +9,7 @@ from operator import add
 
 from ...config import DEFAULT_BATCH_SIZE
 from ...types import HeaderTuple, RecordMetadata
-from .accumulator import Outbox
+from .accumulator import RecordAccumulator
 from .batch import Batch, Row, Rows
 from .delivery import ManyDelivery, Part
 from .partition_queue import PartitionQueue
@@ -23,7 +23,7 @@ _LARGE_BATCH = 60_000  # two of them fit into what a reader fetches at once
 _SMALL_BYTES = 1 << 19
 
 
-def put(outbox: Outbox, queue: PartitionQueue, parts: list[Part], linger_ms: int) -> list[Part]:
+def put(outbox: RecordAccumulator, queue: PartitionQueue, parts: list[Part], linger_ms: int) -> list[Part]:
     """Queue a call's batches and write them; with a linger the last one, if not full, stays open."""
     last: Part | None = None
     if linger_ms and parts[-1].batch.size < queue.batch_size and len(parts[-1].batch) < queue.batch_records:
@@ -36,7 +36,7 @@ def put(outbox: Outbox, queue: PartitionQueue, parts: list[Part], linger_ms: int
     return parts if last is None else parts + _linger_with(outbox, queue, last)
 
 
-def _that_fit(outbox: Outbox, batches: list[Batch], queue: PartitionQueue) -> Iterable[list[Batch]]:
+def _that_fit(outbox: RecordAccumulator, batches: list[Batch], queue: PartitionQueue) -> Iterable[list[Batch]]:
     """The batches, as many at a time as the buffer has room for; waits for room."""
     if outbox.reserve(sum(batch.reserved for batch in batches)):
         yield batches
@@ -48,7 +48,7 @@ def _that_fit(outbox: Outbox, batches: list[Batch], queue: PartitionQueue) -> It
         yield [batch]
 
 
-def _linger_with(outbox: Outbox, queue: PartitionQueue, last: Part) -> list[Part]:
+def _linger_with(outbox: RecordAccumulator, queue: PartitionQueue, last: Part) -> list[Part]:
     """Add the records of a batch that is not full to the open one, as if each had been sent alone."""
     n, keys, values, times, headers = last.batch.columns()
     each = last.batch.size // n

@@ -8,10 +8,10 @@ from collections.abc import Callable
 from ...runtime.api import Completion
 from ...runtime.threads import inside, new_lock, wait_for
 from ...runtime.values import refuse_to_copy
-from ...storage.log import Write
+from ...storage.log import AppendRequest
 from .batch import Batch
 
-Conclude = Callable[[list[Batch], BaseException | None, Write | None], None]
+Conclude = Callable[[list[Batch], BaseException | None, AppendRequest | None], None]
 
 
 class Written:
@@ -24,10 +24,10 @@ class Written:
 
     def __init__(self, conclude: Conclude) -> None:
         self._conclude = conclude
-        self._waiting: deque[tuple[list[Batch], Write, Completion[int]]] = deque()
+        self._waiting: deque[tuple[list[Batch], AppendRequest, Completion[int]]] = deque()
         self._lock = new_lock()
 
-    def add(self, batches: list[Batch], write: Write, done: Completion[int]) -> None:
+    def add(self, batches: list[Batch], write: AppendRequest, done: Completion[int]) -> None:
         self._waiting.append((batches, write, done))
 
     def collect(self) -> None:

@@ -22,7 +22,7 @@ _SPAN = (1 << 31) - 1  # the offsets that one batch can cover
 _MOST_SPANS = 64
 
 
-class Rebuilt:
+class SegmentWriter:
     """The new directory. `keep` the batches in order, then `finish`. Raises OSError wherever the disk does.
 
     `gaps`: offsets may be missing inside a segment, for compaction took them out. `start_offset` is where the log

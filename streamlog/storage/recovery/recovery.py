@@ -23,7 +23,7 @@ from ...runtime.api import Disk
 from .. import index as index_files
 from ..checkpoint import NAME as STATE_NAME
 from ..checkpoint import StateFile
-from ..faults import typed
+from ..faults import as_storage_error
 from ..files import base_offset_of, finish_all, log_name
 from ..log import Log
 from ..scan import Walk, walk
@@ -33,7 +33,7 @@ from . import power_loss, resync
 logger = logging.getLogger("streamlog.storage")
 
 
-class Crash(NamedTuple):
+class PreviousShutdown(NamedTuple):
     """How the directory was left. `clean`: closed; `same_boot`: the machine has been up ever since; `unsynced`: a sync
     failed, and the partition that it failed in could not be marked."""
 
@@ -43,7 +43,7 @@ class Crash(NamedTuple):
 
 
 def open_log(
-    disk: Disk, directory: str, topic_id: bytes, partition: int, seed: int, config: TopicConfig, crash: Crash,
+    disk: Disk, directory: str, topic_id: bytes, partition: int, seed: int, config: TopicConfig, crash: PreviousShutdown,
     *, is_known: bool = False,
 ) -> Log:  # fmt: skip
     """Open the partition directory, creating what is missing, repairing what a crash explains.
@@ -60,10 +60,10 @@ def open_log(
             state_file.settle()
         salvaged = power_loss.salvage(disk, directory, names, state.recovery_point, unsynced=crash.unsynced)
         if salvaged.done:
-            crash = Crash(clean=False, same_boot=False)
+            crash = PreviousShutdown(clean=False, same_boot=False)
         segments = _segments(disk, directory, seed, names, state_file)
     except OSError as error:
-        raise typed(error, "open", directory) from error
+        raise as_storage_error(error, "open", directory) from error
     if not segments:
         segments = [_new_segment(disk, directory, state.log_start_offset, seed)]
     for segment, following in pairwise(segments):
@@ -125,7 +125,7 @@ def _new_segment(disk: Disk, directory: str, base_offset: int, seed: int) -> Seg
         segment.create()
         disk.sync_dir(directory)
     except OSError as error:
-        raise typed(error, "create", segment.path) from error
+        raise as_storage_error(error, "create", segment.path) from error
     return segment
 
 
@@ -153,7 +153,7 @@ def _behind_the_loss(disk: Disk, directory: str, last: Segment, recovery_point: 
     try:
         last.size = size_of(disk, last.path)
     except OSError as error:
-        raise typed(error, "open", last.path) from error
+        raise as_storage_error(error, "open", last.path) from error
     last.sealed = True
     last.next_offset = max(last.next_offset + 1, recovery_point)
     behind = Segment(disk, directory, last.next_offset, last.seed)
@@ -213,7 +213,7 @@ def _goes_on(segment: Segment, following: int) -> bool:
     return end > following or (end == following and found.end < segment.size)
 
 
-def _recover_tail(disk: Disk, active: Segment, recovery_point: int, crash: Crash) -> StreamlogError | None:
+def _recover_tail(disk: Disk, active: Segment, recovery_point: int, crash: PreviousShutdown) -> StreamlogError | None:
     """Bring the active segment to where it can be appended to; return what forbids that, or None."""
     try:
         size = active.file.size()
@@ -226,7 +226,7 @@ def _recover_tail(disk: Disk, active: Segment, recovery_point: int, crash: Crash
                     return None
             disk.unlink(active.index_path)
     except OSError as error:
-        raise typed(error, "open", active.path) from error
+        raise as_storage_error(error, "open", active.path) from error
     # No payload that a header announces can be missing, and one that was hurt otherwise is told to whoever reads it.
     found = walk(active, size)
     active.wake(found)
@@ -238,7 +238,7 @@ def _recover_tail(disk: Disk, active: Segment, recovery_point: int, crash: Crash
             active.file.truncate(found.end)
             active.file.sync()
         except OSError as error:
-            raise typed(error, "cut the torn end of", active.path) from error
+            raise as_storage_error(error, "cut the torn end of", active.path) from error
         active.size = found.end
         logger.warning(
             "%s: cut a torn write at byte %d: %d bytes, none acknowledged", active.path, found.end, size - found.end
@@ -247,7 +247,7 @@ def _recover_tail(disk: Disk, active: Segment, recovery_point: int, crash: Crash
     return _end_fault(active, found, recovery_point, crash)
 
 
-def _end_fault(active: Segment, found: Walk, recovery_point: int, crash: Crash) -> StreamlogError | None:
+def _end_fault(active: Segment, found: Walk, recovery_point: int, crash: PreviousShutdown) -> StreamlogError | None:
     """What forbids appending if the file goes on behind its last good batch and no crash explains that."""
     active.size = found.stats.size
     if found.end == found.stats.size:
@@ -259,7 +259,7 @@ def _end_fault(active: Segment, found: Walk, recovery_point: int, crash: Crash) 
     return fault
 
 
-def is_torn(active: Segment, found: Walk, recovery_point: int, crash: Crash) -> bool:
+def is_torn(active: Segment, found: Walk, recovery_point: int, crash: PreviousShutdown) -> bool:
     """Whether a crash explains that the last segment goes on behind its last good batch."""
     if found.stats.next_offset < recovery_point:
         return False

@@ -22,7 +22,7 @@ from typing import NamedTuple
 from ...errors import DiskFullError, StreamlogError
 from ...runtime.api import Disk
 from ...runtime.disk_errors import check
-from ..faults import typed
+from ..faults import as_storage_error
 from ..files import base_offset_of, cut_of
 from ..index import Index, Stats
 from ..scan import Walk, walk
@@ -127,7 +127,7 @@ def cut(disk: Disk, directory: str, found: Found) -> None:
             active.create()
             disk.sync_dir(directory)
     except OSError as error:
-        raise typed(error, "cut the torn end of", active.path) from error
+        raise as_storage_error(error, "cut the torn end of", active.path) from error
     _tell(found, saved)
 
 

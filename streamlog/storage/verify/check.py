@@ -30,9 +30,9 @@ from ..segment import Segment, size_of
 from .batch_check import batch_fault
 from .findings import FOREVER_OFFSET as FOREVER_OFFSET
 from .findings import Checked as Checked
+from .findings import CheckRequest as CheckRequest
 from .findings import Finding as Finding
 from .findings import Findings
-from .findings import Question as Question
 
 _TRIES = 8
 
@@ -41,7 +41,7 @@ class _Changed(Exception):
     """The directory changed under the check."""
 
 
-def check_partition(disk: Disk, question: Question) -> Checked:
+def check_partition(disk: Disk, question: CheckRequest) -> Checked:
     """Check one partition directory. Reads every byte of it once; holds one batch at a time.
 
     Raises OSError if the directory cannot be read, FormatError if a newer version wrote it.
@@ -63,7 +63,7 @@ def check_partition(disk: Disk, question: Question) -> Checked:
 class _Check(Findings):
     """One pass over one directory."""
 
-    def __init__(self, disk: Disk, question: Question) -> None:
+    def __init__(self, disk: Disk, question: CheckRequest) -> None:
         super().__init__(question.crash)
         self.disk = disk
         self.q = question

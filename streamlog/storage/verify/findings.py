@@ -8,7 +8,7 @@ from typing import NamedTuple
 from ...errors import CorruptRecordError
 from ...records.batch import BatchHeader
 from ...records.columns import BatchColumns
-from ..recovery.recovery import Crash
+from ..recovery.recovery import PreviousShutdown
 from ..segment import Segment
 
 FOREVER_OFFSET = (1 << 63) - 1
@@ -45,7 +45,7 @@ class Checked(NamedTuple):
     findings: tuple[Finding, ...]
 
 
-class Question(NamedTuple):
+class CheckRequest(NamedTuple):
     """Which partition directory is checked, and what is known about it.
 
     `gaps`: compaction may have left offsets out. `visit` is called with each batch that is whole, `keep` with the
@@ -58,7 +58,7 @@ class Question(NamedTuple):
     topic_id: bytes
     partition: int
     seed: int
-    crash: Crash
+    crash: PreviousShutdown
     gaps: bool
     visit: Visit | None = None
     progress: Progress | None = None
@@ -69,7 +69,7 @@ class Question(NamedTuple):
 class Findings:
     """The findings of one pass so far. Offsets below `start_offset` are deleted, so nothing is lost there."""
 
-    def __init__(self, crash: Crash) -> None:
+    def __init__(self, crash: PreviousShutdown) -> None:
         self.findings: list[Finding] = []
         self.start_offset = 0
         self.end_offset = FOREVER_OFFSET

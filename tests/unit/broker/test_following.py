@@ -8,15 +8,15 @@ from typing import Any
 
 import pytest
 
-from streamlog.broker.log_directory import Broker
+from streamlog.broker.log_directory import LogDirectory
 from streamlog.broker.scheduler import Scheduler
 from streamlog.broker.service import LocalService
-from streamlog.broker.tailing.service import FollowingService
+from streamlog.broker.tailing.service import TailingService
 from streamlog.errors import ClosedError, RequestTimedOutError, StorageError, UnknownTopicOrPartitionError
 from streamlog.records import columns
 from streamlog.runtime.disk import OsDisk
 from streamlog.runtime.threads import RawGate, SystemClock, new_lock, real_monotonic
-from streamlog.storage.log import Write
+from streamlog.storage.log import AppendRequest
 from streamlog.types import TopicPartition
 
 NAME = TopicPartition("t", 0)
@@ -45,24 +45,24 @@ class Scene:
         self.reader.open()
 
     def own(self, *, sync: bool = False) -> None:
-        broker = Broker(self.path, OsDisk(), new_lock, RawGate, real_monotonic, sync=sync)
+        broker = LogDirectory(self.path, OsDisk(), new_lock, RawGate, real_monotonic, sync=sync)
         broker.open(0.0)
         self.owner = LocalService(
             broker, SystemClock(), Scheduler(new_lock(), new_lock()), {}, new_lock, real_monotonic
         )  # fmt: skip
         self.owner.open()
 
-    def new_reader(self) -> FollowingService:
-        return FollowingService(
+    def new_reader(self) -> TailingService:
+        return TailingService(
             self.path, self.disk, SystemClock(), Scheduler(new_lock(), new_lock()), new_lock, Gate, lambda: self.now
         )
 
     def send(self, *values: bytes, topic: str = "t") -> None:
         view = self.owner.topic(topic)
         batch = columns.seal(view.seeds[0], None, list(values), 1, count=len(values))
-        self.owner.produce(view, 0, Write([batch]))
+        self.owner.produce(view, 0, AppendRequest([batch]))
 
-    def fetch(self, offset: int = 0, reader: FollowingService | None = None) -> bytes:
+    def fetch(self, offset: int = 0, reader: TailingService | None = None) -> bytes:
         return bytes((reader or self.reader).fetch(NAME, offset, 1 << 16, "read_committed").data)
 
 
@@ -200,7 +200,7 @@ def test_while_an_owner_is_opening_what_was_known_is_read_on(scene: Scene) -> No
     publisher = scene.owner.publisher
     scene.owner.close()
     publisher.open(2, 1)
-    broker = Broker(scene.path, OsDisk(), new_lock, RawGate, real_monotonic)
+    broker = LogDirectory(scene.path, OsDisk(), new_lock, RawGate, real_monotonic)
     broker.open(0.0)
     scene.now += 1
     assert scene.fetch() == data
@@ -225,7 +225,7 @@ def test_while_an_owner_is_opening_what_was_known_is_read_on(scene: Scene) -> No
 def test_a_reader_that_comes_while_the_log_is_opened_waits_for_it(scene: Scene) -> None:
     scene.send(b"x")
     scene.owner.close()
-    broker = Broker(scene.path, OsDisk(), new_lock, RawGate, real_monotonic)
+    broker = LogDirectory(scene.path, OsDisk(), new_lock, RawGate, real_monotonic)
     broker.open(0.0)
     reader = scene.new_reader()
 

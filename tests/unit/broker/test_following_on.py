@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from streamlog.broker.log_directory import Broker
+from streamlog.broker.log_directory import LogDirectory
 from streamlog.errors import OffsetOutOfRangeError, RequestTimedOutError
 from streamlog.runtime.disk import OsDisk
 from streamlog.runtime.threads import RawGate, new_lock, real_monotonic
@@ -48,7 +48,7 @@ def test_a_partition_that_is_first_used_while_the_log_is_opened_is_waited_for(
     reader = scene.reader = scene.new_reader()
     reader.open()
     scene.owner.close()
-    broker = Broker(scene.path, OsDisk(), new_lock, RawGate, real_monotonic)
+    broker = LogDirectory(scene.path, OsDisk(), new_lock, RawGate, real_monotonic)
     broker.open(0.0)
     scene.now += 1
     assert not scene.fetch(2)  # and nobody says that the log, which was not looked at yet, ends before that

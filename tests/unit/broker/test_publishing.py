@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from streamlog.broker.tailing.published_writer import INTERVAL_S, RETRY_S, Publisher
+from streamlog.broker.tailing.published_writer import INTERVAL_S, RETRY_S, PublishedWriter
 from streamlog.config import TopicConfig
 from streamlog.records.batch import seed_of
 from streamlog.replication.partition import Partition
@@ -28,7 +28,7 @@ from streamlog.storage.published import (
     parse_header,
     parse_slot,
 )
-from streamlog.storage.recovery.recovery import Crash, open_log
+from streamlog.storage.recovery.recovery import PreviousShutdown, open_log
 from streamlog.types import TopicPartition
 
 NOW = 1_700_000_000_000
@@ -70,7 +70,7 @@ class Scene:
         self.disk = CountingDisk()
         self.now = 100.0
         self.wakes = 0
-        self.publisher = Publisher(self.disk, str(path), new_lock(), lambda: self.now)
+        self.publisher = PublishedWriter(self.disk, str(path), new_lock(), lambda: self.now)
         self.publisher.open(7, 4711)
         self.made: list[Partition] = []
 
@@ -81,7 +81,7 @@ class Scene:
         topic_id = bytes(16)
         settings = TopicConfig(**config)
         log = open_log(
-            OsDisk(), str(self.path / f"p{number}"), topic_id, number, seed_of(topic_id, number), settings, Crash(True, True)
+            OsDisk(), str(self.path / f"p{number}"), topic_id, number, seed_of(topic_id, number), settings, PreviousShutdown(True, True)
         )  # fmt: skip
         self.made.append(Partition(TopicPartition("t", number), topic_id, log, new_lock))
         return self.made[-1]

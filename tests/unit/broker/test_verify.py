@@ -20,8 +20,8 @@ from streamlog.config import TopicConfig
 from streamlog.records import columns
 from streamlog.records.batch import seed_of
 from streamlog.runtime.disk import OsDisk
-from streamlog.storage.log import Write
-from streamlog.storage.recovery.recovery import Crash
+from streamlog.storage.log import AppendRequest
+from streamlog.storage.recovery.recovery import PreviousShutdown
 from streamlog.storage.recovery.recovery import open_log as open_partition
 from streamlog.storage.verify.check import FOREVER_OFFSET
 
@@ -220,8 +220,10 @@ def append(path: Path, topic: str, key: bytes, value: bytes | None) -> None:
     where = directory(path, topic, 0)
     topic_id = METADATA_ID.bytes if topic == "__cluster_metadata" else bytes.fromhex(where.name.split("-")[0])
     seed = seed_of(topic_id, 0)
-    log = open_partition(OsDisk(), str(where), topic_id, 0, seed, TopicConfig(), Crash(clean=True, same_boot=True))
-    log.append(Write([columns.seal(seed, [key], [value], 0, count=1)]), 0, 0)
+    log = open_partition(
+        OsDisk(), str(where), topic_id, 0, seed, TopicConfig(), PreviousShutdown(clean=True, same_boot=True)
+    )
+    log.append(AppendRequest([columns.seal(seed, [key], [value], 0, count=1)]), 0, 0)
     log.close()
     log.release()
 

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from streamlog.broker.tailing.published_reader import Situation, Watcher
+from streamlog.broker.tailing.published_reader import PublishedReader, Situation
 from streamlog.errors import FormatError, StorageError
 from streamlog.runtime.disk import OsDisk
 from streamlog.storage.published import (
@@ -38,10 +38,10 @@ class Lock:
         self.held = True
         self.pid = PID
         self.error: OSError | None = None
-        self.asked = 0
+        self.observe = 0
 
     def holder(self) -> int | None:
-        self.asked += 1
+        self.observe += 1
         if self.error is not None:
             raise self.error
         return self.pid if self.held else None
@@ -74,7 +74,7 @@ class Scene:
         self.disk = ReaderDisk(self.lock)
         self.now = 50.0
         self.owned(1)
-        self.watcher = Watcher(self.disk, str(path), lambda: self.now)
+        self.watcher = PublishedReader(self.disk, str(path), lambda: self.now)
 
     def owned(self, incarnation: int, *, clean: bool = False, boot: str = "this boot") -> None:
         about = {
@@ -227,15 +227,15 @@ def test_a_file_that_is_garbage_for_long_is_none(scene: Scene) -> None:
 def test_a_silent_owner_is_asked_for_now_and_then_only(scene: Scene) -> None:
     scene.write(SLOT)
     scene.look()
-    asked = scene.lock.asked
+    asked = scene.lock.observe
     for _ in range(200):
         scene.look(0.005)
-    assert 3 <= scene.lock.asked - asked <= 5
-    asked = scene.lock.asked
+    assert 3 <= scene.lock.observe - asked <= 5
+    asked = scene.lock.observe
     for n in range(200):
         scene.write(SLOT._replace(end_offset=500 + n))
         scene.look(0.005)
-    assert scene.lock.asked == asked
+    assert scene.lock.observe == asked
 
 
 def test_an_owner_that_is_killed_is_noticed_and_so_is_the_next(scene: Scene) -> None:
@@ -374,7 +374,7 @@ def test_a_directory_that_is_no_log_is_an_error_and_one_that_is_removed_is_left_
     scene.look(1.0)
     assert scene.watcher.slots == {11: SLOT}
     with pytest.raises(FormatError, match="no log in"):
-        Watcher(scene.disk, str(scene.path), lambda: 0.0).look()
+        PublishedReader(scene.disk, str(scene.path), lambda: 0.0).look()
 
 
 def test_a_file_that_cannot_be_read_is_a_typed_error(scene: Scene) -> None:

@@ -17,8 +17,8 @@ from streamlog.replication.commit import PATIENCE_MS, Parked
 from streamlog.replication.partition import Partition
 from streamlog.runtime.api import Completion
 from streamlog.runtime.threads import new_lock, result_of, wait_for
-from streamlog.storage.log import Write
-from streamlog.storage.recovery.recovery import Crash, open_log
+from streamlog.storage.log import AppendRequest
+from streamlog.storage.recovery.recovery import PreviousShutdown, open_log
 from streamlog.testing import FaultyDisk
 from streamlog.types import TopicPartition
 
@@ -35,14 +35,14 @@ def disk() -> FaultyDisk:
 @pytest.fixture
 def partition(tmp_path: Path, disk: FaultyDisk) -> Iterator[Partition]:
     config = TopicConfig(segment_bytes=1024)
-    log = open_log(disk, str(tmp_path / "p"), TOPIC_ID, 0, SEED, config, Crash(True, True))
+    log = open_log(disk, str(tmp_path / "p"), TOPIC_ID, 0, SEED, config, PreviousShutdown(True, True))
     yield Partition(TopicPartition("t", 0), TOPIC_ID, log, new_lock, durable=True)
     log.release()
 
 
 def write(partition: Partition, records: int = 1, size: int = 1) -> Completion[int]:
     """Append one batch; what the sender is promised."""
-    batch = Write([columns.seal(SEED, None, [b"x" * size] * records, NOW, count=records)])
+    batch = AppendRequest([columns.seal(SEED, None, [b"x" * size] * records, NOW, count=records)])
     partition.append(batch, NOW)
     return partition.acknowledge(batch)
 
@@ -64,7 +64,7 @@ def test_one_sync_answers_everything_that_was_written_before_it(partition: Parti
 
 def test_what_is_synced_already_need_not_be_parked(partition: Partition) -> None:
     assert write(partition).drive()
-    assert partition.commit.park(1, 0).result() == 0
+    assert partition.commit.await_sync(1, 0).result() == 0
     assert partition.commit.everything().done()
 
 
@@ -133,7 +133,7 @@ def test_what_nobody_blocks_on_is_left_to_the_scheduler(partition: Partition) ->
     assert asked == [PATIENCE_MS]  # once for both
     second.unattended()
     assert asked == [PATIENCE_MS, 0]
-    assert partition.commit.tend(NOW) is None
+    assert partition.commit.maybe_sync(NOW) is None
     assert first.done()
     assert second.done()
     write(partition)
@@ -154,9 +154,9 @@ def test_what_came_during_a_sync_and_nobody_blocks_on_is_left_to_the_scheduler_a
 def test_the_scheduler_comes_again_while_another_thread_syncs(partition: Partition) -> None:
     parked = write(partition)
     with partition.commit.syncing:
-        assert partition.commit.tend(NOW) == NOW + PATIENCE_MS
+        assert partition.commit.maybe_sync(NOW) == NOW + PATIENCE_MS
     assert not parked.done()
-    assert partition.commit.tend(NOW) is None
+    assert partition.commit.maybe_sync(NOW) is None
     assert parked.done()
 
 
@@ -166,7 +166,7 @@ def test_readers_whose_wake_up_an_interrupt_swallowed_are_woken_by_the_scheduler
     partition.watch(lambda: woken.append(1))
     write(partition)
     partition.commit.synced_end = 2  # and then Ctrl-C
-    partition.commit.tend(NOW)
+    partition.commit.maybe_sync(NOW)
     assert woken == [1]
 
 
@@ -226,7 +226,7 @@ def test_a_failed_sync_fails_all_who_are_parked_and_who_come_later(partition: Pa
     for each in parked:
         with pytest.raises(PoisonedLogError):
             result_of(each)
-    late = partition.commit.park(9, 8)
+    late = partition.commit.await_sync(9, 8)
     assert isinstance(late.error(), PoisonedLogError)
     assert isinstance(partition.commit.everything().error(), PoisonedLogError)
     with pytest.raises(PoisonedLogError):
@@ -272,7 +272,7 @@ def test_a_partition_that_is_deleted_fails_who_is_parked(partition: Partition) -
     parked = write(partition)
     partition.remove(ClosedError("gone"))
     assert isinstance(parked.error(), ClosedError)
-    assert isinstance(partition.commit.park(5, 4).error(), ClosedError)
+    assert isinstance(partition.commit.await_sync(5, 4).error(), ClosedError)
 
 
 def test_a_wait_ends_at_its_timeout_while_another_thread_syncs(partition: Partition) -> None:

@@ -14,8 +14,8 @@ from streamlog.records.batch import seed_of
 from streamlog.replication.partition import RETRY_MS, Partition, gone
 from streamlog.runtime.disk import OsDisk
 from streamlog.runtime.threads import new_lock
-from streamlog.storage.log import Write
-from streamlog.storage.recovery.recovery import Crash, open_log
+from streamlog.storage.log import AppendRequest
+from streamlog.storage.recovery.recovery import PreviousShutdown, open_log
 from streamlog.types import TopicPartition
 
 NOW = 1_700_000_000_000
@@ -27,13 +27,13 @@ NAME = TopicPartition("t", 0)
 @pytest.fixture
 def partition(tmp_path: Path) -> Iterator[Partition]:
     config = TopicConfig(segment_bytes=1024, retention_ms=1000)
-    log = open_log(OsDisk(), str(tmp_path / "p"), TOPIC_ID, 0, SEED, config, Crash(True, True))
+    log = open_log(OsDisk(), str(tmp_path / "p"), TOPIC_ID, 0, SEED, config, PreviousShutdown(True, True))
     yield Partition(NAME, TOPIC_ID, log, new_lock)
     log.release()
 
 
-def write(value: bytes = b"x" * 600, timestamp: int = NOW) -> Write:
-    return Write([columns.seal(SEED, None, [value], timestamp, count=1)])
+def write(value: bytes = b"x" * 600, timestamp: int = NOW) -> AppendRequest:
+    return AppendRequest([columns.seal(SEED, None, [value], timestamp, count=1)])
 
 
 @pytest.mark.parametrize("short", [False, True])

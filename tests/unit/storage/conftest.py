@@ -16,18 +16,18 @@ from streamlog.records.columns import BatchColumns, HeaderTuple
 from streamlog.replication.partition import Partition
 from streamlog.runtime.disk import OsDisk
 from streamlog.runtime.threads import new_lock
-from streamlog.storage.log import Log, Write
-from streamlog.storage.recovery.recovery import Crash, open_log
-from streamlog.storage.verify.check import Checked, Question, check_partition
+from streamlog.storage.log import AppendRequest, Log
+from streamlog.storage.recovery.recovery import PreviousShutdown, open_log
+from streamlog.storage.verify.check import Checked, CheckRequest, check_partition
 from streamlog.types import TopicPartition
 
 NOW = 1_700_000_000_000
 TOPIC_ID = bytes(range(16))
 PARTITION = 3
 SEED = seed_of(TOPIC_ID, PARTITION)
-CLEAN = Crash(clean=True, same_boot=True)
-KILLED = Crash(clean=False, same_boot=True)
-POWER_LOST = Crash(clean=False, same_boot=False)
+CLEAN = PreviousShutdown(clean=True, same_boot=True)
+KILLED = PreviousShutdown(clean=False, same_boot=True)
+POWER_LOST = PreviousShutdown(clean=False, same_boot=False)
 
 
 class Entry(NamedTuple):
@@ -52,7 +52,7 @@ class Box:
 
     # -- life ----------------------------------------------------------------------------------------
 
-    def open(self, crash: Crash = CLEAN) -> Log:
+    def open(self, crash: PreviousShutdown = CLEAN) -> Log:
         self.log = open_log(self.disk, str(self.path), TOPIC_ID, PARTITION, SEED, self.config, crash)
         self.partition = Partition(TopicPartition("t", PARTITION), TOPIC_ID, self.log, new_lock)
         return self.log
@@ -61,7 +61,7 @@ class Box:
         self.log.close()
         self.log.release()
 
-    def reopen(self, crash: Crash = CLEAN) -> Log:
+    def reopen(self, crash: PreviousShutdown = CLEAN) -> Log:
         """Close and open again; or, with a crash, let go without a word and open what is there."""
         if crash.clean:
             self.close()
@@ -82,9 +82,9 @@ class Box:
         timestamps: Sequence[int] | int | None = None,
         headers: Sequence[HeaderTuple] | None = None,
         **options: Any,
-    ) -> Write:
+    ) -> AppendRequest:
         times = self.now if timestamps is None else timestamps
-        return Write([columns.seal(SEED, keys, values, times, headers, count=len(values), **options)])
+        return AppendRequest([columns.seal(SEED, keys, values, times, headers, count=len(values), **options)])
 
     # -- reading -------------------------------------------------------------------------------------
 
@@ -137,11 +137,11 @@ class Box:
     def logs(self) -> list[Path]:
         return sorted(self.path.glob("*.log"))
 
-    def check(self, crash: Crash = KILLED, **changes: Any) -> Checked:
-        question = Question(str(self.path), TOPIC_ID, PARTITION, SEED, crash, self.config.compacts)
+    def check(self, crash: PreviousShutdown = KILLED, **changes: Any) -> Checked:
+        question = CheckRequest(str(self.path), TOPIC_ID, PARTITION, SEED, crash, self.config.compacts)
         return check_partition(OsDisk(), question._replace(**changes))
 
-    def problems(self, crash: Crash = KILLED) -> list[Any]:
+    def problems(self, crash: PreviousShutdown = KILLED) -> list[Any]:
         return [finding for finding in self.check(crash).findings if not finding.is_note]
 
 

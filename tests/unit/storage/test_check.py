@@ -368,7 +368,7 @@ class Restless:
 @pytest.mark.parametrize("times", [1, 3, 1000])
 def test_a_log_that_changes_under_the_check_is_checked_again(box: MakeBox, times: int) -> None:
     from streamlog.runtime.disk import OsDisk
-    from streamlog.storage.verify.check import Question, check_partition
+    from streamlog.storage.verify.check import CheckRequest, check_partition
 
     b = segmented(box)
     restarts: list[int] = []
@@ -376,7 +376,7 @@ def test_a_log_that_changes_under_the_check_is_checked_again(box: MakeBox, times
     def act() -> None:
         b.append(b"z" * 900)
 
-    question = Question(str(b.path), TOPIC_ID, PARTITION, SEED, KILLED, False, restart=lambda: restarts.append(1))
+    question = CheckRequest(str(b.path), TOPIC_ID, PARTITION, SEED, KILLED, False, restart=lambda: restarts.append(1))
     found = check_partition(Restless(OsDisk(), act, times), question)
     assert restarts
     if times == 1000:
@@ -389,10 +389,10 @@ def test_a_directory_that_is_removed_under_the_check_is_nothing(box: MakeBox) ->
     import shutil
 
     from streamlog.runtime.disk import OsDisk
-    from streamlog.storage.verify.check import Question, check_partition
+    from streamlog.storage.verify.check import CheckRequest, check_partition
 
     b = segmented(box)
-    question = Question(str(b.path), TOPIC_ID, PARTITION, SEED, KILLED, False)
+    question = CheckRequest(str(b.path), TOPIC_ID, PARTITION, SEED, KILLED, False)
     found = check_partition(Restless(OsDisk(), lambda: shutil.rmtree(b.path, ignore_errors=True), 1), question)
     assert found == (0, 0, 0, 0, ())
 

@@ -17,7 +17,7 @@ from streamlog.records import columns
 from streamlog.records.batch import NO_PRODUCER, NO_TIMESTAMP
 from streamlog.storage import compaction
 from streamlog.storage.files import finish_all
-from streamlog.storage.log import Write
+from streamlog.storage.log import AppendRequest
 
 from .conftest import CLEAN, KILLED, NOW, SEED, Box
 from .faulty import Killed
@@ -50,10 +50,10 @@ def filled(b: Box) -> Box:
 
 def test_offsets_that_a_repair_found_lost_give_a_compacted_segment_no_time(box: MakeBox) -> None:
     b = box(cleanup_policy="compact")
-    b.log.append(Write([columns.seal(SEED, None, None, NO_TIMESTAMP, count=0, last_offset_delta=4)]), 0, b.now)
+    b.log.append(AppendRequest([columns.seal(SEED, None, None, NO_TIMESTAMP, count=0, last_offset_delta=4)]), 0, b.now)
     put(b, (b"a", b"1"))
     put(b, (b"a", b"2"))
-    b.log.append(Write([columns.seal(SEED, None, None, NO_TIMESTAMP, count=0, last_offset_delta=4)]), 0, b.now)
+    b.log.append(AppendRequest([columns.seal(SEED, None, None, NO_TIMESTAMP, count=0, last_offset_delta=4)]), 0, b.now)
     assert compact(b) is not None
     (sealed,) = b.log.sealed()
     assert (sealed.next_offset, sealed.records, sealed.min_timestamp, sealed.max_timestamp) == (12, 1, NOW, NOW)

@@ -15,7 +15,7 @@ from streamlog.records import columns
 from streamlog.records.batch import FIXED_LEN, FORM_KAFKA, MAGIC, NO_TIMESTAMP, read_header, stamp
 from streamlog.storage import segment as segments
 from streamlog.storage.checkpoint import StateFile
-from streamlog.storage.log import Log, Write
+from streamlog.storage.log import AppendRequest, Log
 from streamlog.storage.recovery import resync
 from streamlog.storage.scan import walk
 from streamlog.storage.segment import Segment
@@ -379,7 +379,7 @@ def test_a_batch_without_records_takes_offsets_and_counts_for_nothing_else(box: 
     b.append(b"one", timestamps=5)
     before = b.log.tail
     empty = columns.seal(SEED, None, None, -1, count=0, last_offset_delta=3)
-    assert b.log.append(Write([empty]), 0, b.now) == 1
+    assert b.log.append(AppendRequest([empty]), 0, b.now) == 1
     after = b.log.tail
     assert after.end_offset == 5
     assert (after.records, after.min_timestamp, after.max_timestamp) == (1, 5, 5)

@@ -13,8 +13,8 @@ import pytest
 
 from streamlog.errors import CorruptRecordError, DiskFullError, LogDirNotFoundError, StorageError, StreamlogError
 from streamlog.runtime.owned_disk import StaleOwnerError
-from streamlog.storage.faults import typed
-from streamlog.storage.log import Write
+from streamlog.storage.faults import as_storage_error
+from streamlog.storage.log import AppendRequest
 from streamlog.testing import faults
 
 from .conftest import CLEAN, KILLED, Box
@@ -249,7 +249,7 @@ def test_interrupted_at_any_line_of_append_the_write_is_in_or_out_and_says_which
     def run(line: int) -> bool:
         b = box(segment_bytes=1024)
         b.append(b"one")
-        write: Write = b.write(b"two" * (400 if rolls else 1))
+        write: AppendRequest = b.write(b"two" * (400 if rolls else 1))
         try:
             with interrupted_at(line, functions) as seen:
                 b.log.append(write, 0, b.now)
@@ -403,6 +403,6 @@ def test_what_finds_another_directory_in_its_place_is_told_so() -> None:
     try:
         raise StaleOwnerError(errno.ESTALE, "another log's", "/logs/data")
     except OSError as error:
-        told = typed(error, "append to", "/logs/data/topics/x")
+        told = as_storage_error(error, "append to", "/logs/data/topics/x")
     assert isinstance(told, LogDirNotFoundError)
     assert "/logs/data: the directory of this log was removed, renamed or replaced" in str(told)

@@ -11,8 +11,8 @@ import pytest
 from streamlog.errors import CorruptRecordError, OffsetOutOfRangeError, RequestTimedOutError, StorageError
 from streamlog.runtime.disk import OsDisk
 from streamlog.storage.published import Slot
-from streamlog.storage.tail import Tail
-from streamlog.storage.tailing import FollowedLog
+from streamlog.storage.tail import LogSnapshot
+from streamlog.storage.tailing import TailedLog
 
 from .conftest import KILLED, NOW, PARTITION, SEED, TOPIC_ID, Box
 
@@ -66,9 +66,9 @@ class Along:
     def __init__(self, box: Box, disk: ReaderDisk | None = None) -> None:
         self.box = box
         self.disk = disk or ReaderDisk()
-        self.log = FollowedLog(self.disk, str(box.path), SEED, TOPIC_ID, PARTITION)  # type: ignore[arg-type]
+        self.log = TailedLog(self.disk, str(box.path), SEED, TOPIC_ID, PARTITION)  # type: ignore[arg-type]
         self.log.renew = self.renew
-        self.published: Tail | None = None
+        self.published: LogSnapshot | None = None
         self.generation = self.rewrites = 0
         self.incarnation = 1
 
@@ -90,7 +90,7 @@ class Along:
     def follow(self) -> bool:
         return self.log.follow(self.slot(), self.incarnation, self.slot)
 
-    def renew(self, failed: Tail) -> None:
+    def renew(self, failed: LogSnapshot) -> None:
         self.follow()
         if self.log.tail.segments == failed.segments:
             self.log.list_anew(lambda: False)
@@ -280,7 +280,7 @@ def test_a_reader_inside_a_removed_segment_reads_on(box: MakeBox) -> None:
 
 def compacted(b: Box, along: Along) -> None:
     """Compact as the owner does: it publishes before the files get their names, and once more after."""
-    b.partition.outside = Told(along)  # type: ignore[assignment]
+    b.partition.listener = Told(along)  # type: ignore[assignment]
     b.partition.roll(b.now)
     assert b.partition.compact(b.now) is not None
 
@@ -361,7 +361,7 @@ def test_files_are_consistent_at_every_step_of_a_swap(box: MakeBox) -> None:
             look()
 
     b.log.disk = Stepwise()
-    b.partition.outside = Told(along, look)  # type: ignore[assignment]
+    b.partition.listener = Told(along, look)  # type: ignore[assignment]
     b.partition.roll(b.now)
     b.partition.compact(b.now)
     look()
@@ -383,7 +383,7 @@ def test_a_swap_that_got_its_name_before_it_was_opened_is_found_under_it(box: Ma
             views.append([segment.path for segment in along.log.tail.segments])
 
     b.partition.roll(b.now)
-    b.partition.outside = Told(along, once)  # type: ignore[assignment]
+    b.partition.listener = Told(along, once)  # type: ignore[assignment]
     b.partition.compact(b.now)
     assert any(path.endswith(".swap") for path in views[0])
     along.rewrites, along.generation = along.log._life[1], along.log._slot.generation  # type: ignore[index, union-attr]
@@ -401,7 +401,7 @@ def test_files_below_the_log_start_that_are_about_to_go_are_left_out(box: MakeBo
         along.follow()
         listed.append(along.values())
 
-    b.partition.outside = Told(along, look)  # type: ignore[assignment]
+    b.partition.listener = Told(along, look)  # type: ignore[assignment]
     b.partition.delete_records(5)
     assert listed == [[value(n) for n in range(5, 8)]]
     assert len(along.log.tail.segments) == 3
@@ -467,7 +467,7 @@ def test_files_that_never_rest_while_they_are_read_are_a_retriable_error(box: Ma
     along = Along(b)
     along.follow()
 
-    def renew(failed: Tail) -> None:
+    def renew(failed: LogSnapshot) -> None:
         along.log.tail = failed._replace(segments=(*failed.segments,))
         segments = tuple(along.log._segment(s.base_offset) for s in failed.segments)
         for segment, old in zip(segments, failed.segments, strict=True):
@@ -829,7 +829,7 @@ def test_a_log_that_is_lost_is_never_taken_for_an_empty_one(box: MakeBox, harm: 
     for path in b.logs():
         path.unlink()
     directory = b.path if harm == "no segment" else b.path / "none"
-    log = FollowedLog(Along(b).disk, str(directory), SEED, TOPIC_ID, PARTITION)  # type: ignore[arg-type]
+    log = TailedLog(Along(b).disk, str(directory), SEED, TOPIC_ID, PARTITION)  # type: ignore[arg-type]
     with pytest.raises(CorruptRecordError, match="lost"):
         log.salvage(None, verify=False, is_alone=lambda: True)
     assert not log.salvage(None, verify=False, is_alone=lambda: False), "its owner is deleting it, perhaps"

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from streamlog.errors import OffsetOutOfRangeError, StorageError
 from streamlog.records.batch import CONTROL, LOG_APPEND_TIME
 from streamlog.storage import segment as segments
-from streamlog.storage.log import EMPTY, Write
+from streamlog.storage.log import EMPTY, AppendRequest
 
 from .conftest import CLEAN, KILLED, NOW, SEED, Box
 
@@ -32,7 +32,7 @@ def test_offsets_count_up_from_zero_across_batches_and_segments(box: MakeBox) ->
 def test_several_batches_of_one_write_lie_in_one_segment(box: MakeBox) -> None:
     b = box(segment_bytes=1024)
     b.append(b"x")
-    write = Write([b.write(b"y" * 400).batches[0] for _ in range(5)])
+    write = AppendRequest([b.write(b"y" * 400).batches[0] for _ in range(5)])
     assert b.log.append(write, 0, b.now) == 1
     assert write.base_offset == 1
     assert [path.stem[-2:] for path in b.logs()] == ["00", "01"]

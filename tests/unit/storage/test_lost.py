@@ -8,7 +8,7 @@ from streamlog.config import TopicConfig
 from streamlog.records.batch import seed_of
 from streamlog.storage.log import Log
 from streamlog.storage.lost import begin_again, is_lost
-from streamlog.storage.recovery.recovery import Crash, open_log
+from streamlog.storage.recovery.recovery import PreviousShutdown, open_log
 from streamlog.testing import SimulatedDisk
 
 DIRECTORY, TOPIC_ID, PARTITION = "/p", bytes(range(16)), 3
@@ -17,7 +17,7 @@ SEGMENT = f"{DIRECTORY}/{0:020d}.log"
 
 
 def opened(disk: SimulatedDisk, *, is_known: bool) -> Log:
-    crash = Crash(clean=True, same_boot=True)
+    crash = PreviousShutdown(clean=True, same_boot=True)
     return open_log(disk, DIRECTORY, TOPIC_ID, PARTITION, SEED, TopicConfig(), crash, is_known=is_known)
 
 

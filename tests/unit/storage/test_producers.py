@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from streamlog.errors import InvalidRecordError, OutOfOrderSequenceError, ProducerFencedError
 from streamlog.records.batch import CONTROL, SealedBatch
-from streamlog.storage.producer_state import EXPIRATION_MS, KEPT_BATCHES, MAX_SEQUENCE, Producers, Sequenced
+from streamlog.storage.producer_state import EXPIRATION_MS, KEPT_BATCHES, MAX_SEQUENCE, BatchMetadata, Producers
 
 NOW = 1_700_000_000_000
 HOUR = 3_600_000
@@ -66,7 +66,7 @@ def test_duplicate_sequence_returns_the_original_offset(log: Journal) -> None:
 
 def test_a_duplicate_is_told_when_the_original_was_appended(log: Journal) -> None:
     log.send(batch(0))
-    assert log.producers.check([batch(0)], NOW + 5) == Sequenced(0, 0, 0, NOW)
+    assert log.producers.check([batch(0)], NOW + 5) == BatchMetadata(0, 0, 0, NOW)
 
 
 def test_a_batch_older_than_the_last_five_is_refused_not_stored_again(log: Journal) -> None:
@@ -264,7 +264,7 @@ def test_behind_damage_a_producer_may_be_ahead_of_what_is_known_but_never_behind
     """Scenario 11: what lies in a damaged header may have been anybody's next batch, so no false sequence error."""
     log.send(batch(0))
     log.send(batch(1))
-    log.producers.doubt()
+    log.producers.mark_incomplete()
     assert log.send(batch(0)) == 0
     with pytest.raises(OutOfOrderSequenceError):
         log.send(batch(0, 2))
@@ -275,7 +275,7 @@ def test_behind_damage_a_producer_may_be_ahead_of_what_is_known_but_never_behind
 
 def test_behind_damage_a_new_epoch_may_have_begun_unseen(log: Journal) -> None:
     log.send(batch(0))
-    log.producers.doubt()
+    log.producers.mark_incomplete()
     assert log.send(batch(4, epoch=1)) == 1
     with pytest.raises(ProducerFencedError):
         log.send(batch(1))

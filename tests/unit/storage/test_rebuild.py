@@ -10,7 +10,7 @@ from streamlog.records import columns
 from streamlog.records.batch import BatchHeader, peek, stamp
 from streamlog.runtime.disk import OsDisk
 from streamlog.storage.checkpoint import State
-from streamlog.storage.recovery.rebuild import Rebuilt
+from streamlog.storage.recovery.rebuild import SegmentWriter
 
 from .conftest import NOW, PARTITION, SEED, TOPIC_ID, Box
 
@@ -19,12 +19,12 @@ FAR = 64 * SPAN
 
 
 @pytest.fixture
-def rebuilt(tmp_path: Path) -> Rebuilt:
+def rebuilt(tmp_path: Path) -> SegmentWriter:
     return new(tmp_path)
 
 
-def new(path: Path, start_offset: int = 0, *, gaps: bool = False) -> Rebuilt:
-    return Rebuilt(OsDisk(), str(path / "p"), TOPIC_ID, PARTITION, SEED, start_offset, gaps=gaps)
+def new(path: Path, start_offset: int = 0, *, gaps: bool = False) -> SegmentWriter:
+    return SegmentWriter(OsDisk(), str(path / "p"), TOPIC_ID, PARTITION, SEED, start_offset, gaps=gaps)
 
 
 def batch(offset: int, *values: bytes) -> tuple[BatchHeader, bytes]:
@@ -40,7 +40,7 @@ def opened(path: Path) -> Box:
     return b
 
 
-def test_what_was_there_twice_is_kept_once(rebuilt: Rebuilt, tmp_path: Path) -> None:
+def test_what_was_there_twice_is_kept_once(rebuilt: SegmentWriter, tmp_path: Path) -> None:
     assert rebuilt.keep(0, *batch(0, b"a", b"b")) is None
     assert rebuilt.keep(0, *batch(1, b"b again")) is None
     assert rebuilt.keep(0, *batch(2, b"c")) is None
@@ -51,7 +51,7 @@ def test_what_was_there_twice_is_kept_once(rebuilt: Rebuilt, tmp_path: Path) -> 
     b.close()
 
 
-def test_a_first_segment_that_is_lost_is_covered_from_the_log_start_on(rebuilt: Rebuilt, tmp_path: Path) -> None:
+def test_a_first_segment_that_is_lost_is_covered_from_the_log_start_on(rebuilt: SegmentWriter, tmp_path: Path) -> None:
     assert rebuilt.keep(5, *batch(5, b"f")) is None
     assert rebuilt.finish(None) == 6
     b = opened(tmp_path)
@@ -85,7 +85,7 @@ def test_where_nothing_is_to_be_read_the_log_begins_where_it_did(tmp_path: Path,
     b.close()
 
 
-def test_a_batch_too_far_away_is_refused_with_the_offset_that_is_due(rebuilt: Rebuilt, tmp_path: Path) -> None:
+def test_a_batch_too_far_away_is_refused_with_the_offset_that_is_due(rebuilt: SegmentWriter, tmp_path: Path) -> None:
     assert rebuilt.keep(0, *batch(0, b"a")) is None
     why = rebuilt.keep(0, *batch(FAR + 2, b"astray"))
     assert why == f"its offset {FAR + 2} is too far from the one that is due, 1"
@@ -96,7 +96,7 @@ def test_a_batch_too_far_away_is_refused_with_the_offset_that_is_due(rebuilt: Re
 
 
 def test_a_segment_that_begins_within_the_one_before_goes_on_in_that_one_s_file(
-    rebuilt: Rebuilt, tmp_path: Path
+    rebuilt: SegmentWriter, tmp_path: Path
 ) -> None:
     assert rebuilt.keep(0, *batch(0, b"a", b"b", b"c")) is None
     assert rebuilt.keep(2, *batch(2, b"c again")) is None
@@ -111,7 +111,7 @@ def test_a_segment_that_begins_within_the_one_before_goes_on_in_that_one_s_file(
 
 @pytest.mark.parametrize("lost", [10, SPAN, 2 * SPAN + 5, FAR])
 def test_offsets_up_to_the_recovery_point_are_covered_in_as_few_batches_as_hold_them(
-    rebuilt: Rebuilt, tmp_path: Path, lost: int
+    rebuilt: SegmentWriter, tmp_path: Path, lost: int
 ) -> None:
     assert rebuilt.keep(0, *batch(0, b"a")) is None
     assert rebuilt.finish(State(0, 1 + lost)) == 1 + lost
@@ -127,7 +127,7 @@ def test_offsets_up_to_the_recovery_point_are_covered_in_as_few_batches_as_hold_
     b.close()
 
 
-def test_a_recovery_point_too_far_away_to_cover_is_not_believed(rebuilt: Rebuilt, tmp_path: Path) -> None:
+def test_a_recovery_point_too_far_away_to_cover_is_not_believed(rebuilt: SegmentWriter, tmp_path: Path) -> None:
     assert rebuilt.keep(0, *batch(0, b"a")) is None
     assert rebuilt.finish(State(0, FAR + 2)) == 1
     b = opened(tmp_path)
@@ -136,7 +136,7 @@ def test_a_recovery_point_too_far_away_to_cover_is_not_believed(rebuilt: Rebuilt
     b.close()
 
 
-def test_large_batches_are_written_as_they_come_and_each_at_its_place(rebuilt: Rebuilt, tmp_path: Path) -> None:
+def test_large_batches_are_written_as_they_come_and_each_at_its_place(rebuilt: SegmentWriter, tmp_path: Path) -> None:
     values = [b"%d" % n * 400_000 for n in range(8)]
     for n, value in enumerate(values):
         assert rebuilt.keep(0, *batch(n, value)) is None

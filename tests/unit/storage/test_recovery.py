@@ -10,7 +10,7 @@ from streamlog.config import TopicConfig
 from streamlog.errors import CorruptRecordError, FormatError, StorageError
 from streamlog.runtime.disk import OsFile
 from streamlog.storage.checkpoint import SLOT_BYTES
-from streamlog.storage.recovery.recovery import Crash
+from streamlog.storage.recovery.recovery import PreviousShutdown
 from streamlog.storage.scan import Walk
 from streamlog.storage.segment import Segment
 
@@ -31,7 +31,7 @@ def two_batches(b: Box) -> int:
 
 
 @pytest.mark.parametrize("crash", [KILLED, POWER_LOST], ids=["killed", "power lost"])
-def test_a_batch_that_was_not_finished_is_cut_off(box: MakeBox, crash: Crash) -> None:
+def test_a_batch_that_was_not_finished_is_cut_off(box: MakeBox, crash: PreviousShutdown) -> None:
     b = box()
     at = two_batches(b)
     b.log.release()
@@ -109,7 +109,7 @@ def test_after_a_kill_a_payload_that_does_not_verify_is_told_and_never_cut(box: 
 
 @pytest.mark.damaged
 @pytest.mark.parametrize("crash", [KILLED, POWER_LOST], ids=["killed", "power lost"])
-def test_what_was_on_the_device_is_never_cut(box: MakeBox, crash: Crash) -> None:
+def test_what_was_on_the_device_is_never_cut(box: MakeBox, crash: PreviousShutdown) -> None:
     b = box()
     two_batches(b)
     b.reopen(CLEAN)
@@ -144,7 +144,7 @@ def test_after_a_power_loss_that_took_the_end_of_what_was_deleted_offsets_go_on_
 
 @pytest.mark.parametrize("crash", [CLEAN, KILLED], ids=["closed", "killed"])
 @pytest.mark.parametrize("harm", ["missing", "empty", "garbage", "of another segment"])
-def test_without_its_index_files_a_log_says_the_same(box: MakeBox, crash: Crash, harm: str) -> None:
+def test_without_its_index_files_a_log_says_the_same(box: MakeBox, crash: PreviousShutdown, harm: str) -> None:
     b = box(segment_bytes=1024)
     for n in range(12):
         b.append(b"%d" % n * 300, timestamps=100 - n)
@@ -340,7 +340,9 @@ def test_files_with_other_names_are_left_alone(box: MakeBox, name: str) -> None:
 
 @pytest.mark.parametrize("kind", ["link", "pipe", "directory"])
 @pytest.mark.parametrize("crash", [CLEAN, KILLED, POWER_LOST], ids=["closed", "killed", "power lost"])
-def test_what_is_no_file_where_an_index_belongs_is_as_good_as_none(box: MakeBox, kind: str, crash: Crash) -> None:
+def test_what_is_no_file_where_an_index_belongs_is_as_good_as_none(
+    box: MakeBox, kind: str, crash: PreviousShutdown
+) -> None:
     import os
 
     b = box(segment_bytes=1024)

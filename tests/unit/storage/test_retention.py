@@ -11,7 +11,17 @@ from hypothesis import strategies as st
 
 from streamlog.config import TopicConfig
 from streamlog.errors import ConfigError
-from streamlog.storage.retention import All, Any, Joinable, MaxAge, MaxBytes, MaxRecords, checked, named, policy_of
+from streamlog.storage.retention import (
+    AllOf,
+    AnyOf,
+    Combinable,
+    MaxAge,
+    MaxBytes,
+    MaxRecords,
+    checked,
+    named,
+    policy_of,
+)
 from streamlog.types import SegmentInfo
 
 from .conftest import KILLED, NOW, Box
@@ -47,7 +57,7 @@ def test_or_lets_go_what_either_lets_go_and_and_what_both_do() -> None:
     age, size = MaxAge(50), MaxBytes(70)
     assert (age | size).expired(SEGMENTS, 151) == 2
     assert (age & size).expired(SEGMENTS, 151) == 1
-    assert isinstance(age | size, Any) and isinstance(age & size, All)
+    assert isinstance(age | size, AnyOf) and isinstance(age & size, AllOf)
 
 
 @pytest.mark.parametrize("answer", [-3, 99])
@@ -74,7 +84,7 @@ class _Fixed:
 simple = st.one_of(
     st.integers(0, 10**12).map(MaxAge), st.integers(0, 10**12).map(MaxBytes), st.integers(0, 10**12).map(MaxRecords)
 )
-policies = st.recursive(simple, lambda inner: st.one_of(st.builds(Any, inner, inner), st.builds(All, inner, inner)))
+policies = st.recursive(simple, lambda inner: st.one_of(st.builds(AnyOf, inner, inner), st.builds(AllOf, inner, inner)))
 
 
 @given(policies)
@@ -92,11 +102,11 @@ def test_any_other_name_is_a_policy_of_the_users_own(name: str) -> None:
 def test_settings_become_the_policy_that_lets_go_what_any_of_them_does() -> None:
     assert policy_of(TopicConfig(), None) is None
     assert policy_of(TopicConfig(retention_ms=5), None) == MaxAge(5)
-    assert policy_of(TopicConfig(retention_bytes=6, retention_records=7), None) == Any(MaxBytes(6), MaxRecords(7))
+    assert policy_of(TopicConfig(retention_bytes=6, retention_records=7), None) == AnyOf(MaxBytes(6), MaxRecords(7))
     assert policy_of(TopicConfig(cleanup_policy="compact", retention_ms=5), None) is None
     custom = _Fixed(1)
     assert policy_of(TopicConfig(retention="fixed"), custom) is custom
-    assert policy_of(TopicConfig(retention="fixed", retention_ms=5), custom) == Any(MaxAge(5), custom)
+    assert policy_of(TopicConfig(retention="fixed", retention_ms=5), custom) == AnyOf(MaxAge(5), custom)
 
 
 def test_a_policy_that_is_named_but_not_given_deletes_nothing_whatever_else_is_set() -> None:
@@ -192,7 +202,7 @@ def test_maintenance_of_a_closed_partition_touches_no_file(box: MakeBox) -> None
     assert {path.name: path.read_bytes() for path in b.path.iterdir()} == before
 
 
-class _Mine(Joinable):
+class _Mine(Combinable):
     name = "mine"
 
 

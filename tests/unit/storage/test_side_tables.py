@@ -25,7 +25,7 @@ from streamlog.errors import (
 )
 from streamlog.records.batch import directory_of
 from streamlog.storage.leader_epochs import EpochEnd
-from streamlog.storage.log import Log, Write
+from streamlog.storage.log import AppendRequest, Log
 from streamlog.storage.producer_state import EXPIRATION_MS
 
 from .conftest import CLEAN, KILLED, NOW, POWER_LOST, Box
@@ -37,7 +37,9 @@ HOUR = 3_600_000
 PRODUCER = 7
 
 
-def write(b: Box, sequence: int, *values: bytes, producer: int = PRODUCER, epoch: int = 0, **options: Any) -> Write:
+def write(
+    b: Box, sequence: int, *values: bytes, producer: int = PRODUCER, epoch: int = 0, **options: Any
+) -> AppendRequest:
     """A write of one batch of a producer; its values say which record of the producer they are, unless given."""
     made = b.write(*(values or (b"%d" % sequence,)), **options)
     made.batches = [made.batches[0]._replace(producer_id=producer, producer_epoch=epoch, base_sequence=sequence)]
@@ -143,10 +145,10 @@ def test_several_batches_of_a_producer_in_one_write_are_known_one_by_one(box: Ma
     b = box()
     b.append(b"one")
     batches = [write(b, 2 * n, b"x", b"y").batches[0] for n in range(5)]
-    assert b.log.append(Write(batches), 0, b.now) == 1
+    assert b.log.append(AppendRequest(batches), 0, b.now) == 1
     for reopen in WAYS:
         reopen(b)
-        assert b.log.append(Write(batches), 0, b.now) == 1
+        assert b.log.append(AppendRequest(batches), 0, b.now) == 1
         assert [send(b, 2 * n, b"x", b"y") for n in range(5)] == [1, 3, 5, 7, 9]
     assert b.log.tail.end_offset == 11
 
@@ -156,7 +158,7 @@ def test_a_write_that_mixes_a_producers_batches_with_others_is_refused_whole(box
     plain, sequenced = b.write(b"plain").batches[0], write(b, 0).batches[0]
     for batches in ([plain, sequenced], [sequenced, plain]):
         with pytest.raises(InvalidRecordError, match="mixes"):
-            b.log.append(Write(batches), 0, b.now)
+            b.log.append(AppendRequest(batches), 0, b.now)
     assert b.values() == []
     assert send(b, 0) == 0
 
@@ -515,7 +517,7 @@ def test_large_batches_and_large_headers_are_walked_like_others(box: MakeBox) ->
             entries = [(4, len(batch.payload)), *[(100 + kind, 0) for kind in range(60)]]
             made.batches = [batch._replace(directory=directory_of(entries))]
         assert b.log.append(made, 0, b.now) == n
-    b.log.append(Write([b.write(b"x").batches[0]._replace(directory=directory_of([(9, 0)] * 60))]), 0, b.now)
+    b.log.append(AppendRequest([b.write(b"x").batches[0]._replace(directory=directory_of([(9, 0)] * 60))]), 0, b.now)
     b.log.release()
     b.open(KILLED)
     assert [send(b, n, value(n)) for n in range(35, 40)] == [*range(35, 40)]

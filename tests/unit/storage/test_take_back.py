@@ -13,7 +13,7 @@ from streamlog.config import TopicConfig
 from streamlog.errors import CorruptRecordError, DiskFullError, PoisonedLogError, StorageError
 from streamlog.storage.log import Log
 from streamlog.storage.recovery.recovery import open_log
-from streamlog.storage.tail import Tail
+from streamlog.storage.tail import LogSnapshot
 from streamlog.testing import FaultyDisk, SimulatedDisk
 
 from .conftest import KILLED, PARTITION, POWER_LOST, SEED, TOPIC_ID, Box
@@ -55,7 +55,7 @@ def is_void(b: Box, machine: SimulatedDisk) -> None:
         log.release()
 
 
-def appended(b: Box, value: bytes = b"refused") -> Tail:
+def appended(b: Box, value: bytes = b"refused") -> LogSnapshot:
     """Append a record, and fail to have it on the device, as a full disk or a broken one would; the tail before."""
     before = b.log.tail
     with suppress(StorageError, DiskFullError, PoisonedLogError):
@@ -100,7 +100,7 @@ def test_where_the_file_cannot_be_cut_a_copy_takes_its_place(
 ) -> None:
     b.disk.fail("pwrite", errno.EIO, short=1 << 20)
     before = appended(b)
-    b.log.rest()
+    b.log.close_idle_files()
     b.disk.fail(op, number)
     b.log.take_back(before)
     is_void(b, machine)
@@ -146,7 +146,7 @@ def test_a_copy_that_is_not_what_was_written_takes_no_place(b: Box, machine: Sim
 
 
 def test_an_append_whose_file_could_not_be_opened_wrote_nothing(b: Box, machine: SimulatedDisk) -> None:
-    b.log.rest()
+    b.log.close_idle_files()
     b.disk.fail("open", errno.EMFILE, path="*.log")
     write = b.write(b"refused")
     with pytest.raises(StorageError):
