@@ -10,6 +10,7 @@ import gc
 import math
 import os
 import random
+import shutil
 import signal
 import subprocess
 import sys
@@ -42,6 +43,11 @@ hypothesis.settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "quick"))
 def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line("markers", "damaged: harms the directory on purpose, so it is not checked at the end")
     config.addinivalue_line("markers", "looks_again: interrupts who was to wake a waiter, which then looks for itself")
+    # Whatever is synced waits for the disk, several times as long beside other work, and tells nothing by it: power is lost
+    # on simulated disks only. PYTEST_DEBUG_TEMPROOT=/tmp has the tests on a disk; those of stress are there always.
+    memory = Path("/dev/shm")
+    if memory.is_dir() and os.access(memory, os.W_OK) and shutil.disk_usage(memory).free > 1 << 30:
+        os.environ.setdefault("PYTEST_DEBUG_TEMPROOT", str(memory))
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
         # A shell starts what it puts in the background (`pytest &`, nohup) deaf to Ctrl-C, and children inherit that.
         signal.signal(signal.SIGINT, signal.default_int_handler)
