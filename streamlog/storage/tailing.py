@@ -17,7 +17,7 @@ from errno import ENOENT, ESTALE
 from itertools import pairwise
 from typing import TypeVar
 
-from ..errors import CorruptRecordError, RequestTimedOutError, StorageError
+from ..errors import CorruptRecordError, RequestTimedOutError, StorageError, StreamlogError
 from ..records.batch import BatchHeader, header_fault, peek
 from ..runtime.api import Disk
 from ..runtime.disk_errors import check
@@ -44,7 +44,8 @@ class TailedLog(LogReader):
     """One partition of a log that is another process's. Reading takes no lock.
 
     REQUIRES: `follow`, `list_anew` and `salvage` are called by one thread at a time. `renew(tail)` is what a reader
-    calls whom the files of `tail` failed: it looks for news, and has them followed.
+    calls whom the files of `tail` failed: it looks for news, and has them followed. `why_gone()` is asked before the log
+    is called lost: the error of a topic that was deleted, or None.
     """
 
     def __init__(self, disk: Disk, directory: str, seed: int, topic_id: bytes, partition: int) -> None:
@@ -59,6 +60,7 @@ class TailedLog(LogReader):
         self.is_known = False  # until it is, no offset is out of range
         self.tail = self._tail([self._segment(0)], 0, 0, 0)
         self.renew: Callable[[LogSnapshot], None] = lambda tail: None
+        self.why_gone: Callable[[], StreamlogError | None] = lambda: None
 
     def _segment(self, base_offset: int) -> FollowedSegment:
         return FollowedSegment(self._disk, f"{self.directory}/{log_name(base_offset)}", base_offset, self.seed)
@@ -105,9 +107,14 @@ class TailedLog(LogReader):
                 self.renew(tail)
                 if self.tail.segments == tail.segments:
                     if isinstance(error, StorageError) and not any(map(holds_records, self._names())):
-                        raise lost(self.directory, "this partition", is_there=True) from error
+                        raise self._lost() from error
                     raise
         raise self._restless()
+
+    def _lost(self) -> StreamlogError:
+        """What is raised where the directory, or everything in it, is gone."""
+        is_there = self._disk.exists(self.directory)
+        return self.why_gone() or lost(self.directory, "this partition", is_there=is_there)
 
     def _restless(self) -> RequestTimedOutError:
         return RequestTimedOutError(
@@ -150,7 +157,7 @@ class TailedLog(LogReader):
                 return True
             slot = again
         if missing is not None and not self._disk.exists(self.directory):
-            raise lost(self.directory, "this partition", is_there=False)
+            raise self._lost()
         raise self._restless() if missing is None else as_storage_error(missing, "list", self.directory)
 
     def list_anew(self, is_between: Callable[[], bool]) -> None:
@@ -233,7 +240,7 @@ class TailedLog(LogReader):
             if not any(map(holds_records, names)):
                 if not is_alone():
                     return False
-                raise lost(self.directory, "this partition", is_there=self._disk.exists(self.directory))
+                raise self._lost()
             state = self._state(names)
             places = _places(names, MAX_OFFSET)
             bases = _from(sorted(places), state.log_start_offset)

@@ -176,8 +176,9 @@ class PublishedWriter:
         with inside(), self._lock:
             place = self._places.pop(partition.log.seed, None)
             if place is not None:
-                self._pwrite(EMPTY, place.index * SLOT_BYTES)
                 self._free.append(place.index)
+                if not self._ended and not self._pwrite(EMPTY, place.index * SLOT_BYTES):
+                    self._start_over()  # at once, whatever it refused last: its files are about to go
         self._try_again_soon()
 
     def _try_again_soon(self) -> None:
@@ -187,7 +188,9 @@ class PublishedWriter:
                 self._look_soon(place)
 
     def appended(self, place: PublishedSlot) -> None:
-        if self.wake is None or place.eager or self._monotonic() - place.written_s >= INTERVAL_S:
+        if place.eager:
+            self.publish(place, urgent=True)
+        elif self.wake is None or self._monotonic() - place.written_s >= INTERVAL_S:
             self.publish(place)
         else:
             self._look_soon(place)

@@ -149,6 +149,9 @@ class TailingService(ReadingService, RefusingService):
         self._looking = new_lock()
         self._looked_s = 0.0
         self._image: Image = metadata.EMPTY
+        self._deleted: set[bytes] = (
+            set()
+        )  # ids of topics whose deletion was found in the metadata log before it was published
         self._replayed: object = None
         self._partitions: dict[tuple[str, int], FollowedPartition] = {}
         self._listeners: list[Callable[[], object]] = []
@@ -162,6 +165,12 @@ class TailingService(ReadingService, RefusingService):
         self.committed = groups.committed
         self.describe_group = groups.describe
         self.list_groups = groups.list
+
+    def _follow_topic(self, view: TopicView, number: int) -> FollowedPartition:
+        name = TopicPartition(view.name, number)
+        partition = self._follow(name, f"topics/{view.id.hex}-{number}", view.id, self.look)
+        partition.log.why_gone = lambda: self._why_gone(partition)
+        return partition
 
     def _follow(
         self, name: TopicPartition, directory: str, topic_id: UUID, look: Callable[[], object]
@@ -244,10 +253,12 @@ class TailingService(ReadingService, RefusingService):
     def _follow_topics(self) -> bool:
         """Replay the metadata log if there is more of it; whether the topics changed. REQUIRES: the look's lock."""
         self._metadata.catch_up()
-        state = (self._metadata.log.tail.segments, self._metadata.high_watermark)
+        state = (self._metadata.log.tail.segments, self._metadata.high_watermark, len(self._deleted))
         if state == self._replayed:
             return False
         image = metadata.replay(metadata.EMPTY, all_records(self._metadata), self._image.version)
+        left = {name: view for name, view in image.topics.items() if view.id_bytes not in self._deleted}
+        image = image._replace(topics=left)
         self._replayed = state
         before, self._image = self._image, image
         for key, partition in list(self._partitions.items()):
@@ -259,10 +270,32 @@ class TailingService(ReadingService, RefusingService):
         for name, view in image.topics.items():
             for number in range(view.partitions):
                 if (name, number) not in self._partitions:
-                    directory = f"topics/{view.id.hex}-{number}"
-                    place = TopicPartition(name, number)
-                    self._partitions[place] = self._follow(place, directory, view.id, self.look)
+                    self._partitions[name, number] = self._follow_topic(view, number)
         return before.topics != image.topics
+
+    def _why_gone(self, partition: FollowedPartition) -> StreamlogError | None:
+        """Why a partition's files are gone, if its topic was deleted; None if it was not, or nothing tells.
+
+        An owner to whom the disk refuses `published` cannot say so there. But the record of a deletion is on the
+        device before the first file goes, so the files of the metadata log are read beyond what was published. Who looks
+        next does not see the topic any more.
+        """
+        if partition.closed is not None:
+            return partition.closed.copy()
+        metadata_log = self._follow(self._metadata.name, METADATA_DIR, METADATA_ID, lambda: None)
+        try:
+            metadata_log.log.salvage(None, verify=True, is_alone=lambda: True)
+            image = metadata.replay(metadata.EMPTY, all_records(metadata_log))
+        except StreamlogError as error:
+            logger.debug("reading the metadata log of %s: %s", self._path, error)
+            return None
+        finally:
+            metadata_log.log.release()
+        if any(view.id_bytes == partition.topic_id for view in image.topics.values()):
+            return None
+        self._deleted.add(partition.topic_id)
+        self._looked_s = -_FRESH_S  # what was seen is stale
+        return gone(partition.name)
 
     # -- topics --------------------------------------------------------------------------------------
 
