@@ -38,7 +38,8 @@ from ..runtime.threads import (
     refuse_reentry,
 )
 from ..runtime.values import refuse_to_copy
-from .consumer.membership import LocalMembers, walk
+from .cleanup import Cleanup
+from .consumer.membership import LocalMembers, snapshot
 
 logger = logging.getLogger("streamlog.client")
 
@@ -58,7 +59,8 @@ class Engine:
         self.place = (disk.filesystem, path)
         self.options = options
         self.temporary = temporary
-        self.room = LocalMembers()
+        self.cleanup = Cleanup()
+        self.local_members = LocalMembers(self.cleanup)
         self.numbers = count()
         self.handles: weakref.WeakSet[Any] = weakref.WeakSet()
         self.users: set[object] = set()
@@ -83,7 +85,7 @@ class Engine:
 
     def abandon(self) -> None:
         """In a forked child: every handle refuses from now on; nothing is written, locked or removed."""
-        for handle in walk(self.handles):
+        for handle in snapshot(self.handles):
             handle._abandon_all()
 
 
@@ -113,7 +115,7 @@ class OwningEngine(Engine):
     def _make_threads(self) -> None:
         work = BackgroundThread(_Run(self), self._clock.time_ms, "streamlog-background")
         self._threads.append(work)
-        self.scheduler.nudge = self.room.nudge = work.nudge
+        self.scheduler.nudge = self.cleanup.nudge = work.nudge
         if self.temporary:
             return
         # Its own thread: a compaction in the other one would keep readers in other processes waiting.
@@ -180,7 +182,7 @@ class FollowingEngine(Engine):
     def open(self) -> None:
         self._thread = BackgroundThread(_Look(self), SystemClock().time_ms, "streamlog-following")
         self._following.open(self.options.lock_timeout)
-        self._following.nudge = self.room.nudge = self._thread.nudge
+        self._following.nudge = self.cleanup.nudge = self._thread.nudge
         self._thread.begin()
 
     def close(self) -> None:
@@ -197,12 +199,13 @@ class _Run:
 
     def __init__(self, engine: Engine) -> None:
         self._scheduler = engine.scheduler
-        self._room = engine.room
+        self._cleanup = engine.cleanup
+        self._local_members = engine.local_members
 
     def __call__(self, now_ms: int) -> int | None:
-        self._room.background_thread = get_ident()
-        self._room.close_put_off()
-        return earliest(self._room.run_due(now_ms), self._scheduler.run_due(now_ms))
+        self._cleanup.background_thread = get_ident()
+        self._cleanup.run_deferred_closes()
+        return earliest(self._local_members.run_due(now_ms), self._scheduler.run_due(now_ms))
 
 
 class _Look:
@@ -210,11 +213,12 @@ class _Look:
 
     def __init__(self, engine: FollowingEngine) -> None:
         self._tick = engine._following.tick
-        self._room = engine.room
+        self._cleanup = engine.cleanup
+        self._local_members = engine.local_members
 
     def __call__(self, now_ms: int) -> int | None:
-        self._room.close_put_off()
-        return earliest(self._room.run_due(now_ms), self._tick(now_ms))
+        self._cleanup.run_deferred_closes()
+        return earliest(self._local_members.run_due(now_ms), self._tick(now_ms))
 
 
 def earliest(*deadlines: int | None) -> int | None:
@@ -250,7 +254,7 @@ class Registry:
 
     def _open(self, path: str | None, options: OpenOptions, user: object, opened: list[Engine]) -> None:
         for known in list(self._engines.values()):
-            known.room.run_finalizers()  # a handle that was dropped may be the last on this path
+            known.local_members.clean_up()  # a handle that was dropped may be the last on this path
         with inside(), self._lock:
             self._hook()
             disk: Disk = options.disk if options.disk is not None else OsDisk()
@@ -330,8 +334,8 @@ class Registry:
         ends what is waited for here, and the log is closed all the same.
         """
         first: BaseException | None = None
-        engine.room.run_finalizers()
-        for handle in walk(engine.handles):
+        engine.local_members.clean_up()
+        for handle in snapshot(engine.handles):
             for limit_s in (EXIT_S, 0.0):
                 try:
                     handle._close_at_exit(limit_s)

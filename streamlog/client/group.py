@@ -45,7 +45,7 @@ class ConsumerGroup:
 
     def _describe(self) -> GroupDescription:
         service = self._log._use()
-        self._log._room.reap(self.name)
+        self._log._local_members.evict_dead(self.name)
         return service.describe_group(self.name)
 
     def consumer(self, *topics: Any, **config: Any) -> Consumer[Any, Any]:
@@ -143,7 +143,7 @@ class ConsumerGroup:
         deleted meanwhile; then nothing changed.
         """
         service = self._log._use()
-        self._log._room.reap(self.name)
+        self._log._local_members.evict_dead(self.name)
         topics_now = service.image.topics  # once: a topic that is made anew meanwhile is another one
         names = [self._log._name_of(topic)[0] for topic in topics] or sorted({n.topic for n in self.offsets()})
         wanted: dict[TopicPartition, OffsetAndMetadata] = {}
@@ -184,7 +184,7 @@ class ConsumerGroup:
     def delete(self) -> None:
         """Forget the group and its offsets. Raises GroupNotEmptyError, GroupIdNotFoundError."""
         service = self._log._use()
-        self._log._room.reap(self.name)
+        self._log._local_members.evict_dead(self.name)
         result_of(service.delete_group(self.name))
 
     def __eq__(self, other: object) -> bool:

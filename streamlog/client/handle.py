@@ -11,6 +11,7 @@ from ..broker.metadata import TopicView
 from ..config import ConsumerConfig
 from ..errors import ClosedError, StreamlogError, forked
 from ..types import TopicPartition
+from .cleanup import Cleanup
 from .consumer.decode import Decoder
 from .consumer.membership import LocalMembers
 
@@ -18,7 +19,8 @@ from .consumer.membership import LocalMembers
 class Parent(Protocol):
     """What a log's children ask of it. They know it by this alone, so that no two files need each other."""
 
-    _room: LocalMembers
+    _cleanup: Cleanup
+    _local_members: LocalMembers
 
     @property
     def closed(self) -> bool: ...

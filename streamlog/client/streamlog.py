@@ -16,10 +16,11 @@ from ..runtime.disk import PathLike, path_of
 from ..runtime.threads import inside, is_inside, new_lock, real_monotonic, refuse_reentry, result_of
 from ..types import Clock, TopicPartition
 from .arguments import check_clock, check_disk
+from .cleanup import Cleanup
 from .config_types import ConsumerConfig, ProducerConfig, TopicConfig, TopicDefaults
 from .consumer.consumer import Consumer
 from .consumer.decode import Decoder
-from .consumer.membership import LocalMembers, walk
+from .consumer.membership import LocalMembers, snapshot
 from .engine import Engine, registry
 from .group import ConsumerGroup
 from .handle import Closing, closed
@@ -135,7 +136,8 @@ class StreamLog(Closing):
         self._engine = engine
         self._user = user
         self._ended = False
-        self._room: LocalMembers = engine.room
+        self._cleanup: Cleanup = engine.cleanup
+        self._local_members: LocalMembers = engine.local_members
         self._children: weakref.WeakSet[Any] = weakref.WeakSet()
         self._lock = new_lock()
         self._sender: Producer | None = None
@@ -198,7 +200,7 @@ class StreamLog(Closing):
     def producer(self, **config: Unpack[ProducerConfig]) -> Producer:
         """A producer; see `Producer` and `ProducerConfig`."""
         self._use()
-        self._room.run_finalizers()
+        self._local_members.clean_up()
         return Producer(self, **config)
 
     def consumer(
@@ -211,7 +213,7 @@ class StreamLog(Closing):
     ) -> Consumer[Any, Any]:
         """A consumer of topics (names, Topics, compiled patterns), alone or in a group."""
         self._use()
-        self._room.run_finalizers()
+        self._local_members.clean_up()
         return Consumer(
             self,
             *topics,
@@ -269,17 +271,17 @@ class StreamLog(Closing):
         if self._ended:  # and no Ctrl-C came into the last try
             return
         if is_inside() or self._wakes_a_call():
-            self._room.put_off(self.close)
+            self._cleanup.defer_close(self.close)
         else:
             self._close(None)
 
     def _wakes_a_call(self) -> bool:
         """Whether a consumer's call of this thread was interrupted; it ends soon then."""
-        waking = [child._end_call_soon() for child in walk(self._children) if isinstance(child, Consumer)]
+        waking = [child._end_call_soon() for child in snapshot(self._children) if isinstance(child, Consumer)]
         return any(waking)
 
     def _close(self, limit_s: float | None) -> None:
-        self._room.run_finalizers()
+        self._local_members.clean_up()
         first: BaseException | None = None
         for close in self._closers(limit_s):
             try:
@@ -303,7 +305,7 @@ class StreamLog(Closing):
 
     def _closers(self, limit_s: float | None) -> Iterator[Callable[[], None]]:
         """How to close each child: who handles records first, then who reads, then who sends. `limit_s` for each kind."""
-        children = walk(self._children)
+        children = snapshot(self._children)
         left = _time_left(limit_s)
         for child in children:
             if not isinstance(child, (Consumer, Producer)):
@@ -318,13 +320,13 @@ class StreamLog(Closing):
 
     def _close_at_exit(self, limit_s: float) -> None:
         if not self._ended:
-            for child in walk(self._children):
+            for child in snapshot(self._children):
                 if isinstance(child, Consumer):
                     child.stop()  # a loop in another thread ends as if it was asked to, without an error
             self._close(limit_s)
 
     def _abandon_all(self) -> None:
-        for child in walk(self._children):
+        for child in snapshot(self._children):
             child._abandon()
         self._abandon()
         self._ended = True
@@ -332,7 +334,7 @@ class StreamLog(Closing):
     def __del__(self) -> None:
         if self._made and not self._ended:
             engine, user = self._engine, self._user
-            self._room.add_finalizer(lambda: registry.close(engine, user))
+            self._cleanup.add_finalizer(lambda: registry.close(engine, user))
             self._warn_open()  # last: where warnings are errors, it raises
 
     def __repr__(self) -> str:
@@ -344,8 +346,8 @@ class StreamLog(Closing):
     def _use(self) -> Service:
         """The service, if the log is open. What its children do begins here, so here a call in the middle of one ends."""
         refuse_reentry()
-        if self._room.waiting:
-            self._room.close_put_off()
+        if self._cleanup.deferred_closes:
+            self._cleanup.run_deferred_closes()
         self._check()
         self._engine.check()
         return self._engine.service

@@ -172,7 +172,7 @@ class Workers(Closing):
                 if self._dead_letters is not None:
                     self._dead_letters.close()
                 self._done.open()
-                self._log._room.nudge()  # its closing may have been put off until now
+                self._log._cleanup.nudge()  # its closing may have been put off until now
 
     def _handle_all(self, records: Iterator[Record[Any, Any]]) -> None:
         try:
@@ -238,15 +238,15 @@ class Workers(Closing):
         """
         if self._dead is None and is_inside():
             self.stop()
-            self._log._room.put_off(self._close_put_off)
+            self._log._cleanup.defer_close(self._close_deferred)
             return
         self._close(self._consumers[0]._config.max_poll_interval_ms / 1000)
 
-    def _close_put_off(self) -> None:
+    def _close_deferred(self) -> None:
         """`close`; on the background thread, which is not to wait for a handler, when the last worker has ended."""
-        room = self._log._room
-        if room.background_thread == get_ident() and not self._done.is_open():
-            room.waiting.append(self._close_put_off)
+        cleanup = self._log._cleanup
+        if cleanup.background_thread == get_ident() and not self._done.is_open():
+            cleanup.deferred_closes.append(self._close_deferred)
         else:
             self.close()
 

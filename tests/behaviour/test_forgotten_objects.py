@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 
 import streamlog
+from streamlog.client.cleanup import Cleanup
 from streamlog.client.consumer.membership import LocalMembers
 
 from .held_files import descriptors
@@ -90,11 +91,11 @@ def test_nothing_is_kept_of_a_group_in_which_nobody_is(log: streamlog.StreamLog,
     assert count() - before < 50
 
 
-def test_a_member_that_enters_while_its_group_is_tidied_is_found() -> None:
+def test_a_member_that_is_added_while_its_empty_group_is_removed_is_found() -> None:
     """The two steps of tidying, with the other thread between them."""
 
     class Here:
-        def _take_out(self) -> None: ...
+        def _evict_if_thread_ended(self) -> None: ...
 
     class Members(dict):  # type: ignore[type-arg]
         def pop(self, *args: object) -> object:
@@ -104,15 +105,15 @@ def test_a_member_that_enters_while_its_group_is_tidied_is_found() -> None:
             return popped
 
     entering: list[Any] = []
-    room = LocalMembers()
-    room._members = Members()
+    local_members = LocalMembers(Cleanup())
+    local_members._members = Members()
     first, second, third = Here(), Here(), Here()
-    room.enter("g", first)  # type: ignore[arg-type]
+    local_members.add("g", first)  # type: ignore[arg-type]
     entering.append(second)
-    room.exit("g", first)  # type: ignore[arg-type]
-    assert room.others("g", third) == [second]  # type: ignore[arg-type]
-    room.exit("g", second)  # type: ignore[arg-type]
-    assert room._members == {}
+    local_members.remove("g", first)  # type: ignore[arg-type]
+    assert local_members.others("g", third) == [second]  # type: ignore[arg-type]
+    local_members.remove("g", second)  # type: ignore[arg-type]
+    assert local_members._members == {}
 
 
 def test_opening_and_closing_leaves_no_thread_and_no_file_open(tmp_path: Path) -> None:

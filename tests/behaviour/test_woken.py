@@ -300,12 +300,12 @@ def test_the_end_of_a_thread_wakes_members_of_its_groups_and_no_others(
     orphan = log.consumer("t", group="g")
     for member in members.values():
         member.poll()
-        member._bell.rung = False
+        member._wakeup.pending = False
     polling = threading.Thread(target=orphan.poll)
     polling.start()
     polling.join()
-    assert members["g"]._bell.rung
-    assert not members["h"]._bell.rung
+    assert members["g"]._wakeup.pending
+    assert not members["h"]._wakeup.pending
     for member in (*members.values(), orphan):
         member.close()
 

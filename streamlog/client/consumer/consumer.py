@@ -72,7 +72,7 @@ class Consumer(Positions, Generic[K, V]):
         if topics:
             self.subscribe(topics)
         log._adopt(self)
-        self._service.on_metadata(self._bell.ring)
+        self._service.on_metadata(self._wakeup.wake)
         self._made = True
 
     # -- what to read --------------------------------------------------------------------------------
@@ -98,7 +98,7 @@ class Consumer(Positions, Generic[K, V]):
                     self._listener = listener
                 if self._membership is None:
                     self._refresh_alone()
-            self._bell.ring()
+            self._wakeup.wake()
 
     def _note_topic(self, topic: Any) -> str:
         name, key_serde, value_serde = self._log._name_of(topic)
@@ -191,8 +191,8 @@ class Consumer(Positions, Generic[K, V]):
                 with self._guard():  # not needed for what is committed: other members may have the partitions at once
                     self._held.finish()
                 raise
-        if self._put_off:
-            self._room.close_put_off()
+        if self._deferred_closes:
+            self._cleanup.run_deferred_closes()
         return out
 
     def _poll_inside(self, timeout: float, collect: Callable[[], list[T]]) -> list[T]:
@@ -215,9 +215,9 @@ class Consumer(Positions, Generic[K, V]):
     def _look(self, collect: Callable[[], A]) -> A:
         """One look at the group and the partitions."""
         self._check()
-        self._bell.rung = False
+        self._wakeup.pending = False
         if self.stopped:  # between the caller's look and the line above
-            self._bell.rung = True
+            self._wakeup.pending = True
         with self._guard():
             self._sync()
             return self._collect(collect)
@@ -225,21 +225,21 @@ class Consumer(Positions, Generic[K, V]):
     def _wait(self, left: float | None, collect: Callable[[], A]) -> A | None:
         """Wait for an append, the group, or `stop`; the end is looked at once more after registering.
 
-        What an append brought is collected at once: the bell has not rung, so neither group nor topics have news.
+        What an append brought is collected at once: no wakeup is pending, so neither group nor topics have news.
         """
-        bell = self._bell
-        bell.gate = gate = RawGate()
+        wakeup = self._wakeup
+        wakeup.gate = gate = RawGate()
         parked = self._service.await_data(self._held.active())
         try:
             parked.on_done(gate.open)
-            if bell.rung:
+            if wakeup.pending:
                 return None
             with self._guard():
                 out = self._collect(collect)
             if out:
                 return out
             step = self._longest_wait()
-            if not gate.wait(step if left is None else min(left, step)) or bell.rung:
+            if not gate.wait(step if left is None else min(left, step)) or wakeup.pending:
                 return None
             with self._guard():
                 return self._collect(collect) if self._still_member() else None
@@ -254,14 +254,14 @@ class Consumer(Positions, Generic[K, V]):
         held = self._held
         ahead = held.unlocked
         at = ahead.at
-        if at < len(ahead.records) and not self._bell.rung and real_monotonic() < self._renew_at:
+        if at < len(ahead.records) and not self._wakeup.pending and real_monotonic() < self._renew_at:
             record = held.in_hand = ahead.records[at]
             if held.unlocked is ahead:  # nobody takes the partition: `Assignment` has the rule
                 ahead.at = at + 1
                 return record
         found = self._next(None, None)
-        if self._put_off:
-            self._room.close_put_off()
+        if self._deferred_closes:
+            self._cleanup.run_deferred_closes()
         if found is None:
             raise StopIteration
         at = found.at
@@ -282,8 +282,8 @@ class Consumer(Positions, Generic[K, V]):
         held = self._held
         while True:
             ahead = self._next(ends, timeout)
-            if self._put_off:
-                self._room.close_put_off()
+            if self._deferred_closes:
+                self._cleanup.run_deferred_closes()
             if ahead is None:
                 return
             records, at = ahead.records, ahead.at
@@ -293,7 +293,7 @@ class Consumer(Positions, Generic[K, V]):
             while (
                 held.unlocked is ahead
                 and at == ahead.at < len(records)
-                and not self._bell.rung
+                and not self._wakeup.pending
                 and real_monotonic() < self._renew_at
             ):
                 record = held.in_hand = records[at]
@@ -320,7 +320,7 @@ class Consumer(Positions, Generic[K, V]):
                 self._renew_at = real_monotonic() + _RENEW_S
                 if ahead is not None:
                     return ahead
-                if ends is not None and not self._bell.rung and not self._waits_for_others():
+                if ends is not None and not self._wakeup.pending and not self._waits_for_others():
                     return None
                 left = None if deadline is None else deadline - real_monotonic()
                 if left is not None and left <= 0:
@@ -339,7 +339,7 @@ class Consumer(Positions, Generic[K, V]):
     def stop(self) -> None:
         """Have the reader end: a waiting call returns, a loop ends. For good; safe from anywhere."""
         self.stopped = True
-        self._bell.ring()
+        self._wakeup.wake()
 
     # -- the end ---------------------------------------------------------------------------------------
 
@@ -367,7 +367,7 @@ class Consumer(Positions, Generic[K, V]):
         if self._dead is not None:
             return
         if self._end_call_soon() or is_inside():
-            self._room.put_off(self._close_put_off)
+            self._cleanup.defer_close(self._close_deferred)
             return
         if (entered := self._enter_if_open()) is not None:
             with entered:
@@ -381,13 +381,13 @@ class Consumer(Positions, Generic[K, V]):
         self.stop()
         return True
 
-    def _close_put_off(self) -> None:
+    def _close_deferred(self) -> None:
         """Close it, unless a call is not over yet."""
         if self._dead is not None:
             return
         if self._busy.locked():
-            self._room.waiting.append(
-                self._close_put_off
+            self._cleanup.deferred_closes.append(
+                self._close_deferred
             )  # whoever ends that call looks; and the background thread, in time
         else:
             self._close_with_log(error=closed("consumer"))
@@ -399,7 +399,7 @@ class Consumer(Positions, Generic[K, V]):
             self._end(error)
             return
         self._dead = error
-        self._bell.ring()
+        self._wakeup.wake()
         taken: list[bool] = []
         try:
             # One step in C, as `with` is, which has no timeout: an interrupt finds it taken and noted, or neither. A lock
@@ -429,7 +429,7 @@ class Consumer(Positions, Generic[K, V]):
         self._let_go(error)
 
     def _let_go(self, error: StreamlogError) -> None:
-        self._service.off_metadata(self._bell.ring)
+        self._service.off_metadata(self._wakeup.wake)
         self._log._forget(self)
         self._dead = error
 
@@ -445,20 +445,21 @@ class Consumer(Positions, Generic[K, V]):
         finally:
             if self._membership is not None:
                 self._membership.leave()
-                self._room.exit(self._membership.group, self)
+                self._local_members.remove(self._membership.group, self)
             self._held.drop(names)
 
     def __del__(self) -> None:
         if self._dead is None and self._made:
-            service, bell, membership, room = self._service, self._bell, self._membership, self._room
+            service, wakeup, membership = self._service, self._wakeup, self._membership
+            local_members = self._local_members
 
             def finalizer() -> None:
-                service.off_metadata(bell.ring)
+                service.off_metadata(wakeup.wake)
                 if membership is not None:
                     membership.leave()
-                    room.tidy(membership.group)
+                    local_members.remove_if_empty(membership.group)
 
-            room.add_finalizer(finalizer)
+            self._cleanup.add_finalizer(finalizer)
             self._warn_open()  # last: where warnings are errors, it raises
 
     def __repr__(self) -> str:

@@ -1,12 +1,12 @@
-"""A consumer's place in its group, and the room in which the members of one process find each other.
+"""A consumer's membership in its group, and how the members in one process find each other.
 
-Members in one process need no heartbeat thread. A poll is the sign of life; a member that was closed
-leaves at once; one whose thread died, or that was collected unclosed, is taken out by whoever polls
-next. A member that has nothing in hand and no listener can have its partitions taken while it does
-nothing: the newcomer asks it, through `LocalMembers`, to let go.
+Members in one process need no heartbeat thread. A poll is the sign of life. A member that is closed leaves at once.
+A member whose thread has ended, or that was collected without a close, is evicted by the next member that polls. A
+member that holds no unfinished record and has no listener can have its partitions revoked while it does nothing: the
+new member asks it, through `LocalMembers`, to release them.
 
-Only the coordinator ends a membership. A heartbeat that failed on the way (a full disk) leaves the member
-what it was, and a leave that failed is kept in the room and sent again.
+Only the coordinator ends a membership. A heartbeat that failed (a full disk) changes nothing for the member, and a leave
+that failed is kept in `LocalMembers` and sent again.
 """
 
 from __future__ import annotations
@@ -33,6 +33,7 @@ from ...errors import (
 from ...runtime.disk import new_id
 from ...runtime.threads import RawGate, current_thread_alive_check, get_ident, result_of
 from ...types import TopicPartition
+from ..cleanup import Cleanup
 
 T = TypeVar("T")
 logger = logging.getLogger("streamlog.client")
@@ -42,45 +43,48 @@ RETRY_MS = 1_000
 
 
 class Wakeup:
-    """What others may ring to wake a consumer. It refers to no consumer, so a forgotten one is collected."""
+    """Wakes a consumer, from any thread. It does not refer to the consumer, which can be collected all the same.
 
-    __slots__ = ("gate", "rung")
+    `pending` is True from a wake on, until the consumer has looked at its group and its topics.
+    """
+
+    __slots__ = ("gate", "pending")
 
     def __init__(self) -> None:
         self.gate = RawGate()
-        self.rung = False
+        self.pending = False
 
-    def ring(self, _: object = None) -> None:
-        self.rung = True
+    def wake(self, _: object = None) -> None:
+        self.pending = True
         self.gate.open()
 
 
 class Member(Protocol):
-    """What the room can ask of a consumer."""
+    """What `LocalMembers` and the other members ask of a consumer."""
 
-    _bell: Wakeup
+    _wakeup: Wakeup
 
-    def _let_go_if_idle(self) -> None: ...
-    def _take_out(self) -> None: ...
+    def _release_if_idle(self) -> None: ...
+    def _evict_if_thread_ended(self) -> None: ...
     def _polling_thread(self) -> int: ...
 
 
 class Leave:
-    """A member that has left and of which the coordinator has yet to hear."""
+    """A member that has left, which the coordinator does not know yet."""
 
-    # The member is gone already, or goes with this opening of the log: the next one removes it.
-    _SETTLED = (UnknownMemberIdError, ClosedError, ForkedError, PoisonedLogError)
+    # The member is gone already, or ends with this opening of the log: the next opening removes it.
+    _DONE = (UnknownMemberIdError, ClosedError, ForkedError, PoisonedLogError)
 
     def __init__(self, service: Service, group: str, member_id: str) -> None:
         self._service = service
         self._group = group
         self._member_id = member_id
 
-    def tell(self) -> bool:
-        """Send it; False if it has to be sent again."""
+    def send(self) -> bool:
+        """False if it has to be sent again."""
         try:
             result_of(self._service.leave_group(self._group, self._member_id))
-        except self._SETTLED as error:
+        except self._DONE as error:
             logger.debug("leaving group %r: %s", self._group, error)
         except StreamlogError as error:
             logger.debug("leaving group %r failed and will be tried again: %s", self._group, error)
@@ -91,12 +95,14 @@ class Leave:
 class Membership:
     """One consumer's membership: its id, its epoch, what the coordinator last said."""
 
-    def __init__(self, service: Service, config: ConsumerConfig, group: str, bell: Wakeup, room: LocalMembers) -> None:
+    def __init__(
+        self, service: Service, config: ConsumerConfig, group: str, wakeup: Wakeup, local_members: LocalMembers
+    ) -> None:
         self._service = service
         self._config = config
         self.group = group
-        self._bell = bell
-        self._room = room
+        self._wakeup = wakeup
+        self._local_members = local_members
         self._watching = False
         self._joining = ""
         self._thread = 0
@@ -124,7 +130,7 @@ class Membership:
         here = get_ident()
         if here != self._thread or not self.thread_alive():  # the idents of dead threads are given again
             self._thread = here
-            self.thread_alive = current_thread_alive_check(partial(self._room.ring, self.group))
+            self.thread_alive = current_thread_alive_check(partial(self._local_members.wake, self.group))
 
     def unchanged(self, topics: frozenset[str]) -> bool:
         """A poll with nothing new to say or hear: the deadlines are renewed, nothing else happens."""
@@ -143,7 +149,7 @@ class Membership:
         config = self._config
         self.refuse_if_fenced()
         if not self._watching:
-            self._service.watch_group(self.group, self._bell.ring)
+            self._service.watch_group(self.group, self._wakeup.wake)
             self._watching = True
         if self._joining:  # the answer to a join was interrupted, or is not known: that member is nobody now
             self._leave_as(self._joining)
@@ -197,26 +203,26 @@ class Membership:
         """Tell the coordinator that this member is gone, without telling the consumer. Once."""
         if self.member_id and not self._is_out:
             self._is_out = True
-            self._room.leave(Leave(self._service, self.group, self.member_id))
+            self._local_members.leave(Leave(self._service, self.group, self.member_id))
 
     def leave(self) -> None:
         """Leave the group; quiet if it was put out already, or the log is closed. Can be interrupted, and done again."""
         if self._watching:
-            self._service.unwatch_group(self.group, self._bell.ring)
+            self._service.unwatch_group(self.group, self._wakeup.wake)
             self._watching = False
         if self.member_id:
-            self._room.leave(Leave(self._service, self.group, self.member_id))
+            self._local_members.leave(Leave(self._service, self.group, self.member_id))
         self._forget()
         if self._joining:
             self._leave_as(self._joining)
 
     def _leave_as(self, member_id: str) -> None:
-        self._room.leave(Leave(self._service, self.group, member_id))
+        self._local_members.leave(Leave(self._service, self.group, member_id))
         self._joining = ""
 
 
-def walk(members: Iterable[T]) -> list[T]:
-    """A copy of a WeakSet: walking one raises RuntimeError while another thread adds to it."""
+def snapshot(members: Iterable[T]) -> list[T]:
+    """A copy of a WeakSet: iterating over one raises RuntimeError while another thread adds to it."""
     while True:
         try:
             return list(members)
@@ -225,113 +231,74 @@ def walk(members: Iterable[T]) -> list[T]:
 
 
 class LocalMembers:
-    """The members that live in this process, by group; and what is still to be done for those that are gone.
+    """The members of groups that live in this process, by group; and the leaves that have still to be sent.
 
-    No lock: sets of weak references, copied to be walked. A group in which nobody is has no set.
+    It takes no lock: members are in sets of weak references, which are copied to be iterated over. A group without
+    members has no set.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, cleanup: Cleanup) -> None:
+        self._cleanup = cleanup
         self._members: dict[str, weakref.WeakSet[Member]] = {}
-        self._buried: deque[Callable[[], None]] = deque()
-        self.waiting: deque[Callable[[], object]] = deque()
-        """Closings that were asked for in the middle of a call, which has to end first."""
-        self.background_thread = 0
-        """Its ident: there nobody may wait for code of the program's own, for it has other work."""
-        self._leaving: deque[Leave] = deque()
-        # Wakes the background thread, where there is one: it holds the funerals. Takes no lock.
-        self.nudge: Callable[[], None] = lambda: None
+        self._unsent: deque[Leave] = deque()
 
-    def enter(self, group: str, member: Member) -> None:
+    def add(self, group: str, member: Member) -> None:
         members = self._members.get(group)
         if members is not None and member in members:
             return
         while True:
             members = self._members.setdefault(group, weakref.WeakSet())
             members.add(member)
-            if self._members.get(group) is members:  # or another thread took it for empty
+            if self._members.get(group) is members:  # otherwise another thread found it empty and removed it
                 return
 
-    def exit(self, group: str, member: Member) -> None:
+    def remove(self, group: str, member: Member) -> None:
         members = self._members.get(group)
         if members is not None:
             members.discard(member)
-            self.tidy(group)
+            self.remove_if_empty(group)
 
-    def tidy(self, group: str) -> None:
-        """Keep nothing of a group in which nobody is any more."""
+    def remove_if_empty(self, group: str) -> None:
+        """Keep nothing of a group that has no members here."""
         if self._members.get(group):
             return
-        for member in walk(self._members.pop(group, ())):  # who entered between the two steps
-            self.enter(group, member)
+        for member in snapshot(self._members.pop(group, ())):  # a member that was added between the two steps
+            self.add(group, member)
 
     def others(self, group: str, member: Member) -> list[Member]:
-        return [m for m in walk(self._members.get(group, ())) if m is not member]
+        return [m for m in snapshot(self._members.get(group, ())) if m is not member]
 
-    def ring(self, group: str) -> None:
-        """Have whoever waits in the group look: the thread of one of its members has ended. Takes no lock."""
-        for member in walk(self._members.get(group, ())):
-            member._bell.ring()
+    def wake(self, group: str) -> None:
+        """Wake the members that wait in a poll: the thread of one of them has ended. Takes no lock."""
+        for member in snapshot(self._members.get(group, ())):
+            member._wakeup.wake()
 
-    def reap(self, group: str) -> None:
-        """Have members leave that cannot do it themselves: collected unclosed, or their thread is dead."""
-        self.run_finalizers()
-        for member in walk(self._members.get(group, ())):
-            member._take_out()
+    def evict_dead(self, group: str) -> None:
+        """Have members leave that cannot do it themselves: collected without a close, or their thread has ended."""
+        self.clean_up()
+        for member in snapshot(self._members.get(group, ())):
+            member._evict_if_thread_ended()
 
     def leave(self, leave: Leave) -> None:
-        """Tell the coordinator that a member left; again later, if it cannot be told now."""
-        self._leaving.append(leave)  # first: an interrupt must not lose it
-        if not self._tell(leave):
-            self.nudge()
+        """Send a leave to the coordinator; it is sent again later if that fails."""
+        self._unsent.append(leave)  # first: an interrupt must not lose it
+        if not self._send(leave):
+            self._cleanup.nudge()
 
-    def _tell(self, leave: Leave) -> bool:
-        if not leave.tell():
+    def _send(self, leave: Leave) -> bool:
+        if not leave.send():
             return False
-        with contextlib.suppress(ValueError):  # another thread told it too
-            self._leaving.remove(leave)
+        with contextlib.suppress(ValueError):  # another thread sent it too
+            self._unsent.remove(leave)
         return True
 
-    def add_finalizer(self, finalizer: Callable[[], None]) -> None:
-        """Have something done soon for an object that is being collected.
-
-        A finalizer can run in the middle of anything, under any lock, so it must not take one itself.
-        """
-        self._buried.append(finalizer)
-        self.nudge()
+    def clean_up(self) -> None:
+        """Run finalizers, and send again the leaves that failed. Call with no lock held."""
+        self._cleanup.run_finalizers()
+        for leave in list(self._unsent):
+            self._send(leave)
 
     def run_due(self, now_ms: int) -> int | None:
-        """Background work: `run_finalizers`; when to come again (ms), if a leave is to be told again."""
-        self.run_finalizers()
-        return now_ms + RETRY_MS if self._leaving else None
-
-    def put_off(self, close: Callable[[], object]) -> None:
-        """Have something closed when the call that the caller interrupted has ended: by its thread, or the background one."""
-        self.waiting.append(close)
-        self.nudge()
-
-    def close_put_off(self) -> None:
-        """Close what was put off, once each. Call with no lock held; in the middle of a call it is put off again."""
-        for _ in range(len(self.waiting)):
-            try:
-                close = self.waiting.popleft()
-            except IndexError:  # another thread took the last one
-                return
-            try:
-                close()
-            except Exception as error:  # whoever asked for it has gone on
-                logger.error("closing in the middle of another call was put off, and then failed: %s", error)
-
-    def run_finalizers(self) -> None:
-        """Do what collected objects left to be done, and tell of leaves that failed. Call with no lock held."""
-        while self._buried:
-            try:
-                finalizer = self._buried.popleft()
-            except IndexError:
-                break
-            try:
-                finalizer()
-            except StreamlogError as error:
-                logger.error("cleaning up after an object that was never closed: %s", error)
-        if self._leaving:
-            for leave in list(self._leaving):
-                self._tell(leave)
+        """The background thread's part: `clean_up`; the time (ms) of the next try, if a leave has failed again."""
+        self.clean_up()
+        return now_ms + RETRY_MS if self._unsent else None

@@ -43,7 +43,7 @@ class Positions(Sharing):
                     log_end_offset=end,
                 )
             self._held.seek(reader.name, offset)
-            self._bell.rung = True
+            self._wakeup.pending = True
 
     def seek_to_beginning(self, *partitions: TopicPartition) -> None:
         """Go to the first record; of all assigned partitions if none is named."""
@@ -59,7 +59,7 @@ class Positions(Sharing):
             for reader in readers:
                 bounds = self._service.bounds(reader.name, self._config.isolation_level)
                 self._held.seek(reader.name, bounds[which])
-            self._bell.rung = True
+            self._wakeup.pending = True
 
     def position(self, partition: TopicPartition) -> int:
         """The offset after the last record handed out, never a prefetched one."""

@@ -31,15 +31,16 @@ class Reading(Closing):
         self._service: Service = log._use()
         if config.group is not None:
             self._service.require_writable(f"A consumer with group={config.group!r} (one without only reads)")
-        self._room = log._room
-        self._put_off = log._room.waiting
+        self._cleanup = log._cleanup
+        self._local_members = log._local_members
+        self._deferred_closes = log._cleanup.deferred_closes
         self._busy = new_lock()
         self._state = new_lock()
         self._owner = 0
         self._inside = 0
         self._taker = 0
         self._going: frozenset[TopicPartition] = frozenset()
-        self._bell = Wakeup()
+        self._wakeup = Wakeup()
         self._subscription = Subscription()
         self._held = Assignment()
         self._listener: Any = check_listener(config.listener)
@@ -50,7 +51,9 @@ class Reading(Closing):
         self._next_check_s: float | None = None
         self._auto_commits = config.auto_commits
         group = config.group
-        self._membership = None if group is None else Membership(self._service, config, group, self._bell, self._room)
+        self._membership = (
+            None if group is None else Membership(self._service, config, group, self._wakeup, log._local_members)
+        )
         self._serdes: dict[str, tuple[Any, Any]] = {}
         self._decoders = log._decoders(config, self._serdes)
 
@@ -59,8 +62,8 @@ class Reading(Closing):
 
         Other code that runs in the middle of one (a signal handler, a deserializer) may only look at what is held.
         """
-        if self._put_off:
-            self._room.close_put_off()
+        if self._deferred_closes:
+            self._cleanup.run_deferred_closes()
         self._check()
         here = get_ident()
         if self._busy.locked():

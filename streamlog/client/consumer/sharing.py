@@ -70,9 +70,9 @@ class Sharing(Reading):
         if polling:
             refuse_reentry()
             membership.polled()
-            self._room.enter(membership.group, self)
-            self._room.reap(membership.group)
-            others = self._room.others(membership.group, self)
+            self._local_members.add(membership.group, self)
+            self._local_members.evict_dead(membership.group)
+            others = self._local_members.others(membership.group, self)
             if membership.unchanged(self._subscription.names):
                 return
         else:  # asked by another: nothing that counts as a poll of this one
@@ -105,7 +105,7 @@ class Sharing(Reading):
             if result.stable or not others:
                 return
             for other in others:
-                other._let_go_if_idle()
+                other._release_if_idle()
             others = []
 
     def _goes_on(self) -> bool:
@@ -158,7 +158,7 @@ class Sharing(Reading):
             finally:
                 self._inside = before
 
-    def _let_go_if_idle(self) -> None:
+    def _release_if_idle(self) -> None:
         """Asked by a newcomer, on its thread: hand over what the program has nothing of in its hands.
 
         It neither counts as a poll nor joins: a member that was put out, or whose thread has ended, is not to
@@ -192,7 +192,7 @@ class Sharing(Reading):
         if membership is None or self._subscription.manual is not None or membership.stable:
             return False
         here = get_ident()
-        return any(other._polling_thread() != here for other in self._room.others(membership.group, self))
+        return any(other._polling_thread() != here for other in self._local_members.others(membership.group, self))
 
     def _longest_wait(self) -> float:
         """How long to wait at most before looking again, whoever rings: a member renews its place in the group in time.
@@ -206,7 +206,7 @@ class Sharing(Reading):
             step = min(step, max(0.001, next_check), self._config.max_poll_interval_ms / 2000)
         return step
 
-    def _take_out(self) -> None:
+    def _evict_if_thread_ended(self) -> None:
         """Asked by another member, on its thread: leave the group if the thread that polled is dead.
 
         Only the coordinator is told. If somebody goes on with this consumer it learns like one that

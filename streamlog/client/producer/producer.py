@@ -60,7 +60,7 @@ class Producer(Closing):
         self._log = log
         self._service: Service = log._use()
         self._service.require_writable("A producer")
-        self._put_off = log._room.waiting
+        self._deferred_closes = log._cleanup.deferred_closes
         clock = self._service.clock
         # The system's clock is read without a Python frame in between: it is a tenth of a send.
         self._now_ns = time_ns if isinstance(clock, SystemClock) else lambda: clock.time_ms() * 1_000_000
@@ -198,8 +198,8 @@ class Producer(Closing):
             queue.drain()
         if synced is not None:
             self._await_sync(synced)
-        if self._put_off:
-            self._log._room.close_put_off()
+        if self._deferred_closes:
+            self._log._cleanup.run_deferred_closes()
         written: Written = _new(Written)
         written._metadata = (queue.topic.name, queue.partition, offset if self._acks else -1, timestamp)
         return written
@@ -226,8 +226,8 @@ class Producer(Closing):
             if error is not None:
                 logger.error("a record sent with acks=0 was lost: %s", error)
             return Written(batch.queue.topic.name, batch.queue.partition, -1, batch.time_of(index))
-        if self._put_off:
-            self._log._room.close_put_off()
+        if self._deferred_closes:
+            self._log._cleanup.run_deferred_closes()
         delivery.result()
         return delivery
 
@@ -293,8 +293,8 @@ class Producer(Closing):
                 part.batch.observe(None)
             return send_many.Unacknowledged(parts, n)
         delivery = ManyDelivery(parts, n)
-        if self._put_off:
-            self._log._room.close_put_off()
+        if self._deferred_closes:
+            self._log._cleanup.run_deferred_closes()
         if not self._linger_ms:
             delivery.result()
         return delivery
@@ -319,8 +319,8 @@ class Producer(Closing):
         refuse_reentry()
         self._check()
         self._outbox.flush(seconds_or_none(timeout))
-        if self._put_off:
-            self._log._room.close_put_off()
+        if self._deferred_closes:
+            self._log._cleanup.run_deferred_closes()
         self._outbox.report()
 
     def close(self, timeout: float | None = None) -> None:
@@ -331,7 +331,7 @@ class Producer(Closing):
         if self._ended:
             return
         if is_inside():
-            self._log._room.put_off(self.close)
+            self._log._cleanup.defer_close(self.close)
             return
         self._dead = dead = self._dead or closed("producer")
         self._routes.forget()
@@ -362,7 +362,7 @@ class Producer(Closing):
                 service.off_metadata(forget)
                 outbox.close(1.0, closed("producer"))
 
-            self._log._room.add_finalizer(finalizer)
+            self._log._cleanup.add_finalizer(finalizer)
             self._warn_open()  # last: where warnings are errors, it raises
 
     def __repr__(self) -> str:
