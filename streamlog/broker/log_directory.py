@@ -24,7 +24,7 @@ from ..runtime.disk import entropy
 from ..runtime.disk_errors import check, ignored
 from ..runtime.owned_disk import OwnedDisk
 from ..runtime.values import refuse_to_copy
-from ..storage.faults import as_storage_error
+from ..storage.files import as_storage_error
 from ..storage.lost import begin_again, is_lost, lost
 from ..storage.recovery.recovery import PreviousShutdown, open_log
 from ..storage.segment import size_of

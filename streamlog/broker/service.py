@@ -12,7 +12,7 @@ from ..replication.partition import Partition, gone
 from ..runtime.api import Completion, Lock
 from ..runtime.disk import entropy
 from ..runtime.values import refuse_to_copy
-from ..storage.faults import stale
+from ..storage.files import stale_owner
 from ..storage.log import AppendRequest
 from ..types import Clock, OffsetAndMetadata, TopicPartition
 from . import controller
@@ -111,7 +111,7 @@ class LocalService(ReadingService):
 
     def shut(self) -> None:
         """The directory is another's by now."""
-        self._catalog.shut(stale(self._broker.path))
+        self._catalog.shut(stale_owner(self._broker.path))
 
     def abandon(self) -> None:
         """In a forked child: give up the lock's descriptor; write nothing, wait for nothing."""

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 
 import msgpack
 
-from ..types import Buffer
+from ..types import Buffer, HeaderTuple
 from . import compression
 from .batch import (
     CODEC_SHIFT,
@@ -33,8 +33,6 @@ from .batch import (
 OFFSETS, TIMESTAMPS, KEYS, VALUES, HEADERS = 1, 2, 3, 4, 5
 _BYTES_ONLY = frozenset((KEYS, VALUES))
 MAX_UNCOMPRESSED = 1 << 30
-
-HeaderTuple = tuple[tuple[str, bytes | None], ...]
 
 
 def _refuse_ext(code: int, data: bytes) -> Any:

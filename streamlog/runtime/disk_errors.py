@@ -13,7 +13,7 @@ from types import FrameType, TracebackType
 # Modules that are a disk, or speak for it: the real one, that which tells a file that took another's place, and those of
 # `streamlog.testing`, which add themselves.
 stand_ins = {
-    "streamlog.runtime.disk", "streamlog.runtime.directory_lock", "streamlog.runtime.owned_disk", "streamlog.storage.followed",
+    "streamlog.runtime.disk", "streamlog.runtime.directory_lock", "streamlog.runtime.owned_disk", "streamlog.storage.tailing",
 }  # fmt: skip
 # Python modules of the standard library through which the real disk makes its calls.
 _CO_NEWLOCALS = 0x2  # as in `inspect`, which is slow to import

@@ -17,7 +17,7 @@ from ..errors import CorruptRecordError, StorageError, StreamlogError
 from ..records.batch import MAX_OFFSET
 from ..runtime.api import Disk
 from ..runtime.disk_errors import check
-from .faults import as_storage_error
+from .files import as_storage_error
 
 logger = logging.getLogger("streamlog.storage")
 

@@ -45,8 +45,7 @@ from ..records.batch import (
 from ..records.columns import BatchColumns
 from ..runtime.api import File
 from ..runtime.disk_errors import check
-from .faults import as_storage_error
-from .files import cleaned_name, finish, finish_all, swap_name
+from .files import as_storage_error, cleaned_name, finish_interrupted, finish_swap, swap_name
 from .index import Index, Stats
 from .log import Log
 from .segment import Segment
@@ -151,7 +150,7 @@ def _swap_path(log: Log, old: Sequence[Segment]) -> str:
 def _finish_interrupted(log: Log) -> None:
     """Do to the files what an earlier pass published but could not finish: two results must never overlap."""
     try:
-        finish_all(log.disk, log.directory, log.disk.listdir(log.directory))
+        finish_interrupted(log.disk, log.directory, log.disk.listdir(log.directory))
     except OSError as error:
         raise as_storage_error(error, "finish an earlier compaction in", log.directory) from error
 
@@ -320,7 +319,7 @@ class _Cleaner:
                 raise as_storage_error(error, "swap in", swap) from error
             raise
         try:
-            finish(log.disk, log.directory, low, high, log.disk.listdir(log.directory))
+            finish_swap(log.disk, log.directory, low, high, log.disk.listdir(log.directory))
         except OSError as error:
             raise as_storage_error(error, "swap in", swap) from error
         new.unpin()

@@ -18,9 +18,9 @@ from ..errors import DiskFullError, PoisonedLogError, StreamlogError
 from ..runtime.api import Disk, without_traceback
 from ..runtime.disk_errors import check, is_the_disks
 from .checkpoint import StateFile
-from .faults import as_storage_error
+from .files import as_storage_error
 from .reader import LogReader
-from .recovery import power_loss
+from .recovery import resync
 from .segment import Segment
 from .tail import LogSnapshot
 
@@ -131,7 +131,7 @@ class DurableLog(LogReader):
             errno=error.errno or 0,
         )
         poison.__cause__ = without_traceback(error)
-        power_loss.mark(self.disk, self.directory, self.synced_end, is_all=self.acknowledged_is_synced)
+        resync.mark(self.disk, self.directory, self.synced_end, is_all=self.acknowledged_is_synced)
         logger.error("%s", poison)
         return poison.copy()  # what is kept is never raised itself: it would keep the frames that it came through
 

@@ -25,8 +25,8 @@ from ..runtime.values import refuse_to_copy
 from ..types import SegmentInfo
 from .checkpoint import StateFile
 from .durability import DurableLog
-from .faults import as_storage_error
-from .recovery import power_loss
+from .files import as_storage_error
+from .recovery import resync
 from .segment import Segment
 from .side_tables import ProducerStateManager
 from .tail import EMPTY as EMPTY
@@ -253,7 +253,7 @@ class Log(DurableLog):
         if not self._cut_in_place(active, position):
             self._is_half_replaced = True
             try:
-                power_loss.replace(self.disk, self.directory, active, position, before.end_offset)
+                resync.replace(self.disk, self.directory, active, position, before.end_offset)
             except OSError as error:
                 raise as_storage_error(error, "take back what was appended to", active.path) from error
             self._is_half_replaced = False
@@ -426,7 +426,7 @@ class Log(DurableLog):
         """
         if self.poison is not None:
             synced_end, is_all = self.synced_end, self.acknowledged_is_synced
-            self.is_marked = power_loss.mark(self.disk, self.directory, synced_end, is_all=is_all)
+            self.is_marked = resync.mark(self.disk, self.directory, synced_end, is_all=is_all)
             raise self.poison.copy()
         if self._writing is not None:
             self._settle()

@@ -19,8 +19,7 @@ from ..runtime.disk_errors import check
 from ..runtime.values import refuse_to_copy
 from ..types import Buffer
 from .facts import Facts
-from .faults import as_storage_error
-from .files import index_name, log_name
+from .files import as_storage_error, index_name, log_name
 from .index import Index, Stats
 from .scan import Walk
 

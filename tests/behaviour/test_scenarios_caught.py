@@ -18,7 +18,7 @@ from streamlog.broker import log_directory, owner
 from streamlog.client.producer import topic_cache
 from streamlog.storage import checkpoint, compaction, durability, files, index, log, retention, segment
 from streamlog.storage.index import Index, Stats
-from streamlog.storage.recovery import resync
+from streamlog.storage.recovery import power_loss
 from streamlog.testing import SimulatedDisk
 from streamlog.testing.handles import SimulatedFile
 
@@ -104,7 +104,7 @@ def the_old_segments_go_unsynced(patch: Patch) -> None:
         disk.rename(f"{directory}/{files.swap_name(low, high)}", f"{directory}/{files.log_name(low)}")
         disk.sync_dir(directory)
 
-    patch.setattr(compaction, "finish", finish)
+    patch.setattr(compaction, "finish_swap", finish)
 
 
 def a_compacted_file_is_not_synced(patch: Patch) -> None:
@@ -118,7 +118,7 @@ def a_compacted_file_is_not_synced(patch: Patch) -> None:
 
 
 def the_torn_end_stays_in_the_file(patch: Patch) -> None:
-    patch.setattr(resync, "cut", lambda disk, directory, found: None)
+    patch.setattr(power_loss, "cut", lambda disk, directory, found: None)
 
 
 def the_log_goes_on_behind_the_zeros(patch: Patch) -> None:
@@ -129,7 +129,7 @@ def the_log_goes_on_behind_the_zeros(patch: Patch) -> None:
         self.size = self.file.size()
 
     patch.setattr(segment.Segment, "wake", wake)
-    patch.setattr(resync, "cut", lambda disk, directory, found: None)
+    patch.setattr(power_loss, "cut", lambda disk, directory, found: None)
 
 
 def a_file_that_only_shrank_is_not_synced(patch: Patch) -> None:
@@ -232,7 +232,7 @@ def files_go_before_the_start_is_on_the_device(patch: Patch) -> None:
 
 
 def recovery_cuts_at_damage(patch: Patch) -> None:
-    patch.setattr(resync, "search", lambda segments, point, start, real=resync.search: real(segments, 0, start))
+    patch.setattr(power_loss, "search", lambda segments, point, start, real=power_loss.search: real(segments, 0, start))
 
 
 class Row(NamedTuple):

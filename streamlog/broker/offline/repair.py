@@ -24,8 +24,7 @@ from ...runtime.disk import OsDisk, entropy, path_of
 from ...runtime.disk_errors import check
 from ...storage.checkpoint import NAME as STATE_NAME
 from ...storage.checkpoint import State, slots
-from ...storage.faults import as_storage_error
-from ...storage.files import base_offset_of, swap_of
+from ...storage.files import as_storage_error, base_offset_of, swap_of
 from ...storage.log import AppendRequest
 from ...storage.recovery.rebuild import SegmentWriter
 from ...storage.recovery.recovery import PreviousShutdown, open_log

@@ -19,7 +19,7 @@ from ...records.columns import BatchColumns
 from ...runtime.api import Disk
 from ...runtime.disk import OsDisk, path_of
 from ...runtime.disk_errors import check
-from ...storage.faults import as_storage_error
+from ...storage.files import as_storage_error
 from ...storage.lost import is_lost
 from ...storage.recovery.recovery import PreviousShutdown
 from ...storage.verify.check import FOREVER_OFFSET, Checked, CheckRequest, Finding, check_partition

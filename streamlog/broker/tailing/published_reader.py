@@ -14,7 +14,7 @@ from ...errors import FormatError
 from ...runtime.api import Disk, File
 from ...runtime.disk_errors import check
 from ...runtime.values import refuse_to_copy
-from ...storage.faults import as_storage_error
+from ...storage.files import as_storage_error
 from ...storage.published import CLOSED, EMPTY, NAME, OPEN, OPENING, SLOT_BYTES, Header, Slot, parse_header, parse_slot
 from ..owner import OWNER_FILE, read_owner
 

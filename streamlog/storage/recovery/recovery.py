@@ -23,8 +23,7 @@ from ...runtime.api import Disk
 from .. import index as index_files
 from ..checkpoint import NAME as STATE_NAME
 from ..checkpoint import StateFile
-from ..faults import as_storage_error
-from ..files import base_offset_of, finish_all, log_name
+from ..files import as_storage_error, base_offset_of, finish_interrupted, log_name
 from ..log import Log
 from ..scan import Walk, walk
 from ..segment import Segment, size_of
@@ -52,13 +51,13 @@ def open_log(
     """
     try:
         disk.makedirs(directory)  # refuses a link in its place
-        names = finish_all(disk, directory, disk.listdir(directory))
+        names = finish_interrupted(disk, directory, disk.listdir(directory))
         is_new = not is_known and _is_new(disk, directory, names)
         state_file = StateFile.open(disk, directory, topic_id, partition, is_new=is_new)
         state = state_file.state
         if not crash.clean:
             state_file.settle()
-        salvaged = power_loss.salvage(disk, directory, names, state.recovery_point, unsynced=crash.unsynced)
+        salvaged = resync.salvage(disk, directory, names, state.recovery_point, unsynced=crash.unsynced)
         if salvaged.done:
             crash = PreviousShutdown(clean=False, same_boot=False)
         segments = _segments(disk, directory, seed, names, state_file)
@@ -70,12 +69,12 @@ def open_log(
         segment.sealed = True
         segment.next_offset = following.base_offset
     power_lost = not crash.clean and not crash.same_boot
-    left = resync.search(segments, state.recovery_point, state.log_start_offset) if power_lost else None
+    left = power_loss.search(segments, state.recovery_point, state.log_start_offset) if power_lost else None
     full: StreamlogError | None = None
     if left is not None:
         segments = list(left.segments)
         segments[-1].wake(left.last)
-        full = resync.settle(disk, directory, left)
+        full = power_loss.settle(disk, directory, left)
         fault = None if left.is_torn else _end_fault(segments[-1], left.last, state.recovery_point, crash)
     else:
         fault = _recover_tail(disk, segments[-1], state.recovery_point, crash)
@@ -99,9 +98,9 @@ def open_log(
     elif crash.clean:
         log.synced_end = log.tail.end_offset
     if left is not None and fault is None and full is not None and salvaged.poison is None:
-        log.mend = partial(resync.cut, disk, directory, left)
+        log.mend = partial(power_loss.cut, disk, directory, left)
     elif salvaged.done:
-        power_loss.done(disk, directory, names)
+        resync.done(disk, directory, names)
     return log
 
 

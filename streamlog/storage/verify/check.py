@@ -21,10 +21,10 @@ from ...runtime.disk_errors import check
 from .. import index as index_files
 from ..checkpoint import NAME as STATE_NAME
 from ..checkpoint import State, slots
-from ..files import base_offset_of, cut_of, index_name, is_worthless, log_name, swap_of
+from ..files import base_offset_of, cut_of, index_name, is_unfinished, log_name, swap_of
 from ..index import Index
-from ..recovery.power_loss import marker_of
 from ..recovery.recovery import is_torn
+from ..recovery.resync import marker_of
 from ..scan import Walk
 from ..segment import Segment, size_of
 from .batch_check import batch_fault
@@ -122,7 +122,7 @@ class _Check(Findings):
             base = base_offset_of(name, "log")
             if base is not None:
                 paths[base] = name
-            elif is_worthless(name):
+            elif is_unfinished(name):
                 self._add(f"{directory}/{name}", 0, "leftover", "an unfinished result; it will be removed", note=True)
             elif cut_of(name) is not None:
                 known = "bytes that a recovery cut off and saved; nothing of streamlog reads or removes them"

@@ -12,14 +12,14 @@ from streamlog.config import TopicConfig
 from streamlog.errors import CorruptRecordError
 from streamlog.records import columns
 from streamlog.records.batch import seed_of
-from streamlog.records.columns import BatchColumns, HeaderTuple
+from streamlog.records.columns import BatchColumns
 from streamlog.replication.partition import Partition
 from streamlog.runtime.disk import OsDisk
 from streamlog.runtime.threads import new_lock
 from streamlog.storage.log import AppendRequest, Log
 from streamlog.storage.recovery.recovery import PreviousShutdown, open_log
 from streamlog.storage.verify.check import Checked, CheckRequest, check_partition
-from streamlog.types import TopicPartition
+from streamlog.types import HeaderTuple, TopicPartition
 
 NOW = 1_700_000_000_000
 TOPIC_ID = bytes(range(16))

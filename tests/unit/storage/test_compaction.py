@@ -16,7 +16,7 @@ from streamlog.errors import ClosedError, CorruptRecordError, StreamlogError
 from streamlog.records import columns
 from streamlog.records.batch import NO_PRODUCER, NO_TIMESTAMP
 from streamlog.storage import compaction
-from streamlog.storage.files import finish_all
+from streamlog.storage.files import finish_interrupted
 from streamlog.storage.log import AppendRequest
 
 from .conftest import CLEAN, KILLED, NOW, SEED, Box
@@ -427,8 +427,8 @@ def test_interrupted_at_any_line_the_log_reads_on(box: MakeBox) -> None:
         "compact",
         "swap_in",
         "run",
-        "finish",
-        "finish_all",
+        "finish_swap",
+        "finish_interrupted",
         "pin",
         "replace",
         "abandon",
@@ -518,7 +518,7 @@ def test_leftovers_of_a_killed_compaction_are_notes_to_a_check_and_gone_after_an
     (b.path / f"{0:020d}.cleaned").write_bytes(b"half")
     (b.path / f"{0:020d}.index.tmp").write_bytes(b"half")
     assert {finding.kind for finding in b.check(KILLED).findings} == {"leftover"}
-    finish_all(b.disk, str(b.path), b.names())
+    finish_interrupted(b.disk, str(b.path), b.names())
     assert not b.check(KILLED).findings
     b.open(CLEAN)
 

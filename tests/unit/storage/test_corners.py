@@ -13,10 +13,10 @@ import pytest
 from streamlog.errors import CorruptRecordError, DiskFullError, StorageError
 from streamlog.records import columns
 from streamlog.records.batch import FIXED_LEN, FORM_KAFKA, MAGIC, NO_TIMESTAMP, read_header, stamp
+from streamlog.storage import files
 from streamlog.storage import segment as segments
 from streamlog.storage.checkpoint import StateFile
 from streamlog.storage.log import AppendRequest, Log
-from streamlog.storage.recovery import resync
 from streamlog.storage.scan import walk
 from streamlog.storage.segment import Segment
 
@@ -215,7 +215,7 @@ def test_an_index_of_a_segment_that_is_moved_aside_goes(box: MakeBox) -> None:
 def test_a_cut_that_was_refused_half_way_is_taken_up_where_it_was_left(
     box: MakeBox, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, stubborn: bool
 ) -> None:
-    monkeypatch.setattr(resync, "_COPY_BYTES", 100)
+    monkeypatch.setattr(files, "_COPY_BYTES", 100)
     b, values = segmented(box)
     b.log.release()
     first, second, third, fourth = b.logs()

@@ -8,8 +8,8 @@ from collections.abc import Callable
 import pytest
 
 from streamlog.errors import CorruptRecordError, DiskFullError, PoisonedLogError, StorageError
-from streamlog.storage import durability
-from streamlog.storage.recovery import power_loss
+from streamlog.storage import durability, files
+from streamlog.storage.recovery import resync
 
 from .conftest import KILLED, POWER_LOST, Box
 from .faulty import FaultyDisk
@@ -172,9 +172,9 @@ def test_a_roll_for_which_there_is_no_room_is_no_poison(box: MakeBox, code: int)
 # The next open
 
 
-def marked(b: Box) -> list[power_loss.Marker]:
+def marked(b: Box) -> list[resync.Marker]:
     """The word that was left of syncs that failed."""
-    return [marker for marker in map(power_loss.marker_of, b.names()) if marker is not None]
+    return [marker for marker in map(resync.marker_of, b.names()) if marker is not None]
 
 
 def poisoned(box: MakeBox, **config: object) -> tuple[Box, FaultyDisk]:
@@ -204,7 +204,7 @@ def test_what_reaches_past_the_recovery_point_is_written_to_new_files(box: MakeB
 
 
 def test_a_copy_larger_than_one_piece_is_whole(box: MakeBox, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(power_loss, "_COPY_BYTES", 100)
+    monkeypatch.setattr(files, "_COPY_BYTES", 100)
     b, _ = poisoned(box)
     values = b.values()
     b.reopen(KILLED)
@@ -230,7 +230,7 @@ def test_the_copy_of_an_interrupted_salvage_is_made_anew(box: MakeBox) -> None:
     b, _ = poisoned(box)
     values = b.values()
     (b.path / (name(1) + ".tmp")).write_bytes(b"half of it")
-    power_loss.salvage(b.disk, str(b.path), b.names(), 2)
+    resync.salvage(b.disk, str(b.path), b.names(), 2)
     assert b.values() == values
     b.reopen(KILLED)
     assert b.values() == values
@@ -359,8 +359,8 @@ def test_word_of_a_sync_that_failed_before_the_machine_was_started_asks_for_no_c
 
 def test_what_is_no_word_of_a_failed_sync_is_not_taken_for_one() -> None:
     for name in ("poisoned", "poisoned-1-ab", f"poisoned-{1:020d}-{1:016x}-half", f"{1:020d}.log"):
-        assert power_loss.marker_of(name) is None
-    assert power_loss.marker_of(f"poisoned-{7:020d}-{1:016x}-all") == (7, f"{1:016x}", True)
+        assert resync.marker_of(name) is None
+    assert resync.marker_of(f"poisoned-{7:020d}-{1:016x}-all") == (7, f"{1:016x}", True)
 
 
 def test_where_no_word_could_be_left_an_open_that_is_told_so_copies(box: MakeBox) -> None:
@@ -369,7 +369,7 @@ def test_where_no_word_could_be_left_an_open_that_is_told_so_copies(box: MakeBox
     fail(disk, "sync", errno.EIO)
     with pytest.raises(PoisonedLogError):
         b.log.sync_files(0, b.log.tail)
-    for marker in [name for name in b.names() if power_loss.marker_of(name) is not None]:
+    for marker in [name for name in b.names() if resync.marker_of(name) is not None]:
         (b.path / marker).unlink()
     disk.arm(1, OSError(errno.EIO, "injected"), once=False)
     with pytest.raises(PoisonedLogError):

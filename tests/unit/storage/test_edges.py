@@ -401,7 +401,7 @@ def test_a_rename_that_cannot_be_looked_at_is_settled_before_the_next_pass(box: 
 def test_finishing_a_replacement_again_does_nothing(box: MakeBox) -> None:
     b = segmented(box)
     before = b.names()
-    files.finish(b.disk, str(b.path), 0, 3, b.names())
+    files.finish_swap(b.disk, str(b.path), 0, 3, b.names())
     assert b.names() == before
     assert list(compaction._groups([], 100)) == []
 

@@ -13,7 +13,7 @@ import pytest
 
 from streamlog.errors import CorruptRecordError, DiskFullError, LogDirNotFoundError, StorageError, StreamlogError
 from streamlog.runtime.owned_disk import StaleOwnerError
-from streamlog.storage.faults import as_storage_error
+from streamlog.storage.files import as_storage_error
 from streamlog.storage.log import AppendRequest
 from streamlog.testing import faults
 
