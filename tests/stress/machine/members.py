@@ -127,16 +127,16 @@ class Members:
         if len(self._members) >= _MOST or not names:
             return
         commits = rng.random() < 0.7
+        # Nothing keeps two of them apart. Before the new one is there: a close that the disk refuses leaves it unassigned.
+        for other in [other for other in self._members if other.group == MANUAL]:
+            self._drop(other)
+            other.consumer.close()
         self._add(MANUAL, [], {"enable_auto_commit": commits, "auto_commit_interval_ms": 0}, commits)
         member = self._members[-1]
         member.manual = True
         topic = self._log[names[0]]
         chosen = [TopicPartition(topic.name, n) for n in range(topic.partitions) if rng.random() < 0.7]
         self._program.note(f"assigned {chosen}")
-        for other in self._members:  # nothing keeps two of them apart
-            if other.group == MANUAL and other is not member:
-                self._drop(other)
-                other.consumer.close()
         member.consumer.assign(chosen or [TopicPartition(topic.name, 0)])
         self._disturb(MANUAL)
 
