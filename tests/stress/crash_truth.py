@@ -6,9 +6,9 @@ along the trace: for the machine after any number of operations it knows which p
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
-from itertools import pairwise
+from itertools import combinations, pairwise
 from typing import Any
 from uuid import UUID
 
@@ -18,7 +18,9 @@ from streamlog.testing import ManualClock, SimulatedDisk
 
 PATH = "/log"
 AFTER = b"sent after the crash"
-Contents = dict[tuple[UUID, int], tuple[int, int, list[tuple[int, bytes | None, bytes | None]]]]
+Pair = tuple[bytes | None, bytes | None]
+Found = list[tuple[int, bytes | None, bytes | None]]
+Contents = dict[tuple[UUID, int], tuple[int, int, Found]]
 
 
 class Violation(AssertionError):
@@ -27,14 +29,27 @@ class Violation(AssertionError):
 
 @dataclass
 class PartitionTruth:
-    """One partition. Offsets are dense, so `sent[offset]` is what was sent for it; ends are exclusive."""
+    """One partition. Offsets are dense, so `sent[offset]` is what was sent for it; ends are exclusive.
 
-    sent: list[tuple[bytes | None, bytes | None]] = field(default_factory=list)
+    From `pending` on it is what a call sends that has not returned yet. The call sends it in batches; where the disk refuses
+    some of them, the others are in the log all the same, in their order.
+    """
+
+    sent: list[Pair] = field(default_factory=list)
+    pending: int = 0
     times: list[int] = field(default_factory=list)
     acknowledged: int = 0
     synced: int = 0
     start_acknowledged: int = 0
     start_tried: int = 0
+
+    def histories(self, end: int, *, fails: bool) -> Iterator[list[Pair]]:
+        """What the partition may hold, compaction aside, if it ends at `end`: the beginning of `sent`, and if the disk
+        `fails` any others of what is pending in the place of those that it refused."""
+        yield self.sent[:end]
+        if fails and end > self.pending:
+            for some in combinations(self.sent[self.pending :], end - self.pending):
+                yield [*self.sent[: self.pending], *some]
 
 
 @dataclass
@@ -62,6 +77,8 @@ class Truth:
     coming: set[str] = field(default_factory=set)
     commits: dict[tuple[str, TopicPartition], Commits] = field(default_factory=dict)
     tried: dict[UUID, int] = field(default_factory=dict)
+    fails: bool = False
+    """Whether the disk fails."""
 
     # -- what the workload tells ---------------------------------------------------------------------
 
@@ -74,12 +91,13 @@ class Truth:
 
     def sending(self, id: UUID, number: int, records: list[tuple[bytes | None, bytes | None]]) -> None:
         partition = self.topics[id].partitions[number]
+        partition.pending = len(partition.sent)
         partition.sent += records
         partition.times += [self.now_ms] * len(records)
 
     def acknowledged(self, id: UUID, number: int) -> None:
         partition = self.topics[id].partitions[number]
-        partition.acknowledged = len(partition.sent)
+        partition.acknowledged = partition.pending = len(partition.sent)
 
     def deleting(self, id: UUID, number: int, before: int) -> None:
         partition = self.topics[id].partitions[number]
@@ -125,10 +143,12 @@ class Truth:
             if id not in self.topics:
                 self.created(id, name, partitions, compacted, retention_ms)
             self.topics[id].going = False
-        for (id, number), (start, end, _) in contents.items():
-            partition = self.topics[id].partitions[number]
-            del partition.sent[end:], partition.times[end:]
-            partition.acknowledged = end
+        for (id, number), (start, end, records) in contents.items():
+            topic = self.topics[id]
+            partition = topic.partitions[number]
+            partition.sent = self._history(topic, number, start, end, end, records)
+            del partition.times[end:]
+            partition.acknowledged = partition.pending = end
             partition.synced = min(partition.synced, end)
             partition.start_tried = max(partition.start_tried, start)
         for key, commits in self.commits.items():
@@ -166,9 +186,6 @@ class Truth:
         records: list[Record[Any, Any]] = list(topic.read(number))
         if end > len(partition.sent):
             raise Violation(f"{where} ends at {end}, but {len(partition.sent)} were sent")
-        for record in records:
-            if (record.key, record.value) != partition.sent[record.offset]:
-                raise Violation(f"{where} has at offset {record.offset} what was not sent for it: {record!r:.200}")
         offsets = [record.offset for record in records]
         if any(low >= high for low, high in pairwise(offsets)):
             raise Violation(f"{where} is out of order: {offsets}")
@@ -182,11 +199,24 @@ class Truth:
         floor = partition.acknowledged if strong else partition.synced
         if end < floor and start < floor:
             raise Violation(f"{where} ends at {end}, but {floor} was {'acknowledged' if strong else 'synced'}")
-        if truth.compacted:
-            _keys(where, partition, start, end, floor, records)
-        elif offsets != list(range(start, end)):
+        if not truth.compacted and offsets != list(range(start, end)):
             raise Violation(f"{where} holds {start} to {end}, but only {offsets}")
-        return start, end, [(record.offset, record.key, record.value) for record in records]
+        found = [(record.offset, record.key, record.value) for record in records]
+        self._history(truth, number, start, end, floor, found)
+        return start, end, found
+
+    def _history(self, truth: TopicTruth, number: int, start: int, end: int, floor: int, records: Found) -> list[Pair]:
+        """What was sent for each offset, as far as the partition goes: one history with which `records` agree."""
+        violation: Violation | None = None
+        for sent in truth.partitions[number].histories(end, fails=self.fails):
+            try:
+                _agree(f"{truth.name}-{number}", truth, sent, start, floor, records)
+            except Violation as error:
+                violation = violation or error
+            else:
+                return sent
+        assert violation is not None
+        raise violation
 
     def _expired(self, truth: TopicTruth, partition: PartitionTruth) -> int:
         """How many of the first records retention may have taken."""
@@ -218,15 +248,23 @@ class Truth:
                     raise Violation(f"group {each.name} is at {offset} of {name}, in which nothing was committed")
 
 
-def _keys(where: str, partition: PartitionTruth, start: int, end: int, floor: int, records: list[Any]) -> None:
+def _agree(where: str, truth: TopicTruth, sent: list[Pair], start: int, floor: int, records: Found) -> None:
+    for offset, *pair in records:
+        if tuple(pair) != sent[offset]:
+            raise Violation(f"{where} has at offset {offset} what was not sent for it: {pair!r:.200}")
+    if truth.compacted:
+        _keys(where, sent, start, floor, records)
+
+
+def _keys(where: str, sent: list[Pair], start: int, floor: int, records: Found) -> None:
     """What compaction may not take: each key's last record, as of the end of the log and of what was promised."""
-    found = {record.key: record.offset for record in records}
-    for limit in (end, floor):
-        last = {key: offset for offset, (key, _) in enumerate(partition.sent[:limit])}
+    found = {key: offset for offset, key, _ in records}
+    for limit in (len(sent), floor):
+        last = {key: offset for offset, (key, _) in enumerate(sent[:limit])}
         for key, offset in last.items():
             if offset < start or found.get(key, -1) >= offset:
                 continue
-            if key not in found and (key, None) in partition.sent[offset:end]:  # deleted, and the tombstone is gone too
+            if key not in found and (key, None) in sent[offset:]:  # deleted, and the tombstone is gone too
                 continue
             raise Violation(f"{where}: key {key!r} was sent at {offset}, but is last seen at {found.get(key)}")
 

@@ -53,6 +53,7 @@ class Workload:
         self.sync = sync
         self.rng = random.Random(seed)
         self.before = before or Truth(START_MS)
+        self.before.fails = fails
         self.truth = deepcopy(self.before)  # as of now, to know offsets
         self.clock = ManualClock(start_ms=self.truth.now_ms)
         self.events: list[Event] = []
