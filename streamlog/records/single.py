@@ -7,13 +7,22 @@ from struct import Struct
 import msgpack
 from xxhash import xxh3_64_intdigest
 
-from .batch import MAGIC, NO_HORIZON, NO_PRODUCER, VERSION, header_len_for
+from .batch import (
+    ENTRY_FORMAT,
+    HASH_AT,
+    MAGIC,
+    NO_HORIZON,
+    NO_PRODUCER,
+    PREFIX_FORMAT,
+    REST_FORMAT,
+    VERSION,
+    header_len_for,
+)
 from .columns import KEYS, VALUES
 
 # The header without its checksum, then the directory of one column or two.
-_VALUE_ONLY = Struct("<4sBHI" + "QIqiiiqqqqqhiIII" + "BBI").pack
-_KEY_AND_VALUE = Struct("<4sBHI" + "QIqiiiqqqqqhiIII" + "BBIBI").pack
-_CHECKSUM_AT = 11
+_VALUE_ONLY = Struct("<" + PREFIX_FORMAT + REST_FORMAT + "B" + ENTRY_FORMAT).pack
+_KEY_AND_VALUE = Struct("<" + PREFIX_FORMAT + REST_FORMAT + "B" + 2 * ENTRY_FORMAT).pack
 _CHECKSUM_MASK = 0xFFFFFFFF
 _ONE_COLUMN, _TWO_COLUMNS = header_len_for(1), header_len_for(2)
 # How msgpack opens an array of one byte string of so many bytes.
@@ -52,4 +61,4 @@ def encode_one(
             size, 0, 0, 2, KEYS, key_bytes, VALUES, size - key_bytes,
         )  # fmt: skip
     checksum = (xxh3_64_intdigest(plain, seed) & _CHECKSUM_MASK).to_bytes(4, "little")
-    return b"".join((plain[:_CHECKSUM_AT], checksum, plain[_CHECKSUM_AT:], payload))
+    return b"".join((plain[:HASH_AT], checksum, plain[HASH_AT:], payload))

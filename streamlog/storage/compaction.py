@@ -39,6 +39,7 @@ from ..records.batch import (
     BatchHeader,
     SealedBatch,
     corrupt,
+    peek,
     restamp,
     verify_payload,
 )
@@ -46,7 +47,7 @@ from ..records.columns import BatchColumns
 from ..runtime.api import File
 from ..runtime.disk_errors import check
 from .files import as_storage_error, cleaned_name, finish_interrupted, finish_swap, swap_name
-from .index import Index, Stats
+from .index import IndexBuilder
 from .log import Log
 from .segment import Segment
 
@@ -219,8 +220,7 @@ class _Cleaner:
         self._file: File | None = None
         self._buffers: list[bytes] = []
         self._buffered = 0
-        self._index = Index()
-        self._records, self._low, self._high, self._first_append = 0, -1, -1, -1
+        self._built = IndexBuilder(group[0].base_offset)
         self.size = 0
         self.removed = 0
         self.changed = False
@@ -244,7 +244,7 @@ class _Cleaner:
 
     def _clean(self, header: BatchHeader, full: column_codec.Columns, data: bytes, last: bool) -> None:
         if header.is_control:
-            self._put(header, data, header.record_count, header.base_timestamp, header.max_timestamp)
+            self._put(header, data)
             return
         expired = header.delete_horizon != NO_HORIZON and self._now_ms >= header.delete_horizon
         latest = self._latest
@@ -264,21 +264,15 @@ class _Cleaner:
             self.changed = True
             return
         if len(keep) == header.record_count and horizon == header.delete_horizon:
-            self._put(header, data, header.record_count, header.base_timestamp, header.max_timestamp)
+            self._put(header, data)
             return
         self.changed = True
         sealed = _keep(self._log.seed, header, full, keep, horizon)
         data = restamp(header, sealed, self._log.seed) + sealed.payload
-        self._put(header, data, len(keep), sealed.base_timestamp, sealed.max_timestamp)
+        self._put(peek(data), data)
 
-    def _put(self, header: BatchHeader, data: bytes, count: int, low: int, high: int) -> None:
-        self._index.add(header.base_offset, self.size, high)
-        if high >= 0:
-            self._low = low if self._low < 0 else min(self._low, low)
-            self._high = max(self._high, high)
-        if self._first_append < 0:
-            self._first_append = header.append_timestamp
-        self._records += count
+    def _put(self, header: BatchHeader, data: bytes) -> None:
+        self._built.add(header, self.size)
         self._buffers.append(data)
         self._buffered += len(data)
         self.size += len(data)
@@ -296,8 +290,8 @@ class _Cleaner:
         assert file is not None
         low, high = group[0].base_offset, group[-1].stats.next_offset
         new = Segment(log.disk, log.directory, low, log.seed)
-        new.adopt(Stats(low, high, self.size, self._records, self._low, self._high, self._first_append))
-        new.give_index(self._index)
+        new.adopt(self._built.stats(self.size))
+        new.give_index(self._built.index)
         new.give_file(file)
         swap = _swap_path(log, group)
         try:

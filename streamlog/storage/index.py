@@ -16,6 +16,7 @@ from typing import NamedTuple
 
 from xxhash import xxh3_64_intdigest
 
+from ..records.batch import BatchHeader
 from ..runtime.api import Disk
 from ..runtime.disk_errors import check
 
@@ -82,6 +83,40 @@ class Index:
         self.offsets = self.offsets[:keep]
         self.positions = self.positions[:keep]
         self.timestamps = self.timestamps[:keep]
+
+
+class IndexBuilder:
+    """What an index file holds, the index and the stats, made of a segment's batches one after the other.
+
+    `next_offset` is where the next batch is expected.
+    """
+
+    __slots__ = ("base_offset", "first_append", "index", "max_timestamp", "min_timestamp", "next_offset", "records")
+
+    def __init__(self, base_offset: int) -> None:
+        self.index = Index()
+        self.base_offset = self.next_offset = base_offset
+        self.records = 0
+        self.min_timestamp = self.max_timestamp = self.first_append = -1
+
+    def add(self, header: BatchHeader, position: int) -> None:
+        """Count the batch at `position`, which follows all batches added before."""
+        self.index.add(header.base_offset, position, header.max_timestamp)
+        self.records += header.record_count
+        if header.max_timestamp >= 0:
+            low = header.base_timestamp
+            self.min_timestamp = low if self.min_timestamp < 0 else min(self.min_timestamp, low)
+            self.max_timestamp = max(self.max_timestamp, header.max_timestamp)
+        if self.first_append < 0:
+            self.first_append = header.append_timestamp
+        self.next_offset = max(self.next_offset, header.next_offset)
+
+    def stats(self, size: int) -> Stats:
+        """The stats of a segment of `size` bytes."""
+        return Stats(
+            self.base_offset, self.next_offset, size, self.records,
+            self.min_timestamp, self.max_timestamp, self.first_append,
+        )  # fmt: skip
 
 
 def to_bytes(index: Index, stats: Stats, seed: int) -> bytes:

@@ -9,36 +9,17 @@ from __future__ import annotations
 from bisect import bisect_right
 from collections.abc import Callable
 from errno import ENOENT
-from struct import Struct
 from typing import TypeVar
 
 from ..errors import OffsetOutOfRangeError, StorageError
-from ..records.batch import FIXED_LEN
-from ..types import Buffer, OffsetAndTimestamp
+from ..records.batch import batches_before
+from ..types import OffsetAndTimestamp
 from . import lookup
 from .segment import Segment
 from .tail import EMPTY, FetchData, LogSnapshot
 
 T = TypeVar("T")
 _RETRIES = 3
-_LENGTH = Struct("<7xI").unpack_from
-_BASE_OFFSET = Struct("<27xq").unpack_from
-
-
-def below(data: Buffer, end_offset: int) -> Buffer:
-    """The batches in `data` that begin before `end_offset`, of which the first one is: the others may not be seen yet.
-
-    Lengths are not verified here; whoever decodes verifies every header before it believes it.
-    """
-    at = 0
-    while at + FIXED_LEN <= len(data):
-        length, base_offset = _LENGTH(data, at)[0], _BASE_OFFSET(data, at)[0]
-        if at and base_offset >= end_offset:
-            return memoryview(data)[:at]
-        if length < FIXED_LEN:
-            break
-        at += length
-    return data
 
 
 class LogReader:
@@ -91,7 +72,7 @@ class LogReader:
             if position < end:
                 data = segment.chunk(position, end, max_bytes)
                 if end_offset < tail.end_offset:
-                    data = below(data, end_offset)
+                    data = batches_before(data, end_offset)
                 return FetchData(data, self.seed, segment.path, position, segment)
         return None
 
@@ -118,14 +99,14 @@ class LogReader:
         end = tail.end_position if segment is tail.segments[-1] else segment.size
         near = segment.near(offset, end, max_bytes)
         if near is not None:
-            data = near[1] if end_offset >= tail.end_offset else below(near[1], end_offset)
+            data = near[1] if end_offset >= tail.end_offset else batches_before(near[1], end_offset)
             return FetchData(data, self.seed, segment.path, near[0], segment, near[2])
         position = segment.locate(offset, end)
         if position is None:
             raise lookup.missing(segment, segment.stats.next_offset, (*tail.bases, tail.end_offset)[at + 1])
         data = segment.chunk(position, end, max_bytes)
         if end_offset < tail.end_offset:
-            data = below(data, end_offset)
+            data = batches_before(data, end_offset)
         return FetchData(data, self.seed, segment.path, position, segment)
 
     def out_of_range(self, offset: int, end_offset: int) -> OffsetOutOfRangeError:

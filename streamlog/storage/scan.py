@@ -1,13 +1,16 @@
-"""A walk over the headers of one segment: what an index and its statistics are made of, and where good bytes end.
+"""Iteration over the headers of a segment: the one place that reads them one after the other.
 
-One loop over plain integers rather than a generator of headers: a log of one-record batches has
-millions of them, and every call would be half of the time. Reads are large ones, one behind the
-other, while batches are small; where they are large, only their headers are read.
+`headers` stops at damage, `scan` goes on after it, and `walk` reads a whole segment: it makes the index and the
+statistics, and finds where the good bytes end.
+
+`walk` decodes the usual batch in one loop over plain integers rather than from a generator of headers: a log of
+one-record batches has millions of them, and a call for each would be half of the time. It reads large blocks while
+batches are small, and only the headers where batches are large.
 """
 
 from __future__ import annotations
 
-from struct import Struct
+from collections.abc import Callable, Iterator
 from typing import NamedTuple, Protocol
 
 from xxhash import xxh3_64_intdigest
@@ -16,24 +19,29 @@ from ..errors import CorruptRecordError
 from ..records.batch import (
     FIXED_LEN,
     FORM_MASK,
+    HASH_AT,
+    HASHED_FROM,
     MAGIC,
     MAX_BATCH_LEN,
     MAX_FREE_RECORDS,
     MAX_HEADER_LEN,
     MAX_OFFSET,
     MIN_HEADER_LEN,
+    NO_PRODUCER,
+    SCANNED_FIELDS,
     VERSION,
     BatchHeader,
     corrupt,
+    header_fault,
+    peek,
     read_header,
     verify_payload,
 )
-from .index import INTERVAL, Index, Stats
+from .index import INTERVAL, Index, IndexBuilder, Stats
 
-# The fields of a header that a walk looks at; what lies between them is skipped.
-_FIELDS = Struct("<4sBHIIQIqi4xiqqq")
-_PREFIX_LEN = 11  # what the header's hash covers first; the hash itself lies behind it
-_HASHED_FROM = 15
+# Small enough that a look at large batches reads little but their headers.
+_WALK_BYTES = 8192
+_SEARCH_BYTES = 1 << 18
 _HEADER_BYTES = 256  # a header and its directory, of all but a strange batch
 _AHEAD_BYTES = 1 << 18
 # From this length of a batch on, reading headers alone is faster than reading everything. A disk that has to be
@@ -42,14 +50,69 @@ _LARGE_BYTES = 1 << 15
 
 
 class Source(Protocol):
-    """The bytes of a segment."""
+    """The bytes of a segment, and what their checksums and the errors need to know."""
 
     base_offset: int
     seed: int
     path: str
 
     def read(self, length: int, position: int) -> bytes: ...
-    def next_batch(self, position: int, end: int, floor: int = 0) -> int | None: ...
+
+
+def headers(source: Source, position: int, end: int) -> Iterator[tuple[int, BatchHeader]]:
+    """Each verified header from `position` up to `end`, with its position in the file.
+
+    Raises CorruptRecordError, whose `position` says where, at the first one that does not verify.
+    """
+    chunk, at = b"", position  # the chunk starts at file position `at`
+    while position < end:
+        if position - at + MAX_HEADER_LEN > len(chunk) and at + len(chunk) < end:
+            at = position
+            chunk = source.read(min(_WALK_BYTES, end - position), position)
+        header = read_header(chunk, position - at, source.seed, source.path, position)
+        if position + header.batch_len > end:
+            raise corrupt(source.path, position, "the batch is cut short", header.batch_len, end - position)
+        yield position, header
+        position += header.batch_len
+
+
+def scan(source: Source, position: int, end: int) -> Iterator[tuple[int, BatchHeader | CorruptRecordError]]:
+    """Like `headers`, but damage is yielded too, as the error, and the scan goes on at the next batch that verifies."""
+    floor = 0
+    while position < end:
+        try:
+            for at, header in headers(source, position, end):
+                yield at, header
+                floor = header.next_offset
+            return
+        except CorruptRecordError as error:
+            damage = error
+        yield damage.position, damage
+        found = next_batch(source, damage.position + 1, end, floor)
+        if found is None:
+            return
+        position = found
+
+
+def next_batch(source: Source, position: int, end: int, floor: int = 0) -> int | None:
+    """The first position from `position` on at which a header with an offset from `floor` on verifies, or None.
+
+    A batch that a user stored inside a value is not taken for one of the log: the checksums are seeded, so one of
+    another partition does not verify, and a copy of an earlier batch of this partition is below the floor.
+    """
+    while position < end:
+        chunk = source.read(min(_SEARCH_BYTES, end - position), position)
+        at = chunk.find(MAGIC)
+        while at >= 0 and (at + MAX_HEADER_LEN <= len(chunk) or position + len(chunk) >= end):
+            if header_fault(chunk, at, source.seed) is None:
+                header = peek(chunk, at)
+                if position + at + header.batch_len <= end and header.base_offset >= floor:
+                    return position + at
+            at = chunk.find(MAGIC, at + 1)
+        if not chunk or position + len(chunk) >= end:
+            return None
+        position += max(1, at if at >= 0 else len(chunk) - len(MAGIC) + 1)
+    return None
 
 
 class Walk(NamedTuple):
@@ -62,59 +125,66 @@ class Walk(NamedTuple):
     stopped: CorruptRecordError | None = None
 
 
-def walk(source: Source, size: int, trusted_to: int | None = None) -> Walk:
+OnProducer = Callable[[BatchHeader | None], object]
+
+
+def walk(source: Source, size: int, trusted_to: int | None = None, on_producer: OnProducer | None = None) -> Walk:
     """Walk the headers up to `size`. Damage is stepped over and listed, to the next header that verifies.
 
     With `trusted_to`, an offset: the payloads of batches from it on are verified too, and the first batch from
     it on that does not verify, or whose offsets go back, ends the walk (`stopped`).
 
+    `on_producer` is called with the header of each batch that has a producer id, and with None for each damaged place.
+
     Raises what reading raises, and FormatError for a batch of a newer version.
     """
-    return _Walk(source, size, trusted_to).run()
+    return _Walk(source, size, trusted_to, on_producer).run()
 
 
 class _Walk:
-    """One walk. `next_offset` is where the next batch is expected, `end` where the last good one ended."""
+    """One walk. `end` is where the last batch that verified ended."""
 
-    def __init__(self, source: Source, size: int, trusted_to: int | None) -> None:
+    def __init__(self, source: Source, size: int, trusted_to: int | None, on_producer: OnProducer | None) -> None:
         self.source = source
         self.size = size
         self.trusted_to = trusted_to
-        self.entries = Index()
+        self.on_producer = on_producer
+        self.built = IndexBuilder(source.base_offset)
         self.damage: list[CorruptRecordError] = []
-        self.next_offset = source.base_offset
         self.end = 0
-        self.records, self.low, self.high, self.first_append = 0, -1, -1, -1
 
     def run(self) -> Walk:
         position: int | None = 0
         stopped: CorruptRecordError | None = None
         while position is not None and position < self.size:
-            position = self._good(position)
+            position = self._usual_batches(position)
             if position >= self.size:
                 break
-            error, header = self._look(position)
+            error, header = self._other_batch(position)
             if header is not None:
-                self._take(position, header)
+                self.built.add(header, position)
+                if self.on_producer is not None and header.producer_id != NO_PRODUCER:
+                    self.on_producer(header)
                 position += header.batch_len
+                self.end = position
                 continue
             assert error is not None
-            if self.trusted_to is not None and self.next_offset >= self.trusted_to:
+            if self.trusted_to is not None and self.built.next_offset >= self.trusted_to:
                 stopped = error
                 break
             self.damage.append(error)
-            position = self.source.next_batch(position + 1, self.size, self.next_offset)
-        stats = Stats(
-            self.source.base_offset, self.next_offset, self.size, self.records, self.low, self.high, self.first_append
-        )
-        return Walk(stats, self.entries, self.end, tuple(self.damage), stopped)
+            if self.on_producer is not None:
+                self.on_producer(None)
+            position = next_batch(self.source, position + 1, self.size, self.built.next_offset)
+        return Walk(self.built.stats(self.size), self.built.index, self.end, tuple(self.damage), stopped)
 
-    def _good(self, position: int) -> int:
-        """Go on over batches of the usual kind that verify; the position of the first other one, or the end."""
-        source, size, trusted_to, entries = self.source, self.size, self.trusted_to, self.entries
-        read, seed, fields_of = source.read, source.seed, _FIELDS.unpack_from
+    def _usual_batches(self, position: int) -> int:
+        """Count batches of the usual kind that verify; return the position of the first other one, or the end."""
+        source, size, trusted_to, built = self.source, self.size, self.trusted_to, self.built
+        on_producer = self.on_producer
+        read, seed, fields_of, entries = source.read, source.seed, SCANNED_FIELDS.unpack_from, built.index
         next_offset, records, low, high, first_append = (
-            self.next_offset, self.records, self.low, self.high, self.first_append
+            built.next_offset, built.records, built.min_timestamp, built.max_timestamp, built.first_append
         )  # fmt: skip
         latest = entries.timestamps[-1] if entries.timestamps else -(1 << 63)
         next_entry = entries.positions[-1] + INTERVAL if entries.positions else 0
@@ -131,7 +201,7 @@ class _Walk:
                 ahead = _AHEAD_BYTES
                 if len(chunk) < need:
                     break
-            magic, version, header_len, length, digest, payload_digest, attributes, base_offset, delta, count, base_time, time, append_time = fields_of(chunk, at)  # fmt: skip
+            magic, version, header_len, length, digest, payload_digest, attributes, base_offset, delta, count, base_time, time, append_time, producer_id = fields_of(chunk, at)  # fmt: skip
             if (
                 magic != MAGIC or version != VERSION or attributes & FORM_MASK
                 or not MIN_HEADER_LEN <= header_len <= MAX_HEADER_LEN or not header_len <= length <= MAX_BATCH_LEN
@@ -144,7 +214,7 @@ class _Walk:
             need = length if check else header_len
             if at + need > len(chunk):
                 continue  # read more of it
-            if xxh3_64_intdigest(chunk[at : at + _PREFIX_LEN] + chunk[at + _HASHED_FROM : at + header_len], seed) & 0xFFFFFFFF != digest:  # fmt: skip
+            if xxh3_64_intdigest(chunk[at : at + HASH_AT] + chunk[at + HASHED_FROM : at + header_len], seed) & 0xFFFFFFFF != digest:  # fmt: skip
                 break
             if check and (
                 base_offset < next_offset
@@ -165,16 +235,18 @@ class _Walk:
                 first_append = append_time
             if following > next_offset:
                 next_offset = following
+            if producer_id != NO_PRODUCER and on_producer is not None:
+                on_producer(peek(chunk, at))
             position += length
             self.end = position
             need = FIXED_LEN
-        self.next_offset, self.records, self.low, self.high, self.first_append = (
+        built.next_offset, built.records, built.min_timestamp, built.max_timestamp, built.first_append = (
             next_offset, records, low, high, first_append
         )  # fmt: skip
         return position
 
-    def _look(self, position: int) -> tuple[CorruptRecordError | None, BatchHeader | None]:
-        """Why the batch at `position` is none, or its header: then it is only unusual."""
+    def _other_batch(self, position: int) -> tuple[CorruptRecordError | None, BatchHeader | None]:
+        """What is damaged at `position`, or the header of a batch that is only unusual."""
         source, size = self.source, self.size
         data = source.read(min(MAX_HEADER_LEN, size - position), position)
         try:
@@ -182,24 +254,12 @@ class _Walk:
             if position + header.batch_len > size:
                 raise corrupt(source.path, position, "the batch is cut short", header.batch_len, size - position)
             if self.trusted_to is not None and header.next_offset > self.trusted_to:
-                if header.base_offset < self.next_offset:
+                if header.base_offset < self.built.next_offset:
                     why = "its offset goes back"
-                    raise corrupt(source.path, position, why, self.next_offset, header.base_offset)
+                    raise corrupt(source.path, position, why, self.built.next_offset, header.base_offset)
                 data = source.read(header.batch_len, position)
                 payload = memoryview(data)[header.header_len :]
                 verify_payload(header, payload, source.seed, source.path, position)
         except CorruptRecordError as error:
             return error, None
         return None, header
-
-    def _take(self, position: int, header: BatchHeader) -> None:
-        """Count a batch that verifies."""
-        self.entries.add(header.base_offset, position, header.max_timestamp)
-        self.records += header.record_count
-        if header.max_timestamp >= 0:
-            self.low = header.base_timestamp if self.low < 0 else min(self.low, header.base_timestamp)
-            self.high = max(self.high, header.max_timestamp)
-        if self.first_append < 0:
-            self.first_append = header.append_timestamp
-        self.next_offset = max(self.next_offset, header.next_offset)
-        self.end = position + header.batch_len

@@ -1,8 +1,12 @@
 """One file of batches: `{base_offset}.log`, and beside a sealed one its `.index`.
 
-The last segment of a log is active: it grows, its index lives in memory, it is read with pread. All
-others are sealed: they never change again, are mapped for reading, and their index is loaded when
-first needed. A sealed segment that is removed is dropped, never closed: a reader in it reads on.
+The last segment of a log is active: it grows, its index is in memory, it is read with pread. All others are
+sealed: they never change, are mapped for reading, and their index is loaded when it is first needed. A sealed
+segment that is removed is dropped, never closed: a reader that holds it goes on reading.
+
+What a segment contains (its statistics, its index) is derived: it comes from the index file or from a walk over
+the headers, and only when it is asked for, so opening a log reads no sealed segment. Several threads may ask at
+the same time; they find the same, and the last answer is kept.
 """
 
 from __future__ import annotations
@@ -13,29 +17,34 @@ from collections import deque
 from collections.abc import Iterator
 
 from ..errors import CorruptRecordError
-from ..records.batch import FIXED_LEN, MAGIC, MAX_HEADER_LEN, BatchHeader, corrupt, header_fault, peek, read_header
+from ..records.batch import (
+    FIXED_LEN,
+    MAX_HEADER_LEN,
+    BatchHeader,
+    batch_len_at,
+    corrupt,
+    end_of_whole_batches,
+    peek,
+    read_header,
+)
 from ..runtime.api import Disk, File, Mapping
 from ..runtime.disk_errors import check
 from ..runtime.values import refuse_to_copy
-from ..types import Buffer
-from .facts import Facts
+from ..types import Buffer, SegmentInfo
+from . import index as index_files
+from . import scan
 from .files import as_storage_error, index_name, log_name
-from .index import Index, Stats
+from .index import HEADER_LEN, Index, Stats
 from .scan import Walk
 
 logger = logging.getLogger("streamlog.storage")
 
-# Small enough that a look at large batches reads little but their headers.
-_WALK_BYTES = 8192
-_SEARCH_BYTES = 1 << 18
 # Python's mmap keeps a descriptor of its own, so mappings are bounded in number: over the whole process
 # the one made longest ago is dropped first, and made again when it is needed.
 MAX_MAPPED = 128
 _mapped: deque[weakref.ref[Segment]] = deque()
 
-
 _NEAR_BYTES = 20_480  # an index interval and a batch of the usual size
-_LENGTH_AT = slice(7, 11)  # of `batch_len` in a batch's header
 
 
 def size_of(disk: Disk, path: str) -> int:
@@ -47,7 +56,7 @@ def size_of(disk: Disk, path: str) -> int:
         file.close()
 
 
-class Segment(Facts):
+class Segment:
     """A segment, active or sealed. Plain fields; the owner's lock guards every change.
 
     `size`, `next_offset` and `stats` of an active one are what was published last. `next_offset` of a sealed one
@@ -65,7 +74,7 @@ class Segment(Facts):
         self.sealed = False
         self.size = 0
         self.next_offset = base_offset
-        # Derived: its index was made by a walk and is in no file yet.
+        # Its index was made by a walk and is in no file yet.
         self.is_unsaved = False
         self._is_damaged = False
         self._stats: Stats | None = None
@@ -125,6 +134,113 @@ class Segment(Facts):
         """The path means this segment again."""
         self._pinned = None
 
+    # -- what it contains ----------------------------------------------------------------------------
+
+    @property
+    def stats(self) -> Stats:
+        """From the index file or, if that is missing or damaged, from a walk over the headers. Raises what `read` raises."""
+        stats = self._stats
+        if stats is None:
+            stats = self.stored_stats()
+            if stats is None:
+                return self._walk().stats
+            self._keep_stats(stats)
+        return stats
+
+    def adopt(self, stats: Stats) -> None:
+        """Set the statistics, and the size and next offset with them."""
+        self._stats = stats
+        self.next_offset, self.size = stats.next_offset, stats.size
+
+    @property
+    def max_timestamp(self) -> int:
+        """The greatest timestamp; without any (only `repair` writes such batches) the time of the first append."""
+        stats = self.stats
+        return stats.max_timestamp if stats.max_timestamp >= 0 else stats.first_append
+
+    def info(self) -> SegmentInfo:
+        """What a retention policy sees."""
+        stats = self.stats
+        return SegmentInfo(
+            self.base_offset, self.next_offset, self.size, stats.records, stats.min_timestamp, self.max_timestamp
+        )
+
+    def stored_stats(self) -> Stats | None:
+        """The stats in the index file, if that was made of this very segment."""
+        try:
+            file = self.disk.open(self.index_path, writable=False)
+            try:
+                stats = index_files.stats_from(file.pread(HEADER_LEN, 0), self.seed)
+            finally:
+                file.close()
+        except OSError as error:
+            check(error)
+            return None
+        return stats if stats is not None and self._is_mine(stats) else None
+
+    def _is_mine(self, stats: Stats) -> bool:
+        return stats.size == self.size and stats.base_offset == self.base_offset
+
+    def _keep_stats(self, stats: Stats) -> None:
+        if self.sealed and stats.next_offset != self.next_offset:
+            logger.error(
+                "%s ends at offset %d but the next segment begins at %d: the records in between are missing",
+                self.path, stats.next_offset, self.next_offset,
+            )  # fmt: skip
+        self._stats = stats
+
+    def _walk(self) -> Walk:
+        """Walk all headers: there is no index file."""
+        found = scan.walk(self, self.size)
+        self.take(found)
+        return found
+
+    def take(self, found: Walk) -> None:
+        """Keep what a walk over the whole segment found."""
+        if self._stats is None:
+            for error in found.damage:
+                logger.error("%s", error)
+            self._keep_stats(found.stats)
+        self._index = found.entries
+        self._is_damaged = bool(found.damage)
+        self.is_unsaved = self.sealed and not found.damage
+
+    @property
+    def index(self) -> Index:
+        """The index, from its file or, if that is missing or damaged, from the segment's headers."""
+        if self._index is None:
+            self._index = self._load_index()
+        return self._index
+
+    def give_index(self, index: Index) -> None:
+        self._index = index
+
+    def _load_index(self) -> Index:
+        try:
+            loaded = index_files.load(self.disk, self.index_path, self.size, self.seed)
+        except FileNotFoundError as error:
+            check(error)
+            loaded = None
+        if loaded is not None and self._is_mine(loaded[1]):
+            return loaded[0]
+        return self._walk().entries
+
+    def keep_index(self) -> None:
+        """Write the index file, atomically. A failure only costs a later walk, so it is logged and not raised.
+
+        REQUIRES: the batches that the index describes are on the device. A segment in which batches are missing gets
+        no index file: the next open has to find and report the loss too.
+        """
+        index, stats = self.index, self.stats
+        self.is_unsaved = False
+        if self._is_damaged or (self.sealed and stats.next_offset != self.next_offset):
+            return
+        try:
+            self.disk.write_atomic(self.index_path, index_files.to_bytes(index, stats, self.seed))
+        except OSError as error:
+            check(error)
+            logger.warning("could not write %s (%s); it will be rebuilt when needed", self.index_path, error)
+
     # -- reading -------------------------------------------------------------------------------------
 
     def read(self, length: int, position: int) -> bytes:
@@ -174,57 +290,12 @@ class Segment(Facts):
                 oldest._map = None
 
     def headers(self, position: int, end: int) -> Iterator[tuple[int, BatchHeader]]:
-        """Each verified header from `position` up to `end`, with its position in the file.
-
-        Raises CorruptRecordError, whose `position` says where, at the first one that does not verify.
-        """
-        chunk, at = b"", position  # the chunk starts at file position `at`
-        while position < end:
-            if position - at + MAX_HEADER_LEN > len(chunk) and at + len(chunk) < end:
-                at = position
-                chunk = self.read(min(_WALK_BYTES, end - position), position)
-            header = read_header(chunk, position - at, self.seed, self.path, position)
-            if position + header.batch_len > end:
-                raise corrupt(self.path, position, "the batch is cut short", header.batch_len, end - position)
-            yield position, header
-            position += header.batch_len
+        """Each verified header; see `scan.headers`."""
+        return scan.headers(self, position, end)
 
     def scan(self, position: int, end: int) -> Iterator[tuple[int, BatchHeader | CorruptRecordError]]:
-        """Like `headers`, but damage is handed out too, as the error, and stepped over to the next batch."""
-        floor = 0
-        while position < end:
-            try:
-                for at, header in self.headers(position, end):
-                    yield at, header
-                    floor = header.next_offset
-                return
-            except CorruptRecordError as error:
-                damage = error
-            yield damage.position, damage
-            found = self.next_batch(damage.position + 1, end, floor)
-            if found is None:
-                return
-            position = found
-
-    def next_batch(self, position: int, end: int, floor: int = 0) -> int | None:
-        """The first position from `position` on at which a header with an offset from `floor` on verifies, or None.
-
-        Two guards against a batch that lies inside a value: the checksums are seeded, so one of another
-        partition does not verify; and a copy of this partition's own past is below the floor.
-        """
-        while position < end:
-            chunk = self.read(min(_SEARCH_BYTES, end - position), position)
-            at = chunk.find(MAGIC)
-            while at >= 0 and (at + MAX_HEADER_LEN <= len(chunk) or position + len(chunk) >= end):
-                if header_fault(chunk, at, self.seed) is None:
-                    header = peek(chunk, at)
-                    if position + at + header.batch_len <= end and header.base_offset >= floor:
-                        return position + at
-                at = chunk.find(MAGIC, at + 1)
-            if not chunk or position + len(chunk) >= end:
-                return None
-            position += max(1, at if at >= 0 else len(chunk) - len(MAGIC) + 1)
-        return None
+        """Each verified header, and each damaged place as an error; see `scan.scan`."""
+        return scan.scan(self, position, end)
 
     def locate(self, offset: int, end: int) -> int | None:
         """The position of the first batch whose last offset is at or past `offset`, or None before `end`.
@@ -242,7 +313,7 @@ class Segment(Facts):
                     floor = header.next_offset
                 return None
             except CorruptRecordError as error:
-                found = self.next_batch(error.position + 1, end, floor)
+                found = scan.next_batch(self, error.position + 1, end, floor)
                 if found is None or self._base_offset_at(found) > offset:
                     raise
                 position = found
@@ -269,21 +340,10 @@ class Segment(Facts):
             if header.last_offset >= offset:
                 if stop > len(data):
                     return None
-                whole = self._whole(data, stop, max(stop, at + max_bytes))
+                whole = end_of_whole_batches(data, stop, max(stop, at + max_bytes))
                 return start + at, memoryview(data)[at:whole], header
             at = stop
         return None
-
-    @staticmethod
-    def _whole(data: bytes, at: int, end: int) -> int:
-        """Where the last batch in `data[:end]` that is whole ends, given that one begins at `at`. No length is verified."""
-        end = min(end, len(data))
-        while at + FIXED_LEN <= end:
-            length = int.from_bytes(data[at + 7 : at + 11], "little")
-            if length < FIXED_LEN or at + length > end:
-                break
-            at += length
-        return at
 
     def chunk(self, position: int, end: int, max_bytes: int) -> Buffer:
         """Whole batches from `position` on: at least one, and no more than `max_bytes` unless one is larger.
@@ -292,11 +352,11 @@ class Segment(Facts):
         Lengths are not verified here; whoever decodes verifies every header before it believes it.
         """
         data = self.read(min(max(max_bytes, FIXED_LEN), end - position), position)
-        first = int.from_bytes(data[_LENGTH_AT], "little") if len(data) >= FIXED_LEN else 0
+        first = batch_len_at(data) if len(data) >= FIXED_LEN else 0
         if first > len(data):
             if position + first > end:
                 raise corrupt(self.path, position, "the batch is cut short", first, end - position)
             return self.read(first, position)
-        at = self._whole(data, 0, len(data))
+        at = end_of_whole_batches(data, 0, len(data))
         # Bytes that are no batch go along when nothing else would: the decoder names the damage.
         return memoryview(data)[: at or len(data)]

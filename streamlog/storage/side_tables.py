@@ -11,21 +11,13 @@ passed it: by the append itself or, if that was interrupted in between, by whoev
 from __future__ import annotations
 
 from collections.abc import Iterator
-from struct import Struct
 
-from xxhash import xxh3_64_intdigest
-
-from ..records.batch import FIXED_LEN, FORM_MASK, MAGIC, MIN_HEADER_LEN, NO_PRODUCER, VERSION, BatchHeader, peek
+from ..records.batch import BatchHeader
 from .leader_epochs import EpochStart, LeaderEpochs, older_epoch
 from .producer_state import Producers
+from .scan import walk
 from .segment import Segment
 from .tail import AppendRequest, LogSnapshot
-
-# Prefix, attributes, base offset and last delta, producer id of a header; what lies between them is skipped.
-_FIELDS = Struct("<4sBHII8xIqi40xq")
-_HEADER_BYTES = 256
-_AHEAD_BYTES = 1 << 18
-_LARGE_BYTES = 1 << 15
 
 
 class ProducerStateManager:
@@ -124,54 +116,19 @@ def _first(segment: Segment, end: int) -> BatchHeader | None:
 
 def _read_producers(tail: LogSnapshot, now_ms: int) -> Producers:
     producers = Producers()
+
+    def note(header: BatchHeader | None) -> None:
+        if header is None:
+            producers.mark_incomplete()
+        else:
+            producers.note(header, header.base_offset, header.append_timestamp)
+
     for segment, end in _since(tail, now_ms - producers.expiration_ms):
         next_offset = tail.end_offset if segment is tail.segments[-1] else segment.next_offset
-        for header in _of_producers(segment, end, next_offset):
-            if header is None:
-                producers.mark_incomplete()
-            else:
-                producers.note(header, header.base_offset, header.append_timestamp)
+        if walk(segment, end, on_producer=note).stats.next_offset != next_offset:
+            producers.mark_incomplete()
     producers.expire(now_ms)
     return producers
-
-
-def _of_producers(segment: Segment, end: int, end_offset: int) -> Iterator[BatchHeader | None]:
-    """The headers of batches with a producer id; None wherever one may be missing.
-
-    One loop over plain integers, as in `walk`, and reads of the same sizes: most batches of a day may be nobody's.
-    """
-    read, seed, fields_of = segment.read, segment.seed, _FIELDS.unpack_from
-    position = start = length = 0
-    next_offset = segment.base_offset
-    chunk = b""
-    while position < end:
-        at = position - start
-        if at + _HEADER_BYTES > len(chunk) and start + len(chunk) < end:
-            ahead = _AHEAD_BYTES if length < _LARGE_BYTES else _HEADER_BYTES
-            chunk, start, at = read(min(ahead, end - position), position), position, 0
-        if at + FIXED_LEN <= len(chunk):
-            magic, version, header_len, length, digest, attributes, base_offset, delta, producer_id = fields_of(chunk, at)  # fmt: skip
-            if (
-                magic == MAGIC and version == VERSION and not attributes & FORM_MASK
-                and MIN_HEADER_LEN <= header_len <= min(length, len(chunk) - at) and position + length <= end
-                and xxh3_64_intdigest(chunk[at : at + 11] + chunk[at + 15 : at + header_len], seed) & 0xFFFFFFFF == digest
-            ):  # fmt: skip
-                if producer_id != NO_PRODUCER:
-                    yield peek(chunk, at)
-                next_offset = base_offset + delta + 1
-                position += length
-                continue
-        for at, found in segment.scan(position, end):
-            if isinstance(found, BatchHeader):
-                if found.producer_id != NO_PRODUCER:
-                    yield found
-                next_offset, position = found.next_offset, at + found.batch_len
-                break
-            yield None
-        else:
-            break
-    if next_offset != end_offset:
-        yield None
 
 
 def _since(tail: LogSnapshot, horizon_ms: int) -> list[tuple[Segment, int]]:

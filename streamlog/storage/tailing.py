@@ -21,7 +21,7 @@ from itertools import pairwise
 from typing import TypeVar
 
 from ..errors import CorruptRecordError, RequestTimedOutError, StorageError, StreamlogError
-from ..records.batch import MAX_OFFSET, BatchHeader, header_fault, peek
+from ..records.batch import MAX_OFFSET, BatchHeader, batches_before, header_fault, peek
 from ..runtime.api import Disk, File
 from ..runtime.disk_errors import check
 from ..types import OffsetAndTimestamp
@@ -31,7 +31,7 @@ from .files import as_storage_error, base_offset_of, log_name, swap_of
 from .index import INTERVAL, Index
 from .lost import holds_records, lost
 from .published import Slot
-from .reader import LogReader, below
+from .reader import LogReader
 from .scan import walk
 from .segment import Segment
 from .tail import EMPTY, FetchData, LogSnapshot
@@ -317,7 +317,7 @@ def _visible(chunk: FetchData, end_offset: int) -> FetchData:
     data = chunk.data
     if data and header_fault(data, 0, chunk.seed) is None and peek(data).base_offset >= end_offset:
         return EMPTY
-    return chunk._replace(data=below(data, end_offset))
+    return chunk._replace(data=batches_before(data, end_offset))
 
 
 def _files(tail: LogSnapshot) -> tuple[list[tuple[str, int]], str, int]:

@@ -22,7 +22,7 @@ from .. import index as index_files
 from ..checkpoint import NAME as STATE_NAME
 from ..checkpoint import State, slots
 from ..files import base_offset_of, cut_of, index_name, is_unfinished, log_name, swap_of
-from ..index import Index
+from ..index import Index, IndexBuilder
 from ..recovery.recovery import is_torn
 from ..recovery.resync import marker_of
 from ..scan import Walk
@@ -186,9 +186,8 @@ class _Check(Findings):
         return max(end, following.base_offset)
 
     def _walk(self, segment: Segment, size: int, following: Segment | None, gaps: bool) -> Walk:
-        entries = Index()
+        built = IndexBuilder(segment.base_offset)
         expected, end = segment.base_offset, 0
-        records, low, high, first_append = 0, -1, -1, -1
         damage: list[CorruptRecordError] = []
         pending: CorruptRecordError | None = None
         for at, found in segment.scan(0, size):
@@ -211,14 +210,8 @@ class _Check(Findings):
                     self._torn(segment, end, size)
                     break
                 self._damaged(segment, error, kind, found.base_offset, found.next_offset, found.batch_len)
-            entries.add(found.base_offset, at, found.max_timestamp)
-            records += found.record_count
-            if found.max_timestamp >= 0:
-                low = found.base_timestamp if low < 0 else min(low, found.base_timestamp)
-                high = max(high, found.max_timestamp)
-            if first_append < 0:
-                first_append = found.append_timestamp
-            expected, end = max(expected, found.next_offset), at + found.batch_len
+            built.add(found, at)
+            expected, end = built.next_offset, at + found.batch_len
             if self.q.progress is not None:
                 self.q.progress(found.batch_len)
         if pending is not None:
@@ -228,8 +221,7 @@ class _Check(Findings):
                 until = following.base_offset if following else None
                 self._damaged(segment, pending, "header", expected, until, size - pending.position)
                 self.end_is_damaged = following is None
-        stats = index_files.Stats(segment.base_offset, expected, size, records, low, high, first_append)
-        return Walk(stats, entries, end, tuple(damage))
+        return Walk(built.stats(size), built.index, end, tuple(damage))
 
     def _batch(
         self, segment: Segment, at: int, header: BatchHeader, gaps: bool

@@ -14,9 +14,9 @@ import pytest
 from streamlog.errors import CorruptRecordError, StorageError, StreamlogError
 from streamlog.records.batch import CONTROL
 from streamlog.runtime.disk import OsDisk
-from streamlog.storage import compaction, files, lookup
-from streamlog.storage import segment as segments
+from streamlog.storage import compaction, files, lookup, scan
 from streamlog.storage.checkpoint import State, slots
+from streamlog.storage.scan import next_batch
 
 from .conftest import CLEAN, KILLED, Box
 from .faulty import Killed
@@ -180,7 +180,7 @@ def test_the_last_file_of_a_segment_that_retention_removed_needs_no_sync(box: Ma
 def test_behind_damage_of_any_size_the_next_batch_is_found(
     box: MakeBox, monkeypatch: pytest.MonkeyPatch, search: int, size: int
 ) -> None:
-    monkeypatch.setattr(segments, "_SEARCH_BYTES", search)
+    monkeypatch.setattr(scan, "_SEARCH_BYTES", search)
     b = box()
     b.append(b"one")
     at = b.log.tail.end_position
@@ -264,7 +264,7 @@ def test_a_batch_that_ends_behind_what_may_be_read_is_cut_short(box: MakeBox) ->
 def test_a_search_in_a_file_that_is_shorter_than_expected_ends(box: MakeBox) -> None:
     b = box()
     b.append(b"x")
-    assert b.log.tail.segments[0].next_batch(1, 1 << 40) is None
+    assert next_batch(b.log.tail.segments[0], 1, 1 << 40) is None
 
 
 # Opening on a bad disk

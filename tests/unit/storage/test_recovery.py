@@ -9,9 +9,10 @@ import pytest
 from streamlog.config import TopicConfig
 from streamlog.errors import CorruptRecordError, FormatError, StorageError
 from streamlog.runtime.disk import OsFile
+from streamlog.storage import scan
 from streamlog.storage.checkpoint import SLOT_BYTES
 from streamlog.storage.recovery.recovery import PreviousShutdown
-from streamlog.storage.scan import Walk
+from streamlog.storage.scan import Walk, walk
 from streamlog.storage.segment import Segment
 
 from .conftest import CLEAN, KILLED, NOW, POWER_LOST, Box
@@ -250,13 +251,12 @@ def test_retention_by_size_looks_into_no_segment_and_by_age_only_into_those_that
         index.unlink()
     b.open(CLEAN)
     looked: list[int] = []
-    plain = Segment._look_through
 
-    def look(segment: Segment) -> Walk:
+    def look(segment: Segment, size: int) -> Walk:
         looked.append(segment.base_offset)
-        return plain(segment)
+        return walk(segment, size)
 
-    monkeypatch.setattr(Segment, "_look_through", look)
+    monkeypatch.setattr(scan, "walk", look)
     assert b.partition.apply_retention(NOW) > 0
     assert looked == []
     start = b.log.tail.start_offset
