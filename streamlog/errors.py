@@ -160,10 +160,11 @@ class ReadOnlyError(StreamlogError):
 
 
 class LogLockedError(StreamlogError):
-    """Another process owns the directory: `.pid`."""
+    """Another process has the log in directory `.path` open: `.pid`, None if it is not known."""
 
     retriable = True
-    pid: int
+    path: str
+    pid: int | None
 
 
 class ForkedError(StreamlogError):

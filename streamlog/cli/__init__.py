@@ -1,13 +1,14 @@
-"""The command `streamlog`: a log's topics, records and groups from a terminal. Needs the extra `cli`.
+"""The command `streamlog`: topics, records and groups of a log from a terminal. Needs the extra `cli`.
 
-- `main`: the entry point, which says so when the extra is missing.
-- `app`: what the commands share: the application, opening the log, errors as one line.
-- `records`: produce and consume; `topics`: topics and groups.
-- `inspect`, `repair`: verify and dump; repair.
-- `parse`: what a user types: offsets and times, settings, lines that become records.
-- `render`: what a user sees: tables, JSON, records as lines.
+- `main`: the entry point. Prints what to install if the extra is missing.
+- `app`: what all commands share: the application, its options, opening the log, errors as one line.
+- `topics`, `groups`: `streamlog topic …` and `streamlog group …`.
+- `records`: `produce` and `consume`.
+- `inspect`: `verify` and `dump`. `repair`: `repair`.
+- `parse`: from what the user types to offsets, times, settings and records.
+- `render`: from values to what the user sees: tables, JSON, records as lines.
 
-`import streamlog` never imports these, so it never loads typer or rich.
+`import streamlog` does not import this package, so it loads neither typer nor rich. A session is in `COMMANDS.md`.
 """
 
 from .main import main

@@ -1,4 +1,4 @@
-"""What every command shares: the application, the options -d and --json, opening the log, errors as one line."""
+"""What all commands share: the application, the options -d and --json, opening the log, errors as one line."""
 
 from __future__ import annotations
 
@@ -13,7 +13,14 @@ import typer.core
 
 import streamlog
 
-from ..errors import ConfigError, FormatError, StreamlogError, UnknownTopicOrPartitionError, did_you_mean
+from ..errors import (
+    ConfigError,
+    FormatError,
+    LogLockedError,
+    StreamlogError,
+    UnknownTopicOrPartitionError,
+    did_you_mean,
+)
 from ..types import TopicPartition
 from . import render as output
 
@@ -22,7 +29,7 @@ _ORDER = ("topic", "produce", "consume", "group", "verify", "repair", "dump")
 
 
 class Commands(typer.core.TyperGroup):
-    """The root: every command's errors become one line on stderr and an exit code."""
+    """The root command. An error of a command becomes one line on stderr and an exit code."""
 
     def list_commands(self, ctx: Any) -> list[str]:
         return sorted(super().list_commands(ctx), key=_ORDER.index)
@@ -32,28 +39,56 @@ class Commands(typer.core.TyperGroup):
             try:
                 return super().invoke(ctx)
             finally:
-                sys.stdout.flush()  # here a broken pipe is still told from an error, at exit no longer
+                sys.stdout.flush()  # a broken pipe is raised here; at exit the interpreter would print a traceback
         except KeyboardInterrupt:
             code = 130
         except BrokenPipeError:
             _abandon_stdout()
             code = 141
         except (StreamlogError, OSError) as error:
-            output.fail(str(error) or type(error).__name__)
+            output.fail(message_for_terminal(error))
             code = 1
         raise typer.Exit(code)
 
 
 def _abandon_stdout() -> None:
-    """Nobody reads any more: what is buffered would raise again when the interpreter flushes it."""
+    """Close stdout after a broken pipe: the interpreter would flush the buffer at exit, and raise again."""
     try:
         sys.stdout.close()
     except OSError:
         return
 
 
+# How a library's message names what to do next → what to type.
+_TO_TYPE = (
+    ("streamlog.verify()", "`streamlog verify`"),
+    ("streamlog.repair()", "`streamlog repair PATH NEW`"),
+    ("on_corrupt='skip'", "--skip-corrupt"),
+    ("open the log with force=True", "open the log once in Python with streamlog.open(PATH, force=True)"),
+)
+
+
+def message_for_terminal(error: Exception) -> str:
+    """The error's message, with commands and options in place of the library's functions and parameters."""
+    if isinstance(error, LogLockedError):
+        return in_use(error)
+    message = str(error) or type(error).__name__
+    for call, command in _TO_TYPE:
+        message = message.replace(call, command)
+    return message
+
+
+def in_use(error: LogLockedError) -> str:
+    """The message of a log that another process has open."""
+    return (
+        f"{error.path} is in use by process {error.pid or 'unknown'}, and this command needs the log for itself. Close "
+        f"the log there and try again. verify, dump, topic list and describe, group list and describe, and consume without "
+        f"--group work while the log is in use."
+    )
+
+
 class Defaults(NamedTuple):
-    """What was given before the command: `streamlog -d data --json topic list`."""
+    """The options that were given before the command: `streamlog -d data --json topic list`."""
 
     directory: Path | None = None
     as_json: bool = False
@@ -63,26 +98,26 @@ app = typer.Typer(
     name="streamlog",
     cls=Commands,
     no_args_is_help=True,
-    rich_markup_mode=None,  # boxes leave the text of a long help half of the width
+    rich_markup_mode=None,  # rich would draw boxes, which leave half of the width to the text
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
-    help="Topics, records and consumer groups of a log in a directory.",
-    epilog="The log is in -d PATH, given before or after the command; else in STREAMLOG_DIR; "
-    "else in the current directory.",
+    help="Work with the topics, records and consumer groups of a log.",
+    epilog="The log's directory is given with -d, before or after the command, or in the environment variable "
+    "STREAMLOG_DIR; the default is the current directory.",
 )
 
 
 def option(*names: str, help: str, **more: Any) -> Any:
-    """An option whose default says nothing to a reader of the help, so it is not shown there."""
+    """An option whose help does not show the default."""
     return typer.Option(*names, help=help, show_default=False, **more)
 
 
-Directory = Annotated[Path | None, option("--dir", "-d", metavar="PATH", help="The log's directory.")]
-Json = Annotated[bool, option("--json", help="Write JSON.")]
-Yes = Annotated[bool, option("--yes", "-y", help="Do not ask.")]
-TopicName = Annotated[str, typer.Argument(metavar="TOPIC", show_default=False)]
+Directory = Annotated[Path | None, option("--dir", "-d", metavar="PATH", help="Directory of the log.")]
+Json = Annotated[bool, option("--json", help="Print JSON.")]
+Yes = Annotated[bool, option("--yes", "-y", help="Do not ask for confirmation.")]
+TopicName = Annotated[str, typer.Argument(metavar="TOPIC", show_default=False, help="The name of the topic.")]
 Partitions = Annotated[
-    list[int] | None, option("--partition", "-p", metavar="N", help="Only this one; may be repeated.")
+    list[int] | None, option("--partition", "-p", metavar="N", help="Only this partition; may be repeated.")
 ]
 
 
@@ -97,11 +132,11 @@ def root(
     ctx: typer.Context,
     directory: Annotated[
         Path | None,
-        option("--dir", "-d", metavar="PATH", envvar="STREAMLOG_DIR", help="The log's directory."),
+        option("--dir", "-d", metavar="PATH", envvar="STREAMLOG_DIR", help="Directory of the log."),
     ] = None,
     as_json: Json = False,
     version: Annotated[
-        bool, option("--version", callback=_print_version, is_eager=True, help="Show the version and exit.")
+        bool, option("--version", callback=_print_version, is_eager=True, help="Print the version and exit.")
     ] = False,
 ) -> None:
     ctx.obj = Defaults(directory, as_json)
@@ -112,11 +147,13 @@ def wants_json(ctx: typer.Context, as_json: bool) -> bool:
 
 
 def log_path(ctx: typer.Context, directory: Path | None) -> Path:
-    """The directory that was asked for; the current one only if it is a log: none is ever made there unasked."""
+    """The log's directory. The current directory is the default if a log is in it: no command creates one there."""
     path: Path | None = directory or ctx.obj.directory
     if path is None:
         if not Path(OWNER_FILE).exists():
-            raise ConfigError("Which log? Give its directory with -d PATH or in STREAMLOG_DIR.")
+            raise ConfigError(
+                "There is no log in the current directory. Give the log's directory with -d PATH, or in STREAMLOG_DIR."
+            )
         path = Path(".")
     return path
 
@@ -124,11 +161,11 @@ def log_path(ctx: typer.Context, directory: Path | None) -> Path:
 def open_log(
     ctx: typer.Context, directory: Path | None, *, create: bool = False, read_only: bool = False
 ) -> streamlog.StreamLog:
-    """The log; `read_only` for a command that only reads, which then works beside the log's owner, and changes nothing."""
+    """Open the log. `read_only`: the command only reads, so it works while another process has the log open."""
     path = log_path(ctx, directory)
     if not create and not (path / OWNER_FILE).exists():
         raise FormatError(
-            f"There is no log in {path}. Give another directory with -d, or make one with its first topic: "
+            f"There is no log in {path}. Give another directory with -d, or create a log with its first topic: "
             f"streamlog -d {path} topic create NAME",
             path=str(path),
         )
@@ -136,7 +173,7 @@ def open_log(
 
 
 def topic_called(log: streamlog.StreamLog, name: str) -> streamlog.Topic[Any, Any]:
-    """The topic, or an error that says what to type where the library's says what to call."""
+    """The topic. Raises UnknownTopicOrPartitionError with the command that creates it."""
     if name not in log:
         hint = did_you_mean(name, log) or f"; create it with: streamlog topic create {name}"
         raise UnknownTopicOrPartitionError(f"There is no topic {name!r}{hint}.", topic=name)
@@ -144,18 +181,18 @@ def topic_called(log: streamlog.StreamLog, name: str) -> streamlog.Topic[Any, An
 
 
 def places_in(topic: streamlog.Topic[Any, Any], numbers: Iterable[int] | None) -> list[TopicPartition]:
-    """The partitions with these numbers, or all of them."""
+    """The partitions with these numbers; all partitions of the topic if there are none."""
     count = topic.partitions
     wanted = sorted(set(numbers or range(count)))
     for number in wanted:
         if not 0 <= number < count:
-            there = f"{count} {plural('partition', count)}, counted from 0"
+            there = f"{count} {plural('partition', count)}, numbered from 0"
             raise UnknownTopicOrPartitionError(f"Topic {topic.name!r} has no partition {number}: it has {there}.")
     return [TopicPartition(topic.name, number) for number in wanted]
 
 
 def confirm(question: str, yes: bool) -> None:
-    """Ask a person; a script is taken at its word."""
+    """Ask for confirmation if a person types: stdin and stderr are terminals."""
     if not yes and sys.stdin.isatty() and sys.stderr.isatty():
         typer.confirm(question, abort=True, err=True)
 

@@ -1,4 +1,4 @@
-"""`streamlog verify` and `streamlog dump`: what lies on the disk, read without owning the log."""
+"""`streamlog verify` and `streamlog dump`: read the files of a log, without its lock."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from ..broker.log_directory import METADATA_DIR, METADATA_ID
 from ..broker.offline.verify import Problem, Report
 from ..broker.offline.verify import verify as check
 from ..config import CODECS
-from ..errors import CorruptRecordError, FormatError
+from ..errors import ConfigError, CorruptRecordError, FormatError
 from ..records.batch import CONTROL, LOG_APPEND_TIME, TRANSACTIONAL, BatchHeader, seed_of, verify_payload
 from ..records.columns import BatchColumns, records_of
 from ..runtime.disk import OsDisk
@@ -27,7 +27,7 @@ from ..storage.verify.batch_check import batch_fault
 from ..storage.verify.check import FOREVER_OFFSET
 from ..types import Record
 from . import render as output
-from .app import Directory, Json, app, log_path, plural, wants_json
+from .app import OWNER_FILE, Directory, Json, app, log_path, plural, wants_json
 
 _DIRECTORY = re.compile(r"([0-9a-f]{32})-(\d{1,9})")
 _ROW = "{:>9}  {:>15}  {:>7}  {:>8}  {:<6}  {:<19}"
@@ -35,9 +35,10 @@ _FLAGS = {TRANSACTIONAL: "transactional", CONTROL: "control", LOG_APPEND_TIME: "
 
 
 class Found(NamedTuple):
-    """One batch of a segment, or a stretch of it in which none can be found: then `header` is None.
+    """One batch of a segment, or, with `header` None, a range of bytes in which no batch was found.
 
-    `fault` is None for a batch whose checksums and columns are right. `raw` is the batch as stored.
+    `fault` says what is wrong with the batch; None if its checksums and columns are right. `raw` is the batch as
+    stored.
     """
 
     position: int
@@ -48,13 +49,28 @@ class Found(NamedTuple):
 
 
 @app.command()
-def verify(ctx: typer.Context, directory: Directory = None, as_json: Json = False) -> None:
-    """Check every checksum and invariant of a log, changing nothing.
+def verify(
+    ctx: typer.Context,
+    path: Annotated[
+        Path | None, typer.Argument(metavar="PATH", show_default=False, help="Directory of the log, as with -d.")
+    ] = None,
+    directory: Directory = None,
+    as_json: Json = False,
+) -> None:
+    """Check every checksum and invariant of a log. Changes nothing.
 
-    The log may be in use. Exits with 1 if something is lost or wrong. Notes are what the next open puts
-    right by itself.
+    Another process may have the log open. Notes are faults that the next open repairs by itself. Exits with 1 if
+    there are problems: something is lost or wrong.
     """
-    path = log_path(ctx, directory)
+    if path is not None and directory is not None and path != directory:
+        raise ConfigError(f"Two directories are given, {path} and {directory}. Leave one of them out.")
+    path = log_path(ctx, path or directory)
+    if not (path / OWNER_FILE).exists():
+        raise FormatError(
+            f"There is no log in {path}: it has no {OWNER_FILE}. Give the directory of the log with -d. If this is a "
+            f"log that has lost the file, copy its records into a new one: streamlog repair {path} NEW_DIRECTORY",
+            path=str(path),
+        )
     with progress_bar() as bar:
         task = bar.add_task("verify", total=None)
         report = check(path, progress=lambda done, total: bar.update(task, completed=done, total=total))
@@ -76,11 +92,11 @@ def _show_report(report: Report) -> None:
         for entry in found:
             _show_problem(report, entry, style)
     if not report.ok:
-        output.say(f"What is whole can be copied into a new log: streamlog repair {report.path} NEW_DIRECTORY")
+        output.say(f"Copy what is not damaged into a new log with: streamlog repair {report.path} NEW_DIRECTORY")
 
 
 def _show_problem(report: Report, entry: Problem, style: str) -> None:
-    """What it costs on one line, where it is and why on the next: the names of files are long."""
+    """One line with what is lost, and one with the file and the reason."""
     whose = f"{entry.topic}-{entry.partition}" if entry.topic is not None else "the log"
     lost = f", {offsets(entry.offsets_lost)} lost" if entry.offsets_lost is not None else ""
     output.say(f"  {'note: ' if style == 'dim' else ''}{whose}: {entry.kind}{lost}", style=style)
@@ -88,15 +104,15 @@ def _show_problem(report: Report, entry: Problem, style: str) -> None:
 
 
 def offsets(lost: tuple[int, int]) -> str:
-    """Offsets (from, up to) in words."""
+    """A range of offsets (from, up to but not including) in words."""
     start, end = lost
     if end == FOREVER_OFFSET:
-        return f"offsets {start} and on"
+        return f"offsets from {start} on"
     return f"offset {start}" if end == start + 1 else f"offsets {start} to {end - 1}"
 
 
 def progress_bar() -> Progress:
-    """A bar on stderr, if that is a terminal, which goes away when it is done."""
+    """A progress bar on stderr if that is a terminal. It disappears when it is done."""
     screen = output.console(stderr=True)
     return Progress(
         TextColumn("{task.description}"),
@@ -119,14 +135,14 @@ def lost_to_the_end_as_null(fields: list[tuple[str, Any]]) -> dict[str, Any]:
 @app.command()
 def dump(
     ctx: typer.Context,
-    file: Annotated[Path, typer.Argument(metavar="FILE.log", show_default=False)],
-    records: Annotated[bool, typer.Option("--records", "-r", help="The records of each batch too.")] = False,
+    file: Annotated[Path, typer.Argument(metavar="FILE.log", show_default=False, help="A segment file.")],
+    records: Annotated[bool, typer.Option("--records", "-r", help="Also show the records of each batch.")] = False,
     as_json: Json = False,
 ) -> None:
     """Show the batches of a segment file: offsets, sizes, checksums.
 
-    The log may be in use. Exits with 1 if a batch is damaged. `streamlog topic describe` shows in which
-    directory a partition's segments lie.
+    Another process may have the log open. `streamlog topic describe` shows the directory of each partition's segments.
+    Exits with 1 if a batch is damaged.
     """
     path = file.resolve()
     topic_id, partition = _partition_of(path)
@@ -147,23 +163,23 @@ def dump(
 
 
 def _partition_of(path: Path) -> tuple[bytes, int]:
-    """The topic's id and the partition, which the checksums are seeded with: the directory's name says both."""
+    """The topic's id and the partition's number, with which the checksums are seeded, from the directory's name."""
     if base_offset_of(path.name, "log") is None and swap_of(path.name) is None:
-        raise FormatError(f"{path} is no segment: a segment's name is twenty digits and .log.", path=str(path))
+        raise FormatError(f"{path} is not a segment: the name of a segment is twenty digits and .log.", path=str(path))
     if path.parent.name == METADATA_DIR:
         return METADATA_ID.bytes, 0
     match = _DIRECTORY.fullmatch(path.parent.name)
     if match is None:
         raise FormatError(
-            f"{path} lies in no partition's directory. Its checksums depend on the directory's name, topics/ID-N: "
-            f"put the file into one that is called so.",
+            f"{path} is not in the directory of a partition. Its checksums depend on the name of that directory, "
+            f"topics/ID-N. Put the file into a directory of this name.",
             path=str(path),
         )
     return UUID(match[1]).bytes, int(match[2])
 
 
 def _walk(path: Path, seed: int) -> Iterator[Found]:
-    """Every batch of the file, in order, and every stretch of bytes that is none."""
+    """Every batch of the file, and every range of bytes that is not a batch, in order."""
     disk = OsDisk()
     file = disk.open(str(path), writable=False)
     size = file.size()
@@ -191,18 +207,18 @@ def _fault(raw: bytes, header: BatchHeader, segment: Segment, position: int) -> 
 
 
 def _why(error: CorruptRecordError) -> str:
-    """The reason alone: file and place are on the line already, advice comes once."""
+    """Only the reason: the line has the file and the position already."""
     return str(error).removeprefix(f"{error.path} is damaged at byte {error.position}: ").partition(". ")[0]
 
 
 def _records(found: Found, partition: int) -> list[Record[Any, Any]]:
-    """The records of a batch. REQUIRES: it has no fault."""
+    """The records of a batch. REQUIRES: the batch has no fault."""
     assert found.header is not None
     return list(records_of(Record, "", partition, BatchColumns(found.raw, 0, found.header)))
 
 
 def _codec(header: BatchHeader) -> str:
-    """The codec's name, or its number if it is none of ours: that is a fault, not a reason to stop."""
+    """The name of the codec; its number if it is unknown, which is a fault of the batch."""
     return CODECS[header.codec] if header.codec < len(CODECS) else str(header.codec)
 
 

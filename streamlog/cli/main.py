@@ -1,4 +1,4 @@
-"""The entry point of the command `streamlog`, which says so when the extra `cli` is missing."""
+"""The entry point of the command `streamlog`. Prints what to install if the extra `cli` is missing."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ _EXTRA = ("typer", "rich", "click", "shellingham")
 def main() -> int:
     """Run the command on `sys.argv` and return its exit code.
 
-    0 done, 1 failed with one line on stderr, 2 not understood, 130 after Ctrl-C, 141 when the reader
-    of a pipe left. Cost: about 0.2 s to start.
+    0: done. 1: failed, with one line on stderr. 2: the arguments are wrong. 130: Ctrl-C. 141: the program that reads
+    the output has ended. Cost: about 0.2 s to start.
     """
     try:
         return _run()
@@ -23,20 +23,20 @@ def main() -> int:
 
 def _run() -> int:
     try:
-        from . import inspect, records, repair, topics  # noqa: F401  each adds its commands to the app
+        from . import groups, inspect, records, repair, topics  # noqa: F401  each adds its commands to the app
         from .app import app
     except ImportError as error:
         if error.name is None or error.name.partition(".")[0] not in _EXTRA:
             raise
         sys.stderr.write(
-            f"The command streamlog needs the package {error.name}, which is not installed here. "
-            f"Install the extra with it: pip install 'streamlog[cli]'\n"
+            f"The command streamlog needs the package {error.name}, which is not installed. "
+            f"Install it with: pip install 'streamlog[cli]'\n"
         )
         return 1
     logging.basicConfig(format="streamlog: %(message)s", level=logging.WARNING)
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, TextIOWrapper):
-            stream.reconfigure(errors="backslashreplace")  # a terminal without UTF-8 still gets its table
+            stream.reconfigure(errors="backslashreplace")  # a terminal without UTF-8 shows escapes
     try:
         app(prog_name="streamlog")
     except SystemExit as done:

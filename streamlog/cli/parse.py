@@ -1,6 +1,6 @@
-"""What a user types, understood: offsets and times, settings, and lines that become records.
+"""From what the user types to offsets, times, settings and records.
 
-Everything here raises ConfigError or InvalidRecordError with a message that names the text at fault.
+Everything here raises ConfigError or InvalidRecordError. The message quotes the text that is wrong.
 """
 
 from __future__ import annotations
@@ -24,19 +24,19 @@ _WORDS = {"beginning": "beginning", "earliest": "beginning", "end": "end", "late
 _UNLIMITED = ("none", "unlimited")
 _EXAMPLES = "beginning, end, stored, 5, -10, @2026-01-01, @2026-01-01T12:00:00Z, @-1h or @1767225600000"
 _RECORD_FIELDS = ("key", "value", "headers", "partition", "timestamp_ms", "key_base64", "value_base64")
-# `consume --json` writes them; a copy of the record has a place of its own.
+# `consume --json` writes these. A copy of the record gets its own.
 _IGNORED_FIELDS = ("topic", "offset")
 
 
 class Position(NamedTuple):
-    """A place in a partition as typed. `kind`: beginning, end, stored, offset, tail or time (ms)."""
+    """A position in a partition, as typed. `kind`: beginning, end, stored, offset, tail, or time (ms)."""
 
     kind: str
     value: int = 0
 
 
 class Offsets(Protocol):
-    """What can say where a partition begins, ends, and holds a time: a consumer."""
+    """The methods of a consumer that `locate` calls."""
 
     def beginning_offsets(self, partitions: Iterable[TopicPartition]) -> dict[TopicPartition, int]: ...
     def end_offsets(self, partitions: Iterable[TopicPartition]) -> dict[TopicPartition, int]: ...
@@ -64,13 +64,13 @@ def parse_time(text: str, now_ms: int) -> int:
         when = datetime.fromisoformat(text)
     except ValueError:
         raise ConfigError(
-            f"{text!r} is no time: give 2026-01-01, 2026-01-01T12:00:00Z, -1h (an hour ago) or milliseconds since 1970."
+            f"{text!r} is not a time: give 2026-01-01, 2026-01-01T12:00:00Z, -1h (an hour ago) or ms since 1970."
         ) from None
     return round((when if when.tzinfo else when.replace(tzinfo=UTC)).timestamp() * 1000)
 
 
 def parse_position(text: str, now_ms: int) -> Position:
-    """A place in a partition, as kcat writes it: a word, an offset, a count from the end, or `@` and a time.
+    """A position, in the notation of kcat: a word, an offset, a count from the end, or `@` and a time.
 
     >>> parse_position("-10", 0), parse_position("earliest", 0), parse_position("@1970-01-02", 0).value
     (Position(kind='tail', value=10), Position(kind='beginning', value=0), 86400000)
@@ -81,11 +81,11 @@ def parse_position(text: str, now_ms: int) -> Position:
         return Position("time", parse_time(text[1:], now_ms))
     if re.fullmatch(r"-?\d{1,18}", text):
         return Position("tail", -int(text)) if text.startswith("-") else Position("offset", int(text))
-    raise ConfigError(f"{text!r} is no offset{did_you_mean(text, _WORDS)}: give {_EXAMPLES}.")
+    raise ConfigError(f"{text!r} is not an offset{did_you_mean(text, _WORDS)}: give {_EXAMPLES}.")
 
 
 def parse_range(texts: Sequence[str], now_ms: int) -> tuple[Position | None, Position | None]:
-    """Where to start and where to end: at most one of each, an end as `e@TIME`, a start in any form or as `s@TIME`."""
+    """The start and the end: at most one of each. An end is `e@TIME`; a start has any form, or is `s@TIME`."""
     start: Position | None = None
     end: Position | None = None
     for text in texts:
@@ -101,9 +101,9 @@ def parse_range(texts: Sequence[str], now_ms: int) -> tuple[Position | None, Pos
 
 
 def locate(offsets: Offsets, partitions: Sequence[TopicPartition], position: Position) -> dict[TopicPartition, int]:
-    """The offset that `position` means in each partition, within its bounds.
+    """The offset of `position` in each partition, clipped to the partition's bounds.
 
-    Only an offset asked of a single partition is left as it is, for the log to refuse with its bounds.
+    An offset for a single partition is not clipped: the log refuses it with a message that names the bounds.
     """
     first, last = offsets.beginning_offsets(partitions), offsets.end_offsets(partitions)
     if position.kind == "beginning":
@@ -134,14 +134,14 @@ def _scaled(text: str, units: Mapping[str, int]) -> int:
 
 
 def parse_setting(text: str) -> tuple[str, Any]:
-    """`name=value` of a topic, typed as the setting is; Kafka's dots are understood.
+    """`name=value` as a setting of a topic and its value. Kafka's names with dots are accepted.
 
     >>> parse_setting("retention.ms=7d"), parse_setting("segment_bytes=64MiB"), parse_setting("retention_bytes=none")
     (('retention_ms', 604800000), ('segment_bytes', 67108864), ('retention_bytes', None))
     """
     name, equals, value = text.partition("=")
     if not equals:
-        raise ConfigError(f"{text!r} is no setting: write NAME=VALUE, as in -c retention_ms=7d.")
+        raise ConfigError(f"{text!r} is not a setting: write NAME=VALUE, such as -c retention_ms=7d.")
     name = name.strip().replace(".", "_")
     default = {field.name: field.default for field in dataclasses.fields(TopicConfig)}.get(name)
     try:
@@ -164,12 +164,12 @@ def parse_setting(text: str) -> tuple[str, Any]:
 def parse_header(text: str) -> tuple[str, str]:
     name, equals, value = text.partition("=")
     if not equals:
-        raise ConfigError(f"{text!r} is no header: write NAME=VALUE.")
+        raise ConfigError(f"{text!r} is not a header: write NAME=VALUE.")
     return name, value
 
 
 def parse_separator(text: str) -> bytes:
-    r"""A key separator; `\t`, `\n` and `\x00` are understood, since a shell passes them on as typed.
+    r"""A key separator. Escapes such as `\t` and `\x00` are decoded, because a shell does not decode them.
 
     >>> parse_separator(r"\t")
     b'\t'
@@ -179,7 +179,7 @@ def parse_separator(text: str) -> bytes:
     except UnicodeError:
         separator = text.encode()
     if not separator:
-        raise ConfigError("The separator between key and value is empty.")
+        raise ConfigError("The separator between key and value is empty. Give at least one character.")
     return separator
 
 
@@ -187,7 +187,7 @@ def parse_separator(text: str) -> bytes:
 
 
 def text_record(line: bytes, separator: bytes | None, *, null: bool) -> ProducerRecord:
-    """A line without its end as a record; a line without the separator has no key. `null`: empty means None.
+    """A line, without its line end, as a record. Without the separator it has no key. `null`: empty means None.
 
     >>> text_record(b"alice:9.50", b":", null=False)[:2]
     (b'9.50', b'alice')
@@ -202,21 +202,23 @@ def text_record(line: bytes, separator: bytes | None, *, null: bool) -> Producer
 
 
 def json_record(line: bytes) -> ProducerRecord:
-    """A JSON object with value, key, headers, partition and timestamp_ms, each of which may be absent.
+    """A record from a JSON object with any of value, key, headers, partition and timestamp_ms.
 
-    A string is taken as UTF-8, null as none, anything else as JSON text; `key_base64` and `value_base64`
-    are bytes. What `consume --json` writes is understood.
+    A string becomes UTF-8, null becomes None, any other value its JSON text. `key_base64` and `value_base64` hold
+    bytes. What `consume --json` prints is accepted.
     """
     try:
         data = json.loads(line)
     except (ValueError, RecursionError) as error:
-        raise InvalidRecordError(f"This is no JSON: {error}.") from None
+        raise InvalidRecordError(f"This is not JSON: {error}.") from None
     if not isinstance(data, dict):
         raise InvalidRecordError(f"A record is a JSON object such as {{'key': 'k', 'value': 'v'}}, not {line[:40]!r}.")
     for name in data:
         if name not in _RECORD_FIELDS and name not in _IGNORED_FIELDS:
             hint = did_you_mean(name, _RECORD_FIELDS)
-            raise InvalidRecordError(f"{name!r} is no field of a record{hint}: {', '.join(_RECORD_FIELDS)}.")
+            raise InvalidRecordError(
+                f"{name!r} is not a field of a record{hint}. The fields are: {', '.join(_RECORD_FIELDS)}."
+            )
     return ProducerRecord(
         _field(data, "value"),
         _field(data, "key"),
@@ -234,7 +236,7 @@ def _field(data: Mapping[str, Any], name: str) -> bytes | None:
             return None
         return _utf8(value if isinstance(value, str) else json.dumps(value, ensure_ascii=False))
     if data.get(name) is not None:
-        raise InvalidRecordError(f"Both {name} and {name}_base64 are given.")
+        raise InvalidRecordError(f"Both {name} and {name}_base64 are given. Leave one of them out.")
     return _unbase64(encoded)
 
 
@@ -242,30 +244,32 @@ def _utf8(text: str) -> bytes:
     try:
         return text.encode()
     except UnicodeEncodeError:
-        raise InvalidRecordError(f"{text[:40]!r} holds half a surrogate pair, which is no text; give base64.") from None
+        raise InvalidRecordError(
+            f"{text[:40]!r} has half of a surrogate pair, which UTF-8 cannot encode. Give the bytes as base64."
+        ) from None
 
 
 def _unbase64(text: object) -> bytes:
     try:
         return base64.b64decode(text if isinstance(text, str) else "?", validate=True)
     except (binascii.Error, ValueError):
-        raise InvalidRecordError(f"{str(text)[:40]!r} is no base64.") from None
+        raise InvalidRecordError(f"{str(text)[:40]!r} is not base64.") from None
 
 
 def _whole(data: Mapping[str, Any], name: str) -> int | None:
     value = data.get(name)
     if value is not None and (isinstance(value, bool) or not isinstance(value, int)):
-        raise InvalidRecordError(f"{name} is a whole number, not {value!r}.")
+        raise InvalidRecordError(f"{name} has to be an integer, not {value!r}.")
     return value
 
 
 def _headers(given: object) -> tuple[tuple[str, bytes | None], ...]:
-    """An object, or an array of [name, value], as name and bytes; a value may be {"base64": …}."""
+    """Headers from an object, or from an array of [name, value]. A value may be {"base64": …}."""
     pairs = list(given.items()) if isinstance(given, dict) else given
     headers: list[tuple[str, bytes | None]] = []
     for pair in pairs if isinstance(pairs, (list, tuple)) else (pairs,):
         if not isinstance(pair, (list, tuple)) or len(pair) != 2 or not isinstance(pair[0], str):
-            raise InvalidRecordError(f"headers are an object or an array of [name, value], not {given!r}.")
+            raise InvalidRecordError(f"headers have to be an object or an array of [name, value], not {given!r}.")
         name, value = pair
         if isinstance(value, dict) and value.keys() == {"base64"}:
             headers.append((name, _unbase64(value["base64"])))

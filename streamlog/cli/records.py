@@ -1,4 +1,4 @@
-"""`streamlog produce` and `streamlog consume`: lines become records, records become lines."""
+"""`streamlog produce` and `streamlog consume`: from lines to records, and from records to lines."""
 
 from __future__ import annotations
 
@@ -36,35 +36,41 @@ def produce(
     topic: TopicName,
     file: Annotated[
         typer.FileBinaryRead | None,
-        option("--file", "-F", metavar="FILE", help="Read this file, not standard input."),
+        option("--file", "-F", metavar="FILE", help="Read this file instead of standard input."),
     ] = None,
-    separator: Annotated[str | None, _separator("What stands between key and value; \\t is a tab.")] = None,
-    partition: Annotated[int | None, option("--partition", "-p", metavar="N", help="Send to this one.")] = None,
+    separator: Annotated[str | None, _separator("Separates key and value; \\t is a tab.")] = None,
+    partition: Annotated[int | None, option("--partition", "-p", metavar="N", help="Send to this partition.")] = None,
     header: Annotated[
         list[str] | None,
-        option("--header", "-H", metavar="NAME=VALUE", help="For every record; may be repeated."),
+        option("--header", "-H", metavar="NAME=VALUE", help="A header of every record; may be repeated."),
     ] = None,
-    codec: Annotated[str | None, option("--compression", "-z", metavar="CODEC", help=f"{', '.join(CODECS)}.")] = None,
-    null: Annotated[bool, option("--null", "-Z", help="An empty key or value is none: a tombstone.")] = False,
+    codec: Annotated[
+        str | None, option("--compression", "-z", metavar="CODEC", help=f"One of {', '.join(CODECS)}.")
+    ] = None,
+    null: Annotated[
+        bool, option("--null", "-Z", help="Send an empty key or value as null; a null value is a tombstone.")
+    ] = False,
     directory: Directory = None,
     as_json: Annotated[
-        bool, option("--json", help="Lines are JSON: value, key, headers, partition, timestamp_ms.")
+        bool, option("--json", help="Each line is a JSON object: value, key, headers, partition, timestamp_ms.")
     ] = False,
 ) -> None:
-    """Send each line of standard input, or of a file, as a record."""
+    """Send each line of standard input, or of a file, as one record."""
     as_json = wants_json(ctx, as_json)
     if as_json and (separator is not None or null):
-        raise ConfigError("-k and -Z are for lines of text; with --json the key is the field 'key', and null is null.")
+        raise ConfigError(
+            "-k and -Z do not go with --json: there the key is the field 'key', and null is null. Leave them out."
+        )
     headers = tuple(map(parse_header, header or ()))
     parts_at = None if separator is None else parse_separator(separator)
     source = sys.stdin.buffer if file is None else file
     with open_log(ctx, directory) as log:
         target = topic_called(log, topic)
         if partition is not None:
-            places_in(target, [partition])  # known before the first line is read
+            places_in(target, [partition])  # raises before the first line is read
         before = _ends(target)
         if source.isatty():
-            output.say("Each line is a record; Ctrl-D ends.", stderr=True, style="dim")
+            output.say("Each line is one record. Press Ctrl-D to end.", stderr=True, style="dim")
         with log.producer(linger_ms=_LINGER_MS, compression_type=codec) as producer:
             for number, line in enumerate(source, 1):
                 if as_json and not line.strip():
@@ -102,7 +108,7 @@ def _send(
 
 
 def _summarise(topic: str, new: list[range], as_json: bool) -> None:
-    """What is new in each partition was sent here: this process owns the log."""
+    """Print what was sent: all that is new in each partition, because only this process can write to the log."""
     count = sum(map(len, new))
     if as_json:
         offsets = {str(n): {"first_offset": at[0], "last_offset": at[-1]} for n, at in enumerate(new) if at}
@@ -121,45 +127,45 @@ def consume(
             "--offset",
             "-o",
             metavar="OFFSET",
-            help="Where to start, or as e@TIME where to end; see above. Default: beginning; with -g stored.",
+            help="Where to start, or where to end (e@TIME); see above. Default: beginning, with -g stored.",
         ),
     ] = None,
     partition: Partitions = None,
     count: Annotated[
         int | None,
-        option("--count", "-c", metavar="N", min=1, help="Stop after so many records."),
+        option("--count", "-c", metavar="N", min=1, help="Stop after N records."),
     ] = None,
     follow: Annotated[
-        bool, option("--follow/--exit", "-f/-e", help="At the end, wait for more, or exit (the default).")
+        bool, option("--follow/--exit", "-f/-e", help="At the end, wait for more records, or exit (the default).")
     ] = False,
     group: Annotated[
         str | None,
-        option("--group", "-g", metavar="GROUP", help="Go on where this group left off, and commit."),
+        option("--group", "-g", metavar="GROUP", help="Start at the committed offsets of this group, and commit."),
     ] = None,
     format_: Annotated[
-        output.Format, option("--format", help="The value, all of a record on a line, or JSON lines.")
+        output.Format, option("--format", help="Only the value, the whole record, or JSON.")
     ] = output.Format.text,
-    separator: Annotated[str | None, _separator("Write the key and this before the value.")] = None,
-    skip_corrupt: Annotated[bool, option("--skip-corrupt", help="Go past damaged batches.")] = False,
+    separator: Annotated[str | None, _separator("Print the key and SEP before the value.")] = None,
+    skip_corrupt: Annotated[bool, option("--skip-corrupt", help="Skip damaged batches.")] = False,
     directory: Directory = None,
     as_json: Annotated[bool, option("--json", help="The same as --format json.")] = False,
 ) -> None:
-    """Write a topic's records, a line each, merged by time.
+    """Print the records of a topic, one per line, merged by timestamp.
 
-    Into a pipe a value goes byte for byte; on a terminal what cannot be shown is escaped. The log may be in use; with
-    --follow what its owner writes is shown as it comes. Only with -g, which commits, the log must be free.
+    A pipe gets the values byte for byte; on a terminal, bytes that cannot be shown are escaped. Another process may
+    have the log open, and --follow prints what it writes. Only -g, which commits, needs the log to be free.
 
     \b
     OFFSET is one of
-      beginning, end, stored   stored: where the group of -g left off
-      5, -10                   the offset 5; the last ten of each partition
+      beginning, end, stored   stored: the committed offset of the group of -g
+      5, -10                   offset 5; the last ten records of each partition
       @2026-01-01, @2026-01-01T12:00:00Z, @1767225600000, @-1h
-                               the first record at or after a time; UTC
+                               the first record at or after this time (UTC)
       s@TIME, e@TIME           start and end: -o s@2026-01-01 -o e@2026-02-01
     """
     start, end = parse_range(offset or (), SystemClock().time_ms())
     if end is not None and follow:
-        raise ConfigError("An end (e@TIME) and --follow contradict each other; leave one out.")
+        raise ConfigError("An end (e@TIME) and --follow contradict each other. Leave one of them out.")
     if start is not None and start.kind == "stored" and group is None:
         raise ConfigError("-o stored needs a group: -g GROUP.")
     lines = output.Lines(
@@ -191,7 +197,7 @@ def _bounded(
     count: int | None,
     on_corrupt: Any,
 ) -> Iterator[list[Record[Any, Any]]]:
-    """What lies between `starts` and `stops`, merged by timestamp; each partition keeps its own order."""
+    """The records from `starts` up to `stops`, merged by timestamp. Each partition keeps its order."""
     reads = [
         topic.read(place.partition, start=start, end=max(start, stops[place]), on_corrupt=on_corrupt)
         for place, start in starts.items()
@@ -204,7 +210,7 @@ def _bounded(
 def _following(
     consumer: streamlog.Consumer[Any, Any], starts: dict[TopicPartition, int], count: int | None
 ) -> Iterator[list[Record[Any, Any]]]:
-    """From `starts` on, for ever or until `count` records; what there is goes out before more is awaited."""
+    """The records from `starts` on, at most `count` if given. Yields what there is before it waits for more."""
     for place, start in starts.items():
         consumer.seek(place, start)
     while count is None or count > 0:

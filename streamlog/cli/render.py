@@ -1,7 +1,7 @@
-"""What a user sees: tables, JSON, records as lines.
+"""From values to what the user sees: tables, JSON, records as lines.
 
-On a terminal there is colour and bytes that would move the cursor are escaped; into a pipe goes plain
-text that nothing wraps or cuts, and values byte for byte.
+A terminal gets colour, and escapes instead of bytes that would move the cursor. A pipe gets plain text that is not
+wrapped or cut, and values byte for byte.
 """
 
 from __future__ import annotations
@@ -36,43 +36,44 @@ class Format(StrEnum):
 
 class _Console(Console):
     def on_broken_pipe(self) -> None:
-        raise BrokenPipeError  # rich would exit at once; the log has to be closed first
+        raise BrokenPipeError  # rich would exit at once, before the log is closed
 
 
 def console(*, stderr: bool = False) -> Console:
-    """rich's view of stdout or stderr as it is now, without markup: names may hold brackets."""
+    """A rich console on the present stdout or stderr, without markup: names may contain brackets."""
     stream = sys.stderr if stderr else sys.stdout
     return _Console(stderr=stderr, width=None if stream.isatty() else _PIPE_WIDTH, markup=False, highlight=False)
 
 
 def say(text: str, *, stderr: bool = False, style: str | None = None) -> None:
-    """One line for a person, wrapped by the terminal and never by us, so that it can be copied."""
+    """Print one line of text. Only the terminal wraps it, so that it can be copied."""
     console(stderr=stderr).print(text, style=style, soft_wrap=True)
 
 
 def fail(message: str) -> None:
+    """Print one line on stderr that says what failed."""
     line = Text("streamlog: ", style="bold red").append(" ".join(message.split()), style="default not bold")
     console(stderr=True).print(line, soft_wrap=True)
 
 
 def document(data: Any) -> None:
-    """One JSON document on stdout."""
+    """Print a JSON document on stdout."""
     _put(json.dumps(data, indent=2, ensure_ascii=False))
 
 
 def json_line(data: Any) -> None:
-    """One line of JSON on stdout."""
+    """Print one line of JSON on stdout."""
     _put(json.dumps(data, ensure_ascii=False))
 
 
 def _put(text: str) -> None:
-    # JSON is UTF-8 whatever the locale says.
+    # JSON is UTF-8 in every locale.
     sys.stdout.flush()
     sys.stdout.buffer.write(text.encode() + b"\n")
 
 
 def table(columns: Sequence[str], rows: Iterable[Sequence[object]], *, left: Sequence[str] = ()) -> None:
-    """A table without lines. Columns are numbers, to the right, unless named in `left`."""
+    """Print a table. Columns are aligned to the right, those named in `left` to the left."""
     grid = Table(box=None, pad_edge=False, header_style="bold", padding=(0, 2, 0, 0))
     for column in columns:
         grid.add_column(column, justify="left" if column in left else "right", overflow="fold")
@@ -82,7 +83,7 @@ def table(columns: Sequence[str], rows: Iterable[Sequence[object]], *, left: Seq
 
 
 def size(count: int) -> str:
-    """A number of bytes for a person.
+    """A number of bytes in a readable unit.
 
     >>> size(900), size(1_300_000)
     ('900 B', '1.2 MiB')
@@ -94,7 +95,7 @@ def size(count: int) -> str:
 
 
 def moment(ms: int) -> str:
-    """A timestamp in UTC; one that no calendar has stays a number.
+    """A timestamp in UTC. One outside of the calendar stays a number.
 
     >>> moment(1_767_225_600_000)
     '2026-01-01 00:00:00.000Z'
@@ -112,7 +113,7 @@ def moment(ms: int) -> str:
 
 
 def printable(data: bytes, keep: str = "") -> str:
-    r"""`data` as text that cannot move a cursor: what is no UTF-8 or no visible character is escaped, but for `keep`.
+    r"""`data` as text. Invalid UTF-8 and unprintable characters are escaped, except those in `keep`.
 
     >>> printable("Zürich \x1b[2J".encode() + b"\xff")
     'Zürich \\x1b[2J\\xff'
@@ -136,7 +137,7 @@ def _json_header(name: str, data: bytes | None) -> list[Any]:
 
 
 def record_fields(record: Record[bytes | None, bytes | None]) -> dict[str, Any]:
-    """A record for JSON, which `produce --json` reads back: what is no UTF-8 is `key_base64`, `value_base64`."""
+    """A record as JSON fields, which `produce --json` accepts. Invalid UTF-8 becomes `key_base64`, `value_base64`."""
     return {
         "topic": record.topic,
         "partition": record.partition,
@@ -148,7 +149,7 @@ def record_fields(record: Record[bytes | None, bytes | None]) -> dict[str, Any]:
 
 
 class Lines:
-    """Records as lines on stdout, in one of the formats. Nothing has left this process before `flush`."""
+    """Prints records as lines on stdout, in one of the formats."""
 
     def __init__(self, format_: Format, separator: bytes | None = None) -> None:
         self._out = sys.stdout.buffer
@@ -175,7 +176,7 @@ class Lines:
 
 
 def long_line(screen: Console, record: Record[Any, Any]) -> str:
-    """Everything about a record on one line: place, time, key, value, headers; `∅` where there is none."""
+    """A whole record on one line: partition and offset, time, key, value, headers. `∅` is None."""
 
     coloured = screen.color_system is not None and not screen.no_color
 

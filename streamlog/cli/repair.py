@@ -1,4 +1,4 @@
-"""`streamlog repair`: a damaged log, copied as far as it is whole."""
+"""`streamlog repair`: copy what is not damaged into a new log."""
 
 from __future__ import annotations
 
@@ -12,28 +12,30 @@ from ..broker.offline.repair import RepairReport
 from ..broker.offline.repair import repair as copy_whole
 from ..errors import StreamlogError
 from . import render as output
-from .app import Json, app, plural, wants_json
+from .app import Json, app, message_for_terminal, plural, wants_json
 from .inspect import lost_to_the_end_as_null, offsets, progress_bar
 
 
 @app.command()
 def repair(
     ctx: typer.Context,
-    path: Annotated[Path, typer.Argument(metavar="PATH", show_default=False)],
-    into: Annotated[Path, typer.Argument(metavar="INTO", show_default=False)],
+    path: Annotated[Path, typer.Argument(metavar="PATH", show_default=False, help="Directory of the damaged log.")],
+    into: Annotated[
+        Path, typer.Argument(metavar="NEW", show_default=False, help="Directory of the new log; it is created.")
+    ],
     as_json: Json = False,
 ) -> None:
-    """Copy what is whole in the damaged log PATH into a new log INTO, and say what is lost.
+    """Copy a damaged log into a new one, and list what is lost.
 
-    PATH is only read. Records keep their offsets, groups keep what they committed. Exits with 0 if nothing is
-    lost, 1 if something is, 2 if it could not be done.
+    PATH is only read. Every batch that verifies keeps its offsets, and groups keep their committed offsets. Exits with
+    0 if nothing is lost, 1 if something is lost, 2 if the copy failed.
     """
     try:
         with progress_bar() as bar:
             task = bar.add_task("repair", total=None)
             report = copy_whole(path, into, progress=lambda done, total: bar.update(task, completed=done, total=total))
     except (StreamlogError, OSError) as error:
-        output.fail(str(error))
+        output.fail(message_for_terminal(error))
         raise typer.Exit(2) from error
     if wants_json(ctx, as_json):
         output.document({"ok": report.ok, **asdict(report, dict_factory=lost_to_the_end_as_null)})
@@ -64,4 +66,4 @@ def _show(report: RepairReport) -> None:
     columns = ["partition", "lost", "size", "what", "byte", "file"]
     output.table(columns, rows, left=["partition", "lost", "what", "file"])
     for name in report.recovered:
-        output.say(f"The name of a topic is lost; it is called {name} now.")
+        output.say(f"The name of a topic is lost. Its records are in the topic {name}.")

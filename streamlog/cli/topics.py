@@ -1,4 +1,4 @@
-"""`streamlog topic …` and `streamlog group …`: create, look at, move, delete."""
+"""`streamlog topic …`: create, list, describe and delete topics."""
 
 from __future__ import annotations
 
@@ -10,13 +10,11 @@ import typer
 import streamlog
 
 from ..config import TopicConfig, topic_changes
-from ..errors import ConfigError, GroupIdNotFoundError, TopicAlreadyExistsError, did_you_mean
-from ..runtime.threads import SystemClock
+from ..errors import TopicAlreadyExistsError
 from . import render as output
 from .app import (
     Directory,
     Json,
-    Partitions,
     TopicName,
     Yes,
     app,
@@ -24,45 +22,39 @@ from .app import (
     deleted,
     open_log,
     option,
-    places_in,
     plural,
     topic_called,
     wants_json,
 )
-from .parse import locate, parse_position, parse_setting
+from .parse import parse_setting
 
-topics = typer.Typer(no_args_is_help=True, help="Create, describe, list and delete topics.")
-groups = typer.Typer(no_args_is_help=True, help="Look at consumer groups and their lag; reset and delete them.")
+topics = typer.Typer(no_args_is_help=True, help="Create, list, describe and delete topics.")
 app.add_typer(topics, name="topic")
-app.add_typer(groups, name="group")
-
-GroupName = Annotated[str, typer.Argument(metavar="GROUP", show_default=False)]
-
-
-# -- topics ----------------------------------------------------------------------------------------------
 
 
 @topics.command("create")
 def topic_create(
     ctx: typer.Context,
     name: TopicName,
-    partitions: Annotated[int, option("--partitions", "-p", metavar="N", help="How many; else one.")] = 1,
+    partitions: Annotated[
+        int, option("--partitions", "-p", metavar="N", help="Number of partitions.  [default: 1]")
+    ] = 1,
     config: Annotated[
         list[str] | None,
-        option("--config", "-c", metavar="NAME=VALUE", help="A setting, as in -c retention_ms=7d; may be repeated."),
+        option("--config", "-c", metavar="NAME=VALUE", help="A setting, such as retention_ms=7d; may be repeated."),
     ] = None,
-    exist_ok: Annotated[bool, option("--exist-ok", help="It may be there already.")] = False,
+    exist_ok: Annotated[bool, option("--exist-ok", help="Succeed if the topic exists; it stays as it is.")] = False,
     directory: Directory = None,
     as_json: Json = False,
 ) -> None:
-    """Create a topic, and the log with it if there is none."""
+    """Create a topic. Creates the log too if the directory has none."""
     settings: dict[str, Any] = dict(map(parse_setting, config or ()))
-    # Refused before a directory is made for it.
+    # A wrong setting is refused before the log is created.
     TopicConfig(**topic_changes(settings)[0])
     with open_log(ctx, directory, create=True) as log:
         if name in log and not exist_ok:
             raise TopicAlreadyExistsError(
-                f"Topic {name!r} exists already; use it as it is with --exist-ok.", topic=name
+                f"Topic {name!r} exists already. Give --exist-ok to use it as it is.", topic=name
             )
         topic = log.create_topic(name, partitions=partitions, exist_ok=exist_ok, **settings)
         if wants_json(ctx, as_json):
@@ -74,7 +66,7 @@ def topic_create(
 @topics.command("list")
 def topic_list(
     ctx: typer.Context,
-    internal: Annotated[bool, option("--internal", help="Those of streamlog's own too.")] = False,
+    internal: Annotated[bool, option("--internal", help="Include the internal topics.")] = False,
     directory: Directory = None,
     as_json: Json = False,
 ) -> None:
@@ -95,9 +87,9 @@ def topic_list(
 
 @topics.command("describe")
 def topic_describe(ctx: typer.Context, name: TopicName, directory: Directory = None, as_json: Json = False) -> None:
-    """Show a topic's partitions and changed settings.
+    """Show a topic's partitions, and the settings that are not the default.
 
-    With --json all settings.
+    With --json, show all settings.
     """
     with open_log(ctx, directory, read_only=True) as log:
         topic = topic_called(log, name)
@@ -122,23 +114,23 @@ def topic_describe(ctx: typer.Context, name: TopicName, directory: Directory = N
 @topics.command("delete")
 def topic_delete(
     ctx: typer.Context,
-    names: Annotated[list[str], typer.Argument(metavar="TOPIC", show_default=False)],
+    names: Annotated[list[str], typer.Argument(metavar="TOPIC", show_default=False, help="The names of the topics.")],
     yes: Yes = False,
     directory: Directory = None,
     as_json: Json = False,
 ) -> None:
-    """Delete topics with all their records."""
+    """Delete topics and all their records."""
     with open_log(ctx, directory) as log:
         for name in names:
-            topic_called(log, name)  # all are there before one is deleted
-        confirm(f"Delete {', '.join(names)} with all records?", yes)
+            topic_called(log, name)  # none is deleted unless all exist
+        confirm(f"Delete {', '.join(names)} and all records?", yes)
         for name in names:
             log.delete_topic(name)
     deleted(names, wants_json(ctx, as_json))
 
 
 def _count(described: dict[str, Any]) -> str:
-    """Compaction leaves gaps, so there the offsets only bound the records."""
+    """The number of records. In a compacted topic it is an upper bound, because offsets have gaps."""
     bound = "≤ " if "compact" in described["config"]["cleanup_policy"] else ""
     return f"{bound}{described['offsets']:,}"
 
@@ -165,130 +157,3 @@ def _described(topic: streamlog.Topic[Any, Any]) -> dict[str, Any]:
             for info in infos
         ],
     }
-
-
-# -- groups ----------------------------------------------------------------------------------------------
-
-
-@groups.command("list")
-def group_list(ctx: typer.Context, directory: Directory = None, as_json: Json = False) -> None:
-    """List the groups and how far behind they are."""
-    with open_log(ctx, directory, read_only=True) as log:
-        found: list[dict[str, Any]] = [
-            {
-                "group": group.name,
-                "state": group.state,
-                "topics": sorted({place.topic for place in group.committed()}),
-                "lag": sum(group.lag().values()),
-            }
-            for group in sorted(log.groups(), key=attrgetter("name"))
-        ]
-    if wants_json(ctx, as_json):
-        output.document(found)
-    elif not found:
-        output.say("There are no groups.", stderr=True)
-    else:
-        rows = [(g["group"], g["state"], ", ".join(g["topics"]), g["lag"]) for g in found]
-        output.table(("group", "state", "topics", "lag"), rows, left=("group", "state", "topics"))
-
-
-@groups.command("describe")
-def group_describe(ctx: typer.Context, name: GroupName, directory: Directory = None, as_json: Json = False) -> None:
-    """Show where a group is in each partition, and its lag."""
-    with open_log(ctx, directory, read_only=True) as log:
-        group = _group(log, name)
-        lags = group.lag()
-        rows = [
-            {
-                "topic": place.topic,
-                "partition": place.partition,
-                "committed": at.offset,
-                "log_end_offset": log[place.topic].partition(place.partition).high_watermark,
-                "lag": lags.get(place),
-                "metadata": at.metadata,
-            }
-            for place, at in sorted(group.offsets().items())
-        ]
-        members = [
-            {"member_id": m.member_id, "client_id": m.client_id, "assignment": sorted(m.assignment)}
-            for m in group.members()
-        ]
-        state = group.state
-    if wants_json(ctx, as_json):
-        output.document({"group": name, "state": state, "members": members, "offsets": rows})
-        return
-    there = f"{len(members)} {plural('member', len(members))}"
-    output.say(f"{output.printable(name.encode())}  {state}, {there}, lag {sum(lags.values()):,}")
-    columns = ["topic", "partition", "committed", "log_end_offset", "lag", "metadata"]
-    if not any(row["metadata"] for row in rows):
-        columns.remove("metadata")
-    titles = [c.replace("log_end_offset", "log end") for c in columns]
-    output.table(
-        titles, [["-" if row[c] is None else row[c] for c in columns] for row in rows], left=("topic", "metadata")
-    )
-
-
-def _group(log: streamlog.StreamLog, name: str) -> streamlog.ConsumerGroup:
-    """A handle on a group that is there; a handle alone needs none, which would make a typo look like an empty one."""
-    known = [group.name for group in log.groups()]
-    if name not in known:
-        there = f": the groups are {', '.join(sorted(known))}" if known else ": there are none yet"
-        raise GroupIdNotFoundError(f"No group is called {name!r}{did_you_mean(name, known) or there}.")
-    return log.group(name)
-
-
-@groups.command("reset")
-def group_reset(
-    ctx: typer.Context,
-    name: GroupName,
-    offset: Annotated[
-        str,
-        option(
-            "--offset",
-            "-o",
-            metavar="OFFSET",
-            help="beginning, end, 5, -10 (ten before the end), @2026-01-01, @-1h, @EPOCH_MS.",
-        ),
-    ],
-    names: Annotated[
-        list[str] | None,
-        typer.Argument(metavar="TOPIC", help="Default: all it has committed in.", show_default=False),
-    ] = None,
-    partition: Partitions = None,
-    directory: Directory = None,
-    as_json: Json = False,
-) -> None:
-    """Move a group: its next record is the one at OFFSET. It need not exist yet if topics are named."""
-    position = parse_position(offset, SystemClock().time_ms())
-    if position.kind == "stored":
-        raise ConfigError("A group is at its stored offset already; give another one.")
-    with open_log(ctx, directory) as log, log.consumer() as consumer:
-        group = log.group(name) if names else _group(log, name)
-        before = group.committed()
-        chosen = [topic_called(log, topic) for topic in names or sorted({place.topic for place in before})]
-        places = [place for topic in chosen for place in places_in(topic, partition)]
-        offsets = locate(consumer, places, position)
-        group.reset(to=offsets)
-    moved = [{"topic": p.topic, "partition": p.partition, "from": before.get(p), "to": to} for p, to in offsets.items()]
-    if wants_json(ctx, as_json):
-        output.document({"group": name, "offsets": moved})
-    else:
-        rows = [["-" if cell is None else cell for cell in row.values()] for row in moved]
-        output.table(("topic", "partition", "from", "to"), rows, left=("topic",))
-
-
-@groups.command("delete")
-def group_delete(
-    ctx: typer.Context,
-    names: Annotated[list[str], typer.Argument(metavar="GROUP", show_default=False)],
-    yes: Yes = False,
-    directory: Directory = None,
-    as_json: Json = False,
-) -> None:
-    """Forget groups and their offsets; the records stay."""
-    with open_log(ctx, directory) as log:
-        found = [_group(log, name) for name in names]
-        confirm(f"Forget {', '.join(names)} and their offsets?", yes)
-        for group in found:
-            group.delete()
-    deleted(names, wants_json(ctx, as_json))

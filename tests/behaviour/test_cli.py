@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import subprocess
 from collections.abc import Callable
@@ -14,6 +15,7 @@ import pytest
 from typer.testing import CliRunner
 
 import streamlog
+import streamlog.cli.groups
 import streamlog.cli.inspect
 import streamlog.cli.records
 import streamlog.cli.repair
@@ -24,6 +26,9 @@ from streamlog.cli.app import app
 DAY = 86_400_000
 NEW_YEAR = 1_672_531_200_000  # 2023-01-01T00:00:00Z
 MAIN = "import sys; from streamlog.cli import main; sys.exit(main())"
+
+# A message in a terminal says what to type, not what to call.
+NAMES_OF_THE_LIBRARY = re.compile(r"\w+=(?:True\b|\W)|streamlog\.(?:verify|repair)|lock_timeout")
 
 Child = Callable[..., "subprocess.Popen[str]"]
 OpenLog = Callable[..., streamlog.StreamLog]
@@ -136,7 +141,7 @@ def test_a_bad_setting_is_refused_and_no_directory_is_made_for_it(terminal: Term
 
 def test_creating_a_topic_twice_is_refused_unless_that_is_fine(terminal: Terminal) -> None:
     terminal("topic", "create", "t")
-    assert "'t' exists already; use it as it is with --exist-ok" in terminal.fails("topic", "create", "t")
+    assert "'t' exists already. Give --exist-ok" in terminal.fails("topic", "create", "t")
     terminal("topic", "create", "t", "--exist-ok")
 
 
@@ -241,13 +246,13 @@ def test_what_consume_writes_as_json_produce_reads_back(terminal: Terminal, open
 @pytest.mark.parametrize(
     ("line", "said"),
     [
-        ("not json", "no JSON"),
+        ("not json", "not JSON"),
         ("[1]", "JSON object"),
         ('{"valeu": "v"}', "did you mean 'value'"),
-        ('{"value": "v", "partition": "1"}', "partition is a whole number"),
+        ('{"value": "v", "partition": "1"}', "partition has to be an integer"),
         ('{"value": "v", "partition": 9}', "9"),
         ('{"value": "v", "timestamp_ms": -5}', "-5"),
-        ('{"value_base64": "%%%"}', "no base64"),
+        ('{"value_base64": "%%%"}', "not base64"),
         ('{"value": "v", "headers": {"a": 1}}', "header 'a'"),
     ],
 )
@@ -302,7 +307,7 @@ def test_offsets_are_written_as_in_kcat(letters: Terminal, offsets: list[str], e
     ("arguments", "said"),
     [
         (["-o", "begining"], "did you mean 'beginning'"),
-        (["-o", "@yesterday"], "'yesterday' is no time"),
+        (["-o", "@yesterday"], "'yesterday' is not a time"),
         (["-o", "stored"], "-g GROUP"),
         (["-o", "1", "-o", "2"], "Two starts"),
         (["-o", "99"], "5"),
@@ -441,12 +446,29 @@ def test_dump_shows_damage_and_what_is_good_around_it(letters: Terminal, open_lo
     assert "1 damaged" in shown.stdout
 
 
-def test_dump_refuses_what_is_no_segment(letters: Terminal, tmp_path: Path) -> None:
-    assert "no segment" in letters.fails("dump", letters.directory / "streamlog.json")
+def test_dump_refuses_what_is_not_a_segment(letters: Terminal, tmp_path: Path) -> None:
+    assert "is not a segment" in letters.fails("dump", letters.directory / "streamlog.json")
     stray = tmp_path / f"{0:020d}.log"
     stray.write_bytes(b"")
     assert "topics/ID-N" in letters.fails("dump", stray)
     assert "No such file" in letters.fails("dump", letters.directory / "__cluster_metadata-0" / f"{77:020d}.log")
+
+
+@pytest.mark.damaged
+def test_a_damaged_log_is_reported_with_what_to_type(letters: Terminal, open_log: OpenLog) -> None:
+    file = segment_of(letters.directory, "t", open_log)
+    data = bytearray(file.read_bytes())
+    data[20] ^= 1
+    file.write_bytes(data)
+    said = letters.fails("consume", "t")
+    assert "--skip-corrupt" in said and "`streamlog repair PATH NEW`" in said
+    assert not NAMES_OF_THE_LIBRARY.search(said)
+
+
+def test_verify_takes_a_path_as_repair_does(letters: Terminal, tmp_path: Path) -> None:
+    assert letters.json("verify", letters.directory)["ok"] is True
+    assert letters.fails("verify", tmp_path).startswith(f"streamlog: There is no log in {tmp_path}: ")
+    assert "Two directories are given" in letters.fails("verify", letters.directory, "-d", tmp_path)
 
 
 def test_verify_says_that_all_is_well(letters: Terminal) -> None:
@@ -521,7 +543,8 @@ def test_a_log_in_use_is_refused_with_the_pid_of_its_owner(child: Child, open_lo
         process = child(MAIN, "-d", path, "topic", "create", "u")
         _, errors = process.communicate(timeout=60)
     assert process.returncode == 1
-    assert str(os.getpid()) in errors
+    assert f"is in use by process {os.getpid()}" in errors
+    assert not NAMES_OF_THE_LIBRARY.search(errors)
     assert "Traceback" not in errors
 
 
@@ -574,7 +597,7 @@ def test_ctrl_c_while_following_is_quiet_and_keeps_what_was_shown(
         assert log.group("g").committed() in ({}, {TopicPartition("t", 0): 5})
 
 
-def test_a_reader_that_leaves_the_pipe_is_no_error(terminal: Terminal, child: Child) -> None:
+def test_a_reader_that_leaves_the_pipe_is_not_an_error(terminal: Terminal, child: Child) -> None:
     terminal("topic", "create", "t")
     terminal("produce", "t", stdin="x" * 100 + "\n" + ("y" * 100 + "\n") * 5000)
     process = child(MAIN, "-d", terminal.directory, "consume", "t")
