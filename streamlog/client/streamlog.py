@@ -9,19 +9,21 @@ from typing import Any, Unpack
 
 from ..broker.api import Service
 from ..broker.metadata import TopicView
+from ..broker.opening import Engine, Registry, url_of
 from ..config import ConsumerConfig as ConsumerSettings
 from ..config import OpenOptions, check_topic_name, choice, not_yet, open_defaults, real
 from ..errors import ConfigError, InvalidTopicError, StreamlogError, TopicAlreadyExistsError
-from ..runtime.disk import PathLike, path_of
+from ..runtime.disk import PathLike
 from ..runtime.threads import inside, is_inside, new_lock, real_monotonic, refuse_reentry, result_of
+from ..runtime.values import snapshot
 from ..types import Clock, TopicPartition
 from .arguments import check_clock, check_disk
+from .background import Background
 from .cleanup import Cleanup
 from .config_types import ConsumerConfig, ProducerConfig, TopicConfig, TopicDefaults
 from .consumer.consumer import Consumer
 from .consumer.decode import Decoder
-from .consumer.membership import LocalMembers, snapshot
-from .engine import Engine, registry
+from .consumer.membership import LocalMembers
 from .group import ConsumerGroup
 from .handle import Closing, closed
 from .producer.producer import Producer
@@ -29,6 +31,8 @@ from .serde import resolve_deserializer
 from .topic import Topic
 
 _UNSET: Any = object()
+registry: Registry[Background] = Registry(Background)
+"""What this process has open."""
 
 
 def open(
@@ -98,7 +102,7 @@ def open(
         bool(force),
     )
     user = object()
-    engine = registry.open(None if path is _UNSET else path_of(path), options, user)
+    engine = registry.open(None if path is _UNSET else url_of(path), options, user)
     try:
         return StreamLog(engine, user)
     except BaseException:
@@ -132,12 +136,12 @@ class StreamLog(Closing):
     (True, ['orders'])
     """
 
-    def __init__(self, engine: Engine, user: object) -> None:
+    def __init__(self, engine: Engine[Background], user: object) -> None:
         self._engine = engine
         self._user = user
         self._ended = False
-        self._cleanup: Cleanup = engine.cleanup
-        self._local_members: LocalMembers = engine.local_members
+        self._cleanup: Cleanup = engine.work.cleanup
+        self._local_members: LocalMembers = engine.work.local_members
         self._children: weakref.WeakSet[Any] = weakref.WeakSet()
         self._lock = new_lock()
         self._sender: Producer | None = None

@@ -58,7 +58,7 @@ MAY_IMPORT: dict[str, dict[str, set[str]]] = {
         "storage": {"AppendRequest", "EMPTY", "FetchData"},
         "replication": {"gone"},
         "coordinator": {"GroupDescription", "Heartbeat", "HeartbeatResult"},
-        "broker": {"Image", "LocalService", "LogDirectory", "Scheduler", "Service", "TailingService", "TopicView"},
+        "broker": {"Engine", "Image", "Registry", "Service", "TopicView", "url_of"},
     },
     "cli": {
         "records": {
@@ -113,13 +113,11 @@ LADDERS = {
     "Facts(Source)",
     "FollowedPartition(Waiters)",
     "FollowedSegment(Segment)",
-    "FollowingEngine(Engine)",
     "LiveIndex(Index)",
     "LocalService(ReadingService)",
     "Log(DurableLog)",
     "MemberRequests(CoordinatorRuntime)",
     "OffsetRequests(CoordinatorRuntime)",
-    "OwningEngine(Engine)",
     "Partition(Waiters)",
     "Positions(Sharing)",
     "Reading(Closing)",

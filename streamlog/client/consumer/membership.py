@@ -15,9 +15,9 @@ import contextlib
 import logging
 import weakref
 from collections import deque
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from functools import partial
-from typing import Protocol, TypeVar
+from typing import Protocol
 
 from ...broker.api import Service
 from ...config import ConsumerConfig
@@ -32,10 +32,10 @@ from ...errors import (
 )
 from ...runtime.disk import new_id
 from ...runtime.threads import RawGate, current_thread_alive_check, get_ident, result_of
+from ...runtime.values import snapshot
 from ...types import TopicPartition
 from ..cleanup import Cleanup
 
-T = TypeVar("T")
 logger = logging.getLogger("streamlog.client")
 
 # How soon (ms) a leave that could not be written is sent again if nobody polls.
@@ -219,15 +219,6 @@ class Membership:
     def _leave_as(self, member_id: str) -> None:
         self._local_members.leave(Leave(self._service, self.group, member_id))
         self._joining = ""
-
-
-def snapshot(members: Iterable[T]) -> list[T]:
-    """A copy of a WeakSet: iterating over one raises RuntimeError while another thread adds to it."""
-    while True:
-        try:
-            return list(members)
-        except RuntimeError:
-            continue
 
 
 class LocalMembers:
