@@ -8,9 +8,9 @@ One record's way out: `consumer.poll` hears the group (`membership`), asks the `
 it holds (`assignment`); the reader fetches bytes, `decode` verifies them and builds Records in C.
 
 Only this package blocks, always on a raw lock of its own. It reaches the broker through
-`broker/api.py` and nothing else; `engine` is where the two are put together.
+`broker/api.py` and nothing else, which `broker/opening.py` gives them.
 
-- `streamlog`, `engine`: opening, sharing and closing a directory
+- `streamlog`, `background`: opening, sharing and closing a log; what its handles share
 - `topic`, `producer`, `consumer`, `group`, `workers`: the handles
 - `route`, `routes`, `batch`, `accumulator`, `outbox`, `bulk`, `delivery`, `partitioner`, `serde`: sending
 - `reading`, `sharing`, `positions`: what a consumer is made of, from the bottom up
