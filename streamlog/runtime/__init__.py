@@ -1,8 +1,11 @@
-"""The doors to the world: the only users of os, time, threading and mmap.
+"""Files, time and threads: the only package that uses os, time, threading and mmap.
 
-- `api`: the protocols that everything above is handed, and `Completion`.
-- `disk`: files and directories as they really are.
-- `threads`: locks, gates, the background thread, exit and fork.
+- `api`: the protocols that all other packages use instead, and `Completion`.
+- `disk`: the real files and directories. `owned_disk`: the same for the owner of a directory, guarded against a
+  replacement of the directory. `directory_lock`: who may write to a directory. `disk_errors`: whether an OSError came
+  from the disk.
+- `threads`: locks, gates, waiting, the background thread. `exits`: callbacks at the end of the interpreter.
+- `values`: refusal of copy and pickle.
 
-No lock is held in here while anything above is called.
+Nothing here calls the packages above while it holds a lock.
 """

@@ -1,7 +1,7 @@
-"""The protocols through which everything above meets the world, and `Completion`.
+"""Protocols for files, locks, threads and time, and `Completion`.
 
-Whoever needs a file, a lock, a thread or the time is handed one of these. Nothing above `runtime/`
-imports os, time or threading, so a test can replace each of them.
+No module outside `runtime/` imports os, time or threading. Each gets an object with one of these protocols instead, so a
+test can replace every one of them.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Sequence
 from types import TracebackType
-from typing import Any, Generic, Protocol, TypeVar
+from typing import Generic, Protocol, TypeVar
 
 from ..types import Buffer
 
@@ -20,7 +20,7 @@ logger = logging.getLogger("streamlog.runtime")
 
 
 class Lock(Protocol):
-    """A raw mutual-exclusion lock: safe to interrupt in a `with`, which a Condition is not."""
+    """A raw mutual-exclusion lock. An interrupt inside `with lock` cannot leave it held; inside `with Condition` it can."""
 
     def acquire(self, blocking: bool = True, timeout: float = -1) -> bool: ...
     def release(self) -> None: ...
@@ -32,12 +32,12 @@ class Lock(Protocol):
 
 
 class Completion(Generic[T]):
-    """The answer of a service call: there already, or promised.
+    """The result of a call that may finish later: a value or an error.
 
-    It owns no lock. An answer is claimed and made known in one step: the first that is appended is the answer, whatever
-    another thread appends after it, so a deadline and an event may race, and an interrupt leaves it answered or not. A
-    callback is appended before the answer is looked at, and the answer before the callbacks are popped, so whichever side
-    comes second runs it; `list.pop` hands each callback to exactly one thread.
+    It has no lock. One `list.append` both claims and publishes the answer: the first appended entry is the answer, and
+    later ones are ignored. So a deadline and an event may race, and after an interrupt it is either answered or not.
+    `on_done` appends the callback before it looks for an answer, and an answer is appended before the callbacks are popped,
+    so the thread that comes second runs the callback; `list.pop` gives each callback to exactly one thread.
 
     >>> done = Completion.of(7)
     >>> done.done(), done.result()
@@ -47,20 +47,20 @@ class Completion(Generic[T]):
     __slots__ = ("_answers", "_callbacks")
 
     def __init__(self) -> None:
-        # A value and no error, or an error; a completion that was made done has a tuple, and no callbacks.
+        # Entries are (value, None) or (None, error). A completion that is created done has a tuple, and no callbacks.
         self._answers: list[tuple[T | None, BaseException | None]] | tuple[tuple[T | None, BaseException | None]] = []
         self._callbacks: list[Callable[[Completion[T]], object]] = []
 
     @classmethod
     def of(cls, value: T) -> Completion[T]:
-        """A completion that is done already."""
+        """A completion that is done with `value`."""
         completion: Completion[T] = cls.__new__(cls)
         completion._answers = ((value, None),)
         return completion
 
     @classmethod
     def failed(cls, error: BaseException) -> Completion[T]:
-        """A completion that has failed already."""
+        """A completion that is done with `error`."""
         completion: Completion[T] = cls.__new__(cls)
         completion._answers = ((None, without_traceback(error)),)
         return completion
@@ -80,15 +80,15 @@ class Completion(Generic[T]):
         return value  # type: ignore[return-value]
 
     def complete(self, value: T) -> None:
-        """Answer it, unless it is answered already: a deadline and an event may race."""
+        """Set the value. Does nothing if it is done already: a deadline and an event may race."""
         self._answer((value, None))
 
     def fail(self, error: BaseException) -> None:
-        """Fail it, unless it is answered already."""
+        """Set the error. Does nothing if it is done already."""
         self._answer((None, without_traceback(error)))
 
     def _answer(self, answer: tuple[T | None, BaseException | None]) -> None:
-        """The claim is the append. Callbacks are run by a second answer too: an interrupt may have kept the first from it."""
+        """Append the answer and run the callbacks. A second answer runs them too: an interrupt may have stopped the first."""
         answers = self._answers
         if type(answers) is tuple:
             return
@@ -97,7 +97,10 @@ class Completion(Generic[T]):
         self._run()
 
     def on_done(self, callback: Callable[[Completion[T]], object]) -> None:
-        """Call `callback(self)` once it is done, now if it is. REQUIRES: it does not block. What it raises is logged."""
+        """Call `callback(self)` when it is done; now if it is done already. An exception of the callback is logged.
+
+        REQUIRES: the callback does not block.
+        """
         if type(self._answers) is tuple:
             contained(callback, self)
             return
@@ -106,35 +109,40 @@ class Completion(Generic[T]):
             self._run()
 
     def drive(self) -> bool:
-        """Do on this thread what the answer waits for. False if that is nothing, or another thread's work.
+        """Do the work that the answer waits for, on this thread. False if there is none, or another thread does it.
 
-        Only who would block otherwise calls it, and it may take as long as a sync. REQUIRES: no lock.
+        For a thread that would block otherwise; it may take as long as a sync. The answer of a group commit overrides this,
+        `on_turn` and `unattended`; here they do nothing special, so that `wait_for` treats every answer the same way.
+        REQUIRES: the caller holds no lock.
         """
         return False
 
     def on_turn(self, wake: Callable[[Completion[T]], object]) -> None:
-        """Call `wake` when it is done or when it is for the waiting thread to `drive` it."""
+        """Call `wake` when it is done, or when the waiting thread is the next to `drive` it."""
         self.on_done(wake)
 
     def unattended(self) -> None:
-        """Nobody is going to block on it: have it seen to in the background, soon."""
+        """No thread is going to wait for it: have its work done in the background, soon."""
 
     def _run(self) -> None:
         while self._callbacks:
             try:
                 callback = self._callbacks.pop(0)
-            except IndexError:  # another thread took the last one
+            except IndexError:  # another thread popped the last one
                 return
             try:
                 contained(callback, self)
-            except BaseException:  # an interrupt: the other callbacks are called all the same
+            except BaseException:  # an interrupt: the other callbacks still have to run
                 self._run()
                 raise
 
 
 def without_traceback(error: E) -> E:
-    """An error that is kept. With their tracebacks it and its causes would keep every frame that they came through, which
-    refer to what keeps the error: a cycle, and the files in it stay open until the garbage collector comes by."""
+    """Remove the tracebacks of `error` and its causes, for an error that is stored; return it.
+
+    A traceback refers to every frame that the error passed through, and those refer to the object that stores the error.
+    Files in such a cycle stay open until the cyclic garbage collector runs.
+    """
     cause: BaseException | None = error
     for _ in range(_LONGEST_CHAIN):
         if cause is None:
@@ -145,18 +153,18 @@ def without_traceback(error: E) -> E:
 
 
 def contained(callback: Callable[..., object], *args: object) -> None:
-    """Call it. What it raises is logged, and goes no further: the caller's work is done, and others wait to be called.
+    """Call `callback`; log an Exception instead of raising it, since the caller's work is done and other callbacks follow.
 
-    An interrupt, which may come in it as anywhere, goes on to the caller.
+    An interrupt (any other BaseException) is raised.
     """
     try:
         callback(*args)
     except Exception:
-        logger.exception("a callback raised, which changes nothing for what it was told of: %r", callback)
+        logger.exception("a callback raised; the event that it was called for is not affected: %r", callback)
 
 
 class File(Protocol):
-    """An open regular file. Positions and lengths are bytes; every failure is an OSError."""
+    """An open regular file. Positions and lengths are in bytes. Every failure is an OSError."""
 
     path: str
 
@@ -164,12 +172,12 @@ class File(Protocol):
         """Up to `length` bytes from `position`; fewer only at the end of the file."""
 
     def pwrite(self, buffers: Sequence[Buffer], position: int) -> None:
-        """Write all of `buffers`, one after another, from `position`; short writes are continued."""
+        """Write all of `buffers`, one after another, from `position`. A short write is continued."""
 
     def size(self) -> int: ...
     def truncate(self, size: int) -> None: ...
     def sync(self) -> None:
-        """`fdatasync`: data, and the size, are on the device."""
+        """`fdatasync`: when it returns, the data and the size are on the device."""
 
     def map(self, length: int) -> Mapping:
         """Map the first `length` bytes for reading."""
@@ -178,44 +186,44 @@ class File(Protocol):
 
 
 class Mapping(Protocol):
-    """A read-only mapping. It is dropped, never closed, while a reader may be in it."""
+    """A read-only mapping. It is never closed, only dropped: another thread may be reading from it."""
 
     def read(self, length: int, position: int) -> bytes:
-        """Copy out a range, populated first so that a disk error is an OSError and no signal."""
+        """Copy a range. Its pages are populated first, so that a disk error is an OSError and not a SIGBUS."""
 
 
 class DirectoryLock(Protocol):
-    """The right to write to a directory: one holder at a time, gone with the process that holds it."""
+    """The lock of a directory: one process at a time may write to it. The kernel releases it when that process ends."""
 
     def acquire(self) -> int | None:
-        """Take the lock; None on success, else the pid its holder wrote (0 if unreadable)."""
+        """Take the lock. Return None on success, otherwise the pid that the holder wrote (0 if it cannot be read)."""
 
     def release(self) -> None:
-        """Give the lock up, also if a forked child still holds a copy of the descriptor."""
+        """Release the lock, also if a forked child still holds a copy of the descriptor."""
 
     def abandon(self) -> None:
-        """In a forked child: let go of the descriptor; the lock stays the parent's."""
+        """In a forked child: close the descriptor without releasing the lock of the parent."""
 
     def is_current(self) -> bool:
-        """Whether it is held, and on the file that lies at its path now: nobody removed or replaced the directory."""
+        """Whether it is held on the file that is at its path now. False if the directory was removed or replaced."""
 
     def holder(self) -> int | None:
-        """The pid of the process that holds it, as that process calls itself (0 if unreadable); None if nobody does.
+        """The pid that the holder wrote (0 if it cannot be read); None if no process holds the lock.
 
-        Found out without taking it: that could be in the way of one that starts.
+        The lock is not taken for this: taking it could make a process that starts just now fail to open the directory.
         """
 
 
 class Disk(Protocol):
-    """The one door to files and directories, and to what the machine says about them."""
+    """Files and directories, and the facts about the machine that the log needs."""
 
     @property
     def filesystem(self) -> object:
-        """Whose files these are, compared by equality: two disks over the same files have the same one."""
+        """Identifies the files: two disks over the same files return equal objects."""
 
     def open(self, path: str, *, create: bool = False, exclusive: bool = False, writable: bool = True) -> File: ...
     def exists(self, path: str) -> bool:
-        """Whether that name is taken, also by a link. What cannot be looked at is an OSError: it is not absent."""
+        """Whether a file, directory or link has that name. Raises OSError if that cannot be determined."""
 
     def listdir(self, path: str) -> list[str]: ...
     def makedirs(self, path: str) -> None: ...
@@ -225,24 +233,24 @@ class Disk(Protocol):
     def sync_dir(self, path: str) -> None: ...
     def read(self, path: str, limit: int = 1 << 26) -> bytes: ...
     def write_atomic(self, path: str, data: bytes) -> None:
-        """Replace `path` by a file that holds `data`: write beside it, sync, rename, sync the directory."""
+        """Replace `path` by a file that holds `data`: write a temporary file, sync it, rename it, sync the directory."""
 
     def absolute(self, path: str) -> str:
-        """`path` without links or dots: what tells whether two opens mean the same directory."""
+        """`path` without links or dots. Two paths of the same directory give the same result."""
 
     def new_temporary_directory(self) -> str: ...
     def lock(self, path: str) -> DirectoryLock:
-        """The lock that the file `path` stands for, not taken yet."""
+        """The lock whose lock file is `path`, not taken yet."""
 
     def boot_id(self) -> str:
-        """What tells one boot of the machine from another; empty where that cannot be told."""
+        """Identifies the current boot of the machine; empty if the system does not tell it."""
 
     def is_network_filesystem(self, path: str) -> bool:
-        """Whether `path` is on a file system whose locks and caches other machines share."""
+        """Whether `path` is on a network file system, whose files other machines may change."""
 
 
 class Gate(Protocol):
-    """A one-shot: `open()` from any thread, `wait` in one. A raw lock, so Ctrl-C is honoured in it."""
+    """A one-shot event: any thread calls `open`, one thread calls `wait`. Ctrl-C interrupts the wait."""
 
     def open(self) -> None: ...
     def is_open(self) -> bool: ...
@@ -250,13 +258,6 @@ class Gate(Protocol):
 
 
 class Task(Protocol):
-    """Background work: do what is due, return when to be called next (ms, wall clock), or None."""
+    """Background work: do what is due, return when to call it next (ms, wall clock), or None."""
 
     def __call__(self, now_ms: int, /) -> int | None: ...
-
-
-class SteppedClock(Protocol):
-    """A clock that a test moves: it runs the log's due work itself, so no thread is started."""
-
-    def attach(self, scheduler: Any) -> None: ...
-    def detach(self, scheduler: Any) -> None: ...

@@ -1,11 +1,12 @@
-"""The `lock` file of a directory: who may write to it, and who does.
+"""The `lock` file of a directory: it decides which process may write to the directory, and names that process.
 
-Two locks of the kernel are held on it, each of which goes with the process, so that a killed owner hinders nobody. An
-flock keeps other owners out, also those of an older version. An open-file-description lock can be asked about
-(F_OFD_GETLK) without being taken, which an flock cannot. The kernel gives no pid for it: the file does, and it is
-written between the two, so whoever finds the second one held finds the pid of the one who holds it.
+The owner holds two kernel locks on the file. The kernel releases both when the process ends, however it ends. The flock
+excludes other owners, also those of older versions. The open-file-description lock exists because another process can
+query it (F_OFD_GETLK) without taking it, which is not possible with an flock. The kernel reports no pid for such a lock;
+the pid is in the file. The owner writes it after it takes the first lock and before it takes the second, so a process that
+finds the second lock held reads the pid of its holder.
 
-Both belong to the open file description, which a forked child inherits; it has to `abandon` its copy.
+Both locks belong to the open file description, which a forked child inherits: the child has to call `abandon`.
 """
 
 from __future__ import annotations
@@ -37,13 +38,13 @@ class DirectoryLock:
 
     def __init__(self, path: str) -> None:
         self.path = path
-        # Taken out by whoever closes it: `list.pop` gives it to one thread, once.
+        # `list.pop` gives the descriptor to the one thread that closes it.
         self._fds: list[int] = []
 
     def acquire(self) -> int | None:
-        """Take the lock; None on success, else the pid its holder wrote (0 if unreadable)."""
+        """Take the lock. Return None on success, otherwise the pid that the holder wrote (0 if it cannot be read)."""
         self.release()
-        # Kept before the lock is taken, so that an interrupt in between leaves nothing locked.
+        # Stored before the lock is taken: after an interrupt in between, `release` and `__del__` still find it.
         self._fds.append(os.open(self.path, _FLAGS | os.O_RDWR | os.O_CREAT, 0o600))
         fd = self._fds[0]
         try:
@@ -58,15 +59,15 @@ class DirectoryLock:
                 pid = _pid_in(fd)
                 self.release()
                 return pid
-            _leave_pid(fd)
-            _take_visibly(fd)
+            _write_pid(fd)
+            _take_queryable(fd)
         except BaseException:
             self.release()
             raise
         return None
 
     def is_current(self) -> bool:
-        """Whether it is held, on the file that lies at its path now. Raises OSError if that cannot be looked at."""
+        """Whether it is held on the file that is at its path now. Raises OSError if that cannot be determined."""
         try:
             held = os.fstat(self._fds[0])
             there = os.lstat(self.path)
@@ -78,8 +79,8 @@ class DirectoryLock:
         return (held.st_dev, held.st_ino) == (there.st_dev, there.st_ino)
 
     def release(self) -> None:
-        """Give the lock up, also if a forked child still holds a copy of the descriptor."""
-        fd = self._let_go()
+        """Release the lock, also if a forked child still holds a copy of the descriptor."""
+        fd = self._take_fd()
         if fd is not None:
             with ignored(OSError):
                 if _SETLK is not None:
@@ -89,19 +90,19 @@ class DirectoryLock:
             os.close(fd)
 
     def abandon(self) -> None:
-        """In a forked child: let go of the descriptor; the lock stays the parent's."""
-        fd = self._let_go()
+        """In a forked child: close the descriptor without releasing the lock of the parent."""
+        fd = self._take_fd()
         if fd is not None:
             os.close(fd)
 
-    def _let_go(self) -> int | None:
+    def _take_fd(self) -> int | None:
         try:
             return self._fds.pop()
         except IndexError:
             return None
 
     def holder(self) -> int | None:
-        """The pid of the process that holds it, as that one wrote it (0 if unreadable); None if nobody does."""
+        """The pid that the holder wrote (0 if it cannot be read); None if no process holds the lock."""
         try:
             fd = os.open(self.path, _FLAGS | os.O_RDONLY)
         except FileNotFoundError as error:
@@ -112,12 +113,12 @@ class DirectoryLock:
             pid = _pid_in(fd)
         finally:
             os.close(fd)
-        if held is None:  # a machine without such locks: all there is to go by is whether the process lives
+        if held is None:  # a system without such locks: the only hint is whether the process of that pid runs
             return pid if _is_running(pid) else None
         return pid if held else None
 
     def __del__(self) -> None:
-        with contextlib.suppress(AttributeError):  # an interrupt may have come before it had its field
+        with contextlib.suppress(AttributeError):  # an interrupt came before `__init__` set the field
             self.abandon()
 
 
@@ -125,8 +126,11 @@ def _flock(kind: int) -> bytes:
     return _FLOCK.pack(kind, os.SEEK_SET, 0, 0, 0)
 
 
-def _take_visibly(fd: int) -> None:
-    """Take the lock that can be asked about. The flock is held, so nobody else has it, but for a process that holds it alone."""
+def _take_queryable(fd: int) -> None:
+    """Take the open-file-description lock. REQUIRES: the flock is held, so that no other owner has this lock.
+
+    A program that took this lock alone is an error here.
+    """
     if _SETLK is None:
         return
     try:
@@ -138,7 +142,7 @@ def _take_visibly(fd: int) -> None:
 
 
 def _is_held(fd: int) -> bool | None:
-    """Whether a process holds the lock that can be asked about; None where there are none."""
+    """Whether a process holds the open-file-description lock; None on a system without such locks."""
     if _GETLK is None:
         return None
     try:
@@ -152,8 +156,8 @@ def _is_held(fd: int) -> bool | None:
     return kind != fcntl.F_UNLCK
 
 
-def _leave_pid(fd: int) -> None:
-    """Write the pid, in one write over the last owner's. A full disk, without room even for this, keeps no log from opening."""
+def _write_pid(fd: int) -> None:
+    """Replace the pid of the last owner, in one write. On a full disk the log opens without it."""
     text = b"%10d\n" % os.getpid()
     try:
         os.pwrite(fd, text, 0)
@@ -161,7 +165,7 @@ def _leave_pid(fd: int) -> None:
         check(error)
         if error.errno not in _NO_ROOM:
             raise
-        os.ftruncate(fd, 0)  # rather nobody's than another's
+        os.ftruncate(fd, 0)  # an unknown pid is better than a wrong one
     else:
         os.ftruncate(fd, len(text))
 
@@ -176,6 +180,6 @@ def _is_running(pid: int) -> bool:
         os.kill(pid, 0)
     except (ProcessLookupError, OverflowError):
         return False
-    except OSError:  # it is another user's
+    except OSError:  # it belongs to another user
         return True
     return pid > 0

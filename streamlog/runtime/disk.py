@@ -1,9 +1,9 @@
 """The real file system behind `api.Disk`.
 
-Files are written with pwrite and never through a mapping: a full disk under a writable mapping is a
-SIGBUS, and `mmap.flush` holds the interpreter lock. Mappings are read-only, made of files that no
-longer change, and populated before they are touched, so that a disk error is an OSError and not a
-signal. Files are 0600, directories 0700; links are not followed for files of ours.
+Files are written with pwrite, never through a mapping: a write to a mapping on a full disk is a SIGBUS, and `mmap.flush`
+holds the interpreter lock. Only files that no longer change are mapped, read-only. A mapped range is populated before it
+is read, so that a disk error is an OSError and not a signal. Files are created with mode 0600, directories with 0700.
+Links are not followed when a file of the log is opened.
 """
 
 from __future__ import annotations
@@ -34,13 +34,13 @@ _NETWORK_FILESYSTEMS = {"nfs", "nfs4", "cifs", "smb3", "smbfs", "9p", "afs", "ce
 
 
 class OsFile:
-    """A regular file, opened once; every call names its position."""
+    """An open regular file. Each call gives a position; there is no file offset."""
 
     __slots__ = ("_open", "fd", "path")
     __reduce_ex__ = refuse_to_copy
 
     def __init__(self, fd: int, path: str) -> None:
-        # Taken out by whoever closes it: `list.pop` gives it to one thread, once, so no number is closed twice.
+        # `list.pop` gives the descriptor to the one thread that closes it, so it is never closed twice.
         self._open = [fd]
         self.fd = fd
         self.path = path
@@ -75,7 +75,7 @@ class OsFile:
             position += total
 
     def _finish(self, data: bytes, written: int, position: int) -> None:
-        """Continue a short write; a call that writes nothing would loop for ever, so it is an error."""
+        """Continue a short write. A call that writes nothing is an error: otherwise this could loop for ever."""
         view = memoryview(data)
         while written < len(data):
             n = os.pwrite(self.fd, view[written:], position + written)
@@ -90,7 +90,7 @@ class OsFile:
         os.ftruncate(self.fd, size)
 
     def sync(self) -> None:
-        if not self._open:  # fdatasync(-1) is a ValueError, which nobody above expects of a disk
+        if not self._open:  # fdatasync(-1) raises ValueError, and callers expect OSError
             raise OSError(errno.EBADF, "the file is closed", self.path)
         if hasattr(fcntl, "F_FULLFSYNC"):
             fcntl.fcntl(self.fd, fcntl.F_FULLFSYNC)
@@ -109,11 +109,11 @@ class OsFile:
             fd = self._open.pop()
         except IndexError:
             return
-        self.fd = -1  # a late call gets EBADF, not another file's bytes
+        self.fd = -1  # a later call fails with EBADF instead of reading another file
         os.close(fd)
 
     def __del__(self) -> None:
-        with contextlib.suppress(OSError, AttributeError):  # an interrupt may have come before it had its fields
+        with contextlib.suppress(OSError, AttributeError):  # an interrupt came before `__init__` set the fields
             self.close()
 
 
@@ -139,7 +139,7 @@ class OsMapping:
 
 
 class PreadMapping:
-    """What stands for a mapping where none can be populated: through a bare one a disk error would be a SIGBUS."""
+    """Reads with pread where a mapping cannot be populated: there a disk error would be a SIGBUS."""
 
     __slots__ = ("_file", "_length", "path")
     __reduce_ex__ = refuse_to_copy
@@ -155,7 +155,7 @@ class PreadMapping:
 
 @cache
 def can_populate() -> bool:
-    """Whether this kernel has MADV_POPULATE_READ, which Linux has since 5.14; asked once, of a page of memory."""
+    """Whether the kernel has MADV_POPULATE_READ (Linux 5.14). Tried once, on a page of memory."""
     with mmap.mmap(-1, _PAGE) as page:
         try:
             page.madvise(_MADV_POPULATE_READ)
@@ -208,7 +208,11 @@ class OsDisk:
         os.unlink(path)
 
     def rmtree(self, path: str) -> None:
-        """Not `shutil.rmtree`: interrupted as it closes a directory it closes the same number again, another file's by then."""
+        """Remove a directory with its contents.
+
+        Not with `shutil.rmtree`: interrupted while it closes a directory, that closes the same descriptor again, which may
+        be another file's by then.
+        """
         if os.path.islink(path):
             raise OSError(errno.ENOTDIR, "a link where a directory of the log belongs", path)
         for name in os.listdir(path):
@@ -250,7 +254,7 @@ class OsDisk:
         self.sync_dir(os.path.dirname(path))
 
     def absolute(self, path: str) -> str:
-        return absolute(path)
+        return os.path.realpath(path)
 
     def new_temporary_directory(self) -> str:
         return tempfile.mkdtemp(prefix="streamlog-")
@@ -270,7 +274,7 @@ class OsDisk:
 
 
 def path_of(given: object, name: str = "path") -> str:
-    """The path of a directory as a str. Raises ConfigError for what is none."""
+    """The argument `name` as the path of a directory. Raises ConfigError if it is no path, or has a URL scheme."""
     if isinstance(given, str) and _SCHEME.match(given):
         raise ConfigError(
             f"{name}={given!r}: a log is a directory of this machine; give its path, without a scheme.", name=name
@@ -287,17 +291,8 @@ def path_of(given: object, name: str = "path") -> str:
 PathLike = os.PathLike
 
 
-def absolute(path: str | os.PathLike[str]) -> str:
-    """`path` without links or dots: what tells whether two opens mean the same directory."""
-    return os.path.realpath(os.fspath(path))
-
-
-def join(*parts: str) -> str:
-    return os.path.join(*parts)
-
-
 def filesystem_type(path: str) -> str:
-    """The type of the file system that holds `path`, or an empty string where it cannot be told."""
+    """The type of the file system that holds `path`; empty if the system does not tell it."""
     best, kind = "", ""
     try:
         with open("/proc/self/mounts", encoding="utf-8", errors="surrogateescape") as mounts:
@@ -313,7 +308,7 @@ def filesystem_type(path: str) -> str:
 
 
 def new_id() -> str:
-    """32 hex digits never seen before."""
+    """32 random hexadecimal digits."""
     return os.urandom(16).hex()
 
 

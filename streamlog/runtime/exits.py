@@ -1,7 +1,8 @@
-"""What runs when the interpreter ends.
+"""Callbacks at the end of the interpreter.
 
-First it waits for the non-daemon threads, then it calls the exit handlers, the last registered one first. So whatever
-is registered when it is made is ended before all that was there before it, and after all that came later.
+The interpreter first waits for the non-daemon threads, then it calls the exit handlers, the last registered one first. So
+an object that registers its callback when it is created is closed before all objects that existed then, and after all
+that were created later.
 """
 
 from __future__ import annotations
@@ -17,11 +18,12 @@ Callback = Callable[[], None]
 
 
 class ExitCallbacks:
-    """Callbacks in the order of exit handlers. REQUIRES: one thread at a time.
+    """Callbacks that run in the order of exit handlers. REQUIRES: one thread at a time.
 
-    `atexit` keeps a place in its table for every handler ever registered, called off or not. So callbacks that follow
-    each other, with no handler of others between them, share one handler. And it may never call one that is registered
-    while it is calling them: what comes that late is run by the first handler, the last to be called.
+    `atexit` keeps a table entry for every handler that was ever registered, also after it was unregistered. So consecutive
+    callbacks, with no handler of other code registered between them, share one handler. `atexit` may also never call a
+    handler that is registered while the handlers run; a callback that is added that late runs in the first handler, which
+    is called last.
     """
 
     def __init__(self) -> None:
@@ -32,18 +34,18 @@ class ExitCallbacks:
         os.register_at_fork(after_in_child=self._after_fork)
 
     def add(self, callback: Callback) -> Callback:
-        """Have `callback` run at exit; how to call that off."""
+        """Run `callback` at exit. Return a function that cancels it."""
         callbacks = self._current() if threading.main_thread().is_alive() else self._late
         callbacks.append(callback)
 
-        def call_off() -> None:
+        def cancel() -> None:
             with contextlib.suppress(ValueError):  # it has run
                 callbacks.remove(callback)
 
-        return call_off
+        return cancel
 
     def _current(self) -> list[Callback]:
-        """Those that run before all handlers registered until now, and after all to come."""
+        """The list that runs before all handlers registered so far, and after all that follow."""
         count = getattr(atexit, "_ncallbacks", lambda: -2)
         if count() != self._registered:
             self._latest = []
@@ -56,7 +58,7 @@ class ExitCallbacks:
 
 
 def _run_all(callbacks: list[Callback]) -> None:
-    """Run the last one first, and each whatever the others raise; then raise the first error."""
+    """Run all callbacks, the last one first, even if some raise; then raise the first error."""
     first: BaseException | None = None
     while callbacks:
         try:
@@ -71,7 +73,7 @@ def _run_all(callbacks: list[Callback]) -> None:
 
 
 def at_exit_of_forked_children(callback: Callback) -> None:
-    """Run `callback` when a process that multiprocessing forked ends: it leaves by os._exit, without its exit handlers."""
+    """Run `callback` when a process that multiprocessing forked ends: it calls os._exit, which runs no exit handlers."""
 
     def run() -> None:
         if _is_multiprocessing_fork():
@@ -88,12 +90,12 @@ def at_exit_of_forked_children(callback: Callback) -> None:
 
 def _is_multiprocessing_fork() -> bool:
     module = sys.modules.get("multiprocessing.process")
-    spawned = "--multiprocessing-fork" in sys.orig_argv  # such a process ends as others do, in spite of the name
+    spawned = "--multiprocessing-fork" in sys.orig_argv  # despite the name, such a process runs its exit handlers
     return module is not None and module.parent_process() is not None and not spawned
 
 
 def _join_all() -> None:
-    """Wait for every non-daemon thread. The interpreter's own wait comes after what is registered with `threading`."""
+    """Wait for every non-daemon thread. The interpreter itself waits only after the callbacks registered with `threading`."""
     me, main = threading.current_thread(), threading.main_thread()
     while left := [t for t in threading.enumerate() if not t.daemon and t is not me and t is not main]:
         for thread in left:

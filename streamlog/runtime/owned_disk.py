@@ -1,8 +1,7 @@
-"""The disk as the owner of a directory uses it: nothing is opened, written or removed by path in another's directory.
+"""The disk of a directory's owner: it refuses to open, write or remove a path after the directory was replaced.
 
-A path is only a name. While a log is open somebody may remove its directory, or rename it, and make another log under
-the name; what the former owner then wrote by path would destroy that one. The lock knows the directory that was
-opened: its descriptor stays with the file it was taken on.
+While a log is open, its directory may be removed or renamed and another log created at the same path. Writes by path
+would then destroy the other log. The directory lock detects this: its descriptor still refers to the file that was locked.
 """
 
 from __future__ import annotations
@@ -19,10 +18,10 @@ class StaleOwnerError(OSError):
 
 
 class OwnedDisk:
-    """A `Disk` that passes everything on, after a look at the lock while it `is_guarding`: what names a path and would
-    change something, or open a file, raises StaleOwnerError if the directory is another one by now.
+    """A `Disk` that passes every call on. While `is_guarding`, calls that open or change a path check the lock first, and
+    raise StaleOwnerError if the directory at the path is no longer the one that was opened.
 
-    Cost: two calls to the system, for each of these. What is open is read and written without.
+    Cost: two system calls for each of these calls. Reads and writes of open files are not checked.
     """
 
     __reduce_ex__ = refuse_to_copy
@@ -46,7 +45,7 @@ class OwnedDisk:
         return self._disk.filesystem
 
     def check(self, path: str) -> None:
-        """Raise StaleOwnerError unless the directory is still the one that was opened. OSError: that cannot be told."""
+        """Raise StaleOwnerError unless the directory is still the one that was opened, OSError if that is unknown."""
         if self.is_guarding and not self._lock.is_current():
             self._on_stale()
             raise StaleOwnerError(

@@ -1,13 +1,14 @@
-"""Locks, gates, the background thread, and what happens after a fork.
+"""Locks, gates, waiting, threads and clocks.
 
-Waiting is done on raw locks only: an interrupt inside `with Condition` can leave it locked, inside
-`with Lock` it cannot.
+All waiting is on raw locks: an interrupt inside `with condition` can leave the condition's lock held, inside `with lock`
+it cannot.
 
-Signal handlers and finalizers run in the middle of anything, on the thread that holds a lock of a log, and may call the
-log again. That call must not wait: neither for a lock of the thread's own, nor for another thread, which may wait for
-such a lock itself. A lock that knows its owner would see only the first. So each thread has a mark, held around whatever
-holds a lock: `with inside(), self._lock:`. A call that finds it held raises ReentrantCallError before it has done anything
-(`refuse_reentry`), or, to close something, is put off. Entering and leaving it is one step each, as with a lock.
+A signal handler or a finalizer runs at any point of a thread, also while that thread holds a lock of a log, and may call
+the log again. This call must not wait: not for a lock that its own thread holds, and not for another thread, which may
+wait for such a lock. A lock that knows its owner would detect only the first case. So each thread has a mark, which it
+holds around every lock: `with inside(), self._lock:`. A call that finds the mark of its thread held raises
+ReentrantCallError before it does anything (`refuse_reentry`); a call that closes something is deferred instead. The mark
+is a lock itself, so entering and leaving it is one step each.
 """
 
 from __future__ import annotations
@@ -28,22 +29,21 @@ T = TypeVar("T")
 
 
 class LookAgain:
-    """How long a waiter sleeps at most before it looks for itself, whatever it was promised (real seconds).
+    """The longest that a waiting thread sleeps before it checks its condition again (real seconds).
 
-    Every wait has somebody who ends it. But an interrupt may come to that one just before it does, so nobody
-    sleeps for good on the word of another thread. Tests set them to infinity: there a wake-up that is missing is
-    a wait without end, and not a delay that nobody notices.
+    Another thread ends every wait. But an interrupt may reach that thread just before it does, so no thread relies on
+    being woken. Tests set these to infinity: there a missing wake-up is a wait without end instead of an unnoticed delay.
     """
 
     __slots__ = ("data_s", "turn_s", "work_s")
 
     def __init__(self) -> None:
         self.data_s = 0.5
-        """A consumer, for an append, its group, its topics, `stop` and `close`."""
+        """A consumer that waits for an append, a change of its group or topics, `stop` or `close`."""
         self.turn_s = 0.05
-        """A sender, for the thread that writes or syncs, or for room in the buffer."""
+        """A sender that waits for the thread that writes or syncs, or for free space in the buffer."""
         self.work_s = 1.0
-        """A background thread, for its next deadline: the wall clock may jump as well."""
+        """A background thread that waits for its next deadline. The wall clock may jump as well."""
 
 
 look_again = LookAgain()
@@ -53,7 +53,7 @@ getpid = os.getpid
 
 
 class SystemClock:
-    """The machine's own clocks."""
+    """The clocks of the machine."""
 
     __slots__ = ()
 
@@ -73,15 +73,15 @@ def new_lock() -> Lock:
 
 
 def new_reentrant_lock() -> Lock:
-    """For what may run in the middle of itself: the thread that holds it may take it again."""
+    """A lock that the thread that holds it may take again."""
     return RLock()  # type: ignore[return-value]
 
 
 class OwnedLock(RLock):  # type: ignore[misc]
-    """A lock that raises ReentrantCallError in a `with` of the thread that holds it.
+    """A lock whose `with` raises ReentrantCallError in the thread that holds it.
 
-    The look at the owner comes with looking up `__enter__`; taking it is one step in C, as of every lock: an interrupt leaves
-    it taken or not. For locks under which a thread waits for no other one, so that this is all that has to be known.
+    Looking up `__enter__` checks the owner; acquiring is one step in C, as with every lock, so an interrupt leaves it
+    acquired or not. For locks under which a thread never waits for another one: then this check is sufficient.
     """
 
     __slots__ = ()
@@ -99,7 +99,7 @@ def new_owned_lock() -> Lock:
 
 
 class _ThisThread(threading.local):
-    """`mark` is held where this thread may hold a lock of a log. Only the thread itself ever takes it."""
+    """`mark` is held whenever this thread may hold a lock of a log. No other thread takes it."""
 
     def __init__(self) -> None:
         self.mark: Any = RLock()
@@ -109,18 +109,21 @@ this_thread = _ThisThread()
 
 
 def inside() -> Any:
-    """What to hold around a lock; see the module."""
+    """The mark of this thread, to be held around a lock; see the module."""
     return this_thread.mark
 
 
 def is_inside() -> bool:
-    """Whether the caller interrupted a call of this thread that may hold a lock of a log."""
+    """Whether this call runs in the middle of another call of this thread that may hold a lock of a log."""
     owned: bool = this_thread.mark._is_owned()
     return owned
 
 
 def refuse_reentry() -> None:
-    """Raise ReentrantCallError if the caller interrupted a call that it would have to wait for. REQUIRES: nothing was done."""
+    """Raise ReentrantCallError if this call runs in the middle of one that it could have to wait for.
+
+    REQUIRES: the caller has done nothing yet.
+    """
     if this_thread.mark._is_owned():
         raise reentrant()
 
@@ -129,14 +132,14 @@ def reentrant() -> ReentrantCallError:
     return ReentrantCallError(
         "This thread is in the middle of a call on a log: a signal handler, a finalizer or a logging handler made another "
         "one, which would have to wait for the first. Nothing was done. Call stop() or close() there, which may be put off, "
-        "or leave word for the program to make the call later."
+        "or set a flag and have the program make the call later."
     )
 
 
 class RawGate:
-    """A one-shot gate on a raw lock: opened from any thread, waited for in one.
+    """A one-shot gate on a raw lock: any thread opens it, one thread waits for it.
 
-    Opening twice is harmless, also when two threads do it at once.
+    Opening it twice is harmless, also if two threads do so at once.
     """
 
     __slots__ = ("_lock", "_open")
@@ -150,17 +153,17 @@ class RawGate:
     def open(self, _: object = None) -> None:
         if not self._open:
             self._open = True
-            # Not by `suppress`: that is three calls more between an append and the thread that waits for it.
+            # Not `suppress`: its three calls would lie between an append and the thread that waits for it.
             try:  # noqa: SIM105
                 self._lock.release()
-            except RuntimeError:  # two threads opened it at once: it is open, as was asked
+            except RuntimeError:  # two threads opened it at once
                 pass
 
     def is_open(self) -> bool:
         return self._open
 
     def wait(self, timeout: float | None = None) -> bool:
-        """True once open. Ctrl-C is honoured; `timeout` is real seconds."""
+        """Wait until it is open; whether it is. `timeout` is in real seconds. Ctrl-C interrupts the wait."""
         if self._open:
             return True
         if timeout is None:
@@ -173,7 +176,8 @@ class RawGate:
 def wait_for(completion: Completion[Any], timeout: float | None) -> bool:
     """Block until `completion` is done or `timeout` real seconds have passed; whether it is done.
 
-    If what it waits for is nobody's work, it is done here: a sync that has begun is not cut short.
+    Work that it waits for and that no other thread does is done on this thread (`Completion.drive`). The timeout does not
+    interrupt a sync that has begun.
     """
     end = None if timeout is None else time.monotonic() + timeout
     gate: RawGate | None = None
@@ -185,7 +189,7 @@ def wait_for(completion: Completion[Any], timeout: float | None) -> bool:
         if gate is None or gate.is_open():
             gate = RawGate()
             completion.on_turn(gate.open)
-            continue  # whoever was at it may have looked for the next one just before
+            continue  # the thread that worked may have looked for the next one just before
         left = look_again.turn_s if end is None else end - time.monotonic()
         if left <= 0:
             return False
@@ -194,18 +198,18 @@ def wait_for(completion: Completion[Any], timeout: float | None) -> bool:
 
 
 def result_of(completion: Completion[T]) -> T:
-    """Block until `completion` is done, however long; its value, or its error raised."""
+    """Block until `completion` is done, however long it takes. Return its value or raise its error."""
     if not completion.done():
         wait_for(completion, None)
     return completion.result()
 
 
 class BackgroundThread:
-    """A thin daemon thread around `run_due`: it sleeps until the next deadline or a nudge.
+    """A daemon thread that calls `run_due` whenever a deadline has come or `nudge` was called.
 
-    `run_due(now_ms)` does what is due and returns the next deadline in wall-clock ms, or None. The thread is
-    made idle and works from `begin` on, so that an `open` has its threads before it touches a file: once the
-    main thread has ended there may be none to have. Raises ClosedError then.
+    `run_due(now_ms)` does what is due and returns the next deadline in wall-clock ms, or None. The thread is created idle
+    and works after `begin`, so that `open` has its threads before it changes a file: after the main thread has ended,
+    Python may refuse to create one. Raises ClosedError then.
     """
 
     __reduce_ex__ = refuse_to_copy
@@ -222,13 +226,13 @@ class BackgroundThread:
         self._begun.open()
 
     def nudge(self) -> None:
-        """An earlier deadline may have come up; look again."""
+        """Call `run_due` now: there may be an earlier deadline."""
         self._gate.open()
 
     def _loop(self) -> None:
         self._begun.wait()
         while not self._stopping:
-            self._gate = gate = RawGate()  # before the look: a nudge during it opens this one
+            self._gate = gate = RawGate()  # before `run_due`: a nudge during the call opens this gate
             deadline = self._run_due(self._now_ms())
             wait = look_again.work_s if deadline is None else (deadline - self._now_ms()) / 1000
             gate.wait(max(0.0, min(wait, look_again.work_s)))
@@ -242,9 +246,9 @@ class BackgroundThread:
 
 
 def start_thread(target: Callable[[], None], name: str, *, daemon: bool | None = None) -> threading.Thread:
-    """A running thread; without `daemon` it outlives the main thread if the thread that makes it does, as Python's do.
+    """Start a thread. `daemon` as in `threading.Thread`.
 
-    Raises ClosedError where the interpreter makes no more threads: in Python 3.12, once the main thread has ended.
+    Raises ClosedError if the interpreter creates no more threads: in Python 3.12, after the main thread has ended.
     """
     thread = threading.Thread(target=target, name=name, daemon=daemon)
     try:
@@ -253,14 +257,14 @@ def start_thread(target: Callable[[], None], name: str, *, daemon: bool | None =
         if "shutdown" not in str(error):
             raise
         raise ClosedError(
-            f"The interpreter is shutting down: its main thread has ended, and no new thread ({name}) can be made. Open logs, "
-            f"and start workers, before the main thread ends, or have it wait."
+            f"The interpreter is shutting down: its main thread has ended, and no new thread ({name}) can be started. Open "
+            f"logs and start workers before the main thread ends, or have it wait."
         ) from error
     return thread
 
 
 def join_thread(thread: threading.Thread, timeout: float) -> None:
-    """Wait for a thread to end, for `timeout` real seconds at most, however many; not for the thread that asks."""
+    """Wait up to `timeout` real seconds for a thread to end. Returns at once if it is the calling thread."""
     if thread is not threading.current_thread():
         thread.join(max(0.0, min(timeout, threading.TIMEOUT_MAX)))
 
@@ -270,7 +274,7 @@ def after_fork_in_child(callback: Callable[[], None]) -> None:
 
 
 class _Token:
-    """Lives as long as its thread."""
+    """An object that lives as long as its thread."""
 
     __slots__ = ("__weakref__",)
 
@@ -279,11 +283,11 @@ _local = threading.local()
 
 
 def current_thread_alive_check(ended: Callable[[], object]) -> Callable[[], bool]:
-    """A function that tells whether the thread calling now is still running.
+    """Return a function that says whether the thread that calls this now is still running.
 
-    As long as the function is there, `ended` is called when the thread ends, as its last act; it may take no lock.
-    Not `Thread.is_alive`: a Ctrl-C inside that one can leave a living thread marked as ended for good.
-    What a thread keeps in a `threading.local` goes when it does.
+    As long as that function exists, `ended` is called when the thread ends, on that thread; it must not take a lock.
+    This does not use `Thread.is_alive`: a Ctrl-C inside it can mark a running thread as ended for good. Instead an object
+    in a `threading.local` is collected when its thread ends.
     """
     token = getattr(_local, "token", None)
     if token is None:

@@ -12,7 +12,7 @@ calls fail, on real files or on simulated ones.
 - `simulated`, `handles`, `faults`: the two disks, and open files of the first
 """
 
-from ..runtime.disk_errors import stand_ins
+from ..runtime.disk_errors import disk_modules
 from ..types import Clock
 from .clock import ManualClock
 from .faults import Fault, FaultyDisk
@@ -20,6 +20,6 @@ from .handles import BusError
 from .model import Op
 from .simulated import SimulatedDisk
 
-stand_ins.update(f"{__name__}.{module}" for module in ("crashes", "faults", "handles", "model", "simulated"))
+disk_modules.update(f"{__name__}.{module}" for module in ("crashes", "faults", "handles", "model", "simulated"))
 
 __all__ = ["BusError", "Clock", "Fault", "FaultyDisk", "ManualClock", "Op", "SimulatedDisk"]

@@ -9,4 +9,4 @@ from streamlog.runtime import disk_errors
 
 @pytest.fixture(autouse=True)
 def file_calls_of_the_test_are_the_disks(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(disk_errors, "stand_ins", {*disk_errors.stand_ins, request.module.__name__})
+    monkeypatch.setattr(disk_errors, "disk_modules", {*disk_errors.disk_modules, request.module.__name__})

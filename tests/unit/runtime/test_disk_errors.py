@@ -101,7 +101,7 @@ def test_an_error_that_was_never_raised_is_nobodys() -> None:
 def test_where_an_error_ends(monkeypatch: pytest.MonkeyPatch) -> None:
     assert ends_in(raised(lambda: OsDisk().open("/nowhere/file")), "streamlog.runtime.")
     assert not ends_in(raised(alarm), "streamlog.runtime.")
-    assert "streamlog.runtime.disk" in disk_errors.stand_ins
+    assert "streamlog.runtime.disk" in disk_errors.disk_modules
 
 
 class Full(OSError):
