@@ -220,7 +220,10 @@ class TailedLog(LogReader):
         places[slot.active_base] = log_name(slot.active_base)
         known = {segment.path: segment for segment in self.tail.segments} if keep else {}
         segments: list[Segment] = []
-        bases = _from(sorted(places), slot.log_start_offset)
+        bases, start = sorted(places), slot.log_start_offset
+        if bases[0] > start:  # the disk refused the owner the slot: what it deleted last, the state tells
+            start = max(start, min(self._stored_start(), slot.end_offset))
+        bases = _from(bases, start)
         for n, base in enumerate(bases):
             path = f"{self.directory}/{places[base]}"
             segment = known.get(path) or FollowedSegment(self._disk, path, base, self.seed)
@@ -228,7 +231,20 @@ class TailedLog(LogReader):
             if base != slot.active_base and not segment.sealed:
                 segment.finished(segment.measure(), bases[n + 1])
             segments.append(segment)
-        return self._tail(segments, slot.log_start_offset, slot.end_offset, slot.end_position)
+        return self._tail(segments, start, slot.end_offset, slot.end_position)
+
+    def _stored_start(self) -> int:
+        """The log start in the partition's state, where it is on the device before the first file goes; 0 if it has none."""
+        try:
+            found = checkpoint.slots(self._disk.read(self._state_path), self._topic_id, self._partition).newest
+        except FileNotFoundError as error:
+            check(error)
+            found = None
+        return found.log_start_offset if found is not None else 0
+
+    @property
+    def _state_path(self) -> str:
+        return f"{self.directory}/{checkpoint.NAME}"
 
     # -- without an owner ----------------------------------------------------------------------------
 
@@ -276,7 +292,7 @@ class TailedLog(LogReader):
     def _state(self, names: Sequence[str]) -> State:
         if all(base_offset_of(name, "log") is None for name in names):  # a recovery was interrupted in between
             return State(0, 0)
-        path = f"{self.directory}/{checkpoint.NAME}"
+        path = self._state_path
         found = checkpoint.slots(self._disk.read(path), self._topic_id, self._partition).newest
         if found is None:
             raise CorruptRecordError(

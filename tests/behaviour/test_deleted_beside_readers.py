@@ -1,5 +1,5 @@
-"""A topic is deleted while another process reads it: the reader is told that it was deleted, never that its records are
-lost, also where the owner cannot write `published`."""
+"""A topic, or some of its records, are deleted while another process reads: the reader is told that they were deleted,
+never that they are lost, also where the owner cannot write `published`."""
 
 from __future__ import annotations
 
@@ -85,6 +85,36 @@ def test_a_reader_is_told_of_a_deletion_that_could_not_be_published(
             ask(reader["t"])
         assert "t" not in reader
         assert reader.topics() == []
+
+
+DELETIONS: dict[str, Callable[[Any], object]] = {
+    "some records": lambda topic: topic.delete_records({0: 3}),
+    "all records": lambda topic: topic.delete_records({0: 6}),
+    "all records, and those sent meanwhile": lambda topic: (
+        topic.send_many([b"x" * 700] * 6), topic.delete_records({0: 9})
+    ),
+    "by retention": lambda topic: (topic.update_config(retention_records=2), topic.apply_retention()),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("deletion", DELETIONS)
+@pytest.mark.parametrize("opened", ["before", "after"])
+def test_a_reader_begins_behind_records_whose_deletion_could_not_be_published(
+    beside: Beside, opened: str, deletion: str
+) -> None:
+    topic = beside.owner.create_topic("t", segment_bytes=1024)
+    topic.send_many([b"x" * 700] * 6)
+    if opened == "before":
+        reader = beside.reader()
+    beside.disk.fail("any", errno.EIO, times=None, path="*/published")
+    DELETIONS[deletion](topic)
+    if opened == "after":
+        reader = beside.reader()
+    left = [record.offset for record in topic.read() if record.offset < 6]
+    with reader, reader.consumer("t") as consumer:
+        assert [record.offset for record in reader["t"].read()] == left
+        assert reader["t"].partition(0).log_start_offset == min(topic.partition(0).log_start_offset, 6)
+        assert [record.offset for record in consumer.until_end(timeout=0)] == left
 
 
 def test_a_consumer_reads_its_other_topics_after_a_deletion_that_could_not_be_published(beside: Beside) -> None:

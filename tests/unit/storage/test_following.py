@@ -517,6 +517,20 @@ def test_a_missing_segment_is_told_to_who_reads_there(box: MakeBox) -> None:
 
 
 @pytest.mark.damaged
+@pytest.mark.parametrize("harm", ["missing", "damaged"])
+def test_a_missing_first_segment_is_told_though_no_state_says_where_the_log_starts(box: MakeBox, harm: str) -> None:
+    b = small(box, 8)
+    b.logs()[0].unlink()
+    state = b.path / "partition.state"
+    state.unlink() if harm == "missing" else state.write_bytes(b"x" * 8192)
+    along = Along(b)
+    along.follow()
+    assert along.values(6) == [value(6), value(7)]
+    with pytest.raises(CorruptRecordError, match="missing"):
+        along.values(0)
+
+
+@pytest.mark.damaged
 def test_damage_is_told_and_can_be_stepped_over(box: MakeBox) -> None:
     b = small(box, 8)
     data = bytearray(b.logs()[1].read_bytes())
