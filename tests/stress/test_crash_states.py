@@ -7,10 +7,12 @@ from collections.abc import Callable
 
 import pytest
 
-from streamlog.testing import SimulatedDisk
+import streamlog
+from streamlog.testing import ManualClock, SimulatedDisk
 from streamlog.testing.handles import SimulatedFile
 
 from .crash_states import explore, quiet, workload
+from .crash_truth import PATH, Truth, Violation
 
 STATES = 120
 
@@ -37,6 +39,31 @@ def test_a_kill_loses_nothing_and_a_power_loss_leaves_a_gapless_prefix_without_s
     rng: random.Random, kind: str
 ) -> None:
     assert violations(rng.randrange(1 << 30) * 8 + KINDS[kind]) == []
+
+
+@pytest.mark.parametrize(
+    ("fails", "stored", "allowed"),
+    [(True, b"c", True), (True, b"ac", True), (True, b"ca", False), (True, b"aa", False), (False, b"ab", True), (False, b"c", False)],
+)  # fmt: skip
+@pytest.mark.parametrize("policy", ["delete", "compact"])
+def test_of_a_call_that_has_not_returned_a_part_in_order_may_be_there_where_the_disk_fails(
+    fails: bool, stored: bytes, allowed: bool, policy: str
+) -> None:
+    with streamlog.open(PATH, disk=SimulatedDisk(1), clock=ManualClock()) as log:
+        topic = log.create_topic("t", cleanup_policy=policy)
+        truth = Truth(0, fails=fails)
+        truth.created(topic.id, "t", 1, policy == "compact", None)
+        truth.sending(topic.id, 0, [(b"k", b"a"), (b"k", b"b"), (b"k", b"c")])
+        for value in stored:
+            topic.send(bytes([value]), b"k")
+        try:
+            contents = truth.compare(log, strong=True)
+        except Violation:
+            assert not allowed
+            return
+        assert allowed
+        truth.reborn(contents, {topic.id: ("t", 1, policy == "compact", None)}, {})
+        assert truth.compare(log, strong=True) == contents
 
 
 FORGOTTEN: dict[str, Callable[[str], bool]] = {
