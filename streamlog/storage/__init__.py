@@ -7,7 +7,7 @@
   `followed` files.
 - `recovery`: from the files back to a log after a close or a crash.
 - `checkpoint`: `partition.state`, two checksummed slots.
-- `producers`, `epochs`: who wrote what, so that nothing is stored twice; `side_tables` reads both off the headers.
+- `producer_state`, `leader_epochs`: which producer and which leader wrote what, read from the headers.
 - `retention`, `compaction`: what may be forgotten, and how a compacted topic is rewritten. `swap`: the file
   names, and the step that puts one segment in place of several.
 - `check`, `batch_check`: every invariant of a directory, for `verify` and for the tests.

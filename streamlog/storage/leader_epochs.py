@@ -1,9 +1,9 @@
 """Which leader wrote which part of a log: the start offset of each leader epoch.
 
-A follower whose log went another way than its leader's asks where its last epoch ended, and cuts its log back
-to there (KIP-101); a consumer asks the same to notice that what it read was cut off (KIP-320). Both answers are
-wrong if the table says something that the log does not, which is how Kafka lost data: its epochs are a file of
-their own that was not cut together with the log (KAFKA-10706). Here they are read off the headers.
+A follower whose log diverged from its leader's asks the leader where the follower's last epoch ended, and truncates its log
+to that offset (KIP-101). A consumer asks the same to detect that records it has read were truncated (KIP-320). Both
+answers are wrong if the table does not agree with the log. Kafka lost data that way: it stores the epochs in a file of
+their own, which was not truncated together with the log (KAFKA-10706). Here they are read from the headers.
 """
 
 from __future__ import annotations
@@ -12,24 +12,27 @@ from bisect import bisect_right
 from typing import NamedTuple
 
 from ..errors import NotLeaderError
+from ..records.batch import BatchHeader
+from .scan import first_header
+from .tail import LogSnapshot
 
 
 class EpochStart(NamedTuple):
-    """An epoch, and the offset from which on the log is its own."""
+    """An epoch, and the offset at which it begins."""
 
     epoch: int
     start_offset: int
 
 
 class EpochEnd(NamedTuple):
-    """The largest epoch in a log that is not above the one asked for, and the offset at which it ended."""
+    """The largest epoch in a log that is not above the requested one, and the offset at which it ended."""
 
     epoch: int
     end_offset: int
 
 
 class LeaderEpochs:
-    """The epochs of one log, both columns growing. REQUIRES: the partition's lock, for every call.
+    """The epochs of one log; both columns increase. REQUIRES: the partition's lock, for every call.
 
     >>> epochs = LeaderEpochs([EpochStart(0, 0), EpochStart(3, 40)])
     >>> epochs.end_offset_for(0, log_end_offset=90)
@@ -43,25 +46,25 @@ class LeaderEpochs:
     def latest(self) -> int | None:
         return self.entries[-1].epoch if self.entries else None
 
-    def begin(self, epoch: int, start_offset: int) -> None:
-        """Batches from `start_offset`, the end of the log, on are of `epoch`.
+    def assign(self, epoch: int, start_offset: int) -> None:
+        """Batches from `start_offset`, the end of the log, on belong to `epoch`.
 
-        What was begun there before is forgotten: nothing was written in it, or it would not be the end. Raises
-        NotLeaderError if the log has seen a later epoch.
+        Entries from there on are removed: nothing was written in those epochs, or the log would end later. Raises
+        NotLeaderError if the log has a later epoch.
         """
-        self.cut(start_offset)
+        self.truncate_from_end(start_offset)
         latest = self.latest
         if latest is not None and epoch < latest:
             raise older_epoch(epoch, latest)
         if latest is None or epoch > latest:
             self.entries = [*self.entries, EpochStart(epoch, start_offset)]
 
-    def cut(self, end_offset: int) -> None:
-        """The log ends at `end_offset` now: forget what would begin there or later."""
+    def truncate_from_end(self, end_offset: int) -> None:
+        """The log ends at `end_offset` now: remove the epochs that begin there or later."""
         self.entries = [entry for entry in self.entries if entry.start_offset < end_offset]
 
-    def raise_start(self, start_offset: int) -> None:
-        """The log starts at `start_offset` now: forget what ended before, and have the first begin there."""
+    def truncate_from_start(self, start_offset: int) -> None:
+        """The log starts at `start_offset` now: remove the epochs that ended before; the first one begins there."""
         keep = max(0, bisect_right(self.entries, start_offset, key=lambda entry: entry.start_offset) - 1)
         entries = self.entries[keep:]
         if entries and entries[0].start_offset < start_offset:
@@ -69,10 +72,9 @@ class LeaderEpochs:
         self.entries = entries
 
     def end_offset_for(self, epoch: int, log_end_offset: int) -> EpochEnd | None:
-        """Where `epoch`, or else the largest one below it, ended: at the start of the next, the last one at the end.
+        """Where `epoch`, or else the largest one below it, ended: at the start of the next, the last one at the log's end.
 
-        An epoch older than all that the log still has ended where the first of them starts. None for one that is
-        newer than all: this log has nothing to say about it.
+        An epoch older than all in the log ended where the first of them starts. None for one that is newer than all.
         """
         if epoch == self.latest:
             return EpochEnd(epoch, log_end_offset)
@@ -89,3 +91,83 @@ def older_epoch(epoch: int, latest: int) -> NotLeaderError:
         leader_epoch=epoch,
         current_epoch=latest,
     )
+
+
+# -- the epochs of one log ---------------------------------------------------------------------------
+
+
+class LeaderEpochCache:
+    """The leader epochs of one log, read from its headers when first needed and updated by each append.
+
+    REQUIRES: the partition's lock, for every call; `tail` is the current tail of the log. A method that has to read the log
+    raises what reading raises, and has changed nothing then. Damage is stepped over.
+    """
+
+    def __init__(self) -> None:
+        self.current: int | None = None
+        """The epoch of the last append; None if it is not known, so that the next append calls `begin`."""
+        self._epochs: LeaderEpochs | None = None
+
+    def begin(self, epoch: int, tail: LogSnapshot) -> None:
+        """The next append has `epoch`, which is not `current`. Raises NotLeaderError if the log has a later epoch."""
+        if self._epochs is not None:
+            self._epochs.assign(epoch, tail.end_offset)
+        else:
+            latest = _last_epoch(tail)
+            if latest is not None and epoch < latest:
+                raise older_epoch(epoch, latest)
+        self.current = epoch
+
+    def epochs(self, tail: LogSnapshot) -> LeaderEpochs:
+        """The leader epochs of the published log, from its start to its end.
+
+        Cost, the first time: one header of each segment, and a walk over the segments in which the epoch changes.
+        """
+        if self._epochs is None:
+            self._epochs = LeaderEpochs(_read(tail))
+            self.current = None  # an epoch that was begun and in which nothing was written is not in the log
+        view = LeaderEpochs(self._epochs.entries)
+        view.truncate_from_end(tail.end_offset)
+        view.truncate_from_start(tail.start_offset)
+        return view
+
+    def truncated(self) -> None:
+        """The log was truncated: read the epochs again when they are needed next."""
+        self.current = self._epochs = None
+
+
+def _read(tail: LogSnapshot) -> list[EpochStart]:
+    """Where each epoch begins.
+
+    After a gap that compaction left, an epoch begins at the start of the gap: a follower that truncates too much fetches
+    it again, one that truncates too little keeps records that its leader never had.
+    """
+    found: list[EpochStart] = []
+    places = [
+        (segment, end, first) for segment, end in tail.places() if (first := first_header(segment, end)) is not None
+    ]
+    last = _last_epoch(tail)
+    for at, (segment, end, first) in enumerate(places):
+        next_epoch = places[at + 1][2].leader_epoch if at + 1 < len(places) else last
+        next_offset = segment.base_offset
+        headers = [(0, first)] if first.leader_epoch == next_epoch else segment.scan(0, end)
+        for _, header in headers:
+            if not isinstance(header, BatchHeader):  # damage
+                continue
+            if not found or header.leader_epoch > found[-1].epoch:
+                found.append(EpochStart(header.leader_epoch, next_offset))
+            if header.leader_epoch == next_epoch:
+                break
+            next_offset = header.next_offset
+    return found
+
+
+def _last_epoch(tail: LogSnapshot) -> int | None:
+    """The epoch of the last batch of the log; None if there is none. Cost: one index interval."""
+    for segment, end in reversed(tail.places()):
+        positions = segment.index.positions if end else ()
+        for position in (positions[-1] if positions else 0, 0):
+            epochs = [found.leader_epoch for _, found in segment.scan(position, end) if isinstance(found, BatchHeader)]
+            if epochs:
+                return max(epochs)
+    return None

@@ -26,9 +26,10 @@ from ..types import SegmentInfo
 from .checkpoint import StateFile
 from .durability import DurableLog
 from .files import as_storage_error
+from .leader_epochs import LeaderEpochCache
+from .producer_state import ProducerStateManager
 from .recovery import resync
 from .segment import Segment
-from .side_tables import ProducerStateManager
 from .tail import EMPTY as EMPTY
 from .tail import AppendRequest as AppendRequest
 from .tail import FetchData as FetchData
@@ -74,7 +75,8 @@ class Log(DurableLog):
             None  # what compaction renames and publishes just now
         )
         self._one = AppendRequest(())
-        self.side = ProducerStateManager()
+        self.producers = ProducerStateManager()
+        self.leader_epochs = LeaderEpochCache()
         last = segments[-1]
         start = state.state.log_start_offset
         self.tail = LogSnapshot(
@@ -100,17 +102,17 @@ class Log(DurableLog):
         REQUIRES: partition lock. One pwrite for all of them. Raises DiskFullError or StorageError with
         the log as it was; CorruptRecordError if damage at the very end left the next offset unknown; NotLeaderError
         for an epoch before the log's last. Batches of a producer that are in the log already are not put there
-        again: the offset is the one they have. What else `Producers.check` raises of them leaves the log as it was.
+        again: the offset is the one they have. What else `ProducerStates.check` raises of them leaves the log as it was.
         """
         if self.fault is not None:
             self._mend()
         if self._writing is not None:
             self._settle()
-        if leader_epoch != self.side.leader_epoch:
-            self.side.begin_epoch(leader_epoch, self.tail)
+        if leader_epoch != self.leader_epochs.current:
+            self.leader_epochs.begin(leader_epoch, self.tail)
         for batch in write.batches:
             if batch.producer_id != NO_PRODUCER:
-                if not self.side.admit(write, self.tail, now_ms):
+                if not self.producers.admit(write, self.tail, now_ms):
                     return write.base_offset
                 break
         tail = self.tail
@@ -157,7 +159,7 @@ class Log(DurableLog):
         )
         self._writing = None
         if batch.producer_id != NO_PRODUCER:
-            self.side.note(self.tail)
+            self.producers.note(self.tail)
         return write.base_offset
 
     def append_one(self, key: bytes | None, value: bytes, timestamp: int, leader_epoch: int, now_ms: int) -> int:
@@ -169,8 +171,8 @@ class Log(DurableLog):
             self._mend()
         if self._writing is not None:
             self._settle()
-        if leader_epoch != self.side.leader_epoch:
-            self.side.begin_epoch(leader_epoch, self.tail)
+        if leader_epoch != self.leader_epochs.current:
+            self.leader_epochs.begin(leader_epoch, self.tail)
         tail = self.tail
         offset, position, segments, bases, start, records, min_ts, max_ts, first_append = tail
         if position and (

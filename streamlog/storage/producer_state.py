@@ -1,17 +1,16 @@
-"""What a partition remembers of its producers, so that a batch sent twice is stored once. Kafka's rules.
+"""What a partition remembers of its producers, so that a batch that is sent twice is stored once. The rules are Kafka's.
 
-Of each producer id: the epoch, and the last five batches with their sequences and offsets. The next batch goes on
-behind the last sequence (behind 2^31 - 1 comes 0); one that repeats any of the five is answered with the offset it
-got the first time; anything else means that something in between is missing, and is refused.
+For each producer id: the epoch, and the last five batches with their sequences and offsets. The next batch has to continue
+after the last sequence (after 2^31 - 1 comes 0). A batch that repeats one of the five is answered with the offset that it
+got the first time. Any other batch means that one in between is missing, and is refused.
 
-Nothing here is stored. Every batch's header says which producer wrote it, at which sequence: the log is the only
-truth, and `side_tables` reads it again when the first such batch comes after opening. Kafka keeps snapshots instead,
-and most of what went wrong with its idempotence were snapshots that were lost, stale or beyond the end of the log
-(KAFKA-5435, KAFKA-7190). A file that can be lost or lie is not worth the seconds that it saves: only headers are read,
-only of what was appended within the expiration, and only once somebody needs the answer.
+Nothing of this is stored. The header of each batch names the producer and the sequence, and the state is read from the
+headers when the first batch of a producer comes after opening. Kafka stores snapshots instead, and most bugs of its
+idempotence were snapshots that were lost, stale or ahead of the log (KAFKA-5435, KAFKA-7190). Reading headers is cheap
+enough to do without: only those of the segments written within the expiration, and only when a producer appends.
 
-State may be incomplete by rights: retention deletes batches, silence expires, damage hides headers. Then a producer
-is taken at its word (KIP-360): refusing a sequence because we forgot the one before would stop a healthy producer.
+The state may be incomplete: retention deletes batches, silent producers expire, damage hides headers. Such a producer is
+believed (KIP-360): refusing a sequence because an earlier one was forgotten would stop a healthy producer.
 """
 
 from __future__ import annotations
@@ -22,13 +21,16 @@ from typing import NamedTuple
 
 from ..errors import InvalidRecordError, OutOfOrderSequenceError, ProducerFencedError
 from ..records.batch import CONTROL, NO_PRODUCER, BatchHeader, SealedBatch
+from .scan import first_header, walk
+from .segment import Segment
+from .tail import AppendRequest, LogSnapshot
 
 MAX_SEQUENCE = (1 << 31) - 1
 KEPT_BATCHES = 5  # Kafka's: as many as a client may have in flight
 EXPIRATION_MS = 86_400_000  # Kafka's producer.id.expiration.ms
-# Kafka has no bound, and brokers ran out of memory by clients that take a new id for every batch (KIP-936). An entry
-# takes a kilobyte at most, so this is 10 MB; more producers than this that all write to one partition within a day
-# are such clients, and the one silent for longest is the one least likely to send something again.
+# Kafka has no bound, and brokers ran out of memory because of clients that take a new id for every batch (KIP-936). An
+# entry takes at most a kilobyte, so this is 10 MB. More producers than this that write to one partition within a day are
+# such clients, and the producer that was silent for longest is the least likely to send again.
 MAX_PRODUCERS = 10_000
 _HALF = 1 << 30
 
@@ -42,10 +44,10 @@ class BatchMetadata(NamedTuple):
     append_ms: int
 
 
-class Producer(NamedTuple):
-    """What is known of one producer id: the last batches, oldest first, and when it was last heard of (ms).
+class ProducerStateEntry(NamedTuple):
+    """What is known of one producer id: the last batches, oldest first, and when the last one was appended (ms).
 
-    `is_complete`: no batch of it can lie in the log, behind the ones known, unseen.
+    `is_complete`: the log has no later batch of this producer that is not known.
     """
 
     epoch: int
@@ -55,7 +57,7 @@ class Producer(NamedTuple):
 
 
 def last_sequence_of(batch: SealedBatch | BatchHeader) -> int:
-    """The sequence of the last record that was ever in the batch: compaction takes records out, not offsets."""
+    """The sequence of the last record that was ever in the batch: compaction removes records, not offsets."""
     return (batch.base_sequence + batch.last_offset_delta) & MAX_SEQUENCE
 
 
@@ -63,30 +65,33 @@ def following(sequence: int) -> int:
     return (sequence + 1) & MAX_SEQUENCE
 
 
-class Producers:
-    """The producers of one partition. REQUIRES: the partition's lock, for every call."""
+class ProducerStates:
+    """The entries of one partition, and the rules. REQUIRES: the partition's lock, for every call."""
 
     def __init__(self, expiration_ms: int = EXPIRATION_MS, max_producers: int = MAX_PRODUCERS) -> None:
         self.expiration_ms = expiration_ms
         self.max_producers = max_producers
-        self._known: OrderedDict[int, Producer] = OrderedDict()  # the one silent for longest comes first
+        self._known: OrderedDict[int, ProducerStateEntry] = (
+            OrderedDict()
+        )  # the producer that was silent for longest comes first
 
     def __len__(self) -> int:
         return len(self._known)
 
-    def get(self, producer_id: int, now_ms: int) -> Producer | None:
-        """What is known of a producer; None once it was silent for longer than the expiration."""
+    def get(self, producer_id: int, now_ms: int) -> ProducerStateEntry | None:
+        """What is known of a producer; None if it was silent for longer than the expiration."""
         known = self._known.get(producer_id)
         return None if known is None or now_ms - known.append_ms > self.expiration_ms else known
 
     # -- before an append ----------------------------------------------------------------------------
 
     def check(self, batches: Sequence[SealedBatch], now_ms: int) -> BatchMetadata | None:
-        """Whether these batches of one write may be appended. None: yes. Else what the first was stored as: all of
-        them are in the log already, one behind the other from there on. Changes nothing that counts.
+        """None if these batches of one append may be appended. If the log has all of them already, the entry of the first.
+
+        In that case they lie one after the other from its offset on. Only expired entries are changed.
 
         Raises ProducerFencedError for an epoch that a newer one replaced, OutOfOrderSequenceError for a gap or
-        something too old to be known, InvalidRecordError for a write whose repetition could not be recognised.
+        a batch that is too old to be known, InvalidRecordError for an append whose repetition could not be recognised.
         """
         self.expire(now_ms)
         first = batches[0]
@@ -114,7 +119,7 @@ class Producers:
         return None
 
     def _is_next(self, batch: SealedBatch, now_ms: int) -> bool:
-        """The usual case, found out quickly: nothing that `check` would refuse or know comes right behind the last."""
+        """The usual case, detected quickly: a batch that continues right after the last one is neither refused nor repeated."""
         known = self.get(batch.producer_id, now_ms)
         return (
             known is not None
@@ -126,7 +131,7 @@ class Producers:
     # -- from the log --------------------------------------------------------------------------------
 
     def note(self, batch: SealedBatch | BatchHeader, base_offset: int, append_ms: int) -> None:
-        """A batch of a producer lies in the log at `base_offset`. Told in the order of offsets; twice does no harm."""
+        """Record that the log has this batch at `base_offset`. REQUIRES: in the order of offsets; twice is harmless."""
         known = self.get(batch.producer_id, append_ms)
         epoch = batch.producer_epoch
         if known is not None and (
@@ -139,20 +144,20 @@ class Producers:
         if batch.base_sequence >= 0 and not batch.attributes & CONTROL:
             stored = BatchMetadata(batch.base_sequence, last_sequence_of(batch), base_offset, append_ms)
             kept = (*kept, stored)[-KEPT_BATCHES:]
-        else:  # a marker tells no sequence: records that it follows may have been deleted
+        else:  # a marker has no sequence, and the records before it may have been deleted
             is_complete = known is not None and known.is_complete
-        self._known[batch.producer_id] = Producer(epoch, kept, append_ms, is_complete)
+        self._known[batch.producer_id] = ProducerStateEntry(epoch, kept, append_ms, is_complete)
         self._known.move_to_end(batch.producer_id)
         if len(self._known) > self.max_producers:
             self._known.popitem(last=False)
 
     def mark_incomplete(self) -> None:
-        """Something in the log behind all that was noted so far is unreadable: it may have been anybody's."""
+        """Something in the log after all noted batches is unreadable: it may be a batch of any producer."""
         for producer_id, known in list(self._known.items()):
             self._known[producer_id] = known._replace(is_complete=False)
 
     def expire(self, now_ms: int) -> None:
-        """Forget who was silent for longer than the expiration. Cost: one comparison, and what is forgotten."""
+        """Remove producers that were silent for longer than the expiration. Cost: one comparison, and the removals."""
         while self._known:
             producer_id = next(iter(self._known))
             if now_ms - self._known[producer_id].append_ms <= self.expiration_ms:
@@ -161,7 +166,7 @@ class Producers:
 
 
 def _refuse_nonsense(batches: Sequence[SealedBatch]) -> None:
-    """Raise unless the batches are one producer's, without a gap between them, and few enough to be remembered."""
+    """Raise InvalidRecordError unless all batches are of one producer, without a gap, and few enough to be remembered."""
     first = batches[0]
     if first.attributes & CONTROL and len(batches) == 1:
         return
@@ -185,10 +190,10 @@ def _refuse_nonsense(batches: Sequence[SealedBatch]) -> None:
         )
 
 
-def _repeated(batches: Sequence[SealedBatch], known: Producer) -> BatchMetadata | None:
-    """What the first batch was stored as, if all of them are among the last ones; None if none is.
+def _repeated(batches: Sequence[SealedBatch], known: ProducerStateEntry) -> BatchMetadata | None:
+    """The entry of the first batch, if all of them are among the last ones; None if none is.
 
-    Raises OutOfOrderSequenceError for a part of them: what belongs to the rest cannot be told from one answer.
+    Raises OutOfOrderSequenceError if only some are: one answer cannot say which.
     """
     stored = {(kept.base_sequence, kept.last_sequence): kept for kept in known.batches}
     found = [stored.get((batch.base_sequence, last_sequence_of(batch))) for batch in batches]
@@ -205,8 +210,8 @@ def _repeated(batches: Sequence[SealedBatch], known: Producer) -> BatchMetadata 
     return original
 
 
-def _follows(batch: SealedBatch, known: Producer) -> bool:
-    """Whether the batch, which repeats none, may come next."""
+def _follows(batch: SealedBatch, known: ProducerStateEntry) -> bool:
+    """Whether the batch, which repeats no known one, may come next."""
     sequence = batch.base_sequence
     if batch.producer_epoch != known.epoch:
         return sequence == 0 or not known.is_complete
@@ -216,13 +221,108 @@ def _follows(batch: SealedBatch, known: Producer) -> bool:
     return ahead == 0 or (not known.is_complete and ahead < _HALF)
 
 
-def _out_of_order(batch: SealedBatch, known: Producer) -> OutOfOrderSequenceError:
+def _out_of_order(batch: SealedBatch, known: ProducerStateEntry) -> OutOfOrderSequenceError:
     new_epoch = batch.producer_epoch != known.epoch or not known.batches
     expected = 0 if new_epoch else following(known.batches[-1].last_sequence)
     return OutOfOrderSequenceError(
         f"Producer {batch.producer_id} (epoch {batch.producer_epoch}) sent sequence {batch.base_sequence}, but "
         f"{expected} comes next in this partition: records in between are missing, or the batch is older than the last "
-        f"{KEPT_BATCHES}. Nothing was written; what became of the missing ones has to be found out before going on.",
+        f"{KEPT_BATCHES}. Nothing was written; find out what became of the missing ones before going on.",
         producer_id=batch.producer_id, producer_epoch=batch.producer_epoch, expected=expected,
         actual=batch.base_sequence,
     )  # fmt: skip
+
+
+# -- the state of one log ----------------------------------------------------------------------------
+
+
+class ProducerStateManager:
+    """The producer state of one log, read from its headers when first needed and updated by each append.
+
+    REQUIRES: the partition's lock, for every call; `tail` is the current tail of the log.
+
+    Only what the tail covers counts. An append with batches of a producer is staged before the write. The batches are
+    noted when the tail covers them: by the append itself or, if that was interrupted in between, by the next call here.
+
+    A method that has to read the log raises what reading raises, and has changed nothing then. Damage is stepped over.
+    """
+
+    def __init__(self) -> None:
+        self._states: ProducerStates | None = None
+        self._staged: tuple[AppendRequest, int] | None = None
+
+    def states(self, tail: LogSnapshot, now_ms: int) -> ProducerStates:
+        """The producers of the published log.
+
+        Cost, the first time: a walk over the headers of what was appended within the expiration.
+        """
+        if self._states is None:
+            self._states = _read(tail, now_ms)
+        self.note(tail)
+        return self._states
+
+    def admit(self, write: AppendRequest, tail: LogSnapshot, now_ms: int) -> bool:
+        """Whether to append a request with batches of a producer. Raises what `ProducerStates.check` raises.
+
+        If the log has the batches already, the request gets their offset and time, as if they had just been appended.
+        """
+        repeated = self.states(tail, now_ms).check(write.batches, now_ms)
+        if repeated is not None:
+            write.append_ms = repeated.append_ms
+            write.base_offset = repeated.base_offset
+            return False
+        write.base_offset = -1
+        self._staged = (write, tail.end_offset)
+        return True
+
+    def note(self, tail: LogSnapshot) -> None:
+        """Note the batches of the staged append if the tail covers them; forget them if the append was undone."""
+        if self._staged is None:
+            return
+        write, offset = self._staged
+        if write.base_offset == offset:
+            if tail.end_offset <= offset:
+                return  # not published yet
+            assert self._states is not None
+            for batch in write.batches:
+                self._states.note(batch, offset, write.append_ms)
+                offset += batch.last_offset_delta + 1
+        self._staged = None
+
+    def truncated(self) -> None:
+        """The log was truncated: read the state again when it is needed next."""
+        self._states = self._staged = None
+
+
+def _read(tail: LogSnapshot, now_ms: int) -> ProducerStates:
+    states = ProducerStates()
+
+    def note(header: BatchHeader | None) -> None:
+        if header is None:
+            states.mark_incomplete()
+        else:
+            states.note(header, header.base_offset, header.append_timestamp)
+
+    for segment, end in _since(tail, now_ms - states.expiration_ms):
+        next_offset = tail.end_offset if segment is tail.segments[-1] else segment.next_offset
+        if walk(segment, end, on_producer=note).stats.next_offset != next_offset:
+            states.mark_incomplete()
+    states.expire(now_ms)
+    return states
+
+
+def _since(tail: LogSnapshot, horizon_ms: int) -> list[tuple[Segment, int]]:
+    """The segments, oldest first, that may contain batches appended at `horizon_ms` or later.
+
+    A segment was written between the append of its own first batch and that of the next segment's. A segment is left out
+    only if both are before the horizon: a clock that was wrong for a moment affects only one of them.
+    """
+    places = tail.places()
+    following: int | None = None
+    for at in range(len(places) - 1, -1, -1):
+        first = first_header(*places[at])
+        began = following if first is None else first.append_timestamp
+        if began is not None and following is not None and max(began, following) < horizon_ms:
+            return places[at + 1 :]
+        following = began
+    return places

@@ -94,6 +94,11 @@ def scan(source: Source, position: int, end: int) -> Iterator[tuple[int, BatchHe
         position = found
 
 
+def first_header(source: Source, end: int) -> BatchHeader | None:
+    """The first header before `end` that verifies; None if there is none."""
+    return next((found for _, found in scan(source, 0, end) if isinstance(found, BatchHeader)), None)
+
+
 def next_batch(source: Source, position: int, end: int, floor: int = 0) -> int | None:
     """The first position from `position` on at which a header with an offset from `floor` on verifies, or None.
 

@@ -244,7 +244,7 @@ def test_columns_of_the_wrong_types_are_found(box: MakeBox) -> None:
 def test_offsets_that_go_back_and_epochs_that_go_back_are_found(box: MakeBox) -> None:
     b = box()
     b.log.append(b.write(b"x"), 5, b.now)
-    b.log.side.leader_epoch = 4  # an append would refuse it
+    b.log.leader_epochs.current = 4  # an append would refuse it
     b.log.append(b.write(b"y"), 4, b.now)
     assert [finding.kind for finding in b.check(KILLED).findings] == ["epoch"]
     data = b.logs()[0].read_bytes()

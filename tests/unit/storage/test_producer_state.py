@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from streamlog.errors import InvalidRecordError, OutOfOrderSequenceError, ProducerFencedError
 from streamlog.records.batch import CONTROL, SealedBatch
-from streamlog.storage.producer_state import EXPIRATION_MS, KEPT_BATCHES, MAX_SEQUENCE, BatchMetadata, Producers
+from streamlog.storage.producer_state import EXPIRATION_MS, KEPT_BATCHES, MAX_SEQUENCE, BatchMetadata, ProducerStates
 
 NOW = 1_700_000_000_000
 HOUR = 3_600_000
@@ -27,10 +27,10 @@ def marker(epoch: int = 0, producer: int = 7) -> SealedBatch:
 
 
 class Journal:
-    """Producers, and a log of no more than the next offset."""
+    """The states, and a log of no more than the next offset."""
 
     def __init__(self, **options: Any) -> None:
-        self.producers = Producers(**options)
+        self.producers = ProducerStates(**options)
         self.end = 0
         self.now = NOW
 
@@ -326,8 +326,8 @@ STEP = st.tuples(
 @example([(1, 0, "next", 1, 0)] * 7 + [(1, 0, f"again {n}", 1, 0) for n in range(1, 8)], MAX_SEQUENCE - 4)
 @settings(max_examples=300, deadline=None)
 def test_the_answers_are_those_of_a_list_of_all_batches(steps: list[Any], begin: int) -> None:
-    producers, lines, now, end = Producers(), list[Line](), NOW, 0
-    noted: list[Callable[[Producers], None]] = []
+    producers, lines, now, end = ProducerStates(), list[Line](), NOW, 0
+    noted: list[Callable[[ProducerStates], None]] = []
     for producer, up, kind, count, wait in steps:
         now += wait
         own = [line for line in lines if line.producer == producer]
@@ -359,9 +359,9 @@ def test_the_answers_are_those_of_a_list_of_all_batches(steps: list[Any], begin:
             end += count
 
 
-def rebuilt(noted: list[Callable[[Producers], None]]) -> Producers:
+def rebuilt(noted: list[Callable[[ProducerStates], None]]) -> ProducerStates:
     """What a walk over the log comes to."""
-    producers = Producers()
+    producers = ProducerStates()
     for note in noted:
         note(producers)
     return producers

@@ -1,4 +1,4 @@
-"""What a log knows of its producers and leaders is what its batches say: after every way of closing, losing, forgetting.
+"""The producer state of a log is what its batches say, after every way of closing, losing and deleting.
 
 Scenario 11: producer state is lost, or runs ahead of the log, and duplicates are stored or false sequence errors raised.
 """
@@ -17,19 +17,18 @@ from hypothesis import strategies as st
 from streamlog.errors import (
     DiskFullError,
     InvalidRecordError,
-    NotLeaderError,
     OutOfOrderSequenceError,
     PoisonedLogError,
     ProducerFencedError,
     StorageError,
 )
 from streamlog.records.batch import directory_of
-from streamlog.storage.leader_epochs import EpochEnd
-from streamlog.storage.log import AppendRequest, Log
+from streamlog.storage.log import AppendRequest
 from streamlog.storage.producer_state import EXPIRATION_MS
 
-from .conftest import CLEAN, KILLED, NOW, POWER_LOST, Box
+from .conftest import CLEAN, KILLED, NOW, Box
 from .faulty import Killed
+from .reopening import WAYS, flip, reopening
 from .test_failures import armed, interrupted_at
 
 MakeBox = Callable[..., Box]
@@ -48,39 +47,6 @@ def write(
 
 def send(b: Box, sequence: int, *values: bytes, leader_epoch: int = 0, **options: Any) -> int:
     return b.log.append(write(b, sequence, *values, **options), leader_epoch, b.now)
-
-
-def reopened_clean(b: Box) -> None:
-    b.reopen(CLEAN)
-
-
-def reopened_after_a_kill(b: Box) -> None:
-    b.reopen(KILLED)
-
-
-def reopened_after_a_power_loss(b: Box) -> None:
-    b.reopen(POWER_LOST)
-
-
-def reopened_without_index_files(b: Box) -> None:
-    b.close()
-    for path in b.path.glob("*.index"):
-        path.unlink()
-    b.open(CLEAN)
-
-
-def only_kept_open(b: Box) -> None:
-    """Nothing happens to it."""
-
-
-WAYS = [
-    only_kept_open,
-    reopened_clean,
-    reopened_after_a_kill,
-    reopened_after_a_power_loss,
-    reopened_without_index_files,
-]
-reopening = pytest.mark.parametrize("reopen", WAYS, ids=lambda way: way.__name__.replace("_", " "))
 
 
 # Sent again
@@ -248,7 +214,7 @@ def test_interrupted_at_any_line_a_batch_that_is_sent_again_is_stored_once(
         first = write(b, 1)
         with interrupted_at(line, INTERRUPTED) as seen, suppress(KeyboardInterrupt):
             b.log.append(first, 0, b.now)
-        assert len(b.log.side.producers(b.log.tail, b.now)) == 1  # whoever looks in between changes nothing
+        assert len(b.log.producers.states(b.log.tail, b.now)) == 1  # whoever looks in between changes nothing
         if other:
             b.append(b"nobody's")
             b.log.append_one(b"k", b"nobody's", b.now, 0, b.now)
@@ -421,7 +387,7 @@ def test_segments_from_before_the_expiration_are_not_walked(box: MakeBox) -> Non
     disk.error = None
     read = {call.split()[-1][-8:-4] for call in disk.calls if call.startswith(("open", "pread"))}
     assert read == {f"{n:04}" for n in (*range(6, 20), 21)}  # of 6, only where it begins
-    assert len(b.log.side.producers(b.log.tail, b.now)) == 13
+    assert len(b.log.producers.states(b.log.tail, b.now)) == 13
 
 
 def test_a_clock_that_was_wrong_for_a_moment_does_not_hide_a_producer(box: MakeBox) -> None:
@@ -439,12 +405,6 @@ def test_a_clock_that_was_wrong_for_a_moment_does_not_hide_a_producer(box: MakeB
 # Damage
 
 
-def flip(b: Box, path: Any, position: int) -> None:
-    data = bytearray(path.read_bytes())
-    data[position] ^= 0xFF
-    path.write_bytes(data)
-
-
 @pytest.mark.damaged
 def test_a_damaged_payload_hides_no_sequence(box: MakeBox) -> None:
     b = box()
@@ -453,7 +413,7 @@ def test_a_damaged_payload_hides_no_sequence(box: MakeBox) -> None:
     size = b.log.tail.end_position
     b.append(b"one")
     b.close()
-    flip(b, b.logs()[0], size - 1)
+    flip(b.logs()[0], size - 1)
     b.open(CLEAN)
     assert send(b, 1) == 1
     assert send(b, 2) == 3
@@ -468,7 +428,7 @@ def test_behind_a_damaged_header_a_producer_goes_on_without_a_false_error(box: M
     send(b, 1)
     b.append(b"one")
     b.close()
-    flip(b, b.logs()[0], at + 20)
+    flip(b.logs()[0], at + 20)
     b.open(CLEAN)
     assert send(b, 0) == 0
     assert send(b, 2) == 3
@@ -494,7 +454,7 @@ def test_behind_a_lost_piece_of_the_log_a_producer_goes_on_without_a_false_error
     elif lost == "all but the beginning of its end":
         path.write_bytes(path.read_bytes()[: at + 50])
     else:
-        flip(b, path, at + 20)
+        flip(path, at + 20)
     for name in b.path.glob("*.index"):
         name.unlink()
     b.open(CLEAN)
@@ -584,158 +544,16 @@ def test_whatever_happens_to_a_log_no_batch_is_stored_twice_and_none_refused_fal
             WAYS[n](b)
 
 
-# Leader epochs
-
-
-def led(b: Box, *epochs: int) -> None:
-    for epoch in epochs:
-        b.log.append(b.write(b"x" * 200), epoch, b.now)
-
-
-def starts(log: Log) -> list[tuple[int, int]]:
-    return [tuple(entry) for entry in log.side.epochs(log.tail).entries]
-
-
-@reopening
-def test_the_epochs_of_a_log_are_those_of_its_batches(box: MakeBox, reopen: Callable[[Box], None]) -> None:
-    b = box(segment_bytes=1024)
-    led(b, 0, 0, 0, 2, 2, 2, 2, 2, 2, 2, 2, 3, 4, 4, 4)
-    b.log.append_one(b"k", b"v", b.now, 9, b.now)
-    reopen(b)
-    assert starts(b.log) == [(0, 0), (2, 3), (3, 11), (4, 12), (9, 15)]
-    assert b.log.side.epochs(b.log.tail).end_offset_for(3, 16) == EpochEnd(3, 12)
-    led(b, 9, 10)
-    assert starts(b.log) == [(0, 0), (2, 3), (3, 11), (4, 12), (9, 15), (10, 17)]
-
-
-@reopening
-def test_an_append_of_an_older_epoch_is_refused(box: MakeBox, reopen: Callable[[Box], None]) -> None:
-    b = box()
-    led(b, 0, 5)
-    reopen(b)
-    for _ in range(2):
-        with pytest.raises(NotLeaderError):
-            led(b, 4)
-        with pytest.raises(NotLeaderError):
-            b.log.append_one(None, b"v", b.now, 4, b.now)
-        starts(b.log)
-    assert b.log.tail.end_offset == 2
-    led(b, 5)
-
-
-def test_after_a_roll_the_last_epoch_is_that_of_the_segment_before(box: MakeBox) -> None:
-    b = box()
-    led(b, 5)
-    b.log.roll(b.now)
-    reopened_without_index_files(b)
-    with pytest.raises(NotLeaderError):
-        led(b, 4)
-
-
-def test_an_epoch_in_which_nothing_was_written_is_none_of_the_log(box: MakeBox) -> None:
-    b, disk = armed(box)
-    led(b, 1)
-    assert starts(b.log) == [(1, 0)]
-    for _ in range(2):
-        disk.arm(1, OSError(errno.ENOSPC, "injected"))
-        with pytest.raises(DiskFullError):
-            led(b, 8)
-        disk.error = None
-        assert starts(b.log) == [(1, 0)]
-    led(b, 3, 8)
-    assert starts(b.log) == [(1, 0), (3, 1), (8, 2)]
-
-
-def test_an_epoch_that_was_begun_before_anybody_asked_is_there_once_it_is_written(box: MakeBox) -> None:
-    b, disk = armed(box)
-    led(b, 1)
-    disk.arm(2, OSError(errno.ENOSPC, "injected"))  # the first call reads the last epoch
-    with pytest.raises(DiskFullError):
-        led(b, 8)
-    disk.error = None
-    assert starts(b.log) == [(1, 0)]
-    led(b, 8)
-    assert starts(b.log) == [(1, 0), (8, 1)]
-
-
-def test_an_epoch_whose_batches_were_cut_off_as_torn_is_forgotten(box: MakeBox) -> None:
-    """Scenario 3 (KAFKA-10706): the epochs are cut with the log."""
-    b = box()
-    led(b, 0, 0)
-    size = b.log.tail.end_position
-    led(b, 7)
-    assert starts(b.log) == [(0, 0), (7, 2)]
-    b.log.release()
-    path = b.logs()[0]
-    path.write_bytes(path.read_bytes()[: size + 90])
-    b.open(KILLED)
-    assert starts(b.log) == [(0, 0)]
-    led(b, 3)
-    assert starts(b.log) == [(0, 0), (3, 2)]
-
-
-def test_the_first_epoch_begins_where_the_log_does(box: MakeBox) -> None:
-    b = box(segment_bytes=1024)
-    led(b, *[0] * 5, *[1] * 5, *[2] * 5)
-    for start, expected in ((2, [(0, 2), (1, 5), (2, 10)]), (7, [(1, 7), (2, 10)]), (15, [(2, 15)])):
-        b.partition.delete_records(start)
-        assert starts(b.log) == expected
-        b.reopen(KILLED)
-        assert starts(b.log) == expected
-    led(b, 2)
-    assert starts(b.log) == [(2, 15)]
-
-
-def test_behind_a_gap_that_compaction_left_an_epoch_begins_no_later_than_it_did(box: MakeBox) -> None:
-    """A follower that is cut back too far fetches it again; too little, and it keeps what its leader never had."""
-    b = box(cleanup_policy="compact")
-    for epoch, key in ((0, b"a"), (0, b"b"), (1, b"b"), (1, b"c"), (1, b"b")):
-        b.log.append(b.write(b"x", keys=[key]), epoch, b.now)
-    b.partition.roll(b.now)
-    b.partition.compact(b.now)
-    assert [entry.offset for entry in b.read()] == [0, 3, 4]
-    b.reopen(KILLED)
-    assert starts(b.log) == [(0, 0), (1, 1)]
-
-
-@pytest.mark.damaged
-def test_damage_hides_no_epoch_but_the_one_that_lies_in_it(box: MakeBox) -> None:
-    b = box()
-    led(b, 0, 1)
-    at = b.log.tail.end_position
-    led(b, 2, 3)
-    b.close()
-    flip(b, b.logs()[0], at + 20)
-    b.open(CLEAN)
-    assert starts(b.log) == [(0, 0), (1, 1), (3, 2)]
-
-
-@pytest.mark.damaged
-def test_a_log_without_a_header_that_verifies_has_no_epoch(box: MakeBox) -> None:
-    b = box()
-    led(b, 4)
-    b.log.roll(b.now)
-    b.close()
-    flip(b, b.logs()[0], 20)
-    b.open(CLEAN)
-    assert starts(b.log) == []
-    led(b, 0)
-    assert starts(b.log) == [(0, 1)]
-
-
-def test_behind_a_truncation_everything_is_read_again(box: MakeBox) -> None:
-    """What a follower's cut leaves of both tables is what the log that is left says."""
+def test_after_a_truncation_the_state_is_read_again(box: MakeBox) -> None:
+    """What a follower's truncation leaves in the log decides which sequence is next."""
     b = box()
     send(b, 0)
     tail = b.log.tail
-    send(b, 1, leader_epoch=2)
-    starts(b.log)
+    send(b, 1)
     b.log.tail = tail
-    b.log.side.truncated()
+    b.log.producers.truncated()
     tail.segments[-1].file.truncate(tail.end_position)
     tail.segments[-1].index.cut(tail.end_position)
-    assert starts(b.log) == [(0, 0)]
     with pytest.raises(OutOfOrderSequenceError):
-        send(b, 2, leader_epoch=1)
-    assert send(b, 1, leader_epoch=1) == 1
-    assert starts(b.log) == [(0, 0), (1, 1)]
+        send(b, 2)
+    assert send(b, 1) == 1
