@@ -97,7 +97,7 @@ class Workers(Closing):
                 self._consumers.append(Consumer(log, *names, group=group, **plain))
             if on_error == "dead_letter":
                 reading = self._consumers[0]
-                patterns = reading._subscription.patterns
+                patterns = reading._subscriptions.subscription.patterns
                 self._dead_letters = DeadLetters(log, dead_letter_topic, reading.subscription(), patterns)
             self._ends: dict[TopicPartition, int] | None = self._ends_now() if until_end else None
         except BaseException:

@@ -14,7 +14,7 @@ import pytest
 import streamlog
 from streamlog import TopicPartition
 from streamlog.broker.groups import Groups
-from streamlog.client.consumer.sharing import Sharing
+from streamlog.client.consumer.coordinator import ConsumerCoordinator
 from streamlog.testing import FaultyDisk, ManualClock, SimulatedDisk
 
 from .marks import PATH, T0, Marks, opened
@@ -134,7 +134,7 @@ def test_what_a_deleted_topic_left_behind_is_forgotten_later(clock: ManualClock)
 
 def race_with_a_topic_made_anew(log: streamlog.StreamLog, monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """The topic is made anew after a consumer looked whether it was, and before its commit is taken."""
-    look, made = Sharing._drop_deleted, [0]
+    look, made = ConsumerCoordinator.remove_deleted, [0]
 
     def look_and_lose(self: Any) -> Any:
         found = look(self)
@@ -144,7 +144,7 @@ def race_with_a_topic_made_anew(log: streamlog.StreamLog, monkeypatch: pytest.Mo
             log.create_topic("t").send_many(NEW)
         return found
 
-    monkeypatch.setattr(Sharing, "_drop_deleted", look_and_lose)
+    monkeypatch.setattr(ConsumerCoordinator, "remove_deleted", look_and_lose)
     return made
 
 
@@ -180,7 +180,7 @@ def test_an_auto_commit_for_a_topic_that_is_deleted_meanwhile_warns(
     log: streamlog.StreamLog, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     log.create_topic("t").send_many([b"old"] * 3)
-    commit = Sharing._commit
+    commit = ConsumerCoordinator._commit
 
     def lose_and_commit(self: Any, offsets: Any) -> None:
         log.delete_topic("t")
@@ -188,7 +188,7 @@ def test_an_auto_commit_for_a_topic_that_is_deleted_meanwhile_warns(
 
     with log.consumer("t", group="g") as consumer:
         assert len(consumer.poll()) == 3
-        monkeypatch.setattr(Sharing, "_commit", lose_and_commit)
+        monkeypatch.setattr(ConsumerCoordinator, "_commit", lose_and_commit)
     assert "auto-commit: nothing was committed" in caplog.text
 
 
@@ -263,7 +263,7 @@ def test_an_auto_commit_after_the_topic_was_made_anew_warns(
         log.create_topic("t").send_many(NEW)
         assert [record.value for record in consumer.poll()] == NEW
     assert [record.message for record in caplog.records if record.levelno == logging.WARNING] == [
-        "auto-commit: nothing is committed for t-0 in group 'g': the topic was deleted and made anew, and offsets of the "
+        "auto-commit: nothing is committed for t-0 in group 'g': the topic was deleted and created again, and offsets of the "
         "former one mean nothing in it"
     ]
 

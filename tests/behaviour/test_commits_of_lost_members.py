@@ -38,7 +38,7 @@ def test_a_member_that_was_put_out_cannot_move_back_what_a_later_member_committe
     assert log.group("g").committed() == {T0: 10}
     assert late.poll() == [], "it joins again, behind the commit of the other"
     assert len(listener.refused) == 1
-    assert "put out of the group" in str(listener.refused[0]) and "poll" in str(listener.refused[0])
+    assert "evicted from the group" in str(listener.refused[0]) and "poll" in str(listener.refused[0])
     assert log.group("g").committed() == {T0: 10}
 
 

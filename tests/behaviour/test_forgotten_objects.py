@@ -95,7 +95,7 @@ def test_a_member_that_is_added_while_its_empty_group_is_removed_is_found() -> N
     """The two steps of tidying, with the other thread between them."""
 
     class Here:
-        def _evict_if_thread_ended(self) -> None: ...
+        def evict_if_thread_ended(self) -> None: ...
 
     class Members(dict):  # type: ignore[type-arg]
         def pop(self, *args: object) -> object:

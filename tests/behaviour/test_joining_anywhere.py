@@ -20,7 +20,8 @@ from streamlog.client.consumer import consumer as consumer_module
 
 # No frame of these files holds a lock of the log's while it runs.
 _FILES = tuple(
-    f"{Path(consumer_module.__file__).parent}/{name}.py" for name in ("subscription_state", "consumer", "sharing")
+    f"{Path(consumer_module.__file__).parent}/{name}.py"
+    for name in ("access", "consumer", "coordinator", "subscription_state")
 )
 
 

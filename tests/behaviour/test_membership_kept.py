@@ -177,7 +177,7 @@ def until(log: streamlog.StreamLog, event: str, listener: Calling) -> tuple[Cons
         member.poll()
         other.poll()
     if event == "lost":
-        log._engine.service.leave_group("g", member._membership.member_id)  # type: ignore[union-attr]
+        log._engine.service.leave_group("g", member._coordinator.membership.member_id)  # type: ignore[union-attr]
     return member, other
 
 
@@ -355,8 +355,8 @@ def test_being_asked_to_hand_over_is_not_a_poll(log: streamlog.StreamLog) -> Non
         liveness.pass_ms(400)
         newcomer.poll()
         assert newcomer.assignment() == set()
-    assert idle._membership is not None
-    assert idle._membership.member_id not in names(log)
+    assert idle._coordinator.membership is not None
+    assert idle._coordinator.membership.member_id not in names(log)
     for member in (busy, idle, newcomer):
         member.close()
 

@@ -211,7 +211,7 @@ def test_a_new_topic_wakes_who_waits_for_its_name(
         waiting._waits.clear()
         topic = log.create_topic("t1")
         waiting.until_it_waits()
-        assert reader._held.names() == {TopicPartition("t1", 0)}
+        assert reader._subscriptions.assigned() == {TopicPartition("t1", 0)}
         topic.send(b"x")
         assert [record.value for record in polled.result(LONG)] == [b"x"]
 
@@ -261,7 +261,7 @@ def test_a_partition_that_comes_free_wakes_the_member_that_waits_for_it(
         leave.set()
     else:
         service: Any = log._engine.service
-        service.leave_group("g", owner._membership.member_id)  # type: ignore[union-attr]
+        service.leave_group("g", owner._coordinator.membership.member_id)  # type: ignore[union-attr]
     expected = [b"1"] if how in ("closes", "commits and polls") else [b"0", b"1"]
     assert [record.value for record in polled.result(LONG)] == expected
     leave.set()

@@ -108,7 +108,6 @@ IS_ONE = {
 # One object cut into several classes by length. These are being taken apart; none is added.
 LADDERS = {
     "Awaited(ParkedFetch)",
-    "Consumer(Positions)",
     "DurableLog(LogReader)",
     "Facts(Source)",
     "FollowedPartition(Waiters)",
@@ -119,12 +118,9 @@ LADDERS = {
     "MemberRequests(CoordinatorRuntime)",
     "OffsetRequests(CoordinatorRuntime)",
     "Partition(Waiters)",
-    "Positions(Sharing)",
-    "Reading(Closing)",
     "Segment(Facts)",
     "Shard(MemberRequests)",
     "Shard(OffsetRequests)",
-    "Sharing(Reading)",
     "TailedLog(LogReader)",
     "TailingService(ReadingService)",
     "TailingService(RefusingService)",

@@ -1,45 +1,57 @@
-"""Reading records, alone or as a member of a group.
+"""`Consumer`: reading records, alone or as a member of a group.
 
-A poll, step by step: what was handed out before is finished; the group is heard (heartbeat, partitions
-given up or taken over, listeners called: `sharing`); then each partition's reader hands out what it
-has; and if that is nothing, the consumer waits on a gate that an append, a change in the group,
-`stop()` or `close()` opens. The locks are explained in `reading`.
+A poll, step by step. The records returned before are finished. The coordinator brings the assignment in line with the
+topics and the group (`coordinator`); each partition's reader gives what it has (`subscription_state`, `fetcher`): that is
+one `_step`, which does not wait. If it brings no records, the consumer waits (`_wait`) until an append, a change in the
+group, `stop()` or `close()` wakes it, and makes the next step.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from datetime import datetime
 from sys import maxsize
 from typing import Any, Generic, Self, TypeVar, Unpack
 
 from ...config import ConsumerConfig, shown
-from ...errors import ConfigError, ConsumerStoppedError, StreamlogError
+from ...errors import (
+    ConfigError,
+    ConsumerStoppedError,
+    OffsetOutOfRangeError,
+    StreamlogError,
+    UnknownTopicIdError,
+    UnknownTopicOrPartitionError,
+)
 from ...runtime.threads import RawGate, get_ident, is_inside, real_monotonic, refuse_reentry
-from ...types import K, Record, TopicPartition, V
+from ...types import K, OffsetAndTimestamp, Record, TopicPartition, V
 from .. import config_types
-from ..arguments import seconds, seconds_or_none
-from ..handle import Parent, closed
+from ..arguments import is_offset, partition_of, seconds, seconds_or_none, to_ms
+from ..handle import Closing, Parent, closed
+from .access import Access
+from .coordinator import ConsumerCoordinator
+from .fetcher import PartitionReader
 from .listener import RebalanceListener, check_listener
-from .offsets import Positions
+from .membership import Wakeup
+from .offsets import OffsetFetcher
 from .record_batch import RecordBatch
 from .subscription import Subscription
-from .subscription_state import Ahead
+from .subscription_state import Prefetched, SubscriptionState
 
 A = TypeVar("A")
 T = TypeVar("T")
 
-# A loop renews its place in the group this often, however long it works on one record.
+# An iteration makes a step this often, however long the program works on one record: a member renews its deadline.
 _RENEW_S = 0.1
 _CLOSE_WAIT_S = 5.0
 
 
-class Consumer(Positions, Generic[K, V]):
+class Consumer(Closing, Generic[K, V]):
     """Reads topics, alone or as a member of a group; its own iterator. One thread at a time.
 
-    Without `group=` it has all partitions, starts by `auto_offset_reset`, and refuses commits. In a
-    group partitions are shared out, and committed offsets say where to go on. A record is finished,
-    and so may be auto-committed, when the next one is asked for: in a loop the next record, after
-    `poll` the next `poll`; a `with` block that ends well finishes everything handed out.
+    Without `group=` it reads all partitions, starts by `auto_offset_reset`, and refuses commits. In a group the
+    partitions are shared among the members, and committed offsets say where to go on. A record is finished, and so may be
+    auto-committed, when the next one is asked for: in a loop the next record, after `poll` the next `poll`. A `with` block
+    that ends without an exception finishes all that was returned.
 
     >>> import streamlog
     >>> with streamlog.open() as log:
@@ -64,15 +76,37 @@ class Consumer(Positions, Generic[K, V]):
             "value_deserializer": value_deserializer,
             **config,
         }
-        super().__init__(log, ConsumerConfig.of(given))
+        self._config = settings = ConsumerConfig.of(given)
+        self._log = log
+        self._service = service = log._use()
+        if settings.group is not None:
+            service.require_writable(f"A consumer with group={settings.group!r} (one without only reads)")
+        self._cleanup = log._cleanup
+        self._deferred_closes = log._cleanup.deferred_closes
+        self._access = Access(log._cleanup)
+        self._wakeup = Wakeup()
+        self._subscriptions = SubscriptionState()
+        self._offsets = OffsetFetcher(service, settings, self._subscriptions)
+        self._serdes: dict[str, tuple[Any, Any]] = {}
+        self._coordinator = ConsumerCoordinator(
+            log,
+            service,
+            settings,
+            self._access,
+            self._subscriptions,
+            self._offsets,
+            self._wakeup,
+            log._decoders(settings, self._serdes),
+        )
+        self._max_poll_records = min(settings.max_poll_records, maxsize)  # a list holds no more
         self.stopped = False
-        self._stop_told = False
+        self._stop_reported = False
         self._ending = False
         self._renew_at = 0.0
         if topics:
             self.subscribe(topics)
         log._adopt(self)
-        self._service.on_metadata(self._wakeup.wake)
+        service.on_metadata(self._wakeup.wake)
         self._made = True
 
     # -- what to read --------------------------------------------------------------------------------
@@ -80,24 +114,27 @@ class Consumer(Positions, Generic[K, V]):
     def subscribe(self, topics: Any, listener: RebalanceListener | None = None) -> None:
         """Read these topics (names, Topics, compiled patterns) from the next poll on; replaces what was read.
 
-        Patterns match whole names, future topics too. Partitions of `assign` are let go of, what is finished of them
-        committed: those of them that a subscription gives are read from where the group is, like all others. Raises
-        UnknownTopicOrPartitionError for a name that is no topic; then nothing changed.
+        Patterns match whole names, of future topics too. Partitions of `assign` are no longer read, and what is finished
+        of them is committed: those that the subscription gives are read from the committed offset, like all others. Raises
+        UnknownTopicOrPartitionError for a name that is not a topic; then nothing changed.
         """
-        if check_listener(listener) is not None and self._membership is None:
-            raise ConfigError("A rebalance listener needs a group=: nothing moves without one.", name="listener")
-        with self._enter():
+        if check_listener(listener) is not None and self._config.group is None:
+            raise ConfigError(
+                "A rebalance listener needs a group=: without one no partitions are moved.", name="listener"
+            )
+        access, subscriptions, coordinator = self._access, self._subscriptions, self._coordinator
+        with access.call():
             given = [topics] if isinstance(topics, str) or not isinstance(topics, Iterable) else list(topics)
             subscription = Subscription()
             subscription.subscribe(given, self._note_topic, self._log._topic_view)
-            with self._guard():
-                if self._subscription.manual is not None:
-                    self._leave()
-                self._subscription = subscription
+            with access.state():
+                if subscriptions.subscription.manual is not None:
+                    coordinator.leave()
+                subscriptions.subscription = subscription
                 if listener is not None:
-                    self._listener = listener
-                if self._membership is None:
-                    self._refresh_alone()
+                    coordinator.listener = listener
+                if coordinator.membership is None:
+                    coordinator.assign_all()
             self._wakeup.wake()
 
     def _note_topic(self, topic: Any) -> str:
@@ -108,141 +145,159 @@ class Consumer(Positions, Generic[K, V]):
     def unsubscribe(self) -> None:
         """Read nothing any more; a member commits what is finished and leaves its group."""
         refuse_reentry()
-        with self._enter(), self._guard():
-            self._leave()
-            self._subscription.clear()
+        with self._access.call(), self._access.state():
+            self._coordinator.leave()
+            self._subscriptions.subscription.clear()
 
     def assign(self, partitions: Iterable[TopicPartition]) -> None:
-        """Read exactly these partitions, outside any sharing; with a group= its committed offsets are used.
+        """Read exactly these partitions, without sharing them in the group; its committed offsets are used.
 
-        What is finished of the partitions read before is committed; of those assigned before, the ones that stay keep
-        their position. While the group has members, who commit for it, `commit` raises CommitFailedError and auto-commit
+        What is finished of the partitions read before is committed. Of those assigned before, the ones that stay keep
+        their position. While the group has members, which commit for it, `commit` raises CommitFailedError and auto-commit
         warns. Raises UnknownTopicOrPartitionError; then nothing changed.
         """
         refuse_reentry()
-        with self._enter(), self._guard():
+        subscriptions, coordinator = self._subscriptions, self._coordinator
+        with self._access.call(), self._access.state():
             subscription = Subscription()
             subscription.assign(partitions, self._service.image)
-            if self._membership is not None and self._subscription.manual is None:
-                self._leave()
-            elif self._auto_commits:
-                self._auto_commit(None)
-            self._subscription = subscription
-            self._refresh_alone()
+            if coordinator.membership is not None and subscriptions.subscription.manual is None:
+                coordinator.leave()
+            else:
+                coordinator.auto_commit()
+            subscriptions.subscription = subscription
+            coordinator.assign_all()
 
     def assignment(self) -> set[TopicPartition]:
         """The partitions this consumer has now; in a group none before the first poll."""
-        with self._enter(only_looks=True):
-            return set(self._held.readers)
+        with self._access.call(reads_only=True):
+            return set(self._subscriptions.readers)
 
     def subscription(self) -> set[str]:
         """The names of the topics subscribed to, those that patterns match now included."""
-        with self._enter(only_looks=True):
-            self._subscription.resolve(self._service.image)
-            return set(self._subscription.names)
+        with self._access.call(reads_only=True):
+            subscription = self._subscriptions.subscription
+            subscription.resolve(self._service.image)
+            return set(subscription.names)
 
     # -- reading -------------------------------------------------------------------------------------
 
     def poll(self, timeout: float = 0.0, max_records: int | None = None) -> list[Record[K, V]]:
         """Up to `max_records` records (`max_poll_records` if None), waiting up to `timeout` real seconds for one.
 
-        `[]` at the timeout; after `stop()` once `[]`, then ConsumerStoppedError. What the last poll handed
-        out is finished. Raises CorruptRecordError, DeserializationError (seek past the record to go on),
-        OffsetOutOfRangeError under `auto_offset_reset="none"`. Cost: a few µs, and a fifth of a µs a record.
+        `[]` at the timeout; after `stop()` once `[]`, then ConsumerStoppedError. What the last poll returned is finished.
+        Raises CorruptRecordError, DeserializationError (seek past the record to go on), OffsetOutOfRangeError under
+        `auto_offset_reset="none"`. Cost: a few µs, and a fifth of a µs a record.
         """
-        n = self._limit(max_records)
-        held = self._held
-        out = self._poll(timeout, lambda: held.take(n))
-        held.returned = held.polled  # handed out: the last thing done, nothing between here and the caller can raise
+        n = self._max_poll_records if max_records is None else _limit(max_records)
+        subscriptions = self._subscriptions
+        out = self._poll(timeout, lambda: subscriptions.take(n))
+        subscriptions.returned = subscriptions.polled  # the last thing done: nothing from here to the caller can raise
         return out
 
     def poll_batches(self, timeout: float = 0.0, max_records: int | None = None) -> list[RecordBatch[K, V]]:
         """`poll`, by columns: no Python object per record.
 
-        Exactly up to `max_records` if given, cutting the last batch; without it whole batches, so that the last
-        one may go past `max_poll_records`.
+        Exactly up to `max_records` if given, cutting the last batch. Without it batches are whole, so there may be more
+        records than `max_poll_records`.
         """
-        n = self._limit(max_records)
-        held = self._held
-        out = self._poll(timeout, lambda: held.take_batches(n, max_records is not None))
-        held.returned = held.polled  # as in poll
+        exactly = max_records is not None
+        n = self._max_poll_records if max_records is None else _limit(max_records)
+        subscriptions = self._subscriptions
+        out = self._poll(timeout, lambda: subscriptions.take_batches(n, exactly))
+        subscriptions.returned = subscriptions.polled  # as in poll
         return out
 
-    def _limit(self, max_records: int | None) -> int:
-        n = self._config.max_poll_records if max_records is None else max_records
-        if type(n) is int and 0 < n < maxsize:
-            return n
-        if isinstance(n, bool) or not isinstance(n, int) or n < 1:
-            raise ConfigError(f"max_records={shown(max_records)} is not a positive int.", name="max_records")
-        return min(n, maxsize)  # more than any list holds: all there is
-
-    def _poll(self, timeout: float, collect: Callable[[], list[T]]) -> list[T]:
-        """What one poll takes; it is handed out once the caller has put it down as returned."""
+    def _poll(self, timeout: float, fetch: Callable[[], list[T]]) -> list[T]:
+        """What `fetch` gives, waiting for it. It is returned to the program once the caller has noted it as returned."""
         if timeout != 0.0:
             timeout = seconds(timeout)
-        with self._enter():
-            if self.stopped and self._stop_told:
+        access = self._access
+        with access.call():
+            if self.stopped and self._stop_reported:
                 raise ConsumerStoppedError("This consumer was stopped; make a new one to read on.")
-            with self._guard():
-                self._held.finish()
+            with access.state():
+                self._subscriptions.finish()
             try:
-                out = self._poll_inside(timeout, collect)
+                out = self._poll_until(timeout, fetch)
             except BaseException:
-                with self._guard():  # not needed for what is committed: other members may have the partitions at once
-                    self._held.finish()
+                with access.state():  # not needed for what is committed: other members may get the partitions at once
+                    self._subscriptions.finish()
                 raise
         if self._deferred_closes:
             self._cleanup.run_deferred_closes()
         return out
 
-    def _poll_inside(self, timeout: float, collect: Callable[[], list[T]]) -> list[T]:
+    def _poll_until(self, timeout: float, fetch: Callable[[], list[T]]) -> list[T]:
         end: float | None = None
         while True:
             if self.stopped:
-                self._stop_told = True
+                self._stop_reported = True
                 return []
-            out = self._look(collect)
+            out = self._step(fetch)
             if out:
                 return out
             now = real_monotonic()
             end = now + timeout if end is None else end
             if end <= now:
                 return []
-            found = self._wait(end - now, collect)
+            found = self._wait(end - now, fetch)
             if found:
                 return found
 
-    def _look(self, collect: Callable[[], A]) -> A:
-        """One look at the group and the partitions."""
-        self._check()
-        self._wakeup.pending = False
-        if self.stopped:  # between the caller's look and the line above
-            self._wakeup.pending = True
-        with self._guard():
-            self._sync()
-            return self._collect(collect)
+    def _step(self, fetch: Callable[[], A]) -> A:
+        """Let the coordinator poll, then fetch what there is. It does not wait."""
+        wakeup, access = self._wakeup, self._access
+        wakeup.pending = False
+        # After the line above: who closes or stops the consumer sets its mark first, and then wakes.
+        if access.closed_error is not None:
+            access.check()
+        if self.stopped:
+            wakeup.pending = True
+        with access.state():
+            self._coordinator.poll()
+            return self._fetch(fetch)
 
-    def _wait(self, left: float | None, collect: Callable[[], A]) -> A | None:
-        """Wait for an append, the group, or `stop`; the end is looked at once more after registering.
+    def _fetch(self, fetch: Callable[[], A]) -> A:
+        """Fetch; move positions that are outside the log, stop reading deleted partitions, and fetch again."""
+        try:
+            return fetch()
+        except (OffsetOutOfRangeError, UnknownTopicOrPartitionError, UnknownTopicIdError):
+            return self._fetch_elsewhere(fetch)
 
-        What an append brought is collected at once: no wakeup is pending, so neither group nor topics have news.
+    def _fetch_elsewhere(self, fetch: Callable[[], A]) -> A:
+        for _ in range(len(self._subscriptions.readers) + 1):
+            try:
+                return fetch()
+            except OffsetOutOfRangeError:
+                self._offsets.reset_out_of_range()
+            except (UnknownTopicOrPartitionError, UnknownTopicIdError):
+                if self._subscriptions.subscription.manual is not None:
+                    raise
+                self._coordinator.remove_deleted()
+        return fetch()
+
+    def _wait(self, left: float | None, fetch: Callable[[], A]) -> A | None:
+        """Wait for an append or a wakeup; fetch once more after registering for appends.
+
+        What an append brought is fetched at once: no wakeup is pending, so neither the group nor the topics have changed.
         """
-        wakeup = self._wakeup
+        wakeup, access = self._wakeup, self._access
         wakeup.gate = gate = RawGate()
-        parked = self._service.await_data(self._held.active())
+        parked = self._service.await_data(self._subscriptions.fetchable())
         try:
             parked.on_done(gate.open)
             if wakeup.pending:
                 return None
-            with self._guard():
-                out = self._collect(collect)
+            with access.state():
+                out = self._fetch(fetch)
             if out:
                 return out
-            step = self._longest_wait()
+            step = self._coordinator.longest_wait_s()
             if not gate.wait(step if left is None else min(left, step)) or wakeup.pending:
                 return None
-            with self._guard():
-                return self._collect(collect) if self._still_member() else None
+            with access.state():
+                return self._fetch(fetch) if self._coordinator.is_up_to_date() else None
         finally:
             parked.cancel()
 
@@ -251,13 +306,13 @@ class Consumer(Positions, Generic[K, V]):
 
     def __next__(self) -> Record[K, V]:
         """The next record, waiting for it; ends after `stop()`. The one before is finished."""
-        held = self._held
-        ahead = held.unlocked
-        at = ahead.at
-        if at < len(ahead.records) and not self._wakeup.pending and real_monotonic() < self._renew_at:
-            record = held.in_hand = ahead.records[at]
-            if held.unlocked is ahead:  # nobody takes the partition: `Assignment` has the rule
-                ahead.at = at + 1
+        subscriptions = self._subscriptions
+        prefetched = subscriptions.lock_free
+        at = prefetched.at
+        if at < len(prefetched.records) and not self._wakeup.pending and real_monotonic() < self._renew_at:
+            record = subscriptions.in_hand = prefetched.records[at]
+            if subscriptions.lock_free is prefetched:  # the partition is not being revoked: see `SubscriptionState`
+                prefetched.at = at + 1
                 return record
         found = self._next(None, None)
         if self._deferred_closes:
@@ -266,93 +321,221 @@ class Consumer(Positions, Generic[K, V]):
             raise StopIteration
         at = found.at
         record = found.records[at]
-        found.at = at + 1  # handed out: the last thing done
+        found.at = at + 1  # now it is returned: the last thing done
         return record
 
     def until_end(self, timeout: float | None = None) -> Iterator[Record[K, V]]:
         """The records up to the end offsets of now, then stop. `timeout`: longest wait for one record.
 
-        A member waits while partitions are on their way to it. The record before is finished when the
-        next is asked for.
+        A member waits while partitions are about to be assigned to it. A record is finished when the next one is asked
+        for.
         """
         return self._until({}, seconds_or_none(timeout))
 
     def _until(self, ends: dict[TopicPartition, int], timeout: float | None) -> Iterator[Record[K, V]]:
-        """`until_end` with end offsets that are known; those of other partitions are added at first sight."""
-        held = self._held
+        """`until_end` with end offsets that are known; those of other partitions are added when they are assigned."""
+        subscriptions = self._subscriptions
         while True:
-            ahead = self._next(ends, timeout)
+            prefetched = self._next(ends, timeout)
             if self._deferred_closes:
                 self._cleanup.run_deferred_closes()
-            if ahead is None:
+            if prefetched is None:
                 return
-            records, at = ahead.records, ahead.at
+            records, at = prefetched.records, prefetched.at
             record = records[at]
-            ahead.at = at = at + 1  # handed out: the last thing done
+            prefetched.at = at = at + 1  # now it is returned: the last thing done
             yield record
             while (
-                held.unlocked is ahead
-                and at == ahead.at < len(records)
+                subscriptions.lock_free is prefetched
+                and at == prefetched.at < len(records)
                 and not self._wakeup.pending
                 and real_monotonic() < self._renew_at
             ):
-                record = held.in_hand = records[at]
-                if held.unlocked is not ahead:  # somebody takes the partition: `Assignment` has the rule
+                record = subscriptions.in_hand = records[at]
+                if subscriptions.lock_free is not prefetched:  # the partition is being revoked
                     break
-                ahead.at = at = at + 1
+                prefetched.at = at = at + 1
                 yield record
 
-    def _next(self, ends: dict[TopicPartition, int] | None, timeout: float | None) -> Ahead | None:
-        """The next record by the long way: hear the group, take records ahead, wait. None at the end.
+    def _next(self, ends: dict[TopicPartition, int] | None, timeout: float | None) -> Prefetched | None:
+        """The next record by the long way: step, prefetch, wait. None at the end.
 
-        It is the one at `at`, in hand already; the caller hands it out by moving `at`.
+        It is the one at `at`, in hand already; the caller returns it by moving `at`.
         """
-        with self._enter():
+        subscriptions = self._subscriptions
+        with self._access.call():
             deadline = None if timeout is None else real_monotonic() + timeout
-            with self._guard():
-                self._held.finish()
+            with self._access.state():
+                subscriptions.finish()
             while True:
                 if self.stopped:
-                    self._stop_told = True
+                    self._stop_reported = True
                     return None
-                # Offered under the state lock: a newcomer may ask for the partition the moment it is free.
-                ahead = self._look(lambda: self._held.offer() if self._ahead(ends) else None)
+                # In hand before the state lock is released: a new member may ask for the partition then.
+                found = self._step(lambda: subscriptions.next_prefetched() if self._prefetch(ends) else None)
                 self._renew_at = real_monotonic() + _RENEW_S
-                if ahead is not None:
-                    return ahead
-                if ends is not None and not self._wakeup.pending and not self._waits_for_others():
+                if found is not None:
+                    return found
+                if ends is not None and not self._wakeup.pending and not self._coordinator.waits_for_others():
                     return None
                 left = None if deadline is None else deadline - real_monotonic()
                 if left is not None and left <= 0:
                     return None
-                self._wait(left, lambda: self._ahead(ends))
+                self._wait(left, lambda: self._prefetch(ends))
 
-    def _ahead(self, ends: dict[TopicPartition, int] | None) -> bool:
-        """Have records taken ahead; REQUIRES the state lock."""
-        held = self._held
+    def _prefetch(self, ends: dict[TopicPartition, int] | None) -> bool:
+        """Have records ready for an iteration; False if there are none. REQUIRES: the state lock."""
+        subscriptions = self._subscriptions
         if ends is not None:
-            for name in held.readers:
+            for name in subscriptions.readers:
                 if name not in ends:
-                    ends[name] = self._service.bounds(name, self._config.isolation_level)[1]
-        return held.take_ahead(self._limit(None), ends)
+                    ends[name] = self._offsets.bounds(name)[1]
+        return subscriptions.prefetch(self._max_poll_records, ends)
 
     def stop(self) -> None:
-        """Have the reader end: a waiting call returns, a loop ends. For good; safe from anywhere."""
+        """Have reading end: a waiting call returns, a loop ends. For good; safe from anywhere."""
         self.stopped = True
         self._wakeup.wake()
 
-    # -- the end ---------------------------------------------------------------------------------------
+    # -- committing ----------------------------------------------------------------------------------
+
+    def commit(self, offsets: Any = None) -> None:
+        """Commit all that was returned (None), through a Record, or a mapping of partition → NEXT offset.
+
+        Raises CommitFailedError if the group gave a partition to another member, whose records will be handled there, or
+        if its topic was deleted, or deleted and created again. Nothing is committed then. Cost: an append of one small
+        batch.
+        """
+        with self._access.call(), self._access.state():
+            self._check()  # the log may have been closed meanwhile: then nothing is assigned, and nothing would be committed
+            if self._config.group is None:
+                raise ConfigError("This consumer has no group=, so there is nowhere to commit to.", name="group")
+            self._coordinator.commit(offsets)
+
+    def committed(self, partition: TopicPartition) -> int | None:
+        """The group's committed offset, the NEXT to read; None if there is none."""
+        with self._access.call(reads_only=True):
+            if self._config.group is None:
+                raise ConfigError("This consumer has no group=, so nothing is committed for it.", name="group")
+            found = self._offsets.committed([partition_of(partition)])
+            return next((c.offset for c in found.values()), None)
+
+    # -- positions and offsets -----------------------------------------------------------------------
+
+    def _reader(self, partition: TopicPartition) -> PartitionReader:
+        readers = self._subscriptions.readers
+        reader = readers.get(partition)  # an equal plain tuple finds it too
+        if reader is None:
+            raise UnknownTopicOrPartitionError(
+                f"{tuple(partition)} is not assigned to this consumer; it has {sorted(readers) or 'nothing'}"
+                f"{' (a member of a group gets its partitions in poll)' if self._config.group is not None else ''}."
+            )
+        return reader
+
+    def _names(self, partitions: tuple[TopicPartition, ...]) -> list[TopicPartition]:
+        """The names of these assigned partitions; of all if none is given."""
+        return [self._reader(p).name for p in partitions] if partitions else list(self._subscriptions.readers)
+
+    def seek(self, partition: TopicPartition, offset: int) -> None:
+        """Go on at `offset`. One outside the log is found at the next read, and `auto_offset_reset` decides.
+
+        Raises OffsetOutOfRangeError for what cannot be an offset.
+        """
+        with self._access.call(), self._access.state():
+            name = self._reader(partition).name
+            if not is_offset(offset):
+                start, end = self._offsets.bounds(name)
+                raise OffsetOutOfRangeError(
+                    f"{shown(offset)} is not an offset: {name.topic}-{name.partition} holds {start} up to, not including, "
+                    f"{end}.",
+                    log_start_offset=start,
+                    log_end_offset=end,
+                )
+            self._subscriptions.seek(name, offset)
+            self._wakeup.pending = True
+
+    def seek_to_beginning(self, *partitions: TopicPartition) -> None:
+        """Go to the first record; of all assigned partitions if none is named."""
+        self._seek_to(partitions, 0)
+
+    def seek_to_end(self, *partitions: TopicPartition) -> None:
+        """Go after the last record; of all assigned partitions if none is named."""
+        self._seek_to(partitions, 1)
+
+    def _seek_to(self, partitions: tuple[TopicPartition, ...], which: int) -> None:
+        with self._access.call(), self._access.state():
+            for name in self._names(partitions):
+                self._subscriptions.seek(name, self._offsets.bounds(name)[which])
+            self._wakeup.pending = True
+
+    def position(self, partition: TopicPartition) -> int:
+        """The offset after the last record that was returned, never a prefetched one."""
+        with self._access.call(), self._access.state():
+            return self._offsets.position(self._reader(partition).name)
+
+    def offsets_for_times(
+        self, times: Mapping[TopicPartition, int | datetime]
+    ) -> dict[TopicPartition, OffsetAndTimestamp | None]:
+        """The first record at or after each time (ms or aware datetime), None where all are earlier."""
+        with self._access.call(reads_only=True):
+            return self._offsets.for_times({partition_of(p): to_ms(t) for p, t in times.items()})
+
+    def beginning_offsets(self, partitions: Iterable[TopicPartition] | None = None) -> dict[TopicPartition, int]:
+        """The first offset of each partition; of the assigned ones if None."""
+        return self._bounds(partitions, 0)
+
+    def end_offsets(self, partitions: Iterable[TopicPartition] | None = None) -> dict[TopicPartition, int]:
+        """The offset after the last record of each partition; of the assigned ones if None."""
+        return self._bounds(partitions, 1)
+
+    def _bounds(self, partitions: Iterable[TopicPartition] | None, which: int) -> dict[TopicPartition, int]:
+        with self._access.call(reads_only=True):
+            names = list(self._subscriptions.readers) if partitions is None else [partition_of(p) for p in partitions]
+            return {name: self._offsets.bounds(name)[which] for name in names}
+
+    def lag(self) -> dict[TopicPartition, int]:
+        """How many offsets the end of each assigned partition is ahead of the position."""
+        with self._access.call(), self._access.state():
+            return self._offsets.lag()
+
+    def pause(self, *partitions: TopicPartition) -> None:
+        """Return no records of these (all assigned if none is named) until `resume`; they stay assigned."""
+        with self._access.call(), self._access.state():
+            self._subscriptions.pause(self._names(partitions))
+
+    def resume(self, *partitions: TopicPartition) -> None:
+        """Return records of these (all assigned if none is named) again."""
+        with self._access.call(), self._access.state():
+            self._subscriptions.paused.difference_update(self._names(partitions))
+
+    def paused(self) -> set[TopicPartition]:
+        """The partitions that are paused."""
+        with self._access.call(reads_only=True):
+            return set(self._subscriptions.paused)
+
+    # -- the end -------------------------------------------------------------------------------------
+
+    @property
+    def _dead(self) -> StreamlogError | None:
+        return self._access.closed_error
+
+    @_dead.setter
+    def _dead(self, error: StreamlogError | None) -> None:
+        self._access.closed_error = error
+
+    def _check(self) -> None:
+        self._access.check()
 
     def __exit__(self, exc_type: object = None, *exc: object) -> None:
         if exc_type is None and (entered := self._enter_if_open()) is not None:
-            with entered, self._guard():
-                self._held.finish()
+            with entered, self._access.state():
+                self._subscriptions.finish()
         self.close()
 
     def _enter_if_open(self) -> Any:
-        """As `_enter`; None where it is closed, or its log was meanwhile: by another thread, or because that was put off."""
+        """`access.call()`; None if the consumer is closed, maybe since this call began: by another thread, or deferred."""
         try:
-            return self._enter()
+            return self._access.call()
         except StreamlogError:
             if self._dead is None:
                 raise
@@ -362,7 +545,7 @@ class Consumer(Positions, Generic[K, V]):
         """Commit what is finished (if auto-committing), leave the group. Closing again does nothing.
 
         A bare `close()` does not finish the record in hand; leaving a `with` block without an exception does. In a signal
-        handler or finalizer it may be put off until the call that was interrupted ends: a waiting poll at once, with [].
+        handler or finalizer it may be deferred until the call that was interrupted ends: a waiting poll at once, with [].
         """
         if self._dead is not None:
             return
@@ -374,9 +557,8 @@ class Consumer(Positions, Generic[K, V]):
                 self._end(closed("consumer"))
 
     def _end_call_soon(self) -> bool:
-        """Whether the caller, no listener, interrupted a call of this consumer's, which then ends as after `stop`."""
-        here = get_ident()
-        if not self._busy.locked() or self._owner != here or self._inside == here:
+        """Whether the caller interrupted a call of this consumer, which then ends as after `stop`."""
+        if not self._access.has_interrupted_call():
             return False
         self.stop()
         return True
@@ -385,17 +567,17 @@ class Consumer(Positions, Generic[K, V]):
         """Close it, unless a call is not over yet."""
         if self._dead is not None:
             return
-        if self._busy.locked():
-            self._cleanup.deferred_closes.append(
-                self._close_deferred
-            )  # whoever ends that call looks; and the background thread, in time
+        if self._access.call_lock.locked():
+            # The thread of that call looks here when it ends, and so does the background thread in time.
+            self._cleanup.deferred_closes.append(self._close_deferred)
         else:
             self._close_with_log(error=closed("consumer"))
 
     def _close_with_log(self, limit_s: float = _CLOSE_WAIT_S, error: StreamlogError | None = None) -> None:
-        """The log is closing, maybe under a thread that waits in here: wake it, and wait for it, with a bound."""
+        """The log closes, maybe while another thread waits in a call of this consumer: wake it, and wait for it, with a bound."""
+        access = self._access
         error = error or closed("log")
-        if self._busy.locked() and self._owner == get_ident():
+        if access.call_lock.locked() and access.owner == get_ident():
             self._end(error)
             return
         self._dead = error
@@ -403,66 +585,53 @@ class Consumer(Positions, Generic[K, V]):
         taken: list[bool] = []
         try:
             # One step in C, as `with` is, which has no timeout: an interrupt finds it taken and noted, or neither. A lock
-            # that stayed taken would look like a call of this thread, whose end the next close of the log waits for.
-            taken.extend(map(self._busy.acquire, (True,), (limit_s,)))
+            # that stayed taken would look like a call of this thread, and the next close of the log waits for its end.
+            taken.extend(map(access.call_lock.acquire, (True,), (limit_s,)))
             if taken[0]:
-                self._owner = get_ident()
+                access.owner = get_ident()
                 self._end(error)
         finally:
             if taken and taken[0]:
-                self._busy.release()
+                access.call_lock.release()
 
     def _end(self, error: StreamlogError) -> None:
-        if self._ending:  # a listener that closes the consumer while it is told of its closing
+        if self._ending:  # a listener closes the consumer while it is called for its closing
             return
         self._ending = True
         try:
-            with self._guard():
-                self._leave()
+            with self._access.state():
+                self._coordinator.leave()
         except BaseException as failure:
-            membership = self._membership
+            membership = self._coordinator.membership
             if isinstance(failure, Exception) and not (membership is not None and membership.joined):
-                self._let_go(error)
-            else:  # Ctrl-C, or what else came before it had left: it is still open, and closing it again goes on
+                self._end_for_good(error)
+            else:  # Ctrl-C, or an error before it has left: it is still open, and the next close goes on
                 self._ending = False
             raise
-        self._let_go(error)
+        self._end_for_good(error)
 
-    def _let_go(self, error: StreamlogError) -> None:
+    def _end_for_good(self, error: StreamlogError) -> None:
         self._service.off_metadata(self._wakeup.wake)
         self._log._forget(self)
         self._dead = error
 
-    def _leave(self) -> None:
-        """Commit what is finished, tell the listener, leave the group, let go of every partition."""
-        names = self._held.names()
-        try:
-            if self._auto_commits:
-                self._auto_commit(None)
-            still = self._held.names() - self._going  # committing lets go of partitions whose topic was deleted
-            if still and self._subscription.manual is None:
-                self._tell("on_partitions_revoked", still)
-        finally:
-            if self._membership is not None:
-                self._membership.leave()
-                self._local_members.remove(self._membership.group, self)
-            self._held.drop(names)
-
     def __del__(self) -> None:
-        if self._dead is None and self._made:
-            service, wakeup, membership = self._service, self._wakeup, self._membership
-            local_members = self._local_members
-
-            def finalizer() -> None:
-                service.off_metadata(wakeup.wake)
-                if membership is not None:
-                    membership.leave()
-                    local_members.remove_if_empty(membership.group)
-
-            self._cleanup.add_finalizer(finalizer)
+        if self._made and self._dead is None:
+            service, wakeup = self._service, self._wakeup
+            # The coordinator adds a finalizer of its own, which leaves the group.
+            self._cleanup.add_finalizer(lambda: service.off_metadata(wakeup.wake))
             self._warn_open()  # last: where warnings are errors, it raises
 
     def __repr__(self) -> str:
         group = "" if self._config.group is None else f" group={self._config.group!r}"
-        state = " closed" if self._dead is not None else f" {len(self._held.readers)} partitions"
-        return f"<streamlog.Consumer {', '.join(sorted(self._subscription.names)) or 'no topics'}{group}{state}>"
+        state = " closed" if self._dead is not None else f" {len(self._subscriptions.readers)} partitions"
+        names = ", ".join(sorted(self._subscriptions.subscription.names)) or "no topics"
+        return f"<streamlog.Consumer {names}{group}{state}>"
+
+
+def _limit(max_records: int) -> int:
+    if type(max_records) is int and 0 < max_records < maxsize:
+        return max_records
+    if isinstance(max_records, bool) or not isinstance(max_records, int) or max_records < 1:
+        raise ConfigError(f"max_records={shown(max_records)} is not a positive int.", name="max_records")
+    return min(max_records, maxsize)  # more than any list holds: all there is

@@ -70,7 +70,7 @@ class PartitionReader:
         self._window = FIRST_RECORDS
         self._forget()
 
-    def bounds_if_lost(self) -> tuple[int, int] | None:
+    def bounds_if_out_of_range(self) -> tuple[int, int] | None:
         """The log's bounds (start, end) if a fetch says that it does not hold `position`; None if it does.
 
         A fetch, for the bounds are not the same question: a reader that saw what may not be seen any more waits beyond

@@ -60,13 +60,13 @@ class Wakeup:
 
 
 class Member(Protocol):
-    """What `LocalMembers` and the other members ask of a consumer."""
+    """What `LocalMembers` and the other members ask of a member. A ConsumerCoordinator is one."""
 
-    _wakeup: Wakeup
+    wakeup: Wakeup
 
-    def _release_if_idle(self) -> None: ...
-    def _evict_if_thread_ended(self) -> None: ...
-    def _polling_thread(self) -> int: ...
+    def release_if_idle(self) -> None: ...
+    def evict_if_thread_ended(self) -> None: ...
+    def polling_thread(self) -> int: ...
 
 
 class Leave:
@@ -256,19 +256,24 @@ class LocalMembers:
         for member in snapshot(self._members.pop(group, ())):  # a member that was added between the two steps
             self.add(group, member)
 
-    def others(self, group: str, member: Member) -> list[Member]:
+    def others(self, group: str, member: Member | None) -> list[Member]:
         return [m for m in snapshot(self._members.get(group, ())) if m is not member]
 
     def wake(self, group: str) -> None:
         """Wake the members that wait in a poll: the thread of one of them has ended. Takes no lock."""
         for member in snapshot(self._members.get(group, ())):
-            member._wakeup.wake()
+            member.wakeup.wake()
 
-    def evict_dead(self, group: str) -> None:
-        """Have members leave that cannot do it themselves: collected without a close, or their thread has ended."""
+    def evict_dead(self, group: str, besides: Member | None = None) -> list[Member]:
+        """Have members leave that cannot do it themselves: collected without a close, or their thread has ended.
+
+        Returns the members of the group but `besides`, the one that asks.
+        """
         self.clean_up()
-        for member in snapshot(self._members.get(group, ())):
-            member._evict_if_thread_ended()
+        others = self.others(group, besides)
+        for member in others:
+            member.evict_if_thread_ended()
+        return others
 
     def leave(self, leave: Leave) -> None:
         """Send a leave to the coordinator; it is sent again later if that fails."""

@@ -1,117 +1,91 @@
-"""Where a consumer is in each partition, and where it could be."""
+"""Offsets of the partitions of a consumer: where they begin and end, what is committed, and where reading starts."""
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterable, Mapping
-from datetime import datetime
 
-from ...config import shown
-from ...errors import OffsetOutOfRangeError, UnknownTopicOrPartitionError
-from ...types import OffsetAndTimestamp, TopicPartition
-from ..arguments import is_offset, partition_of, to_ms
-from .fetcher import PartitionReader
-from .sharing import Sharing
+from ...broker.api import Service
+from ...config import ConsumerConfig
+from ...errors import OffsetOutOfRangeError
+from ...types import OffsetAndMetadata, OffsetAndTimestamp, TopicPartition
+from .subscription_state import SubscriptionState
+
+logger = logging.getLogger("streamlog.client")
 
 
-class Positions(Sharing):
-    """Seeking, asking for offsets, pausing."""
+class OffsetFetcher:
+    """Asks the log and the group for offsets, and applies `auto_offset_reset`.
 
-    # -- positions -----------------------------------------------------------------------------------
+    REQUIRES for `position`, `lag` and `reset_out_of_range`, which use what is assigned: the consumer's state lock.
+    """
 
-    def _reader(self, partition: TopicPartition) -> PartitionReader:
-        reader = self._held.readers.get(partition)  # an equal plain tuple finds it too
-        if reader is None:
-            raise UnknownTopicOrPartitionError(
-                f"{tuple(partition)} is not assigned to this consumer; it has {sorted(self._held.readers) or 'nothing'}"
-                f"{' (a member of a group gets its partitions in poll)' if self._membership else ''}."
-            )
-        return reader
+    def __init__(self, service: Service, config: ConsumerConfig, subscriptions: SubscriptionState) -> None:
+        self._service = service
+        self._group = config.group
+        self._isolation = config.isolation_level
+        self._reset_policy = config.auto_offset_reset
+        self._subscriptions = subscriptions
 
-    def seek(self, partition: TopicPartition, offset: int) -> None:
-        """Go on at `offset`. One outside the log is found at the next read, and `auto_offset_reset` decides.
+    def bounds(self, name: TopicPartition) -> tuple[int, int]:
+        """The first offset of a partition, and the offset after its last record."""
+        return self._service.bounds(name, self._isolation)
 
-        Raises OffsetOutOfRangeError for what is no offset at all.
-        """
-        with self._enter(), self._guard():
-            reader = self._reader(partition)
-            if not is_offset(offset):
-                start, end = self._service.bounds(reader.name, self._config.isolation_level)
-                raise OffsetOutOfRangeError(
-                    f"{shown(offset)} is no offset: {reader.name.topic}-{reader.name.partition} holds {start} up to, not "
-                    f"including, {end}.",
-                    log_start_offset=start,
-                    log_end_offset=end,
-                )
-            self._held.seek(reader.name, offset)
-            self._wakeup.pending = True
+    def for_times(self, times: Mapping[TopicPartition, int]) -> dict[TopicPartition, OffsetAndTimestamp | None]:
+        return {name: self._service.find_time(name, timestamp) for name, timestamp in times.items()}
 
-    def seek_to_beginning(self, *partitions: TopicPartition) -> None:
-        """Go to the first record; of all assigned partitions if none is named."""
-        self._seek_to(partitions, 0)
+    def committed(
+        self, names: Iterable[TopicPartition], topic_ids: Mapping[TopicPartition, bytes] | None = None
+    ) -> dict[TopicPartition, OffsetAndMetadata]:
+        """The group's committed offsets; none without a group."""
+        return {} if self._group is None else self._service.committed(self._group, names, topic_ids)
 
-    def seek_to_end(self, *partitions: TopicPartition) -> None:
-        """Go behind the last record; of all assigned partitions if none is named."""
-        self._seek_to(partitions, 1)
-
-    def _seek_to(self, partitions: tuple[TopicPartition, ...], which: int) -> None:
-        with self._enter(), self._guard():
-            readers = [self._reader(p) for p in partitions] if partitions else list(self._held.readers.values())
-            for reader in readers:
-                bounds = self._service.bounds(reader.name, self._config.isolation_level)
-                self._held.seek(reader.name, bounds[which])
-            self._wakeup.pending = True
-
-    def position(self, partition: TopicPartition) -> int:
-        """The offset after the last record handed out, never a prefetched one."""
-        with self._enter(), self._guard():
-            name = self._reader(partition).name
-            position = self._held.handed()[name]
-            if position < 0:
-                self._reset_to(name, *self._service.bounds(name, self._config.isolation_level), position)
-            return position
-
-    def offsets_for_times(
-        self, times: Mapping[TopicPartition, int | datetime]
-    ) -> dict[TopicPartition, OffsetAndTimestamp | None]:
-        """The first record at or after each time (ms or aware datetime), None where all are earlier."""
-        with self._enter(only_looks=True):
-            wanted = {partition_of(p): to_ms(t) for p, t in times.items()}
-            return {p: self._service.find_time(p, t) for p, t in wanted.items()}
-
-    def beginning_offsets(self, partitions: Iterable[TopicPartition] | None = None) -> dict[TopicPartition, int]:
-        """The first offset of each partition; of the assigned ones if None."""
-        return self._bounds(partitions, 0)
-
-    def end_offsets(self, partitions: Iterable[TopicPartition] | None = None) -> dict[TopicPartition, int]:
-        """The offset after the last record of each partition; of the assigned ones if None."""
-        return self._bounds(partitions, 1)
-
-    def _bounds(self, partitions: Iterable[TopicPartition] | None, which: int) -> dict[TopicPartition, int]:
-        with self._enter(only_looks=True):
-            names = list(self._held.readers) if partitions is None else [partition_of(p) for p in partitions]
-            return {name: self._service.bounds(name, self._config.isolation_level)[which] for name in names}
+    def position(self, name: TopicPartition) -> int:
+        """The offset after the last record that was returned. Raises OffsetOutOfRangeError if there is no position yet."""
+        position = self._subscriptions.returned_positions()[name]
+        if position < 0:
+            self.reset(name, *self.bounds(name), position)
+        return position
 
     def lag(self) -> dict[TopicPartition, int]:
-        """How many offsets each assigned partition's end is ahead of the position."""
-        with self._enter(), self._guard():
-            handed = self._held.handed()
-            isolation = self._config.isolation_level
-            bounds = {name: self._service.bounds(name, isolation) for name in handed}
-            return {name: max(0, bounds[name][1] - max(at, bounds[name][0])) for name, at in handed.items()}
+        """How many offsets the end of each partition is ahead of the position."""
+        positions = self._subscriptions.returned_positions()
+        bounds = {name: self.bounds(name) for name in positions}
+        return {name: max(0, bounds[name][1] - max(at, bounds[name][0])) for name, at in positions.items()}
 
-    def pause(self, *partitions: TopicPartition) -> None:
-        """Hand out nothing of these (all assigned if none is named) until `resume`; they stay assigned."""
-        with self._enter(), self._guard():
-            names = [self._reader(p).name for p in partitions] if partitions else list(self._held.readers)
-            self._held.pause(names)
+    # -- where reading starts ------------------------------------------------------------------------
 
-    def resume(self, *partitions: TopicPartition) -> None:
-        """Hand out records of these (all assigned if none is named) again."""
-        with self._enter(), self._guard():
-            names = [self._reader(p).name for p in partitions] if partitions else list(self._held.readers)
-            self._held.paused.difference_update(names)
+    def start(self, name: TopicPartition, committed: OffsetAndMetadata | None) -> int:
+        """Where to start reading a partition; -1, which is nowhere, under `auto_offset_reset="none"`: the first read raises,
+        unless there is a seek before.
+        """
+        start, end = self.bounds(name)
+        if committed is not None:
+            return committed.offset
+        return -1 if self._reset_policy == "none" else self.reset(name, start, end)
 
-    def paused(self) -> set[TopicPartition]:
-        """The partitions that are paused."""
-        with self._enter(only_looks=True):
-            return set(self._held.paused)
+    def reset(self, name: TopicPartition, start: int, end: int, position: int | None = None) -> int:
+        """Where `auto_offset_reset` says to go on. Raises OffsetOutOfRangeError if that is "none"."""
+        if self._reset_policy == "none":
+            where = "nothing is committed for it" if position == -1 else f"offset {position} is not in it"
+            raise OffsetOutOfRangeError(
+                f"{name.topic}-{name.partition} holds offsets {start} up to, not including, {end}; {where}, and "
+                f"auto_offset_reset='none' leaves the choice to you: seek, or commit an offset first.",
+                log_start_offset=start,
+                log_end_offset=end,
+            )
+        return start if self._reset_policy == "earliest" else end
+
+    def reset_out_of_range(self) -> None:
+        """Move the positions that are outside the log, because retention deleted records there."""
+        subscriptions = self._subscriptions
+        for name, reader in subscriptions.readers.items():
+            bounds = subscriptions.at_position(reader).bounds_if_out_of_range()
+            if bounds is not None:
+                start, end = bounds
+                onward = self.reset(name, start, end, reader.position)
+                logger.warning(
+                    "%s-%d: offset %d is outside the log (%d to %d); going on at %d (auto_offset_reset=%r)",
+                    *name, reader.position, start, end, onward, self._reset_policy,
+                )  # fmt: skip
+                subscriptions.seek(name, onward)

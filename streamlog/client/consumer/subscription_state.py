@@ -1,9 +1,9 @@
-"""The partitions a consumer holds: a reader each, what of it was handed out, what of that is finished.
+"""What a consumer is subscribed to and assigned, its positions, and which records the program has not finished.
 
-One rule decides what was handed out: a poll's records are once `returned` is what it `polled`, a loop's record
-is once `Ahead.at` has passed it, and each is the last thing that its call does. Readers run ahead of that and
-prove nothing: whatever raised wherever in between, the next call puts them back to what was handed out. No
-exception handler takes part in it, so no second exception can keep one from its work.
+One rule decides which records were returned to the program. Those of a poll were once `returned` is what it `polled`; a
+record of an iteration was once `Prefetched.at` has passed it. Each of the two is the last thing that its call does.
+Readers are ahead of that and prove nothing: wherever a call raised, the next one moves them back to what was returned.
+No exception handler takes part in it, so a second exception cannot break it.
 """
 
 from __future__ import annotations
@@ -15,12 +15,13 @@ from ...errors import StreamlogError
 from ...types import Record, TopicPartition
 from .fetcher import PartitionReader
 from .record_batch import RecordBatch
+from .subscription import Subscription
 
 
-class Ahead:
-    """Records of one partition that a loop hands out one by one; those before `at` were handed out.
+class Prefetched:
+    """Records of one partition that an iteration returns one by one; those before `at` were returned.
 
-    `after` is where the partition goes on behind the last one.
+    `after` is the offset to go on at after the last one.
     """
 
     __slots__ = ("after", "at", "name", "records")
@@ -37,74 +38,77 @@ class Ahead:
 
     @property
     def position(self) -> int:
-        """The offset after the last record handed out."""
+        """The offset after the last record that was returned."""
         records, at = self.records, self.at
         return records[at].offset if at < len(records) else self.after
 
 
-# Of no partition: its name is no topic's.
-NOTHING = Ahead(TopicPartition("", -1), [], -1)
+# Of no partition: no topic can have this name.
+NOTHING = Prefetched(TopicPartition("", -1), [], -1)
 
 
-class Assignment:
-    """Readers by partition, and what is in hand. REQUIRES: the consumer's state lock.
+class SubscriptionState:
+    """The subscription, a reader for each assigned partition, and the records in hand: returned, and not finished.
 
-    `positions` are the offsets after the last record handed out, but for those that `ahead` and `polled`
-    have moved on: `handed` tells all of them, `finished` what auto-commit may commit, which is everything
-    before the first record still in the program's hands. `polled` is what a poll took, the offset after its
-    last record for each partition; the program has it once that same object is in `returned` too.
+    REQUIRES: the consumer's state lock.
 
-    A loop takes the next record of `unlocked` without the lock. It puts the record down as in hand first, and
-    then looks whether `unlocked` is still what it was; whoever takes partitions away empties `unlocked` first,
-    and then looks whether something is in hand. So one of the two sees the other.
+    `positions` has the offset after the last record that was returned, but for the partitions that `prefetched` and
+    `polled` have moved on. `returned_positions` is right for all, and `finished_positions` is what auto-commit may commit:
+    everything before the first record in hand. `polled` is what a poll took: the offset after its last record for each
+    partition. The program has those records once the same object is in `returned` too.
+
+    An iteration takes the next record of `lock_free` without the lock. It notes the record as in hand first, and then
+    looks whether `lock_free` is still what it was. Code that revokes partitions empties `lock_free` first, and then looks
+    whether a record is in hand. So one of the two sees the other.
     """
 
     def __init__(self) -> None:
+        self.subscription = Subscription()
         self.readers: dict[TopicPartition, PartitionReader] = {}
         self.positions: dict[TopicPartition, int] = {}
         self.paused: set[TopicPartition] = set()
         self.polled: dict[TopicPartition, int] | None = None
         self.returned: dict[TopicPartition, int] | None = None
         self.in_hand: Record[Any, Any] | None = None
-        self.ahead = NOTHING
-        self.unlocked = NOTHING
+        self.prefetched = NOTHING
+        self.lock_free = NOTHING
         self._turn = 0
 
-    def names(self) -> frozenset[TopicPartition]:
+    def assigned(self) -> frozenset[TopicPartition]:
         return frozenset(self.readers)
 
-    def active(self) -> list[TopicPartition]:
+    def fetchable(self) -> list[TopicPartition]:
         return [name for name in self.readers if name not in self.paused]
 
-    def lock_loop_out(self) -> bool:
-        """Have a loop come for the lock before it takes the next record; whether the program has nothing in its hands.
+    def end_lock_free(self) -> bool:
+        """Have an iteration acquire the lock before it takes the next record; whether no record is in hand.
 
-        Then partitions can go without asking it.
+        Then partitions can be revoked without asking the program.
         """
-        self.unlocked = NOTHING
+        self.lock_free = NOTHING
         return self.in_hand is None and self.polled is None
 
-    # -- changing hands ------------------------------------------------------------------------------
+    # -- assignment ----------------------------------------------------------------------------------
 
     def add(self, reader: PartitionReader) -> None:
         self.positions[reader.name] = reader.position
         self.readers[reader.name] = reader
 
-    def drop(self, names: Iterable[TopicPartition]) -> None:
+    def remove(self, names: Iterable[TopicPartition]) -> None:
         for name in set(names):
-            self._let_go(name)
+            self._forget(name)
             self.readers.pop(name, None)
             self.positions.pop(name, None)
             self.paused.discard(name)
 
     def seek(self, name: TopicPartition, offset: int) -> None:
-        self._let_go(name)
+        self._forget(name)
         self.positions[name] = offset
 
-    def _let_go(self, name: TopicPartition) -> None:
-        """Nothing of the partition is in hand any more, and nothing was taken ahead of it."""
-        if self.ahead.name == name:
-            self._put_back()
+    def _forget(self, name: TopicPartition) -> None:
+        """Nothing of the partition is in hand any more, and nothing of it is prefetched."""
+        if self.prefetched.name == name:
+            self._drop_prefetched()
         if self.polled is not None:
             self.polled.pop(name, None)
             if not self.polled:
@@ -113,34 +117,35 @@ class Assignment:
             self.in_hand = None
 
     def pause(self, names: Iterable[TopicPartition]) -> None:
-        """Hand out nothing of these; what was taken ahead of them goes back."""
+        """Return no records of these; those prefetched are dropped."""
         self.paused.update(names)
-        if self.ahead.name in self.paused:
-            self._put_back()
+        if self.prefetched.name in self.paused:
+            self._drop_prefetched()
 
-    def _put_back(self) -> None:
-        """What was taken ahead and not handed out is read again when it is wanted."""
-        ahead = self.ahead
-        self.unlocked = NOTHING
-        if ahead.name in self.positions:
-            self.positions[ahead.name] = ahead.position
-        self.ahead = NOTHING
+    def _drop_prefetched(self) -> None:
+        """Records that were prefetched and not returned are read again later."""
+        prefetched = self.prefetched
+        self.lock_free = NOTHING
+        if prefetched.name in self.positions:
+            self.positions[prefetched.name] = prefetched.position
+        self.prefetched = NOTHING
 
-    # -- handing out ---------------------------------------------------------------------------------
+    # -- taking records ------------------------------------------------------------------------------
 
-    def take_ahead(self, n: int, ends: dict[TopicPartition, int] | None) -> bool:
-        """Have up to `n` records, none at or past `ends`, ready to be handed out one by one; False if none."""
-        if self.ahead.unread:
+    def prefetch(self, n: int, ends: dict[TopicPartition, int] | None) -> bool:
+        """Have up to `n` records, none at or past `ends`, ready for an iteration; False if there are none."""
+        if self.prefetched.unread:
             return True
-        self._put_back()
+        if self.prefetched is not NOTHING:
+            self._drop_prefetched()
         for reader in self._in_turn():
             name = reader.name
             end = None if ends is None else ends[name]
             out: list[Record[Any, Any]] = []
             if end is None:
-                self.placed(reader).take(out, n)
+                self.at_position(reader).take(out, n)
             elif self.positions[name] < end:
-                self.placed(reader).take(out, min(n, end - self.positions[name]))
+                self.at_position(reader).take(out, min(n, end - self.positions[name]))
             else:
                 continue
             after = reader.position
@@ -148,36 +153,37 @@ class Assignment:
                 out = [record for record in out if record.offset < end]
                 after = end
             if out:
-                self.ahead = Ahead(name, out, after)
+                self.prefetched = Prefetched(name, out, after)
                 return True
-            self.positions[name] = after  # past what is no record
+            self.positions[name] = after  # past control batches and gaps
         return False
 
-    def offer(self) -> Ahead:
-        """Put the next record taken ahead down as in hand. REQUIRES: there is one.
+    def next_prefetched(self) -> Prefetched:
+        """Note the next prefetched record as in hand. REQUIRES: there is one.
 
-        Who then moves `at` past it has handed it out, and may go on so without the lock, see above.
+        The caller returns it by moving `at` past it, and may go on so without the lock, see above.
         """
-        ahead = self.unlocked = self.ahead
-        self.in_hand = ahead.records[ahead.at]
-        return ahead
+        prefetched = self.lock_free = self.prefetched
+        self.in_hand = prefetched.records[prefetched.at]
+        return prefetched
 
     def take(self, n: int) -> list[Record[Any, Any]]:
-        """Up to `n` records, as `polled`. Partitions take turns to be first."""
-        self._begin_poll()
+        """Up to `n` records, noted as `polled`. Partitions take turns to be first."""
+        if self.polled is not None or self.prefetched is not NOTHING:
+            self._begin_poll()
         polled: dict[TopicPartition, int] = {}
         out: list[Record[Any, Any]] = []
         for reader in self._in_turn():
             before = len(out)
             if reader.position != self.positions[reader.name]:
-                self.placed(reader)
+                self.at_position(reader)
             try:
                 reader.take(out, n - before)
             except StreamlogError:
                 if not out:
                     raise
-                # What the others had is handed out first; the next poll meets the error again.
-            # Without records it only went past what is none, such as the marks that end transactions.
+                # The records of the others are returned first; the next poll raises the error again.
+            # A reader that gave no records may have moved past control batches and gaps.
             (polled if len(out) > before else self.positions)[reader.name] = reader.position
             if len(out) >= n:
                 break
@@ -186,19 +192,19 @@ class Assignment:
         return out
 
     def take_batches(self, n: int, exactly: bool) -> list[RecordBatch[Any, Any]]:
-        """Batches of up to `n` records in all, or, unless `exactly`, of the few more that the last one has."""
-        self._begin_poll()
+        """Batches of up to `n` records in all; unless `exactly`, the last batch is whole and may have more."""
+        if self.polled is not None or self.prefetched is not NOTHING:
+            self._begin_poll()
         polled: dict[TopicPartition, int] = {}
         out: list[RecordBatch[Any, Any]] = []
         taken = 0
         for reader in self._in_turn():
             before = len(out)
             try:
-                taken += self.placed(reader).take_batches(out, n - taken, exactly)
+                taken += self.at_position(reader).take_batches(out, n - taken, exactly)
             except StreamlogError:
                 if not out:
                     raise
-            # Without records it only went past what is none, such as the marks that end transactions.
             (polled if len(out) > before else self.positions)[reader.name] = reader.position
             if taken >= n:
                 break
@@ -209,11 +215,11 @@ class Assignment:
     def _begin_poll(self) -> None:
         if self.polled is not None:  # a listener polled inside this poll
             self.finish()
-        if self.ahead is not NOTHING:
-            self._put_back()
+        if self.prefetched is not NOTHING:
+            self._drop_prefetched()
 
-    def placed(self, reader: PartitionReader) -> PartitionReader:
-        """The reader, at what was handed out: a call that raised may have left it further on."""
+    def at_position(self, reader: PartitionReader) -> PartitionReader:
+        """The reader, moved back to what was returned: a call that raised may have left it further on."""
         position = self.positions[reader.name]
         if reader.position != position:
             reader.seek(position)
@@ -232,7 +238,7 @@ class Assignment:
     # -- finishing -----------------------------------------------------------------------------------
 
     def finish(self) -> None:
-        """The program is done with everything it was handed; what a call that raised had taken, it never was."""
+        """The program has finished all records that were returned to it. Those that a call took before it raised were not."""
         polled = self.polled
         if polled is not None:
             if polled is self.returned:
@@ -241,7 +247,7 @@ class Assignment:
         self.in_hand = None
 
     def finish_through(self, name: TopicPartition, offset: int) -> None:
-        """The program is done with the partition's records before `offset`."""
+        """The program has finished the partition's records before `offset`."""
         if self.in_hand is not None and self.in_hand.topic_partition == name and self.in_hand.offset < offset:
             self.in_hand = None
         polled = self.polled
@@ -252,23 +258,23 @@ class Assignment:
         if all(self.positions[name] == end for name, end in polled.items()):
             self.polled = None
 
-    def handed(self) -> dict[TopicPartition, int]:
-        """The offset after the last record handed out, of each partition."""
+    def returned_positions(self) -> dict[TopicPartition, int]:
+        """The offset after the last record that was returned, of each partition."""
         positions = self._before_polled()
         if self.polled is not None and self.polled is self.returned:
             positions.update(self.polled)
         return positions
 
-    def finished(self) -> dict[TopicPartition, int]:
-        """The offset after the last record that the program is done with, of each partition."""
+    def finished_positions(self) -> dict[TopicPartition, int]:
+        """The offset after the last record that the program has finished, of each partition."""
         positions = self._before_polled()
-        record = self.in_hand  # looked at last: a loop moves on only after it put down the record here
+        record = self.in_hand  # read last: an iteration moves on only after it has noted the record here
         if record is not None and record.topic_partition in positions:
             positions[record.topic_partition] = record.offset
         return positions
 
     def _before_polled(self) -> dict[TopicPartition, int]:
         positions = {name: self.positions[name] for name in self.readers}
-        if self.ahead.name in positions:
-            positions[self.ahead.name] = self.ahead.position
+        if self.prefetched.name in positions:
+            positions[self.prefetched.name] = self.prefetched.position
         return positions

@@ -1,0 +1,469 @@
+"""The consumer's side of its group: join, revoke and take over partitions, commit, leave.
+
+Without a group, and after `assign()`, the same code keeps what is assigned in line with the topics that exist. What the
+other members of this process ask of a consumer they ask of its coordinator, see `membership`.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Collection, Iterable, Mapping
+from typing import Any
+
+from ...broker.api import Service
+from ...config import ConsumerConfig
+from ...errors import (
+    CommitFailedError,
+    ConfigError,
+    FencedInstanceIdError,
+    GroupNotEmptyError,
+    StreamlogError,
+    UnknownMemberIdError,
+)
+from ...runtime.threads import get_ident, look_again, refuse_reentry, result_of
+from ...types import OffsetAndMetadata, Record, TopicPartition
+from ..arguments import commit_offsets
+from ..handle import Parent
+from .access import Access
+from .decode import Decoder
+from .fetcher import PartitionReader
+from .listener import check_listener
+from .membership import Member, Membership, Wakeup
+from .offsets import OffsetFetcher
+from .subscription_state import SubscriptionState
+
+logger = logging.getLogger("streamlog.client")
+
+# How often one poll goes back to the group coordinator while partitions move.
+_ROUNDS = 8
+
+
+class ConsumerCoordinator:
+    """Keeps what is assigned in line with the subscription and the group. REQUIRES: the state lock, unless stated.
+
+    `membership` is None without a group.
+    """
+
+    def __init__(
+        self,
+        log: Parent,
+        service: Service,
+        config: ConsumerConfig,
+        access: Access,
+        subscriptions: SubscriptionState,
+        offsets: OffsetFetcher,
+        wakeup: Wakeup,
+        decoder_of: Callable[[TopicPartition], Decoder],
+    ) -> None:
+        self._service = service
+        self._config = config
+        self._access = access
+        self._subscriptions = subscriptions
+        self._offsets = offsets
+        self._decoder_of = decoder_of
+        self._cleanup = log._cleanup
+        self._local_members = log._local_members
+        self.wakeup = wakeup
+        self.listener: Any = check_listener(config.listener)
+        group = config.group
+        self.membership = None if group is None else Membership(service, config, group, wakeup, log._local_members)
+        self.auto_commits = config.auto_commits
+        self._revoking: frozenset[TopicPartition] = frozenset()  # of which the listener is being called
+        self._last_commit: dict[TopicPartition, int] = {}
+        self._topic_ids: dict[TopicPartition, bytes] = {}  # of each partition that was ever assigned, the last one
+        self._recreated: set[TopicPartition] = set()  # partitions that were assigned in a former topic too
+        self._next_commit_s: float | None = None
+        self._next_check_s: float | None = None
+
+    # -- polling -------------------------------------------------------------------------------------
+
+    def poll(self) -> None:
+        """Bring what is assigned in line with the topics and the group; auto-commit if it is time."""
+        subscription = self._subscriptions.subscription
+        if subscription.empty:
+            raise ConfigError("This consumer reads nothing: subscribe() or assign() first.")
+        if self.membership is None or subscription.manual is not None:
+            if subscription.manual is None and subscription.resolve(self._service.image):
+                self.assign_all()
+        else:
+            self._poll_group(self.membership)
+        if self.auto_commits:
+            self._auto_commit_if_due()
+
+    def is_up_to_date(self) -> bool:
+        """Whether a poll may go on with what is assigned, without a heartbeat; a member's deadline is renewed."""
+        membership = self.membership
+        subscription = self._subscriptions.subscription
+        return membership is None or subscription.manual is not None or membership.unchanged(subscription.names)
+
+    def assign_all(self) -> None:
+        """Read all partitions that the subscription names: the consumer has no group, or used `assign()`."""
+        subscriptions = self._subscriptions
+        subscription = subscriptions.subscription
+        subscription.resolve(self._service.image)
+        if subscription.manual is None:
+            self.remove_deleted()
+        wanted = subscription.partitions(self._service.image)
+        subscriptions.remove(subscriptions.assigned() - set(wanted))
+        self._take_over([name for name in wanted if name not in subscriptions.readers])
+
+    def _poll_group(self, membership: Membership) -> None:
+        subscription = self._subscriptions.subscription
+        if subscription.resolve(self._service.image):
+            self.remove_deleted()
+        refuse_reentry()
+        membership.polled()
+        self._local_members.add(membership.group, self)
+        others = self._local_members.evict_dead(membership.group, besides=self)
+        if not membership.unchanged(subscription.names):
+            self._rebalance(membership, others, polling=True)
+
+    def _rebalance(self, membership: Membership, others: Collection[Member], *, polling: bool) -> None:
+        """Send heartbeats, and do what the answers say, until the group is stable or others have to act.
+
+        Not `polling`: another member asks for it, which does not count as a poll of this one.
+        """
+        subscriptions = self._subscriptions
+        for _ in range(_ROUNDS):
+            if not self._is_still_subscribed():
+                return
+            assigned = subscriptions.assigned()
+            try:
+                result = membership.heartbeat(subscriptions.subscription.names, assigned, polling=polling)
+            except UnknownMemberIdError:
+                self._warn_evicted(membership, assigned)
+                self._lose(assigned)
+                if not polling:
+                    return
+                continue
+            except FencedInstanceIdError:
+                self._lose(assigned)
+                raise
+            self._next_check_s = result.next_check_s
+            if revoked := assigned - result.assignment:
+                self._revoke(revoked)
+            elif added := result.assignment - assigned:
+                self._take_over(sorted(added))
+                self._call_listener("on_partitions_assigned", added)
+            elif result.stable or not others:
+                return
+            else:
+                for other in others:
+                    other.release_if_idle()
+                others = ()
+
+    def _is_still_subscribed(self) -> bool:
+        """Whether this is to stay a member: a listener may have closed the consumer, or ended its subscription."""
+        if self._access.closed_error is not None:
+            raise self._access.closed_error.copy()
+        subscription = self._subscriptions.subscription
+        return subscription.manual is None and not subscription.empty
+
+    def waits_for_others(self) -> bool:
+        """Whether partitions are about to be assigned to this member by members that other threads poll."""
+        membership = self.membership
+        if membership is None or self._subscriptions.subscription.manual is not None or membership.stable:
+            return False
+        here = get_ident()
+        return any(other.polling_thread() != here for other in self._local_members.others(membership.group, self))
+
+    def longest_wait_s(self) -> float:
+        """How long to wait at most before the next poll, without a wakeup: a member renews its deadline in time.
+
+        Half its poll interval, so that another member that looks for overdue ones does not find it; and no longer than
+        until another member is overdue, of which there is no wakeup.
+        """
+        step = look_again.data_s
+        if self._next_check_s is not None:
+            next_check = self._next_check_s - self._service.real_seconds()
+            step = min(step, max(0.001, next_check), self._config.max_poll_interval_ms / 2000)
+        return step
+
+    # -- gaining and losing partitions ---------------------------------------------------------------
+
+    def _take_over(self, names: Iterable[TopicPartition]) -> None:
+        """Read partitions from their committed offsets on, or from where `auto_offset_reset` says."""
+        new = list(names)
+        if not new:
+            return
+        # One id for the reader and for the committed offset: a topic may be recreated between any two calls.
+        ids = {name: self._service.topic(name.topic).id_bytes for name in new}
+        committed = self._offsets.committed(new, ids)
+        config = self._config
+        for name in new:
+            known, topic_id = committed.get(name), ids[name]
+            start = self._offsets.start(name, known)
+            if self._topic_ids.get(name, topic_id) != topic_id:
+                self._recreated.add(name)
+            self._topic_ids[name] = topic_id
+            self._subscriptions.add(
+                PartitionReader(
+                    self._service,
+                    name,
+                    self._decoder_of(name),
+                    config.isolation_level,
+                    config.on_corrupt,
+                    start,
+                    config.fetch_max_bytes,
+                    topic_id,
+                )
+            )
+            if known is not None:
+                self._last_commit[name] = known.offset
+            else:
+                self._last_commit.pop(name, None)
+
+    def _revoke(self, names: frozenset[TopicPartition]) -> None:
+        """Partitions go to another member: commit what is finished there, call the listener, stop reading them."""
+        if self.auto_commits:
+            self._auto_commit(names)
+        still = names & self._subscriptions.assigned()  # a commit removes partitions of deleted topics
+        if still:
+            self._remove_after_listener("on_partitions_revoked", still)
+
+    def _lose(self, names: frozenset[TopicPartition]) -> None:
+        """Partitions are already another member's."""
+        if names:
+            self._remove_after_listener("on_partitions_lost", names)
+
+    def _warn_evicted(self, membership: Membership, names: frozenset[TopicPartition]) -> None:
+        if names and self.auto_commits:
+            logger.warning(
+                "this member of group %r was evicted and lost %s: %s; the records it finished there since the last commit "
+                "will be handled again; it joins again at its next poll",
+                membership.group, ", ".join(f"{t}-{n}" for t, n in sorted(names)), membership.why_lost,
+            )  # fmt: skip
+
+    def _remove_after_listener(self, event: str, names: frozenset[TopicPartition]) -> None:
+        """Call the listener, which may close the consumer (partitions are not revoked twice) or assign them by hand."""
+        readers = self._subscriptions.readers
+        removed = {name: readers[name] for name in names}
+        self._revoking = names
+        try:
+            self._call_listener(event, names)
+        finally:
+            self._revoking = frozenset()
+        self._subscriptions.remove([name for name, reader in removed.items() if readers.get(name) is reader])
+
+    def _call_listener(self, event: str, names: Iterable[TopicPartition]) -> None:
+        """The listener may use the consumer: the state lock is this thread's already."""
+        if self.listener is not None:
+            access = self._access
+            before, access.listener_thread = access.listener_thread, get_ident()  # a listener can be called by another
+            try:
+                getattr(self.listener, event)(sorted(names))
+            finally:
+                access.listener_thread = before
+
+    def _deleted(self) -> list[TopicPartition]:
+        """The assigned partitions whose topic was deleted, or deleted and recreated."""
+        topics = self._service.image.topics
+        return [
+            name
+            for name, reader in self._subscriptions.readers.items()
+            if name.topic not in topics
+            or topics[name.topic].id_bytes != reader.topic_id
+            or name.partition >= topics[name.topic].partitions
+        ]
+
+    def remove_deleted(self) -> list[TopicPartition]:
+        """Stop reading the partitions that are `_deleted`; returns them. Those given to `assign()` stay: reading them raises."""
+        deleted = self._deleted()
+        if deleted and self.auto_commits:
+            topics = self._service.image.topics
+            self._warn_recreated([name for name in deleted if name.topic in topics])
+        if deleted and self._subscriptions.subscription.manual is None:
+            self._subscriptions.remove(deleted)
+            for name in deleted:
+                self._last_commit.pop(name, None)
+            if self.membership is not None:
+                self.membership.stable = False  # the next poll sends a heartbeat
+        return deleted
+
+    def _warn_recreated(self, names: list[TopicPartition]) -> None:
+        """Log, once, that the finished offsets of topics that were recreated are not committed."""
+        finished = self._subscriptions.finished_positions()
+        lost = [name for name in names if finished[name] > 0 and finished[name] != self._last_commit.get(name)]
+        if lost:
+            logger.warning(
+                "auto-commit: nothing is committed for %s in group %r: the topic was deleted and created again, and offsets of "
+                "the former one mean nothing in it",
+                ", ".join(f"{t}-{n}" for t, n in sorted(lost)), self._config.group,
+            )  # fmt: skip
+            self._last_commit.update((name, finished[name]) for name in lost)
+
+    # -- asked by other members of this process, on their threads, without this one's state lock ---------
+
+    def release_if_idle(self) -> None:
+        """A new member asks: release partitions if no record is in hand and there is no listener.
+
+        It neither counts as a poll nor joins: other members do not keep one in the group that was evicted, or whose thread
+        has ended. An error is logged here, and raised by this member's own next poll.
+        """
+        access = self._access
+        if access.state_lock.locked():
+            return
+        access.taker = get_ident()
+        with access.state_lock:
+            membership = self.membership
+            if (
+                access.closed_error is None
+                and self.listener is None
+                and membership is not None
+                and membership.joined
+                and membership.thread_alive()
+                and self._subscriptions.end_lock_free()
+            ):
+                try:
+                    if self._subscriptions.subscription.resolve(self._service.image):
+                        self.remove_deleted()
+                    self._rebalance(membership, (), polling=False)
+                except StreamlogError as error:
+                    logger.debug("a member of group %r could not hand over: %s", membership.group, error)
+
+    def evict_if_thread_ended(self) -> None:
+        """Leave the group if the thread that polled has ended.
+
+        Only the group coordinator is informed. If another thread goes on with this consumer, it is like a member that was
+        evicted: a commit is refused, a poll joins again.
+        """
+        if self.membership is not None and not self.membership.thread_alive():
+            self.membership.evict()
+
+    def polling_thread(self) -> int:
+        """The thread that used this consumer last."""
+        return self._access.owner
+
+    # -- committing ----------------------------------------------------------------------------------
+
+    def commit(self, offsets: Any) -> None:
+        """`Consumer.commit`."""
+        subscriptions = self._subscriptions
+        topics = self._service.image.topics
+        if offsets is None:
+            positions = subscriptions.returned_positions().items()
+            wanted = {name: OffsetAndMetadata(at) for name, at in positions if at >= 0 and name.topic in topics}
+        else:
+            wanted = commit_offsets(offsets)
+        former = sorted(name for name in self.remove_deleted() if name in wanted)
+        if isinstance(offsets, Record) and self._is_of_former_topic(offsets):
+            former = [offsets.topic_partition]
+        if former:
+            raise CommitFailedError(
+                f"Nothing was committed: {', '.join(f'{t}-{n}' for t, n in former)} is of a topic that was deleted. Its "
+                f"offsets mean nothing in a topic that was created with the same name since. Poll to go on with the topics "
+                f"there are.",
+                group=self._config.group,
+                partitions=tuple(former),
+            )
+        self._commit(wanted)
+        for name, committed in wanted.items():
+            subscriptions.finish_through(name, committed.offset)
+
+    def _is_of_former_topic(self, record: Record[Any, Any]) -> bool:
+        """Whether a record is of a topic that was recreated since: no such offset of the new one was returned."""
+        name = record.topic_partition
+        return name in self._recreated and record.offset >= self._subscriptions.returned_positions().get(name, 0)
+
+    def _commit(self, offsets: Mapping[TopicPartition, OffsetAndMetadata]) -> None:
+        if not offsets:
+            return
+        group = self._config.group
+        assert group is not None
+        member_id, epoch = self._committing_member(group)
+        try:
+            ids = {name: self._topic_ids[name] for name in offsets if name in self._topic_ids}
+            result_of(self._service.commit(group, member_id, epoch, offsets, ids))
+        except UnknownMemberIdError as error:
+            raise CommitFailedError(
+                f"The commit in group {group!r} was refused: this member was evicted from the group, because it did not poll "
+                f"within max_poll_interval_ms={self._config.max_poll_interval_ms}. Its records will be handled by another "
+                f"member; poll to join again."
+            ) from error
+        except GroupNotEmptyError as error:
+            raise CommitFailedError(
+                f"The commit in group {group!r} was refused: the group has members, which commit for it, and this consumer is "
+                f"not one of them: it has its partitions by assign(), or has not polled yet. Nothing was committed; give "
+                f"consumers with assign() a group of their own."
+            ) from error
+        self._last_commit.update((name, committed.offset) for name, committed in offsets.items())
+
+    def _committing_member(self, group: str) -> tuple[str | None, int]:
+        """The member id and epoch to commit with. Raises CommitFailedError for a member that was evicted."""
+        membership = self.membership
+        subscription = self._subscriptions.subscription
+        if membership is None or subscription.manual is not None or subscription.empty:
+            return None, 0
+        membership.refuse_if_fenced()
+        if membership.why_lost:
+            # Sent without a member id, the commit would succeed if the group is empty by now, and move the group back.
+            raise CommitFailedError(
+                f"The commit in group {group!r} was refused: this member was evicted from the group, because "
+                f"{membership.why_lost}, and has not joined again. Nothing was committed; poll to join again, and expect the "
+                f"records since the last commit once more."
+            )
+        return membership.member_id or None, membership.epoch
+
+    def _auto_commit_if_due(self) -> None:
+        now = self._service.clock.monotonic()
+        if self._next_commit_s is None or now >= self._next_commit_s:
+            if self._next_commit_s is not None:
+                self._auto_commit(None)
+            self._next_commit_s = now + self._config.auto_commit_interval_ms / 1000
+
+    def auto_commit(self) -> None:
+        """Commit what is finished, if this consumer auto-commits. A refusal is logged: the records will be read again."""
+        if self.auto_commits:
+            self._auto_commit(None)
+
+    def _auto_commit(self, only: frozenset[TopicPartition] | None) -> None:
+        """Commit what is finished and not committed yet.
+
+        Nothing for a member that was evicted: what it still has, until its listener was called, is other members'.
+        """
+        membership = self.membership
+        subscriptions = self._subscriptions
+        if membership is not None and subscriptions.subscription.manual is None and not membership.joined:
+            return
+        deleted = set(self.remove_deleted())
+        last = self._last_commit
+        finished = {
+            name: OffsetAndMetadata(offset)
+            for name, offset in subscriptions.finished_positions().items()
+            if offset >= 0  # a position of 0 is committed too, once it was established
+            and name not in deleted
+            and last.get(name) != offset
+            and (only is None or name in only)
+        }
+        try:
+            self._commit(finished)
+        except CommitFailedError as error:
+            logger.warning("auto-commit: %s", error)
+
+    # -- leaving -------------------------------------------------------------------------------------
+
+    def leave(self) -> None:
+        """Commit what is finished, call the listener, leave the group, stop reading every partition."""
+        subscriptions = self._subscriptions
+        names = subscriptions.assigned()
+        try:
+            self.auto_commit()
+            still = subscriptions.assigned() - self._revoking  # a commit removes partitions of deleted topics
+            if still and subscriptions.subscription.manual is None:
+                self._call_listener("on_partitions_revoked", still)
+        finally:
+            if self.membership is not None:
+                self.membership.leave()
+                self._local_members.remove(self.membership.group, self)
+            subscriptions.remove(names)
+
+    def __del__(self) -> None:
+        membership = getattr(self, "membership", None)
+        if membership is not None and self._access.closed_error is None:
+            local_members = self._local_members
+
+            def finalizer() -> None:
+                membership.leave()
+                local_members.remove_if_empty(membership.group)
+
+            self._cleanup.add_finalizer(finalizer)
