@@ -59,7 +59,7 @@ def group_list(ctx: typer.Context, directory: Directory = None, as_json: Json = 
 
 @groups.command("describe")
 def group_describe(ctx: typer.Context, name: GroupName, directory: Directory = None, as_json: Json = False) -> None:
-    """Show the committed offset and the lag of a group in each partition, and its members."""
+    """Show committed offsets, lag and members of a group."""
     with open_log(ctx, directory, read_only=True) as log:
         group = _group(log, name)
         lags = group.lag()

@@ -87,9 +87,9 @@ def topic_list(
 
 @topics.command("describe")
 def topic_describe(ctx: typer.Context, name: TopicName, directory: Directory = None, as_json: Json = False) -> None:
-    """Show a topic's partitions, and the settings that are not the default.
+    """Show the partitions and settings of a topic.
 
-    With --json, show all settings.
+    Without --json only settings that are not the default.
     """
     with open_log(ctx, directory, read_only=True) as log:
         topic = topic_called(log, name)

@@ -1,4 +1,6 @@
-"""What is written about the library is true: README runs, examples print what they say, nothing public is mute."""
+"""What is written about the library is true: the code in documents runs, docstrings print what they say, nothing public is
+without a docstring, and no text names a file that does not exist.
+"""
 
 from __future__ import annotations
 
@@ -15,6 +17,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import tomllib
 from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
@@ -23,9 +26,20 @@ from typing import Any
 import pytest
 
 import streamlog
+from streamlog import config
 
 REPOSITORY = Path(__file__).resolve().parents[2]
+PACKAGE = REPOSITORY / "streamlog"
 README = (REPOSITORY / "README.md").read_text(encoding="utf-8")
+DOCUMENTS = {
+    str(path.relative_to(REPOSITORY)): path.read_text(encoding="utf-8")
+    for path in sorted(
+        {
+            REPOSITORY / "README.md",
+            *(path for top in ("streamlog", "benchmarks", "tests") for path in (REPOSITORY / top).rglob("*.md")),
+        }
+    )
+}
 CI = (REPOSITORY / ".ci" / "run").read_text(encoding="utf-8")
 HANDLES = (
     streamlog.StreamLog,
@@ -41,8 +55,22 @@ HANDLES = (
 EXTRAS = ("typer", "rich", "click", "cramjam")  # what a module of an extra may find missing
 
 
-def blocks(language: str) -> list[str]:
-    return re.findall(rf"^```{language}\n(.*?)^```$", README, re.DOTALL | re.MULTILINE)
+def blocks(language: str, text: str = README) -> list[str]:
+    return re.findall(rf"^```{language}\n(.*?)^```$", text, re.DOTALL | re.MULTILINE)
+
+
+def with_blocks(language: str) -> list[str]:
+    return [name for name, text in DOCUMENTS.items() if blocks(language, text)]
+
+
+def rows_of(text: str) -> list[list[str]]:
+    """The cells of every row of every table, headings left out."""
+    rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in text.splitlines() if line.startswith("|")]
+    return [
+        row
+        for at, row in enumerate(rows)
+        if not set(row[0]) <= set("-:") and (at + 1 == len(rows) or not set("".join(rows[at + 1])) <= set("-:"))
+    ]
 
 
 def modules() -> Iterator[str]:
@@ -62,32 +90,33 @@ def load(name: str) -> ModuleType:
         pytest.skip(f"needs {error.name}")
 
 
-# -- README ----------------------------------------------------------------------------------------------
+# -- documents -------------------------------------------------------------------------------------------
 
 
-def test_every_line_of_the_readme_prints_what_stands_behind_its_arrow(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("name", with_blocks("python"))
+def test_every_line_of_a_document_prints_what_follows_its_arrow(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join(filter(None, [str(REPOSITORY), os.environ.get("PYTHONPATH")])))
-    names: dict[str, Any] = {"__name__": "readme"}
+    names: dict[str, Any] = {"__name__": "document"}
     with contextlib.ExitStack() as opened:
         opened.callback(lambda: "log" in names and names["log"].close())
-        for number, block in enumerate(blocks("python"), 1):
+        for number, block in enumerate(blocks("python", DOCUMENTS[name]), 1):
             printed = io.StringIO()
             with contextlib.redirect_stdout(printed):
-                exec(compile(block, f"README.md, block {number}", "exec"), names)
-            assert printed.getvalue().splitlines() == re.findall(r"# -> (.*)$", block, re.MULTILINE), block
-        tests = [value for name, value in names.items() if name.startswith("test_")]
-        assert tests
-        for test in tests:
+                exec(compile(block, f"{name}, block {number}", "exec"), names)
+            expected = re.findall(r"# -> (.*)$", block, re.MULTILINE)
+            assert printed.getvalue().splitlines() == expected, block
+        for test in [value for key, value in names.items() if key.startswith("test_")]:
             test()
 
 
-def test_the_terminal_session_of_the_readme_is_what_the_command_answers(tmp_path: Path) -> None:
+@pytest.mark.parametrize("name", with_blocks("console"))
+def test_a_session_in_a_terminal_is_what_the_command_answers(name: str, tmp_path: Path) -> None:
     pytest.importorskip("typer")
     bash = shutil.which("bash") or pytest.skip("needs bash")
-    (session,) = blocks("console")
+    (session,) = blocks("console", DOCUMENTS[name])
     command = f'streamlog() {{ {shlex.quote(sys.executable)} -m streamlog "$@"; }}\n'
     # Each command line is echoed before it runs, as a terminal does, so the whole is compared as it is printed.
     lines = re.findall(r"^\$ (.*)$", session, re.MULTILINE)
@@ -125,34 +154,126 @@ def test_the_two_commands_at_the_top_of_the_readme_are_the_ones_that_are_checked
         assert re.search(rf"^\s*{re.escape(line)}$", CI, re.MULTILINE), f"not in .ci/run: {line}"
 
 
-def test_what_the_readme_links_to_is_there() -> None:
-    titles = re.findall(r"^#+ (.*)$", README, re.MULTILINE)
+@pytest.mark.parametrize("name", list(DOCUMENTS))
+def test_what_a_document_links_to_is_there(name: str) -> None:
+    text = DOCUMENTS[name]
+    titles = re.findall(r"^#+ (.*)$", text, re.MULTILINE)
     headings = {re.sub(r"[^\w -]", "", title.lower()).replace(" ", "-") for title in titles}
-    for target in re.findall(r"\]\(([^)]+)\)", README):
-        if target.startswith("#"):
-            assert target[1:] in headings
-        else:
-            assert (REPOSITORY / target).exists(), target
-    for path in re.findall(r"`((?:\.ci|[a-z]+)/[\w./]*)`", README):
-        assert (REPOSITORY / path).exists() or (REPOSITORY / "streamlog" / path).exists(), path
+    for target in re.findall(r"\]\(([^)]+)\)", text):
+        assert target[1:] in headings if target.startswith("#") else (REPOSITORY / target).exists(), target
+    for path in re.findall(r"`((?:\.ci|[a-z]+)/[\w./]+)`", text):
+        assert (REPOSITORY / path).exists() or (PACKAGE / path).exists(), path
 
 
-def test_every_example_is_named_in_the_readme() -> None:
+def test_the_readme_leads_to_every_document_and_example() -> None:
+    for path in (*DOCUMENTS, "CHANGELOG.md"):
+        assert path in README, path
     for example in sorted((REPOSITORY / "examples").glob("*.py")):
         assert example.name in README
 
 
-def test_the_readme_names_no_setting_that_does_not_exist() -> None:
-    from streamlog import config
+def test_every_document_is_installed_with_the_package() -> None:
+    project = tomllib.loads((REPOSITORY / "pyproject.toml").read_text(encoding="utf-8"))
+    assert "**/*.md" in project["tool"]["setuptools"]["package-data"]["streamlog"]
 
+
+def missing_modules(text: str, source: Path) -> list[str]:
+    """The files `….py` that a text names and that are nowhere it could mean: the repository, the package, beside it."""
+    return [
+        path
+        for path in re.findall(r"(?<![\w./-])((?:\w+/)*\w+\.py)\b", text)
+        if not any((folder / path).exists() for folder in (REPOSITORY, PACKAGE, REPOSITORY / "examples", source.parent))
+    ]
+
+
+@pytest.mark.parametrize("name", list(DOCUMENTS))
+def test_a_document_names_no_module_that_does_not_exist(name: str) -> None:
+    assert not missing_modules(DOCUMENTS[name], REPOSITORY / name)
+
+
+@pytest.mark.parametrize("folder", ["streamlog", "benchmarks", "examples"])
+def test_the_source_names_no_module_that_does_not_exist(folder: str) -> None:
+    wrong = {
+        str(path.relative_to(REPOSITORY)): missing
+        for path in sorted((REPOSITORY / folder).rglob("*.py"))
+        if (missing := missing_modules(path.read_text(encoding="utf-8"), path))
+    }
+    assert not wrong
+
+
+def test_a_mention_of_a_module_that_does_not_exist_is_found() -> None:
+    text = "see `storage/log.py`, `outbox.py` and broker/catalog.py"
+    assert missing_modules(text, PACKAGE / "client" / "__init__.py") == ["outbox.py", "broker/catalog.py"]
+
+
+# -- tables ----------------------------------------------------------------------------------------------
+
+
+def settings_of(title: str) -> dict[str, str]:
+    """The names and defaults in one table of CONFIG.md."""
+    section = DOCUMENTS["streamlog/client/CONFIG.md"].partition(f"## {title}")[2].partition("\n## ")[0]
+    return {row[0].strip("`"): row[1].strip("`") for row in rows_of(section)}
+
+
+@pytest.mark.parametrize(
+    ("title", "kind"),
+    [
+        ("Of a topic", config.TopicConfig),
+        ("Of a producer", config.ProducerConfig),
+        ("Of a consumer", config.ConsumerConfig),
+    ],
+)
+def test_every_setting_is_in_the_table_with_its_default(title: str, kind: type) -> None:
+    values = kind().public() if kind is config.TopicConfig else vars(kind())
+    said = settings_of(title)
+    assert set(said) == set(values)
+    for name, value in values.items():
+        shown = ", ".join(value) if isinstance(value, tuple) else str(value)
+        assert said[name] == {"1073741824": "1 GiB", "604800000": "7 days"}.get(shown, shown), name
+
+
+def test_every_parameter_of_open_is_in_the_table_with_its_default() -> None:
+    parameters = dict(inspect.signature(streamlog.open).parameters)
+    assert parameters.popitem()[0] == "topic_defaults"
+    said = settings_of("Of a log")
+    assert list(said) and set(said) == set(parameters)
+    assert {name: said[name] for name in said if name != "path"} == {
+        name: str(parameter.default) for name, parameter in parameters.items() if name != "path"
+    }
+
+
+@pytest.mark.parametrize("name", list(DOCUMENTS))
+def test_a_document_names_no_setting_that_does_not_exist(name: str) -> None:
+    if name.endswith("FORMAT.md"):
+        pytest.skip("names the fields of the format")
     known = {
         field
         for kind in (config.TopicConfig, config.ProducerConfig, config.ConsumerConfig)
         for field in kind.__dataclass_fields__
     }
     known |= set(inspect.signature(streamlog.open).parameters) | {"retry_backoff_ms", "time_ms", "now_ms"}
-    named = set(re.findall(r"\b[a-z_]+_(?:ms|bytes|records)\b", README))
+    named = set(re.findall(r"\b[a-z_]+_(?:ms|bytes|records)\b", DOCUMENTS[name]))
     assert named <= known, sorted(named - known)
+
+
+def test_the_rows_of_the_benchmark_in_the_readme_are_those_of_the_whole_table() -> None:
+    section = README.partition("## Benchmarks")[2].partition("\n## ")[0]
+    whole = [row[:4] for row in rows_of(DOCUMENTS["benchmarks/README.md"])]
+    rows = rows_of(section)
+    assert rows
+    assert [row for row in rows if row not in whole] == []
+
+
+def test_every_long_run_of_the_readme_is_a_module_with_its_result_beside_it() -> None:
+    section = README.partition("## How we know")[2].partition("\n## ")[0]
+    rows = rows_of(section)
+    assert rows
+    for _, command, _ in rows:
+        name = command.strip("`")
+        assert (REPOSITORY / "tests" / "stress" / f"{name}.py").exists() or (
+            REPOSITORY / "tests" / "stress" / name / "__main__.py"
+        ).exists()
+        assert f"python -m tests.stress.{name} " in DOCUMENTS["tests/stress/README.md"]
 
 
 # -- docstrings ------------------------------------------------------------------------------------------
@@ -202,7 +323,7 @@ def test_every_handle_shows_how_it_is_used(handle: type) -> None:
     assert doctest.DocTestFinder(recurse=False).find(handle, handle.__name__)[0].examples
 
 
-def test_every_name_that_is_exported_is_there_and_none_is_forgotten() -> None:
+def test_every_exported_name_exists_and_every_error_is_exported() -> None:
     assert sorted(streamlog.__all__) == list(streamlog.__all__)
     errors = {
         name
