@@ -97,7 +97,7 @@ class ReplicaManager:
     def stop_compacting(self) -> None:
         """The log is about to be closed, and that is not to wait for a compaction."""
         for partition in [*self.partitions.values(), self._metadata.partition]:
-            partition.stop_compacting()
+            partition.maintenance.stop()
 
     def close(self) -> None:
         """Close every partition, then the directory. Raises the first error, after all were let go."""
@@ -114,7 +114,7 @@ class ReplicaManager:
                     staged.log.release()
                 partitions = [*self.partitions.values(), self._metadata.partition]
             for partition in partitions:
-                self.scheduler.cancel(partition.maintain)
+                self.scheduler.cancel(partition.maintenance.run)
                 self.scheduler.cancel(partition.commit.maybe_sync)
                 try:
                     partition.close(error)
@@ -148,7 +148,7 @@ class ReplicaManager:
 
     def _wake_all(self, now_ms: int) -> None:
         for partition in list(self.partitions.values()):
-            partition.wake()
+            partition.waiters.wake()
 
     def _refuse_half(self) -> None:
         """Raise what is wrong with the end of the metadata log: topics lost there would be removed as orphans."""
@@ -170,7 +170,7 @@ class ReplicaManager:
             partition = staged
         else:
             partition = self._broker.open_partition(view, number)
-        partition.custom_policy = self._policy_of(view)
+        partition.maintenance.custom_policy = self._policy_of(view)
         partition.on_work = self._maintain_soon
         partition.commit.schedule = partial(self._sync_soon, partition.commit.maybe_sync)
         partition.log.close_idle_files()
@@ -183,7 +183,7 @@ class ReplicaManager:
         self.scheduler.at(self.clock.time_ms() + delay_ms, maybe_sync)
 
     def _maintain_soon(self, partition: Partition) -> None:
-        self.scheduler.at(self.clock.time_ms(), partition.maintain)
+        self.scheduler.at(self.clock.time_ms(), partition.maintenance.run)
 
     def acknowledged(self) -> list[Completion[int]]:
         """Everything that is in the logs now, the metadata first: done when it is on the device."""
@@ -401,14 +401,16 @@ class ReplicaManager:
                 known = self.partitions.get((name, number))
                 if known is None:
                     self._add(view, number)
-                elif known.log.config is not view.config or known.custom_policy is not self._policy_of(view):
+                elif known.log.config is not view.config or known.maintenance.custom_policy is not self._policy_of(
+                    view
+                ):
                     known.configure(view.config)
-                    known.custom_policy = self._policy_of(view)
+                    known.maintenance.custom_policy = self._policy_of(view)
                     self._maintain_soon(known)
 
     def _remove(self, partition: Partition) -> None:
         name = partition.name
-        self.scheduler.cancel(partition.maintain)
+        self.scheduler.cancel(partition.maintenance.run)
         self.scheduler.cancel(partition.commit.maybe_sync)
         partition.remove(gone(name))
         self._publisher.remove(partition)

@@ -208,8 +208,8 @@ class LocalService(ReadingService):
     def apply_retention(self, name: str) -> None:
         now = self.clock.time_ms()
         for partition in self._each(name):
-            partition.roll(now)
-            partition.apply_retention(now)
+            partition.maintenance.roll(now)
+            partition.maintenance.apply_retention(now)
 
     def compact(self, name: str) -> None:
         if not self.topic(name).config.compacts:
@@ -220,11 +220,11 @@ class LocalService(ReadingService):
             )
         now = self.clock.time_ms()
         for partition in self._each(name):
-            partition.roll(now)
-            partition.compact(now)
-            deadline = partition.next_horizon
+            partition.maintenance.roll(now)
+            partition.maintenance.compact(now)
+            deadline = partition.log.next_horizon
             if deadline is not None:
-                self.scheduler.at(deadline, partition.maintain)
+                self.scheduler.at(deadline, partition.maintenance.run)
 
     # -- groups --------------------------------------------------------------------------------------
 

@@ -1,24 +1,25 @@
-"""Requests parked until one of the partitions they name has something new."""
+"""Fetches that wait until one of their partitions has new records."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from typing import Protocol
 
+from ..replication.listeners import Waiters
 from ..runtime.api import Completion
 
 
 class Watched(Protocol):
-    """A partition that can be waited for."""
+    """A partition whose appends can be waited for."""
 
-    def watch(self, callback: Callable[[], object]) -> None: ...
-    def unwatch(self, callback: Callable[[], object]) -> None: ...
+    @property
+    def waiters(self) -> Waiters: ...
 
 
 class ParkedFetch(Completion[None]):
-    """Done when any of its partitions was appended to, or was closed, since it was parked.
+    """Done when one of its partitions was appended to, or closed, after this was made.
 
-    Registered with every partition it awaits; the first one to wake it takes it off the others.
+    It is among the waiters of every partition; the first that wakes it removes it from the others.
     """
 
     __slots__ = ("_partitions", "_wake")
@@ -28,7 +29,7 @@ class ParkedFetch(Completion[None]):
         self._partitions = tuple(partitions)
         self._wake: Callable[[], None] = self._on_append
         for partition in self._partitions:
-            partition.watch(self._wake)
+            partition.waiters.add(self._wake)
 
     def _on_append(self) -> None:
         self.complete(None)
@@ -37,6 +38,6 @@ class ParkedFetch(Completion[None]):
 
     def cancel(self) -> None:
         """Stop waiting; harmless when it is done."""
-        if not self._answers or len(self._partitions) > 1:  # a lone partition has forgotten who it called
+        if not self._answers or len(self._partitions) > 1:  # a single partition removed the callback as it called it
             for partition in self._partitions:
-                partition.unwatch(self._wake)
+                partition.waiters.remove(self._wake)

@@ -1,9 +1,11 @@
-"""A partition as the cluster sees it: its log, its lock, who waits for it, how far it may be read.
+"""One partition: its log, the lock around its changes, group commit, and who is called when it changes.
 
-- `partition`: the leader's side. With one replica the high watermark is the log's end.
-- `waiters`: who waits for that end to move; `listener`: what tells other processes of it.
+- `partition`: `Partition`, the leader's side. With one replica the high watermark is the end of the log, or of what is synced.
+- `commit`: `GroupCommit`, one sync for many writes that wait for it.
+- `maintenance`: `Maintenance`, the background work: rolling, retention, compaction, syncing sealed segments.
+- `listeners`: `Waiters`, callbacks of calls that wait for an append; `LogListener`, which publishes changes to other processes.
 
-Locks: the partition lock (around everything that changes the log) and the maintenance lock (around
-retention and compaction, which may take long and never stop an append). Maintenance is taken first.
-Knows nothing of groups: `coordinator/` and this room are blind to each other.
+Lock order: `Maintenance.lock` (held around deleting and replacing segments; may be long, never stops an append),
+`Partition.lock` (around everything that changes the log), `GroupCommit.syncing` (around each sync). A caller that needs
+only one of them takes only that one. This package and `coordinator/` do not import each other.
 """

@@ -17,13 +17,13 @@ from .beside import SOON, Child, Owner, eventually, received, values
 NOTICED = 0.5
 SLOW = """
     import sys, streamlog
-    from streamlog.broker.broker import Broker
-    take_over = Broker._take_over
+    from streamlog.broker.log_directory import LogDirectory
+    take_over = LogDirectory._take_over
     def slow(self, new):
         print("locked", flush=True)
         sys.stdin.readline()
         return take_over(self, new)
-    Broker._take_over = slow
+    LogDirectory._take_over = slow
     log = streamlog.open(sys.argv[1])
     log["t"].send(b"3")
     print("sent", flush=True)
@@ -89,7 +89,7 @@ def test_a_position_that_was_deleted_moves_and_no_other_does(
         consumer.seek(TopicPartition("t", 1), 2)
         # As an owner does whose disk refuses to sync: it shows no more than what is known to be on the device.
         owner("p = log._engine.service._partitions['t', 1]; p.durable, p.commit.synced_end = True, 1")
-        owner("p.outside.changed(rewritten=True)")
+        owner("p.listener.changed(rewritten=True)")
         eventually(lambda: reader["t"].partition(1).high_watermark, 1)
         owner("t.delete_records({0: 7})")
         eventually(lambda: reader["t"].partition(0).log_start_offset, 7)
@@ -99,5 +99,5 @@ def test_a_position_that_was_deleted_moves_and_no_other_does(
             "t-0: offset 0 is outside the log (7 to 9); going on at 7 (auto_offset_reset='earliest')"
         ]
         assert consumer.position(TopicPartition("t", 1)) == 2
-        owner("p.durable = False; p.outside.changed(); t.send(b'z', partition=1)")
+        owner("p.durable = False; p.listener.changed(); t.send(b'z', partition=1)")
         assert received(consumer, 1) == [b"z"]

@@ -17,7 +17,7 @@ from streamlog import ClosedError, RebalanceListener, TopicPartition
 from streamlog.broker.waiting import ParkedFetch
 from streamlog.client.consumer import consumer, membership
 from streamlog.client.consumer.membership import Membership
-from streamlog.replication.waiters import Waiters
+from streamlog.replication.listeners import Waiters
 from streamlog.runtime.threads import RawGate
 from streamlog.testing import FaultyDisk, ManualClock, SimulatedDisk
 
@@ -158,11 +158,13 @@ def test_what_an_interrupted_sender_left_wakes_who_waits_when_it_is_settled(
     producer = log.producer(linger_ms=1_000)
     interrupts = [KeyboardInterrupt()]
     wake = Waiters.wake
+    service: Any = log._engine.service
+    of_topic = service._partitions["t", 0].waiters
 
-    def interrupted(partition: Any) -> None:
-        if interrupts and partition.name.topic == "t":
+    def interrupted(waiters: Waiters) -> None:
+        if interrupts and waiters is of_topic:
             raise interrupts.pop()
-        wake(partition)
+        wake(waiters)
 
     with log.consumer("t") as reader:
         polled = in_thread(lambda: reader.poll(FOREVER))

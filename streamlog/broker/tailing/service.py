@@ -22,8 +22,8 @@ from uuid import UUID
 
 from ...errors import ClosedError, OffsetOutOfRangeError, RequestTimedOutError, StorageError, StreamlogError
 from ...records.batch import seed_of
+from ...replication.listeners import Waiters
 from ...replication.partition import gone
-from ...replication.waiters import Waiters
 from ...runtime.api import Disk, Gate, Lock, contained
 from ...runtime.threads import inside
 from ...runtime.values import refuse_to_copy
@@ -49,7 +49,7 @@ _FRESH_S = 0.001
 _PATIENCE_S = 10.0
 
 
-class FollowedPartition(Waiters):
+class FollowedPartition:
     """One partition of another process's log, and who waits for its end to move. Thread-safe."""
 
     __reduce_ex__ = refuse_to_copy
@@ -62,10 +62,10 @@ class FollowedPartition(Waiters):
         self, name: TopicPartition, topic_id: bytes, log: TailedLog, watcher: PublishedReader, lock: Lock,
         look: Callable[[], object],
     ) -> None:  # fmt: skip
-        super().__init__()
         self.name = name
         self.topic_id = topic_id
         self.log = log
+        self.waiters = Waiters()
         self.closed: StreamlogError | None = None
         self._watcher = watcher
         self._lock = lock
@@ -208,7 +208,7 @@ class TailingService(ReadingService, RefusingService):
         self._closed = ClosedError("The log was closed.")
         for partition in [*self._partitions.values(), self._metadata]:
             partition.closed = self._closed
-            partition.wake()
+            partition.waiters.wake()
             partition.log.release()
         self._watcher.close()
 
@@ -247,8 +247,8 @@ class TailingService(ReadingService, RefusingService):
 
     def _wake(self, changed: Set[int] | None) -> None:
         for partition in list(self._partitions.values()):
-            if partition.waiters and (changed is None or partition.log.seed in changed):
-                partition.wake()
+            if partition.waiters.callbacks and (changed is None or partition.log.seed in changed):
+                partition.waiters.wake()
 
     def _follow_topics(self) -> bool:
         """Replay the metadata log if there is more of it; whether the topics changed. REQUIRES: the look's lock."""
@@ -266,7 +266,7 @@ class TailingService(ReadingService, RefusingService):
             if view is None or view.id_bytes != partition.topic_id:
                 del self._partitions[key]
                 partition.closed = gone(partition.name)
-                partition.wake()
+                partition.waiters.wake()
         for name, view in image.topics.items():
             for number in range(view.partitions):
                 if (name, number) not in self._partitions:

@@ -70,7 +70,7 @@ def test_what_is_synced_already_need_not_be_parked(partition: Partition) -> None
 
 def test_a_reader_is_woken_by_the_sync_and_not_by_the_append(partition: Partition) -> None:
     woken: list[int] = []
-    partition.watch(lambda: woken.append(partition.high_watermark))
+    partition.waiters.add(lambda: woken.append(partition.high_watermark))
     parked = write(partition)
     assert woken == []
     parked.drive()
@@ -109,7 +109,7 @@ def test_who_came_during_a_sync_of_sealed_segments_has_the_next_turn(
     write(partition, size=900).drive()
     write(partition, size=900)
     monkeypatch.setattr(partition.log, "sync_files", come)
-    partition.maintain(NOW)
+    partition.maintenance.lock.run(NOW)
     assert turns == ["late"]
     assert not late[0].done()
 
@@ -163,7 +163,7 @@ def test_the_scheduler_comes_again_while_another_thread_syncs(partition: Partiti
 def test_readers_whose_wake_up_an_interrupt_swallowed_are_woken_by_the_scheduler(partition: Partition) -> None:
     woken: list[int] = []
     write(partition).drive()
-    partition.watch(lambda: woken.append(1))
+    partition.waiters.add(lambda: woken.append(1))
     write(partition)
     partition.commit.synced_end = 2  # and then Ctrl-C
     partition.commit.maybe_sync(NOW)
@@ -249,7 +249,7 @@ def test_a_file_that_cannot_be_opened_fails_who_is_parked_and_nobody_after(
 
 def test_the_sync_of_sealed_segments_counts(partition: Partition) -> None:
     first, second = write(partition, size=900), write(partition, size=900)
-    assert partition.maintain(NOW) is None
+    assert partition.maintenance.lock.run(NOW) is None
     assert first.done()
     assert not second.done()
     assert partition.high_watermark == 1

@@ -11,7 +11,8 @@ from streamlog.config import TopicConfig
 from streamlog.errors import ClosedError, OffsetOutOfRangeError, StorageError, UnknownTopicOrPartitionError
 from streamlog.records import columns
 from streamlog.records.batch import seed_of
-from streamlog.replication.partition import RETRY_MS, Partition, gone
+from streamlog.replication.maintenance import RETRY_MS
+from streamlog.replication.partition import Partition, gone
 from streamlog.runtime.disk import OsDisk
 from streamlog.runtime.threads import new_lock
 from streamlog.storage.log import AppendRequest
@@ -40,7 +41,7 @@ def write(value: bytes = b"x" * 600, timestamp: int = NOW) -> AppendRequest:
 def test_every_waiter_is_woken_once_outside_the_lock(partition: Partition, short: bool) -> None:
     woken: list[bool] = []
     for _ in range(3):
-        partition.watch(lambda: woken.append(partition.lock.locked()))
+        partition.waiters.add(lambda: woken.append(partition.lock.locked()))
     if short:
         assert partition.append_one(b"k", b"v", NOW, NOW) == 0
     else:
@@ -57,9 +58,9 @@ def test_a_waiter_that_gave_up_is_not_woken_and_may_give_up_twice(partition: Par
     def wake() -> None:
         woken.append(1)
 
-    partition.watch(wake)
-    partition.unwatch(wake)
-    partition.unwatch(wake)
+    partition.waiters.add(wake)
+    partition.waiters.remove(wake)
+    partition.waiters.remove(wake)
     partition.append(write(), NOW)
     assert not woken
 
@@ -69,9 +70,9 @@ def test_a_waiter_that_waits_again_while_it_is_woken_is_woken_by_the_next(partit
 
     def wake() -> None:
         woken.append(partition.high_watermark)
-        partition.watch(wake)
+        partition.waiters.add(wake)
 
-    partition.watch(wake)
+    partition.waiters.add(wake)
     partition.append(write(), NOW)
     partition.append(write(), NOW)
     assert woken == [1, 2]
@@ -82,25 +83,25 @@ def test_waking_when_another_took_the_last_waiter_does_nothing(partition: Partit
         def __len__(self) -> int:
             return 1
 
-    partition.waiters = Emptied()  # type: ignore[assignment]
-    partition.wake()
+    partition.waiters.callbacks = Emptied()  # type: ignore[assignment]
+    partition.waiters.wake()
 
 
 def test_a_closed_partition_refuses_everything_and_wakes_who_waits(partition: Partition) -> None:
     woken: list[int] = []
     partition.append(write(), NOW)
-    partition.watch(lambda: woken.append(1))
+    partition.waiters.add(lambda: woken.append(1))
     partition.close(ClosedError("the log was closed"))
     assert woken == [1]
     for refused in (
         lambda: partition.append(write(), NOW),
         lambda: partition.append_one(b"k", b"v", NOW, NOW),
-        lambda: partition.roll(NOW),
+        lambda: partition.maintenance.lock.roll(NOW),
         lambda: partition.delete_records(1),
     ):
         with pytest.raises(ClosedError):
             refused()
-    assert partition.maintain(NOW) is None
+    assert partition.maintenance.lock.run(NOW) is None
     partition.settle(write())
 
 
@@ -115,7 +116,7 @@ def test_what_a_closing_disk_refuses_is_raised_after_everything_was_let_go(
     monkeypatch.setattr(partition.log, "sync_sealed", refuse)
     with pytest.raises(StorageError):
         partition.close(ClosedError("closed"))
-    assert not partition.lock.locked() and not partition.maintenance.locked()
+    assert not partition.lock.locked() and not partition.maintenance.lock.locked()
     assert partition.log.tail.segments[-1]._file is None
 
 
@@ -156,13 +157,13 @@ def test_maintenance_that_the_disk_refuses_is_tried_again(
         raise StorageError("injected", path="x", errno=5)
 
     monkeypatch.setattr(partition.commit, "sync_sealed", refuse)
-    assert partition.maintain(NOW) == NOW + RETRY_MS
+    assert partition.maintenance.lock.run(NOW) == NOW + RETRY_MS
     assert "t-0" in caplog.text and "injected" in caplog.text
 
 
 def test_a_topic_that_is_not_compacted_has_nothing_to_compact(partition: Partition) -> None:
     partition.append(write(), NOW)
-    assert partition.compact(NOW) is None
+    assert partition.maintenance.lock.compact(NOW) is None
 
 
 def test_a_partition_that_is_gone_says_what_to_do() -> None:

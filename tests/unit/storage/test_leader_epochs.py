@@ -230,8 +230,8 @@ def test_behind_a_gap_that_compaction_left_an_epoch_begins_no_later_than_it_did(
     b = box(cleanup_policy="compact")
     for epoch, key in ((0, b"a"), (0, b"b"), (1, b"b"), (1, b"c"), (1, b"b")):
         b.log.append(b.write(b"x", keys=[key]), epoch, b.now)
-    b.partition.roll(b.now)
-    b.partition.compact(b.now)
+    b.partition.maintenance.roll(b.now)
+    b.partition.maintenance.compact(b.now)
     assert [entry.offset for entry in b.read()] == [0, 3, 4]
     b.reopen(KILLED)
     assert starts(b.log) == [(0, 0), (1, 1)]

@@ -273,8 +273,8 @@ def test_compaction_keeps_the_last_sequence_of_a_producer_whose_records_are_all_
         for n in range(0, 9, 3):
             send(b, n, b"a", b"b", b"c", keys=[b"k", b"l", b"m"])
         b.append(b"1", b"2", b"3", keys=[b"k", b"l", b"m"])
-        b.partition.roll(b.now)
-        result = b.partition.compact(b.now)
+        b.partition.maintenance.roll(b.now)
+        result = b.partition.maintenance.compact(b.now)
         assert result is not None and result.records_removed == 9
         assert b.values() == [b"1", b"2", b"3"]
         reopen(b)
@@ -289,8 +289,8 @@ def test_merging_segments_changes_nothing_for_a_producer(box: MakeBox) -> None:
     offsets = []
     for n in range(6):
         offsets.append(send(b, n, b"x" * 600, keys=[b"k"]))
-        b.partition.roll(b.now)
-    b.partition.compact(b.now)
+        b.partition.maintenance.roll(b.now)
+    b.partition.maintenance.compact(b.now)
     assert len(b.logs()) == 2
     for reopen in WAYS:
         reopen(b)
@@ -537,7 +537,7 @@ def test_whatever_happens_to_a_log_no_batch_is_stored_twice_and_none_refused_fal
         elif kind == "roll":
             b.log.roll(b.now)
         elif kind == "compact":
-            b.partition.compact(b.now)
+            b.partition.maintenance.compact(b.now)
         elif kind == "delete":
             b.partition.delete_records(max(b.log.tail.start_offset, b.log.tail.end_offset - 20))
         elif kind == "reopen":
