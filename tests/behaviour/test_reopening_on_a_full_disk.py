@@ -71,7 +71,7 @@ def test_what_was_acknowledged_is_readable_and_no_commit_goes_back(machine: Simu
             assert consumer.poll() == []
             assert consumer.position(T0) == 1
         assert log.group("g").committed() == {T0: 1}
-        with pytest.raises(PoisonedLogError, match="make room"):
+        with pytest.raises(PoisonedLogError, match="free space"):
             log["t"].send(b"2")
         close(log)
     disk.heal()

@@ -118,7 +118,7 @@ def a_compacted_file_is_not_synced(patch: Patch) -> None:
 
 
 def the_torn_end_stays_in_the_file(patch: Patch) -> None:
-    patch.setattr(power_loss, "cut", lambda disk, directory, found: None)
+    patch.setattr(power_loss, "truncate", lambda disk, directory, end: None)
 
 
 def the_log_goes_on_behind_the_zeros(patch: Patch) -> None:
@@ -129,7 +129,7 @@ def the_log_goes_on_behind_the_zeros(patch: Patch) -> None:
         self.size = self.file.size()
 
     patch.setattr(segment.Segment, "wake", wake)
-    patch.setattr(power_loss, "cut", lambda disk, directory, found: None)
+    patch.setattr(power_loss, "truncate", lambda disk, directory, end: None)
 
 
 def a_file_that_only_shrank_is_not_synced(patch: Patch) -> None:
@@ -232,7 +232,9 @@ def files_go_before_the_start_is_on_the_device(patch: Patch) -> None:
 
 
 def recovery_cuts_at_damage(patch: Patch) -> None:
-    patch.setattr(power_loss, "search", lambda segments, point, start, real=power_loss.search: real(segments, 0, start))
+    patch.setattr(
+        power_loss, "find_end", lambda segments, point, start, real=power_loss.find_end: real(segments, 0, start)
+    )
 
 
 class Row(NamedTuple):

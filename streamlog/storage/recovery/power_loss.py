@@ -1,14 +1,13 @@
-"""What a power loss tore: found from the recovery point on, and cut off, with the bytes saved.
+"""What a power loss tore: find where the log ends, and truncate it there, with the removed bytes saved.
 
-Everything before the recovery point was synced, so what is wrong there is damage and stays. From it
-on, nothing says in which order the pages, and the sizes of files, reached the device. So payloads are
-verified, through all segments, and the log ends at the first batch that does not verify, at the first
-gap between two segments, or where a file is missing. What follows is moved aside, to files called
-`….log.cut-N`: it may hold records that somebody can use, and nothing of ours ever removes it.
+Everything before the recovery point was synced, so what does not verify there is damage and stays. After it, pages and
+file sizes may have reached the device in any order. So payloads are verified through all segments, and the log ends at the
+first batch that does not verify, at the first gap between two segments, or where a file is missing. The bytes after that
+point are moved to files named `….log.cut-N`. They may contain records that the user needs, so nothing removes them.
 
-The order of the steps makes a cut one that may be interrupted anywhere and begun again: first the
-bytes are saved, then the later segments are renamed, and only then the torn file itself is cut. Until then a walk finds the same cut. The owner file keeps the boot of the crash until
-every partition has been through this.
+The order of the steps allows an interrupted truncation to begin again: first the bytes are saved, then the later segments
+are renamed, and only then the torn file itself is truncated. Until then a search finds the same end. The owner file keeps
+the boot in which the machine went down until this was done for every partition.
 """
 
 from __future__ import annotations
@@ -30,119 +29,130 @@ from ..segment import Segment, size_of
 logger = logging.getLogger("streamlog.storage")
 
 
-class Found(NamedTuple):
+class LogEnd(NamedTuple):
     """The segments that stay, the last one active, and what has to be done to the files for that.
 
-    `cut`: the active one's file, with `position` bytes that are good, is torn behind them. `aside`: segments that
-    are torn whole. `is_new`: the active one has no file yet. `last` is the walk over the active one.
+    `torn`: the file of the active segment, which is torn after its first `position` bytes. `removed`: the segments after
+    it. `is_new`: the active segment has no file yet. `last` is the walk over the active segment, `why` the reason why the
+    log ends here.
     """
 
     segments: tuple[Segment, ...]
     last: Walk
-    cut: Segment | None = None
+    torn: Segment | None = None
     position: int = 0
-    aside: tuple[Segment, ...] = ()
+    removed: tuple[Segment, ...] = ()
     is_new: bool = False
     why: str = ""
 
     @property
     def is_torn(self) -> bool:
-        return self.cut is not None or bool(self.aside) or self.is_new
+        return self.torn is not None or bool(self.removed) or self.is_new
 
 
-def search(segments: Sequence[Segment], recovery_point: int, log_start_offset: int) -> Found:
-    """Walk from the recovery point on, verifying payloads. Changes no file; fills in the segments that are walked."""
+def find_end(segments: Sequence[Segment], recovery_point: int, log_start_offset: int) -> LogEnd:
+    """Walk from the recovery point on and verify payloads. Changes no file; the segments take over what the walk found."""
     bases = [segment.base_offset for segment in segments]
     at = max(0, bisect_right(bases, recovery_point) - 1)
     expected = bases[at]
     if not at and expected > max(recovery_point, log_start_offset):
-        return _end(segments, 0, max(recovery_point, log_start_offset), "the first segment is missing")
+        return _end_before(segments, 0, max(recovery_point, log_start_offset), "the first segment is missing")
     found: Walk | None = None
     for number in range(at, len(segments)):
         segment = segments[number]
-        # What is missing before the recovery point was on the device once: damage, and told.
+        # A gap before the recovery point is damage: the missing batches were on the device. Readers get an error for it.
         if segment.base_offset != expected and expected >= recovery_point:
             why = f"a segment begins at offset {segment.base_offset} where {expected} is due"
-            return _end(segments, number, expected, why)
+            return _end_before(segments, number, expected, why)
         found = walk(segment, segment.size, recovery_point)
         if found.stopped is not None:
             why = str(found.stopped).partition(". ")[0]
             if not found.end:
-                return _end(segments, number, segment.base_offset, why)
-            return Found(
+                return _end_before(segments, number, segment.base_offset, why)
+            return LogEnd(
                 tuple(segments[: number + 1]), found, segment, found.end, tuple(segments[number + 1 :]), why=why
             )
         if found.stats.next_offset >= recovery_point:
-            # Not where a later file says that it ends: that one may have to go.
+            # Not the base offset of the next file: that one may have to go.
             segment.next_offset = found.stats.next_offset
         segment.take(found)
         expected = max(expected, found.stats.next_offset)
     assert found is not None
-    return Found(tuple(segments), found)
+    return LogEnd(tuple(segments), found)
 
 
-def _end(segments: Sequence[Segment], number: int, offset: int, why: str) -> Found:
-    """The log ends at `offset`, before the segment of that number. The one before was sealed, so a new one begins."""
+def _end_before(segments: Sequence[Segment], number: int, offset: int, why: str) -> LogEnd:
+    """The log ends at `offset`, before segment `number`. The segment before that was sealed, so a new one begins."""
     first = segments[0]
     new = Segment(first.disk, first.path[: first.path.rindex("/")], offset, first.seed)
     stats = Stats(offset, offset, 0, 0, -1, -1, -1)
-    return Found((*segments[:number], new), Walk(stats, Index(), 0, ()), None, 0, tuple(segments[number:]), True, why)
+    return LogEnd((*segments[:number], new), Walk(stats, Index(), 0, ()), None, 0, tuple(segments[number:]), True, why)
 
 
-def cut(disk: Disk, directory: str, found: Found) -> None:
-    """Bring the files in line with what was found; may be called again after a failure at any point.
+def truncate(disk: Disk, directory: str, end: LogEnd) -> None:
+    """Make the files end where the log does. May be called again after a failure at any point.
 
-    Raises DiskFullError, with nothing lost, where there is no room for a copy.
+    Raises DiskFullError, with nothing lost, if there is no space for a copy.
     """
-    if not found.is_torn:
+    if not end.is_torn:
         return
-    active = found.segments[-1]
+    active = end.segments[-1]
     try:
         names = disk.listdir(directory)
         saved: list[tuple[int, str]] = []
-        torn = found.cut
+        torn = end.torn
         size = size_of(disk, torn.path) if torn is not None else 0
-        if torn is not None and size > found.position:
-            saved.append((size - found.position, _save(disk, torn, found.position, size, names)))
-        if found.is_new and not disk.exists(active.path):  # at no moment without a segment: that is a lost partition
+        if torn is not None and size > end.position:
+            saved.append((size - end.position, _save(disk, torn, end.position, size)))
+        if end.is_new and not disk.exists(active.path):  # at no moment without a segment: that is a lost partition
             active.create()
             disk.sync_dir(directory)
-        saved += _move_aside(disk, found.aside, names)
+        saved += _move_aside(disk, end.removed)
         disk.sync_dir(directory)
-        if torn is not None and size > found.position:
+        if torn is not None and size > end.position:
             if _was_sealed(torn.base_offset, names):
-                _copy(disk, torn.path, 0, found.position, torn.path)
+                _copy_over(disk, torn.path, 0, end.position, torn.path)
             else:
                 file = disk.open(torn.path)
                 try:
-                    file.truncate(found.position)
+                    file.truncate(end.position)
                     file.sync()
                 finally:
                     file.close()
             torn.release()
-        if found.is_new and not disk.exists(active.path):
+        if end.is_new and not disk.exists(active.path):
             active.create()
             disk.sync_dir(directory)
     except OSError as error:
-        raise as_storage_error(error, "cut the torn end of", active.path) from error
-    _tell(found, saved)
+        raise as_storage_error(error, "truncate the torn end of", active.path) from error
+    _log_truncation(end, saved)
 
 
-def _tell(found: Found, saved: Sequence[tuple[int, str]]) -> None:
+def truncate_if_space(disk: Disk, directory: str, end: LogEnd) -> StreamlogError | None:
+    """`truncate`; or, on a full disk, return the error. Until it is done the log can be read, up to its end."""
+    try:
+        truncate(disk, directory, end)
+    except DiskFullError as error:
+        logger.warning("%s Until then the log is read up to the torn end, and nothing is appended.", error)
+        return error
+    return None
+
+
+def _log_truncation(end: LogEnd, saved: Sequence[tuple[int, str]]) -> None:
     total = sum(size for size, _ in saved)
     if not total:
         return
-    active = found.segments[-1]
+    active = end.segments[-1]
     logger.warning(
-        "%s: the machine went down in the middle of writing; cut %d bytes, from byte %d (offset %d) on (%s). "
+        "%s: the machine went down in the middle of writing; truncated %d bytes, from byte %d (offset %d) on (%s). "
         "They were saved to %s",
-        active.path, total, found.position, found.last.stats.next_offset, found.why.rstrip("."),
+        active.path, total, end.position, end.last.stats.next_offset, end.why.rstrip("."),
         ", ".join(path for _, path in saved),
     )  # fmt: skip
 
 
 def _was_sealed(base_offset: int, names: Iterable[str]) -> bool:
-    """Whether a segment ever followed the one at `base_offset`: then it may be mapped somewhere, and never shrinks."""
+    """Whether a segment ever followed the one at `base_offset`: then a reader may have mapped it, so it must not shrink."""
     for name in names:
         base = base_offset_of(name, "log")
         base = cut_of(name) if base is None else base
@@ -151,8 +161,8 @@ def _was_sealed(base_offset: int, names: Iterable[str]) -> bool:
     return False
 
 
-def _move_aside(disk: Disk, segments: Sequence[Segment], names: list[str]) -> list[tuple[int, str]]:
-    """Rename segments, and remove those without a byte. Where this was interrupted there is a gap, which is cut again."""
+def _move_aside(disk: Disk, segments: Sequence[Segment]) -> list[tuple[int, str]]:
+    """Rename segments, and unlink empty ones. An interruption leaves a gap, at which the next search ends the log again."""
     moved: list[tuple[int, str]] = []
     for segment in segments:
         segment.release()
@@ -170,23 +180,23 @@ def _move_aside(disk: Disk, segments: Sequence[Segment], names: list[str]) -> li
     return moved
 
 
-def _save(disk: Disk, segment: Segment, position: int, size: int, names: list[str]) -> str:
-    """Copy the bytes from `position` on beside the segment, unless an interrupted cut has done so."""
+def _save(disk: Disk, segment: Segment, position: int, size: int) -> str:
+    """Copy the bytes from `position` on to a file beside the segment, unless an interrupted truncation has done so."""
     earlier = f"{segment.path}.cut-{position}"
     if disk.exists(earlier) and is_copy(disk, segment.path, earlier, position, size):
         return earlier
     target = _free_name(disk, segment, position)
-    _copy(disk, segment.path, position, size, target)
+    _copy_over(disk, segment.path, position, size, target)
     return target
 
 
 def _free_name(disk: Disk, segment: Segment, position: int) -> str:
-    """A name for bytes cut off the segment at `position`; what an earlier crash left keeps its own."""
+    """A name for the bytes of `segment` from `position` on. Files that an earlier crash left keep their names."""
     plain = f"{segment.path}.cut-{position}"
     return next(name for n in count(1) if not disk.exists(name := plain if n == 1 else f"{plain}-{n}"))
 
 
-def _copy(disk: Disk, path: str, start: int, end: int, target: str) -> None:
+def _copy_over(disk: Disk, path: str, start: int, end: int, target: str) -> None:
     """Put the bytes of `path` from `start` to `end` in place of `target`, whole or not at all."""
     temporary = f"{target}.tmp"
     try:
@@ -198,16 +208,6 @@ def _copy(disk: Disk, path: str, start: int, end: int, target: str) -> None:
                 disk.unlink(temporary)
         except OSError as error:
             check(error)
-            logger.warning("could not remove %s (%s); the next open does", temporary, error)
+            logger.warning("could not remove %s (%s); the next open removes it", temporary, error)
         raise
     disk.sync_dir(target[: target.rindex("/")])
-
-
-def settle(disk: Disk, directory: str, found: Found) -> StreamlogError | None:
-    """`cut`, or, on a full disk, what says that it has to be done yet: the log can be read meanwhile, up to the cut."""
-    try:
-        cut(disk, directory, found)
-    except DiskFullError as error:
-        logger.warning("%s Until then the log is read up to the torn end, and nothing is appended.", error)
-        return error
-    return None

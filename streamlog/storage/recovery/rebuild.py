@@ -1,11 +1,10 @@
-"""A partition directory written anew, from batches of another one that verify.
+"""Writing a new partition directory from the intact batches of another one.
 
-Each batch keeps its bytes and its offset; segments begin where those they came from did. Offsets that are
-lost, between two batches or between two segments, are covered by an empty batch: a batch without records,
-as compaction leaves them, over all of the offsets of the gap. So the log is as contiguous as any: who reads
-passes over the gap like over a compacted stretch, offsets are given once, followers copy it like the rest.
-Beginning a new segment after each gap was the other way; but then a gap is what a lost file looks like, and
-every reader, opening and `verify` would have to be told the two apart.
+Each batch keeps its bytes and its offset, and segments begin at the same offsets as those they were copied from. Lost
+offsets, between two batches or two segments, are covered by an empty batch: a batch without records, as compaction leaves
+them, that spans all offsets of the gap. So the log is contiguous: readers skip the gap as they skip compacted offsets,
+offsets are assigned once, and followers copy the gap like any batch. The alternative was to begin a new segment after each
+gap. But a lost file leaves the same kind of gap, so readers, recovery and `verify` would have to distinguish the two.
 """
 
 from __future__ import annotations
@@ -23,10 +22,10 @@ _MOST_SPANS = 64
 
 
 class SegmentWriter:
-    """The new directory. `keep` the batches in order, then `finish`. Raises OSError wherever the disk does.
+    """Writes the segments of a new partition directory: `keep` the batches in order, then `finish`. Raises OSError.
 
-    `gaps`: offsets may be missing inside a segment, for compaction took them out. `start_offset` is where the log
-    starts, `next_offset` where what was kept so far ends.
+    `gaps`: offsets may be missing inside a segment because compaction removed them. The log starts at `start_offset`;
+    `next_offset` is the end of what was kept so far.
     """
 
     def __init__(
@@ -49,16 +48,16 @@ class SegmentWriter:
         self._epoch, self._append_ms = 0, NO_TIMESTAMP
 
     def keep(self, base_offset: int, header: BatchHeader, data: bytes) -> str | None:
-        """Write a batch that verified, of the segment that begins at `base_offset`; or say why it cannot be."""
+        """Write an intact batch of the segment that begins at `base_offset`. Return why it cannot be kept, or None."""
         first = self._segment is None
         if not first and header.base_offset < self.next_offset:
-            return None  # what was there twice is kept once
+            return None  # a duplicate is kept once
         if header.base_offset - self.next_offset > _SPAN * _MOST_SPANS:
             return f"its offset {header.base_offset} is too far from the one that is due, {self.next_offset}"
         if first:
             self._epoch, self._append_ms = header.leader_epoch, header.append_timestamp
             if base_offset <= self.start_offset:
-                self.next_offset = base_offset  # of deleted records a part may still be there
+                self.next_offset = base_offset  # some of the deleted records may still be there
         if base_offset != self._source:
             self._source = base_offset
             if first or base_offset >= self.next_offset:
@@ -76,19 +75,19 @@ class SegmentWriter:
         return None
 
     def finish(self, state: State | None) -> int:
-        """Sync everything and write the state, for a log that was closed; the offset at which it ends.
+        """Sync everything and write the state of a closed log; return the offset at which it ends.
 
-        Up to the recovery point of `state` offsets were given, so they are not given again.
+        The offsets up to the recovery point of `state` were assigned once, so they are not assigned again.
         """
         point = state.recovery_point if state is not None else 0
         if point - self.next_offset <= _SPAN * _MOST_SPANS:
             self._span(point)
-        if self._segment is None or self.next_offset < self.start_offset:  # all there is was deleted before
+        if self._segment is None or self.next_offset < self.start_offset:  # everything kept was deleted before
             self.next_offset = max(self.next_offset, self.start_offset)
             self._begin(self.next_offset)
         self._end()
         self._disk.sync_dir(self._directory)
-        # Not 0 where offsets may be missing, whether a state says so or the topic's policy.
+        # Not 0 if offsets may be missing, according to the state or to the topic's policy.
         cleaned = min(max(state.cleaned_until if state is not None else 0, self._gaps), self.next_offset)
         file = StateFile.open(self._disk, self._directory, *self._owner, is_new=True)
         file.write(State(self.start_offset, self.next_offset, cleaned), sync=True)
@@ -97,13 +96,13 @@ class SegmentWriter:
         return self.next_offset
 
     def _span(self, offset: int) -> None:
-        """Cover what is missing up to `offset` by empty batches."""
+        """Cover the missing offsets up to `offset` with empty batches."""
         while self.next_offset < offset:
             if self._segment is None:
                 self._begin(self.next_offset)
             assert self._segment is not None
             count = min(offset - self.next_offset, _SPAN)
-            if self.next_offset + count - self._segment.base_offset > _SPAN:  # what a segment may hold of offsets
+            if self.next_offset + count - self._segment.base_offset > _SPAN:  # more offsets than a segment may hold
                 self._begin(self.next_offset)
             empty = columns.seal(self._seed, None, None, NO_TIMESTAMP, count=0, last_offset_delta=count - 1)
             header = stamp(empty, self._seed, self.next_offset, self._epoch, self._append_ms)
@@ -130,7 +129,7 @@ class SegmentWriter:
         self._buffers, self._buffered = [], 0
 
     def _end(self) -> None:
-        """Seal the segment: its bytes on the device, an index beside it."""
+        """Seal the segment: sync its bytes and write its index."""
         segment, file = self._segment, self._file
         if segment is None or file is None:
             return

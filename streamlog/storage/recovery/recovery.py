@@ -57,8 +57,8 @@ def open_log(
         state = state_file.state
         if not crash.clean:
             state_file.settle()
-        salvaged = resync.salvage(disk, directory, names, state.recovery_point, unsynced=crash.unsynced)
-        if salvaged.done:
+        resynced = resync.resync(disk, directory, names, state.recovery_point, unsynced=crash.unsynced)
+        if resynced.done:
             crash = PreviousShutdown(clean=False, same_boot=False)
         segments = _segments(disk, directory, seed, names, state_file)
     except OSError as error:
@@ -69,12 +69,12 @@ def open_log(
         segment.sealed = True
         segment.next_offset = following.base_offset
     power_lost = not crash.clean and not crash.same_boot
-    left = power_loss.search(segments, state.recovery_point, state.log_start_offset) if power_lost else None
+    left = power_loss.find_end(segments, state.recovery_point, state.log_start_offset) if power_lost else None
     full: StreamlogError | None = None
     if left is not None:
         segments = list(left.segments)
         segments[-1].wake(left.last)
-        full = power_loss.settle(disk, directory, left)
+        full = power_loss.truncate_if_space(disk, directory, left)
         fault = None if left.is_torn else _end_fault(segments[-1], left.last, state.recovery_point, crash)
     else:
         fault = _recover_tail(disk, segments[-1], state.recovery_point, crash)
@@ -89,18 +89,18 @@ def open_log(
     if fault is None and full is None and segments[-1].next_offset < state.log_start_offset:
         # Records were deleted, and a crash of the machine took the end of what was deleted.
         segments = [_new_segment(disk, directory, state.log_start_offset, seed)]
-    log = Log(disk, directory, seed, state_file, segments, config, salvaged.poison or fault or full)
+    log = Log(disk, directory, seed, state_file, segments, config, resynced.poison or fault or full)
     log.was_cut = not crash.clean
     log.may_have_lost_its_end = power_lost
-    if salvaged.poison is not None:
-        log.synced_end = max(state.recovery_point, min(salvaged.synced_end, log.tail.end_offset))
-        log.acknowledged_is_synced = salvaged.is_all
+    if resynced.poison is not None:
+        log.synced_end = max(state.recovery_point, min(resynced.synced_end, log.tail.end_offset))
+        log.acknowledged_is_synced = resynced.is_all
     elif crash.clean:
         log.synced_end = log.tail.end_offset
-    if left is not None and fault is None and full is not None and salvaged.poison is None:
-        log.mend = partial(power_loss.cut, disk, directory, left)
-    elif salvaged.done:
-        resync.done(disk, directory, names)
+    if left is not None and fault is None and full is not None and resynced.poison is None:
+        log.mend = partial(power_loss.truncate, disk, directory, left)
+    elif resynced.done:
+        resync.remove_markers(disk, directory, names)
     return log
 
 

@@ -1,4 +1,6 @@
-"""Every invariant of a partition's files, for `verify` and for the tests.
+"""Verification of a partition directory, for `streamlog.verify` and for the tests. It changes nothing on disk.
 
-- `check`: a partition directory; `batch_check`: one batch; `findings`: what was found.
+- `check`: all files of a partition directory, every checksum and every invariant.
+- `batch_check`: one batch whose checksums are right: do its columns decode and agree with its header?
+- `findings`: the request, the findings, and the result of a check.
 """

@@ -1,11 +1,10 @@
-"""Every checksum and every invariant of a partition directory, looked at without changing anything.
+"""A check of every checksum and every invariant of a partition directory.
 
-Nothing is opened for writing and no lock is needed. A log that is being written, rolled, retained
-or compacted meanwhile, by this process or another, is fine: what lies beyond the last whole batch is
-what a crash would leave, and files that vanish under the check make it start again.
+It opens no file for writing and needs no lock. This process or another may append to the log, roll, retain or compact it
+meanwhile: bytes after the last whole batch are what a crash would leave, and if files disappear the check begins again.
 
-What is found is damage (records are lost or wrong) or a note (something derived, torn or left over,
-which the next open puts right by itself).
+A finding is damage (records are lost or wrong) or a note (something derived, torn or left over, which the next open
+repairs).
 """
 
 from __future__ import annotations
@@ -38,133 +37,141 @@ _TRIES = 8
 
 
 class _Changed(Exception):
-    """The directory changed under the check."""
+    """The directory changed during the check."""
 
 
-def check_partition(disk: Disk, question: CheckRequest) -> Checked:
+def check_partition(disk: Disk, request: CheckRequest) -> Checked:
     """Check one partition directory. Reads every byte of it once; holds one batch at a time.
 
     Raises OSError if the directory cannot be read, FormatError if a newer version wrote it.
     """
     for _ in range(_TRIES):
         try:
-            return _Check(disk, question).run()
+            return _Check(disk, request).run()
         except (FileNotFoundError, _Changed) as error:
             if isinstance(error, FileNotFoundError):
                 check(error)
-            if question.restart is not None:
-                question.restart()
-            if not disk.exists(question.directory):
+            if request.restart is not None:
+                request.restart()
+            if not disk.exists(request.directory):
                 return Checked(0, 0, 0, 0, ())
-    message = "the directory changed on every try to read it; verify it again"
-    return Checked(0, 0, 0, 0, (Finding(question.directory, 0, "busy", message, None, True),))
+    message = "the directory changed on every attempt to read it; verify it again"
+    return Checked(0, 0, 0, 0, (Finding(request.directory, 0, "busy", message, None, True),))
 
 
-class _Check(Findings):
+class _Check:
     """One pass over one directory."""
 
-    def __init__(self, disk: Disk, question: CheckRequest) -> None:
-        super().__init__(question.crash)
+    def __init__(self, disk: Disk, request: CheckRequest) -> None:
+        shutdown = request.shutdown
         self.disk = disk
-        self.q = question
+        self.request = request
+        self.power_lost = not shutdown.clean and not shutdown.same_boot
+        self.findings = Findings(power_lost=self.power_lost)
         self.batches = self.records = self.size_bytes = 0
         self.point = 0
         self.is_torn = self.end_is_damaged = False
         self.epoch = -1
 
     def run(self) -> Checked:
-        names = self.disk.listdir(self.q.directory)
+        names = self.disk.listdir(self.request.directory)
         state = self._state(names)
-        if self.disk.listdir(self.q.directory) != names:
+        if self.disk.listdir(self.request.directory) != names:
             raise _Changed
-        gaps = self.q.gaps or (state is not None and state.cleaned_until > 0)
+        gaps = self.request.gaps or (state is not None and state.cleaned_until > 0)
         segments = self._segments(names)
-        if state is None and segments:  # nothing says where the log starts, so nothing says that something is missing
-            self.start_offset = segments[0].base_offset
+        if (
+            state is None and segments
+        ):  # where the log starts is unknown, so nothing before the first segment counts as missing
+            self.findings.start_offset = segments[0].base_offset
         if state is not None:
-            self.start_offset, self.point = state.log_start_offset, state.recovery_point
-            if self.q.crash.clean:
-                self.end_offset = state.recovery_point
-        if segments and segments[0].base_offset > self.start_offset:
-            self._missing(segments[0].path, 0, self.start_offset, segments[0].base_offset)
+            self.findings.start_offset, self.point = state.log_start_offset, state.recovery_point
+            if self.request.shutdown.clean:
+                self.findings.end_offset = state.recovery_point
+        if segments and segments[0].base_offset > self.findings.start_offset:
+            self.findings.missing(segments[0].path, 0, self.findings.start_offset, segments[0].base_offset)
         end = 0
         for number, segment in enumerate(segments, 1):
             end = self._segment(segment, segments[number] if number < len(segments) else None, gaps)
             if self.is_torn:
                 break
         if state is not None and end < state.recovery_point and not self.end_is_damaged:
-            path = segments[-1].path if segments else self.q.directory
-            self._missing(path, segments[-1].size if segments else 0, end, state.recovery_point)
-        return Checked(len(segments), self.batches, self.records, self.size_bytes, tuple(self.findings))
+            path = segments[-1].path if segments else self.request.directory
+            self.findings.missing(path, segments[-1].size if segments else 0, end, state.recovery_point)
+        return Checked(len(segments), self.batches, self.records, self.size_bytes, tuple(self.findings.all))
 
     # -- names and state -----------------------------------------------------------------------------
 
     def _state(self, names: Sequence[str]) -> State | None:
-        path = f"{self.q.directory}/{STATE_NAME}"
+        path = f"{self.request.directory}/{STATE_NAME}"
         if STATE_NAME not in names:
             if any(base_offset_of(name, "log") is not None for name in names):
-                self._add(path, 0, "state", "it is missing, and with it where the log starts, so the log does not open")
+                self.findings.add(
+                    path, 0, "state", "it is missing, and with it where the log starts, so the log does not open"
+                )
             return None
-        found = slots(self.disk.read(path), self.q.topic_id, self.q.partition)
+        found = slots(self.disk.read(path), self.request.topic_id, self.request.partition)
         if found.newest is None and (found.damaged or any(base_offset_of(name, "log") is not None for name in names)):
             message = "neither of its two slots belongs to this partition and verifies, so the log does not open"
-            self._add(path, 0, "state", message)
+            self.findings.add(path, 0, "state", message)
         elif found.damaged:
             message = "one of its two slots does not verify; the other is used"
-            self._add(path, found.damaged[0], "state", message, note=True)
+            self.findings.note(path, found.damaged[0], "state", message)
         return found.newest
 
     def _segments(self, names: Sequence[str]) -> list[Segment]:
-        """The segments that count, with a finished `.swap` in place of what it replaces."""
-        directory = self.q.directory
+        """The segments of the log; a finished `.swap` takes the place of those that it replaces."""
+        directory = self.request.directory
         paths: dict[int, str] = {}
         for name in names:
             base = base_offset_of(name, "log")
             if base is not None:
                 paths[base] = name
             elif is_unfinished(name):
-                self._add(f"{directory}/{name}", 0, "leftover", "an unfinished result; it will be removed", note=True)
+                self.findings.note(
+                    f"{directory}/{name}", 0, "leftover", "an unfinished result; the next open removes it"
+                )
             elif cut_of(name) is not None:
-                known = "bytes that a recovery cut off and saved; nothing of streamlog reads or removes them"
-                self._add(f"{directory}/{name}", 0, "cut", known, note=True)
+                known = "bytes that a recovery removed from a segment and saved; streamlog neither reads nor removes this file"
+                self.findings.note(f"{directory}/{name}", 0, "cut", known)
             elif marker_of(name) is not None:
-                known = "a sync failed here; the next open writes anew what was not known to be on the device"
-                self._add(f"{directory}/{name}", 0, "poisoned", known, note=True)
+                known = "a sync failed here; the next open writes again what was not known to be on the device"
+                self.findings.note(f"{directory}/{name}", 0, "poisoned", known)
             elif base_offset_of(name, "index") is None and name != STATE_NAME and swap_of(name) is None:
-                self._add(f"{directory}/{name}", 0, "leftover", "not a file of a log", note=True)
+                self.findings.note(f"{directory}/{name}", 0, "leftover", "not a file of a log")
         for name in names:
             swap = swap_of(name)
             if swap is not None:
                 low, high = swap
                 paths = {base: file for base, file in paths.items() if not low <= base < high}
                 paths[low] = name
-                self._add(f"{directory}/{name}", 0, "leftover", "a compaction that the next open finishes", note=True)
+                self.findings.note(f"{directory}/{name}", 0, "leftover", "a compaction that the next open finishes")
         for name in names:
             base = base_offset_of(name, "index")
             if base is not None and base not in paths:
-                self._add(f"{directory}/{name}", 0, "leftover", "an index without its segment", note=True)
+                self.findings.note(f"{directory}/{name}", 0, "leftover", "an index without its segment")
         found: list[Segment] = []
         for base in sorted(paths):
-            segment = Segment(self.disk, directory, base, self.q.seed)
+            segment = Segment(self.disk, directory, base, self.request.seed)
             segment.path = f"{directory}/{paths[base]}"
             segment.size = size_of(self.disk, segment.path)
             if found and not found[-1].size:
-                self._add(found.pop().path, 0, "leftover", "an empty file that an interrupted roll left", note=True)
+                self.findings.note(found.pop().path, 0, "leftover", "an empty file that an interrupted roll left")
             found.append(segment)
         return found
 
     # -- segments ------------------------------------------------------------------------------------
 
     def _segment(self, segment: Segment, following: Segment | None, gaps: bool) -> int:
-        """Check one segment; the offset it ends at."""
+        """Check one segment; return the offset at which it ends."""
         file = self.disk.open(segment.path, writable=False)
         try:
             segment.give_file(file)
             size = segment.size = file.size()
             walk = self._walk(segment, size, following, gaps)
         except StorageError as error:
-            lost = self._lost(segment.base_offset, following.base_offset if following else None)
-            self._add(segment.path, 0, "unreadable", str(error), lost)
+            lost = self.findings.lost(segment.base_offset, following.base_offset if following else None)
+            self.findings.add(segment.path, 0, "unreadable", str(error), lost)
             return following.base_offset if following else segment.base_offset
         finally:
             segment.release()
@@ -176,13 +183,13 @@ class _Check(Findings):
         if following is None or self.is_torn:
             return end
         if self.power_lost and end >= self.point and end != following.base_offset:
-            self._torn(segment, size, size)
+            self.findings.torn(segment, size, size)
             self.is_torn = True
             return end
         if end < following.base_offset and not walk.damage:
-            self._missing(segment.path, size, end, following.base_offset)
+            self.findings.missing(segment.path, size, end, following.base_offset)
         elif end > following.base_offset and following.size:
-            self._out_of_order(following, 0, end, following.base_offset)
+            self.findings.out_of_order(following, 0, end, following.base_offset)
         return max(end, following.base_offset)
 
     def _walk(self, segment: Segment, size: int, following: Segment | None, gaps: bool) -> Walk:
@@ -198,37 +205,37 @@ class _Check(Findings):
                     break
                 continue
             if pending is not None:
-                self._damaged(segment, pending, "header", expected, found.base_offset, at - pending.position)
+                self.findings.damaged(segment, pending, "header", expected, found.base_offset, at - pending.position)
                 pending = None
             elif found.base_offset < expected or (found.base_offset > expected and not gaps):
-                self._out_of_order(segment, at, expected, found.base_offset)
+                self.findings.out_of_order(segment, at, expected, found.base_offset)
             kind, error = self._batch(segment, at, found, gaps)
             if error is not None:
                 damage.append(error)
                 last = following is None and at + found.batch_len == size
                 if kind == "payload" and self._is_torn(segment, end, expected, size, last):
-                    self._torn(segment, end, size)
+                    self.findings.torn(segment, end, size)
                     break
-                self._damaged(segment, error, kind, found.base_offset, found.next_offset, found.batch_len)
+                self.findings.damaged(segment, error, kind, found.base_offset, found.next_offset, found.batch_len)
             built.add(found, at)
             expected, end = built.next_offset, at + found.batch_len
-            if self.q.progress is not None:
-                self.q.progress(found.batch_len)
+            if self.request.progress is not None:
+                self.request.progress(found.batch_len)
         if pending is not None:
             if self._is_torn(segment, end, expected, size, following is None):
-                self._torn(segment, end, size)
+                self.findings.torn(segment, end, size)
             else:
                 until = following.base_offset if following else None
-                self._damaged(segment, pending, "header", expected, until, size - pending.position)
+                self.findings.damaged(segment, pending, "header", expected, until, size - pending.position)
                 self.end_is_damaged = following is None
         return Walk(built.stats(size), built.index, end, tuple(damage))
 
     def _batch(
         self, segment: Segment, at: int, header: BatchHeader, gaps: bool
     ) -> tuple[str, CorruptRecordError | None]:
-        """Verify one batch whose header is good; what is wrong, if its payload or its columns are not."""
+        """Verify a batch whose header verified. Return the kind of damage and the error, if there is any."""
         if header.leader_epoch < self.epoch:
-            self._add(segment.path, at, "epoch", f"leader epoch {header.leader_epoch} after {self.epoch}")
+            self.findings.add(segment.path, at, "epoch", f"leader epoch {header.leader_epoch} after {self.epoch}")
         self.epoch = max(self.epoch, header.leader_epoch)
         data = segment.read(header.batch_len, at)
         try:
@@ -238,29 +245,29 @@ class _Check(Findings):
         fault = batch_fault(data, header, gaps)
         if fault is not None:
             return "columns", CorruptRecordError(fault, path=segment.path, position=at, expected=0, actual=0)
-        if self.q.keep is not None:
-            fault = self.q.keep(segment.base_offset, header, data)
+        if self.request.keep is not None:
+            fault = self.request.keep(segment.base_offset, header, data)
             if fault is not None:
                 return "record", CorruptRecordError(fault, path=segment.path, position=at, expected=0, actual=0)
         self.batches += 1
         self.records += header.record_count
-        if self.q.visit is not None:
-            self.q.visit(header, BatchColumns(data, 0, header))
+        if self.request.visit is not None:
+            self.request.visit(header, BatchColumns(data, 0, header))
         return "", None
 
     def _is_torn(self, segment: Segment, end: int, expected: int, size: int, last: bool) -> bool:
-        """Whether the crash explains that the segment does not go on at `end`, with offset `expected`."""
+        """Whether the crash explains that no valid batch with offset `expected` follows at `end`."""
         if self.power_lost:
             self.is_torn = expected >= self.point
             return self.is_torn
-        if self.q.crash.clean or not last:
+        if self.request.shutdown.clean or not last:
             return False
         stats = index_files.Stats(segment.base_offset, expected, size, 0, -1, -1, -1)
-        return is_torn(segment, Walk(stats, Index(), end, ()), self.point, self.q.crash)
+        return is_torn(segment, Walk(stats, Index(), end, ()), self.point, self.request.shutdown)
 
     def _index(self, segment: Segment, walk: Walk, is_last: bool) -> None:
         """Compare the index file, if there is one, with what the headers say."""
-        path = f"{self.q.directory}/{index_name(segment.base_offset)}"
+        path = f"{self.request.directory}/{index_name(segment.base_offset)}"
         if not segment.path.endswith(log_name(segment.base_offset)):
             return
         try:
@@ -268,16 +275,16 @@ class _Check(Findings):
         except FileNotFoundError as error:
             check(error)
             return
-        if loaded is not None and is_last and not self.q.crash.clean and loaded[1].size < walk.stats.size:
-            return  # from the last close; the segment went on growing
+        if loaded is not None and is_last and not self.request.shutdown.clean and loaded[1].size < walk.stats.size:
+            return  # written at the last close; the segment has grown since
         if loaded is None:
-            self._add(path, 0, "index", "it does not verify; the segment is walked instead", note=True)
+            self.findings.note(path, 0, "index", "it does not verify; the segment is walked instead")
         elif loaded[1] != walk.stats or not _agrees(loaded[0], walk.entries):
-            self._add(path, 0, "index", "it contradicts the segment; remove it, and it is made again", note=True)
+            self.findings.note(path, 0, "index", "it contradicts the segment; remove it, and it will be made again")
 
 
 def _agrees(stored: Index, walked: Index) -> bool:
-    """Whether every lookup in `stored` has a right answer. A time may be too high: the walk is only longer then."""
+    """Whether every lookup in `stored` gives a correct answer. A time may be too high: then the walk is only longer."""
     return (
         stored.offsets == walked.offsets
         and stored.positions == walked.positions

@@ -1,4 +1,4 @@
-"""What a check of a partition directory is asked, and what it answers."""
+"""The request for a check of a partition directory, and its result."""
 
 from __future__ import annotations
 
@@ -19,11 +19,10 @@ Progress = Callable[[int], object]
 
 
 class Finding(NamedTuple):
-    """One thing that is not as it should be.
+    """One thing that is wrong.
 
-    `lost` are the offsets (from, up to) of records that cannot be read, if any are, and `size` the bytes of what is
-    damaged, as far as it is known; `is_note` says that no record is lost and the next open, or the next compaction,
-    puts it right.
+    `lost` are the offsets (from, up to) of the records that cannot be read, if there are any. `size` is the number of
+    damaged bytes, as far as it is known. `is_note`: no record is lost, and the next open or the next compaction repairs it.
     """
 
     path: str
@@ -46,19 +45,19 @@ class Checked(NamedTuple):
 
 
 class CheckRequest(NamedTuple):
-    """Which partition directory is checked, and what is known about it.
+    """Which partition directory to check, and what is known about it.
 
-    `gaps`: compaction may have left offsets out. `visit` is called with each batch that is whole, `keep` with the
-    base offset of its segment, its header and its bytes, and `progress` with bytes done, in the order of offsets; all
-    again from the start if the directory changes under the check, after `restart`. What `keep` answers is wrong with
-    the batch, if it is not None.
+    `gaps`: compaction may have left offsets out. The callbacks are called in the order of offsets: `visit` with each intact
+    batch, `progress` with numbers of bytes, and `keep` with the base offset of the segment, the header and the bytes of
+    each intact batch; if `keep` returns a reason, the batch counts as damaged. If the directory changes during the check,
+    `restart` is called and the check begins again.
     """
 
     directory: str
     topic_id: bytes
     partition: int
     seed: int
-    crash: PreviousShutdown
+    shutdown: PreviousShutdown
     gaps: bool
     visit: Visit | None = None
     progress: Progress | None = None
@@ -67,52 +66,60 @@ class CheckRequest(NamedTuple):
 
 
 class Findings:
-    """The findings of one pass so far. Offsets below `start_offset` are deleted, so nothing is lost there."""
+    """The findings of one pass so far. Records below `start_offset` are deleted, so none of them can be lost."""
 
-    def __init__(self, crash: PreviousShutdown) -> None:
-        self.findings: list[Finding] = []
+    def __init__(self, *, power_lost: bool) -> None:
+        self.all: list[Finding] = []
         self.start_offset = 0
         self.end_offset = FOREVER_OFFSET
-        self.power_lost = not crash.clean and not crash.same_boot
+        self._power_lost = power_lost
 
-    def _add(
-        self, path: str, position: int, kind: str, message: str, lost: tuple[int, int] | None = None,
-        note: bool = False, size: int = 0,
-    ) -> None:  # fmt: skip
-        self.findings.append(Finding(path, position, kind, message, lost, note, size))
+    def add(
+        self, path: str, position: int, kind: str, message: str, lost: tuple[int, int] | None = None, size: int = 0
+    ) -> None:
+        """Something that is damaged, missing or contradictory."""
+        self.all.append(Finding(path, position, kind, message, lost, False, size))
 
-    def _lost(self, start: int, end: int | None) -> tuple[int, int] | None:
-        """Offsets that are lost, without those that were deleted anyway. No end: to the end of the log."""
+    def note(self, path: str, position: int, kind: str, message: str, size: int = 0) -> None:
+        """Something that the next open or compaction repairs."""
+        self.all.append(Finding(path, position, kind, message, None, True, size))
+
+    def lost(self, start: int, end: int | None) -> tuple[int, int] | None:
+        """The offsets from `start` up to `end` (None: the end of the log) without those that were deleted."""
         start = max(start, self.start_offset)
         if end is None:
             end = self.end_offset if self.end_offset > start else FOREVER_OFFSET
         return (start, end) if start < end else None
 
-    def _damaged(
+    def damaged(
         self, segment: Segment, error: CorruptRecordError, kind: str, start: int, end: int | None, size: int
     ) -> None:
-        lost = self._lost(start, end)
+        lost = self.lost(start, end)
         message = str(error).partition(". ")[0].removeprefix(f"{error.path} is damaged at byte {error.position}: ")
-        self._add(segment.path, error.position, kind, message, lost, note=lost is None, size=size)
+        if lost is None:
+            self.note(segment.path, error.position, kind, message, size)
+        else:
+            self.add(segment.path, error.position, kind, message, lost, size)
 
-    def _missing(self, path: str, position: int, start: int, end: int) -> None:
-        lost = self._lost(start, end)
+    def missing(self, path: str, position: int, start: int, end: int) -> None:
+        lost = self.lost(start, end)
         if lost is not None:
             message = f"offsets {start} up to {end} are missing: a segment is gone or was cut short"
-            self._add(path, position, "missing", message, lost)
+            self.add(path, position, "missing", message, lost)
 
-    def _out_of_order(self, segment: Segment, at: int, expected: int, found: int) -> None:
+    def out_of_order(self, segment: Segment, at: int, expected: int, found: int) -> None:
+        """A batch, or a segment, begins with offset `found` where `expected` is due."""
         if found > expected:
-            self._missing(segment.path, at, expected, found)
+            self.missing(segment.path, at, expected, found)
         else:
             message = f"a batch with offset {found} follows offset {expected - 1}: offsets only grow"
-            self._add(segment.path, at, "offsets", message)
+            self.add(segment.path, at, "offsets", message)
 
-    def _torn(self, segment: Segment, end: int, size: int) -> None:
-        message = f"torn tail: {size - end} bytes of an unfinished write, will be cut at the next open"
-        if self.power_lost:
+    def torn(self, segment: Segment, end: int, size: int) -> None:
+        message = f"torn tail: {size - end} bytes of an unfinished write, will be truncated at the next open"
+        if self._power_lost:
             message = (
                 f"torn tail: {size - end} bytes from here on, and all segments after them, were not known to be on the "
-                f"device when the machine went down; they will be cut off, and saved, at the next open"
+                f"device when the machine went down; they will be truncated, and saved to other files, at the next open"
             )
-        self._add(segment.path, end, "torn", message, note=True, size=size - end)
+        self.note(segment.path, end, "torn", message, size - end)

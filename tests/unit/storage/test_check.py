@@ -161,7 +161,7 @@ def test_a_torn_tail_is_a_note_after_a_crash_and_damage_after_a_close(box: MakeB
     path.write_bytes(path.read_bytes()[:-5])
     finding = only(b, crash)
     assert (finding.kind, finding.is_note) == ("torn", True)
-    assert "will be cut" in finding.message
+    assert "will be truncated" in finding.message
     assert not only(b, CLEAN).is_note
 
 

@@ -217,7 +217,7 @@ def test_a_partition_that_cannot_be_written_anew_can_be_read_and_is_tried_again(
     fail(disk, "pwrite", errno.ENOSPC)  # the state
     fail(disk, "pwrite", errno.ENOSPC)  # the copy
     b.reopen(KILLED)
-    with pytest.raises(PoisonedLogError, match="make room"):
+    with pytest.raises(PoisonedLogError, match="free space"):
         b.append(b"no")
     assert b.values() == values
     assert marked(b)
@@ -226,11 +226,11 @@ def test_a_partition_that_cannot_be_written_anew_can_be_read_and_is_tried_again(
     assert b.values() == [*values, b"on"]
 
 
-def test_the_copy_of_an_interrupted_salvage_is_made_anew(box: MakeBox) -> None:
+def test_the_copy_of_an_interrupted_resync_is_made_anew(box: MakeBox) -> None:
     b, _ = poisoned(box)
     values = b.values()
     (b.path / (name(1) + ".tmp")).write_bytes(b"half of it")
-    resync.salvage(b.disk, str(b.path), b.names(), 2)
+    resync.resync(b.disk, str(b.path), b.names(), 2)
     assert b.values() == values
     b.reopen(KILLED)
     assert b.values() == values

@@ -69,7 +69,7 @@ def test_the_log_ends_at_the_first_batch_that_does_not_verify_in_whatever_segmen
     }
     assert (b.path / f"{second.name}.cut-{half}").read_bytes()[:-1] == torn[:-1]
     message = next(record.getMessage() for record in caplog.records if "They were saved" in record.getMessage())
-    assert f"cut {sizes[1] - half + sizes[2] + sizes[3]} bytes, from byte {half} (offset 3)" in message
+    assert f"truncated {sizes[1] - half + sizes[2] + sizes[3]} bytes, from byte {half} (offset 3)" in message
     assert all(name in message for name in cut_files(b))
     assert b.append(b"again") == 3
     b.reopen(KILLED)
