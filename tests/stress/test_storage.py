@@ -114,7 +114,7 @@ class Storm:
     def maintain(self) -> None:
         tail = self.log.tail
         if self.compacted:
-            self.partition.maintenance.lock.compact(FIRST_MS)
+            self.partition.maintenance.compact(FIRST_MS)
         elif tail.end_offset - tail.start_offset > 400:
             self.partition.delete_records(self.rng.randrange(tail.start_offset, tail.end_offset))
         with self.partition.maintenance.lock:

@@ -196,7 +196,7 @@ def test_after_it_was_abandoned_nothing_is_written(scene: Scene) -> None:
     before = (scene.path / "published").read_bytes()
     scene.publisher.abandon()
     send(partition)
-    partition.maintenance.lock.roll(NOW)
+    partition.maintenance.roll(NOW)
     assert (scene.path / "published").read_bytes() == before
 
 
@@ -325,9 +325,9 @@ def test_every_change_that_is_no_append_has_a_generation_of_its_own(scene: Scene
             partition.append_one(b"k", b"%d" % n * 600, NOW, NOW)
 
     changed(fill)
-    changed(lambda: partition.maintenance.lock.roll(NOW))
+    changed(lambda: partition.maintenance.roll(NOW))
     changed(lambda: partition.delete_records(2))
-    changed(lambda: partition.maintenance.lock.compact(NOW))
+    changed(lambda: partition.maintenance.compact(NOW))
     assert scene.slot().rewrites >= 2, "once before the files get their names, once after"
     send(partition)
     assert scene.slot().shape == seen[-1]
@@ -350,12 +350,12 @@ def test_a_change_is_told_before_a_file_goes(scene: Scene) -> None:
     partition.log.disk = Watching()
     for act in (
         lambda: partition.delete_records(2),
-        lambda: partition.maintenance.lock.compact(NOW),
-        lambda: partition.maintenance.lock.apply_retention(NOW),
+        lambda: partition.maintenance.compact(NOW),
+        lambda: partition.maintenance.apply_retention(NOW),
     ):
         for n in range(6):
             partition.append_one(b"k", b"%d" % n * 600, NOW, NOW)
-        partition.maintenance.lock.roll(NOW)
+        partition.maintenance.roll(NOW)
         before = scene.slot().shape
         told.clear()
         act()
@@ -431,7 +431,7 @@ def test_a_change_that_could_not_be_told_is_still_one_when_it_can(scene: Scene) 
     partition = scene.added()
     send(partition)
     scene.disk.error = OSError(errno.EIO, "no")
-    partition.maintenance.lock.roll(NOW)
+    partition.maintenance.roll(NOW)
     scene.disk.error = None
     scene.now += RETRY_S
     send(partition)
@@ -443,13 +443,13 @@ def test_a_change_of_files_does_not_wait_to_be_told_until_a_refused_write_is_tri
     partition = scene.added(cleanup_policy="compact", segment_bytes=1024)
     for n in range(6):
         partition.append_one(b"k", b"%d" % n * 600, NOW, NOW)
-    partition.maintenance.lock.roll(NOW)
+    partition.maintenance.roll(NOW)
     scene.disk.error = OSError(errno.ENOSPC, "full")
     scene.now += 1
     send(partition)
     scene.disk.error = None
     rewrites = scene.slot().rewrites
-    partition.maintenance.lock.compact(NOW)
+    partition.maintenance.compact(NOW)
     assert scene.slot().rewrites > rewrites
 
 

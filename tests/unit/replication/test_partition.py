@@ -96,12 +96,12 @@ def test_a_closed_partition_refuses_everything_and_wakes_who_waits(partition: Pa
     for refused in (
         lambda: partition.append(write(), NOW),
         lambda: partition.append_one(b"k", b"v", NOW, NOW),
-        lambda: partition.maintenance.lock.roll(NOW),
+        lambda: partition.maintenance.roll(NOW),
         lambda: partition.delete_records(1),
     ):
         with pytest.raises(ClosedError):
             refused()
-    assert partition.maintenance.lock.run(NOW) is None
+    assert partition.maintenance.run(NOW) is None
     partition.settle(write())
 
 
@@ -157,13 +157,13 @@ def test_maintenance_that_the_disk_refuses_is_tried_again(
         raise StorageError("injected", path="x", errno=5)
 
     monkeypatch.setattr(partition.commit, "sync_sealed", refuse)
-    assert partition.maintenance.lock.run(NOW) == NOW + RETRY_MS
+    assert partition.maintenance.run(NOW) == NOW + RETRY_MS
     assert "t-0" in caplog.text and "injected" in caplog.text
 
 
 def test_a_topic_that_is_not_compacted_has_nothing_to_compact(partition: Partition) -> None:
     partition.append(write(), NOW)
-    assert partition.maintenance.lock.compact(NOW) is None
+    assert partition.maintenance.compact(NOW) is None
 
 
 def test_a_partition_that_is_gone_says_what_to_do() -> None:

@@ -95,7 +95,7 @@ def test_each_whole_batch_is_shown_to_the_visitor(box: MakeBox) -> None:
 def test_gaps_are_fine_where_compaction_ran_and_nowhere_else(box: MakeBox) -> None:
     b = segmented(box, cleanup_policy="compact")
     b.log.roll(b.now)
-    b.partition.maintenance.lock.compact(b.now)
+    b.partition.maintenance.compact(b.now)
     assert b.check(KILLED).findings == ()
     assert b.check(KILLED, gaps=False).findings == (), "the state remembers that it was compacted once"
     b.log.set_cleaned(0, None)

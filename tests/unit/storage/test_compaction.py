@@ -33,8 +33,8 @@ def put(b: Box, *pairs: tuple[bytes, bytes | None], **options: Any) -> int:
 
 
 def compact(b: Box) -> compaction.Result | None:
-    b.partition.maintenance.lock.roll(b.now)
-    return b.partition.maintenance.lock.compact(b.now)
+    b.partition.maintenance.roll(b.now)
+    return b.partition.maintenance.compact(b.now)
 
 
 def filled(b: Box) -> Box:
@@ -190,11 +190,11 @@ def test_records_younger_than_the_lag_stay(box: MakeBox) -> None:
     b = box(cleanup_policy="compact", min_compaction_lag_ms=1000)
     put(b, (b"a", b"1"))
     put(b, (b"a", b"2"))
-    b.partition.maintenance.lock.roll(b.now)
+    b.partition.maintenance.roll(b.now)
     b.now += 999
-    assert b.partition.maintenance.lock.compact(b.now) is None
+    assert b.partition.maintenance.compact(b.now) is None
     b.now += 1
-    assert b.partition.maintenance.lock.compact(b.now) is not None
+    assert b.partition.maintenance.compact(b.now) is not None
     assert [e.value for e in b.read()] == [b"2"]
 
 
@@ -213,10 +213,10 @@ def test_a_tombstone_is_seen_for_its_retention_and_then_goes(box: MakeBox) -> No
     compact(b)
     assert [(e.key, e.value) for e in b.read()] == [(b"a", None), (b"b", b"1")]
     b.now += DAY - 1
-    b.partition.maintenance.lock.compact(b.now)
+    b.partition.maintenance.compact(b.now)
     assert [e.key for e in b.read()] == [b"a", b"b"]
     b.now += 1
-    b.partition.maintenance.lock.compact(b.now)
+    b.partition.maintenance.compact(b.now)
     assert [e.key for e in b.read()] == [b"b"]
     assert b.log.next_horizon is None
 
@@ -226,9 +226,9 @@ def test_the_horizon_of_tombstones_outlives_a_restart(box: MakeBox) -> None:
     put(b, (b"a", None), (b"b", b"1"))
     compact(b)
     b.reopen(KILLED)
-    assert b.partition.maintenance.lock.run(b.now) == NOW + DAY
+    assert b.partition.maintenance.run(b.now) == NOW + DAY
     b.now += DAY
-    b.partition.maintenance.lock.run(b.now)
+    b.partition.maintenance.run(b.now)
     assert [e.key for e in b.read()] == [b"b"]
 
 
@@ -247,8 +247,8 @@ def test_a_horizon_that_nothing_is_left_of_does_not_keep_maintenance_busy(box: M
     put(b, (b"a", None))
     compact(b)
     b.now += 20 * DAY
-    b.partition.maintenance.lock.run(b.now)
-    assert b.partition.maintenance.lock.run(b.now) is None
+    b.partition.maintenance.run(b.now)
+    assert b.partition.maintenance.run(b.now) is None
 
 
 # A map that is too small
@@ -261,10 +261,10 @@ def test_a_pass_whose_map_is_full_goes_on_where_it_ended(box: MakeBox, monkeypat
         put(b, (b"k%d" % n, b"1"))
     for n in range(20):
         put(b, (b"k%d" % n, b"2"))
-    b.partition.maintenance.lock.roll(b.now)
+    b.partition.maintenance.roll(b.now)
     reached = []
     while b.log.cleaned_until < 40:
-        b.partition.maintenance.lock.compact(b.now)
+        b.partition.maintenance.compact(b.now)
         reached.append(b.log.cleaned_until)
         assert len(reached) < 50, "no progress"
     assert reached == sorted(set(reached)) and len(reached) > 5
@@ -285,7 +285,7 @@ def _count(make: MakeBox, run: Callable[[Box], object]) -> int:
 
 
 def _compact_only(b: Box) -> None:
-    b.partition.maintenance.lock.compact(b.now)
+    b.partition.maintenance.compact(b.now)
 
 
 def test_killed_at_any_call_the_same_records_are_there(box: MakeBox) -> None:
@@ -399,7 +399,7 @@ def test_a_later_pass_over_more_segments_is_not_undone_by_what_an_earlier_one_le
         n for n, call in enumerate(_count_two(box), 1) if call.startswith("unlink") and call.endswith(".log")
     )
     with pytest.raises(StreamlogError):
-        b.partition.maintenance.lock.compact(b.now)
+        b.partition.maintenance.compact(b.now)
     disk.error = None
     assert any(name.endswith(".swap") for name in b.names())
     put(b, (b"a", b"3"), (b"c", b"1"))
@@ -417,7 +417,7 @@ def _count_two(make: MakeBox) -> list[str]:
     put(b, (b"a", b"2"))
     b.log.roll(b.now)
     disk.arm(0, Killed())
-    b.partition.maintenance.lock.compact(b.now)
+    b.partition.maintenance.compact(b.now)
     disk.error = None
     return disk.calls
 
@@ -564,22 +564,22 @@ def test_a_compaction_is_given_up_when_the_log_is_to_be_closed(box: MakeBox, at:
     b = filled(box(cleanup_policy="compact"))
     before = b.read()
     files = {path.name: path.read_bytes() for path in b.path.glob("*.log")}
-    go_on, asked = b.partition.maintenance.lock._check_going_on, 0
+    go_on, asked = b.partition.maintenance._check_going_on, 0
 
     def leave() -> None:
         nonlocal asked
         asked += 1
         if asked == (3 if at == "the keys" else 12):  # there are 8 batches
-            b.partition.maintenance.lock.stop()
+            b.partition.maintenance.stop()
         go_on()
 
-    b.partition.maintenance.lock._check_going_on = leave  # type: ignore[method-assign]
+    b.partition.maintenance._check_going_on = leave  # type: ignore[method-assign]
     with pytest.raises(ClosedError, match="given up"):
-        b.partition.maintenance.lock.compact(b.now)
+        b.partition.maintenance.compact(b.now)
     assert asked == (3 if at == "the keys" else 12), "it went on"
     assert {path.name: path.read_bytes() for path in b.path.glob("*.log")} == files
     assert not [*b.path.glob("*.cleaned")]
-    assert b.partition.maintenance.lock.run(b.now) is None, "it would be tried again"
+    assert b.partition.maintenance.run(b.now) is None, "it would be tried again"
     assert b.read() == before
     b.reopen()
     assert compact(b) is not None

@@ -136,7 +136,7 @@ def test_a_reader_that_opens_a_path_while_compaction_takes_it_over_reads_the_old
             if not self.ran:
                 self.ran = True
                 b.log.disk = real
-                b.partition.maintenance.lock.compact(b.now)
+                b.partition.maintenance.compact(b.now)
             return real.open(path, **options)
 
     meanwhile = Meanwhile()
@@ -157,7 +157,7 @@ def test_a_reader_whose_path_is_gone_for_a_moment_reads_the_old_segment(box: Mak
     class Gone(OsDisk):
         def open(self, path: str, **options: Any) -> Any:
             old.disk = real
-            b.partition.maintenance.lock.compact(b.now)
+            b.partition.maintenance.compact(b.now)
             raise FileNotFoundError(errno.ENOENT, "gone", path)
 
     old.disk = Gone()
@@ -325,7 +325,7 @@ def test_control_batches_are_never_compacted(box: MakeBox) -> None:
     b.append(b"1", keys=[b"a"])
     b.append(b"2", keys=[b"a"])
     b.log.roll(b.now)
-    b.partition.maintenance.lock.compact(b.now)
+    b.partition.maintenance.compact(b.now)
     assert b.values() == [b"marker", b"2"]
 
 
@@ -334,7 +334,7 @@ def test_a_large_segment_is_written_piece_by_piece(box: MakeBox, monkeypatch: py
     b = segmented(box, cleanup_policy="compact")
     b.log.roll(b.now)
     table = b.table()
-    b.partition.maintenance.lock.compact(b.now)
+    b.partition.maintenance.compact(b.now)
     assert b.table() == table
 
 
@@ -351,13 +351,13 @@ def test_interrupted_right_after_the_rename_the_result_is_published(box: MakeBox
 
     b.log.disk = Interrupting()
     with pytest.raises(KeyboardInterrupt):
-        b.partition.maintenance.lock.compact(b.now)
+        b.partition.maintenance.compact(b.now)
     b.log.disk = b.disk
     assert b.table() == table
     assert len(b.log.tail.segments) == 7, "the first group was one segment without a record left"
     b.append(b"new", keys=[b"k0"])
     b.log.roll(b.now)
-    b.partition.maintenance.lock.compact(b.now)
+    b.partition.maintenance.compact(b.now)
     table[b"k0"] = b"new"
     assert b.table() == table
     b.reopen(KILLED)
@@ -386,13 +386,13 @@ def test_a_rename_that_cannot_be_looked_at_is_settled_before_the_next_pass(box: 
     b.log.disk = Unsure()
     for _ in range(2):
         with pytest.raises(StorageError):
-            b.partition.maintenance.lock.compact(b.now)
+            b.partition.maintenance.compact(b.now)
         assert b.log.disk.renames == 1, "nothing more is done until it is known"
         with pytest.raises(StorageError):
             b.partition.delete_records(b.log.tail.segments[1].base_offset)
     b.log.disk = b.disk
     assert b.table() == table
-    b.partition.maintenance.lock.compact(b.now)
+    b.partition.maintenance.compact(b.now)
     assert b.table() == table
     b.reopen(KILLED)
     assert b.table() == table
@@ -488,7 +488,7 @@ def test_a_compaction_that_is_interrupted_in_a_call_leaves_the_log_as_it_was(box
     while True:
         disk.arm(nth, KeyboardInterrupt())
         try:
-            b.partition.maintenance.lock.compact(b.now)
+            b.partition.maintenance.compact(b.now)
             break
         except KeyboardInterrupt:
             disk.error = None
@@ -513,12 +513,12 @@ def test_a_state_of_another_partition_is_not_this_ones(box: MakeBox) -> None:
 def test_a_topic_without_a_dirty_byte_is_not_compacted_by_maintenance(box: MakeBox) -> None:
     b = segmented(box, cleanup_policy="compact", min_cleanable_dirty_ratio=0.9)
     b.log.roll(b.now)
-    b.partition.maintenance.lock.compact(b.now)
+    b.partition.maintenance.compact(b.now)
     before = {path.name: path.stat().st_ino for path in b.logs()}
-    b.partition.maintenance.lock.run(b.now)
+    b.partition.maintenance.run(b.now)
     assert {path.name: path.stat().st_ino for path in b.logs()} == before
     b.append(b"x", keys=[b"k0"])
     b.log.roll(b.now)
     assert 0 < compaction.plan(b.log, b.now, b.log.tail.end_offset).dirty_ratio < 0.9
-    b.partition.maintenance.lock.run(b.now)
+    b.partition.maintenance.run(b.now)
     assert b.log.cleaned_until == 6

@@ -281,8 +281,8 @@ def test_a_reader_inside_a_removed_segment_reads_on(box: MakeBox) -> None:
 def compacted(b: Box, along: Along) -> None:
     """Compact as the owner does: it publishes before the files get their names, and once more after."""
     b.partition.listener = Told(along)  # type: ignore[assignment]
-    b.partition.maintenance.lock.roll(b.now)
-    assert b.partition.maintenance.lock.compact(b.now) is not None
+    b.partition.maintenance.roll(b.now)
+    assert b.partition.maintenance.compact(b.now) is not None
 
 
 class Told:
@@ -327,7 +327,7 @@ def test_an_index_of_the_old_file_is_never_used_for_the_new_one(box: MakeBox) ->
             b.append(b"%03d" % n * 140, keys=[b"%03d" % n])
 
     fill(range(20))
-    b.partition.maintenance.lock.roll(b.now)
+    b.partition.maintenance.roll(b.now)
     fill(range(3))
     fill(range(20, 40))
     along = Along(b)
@@ -362,8 +362,8 @@ def test_files_are_consistent_at_every_step_of_a_swap(box: MakeBox) -> None:
 
     b.log.disk = Stepwise()
     b.partition.listener = Told(along, look)  # type: ignore[assignment]
-    b.partition.maintenance.lock.roll(b.now)
-    b.partition.maintenance.lock.compact(b.now)
+    b.partition.maintenance.roll(b.now)
+    b.partition.maintenance.compact(b.now)
     look()
     assert seen[0] == everything
     assert seen[-1] == table
@@ -382,9 +382,9 @@ def test_a_swap_that_got_its_name_before_it_was_opened_is_found_under_it(box: Ma
             along.follow()
             views.append([segment.path for segment in along.log.tail.segments])
 
-    b.partition.maintenance.lock.roll(b.now)
+    b.partition.maintenance.roll(b.now)
     b.partition.listener = Told(along, once)  # type: ignore[assignment]
-    b.partition.maintenance.lock.compact(b.now)
+    b.partition.maintenance.compact(b.now)
     assert any(path.endswith(".swap") for path in views[0])
     along.rewrites, along.generation = along.log._life[1], along.log._slot.generation  # type: ignore[index, union-attr]
     along.published = b.log.tail  # the owner's second word about it is still to come
@@ -421,7 +421,7 @@ def test_a_change_during_the_listing_has_it_made_again(box: MakeBox) -> None:
         lambda: b.append(value(4)),
         lambda: b.partition.delete_records(3),
         lambda: b.append(value(5), value(6)),
-        lambda: b.partition.maintenance.lock.roll(b.now),
+        lambda: b.partition.maintenance.roll(b.now),
     ]
 
     def before(call: str, path: str) -> None:
@@ -550,7 +550,7 @@ def test_who_tails_across_a_roll_goes_on_without_a_walk(box: MakeBox) -> None:
     for n in range(60):
         b.append(b"%02d" % n * 2000)
         along.follow()
-    b.partition.maintenance.lock.roll(b.now)
+    b.partition.maintenance.roll(b.now)
     b.append(b"new")
     along.follow()
     sealed = along.log.tail.segments[0]
@@ -804,10 +804,10 @@ def test_a_finished_swap_is_the_truth(box: MakeBox) -> None:
                 raise OSError(errno.EIO, "stop")
             super().sync_dir(path)
 
-    b.partition.maintenance.lock.roll(b.now)
+    b.partition.maintenance.roll(b.now)
     b.log.disk = Stops()
     with pytest.raises(StorageError):
-        b.partition.maintenance.lock.compact(b.now)
+        b.partition.maintenance.compact(b.now)
     assert any(name.endswith(".swap") for name in b.names())
     found = left_alone(b)
     assert len(found) < 12

@@ -101,7 +101,7 @@ def behind(make: MakeBox, *, sealed: int, between: bool) -> Along:
     for n in range(6, 9):
         b.append(value(n), keys=[b"k%d" % (n - 4)])  # of 2 to 4; there is one more of 0, 1 and 5
     b.log.roll(b.now)
-    assert b.partition.maintenance.lock.compact(b.now) is not None
+    assert b.partition.maintenance.compact(b.now) is not None
     assert len(b.logs()) == 2
     b.append(value(9), keys=[b"k5"])
     return along
@@ -155,7 +155,7 @@ def test_where_nothing_that_may_be_seen_is_left_a_reader_waits(box: MakeBox) -> 
     for n in (0, 1, 5):
         b.append(value(n), keys=[b"k%d" % n])
     b.log.roll(b.now)
-    assert b.partition.maintenance.lock.compact(b.now) is not None
+    assert b.partition.maintenance.compact(b.now) is not None
     along.log.release()
     assert seen(along, 0) == ([], 0)
     along.follow()
@@ -165,7 +165,7 @@ def test_where_nothing_that_may_be_seen_is_left_a_reader_waits(box: MakeBox) -> 
 def test_a_swap_that_a_killed_owner_left_is_read_while_the_next_one_finishes_it(box: MakeBox) -> None:
     b = small(box, 9, cleanup_policy="compact")
     b.log.roll(b.now)
-    assert b.partition.maintenance.lock.compact(b.now) is not None
+    assert b.partition.maintenance.compact(b.now) is not None
     left = [value(n) for n in (6, 7, 8)]
     assert [entry.value for entry in b.read()] == left
     segment = b.logs()[0]

@@ -121,24 +121,24 @@ def test_retention_removes_files_and_moves_the_start(box: MakeBox) -> None:
     for n in range(6):
         b.now = NOW + n * 300
         b.append(b"x" * 500)
-    assert b.partition.maintenance.lock.apply_retention(NOW + 1501) == 2
+    assert b.partition.maintenance.apply_retention(NOW + 1501) == 2
     assert (b.log.tail.start_offset, len(b.logs())) == (2, 4)
     b.reopen(KILLED)
     assert [entry.offset for entry in b.read()] == [2, 3, 4, 5]
-    assert b.partition.maintenance.lock.apply_retention(NOW + 1501) == 0
+    assert b.partition.maintenance.apply_retention(NOW + 1501) == 0
 
 
 def test_maintenance_sleeps_until_there_is_something_to_delete(box: MakeBox) -> None:
     b = box(segment_bytes=1024, retention_ms=1000, segment_ms=10_000)
-    assert b.partition.maintenance.lock.run(NOW) is None
+    assert b.partition.maintenance.run(NOW) is None
     b.append(b"x" * 600)
-    assert b.partition.maintenance.lock.run(NOW) == NOW + 10_000
+    assert b.partition.maintenance.run(NOW) == NOW + 10_000
     b.append(b"x" * 600)
-    assert b.partition.maintenance.lock.run(NOW) == NOW + 1001
-    assert b.partition.maintenance.lock.run(NOW + 1000) == NOW + 1001
-    assert b.partition.maintenance.lock.run(NOW + 1001) == NOW + 10_000
+    assert b.partition.maintenance.run(NOW) == NOW + 1001
+    assert b.partition.maintenance.run(NOW + 1000) == NOW + 1001
+    assert b.partition.maintenance.run(NOW + 1001) == NOW + 10_000
     assert b.log.tail.start_offset == 1
-    assert b.partition.maintenance.lock.run(NOW + 10_000) is None
+    assert b.partition.maintenance.run(NOW + 10_000) is None
     assert b.read() == []
 
 
@@ -146,7 +146,7 @@ def test_a_policy_that_is_missing_does_not_keep_maintenance_busy(box: MakeBox) -
     b = box(segment_bytes=1024, retention_ms=1000, retention="mine")
     for _ in range(3):
         b.append(b"x" * 600)
-    assert b.partition.maintenance.lock.run(NOW + 5000) is None
+    assert b.partition.maintenance.run(NOW + 5000) is None
     assert len(b.read()) == 3
 
 
@@ -160,10 +160,10 @@ def test_a_policy_that_calls_back_into_the_partition_is_not_locked_out(box: Make
             b.partition.delete_records(1)
             return 0
 
-    b.partition.maintenance.lock.custom_policy = CallsBack()
+    b.partition.maintenance.custom_policy = CallsBack()
     for _ in range(3):
         b.append(b"x" * 600)
-    assert b.partition.maintenance.lock.apply_retention(NOW) == 0
+    assert b.partition.maintenance.apply_retention(NOW) == 0
     assert b.log.tail.start_offset == 1
 
 
@@ -171,10 +171,10 @@ def test_a_policy_that_raises_deletes_nothing_and_is_asked_again(
     box: MakeBox, caplog: pytest.LogCaptureFixture
 ) -> None:
     b = box(segment_bytes=1024, retention="bad")
-    b.partition.maintenance.lock.custom_policy = _Fixed("not a number")
+    b.partition.maintenance.custom_policy = _Fixed("not a number")
     for _ in range(3):
         b.append(b"x" * 600)
-    deadline = b.partition.maintenance.lock.run(NOW)
+    deadline = b.partition.maintenance.run(NOW)
     assert deadline is not None and deadline > NOW
     assert "fixed" in caplog.text
     assert len(b.read()) == 3
@@ -185,7 +185,7 @@ def test_maintenance_of_a_log_that_cannot_be_rolled_does_not_keep_busy(box: Make
     b = box(segment_ms=1000, retention_ms=10_000)
     b.append(b"x")
     b.log.fault = StopIteration  # type: ignore[assignment]
-    assert b.partition.maintenance.lock.run(NOW + 5000) is None
+    assert b.partition.maintenance.run(NOW + 5000) is None
     b.log.fault = None
 
 
@@ -198,7 +198,7 @@ def test_maintenance_of_a_closed_partition_touches_no_file(box: MakeBox) -> None
     b.partition.shut(ClosedError("closed"))
     b.log.release()
     before = {path.name: path.read_bytes() for path in b.path.iterdir()}
-    assert b.partition.maintenance.lock.run(NOW) is None
+    assert b.partition.maintenance.run(NOW) is None
     assert {path.name: path.read_bytes() for path in b.path.iterdir()} == before
 
 

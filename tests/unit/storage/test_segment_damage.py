@@ -254,6 +254,6 @@ def test_columns_that_contradict_their_checksummed_header_are_damage(box: MakeBo
     with pytest.raises(CorruptRecordError, match="columns"):
         b.log.find_time(0, 4)
     with pytest.raises(CorruptRecordError, match="columns"):
-        b.partition.maintenance.lock.compact(b.now)
+        b.partition.maintenance.compact(b.now)
     (problem,) = b.problems()
     assert (problem.kind, problem.lost) == ("columns", (0, 3))
