@@ -1,29 +1,35 @@
-"""streamlog: what Kafka gives a company, as a library over a local directory.
+"""streamlog: Kafka's topics, partitions, groups, retention and compaction in a local directory.
 
     import streamlog
 
     with streamlog.open("data/") as log:
         log.create_topic("orders", partitions=4, exist_ok=True)
         with log.producer() as producer:
-            producer.send("orders", "9.50", key="alice")       # in the log on return
+            producer.send("orders", "9.50", key="alice")       # in the log when it returns
         with log.consumer("orders", group="billing") as consumer:
             for record in consumer.until_end():                # `in consumer` waits for more
                 charge(record.key, record.value)
 
-How it is built, from the bottom up; a file imports only from rooms above it in this list:
+The packages, from the bottom up. Each imports only from those above it in this list; the docstring of each says where
+everything in it is.
 
-- `types`, `errors`, `config`: the words
+- `types`, `errors`, `config`: values, errors and settings that everything else uses
 - `records`: one batch of records as bytes
-- `runtime`: the only users of files, time and threads
-- `storage`: a log on disk, one partition in one directory
-- `replication`: a partition, its lock, and who waits for it
+- `runtime`: the only code that uses files, time and threads
+- `storage`: one partition in one directory: segments, indexes, recovery, retention, compaction
+- `replication`: a partition, its lock, and what waits for its end to move
 - `coordinator`: consumer groups as state machines
-- `broker`: directories, topics and groups behind one Service protocol
-- `client`: what you hold
+- `broker`: directories, topics and groups behind one protocol, `Service`
+- `client`: what the user holds: the log, topics, producers, consumers, groups, workers
+- `testing`: `ManualClock`, `SimulatedDisk` and `FaultyDisk` for the tests of programs
+- `cli`: the command `streamlog`
 
-Where a record goes: `client/producer/producer.py` → `client/producer/partition_queue.py` → `broker/service.py` →
-`replication/partition.py` → `storage/log.py`; and back: `storage/log.py` → `client/consumer/fetcher.py` →
+A record's way in: `client/producer/producer.py` → `client/producer/partition_queue.py` → `broker/service.py` →
+`replication/partition.py` → `storage/log.py`. Its way out: `storage/log.py` → `client/consumer/fetcher.py` →
 `client/consumer/decode.py` → `client/consumer/consumer.py`.
+
+Beside the code: `client/CONFIG.md` (every setting), `KAFKA.md` (what differs from Kafka), `broker/OPERATIONS.md` (what
+survives what, damage, processes, limits), `testing/TESTING.md`, `cli/COMMANDS.md`, `storage/FORMAT.md` (the bytes).
 """
 
 import logging as _logging

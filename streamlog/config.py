@@ -1,7 +1,8 @@
-"""Settings: frozen, validated once, replaceable.
+"""The settings of topics, producers, consumers and `open`: frozen, and validated when they are made.
 
-Every name is Kafka's with underscores; a dotted or misspelt one is refused with the name that was
-probably meant. A setting whose feature is not built is refused too, unless its default holds anyway.
+Names are Kafka's with underscores. A name with dots, or a misspelt one, is refused with the name that was probably
+meant. A setting of a feature that does not exist yet is refused unless it has its default. `client/CONFIG.md` describes all of
+them; `client/config_types.py` has the types that callers see.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ C = TypeVar("C")
 FOREVER = -1
 DEFAULT_BATCH_SIZE = 16_384
 DEFAULT_DELIVERY_TIMEOUT_MS = 120_000
-LARGEST_RECORD = 1 << 29  # what max_message_bytes and max_request_size can be raised to
+LARGEST_RECORD = 1 << 29  # the greatest max_message_bytes and max_request_size
 NEVER_MS = 1 << 60  # an age that no segment reaches
 _TOPIC_NAME = re.compile(r"[a-zA-Z0-9._-]{1,249}")
 _ALIASES = {
@@ -46,7 +47,7 @@ TIMESTAMP_TYPES = ("CreateTime", "LogAppendTime")
 
 
 def shown(value: object) -> str:
-    """A value as an error shows it: cut, and whatever it is. The repr of a very long int, or of an object, may raise."""
+    """A value for a message, shortened. The repr of a very long int, or of an object, may raise."""
     try:
         text = repr(value)
     except Exception:
@@ -55,59 +56,65 @@ def shown(value: object) -> str:
 
 
 def check_topic_name(name: object) -> str:
-    """`name` if Kafka's rule allows it, matched whole; InvalidTopicError otherwise."""
+    """Return `name`. Raises InvalidTopicError if it is not a name of a topic by Kafka's rule."""
     if not isinstance(name, str):
-        raise InvalidTopicError(f"A topic's name is a str, not {type(name).__name__}.")
+        raise InvalidTopicError(f"The name of a topic has to be a str, not {type(name).__name__}.")
     if name in (".", "..") or _TOPIC_NAME.fullmatch(name) is None:
         raise InvalidTopicError(
-            f"{name[:260]!r} is no name for a topic: 1 to 249 characters of a-z, A-Z, 0-9, '.', '_' and '-', "
-            f"and neither '.' nor '..'."
+            f"{name[:260]!r} is not a valid name of a topic. A name has 1 to 249 characters of a-z, A-Z, 0-9, '.', '_' "
+            f"and '-', and is neither '.' nor '..'."
         )
     return name
 
 
 def unknown(name: str, known: Iterable[str], what: str) -> ConfigError:
+    """The error of a setting that does not exist, with the nearest known name."""
     names = list(known)
     plain = name.replace(".", "_").replace("-", "_")
     plain = _ALIASES.get(plain, plain)
     hint = f" (did you mean {plain!r}?)" if plain in names else did_you_mean(plain, names)
-    return ConfigError(f"{name!r} is no setting of a {what}{hint}. Known: {', '.join(sorted(names))}.", name=name)
+    return ConfigError(f"{name!r} is not a setting of a {what}{hint}. Known: {', '.join(sorted(names))}.", name=name)
 
 
 def not_yet(name: str, value: object, instead: str) -> ConfigError:
+    """The error of a setting whose feature does not exist yet. `instead` says what holds in this version."""
     return ConfigError(f"{name}={shown(value)} is not available in this version of streamlog: {instead}", name=name)
 
 
 def choice(name: str, value: object, known: Sequence[object]) -> None:
+    """Raise ConfigError if the setting is none of the known values."""
     if not any(type(value) is type(k) and value == k for k in known):
         hint = did_you_mean(value, [k for k in known if isinstance(k, str)]) if isinstance(value, str) else ""
         raise ConfigError(f"{name}={shown(value)} is not one of {', '.join(map(repr, known))}{hint}.", name=name)
 
 
 def integer(name: str, value: object, low: int, high: int = 2**63 - 1) -> int:
+    """Return the setting. Raises ConfigError if it is not an int, or out of range."""
     if isinstance(value, bool) or not isinstance(value, int):
-        raise ConfigError(f"{name} is an int, not {shown(value)}.", name=name)
+        raise ConfigError(f"{name} has to be an int, not {shown(value)}.", name=name)
     if not low <= value <= high:
         raise ConfigError(f"{name}={shown(value)} is out of range: {low} to {high}.", name=name)
     return value
 
 
 def text(name: str, value: object) -> None:
+    """Raise ConfigError if the setting is not a str, or empty."""
     if not isinstance(value, str) or not value:
-        raise ConfigError(f"{name} is a str that is not empty, not {shown(value)}.", name=name)
+        raise ConfigError(f"{name} has to be a str that is not empty, not {shown(value)}.", name=name)
 
 
 def duration_ms(name: str, value: object) -> int:
-    """An `Ms` setting as an int of milliseconds; `None` and Kafka's -1 are unlimited, -1.
+    """An `Ms` setting as an int of milliseconds; unlimited is -1.
 
-    So is an age that nothing reaches: Java's greatest long stands for ever there. Added to a time it would not fit into
-    the log. A part of a millisecond counts as a whole one, for none at all may mean something else.
+    `None` and Kafka's -1 are unlimited, and so is a duration above `NEVER_MS`: in Kafka the greatest long means for
+    ever, and a time plus such a duration would not fit into the log. A fraction of a millisecond is rounded up, because 0 may
+    have another meaning.
     """
     if value is None:
         return FOREVER
     if isinstance(value, timedelta):
         if value < timedelta(0):
-            raise ConfigError(f"{name}={shown(value)} is negative; None is unlimited.", name=name)
+            raise ConfigError(f"{name}={shown(value)} is negative. Give None for unlimited.", name=name)
         whole, part = divmod(value, timedelta(milliseconds=1))
         value = whole + bool(part)
     given = integer(name, value, -1)
@@ -115,6 +122,7 @@ def duration_ms(name: str, value: object) -> int:
 
 
 def real(name: str, value: object, low: float, high: float) -> float:
+    """Return the setting as a float. Raises ConfigError if it is not a number, or out of range."""
     if isinstance(value, bool) or not isinstance(value, (int, float)) or not low <= value <= high:
         raise ConfigError(f"{name}={shown(value)} is not a number from {low} to {high}.", name=name)
     return float(value)
@@ -122,7 +130,7 @@ def real(name: str, value: object, low: float, high: float) -> float:
 
 @dataclass(frozen=True)
 class TopicConfig:
-    """A topic's settings, resolved. -1 is unlimited. `segment_*` of 0 follow the retention, an eighth of it."""
+    """The settings of a topic. -1 is unlimited. A `segment_bytes` or `segment_ms` of 0 depends on the retention."""
 
     retention_ms: int = FOREVER
     retention_bytes: int = FOREVER
@@ -143,7 +151,7 @@ class TopicConfig:
     compression_type: str = "producer"
 
     def __post_init__(self) -> None:
-        for name in _DURATIONS:  # those of a stored topic too
+        for name in _DURATIONS:  # also for a topic that is read from the log
             object.__setattr__(self, name, duration_ms(name, getattr(self, name)))
         choice("cleanup_policy", self.cleanup_policy, CLEANUP_POLICIES)
         choice("partitioner", self.partitioner, PARTITIONERS)
@@ -159,21 +167,24 @@ class TopicConfig:
             integer("segment_ms", self.segment_ms, 1)
         if self.compacts and not self.deletes and self.retention is not None:
             raise ConfigError(
-                "retention= has no effect with cleanup_policy='compact': nothing is deleted by age or size there. "
+                "retention= has no effect with cleanup_policy='compact', which does not delete by age or size. "
                 "Use 'compact,delete', or leave retention out.",
                 name="retention",
             )
 
     @property
     def compacts(self) -> bool:
+        """Whether compaction is on."""
         return self.cleanup_policy != "delete"
 
     @property
     def deletes(self) -> bool:
+        """Whether retention is on."""
         return self.cleanup_policy != "compact"
 
     @property
     def effective_segment_bytes(self) -> int:
+        """`segment_bytes`; if it is not set 1 GiB, and at most an eighth of `retention_bytes`."""
         if self.segment_bytes:
             return self.segment_bytes
         if self.retention_bytes > 0:
@@ -182,6 +193,7 @@ class TopicConfig:
 
     @property
     def effective_segment_ms(self) -> int:
+        """`segment_ms`; if it is not set a week, and at most an eighth of `retention_ms`."""
         if self.segment_ms:
             return self.segment_ms
         week = 7 * 86_400_000
@@ -189,10 +201,11 @@ class TopicConfig:
 
     @property
     def effective_segment_records(self) -> int:
+        """An eighth of `retention_records`, or unlimited."""
         return max(1, self.retention_records // 8) if self.retention_records > 0 else FOREVER
 
     def public(self) -> dict[str, Any]:
-        """As `Topic.config` shows it: unlimited is None, segments as they are in effect."""
+        """The settings as `Topic.config` shows them: None is unlimited, and `segment_*` are the effective values."""
         shown = dataclasses.asdict(self)
         for name, value in shown.items():
             if value == FOREVER and name in (*_DURATIONS, "retention_bytes", "retention_records"):
@@ -209,8 +222,10 @@ TOPIC_SETTINGS = (*_TOPIC_FIELDS, "partitions", "replication_factor")
 
 
 def topic_changes(settings: Mapping[str, Any], also: Sequence[str] = ()) -> tuple[dict[str, Any], Policy | None]:
-    """Settings as given → fields of a `TopicConfig`, and the policy object, whose name alone is stored. `also`: the other
-    parameters of the call, one of which may have been meant."""
+    """The given settings as fields of a `TopicConfig`, and the policy object, of which only the name is stored.
+
+    `also`: the other parameters of the call, one of which a misspelt setting may mean.
+    """
     changes: dict[str, Any] = {}
     policy: Policy | None = None
     for name, value in settings.items():
@@ -227,22 +242,22 @@ def topic_changes(settings: Mapping[str, Any], also: Sequence[str] = ()) -> tupl
             policy = value
             if not callable(getattr(value, "expired", None)) or not isinstance(getattr(value, "name", None), str):
                 raise ConfigError(
-                    f"retention={shown(value)} is no policy: it needs a str `name` and "
-                    f"`expired(segments, now_ms) -> int` (see streamlog.retention). A bound of age, size or count is "
-                    f"retention_ms, retention_bytes or retention_records.",
+                    f"retention={shown(value)} is not a policy: a policy has a str `name` and "
+                    f"`expired(segments, now_ms) -> int` (see streamlog.retention). To limit the age, the size or the "
+                    f"number of records, use retention_ms, retention_bytes or retention_records.",
                     name=name,
                 )
             changes[name] = value.name
         elif name == "min_insync_replicas":
             if integer(name, value, 1) > 1:
-                raise not_yet(name, value, "a log has one replica of each partition.")
+                raise not_yet(name, value, "a partition has one replica.")
             changes[name] = value
         elif name == "unclean_leader_election":
             if value is not False:
-                raise not_yet(name, value, "there are no other replicas to elect.")
+                raise not_yet(name, value, "there are no other replicas that could be elected.")
             changes[name] = value
         elif name in ("segment_bytes", "max_message_bytes"):
-            # 0 means "follow the retention" inside only; a caller's own number has to be a real one.
+            # 0, which depends on the retention, is for internal use: a caller cannot give it.
             changes[name] = integer(name, value, 1024 if name == "segment_bytes" else 1)
         elif name == "segment_ms":
             age = duration_ms(name, value)
@@ -253,10 +268,12 @@ def topic_changes(settings: Mapping[str, Any], also: Sequence[str] = ()) -> tupl
 
 
 def check_partitions(value: object) -> int:
+    """Return the number of partitions. Raises ConfigError."""
     return integer("partitions", value, 1, 10_000)
 
 
 def check_replication_factor(value: object) -> int:
+    """Return the replication factor. Raises ConfigError."""
     if integer("replication_factor", value, 1) > 1:
         raise not_yet("replication_factor", value, "a log has one broker directory.")
     return 1
@@ -272,7 +289,7 @@ def _build(cls: type[C], what: str, settings: Mapping[str, Any]) -> C:
 
 @dataclass(frozen=True)
 class ProducerConfig:
-    """A producer's settings; the defaults are safe rather than Kafka's (`linger_ms=0`)."""
+    """The settings of a producer. Where the defaults differ from Kafka's they are the safer ones (`linger_ms=0`)."""
 
     acks: Any = "all"
     linger_ms: int = 0
@@ -303,32 +320,33 @@ class ProducerConfig:
         choice("enable_idempotence", self.enable_idempotence, (True, False, None))
         if self.enable_idempotence and self.acks == 0:
             raise ConfigError(
-                "enable_idempotence=True needs an acknowledgement, and acks=0 has none; use acks='all'.", name="acks"
+                "enable_idempotence=True needs acknowledgements, and acks=0 gives none. Use acks='all'.", name="acks"
             )
         if self.linger_ms > self.delivery_timeout_ms:
             raise ConfigError(
-                f"linger_ms={self.linger_ms} is longer than delivery_timeout_ms={self.delivery_timeout_ms}: a record would "
-                f"be given up before it is sent.",
+                f"linger_ms={self.linger_ms} is longer than delivery_timeout_ms={self.delivery_timeout_ms}: a record "
+                f"would expire before it is sent. Raise delivery_timeout_ms, or lower linger_ms.",
                 name="linger_ms",
             )
         text("client_id", self.client_id)
         for name in ("transactional_id", "transaction_timeout_ms"):
             if getattr(self, name) is not None:
-                raise not_yet(name, getattr(self, name), "transactions come with a later one.")
+                raise not_yet(name, getattr(self, name), "there are no transactions yet.")
 
     @classmethod
     def of(cls, settings: Mapping[str, Any]) -> ProducerConfig:
+        """From keyword arguments. Raises ConfigError."""
         linger_ms = settings.get("linger_ms")
-        if "delivery_timeout_ms" not in settings and isinstance(
-            linger_ms, int
-        ):  # never less than the linger, as in Kafka
+        # By default never less than the linger, as in Kafka.
+        if "delivery_timeout_ms" not in settings and isinstance(linger_ms, int):
             settings = {**settings, "delivery_timeout_ms": max(DEFAULT_DELIVERY_TIMEOUT_MS, linger_ms)}
         return _build(cls, "producer", settings)
 
 
 @dataclass(frozen=True)
 class ConsumerConfig:
-    """A consumer's settings; the defaults are safe rather than Kafka's (`earliest`, `read_committed`)."""
+    """The settings of a consumer. Where the defaults differ from Kafka's they are the safer ones (`earliest`,
+    `read_committed`)."""
 
     group: str | None = None
     key_deserializer: Any = None
@@ -364,22 +382,22 @@ class ConsumerConfig:
         if self.group is None:
             if self.group_instance_id is not None:
                 raise ConfigError(
-                    "group_instance_id= needs a group=: it names a member of one.", name="group_instance_id"
+                    "group_instance_id= needs a group=: it names a member of the group.", name="group_instance_id"
                 )
             if self.enable_auto_commit:
                 raise ConfigError(
-                    "enable_auto_commit=True needs a group=: offsets are committed in a group.",
+                    "enable_auto_commit=True needs a group=: without a group no offsets are committed.",
                     name="enable_auto_commit",
                 )
         listener = self.listener
         if listener is not None and not callable(getattr(listener, "on_partitions_assigned", None)):
             raise ConfigError(
-                f"listener={shown(listener)} is no RebalanceListener; derive one from it.", name="listener"
+                f"listener={shown(listener)} is not a RebalanceListener. Inherit from that class.", name="listener"
             )
         strategy = self.partition_assignment_strategy
         if not isinstance(strategy, (str, Sequence)) or not strategy:
             raise ConfigError(
-                f"partition_assignment_strategy={shown(strategy)} is neither {', '.join(ASSIGNORS)} nor a list of those.",
+                f"partition_assignment_strategy={shown(strategy)} is not one of {', '.join(ASSIGNORS)}, or a list.",
                 name="partition_assignment_strategy",
             )
         for name in self.assignors:
@@ -387,21 +405,24 @@ class ConsumerConfig:
 
     @property
     def assignors(self) -> tuple[str, ...]:
+        """The assignors of `partition_assignment_strategy`, the preferred one first."""
         strategy = self.partition_assignment_strategy
         return (strategy,) if isinstance(strategy, str) else tuple(strategy)
 
     @property
     def auto_commits(self) -> bool:
+        """Whether the consumer commits by itself: in a group, unless it is switched off."""
         return self.group is not None and self.enable_auto_commit is not False
 
     @classmethod
     def of(cls, settings: Mapping[str, Any]) -> ConsumerConfig:
+        """From keyword arguments. Raises ConfigError."""
         return _build(cls, "consumer", settings)
 
 
 @dataclass(frozen=True)
 class OpenOptions:
-    """What `streamlog.open` was given, in the form in which two opens of one directory are compared."""
+    """The options of `streamlog.open`, in a form in which two opens of one directory can be compared."""
 
     auto_create_topics: bool = False
     clock: Any = None
@@ -410,10 +431,10 @@ class OpenOptions:
     disk: Any = None
     sync: bool = False
     read_only: bool = False
-    force: bool = False  # not compared: a log that is open has lost nothing
+    force: bool = False  # not compared: it has no effect on a log that is open
 
     def differs(self, other: OpenOptions) -> str | None:
-        """The first option in which a second open in this process contradicts the first, or None."""
+        """The first option in which a second open in this process differs from the first; None if there is none."""
         if self.read_only != other.read_only:
             return "read_only"
         if self.auto_create_topics != other.auto_create_topics:
@@ -431,7 +452,7 @@ _OPEN_PARAMETERS = ("auto_create_topics", "clock", "disk", "force", "lock_timeou
 
 
 def open_defaults(settings: Mapping[str, Any]) -> dict[str, Any]:
-    """The topic defaults given to `open`, checked now so that a misspelt one is not found out later."""
+    """The topic defaults of `open`, checked at the open and not when the first topic is created."""
     for name in settings:
         if name not in TOPIC_SETTINGS:
             raise unknown(name, [*TOPIC_SETTINGS, *_OPEN_PARAMETERS], "log")

@@ -1,7 +1,7 @@
-"""Every error streamlog raises: one tree under `StreamlogError`, named after Kafka's.
+"""The errors that streamlog raises: one tree under `StreamlogError`, with Kafka's names.
 
-Each error says what happened, why, and what to do next; carries its facts as attributes; pickles;
-and has `retriable`: whether the same call may succeed later without the caller changing anything.
+A message says what happened, why, and what to do next. An error has its facts as attributes, can be pickled, and has
+`retriable`: whether the same call may succeed later without a change by the caller.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ def _rebuild(cls: type[StreamlogError], message: str, fields: dict[str, Any]) ->
 
 
 class StreamlogError(Exception):
-    """The root of the tree. Facts given by keyword become attributes.
+    """The base class of all errors. Keyword arguments become attributes.
 
     >>> OffsetOutOfRangeError("gone", log_start_offset=5, log_end_offset=9).log_start_offset
     5
@@ -38,58 +38,58 @@ class StreamlogError(Exception):
         return _rebuild, (type(self), str(self.args[0]) if self.args else "", dict(self.__dict__))
 
     def copy(self) -> Self:
-        """A fresh copy to raise: one stored error raised twice would grow its traceback each time."""
+        """A copy to raise. The traceback of a stored error would grow each time it is raised."""
         copy = _rebuild(type(self), str(self.args[0]) if self.args else "", dict(self.__dict__))
         copy.__cause__ = self.__cause__
         return copy  # type: ignore[return-value]
 
 
 class ConfigError(StreamlogError, ValueError):
-    """An unknown, contradictory, malformed or not yet available setting."""
+    """A setting is unknown, malformed, contradicts another one, or is not available yet."""
 
 
 class UnknownTopicOrPartitionError(StreamlogError, LookupError):
-    """No topic of that name, or no partition of that number."""
+    """There is no topic of this name, or no partition of this number."""
 
 
 class UnknownTopicIdError(StreamlogError, LookupError):
-    """The topic this handle was made for was deleted, though another may bear its name now."""
+    """The topic of this handle was deleted. Another topic may have its name now."""
 
 
 class InvalidTopicError(StreamlogError, ValueError):
-    """A name that Kafka's rule refuses: `[a-zA-Z0-9._-]{1,249}`, not `.` or `..`."""
+    """The name of a topic has to match `[a-zA-Z0-9._-]{1,249}` and be neither `.` nor `..`, as in Kafka."""
 
 
 class TopicAlreadyExistsError(StreamlogError):
-    """A topic of that name is there already."""
+    """A topic of this name exists already."""
 
 
 class OffsetOutOfRangeError(StreamlogError, ValueError):
-    """The offset lies outside the log. `.log_start_offset` and `.log_end_offset` (exclusive) are the bounds."""
+    """The offset is outside the log. `.log_start_offset` and `.log_end_offset` (exclusive) are the bounds."""
 
     log_start_offset: int
     log_end_offset: int
 
 
 class RecordTooLargeError(StreamlogError, ValueError):
-    """A record larger than `max_request_size` or the topic's `max_message_bytes`. `.size` and `.max_size` in bytes."""
+    """A record is larger than `max_request_size` or the topic's `max_message_bytes`. `.size`, `.max_size` in bytes."""
 
     size: int
     max_size: int
 
 
 class SerializationError(StreamlogError, TypeError):
-    """A key, value or header that could not be turned into bytes."""
+    """A key, a value or a header cannot be converted to bytes."""
 
 
 class DeserializationError(StreamlogError):
-    """A deserializer failed. `.record` is the record as bytes; seek past it to go on."""
+    """A deserializer failed. `.record` is the record as bytes; seek past it to continue."""
 
     record: Record[Any, Any]
 
 
 class CorruptRecordError(StreamlogError):
-    """Bytes on disk that are not what was written: `.path`, `.position`, both checksums."""
+    """Bytes on disk are not those that were written: `.path`, `.position`, `.expected` and `.actual` checksums."""
 
     path: str
     position: int
@@ -98,17 +98,17 @@ class CorruptRecordError(StreamlogError):
 
 
 class CommitFailedError(StreamlogError):
-    """The group gave the partition to another member; its records will be handled there."""
+    """The group assigned the partition to another member, which handles its records."""
 
 
 class RebalanceInProgressError(StreamlogError):
-    """The group is moving partitions; ask again after the next poll."""
+    """The group is rebalancing. Try again after the next poll."""
 
     retriable = True
 
 
 class UnknownMemberIdError(StreamlogError):
-    """The coordinator does not know this member: it left, was evicted, or never joined."""
+    """The coordinator does not know this member: it left, was removed, or never joined."""
 
 
 class FencedInstanceIdError(StreamlogError):
@@ -116,47 +116,47 @@ class FencedInstanceIdError(StreamlogError):
 
 
 class GroupNotEmptyError(StreamlogError):
-    """The group has members; stop them first."""
+    """The group has members. Stop them first."""
 
 
 class GroupIdNotFoundError(StreamlogError, LookupError):
-    """No such group: nothing was ever committed in it and nobody is in it."""
+    """There is no such group: it has no members and no committed offsets."""
 
 
 class NotLeaderError(StreamlogError):
-    """This broker does not lead the partition (any more)."""
+    """This broker is not, or no longer, the leader of the partition."""
 
     retriable = True
 
 
 class ProducerFencedError(StreamlogError):
-    """A newer producer of the same transactional id took over."""
+    """A newer producer with the same transactional id has taken over."""
 
 
 class OutOfOrderSequenceError(StreamlogError):
-    """A producer's sequence skipped a number: a record in between is missing."""
+    """The sequence of a producer has a gap: a record in between is missing."""
 
 
 class InvalidTxnStateError(StreamlogError):
-    """The call does not fit the state the transaction is in."""
+    """The call is not allowed in the present state of the transaction."""
 
 
 class NotEnoughReplicasError(StreamlogError):
-    """Fewer replicas in sync than `min_insync_replicas`."""
+    """Fewer replicas are in sync than `min_insync_replicas`."""
 
     retriable = True
 
 
 class LogTruncationError(StreamlogError):
-    """The log was cut back behind the reader's position."""
+    """The log was truncated to an offset before the position of the reader."""
 
 
 class ClosedError(StreamlogError):
-    """The object was closed."""
+    """The object is closed."""
 
 
 class ReadOnlyError(StreamlogError):
-    """The log was opened for reading only."""
+    """The log was opened with `read_only=True`."""
 
 
 class LogLockedError(StreamlogError):
@@ -168,84 +168,84 @@ class LogLockedError(StreamlogError):
 
 
 class ForkedError(StreamlogError):
-    """A log used in a forked child. Open it again there, or hand records over to the parent."""
+    """A log was used in a forked child. Open it again there, or send records to the parent."""
 
 
 class FormatError(StreamlogError):
-    """A directory or file that is no streamlog log, or one of a newer format."""
+    """A directory or a file is not a log of streamlog, or has a newer format."""
 
 
 class DiskFullError(StreamlogError):
-    """No space, quota or file size left. What was acknowledged is safe; free space and go on."""
+    """The disk, the quota or the largest file size is exhausted. What was acknowledged is safe. Free some space."""
 
     retriable = True
 
 
 class StorageError(StreamlogError):
-    """The file system refused a call for another reason: `.path`, `.errno`."""
+    """The file system refused a call: `.path`, `.errno`."""
 
     path: str
     errno: int
 
 
 class LogDirNotFoundError(StorageError):
-    """The log's directory is not where it was opened: it was removed, renamed or replaced. Nothing was written there."""
+    """The log's directory was removed, renamed or replaced while the log was open. Nothing was written there."""
 
 
 class PoisonedLogError(StreamlogError):
-    """A sync failed, so what the disk holds is unknown. The partition refuses appends until reopened."""
+    """A sync failed, so it is unknown what is on the device. The partition refuses appends until the next open."""
 
 
 class ConcurrentUseError(StreamlogError):
-    """A consumer used by two threads at once."""
+    """Two threads use a consumer at the same time."""
 
 
 class ReentrantCallError(StreamlogError):
-    """A signal handler or a finalizer called in the middle of a call of the same thread, which it would have waited for.
+    """A signal handler or a finalizer made a call that would wait for the call of its own thread that it interrupts.
 
-    Nothing was done. `stop()` and `close()` may always be called there.
+    Nothing was done. `stop()` and `close()` may always be called in signal handlers and finalizers.
     """
 
     retriable = True
 
 
 class ConsumerStoppedError(StreamlogError):
-    """The consumer was told to stop."""
+    """`stop()` was called on the consumer."""
 
 
 class RequestTimedOutError(StreamlogError, TimeoutError):
-    """The call did not finish in the time given."""
+    """The call did not finish within its timeout."""
 
     retriable = True
 
 
 class DeliveryTimeoutError(StreamlogError, TimeoutError):
-    """A record could not be written within `delivery_timeout_ms`."""
+    """A record was not written within `delivery_timeout_ms`."""
 
     retriable = True
 
 
 class InvalidTimestampError(StreamlogError, ValueError):
-    """A timestamp that is negative or further ahead than the topic allows."""
+    """A timestamp is negative, or further in the future than the topic allows."""
 
 
 class InvalidRecordError(StreamlogError, ValueError):
-    """A record that the topic refuses, such as one without a key in a compacted topic."""
+    """The topic refuses the record, for example one without a key in a compacted topic."""
 
 
 class UnsupportedCompressionTypeError(StreamlogError):
-    """A codec that is unknown, or not installed here."""
+    """A codec is unknown or not installed."""
 
 
 class MissingExtraError(StreamlogError, ImportError):
-    """An optional package is missing; the message names the extra to install."""
+    """An optional package is missing. The message names the extra to install."""
 
 
 class DeliveryError(StreamlogError):
-    """Records that could not be written.
+    """Records could not be written.
 
-    `.failed`: index of the record in the call → its error. `.records`: what failed, to be sent again.
-    `.metadata`: by index, None where failed.
+    `.failed`: from the index of a record in the call to its error. `.records`: the failed records, to send them again.
+    `.metadata`: by index; None for a failed record.
     """
 
     failed: Mapping[int, StreamlogError]
@@ -254,7 +254,7 @@ class DeliveryError(StreamlogError):
 
 
 def message_of(error: BaseException) -> str:
-    """The message of an exception, also of one whose `__str__` raises."""
+    """The message of an exception, even if its `__str__` raises."""
     try:
         return str(error)
     except Exception:
@@ -262,7 +262,7 @@ def message_of(error: BaseException) -> str:
 
 
 def describe(error: BaseException) -> str:
-    """An exception in one line, whatever its `__str__` and `__repr__` do.
+    """The type and the message of an exception, even if its `__str__` raises.
 
     >>> describe(ValueError("no amount"))
     'ValueError: no amount'
@@ -281,7 +281,8 @@ def did_you_mean(name: str, known: Iterable[str]) -> str:
 
 
 def forked() -> ForkedError:
+    """The error of a log that was opened before a fork."""
     return ForkedError(
-        "This log was opened before a fork, and a log belongs to the process that opened it. Open it after forking, "
-        "or hand records over to the parent."
+        "This log was opened before a fork, and only the process that opened a log can use it. Open the log after the "
+        "fork, or send the records to the parent."
     )

@@ -1,4 +1,4 @@
-"""Serdes: `bytes_`, `string`, `json`, `msgpack`, to be given as serializers and deserializers.
+"""Serdes, to be used as serializers and deserializers: `bytes_`, `string`, `json`, `msgpack`.
 
 >>> from streamlog import serde
 >>> serde.json.deserialize(serde.json.serialize([1, "two"]))

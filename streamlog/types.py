@@ -1,8 +1,8 @@
-"""The words everything else uses: plain values and two protocols, `Clock` and `Policy`.
+"""Values that every package uses, and two protocols, `Clock` and `Policy`.
 
-Nothing here does I/O, takes a lock or knows a layer above it. Every value is a NamedTuple, so it is
-immutable, compares and hashes by content, pickles, and is built by C code (`tuple.__new__`), which
-is what makes a million `Record`s affordable.
+Nothing here does I/O, takes a lock or imports another module of the library. Every value is a NamedTuple: immutable,
+compared and hashed by content, picklable, and built by C code (`tuple.__new__`), which makes a million `Record`s
+affordable.
 """
 
 from __future__ import annotations
@@ -30,10 +30,10 @@ _REPR_BYTES = 64
 
 
 class Clock(Protocol):
-    """Where a log reads the time. `streamlog.testing.ManualClock` is one that a test moves.
+    """The time of a log. `streamlog.testing.ManualClock` is a clock that a test moves.
 
-    `time_ms` is the wall clock in milliseconds since the epoch (it may jump); `monotonic` is in
-    seconds (it never goes back).
+    `time_ms` is the wall clock in milliseconds since the epoch, which may jump. `monotonic` is in seconds and never
+    goes back.
     """
 
     def time_ms(self) -> int: ...
@@ -41,7 +41,7 @@ class Clock(Protocol):
 
 
 class TopicPartition(NamedTuple):
-    """A topic's name and a partition's number. An equal plain tuple passes wherever one is taken.
+    """A topic's name and a partition's number. Functions that take one accept an equal plain tuple.
 
     >>> TopicPartition("orders", 0) == ("orders", 0)
     True
@@ -52,14 +52,14 @@ class TopicPartition(NamedTuple):
 
 
 class OffsetAndTimestamp(NamedTuple):
-    """What `offsets_for_times` answers: the first record at or after the time asked for."""
+    """A result of `offsets_for_times`: the first record at or after the given time."""
 
     offset: int
     timestamp: int
 
 
 class OffsetAndMetadata(NamedTuple):
-    """A committed position: the NEXT offset to read, as in Kafka, and a note of the program's own."""
+    """A committed position: the NEXT offset to read, as in Kafka, and metadata of the program."""
 
     offset: int
     metadata: str = ""
@@ -67,7 +67,7 @@ class OffsetAndMetadata(NamedTuple):
 
 
 class RecordMetadata(NamedTuple):
-    """Where a sent record lies. `offset` is -1 under `acks=0`; `timestamp` is in ms since the epoch."""
+    """Where a sent record is in the log. `offset` is -1 with `acks=0`; `timestamp` is in ms since the epoch."""
 
     topic: str
     partition: int
@@ -83,10 +83,10 @@ def _short(value: object) -> str:
 
 
 class Record(NamedTuple, Generic[K, V]):
-    """One record as a reader gets it. These seven fields for ever.
+    """One record as a reader gets it. It has these seven fields and will get no others.
 
-    `timestamp` is in ms since the epoch; `key` may be None (no key) and `value` may be None
-    (a tombstone). The repr cuts long values.
+    `timestamp` is in ms since the epoch. `key` may be None (no key), and so may `value` (a tombstone). The repr
+    shortens long values.
 
     >>> Record("orders", 0, 7, 0, b"alice", b"9.50", (("trace", b"1"),)).header("trace")
     b'1'
@@ -130,7 +130,7 @@ class Record(NamedTuple, Generic[K, V]):
 
 
 class ProducerRecord(NamedTuple):
-    """A record to be sent, as a pipe's handler may return it. `topic=None` means the sink."""
+    """A record to send, as a handler of a pipe may return it. `topic=None` means the sink of the pipe."""
 
     value: Any = None
     key: Any = None
@@ -158,7 +158,7 @@ class PartitionInfo(NamedTuple):
 
 
 class SegmentInfo(NamedTuple):
-    """What a retention policy sees of one sealed segment. Timestamps in ms, -1 where it has no record."""
+    """One sealed segment, as a retention policy sees it. Timestamps in ms; -1 if the segment has no record."""
 
     base_offset: int
     next_offset: int
@@ -169,10 +169,10 @@ class SegmentInfo(NamedTuple):
 
 
 class Policy(Protocol):
-    """Retention: given the sealed segments, oldest first, how many of the oldest may go.
+    """Retention: from the sealed segments, oldest first, how many of the oldest may be deleted.
 
-    `name` is stored with the topic; the object cannot be. A reopened topic deletes nothing, with a
-    warning, until the policy is given again.
+    The topic stores `name`; it cannot store the object. After the log is reopened, the topic deletes nothing, with a
+    warning, until the policy is given again. `streamlog.retention` has policies and a base class for your own.
     """
 
     @property
@@ -181,7 +181,7 @@ class Policy(Protocol):
 
 
 class MemberInfo(NamedTuple):
-    """One member of a consumer group and what it has."""
+    """One member of a consumer group and the partitions assigned to it."""
 
     member_id: str
     client_id: str | None
