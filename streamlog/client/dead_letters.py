@@ -16,10 +16,9 @@ from typing import Any
 
 from ..config import LARGEST_RECORD, check_topic_name
 from ..errors import ConfigError, InvalidTimestampError, RecordTooLargeError, describe
-from ..runtime.threads import inside, new_lock
 from ..types import HeaderTuple, Record
 from .handle import Parent
-from .producer.producer import Producer
+from .producer.producer import SharedProducer
 
 logger = logging.getLogger("streamlog.client")
 
@@ -48,8 +47,7 @@ class DeadLetters:
         it, or would replace each other."""
         self._log = log
         self._topic = None if topic is None else check_topic_name(topic)
-        self._lock = new_lock()
-        self._producer: Producer | None = None
+        self._producer = SharedProducer(max_request_size=LARGEST_RECORD, buffer_memory=LARGEST_RECORD)
         names = set(sources)
         for name in sorted({self._target(source) for source in names}):
             if (name == topic and name in names) or any(pattern.fullmatch(name) for pattern in patterns):
@@ -115,7 +113,9 @@ class DeadLetters:
         grown = False
         while True:
             try:
-                self._sender().send(topic, record.value, record.key, headers=headers, timestamp_ms=timestamp).result()
+                self._producer.of(self._log).send(
+                    topic, record.value, record.key, headers=headers, timestamp_ms=timestamp
+                ).result()
                 return
             except InvalidTimestampError:
                 if timestamp is None:
@@ -131,25 +131,8 @@ class DeadLetters:
                 )  # fmt: skip
                 self._log._use().update_topic(topic, {"max_message_bytes": self._room_for(record.topic, error.size)})
 
-    def _sender(self) -> Producer:
-        producer = self._producer
-        if producer is not None and not producer.closed:
-            return producer
-        made = Producer(self._log, max_request_size=LARGEST_RECORD, buffer_memory=LARGEST_RECORD)
-        made._made = False  # not the user's: nothing lingers in it, so nobody need be warned
-        with inside(), self._lock:
-            producer = self._producer
-            if producer is None or producer.closed:
-                producer = self._producer = made
-        if producer is not made:  # another thread was faster
-            made.close()
-        return producer
-
     def close(self) -> None:
-        with inside(), self._lock:
-            producer, self._producer = self._producer, None
-        if producer is not None:
-            producer.close()
+        self._producer.close()
 
 
 def _encoded(text: str) -> bytes:

@@ -17,10 +17,12 @@ from typing import Any, Protocol, TypeAlias, TypeVar
 import msgpack as _msgpack
 
 from ..config import shown
-from ..errors import ConfigError, SerializationError
+from ..errors import ConfigError, SerializationError, message_of
+from ..types import HeaderTuple
 from .handler import ASYNC, deferred
 
 T = TypeVar("T")
+Serialize: TypeAlias = Callable[[Any], bytes]
 
 
 class Serde(Protocol[T]):
@@ -141,7 +143,7 @@ json = JsonSerde()
 msgpack = MsgpackSerde()
 
 
-def resolve_serializer(ser: Ser | None, topic: str, what: str = "value") -> Callable[[Any], bytes] | None:
+def resolve_serializer(ser: Ser | None, topic: str, what: str = "value") -> Serialize | None:
     """The function that serialises for `topic`, or None: bytes go through as they are (`to_bytes`).
 
     `what`, "key" or "value", names the setting in errors. A mapping is checked whole, and one
@@ -215,3 +217,36 @@ def to_bytes(value: Any, what: str) -> bytes | None:
         f"the {what} is of type {type(value).__name__}, and a log holds bytes (bytes, bytearray, memoryview, "
         f"str as UTF-8, or None); {remedy}"
     )
+
+
+def serialize(serializer: Serialize, item: Any, what: str) -> Any:
+    """What the program's serializer makes of `item`, not checked. Raises SerializationError for whatever that raises."""
+    try:
+        return serializer(item)
+    except Exception as error:
+        raise SerializationError(
+            f"The {what} serializer failed on a {type(item).__name__}: {message_of(error)}. The record was not sent."
+        ) from error
+
+
+def header_tuple(headers: Any) -> HeaderTuple:
+    """Headers as they are stored, from a mapping or from pairs. Raises SerializationError.
+
+    >>> header_tuple({"trace": "7f", "empty": None})
+    (('trace', b'7f'), ('empty', None))
+    """
+    pairs = headers.items() if isinstance(headers, Mapping) else headers
+    made: list[tuple[str, bytes | None]] = []
+    try:
+        for name, value in pairs:
+            if not isinstance(name, str):
+                raise SerializationError(f"A header's name is a str, not {name!r}.")
+            name.encode()  # a lone surrogate is a str that cannot be written as UTF-8
+            made.append((name, to_bytes(value, f"header {name!r}")))
+    except (TypeError, ValueError) as error:
+        if isinstance(error, SerializationError):
+            raise
+        raise SerializationError(
+            f"headers= takes a mapping of names to bytes, or pairs of them, not {headers!r:.100}."
+        ) from error
+    return tuple(made)

@@ -26,7 +26,7 @@ from .consumer.decode import Decoder
 from .consumer.membership import LocalMembers
 from .group import ConsumerGroup
 from .handle import Closing, closed
-from .producer.producer import Producer
+from .producer.producer import Producer, SharedProducer
 from .serde import resolve_deserializer
 from .topic import Topic
 
@@ -144,7 +144,7 @@ class StreamLog(Closing):
         self._local_members: LocalMembers = engine.work.local_members
         self._children: weakref.WeakSet[Any] = weakref.WeakSet()
         self._lock = new_lock()
-        self._sender: Producer | None = None
+        self._topic_sender = SharedProducer()
         engine.handles.add(self)
         self._made = True
 
@@ -413,18 +413,8 @@ class StreamLog(Closing):
         return decoder
 
     def _topic_producer(self) -> Producer:
-        """The producer behind `Topic.send`: no linger."""
-        sender = self._sender
-        if sender is None or sender.closed:
-            made = Producer(self)
-            made._made = False  # not the user's: nothing lingers in it, so nobody need be warned
-            with inside(), self._lock:
-                sender = self._sender
-                if sender is None or sender.closed:
-                    sender = self._sender = made
-            if sender is not made:  # another thread was faster
-                made.close()
-        return sender
+        """The producer of `Topic.send`, without a linger."""
+        return self._topic_sender.of(self)
 
     def _same_log(self, other: Any) -> bool:
         return isinstance(other, StreamLog) and other._engine is self._engine

@@ -56,8 +56,8 @@ class Topic(Generic[K, V]):
         self._key_serde = key_serde
         self._value_serde = value_serde
         self.id: UUID = log._use().topic(name).id
-        # What a producer knows this handle by: equal handles may differ in serdes, or mean topics of one name in turn.
-        self._known = (log._identity(), self.id.int, id(key_serde), id(value_serde))
+        # The key in a producer's cache: equal handles may have other serdes, or mean another topic of the same name.
+        self._cache_key = (log._identity(), self.id.int, id(key_serde), id(value_serde))
 
     # -- what it is ----------------------------------------------------------------------------------
 

@@ -9,7 +9,6 @@ from typing import Any
 import pytest
 
 import streamlog
-from streamlog.client.producer import routes as routes_module
 
 
 def values(log: streamlog.StreamLog, topic: str = "t") -> list[bytes | None]:
@@ -69,24 +68,25 @@ def test_a_producer_closed_between_two_threads_steps_accepts_nothing_more(
 
 
 @pytest.mark.parametrize("linger_ms", [0, 60_000])
-def test_a_producer_closed_while_it_works_out_a_route_stays_closed(
-    log: streamlog.StreamLog,
-    monkeypatch: pytest.MonkeyPatch,
-    in_thread: Callable[[Callable[[], Any]], Any],
-    linger_ms: int,
+def test_a_producer_closed_while_it_looks_up_a_topic_stays_closed(
+    log: streamlog.StreamLog, in_thread: Callable[[Callable[[], Any]], Any], linger_ms: int
 ) -> None:
     log.create_topic("t")
-    producer = log.producer(linger_ms=linger_ms)
-    made = routes_module.make_partitioner
 
-    def close_first(*given: Any) -> Any:
-        in_thread(producer.close).result(timeout=60)
-        return made(*given)
+    class ClosesFirst:
+        """A Serde whose `serialize` is looked up when the producer is made, and when a topic is."""
 
-    monkeypatch.setattr(routes_module, "make_partitioner", close_first)
-    for _ in range(3):  # the route that was made meanwhile must not be found by a later send either
+        @property
+        def serialize(self) -> Callable[[bytes], bytes]:
+            if producers:
+                in_thread(producers[0].close).result(timeout=60)
+            return bytes
+
+    producers: list[streamlog.Producer] = []
+    producers.append(log.producer(linger_ms=linger_ms, value_serializer=ClosesFirst()))
+    for _ in range(3):  # a later send must not find what was looked up meanwhile either
         with pytest.raises(streamlog.ClosedError):
-            producer.send("t", b"v", b"k")
+            producers[0].send("t", b"v", b"k")
     assert values(log) == []
 
 

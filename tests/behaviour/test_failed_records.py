@@ -38,7 +38,7 @@ def full(log: StreamLog, disk: FaultyDisk, caplog: pytest.LogCaptureFixture) -> 
 def failed_batches(producer: Producer) -> int:
     # There is no public count of them; each keeps its records in memory.
     gc.collect()
-    here = {producer._outbox.queues[place] for place in producer._outbox.queues}
+    here = set(producer._accumulator.queues.values())
     return sum(1 for found in gc.get_objects() if type(found) is Batch and found.queue in here and found.error())
 
 

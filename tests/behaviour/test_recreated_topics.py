@@ -10,7 +10,6 @@ import pytest
 
 import streamlog
 from streamlog import StreamLog, TopicPartition
-from streamlog.client.producer import routes as routes_module
 from streamlog.testing import ManualClock
 
 P0 = TopicPartition("t", 0)
@@ -73,21 +72,26 @@ def test_a_handle_of_a_topic_that_is_recreated_while_it_sends_does_not_send_to_t
     assert list(log["t"].read()) == []
 
 
-def test_a_route_made_while_its_topic_is_recreated_is_not_kept(
-    log: streamlog.StreamLog, monkeypatch: pytest.MonkeyPatch, in_thread: Callable[[Callable[[], Any]], Any]
+def test_a_topic_that_is_recreated_while_it_is_looked_up_is_looked_up_again(
+    log: streamlog.StreamLog, in_thread: Callable[[Callable[[], Any]], Any]
 ) -> None:
     log.create_topic("t")
-    producer = log.producer()
-    made = routes_module.make_partitioner
+    left: list[object] = []
 
-    def recreate_first(*given: Any) -> Any:
-        monkeypatch.undo()
-        in_thread(lambda: recreate(log, partitions=3)).result(timeout=60)
-        return made(*given)
+    class RecreatesFirst:
+        """A Serde whose `serialize` is looked up when the producer is made, and when a topic is."""
 
-    monkeypatch.setattr(routes_module, "make_partitioner", recreate_first)
+        @property
+        def serialize(self) -> Callable[[bytes], bytes]:
+            if left:
+                left.pop()
+                in_thread(lambda: recreate(log, partitions=3)).result(timeout=60)
+            return bytes
+
+    producer = log.producer(value_serializer=RecreatesFirst())
+    left.append(None)
     with pytest.raises(streamlog.UnknownTopicOrPartitionError):
-        producer.send("t", b"v", b"k")  # it was routed to the former topic
+        producer.send("t", b"v", b"k")  # it was looked up as the former topic
     here = producer.send("t", b"v", b"k").result()
     assert here.partition == log.producer().send("t", b"v", b"k").result().partition
 

@@ -222,7 +222,7 @@ def test_a_call_that_would_wait_for_a_thread_that_waits_for_this_one_is_refused(
         log.create_topic("t")
         other = log.producer()
         other.send("t", b"first")
-        (queue,) = other._outbox.queues.values()
+        (queue,) = other._accumulator.queues.values()
         threads: list[threading.Thread] = []
 
         def act() -> None:

@@ -178,13 +178,13 @@ def retention_goes_by_the_strictest_bound(patch: Patch) -> None:
 
 
 def timestamps_have_no_bound(patch: Patch) -> None:
-    real = topic_cache.Route.__init__
+    real = topic_cache.CachedTopic.__init__
 
     def init(self: Any, *args: Any, **named: Any) -> None:
         real(self, *args, **named)
         self.after_max_ms = 1 << 62
 
-    patch.setattr(topic_cache.Route, "__init__", init)
+    patch.setattr(topic_cache.CachedTopic, "__init__", init)
 
 
 def the_index_takes_timestamps_as_they_come(patch: Patch) -> None:

@@ -143,7 +143,7 @@ def test_a_program_that_makes_handles_without_end_does_not_fill_the_producer(log
     with log.producer() as producer:
         for _ in range(2500):
             producer.send(log.topic("t", value_serde=lambda value: value), b"x")
-        assert len(producer._known) <= 1002
+        assert len(producer._topics) <= 1002
     assert topic.partition(0).log_end_offset == 2500
 
 

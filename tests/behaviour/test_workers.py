@@ -691,7 +691,7 @@ def test_runs_with_dead_letters_leave_nothing_behind(log: streamlog.StreamLog) -
         log.group("g").run(Failing(n), "t", on_error="dead_letter", until_end=True)
         gc.collect()
         producers = [child for child in log._children if isinstance(child, streamlog.Producer)]
-        assert producers == [log._sender]
+        assert producers == [log._topic_producer()]
 
 
 # Stopping

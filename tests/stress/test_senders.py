@@ -96,7 +96,7 @@ def test_threads_that_send_on_one_producer_find_each_record_where_its_delivery_s
             assert not any(thread.is_alive() for thread in threads)
             assert not errors, errors
             assert all(map(until_all_are_done, sent)), "a linger does not end"
-            assert producer._outbox._buffered == 0
+            assert producer._accumulator._buffered == 0
         found = {(r.partition, r.offset): r for n in range(log["t"].partitions) for r in log["t"].read(n)}
     assert len(found) == sum(map(len, sent)) > 100
     for own in sent:

@@ -85,6 +85,7 @@ IS_ONE = {
     "AnyOf(Combinable)",
     "Batch(Completion)",
     "BytesSerde(_Named)",
+    "CompletedDelivery(Delivery)",
     "Consumer(Closing)",
     "JsonSerde(_Named)",
     "KeyHash(Sticky)",
@@ -99,10 +100,9 @@ IS_ONE = {
     "StreamLog(Closing)",
     "StringSerde(_Named)",
     "TopicDefaults(TopicConfig)",  # the settings of a topic and two more, as a TypedDict
-    "Unacknowledged(ManyDelivery)",
+    "UnacknowledgedDelivery(ManyDelivery)",
     "VerifiedBatch(BatchColumns)",
     "Workers(Closing)",
-    "Written(Delivery)",
     "_Pickled(RecordBatch)",
 }
 # One object cut into several classes by length. These are being taken apart; none is added.
@@ -139,7 +139,7 @@ MAX_FUNCTION_LINES = 80
 
 # Held under the caller's mark: the short way of `send`, and the two functions that append.
 UNMARKED = {("replication/partition.py", "append"), ("replication/partition.py", "append_one")}
-LOCKS = {"lock", "_lock", "draining", "syncing", "maintenance", "_looking", "_moving"}
+LOCKS = {"lock", "_lock", "_completing", "draining", "syncing", "maintenance", "_looking", "_moving"}
 RETAKEN = {"testing/simulated.py", "testing/handles.py", "testing/faults.py", "testing/crashes.py"}
 
 

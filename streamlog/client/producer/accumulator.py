@@ -1,7 +1,7 @@
-"""What a producer has accepted and not yet written: its queues, its buffer, its lingers, its failures.
+"""What a producer has accepted and not yet written: its queues, its buffer, its lingers, its failed records.
 
-The outbox knows nothing of the producer. So a producer that is forgotten can be collected while its
-records are still on their way, and the scheduler, which holds the outbox, sees them off.
+The accumulator does not refer to the producer. A producer that the program has dropped can therefore be collected while
+its records are on their way; the scheduler, which holds the accumulator, has them written.
 """
 
 from __future__ import annotations
@@ -29,7 +29,11 @@ logger = logging.getLogger("streamlog.client")
 
 
 class RecordAccumulator:
-    """The queues of one producer, and the memory they share. Thread-safe."""
+    """The queues of one producer, and the memory they share. Thread-safe.
+
+    `queues` has them by the topic's id, not its name: the records that wait for a deleted topic must not go to another
+    one of the same name.
+    """
 
     __reduce_ex__ = refuse_to_copy
 
@@ -42,17 +46,19 @@ class RecordAccumulator:
         self._lock = new_lock()
         self.queues: dict[tuple[bytes, int], PartitionQueue] = {}
         self._buffered = 0
-        # Failed batches with records that flush has to report, the oldest first; of the records that there is no room
-        # for, only how many.
+        # Failed batches whose records `report` has to raise, the oldest first, and the number of the records that were
+        # not kept, because failed batches take up to `buffer_memory`.
         self._failed: dict[Batch, None] = {}
         self._failed_bytes = 0
         self._not_kept = 0
-        # Gates of those who wait for room in the buffer.
-        self._rooms: deque[RawGate] = deque()
+        # The gates of the threads that wait for the buffer.
+        self._waiters: deque[RawGate] = deque()
         self._closed: StreamlogError | None = None
 
+    # -- queues --------------------------------------------------------------------------------------
+
     def queue(self, view: TopicView, number: int) -> PartitionQueue:
-        """The queue of a partition, by the topic's id: what waits for a deleted topic fails, whatever bears its name."""
+        """The queue of a partition, which has the topic's settings as `view` gives them from now on."""
         codec = self.codec
         if view.config.compression_type != "producer":
             codec = compression.require(view.config.compression_type)
@@ -65,40 +71,63 @@ class RecordAccumulator:
             queue.follow(view, codec)
         return queue
 
+    def forget_queues(self, places: Iterable[tuple[bytes, int]]) -> None:
+        """Drop these queues, which are of deleted topics, unless records wait in them."""
+        places = list(places)
+        if places:
+            with inside(), self._lock:
+                self._forget_queues(places)
+
+    def _forget_queues(self, places: list[tuple[bytes, int]]) -> None:
+        """A function of its own: from Python 3.12 on, a Ctrl-C where a loop in a `with` jumps back leaves it locked."""
+        for place in places:
+            queue = self.queues.get(place)
+            if queue is None or queue.closed is not None:
+                continue
+            # Closed before it is looked at: a thread that is about to begin a batch either sees this, or is seen.
+            queue.closed = gone(queue.name)
+            if queue.is_idle:
+                del self.queues[place]
+            else:
+                queue.closed = None
+
     def add(self, queue: PartitionQueue, row: Row, size: int) -> tuple[Batch, int]:
-        """Put a record into the queue's open batch, waiting for room in the buffer if that has to be a new one."""
+        """Put a record into the queue's open batch; waits for the buffer if that has to be a new one.
+
+        Raises ClosedError, DeliveryTimeoutError.
+        """
         added = queue.add(row, size)
         if added is None:
-            end = self.time_for_room()
+            end = self.buffer_deadline()
             while added is None:
-                self.wait_for_room(max(self.batch_size, size), queue, end)
+                self.wait_for_buffer(max(self.batch_size, size), queue, end)
                 added = queue.add(row, size)
         return added
 
     # -- what the queues ask for ---------------------------------------------------------------------
 
-    def append(self, queue: PartitionQueue, write: AppendRequest) -> Completion[int]:
-        return self._service.produce(queue.topic, queue.partition, write)
+    def append(self, queue: PartitionQueue, request: AppendRequest) -> Completion[int]:
+        return self._service.produce(queue.topic, queue.partition, request)
 
-    def settle(self, queue: PartitionQueue, write: AppendRequest) -> Completion[int] | None:
-        return self._service.settle(queue.topic, queue.partition, write)
+    def settle(self, queue: PartitionQueue, request: AppendRequest) -> Completion[int] | None:
+        return self._service.settle(queue.topic, queue.partition, request)
 
     def call_soon(self, queue: PartitionQueue) -> None:
-        """Nobody may be waiting for these records: have the callbacks called by the scheduler."""
+        """Have the scheduler call the users' callbacks: the program may not be waiting for these records."""
         self._service.scheduler.at(self.now_ms(), queue.call_later)
 
     def reserve(self, size: int) -> bool:
-        """Take room in the buffer, if there is any. A lone batch always fits."""
+        """Take a part of the buffer, if it has that much left. An empty buffer takes a batch of any size."""
         with inside(), self._lock:
-            if not self._has_room(size):
+            if not self._has_left(size):
                 return False
             self._buffered += size
         return True
 
     def finished(self, batch: Batch) -> None:
-        """A batch is written, or failed: its room is free."""
+        """A batch is written, or failed: give its part of the buffer back. May be done twice."""
         with inside(), self._lock:
-            # Never less than nothing: `_recount` misses what is reserved and not queued yet.
+            # Never less than zero: `_recount` does not see what is reserved and not queued yet.
             self._buffered = max(0, self._buffered - batch.reserved)
             batch.reserved = 0
         error = batch.error()
@@ -107,28 +136,14 @@ class RecordAccumulator:
             logger.error("%d records for %s-%d were not written: %s", len(batch), *batch.queue.name, error)
             if self._config.acks != 0:
                 self._keep(batch)
-        while self._rooms:
+        while self._waiters:
             try:
-                self._rooms.popleft().open()
+                self._waiters.popleft().open()
             except IndexError:  # another thread took the last one
                 break
 
-    def _keep(self, batch: Batch) -> None:
-        """Keep a failed batch until flush reports it, or every record of it was asked about.
-
-        What is kept is bounded by `buffer_memory`: a program that never flushes must not be filled by a full disk.
-        """
-        with inside(), self._lock:
-            if self._failed and self._failed_bytes + batch.size > self._config.buffer_memory:
-                self._not_kept += len(batch)
-                return
-            self._failed[batch] = None
-            self._failed_bytes += batch.size
-        if batch.all_asked():  # meanwhile
-            self.observed(batch)
-
     def observed(self, batch: Batch) -> None:
-        """Every record of a failed batch was asked about: there is nothing to report."""
+        """The program has asked for the outcome of every record of a failed batch: there is nothing to report."""
         with inside(), self._lock:
             if batch in self._failed:
                 del self._failed[batch]
@@ -136,83 +151,65 @@ class RecordAccumulator:
 
     # -- the buffer ----------------------------------------------------------------------------------
 
-    def time_for_room(self) -> float:
-        """Until when, in real monotonic seconds, a call may wait for room."""
+    def buffer_deadline(self) -> float:
+        """Until when, in real monotonic seconds, a call that begins now may wait for the buffer."""
         return real_monotonic() + self._config.delivery_timeout_ms / 1000
 
-    def wait_for_room(self, size: int, queue: PartitionQueue, end: float) -> None:
-        """Make room for a batch of `size` bytes: a full buffer ends every linger; then wait for whoever is writing.
+    def wait_for_buffer(self, size: int, queue: PartitionQueue, end: float) -> None:
+        """Wait until the buffer has `size` bytes left: end every linger, then wait for the threads that are writing.
 
         Raises DeliveryTimeoutError at `end`.
         """
         while True:
             gate = RawGate()
-            self._rooms.append(gate)
+            self._waiters.append(gate)
             self._write_out(end)
-            if self._has_room(size):
+            if self._has_left(size):
                 return
             left = end - real_monotonic()
             if left <= 0:
-                raise queue.expire(self._config.delivery_timeout_ms)
+                raise queue.timed_out(self._config.delivery_timeout_ms)
             if not gate.wait(min(left, look_again.turn_s)):
                 self._recount()
 
+    def _has_left(self, size: int) -> bool:
+        return not self._buffered or self._buffered + size <= self._config.buffer_memory
+
     def _write_out(self, end: float) -> None:
-        """Have everything written and synced that another thread is not at already, lingering or not."""
-        for waiting in list(self.queues.values()):
-            waiting.close_batch()
-            waiting.drain()
-            waiting.written.push(max(0.0, end - real_monotonic()))
+        """Have everything written and synced, lingering or not, that no other thread is writing already."""
+        for queue in list(self.queues.values()):
+            queue.close_batch()
+            queue.drain()
+            queue.sync(max(0.0, end - real_monotonic()))
 
     def _recount(self) -> None:
-        """An interrupt between taking room and using it leaves room taken for nothing."""
+        """An interrupt after a part was reserved, and before its batch was queued, leaves it reserved: count anew."""
         with inside(), self._lock:
-            waiting = [batch for queue in self.queues.values() for batch in queue.batches()]
-            self._buffered = sum(batch.reserved for batch in waiting if batch is not None)
-
-    def forget_topics(self, known: Iterable[bytes]) -> None:
-        """Drop the queues of topics that are not there any more, unless records wait in them."""
-        ids = set(known)
-        with inside(), self._lock:
-            self._forget_but(ids)
-
-    def _forget_but(self, known: set[bytes]) -> None:
-        """A function of its own: from Python 3.12 on, a Ctrl-C where a loop in a `with` jumps back leaves it locked."""
-        for place, queue in list(self.queues.items()):
-            if place[0] in known or queue.closed is not None:
-                continue
-            # First said, then looked: whoever is to begin a batch either is seen holding the lock, or sees this.
-            queue.closed = gone(queue.name)
-            if queue.queue or queue.written.last() is not None or queue.draining.locked() or queue.lock.locked():
-                queue.closed = None
-            else:
-                del self.queues[place]
-
-    def _has_room(self, size: int) -> bool:
-        return not self._buffered or self._buffered + size <= self._config.buffer_memory
+            batches = [batch for queue in self.queues.values() for batch in queue.batches()]
+            self._buffered = sum(batch.reserved for batch in batches)
 
     # -- linger --------------------------------------------------------------------------------------
 
     def arm(self, deadline_ms: int) -> None:
-        """Have the scheduler come by when the first linger is over; one visit serves all open batches."""
+        """Have the scheduler call `write_overdue` when the first linger is over; one call serves all open batches."""
         self._service.scheduler.at(deadline_ms, self.write_overdue)
 
     def write_overdue(self, now_ms: int) -> int | None:
         """Write the batches whose linger is over; when the next one's is (ms), or None."""
-        due = [queue.due(now_ms) for queue in list(self.queues.values())]
+        due = [queue.write_due(now_ms) for queue in list(self.queues.values())]
         return min((deadline for deadline in due if deadline is not None), default=None)
 
-    # -- ending --------------------------------------------------------------------------------------
+    # -- flush and failed records --------------------------------------------------------------------
 
     def flush(self, timeout: float | None) -> None:
-        """Write everything accepted so far; RequestTimedOutError after `timeout` real seconds."""
+        """Write everything accepted so far. Raises RequestTimedOutError after `timeout` real seconds."""
         end = None if timeout is None else real_monotonic() + timeout
         first: Exception | None = None
         for queue in list(self.queues.values()):
             try:
                 queue.finish_all(end)
-                queue.drain()  # what an interrupt in a callback has left to be called
-            except Exception as error:  # the others' records are not to wait for it
+                queue.drain()  # calls the callbacks that an interrupt in one of them has left
+            except Exception as error:  # the other queues are written all the same
                 first = first or error
         if first is not None:
             try:
@@ -220,8 +217,23 @@ class RecordAccumulator:
             finally:
                 del first  # it refers to this frame
 
+    def _keep(self, batch: Batch) -> None:
+        """Keep a failed batch until `report`, or until the program has asked for the outcome of all its records.
+
+        Kept batches take `buffer_memory` bytes at most: on a full disk, a program that never flushes would otherwise fill
+        its memory with them.
+        """
+        with inside(), self._lock:
+            if self._failed and self._failed_bytes + batch.size > self._config.buffer_memory:
+                self._not_kept += len(batch)
+                return
+            self._failed[batch] = None
+            self._failed_bytes += batch.size
+        if batch.all_observed():  # meanwhile
+            self.observed(batch)
+
     def report(self) -> None:
-        """Raise DeliveryError for the records that failed and that nobody asked about; once."""
+        """Raise DeliveryError for the records that failed and whose outcome the program has not asked for; once."""
         with inside(), self._lock:
             failed, self._failed, self._failed_bytes = list(self._failed), {}, 0
             not_kept, self._not_kept = self._not_kept, 0
@@ -237,8 +249,10 @@ class RecordAccumulator:
         if errors:
             raise delivery_error(errors, records, [None] * len(records), not_kept)
 
+    # -- ending --------------------------------------------------------------------------------------
+
     def close(self, timeout: float | None, error: StreamlogError) -> None:
-        """Accept nothing more, from any thread, then flush."""
+        """Refuse records with `error`, from any thread, then flush."""
         with inside(), self._lock:
             self._closed = error
         for queue in list(self.queues.values()):
@@ -249,7 +263,7 @@ class RecordAccumulator:
             self._service.scheduler.cancel(self.write_overdue)
 
     def abandon(self) -> None:
-        """In a forked child: forget everything, and refuse who still asks; the parent writes it."""
+        """In a forked child: forget everything, and have deliveries raise ForkedError. The parent writes the records."""
         for queue in list(self.queues.values()):
             queue.forked = True
         self.queues.clear()

@@ -12,12 +12,20 @@ from ...records.batch import SealedBatch
 from ...runtime.api import Completion
 from ...types import HeaderTuple, ProducerRecord, TopicPartition
 
+# What a record takes besides its key and value, roughly: used only to decide when a batch is full.
+RECORD_OVERHEAD = 8
+
 Row: TypeAlias = tuple[bytes | None, bytes | None, int] | tuple[bytes | None, bytes | None, int, HeaderTuple]
 """Key, value, timestamp, and headers if there are any."""
 
 
+def headers_size(headers: HeaderTuple) -> int:
+    """What headers take in a record, in bytes, roughly."""
+    return sum(len(name) * 4 + (len(value) if value is not None else 0) + RECORD_OVERHEAD for name, value in headers)
+
+
 class Rows(NamedTuple):
-    """Records by columns; None is a column of nothing, one int a timestamp that all share."""
+    """Records by columns. None is a column without anything in it; one int is the timestamp of all of them."""
 
     n: int
     keys: Any
@@ -27,13 +35,13 @@ class Rows(NamedTuple):
 
 
 class Owner(Protocol):
-    """What a batch knows of its producer."""
+    """What a batch needs of its producer."""
 
     def observed(self, batch: Batch) -> None: ...
 
 
 class Queue(Protocol):
-    """What a batch knows of the queue it is in."""
+    """What a batch, and the deliveries of its records, need of the queue that it is in."""
 
     @property
     def owner(self) -> Owner: ...
@@ -58,14 +66,15 @@ class Batch(Completion[int]):
     A record is one row, added by one `append`: an interrupt finds it in the batch whole or not at all.
     `send_many` gives whole columns instead.
 
-    Rows are added without a lock: threads that send would stand in line at it, each woken for one record.
-    So whoever closes the batch first says so and then notes where it ends, and the first note holds. Who
-    has added a row and finds the batch open is in it; who finds it closed looks on which side of the end it is.
+    Rows are added without a lock: with one, threads that send would queue for it, and each would be woken for one record.
+    Instead, a thread that closes the batch first sets `closed` and then notes where the batch ends, and the first note
+    counts. A thread that has added a row and finds the batch open is in it; one that finds it closed compares the index
+    of its row with that end.
     """
 
     __slots__ = (
-        "_asked", "_columns", "_ends", "append_time", "closed", "deadline_ms", "disturbed", "has_headers", "is_failed", "parked", "queue", "reserved", "rows",
-        "sealed", "size", "urgent",
+        "_columns", "_ends", "_observed", "append_time", "awaits", "base_offset", "closed", "deadline_ms", "disturbed",
+        "has_headers", "is_failed", "queue", "reserved", "rows", "sealed", "size", "urgent",
     )  # fmt: skip
 
     def __init__(self, queue: Queue, deadline_ms: int, urgent: bool) -> None:
@@ -73,23 +82,28 @@ class Batch(Completion[int]):
         self.queue = queue
         self.rows: list[Row] = []
         self.closed = False
-        """It takes in no record any more. Any thread may say so at any time, and nobody may take it back."""
+        """It accepts no more records. Any thread may set this at any time, and no thread may reset it."""
         self._ends: list[int] = []
         self.has_headers = False
-        # Whether something that is none of the records' came into their encoding.
         self.disturbed = False
+        """An error that has nothing to do with the records interrupted their encoding."""
         self._columns: Rows | None = None
         self.size = 0
         self.reserved = 0
+        """The part of the producer's buffer that it takes, in bytes."""
         self.deadline_ms = deadline_ms
+        """When its linger is over."""
         self.urgent = urgent
+        """A caller waits for it: it is written although it is open."""
         self.sealed: SealedBatch | None = None
+        # Known once it is in the log; `awaits` is the sync that it waits for, if it does.
+        self.base_offset = -1
         self.append_time: int | None = None
-        # Once it is in the log: what it still waits for.
-        self.parked: Completion[int] | None = None
-        self._asked: set[int] | None = set()
-        # The producer has taken note that it failed.
+        self.awaits: Completion[int] | None = None
+        # The indexes of the records whose outcome the program has asked for; None for all.
+        self._observed: set[int] | None = set()
         self.is_failed = False
+        """The accumulator has taken note that it failed."""
 
     @classmethod
     def whole(cls, queue: Queue, columns: Rows, size: int) -> Batch:
@@ -97,7 +111,7 @@ class Batch(Completion[int]):
         batch = cls(queue, 0, True)
         batch._columns = columns
         batch.closed = True
-        del batch.rows  # nothing joins it
+        del batch.rows  # no record joins it
         batch.size = batch.reserved = size
         return batch
 
@@ -114,24 +128,24 @@ class Batch(Completion[int]):
             self.has_headers = True
         rows.append(row)
         index = self.index_of(row, rows)
-        self.size += size  # of two threads' at once one may be lost: it only says when a batch is full
-        return index if not self.closed or self.took(index, rows) else -1
+        self.size += size  # two threads at once may lose one: it only decides when a batch is full
+        return index if not self.closed or self.has(index, rows) else -1
 
     @staticmethod
     def index_of(row: Row, rows: list[Row]) -> int:
-        """Where a row is that was added just now: at the end, unless other threads added theirs meanwhile."""
+        """Where a row is that was added just now: at the end, unless other threads have added theirs since."""
         index = len(rows) - 1
         while rows[index] is not row:
             index -= 1
         return index
 
-    def took(self, index: int, rows: list[Row]) -> bool:
-        """Whether the batch, which is closed, has the row at `index` of its `rows`."""
+    def has(self, index: int, rows: list[Row]) -> bool:
+        """Whether the row at `index` of its `rows` is in the batch. REQUIRES: it is closed."""
         self._ends.append(len(rows))
         return index < self._ends[0]
 
     def columns(self) -> Rows:
-        """The records by columns. Closes it."""
+        """The records by columns. Closes the batch."""
         if self._columns is None:
             self.closed = True
             self._ends.append(len(self.rows))
@@ -146,30 +160,34 @@ class Batch(Completion[int]):
     def __len__(self) -> int:
         return len(self.rows) if self._columns is None else self._columns.n
 
+    # -- observed: flush does not report a failed record whose outcome the program has asked for ------
+
     def observe(self, index: int | None) -> None:
-        """Somebody looked after this record (None: after all), so flush need not report it."""
-        asked = self._asked
+        """The program asks for the outcome of this record (None: of all)."""
+        observed = self._observed
         if index is None:
-            self._asked = None
-        elif asked is not None:
-            asked.add(index)
-        if self.is_failed and self.all_asked():
+            self._observed = None
+        elif observed is not None:
+            observed.add(index)
+        if self.is_failed and self.all_observed():
             self.queue.owner.observed(self)
 
-    def all_asked(self) -> bool:
-        """Whether flush has nothing to report of it."""
-        asked = self._asked
-        return asked is None or len(asked) >= len(self)
+    def all_observed(self) -> bool:
+        observed = self._observed
+        return observed is None or len(observed) >= len(self)
 
     def unobserved(self) -> list[int]:
-        return [] if self._asked is None else [i for i in range(len(self)) if i not in self._asked]
+        return [] if self._observed is None else [i for i in range(len(self)) if i not in self._observed]
+
+    # -- what its deliveries ask ---------------------------------------------------------------------
 
     def time_of(self, index: int) -> int:
+        """The timestamp of a record."""
         if self.append_time is not None:
             return self.append_time
         try:
             return self.rows[index][2]
-        except AttributeError:  # asked of the columns only now: another thread may just have written it
+        except AttributeError:  # another thread may just have written it, so the columns are looked at second
             times = self.columns().timestamps
             return times if isinstance(times, int) else times[index]
 
@@ -178,7 +196,7 @@ class Batch(Completion[int]):
         return self.append_time if self.append_time is not None else self.columns().timestamps
 
     def record(self, index: int) -> ProducerRecord:
-        """The record as it could be sent again."""
+        """The record, in the form in which it can be sent again."""
         columns = self.columns()
         return ProducerRecord(
             None if columns.values is None else columns.values[index],
@@ -189,8 +207,10 @@ class Batch(Completion[int]):
             self.queue.topic.name,
         )
 
+    # -- writing it ----------------------------------------------------------------------------------
+
     def seal(self) -> SealedBatch:
-        """Encode it, once."""
+        """The encoded batch; encoded once."""
         if self.sealed is None:
             queue, (n, keys, values, times, headers) = self.queue, self.columns()
             self.sealed = columns.seal(
@@ -206,11 +226,11 @@ class Batch(Completion[int]):
         return self.sealed
 
     def release_payload(self) -> None:
-        """It is in the log: whoever keeps a Delivery keeps only the timestamps."""
+        """It is in the log: a Delivery that the program keeps keeps only the timestamps in memory. May be done twice."""
         n, _, _, times, _ = self.columns()
         self._columns = Rows(n, None, None, times, None)
         self.sealed = None
         try:
             del self.rows
-        except AttributeError:  # done already, by one who was interrupted
+        except AttributeError:  # an interrupt stopped the first call after this
             return

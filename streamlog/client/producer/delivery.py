@@ -1,4 +1,4 @@
-"""What `send` and `send_many` return: the promise of a place in the log."""
+"""What `send` and `send_many` return: the outcome of records, once they are written or have failed."""
 
 from __future__ import annotations
 
@@ -19,7 +19,9 @@ logger = logging.getLogger("streamlog.client")
 
 
 class Delivery(Generic[T]):
-    """The promise of one record's place. Thread-safe, cheap: a batch and an index.
+    """The outcome of one record: its offset, or why it could not be written. Thread-safe.
+
+    It costs little: it is a batch and an index.
 
     >>> import streamlog
     >>> with streamlog.open() as log:
@@ -41,8 +43,11 @@ class Delivery(Generic[T]):
         return self._batch.done()
 
     def result(self, timeout: float | None = None) -> T:
-        """Where the record lies; ends the linger of its batch. Raises why it could not be written,
-        or RequestTimedOutError (a TimeoutError) after `timeout` real seconds, the record still on its way."""
+        """The record's topic, partition, offset and timestamp. Ends the linger of its batch, and waits.
+
+        Raises why it could not be written; RequestTimedOutError (a TimeoutError) after `timeout` real seconds: the record
+        is still on its way then.
+        """
         error = self.exception(timeout)
         if error is not None:
             try:
@@ -52,7 +57,7 @@ class Delivery(Generic[T]):
         return self._value()
 
     def exception(self, timeout: float | None = None) -> BaseException | None:
-        """Why the record could not be written, or None; waits like `result`."""
+        """Why the record could not be written, or None if it was written. Waits like `result`."""
         batch = self._batch
         if not batch.done():
             batch.queue.finish(batch, seconds_or_none(timeout))
@@ -63,10 +68,13 @@ class Delivery(Generic[T]):
         return error.copy() if isinstance(error, StreamlogError) else error
 
     def add_done_callback(self, fn: Callable[[Delivery[T]], object]) -> None:
-        """Call `fn(self)` once done, now if it is; on whatever thread finishes it. What it raises is logged."""
+        """Call `fn(self)` once the record is written or has failed, now if it is.
+
+        The thread that finishes the record calls it. What it raises is logged.
+        """
         self._batch.observe(self._index)
         queue = self._batch.queue
-        # Not in the middle of a write: a callback may send, flush and wait.
+        # Not in the middle of the write: a callback may send, flush and wait.
         self._batch.on_done(lambda _: queue.calls.append(partial(_call, fn, self)))
         if self._batch.done():
             queue.call()
@@ -99,8 +107,8 @@ def _call(fn: Callable[[Any], object], delivery: Any) -> None:
         logger.exception("a done callback of a delivery raised")
 
 
-class Written(Delivery[RecordMetadata]):
-    """A delivery that was done when `send` returned."""
+class CompletedDelivery(Delivery[RecordMetadata]):
+    """A delivery that was done when `send` returned: there was no batch."""
 
     __slots__ = ("_metadata",)
 
@@ -125,24 +133,27 @@ class Written(Delivery[RecordMetadata]):
 
 
 class Part:
-    """One batch of a `send_many`: which of the call's records are in it."""
+    """One batch of a `send_many`: `indexes` are the places, in the call, of the records in it."""
 
     __slots__ = ("batch", "first", "indexes")
 
     def __init__(self, batch: Batch, indexes: Sequence[int], first: int = 0) -> None:
         self.batch = batch
         self.indexes = indexes
-        self.first = first  # the first one's place in the batch
+        self.first = first  # where in the batch the first of them is
 
     def observe(self) -> None:
-        """Somebody looked after these records; others may share their batch."""
+        """The program asks for the outcome of these records; others may share their batch."""
         for place in range(self.first, self.first + len(self.indexes)):
             self.batch.observe(place)
 
 
 class Placed(NamedTuple):
-    """Where one batch of a `send_many` lies. `indexes` are its records' places in the call, the first of which is the
-    record number `first` of the batch; `times` one timestamp of all, or that of each record of the batch."""
+    """Where one batch of a `send_many` was written.
+
+    `indexes` are its records' places in the call, the first of which is record number `first` of the batch. `times` is
+    one timestamp of all of them, or that of each record of the batch.
+    """
 
     topic: str
     partition: int
@@ -159,15 +170,17 @@ class Placed(NamedTuple):
         return cls(queue.topic.name, queue.partition, batch.result(), part.first, batch.times(), part.indexes)
 
     def metadata(self, inside: int) -> RecordMetadata:
-        """Of record number `inside` of the batch."""
+        """The metadata of record number `inside` of the batch."""
         times = self.times
         time = times if isinstance(times, int) else times[inside]
         return RecordMetadata(self.topic, self.partition, self.base_offset + inside, time)
 
 
 class ManyMetadata(Sequence[RecordMetadata]):
-    """The places of a `send_many`'s records, in the order of the call; made as they are asked for. A value: it copies,
-    pickles and compares by what is in it."""
+    """The metadata of a `send_many`'s records, in the order of the call. Each is made when it is read.
+
+    A value: it can be copied, pickled and compared.
+    """
 
     def __init__(self, placed: Sequence[Placed], count: int) -> None:
         self._placed = placed
@@ -204,7 +217,11 @@ class ManyMetadata(Sequence[RecordMetadata]):
 
 
 class ManyDelivery(Delivery[Sequence[RecordMetadata]]):
-    """The promise of all places of one `send_many`."""
+    """The outcome of all records of one `send_many`. It is done when the last of them is.
+
+    `result` raises DeliveryError if some of them could not be written: `.failed` has the errors by index, `.metadata`
+    has None for those.
+    """
 
     __slots__ = ("_count", "_parts")
 
@@ -243,7 +260,7 @@ class ManyDelivery(Delivery[Sequence[RecordMetadata]]):
 
         def one(done: Any) -> None:
             # Counted in one step: two threads may have written two batches at once.
-            if next(written) == last:  # to the queue of the last one, whose writer calls what is there when it is done
+            if next(written) == last:  # on the queue of the last one, whose writer calls the callbacks afterwards
                 done.queue.calls.append(partial(_call, fn, self))
 
         for part in self._parts:
@@ -257,6 +274,26 @@ class ManyDelivery(Delivery[Sequence[RecordMetadata]]):
         failed = sum(len(part.indexes) for part in self._parts if part.batch.done() and part.batch.error() is not None)
         state = f"{failed} failed" if failed else "written" if self.done() else "not written yet"
         return f"<streamlog.Delivery of {self._count} records: {state}>"
+
+
+class UnacknowledgedDelivery(ManyDelivery):
+    """`send_many` with acks=0: done at once, with offset -1, whatever becomes of the records."""
+
+    __slots__ = ()
+
+    def done(self) -> bool:
+        return True
+
+    def exception(self, timeout: float | None = None) -> BaseException | None:
+        return None
+
+    def result(self, timeout: float | None = None) -> Sequence[RecordMetadata]:
+        places: list[RecordMetadata] = [RecordMetadata("", 0, -1, 0)] * self._count
+        for part in self._parts:
+            queue = part.batch.queue
+            for inside, index in enumerate(part.indexes, part.first):
+                places[index] = RecordMetadata(queue.topic.name, queue.partition, -1, part.batch.time_of(inside))
+        return places
 
 
 def _many_error(parts: Sequence[Part], count: int) -> DeliveryError:
@@ -282,6 +319,7 @@ def delivery_error(
     metadata: Sequence[RecordMetadata | None],
     not_kept: int = 0,
 ) -> DeliveryError:
+    """What `result` and `flush` raise; `not_kept`: how many more records failed that are not in `records`."""
     first = next(iter(failed.values()))
     more = ""
     if not_kept:

@@ -1,16 +1,18 @@
-"""Records on their way into one partition: a queue of batches, of which the last may be open, and who writes them.
+"""The records of one producer on their way into one partition: a queue of batches, and the thread that writes them.
 
-Two locks. `lock` is a leaf: it is held for the nanoseconds in which a batch is put at the end of the
-queue, and never during I/O; a record joins the open batch without it (`Batch` says how). `draining` is
-held by the one thread that writes, which alone takes batches out. Who finds it taken leaves its batches
-in the queue and waits, if at all, on a gate of its own; the writer looks at the queue again after it let
-go, so nothing is left behind. (A single record without a linger is the exception: `Producer._send_now`.)
+A batch goes through three places: the last batch of `queue` may be open, the others wait to be written; the thread that
+holds `draining` has what it writes in `inflight`; with `sync=True` a batch that is in the log waits in `unsynced` for its
+sync. `draining` is free by then, so other records are appended meanwhile.
 
-With `sync=True` a batch that is in the log still waits for its sync. It has left `queue` for `written` by
-then, and `draining` is free: others' records are appended while it waits.
+Three locks. `lock` is a leaf: it is held while a batch is put at the end of the queue, and never during I/O. A record
+joins the open batch without it (`Batch` says how). `draining` is held by the one thread that writes, and only that
+thread takes batches out of the queue. A thread that finds it taken leaves its batches in the queue, and waits on a gate
+of its own if it has to wait at all. The writer looks at the queue again after it released `draining`, so no batch stays
+behind. (`Producer._send_now` writes a single record without a batch.) `_completing` is held while synced batches are
+completed; the accumulator's lock nests in it.
 
-An interrupt can come between any two steps. A batch leaves the queue only after it is done, and what
-became of an interrupted write is asked of the log, so records are neither lost nor written twice.
+An interrupt can come between any two steps. A batch leaves the queue only after it is done or in `unsynced`, and the log
+says what became of an interrupted write, so records are neither lost nor written twice.
 """
 
 from __future__ import annotations
@@ -47,38 +49,30 @@ from ...runtime.values import refuse_to_copy
 from ...storage.log import AppendRequest
 from ...types import TopicPartition
 from .batch import Batch, Row
-from .written import Written
 
 logger = logging.getLogger("streamlog.client")
 
-# What a record takes beside its key and value, roughly; only used to decide when a batch is full.
-RECORD_OVERHEAD = 8
-# How much one write takes at most: enough to make the call cheap, little enough to let others in.
+# How much one write takes at most: enough to make the call cheap, and little enough that others get their turn.
 _WRITE_BYTES = 1 << 20
-# What a batch takes beside its records, roughly.
+# What a batch takes besides its records, roughly.
 _BATCH_OVERHEAD = 128
-_MANY = 1 << 62
+_UNLIMITED = 1 << 62
 
 
 class Owner(Protocol):
-    """What a queue needs of its producer."""
+    """What a queue needs of its producer: the RecordAccumulator."""
 
     batch_size: int
     codec: int
 
-    def append(self, queue: PartitionQueue, write: AppendRequest) -> Completion[int]: ...
-    def settle(self, queue: PartitionQueue, write: AppendRequest) -> Completion[int] | None: ...
+    def append(self, queue: PartitionQueue, request: AppendRequest) -> Completion[int]: ...
+    def settle(self, queue: PartitionQueue, request: AppendRequest) -> Completion[int] | None: ...
     def call_soon(self, queue: PartitionQueue) -> None: ...
     def reserve(self, size: int) -> bool: ...
     def arm(self, deadline_ms: int) -> None: ...
     def finished(self, batch: Batch) -> None: ...
     def observed(self, batch: Batch) -> None: ...
     def now_ms(self) -> int: ...
-
-
-def attributes_of(topic: TopicView) -> int:
-    """The attributes that the topic's settings give every batch."""
-    return LOG_APPEND_TIME if topic.config.message_timestamp_type == "LogAppendTime" else 0
 
 
 def not_in_time(timeout: float | None) -> RequestTimedOutError:
@@ -89,7 +83,7 @@ def not_in_time(timeout: float | None) -> RequestTimedOutError:
 
 
 class PartitionQueue:
-    """The way of one producer's records into one partition. Thread-safe."""
+    """The batches of one producer for one partition. Thread-safe."""
 
     __reduce_ex__ = refuse_to_copy
 
@@ -99,41 +93,44 @@ class PartitionQueue:
         self.seed = topic.seeds[partition]
         self.follow(topic, codec)
         self.linger_ms = linger_ms
-        self.max_size = 0
         self.lock = new_lock()
         self.draining = new_lock()
+        self._completing = new_lock()
         # All but the last are closed: a batch is added when the one before it is.
         self.queue: deque[Batch] = deque()
         self.inflight: tuple[list[Batch], AppendRequest] | None = None
-        self.written = Written(self._conclude)
-        # Gates of those who wait for another thread to write their batch.
+        # In the order in which they were written, and so synced. After an interrupt a batch may be in it twice.
+        self.unsynced: deque[Batch] = deque()
+        # Opens the gates of the threads that wait for another thread to write their batch.
         self.waiters: deque[Callable[[], object]] = deque()
-        # Set under `lock` when the producer closes: a closed queue has no open batch, and takes none.
+        # Set under `lock` when the producer closes: a closed queue has no open batch, and accepts none.
         self.closed: StreamlogError | None = None
-        # In a forked child: what a Delivery is asked there must not make it write the parent's records.
+        # In a forked child, which must not write the parent's records when it uses a Delivery.
         self.forked = False
         # Users' callbacks, called when no lock is held: they may send, flush, and wait.
         self.calls: deque[Callable[[], object]] = deque()
-        self.callers: set[int] = set()
+        self._callers: set[int] = set()
 
     def follow(self, topic: TopicView, codec: int) -> None:
         """Take the topic's settings from now on."""
         self.topic = topic
         self.codec = codec
         # A write is all or nothing, so it goes into one segment. A batch and a write are therefore no larger than a
-        # segment: else the segment, and with it the retention bound that it was derived from, would be as large as
+        # segment: otherwise the segment, and with it the retention bound that it was derived from, would be as large as
         # the write. Half a segment leaves room for a batch's header and for the record that closes it.
         segment_bytes, records = topic.config.effective_segment_bytes, topic.config.effective_segment_records
         self.batch_size = min(self.owner.batch_size, max(1, segment_bytes // 2))
-        self.batch_records = records if records > 0 else _MANY
+        self.batch_records = records if records > 0 else _UNLIMITED
         self.write_bytes = min(_WRITE_BYTES, segment_bytes)
-        self.attributes = attributes_of(topic)
-        # Whether a record is written as it is: not compressed, with its own timestamp.
+        self.attributes = LOG_APPEND_TIME if topic.config.message_timestamp_type == "LogAppendTime" else 0
+        # A record is written as it is: not compressed, with its own timestamp.
         self.plain = not codec and not self.attributes
 
     @property
     def name(self) -> TopicPartition:
         return TopicPartition(self.topic.name, self.partition)
+
+    # -- accepting -----------------------------------------------------------------------------------
 
     @property
     def open(self) -> Batch | None:
@@ -145,9 +142,9 @@ class PartitionQueue:
         return None if batch.closed else batch
 
     def add(self, row: Row, size: int) -> tuple[Batch, int] | None:
-        """Put a record into the open batch: the batch, and the record's index in it. Closes a full one.
+        """Put a record into the open batch, and close that when it is full; the batch, and the record's index in it.
 
-        None if a new batch would not fit into the producer's buffer.
+        None if a new batch would not fit into the producer's buffer. Raises ClosedError.
         """
         while True:
             batch = self.open
@@ -166,23 +163,21 @@ class PartitionQueue:
         """`add`, to a new batch. REQUIRES: `lock`, and no open batch."""
         if self.closed is not None:
             raise self.closed.copy()
-        room = max(self.batch_size, size)
-        if not self.owner.reserve(room):
+        reserved = max(self.batch_size, size)
+        if not self.owner.reserve(reserved):
             return None
         linger = self.linger_ms
         batch = Batch(self, self.owner.now_ms() + linger if linger else 0, not linger)
-        batch.reserved = room
+        batch.reserved = reserved
         batch.join(row, size)
         batch.closed = size >= self.batch_size or self.batch_records == 1
-        if (
-            linger
-        ):  # before it is queued: an interrupt must not leave it to itself. Who comes by meanwhile waits in `due`
+        if linger:  # before it is queued: after an interrupt no queued batch is without a deadline
             self.owner.arm(batch.deadline_ms)
-        self.queue.append(batch)  # not before it has a record: an interrupt must not leave an empty one
+        self.queue.append(batch)  # not before it has a record: after an interrupt no batch is empty
         return batch, 0
 
     def put(self, batches: Sequence[Batch]) -> None:
-        """Queue whole batches behind everything sent before."""
+        """Queue whole batches after everything sent before. Raises ClosedError."""
         with inside(), self.lock:
             if self.closed is not None:
                 raise self.closed.copy()
@@ -196,17 +191,27 @@ class PartitionQueue:
             batch.closed = True
 
     def close(self, error: StreamlogError) -> None:
-        """Accept nothing from now on; what was accepted can still be written."""
+        """Refuse records with `error` from now on; what was accepted can still be written."""
         with inside(), self.lock:
             self.close_batch()
             self.closed = error
 
+    @property
+    def is_idle(self) -> bool:
+        """Nothing is queued or waits for its sync, and no thread is adding or writing."""
+        # The locks first: a thread that is seen to hold none has put its batch where it is seen next.
+        return not (self.lock.locked() or self.draining.locked() or self.queue or self.unsynced)
+
+    def batches(self) -> list[Batch]:
+        """All batches that take a part of the buffer."""
+        return [*self.queue, *self.unsynced]
+
     # -- writing -------------------------------------------------------------------------------------
 
     def drain(self) -> None:
-        """Write what is sealed, or leave it to the thread that is writing already.
+        """Write the batches that are closed, or leave them to the thread that is writing already.
 
-        Where it would be in the middle of another call of this thread, to the end of the linger at the latest.
+        Where it interrupts another call of this thread, they are written when the linger ends at the latest.
         """
         if is_inside():
             return
@@ -215,33 +220,6 @@ class PartitionQueue:
                 return
             with inside(), self.draining:
                 self._drain()
-        self.call()
-
-    def call(self) -> None:
-        """Call what users asked to be called. REQUIRES: no lock.
-
-        One that sends or flushes comes by here again: the outer loop goes on with the others, or the stack would not do.
-        """
-        me = get_ident()
-        if not self.calls or me in self.callers:
-            return
-        try:
-            self.callers.add(me)
-            while self.calls:
-                try:
-                    call = self.calls.popleft()
-                except IndexError:  # another thread took the last one
-                    return
-                call()
-        except BaseException:  # an interrupt in one of them: the others are called all the same
-            if self.calls:
-                self.owner.call_soon(self)
-            raise
-        finally:
-            self.callers.discard(me)
-
-    def call_later(self, now_ms: int) -> None:
-        """`call`, as background work."""
         self.call()
 
     def _has_work(self) -> bool:
@@ -259,7 +237,7 @@ class PartitionQueue:
             self._write(batches)
 
     def _next_batches(self) -> list[Batch]:
-        """What may be written together: batches that are closed, or urgent; no more than a segment holds."""
+        """The batches that are written together: closed or urgent ones, no more than a segment holds."""
         batches: list[Batch] = []
         size = records = 0
         for batch in list(self.queue):
@@ -277,25 +255,94 @@ class PartitionQueue:
         if not batches:
             return
         try:
-            write = AppendRequest([batch.seal() for batch in batches])
-            self.inflight = (batches, write)
-            done = self.owner.append(self, write)
-        except ReentrantCallError:  # of a signal handler in the middle of it, and no answer: `_settle` finds out
+            request = AppendRequest([batch.seal() for batch in batches])
+            self.inflight = (batches, request)
+            done = self.owner.append(self, request)
+        except ReentrantCallError:  # of a signal handler in the middle of it, and no answer: `_settle` asks the log
             raise
         except StreamlogError as error:
-            self._finish(batches, error, None)
+            self._finish(batches, error)
             return
-        if done.done():
-            self._finish(batches, done.error(), write)
-        else:
-            self._await(batches, write, done)
+        self._appended(batches, request, done)
 
-    def _await(self, batches: list[Batch], write: AppendRequest, done: Completion[int]) -> None:
-        """The batches are in the log and wait for a sync: make room for the next ones. REQUIRES: `draining`."""
-        self.written.add(batches, write, done)
+    def _encodes(self, batch: Batch) -> bool:
+        """Encode a batch. One that cannot be encoded, though its records were checked, fails alone.
+
+        A signal handler, the program's own code, can run in here, and what it raises says nothing about the records. The
+        batch stays queued then, and the next call encodes it.
+        """
+        try:
+            batch.seal()
+        except Exception as error:
+            if not batch.disturbed and (isinstance(error, MemoryError) or not ends_in(error, "streamlog.records.")):
+                batch.disturbed = True  # once: an error that comes again is the records', and must not block the queue
+                raise
+            failed = SerializationError(
+                f"{len(batch)} records for {self.topic.name}-{self.partition} could not be encoded: {error}. "
+                f"Send them one by one to find the one at fault."
+            )
+            failed.__cause__ = error
+            self._finish([batch], failed)
+            return False
+        return True
+
+    def _appended(self, batches: list[Batch], request: AppendRequest, done: Completion[int]) -> None:
+        """The log has answered: finish the batches, or have them wait for their sync. REQUIRES: `draining`."""
+        base_offset = request.base_offset
         for batch in batches:
-            batch.parked = done
-        while self.queue and self.queue[0].parked is not None:
+            batch.base_offset = base_offset
+            base_offset += len(batch)
+            if batch.sealed is not None and batch.sealed.attributes & LOG_APPEND_TIME:
+                batch.append_time = request.append_ms
+        if done.done():
+            self._finish(batches, done.error())
+        else:
+            self._await_sync(batches, done)
+
+    def _finish(self, batches: list[Batch], error: BaseException | None) -> None:
+        """Complete or fail batches, and take them out of the queue. REQUIRES: `draining`."""
+        for batch in batches:
+            self._complete(batch, error)
+        self._drop_done()
+        self.inflight = None
+
+    def _complete(self, batch: Batch, error: BaseException | None) -> None:
+        """May be done twice: an interrupt may have stopped the first one."""
+        if error is not None:
+            batch.fail(error)
+        else:
+            batch.release_payload()
+            batch.complete(batch.base_offset)
+        self.owner.finished(batch)
+
+    def _drop_done(self) -> None:
+        """REQUIRES: `draining`."""
+        while self.queue and self.queue[0].done():
+            self.queue.popleft()
+
+    def _settle(self) -> None:
+        """An interrupt stopped a write: ask the log whether it was appended. REQUIRES: `draining`."""
+        assert self.inflight is not None
+        batches, request = self.inflight
+        if not all(batch.done() for batch in batches):
+            done = self.owner.settle(self, request)
+            if done is not None:
+                self._appended(batches, request, done)
+                return
+        for batch in batches:
+            if batch.done() and batch.reserved:
+                self.owner.finished(batch)
+        self._drop_done()
+        self.inflight = None
+
+    # -- syncs ---------------------------------------------------------------------------------------
+
+    def _await_sync(self, batches: list[Batch], done: Completion[int]) -> None:
+        """The batches are in the log and wait for their sync; the next ones can be written. REQUIRES: `draining`."""
+        for batch in batches:  # both steps before it leaves the queue: an interrupt between them is settled
+            self.unsynced.append(batch)
+            batch.awaits = done
+        while self.queue and self.queue[0].awaits is not None:
             self.queue.popleft()
         self.inflight = None
         done.on_done(self._on_synced)
@@ -305,78 +352,42 @@ class PartitionQueue:
             self.waiters.popleft()()
 
     def _on_synced(self, _: object) -> None:
-        """On whatever thread synced, and maybe under locks of the broker's, so users' callbacks have to wait."""
-        self.written.collect()
+        """On the thread that synced, which may hold locks of the broker's: users' callbacks are called later."""
+        self._complete_synced()
         if self.calls:
             self.owner.call_soon(self)
 
-    def _encodes(self, batch: Batch) -> bool:
-        """Encode a batch. One that cannot be, though its records were checked, fails alone and blocks nobody.
+    def _complete_synced(self) -> None:
+        """Complete the batches whose sync is done. Any thread may do it, and again: an interrupt may have stopped another."""
+        while self._is_first_synced():
+            with inside(), self._completing:
+                if self._is_first_synced():
+                    batch = self.unsynced[0]
+                    assert batch.awaits is not None
+                    self._complete(batch, batch.awaits.error())
+                    self.unsynced.popleft()
 
-        Code of the program's own can run in here, a signal handler; what that raises is no fault of the records. The
-        batch stays where it is then, and is encoded by whoever comes next.
-        """
+    def _is_first_synced(self) -> bool:
         try:
-            batch.seal()
-        except Exception as error:
-            if not batch.disturbed and (isinstance(error, MemoryError) or not ends_in(error, "streamlog.records.")):
-                batch.disturbed = True  # once: what comes again is in the records themselves, and must block nobody
-                raise
-            failed = SerializationError(
-                f"{len(batch)} records for {self.topic.name}-{self.partition} could not be encoded: {error}. "
-                f"Send them one by one to find the one at fault."
-            )
-            failed.__cause__ = error
-            self._finish([batch], failed, None)
+            done = self.unsynced[0].awaits
+        except IndexError:
             return False
-        return True
+        return done is not None and done.done()
 
-    def _finish(self, batches: list[Batch], error: BaseException | None, write: AppendRequest | None) -> None:
-        """REQUIRES: `draining`."""
-        self._conclude(batches, error, write)
-        self._forget_done()
-        self.inflight = None
-
-    def _conclude(self, batches: list[Batch], error: BaseException | None, write: AppendRequest | None) -> None:
-        base_offset = -1 if write is None else write.base_offset
-        for batch in batches:
-            if write is not None and batch.sealed is not None and batch.sealed.attributes & LOG_APPEND_TIME:
-                batch.append_time = write.append_ms
-            if error is not None:
-                batch.fail(error)
-            else:
-                count = len(batch)
-                batch.release_payload()
-                batch.complete(base_offset)
-                base_offset += count
-            self.owner.finished(batch)
-
-    def _forget_done(self) -> None:
-        """REQUIRES: `draining`."""
-        while self.queue and self.queue[0].done():
-            self.queue.popleft()
-
-    def _settle(self) -> None:
-        """An interrupt cut a write short: ask the log what became of it."""
-        assert self.inflight is not None
-        batches, write = self.inflight
-        if not all(batch.done() for batch in batches):
-            done = self.owner.settle(self, write)
-            if done is not None and not done.done():
-                self._await(batches, write, done)
-                return
-            if done is not None:
-                self._finish(batches, done.error(), write)
-        for batch in batches:
-            if batch.done() and batch.reserved:
-                self.owner.finished(batch)
-        self._forget_done()
-        self.inflight = None
+    def sync(self, timeout: float) -> None:
+        """Have the batches in the log synced: a sender waits for their part of the buffer."""
+        try:
+            done = self.unsynced[-1].awaits
+        except IndexError:
+            return
+        if done is not None:
+            wait_for(done, timeout)
+        self._complete_synced()
 
     # -- waiting -------------------------------------------------------------------------------------
 
     def finish(self, batch: Batch, timeout: float | None) -> None:
-        """Have `batch` written now, by this thread or the one that is at it, and wait until it is.
+        """Have `batch` written now, by this thread or the one that is writing, and wait until it is done.
 
         Raises RequestTimedOutError after `timeout` real seconds.
         """
@@ -386,8 +397,8 @@ class PartitionQueue:
         end = None if timeout is None else real_monotonic() + timeout
         batch.urgent = True
         while not batch.done():
-            parked = batch.parked
-            if parked is None and not self.draining.locked():
+            done = batch.awaits
+            if done is None and not self.draining.locked():
                 with inside(), self.draining:
                     self._drain()
                 self.drain()
@@ -395,41 +406,49 @@ class PartitionQueue:
             left = None if end is None else end - real_monotonic()
             if left is not None and left <= 0:
                 raise not_in_time(timeout)
-            if parked is not None:
-                if wait_for(parked, left):
-                    self.written.collect()
+            if done is not None:
+                if wait_for(done, left):
+                    self._complete_synced()
                 continue
             gate = RawGate()
             batch.on_done(gate.open)
             self.waiters.append(gate.open)
-            if batch.parked is None:
+            if batch.awaits is None:
                 # An interrupted writer may have left the queue without looking at it again.
                 gate.wait(look_again.turn_s if left is None else min(left, look_again.turn_s))
         self.call()
 
     def finish_all(self, end: float | None) -> None:
-        """Write everything queued so far; `end` is in real monotonic seconds."""
+        """Write everything queued so far and wait for it; `end` is in real monotonic seconds.
+
+        Raises RequestTimedOutError.
+        """
         self.close_batch()
-        try:
-            last: Batch | None = self.queue[-1]
-        except IndexError:
-            last = self.written.last()
+        last = self._last()
         if last is None:
             if self.inflight is not None:
                 self.drain()
             return
         self.finish(last, None if end is None else max(0.0, end - real_monotonic()))
-        self.written.collect()  # another thread may be at those before it
-        late = self.written.last()
-        if late is not None:  # the last one failed, and those before it still wait for their sync
-            self.finish(late, None if end is None else max(0.0, end - real_monotonic()))
+        self._complete_synced()  # another thread may be completing those before it
+        try:
+            late = self.unsynced[-1]
+        except IndexError:
+            return
+        # The last one failed, and those before it still wait for their sync.
+        self.finish(late, None if end is None else max(0.0, end - real_monotonic()))
 
-    def batches(self) -> list[Batch]:
-        """All that take room."""
-        return [*self.queue, *self.written.batches()]
+    def _last(self) -> Batch | None:
+        """The batch that was queued last, or else the one that was written last."""
+        for batches in (self.queue, self.unsynced):
+            try:
+                return batches[-1]
+            except IndexError:
+                continue
+        return None
 
-    def due(self, now_ms: int) -> int | None:
-        """Write the open batch if its linger is over, and what an interrupted sender left; when it will be (ms), or None."""
+    def write_due(self, now_ms: int) -> int | None:
+        """Write the open batch if its linger is over, and what an interrupted call left; the next deadline (ms), or None."""
         with inside(), self.lock:
             batch = self.open
         if batch is not None and batch.deadline_ms <= now_ms:
@@ -438,8 +457,38 @@ class PartitionQueue:
         batch = self.open
         return None if batch is None else batch.deadline_ms
 
-    def expire(self, delivery_timeout_ms: int) -> DeliveryTimeoutError:
+    def timed_out(self, delivery_timeout_ms: int) -> DeliveryTimeoutError:
         return DeliveryTimeoutError(
             f"The buffer stayed full for {delivery_timeout_ms} ms (delivery_timeout_ms): "
             f"{self.topic.name}-{self.partition} accepts nothing. The record was not taken. Look at the disk, or raise buffer_memory."
         )
+
+    # -- users' callbacks ----------------------------------------------------------------------------
+
+    def call(self) -> None:
+        """Call the users' callbacks that are due. REQUIRES: no lock.
+
+        A callback that sends or flushes comes here again. The outer loop goes on with the others then, so the stack does
+        not grow.
+        """
+        me = get_ident()
+        if not self.calls or me in self._callers:
+            return
+        try:
+            self._callers.add(me)
+            while self.calls:
+                try:
+                    call = self.calls.popleft()
+                except IndexError:  # another thread took the last one
+                    return
+                call()
+        except BaseException:  # an interrupt in one of them: the others are called all the same
+            if self.calls:
+                self.owner.call_soon(self)
+            raise
+        finally:
+            self._callers.discard(me)
+
+    def call_later(self, now_ms: int) -> None:
+        """`call`, as background work."""
+        self.call()

@@ -1,4 +1,4 @@
-"""Sending records: a `route` says what is allowed and where they go, `accumulator` and `outbox` hold them."""
+"""The producer: the handle that sends records, and the one that the library makes for itself."""
 
 from __future__ import annotations
 
@@ -8,23 +8,33 @@ from typing import Any, TypeAlias, Unpack
 
 from ...broker.api import Service
 from ...config import ProducerConfig
-from ...errors import SerializationError, StreamlogError
+from ...errors import StreamlogError
 from ...runtime.api import Completion
-from ...runtime.threads import SystemClock, is_inside, reentrant, refuse_reentry, this_thread, time_ns, wait_for
+from ...runtime.threads import (
+    SystemClock,
+    inside,
+    is_inside,
+    new_lock,
+    reentrant,
+    refuse_reentry,
+    this_thread,
+    time_ns,
+    wait_for,
+)
 from ...types import HeaderTuple, RecordMetadata
 from .. import config_types
-from ..arguments import count_of, seconds_or_none, up_to
+from ..arguments import seconds_or_none
 from ..handle import Closing, Parent, closed
-from ..serde import resolve_serializer
-from . import send_many
+from ..serde import header_tuple, resolve_serializer
 from .accumulator import RecordAccumulator
-from .batch import Batch, Row
-from .delivery import Delivery, ManyDelivery, Part, Written
-from .partition_queue import RECORD_OVERHEAD, PartitionQueue, not_in_time
-from .routes import TopicCache
-from .topic_cache import Route, header_tuple, headers_size
+from .batch import RECORD_OVERHEAD, Batch, Row, headers_size
+from .delivery import CompletedDelivery, Delivery, ManyDelivery, Part, UnacknowledgedDelivery
+from .partition_queue import PartitionQueue, not_in_time
+from .send_many import checked, cut, put
+from .topic_cache import CachedTopic, TopicCache
 
-_new: Any = object.__new__  # a Delivery is made a million times a second; its __init__ would be a fifth of a send
+# A Delivery is made without its __init__, which would be a fifth of a send with a linger.
+_new: Any = object.__new__
 TopicLike: TypeAlias = Any
 Headers: TypeAlias = Any
 logger = logging.getLogger("streamlog.client")
@@ -34,14 +44,14 @@ class Producer(Closing):
     """Sends records to topics. Thread-safe; made by `log.producer(...)`.
 
     With `linger_ms=0` (the default) a record is in the log when `send` returns. With a linger, records
-    gather into batches: `result()`, `flush()`, `close()` or a full batch end it. There is nothing to
-    poll. Cost: about a microsecond to send with a linger, some more without, and far less a record
-    with `send_many`.
+    gather in batches, and a batch is written when its linger is over or it is full; `result()`, `flush()` and
+    `close()` end the linger. The producer needs no polling. Cost: about a microsecond to send with a linger, some
+    microseconds without, and far less for a record of `send_many`.
 
-    Raises at the call what is wrong with the call (SerializationError, RecordTooLargeError,
-    InvalidTimestampError, UnknownTopicOrPartitionError, ClosedError); a failed append at the call
-    without a linger, in the `Delivery` with one. `flush` and `close` raise DeliveryError for failures
-    that nobody asked about.
+    What is wrong with a call is raised at the call: SerializationError, RecordTooLargeError,
+    InvalidTimestampError, UnknownTopicOrPartitionError, ClosedError. An append that fails is raised at the call
+    without a linger, and by the `Delivery` with one. `flush` and `close` raise DeliveryError for the
+    failed records whose `Delivery` the program has not asked.
 
     >>> import streamlog
     >>> with streamlog.open() as log:
@@ -62,16 +72,16 @@ class Producer(Closing):
         self._service.require_writable("A producer")
         self._deferred_closes = log._cleanup.deferred_closes
         clock = self._service.clock
-        # The system's clock is read without a Python frame in between: it is a tenth of a send.
+        # The system's clock is read without a Python frame of its own, which would be a tenth of a send.
         self._now_ns = time_ns if isinstance(clock, SystemClock) else lambda: clock.time_ms() * 1_000_000
-        self._outbox = RecordAccumulator(self._service, self._config)
+        self._accumulator = RecordAccumulator(self._service, self._config)
         self._linger_ms = self._config.linger_ms
         self._acks = self._config.acks
         self._syncs = self._service.durable
-        self._routes = TopicCache(log, self._service, self._config, self._outbox)
-        self._known, self._lingering = self._routes.known, self._routes.lingering
+        self._cache = TopicCache(self._service, self._config, self._accumulator, log._next_number())
+        self._topics = self._cache.topics
         log._adopt(self)
-        self._service.on_metadata(self._routes.forget)
+        self._service.on_metadata(self._cache.invalidate)
         self._made = True
 
     # -- sending -------------------------------------------------------------------------------------
@@ -86,23 +96,25 @@ class Producer(Closing):
         partition: int | None = None,
         timestamp_ms: int | None = None,
     ) -> Delivery[RecordMetadata]:
-        """Send one record; see the class. `value=None` is a tombstone, `key=None` spreads over partitions.
+        """Send one record to a topic (its name or a `Topic`); see the class.
 
-        `headers`: a mapping, or pairs, of str to bytes, str or None. `timestamp_ms`: event time, ms since
-        the epoch, now if not given. A full buffer blocks, and raises DeliveryTimeoutError after
-        `delivery_timeout_ms`.
+        `value=None` is a tombstone. Records with one key go to one partition, those with `key=None` are spread over all.
+        `headers`: a mapping, or pairs, of str to bytes, str or None. `timestamp_ms`: ms since the epoch, by default the
+        time of the call. A full buffer blocks the call, which raises DeliveryTimeoutError after `delivery_timeout_ms`.
         """
         if not self._linger_ms:
             return self._send(topic, value, key, headers, partition, timestamp_ms)
         try:
-            queue = self._lingering[topic]
+            cached = self._topics[topic]
+        except (KeyError, TypeError):  # not known, or by its handle
+            return self._send(topic, value, key, headers, partition, timestamp_ms)
+        queue = cached.lingering
+        if queue is None:
+            return self._send(topic, value, key, headers, partition, timestamp_ms)
+        try:
             batch = queue.queue[-1]
             rows = batch.rows
-        except (
-            LookupError,
-            TypeError,
-            AttributeError,
-        ):  # no such queue, no name of one, no batch, one that was written
+        except (IndexError, AttributeError):  # there is no batch, or it is whole or written
             return self._send(topic, value, key, headers, partition, timestamp_ms)
         if (
             type(value) is bytes
@@ -111,16 +123,17 @@ class Producer(Closing):
             and partition is None
             and timestamp_ms is None
         ):
-            # Nearly every record of a program that sends many: bytes, for a batch that is open already. As `Batch.join`.
+            # Nearly every record of a program that sends many: bytes, for a batch that is open. The steps of `Batch.join`
+            # and of `PartitionQueue.add`, written out: by calls a send takes 1.7 times as long.
             size = len(value) + len(key) + RECORD_OVERHEAD
-            if size <= queue.max_size:
+            if size <= cached.max_size:
                 row = (key, value, self._now_ns() // 1_000_000)
                 rows.append(row)
                 index = len(rows) - 1
                 if rows[index] is not row:
                     index = batch.index_of(row, rows)
                 batch.size = size = batch.size + size
-                if not batch.closed or batch.took(index, rows):
+                if not batch.closed or batch.has(index, rows):
                     if size >= queue.batch_size or index + 1 >= queue.batch_records:
                         batch.closed = True
                         queue.drain()
@@ -133,53 +146,53 @@ class Producer(Closing):
     def _send(
         self, topic: TopicLike, value: Any, key: Any, headers: Any, partition: int | None, timestamp_ms: int | None
     ) -> Delivery[RecordMetadata]:
-        """`send`, whatever it is given."""
+        """`send`, for all arguments."""
         mark = this_thread.mark
         if mark._is_owned():  # as `refuse_reentry`, without a call
             raise reentrant()
         try:
-            route = self._known[topic if type(topic) is str else topic._known]
+            cached = self._topics[topic if type(topic) is str else topic._cache_key]
         except (KeyError, AttributeError):
-            route = self._route(topic)
-        if not (type(value) is bytes and type(key) is bytes and route.plain):
-            key, value = route.key_bytes(key), route.value_bytes(value)
+            cached = self._find(topic)
+        if not (type(value) is bytes and type(key) is bytes and cached.plain):
+            key, value = cached.key_bytes(key), cached.value_bytes(value)
         size = (0 if value is None else len(value)) + (0 if key is None else len(key)) + RECORD_OVERHEAD
         pairs: HeaderTuple = ()
         if headers is not None:
             pairs = header_tuple(headers)
             size += headers_size(pairs)
-        if size > route.max_size:
-            raise route.too_large(size)
+        if size > cached.max_size:
+            raise cached.too_large(size)
         timestamp = now_ms = self._now_ns() // 1_000_000
         if timestamp_ms is not None:
-            timestamp = route.timestamp(timestamp_ms, now_ms)
-        queue = route.only
+            timestamp = cached.timestamp(timestamp_ms, now_ms)
+        queue = cached.only
         if queue is None or partition is not None:
-            queue = route.queue_for(key, partition)
+            queue = cached.queue_for(key, partition)
         if not self._linger_ms and value is not None and not pairs and queue.plain and not queue.queue:
             written = self._send_now(mark, queue, key, value, timestamp, now_ms)
             if written is not None:
                 return written
         row: Row = (key, value, timestamp, pairs) if pairs else (key, value, timestamp)
         if not self._linger_ms:
-            return self._finish_now(*self._outbox.add(queue, row, size))
-        batch, index = self._outbox.add(queue, row, size)
+            return self._finish_now(*self._accumulator.add(queue, row, size))
+        batch, index = self._accumulator.add(queue, row, size)
         if batch.closed:
             if key is None:
-                route.batch_is_full()
+                cached.on_new_batch()
             queue.drain()
         if self._acks == 0:
             batch.observe(index)
-            return Written(route.topic.name, queue.partition, -1, timestamp)
+            return CompletedDelivery(cached.topic.name, queue.partition, -1, timestamp)
         return Delivery(batch, index)
 
     def _send_now(
         self, mark: Any, queue: PartitionQueue, key: bytes | None, value: bytes, timestamp: int, now_ms: int
     ) -> Delivery[RecordMetadata] | None:
-        """Write one record with nothing before it, without a batch object; None if something came before.
+        """Write one record without a batch; None if other records are to be written before it. `mark`: see `inside`.
 
-        A write of another thread is waited for. That beat leaving the record in a batch for that thread to
-        write: four threads kept 0.43 of one thread's rate against 0.30. `mark` is the thread's (`inside`).
+        It waits for another thread that is writing. Leaving the record in a batch for that thread was slower: four
+        threads kept 0.30 of one thread's rate, against 0.43 so.
         """
         synced: Completion[int] | None = None
         with mark, queue.draining:
@@ -192,7 +205,7 @@ class Producer(Closing):
             except StreamlogError as error:
                 if self._acks != 0:
                     raise
-                logger.error("a record sent with acks=0 was lost: %s", error)
+                logger.error("a record sent with acks=0 could not be written: %s", error)
                 offset = -1
         if queue.queue:
             queue.drain()
@@ -200,12 +213,12 @@ class Producer(Closing):
             self._await_sync(synced)
         if self._deferred_closes:
             self._log._cleanup.run_deferred_closes()
-        written: Written = _new(Written)
+        written: CompletedDelivery = _new(CompletedDelivery)
         written._metadata = (queue.topic.name, queue.partition, offset if self._acks else -1, timestamp)
         return written
 
     def _await_sync(self, done: Completion[int]) -> None:
-        """Have a lone record on the device, and not `draining` meanwhile: others' records are to share the sync."""
+        """Wait for the sync of a single record. REQUIRES: not `draining`, so that other threads' records share the sync."""
         if self._acks == 0:
             done.unattended()
             return
@@ -214,7 +227,7 @@ class Producer(Closing):
         done.result()
 
     def _finish_now(self, batch: Batch, index: int) -> Delivery[RecordMetadata]:
-        """Without a linger: acknowledged, or refused, when `send` returns."""
+        """Without a linger: the record is acknowledged, or failed, when `send` returns."""
         batch.observe(index)
         if self._acks == 0 and self._syncs:
             batch.queue.drain()
@@ -224,8 +237,8 @@ class Producer(Closing):
         if self._acks == 0:
             error = batch.error()
             if error is not None:
-                logger.error("a record sent with acks=0 was lost: %s", error)
-            return Written(batch.queue.topic.name, batch.queue.partition, -1, batch.time_of(index))
+                logger.error("a record sent with acks=0 could not be written: %s", error)
+            return CompletedDelivery(batch.queue.topic.name, batch.queue.partition, -1, batch.time_of(index))
         if self._deferred_closes:
             self._log._cleanup.run_deferred_closes()
         delivery.result()
@@ -243,90 +256,65 @@ class Producer(Closing):
     ) -> Delivery[Sequence[RecordMetadata]]:
         """Send many records at once: `values`, and `keys` and `timestamps_ms` of the same length if given.
 
-        `headers` and `partition` hold for all. Everything is checked before the first append, but for a buffer
-        that cannot be packed, such as an `array`: its batch fails by itself. The records
-        are written when this returns; with a linger, the last ones may linger. Cost: a quarter of a microsecond
-        a record, or less.
+        `headers` and `partition` are those of every record. All records are checked before the first is appended; one
+        exception is a buffer that cannot be packed, such as an `array`, which fails with its batch. The records are in
+        the log when this returns; with a linger, the last ones may linger. Cost: a quarter of a microsecond for each
+        record, or less.
+
+        Raises what `send` raises, and DeliveryError if some of the records could not be written.
         """
         refuse_reentry()
         try:
-            route = self._known[topic if type(topic) is str else topic._known]
+            cached = self._topics[topic if type(topic) is str else topic._cache_key]
         except (KeyError, AttributeError):
-            route = self._route(topic)
-        column = route.many(values, route.serialize_value, "value", bool(self._linger_ms))
-        n = len(column.items)
-        key_column = (
-            None if keys is None else route.many(up_to(n + 1, keys), route.serialize_key, "key", bool(self._linger_ms))
-        )
-        if key_column is not None and len(key_column.items) != n:
-            raise SerializationError(
-                f"send_many got {n} values and {count_of(keys, key_column.items)} keys; it takes one key for each value."
-            )
-        if route.needs_key and n and (key_column is None or any(key is None for key in key_column.items)):
-            raise route.no_key()
-        pairs = () if headers is None else header_tuple(headers)
-        now = self._now_ns() // 1_000_000
-        times = now if timestamps_ms is None else route.timestamps(timestamps_ms, now, n)
-        sizes = (
-            send_many.sizes_of(column, key_column, RECORD_OVERHEAD + headers_size(pairs), route.max_size) if n else 0
-        )
-        if send_many.largest(sizes) > route.max_size:
-            raise route.too_large(send_many.largest(sizes))
+            cached = self._find(topic)
+        linger_ms, now_ms = self._linger_ms, self._now_ns() // 1_000_000
+        records = checked(cached, values, keys, headers, timestamps_ms, now_ms, copied=bool(linger_ms))
+        n = len(records.values)
         parts: list[Part] = []
-        items, key_items = column.items, None if key_column is None else key_column.items
-        for queue, chosen in route.spread(key_items, partition, n):
-            if isinstance(chosen, range):
-                made = send_many.cut(queue, items, key_items, times, sizes, pairs, chosen)
-            else:
-                made = send_many.cut(
-                    queue,
-                    [items[i] for i in chosen],
-                    None if key_items is None else [key_items[i] for i in chosen],
-                    times if isinstance(times, int) else [times[i] for i in chosen],
-                    sizes if isinstance(sizes, int) else [sizes[i] for i in chosen],
-                    pairs,
-                    chosen,
-                )
-            parts += send_many.put(self._outbox, queue, made, self._linger_ms)
+        for queue, indexes in cached.spread(records.keys, partition, n):
+            parts += put(self._accumulator, queue, cut(queue, records.at(indexes), indexes), linger_ms)
         if self._acks == 0:
             for part in parts:
                 part.batch.observe(None)
-            return send_many.Unacknowledged(parts, n)
+            return UnacknowledgedDelivery(parts, n)
         delivery = ManyDelivery(parts, n)
         if self._deferred_closes:
             self._log._cleanup.run_deferred_closes()
-        if not self._linger_ms:
+        if not linger_ms:
             delivery.result()
         return delivery
 
-    def _route(self, topic: TopicLike) -> Route:
-        """A topic's route, by the long way."""
+    def _find(self, topic: TopicLike) -> CachedTopic:
+        """The topic, looked up in the log. Raises ClosedError, also if the producer is closed meanwhile."""
         self._check()
-        route = self._routes.find(topic)
+        cached = self._cache.find(self._log, topic)
         if self._dead is not None:
-            self._routes.forget()
+            self._topics.clear()
             self._check()
-        return route
+        return cached
 
     # -- ending --------------------------------------------------------------------------------------
 
     def flush(self, timeout: float | None = None) -> None:
-        """Write everything sent so far and wait until it is in the log; on the device only with `sync=True`.
+        """Write everything sent so far, and wait until it is in the log; with `sync=True`, until it is on the device.
 
-        Raises RequestTimedOutError (a TimeoutError) after `timeout` real seconds; DeliveryError for records
-        that failed since the last flush and that nobody asked about.
+        Raises RequestTimedOutError (a TimeoutError) after `timeout` real seconds; DeliveryError for the records
+        that failed since the last flush and whose `Delivery` the program has not asked.
         """
         refuse_reentry()
         self._check()
-        self._outbox.flush(seconds_or_none(timeout))
+        self._accumulator.flush(seconds_or_none(timeout))
         if self._deferred_closes:
             self._log._cleanup.run_deferred_closes()
-        self._outbox.report()
+        self._accumulator.report()
 
     def close(self, timeout: float | None = None) -> None:
-        """Flush, then refuse. Raises what `flush` raises, closed all the same. Closing again does nothing, but for
-        one that an exception of the program's own ended, Ctrl-C or out of a signal handler, which goes on. In a signal
-        handler or finalizer it may be put off until the call that was interrupted ends."""
+        """Flush, and refuse every later call. Raises what `flush` raises; the producer is closed all the same.
+
+        Closing again does nothing, unless Ctrl-C or a signal handler's exception ended the first close: then it goes on.
+        In a signal handler or finalizer the close may be put off until the call that was interrupted ends.
+        """
         limit = seconds_or_none(timeout)
         if self._ended:
             return
@@ -334,33 +322,33 @@ class Producer(Closing):
             self._log._cleanup.defer_close(self.close)
             return
         self._dead = dead = self._dead or closed("producer")
-        self._routes.forget()
+        self._topics.clear()
         try:
-            self._outbox.close(limit, dead)
+            self._accumulator.close(limit, dead)
         except StreamlogError:
             self._end()
             raise
         self._end()
-        self._outbox.report()
+        self._accumulator.report()
 
     def _end(self) -> None:
-        self._service.off_metadata(self._routes.forget)
+        self._service.off_metadata(self._cache.invalidate)
         self._log._forget(self)
         self._ended = True
 
     def _abandon(self) -> None:
         super()._abandon()
         self._ended = True
-        self._routes.forget()
-        self._outbox.abandon()
+        self._topics.clear()
+        self._accumulator.abandon()
 
     def __del__(self) -> None:
         if self._made and not self._ended:
-            outbox, service, forget = self._outbox, self._service, self._routes.forget
+            accumulator, service, invalidate = self._accumulator, self._service, self._cache.invalidate
 
             def finalizer() -> None:
-                service.off_metadata(forget)
-                outbox.close(1.0, closed("producer"))
+                service.off_metadata(invalidate)
+                accumulator.close(1.0, closed("producer"))
 
             self._log._cleanup.add_finalizer(finalizer)
             self._warn_open()  # last: where warnings are errors, it raises
@@ -368,3 +356,36 @@ class Producer(Closing):
     def __repr__(self) -> str:
         state = "closed" if self._dead is not None else f"linger_ms={self._linger_ms}, acks={self._acks!r}"
         return f"<streamlog.Producer {self._config.client_id} {state}>"
+
+
+class SharedProducer:
+    """A producer of the library's own, shared by all that send through it. Thread-safe.
+
+    It is made when it is first needed, and again if it was closed. It refers to no log, which may hold it.
+    """
+
+    def __init__(self, **config: Unpack[config_types.ProducerConfig]) -> None:
+        self._config = config
+        self._lock = new_lock()
+        self._producer: Producer | None = None
+
+    def of(self, log: Parent) -> Producer:
+        """The producer, of `log`."""
+        producer = self._producer
+        if producer is not None and not producer.closed:
+            return producer
+        made = Producer(log, **self._config)
+        made._made = False  # nothing lingers in it, so the program need not be warned that it is not closed
+        with inside(), self._lock:
+            producer = self._producer
+            if producer is None or producer.closed:
+                producer = self._producer = made
+        if producer is not made:  # another thread was faster
+            made.close()
+        return producer
+
+    def close(self) -> None:
+        with inside(), self._lock:
+            producer, self._producer = self._producer, None
+        if producer is not None:
+            producer.close()

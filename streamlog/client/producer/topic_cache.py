@@ -1,65 +1,41 @@
-"""Everything a producer has worked out about one topic, so that `send` need not do it again."""
+"""What a producer knows of the topics it sends to: worked out at the first send, dropped when the topic changes."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any, NamedTuple
+from collections import deque
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any
 
+from ...broker.api import Service
 from ...broker.metadata import TopicView
 from ...config import ProducerConfig
 from ...errors import (
     InvalidRecordError,
     InvalidTimestampError,
     RecordTooLargeError,
-    SerializationError,
     UnknownTopicOrPartitionError,
-    message_of,
 )
 from ...runtime.api import Lock
+from ...runtime.threads import inside, new_lock, new_reentrant_lock
 from ...runtime.values import refuse_to_copy
-from ...types import HeaderTuple
 from ..arguments import count_of, up_to
-from ..serde import resolve_serializer, to_bytes
-from .partition_queue import RECORD_OVERHEAD, PartitionQueue
-from .partitioner import Partitioner
+from ..handle import Parent
+from ..serde import resolve_serializer, serialize, to_bytes
+from .accumulator import RecordAccumulator
+from .partition_queue import PartitionQueue
+from .partitioner import Partitioner, make_partitioner
 
-Serialize = Callable[[Any], bytes]
-
-
-# How many records of a column are weighed together.
-_WINDOW = 128
-
-
-class Column(NamedTuple):
-    """Keys or values of many records, as bytes. `weights`: see `weigh`; None also if one of the items is."""
-
-    items: list[bytes | None]
-    weights: list[int] | None
-
-    def lengths(self) -> list[int]:
-        """The bytes of each item."""
-        return [0 if i is None else len(i) if type(i) is bytes else memoryview(i).nbytes for i in self.items]
+# How many topic handles with serdes are remembered. Each has an entry of its own, and a program may make them without
+# end. Entries by name, and those of handles without serdes, are bounded by the number of topics.
+MAX_HANDLES_WITH_SERDES = 1000
 
 
-def weigh(column: Sequence[Any]) -> list[int] | None:
-    """The bytes of each `_WINDOW` items together, the last few by themselves; None unless all are bytes, or some
-    other buffer.
+class CachedTopic:
+    """One topic as one producer sees it: serializers, partitioner, queues, limits.
 
-    Joining a few is several times as fast as asking each for its type or its length, and tells both: that all are
-    buffers, and that none is larger than all of them together. Another buffer is packed as bytes too, or refused when
-    its batch is encoded.
-    """
-    try:
-        return [len(b"".join(column[start : start + _WINDOW])) for start in range(0, len(column), _WINDOW)]
-    except TypeError:
-        return None
-
-
-class Route:
-    """One topic as one producer sees it, until the topic changes.
-
-    `plain` means that bytes can go as they are: no serializer. `only` is the queue of a topic with a
-    single partition.
+    `plain`: there is no serializer, so bytes are stored as they are. `only`: the queue of a topic with one partition,
+    where no partitioner need be asked. `lingering`: that queue if a record of bytes may join its open batch without any
+    further check, as `Producer.send` does; else None.
     """
 
     __reduce_ex__ = refuse_to_copy
@@ -80,33 +56,31 @@ class Route:
         self.only = queues[0] if len(queues) == 1 and not callable(config.partitioner) else None
         self.partitioner = partitioner
         self.partition_lock = partition_lock
-        self.serdes = key_serializer, value_serializer  # kept, for a route is known by their ids
-        self.serialize_key: Serialize | None = resolve_serializer(key_serializer, topic.name, "key")
-        self.serialize_value: Serialize | None = resolve_serializer(value_serializer, topic.name)
+        self.serdes = key_serializer, value_serializer  # kept alive, because the cache knows them by their ids
+        self.serialize_key = resolve_serializer(key_serializer, topic.name, "key")
+        self.serialize_value = resolve_serializer(value_serializer, topic.name)
         self.plain = self.serialize_key is None and self.serialize_value is None
+        self.lingering = self.only if self.plain and config.linger_ms and config.acks != 0 else None
         self.needs_key = topic.config.compacts
         self.max_size = min(config.max_request_size, topic.config.max_message_bytes, config.buffer_memory)
         self.after_max_ms = topic.config.message_timestamp_after_max_ms
 
-    # -- one record ----------------------------------------------------------------------------------
-
-    def prepare(self, key: Any, value: Any) -> tuple[bytes | None, bytes | None]:
-        """Key and value as bytes. Raises SerializationError, InvalidRecordError."""
-        return self.key_bytes(key), self.value_bytes(value)
+    # -- what a record may be ------------------------------------------------------------------------
 
     def key_bytes(self, key: Any) -> bytes | None:
+        """The key as it is stored. Raises SerializationError; InvalidRecordError if it is missing and needed."""
         if key is None:
             if self.needs_key:
                 raise self.no_key()
             return None
-        return to_bytes(key if self.serialize_key is None else _serialize(self.serialize_key, key, "key"), "key")
+        return to_bytes(key if self.serialize_key is None else serialize(self.serialize_key, key, "key"), "key")
 
     def value_bytes(self, value: Any) -> bytes | None:
+        """The value as it is stored. Raises SerializationError."""
         if value is None:
             return None
-        return to_bytes(
-            value if self.serialize_value is None else _serialize(self.serialize_value, value, "value"), "value"
-        )
+        made = value if self.serialize_value is None else serialize(self.serialize_value, value, "value")
+        return to_bytes(made, "value")
 
     def no_key(self) -> InvalidRecordError:
         return InvalidRecordError(
@@ -123,11 +97,13 @@ class Route:
         )
 
     def timestamp(self, given: Any, now_ms: int) -> int:
-        """A timestamp that was given, checked. Raises InvalidTimestampError."""
+        """The timestamp that the caller gave. Raises InvalidTimestampError."""
         if isinstance(given, bool) or not isinstance(given, int):
             raise InvalidTimestampError(f"timestamp_ms is an int of milliseconds since the epoch, not {given!r}.")
         if given < 0 or given >= 1 << 62:
-            raise InvalidTimestampError(f"timestamp_ms={given} is no time since the epoch in milliseconds.")
+            raise InvalidTimestampError(
+                f"timestamp_ms={given} is not a time in milliseconds since the epoch: it must be from 0 to 2**62 - 1."
+            )
         if 0 <= self.after_max_ms < given - now_ms:
             raise InvalidTimestampError(
                 f"timestamp_ms={given} is {given - now_ms} ms ahead of the clock; {self.topic.name!r} allows "
@@ -136,8 +112,22 @@ class Route:
             )
         return given
 
+    def timestamps(self, given: Iterable[Any], now_ms: int, n: int) -> list[int]:
+        """The timestamps that the caller gave for `n` records. Raises InvalidTimestampError."""
+        times = [self.timestamp(each, now_ms) for each in up_to(n + 1, given)]
+        if len(times) != n:
+            raise InvalidTimestampError(
+                f"send_many got {n} values and {count_of(given, times)} timestamps; it takes one for each value."
+            )
+        return times
+
+    # -- where it goes -------------------------------------------------------------------------------
+
     def queue_for(self, key: bytes | None, partition: Any) -> PartitionQueue:
-        """The queue of the partition asked for, or of the one the partitioner picks."""
+        """The queue of `partition`, or if that is None of the partition that the partitioner picks.
+
+        Raises UnknownTopicOrPartitionError.
+        """
         if partition is None:
             if self.only is not None:
                 return self.only
@@ -153,86 +143,112 @@ class Route:
             )
         return self.queues[partition]
 
-    def batch_is_full(self) -> None:
-        """Records without a key move on to another partition."""
-        if self.only is None:
-            with self.partition_lock:
-                self.partitioner.on_new_batch(self.topic.name, self.count)
-
-    def timestamps(self, given: Iterable[Any], now_ms: int, n: int) -> list[int]:
-        """The timestamps of `n` records, checked. Raises InvalidTimestampError."""
-        times = [self.timestamp(each, now_ms) for each in up_to(n + 1, given)]
-        if len(times) != n:
-            raise InvalidTimestampError(
-                f"send_many got {n} values and {count_of(given, times)} timestamps; one for each value."
-            )
-        return times
-
-    # -- many ----------------------------------------------------------------------------------------
-
-    def many(self, items: Iterable[Any], serialize: Serialize | None, what: str, owned: bool) -> Column:
-        """A column of keys or values as bytes; `owned`: not as buffers that the caller could still change."""
-        if isinstance(items, (str, bytes, bytearray, memoryview, Mapping)):
-            raise SerializationError(
-                f"send_many takes an iterable of {what}s, one for each record; {type(items).__name__} is a single one. "
-                f"Use send, or put it into a list."
-            )
-        column = list(items)
-        if serialize is None and not (owned and set(map(type, column)) != {bytes}):
-            weights = weigh(column)
-            if weights is not None:
-                return Column(column, weights)
-        if serialize is None:
-            made = [None if item is None else to_bytes(item, what) for item in column]
-        else:
-            made = [None if item is None else to_bytes(_serialize(serialize, item, what), what) for item in column]
-        return Column(made, weigh(made))
-
     def spread(
         self, keys: list[bytes | None] | None, partition: int | None, n: int
     ) -> Iterable[tuple[PartitionQueue, range | list[int]]]:
-        """Which of `n` records go to which partition: all of them in a range, or a list of indexes each."""
+        """Which of `n` records go to which partition: a range of all of them, or a list of indexes for each queue."""
         if not n:
             return []
         if partition is not None or self.only is not None:
             return [(self.queue_for(None, partition), range(n))]
         with self.partition_lock:
-            where = self.partitioner.partition_many(self.topic.name, keys, self.count, n)
+            partitions = self.partitioner.partition_many(self.topic.name, keys, self.count, n)
             if keys is None:
                 self.partitioner.on_new_batch(self.topic.name, self.count)
         chosen: list[list[int]] = [[] for _ in range(self.count)]
-        for index, number in enumerate(where):
+        for index, number in enumerate(partitions):
             chosen[number].append(index)
         return [(self.queues[number], indexes) for number, indexes in enumerate(chosen) if indexes]
 
-
-def _serialize(serialize: Serialize, item: Any, what: str) -> Any:
-    try:
-        return serialize(item)
-    except Exception as error:
-        raise SerializationError(
-            f"The {what} serializer failed on a {type(item).__name__}: {message_of(error)}. The record was not sent."
-        ) from error
+    def on_new_batch(self) -> None:
+        """A batch is full: the partitioner moves records without a key to another partition."""
+        if self.only is None:
+            with self.partition_lock:
+                self.partitioner.on_new_batch(self.topic.name, self.count)
 
 
-def header_tuple(headers: Any) -> HeaderTuple:
-    """Headers as given (a mapping, or pairs) in the form they are stored in. Raises SerializationError."""
-    pairs = headers.items() if isinstance(headers, Mapping) else headers
-    made: list[tuple[str, bytes | None]] = []
-    try:
-        for name, value in pairs:
-            if not isinstance(name, str):
-                raise SerializationError(f"A header's name is a str, not {name!r}.")
-            name.encode()  # a lone surrogate is a str, and no text that could be written
-            made.append((name, to_bytes(value, f"header {name!r}")))
-    except (TypeError, ValueError) as error:
-        if isinstance(error, SerializationError):
+class TopicCache:
+    """The topics of one producer. Thread-safe.
+
+    `topics` has a CachedTopic under the topic's name, and under `Topic._cache_key` for handles, which may have serdes of
+    their own. The cache refers neither to the producer nor to the log: the service refers to the cache, through
+    `invalidate`, and must not keep a producer that the program has dropped.
+    """
+
+    __reduce_ex__ = refuse_to_copy
+
+    def __init__(self, service: Service, config: ProducerConfig, accumulator: RecordAccumulator, start: int) -> None:
+        """`start`: the partition at which the partitioners begin."""
+        self.topics: dict[Any, CachedTopic] = {}
+        self._with_serdes: deque[Any] = deque()
+        self._service = service
+        self._config = config
+        self._accumulator = accumulator
+        self._start = start
+        self._lock = new_lock()
+        # A partitioner can be the program's own code, and a signal handler that interrupts it can send too.
+        self._partition_lock = new_reentrant_lock()
+        self._partitioners: dict[str | Callable[[str, bytes | None, int], int], Partitioner] = {}
+
+    def find(self, log: Parent, topic: Any) -> CachedTopic:
+        """The topic, by its name or handle, looked up in the log and remembered.
+
+        Raises UnknownTopicOrPartitionError, InvalidTopicError; InvalidRecordError for an internal topic.
+        """
+        name, key_serde, value_serde = log._name_of(topic)
+        view = log._topic_view(name) if isinstance(topic, str) else topic._view()
+        with inside(), self._lock:
+            if key_serde is None and value_serde is None:
+                cached = self.topics.get(name)
+                if cached is None or cached.topic is not view:
+                    cached = self.topics[name] = self._make(view, None, None)
+            else:
+                cached = self._make(view, key_serde, value_serde)
+                self._with_serdes.append(topic._cache_key)
+                if len(self._with_serdes) > MAX_HANDLES_WITH_SERDES:
+                    self.topics.pop(self._with_serdes.popleft(), None)
+            if not isinstance(topic, str):
+                self.topics[topic._cache_key] = cached
+        if self._service.image.topics.get(name) is not view:  # it changed meanwhile: `invalidate` came too early
+            self.invalidate()
+        return cached
+
+    def _make(self, view: TopicView, key_serde: Any, value_serde: Any) -> CachedTopic:
+        """REQUIRES: the lock."""
+        config = self._config
+        if view.internal:
+            raise InvalidRecordError(f"{view.name!r} is internal to the log; records cannot be sent to it.")
+        spec = config.partitioner if config.partitioner is not None else view.config.partitioner
+        partitioner = self._partitioners.get(spec)
+        if partitioner is None:
+            partitioner = self._partitioners[spec] = make_partitioner(spec, self._start)
+        return CachedTopic(
+            view,
+            config,
+            partitioner,
+            self._partition_lock,
+            [self._accumulator.queue(view, n) for n in range(view.partitions)],
+            config.key_serializer if config.key_serializer is not None else key_serde,
+            config.value_serializer if config.value_serializer is not None else value_serde,
+        )
+
+    def invalidate(self) -> None:
+        """Forget the topics that changed or were deleted. The service calls this after each change of its metadata.
+
+        It takes no lock of the cache's: a serializer or partitioner, which `find` may be calling, can wait for the thread
+        that changes the metadata.
+        """
+        # Before the image is read: what is known now and not in the image is gone, and not too new for it.
+        known, queues = list(self.topics.items()), list(self._accumulator.queues)
+        topics = self._service.image.topics
+        try:
+            for key, cached in known:
+                if topics.get(cached.topic.name) is not cached.topic:
+                    self.topics.pop(key, None)
+        except BaseException:  # an interrupt: the entries that were not looked at may be stale
+            self.topics.clear()
             raise
-        raise SerializationError(
-            f"headers= takes a mapping of names to bytes, or pairs of them, not {headers!r:.100}."
-        ) from error
-    return tuple(made)
-
-
-def headers_size(headers: HeaderTuple) -> int:
-    return sum(len(name) * 4 + (len(value) if value is not None else 0) + RECORD_OVERHEAD for name, value in headers)
+        ids = {topic.id_bytes for topic in topics.values()}
+        self._accumulator.forget_queues(place for place in queues if place[0] not in ids)
+        for partitioner in list(self._partitioners.values()):
+            partitioner.keep_only(topics)
