@@ -17,7 +17,7 @@ from ..types import K, PartitionInfo, Record, RecordMetadata, TopicPartition, V
 from .arguments import to_ms
 from .config_types import TopicConfig
 from .consumer.decode import Decoder
-from .consumer.fetcher import PartitionReader
+from .consumer.fetcher import PartitionFetcher
 from .consumer.record_batch import RecordBatch
 from .handle import Parent
 from .producer.delivery import Delivery
@@ -153,13 +153,13 @@ class Topic(Generic[K, V]):
 
     def _readers(
         self, partition: int | None, start: Any, end: Any, isolation: str, on_corrupt: str
-    ) -> list[tuple[PartitionReader, int]]:
+    ) -> list[tuple[PartitionFetcher, int]]:
         choice("isolation_level", isolation, ("read_committed", "read_uncommitted"))
         choice("on_corrupt", on_corrupt, ("raise", "skip"))
         view = self._view()
         service = self._log._use()
         numbers = range(view.partitions) if partition is None else [partition]
-        bounded: list[tuple[PartitionReader, int]] = []
+        bounded: list[tuple[PartitionFetcher, int]] = []
         for number in numbers:
             name = TopicPartition(self.name, number)
             low, high = service.bounds(name, isolation)
@@ -171,7 +171,7 @@ class Topic(Generic[K, V]):
                 resolve_deserializer(self._key_serde, self.name, "key"),
                 resolve_deserializer(self._value_serde, self.name),
             )
-            bounded.append((PartitionReader(service, name, decoder, isolation, on_corrupt, first), stop))
+            bounded.append((PartitionFetcher(service, name, decoder, isolation, on_corrupt, first), stop))
         return bounded
 
     def _offset(self, name: TopicPartition, at: Any, low: int, high: int, what: str) -> int:
@@ -253,7 +253,7 @@ class Topic(Generic[K, V]):
         return f"<streamlog.Topic {self.name!r}>"
 
 
-def _lists(reader: PartitionReader, stop: int) -> Iterator[list[Record[Any, Any]]]:
+def _lists(reader: PartitionFetcher, stop: int) -> Iterator[list[Record[Any, Any]]]:
     """The records before `stop`, in runs."""
     while reader.position < stop:
         out: list[Record[Any, Any]] = []

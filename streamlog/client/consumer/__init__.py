@@ -1,7 +1,15 @@
-"""Reading: from the partitions that a consumer has to the records that `poll` and `next` hand out.
+"""Reading: from the topics a consumer subscribes to, to the records that `poll` and an iteration return.
 
-- `consumer`: the handle. `access`: its locks. `coordinator`: the group. `offsets`: where reading starts.
-- `subscription`: topics, patterns or assigned partitions; `membership`: the member's side of its group.
-- `subscription_state`: a reader for each assigned partition; `fetcher`: fetches and decodes one partition.
-- `decode`, `record_batch`: bytes as Records, and as columns. `listener`: what a rebalance calls.
+A `Consumer` is made of parts. Each has its own state; they share two locks, which are explained in `access`.
+
+- `consumer`: the handle, and how it waits. One step of it is `coordinator.poll()` and then a fetch; a step does not wait.
+- `access`: the two locks, and which thread may use the consumer now.
+- `subscription_state`: the subscription, the assigned partitions, positions, paused partitions, records in hand.
+  `subscription`: topics, patterns or partitions as the program names them.
+- `coordinator`: the consumer's side of its group: join, revoke, take over, commit, leave. `listener`: called for it.
+  `membership`: one member's heartbeats, and the members of this process.
+- `offsets`: where partitions begin and end, what is committed, where reading starts.
+- `fetcher`: fetches one partition. `decode`, `record_batch`: bytes as Records, and as columns.
+
+`Topic.read` uses `fetcher` and what is below it.
 """

@@ -1,7 +1,7 @@
 """`Consumer`: reading records, alone or as a member of a group.
 
 A poll, step by step. The records returned before are finished. The coordinator brings the assignment in line with the
-topics and the group (`coordinator`); each partition's reader gives what it has (`subscription_state`, `fetcher`): that is
+topics and the group (`coordinator`); each partition's fetcher gives what it has (`subscription_state`, `fetcher`): that is
 one `_step`, which does not wait. If it brings no records, the consumer waits (`_wait`) until an append, a change in the
 group, `stop()` or `close()` wakes it, and makes the next step.
 """
@@ -29,7 +29,7 @@ from ..arguments import is_offset, partition_of, seconds, seconds_or_none, to_ms
 from ..handle import Closing, Parent, closed
 from .access import Access
 from .coordinator import ConsumerCoordinator
-from .fetcher import PartitionReader
+from .fetcher import PartitionFetcher
 from .listener import RebalanceListener, check_listener
 from .membership import Wakeup
 from .offsets import OffsetFetcher
@@ -89,9 +89,9 @@ class Consumer(Closing, Generic[K, V]):
         self._offsets = OffsetFetcher(service, settings, self._subscriptions)
         self._serdes: dict[str, tuple[Any, Any]] = {}
         self._coordinator = ConsumerCoordinator(
-            log,
             service,
             settings,
+            log._local_members,
             self._access,
             self._subscriptions,
             self._offsets,
@@ -171,7 +171,7 @@ class Consumer(Closing, Generic[K, V]):
     def assignment(self) -> set[TopicPartition]:
         """The partitions this consumer has now; in a group none before the first poll."""
         with self._access.call(reads_only=True):
-            return set(self._subscriptions.readers)
+            return set(self._subscriptions.fetchers)
 
     def subscription(self) -> set[str]:
         """The names of the topics subscribed to, those that patterns match now included."""
@@ -266,7 +266,7 @@ class Consumer(Closing, Generic[K, V]):
             return self._fetch_elsewhere(fetch)
 
     def _fetch_elsewhere(self, fetch: Callable[[], A]) -> A:
-        for _ in range(len(self._subscriptions.readers) + 1):
+        for _ in range(len(self._subscriptions.fetchers) + 1):
             try:
                 return fetch()
             except OffsetOutOfRangeError:
@@ -387,7 +387,7 @@ class Consumer(Closing, Generic[K, V]):
         """Have records ready for an iteration; False if there are none. REQUIRES: the state lock."""
         subscriptions = self._subscriptions
         if ends is not None:
-            for name in subscriptions.readers:
+            for name in subscriptions.fetchers:
                 if name not in ends:
                     ends[name] = self._offsets.bounds(name)[1]
         return subscriptions.prefetch(self._max_poll_records, ends)
@@ -422,19 +422,19 @@ class Consumer(Closing, Generic[K, V]):
 
     # -- positions and offsets -----------------------------------------------------------------------
 
-    def _reader(self, partition: TopicPartition) -> PartitionReader:
-        readers = self._subscriptions.readers
-        reader = readers.get(partition)  # an equal plain tuple finds it too
-        if reader is None:
+    def _fetcher(self, partition: TopicPartition) -> PartitionFetcher:
+        fetchers = self._subscriptions.fetchers
+        fetcher = fetchers.get(partition)  # an equal plain tuple finds it too
+        if fetcher is None:
             raise UnknownTopicOrPartitionError(
-                f"{tuple(partition)} is not assigned to this consumer; it has {sorted(readers) or 'nothing'}"
+                f"{tuple(partition)} is not assigned to this consumer; it has {sorted(fetchers) or 'nothing'}"
                 f"{' (a member of a group gets its partitions in poll)' if self._config.group is not None else ''}."
             )
-        return reader
+        return fetcher
 
     def _names(self, partitions: tuple[TopicPartition, ...]) -> list[TopicPartition]:
         """The names of these assigned partitions; of all if none is given."""
-        return [self._reader(p).name for p in partitions] if partitions else list(self._subscriptions.readers)
+        return [self._fetcher(p).name for p in partitions] if partitions else list(self._subscriptions.fetchers)
 
     def seek(self, partition: TopicPartition, offset: int) -> None:
         """Go on at `offset`. One outside the log is found at the next read, and `auto_offset_reset` decides.
@@ -442,7 +442,7 @@ class Consumer(Closing, Generic[K, V]):
         Raises OffsetOutOfRangeError for what cannot be an offset.
         """
         with self._access.call(), self._access.state():
-            name = self._reader(partition).name
+            name = self._fetcher(partition).name
             if not is_offset(offset):
                 start, end = self._offsets.bounds(name)
                 raise OffsetOutOfRangeError(
@@ -471,7 +471,7 @@ class Consumer(Closing, Generic[K, V]):
     def position(self, partition: TopicPartition) -> int:
         """The offset after the last record that was returned, never a prefetched one."""
         with self._access.call(), self._access.state():
-            return self._offsets.position(self._reader(partition).name)
+            return self._offsets.position(self._fetcher(partition).name)
 
     def offsets_for_times(
         self, times: Mapping[TopicPartition, int | datetime]
@@ -490,7 +490,7 @@ class Consumer(Closing, Generic[K, V]):
 
     def _bounds(self, partitions: Iterable[TopicPartition] | None, which: int) -> dict[TopicPartition, int]:
         with self._access.call(reads_only=True):
-            names = list(self._subscriptions.readers) if partitions is None else [partition_of(p) for p in partitions]
+            names = list(self._subscriptions.fetchers) if partitions is None else [partition_of(p) for p in partitions]
             return {name: self._offsets.bounds(name)[which] for name in names}
 
     def lag(self) -> dict[TopicPartition, int]:
@@ -624,7 +624,7 @@ class Consumer(Closing, Generic[K, V]):
 
     def __repr__(self) -> str:
         group = "" if self._config.group is None else f" group={self._config.group!r}"
-        state = " closed" if self._dead is not None else f" {len(self._subscriptions.readers)} partitions"
+        state = " closed" if self._dead is not None else f" {len(self._subscriptions.fetchers)} partitions"
         names = ", ".join(sorted(self._subscriptions.subscription.names)) or "no topics"
         return f"<streamlog.Consumer {names}{group}{state}>"
 

@@ -23,12 +23,11 @@ from ...errors import (
 from ...runtime.threads import get_ident, look_again, refuse_reentry, result_of
 from ...types import OffsetAndMetadata, Record, TopicPartition
 from ..arguments import commit_offsets
-from ..handle import Parent
 from .access import Access
 from .decode import Decoder
-from .fetcher import PartitionReader
+from .fetcher import PartitionFetcher
 from .listener import check_listener
-from .membership import Member, Membership, Wakeup
+from .membership import LocalMembers, Member, Membership, Wakeup
 from .offsets import OffsetFetcher
 from .subscription_state import SubscriptionState
 
@@ -46,9 +45,9 @@ class ConsumerCoordinator:
 
     def __init__(
         self,
-        log: Parent,
         service: Service,
         config: ConsumerConfig,
+        local_members: LocalMembers,
         access: Access,
         subscriptions: SubscriptionState,
         offsets: OffsetFetcher,
@@ -61,12 +60,11 @@ class ConsumerCoordinator:
         self._subscriptions = subscriptions
         self._offsets = offsets
         self._decoder_of = decoder_of
-        self._cleanup = log._cleanup
-        self._local_members = log._local_members
+        self._local_members = local_members
         self.wakeup = wakeup
         self.listener: Any = check_listener(config.listener)
         group = config.group
-        self.membership = None if group is None else Membership(service, config, group, wakeup, log._local_members)
+        self.membership = None if group is None else Membership(service, config, group, wakeup, local_members)
         self.auto_commits = config.auto_commits
         self._revoking: frozenset[TopicPartition] = frozenset()  # of which the listener is being called
         self._last_commit: dict[TopicPartition, int] = {}
@@ -105,7 +103,7 @@ class ConsumerCoordinator:
             self.remove_deleted()
         wanted = subscription.partitions(self._service.image)
         subscriptions.remove(subscriptions.assigned() - set(wanted))
-        self._take_over([name for name in wanted if name not in subscriptions.readers])
+        self._take_over([name for name in wanted if name not in subscriptions.fetchers])
 
     def _poll_group(self, membership: Membership) -> None:
         subscription = self._subscriptions.subscription
@@ -186,7 +184,7 @@ class ConsumerCoordinator:
         new = list(names)
         if not new:
             return
-        # One id for the reader and for the committed offset: a topic may be recreated between any two calls.
+        # One id for the fetcher and for the committed offset: a topic may be recreated between any two calls.
         ids = {name: self._service.topic(name.topic).id_bytes for name in new}
         committed = self._offsets.committed(new, ids)
         config = self._config
@@ -197,7 +195,7 @@ class ConsumerCoordinator:
                 self._recreated.add(name)
             self._topic_ids[name] = topic_id
             self._subscriptions.add(
-                PartitionReader(
+                PartitionFetcher(
                     self._service,
                     name,
                     self._decoder_of(name),
@@ -236,14 +234,14 @@ class ConsumerCoordinator:
 
     def _remove_after_listener(self, event: str, names: frozenset[TopicPartition]) -> None:
         """Call the listener, which may close the consumer (partitions are not revoked twice) or assign them by hand."""
-        readers = self._subscriptions.readers
-        removed = {name: readers[name] for name in names}
+        fetchers = self._subscriptions.fetchers
+        removed = {name: fetchers[name] for name in names}
         self._revoking = names
         try:
             self._call_listener(event, names)
         finally:
             self._revoking = frozenset()
-        self._subscriptions.remove([name for name, reader in removed.items() if readers.get(name) is reader])
+        self._subscriptions.remove([name for name, fetcher in removed.items() if fetchers.get(name) is fetcher])
 
     def _call_listener(self, event: str, names: Iterable[TopicPartition]) -> None:
         """The listener may use the consumer: the state lock is this thread's already."""
@@ -260,9 +258,9 @@ class ConsumerCoordinator:
         topics = self._service.image.topics
         return [
             name
-            for name, reader in self._subscriptions.readers.items()
+            for name, fetcher in self._subscriptions.fetchers.items()
             if name.topic not in topics
-            or topics[name.topic].id_bytes != reader.topic_id
+            or topics[name.topic].id_bytes != fetcher.topic_id
             or name.partition >= topics[name.topic].partitions
         ]
 
@@ -460,10 +458,4 @@ class ConsumerCoordinator:
     def __del__(self) -> None:
         membership = getattr(self, "membership", None)
         if membership is not None and self._access.closed_error is None:
-            local_members = self._local_members
-
-            def finalizer() -> None:
-                membership.leave()
-                local_members.remove_if_empty(membership.group)
-
-            self._cleanup.add_finalizer(finalizer)
+            self._local_members.leave_later(membership)

@@ -1,7 +1,7 @@
 """From the bytes of a fetch to records: verify each batch, decode its columns, build Records in C.
 
-A chunk is walked batch by batch. Nothing is believed before its checksum: not a length, not an
-offset. The iterators that come out of here own their bytes; no view of a mapping is among them.
+The data of a fetch is decoded batch by batch. Nothing is used before its checksum is verified, neither a length nor an
+offset. The iterators that are returned own their bytes and refer to no mapping.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ class Decoder:
 
 
 class VerifiedBatch(BatchColumns):
-    """One batch of a chunk, its checksums verified, its columns not decoded yet. `next_offset`: what follows it."""
+    """One batch of a fetch, its checksums verified, its columns not decoded yet. `next_offset` is the one after it."""
 
     __slots__ = ("next_offset", "path", "position")
 
@@ -46,14 +46,14 @@ class VerifiedBatch(BatchColumns):
         self._entries = directory_entries(buffer, at, header)
 
     def damaged(self, error: Exception) -> CorruptRecordError:
-        """Checksums fit and the columns contradict them: no writer of ours made this."""
+        """For columns that contradict a header whose checksums are right: this library did not write the batch."""
         why = f"its columns cannot be decoded ({error})"
         return corrupt(self.path, self.position, why, self.header.payload_hash, 0)
 
 
-def verified(chunk: FetchData, at: int) -> VerifiedBatch:
-    """The batch that begins at `at` of a chunk. Raises CorruptRecordError if it does not verify."""
-    data, seed, path, start, _, first = chunk
+def verified(fetched: FetchData, at: int) -> VerifiedBatch:
+    """The batch that begins at index `at` of the data. Raises CorruptRecordError if it does not verify."""
+    data, seed, path, start, _, first = fetched
     position = start + at
     header = read_header(data, at, seed, path, position) if first is None or at else first
     stop = at + header.batch_len
@@ -67,12 +67,11 @@ def verified(chunk: FetchData, at: int) -> VerifiedBatch:
 
 
 def records(batch: VerifiedBatch, decoder: Decoder, start: int, window: int) -> tuple[Iterator[Record[Any, Any]], int]:
-    """The batch's records from offset `start` on, deserialized, in a C iterator where nothing has to be deserialized;
-    and the offset at which to go on.
+    """The batch's records from offset `start` on, deserialized, and the offset at which to go on.
 
-    That is the batch's end, or, if no more than `window` records are wanted, where those end: whoever reads one
-    record in the middle of a batch need not pay for all. With deserializers it may raise DeserializationError
-    between records; the record in question is not handed out, all before it are.
+    At most `window` records, so that reading one record in the middle of a batch does not decode all of it; the offset is
+    the one after them. The iterator runs in C where nothing has to be deserialized. With deserializers it may raise
+    DeserializationError between two records: all records before the one that failed were given.
     """
     header = batch.header
     count, onward = header.record_count, batch.next_offset
@@ -112,6 +111,6 @@ def _deserialized(raw: Iterator[Record[Any, Any]], decoder: Decoder) -> Iterator
 def undecodable(record: Record[Any, Any], error: Exception) -> DeserializationError:
     return DeserializationError(
         f"The deserializer failed on the record at offset {record.offset} of {record.topic}-{record.partition}: {message_of(error)}. "
-        f".record has its bytes; seek to offset {record.offset + 1} to go on behind it.",
+        f".record has its bytes; seek to offset {record.offset + 1} to go on after it.",
         record=record,
     )

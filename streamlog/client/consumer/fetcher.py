@@ -1,6 +1,6 @@
-"""Reading one partition forward from a position: fetch, verify, decode, hand out.
+"""Reading one partition forward from a position: fetch, verify, decode.
 
-Both faces use it, `Consumer` and `Topic.read`. It knows nothing of groups and takes no lock.
+`Consumer` and `Topic.read` use it. It has nothing to do with groups and takes no lock.
 """
 
 from __future__ import annotations
@@ -21,23 +21,23 @@ from .record_batch import RecordBatch
 
 logger = logging.getLogger("streamlog.client")
 
-# The first fetch after a seek is one index interval, and of a batch no more is decoded than is asked for, or these
-# few: whoever jumps about reads little. Then both grow.
+# The first fetch after a seek is one index interval, and of its batch only the records asked for are decoded, or these
+# few: a program that seeks often reads little. Then both grow.
 FIRST_BYTES = 4096
 FIRST_RECORDS = 1
 GROWTH = 4
-# Just under what the C library takes from the system anew for each allocation: fresh pages cost more than the read.
+# Just under the size from which the C library maps new pages for each allocation: those cost more than the read.
 MAX_BYTES = (1 << 17) - 256
 
 
-class PartitionReader:
-    """Hands out the records of one partition in order. `position` is the next offset to hand out.
+class PartitionFetcher:
+    """Gives the records of one partition in order. `position` is the next offset to give.
 
-    A call that ends with an error of ours leaves `position` after the records it gave. One that anything else
-    ended, Ctrl-C or a deserializer's SystemExit, may leave it further on: the caller seeks to what it handed out.
+    A call that raises a StreamlogError leaves `position` after the records it gave. A call that ends with anything else
+    (Ctrl-C, a deserializer's SystemExit) may leave it further on: the caller seeks back to what it has returned.
     """
 
-    __slots__ = ("_at", "_bytes", "_chunk", "_current", "_max_bytes", "_next", "_rest", "_service",
+    __slots__ = ("_at", "_bytes", "_current", "_fetched", "_max_bytes", "_next", "_rest", "_service",
         "_short", "_skip", "_whole", "_window", "decoder", "isolation", "name", "position", "topic_id")  # fmt: skip
 
     def __init__(
@@ -58,45 +58,44 @@ class PartitionReader:
         self._skip = on_corrupt == "skip"
         self._max_bytes = min(max_bytes, MAX_BYTES)
         self.topic_id = topic_id if topic_id is not None else service.topic(name.topic).id_bytes
-        self._whole = (
-            True  # the last call that took records came to its end; otherwise what is prefetched cannot be trusted
-        )
+        self._whole = True  # the last call came to its end; otherwise what was prefetched is not used
         self.seek(position)
 
     def seek(self, offset: int) -> None:
-        """Go on at `offset`, forgetting what was prefetched."""
+        """Go on at `offset`; what was prefetched is dropped."""
         self.position = offset
         self._bytes = min(FIRST_BYTES, self._max_bytes)
         self._window = FIRST_RECORDS
         self._forget()
 
     def bounds_if_out_of_range(self) -> tuple[int, int] | None:
-        """The log's bounds (start, end) if a fetch says that it does not hold `position`; None if it does.
+        """The bounds of the log (start, end) if `position` is outside it; None if it is inside.
 
-        A fetch, for the bounds are not the same question: a reader that saw what may not be seen any more waits beyond
-        the end. The bounds and not the error: an error in a local of the caller is in a cycle with the caller's frame.
+        A fetch decides it. Comparing the bounds is not enough: a consumer may have read records that may not be read any
+        more, and wait beyond the end. The bounds are returned rather than the error, which as a local of the caller would
+        be in a cycle with the caller's frame.
         """
         try:
             self._service.fetch(self.name, self.position, 0, self.isolation, EMPTY, self.topic_id)
         except OffsetOutOfRangeError as error:
             return error.log_start_offset, error.log_end_offset
-        except StreamlogError:  # whatever else is wrong there is told to who reads
+        except StreamlogError:  # the next read raises it
             return None
         return None
 
     def _forget(self) -> None:
         self._current: Iterator[Record[Any, Any]] | None = None
         self._next = self.position
-        self._chunk = EMPTY
-        self._at = 0  # how far into the chunk
-        self._rest: VerifiedBatch | None = None  # a batch of which a part was handed out
+        self._fetched = EMPTY
+        self._at = 0  # the index of the next batch in its data
+        self._rest: VerifiedBatch | None = None  # a batch of which a part was given
         self._short = False
 
     def take(self, out: list[Record[Any, Any]], n: int) -> None:
         """Append up to `n` records to `out`.
 
-        An error in the middle waits: what came before it is handed out first, and the next call meets
-        the error again, at the same position, until somebody seeks past it.
+        If there is an error after some records, the call gives those, and the next call raises the error, at the same
+        position, until the caller seeks past it.
         """
         before = len(out)
         if not self._whole:
@@ -106,7 +105,7 @@ class PartitionReader:
             self._take(out, n)
         except StreamlogError:
             some = len(out) > before
-            if some:  # of a batch that failed half-way too
+            if some:  # also of a batch that failed in the middle
                 self.position = out[-1].offset + 1
             self._forget()
             if not some:
@@ -119,7 +118,7 @@ class PartitionReader:
             current = self._current
             if current is not None:
                 before = len(out)
-                # extend keeps what it got when the iterator raises
+                # extend keeps what it has when the iterator raises
                 out.extend(islice(current, want))
                 want -= len(out) - before
                 if not want:
@@ -127,7 +126,7 @@ class PartitionReader:
                     return
                 self._current = None
                 self.position = self._next
-            # Having something, do not ask for more where the last fetch came to the end already.
+            # With some records, and a last fetch that was short, the end was reached: do not fetch again.
             batch = self._next_batch(fetch=want == n or not self._short)
             if batch is None:
                 return
@@ -138,7 +137,7 @@ class PartitionReader:
 
     def take_batches(self, out: list[RecordBatch[Any, Any]], n: int, exactly: bool) -> int:
         """Append batches of about `n` records in all to `out`; how many records. The last one may be cut."""
-        if self._current is not None:  # handed out half by `take`
+        if self._current is not None:  # a part of it was given by `take`
             self._forget()
         if not self._whole:
             self._forget()
@@ -179,7 +178,7 @@ class PartitionReader:
     def _next_batch(self, fetch: bool = True) -> VerifiedBatch | None:
         """The next batch with a record at or after `position`, or None at the end of what may be read.
 
-        Without `fetch` only of what was fetched already.
+        Without `fetch`, only from what was fetched before.
         """
         while True:
             try:
@@ -187,19 +186,19 @@ class PartitionReader:
                 if batch is not None:
                     self._rest = None
                 else:
-                    chunk, at = self._chunk, self._at
-                    if at >= len(chunk.data):
+                    fetched, at = self._fetched, self._at
+                    if at >= len(fetched.data):
                         if not fetch:
                             return None
-                        chunk = self._service.fetch(
-                            self.name, self.position, self._bytes, self.isolation, chunk, self.topic_id
+                        fetched = self._service.fetch(
+                            self.name, self.position, self._bytes, self.isolation, fetched, self.topic_id
                         )
-                        if not chunk.data:
+                        if not fetched.data:
                             return None
-                        self._chunk, self._at, at = chunk, 0, 0
-                        self._short = len(chunk.data) < self._bytes >> 1
+                        self._fetched, self._at, at = fetched, 0, 0
+                        self._short = len(fetched.data) < self._bytes >> 1
                         self._bytes = min(self._bytes * GROWTH, self._max_bytes)
-                    batch = decode.verified(chunk, at)
+                    batch = decode.verified(fetched, at)
                     self._at = at + batch.header.batch_len
             except CorruptRecordError as error:
                 if not self._skip:

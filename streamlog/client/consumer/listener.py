@@ -1,4 +1,4 @@
-"""What a program overrides to be told which partitions come and go."""
+"""`RebalanceListener`: called when the group assigns partitions to a consumer, or takes them away."""
 
 from __future__ import annotations
 
@@ -12,25 +12,25 @@ from ..handler import deferred
 
 
 class RebalanceListener:
-    """Told, inside `poll` and in the polling thread, which partitions come and go. Override what you need."""
+    """Called inside `poll`, in the polling thread, when partitions are assigned or taken away. Override what you need."""
 
     def on_partitions_assigned(self, partitions: Sequence[TopicPartition]) -> None:
-        """These are ours from now on; their positions are set."""
+        """These are assigned to this consumer from now on; their positions are set."""
 
     def on_partitions_revoked(self, partitions: Sequence[TopicPartition]) -> None:
-        """These will be another member's; commit now what should be committed."""
+        """These go to another member, after this call; commit now what should be committed."""
 
     def on_partitions_lost(self, partitions: Sequence[TopicPartition]) -> None:
-        """These are another member's already: a commit would be refused."""
+        """These are another member's already; a commit would be refused."""
 
 
 def check_listener(listener: Any) -> Any:
-    """`listener` if it can be called as one, or None. Raises ConfigError, also for methods that would not run when called."""
+    """`listener` if it can be called as one, or None. Raises ConfigError, also for methods that a call would not run."""
     for name in ("on_partitions_assigned", "on_partitions_revoked", "on_partitions_lost"):
         method = None if listener is None else getattr(listener, name, None)
         kind = deferred(method)
         if listener is not None and (not callable(method) or kind is not None):
-            why = "which it lacks" if kind is None else f"which is {kind}, and nothing would run it"
+            why = "which is missing" if kind is None else f"which is {kind}, and nothing would run it"
             raise ConfigError(
                 f"listener={shown(listener)} is called with {name}, {why}. Derive from RebalanceListener, and write plain "
                 f"methods.",

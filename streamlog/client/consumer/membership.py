@@ -70,7 +70,7 @@ class Member(Protocol):
 
 
 class Leave:
-    """A member that has left, which the coordinator does not know yet."""
+    """A leave that the group coordinator has not received yet."""
 
     # The member is gone already, or ends with this opening of the log: the next opening removes it.
     _DONE = (UnknownMemberIdError, ClosedError, ForkedError, PoisonedLogError)
@@ -93,7 +93,7 @@ class Leave:
 
 
 class Membership:
-    """One consumer's membership: its id, its epoch, what the coordinator last said."""
+    """One consumer's membership: its id, its epoch, the group coordinator's last answer."""
 
     def __init__(
         self, service: Service, config: ConsumerConfig, group: str, wakeup: Wakeup, local_members: LocalMembers
@@ -107,9 +107,9 @@ class Membership:
         self._joining = ""
         self._thread = 0
         self._fenced: FencedInstanceIdError | None = None
-        self._heard_s = 0.0
-        # Why it was put out, until it has joined again.
+        self._last_poll_s = 0.0
         self.why_lost = ""
+        """Why it was evicted, until it has joined again."""
         self.thread_alive: Callable[[], bool] = lambda: True
         self._forget()
 
@@ -119,39 +119,39 @@ class Membership:
         self._version = -1
         self._topics: frozenset[str] = frozenset()
         self.stable = False
-        self._is_out = False
+        self._evicted = False
 
     @property
     def joined(self) -> bool:
         return bool(self.member_id)
 
     def polled(self) -> None:
-        """This thread polls: while it lives, so does the member."""
+        """This thread polls: the member lives as long as the thread does."""
         here = get_ident()
-        if here != self._thread or not self.thread_alive():  # the idents of dead threads are given again
+        if here != self._thread or not self.thread_alive():  # idents are reused after a thread has ended
             self._thread = here
             self.thread_alive = current_thread_alive_check(partial(self._local_members.wake, self.group))
 
     def unchanged(self, topics: frozenset[str]) -> bool:
-        """A poll with nothing new to say or hear: the deadlines are renewed, nothing else happens."""
+        """Renew the deadlines in place of a heartbeat; False if a heartbeat would bring, or report, something new."""
         if self.stable and topics is self._topics and self._service.renew(self.group, self.member_id, self._version):
-            self._heard_s = self._service.real_seconds()
+            self._last_poll_s = self._service.real_seconds()
             return True
         return False
 
     def heartbeat(self, topics: frozenset[str], owned: frozenset[TopicPartition], *, polling: bool) -> HeartbeatResult:
-        """Tell the coordinator what this member reads and holds; what it should hold now.
+        """Send the subscribed topics and the assigned partitions; the answer has the partitions to be assigned.
 
-        Joins if it is no member. Raises UnknownMemberIdError if it was put out, and forgets its id, so the
-        next call joins anew (`why_lost` says why); FencedInstanceIdError, for good: the place is another's;
-        ConfigError. Whatever else is raised, the member is what it was: the next call tries again.
+        Joins the group if this is not a member. Raises UnknownMemberIdError if the member was evicted, and forgets its id,
+        so that the next call joins again (`why_lost` says why); FencedInstanceIdError, for good, if another consumer has
+        its `group_instance_id`; ConfigError. Any other error changes nothing for the member: the next call tries again.
         """
         config = self._config
         self.refuse_if_fenced()
         if not self._watching:
             self._service.watch_group(self.group, self._wakeup.wake)
             self._watching = True
-        if self._joining:  # the answer to a join was interrupted, or is not known: that member is nobody now
+        if self._joining:  # a join was interrupted, or its result is not known: nobody uses that member id
             self._leave_as(self._joining)
         self._joining = "" if self.member_id else new_id()
         request = Heartbeat(
@@ -183,7 +183,7 @@ class Membership:
         self._topics = topics
         self.stable = result.stable and result.assignment == owned
         if polling:
-            self._heard_s = self._service.real_seconds()
+            self._last_poll_s = self._service.real_seconds()
         return result
 
     def refuse_if_fenced(self) -> None:
@@ -193,20 +193,20 @@ class Membership:
 
     def _why_lost(self) -> str:
         interval_ms = self._config.max_poll_interval_ms
-        if self._is_out:
-            return "the thread that had polled it ended without closing it"
-        if self._service.real_seconds() - self._heard_s >= interval_ms / 1000:
+        if self._evicted:
+            return "the thread that polled it ended without closing it"
+        if self._service.real_seconds() - self._last_poll_s >= interval_ms / 1000:
             return f"it did not poll within max_poll_interval_ms={interval_ms}"
-        return "the group's log, which was read anew after a failed write, does not have it"
+        return "it is missing in the group's log, which was read again after a failed write"
 
     def evict(self) -> None:
-        """Tell the coordinator that this member is gone, without telling the consumer. Once."""
-        if self.member_id and not self._is_out:
-            self._is_out = True
+        """Have the group coordinator remove this member, once. The consumer learns it at its next call."""
+        if self.member_id and not self._evicted:
+            self._evicted = True
             self._local_members.leave(Leave(self._service, self.group, self.member_id))
 
     def leave(self) -> None:
-        """Leave the group; quiet if it was put out already, or the log is closed. Can be interrupted, and done again."""
+        """Leave the group. No error if it was evicted, or the log is closed. It can be interrupted, and called again."""
         if self._watching:
             self._service.unwatch_group(self.group, self._wakeup.wake)
             self._watching = False
@@ -276,10 +276,19 @@ class LocalMembers:
         return others
 
     def leave(self, leave: Leave) -> None:
-        """Send a leave to the coordinator; it is sent again later if that fails."""
+        """Send a leave to the group coordinator; it is sent again later if that fails."""
         self._unsent.append(leave)  # first: an interrupt must not lose it
         if not self._send(leave):
             self._cleanup.nudge()
+
+    def leave_later(self, membership: Membership) -> None:
+        """For a member that is being collected without a close, on any thread and under any lock: have it leave soon."""
+
+        def leave() -> None:
+            membership.leave()
+            self.remove_if_empty(membership.group)
+
+        self._cleanup.add_finalizer(leave)
 
     def _send(self, leave: Leave) -> bool:
         if not leave.send():

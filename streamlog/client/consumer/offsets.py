@@ -79,13 +79,13 @@ class OffsetFetcher:
     def reset_out_of_range(self) -> None:
         """Move the positions that are outside the log, because retention deleted records there."""
         subscriptions = self._subscriptions
-        for name, reader in subscriptions.readers.items():
-            bounds = subscriptions.at_position(reader).bounds_if_out_of_range()
+        for name, fetcher in subscriptions.fetchers.items():
+            bounds = subscriptions.at_position(fetcher).bounds_if_out_of_range()
             if bounds is not None:
                 start, end = bounds
-                onward = self.reset(name, start, end, reader.position)
+                onward = self.reset(name, start, end, fetcher.position)
                 logger.warning(
                     "%s-%d: offset %d is outside the log (%d to %d); going on at %d (auto_offset_reset=%r)",
-                    *name, reader.position, start, end, onward, self._reset_policy,
+                    *name, fetcher.position, start, end, onward, self._reset_policy,
                 )  # fmt: skip
                 subscriptions.seek(name, onward)

@@ -1,4 +1,4 @@
-"""`RecordBatch`: records by columns, for readers to whom a Python object per record is too much."""
+"""`RecordBatch`: records by columns, without a Python object for each record."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ from .decode import Decoder, Deserialize, VerifiedBatch, undecodable
 class RecordBatch(Generic[K, V]):
     """Records of one partition as parallel columns. Immutable, owns its bytes, iterates to Records.
 
-    A column is decoded when it is first touched, so a reader that only wants keys pays only for
-    keys. `next_offset` is where to go on reading: after compaction that may lie past `last_offset + 1`.
+    A column is decoded when it is first used, so a program that uses only keys pays only for keys. `next_offset` is where
+    to go on reading: after a compaction that may be past `last_offset + 1`.
 
     >>> import streamlog
     >>> with streamlog.open() as log:
@@ -42,7 +42,7 @@ class RecordBatch(Generic[K, V]):
             self._cut(start, next_offset if end is None else min(end, next_offset))
 
     def _cut(self, start: int, end: int) -> None:
-        """Leave out what is before offset `start` or not before `end`."""
+        """Leave out the records before offset `start`, and those at or after `end`."""
         offsets = self._column(self._batch.offsets, 0)
         self._low = sum(1 for offset in offsets if offset < start)
         self._stop = max(self._low, sum(1 for offset in offsets if offset < end))
@@ -71,7 +71,7 @@ class RecordBatch(Generic[K, V]):
 
     @property
     def next_offset(self) -> int:
-        """Where to go on reading: past gaps that compaction left."""
+        """Where to go on reading: past the gaps that a compaction leaves."""
         return self._next_offset
 
     @property
@@ -176,7 +176,7 @@ _FIELDS = (
 
 
 class _Pickled(RecordBatch[Any, Any]):
-    """A batch that came out of a pickle: its columns are there already."""
+    """A batch that was unpickled: its columns are decoded already."""
 
     __slots__ = ("_fields",)
 

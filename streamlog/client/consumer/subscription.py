@@ -1,4 +1,4 @@
-"""What a consumer reads: topics and patterns, or partitions named one by one."""
+"""What a consumer is to read: topics and patterns, or partitions named one by one."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ from ..arguments import partition_of
 
 
 class Subscription:
-    """Names and patterns, resolved against the topics there are.
+    """Topic names and patterns, matched against the topics that exist; or, in `manual`, the partitions of `assign()`.
 
-    `names` is the same frozenset object until something changes, so callers compare by identity.
+    `names` is the same frozenset object until it changes, so callers compare it by identity.
     """
 
     def __init__(self) -> None:
@@ -23,11 +23,8 @@ class Subscription:
         self.patterns: tuple[re.Pattern[str], ...] = ()
         self.manual: tuple[TopicPartition, ...] | None = None
         self.names: frozenset[str] = frozenset()
+        self.empty = True
         self._version = -1
-
-    @property
-    def empty(self) -> bool:
-        return not self.fixed and not self.patterns and self.manual is None
 
     def subscribe(
         self, given: Iterable[Any], name_of: Callable[[Any], str], must_exist: Callable[[str], object]
@@ -38,7 +35,9 @@ class Subscription:
         for one in given:
             if isinstance(one, re.Pattern):
                 if not isinstance(one.pattern, str):
-                    raise ConfigError(f"A pattern of topics is made of str, not bytes: {one!r}.")
+                    raise ConfigError(
+                        f"A pattern matches topic names, so it is compiled from a str, not from bytes: {one!r}."
+                    )
                 patterns.append(one)
             else:
                 name = name_of(one)
@@ -48,6 +47,7 @@ class Subscription:
             raise ConfigError("subscribe() takes at least one topic; unsubscribe() ends a subscription.")
         self.fixed, self.patterns, self.manual = frozenset(names), tuple(patterns), None
         self.names = frozenset(names)
+        self.empty = False
         self._version = -1
 
     def assign(self, partitions: Iterable[TopicPartition], image: Image) -> None:
@@ -62,14 +62,16 @@ class Subscription:
                 )
         self.clear()
         self.manual = chosen
+        self.empty = False
 
     def clear(self) -> None:
         self.fixed, self.patterns, self.manual = frozenset(), (), None
         self.names = frozenset()
+        self.empty = True
         self._version = -1
 
     def resolve(self, image: Image) -> bool:
-        """Match patterns anew if topics changed; whether there may be something new to read."""
+        """Match the patterns again if topics changed; whether they did."""
         if image.version == self._version:
             return False
         self._version = image.version
@@ -83,7 +85,7 @@ class Subscription:
         return True
 
     def partitions(self, image: Image) -> list[TopicPartition]:
-        """Every partition this reads when nobody shares it. A topic that was deleted has none."""
+        """All partitions of the subscription, as a consumer without a group reads them. A deleted topic has none."""
         if self.manual is not None:
             return list(self.manual)
         views = [image.topics[name] for name in sorted(self.names) if name in image.topics]

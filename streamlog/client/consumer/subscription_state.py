@@ -13,7 +13,7 @@ from typing import Any
 
 from ...errors import StreamlogError
 from ...types import Record, TopicPartition
-from .fetcher import PartitionReader
+from .fetcher import PartitionFetcher
 from .record_batch import RecordBatch
 from .subscription import Subscription
 
@@ -48,7 +48,7 @@ NOTHING = Prefetched(TopicPartition("", -1), [], -1)
 
 
 class SubscriptionState:
-    """The subscription, a reader for each assigned partition, and the records in hand: returned, and not finished.
+    """The subscription, a fetcher for each assigned partition, and the records in hand: returned, and not finished.
 
     REQUIRES: the consumer's state lock.
 
@@ -64,7 +64,7 @@ class SubscriptionState:
 
     def __init__(self) -> None:
         self.subscription = Subscription()
-        self.readers: dict[TopicPartition, PartitionReader] = {}
+        self.fetchers: dict[TopicPartition, PartitionFetcher] = {}
         self.positions: dict[TopicPartition, int] = {}
         self.paused: set[TopicPartition] = set()
         self.polled: dict[TopicPartition, int] | None = None
@@ -75,10 +75,10 @@ class SubscriptionState:
         self._turn = 0
 
     def assigned(self) -> frozenset[TopicPartition]:
-        return frozenset(self.readers)
+        return frozenset(self.fetchers)
 
     def fetchable(self) -> list[TopicPartition]:
-        return [name for name in self.readers if name not in self.paused]
+        return [name for name in self.fetchers if name not in self.paused]
 
     def end_lock_free(self) -> bool:
         """Have an iteration acquire the lock before it takes the next record; whether no record is in hand.
@@ -90,14 +90,14 @@ class SubscriptionState:
 
     # -- assignment ----------------------------------------------------------------------------------
 
-    def add(self, reader: PartitionReader) -> None:
-        self.positions[reader.name] = reader.position
-        self.readers[reader.name] = reader
+    def add(self, fetcher: PartitionFetcher) -> None:
+        self.positions[fetcher.name] = fetcher.position
+        self.fetchers[fetcher.name] = fetcher
 
     def remove(self, names: Iterable[TopicPartition]) -> None:
         for name in set(names):
             self._forget(name)
-            self.readers.pop(name, None)
+            self.fetchers.pop(name, None)
             self.positions.pop(name, None)
             self.paused.discard(name)
 
@@ -138,17 +138,17 @@ class SubscriptionState:
             return True
         if self.prefetched is not NOTHING:
             self._drop_prefetched()
-        for reader in self._in_turn():
-            name = reader.name
+        for fetcher in self._in_turn():
+            name = fetcher.name
             end = None if ends is None else ends[name]
             out: list[Record[Any, Any]] = []
             if end is None:
-                self.at_position(reader).take(out, n)
+                self.at_position(fetcher).take(out, n)
             elif self.positions[name] < end:
-                self.at_position(reader).take(out, min(n, end - self.positions[name]))
+                self.at_position(fetcher).take(out, min(n, end - self.positions[name]))
             else:
                 continue
-            after = reader.position
+            after = fetcher.position
             if end is not None and after > end:
                 out = [record for record in out if record.offset < end]
                 after = end
@@ -173,18 +173,18 @@ class SubscriptionState:
             self._begin_poll()
         polled: dict[TopicPartition, int] = {}
         out: list[Record[Any, Any]] = []
-        for reader in self._in_turn():
+        for fetcher in self._in_turn():
             before = len(out)
-            if reader.position != self.positions[reader.name]:
-                self.at_position(reader)
+            if fetcher.position != self.positions[fetcher.name]:
+                self.at_position(fetcher)
             try:
-                reader.take(out, n - before)
+                fetcher.take(out, n - before)
             except StreamlogError:
                 if not out:
                     raise
                 # The records of the others are returned first; the next poll raises the error again.
-            # A reader that gave no records may have moved past control batches and gaps.
-            (polled if len(out) > before else self.positions)[reader.name] = reader.position
+            # A fetcher that gave no records may have moved past control batches and gaps.
+            (polled if len(out) > before else self.positions)[fetcher.name] = fetcher.position
             if len(out) >= n:
                 break
         if out:
@@ -198,14 +198,14 @@ class SubscriptionState:
         polled: dict[TopicPartition, int] = {}
         out: list[RecordBatch[Any, Any]] = []
         taken = 0
-        for reader in self._in_turn():
+        for fetcher in self._in_turn():
             before = len(out)
             try:
-                taken += self.at_position(reader).take_batches(out, n - taken, exactly)
+                taken += self.at_position(fetcher).take_batches(out, n - taken, exactly)
             except StreamlogError:
                 if not out:
                     raise
-            (polled if len(out) > before else self.positions)[reader.name] = reader.position
+            (polled if len(out) > before else self.positions)[fetcher.name] = fetcher.position
             if taken >= n:
                 break
         if out:
@@ -218,22 +218,22 @@ class SubscriptionState:
         if self.prefetched is not NOTHING:
             self._drop_prefetched()
 
-    def at_position(self, reader: PartitionReader) -> PartitionReader:
-        """The reader, moved back to what was returned: a call that raised may have left it further on."""
-        position = self.positions[reader.name]
-        if reader.position != position:
-            reader.seek(position)
-        return reader
+    def at_position(self, fetcher: PartitionFetcher) -> PartitionFetcher:
+        """The fetcher, moved back to what was returned: a call that raised may have left it further on."""
+        position = self.positions[fetcher.name]
+        if fetcher.position != position:
+            fetcher.seek(position)
+        return fetcher
 
-    def _in_turn(self) -> list[PartitionReader]:
+    def _in_turn(self) -> list[PartitionFetcher]:
         paused = self.paused
-        if len(self.readers) == 1 and not paused:
-            return list(self.readers.values())
-        readers = [r for r in self.readers.values() if r.name not in paused] if paused else list(self.readers.values())
-        if len(readers) < 2:
-            return readers
-        self._turn = (self._turn + 1) % len(readers)
-        return readers[self._turn :] + readers[: self._turn]
+        if len(self.fetchers) == 1 and not paused:
+            return list(self.fetchers.values())
+        fetchers = [each for each in self.fetchers.values() if each.name not in paused]
+        if len(fetchers) < 2:
+            return fetchers
+        self._turn = (self._turn + 1) % len(fetchers)
+        return fetchers[self._turn :] + fetchers[: self._turn]
 
     # -- finishing -----------------------------------------------------------------------------------
 
@@ -274,7 +274,7 @@ class SubscriptionState:
         return positions
 
     def _before_polled(self) -> dict[TopicPartition, int]:
-        positions = {name: self.positions[name] for name in self.readers}
+        positions = {name: self.positions[name] for name in self.fetchers}
         if self.prefetched.name in positions:
             positions[self.prefetched.name] = self.prefetched.position
         return positions
