@@ -322,10 +322,10 @@ class Recording:
 
     def __init__(self, answer: int = 0) -> None:
         self.answer = answer
-        self.observe: list[tuple[list[SegmentInfo], int]] = []
+        self.asked: list[tuple[list[SegmentInfo], int]] = []
 
     def expired(self, segments: Sequence[SegmentInfo], now_ms: int) -> int:
-        self.observe.append((list(segments), now_ms))
+        self.asked.append((list(segments), now_ms))
         return min(self.answer, len(segments))
 
 
@@ -335,7 +335,7 @@ def test_custom_policy_sees_sealed_segments_oldest_first(log: StreamLog, clock: 
     for n in range(200):
         topic.send(b"x" * 50, timestamp_ms=1000 + n)
     topic.apply_retention()
-    seen, now_ms = policy.observe[-1]
+    seen, now_ms = policy.asked[-1]
     assert now_ms == clock.time_ms()
     assert len(seen) > 5
     assert seen[0].base_offset == 0
@@ -356,7 +356,7 @@ def test_as_many_of_the_oldest_go_as_the_policy_says(log: StreamLog) -> None:
     for _ in range(200):
         topic.send(b"x" * 50)
     topic.apply_retention()
-    seen, _ = policy.observe[-1]
+    seen, _ = policy.asked[-1]
     policy.answer = 3
     topic.apply_retention()
     assert bounds(topic) == (seen[3].base_offset, 200)
@@ -368,7 +368,7 @@ def test_custom_policy_is_asked_in_the_background(log: StreamLog, clock: Any) ->
     for _ in range(200):
         topic.send(b"x" * 50)
     clock.advance(timedelta(days=1))
-    assert policy.observe
+    assert policy.asked
     assert topic.partition(0).log_start_offset > 100
 
 

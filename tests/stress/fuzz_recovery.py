@@ -40,7 +40,7 @@ ROUND_S = 20
 MEMORY = 64 << 20
 _WARM_UP = 100
 _HOSTILE = (0, 1, 0x7F, 0xFF, 0x7FFF, 0xFFFF, 0x7FFFFFFF, 0x80000000, 0xFFFFFFFF, 1 << 62, (1 << 63) - 1, (1 << 64) - 1)
-PublishedSlot = tuple[str, int, int]
+Place = tuple[str, int, int]
 
 
 class Violation(AssertionError):
@@ -69,7 +69,7 @@ class Figures:
 # -- the log ---------------------------------------------------------------------------------------------
 
 
-def build(path: Path, *, close: bool) -> dict[PublishedSlot, Any]:
+def build(path: Path, *, close: bool) -> dict[Place, Any]:
     """A small log with something of everything; the records it ever had, by place. Left as by a kill unless `close`."""
     clock = ManualClock(start_ms=START_MS)
     log = streamlog.open(path, clock=clock)
@@ -78,7 +78,7 @@ def build(path: Path, *, close: bool) -> dict[PublishedSlot, Any]:
     log.create_topic("packed", segment_bytes=4096)
     log.create_topic("gone")
     log.delete_topic("gone")
-    found: dict[PublishedSlot, Any] = {}
+    found: dict[Place, Any] = {}
     with log.producer(compression_type="gzip") as packed, log.producer() as producer:
         for n in range(40):
             value, key = b"%d" % n * 30, b"k%d" % (n % 3)
@@ -249,7 +249,7 @@ def _put_a_stranger(rng: random.Random, file: Path, elsewhere: Path) -> None:
 # -- a round ---------------------------------------------------------------------------------------------
 
 
-def read(log: streamlog.StreamLog, known: dict[PublishedSlot, Any], figures: Figures, *, hostile: bool) -> None:
+def read(log: streamlog.StreamLog, known: dict[Place, Any], figures: Figures, *, hostile: bool) -> None:
     """Everything that can be asked, also past damage."""
     for topic in list(log):
         for how in ({}, {"on_corrupt": "skip"}):
@@ -275,9 +275,7 @@ def write(log: streamlog.StreamLog, clock: ManualClock) -> None:
         clock.advance(60_000)
 
 
-def one_round(
-    rng: random.Random, template: Path, work: Path, known: dict[PublishedSlot, Any], figures: Figures
-) -> list[Path]:
+def one_round(rng: random.Random, template: Path, work: Path, known: dict[Place, Any], figures: Figures) -> list[Path]:
     hostile = rng.random() < 1 / 3
     path, into = work / "log", work / "into"
     shutil.copytree(template, path)
@@ -307,9 +305,7 @@ def _other_boot(path: Path) -> None:
             file.write_text(json.dumps({**owner, "boot_id": "another", "clean": False}))
 
 
-def _opened(
-    path: Path, known: dict[PublishedSlot, Any], figures: Figures, *, hostile: bool, read_only: bool = False
-) -> None:
+def _opened(path: Path, known: dict[Place, Any], figures: Figures, *, hostile: bool, read_only: bool = False) -> None:
     clock = ManualClock(start_ms=START_MS + 10_000)
     try:
         log = streamlog.open(path, clock=clock, read_only=read_only)
@@ -326,7 +322,7 @@ def _opened(
         log.close()
 
 
-def _repaired(path: Path, into: Path, known: dict[PublishedSlot, Any], figures: Figures, *, hostile: bool) -> None:
+def _repaired(path: Path, into: Path, known: dict[Place, Any], figures: Figures, *, hostile: bool) -> None:
     str(streamlog.repair(path, into))
     if hostile:
         _opened(into, known, figures, hostile=hostile)

@@ -9,7 +9,7 @@ from uuid import UUID
 
 from streamlog import PoisonedLogError, StreamLog, StreamlogError
 
-from .model import GroupModel, PartitionModel, Progress, PublishedSlot, Settings, TopicModel, Violation, demand
+from .model import GroupModel, PartitionModel, Place, Progress, Settings, TopicModel, Violation, demand
 from .producers import identity
 from .topics import DEFAULTS, LETTERS
 
@@ -300,7 +300,7 @@ class Checker:
             return
         ids = {topic.name: topic.id for topic in self._log.topics()}
         for group in model.groups.values():
-            found: dict[PublishedSlot, int] = {}
+            found: dict[Place, int] = {}
             try:
                 committed = self._log.group(group.name).committed()
             except PoisonedLogError:
@@ -327,7 +327,7 @@ class Checker:
             expected = {max(0, end - max(committed, info.log_start_offset)) for end in ends}
             demand(lag.get(place) in expected, f"the lag of {name} in {place} is {lag.get(place)}, not {expected}")
 
-    def _commit(self, group: GroupModel, place: PublishedSlot, committed: int | None) -> None:
+    def _commit(self, group: GroupModel, place: Place, committed: int | None) -> None:
         topic = self._program.model.topics[place[0]]
         where = f"group {group.name} in {topic.name}-{place[1]}"
         demand(place[1] < len(topic.partitions), f"{where} has an offset, and there is no such partition")

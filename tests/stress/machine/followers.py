@@ -50,6 +50,7 @@ class Followers:
             return
         self._program.clock.advance(0.01)  # what was written is published within some milliseconds
         self._program.producers.harvest()
+        self._program.checker.retained()  # what has lingered until now may be compacted already
         try:
             if self._log is None:
                 self._log = streamlog.open(

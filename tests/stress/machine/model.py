@@ -18,7 +18,7 @@ def demand(condition: object, message: str) -> None:
         raise Violation(message)
 
 
-PublishedSlot = tuple[UUID, int]
+Place = tuple[UUID, int]
 Settings = dict[str, Any]
 
 
@@ -158,7 +158,7 @@ class Progress:
 @dataclass
 class GroupModel:
     name: str
-    places: dict[PublishedSlot, Progress] = field(default_factory=dict)
+    places: dict[Place, Progress] = field(default_factory=dict)
     going: bool = False
     """Its deletion was tried by a process that died."""
 
@@ -166,7 +166,7 @@ class GroupModel:
     def latest(self) -> bool:
         return self.name.startswith("latest")
 
-    def at(self, place: PublishedSlot) -> Progress:
+    def at(self, place: Place) -> Progress:
         return self.places.setdefault(place, Progress())
 
 

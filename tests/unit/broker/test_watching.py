@@ -38,10 +38,10 @@ class Lock:
         self.held = True
         self.pid = PID
         self.error: OSError | None = None
-        self.observe = 0
+        self.asked = 0
 
     def holder(self) -> int | None:
-        self.observe += 1
+        self.asked += 1
         if self.error is not None:
             raise self.error
         return self.pid if self.held else None
@@ -227,15 +227,15 @@ def test_a_file_that_is_garbage_for_long_is_none(scene: Scene) -> None:
 def test_a_silent_owner_is_asked_for_now_and_then_only(scene: Scene) -> None:
     scene.write(SLOT)
     scene.look()
-    asked = scene.lock.observe
+    asked = scene.lock.asked
     for _ in range(200):
         scene.look(0.005)
-    assert 3 <= scene.lock.observe - asked <= 5
-    asked = scene.lock.observe
+    assert 3 <= scene.lock.asked - asked <= 5
+    asked = scene.lock.asked
     for n in range(200):
         scene.write(SLOT._replace(end_offset=500 + n))
         scene.look(0.005)
-    assert scene.lock.observe == asked
+    assert scene.lock.asked == asked
 
 
 def test_an_owner_that_is_killed_is_noticed_and_so_is_the_next(scene: Scene) -> None:
