@@ -25,7 +25,7 @@ from ..runtime.disk_errors import check, ignored
 from ..runtime.owned_disk import OwnedDisk
 from ..runtime.values import refuse_to_copy
 from ..storage.files import as_storage_error
-from ..storage.lost import begin_again, is_lost, lost
+from ..storage.lost import create_empty, is_lost, lost_error
 from ..storage.recovery.recovery import PreviousShutdown, open_log
 from ..storage.segment import size_of
 from ..types import TopicPartition
@@ -274,7 +274,7 @@ class LogDirectory:
         directory = directory_of(view, number)
         seed = seed_of(view.id_bytes, number)
         try:
-            start = begin_again(self.disk, f"{self.path}/{directory}", view.id_bytes, number, seed, offset)
+            start = create_empty(self.disk, f"{self.path}/{directory}", view.id_bytes, number, seed, offset)
             self.disk.sync_dir(f"{self.path}/topics")
         except OSError as error:
             raise as_storage_error(error, "create", f"{self.path}/{directory}") from error
@@ -310,7 +310,7 @@ class LogDirectory:
         seed, crash, path = seed_of(topic_id, name.partition), self.crash, f"{self.path}/{directory}"
         try:
             if is_lost(self.disk, path, topic_id, name.partition, was_clean=crash.clean):
-                raise lost(path, f"{name.topic}-{name.partition}", is_there=self.disk.exists(path))
+                raise lost_error(path, f"{name.topic}-{name.partition}", is_there=self.disk.exists(path))
         except OSError as error:
             raise as_storage_error(error, "open", path) from error
         log = open_log(self.disk, path, topic_id, name.partition, seed, config, crash, is_known=True)

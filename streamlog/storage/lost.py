@@ -1,8 +1,8 @@
-"""A partition directory whose records are lost as a whole: it is not there, or nothing is in it that says where the log ends.
+"""A lost partition: its directory is missing, or contains nothing that says where the log ends.
 
-A directory is on the device, with its first segment, before anything names it, and never without a segment
-after that. So no crash explains one that is missing or has none: somebody removed it, or a file system was repaired. It
-is refused by every open, for an empty log in its place would give offsets a second time.
+A new directory is on the device, with its first segment, before the metadata refers to it, and it has a segment at every
+moment after that. So no crash explains a directory that is missing or has no segment: it was removed, or a file system
+check removed it. Every open refuses it, because an empty log in its place would assign the same offsets again.
 """
 
 from __future__ import annotations
@@ -17,9 +17,9 @@ from .segment import Segment
 
 
 def is_lost(disk: Disk, directory: str, topic_id: bytes, partition: int, *, was_clean: bool) -> bool:
-    """Whether the directory of a partition that was there once tells nothing of where its log ends. Raises OSError.
+    """Whether nothing in the directory of an existing partition says where its log ends. Raises OSError.
 
-    After a clean close the state alone tells: the recovery point is the end.
+    After a clean close the state is sufficient: its recovery point is the end.
     """
     try:
         names = disk.listdir(directory)
@@ -30,7 +30,7 @@ def is_lost(disk: Disk, directory: str, topic_id: bytes, partition: int, *, was_
 
 
 def holds_records(name: str) -> bool:
-    """Whether a file of that name holds records, or did: a segment, what replaces some, or what was cut off one."""
+    """Whether a file of that name contains records: a segment, a finished compaction, or bytes removed from a segment."""
     return base_offset_of(name, "log") is not None or swap_of(name) is not None or cut_of(name) is not None
 
 
@@ -42,11 +42,12 @@ def _state(disk: Disk, directory: str, topic_id: bytes, partition: int) -> State
         return None
 
 
-def begin_again(disk: Disk, directory: str, topic_id: bytes, partition: int, seed: int, offset: int) -> int:
-    """Put an empty log in place of a lost one, on the device on return; the offset at which it begins.
+def create_empty(disk: Disk, directory: str, topic_id: bytes, partition: int, seed: int, offset: int) -> int:
+    """Create an empty log in place of a lost one; it is on the device on return. Return the offset at which it begins.
 
-    That is `offset`, or what is left of the state if it says a later one. What is in the directory stays. The segment
-    comes last: interrupted before it, the partition is lost as before. Raises OSError, StorageError, DiskFullError.
+    That is `offset`, or a later one from the state if that is left. Other files in the directory stay. The segment is
+    created last: if the call is interrupted before, the partition is still lost. Raises OSError, StorageError,
+    DiskFullError.
     """
     disk.makedirs(directory)
     known = _state(disk, directory, topic_id, partition)
@@ -63,14 +64,14 @@ def begin_again(disk: Disk, directory: str, topic_id: bytes, partition: int, see
     return offset
 
 
-def lost(directory: str, name: str, *, is_there: bool) -> CorruptRecordError:
-    """What an open raises. `name` says whose directory it is."""
+def lost_error(directory: str, name: str, *, is_there: bool) -> CorruptRecordError:
+    """The error that an open raises. `name` is the partition."""
     what = "has no segment any more" if is_there else "is missing"
     return CorruptRecordError(
         f"{directory} {what}: the records of {name} were in it, and are lost. Restore the directory from a copy; or open "
-        f"the log with force=True, which accepts the loss: the partition then goes on, empty, at the greatest offset that is "
-        f"known of it. streamlog.verify() tells what else is hurt, and streamlog.repair() copies what is whole into a new "
-        f"log.",
+        f"the log with force=True, which accepts the loss: the partition then continues, empty, at the greatest offset that "
+        f"is known of it. streamlog.verify() tells what else is damaged, and streamlog.repair() copies what is intact into a "
+        f"new log.",
         path=directory,
         position=0,
         expected=0,

@@ -29,7 +29,7 @@ from . import checkpoint
 from .checkpoint import State
 from .files import as_storage_error, base_offset_of, log_name, swap_of
 from .index import INTERVAL, Index
-from .lost import holds_records, lost
+from .lost import holds_records, lost_error
 from .published import Slot
 from .reader import LogReader
 from .scan import walk
@@ -119,7 +119,7 @@ class TailedLog(LogReader):
     def _lost(self) -> StreamlogError:
         """What is raised where the directory, or everything in it, is gone."""
         is_there = self._disk.exists(self.directory)
-        return self.why_gone() or lost(self.directory, "this partition", is_there=is_there)
+        return self.why_gone() or lost_error(self.directory, "this partition", is_there=is_there)
 
     def _restless(self) -> RequestTimedOutError:
         return RequestTimedOutError(

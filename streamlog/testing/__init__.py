@@ -1,15 +1,17 @@
-"""Shipped helpers for the tests of programs that use streamlog. Nothing in the library imports them.
+"""Helpers for the tests of programs that use streamlog. The library itself does not import them.
 
-`ManualClock` is given to `streamlog.open(clock=…)`: time stands still until the test advances it,
-and everything that time drives has happened when `advance` returns. `Clock` is the protocol it follows.
+Pass a `ManualClock` to `streamlog.open(clock=…)`: time stands still until the test calls `advance`, and when that returns,
+all work that depends on time is done. `Clock` is its protocol.
 
-`SimulatedDisk` and `FaultyDisk` are given to `streamlog.open(disk=…)`. The first is a file system in
-memory that can say what a kill or a power loss would leave at any moment; the second lets chosen
-calls fail, on real files or on simulated ones.
+Pass a `SimulatedDisk` or a `FaultyDisk` to `streamlog.open(disk=…)`. A simulated disk is a file system in memory that gives
+the state that a kill or a power loss would leave at any moment. A faulty disk makes chosen calls fail, on real files or
+on a simulated disk.
 
-- `model`: files, directories, and what of them is on the device
-- `crashes`: which states a crash may leave
-- `simulated`, `handles`, `faults`: the two disks, and open files of the first
+- `clock`: `ManualClock`.
+- `model`: files and directories, and what of them is on the device.
+- `crashes`: the states that a crash may leave.
+- `simulated`, `handles`: `SimulatedDisk`, and its open files.
+- `faults`: `FaultyDisk`.
 """
 
 from ..runtime.disk_errors import disk_modules

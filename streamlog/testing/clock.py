@@ -1,8 +1,7 @@
 """A clock that a test moves, and the work that becomes due when it moves.
 
-A log opened with a ManualClock starts no background thread. It attaches a scheduler, and whoever
-advances the clock runs the log's due work, in order, before `advance` returns: a test moves a week
-in a microsecond, and nothing races.
+A log opened with a ManualClock starts no background thread. It attaches a scheduler to the clock, and `advance` runs the
+log's due work, in order, before it returns. So a test can advance a week in a microsecond, and there are no races.
 """
 
 from __future__ import annotations
@@ -20,20 +19,20 @@ _NEW_YEAR_2026_MS = 1_767_225_600_000
 
 
 class Scheduler(Protocol):
-    """Work with deadlines, in wall-clock milliseconds as `time_ms` tells them. Compared by identity."""
+    """Work with deadlines, in wall-clock milliseconds as `time_ms` returns them. Compared by identity."""
 
     def next_deadline_ms(self) -> int | None:
         """When its earliest work is due, past or future, or None if it has none."""
 
     def run_due(self, now_ms: int, /) -> object:
-        """Do all work whose deadline is at or before `now_ms`. The answer is ignored."""
+        """Do all work whose deadline is at or before `now_ms`. The return value is ignored."""
 
 
 class ManualClock:
-    """A clock that stands still until it is told to move. Thread-safe; a read takes no lock.
+    """A clock that stands still until `advance` or `jump` is called. Thread-safe; a read takes no lock.
 
-    `start_ms` is the wall clock at first, in ms since the epoch: the beginning of 2026 in UTC if
-    not given, so that runs repeat. The monotonic clock begins at 0.0.
+    `start_ms` is the initial wall clock in ms since the epoch. The default is the beginning of 2026 in UTC, so that runs
+    repeat. The monotonic clock begins at 0.0.
 
     >>> clock = ManualClock(start_ms=1_000)
     >>> clock.advance(2.5)
@@ -64,23 +63,22 @@ class ManualClock:
         return self._now[0] // _NS_PER_MS
 
     def monotonic(self) -> float:
-        """Seconds that `advance` has moved. `jump` does not touch it."""
+        """The seconds by which `advance` has moved the clock. `jump` does not change it."""
         return self._now[1] / _NS_PER_S
 
     def advance(self, seconds: float | timedelta) -> None:
-        """Move both clocks forward and run, on this thread, all work that becomes due on the way.
+        """Move both clocks forward and run, on this thread, all work that becomes due.
 
-        The clock stops at each deadline in turn and the work runs at that time; work scheduled on
-        the way is run too, if it is due before the end. What is overdue when the call begins, after
-        a `jump`, runs first, at the present time and in the order of its deadlines; `advance(0)`
-        does just that. Of several schedulers due at once the one attached first goes first, and
-        each does all it owes before the next.
+        The clock stops at each deadline in turn, and the work runs at that time. Work that is scheduled meanwhile runs too
+        if it is due before the end. Work that is overdue when the call begins, after a `jump`, runs first, at the current
+        time and in the order of its deadlines; `advance(0)` does only that. If several schedulers are due at once, the one
+        that was attached first does all its work first.
 
-        An error raised by the work ends the call with the clock at that instant; the rest stays due.
-        A second thread that advances waits for the first.
+        If the work raises an error, the call ends with the clock at that instant; the remaining work stays due. A second
+        thread that calls `advance` waits for the first.
 
-        Raises ValueError if `seconds` is negative or not finite, RuntimeError if called by the work
-        itself or if a scheduler is due again at one instant without end.
+        Raises ValueError if `seconds` is negative or not finite; RuntimeError if the work itself calls it, or if a
+        scheduler becomes due again without end at one instant.
         """
         remaining = _nanoseconds(seconds)
         refuse_reentry()
@@ -94,25 +92,24 @@ class ManualClock:
                 self._advancing_thread = None
 
     def jump(self, ms: int) -> None:
-        """Move the wall clock alone by `ms`, back if negative, as an administrator or NTP would.
+        """Move only the wall clock, by `ms` (back if negative), as an administrator or NTP would.
 
-        Nothing runs: work that is due after a jump forward runs at the next `advance`, `advance(0)`
-        included, and a jump back puts off what was not done yet. Raises ValueError for a time
-        before the epoch.
+        No work runs: work that is due after a jump forward runs at the next `advance`, also `advance(0)`; a jump back
+        delays work that was not done yet. Raises ValueError for a time before the epoch.
         """
         self._move(ms * _NS_PER_MS, 0)
 
     def attach(self, scheduler: Scheduler) -> None:
-        """Let `advance` run this scheduler's work, until `detach`. Twice is once.
+        """Have `advance` run this scheduler's work until `detach`. A second call has no effect.
 
-        The clock holds the scheduler: one that must be collected with its log refers to it weakly.
+        The clock refers to the scheduler strongly.
         """
         with inside(), self._moving:
             if not any(known is scheduler for known in self._schedulers):
                 self._schedulers = (*self._schedulers, scheduler)
 
     def detach(self, scheduler: Scheduler) -> None:
-        """Forget a scheduler; one that is not attached is no error."""
+        """Detach a scheduler. It is not an error if it is not attached."""
         with inside(), self._moving:
             self._schedulers = tuple(known for known in self._schedulers if known is not scheduler)
 
@@ -129,7 +126,7 @@ class ManualClock:
             self._now = (wall + wall_ns, monotonic + monotonic_ns)
 
     def _run_until(self, remaining: int) -> None:
-        """Spend `remaining` ns. Counted down, not compared with an end: the work may jump the wall clock."""
+        """Advance by `remaining` ns. Counted down, not compared with an end time: the work may call `jump`."""
         rounds: dict[int, int] = {}
         while (due := self._earliest()) is not None:
             deadline_ms, scheduler = due
@@ -150,7 +147,7 @@ class ManualClock:
         self._move(remaining, remaining)
 
     def _earliest(self) -> tuple[int, Scheduler] | None:
-        """The earliest deadline and whose it is; of equal ones the scheduler attached first."""
+        """The earliest deadline and its scheduler; among equal deadlines, the scheduler that was attached first."""
         earliest: tuple[int, Scheduler] | None = None
         for scheduler in self._schedulers:
             deadline = scheduler.next_deadline_ms()

@@ -1,14 +1,13 @@
-"""What a machine may hold after a crash: from a trace of operations to images of the file system.
+"""The states that a crash may leave: images of the file system, made from a trace of operations.
 
-The rules, in the order of their harshness:
+The rules, from mild to harsh:
 
-- After a kill everything written is there; the device and the page cache go on as they were.
-- After a power loss what was synced is there. Of a file's unsynced writes any sector of 512 bytes may
-  have reached the device as some write left it; a sector is never mixed of two versions. Of a
-  directory's unsynced changes the first few did, as with a journal; directories are independent.
-- Harsh: any of a directory's changes, and any of the writes to a file, also a later one to a sector
-  without an earlier one. No Linux file system does this to the letter; a program that survives it
-  owes nothing to the journal.
+- After a kill, everything that was written is there; device and page cache are unchanged.
+- After a power loss, everything that was synced is there. Of a file's unsynced writes, any sector of 512 bytes may have
+  reached the device as some write left it; a sector never mixes two versions. Of a directory's unsynced changes, the first
+  few did, as with a journal. Directories are independent of each other.
+- Harsh: any of a directory's unsynced changes, and any of the writes to a file, also a later write to a sector without an
+  earlier one. No Linux file system behaves exactly like that. A program that survives it does not depend on a journal.
 """
 
 from __future__ import annotations
@@ -27,7 +26,7 @@ _NAME = re.compile(r"(\d+)/(kill|kill-half|strict|lax|\d+|harsh-\d+)(?:@([0-9a-f
 
 
 class Found(NamedTuple):
-    """One state: its name, what the machine holds, which boot it is, and the marks that were set before."""
+    """One state: its name, the files, the number of the boot, and the marks set before."""
 
     name: str
     image: Image
@@ -36,7 +35,7 @@ class Found(NamedTuple):
 
 
 class Trace:
-    """What was done to one disk, and from it every state of the way."""
+    """The operations on one disk, and the states that a crash at each of them may leave."""
 
     __reduce_ex__ = refuse_to_copy
 
@@ -63,12 +62,12 @@ class Trace:
         match = _NAME.fullmatch(name)
         if match is None:
             raise ValueError(
-                f"{name!r} is no name of a state: a number of operations and what was left, such as '12/kill', "
-                f"'12/strict', '12/lax', '12/7' or '12/harsh-7', as crashes() gives them"
+                f"{name!r} is not the name of a state: give a number of operations and what is left, such as '12/kill', "
+                f"'12/strict', '12/lax', '12/7' or '12/harsh-7', as crashes() yields them"
             )
         done, choice, check = int(match[1]), match[2], match[3]
         if done > len(self.ops):
-            raise ValueError(f"{name!r} is after {done} operations, and {len(self.ops)} were done to this disk")
+            raise ValueError(f"{name!r} is the state after {done} operations, but this disk has {len(self.ops)}")
         with self._lock:
             here = self._here
             if here is None or here.done > done or choice == "kill-half":
@@ -80,12 +79,12 @@ class Trace:
                 here.step(self.ops[here.done])
             if check is not None and check != here.check():
                 raise ValueError(
-                    f"{name!r} is of another trace: the first {done} operations are not those that it was made of. The "
-                    f"program, its input or its seed has changed since; look for the failure anew with crashes()"
+                    f"{name!r} belongs to another trace: the first {done} operations differ. The program, its input or its "
+                    f"seed has changed since; search for the failure again with crashes()"
                 )
             if choice == "kill-half":
                 if before is None or self.ops[done - 1].kind != "pwrite":
-                    raise ValueError(f"{name!r}: operation {done} is no write, so there is no half of it")
+                    raise ValueError(f"{name!r}: operation {done} is not a write, so it cannot be half done")
                 return self._half(before, here)
             return self._found(here, choice)
 
@@ -122,7 +121,7 @@ class Trace:
         return Found(name, survivors.build(), self._boot + 1, here.marks)
 
     def _half(self, before: Image, here: _Cursor) -> Found:
-        """Killed within the last write: some of its bytes are there."""
+        """The process was killed during the last write: some of its bytes are there."""
         op = self.ops[here.done - 1]
         rng = Random(f"{self._seed}/{here.done}/half")
         model = Model(before)
@@ -131,7 +130,7 @@ class Trace:
 
 
 class _Cursor:
-    """A machine on its way through a trace."""
+    """Replays a trace: the state after each operation."""
 
     def __init__(self, base: Image, marks: tuple[str, ...]) -> None:
         self._model = Model(base)
@@ -144,7 +143,7 @@ class _Cursor:
 
     def step(self, op: Op) -> None:
         self.done += 1
-        # Neither names nor contents, which hold random ids: a run of the same program has the same checks.
+        # Without names and contents, which contain random ids: so the checksum repeats in every run of the same program.
         text = f"{op.kind} {op.node} {op.position} {len(op.data)} {op.child}"
         self._check = zlib.crc32(text.encode(), self._check)
         if op.kind == "mark":
@@ -171,7 +170,7 @@ class _Cursor:
 
 
 class _Survivors:
-    """What one power loss leaves. Only what can still be reached from the root is kept."""
+    """What one power loss leaves. Only files reachable from the root are kept."""
 
     def __init__(self, image: Image, choice: str, seed: str) -> None:
         self._image = image
@@ -192,7 +191,7 @@ class _Survivors:
         files, dirs = self._image.files, self._image.dirs
         for child in entries.values():
             if child in dirs:
-                if child not in self._dirs:  # a rename between directories may leave two names for one
+                if child not in self._dirs:  # after a rename between directories a directory may have two names
                     self._directory(child)
             elif child not in self._files:
                 file = files[child]
@@ -235,12 +234,12 @@ class _Survivors:
         elif kind < 0.95:
             if kind < 0.9:
                 self._scatter(data, pending)
-            if kind > 0.8:  # the size reached the device before the data, of which it has none or some
+            if kind > 0.8:  # the size reached the device before some or all of the data
                 resize(data, max(len(data), rng.choice(_sizes(file))))
         return bytes(data)
 
     def _scatter(self, data: bytearray, pending: tuple[Op, ...]) -> None:
-        """Each sector as it was after some number of the writes, all of them independent."""
+        """Each sector, independently of the others, as it was after some number of the writes."""
         rng = self._rng
         versions: dict[int, int] = {}
         for number, op in enumerate(pending):
@@ -263,7 +262,7 @@ class _Survivors:
 
 
 def _sectors(op: Op) -> Iterator[tuple[int, slice]]:
-    """The sectors that a write touches, by number, and which of its bytes go there."""
+    """The numbers of the sectors that a write changes, each with the slice of its bytes that goes there."""
     end = op.position + len(op.data)
     for sector in range(op.position // SECTOR, (end - 1) // SECTOR + 1):
         start = max(op.position, sector * SECTOR) - op.position
@@ -271,7 +270,7 @@ def _sectors(op: Op) -> Iterator[tuple[int, slice]]:
 
 
 def _tear(data: bytearray, op: Op, rng: Random) -> None:
-    """Some sectors of one write: the first few, or any."""
+    """Apply some sectors of one write: the first few, or any."""
     sectors = list(_sectors(op))
     kept = sectors[: rng.randint(0, len(sectors))] if rng.random() < 0.5 else [s for s in sectors if rng.random() < 0.5]
     view = memoryview(op.data)

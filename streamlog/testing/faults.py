@@ -1,4 +1,4 @@
-"""Faults on purpose: a disk of which chosen calls fail, over the real file system or a simulated one."""
+"""A disk on which chosen calls fail, over the real file system or a simulated one."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ GROUPS = {
 
 
 class Fault:
-    """One thing that goes wrong; made by `FaultyDisk.fail`. `fired` counts how often it has."""
+    """An injected fault, made by `FaultyDisk.fail`. `fired` counts the calls that it made fail."""
 
     def __init__(
         self,
@@ -52,7 +52,7 @@ class Fault:
         return f"<Fault: {self.op} of {self.path}, call {self.nth}, fired {self.fired} times>"
 
     def strikes(self, op: str, path: str) -> bool:
-        """Count one call; whether it fails."""
+        """Count one call; return whether it fails."""
         if op not in self._operations or not fnmatchcase(path, self.path):
             return False
         self.seen += 1
@@ -68,13 +68,13 @@ class Fault:
 
 
 class FaultyDisk:
-    """A disk of which chosen calls fail, for `streamlog.open(disk=…)`.
+    """A disk on which chosen calls fail, for `streamlog.open(disk=…)`.
 
-    `inner` is the disk that does the work: the machine's own files if not given, or a `SimulatedDisk`,
-    whose crashes then show what is left after a fault and a power loss.
+    `inner` is the disk that does the work: the real files by default, or a `SimulatedDisk`, whose crashes then show what a
+    fault and a power loss leave.
 
-    Composite calls (`read`, `write_atomic`, and removing a directory) are made of the plain ones, so
-    that each step of them can fail. Thread-safe. Every call is noted in `calls`.
+    Composite calls (`read`, `write_atomic` and `rmtree`) consist of the simple ones, so that each of their steps can fail.
+    Every call is recorded in `calls`. Thread-safe.
 
     >>> import errno, streamlog
     >>> from streamlog.testing import FaultyDisk, SimulatedDisk
@@ -86,7 +86,7 @@ class FaultyDisk:
     ...         orders.send("9.50")
     ...     except streamlog.DiskFullError:
     ...         print("full, but nothing is lost:", full.fired)
-    ...     orders.send("9.50").result().offset    # there is room again
+    ...     orders.send("9.50").result().offset    # the disk has space again
     full, but nothing is lost: 1
     0
     """
@@ -97,9 +97,9 @@ class FaultyDisk:
         self.inner: Disk = inner if inner is not None else OsDisk()
         self.calls: list[tuple[str, str]] = []
         self.capacity: int | None = None
-        """Bytes that files may take in all, or None. See `used`."""
+        """The largest value that `used` may have, in bytes; None for no limit."""
         self.used = 0
-        """Bytes by which files have grown through this disk since it was made, less those that were freed."""
+        """The bytes by which files have grown through this disk since it was created, minus those that were freed."""
         self._faults: list[Fault] = []
         self._lock = new_reentrant_lock()
 
@@ -115,20 +115,20 @@ class FaultyDisk:
         path: str = "*",
         short: int = 0,
     ) -> Fault:
-        """Let the `nth` matching call from now on fail, and those after it, `times` in all (None: for ever).
+        """Make the `nth` matching call from now on fail, and the calls after it, `times` in all (None: for ever).
 
-        `op` is one of OPERATIONS, or a group: "any", "write" (all that changes something), "read"; "open"
-        is the opening of a file that may be there, "create" of one that may be made. `path` is a glob over
-        the whole path, in which `*` matches slashes too. `error` is an errno, or an exception to raise.
-        `short`: a write first writes that many of its bytes, as a write may.
+        `op` is one of OPERATIONS, or a group: "any", "write" (everything that changes something) or "read". "open" opens
+        an existing file, "create" one that it may create. `path` is a glob over the whole path, in which `*` matches
+        slashes too. `error` is an errno or an exception to raise. `short`: a failing write writes that many of its bytes
+        first.
 
-        An EIO of a `sync` does what it does on Linux if the inner disk is simulated: what was unsynced
-        stays visible, never reaches the device, and the next sync says that all is well.
+        If the inner disk is simulated, a `sync` that fails with EIO has the same effect as on Linux: what was not synced
+        stays visible, never reaches the device, and the next sync succeeds.
 
-        Returns the Fault; its `fired` says how often it struck. Raises ValueError for an unknown `op`.
+        Returns the Fault; its `fired` counts the calls that failed. Raises ValueError for an unknown `op`.
         """
         if op not in OPERATIONS and op not in GROUPS:
-            raise ValueError(f"{op!r} is no operation of a disk; there are {', '.join((*GROUPS, *OPERATIONS))}")
+            raise ValueError(f"{op!r} is not an operation of a disk; give one of {', '.join((*GROUPS, *OPERATIONS))}")
         if nth < 1:
             raise ValueError(f"nth={nth}: calls are counted from 1")
         fault = Fault(op, error, nth, times, path, short)
@@ -137,7 +137,7 @@ class FaultyDisk:
         return fault
 
     def heal(self, fault: Fault | None = None) -> None:
-        """Forget one fault, or all of them and the capacity."""
+        """Remove one fault, or all of them and the capacity."""
         with self._lock:
             self._faults = [known for known in self._faults if fault is not None and known is not fault]
             if fault is None:
@@ -147,7 +147,7 @@ class FaultyDisk:
         with self._lock:
             self.calls.append((op, path))
             struck: Fault | None = None
-            for fault in self._faults:  # each counts the call, the first one to strike decides
+            for fault in self._faults:  # each counts the call; the first one that strikes decides
                 if fault.strikes(op, path) and struck is None:
                     struck = fault
             return struck
@@ -262,8 +262,8 @@ class FaultyDisk:
         with self._lock:
             self.used += n
 
-    def _room(self, n: int) -> int:
-        """How many of `n` more bytes there is room for."""
+    def _available(self, n: int) -> int:
+        """How many of `n` more bytes there is space for."""
         return n if self.capacity is None else max(0, min(n, self.capacity - self.used))
 
 
@@ -292,12 +292,12 @@ class FaultyFile:
             raise OSError(errors.ENOSPC, "the capacity of the disk is used up", self.path)
 
     def _write(self, data: bytes, position: int) -> int:
-        """Write what there is room for; how many bytes that was."""
+        """Write as much as there is space for; return the number of bytes."""
         size = self._inner.size()
         growth = max(0, position + len(data) - size)
-        room = self._disk._room(growth)
-        if room < growth:
-            data = data[: max(0, len(data) - (growth - room))]
+        available = self._disk._available(growth)
+        if available < growth:
+            data = data[: max(0, len(data) - (growth - available))]
         if data:
             self._inner.pwrite([data], position)
             self._disk._grow(max(0, position + len(data) - size))
@@ -331,7 +331,7 @@ class FaultyFile:
 
 
 class FaultyMapping:
-    """A mapping of a `FaultyDisk`, whose reads may fail as those of a bad disk do: with an OSError."""
+    """A mapping of a `FaultyDisk`. A read fails with an OSError, as on a bad disk."""
 
     def __init__(self, disk: FaultyDisk, inner: Mapping, path: str) -> None:
         self._disk = disk

@@ -21,11 +21,11 @@ _MESSAGES = {
 
 
 class BusError(AssertionError):
-    """A mapping was read beyond the end of its file, which had been truncated: a real process dies of SIGBUS there."""
+    """A mapping was read beyond the end of its file, which was truncated. A real process would die of SIGBUS."""
 
 
 class SimulatedFile:
-    """An open file. It lives on when its name is gone, and until the disk is."""
+    """An open file. It stays readable and writable after its name is removed."""
 
     __slots__ = ("_closed", "_do", "_node", "_writable", "path")
     __reduce_ex__ = refuse_to_copy
@@ -63,9 +63,9 @@ class SimulatedFile:
         self._do(Op("sync", self.path, self._node.number))
 
     def fail_sync(self) -> None:
-        """What a sync that fails with EIO does on Linux: the unsynced pages count as clean from now on.
+        """Do what a sync that fails with EIO does on Linux: the unsynced pages count as clean from now on.
 
-        Readers see them; they will never reach the device, though the next sync says that all is well.
+        Readers see them, but they never reach the device, although the next sync succeeds.
         """
         self._check()
         self._do(Op("failed_sync", self.path, self._node.number))
@@ -85,7 +85,7 @@ class SimulatedFile:
 
 
 class SimulatedMapping:
-    """Pages of a file as they are now, shared with whoever writes to it."""
+    """Shared pages of a file: it reads what was written to the file after the mapping was made."""
 
     __slots__ = ("_length", "_node", "path")
 
@@ -98,7 +98,7 @@ class SimulatedMapping:
         end = min(position + length, self._length)
         if end > len(self._node.seen):
             raise BusError(
-                f"{self.path} was mapped with {self._length} bytes and cut to {len(self._node.seen)} since: reading up to "
+                f"{self.path} was mapped with {self._length} bytes and truncated to {len(self._node.seen)}: reading up to "
                 f"byte {end} would end the process with SIGBUS"
             )
         return bytes(self._node.seen[position:end])

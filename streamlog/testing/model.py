@@ -1,11 +1,10 @@
 """Files and directories in memory, and what of them is on the device.
 
-A `Model` is changed by `Op`s alone. The simulated disk applies an operation to its own model and
-writes it into a trace; replaying a part of that trace on another model gives the machine as it was
-in between, which is how crash states are made.
+Only an `Op` changes a `Model`. The simulated disk applies each operation to its own model and adds it to a trace. Replaying
+a part of the trace on another model gives the machine as it was at that moment; crash states are made from that.
 
-What is unsynced is a list of operations per file and per directory. A sync of the file empties the
-first, a sync of the directory the second, and neither does the other's work: POSIX promises no more.
+Each file and each directory has a list of unsynced operations. A sync of the file empties the first, a sync of the
+directory the second, and neither affects the other: POSIX promises no more.
 """
 
 from __future__ import annotations
@@ -20,8 +19,8 @@ SECTOR = 512
 class Op(NamedTuple):
     """One operation of a trace.
 
-    `node` is the file or, of entries and `sync_dir`, the directory; `name` the entry, or a mark's label.
-    `child` is the file that a new entry names; `to` and `into` where a rename puts it.
+    `node` is the file or, for changes of entries and `sync_dir`, the directory. `name` is the entry, or the label of a
+    mark. `child` is the file that a new entry refers to; `to` and `into` are the new name and directory of a rename.
     """
 
     kind: str  # create mkdir pwrite truncate sync failed_sync rename unlink rmdir sync_dir mark
@@ -44,18 +43,18 @@ class Op(NamedTuple):
 
 
 class Entry(NamedTuple):
-    """A change of a directory that is not on the device yet: `child` is -1 where the name was removed.
+    """A change of a directory that is not on the device yet. `child` is -1 if the name was removed.
 
-    The two halves of a rename within one directory are one change: a journal has both or neither.
+    The two halves of a rename within one directory are one change: a journal contains both or neither.
     """
 
     name: str
     child: int
-    gone: str = ""  # the name that a rename took away
+    gone: str = ""  # the name that a rename removed
 
 
 class FileImage(NamedTuple):
-    """A file at one moment: what is on the device, what was done to it since, what a reader sees."""
+    """A file at one moment: what is on the device, the operations since, and what a reader sees."""
 
     durable: bytes
     pending: tuple[Op, ...]
@@ -63,7 +62,7 @@ class FileImage(NamedTuple):
 
 
 class DirImage(NamedTuple):
-    """A directory at one moment, as `FileImage`. Never changed once made."""
+    """A directory at one moment, as `FileImage`. Immutable."""
 
     durable: dict[str, int]
     pending: tuple[Entry, ...]
@@ -71,7 +70,7 @@ class DirImage(NamedTuple):
 
 
 class Image(NamedTuple):
-    """Every file and directory by number. Shared between states, so nobody changes what is in it."""
+    """Every file and directory by number. Shared between states, so it is never changed."""
 
     files: dict[int, FileImage]
     dirs: dict[int, DirImage]
@@ -82,7 +81,7 @@ EMPTY = Image({}, {ROOT: DirImage({}, (), {})}, 1)
 
 
 def patch(data: bytearray, position: int, piece: bytes | memoryview) -> None:
-    """Write `piece` at `position`; what lies between the old end and there is a hole, which reads as zeros."""
+    """Write `piece` at `position`. A hole between the old end and `position` reads as zeros."""
     if position > len(data):
         data.extend(bytes(position - len(data)))
     data[position : position + len(piece)] = piece
@@ -96,7 +95,7 @@ def resize(data: bytearray, size: int) -> None:
 
 
 def apply_to(data: bytearray, op: Op) -> None:
-    """Do a write or a truncation to a file's bytes."""
+    """Apply a write or a truncation to a file's bytes."""
     if op.kind == "pwrite":
         patch(data, op.position, op.data)
     else:
@@ -104,7 +103,7 @@ def apply_to(data: bytearray, op: Op) -> None:
 
 
 class FileNode:
-    """A file. `seen` and `durable` are the image's own bytes until they are changed."""
+    """A file. `seen` and `durable` are the bytes of the image until they are changed."""
 
     __slots__ = ("_image", "durable", "number", "pending", "seen")
 
@@ -123,7 +122,7 @@ class FileNode:
         self.pending.append(op)
 
     def sync(self, *, fails: bool = False) -> None:
-        """Put everything on the device. One that fails drops it: readers see it, but no later sync writes it."""
+        """Put everything on the device. If it fails, readers still see it, but no later sync writes it."""
         if not self.pending:
             return
         self._image = None
@@ -184,11 +183,11 @@ def apply_entry(entries: dict[str, int], entry: Entry) -> None:
 
 
 class Model:
-    """A file system that operations are applied to. No lock, no errno: the caller has checked."""
+    """A file system to which operations are applied. No lock and no checks: the caller has checked them."""
 
     def __init__(self, image: Image = EMPTY) -> None:
         self._image = image
-        self._files: dict[int, FileNode] = {}  # made from the image when they are first asked for
+        self._files: dict[int, FileNode] = {}  # made from the image when first needed
         self._dirs: dict[int, DirNode] = {}
         self._changed_files: set[int] = set()
         self._changed_dirs: set[int] = set()
@@ -243,7 +242,7 @@ class Model:
         self.dir(number).change(entry)
 
     def image(self) -> Image:
-        """Everything as it is now. Cost: what changed since the last call, and one reference for all else."""
+        """Everything as it is now. Cost: what changed since the last call, and one reference for each other file."""
         if self._changed_files or self._changed_dirs:
             files, dirs = dict(self._image.files), dict(self._image.dirs)
             for number in self._changed_files:

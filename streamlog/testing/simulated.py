@@ -1,4 +1,4 @@
-"""A whole file system in memory that knows what would survive a crash."""
+"""A file system in memory that knows what would survive a crash."""
 
 from __future__ import annotations
 
@@ -23,12 +23,12 @@ def _parts(path: str) -> tuple[str, ...]:
 class SimulatedDisk:
     """A file system in memory, for `streamlog.open(disk=…)` and for files of your own.
 
-    It records every change as an operation with a number, and so can say what the machine holds after
-    a kill or a power loss: now (`kill`, `power_loss`), or at any moment so far (`crashes`, `state`).
-    Each of these is a SimulatedDisk again, so a crash during recovery is a crash as any other.
+    It records every change as a numbered operation. From this it derives what a kill or a power loss leaves: now (`kill`,
+    `power_loss`), or at any moment so far (`crashes`, `state`). Each of these states is a SimulatedDisk too, so a crash
+    during recovery can be simulated like any other.
 
-    Paths are absolute, or relative to the root; the root is there from the beginning. There are no
-    links, no permissions and no times. `seed` decides what random states look like. Thread-safe.
+    Paths are absolute, or relative to the root, which always exists. There are no links, permissions or times. `seed`
+    determines the random states. Thread-safe.
 
     >>> import streamlog
     >>> from streamlog.testing import ManualClock, SimulatedDisk
@@ -36,7 +36,7 @@ class SimulatedDisk:
     >>> with streamlog.open("data", disk=disk, clock=clock) as log:
     ...     orders = log.create_topic("orders")
     ...     _ = orders.send("9.50")
-    ...     after = disk.kill()                # a copy of the machine, as a kill -9 would leave it now
+    ...     after = disk.kill()                # the state that a kill -9 would leave now
     >>> with streamlog.open("data", disk=after, clock=clock) as log:
     ...     [record.value for record in log["orders"].read()]
     [b'9.50']
@@ -69,17 +69,17 @@ class SimulatedDisk:
 
     @property
     def operations(self) -> Sequence[Op]:
-        """Everything that was done to this disk, in order. What a crash carried over is not in it."""
+        """All operations on this disk, in order, without those before the crash that it was made from."""
         return self._trace.ops
 
     @property
     def image(self) -> Image:
-        """Everything that is on the machine now, on the device and not, as immutable values."""
+        """All files and directories now, with what is on the device and what is not, as immutable values."""
         with self._lock:
             return self._model.image()
 
     def mark(self, label: str) -> None:
-        """Put `label` into the trace: a state of any later moment has it in its `marks`.
+        """Add `label` to the trace. The states of all later moments have it in their `marks`.
 
         >>> from streamlog.testing import SimulatedDisk
         >>> disk = SimulatedDisk()
@@ -92,20 +92,20 @@ class SimulatedDisk:
 
     @property
     def marks(self) -> tuple[str, ...]:
-        """The labels so far, in order, those from before a crash included."""
+        """The labels so far, in order, including those from before a crash."""
         return self._trace.marks()
 
     # -- crashes -------------------------------------------------------------------------------------
 
     def kill(self) -> SimulatedDisk:
-        """The machine after a `kill -9` now: every write is there, and nobody holds a lock."""
+        """The state after a `kill -9` now: every write is there, and no lock is held."""
         return self.state(f"{len(self._trace.ops)}/kill")
 
     def power_loss(self, choice: str | int = "strict") -> SimulatedDisk:
-        """The machine after a power loss now: synced is there, and of the rest what `choice` says.
+        """The state after a power loss now: what was synced is there, and `choice` selects what else is.
 
-        `"strict"` keeps nothing unsynced, `"lax"` everything; a number is the seed of a random choice,
-        and `"harsh-7"` that of a harsher one; see `crashes`.
+        `"strict"` keeps nothing unsynced, `"lax"` keeps everything. A number is the seed of a random choice, `"harsh-7"`
+        that of a harsher one; see `crashes`.
 
         >>> from streamlog.testing import SimulatedDisk
         >>> disk = SimulatedDisk()
@@ -122,29 +122,29 @@ class SimulatedDisk:
     def crashes(
         self, random: int = 4, *, harsh: int = 0, kills: bool = True, first: int = 0, last: int | None = None
     ) -> Iterator[tuple[str, SimulatedDisk]]:
-        """What the machine could be after a crash at every moment of the trace, each with its name.
+        """Yield the states that a crash may leave at every moment of the trace, each with its name.
 
         For each number of operations done, from `first` to `last`:
 
-        - `"12/kill"`: as after `kill -9` (only with `kills`). If the twelfth was a write, `"12/kill-half"`
-          has some of its bytes, as when the process was killed in the middle of it.
-        - `"12/strict"` and `"12/lax"`: a power loss that took everything unsynced, or nothing.
-        - `"12/0"`, `"12/1"`, …, `random` of them: of every file, any of the unsynced writes survive, by
-          sectors of 512 bytes, each sector as some write left it; holes read as zeros, the size follows
-          what survived or is one that it had. Of every directory, the first few unsynced changes survive.
-        - `"12/harsh-0"`, …, `harsh` of them: of every directory, any of the unsynced changes.
+        - `"12/kill"`: after a `kill -9` (only with `kills`). If the twelfth operation was a write, `"12/kill-half"` has
+          some of its bytes, as if the process was killed during the write.
+        - `"12/strict"` and `"12/lax"`: a power loss after which nothing unsynced is left, or everything.
+        - `"12/0"`, `"12/1"`, …, `random` of them: of every file, any of the unsynced writes survive, by sectors of 512
+          bytes, each sector as some write left it. Holes read as zeros. The size follows from what survived, or is one
+          that the file had. Of every directory, the first few unsynced changes survive.
+        - `"12/harsh-0"`, …, `harsh` of them: of every directory, any of the unsynced changes survive.
 
-        A file whose entry did not survive is gone, however often it was synced. States that are
-        the same as the one before, where nothing was changed or nothing unsynced, are left out.
+        A file whose directory entry did not survive is gone, however often it was synced. States that equal the one
+        before, because nothing changed or nothing was unsynced, are left out.
 
-        A name, which ends in a checksum of the trace, says which state is meant to `state`, of this disk
-        and of any with the same seed to which the same was done.
+        `state(name)` gives a state again, on this disk and on any disk with the same seed and the same operations. The name
+        ends with a checksum of the operations.
         """
         for found in self._trace.crashes(random, harsh, kills, first, last):
             yield found.name, self._of(found)
 
     def state(self, name: str) -> SimulatedDisk:
-        """The state of that name; see `crashes`. Raises ValueError for a name that this disk has none of."""
+        """The state of that name; see `crashes`. Raises ValueError if this disk has no such state."""
         return self._of(self._trace.state(name))
 
     # -- Disk ----------------------------------------------------------------------------------------
@@ -154,7 +154,7 @@ class SimulatedDisk:
         return self
 
     def boot_id(self) -> str:
-        """The same until a power loss, which gives another one."""
+        """Changes with every power loss."""
         return str(Random(f"{self.seed} {self._boot}").getrandbits(64))
 
     def is_network_filesystem(self, path: str) -> bool:
@@ -334,8 +334,8 @@ class SimulatedDisk:
 
 
 class SimulatedLock:
-    """A lock among the users of one simulated disk, all of which are in this process. As a real one it belongs to the
-    file, not to its name."""
+    """A directory lock on a simulated disk, among its users in this process. Like a real one, it belongs to the file and
+    not to its name."""
 
     __reduce_ex__ = refuse_to_copy
 
@@ -377,5 +377,5 @@ class SimulatedLock:
             return getpid() if self._disk._find(self.path) in self._disk._locks else None
 
     def abandon(self) -> None:
-        """As a closed descriptor does. The child of a fork has a copy of the whole disk, and lets go in that."""
+        """Release the lock: a forked child has a copy of the whole disk, and releases the lock there."""
         self.release()

@@ -1,4 +1,4 @@
-"""Whether a batch whose checksums are right also makes sense: its columns decode and agree with its header."""
+"""A check that the columns of a batch decode and agree with its header. The checksums were verified before."""
 
 from __future__ import annotations
 
@@ -26,16 +26,16 @@ _KINDS = (form.OFFSETS, form.TIMESTAMPS, form.KEYS, form.VALUES, form.HEADERS)
 
 
 def batch_fault(data: bytes, header: BatchHeader, gaps: bool) -> str | None:
-    """What is wrong with the batch in `data`, as a sentence, or None. REQUIRES: both checksums are right.
+    """What is wrong with the batch in `data`, or None. REQUIRES: both checksums are right.
 
-    `gaps` says that compaction may have taken records out.
+    `gaps`: compaction may have removed records.
     """
     if header.record_count < 0 or header.last_offset_delta < 0:
         return f"the header counts {header.record_count} records over {header.last_offset_delta + 1} offsets"
     if header.record_count > header.last_offset_delta + 1:
         return f"the header counts {header.record_count} records, but only {header.last_offset_delta + 1} offsets"
     if header.attributes & ~_KNOWN_BITS:
-        return f"attributes {header.attributes:#x} have bits that mean nothing"
+        return f"attributes {header.attributes:#x} have unknown bits"
     if header.form != FORM_COLUMNS:
         return f"payload form {header.form} is not decoded by this version"
     try:
@@ -44,7 +44,7 @@ def batch_fault(data: bytes, header: BatchHeader, gaps: bool) -> str | None:
         if len(set(kinds)) != len(kinds) or not set(kinds) <= set(_KINDS):
             return f"the column directory lists the kinds {kinds}"
         full = BatchColumns(data, 0, header).all()
-    except (ValueError, TypeError, StreamlogError) as error:  # StreamlogError: a codec not known, or not installed
+    except (ValueError, TypeError, StreamlogError) as error:  # StreamlogError: the codec is unknown or not installed
         return f"the columns do not decode: {error}"
     if header.uncompressed_len != _uncompressed(data, header, entries):
         return f"the header says {header.uncompressed_len} bytes uncompressed, the columns say otherwise"
@@ -67,7 +67,7 @@ def _offsets_fault(header: BatchHeader, offsets: Sequence[int], gaps: bool) -> s
     if len(offsets) and not (header.base_offset <= offsets[0] and offsets[-1] <= header.last_offset):
         bounds = f"{header.base_offset} to {header.last_offset}"
         return f"offsets {offsets[0]} to {offsets[-1]} are outside the batch's {bounds}"
-    # A batch without any records stands for what a repair found lost.
+    # `repair` writes a batch without records in place of lost ones.
     if not gaps and header.record_count and header.record_count != header.last_offset_delta + 1:
         return f"{header.record_count} records for {header.last_offset_delta + 1} offsets, and nothing was compacted"
     return None

@@ -196,7 +196,7 @@ def test_a_swapped_and_a_foreign_segment_are_found(box: MakeBox) -> None:
         ({"record_count": 3}, "only 2 offsets"),
         ({"record_count": 3, "last_offset_delta": 2}, "do not decode"),
         ({"last_offset_delta": 4}, "nothing was compacted"),
-        ({"attributes": 1 << 20}, "mean nothing"),
+        ({"attributes": 1 << 20}, "unknown bits"),
         ({"attributes": 1}, "payload form 1"),
         ({"attributes": 9 << 4}, "do not decode"),
         ({"base_timestamp": 5}, "timestamps run from"),

@@ -7,7 +7,7 @@ import pytest
 from streamlog.config import TopicConfig
 from streamlog.records.batch import seed_of
 from streamlog.storage.log import Log
-from streamlog.storage.lost import begin_again, is_lost
+from streamlog.storage.lost import create_empty, is_lost
 from streamlog.storage.recovery.recovery import PreviousShutdown, open_log
 from streamlog.testing import SimulatedDisk
 
@@ -70,7 +70,7 @@ def test_an_empty_log_goes_on_at_the_greatest_offset_known(
     disk.unlink(SEGMENT)
     if harm == "directory":
         disk.rmtree(DIRECTORY)
-    assert begin_again(disk, DIRECTORY, TOPIC_ID, PARTITION, SEED, offset) == start
+    assert create_empty(disk, DIRECTORY, TOPIC_ID, PARTITION, SEED, offset) == start
     log = opened(disk, is_known=True)
     assert (log.tail.start_offset, log.tail.end_offset, log.recovery_point) == (start, start, start)
     assert log.append_one(None, b"next", 0, 0, 0) == start

@@ -291,12 +291,12 @@ def test_states_of_a_state_are_crashes_within_the_recovery() -> None:
 
 @pytest.mark.parametrize("name", ["", "12", "x/strict", "1/tight", "-1/lax", "1/harsh", "1/0@xyz"])
 def test_what_is_no_name_of_a_state_is_refused(name: str) -> None:
-    with pytest.raises(ValueError, match="no name of a state"):
+    with pytest.raises(ValueError, match="not the name of a state"):
         workload(SimulatedDisk()).state(name)
 
 
 def test_a_name_of_a_later_moment_is_refused() -> None:
-    with pytest.raises(ValueError, match="after 1000 operations, and 17 were done"):
+    with pytest.raises(ValueError, match="after 1000 operations, but this disk has 17"):
         workload(SimulatedDisk()).state("1000/lax")
 
 
@@ -308,7 +308,7 @@ def test_a_name_from_another_trace_is_refused() -> None:
 
 
 def test_there_is_half_a_write_only_of_a_write() -> None:
-    with pytest.raises(ValueError, match="no half"):
+    with pytest.raises(ValueError, match="cannot be half done"):
         disk_with().state("1/kill-half")
 
 

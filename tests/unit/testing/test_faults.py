@@ -189,7 +189,7 @@ def test_a_failed_sync_of_a_simulated_disk_loses_what_it_was_to_sync() -> None:
 
 
 def test_what_it_cannot_fail_is_refused() -> None:
-    with pytest.raises(ValueError, match="'fsync' is no operation"):
+    with pytest.raises(ValueError, match="'fsync' is not an operation"):
         FaultyDisk().fail("fsync")
     with pytest.raises(ValueError, match="counted from 1"):
         FaultyDisk().fail("sync", nth=0)

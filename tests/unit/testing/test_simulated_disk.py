@@ -141,7 +141,7 @@ def test_reading_a_mapping_of_a_file_that_was_cut_is_as_loud_as_the_signal_it_wo
     mapping = file.map(6)
     file.truncate(2)
     assert mapping.read(2, 0) == b"ab"
-    with pytest.raises(BusError, match=r"cut to 2.*SIGBUS"):
+    with pytest.raises(BusError, match=r"truncated to 2.*SIGBUS"):
         mapping.read(3, 0)
 
 
