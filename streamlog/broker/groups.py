@@ -100,7 +100,7 @@ class Groups:
         self._start = self._start_of(partition)
         self._shard.unload()
         # What was appended before an interrupt and is not on the device yet counts too: the rest will follow it.
-        end = partition.log.tail.end_offset if partition.log.poison is None else partition.high_watermark
+        end = partition.log.tail.end_offset if partition.log.durability.poison is None else partition.high_watermark
         self._shard.replay(
             all_records(partition, end), partition.commit.await_sync(end, 0) if partition.durable else None
         )

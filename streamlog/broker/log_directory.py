@@ -300,7 +300,7 @@ class LogDirectory:
         except OSError as error:
             log.release()
             raise as_storage_error(error, "sync", path) from error
-        log.acknowledged_is_synced = durable
+        log.durability.acknowledged_is_synced = durable
         return Partition(name, topic_id, log, self.new_lock, durable=durable, synced_end=log.tail.end_offset)
 
     def _open(
@@ -320,12 +320,12 @@ class LogDirectory:
             except OSError as error:
                 log.release()
                 raise as_storage_error(error, "sync", path) from error
-        partition = Partition(name, topic_id, log, self.new_lock, durable=durable, synced_end=log.synced_end)
-        if durable and log.poison is None:
+        partition = Partition(name, topic_id, log, self.new_lock, durable=durable, synced_end=log.durability.synced_end)
+        if durable and log.durability.poison is None:
             # One whose sync fails is there all the same, to be read as far as it is safe.
             with contextlib.suppress(PoisonedLogError):
                 partition.commit.sync()
-                log.acknowledged_is_synced = True
+                log.durability.acknowledged_is_synced = True
         partition.hide_what_may_be_lost()
         return partition
 

@@ -6,10 +6,19 @@ from collections.abc import Iterable, Mapping
 from typing import Protocol
 
 from ..errors import StorageError, StreamlogError, UnknownTopicIdError
-from ..storage.reader import LogReader
-from ..storage.tail import EMPTY, FetchData
+from ..storage.tail import EMPTY, FetchData, LogSnapshot
 from ..types import OffsetAndTimestamp, PartitionInfo, TopicPartition
 from .waiting import ParkedFetch, Watched
+
+
+class ReadableLog(Protocol):
+    """What may be asked of a log by any thread: the log of this process, or of another one."""
+
+    @property
+    def tail(self) -> LogSnapshot: ...
+    def fetch(self, offset: int, max_bytes: int, end_offset: int, after: FetchData = EMPTY) -> FetchData: ...
+    def find_time(self, timestamp: int, end_offset: int) -> OffsetAndTimestamp | None: ...
+    def after_damage(self, offset: int, end_offset: int) -> int: ...
 
 
 class Readable(Watched, Protocol):
@@ -18,7 +27,7 @@ class Readable(Watched, Protocol):
     @property
     def topic_id(self) -> bytes: ...
     @property
-    def log(self) -> LogReader: ...
+    def reader(self) -> ReadableLog: ...
     @property
     def high_watermark(self) -> int: ...
     @property
@@ -62,7 +71,7 @@ class ReadingService:
         if here.hides is not None and offset >= here.high_watermark:
             raise here.hides.copy()
         try:
-            return here.log.fetch(offset, max_bytes, here.high_watermark, after)
+            return here.reader.fetch(offset, max_bytes, here.high_watermark, after)
         except StorageError:
             if here.closed is not None:  # deleted, or closed, while it was being read
                 raise here.closed.copy() from None
@@ -73,24 +82,24 @@ class ReadingService:
 
     def after_damage(self, partition: TopicPartition, offset: int) -> int:
         here = self._partition(partition)
-        return here.log.after_damage(offset, here.high_watermark)
+        return here.reader.after_damage(offset, here.high_watermark)
 
     def bounds(self, partition: TopicPartition, isolation_level: str) -> tuple[int, int]:
         here = self._partition(partition)
         if here.hides is not None:  # who reads up to there is told
-            return here.log.tail.start_offset, here.log.tail.end_offset
-        return here.log.tail.start_offset, here.high_watermark
+            return here.reader.tail.start_offset, here.reader.tail.end_offset
+        return here.reader.tail.start_offset, here.high_watermark
 
     def find_time(self, partition: TopicPartition, timestamp: int) -> OffsetAndTimestamp | None:
         here = self._partition(partition)
-        found = here.log.find_time(timestamp, here.high_watermark)
+        found = here.reader.find_time(timestamp, here.high_watermark)
         if found is None and here.hides is not None:
             raise here.hides.copy()
         return found
 
     def partition_info(self, partition: TopicPartition) -> PartitionInfo:
         here = self._partition(partition)
-        tail = here.log.tail
+        tail = here.reader.tail
         broker = (here.broker_id,)
         return PartitionInfo(
             *partition, here.broker_id, broker, broker, here.leader_epoch, tail.start_offset, here.high_watermark,

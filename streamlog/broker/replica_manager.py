@@ -120,7 +120,9 @@ class ReplicaManager:
                     partition.close(error)
                 except StreamlogError as failure:
                     first = first or failure
-            unsynced = any(each.log.poison is not None and not each.log.is_marked for each in partitions)
+            unsynced = any(
+                each.log.durability.poison is not None and not each.log.durability.is_marked for each in partitions
+            )
             clean = first is None and self._metadata.is_settled and not self._faulty()
         finally:  # also when Ctrl-C comes in the middle: the lock must not outlive the log
             try:
@@ -153,16 +155,16 @@ class ReplicaManager:
     def _refuse_half(self) -> None:
         """Raise what is wrong with the end of the metadata log: topics lost there would be removed as orphans."""
         log = self._metadata.partition.log
-        if log.fault is not None and log.mend is None:
-            raise log.fault.copy()
+        if log.refusal is not None and log.unfinished is None:
+            raise log.refusal.copy()
 
     def _unsettled(self) -> bool:
         """Whether some recovery could not be finished, for want of space: the next open then begins it again."""
-        return any(each.log.mend is not None for each in (self._metadata.partition, *self.partitions.values()))
+        return any(each.log.unfinished is not None for each in (self._metadata.partition, *self.partitions.values()))
 
     def _faulty(self) -> bool:
         """Whether some log does not know its end: once closed as clean, it would give offsets that it gave before."""
-        return any(each.log.fault is not None for each in (self._metadata.partition, *self.partitions.values()))
+        return any(each.log.refusal is not None for each in (self._metadata.partition, *self.partitions.values()))
 
     def _add(self, view: TopicView, number: int) -> None:
         staged = self._staged.get((view.name, number))

@@ -82,7 +82,7 @@ class LocalService(ReadingService):
         if self._broker.crash.clean:
             return
         partitions = self._partitions.values()
-        ends = {each.name: each.log.tail.end_offset for each in partitions if each.knows_its_end}
+        ends = {each.name: each.log.tail.end_offset for each in partitions if each.log.knows_its_end}
         lossy = [each.name for each in partitions if each.log.may_have_lost_its_end]
         for name, error in self._groups.recover(ends, lossy).items():
             partition, refusal = self._partition(name), _commits_beyond(name, error)
@@ -286,7 +286,7 @@ class LocalService(ReadingService):
             topics.setdefault(name, {})[str(number)] = {
                 "log_start_offset": tail.start_offset,
                 "log_end_offset": tail.end_offset,
-                "size_bytes": log.size_bytes(),
+                "size_bytes": log.tail.size_bytes(),
                 "segments": len(tail.segments),
                 "appended_batches": log.appended_batches,
                 "appended_bytes": log.appended_bytes,

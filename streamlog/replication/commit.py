@@ -66,6 +66,7 @@ class GroupCommit:
 
     def __init__(self, log: Log, new_lock: Callable[[], Lock], synced_end: int, moved: Callable[[], None]) -> None:
         self._log = log
+        self._durability = log.durability
         self.synced_end = synced_end
         self.syncing = new_lock()
         self._moved = moved
@@ -103,7 +104,7 @@ class GroupCommit:
 
     def everything(self) -> Completion[int]:
         """Done once all that is in the log now is on the device; failed if that can never be known."""
-        poison = self._log.poison
+        poison = self._durability.poison
         return self.await_sync(self._log.tail.end_offset, 0) if poison is None else Completion.failed(poison.copy())
 
     def sync_through(self, end: int) -> bool:
@@ -130,9 +131,9 @@ class GroupCommit:
         return True
 
     def _sync(self) -> None:
-        """One round. REQUIRES: `syncing`. Raises what `Log.sync_files` raises, at once if the log is poisoned."""
+        """One round. REQUIRES: `syncing`. Raises what `Durability.sync_files` raises, at once if the log is poisoned."""
         tail = self._log.tail
-        self._log.sync_files(self.synced_end, tail)
+        self._durability.sync_files(self.synced_end, tail)
         self.syncs += 1
         self.synced_end = tail.end_offset
 
@@ -215,7 +216,7 @@ class GroupCommit:
         end = self._log.tail.end_offset
         try:
             with inside(), self.syncing:
-                if self.synced_end < end or self._log.poison is not None:
+                if self.synced_end < end or self._durability.poison is not None:
                     self._sync()
         finally:
             self.answer()
@@ -229,16 +230,16 @@ class GroupCommit:
             parked.end = min(parked.end, end)
 
     def sync_sealed(self) -> None:
-        """Sync what was sealed and move the recovery point. REQUIRES: as `Log.sync_sealed`; `answer` follows."""
+        """Sync what was sealed and move the recovery point. REQUIRES: as `Durability.sync_sealed`; `answer` follows."""
         tail = self._log.tail
         with inside(), self.syncing:
             try:
-                self._log.sync_files(self._log.recovery_point, tail, active=False)
+                self._durability.sync_files(self._durability.recovery_point, tail, active=False)
             except StreamlogError as error:
                 self._note(error)
                 raise
             self.synced_end = max(self.synced_end, tail.bases[-1])
-        self._log.advance_recovery_point(tail)
+        self._durability.advance_recovery_point(tail)
 
     # -- the end -------------------------------------------------------------------------------------
 

@@ -80,7 +80,7 @@ class Maintenance:
         except Exception as error:
             failed = True
             if isinstance(error, StreamlogError):
-                if self._stopped or partition.closed is not None or self._log.poison is not None:
+                if self._stopped or partition.closed is not None or self._log.durability.poison is not None:
                     return None  # the next open starts anew
                 logger.error("%s-%d: maintenance failed and will be tried again: %s", *partition.name, error)
             else:
@@ -214,7 +214,7 @@ class Maintenance:
         log, config = self._log, self._log.config
         tail = log.tail
         due: list[int] = []
-        if self._ages() and tail.first_append >= 0 and log.fault is None:
+        if self._ages() and tail.first_append >= 0 and log.refusal is None:
             due.append(tail.first_append + config.effective_segment_ms)
         sealed = tail.segments[:-1]
         if policy_of(config, self.custom_policy) is not None and config.retention_ms > 0 and sealed:

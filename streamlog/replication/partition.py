@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from ..config import TopicConfig
-from ..errors import PoisonedLogError, StreamlogError, UnknownTopicOrPartitionError
+from ..errors import StreamlogError, UnknownTopicOrPartitionError
 from ..runtime.api import Completion, Lock
 from ..runtime.threads import inside
 from ..runtime.values import refuse_to_copy
@@ -44,6 +44,7 @@ class Partition:
         self.name = name
         self.topic_id = topic_id
         self.log = log
+        self.reader = log.reader
         self.lock = new_lock()
         self.broker_id = broker_id
         self.leader_epoch = 0
@@ -52,10 +53,8 @@ class Partition:
         self.on_work: Callable[[Partition], None] | None = None
         self.listener: LogListener = NullListener()
         self.hides: StreamlogError | None = None
-        self._blocks: list[StreamlogError] = []
-        self._before_blocks: tuple[StreamlogError | None, Callable[[], None] | None] = None, None
         self.durable = durable
-        synced_end = log.recovery_point if synced_end is None else synced_end
+        synced_end = log.durability.recovery_point if synced_end is None else synced_end
         self.commit = GroupCommit(log, new_lock, synced_end, self._synced)
         self.maintenance = Maintenance(self, new_lock())
 
@@ -66,7 +65,7 @@ class Partition:
     @property
     def high_watermark(self) -> int:
         """The end of what readers may see: with one replica the end of the log, or with `durable` of what was synced."""
-        return self.commit.synced_end if self.durable else self.log.tail.end_offset
+        return self.commit.synced_end if self.durable else self.reader.tail.end_offset
 
     def hide_what_may_be_lost(self) -> None:
         """After opening: set `hides` if records that were acknowledged may lie past the high watermark.
@@ -74,20 +73,19 @@ class Partition:
         Of a log whose sync failed, only what is known to be on the device can be read. A reader that gets no error there
         would take the high watermark for the end, and a group that has read further would be set back.
         """
-        log = self.log
+        durability = self.log.durability
         if not self.durable:
-            log.acknowledged_is_synced = False  # all can be read, and what is sent from now on counts at once
-        elif log.poison is not None and not log.acknowledged_is_synced and self.high_watermark < log.tail.end_offset:
-            self.hides = log.poison
-
-    @property
-    def knows_its_end(self) -> bool:
-        """Whether the next record's offset is known, even if the files have still to be truncated there."""
-        return self.log.fault is None or self.log.mend is not None
+            durability.acknowledged_is_synced = False  # all can be read, and what is sent from now on counts at once
+        elif (
+            durability.poison is not None
+            and not durability.acknowledged_is_synced
+            and self.high_watermark < self.reader.tail.end_offset
+        ):
+            self.hides = durability.poison
 
     def append(self, write: AppendRequest, now_ms: int) -> int:
         """Append as the leader; the base offset. Raises what `Log.append` raises."""
-        before = self.log.tail
+        before = self.reader.tail
         with self.lock:
             if self.closed is not None:
                 raise self.closed.copy()
@@ -101,12 +99,12 @@ class Partition:
 
     def append_one(self, key: bytes | None, value: bytes, timestamp: int, now_ms: int) -> int:
         """`append` for a single plain record; see `Log.append_one`."""
-        before = self.log.tail
+        before = self.reader.tail
         with self.lock:
             if self.closed is not None:
                 raise self.closed.copy()
             offset = self.log.append_one(key, value, timestamp, self.leader_epoch, now_ms)
-        if before.first_append < 0 or before.segments is not self.log.tail.segments:
+        if before.first_append < 0 or before.segments is not self.reader.tail.segments:
             self._note_work(before)
         if not self.durable:
             if self.waiters.callbacks:
@@ -117,7 +115,7 @@ class Partition:
 
     def _note_work(self, before: LogSnapshot) -> None:
         """Call `on_work` if a segment began to age, or was sealed."""
-        if (before.first_append < 0 or before.segments is not self.log.tail.segments) and self.on_work is not None:
+        if (before.first_append < 0 or before.segments is not self.reader.tail.segments) and self.on_work is not None:
             self.on_work(self)
 
     def acknowledge(self, write: AppendRequest) -> Completion[int]:
@@ -135,10 +133,10 @@ class Partition:
                 self.listener.appended()
 
     def settle(self, write: AppendRequest) -> None:
-        """Find out whether an interrupted `append` took place; see `Log.settle`."""
+        """Find out whether an interrupted `append` took place; see `Log.resolve_append`."""
         with inside(), self.lock:
             if self.closed is None:
-                self.log.settle(write)
+                self.log.resolve_append(write)
         self.waiters.wake()
         self.listener.appended()
 
@@ -160,43 +158,28 @@ class Partition:
         return True
 
     def block(self, error: StreamlogError) -> None:
-        """Refuse appends with `error` until `unblock`. Reads and syncs go on.
-
-        A log whose sync failed refuses appends anyway. REQUIRES: `error` is not a PoisonedLogError, which would be taken
-        for a failed sync of this log.
-        """
-        assert not isinstance(error, PoisonedLogError)
+        """Refuse appends with `error` until `unblock`. Reads and syncs go on. A poisoned log refuses appends anyway."""
         with inside(), self.lock:
-            log = self.log
-            if log.poison is None:
-                if not self._blocks:
-                    self._before_blocks = log.fault, log.mend
-                self._blocks.append(error)
-                log.fault, log.mend = error, None
+            self.log.block(error)
 
     def unblock(self, error: StreamlogError) -> None:
-        """Undo the `block` with this error. Other blocks may be left, and a sync may have failed meanwhile."""
+        """Undo the `block` with this error. Other blocks may be left."""
         with inside(), self.lock:
-            if error not in self._blocks:
-                return
-            in_force = self.log.fault is self._blocks[-1]
-            self._blocks.remove(error)
-            if in_force:
-                self.log.fault, self.log.mend = (self._blocks[-1], None) if self._blocks else self._before_blocks
+            self.log.unblock(error)
 
     def delete_records(self, before: int) -> int:
         """Raise the log start to `before`; the new start. Raises OffsetOutOfRangeError past the end."""
         with inside(), self.maintenance.lock:
             end = self.high_watermark
             if not 0 <= before <= end:
-                raise self.log.out_of_range(before, end)
+                raise self.reader.out_of_range(before, end)
             self.maintenance.delete_before(before)
             return self.log.tail.start_offset
 
     def check_open(self) -> None:
         if self.closed is not None:
             raise self.closed.copy()
-        self.log.refuse_if_poisoned()
+        self.log.durability.refuse_if_poisoned()
 
     # -- the end -------------------------------------------------------------------------------------
 

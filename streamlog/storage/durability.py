@@ -1,9 +1,9 @@
-"""What is on the device: syncing a log's files, the recovery point that vouches for it, and poisoning.
+"""What of a log is on the device: syncing its files, the recovery point, and poisoning.
 
-A sync that failed tells one time only: the kernel then marks the pages it could not write as clean, and
-the next sync of the same bytes succeeds without having written them. So the first failure poisons the log.
-It refuses appends, rolls and syncs until it is opened again, and nothing is ever synced a second time;
-what readers may see stays readable. `salvage` is the other half, at the next open.
+The kernel reports a failed sync only once: it then marks the pages that it could not write as clean, and the next
+sync of the same bytes succeeds without having written them. So the first failure poisons the log. It refuses
+appends, rolls and syncs until it is opened again, and nothing is synced a second time; what readers may see stays
+readable. `recovery/resync.py` is the other half, at the next open.
 """
 
 from __future__ import annotations
@@ -14,54 +14,52 @@ from collections.abc import Callable, Sequence
 from errno import EDQUOT, EFBIG, EMFILE, ENFILE, ENOSPC
 from functools import partial
 
-from ..errors import DiskFullError, PoisonedLogError, StreamlogError
+from ..errors import DiskFullError, PoisonedLogError
 from ..runtime.api import Disk, without_traceback
 from ..runtime.disk_errors import check, is_the_disks
 from .checkpoint import StateFile
 from .files import as_storage_error
-from .reader import LogReader
 from .recovery import resync
 from .segment import Segment
 from .tail import LogSnapshot
 
 logger = logging.getLogger("streamlog.storage")
 
-# Not a word about what is on the device: the directory could not be opened for want of descriptors, or there
-# is no room for a new name, and then no name is given up for lost that something rests on.
+# Errors of syncing a directory that say nothing about what is on the device: no descriptor was left to open it with, or
+# there is no space for the new name; then only that name is missing, and nothing is in its file yet.
 _NOT_SYNCED = (EMFILE, ENFILE, ENOSPC, EDQUOT, EFBIG)
-_UNTOLD = PoisonedLogError(
+_UNKNOWN = PoisonedLogError(
     "A sync failed, so what the disk holds is unknown. Look at the disk, then close the log and open it again."
 )
 
 
-class DurableLog(LogReader):
-    """The part of a log that has its bytes on the device."""
+class Durability:
+    """What is on the device of one log. It knows the log's directory and state file, and syncs what it is given.
 
-    disk: Disk
-    directory: str
-    fault: StreamlogError | None
-    mend: Callable[[], None] | None
-    synced_end: int
-    """Everything before this offset is on the device. The recovery point follows it when a file is sealed or closed."""
-    acknowledged_is_synced: bool
-    """Whether nothing from `synced_end` on counts as acknowledged: whoever appends waits for the sync."""
-    may_have_lost_its_end: bool
-    """Whether recovery had to look for the end: the machine, or the disk, may have lost records that were read."""
-    _state: StateFile
+    `synced_end`: everything before this offset is on the device. The recovery point follows it when a segment is
+    sealed or the log is closed. `acknowledged_is_synced`: nothing from `synced_end` on counts as acknowledged, because
+    every append waits for its sync. `is_marked`: at close, a file was left that tells the next open of a failed sync.
+    `has_unsynced_truncation`: a file was truncated, perhaps by an earlier process, and has not been synced since.
+    """
+
+    def __init__(self, disk: Disk, directory: str, state: StateFile, poison: PoisonedLogError | None) -> None:
+        self.poison = poison  # the sync that failed, or None; never reset
+        self.synced_end = state.state.recovery_point
+        self.acknowledged_is_synced = False
+        self.is_marked = False
+        self.has_unsynced_truncation = False
+        self._disk = disk
+        self._directory = directory
+        self._state = state
 
     @property
     def recovery_point(self) -> int:
-        """The offset up to which everything is on the device, as the files say."""
+        """The offset up to which everything is on the device, as the state file says."""
         return self._state.state.recovery_point
 
-    @property
-    def poison(self) -> PoisonedLogError | None:
-        """The sync that failed, or None. Never gone once it is there."""
-        return self.fault if isinstance(self.fault, PoisonedLogError) else None
-
     def refuse_if_poisoned(self) -> None:
-        if isinstance(self.fault, PoisonedLogError):
-            raise self.fault.copy()
+        if self.poison is not None:
+            raise self.poison.copy()
 
     def sync_files(self, start: int, tail: LogSnapshot, *, active: bool = True) -> None:
         """Have all of `tail` from offset `start` on, or what is sealed of it, on the device: oldest file first.
@@ -69,21 +67,21 @@ class DurableLog(LogReader):
         REQUIRES: one caller at a time. No other lock: appending goes on. Raises PoisonedLogError, StorageError
         if a file could not be opened.
         """
-        if self.fault is not None:
-            self.refuse_if_poisoned()
+        self.refuse_if_poisoned()
         if start < tail.bases[-1]:
             for segment in tail.segments[max(0, bisect_right(tail.bases, start) - 1) : -1]:
-                self._sync(segment)
+                self.sync(segment)
         if active and tail.end_offset > start:
-            self._sync(tail.segments[-1])
+            self.sync(tail.segments[-1])
         self.synced_end = max(self.synced_end, tail.end_offset if active else tail.bases[-1])
 
-    def _sync(self, segment: Segment) -> None:
+    def sync(self, segment: Segment) -> None:
+        """Have the bytes of one segment on the device. Raises PoisonedLogError, StorageError."""
         try:
-            # A sealed segment keeps no descriptor; one of its own does, as the kernel tells a failed write-back
-            # to whoever opens the file next if it told nobody yet.
-            own = segment.sealed  # looked at once: a roll may seal it meanwhile, and a reader has the other one
-            file = self.disk.open(segment.path) if own else segment.file
+            # A sealed segment keeps no descriptor open. A new one serves as well: the kernel reports a failed write-back
+            # that it has not reported yet to the next process that opens the file.
+            own = segment.sealed  # read once: a roll may seal the segment meanwhile, and readers use its descriptor
+            file = self._disk.open(segment.path) if own else segment.file
         except (
             FileNotFoundError
         ) as error:  # removed by retention or with its topic, or compacted into one that was synced
@@ -98,31 +96,29 @@ class DurableLog(LogReader):
     def sync_directory(self) -> None:
         """Have the name of a new file on the device, before anything is in it.
 
-        Raises PoisonedLogError; StorageError if nothing rests on the outcome, for the caller removes the file.
+        Raises PoisonedLogError; StorageError where the failure harms nothing, because the caller removes the file.
         """
-        self._sync_once(partial(self.disk.sync_dir, self.directory), self.directory, harmless=_NOT_SYNCED)
+        self._sync_once(partial(self._disk.sync_dir, self._directory), self._directory, harmless=_NOT_SYNCED)
 
     def _sync_once(self, sync: Callable[[], None], path: str, *, harmless: Sequence[int] = ()) -> None:
-        """Sync; a failure poisons the log, but for errors that are not the disk's, and those `harmless`."""
+        """Sync; a failure poisons the log, except for errors that are not the disk's and those in `harmless`."""
         try:
             sync()
         except OSError as error:
             try:
-                told = is_the_disks(error)
-            except BaseException:  # a Ctrl-C came just now: the kernel tells of a failed sync only once
-                self.mend = None
-                self.fault = _UNTOLD
+                is_failure = is_the_disks(error)
+            except BaseException:  # a Ctrl-C came just now, and the kernel reports a failed sync only once
+                self.poison = _UNKNOWN
                 raise
-            if not told:
+            if not is_failure:
                 raise
             if error.errno in harmless:
                 raise as_storage_error(error, "create a file in", path) from error
-            self.mend = None
-            self.fault = _UNTOLD  # first of all, and without a call: a Ctrl-C comes between two calls
+            self.poison = _UNKNOWN  # first of all, and without a call: a Ctrl-C comes between two calls
             raise self._poison(error, path) from error
 
     def _poison(self, error: OSError, path: str) -> PoisonedLogError:
-        self.fault = poison = PoisonedLogError(
+        self.poison = poison = PoisonedLogError(
             f"A sync of {path} failed ({error.strerror or error}), so what the disk holds of it is unknown; a second "
             f"sync would prove nothing. Nothing more is appended to this partition, and what was readable stays so. "
             f"Look at the disk, then close the log and open it again: what was not known to be on the device is then "
@@ -131,18 +127,30 @@ class DurableLog(LogReader):
             errno=error.errno or 0,
         )
         poison.__cause__ = without_traceback(error)
-        resync.mark(self.disk, self.directory, self.synced_end, is_all=self.acknowledged_is_synced)
+        self.mark_poisoned()
         logger.error("%s", poison)
-        return poison.copy()  # what is kept is never raised itself: it would keep the frames that it came through
+        return (
+            poison.copy()
+        )  # the one that is kept is never raised itself: it would keep the frames that it came through
+
+    def mark_poisoned(self) -> None:
+        """Leave a file that tells the next open of the failed sync, if the disk allows it."""
+        is_all = self.acknowledged_is_synced
+        self.is_marked = resync.mark(self._disk, self._directory, self.synced_end, is_all=is_all)
+
+    def sync_truncation(self, segment: Segment) -> None:
+        """Have a truncation on the device before the file is sealed or the log closed: nothing looks for a torn end later."""
+        if self.has_unsynced_truncation:
+            self.sync(segment)
+            self.has_unsynced_truncation = False
 
     # -- the recovery point --------------------------------------------------------------------------
 
-    def sync_sealed(self) -> None:
-        """Sync segments sealed since the recovery point and move it past them. Call without the partition lock.
+    def sync_sealed(self, tail: LogSnapshot) -> None:
+        """Sync the segments sealed since the recovery point, and move it past them. Call without the partition lock.
 
         REQUIRES: one caller at a time (the partition's maintenance lock), also of `sync_files`.
         """
-        tail = self.tail
         self.sync_files(self.recovery_point, tail, active=False)
         self.advance_recovery_point(tail)
 
@@ -151,7 +159,7 @@ class DurableLog(LogReader):
         point = self.recovery_point
         for segment in tail.segments[:-1]:
             if segment.next_offset > self.recovery_point:
-                segment.keep_index()  # only now: it vouches for data that is on the device
+                segment.keep_index()  # only now: what an index describes has to be on the device
                 point = segment.next_offset
             elif segment.is_unsaved:
                 segment.keep_index()

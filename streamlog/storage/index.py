@@ -42,7 +42,7 @@ class Stats(NamedTuple):
 class Index:
     """Sparse entries in memory: three parallel arrays. One writer; readers need no lock.
 
-    Entries are added in place, in the order timestamps, positions, offsets; a cut replaces the arrays.
+    Entries are added in place, in the order timestamps, positions, offsets; `truncate` replaces the arrays.
     A lookup takes `positions` first and bisects `offsets` last, so what it finds there it has here.
     """
 
@@ -77,7 +77,7 @@ class Index:
         at = bisect_left(timestamps, timestamp, 0, count)
         return positions[at] if at < count else None
 
-    def cut(self, end_position: int) -> None:
+    def truncate(self, end_position: int) -> None:
         """Forget entries at or past `end_position`."""
         keep = bisect_left(self.positions, end_position)
         self.offsets = self.offsets[:keep]

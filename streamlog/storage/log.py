@@ -1,9 +1,19 @@
 """One partition's log: segments on disk, and the tail that readers see.
 
-Writing: `append` stamps sealed batches with their offsets, writes them with one pwrite at the end of
-the active segment and then publishes a new `LogSnapshot` in one assignment. A write is flagged before it
-starts; if the flag still stands at the next append (Ctrl-C came between write and publication, or
-the disk refused), the file is first cut back to the tail. Nothing past the tail was ever served.
+A `Log` holds a `LogReader` (reading, and the published tail), a `Durability` (what is on the device), the state
+file, and what it knows of producers and leader epochs. It appends, rolls and deletes.
+
+`append` stamps sealed batches with their offsets, writes them with one pwrite at the end of the active segment,
+and then publishes a new `LogSnapshot` in one assignment. The write is noted before it starts. If it is still noted
+at the next append (Ctrl-C came between write and publication, or the disk refused), the file is first truncated
+to the tail. Nothing after the tail was ever read.
+
+What forbids appending, in the order in which it is reported:
+
+- poison: a sync failed (`Durability.poison`). Only opening the log anew ends it.
+- a block: the broker refuses appends for a reason of its own, until it takes the block back (`block`, `unblock`).
+- damage: the end of the log is damaged, so the next offset is not known (`damage`).
+- an unfinished recovery: the disk was too full to truncate the torn end (`unfinished`). The next append tries again.
 
 Every method that changes the log says REQUIRES: partition lock. `replication/partition.py` owns it.
 """
@@ -13,21 +23,21 @@ from __future__ import annotations
 import contextlib
 import logging
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 from ..config import TopicConfig
-from ..errors import StreamlogError
+from ..errors import PoisonedLogError, StreamlogError
 from ..records.batch import LOG_APPEND_TIME, NO_PRODUCER, SealedBatch, stamp
 from ..records.single import OVERHEAD, encode_one
 from ..runtime.api import Disk
 from ..runtime.disk_errors import check, ignored
 from ..runtime.values import refuse_to_copy
-from ..types import SegmentInfo
 from .checkpoint import StateFile
-from .durability import DurableLog
+from .durability import Durability
 from .files import as_storage_error
 from .leader_epochs import LeaderEpochCache
 from .producer_state import ProducerStateManager
+from .reader import LogReader
 from .recovery import resync
 from .segment import Segment
 from .tail import EMPTY as EMPTY
@@ -38,12 +48,19 @@ from .tail import LogSnapshot
 logger = logging.getLogger("streamlog.storage")
 
 _new_tail: Any = tuple.__new__  # namedtuple's own __new__ is a Python call
-# Up to this size the batch of a lone record is kept in memory, one for each partition.
+# Up to this size the batch of a single record is kept in memory, one for each partition.
 _LATEST_BYTES = 4096
 
 
-class Log(DurableLog):
-    """See the module; syncing is in `DurableLog`, reading in `LogReader`. Made by `recovery.open_log`."""
+class Unfinished(NamedTuple):
+    """What opening could not do for want of space: why, and the call that does it, which raises if it still cannot."""
+
+    error: StreamlogError
+    finish: Callable[[], None]
+
+
+class Log:
+    """See the module. Made by `recovery.open_log`."""
 
     __reduce_ex__ = refuse_to_copy
 
@@ -55,40 +72,50 @@ class Log(DurableLog):
         state: StateFile,
         segments: Sequence[Segment],
         config: TopicConfig,
-        fault: StreamlogError | None = None,
+        *,
+        poison: PoisonedLogError | None = None,
+        damage: StreamlogError | None = None,
+        unfinished: Unfinished | None = None,
     ) -> None:
         self.disk = disk
         self.directory = directory
         self.seed = seed
         self.configure(config)
-        self.fault = fault
-        self.mend: Callable[[], None] | None = None
-        self._state = state
-        self._writing: AppendRequest | None = None
-        self.was_cut = False
-        self.may_have_lost_its_end = False
-        self.synced_end = self.recovery_point
-        self.acknowledged_is_synced = False
-        self.is_marked = False  # at close: word was left of a sync that failed
-        self._is_half_replaced = False
-        self.replacing: tuple[Sequence[Segment], Segment] | None = (
-            None  # what compaction renames and publishes just now
-        )
-        self._one = AppendRequest(())
-        self.producers = ProducerStateManager()
-        self.leader_epochs = LeaderEpochCache()
         last = segments[-1]
         start = state.state.log_start_offset
-        self.tail = LogSnapshot(
-            last.next_offset, last.size, tuple(segments), tuple(s.base_offset for s in segments), start,
-            *last.stats[3:],
+        self.reader = LogReader(
+            seed,
+            LogSnapshot(
+                last.next_offset, last.size, tuple(segments), tuple(s.base_offset for s in segments), start,
+                *last.stats[3:],
+            ),
         )  # fmt: skip
+        self.durability = Durability(disk, directory, state, poison)
+        self.producers = ProducerStateManager()
+        self.leader_epochs = LeaderEpochCache()
+        self.damage = damage
+        self.unfinished = unfinished
+        self._blocks: list[StreamlogError] = []
+        self._refusal = damage if unfinished is None else unfinished.error  # what forbids appending, except poison
+        # Recovery had to look for the end: the machine, or the disk, may have lost records that were read.
+        self.may_have_lost_its_end = False
+        self._state = state
+        self._writing: AppendRequest | None = None
+        self._is_half_replaced = False
+        # The segments that compaction renames and publishes just now, and the one that replaces them.
+        self.replacing: tuple[Sequence[Segment], Segment] | None = None
+        self._one = AppendRequest(())
         self.appended_batches = 0
         self.appended_bytes = 0
         self.deleted_segments = 0
 
+    @property
+    def tail(self) -> LogSnapshot:
+        """The published state of the log."""
+        return self.reader.tail
+
     def configure(self, config: TopicConfig) -> None:
-        """Take these settings from now on. REQUIRES: partition lock, or nobody else."""
+        """Use these settings from now on. REQUIRES: partition lock, or no other thread."""
         self.config = config
         self._segment_bytes = config.effective_segment_bytes
         self._segment_ms = config.effective_segment_ms
@@ -97,28 +124,29 @@ class Log(DurableLog):
     # -- writing -------------------------------------------------------------------------------------
 
     def append(self, write: AppendRequest, leader_epoch: int, now_ms: int) -> int:
-        """Put `write.batches` at the end, all or none; return the first one's base offset.
+        """Append `write.batches`, all or none; return the base offset of the first.
 
         REQUIRES: partition lock. One pwrite for all of them. Raises DiskFullError or StorageError with
         the log as it was; CorruptRecordError if damage at the very end left the next offset unknown; NotLeaderError
-        for an epoch before the log's last. Batches of a producer that are in the log already are not put there
-        again: the offset is the one they have. What else `ProducerStates.check` raises of them leaves the log as it was.
+        for an epoch before the log's last. Batches of a producer that are in the log already are not appended
+        a second time: the offset is the one they have. Whatever `ProducerStates.check` raises leaves the log as it was.
         """
-        if self.fault is not None:
-            self._mend()
+        if self._refusal is not None or self.durability.poison is not None:
+            self._refuse_or_finish()
         if self._writing is not None:
-            self._settle()
+            self._finish_or_undo()
+        reader = self.reader
         if leader_epoch != self.leader_epochs.current:
-            self.leader_epochs.begin(leader_epoch, self.tail)
+            self.leader_epochs.begin(leader_epoch, reader.tail)
         for batch in write.batches:
             if batch.producer_id != NO_PRODUCER:
-                if not self.producers.admit(write, self.tail, now_ms):
+                if not self.producers.admit(write, reader.tail, now_ms):
                     return write.base_offset
                 break
-        tail = self.tail
+        tail = reader.tail
         if tail.end_position and self._is_full(tail, write.batches, now_ms):
             self.roll(now_ms)
-            tail = self.tail
+            tail = reader.tail
         offset, position, segments, bases, start, records, min_ts, max_ts, first_append = tail
         active = segments[-1]
         index, seed = active.index, self.seed
@@ -138,7 +166,7 @@ class Log(DurableLog):
             offset += batch.last_offset_delta + 1
             position += len(header) + len(batch.payload)
         try:
-            file = active.file  # opened, it may be, and that may fail: then nothing was written
+            file = active.file  # this may open it, and that may fail: then nothing was written
             write.append_ms = now_ms
             self._writing = write
             file.pwrite(buffers, tail.end_position)
@@ -146,7 +174,7 @@ class Log(DurableLog):
             check(error)
             if self._writing is not None:
                 with contextlib.suppress(StreamlogError):  # the next append tries again
-                    self._settle()
+                    self._finish_or_undo()
             raise as_storage_error(error, "append to", active.path) from error
         for place in places:
             index.add(*place)
@@ -154,26 +182,27 @@ class Log(DurableLog):
         self.appended_bytes += position - tail.end_position
         write.base_offset = tail.end_offset
         first_append = now_ms if first_append < 0 else first_append
-        self.tail = _new_tail(
+        reader.tail = _new_tail(
             LogSnapshot, (offset, position, segments, bases, start, records, min_ts, max_ts, first_append)
         )
         self._writing = None
         if batch.producer_id != NO_PRODUCER:
-            self.producers.note(self.tail)
+            self.producers.note(reader.tail)
         return write.base_offset
 
     def append_one(self, key: bytes | None, value: bytes, timestamp: int, leader_epoch: int, now_ms: int) -> int:
-        """`append` for a single plain record: the same bytes, with less ceremony.
+        """`append` for a single plain record: the same bytes, in less time.
 
         REQUIRES: partition lock. Raises what `append` raises.
         """
-        if self.fault is not None:
-            self._mend()
+        if self._refusal is not None or self.durability.poison is not None:
+            self._refuse_or_finish()
         if self._writing is not None:
-            self._settle()
+            self._finish_or_undo()
+        reader = self.reader
         if leader_epoch != self.leader_epochs.current:
-            self.leader_epochs.begin(leader_epoch, self.tail)
-        tail = self.tail
+            self.leader_epochs.begin(leader_epoch, reader.tail)
+        tail = reader.tail
         offset, position, segments, bases, start, records, min_ts, max_ts, first_append = tail
         if position and (
             position + OVERHEAD + (0 if key is None else len(key)) + len(value) > self._segment_bytes
@@ -181,7 +210,7 @@ class Log(DurableLog):
             or 0 < self._segment_records <= records
         ):
             self.roll(now_ms)
-            offset, position, segments, bases, start, records, min_ts, max_ts, first_append = self.tail
+            offset, position, segments, bases, start, records, min_ts, max_ts, first_append = reader.tail
         active = segments[-1]
         data = encode_one(self.seed, key, value, timestamp, offset, leader_epoch, now_ms)
         index = active.index
@@ -193,13 +222,13 @@ class Log(DurableLog):
         except OSError as error:
             check(error)
             with contextlib.suppress(StreamlogError):
-                self._settle()
+                self._finish_or_undo()
             raise as_storage_error(error, "append to", active.path) from error
         index.add(offset, position, timestamp)
         self.appended_batches += 1
         self.appended_bytes += len(data)
         write.base_offset = offset
-        self.tail = _new_tail(
+        reader.tail = _new_tail(
             LogSnapshot,
             (
                 offset + 1, position + len(data), segments, bases, start, records + 1,
@@ -209,84 +238,121 @@ class Log(DurableLog):
             ),
         )  # fmt: skip
         self._writing = None
-        self.latest = (position, active, data) if len(data) <= _LATEST_BYTES else None
+        reader.latest = (position, active, data) if len(data) <= _LATEST_BYTES else None
         return offset
 
-    def settle(self, write: AppendRequest) -> None:
-        """Make `write.base_offset` true after an interrupt: an offset if it is in the log, else -1.
+    def resolve_append(self, write: AppendRequest) -> None:
+        """Make `write.base_offset` true after an interrupt: an offset if the batches are in the log, else -1.
 
         REQUIRES: partition lock.
         """
         if self._writing is write:
-            self._settle()
+            self._finish_or_undo()
 
-    def _settle(self) -> None:
-        """Finish or undo the write whose flag still stands: the tail alone says which."""
+    def _finish_or_undo(self) -> None:
+        """Finish or undo the write that is still noted: the tail alone says which."""
         write = self._writing
         assert write is not None
-        tail = self.tail
+        tail = self.reader.tail
         if write.base_offset < 0 or tail.end_offset <= write.base_offset:
             active = tail.segments[-1]
             try:
                 active.file.truncate(tail.end_position)
             except OSError as error:
-                raise as_storage_error(error, "cut back", active.path) from error
-            self.was_cut = True
-            active.index.cut(tail.end_position)
+                raise as_storage_error(error, "truncate", active.path) from error
+            self.durability.has_unsynced_truncation = True
+            active.index.truncate(tail.end_position)
             write.base_offset = -1
         self._writing = None
 
     def take_back(self, before: LogSnapshot) -> None:
-        """Have nothing in the log that was appended since its tail was `before`, on the device too.
+        """Remove what was appended since the tail was `before`, from the device too.
 
         For one append whose write or sync failed: it may be on the device all the same. REQUIRES: partition lock, no
-        sync under way, nothing appended after it, nobody who read it. May be called again after a failure or an
-        interrupt at any point. A log whose sync failed stays poisoned.
+        sync under way, nothing appended after it, and no reader has seen it. May be called once more after a failure
+        or an interrupt at any point. A log whose sync failed stays poisoned.
 
-        Raises StorageError, DiskFullError, CorruptRecordError: then nothing tells what a power loss leaves of it.
+        Raises StorageError, DiskFullError, CorruptRecordError: then it is unknown what a power loss leaves of it.
         """
-        tail = self.tail
-        active = tail.segments[-1]  # the append may have begun it; sealed ones may have been compacted since
+        tail, durability = self.tail, self.durability
+        active = tail.segments[-1]  # the append may have created it; sealed ones may have been compacted since
         is_new = tail.bases[-1] == before.end_offset
         position, *counts = (0, 0, -1, -1, -1) if is_new else (before.end_position, *before[5:])
-        self.tail = LogSnapshot(before.end_offset, position, tail.segments, tail.bases, tail.start_offset, *counts)
-        self.synced_end = min(self.synced_end, before.end_offset)
-        active.index.cut(position)
-        if not self._cut_in_place(active, position):
+        self.reader.tail = LogSnapshot(
+            before.end_offset, position, tail.segments, tail.bases, tail.start_offset, *counts
+        )
+        durability.synced_end = min(durability.synced_end, before.end_offset)
+        active.index.truncate(position)
+        if not self._truncate_in_place(active, position):
             self._is_half_replaced = True
             try:
                 resync.replace(self.disk, self.directory, active, position, before.end_offset)
             except OSError as error:
                 raise as_storage_error(error, "take back what was appended to", active.path) from error
             self._is_half_replaced = False
-        self.was_cut = False
+        durability.has_unsynced_truncation = False
         self._writing = None
 
-    def _cut_in_place(self, active: Segment, position: int) -> bool:
-        """Cut the file back to `position`; whether that is on the device.
+    def _truncate_in_place(self, active: Segment, position: int) -> bool:
+        """Truncate the file to `position`; return whether that is on the device.
 
-        After a sync that failed no further one of the same file proves anything; nor does one of a file whose name is
-        not known to be on the device. What can be cut is cut then too: a process that is killed leaves nothing of it.
+        After a failed sync, another sync of the same file proves nothing; nor does the sync of a file whose name is
+        not known to be on the device. The file is truncated in these cases too: if the process is killed now, nothing
+        of the append is left.
         """
         try:
             active.file.truncate(position)
-            if self.poison is not None or self._is_half_replaced:
+            if self.durability.poison is not None or self._is_half_replaced:
                 return False
-            self._sync(active)
+            self.durability.sync(active)
         except (OSError, StreamlogError) as error:
             if isinstance(error, OSError):
                 check(error)
-            logger.warning("%s: could not be cut back to byte %d (%s)", active.path, position, error)
+            logger.warning("%s: could not be truncated to byte %d (%s)", active.path, position, error)
             return False
         return True
 
-    def _mend(self) -> None:
-        """Try again what opening could not finish, for want of space; else raise what forbids appending."""
-        assert self.fault is not None
-        if self.mend is None:
-            raise self.fault.copy()
-        self.mend()
-        self.mend = self.fault = None
+    # -- what forbids appending ----------------------------------------------------------------------
+
+    @property
+    def refusal(self) -> StreamlogError | None:
+        """What an append raises, or None. An unfinished recovery counts, though the append may finish it."""
+        return self.durability.poison or self._refusal
+
+    @property
+    def knows_its_end(self) -> bool:
+        """Whether the offset of the next record is known, though the files may still have to be truncated there."""
+        return self.damage is None and self.durability.poison is None
+
+    def block(self, error: StreamlogError) -> None:
+        """Refuse appends with `error` until `unblock`. REQUIRES: partition lock."""
+        self._blocks.append(error)
+        self._update_refusal()
+
+    def unblock(self, error: StreamlogError) -> None:
+        """Take back a `block` with this error; others may be left. REQUIRES: partition lock."""
+        if error in self._blocks:
+            self._blocks.remove(error)
+            self._update_refusal()
+
+    def _update_refusal(self) -> None:
+        if self._blocks:
+            self._refusal = self._blocks[-1]
+        elif self.unfinished is not None:
+            self._refusal = self.unfinished.error
+        else:
+            self._refusal = self.damage
+
+    def _refuse_or_finish(self) -> None:
+        """Finish what opening could not, if that is all that forbids appending; else raise what forbids it."""
+        refusal = self.refusal
+        assert refusal is not None
+        if self.unfinished is None or refusal is not self.unfinished.error:
+            raise refusal.copy()
+        self.unfinished.finish()
+        self._refusal = self.unfinished = None  # in one go: an interrupt comes between two calls
+
+    # -- rolling -------------------------------------------------------------------------------------
 
     def _is_full(self, tail: LogSnapshot, batches: Sequence[SealedBatch], now_ms: int) -> bool:
         size = tail.end_position + sum([batch.length for batch in batches])
@@ -296,7 +362,7 @@ class Log(DurableLog):
         return most > 0 and tail.records + sum([batch.record_count for batch in batches]) > most
 
     def is_due(self, now_ms: int, tail: LogSnapshot | None = None) -> bool:
-        """Whether the active segment has reached its age or number of records."""
+        """Whether the active segment has reached its maximal age or number of records."""
         tail = tail or self.tail
         if 0 <= tail.first_append <= now_ms - self._segment_ms:
             return True
@@ -305,28 +371,28 @@ class Log(DurableLog):
     def roll(self, now_ms: int) -> bool:
         """Seal the active segment and open an empty one; False if it is empty already.
 
-        REQUIRES: partition lock. The new file is there and its directory synced before it is published. A log
-        that is damaged at its very end is not rolled: nothing could tell the new segment's first offset.
+        REQUIRES: partition lock. The new file is created and its directory synced before it is published. A log
+        that refuses appends is not rolled: if its end is damaged, the base offset of a new segment is unknown.
         """
-        self.refuse_if_poisoned()
+        self.durability.refuse_if_poisoned()
         if self._writing is not None:
-            self._settle()
+            self._finish_or_undo()
         tail = self.tail
-        if not tail.end_position or self.fault is not None:
+        if not tail.end_position or self._refusal is not None:
             return False
         old = tail.segments[-1]
         new = Segment(self.disk, self.directory, tail.end_offset, self.seed)
-        self._sync_cut(old)
+        self.durability.sync_truncation(old)
         old.adopt(tail.active_stats())
         try:
             if self.disk.exists(new.path):  # left by a roll that was interrupted before it was published
                 self.disk.unlink(new.path)
             new.create()
-            self.sync_directory()
+            self.durability.sync_directory()
             end, segments, bases = tail.end_offset, (*tail.segments, new), (*tail.bases, tail.end_offset)
-            self.tail = LogSnapshot(end, 0, segments, bases, tail.start_offset, 0, -1, -1, -1)
+            self.reader.tail = LogSnapshot(end, 0, segments, bases, tail.start_offset, 0, -1, -1, -1)
         except BaseException as error:
-            if self.tail is tail:  # an empty file here would be in the way of what is appended to the old one now
+            if self.tail is tail:  # the old segment is appended to, and an empty file here would be in the way
                 with ignored(OSError):
                     self.disk.unlink(new.path)
             if isinstance(error, OSError):
@@ -338,14 +404,6 @@ class Log(DurableLog):
         return True
 
     # -- what the log holds --------------------------------------------------------------------------
-
-    def sealed(self) -> list[SegmentInfo]:
-        """What a retention policy sees: the sealed segments, oldest first."""
-        return [segment.info() for segment in self.tail.segments[:-1]]
-
-    def size_bytes(self) -> int:
-        tail = self.tail
-        return sum(segment.size for segment in tail.segments[:-1]) + tail.end_position
 
     @property
     def cleaned_until(self) -> int:
@@ -359,44 +417,44 @@ class Log(DurableLog):
         return horizon if horizon >= 0 else None
 
     def set_cleaned(self, until: int, next_horizon: int | None) -> None:
-        """What compaction found out: hints, not synced. Losing them costs a pass over what is clean already."""
+        """Store the results of a compaction: hints, not synced. Losing them costs a pass over what is clean already."""
         horizon = -1 if next_horizon is None else next_horizon
         if (until, horizon) != (self.cleaned_until, self._state.state.next_horizon):
             self._state.write(self._state.state._replace(cleaned_until=until, next_horizon=horizon), sync=False)
 
     def tell_compaction(self) -> None:
-        """Have it on the device that offsets may be missing inside segments, before a compacted one is. Raises StorageError.
+        """Record on the device that offsets may be missing inside segments, before a compacted one is. Raises StorageError.
 
-        REQUIRES: maintenance lock. Else `verify` would take them for lost once the topic is no longer compacted.
+        REQUIRES: maintenance lock. Without it `verify` would report them as lost once the topic is no longer compacted.
         """
         self._state.tell_compaction()
 
-    # -- forgetting ----------------------------------------------------------------------------------
+    # -- deleting ------------------------------------------------------------------------------------
 
     def advance_start(self, offset: int) -> list[Segment]:
-        """Raise the log start offset and take out sealed segments that end before it; return those.
+        """Raise the log start offset and take the sealed segments that end before it out of the tail; return them.
 
         REQUIRES: partition lock. The new start is on the device on return, so the caller may `discard`
-        the segments, after it left the lock.
+        the segments, after it released the lock.
         """
         tail = self.tail
         if offset > tail.start_offset:
             if self._writing is not None:
-                self._settle()
+                self._finish_or_undo()
             self._state.write(self._state.state._replace(log_start_offset=offset), sync=True)
         else:
             offset = tail.start_offset
         gone = 0
         while gone < len(tail.segments) - 1 and tail.segments[gone].next_offset <= offset:
             gone += 1
-        self.tail = tail._replace(segments=tail.segments[gone:], bases=tail.bases[gone:], start_offset=offset)
+        self.reader.tail = tail._replace(segments=tail.segments[gone:], bases=tail.bases[gone:], start_offset=offset)
         if gone:
-            self.latest = None  # it may be of a segment that is gone, and would keep its file
+            self.reader.latest = None  # its segment may be gone, and it would keep the file open
         self.deleted_segments += gone
         return list(tail.segments[:gone])
 
     def discard(self, segments: Sequence[Segment]) -> None:
-        """Unlink segments that are in no tail any more. No lock: readers that hold one keep its pages."""
+        """Unlink segments that are no longer in the tail. No lock: a reader that holds one keeps its pages."""
         for segment in segments:
             segment.release()
             for path in (segment.path, segment.index_path):
@@ -410,55 +468,46 @@ class Log(DurableLog):
                     logger.warning("could not remove %s (%s); it will be removed at the next open", path, error)
 
     def replace(self, old: Sequence[Segment], new: Segment) -> None:
-        """Publish `new` in place of `old`, adjoining sealed segments. REQUIRES: partition lock."""
+        """Publish `new` in place of `old`, neighbouring sealed segments. REQUIRES: partition lock."""
         tail = self.tail
         at = tail.segments.index(old[0])
         assert tail.segments[at : at + len(old)] == tuple(old), "compacted segments are no longer in the log"
         segments = (*tail.segments[:at], new, *tail.segments[at + len(old) :])
-        self.tail = tail._replace(segments=segments, bases=tuple(s.base_offset for s in segments))
-        self.latest = None  # it may be of a segment that is gone, and would keep its file
+        self.reader.tail = tail._replace(segments=segments, bases=tuple(s.base_offset for s in segments))
+        self.reader.latest = None  # its segment may be gone, and it would keep the file open
 
     # -- closing -------------------------------------------------------------------------------------
 
     def close(self) -> None:
         """Sync everything, move the recovery point to the end, leave an index for a quick open.
 
-        REQUIRES: partition lock, no reader or writer after it; `release` follows. A disk that is full only
-        costs the index and the recovery point. A poisoned log syncs nothing and raises its PoisonedLogError.
+        REQUIRES: partition lock, no reader or writer after it; `release` follows. A full disk only costs the
+        index and the recovery point. A poisoned log syncs nothing and raises its PoisonedLogError.
         """
-        if self.poison is not None:
-            synced_end, is_all = self.synced_end, self.acknowledged_is_synced
-            self.is_marked = resync.mark(self.disk, self.directory, synced_end, is_all=is_all)
-            raise self.poison.copy()
+        durability = self.durability
+        if durability.poison is not None:
+            durability.mark_poisoned()
+            raise durability.poison.copy()
         if self._writing is not None:
-            self._settle()
-        self.sync_sealed()
+            self._finish_or_undo()
         tail = self.tail
-        if self.fault is not None:  # nothing vouches for an end that is not known, nor is the directory closed as clean
+        durability.sync_sealed(tail)
+        if self._refusal is not None:  # the end may be damaged: no recovery point is set there
             return
         active = tail.segments[-1]
         active.adopt(tail.active_stats())
-        self._sync_cut(active)
-        self.sync_end(tail)
+        durability.sync_truncation(active)
+        durability.sync_end(tail)
         if tail.end_position:
             active.keep_index()
 
-    def _sync_cut(self, active: Segment) -> None:
-        """Have a cut, also of an earlier process, on the device before the file is sealed or the log closed.
-
-        Nothing looks for a torn end there afterwards.
-        """
-        if self.was_cut:
-            self._sync(active)
-            self.was_cut = False
-
     def close_idle_files(self) -> None:
-        """Let go of descriptors until the next use: a log of many partitions would run out of them."""
+        """Close descriptors until the next use: a log of many partitions would run out of them."""
         self.tail.segments[-1].release()
 
     def release(self) -> None:
-        """Let go of every file without a word to the disk."""
-        self.latest = None
+        """Close every file, with no write or sync."""
+        self.reader.latest = None
         for segment in self.tail.segments:
             segment.release()
         self._state.close()

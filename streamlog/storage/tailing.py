@@ -45,7 +45,7 @@ _READS = 20
 _NEARBY = 64 * 1024
 
 
-class TailedLog(LogReader):
+class TailedLog:
     """One partition of a log that is another process's. Reading takes no lock.
 
     REQUIRES: `follow`, `list_anew` and `salvage` are called by one thread at a time. `renew(tail)` is what a reader
@@ -63,7 +63,7 @@ class TailedLog(LogReader):
         self._slot: Slot | None = None
         self.high_watermark = 0
         self.is_known = False  # until it is, no offset is out of range
-        self.tail = self._tail([self._segment(0)], 0, 0, 0)
+        self._reader = LogReader(seed, self._tail([self._segment(0)], 0, 0, 0), retries=0)
         self.renew: Callable[[LogSnapshot], None] = lambda tail: None
         self.why_gone: Callable[[], StreamlogError | None] = lambda: None
 
@@ -74,6 +74,11 @@ class TailedLog(LogReader):
         """The timestamps of the last segment are not known, so it is looked into whatever time is asked for."""
         bases = tuple(segment.base_offset for segment in segments)
         return LogSnapshot(end_offset, end_position, tuple(segments), bases, start_offset, 0, -1, _ANY_TIME, -1)
+
+    @property
+    def tail(self) -> LogSnapshot:
+        """The log as far as it is known here."""
+        return self._reader.tail
 
     def release(self) -> None:
         """Let go of every file."""
@@ -86,19 +91,14 @@ class TailedLog(LogReader):
         # What is in the log and may not be seen is waited for: an owner before this one had let it be seen.
         if not self.is_known or end_offset < offset <= self.tail.end_offset:
             return EMPTY
-        read = super().fetch
-        return _visible(self._again(lambda: read(offset, max_bytes, end_offset, after)), end_offset)
+        reader = self._reader
+        return _visible(self._again(lambda: reader.fetch(offset, max_bytes, end_offset, after)), end_offset)
 
     def find_time(self, timestamp: int, end_offset: int) -> OffsetAndTimestamp | None:
-        find = super().find_time
-        return self._again(lambda: find(timestamp, end_offset))
+        return self._again(lambda: self._reader.find_time(timestamp, end_offset))
 
     def after_damage(self, offset: int, end_offset: int) -> int:
-        find = super().after_damage
-        return self._again(lambda: find(offset, end_offset))
-
-    def _retry(self, read: Callable[[], T]) -> T:
-        return read()
+        return self._again(lambda: self._reader.after_damage(offset, end_offset))
 
     def _again(self, read: Callable[[], T]) -> T:
         """Read; if a file was gone or did not fit, renew the view, and read again if that brought another one."""
@@ -207,7 +207,7 @@ class TailedLog(LogReader):
         active.size, active.next_offset = tail.end_position, tail.end_offset
         active.live.tell(tail.end_offset, tail.end_position)
         self._life, self._slot = life, slot
-        self.tail = tail
+        self._reader.tail = tail
         self.high_watermark = slot.high_watermark
         self.is_known = True
 
@@ -277,7 +277,7 @@ class TailedLog(LogReader):
         end, start = tail.end_offset, tail.start_offset
         self._slot = Slot(self.seed, 0, 0, end, end, end, start, tail.bases[-1], tail.end_position)
         self._life = None
-        self.tail = tail
+        self._reader.tail = tail
         self.high_watermark = tail.end_offset
         self.is_known = True
         return True

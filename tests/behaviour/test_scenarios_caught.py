@@ -43,17 +43,17 @@ def a_directory_is_not_synced(patch: Patch) -> None:
 
 
 def a_roll_does_not_sync_its_directory(patch: Patch) -> None:
-    patch.setattr(log.Log, "sync_directory", lambda self: None)
+    patch.setattr(durability.Durability, "sync_directory", lambda self: None)
 
 
 def records_are_acknowledged_before_they_are_synced(patch: Patch) -> None:
-    real = durability.DurableLog._sync
+    real = durability.Durability.sync
 
-    def _sync(self: Any, segment: Any) -> None:
+    def sync(self: Any, segment: Any) -> None:
         if not is_of_topic(segment.path):
             real(self, segment)
 
-    patch.setattr(durability.DurableLog, "_sync", _sync)
+    patch.setattr(durability.Durability, "sync", sync)
 
 
 def a_rewritten_file_is_renamed_unsynced(patch: Patch) -> None:

@@ -50,11 +50,16 @@ def test_version_one_is_what_is_written() -> None:
 
 def test_todays_reader_reads_every_record(directory: Path) -> None:
     log = open_log(OsDisk(), str(directory), TOPIC_ID, PARTITION, SEED, TopicConfig(), PreviousShutdown(True, True))
-    assert (log.tail.start_offset, log.tail.end_offset, log.recovery_point, log.cleaned_until) == (1, 15, 15, 4)
+    assert (log.tail.start_offset, log.tail.end_offset, log.durability.recovery_point, log.cleaned_until) == (
+        1,
+        15,
+        15,
+        4,
+    )
     found = []
     offset = 1
     while offset < 15:
-        chunk = log.fetch(offset, 1 << 20, 15)
+        chunk = log.reader.fetch(offset, 1 << 20, 15)
         at = 0
         while at < len(chunk.data):
             header = read_header(chunk.data, at, SEED, "", 0)

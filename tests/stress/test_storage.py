@@ -85,7 +85,7 @@ class Storm:
         tail = self.log.tail
         offset = self.rng.randrange(tail.start_offset, tail.end_offset + 1)
         try:
-            chunk = self.log.fetch(offset, self.rng.choice([1, 3000, 100_000]), tail.end_offset)
+            chunk = self.log.reader.fetch(offset, self.rng.choice([1, 3000, 100_000]), tail.end_offset)
         except OffsetOutOfRangeError:
             assert offset < self.log.tail.start_offset
             return
@@ -107,7 +107,7 @@ class Storm:
         if tail.start_offset == tail.end_offset:
             return
         offset = self.rng.randrange(tail.start_offset, tail.end_offset)
-        found = self.log.find_time(FIRST_MS + offset, tail.end_offset)
+        found = self.log.reader.find_time(FIRST_MS + offset, tail.end_offset)
         if not self.compacted and found is not None and found.offset != offset:
             assert found.offset > offset and self.log.tail.start_offset > offset
 
@@ -118,7 +118,7 @@ class Storm:
         elif tail.end_offset - tail.start_offset > 400:
             self.partition.delete_records(self.rng.randrange(tail.start_offset, tail.end_offset))
         with self.partition.maintenance.lock:
-            self.log.sync_sealed()
+            self.log.durability.sync_sealed(self.log.tail)
 
     def check(self) -> None:
         question = CheckRequest(str(self.path), TOPIC_ID, 0, SEED, PreviousShutdown(False, True), self.compacted)

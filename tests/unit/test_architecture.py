@@ -108,18 +108,13 @@ IS_ONE = {
 # One object cut into several classes by length. These are being taken apart; none is added.
 LADDERS = {
     "Awaited(ParkedFetch)",
-    "DurableLog(LogReader)",
-    "Facts(Source)",
     "FollowedSegment(Segment)",
     "LiveIndex(Index)",
     "LocalService(ReadingService)",
-    "Log(DurableLog)",
     "MemberRequests(CoordinatorRuntime)",
     "OffsetRequests(CoordinatorRuntime)",
-    "Segment(Facts)",
     "Shard(MemberRequests)",
     "Shard(OffsetRequests)",
-    "TailedLog(LogReader)",
     "TailingService(ReadingService)",
     "TailingService(RefusingService)",
     "_After(Completion)",

@@ -15,11 +15,11 @@ _READ_BYTES = 1 << 20
 def all_records(partition: Readable, end: int | None = None) -> Iterator[tuple[bytes, bytes | None]]:
     """Every (key, value) of the log in order, up to the high watermark or `end`. Raises CorruptRecordError: half a
     state is no state."""
-    log = partition.log
+    reader = partition.reader
     end = partition.high_watermark if end is None else end
-    offset = log.tail.start_offset
+    offset = reader.tail.start_offset
     while offset < end:
-        chunk = log.fetch(offset, _READ_BYTES, end)
+        chunk = reader.fetch(offset, _READ_BYTES, end)
         if not chunk.data:
             return
         at = 0

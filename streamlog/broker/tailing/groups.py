@@ -51,7 +51,7 @@ class FollowedGroups:
         """REQUIRES: the lock."""
         partition = self._host.groups_partition()
         owner = self._host.living_owner()
-        state = None if partition is None else (partition.log.tail.segments, partition.high_watermark, owner)
+        state = None if partition is None else (partition.reader.tail.segments, partition.high_watermark, owner)
         if state != self._state:
             shard = Shard(_in_memory, self._host.topic_id, incarnation=owner, new_id=str)
             if partition is not None:

@@ -64,7 +64,7 @@ class FollowedPartition:
     ) -> None:  # fmt: skip
         self.name = name
         self.topic_id = topic_id
-        self.log = log
+        self.log = self.reader = log
         self.waiters = Waiters()
         self.closed: StreamlogError | None = None
         self._watcher = watcher

@@ -24,7 +24,7 @@ from .. import index as index_files
 from ..checkpoint import NAME as STATE_NAME
 from ..checkpoint import StateFile
 from ..files import as_storage_error, base_offset_of, finish_interrupted, log_name
-from ..log import Log
+from ..log import Log, Unfinished
 from ..scan import Walk, walk
 from ..segment import Segment, size_of
 from . import power_loss, resync
@@ -89,17 +89,21 @@ def open_log(
     if fault is None and full is None and segments[-1].next_offset < state.log_start_offset:
         # Records were deleted, and a crash of the machine took the end of what was deleted.
         segments = [_new_segment(disk, directory, state.log_start_offset, seed)]
-    log = Log(disk, directory, seed, state_file, segments, config, resynced.poison or fault or full)
-    log.was_cut = not crash.clean
-    log.may_have_lost_its_end = power_lost
-    if resynced.poison is not None:
-        log.synced_end = max(state.recovery_point, min(resynced.synced_end, log.tail.end_offset))
-        log.acknowledged_is_synced = resynced.is_all
-    elif crash.clean:
-        log.synced_end = log.tail.end_offset
+    unfinished: Unfinished | None = None
     if left is not None and fault is None and full is not None and resynced.poison is None:
-        log.mend = partial(power_loss.truncate, disk, directory, left)
-    elif resynced.done:
+        unfinished = Unfinished(full, partial(power_loss.truncate, disk, directory, left))
+    log = Log(
+        disk, directory, seed, state_file, segments, config,
+        poison=resynced.poison, damage=fault, unfinished=unfinished,
+    )  # fmt: skip
+    log.may_have_lost_its_end = power_lost
+    log.durability.has_unsynced_truncation = not crash.clean
+    if resynced.poison is not None:
+        log.durability.synced_end = max(state.recovery_point, min(resynced.synced_end, log.tail.end_offset))
+        log.durability.acknowledged_is_synced = resynced.is_all
+    elif crash.clean:
+        log.durability.synced_end = log.tail.end_offset
+    if unfinished is None and resynced.done:
         resync.remove_markers(disk, directory, names)
     return log
 

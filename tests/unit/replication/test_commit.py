@@ -108,7 +108,7 @@ def test_who_came_during_a_sync_of_sealed_segments_has_the_next_turn(
 
     write(partition, size=900).drive()
     write(partition, size=900)
-    monkeypatch.setattr(partition.log, "sync_files", come)
+    monkeypatch.setattr(partition.log.durability, "sync_files", come)
     partition.maintenance.run(NOW)
     assert turns == ["late"]
     assert not late[0].done()
@@ -320,14 +320,14 @@ def test_a_partition_that_is_blocked_twice_takes_records_after_both(partition: P
         with pytest.raises(StorageError, match="second"):
             write(partition)
         partition.unblock(second)
-        assert partition.log.fault is None
+        assert partition.log.refusal is None
     assert result_of(write(partition)) == 0
 
 
 def test_a_partition_whose_sync_fails_while_it_is_blocked_stays_refused(partition: Partition) -> None:
     error, poison = StorageError("blocked", path="", errno=0), PoisonedLogError("poison", path="", errno=0)
     partition.block(error)
-    partition.log.fault = poison
+    partition.log.durability.poison = poison
     partition.unblock(error)
     partition.block(error)
     with pytest.raises(PoisonedLogError):

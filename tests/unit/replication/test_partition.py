@@ -110,10 +110,10 @@ def test_what_a_closing_disk_refuses_is_raised_after_everything_was_let_go(
 ) -> None:
     partition.append(write(), NOW)
 
-    def refuse() -> None:
+    def refuse(*_: object) -> None:
         raise StorageError("injected", path="x", errno=5)
 
-    monkeypatch.setattr(partition.log, "sync_sealed", refuse)
+    monkeypatch.setattr(partition.log.durability, "sync_sealed", refuse)
     with pytest.raises(StorageError):
         partition.close(ClosedError("closed"))
     assert not partition.lock.locked() and not partition.maintenance.lock.locked()
@@ -153,7 +153,7 @@ def test_maintenance_that_the_disk_refuses_is_tried_again(
     partition.append(write(), NOW)
     partition.append(write(), NOW)
 
-    def refuse() -> None:
+    def refuse(*_: object) -> None:
         raise StorageError("injected", path="x", errno=5)
 
     monkeypatch.setattr(partition.commit, "sync_sealed", refuse)

@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 
 import pytest
 
+from streamlog.broker.reading import ReadableLog
 from streamlog.config import TopicConfig
 from streamlog.errors import CorruptRecordError
 from streamlog.records import columns
@@ -19,7 +20,7 @@ from streamlog.runtime.threads import new_lock
 from streamlog.storage.log import AppendRequest, Log
 from streamlog.storage.recovery.recovery import PreviousShutdown, open_log
 from streamlog.storage.verify.check import Checked, CheckRequest, check_partition
-from streamlog.types import HeaderTuple, TopicPartition
+from streamlog.types import HeaderTuple, SegmentInfo, TopicPartition
 
 NOW = 1_700_000_000_000
 TOPIC_ID = bytes(range(16))
@@ -88,25 +89,25 @@ class Box:
 
     # -- reading -------------------------------------------------------------------------------------
 
-    def read(self, start: int | None = None, *, skip: bool = False, log: Log | None = None) -> list[Entry]:
+    def read(self, start: int | None = None, *, skip: bool = False, reader: ReadableLog | None = None) -> list[Entry]:
         """Every record from `start` on, batch after batch as a consumer gets them."""
-        log = log or self.log
-        end = log.tail.end_offset
-        offset = log.tail.start_offset if start is None else start
+        reader = reader or self.log.reader
+        end = reader.tail.end_offset
+        offset = reader.tail.start_offset if start is None else start
         found: list[Entry] = []
         while offset < end:
             try:
-                offset = self._read_chunk(log, offset, end, found)
+                offset = self._read_chunk(reader, offset, end, found)
             except CorruptRecordError:
                 if not skip:
                     raise
-                offset = log.after_damage(max(offset, found[-1].offset + 1 if found else offset), end)
+                offset = reader.after_damage(max(offset, found[-1].offset + 1 if found else offset), end)
         return found
 
-    def _read_chunk(self, log: Log, offset: int, end: int, found: list[Entry]) -> int:
+    def _read_chunk(self, reader: ReadableLog, offset: int, end: int, found: list[Entry]) -> int:
         from streamlog.records.batch import read_header, verify_payload
 
-        chunk = log.fetch(offset, 1 << 16, end)
+        chunk = reader.fetch(offset, 1 << 16, end)
         assert chunk.data, f"nothing at {offset}, though the log ends at {end}"
         at = 0
         while at < len(chunk.data):
@@ -118,6 +119,10 @@ class Box:
             at += header.batch_len
             offset = max(offset, header.next_offset)
         return offset
+
+    def sealed(self) -> list[SegmentInfo]:
+        """What a retention policy sees: the sealed segments, oldest first."""
+        return [segment.info() for segment in self.log.tail.segments[:-1]]
 
     def values(self, *, skip: bool = False) -> list[bytes | None]:
         return [entry.value for entry in self.read(skip=skip)]

@@ -70,7 +70,7 @@ def test_a_whole_log_is_counted_and_nothing_is_found(box: MakeBox, snapshot: Cal
 def test_an_open_log_is_whole_too(box: MakeBox) -> None:
     b = segmented(box)
     assert b.check(KILLED).findings == ()
-    b.log.sync_sealed()
+    b.log.durability.sync_sealed(b.log.tail)
     assert b.check(KILLED).findings == ()
     b.reopen(CLEAN)
     b.append(b"beyond what the index of the last close knows")

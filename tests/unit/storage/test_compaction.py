@@ -55,7 +55,7 @@ def test_offsets_that_a_repair_found_lost_give_a_compacted_segment_no_time(box: 
     put(b, (b"a", b"2"))
     b.log.append(AppendRequest([columns.seal(SEED, None, None, NO_TIMESTAMP, count=0, last_offset_delta=4)]), 0, b.now)
     assert compact(b) is not None
-    (sealed,) = b.log.sealed()
+    (sealed,) = b.sealed()
     assert (sealed.next_offset, sealed.records, sealed.min_timestamp, sealed.max_timestamp) == (12, 1, NOW, NOW)
 
 
@@ -88,8 +88,8 @@ def test_timestamps_and_headers_of_what_stays_are_unchanged(box: MakeBox) -> Non
         (1, NOW - 50, b"b", b"2", (("h", b"v"), ("n", None))),
         (2, NOW, b"a", b"3", ()),
     ]
-    assert b.log.find_time(NOW - 50, 3) == (1, NOW - 50)
-    assert b.log.find_time(NOW - 49, 3) == (2, NOW)
+    assert b.log.reader.find_time(NOW - 50, 3) == (1, NOW - 50)
+    assert b.log.reader.find_time(NOW - 49, 3) == (2, NOW)
 
 
 @pytest.mark.parametrize("codec", [1, 2, 3, 4], ids=["gzip", "snappy", "lz4", "zstd"])
@@ -113,7 +113,7 @@ def test_append_times_stay_as_they_were(box: MakeBox) -> None:
     b.now += 1000
     compact(b)
     assert [(e.offset, e.timestamp) for e in b.read()] == [(1, NOW), (2, NOW + 1000)]
-    assert b.log.find_time(NOW + 1, 3) == (2, NOW + 1000)
+    assert b.log.reader.find_time(NOW + 1, 3) == (2, NOW + 1000)
 
 
 def test_records_without_a_key_go(box: MakeBox) -> None:
@@ -371,7 +371,7 @@ def test_failed_at_any_call_the_log_reads_on_and_the_next_pass_and_the_next_open
         disk.error = None
         assert b.table() == table
         b.check()
-        if b.log.poison is not None:  # it was the sync of what supersedes the records that go
+        if b.log.durability.poison is not None:  # it was the sync of what supersedes the records that go
             b.reopen(KILLED)
             assert b.table() == table
         put(b, (b"new", b"1"))

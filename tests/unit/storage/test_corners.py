@@ -16,7 +16,8 @@ from streamlog.records.batch import FIXED_LEN, FORM_KAFKA, MAGIC, NO_TIMESTAMP, 
 from streamlog.storage import files
 from streamlog.storage import segment as segments
 from streamlog.storage.checkpoint import StateFile
-from streamlog.storage.log import AppendRequest, Log
+from streamlog.storage.log import AppendRequest
+from streamlog.storage.reader import LogReader
 from streamlog.storage.scan import walk
 from streamlog.storage.segment import Segment
 
@@ -184,7 +185,7 @@ def test_a_segment_cut_short_below_the_recovery_point_does_not_cost_those_behind
         b.append(value)
         if n == 2:
             b.reopen(CLEAN)
-    assert b.log.recovery_point == 3
+    assert b.log.durability.recovery_point == 3
     b.log.release()
     second = b.logs()[1]
     second.write_bytes(second.read_bytes()[:10])
@@ -200,7 +201,7 @@ def test_an_index_of_a_segment_that_is_moved_aside_goes(box: MakeBox) -> None:
     b, values = segmented(box)
     state = b.path / "partition.state"
     before = state.read_bytes()
-    b.log.sync_sealed()
+    b.log.durability.sync_sealed(b.log.tail)
     state.write_bytes(before)  # the indexes reached the device, the recovery point did not
     b.log.release()
     assert len(list(b.path.glob("*.index"))) == 3
@@ -364,14 +365,14 @@ def test_an_index_that_went_after_its_numbers_were_read_is_made_again_and_saved(
     index.unlink()
     assert b.values() == values
     assert segment.is_unsaved
-    b.log.sync_sealed()
+    b.log.durability.sync_sealed(b.log.tail)
     assert index.read_bytes() == before
     assert not segment.is_unsaved
 
 
 def test_the_size_of_a_log_is_that_of_its_files(box: MakeBox) -> None:
     b, _ = segmented(box)
-    assert b.log.tail.size_bytes() == b.log.size_bytes() == sum(file.stat().st_size for file in b.logs())
+    assert b.log.tail.size_bytes() == sum(file.stat().st_size for file in b.logs())
 
 
 def test_a_batch_without_records_takes_offsets_and_counts_for_nothing_else(box: MakeBox) -> None:
@@ -393,18 +394,18 @@ def test_a_batch_without_records_takes_offsets_and_counts_for_nothing_else(box: 
 
 def test_a_file_that_went_between_two_reads_is_looked_for_again(box: MakeBox) -> None:
     b, values = segmented(box)
-    chunk = b.log.fetch(0, 100, 8)
+    chunk = b.log.reader.fetch(0, 100, 8)
     assert read_header(chunk.data, 0, SEED, "", 0).next_offset == 1
     for code in (errno.ENOENT, errno.EIO):
         b.log.tail.segments[0].release()
         b.disk.arm(1, OSError(code, "refused"))
         if code == errno.ENOENT:
-            again = b.log.fetch(1, 100, 8, chunk)
+            again = b.log.reader.fetch(1, 100, 8, chunk)
             assert again.position == len(chunk.data)
             assert values[1] in bytes(again.data)
         else:
             with pytest.raises(StorageError) as caught:
-                b.log.fetch(1, 100, 8, chunk)
+                b.log.reader.fetch(1, 100, 8, chunk)
             assert caught.value.errno == errno.EIO
         assert b.disk.calls
 
@@ -412,24 +413,26 @@ def test_a_file_that_went_between_two_reads_is_looked_for_again(box: MakeBox) ->
 # Rolling
 
 
-class Late(Log):
-    """A log that is interrupted as soon as it has published something."""
+class Late(LogReader):
+    """Interrupts the log as soon as it has published something."""
+
+    __slots__ = ()
 
     @property
     def tail(self) -> Any:
-        return self.__dict__["tail"]
+        return LogReader.tail.__get__(self)  # type: ignore[attr-defined]
 
     @tail.setter
     def tail(self, tail: Any) -> None:
-        self.__dict__["tail"] = tail
+        LogReader.tail.__set__(self, tail)  # type: ignore[attr-defined]
         raise KeyboardInterrupt
 
 
 def rolled_late(b: Box) -> None:
-    b.log.__class__ = Late
+    b.log.reader.__class__ = Late
     with pytest.raises(KeyboardInterrupt):
         b.log.roll(b.now)
-    b.log.__class__ = Log
+    b.log.reader.__class__ = LogReader
 
 
 def test_a_roll_that_is_interrupted_right_after_it_was_published_stays(box: MakeBox) -> None:
@@ -452,7 +455,7 @@ def test_behind_damage_in_a_segment_that_was_not_sealed_yet_a_reader_goes_on_in_
     rolled_late(b)
     flip(b.logs()[0], at)
     assert not b.log.tail.segments[0].sealed
-    assert b.log.after_damage(1, 9) == 2, "where the next record will be, not where the reader would stop"
+    assert b.log.reader.after_damage(1, 9) == 2, "where the next record will be, not where the reader would stop"
     assert b.append(b"three") == 2
     assert b.values(skip=True) == [b"one", b"three"]
 

@@ -67,16 +67,16 @@ def test_files_are_synced_from_the_oldest_that_is_asked_for_to_the_active_one(bo
     b, disk = armed(box, segment_bytes=1024)
     rolled(b, 4)
     record(disk)
-    b.log.sync_files(1, b.log.tail)
+    b.log.durability.sync_files(1, b.log.tail)
     assert calls(disk, "sync") == [name(1), name(2), name(3)]
     record(disk)
-    b.log.sync_files(1, b.log.tail, active=False)
+    b.log.durability.sync_files(1, b.log.tail, active=False)
     assert calls(disk, "sync") == [name(1), name(2)]
     record(disk)
-    b.log.sync_files(3, b.log.tail)
+    b.log.durability.sync_files(3, b.log.tail)
     assert calls(disk, "sync") == [name(3)]
     record(disk)
-    b.log.sync_files(4, b.log.tail)
+    b.log.durability.sync_files(4, b.log.tail)
     assert calls(disk, "sync") == []
 
 
@@ -85,7 +85,7 @@ def test_a_segment_that_ends_where_the_synced_part_does_is_not_synced_again(box:
     rolled(b, 2)
     b.log.roll(b.now)
     record(disk)
-    b.log.sync_files(2, b.log.tail)
+    b.log.durability.sync_files(2, b.log.tail)
     assert calls(disk, "sync") == []
 
 
@@ -94,9 +94,9 @@ def test_a_file_that_cannot_be_opened_for_its_sync_is_no_poison(box: MakeBox) ->
     rolled(b, 2)
     fail(disk, "open", errno.EMFILE)
     with pytest.raises(StorageError, match="sync"):
-        b.log.sync_files(0, b.log.tail)
-    assert b.log.poison is None
-    b.log.sync_files(0, b.log.tail)
+        b.log.durability.sync_files(0, b.log.tail)
+    assert b.log.durability.poison is None
+    b.log.durability.sync_files(0, b.log.tail)
     assert b.append(b"on") == 2
 
 
@@ -108,15 +108,15 @@ def test_a_failed_sync_is_not_tried_again_and_forbids_appending_and_rolling(box:
     b.append(b"1")
     fail(disk, "sync", errno.EIO)
     with pytest.raises(PoisonedLogError, match="Look at the disk, then close the log and open it again") as raised:
-        b.log.sync_files(0, b.log.tail)
+        b.log.durability.sync_files(0, b.log.tail)
     assert (raised.value.errno, raised.value.path) == (errno.EIO, str(b.path / name(0)))
     record(disk)
     for refused in (
         lambda: b.append(b"2"),
         lambda: b.log.append_one(None, b"2", b.now, 0, b.now),
         lambda: b.log.roll(b.now),
-        lambda: b.log.sync_files(0, b.log.tail),
-        b.log.sync_sealed,
+        lambda: b.log.durability.sync_files(0, b.log.tail),
+        lambda: b.log.durability.sync_sealed(b.log.tail),
         b.log.close,
     ):
         with pytest.raises(PoisonedLogError):
@@ -134,10 +134,10 @@ def test_ctrl_c_right_after_a_failed_sync_does_not_make_it_undone(
     def interrupted(*_: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(b.log, "_poison", interrupted)
+    monkeypatch.setattr(b.log.durability, "_poison", interrupted)
     fail(disk, "sync", errno.EIO)
     with pytest.raises(KeyboardInterrupt):
-        b.log.sync_files(0, b.log.tail)
+        b.log.durability.sync_files(0, b.log.tail)
     with pytest.raises(PoisonedLogError, match="what the disk holds is unknown"):
         b.append(b"2")
     assert not marked(b)
@@ -180,11 +180,11 @@ def marked(b: Box) -> list[resync.Marker]:
 def poisoned(box: MakeBox, **config: object) -> tuple[Box, FaultyDisk]:
     b, disk = armed(box, segment_bytes=1024, **config)
     rolled(b, 2)
-    b.log.sync_sealed()
+    b.log.durability.sync_sealed(b.log.tail)
     rolled(b, 2)
     fail(disk, "sync", errno.EIO)
     with pytest.raises(PoisonedLogError):
-        b.log.sync_files(2, b.log.tail)
+        b.log.durability.sync_files(2, b.log.tail)
     return b, disk
 
 
@@ -241,7 +241,7 @@ def test_word_that_cannot_be_left_is_no_second_error(box: MakeBox) -> None:
     b.append(b"1")
     disk.arm(1, OSError(errno.EIO, "injected"), once=False)
     with pytest.raises(PoisonedLogError):
-        b.log.sync_files(0, b.log.tail)
+        b.log.durability.sync_files(0, b.log.tail)
     disk.error = None
     assert not marked(b)
     assert b.values() == [b"1"]
@@ -255,14 +255,14 @@ def test_a_fetch_ends_at_the_offset_that_it_is_told_to_end_at(box: MakeBox, size
     b = box()
     for n in range(5):
         b.append(b"%d" % n * size)
-    each = len(b.log.fetch(0, 1, 1).data)
-    assert len(b.log.fetch(0, 1 << 20, 5).data) == 5 * each
-    first = b.log.fetch(0, 1 << 20, 3)
+    each = len(b.log.reader.fetch(0, 1, 1).data)
+    assert len(b.log.reader.fetch(0, 1 << 20, 5).data) == 5 * each
+    first = b.log.reader.fetch(0, 1 << 20, 3)
     assert len(first.data) == 3 * each
-    one = b.log.fetch(0, 1, 3)
-    assert len(b.log.fetch(1, 1 << 20, 3, one).data) == 2 * each
-    assert b.log.fetch(3, 1 << 20, 3, first).data == b""
-    assert len(b.log.fetch(3, 1 << 20, 5, first).data) == 2 * each
+    one = b.log.reader.fetch(0, 1, 3)
+    assert len(b.log.reader.fetch(1, 1 << 20, 3, one).data) == 2 * each
+    assert b.log.reader.fetch(3, 1 << 20, 3, first).data == b""
+    assert len(b.log.reader.fetch(3, 1 << 20, 5, first).data) == 2 * each
 
 
 @pytest.mark.damaged
@@ -271,14 +271,14 @@ def test_damage_before_the_end_is_handed_to_who_decodes_it(box: MakeBox, length:
     b = box()
     for n in range(4):
         b.append(b"%d" % n * 10)
-    one = b.log.fetch(0, 1, 3)
+    one = b.log.reader.fetch(0, 1, 3)
     with open(b.logs()[0], "r+b") as file:
         file.seek(len(one.data) + 7)
         file.write(length.to_bytes(4, "little"))
     with pytest.raises(CorruptRecordError):
         b.read(1)
     try:
-        data = b.log.fetch(1, 1 << 16, 3, one).data
+        data = b.log.reader.fetch(1, 1 << 16, 3, one).data
     except CorruptRecordError:
         return
     assert bytes(data[7:11]) == length.to_bytes(4, "little")
@@ -298,9 +298,9 @@ def test_an_interrupt_while_it_is_found_out_whose_a_failed_syncs_error_is_poison
     with monkeypatch.context() as patched:
         patched.setattr(durability, "is_the_disks", interrupted)
         with pytest.raises(KeyboardInterrupt):
-            b.log.sync_files(0, b.log.tail)
+            b.log.durability.sync_files(0, b.log.tail)
     with pytest.raises(PoisonedLogError):
-        b.log.sync_files(0, b.log.tail)
+        b.log.durability.sync_files(0, b.log.tail)
 
 
 def test_an_error_of_a_handler_in_a_sync_poisons_nothing(box: MakeBox, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -310,9 +310,9 @@ def test_an_error_of_a_handler_in_a_sync_poisons_nothing(box: MakeBox, monkeypat
     with monkeypatch.context() as patched:
         patched.setattr(durability, "is_the_disks", lambda _: False)
         with pytest.raises(OSError, match="injected"):
-            b.log.sync_files(0, b.log.tail)
-    b.log.sync_files(0, b.log.tail)
-    assert b.log.poison is None
+            b.log.durability.sync_files(0, b.log.tail)
+    b.log.durability.sync_files(0, b.log.tail)
+    assert b.log.durability.poison is None
 
 
 # What the word of a failed sync says
@@ -321,16 +321,16 @@ def test_an_error_of_a_handler_in_a_sync_poisons_nothing(box: MakeBox, monkeypat
 @pytest.mark.parametrize("is_all", [False, True])
 def test_word_of_a_failed_sync_says_up_to_where_everything_is_on_the_device(box: MakeBox, is_all: bool) -> None:
     b, disk = armed(box, segment_bytes=1024)
-    b.log.acknowledged_is_synced = is_all
+    b.log.durability.acknowledged_is_synced = is_all
     rolled(b, 3)
-    b.log.sync_files(0, b.log.tail, active=False)
-    assert b.log.synced_end == 2
-    b.log.sync_files(0, b.log.tail)
-    assert b.log.synced_end == 3
+    b.log.durability.sync_files(0, b.log.tail, active=False)
+    assert b.log.durability.synced_end == 2
+    b.log.durability.sync_files(0, b.log.tail)
+    assert b.log.durability.synced_end == 3
     rolled(b, 2)
     fail(disk, "sync", errno.EIO)
     with pytest.raises(PoisonedLogError):
-        b.log.sync_files(3, b.log.tail)
+        b.log.durability.sync_files(3, b.log.tail)
     with pytest.raises(PoisonedLogError):
         b.log.close()
     (marker,) = marked(b)
@@ -338,7 +338,11 @@ def test_word_of_a_failed_sync_says_up_to_where_everything_is_on_the_device(box:
     fail(disk, "pwrite", errno.ENOSPC)  # the state
     fail(disk, "pwrite", errno.ENOSPC)  # the copy
     b.reopen(KILLED)
-    assert (b.log.synced_end, b.log.acknowledged_is_synced, b.log.tail.end_offset) == (3, is_all, 5)
+    assert (b.log.durability.synced_end, b.log.durability.acknowledged_is_synced, b.log.tail.end_offset) == (
+        3,
+        is_all,
+        5,
+    )
     assert not b.log.may_have_lost_its_end
 
 
@@ -368,14 +372,14 @@ def test_where_no_word_could_be_left_an_open_that_is_told_so_copies(box: MakeBox
     b.append(b"1")
     fail(disk, "sync", errno.EIO)
     with pytest.raises(PoisonedLogError):
-        b.log.sync_files(0, b.log.tail)
+        b.log.durability.sync_files(0, b.log.tail)
     for marker in [name for name in b.names() if resync.marker_of(name) is not None]:
         (b.path / marker).unlink()
     disk.arm(1, OSError(errno.EIO, "injected"), once=False)
     with pytest.raises(PoisonedLogError):
         b.log.close()
-    assert (b.log.is_marked, marked(b)) == (False, [])
+    assert (b.log.durability.is_marked, marked(b)) == (False, [])
     record(disk)
     b.reopen(KILLED._replace(unsynced=True))
     assert calls(disk, "rename") == [name(0)]
-    assert (b.values(), b.log.poison) == ([b"1"], None)
+    assert (b.values(), b.log.durability.poison) == ([b"1"], None)

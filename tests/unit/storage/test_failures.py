@@ -140,7 +140,7 @@ def test_an_index_that_cannot_be_written_costs_nothing(box: MakeBox) -> None:
         b.append(b"%d" % n * 400)
     refuse = OSError(errno.ENOSPC, "injected")
     disk.write_atomic = _raiser(refuse)  # type: ignore[method-assign]
-    b.log.sync_sealed()
+    b.log.durability.sync_sealed(b.log.tail)
     assert not list(b.path.glob("*.index"))
     b.log.release()
     b.open(KILLED)
@@ -244,7 +244,7 @@ def _interrupt_everywhere(run: Callable[[int], bool]) -> None:
 
 @pytest.mark.parametrize("rolls", [False, True])
 def test_interrupted_at_any_line_of_append_the_write_is_in_or_out_and_says_which(box: MakeBox, rolls: bool) -> None:
-    functions = {"append", "roll", "_settle", "create", "_is_full", "is_due", "add", "adopt", "active_stats"}
+    functions = {"append", "roll", "_finish_or_undo", "create", "_is_full", "is_due", "add", "adopt", "active_stats"}
 
     def run(line: int) -> bool:
         b = box(segment_bytes=1024)
@@ -254,14 +254,14 @@ def test_interrupted_at_any_line_of_append_the_write_is_in_or_out_and_says_which
             with interrupted_at(line, functions) as seen:
                 b.log.append(write, 0, b.now)
         except KeyboardInterrupt:
-            b.log.settle(write)
+            b.log.resolve_append(write)
         kept = write.base_offset >= 0
         assert b.values() == [b"one", write_value(rolls)][: 1 + kept]
         assert write.base_offset in (-1, 1)
         b.append(b"three")
         expected = [b"one", *([write_value(rolls)] if kept else []), b"three"]
         assert b.values() == expected
-        assert b.log.find_time(0, b.log.tail.end_offset) == (0, b.now)
+        assert b.log.reader.find_time(0, b.log.tail.end_offset) == (0, b.now)
         for _ in range(3):
             b.append(b"x" * 900)
         assert b.values()[: len(expected)] == expected
@@ -331,7 +331,7 @@ def test_a_record_by_the_short_way_is_the_same_record(box: MakeBox) -> None:
         assert one(b, b"k%d" % n, b"v" * 50 * n) == n
         other.append(b"v" * 50 * n, keys=[b"k%d" % n])
     assert b.read() == other.read()
-    assert [info.max_timestamp for info in b.log.sealed()] == [info.max_timestamp for info in other.log.sealed()]
+    assert [info.max_timestamp for info in b.sealed()] == [info.max_timestamp for info in other.sealed()]
     assert b.log.tail.active_stats()[3:] == other.log.tail.active_stats()[3:]
     b.reopen(KILLED)
     assert b.read() == other.read()
@@ -353,7 +353,17 @@ def test_a_record_that_failed_by_the_short_way_leaves_the_log_as_it_was(box: Mak
 
 @pytest.mark.parametrize("rolls", [False, True])
 def test_interrupted_at_any_line_of_the_short_way_the_record_is_in_or_out(box: MakeBox, rolls: bool) -> None:
-    functions = {"append_one", "roll", "_settle", "create", "_is_full", "is_due", "add", "adopt", "active_stats"}
+    functions = {
+        "append_one",
+        "roll",
+        "_finish_or_undo",
+        "create",
+        "_is_full",
+        "is_due",
+        "add",
+        "adopt",
+        "active_stats",
+    }
 
     def run(line: int) -> bool:
         b = box(segment_bytes=1024)

@@ -96,7 +96,7 @@ class Along:
             self.log.list_anew(lambda: False)
 
     def values(self, start: int | None = None) -> list[bytes | None]:
-        return [entry.value for entry in self.box.read(start, log=self.log)]  # type: ignore[arg-type]
+        return [entry.value for entry in self.box.read(start, reader=self.log)]
 
 
 def small(make: MakeBox, count: int = 0, **config: Any) -> Box:
@@ -221,7 +221,7 @@ def test_times_are_found_in_sealed_segments_and_in_the_active_one(box: MakeBox) 
 @pytest.mark.parametrize("harm", ["missing", "of another size", "garbage"])
 def test_without_a_good_index_file_the_answers_are_the_same(box: MakeBox, harm: str) -> None:
     b = small(box, 9)
-    b.log.sync_sealed()
+    b.log.durability.sync_sealed(b.log.tail)
     indexes = sorted(b.path.glob("*.index"))
     assert indexes
     for path in indexes:
@@ -335,7 +335,7 @@ def test_an_index_of_the_old_file_is_never_used_for_the_new_one(box: MakeBox) ->
     assert len(along.values()) == 43
     along.log.tail.segments[0].release()  # as when too many files are mapped
     compacted(b, along)
-    assert [entry.offset for entry in b.read(10, log=along.log)][:4] == [10, 11, 12, 13]  # type: ignore[arg-type]
+    assert [entry.offset for entry in b.read(10, reader=along.log)][:4] == [10, 11, 12, 13]
     assert along.values() == b.values()
 
 
@@ -468,11 +468,11 @@ def test_files_that_never_rest_while_they_are_read_are_a_retriable_error(box: Ma
     along.follow()
 
     def renew(failed: LogSnapshot) -> None:
-        along.log.tail = failed._replace(segments=(*failed.segments,))
+        along.log._reader.tail = failed._replace(segments=(*failed.segments,))
         segments = tuple(along.log._segment(s.base_offset) for s in failed.segments)
         for segment, old in zip(segments, failed.segments, strict=True):
             segment.finished(old.size + 1, old.next_offset)
-        along.log.tail = failed._replace(segments=segments)
+        along.log._reader.tail = failed._replace(segments=segments)
 
     along.log.renew = renew
     renew(along.log.tail)
@@ -540,7 +540,7 @@ def test_damage_is_told_and_can_be_stepped_over(box: MakeBox) -> None:
     along.follow()
     with pytest.raises(CorruptRecordError):
         along.values()
-    left = [entry.value for entry in b.read(skip=True, log=along.log)]  # type: ignore[arg-type]
+    left = [entry.value for entry in b.read(skip=True, reader=along.log)]
     assert left == [value(n) for n in range(8) if n != 1]
 
 
@@ -775,7 +775,7 @@ def test_damage_in_the_middle_hides_nothing_behind_it(box: MakeBox) -> None:
     along = Along(b)
     along.log.salvage(None, verify=False, is_alone=lambda: True)
     assert along.log.tail.end_offset == 4
-    assert len(b.read(skip=True, log=along.log)) == 3  # type: ignore[arg-type]
+    assert len(b.read(skip=True, reader=along.log)) == 3
 
 
 @pytest.mark.parametrize("left", ["empty and passed", "empty and not needed", "empty and next"])

@@ -57,7 +57,7 @@ def test_what_is_cut_off_is_forgotten_and_added_again_alike(shape: list[tuple[in
     whole, _ = built(shape)
     kept = places[:keep]
     if keep < len(places):
-        index.cut(places[keep][1])
+        index.truncate(places[keep][1])
         for place in places[len(kept) :]:
             index.add(*place)
     assert (index.offsets, index.positions) == (whole.offsets, whole.positions)

@@ -268,10 +268,10 @@ def test_after_a_truncation_the_epochs_are_read_again(box: MakeBox) -> None:
     tail = b.log.tail
     led(b, 2)
     assert starts(b.log) == [(0, 0), (2, 1)]
-    b.log.tail = tail
+    b.log.reader.tail = tail
     b.log.leader_epochs.truncated()
     tail.segments[-1].file.truncate(tail.end_position)
-    tail.segments[-1].index.cut(tail.end_position)
+    tail.segments[-1].index.truncate(tail.end_position)
     assert starts(b.log) == [(0, 0)]
     led(b, 1)
     assert starts(b.log) == [(0, 0), (1, 1)]

@@ -43,11 +43,11 @@ def test_a_fetch_gives_whole_batches_from_the_one_that_holds_the_offset(box: Mak
     b = box()
     for n in range(4):
         b.append(b"%d" % n, b"x", b"y")
-    chunk = b.log.fetch(4, 1, 12)
+    chunk = b.log.reader.fetch(4, 1, 12)
     assert chunk.position == b.log.tail.end_position // 4
     assert len(chunk.data) == b.log.tail.end_position // 4
-    assert len(b.log.fetch(4, 1 << 20, 12).data) == 3 * len(chunk.data)
-    assert b.log.fetch(12, 1, 12) is EMPTY
+    assert len(b.log.reader.fetch(4, 1 << 20, 12).data) == 3 * len(chunk.data)
+    assert b.log.reader.fetch(12, 1, 12) is EMPTY
 
 
 def test_a_fetch_is_at_least_one_batch_and_otherwise_within_its_bound(box: MakeBox) -> None:
@@ -55,9 +55,9 @@ def test_a_fetch_is_at_least_one_batch_and_otherwise_within_its_bound(box: MakeB
     for _ in range(20):
         b.append(b"x" * 1000)
     size = b.log.tail.end_position // 20
-    assert len(b.log.fetch(0, 1, 20).data) == size
-    assert len(b.log.fetch(0, 3 * size, 20).data) == 3 * size
-    assert len(b.log.fetch(0, 3 * size + size - 1, 20).data) == 3 * size
+    assert len(b.log.reader.fetch(0, 1, 20).data) == size
+    assert len(b.log.reader.fetch(0, 3 * size, 20).data) == 3 * size
+    assert len(b.log.reader.fetch(0, 3 * size + size - 1, 20).data) == 3 * size
 
 
 def test_a_reader_that_waited_for_a_lone_record_has_it_without_a_word_to_the_disk(
@@ -65,17 +65,19 @@ def test_a_reader_that_waited_for_a_lone_record_has_it_without_a_word_to_the_dis
 ) -> None:
     b = box()
     b.append(b"a")
-    seen = b.log.fetch(0, 1 << 16, 1)
+    seen = b.log.reader.fetch(0, 1 << 16, 1)
     b.log.append_one(b"k", b"b", b.now, 0, b.now)
     end = b.log.tail.end_offset
     with monkeypatch.context() as patch:
         patch.setattr(segments.Segment, "read", None)
-        found = b.log.fetch(1, 1 << 16, end, seen)
-    assert found == b.log.fetch(1, 1 << 16, end)._replace(first=None)
-    assert b.log.fetch(1, 1 << 16, 1, seen) is EMPTY  # it may not be seen before it is synced
+        found = b.log.reader.fetch(1, 1 << 16, end, seen)
+    assert found == b.log.reader.fetch(1, 1 << 16, end)._replace(first=None)
+    assert b.log.reader.fetch(1, 1 << 16, 1, seen) is EMPTY  # it may not be seen before it is synced
     b.append(b"c")
-    assert b.log.fetch(1, 1 << 16, end + 1, seen).data == b.log.fetch(1, 1 << 16, end + 1).data  # it is not alone now
-    assert b.log.fetch(2, 1 << 16, end + 1, found).position == found.position + len(found.data)
+    assert (
+        b.log.reader.fetch(1, 1 << 16, end + 1, seen).data == b.log.reader.fetch(1, 1 << 16, end + 1).data
+    )  # it is not alone now
+    assert b.log.reader.fetch(2, 1 << 16, end + 1, found).position == found.position + len(found.data)
 
 
 @pytest.mark.parametrize("offset", [-1, 5, 100])
@@ -84,7 +86,7 @@ def test_an_offset_outside_the_log_is_refused_with_the_bounds(box: MakeBox, offs
     b.append(b"a", b"b", b"c", b"d")
     b.log.advance_start(2)
     with pytest.raises(OffsetOutOfRangeError) as error:
-        b.log.fetch(offset, 1, 4)
+        b.log.reader.fetch(offset, 1, 4)
     assert (error.value.log_start_offset, error.value.log_end_offset) == (2, 4)
 
 
@@ -166,7 +168,7 @@ def test_a_file_that_vanished_is_an_error_of_the_disk_and_no_wrong_answer(box: M
         b.append(b"x" * 600)
     b.logs()[0].unlink()
     with pytest.raises(StorageError, match=r"00\.log"):
-        b.log.fetch(0, 1, 4)
+        b.log.reader.fetch(0, 1, 4)
 
 
 # Times
@@ -176,21 +178,21 @@ def test_the_first_record_at_or_after_a_time_is_found_inside_batches(box: MakeBo
     b = box()
     b.append(b"a", b"b", b"c", timestamps=[10, 30, 20])
     b.append(b"d", b"e", timestamps=[25, 40])
-    assert b.log.find_time(0, 5) == (0, 10)
-    assert b.log.find_time(11, 5) == (1, 30)
-    assert b.log.find_time(31, 5) == (4, 40)
-    assert b.log.find_time(41, 5) is None
-    assert b.log.find_time(31, 4) is None
-    assert b.log.find_time(31, 3) is None
+    assert b.log.reader.find_time(0, 5) == (0, 10)
+    assert b.log.reader.find_time(11, 5) == (1, 30)
+    assert b.log.reader.find_time(31, 5) == (4, 40)
+    assert b.log.reader.find_time(41, 5) is None
+    assert b.log.reader.find_time(31, 4) is None
+    assert b.log.reader.find_time(31, 3) is None
 
 
 def test_a_time_is_found_among_records_that_were_not_deleted(box: MakeBox) -> None:
     b = box()
     b.append(b"a", b"b", b"c", timestamps=[10, 20, 30])
     b.log.advance_start(1)
-    assert b.log.find_time(0, 3) == (1, 20)
+    assert b.log.reader.find_time(0, 3) == (1, 20)
     b.log.advance_start(3)
-    assert b.log.find_time(0, 3) is None
+    assert b.log.reader.find_time(0, 3) is None
 
 
 def test_under_log_append_time_the_append_counts_and_not_the_sender(box: MakeBox) -> None:
@@ -200,8 +202,8 @@ def test_under_log_append_time_the_append_counts_and_not_the_sender(box: MakeBox
         b.append(b"x" * 300, b"y" * 300, timestamps=[5, 99], attributes=LOG_APPEND_TIME)
     assert [entry.timestamp for entry in b.read()] == [NOW + n // 2 for n in range(12)]
     for _ in range(2):
-        assert [b.log.find_time(NOW + n, 12) for n in range(7)] == [*((2 * n, NOW + n) for n in range(6)), None]
-        assert [info.max_timestamp for info in b.log.sealed()] == [NOW + n for n in range(5)]
+        assert [b.log.reader.find_time(NOW + n, 12) for n in range(7)] == [*((2 * n, NOW + n) for n in range(6)), None]
+        assert [info.max_timestamp for info in b.sealed()] == [NOW + n for n in range(5)]
         b.reopen(KILLED)
 
 
@@ -209,8 +211,8 @@ def test_control_batches_have_no_time(box: MakeBox) -> None:
     b = box()
     b.append(b"marker", timestamps=50, attributes=CONTROL)
     b.append(b"record", timestamps=10)
-    assert b.log.find_time(0, 2) == (1, 10)
-    assert b.log.find_time(20, 2) is None
+    assert b.log.reader.find_time(0, 2) == (1, 10)
+    assert b.log.reader.find_time(20, 2) is None
 
 
 times = st.lists(st.lists(st.integers(0, 60), min_size=1, max_size=4), min_size=1, max_size=30)
@@ -235,7 +237,7 @@ def test_a_time_is_found_as_a_scan_would_find_it(
         b.open(CLEAN)
     for timestamp in range(62):
         expected = next(((n, t) for n, t in enumerate(flat) if t >= timestamp), None)
-        assert b.log.find_time(timestamp, len(flat)) == expected
+        assert b.log.reader.find_time(timestamp, len(flat)) == expected
     assert not b.problems()
     b.log.release()
 
@@ -282,7 +284,7 @@ def test_a_reader_in_a_segment_that_is_deleted_is_told_the_new_start(box: MakeBo
         b.append(b"x" * 500)
     with pytest.raises(OffsetOutOfRangeError) as error:
         b.partition.delete_records(3)
-        b.log.fetch(1, 1, 5)
+        b.log.reader.fetch(1, 1, 5)
     assert error.value.log_start_offset == 3
 
 
@@ -312,9 +314,9 @@ def test_sizes_and_counters_count(box: MakeBox) -> None:
     b = box(segment_bytes=1024)
     for _ in range(5):
         b.append(b"x" * 500)
-    assert b.log.size_bytes() == sum(path.stat().st_size for path in b.logs())
+    assert b.log.tail.size_bytes() == sum(path.stat().st_size for path in b.logs())
     assert b.log.appended_batches == 5
-    assert b.log.appended_bytes == b.log.size_bytes()
+    assert b.log.appended_bytes == b.log.tail.size_bytes()
     b.partition.delete_records(3)
     assert b.log.deleted_segments == 3
     assert b.log.seed == SEED
@@ -327,11 +329,11 @@ def test_reading_on_behind_a_chunk_is_what_a_fetch_from_there_gives(box: MakeBox
     for bound in (1, 700, 1 << 20):
         offset, chunk = 0, EMPTY
         while offset < 30:
-            plain = b.log.fetch(offset, bound, 30)
-            chunk = b.log.fetch(offset, bound, 30, chunk)
+            plain = b.log.reader.fetch(offset, bound, 30)
+            chunk = b.log.reader.fetch(offset, bound, 30, chunk)
             assert chunk[:5] == plain[:5]
             offset += _records_in(b, chunk.data)
-        assert b.log.fetch(30, bound, 30, chunk) == EMPTY
+        assert b.log.reader.fetch(30, bound, 30, chunk) == EMPTY
 
 
 def _records_in(b: Box, data: bytes) -> int:
@@ -345,7 +347,7 @@ def test_reading_on_behind_a_chunk_whose_records_were_deleted_is_refused(box: Ma
     b = box()
     for n in range(4):
         b.append(b"%d" % n)
-    chunk = b.log.fetch(0, 1, 4)
+    chunk = b.log.reader.fetch(0, 1, 4)
     b.log.advance_start(3)
     with pytest.raises(OffsetOutOfRangeError):
-        b.log.fetch(1, 1, 4, chunk)
+        b.log.reader.fetch(1, 1, 4, chunk)

@@ -72,5 +72,5 @@ def test_an_empty_log_goes_on_at_the_greatest_offset_known(
         disk.rmtree(DIRECTORY)
     assert create_empty(disk, DIRECTORY, TOPIC_ID, PARTITION, SEED, offset) == start
     log = opened(disk, is_known=True)
-    assert (log.tail.start_offset, log.tail.end_offset, log.recovery_point) == (start, start, start)
+    assert (log.tail.start_offset, log.tail.end_offset, log.durability.recovery_point) == (start, start, start)
     assert log.append_one(None, b"next", 0, 0, 0) == start

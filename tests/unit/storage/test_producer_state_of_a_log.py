@@ -192,7 +192,7 @@ def test_while_the_log_cannot_be_read_a_producer_is_refused_and_then_goes_on(box
 
 
 INTERRUPTED = {
-    "append", "admit", "note", "check", "_is_next", "begin_epoch", "begin", "producers", "_settle", "expire", "get",
+    "append", "admit", "note", "check", "_is_next", "begin_epoch", "begin", "producers", "_finish_or_undo", "expire", "get",
     "_read_producers", "_since", "_of_producers", "_last_epoch", "move_to_end", "truncate", "add",
 }  # fmt: skip
 
@@ -218,7 +218,7 @@ def test_interrupted_at_any_line_a_batch_that_is_sent_again_is_stored_once(
         if other:
             b.append(b"nobody's")
             b.log.append_one(b"k", b"nobody's", b.now, 0, b.now)
-        b.log.settle(first)
+        b.log.resolve_append(first)
         kept = first.base_offset
         offset = send(b, 1)
         assert kept in (-1, offset)
@@ -532,7 +532,7 @@ def test_whatever_happens_to_a_log_no_batch_is_stored_twice_and_none_refused_fal
                 offset = send(b, last[0] + last[1], b"x" * 100, producer=1, keys=[b"k"])
                 sent[1].append((last[0] + last[1], 1, offset))
             disk.error = None
-            if b.log.fault is not None:
+            if b.log.refusal is not None:
                 b.reopen(KILLED)
         elif kind == "roll":
             b.log.roll(b.now)
@@ -550,10 +550,10 @@ def test_after_a_truncation_the_state_is_read_again(box: MakeBox) -> None:
     send(b, 0)
     tail = b.log.tail
     send(b, 1)
-    b.log.tail = tail
+    b.log.reader.tail = tail
     b.log.producers.truncated()
     tail.segments[-1].file.truncate(tail.end_position)
-    tail.segments[-1].index.cut(tail.end_position)
+    tail.segments[-1].index.truncate(tail.end_position)
     with pytest.raises(OutOfOrderSequenceError):
         send(b, 2)
     assert send(b, 1) == 1

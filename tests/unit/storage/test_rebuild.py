@@ -131,7 +131,7 @@ def test_a_recovery_point_too_far_away_to_cover_is_not_believed(rebuilt: Segment
     assert rebuilt.keep(0, *batch(0, b"a")) is None
     assert rebuilt.finish(State(0, FAR + 2)) == 1
     b = opened(tmp_path)
-    assert b.log.recovery_point == 1
+    assert b.log.durability.recovery_point == 1
     assert b.append(b"on") == 1
     b.close()
 

@@ -149,7 +149,7 @@ def test_without_its_index_files_a_log_says_the_same(box: MakeBox, crash: Previo
     b = box(segment_bytes=1024)
     for n in range(12):
         b.append(b"%d" % n * 300, timestamps=100 - n)
-    expected = (b.read(), b.log.sealed(), [b.log.find_time(t, 12) for t in range(85, 102)])
+    expected = (b.read(), b.sealed(), [b.log.reader.find_time(t, 12) for t in range(85, 102)])
     b.close()
     indexes = sorted(b.path.glob("*.index"))
     assert len(indexes) > 3
@@ -160,7 +160,7 @@ def test_without_its_index_files_a_log_says_the_same(box: MakeBox, crash: Previo
         else:
             index.write_bytes({"empty": b"", "garbage": b"x" * 300, "of another segment": other}[harm])
     b.open(crash)
-    assert (b.read(), b.log.sealed(), [b.log.find_time(t, 12) for t in range(85, 102)]) == expected
+    assert (b.read(), b.sealed(), [b.log.reader.find_time(t, 12) for t in range(85, 102)]) == expected
 
 
 def test_a_sealed_segments_index_is_made_again_once_somebody_needed_it(box: MakeBox) -> None:
@@ -174,7 +174,7 @@ def test_a_sealed_segments_index_is_made_again_once_somebody_needed_it(box: Make
     b.open(CLEAN)
     assert not first.exists(), "opening looks into no sealed segment"
     assert b.values()[0] == b"0" * 500
-    b.log.sync_sealed()
+    b.log.durability.sync_sealed(b.log.tail)
     assert first.read_bytes() == data
 
 
@@ -182,7 +182,7 @@ def test_an_index_of_another_segment_of_the_same_size_is_not_believed(box: MakeB
     b = box(segment_bytes=1024)
     for n in range(6):
         b.append(b"x" * 600, timestamps=1000 + n)
-    expected = (b.read(), b.log.sealed(), [b.log.find_time(t, 6) for t in range(999, 1007)])
+    expected = (b.read(), b.sealed(), [b.log.reader.find_time(t, 6) for t in range(999, 1007)])
     b.close()
     indexes = sorted(b.path.glob("*.index"))
     assert len({file.stat().st_size for file in b.logs()}) == 1
@@ -190,7 +190,7 @@ def test_an_index_of_another_segment_of_the_same_size_is_not_believed(box: MakeB
     indexes[0].write_bytes(last)
     indexes[-2].write_bytes(first)
     b.open(CLEAN)
-    assert (b.read(), b.log.sealed(), [b.log.find_time(t, 6) for t in range(999, 1007)]) == expected
+    assert (b.read(), b.sealed(), [b.log.reader.find_time(t, 6) for t in range(999, 1007)]) == expected
 
 
 def test_an_index_that_is_larger_than_any_of_its_segment_is_not_read(
@@ -360,7 +360,7 @@ def test_what_is_no_file_where_an_index_belongs_is_as_good_as_none(
         index.mkdir()
     b.open(crash)
     assert b.values() == values
-    assert b.log.find_time(NOW, 4) is not None
+    assert b.log.reader.find_time(NOW, 4) is not None
 
 
 @pytest.mark.damaged

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from streamlog.config import TopicConfig
-from streamlog.errors import ConfigError
+from streamlog.errors import ConfigError, StorageError
 from streamlog.storage.retention import (
     AllOf,
     AnyOf,
@@ -184,9 +184,10 @@ def test_a_policy_that_raises_deletes_nothing_and_is_asked_again(
 def test_maintenance_of_a_log_that_cannot_be_rolled_does_not_keep_busy(box: MakeBox) -> None:
     b = box(segment_ms=1000, retention_ms=10_000)
     b.append(b"x")
-    b.log.fault = StopIteration  # type: ignore[assignment]
+    error = StorageError("blocked", path="", errno=0)
+    b.partition.block(error)
     assert b.partition.maintenance.run(NOW + 5000) is None
-    b.log.fault = None
+    b.partition.unblock(error)
 
 
 def test_maintenance_of_a_closed_partition_touches_no_file(box: MakeBox) -> None:

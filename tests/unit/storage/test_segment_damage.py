@@ -189,7 +189,7 @@ def test_a_missing_last_segment_after_a_crash_forbids_appends_lest_offsets_are_g
     b = box(segment_bytes=1024)
     for n in range(12):
         b.append(b"%d" % n * 300)
-    b.log.sync_sealed()
+    b.log.durability.sync_sealed(b.log.tail)
     b.log.release()
     for path in b.logs()[-2:]:
         path.unlink()
@@ -252,7 +252,7 @@ def test_columns_that_contradict_their_checksummed_header_are_damage(box: MakeBo
     b.append(b"good", keys=[b"k"])
     b.log.roll(b.now)
     with pytest.raises(CorruptRecordError, match="columns"):
-        b.log.find_time(0, 4)
+        b.log.reader.find_time(0, 4)
     with pytest.raises(CorruptRecordError, match="columns"):
         b.partition.maintenance.compact(b.now)
     (problem,) = b.problems()

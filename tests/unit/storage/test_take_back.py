@@ -37,7 +37,7 @@ def b(machine: SimulatedDisk) -> Box:
     machine.sync_dir("/")
     for n in range(2):
         box.append(b"%d" % n * SIZE)
-    box.log.sync_files(0, box.log.tail)
+    box.log.durability.sync_files(0, box.log.tail)
     return box
 
 
@@ -51,7 +51,7 @@ def is_void(b: Box, machine: SimulatedDisk) -> None:
     assert (b.log.tail.end_offset, [entry.offset for entry in b.read()]) == (2, [0, 1])
     for disk, power_lost in ((machine.kill(), False), *((machine.power_loss(n), True) for n in CHOICES)):
         log = opened(disk, power_lost=power_lost)
-        assert (log.tail.end_offset, [entry.offset for entry in b.read(log=log)]) == (2, [0, 1])
+        assert (log.tail.end_offset, [entry.offset for entry in b.read(reader=log.reader)]) == (2, [0, 1])
         log.release()
 
 
@@ -60,7 +60,7 @@ def appended(b: Box, value: bytes = b"refused") -> LogSnapshot:
     before = b.log.tail
     with suppress(StorageError, DiskFullError, PoisonedLogError):
         b.append(value)
-        b.log.sync_files(before.end_offset, b.log.tail)
+        b.log.durability.sync_files(before.end_offset, b.log.tail)
     return before
 
 
@@ -72,7 +72,7 @@ def test_a_record_whose_write_failed_after_its_last_byte_is_cut_off_durably(b: B
     b.log.take_back(before)
     is_void(b, machine)
     assert b.append(b"next") == 2
-    assert b.log.poison is None
+    assert b.log.durability.poison is None
 
 
 def test_a_record_whose_sync_failed_is_left_behind_in_the_old_file(b: Box, machine: SimulatedDisk) -> None:

@@ -30,9 +30,9 @@ def four_segments(box: MakeBox, *, synced: int = 0) -> tuple[Box, Values]:
     for n, value in enumerate(values):
         b.append(value)
         if n == 2 * synced:
-            b.log.sync_sealed()
+            b.log.durability.sync_sealed(b.log.tail)
     assert len(b.logs()) == 4
-    assert b.log.recovery_point == 2 * synced
+    assert b.log.durability.recovery_point == 2 * synced
     b.log.release()
     return b, values
 
