@@ -1,4 +1,4 @@
-"""The command: choose, measure, print. `python -m benchmarks --help` lists the options."""
+"""The command `python -m benchmarks`; `--help` lists the options."""
 
 import argparse
 import sys
@@ -22,7 +22,7 @@ def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--json", type=Path, metavar="FILE", help="write every sample to FILE")
     parser.add_argument("--markdown", action="store_true", help="print the table as Markdown")
     parser.add_argument(
-        "--dir", type=Path, metavar="DIR", help="where to work (default: the system's temporary directory)"
+        "--dir", type=Path, metavar="DIR", help="directory for the files (default: the system's temporary directory)"
     )
     return parser.parse_args(argv)
 
@@ -43,7 +43,7 @@ def _measure(names: Sequence[str], run: Run) -> tuple[list[Row], dict[str, str]]
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run the command; 0 if everything could be measured, whatever the figures, else 1."""
+    """Run the command. 0: everything was measured, whatever the figures. 1: a measurement failed."""
     arguments = _arguments(argv)
     if arguments.list:
         for name, benchmark in BENCHMARKS.items():

@@ -1,7 +1,6 @@
-"""The peers, pinned. What streamlog is compared with is this code, and changing it changes every ratio.
+"""The peers. A change here changes every ratio.
 
-Each function does the work of one round and leaves timing to its caller. Of the idiomatic forms
-tried, the fastest stands here.
+Each function does the work of one round; the caller times it. It is the fastest of the idiomatic forms that were tried.
 """
 
 import os
@@ -29,9 +28,9 @@ def plain_write(path: Path, keys: Iterable[bytes], values: Iterable[bytes]) -> N
 
 
 def plain_synced_write(path: Path, keys: Iterable[bytes], values: Iterable[bytes]) -> None:
-    """Write the same records to a file, each by one write and one fdatasync: on the device before the next is begun.
+    """Write the same records to a file, each with one write and one fdatasync before the next begins.
 
-    Without Python's buffer, which would have to be flushed for each: a fifth faster where syncs cost nothing.
+    Without Python's buffer, which would have to be flushed for each record: a fifth faster if syncs cost nothing.
     """
     pack, fdatasync = LENGTHS.pack, os.fdatasync
     with open(path, "wb", buffering=0) as file:
@@ -44,10 +43,9 @@ def plain_synced_write(path: Path, keys: Iterable[bytes], values: Iterable[bytes
 def plain_walk(path: Path) -> Iterator[tuple[bytes, bytes]]:
     """Yield (key, value) of each record of `plain_write`'s file, read through a buffer of 1 MiB.
 
-    A generator, because `poll` hands its records on as well; three reads per record. One read of key and value
-    together, cut afterwards, was a fifth slower. The same loop written straight into a function is no peer to pin:
-    CPython 3.11 specialises a loop that ends in a walrus condition only after eight calls of its
-    function, and takes from 160 to 280 ns a record accordingly.
+    A generator, because `poll` returns records to its caller as well; three reads per record. One read of key and value
+    together was a fifth slower. The same loop without a generator varies too much: CPython 3.11 specialises a loop with
+    a walrus condition only after eight calls of its function, so it takes from 160 to 280 ns a record.
     """
     unpack = LENGTHS.unpack
     with open(path, "rb", buffering=BUFFER_BYTES) as file:
@@ -74,19 +72,19 @@ def sqlite_insert(connection: sqlite3.Connection, keys: Sequence[bytes], values:
 
 
 def sqlite_select(connection: sqlite3.Connection) -> Iterator[tuple[bytes, bytes]]:
-    """The cursor that yields (key, value) of all records in the order of their offsets."""
+    """A cursor over (key, value) of all records in the order of their offsets."""
     return connection.execute("SELECT key, value FROM records ORDER BY record_offset")
 
 
 def lmdb_open(lmdb: Any, path: Path, payload_bytes: int) -> Any:
-    """An environment that has room for `payload_bytes` with their overhead, not synced at commit."""
+    """An environment large enough for `payload_bytes` and their overhead, not synced at commit."""
     return lmdb.open(str(path), map_size=3 * payload_bytes + (64 << 20), sync=False, metasync=False)
 
 
 def lmdb_putmulti(environment: Any, keys: Iterable[bytes], values: Iterable[bytes]) -> None:
     """Put the records, whose keys ascend, by one `putmulti` in one transaction.
 
-    With `append=True`, which spares LMDB the search for each key and is a tenth faster.
+    With `append=True` LMDB does not search for each key, which is a tenth faster.
     """
     with environment.begin(write=True) as transaction, transaction.cursor() as cursor:
         cursor.putmulti(zip(keys, values, strict=True), append=True)
@@ -105,7 +103,7 @@ def lmdb_get(environment: Any, keys: Iterable[bytes]) -> int:
 def mock_producer(confluent_kafka: Any, queue_records: int) -> Any:
     """A confluent-kafka producer on librdkafka's built-in mock cluster, already connected.
 
-    Its queue takes a whole round, so that it never has to wait for room.
+    Its queue is large enough for a whole round, so that it never waits for space.
     """
     producer = confluent_kafka.Producer({**MOCK_CONFIG, "queue.buffering.max.messages": queue_records + 1})
     producer.produce("records", b"value", b"key", partition=0)
@@ -117,7 +115,7 @@ def mock_producer(confluent_kafka: Any, queue_records: int) -> Any:
 def mock_produce_with_callback(producer: Any, keys: Iterable[bytes], values: Iterable[bytes]) -> int:
     """Produce each record with a delivery callback, then flush; return how many were delivered.
 
-    Callbacks are served every 1,000 records; serving them after each, as its guide does, was a tenth slower.
+    Callbacks are served every 1,000 records. Serving them after each record, as its guide does, was a tenth slower.
     """
     delivered = 0
 
@@ -135,7 +133,7 @@ def mock_produce_with_callback(producer: Any, keys: Iterable[bytes], values: Ite
 
 
 def mock_produce_and_forget(producer: Any, keys: Iterable[bytes], values: Iterable[bytes]) -> int:
-    """Produce each record without asking what became of it, then flush; return how many are still queued."""
+    """Produce each record without a callback, then flush; return how many are still queued."""
     produce = producer.produce
     for key, value in zip(keys, values, strict=True):
         produce("records", value, key, partition=0)

@@ -1,4 +1,4 @@
-"""What a row of the table is: one kind of work, streamlog's figure, a peer's, their ratio, the goal."""
+"""A row of the table: one kind of work, streamlog's figure, a peer's, their ratio, the goal."""
 
 from dataclasses import asdict, dataclass, field
 from statistics import median
@@ -9,10 +9,9 @@ from benchmarks.measure import Samples
 
 @dataclass(frozen=True)
 class Row:
-    """One row. `figure` is what the goal is held against: the ratio, or streamlog's own figure without a peer.
+    """One row. `figure` is compared with the goal: the ratio, or streamlog's own figure if there is no peer.
 
-    Rates are better when greater, and their goal is a least value. With `at_most` the figure is a
-    time or a size, better when smaller, and the goal is a greatest value.
+    The goal of a rate is a least value. With `at_most` the figure is a time or a size, and the goal a greatest value.
     """
 
     work: str
@@ -37,7 +36,7 @@ class Row:
 
     @property
     def verdict(self) -> str:
-        """ok, miss, skipped, or nothing where no goal is set."""
+        """ok, miss, skipped, or empty without a goal."""
         if self.figure is None:
             return "skipped"
         if self.goal is None:
@@ -45,7 +44,7 @@ class Row:
         return "ok" if (self.figure <= self.goal if self.at_most else self.figure >= self.goal) else "miss"
 
     def as_json(self) -> dict[str, Any]:
-        """The row with everything derived from it, ready for json.dump."""
+        """The row and what is derived from it, for json.dump."""
         return asdict(self) | {"ratio": self.ratio, "verdict": self.verdict}
 
 
@@ -63,7 +62,7 @@ def rate_row(
 ) -> Row:
     """A row of rates from the median seconds of two sides.
 
-    `counts` says how many things each side did in one round, `scale` turns them into `unit`.
+    `counts`: how much each side did in one round; `scale` converts that to `unit`.
     """
     rates = {name: scale * counts[name] / median(samples[name]) for name in (ours, peer)}
     return Row(work, unit, rates[ours], peer, rates[peer], goal, note=note, samples=pick(samples, ours, peer))
@@ -72,11 +71,11 @@ def rate_row(
 def skipped(
     work: str, samples: Samples, peer: str, module: str, count: int, unit: str = "records/s", ours: str = "streamlog"
 ) -> Row:
-    """A row of streamlog's rate alone, for its peer is not installed."""
+    """A row with streamlog's rate only: the peer is not installed."""
     rate = count / median(samples[ours])
     return Row(work, unit, rate, peer, note=f"{module} is not installed", samples=pick(samples, ours))
 
 
 def pick(samples: Samples, *names: str) -> Samples:
-    """The samples of the sides that a row is made of."""
+    """The samples of the sides in a row."""
     return {name: samples[name] for name in names}

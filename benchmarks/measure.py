@@ -1,4 +1,4 @@
-"""The clock of the benchmarks: one timed stretch, and sides that take turns."""
+"""The timing of the benchmarks: a timed block, and sides that take turns."""
 
 import gc
 import importlib
@@ -12,27 +12,27 @@ from statistics import median
 from typing import Any
 
 Side = Callable[[], float]
-"""Does the work once and returns what it took; preparing, checking and cleaning are its own business, untimed."""
+"""Does the work once and returns the seconds it took. It also prepares, checks and cleans up, untimed."""
 
 Samples = dict[str, list[float]]
 
 SETTLE_SECONDS = 100e-6
-"""What a taker gets to fall asleep in its wait before the next handover."""
+"""How long a waiting thread has to fall asleep before the next handover."""
 
 
 class MeasurementError(Exception):
-    """A measurement did not do the work it claims to have timed."""
+    """A measurement did not do the work that it timed."""
 
 
 class Stopwatch:
-    """The seconds of one timed stretch."""
+    """The seconds of one timed block."""
 
     seconds: float = 0.0
 
 
 @contextmanager
 def stopwatch() -> Iterator[Stopwatch]:
-    """Time the block. Whatever lives already is collected or frozen first, and thawed afterwards."""
+    """Time the block. Objects that exist before are collected or frozen, and unfrozen afterwards."""
     gc.collect()
     gc.freeze()
     watch = Stopwatch()
@@ -45,7 +45,7 @@ def stopwatch() -> Iterator[Stopwatch]:
 
 
 def interleave(sides: Mapping[str, Side], rounds: int) -> Samples:
-    """Let the sides take turns, A B A B, for `rounds` rounds after one that only warms up."""
+    """Run the sides in turn, A B A B, for `rounds` rounds after one round that does not count."""
     for side in sides.values():
         side()
     samples: Samples = {name: [] for name in sides}
@@ -57,10 +57,10 @@ def interleave(sides: Mapping[str, Side], rounds: int) -> Samples:
 
 @contextmanager
 def one_processor() -> Iterator[None]:
-    """Have this thread, and those it starts, run on one processor alone.
+    """Run this thread, and the threads that it starts, on one processor.
 
-    For orientation: Python runs one thread at a time whatever it has. But a thread that is woken on another processor,
-    most of all on a virtual one that sleeps, comes late and finds nothing of what it needs in the caches there.
+    For orientation: Python runs one thread at a time on any number of processors. But a thread that is woken on another
+    processor, above all on a virtual one that sleeps, starts late and with cold caches.
     """
     before = os.sched_getaffinity(0)
     os.sched_setaffinity(0, {min(before)})
@@ -71,13 +71,13 @@ def one_processor() -> Iterator[None]:
 
 
 def expect(what: str, actual: object, expected: object) -> None:
-    """Refuse a figure whose work was not done. Untimed, and not an assert: it must hold under -O as well."""
+    """Raise MeasurementError if the work was not done. Not an assert, because it has to work with -O too."""
     if actual != expected:
-        raise MeasurementError(f"{what}: {actual!r} where {expected!r} was expected; the time means nothing")
+        raise MeasurementError(f"{what}: {actual!r} instead of {expected!r}: the measured time is meaningless")
 
 
 def optional(name: str) -> Any | None:
-    """The module of an optional peer, or None where it is not installed."""
+    """The module of an optional peer, or None if it is not installed."""
     try:
         return importlib.import_module(name)
     except ImportError:
@@ -85,11 +85,10 @@ def optional(name: str) -> Any | None:
 
 
 def handover_p50(put: Callable[[int], object], take: Callable[[], object], count: int) -> float:
-    """Median seconds from just before `put` to `take` having returned in a waiting thread.
+    """Median seconds from the call of `put` to the return of `take` in a waiting thread.
 
-    `take` is called in a second thread, which says that it is about to wait; `put` follows after a pause in which it
-    can fall asleep, so that each handover wakes a thread that really waits. The clock of the machine is
-    one for all threads.
+    A second thread signals that it is about to call `take`; `put` follows after a pause in which that thread falls
+    asleep, so that each handover wakes a thread that waits. All threads read the same clock.
     """
     ready: SimpleQueue[None] = SimpleQueue()
     arrived: list[int] = []

@@ -7,17 +7,17 @@ from functools import lru_cache
 KEY_BYTES = 8
 VALUE_BYTES = 100
 CHUNK_RECORDS = 10_000
-"""How many records one `send_many` gets: enough to fill batches, little enough for a program that streams."""
+"""How many records one `send_many` gets: enough to fill batches, and as few as a program that streams would send."""
 
-FetchData = tuple[Sequence[bytes], Sequence[bytes]]
+Chunk = tuple[Sequence[bytes], Sequence[bytes]]
 
 
 @lru_cache(maxsize=1)
 def records(count: int, value_bytes: int = VALUE_BYTES) -> tuple[list[bytes], list[bytes]]:
     """`count` distinct keys in ascending order and as many random values.
 
-    Ascending keys are what LMDB likes best. Only the last input is kept: two at once would
-    double the memory, and a benchmark asks for one.
+    LMDB is fastest with ascending keys. Only the last input is cached: a benchmark uses one, and two would double the
+    memory.
     """
     source = random.Random(count * value_bytes)
     return [key(number) for number in range(count)], [source.randbytes(value_bytes) for _ in range(count)]
@@ -28,15 +28,15 @@ def key(number: int) -> bytes:
     return number.to_bytes(KEY_BYTES, "big")
 
 
-def chunks(keys: Sequence[bytes], values: Sequence[bytes], size: int = CHUNK_RECORDS) -> list[FetchData]:
+def chunks(keys: Sequence[bytes], values: Sequence[bytes], size: int = CHUNK_RECORDS) -> list[Chunk]:
     """The same records as lists of at most `size`: what one `send_many` call gets."""
     return [(keys[at : at + size], values[at : at + size]) for at in range(0, len(keys), size)]
 
 
-def large_log_chunks(count: int) -> Iterator[tuple[int, FetchData]]:
-    """`count` records as (number of the first, chunk), without ever holding all of them.
+def large_log_chunks(count: int) -> Iterator[tuple[int, Chunk]]:
+    """`count` records as (number of the first, chunk), of which one is in memory at a time.
 
-    The values repeat from chunk to chunk, for nothing here looks into them; the keys do not.
+    The values repeat from chunk to chunk, because no benchmark looks into them; the keys do not.
     """
     source = random.Random(count)
     values = [source.randbytes(VALUE_BYTES) for _ in range(CHUNK_RECORDS)]
@@ -46,7 +46,7 @@ def large_log_chunks(count: int) -> Iterator[tuple[int, FetchData]]:
 
 
 def readings(count: int) -> list[bytes]:
-    """JSON values of about 100 bytes, alike as the readings of sensors are: something to compress."""
+    """JSON values of about 100 bytes that resemble each other, as readings of sensors do, so that they can be compressed."""
     source = random.Random(count)
     line = '{{"sensor": "roof-{}", "unit": "celsius", "reading": {:.3f}, "battery": {}, "status": "{}", "seq": {}}}'
     return [

@@ -1,4 +1,4 @@
-"""The table: plain text for a terminal, Markdown for README.md, JSON for a later comparison."""
+"""The table as plain text for a terminal, as Markdown for benchmarks/README.md, as JSON for a later comparison."""
 
 import json
 import os
@@ -15,7 +15,7 @@ NUMERIC = {1, 3, 4}
 
 
 def quantity(value: float | None, unit: str) -> str:
-    """A figure with its unit and three significant digits: 2.61M records/s, 812 MB/s, 14.2 µs; a count as it is."""
+    """A figure with its unit and three significant digits: 2.61M records/s, 812 MB/s, 14.2 µs."""
     if value is None:
         return "-"
     for factor, prefix in ((1e6, "M"), (1e3, "k")):
@@ -36,7 +36,7 @@ def _goal(row: Row) -> str:
 
 
 def cells(row: Row) -> tuple[str, ...]:
-    """The texts of a row, one per heading."""
+    """The cells of a row, one for each heading."""
     beside = row.peer_name + (f" {quantity(row.peer, row.unit)}" if row.peer is not None else "")
     ratio = "" if row.ratio is None else f"{row.ratio:.2f}"
     verdict = f"{row.verdict}: {row.note}" if row.verdict == "skipped" else row.verdict
@@ -44,7 +44,7 @@ def cells(row: Row) -> tuple[str, ...]:
 
 
 def text_table(rows: Sequence[Row]) -> str:
-    """The rows in aligned columns, with the notes below."""
+    """The rows in aligned columns, followed by the notes."""
     table = [HEADINGS, *map(cells, rows)]
     widths = [max(len(line[column]) for line in table) for column in range(len(HEADINGS))]
     lines = [
@@ -60,14 +60,14 @@ def text_table(rows: Sequence[Row]) -> str:
 
 
 def markdown_table(rows: Sequence[Row]) -> str:
-    """The rows as a table for README.md."""
+    """The rows as a Markdown table."""
     lines = ["| " + " | ".join(HEADINGS) + " |", "|---|---:|---|---:|---:|---|"]
     lines += ["| " + " | ".join(cells(row)) + " |" for row in rows]
     return "\n".join(lines)
 
 
 def machine() -> dict[str, Any]:
-    """What the figures depend on, without naming the machine."""
+    """The properties of the machine that the figures depend on."""
     return {
         "python": platform.python_version(),
         "implementation": platform.python_implementation(),
@@ -79,6 +79,6 @@ def machine() -> dict[str, Any]:
 
 
 def write_json(path: Path, rows: Sequence[Row], failures: dict[str, str], quick: bool) -> None:
-    """Everything that was measured, samples included."""
+    """Write everything that was measured, with all samples."""
     content = {"machine": machine(), "quick": quick, "rows": [row.as_json() for row in rows], "failures": failures}
     path.write_text(json.dumps(content, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")

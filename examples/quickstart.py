@@ -1,10 +1,10 @@
-"""The main job, from an empty folder: create a topic, produce, consume in a group, close, reopen, carry on.
+"""The main job, from an empty directory: create a topic, produce, consume in a group, close, reopen, continue.
 
 Run it right after `pip install .`:
 
     python examples/quickstart.py
 
-It needs nothing but streamlog, and works in a temporary folder that it removes.
+It needs only streamlog, and works in a temporary directory that it removes.
 """
 
 import tempfile
@@ -26,7 +26,7 @@ Charge = tuple[str, str]
 
 
 def produce(log: streamlog.StreamLog, orders: list[Charge]) -> None:
-    """Send each order keyed by customer: one customer's orders share a partition, so they stay in order."""
+    """Send each order with its customer as the key: the orders of one customer share a partition and stay in order."""
     with log.producer() as producer:
         for customer, amount in orders:
             sent = producer.send("orders", amount, key=customer).result()
@@ -34,10 +34,10 @@ def produce(log: streamlog.StreamLog, orders: list[Charge]) -> None:
 
 
 def consume(log: streamlog.StreamLog, at_most: int | None = None) -> list[Charge]:
-    """Charge what the group `billing` has not charged yet, or the first `at_most` of it.
+    """Charge what the group `billing` has not charged yet, at most `at_most` orders.
 
-    The position is committed for us: a record counts as finished when the next one is asked
-    for, and the last one when the block ends without an exception.
+    The consumer commits by itself: a record is finished when the next one is asked for, and the last one when the block
+    ends without an exception.
     """
     charged: list[Charge] = []
     with log.consumer("orders", group="billing") as consumer:
@@ -59,11 +59,11 @@ def main() -> None:
             log.create_topic("orders", partitions=4)
             produce(log, ORDERS)
 
-            print("2. A consumer of the group 'billing' charges four of them and goes home.")
+            print("2. A consumer of the group 'billing' charges four of them and closes.")
             charged = consume(log, at_most=4)
             print(f"   The group lags by {sum(log.group('billing').lag().values())} records. The log is closed.")
 
-        print("3. Later, perhaps in another process: reopen, send two more, and bill again.")
+        print("3. Later, perhaps in another process: reopen, send two more, and charge the rest.")
         with streamlog.open(directory) as log:
             produce(log, MORE_ORDERS)
             charged += consume(log)
@@ -73,8 +73,8 @@ def main() -> None:
     alice = [amount for customer, amount in charged if customer == "alice"]
     assert sorted(charged) == sorted(ORDERS + MORE_ORDERS), charged
     assert alice == ["9.50", "3.25", "12.00"], alice
-    print("Every order was charged exactly once, each customer's in the order of sending.")
-    print(f"All {kept} records are still there, to be read again.")
+    print("Every order was charged exactly once, those of each customer in the order of sending.")
+    print(f"All {kept} records are still there and can be read again.")
 
 
 if __name__ == "__main__":

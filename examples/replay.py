@@ -1,9 +1,9 @@
-"""Records stay after they are read: look back by offset or by time, and let a group work a stretch again.
+"""Records stay after they are read: read again by offset or by time, and let a group process some of them again.
 
     python examples/replay.py
 
-A thermometer reports each minute. A group sums the readings up with a bug in it; the bug is found,
-the group is set back to the moment it began, and the same records are worked again.
+A thermometer reports each minute. A group that processes the readings had a bug for a while. It is reset to the time at
+which the bug appeared, and processes the same records again.
 """
 
 from datetime import UTC, datetime, timedelta
@@ -45,12 +45,12 @@ def main() -> None:
 
         first = work()
         nothing = work()
-        print(f"the group worked {len(first)} readings, then, as it remembers them, {len(nothing)}")
+        print(f"the group processed {len(first)} readings, and then, because it has committed them, {len(nothing)}")
 
         group.reset(topic, to=BUG_SINCE)
-        print(f"set back to {BUG_SINCE:%H:%M}, it lags by {sum(group.lag().values())}")
+        print(f"reset to {BUG_SINCE:%H:%M}, it lags by {sum(group.lag().values())}")
         again = work()
-        print(f"and worked {len(again)} once more")
+        print(f"and processed {len(again)} again")
 
     assert [record.offset for record in by_offset] == [10, 11, 12]
     assert [record.offset for record in by_time] == [30, 31, 32]

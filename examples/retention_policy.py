@@ -1,9 +1,9 @@
-"""Retention by a rule of your own: nothing goes before it is archived, however old it is.
+"""A retention policy of your own: no record is deleted before it is archived, however old it is.
 
     python examples/retention_policy.py
 
-A policy sees the sealed segments of one partition, oldest first, and says how many of the oldest may
-go. Policies combine: `&` deletes what both would, `|` what either would. A manual clock lets days pass.
+A policy gets the sealed segments of one partition, oldest first, and returns how many of the oldest may be deleted.
+Policies can be combined: `&` deletes what both would delete, `|` what either would. A manual clock lets days pass.
 """
 
 from collections.abc import Sequence
@@ -15,7 +15,7 @@ from streamlog.testing import ManualClock
 
 
 class Archived(Policy):
-    """Segments whose last record lies below the offset that the archive has reached."""
+    """Deletes segments that lie below the offset up to which the archive has all records."""
 
     name = "archived"
 

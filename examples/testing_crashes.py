@@ -1,10 +1,10 @@
-"""Does my program survive a crash at any moment? Put the machine as a crash would leave it, at every moment, and look.
+"""Does my program survive a crash at any moment? Run it on the machine that each possible crash would leave.
 
     python examples/testing_crashes.py
 
 The program invoices orders: it reads an order, sends an invoice, commits. It may be killed, and the power may
-fail, between any two of its writes. Whatever happens, after it has run again every order that a customer was
-told is placed has an invoice. (It may have two: that is "at least once", and the example counts them.)
+fail, between any two of its writes. After it has run again, every order that was confirmed to a customer has an
+invoice. (It may have two: that is "at least once", and the example counts them.)
 """
 
 from collections import Counter
@@ -23,7 +23,7 @@ def open_shop(disk: SimulatedDisk) -> streamlog.StreamLog:
 
 
 def place(disk: SimulatedDisk) -> None:
-    """What the shop does. The mark says from when on a customer relies on it."""
+    """Place the orders. From the mark on the order is confirmed to the customer."""
     with open_shop(disk) as log:
         for order in ORDERS:
             log["orders"].send(order)
@@ -35,7 +35,7 @@ def invoice(disk: SimulatedDisk) -> None:
     with open_shop(disk) as log, log.consumer("orders", group="billing", enable_auto_commit=False) as consumer:
         for record in consumer.until_end():
             log["invoices"].send(record.value)
-            consumer.commit(record)  # before the send, and an invoice would be missing: try it
+            consumer.commit(record)  # if this came before the send, an invoice would be missing
 
 
 def invoices(disk: SimulatedDisk) -> Counter[str]:

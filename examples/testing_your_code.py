@@ -3,8 +3,8 @@
     python examples/testing_your_code.py
     python -m pytest examples/testing_your_code.py
 
-`remember` and `recall` stand for your code; the functions below them are what its tests look like. No
-test sleeps: a week passes in the call of `clock.advance`, which also runs the retention due in it.
+`remember` and `recall` stand for your code; the functions after them are its tests. No test sleeps: a week passes in
+the call of `clock.advance`, which also runs the retention that falls due.
 """
 
 from collections.abc import Callable
@@ -21,7 +21,7 @@ def remember(log: streamlog.StreamLog, event: str) -> None:
 
 
 def recall(log: streamlog.StreamLog) -> list[str]:
-    """What was remembered, oldest first."""
+    """All events that are kept, oldest first."""
     return [record.value.decode() for record in log["events"].read()]
 
 
@@ -46,7 +46,7 @@ def test_an_event_is_forgotten_after_a_week_but_not_before() -> None:
         assert recall(log) == ["logged in"]
 
 
-def test_a_member_that_died_half_way_gets_its_record_again() -> None:
+def test_a_member_that_fails_gets_its_record_again() -> None:
     with streamlog.open(clock=ManualClock(start_ms=0)) as log:
         remember(log, "signed up")
         try:
@@ -63,7 +63,7 @@ def main() -> None:
     tests: list[Callable[[], None]] = [
         test_an_event_carries_the_time_of_the_clock,
         test_an_event_is_forgotten_after_a_week_but_not_before,
-        test_a_member_that_died_half_way_gets_its_record_again,
+        test_a_member_that_fails_gets_its_record_again,
     ]
     for test in tests:
         test()

@@ -1,9 +1,9 @@
-"""Python objects in and out: a serde of your own, a typed topic, headers beside the value.
+"""Python objects as values: a serde of your own, a typed topic, headers.
 
     python examples/typed_topic.py
 
-A serde is any object with `serialize` and `deserialize`; streamlog.serde has bytes_, string, json and
-msgpack. Keys and values that are None (no key, tombstone) never reach it.
+A serde is an object with `serialize` and `deserialize`; streamlog.serde has bytes_, string, json and msgpack. It is not
+called for keys and values that are None (no key, tombstone).
 """
 
 import json
@@ -20,7 +20,7 @@ class Order:
 
 
 class OrderSerde:
-    """An order as JSON, checked on its way in."""
+    """An order as JSON, checked before it is sent."""
 
     def serialize(self, value: Order, /) -> bytes:
         if value.cents < 0:

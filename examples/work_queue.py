@@ -1,10 +1,10 @@
-"""A work queue: three workers share the jobs of a topic, retry what fails, and put aside what keeps failing.
+"""A work queue: three workers share the jobs of a topic, retry jobs that fail, and set aside those that keep failing.
 
     python examples/work_queue.py
 
 `ConsumerGroup.run` starts one thread per worker, each a member of the group. A job whose handler
-raises is tried again (`retries`, each wait twice the one before); when that does not help either,
-`on_error="dead_letter"` copies it to another topic and the queue moves on.
+raises is tried again (`retries`, each wait twice as long as the one before). After the last retry
+`on_error="dead_letter"` copies the job to another topic, and the queue continues.
 """
 
 import threading
@@ -13,8 +13,8 @@ from collections import Counter
 import streamlog
 
 JOBS = [f"page-{number:02}" for number in range(20)]
-FLAKY = "page-07"  # its site is down at the first attempt
-BROKEN = "page-13"  # can never be fetched
+FLAKY = "page-07"  # fails at the first attempt
+BROKEN = "page-13"  # fails at every attempt
 
 
 def main() -> None:
@@ -23,7 +23,7 @@ def main() -> None:
     lock = threading.Lock()
 
     def fetch(record: streamlog.Record) -> None:
-        """Handle one job. Called by several threads at once, so what they share needs a lock."""
+        """Handle one job. Several threads call this at once, so shared objects need a lock."""
         job = record.value.decode()
         with lock:
             attempts[job] += 1

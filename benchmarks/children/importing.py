@@ -1,4 +1,4 @@
-"""How long `import streamlog` takes, and which packages outside the standard library came with it."""
+"""How long `import streamlog` takes, and which packages outside the standard library it imports."""
 
 import json
 import sys

@@ -10,16 +10,16 @@ NEW_RECORDS = 1_000
 
 
 def rss_anon() -> int:
-    """KiB of anonymous memory in use: what a process really owns, mapped files and page cache not counted."""
+    """KiB of anonymous memory of this process: without mapped files and page cache."""
     with open("/proc/self/status", encoding="ascii") as status:
         for line in status:
             if line.startswith("RssAnon:"):
                 return int(line.split()[1])
-    raise OSError("/proc/self/status has no RssAnon: this figure needs Linux")
+    raise OSError("/proc/self/status has no RssAnon: this measurement needs Linux")
 
 
 def main(path: str, topic: str) -> None:
-    """Print RssAnon in KiB after the import, after tailing, and the greatest seen on the way."""
+    """Print RssAnon in KiB after the import, after tailing, and at its greatest."""
     imported = peak = rss_anon()
     partition = streamlog.TopicPartition(topic, 0)
     with streamlog.open(path) as log, log.consumer() as consumer, log.producer() as producer:

@@ -1,4 +1,4 @@
-"""What each compression codec costs and saves, beside none. For orientation."""
+"""What each compression codec costs and saves, compared with none. For orientation."""
 
 from collections.abc import Iterator
 
@@ -15,7 +15,7 @@ CRAMJAM = ("snappy", "lz4", "zstd")
 
 
 def compression(run: Run) -> Iterator[Row]:
-    """`send_many` and `poll` of JSON readings under each codec; the note says what is left of their size."""
+    """`send_many` and `poll` of JSON readings under each codec; the note says how large they are then."""
     count = run.size(200_000, 20_000)
     rounds = min(run.rounds, 3)
     keys, values = [key(number) for number in range(count)], readings(count)

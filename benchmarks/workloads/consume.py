@@ -11,7 +11,7 @@ from benchmarks.records import chunks, records
 from benchmarks.run import Run, expect_records, fresh_topic
 
 WAIT_SECONDS = 10.0
-"""How long a poll may wait for a record that is there: reached only if the library lost one."""
+"""How long a poll may wait for a record that exists: reached only if the library lost one."""
 
 
 def fill(log: streamlog.StreamLog, topic: str, keys: Sequence[bytes], values: Sequence[bytes], **config: str) -> None:
@@ -23,7 +23,7 @@ def fill(log: streamlog.StreamLog, topic: str, keys: Sequence[bytes], values: Se
 
 
 def poll_side(log: streamlog.StreamLog, topic: str, values: Sequence[bytes]) -> Side:
-    """Poll all records and look at each value, with the library's own `max_poll_records`."""
+    """Poll all records and look at each value, with the default `max_poll_records`."""
     count, payload_bytes = len(values), sum(map(len, values))
 
     def side() -> float:
@@ -43,7 +43,7 @@ def poll_side(log: streamlog.StreamLog, topic: str, values: Sequence[bytes]) -> 
 
 
 def poll_batches_side(log: streamlog.StreamLog, topic: str, values: Sequence[bytes]) -> Side:
-    """Poll all batches and touch their columns: every key and value is a bytes object by then."""
+    """Poll all batches and touch their columns, which makes a bytes object of every key and value."""
     count, payload_bytes = len(values), sum(map(len, values))
 
     def side() -> float:

@@ -1,8 +1,8 @@
 """`sync=True`: each record on the device when `send` returns, by one thread and by eight that share the syncs.
 
-Nothing is deleted while the sides take turns: what a file system does about a deleted file (trimming it on the
-device, say) it does in the next sync, whoever asks for that. The rounds are many and short, for the same
-disk takes twice as long for a sync in one second as in the next.
+Nothing is deleted while the sides take turns: a file system does some of the work of a deletion (such as trimming it on
+the device) in the next sync, of whichever side. The rounds are many and short, because the time of a sync on the same
+disk may double from one second to the next.
 """
 
 import threading
@@ -71,8 +71,10 @@ def _plain_side(directory: Path, keys: Sequence[bytes], values: Sequence[bytes])
 
 
 def send_synced(run: Run) -> Iterator[Row]:
-    """`send` under `sync=True`, one thread and eight, beside a plain write and an fdatasync for each record; eight
-    threads on one processor, too."""
+    """`send` with `sync=True`, one thread and eight, beside a plain write and an fdatasync for each record.
+
+    Eight threads also on one processor.
+    """
     count = run.size(200, 80)
     samples = _measured(run, count)
     counts = dict.fromkeys(samples, count)

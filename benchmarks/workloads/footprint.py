@@ -1,4 +1,4 @@
-"""What streamlog costs a process: memory and the import. Both need a process of their own."""
+"""The memory of a process and the time of the import, both measured in a process of their own."""
 
 import json
 import os
@@ -14,7 +14,7 @@ from benchmarks.figures import Row
 from benchmarks.run import Run
 
 REQUIRED = {"streamlog", "msgpack", "xxhash", "sortedcontainers"}
-# What Cython puts into `sys.modules` for msgpack's compiled part; no packages.
+# Entries of `sys.modules` that Cython makes for msgpack; they are not packages.
 CYTHON = ("cython_runtime", "_cython_")
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -45,7 +45,7 @@ def tail_memory(path: Path, topic: str, work: str) -> Row:
 def import_time(run: Run) -> Iterator[Row]:
     """Milliseconds of `import streamlog` in a fresh process whose bytecode is cached."""
     with TemporaryDirectory() as cache:
-        # Bytecode is there when a package is installed; a checkout may be told not to write any.
+        # An installed package has bytecode; a checkout may run with PYTHONDONTWRITEBYTECODE.
         cached = {"PYTHONPYCACHEPREFIX": cache, "PYTHONDONTWRITEBYTECODE": ""}
         results = [_child("importing", **cached) for _ in range(1 + run.rounds)][1:]
     found = {name for result in results for name in result["modules"]} - REQUIRED

@@ -1,4 +1,4 @@
-"""From a producing thread to a consumer that waits in another."""
+"""From a producing thread to a consumer that waits in another thread."""
 
 from collections.abc import Iterator
 from queue import SimpleQueue
@@ -18,7 +18,7 @@ def producer_to_consumer(run: Run) -> Iterator[Row]:
 
         def through_streamlog() -> float:
             with log.producer() as producer, log.consumer(topic, auto_offset_reset="latest") as consumer:
-                # The first poll of a consumer settles where it reads; a handover begins with one that knows.
+                # The first poll of a consumer finds its position; it does not belong to a handover.
                 consumer.poll(0.0)
 
                 def take() -> None:

@@ -1,4 +1,4 @@
-"""Values of 1 KiB: what counts is bytes, not records."""
+"""Values of 1 KiB, measured in bytes instead of records."""
 
 from collections.abc import Iterator
 

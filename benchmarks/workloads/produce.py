@@ -1,4 +1,4 @@
-"""Writing: many records at once, one by one with and without a linger."""
+"""Sending: many records at once, and one by one with and without a linger."""
 
 from collections.abc import Iterator, Sequence
 from typing import Any
@@ -7,7 +7,7 @@ import streamlog
 from benchmarks import baselines
 from benchmarks.figures import Row, rate_row, skipped
 from benchmarks.measure import Side, expect, interleave, optional, stopwatch
-from benchmarks.records import FetchData, chunks, records
+from benchmarks.records import Chunk, chunks, records
 from benchmarks.run import Run, expect_records, fresh_topic
 
 SEND_MANY = "send_many"
@@ -16,8 +16,8 @@ CALLBACK = "confluent-kafka produce with callback"
 FORGET = "confluent-kafka produce and forget"
 
 
-def send_many_side(log: streamlog.StreamLog, batches: Sequence[FetchData], **config: Any) -> Side:
-    """Send the chunks by `send_many` to a new topic, each call acknowledged at return."""
+def send_many_side(log: streamlog.StreamLog, batches: Sequence[Chunk], **config: Any) -> Side:
+    """Send the chunks with `send_many` to a new topic; each is acknowledged when the call returns."""
 
     def side() -> float:
         with fresh_topic(log) as topic, log.producer(**config) as producer:
@@ -32,7 +32,7 @@ def send_many_side(log: streamlog.StreamLog, batches: Sequence[FetchData], **con
 
 
 def send_side(log: streamlog.StreamLog, keys: Sequence[bytes], values: Sequence[bytes], linger_ms: int) -> Side:
-    """Send the records by one `send` each to a new topic, and flush."""
+    """Send the records one by one to a new topic, and flush."""
 
     def side() -> float:
         with fresh_topic(log) as topic, log.producer(linger_ms=linger_ms) as producer:

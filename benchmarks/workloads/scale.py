@@ -1,4 +1,4 @@
-"""A small log beside a large one: what must not grow with the number of records."""
+"""A small log beside a large one: costs that must not grow with the number of records."""
 
 import random
 import time
@@ -34,7 +34,7 @@ def _build(path: Path, count: int, first_ms: int) -> None:
 
 
 def _seek_time_side(log: streamlog.StreamLog, offsets: Sequence[int], first_ms: int) -> Side:
-    """To the record of a time: look its offset up, seek, poll one record."""
+    """Look up the offset of a time, seek to it, poll one record."""
 
     def side() -> float:
         found = []
@@ -54,7 +54,7 @@ def _seek_time_side(log: streamlog.StreamLog, offsets: Sequence[int], first_ms: 
 
 
 def _open_side(path: Path, count: int) -> Side:
-    """Open a closed log up to knowing where its topic ends."""
+    """Open a closed log and ask for the end of its topic."""
 
     def side() -> float:
         with ExitStack() as stack:

@@ -1,4 +1,4 @@
-"""sqlite3 with a write-ahead log, for orientation: what many programs keep their events in."""
+"""sqlite3 with a write-ahead log, in which many programs keep their events. For orientation."""
 
 from collections.abc import Iterator
 

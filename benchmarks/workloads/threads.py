@@ -1,4 +1,4 @@
-"""Four threads that call `send` on one producer, beside one thread that does all of it."""
+"""Four threads that call `send` on one producer, beside one thread that sends all records."""
 
 import threading
 from collections.abc import Iterator, Sequence
@@ -16,9 +16,9 @@ ONE = "one thread"
 def _threads_side(
     log: streamlog.StreamLog, keys: Sequence[bytes], values: Sequence[bytes], linger_ms: int, threads: int
 ) -> Side:
-    """Send the records from `threads` threads, each its share; from the start of the first to the flush after the last.
+    """Send the records from `threads` threads, each its share. Timed from the start of the first thread to the flush.
 
-    One thread is measured in the same way, not in the caller's: both sides start and join.
+    One thread is measured in the same way, with a start and a join.
     """
     shares = [list(zip(keys[first::threads], values[first::threads], strict=True)) for first in range(threads)]
 
@@ -49,7 +49,7 @@ def _threads_side(
 
 
 def four_threads(run: Run) -> Iterator[Row]:
-    """Four threads on one producer beside one thread, with a linger and without; the latter on one processor, too."""
+    """Four threads on one producer beside one thread, with a linger and without; the latter also on one processor."""
     for linger_ms, count, goal in ((5, run.size(300_000, 50_000), 0.8), (0, run.size(100_000, 20_000), 0.4)):
         work = f"{THREADS} threads send, one producer, linger {linger_ms}"
         samples = _beside_one(run, linger_ms, count)
