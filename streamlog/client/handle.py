@@ -1,4 +1,4 @@
-"""What every object a user holds has in common: it can be closed, and says so when it was not."""
+"""What all handles have in common: they can be closed, and warn if they were not."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from .consumer.membership import LocalMembers
 
 
 class Parent(Protocol):
-    """What a log's children ask of it. They know it by this alone, so that no two files need each other."""
+    """What the handles made by a log use of it. They import this protocol only, so that no two files import each other."""
 
     _cleanup: Cleanup
     _local_members: LocalMembers
@@ -49,7 +49,7 @@ class Closing:
     """
 
     _dead: StreamlogError | None = None
-    _made = False  # an object whose making failed has nothing to close
+    _made = False  # True at the end of the constructor: an object whose constructor failed has nothing to close
 
     @property
     def closed(self) -> bool:
@@ -57,7 +57,7 @@ class Closing:
         return self._dead is not None
 
     def close(self) -> None:
-        raise AssertionError("every handle closes itself in its own way")
+        raise NotImplementedError
 
     def __enter__(self) -> Self:
         self._check()

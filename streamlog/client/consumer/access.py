@@ -1,4 +1,4 @@
-"""Which thread may use a consumer now: two locks, and who holds them.
+"""Which thread may use a consumer now: two locks, and the threads that hold them.
 
 The *call lock* is held by the thread inside a call; a call from another thread is refused. The *state lock* guards what
 the consumer has subscribed to and is assigned, so that a new member of its group can take partitions from an idle one.
@@ -11,10 +11,12 @@ the middle of a call (a signal handler, a deserializer) may only read.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 from ...errors import ConcurrentUseError, StreamlogError
 from ...runtime.threads import get_ident, new_lock, reentrant
+from ...types import TopicPartition
 from ..cleanup import Cleanup
 
 
@@ -76,10 +78,28 @@ class Access:
         if self.closed_error is not None and self.listener_thread != get_ident():
             raise self.closed_error.copy()
 
+    def state_for_another(self) -> Any:
+        """What to hold for a thread that takes partitions for another member: the state lock; None if it is held."""
+        if self.state_lock.locked():
+            return None
+        self.taker = get_ident()
+        return self.state_lock
+
+    def call_listener(self, method: Callable[[list[TopicPartition]], object], names: list[TopicPartition]) -> None:
+        """Call a listener, which may use the consumer in this thread. REQUIRES: the state lock."""
+        before, self.listener_thread = self.listener_thread, get_ident()  # a listener can cause a call of another
+        try:
+            method(names)
+        finally:
+            self.listener_thread = before
+
+    def is_in_call(self) -> bool:
+        """Whether this thread is inside a call of the consumer."""
+        return self.call_lock.locked() and self.owner == get_ident()
+
     def has_interrupted_call(self) -> bool:
         """Whether the caller interrupted a call of its own thread; a listener has not."""
-        here = get_ident()
-        return self.call_lock.locked() and self.owner == here and self.listener_thread != here
+        return self.is_in_call() and self.listener_thread != get_ident()
 
 
 class _Held:

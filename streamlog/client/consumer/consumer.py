@@ -249,7 +249,7 @@ class Consumer(Closing, Generic[K, V]):
         """Let the coordinator poll, then fetch what there is. It does not wait."""
         wakeup, access = self._wakeup, self._access
         wakeup.pending = False
-        # After the line above: who closes or stops the consumer sets its mark first, and then wakes.
+        # After the line above: a close or a stop in another thread sets its mark first, and then wakes.
         if access.closed_error is not None:
             access.check()
         if self.stopped:
@@ -577,7 +577,7 @@ class Consumer(Closing, Generic[K, V]):
         """The log closes, maybe while another thread waits in a call of this consumer: wake it, and wait for it, with a bound."""
         access = self._access
         error = error or closed("log")
-        if access.call_lock.locked() and access.owner == get_ident():
+        if access.is_in_call():
             self._end(error)
             return
         self._dead = error

@@ -244,14 +244,8 @@ class ConsumerCoordinator:
         self._subscriptions.remove([name for name, fetcher in removed.items() if fetchers.get(name) is fetcher])
 
     def _call_listener(self, event: str, names: Iterable[TopicPartition]) -> None:
-        """The listener may use the consumer: the state lock is this thread's already."""
         if self.listener is not None:
-            access = self._access
-            before, access.listener_thread = access.listener_thread, get_ident()  # a listener can be called by another
-            try:
-                getattr(self.listener, event)(sorted(names))
-            finally:
-                access.listener_thread = before
+            self._access.call_listener(getattr(self.listener, event), sorted(names))
 
     def _deleted(self) -> list[TopicPartition]:
         """The assigned partitions whose topic was deleted, or deleted and recreated."""
@@ -298,14 +292,13 @@ class ConsumerCoordinator:
         It neither counts as a poll nor joins: other members do not keep one in the group that was evicted, or whose thread
         has ended. An error is logged here, and raised by this member's own next poll.
         """
-        access = self._access
-        if access.state_lock.locked():
+        state = self._access.state_for_another()
+        if state is None:
             return
-        access.taker = get_ident()
-        with access.state_lock:
+        with state:
             membership = self.membership
             if (
-                access.closed_error is None
+                self._access.closed_error is None
                 and self.listener is None
                 and membership is not None
                 and membership.joined
