@@ -45,16 +45,16 @@ class Parent(Protocol):
 class Closing:
     """Idempotent `close()`, a `with` block, ClosedError afterwards, ResourceWarning if collected open.
 
-    `_dead` is None while the object is usable, otherwise the error that every use raises.
+    `_closed_error` is None while the object is usable, otherwise the error that every use raises.
     """
 
-    _dead: StreamlogError | None = None
+    _closed_error: StreamlogError | None = None
     _made = False  # True at the end of the constructor: an object whose constructor failed has nothing to close
 
     @property
     def closed(self) -> bool:
         """Whether `close()` was called, on this object or on the log it belongs to."""
-        return self._dead is not None
+        return self._closed_error is not None
 
     def close(self) -> None:
         raise NotImplementedError
@@ -67,12 +67,12 @@ class Closing:
         self.close()
 
     def _check(self) -> None:
-        if self._dead is not None:
-            raise self._dead.copy()
+        if self._closed_error is not None:
+            raise self._closed_error.copy()
 
     def _abandon(self) -> None:
         """In a forked child: refuse from now on, touch nothing."""
-        self._dead = forked()
+        self._closed_error = forked()
 
     def _warn_open(self) -> None:
         warnings.warn(f"unclosed {self!r}; close it, or use a `with` block", ResourceWarning, source=self, stacklevel=3)

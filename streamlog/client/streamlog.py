@@ -295,7 +295,7 @@ class StreamLog(Closing):
         with inside(), self._lock:
             if self._ended:
                 return
-            self._dead = self._dead or closed("log")
+            self._closed_error = self._closed_error or closed("log")
         try:
             registry.close(self._engine, self._user)
         except StreamlogError as error:
@@ -343,7 +343,7 @@ class StreamLog(Closing):
 
     def __repr__(self) -> str:
         where = "temporary" if self._engine.temporary else repr(self._engine.path)
-        return f"<streamlog.StreamLog {where}{' closed' if self._dead is not None else ''}>"
+        return f"<streamlog.StreamLog {where}{' closed' if self._closed_error is not None else ''}>"
 
     # -- what its children need ----------------------------------------------------------------------
 

@@ -236,7 +236,7 @@ class Workers(Closing):
 
         In a signal handler or finalizer it may be put off until the call that was interrupted ends.
         """
-        if self._dead is None and is_inside():
+        if self._closed_error is None and is_inside():
             self.stop()
             self._log._cleanup.defer_close(self._close_deferred)
             return
@@ -251,13 +251,13 @@ class Workers(Closing):
             self.close()
 
     def _close(self, limit: float) -> None:
-        if self._dead is not None:
+        if self._closed_error is not None:
             return
         self.stop()
         end = real_monotonic() + limit
         for thread in self._threads:
             join_thread(thread, end - real_monotonic())  # a handler may close its own workers
-        self._dead = closed("group's workers")
+        self._closed_error = closed("group's workers")
         self._log._forget(self)
         if not self._done.is_open():
             logger.warning("workers of group %r are still at it; their records in hand are not finished", self._group)

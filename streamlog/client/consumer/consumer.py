@@ -516,11 +516,11 @@ class Consumer(Closing, Generic[K, V]):
     # -- the end -------------------------------------------------------------------------------------
 
     @property
-    def _dead(self) -> StreamlogError | None:
+    def _closed_error(self) -> StreamlogError | None:
         return self._access.closed_error
 
-    @_dead.setter
-    def _dead(self, error: StreamlogError | None) -> None:
+    @_closed_error.setter
+    def _closed_error(self, error: StreamlogError | None) -> None:
         self._access.closed_error = error
 
     def _check(self) -> None:
@@ -537,7 +537,7 @@ class Consumer(Closing, Generic[K, V]):
         try:
             return self._access.call()
         except StreamlogError:
-            if self._dead is None:
+            if self._closed_error is None:
                 raise
             return None
 
@@ -547,7 +547,7 @@ class Consumer(Closing, Generic[K, V]):
         A bare `close()` does not finish the record in hand; leaving a `with` block without an exception does. In a signal
         handler or finalizer it may be deferred until the call that was interrupted ends: a waiting poll at once, with [].
         """
-        if self._dead is not None:
+        if self._closed_error is not None:
             return
         if self._end_call_soon() or is_inside():
             self._cleanup.defer_close(self._close_deferred)
@@ -565,7 +565,7 @@ class Consumer(Closing, Generic[K, V]):
 
     def _close_deferred(self) -> None:
         """Close it, unless a call is not over yet."""
-        if self._dead is not None:
+        if self._closed_error is not None:
             return
         if self._access.call_lock.locked():
             # The thread of that call looks here when it ends, and so does the background thread in time.
@@ -580,7 +580,7 @@ class Consumer(Closing, Generic[K, V]):
         if access.is_in_call():
             self._end(error)
             return
-        self._dead = error
+        self._closed_error = error
         self._wakeup.wake()
         taken: list[bool] = []
         try:
@@ -613,10 +613,10 @@ class Consumer(Closing, Generic[K, V]):
     def _end_for_good(self, error: StreamlogError) -> None:
         self._service.off_metadata(self._wakeup.wake)
         self._log._forget(self)
-        self._dead = error
+        self._closed_error = error
 
     def __del__(self) -> None:
-        if self._made and self._dead is None:
+        if self._made and self._closed_error is None:
             service, wakeup = self._service, self._wakeup
             # The coordinator adds a finalizer of its own, which leaves the group.
             self._cleanup.add_finalizer(lambda: service.off_metadata(wakeup.wake))
@@ -624,7 +624,7 @@ class Consumer(Closing, Generic[K, V]):
 
     def __repr__(self) -> str:
         group = "" if self._config.group is None else f" group={self._config.group!r}"
-        state = " closed" if self._dead is not None else f" {len(self._subscriptions.fetchers)} partitions"
+        state = " closed" if self._closed_error is not None else f" {len(self._subscriptions.fetchers)} partitions"
         names = ", ".join(sorted(self._subscriptions.subscription.names)) or "no topics"
         return f"<streamlog.Consumer {names}{group}{state}>"
 

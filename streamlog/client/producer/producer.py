@@ -289,7 +289,7 @@ class Producer(Closing):
         """The topic, looked up in the log. Raises ClosedError, also if the producer is closed meanwhile."""
         self._check()
         cached = self._cache.find(self._log, topic)
-        if self._dead is not None:
+        if self._closed_error is not None:
             self._topics.clear()
             self._check()
         return cached
@@ -321,7 +321,7 @@ class Producer(Closing):
         if is_inside():
             self._log._cleanup.defer_close(self.close)
             return
-        self._dead = dead = self._dead or closed("producer")
+        self._closed_error = dead = self._closed_error or closed("producer")
         self._topics.clear()
         try:
             self._accumulator.close(limit, dead)
@@ -354,7 +354,7 @@ class Producer(Closing):
             self._warn_open()  # last: where warnings are errors, it raises
 
     def __repr__(self) -> str:
-        state = "closed" if self._dead is not None else f"linger_ms={self._linger_ms}, acks={self._acks!r}"
+        state = "closed" if self._closed_error is not None else f"linger_ms={self._linger_ms}, acks={self._acks!r}"
         return f"<streamlog.Producer {self._config.client_id} {state}>"
 
 
