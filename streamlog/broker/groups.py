@@ -22,7 +22,7 @@ from ..runtime.values import refuse_to_copy
 from ..storage.log import AppendRequest
 from ..types import Clock, OffsetAndMetadata, TopicPartition
 from .metadata import Image
-from .offline.replay import all_records
+from .replay import all_records
 
 T = TypeVar("T")
 logger = logging.getLogger("streamlog.broker")

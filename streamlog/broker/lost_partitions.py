@@ -16,7 +16,7 @@ from ..types import TopicPartition
 from .controller import GROUPS_TOPIC
 from .log_directory import LogDirectory
 from .metadata import Image, LogRecord, TopicView
-from .offline.replay import all_records
+from .replay import all_records
 
 
 def known_ends(disk: Disk, directory: str) -> dict[int, int]:

@@ -24,7 +24,7 @@ from ..storage.log import AppendRequest
 from ..storage.tail import LogSnapshot
 from . import metadata
 from .metadata import Image, LogRecord, TopicView
-from .offline.replay import all_records
+from .replay import all_records
 
 
 class Partitions(Protocol):

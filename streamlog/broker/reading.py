@@ -1,14 +1,14 @@
-"""The half of the Service protocol that only reads: the same for the log of this process and for another's."""
+"""Reading from partitions: the calls of the Service protocol that only read, for a log that is owned and for one that is tailed."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Mapping
 from typing import Protocol
 
 from ..errors import StorageError, StreamlogError, UnknownTopicIdError
 from ..storage.tail import EMPTY, FetchData, LogSnapshot
 from ..types import OffsetAndTimestamp, PartitionInfo, TopicPartition
-from .waiting import ParkedFetch, Watched
+from .waiting import Watched
 
 
 class ReadableLog(Protocol):
@@ -34,7 +34,7 @@ class Readable(Watched, Protocol):
     def closed(self) -> StreamlogError | None: ...
     @property
     def hides(self) -> StreamlogError | None:
-        """Why what lies past the high watermark, and was acknowledged perhaps, cannot be read, or None."""
+        """Why records past the high watermark, which may have been acknowledged, cannot be read; or None."""
 
     @property
     def broker_id(self) -> int: ...
@@ -42,14 +42,18 @@ class Readable(Watched, Protocol):
     def leader_epoch(self) -> int: ...
 
 
-class ReadingService:
-    """See `api.Service`. Thread-safe."""
+class PartitionReads:
+    """See `api.Service` for each method. Thread-safe.
 
-    _partitions: Mapping[tuple[str, int], Readable]
+    `partitions` is looked at without a lock. `find` is called for a partition that is not in it, and raises
+    UnknownTopicOrPartitionError or ClosedError if there is none.
+    """
 
-    def _partition(self, name: TopicPartition) -> Readable:
-        """Raises UnknownTopicOrPartitionError, ClosedError."""
-        raise NotImplementedError
+    def __init__(
+        self, partitions: Mapping[tuple[str, int], Readable], find: Callable[[TopicPartition], Readable]
+    ) -> None:
+        self._partitions = partitions
+        self._find = find
 
     def fetch(
         self,
@@ -60,7 +64,7 @@ class ReadingService:
         after: FetchData = EMPTY,
         topic_id: bytes | None = None,
     ) -> FetchData:
-        here = self._partitions.get(partition) or self._partition(partition)
+        here = self._partitions.get(partition) or self._find(partition)
         if here.closed is not None:
             raise here.closed.copy()
         if topic_id is not None and topic_id != here.topic_id:
@@ -73,32 +77,29 @@ class ReadingService:
         try:
             return here.reader.fetch(offset, max_bytes, here.high_watermark, after)
         except StorageError:
-            if here.closed is not None:  # deleted, or closed, while it was being read
+            if here.closed is not None:  # it was deleted, or closed, while it was being read
                 raise here.closed.copy() from None
             raise
 
-    def await_data(self, partitions: Iterable[TopicPartition]) -> ParkedFetch:
-        return ParkedFetch([p for p in map(self._partitions.get, partitions) if p is not None])
-
     def after_damage(self, partition: TopicPartition, offset: int) -> int:
-        here = self._partition(partition)
+        here = self._find(partition)
         return here.reader.after_damage(offset, here.high_watermark)
 
     def bounds(self, partition: TopicPartition, isolation_level: str) -> tuple[int, int]:
-        here = self._partition(partition)
-        if here.hides is not None:  # who reads up to there is told
+        here = self._find(partition)
+        if here.hides is not None:  # a reader that comes that far gets the error
             return here.reader.tail.start_offset, here.reader.tail.end_offset
         return here.reader.tail.start_offset, here.high_watermark
 
     def find_time(self, partition: TopicPartition, timestamp: int) -> OffsetAndTimestamp | None:
-        here = self._partition(partition)
+        here = self._find(partition)
         found = here.reader.find_time(timestamp, here.high_watermark)
         if found is None and here.hides is not None:
             raise here.hides.copy()
         return found
 
     def partition_info(self, partition: TopicPartition) -> PartitionInfo:
-        here = self._partition(partition)
+        here = self._find(partition)
         tail = here.reader.tail
         broker = (here.broker_id,)
         return PartitionInfo(

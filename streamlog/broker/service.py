@@ -20,13 +20,14 @@ from .groups import TOPIC_CONFIG as GROUPS_CONFIG
 from .groups import Groups
 from .log_directory import LogDirectory
 from .metadata import Image, TopicView
-from .reading import ReadingService
+from .reading import PartitionReads
 from .replica_manager import ReplicaManager
 from .scheduler import Scheduler
 from .tailing.published_writer import PublishedWriter
+from .waiting import ParkedFetch
 
 
-class LocalService(ReadingService):
+class LocalService:
     """See `api.Service`. Thread-safe. `open` first, `close` last."""
 
     __reduce_ex__ = refuse_to_copy
@@ -53,6 +54,12 @@ class LocalService(ReadingService):
         self._new_lock = new_lock
         self._groups: Groups | None = None
         self._blocked: list[tuple[Partition, StreamlogError]] = []
+        reads = PartitionReads(self._partitions, self._catalog.partition)
+        self.fetch = reads.fetch
+        self.after_damage = reads.after_damage
+        self.bounds = reads.bounds
+        self.find_time = reads.find_time
+        self.partition_info = reads.partition_info
         self.stop_compacting = self._catalog.stop_compacting
         self.topic = self._catalog.topic
         self.create_topic = self._catalog.create_topic
@@ -148,6 +155,9 @@ class LocalService(ReadingService):
 
     def _partition(self, name: TopicPartition) -> Partition:
         return self._catalog.partition(name)
+
+    def await_data(self, partitions: Iterable[TopicPartition]) -> ParkedFetch:
+        return ParkedFetch([p for p in map(self._partitions.get, partitions) if p is not None])
 
     def require_writable(self, what: str) -> None:
         """This process owns the log."""

@@ -19,17 +19,21 @@ class Watched(Protocol):
 class ParkedFetch(Completion[None]):
     """Done when one of its partitions was appended to, or closed, after this was made.
 
-    It is among the waiters of every partition; the first that wakes it removes it from the others.
+    It is among the waiters of every partition; the first that wakes it removes it from the others. `registry` is a set of
+    all that wait, for a service that has to know whether there are any: the fetch is in it until it is cancelled.
     """
 
-    __slots__ = ("_partitions", "_wake")
+    __slots__ = ("_partitions", "_registry", "_wake")
 
-    def __init__(self, partitions: Iterable[Watched]) -> None:
+    def __init__(self, partitions: Iterable[Watched], registry: set[ParkedFetch] | None = None) -> None:
         super().__init__()
         self._partitions = tuple(partitions)
+        self._registry = registry
         self._wake: Callable[[], None] = self._on_append
         for partition in self._partitions:
             partition.waiters.add(self._wake)
+        if registry is not None:
+            registry.add(self)
 
     def _on_append(self) -> None:
         self.complete(None)
@@ -37,7 +41,9 @@ class ParkedFetch(Completion[None]):
             self.cancel()
 
     def cancel(self) -> None:
-        """Stop waiting; harmless when it is done."""
+        """Stop waiting. Does nothing if it is done."""
         if not self._answers or len(self._partitions) > 1:  # a single partition removed the callback as it called it
             for partition in self._partitions:
                 partition.waiters.remove(self._wake)
+        if self._registry is not None:
+            self._registry.discard(self)

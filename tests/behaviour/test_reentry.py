@@ -449,10 +449,10 @@ def test_a_read_in_the_middle_of_a_look_at_another_processs_log_is_refused(path:
     errors: list[BaseException] = []
     with streamlog.open(path, read_only=True) as log:
         service: Any = log._engine.service
-        look = service._watcher.look
+        look = service._published.look
 
         def act(*_: object) -> None:
-            service._watcher.look = look
+            service._published.look = look
             try:
                 service.look()
             except BaseException as error:
@@ -464,7 +464,7 @@ def test_a_read_in_the_middle_of_a_look_at_another_processs_log_is_refused(path:
                 strike()
                 return look()
 
-            service._watcher.look = interrupted
+            service._published.look = interrupted
             service.look()
         assert values(log) == [b"x"]
     assert [type(error) for error in errors] == [ReentrantCallError]

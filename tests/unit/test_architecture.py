@@ -107,16 +107,12 @@ IS_ONE = {
 }
 # One object cut into several classes by length. These are being taken apart; none is added.
 LADDERS = {
-    "Awaited(ParkedFetch)",
     "FollowedSegment(Segment)",
     "LiveIndex(Index)",
-    "LocalService(ReadingService)",
     "MemberRequests(CoordinatorRuntime)",
     "OffsetRequests(CoordinatorRuntime)",
     "Shard(MemberRequests)",
     "Shard(OffsetRequests)",
-    "TailingService(ReadingService)",
-    "TailingService(RefusingService)",
     "_After(Completion)",
     "_Check(Findings)",
     "_Repair(Inspection)",

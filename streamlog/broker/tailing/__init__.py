@@ -1,6 +1,7 @@
 """Reading a log that another process owns.
 
-- `service`: the Service protocol over such a log; `refusing`: its answer to what would write.
-- `published_writer`: the owner's side: how far others may read, in DIR/published. `published_reader`: the reader's.
-- `groups`: the groups of such a log, replayed.
+- `published_writer`: the owner's side. It publishes in DIR/published how far each partition may be read.
+- `published_reader`: the reader's side of that file, and who owns the directory now.
+- `partition`: `TailedPartition`, one partition of such a log. `groups`: its consumer groups, replayed.
+- `service`: the Service protocol over such a log; `refusing`: the calls of it that would write.
 """

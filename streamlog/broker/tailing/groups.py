@@ -1,7 +1,7 @@
-"""Consumer groups of a log that another process owns: what its offsets topic says, replayed.
+"""Consumer groups of a log that another process owns, made by replaying its offsets topic.
 
-The shard is the coordinator's own, so what it answers here is what the owner would answer if it opened the
-log now. Members live in the owner's process: they are shown as it recorded them, and as gone when it is.
+The shard is the coordinator's own, so its answers are those that the owner would give if it opened the log now. Members
+live in the owner's process: they are shown as it recorded them, and as gone once it is gone.
 """
 
 from __future__ import annotations
@@ -14,8 +14,8 @@ from ...runtime.api import Completion, Lock
 from ...runtime.threads import inside
 from ...runtime.values import refuse_to_copy
 from ...types import Clock, OffsetAndMetadata, TopicPartition
-from ..offline.replay import all_records
 from ..reading import Readable
+from ..replay import all_records
 
 LogRecord = tuple[bytes, bytes | None]
 
@@ -29,14 +29,14 @@ class Host(Protocol):
         """The partition of the offsets topic, as it is now; None before the first group."""
 
     def topic_id(self, name: str) -> bytes | None:
-        """The id of the topic that bears `name` now."""
+        """The id of the topic that has this name now."""
 
     def living_owner(self) -> str:
-        """The incarnation whose members are alive; empty if nobody owns the log."""
+        """The incarnation whose members are alive; empty if no process owns the log."""
 
 
-class FollowedGroups:
-    """Thread-safe. Each question looks at the log; it is replayed if it moved."""
+class TailedGroups:
+    """Thread-safe. Each call looks at the log, and replays it if it has changed."""
 
     __reduce_ex__ = refuse_to_copy
 
@@ -48,7 +48,7 @@ class FollowedGroups:
         self._shard = Shard(_in_memory, host.topic_id, incarnation="", new_id=str)
 
     def _current(self) -> Shard:
-        """REQUIRES: the lock."""
+        """The shard of the log as it is now. REQUIRES: the lock."""
         partition = self._host.groups_partition()
         owner = self._host.living_owner()
         state = None if partition is None else (partition.reader.tail.segments, partition.high_watermark, owner)
@@ -79,5 +79,5 @@ class FollowedGroups:
 
 
 def _in_memory(records: Sequence[LogRecord]) -> Completion[int]:
-    """Members that are gone are removed as the next opening would remove them, but in memory and nowhere else."""
+    """Takes the records that remove members which are gone. They change the shard in memory, and are written nowhere."""
     return Completion.of(0)

@@ -1,46 +1,46 @@
-"""The Service protocol over a directory that another process owns, or nobody does: reading, and nothing else.
+"""The Service protocol over a directory that another process owns, or none: it reads, and refuses what would write.
 
-What is new comes from `watching.PublishedReader`, one pread of the file `published`: at most once in a millisecond
-for who reads without waiting, at once where a read would come back empty, and every 5 ms from the
-background thread while somebody waits, and only then. A partition takes the news over when it is next
-used; the topics come from the metadata log, followed like any other.
+News come from `published_reader.PublishedReader`, one pread of the file `published`: at most once in a millisecond for a
+call that does not wait, at once where a read would come back empty, and every 5 ms from the background thread while a
+call waits, and only then. A partition takes the news over when it is next used. The topics come from the metadata log,
+which is tailed like any other.
 
-What a reader may see never becomes less while the log does not: it would be told that its position is out of
-range, and would start over. So slots count only while the process lives that wrote them, what was found in
-files that nobody owned only if nobody came meanwhile, and of a partition that was not looked at yet nothing is said.
+What a reader may see never becomes less while the log does not: its position would be out of range, and it would start
+over. So slots count only while the process that wrote them lives; what was found in files without an owner counts only
+if no owner came meanwhile; and no statement is made about a partition that was not looked at yet.
 
-Locks: the look's, then a partition's; both are leaves of everything else, and nobody is woken under them. They refuse the
-thread that holds them: who reads does not begin at `StreamLog._use`, where other calls in the middle of one end.
+Lock order: `_looking`, then a partition's lock. Both are leaves of everything else, and no waiter is called under them. They
+are owned locks, which refuse the thread that holds them: a read does not begin at `StreamLog._use`, which refuses calls that
+come in the middle of another.
 """
 
 from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterable, Set
-from typing import Any
+from typing import Any, NoReturn
 from uuid import UUID
 
 from ...errors import ClosedError, OffsetOutOfRangeError, RequestTimedOutError, StorageError, StreamlogError
 from ...records.batch import seed_of
-from ...replication.listeners import Waiters
 from ...replication.partition import gone
 from ...runtime.api import Disk, Gate, Lock, contained
 from ...runtime.threads import inside
 from ...runtime.values import refuse_to_copy
-from ...storage.published import Slot
-from ...storage.tail import EMPTY, FetchData, LogSnapshot
+from ...storage.tail import EMPTY, AppendRequest, FetchData
 from ...storage.tailing import TailedLog
 from ...types import Clock, OffsetAndTimestamp, PartitionInfo, TopicPartition
 from .. import controller, metadata
 from ..log_directory import METADATA_DIR, METADATA_ID
 from ..metadata import Image, TopicView
-from ..offline.replay import all_records
-from ..reading import ReadingService
+from ..reading import PartitionReads
+from ..replay import all_records
 from ..scheduler import Scheduler
 from ..waiting import ParkedFetch
-from .groups import FollowedGroups
+from .groups import TailedGroups
+from .partition import TailedPartition
 from .published_reader import PublishedReader, Situation
-from .refusing import RefusingService
+from .refusing import read_only, refuses
 
 logger = logging.getLogger("streamlog.broker")
 
@@ -49,84 +49,27 @@ _FRESH_S = 0.001
 _PATIENCE_S = 10.0
 
 
-class FollowedPartition:
-    """One partition of another process's log, and who waits for its end to move. Thread-safe."""
-
-    __reduce_ex__ = refuse_to_copy
-
-    broker_id = 0
-    leader_epoch = 0
-    hides: StreamlogError | None = None
-
-    def __init__(
-        self, name: TopicPartition, topic_id: bytes, log: TailedLog, watcher: PublishedReader, lock: Lock,
-        look: Callable[[], object],
-    ) -> None:  # fmt: skip
-        self.name = name
-        self.topic_id = topic_id
-        self.log = self.reader = log
-        self.waiters = Waiters()
-        self.closed: StreamlogError | None = None
-        self._watcher = watcher
-        self._lock = lock
-        self._look = look
-        self._seen: Slot | None = None
-        self._stage = -1
-        log.renew = self._renew
-
-    @property
-    def high_watermark(self) -> int:
-        return self.log.high_watermark
-
-    def catch_up(self) -> None:
-        """Take over what is new. Raises StorageError, CorruptRecordError, RequestTimedOutError (retriable)."""
-        watcher = self._watcher
-        if watcher.stage == self._stage and watcher.slots.get(self.log.seed) is self._seen:
-            return
-        with inside(), self._lock:
-            owner, stage, situation = watcher.owner, watcher.stage, watcher.situation
-            slot = watcher.slots.get(self.log.seed)
-            done = False
-            # Closed as clean, the files are as good as a slot that does not verify.
-            if situation is Situation.ALONE or (slot is None and owner.get("clean")):
-                done = stage == self._stage or self.log.salvage(
-                    watcher.trusted(self.log.seed),
-                    verify=not (watcher.same_boot or watcher.is_clean),
-                    is_alone=lambda: watcher.is_last(owner),
-                )
-            elif situation is Situation.PUBLISHED and slot is not None:
-                done = self.log.follow(slot, watcher.incarnation, lambda: watcher.slot(self.log.seed))
-            if done:  # else there is another owner, or the topic is gone: the next look tells
-                self._stage, self._seen = stage, slot
-
-    def _renew(self, failed: LogSnapshot) -> None:
-        """The files of a view were not there, or others were."""
-        self._look()
-        self.catch_up()
-        if self.log.tail.segments == failed.segments:
-            with inside(), self._lock:
-                self.log.list_anew(self._watcher.is_between)
-
-
-class Awaited(ParkedFetch):
-    """A fetch parked for what another process may write: while there is one, somebody has to look."""
-
-    __slots__ = ("_all",)
-
-    def __init__(self, partitions: Iterable[FollowedPartition], all_parked: set[Awaited]) -> None:
-        self._all = all_parked
-        super().__init__(partitions)
-        all_parked.add(self)
-
-    def cancel(self) -> None:
-        super().cancel()
-        self._all.discard(self)
-
-
-class TailingService(ReadingService, RefusingService):
+class TailingService:
     """See `api.Service` and the module. Thread-safe. `open` first, `close` last."""
 
     __reduce_ex__ = refuse_to_copy
+
+    durable = False
+
+    # What would write.
+    create_topic = refuses("Creating topic {0!r}")
+    update_topic = refuses("Changing the settings of {0!r}")
+    add_partitions = refuses("Adding partitions to {0!r}")
+    delete_topic = refuses("Deleting topic {0!r}")
+    produce = produce_one = acknowledge = refuses("Sending to {0.name!r}")
+    sync = refuses("Syncing")
+    delete_records = refuses("Deleting records of {0[0]!r}")
+    apply_retention = refuses("Applying the retention of {0!r}")
+    compact = refuses("Compacting {0!r}")
+    heartbeat = refuses("Joining group {0.group!r}")
+    leave_group = refuses("Leaving group {0!r}")
+    commit = refuses("Committing in group {0!r}")
+    delete_group = refuses("Deleting group {0!r}")
 
     def __init__(
         self,
@@ -145,39 +88,40 @@ class TailingService(ReadingService, RefusingService):
         self._new_lock = new_lock
         self._new_gate = new_gate
         self.real_seconds = real_seconds
-        self._watcher = PublishedReader(disk, path, real_seconds)
+        self._published = PublishedReader(disk, path, real_seconds)
         self._looking = new_lock()
         self._looked_s = 0.0
         self._image: Image = metadata.EMPTY
-        self._deleted: set[bytes] = (
-            set()
-        )  # ids of topics whose deletion was found in the metadata log before it was published
+        # The ids of topics whose deletion was found in the metadata log before it was published.
+        self._deleted: set[bytes] = set()
         self._replayed: object = None
-        self._partitions: dict[tuple[str, int], FollowedPartition] = {}
+        self._partitions: dict[tuple[str, int], TailedPartition] = {}
         self._listeners: list[Callable[[], object]] = []
         self._closed: StreamlogError | None = None
-        self._waiting: set[Awaited] = set()
+        self._waiting: set[ParkedFetch] = set()
         self.nudge: Callable[[], None] = lambda: None
-        # Read in the middle of a look, under its lock: when its files change, only the slots are looked at again.
+        # It is read under `_looking`: when its files change, only the slots are read again.
         name = TopicPartition(controller.METADATA_TOPIC, 0)
-        self._metadata = self._follow(name, METADATA_DIR, METADATA_ID, self._watcher.look)
-        groups = FollowedGroups(self, new_lock(), real_seconds)
+        self._metadata = self._tail(name, METADATA_DIR, METADATA_ID, self._published.look)
+        self._reads = PartitionReads(self._partitions, self._partition)
+        self.after_damage = self._reads.after_damage
+        groups = TailedGroups(self, new_lock(), real_seconds)
         self.committed = groups.committed
         self.describe_group = groups.describe
         self.list_groups = groups.list
 
-    def _follow_topic(self, view: TopicView, number: int) -> FollowedPartition:
+    def _tail_topic(self, view: TopicView, number: int) -> TailedPartition:
         name = TopicPartition(view.name, number)
-        partition = self._follow(name, f"topics/{view.id.hex}-{number}", view.id, self.look)
+        partition = self._tail(name, f"topics/{view.id.hex}-{number}", view.id, self.look)
         partition.log.why_gone = lambda: self._why_gone(partition)
         return partition
 
-    def _follow(
+    def _tail(
         self, name: TopicPartition, directory: str, topic_id: UUID, look: Callable[[], object]
-    ) -> FollowedPartition:
+    ) -> TailedPartition:
         seed = seed_of(topic_id.bytes, name.partition)
         log = TailedLog(self._disk, f"{self._path}/{directory}", seed, topic_id.bytes, name.partition)
-        return FollowedPartition(name, topic_id.bytes, log, self._watcher, self._new_lock(), look)
+        return TailedPartition(name, topic_id.bytes, log, self._published, self._new_lock(), look)
 
     # -- life ----------------------------------------------------------------------------------------
 
@@ -190,9 +134,9 @@ class TailingService(ReadingService, RefusingService):
         self._wait_for(self._metadata, self.look, max(patience_s, _PATIENCE_S))
 
     def _wait_for(
-        self, partition: FollowedPartition, look: Callable[[], object], patience_s: float = _PATIENCE_S
+        self, partition: TailedPartition, look: Callable[[], object], patience_s: float = _PATIENCE_S
     ) -> None:
-        """Have something known of the partition: `look`, as long as only an owner that is opening the log could tell."""
+        """Call `look` until something is known of the partition: an owner is opening the log, and has not published it yet."""
         deadline = self.real_seconds() + patience_s
         while not partition.log.is_known:
             if self.real_seconds() >= deadline:
@@ -210,23 +154,23 @@ class TailingService(ReadingService, RefusingService):
             partition.closed = self._closed
             partition.waiters.wake()
             partition.log.release()
-        self._watcher.close()
+        self._published.close()
 
     def abandon(self) -> None:
-        """In a forked child: nothing is held that has to be given up."""
+        """In a forked child: there is nothing to give up."""
 
     # -- news ----------------------------------------------------------------------------------------
 
     def look(self) -> None:
-        """Read `published`, follow the topics, wake who waits for what changed."""
+        """Read `published`, take over changes of topics, call the waiters of partitions that changed."""
         if self._closed is not None:
             raise self._closed.copy()
         with inside(), self._looking:
-            changed = self._watcher.look()
+            changed = self._published.look()
             self._looked_s = self.real_seconds()
-            told = self._follow_topics()
+            changed_topics = self._replay_topics()
         self._wake(changed)
-        if told:
+        if changed_topics:
             for listener in list(self._listeners):
                 contained(listener)
 
@@ -235,13 +179,13 @@ class TailingService(ReadingService, RefusingService):
             self.look()
 
     def tick(self, now_ms: int) -> int | None:
-        """The background thread's part: look while somebody waits; when to come again (ms), or None."""
+        """The background thread's work: look while a call waits; when to come again (ms), or None."""
         self._waiting -= {parked for parked in list(self._waiting) if parked.done()}
         if not self._waiting or self._closed is not None:
             return None
         try:
             self.look()
-        except StreamlogError as error:  # who waits looks for himself, and is told then
+        except StreamlogError as error:  # the call that waits looks too, and raises it
             logger.debug("looking at %s: %s", self._path, error)
         return now_ms + LOOK_MS
 
@@ -250,8 +194,8 @@ class TailingService(ReadingService, RefusingService):
             if partition.waiters.callbacks and (changed is None or partition.log.seed in changed):
                 partition.waiters.wake()
 
-    def _follow_topics(self) -> bool:
-        """Replay the metadata log if there is more of it; whether the topics changed. REQUIRES: the look's lock."""
+    def _replay_topics(self) -> bool:
+        """Replay the metadata log if it has changed; whether the topics did. REQUIRES: `_looking`."""
         self._metadata.catch_up()
         state = (self._metadata.log.tail.segments, self._metadata.high_watermark, len(self._deleted))
         if state == self._replayed:
@@ -270,19 +214,19 @@ class TailingService(ReadingService, RefusingService):
         for name, view in image.topics.items():
             for number in range(view.partitions):
                 if (name, number) not in self._partitions:
-                    self._partitions[name, number] = self._follow_topic(view, number)
+                    self._partitions[name, number] = self._tail_topic(view, number)
         return before.topics != image.topics
 
-    def _why_gone(self, partition: FollowedPartition) -> StreamlogError | None:
-        """Why a partition's files are gone, if its topic was deleted; None if it was not, or nothing tells.
+    def _why_gone(self, partition: TailedPartition) -> StreamlogError | None:
+        """The error for a partition whose files are gone because its topic was deleted; None if it was not, or that is not known.
 
-        An owner to whom the disk refuses `published` cannot say so there. But the record of a deletion is on the
-        device before the first file goes, so the files of the metadata log are read beyond what was published. Who looks
-        next does not see the topic any more.
+        An owner that cannot write `published` cannot publish a deletion. But the record of the deletion is on the device
+        before the first file goes, so the files of the metadata log are read past what was published. The next look does
+        not find the topic any more.
         """
         if partition.closed is not None:
             return partition.closed.copy()
-        metadata_log = self._follow(self._metadata.name, METADATA_DIR, METADATA_ID, lambda: None)
+        metadata_log = self._tail(self._metadata.name, METADATA_DIR, METADATA_ID, lambda: None)
         try:
             metadata_log.log.salvage(None, verify=True, is_alone=lambda: True)
             image = metadata.replay(metadata.EMPTY, all_records(metadata_log))
@@ -320,7 +264,7 @@ class TailingService(ReadingService, RefusingService):
         if callback in self._listeners:
             self._listeners.remove(callback)
 
-    def _partition(self, name: TopicPartition) -> FollowedPartition:
+    def _partition(self, name: TopicPartition) -> TailedPartition:
         partition = self._partitions.get(name)
         if partition is None:
             self.topic(name[0])
@@ -331,13 +275,19 @@ class TailingService(ReadingService, RefusingService):
 
     # -- records -------------------------------------------------------------------------------------
 
-    def _fresh(self, name: TopicPartition) -> FollowedPartition:
-        """The partition as it is now. Raises RequestTimedOutError, after a wait, if only an owner that is opening could tell."""
+    def require_writable(self, what: str) -> NoReturn:
+        raise read_only(what, self._path)
+
+    def settle(self, topic: TopicView, partition: int, write: AppendRequest) -> None:
+        """Nothing was ever appended."""
+
+    def _fresh(self, name: TopicPartition) -> TailedPartition:
+        """The partition as it is now. Raises RequestTimedOutError if an owner is opening the log for too long."""
         self.look()
         return self._known(self._partition(name))
 
-    def _known(self, partition: FollowedPartition) -> FollowedPartition:
-        """The partition, caught up with; the first time this may take the wait."""
+    def _known(self, partition: TailedPartition) -> TailedPartition:
+        """The partition, with what was published last; the first time this may have to wait for an owner."""
 
         def look() -> None:
             self.look()
@@ -349,12 +299,12 @@ class TailingService(ReadingService, RefusingService):
         self._wait_for(partition, look)
         return partition
 
-    def _catch_up(self, partition: FollowedPartition) -> None:
+    def _catch_up(self, partition: TailedPartition) -> None:
         try:
             partition.catch_up()
         except StorageError:
             self.look()
-            if partition.closed is not None:  # deleted meanwhile
+            if partition.closed is not None:  # it was deleted meanwhile
                 raise partition.closed.copy() from None
             partition.catch_up()
 
@@ -371,34 +321,34 @@ class TailingService(ReadingService, RefusingService):
         here = self._partition(partition)
         self._catch_up(here)
         try:
-            chunk = super().fetch(partition, offset, max_bytes, isolation_level, after, topic_id)
-        except OffsetOutOfRangeError:  # of what was seen last
+            chunk = self._reads.fetch(partition, offset, max_bytes, isolation_level, after, topic_id)
+        except OffsetOutOfRangeError:  # of the log as it was seen last
             chunk = EMPTY
         if not chunk.data:
             self.look()
             self._catch_up(here)
-            chunk = super().fetch(partition, offset, max_bytes, isolation_level, after, topic_id)
+            chunk = self._reads.fetch(partition, offset, max_bytes, isolation_level, after, topic_id)
         return chunk
 
     def await_data(self, partitions: Iterable[TopicPartition]) -> ParkedFetch:
         here = [p for p in map(self._partitions.get, partitions) if p is not None]
         idle = not self._waiting
-        parked = Awaited(here, self._waiting)
+        parked = ParkedFetch(here, self._waiting)
         if idle:
             self.nudge()
         return parked
 
     def bounds(self, partition: TopicPartition, isolation_level: str) -> tuple[int, int]:
         self._fresh(partition)
-        return super().bounds(partition, isolation_level)
+        return self._reads.bounds(partition, isolation_level)
 
     def find_time(self, partition: TopicPartition, timestamp: int) -> OffsetAndTimestamp | None:
         self._fresh(partition)
-        return super().find_time(partition, timestamp)
+        return self._reads.find_time(partition, timestamp)
 
     def partition_info(self, partition: TopicPartition) -> PartitionInfo:
         self._fresh(partition)
-        return super().partition_info(partition)
+        return self._reads.partition_info(partition)
 
     def metrics(self) -> dict[str, Any]:
         """Plain numbers by topic and partition."""
@@ -416,15 +366,23 @@ class TailingService(ReadingService, RefusingService):
 
     # -- groups --------------------------------------------------------------------------------------
 
-    def groups_partition(self) -> FollowedPartition | None:
+    def groups_partition(self) -> TailedPartition | None:
         if controller.GROUPS_TOPIC not in self.image.topics:
             return None
         return self._fresh(TopicPartition(controller.GROUPS_TOPIC, 0))
 
     def living_owner(self) -> str:
-        watcher = self._watcher
-        return "" if watcher.is_clean or watcher.situation is Situation.ALONE else str(watcher.owner["incarnation"])
+        found = self._published
+        return "" if found.is_clean or found.situation is Situation.ALONE else str(found.owner["incarnation"])
 
     def topic_id(self, name: str) -> bytes | None:
-        view = self._image.topics.get(name)  # looked at when the groups' partition was
+        view = self._image.topics.get(name)  # it is as recent as the groups' partition
         return None if view is None else view.id_bytes
+
+    def renew(self, group: str, member_id: str, seen_version: int) -> bool:
+        return False
+
+    def watch_group(self, group: str, callback: Callable[[], object]) -> None:
+        """A reader has no members in a group, so there is nothing to call back for."""
+
+    def unwatch_group(self, group: str, callback: Callable[[], object]) -> None: ...

@@ -85,8 +85,8 @@ def test_reads_that_find_something_do_not_look_each_time(scene: Scene) -> None:
     scene.send(b"x")
     scene.fetch()
     looks: list[None] = []
-    look = scene.reader._watcher.look
-    scene.reader._watcher.look = lambda: looks.append(None) or look()  # type: ignore[method-assign, func-returns-value]
+    look = scene.reader._published.look
+    scene.reader._published.look = lambda: looks.append(None) or look()  # type: ignore[method-assign, func-returns-value]
     for _ in range(10):
         assert scene.fetch()
         assert list(scene.reader.image.topics) == ["t"]
@@ -247,7 +247,7 @@ def test_an_error_while_the_thread_looks_is_left_to_who_waits(scene: Scene) -> N
     def refuse() -> Any:
         raise StorageError("no", path="", errno=5)
 
-    scene.reader._watcher.look = refuse  # type: ignore[method-assign]
+    scene.reader._published.look = refuse  # type: ignore[method-assign]
     assert scene.reader.tick(0) == 5
     with pytest.raises(StorageError):
         scene.fetch()

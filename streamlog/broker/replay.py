@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from ...records.batch import BatchHeader, corrupt, read_header, verify_payload
-from ...records.columns import BatchColumns
-from ...storage.tail import FetchData
-from ..reading import Readable
+from ..records.batch import BatchHeader, corrupt, read_header, verify_payload
+from ..records.columns import BatchColumns
+from ..storage.tail import FetchData
+from .reading import Readable
 
 _READ_BYTES = 1 << 20
 

@@ -1,0 +1,78 @@
+"""One partition of another process's log."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from ...errors import StreamlogError
+from ...replication.listeners import Waiters
+from ...runtime.api import Lock
+from ...runtime.threads import inside
+from ...runtime.values import refuse_to_copy
+from ...storage.published import Slot
+from ...storage.tail import LogSnapshot
+from ...storage.tailing import TailedLog
+from ...types import TopicPartition
+from .published_reader import PublishedReader, Situation
+
+
+class TailedPartition:
+    """A partition that this process only reads, and the callbacks that wait for its end to move. Thread-safe.
+
+    `look` reads the file `published` again, for when a file of the partition is not there any more.
+    """
+
+    __reduce_ex__ = refuse_to_copy
+
+    broker_id = 0
+    leader_epoch = 0
+    hides: StreamlogError | None = None
+
+    def __init__(
+        self, name: TopicPartition, topic_id: bytes, log: TailedLog, published: PublishedReader, lock: Lock,
+        look: Callable[[], object],
+    ) -> None:  # fmt: skip
+        self.name = name
+        self.topic_id = topic_id
+        self.log = self.reader = log
+        self.waiters = Waiters()
+        self.closed: StreamlogError | None = None
+        self._published = published
+        self._lock = lock
+        self._look = look
+        self._seen: Slot | None = None
+        self._stage = -1
+        log.renew = self._renew
+
+    @property
+    def high_watermark(self) -> int:
+        return self.log.high_watermark
+
+    def catch_up(self) -> None:
+        """Take over what was published last. Raises StorageError, CorruptRecordError, RequestTimedOutError (retriable)."""
+        published, seed = self._published, self.log.seed
+        if published.stage == self._stage and published.slots.get(seed) is self._seen:
+            return
+        with inside(), self._lock:
+            owner, stage, situation = published.owner, published.stage, published.situation
+            slot = published.slots.get(seed)
+            done = False
+            # If the log was closed as clean, the files say as much as a slot, which may not verify.
+            if situation is Situation.ALONE or (slot is None and owner.get("clean")):
+                done = stage == self._stage or self.log.salvage(
+                    published.trusted(seed),
+                    verify=not (published.same_boot or published.is_clean),
+                    is_alone=lambda: published.is_last(owner),
+                )
+            elif situation is Situation.PUBLISHED and slot is not None:
+                done = self.log.follow(slot, published.incarnation, lambda: published.slot(seed))
+            if done:  # otherwise there is another owner, or the topic is gone, and the next look finds that out
+                self._stage, self._seen = stage, slot
+
+    def _renew(self, failed: LogSnapshot) -> None:
+        """The files of a snapshot were not there, or had other contents: take over a newer one."""
+        self._look()
+        self.catch_up()
+        if self.log.tail.segments == failed.segments:
+            with inside(), self._lock:
+                self.log.list_anew(self._published.is_between)
