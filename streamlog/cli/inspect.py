@@ -185,7 +185,7 @@ def _walk(path: Path, seed: int) -> Iterator[Found]:
     size = file.size()
     segment = Segment(disk, str(path.parent), 0, seed)
     segment.path = str(path)
-    segment.give_file(file)
+    segment.use_file(file)
     lost: CorruptRecordError | None = None
     for position, found in segment.scan(0, size):
         if lost is not None:

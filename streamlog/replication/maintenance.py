@@ -153,7 +153,7 @@ class Maintenance:
 
     def delete_before(self, offset: int) -> Sequence[Segment]:
         """Raise the log start to `offset`, and delete the segments that end before it. REQUIRES: the maintenance lock."""
-        compaction.settle(self._log, self._publish)
+        compaction.publish_interrupted(self._log, self._publish)
         with inside(), self._partition.lock:
             self._partition.check_open()
             deleted = self._log.advance_start(offset)
@@ -171,7 +171,7 @@ class Maintenance:
         try:
             with inside(), self.lock:
                 self._check_going_on()
-                compaction.settle(log, self._publish)
+                compaction.publish_interrupted(log, self._publish)
                 todo = compaction.plan(log, now_ms, self._partition.high_watermark)
                 if not todo.segments:
                     log.set_cleaned(log.cleaned_until, None)  # nothing is left that a horizon could be about

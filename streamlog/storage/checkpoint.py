@@ -53,7 +53,7 @@ class StateFile:
         self.state = state
         self._sequence = sequence
         self._closed = False
-        self._is_compaction_told = False
+        self._is_compaction_recorded = False
 
     @classmethod
     def open(cls, disk: Disk, directory: str, topic_id: bytes, partition: int, *, is_new: bool) -> StateFile:
@@ -101,7 +101,7 @@ class StateFile:
             raise as_storage_error(error, "write", self._path) from error
         self._sequence, self.state = sequence, state
         if sync and state.cleaned_until:
-            self._is_compaction_told = True
+            self._is_compaction_recorded = True
 
     def _put(self, sequence: int, state: State, *, sync: bool) -> None:
         body = _SLOT.pack(MAGIC, 1, sequence, self._topic_id, self._partition, *state)
@@ -133,12 +133,12 @@ class StateFile:
                 errno=refused.errno or 0,
             ) from error
 
-    def tell_compaction(self) -> None:
+    def record_compaction(self) -> None:
         """Have it on the device that compaction may have taken offsets out; what was read at opening may not be there."""
-        if not self._is_compaction_told:
+        if not self._is_compaction_recorded:
             self.write(self.state._replace(cleaned_until=max(self.state.cleaned_until, 1)), sync=True)
 
-    def settle(self) -> None:
+    def rewrite(self) -> None:
         """Have what was read on the device: a process that was killed may have written it and not come to sync it.
 
         Written again, for its sync may have failed, and a second one of the same bytes would prove nothing; where there

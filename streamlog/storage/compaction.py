@@ -16,7 +16,7 @@ sees every deletion.
 Killed half-way, nothing is lost: the result is written beside the originals, synced, and renamed to
 `A-B.swap`. Before the first such rename it is on the device that offsets may be missing in this log, so
 that they are never taken for lost, whatever the topic's policy is later. From the rename on the result is
-the truth, and it is published at once. Was it interrupted in between, `settle` publishes it before anything
+the truth, and it is published at once. Was it interrupted in between, `publish_interrupted` publishes it before anything
 else is done to the files. What remains to be done to those (`swap.finish`) is done again, if it was
 interrupted, before the next pass or at the next open.
 """
@@ -125,7 +125,7 @@ def compact(log: Log, todo: Plan, now_ms: int, publish: Publish, go_on: GoOn) ->
     return Result(map_end, removed, before, after, horizon)
 
 
-def settle(log: Log, publish: Publish) -> None:
+def publish_interrupted(log: Log, publish: Publish) -> None:
     """Publish what an interrupted pass has renamed; then the log in memory is the one on disk again.
 
     REQUIRES: the maintenance lock, before anything that finishes replacements or unlinks segments: done to segments
@@ -290,12 +290,12 @@ class _Cleaner:
         assert file is not None
         low, high = group[0].base_offset, group[-1].stats.next_offset
         new = Segment(log.disk, log.directory, low, log.seed)
-        new.adopt(self._built.stats(self.size))
-        new.give_index(self._built.index)
-        new.give_file(file)
+        new.set_stats(self._built.stats(self.size))
+        new.set_index(self._built.index)
+        new.use_file(file)
         swap = _swap_path(log, group)
         try:
-            log.tell_compaction()
+            log.record_compaction()
             file.sync()
             # What the names of all these mean changes now, while readers are in them.
             for segment in (*group, new):
@@ -303,10 +303,10 @@ class _Cleaner:
             file.close()
             log.replacing = (group, new)
             log.disk.rename(self._path, swap)
-            settle(log, publish)
+            publish_interrupted(log, publish)
         except BaseException as error:
             with contextlib.suppress(StreamlogError):  # it is settled before anything else is done
-                settle(log, publish)
+                publish_interrupted(log, publish)
             if new not in log.tail.segments:
                 self.abandon()
             if isinstance(error, OSError):
@@ -317,7 +317,7 @@ class _Cleaner:
         except OSError as error:
             raise as_storage_error(error, "swap in", swap) from error
         new.unpin()
-        new.keep_index()
+        new.write_index()
 
     def abandon(self) -> None:
         """Forget the result; what a failed unlink leaves is removed at the next open."""

@@ -159,10 +159,10 @@ class Durability:
         point = self.recovery_point
         for segment in tail.segments[:-1]:
             if segment.next_offset > self.recovery_point:
-                segment.keep_index()  # only now: what an index describes has to be on the device
+                segment.write_index()  # only now: what an index describes has to be on the device
                 point = segment.next_offset
             elif segment.is_unsaved:
-                segment.keep_index()
+                segment.write_index()
         if point > self.recovery_point:
             self._state.write(self._state.state._replace(recovery_point=point), sync=True)
 

@@ -383,7 +383,7 @@ class Log:
         old = tail.segments[-1]
         new = Segment(self.disk, self.directory, tail.end_offset, self.seed)
         self.durability.sync_truncation(old)
-        old.adopt(tail.active_stats())
+        old.set_stats(tail.active_stats())
         try:
             if self.disk.exists(new.path):  # left by a roll that was interrupted before it was published
                 self.disk.unlink(new.path)
@@ -422,12 +422,12 @@ class Log:
         if (until, horizon) != (self.cleaned_until, self._state.state.next_horizon):
             self._state.write(self._state.state._replace(cleaned_until=until, next_horizon=horizon), sync=False)
 
-    def tell_compaction(self) -> None:
+    def record_compaction(self) -> None:
         """Record on the device that offsets may be missing inside segments, before a compacted one is. Raises StorageError.
 
         REQUIRES: maintenance lock. Without it `verify` would report them as lost once the topic is no longer compacted.
         """
-        self._state.tell_compaction()
+        self._state.record_compaction()
 
     # -- deleting ------------------------------------------------------------------------------------
 
@@ -495,11 +495,11 @@ class Log:
         if self._refusal is not None:  # the end may be damaged: no recovery point is set there
             return
         active = tail.segments[-1]
-        active.adopt(tail.active_stats())
+        active.set_stats(tail.active_stats())
         durability.sync_truncation(active)
         durability.sync_end(tail)
         if tail.end_position:
-            active.keep_index()
+            active.write_index()
 
     def close_idle_files(self) -> None:
         """Close descriptors until the next use: a log of many partitions would run out of them."""

@@ -80,7 +80,7 @@ class LogReader:
             ):
                 return FetchData(latest[2], self.seed, segment.path, position, segment)
             if position < end:
-                data = segment.chunk(position, end, max_bytes)
+                data = segment.read_batches(position, end, max_bytes)
                 if end_offset < tail.end_offset:
                     data = batches_before(data, end_offset)
                 return FetchData(data, self.seed, segment.path, position, segment)
@@ -107,14 +107,14 @@ class LogReader:
             raise missing(tail.segments[0], tail.start_offset, tail.bases[0])
         segment = tail.segments[at]
         end = tail.end_position if segment is tail.segments[-1] else segment.size
-        near = segment.near(offset, end, max_bytes)
+        near = segment.find_and_read(offset, end, max_bytes)
         if near is not None:
             data = near[1] if end_offset >= tail.end_offset else batches_before(near[1], end_offset)
             return FetchData(data, self.seed, segment.path, near[0], segment, near[2])
         position = segment.locate(offset, end)
         if position is None:
             raise missing(segment, segment.stats.next_offset, (*tail.bases, tail.end_offset)[at + 1])
-        data = segment.chunk(position, end, max_bytes)
+        data = segment.read_batches(position, end, max_bytes)
         if end_offset < tail.end_offset:
             data = batches_before(data, end_offset)
         return FetchData(data, self.seed, segment.path, position, segment)
@@ -178,7 +178,7 @@ def _find_time(places: Places, timestamp: int, start_offset: int, end_offset: in
 def _first_at(
     segment: Segment, position: int, end: int, timestamp: int, start_offset: int, end_offset: int
 ) -> OffsetAndTimestamp | None:
-    data = segment.chunk(position, end, 0)
+    data = segment.read_batches(position, end, 0)
     header = read_header(data, 0, segment.seed, segment.path, position)
     payload = memoryview(data)[header.header_len : header.batch_len]
     verify_payload(header, payload, segment.seed, segment.path, position)

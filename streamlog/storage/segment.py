@@ -93,7 +93,7 @@ class Segment:
             file = self._file = self.disk.open(self.path, writable=not self.sealed)
         return file
 
-    def give_file(self, file: File) -> None:
+    def use_file(self, file: File) -> None:
         """Read through `file`, whatever the path says."""
         self._file = file
 
@@ -102,11 +102,11 @@ class Segment:
         self._index = Index()
         self._stats = Stats(self.base_offset, self.base_offset, 0, 0, -1, -1, -1)
 
-    def wake(self, found: Walk) -> None:
+    def make_active(self, found: Walk) -> None:
         """It is the last segment, as a walk found it: appended to from where its last good batch ends."""
         self.sealed = False
         self.release()
-        self.adopt(found.stats._replace(size=found.end))
+        self.set_stats(found.stats._replace(size=found.end))
         self._index = found.entries
         self._is_damaged = bool(found.damage)
 
@@ -141,13 +141,13 @@ class Segment:
         """From the index file or, if that is missing or damaged, from a walk over the headers. Raises what `read` raises."""
         stats = self._stats
         if stats is None:
-            stats = self.stored_stats()
+            stats = self.load_stats()
             if stats is None:
                 return self._walk().stats
             self._keep_stats(stats)
         return stats
 
-    def adopt(self, stats: Stats) -> None:
+    def set_stats(self, stats: Stats) -> None:
         """Set the statistics, and the size and next offset with them."""
         self._stats = stats
         self.next_offset, self.size = stats.next_offset, stats.size
@@ -165,7 +165,7 @@ class Segment:
             self.base_offset, self.next_offset, self.size, stats.records, stats.min_timestamp, self.max_timestamp
         )
 
-    def stored_stats(self) -> Stats | None:
+    def load_stats(self) -> Stats | None:
         """The stats in the index file, if that was made of this very segment."""
         try:
             file = self.disk.open(self.index_path, writable=False)
@@ -192,10 +192,10 @@ class Segment:
     def _walk(self) -> Walk:
         """Walk all headers: there is no index file."""
         found = scan.walk(self, self.size)
-        self.take(found)
+        self.keep_walk(found)
         return found
 
-    def take(self, found: Walk) -> None:
+    def keep_walk(self, found: Walk) -> None:
         """Keep what a walk over the whole segment found."""
         if self._stats is None:
             for error in found.damage:
@@ -212,7 +212,7 @@ class Segment:
             self._index = self._load_index()
         return self._index
 
-    def give_index(self, index: Index) -> None:
+    def set_index(self, index: Index) -> None:
         self._index = index
 
     def _load_index(self) -> Index:
@@ -225,7 +225,7 @@ class Segment:
             return loaded[0]
         return self._walk().entries
 
-    def keep_index(self) -> None:
+    def write_index(self) -> None:
         """Write the index file, atomically. A failure only costs a later walk, so it is logged and not raised.
 
         REQUIRES: the batches that the index describes are on the device. A segment in which batches are missing gets
@@ -321,7 +321,7 @@ class Segment:
     def _base_offset_at(self, position: int) -> int:
         return peek(self.read(FIXED_LEN, position)).base_offset
 
-    def near(self, offset: int, end: int, max_bytes: int) -> tuple[int, Buffer, BatchHeader] | None:
+    def find_and_read(self, offset: int, end: int, max_bytes: int) -> tuple[int, Buffer, BatchHeader] | None:
         """The batch that holds `offset`, and whole ones behind it, found and read in one go: position, bytes, and the
         first one's header, verified.
 
@@ -345,7 +345,7 @@ class Segment:
             at = stop
         return None
 
-    def chunk(self, position: int, end: int, max_bytes: int) -> Buffer:
+    def read_batches(self, position: int, end: int, max_bytes: int) -> Buffer:
         """Whole batches from `position` on: at least one, and no more than `max_bytes` unless one is larger.
 
         A view of what was read, for what is cut off its end is not worth a copy of the rest.

@@ -42,7 +42,7 @@ class LogSnapshot(NamedTuple):
 class AppendRequest:
     """Batches on their way into a log. `base_offset` is -1 until they are in it.
 
-    An interrupted caller asks `Log.settle` and then looks here: the log, not the caller's place in
+    An interrupted caller asks `Log.resolve_append` and then looks here: the log, not the caller's place in
     the code when the interrupt came, decides whether the batches are in.
     """
 

@@ -369,7 +369,7 @@ def _end_of(segment: FollowedSegment, slot: Slot | None, trusted_to: int | None)
             if isinstance(found, BatchHeader):
                 offset, position = found.next_offset, at + found.batch_len
         return offset, position
-    stats = segment.stored_stats()
+    stats = segment.load_stats()
     if stats is not None:
         return stats.next_offset, size
     seen = walk(segment, size, trusted_to)

@@ -122,13 +122,13 @@ def the_torn_end_stays_in_the_file(patch: Patch) -> None:
 
 
 def the_log_goes_on_behind_the_zeros(patch: Patch) -> None:
-    real = segment.Segment.wake
+    real = segment.Segment.make_active
 
-    def wake(self: Any, found: Any) -> None:
+    def make_active(self: Any, found: Any) -> None:
         real(self, found)
         self.size = self.file.size()
 
-    patch.setattr(segment.Segment, "wake", wake)
+    patch.setattr(segment.Segment, "make_active", make_active)
     patch.setattr(power_loss, "truncate", lambda disk, directory, end: None)
 
 

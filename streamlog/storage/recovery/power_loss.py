@@ -75,7 +75,7 @@ def find_end(segments: Sequence[Segment], recovery_point: int, log_start_offset:
         if found.stats.next_offset >= recovery_point:
             # Not the base offset of the next file: that one may have to go.
             segment.next_offset = found.stats.next_offset
-        segment.take(found)
+        segment.keep_walk(found)
         expected = max(expected, found.stats.next_offset)
     assert found is not None
     return LogEnd(tuple(segments), found)

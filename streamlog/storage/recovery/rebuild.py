@@ -136,9 +136,9 @@ class SegmentWriter:
         self._flush()
         file.sync()
         segment.size = self._position
-        segment.wake(walk(segment, self._position))
+        segment.make_active(walk(segment, self._position))
         if self._position:
-            segment.keep_index()
+            segment.write_index()
         segment.release()
         file.close()
         self._file = None

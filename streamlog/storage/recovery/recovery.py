@@ -56,7 +56,7 @@ def open_log(
         state_file = StateFile.open(disk, directory, topic_id, partition, is_new=is_new)
         state = state_file.state
         if not crash.clean:
-            state_file.settle()
+            state_file.rewrite()
         resynced = resync.resync(disk, directory, names, state.recovery_point, unsynced=crash.unsynced)
         if resynced.done:
             crash = PreviousShutdown(clean=False, same_boot=False)
@@ -73,7 +73,7 @@ def open_log(
     full: StreamlogError | None = None
     if left is not None:
         segments = list(left.segments)
-        segments[-1].wake(left.last)
+        segments[-1].make_active(left.last)
         full = power_loss.truncate_if_space(disk, directory, left)
         fault = None if left.is_torn else _end_fault(segments[-1], left.last, state.recovery_point, crash)
     else:
@@ -160,7 +160,7 @@ def _behind_the_loss(disk: Disk, directory: str, last: Segment, recovery_point: 
     last.sealed = True
     last.next_offset = max(last.next_offset + 1, recovery_point)
     behind = Segment(disk, directory, last.next_offset, last.seed)
-    behind.wake(walk(behind, 0))
+    behind.make_active(walk(behind, 0))
     return behind
 
 
@@ -208,7 +208,7 @@ def _is_settled(state_file: StateFile) -> bool:
 
 def _goes_on(segment: Segment, following: int) -> bool:
     """Whether the last segment but one was appended to after the roll that made the empty last one."""
-    stats = segment.stored_stats()
+    stats = segment.load_stats()
     if stats is not None:
         return stats.next_offset > following
     found = walk(segment, segment.size)
@@ -224,15 +224,15 @@ def _recover_tail(disk: Disk, active: Segment, recovery_point: int, crash: Previ
             if crash.clean:
                 loaded = index_files.load(disk, active.index_path, size, active.seed)
                 if loaded is not None and loaded[1].size == size and loaded[1].base_offset == active.base_offset:
-                    active.adopt(loaded[1])
-                    active.give_index(loaded[0])
+                    active.set_stats(loaded[1])
+                    active.set_index(loaded[0])
                     return None
             disk.unlink(active.index_path)
     except OSError as error:
         raise as_storage_error(error, "open", active.path) from error
     # No payload that a header announces can be missing, and one that was hurt otherwise is told to whoever reads it.
     found = walk(active, size)
-    active.wake(found)
+    active.make_active(found)
     active.size = size
     if found.end == size:
         return None

@@ -166,7 +166,7 @@ class _Check:
         """Check one segment; return the offset at which it ends."""
         file = self.disk.open(segment.path, writable=False)
         try:
-            segment.give_file(file)
+            segment.use_file(file)
             size = segment.size = file.size()
             walk = self._walk(segment, size, following, gaps)
         except StorageError as error:

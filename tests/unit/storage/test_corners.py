@@ -77,10 +77,10 @@ def test_a_state_that_can_neither_be_written_nor_synced_is_not_relied_upon(box: 
     before = file.state
     refused = refuse(b.disk, errno.EIO, f"{call} {b.path}/partition.state")
     with pytest.raises(StorageError, match=r"partition\.state"):
-        file.settle()
+        file.rewrite()
     refused.clear()
     assert file.state == before
-    file.settle()
+    file.rewrite()
 
 
 def test_on_a_full_disk_files_below_the_log_start_stay_and_are_not_read(box: MakeBox) -> None:
@@ -271,7 +271,7 @@ def test_a_batch_of_a_rare_form_is_counted_like_any_other(box: MakeBox, trusted_
         segment = Segment(b.disk, str(b.path), 0, SEED)
         path = b.path / "other"
         path.write_bytes(data)
-        segment.give_file(b.disk.open(str(path), writable=False))
+        segment.use_file(b.disk.open(str(path), writable=False))
         return walk(segment, len(data), trusted_to)
 
     found = look(data)
@@ -294,8 +294,8 @@ def test_a_batch_without_a_time_counts_for_none(box: MakeBox, form: int) -> None
     sealed = sealed._replace(attributes=sealed.attributes | form)
     (b.path / "other").write_bytes(stamp(sealed, SEED, 0, 0, NOW) + sealed.payload)
     segment = Segment(b.disk, str(b.path), 0, SEED)
-    segment.give_file(b.disk.open(str(b.path / "other"), writable=False))
-    segment.wake(walk(segment, sealed.length))
+    segment.use_file(b.disk.open(str(b.path / "other"), writable=False))
+    segment.make_active(walk(segment, sealed.length))
     assert (segment.stats.next_offset, segment.stats.min_timestamp, segment.stats.max_timestamp) == (10, -1, -1)
     assert segment.info().max_timestamp == NOW, "it is as old as its first append"
     (b.path / "other").unlink()

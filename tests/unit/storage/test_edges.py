@@ -255,10 +255,10 @@ def test_a_batch_that_ends_behind_what_may_be_read_is_cut_short(box: MakeBox) ->
     b.append(b"x" * 500)
     segment = b.log.tail.segments[0]
     with pytest.raises(CorruptRecordError, match="cut short"):
-        segment.chunk(0, 300, 1)
+        segment.read_batches(0, 300, 1)
     with pytest.raises(CorruptRecordError, match="cut short"):
         list(segment.headers(0, 300))
-    assert segment.chunk(0, 50, 1000) == b.logs()[0].read_bytes()[:50]
+    assert segment.read_batches(0, 50, 1000) == b.logs()[0].read_bytes()[:50]
 
 
 def test_a_search_in_a_file_that_is_shorter_than_expected_ends(box: MakeBox) -> None:

@@ -244,7 +244,17 @@ def _interrupt_everywhere(run: Callable[[int], bool]) -> None:
 
 @pytest.mark.parametrize("rolls", [False, True])
 def test_interrupted_at_any_line_of_append_the_write_is_in_or_out_and_says_which(box: MakeBox, rolls: bool) -> None:
-    functions = {"append", "roll", "_finish_or_undo", "create", "_is_full", "is_due", "add", "adopt", "active_stats"}
+    functions = {
+        "append",
+        "roll",
+        "_finish_or_undo",
+        "create",
+        "_is_full",
+        "is_due",
+        "add",
+        "set_stats",
+        "active_stats",
+    }
 
     def run(line: int) -> bool:
         b = box(segment_bytes=1024)
@@ -361,7 +371,7 @@ def test_interrupted_at_any_line_of_the_short_way_the_record_is_in_or_out(box: M
         "_is_full",
         "is_due",
         "add",
-        "adopt",
+        "set_stats",
         "active_stats",
     }
 
