@@ -9,13 +9,10 @@ import warnings
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 import streamlog
-from streamlog.client.cleanup import Cleanup
-from streamlog.client.consumer.membership import LocalMembers
 
 from .held_files import descriptors
 
@@ -89,31 +86,6 @@ def test_nothing_is_kept_of_a_group_in_which_nobody_is(log: streamlog.StreamLog,
     before = count()
     work(100)
     assert count() - before < 50
-
-
-def test_a_member_that_is_added_while_its_empty_group_is_removed_is_found() -> None:
-    """The two steps of tidying, with the other thread between them."""
-
-    class Here:
-        def evict_if_thread_ended(self) -> None: ...
-
-    class Members(dict):  # type: ignore[type-arg]
-        def pop(self, *args: object) -> object:
-            popped = super().pop(*args)
-            if entering:
-                popped.add(entering.pop())
-            return popped
-
-    entering: list[Any] = []
-    local_members = LocalMembers(Cleanup())
-    local_members._members = Members()
-    first, second, third = Here(), Here(), Here()
-    local_members.add("g", first)  # type: ignore[arg-type]
-    entering.append(second)
-    local_members.remove("g", first)  # type: ignore[arg-type]
-    assert local_members.others("g", third) == [second]  # type: ignore[arg-type]
-    local_members.remove("g", second)  # type: ignore[arg-type]
-    assert local_members._members == {}
 
 
 def test_opening_and_closing_leaves_no_thread_and_no_file_open(tmp_path: Path) -> None:
