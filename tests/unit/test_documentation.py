@@ -4,6 +4,7 @@ without a docstring, and no text names a file that does not exist.
 
 from __future__ import annotations
 
+import ast
 import contextlib
 import doctest
 import importlib
@@ -204,6 +205,38 @@ def test_the_source_names_no_module_that_does_not_exist(folder: str) -> None:
 def test_a_mention_of_a_module_that_does_not_exist_is_found() -> None:
     text = "see `storage/log.py`, `outbox.py` and broker/catalog.py"
     assert missing_modules(text, PACKAGE / "client" / "__init__.py") == ["outbox.py", "broker/catalog.py"]
+
+
+# -- the maps of the packages ----------------------------------------------------------------------------
+
+PACKAGES = sorted(path.parent for path in PACKAGE.rglob("__init__.py") if path.parent != PACKAGE)
+# Their docstrings are still to be rewritten for the present modules.
+UNFINISHED = {"broker", "client", "client/producer", "coordinator", "storage"}
+
+
+def map_of(docstring: str) -> set[str]:
+    """The modules that a package's docstring explains, as "- `a`, `b`: …" or "- `a`: … `b`: …"."""
+    heads = re.findall(r"(?:^- |[.;] |^  )((?:`[\w/]+`(?:, | and )?)+):", docstring, re.MULTILINE)
+    return {name.strip("/") for head in heads for name in re.findall(r"`([\w/]+)`", head)}
+
+
+@pytest.mark.parametrize("package", PACKAGES, ids=lambda path: str(path.relative_to(PACKAGE)))
+def test_the_docstring_of_a_package_names_each_of_its_modules_and_no_other(package: Path) -> None:
+    if str(package.relative_to(PACKAGE)) in UNFINISHED:
+        pytest.xfail("to be rewritten")
+    docstring = ast.get_docstring(ast.parse((package / "__init__.py").read_text(encoding="utf-8"))) or ""
+    modules = {path.stem for path in package.glob("*.py")} - {"__init__", "__main__"}
+    modules |= {path.parent.name for path in package.glob("*/__init__.py")}
+    assert map_of(docstring) == modules
+
+
+def test_a_map_lists_modules_before_a_colon_only() -> None:
+    assert map_of("The log.\n\n- `log`, `tail`: see `index`. `scan`:\n  walks.\n- `verify/`: `Report`.") == {
+        "log",
+        "tail",
+        "scan",
+        "verify",
+    }
 
 
 # -- tables ----------------------------------------------------------------------------------------------
