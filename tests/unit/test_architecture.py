@@ -114,7 +114,6 @@ LADDERS = {
     "Shard(MemberRequests)",
     "Shard(OffsetRequests)",
     "_After(Completion)",
-    "_Check(Findings)",
     "_Repair(Inspection)",
 }
 
@@ -415,6 +414,21 @@ def test_what_breaks_the_rule_is_found(rule: Rule, files: dict[str, str]) -> Non
 )
 def test_what_keeps_the_rule_is_not_reported(rule: Rule, files: dict[str, str]) -> None:
     assert rule([module(path, text) for path, text in files.items()]) == []
+
+
+def test_the_lists_of_exceptions_name_nothing_that_is_gone(source: Modules) -> None:
+    there = {
+        f"{node.name}({base_name(base)})"
+        for each in source
+        for node in ast.walk(each.tree)
+        if isinstance(node, ast.ClassDef)
+        for base in node.bases
+    }
+    assert sorted((IS_ONE | LADDERS) - there) == []
+    for package, allowed in MAY_IMPORT.items():
+        used = [found for each in source if each.package == package for found in imports_of(each, source)]
+        for below, names in allowed.items():
+            assert names <= {found.name for found in used if (found.inside or "").split(".")[0] == below}, below
 
 
 def test_importing_the_library_imports_no_optional_package() -> None:
