@@ -1,4 +1,4 @@
-"""What works on a directory that nobody has open.
+"""What works on the files of a log without opening it.
 
-- `verify`: every checksum and invariant; `repair`: a log without what is damaged; `replay`: the metadata and the groups.
+- `verify`: checks every checksum and invariant; the log may be open meanwhile. `repair`: copies what is not damaged.
 """
