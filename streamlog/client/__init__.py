@@ -1,18 +1,15 @@
-"""What the user holds: the log, topics, producers, consumers, groups.
+"""The public handles: the log, topics, producers, consumers, groups, workers.
 
-One record's way in: `producer.send` finds the topic's `route` (serializers, partitioner, limits), puts
-the record into the open batch of a `PartitionQueue` (`accumulator`), and whoever fills the batch, or
-the linger's end, encodes it once and gives it to the service. A `Delivery` is a batch and an index.
+A record is sent by `producer/`: `Producer.send` looks up the topic, puts the record into the open batch of its partition
+and returns a `Delivery`. The thread that fills the batch, or the end of the linger, encodes the batch and gives it to the
+service. A record is read by `consumer/`: `Consumer.poll` renews the membership, fetches encoded batches from each
+partition that is assigned, verifies them and makes Records.
 
-One record's way out: `Consumer.poll` has its `coordinator` look at the group, then asks the `fetcher` of each assigned
-partition (`subscription_state`); the fetcher gets bytes, `decode` verifies them and builds Records in C.
+Everything goes through the `Service` of `broker/api.py`, which `broker/opening.py` makes. Only this package blocks: it
+waits for the service's Completions on raw locks, so that Ctrl-C ends a wait.
 
-Only this package blocks, always on a raw lock of its own. It reaches the broker through
-`broker/api.py` and nothing else, which `broker/opening.py` gives them.
-
-- `streamlog`, `background`: opening, sharing and closing a log; what its handles share
-- `topic`, `producer`, `consumer/`, `group`, `workers`: the handles
-- `route`, `routes`, `batch`, `accumulator`, `outbox`, `bulk`, `delivery`, `partitioner`, `serde`: sending
-- `cleanup`: work left for later, for objects that were collected, or closed in the middle of a call
-- `options`: settings as callers give them; `handle`: what all handles have in common
+- `streamlog`: `open`, and the log; `background`, `cleanup`: what the handles of a log share, and closes that are deferred
+- `topic`, `group`, `producer/producer`, `consumer/consumer`, `workers`: the other handles; `handle`: what all have in common
+- `record_handler`, `dead_letters`, `handler`: how workers handle a record, and which handlers they accept
+- `arguments`, `config_types`: arguments and settings as callers give them; `serde`: keys, values and headers as bytes
 """

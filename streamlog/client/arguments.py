@@ -1,4 +1,4 @@
-"""Times, timeouts, partitions, offsets and disks as callers give them."""
+"""Times, timeouts, partitions, offsets, clocks and disks, as callers give them: checked, and in one form."""
 
 from __future__ import annotations
 
@@ -7,8 +7,9 @@ from datetime import datetime
 from itertools import islice
 from typing import Any
 
+from ..broker.api import Service
 from ..config import shown
-from ..errors import ConfigError
+from ..errors import ConfigError, OffsetOutOfRangeError
 from ..types import OffsetAndMetadata, Record, TopicPartition
 
 
@@ -19,44 +20,46 @@ def partition_of(given: Any) -> TopicPartition:
     raise ConfigError(f"A partition is a TopicPartition, or an equal tuple such as ('orders', 0), not {given!r:.80}.")
 
 
-# What a record's offset can be, here as in Kafka: 64 bits with a sign.
+# The largest offset, here as in Kafka: a signed integer of 64 bits.
 LARGEST_OFFSET = 2**63 - 1
-# Longer than any program runs, and short enough to be added to any clock.
+# Longer than a program runs, and short enough to be added to any clock.
 LONGEST_S = 1e9
 
 
 def is_offset(given: Any) -> bool:
-    """Whether it is an int that an offset can be."""
+    """Whether it is an int from 0 to the largest offset."""
     return isinstance(given, int) and not isinstance(given, bool) and 0 <= given <= LARGEST_OFFSET
 
 
 def seconds(timeout: Any) -> float:
-    """A timeout in real seconds; less than none is none, more than any program runs is cut. Raises ConfigError."""
+    """A timeout in real seconds: a negative one becomes 0, a very long one LONGEST_S. Raises ConfigError."""
     try:
         if isinstance(timeout, (bool, str, bytes)) or timeout != timeout:
             raise TypeError
         return float(min(max(timeout, 0.0), LONGEST_S))
     except (TypeError, ValueError) as error:
-        raise ConfigError(f"timeout={shown(timeout)} is no number of seconds, such as 0.5.", name="timeout") from error
+        raise ConfigError(
+            f"timeout={shown(timeout)} is not a number of seconds, such as 0.5.", name="timeout"
+        ) from error
 
 
 def seconds_or_none(timeout: Any) -> float | None:
-    """`seconds`, where None is a wait without an end."""
+    """`seconds`, or None for a wait without a timeout."""
     return None if timeout is None else seconds(timeout)
 
 
 def up_to(limit: int, given: Iterable[Any]) -> Iterable[Any]:
-    """What is given, but of an iterator, which may have no end, no more than `limit`."""
+    """The items given; of an iterator, which may have no end, only the first `limit`."""
     return given if isinstance(given, Sized) else islice(given, limit)
 
 
 def count_of(given: object, taken: Sized) -> str:
-    """How many there are, as far as they were `taken` by `up_to`."""
+    """How many items there are, as text, if `taken` is what `up_to` took of them."""
     return f"{len(taken)}" if isinstance(given, Sized) else f"{len(taken)} or more"
 
 
 def commit_offsets(offsets: Any) -> dict[TopicPartition, OffsetAndMetadata]:
-    """What `commit` takes, a Record or a mapping, as the NEXT offset of each partition. Raises ConfigError."""
+    """The NEXT offset of each partition, from a Record or a mapping, as `commit` takes them. Raises ConfigError."""
     if isinstance(offsets, Record):
         offsets = {offsets.topic_partition: offsets.offset + 1 if is_offset(offsets.offset) else offsets.offset}
     if not isinstance(offsets, Mapping):
@@ -74,7 +77,7 @@ def _checked(name: Any, made: OffsetAndMetadata) -> OffsetAndMetadata:
     offset, metadata, leader_epoch = made
     if not is_offset(offset):
         raise ConfigError(
-            f"{shown(offset)} is no offset to commit for {shown(name)}: an int from 0 to 2**63 - 1, the NEXT to read."
+            f"{shown(offset)} cannot be committed for {shown(name)}: give an int from 0 to 2**63 - 1, the NEXT offset to read."
         )
     if metadata is not None and not isinstance(metadata, str):
         raise ConfigError(f"The metadata of a commit is a str, not {shown(metadata)}.")
@@ -85,24 +88,46 @@ def _checked(name: Any, made: OffsetAndMetadata) -> OffsetAndMetadata:
     return made if metadata is not None else OffsetAndMetadata(offset, "", leader_epoch)
 
 
+def out_of_range(what: str, offset: Any, name: TopicPartition, start: int, end: int) -> OffsetOutOfRangeError:
+    """The error for an offset that a partition does not have; `what` stands before it in the message."""
+    return OffsetOutOfRangeError(
+        f"{what}{shown(offset)} is outside {name.topic}-{name.partition}, which holds {start} up to, not including, {end}.",
+        log_start_offset=start,
+        log_end_offset=end,
+    )
+
+
+def offset_at(service: Service, name: TopicPartition, at: Any, start: int, end: int) -> int:
+    """The offset in a partition from `start` to `end` that `at` means: "earliest", "latest", or an aware datetime.
+
+    A datetime means the first record at or after it, or `end` if there is none. Raises ConfigError for a naive one.
+    """
+    if isinstance(at, datetime):
+        found = service.find_time(name, to_ms(at))
+        return end if found is None else found.offset
+    return start if at == "earliest" else end
+
+
 def to_ms(at: Any) -> int:
-    """Milliseconds since the epoch from an int or an aware datetime. Raises ConfigError (a ValueError) for a naive one."""
+    """Milliseconds since the epoch, from an int or an aware datetime. Raises ConfigError for a naive datetime."""
     if isinstance(at, datetime):
         if at.tzinfo is None or at.utcoffset() is None:
             raise ConfigError(
-                f"{at!r} has no time zone, so it names no moment; pass an aware datetime, such as "
+                f"{at!r} has no time zone, so it does not name a moment. Pass an aware datetime, such as "
                 f"datetime(..., tzinfo=datetime.UTC)."
             )
         whole = at.replace(microsecond=0)
         # Rounded up: a record at or after a moment is at or after the next whole millisecond.
         return round(whole.timestamp()) * 1000 + -(-at.microsecond // 1000)
     if isinstance(at, bool) or not isinstance(at, int):
-        raise ConfigError(f"{shown(at)} is no time: pass an int of milliseconds since the epoch, or an aware datetime.")
+        raise ConfigError(
+            f"{shown(at)} is not a time: pass an int of milliseconds since the epoch, or an aware datetime."
+        )
     return at
 
 
 def check_clock(clock: Any) -> Any:
-    """`clock` if it tells the time, or None; ConfigError otherwise."""
+    """`clock`, which may be None. Raises ConfigError if it has not a clock's methods."""
     if clock is not None and not all(callable(getattr(clock, name, None)) for name in ("time_ms", "monotonic")):
         raise ConfigError(
             f"clock={shown(clock)} has no time_ms() and monotonic(): give a streamlog.testing.ManualClock, or leave it out.",
@@ -112,10 +137,10 @@ def check_clock(clock: Any) -> Any:
 
 
 def check_disk(disk: Any) -> Any:
-    """`disk` if it can be one, or None; ConfigError otherwise."""
+    """`disk`, which may be None. Raises ConfigError if it has not a disk's methods."""
     if disk is not None and not all(callable(getattr(disk, name, None)) for name in ("open", "sync_dir", "lock")):
         raise ConfigError(
-            f"disk={shown(disk)} is no disk: give a streamlog.testing.SimulatedDisk or FaultyDisk, or leave it out.",
+            f"disk={shown(disk)} is not a disk: give a streamlog.testing.SimulatedDisk or FaultyDisk, or leave it out.",
             name="disk",
         )
     return disk

@@ -1,7 +1,7 @@
-"""The settings as callers give them: what `**config` may hold, for editors and type checkers.
+"""The settings as callers give them: what `**config` may have, for editors and type checkers.
 
-`config` holds what they become: frozen, validated, resolved. Times with `_ms` are int milliseconds, or a
-timedelta where `Ms` says so; None is unlimited.
+`streamlog/config.py` has what they become: checked, with defaults, frozen. Names that end in `_ms` are times in int
+milliseconds, or also a timedelta where the type is `Ms`; None means unlimited.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ De: TypeAlias = "Serde[Any] | Callable[[bytes], Any] | Mapping[str, Any]"
 
 
 class TopicConfig(TypedDict, total=False):
-    """A topic's settings, under Kafka's names. Unset `segment_*` follow the retention, an eighth of it."""
+    """A topic's settings, under Kafka's names. A `segment_*` that is not given is an eighth of the retention."""
 
     retention_ms: Ms
     retention_bytes: int | None
@@ -41,7 +41,7 @@ class TopicConfig(TypedDict, total=False):
 
 
 class TopicDefaults(TopicConfig, total=False):
-    """What `open` takes beside its own parameters: defaults for topics created later."""
+    """What `open` takes besides its own parameters: defaults for new topics."""
 
     partitions: int
     replication_factor: int
@@ -67,7 +67,7 @@ class ProducerConfig(TypedDict, total=False):
 
 
 class ConsumerConfig(TypedDict, total=False):
-    """A consumer's settings beside its group and its deserializers."""
+    """A consumer's settings besides its group and its deserializers."""
 
     auto_offset_reset: Literal["earliest", "latest", "none"]
     enable_auto_commit: bool

@@ -1,8 +1,8 @@
-"""Records that a group's handler failed on, kept in a topic of their own.
+"""Dead letters: records that a group's handler failed on, kept in a topic of their own.
 
-Whatever the source topic allowed can be kept: a topic made here takes larger records than the source does, for the
-headers that are added; one that was there is given a larger `max_message_bytes` when a record needs it; and a
-timestamp that it refuses becomes a header alone. A record that could not be put aside would stop its group for ever.
+A record that could not be kept would stop its group for good, so the dead-letter topic takes whatever the source topic
+did. A topic that is created here takes larger records than the source, because headers are added. An existing topic gets
+a larger `max_message_bytes` when a record needs it. If the topic refuses the record's timestamp, only a header has it.
 """
 
 from __future__ import annotations
@@ -23,14 +23,14 @@ from .producer.producer import SharedProducer
 logger = logging.getLogger("streamlog.client")
 
 SUFFIX = ".dead-letters"
-HEADERS_ROOM = 1 << 16  # more than the headers added here take
+HEADERS_BYTES = 1 << 16  # more than the headers added here take
 _LONGEST_NAME = 249
 _TEXT_BYTES = 4096
 _FRAMES = 10
 
 
 def topic_of(source: str) -> str:
-    """The topic for the dead letters of `source`. A name that would be too long is cut, and told apart by a digest."""
+    """The topic for the dead letters of `source`. A name that would be too long is cut, and gets a digest of all of it."""
     if len(source) + len(SUFFIX) > _LONGEST_NAME:
         digest = hashlib.sha256(source.encode()).hexdigest()[:16]
         source = f"{source[: _LONGEST_NAME - len(SUFFIX) - len(digest) - 1]}-{digest}"
@@ -38,13 +38,15 @@ def topic_of(source: str) -> str:
 
 
 class DeadLetters:
-    """Sends records to `topic`, or to `TOPIC.dead-letters` of each. Thread-safe."""
+    """Sends records to `topic`, or if that is None to `TOPIC.dead-letters` of each record's topic. Thread-safe."""
 
     def __init__(
         self, log: Parent, topic: str | None, sources: Iterable[str], patterns: Iterable[re.Pattern[str]]
     ) -> None:
-        """`sources`: the topics that the group reads now. Raises ConfigError where its dead letters would come back to
-        it, or would replace each other."""
+        """`sources` are the topics that the group reads now, `patterns` those by which it finds others.
+
+        Raises ConfigError if the group would read its own dead letters, or if they would replace each other.
+        """
         self._log = log
         self._topic = None if topic is None else check_topic_name(topic)
         self._producer = SharedProducer(max_request_size=LARGEST_RECORD, buffer_memory=LARGEST_RECORD)
@@ -52,8 +54,8 @@ class DeadLetters:
         for name in sorted({self._target(source) for source in names}):
             if (name == topic and name in names) or any(pattern.fullmatch(name) for pattern in patterns):
                 raise ConfigError(
-                    f"The group reads {name!r}, the topic of its own dead letters: what it fails on would come back to it for "
-                    f"ever. Read other topics (a pattern may exclude names), or give another dead_letter_topic.",
+                    f"The group reads {name!r}, the topic of its own dead letters: it would fail on them again and again. Read "
+                    f"other topics (a pattern may exclude names), or give another dead_letter_topic.",
                     name="dead_letter_topic",
                 )
             view = log._use().image.topics.get(name)
@@ -68,7 +70,7 @@ class DeadLetters:
         return self._topic or topic_of(source)
 
     def send(self, record: Record[Any, Any], error: BaseException) -> str:
-        """Put a record aside, with headers that tell from where and why; the topic it went to, where it is on return."""
+        """Write a record to its dead-letter topic, whose name is returned; headers say where it comes from, and why."""
         topic = self._target(record.topic)
         if topic not in self._log:
             self._create(topic, record.topic)
@@ -82,7 +84,7 @@ class DeadLetters:
             ("dead_letter.error", _encoded(describe(error))[:_TEXT_BYTES]),
             ("dead_letter.traceback", _last_frames(error)),
         )
-        # A record as large as any may be has no room for more; where it came from is logged then.
+        # The largest records leave no space for headers. The caller logs where the record comes from.
         for added in (origin + why, origin):
             try:
                 self._send(topic, record, (*record.headers, *added))
@@ -96,19 +98,19 @@ class DeadLetters:
     def _create(self, topic: str, source: str) -> None:
         settings = {
             "cleanup_policy": "delete",
-            "max_message_bytes": self._room_for(source),
+            "max_message_bytes": self._largest_of(source),
             "message_timestamp_after_max_ms": None,
         }
         self._log._use().create_topic(topic, None, settings, exist_ok=True)
 
-    def _room_for(self, source: str, size: int = 0) -> int:
-        """How large a dead letter may be: one of `size`, and as large a record as `source` takes with its headers."""
+    def _largest_of(self, source: str, size: int = 0) -> int:
+        """The `max_message_bytes` for dead letters of `size` bytes, and of the largest records of `source` with headers."""
         view = self._log._use().image.topics.get(source)
         allowed = view.config.max_message_bytes if view is not None else 0
-        return min(LARGEST_RECORD, max(size, allowed + HEADERS_ROOM))
+        return min(LARGEST_RECORD, max(size, allowed + HEADERS_BYTES))
 
     def _send(self, topic: str, record: Record[Any, Any], headers: HeaderTuple) -> None:
-        """Send it; with another timestamp if the topic refuses its own, after raising the topic's limit if it is too large."""
+        """Send it. If the topic refuses its timestamp, send it with the present time; if its size, raise the topic's limit."""
         timestamp: int | None = record.timestamp
         grown = False
         while True:
@@ -129,7 +131,7 @@ class DeadLetters:
                     "%s takes records of %d bytes, and a dead letter has %d: its max_message_bytes is raised",
                     topic, error.max_size, error.size,
                 )  # fmt: skip
-                self._log._use().update_topic(topic, {"max_message_bytes": self._room_for(record.topic, error.size)})
+                self._log._use().update_topic(topic, {"max_message_bytes": self._largest_of(record.topic, error.size)})
 
     def close(self) -> None:
         self._producer.close()
@@ -140,5 +142,5 @@ def _encoded(text: str) -> bytes:
 
 
 def _last_frames(error: BaseException) -> bytes:
-    """Where it was raised: the innermost frames. Without the message, which may be long, and is elsewhere."""
+    """The innermost frames of the traceback. The message, which may be long, is in another header."""
     return _encoded("".join(traceback.format_tb(error.__traceback__, limit=-_FRAMES)))[-_TEXT_BYTES:]

@@ -1,4 +1,4 @@
-"""A consumer group as its operator sees it, and the workers that handle its records."""
+"""A consumer group: its members, offsets and lag, and the start of workers that handle its records."""
 
 from __future__ import annotations
 
@@ -6,19 +6,20 @@ from collections.abc import Callable, Mapping
 from datetime import datetime
 from typing import Any
 
-from ..config import choice, shown, text
+from ..config import choice, text
 from ..coordinator import GroupDescription
-from ..errors import ConfigError, OffsetOutOfRangeError
+from ..errors import ConfigError
 from ..runtime.threads import result_of
 from ..types import MemberInfo, OffsetAndMetadata, Record, TopicPartition
-from .arguments import partition_of, to_ms
+from .arguments import is_offset, offset_at, out_of_range, partition_of
 from .consumer.consumer import Consumer
 from .handle import Parent
+from .record_handler import WorkersConfig
 from .workers import Workers
 
 
 class ConsumerGroup:
-    """A handle on a group, which need not exist yet; made by `log.group(name)`. Thread-safe.
+    """A handle on a consumer group, which need not exist yet. Made by `log.group(name)`. Thread-safe.
 
     >>> import streamlog
     >>> with streamlog.open() as log:
@@ -36,7 +37,7 @@ class ConsumerGroup:
 
     @property
     def state(self) -> str:
-        """Empty, Reconciling (partitions are moving), Stable, or Dead where there is no such group."""
+        """ "Empty", "Reconciling" (partitions are moving), "Stable", or "Dead" if there is no such group."""
         return self._describe().state
 
     def members(self) -> list[MemberInfo]:
@@ -66,24 +67,28 @@ class ConsumerGroup:
         until_end: bool = False,
         **config: Any,
     ) -> Workers:
-        """Have `workers` threads call `handler(record)` for every record; returns at once.
+        """Have `workers` threads call `handler(record)` for every record of the topics; return at once.
 
-        A record is finished, and may be committed, when the handler returned. When it raises it is called
-        again, `retries` times, each wait twice as long as the one before, beginning with `retry_backoff_ms`;
-        after that "stop" stops all workers (the record is not finished, and `wait` raises the error), "skip"
-        logs it and goes on, "dead_letter" sends the record to `dead_letter_topic` (`TOPIC.dead-letters` if
-        not given) with headers that tell from where and why, and goes on: `dead_letter.topic`, `.partition`, `.offset`,
-        `.timestamp`, `.error` and `.traceback`, its last frames. A dead-letter topic that is too small for a record has
-        its `max_message_bytes` raised; one that refuses the record's timestamp gets it with the present time. With `until_end` the workers end
-        at the end offsets of now. Raises ConfigError for an async or generator function: nothing would run it.
+        A record is finished, and may be committed, when the handler returns. When the handler raises, it is called again
+        up to `retries` times. The first retry waits `retry_backoff_ms`, each further one twice as long. After that,
+        `on_error` decides:
 
-        The threads outlive the main thread, as Python's own do: a program whose main thread ends goes on handling
-        records until `stop`, an error, or Ctrl-C. Those started in a daemon thread are daemons too.
+        - "stop": all workers stop. The record is not finished, and `wait` raises the error.
+        - "skip": the error is logged, and the record is finished.
+        - "dead_letter": the record is sent to `dead_letter_topic`, by default `TOPIC.dead-letters`, and is finished. The
+          dead letter has the record's key and value, and these headers more: `dead_letter.topic`, `.partition`, `.offset`
+          and `.timestamp` of the record, `.error`, and `.traceback` (the last frames). The dead-letter topic is created if
+          it does not exist; its `max_message_bytes` is raised if a record needs it; and if it refuses the record's
+          timestamp, the dead letter gets the present time.
+
+        With `until_end` the workers end at the end offsets of now. `config`: the settings of their consumers. Raises
+        ConfigError for an async or generator function, because nothing would run it.
+
+        The threads outlive the main thread, as Python's own threads do: a program whose main thread ends goes on handling
+        records until `stop`, an error, or Ctrl-C. Workers that a daemon thread starts are daemon threads too.
         """
-        return Workers(
-            self._log, self.name, handler, topics, config, workers=workers, on_error=on_error, retries=retries,
-            retry_backoff_ms=retry_backoff_ms, dead_letter_topic=dead_letter_topic, until_end=until_end,
-        )  # fmt: skip
+        settings = WorkersConfig(workers, on_error, retries, retry_backoff_ms, dead_letter_topic, until_end)
+        return Workers(self._log, self.name, handler, topics, settings, config)
 
     def run(
         self,
@@ -97,9 +102,9 @@ class ConsumerGroup:
         until_end: bool = False,
         **config: Any,
     ) -> None:
-        """`start`, and wait: until the end with `until_end`, else until an error, Ctrl-C, or `log.close()`.
+        """`start`, and wait for the workers: to the end with `until_end`, else until an error, Ctrl-C, or `log.close()`.
 
-        Ctrl-C lets the records in hand be finished, then raises KeyboardInterrupt.
+        After Ctrl-C the records that are being handled are finished; then KeyboardInterrupt is raised.
         """
         with self.start(
             handler, *topics, workers=workers, on_error=on_error, retries=retries, retry_backoff_ms=retry_backoff_ms,
@@ -110,17 +115,18 @@ class ConsumerGroup:
     # -- offsets -------------------------------------------------------------------------------------
 
     def offsets(self) -> dict[TopicPartition, OffsetAndMetadata]:
-        """What is committed: the NEXT offset of each partition, and its metadata."""
+        """What is committed for each partition: the NEXT offset to read, and its metadata."""
         return self._log._use().committed(self.name, None)
 
     def committed(self) -> dict[TopicPartition, int]:
-        """The NEXT offset of each partition something is committed for."""
+        """The NEXT offset to read of each partition for which one is committed."""
         return {name: committed.offset for name, committed in self.offsets().items()}
 
     def lag(self) -> dict[TopicPartition, int]:
-        """How many offsets the group's commits are behind the end of each partition it reads.
+        """How many offsets lie between what is committed and the end of each partition.
 
-        Where nothing is committed yet all that the partition holds counts.
+        The partitions are those of the topics that the group has committed for or reads now. Where nothing is committed,
+        all that the partition holds counts.
         """
         service = self._log._use()
         committed = self.committed()
@@ -136,53 +142,48 @@ class ConsumerGroup:
         return lag
 
     def reset(self, *topics: Any, to: str | datetime | Mapping[TopicPartition, int]) -> None:
-        """Set the committed offsets: of these topics, or of all the group has committed for.
+        """Set the committed offsets of these topics, or of all topics that the group has committed for.
 
-        `to`: "earliest", "latest", an aware datetime, or a mapping of partition → next offset. Raises
-        GroupNotEmptyError while the group has members, OffsetOutOfRangeError, CommitFailedError if a topic is
-        deleted meanwhile; then nothing changed.
+        `to`: "earliest", "latest", an aware datetime (the first record at or after it), or a mapping of TopicPartition to
+        the NEXT offset. Raises GroupNotEmptyError if the group has members, OffsetOutOfRangeError, and CommitFailedError
+        if a topic is deleted meanwhile; then nothing has changed.
         """
         service = self._log._use()
         self._log._local_members.evict_dead(self.name)
-        topics_now = service.image.topics  # once: a topic that is made anew meanwhile is another one
-        names = [self._log._name_of(topic)[0] for topic in topics] or sorted({n.topic for n in self.offsets()})
-        wanted: dict[TopicPartition, OffsetAndMetadata] = {}
+        topics_now = service.image.topics  # read once: a topic that is recreated meanwhile is another topic
+        names = [self._log._name_of(topic)[0] for topic in topics]
         if isinstance(to, Mapping):
-            for given, offset in to.items():
-                name = partition_of(given)
-                if topics and name.topic not in names:
-                    raise ConfigError(
-                        f"reset: {tuple(name)} is not of the topics given ({', '.join(names)}).", name="to"
-                    )
-                start, end = service.bounds(name, "read_committed")
-                if isinstance(offset, bool) or not isinstance(offset, int) or not start <= offset <= end:
-                    raise OffsetOutOfRangeError(
-                        f"reset: offset {shown(offset)} is outside {name.topic}-{name.partition}, which holds {start} up to, not "
-                        f"including, {end}.",
-                        log_start_offset=start,
-                        log_end_offset=end,
-                    )
-                wanted[name] = OffsetAndMetadata(offset)
+            wanted = {partition_of(given): OffsetAndMetadata(offset) for given, offset in to.items()}
+            self._check(wanted, names)
         else:
             if not isinstance(to, datetime):
                 choice("to", to, ("earliest", "latest"))
-            for topic in names:
+            wanted = {}
+            for topic in names or sorted({name.topic for name in self.offsets()}):
                 for number in range(service.topic(topic).partitions):
                     name = TopicPartition(topic, number)
                     wanted[name] = OffsetAndMetadata(self._where(name, to))
         ids = {name: topics_now[name.topic].id_bytes for name in wanted if name.topic in topics_now}
         result_of(service.commit(self.name, None, 0, wanted, ids))
 
+    def _check(self, wanted: Mapping[TopicPartition, OffsetAndMetadata], topics: list[str]) -> None:
+        """Raise ConfigError for a partition of other topics, OffsetOutOfRangeError for an offset that it does not have."""
+        for name, (offset, _, _) in wanted.items():
+            if topics and name.topic not in topics:
+                raise ConfigError(
+                    f"reset: {tuple(name)} is not a partition of the topics given ({', '.join(topics)}).", name="to"
+                )
+            start, end = self._log._use().bounds(name, "read_committed")
+            if not is_offset(offset) or not start <= offset <= end:
+                raise out_of_range("reset: offset ", offset, name, start, end)
+
     def _where(self, name: TopicPartition, to: Any) -> int:
+        """The offset that "earliest", "latest" or a datetime means."""
         service = self._log._use()
-        start, end = service.bounds(name, "read_committed")
-        if isinstance(to, datetime):
-            found = service.find_time(name, to_ms(to))
-            return end if found is None else found.offset
-        return start if to == "earliest" else end
+        return offset_at(service, name, to, *service.bounds(name, "read_committed"))
 
     def delete(self) -> None:
-        """Forget the group and its offsets. Raises GroupNotEmptyError, GroupIdNotFoundError."""
+        """Delete the group and its offsets. Raises GroupNotEmptyError if it has members, GroupIdNotFoundError."""
         service = self._log._use()
         self._log._local_members.evict_dead(self.name)
         result_of(service.delete_group(self.name))

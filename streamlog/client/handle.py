@@ -1,4 +1,4 @@
-"""What all handles have in common: they can be closed, and warn if they were not."""
+"""What all handles have in common: they belong to a log, can be closed, and warn if they were not."""
 
 from __future__ import annotations
 
@@ -71,7 +71,7 @@ class Closing:
             raise self._closed_error.copy()
 
     def _abandon(self) -> None:
-        """In a forked child: refuse from now on, touch nothing."""
+        """In a forked child: raise ForkedError from now on, and touch nothing."""
         self._closed_error = forked()
 
     def _warn_open(self) -> None:

@@ -1,8 +1,8 @@
-"""What a group's workers may call for each record: a plain function, or an object that is called like one.
+"""Which handlers a group's workers accept: plain functions, and objects that are called like one.
 
-A coroutine function or a generator function only makes an object when it is called; its body would never
-run, and every record would be committed unhandled. Such handlers are refused at `run` and `start`, and one
-that hides (a lambda that returns a coroutine) at its first record, which stays uncommitted.
+A coroutine function or a generator function only makes an object when it is called. Its body would never run, and every
+record would be committed unhandled. `run` and `start` refuse such handlers. One that cannot be recognized, such as a
+lambda that returns a coroutine, is refused at its first record, which is not committed.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ _DEEPEST = 100  # partials of partials, and objects whose `__call__` is an objec
 
 
 def check_handler(handler: Any) -> None:
-    """Raise ConfigError for what cannot be called, or would be called without running."""
+    """Raise ConfigError for a handler that cannot be called, or whose body a call does not run."""
     if not callable(handler):
         raise ConfigError(
             f"handler={shown(handler)} cannot be called; give a function that takes a record.", name="handler"
@@ -36,7 +36,7 @@ def check_handler(handler: Any) -> None:
 
 
 def deferred(function: Any) -> str | None:
-    """What kind of function it is, if calling it runs nothing; None for one that runs when it is called."""
+    """What kind of function it is, if a call does not run its body; None if a call runs it."""
     for _ in range(_DEEPEST):
         if inspect.iscoroutinefunction(function):
             return ASYNC
@@ -50,13 +50,13 @@ def deferred(function: Any) -> str | None:
             return None
         else:
             function = inspect.getattr_static(type(function), "__call__", None)
-            if not isinstance(function, (FunctionType, partial)):  # written in C, or found at run time only
+            if not isinstance(function, (FunctionType, partial)):  # written in C, or only found when it is called
                 return None
     return None
 
 
 def check_result(result: object) -> None:
-    """Raise ConfigError for what a handler returned and nothing will ever run. It is closed, so that it does not warn."""
+    """Raise ConfigError for a coroutine or generator that a handler returned, and close it, so that it does not warn."""
     if isinstance(result, _UNRUN):
         if not isinstance(result, AsyncGeneratorType):
             result.close()

@@ -1,10 +1,10 @@
-"""Turning values into bytes and back: the four Serdes that ship, and how a setting becomes a function.
+"""Keys, values and headers as bytes: the four Serdes of the library, and how a setting becomes a function.
 
-A `Serde` is any object with `serialize` and `deserialize`; neither is ever called with None, because
-no key and a tombstone are facts of the log and not values. Wherever one is taken, a plain function
-does as well, or a mapping from topic names to either. `streamlog.serde` hands the names on.
+A `Serde` is any object with `serialize` and `deserialize`. Neither is called with None: a missing key and a tombstone
+are not values. Wherever a setting takes a Serde, it also takes a plain function, or a mapping from topic names to either.
+`streamlog.serde` has the public names.
 
-Whatever a serializer raises, the producer wraps in a SerializationError before anything is written.
+Whatever a serializer raises becomes a SerializationError, before anything is written.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ Serialize: TypeAlias = Callable[[Any], bytes]
 
 
 class Serde(Protocol[T]):
-    """Both directions for one type. Never called with None; thread-safe, since producers are."""
+    """Both directions for one type. Never called with None; it has to be thread-safe, because producers are."""
 
     def serialize(self, value: T, /) -> bytes: ...
     def deserialize(self, data: bytes, /) -> T: ...
@@ -37,7 +37,7 @@ De: TypeAlias = "Serde[Any] | Callable[[bytes], Any] | Mapping[str, De]"
 
 
 class _Named:
-    """Shown, pickled and copied by its name in this module."""
+    """A Serde whose repr, pickle and copy are its name in this module."""
 
     name: str
 
@@ -49,7 +49,7 @@ class _Named:
 
 
 class BytesSerde(_Named):
-    """Bytes as they are. Stricter than no Serde at all, which takes a str and stores it as UTF-8.
+    """Bytes as they are. Raises TypeError for a str; without a Serde a str is stored as UTF-8.
 
     >>> bytes_.serialize(bytearray(b"as it is"))
     b'as it is'
@@ -67,7 +67,7 @@ class BytesSerde(_Named):
 
 
 class StringSerde(_Named):
-    """str as UTF-8. Raises TypeError for anything else, UnicodeError for what UTF-8 cannot hold.
+    """str as UTF-8. Raises TypeError for any other type, UnicodeError for a str that UTF-8 cannot encode.
 
     >>> string.deserialize(string.serialize("Zürich"))
     'Zürich'
@@ -85,17 +85,17 @@ class StringSerde(_Named):
 
 
 class JsonSerde(_Named):
-    """JSON in UTF-8 without spaces, as every other language reads it.
+    """JSON in UTF-8, without spaces.
 
-    Raises TypeError for types that JSON lacks and ValueError for NaN and infinities: Python would
-    write them, and few others could read them. Tuples come back as lists.
+    Raises TypeError for types that JSON does not have, and ValueError for NaN and infinities, which are not valid JSON.
+    A tuple is read back as a list.
 
     >>> json.serialize({"city": "Zürich", "delay": 4}).decode()
     '{"city":"Zürich","delay":4}'
     """
 
     name = "json"
-    # json.dumps with any option builds an encoder for each call.
+    # json.dumps with an option makes an encoder for each call.
     _encode = _json.JSONEncoder(ensure_ascii=False, allow_nan=False, separators=(",", ":")).encode
     _decode = _json.JSONDecoder().decode
 
@@ -109,27 +109,26 @@ class JsonSerde(_Named):
 class MsgpackSerde(_Named):
     """msgpack, with str and bytes kept apart.
 
-    Extension types, timestamps included, are refused in both directions: what they mean is agreed
-    between programs and not written in the data. No length that the data claims is believed beyond
-    the data itself. Tuples come back as lists, so a tuple cannot be a key of a map.
+    Extension types, timestamps included, raise ValueError in both directions: their meaning is not in the data. A length in
+    the data that is larger than the data raises ValueError too. A tuple is read back as a list, so it cannot be a key of a
+    map.
 
     >>> msgpack.deserialize(msgpack.serialize({"id": 7, "raw": b"x"}))
     {'id': 7, 'raw': b'x'}
     """
 
     name = "msgpack"
-    # Bytes that open an extension. Most values hold none, and then the second look is not needed.
+    # The bytes that begin an extension. Most values have none of them, and need not be decoded to be checked.
     _maybe_extension = re.compile(rb"[\xc7-\xc9\xd4-\xd8]").search
 
     def serialize(self, value: Any, /) -> bytes:
         data: bytes = _msgpack.packb(value, use_bin_type=True)
         if self._maybe_extension(data):
-            # Written, it could never be read again.
-            self.deserialize(data)
+            self.deserialize(data)  # raises for an extension, which could not be read again
         return data
 
     def deserialize(self, data: bytes, /) -> Any:
-        # max_ext_len alone lets empty extensions pass, the hook alone lets timestamps pass.
+        # max_ext_len alone accepts empty extensions, and the hook alone accepts timestamps.
         return _msgpack.unpackb(data, raw=False, strict_map_key=False, max_ext_len=0, ext_hook=_refuse_extension)
 
 
@@ -144,21 +143,21 @@ msgpack = MsgpackSerde()
 
 
 def resolve_serializer(ser: Ser | None, topic: str, what: str = "value") -> Serialize | None:
-    """The function that serialises for `topic`, or None: bytes go through as they are (`to_bytes`).
+    """The function that serializes for `topic`, or None if bytes are stored as they are (`to_bytes`).
 
-    `what`, "key" or "value", names the setting in errors. A mapping is checked whole, and one
-    without the topic means None. Raises ConfigError for what can serialise nothing.
+    `what`, "key" or "value", names the setting in errors. A mapping is checked whole; one without the topic means None.
+    Raises ConfigError for a setting that is neither a Serde, a function nor a mapping.
     """
     return _resolve(ser, topic, f"{what}_serializer", "serialize")
 
 
 def resolve_deserializer(de: De | None, topic: str, what: str = "value") -> Callable[[bytes], Any] | None:
-    """The function that deserialises for `topic`, or None: bytes are handed out as they are.
+    """The function that deserializes for `topic`, or None if bytes are returned as they are.
 
     Otherwise as `resolve_serializer`.
     """
     function = _resolve(de, topic, f"{what}_deserializer", "deserialize")
-    # Raw reading makes no call per record; this Serde would make one to the same end.
+    # None saves a call for each record.
     return None if function == bytes_.deserialize else function
 
 
@@ -181,7 +180,7 @@ def _resolve(given: Any, topic: str, setting: str, method: str) -> Callable[[Any
 
 
 def _plain(function: Callable[[Any], Any], setting: str) -> Callable[[Any], Any]:
-    """`function`, unless it is async: called, it would only make a coroutine. A generator may be what it is to make."""
+    """`function`. Raises ConfigError for an async one, which only makes a coroutine; a generator may be what is wanted."""
     kind = deferred(function)
     if kind == ASYNC:
         raise ConfigError(
@@ -191,10 +190,9 @@ def _plain(function: Callable[[Any], Any], setting: str) -> Callable[[Any], Any]
 
 
 def to_bytes(value: Any, what: str) -> bytes | None:
-    """A key, value or header as the log stores it: bytes, or None. str becomes UTF-8; no copy of bytes is made.
+    """A key, value or header as it is stored: bytes, or None. A str becomes UTF-8; bytes are not copied.
 
-    `what` names the thing in the error, a SerializationError (a TypeError), which also says how to
-    pass a serializer.
+    Raises SerializationError (a TypeError) for other types. `what`, such as "key", names the thing in the message.
 
     >>> to_bytes("é", "value")
     b'\\xc3\\xa9'
@@ -205,7 +203,7 @@ def to_bytes(value: Any, what: str) -> bytes | None:
         try:
             return value.encode("utf-8")
         except UnicodeEncodeError as error:
-            raise SerializationError(f"the {what} is a str that UTF-8 cannot hold: {error}") from error
+            raise SerializationError(f"the {what} is a str that UTF-8 cannot encode: {error}") from error
     if isinstance(value, (bytes, bytearray, memoryview)):
         return bytes(value)
     remedy = (

@@ -1,9 +1,9 @@
-"""`open` and `StreamLog`: the door to everything else."""
+"""`open`, and the log that it returns."""
 
 from __future__ import annotations
 
 import weakref
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from typing import Any, Unpack
 
@@ -32,7 +32,7 @@ from .topic import Topic
 
 _UNSET: Any = object()
 registry: Registry[Background] = Registry(Background)
-"""What this process has open."""
+"""The logs that this process has open."""
 
 
 def open(
@@ -49,35 +49,38 @@ def open(
     disk: Any = None,
     **topic_defaults: Unpack[TopicDefaults],
 ) -> StreamLog:
-    """Open the log in directory `path`, made if absent; without a path a temporary one, removed at close.
+    """Open the log in directory `path`, which is created if it does not exist.
 
-    One process owns a directory at a time (LogLockedError names the pid; `lock_timeout` waits, seconds). Any number of
-    others open it with `read_only=True`: they see what the owner writes within 20 ms, write nothing, and read on
-    when the owner is gone. Everything that would write then raises ReadOnlyError, `consumer(group=…)` too.
-    `sync`: what is acknowledged is on the device, safe from a power loss; producers that wait at the same time
-    share one sync. Without it a killed process loses nothing, and `StreamLog.sync` makes a moment durable.
-    A second open in this process with the same options gives another handle on the same log.
-    `auto_create_topics`: sending to or reading an unknown topic creates it. `clock`: a
-    `testing.ManualClock` moves time by hand. Other settings are defaults for new topics
-    (`partitions=4`, `retention_ms=…`) and are stored with each when it is created. `disk`: a
-    `testing.SimulatedDisk` or `testing.FaultyDisk` in place of the machine's own files. `force`: accept that
-    partitions are lost whose directories are gone, or were emptied; each goes on, empty, at the greatest offset that
-    is known of it (by its state, by what groups committed), and is an ordinary one from then on.
+    Without a path the log is temporary: its directory is removed at close. A second open of a directory in this process,
+    with the same options, returns another handle on the same log.
 
-    Raises FormatError for a directory that is not empty and no log, or one of a newer format; CorruptRecordError, every
-    time, where a partition is lost.
+    One process at a time owns a directory. While it does, an open in another process raises LogLockedError, which has
+    the owner's pid; `lock_timeout` waits for the owner to close it, in seconds.
+
+    - `read_only`: follow the directory of another process, which may be running or not. Any number of processes can. They
+      see what the owner writes within 20 ms, and write nothing: what would write, `consumer(group=…)` too, raises
+      ReadOnlyError.
+    - `sync`: a record is acknowledged once it is on the device, so it survives a power loss; producers that wait at
+      the same time share a sync. Without it a record survives the death of the process, and `StreamLog.sync` makes what
+      was acknowledged so far survive a power loss.
+    - `auto_create_topics`: sending to a topic that does not exist, or reading it, creates it.
+    - `force`: accept that partitions are lost whose directories are missing or were emptied. Each of them continues,
+      empty, at the greatest offset that is known of it, from its state or from committed offsets.
+    - `clock`: a `streamlog.testing.ManualClock` moves time by hand. `disk`: a `testing.SimulatedDisk` or
+      `testing.FaultyDisk` takes the place of the machine's files.
+    - All other settings are defaults for new topics (`partitions=4`, `retention_ms=…`), and are stored with each topic
+      when it is created.
+
+    Raises FormatError for a directory that is neither empty nor a log, or is of a newer format; CorruptRecordError if a
+    partition is lost, at every open without `force`; ConfigError.
 
     >>> import streamlog
     >>> with streamlog.open(partitions=2) as log:
     ...     log.create_topic("orders").partitions
     2
     """
-    for name, value, default, instead in (
-        ("brokers", brokers, (None, 1), "a log has one broker directory."),
-        ("replica_lag_time_max_ms", replica_lag_time_max_ms, (30_000,), "there are no replicas to lag."),
-    ):
-        if not any(type(value) is type(one) and value == one for one in default):
-            raise not_yet(name, value, instead)
+    _refuse_for_now("brokers", brokers, (None, 1), "a log has one broker directory.")
+    _refuse_for_now("replica_lag_time_max_ms", replica_lag_time_max_ms, (30_000,), "there are no replicas to lag.")
     if path is None or path == "":
         raise ConfigError(
             f"open({path!r}): a path names the log's directory; leave it out for a temporary log that is removed at close.",
@@ -85,24 +88,27 @@ def open(
         )
     real("lock_timeout", lock_timeout, 0.0, 86_400.0)
     defaults = open_defaults(topic_defaults)
-    choice("auto_create_topics", auto_create_topics, (False, True))
-    choice("sync", sync, (False, True))
-    choice("read_only", read_only, (False, True))
-    choice("force", force, (False, True))
+    flags = {"auto_create_topics": auto_create_topics, "sync": sync, "force": force}
+    for name, value in {**flags, "read_only": read_only}.items():
+        choice(name, value, (False, True))
     if read_only:
-        _refuse_for_reading(path, auto_create_topics=auto_create_topics, sync=sync, force=force, **topic_defaults)
+        _refuse_for_reading(path, {**flags, **topic_defaults})
     options = OpenOptions(
-        bool(auto_create_topics),
+        auto_create_topics,
         check_clock(clock),
         float(lock_timeout),
         defaults,
         check_disk(disk),
         sync,
-        bool(read_only),
-        bool(force),
+        read_only,
+        force,
     )
+    return _open(None if path is _UNSET else url_of(path), options)
+
+
+def _open(url: str | None, options: OpenOptions) -> StreamLog:
     user = object()
-    engine = registry.open(None if path is _UNSET else url_of(path), options, user)
+    engine = registry.open(url, options, user)
     try:
         return StreamLog(engine, user)
     except BaseException:
@@ -110,8 +116,14 @@ def open(
         raise
 
 
-def _refuse_for_reading(path: Any, **settings: Any) -> None:
-    """Raise ConfigError for what contradicts `read_only=True`."""
+def _refuse_for_now(name: str, value: object, known: Sequence[object], instead: str) -> None:
+    """Raise ConfigError for a setting that has no effect in this version, unless its value says what holds anyway."""
+    if not any(type(value) is type(one) and value == one for one in known):
+        raise not_yet(name, value, instead)
+
+
+def _refuse_for_reading(path: Any, settings: Mapping[str, Any]) -> None:
+    """Raise ConfigError for settings that contradict `read_only=True`."""
     if path is _UNSET:
         raise ConfigError("read_only=True needs a path: a temporary log is new, and has nothing to read.", name="path")
     for name, value in settings.items():
@@ -124,10 +136,10 @@ def _refuse_for_reading(path: Any, **settings: Any) -> None:
 
 
 class StreamLog(Closing):
-    """A log: topics, and everything that reads and writes them. Thread-safe; made by `streamlog.open`.
+    """A log: topics, and the producers, consumers and groups that write and read them. Thread-safe.
 
-    Iterates over the names of its topics. Closing it closes its producers (flushing them), consumers
-    and workers.
+    Made by `streamlog.open`. Iterating over it gives the names of its topics. Closing it closes its workers, its
+    consumers, and its producers, which are flushed.
 
     >>> import streamlog
     >>> with streamlog.open() as log:
@@ -164,10 +176,10 @@ class StreamLog(Closing):
         exist_ok: bool = False,
         **topic_config: Unpack[TopicConfig],
     ) -> Topic[Any, Any]:
-        """Create a topic; what is not given comes from `open`'s defaults, then from the library's.
+        """Create a topic. Settings that are not given come from the defaults of `open`, then from those of the library.
 
-        Raises InvalidTopicError, TopicAlreadyExistsError (unless `exist_ok`, which leaves the topic as it
-        is), ConfigError.
+        Raises InvalidTopicError for a name that is not allowed, TopicAlreadyExistsError (with `exist_ok` an existing
+        topic is returned as it is), ConfigError.
         """
         settings: dict[str, Any] = dict(topic_config)
         if replication_factor is not None:
@@ -176,12 +188,15 @@ class StreamLog(Closing):
         return Topic(self, name)
 
     def topic(self, name: str, *, key_serde: Any = None, value_serde: Any = None) -> Topic[Any, Any]:
-        """A handle on a topic, with serdes for its keys and values if given. Raises UnknownTopicOrPartitionError."""
+        """A handle on a topic, with serdes for its keys and values if they are given.
+
+        Raises UnknownTopicOrPartitionError if there is no such topic, unless `auto_create_topics` creates it.
+        """
         self._topic_view(name)
         return Topic(self, name, key_serde=key_serde, value_serde=value_serde)
 
     def topics(self, *, internal: bool = False) -> list[Topic[Any, Any]]:
-        """Handles on all topics, by name; with `internal` those of the log itself too."""
+        """Handles on all topics, in the order of their names; with `internal`, also the topics of the log itself."""
         views = self._use().image.topics.values()
         return [Topic(self, view.name) for view in sorted(views) if internal or not view.internal]
 
@@ -196,13 +211,16 @@ class StreamLog(Closing):
         return iter(sorted(name for name, view in topics.items() if not view.internal))
 
     def delete_topic(self, name: str) -> None:
-        """Delete a topic, its records and its committed offsets. For good."""
+        """Delete a topic, its records and its committed offsets. This cannot be undone.
+
+        Raises UnknownTopicOrPartitionError.
+        """
         self._use().delete_topic(name)
 
     # -- clients -------------------------------------------------------------------------------------
 
     def producer(self, **config: Unpack[ProducerConfig]) -> Producer:
-        """A producer; see `Producer` and `ProducerConfig`."""
+        """A producer with these settings; see `Producer`. Raises ConfigError, ReadOnlyError."""
         self._use()
         self._local_members.clean_up()
         return Producer(self, **config)
@@ -215,7 +233,10 @@ class StreamLog(Closing):
         value_deserializer: Any = None,
         **config: Unpack[ConsumerConfig],
     ) -> Consumer[Any, Any]:
-        """A consumer of topics (names, Topics, compiled patterns), alone or in a group."""
+        """A consumer of topics, alone or as a member of a group; see `Consumer`.
+
+        A topic is a name, a Topic, or a compiled pattern of names. Raises ConfigError, UnknownTopicOrPartitionError.
+        """
         self._use()
         self._local_members.clean_up()
         return Consumer(
@@ -233,20 +254,21 @@ class StreamLog(Closing):
         return ConsumerGroup(self, name)
 
     def groups(self) -> list[ConsumerGroup]:
-        """Handles on the groups there are, by name."""
+        """Handles on all groups, in the order of their names."""
         return [ConsumerGroup(self, name) for name in self._use().list_groups()]
 
     def metrics(self) -> dict[str, Any]:
-        """Plain numbers by topic and partition, counted since the log was opened; JSON-able."""
+        """Numbers by topic and partition, counted since the log was opened. They can be written as JSON."""
         return self._use().metrics()
 
     def sync(self) -> None:
-        """Have everything acknowledged so far on the device, in every partition: safe from a power loss.
+        """Sync every partition: what was acknowledged so far is on the device, and survives a power loss.
 
-        With `sync=True` that is so already; records still lingering are flushed by their producer, not by
-        this. Calls at the same time share their syncs. Cost: one `fdatasync` for each partition written to
-        since the last one. Raises PoisonedLogError or StorageError for the first partition that failed, after
-        all were tried.
+        With `sync=True` it is there already. Records that linger in a producer are not written; `Producer.flush` writes
+        them. Calls at the same time share their syncs. Cost: one `fdatasync` for each partition that was written to since
+        the last sync.
+
+        Raises PoisonedLogError or StorageError for the first partition that failed, after all were tried.
 
         >>> import streamlog
         >>> with streamlog.open() as log:
@@ -268,11 +290,11 @@ class StreamLog(Closing):
     # -- closing -------------------------------------------------------------------------------------
 
     def close(self) -> None:
-        """Close the log's workers, consumers and producers, then the log; raise the first error, closed all the same.
+        """Close the log's workers, consumers and producers, then the log. Raises the first error; all is closed all the same.
 
-        In a signal handler or finalizer it may be put off until the call that was interrupted ends.
+        In a signal handler or finalizer the close may be deferred until the call that was interrupted ends.
         """
-        if self._ended:  # and no Ctrl-C came into the last try
+        if self._ended:  # and not interrupted by Ctrl-C
             return
         if is_inside() or self._wakes_a_call():
             self._cleanup.defer_close(self.close)
@@ -280,7 +302,7 @@ class StreamLog(Closing):
             self._close(None)
 
     def _wakes_a_call(self) -> bool:
-        """Whether a consumer's call of this thread was interrupted; it ends soon then."""
+        """Whether the caller interrupted a call of this thread on a consumer, which is woken then, and ends soon."""
         waking = [child._end_call_soon() for child in snapshot(self._children) if isinstance(child, Consumer)]
         return any(waking)
 
@@ -308,7 +330,7 @@ class StreamLog(Closing):
                 del first  # it refers to this frame
 
     def _closers(self, limit_s: float | None) -> Iterator[Callable[[], None]]:
-        """How to close each child: who handles records first, then who reads, then who sends. `limit_s` for each kind."""
+        """How to close each child: first workers, then consumers, then producers. `limit_s`: for each of the three kinds."""
         children = snapshot(self._children)
         left = _time_left(limit_s)
         for child in children:
@@ -326,7 +348,7 @@ class StreamLog(Closing):
         if not self._ended:
             for child in snapshot(self._children):
                 if isinstance(child, Consumer):
-                    child.stop()  # a loop in another thread ends as if it was asked to, without an error
+                    child.stop()  # a loop over it in another thread ends without an error
             self._close(limit_s)
 
     def _abandon_all(self) -> None:
@@ -345,10 +367,13 @@ class StreamLog(Closing):
         where = "temporary" if self._engine.temporary else repr(self._engine.path)
         return f"<streamlog.StreamLog {where}{' closed' if self._closed_error is not None else ''}>"
 
-    # -- what its children need ----------------------------------------------------------------------
+    # -- for its children ----------------------------------------------------------------------------
 
     def _use(self) -> Service:
-        """The service, if the log is open. What its children do begins here, so here a call in the middle of one ends."""
+        """The service. Raises ClosedError, and ReentrantCallError in the middle of another call of this thread.
+
+        Every call of a child begins here, so deferred closes are run here.
+        """
         refuse_reentry()
         if self._cleanup.deferred_closes:
             self._cleanup.run_deferred_closes()
@@ -366,7 +391,7 @@ class StreamLog(Closing):
         return next(self._engine.numbers)
 
     def _topic_view(self, name: Any) -> TopicView:
-        """The topic as it is now; created if the log was opened to do that."""
+        """The topic as it is now; created if it does not exist and the log was opened with `auto_create_topics`."""
         service = self._use()
         view = service.image.topics.get(name) if isinstance(name, str) else None
         if view is not None:
@@ -380,7 +405,7 @@ class StreamLog(Closing):
         return service.topic(name)
 
     def _name_of(self, topic: Any) -> tuple[str, Any, Any]:
-        """A topic's name and serdes from a name or a handle."""
+        """A topic's name and serdes, from its name or a handle. Raises ConfigError, InvalidTopicError."""
         if isinstance(topic, str):
             return topic, None, None
         if isinstance(topic, Topic):
@@ -395,7 +420,7 @@ class StreamLog(Closing):
     def _decoders(
         self, config: ConsumerSettings, serdes: dict[str, tuple[Any, Any]]
     ) -> Callable[[TopicPartition], Decoder]:
-        """How a consumer's records are deserialized: by its own settings, else by the serdes of the Topic given."""
+        """How to deserialize the records of a partition: by the consumer's settings, else by the serdes of the Topic given."""
         resolve_deserializer(config.key_deserializer, "", "key")
         resolve_deserializer(config.value_deserializer, "")
 

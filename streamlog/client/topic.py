@@ -1,4 +1,4 @@
-"""A topic: its records, read and sent without a producer or consumer, and its upkeep."""
+"""A topic: its records, read and sent without a producer or consumer, and its settings and maintenance."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from typing import Any, Generic, Unpack
 from uuid import UUID
 
 from ..broker.metadata import TopicView
-from ..config import choice, shown
-from ..errors import ConfigError, OffsetOutOfRangeError, UnknownTopicIdError
+from ..config import choice
+from ..errors import ConfigError, UnknownTopicIdError
 from ..runtime.values import refuse_to_copy
 from ..types import K, PartitionInfo, Record, RecordMetadata, TopicPartition, V
-from .arguments import to_ms
+from .arguments import is_offset, offset_at, out_of_range
 from .config_types import TopicConfig
 from .consumer.decode import Decoder
 from .consumer.fetcher import PartitionFetcher
@@ -28,19 +28,22 @@ _TAKE = 512
 
 
 class Records(chain[Record[K, V]], Generic[K, V]):
-    """A bounded read: partition after partition, from start to end as they were at the call.
+    """The records of a bounded read: one partition after another, from start to end as they were at the call.
 
-    An iterator. It is a chain of runs of records, so a loop over it pays no Python frame a record.
+    An iterator. It is a chain of lists of records, so that a loop over it needs no Python frame for each record.
     """
 
-    __reduce_ex__ = refuse_to_copy  # a copy would take records from this one
+    __reduce_ex__ = refuse_to_copy  # a copy would take records away from this one
 
     def __repr__(self) -> str:
         return "<streamlog.Records>"
 
 
 class Topic(Generic[K, V]):
-    """A handle on one topic, equal and hashable by log and name; made by `log.topic(name)` or `log[name]`.
+    """A handle on one topic. Made by `log.topic(name)` or `log[name]`; equal and hashable by log and name. Thread-safe.
+
+    Every use raises UnknownTopicOrPartitionError once the topic is deleted, and UnknownTopicIdError once another topic was
+    created under its name.
 
     >>> import streamlog
     >>> with streamlog.open() as log:
@@ -59,10 +62,10 @@ class Topic(Generic[K, V]):
         # The key in a producer's cache: equal handles may have other serdes, or mean another topic of the same name.
         self._cache_key = (log._identity(), self.id.int, id(key_serde), id(value_serde))
 
-    # -- what it is ----------------------------------------------------------------------------------
+    # -- description ---------------------------------------------------------------------------------
 
     def _view(self) -> TopicView:
-        """The topic as it is now. Raises UnknownTopicIdError if it was deleted and made again."""
+        """The topic as it is now. Raises UnknownTopicIdError if it was deleted and created again."""
         view = self._log._use().topic(self.name)
         if view.id != self.id:
             raise UnknownTopicIdError(
@@ -74,16 +77,16 @@ class Topic(Generic[K, V]):
 
     @property
     def partitions(self) -> int:
-        """How many partitions there are now."""
+        """How many partitions the topic has now."""
         return self._view().partitions
 
     @property
     def config(self) -> Mapping[str, Any]:
-        """The settings in effect; None is unlimited."""
+        """The settings in effect; None means unlimited."""
         return MappingProxyType(self._view().config.public())
 
     def partition(self, n: int) -> PartitionInfo:
-        """A snapshot of partition `n`: offsets, size, leader."""
+        """What partition `n` holds now: its offsets, its size, its leader."""
         self._view()
         return self._log._use().partition_info(TopicPartition(self.name, n))
 
@@ -98,7 +101,7 @@ class Topic(Generic[K, V]):
         partition: int | None = None,
         timestamp_ms: int | None = None,
     ) -> Delivery[RecordMetadata]:
-        """`Producer.send` without a linger or a transaction: in the log on return."""
+        """`Producer.send` without a linger or a transaction: the record is in the log on return."""
         producer: Producer = self._log._topic_producer()
         return producer.send(self, value, key, headers=headers, partition=partition, timestamp_ms=timestamp_ms)
 
@@ -111,7 +114,7 @@ class Topic(Generic[K, V]):
         partition: int | None = None,
         timestamps_ms: Iterable[int] | None = None,
     ) -> Delivery[Sequence[RecordMetadata]]:
-        """`Producer.send_many`: everything checked before the first append, in the log on return."""
+        """`Producer.send_many` without a linger: the records are in the log on return."""
         producer: Producer = self._log._topic_producer()
         return producer.send_many(self, values, keys, headers=headers, partition=partition, timestamps_ms=timestamps_ms)
 
@@ -126,11 +129,13 @@ class Topic(Generic[K, V]):
         isolation_level: str = "read_committed",
         on_corrupt: str = "raise",
     ) -> Records[K, V]:
-        """The records from `start` up to, not including, `end`, of one partition or of all, one after another.
+        """The records from `start` up to, not including, `end`, of one partition, or of all, one partition after another.
 
-        An int is an offset, a datetime (aware) the first record at or after it. The bounds are checked
-        and fixed at the call. Raises OffsetOutOfRangeError, ValueError; CorruptRecordError on the way
-        unless `on_corrupt="skip"`. Cost: a fifth of a µs a record.
+        An int is an offset; an aware datetime means the first record at or after it. The bounds are checked and fixed at
+        the call. Cost: a fifth of a microsecond for each record.
+
+        Raises OffsetOutOfRangeError, and ConfigError (a ValueError) for a naive datetime. While it is read, it raises
+        CorruptRecordError at a damaged batch, unless `on_corrupt="skip"`, which logs the batch and skips it.
         """
         bounded = self._readers(partition, start, end, isolation_level, on_corrupt)
         runs = (run for reader, stop in bounded for run in _lists(reader, stop))
@@ -147,7 +152,7 @@ class Topic(Generic[K, V]):
         isolation_level: str = "read_committed",
         on_corrupt: str = "raise",
     ) -> Iterator[RecordBatch[K, V]]:
-        """`read`, by columns; the first and the last batch are cut to `start` and `end`."""
+        """`read`, as batches of columns; the first and the last batch are cut to `start` and `end`."""
         bounded = self._readers(partition, start, end, isolation_level, on_corrupt)
         return chain.from_iterable(reader.batches_until(stop) for reader, stop in bounded)
 
@@ -175,46 +180,47 @@ class Topic(Generic[K, V]):
         return bounded
 
     def _offset(self, name: TopicPartition, at: Any, low: int, high: int, what: str) -> int:
+        """The offset that `at` means; `what` is the argument's name. Raises OffsetOutOfRangeError, ConfigError."""
         if isinstance(at, str):
             choice(what, at, ("earliest", "latest"))
-            return low if at == "earliest" else high
-        if isinstance(at, datetime):
-            found = self._log._use().find_time(name, to_ms(at))
-            return high if found is None else found.offset
-        if isinstance(at, bool) or not isinstance(at, int) or not low <= at <= high:
-            raise OffsetOutOfRangeError(
-                f"{what}={shown(at)} is outside {name.topic}-{name.partition}, which holds offsets {low} up to, not including, "
-                f"{high}.",
-                log_start_offset=low,
-                log_end_offset=high,
-            )
-        return at
+        if isinstance(at, (str, datetime)):
+            return offset_at(self._log._use(), name, at, low, high)
+        if not is_offset(at) or not low <= at <= high:
+            raise out_of_range(f"{what}=", at, name, low, high)
+        offset: int = at
+        return offset
 
-    # -- upkeep --------------------------------------------------------------------------------------
+    # -- maintenance ---------------------------------------------------------------------------------
 
     def apply_retention(self) -> None:
-        """Delete what the retention lets go, now, rolling the active segment first."""
+        """Delete what the retention settings no longer keep, now. Rolls the active segment first."""
         self._view()
         self._log._use().apply_retention(self.name)
 
     def compact(self) -> None:
-        """Compact now, rolling the active segment first. Raises ConfigError unless the topic is compacted, ClosedError if
-        the log is closed meanwhile: that does not wait for it."""
+        """Compact the topic now. Rolls the active segment first.
+
+        Raises ConfigError if the topic is not compacted, and ClosedError if the log is closed meanwhile: closing ends the
+        compaction.
+        """
         self._view()
         self._log._use().compact(self.name)
 
     def update_config(self, **topic_config: Unpack[TopicConfig]) -> None:
-        """Change settings; what is in the log stays until they are applied to it."""
+        """Change settings. Records that they no longer keep stay until retention or compaction runs. Raises ConfigError."""
         self._view()
         self._log._use().update_topic(self.name, topic_config)
 
     def add_partitions(self, total: int) -> None:
-        """Grow to `total` partitions. Records of one key may from then on go to another one."""
+        """Grow to `total` partitions. A key's later records may go to another partition than its earlier ones."""
         self._view()
         self._log._use().add_partitions(self.name, total)
 
     def delete_records(self, before: Mapping[int, int]) -> None:
-        """Forget the records before an offset, by partition. Raises OffsetOutOfRangeError; then nothing went."""
+        """Delete the records before an offset, in each partition given: `{0: 1000}`.
+
+        Raises OffsetOutOfRangeError for an offset past the end; then nothing was deleted.
+        """
         view = self._view()
         service = self._log._use()
         if not isinstance(before, Mapping):
@@ -222,23 +228,19 @@ class Topic(Generic[K, V]):
                 f"delete_records takes a mapping of partition number to offset, not {before!r:.80}.", name="before"
             )
         for number, offset in before.items():
-            low, high = service.bounds(TopicPartition(view.name, number), "read_uncommitted")
-            if isinstance(offset, bool) or not isinstance(offset, int) or not 0 <= offset <= high:
-                raise OffsetOutOfRangeError(
-                    f"delete_records: offset {shown(offset)} is outside {view.name}-{number}, which holds {low} up to, not "
-                    f"including, {high}.",
-                    log_start_offset=low,
-                    log_end_offset=high,
-                )
+            name = TopicPartition(view.name, number)
+            low, high = service.bounds(name, "read_uncommitted")
+            if not is_offset(offset) or offset > high:
+                raise out_of_range("delete_records: offset ", offset, name, low, high)
         for number, offset in before.items():
             service.delete_records(TopicPartition(view.name, number), offset)
 
     def delete(self) -> None:
-        """Delete the topic, its records and its committed offsets. For good."""
+        """Delete the topic, its records and its committed offsets. This cannot be undone."""
         self._view()
         self._log.delete_topic(self.name)
 
-    # -- as a value ----------------------------------------------------------------------------------
+    # -- equality ------------------------------------------------------------------------------------
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, Topic) and other.name == self.name and other._log._same_log(self._log)
@@ -254,7 +256,7 @@ class Topic(Generic[K, V]):
 
 
 def _lists(reader: PartitionFetcher, stop: int) -> Iterator[list[Record[Any, Any]]]:
-    """The records before `stop`, in runs."""
+    """The records before `stop`, in lists."""
     while reader.position < stop:
         out: list[Record[Any, Any]] = []
         reader.take(out, min(_TAKE, stop - reader.position))

@@ -1,8 +1,12 @@
-"""Sending: from `producer.send` to an encoded batch that the service appends, and the Delivery that tells the outcome.
+"""Sending: from `Producer.send` to an encoded batch that the service appends, and the Delivery with its outcome.
 
-- `producer`: the handle.
-- `topic_cache`, `routes`: what a send needs to know of a topic: serializers, partitioner, limits.
-- `accumulator`: the producer's memory and its queues; `partition_queue`: the open batch of one partition.
-- `send_many`: many records in one call. `batch`, `delivery`: records that are not in the log yet, and their outcome.
-- `partitioner`: which partition a key goes to.
+- `producer`: the handle, and `send`. `send_many`: the columns of one call, checked and cut into batches.
+- `topic_cache`: what a send needs to know of a topic: serializers, limits, `partitioner`, queues.
+- `accumulator`: all queues of a producer, their memory, lingers and failed records. `partition_queue`: the batches of one
+  partition, and who writes them. `batch`: records that will be written together.
+- `delivery`: the outcome of records, as the program sees it.
+
+A module imports those below it; `batch` and `delivery` know their queue by a protocol. Locks are taken in this order: the
+cache's, a queue's `draining` or `_completing`, a queue's `lock`, the accumulator's. Users' code runs under none but the
+first, and a partitioner under a lock of its own.
 """

@@ -1,12 +1,12 @@
 """Which partition a record goes to.
 
 `xxhash` is the default of streamlog, `murmur2` that of Java's clients, `crc32` that of librdkafka:
-each hashes the key, so one key stays on one partition, whoever wrote it. Records without a key, and
-all records under `sticky`, stay on one partition until its batch is done and then move to the next;
-spread record by record they would fill every partition's batch a little and none of them well.
-`round_robin` takes the partitions in turn and ignores keys.
+each hashes the key, so all clients send the records of one key to one partition. Records without a key, and
+all records with `sticky`, stay on one partition until its batch is full, and then move to the next: spread
+record by record, they would leave every partition with a small batch. `round_robin` takes the partitions in
+turn and ignores keys.
 
-A partitioner belongs to one producer, which calls it under a lock of its own.
+A partitioner belongs to one producer, which calls it under a lock.
 """
 
 from __future__ import annotations
@@ -26,36 +26,36 @@ PartitionFunction: TypeAlias = Callable[[str, bytes | None, int], int]
 
 
 class Partitioner(Protocol):
-    """What a producer asks. `count` is the topic's number of partitions now, and at least 1.
+    """What a producer calls. `count` is the topic's number of partitions now, at least 1.
 
-    REQUIRES of the caller: one thread at a time.
+    REQUIRES: one thread at a time.
     """
 
     def partition(self, topic: str, key: bytes | None, count: int) -> int:
         """The partition of one record, from 0 to `count` - 1."""
 
     def partition_many(self, topic: str, keys: Sequence[bytes | None] | None, count: int, n: int = 0) -> list[int]:
-        """The partitions of many records: what `partition` would say to each in turn.
+        """The partitions of many records: what `partition` would return for each in turn.
 
-        `keys=None` stands for `n` records without a key.
+        `keys=None` means `n` records without a key.
         """
 
     def on_new_batch(self, topic: str, count: int) -> None:
-        """A batch of the topic is done: records without a key move on."""
+        """A batch of the topic is full: records without a key move to another partition."""
 
     def keep_only(self, topics: Container[str]) -> None:
-        """Topics other than these are gone: nothing is to be kept of them.
+        """Forget what is known of topics other than these.
 
-        The one call that may come while another thread is in here. Then a step of that thread may be lost: records
-        without a key stay where they are for a batch more.
+        This is the only method that may be called while another thread is in one. A step of that thread may be lost then:
+        records without a key stay on their partition for another batch.
         """
 
 
 def make_partitioner(spec: str | PartitionFunction, start: int = 0) -> Partitioner:
     """The partitioner that a setting asks for: a name, or a function (topic, key, count) -> partition.
 
-    `start` is the partition where stickiness and turns begin. Give each producer another: many that
-    send a record each and close would otherwise fill the same partition.
+    `start` is the partition at which it begins. Each producer begins at another one; otherwise many producers that send one
+    record each would all send it to the same partition.
 
     Raises ConfigError for an unknown name, with the nearest known one.
 
@@ -82,7 +82,7 @@ def make_partitioner(spec: str | PartitionFunction, start: int = 0) -> Partition
 
 
 class Sticky:
-    """One partition until its batch is done, then the next, for each topic by itself."""
+    """One partition until its batch is full, then the next; each topic has its own."""
 
     def __init__(self, start: int = 0) -> None:
         self._start = start
@@ -95,17 +95,17 @@ class Sticky:
         return [self.partition(topic, None, count)] * (n if keys is None else len(keys))
 
     def on_new_batch(self, topic: str, count: int) -> None:
-        # The next one and not, as in Java, a random one: runs repeat, and no two batches meet on a
-        # partition while another has none.
+        # The next one and not, as in Java, a random one: a run can be repeated, and no partition gets two batches before
+        # each has one.
         self._current[topic] = (self._current.get(topic, self._start) + 1) % count
 
     def keep_only(self, topics: Container[str]) -> None:
-        """Forget where it is in topics other than these."""
+        """Forget the partition of topics other than these."""
         self._current = {name: at for name, at in self._current.copy().items() if name in topics}
 
 
 class KeyHash(Sticky):
-    """The key's hash modulo the number of partitions; sticky without a key. An empty key is a key."""
+    """The hash of the key modulo the number of partitions; sticky for records without a key. An empty key is a key."""
 
     def __init__(self, hash_key: Callable[[bytes], int], start: int = 0) -> None:
         super().__init__(start)
@@ -124,12 +124,12 @@ class KeyHash(Sticky):
         if None in keys:
             sticky, hash_key = self.partition(topic, None, count), self._hash
             return [sticky if key is None else hash_key(key) % count for key in keys]
-        # No line of Python runs per record here, which is what makes `send_many` with keys fast.
+        # No Python code runs for each record here, which is what makes `send_many` with keys fast.
         return list(map(mod, map(self._hash, keys), repeat(count)))  # type: ignore[arg-type]
 
 
 class RoundRobin:
-    """The partitions in turn, for each topic by itself."""
+    """The partitions in turn; each topic has its own turn."""
 
     def __init__(self, start: int = 0) -> None:
         self._start = start
@@ -151,12 +151,12 @@ class RoundRobin:
         """Turns do not depend on batches."""
 
     def keep_only(self, topics: Container[str]) -> None:
-        """Forget whose turn it is in topics other than these."""
+        """Forget the turn of topics other than these."""
         self._next = {name: turn for name, turn in self._next.copy().items() if name in topics}
 
 
 class Custom:
-    """A program's own function. It is asked for records without a key too, and its answer is checked."""
+    """A function of the program's. It is called for records without a key too, and its result is checked."""
 
     def __init__(self, function: PartitionFunction) -> None:
         self._function = function
@@ -172,7 +172,7 @@ class Custom:
         if not 0 <= partition < count:
             name = getattr(self._function, "__qualname__", repr(self._function))
             raise ConfigError(
-                f"the partitioner {name} answered {answer!r} for topic {topic!r}; "
+                f"the partitioner {name} returned {answer!r} for topic {topic!r}; "
                 f"it must return an int from 0 to {count - 1}"
             )
         return partition
@@ -181,16 +181,16 @@ class Custom:
         return [self.partition(topic, key, count) for key in (repeat(None, n) if keys is None else keys)]
 
     def on_new_batch(self, topic: str, count: int) -> None:
-        """A function keeps what state it needs itself."""
+        """A function keeps its own state."""
 
     def keep_only(self, topics: Container[str]) -> None:
-        """Nothing is known of any topic."""
+        """It keeps nothing of any topic."""
 
 
 def murmur2(data: bytes) -> int:
     """MurmurHash2 of 32 bits with Kafka's seed, as Java's clients compute it; unsigned.
 
-    About 0.2 µs for each 4 bytes: a dependency for this one hash was not worth it.
+    It takes about 0.2 µs for each 4 bytes. A dependency for this one hash was not worth it.
 
     >>> murmur2(b"21") - 2**32
     -973932308
@@ -208,7 +208,7 @@ def murmur2(data: bytes) -> int:
 
 
 def _java_murmur2(key: bytes) -> int:
-    # Java clears the sign of its int and does not negate it: the two differ, and so would the partition.
+    # Java clears the sign bit and does not negate the number: negated, it would give another partition.
     return murmur2(key) & 0x7FFFFFFF
 
 

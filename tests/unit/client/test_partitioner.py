@@ -168,7 +168,7 @@ def test_an_answer_that_is_no_partition_is_refused_with_the_range(answer: Any) -
     def crooked(topic: str, key: Any, count: int) -> Any:
         return answer
 
-    with pytest.raises(ConfigError, match=r"crooked answered .* for topic 'orders'; it must return an int from 0 to 2"):
+    with pytest.raises(ConfigError, match=r"crooked returned .* for topic 'orders'; it must return an int from 0 to 2"):
         make_partitioner(crooked).partition("orders", b"k", 3)
 
 

@@ -222,5 +222,5 @@ def test_a_header_is_refused_without_naming_a_serializer_that_does_not_exist() -
 
 
 def test_text_that_utf_8_cannot_hold_is_refused() -> None:
-    with pytest.raises(SerializationError, match="UTF-8 cannot hold"):
+    with pytest.raises(SerializationError, match="UTF-8 cannot encode"):
         to_bytes("\ud800", "value")
