@@ -239,10 +239,6 @@ class Groups:
             return
         _check(self._ask(lambda shard: shard.expire(host.real_seconds(), host.clock.time_ms()), False, _done))
 
-    def next_expiry_s(self) -> float | None:
-        with inside(), self._lock:
-            return self._shard.next_expiry_s() if self._shard.ready else None
-
     def watch(self, group: str, callback: Callable[[], object]) -> None:
         with inside(), self._lock:
             self._shard.watch(group, callback)

@@ -1,9 +1,8 @@
 """How partitions are spread over members: range, roundrobin, sticky, cooperative-sticky.
 
 Pure functions of subscriptions and partition counts, with Kafka's results. Members come in Kafka's
-order: static ones first, by instance id, then the others by member id. How partitions move from the
-old to the new spread is the group's business and the same for all four, so `sticky` and
-`cooperative-sticky` differ in name only.
+order: static members first, by instance id, then the others by member id. The group moves partitions from the old
+assignment to the new one, in the same way for all four, so `sticky` and `cooperative-sticky` differ in name only.
 """
 
 from __future__ import annotations
@@ -19,7 +18,7 @@ Assignment: TypeAlias = dict[str, frozenset[TopicPartition]]
 
 
 class Subscription(NamedTuple):
-    """One member as an assignor sees it. `owned` is what it had so far, for the sticky ones."""
+    """One member as an assignor sees it. `owned` is what it had so far, for the sticky assignors."""
 
     topics: frozenset[str]
     owned: frozenset[TopicPartition] = frozenset()
@@ -29,8 +28,8 @@ class Subscription(NamedTuple):
 class Assignor(NamedTuple):
     """A named way to spread partitions.
 
-    `assign(members by id, partition counts by topic)` gives every member a set, maybe an empty one; every
-    partition of a topic that somebody subscribes to is in exactly one. Topics without a count give nothing.
+    `assign(members by id, partition counts by topic)` gives every member a set, which may be empty; every partition of a
+    topic with a subscriber is in exactly one. A topic without a count has no partitions.
     """
 
     name: str
@@ -61,7 +60,7 @@ def _frozen(spread: Mapping[str, Iterable[TopicPartition]]) -> Assignment:
 
 
 def assign_range(members: Mapping[str, Subscription], partitions: Mapping[str, int]) -> Assignment:
-    """Neighbouring partitions of each topic to one member; the first members get the larger shares.
+    """Consecutive partitions of each topic to one member; the first members get the larger shares.
 
     >>> spread = assign_range({"a": Subscription(frozenset("t")), "b": Subscription(frozenset("t"))}, {"t": 3})
     >>> sorted(tp.partition for tp in spread["a"]), [tp.partition for tp in spread["b"]]
@@ -79,7 +78,7 @@ def assign_range(members: Mapping[str, Subscription], partitions: Mapping[str, i
 
 
 def assign_roundrobin(members: Mapping[str, Subscription], partitions: Mapping[str, int]) -> Assignment:
-    """All partitions in order of topic and number, dealt out in turn to those who subscribe to the topic."""
+    """All partitions in order of topic and number, in turn to the members that subscribe to the topic."""
     spread: dict[str, list[TopicPartition]] = {member: [] for member in members}
     ring = deque(in_order(members))
     for topic in _subscribers(members, partitions):
@@ -92,10 +91,10 @@ def assign_roundrobin(members: Mapping[str, Subscription], partitions: Mapping[s
 
 
 def assign_sticky(members: Mapping[str, Subscription], partitions: Mapping[str, int]) -> Assignment:
-    """As balanced as the subscriptions allow, and as little moved from `owned` as that allows.
+    """As balanced as the subscriptions allow, with as few moves from `owned` as that allows.
 
-    A partition that two members claim stays with the first. With equal subscriptions the counts differ
-    by at most one. O(partitions) then; otherwise some passes over members times topics more.
+    A partition that two members claim stays with the first. With equal subscriptions the counts differ by at most one, and
+    the cost is O(partitions); otherwise there are some more passes over members times topics.
     """
     subscribers = _subscribers(members, partitions)
     claimed: set[TopicPartition] = set()
@@ -119,7 +118,7 @@ def assign_sticky(members: Mapping[str, Subscription], partitions: Mapping[str, 
 
 
 def _spread_evenly(spread: dict[str, list[TopicPartition]], everything: Sequence[TopicPartition]) -> None:
-    """Kafka's constrained assignment: everybody may have everything, so only the counts matter."""
+    """Kafka's constrained assignment: every member may have every partition, so only the counts matter."""
     if not spread:
         return
     quota, larger = divmod(len(everything), len(spread))
@@ -149,10 +148,9 @@ def _spread_evenly(spread: dict[str, list[TopicPartition]], everything: Sequence
 class _Balance:
     """The spread for unequal subscriptions.
 
-    Partitions nobody has go to the least loaded of those who may have them. Then, as long as there is a
-    member with at least two partitions more than another one it can hand over to, perhaps through others
-    in between, one partition moves along each step of the shortest such chain. When no chain is left the
-    spread is optimal (the theorem on semi-matchings of Harvey, Ladner, Lovász and Tamir); Kafka's own
+    Partitions without an owner go to the least loaded member that may have them. Then, while there is a member with at least
+    two partitions more than another one that it can pass a partition to, directly or through members in between, one
+    partition moves along each step of the shortest such chain. When no chain is left the assignment is optimal (the theorem on semi-matchings of Harvey, Ladner, Lovász and Tamir); Kafka's own
     pairwise exchanges can stop short of that.
     """
 
@@ -189,7 +187,7 @@ class _Balance:
         return False
 
     def _chain(self, start: str) -> list[tuple[str, str, str]]:
-        """The shortest way to hand one partition's worth of load from `start` to somebody with two less."""
+        """The shortest chain that moves the load of one partition from `start` to a member with two less."""
         came: dict[str, tuple[str, str]] = {}
         seen = {start}
         queue = deque([start])
@@ -216,7 +214,7 @@ class _Balance:
         return chain
 
     def _move(self, giver: str, topic: str, taker: str) -> None:
-        """Hand over the partition whose move costs least: one coming home, then one not at home here."""
+        """Move the partition whose move costs least: one that returns to its owner, then one that the giver did not own."""
         tp = min(
             (tp for tp in self.spread[giver] if tp.topic == topic),
             key=lambda tp: (self.before.get(tp) != taker, self.before.get(tp) == giver, -tp.partition),
@@ -245,7 +243,7 @@ def check_names(names: Iterable[str]) -> None:
             )
     if not count:
         raise ConfigError(
-            "partition_assignment_strategy is empty, and a group cannot do without; "
+            "partition_assignment_strategy is empty, and a group needs an assignor; "
             f"name one or more of {', '.join(ASSIGNORS)}"
         )
 

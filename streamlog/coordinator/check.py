@@ -1,4 +1,4 @@
-"""What must hold in a group at any time, whatever was asked of it. For tests: O(members and partitions)."""
+"""The invariants of a group, which hold after every request. For tests: O(members and partitions)."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from .schema import MemberState
 
 
 def check_group(group: Group) -> None:
-    """Raise AssertionError, saying what is wrong, unless every invariant holds."""
+    """Raise an AssertionError that says what is wrong if an invariant does not hold."""
     where = f"group {group.name!r}: "
     assert group.exists, where + "nothing is known of it, so it should not be there"
     states = {member_id: member.state for member_id, member in group.members.items()}

@@ -23,10 +23,12 @@ class Lowered(NamedTuple):
     after: int
 
 
-class OffsetRequests(CoordinatorRuntime):
-    """The part of a shard that knows committed offsets. Each belongs to a topic's id."""
+class OffsetMetadataManager:
+    """The committed offsets of a shard's groups. Each belongs to a topic's id. See `shard.Shard` for the arguments."""
 
-    _retention_ms: int | None
+    def __init__(self, runtime: CoordinatorRuntime, retention_ms: int | None) -> None:
+        self._runtime = runtime
+        self._retention_ms = retention_ms
 
     def commit(
         self,
@@ -37,17 +39,16 @@ class OffsetRequests(CoordinatorRuntime):
         now_ms: int,
         topic_ids: Mapping[TopicPartition, bytes] | None = None,
     ) -> Completion[None]:
-        """Commit for a member that has the partitions, or (`member_id` None) for a group without members.
+        """Commit for a member that has the partitions, or (`member_id` None) for a group without members. All or nothing.
 
-        `topic_ids` are the ids of the topics that the offsets are of; a partition that is not named there is of the
-        topic that bears the name now. All or nothing. Fails with CommitFailedError if a topic is another one by now,
-        if the member is not in the group, or if a partition is not its own, or was lost and given back since
-        `member_epoch`; without a member, with
-        GroupNotEmptyError while the group has any (Kafka says UnknownMemberId there, which hides why).
+        `topic_ids` are the ids of the topics that the offsets belong to; a partition without one belongs to the topic that
+        has the name now. Fails with CommitFailedError if a topic was replaced by another one, if the member is not in the
+        group, or if a partition is not the member's, or was lost and given back since `member_epoch`. Without a member, it
+        fails with GroupNotEmptyError if the group has any (Kafka: UnknownMemberId, which does not say why).
         """
         try:
-            self._require_ready()
-            here = self._groups.get(group) or Group(group)
+            self._runtime.require_ready()
+            here = self._runtime.groups.get(group) or Group(group)
             if member_id is not None:
                 _check_owned(here, member_id, member_epoch, offsets)
             elif here.members:
@@ -55,16 +56,16 @@ class OffsetRequests(CoordinatorRuntime):
             ids = self._ids_of(group, offsets, topic_ids or {})
         except StreamlogError as error:
             return Completion.failed(error)
-        return self._write(here.offsets.commit(offsets, ids, now_ms), lambda: None)
+        return self._runtime.write(here.offsets.commit(offsets, ids, now_ms), lambda: None)
 
     def _ids_of(
         self, group: str, partitions: Iterable[TopicPartition], sent: Mapping[TopicPartition, bytes]
     ) -> dict[TopicPartition, bytes]:
-        """The topic ids to commit for. Raises CommitFailedError where one is not that of the topic of today."""
+        """The topic ids to commit for. Raises CommitFailedError if one is not the id of the topic that has the name now."""
         ids: dict[TopicPartition, bytes] = {}
         former: list[TopicPartition] = []
         for partition in partitions:
-            current = self._topic_id(partition[0])
+            current = self._runtime.topic_id(partition[0])
             if current is None or current != sent.get(partition, current):
                 former.append(partition)
             else:
@@ -79,32 +80,33 @@ class OffsetRequests(CoordinatorRuntime):
         partitions: Iterable[TopicPartition] | None = None,
         topic_ids: Mapping[TopicPartition, bytes] | None = None,
     ) -> dict[TopicPartition, OffsetAndMetadata]:
-        """The committed positions of `partitions`, or of all. What was never committed is absent.
+        """The committed positions of `partitions`, or of all. Partitions without a commit are absent.
 
-        So is what was committed for another topic than that of `topic_ids`, or, where that names none, of today.
+        So are those whose commit belongs to another topic than that of `topic_ids`, or, where that has none, than the topic
+        that has the name now.
         """
-        self._require_ready()
-        here = self._groups.get(group)
+        self._runtime.require_ready()
+        here = self._runtime.groups.get(group)
         if here is None:
             return {}
         if topic_ids is None:
-            return here.offsets.committed(partitions, self._current_id)
+            return here.offsets.committed(partitions, self._runtime.current_id)
         wanted = topic_ids
         return here.offsets.committed(
-            partitions, lambda partition: wanted.get(partition) or self._current_id(partition)
+            partitions, lambda partition: wanted.get(partition) or self._runtime.current_id(partition)
         )
 
     def beyond(self, ends: Mapping[TopicPartition, int]) -> list[Lowered]:
-        """What `lower_offsets` would move."""
-        self._require_ready()
+        """The offsets that `lower_offsets` would move."""
+        self._runtime.require_ready()
         return [
             Lowered(group.name, partition, state.offset, ends[partition])
-            for group in self._groups.values()
-            for partition, state in group.offsets.beyond(ends, self._current_id).items()
+            for group in self._runtime.groups.values()
+            for partition, state in group.offsets.beyond(ends, self._runtime.current_id).items()
         ]
 
     def lower_offsets(self, ends: Mapping[TopicPartition, int]) -> Completion[list[Lowered]]:
-        """Move offsets past the end of their log back to it: those records are lost, and others will take their offsets.
+        """Move offsets past the end of their log back to that end: those records are lost, and others will get their offsets.
 
         All or nothing, in one append.
         """
@@ -112,35 +114,35 @@ class OffsetRequests(CoordinatorRuntime):
             lowered = self.beyond(ends)
         except StreamlogError as error:
             return Completion.failed(error)
-        records = [self._groups[each.group].offsets.lower(each.partition, each.after) for each in lowered]
-        return self._write(records, lambda: lowered)
+        records = [self._runtime.groups[each.group].offsets.lower(each.partition, each.after) for each in lowered]
+        return self._runtime.write(records, lambda: lowered)
 
     def delete_offsets(self, group: str, partitions: Iterable[TopicPartition]) -> Completion[None]:
-        """Forget the offsets of `partitions`.
+        """Delete the offsets of `partitions`.
 
-        Fails with GroupNotEmptyError while a member subscribes to a topic of theirs, GroupIdNotFoundError.
+        Fails with GroupNotEmptyError while a member subscribes to one of their topics, GroupIdNotFoundError.
         """
         try:
-            self._require_ready()
-            here = self._existing(group)
+            self._runtime.require_ready()
+            here = self._runtime.existing(group)
             wanted = [TopicPartition(*partition) for partition in partitions]
             if here.subscribed.intersection(partition.topic for partition in wanted):
                 raise errors.not_empty(here, "delete offsets of")
         except StreamlogError as error:
             return Completion.failed(error)
-        return self._write(here.offsets.forget(wanted), lambda: None)
+        return self._runtime.write(here.offsets.forget(wanted), lambda: None)
 
     def expire_offsets(self, now_ms: int) -> Completion[None]:
-        """Forget offsets, and groups, that have outlived the retention, and offsets of topics that are gone."""
+        """Delete offsets and groups whose retention is over, and offsets of topics that do not exist any more."""
         try:
-            self._require_ready()
+            self._runtime.require_ready()
         except StreamlogError as error:
             return Completion.failed(error)
         done = [self.forget_former_topics()]
         retention_ms = self._retention_ms
         if retention_ms is None:
             return done[0]
-        for group in list(self._groups.values()):
+        for group in list(self._runtime.groups.values()):
             empty_since_ms = group.state.empty_since_ms
             due = [
                 partition
@@ -151,27 +153,27 @@ class OffsetRequests(CoordinatorRuntime):
             over = empty_since_ms is not None and empty_since_ms + retention_ms <= now_ms
             if over and len(due) == len(group.offsets.by_partition):
                 records.append((group_key(group.name), None))
-            done.append(self._write(records, lambda: None))
+            done.append(self._runtime.write(records, lambda: None))
         return gather(done)
 
     def forget_former_topics(self) -> Completion[None]:
-        """Forget the offsets of topics that are gone. They do not count meanwhile, so nothing rests on when this is done."""
+        """Delete the offsets of topics that do not exist any more. They are ignored anyway, so nothing depends on when."""
         try:
-            self._require_ready()
+            self._runtime.require_ready()
         except StreamlogError as error:
             return Completion.failed(error)
         records: list[LogRecord] = []
-        for group in self._groups.values():
-            records += group.offsets.forget(group.offsets.of_former_topics(self._current_id))
-        return self._write(records, lambda: None)
+        for group in self._runtime.groups.values():
+            records += group.offsets.forget(group.offsets.of_former_topics(self._runtime.current_id))
+        return self._runtime.write(records, lambda: None)
 
     def next_offset_expiry_ms(self) -> int | None:
-        """When `expire_offsets` will next have something to do (log clock, ms), or None. O(offsets)."""
+        """When `expire_offsets` will next have something to delete (log clock, ms), or None. O(offsets)."""
         retention_ms = self._retention_ms
         if retention_ms is None:
             return None
         earliest: list[int] = []
-        for group in self._groups.values():
+        for group in self._runtime.groups.values():
             empty_since_ms = group.state.empty_since_ms
             deadlines = [at for _, at in group.offsets.deadlines(group.subscribed, empty_since_ms, retention_ms)]
             if deadlines:

@@ -1,4 +1,4 @@
-"""What a shard says when it refuses: what happened, why, and what to do next."""
+"""The errors of a shard. Each message says what happened, why, and what to do next."""
 
 from __future__ import annotations
 
@@ -67,7 +67,7 @@ def other_topic(group: str, partitions: Sequence[TopicPartition]) -> CommitFaile
     names = ", ".join(f"{topic}-{number}" for topic, number in partitions)
     return CommitFailedError(
         f"nothing was committed in group {group!r}: the offsets of {names} are of a topic that was deleted, and mean nothing "
-        "in another one of that name; poll to go on with the topic of today, if there is one",
+        "in another topic of that name; poll to go on with the topic that has the name now, if there is one",
         group=group,
         partitions=tuple(partitions),
     )
@@ -75,7 +75,7 @@ def other_topic(group: str, partitions: Sequence[TopicPartition]) -> CommitFaile
 
 def not_empty(group: Group, action: str) -> GroupNotEmptyError:
     away = sum(member.state.away for member in group.members.values())
-    note = f" ({away} of them static, gone, their place kept until session_timeout_ms is over)" if away else ""
+    note = f" ({away} of them static and gone, with their places kept until session_timeout_ms is over)" if away else ""
     return GroupNotEmptyError(
         f"cannot {action} group {group.name!r}: it has {len(group.members)} members{note}; close its consumers first",
         group=group.name,
@@ -85,7 +85,7 @@ def not_empty(group: Group, action: str) -> GroupNotEmptyError:
 
 def no_group(group: str) -> GroupIdNotFoundError:
     return GroupIdNotFoundError(
-        f"there is no group {group!r}: nothing was ever committed in it and nobody is in it, or it was deleted, or its "
+        f"there is no group {group!r}: it has no members and never committed anything, or it was deleted, or its "
         "offsets expired; check the name",
         group=group,
     )

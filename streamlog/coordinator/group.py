@@ -1,7 +1,7 @@
-"""One consumer group: what replaying its records made of it, and the liveness of its members.
+"""One consumer group: its state as replayed from its records, and the liveness of its members.
 
-`replay_*` alone change what is in the log; `plan.Transition` makes the records. Liveness is soft: deadlines
-in monotonic seconds, renewed at every heartbeat and never logged.
+Only `replay_*` change the state that the log has; `transition.Transition` makes the records. Liveness is soft state: deadlines in
+monotonic seconds, renewed at every heartbeat and never logged.
 """
 
 from __future__ import annotations
@@ -20,10 +20,10 @@ if TYPE_CHECKING:
 
 
 class Member:
-    """A member as the log has it (`state`), and what is known of it only in this life.
+    """A member as the log has it (`state`), and its soft state.
 
-    `answer` is the last answer, kept together with the request it was for: as long as both are there and
-    the member asks the same again, nothing has to be worked out.
+    `answer` is the last answer, kept with its `request`: while the member sends the same request again, nothing has to be
+    computed.
     """
 
     __slots__ = ("answer", "held", "poll_deadline_s", "request", "session_deadline_s", "state")
@@ -37,7 +37,7 @@ class Member:
         self.answer: Completion[HeartbeatResult] | None = None
 
     def renew(self, now_s: float, *, polled: bool) -> None:
-        """It is alive. A member that is away is not: only its successor can be."""
+        """It is alive: renew its deadlines. A static member that is away is not alive, whatever arrives."""
         state = self.state
         if state.away:
             return
@@ -46,13 +46,13 @@ class Member:
         self.session_deadline_s = now_s + state.session_timeout_s if state.remote else inf
 
     def away_since(self, now_s: float) -> None:
-        """It left, or its process is gone: from now on a static one's place is kept for a session timeout."""
+        """It left, or its process is gone: a static member's place is kept for a session timeout from now."""
         self.poll_deadline_s = inf
         self.session_deadline_s = now_s + (self.state.session_timeout_s if self.state.instance_id is not None else 0.0)
 
     @property
     def deadline_s(self) -> float:
-        """When it is to be evicted. A static one that stopped polling keeps its place for a session longer."""
+        """When to evict it. A static member that stopped polling keeps its place for a session timeout longer."""
         grace = self.state.session_timeout_s if self.state.instance_id is not None else 0.0
         return min(self.poll_deadline_s + grace, self.session_deadline_s)
 
@@ -60,8 +60,8 @@ class Member:
 class Group:
     """The members, targets and offsets of one group.
 
-    `owners` and `static` are derived from the members. `version` grows with every replayed change that
-    anybody but the member concerned could act on: a new epoch, a member gone, a partition released.
+    `owners` and `static` are derived from the members. `version` grows with every replayed change that other members can act
+    on: a new epoch, a member that is gone, a partition that was released.
     """
 
     __slots__ = ("members", "name", "next_check_s", "offsets", "owners", "recorded", "state", "static", "version")
@@ -84,7 +84,7 @@ class Group:
         self.state = state or GroupState()
 
     def replay_member(self, member_id: str, state: MemberState | None) -> bool:
-        """Take over what a member's record says; return whether it concerns the others."""
+        """Apply a member's record, None for a tombstone; whether other members can act on the change."""
         member = self.members.get(member_id)
         before = member.held if member is not None else frozenset()
         if state is None:
@@ -92,7 +92,9 @@ class Group:
                 return False
             del self.members[member_id]
             if member.state.instance_id is not None:
-                del self.static[member.state.instance_id]  # whoever takes over the place is written after this
+                del self.static[
+                    member.state.instance_id
+                ]  # the record of a member that takes over the place comes after this one
             self._release(member_id, before)
             return True
         joined = member is None
@@ -112,12 +114,12 @@ class Group:
 
     def _release(self, member_id: str, partitions: frozenset[TopicPartition]) -> None:
         for partition in partitions:
-            # the next owner's record may be there already: compaction drops releases before it cleans the rest
+            # The next owner's record may have come before: compaction drops releases before it cleans the rest.
             if self.owners.get(partition) == member_id:
                 del self.owners[partition]
 
     def changed(self, version: int) -> None:
-        """Something was replayed that members can act on: no kept answer is good any more."""
+        """A change was replayed that members can act on: no kept answer is valid any more."""
         self.version = version
         self.forget_answers()
 
@@ -125,7 +127,7 @@ class Group:
         for member in self.members.values():
             member.answer = None
 
-    # -- what it is
+    # -- description
 
     @property
     def exists(self) -> bool:
@@ -150,7 +152,7 @@ class Group:
         return frozenset().union(*(member.state.topics for member in self.members.values()))
 
     def describe(self) -> GroupDescription:
-        """What a member may hold is shown as its assignment; of one that is away, what is kept for it."""
+        """A member's assignment is what it may hold; that of a static member that is away is what is kept for it."""
         members = tuple(
             MemberInfo(
                 member_id,
@@ -165,20 +167,20 @@ class Group:
     # -- liveness
 
     def overdue(self, now_s: float) -> list[str]:
-        """Who is to be evicted. O(members), but only when the earliest known deadline has come."""
+        """The ids of the members to evict. O(members), but only once the earliest known deadline has come."""
         if now_s < self.next_check_s:
             return []
         return [member_id for member_id, member in self.members.items() if member.deadline_s <= now_s]
 
     def recheck(self) -> None:
-        """Look up the next deadline. Renewals only move it away, so it needs no look at a heartbeat."""
+        """Compute the next deadline. Renewals only move it later, so a heartbeat need not compute it."""
         earliest = min((member.deadline_s for member in self.members.values()), default=inf)
         if earliest != self.next_check_s:
             self.next_check_s = earliest
             self.forget_answers()
 
     def unchanged(self, member: Member, request: Heartbeat, topics: Mapping[str, int], now_s: float) -> bool:
-        """Whether the kept answer is the answer to this request too."""
+        """Whether the kept answer also answers this request."""
         if member.answer is None or now_s >= self.next_check_s or request != member.request:
             return False
         counts = self.state.counts

@@ -1,4 +1,4 @@
-"""What is asked of a shard, and what it answers."""
+"""The requests to a shard, and its answers."""
 
 from __future__ import annotations
 
@@ -8,16 +8,15 @@ from ..types import MemberInfo, TopicPartition
 
 
 class Heartbeat(NamedTuple):
-    """A member's sign of life, and all it has to say: join, subscribe, and what it holds.
+    """A member's heartbeat, with everything it has to say: join, subscribe, and what it holds.
 
-    `member_id` is empty to join; the answer has the new one. `owned` is what the member still holds,
-    so what it was given and does not name is released. `polling` is True for a real poll, which renews
-    the poll deadline; any heartbeat renews the session. Only a `remote` member (one that lives in
-    another process and heartbeats by itself) has a session to lose; a member in this process is told
-    by `leave`, and `session_timeout_s` is then just how long a static member's place is kept.
+    `member_id` is empty to join; the answer has the new id. `owned` is what the member still holds: partitions that it was
+    given and does not name are released. `polling` is True for a real poll, which renews the poll deadline; every heartbeat
+    renews the session. Only a `remote` member (in another process, with heartbeats of its own) has a session that can
+    expire. A member in this process sends `leave`, and `session_timeout_s` is only how long a static member's place is kept.
 
-    `wanted_id` is the id that a joining member has chosen for itself (KIP-848): it then knows whom to take
-    out of the group if it never hears the answer.
+    `wanted_id` is the id that a joining member has chosen for itself (KIP-848): if it never gets the answer, it knows which
+    member has to leave.
     """
 
     group: str
@@ -38,11 +37,10 @@ class Heartbeat(NamedTuple):
 class HeartbeatResult(NamedTuple):
     """What the member should hold now.
 
-    A member drops what it holds outside `assignment`, and may use all of `assignment` at once.
-    `stable` is False while a partition has still to be released by this member or by another one for
-    it: having dropped something, heartbeat again in the same poll. `next_check_s` (monotonic seconds)
-    is no later than the next liveness deadline of anybody in the group: whoever waits longer would
-    miss an eviction. `version` is for `Shard.changed` and `Shard.renew`.
+    A member drops what it holds outside `assignment`, and may use all of `assignment` at once. `stable` is False while this
+    member has to release a partition, or waits for another member to release one: a member that has dropped something sends
+    a heartbeat again in the same poll. `next_check_s` (monotonic seconds) is no later than the next liveness deadline in the
+    group: a member that waits longer would miss an eviction. `version` is for `Shard.renew`.
     """
 
     member_id: str

@@ -9,10 +9,10 @@ from .schema import CommittedOffset, LogRecord, offset_key, offset_value
 
 
 class Offsets:
-    """What a group has committed, by partition. Only `replay` changes it.
+    """The committed offsets of a group, by partition. Only `replay` changes them.
 
-    An offset counts for the topic whose id it was committed with, and for no other of the same name. What is kept
-    of former topics is forgotten sooner or later; nothing rests on when.
+    An offset is valid for the topic whose id it was committed with, and for no other topic of the same name. Offsets of
+    topics that do not exist any more are deleted at some time; nothing depends on when.
 
     >>> offsets = Offsets("billing")
     >>> offsets.replay(TopicPartition("orders", 0), CommittedOffset(7, "", None, 1_000, b"id"))
@@ -40,7 +40,7 @@ class Offsets:
     def committed(
         self, partitions: Iterable[TopicPartition] | None, topic_id: Callable[[TopicPartition], bytes | None]
     ) -> dict[TopicPartition, OffsetAndMetadata]:
-        """The positions of `partitions`, or of all, in the topics of these ids; those never committed are absent."""
+        """The positions of `partitions`, or of all, in the topics of these ids; partitions without a commit are absent."""
         wanted = self.by_partition if partitions is None else map(_named, partitions)
         return {
             partition: OffsetAndMetadata(state.offset, state.metadata, state.leader_epoch)
@@ -54,7 +54,7 @@ class Offsets:
         topic_ids: Mapping[TopicPartition, bytes],
         now_ms: int,
     ) -> list[LogRecord]:
-        """The records of a commit. Equal to what is there or not, it counts anew for expiry."""
+        """The records of a commit. Even if the offset is the same as before, its expiry starts again."""
         return [
             (offset_key(self._group, partition), offset_value(CommittedOffset(*position, now_ms, topic_ids[partition])))
             for partition, position in offsets.items()
@@ -63,7 +63,7 @@ class Offsets:
     def beyond(
         self, ends: Mapping[TopicPartition, int], topic_id: Callable[[TopicPartition], bytes | None]
     ) -> dict[TopicPartition, CommittedOffset]:
-        """What lies past one of `ends`, in the topics of these ids."""
+        """The offsets past one of `ends`, in the topics of these ids."""
         return {
             partition: state
             for partition, state in self.by_partition.items()
@@ -71,12 +71,12 @@ class Offsets:
         }
 
     def lower(self, partition: TopicPartition, end: int) -> LogRecord:
-        """The record that moves an offset back to `end`; all else of it stays, its age too."""
+        """The record that moves an offset back to `end`, and keeps the rest of it, its age too."""
         state = self.by_partition[partition]._replace(offset=end, leader_epoch=None)
         return offset_key(self._group, partition), offset_value(state)
 
     def of_former_topics(self, topic_id: Callable[[TopicPartition], bytes | None]) -> list[TopicPartition]:
-        """The partitions whose offsets belong to topics that are gone."""
+        """The partitions whose offsets belong to topics that do not exist any more."""
         return [partition for partition, state in self.by_partition.items() if state.topic_id != topic_id(partition)]
 
     def forget(self, partitions: Iterable[TopicPartition]) -> list[LogRecord]:
@@ -88,11 +88,11 @@ class Offsets:
     def deadlines(
         self, subscribed: frozenset[str], empty_since_ms: int | None, retention_ms: int
     ) -> Iterator[tuple[TopicPartition, int]]:
-        """Each offset that can expire and when (ms).
+        """Each offset that can expire, and when (ms).
 
-        One of a subscribed topic never does, whatever its age: also in the middle of a rebalance, when
-        nobody may hold the partition. The others count from the commit, and in a group that lost its last
-        member from that moment if it is later.
+        An offset of a subscribed topic never expires, whatever its age: also in the middle of a rebalance, when no member
+        may hold the partition. For the others the time runs from the commit, or from the moment when the group lost its last
+        member if that is later.
         """
         for partition, state in self.by_partition.items():
             if partition.topic not in subscribed:
@@ -100,5 +100,5 @@ class Offsets:
 
 
 def _named(partition: TopicPartition) -> TopicPartition:
-    """A partition, also where a plain tuple was given."""
+    """A TopicPartition, also where a plain tuple was given."""
     return TopicPartition(*partition)

@@ -1,4 +1,4 @@
-"""The groups of a shard and the log they come from: records are appended, then replayed, then answered."""
+"""The groups of a shard and the log they come from: a request appends records, replays them, and then answers."""
 
 from __future__ import annotations
 
@@ -17,40 +17,43 @@ T = TypeVar("T")
 
 
 class CoordinatorRuntime:
-    """What every request of a shard needs: the groups, the one way to change them, and who is to be told.
+    """The groups, the one way to change them, and the callbacks to wake.
 
-    The caller holds the shard's lock throughout, but for the callback of an append that finishes later:
-    that one sets flags only, and the next request acts on them.
+    `groups` is replaced as a whole by `unload`, and changed by nothing but replay. `topic_id` gives the id of the topic that
+    has a name now, or None. REQUIRES: the shard's lock for every call. The callback of an append that finishes later runs
+    without it, so it sets flags only, on which the next request acts.
     """
 
     def __init__(
         self, append: Callable[[Sequence[LogRecord]], Completion[int]], topic_id: Callable[[str], bytes | None]
     ) -> None:
-        self._topic_id = topic_id
-        self._groups: dict[str, Group] = {}
-        self._ready = False
+        self.topic_id = topic_id
+        self.groups: dict[str, Group] = {}
+        self.ready = False
+        """Whether requests are answered: set by `loaded`, cleared when the log has to be replayed again."""
         self._append = append
         self._versions = count(1)  # over all groups and lives, so that no version comes twice
         self._watchers: dict[str, list[Callable[[], object]]] = {}
         self._wakeups: dict[Callable[[], object], None] = {}
-        self._parked: Completion[int] | None = None
+        self.unfinished: Completion[int] | None = None
+        """The last append, while it is not known to count as written."""
         self._failed = False
         self.written = 0
-        """How many records were appended and then replayed. Fewer than are in the log: an interrupt came in between."""
+        """How many records were appended and then replayed. Less than the log has if an interrupt came in between."""
 
-    def _current_id(self, partition: TopicPartition) -> bytes | None:
-        return self._topic_id(partition.topic)
+    def current_id(self, partition: TopicPartition) -> bytes | None:
+        return self.topic_id(partition.topic)
 
-    def _existing(self, group: str) -> Group:
+    def existing(self, group: str) -> Group:
         """Raises GroupIdNotFoundError."""
-        here = self._groups.get(group)
+        here = self.groups.get(group)
         if here is None:
             raise errors.no_group(group)
         return here
 
-    def _require_ready(self) -> None:
-        """Raises NotLeaderError before `loaded`, and once an append failed after its replay."""
-        if self._ready:
+    def require_ready(self) -> None:
+        """Raises NotLeaderError before `loaded`, and after an append that failed once it was replayed."""
+        if self.ready:
             return
         if self._failed:
             self.unload()
@@ -59,23 +62,23 @@ class CoordinatorRuntime:
     # -- replay
 
     def replay(self, records: Iterable[LogRecord], written: Completion[int] | None = None) -> None:
-        """Apply records of the log, in order, before `loaded`. Raises FormatError for one not understood.
+        """Apply records of the log, in order, before `loaded`. Raises FormatError for a record of an unknown form.
 
-        `written` is done when they count as written; until then no answer that rests on them is given.
+        `written` is done when they count as written; no answer that depends on them is given before that.
         """
         if self._failed:
             self.unload()
         self._replay(records)
         if written is not None and not written.done():
-            self._parked = written
+            self.unfinished = written
             written.on_done(self._on_appended)
 
     def _replay(self, records: Iterable[LogRecord]) -> None:
         for key, value in records:
             kind, name, rest = decode_key(key)
-            group = self._groups.get(name)
+            group = self.groups.get(name)
             if group is None:
-                group = self._groups[name] = Group(name)
+                group = self.groups[name] = Group(name)
             if kind == GROUP:
                 group.replay_group(decode_group(value) if value is not None else None)
                 self._touch(group)
@@ -85,35 +88,30 @@ class CoordinatorRuntime:
             else:
                 group.offsets.replay(TopicPartition(*rest), decode_offset(value) if value is not None else None)
             if not group.exists:
-                del self._groups[name]
+                del self.groups[name]
 
     def _touch(self, group: Group) -> None:
         group.changed(next(self._versions))
         self._wakeups.update(dict.fromkeys(self._watchers.get(group.name, ())))
 
-    @property
-    def ready(self) -> bool:
-        """Whether requests are answered. False before `loaded`, and once the log has to be replayed anew."""
-        return self._ready
-
     def unload(self) -> None:
-        """Forget everything: leadership went away, or an append failed after its replay. Replay, then `loaded`."""
-        self._ready = self._failed = False
-        self._parked = None
-        self._groups = {}
+        """Forget everything: the leadership was lost, or an append failed after its replay. Next: `replay`, then `loaded`."""
+        self.ready = self._failed = False
+        self.unfinished = None
+        self.groups = {}
         for watchers in self._watchers.values():
             self._wakeups.update(dict.fromkeys(watchers))
 
     # -- writing
 
-    def _write(self, records: Sequence[LogRecord], result: Callable[[], T]) -> Completion[T]:
-        """Append, replay, answer. `result` is made after the replay and handed out when the append is done.
+    def write(self, records: Sequence[LogRecord], result: Callable[[], T]) -> Completion[T]:
+        """Append, replay, answer. `result` is called after the replay, and its value given when the append is done.
 
-        If the append fails at once nothing was replayed. If it fails later the state is ahead of the log:
-        the shard stops answering and has to be replayed. Without records the answer still waits for
-        what is parked, since it may rest on it.
+        If the append fails at once, nothing was replayed. If it fails later, the state is ahead of the log: the shard stops
+        answering, and its log has to be replayed. Without records the answer still waits for the append that is unfinished,
+        since it may depend on it.
         """
-        waits_for = self._parked
+        waits_for = self.unfinished
         if records:
             try:
                 appended = self._append(records)
@@ -125,32 +123,32 @@ class CoordinatorRuntime:
             self._replay(records)
             self.written += len(records)
             waits_for = None if finished else appended
-            self._parked = waits_for
+            self.unfinished = waits_for
             if waits_for is not None:
                 waits_for.on_done(self._on_appended)
         value = result()
         return Completion.of(value) if waits_for is None else _After(waits_for, value)
 
     def _on_appended(self, appended: Completion[int]) -> None:
-        # on whatever thread finished it, so without the lock
+        # It runs on the thread that finished the append, so without the lock.
         if appended.error() is not None:
             self._failed = True
-            self._ready = False
-        elif self._parked is appended:
-            self._parked = None
+            self.ready = False
+        elif self.unfinished is appended:
+            self.unfinished = None
 
     # -- wake-ups
 
     def watch(self, group: str, callback: Callable[[], object]) -> None:
-        """Have `callback` handed out by `take_wakeups` after every change that members of `group` can act on.
+        """Have `take_wakeups` return `callback` after every change that members of `group` can act on, until `unwatch`.
 
-        Those are a new epoch, a member gone, a partition released, and the shard being unloaded; commits
-        are not. `callback` must neither block nor raise. It stays until `unwatch`.
+        Those are a new epoch, a member that is gone, a partition that was released, and the unloading of the shard; commits
+        are not. `callback` must neither block nor raise.
         """
         self._watchers.setdefault(group, []).append(callback)
 
     def unwatch(self, group: str, callback: Callable[[], object]) -> None:
-        """Take one `watch` back; quiet if there is none."""
+        """Undo one `watch`. Does nothing if there is none."""
         watchers = self._watchers.get(group, [])
         if callback in watchers:
             watchers.remove(callback)
@@ -158,7 +156,7 @@ class CoordinatorRuntime:
             self._watchers.pop(group, None)
 
     def take_wakeups(self) -> list[Callable[[], object]]:
-        """What to call, each once, after leaving the shard's lock."""
+        """The callbacks to call, each once, after the shard's lock was released."""
         if not self._wakeups:
             return []
         wakeups, self._wakeups = self._wakeups, {}
@@ -166,7 +164,7 @@ class CoordinatorRuntime:
 
 
 class _After(Completion[T]):
-    """An answer that is there when an append is done. It looks at the append, so an interrupt cannot part them."""
+    """An answer that is done when an append is. It asks the append, so an interrupt cannot separate the two."""
 
     __slots__ = ("_appended", "_value")
 

@@ -10,10 +10,11 @@ an earlier one, and one whose value is None removes it, so compaction may keep j
                                           member_epoch, [[topic, [partition], [epoch]]], [[topic, [partition]]]]
     [3, group, topic, partition]         [0, offset, metadata, leader_epoch | nil, commit_ms, topic_id]
 
-An offset belongs to the topic of `topic_id` (16 bytes), and means nothing in another one of the same name. The key
-has the name, so that a commit for the topic of today replaces one for a former topic. The two lists of a member are what it was given (with the epoch at which it was) and its target. The
-leading 0 is the version of the value's form. Order inside a value is sorted, so equal states are equal
-bytes. No record refers to another one: after compaction they may be replayed in any order of keys.
+An offset belongs to the topic of `topic_id` (16 bytes), and means nothing in another topic of the same name. The key has the
+name, so that a commit for the topic that has the name now replaces one for a former topic. The two lists of a member are what
+it was given, with the group epoch at which that was, and its target. The leading 0 is the version of the value's form. Lists
+inside a value are sorted, so equal states are equal bytes. No record refers to another one: after compaction they may be
+replayed in any order of keys.
 """
 
 from __future__ import annotations
@@ -29,15 +30,15 @@ from ..types import TopicPartition
 GROUP, MEMBER, OFFSET = 1, 2, 3
 VALUE_VERSION = 0
 AWAY_EPOCH = -2
-"""The member epoch of a static member that left and whose place is kept, as in Kafka."""
+"""The member epoch of a static member that left, while its place is kept, as in Kafka."""
 
 LogRecord: TypeAlias = tuple[bytes, bytes | None]
 
 
 class GroupState(NamedTuple):
-    """What the log knows of a group as a whole.
+    """The record of a group as a whole.
 
-    `counts` has the partition counts that the target was made of, of subscribed topics that exist.
+    `counts` has the partition counts that the targets were computed from, of subscribed topics that exist.
     `empty_since_ms` is None while the group has members.
     """
 
@@ -48,10 +49,10 @@ class GroupState(NamedTuple):
 
 
 class MemberState(NamedTuple):
-    """What the log knows of a member.
+    """The record of a member.
 
-    `given` is what it may hold, each with the group epoch at which it was given: a commit older than
-    that epoch comes from before the partition was last lost. `target` is what it should come to hold.
+    `given` is what it may hold, each partition with the group epoch at which it was given: a commit with an older epoch comes
+    from before the partition was last lost. `target` is what it should come to hold.
     """
 
     member_id: str
@@ -69,7 +70,7 @@ class MemberState(NamedTuple):
 
     @property
     def away(self) -> bool:
-        """It is static and left: it holds nothing, and its target waits for whoever takes its place."""
+        """It is static and has left: it holds nothing, and its target is kept for the member that takes its place."""
         return self.member_epoch == AWAY_EPOCH
 
 
@@ -84,7 +85,7 @@ class CommittedOffset(NamedTuple):
 
 
 def _pack(value: Any) -> bytes:
-    # surrogatepass: a name or a note that is no proper text must not be what breaks a commit
+    # surrogatepass: a name or metadata that is not valid text must not make a commit fail
     packed: bytes = msgpack.packb(value, unicode_errors="surrogatepass")
     return packed
 

@@ -1,4 +1,4 @@
-"""The door of the coordinator. Requests of members are in `members`, those about offsets in `commits`."""
+"""`Shard`: every request to the coordinator. Those of members are in `members`, those about offsets in `commits`."""
 
 from __future__ import annotations
 
@@ -9,10 +9,11 @@ from ..runtime.api import Completion
 from ..types import TopicPartition
 from . import errors
 from .check import check_group
-from .commits import OffsetRequests
+from .commits import OffsetMetadataManager
 from .group import Group
-from .members import MemberRequests
+from .members import GroupMetadataManager
 from .messages import GroupDescription, Heartbeat, HeartbeatResult
+from .runtime import CoordinatorRuntime
 from .schema import CommittedOffset, GroupState, LogRecord, MemberState, group_key
 
 __all__ = ["DEFAULT_OFFSETS_RETENTION_MS", "GroupDescription", "Heartbeat", "HeartbeatResult", "Shard"]
@@ -20,19 +21,18 @@ __all__ = ["DEFAULT_OFFSETS_RETENTION_MS", "GroupDescription", "Heartbeat", "Hea
 DEFAULT_OFFSETS_RETENTION_MS = 7 * 24 * 60 * 60 * 1000
 
 
-class Shard(MemberRequests, OffsetRequests):
+class Shard:
     """All groups whose records live in one partition of the internal log.
 
-    `topic_id` gives the id of the topic that bears a name now, None if there is none; it is asked under the shard's
-    lock, so an answer is never older than a commit that was taken before. `append` takes records for that partition and returns a Completion that is done when they count as
-    written; it may also raise. `incarnation` names this opening of the log: members of another one are
-    gone, and `loaded` removes them. `offsets_retention_ms` None keeps offsets for ever. `new_id` makes a
-    member id never used before.
+    `append` takes records for that partition and returns a Completion that is done when they count as written; it may also
+    raise. `topic_id` gives the id of the topic that has a name now, or None; it is called under the shard's lock, so an answer
+    is never older than a commit that was taken before. `incarnation` names this opening of the log: members of another one
+    are gone, and `loaded` removes them. `offsets_retention_ms` None keeps offsets for ever. `new_id` makes a member id that was
+    never used before.
 
-    The caller holds the shard's lock for every call but `changed` and `renew`, and calls what
-    `take_wakeups` returns after leaving it. An error comes in the Completion, and then nothing changed;
-    methods that return no Completion raise. Until `loaded`, and after `unload`, everything fails with
-    NotLeaderError, which is retriable.
+    The caller holds the shard's lock for every call but `renew`, and calls what `take_wakeups` returns after releasing it. A
+    request fails through its Completion, and then nothing has changed; methods that return no Completion raise. Before
+    `loaded`, and after `unload`, everything fails with NotLeaderError, which is retriable.
 
     >>> log = []
     >>> append = lambda records: (log.extend(records), Completion.of(0))[1]
@@ -53,28 +53,57 @@ class Shard(MemberRequests, OffsetRequests):
         offsets_retention_ms: int | None = DEFAULT_OFFSETS_RETENTION_MS,
         new_id: Callable[[], str],
     ) -> None:
-        super().__init__(append, topic_id)
-        self._incarnation = incarnation
-        self._retention_ms = offsets_retention_ms
-        self._new_id = new_id
+        runtime = self._runtime = CoordinatorRuntime(append, topic_id)
+        self.replay = runtime.replay
+        self.unload = runtime.unload
+        self.watch = runtime.watch
+        self.unwatch = runtime.unwatch
+        self.take_wakeups = runtime.take_wakeups
+        members = GroupMetadataManager(runtime, incarnation, new_id)
+        self.loaded = members.loaded
+        self.heartbeat = members.heartbeat
+        self.renew = members.renew
+        self.leave = members.leave
+        self.expire = members.expire
+        self.next_expiry_s = members.next_expiry_s
+        self.metadata_changed = members.metadata_changed
+        offsets = OffsetMetadataManager(runtime, offsets_retention_ms)
+        self.commit = offsets.commit
+        self.committed = offsets.committed
+        self.beyond = offsets.beyond
+        self.lower_offsets = offsets.lower_offsets
+        self.delete_offsets = offsets.delete_offsets
+        self.expire_offsets = offsets.expire_offsets
+        self.forget_former_topics = offsets.forget_former_topics
+        self.next_offset_expiry_ms = offsets.next_offset_expiry_ms
+
+    @property
+    def ready(self) -> bool:
+        """Whether requests are answered. False before `loaded`, and when the log has to be replayed again."""
+        return self._runtime.ready
+
+    @property
+    def written(self) -> int:
+        """See `CoordinatorRuntime.written`."""
+        return self._runtime.written
 
     # -- groups
 
     def describe(self, group: str) -> GroupDescription:
         """State, epoch and members; an unknown group is `Dead` and has none."""
-        self._require_ready()
-        return (self._groups.get(group) or Group(group)).describe()
+        self._runtime.require_ready()
+        return (self._runtime.groups.get(group) or Group(group)).describe()
 
     def list_groups(self) -> list[str]:
-        """Names of the groups that have members, offsets, or had members not too long ago; sorted."""
-        self._require_ready()
-        return sorted(self._groups)
+        """Names of the groups that have members or offsets, or had members until not long ago; sorted."""
+        self._runtime.require_ready()
+        return sorted(self._runtime.groups)
 
     def delete_group(self, group: str) -> Completion[None]:
-        """Forget a group and its offsets. Fails with GroupNotEmptyError or GroupIdNotFoundError."""
+        """Delete a group and its offsets. Fails with GroupNotEmptyError or GroupIdNotFoundError."""
         try:
-            self._require_ready()
-            here = self._existing(group)
+            self._runtime.require_ready()
+            here = self._runtime.existing(group)
             if here.members:
                 raise errors.not_empty(here, "delete")
         except StreamlogError as error:
@@ -82,22 +111,22 @@ class Shard(MemberRequests, OffsetRequests):
         records = here.offsets.forget(list(here.offsets.by_partition))
         if here.recorded:
             records.append((group_key(group), None))
-        return self._write(records, lambda: None)
+        return self._runtime.write(records, lambda: None)
 
     # -- for tests
 
     def check(self) -> None:
         """Assert every invariant of every group."""
-        for group in self._groups.values():
+        for group in self._runtime.groups.values():
             check_group(group)
 
     def snapshot(self) -> dict[str, tuple[GroupState, dict[str, MemberState], dict[TopicPartition, CommittedOffset]]]:
-        """All that the log says, by group: equal before and after a replay."""
+        """Everything that the log says, by group: equal before and after a replay."""
         return {
             name: (
                 group.state,
                 {member_id: member.state for member_id, member in group.members.items()},
                 dict(group.offsets.by_partition),
             )
-            for name, group in self._groups.items()
+            for name, group in self._runtime.groups.items()
         }

@@ -1,4 +1,4 @@
-"""What one request would change in one group, as records. Nothing changes until they are replayed."""
+"""The changes that one request makes to one group, as records. Nothing has changed before they are replayed."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ _Place: TypeAlias = tuple[bool, str]
 
 
 class Transition:
-    """The members of a group as they would be: `put`, `remove`, `rebalance`, `reconcile`, then take `records`."""
+    """The members of a group as they will be: `put`, `remove`, `rebalance`, `reconcile`, then take `records`."""
 
     def __init__(self, group: Group) -> None:
         self._group = group
@@ -29,17 +29,17 @@ class Transition:
         del self.members[member_id]
 
     def keep_place(self, member_id: str) -> None:
-        """A static member goes away: it holds nothing any more, but its target stays its own."""
+        """A static member goes away: it holds nothing any more, and its target is kept for it."""
         self.put(self.members[member_id]._replace(member_epoch=AWAY_EPOCH, given={}))
 
     # -- the target
 
     def rebalance(self, topics: Mapping[str, int], now_ms: int) -> None:
-        """Give everybody a new target and the group a new epoch, if anything that a target is made of changed.
+        """Give the members new targets and the group a new epoch, if anything that the targets depend on has changed.
 
-        That is who is subscribed to what, how many partitions there are, and which assignor all members
-        have in common. A static member is known by its instance id here, so whoever takes its place
-        changes nothing. Raises ConfigError where the members have no assignor in common.
+        That is the subscriptions, the partition counts, and the assignor that all members have in common. A static member
+        counts by its instance id, so a member that takes its place changes nothing. Raises ConfigError if the members have
+        no assignor in common.
         """
         if not self.members:
             if self._before:
@@ -72,9 +72,9 @@ class Transition:
     # -- what a member may hold
 
     def reconcile(self, member_id: str, owned: frozenset[TopicPartition]) -> None:
-        """Release what the member no longer holds, and give it what of its target is free.
+        """Release the partitions that the member no longer holds, and give it those of its target that are free.
 
-        What it still holds outside its target stays given, so that nobody else gets it.
+        A partition that it still holds outside its target stays given to it, so no other member gets it.
         """
         state = self.members[member_id]
         epoch = self.state.epoch

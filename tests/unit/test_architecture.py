@@ -103,17 +103,13 @@ IS_ONE = {
     "UnacknowledgedDelivery(ManyDelivery)",
     "VerifiedBatch(BatchColumns)",
     "Workers(Closing)",
+    "_After(Completion)",
     "_Pickled(RecordBatch)",
 }
 # One object cut into several classes by length. These are being taken apart; none is added.
 LADDERS = {
     "FollowedSegment(Segment)",
     "LiveIndex(Index)",
-    "MemberRequests(CoordinatorRuntime)",
-    "OffsetRequests(CoordinatorRuntime)",
-    "Shard(MemberRequests)",
-    "Shard(OffsetRequests)",
-    "_After(Completion)",
     "_Repair(Inspection)",
 }
 

@@ -129,7 +129,7 @@ def test_an_append_that_raises_fails_the_request_alone(world: Any) -> None:
     def append(records: object) -> Any:
         raise DiskFullError("full")
 
-    world.shard._append = append
+    world.shard._runtime._append = append
     with pytest.raises(DiskFullError):
         world.member().heartbeat()
     assert world.state == "Dead"
@@ -233,7 +233,6 @@ def test_a_shard_that_is_not_loaded_refuses_everything_and_says_to_try_again(wor
     member = world.joined()
     world.shard.unload()
     assert member.ask().error().retriable
-    assert world.shard.changed("g", member.id, member.answer.version)
     assert not world.shard.renew("g", member.id, member.answer.version, world.now_s)
     for refused in (
         world.shard.leave("g", member.id, 0, 0.0),
@@ -272,10 +271,10 @@ def test_a_record_that_is_not_understood_is_refused(world: Any, record: tuple[by
 def test_a_member_may_skip_its_heartbeat_while_nothing_changed(world: Any) -> None:
     member = world.joined()
     version = member.answer.version
-    assert not world.shard.changed("g", member.id, version)
+    assert world.shard.renew("g", member.id, version, world.now_s)
     world.joined()
-    assert world.shard.changed("g", member.id, version)
-    assert world.shard.changed("nowhere", member.id, version)
+    assert not world.shard.renew("g", member.id, version, world.now_s)
+    assert not world.shard.renew("nowhere", member.id, version, world.now_s)
 
 
 def test_renewing_without_a_heartbeat_keeps_a_member_alive(world: Any) -> None:
