@@ -1,13 +1,12 @@
-"""A log that another process writes, read along: a `LogSnapshot` made of its slot in `published` and of a directory listing.
+"""Reading a log that another process writes: a `LogSnapshot` made from its slot in `published` and a directory listing.
 
-Nothing here writes, locks or creates anything. A slot that only grew moves the end; any other change has
-the directory listed anew, and the listing counts if the slot is still the same after it. Between the
-listing and the moment at which a file is opened, retention may have removed it and compaction put another
-in its place: then it is not there, or not of the size that was listed, and the view is renewed. An index
-is believed only for a file of its own size. So a reader never mixes two states of a file, and what it
-reads is whole: below `published` nothing is ever written again.
+Nothing here writes, locks or creates anything. If a slot only grew, the end moves. After any other change the directory is
+listed again, and the listing counts if the slot is still the same afterwards. Between the listing and the open of a file,
+retention may have removed the file, or compaction replaced it: then it is missing, or its size is not the listed one, and
+the view is renewed. An index file is used only for a file of the size that it names. So a reader never mixes two states of
+a file, and it reads whole batches only: bytes before the published end are never written again.
 
-Where nobody owns the directory, the files alone say how far the log goes: `salvage`.
+If no process owns the directory, the files alone say where the log ends: `follow_files`.
 """
 
 from __future__ import annotations
@@ -37,20 +36,20 @@ from .segment import Segment
 from .tail import EMPTY, FetchData, LogSnapshot
 
 T = TypeVar("T")
-_ANY_TIME = (1 << 63) - 1  # a maximum timestamp that is not known: at or after every time that is looked for
-# How often a listing is made again because the slot changed meanwhile, and how often a read is because the files did.
+_ANY_TIME = (1 << 63) - 1  # an unknown maximum timestamp: at or after every timestamp that is searched for
+# How often the directory is listed again because the slot changed, and how often a read is repeated because files did.
 _LISTINGS = 20
 _READS = 20
-# From a place that is known to one this far on, headers are walked each time rather than indexed once.
+# Up to this distance from a known position, headers are walked on each lookup; beyond it, an index is built once.
 _NEARBY = 64 * 1024
 
 
 class TailedLog:
-    """One partition of a log that is another process's. Reading takes no lock.
+    """One partition of a log that another process writes. Reading takes no lock.
 
-    REQUIRES: `follow`, `list_anew` and `salvage` are called by one thread at a time. `renew(tail)` is what a reader
-    calls whom the files of `tail` failed: it looks for news, and has them followed. `why_gone()` is asked before the log
-    is called lost: the error of a topic that was deleted, or None.
+    REQUIRES: one thread at a time calls `follow`, `relist` and `follow_files`. A reader calls `renew(tail)` if the files of
+    `tail` could not be read: it looks for a newer state and has it followed. `why_gone()` is called before the log is
+    reported as lost: it returns the error for a topic that was deleted, or None.
     """
 
     def __init__(self, disk: Disk, directory: str, seed: int, topic_id: bytes, partition: int) -> None:
@@ -62,7 +61,7 @@ class TailedLog:
         self._life: tuple[int, int] | None = None
         self._slot: Slot | None = None
         self.high_watermark = 0
-        self.is_known = False  # until it is, no offset is out of range
+        self.is_known = False  # until then, no offset is out of range
         self._reader = LogReader(seed, self._tail([self._segment(0)], 0, 0, 0), retries=0)
         self.renew: Callable[[LogSnapshot], None] = lambda tail: None
         self.why_gone: Callable[[], StreamlogError | None] = lambda: None
@@ -71,7 +70,7 @@ class TailedLog:
         return FollowedSegment(self._disk, f"{self.directory}/{log_name(base_offset)}", base_offset, self.seed)
 
     def _tail(self, segments: Sequence[Segment], start_offset: int, end_offset: int, end_position: int) -> LogSnapshot:
-        """The timestamps of the last segment are not known, so it is looked into whatever time is asked for."""
+        """The timestamps of the last segment are unknown, so a search for any time looks into it."""
         bases = tuple(segment.base_offset for segment in segments)
         return LogSnapshot(end_offset, end_position, tuple(segments), bases, start_offset, 0, -1, _ANY_TIME, -1)
 
@@ -81,27 +80,27 @@ class TailedLog:
         return self._reader.tail
 
     def release(self) -> None:
-        """Let go of every file."""
+        """Close every file."""
         for segment in self.tail.segments:
             segment.release()
 
     # -- reading -------------------------------------------------------------------------------------
 
     def fetch(self, offset: int, max_bytes: int, end_offset: int, after: FetchData = EMPTY) -> FetchData:
-        # What is in the log and may not be seen is waited for: an owner before this one had let it be seen.
+        # An offset after `end_offset` and inside the log was visible under an earlier owner: wait until it is again.
         if not self.is_known or end_offset < offset <= self.tail.end_offset:
             return EMPTY
         reader = self._reader
-        return _visible(self._again(lambda: reader.fetch(offset, max_bytes, end_offset, after)), end_offset)
+        return _visible(self._read(lambda: reader.fetch(offset, max_bytes, end_offset, after)), end_offset)
 
     def find_time(self, timestamp: int, end_offset: int) -> OffsetAndTimestamp | None:
-        return self._again(lambda: self._reader.find_time(timestamp, end_offset))
+        return self._read(lambda: self._reader.find_time(timestamp, end_offset))
 
     def after_damage(self, offset: int, end_offset: int) -> int:
-        return self._again(lambda: self._reader.after_damage(offset, end_offset))
+        return self._read(lambda: self._reader.after_damage(offset, end_offset))
 
-    def _again(self, read: Callable[[], T]) -> T:
-        """Read; if a file was gone or did not fit, renew the view, and read again if that brought another one."""
+    def _read(self, read: Callable[[], T]) -> T:
+        """Read. If a file is missing or was replaced, renew the view, and read again if the files are others then."""
         for _ in range(_READS):
             tail = self.tail
             try:
@@ -112,16 +111,16 @@ class TailedLog:
                 self.renew(tail)
                 if self.tail.segments == tail.segments:
                     if isinstance(error, StorageError) and not any(map(holds_records, self._names())):
-                        raise self._lost() from error
+                        raise self._gone_error() from error
                     raise
-        raise self._restless()
+        raise self._changing_error()
 
-    def _lost(self) -> StreamlogError:
-        """What is raised where the directory, or everything in it, is gone."""
+    def _gone_error(self) -> StreamlogError:
+        """The error if the directory, or everything in it, is gone."""
         is_there = self._disk.exists(self.directory)
         return self.why_gone() or lost_error(self.directory, "this partition", is_there=is_there)
 
-    def _restless(self) -> RequestTimedOutError:
+    def _changing_error(self) -> RequestTimedOutError:
         return RequestTimedOutError(
             f"The files of {self.directory} changed {_READS} times while they were read. Their owner rolls or compacts "
             f"faster than this process reads; try again."
@@ -130,15 +129,15 @@ class TailedLog:
     # -- following the owner -------------------------------------------------------------------------
 
     def follow(self, slot: Slot, incarnation: int, reread: Callable[[], Slot | None]) -> bool:
-        """Take over what the owner published. `reread` gives the slot as it is by then; None if this owner has none
-        any more: then the view stays as it was, and the answer is False.
+        """Take over what the owner published. `reread` reads the slot again.
 
-        Raises StorageError, RequestTimedOutError (retriable); then the view is as it was.
+        If `reread` returns None, because this owner has no slot any more, the view is not changed, and the result is False.
+        Raises StorageError, RequestTimedOutError (retriable), with the view unchanged.
         """
         last, tail = self._slot, self.tail
         life = (incarnation, slot.rewrites)
         if last is not None and life == self._life and slot.shape == last.shape:
-            # Between appends alone an end that is less is that of a slot read before the last one, by another thread.
+            # Appends only move the end forward: a smaller end is from a slot that another thread read earlier.
             if slot.end_offset >= last.end_offset and slot.high_watermark >= last.high_watermark:
                 self._publish(tail._replace(end_offset=slot.end_offset, end_position=slot.end_position), slot, life)
             return True
@@ -162,34 +161,35 @@ class TailedLog:
                 return True
             slot = again
         if missing is not None and not self._disk.exists(self.directory):
-            raise self._lost()
-        raise self._restless() if missing is None else as_storage_error(missing, "list", self.directory)
+            raise self._gone_error()
+        raise self._changing_error() if missing is None else as_storage_error(missing, "list", self.directory)
 
-    def list_anew(self, is_between: Callable[[], bool]) -> None:
-        """The slot says that nothing happened, a file says otherwise: take the directory as it is now.
+    def relist(self, is_between: Callable[[], bool]) -> None:
+        """List the directory again: a file changed although the slot did not.
 
-        If it still `is_between` two owners when it was listed, no slot tells what the one before did last. Then what it
-        sealed may be seen, as it could be before: of what it compacted the later records may be all that is left.
+        If `is_between` is still true after the listing, there was no owner during it, and no slot has the last changes of
+        the previous owner. Then all records in its sealed segments become visible: of what it compacted, only the later
+        records may be left.
         """
         slot, old = self._slot, self.tail
         for _ in range(_LISTINGS):
             if slot is None:
                 return
             try:
-                onward = max(_places(self._disk.listdir(self.directory), MAX_OFFSET), default=0)
-                if onward > slot.active_base and onward >= slot.end_offset and is_between():
+                next_base = max(_places(self._disk.listdir(self.directory), MAX_OFFSET), default=0)
+                if next_base > slot.active_base and next_base >= slot.end_offset and is_between():
                     slot = slot._replace(
-                        end_offset=onward,
-                        high_watermark=onward,
-                        last_stable_offset=onward,
-                        active_base=onward,
+                        end_offset=next_base,
+                        high_watermark=next_base,
+                        last_stable_offset=next_base,
+                        active_base=next_base,
                         end_position=0,
                     )
                 tail = self._listed(slot, keep=False)
-                # What was deleted last the partition's state tells: a new start is on the device before the first
-                # file goes. So it is read after the listing.
+                # The partition's state has the last deletion: a new start is on the device before the first file is
+                # removed. So the state is read after the listing.
                 start = min(self._state(self._names()).log_start_offset, slot.end_offset)
-            except FileNotFoundError as error:  # they are being moved about: the next listing tells
+            except FileNotFoundError as error:  # the owner is renaming files: list again
                 check(error)
                 continue
             except OSError as error:
@@ -197,7 +197,7 @@ class TailedLog:
             if start > slot.log_start_offset:
                 slot = slot._replace(log_start_offset=start)
                 continue
-            if _files(tail) != _files(old):
+            if _identity(tail) != _identity(old):
                 self._publish(tail, slot, self._life or (0, 0))
             return
 
@@ -205,23 +205,23 @@ class TailedLog:
         active = tail.segments[-1]
         assert isinstance(active, FollowedSegment)
         active.size, active.next_offset = tail.end_position, tail.end_offset
-        active.live.tell(tail.end_offset, tail.end_position)
+        active.live.note(tail.end_offset, tail.end_position)
         self._life, self._slot = life, slot
         self._reader.tail = tail
         self.high_watermark = slot.high_watermark
         self.is_known = True
 
     def _listed(self, slot: Slot, *, keep: bool) -> LogSnapshot:
-        """The log as `slot` and the directory have it. `keep`: what is known of files with the same name still holds.
+        """The log according to `slot` and the directory. `keep`: reuse the known segments whose file has the same name.
 
-        Raises OSError: FileNotFoundError if a file went while this looked.
+        Raises OSError: FileNotFoundError if a file was removed meanwhile.
         """
         places = _places(self._disk.listdir(self.directory), slot.active_base)
         places[slot.active_base] = log_name(slot.active_base)
         known = {segment.path: segment for segment in self.tail.segments} if keep else {}
         segments: list[Segment] = []
         bases, start = sorted(places), slot.log_start_offset
-        if bases[0] > start:  # the disk refused the owner the slot: what it deleted last, the state tells
+        if bases[0] > start:  # the owner could not write the slot after a deletion: the state has the new start
             start = max(start, min(self._stored_start(), slot.end_offset))
         bases = _from(bases, start)
         for n, base in enumerate(bases):
@@ -229,12 +229,12 @@ class TailedLog:
             segment = known.get(path) or FollowedSegment(self._disk, path, base, self.seed)
             assert isinstance(segment, FollowedSegment)
             if base != slot.active_base and not segment.sealed:
-                segment.finished(segment.measure(), bases[n + 1])
+                segment.finish(segment.measure(), bases[n + 1])
             segments.append(segment)
         return self._tail(segments, start, slot.end_offset, slot.end_position)
 
     def _stored_start(self) -> int:
-        """The log start in the partition's state, where it is on the device before the first file goes; 0 if it has none."""
+        """The log start in the partition's state, which is written before files are removed; 0 if there is no state."""
         try:
             found = checkpoint.slots(self._disk.read(self._state_path), self._topic_id, self._partition).newest
         except FileNotFoundError as error:
@@ -248,20 +248,20 @@ class TailedLog:
 
     # -- without an owner ----------------------------------------------------------------------------
 
-    def salvage(self, slot: Slot | None, *, verify: bool, is_alone: Callable[[], bool]) -> bool:
-        """Nobody owns the directory: take everything that is whole, as far as the files go.
+    def follow_files(self, slot: Slot | None, *, verify: bool, is_alone: Callable[[], bool]) -> bool:
+        """Take over everything that is intact in the files. REQUIRES: no process owns the directory.
 
-        `slot` is how far the owner came at least, if that is known and still true. With `verify` payloads past the
-        recovery point are verified too: the machine was booted since. Unless it still `is_alone` afterwards the view
-        stays as it was, and the answer is False: what the next owner appends is in the files before it may be seen.
-        Nothing is cut, nothing written. Raises StorageError, CorruptRecordError, which a directory without any segment is.
+        `slot` is how far the owner came at least, if that is known and still true. With `verify`, payloads after the
+        recovery point are verified too, because the machine was booted since. If `is_alone` is false afterwards, the view
+        is not changed, and the result is False: records that a new owner appends are in the files before they are visible.
+        Nothing is truncated or written. Raises StorageError; CorruptRecordError, also if the directory has no segment.
         """
         try:
             names = self._names()
             if not any(map(holds_records, names)):
                 if not is_alone():
                     return False
-                raise self._lost()
+                raise self._gone_error()
             state = self._state(names)
             places = _places(names, MAX_OFFSET)
             bases = _from(sorted(places), state.log_start_offset)
@@ -273,7 +273,7 @@ class TailedLog:
             raise as_storage_error(error, "read", self.directory) from error
         if not is_alone():
             return False
-        # As an owner would have published it: the next one may move the files about before it says anything.
+        # As an owner would have published it: the next owner may rename files before it publishes anything.
         end, start = tail.end_offset, tail.start_offset
         self._slot = Slot(self.seed, 0, 0, end, end, end, start, tail.bases[-1], tail.end_position)
         self._life = None
@@ -290,7 +290,7 @@ class TailedLog:
             return []
 
     def _state(self, names: Sequence[str]) -> State:
-        if all(base_offset_of(name, "log") is None for name in names):  # a recovery was interrupted in between
+        if all(base_offset_of(name, "log") is None for name in names):  # a recovery was interrupted
             return State(0, 0)
         path = self._state_path
         found = checkpoint.slots(self._disk.read(path), self._topic_id, self._partition).newest
@@ -305,13 +305,13 @@ class TailedLog:
     def _walked(
         self, segments: list[FollowedSegment], state: State, slot: Slot | None, trusted_to: int | None
     ) -> LogSnapshot:
-        """The segments that count, the last one as far as it is whole."""
+        """The snapshot of these segments; the last one ends after its last intact batch."""
         for segment in segments:
             segment.size = segment.measure()
         if not segments:
             start = state.log_start_offset
             return self._tail([self._segment(start)], start, start, 0)
-        # A roll that was interrupted leaves an empty file, and the segment before it may have been appended to since.
+        # An interrupted roll leaves an empty file, and the segment before it may have been appended to since.
         while len(segments) > 1 and not segments[-1].size:
             end = _end_of(segments[-2], slot, trusted_to)
             if end[0] < segments[-1].base_offset:
@@ -321,7 +321,7 @@ class TailedLog:
                 segments.append(empty)
                 break
         for segment, following in pairwise(segments):
-            segment.finished(segment.size, following.base_offset)
+            segment.finish(segment.size, following.base_offset)
         active = segments[-1]
         end_offset, end_position = _end_of(active, slot, trusted_to)
         active.size, active.next_offset = end_position, end_offset
@@ -329,20 +329,20 @@ class TailedLog:
 
 
 def _visible(chunk: FetchData, end_offset: int) -> FetchData:
-    """The batches of `chunk` before `end_offset`. A file that another took the place of since it was listed may hold more."""
+    """The batches of `chunk` before `end_offset`. A file that replaced a listed one may contain more."""
     data = chunk.data
     if data and header_fault(data, 0, chunk.seed) is None and peek(data).base_offset >= end_offset:
         return EMPTY
     return chunk._replace(data=batches_before(data, end_offset))
 
 
-def _files(tail: LogSnapshot) -> tuple[list[tuple[str, int]], str, int]:
-    """What tells two views apart whose last file grows."""
+def _identity(tail: LogSnapshot) -> tuple[list[tuple[str, int]], str, int]:
+    """Identifies a view: it differs between two views unless only the last file has grown."""
     return [(s.path, s.size) for s in tail.segments[:-1]], tail.segments[-1].path, tail.end_position
 
 
 def _places(names: Sequence[str], last_base: int) -> dict[int, str]:
-    """The files that hold the log, by base offset, none behind `last_base`: what a finished swap replaces is left out."""
+    """The files of the log by base offset, up to `last_base`, without those that a finished swap replaces."""
     bases = {base: name for name in names if (base := base_offset_of(name, "log")) is not None and base <= last_base}
     for name in names:
         swap = swap_of(name)
@@ -354,14 +354,14 @@ def _places(names: Sequence[str], last_base: int) -> dict[int, str]:
 
 
 def _from(bases: list[int], log_start_offset: int) -> list[int]:
-    """Those of the segments that reach past the log's start."""
+    """The segments that extend past the log start."""
     while len(bases) > 1 and bases[1] <= log_start_offset:
         bases = bases[1:]
     return bases
 
 
 def _end_of(segment: FollowedSegment, slot: Slot | None, trusted_to: int | None) -> tuple[int, int]:
-    """The offset and the position at which the last whole batch of `segment` ends; see `walk`."""
+    """The offset and the position at which the last intact batch of `segment` ends; see `walk`."""
     size = segment.size
     if slot is not None and slot.active_base == segment.base_offset and slot.end_position <= size:
         offset, position = slot.end_offset, slot.end_position
@@ -373,12 +373,12 @@ def _end_of(segment: FollowedSegment, slot: Slot | None, trusted_to: int | None)
     if stats is not None:
         return stats.next_offset, size
     seen = walk(segment, size, trusted_to)
-    segment.live.walked(seen.entries, seen.end)
+    segment.live.set_walked(seen.entries, seen.end)
     return seen.stats.next_offset, seen.end
 
 
 class FollowedSegment(Segment):
-    """A file that another process wrote, or still writes. Its size is that which was listed."""
+    """A segment that another process wrote or still writes. `size` is the size that was listed."""
 
     def __init__(self, disk: Disk, path: str, base_offset: int, seed: int) -> None:
         super().__init__(disk, path[: path.rindex("/")], base_offset, seed)
@@ -387,7 +387,7 @@ class FollowedSegment(Segment):
 
     @property
     def file(self) -> File:
-        """The open file. Raises OSError ESTALE if another one took its place since it was listed."""
+        """The open file. Raises OSError ESTALE if it was replaced since it was listed."""
         file = self._file
         if file is None:
             file = self.disk.open(self.path, writable=False)
@@ -397,46 +397,46 @@ class FollowedSegment(Segment):
         return file
 
     def measure(self) -> int:
-        """The file's size now; nothing stays open."""
+        """The current size of the file, which is not kept open."""
         file = self.disk.open(self.path, writable=False)
         try:
             return file.size()
         finally:
             file.close()
 
-    def finished(self, size: int, next_offset: int) -> None:
-        """It will not change any more: it may be mapped, and has an index file, or will have."""
+    def finish(self, size: int, next_offset: int) -> None:
+        """The owner has sealed it: it may be mapped now, and has an index file, or will have."""
         self.size, self.next_offset = size, next_offset
-        if not self.live.knows_some:  # else whoever is tailing goes on without a walk
+        if not self.live.has_entries:  # otherwise a reader that is tailing continues without a walk
             self._index = None
         self.seal()
 
 
 class LiveIndex(Index):
-    """The index of a segment that grows: walked only where it has to be, since who tails is never far from a place
-    that the slot told of. One walk may be made by two threads at once; what it found is put down in one assignment.
+    """The index of a segment that grows. A reader that is tailing is always near a position from a slot, so the segment is
+    walked only when necessary. Two threads may walk at once; each stores its result in one assignment.
 
-    It refers to its segment weakly. In a cycle, a segment that the owner deleted would keep its descriptor and its
-    disk space until the cyclic garbage collector runs. REQUIRES: the caller holds the segment.
+    It refers to its segment weakly: in a reference cycle, a segment that the owner deleted would keep its descriptor and its
+    disk space until the cyclic garbage collector runs. REQUIRES: the caller refers to the segment.
     """
 
-    __slots__ = ("_segment", "_told", "_walked")
+    __slots__ = ("_noted", "_segment", "_walked")
 
     def __init__(self, segment: Segment) -> None:
         super().__init__()
         self._segment = weakref.ref(segment)
-        self._told = (array("q", [segment.base_offset]), array("q", [0]))
+        self._noted = (array("q", [segment.base_offset]), array("q", [0]))
         self._walked = (Index(), 0)
 
     @property
-    def knows_some(self) -> bool:
-        return len(self._told[0]) > 1 or self._walked[1] > 0
+    def has_entries(self) -> bool:
+        return len(self._noted[0]) > 1 or self._walked[1] > 0
 
-    def tell(self, offset: int, position: int) -> None:
-        """A batch begins, or will, at `position` with `offset`."""
-        offsets, positions = self._told
+    def note(self, offset: int, position: int) -> None:
+        """A batch with `offset` begins, or will begin, at `position`."""
+        offsets, positions = self._noted
         if position - positions[-1] >= INTERVAL:
-            positions.append(position)  # in this order: who bisects the offsets finds its position there
+            positions.append(position)  # first: a reader that finds the offset must find the position
             offsets.append(offset)
 
     def _the_segment(self) -> Segment:
@@ -445,10 +445,10 @@ class LiveIndex(Index):
         return segment
 
     def position_for_offset(self, offset: int) -> int:
-        offsets, positions = self._told
+        offsets, positions = self._noted
         at = max(0, bisect_right(offsets, offset) - 1)
-        onward = positions[at + 1] if at + 1 < len(positions) else self._the_segment().size
-        if onward - positions[at] <= _NEARBY:
+        next_position = positions[at + 1] if at + 1 < len(positions) else self._the_segment().size
+        if next_position - positions[at] <= _NEARBY:
             return positions[at]
         return self._all().position_for_offset(offset)
 
@@ -456,7 +456,7 @@ class LiveIndex(Index):
         return self._all().position_for_time(timestamp)
 
     def _all(self) -> Index:
-        """An index of everything up to the segment's size."""
+        """The index of everything up to the segment's size."""
         known, position = self._walked
         segment = self._the_segment()
         size = segment.size
@@ -470,9 +470,9 @@ class LiveIndex(Index):
                 if isinstance(found, BatchHeader):
                     index.add(found.base_offset, at, found.max_timestamp)
             known = index
-        self.walked(known, size)
+        self.set_walked(known, size)
         return known
 
-    def walked(self, index: Index, size: int) -> None:
-        """This is the index of everything before the position `size`."""
+    def set_walked(self, index: Index, size: int) -> None:
+        """`index` covers everything before the position `size`."""
         self._walked = (index, size)

@@ -59,7 +59,7 @@ class TailedPartition:
             done = False
             # If the log was closed as clean, the files say as much as a slot, which may not verify.
             if situation is Situation.ALONE or (slot is None and owner.get("clean")):
-                done = stage == self._stage or self.log.salvage(
+                done = stage == self._stage or self.log.follow_files(
                     published.trusted(seed),
                     verify=not (published.same_boot or published.is_clean),
                     is_alone=lambda: published.is_last(owner),
@@ -75,4 +75,4 @@ class TailedPartition:
         self.catch_up()
         if self.log.tail.segments == failed.segments:
             with inside(), self._lock:
-                self.log.list_anew(self._published.is_between)
+                self.log.relist(self._published.is_between)

@@ -228,7 +228,7 @@ class TailingService:
             return partition.closed.copy()
         metadata_log = self._tail(self._metadata.name, METADATA_DIR, METADATA_ID, lambda: None)
         try:
-            metadata_log.log.salvage(None, verify=True, is_alone=lambda: True)
+            metadata_log.log.follow_files(None, verify=True, is_alone=lambda: True)
             image = metadata.replay(metadata.EMPTY, all_records(metadata_log))
         except StreamlogError as error:
             logger.debug("reading the metadata log of %s: %s", self._path, error)

@@ -1,5 +1,7 @@
-"""From the files of a partition back to a log, after a close or a crash.
+"""Opening a partition again, after a close or a crash.
 
-- `recovery`: opening a partition; `rebuild`: what is derived, from the batches.
-- `power_loss`: where the whole batches go on after damage; `resync`: what a failed sync or a power loss leaves.
+- `recovery`: `open_log`, from the files of a partition directory back to a log.
+- `power_loss`: where a log ends after a crash of the machine, and its truncation.
+- `resync`: writing the files again after a failed sync.
+- `rebuild`: `SegmentWriter`, which `streamlog.repair` uses to write a new directory from intact batches.
 """

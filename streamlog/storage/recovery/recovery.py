@@ -1,12 +1,15 @@
-"""From the files of a partition directory back to a `Log`.
+"""Opening a partition: from the files of its directory back to a `Log`.
 
-After a clean close nothing is scanned: sizes come from the directory, the rest from the index of the
-last segment. After a crash of the process the headers of the last segment are walked: the page cache
-has survived, so only the very end of the last write can be missing, a batch that the file is too short
-for. It is cut. Anything else that does not verify is damage, and damage is never cut: it is walked
-around, and whoever reads there is told. After a crash of the machine `torn` decides.
+After a clean close nothing is scanned: the sizes come from the directory, the rest from the index of the last segment.
 
-Sealed segments are not looked into: a log of ten thousand opens as fast as one of ten.
+After a crash of the process, the headers of the last segment are walked. The page cache has survived, so only the end of
+the last write can be missing: a batch that the file is too short for. It is truncated. Anything else that does not verify
+is damage. Damage is never truncated: reads before and after it work, and a read of it raises an error.
+
+After a crash of the machine, `power_loss` decides where the log ends. After a failed sync, `resync` writes the files again
+first.
+
+Sealed segments are not read, so a log of ten thousand segments opens as fast as one of ten.
 """
 
 from __future__ import annotations
@@ -33,8 +36,11 @@ logger = logging.getLogger("streamlog.storage")
 
 
 class PreviousShutdown(NamedTuple):
-    """How the directory was left. `clean`: closed; `same_boot`: the machine has been up ever since; `unsynced`: a sync
-    failed, and the partition that it failed in could not be marked."""
+    """How the directory was left.
+
+    `clean`: it was closed. `same_boot`: the machine has not been booted since. `unsynced`: a sync failed, and no marker
+    could be created in its partition.
+    """
 
     clean: bool
     same_boot: bool
@@ -42,12 +48,12 @@ class PreviousShutdown(NamedTuple):
 
 
 def open_log(
-    disk: Disk, directory: str, topic_id: bytes, partition: int, seed: int, config: TopicConfig, crash: PreviousShutdown,
+    disk: Disk, directory: str, topic_id: bytes, partition: int, seed: int, config: TopicConfig, shutdown: PreviousShutdown,
     *, is_known: bool = False,
 ) -> Log:  # fmt: skip
-    """Open the partition directory, creating what is missing, repairing what a crash explains.
+    """Open the partition directory: create what is missing, repair what a crash explains.
 
-    One that `is_known` to have been there is never made anew: its state has to be there too.
+    If the partition `is_known` to exist, its state must be there: it is not created again.
     """
     try:
         disk.makedirs(directory)  # refuses a link in its place
@@ -55,11 +61,11 @@ def open_log(
         is_new = not is_known and _is_new(disk, directory, names)
         state_file = StateFile.open(disk, directory, topic_id, partition, is_new=is_new)
         state = state_file.state
-        if not crash.clean:
+        if not shutdown.clean:
             state_file.rewrite()
-        resynced = resync.resync(disk, directory, names, state.recovery_point, unsynced=crash.unsynced)
+        resynced = resync.resync(disk, directory, names, state.recovery_point, unsynced=shutdown.unsynced)
         if resynced.done:
-            crash = PreviousShutdown(clean=False, same_boot=False)
+            shutdown = PreviousShutdown(clean=False, same_boot=False)
         segments = _segments(disk, directory, seed, names, state_file)
     except OSError as error:
         raise as_storage_error(error, "open", directory) from error
@@ -68,26 +74,26 @@ def open_log(
     for segment, following in pairwise(segments):
         segment.sealed = True
         segment.next_offset = following.base_offset
-    power_lost = not crash.clean and not crash.same_boot
+    power_lost = not shutdown.clean and not shutdown.same_boot
     left = power_loss.find_end(segments, state.recovery_point, state.log_start_offset) if power_lost else None
     full: StreamlogError | None = None
     if left is not None:
         segments = list(left.segments)
         segments[-1].make_active(left.last)
         full = power_loss.truncate_if_space(disk, directory, left)
-        fault = None if left.is_torn else _end_fault(segments[-1], left.last, state.recovery_point, crash)
+        fault = None if left.is_torn else _end_fault(segments[-1], left.last, state.recovery_point, shutdown)
     else:
-        fault = _recover_tail(disk, segments[-1], state.recovery_point, crash)
+        fault = _recover_tail(disk, segments[-1], state.recovery_point, shutdown)
     if segments[-1].next_offset < state.recovery_point:
         fault = _missing_end(segments[-1], state.recovery_point)
-        if crash.clean:  # then the log ended at the recovery point: it can go on, and who reads in between is told
+        if shutdown.clean:  # the log ended at the recovery point and continues there; reads of the gap raise an error
             segments.append(_new_segment(disk, directory, state.recovery_point, seed))
             segments[-2].sealed = True
             fault = None
     if fault is not None:
-        segments.append(_behind_the_loss(disk, directory, segments[-1], state.recovery_point))
+        segments.append(_segment_after_damage(disk, directory, segments[-1], state.recovery_point))
     if fault is None and full is None and segments[-1].next_offset < state.log_start_offset:
-        # Records were deleted, and a crash of the machine took the end of what was deleted.
+        # All records before the log start were deleted, and a power loss removed the last of the deleted ones.
         segments = [_new_segment(disk, directory, state.log_start_offset, seed)]
     unfinished: Unfinished | None = None
     if left is not None and fault is None and full is not None and resynced.poison is None:
@@ -97,11 +103,11 @@ def open_log(
         poison=resynced.poison, damage=fault, unfinished=unfinished,
     )  # fmt: skip
     log.may_have_lost_its_end = power_lost
-    log.durability.has_unsynced_truncation = not crash.clean
+    log.durability.has_unsynced_truncation = not shutdown.clean
     if resynced.poison is not None:
         log.durability.synced_end = max(state.recovery_point, min(resynced.synced_end, log.tail.end_offset))
         log.durability.acknowledged_is_synced = resynced.is_all
-    elif crash.clean:
+    elif shutdown.clean:
         log.durability.synced_end = log.tail.end_offset
     if unfinished is None and resynced.done:
         resync.remove_markers(disk, directory, names)
@@ -109,10 +115,10 @@ def open_log(
 
 
 def _is_new(disk: Disk, directory: str, names: list[str]) -> bool:
-    """Whether nothing was ever appended here: no segment, or its creation was cut short by a power loss.
+    """Whether nothing was ever appended here: there is no segment, or a power loss interrupted the creation.
 
-    The directory is synced once for all its first files, so any of them may be there without the others; and a crash
-    while they are made again may leave a state in which nothing was written yet.
+    The directory is synced once for all its first files, so any of them may be there without the others. A crash while they
+    are created again may leave a state file in which nothing was written yet.
     """
     segments = [name for name in names if base_offset_of(name, "log") is not None]
     if segments == [log_name(0)] and (
@@ -133,12 +139,12 @@ def _new_segment(disk: Disk, directory: str, base_offset: int, seed: int) -> Seg
 
 
 def _missing_end(last: Segment, recovery_point: int) -> CorruptRecordError:
-    """The log ends before what was known to be on the device: a file is gone or was cut by someone else."""
+    """The log ends before the recovery point: another program removed or truncated a file."""
     error = CorruptRecordError(
         f"{last.path} ends at offset {last.next_offset}, but everything up to offset {recovery_point} was on "
         f"the device once: the end of the log is missing. What is left can be read; after a crash nothing is "
-        f"appended, so that no offset is given twice. Restore the files from a copy; streamlog.verify() tells "
-        f"what is there, and streamlog.repair() copies it into a new log that goes on at offset {recovery_point}.",
+        f"appended, so that no offset is assigned twice. Restore the files from a copy; streamlog.verify() tells "
+        f"what is there, and streamlog.repair() copies it into a new log that continues at offset {recovery_point}.",
         path=last.path,
         position=last.size,
         expected=recovery_point,
@@ -148,10 +154,10 @@ def _missing_end(last: Segment, recovery_point: int) -> CorruptRecordError:
     return error
 
 
-def _behind_the_loss(disk: Disk, directory: str, last: Segment, recovery_point: int) -> Segment:
-    """Where the log ends whose last batches are damaged: an empty segment with no file, at the least offset it can be.
+def _segment_after_damage(disk: Disk, directory: str, last: Segment, recovery_point: int) -> Segment:
+    """The end of a log whose last batches are damaged: an empty segment without a file, at the smallest possible offset.
 
-    Whoever reads to the end is told there what is missing, and does not take the last good batch for the last one.
+    So a reader gets an error for what is missing, instead of taking the last good batch for the end of the log.
     """
     try:
         last.size = size_of(disk, last.path)
@@ -159,17 +165,17 @@ def _behind_the_loss(disk: Disk, directory: str, last: Segment, recovery_point: 
         raise as_storage_error(error, "open", last.path) from error
     last.sealed = True
     last.next_offset = max(last.next_offset + 1, recovery_point)
-    behind = Segment(disk, directory, last.next_offset, last.seed)
-    behind.make_active(walk(behind, 0))
-    return behind
+    after = Segment(disk, directory, last.next_offset, last.seed)
+    after.make_active(walk(after, 0))
+    return after
 
 
 def _segments(disk: Disk, directory: str, seed: int, names: list[str], state_file: StateFile) -> list[Segment]:
-    """The segments that count, oldest first.
+    """The segments of the log, oldest first. Unlinks other files of segments, and index files without a segment.
 
-    Not those below the log start (a crash came between the decision and the unlink), nor empty files
-    that an interrupted roll left behind: they hold nothing, and their names may contradict what was
-    appended to the segment before them since.
+    Segments below the log start are left out (a crash came between their deletion and the unlink), and so are empty files
+    that an interrupted roll left: they contain nothing, and batches that were appended to the segment before may have the
+    offsets in their names.
     """
     bases = sorted(base for base in (base_offset_of(name, "log") for name in names) if base is not None)
     segments = [Segment(disk, directory, base, seed) for base in bases]
@@ -177,7 +183,7 @@ def _segments(disk: Disk, directory: str, seed: int, names: list[str], state_fil
     while len(segments) > 1 and segments[1].base_offset <= state_file.state.log_start_offset:
         stale.append(segments.pop(0))
     if stale:
-        stale = stale if _is_settled(state_file) else []
+        stale = stale if _is_start_durable(state_file) else []
     for segment in segments:
         segment.size = size_of(disk, segment.path)
     stale += [segment for segment in segments[:-1] if not segment.size]
@@ -194,10 +200,10 @@ def _segments(disk: Disk, directory: str, seed: int, names: list[str], state_fil
     return segments
 
 
-def _is_settled(state_file: StateFile) -> bool:
-    """Have the state that was read on the device: if its sync failed, having been read back proves nothing.
+def _is_start_durable(state_file: StateFile) -> bool:
+    """Write the state that was read again, with a sync: if an earlier sync failed, reading it back proves nothing.
 
-    What is unlinked on the word of one that a power loss takes back would be missing. On a full disk the files stay.
+    Segments that are unlinked because of a state that a power loss reverts would be missing. On a full disk they stay.
     """
     try:
         state_file.write(state_file.state, sync=True)
@@ -207,7 +213,7 @@ def _is_settled(state_file: StateFile) -> bool:
 
 
 def _goes_on(segment: Segment, following: int) -> bool:
-    """Whether the last segment but one was appended to after the roll that made the empty last one."""
+    """Whether `segment` was appended to after the roll that created the empty segment `following`."""
     stats = segment.load_stats()
     if stats is not None:
         return stats.next_offset > following
@@ -216,12 +222,14 @@ def _goes_on(segment: Segment, following: int) -> bool:
     return end > following or (end == following and found.end < segment.size)
 
 
-def _recover_tail(disk: Disk, active: Segment, recovery_point: int, crash: PreviousShutdown) -> StreamlogError | None:
-    """Bring the active segment to where it can be appended to; return what forbids that, or None."""
+def _recover_tail(
+    disk: Disk, active: Segment, recovery_point: int, shutdown: PreviousShutdown
+) -> StreamlogError | None:
+    """Prepare the active segment for appends; return the error that prevents them, or None."""
     try:
         size = active.file.size()
         if disk.exists(active.index_path):
-            if crash.clean:
+            if shutdown.clean:
                 loaded = index_files.load(disk, active.index_path, size, active.seed)
                 if loaded is not None and loaded[1].size == size and loaded[1].base_offset == active.base_offset:
                     active.set_stats(loaded[1])
@@ -230,54 +238,57 @@ def _recover_tail(disk: Disk, active: Segment, recovery_point: int, crash: Previ
             disk.unlink(active.index_path)
     except OSError as error:
         raise as_storage_error(error, "open", active.path) from error
-    # No payload that a header announces can be missing, and one that was hurt otherwise is told to whoever reads it.
+    # A crash of the process leaves no batch without its payload. A payload that is damaged otherwise is an error for reads.
     found = walk(active, size)
     active.make_active(found)
     active.size = size
     if found.end == size:
         return None
-    if not crash.clean and is_torn(active, found, recovery_point, crash):
+    if not shutdown.clean and is_torn(active, found, recovery_point, shutdown):
         try:
             active.file.truncate(found.end)
             active.file.sync()
         except OSError as error:
-            raise as_storage_error(error, "cut the torn end of", active.path) from error
+            raise as_storage_error(error, "truncate the torn end of", active.path) from error
         active.size = found.end
         logger.warning(
-            "%s: cut a torn write at byte %d: %d bytes, none acknowledged", active.path, found.end, size - found.end
+            "%s: truncated a torn write at byte %d: %d bytes, none acknowledged",
+            active.path,
+            found.end,
+            size - found.end,
         )
         return None
-    return _end_fault(active, found, recovery_point, crash)
+    return _end_fault(active, found, recovery_point, shutdown)
 
 
-def _end_fault(active: Segment, found: Walk, recovery_point: int, crash: PreviousShutdown) -> StreamlogError | None:
-    """What forbids appending if the file goes on behind its last good batch and no crash explains that."""
+def _end_fault(active: Segment, found: Walk, recovery_point: int, shutdown: PreviousShutdown) -> StreamlogError | None:
+    """The error that prevents appends if the file continues after its last good batch and no crash explains that."""
     active.size = found.stats.size
     if found.end == found.stats.size:
         return None
     fault = found.damage[-1]
     logger.error("%s", fault)
-    if not crash.clean or found.stats.next_offset >= recovery_point:
-        active.size = found.end  # what lies beyond is neither read nor written to
+    if not shutdown.clean or found.stats.next_offset >= recovery_point:
+        active.size = found.end  # the bytes after that are neither read nor overwritten
     return fault
 
 
-def is_torn(active: Segment, found: Walk, recovery_point: int, crash: PreviousShutdown) -> bool:
-    """Whether a crash explains that the last segment goes on behind its last good batch."""
+def is_torn(active: Segment, found: Walk, recovery_point: int, shutdown: PreviousShutdown) -> bool:
+    """Whether a crash explains that the last segment continues after its last good batch."""
     if found.stats.next_offset < recovery_point:
         return False
-    return not crash.same_boot or _is_cut_short(active, found.end, found.stats.size)
+    return not shutdown.same_boot or _is_torn_write(active, found.end, found.stats.size)
 
 
-def _is_cut_short(segment: Segment, position: int, size: int) -> bool:
-    """Whether what lies at `position` is the beginning of a batch that the file is too short for."""
+def _is_torn_write(segment: Segment, position: int, size: int) -> bool:
+    """Whether a batch begins at `position` that is longer than the rest of the file."""
     data = segment.read(min(size - position, 2048), position)
     if data[: len(MAGIC)] != MAGIC[: len(data)]:
         return False
     if len(data) < MIN_HEADER_LEN:
         return True
     header = peek(data)
-    # Its lengths have to be those of a batch that is larger than what is left: flipped bits are damage, and no tear.
+    # Its lengths must be those of a batch that is longer than the rest of the file: flipped bits are damage.
     if header.header_len != header_len_for(data[FIXED_LEN]) or header.header_len > header.batch_len:
         return False
     if position + header.batch_len <= size:

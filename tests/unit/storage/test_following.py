@@ -93,7 +93,7 @@ class Along:
     def renew(self, failed: LogSnapshot) -> None:
         self.follow()
         if self.log.tail.segments == failed.segments:
-            self.log.list_anew(lambda: False)
+            self.log.relist(lambda: False)
 
     def values(self, start: int | None = None) -> list[bytes | None]:
         return [entry.value for entry in self.box.read(start, reader=self.log)]
@@ -471,7 +471,7 @@ def test_files_that_never_rest_while_they_are_read_are_a_retriable_error(box: Ma
         along.log._reader.tail = failed._replace(segments=(*failed.segments,))
         segments = tuple(along.log._segment(s.base_offset) for s in failed.segments)
         for segment, old in zip(segments, failed.segments, strict=True):
-            segment.finished(old.size + 1, old.next_offset)
+            segment.finish(old.size + 1, old.next_offset)
         along.log._reader.tail = failed._replace(segments=segments)
 
     along.log.renew = renew
@@ -645,12 +645,12 @@ def test_a_directory_that_is_missing_or_may_not_be_listed_is_a_storage_error(box
             Along(b, ReaderDisk(before)).follow()
         assert raised.value.errno == error
     with pytest.raises(StorageError):
-        Along(b, ReaderDisk(before)).log.salvage(None, verify=False, is_alone=lambda: True)
+        Along(b, ReaderDisk(before)).log.follow_files(None, verify=False, is_alone=lambda: True)
     along = Along(b)
     along.follow()
     along.disk.before = before
     with pytest.raises(StorageError):
-        along.log.list_anew(lambda: False)
+        along.log.relist(lambda: False)
 
 
 @pytest.mark.parametrize("for_ever", [False, True])
@@ -668,7 +668,7 @@ def test_files_that_are_moved_about_are_listed_until_they_rest(box: MakeBox, for
 
     along.disk.before = before
     view = along.log.tail.segments
-    along.log.list_anew(lambda: False)
+    along.log.relist(lambda: False)
     assert (along.log.tail.segments == view) is for_ever
 
 
@@ -678,7 +678,7 @@ def test_what_the_owner_before_deleted_last_is_gone_though_no_slot_says_so(box: 
     along.follow()
     b.log.discard(b.log.advance_start(4))  # and it ended before it published that
     assert along.log.tail.start_offset == 0
-    along.log.list_anew(lambda: False)
+    along.log.relist(lambda: False)
     assert along.log.tail.start_offset == 4
     assert along.values() == [value(4), value(5)]
     with pytest.raises(OffsetOutOfRangeError):
@@ -687,7 +687,7 @@ def test_what_the_owner_before_deleted_last_is_gone_though_no_slot_says_so(box: 
 
 def test_a_view_that_was_never_made_has_nothing_to_list(box: MakeBox) -> None:
     along = Along(box())
-    along.log.list_anew(lambda: False)
+    along.log.relist(lambda: False)
     assert along.log.tail.end_offset == 0
 
 
@@ -703,7 +703,7 @@ def alone(b: Box) -> Along:
 
 def left_alone(b: Box, slot: Slot | None = None, *, verify: bool = False) -> list[bytes | None]:
     along = alone(b)
-    along.log.salvage(slot, verify=verify, is_alone=lambda: True)
+    along.log.follow_files(slot, verify=verify, is_alone=lambda: True)
     assert along.log.high_watermark == along.log.tail.end_offset
     return along.values()
 
@@ -758,7 +758,7 @@ def test_after_a_boot_payloads_past_the_recovery_point_are_verified(box: MakeBox
     b.logs()[-1].write_bytes(data)
     assert left_alone(b, verify=True) == [value(0), value(1)]
     along = Along(b)
-    along.log.salvage(None, verify=False, is_alone=lambda: True)
+    along.log.follow_files(None, verify=False, is_alone=lambda: True)
     assert along.log.tail.end_offset == 3
     with pytest.raises(CorruptRecordError):
         along.values()
@@ -773,7 +773,7 @@ def test_damage_in_the_middle_hides_nothing_behind_it(box: MakeBox) -> None:
     data[len(data) // 4 + 40] ^= 1
     b.logs()[0].write_bytes(data)
     along = Along(b)
-    along.log.salvage(None, verify=False, is_alone=lambda: True)
+    along.log.follow_files(None, verify=False, is_alone=lambda: True)
     assert along.log.tail.end_offset == 4
     assert len(b.read(skip=True, reader=along.log)) == 3
 
@@ -821,7 +821,7 @@ def test_a_gap_before_an_empty_last_segment_is_told(box: MakeBox) -> None:
     b = small(box, 3)
     (b.path / f"{9:020d}.log").write_bytes(b"")
     along = alone(b)
-    along.log.salvage(None, verify=False, is_alone=lambda: True)
+    along.log.follow_files(None, verify=False, is_alone=lambda: True)
     assert along.log.tail.end_offset == 9
     with pytest.raises(CorruptRecordError):
         along.values()
@@ -845,8 +845,8 @@ def test_a_log_that_is_lost_is_never_taken_for_an_empty_one(box: MakeBox, harm: 
     directory = b.path if harm == "no segment" else b.path / "none"
     log = TailedLog(Along(b).disk, str(directory), SEED, TOPIC_ID, PARTITION)  # type: ignore[arg-type]
     with pytest.raises(CorruptRecordError, match="lost"):
-        log.salvage(None, verify=False, is_alone=lambda: True)
-    assert not log.salvage(None, verify=False, is_alone=lambda: False), "its owner is deleting it, perhaps"
+        log.follow_files(None, verify=False, is_alone=lambda: True)
+    assert not log.follow_files(None, verify=False, is_alone=lambda: False), "its owner is deleting it, perhaps"
 
 
 @pytest.mark.damaged
@@ -864,7 +864,7 @@ def test_without_a_state_that_verifies_nothing_is_read(box: MakeBox) -> None:
     (b.path / "partition.state").write_bytes(b"x" * 8192)
     along = Along(b)
     with pytest.raises(CorruptRecordError, match="where the log starts"):
-        along.log.salvage(None, verify=False, is_alone=lambda: True)
+        along.log.follow_files(None, verify=False, is_alone=lambda: True)
     b.log.release()
 
 
@@ -874,7 +874,7 @@ def test_an_owner_that_appears_is_followed_on(box: MakeBox) -> None:
     along.follow()
     b.append(value(5))
     b.log.release()
-    along.log.salvage(along.slot(), verify=False, is_alone=lambda: True)
+    along.log.follow_files(along.slot(), verify=False, is_alone=lambda: True)
     assert along.values() == [value(n) for n in range(6)]
     b.open(KILLED)
     b.append(value(6))

@@ -77,10 +77,10 @@ def test_what_was_found_while_the_next_owner_was_at_work_does_not_count(box: Mak
         along.follow()
     b.append(value(3))  # by the next owner, and nobody may see it yet
     before = along.log.tail
-    assert not along.log.salvage(None, verify=False, is_alone=lambda: False)
+    assert not along.log.follow_files(None, verify=False, is_alone=lambda: False)
     assert along.log.tail is before
     assert along.log.is_known is known
-    assert along.log.salvage(None, verify=False, is_alone=lambda: True)
+    assert along.log.follow_files(None, verify=False, is_alone=lambda: True)
     assert along.values() == [value(n) for n in range(4)]
 
 
@@ -97,7 +97,7 @@ def behind(make: MakeBox, *, sealed: int, between: bool) -> Along:
         b.append(value(n), keys=[b"k%d" % n])
     along = Along(b)
     along.follow()
-    along.log.renew = lambda failed: along.log.list_anew(lambda: between)
+    along.log.renew = lambda failed: along.log.relist(lambda: between)
     for n in range(6, 9):
         b.append(value(n), keys=[b"k%d" % (n - 4)])  # of 2 to 4; there is one more of 0, 1 and 5
     b.log.roll(b.now)
@@ -172,9 +172,9 @@ def test_a_swap_that_a_killed_owner_left_is_read_while_the_next_one_finishes_it(
     swap = segment.with_name(swap_name(0, int(b.logs()[1].stem)))
     segment.rename(swap)
     along = alone(b)
-    assert along.log.salvage(None, verify=False, is_alone=lambda: True)
+    assert along.log.follow_files(None, verify=False, is_alone=lambda: True)
     swap.rename(segment)
-    along.log.renew = lambda failed: along.log.list_anew(lambda: True)
+    along.log.renew = lambda failed: along.log.relist(lambda: True)
     assert along.values() == left
     along.follow()
     assert along.values() == left
