@@ -1,15 +1,20 @@
-"""The broker: directories, topics, and every service that a client can ask for.
+"""Directories, topics and groups: every service that a client can ask for.
 
-- `api`: the Service protocol, the one way in. `client/` speaks nothing else.
-- `service`: the protocol over the partitions of this process; `reading`: the half of it that only reads.
-- `following`: the protocol over a log that another process owns: `watching` sees what is new, `followed_groups`
-  replays its groups, `refusing` says no to what would write. `publishing`: the owner's side, DIR/published.
-- `broker`: a directory's life: lock, owner file, opening and closing partitions.
-- `catalog`: what topics there are and a partition for each; `controller`, `metadata`: the same as pure functions.
-- `lost_partitions`: what is known of partitions whose directories are gone, and the loss accepted.
+- `api`: the `Service` protocol, through which `client/` asks for everything. `service`: its implementation for the
+  partitions of this process. `tailing/`: its implementation for a log that another process owns. `reading`: the calls that
+  only read, for both.
+- `opening`: opening a log by its URL, and which logs this process has open.
+- `log_directory`: a directory: its lock, and opening and closing its partitions. `owner`: the file `streamlog.json`.
+- `metadata_log`: how a change of topics takes effect, or has none. `controller`: from a change to its records. `metadata`:
+  from the records to the image of all topics. `replica_manager`: a partition for each of them. `replay`: reading an
+  internal log from its beginning.
+- `lost_partitions`: what is known of partitions whose directories are gone. `offline/`: verify and repair.
 - `groups`: consumer groups: the coordinator's shard over its internal topic.
-- `scheduler`: background work by deadline. `waiting`: requests parked until there is something to read.
+- `scheduler`: background work by deadline. `waiting`: fetches that wait for records.
 
-Lock order: metadata lock, shard lock, partition lock. None is held while a callback runs or a file is synced
-on behalf of a waiting producer.
+A new call, such as one for administration, is a method of `Service` in `api`. It is implemented in `service` and in
+`tailing/service`, which refuses it if it writes, and offered to users by a handle in `client/`.
+
+Lock order: metadata lock, shard lock, partition lock. None is held while a callback runs, or while a file is synced for
+a producer that waits.
 """

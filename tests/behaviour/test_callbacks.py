@@ -150,7 +150,7 @@ def interrupt_at(line: int) -> tuple[Trace, list[str]]:
 
     def calls(frame: FrameType, _: str, __: Any) -> Any:
         file = frame.f_code.co_filename
-        return lines if file.endswith(("accumulator.py", "outbox.py")) else None
+        return lines if file.endswith(("accumulator.py", "partition_queue.py")) else None
 
     return calls, raised
 
