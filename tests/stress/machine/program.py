@@ -61,12 +61,12 @@ class Disk(FaultyDisk):
             self.hard_strikes += fault.error != 28 or op.startswith("sync")
         return fault
 
-    def _room(self, n: int) -> int:
-        room = n if self.quiet else super()._room(n)
-        if room < n:
+    def _available(self, n: int) -> int:
+        available = n if self.quiet else super()._available(n)
+        if available < n:
             self.strikes += 1
             self.untold = True
-        return room
+        return available
 
 
 class Program:
