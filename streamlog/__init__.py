@@ -24,9 +24,9 @@ everything in it is.
 - `testing`: `ManualClock`, `SimulatedDisk` and `FaultyDisk` for the tests of programs
 - `cli`: the command `streamlog`
 
-A record's way in: `client/producer/producer.py` → `client/producer/partition_queue.py` → `broker/service.py` →
-`replication/partition.py` → `storage/log.py`. Its way out: `storage/log.py` → `client/consumer/fetcher.py` →
-`client/consumer/decode.py` → `client/consumer/consumer.py`.
+A record's way in: `client/producer/producer.py` → `broker/service.py` → `replication/partition.py` → `storage/log.py`;
+with a linger it waits in `client/producer/partition_queue.py` first. Its way out: `client/consumer/consumer.py` asks
+`client/consumer/fetcher.py` → `storage/reader.py` → `client/consumer/decode.py`.
 
 Beside the code: `client/CONFIG.md` (every setting), `KAFKA.md` (what differs from Kafka), `broker/OPERATIONS.md` (what
 survives what, damage, processes, limits), `testing/TESTING.md`, `cli/COMMANDS.md`, `storage/FORMAT.md` (the bytes).
