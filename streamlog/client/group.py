@@ -106,11 +106,14 @@ class ConsumerGroup:
 
         After Ctrl-C the records that are being handled are finished; then KeyboardInterrupt is raised.
         """
-        with self.start(
+        running = self.start(
             handler, *topics, workers=workers, on_error=on_error, retries=retries, retry_backoff_ms=retry_backoff_ms,
             dead_letter_topic=dead_letter_topic, until_end=until_end, **config,
-        ) as running:  # fmt: skip
+        )  # fmt: skip
+        try:  # not `with`, which refuses workers that are closed already, as at the end of the program
             running.wait()
+        finally:
+            running.close()
 
     # -- offsets -------------------------------------------------------------------------------------
 

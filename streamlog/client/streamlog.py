@@ -378,7 +378,11 @@ class StreamLog(Closing):
         if self._cleanup.deferred_closes:
             self._cleanup.run_deferred_closes()
         self._check()
-        self._engine.check()
+        try:
+            self._engine.check()
+        except StreamlogError:
+            self._check()  # another thread may have closed the log meanwhile
+            raise
         return self._engine.service
 
     def _adopt(self, child: Any) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import array
 import threading
 from collections.abc import Callable
 from typing import Any
@@ -137,6 +138,16 @@ def test_a_value_that_utf8_cannot_hold_is_refused_and_poisons_nothing(log: strea
         producer.send("t", "\ud800")
     producer.send("t", b"good")
     producer.flush()
+    assert values(log) == [b"good"]
+
+
+def test_a_buffer_that_cannot_be_packed_fails_with_its_batch_alone(log: streamlog.StreamLog) -> None:
+    log.create_topic("t")
+    with log.producer() as producer:
+        with pytest.raises(streamlog.DeliveryError, match="could not be encoded") as caught:
+            producer.send_many("t", [array.array("i", [1, 2])])
+        assert isinstance(caught.value.failed[0], streamlog.SerializationError)
+        producer.send("t", b"good")
     assert values(log) == [b"good"]
 
 

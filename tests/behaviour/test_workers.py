@@ -20,7 +20,6 @@ import pytest
 
 import streamlog.client.workers
 from streamlog import ClosedError, ConfigError, TopicPartition
-from streamlog.runtime.threads import RawGate
 from streamlog.testing import ManualClock
 
 from .liveness import LONG, until_shared
@@ -381,27 +380,6 @@ def test_after_its_retries_the_error_counts(log: streamlog.StreamLog) -> None:
         log.group("g").run(failing, "t", workers=1, retries=2, retry_backoff_ms=1, until_end=True)
     assert failing.calls == [0, 1, 1, 1]
     assert log.group("g").committed() == {P0: 1}
-
-
-def test_each_retry_waits_twice_as_long(log: streamlog.StreamLog, monkeypatch: pytest.MonkeyPatch) -> None:
-    waits: list[float | None] = []
-
-    class Gate(RawGate):
-        def wait(self, timeout: float | None = None) -> bool:
-            if threading.current_thread() is threading.main_thread():
-                return super().wait(timeout)
-            waits.append(timeout)
-            return self.is_open()
-
-    monkeypatch.setattr(streamlog.client.workers, "RawGate", Gate)
-    fill(log, 1)
-    failing = Failing(0)
-    with log.group("g").start(
-        failing, "t", workers=1, retries=3, retry_backoff_ms=100, on_error="skip", until_end=True
-    ) as workers:
-        workers.wait(LONG)
-    assert failing.calls == [0, 0, 0, 0]
-    assert waits == [0.1, 0.2, 0.4]
 
 
 def test_a_stop_does_not_wait_for_the_retries(log: streamlog.StreamLog) -> None:

@@ -274,7 +274,8 @@ class PartitionQueue:
         try:
             batch.seal()
         except Exception as error:
-            if not batch.disturbed and (isinstance(error, MemoryError) or not ends_in(error, "streamlog.records.")):
+            from_records = ends_in(error, "streamlog.records.") or ends_in(error, "msgpack")
+            if not batch.disturbed and (isinstance(error, MemoryError) or not from_records):
                 batch.disturbed = True  # once: an error that comes again is the records', and must not block the queue
                 raise
             failed = SerializationError(

@@ -1,0 +1,79 @@
+"""A service that a test answers by hand, and what the parts of a producer need beside it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+from uuid import UUID
+
+import pytest
+
+from streamlog.broker.metadata import Image, TopicView, view_of
+from streamlog.client.producer.accumulator import RecordAccumulator
+from streamlog.config import ProducerConfig, TopicConfig
+from streamlog.runtime.api import Completion
+from streamlog.testing import ManualClock
+
+
+class Scheduler:
+    """Notes what is to be called, and when."""
+
+    def __init__(self) -> None:
+        self.tasks: dict[Any, int] = {}
+
+    def at(self, when_ms: int, task: Any) -> None:
+        self.tasks[task] = min(when_ms, self.tasks.get(task, when_ms))
+
+    def cancel(self, task: Any) -> None:
+        self.tasks.pop(task, None)
+
+
+class HandService:
+    """Appends at once, and notes each write as the record counts of its batches.
+
+    `answers` has what the next calls of `produce` give: a Completion, or an error that is raised; when it is empty, a
+    write is done when it is appended.
+    """
+
+    durable = False
+
+    def __init__(self) -> None:
+        self.clock = ManualClock(start_ms=1_000_000)
+        self.scheduler = Scheduler()
+        self.image = Image(0, {})
+        self.writes: list[list[int]] = []
+        self.answers: list[Any] = []
+        self.settled: Completion[int] | None = None
+        self.end_offset = 0
+
+    def produce(self, topic: TopicView, partition: int, request: Any) -> Completion[int]:
+        answer = self.answers.pop(0) if self.answers else None
+        if isinstance(answer, BaseException):
+            raise answer
+        counts = [batch.record_count for batch in request.batches]
+        self.writes.append(counts)
+        request.base_offset, request.append_ms = self.end_offset, self.clock.time_ms()
+        self.end_offset += sum(counts)
+        return answer if answer is not None else Completion.of(request.base_offset)
+
+    def settle(self, topic: TopicView, partition: int, request: Any) -> Completion[int] | None:
+        return self.settled
+
+    def add_topic(self, name: str, partitions: int = 1, *, number: int = 1, **config: Any) -> TopicView:
+        view = view_of(name, UUID(int=number), partitions, TopicConfig(**config), False)
+        self.image = Image(self.image.version + 1, {**self.image.topics, name: view})
+        return view
+
+    def remove_topic(self, name: str) -> None:
+        self.image = Image(self.image.version + 1, {k: v for k, v in self.image.topics.items() if k != name})
+
+
+@pytest.fixture
+def service() -> HandService:
+    return HandService()
+
+
+@pytest.fixture
+def accumulator_of(service: HandService) -> Callable[..., RecordAccumulator]:
+    """An accumulator with these settings of a producer."""
+    return lambda **config: RecordAccumulator(service, ProducerConfig(**config))  # type: ignore[arg-type]

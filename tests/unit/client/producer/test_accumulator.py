@@ -1,0 +1,187 @@
+"""The buffer that a producer's queues share, its lingers, and the failed records that it reports."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from streamlog.client.producer.accumulator import RecordAccumulator
+from streamlog.client.producer.batch import Batch
+from streamlog.client.producer.partition_queue import PartitionQueue
+from streamlog.errors import (
+    ClosedError,
+    DeliveryError,
+    DeliveryTimeoutError,
+    DiskFullError,
+    UnknownTopicOrPartitionError,
+)
+
+AccumulatorOf = Callable[..., RecordAccumulator]
+
+
+def add(accumulator: RecordAccumulator, queue: PartitionQueue, value: bytes = b"v", size: int = 10) -> Batch:
+    return accumulator.add(queue, (b"k", value, 1_000_000), size)[0]
+
+
+def fail_one(accumulator: RecordAccumulator, queue: PartitionQueue, service: Any, value: bytes = b"v") -> Batch:
+    service.answers.append(DiskFullError("full"))
+    batch = add(accumulator, queue, value)
+    queue.close_batch()
+    queue.drain()
+    assert isinstance(batch.error(), DiskFullError)
+    return batch
+
+
+# Queues
+
+
+def test_a_partition_has_one_queue_which_follows_the_settings_of_its_topic(
+    service: Any, accumulator_of: AccumulatorOf
+) -> None:
+    accumulator = accumulator_of()
+    queue = accumulator.queue(service.add_topic("t"), 0)
+    assert queue.plain
+    assert accumulator.queue(service.add_topic("t", message_timestamp_type="LogAppendTime"), 0) is queue
+    assert not queue.plain
+
+
+def test_a_topic_of_the_same_name_has_a_queue_of_its_own(service: Any, accumulator_of: AccumulatorOf) -> None:
+    accumulator = accumulator_of()
+    first = accumulator.queue(service.add_topic("t", number=1), 0)
+    assert accumulator.queue(service.add_topic("t", number=2), 0) is not first
+
+
+def test_a_forgotten_queue_refuses_records_and_one_with_records_is_kept(
+    service: Any, accumulator_of: AccumulatorOf
+) -> None:
+    accumulator = accumulator_of(linger_ms=1000)
+    empty, waiting = (accumulator.queue(service.add_topic("t", 2), number) for number in (0, 1))
+    add(accumulator, waiting)
+    accumulator.forget_queues(list(accumulator.queues))
+    assert list(accumulator.queues.values()) == [waiting]
+    with pytest.raises(UnknownTopicOrPartitionError):
+        add(accumulator, empty)
+    add(accumulator, waiting)
+    accumulator.flush(None)
+    accumulator.forget_queues(list(accumulator.queues))
+    assert not accumulator.queues
+
+
+# The buffer
+
+
+def test_a_batch_of_any_size_fits_into_an_empty_buffer(accumulator_of: AccumulatorOf) -> None:
+    accumulator = accumulator_of(buffer_memory=100)
+    assert accumulator.reserve(5000)
+    assert not accumulator.reserve(1)
+
+
+def test_a_full_buffer_ends_every_linger(service: Any, accumulator_of: AccumulatorOf) -> None:
+    accumulator = accumulator_of(linger_ms=1000, batch_size=60, buffer_memory=100)
+    first, second = (accumulator.queue(service.add_topic("t", 2), number) for number in (0, 1))
+    lingering = add(accumulator, first)
+    add(accumulator, second)
+    assert lingering.done()
+    assert service.writes == [[1]]
+
+
+def test_a_buffer_that_stays_full_times_out(service: Any, accumulator_of: AccumulatorOf) -> None:
+    accumulator = accumulator_of(batch_size=60, buffer_memory=100, delivery_timeout_ms=20)
+    queue = accumulator.queue(service.add_topic("t"), 0)
+    assert accumulator.reserve(100)  # for a batch that is never written
+    accumulator.wait_for_buffer = _once(accumulator.wait_for_buffer)  # type: ignore[method-assign]
+    with pytest.raises(DeliveryTimeoutError, match="buffer_memory"):
+        add(accumulator, queue)
+
+
+def _once(call: Callable[..., None]) -> Callable[..., None]:
+    """The buffer is counted anew after a wait, which would find the part that was reserved for no batch."""
+    return lambda size, queue, end: call(size, queue, 0.0)
+
+
+# Lingers
+
+
+def test_one_visit_writes_what_is_overdue_and_says_when_the_next_is(
+    service: Any, accumulator_of: AccumulatorOf
+) -> None:
+    accumulator = accumulator_of(linger_ms=1000)
+    first, second = (accumulator.queue(service.add_topic("t", 2), number) for number in (0, 1))
+    early = add(accumulator, first)
+    service.clock.advance(0.4)
+    late = add(accumulator, second)
+    assert service.scheduler.tasks == {accumulator.write_overdue: early.deadline_ms}
+    assert accumulator.write_overdue(early.deadline_ms) == late.deadline_ms == early.deadline_ms + 400
+    assert (early.done(), late.done()) == (True, False)
+    assert accumulator.write_overdue(late.deadline_ms) is None
+    assert late.done()
+
+
+# Failed records
+
+
+def test_failed_records_are_reported_once(service: Any, accumulator_of: AccumulatorOf) -> None:
+    accumulator = accumulator_of(linger_ms=1000)
+    queue = accumulator.queue(service.add_topic("t"), 0)
+    fail_one(accumulator, queue, service, b"first")
+    fail_one(accumulator, queue, service, b"second")
+    with pytest.raises(DeliveryError) as caught:
+        accumulator.report()
+    assert [record.value for record in caught.value.records] == [b"first", b"second"]
+    accumulator.report()
+
+
+def test_a_failed_record_whose_outcome_was_observed_is_not_reported(
+    service: Any, accumulator_of: AccumulatorOf
+) -> None:
+    accumulator = accumulator_of(linger_ms=1000)
+    queue = accumulator.queue(service.add_topic("t"), 0)
+    fail_one(accumulator, queue, service).observe(0)
+    accumulator.report()
+
+
+def test_failed_records_beyond_the_buffer_are_counted_and_not_kept(service: Any, accumulator_of: AccumulatorOf) -> None:
+    accumulator = accumulator_of(linger_ms=1000, batch_size=10, buffer_memory=25)
+    queue = accumulator.queue(service.add_topic("t"), 0)
+    for _ in range(5):
+        fail_one(accumulator, queue, service)
+    with pytest.raises(DeliveryError, match="3 more records failed") as caught:
+        accumulator.report()
+    assert len(caught.value.records) == 2
+
+
+def test_with_acks_0_nothing_is_reported(service: Any, accumulator_of: AccumulatorOf) -> None:
+    accumulator = accumulator_of(linger_ms=1000, acks=0)
+    fail_one(accumulator, accumulator.queue(service.add_topic("t"), 0), service)
+    accumulator.report()
+
+
+# Ending
+
+
+def test_a_flush_writes_the_other_queues_after_an_error_in_one(service: Any, accumulator_of: AccumulatorOf) -> None:
+    accumulator = accumulator_of(linger_ms=1000)
+    first, second = (accumulator.queue(service.add_topic("t", 2), number) for number in (0, 1))
+    add(accumulator, first)
+    batch = add(accumulator, second)
+    service.answers.append(ZeroDivisionError())  # not the service's: a signal handler's, say
+    with pytest.raises(ZeroDivisionError):
+        accumulator.flush(None)
+    assert batch.done()
+
+
+def test_closing_writes_everything_refuses_more_and_ends_the_linger(
+    service: Any, accumulator_of: AccumulatorOf
+) -> None:
+    accumulator = accumulator_of(linger_ms=1000)
+    view = service.add_topic("t", 2)
+    queue = accumulator.queue(view, 0)
+    batch = add(accumulator, queue)
+    accumulator.close(None, ClosedError("closed"))
+    assert batch.done()
+    assert service.scheduler.tasks == {}
+    for each in (queue, accumulator.queue(view, 1)):
+        with pytest.raises(ClosedError):
+            add(accumulator, each)
