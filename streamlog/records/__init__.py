@@ -1,11 +1,11 @@
 """One batch of records as bytes: what is written, replicated, fetched and verified.
 
-- `batch`: the header every batch opens with, and the checksums that tell it is whole and in its place.
+- `batch`: the header that every batch begins with, and the checksums that show that it is whole and in its place.
 - `columns`: payload form 0, one msgpack array per column.
-- `single`: a batch of one record, in one go.
+- `single`: a batch of one record, encoded directly.
 - `compression`: the codecs, by Kafka's numbers.
 
-Everything here is a pure function of its arguments. Batches are made by `client/producer/partition_queue.py`,
+All are pure functions of their arguments. Batches are made by `client/producer/partition_queue.py`,
 stamped with their offsets by `storage/log.py`, and decoded by `client/consumer/decode.py` only when a reader
-wants records. `storage/FORMAT.md` describes the bytes for people without this code.
+wants records. `storage/FORMAT.md` describes the bytes without this code.
 """

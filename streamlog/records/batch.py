@@ -1,9 +1,9 @@
 """A batch: a header with two checksums, a column directory, a payload.
 
 `header_hash` covers header and directory, `payload_hash` the payload. Both are seeded with the
-topic's id and the partition, so a batch that landed in the wrong file, or one that a user stored
-inside a value, never verifies. Offsets and the leader epoch are stamped at append time: they lie in
-the header, so the payload is hashed before any lock is taken and stamping costs a microsecond.
+topic's id and the partition, so a batch in the wrong file, or one that a user stored inside a value,
+never verifies. Offsets and the leader epoch are stamped at append time: they are in the header, so the
+payload is hashed before any lock is taken, and stamping costs a microsecond.
 """
 
 from __future__ import annotations
@@ -57,7 +57,7 @@ MAX_BATCH_LEN = 1 << 30
 # A column that is left out costs no byte, so a batch of more records than this has to have a byte for each.
 MAX_FREE_RECORDS = 1 << 22
 MAX_RECORDS = 1 << 25
-MAX_OFFSET = 1 << 62  # no log gets there: what is said to be beyond it is no offset, and sums stay within 64 bits
+MAX_OFFSET = 1 << 62  # no log grows to this: a greater number is not an offset, and sums stay within 64 bits
 
 _header_into = _HEADER.unpack_from
 _two = _TWO.unpack_from
@@ -113,7 +113,7 @@ class BatchHeader(NamedTuple):
 
 
 class SealedBatch(NamedTuple):
-    """An encoded batch that awaits its place in a log: everything but offset, epoch and append time."""
+    """An encoded batch that is not in a log yet: everything except offset, epoch and append time."""
 
     payload: bytes
     payload_hash: int
@@ -131,12 +131,12 @@ class SealedBatch(NamedTuple):
 
     @property
     def length(self) -> int:
-        """The bytes it will take on disk."""
+        """Its size on disk in bytes."""
         return FIXED_LEN + len(self.directory) + len(self.payload)
 
 
 def seed_of(topic_id: bytes, partition: int) -> int:
-    """What both checksums of a partition's batches are seeded with. `topic_id` is the uuid's 16 bytes."""
+    """The seed of both checksums of a partition's batches. `topic_id` is the 16 bytes of the uuid."""
     return xxh64_intdigest(topic_id + partition.to_bytes(4, "little"))
 
 
@@ -148,7 +148,7 @@ def directory_of(entries: Sequence[tuple[int, int]]) -> bytes:
 
 
 def header_len_for(columns: int) -> int:
-    """The bytes of a header whose directory has so many columns."""
+    """The length of a header whose directory has this many columns."""
     return MIN_HEADER_LEN + columns * _ENTRY.size
 
 
@@ -224,7 +224,7 @@ def batches_before(buffer: Buffer, end_offset: int) -> Buffer:
 def header_fault(buffer: Buffer, position: int, seed: int) -> tuple[str, int, int] | None:
     """Why the header at `position` cannot be trusted: (reason, expected, actual), or None if it can.
 
-    Lengths are looked at before they are used, so a hostile one costs nothing.
+    Lengths are checked before they are used, so a malicious one does no harm.
     """
     try:
         header = peek(buffer, position)
@@ -261,7 +261,7 @@ def read_header(buffer: Buffer, position: int, seed: int, path: str, file_positi
     except struct_error:
         fields = _NO_HEADER
     header_len = fields[2]
-    # One unpacking and one hash for a header that is as it should be; why another is not, is worked out below.
+    # A valid header takes one unpacking and one hash; what is wrong with another is found out below.
     if (
         fields[0] == MAGIC
         and fields[1] == VERSION
@@ -293,7 +293,7 @@ def read_header(buffer: Buffer, position: int, seed: int, path: str, file_positi
 
 
 def verify_payload(header: BatchHeader, payload: Buffer, seed: int, path: str, file_position: int) -> None:
-    """Raise CorruptRecordError unless `payload` is what the header's checksum was made of."""
+    """Raise CorruptRecordError unless `payload` has the checksum that is in the header."""
     actual = xxh3_64_intdigest(payload, seed)
     if actual != header.payload_hash:
         raise corrupt(path, file_position, "the payload does not match its checksum", header.payload_hash, actual)
@@ -302,8 +302,8 @@ def verify_payload(header: BatchHeader, payload: Buffer, seed: int, path: str, f
 def corrupt(path: str, position: int, why: str, expected: int, actual: int) -> CorruptRecordError:
     return CorruptRecordError(
         f"{path} is damaged at byte {position}: {why} (expected {expected:#x}, found {actual:#x}). "
-        f"Nothing from this batch was served. Read with on_corrupt='skip' to go past it; streamlog.verify() tells "
-        f"what else is hurt, and streamlog.repair() copies what is whole into a new log.",
+        f"Nothing from this batch was served. Read with on_corrupt='skip' to go past it; streamlog.verify() "
+        f"reports all damage, and streamlog.repair() copies what is whole into a new log.",
         path=path,
         position=position,
         expected=expected,

@@ -1,7 +1,7 @@
 """Payload form 0: one msgpack array per column.
 
-Columns unpack several times faster than rows, compress better, and a reader that wants only keys
-decodes only keys. A column that says nothing is left out: offset deltas when they count up from 0,
+Columns unpack several times faster than rows, compress better, and a reader that needs only keys
+decodes only keys. A column without information is left out: offset deltas when they count up from 0,
 timestamps when all equal the base timestamp, keys or values when all are None, headers when there
 are none.
 """
@@ -36,7 +36,7 @@ MAX_UNCOMPRESSED = 1 << 30
 
 
 def _refuse_ext(code: int, data: bytes) -> Any:
-    raise ValueError(f"msgpack extension type {code} has no place in a batch")
+    raise ValueError(f"msgpack extension type {code} is not allowed in a batch")
 
 
 def _pack(column: Sequence[Any]) -> bytes:
@@ -68,9 +68,9 @@ def seal(
     attributes: int = 0,
     delete_horizon: int = NO_HORIZON,
 ) -> SealedBatch:
-    """Encode `count` records. `timestamps` is one int when they all share it; None is an absent column.
+    """Encode `count` records. `timestamps` is one int if all records have it; None is an absent column.
 
-    Cost: about 40 ns a record for keys and values of bytes, and a fixed 2 µs.
+    Cost: about 40 ns per record for keys and values of bytes, and a fixed 2 µs.
     """
     columns: list[tuple[int, bytes]] = []
     if values is None and count > MAX_FREE_RECORDS:
@@ -83,7 +83,7 @@ def seal(
         base_ts = max_ts = NO_TIMESTAMP
     else:
         base_ts = max_ts = timestamps[0]
-        if timestamps.count(base_ts) != len(timestamps):  # a third of what the least and the greatest cost
+        if timestamps.count(base_ts) != len(timestamps):  # a third of the cost of `min` and `max`
             base_ts, max_ts = min(timestamps), max(timestamps)
             columns.append((TIMESTAMPS, _pack([t - base_ts for t in timestamps])))
     if keys is not None:
@@ -119,8 +119,8 @@ def _sealed(
     raw_len = 0
     if codec:
         raw_len = sum(len(data) for _, data in columns)
-        # Each compressed column opens with its own uncompressed length: a reader that wants one
-        # column must know how much room that one may claim.
+        # Each compressed column begins with its own uncompressed length: a reader that decodes one
+        # column has to know how much memory it may take.
         columns = [
             (kind, len(data).to_bytes(4, "little") + compression.compress(codec, data)) for kind, data in columns
         ]
@@ -153,12 +153,12 @@ _FEW = 16
 def _few(data: Buffer, start: int, stop: int, count: int, low: int, high: int) -> list[bytes] | None:
     """The entries from `low` up to `high` of the packed column of `count` byte strings in `data[start:stop]`.
 
-    Only where those before are of one width: then their places are known without unpacking what lies before.
-    That they are is proved, not guessed: entry 0 says that it is as wide as all would have to be, so entry 1
-    begins where it is looked for and says the same, and so on. None where that fails, or for unusual sizes.
+    Only if the entries up to `high` have the same width: then their positions are known without unpacking. This is
+    verified, not assumed: entry 0 states the width that all would have, so entry 1 begins where it is expected and
+    states the same, and so on. None if that fails, or for unusual sizes.
     """
-    width, rest = divmod(stop - start - 3, count)
-    if rest or not 2 <= width < 258 or count > 65_535:
+    width, remainder = divmod(stop - start - 3, count)
+    if remainder or not 2 <= width < 258 or count > 65_535:
         return None
     end = 3 + high * width
     column = bytes(data[start : start + end])
@@ -174,8 +174,8 @@ def _few(data: Buffer, start: int, stop: int, count: int, low: int, high: int) -
 class BatchColumns:
     """The columns of one verified batch, each decoded when it is first asked for.
 
-    REQUIRES: the batch's checksums were verified. Raises ValueError from any getter when the columns
-    contradict the header all the same (a batch made by hostile hands).
+    REQUIRES: the batch's checksums were verified. Every method raises ValueError if the columns contradict the
+    header all the same (a batch that was made to do harm).
     """
 
     __slots__ = ("_buffer", "_entries", "_start", "header")
@@ -196,7 +196,7 @@ class BatchColumns:
         return None
 
     def some(self, kind: int, low: int, high: int) -> Any:
-        """The column's entries from index `low` up to `high`; None if it is absent. A few are found without unpacking all."""
+        """The column's entries from index `low` up to `high`; None if it is absent. A few are read without unpacking all."""
         header = self.header
         if high - low <= _FEW and kind in _BYTES_ONLY and not header.codec:
             start = self._start
@@ -265,15 +265,15 @@ class BatchColumns:
 def records_of(
     make: type[Any], topic: str, partition: int, columns: BatchColumns, low: int = 0, high: int | None = None
 ) -> Iterator[Any]:
-    """A C iterator over the batch's records from index `low` up to `high`, with no Python frame between.
+    """A C iterator over the batch's records from index `low` up to `high`, without a Python frame for each.
 
-    `map(tuple.__new__, repeat(Record), zip(...))` was measured at two thirds of the cost of calling
-    the class; columns are cut before records are built, so a read in the middle builds only its own.
+    `map(tuple.__new__, repeat(Record), zip(...))` was measured at two thirds of the cost of calling the class.
+    Columns are sliced before records are built, so a read in the middle builds only the records that it returns.
     """
     header = columns.header
     timestamps: Any = None
     headers: Any = None
-    cut = low or high is not None
+    is_slice = low or high is not None
     stop = header.record_count if high is None else high
     if columns.only_keys_and_values:
         offsets: Sequence[int] = range(header.base_offset + low, header.base_offset + stop)
@@ -281,7 +281,7 @@ def records_of(
         offsets, timestamps = columns.offsets()[low:stop], columns.timestamps()
         timestamps = timestamps and timestamps[low:stop]
         headers = columns.some(HEADERS, low, stop)
-    if cut:
+    if is_slice:
         keys, values = columns.some(KEYS, low, stop), columns.some(VALUES, low, stop)
     else:
         keys, values = columns.keys(), columns.values()

@@ -4,14 +4,14 @@
 cramjam (extra `compression`), which is imported when a codec is first required, never at
 `import streamlog`.
 
-Reading trusts nothing. The batch header states the uncompressed length; a buffer of exactly that
+Reading trusts no input. The batch header states the uncompressed length; a buffer of exactly that
 length is allocated, after a check against the caller's limit, and the codec writes into it. A codec
-stops with an error where the buffer ends, so a bomb costs the bytes that the header admitted and no
-more. `cramjam.decompress(output_len=…)` was rejected: the hint bounds nothing, and a zstd frame that
-states its own size is given that much. Feeding a `Decompressor` piece by piece was rejected too: one
-piece of 128 KiB may already expand to gigabytes before its length can be looked at. A zstd frame may
-ask for a window of 128 MiB (more is refused by the codec); the pages of a window are touched only as
-far as output was produced, so resident memory stays with the buffer.
+stops with an error where the buffer ends, so a decompression bomb costs the bytes that the header states
+and no more. `cramjam.decompress(output_len=…)` was rejected: the hint limits nothing, and a zstd frame
+that states its own size gets that much. Feeding a `Decompressor` piece by piece was rejected too: one
+piece of 128 KiB may expand to gigabytes before its length can be checked. A zstd frame may ask for a
+window of 128 MiB (the codec refuses more); only the pages of the window that get output are touched, so
+resident memory stays with the buffer.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 NONE, GZIP, SNAPPY, LZ4, ZSTD = range(5)
 _IDS = {name: codec for codec, name in enumerate(CODECS)} | {"uncompressed": NONE}
 
-# The levels that the Java client takes when none is set. cramjam's own lz4 default is seven times
+# The levels of the Java client if none is set. cramjam's own lz4 default is seven times
 # slower than the fast one for a fifth less output.
 _GZIP_LEVEL, _LZ4_LEVEL, _ZSTD_LEVEL = 6, 0, 3
 _GZIP_WBITS = 31
@@ -44,13 +44,13 @@ _Inflate: TypeAlias = "Callable[[Buffer, memoryview], int]"
 
 
 class UnknownCodecError(UnsupportedCompressionTypeError, ConfigError):
-    """A setting names no known codec: a bad setting and an unsupported codec, so either name catches it."""
+    """A setting names an unknown codec: a bad setting and an unsupported codec, so either base class catches it."""
 
 
 def codec_id(name: str | None) -> int:
     """The id of the codec called `name`; None, "none" and "uncompressed" are 0.
 
-    Raises ConfigError for what is no string, UnknownCodecError for a string that names no codec.
+    Raises ConfigError for anything but a string, UnknownCodecError for a string that is not the name of a codec.
 
     >>> codec_id("zstd"), codec_id(None)
     (4, 0)
@@ -98,8 +98,7 @@ def require(name: str | None) -> int:
 def compress(codec: int, data: Buffer) -> bytes:
     """`data` compressed by itself: one gzip member, one lz4 or zstd frame, or a raw snappy block.
 
-    The caller's to record: the codec and `len(data)`, which `decompress` asks back. `data` is any
-    contiguous buffer.
+    The caller stores the codec and `len(data)`, which `decompress` needs. `data` is any contiguous buffer.
 
     >>> decompress(GZIP, compress(GZIP, b"a" * 1000), 1000, limit=1 << 20) == b"a" * 1000
     True
@@ -122,9 +121,9 @@ def compress(codec: int, data: Buffer) -> bytes:
 def decompress(codec: int, data: Buffer, size: int, limit: int) -> bytes:
     """The `size` bytes that were given to `compress`.
 
-    `size` is the length that the batch header states and `limit` the most the caller is ready to
-    hold: no more than `size` bytes are allocated (gzip: twice that, for a moment), whatever `data`
-    says of itself. Snappy may be raw or framed as Java's clients do (xerial).
+    `size` is the length that the batch header states, and `limit` the most that the caller accepts: no more than
+    `size` bytes are allocated (gzip: twice that, for a moment), whatever `data` states. Snappy may be raw or framed
+    as Java's clients do (xerial).
 
     Raises ValueError with the reason if `data` is damaged, yields another length than `size`, or
     `size` exceeds `limit`: the caller knows file and position and makes it a CorruptRecordError.
@@ -139,7 +138,7 @@ def decompress(codec: int, data: Buffer, size: int, limit: int) -> bytes:
         return bytes(data)
     if codec == GZIP:
         return _gunzip(data, size)
-    # getvalue hands out the very bytes that the view wrote to: no second copy of the output exists.
+    # getvalue returns the bytes that the view wrote to: there is no second copy of the output.
     buffer = io.BytesIO(bytes(size))
     with buffer.getbuffer() as view:
         written = _inflate_into(codec, data, view)
@@ -159,7 +158,7 @@ def _inflate_into(codec: int, data: Buffer, view: memoryview) -> int:
             return _unsnap_xerial(cramjam.snappy.decompress_raw_into, data, view)
         return int(cramjam.snappy.decompress_raw_into(data, view))
     except cramjam.DecompressionError as error:
-        # Some codecs report a full buffer by the error for damage, so the sentence has to admit both.
+        # Some codecs report a full buffer by the error for damage, so the message has to name both.
         reason = f"damaged, or longer than the {len(view)} bytes that the header states: {error}"
         raise ValueError(f"{codec_name(codec)}: {reason}") from error
 
@@ -169,7 +168,7 @@ def _unsnap_xerial(inflate: _Inflate, data: Buffer, view: memoryview) -> int:
     source = memoryview(data)
     position, written = _XERIAL_HEADER, 0
     if len(source) < position:
-        raise ValueError(f"snappy: a xerial header of {position} bytes is cut after {len(source)}")
+        raise ValueError(f"snappy: a xerial header of {position} bytes is truncated after {len(source)}")
     while position < len(source):
         start = position + 4
         length = int.from_bytes(source[position:start], "big")
@@ -183,7 +182,7 @@ def _unsnap_xerial(inflate: _Inflate, data: Buffer, view: memoryview) -> int:
 def _gunzip(data: Buffer, size: int) -> bytes:
     stream = zlib.decompressobj(wbits=_GZIP_WBITS)
     try:
-        # One byte more than stated tells "longer" from "exact"; and 0 would mean "no bound" to zlib.
+        # One byte more than stated distinguishes "longer" from "exact"; and 0 would mean "no limit" to zlib.
         output = stream.decompress(data, size + 1)
     except zlib.error as error:
         raise ValueError(f"gzip: {error}") from error
@@ -191,7 +190,7 @@ def _gunzip(data: Buffer, size: int) -> bytes:
         found = f"more than {size}" if len(output) > size else f"{len(output)}"
         raise ValueError(f"gzip: {found} bytes came out where the header states {size}")
     if not stream.eof:
-        raise ValueError("gzip: the stream is cut before its checksum")
+        raise ValueError("gzip: the stream is truncated before its checksum")
     # Further members are refused, though the format allows them: no Kafka client writes any, and a
     # stream of thousands of empty ones costs quadratic time.
     if stream.unused_data:

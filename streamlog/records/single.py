@@ -1,4 +1,4 @@
-"""A batch of a single plain record: the bytes that sealing and stamping would make of it, in a third of the time."""
+"""A batch of a single plain record: the same bytes as from `columns.seal` and `batch.stamp`, in a third of the time."""
 
 from __future__ import annotations
 
@@ -25,10 +25,10 @@ _VALUE_ONLY = Struct("<" + PREFIX_FORMAT + REST_FORMAT + "B" + ENTRY_FORMAT).pac
 _KEY_AND_VALUE = Struct("<" + PREFIX_FORMAT + REST_FORMAT + "B" + 2 * ENTRY_FORMAT).pack
 _CHECKSUM_MASK = 0xFFFFFFFF
 _ONE_COLUMN, _TWO_COLUMNS = header_len_for(1), header_len_for(2)
-# How msgpack opens an array of one byte string of so many bytes.
+# How msgpack begins an array of one byte string of n bytes.
 _OPENINGS = tuple(b"\x91\xc4" + bytes([n]) for n in range(256))
 _OPENING_BYTES = 3
-# What a record takes beside its key and value, at most.
+# The most bytes that a batch of one record takes in addition to the key and the value.
 OVERHEAD = _TWO_COLUMNS + 2 * 6
 
 
@@ -47,7 +47,7 @@ def encode_one(
         )  # fmt: skip
     else:
         key_bytes = len(key)
-        if key_bytes < 256 and value_bytes < 256:  # by hand, as the packer would
+        if key_bytes < 256 and value_bytes < 256:  # the bytes that msgpack would write
             payload = b"".join((_OPENINGS[key_bytes], key, _OPENINGS[value_bytes], value))
             key_bytes += _OPENING_BYTES
         else:

@@ -1,8 +1,8 @@
-"""`partition.state`: log start offset, recovery point, how far compaction came; two checksummed slots written in turn.
+"""`partition.state`: log start offset, recovery point, progress of compaction; two checksummed slots, written in turn.
 
-A crash can tear the slot being written, never the other one. A slot that justifies an unlink (a
-raised log start offset) is synced before the first file goes; the recovery point is moved only
-after the sync that it claims.
+A crash can tear the slot that is being written, never the other one. A slot that allows files to be unlinked (a
+raised log start offset) is synced before the first file is unlinked; the recovery point is moved only after the
+data before it was synced.
 """
 
 from __future__ import annotations
@@ -31,9 +31,9 @@ SLOT_BYTES = 4096  # a slot to a sector group: tearing one cannot touch the othe
 class State(NamedTuple):
     """Offsets. `recovery_point`: everything before it is on the device.
 
-    Of compaction: it has looked at every key before `cleaned_until`, and at `next_horizon` (ms, -1 for never) there
-    are tombstones to drop. How large they are is a hint. That `cleaned_until` is not 0 is more: offsets may be
-    missing inside segments, which otherwise is damage. That is on the device before the first of them is.
+    Compaction has read every key before `cleaned_until`, and finds tombstones to drop at `next_horizon` (ms, -1 for
+    never). Both values are hints. But if `cleaned_until` is not 0, offsets may be missing inside segments, which
+    is damage otherwise. So it is set on the device before the first compacted segment is.
     """
 
     log_start_offset: int
@@ -43,7 +43,7 @@ class State(NamedTuple):
 
 
 class StateFile:
-    """The state file of one partition directory, open only while it is read or written. REQUIRES: the caller serialises `write`."""
+    """The state file of one partition directory, open only while it is read or written. REQUIRES: one `write` at a time."""
 
     def __init__(self, disk: Disk, path: str, topic_id: bytes, partition: int, state: State, sequence: int) -> None:
         self._disk = disk
@@ -57,16 +57,16 @@ class StateFile:
 
     @classmethod
     def open(cls, disk: Disk, directory: str, topic_id: bytes, partition: int, *, is_new: bool) -> StateFile:
-        """Open it; create it for a partition that has no segment yet. On return there is a state on the device.
+        """Open it; create it for a partition that has no segment yet. On return a state is on the device.
 
-        Raises CorruptRecordError if neither slot verifies, or nothing is there though there are segments:
-        where the log starts would be a guess, and deleted records would come back.
+        Raises CorruptRecordError if neither slot verifies, or the file is missing though there are segments:
+        the log start would be a guess, and deleted records could appear once more.
         """
         path = f"{directory}/{NAME}"
         try:
             file = disk.open(path, create=is_new)
             try:
-                if is_new and file.size() < SLOT_BYTES:  # room for both slots: a full disk must not stop a later write
+                if is_new and file.size() < SLOT_BYTES:  # space for both slots: a full disk must not stop a later write
                     file.pwrite([bytes(SLOT_BYTES)], 0)
                 data = file.pread(2 * SLOT_BYTES, 0)
             finally:
@@ -79,7 +79,7 @@ class StateFile:
         found = slots(data, topic_id, partition)
         opened = cls(disk, path, topic_id, partition, found.newest or State(0, 0), found.sequence)
         if found.newest is None:
-            if not is_new:  # else the creation was interrupted, and what is there was never used
+            if not is_new:  # else the creation was interrupted, and the file was never used
                 opened.close()
                 raise _damaged(path, "neither of its two slots belongs to this partition and verifies")
             opened.write(opened.state, sync=True)
@@ -88,8 +88,8 @@ class StateFile:
     def write(self, state: State, *, sync: bool) -> None:
         """Replace the state. With `sync` it is on the device on return.
 
-        A failed write leaves the sequence as it was, so the next one goes to the same slot again and never
-        to the only good one.
+        A failed write leaves the sequence as it was, so the next write goes to the same slot and never to the
+        only good one.
         """
         assert not self._closed, "the state of a closed partition was written"
         sequence = self._sequence + 1
@@ -115,10 +115,10 @@ class StateFile:
             file.close()
 
     def _put_back(self, sequence: int, refused: OSError) -> None:
-        """Have the old state where a new one may be, of which the write or the sync failed: who was refused a deletion
-        of records is not to find them deleted at the next open.
+        """Write the old state over a new one whose write or sync failed: if the deletion of records raised an error, the
+        next open must not find them deleted.
 
-        The slot is written anew, so its sync, if it is done, is about these bytes. Raises StorageError.
+        The slot is written anew, so a sync that succeeds covers these bytes. Raises StorageError.
         """
         try:
             self._put(sequence, self.state, sync=True)
@@ -127,22 +127,22 @@ class StateFile:
             check(refused)
             raise StorageError(
                 f"Could not write {self._path} ({refused.strerror or refused}), nor put back what was there "
-                f"({error.strerror or error}). The records that were to be deleted are there and can be read; nothing tells "
-                f"whether they are when the log is opened again. Look at the disk, then delete them again.",
+                f"({error.strerror or error}). The records that were to be deleted are there and can be read; it is not known "
+                f"whether they are after the log is opened once more. Look at the disk, then repeat the deletion.",
                 path=self._path,
                 errno=refused.errno or 0,
             ) from error
 
     def record_compaction(self) -> None:
-        """Have it on the device that compaction may have taken offsets out; what was read at opening may not be there."""
+        """Record on the device that compaction may have removed offsets. What was read at opening may not be on it."""
         if not self._is_compaction_recorded:
             self.write(self.state._replace(cleaned_until=max(self.state.cleaned_until, 1)), sync=True)
 
     def rewrite(self) -> None:
-        """Have what was read on the device: a process that was killed may have written it and not come to sync it.
+        """Have the state that was read on the device: a killed process may have written it and not synced it.
 
-        Written again, for its sync may have failed, and a second one of the same bytes would prove nothing; where there
-        is no writing now, synced as it is.
+        It is written anew, because its sync may have failed, and a second sync of the same bytes would prove nothing.
+        If it cannot be written now, it is synced as it is.
         """
         try:
             self.write(self.state, sync=True)
@@ -165,7 +165,7 @@ class StateFile:
 def _damaged(path: str, what: str) -> CorruptRecordError:
     return CorruptRecordError(
         f"{path} is damaged: {what}. It says where the log starts, so the partition is not opened; the records are "
-        f"untouched. Restore the file from a copy; streamlog.verify() tells what else is hurt, and streamlog.repair() "
+        f"untouched. Restore the file from a copy; streamlog.verify() reports all damage, and streamlog.repair() "
         f"copies the records into a new log that begins with the first segment.",
         path=path,
         position=0,

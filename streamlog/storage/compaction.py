@@ -1,24 +1,23 @@
-"""Compaction: keep the last value of each key, forget the ones it replaced.
+"""Compaction: keep the last value of each key, remove the values that it replaced.
 
-One pass: read the keys of the dirty part (everything not looked at before) into a map of key → last
-offset; then rewrite the sealed segments from the start to the end of the dirty part, leaving out
-records whose key has a later offset in the map. Small neighbours are merged on the way.
+One pass reads the keys of the dirty part (everything that no pass has read before) into a map of key → last
+offset. Then it rewrites the sealed segments from the start to the end of the dirty part, without the records whose
+key has a later offset in the map. Small neighbouring segments are merged.
 
-A batch goes in, at most one comes out, with the same base and last offset, epoch, producer and
-sequence; so offsets never change and readers see gaps, nothing else. The last batch of every file
-stays, empty if need be: each segment then still ends where the next begins, and a missing file is
-told from a compacted one. An empty batch also stays where it is all that remembers a producer.
+Each batch is replaced by at most one, with the same base and last offset, epoch, producer and sequence. So offsets
+never change, and readers see only gaps. The last batch of every file stays, without records if need be: each
+segment then still ends where the next one begins, so a missing file is distinguished from a compacted one. An
+empty batch also stays if no other batch has the last sequence of its producer.
 
-Tombstones: the first pass that keeps one writes a delete horizon, `delete_retention_ms` ahead, into
-its batch (KIP-534); a pass after that horizon drops it. A reader that is no further behind than that
-sees every deletion.
+Tombstones: the first pass that keeps one writes a delete horizon, `delete_retention_ms` from now, into its batch
+(KIP-534); a pass after that horizon drops it. A reader that is not further behind than that sees every deletion.
 
-Killed half-way, nothing is lost: the result is written beside the originals, synced, and renamed to
-`A-B.swap`. Before the first such rename it is on the device that offsets may be missing in this log, so
-that they are never taken for lost, whatever the topic's policy is later. From the rename on the result is
-the truth, and it is published at once. Was it interrupted in between, `publish_interrupted` publishes it before anything
-else is done to the files. What remains to be done to those (`swap.finish`) is done again, if it was
-interrupted, before the next pass or at the next open.
+If the process is killed, nothing is lost: the result is written beside the originals, synced, and renamed to
+`A-B.swap`. Before the first such rename the state file records on the device that offsets may be missing in this
+log, so they are not reported as lost later, whatever the topic's policy is then. From the rename on the result
+counts, and it is published at once. If the pass was interrupted in between, `publish_interrupted` publishes the
+result before anything else is done to the files. The remaining steps (`files.finish_swap`) are repeated, if they
+were interrupted, before the next pass or at the next open.
 """
 
 from __future__ import annotations
@@ -51,8 +50,8 @@ from .index import IndexBuilder
 from .log import Log
 from .segment import Segment
 
-# The map holds whole keys (a hash would lose data to whoever can choose keys). Past this estimate
-# the pass ends early and the next one goes on from there.
+# The map holds whole keys: with hashes, a program that chooses its keys could make records disappear. When this estimate
+# is exceeded, the pass ends early, and the next one continues there.
 MAP_BYTES = 128 << 20
 _ENTRY_BYTES = 120
 _WRITE_BYTES = 1 << 20
@@ -63,7 +62,7 @@ GoOn = Callable[[], None]
 
 
 class Plan(NamedTuple):
-    """The sealed segments a pass would rewrite, and how many of their bytes are dirty."""
+    """The sealed segments that a pass would rewrite, and how many of their bytes are dirty."""
 
     segments: tuple[Segment, ...]
     total_bytes: int
@@ -89,7 +88,7 @@ def plan(log: Log, now_ms: int, clean_until: int) -> Plan:
 
 
 class Result(NamedTuple):
-    """What a pass did. `next_horizon` is the earliest delete horizon (ms) still ahead, or None."""
+    """What a pass did. `next_horizon` is the earliest delete horizon (ms) that is not reached yet, or None."""
 
     cleaned_until: int
     records_removed: int
@@ -99,11 +98,11 @@ class Result(NamedTuple):
 
 
 def compact(log: Log, todo: Plan, now_ms: int, publish: Publish, go_on: GoOn) -> Result:
-    """Rewrite the planned segments. `publish(old, new)` takes the partition lock and swaps them in the tail.
-    `go_on()` is called at every batch, and raises what the pass is to be given up with.
+    """Rewrite the planned segments. `publish(old, new)` takes the partition lock and replaces them in the tail.
+    `go_on()` is called for every batch, and raises an error to end the pass.
 
-    REQUIRES: the partition's maintenance lock, nothing else. Raises CorruptRecordError, with everything
-    as it was, if a batch does not verify: what is damaged is never compacted away.
+    REQUIRES: the partition's maintenance lock, no other. Raises CorruptRecordError, with everything
+    as it was, if a batch does not verify: compaction never removes damage.
     """
     _finish_interrupted(log)
     latest, map_end = _latest_offsets(log, todo.segments, go_on)
@@ -126,10 +125,11 @@ def compact(log: Log, todo: Plan, now_ms: int, publish: Publish, go_on: GoOn) ->
 
 
 def publish_interrupted(log: Log, publish: Publish) -> None:
-    """Publish what an interrupted pass has renamed; then the log in memory is the one on disk again.
+    """Publish what an interrupted pass has renamed, so that the log in memory is the same as on disk.
 
-    REQUIRES: the maintenance lock, before anything that finishes replacements or unlinks segments: done to segments
-    that are replaced on disk, it leaves offsets twice, or a segment in memory without its file. Raises StorageError.
+    REQUIRES: the maintenance lock. Call it before anything that finishes replacements or unlinks segments: applied to
+    segments that are already replaced on disk, these leave offsets twice, or a segment in memory without its file.
+    Raises StorageError.
     """
     if log.replacing is None:
         return
@@ -149,7 +149,7 @@ def _swap_path(log: Log, old: Sequence[Segment]) -> str:
 
 
 def _finish_interrupted(log: Log) -> None:
-    """Do to the files what an earlier pass published but could not finish: two results must never overlap."""
+    """Finish the file operations of an earlier pass that was interrupted: two results must never overlap."""
     try:
         finish_interrupted(log.disk, log.directory, log.disk.listdir(log.directory))
     except OSError as error:
@@ -165,7 +165,9 @@ def _latest_offsets(log: Log, segments: Sequence[Segment], go_on: GoOn) -> tuple
         if segment.next_offset <= log.cleaned_until:
             continue
         for header, (keys, offsets), _ in _batches(log, segment, lambda c: (c.keys(), c.offsets()), go_on):
-            if header.next_offset <= log.cleaned_until:  # else a pass that ended in here would end here for ever
+            if (
+                header.next_offset <= log.cleaned_until
+            ):  # else a pass that ended early in this segment would never get past it
                 continue
             if keys is not None and not header.is_control:
                 known = len(latest)
@@ -195,7 +197,7 @@ def _batches(
 
 
 def _groups(segments: Sequence[Segment], limit: int) -> Iterator[tuple[Segment, ...]]:
-    """Neighbours that fit into one segment together. Never across a gap: merged, a loss would look like compaction."""
+    """Neighbours that fit into one segment. Never across a gap: after merging, lost offsets would look compacted."""
     group: list[Segment] = []
     for segment in segments:
         if group and (
@@ -285,7 +287,7 @@ class _Cleaner:
         self._buffers, self._buffered = [], 0
 
     def swap_in(self, publish: Publish) -> None:
-        """Make the result the truth on disk by one rename, publish it, then put the files in order."""
+        """Make the result count on disk by one rename, publish it, then finish the file operations."""
         log, group, file = self._log, self._group, self._file
         assert file is not None
         low, high = group[0].base_offset, group[-1].stats.next_offset
@@ -297,7 +299,7 @@ class _Cleaner:
         try:
             log.record_compaction()
             file.sync()
-            # What the names of all these mean changes now, while readers are in them.
+            # The files at these paths change now, while readers use the segments.
             for segment in (*group, new):
                 segment.pin()
             file.close()
@@ -305,7 +307,7 @@ class _Cleaner:
             log.disk.rename(self._path, swap)
             publish_interrupted(log, publish)
         except BaseException as error:
-            with contextlib.suppress(StreamlogError):  # it is settled before anything else is done
+            with contextlib.suppress(StreamlogError):  # the next call of anything here does it
                 publish_interrupted(log, publish)
             if new not in log.tail.segments:
                 self.abandon()
@@ -320,7 +322,7 @@ class _Cleaner:
         new.write_index()
 
     def abandon(self) -> None:
-        """Forget the result; what a failed unlink leaves is removed at the next open."""
+        """Remove the result; if the unlink fails, the next open removes it."""
         if self._file is not None:
             self._file.close()
         try:
@@ -334,8 +336,7 @@ class _Cleaner:
 def _keep(seed: int, header: BatchHeader, full: column_codec.Columns, keep: Sequence[int], horizon: int) -> SealedBatch:
     """The batch at `header` with only the records at `keep`, in payload form 0.
 
-    One that loses all its records keeps the times that it had: retention by age must not take it for older than
-    what it held.
+    A batch that loses all its records keeps its timestamps: retention by age must not take it for older than they are.
     """
     base = header.base_offset
     values = [full.values[i] for i in keep]

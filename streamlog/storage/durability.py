@@ -62,9 +62,9 @@ class Durability:
             raise self.poison.copy()
 
     def sync_files(self, start: int, tail: LogSnapshot, *, active: bool = True) -> None:
-        """Have all of `tail` from offset `start` on, or what is sealed of it, on the device: oldest file first.
+        """Have the segments of `tail` from offset `start` on, or only the sealed ones, on the device, oldest file first.
 
-        REQUIRES: one caller at a time. No other lock: appending goes on. Raises PoisonedLogError, StorageError
+        REQUIRES: one caller at a time. No other lock: appends go on meanwhile. Raises PoisonedLogError, StorageError
         if a file could not be opened.
         """
         self.refuse_if_poisoned()
@@ -84,7 +84,7 @@ class Durability:
             file = self._disk.open(segment.path) if own else segment.file
         except (
             FileNotFoundError
-        ) as error:  # removed by retention or with its topic, or compacted into one that was synced
+        ) as error:  # deleted by retention or with its topic, or compacted into one that was synced
             check(error)
             return
         except OSError as error:
@@ -94,7 +94,7 @@ class Durability:
             file.close()
 
     def sync_directory(self) -> None:
-        """Have the name of a new file on the device, before anything is in it.
+        """Have the name of a new file on the device, before anything is written to the file.
 
         Raises PoisonedLogError; StorageError where the failure harms nothing, because the caller removes the file.
         """
@@ -167,9 +167,9 @@ class Durability:
             self._state.write(self._state.state._replace(recovery_point=point), sync=True)
 
     def sync_end(self, tail: LogSnapshot) -> None:
-        """The last sync of all, at close; moves the recovery point to the end.
+        """The last sync, at close; moves the recovery point to the end.
 
-        REQUIRES: as `sync_sealed`. A disk that is full only costs the recovery point.
+        REQUIRES: as `sync_sealed`. A full disk only costs the recovery point.
         """
         if self.recovery_point < tail.end_offset:
             self.sync_files(self.recovery_point, tail)

@@ -1,10 +1,10 @@
-"""Where in a segment an offset or a time lies: one sparse entry every 4 KiB.
+"""The index of a segment: where an offset or a time is, with one entry about every 4 KiB.
 
-An entry says: the batch at `position` opens with `base_offset`, and no record up to the next entry
-is later than `timestamp`. The timestamps are a running maximum, so they never go down, though a
-program's event times may, and both columns can be bisected.
+An entry says that the batch at `position` begins with `base_offset`, and that no record before the next entry has a
+timestamp greater than `timestamp`. The timestamps are a running maximum: they never decrease, even where a
+program's event times do, so both columns can be bisected.
 
-Derived: a missing or damaged file is rebuilt by walking the segment's headers, with the same answers.
+An index is derived: a missing or damaged file is replaced by a walk over the headers, with the same answers.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ HEADER_LEN = _HEADER.size + _CHECK.size
 
 
 class Stats(NamedTuple):
-    """What retention and opening need to know of a segment without looking inside. Bytes, ms."""
+    """What retention and opening need to know of a segment without reading it. Bytes, ms."""
 
     base_offset: int
     next_offset: int
@@ -40,10 +40,10 @@ class Stats(NamedTuple):
 
 
 class Index:
-    """Sparse entries in memory: three parallel arrays. One writer; readers need no lock.
+    """The entries in memory, as three parallel arrays. One writer; readers need no lock.
 
     Entries are added in place, in the order timestamps, positions, offsets; `truncate` replaces the arrays.
-    A lookup takes `positions` first and bisects `offsets` last, so what it finds there it has here.
+    A lookup takes `positions` first and bisects `offsets` last, so every entry that it finds has a position.
     """
 
     __slots__ = ("offsets", "positions", "timestamps")
@@ -54,7 +54,7 @@ class Index:
         self.timestamps = array("q")
 
     def add(self, base_offset: int, position: int, max_timestamp: int) -> None:
-        """Take note of the batch at `position`, which follows all batches noted before."""
+        """Add the batch at `position`, which follows all batches added before."""
         if self.positions and position - self.positions[-1] < INTERVAL:
             if max_timestamp > self.timestamps[-1]:
                 self.timestamps[-1] = max_timestamp
@@ -65,20 +65,20 @@ class Index:
         self.offsets.append(base_offset)
 
     def position_for_offset(self, offset: int) -> int:
-        """A batch start at or before the batch that holds `offset`."""
+        """The position of a batch at or before the one that contains `offset`."""
         positions = self.positions
         at = bisect_right(self.offsets, offset) - 1
         return positions[at] if at >= 0 else 0
 
     def position_for_time(self, timestamp: int) -> int | None:
-        """A batch start before which every record is earlier than `timestamp`; None if all are."""
+        """The position of a batch before which every record is earlier than `timestamp`; None if all records are."""
         positions, timestamps = self.positions, self.timestamps
         count = min(len(self.offsets), len(timestamps), len(positions))
         at = bisect_left(timestamps, timestamp, 0, count)
         return positions[at] if at < count else None
 
     def truncate(self, end_position: int) -> None:
-        """Forget entries at or past `end_position`."""
+        """Remove the entries at or after `end_position`."""
         keep = bisect_left(self.positions, end_position)
         self.offsets = self.offsets[:keep]
         self.positions = self.positions[:keep]
@@ -120,7 +120,7 @@ class IndexBuilder:
 
 
 def to_bytes(index: Index, stats: Stats, seed: int) -> bytes:
-    """The index file of a segment; `seed` ties it to its partition."""
+    """The bytes of a segment's index file. The checksums are seeded with the `seed` of the partition."""
     body = index.offsets.tobytes() + index.positions.tobytes() + index.timestamps.tobytes()
     header = _HEADER.pack(MAGIC, len(index.offsets), *stats, xxh3_64_intdigest(body, seed))
     return header + _CHECK.pack(xxh3_64_intdigest(header, seed)) + body
@@ -129,7 +129,7 @@ def to_bytes(index: Index, stats: Stats, seed: int) -> bytes:
 def load(disk: Disk, path: str, size: int, seed: int) -> tuple[Index, Stats] | None:
     """The index file at `path`, of a segment of `size` bytes, or None if it cannot be read or does not verify.
 
-    Raises FileNotFoundError. No more is read than an index of such a segment can have.
+    Raises FileNotFoundError. It reads no more bytes than the index of such a segment can have.
     """
     try:
         return from_bytes(disk.read(path, HEADER_LEN + 24 * (size // INTERVAL + 1)), seed)

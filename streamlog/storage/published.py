@@ -1,11 +1,11 @@
-"""The bytes of DIR/published: how far other processes may read, one slot of 64 bytes to a partition.
+"""The bytes of DIR/published: how far other processes may read, with one slot of 64 bytes for each partition.
 
-Slot 0 is the header: which opening of the directory wrote the file, and whether that opening is over. A
-slot is written by one pwrite and ends in a checksum, so a reader in another process needs no lock: what
-does not verify is being written, and is read again. Derived: without the file a reader whose directory
-nobody owns walks the segments, and finds the same.
+Slot 0 is the header: which opening of the directory wrote the file, and whether the directory was closed since. A
+slot is written by one pwrite and ends with a checksum, so a reader in another process needs no lock: a slot that
+does not verify is being written, and the reader reads it once more. The file is derived: if it is missing and no
+process owns the directory, a reader walks the segments and finds the same.
 
-Pure: bytes in, values out. `broker/tailing/published_writer.py` writes the file, `broker/tailing/service.py` reads it.
+Pure functions of bytes. `broker/tailing/published_writer.py` writes the file, `broker/tailing/service.py` reads it.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ _KEPT = 1  # the seed of the checksum of a kept slot: readers take it for a slot
 
 
 class Header(NamedTuple):
-    """`incarnation`: the opening, as in `streamlog.json`. `state`: OPENING while the partitions are brought back and
+    """`incarnation`: the opening, as in `streamlog.json`. `state`: OPENING while the partitions are opened and
     not all have a slot yet, OPEN, or CLOSED. `pid`: the process that opened the directory."""
 
     incarnation: int
@@ -42,8 +42,8 @@ class Slot(NamedTuple):
     """What other processes may see of one partition.
 
     `generation` grows with every change that is not an append: a roll, a raised log start, a truncation, a
-    rewrite. `rewrites` grows when the bytes behind a file's name became others (compaction), so that what a
-    reader keeps of the files is worthless. Both are modulo 2^32: they are compared for equality alone.
+    rewrite. `rewrites` grows when a file of the same name has other bytes (compaction), so that what a reader
+    keeps of the files is invalid. Both are modulo 2^32, and only compared for equality.
     `end_position` is that of `end_offset` in the segment that begins at `active_base`.
     """
 
@@ -97,7 +97,7 @@ def parse_slot(data: bytes) -> Slot | None:
 
 
 def kept_slots(data: bytes) -> dict[int, Slot]:
-    """What a file says of each partition, by its seed, whoever said it last: also what an open that failed kept."""
+    """The slot of each partition in a file, by its seed: of the last owner, or kept by an open that failed."""
     found: dict[int, Slot] = {}
     for at in range(SLOT_BYTES, len(data) - SLOT_BYTES + 1, SLOT_BYTES):
         raw = data[at : at + SLOT_BYTES]

@@ -216,9 +216,8 @@ def missing(segment: Segment, start: int, end: int) -> CorruptRecordError:
     """The error for offsets that were in a segment once and are in no file."""
     return CorruptRecordError(
         f"The records from offset {start} up to, not including, {end} are missing beside {segment.path}: a "
-        f"segment is gone or was cut short. Restore the file from a copy, or read with on_corrupt='skip' to go "
-        f"past it; streamlog.verify() tells what else is hurt, and streamlog.repair() copies what is whole into a new "
-        f"log.",
+        f"segment was removed or truncated. Restore the file from a copy, or read with on_corrupt='skip' to go "
+        f"past it; streamlog.verify() reports all damage, and streamlog.repair() copies what is whole into a new log.",
         path=segment.path,
         position=segment.size,
         expected=end,

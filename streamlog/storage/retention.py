@@ -1,7 +1,7 @@
-"""Retention: which of the oldest sealed segments may go.
+"""Retention: which of the oldest sealed segments may be deleted.
 
-A policy is asked with the sealed segments of one partition, oldest first, and the time; it answers
-how many of the oldest may go. Policies are plain values: comparable, combinable, and pure.
+A policy gets the sealed segments of one partition, oldest first, and the time; it returns how many of the oldest may
+be deleted. Policies are plain values: they can be compared and combined, and have no state.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from ..types import Policy, SegmentInfo
 
 
 class Sealed(Protocol):
-    """A sealed segment, of which the size is known and the rest may take a walk to find out."""
+    """A sealed segment: its size is known, and `info` may have to read its headers."""
 
     size: int
 
@@ -26,13 +26,13 @@ class Sealed(Protocol):
 
 
 class Segments(Sequence[SegmentInfo]):
-    """What a policy is asked with: the sealed segments, oldest first. Each is looked at when it is asked for."""
+    """The sealed segments that a policy gets, oldest first. Each one's information is read when it is accessed."""
 
     def __init__(self, sealed: Sequence[Sealed]) -> None:
         self._sealed = sealed
 
     def sizes(self) -> list[int]:
-        """The bytes of each, which need no look."""
+        """The size of each in bytes; nothing is read."""
         return [segment.size for segment in self._sealed]
 
     def __len__(self) -> int:
@@ -47,10 +47,10 @@ class Segments(Sequence[SegmentInfo]):
 
 
 class Combinable:
-    """A policy that joins others by `|` and `&`. A policy of your own may derive from it, or just have its shape.
+    """A policy that can be combined with others by `|` and `&`. A policy of your own may derive from it, or just have its shape.
 
-    It needs a `name` (stored with the topic; the object cannot be) and
-    `expired(segments: Sequence[SegmentInfo], now_ms: int) -> int`: how many of the oldest may go.
+    It needs a `name` (which is stored with the topic, as the object cannot be) and
+    `expired(segments: Sequence[SegmentInfo], now_ms: int) -> int`: how many of the oldest may be deleted.
 
     >>> class Nothing(Combinable):
     ...     name = "nothing"
@@ -63,18 +63,18 @@ class Combinable:
     name = ""
 
     def expired(self, segments: Sequence[SegmentInfo], now_ms: int) -> int:
-        """How many of the oldest sealed segments may go."""
-        raise TypeError(f"{type(self).__name__} is no policy yet: it has to define expired(segments, now_ms) -> int")
+        """How many of the oldest sealed segments may be deleted."""
+        raise TypeError(f"{type(self).__name__} is not a policy yet: it has to define expired(segments, now_ms) -> int")
 
     def __or__(self, other: Policy) -> AnyOf:
-        """What either allows may go."""
+        """Delete what either policy allows."""
         return AnyOf(self, other)
 
     def __ror__(self, other: Policy) -> AnyOf:
         return AnyOf(other, self)
 
     def __and__(self, other: Policy) -> AllOf:
-        """Only what both allow may go."""
+        """Delete only what both policies allow."""
         return AllOf(self, other)
 
     def __rand__(self, other: Policy) -> AllOf:
@@ -83,7 +83,7 @@ class Combinable:
 
 @dataclass(frozen=True)
 class MaxAge(Combinable):
-    """Segments whose latest record is older than `age` (milliseconds, or a timedelta) may go.
+    """Segments whose latest record is older than `age` (milliseconds, or a timedelta) may be deleted.
 
     >>> MaxAge(timedelta(days=7)).name
     'max_age(604800000)'
@@ -95,7 +95,7 @@ class MaxAge(Combinable):
         age = duration_ms("age", self.age)
         if age == FOREVER:
             raise ConfigError(
-                f"age={self.age} is unlimited, and nothing is ever older; leave this policy out.", name="age"
+                f"age={self.age} is unlimited, and no record is ever older; leave this policy out.", name="age"
             )
         object.__setattr__(self, "age", age)
 
@@ -114,7 +114,7 @@ class MaxAge(Combinable):
 
 @dataclass(frozen=True)
 class MaxBytes(Combinable):
-    """The oldest segments may go while the sealed ones that stay hold at least `size` bytes."""
+    """The oldest segments may be deleted while the remaining sealed ones hold at least `size` bytes."""
 
     size: int
 
@@ -132,7 +132,7 @@ class MaxBytes(Combinable):
 
 @dataclass(frozen=True)
 class MaxRecords(Combinable):
-    """The oldest segments may go while the sealed ones that stay hold at least `count` records."""
+    """The oldest segments may be deleted while the remaining sealed ones hold at least `count` records."""
 
     count: int
 
@@ -158,7 +158,7 @@ def _surplus(amounts: Sequence[int], bound: int) -> int:
 
 @dataclass(frozen=True)
 class AnyOf(Combinable):
-    """What any of two policies allows may go: `a | b`."""
+    """What either of two policies allows may be deleted: `a | b`."""
 
     left: Policy
     right: Policy
@@ -173,7 +173,7 @@ class AnyOf(Combinable):
 
 @dataclass(frozen=True)
 class AllOf(Combinable):
-    """Only what both policies allow may go: `a & b`."""
+    """Only what both policies allow may be deleted: `a & b`."""
 
     left: Policy
     right: Policy
@@ -187,10 +187,10 @@ class AllOf(Combinable):
 
 
 def checked(policy: Policy, segments: Sequence[SegmentInfo], now_ms: int) -> int:
-    """The policy's answer, held within what is there: a user's policy may answer anything."""
+    """The result of the policy, limited to the number of segments: a user's policy may return anything."""
     count = policy.expired(segments, now_ms)
     if isinstance(count, bool) or not isinstance(count, int):
-        raise TypeError(f"retention policy {policy.name!r} answered {count!r}; it has to answer an int")
+        raise TypeError(f"retention policy {policy.name!r} returned {count!r}; it has to return an int")
     return max(0, min(count, len(segments)))
 
 
@@ -199,7 +199,7 @@ _KINDS: dict[str, Callable[[int], Policy]] = {"age": MaxAge, "bytes": MaxBytes, 
 
 
 def named(name: str) -> Policy | None:
-    """The policy that one of this module's names stands for, or None: a user's own cannot be rebuilt.
+    """The policy with this name, or None if it is a user's own, which cannot be made from a name.
 
     >>> named("(max_age(1000) | max_bytes(5))")
     AnyOf(left=MaxAge(age=1000), right=MaxBytes(size=5))
@@ -221,10 +221,10 @@ def named(name: str) -> Policy | None:
 
 
 def policy_of(config: TopicConfig, custom: Policy | None) -> Policy | None:
-    """The policy that a topic's settings amount to; None keeps for ever.
+    """The policy that follows from a topic's settings; None keeps everything.
 
-    A custom policy stands beside the bounds: what either allows may go. While one is named in the
-    settings but was not given since the log was opened, nothing is deleted at all.
+    A custom policy is combined with the limits: what either allows may be deleted. If the settings name one that was
+    not given since the log was opened, nothing is deleted.
     """
     if not config.deletes or (config.retention is not None and custom is None):
         return None

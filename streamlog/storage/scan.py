@@ -42,10 +42,10 @@ from .index import INTERVAL, Index, IndexBuilder, Stats
 # Small enough that a look at large batches reads little but their headers.
 _WALK_BYTES = 8192
 _SEARCH_BYTES = 1 << 18
-_HEADER_BYTES = 256  # a header and its directory, of all but a strange batch
+_HEADER_BYTES = 256  # a header and its column directory, except of an unusual batch
 _AHEAD_BYTES = 1 << 18
-# From this length of a batch on, reading headers alone is faster than reading everything. A disk that has to be
-# asked for each (nothing of the file is in memory) prefers everything up to about four times of it.
+# From this length of a batch on, reading the headers alone is faster than reading everything. If the file is not in the
+# page cache, reading everything is faster up to about four times this length.
 _LARGE_BYTES = 1 << 15
 
 
@@ -121,7 +121,7 @@ def next_batch(source: Source, position: int, end: int, floor: int = 0) -> int |
 
 
 class Walk(NamedTuple):
-    """What a walk found. `end`: where the last batch that verified ends. `stopped`: what ended it before its time."""
+    """What a walk found. `end`: where the last batch that verified ends. `stopped`: the damage that ended it early."""
 
     stats: Stats
     entries: Index
@@ -134,10 +134,10 @@ OnProducer = Callable[[BatchHeader | None], object]
 
 
 def walk(source: Source, size: int, trusted_to: int | None = None, on_producer: OnProducer | None = None) -> Walk:
-    """Walk the headers up to `size`. Damage is stepped over and listed, to the next header that verifies.
+    """Walk the headers up to `size`. Damage is listed, and the walk goes on at the next header that verifies.
 
-    With `trusted_to`, an offset: the payloads of batches from it on are verified too, and the first batch from
-    it on that does not verify, or whose offsets go back, ends the walk (`stopped`).
+    With `trusted_to`, an offset: the payloads of batches from there on are verified too, and the first of these batches
+    that does not verify, or whose offset is lower than expected, ends the walk (`stopped`).
 
     `on_producer` is called with the header of each batch that has a producer id, and with None for each damaged place.
 

@@ -39,8 +39,8 @@ from .scan import Walk
 
 logger = logging.getLogger("streamlog.storage")
 
-# Python's mmap keeps a descriptor of its own, so mappings are bounded in number: over the whole process
-# the one made longest ago is dropped first, and made again when it is needed.
+# Python's mmap keeps a descriptor of its own, so the number of mappings in the process is limited. The oldest mapping is
+# dropped first, and made once more when it is needed.
 MAX_MAPPED = 128
 _mapped: deque[weakref.ref[Segment]] = deque()
 
@@ -48,7 +48,7 @@ _NEAR_BYTES = 20_480  # an index interval and a batch of the usual size
 
 
 def size_of(disk: Disk, path: str) -> int:
-    """A file's size; nothing stays open, or a log of many segments would run out of descriptors."""
+    """The size of a file. It is closed at once: a log of many segments would run out of descriptors."""
     file = disk.open(path, writable=False)
     try:
         return file.size()
@@ -59,8 +59,8 @@ def size_of(disk: Disk, path: str) -> int:
 class Segment:
     """A segment, active or sealed. Plain fields; the owner's lock guards every change.
 
-    `size`, `next_offset` and `stats` of an active one are what was published last. `next_offset` of a sealed one
-    is where the next segment begins: opening does not look whether its batches reach that far, `stats` does.
+    `size`, `next_offset` and `stats` of an active segment are what was published last. `next_offset` of a sealed
+    segment is where the next segment begins: opening does not check that its batches reach that far, `stats` does.
     """
 
     __reduce_ex__ = refuse_to_copy
@@ -87,14 +87,14 @@ class Segment:
 
     @property
     def file(self) -> File:
-        """The open file; opened when first needed."""
+        """The file, opened when it is first needed."""
         file = self._file
-        if file is None:  # another reader may set the field to None at any moment: it is looked at once
+        if file is None:  # another reader may set the field to None at any moment, so it is read once
             file = self._file = self.disk.open(self.path, writable=not self.sealed)
         return file
 
     def use_file(self, file: File) -> None:
-        """Read through `file`, whatever the path says."""
+        """Read from `file`, whatever is at the path."""
         self._file = file
 
     def create(self) -> None:
@@ -103,7 +103,7 @@ class Segment:
         self._stats = Stats(self.base_offset, self.base_offset, 0, 0, -1, -1, -1)
 
     def make_active(self, found: Walk) -> None:
-        """It is the last segment, as a walk found it: appended to from where its last good batch ends."""
+        """Make it the segment that is appended to, from the end of the last good batch that a walk found."""
         self.sealed = False
         self.release()
         self.set_stats(found.stats._replace(size=found.end))
@@ -111,19 +111,19 @@ class Segment:
         self._is_damaged = bool(found.damage)
 
     def seal(self) -> None:
-        """It never changes again: read through a mapping from now on, with no descriptor of its own kept open."""
+        """It does not change any more: from now on it is read through a mapping, and keeps no descriptor open."""
         self.sealed = True
         self._file = None
 
     def release(self) -> None:
-        """Let go of file and mapping. Dropped, not closed: whoever is reading keeps them until it is done,
-        and a descriptor closed under a reader could come back as another file's."""
+        """Drop the file and the mapping. They are not closed: a reader keeps them until it is done, and a descriptor that
+        was closed under a reader could be given to another file."""
         self._file = None
         self._map = None
         self._pinned = None
 
     def pin(self) -> None:
-        """Map the file and load the index for good: the path is about to mean something else."""
+        """Map the file and load the index, and keep both: another file is about to get this path."""
         self.sealed = True
         if self.size:
             self._pinned = self._pinned or self.file.map(self.size)
@@ -131,7 +131,7 @@ class Segment:
         self._index = self.index
 
     def unpin(self) -> None:
-        """The path means this segment again."""
+        """This segment is at its path now; see `pin`."""
         self._pinned = None
 
     # -- what it contains ----------------------------------------------------------------------------
@@ -244,16 +244,16 @@ class Segment:
     # -- reading -------------------------------------------------------------------------------------
 
     def read(self, length: int, position: int) -> bytes:
-        """Up to `length` bytes at `position`; fewer only at the end. Disk errors come out typed."""
+        """Up to `length` bytes at `position`; fewer only at the end. Raises StorageError, CorruptRecordError."""
         try:
             if not self.sealed:
                 return self.file.pread(length, position)
             mapping = self._map or self._pinned
             if mapping is None:
-                if not self.size:  # nothing can be mapped, and nothing read
+                if not self.size:  # an empty file cannot be mapped
                     return b""
                 mapping = self._mapping()
-            if not 0 <= position < self.size:  # nothing checks that an index, whose checksum is right, makes sense
+            if not 0 <= position < self.size:  # a position from an index whose checksum is right may still be wrong
                 return b""
             return mapping.read(length, position)
         except OSError as error:
@@ -271,8 +271,8 @@ class Segment:
                 raise
             raise corrupt(self.path, 0, "the file is shorter than it was when sealed", self.size, 0) from error
         self._file = None
-        # The path changes its meaning only after the segment was pinned. So if it is not pinned by now, what was
-        # opened is this segment's own file.
+        # Another file gets this path only after the segment was pinned. So if it is not pinned by now, the file that
+        # was opened is this segment's own.
         if self._pinned is not None:
             return self._pinned
         self._map = mapping
@@ -300,8 +300,8 @@ class Segment:
     def locate(self, offset: int, end: int) -> int | None:
         """The position of the first batch whose last offset is at or past `offset`, or None before `end`.
 
-        Headers on the way are verified: a wrong length or offset believed here would silently skip
-        records. Damage that lies wholly before `offset` is stepped over; else CorruptRecordError.
+        The headers before it are verified: a wrong length or offset would silently skip records. Damage that lies
+        entirely before `offset` is skipped; any other raises CorruptRecordError.
         """
         position = self.index.position_for_offset(offset)
         floor = 0
@@ -322,11 +322,12 @@ class Segment:
         return peek(self.read(FIXED_LEN, position)).base_offset
 
     def find_and_read(self, offset: int, end: int, max_bytes: int) -> tuple[int, Buffer, BatchHeader] | None:
-        """The batch that holds `offset`, and whole ones behind it, found and read in one go: position, bytes, and the
-        first one's header, verified.
+        """The batch that contains `offset` and whole batches after it, by one read: the position, the bytes, and the
+        verified header of the first.
 
-        None where one read from the index entry on does not hold it, or damage lies on the way: `locate` then
-        has to look. Headers on the way are verified, as there.
+        None if one read from the index entry on does not contain the batch, or there is damage before it: the caller
+        then uses `locate`. The headers before the batch are verified, as there. The loop does not use `scan.headers`:
+        a generator makes a seek to a record measurably slower.
         """
         start = self.index.position_for_offset(offset)
         data = self.read(min(_NEAR_BYTES, end - start), start)
@@ -346,10 +347,10 @@ class Segment:
         return None
 
     def read_batches(self, position: int, end: int, max_bytes: int) -> Buffer:
-        """Whole batches from `position` on: at least one, and no more than `max_bytes` unless one is larger.
+        """Whole batches from `position` on: at least one, and no more than `max_bytes` unless the first is larger.
 
-        A view of what was read, for what is cut off its end is not worth a copy of the rest.
-        Lengths are not verified here; whoever decodes verifies every header before it believes it.
+        It is a view of the bytes that were read, which saves a copy. Lengths are not verified here; the decoder
+        verifies every header before it uses it.
         """
         data = self.read(min(max(max_bytes, FIXED_LEN), end - position), position)
         first = batch_len_at(data) if len(data) >= FIXED_LEN else 0
@@ -358,5 +359,5 @@ class Segment:
                 raise corrupt(self.path, position, "the batch is cut short", first, end - position)
             return self.read(first, position)
         at = end_of_whole_batches(data, 0, len(data))
-        # Bytes that are no batch go along when nothing else would: the decoder names the damage.
+        # If no batch is whole, the bytes are returned as they are: the decoder reports the damage.
         return memoryview(data)[: at or len(data)]

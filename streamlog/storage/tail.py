@@ -1,4 +1,4 @@
-"""What passes between a log and its callers: the published state, a write, a chunk that was read."""
+"""What passes between a log and its callers: its published state, an append, and data that was fetched."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from .segment import Segment
 
 
 class LogSnapshot(NamedTuple):
-    """The published state of a log; immutable, replaced whole. The last four count the active segment."""
+    """The published state of a log: immutable, replaced as a whole. The last four fields describe the active segment."""
 
     end_offset: int
     end_position: int
@@ -40,10 +40,10 @@ class LogSnapshot(NamedTuple):
 
 
 class AppendRequest:
-    """Batches on their way into a log. `base_offset` is -1 until they are in it.
+    """Batches that are to be appended. `base_offset` is -1 until they are in the log.
 
-    An interrupted caller asks `Log.resolve_append` and then looks here: the log, not the caller's place in
-    the code when the interrupt came, decides whether the batches are in.
+    After an interrupt the caller calls `Log.resolve_append` and then looks here: the log decides whether the batches
+    were appended, not the line at which the caller was interrupted.
     """
 
     __slots__ = ("append_ms", "base_offset", "batches")
@@ -55,9 +55,9 @@ class AppendRequest:
 
 
 class FetchData(NamedTuple):
-    """Whole batches as they lie on disk, copied out but unverified, and where they came from, for error messages.
+    """Whole batches as they are on disk, not verified yet, and where they are from, for error messages.
 
-    `first`: the first one's header, where it was verified on the way here.
+    `first` is the header of the first batch if it was verified already.
     """
 
     data: Buffer

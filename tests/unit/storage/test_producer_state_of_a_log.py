@@ -22,7 +22,7 @@ from streamlog.errors import (
     ProducerFencedError,
     StorageError,
 )
-from streamlog.records.batch import directory_of
+from streamlog.records.batch import CODEC_SHIFT, MAX_FREE_RECORDS, directory_of
 from streamlog.storage.log import AppendRequest
 from streamlog.storage.producer_state import EXPIRATION_MS
 
@@ -482,6 +482,22 @@ def test_large_batches_and_large_headers_are_walked_like_others(box: MakeBox) ->
     b.open(KILLED)
     assert [send(b, n, value(n)) for n in range(35, 40)] == [*range(35, 40)]
     assert send(b, 40) == 41
+
+
+@pytest.mark.damaged
+def test_a_batch_of_millions_of_records_is_walked_like_others(box: MakeBox) -> None:
+    b = box()
+    made, count = write(b, 0), MAX_FREE_RECORDS + 1
+    batch = made.batches[0]._replace(
+        record_count=count, last_offset_delta=count - 1, attributes=1 << CODEC_SHIFT, uncompressed_len=count
+    )
+    made.batches = [batch]
+    assert b.log.append(made, 0, b.now) == 0
+    b.log.release()
+    b.open(KILLED)
+    with pytest.raises(OutOfOrderSequenceError):
+        send(b, count + 1)
+    assert send(b, count) == count
 
 
 # Against a list

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 import streamlog
-from streamlog.errors import CorruptRecordError, DiskFullError
+from streamlog.errors import CorruptRecordError, DiskFullError, StorageError
 from streamlog.runtime.disk import OsDisk
 from streamlog.storage.segment import Segment
 from streamlog.testing import ManualClock, SimulatedDisk
@@ -350,6 +350,11 @@ def test_on_a_full_disk_the_log_is_read_up_to_the_cut_and_goes_on_when_there_is_
     disk.fails = fails  # type: ignore[method-assign]
     b.open(POWER_LOST)
     assert b.values() == good
+    blocked = StorageError("blocked", path="", errno=0)
+    b.partition.block(blocked)
+    with pytest.raises(StorageError, match="blocked"):
+        b.append(b"no room")
+    b.partition.unblock(blocked)
     for _ in range(2):
         with pytest.raises(DiskFullError):
             b.append(b"no room")
