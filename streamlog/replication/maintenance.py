@@ -9,6 +9,7 @@ from typing import Protocol
 from ..errors import ClosedError, StreamlogError, describe
 from ..runtime.api import Lock
 from ..runtime.threads import inside
+from ..runtime.values import refuse_to_copy
 from ..storage import compaction
 from ..storage.log import Log
 from ..storage.retention import Segments, checked, policy_of
@@ -48,6 +49,8 @@ class Maintenance:
     `lock` is held around everything that deletes or replaces segments; that may take long and never stops an append. It is
     taken before the partition's lock.
     """
+
+    __reduce_ex__ = refuse_to_copy
 
     def __init__(self, partition: Maintained, lock: Lock) -> None:
         self._partition = partition

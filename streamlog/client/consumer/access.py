@@ -16,6 +16,7 @@ from typing import Any
 
 from ...errors import ConcurrentUseError, StreamlogError
 from ...runtime.threads import get_ident, new_lock, reentrant
+from ...runtime.values import refuse_to_copy
 from ...types import TopicPartition
 from ..cleanup import Cleanup
 
@@ -24,6 +25,8 @@ class Access:
     """The locks of one consumer. `with access.call(), access.state():` is what most calls begin with."""
 
     __slots__ = ("_cleanup", "_deferred_closes", "call_lock", "closed_error", "listener_thread", "owner", "state_lock", "taker")  # fmt: skip
+
+    __reduce_ex__ = refuse_to_copy
 
     def __init__(self, cleanup: Cleanup) -> None:
         self._cleanup = cleanup

@@ -21,6 +21,7 @@ from ...runtime.threads import (
     time_ns,
     wait_for,
 )
+from ...runtime.values import refuse_to_copy
 from ...types import HeaderTuple, RecordMetadata
 from .. import config_types
 from ..arguments import seconds_or_none
@@ -363,6 +364,8 @@ class SharedProducer:
 
     It is made when it is first needed, and again if it was closed. It refers to no log, which may hold it.
     """
+
+    __reduce_ex__ = refuse_to_copy
 
     def __init__(self, **config: Unpack[config_types.ProducerConfig]) -> None:
         self._config = config
