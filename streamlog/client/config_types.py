@@ -1,7 +1,8 @@
 """The settings as callers give them: what `**config` may have, for editors and type checkers.
 
 `streamlog/config.py` has what they become: checked, with defaults, frozen. Names that end in `_ms` are times in int
-milliseconds, or also a timedelta where the type is `Ms`; None means unlimited.
+milliseconds, or also a timedelta where the type is `Ms`; None means unlimited. `CONFIG.md` beside this file describes each
+setting.
 """
 
 from __future__ import annotations
@@ -19,7 +20,10 @@ De: TypeAlias = "Serde[Any] | Callable[[bytes], Any] | Mapping[str, Any]"
 
 
 class TopicConfig(TypedDict, total=False):
-    """A topic's settings, under Kafka's names. A `segment_*` that is not given is an eighth of the retention."""
+    """A topic's settings, under Kafka's names; `streamlog/client/CONFIG.md` describes each.
+
+    A `segment_bytes` or `segment_ms` that is not given is at most an eighth of the retention.
+    """
 
     retention_ms: Ms
     retention_bytes: int | None
@@ -48,7 +52,7 @@ class TopicDefaults(TopicConfig, total=False):
 
 
 class ProducerConfig(TypedDict, total=False):
-    """A producer's settings."""
+    """A producer's settings, under Kafka's names; `streamlog/client/CONFIG.md` describes each."""
 
     acks: Literal[0, 1, "all"]
     linger_ms: int
@@ -67,7 +71,7 @@ class ProducerConfig(TypedDict, total=False):
 
 
 class ConsumerConfig(TypedDict, total=False):
-    """A consumer's settings besides its group and its deserializers."""
+    """A consumer's settings besides its group and its deserializers; `streamlog/client/CONFIG.md` describes each."""
 
     auto_offset_reset: Literal["earliest", "latest", "none"]
     enable_auto_commit: bool
