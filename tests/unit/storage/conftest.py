@@ -166,3 +166,25 @@ def box(tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[Callable[...
             assert not [finding for finding in found.findings if not finding.is_note], found
     for each in made:
         each.log.release()
+
+
+def six_segments(make: Callable[..., Box], **config: Any) -> Box:
+    """Six batches with two keys in turn, each in a segment of its own."""
+    b = make(segment_bytes=1024, **config)
+    for n in range(6):
+        b.append(b"%d" % n * 600, keys=[b"k%d" % (n % 2)])
+    return b
+
+
+def four_segments(make: Callable[..., Box], *, synced: int = 0) -> tuple[Box, list[bytes | None]]:
+    """Eight batches, two a segment; the recovery point is after the first `synced` segments. Released without a close."""
+    b = make(segment_bytes=1500)
+    values: list[bytes | None] = [b"%d" % n * 500 for n in range(8)]
+    for n, value in enumerate(values):
+        b.append(value)
+        if n == 2 * synced:
+            b.log.durability.sync_sealed(b.log.tail)
+    assert len(b.logs()) == 4
+    assert b.log.durability.recovery_point == 2 * synced
+    b.log.release()
+    return b, values

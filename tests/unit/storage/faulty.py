@@ -1,11 +1,20 @@
-"""A disk whose Nth call fails, or at whose Nth call the process is killed."""
+"""A disk whose Nth call fails, or at whose Nth call the process is killed, and logs on it."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import errno
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from types import FrameType
 from typing import Any
 
 from streamlog.runtime.disk import OsDisk
+from streamlog.storage.recovery import resync
+
+from .conftest import Box
+
+MakeBox = Callable[..., Box]
 
 
 class Killed(BaseException):
@@ -126,3 +135,99 @@ class FaultyFile:
 
     def close(self) -> None:
         self._file.close()
+
+
+def armed(make: MakeBox, **config: Any) -> tuple[Box, FaultyDisk]:
+    """An empty log on a disk that can be told to fail."""
+    b = make(**config)
+    b.log.release()
+    disk = b.disk = FaultyDisk()
+    b.open()
+    return b, disk
+
+
+def calls_of(disk: FaultyDisk, run: Callable[[], object]) -> int:
+    """How many calls of the disk `run` makes."""
+    disk.arm(0, Killed())
+    run()
+    disk.error = None
+    return len(disk.calls)
+
+
+@contextmanager
+def interrupted_at(line: int, functions: set[str]) -> Iterator[list[int]]:
+    """Ctrl-C before the `line`th (from 1) line that runs in `functions` of the storage package."""
+    seen = [0]
+
+    def trace(frame: FrameType, event: str, _: object) -> Any:
+        code = frame.f_code
+        if "/streamlog/storage/" not in code.co_filename or code.co_name not in functions:
+            return None
+        if event == "line":
+            seen[0] += 1
+            if seen[0] == line:
+                raise KeyboardInterrupt
+        return trace
+
+    previous = sys.gettrace()
+    sys.settrace(trace)
+    try:
+        yield seen
+    finally:
+        sys.settrace(previous)
+
+
+def refuse(disk: FaultyDisk, code: int, *starts: str) -> list[str]:
+    """Have every call that begins like one of `starts` fail, until the list is cleared."""
+    refused = list(starts)
+    disk.arm(0, OSError(code, "refused"))
+    disk.fails = lambda what: what.startswith(tuple(refused)) if refused else False  # type: ignore[method-assign]
+    return refused
+
+
+def segments_on_faulty_disk(make: MakeBox) -> tuple[Box, list[bytes]]:
+    """Eight batches, two a segment, on a disk that can be told to refuse."""
+    b = make(segment_bytes=1500)
+    b.log.release()
+    b.disk = FaultyDisk()
+    b.open()
+    values = [b"%d" % n * 500 for n in range(8)]
+    for value in values:
+        b.append(value)
+    return b, values
+
+
+def record_calls(disk: FaultyDisk) -> None:
+    """Record the calls from now on; none fails."""
+    disk.arm(0, OSError(errno.EIO, "injected"))
+
+
+def calls_named(disk: FaultyDisk, word: str) -> list[str]:
+    """The file names of the calls of that kind, in order."""
+    return [call.rpartition("/")[2] for call in disk.calls if call.startswith(word + " ")]
+
+
+def fail_next(disk: FaultyDisk, word: str, code: int) -> None:
+    """Let the next call of that kind fail."""
+    real = disk.fails
+
+    def fails(what: str) -> bool:
+        if not what.startswith(word + " "):
+            return real(what)
+        disk.fails = real  # type: ignore[method-assign]
+        record_calls(disk)
+        disk.error = OSError(code, "injected")
+        return True
+
+    disk.fails = fails  # type: ignore[method-assign]
+
+
+def append_segments(b: Box, segments: int) -> None:
+    """Append batches of 700 bytes; with `segment_bytes=1024` each begins a segment."""
+    for n in range(segments):
+        b.append(b"%d" % n * 700)
+
+
+def markers_of(b: Box) -> list[resync.Marker]:
+    """The markers that failed syncs left in the directory of a log."""
+    return [marker for marker in map(resync.marker_of, b.names()) if marker is not None]

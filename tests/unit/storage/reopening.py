@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from .conftest import CLEAN, KILLED, POWER_LOST, Box
+
+MakeBox = Callable[..., Box]
 
 
 def reopened_clean(b: Box) -> None:

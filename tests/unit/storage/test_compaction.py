@@ -12,16 +12,16 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from streamlog.errors import ClosedError, CorruptRecordError, StreamlogError
+from streamlog.errors import ClosedError, CorruptRecordError, StorageError, StreamlogError
 from streamlog.records import columns
-from streamlog.records.batch import NO_PRODUCER, NO_TIMESTAMP
+from streamlog.records.batch import CONTROL, NO_PRODUCER, NO_TIMESTAMP
+from streamlog.runtime.disk import OsDisk
 from streamlog.storage import compaction
 from streamlog.storage.files import finish_interrupted
 from streamlog.storage.log import AppendRequest
 
-from .conftest import CLEAN, KILLED, NOW, SEED, Box
-from .faulty import Killed
-from .test_failures import armed, interrupted_at
+from .conftest import CLEAN, KILLED, NOW, SEED, Box, six_segments
+from .faulty import Killed, armed, interrupted_at
 
 MakeBox = Callable[..., Box]
 DAY = 86_400_000
@@ -585,3 +585,117 @@ def test_a_compaction_is_given_up_when_the_log_is_to_be_closed(box: MakeBox, at:
     assert compact(b) is not None
     latest = {entry.key: entry for entry in before}
     assert b.read() == sorted(latest.values(), key=lambda entry: entry.offset)
+
+
+def test_control_batches_are_never_compacted(box: MakeBox) -> None:
+    b = box(cleanup_policy="compact")
+    b.append(b"marker", keys=[b"a"], attributes=CONTROL)
+    b.append(b"1", keys=[b"a"])
+    b.append(b"2", keys=[b"a"])
+    b.log.roll(b.now)
+    b.partition.maintenance.compact(b.now)
+    assert b.values() == [b"marker", b"2"]
+
+
+def test_a_large_segment_is_written_piece_by_piece(box: MakeBox, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(compaction, "_WRITE_BYTES", 100)
+    b = six_segments(box, cleanup_policy="compact")
+    b.log.roll(b.now)
+    table = b.table()
+    b.partition.maintenance.compact(b.now)
+    assert b.table() == table
+
+
+def test_interrupted_right_after_the_rename_the_result_is_published(box: MakeBox) -> None:
+    b = six_segments(box, cleanup_policy="compact")
+    b.log.roll(b.now)
+    table = b.table()
+
+    class Interrupting(OsDisk):
+        def rename(self, source: str, target: str) -> None:
+            super().rename(source, target)
+            if target.endswith(".swap"):
+                raise KeyboardInterrupt
+
+    b.log.disk = Interrupting()
+    with pytest.raises(KeyboardInterrupt):
+        b.partition.maintenance.compact(b.now)
+    b.log.disk = b.disk
+    assert b.table() == table
+    assert len(b.log.tail.segments) == 7, "the first group was one segment without a record left"
+    b.append(b"new", keys=[b"k0"])
+    b.log.roll(b.now)
+    b.partition.maintenance.compact(b.now)
+    table[b"k0"] = b"new"
+    assert b.table() == table
+    b.reopen(KILLED)
+    assert b.table() == table
+
+
+def test_a_rename_that_cannot_be_looked_at_is_settled_before_the_next_pass(box: MakeBox) -> None:
+    b = six_segments(box, cleanup_policy="compact")
+    b.log.roll(b.now)
+    table = b.table()
+
+    class Unsure(OsDisk):
+        renames = 0
+
+        def rename(self, source: str, target: str) -> None:
+            super().rename(source, target)
+            if target.endswith(".swap"):
+                self.renames += 1
+                raise OSError(errno.EIO, "told nothing of the rename")
+
+        def exists(self, path: str) -> bool:
+            if path.endswith(".swap") and self.renames:
+                raise OSError(errno.EIO, "cannot be looked at")
+            return super().exists(path)
+
+    b.log.disk = Unsure()
+    for _ in range(2):
+        with pytest.raises(StorageError):
+            b.partition.maintenance.compact(b.now)
+        assert b.log.disk.renames == 1, "nothing more is done until it is known"
+        with pytest.raises(StorageError):
+            b.partition.delete_records(b.log.tail.segments[1].base_offset)
+    b.log.disk = b.disk
+    assert b.table() == table
+    b.partition.maintenance.compact(b.now)
+    assert b.table() == table
+    b.reopen(KILLED)
+    assert b.table() == table
+
+
+def test_a_compaction_that_is_interrupted_in_a_call_leaves_the_log_as_it_was(box: MakeBox) -> None:
+    b, disk = armed(box, cleanup_policy="compact", segment_bytes=1024)
+    for n in range(6):
+        b.append(b"%d" % n * 600, keys=[b"k%d" % (n % 2)])
+    table = b.table()
+    nth = 1
+    while True:
+        disk.arm(nth, KeyboardInterrupt())
+        try:
+            b.partition.maintenance.compact(b.now)
+            break
+        except KeyboardInterrupt:
+            disk.error = None
+            assert b.table() == table
+            nth += 1
+    disk.error = None
+    assert nth > 3
+    b.reopen(KILLED)
+    assert b.table() == table
+
+
+def test_a_topic_without_a_dirty_byte_is_not_compacted_by_maintenance(box: MakeBox) -> None:
+    b = six_segments(box, cleanup_policy="compact", min_cleanable_dirty_ratio=0.9)
+    b.log.roll(b.now)
+    b.partition.maintenance.compact(b.now)
+    before = {path.name: path.stat().st_ino for path in b.logs()}
+    b.partition.maintenance.run(b.now)
+    assert {path.name: path.stat().st_ino for path in b.logs()} == before
+    b.append(b"x", keys=[b"k0"])
+    b.log.roll(b.now)
+    assert 0 < compaction.plan(b.log, b.now, b.log.tail.end_offset).dirty_ratio < 0.9
+    b.partition.maintenance.run(b.now)
+    assert b.log.cleaned_until == 6

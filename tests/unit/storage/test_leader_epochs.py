@@ -14,8 +14,8 @@ from streamlog.storage.leader_epochs import EpochEnd, EpochStart, LeaderEpochs
 from streamlog.storage.log import Log
 
 from .conftest import CLEAN, KILLED, Box
+from .faulty import armed
 from .reopening import flip, reopened_without_index_files, reopening
-from .test_failures import armed
 
 MakeBox = Callable[..., Box]
 

@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
+import errno
 import random
 from collections.abc import Callable
+from typing import Any
 
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
 from streamlog.errors import OffsetOutOfRangeError, StorageError
-from streamlog.records.batch import CONTROL, LOG_APPEND_TIME
+from streamlog.records import columns
 from streamlog.storage import segment as segments
-from streamlog.storage.log import EMPTY, AppendRequest
+from streamlog.storage.log import AppendRequest
+from streamlog.storage.reader import LogReader
 
-from .conftest import CLEAN, KILLED, NOW, SEED, Box
+from .conftest import CLEAN, KILLED, SEED, Box
+from .faulty import Killed, armed, segments_on_faulty_disk
+from .reopening import flip
 
 MakeBox = Callable[..., Box]
 
@@ -37,66 +40,6 @@ def test_several_batches_of_one_write_lie_in_one_segment(box: MakeBox) -> None:
     assert write.base_offset == 1
     assert [path.stem[-2:] for path in b.logs()] == ["00", "01"]
     assert [entry.offset for entry in b.read()] == [*range(6)]
-
-
-def test_a_fetch_gives_whole_batches_from_the_one_that_holds_the_offset(box: MakeBox) -> None:
-    b = box()
-    for n in range(4):
-        b.append(b"%d" % n, b"x", b"y")
-    chunk = b.log.reader.fetch(4, 1, 12)
-    assert chunk.position == b.log.tail.end_position // 4
-    assert len(chunk.data) == b.log.tail.end_position // 4
-    assert len(b.log.reader.fetch(4, 1 << 20, 12).data) == 3 * len(chunk.data)
-    assert b.log.reader.fetch(12, 1, 12) is EMPTY
-
-
-def test_a_fetch_is_at_least_one_batch_and_otherwise_within_its_bound(box: MakeBox) -> None:
-    b = box()
-    for _ in range(20):
-        b.append(b"x" * 1000)
-    size = b.log.tail.end_position // 20
-    assert len(b.log.reader.fetch(0, 1, 20).data) == size
-    assert len(b.log.reader.fetch(0, 3 * size, 20).data) == 3 * size
-    assert len(b.log.reader.fetch(0, 3 * size + size - 1, 20).data) == 3 * size
-
-
-def test_a_reader_that_waited_for_a_lone_record_has_it_without_a_word_to_the_disk(
-    box: MakeBox, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    b = box()
-    b.append(b"a")
-    seen = b.log.reader.fetch(0, 1 << 16, 1)
-    b.log.append_one(b"k", b"b", b.now, 0, b.now)
-    end = b.log.tail.end_offset
-    with monkeypatch.context() as patch:
-        patch.setattr(segments.Segment, "read", None)
-        found = b.log.reader.fetch(1, 1 << 16, end, seen)
-    assert found == b.log.reader.fetch(1, 1 << 16, end)._replace(first=None)
-    assert b.log.reader.fetch(1, 1 << 16, 1, seen) is EMPTY  # it may not be seen before it is synced
-    b.append(b"c")
-    assert (
-        b.log.reader.fetch(1, 1 << 16, end + 1, seen).data == b.log.reader.fetch(1, 1 << 16, end + 1).data
-    )  # it is not alone now
-    assert b.log.reader.fetch(2, 1 << 16, end + 1, found).position == found.position + len(found.data)
-
-
-@pytest.mark.parametrize("offset", [-1, 5, 100])
-def test_an_offset_outside_the_log_is_refused_with_the_bounds(box: MakeBox, offset: int) -> None:
-    b = box()
-    b.append(b"a", b"b", b"c", b"d")
-    b.log.advance_start(2)
-    with pytest.raises(OffsetOutOfRangeError) as error:
-        b.log.reader.fetch(offset, 1, 4)
-    assert (error.value.log_start_offset, error.value.log_end_offset) == (2, 4)
-
-
-def test_a_reader_that_holds_an_old_tail_reads_on_while_the_log_rolls(box: MakeBox) -> None:
-    b = box()
-    b.append(b"a")
-    tail = b.log.tail
-    b.log.roll(b.now)
-    b.append(b"b")
-    assert len(list(tail.segments[0].headers(0, tail.end_position))) == 1
 
 
 def test_an_empty_segment_is_not_rolled(box: MakeBox) -> None:
@@ -172,74 +115,6 @@ def test_a_file_that_vanished_is_an_error_of_the_disk_and_no_wrong_answer(box: M
 
 
 # Times
-
-
-def test_the_first_record_at_or_after_a_time_is_found_inside_batches(box: MakeBox) -> None:
-    b = box()
-    b.append(b"a", b"b", b"c", timestamps=[10, 30, 20])
-    b.append(b"d", b"e", timestamps=[25, 40])
-    assert b.log.reader.find_time(0, 5) == (0, 10)
-    assert b.log.reader.find_time(11, 5) == (1, 30)
-    assert b.log.reader.find_time(31, 5) == (4, 40)
-    assert b.log.reader.find_time(41, 5) is None
-    assert b.log.reader.find_time(31, 4) is None
-    assert b.log.reader.find_time(31, 3) is None
-
-
-def test_a_time_is_found_among_records_that_were_not_deleted(box: MakeBox) -> None:
-    b = box()
-    b.append(b"a", b"b", b"c", timestamps=[10, 20, 30])
-    b.log.advance_start(1)
-    assert b.log.reader.find_time(0, 3) == (1, 20)
-    b.log.advance_start(3)
-    assert b.log.reader.find_time(0, 3) is None
-
-
-def test_under_log_append_time_the_append_counts_and_not_the_sender(box: MakeBox) -> None:
-    b = box(message_timestamp_type="LogAppendTime", segment_bytes=1024)
-    for n in range(6):
-        b.now = NOW + n
-        b.append(b"x" * 300, b"y" * 300, timestamps=[5, 99], attributes=LOG_APPEND_TIME)
-    assert [entry.timestamp for entry in b.read()] == [NOW + n // 2 for n in range(12)]
-    for _ in range(2):
-        assert [b.log.reader.find_time(NOW + n, 12) for n in range(7)] == [*((2 * n, NOW + n) for n in range(6)), None]
-        assert [info.max_timestamp for info in b.sealed()] == [NOW + n for n in range(5)]
-        b.reopen(KILLED)
-
-
-def test_control_batches_have_no_time(box: MakeBox) -> None:
-    b = box()
-    b.append(b"marker", timestamps=50, attributes=CONTROL)
-    b.append(b"record", timestamps=10)
-    assert b.log.reader.find_time(0, 2) == (1, 10)
-    assert b.log.reader.find_time(20, 2) is None
-
-
-times = st.lists(st.lists(st.integers(0, 60), min_size=1, max_size=4), min_size=1, max_size=30)
-
-
-@given(times=times, reopen=st.sampled_from([None, CLEAN, KILLED]), without_index=st.booleans())
-@settings(max_examples=60)
-def test_a_time_is_found_as_a_scan_would_find_it(
-    tmp_path_factory: pytest.TempPathFactory, times: list[list[int]], reopen: object, without_index: bool
-) -> None:
-    b = Box(tmp_path_factory.mktemp("times") / "p", segment_bytes=1024)
-    flat: list[int] = []
-    for batch in times:
-        b.append(*[b"x" * 200 for _ in batch], timestamps=batch)
-        flat += batch
-    if reopen is not None:
-        b.reopen(reopen)  # type: ignore[arg-type]
-    if without_index:
-        b.close()
-        for index in b.path.glob("*.index"):
-            index.unlink()
-        b.open(CLEAN)
-    for timestamp in range(62):
-        expected = next(((n, t) for n, t in enumerate(flat) if t >= timestamp), None)
-        assert b.log.reader.find_time(timestamp, len(flat)) == expected
-    assert not b.problems()
-    b.log.release()
 
 
 # Forgetting
@@ -322,32 +197,163 @@ def test_sizes_and_counters_count(box: MakeBox) -> None:
     assert b.log.seed == SEED
 
 
-def test_reading_on_behind_a_chunk_is_what_a_fetch_from_there_gives(box: MakeBox) -> None:
-    b = box(segment_bytes=2048)
-    for n in range(30):
-        b.append(b"%d" % n * 100)
-    for bound in (1, 700, 1 << 20):
-        offset, chunk = 0, EMPTY
-        while offset < 30:
-            plain = b.log.reader.fetch(offset, bound, 30)
-            chunk = b.log.reader.fetch(offset, bound, 30, chunk)
-            assert chunk[:5] == plain[:5]
-            offset += _records_in(b, chunk.data)
-        assert b.log.reader.fetch(30, bound, 30, chunk) == EMPTY
+def test_the_size_of_a_log_is_that_of_its_files(box: MakeBox) -> None:
+    b, _ = segments_on_faulty_disk(box)
+    assert b.log.tail.size_bytes() == sum(file.stat().st_size for file in b.logs())
 
 
-def _records_in(b: Box, data: bytes) -> int:
-    at = count = 0
-    while at < len(data):
-        count, at = count + 1, at + int.from_bytes(data[at + 7 : at + 11], "little")
-    return count
-
-
-def test_reading_on_behind_a_chunk_whose_records_were_deleted_is_refused(box: MakeBox) -> None:
+def test_a_batch_without_records_takes_offsets_and_counts_for_nothing_else(box: MakeBox) -> None:
     b = box()
-    for n in range(4):
-        b.append(b"%d" % n)
-    chunk = b.log.reader.fetch(0, 1, 4)
-    b.log.advance_start(3)
-    with pytest.raises(OffsetOutOfRangeError):
-        b.log.reader.fetch(1, 1, 4, chunk)
+    b.append(b"one", timestamps=5)
+    before = b.log.tail
+    empty = columns.seal(SEED, None, None, -1, count=0, last_offset_delta=3)
+    assert b.log.append(AppendRequest([empty]), 0, b.now) == 1
+    after = b.log.tail
+    assert after.end_offset == 5
+    assert (after.records, after.min_timestamp, after.max_timestamp) == (1, 5, 5)
+    assert after.end_position > before.end_position
+    assert b.append(b"two") == 5
+    assert b.values() == [b"one", b"two"]
+
+
+class Late(LogReader):
+    """Interrupts the log as soon as it has published something."""
+
+    __slots__ = ()
+
+    @property
+    def tail(self) -> Any:
+        return LogReader.tail.__get__(self)  # type: ignore[attr-defined]
+
+    @tail.setter
+    def tail(self, tail: Any) -> None:
+        LogReader.tail.__set__(self, tail)  # type: ignore[attr-defined]
+        raise KeyboardInterrupt
+
+
+def rolled_late(b: Box) -> None:
+    b.log.reader.__class__ = Late
+    with pytest.raises(KeyboardInterrupt):
+        b.log.roll(b.now)
+    b.log.reader.__class__ = LogReader
+
+
+def test_a_roll_that_is_interrupted_right_after_it_was_published_stays(box: MakeBox) -> None:
+    b = box()
+    b.append(b"one")
+    rolled_late(b)
+    assert len(b.logs()) == len(b.log.tail.segments) == 2
+    assert b.append(b"two") == 1
+    assert b.values() == [b"one", b"two"]
+    b.reopen(KILLED)
+    assert b.values() == [b"one", b"two"]
+
+
+@pytest.mark.damaged
+def test_behind_damage_in_a_segment_that_was_not_sealed_yet_a_reader_goes_on_in_the_empty_one(box: MakeBox) -> None:
+    b = box()
+    b.append(b"one")
+    at = b.log.tail.end_position
+    b.append(b"two")
+    rolled_late(b)
+    flip(b.logs()[0], at)
+    assert not b.log.tail.segments[0].sealed
+    assert b.log.reader.after_damage(1, 9) == 2, "where the next record will be, not where the reader would stop"
+    assert b.append(b"three") == 2
+    assert b.values(skip=True) == [b"one", b"three"]
+
+
+# An append, a roll or a close that is interrupted
+
+
+def interrupted(make: MakeBox, **config: Any) -> Box:
+    """A log with one record, and half of a batch behind it."""
+    b, disk = armed(make, **config)
+    b.append(b"one")
+    disk.arm(1, KeyboardInterrupt(), half=True)
+    with pytest.raises(KeyboardInterrupt):
+        b.append(b"two" * 50)
+    disk.error = None
+    assert b.logs()[0].stat().st_size > b.log.tail.end_position
+    return b
+
+
+@pytest.mark.parametrize(
+    "act",
+    [
+        lambda b: b.append(b"next"),
+        lambda b: b.log.roll(b.now),
+        lambda b: b.log.advance_start(1),
+        lambda b: b.log.close(),
+        lambda b: b.partition.settle(b.write()),
+        lambda b: b.partition.delete_records(1),
+    ],
+    ids=["append", "roll", "advance_start", "close", "settle another", "delete_records"],
+)
+def test_whatever_comes_next_cuts_a_half_write_off(box: MakeBox, act: Callable[[Box], object]) -> None:
+    b = interrupted(box)
+    act(b)
+    b.log.release()
+    b.open(KILLED)
+    assert [entry.value for entry in b.read(b.log.tail.start_offset)] in ([b"one"], [b"one", b"next"], [])
+    assert not [finding for finding in b.check(KILLED).findings if finding.kind != "torn"]
+    b.append(b"after")
+    assert b.values()[-1] == b"after"
+
+
+def test_a_half_write_that_cannot_be_cut_off_is_an_error_until_it_can(box: MakeBox) -> None:
+    b = interrupted(box)
+    disk = b.disk
+    disk.arm(1, OSError(errno.EIO, "injected"), once=False)
+    for _ in range(2):
+        with pytest.raises(StorageError, match="Could not truncate"):
+            b.append(b"next")
+    disk.error = None
+    assert b.append(b"next") == 1
+    assert b.values() == [b"one", b"next"]
+
+
+def test_killed_between_any_two_calls_of_a_close_nothing_is_lost(box: MakeBox) -> None:
+    nth = 1
+    while True:
+        b, disk = armed(box, segment_bytes=1024)
+        for n in range(4):
+            b.append(b"%d" % n * 600)
+        expected = b.values()
+        disk.arm(nth, Killed(), half=True)
+        try:
+            b.log.close()
+            ended = True
+        except Killed:
+            ended = False
+        disk.error = None
+        b.log.release()
+        b.open(CLEAN if ended else KILLED)
+        assert b.values() == expected
+        if ended:
+            break
+        nth += 1
+    assert nth > 10
+
+
+def test_a_file_that_an_interrupted_roll_left_is_no_obstacle_to_the_next(box: MakeBox) -> None:
+    b = box()
+    b.append(b"one")
+    (b.path / f"{1:020d}.log").touch()
+    assert b.log.roll(b.now)
+    b.append(b"two")
+    assert b.values() == [b"one", b"two"]
+
+
+def test_a_roll_that_is_interrupted_in_a_call_leaves_nothing(box: MakeBox) -> None:
+    for nth in range(1, 4):
+        b, disk = armed(box)
+        b.append(b"one")
+        disk.arm(nth, KeyboardInterrupt())
+        try:
+            b.log.roll(b.now)
+        except KeyboardInterrupt:
+            assert len(b.logs()) == len(b.log.tail.segments)
+        disk.error = None
+        b.append(b"two")
+        assert b.values() == [b"one", b"two"]

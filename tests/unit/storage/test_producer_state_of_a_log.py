@@ -27,9 +27,8 @@ from streamlog.storage.log import AppendRequest
 from streamlog.storage.producer_state import EXPIRATION_MS
 
 from .conftest import CLEAN, KILLED, NOW, Box
-from .faulty import Killed
+from .faulty import Killed, armed, interrupted_at
 from .reopening import WAYS, flip, reopening
-from .test_failures import armed, interrupted_at
 
 MakeBox = Callable[..., Box]
 HOUR = 3_600_000

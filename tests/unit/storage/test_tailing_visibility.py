@@ -1,4 +1,4 @@
-"""A view of another process's log does not go back: who has read to its end is never told that this is behind the log."""
+"""A view of a log of another process never goes back: a reader at its end is not told that its offset is out of range."""
 
 from __future__ import annotations
 
@@ -8,7 +8,8 @@ from streamlog.errors import OffsetOutOfRangeError
 from streamlog.records.batch import read_header
 from streamlog.storage.files import swap_name
 
-from .test_following import Along, MakeBox, alone, small, value
+from .test_tailing import Along, MakeBox, small, value
+from .test_tailing_without_owner import alone
 
 
 def test_a_view_that_was_never_made_says_of_no_offset_that_it_is_none(box: MakeBox) -> None:

@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
+import errno
+import os
 from collections.abc import Callable
+from pathlib import Path
+from typing import Any
 
 import pytest
 
 from streamlog.config import TopicConfig
-from streamlog.errors import CorruptRecordError, FormatError, StorageError
+from streamlog.errors import CorruptRecordError, FormatError, StorageError, StreamlogError
+from streamlog.records.batch import FIXED_LEN, MAGIC
 from streamlog.runtime.disk import OsFile
 from streamlog.storage import scan
 from streamlog.storage.checkpoint import SLOT_BYTES
@@ -15,7 +21,9 @@ from streamlog.storage.recovery.recovery import PreviousShutdown
 from streamlog.storage.scan import Walk, walk
 from streamlog.storage.segment import Segment
 
-from .conftest import CLEAN, KILLED, NOW, POWER_LOST, Box
+from ..conftest import CLEAN, KILLED, NOW, POWER_LOST, SEED, Box, four_segments
+from ..faulty import FaultyDisk, armed, calls_of, refuse, segments_on_faulty_disk
+from ..reopening import flip
 
 MakeBox = Callable[..., Box]
 
@@ -343,7 +351,6 @@ def test_files_with_other_names_are_left_alone(box: MakeBox, name: str) -> None:
 def test_what_is_no_file_where_an_index_belongs_is_as_good_as_none(
     box: MakeBox, kind: str, crash: PreviousShutdown
 ) -> None:
-    import os
 
     b = box(segment_bytes=1024)
     for n in range(4):
@@ -365,7 +372,6 @@ def test_what_is_no_file_where_an_index_belongs_is_as_good_as_none(
 
 @pytest.mark.damaged
 def test_a_link_or_a_pipe_where_a_segment_belongs_is_refused(box: MakeBox) -> None:
-    import os
 
     for make in (lambda path: path.symlink_to("/etc/hostname"), os.mkfifo):
         b = box()
@@ -431,8 +437,6 @@ def test_a_new_partition_has_a_state_before_its_first_record(box: MakeBox) -> No
 def test_a_segment_of_a_newer_version_is_refused_as_one(box: MakeBox) -> None:
     from streamlog.records import batch as batches
 
-    from .conftest import SEED
-
     b = box()
     b.append(b"x")
     b.close()
@@ -446,3 +450,226 @@ def test_a_segment_of_a_newer_version_is_refused_as_one(box: MakeBox) -> None:
     path.with_suffix(".index").unlink()
     with pytest.raises(FormatError, match="newer"):
         b.open(CLEAN)
+
+
+def test_on_a_full_disk_files_below_the_log_start_stay_and_are_not_read(box: MakeBox) -> None:
+    b, values = segments_on_faulty_disk(box)
+    b.log.advance_start(4)
+    b.log.release()
+    refused = refuse(b.disk, errno.ENOSPC, f"pwrite {b.path}/partition.state")
+    b.open(KILLED)
+    assert len(b.logs()) == 4, "the start that justifies an unlink has to be on the device first"
+    assert b.values() == values[4:]
+    refused.clear()
+    b.reopen(KILLED)
+    assert len(b.logs()) == 2
+    assert b.values() == values[4:]
+
+
+@pytest.mark.parametrize("state", [None, b"", bytes(4096)], ids=["none", "empty", "zeros"])
+def test_a_creation_that_was_torn_twice_is_made_anew(box: MakeBox, state: bytes | None) -> None:
+    """The first crash left an empty segment alone; the second came while its state was written again."""
+    b = box()
+    b.log.release()
+    path = b.path / "partition.state"
+    path.unlink()
+    if state is not None:
+        path.write_bytes(state)
+    b.open(POWER_LOST)
+    assert b.append(b"first") == 0
+    assert b.values() == [b"first"]
+
+
+def test_a_state_without_a_word_beside_records_is_damage(box: MakeBox) -> None:
+    b = box()
+    b.append(b"one")
+    b.log.release()
+    path = b.path / "partition.state"
+    whole = path.read_bytes()
+    path.write_bytes(bytes(4096))
+    with pytest.raises(CorruptRecordError, match=r"partition\.state"):
+        b.open(POWER_LOST)
+    path.write_bytes(whole)
+    b.open(POWER_LOST)
+    assert b.values() == [b"one"]
+
+
+@pytest.mark.damaged
+def test_a_disk_that_fails_anywhere_in_opening_a_damaged_end_says_so_typed(box: MakeBox) -> None:
+    b = box()
+    b.append(b"one")
+    b.append(b"two")
+    b.log.release()
+    flip(b.logs()[0], b.logs()[0].stat().st_size // 2 + 20)
+    disk = b.disk = FaultyDisk()
+    told = 0
+    for nth in range(1, 200):
+        disk.arm(nth, OSError(errno.EIO, "refused"))
+        try:
+            b.open(KILLED)
+        except StorageError as error:
+            assert error.errno == errno.EIO
+            told += 1
+        else:
+            with pytest.raises(CorruptRecordError):
+                b.append(b"never")
+            b.log.release()
+        if len(disk.calls) < nth:
+            break
+    assert told > 3 and len(disk.calls) < nth, "every call was refused once"
+    disk.arm(0, OSError(errno.EIO, "refused"))
+    b.open(KILLED)
+    assert b.values(skip=True) == [b"one"]
+
+
+@pytest.mark.damaged
+def test_a_batch_whose_lengths_are_impossible_is_damage_and_no_torn_write(box: MakeBox) -> None:
+    b = box()
+    b.append(b"one")
+    b.log.release()
+    (path,) = b.logs()
+    data = path.read_bytes()
+    path.write_bytes(data + MAGIC + b"\x01" + bytes(FIXED_LEN))
+    b.open(KILLED)
+    with pytest.raises(CorruptRecordError):
+        b.append(b"two")
+    assert path.stat().st_size == len(data) + len(MAGIC) + 1 + FIXED_LEN
+    b.log.release()
+    path.write_bytes(data + data[: FIXED_LEN - 1])
+    b.open(KILLED)
+    assert path.stat().st_size == len(data), "the beginning of a batch is a torn write"
+
+
+# A disk that fails
+
+
+@pytest.mark.damaged
+def test_closing_a_log_whose_end_is_unknown_vouches_for_nothing(box: MakeBox) -> None:
+    b = box()
+    b.append(b"one")
+    b.append(b"two")
+    at = b.log.tail.end_position // 2
+    b.reopen(CLEAN)
+    assert b.log.durability.recovery_point == 2
+    b.append(b"three")
+    b.log.release()
+    path = b.logs()[0]
+    data = bytearray(path.read_bytes())
+    data[at + 30 :] = b"\xff" * (len(data) - at - 30)
+    path.write_bytes(data)
+    b.open(KILLED)
+    b.close()
+    b.open(KILLED)  # the broker does not close a directory as clean while a log of it does not know its end
+    with pytest.raises(CorruptRecordError):
+        b.append(b"never at offset 2 again")
+    assert b.values(skip=True) == [b"one"]
+
+
+def test_failing_at_any_call_of_an_open_is_a_typed_error_and_the_next_open_is_right(box: MakeBox) -> None:
+    def ready() -> tuple[Box, Any]:
+        b, disk = armed(box, segment_bytes=1024)
+        for n in range(5):
+            b.append(b"%d" % n * 600)
+        b.log.advance_start(2)
+        for path in b.logs()[3:4]:
+            path.with_suffix(".index").write_bytes(b"bad")
+        (b.path / f"{0:020d}.cleaned").touch()
+        (b.path / f"{50:020d}.index").touch()
+        b.log.release()
+        last = b.logs()[-1]
+        last.write_bytes(last.read_bytes() + b"SLB\x01torn")
+        return b, disk
+
+    b, disk = ready()
+    count = calls_of(disk, lambda: b.open(KILLED))
+    assert count > 15
+    for nth in range(1, count + 1):
+        b, disk = ready()
+        disk.arm(nth, OSError(errno.EIO, "injected"), half=True)
+        with contextlib.suppress(StreamlogError):
+            b.open(KILLED)
+        disk.error = None
+        b.open(KILLED)
+        assert [entry.offset for entry in b.read()] == [2, 3, 4]
+        b.append(b"next")
+
+
+def test_failing_at_any_call_of_the_creation_is_a_typed_error_and_the_next_one_is_right(
+    box: MakeBox, tmp_path: Path
+) -> None:
+    b, disk = armed(box)
+    for nth in range(1, 12):
+        b.log.release()
+        b.path = tmp_path / f"new{nth}"
+        disk.arm(nth, OSError(errno.ENOSPC, "injected"), half=True)
+        with contextlib.suppress(StreamlogError):
+            b.open(CLEAN)
+        disk.error = None
+        b.open(KILLED)
+        assert b.append(b"first") == 0
+        b.reopen(KILLED)
+        assert b.values() == [b"first"]
+
+
+# What opening costs
+
+
+class _Counting:
+    """Reads of a segment, counted."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.calls = self.bytes = 0
+        plain = Segment.read
+
+        def read(segment: Segment, length: int, position: int) -> bytes:
+            data = plain(segment, length, position)
+            self.calls += 1
+            self.bytes += len(data)
+            return data
+
+        monkeypatch.setattr(Segment, "read", read)
+
+
+def test_opening_looks_into_no_sealed_segment_with_or_without_indexes(
+    box: MakeBox, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    b, values = four_segments(box, synced=3)
+    for crash in (KILLED, POWER_LOST):
+        for index in b.path.glob("*.index"):
+            index.unlink()
+        counting = _Counting(monkeypatch)
+        b.open(crash)
+        active = b.logs()[-1].stat().st_size
+        assert counting.bytes <= 2 * active
+        assert b.append(b"x") >= 8
+        b.log.release()
+        monkeypatch.undo()
+    b.open(KILLED)
+    assert b.values()[:8] == values
+
+
+@pytest.mark.parametrize("count", [200, 400])
+def test_headers_of_small_batches_are_walked_in_few_large_reads(
+    box: MakeBox, monkeypatch: pytest.MonkeyPatch, count: int
+) -> None:
+    b = box()
+    for _ in range(count):
+        b.append(b"small")
+    size = b.log.tail.end_position
+    b.log.release()
+    counting = _Counting(monkeypatch)
+    b.open(KILLED)
+    assert counting.calls <= 2 + size // 100_000
+    assert counting.bytes <= size + 4096
+
+
+@pytest.mark.parametrize("count", [10, 20])
+def test_of_large_batches_only_the_headers_are_read(box: MakeBox, monkeypatch: pytest.MonkeyPatch, count: int) -> None:
+    b = box()
+    for _ in range(count):
+        b.append(b"x" * 200_000)
+    b.log.release()
+    counting = _Counting(monkeypatch)
+    b.open(KILLED)
+    assert counting.calls <= count + 2
+    assert counting.bytes <= 1024 * count

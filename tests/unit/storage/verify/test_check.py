@@ -9,12 +9,17 @@ from typing import Any
 import pytest
 
 from streamlog.records import batch as batches
-from streamlog.records.batch import directory_of, hash_payload
+from streamlog.records.batch import (
+    directory_of,
+    hash_payload,
+)
+from streamlog.runtime.disk import OsDisk
 from streamlog.storage import index as index_files
 from streamlog.storage.checkpoint import StateFile
 from streamlog.storage.verify.check import FOREVER_OFFSET, Finding
 
-from .conftest import CLEAN, KILLED, PARTITION, POWER_LOST, SEED, TOPIC_ID, Box
+from ..conftest import CLEAN, KILLED, PARTITION, POWER_LOST, SEED, TOPIC_ID, Box
+from ..faulty import segments_on_faulty_disk
 
 pytestmark = pytest.mark.damaged
 MakeBox = Callable[..., Box]
@@ -367,7 +372,6 @@ class Restless:
 
 @pytest.mark.parametrize("times", [1, 3, 1000])
 def test_a_log_that_changes_under_the_check_is_checked_again(box: MakeBox, times: int) -> None:
-    from streamlog.runtime.disk import OsDisk
     from streamlog.storage.verify.check import CheckRequest, check_partition
 
     b = segmented(box)
@@ -388,7 +392,6 @@ def test_a_log_that_changes_under_the_check_is_checked_again(box: MakeBox, times
 def test_a_directory_that_is_removed_under_the_check_is_nothing(box: MakeBox) -> None:
     import shutil
 
-    from streamlog.runtime.disk import OsDisk
     from streamlog.storage.verify.check import CheckRequest, check_partition
 
     b = segmented(box)
@@ -404,3 +407,33 @@ def test_a_state_file_that_was_closed_is_not_written(box: MakeBox) -> None:
         b.log.advance_start(0 + 1)
     assert StateFile.__name__ == "StateFile"
     assert batches.VERSION == 1
+
+
+@pytest.mark.damaged
+def test_what_a_copy_cannot_take_is_found_as_a_lost_record(box: MakeBox) -> None:
+    b, _ = segments_on_faulty_disk(box)
+    b.close()
+    kept: list[tuple[int, int]] = []
+
+    def keep(base_offset: int, header: Any, data: bytes) -> str | None:
+        if header.base_offset == 3:
+            return "it makes no sense"
+        kept.append((base_offset, header.base_offset))
+        return None
+
+    checked = b.check(CLEAN, keep=keep)
+    assert kept == [(n // 2 * 2, n) for n in range(8) if n != 3]
+    (finding,) = checked.findings
+    assert (finding.kind, finding.lost) == ("record", (3, 4))
+    assert finding.path == str(b.logs()[1])
+    assert "it makes no sense" in finding.message
+    assert checked.records == 7
+
+
+def test_a_directory_without_anything_is_whole(tmp_path: Path, box: MakeBox) -> None:
+    b = box()
+    b.log.release()
+    for path in b.path.iterdir():
+        path.unlink()
+    assert b.check(KILLED) == (0, 0, 0, 0, ())
+    b.open(CLEAN)

@@ -12,7 +12,7 @@ from streamlog.runtime.disk import OsDisk
 from streamlog.storage.checkpoint import State
 from streamlog.storage.recovery.rebuild import SegmentWriter
 
-from .conftest import NOW, PARTITION, SEED, TOPIC_ID, Box
+from ..conftest import NOW, PARTITION, SEED, TOPIC_ID, Box
 
 SPAN = (1 << 31) - 1
 FAR = 64 * SPAN

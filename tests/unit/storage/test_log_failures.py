@@ -1,44 +1,22 @@
-"""Whatever call of the disk fails, and wherever the process is killed or interrupted: the log is whole and goes on."""
+"""Whatever call of the disk fails, and wherever the process is killed or interrupted: the log is whole and continues."""
 
 from __future__ import annotations
 
 import errno
-import sys
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
-from types import FrameType
+from collections.abc import Callable
+from contextlib import suppress
 from typing import Any
 
 import pytest
 
-from streamlog.errors import CorruptRecordError, DiskFullError, LogDirNotFoundError, StorageError, StreamlogError
-from streamlog.runtime.owned_disk import StaleOwnerError
-from streamlog.storage.files import as_storage_error
+from streamlog.errors import CorruptRecordError, DiskFullError, StorageError, StreamlogError
 from streamlog.storage.log import AppendRequest
-from streamlog.testing import faults
 
 from .conftest import CLEAN, KILLED, Box
-from .faulty import FaultyDisk, Killed
+from .faulty import FaultyDisk, Killed, armed, calls_of, interrupted_at
 
 MakeBox = Callable[..., Box]
 ERRORS = [errno.ENOSPC, errno.EIO, errno.EDQUOT, errno.EFBIG]
-
-
-def armed(make: MakeBox, **config: Any) -> tuple[Box, FaultyDisk]:
-    """An empty log on a disk that can be told to fail."""
-    b = make(**config)
-    b.log.release()
-    disk = b.disk = FaultyDisk()
-    b.open()
-    return b, disk
-
-
-def calls_of(disk: FaultyDisk, run: Callable[[], object]) -> int:
-    """How many calls of the disk `run` makes."""
-    disk.arm(0, Killed())
-    run()
-    disk.error = None
-    return len(disk.calls)
 
 
 # Failing calls
@@ -120,20 +98,6 @@ def test_whatever_fails_while_closing_the_next_open_has_every_record(box: MakeBo
     assert b.values() == everything
 
 
-def test_a_state_write_that_fails_never_touches_the_only_good_slot(box: MakeBox) -> None:
-    b, disk = armed(box)
-    for n in range(6):
-        b.append(b"%d" % n)
-    b.log.advance_start(2)
-    for _ in range(3):
-        disk.arm(2, OSError(errno.EIO, "injected"), half=True)  # the first call opens the file
-        with pytest.raises(StorageError):
-            b.log.advance_start(4)
-        disk.error = None
-    b.reopen(KILLED)
-    assert b.log.tail.start_offset == 2
-
-
 def test_an_index_that_cannot_be_written_costs_nothing(box: MakeBox) -> None:
     b, disk = armed(box, segment_bytes=1024)
     for n in range(6):
@@ -209,29 +173,6 @@ def _at_every_call(make: MakeBox, run: Callable[[Box], object], allowed: int) ->
 
 
 # Interrupted at any line
-
-
-@contextmanager
-def interrupted_at(line: int, functions: set[str]) -> Iterator[list[int]]:
-    """Ctrl-C before the `line`th (from 1) line that runs in `functions` of the storage package."""
-    seen = [0]
-
-    def trace(frame: FrameType, event: str, _: object) -> Any:
-        code = frame.f_code
-        if "/streamlog/storage/" not in code.co_filename or code.co_name not in functions:
-            return None
-        if event == "line":
-            seen[0] += 1
-            if seen[0] == line:
-                raise KeyboardInterrupt
-        return trace
-
-    previous = sys.gettrace()
-    sys.settrace(trace)
-    try:
-        yield seen
-    finally:
-        sys.settrace(previous)
 
 
 def _interrupt_everywhere(run: Callable[[int], bool]) -> None:
@@ -405,24 +346,3 @@ def test_a_log_whose_end_is_unknown_refuses_the_short_way_too(box: MakeBox) -> N
     b.open(KILLED)
     with pytest.raises(CorruptRecordError):
         one(b, b"k", b"three")
-
-
-def test_a_log_start_that_can_neither_be_written_nor_put_back_is_said_to_be_unknown(box: MakeBox) -> None:
-    b = box()
-    b.append(b"0", b"1", b"2")
-    b.disk = faults.FaultyDisk()
-    b.reopen()
-    b.disk.fail("sync", errno.EIO, path="*partition.state", times=None)
-    with pytest.raises(StorageError, match="nor put back what was there"):
-        b.partition.delete_records(2)
-    assert b.values() == [b"0", b"1", b"2"]
-    b.disk.heal()
-
-
-def test_what_finds_another_directory_in_its_place_is_told_so() -> None:
-    try:
-        raise StaleOwnerError(errno.ESTALE, "another log's", "/logs/data")
-    except OSError as error:
-        told = as_storage_error(error, "append to", "/logs/data/topics/x")
-    assert isinstance(told, LogDirNotFoundError)
-    assert "/logs/data: the directory of this log was removed, renamed or replaced" in str(told)

@@ -1,4 +1,4 @@
-"""What a power loss tore is cut off and saved, through all segments; what was on the device never is."""
+"""What a power loss tore is truncated and saved, through all segments; what was on the device never is."""
 
 from __future__ import annotations
 
@@ -13,34 +13,15 @@ import pytest
 import streamlog
 from streamlog.errors import CorruptRecordError, DiskFullError, StorageError
 from streamlog.runtime.disk import OsDisk
-from streamlog.storage.segment import Segment
+from streamlog.storage import files
 from streamlog.testing import ManualClock, SimulatedDisk
 
-from .conftest import KILLED, POWER_LOST, Box
-from .faulty import FaultyDisk
+from ..conftest import CLEAN, KILLED, POWER_LOST, Box, four_segments
+from ..faulty import FaultyDisk, refuse, segments_on_faulty_disk
+from ..reopening import flip
 
 MakeBox = Callable[..., Box]
 Values = list[bytes | None]
-
-
-def four_segments(box: MakeBox, *, synced: int = 0) -> tuple[Box, Values]:
-    """Eight batches, two a segment; the recovery point is behind the first `synced` segments. Let go as by a crash."""
-    b = box(segment_bytes=1500)
-    values: Values = [b"%d" % n * 500 for n in range(8)]
-    for n, value in enumerate(values):
-        b.append(value)
-        if n == 2 * synced:
-            b.log.durability.sync_sealed(b.log.tail)
-    assert len(b.logs()) == 4
-    assert b.log.durability.recovery_point == 2 * synced
-    b.log.release()
-    return b, values
-
-
-def flip(path: Path, position: int) -> None:
-    data = bytearray(path.read_bytes())
-    data[position] ^= 0x40
-    path.write_bytes(data)
 
 
 def cut_files(b: Box) -> dict[str, int]:
@@ -370,62 +351,103 @@ def test_on_a_full_disk_the_log_is_read_up_to_the_cut_and_goes_on_when_there_is_
 # What opening costs
 
 
-class _Counting:
-    """Reads of a segment, counted."""
-
-    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        self.calls = self.bytes = 0
-        plain = Segment.read
-
-        def read(segment: Segment, length: int, position: int) -> bytes:
-            data = plain(segment, length, position)
-            self.calls += 1
-            self.bytes += len(data)
-            return data
-
-        monkeypatch.setattr(Segment, "read", read)
-
-
-def test_opening_looks_into_no_sealed_segment_with_or_without_indexes(
-    box: MakeBox, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    b, values = four_segments(box, synced=3)
-    for crash in (KILLED, POWER_LOST):
-        for index in b.path.glob("*.index"):
-            index.unlink()
-        counting = _Counting(monkeypatch)
-        b.open(crash)
-        active = b.logs()[-1].stat().st_size
-        assert counting.bytes <= 2 * active
-        assert b.append(b"x") >= 8
-        b.log.release()
-        monkeypatch.undo()
-    b.open(KILLED)
-    assert b.values()[:8] == values
-
-
-@pytest.mark.parametrize("count", [200, 400])
-def test_headers_of_small_batches_are_walked_in_few_large_reads(
-    box: MakeBox, monkeypatch: pytest.MonkeyPatch, count: int
-) -> None:
-    b = box()
-    for _ in range(count):
-        b.append(b"small")
-    size = b.log.tail.end_position
+def test_a_log_that_was_not_cut_for_want_of_room_can_be_closed_and_is_cut_later(box: MakeBox) -> None:
+    b, values = segments_on_faulty_disk(box)
     b.log.release()
-    counting = _Counting(monkeypatch)
-    b.open(KILLED)
-    assert counting.calls <= 2 + size // 100_000
-    assert counting.bytes <= size + 4096
+    flip(b.logs()[-1], -1)
+    before = {file.name: file.read_bytes() for file in b.path.iterdir() if file.suffix == ".log"}
+    refused = refuse(b.disk, errno.ENOSPC, "pwrite")
+    b.open(POWER_LOST)
+    assert b.values() == values[:7]
+    refused.clear()
+    b.close()
+    assert {file.name: file.read_bytes() for file in b.logs()} == before
+    b.open(POWER_LOST)
+    assert b.values() == values[:7]
+    assert b.append(b"next") == 7
 
 
-@pytest.mark.parametrize("count", [10, 20])
-def test_of_large_batches_only_the_headers_are_read(box: MakeBox, monkeypatch: pytest.MonkeyPatch, count: int) -> None:
-    b = box()
-    for _ in range(count):
-        b.append(b"x" * 200_000)
+def test_a_first_segment_that_never_reached_the_device_leaves_an_empty_log(box: MakeBox) -> None:
+    b, _ = segments_on_faulty_disk(box)
     b.log.release()
-    counting = _Counting(monkeypatch)
-    b.open(KILLED)
-    assert counting.calls <= count + 2
-    assert counting.bytes <= 1024 * count
+    first, *others = b.logs()
+    saved = {f"{file.name}.cut-0": file.read_bytes() for file in others}
+    first.unlink()
+    b.open(POWER_LOST)
+    assert (b.log.tail.start_offset, b.log.tail.end_offset) == (0, 0)
+    assert {file.name: file.read_bytes() for file in b.path.glob("*.cut-*")} == saved
+    assert b.append(b"again") == 0
+
+
+@pytest.mark.damaged
+def test_a_segment_cut_short_below_the_recovery_point_does_not_cost_those_behind_it(box: MakeBox) -> None:
+    b = box(segment_bytes=1500)
+    values = [b"%d" % n * 500 for n in range(8)]
+    for n, value in enumerate(values):
+        b.append(value)
+        if n == 2:
+            b.reopen(CLEAN)
+    assert b.log.durability.recovery_point == 3
+    b.log.release()
+    second = b.logs()[1]
+    second.write_bytes(second.read_bytes()[:10])
+    b.open(POWER_LOST)
+    assert not list(b.path.glob("*.cut-*"))
+    with pytest.raises(CorruptRecordError):
+        b.values()
+    assert b.values(skip=True) == [*values[:2], *values[4:]]
+    assert b.append(b"on") == 8
+
+
+def test_an_index_of_a_segment_that_is_moved_aside_goes(box: MakeBox) -> None:
+    b, values = segments_on_faulty_disk(box)
+    state = b.path / "partition.state"
+    before = state.read_bytes()
+    b.log.durability.sync_sealed(b.log.tail)
+    state.write_bytes(before)  # the indexes reached the device, the recovery point did not
+    b.log.release()
+    assert len(list(b.path.glob("*.index"))) == 3
+    flip(b.logs()[1], 3)
+    b.open(POWER_LOST)
+    assert [file.name for file in b.path.glob("*.index")] == [f"{0:020d}.index"]
+    assert b.values() == values[:2]
+    assert b.append(b"again") == 2
+
+
+@pytest.mark.parametrize("stubborn", [False, True], ids=["", "what failed stays"])
+def test_a_cut_that_was_refused_half_way_is_taken_up_where_it_was_left(
+    box: MakeBox, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, stubborn: bool
+) -> None:
+    monkeypatch.setattr(files, "_COPY_BYTES", 100)
+    b, values = segments_on_faulty_disk(box)
+    b.log.release()
+    first, second, third, fourth = b.logs()
+    half = second.stat().st_size // 2
+    flip(second, -1)
+    damaged = second.read_bytes()
+    saved = {
+        f"{second.name}.cut-{half}": damaged[half:],
+        f"{third.name}.cut-0": third.read_bytes(),
+        f"{fourth.name}.cut-0": fourth.read_bytes(),
+    }
+    refused = refuse(b.disk, errno.ENOSPC, f"pwrite {second}.tmp")
+    if stubborn:
+        refused.append(f"unlink {second}.tmp")
+    b.open(POWER_LOST)
+    assert Path(f"{second}.tmp").exists() == stubborn
+    assert (f"could not remove {second}.tmp" in caplog.text) == stubborn
+    assert second.read_bytes() == damaged
+    for call in ("pwrite", "open"):  # where there is room for nothing at all, no file was made either
+        with pytest.raises(DiskFullError):
+            b.append(b"no room")
+        if not stubborn:
+            refused[:] = [f"{'open' if call == 'pwrite' else 'pwrite'} {second}.tmp"]
+    assert {file.name: file.read_bytes() for file in b.path.glob("*.cut-*")} == saved, "saved, and saved once"
+    assert ("could not remove" in caplog.text) == stubborn, "what was not made needs no removing"
+    refused.clear()
+    assert b.append(b"room") == 3
+    assert {file.name: file.read_bytes() for file in b.path.glob("*.cut-*")} == saved
+    assert b.values() == [*values[:3], b"room"]
+    assert [file for file in b.logs() if file in (first, second)] == [first, second]
+    assert second.read_bytes()[:half] == damaged[:half]
+    assert not Path(f"{second}.tmp").exists()

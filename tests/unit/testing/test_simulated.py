@@ -203,7 +203,7 @@ def test_a_log_without_a_path_is_temporary_on_a_simulated_disk_too(clock: Any) -
 def test_what_is_no_disk_is_refused(clock: Any) -> None:
     import streamlog
 
-    with pytest.raises(streamlog.ConfigError, match="no disk"):
+    with pytest.raises(streamlog.ConfigError, match="not a disk"):
         streamlog.open("data", disk="C:", clock=clock)
 
 
