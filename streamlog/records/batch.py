@@ -31,7 +31,7 @@ TRANSACTIONAL = 1 << 9
 CONTROL = 1 << 10
 CONTROL_SHIFT, CONTROL_MASK = 12, 0xF000  # the control type: abort 0, commit 1, leader change 2, snapshot 3, feature 4
 
-# The layout of a header: a prefix, `header_hash`, the rest, and the column directory. No other module knows it.
+# The layout of a header: a prefix, `header_hash`, the other fields, and the column directory. No other module knows it.
 PREFIX_FORMAT, REST_FORMAT, ENTRY_FORMAT = "4sBHI", "QIqiiiqqqqqhiIII", "BI"
 _PREFIX = Struct("<" + PREFIX_FORMAT)
 _HASH = Struct("<I")
@@ -198,7 +198,7 @@ def batch_len_at(buffer: Buffer, position: int = 0) -> int:
 
 
 def end_of_whole_batches(buffer: Buffer, position: int, end: int) -> int:
-    """Where the last batch that is whole before `end` ends, given that one begins at `position`. Nothing is verified."""
+    """The end of the last batch that ends at or before `end`, if one begins at `position`. Nothing is verified."""
     end = min(end, len(buffer))
     while position + FIXED_LEN <= end:
         length: int = _batch_len_of(buffer, position)[0]
@@ -245,9 +245,9 @@ def header_fault(buffer: Buffer, position: int, seed: int) -> tuple[str, int, in
         return "the header does not match its checksum", header.header_hash, digest
     if not 0 <= header.base_offset < MAX_OFFSET or header.last_offset_delta < 0:
         return "its offsets are impossible", 0, header.base_offset & (1 << 64) - 1
-    room = header.uncompressed_len if header.codec else header.batch_len - header.header_len
-    if header.record_count > min(max(room, MAX_FREE_RECORDS), MAX_RECORDS):
-        return "its number of records is impossible", room, header.record_count
+    most = header.uncompressed_len if header.codec else header.batch_len - header.header_len
+    if header.record_count > min(max(most, MAX_FREE_RECORDS), MAX_RECORDS):
+        return "its number of records is impossible", most, header.record_count
     return None
 
 

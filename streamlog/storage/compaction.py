@@ -138,7 +138,7 @@ def publish_interrupted(log: Log, publish: Publish) -> None:
     try:
         is_renamed = log.disk.exists(swap)
     except OSError as error:
-        raise as_storage_error(error, "look at", swap) from error
+        raise as_storage_error(error, "check for", swap) from error
     if is_renamed and new not in log.tail.segments:
         publish(old, new)
     log.replacing = None
@@ -159,7 +159,7 @@ def _finish_interrupted(log: Log) -> None:
 def _latest_offsets(log: Log, segments: Sequence[Segment], go_on: GoOn) -> tuple[dict[bytes, int], int]:
     """Key → its last offset in the dirty segments, and the offset up to which the map is complete."""
     latest: dict[bytes, int] = {}
-    room = MAP_BYTES
+    available = MAP_BYTES
     end = log.cleaned_until
     for segment in segments:
         if segment.next_offset <= log.cleaned_until:
@@ -173,9 +173,9 @@ def _latest_offsets(log: Log, segments: Sequence[Segment], go_on: GoOn) -> tuple
                 known = len(latest)
                 latest.update((k, o) for k, o in zip(keys, offsets, strict=True) if k is not None)
                 grown = len(latest) - known
-                room -= grown * _ENTRY_BYTES + (sum(len(k) for k in keys if k is not None) if grown else 0)
+                available -= grown * _ENTRY_BYTES + (sum(len(k) for k in keys if k is not None) if grown else 0)
             end = header.next_offset
-            if room <= 0:
+            if available <= 0:
                 return latest, end
         end = segment.next_offset
     return latest, max(end, segments[-1].next_offset if segments else end)

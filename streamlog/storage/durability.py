@@ -38,7 +38,7 @@ class Durability:
 
     `synced_end`: everything before this offset is on the device. The recovery point follows it when a segment is
     sealed or the log is closed. `acknowledged_is_synced`: nothing from `synced_end` on counts as acknowledged, because
-    every append waits for its sync. `is_marked`: at close, a file was left that tells the next open of a failed sync.
+    every append waits for its sync. `is_marked`: at close, a file was left that marks the failed sync for the next open.
     `has_unsynced_truncation`: a file was truncated, perhaps by an earlier process, and has not been synced since.
     """
 
@@ -114,7 +114,7 @@ class Durability:
                 raise
             if error.errno in harmless:
                 raise as_storage_error(error, "create a file in", path) from error
-            self.poison = _UNKNOWN  # first of all, and without a call: a Ctrl-C comes between two calls
+            self.poison = _UNKNOWN  # first, and without a call: a Ctrl-C comes between two calls
             raise self._poison(error, path) from error
 
     def _poison(self, error: OSError, path: str) -> PoisonedLogError:
@@ -134,12 +134,12 @@ class Durability:
         )  # the one that is kept is never raised itself: it would keep the frames that it came through
 
     def mark_poisoned(self) -> None:
-        """Leave a file that tells the next open of the failed sync, if the disk allows it."""
+        """Leave a file that marks the failed sync for the next open, if the disk allows it."""
         is_all = self.acknowledged_is_synced
         self.is_marked = resync.mark(self._disk, self._directory, self.synced_end, is_all=is_all)
 
     def sync_truncation(self, segment: Segment) -> None:
-        """Have a truncation on the device before the file is sealed or the log closed: nothing looks for a torn end later."""
+        """Have a truncation on the device before the file is sealed or the log closed: nothing searches for a torn end later."""
         if self.has_unsynced_truncation:
             self.sync(segment)
             self.has_unsynced_truncation = False

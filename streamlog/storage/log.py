@@ -13,7 +13,7 @@ What forbids appending, in the order in which it is reported:
 - poison: a sync failed (`Durability.poison`). Only opening the log anew ends it.
 - a block: the broker refuses appends for a reason of its own, until it takes the block back (`block`, `unblock`).
 - damage: the end of the log is damaged, so the next offset is not known (`damage`).
-- an unfinished recovery: the disk was too full to truncate the torn end (`unfinished`). The next append tries again.
+- an unfinished recovery: the disk was too full to truncate the torn end (`unfinished`). The next append retries it.
 
 Every method that changes the log says REQUIRES: partition lock. `replication/partition.py` owns it.
 """
@@ -97,7 +97,7 @@ class Log:
         self.unfinished = unfinished
         self._blocks: list[StreamlogError] = []
         self._refusal = damage if unfinished is None else unfinished.error  # what forbids appending, except poison
-        # Recovery had to look for the end: the machine, or the disk, may have lost records that were read.
+        # Recovery had to search for the end: the machine, or the disk, may have lost records that were read.
         self.may_have_lost_its_end = False
         self._state = state
         self._writing: AppendRequest | None = None
@@ -173,7 +173,7 @@ class Log:
         except OSError as error:
             check(error)
             if self._writing is not None:
-                with contextlib.suppress(StreamlogError):  # the next append tries again
+                with contextlib.suppress(StreamlogError):  # the next append retries it
                     self._finish_or_undo()
             raise as_storage_error(error, "append to", active.path) from error
         for place in places:
@@ -350,7 +350,7 @@ class Log:
         if self.unfinished is None or refusal is not self.unfinished.error:
             raise refusal.copy()
         self.unfinished.finish()
-        self._refusal = self.unfinished = None  # in one go: an interrupt comes between two calls
+        self._refusal = self.unfinished = None  # in one statement: an interrupt comes between two calls
 
     # -- rolling -------------------------------------------------------------------------------------
 

@@ -87,7 +87,7 @@ class LogReader:
         return None
 
     def _retry(self, read: Callable[[], T]) -> T:
-        """Read once more if a file was gone: retention and compaction unlink files, and the tail then says so."""
+        """Read once more if a file is missing: retention and compaction unlink files, and the new tail is without them."""
         for _ in range(self._retries):
             try:
                 return read()
@@ -147,7 +147,7 @@ class LogReader:
     def after_damage(self, offset: int, end_offset: int) -> int:
         """Where to go on reading after the damaged batch that `fetch(offset)` ran into.
 
-        A batch whose header verifies is skipped whole; past a damaged header, the next batch that
+        A batch whose header verifies is skipped; after a damaged header, reading goes on at the next batch that
         verifies. With none left, `end_offset`. Exactly the damaged batch is lost.
         """
 
