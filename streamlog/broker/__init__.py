@@ -12,9 +12,6 @@
 - `groups`: consumer groups: the coordinator's shard over its internal topic.
 - `scheduler`: background work by deadline. `waiting`: fetches that wait for records.
 
-A new call, such as one for administration, is a method of `Service` in `api`. It is implemented in `service` and in
-`tailing/service`, which refuses it if it writes, and offered to users by a handle in `client/`.
-
 Lock order: metadata lock, shard lock, partition lock. None is held while a callback runs, or while a file is synced for
 a producer that waits.
 """

@@ -1,7 +1,11 @@
-"""The Service protocol: everything a client can ask of a broker, and the only way in.
+"""The Service protocol: everything that a client can ask of a broker.
 
-Each call returns at once. One that may have to wait returns a Completion, done or parked; only
-`client/` blocks on one. A Kafka cluster behind the same protocol would be a second implementation.
+Each call returns at once. A call that may have to wait returns a Completion; only `client/` blocks on one.
+
+A new call, such as one for administration, is a method of `Service`. `LocalService` (`service.py`) implements it, and
+`TailingService` (`tailing/service.py`), which refuses it if it writes. A change of topics is a function of
+`controller.py` besides, and a change of groups a request to the shard in `coordinator/shard.py`. Users get the call as a
+method of a handle: `StreamLog`, `Topic` or `ConsumerGroup`.
 """
 
 from __future__ import annotations

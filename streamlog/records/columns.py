@@ -4,6 +4,11 @@ Columns unpack several times faster than rows, compress better, and a reader tha
 decodes only keys. A column without information is left out: offset deltas when they count up from 0,
 timestamps when all equal the base timestamp, keys or values when all are None, headers when there
 are none.
+
+A new column is a number beside `OFFSETS`, an argument of `seal` and a property of `BatchColumns`; `records_of` and
+`client/consumer/record_batch.py` pass it to readers, and `storage/verify/batch_check.py` checks it. A batch that has it
+is not encoded by `single`. Compaction takes records out of it in `storage/compaction.py`. `storage/FORMAT.md` and
+`tests/golden` have the bytes, so old readers have to be kept out by `features` in `streamlog.json`.
 """
 
 from __future__ import annotations

@@ -2,6 +2,10 @@
 
 A policy gets the sealed segments of one partition, oldest first, and the time; it returns how many of the oldest may
 be deleted. Policies are plain values: they can be compared and combined, and have no state.
+
+A new policy is a class beside `MaxAge`, with an entry in `_KINDS`, which finds it by the name that a topic stores; it is
+exported by `streamlog/retention.py`. If it has a setting of a topic too, `policy_of` makes it from that field of
+`TopicConfig` (`config.py`, `client/config_types.py`, `client/CONFIG.md`).
 """
 
 from __future__ import annotations
