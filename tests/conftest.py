@@ -25,11 +25,12 @@ from typing import TYPE_CHECKING, Any
 import hypothesis
 import pytest
 
+from tests.times import START_MS
+
 if TYPE_CHECKING:
     import streamlog
     from streamlog.testing import ManualClock
 
-START_MS = 1_700_000_000_000
 REPOSITORY = Path(__file__).resolve().parent.parent
 
 # A failure prints a blob for @reproduce_failure; `--hypothesis-seed=N` replays a whole run.

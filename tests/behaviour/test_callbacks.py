@@ -16,14 +16,11 @@ import pytest
 import streamlog
 from streamlog import TopicPartition
 from streamlog.testing import ManualClock
+from tests.contents import values
 
 Trace = Callable[[FrameType, str, Any], Any]
 LONG = 10.0
 BATCH = 1024
-
-
-def values(log: streamlog.StreamLog, topic: str = "t") -> list[bytes | None]:
-    return [record.value for record in log[topic].read()]
 
 
 @pytest.mark.parametrize("linger_ms", [0, 60_000])

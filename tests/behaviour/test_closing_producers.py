@@ -10,10 +10,7 @@ from typing import Any
 import pytest
 
 import streamlog
-
-
-def values(log: streamlog.StreamLog, topic: str = "t") -> list[bytes | None]:
-    return [record.value for record in log[topic].read()]
+from tests.contents import values
 
 
 def test_a_send_whose_serializer_closes_the_producer_is_refused(log: streamlog.StreamLog) -> None:

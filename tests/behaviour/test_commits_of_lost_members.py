@@ -8,7 +8,7 @@ import pytest
 
 from streamlog import CommitFailedError, RebalanceListener, StreamLog, TopicPartition
 
-from .liveness import Liveness
+from .member_time import Liveness
 
 T0 = TopicPartition("t", 0)
 

@@ -13,9 +13,9 @@ import streamlog
 from streamlog import TopicPartition
 from streamlog.replication.partition import Partition
 from streamlog.testing import FaultyDisk, ManualClock, SimulatedDisk
+from tests.contents import values
 
-from .marks import PATH, T0, opened, values
-from .test_commits_of_former_topics import groups_directory, read_by_the_group
+from .simulated_logs import PATH, T0, groups_directory, opened, read_by_the_group
 
 BEFORE = [b"%d before" % number for number in range(5)]
 AFTER = [b"%d after" % number for number in range(3)]

@@ -11,8 +11,9 @@ import pytest
 
 import streamlog
 from streamlog import TopicPartition
+from tests.times import LONG
 
-from .liveness import LONG, PassingTime
+from .member_time import PassingTime
 
 InThread = Callable[[Callable[[], Any]], Future[Any]]
 # Longer than any wake-up takes, short enough that a lost one is found: no passing test waits for it.

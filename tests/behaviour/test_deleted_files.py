@@ -16,8 +16,8 @@ import streamlog
 from streamlog import StreamLog, StreamlogError
 from streamlog.testing import FaultyDisk
 
-from .beside import Child, Owner
 from .held_files import held_files
+from .owner_process import Child, Owner
 
 
 @pytest.fixture

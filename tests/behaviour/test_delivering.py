@@ -13,6 +13,7 @@ import pytest
 import streamlog
 from streamlog import Delivery, Producer, RecordMetadata, StreamLog, Topic
 from streamlog.testing import FaultyDisk, ManualClock, SimulatedDisk
+from tests.contents import values_of
 
 OpenLog = Callable[..., StreamLog]
 HOUR_MS = 3_600_000
@@ -21,10 +22,6 @@ HOUR_MS = 3_600_000
 @pytest.fixture
 def topic(log: StreamLog) -> Topic:
     return log.create_topic("t")
-
-
-def values_of(topic: Topic) -> list[Any]:
-    return [record.value for record in topic.read()]
 
 
 def ends_of(topic: Topic) -> list[int]:

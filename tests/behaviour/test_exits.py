@@ -12,6 +12,7 @@ import pytest
 
 import streamlog
 from streamlog import TopicPartition
+from tests.contents import values
 
 RunScript = Callable[..., "subprocess.CompletedProcess[str]"]
 OpenLog = Callable[..., streamlog.StreamLog]
@@ -51,10 +52,6 @@ def run(run_script: RunScript, path: Path) -> Callable[..., subprocess.Completed
         return run_script(BEGIN + "\n".join(line[indent:] for line in lines), path, *arguments)
 
     return start
-
-
-def values(log: streamlog.StreamLog, topic: str = "t") -> list[bytes]:
-    return [record.value for record in log[topic].read()]
 
 
 def closed_cleanly(path: Path) -> bool:

@@ -18,6 +18,7 @@ import pytest
 import streamlog
 from streamlog import DiskFullError, PoisonedLogError, StorageError, StreamlogError
 from streamlog.testing import FaultyDisk, ManualClock, SimulatedDisk
+from tests.contents import values
 from tests.stress.failing_calls import ERRORS, cases, clean_run
 
 OpenLog = Callable[..., streamlog.StreamLog]
@@ -43,10 +44,6 @@ def reopened(log: streamlog.StreamLog, disk: FaultyDisk, clock: ManualClock) -> 
     with suppress(PoisonedLogError):
         log.close()
     return streamlog.open("data", disk=disk, clock=clock)
-
-
-def values(log: streamlog.StreamLog) -> list[bytes]:
-    return [record.value for record in log["t"].read()]
 
 
 # Any call

@@ -14,14 +14,11 @@ from pathlib import Path
 import pytest
 
 import streamlog
+from tests.contents import values
 
 Child = Callable[..., "subprocess.Popen[str]"]
 RunScript = Callable[..., "subprocess.CompletedProcess[str]"]
 LONG = 20.0
-
-
-def values(log: streamlog.StreamLog, topic: str = "t") -> list[bytes]:
-    return [record.value for record in log[topic].read()]
 
 
 def assert_quiet(done: subprocess.CompletedProcess[str]) -> None:

@@ -11,7 +11,7 @@ import pytest
 import streamlog
 from streamlog import RebalanceListener, TopicPartition
 
-from .liveness import Liveness
+from .member_time import Liveness
 
 Consumer = streamlog.Consumer[Any, Any]
 

@@ -15,8 +15,9 @@ import pytest
 import streamlog
 from streamlog import StreamlogError, TopicPartition
 from streamlog.testing import ManualClock
+from tests.times import FOREVER, LONG
 
-from .liveness import FOREVER, LONG, Liveness, PassingTime
+from .member_time import Liveness, PassingTime
 
 InThread = Callable[[Callable[[], Any]], Future[Any]]
 Consumer = streamlog.Consumer[Any, Any]

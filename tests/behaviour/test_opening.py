@@ -14,14 +14,11 @@ import pytest
 
 import streamlog
 from streamlog import StreamLog
+from tests.contents import file_contents
 
 Child = Callable[..., "subprocess.Popen[str]"]
 OpenLog = Callable[..., StreamLog]
 Reopen = Callable[..., StreamLog]
-
-
-def contents(directory: Path) -> dict[str, bytes]:
-    return {str(file.relative_to(directory)): file.read_bytes() for file in directory.rglob("*") if file.is_file()}
 
 
 # Where a log may be
@@ -63,10 +60,10 @@ def test_empty_directory_becomes_a_log(open_log: OpenLog, path: Path) -> None:
 def test_directory_that_is_no_log_is_refused_and_left_alone(path: Path) -> None:
     path.mkdir()
     (path / "thesis.txt").write_text("ten years of work")
-    before = contents(path)
+    before = file_contents(path)
     with pytest.raises(streamlog.StreamlogError, match=str(path)):
         streamlog.open(path)
-    assert contents(path) == before
+    assert file_contents(path) == before
 
 
 def test_file_is_refused_and_left_alone(path: Path) -> None:

@@ -21,10 +21,6 @@ def topic(log: StreamLog) -> Topic:
     return log.create_topic("t")
 
 
-def values_of(topic: Topic) -> list[Any]:
-    return [record.value for record in topic.read()]
-
-
 def ends_of(topic: Topic) -> list[int]:
     return [topic.partition(n).log_end_offset for n in range(topic.partitions)]
 

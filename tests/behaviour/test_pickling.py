@@ -31,10 +31,6 @@ Reopen = Callable[..., StreamLog]
 RunScript = Callable[..., "subprocess.CompletedProcess[str]"]
 
 
-def contents(directory: Path) -> dict[str, bytes]:
-    return {str(file.relative_to(directory)): file.read_bytes() for file in directory.rglob("*") if file.is_file()}
-
-
 def test_handles_refuse_to_pickle(log: StreamLog) -> None:
     topic = log.create_topic("t")
     with log.producer() as producer, log.consumer("t") as consumer:

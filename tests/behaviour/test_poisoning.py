@@ -15,8 +15,9 @@ import streamlog
 from streamlog import DeliveryError, PoisonedLogError, ReentrantCallError, SerializationError
 from streamlog.records import columns
 from streamlog.testing import FaultyDisk, ManualClock, SimulatedDisk
+from tests.contents import values
 
-from .gates import LONG, RECORDS, GatedDisk
+from .gated_disk import LONG, RECORDS, GatedDisk
 
 InThread = Callable[[Callable[[], Any]], "Future[Any]"]
 PATH = "/data"
@@ -34,10 +35,6 @@ def disk(machine: SimulatedDisk) -> FaultyDisk:
 
 def open_on(disk: Any, clock: ManualClock, **options: Any) -> streamlog.StreamLog:
     return streamlog.open(PATH, disk=disk, clock=clock, **{"sync": True, **options})
-
-
-def values(log: streamlog.StreamLog, topic: str = "t") -> list[bytes]:
-    return [record.value for record in log[topic].read()]
 
 
 def after_power_loss(machine: SimulatedDisk, clock: ManualClock) -> list[bytes]:

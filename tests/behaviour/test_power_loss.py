@@ -11,6 +11,7 @@ import pytest
 
 import streamlog
 from streamlog.testing import FaultyDisk, ManualClock, SimulatedDisk
+from tests.contents import values
 
 Sampled = Callable[[Iterable[Any], int], list[Any]]
 BIG = b"." * 700  # two of these fill a segment
@@ -23,10 +24,6 @@ def disk() -> SimulatedDisk:
 
 def opened(disk: Any, clock: ManualClock, **options: Any) -> streamlog.StreamLog:
     return streamlog.open("data", disk=disk, clock=clock, segment_bytes=1024, **options)
-
-
-def values(log: streamlog.StreamLog, topic: str = "t") -> list[Any]:
-    return [record.value for record in log[topic].read()]
 
 
 def test_a_record_is_compacted_away_only_for_one_that_is_on_the_device(disk: SimulatedDisk, clock: ManualClock) -> None:

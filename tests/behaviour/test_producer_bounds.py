@@ -12,8 +12,9 @@ import pytest
 import streamlog
 from streamlog import Delivery, RecordMetadata, StreamLog, Topic
 from streamlog.runtime.disk import OsDisk
+from tests.contents import values_of
 
-from .gates import GatedDisk
+from .gated_disk import GatedDisk
 
 OpenLog = Callable[..., StreamLog]
 HOUR_MS = 3_600_000
@@ -22,10 +23,6 @@ HOUR_MS = 3_600_000
 @pytest.fixture
 def topic(log: StreamLog) -> Topic:
     return log.create_topic("t")
-
-
-def values_of(topic: Topic) -> list[Any]:
-    return [record.value for record in topic.read()]
 
 
 def ends_of(topic: Topic) -> list[int]:

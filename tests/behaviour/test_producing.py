@@ -10,6 +10,7 @@ import pytest
 
 import streamlog
 from streamlog import Producer, RecordMetadata, StreamLog, Topic
+from tests.contents import values_of
 
 OpenLog = Callable[..., StreamLog]
 HOUR_MS = 3_600_000
@@ -18,10 +19,6 @@ HOUR_MS = 3_600_000
 @pytest.fixture
 def topic(log: StreamLog) -> Topic:
     return log.create_topic("t")
-
-
-def values_of(topic: Topic) -> list[Any]:
-    return [record.value for record in topic.read()]
 
 
 def ends_of(topic: Topic) -> list[int]:

@@ -21,6 +21,7 @@ import streamlog
 from streamlog import ClosedError, ReentrantCallError, TopicPartition
 from streamlog.runtime import threads
 from streamlog.testing import Fault, FaultyDisk, ManualClock, SimulatedDisk
+from tests.contents import values
 from tests.stress import interrupted_calls as calls
 from tests.stress import reentry
 
@@ -28,10 +29,6 @@ RunScript = Callable[..., "subprocess.CompletedProcess[str]"]
 Sampled = Callable[[Iterable[Any], int], list[Any]]
 LONG = 20.0
 RECORDS = "*/topics/*.log"
-
-
-def values(log: streamlog.StreamLog, topic: str = "t") -> list[bytes]:
-    return [record.value for record in log[topic].read()]
 
 
 @contextmanager

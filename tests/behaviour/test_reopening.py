@@ -17,10 +17,6 @@ OpenLog = Callable[..., StreamLog]
 Reopen = Callable[..., StreamLog]
 
 
-def contents(directory: Path) -> dict[str, bytes]:
-    return {str(file.relative_to(directory)): file.read_bytes() for file in directory.rglob("*") if file.is_file()}
-
-
 def fill(log: StreamLog) -> None:
     plain = log.create_topic("plain", partitions=3, segment_bytes=2000)
     for n in range(120):

@@ -15,9 +15,9 @@ import pytest
 import streamlog
 from streamlog import OffsetAndMetadata, PoisonedLogError
 from streamlog.testing import FaultyDisk, ManualClock, SimulatedDisk
+from tests.contents import values
 
-from .marks import PATH, T0, opened, values
-from .test_commits_of_former_topics import groups_directory
+from .simulated_logs import PATH, T0, groups_directory, opened
 
 
 @pytest.fixture

@@ -12,6 +12,7 @@ import pytest
 import streamlog
 from streamlog import LogDirNotFoundError, StreamLog
 from streamlog.testing import ManualClock, SimulatedDisk
+from tests.contents import file_contents
 
 OpenLog = Callable[..., StreamLog]
 RunScript = Callable[..., "subprocess.CompletedProcess[str]"]
@@ -25,10 +26,6 @@ MAKE = """
 """
 
 
-def contents(directory: Path) -> dict[str, bytes]:
-    return {str(file.relative_to(directory)): file.read_bytes() for file in directory.rglob("*") if file.is_file()}
-
-
 @pytest.fixture
 def replaced(path: Path, run_script: RunScript) -> Callable[[], dict[str, bytes]]:
     """Removes the directory, and has another process make a log there; what is in its files."""
@@ -37,7 +34,7 @@ def replaced(path: Path, run_script: RunScript) -> Callable[[], dict[str, bytes]
         shutil.rmtree(path.rename(path.parent / "removed"))  # at once: the owner may be writing
         made = run_script(MAKE, path)
         assert made.returncode == 0, made.stderr
-        return contents(path)
+        return file_contents(path)
 
     return replace
 
@@ -61,7 +58,7 @@ def test_a_close_leaves_another_log_at_the_path_alone(
         log.close()
     assert log.closed
     log.close()
-    assert contents(path) == theirs
+    assert file_contents(path) == theirs
     assert streamlog.verify(path).ok
     with streamlog.open(path) as again:
         assert len(list(again["theirs"].read())) == 100
@@ -95,7 +92,7 @@ def test_whatever_is_asked_of_a_handle_on_a_replaced_directory_says_so(
     clock.advance(3600)
     with pytest.raises(LogDirNotFoundError):
         log.close()
-    assert contents(path) == theirs
+    assert file_contents(path) == theirs
 
 
 def test_a_loop_that_waits_is_told(path: Path, clock: ManualClock, replaced: Callable[[], dict[str, bytes]]) -> None:

@@ -15,8 +15,9 @@ import pytest
 import streamlog
 from streamlog import CorruptRecordError, InvalidTimestampError, OffsetOutOfRangeError
 from streamlog.testing import ManualClock, SimulatedDisk
+from tests.contents import values
 
-from .marks import (
+from .simulated_logs import (
     LARGE,
     PATH,
     START_MS,
@@ -28,7 +29,6 @@ from .marks import (
     opened,
     partition_files,
     send,
-    values,
 )
 
 HOUR_MS = 3_600_000

@@ -23,8 +23,7 @@ from streamlog import (
     TopicPartition,
 )
 from streamlog.testing import ManualClock
-
-from .liveness import FOREVER, LONG
+from tests.times import FOREVER, LONG
 
 InThread = Callable[[Callable[[], Any]], Future[Any]]
 # Longer than any wake-up takes, short enough that a lost one is found: no passing test waits for it.

@@ -13,10 +13,11 @@ import pytest
 
 import streamlog
 from streamlog.testing import ManualClock, SimulatedDisk
+from tests.contents import values
 from tests.stress import interrupted_calls as calls
 from tests.stress.interrupts import sweep
 
-from .gates import LONG, GatedDisk
+from .gated_disk import LONG, GatedDisk
 
 InThread = Callable[[Callable[[], Any]], "Future[Any]"]
 PATH = "/data"
@@ -42,10 +43,6 @@ def after_power_loss(machine: SimulatedDisk, clock: ManualClock, topic: str = "t
     """The records that are left when the power goes now and takes everything that was not synced."""
     with streamlog.open(PATH, disk=machine.power_loss("strict"), clock=clock) as log:
         return values(log, topic)
-
-
-def values(log: streamlog.StreamLog, topic: str = "t") -> list[bytes]:
-    return [record.value for record in log[topic].read()]
 
 
 # -- acknowledged means synced ---------------------------------------------------------------------------

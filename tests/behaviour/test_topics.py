@@ -17,12 +17,9 @@ import pytest
 import streamlog
 from streamlog import SegmentInfo, StreamLog, Topic
 from streamlog.testing import FaultyDisk, ManualClock, SimulatedDisk
+from tests.contents import values_of
 
 Reopen = Callable[..., StreamLog]
-
-
-def values_of(topic: Topic) -> list[bytes]:
-    return [record.value for record in topic.read()]
 
 
 def topics_before_and_after(log: StreamLog, reopen: Reopen) -> Iterator[Topic]:

@@ -21,8 +21,9 @@ import pytest
 import streamlog.client.workers
 from streamlog import ClosedError, ConfigError, TopicPartition
 from streamlog.testing import ManualClock
+from tests.times import LONG
 
-from .liveness import LONG, until_shared
+from .member_time import until_shared
 
 InThread = Callable[[Callable[[], Any]], Future[Any]]
 RunScript = Callable[..., "subprocess.CompletedProcess[str]"]

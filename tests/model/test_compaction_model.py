@@ -10,8 +10,8 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, ru
 
 import streamlog
 from streamlog.testing import ManualClock
+from tests.times import START_MS
 
-START_MS = 1_700_000_000_000
 DELETE_RETENTION_MS = 60_000
 
 keys = st.sampled_from([b"", b"a", b"b", b"c", b"key-" * 20])

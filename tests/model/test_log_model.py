@@ -14,10 +14,10 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 
 import streamlog
 from streamlog.testing import ManualClock
+from tests.times import START_MS
 
 PARTITIONS = 2
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
-START_MS = 1_700_000_000_000
 
 
 class Entry(NamedTuple):

@@ -14,10 +14,10 @@ from uuid import UUID
 import streamlog
 from streamlog import TopicPartition
 from streamlog.testing import Fault, FaultyDisk, ManualClock, SimulatedDisk
+from tests.times import START_MS
 
 from .crash_truth import PATH, Event, Truth
 
-START_MS = 1_700_000_000_000
 RETENTION_MS = 60_000
 KEYS = [b"a", b"b", b"c", b"d"]
 GROUP = "readers"

@@ -11,10 +11,10 @@ from typing import Any, TypeVar
 import streamlog
 from streamlog import DeliveryError, RecordMetadata, StreamlogError, TopicPartition
 from streamlog.testing import ManualClock
+from tests.times import START_MS
 
 T = TypeVar("T")
 
-START_MS = 1_700_000_000_000
 PATH = "data"
 
 

@@ -34,8 +34,8 @@ import streamlog
 from streamlog.errors import StreamlogError
 from streamlog.records.batch import FIXED_LEN, seed_of
 from streamlog.testing import ManualClock
+from tests.times import START_MS
 
-START_MS = 1_700_000_000_000
 ROUND_S = 20
 MEMORY = 64 << 20
 _WARM_UP = 100

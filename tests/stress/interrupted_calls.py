@@ -9,8 +9,8 @@ from typing import Any, ClassVar
 import streamlog
 from streamlog import Record, TopicPartition
 from streamlog.testing import ManualClock, SimulatedDisk
+from tests.times import START_MS
 
-START_MS = 1_700_000_000_000
 T0 = TopicPartition("t", 0)
 
 

@@ -14,6 +14,7 @@ from typing import Any
 import streamlog
 from streamlog import StreamlogError
 from streamlog.testing import Fault, FaultyDisk, ManualClock, SimulatedDisk
+from tests.times import START_MS
 
 from .checker import Checker
 from .followers import Followers
@@ -26,7 +27,6 @@ from .repeatable import repeatable
 from .topics import Topics
 from .workers import WorkerGroups
 
-START_MS = 1_700_000_000_000
 _CHECK_EVERY = 10
 # A call that says no more than this does not say what happened, why, and what to do.
 _SHORTEST_MESSAGE = 12

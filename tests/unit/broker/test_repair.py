@@ -18,6 +18,7 @@ import streamlog
 from streamlog import Problem, RepairReport, StreamLog, TopicPartition, repair, verify
 from streamlog.errors import ConfigError, DiskFullError, FormatError, LogLockedError, StorageError
 from streamlog.testing import FaultyDisk, ManualClock, SimulatedDisk
+from tests.contents import file_contents
 
 OpenLog = Callable[..., StreamLog]
 Row = tuple[str, int, int, int, Any, Any]
@@ -66,19 +67,15 @@ def flip(path: Path, position: int) -> None:
     path.write_bytes(data)
 
 
-def contents(path: Path) -> dict[str, bytes]:
-    return {str(file.relative_to(path)): file.read_bytes() for file in sorted(path.rglob("*")) if file.is_file()}
-
-
 # What is copied
 
 
 def test_of_a_log_that_is_whole_nothing_is_lost(damaged: Path, tmp_path: Path, open_log: OpenLog) -> None:
-    before = contents(damaged)
+    before = file_contents(damaged)
     report = repair(damaged, tmp_path / "new")
     assert report.ok and report.problems == () and report.recovered == ()
-    assert contents(damaged) == before
-    copied = contents(tmp_path / "new")
+    assert file_contents(damaged) == before
+    copied = file_contents(tmp_path / "new")
     logs = {name: data for name, data in before.items() if name.endswith((".log", ".index"))}
     assert {name: copied[name] for name in logs} == logs, "byte for byte"
     assert everything(tmp_path / "new", open_log) == everything(damaged, open_log)
@@ -221,10 +218,10 @@ def test_the_cluster_keeps_its_id_and_the_directory_gets_its_own(damaged: Path, 
 
 @pytest.mark.parametrize("into", ["", "topics", "deeper/down"])
 def test_a_target_in_the_damaged_log_is_refused(damaged: Path, into: str) -> None:
-    before = contents(damaged)
+    before = file_contents(damaged)
     with pytest.raises(ConfigError, match="into"):
         repair(damaged, damaged / into)
-    assert contents(damaged) == before
+    assert file_contents(damaged) == before
 
 
 def test_a_target_that_is_not_empty_is_refused(damaged: Path, tmp_path: Path) -> None:

@@ -11,9 +11,9 @@ from streamlog.coordinator import Heartbeat, HeartbeatResult, Shard
 from streamlog.coordinator.schema import LogRecord
 from streamlog.runtime.api import Completion
 from streamlog.types import OffsetAndMetadata, TopicPartition
+from tests.times import START_MS
 
 DAY_MS = 24 * 60 * 60 * 1000
-START_MS = 1_700_000_000_000
 
 
 def partitions(*names: str) -> frozenset[TopicPartition]:

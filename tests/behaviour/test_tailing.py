@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import json
+import logging
 import os
 import shutil
 import subprocess
@@ -19,9 +20,29 @@ import pytest
 import streamlog
 from streamlog import StreamLog, TopicPartition
 from streamlog.runtime.disk import OsDisk
+from tests.contents import values
 
-from .beside import Child, Owner, eventually, received, values
 from .held_files import held_files
+from .owner_process import SOON, Child, Owner, eventually, received
+
+# A reader that finds nothing new looks after 0.35 s whether another process has become the owner.
+NOTICED = 0.5
+# An owner that has locked the directory, and shows so in no other way before it gets a line.
+SLOW_OWNER = """
+    import sys, streamlog
+    from streamlog.broker.log_directory import LogDirectory
+    take_over = LogDirectory._take_over
+    def slow(self, new):
+        print("locked", flush=True)
+        sys.stdin.readline()
+        return take_over(self, new)
+    LogDirectory._take_over = slow
+    log = streamlog.open(sys.argv[1])
+    log["t"].send(b"3")
+    print("sent", flush=True)
+    sys.stdin.readline()
+    log.close()
+"""
 
 
 @pytest.fixture
@@ -283,6 +304,64 @@ def test_a_reader_is_in_no_owners_way(owner: Owner, reader: StreamLog, path: Pat
             other("log['t'].send(b'x')")
             other.close()
         assert len(received(consumer, 5 - seen)) == 5 - seen
+
+
+@pytest.mark.parametrize("way", ["poll", "poll_batches"])
+def test_an_owner_that_has_only_just_come_does_not_take_back_what_the_one_before_did_not_publish(
+    owner: Owner, reader: StreamLog, path: Path, child: Child, way: str
+) -> None:
+    def receive(count: int) -> list[bytes]:
+        found: list[bytes] = []
+        while len(found) < count:
+            got = getattr(consumer, way)(SOON)
+            assert got, f"after {found} nothing came"
+            found += [value for each in got for value in (each.values if way == "poll_batches" else [each.value])]
+        return found
+
+    with reader.consumer("t") as consumer:
+        owner("t.send(b'0', partition=0)")
+        assert receive(1) == [b"0"]
+        owner("log._engine.service.publisher.abandon()")  # as if it was killed before the next 5 ms were over
+        owner("t.send_many([b'1', b'2'], partition=0)")
+        owner.kill()
+        assert receive(2) == [b"1", b"2"]
+        process = child(SLOW_OWNER, path)
+        assert process.stdout is not None
+        assert process.stdin is not None
+        assert process.stdout.readline() == "locked\n"
+        assert consumer.poll(NOTICED) == []
+        assert values(reader) == [b"0", b"1", b"2"]
+        assert reader["t"].partition(0).high_watermark == 3
+        process.stdin.write("go on\n")
+        process.stdin.flush()
+        assert receive(1) == [b"3"]
+        assert process.stdout.readline() == "sent\n"
+        assert process.communicate("and end\n", timeout=60) == ("", "")
+
+
+def test_a_position_that_was_deleted_moves_and_no_other_does(
+    owner: Owner, reader: StreamLog, caplog: pytest.LogCaptureFixture
+) -> None:
+    owner("t.add_partitions(2)")
+    owner("t.send_many([b'%d' % n for n in range(9)], partition=0); t.send_many([b'x', b'y'], partition=1)")
+    eventually(lambda: [reader["t"].partition(n).high_watermark for n in (0, 1)], [9, 2])
+    with reader.consumer() as consumer:
+        consumer.assign([TopicPartition("t", 0), TopicPartition("t", 1)])
+        consumer.seek(TopicPartition("t", 1), 2)
+        # As an owner does whose disk refuses to sync: it shows no more than what is known to be on the device.
+        owner("p = log._engine.service._partitions['t', 1]; p.durable, p.commit.synced_end = True, 1")
+        owner("p.listener.changed(rewritten=True)")
+        eventually(lambda: reader["t"].partition(1).high_watermark, 1)
+        owner("t.delete_records({0: 7})")
+        eventually(lambda: reader["t"].partition(0).log_start_offset, 7)
+        with caplog.at_level(logging.WARNING, "streamlog"):
+            assert received(consumer, 2) == [b"7", b"8"]
+        assert [record.message for record in caplog.records] == [
+            "t-0: offset 0 is outside the log (7 to 9); going on at 7 (auto_offset_reset='earliest')"
+        ]
+        assert consumer.position(TopicPartition("t", 1)) == 2
+        owner("p.durable = False; p.listener.changed(); t.send(b'z', partition=1)")
+        assert received(consumer, 1) == [b"z"]
 
 
 # Where there is nothing to read, or nothing to be read

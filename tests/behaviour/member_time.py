@@ -10,10 +10,7 @@ import pytest
 import streamlog
 from streamlog.client.consumer import consumer
 from streamlog.runtime.threads import RawGate
-
-# The bound of a wait in another thread, and of one in the test's own: pytest's timeout ends the test before.
-LONG = 60.0
-FOREVER = 3600.0
+from tests.times import LONG
 
 
 class Liveness:

@@ -17,7 +17,7 @@ from streamlog.broker.groups import Groups
 from streamlog.client.consumer.coordinator import ConsumerCoordinator
 from streamlog.testing import FaultyDisk, ManualClock, SimulatedDisk
 
-from .marks import PATH, T0, Marks, opened
+from .simulated_logs import PATH, T0, Marks, groups_directory, opened, read_by_the_group
 
 NEW = [b"new 0", b"new 1", b"new 2", b"new 3", b"new 4"]
 
@@ -27,18 +27,6 @@ def read_three_of_the_former(log: streamlog.StreamLog) -> None:
     with log.consumer("t", group="g") as consumer:
         assert len(consumer.poll()) == 3
     assert log.group("g").committed() == {T0: 3}
-
-
-def groups_directory(log: streamlog.StreamLog, disk: Any) -> str:
-    """Where the commits are."""
-    users = {topic.id.hex for topic in log.topics()}
-    (name,) = [name for name in disk.listdir(f"{PATH}/topics") if name.partition("-")[0] not in users]
-    return f"{PATH}/topics/{name}"
-
-
-def read_by_the_group(log: streamlog.StreamLog) -> list[Any]:
-    with log.consumer("t", group="g") as consumer:
-        return [record.value for record in consumer.until_end()]
 
 
 def test_no_record_of_a_topic_made_anew_is_skipped_after_a_power_loss(clock: ManualClock) -> None:

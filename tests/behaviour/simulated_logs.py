@@ -8,8 +8,8 @@ from typing import Any
 import streamlog
 from streamlog import TopicPartition
 from streamlog.testing import ManualClock, SimulatedDisk
+from tests.times import START_MS
 
-START_MS = 1_700_000_000_000
 PATH = "/data"
 T0 = TopicPartition("t", 0)
 LARGE = b"." * 600  # one of these and no second fits into a segment of 1024 bytes
@@ -23,14 +23,23 @@ def contents(log: streamlog.StreamLog) -> dict[int, bytes]:
     return {record.offset: record.value for record in log["t"].read()}
 
 
-def values(log: streamlog.StreamLog) -> list[bytes]:
-    return [record.value for record in log["t"].read()]
-
-
 def partition_files(disk: SimulatedDisk, suffix: str) -> list[str]:
     (directory,) = [name for name in disk.listdir(f"{PATH}/topics") if name.endswith("-0")]
     names = disk.listdir(f"{PATH}/topics/{directory}")
     return [f"{PATH}/topics/{directory}/{name}" for name in names if name.endswith(suffix)]
+
+
+def groups_directory(log: streamlog.StreamLog, disk: Any) -> str:
+    """The directory of the partition that has the commits of the groups."""
+    users = {topic.id.hex for topic in log.topics()}
+    (name,) = [name for name in disk.listdir(f"{PATH}/topics") if name.partition("-")[0] not in users]
+    return f"{PATH}/topics/{name}"
+
+
+def read_by_the_group(log: streamlog.StreamLog) -> list[Any]:
+    """The values that a member of group "g" reads from where the group has committed."""
+    with log.consumer("t", group="g") as consumer:
+        return [record.value for record in consumer.until_end()]
 
 
 def crashed(disk: SimulatedDisk, *, first: int = 0, kills: bool = False) -> Iterator[tuple[str, SimulatedDisk]]:

@@ -13,7 +13,7 @@ from streamlog.coordinator.runtime import CoordinatorRuntime
 from streamlog.replication.partition import Partition
 from streamlog.testing import ManualClock, SimulatedDisk
 
-from .marks import T0, opened
+from .simulated_logs import T0, opened
 
 KINDS = [KeyboardInterrupt, SystemExit, TimeoutError, MemoryError, ReentrantCallError]
 

@@ -15,7 +15,7 @@ import streamlog
 from streamlog import ClosedError, DiskFullError, FencedInstanceIdError, RebalanceListener, TopicPartition
 from streamlog.testing import FaultyDisk, ManualClock, SimulatedDisk
 
-from .liveness import Liveness
+from .member_time import Liveness
 
 Consumer = streamlog.Consumer[Any, Any]
 P0 = TopicPartition("t", 0)

@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any
 
 import streamlog
-from streamlog import StreamLog
 
 Child = Callable[..., subprocess.Popen[str]]
 # The bound is 20 ms; a machine that runs other tests as well is given more before a test says that nothing comes.
@@ -66,10 +65,6 @@ class Owner:
         """End as a program does."""
         self("log.close()")
         assert self.process.communicate(timeout=60) == ("", "")
-
-
-def values(log: StreamLog, topic: str = "t", **bounds: Any) -> list[Any]:
-    return [record.value for record in log[topic].read(**bounds)]
 
 
 def eventually(look: Callable[[], Any], expected: Any) -> None:

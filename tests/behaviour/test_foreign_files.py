@@ -15,14 +15,11 @@ import pytest
 
 import streamlog
 from streamlog import StreamLog
+from tests.contents import file_contents
 
 Child = Callable[..., "subprocess.Popen[str]"]
 OpenLog = Callable[..., StreamLog]
 Reopen = Callable[..., StreamLog]
-
-
-def contents(directory: Path) -> dict[str, bytes]:
-    return {str(file.relative_to(directory)): file.read_bytes() for file in directory.rglob("*") if file.is_file()}
 
 
 def fill(log: StreamLog) -> None:
@@ -88,10 +85,10 @@ def test_planted_partition_directory_is_refused(log: StreamLog, open_log: OpenLo
     listener = path.parent / "outside"
     victim.rename(listener)
     victim.symlink_to(listener, target_is_directory=True)
-    before = contents(listener)
+    before = file_contents(listener)
     with pytest.raises(streamlog.StreamlogError, match=victim.name):
         use(open_log())
-    assert contents(listener) == before
+    assert file_contents(listener) == before
 
 
 @pytest.mark.damaged
@@ -119,10 +116,10 @@ def test_newer_format_is_refused(log: StreamLog, open_log: OpenLog, path: Path) 
     fill(log)
     log.close()
     rewrite_owner_file(path, format=999, min_reader=999)
-    before = contents(path)
+    before = file_contents(path)
     with pytest.raises(streamlog.FormatError, match="999"):
         open_log()
-    assert contents(path) == before
+    assert file_contents(path) == before
 
 
 @pytest.mark.damaged

@@ -18,9 +18,9 @@ from streamlog.replication.commit import GroupCommit
 from streamlog.runtime import threads
 from streamlog.runtime.threads import RawGate
 from streamlog.testing import ManualClock, SimulatedDisk
+from tests.times import LONG
 
-from .gates import GatedDisk
-from .liveness import LONG
+from .gated_disk import GatedDisk
 
 InThread = Callable[[Callable[[], Any]], Future[Any]]
 HOUR_MS = 3_600_000

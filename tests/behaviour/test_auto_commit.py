@@ -23,8 +23,9 @@ from streamlog import (
     TopicPartition,
 )
 from streamlog.testing import ManualClock
+from tests.times import LONG
 
-from .liveness import LONG, Liveness
+from .member_time import Liveness
 
 P0, P1 = TopicPartition("t", 0), TopicPartition("t", 1)
 

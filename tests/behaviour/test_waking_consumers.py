@@ -20,8 +20,7 @@ from streamlog.client.consumer.membership import Membership
 from streamlog.replication.listeners import Waiters
 from streamlog.runtime.threads import RawGate
 from streamlog.testing import FaultyDisk, ManualClock, SimulatedDisk
-
-from .liveness import FOREVER, LONG
+from tests.times import FOREVER, LONG
 
 InThread = Callable[[Callable[[], Any]], Any]
 
