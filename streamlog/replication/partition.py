@@ -85,7 +85,6 @@ class Partition:
 
     def append(self, write: AppendRequest, now_ms: int) -> int:
         """Append as the leader; the base offset. Raises what `Log.append` raises."""
-        before = self.reader.tail
         with self.lock:
             if self.closed is not None:
                 raise self.closed.copy()
@@ -94,18 +93,18 @@ class Partition:
             self.waiters.wake()
         if self.listener.quiet and not self.durable:
             self.listener.appended()
-        self._note_work(before)
+        if self.log.began_segment:
+            self._note_work()
         return base_offset
 
     def append_one(self, key: bytes | None, value: bytes, timestamp: int, now_ms: int) -> int:
         """`append` for a single plain record; see `Log.append_one`."""
-        before = self.reader.tail
         with self.lock:
             if self.closed is not None:
                 raise self.closed.copy()
             offset = self.log.append_one(key, value, timestamp, self.leader_epoch, now_ms)
-        if before.first_append < 0 or before.segments is not self.reader.tail.segments:
-            self._note_work(before)
+        if self.log.began_segment:  # a flag of the log's: comparing snapshots before and after took 1% of a send
+            self._note_work()
         if not self.durable:
             if self.waiters.callbacks:
                 self.waiters.wake()
@@ -113,9 +112,10 @@ class Partition:
                 self.listener.appended()
         return offset
 
-    def _note_work(self, before: LogSnapshot) -> None:
-        """Call `on_work` if a segment began to age, or was sealed."""
-        if (before.first_append < 0 or before.segments is not self.reader.tail.segments) and self.on_work is not None:
+    def _note_work(self) -> None:
+        """A segment began to age, and the one before it may have been sealed: call `on_work`."""
+        self.log.began_segment = False  # first: another thread's append may set it again
+        if self.on_work is not None:
             self.on_work(self)
 
     def acknowledge(self, write: AppendRequest) -> Completion[int]:

@@ -105,6 +105,8 @@ class Log:
         # The segments that compaction renames and publishes just now, and the one that replaces them.
         self.replacing: tuple[Sequence[Segment], Segment] | None = None
         self._one = AppendRequest(())
+        # An append has put the first record into a segment, which ages from then on. The partition resets it.
+        self.began_segment = False
         self.appended_batches = 0
         self.appended_bytes = 0
         self.deleted_segments = 0
@@ -181,7 +183,9 @@ class Log:
         self.appended_batches += len(places)
         self.appended_bytes += position - tail.end_position
         write.base_offset = tail.end_offset
-        first_append = now_ms if first_append < 0 else first_append
+        if first_append < 0:
+            first_append = now_ms
+            self.began_segment = True
         reader.tail = _new_tail(
             LogSnapshot, (offset, position, segments, bases, start, records, min_ts, max_ts, first_append)
         )
@@ -228,13 +232,16 @@ class Log:
         self.appended_batches += 1
         self.appended_bytes += len(data)
         write.base_offset = offset
+        if first_append < 0:
+            first_append = now_ms
+            self.began_segment = True
         reader.tail = _new_tail(
             LogSnapshot,
             (
                 offset + 1, position + len(data), segments, bases, start, records + 1,
                 timestamp if min_ts < 0 or timestamp < min_ts else min_ts,
                 timestamp if timestamp > max_ts else max_ts,
-                now_ms if first_append < 0 else first_append,
+                first_append,
             ),
         )  # fmt: skip
         self._writing = None

@@ -140,6 +140,16 @@ def test_work_is_told_of_when_a_segment_begins_to_age_and_when_it_is_sealed(part
     assert told == [1, 3]
 
 
+def test_a_single_record_tells_of_work_when_its_segment_begins_to_age(partition: Partition) -> None:
+    told: list[int] = []
+    partition.on_work = lambda p: told.append(p.high_watermark)
+    for value in (b"small", b"small", b"large" * 200):
+        partition.append_one(None, value, NOW, NOW)
+    partition.roll(NOW)
+    partition.append_one(None, b"small", NOW, NOW)
+    assert told == [1, 3, 4]
+
+
 def test_deleting_past_the_end_is_refused_with_the_bounds(partition: Partition) -> None:
     partition.append(write(), NOW)
     with pytest.raises(OffsetOutOfRangeError) as error:
