@@ -1,4 +1,4 @@
-"""What may be copied, and what may not; and a copy of a weak set."""
+"""Refusal of copies, and a copy of a weak set."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ T = TypeVar("T")
 
 
 def refuse_to_copy(self: Any, protocol: SupportsIndex) -> NoReturn:
-    """As `__reduce_ex__`: neither copy, deepcopy nor pickle makes a second owner of a descriptor, a lock or a thread.
+    """The `__reduce_ex__` of an object that owns a descriptor, a lock or a thread: copy, deepcopy and pickle are refused.
 
-    It is asked before anything is made. A half-made copy would let go of what the original holds when it is collected.
+    It is called before a copy is created. A half-created copy would release what the original owns when it is collected.
     """
     raise TypeError(
         f"a {type(self).__name__} owns a lock, a thread or an open file, so it cannot be copied or pickled; copy records, and "
