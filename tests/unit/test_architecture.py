@@ -79,7 +79,7 @@ MAY_IMPORT: dict[str, dict[str, set[str]]] = {
     },
 }
 
-# A class is composed of others; it inherits from another of ours only where it truly is one, and stands here with it.
+# A class is composed of others; it inherits from another of ours only if it truly is one, and then is listed here.
 IS_ONE = {
     "AllOf(Combinable)",
     "AnyOf(Combinable)",
