@@ -5,13 +5,15 @@
   only read, for both.
 - `opening`: opening a log by its URL, and which logs this process has open.
 - `log_directory`: a directory: its lock, and opening and closing its partitions. `owner`: the file `streamlog.json`.
-- `metadata_log`: how a change of topics takes effect, or has none. `controller`: from a change to its records. `metadata`:
-  from the records to the image of all topics. `replica_manager`: a partition for each of them. `replay`: reading an
-  internal log from its beginning.
+- `topics`: the image of all topics, and the requests that change it. `controller`: from a request to its record.
+  `metadata_log`: how a change takes effect, or has none. `metadata`: from the records to the image. `policies`: retention
+  policies that are objects, by topic. `replay`: reading an internal log from its beginning.
+- `replica_manager`: a partition for each one that the image names, and that of the metadata log.
 - `lost_partitions`: what is known of partitions whose directories are gone. `offline/`: verify and repair.
 - `groups`: consumer groups: the coordinator's shard over its internal topic.
 - `scheduler`: background work by deadline. `waiting`: fetches that wait for records.
 
-Lock order: metadata lock, shard lock, partition lock. None is held while a callback runs, or while a file is synced for
-a producer that waits.
+Lock order: the registry's lock (`opening`), the metadata lock (`topics`), the shard's lock (`groups`), then those of a
+partition (see `replication/`). The locks of the scheduler and of `PublishedWriter` are leaves. No lock is held while a
+callback runs. While a file is synced for a producer that waits, only `GroupCommit.syncing` is held.
 """

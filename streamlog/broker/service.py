@@ -1,4 +1,4 @@
-"""The Service protocol over the partitions of this process: one broker directory, one replica each."""
+"""The Service protocol over a directory that this process owns: one broker, one replica of each partition."""
 
 from __future__ import annotations
 
@@ -7,10 +7,11 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 from ..coordinator import GroupDescription, Heartbeat, HeartbeatResult
-from ..errors import ConfigError, DiskFullError, StorageError, StreamlogError, forked
+from ..errors import ClosedError, ConfigError, DiskFullError, StorageError, StreamlogError, forked
 from ..replication.partition import Partition, gone
 from ..runtime.api import Completion, Lock
 from ..runtime.disk import entropy
+from ..runtime.threads import getpid
 from ..runtime.values import refuse_to_copy
 from ..storage.files import stale_owner
 from ..storage.log import AppendRequest
@@ -19,11 +20,14 @@ from . import controller
 from .groups import TOPIC_CONFIG as GROUPS_CONFIG
 from .groups import Groups
 from .log_directory import LogDirectory
+from .lost_partitions import accept_losses, known_ends
 from .metadata import Image, TopicView
+from .policies import RetentionPolicies
 from .reading import PartitionReads
 from .replica_manager import ReplicaManager
 from .scheduler import Scheduler
 from .tailing.published_writer import PublishedWriter
+from .topics import Topics
 from .waiting import ParkedFetch
 
 
@@ -34,7 +38,7 @@ class LocalService:
 
     def __init__(
         self,
-        broker: LogDirectory,
+        directory: LogDirectory,
         clock: Clock,
         scheduler: Scheduler,
         defaults: Mapping[str, Any],
@@ -43,42 +47,64 @@ class LocalService:
         *,
         force: bool = False,
     ) -> None:
-        self._broker = broker
-        self.publisher = PublishedWriter(broker.disk, broker.path, new_lock(), real_seconds)
-        self._catalog = ReplicaManager(broker, clock, scheduler, defaults, new_lock, self.publisher, force=force)
-        self._partitions: dict[tuple[str, int], Partition] = self._catalog.partitions
-        self.durable = broker.sync
+        self._directory = directory
+        self.durable = directory.sync
         self.clock = clock
         self.scheduler = scheduler
         self.real_seconds = real_seconds
         self._new_lock = new_lock
-        self._groups: Groups | None = None
-        self._blocked: list[tuple[Partition, StreamlogError]] = []
-        reads = PartitionReads(self._partitions, self._catalog.partition)
+        self._force = force
+        self.publisher = PublishedWriter(directory.disk, directory.path, new_lock(), real_seconds)
+        policies = RetentionPolicies(defaults.get("retention"))
+        self._replicas = ReplicaManager(directory, self.publisher, policies, clock, scheduler)
+        self._partitions = self._replicas.partitions
+        self.stop_compacting = self._replicas.stop_compacting
+        topics = self._topics = Topics(self._replicas, policies, defaults, clock, scheduler, new_lock())
+        self._partition = topics.partition
+        self.topic = topics.topic
+        self.create_topic = topics.create_topic
+        self.update_topic = topics.update_topic
+        self.add_partitions = topics.add_partitions
+        self.delete_topic = topics.delete_topic
+        self.on_metadata = topics.on_metadata
+        self.off_metadata = topics.off_metadata
+        reads = PartitionReads(self._partitions, self._partition)
         self.fetch = reads.fetch
         self.after_damage = reads.after_damage
         self.bounds = reads.bounds
         self.find_time = reads.find_time
         self.partition_info = reads.partition_info
-        self.stop_compacting = self._catalog.stop_compacting
-        self.topic = self._catalog.topic
-        self.create_topic = self._catalog.create_topic
-        self.update_topic = self._catalog.update_topic
-        self.add_partitions = self._catalog.add_partitions
-        self.delete_topic = self._catalog.delete_topic
-        self.on_metadata = self._catalog.on_metadata
-        self.off_metadata = self._catalog.off_metadata
+        self._groups: Groups | None = None
+        self._blocked: list[tuple[Partition, StreamlogError]] = []
 
     @property
     def image(self) -> Image:
-        return self._catalog.image
+        return self._topics.image
 
     # -- life ----------------------------------------------------------------------------------------
 
     def open(self) -> None:
-        """Replay the metadata and open every partition. On failure everything is let go."""
-        self._catalog.open(self._open_groups)
-        self._broker.on_stale = self.shut
+        """Replay the metadata, open every partition, look at the groups. If it fails, everything is released."""
+        directory, publisher, replicas = self._directory, self.publisher, self._replicas
+        try:
+            published = known_ends(directory.disk, directory.path) if self._force else {}
+            publisher.open(int(directory.incarnation), getpid())
+            image = self._topics.open(replicas.open_metadata())
+            directory.remove_orphans({view.id.hex: view.partitions for view in image.topics.values()})
+            if self._force:
+                accept_losses(directory, image, published)
+            replicas.follow(image)
+            self._open_groups()
+            directory.recovered(
+                completely=not replicas.is_recovering and not (directory.crash.unsynced and replicas.is_faulty)
+            )
+            publisher.opened()
+        except BaseException:
+            publisher.abandon()
+            replicas.release()
+            directory.close(clean=False)
+            raise
+        directory.on_stale = self.shut
         self.on_metadata(self._the_groups.metadata_changed)
         if controller.GROUPS_TOPIC in self.image.topics:
             self.scheduler.at(self.clock.time_ms(), self._the_groups.expire_offsets)
@@ -86,7 +112,7 @@ class LocalService:
     def _open_groups(self) -> None:
         """After a crash no group may be past the end of a log when that takes its first record."""
         self._groups = Groups(self, self._new_lock())
-        if self._broker.crash.clean:
+        if self._directory.crash.clean:
             return
         partitions = self._partitions.values()
         ends = {each.name: each.log.tail.end_offset for each in partitions if each.log.knows_its_end}
@@ -98,7 +124,7 @@ class LocalService:
 
     def _may_append(self) -> bool:
         """Whether what kept records out, a change that is not known to be void or commits past the end, is settled now."""
-        settled = self._catalog.settle_refused()
+        settled = self._topics.settle_refused()
         if self._blocked and self._the_groups.recover_again():
             settled = True
             for each in self._blocked[:]:
@@ -109,52 +135,74 @@ class LocalService:
         return settled
 
     def close(self) -> None:
-        """Close every partition, then the directory. Raises the first error, after all were let go."""
-        self._catalog.close()
+        """Close every partition, then the directory. Raises the first error, after everything was closed."""
+        error = ClosedError("The log was closed.")
+        first: StreamlogError | None = None
+        clean = unsynced = False
+        try:
+            partitions = self._topics.close(error)
+            first = self._replicas.close(partitions, error)
+            unsynced = any(
+                each.log.durability.poison is not None and not each.log.durability.is_marked for each in partitions
+            )
+            clean = first is None and self._topics.is_settled and not self._replicas.is_faulty
+        finally:  # also when Ctrl-C comes in the middle: the lock must not outlive the log
+            try:
+                self.publisher.close(clean=clean)
+            finally:
+                self._directory.close(clean=clean, unsynced=unsynced)
+        if first is not None:
+            try:
+                raise first
+            finally:
+                del first  # it refers to this frame
 
     def check_owned(self) -> None:
-        """Raise LogDirNotFoundError, and have everything refused with it, if the directory is another's by now."""
-        self._broker.check_owned()
+        """Raise LogDirNotFoundError, and refuse every call with it, if the directory is not the one that was opened."""
+        self._directory.check_owned()
 
     def shut(self) -> None:
-        """The directory is another's by now."""
-        self._catalog.shut(stale_owner(self._broker.path))
+        """The directory is not the one that was opened: refuse every call. Takes no lock: the caller may hold any."""
+        error = stale_owner(self._directory.path)
+        self._topics.closed = self._topics.closed or error
+        self._replicas.shut(error)
 
     def abandon(self) -> None:
-        """In a forked child: give up the lock's descriptor; write nothing, wait for nothing."""
-        self._catalog.abandon(forked())
+        """In a forked child: give up the descriptor of the lock; write nothing, wait for nothing."""
+        error = self._topics.closed = forked()
+        self._replicas.abandon(error)
         self.publisher.abandon()
-        self._broker.abandon()
+        self._directory.abandon()
 
     # -- what groups need ----------------------------------------------------------------------------
 
     @property
     def incarnation(self) -> str:
-        return self._broker.incarnation
+        return self._directory.incarnation
 
     def groups_partition(self, create: bool) -> Partition | None:
         name = TopicPartition(controller.GROUPS_TOPIC, 0)
         if name.topic not in self.image.topics:
             if not create:
                 return None
-            self._catalog.create_internal(name.topic, 1, GROUPS_CONFIG)
+            self._topics.create_internal(name.topic, 1, GROUPS_CONFIG)
             self.scheduler.at(self.clock.time_ms() + 60_000, self._the_groups.expire_offsets)
         return self._partition(name)
 
     def new_id(self) -> str:
         return entropy(16).hex()
 
+    def _require_open(self) -> None:
+        if self._topics.closed is not None:
+            raise self._topics.closed.copy()
+
     @property
     def _the_groups(self) -> Groups:
         assert self._groups is not None, "the service was not opened"
-        if self._catalog.closed is not None:
-            raise self._catalog.closed.copy()
+        self._require_open()
         return self._groups
 
     # -- records -------------------------------------------------------------------------------------
-
-    def _partition(self, name: TopicPartition) -> Partition:
-        return self._catalog.partition(name)
 
     def await_data(self, partitions: Iterable[TopicPartition]) -> ParkedFetch:
         return ParkedFetch([p for p in map(self._partitions.get, partitions) if p is not None])
@@ -167,8 +215,7 @@ class LocalService:
         here = self._partitions.get((topic.name, partition))
         if here is not None and here.topic_id == topic.id_bytes:
             return here
-        if self._catalog.closed is not None:
-            raise self._catalog.closed.copy()
+        self._require_open()
         raise gone(TopicPartition(topic.name, partition))
 
     def produce(self, topic: TopicView, partition: int, write: AppendRequest) -> Completion[int]:
@@ -207,7 +254,8 @@ class LocalService:
         return here.acknowledge(write) if write.base_offset >= 0 else None
 
     def sync(self) -> list[Completion[int]]:
-        return self._catalog.acknowledged()
+        self._require_open()
+        return [partition.commit.everything() for partition in self._replicas.all()]
 
     def delete_records(self, partition: TopicPartition, before: int) -> int:
         return self._partition(partition).delete_records(before)

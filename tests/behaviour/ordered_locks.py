@@ -62,13 +62,13 @@ class OrderedLock:
 def watch_the_order(log: streamlog.StreamLog) -> None:
     """Give a log that was opened with OrderedLocks their ranks. Its partitions, once more after each was added."""
     service: Any = log._engine.service
-    service._catalog._lock.rank = METADATA
+    service._topics._lock.rank = METADATA
     service._groups._lock.rank = SHARD
-    add = service._catalog._add
+    add = service._replicas._add
 
     def ranked(*arguments: Any) -> None:
         add(*arguments)
         for partition in service._partitions.values():
             partition.lock.rank = PARTITION
 
-    service._catalog._add = ranked
+    service._replicas._add = ranked

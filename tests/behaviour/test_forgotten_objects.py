@@ -21,7 +21,7 @@ RunScript = Callable[..., "subprocess.CompletedProcess[str]"]
 
 def metadata_listeners(log: streamlog.StreamLog) -> int:
     # There is no public count of them; each costs a call at every change to a topic.
-    return len(log._engine.service._catalog._listeners)  # type: ignore[attr-defined]
+    return len(log._engine.service._topics._listeners)  # type: ignore[attr-defined]
 
 
 @pytest.mark.parametrize("what", ["consumer", "member", "producer"])

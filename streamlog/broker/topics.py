@@ -1,0 +1,276 @@
+"""The topics of a broker: the image in force, the requests that change it, and the listeners of changes.
+
+`metadata_log` says how a change comes into force, or to nothing. Each step can be repeated without harm, so what an
+interrupt between two of them left is completed before the next change.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Mapping
+from typing import Any
+from uuid import UUID
+
+from ..config import TopicConfig, check_partitions, check_replication_factor, topic_changes
+from ..errors import StreamlogError, TopicAlreadyExistsError
+from ..replication.partition import Partition, gone
+from ..runtime.api import Lock, contained
+from ..runtime.disk import entropy
+from ..runtime.threads import inside, refuse_reentry
+from ..runtime.values import refuse_to_copy
+from ..types import Clock, TopicPartition
+from . import controller, metadata
+from .metadata import Image, LogRecord, TopicView
+from .metadata_log import MetadataLog
+from .policies import RetentionPolicies
+from .replica_manager import ReplicaManager
+from .scheduler import Scheduler
+
+
+class Topics:
+    """Thread-safe. Changes are made under the metadata lock; `image` is replaced as a whole and read without a lock.
+
+    `closed` is the error of every call once the log was closed.
+    """
+
+    __reduce_ex__ = refuse_to_copy
+
+    def __init__(
+        self,
+        replicas: ReplicaManager,
+        policies: RetentionPolicies,
+        defaults: Mapping[str, Any],
+        clock: Clock,
+        scheduler: Scheduler,
+        lock: Lock,
+    ) -> None:
+        self._replicas = replicas
+        self._policies = policies
+        self._defaults = defaults
+        self._clock = clock
+        self._scheduler = scheduler
+        self._lock = lock
+        self.image: Image = metadata.EMPTY
+        self.closed: StreamlogError | None = None
+        self._listeners: list[Callable[[], object]] = []
+        self._unannounced = False
+        self.stage = replicas.stage
+        self.of_topic = replicas.of_topic
+
+    def open(self, metadata_partition: Partition) -> Image:
+        """Replay the metadata log; the image. The partitions do not follow it yet."""
+        self._log = MetadataLog(metadata_partition, self)
+        log = metadata_partition.log
+        if log.refusal is not None and log.unfinished is None:
+            raise log.refusal.copy()  # topics that were lost at its end would be removed as orphans
+        self.image = self._log.replay()
+        return self.image
+
+    def close(self, error: StreamlogError) -> list[Partition]:
+        """Refuse every call with `error` from now on; the partitions, which are to be closed."""
+        with inside(), self._lock:
+            self.closed = error
+            with contextlib.suppress(StreamlogError):  # still not known: the next open reads it from the disk
+                self._settle()
+            self._log.let_go(error)
+            self._replicas.release_staged()
+            metadata_partition, *others = self._replicas.all()
+            return [*others, metadata_partition]
+
+    @property
+    def is_settled(self) -> bool:
+        """Whether the image is what the metadata log says."""
+        return self._log.is_settled
+
+    # -- questions -----------------------------------------------------------------------------------
+
+    def on_metadata(self, callback: Callable[[], object]) -> None:
+        self._listeners.append(callback)
+
+    def off_metadata(self, callback: Callable[[], object]) -> None:
+        if callback in self._listeners:
+            self._listeners.remove(callback)
+
+    def topic(self, name: str) -> TopicView:
+        if self.closed is not None:
+            raise self.closed.copy()
+        return controller.find(self.image, name)
+
+    def partition(self, name: TopicPartition) -> Partition:
+        partition = self._replicas.partitions.get(name)
+        if partition is None and self._log.is_interrupted:
+            refuse_reentry()
+            with inside(), self._lock:
+                self._settle()
+            self._announce_if_due()
+            partition = self._replicas.partitions.get(name)
+        if partition is None:
+            if self.closed is not None:
+                raise self.closed.copy()
+            controller.find(self.image, name[0])
+            raise gone(TopicPartition(*name))
+        return partition
+
+    # -- changes -------------------------------------------------------------------------------------
+
+    def create_topic(
+        self,
+        name: str,
+        partitions: int | None = None,
+        settings: Mapping[str, Any] | None = None,
+        *,
+        exist_ok: bool = False,
+    ) -> TopicView:
+        defaults = dict(self._defaults)
+        count = check_partitions(partitions if partitions is not None else defaults.pop("partitions", 1))
+        defaults.pop("partitions", None)
+        wanted = {**defaults, **(settings or {})}
+        check_replication_factor(wanted.pop("replication_factor", 1))
+        changes, policy = topic_changes(wanted, also=("partitions", "exist_ok"))
+        config = TopicConfig(**changes)
+        try:
+            if policy is not None and name not in self.image.topics:
+                self._policies.given[name] = policy
+            return self._create(name, count, config, False)
+        except TopicAlreadyExistsError:
+            if not exist_ok:
+                raise
+            view = self.topic(name)
+            if policy is not None and policy.name == view.config.retention:
+                self._policies.given[name] = policy
+                with inside(), self._lock:
+                    self._replicas.follow(self.image)
+            return view
+        except BaseException:
+            if name not in self.image.topics:
+                self._policies.given.pop(name, None)
+            raise
+
+    def create_internal(self, name: str, partitions: int, config: TopicConfig) -> None:
+        """Create an internal topic, unless another thread was faster."""
+        with contextlib.suppress(TopicAlreadyExistsError):
+            self._create(name, partitions, config, True)
+
+    def _create(self, name: str, partitions: int, config: TopicConfig, internal: bool) -> TopicView:
+        topic_id = UUID(bytes=entropy(16), version=4)
+        self._change(lambda image: controller.create(image, name, topic_id, partitions, config, internal))
+        return self.image.topics[name]
+
+    def update_topic(self, name: str, settings: Mapping[str, Any]) -> None:
+        changes, policy = topic_changes(settings)
+        if "retention" not in changes:
+            self._change(lambda image: controller.alter(image, name, changes))
+            return
+        self.topic(name)
+        before = self._policies.given.pop(name, None)
+        if policy is not None:
+            self._policies.given[name] = policy
+        try:
+            self._change(lambda image: controller.alter(image, name, changes))
+        except BaseException as error:
+            view = self.image.topics.get(name)
+            refused = isinstance(error, StreamlogError) or (
+                view is not None and view.config.retention != changes["retention"]
+            )
+            if refused:
+                self._policies.given.pop(name, None)
+                if before is not None:
+                    self._policies.given[name] = before
+            raise
+
+    def add_partitions(self, name: str, total: int) -> None:
+        check_partitions(total)
+        self._change(lambda image: controller.grow(image, name, total))
+
+    def delete_topic(self, name: str) -> None:
+        try:
+            self._change(lambda image: controller.delete(image, name))
+        finally:
+            if name not in self.image.topics:
+                self._policies.given.pop(name, None)
+
+    def _change(self, request: Callable[[Image], LogRecord]) -> None:
+        """Request → record → append → replay → the partitions follow the image, under the metadata lock.
+
+        An interrupt in the middle may leave the image, or the partitions, behind the log. Both catch up before the interrupt
+        is passed on to the caller, also if there is a second one; after a third, before the next change.
+        """
+        try:
+            self._make(request)
+            self._announce()
+        except StreamlogError:
+            self._announce_if_due()
+            raise
+        except BaseException:
+            try:
+                self._finish()
+            except BaseException:
+                self._finish()
+            raise
+
+    def _finish(self) -> None:
+        """After an interrupt: find out whether the change took place, and announce it."""
+        # If the disk does not let that be known, the next change tries again.
+        with inside(), contextlib.suppress(StreamlogError), self._lock:
+            if self.closed is None:
+                self._settle()
+        self._announce()
+
+    def _announce(self) -> None:
+        """Call the listeners of changes, also after a change that raised; an extra call does no harm."""
+        self._unannounced = False
+        for listener in list(self._listeners):
+            contained(listener)
+
+    def _announce_if_due(self) -> None:
+        if self._unannounced:
+            self._announce()
+
+    def _make(self, request: Callable[[Image], LogRecord]) -> None:
+        with inside(), self._lock:
+            if self.closed is not None:
+                raise self.closed.copy()
+            try:
+                self._settle()
+            except StreamlogError:
+                if self._log.is_blocking:  # what the image in force refuses is refused without the disk
+                    request(self.image)
+                raise
+            self._log.make(request, self._clock.time_ms())
+
+    def _settle(self) -> None:
+        """Complete, or undo, a change that an interrupt or the disk left unfinished. REQUIRES: the metadata lock.
+
+        Raises the error that keeps the outcome from being known.
+        """
+        if self._log.settle():
+            self._unannounced = True
+        self.unstage()
+
+    def settle_refused(self) -> bool:
+        """Try again to undo a change whose outcome is not known, after a record was refused because of it; whether it is known.
+
+        Does nothing while another thread makes a change: the caller may hold a lock that comes after the metadata lock.
+        """
+        if not self._log.is_blocking or self._lock.locked():
+            return False
+        with inside(), self._lock, contextlib.suppress(StreamlogError):
+            if self.closed is None:
+                self._settle()
+        if self._unannounced:
+            self._scheduler.at(self._clock.time_ms(), self._announce_late)
+        return not self._log.is_blocking
+
+    def _announce_late(self, now_ms: int) -> None:
+        self._announce_if_due()
+
+    # -- for the metadata log ------------------------------------------------------------------------
+
+    def take(self, image: Image) -> None:
+        """Put the image of a change in force, and have the partitions follow it. REQUIRES: the metadata lock."""
+        self.image = image
+        self._replicas.follow(image)
+
+    def unstage(self) -> None:
+        """Remove what was staged for a change that is not in force. REQUIRES: the metadata lock."""
+        self._replicas.unstage(self.image)
