@@ -145,7 +145,7 @@ def test_a_single_record_tells_of_work_when_its_segment_begins_to_age(partition:
     partition.on_work = lambda p: told.append(p.high_watermark)
     for value in (b"small", b"small", b"large" * 200):
         partition.append_one(None, value, NOW, NOW)
-    partition.roll(NOW)
+    partition.maintenance.roll(NOW)
     partition.append_one(None, b"small", NOW, NOW)
     assert told == [1, 3, 4]
 
