@@ -13,7 +13,7 @@ from typing import Any
 from benchmarks.figures import Row
 from benchmarks.run import Run
 
-REQUIRED = {"streamlog", "msgpack", "xxhash"}
+REQUIRED = {"streamlog", "msgpack", "xxhash", "sortedcontainers"}
 # Entries of `sys.modules` that Cython makes for msgpack; they are not packages.
 CYTHON = ("cython_runtime", "_cython_")
 ROOT = Path(__file__).resolve().parents[2]

@@ -3,15 +3,16 @@
 A task is a callable: `task(now_ms) -> next deadline in ms, or None`. It never blocks for long. The scheduler has no thread:
 a background thread calls `run_due`, and in tests `ManualClock.advance` does.
 
-An interrupt may come between any two steps. So `_entries` alone says what is to be done. `_heap` is only its order: an entry
-counts while it is the one that `_entries` has for its task, and is dropped otherwise. Each step on either is one call of C.
+An interrupt may come between any two steps, those inside the sorted list too. So `_entries` alone says what is to be done,
+and `_order` is only its order: if a change of it was interrupted, it is built again from `_entries`.
 """
 
 from __future__ import annotations
 
-import heapq
 import logging
 from collections.abc import Callable
+
+from sortedcontainers import SortedList
 
 from ..runtime.api import Lock, Task
 from ..runtime.threads import inside
@@ -24,8 +25,8 @@ RETRY_MS = 1_000
 Entry = tuple[int, int, Task]
 
 
-# Entries that do not count any more are removed from the heap when they are the majority of more than this many.
-_LEAST_HEAP = 64
+def _due(entry: Entry) -> tuple[int, int]:
+    return entry[:2]
 
 
 class Scheduler:
@@ -40,8 +41,9 @@ class Scheduler:
         self._lock = lock
         self._run_lock = run_lock
         self._entries: dict[Task, Entry] = {}
-        self._heap: list[Entry] = []
-        self._count = 0  # in every entry, so no two are equal and no two tasks are compared
+        self._order: SortedList[Entry] = SortedList(key=_due)
+        self._changing = False
+        self._count = 0
         self.nudge: Callable[[], None] = lambda: None
 
     def at(self, deadline_ms: int, task: Task) -> None:
@@ -52,31 +54,45 @@ class Scheduler:
                 return
             self._count += 1
             entry = (deadline_ms, self._count, task)
-            heapq.heappush(self._heap, entry)  # first: an entry that is not in the heap would never run
-            self._entries[task] = entry
+            self._replace(task, entry)
             first = self._first() is entry
         if first:
             self.nudge()
 
     def cancel(self, task: Task) -> None:
         with inside(), self._lock:
-            self._entries.pop(task, None)
+            if task in self._entries:
+                self._replace(task, None)
 
     def next_deadline_ms(self) -> int | None:
         with inside(), self._lock:
             first = self._first()
             return None if first is None else first[0]
 
+    def _replace(self, task: Task, entry: Entry | None) -> None:
+        """Give the task this entry, or take its entry away. REQUIRES: the lock."""
+        order = self._sorted()
+        self._changing = True
+        known = self._entries.get(task)
+        if entry is None:
+            self._entries.pop(task, None)
+        else:
+            self._entries[task] = entry
+            order.add(entry)
+        if known is not None:
+            order.remove(known)
+        self._changing = False
+
+    def _sorted(self) -> SortedList[Entry]:
+        if self._changing:
+            self._order = SortedList(self._entries.values(), key=_due)
+            self._changing = False
+        return self._order
+
     def _first(self) -> Entry | None:
         """The entry that is due next. REQUIRES: the lock."""
-        entries, heap = self._entries, self._heap
-        if len(heap) > max(_LEAST_HEAP, 2 * len(entries)):
-            heap = list(entries.values())
-            heapq.heapify(heap)
-            self._heap = heap
-        while heap and entries.get(heap[0][2]) is not heap[0]:
-            heapq.heappop(heap)
-        return heap[0] if heap else None
+        order = self._sorted()
+        return order[0] if order else None
 
     def run_due(self, now_ms: int) -> int | None:
         """Run what is due, in order; the next deadline (ms), or None. A task that raises is logged and tried again.
@@ -92,7 +108,7 @@ class Scheduler:
                         if entry is None or entry[0] > now_ms:
                             return None if entry is None else entry[0]
                         task = entry[2]
-                        del self._entries[task]
+                        self._replace(task, None)
                     again = task(now_ms)
                 except Exception:
                     logger.exception("background work failed and will be tried again")
