@@ -1,4 +1,4 @@
-"""`Completion`: one answer, whoever comes second; each callback once; a callback that raises harms nobody."""
+"""`Completion`: the first answer counts; each callback runs once; a callback that raises affects no other."""
 
 from __future__ import annotations
 
@@ -177,7 +177,7 @@ def test_threads_that_answer_at_once_leave_one_answer() -> None:
 
 
 def test_an_interrupted_answer_is_given_again() -> None:
-    """Whatever place Ctrl-C came at: it is answered, or whoever answers again is heard."""
+    """Wherever Ctrl-C came: it is answered, or a second answer counts."""
 
     class Interrupt(BaseException):
         pass

@@ -1,4 +1,4 @@
-"""Whether somebody owns a directory can be found out without being in anybody's way."""
+"""Whether a process owns a directory can be queried without disturbing an owner or one that starts."""
 
 from __future__ import annotations
 

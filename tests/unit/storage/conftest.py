@@ -63,7 +63,7 @@ class Box:
         self.log.release()
 
     def reopen(self, crash: PreviousShutdown = CLEAN) -> Log:
-        """Close and open again; or, with a crash, let go without a word and open what is there."""
+        """Close and open again; or, with a crash, release the files without a close and open what is there."""
         if crash.clean:
             self.close()
         else:

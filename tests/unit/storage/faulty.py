@@ -138,7 +138,7 @@ class FaultyFile:
 
 
 def armed(make: MakeBox, **config: Any) -> tuple[Box, FaultyDisk]:
-    """An empty log on a disk that can be told to fail."""
+    """An empty log on a disk whose calls can be made to fail."""
     b = make(**config)
     b.log.release()
     disk = b.disk = FaultyDisk()
@@ -186,7 +186,7 @@ def refuse(disk: FaultyDisk, code: int, *starts: str) -> list[str]:
 
 
 def segments_on_faulty_disk(make: MakeBox) -> tuple[Box, list[bytes]]:
-    """Eight batches, two a segment, on a disk that can be told to refuse."""
+    """Eight batches, two a segment, on a disk whose calls can be made to fail."""
     b = make(segment_bytes=1500)
     b.log.release()
     b.disk = FaultyDisk()

@@ -1,4 +1,4 @@
-"""Compaction keeps the last value of each key and every offset, forgets the rest, and survives whatever happens."""
+"""Compaction keeps the last value of each key and every offset, removes the other values, and survives any interruption."""
 
 from __future__ import annotations
 

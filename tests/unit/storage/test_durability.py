@@ -126,16 +126,13 @@ def test_a_roll_for_which_there_is_no_room_is_no_poison(box: MakeBox, code: int)
     assert b.values() == [b"1" * 700, b"3" * 700]
 
 
-# The next open
-
-
-# What readers get of a log that goes on behind what is synced
+# Interrupts in a sync
 
 
 def test_an_interrupt_while_it_is_found_out_whose_a_failed_syncs_error_is_poisons(
     box: MakeBox, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The kernel tells of it once: it must not be forgotten."""
+    """The kernel reports a failed sync once only, so it must not be lost."""
     b, disk = armed(box)
     b.append(b"x")
     fail_next(disk, "sync", errno.EIO)
@@ -161,9 +158,6 @@ def test_an_error_of_a_handler_in_a_sync_poisons_nothing(box: MakeBox, monkeypat
             b.log.durability.sync_files(0, b.log.tail)
     b.log.durability.sync_files(0, b.log.tail)
     assert b.log.durability.poison is None
-
-
-# What the word of a failed sync says
 
 
 def test_the_last_file_of_a_segment_that_retention_removed_needs_no_sync(box: MakeBox) -> None:

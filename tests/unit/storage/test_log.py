@@ -22,7 +22,7 @@ from .reopening import flip
 MakeBox = Callable[..., Box]
 
 
-# Appending and fetching
+# Appending
 
 
 def test_offsets_count_up_from_zero_across_batches_and_segments(box: MakeBox) -> None:
@@ -114,10 +114,7 @@ def test_a_file_that_vanished_is_an_error_of_the_disk_and_no_wrong_answer(box: M
         b.log.reader.fetch(0, 1, 4)
 
 
-# Times
-
-
-# Forgetting
+# Deleting
 
 
 def test_delete_records_inside_a_batch_hides_what_is_before_and_keeps_the_file(box: MakeBox) -> None:
@@ -267,7 +264,7 @@ def test_behind_damage_in_a_segment_that_was_not_sealed_yet_a_reader_goes_on_in_
 
 
 def interrupted(make: MakeBox, **config: Any) -> Box:
-    """A log with one record, and half of a batch behind it."""
+    """A log with one record, and half of a batch after it."""
     b, disk = armed(make, **config)
     b.append(b"one")
     disk.arm(1, KeyboardInterrupt(), half=True)

@@ -1,4 +1,4 @@
-"""What tells a directory that lost its records from one that has none, and how an empty log takes its place."""
+"""A directory that lost its records is distinguished from an empty one; an empty log can take its place."""
 
 from __future__ import annotations
 

@@ -213,7 +213,7 @@ def test_interrupted_at_any_line_a_batch_that_is_sent_again_is_stored_once(
         first = write(b, 1)
         with interrupted_at(line, INTERRUPTED) as seen, suppress(KeyboardInterrupt):
             b.log.append(first, 0, b.now)
-        assert len(b.log.producers.states(b.log.tail, b.now)) == 1  # whoever looks in between changes nothing
+        assert len(b.log.producers.states(b.log.tail, b.now)) == 1  # reading the state in between changes nothing
         if other:
             b.append(b"nobody's")
             b.log.append_one(b"k", b"nobody's", b.now, 0, b.now)

@@ -1,4 +1,4 @@
-"""What other processes are told of a partition, as 64 bytes: every field comes back, and nothing else is believed."""
+"""What other processes read about a partition, as 64 bytes: every field comes back, and other bytes are refused."""
 
 from __future__ import annotations
 

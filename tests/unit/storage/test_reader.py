@@ -1,4 +1,4 @@
-"""Reading a log: whole batches from an offset on, the first record of a time, and where to go on after damage."""
+"""Reading a log: whole batches from an offset on, the first record of a time, and where to continue after damage."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Damage inside a segment: exactly the damaged batch is lost, and whoever reads there is told which file and where."""
+"""Damage inside a segment: exactly the damaged batch is lost, and the error of a read names the file and the position."""
 
 from __future__ import annotations
 

@@ -20,7 +20,7 @@ MakeBox = Callable[..., Box]
 
 
 class ReaderDisk:
-    """The disk of a reader: it refuses whatever would change something, and tells what was opened and mapped.
+    """The disk of a reader: it refuses every change, and records what was mapped.
 
     `before(call, path)` is called ahead of each call: other processes do things between two of ours.
     """
@@ -258,7 +258,7 @@ def test_a_segment_that_retention_removed_before_it_was_opened_is_looked_for_ane
     b = small(box, 9)
     along = Along(b)
     along.follow()
-    b.partition.delete_records(6)  # nobody told the reader, and it has opened nothing yet
+    b.partition.delete_records(6)  # the reader does not know, and has opened nothing yet
     assert not b.logs()[0].name.startswith("0" * 20)
     with pytest.raises(OffsetOutOfRangeError):
         along.log.fetch(0, 100, 9)
@@ -315,7 +315,7 @@ def test_a_file_that_compaction_put_in_place_of_the_listed_one_is_noticed(box: M
     b = small(box, 12, cleanup_policy="compact")
     along = Along(b)
     along.follow()
-    compacted(b, along)  # the reader has opened no file yet, and nobody told it
+    compacted(b, along)  # the reader does not know, and has opened no file yet
     assert along.values() == b.values()
 
 
@@ -387,7 +387,7 @@ def test_a_swap_that_got_its_name_before_it_was_opened_is_found_under_it(box: Ma
     b.partition.maintenance.compact(b.now)
     assert any(path.endswith(".swap") for path in views[0])
     along.rewrites, along.generation = along.log._life[1], along.log._slot.generation  # type: ignore[index, union-attr]
-    along.published = b.log.tail  # the owner's second word about it is still to come
+    along.published = b.log.tail  # the owner has not published it a second time yet
     assert along.values() == b.values()
 
 
@@ -408,7 +408,7 @@ def test_files_below_the_log_start_that_are_about_to_go_are_left_out(box: MakeBo
 
 
 def second_reader(along: Along) -> Along:
-    """A second reader who sees the same slot and opens the files for the first time."""
+    """A second reader, which reads the same slot and opens the files for the first time."""
     other = Along(along.box)
     other.slot = along.slot  # type: ignore[method-assign]
     other.follow()

@@ -76,7 +76,7 @@ def test_what_was_found_while_the_next_owner_was_at_work_does_not_count(box: Mak
     along = alone(b)
     if known:
         along.follow()
-    b.append(value(3))  # by the next owner, and nobody may see it yet
+    b.append(value(3))  # by the next owner, and not visible yet
     before = along.log.tail
     assert not along.log.follow_files(None, verify=False, is_alone=lambda: False)
     assert along.log.tail is before
@@ -136,7 +136,7 @@ def test_between_two_owners_all_that_was_sealed_is_seen(box: MakeBox, start: int
 def test_a_file_that_holds_more_than_may_be_seen_is_read_as_far_as_that(
     box: MakeBox, start: int, expected: list[int], between: bool
 ) -> None:
-    along = behind(box, sealed=0, between=between)  # its name is the same, so nothing tells that it is another
+    along = behind(box, sealed=0, between=between)  # the name is the same, so the replacement is not noticed
     assert seen(along, start) == (expected, 6)
     along.follow()
     assert seen(along, 6) == ([6, 7, 8, 9], 10)

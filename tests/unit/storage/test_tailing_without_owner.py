@@ -19,7 +19,7 @@ MakeBox = Callable[..., Box]
 
 
 def alone(b: Box) -> Along:
-    """A reader of a directory that nobody owns: there is no news."""
+    """A reader of a directory without an owner: there is no news."""
     along = Along(b)
     along.log.renew = lambda failed: None
     return along

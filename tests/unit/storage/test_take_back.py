@@ -30,7 +30,7 @@ def machine() -> SimulatedDisk:
 
 @pytest.fixture
 def b(machine: SimulatedDisk) -> Box:
-    """A log with two records that are on the device, on a disk that fails when it is told to."""
+    """A log with two records that are on the device, on a disk whose calls can be made to fail."""
     box = Box.__new__(Box)
     box.path, box.disk, box.config, box.now = Path("/p"), FaultyDisk(machine), TopicConfig(segment_bytes=2048), 1000
     box.open()

@@ -1,4 +1,4 @@
-"""A ManualClock moves when told, and runs what becomes due in order before it returns."""
+"""A ManualClock moves when the test says so, and runs what becomes due in order before it returns."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A FaultyDisk fails the calls it was told to fail, and no others, over real files and simulated ones."""
+"""A FaultyDisk fails the chosen calls and no others, over real files and simulated ones."""
 
 from __future__ import annotations
 
@@ -160,7 +160,7 @@ def test_a_full_disk_takes_what_there_is_room_for_and_goes_on_when_space_is_free
     file = disk.open(f"{root}/f", create=True)
     assert refused(lambda: file.pwrite([bytes(6), bytes(6)], 0)) == errno.ENOSPC
     assert (file.size(), disk.used) == (10, 110)
-    assert refused(lambda: file.pwrite([b"x" * 10], 0)) is None, "overwriting takes no room"
+    assert refused(lambda: file.pwrite([b"x" * 10], 0)) is None, "overwriting takes no space"
     assert refused(lambda: file.pwrite([b"x"], 10)) == errno.ENOSPC
     disk.unlink(f"{root}/old")
     assert refused(lambda: file.pwrite([b"x" * 100], 10)) is None

@@ -28,7 +28,7 @@ def cut_files(b: Box) -> dict[str, int]:
     return {file.name: file.stat().st_size for file in sorted(b.path.glob("*.cut-*"))}
 
 
-# Where the cut is made
+# Where the log ends
 
 
 def test_the_log_ends_at_the_first_batch_that_does_not_verify_in_whatever_segment(
@@ -187,7 +187,7 @@ def test_what_will_be_cut_is_no_damage(box: MakeBox, harm: str) -> None:
     assert checked.records == len(b.values()) < len(values)
 
 
-# What is not cut
+# What is not truncated
 
 
 @pytest.mark.damaged
@@ -265,7 +265,7 @@ def test_cut_files_of_an_earlier_crash_are_kept(box: MakeBox) -> None:
     assert {note.kind for note in b.check().findings} == {"cut"}
 
 
-# A cut that is interrupted
+# A truncation that is interrupted
 
 
 def written(disk: SimulatedDisk, clock: ManualClock, seed: int) -> None:
@@ -346,9 +346,6 @@ def test_on_a_full_disk_the_log_is_read_up_to_the_cut_and_goes_on_when_there_is_
     b.reopen(KILLED)
     assert b.values() == [*good, b"room"]
     assert cut_files(b)
-
-
-# What opening costs
 
 
 def test_a_log_that_was_not_cut_for_want_of_room_can_be_closed_and_is_cut_later(box: MakeBox) -> None:
@@ -437,7 +434,7 @@ def test_a_cut_that_was_refused_half_way_is_taken_up_where_it_was_left(
     assert Path(f"{second}.tmp").exists() == stubborn
     assert (f"could not remove {second}.tmp" in caplog.text) == stubborn
     assert second.read_bytes() == damaged
-    for call in ("pwrite", "open"):  # where there is room for nothing at all, no file was made either
+    for call in ("pwrite", "open"):  # if there is no space at all, no file is created either
         with pytest.raises(DiskFullError):
             b.append(b"no room")
         if not stubborn:

@@ -1,4 +1,4 @@
-"""A directory written anew: what verifies keeps its place, lost offsets are covered, and no offset is given twice."""
+"""A new directory from intact batches: they keep their offsets, lost offsets are covered, none is assigned twice."""
 
 from __future__ import annotations
 
