@@ -75,32 +75,32 @@ def open_log(
         segment.sealed = True
         segment.next_offset = following.base_offset
     power_lost = not shutdown.clean and not shutdown.same_boot
-    left = power_loss.find_end(segments, state.recovery_point, state.log_start_offset) if power_lost else None
-    full: StreamlogError | None = None
-    if left is not None:
-        segments = list(left.segments)
-        segments[-1].make_active(left.last)
-        full = power_loss.truncate_if_space(disk, directory, left)
-        fault = None if left.is_torn else _end_fault(segments[-1], left.last, state.recovery_point, shutdown)
+    end = power_loss.find_end(segments, state.recovery_point, state.log_start_offset) if power_lost else None
+    disk_full: StreamlogError | None = None
+    if end is not None:
+        segments = list(end.segments)
+        segments[-1].make_active(end.last)
+        disk_full = power_loss.truncate_if_space(disk, directory, end)
+        damage = None if end.is_torn else _end_damage(segments[-1], end.last, state.recovery_point, shutdown)
     else:
-        fault = _recover_tail(disk, segments[-1], state.recovery_point, shutdown)
+        damage = _recover_tail(disk, segments[-1], state.recovery_point, shutdown)
     if segments[-1].next_offset < state.recovery_point:
-        fault = _missing_end(segments[-1], state.recovery_point)
+        damage = _missing_end(segments[-1], state.recovery_point)
         if shutdown.clean:  # the log ended at the recovery point and continues there; reads of the gap raise an error
             segments.append(_new_segment(disk, directory, state.recovery_point, seed))
             segments[-2].sealed = True
-            fault = None
-    if fault is not None:
+            damage = None
+    if damage is not None:
         segments.append(_segment_after_damage(disk, directory, segments[-1], state.recovery_point))
-    if fault is None and full is None and segments[-1].next_offset < state.log_start_offset:
+    if damage is None and disk_full is None and segments[-1].next_offset < state.log_start_offset:
         # All records before the log start were deleted, and a power loss removed the last of the deleted ones.
         segments = [_new_segment(disk, directory, state.log_start_offset, seed)]
     unfinished: Unfinished | None = None
-    if left is not None and fault is None and full is not None and resynced.poison is None:
-        unfinished = Unfinished(full, partial(power_loss.truncate, disk, directory, left))
+    if end is not None and damage is None and disk_full is not None and resynced.poison is None:
+        unfinished = Unfinished(disk_full, partial(power_loss.truncate, disk, directory, end))
     log = Log(
         disk, directory, seed, state_file, segments, config,
-        poison=resynced.poison, damage=fault, unfinished=unfinished,
+        poison=resynced.poison, damage=damage, unfinished=unfinished,
     )  # fmt: skip
     log.may_have_lost_its_end = power_lost
     log.durability.has_unsynced_truncation = not shutdown.clean
@@ -258,10 +258,10 @@ def _recover_tail(
             size - found.end,
         )
         return None
-    return _end_fault(active, found, recovery_point, shutdown)
+    return _end_damage(active, found, recovery_point, shutdown)
 
 
-def _end_fault(active: Segment, found: Walk, recovery_point: int, shutdown: PreviousShutdown) -> StreamlogError | None:
+def _end_damage(active: Segment, found: Walk, recovery_point: int, shutdown: PreviousShutdown) -> StreamlogError | None:
     """The error that prevents appends if the file continues after its last good batch and no crash explains that."""
     active.size = found.stats.size
     if found.end == found.stats.size:
