@@ -13,7 +13,7 @@ from streamlog.runtime.disk import OsDisk
 from streamlog.runtime.threads import RawGate, new_lock, real_monotonic
 from streamlog.storage.published import SLOT_BYTES
 
-from .test_following import NAME, Gate, Scene
+from .test_service import NAME, Gate, Scene
 
 
 @pytest.fixture
