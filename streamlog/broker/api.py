@@ -108,7 +108,7 @@ class Service(Protocol):
     # groups
     def heartbeat(self, request: Heartbeat) -> Completion[HeartbeatResult]: ...
     def renew(self, group: str, member_id: str, seen_version: int) -> bool:
-        """A poll in place of a heartbeat; False if a heartbeat would bring something new. Takes no lock."""
+        """A poll in place of a heartbeat; False if the member has to send a heartbeat. Takes no lock."""
 
     def leave_group(self, group: str, member_id: str) -> Completion[None]: ...
     def watch_group(self, group: str, callback: Callable[[], object]) -> None: ...
@@ -121,9 +121,9 @@ class Service(Protocol):
         offsets: Mapping[TopicPartition, OffsetAndMetadata],
         topic_ids: Mapping[TopicPartition, bytes] | None = None,
     ) -> Completion[None]:
-        """Commit, all or nothing. `topic_ids`: the topics that the offsets are of, by default those of today.
+        """Commit, all or nothing. `topic_ids`: the topics of the offsets, by default those that have the names now.
 
-        Fails with CommitFailedError if one of them was deleted, whatever bears its name now.
+        Fails with CommitFailedError if one of them was deleted, even if another topic has its name now.
         """
 
     def committed(
@@ -132,7 +132,7 @@ class Service(Protocol):
         partitions: Iterable[TopicPartition] | None,
         topic_ids: Mapping[TopicPartition, bytes] | None = None,
     ) -> dict[TopicPartition, OffsetAndMetadata]:
-        """What is committed for the topics of these ids, by default those of today."""
+        """What is committed for the topics of these ids, by default those that have the names now."""
 
     def describe_group(self, group: str) -> GroupDescription: ...
     def list_groups(self) -> list[str]: ...

@@ -1,7 +1,7 @@
 """Consumer groups: the coordinator's shard over its internal topic.
 
-The topic is made when the first group is, so a log without groups has none. The shard's lock is held
-around each request and never while somebody is woken.
+The topic is created with the first group, so a log without groups has none. The shard's lock is held around each request,
+and never while a callback runs.
 """
 
 from __future__ import annotations
@@ -57,7 +57,7 @@ class Groups:
         self._lock = lock
         self._partition: Partition | None = None
         self._shard = Shard(self._append, self._topic_id, incarnation=host.incarnation, new_id=host.new_id)
-        # Whether something came into a request, or into loading: the shard may be behind its log then.
+        # Whether an exception interrupted a request, or loading: the shard may be behind its log then.
         self._interrupted = False
         self._start = 0
         # Where partitions end that may have commits past that, and the id of the topic that each is of.
@@ -84,7 +84,7 @@ class Groups:
         return partition.acknowledge(write)
 
     def _load(self, partition: Partition | None) -> bool:
-        """Have the shard loaded from its partition; False if there is no topic for it yet. REQUIRES: the lock.
+        """Load the shard from its partition, if it is not; False if there is no topic for it yet. REQUIRES: the lock.
 
         The partition was looked up before the lock was taken: what has to be finished of an interrupted change of
         topics takes the metadata lock, which comes first, and tells the groups, which take this one.
@@ -128,7 +128,7 @@ class Groups:
                 if self._load(partition):
                     self._ends = self._with_ids({each.partition: each.after for each in self._shard.beyond(ends)})
             except (CorruptRecordError, FormatError) as error:
-                # No group is served while its topic is damaged, and that is no reason not to take records.
+                # No group is served while its topic is damaged, but partitions take records.
                 logger.error("what groups committed could not be compared with the ends of the logs: %s", error)
             except PoisonedLogError as error:
                 self._ends = self._with_ids({name: ends[name] for name in lossy if name in ends})
@@ -148,8 +148,10 @@ class Groups:
         return {name: end for name, (end, topic_id) in self._ends.items() if self._topic_id(name.topic) == topic_id}
 
     def recover_again(self) -> bool:
-        """Whether nothing committed lies past the end of its log any more. Not while somebody is at the groups: the caller may
-        have a lock that comes after theirs."""
+        """Try again to lower commits; whether none lies past the end of its log any more.
+
+        Does nothing while another thread makes a request: the caller may hold a lock that comes after the shard's.
+        """
         if self._lock.locked():
             return False
         with inside(), contextlib.suppress(StreamlogError), self._lock:
@@ -158,7 +160,7 @@ class Groups:
         return not self._ends
 
     def _lower(self) -> None:
-        """REQUIRES: the lock, and that the partitions of `_ends` take no records. Raises what the disk says."""
+        """Lower the commits past `_ends`. REQUIRES: the lock, and that these partitions take no records. Raises StorageError."""
         partition = self._partition
         if not self._ends or partition is None:
             return
@@ -233,7 +235,7 @@ class Groups:
         )
 
     def expire_members(self) -> None:
-        """Evict whose poll interval or session is over."""
+        """Evict members whose poll interval or session is over."""
         host = self._host
         if self._partition is None:
             return
@@ -285,7 +287,7 @@ class Groups:
     def metadata_changed(self) -> None:
         """Give groups that read what changed a new target, and forget the offsets of topics that are gone.
 
-        The change itself is made, so what fails here is no failure of it: heartbeats compare for themselves, an offset
+        The change itself is in force, so an error here does not fail it: heartbeats compare the counts themselves, an offset
         of a former topic does not count, and the expiry of offsets forgets it later.
         """
         host = self._host
@@ -321,7 +323,7 @@ def _done() -> Completion[None]:
 
 
 def _check(answer: Completion[None]) -> None:
-    """Raise what failed already. What waits for a sync is not waited for: nobody is told that it is done."""
+    """Raise the error of an answer that has failed. One that waits for a sync is not waited for: no caller needs it."""
     if answer.done():
         answer.result()
     else:

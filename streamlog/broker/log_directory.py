@@ -1,9 +1,9 @@
-"""A broker directory: who owns it, how it was left, and the partitions in it.
+"""A broker directory: its owner, how it was closed last, and the partitions in it.
 
 DIR/streamlog.json    format, ids, incarnation, boot id, and whether it was closed
 DIR/lock              two locks of the kernel, and the pid of the owner
 DIR/__cluster_metadata-0/
-DIR/topics/ID-N/      ID is the topic's uuid in hex: no trouble with case, length, or a name used again
+DIR/topics/ID-N/      ID is the topic's uuid in hex, so that case, length and reuse of names do not matter
 """
 
 from __future__ import annotations
@@ -60,7 +60,7 @@ class LogDirectory:
         sync: bool = False,
     ) -> None:
         self.path = path
-        # Told, once, that the directory is another's by now; under whatever lock the caller has.
+        # Called once, when the directory is found not to be the one that was opened; any lock may be held.
         self.on_stale: Callable[[], object] = lambda: None
         self.new_lock = new_lock
         self._new_gate = new_gate
@@ -125,7 +125,7 @@ class LogDirectory:
         return missing
 
     def _sync_names(self, new: list[str]) -> None:
-        """Have the names of the directories themselves on the device, before an owner file says that this is a log.
+        """Sync the names of the directories themselves, before an owner file makes this a log.
 
         An earlier open may have made some and come no further, so those that were there are synced too, as far
         as they can be.
@@ -174,7 +174,7 @@ class LogDirectory:
             if pid is None:
                 if self._lock.is_current():
                     return
-                self._lock.release()  # somebody removed the directory, or its lock, just before
+                self._lock.release()  # the directory, or its lock file, was removed just before
             left = deadline - self._monotonic()
             if left <= 0:
                 raise LogLockedError(
@@ -322,7 +322,7 @@ class LogDirectory:
                 raise as_storage_error(error, "sync", path) from error
         partition = Partition(name, topic_id, log, self.new_lock, durable=durable, synced_end=log.durability.synced_end)
         if durable and log.durability.poison is None:
-            # One whose sync fails is there all the same, to be read as far as it is safe.
+            # A partition whose sync fails is opened all the same, and can be read as far as that is safe.
             with contextlib.suppress(PoisonedLogError):
                 partition.commit.sync()
                 log.durability.acknowledged_is_synced = True
@@ -361,7 +361,7 @@ class LogDirectory:
     def close(self, *, clean: bool, unsynced: bool = False) -> None:
         """Mark the directory closed if everything in it was, and give up the lock.
 
-        `unsynced`: a sync failed of which no word could be left where it did, so it is left here.
+        `unsynced`: a sync failed, and that could not be recorded in the partition, so it is recorded here.
         """
         try:
             if clean or unsynced:
@@ -383,7 +383,7 @@ class LogDirectory:
             raise as_storage_error(error, "look at", self.path) from error
 
     def is_ours(self) -> bool:
-        """Whether the directory is the one that was opened; False too where that cannot be told."""
+        """Whether the directory is the one that was opened; False too if that cannot be found out."""
         try:
             return self._lock.is_current()
         except OSError as error:
@@ -395,7 +395,7 @@ class LogDirectory:
         self._lock.release()
 
     def abandon(self) -> None:
-        """In a forked child: let go of the lock's descriptor, touch nothing else."""
+        """In a forked child: close the descriptor of the lock, and touch nothing else."""
         self._owned.is_guarding = False
         self._lock.abandon()
 

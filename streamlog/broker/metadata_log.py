@@ -1,12 +1,12 @@
 """The metadata log, and how a change of topics comes into force, or to nothing.
 
-A change goes this way: the partitions that it adds are made on disk; its record is appended to the metadata log and
-synced; replaying it makes a new image; the partitions then follow the image. So a topic that the metadata names has
-its files, and what a disk may refuse comes before the record, or is the record.
+A change takes these steps: the partitions that it adds are created on disk; its record is appended to the metadata log and
+synced; replaying it makes a new image; the partitions follow the image. So a topic that the metadata names has its files, and
+what the disk may refuse comes before the record, or is the record.
 
-A change that was refused is void. What was made for it is removed; a record that may be on the device, because its
-write or its sync failed, is taken back there before the refusal is told. Where the disk refuses that too, the topic takes
-no records until it is done: a crash might bring the change about, and with it lose them.
+A change that was refused is void. What was created for it is removed. A record that may be on the device, because its write or
+its sync failed, is removed from the log, on the device too, before the error is raised. If the disk refuses that as well, the
+topic takes no records until it is done: a crash might put the change in force, and lose them with it.
 
 A change that was interrupted is in force if its record is in the log and can be synced, and else void.
 """
@@ -47,8 +47,8 @@ class Partitions(Protocol):
 class Change:
     """A change of which the metadata log may hold a record that the image does not have.
 
-    `before` is the metadata's tail without it; `refused` what its caller is told, and `unknown` what the topic's
-    records are refused with while the record could not be taken back.
+    `before` is the snapshot of the metadata log without it, and `refused` the error of its caller. `unknown` is the error of
+    appends to the topic, while the record could not be removed.
     """
 
     def __init__(self, name: str, write: AppendRequest, before: LogSnapshot) -> None:
@@ -80,7 +80,7 @@ class MetadataLog:
 
     @property
     def is_blocking(self) -> bool:
-        """Whether a topic takes no records, for a change of it could not be taken back."""
+        """Whether a topic takes no records, because a change of it could not be undone."""
         change = self._change
         return change is not None and change.unknown is not None
 
@@ -106,8 +106,8 @@ class MetadataLog:
         batch = columns.seal(log.seed, [key], [value], now_ms, count=1)
         self._change = change = Change(name, AppendRequest([batch]), log.tail)
         try:
-            # On the device before anybody can rest on it. Under the metadata lock all the same: changes are
-            # rare, and nobody who sends or reads takes it.
+            # It is on the device before any thread can see it. The metadata lock is held during the sync: changes are
+            # rare, and sending and reading do not take that lock.
             self.partition.append(change.write, now_ms)
             self.partition.commit.sync()
         except StreamlogError as error:
@@ -117,9 +117,9 @@ class MetadataLog:
         self._take(after)
 
     def settle(self) -> bool:
-        """See a change that was interrupted to its end, and one that was refused to its being void; whether one came into force.
+        """Complete a change that was interrupted, or undo one that was refused; whether one came into force.
 
-        Raises what keeps it from being known what comes of the change.
+        Raises the error that keeps the outcome of the change from being known.
         """
         change = self._change
         if change is None:
@@ -150,9 +150,9 @@ class MetadataLog:
         self._partitions.unstage()
 
     def _void(self, change: Change) -> bool:
-        """Take back what the disk may have of the change; False if it is known to be on the device, and so in force.
+        """Undo the change on the disk; False if its record is known to be on the device, so that it is in force.
 
-        Raises, and has the topic refuse records until it can be done, if it cannot.
+        If that cannot be done it raises, and the topic refuses records until it can.
         """
         if change.write.append_ms >= 0:  # else it came to no write
             try:
@@ -164,9 +164,9 @@ class MetadataLog:
                 change.unknown = error = _as_storage_error(refused, message)
                 for partition in self._partitions.of_topic(change.name):
                     partition.block(error)
-                told = refused.copy()
-                told.args = (message,)
-                raise told from failure
+                raised = refused.copy()
+                raised.args = (message,)
+                raise raised from failure
             self._unblock(change)
             if not is_void:
                 return False

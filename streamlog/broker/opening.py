@@ -94,10 +94,10 @@ class Backend(Protocol):
         """Raise LogDirNotFoundError if the log's directory is not the one that was opened any more."""
 
     def close(self) -> None:
-        """Stop the background work and let go of the log. Raises the first error, after everything was let go."""
+        """Stop the background work and close the log. Raises the first error, after everything was released."""
 
     def discard(self) -> None:
-        """After an open that failed or was interrupted, or a close that was: let go of what it took."""
+        """After an open that failed or was interrupted, or a close that was: release what it took."""
 
     def abandon(self) -> None:
         """In a forked child: write nothing, lock nothing, remove nothing."""
@@ -371,7 +371,7 @@ class Registry(Generic[W]):
     def open(self, path: str | None, options: OpenOptions, user: object) -> Engine[W]:
         """The engine for a path, made if there is none; None makes a temporary one. Call `close` for each `user`.
 
-        An interrupt anywhere leaves no use of it behind. Raises ConfigError for a URL that cannot be opened, and for
+        An interrupt anywhere leaves no use of it registered. Raises ConfigError for a URL that cannot be opened, and for
         options that differ from those of the engine there is.
         """
         refuse_reentry()
@@ -423,7 +423,7 @@ class Registry(Generic[W]):
                 self._end(engine)
 
     def _end(self, engine: Engine[W]) -> None:
-        """Close an engine. REQUIRES: the lock. One whose closing was interrupted is let go of; the next open recovers it."""
+        """Close an engine. REQUIRES: the lock. One whose closing was interrupted is released; the next open recovers it."""
         try:
             if engine.ending:
                 engine.backend.discard()

@@ -1,7 +1,7 @@
-"""`streamlog.json`: whose the directory is, and how it was left.
+"""`streamlog.json`, the owner file: what identifies the directory, and how it was closed.
 
-Padded to one sector, so that it can also be written in place, whole or not at all: a full disk has no
-room for the temporary file of an atomic write, and must not keep a log from being opened or closed.
+It is padded to one sector, so that it can also be written in place, whole or not at all: a full disk has no space for the
+temporary file of an atomic write, and must not keep a log from being opened or closed.
 """
 
 from __future__ import annotations
@@ -55,7 +55,7 @@ def read_owner(disk: Disk, path: str) -> dict[str, Any]:
 
 
 def new_owner(cluster_id: str, directory_id: str) -> dict[str, Any]:
-    """What a directory begins with; `incarnation` counts its opens for writing."""
+    """The owner file of a new directory; `incarnation` counts the opens for writing."""
     return {
         "format": FORMAT,
         "min_reader": FORMAT,

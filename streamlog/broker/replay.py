@@ -13,8 +13,8 @@ _READ_BYTES = 1 << 20
 
 
 def all_records(partition: Readable, end: int | None = None) -> Iterator[tuple[bytes, bytes | None]]:
-    """Every (key, value) of the log in order, up to the high watermark or `end`. Raises CorruptRecordError: half a
-    state is no state."""
+    """Every (key, value) of the log in order, up to the high watermark or `end`. Raises CorruptRecordError:
+    no state is made of a part of the records."""
     reader = partition.reader
     end = partition.high_watermark if end is None else end
     offset = reader.tail.start_offset

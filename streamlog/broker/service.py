@@ -110,7 +110,7 @@ class LocalService:
             self.scheduler.at(self.clock.time_ms(), self._the_groups.expire_offsets)
 
     def _open_groups(self) -> None:
-        """After a crash no group may be past the end of a log when that takes its first record."""
+        """Make the groups; after a crash, lower commits past the end of a log before that takes its first record."""
         self._groups = Groups(self, self._new_lock())
         if self._directory.crash.clean:
             return
@@ -123,7 +123,7 @@ class LocalService:
             self._blocked.append((partition, refusal))
 
     def _may_append(self) -> bool:
-        """Whether what kept records out, a change that is not known to be void or commits past the end, is settled now."""
+        """Try again to remove what a partition refused records for: a change of unknown outcome, or commits past the end."""
         settled = self._topics.settle_refused()
         if self._blocked and self._the_groups.recover_again():
             settled = True
@@ -354,7 +354,7 @@ class LocalService:
 
 
 def _commits_beyond(name: TopicPartition, error: StreamlogError) -> StreamlogError:
-    """What a partition says to an append while groups have committed past its end."""
+    """The error of an append while groups have committed past the end of the partition."""
     kind = DiskFullError if isinstance(error, DiskFullError) else StorageError
     made = kind(
         f"{name.topic}-{name.partition} takes no records yet: the machine went down and took its last ones, a group had "

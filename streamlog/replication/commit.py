@@ -1,16 +1,16 @@
 """Group commit: many writes share one sync.
 
-A write that is to be on the device before it counts is appended to the page cache like any other, and
-parked here. Whoever blocks on a parked write syncs: the one who finds nobody at it takes the tail, syncs
-every file that has bytes up to there, and answers all that it covers. Who comes meanwhile waits, on a gate
-of its own, and finds its write covered or has the next turn. So a thread alone pays for its own sync and no
-hand-over, and eight threads share one.
+A write that has to be on the device before it is acknowledged is appended to the page cache like any other, and parked
+here. A thread that blocks on a parked write syncs: if no other thread is syncing, it takes the tail, syncs every file with
+bytes up to there, and completes all writes that this covers. A thread that comes meanwhile waits on a gate of its own, and
+then finds its write covered or has the next turn. So a single thread pays for its own sync and no hand-over, and eight
+threads share one sync.
 
-Nobody may be blocking: a batch whose linger is over, a program that was interrupted. For those a task of
-the scheduler calls `maybe_sync`.
+There may be no thread that blocks: a batch whose linger is over, a program that was interrupted. For those a task of the
+scheduler calls `maybe_sync`.
 
-`syncing` is a leaf and is held across the sync, with no other lock; it also keeps the partition's other
-syncs out, since the kernel tells of a failure once only.
+`syncing` is a leaf. It is held across the sync, with no other lock. It also excludes the partition's other syncs, because
+the kernel reports a failure only once.
 """
 
 from __future__ import annotations
@@ -24,9 +24,9 @@ from ..runtime.threads import inside
 from ..runtime.values import refuse_to_copy
 from ..storage.log import Log
 
-# How long (ms) a parked write waits for somebody to block on it before the scheduler looks after it.
+# How long (ms) a parked write waits for a thread to block on it before the scheduler syncs it.
 PATIENCE_MS = 20
-# How long (s) a round waits at most for those who may want to join it: what a few threads take to wake and write.
+# How long (s) a round waits at most for threads that may join it: the time that a few threads need to wake and write.
 GATHER_S = 0.0001
 ALONE = (1, 1)
 
@@ -57,9 +57,9 @@ class Parked(Completion[int]):
 
 
 class GroupCommit:
-    """What of one partition is on the device, and who waits for more. Thread-safe.
+    """What of one partition is on the device, and the writes that wait to be. Thread-safe.
 
-    `synced_end`: everything before this offset is. `moved` is called, under no lock, after it grew.
+    Everything before `synced_end` is on the device. `moved` is called, under no lock, after it grew.
     """
 
     __reduce_ex__ = refuse_to_copy
@@ -77,7 +77,7 @@ class GroupCommit:
         self.schedule: Callable[[int], None] = lambda delay_ms: None
         self.syncs = 0
         self._new_lock = new_lock
-        # How many the last two rounds answered, and who waits for as many again.
+        # How many writes the last two rounds completed, and the gate of a round that waits for as many again.
         self._rounds = ALONE
         self._wanted = 0
         self._joined: Lock | None = None
@@ -110,7 +110,7 @@ class GroupCommit:
     def sync_through(self, end: int) -> bool:
         """Have everything before `end` on the device, by a sync on this thread; False if another is at one.
 
-        REQUIRES: no lock. What fails is told to those who are parked.
+        REQUIRES: no lock. If the sync fails, the parked writes fail.
         """
         failure = self._refused
         if end > self.synced_end and failure is None:
@@ -122,7 +122,7 @@ class GroupCommit:
                         self._gather()
                     try:
                         self._sync()
-                    except ReentrantCallError:  # of a signal handler in the middle of it: nobody's write failed
+                    except ReentrantCallError:  # a signal handler's call in the middle of it: no write has failed
                         raise
                     except StreamlogError as error:
                         failure = self._note(error)
@@ -138,7 +138,7 @@ class GroupCommit:
         self.synced_end = tail.end_offset
 
     def _gather(self) -> None:
-        """Those whom the last rounds answered are about to write again: let them join this one. REQUIRES: `syncing`.
+        """Wait for the threads whose writes the last rounds completed, which are about to write again. REQUIRES: `syncing`.
 
         Without it eight threads fall into two groups that take turns, and share half as much.
         """
@@ -152,17 +152,17 @@ class GroupCommit:
             self._joined = None
 
     def _note(self, error: StreamlogError) -> StreamlogError:
-        """What a poisoned log refuses, it refuses for good. A copy of `error`, without the frames that it came through."""
+        """Keep the error of a poisoned log, which refuses for good. A copy of `error`, without the frames that it came through."""
         kept = error.copy()
         if isinstance(error, PoisonedLogError):
             self._refused = kept
         return kept
 
     def answer(self, failure: StreamlogError | None = None) -> None:
-        """Tell everybody whose wait is over, the oldest first, and one of the others that the turn is free.
+        """Complete or fail the writes whose wait is over, the oldest first, and give one of the others the next turn.
 
-        Follows whatever held `syncing`, or those who came meanwhile wait until they look for themselves. May be done
-        twice, and by two threads at once.
+        It has to follow every use of `syncing`, or the writes that came meanwhile wait until their threads look again. It may
+        be called twice, and by two threads at once.
         """
         synced_end = self.synced_end
         failure = failure or self._refused
@@ -184,7 +184,7 @@ class GroupCommit:
             self._pass_on()
 
     def _pass_on(self) -> None:
-        """Something was parked while this thread synced: the next round is for one who blocks on it."""
+        """A write was parked while this thread synced: the next round is for a thread that blocks on one."""
         for parked in self._parked[:]:
             turn, parked.turn = parked.turn, None
             if turn is not None:
@@ -192,14 +192,14 @@ class GroupCommit:
                 return
         self.soon(0)
 
-    # -- nobody waits --------------------------------------------------------------------------------
+    # -- in the background --------------------------------------------------------------------------------
 
     def soon(self, delay_ms: int) -> None:
         """Have the scheduler call `maybe_sync`."""
         self.schedule(delay_ms)
 
     def maybe_sync(self, now_ms: int) -> int | None:
-        """Background work: sync what nobody blocks on; when to come again (ms), or None."""
+        """Background work: sync the writes on which no thread blocks; when to come again (ms), or None."""
         parked = self._parked[-1:]
         if parked or self._announced < self.synced_end:
             self.sync_through(parked[0].end if parked else 0)
@@ -211,7 +211,7 @@ class GroupCommit:
     def sync(self) -> None:
         """Have everything that is in the log now on the device; waits for a sync that is under way.
 
-        Raises PoisonedLogError, StorageError. For those who cannot park: metadata, and opening.
+        Raises PoisonedLogError, StorageError. For callers that cannot wait for a Completion: changes of metadata, and opening.
         """
         end = self._log.tail.end_offset
         try:
@@ -222,9 +222,9 @@ class GroupCommit:
             self.answer()
 
     def clip(self, end: int) -> None:
-        """Nothing from `end` on is in the log any more: who waits for that waits for what is before it.
+        """The records from `end` on were removed from the log: the writes that wait for them wait for what is before.
 
-        REQUIRES: `syncing`, and what was taken back was never synced; `answer` follows.
+        REQUIRES: `syncing`, and that the removed records were never synced; `answer` follows.
         """
         for parked in self._parked[:]:
             parked.end = min(parked.end, end)
@@ -254,6 +254,6 @@ class GroupCommit:
             raise
 
     def refuse(self, error: StreamlogError) -> None:
-        """Fail everybody who is parked, and who comes later: there is nothing to sync any more."""
+        """Fail the parked writes, and all that come later: there is nothing to sync any more."""
         self._refused = error
         self.answer()

@@ -1,7 +1,7 @@
-"""A reader's eye on another process's directory: the file `published` as it was last read, and whether anybody owns it.
+"""The reader of DIR/published: its contents as they were last read, and which process owns the directory.
 
-One pread a look. What does not verify is being written, and is looked at again next time. Whether the
-owner lives is asked only when the file has not changed for a while: nothing is ever locked to find out.
+A look is one pread. A slot that does not verify is being written, and is read again by the next look. Whether the owner is
+alive is checked only when the file has not changed for a while; no lock is taken for that.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from ...storage.files import as_storage_error
 from ...storage.published import CLOSED, EMPTY, NAME, OPEN, OPENING, SLOT_BYTES, Header, Slot, parse_header, parse_slot
 from ..owner import OWNER_FILE, read_owner
 
-# An owner that is silent for this long is asked for, and then as often as this.
+# After how long without a change it is checked whether the owner is alive, and how often after that.
 _SILENCE_S = 0.1
 _ASK_AGAIN_S = 0.25
 _MORE_BYTES = 32 * SLOT_BYTES
@@ -26,17 +26,17 @@ _TRIES = 3
 
 
 class Situation(Enum):
-    """Who has the directory, as far as a reader can tell."""
+    """The state of the directory's owner, as far as a reader can find out."""
 
-    OPENING = "an owner is bringing it back: what was known of it holds, what is new cannot be seen yet"
-    PUBLISHED = "the slots say how far it goes: an owner writes them, or wrote them last as it closed the log"
-    ALONE = "nobody owns it, and whoever did could not say how far it goes: the files do"
+    OPENING = "an owner is opening it: what was known of it is still valid, and nothing new can be read yet"
+    PUBLISHED = "the slots have the ends: an owner writes them, or wrote them when it closed the log"
+    ALONE = "no process owns it, and the last owner did not publish the ends: the files have them"
 
 
 class PublishedReader:
-    """See the module. REQUIRES: one thread at a time looks; anybody reads the attributes.
+    """See the module. REQUIRES: one thread at a time calls `look`; any thread may read the attributes.
 
-    `slots` by seed: replaced, never changed. `stage` grows with every change of situation or owner.
+    `slots` is by seed; it is replaced, never changed. `stage` grows with every change of situation or owner.
     """
 
     __reduce_ex__ = refuse_to_copy
@@ -72,15 +72,15 @@ class PublishedReader:
         return bool(self.owner.get("clean"))
 
     def trusted(self, seed: int) -> Slot | None:
-        """How far the owner that is gone came with a partition at least, if that can still be relied on."""
+        """The last slot that the owner which is gone published of a partition, if it is still valid."""
         return self.slots.get(seed) if self.incarnation == self.owner.get("incarnation") and self.same_boot else None
 
     def is_last(self, owner: dict[str, Any]) -> bool:
-        """Whether nobody has opened the directory after `owner` did: who does says so there before anything else."""
+        """Whether no process has opened the directory after `owner` did. Opening it begins with writing the owner file."""
         return bool(self._owner()["incarnation"] == owner["incarnation"])
 
     def is_between(self) -> bool:
-        """Whether the owner whose slots were read is gone, and the next one has not brought the log back yet."""
+        """Whether the owner whose slots were read is gone, and the next one has not opened the log yet."""
         return self.situation is Situation.OPENING and parse_header(self._read()) == self._header is not None
 
     def close(self) -> None:
@@ -89,7 +89,7 @@ class PublishedReader:
     # -- looking -------------------------------------------------------------------------------------
 
     def look(self) -> Set[int] | None:
-        """Read the file. The seeds whose slots changed; None if the situation did. Raises FormatError, StorageError."""
+        """Read the file. The seeds of the slots that changed; None if the situation did. Raises FormatError, StorageError."""
         now = self._monotonic()
         data = self._read()
         if data == self._data:
@@ -110,7 +110,7 @@ class PublishedReader:
         return changed
 
     def slot(self, seed: int) -> Slot | None:
-        """The partition's slot as it is at this moment; None if it has none any more, or the owner is another one."""
+        """The partition's slot as it is now; None if it has none any more, or the owner is another one."""
         data = self._read()
         header = parse_header(data)
         if header is None or header.incarnation != self.incarnation:
@@ -167,13 +167,13 @@ class PublishedReader:
     # -- the owner -----------------------------------------------------------------------------------
 
     def _ask(self, changed: Set[int] = frozenset()) -> Set[int] | None:
-        """Find out who has the directory; None if that changed."""
+        """Find out which process owns the directory; None if that changed, otherwise `changed`."""
         before, owner = self.owner, self._owner()
         situation = self._situation(owner)
         if situation is self.situation and owner["incarnation"] == before.get("incarnation"):
             self.owner = owner
             return changed
-        # In this order: whoever finds the new owner finds the situation that it made.
+        # In this order: a thread that reads the new owner reads the new situation too.
         self.situation = situation
         self.owner = owner
         self.stage += 1
@@ -197,7 +197,7 @@ class PublishedReader:
         # the dead one did not publish may have been found in the files: they would take that back.
         if state == OPEN and holder in (pid, 0):  # 0: there was no room for the pid
             return Situation.PUBLISHED
-        self._file = None  # nobody writes it: it may be removed, and another be there by the next look
+        self._file = None  # no process writes it: it may have been replaced by the next look
         if state == CLOSED and (holder is not None or owner["clean"]):  # held, by an owner that is about to be gone
             return Situation.PUBLISHED
         return Situation.ALONE if holder is None else Situation.OPENING
@@ -214,7 +214,7 @@ class PublishedReader:
             except FormatError:  # on a full disk it is written in place, and was perhaps read meanwhile
                 if not left:
                     raise
-        if self.owner:  # it was there: somebody removed the log
+        if self.owner:  # it was there before: the log was removed
             return self.owner
         raise FormatError(
             f"There is no log in {self._directory} (it has no {OWNER_FILE}), and read_only=True creates none. Give the "

@@ -1,16 +1,17 @@
-"""Tells other processes how far each partition goes: the writer of DIR/published.
+"""The writer of DIR/published, which tells other processes how far each partition may be read.
 
-An append that nobody outside knows of yet is published by the thread that appended, if the last time was
-5 ms ago; otherwise by a thread of its own, which looks every 5 ms at the partitions that are busy, and
-sleeps while none is. So a partition costs two writes in 5 ms at most, and an append nothing but a look at
-`PublishedSlot.quiet`. Not by the scheduler: a compaction would keep readers waiting. Real time throughout; under a
-clock that a test moves there is no thread, and every append is published at once.
+An append is published by the thread that appended, if the last write of the slot was 5 ms ago or more; otherwise by a
+thread of the publisher's own, which looks at the busy partitions every 5 ms and sleeps while there is none. So a partition
+costs at most two writes in 5 ms, and an append costs a look at `PublishedSlot.quiet`. The scheduler does not do it, because
+a compaction would keep readers waiting. All times are real; under a clock that a test moves there is no thread, and every
+append is published at once.
 
-All other changes are published before the caller goes on, that is before a file is removed: who finds a
-file gone also finds the slot changed.
+All other changes are published before the caller goes on, and so before a file is removed: a reader that finds a file gone
+also finds the slot changed.
 
-The publisher's lock is a leaf. The state is looked at inside it, so an older one never overwrites a newer.
-A disk that refuses fails no append: it is logged once, and tried again, at the next change of files at the latest.
+The publisher's lock is a leaf. The state is read while it is held, so an older state never overwrites a newer one. If the disk
+refuses a write, no append fails: the failure is logged once, and the write is repeated, at the next change of files at the
+latest.
 """
 
 from __future__ import annotations
@@ -35,7 +36,7 @@ RETRY_S = 1.0
 
 
 class PublishedSlot:
-    """One partition's slot. `quiet`: nobody will look at the next append unless `appended` is called."""
+    """One partition's slot. `quiet`: the next append is not published unless `appended` is called."""
 
     __slots__ = ("_publisher", "eager", "index", "last", "partition", "quiet", "rewrites", "tail", "written_s")
 
@@ -51,16 +52,16 @@ class PublishedSlot:
         self.tail: LogSnapshot | None = None
 
     def appended(self) -> None:
-        """There are new records to be seen. No lock of the partition is held."""
+        """There are new records to be published. REQUIRES: no lock of the partition."""
         self._publisher.appended(self)
 
     def changed(self, *, rewritten: bool = False) -> None:
-        """Something else changed. `rewritten`: the bytes behind a file's name did, or are about to."""
+        """Something else changed; see `LogListener`."""
         self.rewrites += rewritten
         self._publisher.publish(self, urgent=True)
 
     def now(self) -> tuple[Slot, LogSnapshot]:
-        """The partition as it is. The high watermark is taken first, so it is never ahead of the tail."""
+        """The partition's current state. The high watermark is read first, so it is never past the end of the snapshot."""
         partition, last, before = self.partition, self.last, self.tail
         high_watermark = partition.high_watermark
         tail = partition.log.tail
@@ -81,10 +82,10 @@ class PublishedSlot:
 
 
 class PublishedWriter:
-    """The file `published` of one broker directory. Thread-safe, and there whether the disk plays along or not.
+    """The file `published` of one broker directory. Thread-safe. A disk that refuses it fails no caller.
 
-    `wake` has `tick` called by a thread soon; None where there is no thread. `is_silent`: nobody outside knows of
-    this directory, so nothing is written.
+    `wake` makes a thread call `tick` soon; it is None if there is no thread. `is_silent`: no other process knows the
+    directory, so nothing is written.
     """
 
     __reduce_ex__ = refuse_to_copy
@@ -97,7 +98,7 @@ class PublishedWriter:
         self._header = Header(0, OPENING, 0)
         self._file: File | None = None
         self._ended = True
-        self._places: dict[int, PublishedSlot] = {}
+        self._slots: dict[int, PublishedSlot] = {}
         self._kept: dict[int, tuple[int, Slot]] = {}  # by seed, index and slot: until the log is open
         self._free: list[int] = []
         self._fresh: deque[PublishedSlot] = deque()
@@ -111,107 +112,107 @@ class PublishedWriter:
     # -- the owner's life ----------------------------------------------------------------------------
 
     def open(self, incarnation: int, pid: int) -> None:
-        """Begin: readers learn that what they know of the files may change, before recovery changes it.
+        """Publish that the log is being opened, before recovery changes its files.
 
-        What an earlier owner said of each partition stays, unseen by readers, until the log is open: of one that is
-        lost, and for which this open is refused, nobody else may know where it ended.
+        The slots of the earlier owner are kept, marked so that readers ignore them, until the log is open: where a lost
+        partition ended may be recorded nowhere else, and this open may be refused because of it.
         """
         if self.is_silent:
             return
         with inside(), self._lock:
             self._ended = False
-            self._places, self._free = {}, []
+            self._slots, self._free = {}, []
             self._kept = {seed: (index, slot) for index, (seed, slot) in enumerate(self._found().items(), 1)}
             self._header = Header(incarnation, OPENING, pid)
             self._start_over()
 
     def opened(self) -> None:
-        """Every partition has its place: what is there is all there is."""
+        """Publish that the log is open: every partition has a slot, and slots that are left are freed."""
         with inside(), self._lock:
             if not self._ended:
                 for seed, (index, _) in list(self._kept.items()):
                     del self._kept[seed]
-                    if seed not in self._places:
+                    if seed not in self._slots:
                         self._pwrite(EMPTY, index * SLOT_BYTES)
                         self._free.append(index)
                 self._set_state(OPEN)
         self._try_again_soon()
 
     def close(self, *, clean: bool) -> None:
-        """The last word. Without `clean` none is said: readers find the owner gone, and look at the files."""
+        """Publish that the log is closed. Not without `clean`: readers then find the owner gone, and look at the files."""
         with inside(), self._lock:
-            for place in list(self._places.values()):
-                self._write(place)
+            for slot in list(self._slots.values()):
+                self._write(slot)
             if clean and not self._ended:
                 self._set_state(CLOSED)
         self.abandon()
 
     def abandon(self) -> None:
-        """Write nothing any more. No lock: in a forked child it may be held for ever."""
+        """Write nothing any more. Takes no lock: in a forked child it may be held for ever."""
         self._ended = True
         self._file = None
 
     # -- partitions ----------------------------------------------------------------------------------
 
     def add(self, partition: Partition, *, eager: bool = False) -> None:
-        """Give a partition its place, and publish it. `eager`: each append at once; for what is rarely appended to."""
+        """Give a partition a slot, and publish it. `eager`: publish each append at once; for a log that is rarely appended to."""
         if self._ended:
             return
         seed = partition.log.seed
         with inside(), self._lock:
-            known = self._places.get(seed)  # of an attempt that was interrupted
+            known = self._slots.get(seed)  # of an attempt that was interrupted
             if known is not None:
                 index = known.index
             elif seed in self._kept:
                 index = self._kept[seed][0]
             else:
-                index = self._free.pop() if self._free else len(self._places.keys() | self._kept.keys()) + 1
-            place = self._places[seed] = PublishedSlot(self, partition, index, eager)
+                index = self._free.pop() if self._free else len(self._slots.keys() | self._kept.keys()) + 1
+            slot = self._slots[seed] = PublishedSlot(self, partition, index, eager)
             self._kept.pop(seed, None)
-            self._write(place)
-        partition.listener = place
+            self._write(slot)
+        partition.listener = slot
 
     def remove(self, partition: Partition) -> None:
-        """Take the place back: the partition was deleted."""
+        """Free the slot: the partition was deleted."""
         with inside(), self._lock:
-            place = self._places.pop(partition.log.seed, None)
-            if place is not None:
-                self._free.append(place.index)
-                if not self._ended and not self._pwrite(EMPTY, place.index * SLOT_BYTES):
+            slot = self._slots.pop(partition.log.seed, None)
+            if slot is not None:
+                self._free.append(slot.index)
+                if not self._ended and not self._pwrite(EMPTY, slot.index * SLOT_BYTES):
                     self._start_over()  # at once, whatever it refused last: its files are about to go
         self._try_again_soon()
 
     def _try_again_soon(self) -> None:
-        """If the disk refused, have the file written anew though no partition has news: readers may wait for it alone."""
+        """If the disk refused a write, have the file written again, though no partition changed: readers may wait for it."""
         if self._file is None and not self._ended:
-            for place in list(self._places.values())[:1]:
-                self._look_soon(place)
+            for slot in list(self._slots.values())[:1]:
+                self._look_soon(slot)
 
-    def appended(self, place: PublishedSlot) -> None:
-        if place.eager:
-            self.publish(place, urgent=True)
-        elif self.wake is None or self._monotonic() - place.written_s >= INTERVAL_S:
-            self.publish(place)
+    def appended(self, slot: PublishedSlot) -> None:
+        if slot.eager:
+            self.publish(slot, urgent=True)
+        elif self.wake is None or self._monotonic() - slot.written_s >= INTERVAL_S:
+            self.publish(slot)
         else:
-            self._look_soon(place)
+            self._look_soon(slot)
 
-    def publish(self, place: PublishedSlot, *, urgent: bool = False) -> None:
-        """Write the slot if there is anything new in it; after a refusal only from time to time, unless it is `urgent`."""
+    def publish(self, slot: PublishedSlot, *, urgent: bool = False) -> None:
+        """Write the slot if it has changed. After a refusal, try only from time to time, unless it is `urgent`."""
         with inside(), self._lock:
-            self._write(place, urgent=urgent)
+            self._write(slot, urgent=urgent)
             failed = self._file is None
         if failed and not self._ended:
-            self._look_soon(place)
+            self._look_soon(slot)
 
-    def _look_soon(self, place: PublishedSlot) -> None:
+    def _look_soon(self, slot: PublishedSlot) -> None:
         if self.wake is not None:
-            # In this order: an interrupt in between must leave no place that is neither quiet nor looked at.
-            self._fresh.append(place)
-            place.quiet = False
+            # In this order: an interrupt in between must leave no slot that is neither quiet nor looked at.
+            self._fresh.append(slot)
+            slot.quiet = False
             self.wake()
 
     def tick(self, now_ms: int) -> int | None:
-        """Look at the busy partitions, if it is time; when to come again (ms, wall clock), None if none is busy."""
+        """Publish the busy partitions, if it is time; when to come again (ms, wall clock), or None if none is busy."""
         now = self._monotonic()
         if not self._busy:
             self._due_s = now + INTERVAL_S
@@ -220,18 +221,18 @@ class PublishedWriter:
         if self._busy and now >= self._due_s:
             self._due_s = now + INTERVAL_S
             with inside(), self._lock:
-                for place in list(self._busy):
-                    self._look(place)
+                for slot in list(self._busy):
+                    self._look(slot)
         return now_ms + max(1, round((self._due_s - now) * 1000)) if self._busy else None
 
-    def _look(self, place: PublishedSlot) -> None:
-        if self._write(place):
+    def _look(self, slot: PublishedSlot) -> None:
+        if self._write(slot):
             return
-        place.quiet = True
-        if self._write(place):  # by an append that came after the look, and before the line above
-            place.quiet = False
+        slot.quiet = True
+        if self._write(slot):  # by an append that came after the look, and before the line above
+            slot.quiet = False
         else:
-            del self._busy[place]
+            del self._busy[slot]
 
     # -- the file, all under the lock ----------------------------------------------------------------
 
@@ -248,34 +249,34 @@ class PublishedWriter:
             self._start_over()
 
     def _start_over(self) -> None:
-        """Write the whole file anew. In place: readers have it open."""
+        """Write the whole file again, in place: readers have it open."""
         try:
             self._file = file = self._disk.open(self._path, create=True)
             kept = {index: published.pack_slot(slot, kept=True) for index, slot in self._kept.values()}
             slots = [kept.get(index, EMPTY) for index in range(1, max(kept, default=0) + 1)]
             file.pwrite([b"".join([published.pack_header(self._header), *slots])], 0)
             file.truncate((len(slots) + 1) * SLOT_BYTES)
-            for place in self._places.values():
-                slot, tail = place.now()
-                file.pwrite([published.pack_slot(slot)], place.index * SLOT_BYTES)
-                place.last, place.tail = slot, tail
+            for slot in self._slots.values():
+                state, tail = slot.now()
+                file.pwrite([published.pack_slot(state)], slot.index * SLOT_BYTES)
+                slot.last, slot.tail = state, tail
         except OSError as error:
             check(error)
             self._refuse(error)
 
-    def _write(self, place: PublishedSlot, *, urgent: bool = False) -> bool:
-        """Publish what is new in a place; False if nothing is, True even if the disk refused it, now or before."""
-        if self._ended or self._places.get(place.partition.log.seed) is not place:
+    def _write(self, slot: PublishedSlot, *, urgent: bool = False) -> bool:
+        """Write a slot that has changed. False if it has not; True even if the disk refused the write, now or before."""
+        if self._ended or self._slots.get(slot.partition.log.seed) is not slot:
             return False
-        slot, tail = place.now()
-        if slot == place.last and self._file is not None:
+        state, tail = slot.now()
+        if state == slot.last and self._file is not None:
             return False
         if self._file is None:
             if urgent or self._monotonic() >= self._retry_s:
                 self._start_over()
-        elif self._pwrite(published.pack_slot(slot), place.index * SLOT_BYTES):
-            place.last, place.tail = slot, tail
-            place.written_s = self._monotonic()
+        elif self._pwrite(published.pack_slot(state), slot.index * SLOT_BYTES):
+            slot.last, slot.tail = state, tail
+            slot.written_s = self._monotonic()
         return True
 
     def _pwrite(self, data: bytes, position: int) -> bool:

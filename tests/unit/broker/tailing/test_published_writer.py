@@ -283,7 +283,7 @@ def test_an_append_right_before_it_is_found_quiet_is_not_forgotten(scene: Scene)
 
     place = next(iter(scene.publisher._busy))
     meddled = Meddled(place)
-    scene.publisher._places[partition.log.seed] = meddled  # type: ignore[assignment]
+    scene.publisher._slots[partition.log.seed] = meddled  # type: ignore[assignment]
     scene.publisher._busy = {meddled: None}  # type: ignore[dict-item]
     scene.tick(INTERVAL_S)
     assert scene.slot().end_offset == 3
