@@ -185,7 +185,7 @@ class _Repair(Inspection):
         )
 
     def _refuse_owner(self) -> None:
-        """Raise LogLockedError while somebody has the log open. Asked before and after: no lock is taken, for that writes."""
+        """Raise LogLockedError if a process has the log open. Called before and after: taking the lock would write."""
         path = f"{self.path}/lock"
         pid = self.disk.lock(path).holder() if self._exists(path) else None
         if pid is not None:
@@ -202,7 +202,7 @@ class _Repair(Inspection):
             self._problem(path, "owner", "it is missing")
             return
         super()._owner()
-        # Only the end of a last write is called torn; whatever else does not verify is told.
+        # Only the end of the last write is called torn; everything else that does not verify is reported.
         self.crash = PreviousShutdown(clean=self.crash.clean, same_boot=True)
         if not self.report.problems:
             self._owner_found = read_owner(self.disk, path)
@@ -263,7 +263,7 @@ class _Repair(Inspection):
         return self._write(partial(SegmentWriter, self.disk, target, topic_id, number, seed, start, gaps=gaps))
 
     def _state(self, directory: str, topic_id: bytes, number: int) -> tuple[State | None, int]:
-        """The state, and where the log starts: with the first segment, if no state says so."""
+        """The state, and the log start: that of the first segment, if there is no state."""
         state: State | None = None
         bases: list[int] = []
         try:
@@ -273,7 +273,7 @@ class _Repair(Inspection):
             state = slots(self.disk.read(f"{directory}/{STATE_NAME}", 1 << 16), topic_id, number).newest
         except OSError as error:
             check(error)
-            state = None  # told by the check
+            state = None  # the check reports it
         if state is None:
             return None, bases[0] if bases else 0
         return state, max(0, state.log_start_offset)
@@ -354,7 +354,7 @@ class _Repair(Inspection):
             )
         except OSError as error:
             check(error)
-            return True  # it cannot be read, and that is told
+            return True  # it cannot be read, which is reported
 
     def _add_topic(self, view: TopicView) -> None:
         seed = seed_of(METADATA_ID.bytes, 0)
@@ -368,7 +368,7 @@ class _Repair(Inspection):
             log.release()
 
     def _finish(self) -> None:
-        """The owner file comes last: without it a directory is no log, so half a repair is never taken for one."""
+        """Write the owner file last: without it a directory is not a log, so half a repair is never taken for one."""
         found = self._owner_found
         owner = new_owner(str(found.get("cluster_id", entropy(16).hex())), entropy(16).hex())
         for directory in (f"{self.into}/topics", self.into):

@@ -1,4 +1,4 @@
-"""Every checksum and invariant of a broker directory: what `streamlog.verify` and `streamlog verify` say.
+"""`streamlog.verify`: a check of every checksum and invariant of a broker directory.
 
 Only reads, needs no lock, and works on a log that is open, in this process or another: then each
 partition is looked at up to what was whole at the time.
@@ -36,7 +36,7 @@ _SHOWN = 20
 
 
 class StrPath(Protocol):
-    """A path that is no str, such as pathlib's."""
+    """A path that is not a str, such as one of pathlib."""
 
     def __fspath__(self) -> str: ...
 
@@ -154,7 +154,7 @@ class Inspection:
         return self.report
 
     def _names(self, directory: str) -> list[str]:
-        """What is in a directory; nothing if it is not there. Raises StorageError: nothing can be told without."""
+        """The names in a directory; none if it does not exist. Raises StorageError."""
         try:
             return self.disk.listdir(directory)
         except OSError as error:
@@ -194,7 +194,7 @@ class Inspection:
         self.crash = PreviousShutdown(clean=owner["clean"], same_boot=bool(boot) and owner["boot_id"] == boot)
 
     def _size(self, directory: str) -> int:
-        """The bytes of the segments in a partition directory, as far as they can be told."""
+        """The bytes of the segments in a partition directory, as far as they can be read."""
         total = 0
         try:
             for name in self.disk.listdir(directory):
@@ -238,7 +238,7 @@ class Inspection:
             view = views.get(match[1]) if match is not None else None
             if match is None or view is None or int(match[2]) >= view.partitions:
                 self._stranger(name, match is not None, image is not None and not self._hurt(METADATA_TOPIC))
-        # The groups first: what they committed tells how far a partition went that is lost.
+        # The groups first: the end of a lost partition may be known from what they committed.
         for view in sorted(views.values(), key=lambda view: view.name != GROUPS_TOPIC):
             for number in range(view.partitions):
                 directory = f"{self.path}/{directory_of(view, number)}"
@@ -253,7 +253,7 @@ class Inspection:
     def _is_lost(self, directory: str, topic_id: bytes, number: int) -> bool:
         try:
             return is_lost(self.disk, directory, topic_id, number, was_clean=self.crash.clean)
-        except OSError as error:  # told by the check
+        except OSError as error:  # the check reports it
             check(error)
             return False
 
