@@ -198,7 +198,8 @@ class Checker:
         if start <= max(partition.start_limit, partition.start):
             return
         by_count = partition.fewest is not None and start <= info.log_end_offset - partition.fewest
-        shrunk = partition.compacted_to > 0  # compaction may have left less than retention did
+        # Compaction, or a power loss that took the end, may have left less than retention did.
+        shrunk = partition.compacted_to > 0 or self._program.unobserved
         by_size = partition.smallest is not None and (shrunk or info.size_bytes >= partition.smallest)
         demand(by_count or by_size, f"{where} starts at {start}; no more than {partition.start_limit} may be gone")
 
@@ -267,23 +268,36 @@ class Checker:
         if size is not None:
             partition.smallest = size if partition.smallest is None else min(size, partition.smallest)
         if age is not None:
-            live = self._live(partition)
+            live = self._live(topic, partition)
+            # What count or size let go is gone first; a young record among it keeps nothing.
+            first = max(partition.start, partition.start_limit)
             young = [
                 offset
                 for offset, record in partition.stored.items()
                 if (offset in live or offset >= partition.compacted_to)
-                and offset >= partition.start
+                and offset >= first
                 and self._timestamp(topic, record) > now - age
             ]
+            if (
+                size is not None
+            ):  # how far it let go is not known: what is young and older than an old record may be gone
+                last_old = max(partition.stored.keys() - set(young), default=-1)
+                young = [offset for offset in young if offset > last_old]
             partition.start_limit = max(partition.start_limit, min(young, default=FOREVER))
 
-    def _live(self, partition: PartitionModel) -> dict[int, int]:
-        """The records that compaction leaves for good."""
+    def _live(self, topic: TopicModel, partition: PartitionModel) -> dict[int, int]:
+        """The records that compaction leaves for good: no later one has their key, nor one of unknown offset."""
         last: dict[bytes | None, int] = {}
         for offset in sorted(partition.stored):
             last[self._program.model.sent[partition.stored[offset]].key] = offset
+        sent, placed = self._program.model.sent, set(partition.stored.values())
+        unplaced = {each.key for each in sent.values() if each.topic == topic.id and each.number not in placed}
         kept = {offset: partition.stored[offset] for offset in last.values()}
-        return {offset: number for offset, number in kept.items() if self._program.model.sent[number].value is not None}
+        return {
+            offset: number
+            for offset, number in kept.items()
+            if sent[number].value is not None and sent[number].key not in unplaced
+        }
 
     def _timestamp(self, topic: TopicModel, number: int) -> int:
         """When a record was stamped, or late enough where the log stamped it."""
