@@ -82,9 +82,8 @@ class Durability:
             # that it has not reported yet to the next process that opens the file.
             own = segment.sealed  # read once: a roll may seal the segment meanwhile, and readers use its descriptor
             file = self._disk.open(segment.path) if own else segment.file
-        except (
-            FileNotFoundError
-        ) as error:  # deleted by retention or with its topic, or compacted into one that was synced
+        except FileNotFoundError as error:
+            # Deleted by retention or with its topic, or compacted into one that was synced
             check(error)
             return
         except OSError as error:
@@ -129,9 +128,8 @@ class Durability:
         poison.__cause__ = without_traceback(error)
         self.mark_poisoned()
         logger.error("%s", poison)
-        return (
-            poison.copy()
-        )  # the one that is kept is never raised itself: it would keep the frames that it came through
+        # The one that is kept is never raised itself: it would keep the frames that it came through
+        return poison.copy()
 
     def mark_poisoned(self) -> None:
         """Leave a file that marks the failed sync for the next open, if the disk allows it."""

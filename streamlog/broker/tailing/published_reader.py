@@ -188,9 +188,8 @@ class PublishedReader:
             state, pid = header.state, header.pid
         try:
             holder = self._lock.holder()
-        except (
-            OSError
-        ) as error:  # a lock file that may not be read: nothing is known, so nothing beyond the slots is read
+        except OSError as error:
+            # A lock file that may not be read: nothing is known, so nothing beyond the slots is read
             check(error)
             holder = pid
         # Held by another process, they are those of one that was killed, and the next one has not said so yet. What
