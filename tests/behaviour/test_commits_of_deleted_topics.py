@@ -14,7 +14,6 @@ import pytest
 import streamlog
 from streamlog import TopicPartition
 from streamlog.broker.groups import Groups
-from streamlog.client.consumer.coordinator import ConsumerCoordinator
 from streamlog.testing import FaultyDisk, ManualClock, SimulatedDisk
 
 from .simulated_logs import PATH, T0, Marks, groups_directory, opened, read_by_the_group
@@ -120,29 +119,34 @@ def test_what_a_deleted_topic_left_behind_is_forgotten_later(clock: ManualClock)
         )
 
 
-def race_with_a_topic_made_anew(log: streamlog.StreamLog, monkeypatch: pytest.MonkeyPatch) -> list[int]:
-    """The topic is made anew after a consumer looked whether it was, and before its commit is taken."""
-    look, made = ConsumerCoordinator.remove_deleted, [0]
+def race_before(log: streamlog.StreamLog, call: str, change: Callable[[], object]) -> list[int]:
+    """Have another thread change the topics just before the next `call` of the service, which an operation makes last.
 
-    def look_and_lose(self: Any) -> Any:
-        found = look(self)
-        if not made[0] and log.group("g").members():
-            made[0] += 1
-            log.delete_topic("t")
-            log.create_topic("t").send_many(NEW)
-        return found
+    The number of such calls so far is in the list.
+    """
+    service: Any = log._engine.service
+    made, calls = getattr(service, call), [0]
 
-    monkeypatch.setattr(ConsumerCoordinator, "remove_deleted", look_and_lose)
-    return made
+    def late(*args: Any, **options: Any) -> Any:
+        calls[0] += 1
+        if calls[0] == 1:
+            change()
+        return made(*args, **options)
+
+    setattr(service, call, late)
+    return calls
 
 
-def test_a_commit_for_a_topic_that_is_made_anew_meanwhile_is_refused(
-    log: streamlog.StreamLog, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def recreate(log: streamlog.StreamLog) -> None:
+    log.delete_topic("t")
+    log.create_topic("t").send_many(NEW)
+
+
+def test_a_commit_for_a_topic_that_is_made_anew_meanwhile_is_refused(log: streamlog.StreamLog) -> None:
     log.create_topic("t").send_many([b"old"] * 3)
     with log.consumer("t", group="g", enable_auto_commit=False) as consumer:
         records = consumer.poll()
-        made = race_with_a_topic_made_anew(log, monkeypatch)
+        made = race_before(log, "commit", lambda: recreate(log))
         with pytest.raises(streamlog.CommitFailedError, match=r"t-0 are of a topic that was deleted") as refused:
             consumer.commit(records[-1])
         assert made == [1]
@@ -152,12 +156,12 @@ def test_a_commit_for_a_topic_that_is_made_anew_meanwhile_is_refused(
 
 
 def test_an_auto_commit_for_a_topic_that_is_made_anew_meanwhile_warns(
-    log: streamlog.StreamLog, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    log: streamlog.StreamLog, caplog: pytest.LogCaptureFixture
 ) -> None:
     log.create_topic("t").send_many([b"old"] * 3)
     with log.consumer("t", group="g") as consumer:
         assert len(consumer.poll()) == 3
-        made = race_with_a_topic_made_anew(log, monkeypatch)
+        made = race_before(log, "commit", lambda: recreate(log))
     assert made == [1]
     assert "auto-commit: nothing was committed in group 'g': the offsets of t-0" in caplog.text
     assert log.group("g").committed() == {}
@@ -165,18 +169,13 @@ def test_an_auto_commit_for_a_topic_that_is_made_anew_meanwhile_warns(
 
 
 def test_an_auto_commit_for_a_topic_that_is_deleted_meanwhile_warns(
-    log: streamlog.StreamLog, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    log: streamlog.StreamLog, caplog: pytest.LogCaptureFixture
 ) -> None:
     log.create_topic("t").send_many([b"old"] * 3)
-    commit = ConsumerCoordinator._commit
-
-    def lose_and_commit(self: Any, offsets: Any) -> None:
-        log.delete_topic("t")
-        commit(self, offsets)
-
     with log.consumer("t", group="g") as consumer:
         assert len(consumer.poll()) == 3
-        monkeypatch.setattr(ConsumerCoordinator, "_commit", lose_and_commit)
+        made = race_before(log, "commit", lambda: log.delete_topic("t"))
+    assert made == [1]
     assert "auto-commit: nothing was committed" in caplog.text
 
 
@@ -270,19 +269,9 @@ def test_a_reset_sets_offsets_in_the_topic_of_today(clock: ManualClock) -> None:
         assert read_by_the_group(log) == NEW[2:]
 
 
-def test_a_reset_for_a_topic_that_is_made_anew_meanwhile_is_refused(
-    log: streamlog.StreamLog, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_reset_for_a_topic_that_is_made_anew_meanwhile_is_refused(log: streamlog.StreamLog) -> None:
     read_three_of_the_former(log)
-    find = streamlog.ConsumerGroup._where
-
-    def find_and_lose(self: Any, name: TopicPartition, to: Any) -> int:
-        found = find(self, name, to)
-        log.delete_topic("t")
-        log.create_topic("t").send_many(NEW)
-        return found
-
-    monkeypatch.setattr(streamlog.ConsumerGroup, "_where", find_and_lose)
+    race_before(log, "commit", lambda: recreate(log))
     with pytest.raises(streamlog.CommitFailedError, match="deleted"):
         log.group("g").reset("t", to="latest")
     assert log.group("g").committed() == {}

@@ -52,20 +52,19 @@ def test_a_producer_that_knows_both_topics_refuses_the_former_handle(log: stream
 
 
 def test_a_handle_of_a_topic_that_is_recreated_while_it_sends_does_not_send_to_the_other(
-    log: streamlog.StreamLog, monkeypatch: pytest.MonkeyPatch
+    log: streamlog.StreamLog,
 ) -> None:
     former = log.create_topic("t")
-    known = type(log)._name_of
-    left = [None]
+    service: Any = log._engine.service
+    find = service.topic
 
-    def recreate_after(self: streamlog.StreamLog, topic: Any) -> Any:
-        found = known(self, topic)
-        if left:
-            left.pop()
-            recreate(log)
+    def find_and_recreate(name: str) -> Any:
+        found = find(name)
+        service.topic = find
+        recreate(log)
         return found
 
-    monkeypatch.setattr(type(log), "_name_of", recreate_after)
+    service.topic = find_and_recreate
     for _ in range(3):
         with pytest.raises(streamlog.UnknownTopicIdError):
             former.send(b"lost")

@@ -14,9 +14,7 @@ import pytest
 
 import streamlog
 from streamlog import ClosedError, RebalanceListener, TopicPartition
-from streamlog.broker.waiting import ParkedFetch
 from streamlog.client.consumer import consumer, membership
-from streamlog.client.consumer.membership import Membership
 from streamlog.replication.listeners import Waiters
 from streamlog.runtime.threads import RawGate
 from streamlog.testing import FaultyDisk, ManualClock, SimulatedDisk
@@ -66,16 +64,17 @@ def test_a_member_that_is_woken_has_its_full_poll_interval_from_then_on(
 ) -> None:
     topic = log.create_topic("t")
     renewed: list[str] = []
-    unchanged = Membership.unchanged
+    service: Any = log._engine.service
+    renew = service.renew
 
-    def renew(membership: Membership, topics: frozenset[str]) -> bool:
+    def noted(group: str, member_id: str, seen_version: int) -> bool:
         renewed.append("sent" if sent else "before")
-        return unchanged(membership, topics)
+        return bool(renew(group, member_id, seen_version))
 
     sent: list[bytes] = []
     with log.consumer("t", group="g") as consumer:
         assert consumer.poll() == []
-        monkeypatch.setattr(Membership, "unchanged", renew)
+        service.renew = noted
         waiting = Waiting(monkeypatch)
         polled = in_thread(lambda: consumer.poll(FOREVER))
         waiting.until_it_waits()
@@ -91,16 +90,26 @@ def test_a_record_that_an_interrupt_kept_from_the_loop_comes_again(
     topic = log.create_topic("t")
     consumer = log.consumer("t", group="g")
     assert consumer.poll() == []
-    cancel = ParkedFetch.cancel
+    service: Any = log._engine.service
+    await_data = service.await_data
     interrupts = [KeyboardInterrupt()]
 
-    def interrupted(fetch: ParkedFetch) -> None:
-        cancel(fetch)
-        if interrupts and fetch.done():
-            raise interrupts.pop()
+    class Fetch:
+        """A fetch that is interrupted as the consumer, which was woken, cancels it."""
+
+        def __init__(self, *args: Any) -> None:
+            self._fetch = await_data(*args)
+
+        def __getattr__(self, name: str) -> Any:
+            return getattr(self._fetch, name)
+
+        def cancel(self) -> None:
+            self._fetch.cancel()
+            if interrupts and self._fetch.done():
+                raise interrupts.pop()
 
     waiting = Waiting(monkeypatch)
-    monkeypatch.setattr(ParkedFetch, "cancel", interrupted)
+    service.await_data = Fetch
     looped = in_thread(lambda: next(consumer))
     waiting.until_it_waits()
     topic.send(b"0")

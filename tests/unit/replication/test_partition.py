@@ -2,21 +2,22 @@
 
 from __future__ import annotations
 
+import errno
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from streamlog.config import TopicConfig
-from streamlog.errors import ClosedError, OffsetOutOfRangeError, StorageError, UnknownTopicOrPartitionError
+from streamlog.errors import ClosedError, OffsetOutOfRangeError, PoisonedLogError, UnknownTopicOrPartitionError
 from streamlog.records import columns
 from streamlog.records.batch import seed_of
 from streamlog.replication.maintenance import RETRY_MS
 from streamlog.replication.partition import Partition, gone
-from streamlog.runtime.disk import OsDisk
 from streamlog.runtime.threads import new_lock
 from streamlog.storage.log import AppendRequest
 from streamlog.storage.recovery.recovery import PreviousShutdown, open_log
+from streamlog.testing import FaultyDisk
 from streamlog.types import TopicPartition
 
 NOW = 1_700_000_000_000
@@ -26,9 +27,14 @@ NAME = TopicPartition("t", 0)
 
 
 @pytest.fixture
-def partition(tmp_path: Path) -> Iterator[Partition]:
+def disk() -> FaultyDisk:
+    return FaultyDisk()
+
+
+@pytest.fixture
+def partition(tmp_path: Path, disk: FaultyDisk) -> Iterator[Partition]:
     config = TopicConfig(segment_bytes=1024, retention_ms=1000)
-    log = open_log(OsDisk(), str(tmp_path / "p"), TOPIC_ID, 0, SEED, config, PreviousShutdown(True, True))
+    log = open_log(disk, str(tmp_path / "p"), TOPIC_ID, 0, SEED, config, PreviousShutdown(True, True))
     yield Partition(NAME, TOPIC_ID, log, new_lock)
     log.release()
 
@@ -106,15 +112,11 @@ def test_a_closed_partition_refuses_everything_and_wakes_who_waits(partition: Pa
 
 
 def test_what_a_closing_disk_refuses_is_raised_after_everything_was_let_go(
-    partition: Partition, monkeypatch: pytest.MonkeyPatch
+    partition: Partition, disk: FaultyDisk
 ) -> None:
     partition.append(write(), NOW)
-
-    def refuse(*_: object) -> None:
-        raise StorageError("injected", path="x", errno=5)
-
-    monkeypatch.setattr(partition.log.durability, "sync_sealed", refuse)
-    with pytest.raises(StorageError):
+    disk.fail("sync", errno.EIO)
+    with pytest.raises(PoisonedLogError):
         partition.close(ClosedError("closed"))
     assert not partition.lock.locked() and not partition.maintenance.lock.locked()
     assert partition.log.tail.segments[-1]._file is None
@@ -158,15 +160,12 @@ def test_deleting_past_the_end_is_refused_with_the_bounds(partition: Partition) 
 
 
 def test_maintenance_that_the_disk_refuses_is_tried_again(
-    partition: Partition, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    partition: Partition, disk: FaultyDisk, caplog: pytest.LogCaptureFixture
 ) -> None:
     partition.append(write(), NOW)
     partition.append(write(), NOW)
-
-    def refuse(*_: object) -> None:
-        raise StorageError("injected", path="x", errno=5)
-
-    monkeypatch.setattr(partition.commit, "sync_sealed", refuse)
+    disk.fail("open", errno.EMFILE, path="*.log")
+    partition.log.tail.segments[0].release()
     assert partition.maintenance.run(NOW) == NOW + RETRY_MS
     assert "t-0" in caplog.text and "injected" in caplog.text
 
