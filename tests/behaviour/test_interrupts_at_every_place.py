@@ -37,7 +37,16 @@ WHOLE = (
 )
 SAMPLED = tuple(kind for kind in calls.ACTIONS if kind not in WHOLE)
 # Those whose answer to a Ctrl-C may be interrupted by the next.
-TWICE = (*WHOLE[:10], calls.Poll, calls.PollOfAMember, calls.PollBatches, calls.Loop, calls.UntilEnd, calls.Commit)
+TWICE = (
+    *WHOLE[:10],
+    calls.Poll,
+    calls.PollOfAMember,
+    calls.PollBatches,
+    calls.Loop,
+    calls.UntilEnd,
+    calls.Commit,
+    calls.CloseAConsumer,
+)
 READING = (calls.Poll, calls.PollBatches, calls.Loop, calls.BlockAroundALoop, calls.CloseAConsumer)
 SAMPLES = 20
 

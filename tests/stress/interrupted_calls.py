@@ -8,6 +8,7 @@ from typing import Any, ClassVar
 
 import streamlog
 from streamlog import Record, TopicPartition
+from streamlog.replication.commit import PATIENCE_MS
 from streamlog.testing import ManualClock, SimulatedDisk
 from tests.times import START_MS
 
@@ -215,7 +216,8 @@ class LingerAndFlush(Action):
         """A linger still ends by itself."""
         value = self.story.new()
         self.sent.append((value, self.send(value)))
-        self.story.clock.advance(0.006)
+        # With sync, a batch whose flush was interrupted is synced when the log has waited for a caller that syncs.
+        self.story.clock.advance(0.006 + (PATIENCE_MS / 1000 if self.sync else 0))
         for value, delivery in self.sent:
             assert delivery.done(), f"{value} lingers for ever"
             assert delivery.result().offset >= 0
@@ -231,6 +233,14 @@ class LingerBehindOthers(LingerAndFlush):
 
     def send(self, value: str) -> Any:
         return self.producer.send("t", value.encode(), b"k")
+
+
+class LingerAndFlushSynced(LingerAndFlush):
+    sync = True
+
+
+class LingerBehindOthersSynced(LingerBehindOthers):
+    sync = True
 
 
 class Poll(Action):
@@ -493,6 +503,6 @@ class BackgroundWork(Action):
 
 
 ACTIONS: tuple[type[Action], ...] = (
-    Send, SendThatRolls, SendWithKeyAndHeaders, SendSynced, LogSync, SendMany, SendManyBatches, SendManyThatLingers, LingerAndFlush, LingerBehindOthers,
+    Send, SendThatRolls, SendWithKeyAndHeaders, SendSynced, LogSync, SendMany, SendManyBatches, SendManyThatLingers, LingerAndFlush, LingerBehindOthers, LingerAndFlushSynced, LingerBehindOthersSynced,
     Poll, PollOfAMember, FirstPollOfAMember, PollBatches, Loop, UntilEnd, BlockAroundALoop, Commit, CloseAProducer, CloseAConsumer, CloseTheLog, OpenTheLog, TopicsComeGrowAndGo, BackgroundWork,
 )  # fmt: skip

@@ -595,7 +595,9 @@ class Consumer(Closing, Generic[K, V]):
                 access.call_lock.release()
 
     def _end(self, error: StreamlogError) -> None:
-        if self._ending:  # a listener closes the consumer while it is called for its closing
+        # A listener closes the consumer while it is called for its closing. For any other caller the mark does not count: a
+        # second Ctrl-C, in the handler below, leaves it set.
+        if self._ending and self._access.listener_thread == get_ident():
             return
         self._ending = True
         try:

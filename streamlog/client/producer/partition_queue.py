@@ -329,6 +329,7 @@ class PartitionQueue:
             done = self.owner.settle(self, request)
             if done is not None:
                 self._appended(batches, request, done)
+                self._complete_synced()
                 return
         for batch in batches:
             if batch.done() and batch.reserved:
@@ -340,17 +341,19 @@ class PartitionQueue:
 
     def _await_sync(self, batches: list[Batch], done: Completion[int]) -> None:
         """The batches are in the log and wait for their sync; the next ones can be written. REQUIRES: `draining`."""
-        for batch in batches:  # both steps before it leaves the queue: an interrupt between them is settled
+        # `inflight` is reset last. An interrupt before that is settled, and all of this is done again; one after it, with
+        # a step left, would leave batches for whose sync no thread is asked.
+        for batch in batches:
             self.unsynced.append(batch)
             batch.awaits = done
         while self.queue and self.queue[0].awaits is not None:
             self.queue.popleft()
-        self.inflight = None
         done.on_done(self._on_synced)
         if not all(batch.urgent for batch in batches):
             done.unattended()
         while self.waiters:
             self.waiters.popleft()()
+        self.inflight = None
 
     def _on_synced(self, _: object) -> None:
         """On the thread that synced, which may hold locks of the broker's: users' callbacks are called later."""
@@ -364,16 +367,19 @@ class PartitionQueue:
             with inside(), self._completing:
                 if self._is_first_synced():
                     batch = self.unsynced[0]
-                    assert batch.awaits is not None
-                    self._complete(batch, batch.awaits.error())
+                    if batch.done() or batch.awaits is None:
+                        self.owner.finished(batch)
+                    else:
+                        self._complete(batch, batch.awaits.error())
                     self.unsynced.popleft()
 
     def _is_first_synced(self) -> bool:
         try:
-            done = self.unsynced[0].awaits
+            first = self.unsynced[0]
         except IndexError:
             return False
-        return done is not None and done.done()
+        # An interrupted `_await_sync` that found it synced, when it was settled, has completed it itself.
+        return first.done() or (first.awaits is not None and first.awaits.done())
 
     def sync(self, timeout: float) -> None:
         """Have the batches in the log synced: a sender waits for their part of the buffer."""
