@@ -150,8 +150,9 @@ class GroupMachine(RuleBasedStateMachine):
 
     @precondition(lambda self: self.members)
     @rule()
-    def two_rounds_settle_the_group(self) -> None:
-        for _ in range(2):
+    def three_rounds_settle_the_group(self) -> None:
+        """The last one to join changes the target in the first; in the second all give up, in the third all take."""
+        for _ in range(3):
             for member in self.members:
                 self.poll_member(member)
         wanted = {partition for member in self.members for partition in PARTITIONS if partition.topic in member.topics}
