@@ -138,7 +138,7 @@ def test_a_poll_after_a_loop_finishes_the_record_of_the_loop(log: streamlog.Stre
     assert committed(log) == 2
 
 
-def test_records_of_a_poll_that_nobody_finished_come_again(log: streamlog.StreamLog) -> None:
+def test_records_of_a_poll_that_was_not_finished_are_delivered_again(log: streamlog.StreamLog) -> None:
     fill(log)
     consumer = consumer_of(log)
     consumer.poll(max_records=4)

@@ -107,7 +107,7 @@ def start_failing(log: streamlog.StreamLog) -> streamlog.Workers:
     return workers
 
 
-def test_a_handlers_error_is_raised_by_close_if_nobody_waited_and_is_logged(
+def test_a_handlers_error_is_logged_and_raised_by_close_if_no_call_raised_it(
     log: streamlog.StreamLog, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.ERROR, "streamlog")

@@ -324,7 +324,7 @@ def test_a_topic_of_a_former_name_keeps_what_was_committed_in_others(log: stream
 
 
 @pytest.mark.parametrize("anew", [False, True], ids=["deleted", "made anew"])
-def test_who_reads_an_assigned_partition_of_a_deleted_topic_is_told_at_every_poll(
+def test_every_poll_of_an_assigned_partition_of_a_deleted_topic_raises(
     log: streamlog.StreamLog, clock: ManualClock, caplog: pytest.LogCaptureFixture, anew: bool
 ) -> None:
     """Auto-commit lets go of it no more than a program without a group does; and it commits what is left of the others."""

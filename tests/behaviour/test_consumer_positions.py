@@ -38,7 +38,7 @@ def offsets_of(records: list[Any]) -> list[int]:
 # Starting
 
 
-def test_a_new_consumer_starts_at_the_earliest_record_unless_told(log: streamlog.StreamLog) -> None:
+def test_a_new_consumer_starts_at_the_earliest_record_by_default(log: streamlog.StreamLog) -> None:
     fill(log, 3)
     with log.consumer("t") as consumer:
         assert offsets_of(drain(consumer)) == [0, 1, 2]
@@ -95,14 +95,14 @@ def test_a_position_that_was_sought_is_committed_though_nothing_was_read(log: st
         assert values_of(consumer.until_end()) == [b"0", b"1"]
 
 
-def test_a_position_that_nobody_established_is_not_committed(log: streamlog.StreamLog) -> None:
+def test_a_position_that_was_never_established_is_not_committed(log: streamlog.StreamLog) -> None:
     log.create_topic("t")
     with log.consumer("t", group="g", auto_offset_reset="none") as consumer, pytest.raises(OffsetOutOfRangeError):
         consumer.poll()
     assert log.group("g").committed() == {}
 
 
-def test_none_refuses_to_guess_until_it_is_told_where(log: streamlog.StreamLog) -> None:
+def test_with_none_a_poll_raises_until_a_position_is_given(log: streamlog.StreamLog) -> None:
     fill(log, 3)
     with log.consumer("t", auto_offset_reset="none") as consumer:
         with pytest.raises(StreamlogError):

@@ -108,7 +108,7 @@ def test_max_poll_records_bounds_every_poll(log: streamlog.StreamLog) -> None:
     assert sum(sizes) == 10
 
 
-def test_a_poll_hands_out_no_more_than_500_records_unless_told(log: streamlog.StreamLog) -> None:
+def test_a_poll_returns_at_most_500_records_by_default(log: streamlog.StreamLog) -> None:
     fill(log, 501)
     with log.consumer("t") as consumer:
         assert len(consumer.poll()) <= 500

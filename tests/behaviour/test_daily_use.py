@@ -235,7 +235,7 @@ sys.stdin.read()
 """
 
 
-def test_a_second_process_is_told_who_has_the_log(path: Path, child: Child) -> None:
+def test_the_error_in_a_second_process_names_the_process_that_has_the_log(path: Path, child: Child) -> None:
     server = child(SERVER, path, 0, "server")
     assert server.stdout is not None
     assert server.stdout.readline() == "open\n"

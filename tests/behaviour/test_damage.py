@@ -203,7 +203,7 @@ def test_what_is_skipped_is_logged_with_its_offsets(
     assert victim.file in skipped[0]
 
 
-def test_a_consumer_meets_damage_again_until_it_is_told_to_go_past_it(small: Small, clock: ManualClock) -> None:
+def test_a_consumer_raises_on_damage_until_it_seeks_past_it(small: Small, clock: ManualClock) -> None:
     victim = small.batches[1]
     disk = small.flipped(victim.file, victim.position + 40, 0x20)
     with streamlog.open(PATH, disk=disk, clock=clock) as log, log.consumer("t", group="g") as consumer:
@@ -272,7 +272,7 @@ def test_a_sealed_segment_that_was_cut_is_damage_after_a_kill_too(clock: ManualC
 
 
 @pytest.mark.parametrize("which", [0, 1], ids=["first", "last"])
-def test_a_missing_segment_is_told_and_the_rest_is_read(clock: ManualClock, which: int) -> None:
+def test_a_missing_segment_is_reported_and_the_other_records_are_read(clock: ManualClock, which: int) -> None:
     small = make(clock, close=True)
     file = small.files[which]
     disk = small.copy()

@@ -132,7 +132,7 @@ def test_callback_is_called_once_when_done_and_at_once_if_done_already(log: Stre
         assert len(called) == 3
 
 
-def test_failing_callback_harms_nobody(log: StreamLog, topic: Topic) -> None:
+def test_failing_callback_affects_no_other_delivery(log: StreamLog, topic: Topic) -> None:
     called: list[object] = []
     with log.producer(linger_ms=1000) as producer:
         delivery = producer.send("t", b"x")
@@ -165,7 +165,7 @@ def test_record_whose_topic_is_deleted_while_it_lingers_fails_in_its_delivery(lo
 
 
 @pytest.mark.parametrize("end", ["flush", "close"])
-def test_failure_that_nobody_asked_about_is_raised_by_flush_and_close(log: StreamLog, topic: Topic, end: str) -> None:
+def test_failure_of_an_unobserved_delivery_is_raised_by_flush_and_close(log: StreamLog, topic: Topic, end: str) -> None:
     kept = log.create_topic("kept")
     producer = log.producer(linger_ms=1000)
     producer.send("t", b"lost", b"k", headers={"h": b"1"})
@@ -254,7 +254,7 @@ def test_unknown_producer_config_is_answered_with_the_name_that_was_meant(log: S
 # Records that share a batch, batches that share a flush
 
 
-def test_who_asks_for_some_records_of_a_batch_has_not_asked_for_the_others(clock: ManualClock) -> None:
+def test_observing_some_deliveries_of_a_batch_does_not_observe_the_others(clock: ManualClock) -> None:
     disk = FaultyDisk(SimulatedDisk())
     with streamlog.open("/log", disk=disk, clock=clock) as log:
         log.create_topic("t")

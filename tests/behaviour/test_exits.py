@@ -396,7 +396,7 @@ def test_ctrl_c_waits_for_no_handler_longer_than_an_exit_may(
         assert handled(log) == {}
 
 
-def test_an_error_that_nobody_took_keeps_no_other_log_open(run: RunScript, tmp_path: Path) -> None:
+def test_an_error_that_was_never_raised_keeps_no_other_log_open(run: RunScript, tmp_path: Path) -> None:
     done = run(
         """
         log, other = streamlog.open(sys.argv[1]), streamlog.open(sys.argv[2])

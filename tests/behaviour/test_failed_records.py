@@ -80,7 +80,7 @@ def test_failed_records_that_were_asked_about_are_not_kept(
 
 
 @pytest.mark.usefixtures("full")
-def test_one_record_that_nobody_asked_about_is_reported(log: StreamLog) -> None:
+def test_the_failure_of_one_unobserved_record_is_reported(log: StreamLog) -> None:
     producer = log.producer(linger_ms=60_000)
     asked, _ = producer.send("t", b"asked"), producer.send("t", b"not asked")
     assert isinstance(asked.exception(), DiskFullError)
@@ -90,7 +90,7 @@ def test_one_record_that_nobody_asked_about_is_reported(log: StreamLog) -> None:
 
 
 @pytest.mark.usefixtures("full")
-def test_failed_records_that_nobody_asks_about_are_kept_up_to_buffer_memory(log: StreamLog) -> None:
+def test_unobserved_failed_records_are_kept_up_to_buffer_memory(log: StreamLog) -> None:
     producer = log.producer(linger_ms=60_000, batch_size=4 * KIB, buffer_memory=64 * KIB)
     for _ in range(1000):
         producer.send("t", b"x" * KIB)

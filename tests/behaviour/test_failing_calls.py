@@ -242,7 +242,9 @@ def test_after_a_failed_sync_and_a_power_loss_what_was_acknowledged_is_there(
 
 
 @pytest.mark.parametrize("error", [errno.EMFILE, errno.ENFILE], ids=errno.errorcode.get)
-def test_too_many_open_files_are_told_as_what_they_are(log: streamlog.StreamLog, disk: FaultyDisk, error: int) -> None:
+def test_too_many_open_files_raise_an_error_that_says_so(
+    log: streamlog.StreamLog, disk: FaultyDisk, error: int
+) -> None:
     disk.fail("create", error, path="*/topics/*")
     with pytest.raises(StorageError, match="descriptor") as raised:
         log.create_topic("t")

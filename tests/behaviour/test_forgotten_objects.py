@@ -56,7 +56,7 @@ def test_a_dropped_member_leaves_its_group(log: streamlog.StreamLog) -> None:
 
 
 @pytest.mark.parametrize("how", ["closed", "unsubscribed", "collected"])
-def test_nothing_is_kept_of_a_group_in_which_nobody_is(log: streamlog.StreamLog, how: str) -> None:
+def test_nothing_is_kept_of_a_group_without_members(log: streamlog.StreamLog, how: str) -> None:
     """Counted over a hundred group names: what every consumer leaves behind would be there a hundred times."""
     log.create_topic("t").send(b"x")
 

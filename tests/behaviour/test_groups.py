@@ -302,7 +302,7 @@ def test_a_dead_member_that_had_nothing_gets_nothing_later(log: streamlog.Stream
 
 
 @pytest.mark.parametrize("how", ["collected", "thread died"])
-def test_a_group_whose_last_member_is_gone_is_empty_for_whoever_looks(log: streamlog.StreamLog, how: str) -> None:
+def test_a_group_whose_last_member_is_gone_is_described_as_empty(log: streamlog.StreamLog, how: str) -> None:
     fill(log, 5, partitions=1)
     last = log.consumer("t", group="g")
     polling = threading.Thread(target=last.poll)
@@ -444,7 +444,7 @@ def test_partitions_added_later_are_shared_out(log: streamlog.StreamLog) -> None
 # Static membership
 
 
-def test_a_static_member_that_comes_back_finds_its_partitions_and_disturbs_nobody(log: streamlog.StreamLog) -> None:
+def test_a_static_member_that_comes_back_finds_its_partitions_and_causes_no_rebalance(log: streamlog.StreamLog) -> None:
     fill(log, 5, partitions=4)
     first = log.consumer("t", group="g", group_instance_id="one")
     second = log.consumer("t", group="g", group_instance_id="two")

@@ -67,7 +67,9 @@ def test_locks_are_taken_in_their_order(sync: bool) -> None:
 
 @pytest.mark.parametrize("nth", BEGINNINGS)
 @pytest.mark.parametrize("question", ["committed", "members", "poll", "close"])
-def test_a_groups_topic_whose_making_was_interrupted_on_a_full_disk_deadlocks_nobody(nth: int, question: str) -> None:
+def test_a_groups_topic_whose_creation_was_interrupted_on_a_full_disk_causes_no_deadlock(
+    nth: int, question: str
+) -> None:
     """Later there is room again, and the first to ask finds the topic half made."""
     disk = FaultyDisk(SimulatedDisk())
     with opened(disk) as log:
@@ -88,7 +90,7 @@ def test_a_groups_topic_whose_making_was_interrupted_on_a_full_disk_deadlocks_no
 
 
 @pytest.mark.parametrize("nth", BEGINNINGS)
-def test_whoever_asks_while_the_disk_is_still_full_is_refused_and_not_deadlocked(nth: int) -> None:
+def test_a_call_while_the_disk_is_still_full_raises_and_does_not_deadlock(nth: int) -> None:
     disk = FaultyDisk(SimulatedDisk())
     with opened(disk) as log:
         log.create_topic("t").send("x")

@@ -75,7 +75,7 @@ def test_a_heartbeat_that_cannot_be_written_keeps_the_member_and_what_it_has(
         assert_shared(log, first, second)
 
 
-def test_a_member_that_could_not_be_told_of_a_rebalance_hears_of_it_later(
+def test_a_rebalance_that_could_not_be_written_is_made_by_a_later_poll(
     log: streamlog.StreamLog, disk: FaultyDisk
 ) -> None:
     with log.consumer("t", group="g", enable_auto_commit=False) as first, log.consumer("t", group="g") as second:
@@ -102,7 +102,7 @@ def test_a_join_that_cannot_be_written_leaves_no_member(log: streamlog.StreamLog
 
 
 @pytest.mark.parametrize("how", ["close", "unsubscribe", "collected", "thread ended"])
-def test_a_leave_that_cannot_be_written_is_told_again(log: streamlog.StreamLog, disk: FaultyDisk, how: str) -> None:
+def test_a_leave_that_cannot_be_written_is_tried_again(log: streamlog.StreamLog, disk: FaultyDisk, how: str) -> None:
     leaving = log.consumer("t", group="g", enable_auto_commit=False)
     polling = threading.Thread(target=leaving.poll)
     polling.start()
@@ -278,7 +278,7 @@ def test_a_fenced_member_stays_fenced_whatever_it_subscribes_to_and_when_the_new
     older.close()
 
 
-def test_a_fenced_member_is_not_told_that_it_polled_too_late(
+def test_the_error_of_a_fenced_member_does_not_say_that_it_polled_too_late(
     log: streamlog.StreamLog, caplog: pytest.LogCaptureFixture
 ) -> None:
     older, newer = (log.consumer("t", group="g", group_instance_id="one") for _ in range(2))

@@ -107,7 +107,7 @@ def test_what_was_acknowledged_can_be_read_on_and_other_partitions_work(
     close(log)
 
 
-def test_everybody_who_waited_for_the_sync_is_told(
+def test_a_failed_sync_fails_every_send_that_waited_for_it(
     machine: SimulatedDisk, clock: ManualClock, in_thread: InThread, close: Close
 ) -> None:
     faulty = FaultyDisk(machine)
@@ -127,7 +127,9 @@ def test_everybody_who_waited_for_the_sync_is_told(
     close(log)
 
 
-def test_a_lingering_record_is_told_in_its_delivery_and_at_close(disk: FaultyDisk, clock: ManualClock) -> None:
+def test_the_failure_of_a_lingering_record_is_raised_by_its_delivery_and_by_close(
+    disk: FaultyDisk, clock: ManualClock
+) -> None:
     log = open_on(disk, clock)
     log.create_topic("t")
     producer = log.producer(linger_ms=5)
@@ -391,7 +393,7 @@ def test_an_oserror_of_a_signal_handler_passes_through_and_harms_no_record(
 
 @pytest.mark.parametrize("sync", [False, True])
 @pytest.mark.parametrize("method", ["pwrite", "sync"])
-def test_a_call_that_a_signal_handler_was_refused_fails_nobodys_records(
+def test_a_refused_call_in_a_signal_handler_fails_no_records(
     machine: SimulatedDisk, clock: ManualClock, method: str, sync: bool
 ) -> None:
     """A handler that lets the ReentrantCallError out raises an error of ours, which is no answer of the log's."""
@@ -444,7 +446,7 @@ def test_a_handlers_error_while_a_name_is_looked_for_does_not_make_the_file_abse
 
 
 @pytest.mark.parametrize("error", [TimeoutError, ValueError, MemoryError])
-def test_an_exception_of_a_handler_while_records_are_encoded_fails_nobodys_lingered_batch(
+def test_an_exception_of_a_handler_while_records_are_encoded_fails_no_lingering_batch(
     machine: SimulatedDisk, clock: ManualClock, monkeypatch: pytest.MonkeyPatch, error: type[Exception]
 ) -> None:
     with open_on(machine, clock) as log:
@@ -470,7 +472,7 @@ def test_an_exception_of_a_handler_while_records_are_encoded_fails_nobodys_linge
         assert values(log) == [b"another's"]
 
 
-def test_what_cannot_be_encoded_time_after_time_fails_and_blocks_nobody(
+def test_a_record_that_can_never_be_encoded_fails_and_blocks_no_other(
     machine: SimulatedDisk, clock: ManualClock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with open_on(machine, clock) as log:

@@ -343,7 +343,7 @@ def test_a_deletion_of_records_that_was_refused_deletes_none_later(sync: bool) -
     assert unknown
 
 
-def test_a_change_that_is_made_does_not_fail_for_one_who_has_to_hear_of_it() -> None:
+def test_a_topic_is_deleted_though_its_groups_cannot_be_changed() -> None:
     world = World(True)
     with world.log.consumer("a", group="g") as consumer:
         assert consumer.poll(0)

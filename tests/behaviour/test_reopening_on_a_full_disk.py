@@ -81,9 +81,7 @@ def test_what_was_acknowledged_is_readable_and_no_commit_goes_back(machine: Simu
         assert log.group("g").committed() == {T0: 1}
 
 
-def test_where_it_is_not_known_what_was_acknowledged_the_reader_is_told(
-    machine: SimulatedDisk, clock: ManualClock
-) -> None:
+def test_reading_raises_where_it_is_not_known_what_was_acknowledged(machine: SimulatedDisk, clock: ManualClock) -> None:
     """The process is killed, and it is the sync of the next open that fails."""
     log = handled_one(machine, clock, sync=True)
     directory = directory_of(log)

@@ -95,7 +95,9 @@ def test_whatever_is_asked_of_a_handle_on_a_replaced_directory_says_so(
     assert file_contents(path) == theirs
 
 
-def test_a_loop_that_waits_is_told(path: Path, clock: ManualClock, replaced: Callable[[], dict[str, bytes]]) -> None:
+def test_a_poll_that_waits_raises_when_the_directory_is_replaced(
+    path: Path, clock: ManualClock, replaced: Callable[[], dict[str, bytes]]
+) -> None:
     log = streamlog.open(path, clock=clock)
     use_much(log)
     consumer = log.consumer("ours", auto_offset_reset="latest")

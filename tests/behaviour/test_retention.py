@@ -31,7 +31,7 @@ def offsets(topic: Topic, partition: int = 0) -> list[int]:
 # Nothing asked for, nothing deleted
 
 
-def test_records_are_kept_for_ever_unless_told_otherwise(log: StreamLog, clock: Any) -> None:
+def test_records_are_kept_for_ever_by_default(log: StreamLog, clock: Any) -> None:
     topic = log.create_topic("t", segment_bytes=1024)
     topic.send_many([b"x" * 500] * 100)
     clock.advance(timedelta(days=3650))
@@ -392,7 +392,7 @@ def test_policy_that_answers_nonsense_deletes_at_most_what_there_is(log: StreamL
     assert topic.send(b"y").result().offset == 100
 
 
-def test_policy_that_fails_deletes_nothing_and_stops_nobody_else(log: StreamLog, clock: Any) -> None:
+def test_policy_that_fails_deletes_nothing_and_stops_no_other_policy(log: StreamLog, clock: Any) -> None:
     broken = log.create_topic("broken", retention=Broken(), segment_bytes=1024)
     other = log.create_topic("other", retention_ms=1000)
     for _ in range(100):

@@ -66,7 +66,7 @@ def test_without_sync_a_power_loss_may_take_what_was_acknowledged(machine: Simul
         assert after_power_loss(machine, clock) == []
 
 
-def test_send_returns_after_the_sync_and_nobody_reads_the_record_before(
+def test_send_returns_after_the_sync_and_no_consumer_reads_the_record_before(
     disk: GatedDisk, clock: ManualClock, in_thread: InThread
 ) -> None:
     with open_on(disk, clock) as log:

@@ -188,7 +188,7 @@ def test_topics_appear_grow_and_go(owner: Owner, reader: StreamLog) -> None:
     assert values(reader, "u") == []
 
 
-def test_a_reader_of_a_deleted_topic_is_told_as_in_the_owner(owner: Owner, reader: StreamLog) -> None:
+def test_a_reader_of_a_deleted_topic_raises_as_the_owner_does(owner: Owner, reader: StreamLog) -> None:
     owner("t.update_config(segment_bytes=1024); t.send_many([b'x' * 300] * 4000)")
     eventually(lambda: reader["t"].partition(0).high_watermark, 4000)
     records = reader["t"].read()
@@ -520,7 +520,7 @@ def test_a_directory_that_may_only_be_read_is_read(open_log: Callable[..., Strea
 # Handles
 
 
-def test_a_closed_reader_refuses_and_wakes_who_waits(
+def test_a_closed_reader_refuses_calls_and_wakes_the_polls_that_wait(
     owner: Owner, path: Path, in_thread: Callable[[Callable[[], Any]], Any]
 ) -> None:
     log = streamlog.open(path, read_only=True)
@@ -584,7 +584,7 @@ def test_a_reader_in_a_forked_child_refuses_and_the_child_opens_its_own(owner: O
     assert (output, errors) == ("[b'x']\n", "")
 
 
-def test_nothing_is_looked_at_while_nobody_waits(owner: Owner, path: Path) -> None:
+def test_a_reader_reads_no_file_while_no_call_waits(owner: Owner, path: Path) -> None:
     class Counting(ReadersDisk):
         reads = 0
 

@@ -69,7 +69,7 @@ def test_a_deletion_is_published_though_a_write_of_published_was_refused_just_be
 
 @pytest.mark.parametrize("ask", [lambda topic: list(topic.read()), lambda topic: topic.partition(0)])
 @pytest.mark.parametrize("opened", ["before", "after"])
-def test_a_reader_is_told_of_a_deletion_that_could_not_be_published(
+def test_a_reader_notices_a_deletion_that_could_not_be_published(
     beside: Beside, opened: str, ask: Callable[[Any], object]
 ) -> None:
     topic = beside.owner.create_topic("t")
@@ -145,7 +145,7 @@ def test_a_partition_whose_directory_was_removed_is_lost_while_its_topic_is_ther
         beside.owner.close()
 
 
-def test_a_reader_that_opens_a_file_of_a_topic_just_deleted_is_told_so(beside: Beside) -> None:
+def test_a_reader_that_opens_a_file_of_a_topic_just_deleted_raises_that_the_topic_is_deleted(beside: Beside) -> None:
     topic = beside.owner.create_topic("t", segment_bytes=1024)
     for _ in range(4):
         topic.send(b"x" * 1000)

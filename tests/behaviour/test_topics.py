@@ -39,11 +39,11 @@ def test_created_topic_says_what_it_is(log: StreamLog) -> None:
     assert topic.config["retention_ms"] == 7 * 24 * 3600 * 1000
 
 
-def test_topic_has_one_partition_unless_told_otherwise(log: StreamLog) -> None:
+def test_topic_has_one_partition_by_default(log: StreamLog) -> None:
     assert log.create_topic("orders").partitions == 1
 
 
-def test_topic_keeps_records_for_ever_and_hashes_with_xxhash_unless_told_otherwise(log: StreamLog) -> None:
+def test_topic_keeps_records_for_ever_and_hashes_with_xxhash_by_default(log: StreamLog) -> None:
     config = log.create_topic("orders").config
     assert config["retention_ms"] in (None, -1)
     assert config["retention_bytes"] in (None, -1)
@@ -205,7 +205,7 @@ def test_topics_are_equal_by_log_and_name(log: StreamLog, open_log: Callable[...
     assert {log["a"]: 1}[log["a"]] == 1
 
 
-def test_sending_to_an_unknown_topic_creates_it_only_when_told_to(log: StreamLog, reopen: Reopen) -> None:
+def test_sending_to_an_unknown_topic_creates_it_only_with_auto_create_topics(log: StreamLog, reopen: Reopen) -> None:
     with log.producer() as producer, pytest.raises(streamlog.UnknownTopicOrPartitionError, match="orders"):
         producer.send("orders", b"lost")
     assert "orders" not in log

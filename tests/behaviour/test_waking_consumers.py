@@ -46,7 +46,7 @@ def waiting(monkeypatch: pytest.MonkeyPatch) -> Waiting:
 
 
 @pytest.mark.parametrize("group", [None, "g"], ids=["alone", "member"])
-def test_a_record_wakes_who_waits_for_it(
+def test_a_record_wakes_the_polls_that_wait_for_it(
     log: streamlog.StreamLog, in_thread: InThread, monkeypatch: pytest.MonkeyPatch, group: str | None
 ) -> None:
     topic = log.create_topic("t")
@@ -126,7 +126,7 @@ def test_a_record_that_an_interrupt_kept_from_the_loop_comes_again(
 
 @pytest.mark.parametrize("sync", [False, True])
 @pytest.mark.parametrize("how", ["send", "send_many", "linger", "headers"])
-def test_every_way_to_send_wakes_who_waits(
+def test_every_way_to_send_wakes_a_poll_that_waits(
     tmp_path: Path, clock: ManualClock, in_thread: InThread, waiting: Waiting, sync: bool, how: str
 ) -> None:
     with streamlog.open(tmp_path / "log", clock=clock, sync=sync) as log:
@@ -146,7 +146,7 @@ def test_every_way_to_send_wakes_who_waits(
             assert [record.value for record in polled.result(LONG)] == [b"x"]
 
 
-def test_an_append_to_any_of_its_partitions_wakes_who_waits(
+def test_an_append_to_any_of_its_partitions_wakes_a_poll_that_waits(
     log: streamlog.StreamLog, in_thread: InThread, waiting: Waiting
 ) -> None:
     topic = log.create_topic("t", partitions=3)
@@ -159,7 +159,7 @@ def test_an_append_to_any_of_its_partitions_wakes_who_waits(
             assert [record.partition for record in polled.result(LONG)] == [n]
 
 
-def test_what_an_interrupted_sender_left_wakes_who_waits_when_it_is_settled(
+def test_the_records_of_an_interrupted_send_wake_a_poll_that_waits_when_they_are_settled(
     log: streamlog.StreamLog, in_thread: InThread, waiting: Waiting, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     topic = log.create_topic("t")
@@ -189,7 +189,9 @@ def test_what_an_interrupted_sender_left_wakes_who_waits_when_it_is_settled(
 
 
 @pytest.mark.parametrize("loop", [False, True])
-def test_stop_wakes_who_waits(log: streamlog.StreamLog, in_thread: InThread, waiting: Waiting, loop: bool) -> None:
+def test_stop_wakes_a_poll_that_waits(
+    log: streamlog.StreamLog, in_thread: InThread, waiting: Waiting, loop: bool
+) -> None:
     log.create_topic("t")
     with log.consumer("t") as reader:
         ended = in_thread(lambda: list(reader) if loop else reader.poll(FOREVER))
@@ -198,7 +200,7 @@ def test_stop_wakes_who_waits(log: streamlog.StreamLog, in_thread: InThread, wai
         assert ended.result(LONG) == []
 
 
-def test_closing_the_log_wakes_who_waits_before_anything_else_is_closed(
+def test_closing_the_log_wakes_the_polls_that_wait_before_anything_else_is_closed(
     tmp_path: Path, clock: ManualClock, in_thread: InThread, waiting: Waiting, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     closing = streamlog.Consumer._close_with_log
@@ -212,7 +214,7 @@ def test_closing_the_log_wakes_who_waits_before_anything_else_is_closed(
     assert isinstance(ended.exception(LONG), ClosedError)
 
 
-def test_a_new_topic_wakes_who_waits_for_its_name(
+def test_a_new_topic_wakes_the_polls_that_wait_for_its_name(
     log: streamlog.StreamLog, in_thread: InThread, waiting: Waiting
 ) -> None:
     with log.consumer(re.compile("t.*")) as reader:

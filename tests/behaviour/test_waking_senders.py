@@ -66,7 +66,7 @@ def opened(disk: GatedDisk, clock: ManualClock, **options: Any) -> streamlog.Str
 
 
 @pytest.mark.parametrize("sync", [False, True])
-def test_everybody_who_waits_for_room_is_woken(
+def test_every_send_that_waits_for_memory_is_woken(
     disk: GatedDisk, clock: ManualClock, in_thread: InThread, waits: Waits, sync: bool
 ) -> None:
     """The first to be woken takes all the room for a batch that lingers, and the next one ends that linger."""
@@ -89,7 +89,7 @@ def test_everybody_who_waits_for_room_is_woken(
 
 @pytest.mark.parametrize("sync", [False, True])
 @pytest.mark.parametrize("how", ["result", "flush", "close"])
-def test_who_waits_for_a_batch_that_another_thread_writes_is_woken(
+def test_a_sender_that_waits_for_a_batch_of_another_thread_is_woken(
     disk: GatedDisk, clock: ManualClock, in_thread: InThread, waits: Waits, sync: bool, how: str
 ) -> None:
     with opened(disk, clock, sync=sync) as log:
@@ -108,7 +108,7 @@ def test_who_waits_for_a_batch_that_another_thread_writes_is_woken(
             assert delivery.result(0).offset == 1
 
 
-def test_who_waits_for_the_sync_of_another_thread_is_woken_or_has_the_next_turn(
+def test_a_sender_that_waits_for_the_sync_of_another_thread_is_woken_or_has_the_next_turn(
     disk: GatedDisk, clock: ManualClock, in_thread: InThread, waits: Waits
 ) -> None:
     with opened(disk, clock, sync=True) as log:
@@ -123,7 +123,7 @@ def test_who_waits_for_the_sync_of_another_thread_is_woken_or_has_the_next_turn(
         assert sorted(offsets) == [0, 1, 2, 3]
 
 
-def test_a_record_that_nobody_waits_for_is_synced_after_its_linger(disk: GatedDisk, in_thread: InThread) -> None:
+def test_a_record_on_which_no_call_waits_is_synced_after_its_linger(disk: GatedDisk, in_thread: InThread) -> None:
     with streamlog.open("data", disk=disk, sync=True) as log, log.producer(linger_ms=1) as producer:
         log.create_topic("t")
         with log.consumer("t") as reader:
@@ -131,7 +131,7 @@ def test_a_record_that_nobody_waits_for_is_synced_after_its_linger(disk: GatedDi
             assert [record.value for record in reader.poll(3600)] == [b"x"]
 
 
-def test_who_waits_for_a_batch_is_woken_when_it_is_in_the_log_and_syncs_it(
+def test_a_sender_that_waits_for_a_batch_is_woken_when_it_is_in_the_log_and_syncs_it(
     disk: GatedDisk, clock: ManualClock, in_thread: InThread, waits: Waits, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The one who writes it, because a linger is over, leaves the sync to whoever blocks on the record."""

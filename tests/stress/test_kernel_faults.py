@@ -137,7 +137,7 @@ def test_what_the_kernel_refuses_ends_in_typed_errors_and_an_intact_log(
         account.check(path, may_keep_refused="sync" in fault or "SIGKILL" in fault)
 
 
-def test_nobody_sees_a_synced_record_before_its_sync_is_done(tmp_path: Path, path: Path, strace: str) -> None:
+def test_no_consumer_sees_a_synced_record_before_its_sync_is_done(tmp_path: Path, path: Path, strace: str) -> None:
     delay_ms, count = 60, 8
     code = "import sys; from tests.stress import faulted_child; faulted_child.send_synced(*sys.argv[1:3], int(sys.argv[3]))"
     command = [strace, "-f", "-qq", "-o", "/dev/null", "-e", f"inject=fdatasync:delay_enter={delay_ms * 1000}"]

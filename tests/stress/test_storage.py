@@ -138,7 +138,7 @@ def impatient() -> Iterator[None]:
 
 @pytest.mark.parametrize("compacted", [False, True], ids=["deleted", "compacted"])
 @pytest.mark.usefixtures("impatient")
-def test_readers_get_the_right_records_or_are_told_whatever_happens_to_the_files(
+def test_readers_get_the_right_records_or_an_error_whatever_happens_to_the_files(
     tmp_path: Path, rng: random.Random, compacted: bool
 ) -> None:
     storm = Storm(tmp_path / "p", rng, compacted=compacted)

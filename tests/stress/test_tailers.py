@@ -33,9 +33,7 @@ def is_opening(published: Path) -> bool:
     return header is not None and header.state == OPENING
 
 
-def test_a_follower_that_slept_through_a_deletion_is_told_so_while_the_next_owner_opens(
-    path: Path, tmp_path: Path
-) -> None:
+def test_a_follower_that_missed_a_deletion_raises_while_the_next_owner_opens(path: Path, tmp_path: Path) -> None:
     count = 400
     with streamlog.open(path) as log:
         topic = log.create_topic("t", segment_bytes=1024)

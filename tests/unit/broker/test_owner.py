@@ -210,9 +210,7 @@ def test_what_is_missing_from_a_closed_log_is_named(closed: Path, open_log: Open
 
 
 @pytest.mark.damaged
-def test_records_whose_files_are_missing_from_a_closed_log_are_told_to_who_reads_them(
-    closed: Path, open_log: OpenLog
-) -> None:
+def test_reading_records_whose_files_are_missing_from_a_closed_log_raises(closed: Path, open_log: OpenLog) -> None:
     for file in partition_of(closed, 0).glob("*.log"):
         file.unlink()
     log = open_log()

@@ -77,7 +77,7 @@ def test_roundrobin_skips_members_that_do_not_subscribe_to_the_topic() -> None:
 
 
 @pytest.mark.parametrize("name", STICKY)
-def test_sticky_deals_in_turn_when_nobody_has_anything(name: str) -> None:
+def test_sticky_assigns_in_turn_when_no_member_has_partitions(name: str) -> None:
     topics = {"a": "t u", "b": "t u"}
     assert spread(name, topics, {"t": 3, "u": 3}) == {"a": "t0 t2 u1", "b": "t1 u0 u2"}
 
@@ -128,7 +128,7 @@ def test_unknown_topics_give_nothing() -> None:
         assert spread(name, {"a": "t nowhere"}, {"t": 1}) == {"a": "t0"}
 
 
-def test_a_group_of_nobody_is_assigned_nothing() -> None:
+def test_a_group_without_members_is_assigned_nothing() -> None:
     for name in ASSIGNORS:
         assert spread(name, {}, {"t": 1}) == {}
 

@@ -249,7 +249,7 @@ def test_without_a_retention_offsets_stay_for_ever(world: Any) -> None:
 # -- topics that are made anew
 
 
-def test_an_offset_of_a_former_topic_does_not_count_though_nobody_was_told(world: Any) -> None:
+def test_an_offset_of_a_former_topic_does_not_count_though_no_deletion_was_reported(world: Any) -> None:
     world.commit("g", {T0: 5})
     world.make_anew("t")
     assert world.shard.committed("g") == world.shard.committed("g", [T0]) == {}

@@ -51,7 +51,7 @@ def test_a_member_keeps_what_stays_its_own_while_the_rest_moves(world: Any, tp: 
     assert first.held == tp("t0", "t1")
 
 
-def test_a_lazy_owner_keeps_everybody_from_its_partitions(world: Any, tp: Any) -> None:
+def test_an_owner_that_does_not_poll_keeps_its_partitions(world: Any, tp: Any) -> None:
     lazy = world.joined()
     second = world.joined()
     for _ in range(3):
@@ -165,7 +165,7 @@ def test_a_deleted_topic_takes_its_partitions_along(world: Any) -> None:
     assert world.state == "Stable"
 
 
-def test_topics_that_nobody_reads_change_no_group(world: Any) -> None:
+def test_topics_that_no_group_reads_change_no_group(world: Any) -> None:
     world.joined()
     epoch, written = world.epoch, len(world.log)
     world.topics["other"] = 8
@@ -222,7 +222,7 @@ def test_a_member_that_does_not_poll_in_time_is_evicted(world: Any, tp: Any) -> 
         stuck.heartbeat()
 
 
-def test_another_members_poll_evicts_who_is_overdue(world: Any, tp: Any) -> None:
+def test_the_poll_of_another_member_evicts_an_overdue_member(world: Any, tp: Any) -> None:
     stuck, other = world.member(), world.member()
     world.poll_in_turn(stuck, other)
     world.later(299)
@@ -232,7 +232,7 @@ def test_another_members_poll_evicts_who_is_overdue(world: Any, tp: Any) -> None
     assert len(world.shard.describe("g").members) == 1
 
 
-def test_a_late_poll_that_nobody_waited_for_is_in_time(world: Any, tp: Any) -> None:
+def test_a_late_poll_is_in_time_if_no_other_call_came_before(world: Any, tp: Any) -> None:
     member = world.joined()
     world.later(1000)
     assert member.poll() == tp("t0", "t1", "t2", "t3")
@@ -292,7 +292,7 @@ def test_a_setting_that_is_changed_back_holds_again(world: Any) -> None:
     assert world.shard.describe("g").assignor == "range"
 
 
-def test_nobody_to_watch_is_no_deadline(world: Any) -> None:
+def test_without_members_there_is_no_deadline(world: Any) -> None:
     assert world.shard.next_expiry_s() is None
     world.joined().leave()
     assert world.shard.next_expiry_s() is None

@@ -93,7 +93,7 @@ def test_while_one_syncs_the_others_wait_and_one_of_those_left_has_the_next_turn
     assert last.done()
 
 
-def test_who_came_during_a_sync_of_sealed_segments_has_the_next_turn(
+def test_a_request_made_during_a_sync_of_sealed_segments_has_the_next_turn(
     partition: Partition, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """It would wait until it looks for itself otherwise, 20 ms or more."""
@@ -114,7 +114,7 @@ def test_who_came_during_a_sync_of_sealed_segments_has_the_next_turn(
     assert not late[0].done()
 
 
-def test_nobody_is_told_that_the_turn_is_free_while_another_syncs(partition: Partition) -> None:
+def test_no_request_gets_the_turn_while_another_syncs(partition: Partition) -> None:
     turns: list[str] = []
     parked = write(partition)
     parked.on_turn(lambda _: turns.append("parked"))
@@ -125,7 +125,7 @@ def test_nobody_is_told_that_the_turn_is_free_while_another_syncs(partition: Par
     assert turns == ["parked"]
 
 
-def test_what_nobody_blocks_on_is_left_to_the_scheduler(partition: Partition) -> None:
+def test_a_request_that_no_call_blocks_on_is_left_to_the_scheduler(partition: Partition) -> None:
     asked: list[int] = []
     partition.commit.schedule = asked.append
     first = write(partition)
@@ -140,7 +140,9 @@ def test_what_nobody_blocks_on_is_left_to_the_scheduler(partition: Partition) ->
     assert asked == [PATIENCE_MS, 0, PATIENCE_MS]
 
 
-def test_what_came_during_a_sync_and_nobody_blocks_on_is_left_to_the_scheduler_at_once(partition: Partition) -> None:
+def test_a_request_made_during_a_sync_that_no_call_blocks_on_is_left_to_the_scheduler_at_once(
+    partition: Partition,
+) -> None:
     covered, left = write(partition), write(partition)
     asked: list[int] = []
     partition.commit.schedule = asked.append
@@ -218,7 +220,7 @@ class _Waited:
         self._lock.release()
 
 
-def test_a_failed_sync_fails_all_who_are_parked_and_who_come_later(partition: Partition, disk: FaultyDisk) -> None:
+def test_a_failed_sync_fails_all_parked_and_all_later_requests(partition: Partition, disk: FaultyDisk) -> None:
     assert write(partition).drive()
     parked = [write(partition), write(partition)]
     disk.fail("sync", errno.EIO, path="*.log")
@@ -235,7 +237,7 @@ def test_a_failed_sync_fails_all_who_are_parked_and_who_come_later(partition: Pa
     assert partition.high_watermark == 1
 
 
-def test_a_file_that_cannot_be_opened_fails_who_is_parked_and_nobody_after(
+def test_a_file_that_cannot_be_opened_fails_the_parked_requests_and_no_later_one(
     partition: Partition, disk: FaultyDisk
 ) -> None:
     write(partition, size=900)
@@ -256,7 +258,7 @@ def test_the_sync_of_sealed_segments_counts(partition: Partition) -> None:
 
 
 @pytest.mark.parametrize("fails", [False, True])
-def test_closing_answers_who_is_parked(partition: Partition, disk: FaultyDisk, fails: bool) -> None:
+def test_closing_answers_the_parked_requests(partition: Partition, disk: FaultyDisk, fails: bool) -> None:
     parked = write(partition)
     if fails:
         disk.fail("sync", errno.EIO, path="*.log")
@@ -268,7 +270,7 @@ def test_closing_answers_who_is_parked(partition: Partition, disk: FaultyDisk, f
         assert parked.result() == 0
 
 
-def test_a_partition_that_is_deleted_fails_who_is_parked(partition: Partition) -> None:
+def test_deleting_a_partition_fails_the_parked_requests(partition: Partition) -> None:
     parked = write(partition)
     partition.remove(ClosedError("gone"))
     assert isinstance(parked.error(), ClosedError)

@@ -93,7 +93,7 @@ def test_waking_when_another_took_the_last_waiter_does_nothing(partition: Partit
     partition.waiters.wake()
 
 
-def test_a_closed_partition_refuses_everything_and_wakes_who_waits(partition: Partition) -> None:
+def test_a_closed_partition_refuses_every_call_and_wakes_the_calls_that_wait(partition: Partition) -> None:
     woken: list[int] = []
     partition.append(write(), NOW)
     partition.waiters.add(lambda: woken.append(1))
@@ -133,7 +133,7 @@ def test_an_interrupted_write_is_settled_from_outside(partition: Partition) -> N
     assert partition.append(write(), NOW) == 1
 
 
-def test_work_is_told_of_when_a_segment_begins_to_age_and_when_it_is_sealed(partition: Partition) -> None:
+def test_a_partition_reports_work_when_a_segment_begins_to_age_and_when_it_is_sealed(partition: Partition) -> None:
     told: list[int] = []
     partition.on_work = lambda p: told.append(p.high_watermark)
     partition.append(write(b"small"), NOW)

@@ -63,7 +63,7 @@ def test_a_dead_owner_is_not_alive_because_its_pid_is_anothers_now(tmp_path: Pat
     assert DirectoryLock(str(tmp_path / "lock")).holder() is None
 
 
-def test_the_holder_is_told_however_many_locks_there_are_and_the_list_is_not_read(
+def test_the_holder_is_found_among_many_locks_without_reading_the_list_of_locks(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def refuse(file: Any, *args: Any, **options: Any) -> Any:
@@ -94,7 +94,7 @@ def test_the_pid_is_in_the_file_before_the_lock_can_be_seen(tmp_path: Path, monk
     assert seen == [(None, str(os.getpid()))]
 
 
-def test_without_room_for_the_pid_a_lock_names_nobody_and_is_held_all_the_same(
+def test_without_space_for_the_pid_a_lock_is_held_and_names_no_process(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     lock = DirectoryLock(str(tmp_path / "lock"))
@@ -119,7 +119,7 @@ def test_a_lock_that_was_given_up_is_not_held(path: str) -> None:
 
 
 @pytest.mark.parametrize("content", ["", "nobody", "0", "99999999999"])
-def test_a_lock_file_that_names_nobody_is_not_held(path: str, content: str) -> None:
+def test_a_lock_file_that_names_no_process_is_not_held(path: str, content: str) -> None:
     Path(path).write_text(content)
     assert DirectoryLock(path).holder() is None
 

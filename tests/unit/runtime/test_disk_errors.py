@@ -93,7 +93,7 @@ def test_a_handler_in_the_middle_of_a_file_call_is_not_the_disk(
     raised(lambda: OsDisk().exists("/"))  # not: "absent"
 
 
-def test_an_error_that_was_never_raised_is_nobodys() -> None:
+def test_an_error_that_was_never_raised_does_not_come_from_the_disk() -> None:
     assert not is_the_disks(OSError(errno.EIO, "made"))
     assert not ends_in(OSError(errno.EIO, "made"), "streamlog.")
 

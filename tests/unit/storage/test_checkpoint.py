@@ -18,7 +18,7 @@ MakeBox = Callable[..., Box]
 
 
 @pytest.mark.parametrize("call", ["open", "pread"])
-def test_a_state_that_cannot_be_read_is_told_as_what_the_disk_said(box: MakeBox, call: str) -> None:
+def test_a_checkpoint_that_cannot_be_read_raises_the_error_of_the_disk(box: MakeBox, call: str) -> None:
     b, _ = segments_on_faulty_disk(box)
     b.close()
     path = f"{b.path}/partition.state"

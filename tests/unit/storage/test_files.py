@@ -23,7 +23,7 @@ def test_finishing_a_replacement_again_does_nothing(box: MakeBox) -> None:
     assert list(compaction._groups([], 100)) == []
 
 
-def test_what_finds_another_directory_in_its_place_is_told_so() -> None:
+def test_the_error_of_a_replaced_directory_says_so() -> None:
     try:
         raise StaleOwnerError(errno.ESTALE, "another log's", "/logs/data")
     except OSError as error:

@@ -150,7 +150,7 @@ def test_delete_records_past_the_end_is_refused(box: MakeBox, before: int) -> No
     assert b.log.tail.start_offset == 0
 
 
-def test_a_reader_in_a_segment_that_is_deleted_is_told_the_new_start(box: MakeBox) -> None:
+def test_the_error_of_a_reader_in_a_deleted_segment_names_the_new_start(box: MakeBox) -> None:
     b = box(segment_bytes=1024)
     for _ in range(5):
         b.append(b"x" * 500)

@@ -64,7 +64,7 @@ def test_duplicate_sequence_returns_the_original_offset(log: Journal) -> None:
     assert log.end == 2 * KEPT_BATCHES
 
 
-def test_a_duplicate_is_told_when_the_original_was_appended(log: Journal) -> None:
+def test_a_duplicate_has_the_append_time_of_the_original(log: Journal) -> None:
     log.send(batch(0))
     assert log.producers.check([batch(0)], NOW + 5) == BatchMetadata(0, 0, 0, NOW)
 

@@ -202,7 +202,7 @@ def test_a_segment_whose_index_knows_no_such_time_is_passed_over(box: MakeBox) -
 
 
 @pytest.mark.parametrize("size", [10, 30_000])
-def test_a_fetch_ends_at_the_offset_that_it_is_told_to_end_at(box: MakeBox, size: int) -> None:
+def test_a_fetch_ends_at_the_given_offset(box: MakeBox, size: int) -> None:
     b = box()
     for n in range(5):
         b.append(b"%d" % n * size)
@@ -218,7 +218,7 @@ def test_a_fetch_ends_at_the_offset_that_it_is_told_to_end_at(box: MakeBox, size
 
 @pytest.mark.damaged
 @pytest.mark.parametrize("length", [0, 1 << 29])
-def test_damage_before_the_end_is_handed_to_who_decodes_it(box: MakeBox, length: int) -> None:
+def test_damage_before_the_end_is_found_when_the_batch_is_decoded(box: MakeBox, length: int) -> None:
     b = box()
     for n in range(4):
         b.append(b"%d" % n * 10)

@@ -137,7 +137,7 @@ def test_a_hostile_directory_count_costs_nothing_but_its_batch(box: MakeBox) -> 
     assert b.values(skip=True) == [b"v0", b"v2"]
 
 
-def test_a_segment_missing_in_the_middle_is_told_to_who_reads_there(box: MakeBox) -> None:
+def test_a_segment_missing_in_the_middle_fails_reads_there(box: MakeBox) -> None:
     b = box(segment_bytes=1024)
     for n in range(12):
         b.append(b"%d" % n * 300)
@@ -154,7 +154,7 @@ def test_a_segment_missing_in_the_middle_is_told_to_who_reads_there(box: MakeBox
     assert [problem.lost for problem in b.problems(CLEAN)] == [(int(victim.stem), following)]
 
 
-def test_a_missing_first_segment_is_told_to_who_reads_there(box: MakeBox) -> None:
+def test_a_missing_first_segment_fails_reads_there(box: MakeBox) -> None:
     b = box(segment_bytes=1024)
     for n in range(12):
         b.append(b"%d" % n * 300)
@@ -168,7 +168,7 @@ def test_a_missing_first_segment_is_told_to_who_reads_there(box: MakeBox) -> Non
     assert [problem.lost for problem in b.problems(CLEAN)] == [(0, following)]
 
 
-def test_a_missing_last_segment_of_a_closed_log_is_told_and_appends_go_on_behind_it(box: MakeBox) -> None:
+def test_a_missing_last_segment_of_a_closed_log_is_reported_and_appends_go_on_after_it(box: MakeBox) -> None:
     b = box(segment_bytes=1024)
     for n in range(12):
         b.append(b"%d" % n * 300)

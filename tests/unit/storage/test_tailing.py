@@ -170,7 +170,7 @@ def test_an_append_alone_lists_nothing(box: MakeBox) -> None:
     assert calls == []
 
 
-def test_who_tails_does_not_walk_what_came_before(box: MakeBox) -> None:
+def test_tailing_does_not_scan_the_batches_before(box: MakeBox) -> None:
     b = box()
     for _ in range(60):
         b.append(b"x" * 4000)
@@ -300,7 +300,7 @@ class Told:
         self.then()
 
 
-def test_after_a_compaction_nobody_reads_the_old_file(box: MakeBox) -> None:
+def test_after_a_compaction_no_read_uses_the_old_file(box: MakeBox) -> None:
     b = small(box, 12, cleanup_policy="compact")
     along = Along(b)
     along.follow()
@@ -503,7 +503,7 @@ def test_a_new_owner_means_new_files(box: MakeBox) -> None:
 
 
 @pytest.mark.damaged
-def test_a_missing_segment_is_told_to_who_reads_there(box: MakeBox) -> None:
+def test_a_missing_segment_fails_reads_there(box: MakeBox) -> None:
     b = small(box, 8)
     b.logs()[1].unlink()
     along = Along(b)
@@ -518,7 +518,9 @@ def test_a_missing_segment_is_told_to_who_reads_there(box: MakeBox) -> None:
 
 @pytest.mark.damaged
 @pytest.mark.parametrize("harm", ["missing", "damaged"])
-def test_a_missing_first_segment_is_told_though_no_state_says_where_the_log_starts(box: MakeBox, harm: str) -> None:
+def test_a_missing_first_segment_is_reported_without_a_state_that_says_where_the_log_starts(
+    box: MakeBox, harm: str
+) -> None:
     b = small(box, 8)
     b.logs()[0].unlink()
     state = b.path / "partition.state"
@@ -531,7 +533,7 @@ def test_a_missing_first_segment_is_told_though_no_state_says_where_the_log_star
 
 
 @pytest.mark.damaged
-def test_damage_is_told_and_can_be_stepped_over(box: MakeBox) -> None:
+def test_damage_is_reported_and_can_be_skipped(box: MakeBox) -> None:
     b = small(box, 8)
     data = bytearray(b.logs()[1].read_bytes())
     data[300] ^= 1
@@ -544,7 +546,7 @@ def test_damage_is_told_and_can_be_stepped_over(box: MakeBox) -> None:
     assert left == [value(n) for n in range(8) if n != 1]
 
 
-def test_who_tails_across_a_roll_goes_on_without_a_walk(box: MakeBox) -> None:
+def test_tailing_continues_after_a_roll_without_a_scan(box: MakeBox) -> None:
     b = box()
     along = Along(b)
     for n in range(60):

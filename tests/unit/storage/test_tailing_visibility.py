@@ -54,7 +54,7 @@ def test_a_reader_waits_for_what_is_in_the_log_and_may_not_be_seen_any_more(box:
     assert along.values(4) == [value(4)]
 
 
-def test_a_log_that_ends_earlier_than_it_did_is_told(box: MakeBox) -> None:
+def test_a_log_that_ends_earlier_than_it_did_is_reported(box: MakeBox) -> None:
     b = box()
     for n in range(3):
         b.append(value(n))

@@ -34,7 +34,7 @@ def left_alone(b: Box, slot: Slot | None = None, *, verify: bool = False) -> lis
 
 @pytest.mark.parametrize("count", [0, 1, 2, 3, 9])
 @pytest.mark.parametrize("clean", [True, False])
-def test_everything_whole_is_read_when_nobody_owns_it(box: MakeBox, count: int, clean: bool) -> None:
+def test_everything_whole_is_read_when_there_is_no_owner(box: MakeBox, count: int, clean: bool) -> None:
     b = small(box, count)
     slot = Along(b).slot()
     for n in range(count, count + 3):
@@ -141,7 +141,7 @@ def test_a_finished_swap_is_the_truth(box: MakeBox) -> None:
 
 
 @pytest.mark.damaged
-def test_a_gap_before_an_empty_last_segment_is_told(box: MakeBox) -> None:
+def test_a_gap_before_an_empty_last_segment_is_reported(box: MakeBox) -> None:
     b = small(box, 3)
     (b.path / f"{9:020d}.log").write_bytes(b"")
     along = alone(b)

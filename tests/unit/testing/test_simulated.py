@@ -114,7 +114,7 @@ def test_a_write_beyond_the_end_leaves_a_hole_of_zeros() -> None:
     assert file.pread(100, 0) == b"\0\0\0\0\0end"
 
 
-def test_a_file_without_a_name_lives_on_for_whoever_has_it_open() -> None:
+def test_a_file_without_a_name_stays_readable_through_its_open_descriptors() -> None:
     disk = SimulatedDisk()
     file = disk.open("/a", create=True)
     file.pwrite([b"old"], 0)

@@ -197,7 +197,9 @@ def test_without_its_owner_file_a_log_can_be_repaired(
 
 
 @pytest.mark.damaged
-def test_a_partition_that_is_gone_is_empty_and_told(damaged: Path, tmp_path: Path, open_log: OpenLog) -> None:
+def test_a_partition_whose_directory_is_missing_is_empty_and_reported(
+    damaged: Path, tmp_path: Path, open_log: OpenLog
+) -> None:
     shutil.rmtree(segments(damaged, 1)[0].parent)
     report = repair(damaged, tmp_path / "new")
     (problem,) = report.problems

@@ -159,7 +159,7 @@ def test_a_missing_metadata_log_is_damage(closed: Path) -> None:
     assert ("missing", "__cluster_metadata") in kinds
 
 
-def test_damaged_metadata_makes_its_partitions_nobodys(closed: Path) -> None:
+def test_with_damaged_metadata_partitions_are_reported_as_orphans(closed: Path) -> None:
     (file,) = directory(closed, "__cluster_metadata", 0).glob("*.log")
     for position in range(20, file.stat().st_size, 97):
         flip(file, position)

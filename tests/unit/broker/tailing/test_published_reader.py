@@ -194,7 +194,7 @@ def test_many_partitions_are_read_whole(scene: Scene) -> None:
         (False, OPENING, 1, False, ALONE),
     ],
 )
-def test_who_has_the_directory(
+def test_the_situation_of_a_directory(
     scene: Scene, held: bool, state: int, incarnation: int, clean: bool, expected: Situation
 ) -> None:
     scene.owned(1, clean=clean)
@@ -307,7 +307,7 @@ def test_whether_somebody_opened_the_directory_since_is_in_the_owner_file(scene:
     assert scene.watcher.owner is owner
 
 
-def test_whoever_left_the_directory_alone_is_gone(scene: Scene) -> None:
+def test_an_owner_whose_lock_is_free_is_gone(scene: Scene) -> None:
     scene.write(SLOT)
     read = scene.disk.read
 
@@ -320,7 +320,7 @@ def test_whoever_left_the_directory_alone_is_gone(scene: Scene) -> None:
     assert scene.situation() is ALONE  # for the lock is looked at after the owner file, never before
 
 
-def test_a_new_file_under_the_old_name_is_found_when_nobody_wrote_the_old_one(scene: Scene) -> None:
+def test_a_new_file_under_the_old_name_is_found_when_no_owner_writes_the_old_one(scene: Scene) -> None:
     scene.write(SLOT)
     scene.lock.held = False
     assert scene.situation() is ALONE

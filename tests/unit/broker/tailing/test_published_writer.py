@@ -333,7 +333,7 @@ def test_every_change_that_is_no_append_has_a_generation_of_its_own(scene: Scene
     assert scene.slot().shape == seen[-1]
 
 
-def test_a_change_is_told_before_a_file_goes(scene: Scene) -> None:
+def test_a_change_is_published_before_a_file_is_removed(scene: Scene) -> None:
     partition = scene.added(segment_bytes=1024, retention_bytes=1, cleanup_policy="compact,delete")
     told: list[tuple[int, int]] = []
 
@@ -400,7 +400,7 @@ def test_a_partition_that_is_added_again_has_one_place(scene: Scene) -> None:
 
 
 @pytest.mark.parametrize("thread", [True, False])
-def test_a_disk_that_refuses_fails_no_append_and_is_told_of_once(
+def test_a_disk_error_fails_no_append_and_is_logged_once(
     scene: Scene, caplog: pytest.LogCaptureFixture, thread: bool
 ) -> None:
     partition = scene.added()
@@ -427,7 +427,7 @@ def test_a_disk_that_refuses_fails_no_append_and_is_told_of_once(
     assert scene.slot().shape == (0, 0)
 
 
-def test_a_change_that_could_not_be_told_is_still_one_when_it_can(scene: Scene) -> None:
+def test_a_change_that_could_not_be_published_is_published_later(scene: Scene) -> None:
     partition = scene.added()
     send(partition)
     scene.disk.error = OSError(errno.EIO, "no")
@@ -438,7 +438,7 @@ def test_a_change_that_could_not_be_told_is_still_one_when_it_can(scene: Scene) 
     assert scene.slot().generation == 1
 
 
-def test_a_change_of_files_does_not_wait_to_be_told_until_a_refused_write_is_tried_again(scene: Scene) -> None:
+def test_a_change_of_files_is_published_before_a_failed_write_is_due_again(scene: Scene) -> None:
     """Whoever read the files with what was told before them would find damage where there is none."""
     partition = scene.added(cleanup_policy="compact", segment_bytes=1024)
     for n in range(6):

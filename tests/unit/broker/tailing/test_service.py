@@ -96,7 +96,7 @@ def test_reads_that_find_something_do_not_look_each_time(scene: Scene) -> None:
     assert len(looks) == 1
 
 
-def test_who_waits_is_woken_by_the_thread_and_the_thread_sleeps_then(scene: Scene) -> None:
+def test_a_call_that_waits_is_woken_by_the_thread_which_then_sleeps(scene: Scene) -> None:
     nudges: list[None] = []
     scene.reader.nudge = lambda: nudges.append(None)
     assert scene.reader.tick(1_000) is None
@@ -113,7 +113,7 @@ def test_who_waits_is_woken_by_the_thread_and_the_thread_sleeps_then(scene: Scen
     assert scene.reader.tick(1_015) is None
 
 
-def test_news_that_another_reader_found_wake_everybody_who_waits_for_them(scene: Scene) -> None:
+def test_a_change_that_one_reader_found_wakes_all_readers_that_wait_for_it(scene: Scene) -> None:
     scene.owner.create_topic("u")
     scene.reader.look()
     both = scene.reader.await_data([NAME]), scene.reader.await_data([NAME, TopicPartition("u", 0)])
@@ -142,7 +142,7 @@ def test_listeners_hear_of_topics_once(scene: Scene) -> None:
     assert len(heard) == 1
 
 
-def test_a_deleted_topic_wakes_who_waits_and_tells_who_reads(scene: Scene) -> None:
+def test_a_deleted_topic_wakes_waiting_calls_and_fails_reads(scene: Scene) -> None:
     scene.send(*[b"%d" % n * 100 for n in range(100)])
     assert scene.fetch()
     parked = scene.reader.await_data([NAME])
@@ -161,7 +161,7 @@ def test_a_deleted_topic_wakes_who_waits_and_tells_who_reads(scene: Scene) -> No
 
 
 @pytest.mark.parametrize("opened", [True, False])
-def test_a_topic_deleted_in_the_middle_of_a_read_is_told_as_such(scene: Scene, opened: bool) -> None:
+def test_a_read_of_a_topic_deleted_meanwhile_raises_that_the_topic_is_deleted(scene: Scene, opened: bool) -> None:
     scene.send(b"x")
     if opened:
         scene.fetch()
@@ -241,7 +241,7 @@ def test_a_reader_that_comes_while_the_log_is_opened_waits_for_it(scene: Scene) 
     reader.close()
 
 
-def test_an_error_while_the_thread_looks_is_left_to_who_waits(scene: Scene) -> None:
+def test_an_error_in_the_thread_is_raised_by_the_call_that_waits(scene: Scene) -> None:
     parked = scene.reader.await_data([NAME])
 
     def refuse() -> Any:

@@ -192,7 +192,7 @@ def test_what_will_be_cut_is_no_damage(box: MakeBox, harm: str) -> None:
 
 @pytest.mark.damaged
 @pytest.mark.parametrize("position", [3, -1], ids=["header", "payload"])
-def test_damage_before_the_recovery_point_is_told_and_stays(box: MakeBox, position: int) -> None:
+def test_damage_before_the_recovery_point_is_reported_and_stays(box: MakeBox, position: int) -> None:
     b, values = four_segments(box, synced=2)
     first, second, *_ = b.logs()
     flip(first, position)
@@ -209,7 +209,7 @@ def test_damage_before_the_recovery_point_is_told_and_stays(box: MakeBox, positi
 
 
 @pytest.mark.damaged
-def test_damage_before_the_recovery_point_is_told_also_where_the_torn_end_is_in_the_same_file(box: MakeBox) -> None:
+def test_damage_before_the_recovery_point_is_reported_with_the_torn_end_in_the_same_file(box: MakeBox) -> None:
     b = box()
     b.append(b"one")
     b.append(b"two")
@@ -227,7 +227,7 @@ def test_damage_before_the_recovery_point_is_told_also_where_the_torn_end_is_in_
 
 
 @pytest.mark.damaged
-def test_a_segment_missing_before_the_recovery_point_is_told_and_what_follows_stays(box: MakeBox) -> None:
+def test_a_segment_missing_before_the_recovery_point_is_reported_and_what_follows_stays(box: MakeBox) -> None:
     b, values = four_segments(box, synced=2)
     b.logs()[0].unlink()
     b.open(POWER_LOST)

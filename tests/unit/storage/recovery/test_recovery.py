@@ -101,7 +101,7 @@ def test_after_a_power_loss_a_payload_that_did_not_reach_the_disk_is_cut_off(box
 
 
 @pytest.mark.damaged
-def test_after_a_kill_a_payload_that_does_not_verify_is_told_and_never_cut(box: MakeBox) -> None:
+def test_after_a_kill_a_payload_that_does_not_verify_is_reported_and_never_truncated(box: MakeBox) -> None:
     b = box()
     two_batches(b)
     b.log.release()
@@ -227,7 +227,7 @@ def test_an_index_that_is_larger_than_any_of_its_segment_is_not_read(
 
 
 @pytest.mark.damaged
-def test_a_sealed_segment_that_ends_early_is_told_when_it_is_looked_at(
+def test_a_sealed_segment_that_ends_early_is_reported_when_it_is_read(
     box: MakeBox, caplog: pytest.LogCaptureFixture
 ) -> None:
     b = box(segment_bytes=1500)

@@ -137,7 +137,7 @@ def test_what_is_no_word_of_a_failed_sync_is_not_taken_for_one() -> None:
     assert resync.marker_of(f"poisoned-{7:020d}-{1:016x}-all") == (7, f"{1:016x}", True)
 
 
-def test_where_no_word_could_be_left_an_open_that_is_told_so_copies(box: MakeBox) -> None:
+def test_an_open_after_a_failed_sync_without_a_marker_copies_the_segment(box: MakeBox) -> None:
     b, disk = armed(box)
     b.append(b"1")
     fail_next(disk, "sync", errno.EIO)
