@@ -9,7 +9,7 @@ from typing import Any
 from ..coordinator import GroupDescription, Heartbeat, HeartbeatResult
 from ..errors import ClosedError, ConfigError, DiskFullError, StorageError, StreamlogError, forked
 from ..replication.partition import Partition, gone
-from ..runtime.api import Completion, Lock
+from ..runtime.api import AllDone, Completion, Lock, answering
 from ..runtime.disk import entropy
 from ..runtime.threads import getpid
 from ..runtime.values import refuse_to_copy
@@ -61,19 +61,19 @@ class LocalService:
         self.stop_compacting = self._replicas.stop_compacting
         topics = self._topics = Topics(self._replicas, policies, defaults, clock, scheduler, new_lock())
         self._partition = topics.partition
-        self.topic = topics.topic
-        self.create_topic = topics.create_topic
-        self.update_topic = topics.update_topic
-        self.add_partitions = topics.add_partitions
-        self.delete_topic = topics.delete_topic
+        self.topic = answering(topics.topic)
+        self.create_topic = answering(topics.create_topic)
+        self.update_topic = answering(topics.update_topic)
+        self.add_partitions = answering(topics.add_partitions)
+        self.delete_topic = answering(topics.delete_topic)
         self.on_metadata = topics.on_metadata
         self.off_metadata = topics.off_metadata
         reads = PartitionReads(self._partitions, self._partition)
         self.fetch = reads.fetch
-        self.after_damage = reads.after_damage
-        self.bounds = reads.bounds
-        self.find_time = reads.find_time
-        self.partition_info = reads.partition_info
+        self.after_damage = answering(reads.after_damage)
+        self.bounds = answering(reads.bounds)
+        self.find_time = answering(reads.find_time)
+        self.partition_info = answering(reads.partition_info)
         self._groups: Groups | None = None
         self._blocked: list[tuple[Partition, StreamlogError]] = []
 
@@ -253,24 +253,28 @@ class LocalService:
         here.settle(write)
         return here.acknowledge(write) if write.base_offset >= 0 else None
 
-    def sync(self) -> list[Completion[int]]:
-        self._require_open()
-        return [partition.commit.everything() for partition in self._replicas.all()]
+    def sync(self) -> Completion[None]:
+        if self._topics.closed is not None:
+            return Completion.failed(self._topics.closed.copy())
+        return AllDone([partition.commit.everything() for partition in self._replicas.all()])
 
+    @answering
     def delete_records(self, partition: TopicPartition, before: int) -> int:
         return self._partition(partition).delete_records(before)
 
     def _each(self, name: str) -> list[Partition]:
-        return [self._partition(TopicPartition(name, n)) for n in range(self.topic(name).partitions)]
+        return [self._partition(TopicPartition(name, n)) for n in range(self._topics.topic(name).partitions)]
 
+    @answering
     def apply_retention(self, name: str) -> None:
         now = self.clock.time_ms()
         for partition in self._each(name):
             partition.maintenance.roll(now)
             partition.maintenance.apply_retention(now)
 
+    @answering
     def compact(self, name: str) -> None:
-        if not self.topic(name).config.compacts:
+        if not self._topics.topic(name).config.compacts:
             raise ConfigError(
                 f"Topic {name!r} is not compacted (cleanup_policy='delete'). "
                 f"Change it with update_config(cleanup_policy='compact').",
@@ -315,6 +319,7 @@ class LocalService:
                 self._partition(name)
         return self._the_groups.commit(group, member_id, member_epoch, offsets, topic_ids)
 
+    @answering
     def committed(
         self,
         group: str,
@@ -323,10 +328,12 @@ class LocalService:
     ) -> dict[TopicPartition, OffsetAndMetadata]:
         return self._the_groups.committed(group, partitions, topic_ids)
 
+    @answering
     def describe_group(self, group: str) -> GroupDescription:
         self._the_groups.expire_members()
         return self._the_groups.describe(group)
 
+    @answering
     def list_groups(self) -> list[str]:
         return self._the_groups.list()
 

@@ -16,6 +16,7 @@ from typing import Any
 
 from ..config import LARGEST_RECORD, check_topic_name
 from ..errors import ConfigError, InvalidTimestampError, RecordTooLargeError, describe
+from ..runtime.threads import result_of
 from ..types import HeaderTuple, Record
 from .handle import Parent
 from .producer.producer import SharedProducer
@@ -101,7 +102,7 @@ class DeadLetters:
             "max_message_bytes": self._largest_of(source),
             "message_timestamp_after_max_ms": None,
         }
-        self._log._use().create_topic(topic, None, settings, exist_ok=True)
+        result_of(self._log._use().create_topic(topic, None, settings, exist_ok=True))
 
     def _largest_of(self, source: str, size: int = 0) -> int:
         """The `max_message_bytes` for dead letters of `size` bytes, and of the largest records of `source` with headers."""
@@ -131,7 +132,8 @@ class DeadLetters:
                     "%s takes records of %d bytes, and a dead letter has %d: its max_message_bytes is raised",
                     topic, error.max_size, error.size,
                 )  # fmt: skip
-                self._log._use().update_topic(topic, {"max_message_bytes": self._largest_of(record.topic, error.size)})
+                largest = self._largest_of(record.topic, error.size)
+                result_of(self._log._use().update_topic(topic, {"max_message_bytes": largest}))
 
     def close(self) -> None:
         self._producer.close()

@@ -47,7 +47,7 @@ class ConsumerGroup:
     def _describe(self) -> GroupDescription:
         service = self._log._use()
         self._log._local_members.evict_dead(self.name)
-        return service.describe_group(self.name)
+        return result_of(service.describe_group(self.name))
 
     def consumer(self, *topics: Any, **config: Any) -> Consumer[Any, Any]:
         """A consumer in this group."""
@@ -119,7 +119,7 @@ class ConsumerGroup:
 
     def offsets(self) -> dict[TopicPartition, OffsetAndMetadata]:
         """What is committed for each partition: the NEXT offset to read, and its metadata."""
-        return self._log._use().committed(self.name, None)
+        return result_of(self._log._use().committed(self.name, None))
 
     def committed(self) -> dict[TopicPartition, int]:
         """The NEXT offset to read of each partition for which one is committed."""
@@ -140,7 +140,7 @@ class ConsumerGroup:
         for topic in sorted(names & set(service.image.topics)):
             for number in range(service.image.topics[topic].partitions):
                 name = TopicPartition(topic, number)
-                start, end = service.bounds(name, "read_committed")
+                start, end = result_of(service.bounds(name, "read_committed"))
                 lag[name] = max(0, end - max(start, committed.get(name, start)))
         return lag
 
@@ -163,7 +163,7 @@ class ConsumerGroup:
                 choice("to", to, ("earliest", "latest"))
             wanted = {}
             for topic in names or sorted({name.topic for name in self.offsets()}):
-                for number in range(service.topic(topic).partitions):
+                for number in range(result_of(service.topic(topic)).partitions):
                     name = TopicPartition(topic, number)
                     wanted[name] = OffsetAndMetadata(self._where(name, to))
         ids = {name: topics_now[name.topic].id_bytes for name in wanted if name.topic in topics_now}
@@ -176,14 +176,14 @@ class ConsumerGroup:
                 raise ConfigError(
                     f"reset: {tuple(name)} is not a partition of the topics given ({', '.join(topics)}).", name="to"
                 )
-            start, end = self._log._use().bounds(name, "read_committed")
+            start, end = result_of(self._log._use().bounds(name, "read_committed"))
             if not is_offset(offset) or not start <= offset <= end:
                 raise out_of_range("reset: offset ", offset, name, start, end)
 
     def _where(self, name: TopicPartition, to: Any) -> int:
         """The offset that "earliest", "latest" or a datetime means."""
         service = self._log._use()
-        return offset_at(service, name, to, *service.bounds(name, "read_committed"))
+        return offset_at(service, name, to, *result_of(service.bounds(name, "read_committed")))
 
     def delete(self) -> None:
         """Delete the group and its offsets. Raises GroupNotEmptyError if it has members, GroupIdNotFoundError."""

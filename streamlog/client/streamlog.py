@@ -184,7 +184,7 @@ class StreamLog(Closing):
         settings: dict[str, Any] = dict(topic_config)
         if replication_factor is not None:
             settings["replication_factor"] = replication_factor
-        self._use().create_topic(check_topic_name(name), partitions, settings, exist_ok=exist_ok)
+        result_of(self._use().create_topic(check_topic_name(name), partitions, settings, exist_ok=exist_ok))
         return Topic(self, name)
 
     def topic(self, name: str, *, key_serde: Any = None, value_serde: Any = None) -> Topic[Any, Any]:
@@ -215,7 +215,7 @@ class StreamLog(Closing):
 
         Raises UnknownTopicOrPartitionError.
         """
-        self._use().delete_topic(name)
+        result_of(self._use().delete_topic(name))
 
     # -- clients -------------------------------------------------------------------------------------
 
@@ -255,7 +255,7 @@ class StreamLog(Closing):
 
     def groups(self) -> list[ConsumerGroup]:
         """Handles on all groups, in the order of their names."""
-        return [ConsumerGroup(self, name) for name in self._use().list_groups()]
+        return [ConsumerGroup(self, name) for name in result_of(self._use().list_groups())]
 
     def metrics(self) -> dict[str, Any]:
         """Numbers by topic and partition, counted since the log was opened. They can be written as JSON."""
@@ -275,17 +275,7 @@ class StreamLog(Closing):
         ...     _ = log.create_topic("orders").send("9.50", key="alice")
         ...     log.sync()
         """
-        first: StreamlogError | None = None
-        for done in self._use().sync():
-            try:
-                result_of(done)
-            except StreamlogError as error:
-                first = first or error
-        if first is not None:
-            try:
-                raise first
-            finally:
-                del first  # it refers to this frame
+        result_of(self._use().sync())
 
     # -- closing -------------------------------------------------------------------------------------
 
@@ -403,10 +393,10 @@ class StreamLog(Closing):
         check_topic_name(name)
         if self._engine.options.auto_create_topics:
             try:
-                return service.create_topic(name)
+                return result_of(service.create_topic(name))
             except TopicAlreadyExistsError:  # another thread was faster
-                return service.topic(name)
-        return service.topic(name)
+                return result_of(service.topic(name))
+        return result_of(service.topic(name))
 
     def _name_of(self, topic: Any) -> tuple[str, Any, Any]:
         """A topic's name and serdes, from its name or a handle. Raises ConfigError, InvalidTopicError."""

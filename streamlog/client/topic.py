@@ -12,6 +12,7 @@ from uuid import UUID
 from ..broker.metadata import TopicView
 from ..config import choice
 from ..errors import ConfigError, UnknownTopicIdError
+from ..runtime.threads import result_of
 from ..runtime.values import refuse_to_copy
 from ..types import K, PartitionInfo, Record, RecordMetadata, TopicPartition, V
 from .arguments import is_offset, offset_at, out_of_range
@@ -58,7 +59,7 @@ class Topic(Generic[K, V]):
         self.name = name
         self._key_serde = key_serde
         self._value_serde = value_serde
-        self.id: UUID = log._use().topic(name).id
+        self.id: UUID = result_of(log._use().topic(name)).id
         # The key in a producer's cache: equal handles may have other serdes, or mean another topic of the same name.
         self._cache_key = (log._identity(), self.id.int, id(key_serde), id(value_serde))
 
@@ -66,7 +67,7 @@ class Topic(Generic[K, V]):
 
     def _view(self) -> TopicView:
         """The topic as it is now. Raises UnknownTopicIdError if it was deleted and created again."""
-        view = self._log._use().topic(self.name)
+        view = result_of(self._log._use().topic(self.name))
         if view.id != self.id:
             raise UnknownTopicIdError(
                 f"Topic {self.name!r} was deleted, and another was created under its name; get that one with "
@@ -88,7 +89,7 @@ class Topic(Generic[K, V]):
     def partition(self, n: int) -> PartitionInfo:
         """What partition `n` holds now: its offsets, its size, its leader."""
         self._view()
-        return self._log._use().partition_info(TopicPartition(self.name, n))
+        return result_of(self._log._use().partition_info(TopicPartition(self.name, n)))
 
     # -- sending -------------------------------------------------------------------------------------
 
@@ -167,7 +168,7 @@ class Topic(Generic[K, V]):
         bounded: list[tuple[PartitionFetcher, int]] = []
         for number in numbers:
             name = TopicPartition(self.name, number)
-            low, high = service.bounds(name, isolation)
+            low, high = result_of(service.bounds(name, isolation))
             first = self._offset(name, start, low, high, "start")
             stop = self._offset(name, end, low, high, "end")
             decoder = Decoder(
@@ -195,7 +196,7 @@ class Topic(Generic[K, V]):
     def apply_retention(self) -> None:
         """Delete what the retention settings no longer keep, now. Rolls the active segment first."""
         self._view()
-        self._log._use().apply_retention(self.name)
+        result_of(self._log._use().apply_retention(self.name))
 
     def compact(self) -> None:
         """Compact the topic now. Rolls the active segment first.
@@ -204,17 +205,17 @@ class Topic(Generic[K, V]):
         compaction.
         """
         self._view()
-        self._log._use().compact(self.name)
+        result_of(self._log._use().compact(self.name))
 
     def update_config(self, **topic_config: Unpack[TopicConfig]) -> None:
         """Change settings. Records that they no longer keep stay until retention or compaction runs. Raises ConfigError."""
         self._view()
-        self._log._use().update_topic(self.name, topic_config)
+        result_of(self._log._use().update_topic(self.name, topic_config))
 
     def add_partitions(self, total: int) -> None:
         """Grow to `total` partitions. A key's later records may go to another partition than its earlier ones."""
         self._view()
-        self._log._use().add_partitions(self.name, total)
+        result_of(self._log._use().add_partitions(self.name, total))
 
     def delete_records(self, before: Mapping[int, int]) -> None:
         """Delete the records before an offset, in each partition given: `{0: 1000}`.
@@ -229,11 +230,11 @@ class Topic(Generic[K, V]):
             )
         for number, offset in before.items():
             name = TopicPartition(view.name, number)
-            low, high = service.bounds(name, "read_uncommitted")
+            low, high = result_of(service.bounds(name, "read_uncommitted"))
             if not is_offset(offset) or offset > high:
                 raise out_of_range("delete_records: offset ", offset, name, low, high)
         for number, offset in before.items():
-            service.delete_records(TopicPartition(view.name, number), offset)
+            result_of(service.delete_records(TopicPartition(view.name, number), offset))
 
     def delete(self) -> None:
         """Delete the topic, its records and its committed offsets. This cannot be undone."""

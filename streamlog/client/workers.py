@@ -20,6 +20,7 @@ from ..runtime.threads import (
     new_lock,
     real_monotonic,
     refuse_reentry,
+    result_of,
     start_thread,
 )
 from ..types import Record, TopicPartition
@@ -128,7 +129,7 @@ class Workers(Closing):
         service = self._log._use()
         image = service.image
         return {
-            name: service.bounds(name, "read_committed")[1]
+            name: result_of(service.bounds(name, "read_committed"))[1]
             for topic in self._consumers[0].subscription()
             for name in [TopicPartition(topic, n) for n in range(image.topics[topic].partitions)]
         }

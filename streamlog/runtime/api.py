@@ -8,11 +8,14 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Sequence
+from functools import wraps
 from types import TracebackType
-from typing import Generic, Protocol, TypeVar
+from typing import Any, Generic, ParamSpec, Protocol, TypeVar
 
+from ..errors import ReentrantCallError, StreamlogError
 from ..types import Buffer
 
+P = ParamSpec("P")
 T = TypeVar("T")
 E = TypeVar("E", bound=BaseException)
 _LONGEST_CHAIN = 100
@@ -76,7 +79,10 @@ class Completion(Generic[T]):
         assert self._answers, "a completion was read before it was done"
         value, error = self._answers[0]
         if error is not None:
-            raise error
+            try:
+                raise error
+            finally:
+                del self, error  # the error refers to this frame
         return value  # type: ignore[return-value]
 
     def complete(self, value: T) -> None:
@@ -135,6 +141,61 @@ class Completion(Generic[T]):
             except BaseException:  # an interrupt: the other callbacks still have to run
                 self._run()
                 raise
+
+
+class AllDone(Completion[None]):
+    """Done once all of `parts` are; failed then with the error of the first of them, in order, that has failed."""
+
+    __slots__ = ("_at", "_parts")
+
+    def __init__(self, parts: Sequence[Completion[Any]]) -> None:
+        super().__init__()
+        self._parts = parts
+        self._at = 0
+        """All parts before this one are done. Two threads may both move it, and an interrupt may leave it behind."""
+        for part in parts:
+            part.on_done(self._look)
+        self._look()
+
+    def _look(self, _: object = None) -> None:
+        parts, at = self._parts, self._at
+        while at < len(parts) and parts[at].done():
+            at += 1
+        self._at = at
+        if at == len(parts):
+            error = next((part.error() for part in parts if part.error() is not None), None)
+            self._answer((None, error))
+
+    def drive(self) -> bool:
+        self._look()
+        return any(part.drive() for part in self._parts[self._at :] if not part.done())
+
+    def on_turn(self, wake: Callable[[Completion[None]], object]) -> None:
+        self.on_done(wake)
+        for part in self._parts[self._at :]:
+            part.on_turn(lambda _: wake(self))
+
+    def unattended(self) -> None:
+        for part in self._parts:
+            part.unattended()
+
+
+def answering(call: Callable[P, T]) -> Callable[P, Completion[T]]:
+    """`call`, whose value or StreamlogError is the answer of a Completion that is done.
+
+    A ReentrantCallError is raised all the same: nothing was done, and the caller is to make the call later.
+    """
+
+    @wraps(call)
+    def answer(*args: P.args, **kwargs: P.kwargs) -> Completion[T]:
+        try:
+            return Completion.of(call(*args, **kwargs))
+        except ReentrantCallError:
+            raise
+        except StreamlogError as error:
+            return Completion.failed(error)
+
+    return answer
 
 
 def without_traceback(error: E) -> E:

@@ -201,7 +201,10 @@ def result_of(completion: Completion[T]) -> T:
     """Block until `completion` is done, however long it takes. Return its value or raise its error."""
     if not completion.done():
         wait_for(completion, None)
-    return completion.result()
+    try:
+        return completion.result()
+    finally:
+        del completion  # an error refers to this frame
 
 
 class BackgroundThread:

@@ -13,6 +13,7 @@ import pytest
 
 import streamlog
 from streamlog import ClosedError, DiskFullError, FencedInstanceIdError, RebalanceListener, TopicPartition
+from streamlog.runtime.threads import result_of
 from streamlog.testing import FaultyDisk, ManualClock, SimulatedDisk
 
 from .member_time import Liveness
@@ -307,7 +308,7 @@ def test_a_member_whose_thread_has_ended_is_not_brought_back_by_the_polls_of_oth
     ended_after(orphan.poll)
     for _ in range(4):  # waits for the partition, and asks all the others for it
         newcomer.poll()
-        here = log._engine.service.describe_group("g")  # `log.group("g").members()` would take it out first
+        here = result_of(log._engine.service.describe_group("g"))  # `log.group("g").members()` would take it out first
         assert len(here.members) == 2
         assert orphan.assignment() == set()
     busy.commit()

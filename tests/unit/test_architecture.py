@@ -84,6 +84,7 @@ MAY_IMPORT: dict[str, dict[str, set[str]]] = {
 IS_ONE = {
     "AllOf(Combinable)",
     "AnyOf(Combinable)",
+    "AllDone(Completion)",
     "Batch(Completion)",
     "BytesSerde(_Named)",
     "CompletedDelivery(Delivery)",

@@ -1,11 +1,11 @@
-"""The calls of the Service protocol that write, for a log that may only be read: each raises ReadOnlyError."""
+"""The calls of the Service protocol that write, for a log that may only be read: each fails with ReadOnlyError."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any, NoReturn, Protocol
 
 from ...errors import ReadOnlyError
+from ...runtime.api import answering
 
 
 class ReadOnly(Protocol):
@@ -13,7 +13,7 @@ class ReadOnly(Protocol):
 
 
 def refuses(what: str) -> Any:
-    """A method that raises ReadOnlyError. `what` names what it would have done; `{0}` is its first argument.
+    """A method whose answer is ReadOnlyError. `what` names what it would have done; `{0}` is its first argument.
 
     It is typed as Any, so that it stands for a method of any signature.
     """
@@ -21,8 +21,7 @@ def refuses(what: str) -> Any:
     def refuse(self: ReadOnly, *arguments: Any, **named: Any) -> NoReturn:
         self.require_writable(what.format(*arguments))
 
-    refuse_method: Callable[..., NoReturn] = refuse
-    return refuse_method
+    return answering(refuse)
 
 
 def read_only(what: str, path: str) -> ReadOnlyError:

@@ -24,7 +24,7 @@ from uuid import UUID
 from ...errors import ClosedError, OffsetOutOfRangeError, RequestTimedOutError, StorageError, StreamlogError
 from ...records.batch import seed_of
 from ...replication.partition import gone
-from ...runtime.api import Disk, Gate, Lock, contained
+from ...runtime.api import Disk, Gate, Lock, answering, contained
 from ...runtime.threads import inside
 from ...runtime.values import refuse_to_copy
 from ...storage.tail import EMPTY, AppendRequest, FetchData
@@ -61,7 +61,7 @@ class TailingService:
     update_topic = refuses("Changing the settings of {0!r}")
     add_partitions = refuses("Adding partitions to {0!r}")
     delete_topic = refuses("Deleting topic {0!r}")
-    produce = produce_one = acknowledge = refuses("Sending to {0.name!r}")
+    produce = acknowledge = refuses("Sending to {0.name!r}")
     sync = refuses("Syncing")
     delete_records = refuses("Deleting records of {0[0]!r}")
     apply_retention = refuses("Applying the retention of {0!r}")
@@ -104,11 +104,11 @@ class TailingService:
         name = TopicPartition(controller.METADATA_TOPIC, 0)
         self._metadata = self._tail(name, METADATA_DIR, METADATA_ID, self._published.look)
         self._reads = PartitionReads(self._partitions, self._partition)
-        self.after_damage = self._reads.after_damage
+        self.after_damage = answering(self._reads.after_damage)
         groups = TailedGroups(self, new_lock(), real_seconds)
-        self.committed = groups.committed
-        self.describe_group = groups.describe
-        self.list_groups = groups.list
+        self.committed = answering(groups.committed)
+        self.describe_group = answering(groups.describe)
+        self.list_groups = answering(groups.list)
 
     def _tail_topic(self, view: TopicView, number: int) -> TailedPartition:
         name = TopicPartition(view.name, number)
@@ -249,7 +249,11 @@ class TailingService:
             self._look_if_stale()
         return self._image
 
+    @answering
     def topic(self, name: str) -> TopicView:
+        return self._topic(name)
+
+    def _topic(self, name: str) -> TopicView:
         if self._closed is not None:
             raise self._closed.copy()
         self._look_if_stale()
@@ -267,7 +271,7 @@ class TailingService:
     def _partition(self, name: TopicPartition) -> TailedPartition:
         partition = self._partitions.get(name)
         if partition is None:
-            self.topic(name[0])
+            self._topic(name[0])
             partition = self._partitions.get(name)
         if partition is None:
             raise gone(TopicPartition(*name))
@@ -277,6 +281,9 @@ class TailingService:
 
     def require_writable(self, what: str) -> NoReturn:
         raise read_only(what, self._path)
+
+    def produce_one(self, topic: TopicView, *_: object) -> NoReturn:
+        self.require_writable(f"Sending to {topic.name!r}")
 
     def settle(self, topic: TopicView, partition: int, write: AppendRequest) -> None:
         """Nothing was ever appended."""
@@ -338,14 +345,17 @@ class TailingService:
             self.nudge()
         return parked
 
+    @answering
     def bounds(self, partition: TopicPartition, isolation_level: str) -> tuple[int, int]:
         self._fresh(partition)
         return self._reads.bounds(partition, isolation_level)
 
+    @answering
     def find_time(self, partition: TopicPartition, timestamp: int) -> OffsetAndTimestamp | None:
         self._fresh(partition)
         return self._reads.find_time(partition, timestamp)
 
+    @answering
     def partition_info(self, partition: TopicPartition) -> PartitionInfo:
         self._fresh(partition)
         return self._reads.partition_info(partition)

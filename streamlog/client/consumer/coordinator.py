@@ -185,7 +185,7 @@ class ConsumerCoordinator:
         if not new:
             return
         # One id for the fetcher and for the committed offset: a topic may be recreated between any two calls.
-        ids = {name: self._service.topic(name.topic).id_bytes for name in new}
+        ids = {name: result_of(self._service.topic(name.topic)).id_bytes for name in new}
         committed = self._offsets.committed(new, ids)
         config = self._config
         for name in new:

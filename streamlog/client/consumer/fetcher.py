@@ -13,6 +13,7 @@ from typing import Any
 from ...broker.api import Service
 from ...errors import CorruptRecordError, OffsetOutOfRangeError, StreamlogError
 from ...records.batch import CONTROL
+from ...runtime.threads import result_of
 from ...storage.log import EMPTY
 from ...types import Record, TopicPartition
 from . import decode
@@ -57,7 +58,7 @@ class PartitionFetcher:
         self.isolation = isolation
         self._skip = on_corrupt == "skip"
         self._max_bytes = min(max_bytes, MAX_BYTES)
-        self.topic_id = topic_id if topic_id is not None else service.topic(name.topic).id_bytes
+        self.topic_id = topic_id if topic_id is not None else result_of(service.topic(name.topic)).id_bytes
         self._whole = True  # the last call came to its end; otherwise what was prefetched is not used
         self.seek(position)
 
@@ -213,7 +214,7 @@ class PartitionFetcher:
             return batch
 
     def _skip_damage(self, error: CorruptRecordError) -> None:
-        onward = self._service.after_damage(self.name, self.position)
+        onward = result_of(self._service.after_damage(self.name, self.position))
         logger.error(
             "%s-%d: skipped offsets %d to %d, which are damaged: %s", *self.name, self.position, onward - 1, error
         )

@@ -8,6 +8,7 @@ from collections.abc import Iterable, Mapping
 from ...broker.api import Service
 from ...config import ConsumerConfig
 from ...errors import OffsetOutOfRangeError
+from ...runtime.threads import result_of
 from ...types import OffsetAndMetadata, OffsetAndTimestamp, TopicPartition
 from .subscription_state import SubscriptionState
 
@@ -29,16 +30,16 @@ class OffsetFetcher:
 
     def bounds(self, name: TopicPartition) -> tuple[int, int]:
         """The first offset of a partition, and the offset after its last record."""
-        return self._service.bounds(name, self._isolation)
+        return result_of(self._service.bounds(name, self._isolation))
 
     def for_times(self, times: Mapping[TopicPartition, int]) -> dict[TopicPartition, OffsetAndTimestamp | None]:
-        return {name: self._service.find_time(name, timestamp) for name, timestamp in times.items()}
+        return {name: result_of(self._service.find_time(name, timestamp)) for name, timestamp in times.items()}
 
     def committed(
         self, names: Iterable[TopicPartition], topic_ids: Mapping[TopicPartition, bytes] | None = None
     ) -> dict[TopicPartition, OffsetAndMetadata]:
         """The group's committed offsets; none without a group."""
-        return {} if self._group is None else self._service.committed(self._group, names, topic_ids)
+        return {} if self._group is None else result_of(self._service.committed(self._group, names, topic_ids))
 
     def position(self, name: TopicPartition) -> int:
         """The offset after the last record that was returned. Raises OffsetOutOfRangeError if there is no position yet."""

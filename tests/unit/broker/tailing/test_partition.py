@@ -10,7 +10,7 @@ import pytest
 from streamlog.broker.log_directory import LogDirectory
 from streamlog.errors import OffsetOutOfRangeError, RequestTimedOutError
 from streamlog.runtime.disk import OsDisk
-from streamlog.runtime.threads import RawGate, new_lock, real_monotonic
+from streamlog.runtime.threads import RawGate, new_lock, real_monotonic, result_of
 from streamlog.storage.published import SLOT_BYTES
 
 from .test_service import NAME, Gate, Scene
@@ -38,7 +38,7 @@ def while_waiting() -> Iterator[Callable[..., None]]:
 
 
 def bounds(scene: Scene) -> tuple[int, int]:
-    return scene.reader.bounds(NAME, "read_committed")
+    return result_of(scene.reader.bounds(NAME, "read_committed"))
 
 
 def test_a_partition_that_is_first_used_while_the_log_is_opened_is_waited_for(

@@ -15,7 +15,7 @@ from streamlog.broker.tailing.service import TailingService
 from streamlog.errors import ClosedError, RequestTimedOutError, StorageError, UnknownTopicOrPartitionError
 from streamlog.records import columns
 from streamlog.runtime.disk import OsDisk
-from streamlog.runtime.threads import RawGate, SystemClock, new_lock, real_monotonic
+from streamlog.runtime.threads import RawGate, SystemClock, new_lock, real_monotonic, result_of
 from streamlog.storage.log import AppendRequest
 from streamlog.types import TopicPartition
 
@@ -58,7 +58,7 @@ class Scene:
         )
 
     def send(self, *values: bytes, topic: str = "t") -> None:
-        view = self.owner.topic(topic)
+        view = self.owner.image.topics[topic]
         batch = columns.seal(view.seeds[0], None, list(values), 1, count=len(values))
         self.owner.produce(view, 0, AppendRequest([batch]))
 
@@ -154,10 +154,10 @@ def test_a_deleted_topic_wakes_waiting_calls_and_fails_reads(scene: Scene) -> No
     with pytest.raises(UnknownTopicOrPartitionError):
         scene.fetch()
     with pytest.raises(UnknownTopicOrPartitionError):
-        scene.reader.bounds(NAME, "read_committed")
+        result_of(scene.reader.bounds(NAME, "read_committed"))
     with pytest.raises(UnknownTopicOrPartitionError, match="partition 7"):
         scene.owner.create_topic("t")
-        scene.reader.bounds(TopicPartition("t", 7), "read_committed")
+        result_of(scene.reader.bounds(TopicPartition("t", 7), "read_committed"))
 
 
 @pytest.mark.parametrize("opened", [True, False])
@@ -237,7 +237,7 @@ def test_a_reader_that_comes_while_the_log_is_opened_waits_for_it(scene: Scene) 
 
     Gate.meanwhile = staticmethod(finish)
     reader.open()
-    assert reader.bounds(NAME, "read_committed") == (0, 1)
+    assert result_of(reader.bounds(NAME, "read_committed")) == (0, 1)
     reader.close()
 
 
@@ -255,9 +255,9 @@ def test_an_error_in_the_thread_is_raised_by_the_call_that_waits(scene: Scene) -
 
 
 def test_groups_without_an_offsets_topic_are_none(scene: Scene) -> None:
-    assert scene.reader.list_groups() == []
-    assert scene.reader.committed("g", None) == {}
-    assert scene.reader.describe_group("g").state == "Dead"
+    assert result_of(scene.reader.list_groups()) == []
+    assert result_of(scene.reader.committed("g", None)) == {}
+    assert result_of(scene.reader.describe_group("g")).state == "Dead"
 
 
 def test_a_closed_service_refuses_and_wakes(scene: Scene) -> None:
@@ -266,7 +266,7 @@ def test_a_closed_service_refuses_and_wakes(scene: Scene) -> None:
     assert parked.done()
     assert scene.reader.tick(0) is None
     assert list(scene.reader.image.topics) == ["t"]
-    for use in (scene.fetch, scene.reader.look, lambda: scene.reader.topic("t"), scene.reader.metrics):
+    for use in (scene.fetch, scene.reader.look, lambda: result_of(scene.reader.topic("t")), scene.reader.metrics):
         with pytest.raises(ClosedError):
             use()
     scene.reader.abandon()

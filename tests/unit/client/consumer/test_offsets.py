@@ -1,6 +1,5 @@
 """Where reading starts, and where it goes on when a position is outside the log."""
 
-from collections.abc import Mapping
 from typing import Any
 
 import pytest
@@ -9,6 +8,7 @@ from streamlog.client.consumer.offsets import OffsetFetcher
 from streamlog.client.consumer.subscription_state import SubscriptionState
 from streamlog.config import ConsumerConfig
 from streamlog.errors import OffsetOutOfRangeError
+from streamlog.runtime.api import Completion
 from streamlog.types import OffsetAndMetadata, TopicPartition
 
 P = TopicPartition("t", 0)
@@ -17,11 +17,11 @@ P = TopicPartition("t", 0)
 class Log:
     """A service with one partition, which holds offsets 3 up to 9."""
 
-    def bounds(self, name: TopicPartition, isolation_level: str) -> tuple[int, int]:
-        return 3, 9
+    def bounds(self, name: TopicPartition, isolation_level: str) -> Completion[tuple[int, int]]:
+        return Completion.of((3, 9))
 
-    def committed(self, group: str, names: Any, topic_ids: Any) -> Mapping[TopicPartition, OffsetAndMetadata]:
-        return {name: OffsetAndMetadata(5) for name in names}
+    def committed(self, group: str, names: Any, topic_ids: Any) -> Completion[Any]:
+        return Completion.of({name: OffsetAndMetadata(5) for name in names})
 
 
 class Fetcher:
