@@ -41,7 +41,9 @@ _LEFTOVERS = {"lock", OWNER_FILE + ".tmp"}
 # What an open that was interrupted may have made of a new log.
 _UNFINISHED = {*_LEFTOVERS, "topics", METADATA_DIR, "published"}
 _TOPIC_DIR = re.compile(r"([0-9a-f]{32})-(\d+)")
-_LOCK_STEP_S = 0.02
+# How often a process that waits for the lock looks: the next in line first often, then as seldom as the others.
+_FIRST_LOOK_S = 0.001
+_LOOK_S = 0.02
 
 
 class LogDirectory:
@@ -168,23 +170,29 @@ class LogDirectory:
         return all(not size_of(self.disk, f"{directory}/{name}") for name in inner if name.endswith(".log"))
 
     def _acquire(self, timeout: float) -> None:
-        deadline = self._monotonic() + timeout
-        while True:
-            pid = self._lock.acquire()
-            if pid is None:
-                if self._lock.is_current():
-                    return
-                self._lock.release()  # the directory, or its lock file, was removed just before
-            left = deadline - self._monotonic()
-            if left <= 0:
-                raise LogLockedError(
-                    f"{self.path} is in use by process {pid or 'unknown'}. One process owns a log at a time. To read "
-                    f"along with it open the log with read_only=True; to write, stop that process or wait for it with "
-                    f"lock_timeout=.",
-                    path=self.path,
-                    pid=pid,
-                )
-            self._new_gate().wait(min(_LOCK_STEP_S, left))
+        """Take the lock, in the order in which processes began to wait for it."""
+        now = self._monotonic()
+        deadline = now + timeout
+        next_since = now
+        try:
+            while True:
+                pid = self._lock.acquire()
+                if pid is None:
+                    if self._lock.is_current():
+                        return
+                    self._lock.release()  # the directory, or its lock file, was removed just before
+                left = deadline - self._monotonic()
+                if left <= 0:
+                    raise _is_locked(self.path, pid)
+                self._lock.enqueue()
+                now = self._monotonic()
+                if not self._lock.is_next:
+                    next_since = now
+                look = max(_FIRST_LOOK_S, (now - next_since) / 8) if self._lock.is_next else _LOOK_S
+                self._new_gate().wait(min(look, _LOOK_S, left))
+        except BaseException:
+            self._lock.release()
+            raise
 
     def _take_over(self, new: list[str]) -> None:
         """Read how the directory was left, and write down that it is ours and in use.
@@ -407,6 +415,16 @@ def _above(path: str) -> str:
 def directory_of(view: TopicView, number: int) -> str:
     """Where partition `number` of a topic lies in the log's directory."""
     return f"topics/{view.id.hex}-{number}"
+
+
+def _is_locked(path: str, pid: int | None) -> LogLockedError:
+    owner = f"process {pid}" if pid else "another process"
+    return LogLockedError(
+        f"{path} is in use by {owner}. One process owns a log at a time. To read along with it open the log with "
+        f"read_only=True; to write, stop that process or wait for it with lock_timeout=.",
+        path=path,
+        pid=pid,
+    )
 
 
 def _no_metadata(directory: str) -> CorruptRecordError:

@@ -256,8 +256,16 @@ class Mapping(Protocol):
 class DirectoryLock(Protocol):
     """The lock of a directory: one process at a time may write to it. The kernel releases it when that process ends."""
 
+    @property
+    def is_next(self) -> bool:
+        """Whether the last `acquire` found no process in line before this one."""
+
     def acquire(self) -> int | None:
-        """Take the lock. Return None on success, otherwise the pid that the holder wrote (0 if it cannot be read)."""
+        """Take the lock. Return None on success, otherwise the pid that the holder wrote (0 if it cannot be read, or if
+        the lock is free but another process waits for it and comes first)."""
+
+    def enqueue(self) -> None:
+        """Take the last place in line, if this lock has none. It is kept until `acquire` succeeds, or `release`."""
 
     def release(self) -> None:
         """Release the lock, also if a forked child still holds a copy of the descriptor."""

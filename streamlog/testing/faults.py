@@ -356,6 +356,14 @@ class _FaultyLock:
         holder: int | None = self._inner.acquire()
         return holder
 
+    def enqueue(self) -> None:
+        self._inner.enqueue()
+
+    @property
+    def is_next(self) -> bool:
+        first: bool = self._inner.is_next
+        return first
+
     def release(self) -> None:
         self._inner.release()
 

@@ -54,6 +54,7 @@ class SimulatedDisk:
         self._model = Model(image)
         self._lock = new_reentrant_lock()
         self._locks: dict[int, SimulatedLock] = {}
+        self._lines: dict[int, list[SimulatedLock]] = {}
         self._trace = Trace(seed, image, boot, marks)
 
     def _of(self, found: Found) -> SimulatedDisk:
@@ -335,7 +336,7 @@ class SimulatedDisk:
 
 class SimulatedLock:
     """A directory lock on a simulated disk, among its users in this process. Like a real one, it belongs to the file and
-    not to its name."""
+    not to its name, and those that wait get it in turn."""
 
     __reduce_ex__ = refuse_to_copy
 
@@ -343,16 +344,20 @@ class SimulatedLock:
         self._disk = disk
         self._node = -1
         self.path = path
+        self.is_next = False
 
     def acquire(self) -> int | None:
-        self.release()
         file = self._disk.open(self.path, create=True)
         with self._disk._lock:
             node = self._disk._find(self.path)
-            holder = self._disk._locks.setdefault(node, self)
+            line = self._disk._lines.get(node, [])
+            self._give_up()
+            self.is_next = not line or line[0] is self
+            holder = self._disk._locks.setdefault(node, self) if self.is_next else self._disk._locks.get(node)
         if holder is not self:
-            pid = file.pread(20, 0).decode("ascii", "replace").strip()
+            pid = file.pread(20, 0).decode("ascii", "replace").strip() if holder is not None else ""
             return int(pid) if pid.isdigit() else 0
+        self._leave_lines()
         self._node = node
         try:
             file.truncate(0)
@@ -362,11 +367,30 @@ class SimulatedLock:
             raise
         return None
 
+    def enqueue(self) -> None:
+        self._disk.open(self.path, create=True)
+        with self._disk._lock:
+            line = self._disk._lines.setdefault(self._disk._find(self.path), [])
+            if self not in line:
+                line.append(self)
+
     def release(self) -> None:
         with self._disk._lock:
-            if self._disk._locks.get(self._node) is self:
-                del self._disk._locks[self._node]
-            self._node = -1
+            self._give_up()
+            self._leave_lines()
+
+    def _give_up(self) -> None:
+        if self._disk._locks.get(self._node) is self:
+            del self._disk._locks[self._node]
+        self._node = -1
+
+    def _leave_lines(self) -> None:
+        with self._disk._lock:
+            for node, line in list(self._disk._lines.items()):
+                if self in line:
+                    line.remove(self)
+                if not line:
+                    del self._disk._lines[node]
 
     def is_current(self) -> bool:
         with self._disk._lock:

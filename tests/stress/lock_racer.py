@@ -5,6 +5,7 @@ from __future__ import annotations
 import fcntl
 import os
 import signal
+import time
 import warnings
 
 import streamlog
@@ -68,3 +69,19 @@ def race(path: str, folder: str, number: int, start_at: str) -> None:
     if number % 5 == 1:
         os.kill(os.getpid(), signal.SIGKILL)
     log.close()
+
+
+def reopen(path: str, journal: str, start_at: str) -> None:
+    """Open the log and close it, over and over: how often that succeeded. Each open may wait for 2 s."""
+    with open(start_at) as start:
+        fcntl.flock(start, fcntl.LOCK_SH)
+    opened = 0
+    for _ in range(20):
+        try:
+            log = streamlog.open(path, lock_timeout=2.0)
+        except streamlog.LogLockedError:
+            continue
+        opened += 1
+        time.sleep(0.015)
+        log.close()
+    Journal(journal)("opened", opened)

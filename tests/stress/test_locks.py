@@ -81,3 +81,18 @@ def test_a_hundred_processes_that_race_for_a_log_own_it_one_at_a_time(
     with streamlog.open(path) as log:
         assert sorted(int(record.value) for record in log["t"].read()) == sorted(owners)
     assert streamlog.verify(path).ok
+
+
+def test_of_twenty_processes_that_open_a_log_again_and_again_none_is_refused(
+    path: Path, tmp_path: Path, zygote: Zygote
+) -> None:
+    """Each holds the log for 25 ms and waits for it up to 2 s; in turn, it comes to each within 20 times that."""
+    with open(tmp_path / "start", "w") as start:
+        fcntl.flock(start, fcntl.LOCK_EX)
+        openers = [
+            zygote.start(f"{_RACER}:reopen", str(path), str(tmp_path / f"opener-{number}"), start.name)
+            for number in range(20)
+        ]
+    assert [opener.wait(LONG) for opener in openers] == [0] * 20
+    counts = [[int(n) for _, n in JournalReader(tmp_path / f"opener-{number}").lines()] for number in range(20)]
+    assert counts == [[20]] * 20

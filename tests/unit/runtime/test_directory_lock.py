@@ -185,3 +185,185 @@ def test_a_lock_is_current_while_its_file_is_the_one_at_its_path(tmp_path: Path)
     assert other.is_current() and not lock.is_current()
     lock.release()
     assert other.is_current() and other.holder() == os.getpid()
+
+
+# The line of those that wait
+
+
+def locks_in_line(path: str, count: int) -> list[DirectoryLock]:
+    waiting = [DirectoryLock(path) for _ in range(count)]
+    for lock in waiting:
+        assert lock.acquire()
+        lock.enqueue()
+    return waiting
+
+
+def test_the_lock_goes_to_those_that_wait_in_the_order_in_which_they_came(tmp_path: Path) -> None:
+    path = str(tmp_path / "lock")
+    owner = DirectoryLock(path)
+    assert owner.acquire() is None
+    waiting = locks_in_line(path, 5)
+    assert [lock.acquire() for lock in waiting] == [os.getpid()] * 5
+    assert [lock.is_next for lock in waiting] == [True, False, False, False, False]
+    for lock in waiting:
+        owner.release()
+        assert owner.acquire() == 0, "the owner before comes after those that waited"
+        assert [other.acquire() for other in waiting[waiting.index(lock) + 1 :]] == [0] * (4 - waiting.index(lock))
+        assert lock.acquire() is None
+        owner = lock
+    assert owner.is_next
+    owner.release()
+    assert DirectoryLock(path).acquire() is None
+
+
+def test_one_that_gives_up_waiting_leaves_its_place(tmp_path: Path) -> None:
+    path = str(tmp_path / "lock")
+    owner = DirectoryLock(path)
+    assert owner.acquire() is None
+    first, second, third = locks_in_line(path, 3)
+    second.release()
+    owner.release()
+    first.release()
+    owner.enqueue()
+    assert owner.acquire() == 0
+    assert third.acquire() is None
+
+
+def test_the_place_of_a_process_that_dies_is_free_at_once(tmp_path: Path) -> None:
+    path = str(tmp_path / "lock")
+    owner = DirectoryLock(path)
+    assert owner.acquire() is None
+    code = (
+        f"from streamlog.runtime.directory_lock import DirectoryLock; import sys; l = DirectoryLock({path!r}); "
+        f"l.enqueue(); assert l.acquire(); print('waits', flush=True); sys.stdin.read()"
+    )
+    dying = subprocess.Popen([sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    try:
+        assert dying.stdout is not None
+        assert dying.stdout.readline() == "waits\n"
+        [last] = locks_in_line(path, 1)
+        assert not last.is_next
+    finally:
+        dying.kill()
+        dying.communicate()
+    owner.release()
+    assert last.acquire() is None
+
+
+def test_a_lock_that_the_next_in_line_does_not_take_is_taken_out_of_turn(tmp_path: Path) -> None:
+    path = str(tmp_path / "lock")
+    owner = DirectoryLock(path)
+    assert owner.acquire() is None
+    stopped, waiting = locks_in_line(path, 2)
+    assert [waiting.acquire() for _ in range(50)] == [os.getpid()] * 50
+    owner.release()
+    answers = [waiting.acquire() for _ in range(directory_lock._PATIENCE + 1)]
+    assert answers == [0] * directory_lock._PATIENCE + [None]
+    assert stopped.acquire() == os.getpid()
+    waiting.release()
+    assert stopped.acquire() is None
+
+
+def test_those_that_wait_are_no_owners(tmp_path: Path) -> None:
+    path = str(tmp_path / "lock")
+    [waiting] = locks_in_line_of_a_free_lock(path)
+    assert DirectoryLock(path).holder() is None
+    assert waiting.acquire() is None
+    assert DirectoryLock(path).holder() == os.getpid()
+
+
+def locks_in_line_of_a_free_lock(path: str) -> list[DirectoryLock]:
+    waiting = DirectoryLock(path)
+    waiting.enqueue()
+    waiting.enqueue()  # again: it keeps its place
+    return [waiting]
+
+
+def test_a_forked_child_that_lets_go_leaves_the_place_in_line_to_its_parent(tmp_path: Path) -> None:
+    path = str(tmp_path / "lock")
+    [waiting] = locks_in_line_of_a_free_lock(path)
+    child = os.fork()
+    if child == 0:
+        waiting.abandon()
+        os._exit(0)
+    assert os.waitpid(child, 0)[1] == 0
+    assert DirectoryLock(path).acquire() == 0
+    assert waiting.acquire() is None
+
+
+def test_a_place_in_the_line_of_a_file_that_was_removed_is_given_up(tmp_path: Path) -> None:
+    path = str(tmp_path / "lock")
+    owner = DirectoryLock(path)
+    assert owner.acquire() is None
+    [waiting] = locks_in_line(path, 1)
+    os.unlink(path)
+    assert waiting.acquire() is None
+    assert waiting.is_current()
+
+
+def test_without_locks_to_ask_about_there_is_no_line(path: str) -> None:
+    owner, waiting = DirectoryLock(path), DirectoryLock(path)
+    assert owner.acquire() is None
+    assert waiting.acquire() == os.getpid()
+    waiting.enqueue()
+    assert waiting.acquire() == os.getpid()
+    owner.release()
+    assert waiting.acquire() is None
+
+
+def test_a_foreign_lock_of_all_bytes_is_no_place_in_line(tmp_path: Path) -> None:
+    path = str(tmp_path / "lock")
+    waiting = DirectoryLock(path)
+    with open(path, "w+b") as foreign:
+        assert directory_lock._set(foreign.fileno(), fcntl.F_WRLCK, 0, 0)
+        waiting.enqueue()
+        assert waiting.acquire() == 0
+        assert not waiting.is_next
+    assert waiting.acquire() is None
+
+
+def test_a_foreign_lock_on_the_owners_bytes_is_an_error(tmp_path: Path) -> None:
+    path = str(tmp_path / "lock")
+    with open(path, "w+b") as foreign:
+        assert directory_lock._set(foreign.fileno(), fcntl.F_WRLCK, 0, 1)
+        with pytest.raises(BlockingIOError, match="locked the file"):
+            DirectoryLock(path).acquire()
+
+
+def test_a_lock_that_no_process_waits_for_costs_six_calls(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = str(tmp_path / "lock")
+    first = DirectoryLock(path)
+    assert first.acquire() is None
+    first.release()
+    calls: list[str] = []
+
+    def count(module: Any, name: str) -> None:
+        real = getattr(module, name)
+
+        def call(*args: Any, **options: Any) -> Any:
+            calls.append(name)
+            return real(*args, **options)
+
+        monkeypatch.setattr(module, name, call)
+
+    for name in ("open", "fstat", "lstat", "stat", "pread", "pwrite", "ftruncate", "close"):
+        count(os, name)
+    count(fcntl, "flock")
+    count(fcntl, "fcntl")
+    assert DirectoryLock(path).acquire() is None
+    assert calls[:6] == ["open", "fstat", "fcntl", "flock", "pwrite", "fcntl"]
+    assert set(calls[6:]) <= {"close"}  # of the lock that is collected here
+
+
+def test_one_that_waits_keeps_one_descriptor_however_often_it_looks(tmp_path: Path) -> None:
+    path = str(tmp_path / "lock")
+    owner = DirectoryLock(path)
+    assert owner.acquire() is None
+    [waiting] = locks_in_line(path, 1)
+    before = len(os.listdir("/proc/self/fd"))
+    for _ in range(100):
+        assert waiting.acquire() == os.getpid()
+        waiting.enqueue()
+    assert len(os.listdir("/proc/self/fd")) == before
+    waiting.release()
+    assert len(os.listdir("/proc/self/fd")) == before - 1
