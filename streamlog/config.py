@@ -23,6 +23,7 @@ DEFAULT_BATCH_SIZE = 16_384
 DEFAULT_DELIVERY_TIMEOUT_MS = 120_000
 LARGEST_RECORD = 1 << 29  # the greatest max_message_bytes and max_request_size
 NEVER_MS = 1 << 60  # an age that no segment reaches
+_BOUNDS = {"segment_bytes": (1024, 1 << 31), "max_message_bytes": (1, LARGEST_RECORD)}
 _TOPIC_NAME = re.compile(r"[a-zA-Z0-9._-]{1,249}")
 _ALIASES = {
     "group_id": "group",
@@ -158,11 +159,11 @@ class TopicConfig:
         choice("message_timestamp_type", self.message_timestamp_type, TIMESTAMP_TYPES)
         choice("compression_type", self.compression_type, ("producer", *CODECS))
         real("min_cleanable_dirty_ratio", self.min_cleanable_dirty_ratio, 0.0, 1.0)
-        integer("max_message_bytes", self.max_message_bytes, 1, LARGEST_RECORD)
+        integer("max_message_bytes", self.max_message_bytes, *_BOUNDS["max_message_bytes"])
         integer("retention_bytes", self.retention_bytes, -1)
         integer("retention_records", self.retention_records, -1)
         if self.segment_bytes:
-            integer("segment_bytes", self.segment_bytes, 1024, 1 << 31)
+            integer("segment_bytes", self.segment_bytes, *_BOUNDS["segment_bytes"])
         if self.segment_ms:
             integer("segment_ms", self.segment_ms, 1)
         if self.compacts and not self.deletes and self.retention is not None:
@@ -258,7 +259,7 @@ def topic_changes(settings: Mapping[str, Any], also: Sequence[str] = ()) -> tupl
             changes[name] = value
         elif name in ("segment_bytes", "max_message_bytes"):
             # 0, which depends on the retention, is for internal use: a caller cannot give it.
-            changes[name] = integer(name, value, 1024 if name == "segment_bytes" else 1)
+            changes[name] = integer(name, value, *_BOUNDS[name])
         elif name == "segment_ms":
             age = duration_ms(name, value)
             changes[name] = NEVER_MS if age == FOREVER else integer(name, age, 1)

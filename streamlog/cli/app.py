@@ -146,30 +146,48 @@ def wants_json(ctx: typer.Context, as_json: bool) -> bool:
     return as_json or ctx.obj.as_json
 
 
-def log_path(ctx: typer.Context, directory: Path | None) -> Path:
-    """The log's directory. The current directory is the default if a log is in it: no command creates one there."""
+def log_path(ctx: typer.Context, directory: Path | None, *, create: bool = False) -> Path:
+    """The log's directory. The default is the current directory if a log is in it, or with `create` if it is empty."""
     path: Path | None = directory or ctx.obj.directory
     if path is None:
-        if not Path(OWNER_FILE).exists():
-            raise ConfigError(
-                "There is no log in the current directory. Give the log's directory with -d PATH, or in STREAMLOG_DIR."
-            )
         path = Path(".")
+        if not (path / OWNER_FILE).exists():
+            no_log = "There is no log in the current directory"
+            if not create:
+                raise ConfigError(f"{no_log}. Give the log's directory with -d PATH, or in STREAMLOG_DIR.")
+            if any(path.iterdir()):
+                raise ConfigError(
+                    f"{no_log}, and other files are in it. Create the log in a directory of its own, given with -d PATH "
+                    f"or in STREAMLOG_DIR."
+                )
     return path
+
+
+def what_is_there(path: Path) -> str:
+    """Why no log can be in `path`: a sentence for a message, or an empty text if it is a directory."""
+    if not path.exists():
+        return f"{path} does not exist"
+    return "" if path.is_dir() else f"{path} is a file, and a log is a directory"
 
 
 def open_log(
     ctx: typer.Context, directory: Path | None, *, create: bool = False, read_only: bool = False
 ) -> streamlog.StreamLog:
     """Open the log. `read_only`: the command only reads, so it works while another process has the log open."""
-    path = log_path(ctx, directory)
-    if not create and not (path / OWNER_FILE).exists():
+    path = log_path(ctx, directory, create=create)
+    is_new = not (path / OWNER_FILE).exists()
+    if is_new and path.exists() and not path.is_dir():
+        raise FormatError(f"{what_is_there(path)}. Give the log's directory with -d.", path=str(path))
+    if is_new and not create:
         raise FormatError(
             f"There is no log in {path}. Give another directory with -d, or create a log with its first topic: "
             f"streamlog -d {path} topic create NAME",
             path=str(path),
         )
-    return streamlog.open(path, read_only=read_only)
+    log = streamlog.open(path, read_only=read_only)
+    if is_new:
+        output.say(f"Created a log in {'the current directory' if path == Path('.') else path}.", stderr=True)
+    return log
 
 
 def topic_called(log: streamlog.StreamLog, name: str) -> streamlog.Topic[Any, Any]:

@@ -27,7 +27,7 @@ from ..storage.verify.batch_check import batch_fault
 from ..storage.verify.check import FOREVER_OFFSET
 from ..types import Record
 from . import render as output
-from .app import OWNER_FILE, Directory, Json, app, log_path, plural, wants_json
+from .app import OWNER_FILE, Directory, Json, app, log_path, plural, wants_json, what_is_there
 
 _DIRECTORY = re.compile(r"([0-9a-f]{32})-(\d{1,9})")
 _ROW = "{:>9}  {:>15}  {:>7}  {:>8}  {:<6}  {:<19}"
@@ -65,6 +65,8 @@ def verify(
     if path is not None and directory is not None and path != directory:
         raise ConfigError(f"Two directories are given, {path} and {directory}. Leave one of them out.")
     path = log_path(ctx, path or directory)
+    if nothing := what_is_there(path):
+        raise FormatError(f"{nothing}. Give the directory of a log.", path=str(path))
     if not (path / OWNER_FILE).exists():
         raise FormatError(
             f"There is no log in {path}: it has no {OWNER_FILE}. Give the directory of the log with -d. If this is a "

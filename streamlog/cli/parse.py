@@ -17,12 +17,22 @@ from typing import Any, NamedTuple, Protocol
 from ..config import TopicConfig
 from ..errors import ConfigError, InvalidRecordError, did_you_mean
 from ..types import OffsetAndTimestamp, ProducerRecord, TopicPartition
+from .render import DURATIONS, SIZES
 
-_MS = {"ms": 1, "s": 1000, "m": 60_000, "h": 3_600_000, "d": 86_400_000, "w": 604_800_000}
-_BYTES = {"KiB": 1 << 10, "MiB": 1 << 20, "GiB": 1 << 30}
+_MS = {**DURATIONS, "w": 604_800_000}
 _WORDS = {"beginning": "beginning", "earliest": "beginning", "end": "end", "latest": "end", "stored": "stored"}
 _UNLIMITED = ("none", "unlimited")
 _EXAMPLES = "beginning, end, stored, 5, -10, @2026-01-01, @2026-01-01T12:00:00Z, @-1h or @1767225600000"
+_REPLICAS = "a partition has one replica in this version of streamlog. Leave it out."
+# Parameters of `create_topic` that --config does not take → what to do instead.
+_NOT_SETTINGS = {
+    "partitions": "the number of partitions is an option of its own: --partitions N.",
+    "num_partitions": "the number of partitions is an option of its own: --partitions N.",
+    "replication_factor": _REPLICAS,
+    "replicas": _REPLICAS,
+    "retention": "a retention policy is written in Python, and cannot be given here. Limit what the topic keeps with "
+    "retention_ms=7d, retention_bytes=1GiB or retention_records=1000.",
+}
 _RECORD_FIELDS = ("key", "value", "headers", "partition", "timestamp_ms", "key_base64", "value_base64")
 # `consume --json` writes these. A copy of the record gets its own.
 _IGNORED_FIELDS = ("topic", "offset")
@@ -141,8 +151,10 @@ def parse_setting(text: str) -> tuple[str, Any]:
     """
     name, equals, value = text.partition("=")
     if not equals:
-        raise ConfigError(f"{text!r} is not a setting: write NAME=VALUE, such as -c retention_ms=7d.")
+        raise ConfigError(f"{text!r} is not a setting: write NAME=VALUE, such as --config retention_ms=7d.")
     name = name.strip().replace(".", "_")
+    if name in _NOT_SETTINGS:
+        raise ConfigError(f"{text!r}: {_NOT_SETTINGS[name]}", name=name)
     default = {field.name: field.default for field in dataclasses.fields(TopicConfig)}.get(name)
     try:
         if isinstance(default, bool):
@@ -152,7 +164,7 @@ def parse_setting(text: str) -> tuple[str, Any]:
         if isinstance(default, int):
             if value.lower() in _UNLIMITED:
                 return name, None
-            return name, _scaled(value, _MS if name.endswith("_ms") else _BYTES if name.endswith("_bytes") else {})
+            return name, _scaled(value, _MS if name.endswith("_ms") else SIZES if name.endswith("_bytes") else {})
     except KeyError:
         raise ConfigError(f"{name}={value!r}: give true or false.", name=name) from None
     except ValueError as error:

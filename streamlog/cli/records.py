@@ -133,7 +133,7 @@ def consume(
     partition: Partitions = None,
     count: Annotated[
         int | None,
-        option("--count", "-c", metavar="N", min=1, help="Stop after N records."),
+        option("--count", "-c", "--max-messages", metavar="N", min=1, help="Stop after N records."),
     ] = None,
     follow: Annotated[
         bool, option("--follow/--exit", "-f/-e", help="At the end, wait for more records, or exit (the default).")

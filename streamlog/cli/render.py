@@ -22,6 +22,9 @@ from rich.text import Text
 
 from ..types import Record
 
+# The units of settings, the smallest first.
+DURATIONS = {"ms": 1, "s": 1000, "m": 60_000, "h": 3_600_000, "d": 86_400_000}
+SIZES = {"KiB": 1 << 10, "MiB": 1 << 20, "GiB": 1 << 30}
 _PIPE_WIDTH = 10_000
 _DIM, _KEY, _PLACE = Style(dim=True), Style(color="cyan"), Style(color="green")
 
@@ -92,6 +95,22 @@ def size(count: int) -> str:
         return f"{count} B"
     power = min((count.bit_length() - 1) // 10, 4)
     return f"{count / 1024**power:.1f} {'KMGT'[power - 1]}iB"
+
+
+def setting(name: str, value: object) -> str:
+    """A setting of a topic as the option --config takes it, in the largest unit that divides it.
+
+    >>> setting("retention_ms", 604_800_000), setting("segment_bytes", 1536), setting("retention_bytes", None)
+    ('7d', '1536', 'none')
+    """
+    if value is None:
+        return "none"
+    if isinstance(value, int) and value > 0:
+        units = DURATIONS if name.endswith("_ms") else SIZES if name.endswith("_bytes") else {}
+        for unit, scale in reversed(units.items()):
+            if value % scale == 0:
+                return f"{value // scale}{unit}"
+    return str(value).lower() if isinstance(value, bool) else str(value)
 
 
 def moment(ms: int) -> str:

@@ -41,13 +41,16 @@ def topic_create(
     ] = 1,
     config: Annotated[
         list[str] | None,
-        option("--config", "-c", metavar="NAME=VALUE", help="A setting, such as retention_ms=7d; may be repeated."),
+        option("--config", "-X", metavar="NAME=VALUE", help="A setting, such as retention_ms=7d; may be repeated."),
     ] = None,
     exist_ok: Annotated[bool, option("--exist-ok", help="Succeed if the topic exists; it stays as it is.")] = False,
     directory: Directory = None,
     as_json: Json = False,
 ) -> None:
-    """Create a topic. Creates the log too if the directory has none."""
+    """Create a topic, and the log too if there is none yet.
+
+    The log is created in the directory of -d or STREAMLOG_DIR, or in the current directory if that is empty.
+    """
     settings: dict[str, Any] = dict(map(parse_setting, config or ()))
     # A wrong setting is refused before the log is created.
     TopicConfig(**topic_changes(settings)[0])
@@ -98,11 +101,9 @@ def topic_describe(ctx: typer.Context, name: TopicName, directory: Directory = N
     if wants_json(ctx, as_json):
         output.document(about)
         return
-    defaults = TopicConfig().public()
     output.say(name, style="bold")
-    for setting, value in about["config"].items():
-        if value != defaults[setting]:
-            output.say(f"{setting} = {value}")
+    for setting, value in _settings_that_differ(about["config"]).items():
+        output.say(f"{setting} = {output.setting(setting, value)}")
     fields = ("partition", "log_start_offset", "log_end_offset", "size_bytes", "segments")
     rows = [[output.size(p[f]) if f == "size_bytes" else p[f] for f in fields] for p in about["partitions"]]
     output.say("")
@@ -127,6 +128,15 @@ def topic_delete(
         for name in names:
             log.delete_topic(name)
     deleted(names, wants_json(ctx, as_json))
+
+
+def _settings_that_differ(config: dict[str, Any]) -> dict[str, Any]:
+    """The settings that are not the default. That of `segment_ms` and `segment_bytes` depends on the retention."""
+    limits = {name: config[name] for name in ("retention_ms", "retention_bytes", "retention_records")}
+    defaults = TopicConfig().public()
+    derived = TopicConfig(**topic_changes(limits)[0]).public()
+    defaults |= {name: derived[name] for name in ("segment_ms", "segment_bytes")}
+    return {name: value for name, value in config.items() if value != defaults[name]}
 
 
 def _count(described: dict[str, Any]) -> str:

@@ -93,7 +93,7 @@ def letters(terminal: Terminal) -> Terminal:
 
 
 def test_a_topic_is_created_listed_described_and_deleted(terminal: Terminal) -> None:
-    terminal("topic", "create", "orders", "--partitions", 3, "-c", "retention.ms=7d", "-c", "cleanup_policy=delete")
+    terminal("topic", "create", "orders", "--partitions", 3, "-X", "retention.ms=7d", "-X", "cleanup_policy=delete")
     (listed,) = terminal.json("topic", "list")
     assert (listed["name"], listed["partition_count"], listed["offsets"]) == ("orders", 3, 0)
     about = terminal.json("topic", "describe", "orders")
@@ -101,7 +101,8 @@ def test_a_topic_is_created_listed_described_and_deleted(terminal: Terminal) -> 
     assert [p["partition"] for p in about["partitions"]] == [0, 1, 2]
     assert (terminal.directory / about["partitions"][2]["directory"]).is_dir()
     assert "orders" in terminal("topic", "list")
-    assert "retention_ms = 604800000" in terminal("topic", "describe", "orders")
+    described = terminal("topic", "describe", "orders")
+    assert "retention_ms = 7d" in described and "segment_ms" not in described
     assert terminal.json("topic", "delete", "orders", "--yes") == {"deleted": ["orders"]}
     assert terminal.json("topic", "list") == []
 
@@ -119,7 +120,7 @@ def test_a_topic_is_created_listed_described_and_deleted(terminal: Terminal) -> 
     ],
 )
 def test_a_setting_is_typed_as_the_topic_wants_it(terminal: Terminal, setting: str, name: str, value: object) -> None:
-    assert terminal.json("topic", "create", "t", "-c", setting)["config"][name] == value
+    assert terminal.json("topic", "create", "t", "--config", setting)["config"][name] == value
 
 
 @pytest.mark.parametrize(
@@ -131,11 +132,14 @@ def test_a_setting_is_typed_as_the_topic_wants_it(terminal: Terminal, setting: s
         ("retenton_ms=7d", "did you mean 'retention_ms'"),
         ("cleanup_policy=compost", "'compact'"),
         ("retention=7d", "retention_ms"),
+        ("partitions=3", "--partitions N"),
+        ("replication.factor=3", "one replica"),
+        ("segment_bytes=10", "1024 to 2147483648"),
         ("unclean_leader_election=perhaps", "true or false"),
     ],
 )
 def test_a_bad_setting_is_refused_and_no_directory_is_made_for_it(terminal: Terminal, setting: str, said: str) -> None:
-    assert said in terminal.fails("topic", "create", "t", "-c", setting)
+    assert said in terminal.fails("topic", "create", "t", "--config", setting)
     assert not terminal.directory.exists()
 
 
@@ -159,6 +163,16 @@ def test_the_directory_may_stand_before_or_after_the_command(terminal: Terminal,
     assert len(terminal.json("topic", "list", "-d", here)) == 1
     assert not terminal.directory.exists()
     assert len(json.loads(terminal("-d", "elsewhere", "--json", "topic", "list", "--dir", here))) == 1
+
+
+def test_the_first_topic_creates_the_log_in_an_empty_current_directory(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    created = CliRunner().invoke(app, ["topic", "create", "t"], env={"STREAMLOG_DIR": None})
+    assert (created.exit_code, created.stderr) == (0, "Created a log in the current directory.\n")
+    again = CliRunner().invoke(app, ["topic", "create", "u"], env={"STREAMLOG_DIR": None})
+    assert (again.exit_code, again.stderr) == (0, "")
 
 
 def test_without_a_directory_the_current_one_is_taken_only_if_it_is_a_log(
@@ -209,7 +223,7 @@ def test_a_separator_parts_key_from_value(terminal: Terminal) -> None:
 
 
 def test_empty_means_none_when_asked_for(terminal: Terminal) -> None:
-    terminal("topic", "create", "t", "-c", "cleanup_policy=compact")
+    terminal("topic", "create", "t", "-X", "cleanup_policy=compact")
     terminal("produce", "t", "-k", ":", "-Z", stdin="a:1\na:\n")
     assert [json.loads(line)["value"] for line in terminal.lines("consume", "t", "--json")] == ["1", None]
 
@@ -467,6 +481,8 @@ def test_a_damaged_log_is_reported_with_what_to_type(letters: Terminal, open_log
 
 def test_verify_takes_a_path_as_repair_does(letters: Terminal, tmp_path: Path) -> None:
     assert letters.json("verify", letters.directory)["ok"] is True
+    assert f"{tmp_path}/no does not exist" in letters.fails("verify", tmp_path / "no")
+    assert "is a file" in letters.fails("verify", letters.directory / "streamlog.json")
     assert letters.fails("verify", tmp_path).startswith(f"streamlog: There is no log in {tmp_path}: ")
     assert "Two directories are given" in letters.fails("verify", letters.directory, "-d", tmp_path)
 
