@@ -3,8 +3,9 @@
 Each call returns a Completion, done or not; only `client/` blocks on one. Exceptions are what a send or a poll does for
 every record (`produce_one`, `renew`), and what is local by nature: the image, watching, metrics.
 
-A new call, such as one for administration, is a method of `Service`. `LocalService` (`service.py`) implements it, and
-`TailingService` (`tailing/service.py`), which refuses it if it writes. A change of topics is a function of
+Before adding a call, see whether `image` (topics and their settings) or `partition_info` (offsets and sizes) suffices:
+then a method of a handle is enough. A new call, such as one for administration, is a method of `Service`. `LocalService` (`service.py`) implements it, and
+`TailingService` (`tailing/service.py`), which refuses it if it writes; a read that both answer alike goes in `reading.py`. A change of topics is a function of
 `controller.py` besides, and a change of groups a request to the shard in `coordinator/shard.py`. Users get the call as a
 method of a handle: `StreamLog`, `Topic` or `ConsumerGroup`.
 """

@@ -5,7 +5,7 @@
 - `single`: a batch of one record, encoded directly.
 - `compression`: the codecs, by Kafka's numbers.
 
-All are pure functions of their arguments. Batches are made by `client/producer/partition_queue.py`,
+All are pure functions of their arguments. Batches are made by `client/producer/batch.py`,
 stamped with their offsets by `storage/log.py`, and decoded by `client/consumer/decode.py` only when a reader
 wants records. `storage/FORMAT.md` describes the bytes without this code.
 """
