@@ -241,13 +241,13 @@ class Groups:
             return
         _check(self._ask(lambda shard: shard.expire(host.real_seconds(), host.clock.time_ms()), False, _done))
 
-    def watch(self, group: str, callback: Callable[[], object]) -> None:
+    def watch(self, group: str, callback: Callable[[], object], member_id: str | None) -> None:
         with inside(), self._lock:
-            self._shard.watch(group, callback)
+            self._shard.watch(group, callback, member_id)
 
-    def unwatch(self, group: str, callback: Callable[[], object]) -> None:
+    def unwatch(self, group: str, callback: Callable[[], object], member_id: str | None) -> None:
         with inside(), self._lock:
-            self._shard.unwatch(group, callback)
+            self._shard.unwatch(group, callback, member_id)
 
     def commit(
         self,

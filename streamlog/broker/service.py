@@ -299,12 +299,12 @@ class LocalService:
     def leave_group(self, group: str, member_id: str) -> Completion[None]:
         return self._the_groups.leave(group, member_id)
 
-    def watch_group(self, group: str, callback: Callable[[], object]) -> None:
-        self._the_groups.watch(group, callback)
+    def watch_group(self, group: str, callback: Callable[[], object], member_id: str | None = None) -> None:
+        self._the_groups.watch(group, callback, member_id)
 
-    def unwatch_group(self, group: str, callback: Callable[[], object]) -> None:
+    def unwatch_group(self, group: str, callback: Callable[[], object], member_id: str | None = None) -> None:
         if self._groups is not None:
-            self._groups.unwatch(group, callback)
+            self._groups.unwatch(group, callback, member_id)
 
     def commit(
         self,

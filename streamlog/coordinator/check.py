@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections import Counter
+
 from ..types import TopicPartition
 from .group import Group
 from .schema import MemberState
@@ -30,6 +32,10 @@ def _check_owners(where: str, group: Group, states: dict[str, MemberState]) -> N
             assert partition not in owners, where + f"{partition} is given to {owners[partition]!r} and {member_id!r}"
             owners[partition] = member_id
     assert group.owners == owners, where + f"owners are {owners}, indexed {group.owners}"
+    unsettled = {
+        member_id for member_id, state in states.items() if not state.away and state.given.keys() != state.target
+    }
+    assert group.unsettled == unsettled, where + f"{unsettled} do not hold their targets, indexed {group.unsettled}"
 
 
 def _check_targets(where: str, group: Group, states: dict[str, MemberState]) -> None:
@@ -44,6 +50,9 @@ def _check_targets(where: str, group: Group, states: dict[str, MemberState]) -> 
             assert partition.topic in state.topics, where + f"{member_id!r} is to have {partition}, not subscribed"
             planned[partition] = member_id
     everything = {TopicPartition(topic, number) for topic in counts for number in range(counts[topic])}
+    assert group.planned == planned, where + f"targets are {planned}, indexed {group.planned}"
+    subscribers = Counter(topic for state in states.values() for topic in state.topics)
+    assert group.subscribers == subscribers, where + f"subscribers are {subscribers}, counted {group.subscribers}"
     assert set(planned) == everything, where + f"in targets {sorted(planned)}, to be read {sorted(everything)}"
 
 
@@ -59,6 +68,7 @@ def _check_member(who: str, group: Group, state: MemberState) -> None:
     assert member.held == frozenset(state.given), who + "has a stale copy of what it holds"
     due, looked_at = member.deadline_s, group.next_check_s
     assert looked_at <= due, who + f"is due at {due}, looked at {looked_at}"
+    assert member.checked_s <= due, who + f"is due at {due}, its entry at {member.checked_s}"
     if member.answer is not None:
         answer = member.answer.result()
         assert answer.assignment == member.held & state.target, who + f"is answered {answer}"

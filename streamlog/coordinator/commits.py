@@ -126,7 +126,7 @@ class OffsetMetadataManager:
             self._runtime.require_ready()
             here = self._runtime.existing(group)
             wanted = [TopicPartition(*partition) for partition in partitions]
-            if here.subscribed.intersection(partition.topic for partition in wanted):
+            if any(partition.topic in here.subscribers for partition in wanted):
                 raise errors.not_empty(here, "delete offsets of")
         except StreamlogError as error:
             return Completion.failed(error)
@@ -146,7 +146,7 @@ class OffsetMetadataManager:
             empty_since_ms = group.state.empty_since_ms
             due = [
                 partition
-                for partition, deadline_ms in group.offsets.deadlines(group.subscribed, empty_since_ms, retention_ms)
+                for partition, deadline_ms in group.offsets.deadlines(group.subscribers, empty_since_ms, retention_ms)
                 if deadline_ms <= now_ms
             ]
             records = group.offsets.forget(due)
@@ -175,7 +175,7 @@ class OffsetMetadataManager:
         earliest: list[int] = []
         for group in self._runtime.groups.values():
             empty_since_ms = group.state.empty_since_ms
-            deadlines = [at for _, at in group.offsets.deadlines(group.subscribed, empty_since_ms, retention_ms)]
+            deadlines = [at for _, at in group.offsets.deadlines(group.subscribers, empty_since_ms, retention_ms)]
             if deadlines:
                 earliest.append(min(deadlines))
             elif empty_since_ms is not None:

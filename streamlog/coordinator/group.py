@@ -6,7 +6,9 @@ monotonic seconds, renewed at every heartbeat and never logged.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from heapq import heapify, heappop, heappush, heapreplace
 from math import inf
 from typing import TYPE_CHECKING
 
@@ -18,21 +20,26 @@ from .schema import GroupState, MemberState
 if TYPE_CHECKING:
     from ..runtime.api import Completion
 
+_NONE: frozenset[TopicPartition] = frozenset()
+
 
 class Member:
     """A member as the log has it (`state`), and its soft state.
 
-    `answer` is the last answer, kept with its `request`: while the member sends the same request again, nothing has to be
-    computed.
+    `version` is replaced when a change is replayed that the member can act on: a new target, a partition of its target that
+    was released. `answer` is the last answer, kept with its `request`: while the member sends the same request again and its
+    version is the same, nothing has to be computed. `checked_s` is the earliest deadline of it that the group looks at.
     """
 
-    __slots__ = ("answer", "held", "poll_deadline_s", "request", "session_deadline_s", "state")
+    __slots__ = ("answer", "checked_s", "held", "poll_deadline_s", "request", "session_deadline_s", "state", "version")
 
     def __init__(self, state: MemberState) -> None:
         self.state = state
         self.held = frozenset(state.given)
         self.poll_deadline_s = inf
         self.session_deadline_s = inf
+        self.checked_s = inf
+        self.version = 0
         self.request: Heartbeat | None = None
         self.answer: Completion[HeartbeatResult] | None = None
 
@@ -60,11 +67,25 @@ class Member:
 class Group:
     """The members, targets and offsets of one group.
 
-    `owners` and `static` are derived from the members. `version` grows with every replayed change that other members can act
-    on: a new epoch, a member that is gone, a partition that was released.
+    Derived from the members: `owners` and `planned` (of each partition the member that holds it, and the one whose target it
+    is in), `subscribers` (how many members subscribe to a topic), `unsettled` (the members that do not hold their target) and
+    `static` (member ids by instance id). So a heartbeat looks at no other member.
     """
 
-    __slots__ = ("members", "name", "next_check_s", "offsets", "owners", "recorded", "state", "static", "version")
+    __slots__ = (
+        "_deadlines",
+        "members",
+        "name",
+        "next_check_s",
+        "offsets",
+        "owners",
+        "planned",
+        "recorded",
+        "state",
+        "static",
+        "subscribers",
+        "unsettled",
+    )
 
     def __init__(self, name: str) -> None:
         self.name = name
@@ -73,9 +94,12 @@ class Group:
         self.members: dict[str, Member] = {}
         self.static: dict[str, str] = {}
         self.owners: dict[TopicPartition, str] = {}
+        self.planned: dict[TopicPartition, str] = {}
+        self.subscribers: Counter[str] = Counter()
+        self.unsettled: set[str] = set()
         self.offsets = Offsets(name)
-        self.version = 0
         self.next_check_s = inf
+        self._deadlines: list[tuple[float, str]] = []
 
     # -- replay
 
@@ -83,49 +107,68 @@ class Group:
         self.recorded = state is not None
         self.state = state or GroupState()
 
-    def replay_member(self, member_id: str, state: MemberState | None) -> bool:
-        """Apply a member's record, None for a tombstone; whether other members can act on the change."""
+    def replay_member(self, member_id: str, state: MemberState | None) -> set[str]:
+        """Apply a member's record, None for a tombstone; the ids of the members that can act on the change.
+
+        O(partitions that it held and holds, was and is to have).
+        """
         member = self.members.get(member_id)
-        before = member.held if member is not None else frozenset()
+        if member is None and state is None:
+            return set()
+        held = target = new_held = new_target = _NONE
+        actors = set()
+        if member is not None:
+            held, target = member.held, member.state.target
+            self._uncount(member.state)
         if state is None:
-            if member is None:
-                return False
             del self.members[member_id]
-            if member.state.instance_id is not None:
-                del self.static[
-                    member.state.instance_id
-                ]  # the record of a member that takes over the place comes after this one
-            self._release(member_id, before)
-            return True
-        joined = member is None
-        if member is None:
-            member = self.members[member_id] = Member(state)
+            self.unsettled.discard(member_id)
         else:
+            if member is None:
+                member = self.members[member_id] = Member(state)
+                actors.add(member_id)
             member.state = state
-            member.held = frozenset(state.given)
-        if state.instance_id is not None:
-            self.static[state.instance_id] = member_id
-        member.answer = None
-        released = before - member.held
-        self._release(member_id, released)
-        for partition in member.held:
-            self.owners[partition] = member_id
-        return joined or bool(released)
-
-    def _release(self, member_id: str, partitions: frozenset[TopicPartition]) -> None:
-        for partition in partitions:
-            # The next owner's record may have come before: compaction drops releases before it cleans the rest.
-            if self.owners.get(partition) == member_id:
-                del self.owners[partition]
-
-    def changed(self, version: int) -> None:
-        """A change was replayed that members can act on: no kept answer is valid any more."""
-        self.version = version
-        self.forget_answers()
-
-    def forget_answers(self) -> None:
-        for member in self.members.values():
+            new_held = member.held = frozenset(state.given)
+            new_target = state.target
             member.answer = None
+            self._count(state, new_held)
+        if new_target is not target and new_target != target:
+            actors.add(member_id)
+            self._drop(self.planned, member_id, target - new_target)
+            self.planned.update(dict.fromkeys(new_target, member_id))
+        if new_held != held:
+            released = held - new_held
+            self._drop(self.owners, member_id, released)
+            self.owners.update(dict.fromkeys(new_held - held, member_id))
+            # It may be its own: a partition that it did not name in a heartbeat, and may have again.
+            actors.update(self.planned[partition] for partition in released if partition in self.planned)
+        return actors
+
+    @staticmethod
+    def _drop(of: dict[TopicPartition, str], member_id: str, partitions: Iterable[TopicPartition]) -> None:
+        for partition in partitions:
+            # Another member's record may have come before: compaction drops releases before it cleans the rest.
+            if of.get(partition) == member_id:
+                del of[partition]
+
+    def _count(self, state: MemberState, held: frozenset[TopicPartition]) -> None:
+        self.subscribers.update(state.topics)
+        if state.instance_id is not None:
+            self.static[state.instance_id] = state.member_id
+        if state.away or held == state.target:
+            self.unsettled.discard(state.member_id)
+        else:
+            self.unsettled.add(state.member_id)
+
+    def _uncount(self, state: MemberState) -> None:
+        for topic in state.topics:
+            if self.subscribers[topic] == 1:
+                del self.subscribers[topic]
+            else:
+                self.subscribers[topic] -= 1
+        # The record of a member that takes over the place may have come before this one.
+        if state.instance_id is not None and self.static.get(state.instance_id) == state.member_id:
+            del self.static[state.instance_id]
 
     # -- description
 
@@ -140,16 +183,7 @@ class Group:
             return "Dead"
         if not self.members:
             return "Empty"
-        epoch = self.state.epoch
-        for member in self.members.values():
-            state = member.state
-            if not state.away and (state.member_epoch != epoch or member.held != state.target):
-                return "Reconciling"
-        return "Stable"
-
-    @property
-    def subscribed(self) -> frozenset[str]:
-        return frozenset().union(*(member.state.topics for member in self.members.values()))
+        return "Reconciling" if self.unsettled else "Stable"
 
     def describe(self) -> GroupDescription:
         """A member's assignment is what it may hold; that of a static member that is away is what is kept for it."""
@@ -166,22 +200,56 @@ class Group:
 
     # -- liveness
 
+    def schedule(self, member: Member) -> None:
+        """A deadline of the member was set: look at it in time. O(log members), and O(1) for a renewal."""
+        deadline_s = member.deadline_s
+        if deadline_s < member.checked_s:
+            member.checked_s = deadline_s
+            heappush(self._deadlines, (deadline_s, member.state.member_id))
+
+    def _earliest_s(self) -> float:
+        """The earliest deadline of all. O(log members) for each one that was renewed since it was looked at."""
+        deadlines = self._deadlines
+        if len(deadlines) > 2 * len(self.members) + 64:  # most are of members that are gone
+            deadlines[:] = [at for at in set(deadlines) if self._checks(*at)]
+            heapify(deadlines)
+        while deadlines:
+            checked_s, member_id = deadlines[0]
+            if not self._checks(checked_s, member_id):
+                heappop(deadlines)
+                continue
+            member = self.members[member_id]
+            deadline_s = member.deadline_s
+            if deadline_s == checked_s:
+                return checked_s
+            member.checked_s = deadline_s
+            if deadline_s == inf:
+                heappop(deadlines)
+            else:
+                heapreplace(deadlines, (deadline_s, member_id))
+        return inf
+
+    def _checks(self, checked_s: float, member_id: str) -> bool:
+        member = self.members.get(member_id)
+        return member is not None and member.checked_s == checked_s
+
     def overdue(self, now_s: float) -> list[str]:
-        """The ids of the members to evict. O(members), but only once the earliest known deadline has come."""
-        if now_s < self.next_check_s:
+        """The ids of the members to evict. O(members), but only when there is one."""
+        if now_s < self.next_check_s or now_s < self._earliest_s():
             return []
         return [member_id for member_id, member in self.members.items() if member.deadline_s <= now_s]
 
-    def recheck(self) -> None:
-        """Compute the next deadline. Renewals only move it later, so a heartbeat need not compute it."""
-        earliest = min((member.deadline_s for member in self.members.values()), default=inf)
-        if earliest != self.next_check_s:
-            self.next_check_s = earliest
-            self.forget_answers()
+    def recheck(self) -> bool:
+        """Compute the next deadline; whether it is earlier than what members were answered."""
+        before, self.next_check_s = self.next_check_s, self._earliest_s()
+        return self.next_check_s < before
 
     def unchanged(self, member: Member, request: Heartbeat, topics: Mapping[str, int], now_s: float) -> bool:
         """Whether the kept answer also answers this request."""
-        if member.answer is None or now_s >= self.next_check_s or request != member.request:
+        answer, next_check_s = member.answer, self.next_check_s
+        if answer is None or now_s >= next_check_s or request != member.request:
+            return False
+        if answer.result().next_check_s != (None if next_check_s == inf else next_check_s):
             return False
         counts = self.state.counts
         for topic in request.topics:  # noqa: SIM110  (a generator would cost more than all the rest)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from functools import partial
 from math import inf
 
 from ..errors import StreamlogError
@@ -42,13 +43,14 @@ class GroupMetadataManager:
                         transition.remove(member_id)
                     else:
                         transition.keep_place(member_id)
-            transition.rebalance(group.state.counts, now_ms)
+            transition.rebalance({}, now_ms, ())
             done.append(self._runtime.write(transition.records(), lambda: None))
             for member in group.members.values():
                 if member.state.away or self._is_gone(member.state):
                     member.away_since(now_s)
                 else:
                     member.renew(now_s, polled=True)
+                group.schedule(member)
             group.recheck()
         return gather(done)
 
@@ -99,9 +101,9 @@ class GroupMetadataManager:
             )
         )
         for other in group.overdue(now_s):
-            if other in transition.members and other != member_id:
+            if other in transition and other != member_id:
                 transition.remove(other)
-        transition.rebalance(_counts(group, request, topics), now_ms)
+        transition.rebalance(topics, now_ms, request.topics)
         transition.reconcile(member_id, request.owned)
         records = transition.records()
 
@@ -109,7 +111,8 @@ class GroupMetadataManager:
             here = self._runtime.groups[request.group]
             member = here.members[member_id]
             member.renew(now_s, polled=joins or request.polling)
-            here.recheck()
+            here.schedule(member)
+            self._recheck(here)
             result = _result(here, member)
             if not records:
                 member.request, member.answer = request, Completion.of(result)
@@ -165,7 +168,7 @@ class GroupMetadataManager:
             stays = member.state.instance_id is not None and not force
             if not stays:
                 transition.remove(member_id)
-                transition.rebalance(here.state.counts, now_ms)
+                transition.rebalance({}, now_ms, ())
             elif not member.state.away:
                 transition.keep_place(member_id)
         except StreamlogError as error:
@@ -175,7 +178,8 @@ class GroupMetadataManager:
         def after() -> None:
             if stays and records:
                 member.away_since(now_s)
-            here.recheck()
+                here.schedule(member)
+            self._recheck(here)
 
         return self._runtime.write(records, after)
 
@@ -192,8 +196,8 @@ class GroupMetadataManager:
             transition = Transition(group)
             for member_id in group.overdue(now_s):
                 transition.remove(member_id)
-            transition.rebalance(group.state.counts, now_ms)
-            done.append(self._runtime.write(transition.records(), group.recheck))
+            transition.rebalance({}, now_ms, ())
+            done.append(self._runtime.write(transition.records(), partial(self._recheck, group)))
         return gather(done)
 
     def next_expiry_s(self) -> float | None:
@@ -218,8 +222,15 @@ class GroupMetadataManager:
                 transition.remove(member_id)
             transition.rebalance(topics, now_ms)
             gone = group.offsets.of_former_topics(self._runtime.current_id)
-            done.append(self._runtime.write(transition.records() + group.offsets.forget(gone), group.recheck))
+            done.append(
+                self._runtime.write(transition.records() + group.offsets.forget(gone), partial(self._recheck, group))
+            )
         return gather(done)
+
+    def _recheck(self, group: Group) -> None:
+        """Look at the next deadline in time; members that wait for a later one have to know an earlier one."""
+        if group.recheck():
+            self._runtime.touch(group, group.members)
 
     def renew(self, group: str, member_id: str, seen_version: int, now_s: float) -> bool:
         """A poll in place of a heartbeat: renew the member's deadlines if nothing changed and no member is overdue.
@@ -227,20 +238,13 @@ class GroupMetadataManager:
         Returns False if the member has to heartbeat instead. Takes no lock, and needs none: it reads, and stores two floats.
         """
         here = self._runtime.groups.get(group)
-        if here is None or here.version != seen_version or now_s >= here.next_check_s or not self._runtime.ready:
+        if here is None or now_s >= here.next_check_s or not self._runtime.ready:
             return False
         member = here.members.get(member_id)
-        if member is None or member.state.away:
+        if member is None or member.version != seen_version or member.state.away:
             return False
         member.renew(now_s, polled=True)
         return True
-
-
-def _counts(group: Group, request: Heartbeat, topics: Mapping[str, int]) -> dict[str, int]:
-    """The known partition counts: of the request's topics from `topics`, of the others from the last target."""
-    counts = {topic: number for topic, number in group.state.counts.items() if topic not in request.topics}
-    counts.update((topic, topics[topic]) for topic in request.topics if topic in topics)
-    return counts
 
 
 def _result(group: Group, member: Member) -> HeartbeatResult:
@@ -251,5 +255,6 @@ def _result(group: Group, member: Member) -> HeartbeatResult:
         member.held & state.target,
         member.held == state.target,
         None if group.next_check_s == inf else group.next_check_s,
-        group.version,
+        member.version,
+        frozenset(group.owners[partition] for partition in state.target - member.held if partition in group.owners),
     )

@@ -40,7 +40,8 @@ class HeartbeatResult(NamedTuple):
     A member drops what it holds outside `assignment`, and may use all of `assignment` at once. `stable` is False while this
     member has to release a partition, or waits for another member to release one: a member that has dropped something sends
     a heartbeat again in the same poll. `next_check_s` (monotonic seconds) is no later than the next liveness deadline in the
-    group: a member that waits longer would miss an eviction. `version` is for `Shard.renew`.
+    group: a member that waits longer would miss an eviction. `version` is for `Shard.renew`. `waits_for` are the members that
+    have to release a partition before this one can have it.
     """
 
     member_id: str
@@ -49,6 +50,7 @@ class HeartbeatResult(NamedTuple):
     stable: bool
     next_check_s: float | None
     version: int
+    waits_for: frozenset[str] = frozenset()
 
 
 class GroupDescription(NamedTuple):

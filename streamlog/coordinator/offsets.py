@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Container, Iterable, Iterator, Mapping
 
 from ..types import OffsetAndMetadata, TopicPartition
 from .schema import CommittedOffset, LogRecord, offset_key, offset_value
@@ -86,7 +86,7 @@ class Offsets:
         ]
 
     def deadlines(
-        self, subscribed: frozenset[str], empty_since_ms: int | None, retention_ms: int
+        self, subscribed: Container[str], empty_since_ms: int | None, retention_ms: int
     ) -> Iterator[tuple[TopicPartition, int]]:
         """Each offset that can expire, and when (ms).
 

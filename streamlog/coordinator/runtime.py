@@ -33,7 +33,7 @@ class CoordinatorRuntime:
         """Whether requests are answered: set by `loaded`, cleared when the log has to be replayed again."""
         self._append = append
         self._versions = count(1)  # over all groups and lives, so that no version comes twice
-        self._watchers: dict[str, list[Callable[[], object]]] = {}
+        self._watchers: dict[str, dict[str | None, list[Callable[[], object]]]] = {}  # by group and member id
         self._wakeups: dict[Callable[[], object], None] = {}
         self.unfinished: Completion[int] | None = None
         """The last append, while it is not known to count as written."""
@@ -81,26 +81,41 @@ class CoordinatorRuntime:
                 group = self.groups[name] = Group(name)
             if kind == GROUP:
                 group.replay_group(decode_group(value) if value is not None else None)
-                self._touch(group)
             elif kind == MEMBER:
-                if group.replay_member(rest[0], decode_member(rest[0], value) if value is not None else None):
-                    self._touch(group)
+                member_id = rest[0]
+                self.touch(
+                    group, group.replay_member(member_id, None if value is None else decode_member(member_id, value))
+                )
+                if value is None:
+                    self._wake(group.name, member_id)
             else:
                 group.offsets.replay(TopicPartition(*rest), decode_offset(value) if value is not None else None)
             if not group.exists:
                 del self.groups[name]
 
-    def _touch(self, group: Group) -> None:
-        group.changed(next(self._versions))
-        self._wakeups.update(dict.fromkeys(self._watchers.get(group.name, ())))
+    def touch(self, group: Group, member_ids: Iterable[str]) -> None:
+        """These members can act on a change: no kept answer to them is valid any more, and their watchers are woken."""
+        for member_id in member_ids:
+            member = group.members.get(member_id)
+            if member is not None:
+                member.version = next(self._versions)
+                member.answer = None
+                self._wake(group.name, member_id)
+
+    def _wake(self, group: str, member_id: str) -> None:
+        watchers = self._watchers.get(group)
+        if watchers:
+            self._wakeups.update(dict.fromkeys(watchers.get(member_id, ())))
+            self._wakeups.update(dict.fromkeys(watchers.get(None, ())))
 
     def unload(self) -> None:
         """Forget everything: the leadership was lost, or an append failed after its replay. Next: `replay`, then `loaded`."""
         self.ready = self._failed = False
         self.unfinished = None
         self.groups = {}
-        for watchers in self._watchers.values():
-            self._wakeups.update(dict.fromkeys(watchers))
+        for by_member in self._watchers.values():
+            for watchers in by_member.values():
+                self._wakeups.update(dict.fromkeys(watchers))
 
     # -- writing
 
@@ -139,20 +154,25 @@ class CoordinatorRuntime:
 
     # -- wake-ups
 
-    def watch(self, group: str, callback: Callable[[], object]) -> None:
-        """Have `take_wakeups` return `callback` after every change that members of `group` can act on, until `unwatch`.
+    def watch(self, group: str, callback: Callable[[], object], member_id: str | None = None) -> None:
+        """Have `take_wakeups` return `callback` after every change that `member_id` can act on, until `unwatch`.
 
-        Those are a new epoch, a member that is gone, a partition that was released, and the unloading of the shard; commits
-        are not. `callback` must neither block nor raise.
+        Those are a new target, a partition of it that another member released, the end of the membership, an earlier
+        liveness deadline in the group, and the unloading of the shard; commits are not. Without a `member_id`: whatever any
+        member of `group` can act on. A member that chooses its id can watch before it joins. `callback` must neither block
+        nor raise.
         """
-        self._watchers.setdefault(group, []).append(callback)
+        self._watchers.setdefault(group, {}).setdefault(member_id, []).append(callback)
 
-    def unwatch(self, group: str, callback: Callable[[], object]) -> None:
+    def unwatch(self, group: str, callback: Callable[[], object], member_id: str | None = None) -> None:
         """Undo one `watch`. Does nothing if there is none."""
-        watchers = self._watchers.get(group, [])
+        by_member = self._watchers.get(group, {})
+        watchers = by_member.get(member_id, [])
         if callback in watchers:
             watchers.remove(callback)
         if not watchers:
+            by_member.pop(member_id, None)
+        if not by_member:
             self._watchers.pop(group, None)
 
     def take_wakeups(self) -> list[Callable[[], object]]:

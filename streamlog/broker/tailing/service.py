@@ -392,7 +392,7 @@ class TailingService:
     def renew(self, group: str, member_id: str, seen_version: int) -> bool:
         return False
 
-    def watch_group(self, group: str, callback: Callable[[], object]) -> None:
+    def watch_group(self, group: str, callback: Callable[[], object], member_id: str | None = None) -> None:
         """A reader has no members in a group, so there is nothing to call back for."""
 
-    def unwatch_group(self, group: str, callback: Callable[[], object]) -> None: ...
+    def unwatch_group(self, group: str, callback: Callable[[], object], member_id: str | None = None) -> None: ...

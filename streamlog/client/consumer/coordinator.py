@@ -147,7 +147,8 @@ class ConsumerCoordinator:
                 return
             else:
                 for other in others:
-                    other.release_if_idle()
+                    if other.member_id in result.waits_for:
+                        other.release_if_idle()
                 others = ()
 
     def _is_still_subscribed(self) -> bool:
@@ -320,6 +321,11 @@ class ConsumerCoordinator:
         """
         if self.membership is not None and not self.membership.thread_alive():
             self.membership.evict()
+
+    @property
+    def member_id(self) -> str:
+        """Empty without a group, and while it is not a member."""
+        return "" if self.membership is None else self.membership.member_id
 
     def polling_thread(self) -> int:
         """The thread that used this consumer last."""

@@ -64,6 +64,8 @@ class Member(Protocol):
 
     wakeup: Wakeup
 
+    @property
+    def member_id(self) -> str: ...
     def release_if_idle(self) -> None: ...
     def evict_if_thread_ended(self) -> None: ...
     def polling_thread(self) -> int: ...
@@ -103,7 +105,7 @@ class Membership:
         self.group = group
         self._wakeup = wakeup
         self._local_members = local_members
-        self._watching = False
+        self._watched = ""  # the member id of which changes wake this consumer
         self._joining = ""
         self._thread = 0
         self._fenced: FencedInstanceIdError | None = None
@@ -148,12 +150,10 @@ class Membership:
         """
         config = self._config
         self.refuse_if_fenced()
-        if not self._watching:
-            self._service.watch_group(self.group, self._wakeup.wake)
-            self._watching = True
         if self._joining:  # a join was interrupted, or its result is not known: nobody uses that member id
             self._leave_as(self._joining)
         self._joining = "" if self.member_id else new_id()
+        self._watch(self.member_id or self._joining)
         request = Heartbeat(
             self.group,
             self.member_id,
@@ -186,6 +186,18 @@ class Membership:
             self._last_poll_s = self._service.real_seconds()
         return result
 
+    def _watch(self, member_id: str) -> None:
+        """Have changes that this member can act on wake the consumer, and no others. Before it joins, so that none is missed."""
+        before, wake = self._watched, self._wakeup.wake
+        if member_id == before:
+            return
+        if before:
+            self._service.unwatch_group(self.group, wake, before)
+        # First, so that an interrupt leaves none behind: a join that was interrupted is done again under another id.
+        self._watched = member_id
+        if member_id:
+            self._service.watch_group(self.group, wake, member_id)
+
     def refuse_if_fenced(self) -> None:
         """Raise FencedInstanceIdError if a newer consumer took this one's `group_instance_id`."""
         if self._fenced is not None:
@@ -207,9 +219,7 @@ class Membership:
 
     def leave(self) -> None:
         """Leave the group. No error if it was evicted, or the log is closed. It can be interrupted, and called again."""
-        if self._watching:
-            self._service.unwatch_group(self.group, self._wakeup.wake)
-            self._watching = False
+        self._watch("")
         if self.member_id:
             self._local_members.leave(Leave(self._service, self.group, self.member_id))
         self._forget()
