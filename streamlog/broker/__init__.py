@@ -13,7 +13,7 @@
 - `groups`: consumer groups: the coordinator's shard over its internal topic.
 - `scheduler`: background work by deadline. `waiting`: fetches that wait for records.
 
-Lock order: the registry's lock (`opening`), the metadata lock (`topics`), the shard's lock (`groups`), then those of a
+Lock order: the lock of a log's place (`opening`), the metadata lock (`topics`), the shard's lock (`groups`), then those of a
 partition (see `replication/`). The locks of the scheduler and of `PublishedWriter` are leaves. No lock is held while a
 callback runs. While a file is synced for a producer that waits, only `GroupCommit.syncing` is held.
 """

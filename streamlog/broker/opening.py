@@ -7,7 +7,8 @@ interpreter exits, and gives everything up in a forked child.
 
 `client/` is above this package, so it hands in what the background thread does for it: see `ClientWork`.
 
-Lock order: the registry's lock comes before every lock of a service.
+Lock order: the lock of a place, which is held while the log there is opened or closed, comes before every lock of a service.
+So an open waits for no open or close of another log.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ from typing import Any, Generic, NamedTuple, Protocol, TypeVar
 
 from ..config import OpenOptions
 from ..errors import ConfigError, StreamlogError
-from ..runtime.api import Disk
+from ..runtime.api import Disk, Lock
 from ..runtime.disk import OsDisk, path_of
 from ..runtime.disk_errors import check, ignored
 from ..runtime.exits import ExitCallbacks, at_exit_of_forked_children
@@ -70,6 +71,9 @@ class Handle(Protocol):
     def _abandon_all(self) -> None: ...
 
 
+Place = tuple[object, str]
+
+
 class Location(NamedTuple):
     """Where a log is. Two opens of the same `place` are of the same log."""
 
@@ -78,7 +82,7 @@ class Location(NamedTuple):
     temporary: bool
 
     @property
-    def place(self) -> tuple[object, str]:
+    def place(self) -> Place:
         return self.disk.filesystem, self.path
 
 
@@ -362,10 +366,12 @@ class Registry(Generic[W]):
 
     def __init__(self, new_work: Callable[[], W]) -> None:
         self._new_work = new_work
-        self._lock = new_lock()
-        self._engines: dict[tuple[object, str], Engine[W]] = {}
+        self._engines: dict[Place, Engine[W]] = {}
+        self._opening: dict[Place, Engine[W]] = {}
+        self._places: dict[Place, Lock] = {}
         self._at_exits = ExitCallbacks()
-        self._exits: dict[tuple[object, str], Callable[[], None]] = {}
+        self._at_exits_lock = new_lock()  # a leaf
+        self._exits: dict[Place, Callable[[], None]] = {}
         self._hooked = False
 
     def open(self, path: str | None, options: OpenOptions, user: object) -> Engine[W]:
@@ -390,37 +396,63 @@ class Registry(Generic[W]):
     ) -> None:
         for known in list(self._engines.values()):
             known.work.clean_up()  # a handle that was dropped may be the last on this path
-        with inside(), self._lock:
-            self._hook()
-            location = opener.locate(path, options)
-            engine = self._engines.get(location.place)
-            if engine is not None and not engine.users:  # its closing was interrupted
-                self._end(engine)
-                engine = None
-            if engine is not None:
-                _refuse_other_options(engine, options)
-                engine.check()
-                opened.append(engine)
-                engine.users.add(user)
-                return
-            engine = Engine(location, options, opener, self._new_work())
-            try:
-                engine.backend.open()
-                self._exits[engine.place] = self._at_exits.add(engine.close_at_exit)
-            except BaseException:
-                self._forget(engine)
-                engine.backend.discard()
-                raise
-            self._engines[engine.place] = engine
+        self._hook()
+        location = opener.locate(path, options)
+        self._at(location.place, lambda: self._open_here(location, options, opener, user, opened))
+
+    def _at(self, place: Place, work: Callable[[], None]) -> None:
+        """Do `work` while no other thread opens or closes the log at `place`. Places that have no log have no lock either."""
+        is_done = False
+        while not is_done:
+            lock = self._places.setdefault(place, new_lock())
+            with inside(), lock:
+                if self._places.get(place) is not lock:  # the thread that had it took it out
+                    continue
+                try:
+                    work()
+                    is_done = True
+                finally:
+                    if place not in self._engines:
+                        self._places.pop(place, None)
+
+    def _open_here(
+        self, location: Location, options: OpenOptions, opener: Opener, user: object, opened: list[Engine[W]]
+    ) -> None:
+        engine = self._engines.get(location.place)
+        if engine is not None and not engine.users:  # its closing was interrupted
+            self._end(engine)
+            engine = None
+        if engine is not None:
+            _refuse_other_options(engine, options)
+            engine.check()
             opened.append(engine)
             engine.users.add(user)
+            return
+        engine = Engine(location, options, opener, self._new_work())
+        self._opening[engine.place] = engine
+        try:
+            engine.backend.open()
+            with inside(), self._at_exits_lock:
+                self._exits[engine.place] = self._at_exits.add(engine.close_at_exit)
+            self._engines[engine.place] = engine
+        except BaseException:
+            self._forget(engine)
+            engine.backend.discard()
+            raise
+        finally:
+            self._opening.pop(engine.place, None)
+        opened.append(engine)
+        engine.users.add(user)
 
     def close(self, engine: Engine[W], user: object) -> None:
         """Give up one use of an engine; the last one closes it. Can be interrupted, and done again."""
-        with inside(), self._lock:
+
+        def close() -> None:
             engine.users.discard(user)
             if not engine.users and self._engines.get(engine.place) is engine:
                 self._end(engine)
+
+        self._at(engine.place, close)
 
     def _end(self, engine: Engine[W]) -> None:
         """Close an engine. REQUIRES: the lock. One whose closing was interrupted is released; the next open recovers it."""
@@ -442,22 +474,25 @@ class Registry(Generic[W]):
             no_exit()
 
     def _hook(self) -> None:
-        if not self._hooked:
-            self._hooked = True
-            at_exit_of_forked_children(self._close_all_at_exit)
-            after_fork_in_child(self._after_fork)
+        with inside(), self._at_exits_lock:
+            if not self._hooked:
+                self._hooked = True
+                at_exit_of_forked_children(self._close_all_at_exit)
+                after_fork_in_child(self._after_fork)
 
     def _close_all_at_exit(self) -> None:
         for engine in list(self._engines.values()):
             engine.close_at_exit()
 
     def _after_fork(self) -> None:
-        self._lock = new_lock()  # it may have been held by a thread that the child does not have
+        self._at_exits_lock = new_lock()  # it may have been held by a thread that the child does not have
+        self._places = {}
         for no_exit in self._exits.values():
             no_exit()
         self._exits = {}
-        engines, self._engines = self._engines, {}
-        for engine in engines.values():
+        engines, self._engines = [*self._engines.values(), *self._opening.values()], {}
+        self._opening = {}
+        for engine in engines:
             engine.abandon()
 
 

@@ -6,6 +6,7 @@ import contextlib
 import gc
 import os
 import subprocess
+import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,10 @@ import pytest
 
 import streamlog
 from streamlog import StreamLog
+from streamlog.testing import SimulatedDisk
 from tests.contents import file_contents
+
+from .gated_disk import LONG, GatedDisk
 
 Child = Callable[..., "subprocess.Popen[str]"]
 OpenLog = Callable[..., StreamLog]
@@ -297,3 +301,69 @@ def test_forgotten_producer_warns_and_its_records_are_not_lost(log: StreamLog) -
     with streamlog.open(str(log.path)) as log:
         assert [record.value for record in log["t"].read()] == [b"x"]
     del topic
+
+
+# Several threads
+
+
+def test_opening_a_log_waits_for_no_open_and_no_close_of_another() -> None:
+    disk = GatedDisk(SimulatedDisk())
+    opened: list[StreamLog] = []
+    disk.hold("/slow/published", writes=True)
+    opening = threading.Thread(target=lambda: opened.append(streamlog.open("/slow", disk=disk)))
+    opening.start()
+    disk.until_held()
+    with streamlog.open("/other", disk=disk) as log:
+        log.create_topic("t").send("x")
+    disk.let_go()
+    opening.join(LONG)
+    opened[0].create_topic("t").send("x")
+    disk.hold("/slow/topics/*.log")
+    closing = threading.Thread(target=opened[0].close)
+    closing.start()
+    disk.until_held()
+    with streamlog.open("/other", disk=disk) as log:
+        assert list(log) == ["t"]
+    disk.let_go()
+    closing.join(LONG)
+    assert not closing.is_alive()
+
+
+def test_threads_that_open_one_path_at_once_get_the_same_log() -> None:
+    disk = GatedDisk(SimulatedDisk())
+    opened: list[StreamLog] = []
+    disk.hold("/log/published", writes=True)
+    threads = [threading.Thread(target=lambda: opened.append(streamlog.open("/log", disk=disk))) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    disk.until_held()
+    disk.let_go()
+    for thread in threads:
+        thread.join(LONG)
+    for log in opened:
+        (log["t"] if "t" in log else log.create_topic("t")).send("x")
+    assert [[record.offset for record in log["t"].read()] for log in opened] == [[0, 1, 2, 3]] * 4
+    for log in opened:
+        log.close()
+
+
+def test_closing_the_last_handle_while_another_thread_opens_leaves_a_log_that_can_be_used() -> None:
+    disk = SimulatedDisk()
+    errors: list[BaseException] = []
+
+    def open_and_close() -> None:
+        try:
+            for _ in range(50):
+                with streamlog.open("/log", disk=disk) as log:
+                    log.create_topic("t", exist_ok=True).send("x")
+        except BaseException as error:
+            errors.append(error)
+
+    threads = [threading.Thread(target=open_and_close) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(LONG)
+    assert not errors
+    with streamlog.open("/log", disk=disk) as log:
+        assert len(list(log["t"].read())) == 200
