@@ -8,7 +8,8 @@ topic that no metadata names any more comes back as `recovered-ID`, with the set
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, TypeVar
@@ -29,7 +30,6 @@ from ...storage.log import AppendRequest
 from ...storage.recovery.rebuild import SegmentWriter
 from ...storage.recovery.recovery import PreviousShutdown, open_log
 from ...storage.segment import size_of
-from ...storage.verify.check import CheckRequest
 from ...types import TopicPartition
 from .. import metadata
 from ..controller import GROUPS_TOPIC, METADATA_TOPIC
@@ -37,7 +37,7 @@ from ..log_directory import METADATA_CONFIG, METADATA_DIR, METADATA_ID
 from ..lost_partitions import greatest_commits, known_ends
 from ..metadata import Image, TopicView
 from ..owner import OWNER_FILE, new_owner, read_owner, write_owner
-from .verify import Inspection, Problem, Progress, Records, StrPath, group_fault
+from .verify import Inspection, Problem, Progress, StrPath, group_fault
 
 _DIRECTORY = re.compile(r"([0-9a-f]{32})-(0|[1-9][0-9]{0,3})")
 _SHOWN = 20
@@ -106,8 +106,8 @@ def repair(
 
     Raises ConfigError for an `into` that is not empty, or lies in `path`; LogLockedError while a process has the log
     open; FormatError if `path` holds no log, or one that a newer streamlog wrote; StorageError if it
-    cannot be read at all; DiskFullError, StorageError if `into` cannot be written. What is there then is no log, and can
-    be removed.
+    cannot be read at all; DiskFullError, StorageError if `into` cannot be written. What is there then is not a log, and
+    can be removed.
 
     >>> import streamlog, tempfile, pathlib
     >>> with tempfile.TemporaryDirectory() as directory:
@@ -153,12 +153,14 @@ class _Unwritable(Exception):
         self.as_storage_error = as_storage_error
 
 
-class _Repair(Inspection):
-    """One repair of one broker directory."""
+class _Repair:
+    """One repair of one broker directory: the copier of an inspection of it."""
 
     def __init__(self, path: str, into: str, disk: Disk, progress: Progress | None) -> None:
-        super().__init__(path, disk, progress)
+        self.path = path
         self.into = into
+        self.disk = disk
+        self._inspection = Inspection(path, disk, progress, self)
         self._owner_found: dict[str, Any] = {}
         self._rebuilt: SegmentWriter | None = None
         self._partitions: list[RepairedPartition] = []
@@ -168,18 +170,18 @@ class _Repair(Inspection):
         self._published: dict[int, int] | None = None
 
     def repair(self) -> RepairReport:
-        disk, path = self.disk, self.path
-        names = set(self._names(path))
+        disk, path, inspection = self.disk, self.path, self._inspection
+        names = set(inspection.names(path))
         if not names & {OWNER_FILE, METADATA_DIR, "topics"}:
-            raise FormatError(f"{path} is no log. Give the directory that was opened.", path=path)
+            raise FormatError(f"{path} is not a log. Give the directory that was opened.", path=path)
         self._refuse_owner()
-        self._owner()
+        self._read_owner()
         self._write(partial(disk.makedirs, f"{self.into}/topics"))
-        self._inspect(names, self._names(f"{path}/topics"))
+        inspection.inspect(inspection.names(f"{path}/topics"))
         self._name_the_nameless()
         self._refuse_owner()
         self._write(self._finish)
-        report = self.report
+        report = inspection.report
         return RepairReport(
             path, self.into, tuple(self._partitions), report.problems, report.notes, tuple(self._recovered)
         )
@@ -187,7 +189,7 @@ class _Repair(Inspection):
     def _refuse_owner(self) -> None:
         """Raise LogLockedError if a process has the log open. Called before and after: taking the lock would write."""
         path = f"{self.path}/lock"
-        pid = self.disk.lock(path).holder() if self._exists(path) else None
+        pid = self.disk.lock(path).holder() if self._inspection.exists(path) else None
         if pid is not None:
             raise LogLockedError(
                 f"{self.path} is in use by process {pid}: what it writes meanwhile would be missed. Close the "
@@ -196,15 +198,15 @@ class _Repair(Inspection):
                 pid=pid,
             )
 
-    def _owner(self) -> None:
-        path = f"{self.path}/{OWNER_FILE}"
-        if not self._exists(path):
-            self._problem(path, "owner", "it is missing")
+    def _read_owner(self) -> None:
+        inspection, path = self._inspection, f"{self.path}/{OWNER_FILE}"
+        if not inspection.exists(path):
+            inspection.problem(path, "owner", "it is missing")
             return
-        super()._owner()
+        inspection.read_owner()
         # Only the end of the last write is called torn; everything else that does not verify is reported.
-        self.crash = PreviousShutdown(clean=self.crash.clean, same_boot=True)
-        if not self.report.problems:
+        inspection.shutdown = PreviousShutdown(clean=inspection.shutdown.clean, same_boot=True)
+        if not inspection.report.problems:
             self._owner_found = read_owner(self.disk, path)
 
     def _write(self, step: Callable[[], T]) -> T:
@@ -215,21 +217,13 @@ class _Repair(Inspection):
 
     # -- partitions ----------------------------------------------------------------------------------
 
-    def _question(
-        self, topic: str, number: int, directory: str, topic_id: bytes, gaps: bool, records: Records | None
-    ) -> CheckRequest:
-        asked = super()._question(topic, number, directory, topic_id, gaps, records)
+    def keep(self, topic: str, base_offset: int, header: BatchHeader, data: bytes) -> str | None:
+        fault = _content_fault(topic, header, data)
+        if fault is None and self._rebuilt is not None:
+            fault = self._write(partial(self._rebuilt.keep, base_offset, header, data))
+        return fault
 
-        def keep(base_offset: int, header: BatchHeader, data: bytes) -> str | None:
-            fault = _content_fault(topic, header, data)
-            rebuilt = self._rebuilt
-            if fault is None and rebuilt is not None:
-                fault = self._write(partial(rebuilt.keep, base_offset, header, data))
-            return fault
-
-        return asked._replace(keep=keep, restart=self._changed)
-
-    def _changed(self) -> None:
+    def on_change(self) -> None:
         raise _Unwritable(
             StorageError(
                 f"{self.path} changed while it was being copied: something else works on it. Find out what, remove "
@@ -239,21 +233,21 @@ class _Repair(Inspection):
             )
         )
 
-    def _partition(
-        self, topic: str, number: int, directory: str, topic_id: bytes, gaps: bool, records: Records | None
-    ) -> None:
-        known = len(self.report.problems)
+    @contextmanager
+    def copying(self, topic: str, number: int, directory: str, topic_id: bytes, gaps: bool) -> Iterator[None]:
+        known = len(self._inspection.report.problems)
         state, start = self._state(directory, topic_id, number)
         rebuilt = self._rebuilt = self._new(
             directory, topic_id, number, start, gaps=gaps or (state is not None and state.cleaned_until > 0)
         )
-        super()._partition(topic, number, directory, topic_id, gaps, records)
+        yield
         end = self._write(partial(rebuilt.finish, state))
         self._rebuilt = None
+        problems = self._inspection.report.problems[known:]
         self._partitions.append(
             RepairedPartition(
                 topic, number, rebuilt.batches, rebuilt.records, rebuilt.size_bytes, start, end,
-                tuple(problem for problem in self.report.problems[known:] if problem.offsets_lost is not None),
+                tuple(problem for problem in problems if problem.offsets_lost is not None),
             )
         )  # fmt: skip
 
@@ -278,8 +272,7 @@ class _Repair(Inspection):
             return None, bases[0] if bases else 0
         return state, max(0, state.log_start_offset)
 
-    def _absent(self, directory: str, view: TopicView, number: int) -> None:
-        super()._absent(directory, view, number)
+    def on_missing(self, directory: str, view: TopicView, number: int) -> None:
         self._make_empty(view.name, number, directory, view.id_bytes, self._greatest_known(directory, view, number))
 
     def _greatest_known(self, directory: str, view: TopicView, number: int) -> int:
@@ -287,7 +280,7 @@ class _Repair(Inspection):
         state, start = self._state(directory, view.id_bytes, number)
         if self._published is None:
             self._published = known_ends(self.disk, self.path)
-        records = [record for record in self._group_records.found if group_fault(record) is None]
+        records = [record for record in self._inspection.group_records.found if group_fault(record) is None]
         return max(
             start,
             state.recovery_point if state is not None else 0,
@@ -296,26 +289,23 @@ class _Repair(Inspection):
         )
 
     def _make_empty(self, topic: str, number: int, directory: str, topic_id: bytes, offset: int = 0) -> None:
-        lost = tuple(problem for problem in self.report.problems if problem.path == directory)
+        lost = tuple(problem for problem in self._inspection.report.problems if problem.path == directory)
         rebuilt = self._new(directory, topic_id, number, offset, gaps=False)
         self._write(partial(rebuilt.finish, None))
         self._partitions.append(RepairedPartition(topic, number, 0, 0, 0, offset, offset, lost))
 
     # -- metadata ------------------------------------------------------------------------------------
 
-    def _metadata(self, names: set[str], topic_dirs: list[str]) -> Image | None:
-        image = super()._metadata(names, topic_dirs)
+    def on_metadata(self, image: Image | None) -> None:
         if image is None:
             empty = self._new(f"{self.path}/{METADATA_DIR}", METADATA_ID.bytes, 0, 0, gaps=True)
             self._write(partial(empty.finish, None))
-        if image is not None:
+        else:
             self._views = dict(image.topics)
-        return image
 
-    def _stranger(self, name: str, is_partition: bool, trusted: bool) -> None:
-        super()._stranger(name, is_partition, trusted)
+    def on_unnamed(self, name: str) -> None:
         match = _DIRECTORY.fullmatch(name)
-        if match is not None and is_partition and not trusted:
+        if match is not None:
             self._nameless.setdefault(match[1], []).append(int(match[2]))
 
     def _name_the_nameless(self) -> None:
@@ -336,7 +326,7 @@ class _Repair(Inspection):
             for number in range(view.partitions if view is not None else 0, count):
                 directory = f"{self.path}/topics/{topic_hex}-{number}"
                 if number in numbers:
-                    self._partition(name, number, directory, topic_id.bytes, config.compacts, None)
+                    self._inspection.partition(name, number, directory, topic_id.bytes, config.compacts, None)
                 else:
                     self._make_empty(name, number, directory, topic_id.bytes)
             self._write(partial(self._add_topic, wanted))

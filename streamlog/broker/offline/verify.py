@@ -9,7 +9,9 @@ from __future__ import annotations
 import errno
 import re
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Protocol
 
 from ...coordinator import schema
@@ -128,70 +130,99 @@ def verify(path: str | StrPath, *, progress: Progress | None = None, disk: Disk 
     return Inspection(real.absolute(path_of(path)), real, progress).run()
 
 
-class Inspection:
-    """One walk over one broker directory. `repair` walks the same way and keeps what is whole."""
+class Copier(Protocol):
+    """Copies the log while an inspection checks it: the inspection calls it with each part that it comes to."""
 
-    def __init__(self, path: str, disk: Disk, progress: Progress | None) -> None:
+    def on_metadata(self, image: Image | None) -> None:
+        """The metadata log was read; None if it is missing."""
+
+    def on_unnamed(self, name: str) -> None:
+        """A partition directory `name` that the metadata does not name, and the metadata is damaged."""
+
+    def on_missing(self, directory: str, view: TopicView, number: int) -> None:
+        """A partition whose directory, or every segment in it, is missing."""
+
+    def copying(
+        self, topic: str, number: int, directory: str, topic_id: bytes, gaps: bool
+    ) -> AbstractContextManager[None]:
+        """Held while the partition is checked. `gaps`: a compaction may have removed offsets."""
+
+    def keep(self, topic: str, base_offset: int, header: BatchHeader, data: bytes) -> str | None:
+        """Copy a batch that verifies; what is wrong with it, or None. See `CheckRequest.keep`."""
+
+    def on_change(self) -> None:
+        """The directory of a partition changed during the check, which begins again."""
+
+
+class Inspection:
+    """One walk over one broker directory. A `copier` copies what is whole on the way."""
+
+    def __init__(self, path: str, disk: Disk, progress: Progress | None, copier: Copier | None = None) -> None:
         self.path = path
         self.disk = disk
         self.progress = progress
+        self._copier = copier
         self.done = self.total = 0
         self.report = Report(path)
-        self.crash = PreviousShutdown(clean=False, same_boot=True)
-        self._group_records = Records()
+        self.shutdown = PreviousShutdown(clean=False, same_boot=True)
+        self.group_records = Records()
 
     def run(self) -> Report:
         path = self.path
-        names = set(self._names(path))
+        names = set(self.names(path))
         if OWNER_FILE not in names:
-            message = f"{path} is no log: it has no {OWNER_FILE}. Give the directory that was opened."
+            message = f"{path} is not a log: it has no {OWNER_FILE}. Give the directory that was opened."
             raise FormatError(message, path=path)
-        self._owner()
+        self.read_owner()
         for name in sorted(names - _ROOT_FILES):
             what = "an unfinished write" if name.endswith(".tmp") else "not a file of a log"
             self._note(f"{path}/{name}", "leftover", what)
-        self._inspect(names, self._names(f"{path}/topics"))
+        self.inspect(self.names(f"{path}/topics"))
         return self.report
 
-    def _names(self, directory: str) -> list[str]:
+    def names(self, directory: str) -> list[str]:
         """The names in a directory; none if it does not exist. Raises StorageError."""
         try:
             return self.disk.listdir(directory)
         except OSError as error:
             check(error)
             if error.errno == errno.ENOTDIR and directory != self.path:
-                self._problem(directory, "unreadable", "it is no directory")
+                self.problem(directory, "unreadable", "it is not a directory")
                 return []
             if error.errno in (errno.ENOENT, errno.ENOTDIR):
                 return []
             raise as_storage_error(error, "read", directory) from error
 
-    def _exists(self, path: str) -> bool:
-        """Raises StorageError, as `_names`."""
+    def exists(self, path: str) -> bool:
+        """Raises StorageError, as `names`."""
         try:
             return self.disk.exists(path)
         except OSError as error:
             raise as_storage_error(error, "read", path) from error
 
-    def _inspect(self, names: set[str], topic_dirs: list[str]) -> None:
+    def inspect(self, topic_dirs: list[str]) -> None:
+        """Check the metadata log and every partition. `topic_dirs` are the names in `topics/`."""
         path = self.path
         self.total = sum(self._size(f"{path}/{name}") for name in [METADATA_DIR, *(f"topics/{n}" for n in topic_dirs)])
         self._step(0)
-        self._topics(self._metadata(names, topic_dirs), topic_dirs)
+        image = self._metadata()
+        if self._copier is not None:
+            self._copier.on_metadata(image)
+        self._topics(image, topic_dirs)
         if self.progress is not None:
             self.progress(self.total, self.total)
 
-    def _owner(self) -> None:
+    def read_owner(self) -> None:
         owner_path = f"{self.path}/{OWNER_FILE}"
         try:
             owner = read_owner(self.disk, owner_path)
         except FormatError as error:
             if "newer streamlog" in str(error):
                 raise
-            self._problem(owner_path, "owner", str(error).partition(". ")[0])
+            self.problem(owner_path, "owner", str(error).partition(". ")[0])
             return
         boot = self.disk.boot_id()
-        self.crash = PreviousShutdown(clean=owner["clean"], same_boot=bool(boot) and owner["boot_id"] == boot)
+        self.shutdown = PreviousShutdown(clean=owner["clean"], same_boot=bool(boot) and owner["boot_id"] == boot)
 
     def _size(self, directory: str) -> int:
         """The bytes of the segments in a partition directory, as far as they can be read."""
@@ -215,19 +246,19 @@ class Inspection:
 
     # -- metadata and topics -------------------------------------------------------------------------
 
-    def _metadata(self, names: set[str], topic_dirs: list[str]) -> Image | None:
+    def _metadata(self) -> Image | None:
         directory = f"{self.path}/{METADATA_DIR}"
         if self._is_lost(directory, METADATA_ID.bytes, 0):
-            self._problem(directory, "missing", "the metadata log is missing: no topic is known", METADATA_TOPIC, 0)
+            self.problem(directory, "missing", "the metadata log is missing: no topic is known", METADATA_TOPIC, 0)
             return None
         records = Records()
-        self._partition(METADATA_TOPIC, 0, directory, METADATA_ID.bytes, True, records)
+        self.partition(METADATA_TOPIC, 0, directory, METADATA_ID.bytes, True, records)
         image = metadata.EMPTY
         for record in records.found:
             try:
                 image = metadata.replay(image, [record])
             except FormatError as error:
-                self._problem(directory, "metadata", str(error).rstrip("."), METADATA_TOPIC, 0)
+                self.problem(directory, "metadata", str(error).rstrip("."), METADATA_TOPIC, 0)
         return image
 
     def _topics(self, image: Image | None, topic_dirs: list[str]) -> None:
@@ -245,14 +276,14 @@ class Inspection:
                 if self._is_lost(directory, view.id_bytes, number):
                     self._absent(directory, view, number)
                     continue
-                records = self._group_records if view.name == GROUPS_TOPIC else None
-                self._partition(view.name, number, directory, view.id_bytes, view.config.compacts, records)
+                records = self.group_records if view.name == GROUPS_TOPIC else None
+                self.partition(view.name, number, directory, view.id_bytes, view.config.compacts, records)
                 for record in records.found if records is not None else ():
                     self._group_record(directory, record)
 
     def _is_lost(self, directory: str, topic_id: bytes, number: int) -> bool:
         try:
-            return is_lost(self.disk, directory, topic_id, number, was_clean=self.crash.clean)
+            return is_lost(self.disk, directory, topic_id, number, was_clean=self.shutdown.clean)
         except OSError as error:  # the check reports it
             check(error)
             return False
@@ -268,20 +299,24 @@ class Inspection:
             message = "no topic has this partition: it was being made, or deleted; the next open removes it"
             self._note(path, "orphan", message)
         else:
-            self._problem(path, "orphan", "the metadata that would say which topic this belongs to is damaged")
+            self.problem(path, "orphan", "the metadata that would say which topic this belongs to is damaged")
+            if self._copier is not None:
+                self._copier.on_unnamed(name)
 
     def _absent(self, directory: str, view: TopicView, number: int) -> None:
         if not self._is_gone(view.name):
             message = "the partition's directory is missing, or no segment is in it any more: its records are lost"
-            self._problem(directory, "missing", message, view.name, number, (0, FOREVER_OFFSET))
+            self.problem(directory, "missing", message, view.name, number, (0, FOREVER_OFFSET))
+        if self._copier is not None:
+            self._copier.on_missing(directory, view, number)
 
     def _is_gone(self, topic: str) -> bool:
         """Whether the topic was deleted since the metadata was read, which happens in a log that is open."""
         records = Records()
-        if self.crash.clean:
+        if self.shutdown.clean:
             return False
-        question = self._question(METADATA_TOPIC, 0, f"{self.path}/{METADATA_DIR}", METADATA_ID.bytes, True, records)
-        check_partition(self.disk, question._replace(progress=None))
+        request = self._request(METADATA_TOPIC, 0, f"{self.path}/{METADATA_DIR}", METADATA_ID.bytes, True, records)
+        check_partition(self.disk, request._replace(progress=None))
         try:
             return topic not in metadata.replay(metadata.EMPTY, records.found).topics
         except FormatError:
@@ -290,11 +325,11 @@ class Inspection:
     def _group_record(self, directory: str, record: LogRecord) -> None:
         fault = group_fault(record)
         if fault is not None:
-            self._problem(directory, "group", fault, GROUPS_TOPIC, 0)
+            self.problem(directory, "group", fault, GROUPS_TOPIC, 0)
 
     # -- partitions ----------------------------------------------------------------------------------
 
-    def _question(
+    def _request(
         self, topic: str, number: int, directory: str, topic_id: bytes, gaps: bool, records: Records | None
     ) -> CheckRequest:
         start = self.done
@@ -306,19 +341,29 @@ class Inspection:
 
         visit = records.visit if records is not None else None
         seed = seed_of(topic_id, number)
-        return CheckRequest(directory, topic_id, number, seed, self.crash, gaps, visit, self._step, restart)
+        request = CheckRequest(directory, topic_id, number, seed, self.shutdown, gaps, visit, self._step, restart)
+        if self._copier is None:
+            return request
+        return request._replace(keep=partial(self._copier.keep, topic), restart=self._copier.on_change)
 
-    def _partition(
+    def partition(
         self, topic: str, number: int, directory: str, topic_id: bytes, gaps: bool, records: Records | None
     ) -> None:
+        """Check one partition, and report what is wrong with it. `records` collects its keyed records."""
+        copier = self._copier
+        with copier.copying(topic, number, directory, topic_id, gaps) if copier is not None else nullcontext():
+            self._check(self._request(topic, number, directory, topic_id, gaps, records), topic)
+
+    def _check(self, request: CheckRequest, topic: str) -> None:
+        directory, number = request.directory, request.partition
         try:
-            checked = check_partition(self.disk, self._question(topic, number, directory, topic_id, gaps, records))
+            checked = check_partition(self.disk, request)
         except FormatError as error:
-            self._problem(directory, "format", str(error), topic, number)
+            self.problem(directory, "format", str(error), topic, number)
             return
         except OSError as error:
             check(error)
-            self._problem(directory, "unreadable", error.strerror or str(error), topic, number, (0, FOREVER_OFFSET))
+            self.problem(directory, "unreadable", error.strerror or str(error), topic, number, (0, FOREVER_OFFSET))
             return
         self._count(checked)
         for finding in checked.findings:
@@ -343,7 +388,7 @@ class Inspection:
         else:
             self.report = replace(self.report, problems=(*self.report.problems, made))
 
-    def _problem(
+    def problem(
         self, path: str, kind: str, message: str, topic: str | None = None, partition: int | None = None,
         lost: tuple[int, int] | None = None,
     ) -> None:  # fmt: skip
