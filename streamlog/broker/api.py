@@ -12,16 +12,51 @@ method of a handle: `StreamLog`, `Topic` or `ConsumerGroup`.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
-from typing import Any, Protocol
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any, Literal, Protocol
 
 from ..coordinator import GroupDescription, Heartbeat, HeartbeatResult
+from ..records.batch import SealedBatch
 from ..runtime.api import Completion
 from ..storage.log import EMPTY, AppendRequest, FetchData
 from ..types import Clock, OffsetAndMetadata, OffsetAndTimestamp, PartitionInfo, TopicPartition
-from .metadata import Image, TopicView
+from .metadata import Image, TopicIdPartition, TopicView
 from .scheduler import Scheduler
 from .waiting import ParkedFetch
+
+
+class ProduceRequest:
+    """Encoded batches that are to be appended to one partition, all or none.
+
+    `acks` is when `Service.produce` is done: 0, at once; 1, when what the leader promises by itself holds; "all", when
+    readers may see the records. `base_offset`, `append_ms` (their timestamp under LogAppendTime) and `log_start_offset` are
+    -1 until they are in the log.
+
+    The request is also how the caller asks what became of it after an interrupt: the log decides whether the batches were
+    appended, not the line at which the caller was interrupted.
+    """
+
+    __slots__ = ("acks", "append", "log_start_offset", "partition")
+
+    def __init__(
+        self, partition: TopicIdPartition, batches: Sequence[SealedBatch], acks: Literal[0, 1, "all"] = "all"
+    ) -> None:
+        self.partition = partition
+        self.acks = acks
+        self.append = AppendRequest(batches)
+        self.log_start_offset = -1
+
+    @property
+    def batches(self) -> Sequence[SealedBatch]:
+        return self.append.batches
+
+    @property
+    def base_offset(self) -> int:
+        return self.append.base_offset
+
+    @property
+    def append_ms(self) -> int:
+        return self.append.append_ms
 
 
 class Service(Protocol):
@@ -64,22 +99,26 @@ class Service(Protocol):
     def delete_topic(self, name: str) -> Completion[None]: ...
 
     # records
-    def produce(self, topic: TopicView, partition: int, write: AppendRequest) -> Completion[int]:
-        """Append; the base offset. The Completion waits for the high watermark: with `durable`, for a sync."""
+    def produce(self, request: ProduceRequest) -> Completion[int]:
+        """Append; the base offset, when `request.acks` says.
+
+        Fails with InvalidRecordError, RecordTooLargeError, InvalidTimestampError, CorruptRecordError for batches that the
+        topic does not take.
+        """
 
     def produce_one(
-        self, topic: TopicView, partition: int, key: bytes | None, value: bytes, timestamp: int, now_ms: int
+        self, partition: TopicIdPartition, key: bytes | None, value: bytes, timestamp: int, now_ms: int
     ) -> int:
-        """Append one plain record; its offset. See `Log.append_one`.
+        """Append one record, as it is: not compressed, with its own timestamp. Returns its offset, or raises.
 
         `now_ms` is the service's clock, which the caller has just read. It is in the log on return; with `durable` it is
         not on the device before `acknowledge` is done.
         """
 
-    def acknowledge(self, topic: TopicView, partition: int, offset: int) -> Completion[int]:
+    def acknowledge(self, partition: TopicIdPartition, offset: int) -> Completion[int]:
         """Done with `offset` once the record there, which is in the log, may be seen by readers."""
 
-    def settle(self, topic: TopicView, partition: int, write: AppendRequest) -> Completion[int] | None:
+    def settle(self, request: ProduceRequest) -> Completion[int] | None:
         """After an interrupt: what `produce` would have returned, or None if it was not appended."""
 
     def sync(self) -> Completion[None]:

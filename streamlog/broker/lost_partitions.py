@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 
 from ..coordinator import schema
+from ..records.batch import seed_of
 from ..runtime.api import Disk
 from ..runtime.disk_errors import check
 from ..storage.published import NAME, kept_slots
@@ -55,7 +56,7 @@ def accept_losses(broker: LogDirectory, image: Image, published: Mapping[int, in
             if committed is None and groups is not None and view is not groups:
                 committed = _committed(broker, groups)
             known = (committed or {}).get(TopicPartition(view.name, number), 0)
-            broker.begin_again(view, number, max(known, published.get(view.seeds[number], 0)))
+            broker.begin_again(view, number, max(known, published.get(seed_of(view.id_bytes, number), 0)))
 
 
 def _committed(broker: LogDirectory, groups: TopicView) -> Mapping[TopicPartition, int]:

@@ -17,14 +17,21 @@ import msgpack
 
 from ..config import TopicConfig, check_partitions, check_topic_name
 from ..errors import FormatError
-from ..records.batch import seed_of
 
 LogRecord = tuple[bytes, bytes | None]
 _CONFIG_FIELDS = frozenset(f.name for f in dataclasses.fields(TopicConfig))
 
 
+class TopicIdPartition(NamedTuple):
+    """One partition of this very topic, not of another one under its name (KIP-516)."""
+
+    topic: str
+    partition: int
+    topic_id: bytes
+
+
 class TopicView(NamedTuple):
-    """A topic at one moment. `seeds[n]` is what partition n's checksums are seeded with."""
+    """A topic at one moment."""
 
     name: str
     id: UUID
@@ -32,7 +39,9 @@ class TopicView(NamedTuple):
     partitions: int
     config: TopicConfig
     internal: bool
-    seeds: tuple[int, ...]
+
+    def partition(self, number: int) -> TopicIdPartition:
+        return TopicIdPartition(self.name, number, self.id_bytes)
 
 
 class Image(NamedTuple):
@@ -69,8 +78,7 @@ def topic_record(view: TopicView) -> LogRecord:
 
 
 def view_of(name: str, topic_id: UUID, partitions: int, config: TopicConfig, internal: bool) -> TopicView:
-    seeds = tuple(seed_of(topic_id.bytes, n) for n in range(partitions))
-    return TopicView(name, topic_id, topic_id.bytes, partitions, config, internal, seeds)
+    return TopicView(name, topic_id, topic_id.bytes, partitions, config, internal)
 
 
 def replay(image: Image, records: Iterable[LogRecord], version: int = 0) -> Image:

@@ -9,19 +9,19 @@ from typing import Any
 from ..coordinator import GroupDescription, Heartbeat, HeartbeatResult
 from ..errors import ClosedError, ConfigError, DiskFullError, StorageError, StreamlogError, forked
 from ..replication.partition import Partition, gone
-from ..runtime.api import AllDone, Completion, Lock, answering
+from ..runtime.api import AllDone, Completion, Lock, answering, failing
 from ..runtime.disk import entropy
 from ..runtime.threads import getpid
 from ..runtime.values import refuse_to_copy
 from ..storage.files import stale_owner
-from ..storage.log import AppendRequest
 from ..types import Clock, OffsetAndMetadata, TopicPartition
 from . import controller
+from .api import ProduceRequest
 from .groups import TOPIC_CONFIG as GROUPS_CONFIG
 from .groups import Groups
 from .log_directory import LogDirectory
 from .lost_partitions import accept_losses, known_ends
-from .metadata import Image, TopicView
+from .metadata import Image, TopicIdPartition
 from .policies import RetentionPolicies
 from .reading import PartitionReads
 from .replica_manager import ReplicaManager
@@ -210,48 +210,71 @@ class LocalService:
     def require_writable(self, what: str) -> None:
         """This process owns the log."""
 
-    def _of_topic(self, topic: TopicView, partition: int) -> Partition:
+    def _find(self, at: TopicIdPartition) -> Partition:
         """The partition of this very topic, not of another under its name. Raises UnknownTopicOrPartitionError, ClosedError."""
-        here = self._partitions.get((topic.name, partition))
-        if here is not None and here.topic_id == topic.id_bytes:
+        topic, number, topic_id = at
+        here = self._partitions.get((topic, number))
+        if here is not None and here.topic_id == topic_id:
             return here
         self._require_open()
-        raise gone(TopicPartition(topic.name, partition))
+        raise gone(TopicPartition(topic, number))
 
-    def produce(self, topic: TopicView, partition: int, write: AppendRequest) -> Completion[int]:
-        here = self._of_topic(topic, partition)
+    @failing
+    def produce(self, request: ProduceRequest) -> Completion[int]:
+        now_ms, append = self.clock.time_ms(), request.append
+        here = self._find(request.partition)
+        append.batches = here.validator.validated(append.batches, now_ms)
         try:
-            here.append(write, self.clock.time_ms())
+            here.append(append, now_ms)
         except StreamlogError:
             if not self._may_append():
                 raise
-            here = self._of_topic(topic, partition)
-            here.append(write, self.clock.time_ms())
-        return here.acknowledge(write)
+            here = self._find(request.partition)
+            here.append(append, self.clock.time_ms())
+        return self._acknowledged(here, request)
+
+    def _acknowledged(self, here: Partition, request: ProduceRequest) -> Completion[int]:
+        """REQUIRES: the request is in the log."""
+        request.log_start_offset = here.reader.tail.start_offset
+        done = here.acknowledge(request.append)
+        if request.acks == 0 and not done.done():  # readers see it only after its sync, which no caller waits for
+            done.unattended()
+            return Completion.of(request.base_offset)
+        return done
 
     def produce_one(
-        self, topic: TopicView, partition: int, key: bytes | None, value: bytes, timestamp: int, now_ms: int
+        self, partition: TopicIdPartition, key: bytes | None, value: bytes, timestamp: int, now_ms: int
     ) -> int:
-        here = self._partitions.get((topic.name, partition))
-        if here is None or here.topic_id != topic.id_bytes:
-            here = self._of_topic(topic, partition)
+        topic, number, topic_id = partition
+        here = self._partitions.get((topic, number))
+        if here is None or here.topic_id != topic_id:
+            here = self._find(partition)
+        rules = here.validator
+        if key is None:
+            fits = not rules.needs_key and len(value) <= rules.max_bytes
+        else:
+            fits = len(key) + len(value) <= rules.max_bytes
+        if not fits or not 0 <= timestamp <= now_ms + rules.after_max_ms:
+            rules.check_one(key, value, timestamp, now_ms)
         try:
             return here.append_one(key, value, timestamp, now_ms)
         except StreamlogError:
             if not self._may_append():
                 raise
-            return self._of_topic(topic, partition).append_one(key, value, timestamp, now_ms)
+            return self._find(partition).append_one(key, value, timestamp, now_ms)
 
-    def acknowledge(self, topic: TopicView, partition: int, offset: int) -> Completion[int]:
-        here = self._of_topic(topic, partition)
+    @failing
+    def acknowledge(self, partition: TopicIdPartition, offset: int) -> Completion[int]:
+        here = self._find(partition)
         return here.commit.await_sync(offset + 1, offset) if self.durable else Completion.of(offset)
 
-    def settle(self, topic: TopicView, partition: int, write: AppendRequest) -> Completion[int] | None:
-        here = self._partitions.get((topic.name, partition))
-        if here is None or here.topic_id != topic.id_bytes:
+    def settle(self, request: ProduceRequest) -> Completion[int] | None:
+        topic, number, topic_id = request.partition
+        here = self._partitions.get((topic, number))
+        if here is None or here.topic_id != topic_id:
             return None
-        here.settle(write)
-        return here.acknowledge(write) if write.base_offset >= 0 else None
+        here.settle(request.append)
+        return self._acknowledged(here, request) if request.base_offset >= 0 else None
 
     def sync(self) -> Completion[None]:
         if self._topics.closed is not None:
@@ -290,12 +313,14 @@ class LocalService:
 
     # -- groups --------------------------------------------------------------------------------------
 
+    @failing
     def heartbeat(self, request: Heartbeat) -> Completion[HeartbeatResult]:
         return self._the_groups.heartbeat(request)
 
     def renew(self, group: str, member_id: str, seen_version: int) -> bool:
         return self._the_groups.renew(group, member_id, seen_version)
 
+    @failing
     def leave_group(self, group: str, member_id: str) -> Completion[None]:
         return self._the_groups.leave(group, member_id)
 
@@ -306,6 +331,7 @@ class LocalService:
         if self._groups is not None:
             self._groups.unwatch(group, callback, member_id)
 
+    @failing
     def commit(
         self,
         group: str,
@@ -337,6 +363,7 @@ class LocalService:
     def list_groups(self) -> list[str]:
         return self._the_groups.list()
 
+    @failing
     def delete_group(self, group: str) -> Completion[None]:
         return self._the_groups.delete(group)
 

@@ -113,7 +113,11 @@ class BatchHeader(NamedTuple):
 
 
 class SealedBatch(NamedTuple):
-    """An encoded batch that is not in a log yet: everything except offset, epoch and append time."""
+    """An encoded batch that is not in a log yet: everything except offset, epoch and append time.
+
+    `seed` is that of `payload_hash` if this process computed it. 0 is a batch that comes from elsewhere: its payload is
+    verified before it is appended.
+    """
 
     payload: bytes
     payload_hash: int
@@ -128,6 +132,7 @@ class SealedBatch(NamedTuple):
     producer_epoch: int = -1
     base_sequence: int = -1
     delete_horizon: int = NO_HORIZON
+    seed: int = 0
 
     @property
     def length(self) -> int:
@@ -161,7 +166,7 @@ def stamp(batch: SealedBatch, seed: int, base_offset: int, leader_epoch: int, ap
 
     With LogAppendTime the batch's timestamps become `append_ms`.
     """
-    (payload, payload_hash, directory, attributes, count, last_delta, base_ts, max_ts, raw_len, producer_id, producer_epoch, sequence, horizon) = batch  # fmt: skip
+    (payload, payload_hash, directory, attributes, count, last_delta, base_ts, max_ts, raw_len, producer_id, producer_epoch, sequence, horizon, _) = batch  # fmt: skip
     if attributes & LOG_APPEND_TIME:
         base_ts = max_ts = append_ms
     header_len = FIXED_LEN + len(directory)

@@ -137,7 +137,7 @@ def _sealed(
     directory = directory_of([(kind, len(data)) for kind, data in columns])
     return SealedBatch(
         payload, hash_payload(payload, seed), directory, attributes, count, last_offset_delta, base_ts, max_ts, raw_len,
-        delete_horizon=delete_horizon,
+        delete_horizon=delete_horizon, seed=seed,
     )  # fmt: skip
 
 

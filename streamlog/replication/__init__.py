@@ -1,6 +1,7 @@
 """One partition: its log, the lock around its changes, group commit, and who is called when it changes.
 
 - `partition`: `Partition`, the leader's side. With one replica the high watermark is the end of the log, or of what is synced.
+- `validation`: `RecordValidator`, what a produced batch has to be before it is appended.
 - `commit`: `GroupCommit`, one sync for many writes that wait for it.
 - `maintenance`: `Maintenance`, the background work: rolling, retention, compaction, syncing sealed segments.
 - `listeners`: `Waiters`, callbacks of calls that wait for an append; `LogListener`, which publishes changes to other processes.

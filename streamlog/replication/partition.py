@@ -15,6 +15,7 @@ from ..types import TopicPartition
 from .commit import GroupCommit
 from .listeners import LogListener, NullListener, Waiters
 from .maintenance import Maintenance
+from .validation import RecordValidator
 
 
 class Partition:
@@ -57,10 +58,12 @@ class Partition:
         synced_end = log.durability.recovery_point if synced_end is None else synced_end
         self.commit = GroupCommit(log, new_lock, synced_end, self._synced)
         self.maintenance = Maintenance(self, new_lock())
+        self.validator = RecordValidator(name, log.seed, log.config)
 
     def configure(self, config: TopicConfig) -> None:
         with inside(), self.lock:
             self.log.configure(config)
+            self.validator = RecordValidator(self.name, self.log.seed, config)
 
     @property
     def high_watermark(self) -> int:

@@ -198,6 +198,21 @@ def answering(call: Callable[P, T]) -> Callable[P, Completion[T]]:
     return answer
 
 
+def failing(call: Callable[P, Completion[T]]) -> Callable[P, Completion[T]]:
+    """`call`, which returns a Completion: a StreamlogError that it raises is its answer. As with `answering`."""
+
+    @wraps(call)
+    def answer(*args: P.args, **kwargs: P.kwargs) -> Completion[T]:
+        try:
+            return call(*args, **kwargs)
+        except ReentrantCallError:
+            raise
+        except StreamlogError as error:
+            return Completion.failed(error)
+
+    return answer
+
+
 def without_traceback(error: E) -> E:
     """Remove the tracebacks of `error` and its causes, for an error that is stored; return it.
 

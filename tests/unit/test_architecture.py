@@ -54,12 +54,13 @@ MAY_IMPORT: dict[str, dict[str, set[str]]] = {
             "directory_entries",
             "read_header",
             "records_of",
+            "seed_of",
             "verify_payload",
         },
-        "storage": {"AppendRequest", "EMPTY", "FetchData"},
+        "storage": {"EMPTY", "FetchData"},
         "replication": {"gone"},
         "coordinator": {"GroupDescription", "Heartbeat", "HeartbeatResult"},
-        "broker": {"Engine", "Image", "Registry", "Service", "TopicView", "url_of"},
+        "broker": {"Engine", "Image", "ProduceRequest", "Registry", "Service", "TopicView", "url_of"},
     },
     "cli": {
         "records": {

@@ -284,7 +284,7 @@ class _Repair:
         return max(
             start,
             state.recovery_point if state is not None else 0,
-            self._published.get(view.seeds[number], 0),
+            self._published.get(seed_of(view.id_bytes, number), 0),
             greatest_commits(records).get(TopicPartition(view.name, number), 0),
         )
 

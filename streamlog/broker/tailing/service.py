@@ -27,12 +27,13 @@ from ...replication.partition import gone
 from ...runtime.api import Disk, Gate, Lock, answering, contained
 from ...runtime.threads import inside
 from ...runtime.values import refuse_to_copy
-from ...storage.tail import EMPTY, AppendRequest, FetchData
+from ...storage.tail import EMPTY, FetchData
 from ...storage.tailing import TailedLog
 from ...types import Clock, OffsetAndTimestamp, PartitionInfo, TopicPartition
 from .. import controller, metadata
+from ..api import ProduceRequest
 from ..log_directory import METADATA_DIR, METADATA_ID
-from ..metadata import Image, TopicView
+from ..metadata import Image, TopicIdPartition, TopicView
 from ..reading import PartitionReads
 from ..replay import all_records
 from ..scheduler import Scheduler
@@ -61,7 +62,8 @@ class TailingService:
     update_topic = refuses("Changing the settings of {0!r}")
     add_partitions = refuses("Adding partitions to {0!r}")
     delete_topic = refuses("Deleting topic {0!r}")
-    produce = acknowledge = refuses("Sending to {0.name!r}")
+    produce = refuses("Sending to {0.partition.topic!r}")
+    acknowledge = refuses("Sending to {0.topic!r}")
     sync = refuses("Syncing")
     delete_records = refuses("Deleting records of {0[0]!r}")
     apply_retention = refuses("Applying the retention of {0!r}")
@@ -282,10 +284,10 @@ class TailingService:
     def require_writable(self, what: str) -> NoReturn:
         raise read_only(what, self._path)
 
-    def produce_one(self, topic: TopicView, *_: object) -> NoReturn:
-        self.require_writable(f"Sending to {topic.name!r}")
+    def produce_one(self, partition: TopicIdPartition, *_: object) -> NoReturn:
+        self.require_writable(f"Sending to {partition.topic!r}")
 
-    def settle(self, topic: TopicView, partition: int, write: AppendRequest) -> None:
+    def settle(self, request: ProduceRequest) -> None:
         """Nothing was ever appended."""
 
     def _fresh(self, name: TopicPartition) -> TailedPartition:

@@ -16,10 +16,8 @@ from ...config import ProducerConfig
 from ...errors import StreamlogError
 from ...records import compression
 from ...replication.partition import gone
-from ...runtime.api import Completion
 from ...runtime.threads import RawGate, inside, look_again, new_lock, real_monotonic
 from ...runtime.values import refuse_to_copy
-from ...storage.log import AppendRequest
 from ...types import ProducerRecord
 from .batch import Batch, Row
 from .delivery import delivery_error
@@ -40,6 +38,9 @@ class RecordAccumulator:
     def __init__(self, service: Service, config: ProducerConfig) -> None:
         self._service = service
         self._config = config
+        self.acks = config.acks
+        self.produce = service.produce
+        self.settle = service.settle
         self.codec = compression.require(config.compression_type)
         self.batch_size = config.batch_size
         self.now_ms = service.clock.time_ms
@@ -105,12 +106,6 @@ class RecordAccumulator:
         return added
 
     # -- what the queues ask for ---------------------------------------------------------------------
-
-    def append(self, queue: PartitionQueue, request: AppendRequest) -> Completion[int]:
-        return self._service.produce(queue.topic, queue.partition, request)
-
-    def settle(self, queue: PartitionQueue, request: AppendRequest) -> Completion[int] | None:
-        return self._service.settle(queue.topic, queue.partition, request)
 
     def call_soon(self, queue: PartitionQueue) -> None:
         """Have the scheduler call the users' callbacks: the program may not be waiting for these records."""

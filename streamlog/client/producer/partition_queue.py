@@ -20,18 +20,18 @@ from __future__ import annotations
 import logging
 from collections import deque
 from collections.abc import Callable, Sequence
-from typing import Protocol
+from typing import Literal, Protocol
 
+from ...broker.api import ProduceRequest
 from ...broker.metadata import TopicView
 from ...errors import (
     DeliveryTimeoutError,
-    ReentrantCallError,
     RequestTimedOutError,
     SerializationError,
     StreamlogError,
     forked,
 )
-from ...records.batch import LOG_APPEND_TIME
+from ...records.batch import LOG_APPEND_TIME, seed_of
 from ...runtime.api import Completion
 from ...runtime.disk_errors import ends_in
 from ...runtime.threads import (
@@ -46,7 +46,6 @@ from ...runtime.threads import (
     wait_for,
 )
 from ...runtime.values import refuse_to_copy
-from ...storage.log import AppendRequest
 from ...types import TopicPartition
 from .batch import Batch, Row
 
@@ -64,9 +63,10 @@ class Owner(Protocol):
 
     batch_size: int
     codec: int
+    acks: Literal[0, 1, "all"]
 
-    def append(self, queue: PartitionQueue, request: AppendRequest) -> Completion[int]: ...
-    def settle(self, queue: PartitionQueue, request: AppendRequest) -> Completion[int] | None: ...
+    def produce(self, request: ProduceRequest) -> Completion[int]: ...
+    def settle(self, request: ProduceRequest) -> Completion[int] | None: ...
     def call_soon(self, queue: PartitionQueue) -> None: ...
     def reserve(self, size: int) -> bool: ...
     def arm(self, deadline_ms: int) -> None: ...
@@ -90,7 +90,8 @@ class PartitionQueue:
     def __init__(self, owner: Owner, topic: TopicView, partition: int, codec: int, linger_ms: int) -> None:
         self.owner = owner
         self.partition = partition
-        self.seed = topic.seeds[partition]
+        self.at = topic.partition(partition)
+        self.seed = seed_of(topic.id_bytes, partition)
         self.follow(topic, codec)
         self.linger_ms = linger_ms
         self.lock = new_lock()
@@ -98,7 +99,7 @@ class PartitionQueue:
         self._completing = new_lock()
         # All but the last are closed: a batch is added when the one before it is.
         self.queue: deque[Batch] = deque()
-        self.inflight: tuple[list[Batch], AppendRequest] | None = None
+        self.inflight: tuple[list[Batch], ProduceRequest] | None = None
         # In the order in which they were written, and so synced. After an interrupt a batch may be in it twice.
         self.unsynced: deque[Batch] = deque()
         # Opens the gates of the threads that wait for another thread to write their batch.
@@ -254,16 +255,10 @@ class PartitionQueue:
         batches = [batch for batch in batches if self._encodes(batch)]
         if not batches:
             return
-        try:
-            request = AppendRequest([batch.seal() for batch in batches])
-            self.inflight = (batches, request)
-            done = self.owner.append(self, request)
-        except ReentrantCallError:  # of a signal handler in the middle of it, and no answer: `_settle` asks the log
-            raise
-        except StreamlogError as error:
-            self._finish(batches, error)
-            return
-        self._appended(batches, request, done)
+        request = ProduceRequest(self.at, [batch.seal() for batch in batches], self.owner.acks)
+        self.inflight = (batches, request)
+        # An exception, of a signal handler in the middle of it, is no answer: `_settle` asks the log.
+        self._appended(batches, request, self.owner.produce(request))
 
     def _encodes(self, batch: Batch) -> bool:
         """Encode a batch. One that cannot be encoded, though its records were checked, fails alone.
@@ -287,9 +282,12 @@ class PartitionQueue:
             return False
         return True
 
-    def _appended(self, batches: list[Batch], request: AppendRequest, done: Completion[int]) -> None:
+    def _appended(self, batches: list[Batch], request: ProduceRequest, done: Completion[int]) -> None:
         """The log has answered: finish the batches, or have them wait for their sync. REQUIRES: `draining`."""
         base_offset = request.base_offset
+        if base_offset < 0:
+            self._finish(batches, done.error())
+            return
         for batch in batches:
             batch.base_offset = base_offset
             base_offset += len(batch)
@@ -326,7 +324,7 @@ class PartitionQueue:
         assert self.inflight is not None
         batches, request = self.inflight
         if not all(batch.done() for batch in batches):
-            done = self.owner.settle(self, request)
+            done = self.owner.settle(request)
             if done is not None:
                 self._appended(batches, request, done)
                 self._complete_synced()

@@ -200,9 +200,9 @@ class Producer(Closing):
             if queue.queue or queue.inflight is not None:
                 return None
             try:
-                offset = self._service.produce_one(queue.topic, queue.partition, key, value, timestamp, now_ms)
+                offset = self._service.produce_one(queue.at, key, value, timestamp, now_ms)
                 if self._syncs:
-                    synced = self._service.acknowledge(queue.topic, queue.partition, offset)
+                    synced = self._service.acknowledge(queue.at, offset)
             except StreamlogError as error:
                 if self._acks != 0:
                     raise

@@ -8,15 +8,16 @@ from typing import Any
 
 import pytest
 
+from streamlog.broker.api import ProduceRequest
 from streamlog.broker.log_directory import LogDirectory
 from streamlog.broker.scheduler import Scheduler
 from streamlog.broker.service import LocalService
 from streamlog.broker.tailing.service import TailingService
 from streamlog.errors import ClosedError, RequestTimedOutError, StorageError, UnknownTopicOrPartitionError
 from streamlog.records import columns
+from streamlog.records.batch import seed_of
 from streamlog.runtime.disk import OsDisk
 from streamlog.runtime.threads import RawGate, SystemClock, new_lock, real_monotonic, result_of
-from streamlog.storage.log import AppendRequest
 from streamlog.types import TopicPartition
 
 NAME = TopicPartition("t", 0)
@@ -59,8 +60,8 @@ class Scene:
 
     def send(self, *values: bytes, topic: str = "t") -> None:
         view = self.owner.image.topics[topic]
-        batch = columns.seal(view.seeds[0], None, list(values), 1, count=len(values))
-        self.owner.produce(view, 0, AppendRequest([batch]))
+        batch = columns.seal(seed_of(view.id_bytes, 0), None, list(values), 1, count=len(values))
+        assert self.owner.produce(ProduceRequest(view.partition(0), [batch])).error() is None
 
     def fetch(self, offset: int = 0, reader: TailingService | None = None) -> bytes:
         return bytes((reader or self.reader).fetch(NAME, offset, 1 << 16, "read_committed").data)

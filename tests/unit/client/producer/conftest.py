@@ -8,9 +8,11 @@ from uuid import UUID
 
 import pytest
 
+from streamlog.broker.api import ProduceRequest
 from streamlog.broker.metadata import Image, TopicView, view_of
 from streamlog.client.producer.accumulator import RecordAccumulator
 from streamlog.config import ProducerConfig, TopicConfig
+from streamlog.errors import StreamlogError
 from streamlog.runtime.api import Completion
 from streamlog.testing import ManualClock
 
@@ -31,7 +33,7 @@ class Scheduler:
 class HandService:
     """Appends at once, and notes each write as the record counts of its batches.
 
-    `answers` has what the next calls of `produce` give: a Completion, or an error that is raised; when it is empty, a
+    `answers` has what the next calls of `produce` give: a Completion, the error of a failed one, or an interrupt that is raised; when it is empty, a
     write is done when it is appended.
     """
 
@@ -46,17 +48,19 @@ class HandService:
         self.settled: Completion[int] | None = None
         self.end_offset = 0
 
-    def produce(self, topic: TopicView, partition: int, request: Any) -> Completion[int]:
+    def produce(self, request: ProduceRequest) -> Completion[int]:
         answer = self.answers.pop(0) if self.answers else None
+        if isinstance(answer, StreamlogError):
+            return Completion.failed(answer)
         if isinstance(answer, BaseException):
             raise answer
         counts = [batch.record_count for batch in request.batches]
         self.writes.append(counts)
-        request.base_offset, request.append_ms = self.end_offset, self.clock.time_ms()
+        request.append.base_offset, request.append.append_ms = self.end_offset, self.clock.time_ms()
         self.end_offset += sum(counts)
         return answer if answer is not None else Completion.of(request.base_offset)
 
-    def settle(self, topic: TopicView, partition: int, request: Any) -> Completion[int] | None:
+    def settle(self, request: ProduceRequest) -> Completion[int] | None:
         return self.settled
 
     def add_topic(self, name: str, partitions: int = 1, *, number: int = 1, **config: Any) -> TopicView:

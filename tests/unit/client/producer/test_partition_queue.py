@@ -147,7 +147,7 @@ def test_an_interrupted_write_is_appended_once(queue_of: QueueOf, service: Any, 
     assert not batch.done()
     if appended:
         assert queue.inflight is not None
-        queue.inflight[1].base_offset = 7
+        queue.inflight[1].append.base_offset = 7
         service.settled = Completion.of(7)
     queue.drain()
     assert batch.result() == (7 if appended else 0)
@@ -211,7 +211,7 @@ def test_an_interrupted_write_that_waits_for_its_sync_is_done_with_it(queue_of: 
     with pytest.raises(KeyboardInterrupt):
         queue.drain()
     assert queue.inflight is not None
-    queue.inflight[1].base_offset = 4
+    queue.inflight[1].append.base_offset = 4
     done: Completion[int] = Completion()
     service.settled = done
     queue.drain()
