@@ -1,7 +1,7 @@
-"""Changes to what topics there are: a request becomes records, and replaying them is what changes it.
+"""Changes of topics: each request becomes records of the metadata log, and replaying the records changes the image.
 
 Pure: the caller appends the records, then replays them. Each function checks everything before it
-returns, so a refused request leaves nothing behind.
+returns, so a refused request changes nothing.
 """
 
 from __future__ import annotations

@@ -57,7 +57,7 @@ class Groups:
         self._lock = lock
         self._partition: Partition | None = None
         self._shard = Shard(self._append, self._topic_id, incarnation=host.incarnation, new_id=host.new_id)
-        # Whether an exception interrupted a request, or loading: the shard may be behind its log then.
+        # Whether an exception interrupted a request, or loading: the shard may lack records of its log then.
         self._interrupted = False
         self._start = 0
         # Where partitions end that may have commits past that, and the id of the topic that each is of.
@@ -86,8 +86,8 @@ class Groups:
     def _load(self, partition: Partition | None) -> bool:
         """Load the shard from its partition, if it is not; False if there is no topic for it yet. REQUIRES: the lock.
 
-        The partition was looked up before the lock was taken: what has to be finished of an interrupted change of
-        topics takes the metadata lock, which comes first, and tells the groups, which take this one.
+        The caller looks the partition up before it takes the lock: the lookup may finish an interrupted change of
+        topics, which takes the metadata lock, which comes first, and notifies the groups, which take this one.
         """
         if partition is None:
             return False
@@ -180,7 +180,7 @@ class Groups:
     def _run(self, request: Callable[[Shard], T]) -> T:
         """Make a request of the shard. REQUIRES: the lock, and that it is loaded.
 
-        What comes into the middle of it, Ctrl-C or an exception of a signal handler, may leave the shard behind its log. One
+        An exception that interrupts it, from Ctrl-C or a signal handler, may leave the shard without the last records of its log. One
         that is a StreamlogError may even be taken for what the append raised, so the end of the log is looked at too.
         """
         try:

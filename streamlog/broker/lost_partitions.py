@@ -21,7 +21,7 @@ from .replay import all_records
 
 
 def known_ends(disk: Disk, directory: str) -> dict[int, int]:
-    """The end offset of each partition by its seed, as the file `published` of a log's directory tells; it need not be there."""
+    """The end offset of each partition by its seed, read from the file `published` of a log's directory; empty if there is no such file."""
     try:
         data = disk.read(f"{directory}/{NAME}")
     except OSError as error:

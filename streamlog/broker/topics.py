@@ -192,7 +192,7 @@ class Topics:
     def _change(self, request: Callable[[Image], LogRecord]) -> None:
         """Request → record → append → replay → the partitions follow the image, under the metadata lock.
 
-        An interrupt in the middle may leave the image, or the partitions, behind the log. Both catch up before the interrupt
+        An interrupt in the middle may leave the image, or the partitions, without the log's last record. Both catch up before the interrupt
         is passed on to the caller, also if there is a second one; after a third, before the next change.
         """
         try:

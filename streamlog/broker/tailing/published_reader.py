@@ -180,8 +180,8 @@ class PublishedReader:
         return None
 
     def _situation(self, owner: dict[str, Any]) -> Situation:
-        """Who has the directory whose owner file says `owner`. The lock is looked at after that was read: if nobody
-        holds it, that owner is gone."""
+        """Which process has the directory open, by its owner file's content `owner`. The lock is checked after the
+        file was read: if it is free, that process has ended."""
         header = self._header
         state, pid = OPENING, 0
         if header is not None and header.incarnation == owner["incarnation"]:

@@ -38,7 +38,7 @@ from ..cleanup import Cleanup
 
 logger = logging.getLogger("streamlog.client")
 
-# How soon (ms) a leave that could not be written is sent again if nobody polls.
+# How soon (ms) a leave that could not be written is sent again while no thread polls.
 RETRY_MS = 1_000
 
 
@@ -150,7 +150,7 @@ class Membership:
         """
         config = self._config
         self.refuse_if_fenced()
-        if self._joining:  # a join was interrupted, or its result is not known: nobody uses that member id
+        if self._joining:  # a join was interrupted, or its result is not known: no consumer uses that member id
             self._leave_as(self._joining)
         self._joining = "" if self.member_id else new_id()
         self._watch(self.member_id or self._joining)
