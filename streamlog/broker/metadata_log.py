@@ -68,7 +68,7 @@ class MetadataLog:
         self._change: Change | None = None
 
     @property
-    def is_settled(self) -> bool:
+    def is_resolved(self) -> bool:
         """Whether the image is what the log says."""
         return self._change is None
 
@@ -89,7 +89,7 @@ class MetadataLog:
         return metadata.replay(metadata.EMPTY, all_records(self.partition), version)
 
     def make(self, request: Callable[[Image], LogRecord], now_ms: int) -> None:
-        """Have the change that `request` answers in force on return. REQUIRES: settled.
+        """Have the change that `request` answers in force on return. REQUIRES: resolved.
 
         Raises what `request` and the disk raise: the change is void then, or the error says that this is not known.
         """
@@ -116,7 +116,7 @@ class MetadataLog:
                 raise
         self._take(after)
 
-    def settle(self) -> bool:
+    def resolve(self) -> bool:
         """Complete a change that was interrupted, or undo one that was refused; whether one came into force.
 
         Raises the error that keeps the outcome of the change from being known.

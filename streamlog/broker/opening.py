@@ -37,7 +37,7 @@ from ..runtime.threads import (
     real_monotonic,
     refuse_reentry,
 )
-from ..runtime.values import refuse_to_copy, snapshot
+from ..runtime.values import raise_first, refuse_to_copy, snapshot
 from .api import Service
 from .log_directory import LogDirectory
 from .scheduler import Scheduler
@@ -335,25 +335,21 @@ class Engine(Generic[W]):
         It comes after the last non-daemon thread, or after the Ctrl-C that ended the wait for them. Another Ctrl-C
         ends what is waited for here, and the log is closed all the same.
         """
-        first: BaseException | None = None
+        errors: list[BaseException] = []
         self.work.clean_up()
         for handle in self._handles():
             for limit_s in (EXIT_S, 0.0):
                 try:
                     handle._close_at_exit(limit_s)
                 except KeyboardInterrupt as error:
-                    first = error
+                    errors.insert(0, error)
                     continue
                 except StreamlogError as error:
                     logger.error("closing %s at exit: %s", self.path, error)
                 except Exception as error:  # raised by a handler, and taken by no caller
-                    first = first or error
+                    errors.append(error)
                 break
-        if first is not None:
-            try:
-                raise first
-            finally:
-                del first  # it refers to this frame
+        raise_first(errors)
 
     def _handles(self) -> list[Handle]:
         return snapshot(self.handles)

@@ -158,17 +158,17 @@ class ReplicaManager:
         for partition in self.all():
             partition.maintenance.stop()
 
-    def close(self, partitions: list[Partition], error: StreamlogError) -> StreamlogError | None:
-        """Close these partitions, each whatever the others raise; the first error."""
-        first: StreamlogError | None = None
+    def close(self, partitions: list[Partition], error: StreamlogError) -> list[BaseException]:
+        """Close these partitions, each whatever the others raise; their errors."""
+        errors: list[BaseException] = []
         for partition in partitions:
             self._scheduler.cancel(partition.maintenance.run)
             self._scheduler.cancel(partition.commit.maybe_sync)
             try:
                 partition.close(error)
             except StreamlogError as failure:
-                first = first or failure
-        return first
+                errors.append(failure)
+        return errors
 
     def release(self) -> None:
         """After an open that failed: close the files, and sync nothing."""

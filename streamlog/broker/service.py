@@ -12,7 +12,7 @@ from ..replication.partition import Partition, gone
 from ..runtime.api import AllDone, Completion, Lock, answering, failing
 from ..runtime.disk import entropy
 from ..runtime.threads import getpid
-from ..runtime.values import refuse_to_copy
+from ..runtime.values import raise_first, refuse_to_copy
 from ..storage.files import stale_owner
 from ..types import Clock, OffsetAndMetadata, TopicPartition
 from . import controller
@@ -124,38 +124,34 @@ class LocalService:
 
     def _may_append(self) -> bool:
         """Try again to remove what a partition refused records for: a change of unknown outcome, or commits past the end."""
-        settled = self._topics.settle_refused()
+        changed = self._topics.resolve_refused()
         if self._blocked and self._the_groups.recover_again():
-            settled = True
+            changed = True
             for each in self._blocked[:]:
                 partition, refusal = each
                 partition.unblock(refusal)
                 with contextlib.suppress(ValueError):  # another thread was faster
                     self._blocked.remove(each)
-        return settled
+        return changed
 
     def close(self) -> None:
         """Close every partition, then the directory. Raises the first error, after everything was closed."""
         error = ClosedError("The log was closed.")
-        first: StreamlogError | None = None
+        errors: list[BaseException] = []
         clean = unsynced = False
         try:
             partitions = self._topics.close(error)
-            first = self._replicas.close(partitions, error)
+            errors += self._replicas.close(partitions, error)
             unsynced = any(
                 each.log.durability.poison is not None and not each.log.durability.is_marked for each in partitions
             )
-            clean = first is None and self._topics.is_settled and not self._replicas.is_faulty
+            clean = not errors and self._topics.is_resolved and not self._replicas.is_faulty
         finally:  # also when Ctrl-C comes in the middle: the lock must not outlive the log
             try:
                 self.publisher.close(clean=clean)
             finally:
                 self._directory.close(clean=clean, unsynced=unsynced)
-        if first is not None:
-            try:
-                raise first
-            finally:
-                del first  # it refers to this frame
+        raise_first(errors)
 
     def check_owned(self) -> None:
         """Raise LogDirNotFoundError, and refuse every call with it, if the directory is not the one that was opened."""

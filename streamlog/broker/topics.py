@@ -78,9 +78,9 @@ class Topics:
             return [*others, metadata_partition]
 
     @property
-    def is_settled(self) -> bool:
+    def is_resolved(self) -> bool:
         """Whether the image is what the metadata log says."""
-        return self._log.is_settled
+        return self._log.is_resolved
 
     # -- questions -----------------------------------------------------------------------------------
 
@@ -243,11 +243,11 @@ class Topics:
 
         Raises the error that keeps the outcome from being known.
         """
-        if self._log.settle():
+        if self._log.resolve():
             self._unannounced = True
         self.unstage()
 
-    def settle_refused(self) -> bool:
+    def resolve_refused(self) -> bool:
         """Try again to undo a change whose outcome is not known, after a record was refused because of it; whether it is known.
 
         Does nothing while another thread makes a change: the caller may hold a lock that comes after the metadata lock.

@@ -15,7 +15,7 @@ from ..config import OpenOptions, check_topic_name, choice, not_yet, open_defaul
 from ..errors import ConfigError, InvalidTopicError, StreamlogError, TopicAlreadyExistsError
 from ..runtime.disk import PathLike
 from ..runtime.threads import inside, is_inside, new_lock, real_monotonic, refuse_reentry, result_of
-from ..runtime.values import snapshot
+from ..runtime.values import raise_first, snapshot
 from ..types import Clock, TopicPartition
 from .arguments import check_clock, check_disk
 from .background import Background
@@ -298,12 +298,12 @@ class StreamLog(Closing):
 
     def _close(self, limit_s: float | None) -> None:
         self._local_members.clean_up()
-        first: BaseException | None = None
+        errors: list[BaseException] = []
         for close in self._closers(limit_s):
             try:
                 close()
             except Exception as error:  # the others are closed all the same
-                first = first or error
+                errors.append(error)
         with inside(), self._lock:
             if self._ended:
                 return
@@ -311,13 +311,9 @@ class StreamLog(Closing):
         try:
             registry.close(self._engine, self._user)
         except StreamlogError as error:
-            first = first or error
+            errors.append(error)
         self._ended = True
-        if first is not None:
-            try:
-                raise first
-            finally:
-                del first  # it refers to this frame
+        raise_first(errors)
 
     def _closers(self, limit_s: float | None) -> Iterator[Callable[[], None]]:
         """How to close each child: first workers, then consumers, then producers. `limit_s`: for each of the three kinds."""

@@ -223,7 +223,7 @@ def gather(parts: Sequence[Completion[None]]) -> Completion[None]:
         return failed or Completion.of(None)
     whole: Completion[None] = Completion()
 
-    def settle(_: Completion[None]) -> None:
+    def one_done(_: Completion[None]) -> None:
         if all(part.done() for part in parts):
             error = next((part.error() for part in parts if part.error() is not None), None)
             if error is None:
@@ -232,5 +232,5 @@ def gather(parts: Sequence[Completion[None]]) -> Completion[None]:
                 whole.fail(error)
 
     for part in parts:
-        part.on_done(settle)
+        part.on_done(one_done)
     return whole

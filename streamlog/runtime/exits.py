@@ -14,6 +14,8 @@ import sys
 import threading
 from collections.abc import Callable
 
+from .values import raise_first
+
 Callback = Callable[[], None]
 
 
@@ -59,17 +61,13 @@ class ExitCallbacks:
 
 def _run_all(callbacks: list[Callback]) -> None:
     """Run all callbacks, the last one first, even if some raise; then raise the first error."""
-    first: BaseException | None = None
+    errors: list[BaseException] = []
     while callbacks:
         try:
             callbacks.pop()()
         except BaseException as error:
-            first = first or error
-    if first is not None:
-        try:
-            raise first
-        finally:
-            del first  # it refers to this frame
+            errors.append(error)
+    raise_first(errors)
 
 
 def at_exit_of_forked_children(callback: Callback) -> None:

@@ -1,4 +1,4 @@
-"""Refusal of copies, and a copy of a weak set."""
+"""Refusal of copies, a copy of a weak set, and the first error of several steps."""
 
 from __future__ import annotations
 
@@ -26,3 +26,16 @@ def snapshot(members: Iterable[T]) -> list[T]:
             return list(members)
         except RuntimeError:
             continue
+
+
+def raise_first(errors: list[BaseException]) -> None:
+    """Raise the first error of steps that were all taken, if one failed; `errors` is empty then.
+
+    A traceback refers to the frames that the error passed through. A caller that kept the error in a local variable would
+    make a cycle of the two, which holds what the frame refers to, open files too, until the cyclic collector runs.
+    """
+    if errors:
+        try:
+            raise errors[0]
+        finally:
+            errors.clear()

@@ -17,7 +17,7 @@ from ...errors import StreamlogError
 from ...records import compression
 from ...replication.partition import gone
 from ...runtime.threads import RawGate, inside, look_again, new_lock, real_monotonic
-from ...runtime.values import refuse_to_copy
+from ...runtime.values import raise_first, refuse_to_copy
 from ...types import ProducerRecord
 from .batch import Batch, Row
 from .delivery import delivery_error
@@ -199,18 +199,14 @@ class RecordAccumulator:
     def flush(self, timeout: float | None) -> None:
         """Write everything accepted so far. Raises RequestTimedOutError after `timeout` real seconds."""
         end = None if timeout is None else real_monotonic() + timeout
-        first: Exception | None = None
+        errors: list[BaseException] = []
         for queue in list(self.queues.values()):
             try:
                 queue.finish_all(end)
                 queue.drain()  # calls the callbacks that an interrupt in one of them has left
             except Exception as error:  # the other queues are written all the same
-                first = first or error
-        if first is not None:
-            try:
-                raise first
-            finally:
-                del first  # it refers to this frame
+                errors.append(error)
+        raise_first(errors)
 
     def _keep(self, batch: Batch) -> None:
         """Keep a failed batch until `report`, or until the program has asked for the outcome of all its records.
