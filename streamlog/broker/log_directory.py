@@ -21,7 +21,7 @@ from ..records.batch import seed_of
 from ..replication.partition import Partition
 from ..runtime.api import Disk, Gate, Lock
 from ..runtime.disk import entropy
-from ..runtime.disk_errors import check, ignored
+from ..runtime.disk_errors import ignored, require_disk_error
 from ..runtime.owned_disk import OwnedDisk
 from ..runtime.values import refuse_to_copy
 from ..storage.files import as_storage_error
@@ -112,7 +112,7 @@ class LogDirectory:
                 disk.sync_dir(path)
                 disk.sync_dir(f"{path}/topics")
         except OSError as error:
-            check(error)
+            require_disk_error(error)
             self._let_go()
             raise as_storage_error(error, "open", error.filename or path) from error
         except BaseException:
@@ -138,7 +138,7 @@ class LogDirectory:
             try:
                 self.disk.sync_dir(above or "/")
             except OSError as error:  # another user's, and not to be read by us, or none that has to be synced
-                check(error)
+                require_disk_error(error)
                 if directory in new and not isinstance(error, PermissionError):
                     raise
             directory = above
@@ -147,7 +147,7 @@ class LogDirectory:
         try:
             names = self.disk.listdir(self.path)
         except NotADirectoryError as error:
-            check(error)
+            require_disk_error(error)
             raise FormatError(f"{self.path} is a file; a log is a directory.", path=self.path) from error
         if OWNER_FILE not in names and set(names) - _LEFTOVERS and not self._is_unfinished(names):
             raise FormatError(
@@ -343,10 +343,10 @@ class LogDirectory:
         try:
             self.disk.rmtree(path)
         except FileNotFoundError as error:
-            check(error)
+            require_disk_error(error)
             return
         except OSError as error:
-            check(error)
+            require_disk_error(error)
             logger.warning("could not remove %s (%s); it will be removed at the next open", path, error)
 
     def remove_orphans(self, known: Mapping[str, int]) -> None:
@@ -378,7 +378,7 @@ class LogDirectory:
                     self.owner["unsynced"] = True
                 self._write_owner()
         except OSError as error:  # a full disk: the next open walks the headers, nothing is lost
-            check(error)
+            require_disk_error(error)
             logger.warning("could not mark %s as closed (%s); the next open will check it", self.path, error)
         finally:
             self._let_go()
@@ -395,7 +395,7 @@ class LogDirectory:
         try:
             return self._lock.is_current()
         except OSError as error:
-            check(error)
+            require_disk_error(error)
             return False
 
     def _let_go(self) -> None:

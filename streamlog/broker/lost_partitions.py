@@ -11,7 +11,7 @@ from collections.abc import Iterable, Mapping
 from ..coordinator import schema
 from ..records.batch import seed_of
 from ..runtime.api import Disk
-from ..runtime.disk_errors import check
+from ..runtime.disk_errors import require_disk_error
 from ..storage.published import NAME, kept_slots
 from ..types import TopicPartition
 from .controller import GROUPS_TOPIC
@@ -25,7 +25,7 @@ def known_ends(disk: Disk, directory: str) -> dict[int, int]:
     try:
         data = disk.read(f"{directory}/{NAME}")
     except OSError as error:
-        check(error)
+        require_disk_error(error)
         return {}
     return {seed: max(slot.end_offset, slot.log_start_offset) for seed, slot in kept_slots(data).items()}
 

@@ -24,7 +24,7 @@ from ..config import OpenOptions
 from ..errors import ConfigError, StreamlogError
 from ..runtime.api import Disk, Lock
 from ..runtime.disk import OsDisk, path_of
-from ..runtime.disk_errors import check, ignored
+from ..runtime.disk_errors import ignored, require_disk_error
 from ..runtime.exits import ExitCallbacks, at_exit_of_forked_children
 from ..runtime.threads import (
     BackgroundThread,
@@ -179,7 +179,7 @@ class OwnedDirectory:
                 try:
                     self._location.disk.rmtree(self._location.path)
                 except OSError as error:
-                    check(error)
+                    require_disk_error(error)
                     logger.warning("could not remove the temporary log %s (%s)", self._location.path, error)
 
     def discard(self) -> None:

@@ -13,7 +13,7 @@ from typing import Any
 
 from ..errors import FormatError
 from ..runtime.api import Disk
-from ..runtime.disk_errors import check, ignored
+from ..runtime.disk_errors import ignored, require_disk_error
 
 logger = logging.getLogger("streamlog.broker")
 
@@ -42,7 +42,7 @@ def read_owner(disk: Disk, path: str) -> dict[str, Any]:
             path=path,
         ) from error
     except OSError as error:
-        check(error)
+        require_disk_error(error)
         raise FormatError(f"{path} cannot be read as a file of a log: {error.strerror or error}.", path=path) from error
     if min_reader > FORMAT or owner["features"]:
         raise FormatError(
@@ -78,7 +78,7 @@ def write_owner(disk: Disk, path: str, owner: dict[str, Any]) -> None:
     try:
         disk.write_atomic(path, data)
     except OSError as error:
-        check(error)
+        require_disk_error(error)
         if error.errno not in _NO_ROOM or len(data) > SECTOR_BYTES or not disk.exists(path):
             raise
         with ignored(OSError):
@@ -93,7 +93,7 @@ def _overwrite(disk: Disk, path: str, data: bytes) -> None:
         try:
             file.pwrite([data], 0)
         except OSError as error:
-            check(error)
+            require_disk_error(error)
             # Part of it may be there, before the rest of what was: no file of a log any more. A device writes a sector
             # whole or not at all, so what is written back is all that anybody finds.
             with ignored(OSError):

@@ -24,7 +24,7 @@ import os
 import stat
 import struct
 
-from .disk_errors import check, ignored
+from .disk_errors import ignored, require_disk_error
 from .values import refuse_to_copy
 
 _FLAGS = os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
@@ -132,7 +132,7 @@ class DirectoryLock:
         except IndexError:
             return False
         except (FileNotFoundError, NotADirectoryError) as error:
-            check(error)
+            require_disk_error(error)
             return False
         return (held.st_dev, held.st_ino) == (there.st_dev, there.st_ino)
 
@@ -165,7 +165,7 @@ class DirectoryLock:
         try:
             fd = os.open(self.path, _FLAGS | os.O_RDONLY)
         except FileNotFoundError as error:
-            check(error)
+            require_disk_error(error)
             return None
         try:
             held = _is_locked(fd, 0, _LINE)
@@ -186,7 +186,7 @@ def _take(fd: int) -> bool:
     try:
         fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError as error:
-        check(error)
+        require_disk_error(error)
         if error.errno not in _TAKEN:
             raise
         return False
@@ -212,7 +212,7 @@ def _set(fd: int, kind: int, start: int, length: int) -> bool:
     try:
         fcntl.fcntl(fd, _SETLK, _FLOCK.pack(kind, os.SEEK_SET, start, length, 0))
     except OSError as error:
-        check(error)
+        require_disk_error(error)
         if error.errno not in _TAKEN + _UNSUPPORTED:
             raise
         return False
@@ -229,7 +229,7 @@ def _found(fd: int, start: int, length: int) -> tuple[int, int] | None:
     try:
         answer = fcntl.fcntl(fd, _GETLK, _FLOCK.pack(fcntl.F_WRLCK, os.SEEK_SET, start, length, 0))
     except OSError as error:
-        check(error)
+        require_disk_error(error)
         if error.errno not in _UNSUPPORTED:
             raise
         return None
@@ -265,7 +265,7 @@ def _write_pid(fd: int, size: int) -> None:
     try:
         os.pwrite(fd, text, 0)
     except OSError as error:
-        check(error)
+        require_disk_error(error)
         if error.errno not in _NO_ROOM:
             raise
         os.ftruncate(fd, 0)  # an unknown pid is better than a wrong one

@@ -22,7 +22,7 @@ from functools import cache
 from ..errors import ConfigError
 from ..types import Buffer
 from .directory_lock import DirectoryLock
-from .disk_errors import check, ignored
+from .disk_errors import ignored, require_disk_error
 from .values import refuse_to_copy
 
 _MADV_POPULATE_READ = 22
@@ -133,7 +133,7 @@ class OsMapping:
         try:
             self._map.madvise(_MADV_POPULATE_READ, start, end - start)
         except OSError as error:
-            check(error)
+            require_disk_error(error)
             raise OSError(errno.EIO, "the disk could not read a mapped range", self.path) from error
         return self._map[position : position + length]
 
@@ -160,7 +160,7 @@ def can_populate() -> bool:
         try:
             page.madvise(_MADV_POPULATE_READ)
         except OSError as error:
-            check(error)
+            require_disk_error(error)
             return False
         except AttributeError:  # a platform without madvise
             return False
@@ -189,7 +189,7 @@ class OsDisk:
         try:
             os.lstat(path)
         except (FileNotFoundError, NotADirectoryError) as error:
-            check(error)
+            require_disk_error(error)
             return False
         return True
 

@@ -53,7 +53,7 @@ def ends_in(error: BaseException, package: str) -> bool:
     return traceback is not None and str(traceback.tb_frame.f_globals.get("__name__")).startswith(package)
 
 
-def check(error: BaseException) -> None:
+def require_disk_error(error: BaseException) -> None:
     """Raise `error` again unless it came from the disk. To be called first wherever an OSError is caught."""
     if not is_the_disks(error):
         raise error

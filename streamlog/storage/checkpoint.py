@@ -16,7 +16,7 @@ from xxhash import xxh3_64_intdigest
 from ..errors import CorruptRecordError, StorageError, StreamlogError
 from ..records.batch import MAX_OFFSET
 from ..runtime.api import Disk
-from ..runtime.disk_errors import check
+from ..runtime.disk_errors import require_disk_error
 from .files import as_storage_error
 
 logger = logging.getLogger("streamlog.storage")
@@ -72,7 +72,7 @@ class StateFile:
             finally:
                 file.close()
         except FileNotFoundError as error:
-            check(error)
+            require_disk_error(error)
             raise _damaged(path, "it is missing") from error
         except OSError as error:
             raise as_storage_error(error, "open", path) from error
@@ -123,8 +123,8 @@ class StateFile:
         try:
             self._put(sequence, self.state, sync=True)
         except OSError as error:
-            check(error)
-            check(refused)
+            require_disk_error(error)
+            require_disk_error(refused)
             raise StorageError(
                 f"Could not write {self._path} ({refused.strerror or refused}), nor put back what was there "
                 f"({error.strerror or error}). The records that were to be deleted are there and can be read; it is not known "

@@ -44,7 +44,7 @@ from ..records.batch import (
 )
 from ..records.columns import BatchColumns
 from ..runtime.api import File
-from ..runtime.disk_errors import check
+from ..runtime.disk_errors import require_disk_error
 from .files import as_storage_error, cleaned_name, finish_interrupted, finish_swap, swap_name
 from .index import IndexBuilder
 from .log import Log
@@ -237,7 +237,7 @@ class _Cleaner:
                     self._clean(header, full, data, last)
             self._flush()
         except OSError as error:
-            check(error)
+            require_disk_error(error)
             self.abandon()
             raise as_storage_error(error, "compact into", self._path) from error
         except BaseException:
@@ -329,7 +329,7 @@ class _Cleaner:
             if self._log.disk.exists(self._path):
                 self._log.disk.unlink(self._path)
         except OSError as error:
-            check(error)
+            require_disk_error(error)
             return
 
 

@@ -16,7 +16,7 @@ from functools import partial
 
 from ..errors import DiskFullError, PoisonedLogError
 from ..runtime.api import Disk, without_traceback
-from ..runtime.disk_errors import check, is_the_disks
+from ..runtime.disk_errors import is_the_disks, require_disk_error
 from .checkpoint import StateFile
 from .files import as_storage_error
 from .recovery import resync
@@ -84,7 +84,7 @@ class Durability:
             file = self._disk.open(segment.path) if own else segment.file
         except FileNotFoundError as error:
             # Deleted by retention or with its topic, or compacted into one that was synced
-            check(error)
+            require_disk_error(error)
             return
         except OSError as error:
             raise as_storage_error(error, "sync", segment.path) from error

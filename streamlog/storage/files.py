@@ -14,7 +14,7 @@ from collections.abc import Iterable
 from ..errors import DiskFullError, LogDirNotFoundError, StorageError, StreamlogError
 from ..records.batch import MAX_OFFSET
 from ..runtime.api import Disk
-from ..runtime.disk_errors import check
+from ..runtime.disk_errors import require_disk_error
 from ..runtime.owned_disk import StaleOwnerError
 
 _FILE = re.compile(r"([0-9]{20})\.(log|index)")
@@ -161,7 +161,7 @@ def as_storage_error(error: OSError, doing: str, path: str) -> StreamlogError:
     The caller raises it `from error`. An OSError that did not come from the disk is raised again as it is; see
     `runtime.disk_errors`.
     """
-    check(error)
+    require_disk_error(error)
     if isinstance(error, StaleOwnerError):
         return stale_owner(error.filename)
     if isinstance(error.filename, str):  # the file inside the directory that is being opened

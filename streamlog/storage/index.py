@@ -18,7 +18,7 @@ from xxhash import xxh3_64_intdigest
 
 from ..records.batch import BatchHeader
 from ..runtime.api import Disk
-from ..runtime.disk_errors import check
+from ..runtime.disk_errors import require_disk_error
 
 INTERVAL = 4096
 MAGIC = b"SLX\x01"
@@ -136,7 +136,7 @@ def load(disk: Disk, path: str, size: int, seed: int) -> tuple[Index, Stats] | N
     except FileNotFoundError:
         raise
     except OSError as error:
-        check(error)
+        require_disk_error(error)
         return None
 
 

@@ -30,7 +30,7 @@ from ..errors import PoisonedLogError, StreamlogError
 from ..records.batch import LOG_APPEND_TIME, NO_PRODUCER, SealedBatch, stamp
 from ..records.single import OVERHEAD, encode_one
 from ..runtime.api import Disk
-from ..runtime.disk_errors import check, ignored
+from ..runtime.disk_errors import ignored, require_disk_error
 from ..runtime.values import refuse_to_copy
 from .checkpoint import StateFile
 from .durability import Durability
@@ -173,7 +173,7 @@ class Log:
             self._writing = write
             file.pwrite(buffers, tail.end_position)
         except OSError as error:
-            check(error)
+            require_disk_error(error)
             if self._writing is not None:
                 with contextlib.suppress(StreamlogError):  # the next append retries it
                     self._finish_or_undo()
@@ -224,7 +224,7 @@ class Log:
         try:
             active.file.pwrite((data,), position)
         except OSError as error:
-            check(error)
+            require_disk_error(error)
             with contextlib.suppress(StreamlogError):
                 self._finish_or_undo()
             raise as_storage_error(error, "append to", active.path) from error
@@ -314,7 +314,7 @@ class Log:
             self.durability.sync(active)
         except (OSError, StreamlogError) as error:
             if isinstance(error, OSError):
-                check(error)
+                require_disk_error(error)
             logger.warning("%s: could not be truncated to byte %d (%s)", active.path, position, error)
             return False
         return True
@@ -468,10 +468,10 @@ class Log:
                 try:
                     self.disk.unlink(path)
                 except FileNotFoundError as error:
-                    check(error)
+                    require_disk_error(error)
                     continue
                 except OSError as error:
-                    check(error)
+                    require_disk_error(error)
                     logger.warning("could not remove %s (%s); it will be removed at the next open", path, error)
 
     def replace(self, old: Sequence[Segment], new: Segment) -> None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from ..errors import CorruptRecordError
 from ..runtime.api import Disk
-from ..runtime.disk_errors import check
+from ..runtime.disk_errors import require_disk_error
 from .checkpoint import NAME as STATE_NAME
 from .checkpoint import State, StateFile, slots
 from .files import base_offset_of, cut_of, swap_of
@@ -24,7 +24,7 @@ def is_lost(disk: Disk, directory: str, topic_id: bytes, partition: int, *, was_
     try:
         names = disk.listdir(directory)
     except FileNotFoundError as error:
-        check(error)
+        require_disk_error(error)
         return True
     return not any(map(holds_records, names)) and not (was_clean and _state(disk, directory, topic_id, partition))
 
@@ -38,7 +38,7 @@ def _state(disk: Disk, directory: str, topic_id: bytes, partition: int) -> State
     try:
         return slots(disk.read(f"{directory}/{STATE_NAME}", 1 << 16), topic_id, partition).newest
     except FileNotFoundError as error:
-        check(error)
+        require_disk_error(error)
         return None
 
 

@@ -28,7 +28,7 @@ from ..records.batch import (
     read_header,
 )
 from ..runtime.api import Disk, File, Mapping
-from ..runtime.disk_errors import check
+from ..runtime.disk_errors import require_disk_error
 from ..runtime.values import refuse_to_copy
 from ..types import Buffer, SegmentInfo
 from . import index as index_files
@@ -174,7 +174,7 @@ class Segment:
             finally:
                 file.close()
         except OSError as error:
-            check(error)
+            require_disk_error(error)
             return None
         return stats if stats is not None and self._is_mine(stats) else None
 
@@ -219,7 +219,7 @@ class Segment:
         try:
             loaded = index_files.load(self.disk, self.index_path, self.size, self.seed)
         except FileNotFoundError as error:
-            check(error)
+            require_disk_error(error)
             loaded = None
         if loaded is not None and self._is_mine(loaded[1]):
             return loaded[0]
@@ -238,7 +238,7 @@ class Segment:
         try:
             self.disk.write_atomic(self.index_path, index_files.to_bytes(index, stats, self.seed))
         except OSError as error:
-            check(error)
+            require_disk_error(error)
             logger.warning("could not write %s (%s); it will be rebuilt when needed", self.index_path, error)
 
     # -- reading -------------------------------------------------------------------------------------
@@ -264,7 +264,7 @@ class Segment:
             mapping = self.file.map(self.size)
         except (OSError, ValueError) as error:
             if isinstance(error, OSError):
-                check(error)
+                require_disk_error(error)
             if self._pinned is not None:
                 return self._pinned
             if isinstance(error, OSError):

@@ -22,7 +22,7 @@ from typing import TypeVar
 from ..errors import CorruptRecordError, RequestTimedOutError, StorageError, StreamlogError
 from ..records.batch import MAX_OFFSET, BatchHeader, batches_before, header_fault, peek
 from ..runtime.api import Disk, File
-from ..runtime.disk_errors import check
+from ..runtime.disk_errors import require_disk_error
 from ..types import OffsetAndTimestamp
 from . import checkpoint
 from .checkpoint import State
@@ -147,7 +147,7 @@ class TailedLog:
             try:
                 tail = self._listed(slot, keep=life == self._life)
             except FileNotFoundError as error:
-                check(error)
+                require_disk_error(error)
                 missing = error
             except OSError as error:
                 raise as_storage_error(error, "list", self.directory) from error
@@ -190,7 +190,7 @@ class TailedLog:
                 # removed. So the state is read after the listing.
                 start = min(self._state(self._names()).log_start_offset, slot.end_offset)
             except FileNotFoundError as error:  # the owner is renaming files: list again
-                check(error)
+                require_disk_error(error)
                 continue
             except OSError as error:
                 raise as_storage_error(error, "list", self.directory) from error
@@ -238,7 +238,7 @@ class TailedLog:
         try:
             found = checkpoint.slots(self._disk.read(self._state_path), self._topic_id, self._partition).newest
         except FileNotFoundError as error:
-            check(error)
+            require_disk_error(error)
             found = None
         return found.log_start_offset if found is not None else 0
 
@@ -286,7 +286,7 @@ class TailedLog:
         try:
             return self._disk.listdir(self.directory)
         except FileNotFoundError as error:
-            check(error)
+            require_disk_error(error)
             return []
 
     def _state(self, names: Sequence[str]) -> State:

@@ -22,7 +22,7 @@ from ...records.batch import BatchHeader, seed_of
 from ...records.columns import BatchColumns
 from ...runtime.api import Disk
 from ...runtime.disk import OsDisk, entropy, path_of
-from ...runtime.disk_errors import check
+from ...runtime.disk_errors import require_disk_error
 from ...storage.checkpoint import NAME as STATE_NAME
 from ...storage.checkpoint import State, slots
 from ...storage.files import as_storage_error, base_offset_of, swap_of
@@ -139,7 +139,7 @@ def _check_target(disk: Disk, source: str, target: str) -> None:
     try:
         empty = not disk.exists(target) or not disk.listdir(target)
     except OSError as error:
-        check(error)
+        require_disk_error(error)
         raise ConfigError(f"into={target!r} cannot be used ({error.strerror or error}).", name="into") from error
     if not empty:
         raise ConfigError(f"into={target!r} is not empty; give a new directory, or an empty one.", name="into")
@@ -266,7 +266,7 @@ class _Repair:
             bases = sorted(base for base in found if base is not None)
             state = slots(self.disk.read(f"{directory}/{STATE_NAME}", 1 << 16), topic_id, number).newest
         except OSError as error:
-            check(error)
+            require_disk_error(error)
             state = None  # the check reports it
         if state is None:
             return None, bases[0] if bases else 0
@@ -343,7 +343,7 @@ class _Repair:
                 size_of(self.disk, f"{directory}/{name}") for name in self.disk.listdir(directory) if name != STATE_NAME
             )
         except OSError as error:
-            check(error)
+            require_disk_error(error)
             return True  # it cannot be read, which is reported
 
     def _add_topic(self, view: TopicView) -> None:

@@ -20,7 +20,7 @@ from ...records.batch import BatchHeader, seed_of
 from ...records.columns import BatchColumns
 from ...runtime.api import Disk
 from ...runtime.disk import OsDisk, path_of
-from ...runtime.disk_errors import check
+from ...runtime.disk_errors import require_disk_error
 from ...storage.files import as_storage_error
 from ...storage.lost import is_lost
 from ...storage.recovery.recovery import PreviousShutdown
@@ -185,7 +185,7 @@ class Inspection:
         try:
             return self.disk.listdir(directory)
         except OSError as error:
-            check(error)
+            require_disk_error(error)
             if error.errno == errno.ENOTDIR and directory != self.path:
                 self.problem(directory, "unreadable", "it is not a directory")
                 return []
@@ -234,7 +234,7 @@ class Inspection:
                     total += file.size()
                     file.close()
         except OSError as error:
-            check(error)
+            require_disk_error(error)
             return total
         return total
 
@@ -285,7 +285,7 @@ class Inspection:
         try:
             return is_lost(self.disk, directory, topic_id, number, was_clean=self.shutdown.clean)
         except OSError as error:  # the check reports it
-            check(error)
+            require_disk_error(error)
             return False
 
     def _hurt(self, topic: str) -> bool:
@@ -362,7 +362,7 @@ class Inspection:
             self.problem(directory, "format", str(error), topic, number)
             return
         except OSError as error:
-            check(error)
+            require_disk_error(error)
             self.problem(directory, "unreadable", error.strerror or str(error), topic, number, (0, FOREVER_OFFSET))
             return
         self._count(checked)

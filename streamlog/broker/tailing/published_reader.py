@@ -12,7 +12,7 @@ from typing import Any
 
 from ...errors import FormatError
 from ...runtime.api import Disk, File
-from ...runtime.disk_errors import check
+from ...runtime.disk_errors import require_disk_error
 from ...runtime.values import refuse_to_copy
 from ...storage.files import as_storage_error
 from ...storage.published import CLOSED, EMPTY, NAME, OPEN, OPENING, SLOT_BYTES, Header, Slot, parse_header, parse_slot
@@ -134,7 +134,7 @@ class PublishedReader:
                     return data
                 length *= 2
         except FileNotFoundError as error:
-            check(error)
+            require_disk_error(error)
             return b""
         except OSError as error:
             raise as_storage_error(error, "read", f"{self._directory}/{NAME}") from error
@@ -190,7 +190,7 @@ class PublishedReader:
             holder = self._lock.holder()
         except OSError as error:
             # A lock file that may not be read: nothing is known, so nothing beyond the slots is read
-            check(error)
+            require_disk_error(error)
             holder = pid
         # Held by another process, they are those of one that was killed, and the next one has not said so yet. What
         # the dead one did not publish may have been found in the files: they would take that back.

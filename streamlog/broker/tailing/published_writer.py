@@ -22,7 +22,7 @@ from collections.abc import Callable
 
 from ...replication.partition import Partition
 from ...runtime.api import Disk, File, Lock
-from ...runtime.disk_errors import check
+from ...runtime.disk_errors import require_disk_error
 from ...runtime.threads import inside
 from ...runtime.values import refuse_to_copy
 from ...storage import published
@@ -240,7 +240,7 @@ class PublishedWriter:
         try:
             return published.kept_slots(self._disk.read(self._path))
         except OSError as error:
-            check(error)
+            require_disk_error(error)
             return {}
 
     def _set_state(self, state: int) -> None:
@@ -261,7 +261,7 @@ class PublishedWriter:
                 file.pwrite([published.pack_slot(state)], slot.index * SLOT_BYTES)
                 slot.last, slot.tail = state, tail
         except OSError as error:
-            check(error)
+            require_disk_error(error)
             self._refuse(error)
 
     def _write(self, slot: PublishedSlot, *, urgent: bool = False) -> bool:
@@ -285,7 +285,7 @@ class PublishedWriter:
         try:
             self._file.pwrite([data], position)
         except OSError as error:
-            check(error)
+            require_disk_error(error)
             self._refuse(error)
             return False
         self._refused = False

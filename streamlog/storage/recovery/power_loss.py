@@ -20,7 +20,7 @@ from typing import NamedTuple
 
 from ...errors import DiskFullError, StreamlogError
 from ...runtime.api import Disk
-from ...runtime.disk_errors import check
+from ...runtime.disk_errors import require_disk_error
 from ..files import as_storage_error, base_offset_of, copy_bytes, cut_of, is_copy
 from ..index import Index, Stats
 from ..scan import Walk, walk
@@ -207,7 +207,7 @@ def _copy_over(disk: Disk, path: str, start: int, end: int, target: str) -> None
             if disk.exists(temporary):
                 disk.unlink(temporary)
         except OSError as error:
-            check(error)
+            require_disk_error(error)
             logger.warning("could not remove %s (%s); the next open removes it", temporary, error)
         raise
     disk.sync_dir(target[: target.rindex("/")])

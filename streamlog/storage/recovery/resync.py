@@ -21,7 +21,7 @@ from xxhash import xxh3_64_hexdigest
 from ...errors import PoisonedLogError
 from ...records.batch import corrupt
 from ...runtime.api import Disk
-from ...runtime.disk_errors import check, ignored
+from ...runtime.disk_errors import ignored, require_disk_error
 from ..files import base_offset_of, copy_bytes, log_name
 from ..scan import walk
 from ..segment import Segment
@@ -54,7 +54,7 @@ def mark(disk: Disk, directory: str, synced_end: int, *, is_all: bool) -> bool:
     try:
         file = disk.open(f"{directory}/{name}", create=True)
     except OSError as error:
-        check(error)
+        require_disk_error(error)
         return False
     with ignored(OSError):  # the name is sufficient
         file.pwrite([_TEXT], 0)
@@ -103,7 +103,7 @@ def resync(disk: Disk, directory: str, names: list[str], recovery_point: int, *,
             logger.warning("%s: a sync had failed here; its %d bytes were written again and synced", path, size)
         disk.sync_dir(directory)
     except OSError as error:
-        check(error)
+        require_disk_error(error)
         poison = PoisonedLogError(
             f"A sync of this partition failed before it was opened, and {path} could not be written again "
             f"({error.strerror or error}). What is known to be on the device can be read, and nothing is appended. Look at "

@@ -16,7 +16,7 @@ from ...errors import CorruptRecordError, StorageError
 from ...records.batch import BatchHeader, verify_payload
 from ...records.columns import BatchColumns
 from ...runtime.api import Disk
-from ...runtime.disk_errors import check
+from ...runtime.disk_errors import require_disk_error
 from .. import index as index_files
 from ..checkpoint import NAME as STATE_NAME
 from ..checkpoint import State, slots
@@ -50,7 +50,7 @@ def check_partition(disk: Disk, request: CheckRequest) -> Checked:
             return _Check(disk, request).run()
         except (FileNotFoundError, _Changed) as error:
             if isinstance(error, FileNotFoundError):
-                check(error)
+                require_disk_error(error)
             if request.restart is not None:
                 request.restart()
             if not disk.exists(request.directory):
@@ -273,7 +273,7 @@ class _Check:
         try:
             loaded = index_files.load(self.disk, path, segment.size, segment.seed)
         except FileNotFoundError as error:
-            check(error)
+            require_disk_error(error)
             return
         if loaded is not None and is_last and not self.request.shutdown.clean and loaded[1].size < walk.stats.size:
             return  # written at the last close; the segment has grown since

@@ -13,7 +13,7 @@ import pytest
 
 from streamlog.runtime import disk_errors
 from streamlog.runtime.disk import OsDisk
-from streamlog.runtime.disk_errors import check, ends_in, ignored, is_the_disks
+from streamlog.runtime.disk_errors import ends_in, ignored, is_the_disks, require_disk_error
 from streamlog.testing import FaultyDisk, SimulatedDisk
 
 
@@ -58,7 +58,7 @@ class OwnDisk(OsDisk):
 def test_an_error_of_a_file_call_is_the_disks(call: Callable[[], object]) -> None:
     error = raised(call)
     assert is_the_disks(error)
-    check(error)
+    require_disk_error(error)
     with ignored(OSError):
         call()
 
@@ -74,7 +74,7 @@ def test_an_error_of_a_file_call_is_the_disks(call: Callable[[], object]) -> Non
 def test_an_error_of_a_handlers_own_is_not(call: Callable[[], object]) -> None:
     error = raised(call)
     assert not is_the_disks(error)
-    assert raised(lambda: check(error)) is error
+    assert raised(lambda: require_disk_error(error)) is error
 
     def block() -> None:
         with ignored(OSError):
