@@ -62,7 +62,7 @@ def pytest_collection_finish() -> None:
 
 @pytest.fixture(autouse=True)
 def _only_woken(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Nobody who waits looks again by himself: a wake-up that is missing is a wait without end, which fails the test.
+    """No waiting call looks again by itself: a wake-up that is missing is a wait without end, which fails the test.
 
     Marked `looks_again`: a test that interrupts who was to wake, for which the looks are there.
     """

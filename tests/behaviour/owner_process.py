@@ -18,7 +18,7 @@ SOON = 10.0
 
 
 class Owner:
-    """A process that owns the log and does what it is told, a line of Python at a time."""
+    """A process that owns the log and runs the lines of Python that it is sent."""
 
     CODE = """
     import json, math, sys, streamlog

@@ -1,4 +1,4 @@
-"""A member that was put out of its group commits nothing, also when nobody is left in the group to refuse it."""
+"""A member that was evicted from its group commits nothing, also when the group has no other member."""
 
 from __future__ import annotations
 

@@ -127,7 +127,7 @@ class Outcome(NamedTuple):
 
 
 def read(disk: SimulatedDisk, clock: ManualClock, on_corrupt: str) -> Outcome:
-    """Read everything in a log of its own; what reading, or appending behind it, says is wrong counts as told."""
+    """Read everything in a log of its own; what reading, or appending after it, raises counts as reported."""
     found: dict[int, bytes] = {}
     try:
         with streamlog.open(PATH, disk=disk, clock=clock) as log:

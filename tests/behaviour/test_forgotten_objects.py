@@ -39,7 +39,7 @@ def test_dropped_objects_do_not_stay_listeners_of_topics(log: streamlog.StreamLo
                 dropped.poll()
                 del dropped
         gc.collect()
-        log.producer().close()  # whoever makes or closes the next object buries the dropped ones
+        log.producer().close()  # making or closing the next object finalizes the dropped ones
     assert metadata_listeners(log) <= before + 1
 
 
@@ -69,7 +69,7 @@ def test_nothing_is_kept_of_a_group_without_members(log: streamlog.StreamLog, ho
             with pytest.warns(ResourceWarning):
                 del member
                 gc.collect()
-            log.group(name).members()  # whoever looks buries the dropped ones
+            log.group(name).members()  # any call finalizes the dropped ones
             return
         member.close()
 
@@ -121,7 +121,7 @@ DROPPED = """
     gc.collect()
     del log
     gc.collect()
-    with streamlog.open(path, partitions=2) as log:  # other options: only a path that nobody has open takes them
+    with streamlog.open(path, partitions=2) as log:  # other options: only a path that is not open takes them
         print([record.value for record in log["t"].read()])
 """
 

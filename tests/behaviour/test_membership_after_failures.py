@@ -1,4 +1,4 @@
-"""A member is one until it leaves or the coordinator says otherwise: what fails on the way strands nobody's partitions."""
+"""A member is one until it leaves or the coordinator says otherwise: no failure leaves a partition without an owner."""
 
 from __future__ import annotations
 
@@ -118,7 +118,7 @@ def test_a_leave_that_cannot_be_written_is_tried_again(log: streamlog.StreamLog,
             del leaving
             gc.collect()
     group = log.group("g")
-    group.members()  # whoever looks has those leave that cannot do it themselves, and those that could not before
+    group.members()  # any call makes those members leave that cannot do it themselves, or could not before
     assert fault.fired == 1
     assert group.members() == []
     with log.consumer("t", group="g") as heir:

@@ -1,6 +1,6 @@
 """A log whose sync failed, opened again where there is no room to write anew what is not known to be on the device.
 
-What is known to be there is readable; where more may have been acknowledged, whoever reads on is told; and no group is
+What is known to be there is readable; where more may have been acknowledged, a read beyond it raises; and no group is
 set back.
 """
 

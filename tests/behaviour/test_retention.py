@@ -316,7 +316,7 @@ def test_topic_takes_a_policy_built_of_others(log: StreamLog, clock: Any) -> Non
 
 
 class Recording:
-    """Keeps what it was asked, and lets as many go as it was told."""
+    """Remembers its arguments, and returns the number that it was given."""
 
     name = "recording"
 

@@ -362,7 +362,7 @@ def test_deleting_records_is_not_undone_by_a_power_loss_at_any_moment() -> None:
 
 
 def test_damage_is_never_taken_for_what_a_crash_tore() -> None:
-    """7, 10. A record that was on the device once and is damaged now is told, also after a power loss."""
+    """7, 10. A record that was on the device once and is damaged now is reported, also after a power loss."""
     disk = SimulatedDisk()
     with opened(disk, sync=True) as log:
         topic = log.create_topic("t")

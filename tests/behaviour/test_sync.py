@@ -1,4 +1,4 @@
-"""`sync=True`: what is acknowledged is on the device, nobody sees it before, and many who wait share one sync."""
+"""`sync=True`: what is acknowledged is on the device, no consumer sees it before, and many waiting senders share one sync."""
 
 from __future__ import annotations
 
@@ -291,7 +291,7 @@ def test_a_send_in_time_of_a_sync_that_hangs_gives_up_and_the_record_is_there_la
         assert values(log) == [b"1", b"2"]
 
 
-# -- nobody waits ----------------------------------------------------------------------------------------
+# -- no call waits ----------------------------------------------------------------------------------------
 
 
 def test_advancing_the_clock_syncs_a_batch_whose_linger_is_over(machine: SimulatedDisk, clock: ManualClock) -> None:

@@ -1,6 +1,6 @@
 """What reaches the device, and in which order, as the kernel sees it: the calls of a real program under strace.
 
-A simulated disk shows what a missing sync costs; it cannot show that the real one is told to sync. Each rule below is
+A simulated disk shows what a missing sync costs; it cannot show that the real one is synced. Each rule below is
 checked over every call of its kind that the program makes, and at least one has to be there.
 """
 

@@ -296,7 +296,7 @@ def test_an_owner_that_comes_back_is_followed_on(owner: Owner, reader: StreamLog
 def test_a_reader_is_in_no_owners_way(owner: Owner, reader: StreamLog, path: Path, child: Child) -> None:
     with reader.consumer("t") as consumer:
         owner.kill()
-        consumer.poll(0.4)  # long enough to notice that nobody is there
+        consumer.poll(0.4)  # long enough to notice that there is no owner
         seen = 0
         for _ in range(5):
             other = Owner(child, path)

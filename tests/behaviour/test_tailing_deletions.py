@@ -1,4 +1,4 @@
-"""A topic, or some of its records, are deleted while another process reads: the reader is told that they were deleted,
+"""A topic, or some of its records, are deleted while another process reads: its error says that they were deleted,
 never that they are lost, also where the owner cannot write `published`."""
 
 from __future__ import annotations

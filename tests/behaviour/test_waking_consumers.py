@@ -120,7 +120,7 @@ def test_a_record_that_an_interrupt_kept_from_the_loop_comes_again(
     assert sum(log.group("g").committed().values()) == 1, "only the first one is finished"
 
 
-# Each of these ends one wait, and nobody looks again by himself in tests (see the conftest): without that wake-up the
+# Each of these ends one wait, and no waiting call looks again by itself in tests (see the conftest): without that wake-up the
 # future has no result.
 
 

@@ -1,6 +1,6 @@
 """A sender that waits for another thread, which writes, syncs, or has the room it needs, is woken by that thread.
 
-In tests nobody looks again by himself (see the conftest): a wake-up that is missing is a wait without end.
+In tests no waiting call looks again by itself (see the conftest): a wake-up that is missing is a wait without end.
 """
 
 from __future__ import annotations
@@ -134,7 +134,7 @@ def test_a_record_on_which_no_call_waits_is_synced_after_its_linger(disk: GatedD
 def test_a_sender_that_waits_for_a_batch_is_woken_when_it_is_in_the_log_and_syncs_it(
     disk: GatedDisk, clock: ManualClock, in_thread: InThread, waits: Waits, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The one who writes it, because a linger is over, leaves the sync to whoever blocks on the record."""
+    """The thread that writes it, because a linger is over, leaves the sync to the call that blocks on the record."""
     monkeypatch.setattr(GroupCommit, "maybe_sync", lambda commit, now_ms: None)
     with opened(disk, clock, sync=True) as log:
         log.create_topic("t")

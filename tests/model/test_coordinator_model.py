@@ -259,7 +259,7 @@ class CoordinatorMachine(RuleBasedStateMachine):
 
     @rule(topic=st.sampled_from(TOPICS), partitions=st.integers(1, 6), told=st.booleans())
     def make_topic_anew(self, topic: str, partitions: int, told: bool) -> None:
-        """Deleted, and another one is made under its name; a coordinator that is told late, or never, skips no record."""
+        """Deleted, and another one is made under its name; a coordinator that learns of it late, or never, skips no record."""
         if topic not in self.topics:
             return
         self.topics[topic], self.ids_of_topics[topic] = partitions, self.new_topic_id()

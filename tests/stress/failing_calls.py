@@ -209,7 +209,7 @@ def main() -> None:
                     told += bool(case.run())
                     total += 1
             say(f"sync={sync}, {'for ever' if forever else 'once'}: {total:,} faults")
-    say(f"{total:,} faults, {told:,} of them told to the program: all typed, every log intact")
+    say(f"{total:,} faults, {told:,} of them raised in the program: all typed, every log intact")
 
 
 if __name__ == "__main__":

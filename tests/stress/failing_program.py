@@ -1,4 +1,4 @@
-"""A program that works on a log whatever its disk does, remembers what it was told, and looks at what became of it."""
+"""A program that works on a log whatever its disk does, remembers what was acknowledged, and checks what became of it."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ PATH = "data"
 
 
 class Program:
-    """Works on a log whatever its disk does, and remembers what it was told."""
+    """Works on a log whatever its disk does, and remembers what was acknowledged."""
 
     def __init__(self, disk: Any, *, sync: bool) -> None:
         self.disk = disk

@@ -3,7 +3,7 @@
     python -m tests.stress.fuzz_recovery --rounds 20000 --seed 1
 
 Whatever is changed: only a StreamlogError comes out, nothing hangs, memory stays bounded, and no record is served
-that was not written. Every third round is hostile: whoever changed the bytes also made the checksums right, so then
+that was not written. Every third round is hostile: the change of the bytes also makes the checksums right, so then
 it is only asked that nothing breaks. A failure prints its round; `--only ROUND` with the same seed does it again.
 """
 

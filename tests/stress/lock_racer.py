@@ -55,7 +55,7 @@ def take(path: str) -> None:
 def race(path: str, folder: str, number: int, start_at: str) -> None:
     """Open the log when all do, be alone in it, leave a record, and go: in good order, killed, or refused."""
     with open(start_at) as start:
-        fcntl.flock(start, fcntl.LOCK_SH)  # whoever starts them lets go of it when all are there
+        fcntl.flock(start, fcntl.LOCK_SH)  # the parent lets go of it when all are there
     say = Journal(f"{folder}/racer-{number}")
     try:
         log = streamlog.open(path, lock_timeout=0.0 if number % 3 == 0 else _WAIT)

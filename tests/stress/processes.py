@@ -2,7 +2,7 @@
 
 A cycle of the stress tests then costs a fork instead of a start of Python, and nothing is inherited but modules: no
 log, no thread, no lock of a test runner. The zygote collects an exit status only when asked for it, so a pid means
-the same process until then, and it ends what it started when whoever asked for it is gone.
+the same process until then, and it ends what it started when the process that asked for it is gone.
 """
 
 from __future__ import annotations
@@ -110,7 +110,9 @@ class Zygote:
 
 def serve(descriptor: int, preload: list[str]) -> None:
     """What the zygote does: fork, and collect, on request."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for whoever asks; the children end with the zygote
+    signal.signal(
+        signal.SIGINT, signal.SIG_IGN
+    )  # Ctrl-C is for the process that asks; the children end with the zygote
     for module in preload:
         importlib.import_module(module)
     asked = socket.socket(fileno=descriptor)

@@ -25,7 +25,7 @@ class Size(NamedTuple):
     descriptors: int
     threads: int
     deleted: int
-    """Descriptors and mappings of files that have no name any more: disk space that nobody sees."""
+    """Descriptors and mappings of files that have no name any more: disk space that no listing shows."""
 
     @classmethod
     def now(cls) -> Size:

@@ -1,4 +1,4 @@
-"""One process owns a directory: whoever comes second is told who, and a dead owner is in nobody's way."""
+"""One process owns a directory: the error of the second names the first, and a dead owner blocks no other."""
 
 from __future__ import annotations
 

@@ -129,7 +129,7 @@ class Run:
 
     @staticmethod
     def check_order(records: list[Any]) -> None:
-        """Whoever forgets what it saw before sees each key in the order in which it was sent."""
+        """A reader that forgets what it saw before sees each key in the order in which it was sent."""
         highest: dict[bytes, int] = {}
         seen: set[int] = set()
         for record in records:

@@ -215,7 +215,7 @@ class Checker:
                 continue
             demand(offset < partition.compacted_to, f"{where} holds {start} to {end}, but not {offset}: {list(found)}")
             number = partition.stored.get(offset)
-            if number is None:  # nobody was told that something is there
+            if number is None:  # it was never acknowledged that something is there
                 continue
             sent = self._program.model.sent[number]
             if sent.key is None or sent.value is None or last.get(sent.key, -1) > offset:
@@ -247,7 +247,7 @@ class Checker:
                         self._expire(topic, number, partition, settings, now)
 
     def _end_now(self, topic: TopicModel, number: int, partition: PartitionModel) -> int:
-        """The end of a partition, also where nobody was told of its last records."""
+        """The end of a partition, also where its last records were not acknowledged."""
         log = self._program.log
         if (
             log is None

@@ -109,7 +109,7 @@ class Progress:
     established: bool = False
     """A member has a position here that it commits, so that "latest" is not asked again."""
     disturbed: bool = True
-    """Records may be handed out again: whoever had them went without finishing them."""
+    """Records may be delivered again: the member that had them left without finishing them."""
 
     def moved(self, offset: int) -> None:
         """Somebody sets the position: what is before was passed over on purpose, what is behind comes (again)."""
@@ -181,7 +181,7 @@ class Model:
     dead: set[tuple[str, int, int, int]] = field(default_factory=set)
     """What workers set aside: topic, partition, offset, number of the record."""
     doomed: bool = False
-    """Nothing that is told now is a promise: the process dies before it is over."""
+    """Nothing that is acknowledged now is a promise: the process dies before it is over."""
 
     def topic(self, name: str) -> TopicModel | None:
         return next((topic for topic in self.topics.values() if topic.name == name), None)

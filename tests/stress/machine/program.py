@@ -285,7 +285,7 @@ class Program:
         self.unobserved = True
 
     def _leave_behind(self) -> None:
-        """Let go of what a dead process had. What it does on its old disk is nobody's business any more."""
+        """Let go of what a dead process had. What it does on its old disk does not matter any more."""
         self.producers.clear()
         self.followers.clear()
         log, self.log = self.log, None

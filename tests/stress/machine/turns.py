@@ -2,7 +2,7 @@
 
 A thread gives its turn away where it would wait (for a gate of the library, or for a thread to end), when it ends, and
 where it is asked to (`Turns.pause`). Where everyone waits, the shortest wait is over: no time goes by. So a run with
-several threads is the same whenever it is repeated, and ends at once where nobody would ever wake anybody.
+several threads is the same whenever it is repeated, and ends at once where no thread would ever wake another.
 """
 
 from __future__ import annotations
@@ -126,7 +126,7 @@ class Turns:
         waiting = [player for player in players if player.timeout is not None]
         self._timeouts += 1
         if not waiting or self._timeouts > _MOST_TIMEOUTS:
-            self._fail("every thread waits, and nobody wakes them")
+            self._fail("every thread waits, and none can wake them")
         return min(waiting, key=lambda player: player.timeout or 0.0)
 
     def _fail(self, message: str) -> None:

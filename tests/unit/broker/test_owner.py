@@ -1,4 +1,4 @@
-"""The owner file: how a directory was left, told on a full disk too, and nothing of a closed log may be missing."""
+"""The owner file: how a directory was left, also on a full disk, and that nothing of a closed log is missing."""
 
 from __future__ import annotations
 

@@ -111,7 +111,7 @@ class World:
 
 
 class Member:
-    """A consumer as the coordinator sees it: it does what it is told, when it is asked to."""
+    """A consumer as the coordinator sees it: it takes and gives up partitions as the coordinator says, when a test asks for it."""
 
     def __init__(
         self,

@@ -174,7 +174,7 @@ def test_offsets_never_expire_while_a_member_subscribes_not_even_in_a_rebalance(
     second = world.joined()
     first.heartbeat()
     first.heartbeat()
-    assert world.state == "Reconciling"  # t3 is nobody's at this moment
+    assert world.state == "Reconciling"  # t3 has no owner at this moment
     assert second.held == frozenset()
     days_later(world, 100)
     assert set(world.shard.committed("g")) == {T0, T3}

@@ -1,4 +1,4 @@
-"""Joining, moving partitions, leaving, eviction: a partition has at most one owner, and nobody waits for nothing."""
+"""Joining, moving partitions, leaving, eviction: a partition has at most one owner, and no member waits in vain."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ def test_an_owner_that_does_not_poll_keeps_its_partitions(world: Any, tp: Any) -
     lazy = world.joined()
     second = world.joined()
     for _ in range(3):
-        lazy.ask().result()  # it is told, and goes on holding
+        lazy.ask().result()  # it learns of the rebalance, and keeps its partitions
         assert second.heartbeat().assignment == frozenset()
     assert world.shard.describe("g").members[0] == MemberInfo(lazy.id, "client", None, tp("t0", "t1", "t2", "t3"))
 

@@ -311,7 +311,7 @@ def test_what_others_can_act_on_wakes_the_watchers_once(world: Any) -> None:
     first.heartbeat()  # it released two partitions: the second can have them now
     assert world.shard.take_wakeups() == [callback]
     assert calls == [], "the shard itself calls nobody"
-    second.heartbeat()  # it took them: nobody else can do anything about it
+    second.heartbeat()  # it took them: no other caller can do anything about it
     second.commit({TopicPartition("t", 3): 1})
     assert world.shard.take_wakeups() == []
     second.leave()

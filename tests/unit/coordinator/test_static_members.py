@@ -1,4 +1,4 @@
-"""Static membership: a place belongs to the instance id, whoever sits in it."""
+"""Static membership: the partitions belong to the instance id, whichever process has it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Group commit: who is parked is answered by the sync that covers it, whoever does it, and never before."""
+"""Group commit: a parked request is answered by the sync that covers it, in any thread, and never before."""
 
 from __future__ import annotations
 

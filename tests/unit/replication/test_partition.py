@@ -1,4 +1,4 @@
-"""A partition: who waits is woken once and never under a lock; what was closed stays closed; work is told of."""
+"""A partition: a waiting call is woken once and never under a lock; what was closed stays closed; work is reported."""
 
 from __future__ import annotations
 

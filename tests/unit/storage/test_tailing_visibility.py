@@ -1,4 +1,4 @@
-"""A view of a log of another process never goes back: a reader at its end is not told that its offset is out of range."""
+"""A view of a log of another process never goes back: a read at its end does not raise that the offset is out of range."""
 
 from __future__ import annotations
 

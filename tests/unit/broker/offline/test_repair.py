@@ -1,4 +1,4 @@
-"""`streamlog.repair`: everything that verifies comes into the new log at its offset, and what is lost is told exactly."""
+"""`streamlog.repair`: everything that verifies comes into the new log at its offset, and the report says exactly what is lost."""
 
 from __future__ import annotations
 
@@ -108,7 +108,7 @@ def test_what_can_be_read_by_skipping_is_what_is_copied(
     assert (partition.topic, partition.partition, partition.log_end_offset) == ("t", 0, 30)
     lost = {offset for problem in partition.lost for offset in range(*problem.offsets_lost or (0, 0))}
     kept = {row[2] for row in found if row[:2] == ("t", 0)}
-    assert lost | kept == set(range(30)) and not lost & kept, "what is told to be lost is what is lost"
+    assert lost | kept == set(range(30)) and not lost & kept, "what is reported as lost is what is lost"
     assert partition.records == len(kept)
 
 

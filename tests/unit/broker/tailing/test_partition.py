@@ -85,7 +85,7 @@ def test_a_partition_without_a_slot_is_waited_for_with_a_bound(
 def test_a_partition_whose_slot_was_damaged_after_the_log_was_closed_is_read_out_of_its_files(
     scene: Scene, while_waiting: Callable[..., None]
 ) -> None:
-    while_waiting()  # for nobody
+    while_waiting()  # with no call that waits
     scene.send(b"x", b"y")
     scene.owner.close()
     published = Path(scene.path) / "published"
@@ -117,7 +117,7 @@ def test_what_the_next_owner_writes_while_a_log_is_looked_through_is_not_seen_be
         if "/topics/" in path:
             scene.disk.listdir = listdir  # type: ignore[method-assign]
             scene.own(sync=True)
-            scene.send(b"y")  # nobody has synced it
+            scene.send(b"y")  # it is not synced
         return listdir(path)
 
     scene.disk.listdir = owned_meanwhile  # type: ignore[method-assign]

@@ -1,4 +1,4 @@
-"""A reader's eye on `published`: what is torn is read again, what is stale is not believed, and nobody is disturbed."""
+"""A reader of `published`: what is torn is read again, what is stale is not used, and the owner is not disturbed."""
 
 from __future__ import annotations
 

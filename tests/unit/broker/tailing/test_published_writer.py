@@ -439,7 +439,7 @@ def test_a_change_that_could_not_be_published_is_published_later(scene: Scene) -
 
 
 def test_a_change_of_files_is_published_before_a_failed_write_is_due_again(scene: Scene) -> None:
-    """Whoever read the files with what was told before them would find damage where there is none."""
+    """A reader that read the files with the slot published before them would find damage where there is none."""
     partition = scene.added(cleanup_policy="compact", segment_bytes=1024)
     for n in range(6):
         partition.append_one(b"k", b"%d" % n * 600, NOW, NOW)
