@@ -54,7 +54,7 @@ class LocalService:
         self.real_seconds = real_seconds
         self._new_lock = new_lock
         self._force = force
-        self.publisher = PublishedWriter(directory.disk, directory.path, new_lock(), real_seconds)
+        self.publisher = PublishedWriter(directory.disk, directory.path, new_lock, real_seconds)
         policies = RetentionPolicies(defaults.get("retention"))
         self._replicas = ReplicaManager(directory, self.publisher, policies, clock, scheduler)
         self._partitions = self._replicas.partitions

@@ -367,3 +367,21 @@ def test_closing_the_last_handle_while_another_thread_opens_leaves_a_log_that_ca
     assert not errors
     with streamlog.open("/log", disk=disk) as log:
         assert len(list(log["t"].read())) == 200
+
+
+def test_a_send_does_not_wait_for_what_another_topic_publishes_for_other_processes() -> None:
+    disk = GatedDisk(SimulatedDisk())
+    with streamlog.open("/log", disk=disk) as log:
+        one, other = log.create_topic("one"), log.create_topic("other")
+        disk.hold("/log/published", writes=True)
+        publishing = threading.Thread(target=one.send, args=("x",))
+        publishing.start()
+        disk.until_held()
+        sending = threading.Thread(target=other.send, args=("y",))
+        sending.start()
+        sending.join(LONG / 2)
+        waits = sending.is_alive()
+        disk.let_go()
+        publishing.join(LONG)
+        assert not waits
+        assert [record.value for record in other.read()] == [b"y"]

@@ -1,6 +1,6 @@
 """The writer of DIR/published, which tells other processes how far each partition may be read.
 
-An append is published by the thread that appended, if the last write of the slot was 5 ms ago or more; otherwise by a
+An append after a pause is published by the thread that appended. While any partition is busy, appends are published by a
 thread of the publisher's own, which looks at the busy partitions every 5 ms and sleeps while there is none. So a partition
 costs at most two writes in 5 ms, and an append costs a look at `PublishedSlot.quiet`. The scheduler does not do it, because
 a compaction would keep readers waiting. All times are real; under a clock that a test moves there is no thread, and every
@@ -9,9 +9,14 @@ append is published at once.
 All other changes are published before the caller goes on, and so before a file is removed: a reader that finds a file gone
 also finds the slot changed.
 
-The publisher's lock is a leaf. The state is read while it is held, so an older state never overwrites a newer one. If the disk
-refuses a write, no append fails: the failure is logged once, and the write is repeated, at the next change of files at the
-latest.
+Each slot has a lock of its own. The state is read and written while it is held, so an older state never overwrites a newer
+one. An append waits neither for that lock nor for another append that is being published: it leaves its slot to the thread.
+(With one lock for all slots, twelve senders beside a thread that computes waited for one another: each write gives up the
+interpreter lock, and gets it back after 5 ms.) The publisher's lock is for the list of slots and for writing the whole file
+again; it is taken before those of slots. All are leaves otherwise.
+
+If the disk refuses a write, no append fails: the failure is logged once, and the write is repeated, at the next change of files
+at the latest.
 """
 
 from __future__ import annotations
@@ -36,12 +41,17 @@ RETRY_S = 1.0
 
 
 class PublishedSlot:
-    """One partition's slot. `quiet`: the next append is not published unless `appended` is called."""
+    """One partition's slot. `quiet`: the next append is not published unless `appended` is called. `last` and `tail`: what
+    was written last. REQUIRES `lock` for these two, for `index` and for writing it. Nothing writes it once it `is_removed`."""
 
-    __slots__ = ("_publisher", "eager", "index", "last", "partition", "quiet", "rewrites", "tail", "written_s")
+    __slots__ = (
+        "_publisher", "eager", "index", "is_removed", "last", "lock", "partition", "quiet", "rewrites", "tail", "written_s",
+    )  # fmt: skip
 
-    def __init__(self, publisher: PublishedWriter, partition: Partition, index: int, eager: bool) -> None:
+    def __init__(self, publisher: PublishedWriter, partition: Partition, index: int, lock: Lock, eager: bool) -> None:
         self._publisher = publisher
+        self.lock = lock
+        self.is_removed = False
         self.eager = eager
         self.partition = partition
         self.index = index
@@ -90,10 +100,16 @@ class PublishedWriter:
 
     __reduce_ex__ = refuse_to_copy
 
-    def __init__(self, disk: Disk, directory: str, lock: Lock, monotonic: Callable[[], float]) -> None:
+    def __init__(
+        self, disk: Disk, directory: str, new_lock: Callable[[], Lock], monotonic: Callable[[], float]
+    ) -> None:
         self._disk = disk
         self._path = f"{directory}/{NAME}"
-        self._lock = lock
+        self._new_lock = new_lock
+        self._lock = new_lock()
+        # Held by a thread that publishes its append. No thread waits for it: if an interrupt leaves it held, appends are
+        # left to the publisher's thread.
+        self._appending = new_lock()
         self._monotonic = monotonic
         self._header = Header(0, OPENING, 0)
         self._file: File | None = None
@@ -101,6 +117,7 @@ class PublishedWriter:
         self._slots: dict[int, PublishedSlot] = {}
         self._kept: dict[int, tuple[int, Slot]] = {}  # by seed, index and slot: until the log is open
         self._free: list[int] = []
+        self._greatest = 0  # of all indexes: one that an interrupt loses is not used again
         self._fresh: deque[PublishedSlot] = deque()
         self._busy: dict[PublishedSlot, None] = {}
         self._due_s = 0.0
@@ -123,6 +140,7 @@ class PublishedWriter:
             self._ended = False
             self._slots, self._free = {}, []
             self._kept = {seed: (index, slot) for index, (seed, slot) in enumerate(self._found().items(), 1)}
+            self._greatest = len(self._kept)
             self._header = Header(incarnation, OPENING, pid)
             self._start_over()
 
@@ -142,7 +160,7 @@ class PublishedWriter:
         """Publish that the log is closed. Not without `clean`: readers then find the owner gone, and look at the files."""
         with inside(), self._lock:
             for slot in list(self._slots.values()):
-                self._write(slot)
+                self._write(slot, finally_=True)
             if clean and not self._ended:
                 self._set_state(CLOSED)
         self.abandon()
@@ -162,25 +180,37 @@ class PublishedWriter:
         with inside(), self._lock:
             known = self._slots.get(seed)  # of an attempt that was interrupted
             if known is not None:
+                self._retire(known)
                 index = known.index
             elif seed in self._kept:
                 index = self._kept[seed][0]
             else:
-                index = self._free.pop() if self._free else len(self._slots.keys() | self._kept.keys()) + 1
-            slot = self._slots[seed] = PublishedSlot(self, partition, index, eager)
+                index = self._free_index()
+            slot = self._slots[seed] = PublishedSlot(self, partition, index, self._new_lock(), eager)
             self._kept.pop(seed, None)
-            self._write(slot)
+        self.publish(slot)
         partition.listener = slot
+
+    def _free_index(self) -> int:
+        if self._free:
+            return self._free.pop()
+        self._greatest += 1
+        return self._greatest
 
     def remove(self, partition: Partition) -> None:
         """Free the slot: the partition was deleted."""
         with inside(), self._lock:
             slot = self._slots.pop(partition.log.seed, None)
             if slot is not None:
+                self._retire(slot)
                 self._free.append(slot.index)
                 if not self._ended and not self._pwrite(EMPTY, slot.index * SLOT_BYTES):
                     self._start_over()  # at once, whatever it refused last: its files are about to go
         self._try_again_soon()
+
+    def _retire(self, slot: PublishedSlot) -> None:
+        with inside(), slot.lock:
+            slot.is_removed = True
 
     def _try_again_soon(self) -> None:
         """If the disk refused a write, have the file written again, though no partition changed: readers may wait for it."""
@@ -191,25 +221,40 @@ class PublishedWriter:
     def appended(self, slot: PublishedSlot) -> None:
         if slot.eager:
             self.publish(slot, urgent=True)
-        elif self.wake is None or self._monotonic() - slot.written_s >= INTERVAL_S:
+        elif self.wake is None:
             self.publish(slot)
-        else:
+        elif (
+            self._busy
+            or self._fresh
+            or self._file is None
+            or slot.lock.locked()
+            or self._monotonic() - slot.written_s < INTERVAL_S
+            or not self._appending.acquire(False)
+        ):
             self._look_soon(slot)
+        else:
+            try:
+                self.publish(slot)
+            finally:
+                self._appending.release()
 
     def publish(self, slot: PublishedSlot, *, urgent: bool = False) -> None:
         """Write the slot if it has changed. After a refusal, try only from time to time, unless it is `urgent`."""
-        with inside(), self._lock:
-            self._write(slot, urgent=urgent)
-            failed = self._file is None
-        if failed and not self._ended:
+        self._write(slot)
+        if self._file is None and not self._ended and (urgent or self._monotonic() >= self._retry_s):
+            self._start_over_if_refused()
+            self._write(slot)  # another thread may have written the file, and read this slot's state before it changed
+        if self._file is None and not self._ended:
             self._look_soon(slot)
 
     def _look_soon(self, slot: PublishedSlot) -> None:
-        if self.wake is not None:
+        wake = self.wake
+        if wake is not None:
             # In this order: an interrupt in between must leave no slot that is neither quiet nor looked at.
             self._fresh.append(slot)
             slot.quiet = False
-            self.wake()
+            if not self._busy:  # otherwise it comes within 5 ms, and looks at `_fresh` before it sleeps
+                wake()
 
     def tick(self, now_ms: int) -> int | None:
         """Publish the busy partitions, if it is time; when to come again (ms, wall clock), or None if none is busy."""
@@ -220,10 +265,13 @@ class PublishedWriter:
             self._busy[self._fresh.popleft()] = None
         if self._busy and now >= self._due_s:
             self._due_s = now + INTERVAL_S
-            with inside(), self._lock:
-                for slot in list(self._busy):
-                    self._look(slot)
-        return now_ms + max(1, round((self._due_s - now) * 1000)) if self._busy else None
+            if self._file is None and now >= self._retry_s:
+                self._start_over_if_refused()
+            for slot in list(self._busy):
+                self._look(slot)
+        if not self._busy and not self._fresh:
+            return None
+        return now_ms + max(1, round((self._due_s - now) * 1000))
 
     def _look(self, slot: PublishedSlot) -> None:
         if self._write(slot):
@@ -234,7 +282,27 @@ class PublishedWriter:
         else:
             del self._busy[slot]
 
-    # -- the file, all under the lock ----------------------------------------------------------------
+    # -- the file ------------------------------------------------------------------------------------
+
+    def _write(self, slot: PublishedSlot, *, finally_: bool = False) -> bool:
+        """Write a slot that has changed, `finally_` for the last time. False if it has not changed; True even if the disk
+        refused the write, now or before. REQUIRES: no lock of a slot."""
+        with inside(), slot.lock:
+            if self._ended or slot.is_removed:
+                return False
+            slot.is_removed = finally_
+            state, tail = slot.now()
+            if state == slot.last and self._file is not None:
+                return False
+            if self._pwrite(published.pack_slot(state), slot.index * SLOT_BYTES):
+                slot.last, slot.tail = state, tail
+                slot.written_s = self._monotonic()
+            return True
+
+    def _start_over_if_refused(self) -> None:
+        with inside(), self._lock:
+            if self._file is None and not self._ended:
+                self._start_over()
 
     def _found(self) -> dict[int, Slot]:
         try:
@@ -249,41 +317,33 @@ class PublishedWriter:
             self._start_over()
 
     def _start_over(self) -> None:
-        """Write the whole file again, in place: readers have it open."""
+        """Write the whole file again, in place: readers have it open. REQUIRES: the publisher's lock, and none of a slot.
+
+        No other thread writes to it before it is complete; those that write to the file from before hold their slot's lock.
+        """
+        self._file = None
         try:
-            self._file = file = self._disk.open(self._path, create=True)
+            file = self._disk.open(self._path, create=True)
             kept = {index: published.pack_slot(slot, kept=True) for index, slot in self._kept.values()}
             slots = [kept.get(index, EMPTY) for index in range(1, max(kept, default=0) + 1)]
             file.pwrite([b"".join([published.pack_header(self._header), *slots])], 0)
             file.truncate((len(slots) + 1) * SLOT_BYTES)
             for slot in self._slots.values():
-                state, tail = slot.now()
-                file.pwrite([published.pack_slot(state)], slot.index * SLOT_BYTES)
-                slot.last, slot.tail = state, tail
+                with inside(), slot.lock:
+                    state, tail = slot.now()
+                    file.pwrite([published.pack_slot(state)], slot.index * SLOT_BYTES)
+                    slot.last, slot.tail = state, tail
+            self._file = file
         except OSError as error:
             require_disk_error(error)
             self._refuse(error)
 
-    def _write(self, slot: PublishedSlot, *, urgent: bool = False) -> bool:
-        """Write a slot that has changed. False if it has not; True even if the disk refused the write, now or before."""
-        if self._ended or self._slots.get(slot.partition.log.seed) is not slot:
-            return False
-        state, tail = slot.now()
-        if state == slot.last and self._file is not None:
-            return False
-        if self._file is None:
-            if urgent or self._monotonic() >= self._retry_s:
-                self._start_over()
-        elif self._pwrite(published.pack_slot(state), slot.index * SLOT_BYTES):
-            slot.last, slot.tail = state, tail
-            slot.written_s = self._monotonic()
-        return True
-
     def _pwrite(self, data: bytes, position: int) -> bool:
-        if self._file is None:
+        file = self._file
+        if file is None:
             return False
         try:
-            self._file.pwrite([data], position)
+            file.pwrite([data], position)
         except OSError as error:
             require_disk_error(error)
             self._refuse(error)

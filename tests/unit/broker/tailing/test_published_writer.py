@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import logging
+import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -32,14 +33,16 @@ from streamlog.storage.recovery.recovery import PreviousShutdown, open_log
 from streamlog.types import TopicPartition
 
 NOW = 1_700_000_000_000
+LONG = 20.0
 
 
 class CountingDisk(OsDisk):
-    """Counts the slots written; `error` is what a write raises."""
+    """Counts the slots written. `error` is what a write raises, and `during` is called in the next one, before it takes place."""
 
     def __init__(self) -> None:
         self.writes = 0
         self.error: OSError | None = None
+        self.during: Callable[[], object] | None = None
 
     def open(self, path: str, **options: Any) -> Any:  # type: ignore[override]
         file: Any = super().open(path, **options)
@@ -55,6 +58,9 @@ class CountingDisk(OsDisk):
             def pwrite(self, buffers: Any, position: int) -> None:
                 if disk.error is not None:
                     raise disk.error
+                during, disk.during = disk.during, None
+                if during is not None:
+                    during()
                 disk.writes += 1
                 pwrite(buffers, position)
 
@@ -70,7 +76,7 @@ class Scene:
         self.disk = CountingDisk()
         self.now = 100.0
         self.wakes = 0
-        self.publisher = PublishedWriter(self.disk, str(path), new_lock(), lambda: self.now)
+        self.publisher = PublishedWriter(self.disk, str(path), new_lock, lambda: self.now)
         self.publisher.open(7, 4711)
         self.made: list[Partition] = []
 
@@ -486,3 +492,79 @@ def test_a_file_that_cannot_be_made_is_made_when_it_can(tmp_path: Path) -> None:
     assert scene.header() == Header(9, OPEN, 1)
     assert scene.slot().end_offset == 2
     partition.log.release()
+
+
+# Several threads
+
+
+def in_a_thread(work: Callable[[], object]) -> threading.Thread:
+    thread = threading.Thread(target=work)
+    thread.start()
+    return thread
+
+
+def test_an_append_waits_for_no_write_of_another_partition_and_none_of_its_own(scene: Scene) -> None:
+    scene.publisher.wake = scene.wake
+    one, other = scene.added(0), scene.added(1)
+    scene.now += 1.0
+
+    def append() -> None:
+        for partition in (one, other):
+            thread = in_a_thread(lambda partition=partition: send(partition))  # type: ignore[misc]
+            thread.join(LONG)
+            assert not thread.is_alive()
+
+    scene.disk.during = append
+    send(one)
+    assert [slot.end_offset for slot in scene.slots() if slot] == [1, 0]
+    scene.tick(INTERVAL_S)
+    scene.tick(INTERVAL_S)
+    assert [slot.end_offset for slot in scene.slots() if slot] == [2, 1]
+
+
+def test_an_append_waits_for_no_write_of_the_whole_file(scene: Scene) -> None:
+    scene.publisher.wake = scene.wake
+    one, other = scene.added(0), scene.added(1)
+    scene.now += 1.0
+
+    def append() -> None:
+        thread = in_a_thread(lambda: send(other))
+        thread.join(LONG)
+        assert not thread.is_alive()
+
+    def refuse() -> None:
+        scene.disk.during = append
+        raise OSError(errno.EIO, "broken")
+
+    scene.disk.during = refuse
+    one.listener.changed()
+    send(one)
+    one.listener.changed()
+    scene.tick(INTERVAL_S)
+    scene.tick(INTERVAL_S)
+    assert [slot.end_offset for slot in scene.slots() if slot] == [1, 1]
+
+
+def test_a_state_that_was_read_before_another_was_written_does_not_take_its_place(scene: Scene) -> None:
+    one = scene.added(0)
+    threads: list[threading.Thread] = []
+
+    def change() -> None:
+        one.log.append_one(None, b"v", NOW, 0, NOW)
+        threads.append(in_a_thread(one.listener.changed))
+
+    scene.disk.during = change
+    send(one)
+    threads[0].join(LONG)
+    assert scene.slot().end_offset == 2
+
+
+def test_a_slot_that_was_freed_is_not_written_by_an_append_that_came_before(scene: Scene) -> None:
+    one = scene.added(0)
+    listener = one.listener
+    scene.publisher.remove(one)
+    other = scene.added(1)
+    send(one)
+    listener.changed()
+    assert scene.slot().seed == other.log.seed
+    assert scene.slot().end_offset == 0
