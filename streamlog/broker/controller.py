@@ -62,7 +62,7 @@ def grow(image: Image, name: str, total: int) -> LogRecord:
     view = _users_own(image, name)
     if total <= view.partitions:
         raise ConfigError(
-            f"Topic {name!r} has {view.partitions} partitions; their number can only grow, and {total} is no more.",
+            f"Topic {name!r} has {view.partitions} partitions; the number can only grow, and total={total} is not greater.",
             name="total",
         )
     return topic_record(view_of(name, view.id, total, view.config, view.internal))

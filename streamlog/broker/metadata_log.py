@@ -182,10 +182,10 @@ class MetadataLog:
 
 def _is_unknown(name: str, refused: StreamlogError, failure: StreamlogError) -> str:
     return (
-        f"A change of topic {name!r} was refused ({_first_sentence(refused)}), and could not be taken back on the "
+        f"A change of topic {name!r} was refused ({_first_sentence(refused)}), and could not be undone on the "
         f"disk ({_first_sentence(failure)}). So it is not known whether the change would take effect after a crash, and until it is, "
-        f"topic {name!r} takes no records; those in it can be read. Look at the disk, make room, then send again or change "
-        f"a topic: each tries to take it back first. Or close the log and open it again: then what the disk holds counts."
+        f"topic {name!r} takes no records; those in it can be read. Free space on the disk, or repair it, then send again or change "
+        f"a topic: each call tries to undo it first. Or close the log and open it again: then what the disk holds counts."
     )
 
 

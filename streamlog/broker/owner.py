@@ -37,7 +37,7 @@ def read_owner(disk: Disk, path: str) -> dict[str, Any]:
             raise ValueError("incarnation")
     except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise FormatError(
-            f"{path} cannot be understood ({error}), so this is no log, or a damaged one. Nothing was changed; "
+            f"{path} cannot be understood ({error}), so the directory is not a log, or a damaged one. Nothing was changed; "
             f"restore the file from a copy, or copy what is whole into a new log with streamlog.repair().",
             path=path,
         ) from error

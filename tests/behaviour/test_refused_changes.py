@@ -27,7 +27,7 @@ from streamlog.testing import FaultyDisk, ManualClock, SimulatedDisk
 
 PATH = "/data"
 ERRNOS = (errno.EIO, errno.ENOSPC)
-UNKNOWN = "could not be taken back"
+UNKNOWN = "could not be undone"
 Change = Callable[[streamlog.StreamLog], object]
 Sampled = Callable[[Iterable[Any], int], list[Any]]
 

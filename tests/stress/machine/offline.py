@@ -28,7 +28,7 @@ class Offline:
     def repair(self, rng: random.Random) -> None:
         """A copy of the machine is repaired: all that is there is in the new log.
 
-        A topic whose deletion was refused and could not be taken back on the disk may be in it or not: the log reads it, and
+        A topic whose deletion was refused and could not be undone on the disk may be in it or not: the log reads it, and
         the files may say that it is gone.
         """
         copy = self._program.disk.kill()

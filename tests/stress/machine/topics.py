@@ -87,12 +87,12 @@ class Topics:
 
     @contextmanager
     def _unless_unknown(self, uncertain: Callable[[], None]) -> Iterator[None]:
-        """A refused change is void, unless its error says that it could not be taken back on the disk: then, if the process
+        """A refused change is void, unless its error says that it could not be undone on the disk: then, if the process
         dies, the next open goes by what the disk holds."""
         try:
             yield
         except streamlog.StreamlogError as error:
-            if "could not be taken back" in str(error):
+            if "could not be undone" in str(error):
                 uncertain()
             raise
 

@@ -12,14 +12,14 @@ from streamlog.storage.checkpoint import State, StateFile, slots
 from streamlog.testing import faults
 
 from .conftest import KILLED, PARTITION, TOPIC_ID, Box
-from .faulty import armed, refuse, segments_on_faulty_disk
+from .counting_disk import armed, refuse, segments_on_counting_disk
 
 MakeBox = Callable[..., Box]
 
 
 @pytest.mark.parametrize("call", ["open", "pread"])
 def test_a_checkpoint_that_cannot_be_read_raises_the_error_of_the_disk(box: MakeBox, call: str) -> None:
-    b, _ = segments_on_faulty_disk(box)
+    b, _ = segments_on_counting_disk(box)
     b.close()
     path = f"{b.path}/partition.state"
     refused = refuse(b.disk, errno.EIO, f"{call} {path}")
@@ -33,7 +33,7 @@ def test_a_checkpoint_that_cannot_be_read_raises_the_error_of_the_disk(box: Make
 
 @pytest.mark.parametrize("call", ["open", "sync"])
 def test_a_state_that_can_neither_be_written_nor_synced_is_not_relied_upon(box: MakeBox, call: str) -> None:
-    b, _ = segments_on_faulty_disk(box)
+    b, _ = segments_on_counting_disk(box)
     file = StateFile.open(b.disk, str(b.path), TOPIC_ID, PARTITION, is_new=False)
     before = file.state
     refused = refuse(b.disk, errno.EIO, f"{call} {b.path}/partition.state")

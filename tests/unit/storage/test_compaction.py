@@ -21,7 +21,7 @@ from streamlog.storage.files import finish_interrupted
 from streamlog.storage.log import AppendRequest
 
 from .conftest import CLEAN, KILLED, NOW, SEED, Box, six_segments
-from .faulty import Killed, armed, interrupted_at
+from .counting_disk import Killed, armed, interrupted_at
 
 MakeBox = Callable[..., Box]
 DAY = 86_400_000

@@ -12,7 +12,7 @@ from streamlog.storage import durability
 from streamlog.storage.files import log_name
 
 from .conftest import Box, six_segments
-from .faulty import append_segments, armed, calls_named, fail_next, markers_of, record_calls
+from .counting_disk import append_segments, armed, calls_named, fail_next, markers_of, record_calls
 
 MakeBox = Callable[..., Box]
 

@@ -14,7 +14,7 @@ from streamlog.storage.leader_epochs import EpochEnd, EpochStart, LeaderEpochs
 from streamlog.storage.log import Log
 
 from .conftest import CLEAN, KILLED, Box
-from .faulty import armed
+from .counting_disk import armed
 from .reopening import flip, reopened_without_index_files, reopening
 
 MakeBox = Callable[..., Box]

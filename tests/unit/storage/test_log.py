@@ -16,7 +16,7 @@ from streamlog.storage.log import AppendRequest
 from streamlog.storage.reader import LogReader
 
 from .conftest import CLEAN, KILLED, SEED, Box
-from .faulty import Killed, armed, segments_on_faulty_disk
+from .counting_disk import Killed, armed, segments_on_counting_disk
 from .reopening import flip
 
 MakeBox = Callable[..., Box]
@@ -195,7 +195,7 @@ def test_sizes_and_counters_count(box: MakeBox) -> None:
 
 
 def test_the_size_of_a_log_is_that_of_its_files(box: MakeBox) -> None:
-    b, _ = segments_on_faulty_disk(box)
+    b, _ = segments_on_counting_disk(box)
     assert b.log.tail.size_bytes() == sum(file.stat().st_size for file in b.logs())
 
 

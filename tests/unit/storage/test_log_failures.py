@@ -13,7 +13,7 @@ from streamlog.errors import CorruptRecordError, DiskFullError, StorageError, St
 from streamlog.storage.log import AppendRequest
 
 from .conftest import CLEAN, KILLED, Box
-from .faulty import FaultyDisk, Killed, armed, calls_of, interrupted_at
+from .counting_disk import CountingDisk, Killed, armed, calls_of, interrupted_at
 
 MakeBox = Callable[..., Box]
 ERRORS = [errno.ENOSPC, errno.EIO, errno.EDQUOT, errno.EFBIG]
@@ -143,7 +143,7 @@ def test_killed_at_any_call_of_delete_records_the_start_is_the_old_or_the_new(bo
             assert len(b.logs()) == len(b.log.tail.segments)
 
 
-def _filled(make: MakeBox) -> tuple[Box, FaultyDisk]:
+def _filled(make: MakeBox) -> tuple[Box, CountingDisk]:
     b, disk = armed(make, segment_bytes=1024)
     for n in range(7):
         b.append(b"%d" % n * 450)

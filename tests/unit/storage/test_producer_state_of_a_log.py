@@ -27,7 +27,7 @@ from streamlog.storage.log import AppendRequest
 from streamlog.storage.producer_state import EXPIRATION_MS
 
 from .conftest import CLEAN, KILLED, NOW, Box
-from .faulty import Killed, armed, interrupted_at
+from .counting_disk import Killed, armed, interrupted_at
 from .reopening import WAYS, flip, reopening
 
 MakeBox = Callable[..., Box]

@@ -23,7 +23,7 @@ from streamlog.storage import segment as segments
 from streamlog.storage.log import EMPTY
 
 from .conftest import CLEAN, KILLED, NOW, SEED, Box, six_segments
-from .faulty import segments_on_faulty_disk
+from .counting_disk import segments_on_counting_disk
 
 MakeBox = Callable[..., Box]
 
@@ -239,7 +239,7 @@ def test_damage_before_the_end_is_found_when_the_batch_is_decoded(box: MakeBox, 
 
 
 def test_a_file_that_went_between_two_reads_is_looked_for_again(box: MakeBox) -> None:
-    b, values = segments_on_faulty_disk(box)
+    b, values = segments_on_counting_disk(box)
     chunk = b.log.reader.fetch(0, 100, 8)
     assert read_header(chunk.data, 0, SEED, "", 0).next_offset == 1
     for code in (errno.ENOENT, errno.EIO):

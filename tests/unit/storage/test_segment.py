@@ -17,7 +17,7 @@ from streamlog.storage import segment as segments
 from streamlog.storage.segment import Segment
 
 from .conftest import CLEAN, SEED, Box, six_segments
-from .faulty import armed, segments_on_faulty_disk
+from .counting_disk import armed, segments_on_counting_disk
 
 MakeBox = Callable[..., Box]
 
@@ -36,7 +36,7 @@ def test_an_empty_segment_can_be_pinned_without_a_mapping(box: MakeBox) -> None:
 
 @pytest.mark.parametrize("position", [-1, 0, 3], ids=["before", "at its end", "behind"])
 def test_of_a_sealed_segment_nothing_is_read_outside_of_it(box: MakeBox, position: int) -> None:
-    b, _ = segments_on_faulty_disk(box)
+    b, _ = segments_on_counting_disk(box)
     segment = b.log.tail.segments[0]
     assert segment.sealed
     assert segment.read(10, position if position < 0 else segment.size + position) == b""
@@ -53,14 +53,14 @@ def test_two_threads_that_make_room_for_their_mappings_at_a_time_do_not_mind(
             self.clear()
             return super().popleft()
 
-    b, values = segments_on_faulty_disk(box)
+    b, values = segments_on_counting_disk(box)
     monkeypatch.setattr(segments, "_mapped", Taken())
     monkeypatch.setattr(segments, "MAX_MAPPED", 0)
     assert b.values() == values
 
 
 def test_an_index_that_went_after_its_numbers_were_read_is_made_again_and_saved(box: MakeBox) -> None:
-    b, values = segments_on_faulty_disk(box)
+    b, values = segments_on_counting_disk(box)
     b.reopen(CLEAN)
     segment = b.log.tail.segments[0]
     assert segment.stats.records == 2

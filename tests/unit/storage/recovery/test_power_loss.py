@@ -17,7 +17,7 @@ from streamlog.storage import files
 from streamlog.testing import ManualClock, SimulatedDisk
 
 from ..conftest import CLEAN, KILLED, POWER_LOST, Box, four_segments
-from ..faulty import FaultyDisk, refuse, segments_on_faulty_disk
+from ..counting_disk import CountingDisk, refuse, segments_on_counting_disk
 from ..reopening import flip
 
 MakeBox = Callable[..., Box]
@@ -321,7 +321,7 @@ def test_on_a_full_disk_the_log_is_read_up_to_the_cut_and_goes_on_when_there_is_
     flip(torn, torn.stat().st_size - 1)
     good = values[:3] if where == "middle" else values[:7]
     before = {file.name: file.read_bytes() for file in b.logs()}
-    disk = b.disk = FaultyDisk()
+    disk = b.disk = CountingDisk()
     disk.arm(0, OSError(errno.ENOSPC, "full"))
     full = True
 
@@ -349,7 +349,7 @@ def test_on_a_full_disk_the_log_is_read_up_to_the_cut_and_goes_on_when_there_is_
 
 
 def test_a_log_that_was_not_cut_for_want_of_room_can_be_closed_and_is_cut_later(box: MakeBox) -> None:
-    b, values = segments_on_faulty_disk(box)
+    b, values = segments_on_counting_disk(box)
     b.log.release()
     flip(b.logs()[-1], -1)
     before = {file.name: file.read_bytes() for file in b.path.iterdir() if file.suffix == ".log"}
@@ -365,7 +365,7 @@ def test_a_log_that_was_not_cut_for_want_of_room_can_be_closed_and_is_cut_later(
 
 
 def test_a_first_segment_that_never_reached_the_device_leaves_an_empty_log(box: MakeBox) -> None:
-    b, _ = segments_on_faulty_disk(box)
+    b, _ = segments_on_counting_disk(box)
     b.log.release()
     first, *others = b.logs()
     saved = {f"{file.name}.cut-0": file.read_bytes() for file in others}
@@ -397,7 +397,7 @@ def test_a_segment_cut_short_below_the_recovery_point_does_not_cost_those_behind
 
 
 def test_an_index_of_a_segment_that_is_moved_aside_goes(box: MakeBox) -> None:
-    b, values = segments_on_faulty_disk(box)
+    b, values = segments_on_counting_disk(box)
     state = b.path / "partition.state"
     before = state.read_bytes()
     b.log.durability.sync_sealed(b.log.tail)
@@ -416,7 +416,7 @@ def test_a_cut_that_was_refused_half_way_is_taken_up_where_it_was_left(
     box: MakeBox, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, stubborn: bool
 ) -> None:
     monkeypatch.setattr(files, "_COPY_BYTES", 100)
-    b, values = segments_on_faulty_disk(box)
+    b, values = segments_on_counting_disk(box)
     b.log.release()
     first, second, third, fourth = b.logs()
     half = second.stat().st_size // 2

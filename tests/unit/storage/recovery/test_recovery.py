@@ -22,7 +22,7 @@ from streamlog.storage.scan import Walk, walk
 from streamlog.storage.segment import Segment
 
 from ..conftest import CLEAN, KILLED, NOW, POWER_LOST, SEED, Box, four_segments
-from ..faulty import FaultyDisk, armed, calls_of, refuse, segments_on_faulty_disk
+from ..counting_disk import CountingDisk, armed, calls_of, refuse, segments_on_counting_disk
 from ..reopening import flip
 
 MakeBox = Callable[..., Box]
@@ -453,7 +453,7 @@ def test_a_segment_of_a_newer_version_is_refused_as_one(box: MakeBox) -> None:
 
 
 def test_on_a_full_disk_files_below_the_log_start_stay_and_are_not_read(box: MakeBox) -> None:
-    b, values = segments_on_faulty_disk(box)
+    b, values = segments_on_counting_disk(box)
     b.log.advance_start(4)
     b.log.release()
     refused = refuse(b.disk, errno.ENOSPC, f"pwrite {b.path}/partition.state")
@@ -501,7 +501,7 @@ def test_a_disk_that_fails_anywhere_in_opening_a_damaged_end_says_so_typed(box: 
     b.append(b"two")
     b.log.release()
     flip(b.logs()[0], b.logs()[0].stat().st_size // 2 + 20)
-    disk = b.disk = FaultyDisk()
+    disk = b.disk = CountingDisk()
     told = 0
     for nth in range(1, 200):
         disk.arm(nth, OSError(errno.EIO, "refused"))

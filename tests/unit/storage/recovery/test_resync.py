@@ -13,12 +13,12 @@ from streamlog.storage.files import log_name
 from streamlog.storage.recovery import resync
 
 from ..conftest import KILLED, POWER_LOST, Box
-from ..faulty import FaultyDisk, append_segments, armed, calls_named, fail_next, markers_of, record_calls
+from ..counting_disk import CountingDisk, append_segments, armed, calls_named, fail_next, markers_of, record_calls
 
 MakeBox = Callable[..., Box]
 
 
-def poisoned(box: MakeBox, **config: object) -> tuple[Box, FaultyDisk]:
+def poisoned(box: MakeBox, **config: object) -> tuple[Box, CountingDisk]:
     b, disk = armed(box, segment_bytes=1024, **config)
     append_segments(b, 2)
     b.log.durability.sync_sealed(b.log.tail)
@@ -121,7 +121,7 @@ def test_word_of_a_sync_that_failed_before_the_machine_was_started_asks_for_no_c
 ) -> None:
     b, disk = poisoned(box)
     values = b.values()
-    monkeypatch.setattr(FaultyDisk, "boot_id", lambda self: "another")
+    monkeypatch.setattr(CountingDisk, "boot_id", lambda self: "another")
     record_calls(disk)
     b.reopen(POWER_LOST)
     assert calls_named(disk, "rename") == []

@@ -19,7 +19,7 @@ from streamlog.storage.checkpoint import StateFile
 from streamlog.storage.verify.check import FOREVER_OFFSET, Finding
 
 from ..conftest import CLEAN, KILLED, PARTITION, POWER_LOST, SEED, TOPIC_ID, Box
-from ..faulty import segments_on_faulty_disk
+from ..counting_disk import segments_on_counting_disk
 
 pytestmark = pytest.mark.damaged
 MakeBox = Callable[..., Box]
@@ -411,7 +411,7 @@ def test_a_state_file_that_was_closed_is_not_written(box: MakeBox) -> None:
 
 @pytest.mark.damaged
 def test_what_a_copy_cannot_take_is_found_as_a_lost_record(box: MakeBox) -> None:
-    b, _ = segments_on_faulty_disk(box)
+    b, _ = segments_on_counting_disk(box)
     b.close()
     kept: list[tuple[int, int]] = []
 

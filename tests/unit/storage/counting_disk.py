@@ -1,4 +1,8 @@
-"""A disk whose Nth call fails, or at whose Nth call the process is killed, and logs on it."""
+"""A disk whose Nth call fails, or at whose Nth call the process is killed, and logs on it.
+
+A test of storage fails a call by its number, whatever call it is, to go through all of them. `streamlog.testing.FaultyDisk`
+refuses calls by their kind and path.
+"""
 
 from __future__ import annotations
 
@@ -21,7 +25,7 @@ class Killed(BaseException):
     """The process ends here: nothing after it happens."""
 
 
-class FaultyDisk:
+class CountingDisk:
     """`OsDisk`, with every call that can change something or fail counted; the `nth` (from 1) raises `error`.
 
     `half` has a write leave half of its bytes behind before it fails. After `Killed` every call raises it.
@@ -55,7 +59,7 @@ class FaultyDisk:
 
     def open(self, path: str, *, create: bool = False, exclusive: bool = False, writable: bool = True) -> Any:
         self.check(f"open {path}")
-        return FaultyFile(self, self._disk.open(path, create=create, exclusive=exclusive, writable=writable))
+        return CountingFile(self, self._disk.open(path, create=create, exclusive=exclusive, writable=writable))
 
     def rename(self, source: str, target: str) -> None:
         self.check(f"rename {source} {target}")
@@ -97,8 +101,8 @@ class FaultyDisk:
         self._disk.makedirs(path)
 
 
-class FaultyFile:
-    def __init__(self, disk: FaultyDisk, file: Any) -> None:
+class CountingFile:
+    def __init__(self, disk: CountingDisk, file: Any) -> None:
         self._disk = disk
         self._file = file
         self.path = file.path
@@ -137,16 +141,16 @@ class FaultyFile:
         self._file.close()
 
 
-def armed(make: MakeBox, **config: Any) -> tuple[Box, FaultyDisk]:
+def armed(make: MakeBox, **config: Any) -> tuple[Box, CountingDisk]:
     """An empty log on a disk whose calls can be made to fail."""
     b = make(**config)
     b.log.release()
-    disk = b.disk = FaultyDisk()
+    disk = b.disk = CountingDisk()
     b.open()
     return b, disk
 
 
-def calls_of(disk: FaultyDisk, run: Callable[[], object]) -> int:
+def calls_of(disk: CountingDisk, run: Callable[[], object]) -> int:
     """How many calls of the disk `run` makes."""
     disk.arm(0, Killed())
     run()
@@ -177,7 +181,7 @@ def interrupted_at(line: int, functions: set[str]) -> Iterator[list[int]]:
         sys.settrace(previous)
 
 
-def refuse(disk: FaultyDisk, code: int, *starts: str) -> list[str]:
+def refuse(disk: CountingDisk, code: int, *starts: str) -> list[str]:
     """Have every call that begins like one of `starts` fail, until the list is cleared."""
     refused = list(starts)
     disk.arm(0, OSError(code, "refused"))
@@ -185,11 +189,11 @@ def refuse(disk: FaultyDisk, code: int, *starts: str) -> list[str]:
     return refused
 
 
-def segments_on_faulty_disk(make: MakeBox) -> tuple[Box, list[bytes]]:
+def segments_on_counting_disk(make: MakeBox) -> tuple[Box, list[bytes]]:
     """Eight batches, two a segment, on a disk whose calls can be made to fail."""
     b = make(segment_bytes=1500)
     b.log.release()
-    b.disk = FaultyDisk()
+    b.disk = CountingDisk()
     b.open()
     values = [b"%d" % n * 500 for n in range(8)]
     for value in values:
@@ -197,17 +201,17 @@ def segments_on_faulty_disk(make: MakeBox) -> tuple[Box, list[bytes]]:
     return b, values
 
 
-def record_calls(disk: FaultyDisk) -> None:
+def record_calls(disk: CountingDisk) -> None:
     """Record the calls from now on; none fails."""
     disk.arm(0, OSError(errno.EIO, "injected"))
 
 
-def calls_named(disk: FaultyDisk, word: str) -> list[str]:
+def calls_named(disk: CountingDisk, word: str) -> list[str]:
     """The file names of the calls of that kind, in order."""
     return [call.rpartition("/")[2] for call in disk.calls if call.startswith(word + " ")]
 
 
-def fail_next(disk: FaultyDisk, word: str, code: int) -> None:
+def fail_next(disk: CountingDisk, word: str, code: int) -> None:
     """Let the next call of that kind fail."""
     real = disk.fails
 
