@@ -119,6 +119,10 @@ class GroupNotEmptyError(StreamlogError):
     """The group has members. Stop them first."""
 
 
+class GroupSubscribedToTopicError(StreamlogError):
+    """A member of the group subscribes to the topic, so the offsets of its partitions are in use."""
+
+
 class GroupIdNotFoundError(StreamlogError, LookupError):
     """There is no such group: it has no members and no committed offsets."""
 

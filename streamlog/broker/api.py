@@ -15,7 +15,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, Literal, Protocol
 
-from ..coordinator import GroupDescription, Heartbeat, HeartbeatResult
+from ..coordinator import GroupDescription, GroupListing, Heartbeat, HeartbeatResult
 from ..records.batch import SealedBatch
 from ..runtime.api import Completion
 from ..storage.log import EMPTY, AppendRequest, FetchData
@@ -183,7 +183,7 @@ class Service(Protocol):
         """What is committed for the topics of these ids, by default those that have the names now."""
 
     def describe_group(self, group: str) -> Completion[GroupDescription]: ...
-    def list_groups(self) -> Completion[list[str]]: ...
+    def list_groups(self) -> Completion[list[GroupListing]]: ...
     def delete_group(self, group: str) -> Completion[None]: ...
 
     def metrics(self) -> dict[str, Any]: ...

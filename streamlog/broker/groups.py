@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Protocol, TypeVar
 
 from ..config import TopicConfig
-from ..coordinator import GroupDescription, Heartbeat, HeartbeatResult, Shard
+from ..coordinator import GroupDescription, GroupListing, Heartbeat, HeartbeatResult, Shard
 from ..errors import CorruptRecordError, FormatError, PoisonedLogError, StreamlogError
 from ..records import columns
 from ..replication.partition import Partition
@@ -278,7 +278,7 @@ class Groups:
     def describe(self, group: str) -> GroupDescription:
         return self._ask(lambda shard: shard.describe(group), False, lambda: GroupDescription(group, "Dead", "", 0, ()))
 
-    def list(self) -> list[str]:
+    def list(self) -> list[GroupListing]:
         return self._ask(lambda shard: shard.list_groups(), False, list)
 
     def delete(self, group: str) -> Completion[None]:

@@ -34,10 +34,10 @@ def greatest_commits(records: Iterable[LogRecord]) -> dict[TopicPartition, int]:
     """The greatest offset of each partition in the records of the groups' topic, also of groups that were deleted since."""
     greatest: dict[TopicPartition, int] = {}
     for key, value in records:
-        kind, _, rest = schema.decode_key(key)
-        if kind == schema.OFFSET and value is not None:
-            partition = TopicPartition(rest[0], rest[1])
-            greatest[partition] = max(greatest.get(partition, 0), schema.decode_offset(value).offset)
+        record = schema.decode(key, value)
+        if isinstance(record, schema.OffsetRecord) and record.state is not None:
+            partition = record.partition
+            greatest[partition] = max(greatest.get(partition, 0), record.state.offset)
     return greatest
 
 

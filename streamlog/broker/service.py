@@ -6,7 +6,7 @@ import contextlib
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
-from ..coordinator import GroupDescription, Heartbeat, HeartbeatResult
+from ..coordinator import GroupDescription, GroupListing, Heartbeat, HeartbeatResult
 from ..errors import ClosedError, ConfigError, DiskFullError, StorageError, StreamlogError, forked
 from ..replication.partition import Partition, gone
 from ..runtime.api import AllDone, Completion, Lock, answering, failing
@@ -356,7 +356,7 @@ class LocalService:
         return self._the_groups.describe(group)
 
     @answering
-    def list_groups(self) -> list[str]:
+    def list_groups(self) -> list[GroupListing]:
         return self._the_groups.list()
 
     @failing

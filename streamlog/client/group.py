@@ -42,7 +42,10 @@ class ConsumerGroup:
 
     def members(self) -> list[MemberInfo]:
         """The members and the partitions of each."""
-        return list(self._describe().members)
+        return [
+            MemberInfo(each.member_id, each.client_id, each.group_instance_id, each.assignment)
+            for each in self._describe().members
+        ]
 
     def _describe(self) -> GroupDescription:
         service = self._log._use()

@@ -255,7 +255,7 @@ class StreamLog(Closing):
 
     def groups(self) -> list[ConsumerGroup]:
         """Handles on all groups, in the order of their names."""
-        return [ConsumerGroup(self, name) for name in result_of(self._use().list_groups())]
+        return [ConsumerGroup(self, group.name) for group in result_of(self._use().list_groups())]
 
     def metrics(self) -> dict[str, Any]:
         """Numbers by topic and partition, counted since the log was opened. They can be written as JSON."""

@@ -27,7 +27,7 @@ This package has no lock, thread, clock or file: the caller holds the shard's lo
 `take_wakeups` returns after releasing the lock. Liveness deadlines are the only state that is not in the log.
 """
 
-from .messages import GroupDescription, Heartbeat, HeartbeatResult
+from .messages import GroupDescription, GroupListing, Heartbeat, HeartbeatResult
 from .shard import DEFAULT_OFFSETS_RETENTION_MS, Shard
 
-__all__ = ["DEFAULT_OFFSETS_RETENTION_MS", "GroupDescription", "Heartbeat", "HeartbeatResult", "Shard"]
+__all__ = ["DEFAULT_OFFSETS_RETENTION_MS", "GroupDescription", "GroupListing", "Heartbeat", "HeartbeatResult", "Shard"]

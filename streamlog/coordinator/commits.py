@@ -117,20 +117,27 @@ class OffsetMetadataManager:
         records = [self._runtime.groups[each.group].offsets.lower(each.partition, each.after) for each in lowered]
         return self._runtime.write(records, lambda: lowered)
 
-    def delete_offsets(self, group: str, partitions: Iterable[TopicPartition]) -> Completion[None]:
-        """Delete the offsets of `partitions`.
+    def delete_offsets(
+        self, group: str, partitions: Iterable[TopicPartition]
+    ) -> Completion[dict[TopicPartition, StreamlogError]]:
+        """Delete the offsets of `partitions` (KIP-496); the result has those that were refused, and why.
 
-        Fails with GroupNotEmptyError while a member subscribes to one of their topics, GroupIdNotFoundError.
+        Refused with GroupSubscribedToTopicError are partitions of topics that a member subscribes to. A partition without an
+        offset is deleted already. Fails with GroupIdNotFoundError, and with GroupNotEmptyError for the members of a protocol
+        other than "consumer", of which it is not known what they read.
         """
         try:
             self._runtime.require_ready()
             here = self._runtime.existing(group)
-            wanted = [TopicPartition(*partition) for partition in partitions]
-            if any(partition.topic in here.subscribers for partition in wanted):
+            if here.reads_unknown_topics:
                 raise errors.not_empty(here, "delete offsets of")
         except StreamlogError as error:
             return Completion.failed(error)
-        return self._runtime.write(here.offsets.forget(wanted), lambda: None)
+        wanted = [TopicPartition(*partition) for partition in partitions]
+        refused: dict[TopicPartition, StreamlogError] = {
+            each: errors.subscribed(group, each) for each in wanted if each.topic in here.subscribers
+        }
+        return self._runtime.write(here.offsets.forget(each for each in wanted if each not in refused), lambda: refused)
 
     def expire_offsets(self, now_ms: int) -> Completion[None]:
         """Delete offsets and groups whose retention is over, and offsets of topics that do not exist any more."""
@@ -143,6 +150,8 @@ class OffsetMetadataManager:
         if retention_ms is None:
             return done[0]
         for group in list(self._runtime.groups.values()):
+            if group.reads_unknown_topics:
+                continue
             empty_since_ms = group.state.empty_since_ms
             due = [
                 partition
@@ -174,6 +183,8 @@ class OffsetMetadataManager:
             return None
         earliest: list[int] = []
         for group in self._runtime.groups.values():
+            if group.reads_unknown_topics:
+                continue
             empty_since_ms = group.state.empty_since_ms
             deadlines = [at for _, at in group.offsets.deadlines(group.subscribers, empty_since_ms, retention_ms)]
             if deadlines:

@@ -9,6 +9,7 @@ from ..errors import (
     FencedInstanceIdError,
     GroupIdNotFoundError,
     GroupNotEmptyError,
+    GroupSubscribedToTopicError,
     NotLeaderError,
     UnknownMemberIdError,
 )
@@ -80,6 +81,15 @@ def not_empty(group: Group, action: str) -> GroupNotEmptyError:
         f"cannot {action} group {group.name!r}: it has {len(group.members)} members{note}; close its consumers first",
         group=group.name,
         members=tuple(sorted(group.members)),
+    )
+
+
+def subscribed(group: str, partition: TopicPartition) -> GroupSubscribedToTopicError:
+    return GroupSubscribedToTopicError(
+        f"cannot delete the offset of {partition.topic}-{partition.partition} in group {group!r}: a member subscribes to the "
+        "topic; close the consumers that read it first",
+        group=group,
+        partition=partition,
     )
 
 

@@ -12,10 +12,10 @@ from heapq import heapify, heappop, heappush, heapreplace
 from math import inf
 from typing import TYPE_CHECKING
 
-from ..types import MemberInfo, TopicPartition
-from .messages import GroupDescription, Heartbeat, HeartbeatResult
+from ..types import TopicPartition
+from .messages import GroupDescription, GroupListing, Heartbeat, HeartbeatResult, MemberDescription
 from .offsets import Offsets
-from .schema import GroupState, MemberState
+from .schema import CONSUMER, GroupState, MemberState
 
 if TYPE_CHECKING:
     from ..runtime.api import Completion
@@ -49,7 +49,7 @@ class Member:
         if state.away:
             return
         if polled:
-            self.poll_deadline_s = now_s + state.max_poll_interval_s
+            self.poll_deadline_s = now_s + state.rebalance_timeout_s
         self.session_deadline_s = now_s + state.session_timeout_s if state.remote else inf
 
     def away_since(self, now_s: float) -> None:
@@ -185,18 +185,33 @@ class Group:
             return "Empty"
         return "Reconciling" if self.unsettled else "Stable"
 
+    @property
+    def reads_unknown_topics(self) -> bool:
+        """Whether it has members of a classic protocol, such as Kafka Connect's, that names no topics."""
+        return bool(self.members) and self.state.protocol_type != CONSUMER
+
     def describe(self) -> GroupDescription:
-        """A member's assignment is what it may hold; that of a static member that is away is what is kept for it."""
+        protocol = self.state.protocol
         members = tuple(
-            MemberInfo(
+            MemberDescription(
                 member_id,
-                member.state.client_id,
-                member.state.instance_id,
-                member.state.target if member.state.away else member.held,
+                state.instance_id,
+                state.client_id,
+                state.client_host,
+                state.member_epoch,
+                state.topics,
+                state.target if state.away else self.members[member_id].held,
+                state.target,
+                dict(state.protocols).get(protocol, b""),
+                state.assignment,
             )
-            for member_id, member in sorted(self.members.items())
+            for member_id, state in sorted((member_id, member.state) for member_id, member in self.members.items())
         )
-        return GroupDescription(self.name, self.status, self.state.assignor, self.state.epoch, members)
+        epoch, type_, protocol_type = self.state.epoch, self.state.type, self.state.protocol_type
+        return GroupDescription(self.name, self.status, protocol, epoch, members, type_, protocol_type)
+
+    def listing(self) -> GroupListing:
+        return GroupListing(self.name, self.state.type, self.state.protocol_type, self.status)
 
     # -- liveness
 

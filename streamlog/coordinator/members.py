@@ -14,7 +14,7 @@ from .assignors import check_names
 from .group import Group, Member
 from .messages import Heartbeat, HeartbeatResult
 from .runtime import CoordinatorRuntime, gather
-from .schema import MemberState
+from .schema import MemberState, Protocols
 from .transition import Transition
 
 
@@ -26,13 +26,18 @@ class GroupMetadataManager:
         self._incarnation = incarnation
         self._new_id = new_id
 
-    def loaded(self, now_ms: int, now_s: float) -> Completion[None]:
+    def loaded(self, now_ms: int, now_s: float, *, writes: bool = True) -> Completion[None]:
         """The whole log was replayed: remove the members that cannot be alive any more, and begin to answer.
+
+        Raises FormatError if the log has records of a newer version and this shard `writes`; one that only reads goes on
+        without them.
 
         Members in the process of an earlier opening are gone with it. The place of a static member is kept for its session
         timeout from now; a remote member has that long to heartbeat. If the append fails, on a full disk for example, the
         shard answers all the same, and the next heartbeat or `expire` removes them.
         """
+        if writes:
+            self._runtime.refuse_newer()
         self._runtime.ready = True
         done = []
         for group in list(self._runtime.groups.values()):
@@ -93,10 +98,11 @@ class GroupMetadataManager:
         transition.put(
             state._replace(
                 client_id=request.client_id,
+                client_host=request.client_host,
                 topics=request.topics,
-                assignors=request.assignors,
+                protocols=_protocols(request),
                 session_timeout_s=request.session_timeout_s,
-                max_poll_interval_s=request.max_poll_interval_s,
+                rebalance_timeout_s=request.max_poll_interval_s,
                 remote=request.remote,
             )
         )
@@ -132,15 +138,15 @@ class GroupMetadataManager:
             request.wanted_id or self._new_id(),
             request.instance_id,
             request.client_id,
+            request.client_host,
             request.topics,
-            request.assignors,
+            _protocols(request),
             request.session_timeout_s,
             request.max_poll_interval_s,
             request.remote,
             self._incarnation,
             0,
-            {},
-            target,
+            target=target,
         )
 
     def _known(self, group: Group, request: Heartbeat) -> MemberState:
@@ -245,6 +251,10 @@ class GroupMetadataManager:
             return False
         member.renew(now_s, polled=True)
         return True
+
+
+def _protocols(request: Heartbeat) -> Protocols:
+    return tuple((name, b"") for name in request.assignors)
 
 
 def _result(group: Group, member: Member) -> HeartbeatResult:

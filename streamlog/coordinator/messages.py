@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-from ..types import MemberInfo, TopicPartition
+from ..types import TopicPartition
 
 
 class Heartbeat(NamedTuple):
@@ -31,6 +31,7 @@ class Heartbeat(NamedTuple):
     max_poll_interval_s: float
     polling: bool = True
     remote: bool = False
+    client_host: str = "localhost"
     wanted_id: str = ""
 
 
@@ -53,11 +54,46 @@ class HeartbeatResult(NamedTuple):
     waits_for: frozenset[str] = frozenset()
 
 
+class MemberDescription(NamedTuple):
+    """A member at one moment.
+
+    `assignment` is what it may hold; that of a static member that is away is what is kept for it. Those two of a member of a
+    classic group are empty: it has its own bytes, `metadata` for the protocol of the generation and `assigned`.
+    """
+
+    member_id: str
+    group_instance_id: str | None
+    client_id: str | None
+    client_host: str
+    member_epoch: int
+    topics: frozenset[str]
+    assignment: frozenset[TopicPartition]
+    target: frozenset[TopicPartition]
+    metadata: bytes = b""
+    assigned: bytes = b""
+
+
 class GroupDescription(NamedTuple):
-    """A group at one moment. `state` is Empty, Reconciling, Stable, or Dead where there is no such group."""
+    """A group at one moment.
+
+    `state`: Empty, Reconciling or Stable for a consumer group; Empty, PreparingRebalance, CompletingRebalance or Stable for a
+    classic one; Dead where there is no such group. `protocol` is its assignor, or the protocol of the generation; `epoch` is
+    the group epoch, or the generation.
+    """
 
     name: str
     state: str
-    assignor: str
+    protocol: str
     epoch: int
-    members: tuple[MemberInfo, ...]
+    members: tuple[MemberDescription, ...]
+    type: str = "consumer"
+    protocol_type: str = "consumer"
+
+
+class GroupListing(NamedTuple):
+    """A group in a list. `type`, `protocol_type` and `state` as in its GroupDescription."""
+
+    name: str
+    type: str
+    protocol_type: str
+    state: str

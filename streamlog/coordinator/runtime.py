@@ -11,7 +11,7 @@ from ..runtime.api import Completion
 from ..types import TopicPartition
 from . import errors
 from .group import Group
-from .schema import GROUP, MEMBER, LogRecord, decode_group, decode_key, decode_member, decode_offset
+from .schema import GroupRecord, LogRecord, MemberRecord, decode, newer
 
 T = TypeVar("T")
 
@@ -38,6 +38,7 @@ class CoordinatorRuntime:
         self.unfinished: Completion[int] | None = None
         """The last append, while it is not known to count as written."""
         self._failed = False
+        self._newer: set[bytes] = set()  # the keys of records of an unknown kind or version
         self.written = 0
         """How many records were appended and then replayed. Less than the log has if an interrupt came in between."""
 
@@ -62,7 +63,7 @@ class CoordinatorRuntime:
     # -- replay
 
     def replay(self, records: Iterable[LogRecord], written: Completion[int] | None = None) -> None:
-        """Apply records of the log, in order, before `loaded`. Raises FormatError for a record of an unknown form.
+        """Apply records of the log, in order, before `loaded`. Raises FormatError for a record that is damaged.
 
         `written` is done when they count as written; no answer that depends on them is given before that.
         """
@@ -75,23 +76,31 @@ class CoordinatorRuntime:
 
     def _replay(self, records: Iterable[LogRecord]) -> None:
         for key, value in records:
-            kind, name, rest = decode_key(key)
+            record = decode(key, value)
+            self._newer.discard(key)
+            if record is None:
+                if value is not None:
+                    self._newer.add(key)
+                continue
+            name = record.group
             group = self.groups.get(name)
             if group is None:
                 group = self.groups[name] = Group(name)
-            if kind == GROUP:
-                group.replay_group(decode_group(value) if value is not None else None)
-            elif kind == MEMBER:
-                member_id = rest[0]
-                self.touch(
-                    group, group.replay_member(member_id, None if value is None else decode_member(member_id, value))
-                )
-                if value is None:
-                    self._wake(group.name, member_id)
+            if isinstance(record, GroupRecord):
+                group.replay_group(record.state)
+            elif isinstance(record, MemberRecord):
+                self.touch(group, group.replay_member(record.member_id, record.state))
+                if record.state is None:
+                    self._wake(name, record.member_id)
             else:
-                group.offsets.replay(TopicPartition(*rest), decode_offset(value) if value is not None else None)
+                group.offsets.replay(record.partition, record.state)
             if not group.exists:
                 del self.groups[name]
+
+    def refuse_newer(self) -> None:
+        """Raises FormatError if the log has records that are not known here: a writer would contradict them."""
+        for key in self._newer:
+            raise newer(key)
 
     def touch(self, group: Group, member_ids: Iterable[str]) -> None:
         """These members can act on a change: no kept answer to them is valid any more, and their watchers are woken."""
@@ -113,6 +122,7 @@ class CoordinatorRuntime:
         self.ready = self._failed = False
         self.unfinished = None
         self.groups = {}
+        self._newer = set()
         for by_member in self._watchers.values():
             for watchers in by_member.values():
                 self._wakeups.update(dict.fromkeys(watchers))

@@ -1,25 +1,40 @@
 """The records of the coordinator's log: keys, values, and the states they carry.
 
-A key is a msgpack array that begins with the kind of record; a later record with the same key replaces
-an earlier one, and one whose value is None removes it, so compaction may keep just the last of each.
+A key is a msgpack array that begins with the kind of record and the version of the key's form; a value begins with the version
+of its own form. A later record with the same key replaces an earlier one, and one whose value is None removes it, so
+compaction may keep just the last of each.
 
     key                                  value
-    [1, group]                           [0, epoch, assignor, {topic: partitions}, empty_since_ms | nil]
-    [2, group, member_id]                [0, instance_id | nil, client_id | nil, [topic], [assignor],
-                                          session_timeout_s, max_poll_interval_s, remote, incarnation,
-                                          member_epoch, [[topic, [partition], [epoch]]], [[topic, [partition]]]]
-    [3, group, topic, partition]         [0, offset, metadata, leader_epoch | nil, commit_ms, topic_id]
+    [1, 0, group]                        [0, type, epoch, protocol_type, protocol, leader | nil,
+                                          {topic: partitions}, empty_since_ms | nil]
+    [2, 0, group, member_id]             [0, instance_id | nil, client_id | nil, client_host, [topic],
+                                          [[protocol, metadata]], session_timeout_ms, rebalance_timeout_ms, remote,
+                                          incarnation, member_epoch, [[topic, [partition], [epoch]]],
+                                          [[topic, [partition]]], assignment]
+    [3, 0, group, topic, partition]      [0, offset, metadata, leader_epoch | nil, commit_ms, topic_id]
+
+One record of a group and one of each member serve both types of groups:
+
+- "consumer" (KIP-848): the coordinator assigns. `protocol` is the assignor, `epoch` the group epoch; a protocol of a member is
+  an assignor that it accepts, without metadata; the two lists of a member are what it was given, with the group epoch at which
+  that was, and its target. `leader` is nil and `assignment` empty.
+- "classic" (JoinGroup, SyncGroup): the leader assigns. `protocol_type` ("consumer", "connect") and `protocol` are those of
+  the generation, which is the `epoch` of the group and of its members; metadata and assignment are the clients' own bytes.
+  The two lists of a member, its topics and the counts of the group are empty. A generation is written when its leader has
+  sent the assignments. So a group with members is stable after a replay, and a rebalance in progress begins again.
 
 An offset belongs to the topic of `topic_id` (16 bytes), and means nothing in another topic of the same name. The key has the
-name, so that a commit for the topic that has the name now replaces one for a former topic. The two lists of a member are what
-it was given, with the group epoch at which that was, and its target. The leading 0 is the version of the value's form. Lists
-inside a value are sorted, so equal states are equal bytes. No record refers to another one: after compaction they may be
-replayed in any order of keys.
+name, so that a commit for the topic that has the name now replaces one for a former topic. Lists inside a value are sorted,
+but for protocols, which are in the member's order of preference; so equal states are equal bytes. No record refers to another
+one: after compaction they may be replayed in any order of keys.
+
+A change of form is a new version, and a new kind of record has a new number. A process that only reads keeps a record whose
+kind or version it does not know, and goes on without it. One that writes refuses the log: see `shard.Shard.loaded`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, NamedTuple, TypeAlias
 
 import msgpack
@@ -28,50 +43,63 @@ from ..errors import FormatError
 from ..types import TopicPartition
 
 GROUP, MEMBER, OFFSET = 1, 2, 3
-VALUE_VERSION = 0
+KEY_VERSION = VALUE_VERSION = 0
+CONSUMER, CLASSIC = "consumer", "classic"
 AWAY_EPOCH = -2
 """The member epoch of a static member that left, while its place is kept, as in Kafka."""
 
 LogRecord: TypeAlias = tuple[bytes, bytes | None]
+Protocols: TypeAlias = tuple[tuple[str, bytes], ...]
 
 
 class GroupState(NamedTuple):
     """The record of a group as a whole.
 
     `counts` has the partition counts that the targets were computed from, of subscribed topics that exist.
-    `empty_since_ms` is None while the group has members.
+    `empty_since_ms` is None while the group has members. The other fields: see the module.
     """
 
     epoch: int = 0
-    assignor: str = ""
+    protocol: str = ""
     counts: Mapping[str, int] = {}
     empty_since_ms: int | None = None
+    type: str = CONSUMER
+    protocol_type: str = CONSUMER
+    leader: str | None = None
 
 
 class MemberState(NamedTuple):
     """The record of a member.
 
     `given` is what it may hold, each partition with the group epoch at which it was given: a commit with an older epoch comes
-    from before the partition was last lost. `target` is what it should come to hold.
+    from before the partition was last lost. `target` is what it should come to hold. `rebalance_timeout_s` is Kafka's name for
+    the longest time between two polls.
     """
 
     member_id: str
     instance_id: str | None
     client_id: str | None
+    client_host: str
     topics: frozenset[str]
-    assignors: tuple[str, ...]
+    protocols: Protocols
     session_timeout_s: float
-    max_poll_interval_s: float
+    rebalance_timeout_s: float
     remote: bool
     incarnation: str
     member_epoch: int
-    given: Mapping[TopicPartition, int]
-    target: frozenset[TopicPartition]
+    given: Mapping[TopicPartition, int] = {}
+    target: frozenset[TopicPartition] = frozenset()
+    assignment: bytes = b""
 
     @property
     def away(self) -> bool:
         """It is static and has left: it holds nothing, and its target is kept for the member that takes its place."""
         return self.member_epoch == AWAY_EPOCH
+
+    @property
+    def assignors(self) -> tuple[str, ...]:
+        """The assignors that a member of a consumer group accepts, in its order of preference."""
+        return tuple(name for name, _ in self.protocols)
 
 
 class CommittedOffset(NamedTuple):
@@ -84,6 +112,26 @@ class CommittedOffset(NamedTuple):
     topic_id: bytes
 
 
+class GroupRecord(NamedTuple):
+    group: str
+    state: GroupState | None
+
+
+class MemberRecord(NamedTuple):
+    group: str
+    member_id: str
+    state: MemberState | None
+
+
+class OffsetRecord(NamedTuple):
+    group: str
+    partition: TopicPartition
+    state: CommittedOffset | None
+
+
+Record: TypeAlias = GroupRecord | MemberRecord | OffsetRecord
+
+
 def _pack(value: Any) -> bytes:
     # surrogatepass: a name or metadata that is not valid text must not make a commit fail
     packed: bytes = msgpack.packb(value, unicode_errors="surrogatepass")
@@ -94,10 +142,22 @@ def _unpack(data: bytes) -> Any:
     try:
         return msgpack.unpackb(data, use_list=False, unicode_errors="surrogatepass")
     except ValueError as error:
-        raise FormatError(
-            f"a record of the coordinator's log cannot be decoded ({error}): it was damaged or written by something "
-            "else; run streamlog.verify on the directory"
-        ) from error
+        raise _damaged(data, str(error)) from error
+
+
+def _damaged(data: bytes, why: str) -> FormatError:
+    return FormatError(
+        f"a record of the coordinator's log cannot be decoded ({why}; {data[:40]!r}): it was damaged or written by something "
+        "else; run streamlog.verify on the directory"
+    )
+
+
+def newer(key: bytes) -> FormatError:
+    """The error of a log with a record, which has this key, of a kind or version that is not known here."""
+    return FormatError(
+        f"the coordinator's log has a record of a kind or version not known here (key {key[:40]!r}): it was written by a newer "
+        "version of streamlog, and groups would lose what it says; use that version, or open the log with read_only=True"
+    )
 
 
 def _by_topic(partitions: Iterable[TopicPartition]) -> list[tuple[str, list[int]]]:
@@ -107,20 +167,25 @@ def _by_topic(partitions: Iterable[TopicPartition]) -> list[tuple[str, list[int]
     return list(topics.items())
 
 
+# -- encoding
+
+
 def group_key(group: str) -> bytes:
-    return _pack((GROUP, group))
+    return _pack((GROUP, KEY_VERSION, group))
 
 
 def member_key(group: str, member_id: str) -> bytes:
-    return _pack((MEMBER, group, member_id))
+    return _pack((MEMBER, KEY_VERSION, group, member_id))
 
 
 def offset_key(group: str, partition: TopicPartition) -> bytes:
-    return _pack((OFFSET, group, partition[0], partition[1]))
+    return _pack((OFFSET, KEY_VERSION, group, partition[0], partition[1]))
 
 
 def group_value(state: GroupState) -> bytes:
-    return _pack((VALUE_VERSION, state.epoch, state.assignor, dict(sorted(state.counts.items())), state.empty_since_ms))
+    counts = dict(sorted(state.counts.items()))
+    kind = (state.type, state.epoch, state.protocol_type, state.protocol, state.leader)
+    return _pack((VALUE_VERSION, *kind, counts, state.empty_since_ms))
 
 
 def member_value(state: MemberState) -> bytes:
@@ -133,15 +198,17 @@ def member_value(state: MemberState) -> bytes:
             VALUE_VERSION,
             state.instance_id,
             state.client_id,
+            state.client_host,
             sorted(state.topics),
-            state.assignors,
-            state.session_timeout_s,
-            state.max_poll_interval_s,
+            state.protocols,
+            round(state.session_timeout_s * 1000),
+            round(state.rebalance_timeout_s * 1000),
             state.remote,
             state.incarnation,
             state.member_epoch,
             given,
             _by_topic(state.target),
+            state.assignment,
         )
     )
 
@@ -150,59 +217,78 @@ def offset_value(state: CommittedOffset) -> bytes:
     return _pack((VALUE_VERSION, *state))
 
 
-def decode_key(key: bytes) -> tuple[int, str, tuple[Any, ...]]:
-    """Kind, group, and the rest of the key. Raises FormatError for a kind that is not known here."""
-    fields = _unpack(key)
-    if not isinstance(fields, tuple) or len(fields) < 2 or fields[0] not in (GROUP, MEMBER, OFFSET):
-        raise FormatError(
-            f"a record of the coordinator's log is of a kind not known here (key {key[:40]!r}): it was written by a "
-            "newer version of streamlog; open the log with that version"
-        )
-    return fields[0], fields[1], fields[2:]
+# -- decoding
 
 
-def _fields(value: bytes) -> tuple[Any, ...]:
-    fields = _unpack(value)
-    if not isinstance(fields, tuple) or not fields or fields[0] != VALUE_VERSION:
-        raise FormatError(
-            f"a record of the coordinator's log has a form not known here (value {value[:20]!r}): it was written by "
-            "a newer version of streamlog; open the log with that version"
-        )
-    return fields[1:]
+def decode(key: bytes, value: bytes | None) -> Record | None:
+    """The record, or None for one of a kind or version that is not known here. Raises FormatError for one that is damaged."""
+    kind, version, *names = _fields(key, 2)
+    decoder = _DECODERS.get(kind)
+    if decoder is None or version != KEY_VERSION:
+        return None
+    fields = None  # of a tombstone
+    if value is not None:
+        version, *fields = _fields(value, 1)
+        if version != VALUE_VERSION:
+            return None
+    try:
+        return decoder(names, fields)
+    except (TypeError, ValueError) as error:
+        raise _damaged(key if value is None else value, str(error)) from error
 
 
-def decode_group(value: bytes) -> GroupState:
-    return GroupState(*_fields(value))
+def _fields(data: bytes, versions: int) -> tuple[Any, ...]:
+    """The fields of a key or value, the first of which are numbers: kind and version, or version."""
+    fields = _unpack(data)
+    if isinstance(fields, tuple) and len(fields) >= versions and all(isinstance(n, int) for n in fields[:versions]):
+        return fields
+    raise _damaged(data, "it has no version")
 
 
-def decode_member(member_id: str, value: bytes) -> MemberState:
-    fields = _fields(value)
-    instance_id, client_id, topics, assignors, session_s, poll_s, remote, incarnation, epoch, given, target = fields
-    return MemberState(
+def _decode_group(names: list[Any], fields: list[Any] | None) -> GroupRecord:
+    (group,) = names
+    if fields is None:
+        return GroupRecord(group, None)
+    type_, epoch, protocol_type, protocol, leader, counts, empty_since_ms = fields
+    return GroupRecord(group, GroupState(epoch, protocol, counts, empty_since_ms, type_, protocol_type, leader))
+
+
+def _decode_member(names: list[Any], fields: list[Any] | None) -> MemberRecord:
+    group, member_id = names
+    if fields is None:
+        return MemberRecord(group, member_id, None)
+    instance_id, client_id, host, topics, protocols, session_ms, rebalance_ms, *rest = fields
+    remote, incarnation, epoch, given, target, assignment = rest
+    state = MemberState(
         member_id,
         instance_id,
         client_id,
+        host,
         frozenset(topics),
-        assignors,
-        session_s,
-        poll_s,
+        protocols,
+        session_ms / 1000,
+        rebalance_ms / 1000,
         remote,
         incarnation,
         epoch,
         {
-            TopicPartition(topic, number): given_epoch
+            TopicPartition(topic, number): since
             for topic, numbers, epochs in given
-            for number, given_epoch in zip(numbers, epochs, strict=True)
+            for number, since in zip(numbers, epochs, strict=True)
         },
         frozenset(TopicPartition(topic, number) for topic, numbers in target for number in numbers),
+        assignment,
     )
+    return MemberRecord(group, member_id, state)
 
 
-def decode_offset(value: bytes) -> CommittedOffset:
-    fields = _fields(value)
-    if len(fields) != len(CommittedOffset._fields):
-        raise FormatError(
-            f"a committed offset in the coordinator's log has {len(fields)} fields where {len(CommittedOffset._fields)} are "
-            f"due (value {value[:40]!r}): it was damaged or written by something else; run streamlog.verify on the directory"
-        )
-    return CommittedOffset(*fields)
+def _decode_offset(names: list[Any], fields: list[Any] | None) -> OffsetRecord:
+    group, topic, number = names
+    return OffsetRecord(group, TopicPartition(topic, number), None if fields is None else CommittedOffset(*fields))
+
+
+_DECODERS: Mapping[int, Callable[[list[Any], list[Any] | None], Record]] = {
+    GROUP: _decode_group,
+    MEMBER: _decode_member,
+    OFFSET: _decode_offset,
+}

@@ -12,7 +12,7 @@ from .check import check_group
 from .commits import OffsetMetadataManager
 from .group import Group
 from .members import GroupMetadataManager
-from .messages import GroupDescription, Heartbeat, HeartbeatResult
+from .messages import GroupDescription, GroupListing, Heartbeat, HeartbeatResult
 from .runtime import CoordinatorRuntime
 from .schema import CommittedOffset, GroupState, LogRecord, MemberState, group_key
 
@@ -94,10 +94,10 @@ class Shard:
         self._runtime.require_ready()
         return (self._runtime.groups.get(group) or Group(group)).describe()
 
-    def list_groups(self) -> list[str]:
-        """Names of the groups that have members or offsets, or had members until not long ago; sorted."""
+    def list_groups(self) -> list[GroupListing]:
+        """The groups that have members or offsets, or had members until not long ago; sorted by name."""
         self._runtime.require_ready()
-        return sorted(self._runtime.groups)
+        return [group.listing() for _, group in sorted(self._runtime.groups.items())]
 
     def delete_group(self, group: str) -> Completion[None]:
         """Delete a group and its offsets. Fails with GroupNotEmptyError or GroupIdNotFoundError."""

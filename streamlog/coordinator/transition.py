@@ -92,7 +92,7 @@ class Transition:
             count = (topics if of is None or topic in of else before).get(topic)
             if count is not None:
                 counts[topic] = count
-        if assignor.name != self.state.assignor or counts != before or self._places_changed():
+        if assignor.name != self.state.protocol or counts != before or self._places_changed():
             self._retarget(assignor, subscriptions, counts)
 
     def _membership_changed(self) -> bool:
@@ -101,7 +101,7 @@ class Transition:
             before = self._before(member_id)
             if state is None or before is None:
                 return True
-            if state.topics != before.topics or state.assignors != before.assignors:
+            if state.topics != before.topics or state.protocols != before.protocols:
                 return True
         return False
 

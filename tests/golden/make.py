@@ -117,20 +117,42 @@ def internal_records() -> dict[str, tuple[bytes, bytes]]:
         member_id="m",
         instance_id=None,
         client_id="c",
+        client_host="localhost",
         topics=frozenset({"orders"}),
-        assignors=("cooperative-sticky", "range"),
+        protocols=(("cooperative-sticky", b""), ("range", b"")),
         session_timeout_s=45.0,
-        max_poll_interval_s=300.0,
+        rebalance_timeout_s=300.0,
         remote=False,
         incarnation="1",
         member_epoch=4,
         given=given,
         target=frozenset(given),
     )
+    classic = schema.MemberState(
+        member_id="c-1",
+        instance_id="one",
+        client_id="c",
+        client_host="/127.0.0.1",
+        topics=frozenset({"orders"}),
+        protocols=(("range", b"\x00\x01metadata"), ("roundrobin", b"")),
+        session_timeout_s=10.0,
+        rebalance_timeout_s=60.5,
+        remote=True,
+        incarnation="1",
+        member_epoch=7,
+        assignment=b"\x00\x01assigned",
+    )
     return {
         "topic": metadata.topic_record(view),  # type: ignore[dict-item]
         "group": (schema.group_key("g"), schema.group_value(schema.GroupState(4, "range", {"orders": 4}, None))),
         "member": (schema.member_key("g", "m"), schema.member_value(member)),
+        "classic_group": (
+            schema.group_key("k"),
+            schema.group_value(
+                schema.GroupState(7, "range", type=schema.CLASSIC, protocol_type="consumer", leader="c-1")
+            ),
+        ),
+        "classic_member": (schema.member_key("k", "c-1"), schema.member_value(classic)),
         "offset": (
             schema.offset_key("g", TopicPartition("orders", 2)),
             schema.offset_value(schema.CommittedOffset(17, "note", None, NOW, TOPIC_ID)),

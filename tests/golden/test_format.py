@@ -25,6 +25,7 @@ from streamlog.storage import published
 from streamlog.storage.checkpoint import State, slots
 from streamlog.storage.recovery.recovery import PreviousShutdown, open_log
 from streamlog.storage.verify.check import CheckRequest, check_partition
+from streamlog.types import TopicPartition
 
 from . import make
 from .make import EXPECTED, NAMES, NOW, PARTITION, SEED, TOPIC_ID
@@ -120,12 +121,14 @@ def test_the_records_of_the_internal_topics_mean_what_they_meant() -> None:
     assert image.topics["orders"].partitions == 4
     assert image.topics["orders"].config.retention_ms == 1000
     records = make.internal_records()
-    assert schema.decode_key(stored["group.key"]) == (schema.GROUP, "g", ())
-    assert schema.decode_group(stored["group.value"]) == schema.decode_group(records["group"][1])
-    assert schema.decode_key(stored["member.key"]) == (schema.MEMBER, "g", ("m",))
-    assert schema.decode_member("m", stored["member.value"]) == schema.decode_member("m", records["member"][1])
-    assert schema.decode_key(stored["offset.key"]) == (schema.OFFSET, "g", ("orders", 2))
-    assert schema.decode_offset(stored["offset.value"]) == schema.CommittedOffset(17, "note", None, NOW, TOPIC_ID)
+    for name in ("group", "member", "offset", "classic_group", "classic_member"):
+        assert schema.decode(stored[f"{name}.key"], stored[f"{name}.value"]) == schema.decode(*records[name])
+    assert schema.decode(stored["group.key"], None) == schema.GroupRecord("g", None)
+    assert schema.decode(stored["member.key"], None) == schema.MemberRecord("g", "m", None)
+    committed = schema.CommittedOffset(17, "note", None, NOW, TOPIC_ID)
+    assert schema.decode(stored["offset.key"], stored["offset.value"]) == schema.OffsetRecord(
+        "g", TopicPartition("orders", 2), committed
+    )
 
 
 def test_published_is_written_and_read_as_it_was() -> None:

@@ -15,7 +15,7 @@ from functools import partial
 from typing import Protocol
 
 from ...coordinator import schema
-from ...errors import FormatError, StreamlogError
+from ...errors import FormatError
 from ...records.batch import BatchHeader, seed_of
 from ...records.columns import BatchColumns
 from ...runtime.api import Disk
@@ -401,18 +401,11 @@ class Inspection:
 
 
 def group_fault(record: LogRecord) -> str | None:
-    """What is wrong with a record of the groups' topic, or None."""
+    """What is wrong with a record of the groups' topic, or None. A record of a newer version is not looked into."""
     key, value = record
     try:
-        kind, _, rest = schema.decode_key(key)
-        if value is not None:
-            if kind == schema.GROUP:
-                schema.decode_group(value)
-            elif kind == schema.MEMBER:
-                schema.decode_member(rest[0], value)
-            else:
-                schema.decode_offset(value)
-    except (StreamlogError, ValueError, TypeError, IndexError) as error:
+        schema.decode(key, value)
+    except FormatError as error:
         return f"the record of key {key!r} makes no sense: {error}"
     return None
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Protocol
 
-from ...coordinator import GroupDescription, Shard
+from ...coordinator import GroupDescription, GroupListing, Shard
 from ...runtime.api import Completion, Lock
 from ...runtime.threads import inside
 from ...runtime.values import refuse_to_copy
@@ -56,7 +56,7 @@ class TailedGroups:
             shard = Shard(_in_memory, self._host.topic_id, incarnation=owner, new_id=str)
             if partition is not None:
                 shard.replay(all_records(partition))
-            shard.loaded(self._host.clock.time_ms(), self._seconds())
+            shard.loaded(self._host.clock.time_ms(), self._seconds(), writes=False)
             self._shard, self._state = shard, state
         return self._shard
 
@@ -73,7 +73,7 @@ class TailedGroups:
         with inside(), self._lock:
             return self._current().describe(group)
 
-    def list(self) -> list[str]:
+    def list(self) -> list[GroupListing]:
         with inside(), self._lock:
             return self._current().list_groups()
 

@@ -7,7 +7,7 @@ from typing import Any
 import msgpack
 import pytest
 
-from streamlog.coordinator.schema import MEMBER, decode_key, member_key, offset_key
+from streamlog.coordinator.schema import MEMBER, member_key, offset_key
 from streamlog.errors import DiskFullError, FormatError, NotLeaderError
 from streamlog.types import TopicPartition
 
@@ -19,7 +19,7 @@ def written(world: Any, since: int) -> list[tuple[Any, ...]]:
     return [
         (() if value is not None else ("gone",)) + (kind, *rest)
         for key, value in world.log[since:]
-        for kind, _, rest in [decode_key(key)]
+        for kind, _version, _group, *rest in [msgpack.unpackb(key)]
     ]
 
 
@@ -226,7 +226,7 @@ def test_a_tombstone_of_what_was_never_there_is_nothing(world: Any) -> None:
     member.leave()
     tombstones = [record for record in world.log if record[1] is None]
     world.shard.replay([*tombstones, (offset_key("h", T0), None), (member_key("h", "m"), None)])
-    assert world.shard.list_groups() == ["g"]
+    assert [group.name for group in world.shard.list_groups()] == ["g"]
 
 
 def test_a_shard_that_is_not_loaded_refuses_everything_and_says_to_try_again(world: Any) -> None:
@@ -254,15 +254,44 @@ def test_a_shard_that_is_not_loaded_refuses_everything_and_says_to_try_again(wor
     [
         (b"\xc1", b""),
         (msgpack.packb("group"), None),
-        (msgpack.packb((9, "g")), None),
-        (msgpack.packb((1, "g")), msgpack.packb((1, 0, "", {}, None))),
-        (msgpack.packb((3, "g", "t", 0)), b"\x93"),
+        (msgpack.packb((1, "g")), None),
+        (msgpack.packb((1,)), None),
+        (msgpack.packb((1, 0, "g", "too much")), None),
+        (msgpack.packb((1, 0, "g")), msgpack.packb((0, "consumer", 1))),
+        (msgpack.packb((3, 0, "g", "t", 0)), b"\x93"),
     ],
 )
-def test_a_record_that_is_not_understood_is_refused(world: Any, record: tuple[bytes, bytes | None]) -> None:
+def test_a_damaged_record_is_refused(world: Any, record: tuple[bytes, bytes | None]) -> None:
     with pytest.raises(FormatError):
         world.shard.replay([record])
     world.shard.unload()
+
+
+@pytest.mark.parametrize(
+    "record",
+    [
+        (msgpack.packb((9, 0, "h")), b""),
+        (msgpack.packb((1, 1, "h")), b""),
+        (msgpack.packb((1, 0, "h")), msgpack.packb((1, "and more"))),
+    ],
+    ids=["kind", "version of the key", "version of the value"],
+)
+def test_a_record_of_a_newer_version_is_passed_over_by_a_reader_and_refused_by_a_writer(
+    world: Any, record: tuple[bytes, bytes | None]
+) -> None:
+    member = world.joined()
+    world.shard.unload()
+    world.shard.replay([*world.log, record])
+    with pytest.raises(FormatError, match="newer version"):
+        world.shard.loaded(world.now_ms, world.now_s)
+    assert not world.shard.ready
+    world.shard.loaded(world.now_ms, world.now_s, writes=False)
+    assert [each.member_id for each in world.shard.describe("g").members] == [member.id]
+
+    world.shard.unload()
+    world.shard.replay([*world.log, record, (record[0], None)])
+    world.shard.loaded(world.now_ms, world.now_s)
+    assert world.shard.ready
 
 
 # -- versions and wake-ups
