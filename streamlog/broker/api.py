@@ -4,10 +4,11 @@ Each call returns a Completion, done or not; only `client/` blocks on one. Excep
 every record (`produce_one`, `renew`), and what is local by nature: the image, watching, metrics.
 
 Before adding a call, see whether `image` (topics and their settings) or `partition_info` (offsets and sizes) suffices:
-then a method of a handle is enough. A new call, such as one for administration, is a method of `Service`. `LocalService` (`service.py`) implements it, and
-`TailingService` (`tailing/service.py`), which refuses it if it writes; a read that both answer alike goes in `reading.py`. A change of topics is a function of
-`controller.py` besides, and a change of groups a request to the shard in `coordinator/shard.py`. Users get the call as a
-method of a handle: `StreamLog`, `Topic` or `ConsumerGroup`.
+then a method of a handle is enough. A new call, such as one for administration, is a method of `Service`.
+`LocalService` (`service.py`) implements it, and `TailingService` (`tailing/service.py`), which refuses it if it writes;
+a read that both answer alike goes in `reading.py`. A change of one partition is a method of `replication/partition.py`
+besides, a change of topics a function of `controller.py` besides, and a change of groups a request to the shard in
+`coordinator/shard.py`. Users get the call as a method of a handle: `StreamLog`, `Topic` or `ConsumerGroup`.
 """
 
 from __future__ import annotations

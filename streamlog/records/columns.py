@@ -8,10 +8,11 @@ are none.
 A new column is a number beside `OFFSETS`, an argument of `seal` and a property of `BatchColumns`; `records_of` and
 `client/consumer/record_batch.py` pass it to readers. Writers pass it in by the way of a record: `ProducerRecord` and
 `Record` (`types.py`), `Row` and `Rows` with `Batch.seal` (`client/producer/batch.py`), and `Records` for columns
-(`client/producer/send_many.py`). `storage/verify/batch_check.py` checks it. A batch that has it
-is not encoded by `single`. Compaction takes records out of it in `storage/compaction.py`. `storage/FORMAT.md` and
-`tests/golden` have the bytes. A reader that does not know the column ignores it; if that is wrong, the log needs a name
-in `features` of `streamlog.json`, which keeps such readers out.
+(`client/producer/send_many.py`); `replication/validation.py` checks what a client gives.
+`storage/verify/batch_check.py` checks it. A batch that has it is not encoded by `single`. Compaction takes records out
+of it in `storage/compaction.py`. `storage/FORMAT.md` and `tests/golden` have the bytes. A reader that does not know the
+column ignores it; if that is wrong, the log needs a name in `features` of `streamlog.json`, which keeps such readers
+out.
 """
 
 from __future__ import annotations

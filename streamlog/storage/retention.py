@@ -1,16 +1,17 @@
 """Retention: which of the oldest sealed segments may be deleted.
 
-A policy gets the sealed segments of one partition, oldest first, and the time; it returns how many of the oldest may
-be deleted. The active segment is never among them and never deleted, so the newest records stay whatever a policy says.
-Policies are plain values: they can be compared and combined, and have no state.
+A policy gets the sealed segments of one partition, oldest first, and the time; it returns how many of the oldest may be
+deleted. The active segment is never among them. It is sealed when it is full, or after `segment_ms` also if nothing is
+appended; then the policy gets it too. Policies are plain values: they can be compared and combined, and have no state.
 
 The policies of a topic (its settings and `retention=`) are joined with `|`: each may delete what the others would keep.
 A policy that sets a floor, such as "keep at least 1000 records", therefore has to be combined with `&` with a policy
 that deletes.
 
 A new policy is a class beside `MaxAge`. A topic stores only its name, such as `max_age(1000)`: one number in
-parentheses. `_NAME` has to match that name, and `_KINDS` has the class. `streamlog/retention.py` exports it. If it has a setting of a topic too, `policy_of` makes it from that field of
-`TopicConfig` (`config.py`, `client/config_types.py`, `client/CONFIG.md`).
+parentheses. `_NAME` has to match that name, and `_KINDS` has the class. `streamlog/retention.py` exports it. If it has
+a setting of a topic too, `policy_of` makes it from that field of `TopicConfig` (`config.py`, `client/config_types.py`,
+`client/CONFIG.md`).
 """
 
 from __future__ import annotations
