@@ -133,6 +133,18 @@ class NotLeaderError(StreamlogError):
     retriable = True
 
 
+class FencedLeaderEpochError(StreamlogError):
+    """The request was made for a leader that another one has replaced: its leader epoch is over (KIP-320)."""
+
+    retriable = True
+
+
+class UnknownLeaderEpochError(StreamlogError):
+    """The request was made for a leader epoch that this broker does not know of yet (KIP-320)."""
+
+    retriable = True
+
+
 class ProducerFencedError(StreamlogError):
     """A newer producer with the same transactional id has taken over."""
 

@@ -14,14 +14,17 @@ besides, a change of topics a function of `controller.py` besides, and a change 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any, Literal, Protocol
+from typing import Any, Literal, NamedTuple, Protocol
 
 from ..coordinator import GroupDescription, GroupListing, Heartbeat, HeartbeatResult
+from ..errors import StreamlogError
 from ..records.batch import SealedBatch
 from ..runtime.api import Completion
+from ..storage.leader_epochs import EpochEnd
 from ..storage.log import EMPTY, AppendRequest, FetchData
 from ..types import Clock, OffsetAndMetadata, OffsetAndTimestamp, PartitionInfo, TopicPartition
 from .metadata import Image, TopicIdPartition, TopicView
+from .reading import OffsetSpec
 from .scheduler import Scheduler
 from .waiting import ParkedFetch
 
@@ -58,6 +61,11 @@ class ProduceRequest:
     @property
     def append_ms(self) -> int:
         return self.append.append_ms
+
+
+class ProducerIdAndEpoch(NamedTuple):
+    producer_id: int
+    producer_epoch: int
 
 
 class Service(Protocol):
@@ -146,8 +154,31 @@ class Service(Protocol):
     def bounds(self, partition: TopicPartition, isolation_level: str) -> Completion[tuple[int, int]]:
         """The first offset, and the end (exclusive) that a reader may see."""
 
-    def find_time(self, partition: TopicPartition, timestamp: int) -> Completion[OffsetAndTimestamp | None]: ...
+    def find_offset(
+        self,
+        partition: TopicPartition,
+        spec: OffsetSpec,
+        isolation_level: str,
+        current_leader_epoch: int | None = None,
+    ) -> Completion[OffsetAndTimestamp | None]:
+        """An offset, and the timestamp of the record there: -1 for "earliest" and "latest". None if there is no such record.
+
+        Fails with FencedLeaderEpochError or UnknownLeaderEpochError if the partition is not at `current_leader_epoch`.
+        """
+
+    def epoch_end_offset(
+        self, partition: TopicPartition, leader_epoch: int, current_leader_epoch: int | None = None
+    ) -> Completion[EpochEnd | None]:
+        """Where a leader epoch ended in the log (OffsetForLeaderEpoch, KIP-101).
+
+        The largest epoch that is not above `leader_epoch`, and its end; None if the log has no such epoch. Fails as
+        `find_offset` does.
+        """
+
     def partition_info(self, partition: TopicPartition) -> Completion[PartitionInfo]: ...
+    def init_producer_id(self) -> Completion[ProducerIdAndEpoch]:
+        """An id for a producer, which no other one ever had or gets, and its first epoch."""
+
     def delete_records(self, partition: TopicPartition, before: int) -> Completion[int]: ...
     def apply_retention(self, name: str) -> Completion[None]: ...
     def compact(self, name: str) -> Completion[None]: ...
@@ -184,7 +215,17 @@ class Service(Protocol):
         """What is committed for the topics of these ids, by default those that have the names now."""
 
     def describe_group(self, group: str) -> Completion[GroupDescription]: ...
-    def list_groups(self) -> Completion[list[GroupListing]]: ...
+    def list_groups(self, states: Iterable[str] = (), types: Iterable[str] = ()) -> Completion[list[GroupListing]]:
+        """All groups by name, or those that are in one of these states and of one of these types."""
+
+    def delete_offsets(
+        self, group: str, partitions: Iterable[TopicPartition]
+    ) -> Completion[dict[TopicPartition, StreamlogError]]:
+        """Delete what is committed for these partitions (KIP-496). The answer has an error for each that was kept.
+
+        Those are the partitions of topics that members subscribe to. Fails with GroupIdNotFoundError.
+        """
+
     def delete_group(self, group: str) -> Completion[None]: ...
 
     def metrics(self) -> dict[str, Any]: ...

@@ -278,8 +278,13 @@ class Groups:
     def describe(self, group: str) -> GroupDescription:
         return self._ask(lambda shard: shard.describe(group), False, lambda: GroupDescription(group, "Dead", "", 0, ()))
 
-    def list(self) -> list[GroupListing]:
-        return self._ask(lambda shard: shard.list_groups(), False, list)
+    def list(self, states: Iterable[str] = (), types: Iterable[str] = ()) -> list[GroupListing]:
+        return self._ask(lambda shard: shard.list_groups(states, types), False, list)
+
+    def delete_offsets(
+        self, group: str, partitions: Iterable[TopicPartition]
+    ) -> Completion[dict[TopicPartition, StreamlogError]]:
+        return self._ask(lambda shard: shard.delete_offsets(group, partitions), True, _unreachable)
 
     def delete(self, group: str) -> Completion[None]:
         return self._ask(lambda shard: shard.delete_group(group), True, _unreachable)

@@ -3,7 +3,8 @@
 Keys are msgpack `[kind, name]`, values msgpack maps; None is a tombstone. A key's last record says
 everything about it, so the log can be compacted like any other.
 
-    ["topic", name]   id (16 bytes), partitions, internal, config (a map of TopicConfig's fields)
+    ["topic", name]        id (16 bytes), partitions, internal, config (a map of TopicConfig's fields)
+    ["producer_ids", ""]   next: the first producer id that was not handed out
 """
 
 from __future__ import annotations
@@ -49,6 +50,7 @@ class Image(NamedTuple):
 
     version: int
     topics: Mapping[str, TopicView]
+    next_producer_id: int = 0
 
 
 EMPTY = Image(0, {})
@@ -59,8 +61,14 @@ def topic_key(name: str) -> bytes:
     return key
 
 
+def producer_ids_record(next_producer_id: int) -> LogRecord:
+    key: bytes = msgpack.packb(["producer_ids", ""])
+    value: bytes = msgpack.packb({"next": next_producer_id})
+    return key, value
+
+
 def name_of(key: bytes) -> str:
-    """The topic's name in a key of `topic_key`."""
+    """The topic's name in a key; empty if it is of no topic."""
     name: str = msgpack.unpackb(key)[1]
     return name
 
@@ -85,21 +93,25 @@ def replay(image: Image, records: Iterable[LogRecord], version: int = 0) -> Imag
     """The image after `records`, newer than `version`. Raises FormatError for a record it does not understand."""
     topics = dict(image.topics)
     version = max(image.version, version)
+    next_producer_id = image.next_producer_id
     for key, value in records:
         version += 1
         try:
-            _apply(topics, key, value)
+            kind, name = msgpack.unpackb(key)
+            if kind == "topic":
+                _apply(topics, name, value)
+            elif kind == "producer_ids":
+                next_producer_id = 0 if value is None else int(msgpack.unpackb(value)["next"])
+            else:
+                raise FormatError(f"The metadata log has a record of kind {kind!r}; open it with a newer streamlog.")
         except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise FormatError(
                 f"The metadata record of key {key!r} makes no sense: {error or type(error).__name__}."
             ) from error
-    return Image(version, topics)
+    return Image(version, topics, next_producer_id)
 
 
-def _apply(topics: dict[str, TopicView], key: bytes, value: bytes | None) -> None:
-    kind, name = msgpack.unpackb(key)
-    if kind != "topic":
-        raise FormatError(f"The metadata log has a record of kind {kind!r}; open it with a newer streamlog.")
+def _apply(topics: dict[str, TopicView], name: str, value: bytes | None) -> None:
     if value is None:
         topics.pop(name, None)
         return

@@ -3,12 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import Protocol
+from typing import Literal, Protocol, TypeAlias
 
-from ..errors import StorageError, StreamlogError, UnknownTopicIdError
+from ..errors import (
+    FencedLeaderEpochError,
+    StorageError,
+    StreamlogError,
+    UnknownLeaderEpochError,
+    UnknownTopicIdError,
+)
+from ..storage.leader_epochs import EpochEnd
 from ..storage.tail import EMPTY, FetchData, LogSnapshot
 from ..types import OffsetAndTimestamp, PartitionInfo, TopicPartition
 from .waiting import Watched
+
+OffsetSpec: TypeAlias = Literal["earliest", "latest", "max_timestamp"] | int
+"""Which offset: the first, the one after the last, that of the greatest timestamp (KIP-734), or that of the first record at or
+after a timestamp (ms)."""
 
 
 class ReadableLog(Protocol):
@@ -18,6 +29,7 @@ class ReadableLog(Protocol):
     def tail(self) -> LogSnapshot: ...
     def fetch(self, offset: int, max_bytes: int, end_offset: int, after: FetchData = EMPTY) -> FetchData: ...
     def find_time(self, timestamp: int, end_offset: int) -> OffsetAndTimestamp | None: ...
+    def find_max_time(self, end_offset: int) -> OffsetAndTimestamp | None: ...
     def after_damage(self, offset: int, end_offset: int) -> int: ...
 
 
@@ -40,6 +52,20 @@ class Readable(Watched, Protocol):
     def broker_id(self) -> int: ...
     @property
     def leader_epoch(self) -> int: ...
+    def epoch_end(self, leader_epoch: int) -> EpochEnd | None: ...
+
+
+def check_leader_epoch(here: Readable, current: int | None) -> None:
+    """Raise FencedLeaderEpochError or UnknownLeaderEpochError if the caller takes another leader for that of the partition."""
+    if current is None or current == here.leader_epoch:
+        return
+    kind = FencedLeaderEpochError if current < here.leader_epoch else UnknownLeaderEpochError
+    raise kind(
+        f"The request was made for leader epoch {current}, and the partition is at {here.leader_epoch}. Ask the metadata who "
+        f"leads it, and send the request again.",
+        leader_epoch=current,
+        current_epoch=here.leader_epoch,
+    )
 
 
 class PartitionReads:
@@ -91,12 +117,30 @@ class PartitionReads:
             return here.reader.tail.start_offset, here.reader.tail.end_offset
         return here.reader.tail.start_offset, here.high_watermark
 
-    def find_time(self, partition: TopicPartition, timestamp: int) -> OffsetAndTimestamp | None:
+    def find_offset(
+        self,
+        partition: TopicPartition,
+        spec: OffsetSpec,
+        isolation_level: str,
+        current_leader_epoch: int | None = None,
+    ) -> OffsetAndTimestamp | None:
         here = self._find(partition)
-        found = here.reader.find_time(timestamp, here.high_watermark)
-        if found is None and here.hides is not None:
+        check_leader_epoch(here, current_leader_epoch)
+        if isinstance(spec, str) and spec != "max_timestamp":
+            start, end = self.bounds(partition, isolation_level)
+            return OffsetAndTimestamp(start if spec == "earliest" else end, -1)
+        end = here.high_watermark
+        found = here.reader.find_max_time(end) if isinstance(spec, str) else here.reader.find_time(spec, end)
+        if here.hides is not None and (found is None or isinstance(spec, str)):
             raise here.hides.copy()
         return found
+
+    def epoch_end_offset(
+        self, partition: TopicPartition, leader_epoch: int, current_leader_epoch: int | None = None
+    ) -> EpochEnd | None:
+        here = self._find(partition)
+        check_leader_epoch(here, current_leader_epoch)
+        return here.epoch_end(leader_epoch)
 
     def partition_info(self, partition: TopicPartition) -> PartitionInfo:
         here = self._find(partition)

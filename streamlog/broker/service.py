@@ -16,13 +16,14 @@ from ..runtime.values import raise_first, refuse_to_copy
 from ..storage.files import stale_owner
 from ..types import Clock, OffsetAndMetadata, TopicPartition
 from . import controller
-from .api import ProduceRequest
+from .api import ProduceRequest, ProducerIdAndEpoch
 from .groups import TOPIC_CONFIG as GROUPS_CONFIG
 from .groups import Groups
 from .log_directory import LogDirectory
 from .lost_partitions import accept_losses, known_ends
 from .metadata import Image, TopicIdPartition
 from .policies import RetentionPolicies
+from .producer_ids import ProducerIdManager
 from .reading import PartitionReads
 from .replica_manager import ReplicaManager
 from .scheduler import Scheduler
@@ -72,8 +73,10 @@ class LocalService:
         self.fetch = reads.fetch
         self.after_damage = answering(reads.after_damage)
         self.bounds = answering(reads.bounds)
-        self.find_time = answering(reads.find_time)
+        self.find_offset = answering(reads.find_offset)
+        self.epoch_end_offset = answering(reads.epoch_end_offset)
         self.partition_info = answering(reads.partition_info)
+        self._producer_ids = ProducerIdManager(topics.allocate_producer_ids)
         self._groups: Groups | None = None
         self._blocked: list[tuple[Partition, StreamlogError]] = []
 
@@ -307,6 +310,10 @@ class LocalService:
             if deadline is not None:
                 self.scheduler.at(deadline, partition.maintenance.run)
 
+    @answering
+    def init_producer_id(self) -> ProducerIdAndEpoch:
+        return ProducerIdAndEpoch(self._producer_ids.next_id(), 0)
+
     # -- groups --------------------------------------------------------------------------------------
 
     @failing
@@ -356,8 +363,14 @@ class LocalService:
         return self._the_groups.describe(group)
 
     @answering
-    def list_groups(self) -> list[GroupListing]:
-        return self._the_groups.list()
+    def list_groups(self, states: Iterable[str] = (), types: Iterable[str] = ()) -> list[GroupListing]:
+        return self._the_groups.list(states, types)
+
+    @failing
+    def delete_offsets(
+        self, group: str, partitions: Iterable[TopicPartition]
+    ) -> Completion[dict[TopicPartition, StreamlogError]]:
+        return self._the_groups.delete_offsets(group, partitions)
 
     @failing
     def delete_group(self, group: str) -> Completion[None]:

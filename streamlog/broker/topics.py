@@ -189,6 +189,18 @@ class Topics:
             if name not in self.image.topics:
                 self._policies.given.pop(name, None)
 
+    def allocate_producer_ids(self, count: int) -> range:
+        """Producer ids that no other call gets, also after a crash; see `producer_ids`."""
+        first = 0
+
+        def request(image: Image) -> LogRecord:
+            nonlocal first
+            first = image.next_producer_id
+            return metadata.producer_ids_record(first + count)
+
+        self._change(request)
+        return range(first, first + count)
+
     def _change(self, request: Callable[[Image], LogRecord]) -> None:
         """Request → record → append → replay → the partitions follow the image, under the metadata lock.
 

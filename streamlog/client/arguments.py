@@ -104,7 +104,7 @@ def offset_at(service: Service, name: TopicPartition, at: Any, start: int, end: 
     A datetime means the first record at or after it, or `end` if there is none. Raises ConfigError for a naive one.
     """
     if isinstance(at, datetime):
-        found = result_of(service.find_time(name, to_ms(at)))
+        found = result_of(service.find_offset(name, to_ms(at), "read_committed"))
         return end if found is None else found.offset
     return start if at == "earliest" else end
 

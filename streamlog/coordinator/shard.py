@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 from ..errors import StreamlogError
 from ..runtime.api import Completion
@@ -16,7 +16,7 @@ from .messages import GroupDescription, GroupListing, Heartbeat, HeartbeatResult
 from .runtime import CoordinatorRuntime
 from .schema import CommittedOffset, GroupState, LogRecord, MemberState, group_key
 
-__all__ = ["DEFAULT_OFFSETS_RETENTION_MS", "GroupDescription", "Heartbeat", "HeartbeatResult", "Shard"]
+__all__ = ["DEFAULT_OFFSETS_RETENTION_MS", "GroupDescription", "GroupListing", "Heartbeat", "HeartbeatResult", "Shard"]
 
 DEFAULT_OFFSETS_RETENTION_MS = 7 * 24 * 60 * 60 * 1000
 
@@ -94,10 +94,19 @@ class Shard:
         self._runtime.require_ready()
         return (self._runtime.groups.get(group) or Group(group)).describe()
 
-    def list_groups(self) -> list[GroupListing]:
-        """The groups that have members or offsets, or had members until not long ago; sorted by name."""
+    def list_groups(self, states: Iterable[str] = (), types: Iterable[str] = ()) -> list[GroupListing]:
+        """The groups that have members or offsets, or had members until not long ago, by name.
+
+        `states` and `types` are those wanted, in any case of letters; none is all. Unknown ones match nothing.
+        """
         self._runtime.require_ready()
-        return [group.listing() for _, group in sorted(self._runtime.groups.items())]
+        wanted_states, wanted_types = ({name.lower() for name in names} for names in (states, types))
+        return [
+            listing
+            for listing in (group.listing() for _, group in sorted(self._runtime.groups.items()))
+            if not wanted_states or listing.state.lower() in wanted_states
+            if not wanted_types or listing.type.lower() in wanted_types
+        ]
 
     def delete_group(self, group: str) -> Completion[None]:
         """Delete a group and its offsets. Fails with GroupNotEmptyError or GroupIdNotFoundError."""

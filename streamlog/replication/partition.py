@@ -9,6 +9,7 @@ from ..errors import StreamlogError, UnknownTopicOrPartitionError
 from ..runtime.api import Completion, Lock
 from ..runtime.threads import inside
 from ..runtime.values import refuse_to_copy
+from ..storage.leader_epochs import EpochEnd
 from ..storage.log import AppendRequest, Log
 from ..storage.tail import LogSnapshot
 from ..types import TopicPartition
@@ -178,6 +179,12 @@ class Partition:
                 raise self.reader.out_of_range(before, end)
             self.maintenance.delete_before(before)
             return self.log.tail.start_offset
+
+    def epoch_end(self, leader_epoch: int) -> EpochEnd | None:
+        """Where this epoch, or else the largest one below it, ended in the log; see `LeaderEpochs.end_offset_for`."""
+        with inside(), self.lock:
+            tail = self.log.tail
+            return self.log.leader_epochs.epochs(tail).end_offset_for(leader_epoch, tail.end_offset)
 
     def check_open(self) -> None:
         if self.closed is not None:

@@ -144,6 +144,26 @@ class LogReader:
 
         return self._retry(find)
 
+    def find_max_time(self, end_offset: int) -> OffsetAndTimestamp | None:
+        """The first record, by offset, of the greatest timestamp (KIP-734); None if there is no record.
+
+        No lock. Raises CorruptRecordError if its batch does not verify. Cost: a walk over the headers of one segment, as a rule
+        of the last one.
+        """
+
+        def find() -> OffsetAndTimestamp | None:
+            tail = self.tail
+            active, found = tail.segments[-1], None
+            for segment, end, most in sorted(
+                ((s, end, tail.max_timestamp if s is active else s.max_timestamp) for s, end in tail.places()),
+                key=lambda place: (-place[2], place[0].base_offset),
+            ):
+                if found is None or most > found.timestamp:
+                    found = _find_max_time(segment, end, tail.start_offset, end_offset, found)
+            return found
+
+        return self._retry(find)
+
     def after_damage(self, offset: int, end_offset: int) -> int:
         """Where to go on reading after the damaged batch that `fetch(offset)` ran into.
 
@@ -175,21 +195,48 @@ def _find_time(places: Places, timestamp: int, start_offset: int, end_offset: in
     return None
 
 
+def _find_max_time(
+    segment: Segment, end: int, start_offset: int, end_offset: int, found: OffsetAndTimestamp | None
+) -> OffsetAndTimestamp | None:
+    """`found`, or the first record of a greater timestamp in this segment, from `start_offset` up to `end_offset`."""
+    best, most = -1, -1 if found is None else found.timestamp
+    for position, header in segment.headers(0, end):
+        if header.base_offset >= end_offset:
+            break
+        if header.max_timestamp <= most or header.last_offset < start_offset:
+            continue
+        if header.is_control or not header.record_count:
+            continue
+        if header.base_offset >= start_offset:
+            best, most = position, header.max_timestamp
+            continue
+        # The log begins in the middle of this batch, and the greatest timestamp may be before that.
+        times = [time for offset, time in _records_at(segment, position, end) if offset >= start_offset]
+        if times and max(times) > most:
+            best, most = position, max(times)
+    return found if best < 0 else _first_at(segment, best, end, most, start_offset, end_offset)
+
+
 def _first_at(
     segment: Segment, position: int, end: int, timestamp: int, start_offset: int, end_offset: int
 ) -> OffsetAndTimestamp | None:
+    for offset, time in _records_at(segment, position, end):
+        if time >= timestamp and start_offset <= offset < end_offset:
+            return OffsetAndTimestamp(offset, time)
+    return None
+
+
+def _records_at(segment: Segment, position: int, end: int) -> list[tuple[int, int]]:
+    """Offset and timestamp of each record of the batch at `position`. Raises CorruptRecordError."""
     data = segment.read_batches(position, end, 0)
     header = read_header(data, 0, segment.seed, segment.path, position)
     payload = memoryview(data)[header.header_len : header.batch_len]
     verify_payload(header, payload, segment.seed, segment.path, position)
     try:
         columns = BatchColumns(data, 0, header)
-        for offset, time in zip(columns.offsets(), columns.timestamps_full(), strict=True):
-            if time >= timestamp and start_offset <= offset < end_offset:
-                return OffsetAndTimestamp(offset, time)
+        return list(zip(columns.offsets(), columns.timestamps_full(), strict=True))
     except (ValueError, TypeError) as error:
         raise corrupt(segment.path, position, f"the columns contradict the header ({error})", 0, 0) from error
-    return None
 
 
 def _after_damage(places: Places, offset: int, end_offset: int) -> int:

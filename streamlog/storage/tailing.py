@@ -96,6 +96,9 @@ class TailedLog:
     def find_time(self, timestamp: int, end_offset: int) -> OffsetAndTimestamp | None:
         return self._read(lambda: self._reader.find_time(timestamp, end_offset))
 
+    def find_max_time(self, end_offset: int) -> OffsetAndTimestamp | None:
+        return self._read(lambda: self._reader.find_max_time(end_offset))
+
     def after_damage(self, offset: int, end_offset: int) -> int:
         return self._read(lambda: self._reader.after_damage(offset, end_offset))
 

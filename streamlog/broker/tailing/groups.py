@@ -73,9 +73,9 @@ class TailedGroups:
         with inside(), self._lock:
             return self._current().describe(group)
 
-    def list(self) -> list[GroupListing]:
+    def list(self, states: Iterable[str] = (), types: Iterable[str] = ()) -> list[GroupListing]:
         with inside(), self._lock:
-            return self._current().list_groups()
+            return self._current().list_groups(states, types)
 
 
 def _in_memory(records: Sequence[LogRecord]) -> Completion[int]:

@@ -27,6 +27,7 @@ from ...replication.partition import gone
 from ...runtime.api import Disk, Gate, Lock, answering, contained
 from ...runtime.threads import inside
 from ...runtime.values import refuse_to_copy
+from ...storage.leader_epochs import EpochEnd
 from ...storage.tail import EMPTY, FetchData
 from ...storage.tailing import TailedLog
 from ...types import Clock, OffsetAndTimestamp, PartitionInfo, TopicPartition
@@ -34,7 +35,7 @@ from .. import controller, metadata
 from ..api import ProduceRequest
 from ..log_directory import METADATA_DIR, METADATA_ID
 from ..metadata import Image, TopicIdPartition, TopicView
-from ..reading import PartitionReads
+from ..reading import OffsetSpec, PartitionReads
 from ..replay import all_records
 from ..scheduler import Scheduler
 from ..waiting import ParkedFetch
@@ -72,6 +73,8 @@ class TailingService:
     leave_group = refuses("Leaving group {0!r}")
     commit = refuses("Committing in group {0!r}")
     delete_group = refuses("Deleting group {0!r}")
+    delete_offsets = refuses("Deleting offsets of group {0!r}")
+    init_producer_id = refuses("Allocating a producer id")
 
     def __init__(
         self,
@@ -353,9 +356,22 @@ class TailingService:
         return self._reads.bounds(partition, isolation_level)
 
     @answering
-    def find_time(self, partition: TopicPartition, timestamp: int) -> OffsetAndTimestamp | None:
+    def find_offset(
+        self,
+        partition: TopicPartition,
+        spec: OffsetSpec,
+        isolation_level: str,
+        current_leader_epoch: int | None = None,
+    ) -> OffsetAndTimestamp | None:
         self._fresh(partition)
-        return self._reads.find_time(partition, timestamp)
+        return self._reads.find_offset(partition, spec, isolation_level, current_leader_epoch)
+
+    @answering
+    def epoch_end_offset(
+        self, partition: TopicPartition, leader_epoch: int, current_leader_epoch: int | None = None
+    ) -> EpochEnd | None:
+        self._fresh(partition)
+        return self._reads.epoch_end_offset(partition, leader_epoch, current_leader_epoch)
 
     @answering
     def partition_info(self, partition: TopicPartition) -> PartitionInfo:

@@ -33,7 +33,10 @@ class OffsetFetcher:
         return result_of(self._service.bounds(name, self._isolation))
 
     def for_times(self, times: Mapping[TopicPartition, int]) -> dict[TopicPartition, OffsetAndTimestamp | None]:
-        return {name: result_of(self._service.find_time(name, timestamp)) for name, timestamp in times.items()}
+        return {
+            name: result_of(self._service.find_offset(name, timestamp, self._isolation))
+            for name, timestamp in times.items()
+        }
 
     def committed(
         self, names: Iterable[TopicPartition], topic_ids: Mapping[TopicPartition, bytes] | None = None

@@ -15,6 +15,7 @@ from streamlog.broker.scheduler import Scheduler
 from streamlog.broker.service import LocalService
 from streamlog.records import columns
 from streamlog.records.batch import SealedBatch, seed_of
+from streamlog.runtime.api import Disk
 from streamlog.runtime.threads import RawGate, new_lock, real_monotonic, result_of
 from streamlog.testing import ManualClock, SimulatedDisk
 
@@ -48,7 +49,7 @@ def opened(tmp_path: Any) -> Iterator[Callable[..., Tenant]]:
     """Opens a service on a disk of its own, or on one that is given."""
     with ExitStack() as stack:
 
-        def open_service(disk: SimulatedDisk | None = None, *, sync: bool = False) -> Tenant:
+        def open_service(disk: Disk | None = None, *, sync: bool = False) -> Tenant:
             directory = LogDirectory("/data", disk or SimulatedDisk(), new_lock, RawGate, real_monotonic, sync=sync)
             directory.open(0.0)
             clock = ManualClock(start_ms=1_000_000)

@@ -168,10 +168,10 @@ def test_under_log_append_time_a_batch_is_stamped_whatever_it_says(tenant: Tenan
     at = tenant.create(message_timestamp_type="LogAppendTime")
     for batch in (tenant.seal(at, b"a", times=1 << 63), tenant.seal(at, b"b", times=7, attributes=LOG_APPEND_TIME)):
         result_of(tenant.service.produce(ProduceRequest(at, [batch])))
-    found = result_of(tenant.service.find_time(P0, 1))
+    found = result_of(tenant.service.find_offset(P0, 1, "read_committed"))
     assert found is not None
     assert found.timestamp == tenant.clock.time_ms()
-    assert result_of(tenant.service.find_time(P0, tenant.clock.time_ms() + 1)) is None
+    assert result_of(tenant.service.find_offset(P0, tenant.clock.time_ms() + 1, "read_committed")) is None
 
 
 @pytest.mark.parametrize("foreign", [False, True])

@@ -183,11 +183,39 @@ def test_a_time_is_found_as_a_scan_would_find_it(
         for index in b.path.glob("*.index"):
             index.unlink()
         b.open(CLEAN)
+    for end in {len(flat), len(times[0])}:
+        greatest = min(((n, t) for n, t in enumerate(flat[:end])), key=lambda record: (-record[1], record[0]))
+        assert b.log.reader.find_max_time(end) == greatest
     for timestamp in range(62):
         expected = next(((n, t) for n, t in enumerate(flat) if t >= timestamp), None)
         assert b.log.reader.find_time(timestamp, len(flat)) == expected
     assert not b.problems()
     b.log.release()
+
+
+def test_the_greatest_timestamp_is_found_among_records_that_were_not_deleted(box: MakeBox) -> None:
+    b = box()
+    assert b.log.reader.find_max_time(0) is None
+    b.append(b"a", b"b", b"c", timestamps=[90, 20, 30])
+    b.append(b"marker", timestamps=99, attributes=CONTROL)
+    b.append(b"d", timestamps=30)
+    assert b.log.reader.find_max_time(5) == (0, 90)
+    b.log.advance_start(1)
+    assert b.log.reader.find_max_time(5) == (2, 30)
+    b.log.advance_start(3)
+    assert b.log.reader.find_max_time(5) == (4, 30)
+    assert b.log.reader.find_max_time(4) is None
+
+
+def test_of_a_batch_that_the_log_begins_in_only_what_is_left_counts(box: MakeBox) -> None:
+    b = box()
+    b.append(b"a", timestamps=50)
+    b.append(b"b", b"c", timestamps=[90, 20])
+    b.append(b"d", timestamps=40)
+    b.log.roll(b.now)
+    b.append(b"e", timestamps=10)
+    b.log.advance_start(2)
+    assert b.log.reader.find_max_time(5) == (3, 40)
 
 
 def test_a_segment_whose_index_knows_no_such_time_is_passed_over(box: MakeBox) -> None:

@@ -13,7 +13,14 @@ from streamlog.broker.log_directory import LogDirectory
 from streamlog.broker.scheduler import Scheduler
 from streamlog.broker.service import LocalService
 from streamlog.broker.tailing.service import TailingService
-from streamlog.errors import ClosedError, RequestTimedOutError, StorageError, UnknownTopicOrPartitionError
+from streamlog.errors import (
+    ClosedError,
+    ReadOnlyError,
+    RequestTimedOutError,
+    StorageError,
+    UnknownLeaderEpochError,
+    UnknownTopicOrPartitionError,
+)
 from streamlog.records import columns
 from streamlog.records.batch import seed_of
 from streamlog.runtime.disk import OsDisk
@@ -253,6 +260,30 @@ def test_an_error_in_the_thread_is_raised_by_the_call_that_waits(scene: Scene) -
     with pytest.raises(StorageError):
         scene.fetch()
     parked.cancel()
+
+
+def test_offsets_and_epochs_are_those_of_the_owner(scene: Scene) -> None:
+    scene.send(b"x", b"y")
+    reader = scene.reader
+    assert result_of(reader.find_offset(NAME, "latest", "read_committed")) == (2, -1)
+    assert result_of(reader.find_offset(NAME, "max_timestamp", "read_committed")) == (0, 1)
+    assert result_of(reader.epoch_end_offset(NAME, 0)) == (0, 2)
+    assert isinstance(reader.epoch_end_offset(NAME, 0, 1).error(), UnknownLeaderEpochError)
+
+
+def test_what_would_write_is_refused(scene: Scene) -> None:
+    at = scene.owner.image.topics["t"].partition(0)
+    reader = scene.reader
+    refused = [
+        reader.produce(ProduceRequest(at, [])),
+        reader.acknowledge(at, 0),
+        reader.init_producer_id(),
+        reader.delete_offsets("g", [NAME]),
+        reader.delete_topic("t"),
+    ]
+    assert [type(answer.error()) for answer in refused] == [ReadOnlyError] * len(refused)
+    with pytest.raises(ReadOnlyError):
+        reader.produce_one(at, None, b"x", 1, 1)
 
 
 def test_groups_without_an_offsets_topic_are_none(scene: Scene) -> None:
