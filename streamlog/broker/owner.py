@@ -17,19 +17,25 @@ from ..runtime.disk_errors import ignored, require_disk_error
 
 logger = logging.getLogger("streamlog.broker")
 
-FORMAT = 1
+# The format that is written, and the only one that is read; `storage/FORMAT.md` describes it.
+FORMAT = 2
 OWNER_FILE = "streamlog.json"
 SECTOR_BYTES = 512
 _NO_ROOM = (errno.ENOSPC, errno.EDQUOT)
 
 
+class OtherFormatError(FormatError):
+    """The directory is a log, of a format that this version does not read."""
+
+
 def read_owner(disk: Disk, path: str) -> dict[str, Any]:
-    """The owner file's contents. Raises FormatError if it is damaged or of a newer format."""
+    """The owner file's contents. Raises FormatError if it is damaged, OtherFormatError for a newer or older format."""
     try:
         owner = json.loads(disk.read(path, 1 << 20))
         format_, min_reader = owner["format"], owner["min_reader"]
         for name, kind in (
-            ("incarnation", int), ("boot_id", str), ("clean", bool), ("features", list), ("min_reader", int)
+            ("incarnation", int), ("boot_id", str), ("clean", bool), ("features", list), ("min_reader", int),
+            ("format", int),
         ):  # fmt: skip
             if type(owner[name]) is not kind:
                 raise ValueError(name)
@@ -44,8 +50,14 @@ def read_owner(disk: Disk, path: str) -> dict[str, Any]:
     except OSError as error:
         require_disk_error(error)
         raise FormatError(f"{path} cannot be read as a file of a log: {error.strerror or error}.", path=path) from error
+    if format_ < FORMAT:
+        raise OtherFormatError(
+            f"{path} is of format {format_}, which streamlog 0.1 wrote; this streamlog reads format {FORMAT} only. Nothing "
+            f"was changed. Read the log with streamlog 0.1, and send its records to a new log.",
+            path=path,
+        )
     if min_reader > FORMAT or owner["features"]:
-        raise FormatError(
+        raise OtherFormatError(
             f"{path} is of format {format_} (readable from {min_reader} on, features {owner['features']}); this streamlog "
             f"knows format {FORMAT}. Open it with a newer streamlog.",
             path=path,

@@ -18,11 +18,12 @@ from xxhash import xxh3_64_intdigest, xxh64_intdigest
 from ..errors import CorruptRecordError, FormatError
 from ..types import Buffer
 
-MAGIC = b"SLB\x01"
-VERSION = 1
+MAGIC = b"SLB\x02"
+VERSION = 2
 NO_PRODUCER = -1
 NO_HORIZON = -1
 NO_TIMESTAMP = -1
+NO_DELTA = -1
 
 FORM_MASK, FORM_COLUMNS, FORM_KAFKA = 0x0F, 0, 1
 CODEC_SHIFT, CODEC_MASK = 4, 0xF0
@@ -32,7 +33,7 @@ CONTROL = 1 << 10
 CONTROL_SHIFT, CONTROL_MASK = 12, 0xF000  # the control type: abort 0, commit 1, leader change 2, snapshot 3, feature 4
 
 # The layout of a header: a prefix, `header_hash`, the other fields, and the column directory. No other module knows it.
-PREFIX_FORMAT, REST_FORMAT, ENTRY_FORMAT = "4sBHI", "QIqiiiqqqqqhiIII", "BI"
+PREFIX_FORMAT, REST_FORMAT, ENTRY_FORMAT = "4sBHI", "QIqiiiqqiqqqhiIII", "BI"
 _PREFIX = Struct("<" + PREFIX_FORMAT)
 _HASH = Struct("<I")
 _BODY = Struct("<" + REST_FORMAT)
@@ -46,7 +47,7 @@ FIXED_LEN = _HEADER.size
 # The fields that `storage/scan.py` decodes of millions of headers: magic, version, header_len, batch_len, header_hash,
 # payload_hash, attributes, base_offset, last_offset_delta, record_count, base_timestamp, max_timestamp,
 # append_timestamp and producer_id. Decoding all of them takes a third longer.
-SCANNED_FIELDS = Struct("<" + PREFIX_FORMAT + "I" + "QIqi4xiqqq8xq")
+SCANNED_FIELDS = Struct("<" + PREFIX_FORMAT + "I" + "QIqi4xiqq4xq8xq")
 _batch_len_of = Struct("<7xI").unpack_from
 _base_offset_of = Struct("<27xq").unpack_from
 MIN_HEADER_LEN = FIXED_LEN + 1
@@ -67,7 +68,12 @@ _hash32 = 0xFFFFFFFF
 
 
 class BatchHeader(NamedTuple):
-    """A batch's header as stored. Lengths are bytes; times ms; `batch_len` includes the header."""
+    """A batch's header as stored. Lengths are bytes; times ms; `batch_len` includes the header.
+
+    `base_timestamp` is the least of its records, `max_timestamp` the greatest; `max_timestamp_delta` is the offset of the
+    first record that has the greatest, less `base_offset`; -1 if that is not known, or there is none. In payload form 1 the
+    least may be unknown too (-1), and then nothing may be concluded from it.
+    """
 
     magic: bytes
     version: int
@@ -82,6 +88,7 @@ class BatchHeader(NamedTuple):
     record_count: int
     base_timestamp: int
     max_timestamp: int
+    max_timestamp_delta: int
     append_timestamp: int
     delete_horizon: int
     producer_id: int
@@ -127,6 +134,7 @@ class SealedBatch(NamedTuple):
     last_offset_delta: int
     base_timestamp: int
     max_timestamp: int
+    max_timestamp_delta: int
     uncompressed_len: int
     producer_id: int = NO_PRODUCER
     producer_epoch: int = -1
@@ -166,12 +174,13 @@ def stamp(batch: SealedBatch, seed: int, base_offset: int, leader_epoch: int, ap
 
     With LogAppendTime the batch's timestamps become `append_ms`.
     """
-    (payload, payload_hash, directory, attributes, count, last_delta, base_ts, max_ts, raw_len, producer_id, producer_epoch, sequence, horizon, _) = batch  # fmt: skip
+    (payload, payload_hash, directory, attributes, count, last_delta, base_ts, max_ts, max_delta, raw_len, producer_id, producer_epoch, sequence, horizon, _) = batch  # fmt: skip
     if attributes & LOG_APPEND_TIME:
         base_ts = max_ts = append_ms
+        max_delta = 0 if count else NO_DELTA
     header_len = FIXED_LEN + len(directory)
     prefix = _PREFIX.pack(MAGIC, VERSION, header_len, header_len + len(payload))
-    body = _BODY.pack(payload_hash, attributes, base_offset, last_delta, leader_epoch, count, base_ts, max_ts, append_ms, horizon, producer_id, producer_epoch, sequence, raw_len, 0, 0)  # fmt: skip
+    body = _BODY.pack(payload_hash, attributes, base_offset, last_delta, leader_epoch, count, base_ts, max_ts, max_delta, append_ms, horizon, producer_id, producer_epoch, sequence, raw_len, 0, 0)  # fmt: skip
     digest = xxh3_64_intdigest(prefix + body + directory, seed) & _hash32
     return prefix + _HASH.pack(digest) + body + directory
 
@@ -183,8 +192,8 @@ def restamp(header: BatchHeader, sealed: SealedBatch, seed: int) -> bytes:
     prefix = _PREFIX.pack(MAGIC, VERSION, header_len, header_len + len(sealed.payload))
     body = _BODY.pack(
         sealed.payload_hash, sealed.attributes, header.base_offset, header.last_offset_delta, header.leader_epoch,
-        sealed.record_count, sealed.base_timestamp, sealed.max_timestamp, header.append_timestamp,
-        sealed.delete_horizon, header.producer_id, header.producer_epoch, header.base_sequence,
+        sealed.record_count, sealed.base_timestamp, sealed.max_timestamp, sealed.max_timestamp_delta,
+        header.append_timestamp, sealed.delete_horizon, header.producer_id, header.producer_epoch, header.base_sequence,
         sealed.uncompressed_len, header.schema_id, header.key_id,
     )  # fmt: skip
     digest = xxh3_64_intdigest(prefix + body + directory, seed) & _hash32

@@ -30,6 +30,7 @@ from .batch import (
     FORM_COLUMNS,
     LOG_APPEND_TIME,
     MAX_FREE_RECORDS,
+    NO_DELTA,
     NO_HORIZON,
     NO_TIMESTAMP,
     BatchHeader,
@@ -86,6 +87,7 @@ def seal(
         values = [None] * count
     if offset_deltas is not None:
         columns.append((OFFSETS, _pack(offset_deltas)))
+    newest = 0 if count else NO_DELTA
     if isinstance(timestamps, int):
         base_ts = max_ts = timestamps
     elif not timestamps:
@@ -94,6 +96,7 @@ def seal(
         base_ts = max_ts = timestamps[0]
         if timestamps.count(base_ts) != len(timestamps):  # a third of the cost of `min` and `max`
             base_ts, max_ts = min(timestamps), max(timestamps)
+            newest = timestamps.index(max_ts)
             columns.append((TIMESTAMPS, _pack([t - base_ts for t in timestamps])))
     if keys is not None:
         columns.append((KEYS, _pack(keys)))
@@ -110,6 +113,7 @@ def seal(
         count - 1 if last_offset_delta is None else last_offset_delta,
         base_ts,
         max_ts,
+        offset_deltas[newest] if offset_deltas else newest,
         delete_horizon,
     )
 
@@ -123,6 +127,7 @@ def _sealed(
     last_offset_delta: int,
     base_ts: int,
     max_ts: int,
+    max_delta: int,
     delete_horizon: int,
 ) -> SealedBatch:
     raw_len = 0
@@ -137,8 +142,8 @@ def _sealed(
     raw_len = raw_len or len(payload)
     directory = directory_of([(kind, len(data)) for kind, data in columns])
     return SealedBatch(
-        payload, hash_payload(payload, seed), directory, attributes, count, last_offset_delta, base_ts, max_ts, raw_len,
-        delete_horizon=delete_horizon, seed=seed,
+        payload, hash_payload(payload, seed), directory, attributes, count, last_offset_delta, base_ts, max_ts, max_delta,
+        raw_len, delete_horizon=delete_horizon, seed=seed,
     )  # fmt: skip
 
 

@@ -42,7 +42,7 @@ def encode_one(
         size = len(payload)
         plain = _VALUE_ONLY(
             MAGIC, VERSION, _ONE_COLUMN, _ONE_COLUMN + size, xxh3_64_intdigest(payload, seed), 0,
-            base_offset, 0, leader_epoch, 1, timestamp, timestamp, append_ms, NO_HORIZON, NO_PRODUCER, -1, -1,
+            base_offset, 0, leader_epoch, 1, timestamp, timestamp, 0, append_ms, NO_HORIZON, NO_PRODUCER, -1, -1,
             size, 0, 0, 1, VALUES, size,
         )  # fmt: skip
     else:
@@ -57,7 +57,7 @@ def encode_one(
         size = len(payload)
         plain = _KEY_AND_VALUE(
             MAGIC, VERSION, _TWO_COLUMNS, _TWO_COLUMNS + size, xxh3_64_intdigest(payload, seed), 0,
-            base_offset, 0, leader_epoch, 1, timestamp, timestamp, append_ms, NO_HORIZON, NO_PRODUCER, -1, -1,
+            base_offset, 0, leader_epoch, 1, timestamp, timestamp, 0, append_ms, NO_HORIZON, NO_PRODUCER, -1, -1,
             size, 0, 0, 2, KEYS, key_bytes, VALUES, size - key_bytes,
         )  # fmt: skip
     checksum = (xxh3_64_intdigest(plain, seed) & _CHECKSUM_MASK).to_bytes(4, "little")

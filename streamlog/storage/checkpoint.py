@@ -22,7 +22,7 @@ from .files import as_storage_error
 logger = logging.getLogger("streamlog.storage")
 
 NAME = "partition.state"
-MAGIC = b"SLS\x01"
+MAGIC = b"SLS\x02"
 _SLOT = Struct("<4sIQ16sIqqqq")
 _CHECK = Struct("<Q")
 SLOT_BYTES = 4096  # a slot to a sector group: tearing one cannot touch the other

@@ -21,7 +21,7 @@ from ..runtime.api import Disk
 from ..runtime.disk_errors import require_disk_error
 
 INTERVAL = 4096
-MAGIC = b"SLX\x01"
+MAGIC = b"SLX\x02"
 _HEADER = Struct("<4sI7qQ")
 _CHECK = Struct("<Q")
 HEADER_LEN = _HEADER.size + _CHECK.size

@@ -16,7 +16,7 @@ from typing import NamedTuple
 from xxhash import xxh3_64_intdigest
 
 NAME = "published"
-MAGIC = b"SLP\x01"
+MAGIC = b"SLP\x02"
 VERSION = 1
 SLOT_BYTES = 64
 EMPTY = bytes(SLOT_BYTES)

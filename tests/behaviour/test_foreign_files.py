@@ -123,6 +123,26 @@ def test_newer_format_is_refused(log: StreamLog, open_log: OpenLog, path: Path) 
 
 
 @pytest.mark.damaged
+@pytest.mark.parametrize("number", [1, 0, -1])
+def test_a_log_of_an_older_format_is_refused_by_everything_that_opens_one(
+    log: StreamLog, open_log: OpenLog, path: Path, tmp_path: Path, number: int
+) -> None:
+    fill(log)
+    log.close()
+    rewrite_owner_file(path, format=number, min_reader=number)
+    before = file_contents(path)
+    calls: list[Callable[[], object]] = [
+        open_log, lambda: open_log(read_only=True), lambda: streamlog.verify(path),
+        lambda: streamlog.repair(path, tmp_path / "copy"),
+    ]  # fmt: skip
+    for call in calls:
+        with pytest.raises(streamlog.FormatError, match=f"format {number}, .* reads format 2 only"):
+            call()
+    assert file_contents(path) == before
+    assert not (tmp_path / "copy").exists()
+
+
+@pytest.mark.damaged
 @pytest.mark.parametrize("text", ["", "{", "[]", "null", '{"format": "new"}', "\x00" * 100], ids=ascii)
 def test_owner_file_that_makes_no_sense_is_refused(
     log: StreamLog, open_log: OpenLog, path: Path, text: str, authoritative: Callable[[], dict[str, bytes]]

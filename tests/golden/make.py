@@ -1,7 +1,7 @@
-"""Makes the golden files of the format: `python tests/golden/make.py` writes them to `tests/golden/v1/`.
+"""Makes the golden files of the format: `python -m tests.golden.make` writes them to `tests/golden/v2/`.
 
-Run it once per format version, never to make a failing test pass: a file here is what logs on other
-people's disks look like.
+Run it once per format version, never to make a failing test pass: a file here is what logs on other people's disks look
+like. Until format 2 is frozen (`FORMAT.md` says when), `--force` replaces them together with a change of the format.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from streamlog.storage.recovery.recovery import PreviousShutdown, open_log
 from streamlog.types import TopicPartition
 
 HERE = Path(__file__).resolve().parent
-VERSION = "v1"
+VERSION = "v2"
 NOW = 1_700_000_000_000
 TOPIC_ID = bytes(range(16))
 PARTITION = 7
@@ -65,7 +65,7 @@ EXPECTED = [
 
 
 def batches() -> list[SealedBatch]:
-    """One batch of every shape that version 1 writes; the last one goes into a second segment."""
+    """One batch of every shape that version 2 writes; the last one goes into a second segment."""
     seal = columns.seal
     mixed = EXPECTED[4:7]
     return [

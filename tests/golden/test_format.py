@@ -30,7 +30,7 @@ from streamlog.types import TopicPartition
 from . import make
 from .make import EXPECTED, NAMES, NOW, PARTITION, SEED, TOPIC_ID
 
-GOLDEN = Path(__file__).resolve().parent / "v1"
+GOLDEN = Path(__file__).resolve().parent / make.VERSION
 FORMAT = Path(__file__).resolve().parents[2] / "streamlog" / "storage" / "FORMAT.md"
 LOGS = [name for name in NAMES if name.endswith(".log")]
 
@@ -45,8 +45,8 @@ def directory(tmp_path: Path) -> Path:
     return copy
 
 
-def test_version_one_is_what_is_written() -> None:
-    assert VERSION == 1, "a new version needs golden files of its own, and these must still be read"
+def test_version_two_is_what_is_written() -> None:
+    assert VERSION == 2, "a new version needs golden files of its own, and these must still be read"
 
 
 def test_todays_reader_reads_every_record(directory: Path) -> None:
@@ -154,7 +154,7 @@ def test_a_batch_of_a_newer_version_is_refused_as_one() -> None:
 
     data = bytearray((GOLDEN / LOGS[0]).read_bytes())
     header_len = int.from_bytes(data[5:7], "little")
-    data[4] = 2
+    data[4] = 3
     digest = batches.xxh3_64_intdigest(bytes(data[:11] + data[15:header_len]), SEED) & 0xFFFFFFFF
     data[11:15] = digest.to_bytes(4, "little")
     with pytest.raises(FormatError, match="newer streamlog"):

@@ -191,8 +191,8 @@ def _hostile_batch(rng: random.Random, data: bytearray, seed: int, hostile: int)
         data[place] = hostile & 0xFF
     else:
         offset, width = rng.choice(
-            ((4, 1), (5, 2), (7, 4), (23, 4), (27, 8), (35, 4), (39, 4), (43, 4), (47, 8), (55, 8), (63, 8), (71, 8),
-             (79, 8), (87, 2), (89, 4), (93, 4), (105, 1), (106, 1), (107, 4), (111, 1), (112, 4))
+            ((4, 1), (5, 2), (7, 4), (23, 4), (27, 8), (35, 4), (39, 4), (43, 4), (47, 8), (55, 8), (63, 4), (67, 8),
+             (75, 8), (83, 8), (91, 2), (93, 4), (97, 4), (109, 1), (110, 1), (111, 4), (115, 1), (116, 4))
         )  # fmt: skip
         data[at + offset : at + offset + width] = (hostile & ((1 << 8 * width) - 1)).to_bytes(width, "little")
     header_len, batch_len = struct.unpack_from("<HI", data, at + 5)

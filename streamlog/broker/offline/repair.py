@@ -105,7 +105,7 @@ def repair(
     every byte once and writes what is whole; one batch in memory at a time, and the records of the internal topics.
 
     Raises ConfigError for an `into` that is not empty, or lies in `path`; LogLockedError while a process has the log
-    open; FormatError if `path` holds no log, or one that a newer streamlog wrote; StorageError if it
+    open; FormatError if `path` holds no log, or one of another format; StorageError if it
     cannot be read at all; DiskFullError, StorageError if `into` cannot be written. What is there then is not a log, and
     can be removed.
 

@@ -29,7 +29,7 @@ from .. import metadata
 from ..controller import GROUPS_TOPIC, METADATA_TOPIC
 from ..log_directory import METADATA_DIR, METADATA_ID, directory_of
 from ..metadata import Image, LogRecord, TopicView
-from ..owner import OWNER_FILE, read_owner
+from ..owner import OWNER_FILE, OtherFormatError, read_owner
 
 Progress = Callable[[int, int], object]
 _TOPIC_DIR = re.compile(r"([0-9a-f]{32})-(0|[1-9][0-9]*)")
@@ -115,7 +115,7 @@ def verify(path: str | StrPath, *, progress: Progress | None = None, disk: Disk 
     `progress(done_bytes, total_bytes)` is called about once a batch. The log may be open meanwhile. Cost:
     reads every byte once, one batch in memory at a time, and one set of records of the internal topics.
 
-    Raises FormatError if `path` holds no log, or one that a newer streamlog wrote; StorageError if it
+    Raises FormatError if `path` holds no log, or one of another format; StorageError if it
     cannot be read at all. Damage is reported, never raised.
 
     >>> import streamlog, tempfile
@@ -216,9 +216,9 @@ class Inspection:
         owner_path = f"{self.path}/{OWNER_FILE}"
         try:
             owner = read_owner(self.disk, owner_path)
+        except OtherFormatError:
+            raise
         except FormatError as error:
-            if "newer streamlog" in str(error):
-                raise
             self.problem(owner_path, "owner", str(error).partition(". ")[0])
             return
         boot = self.disk.boot_id()

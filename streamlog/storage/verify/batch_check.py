@@ -15,6 +15,7 @@ from ...records.batch import (
     FORM_COLUMNS,
     FORM_MASK,
     LOG_APPEND_TIME,
+    NO_DELTA,
     TRANSACTIONAL,
     BatchHeader,
     directory_entries,
@@ -48,7 +49,7 @@ def batch_fault(data: bytes, header: BatchHeader, gaps: bool) -> str | None:
         return f"the columns do not decode: {error}"
     if header.uncompressed_len != _uncompressed(data, header, entries):
         return f"the header says {header.uncompressed_len} bytes uncompressed, the columns say otherwise"
-    return _offsets_fault(header, full.offsets, gaps) or _times_fault(header, full.timestamps) or _types_fault(full)
+    return _offsets_fault(header, full.offsets, gaps) or _times_fault(header, full) or _types_fault(full)
 
 
 def _uncompressed(data: bytes, header: BatchHeader, entries: Sequence[tuple[int, int]]) -> int:
@@ -73,12 +74,16 @@ def _offsets_fault(header: BatchHeader, offsets: Sequence[int], gaps: bool) -> s
     return None
 
 
-def _times_fault(header: BatchHeader, timestamps: Sequence[int]) -> str | None:
+def _times_fault(header: BatchHeader, full: Columns) -> str | None:
+    timestamps = full.timestamps
     if not timestamps:
-        return None
+        return None if header.max_timestamp_delta == NO_DELTA else "it has no record that has the greatest timestamp"
     low, high = min(timestamps), max(timestamps)
     if (low, high) != (header.base_timestamp, header.max_timestamp):
         return f"timestamps run from {low} to {high}, the header says {header.base_timestamp} to {header.max_timestamp}"
+    newest = full.offsets[timestamps.index(high)]
+    if header.base_offset + header.max_timestamp_delta != newest:
+        return f"offset {newest} has the greatest timestamp, the header says {header.base_offset + header.max_timestamp_delta}"
     return None
 
 

@@ -57,6 +57,32 @@ def test_under_log_append_time_the_header_has_the_time_of_the_append() -> None:
     assert (header.base_timestamp, header.max_timestamp) == (2000, 2000)
 
 
+@pytest.mark.parametrize(
+    ("timestamps", "deltas", "expected"),
+    [
+        ([5, 9, 7, 9], None, (5, 9, 1)),
+        ([5, 9, 7, 9], [0, 3, 4, 8], (5, 9, 3)),
+        ([7, 7], None, (7, 7, 0)),
+        ([7, 7], [2, 4], (7, 7, 2)),
+        (7, [2, 4], (7, 7, 2)),
+        ((), [], (-1, -1, -1)),
+    ],
+)
+def test_the_header_has_the_least_and_the_greatest_timestamp_and_the_first_offset_of_the_greatest(
+    timestamps: list[int] | int, deltas: list[int] | None, expected: tuple[int, int, int]
+) -> None:
+    count = 2 if isinstance(timestamps, int) else len(timestamps)
+    sealed = columns.seal(SEED, None, None, timestamps, count=count, offset_deltas=deltas, last_offset_delta=8)
+    header = header_of(stamp(sealed, SEED, 7, 0, 2000))
+    assert (header.base_timestamp, header.max_timestamp, header.max_timestamp_delta) == expected
+
+
+def test_under_log_append_time_the_first_record_has_the_greatest_timestamp() -> None:
+    for count, delta in ((3, 0), (0, -1)):
+        sealed = columns.seal(SEED, None, None, 1, count=count, last_offset_delta=3, attributes=batches.LOG_APPEND_TIME)
+        assert header_of(stamp(sealed, SEED, 7, 0, 2000)).max_timestamp_delta == delta
+
+
 def test_a_compacted_batch_keeps_its_place_and_times() -> None:
     before = header_of(stamped()[0])._replace(producer_id=9, producer_epoch=2, base_sequence=4)
     sealed = columns.seal(SEED, None, None, (), count=0, last_offset_delta=0)
@@ -122,7 +148,7 @@ def test_bytes_of_anything_are_no_batch(data: bytes) -> None:
     assert header_fault(MAGIC + data, 0, SEED) is not None
 
 
-@pytest.mark.parametrize(("version", "attributes"), [(2, 0), (1, 2), (1, 15)])
+@pytest.mark.parametrize(("version", "attributes"), [(3, 0), (2, 2), (2, 15)])
 def test_a_newer_version_or_payload_form_is_refused_as_one(version: int, attributes: int) -> None:
     data = bytearray(stamped(attributes=attributes)[0])
     data[4] = version

@@ -213,6 +213,6 @@ def test_a_column_whose_array_claims_another_count_is_refused_for_a_few_entries_
     column = msgpack.packb([b"12345678"] * 20)
     lying = b"\xdc\x00\x13" + column[3:]
     directory = directory_of([(VALUES, len(lying))])
-    sealed = SealedBatch(lying, hash_payload(lying, SEED), directory, 0, 20, 19, 7, 7, len(lying))
+    sealed = SealedBatch(lying, hash_payload(lying, SEED), directory, 0, 20, 19, 7, 7, 0, len(lying))
     with pytest.raises(ValueError):
         opened(sealed).some(VALUES, 5, 6)

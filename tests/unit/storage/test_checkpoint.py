@@ -47,7 +47,7 @@ def test_a_state_that_can_neither_be_written_nor_synced_is_not_relied_upon(box: 
 def test_a_slot_that_is_cut_is_damaged_and_one_of_zeros_was_never_written() -> None:
     assert slots(b"", bytes(16), 0) == (0, None, ())
     assert slots(bytes(8192), bytes(16), 0) == (0, None, ())
-    assert slots(b"SLS\x01", bytes(16), 0) == (0, None, (0,))
+    assert slots(b"SLS\x02", bytes(16), 0) == (0, None, (0,))
     assert State(1, 2) == (1, 2, 0, -1)
 
 

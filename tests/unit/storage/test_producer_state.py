@@ -19,7 +19,7 @@ HOUR = 3_600_000
 
 def batch(sequence: int, count: int = 1, *, producer: int = 7, epoch: int = 0, attributes: int = 0) -> SealedBatch:
     """What of a batch counts here."""
-    return SealedBatch(b"", 0, b"", attributes, count, count - 1, NOW, NOW, 0, producer, epoch, sequence)
+    return SealedBatch(b"", 0, b"", attributes, count, count - 1, NOW, NOW, 0, 0, producer, epoch, sequence)
 
 
 def marker(epoch: int = 0, producer: int = 7) -> SealedBatch:

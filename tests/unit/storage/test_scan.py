@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from streamlog.records import columns
-from streamlog.records.batch import FORM_KAFKA, NO_TIMESTAMP, stamp
+from streamlog.records.batch import FORM_KAFKA, MAGIC, NO_TIMESTAMP, stamp
 from streamlog.storage import scan
 from streamlog.storage.scan import next_batch, walk
 from streamlog.storage.segment import Segment
@@ -89,7 +89,7 @@ def test_behind_damage_of_any_size_the_next_batch_is_found(
     b = box()
     b.append(b"one")
     at = b.log.tail.end_position
-    b.append(b"SLB\x01" * (size // 4))
+    b.append(MAGIC * (size // 4))
     b.append(b"three")
     path = b.logs()[0]
     data = bytearray(path.read_bytes())

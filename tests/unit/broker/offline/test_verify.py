@@ -179,7 +179,7 @@ def test_a_damaged_owner_file_is_damage(closed: Path, content: str) -> None:
 
 def test_a_newer_format_is_refused(closed: Path) -> None:
     owner = closed / "streamlog.json"
-    owner.write_text(json.dumps({**json.loads(owner.read_text()), "min_reader": 2}))
+    owner.write_text(json.dumps({**json.loads(owner.read_text()), "min_reader": 3}))
     with pytest.raises(streamlog.FormatError, match="newer"):
         verify(closed)
 
@@ -286,7 +286,7 @@ def test_a_partition_of_a_newer_format_is_damage_to_this_version(closed: Path) -
     where = directory(closed, "t", 1)
     (file,) = where.glob("*.log")
     data = bytearray(file.read_bytes())
-    data[4] = 2
+    data[4] = 3
     seed = seed_of(bytes.fromhex(where.name.split("-")[0]), 1)
     end = int.from_bytes(data[5:7], "little")
     digest = batches.xxh3_64_intdigest(bytes(data[:11] + data[15:end]), seed) & 0xFFFFFFFF

@@ -78,8 +78,8 @@ class Scene:
 
     def owned(self, incarnation: int, *, clean: bool = False, boot: str = "this boot") -> None:
         about = {
-            "format": 1,
-            "min_reader": 1,
+            "format": 2,
+            "min_reader": 2,
             "features": [],
             "incarnation": incarnation,
             "boot_id": boot,

@@ -13,7 +13,7 @@ import pytest
 
 from streamlog.config import TopicConfig
 from streamlog.errors import CorruptRecordError, FormatError, StorageError, StreamlogError
-from streamlog.records.batch import FIXED_LEN, MAGIC
+from streamlog.records.batch import FIXED_LEN, MAGIC, VERSION
 from streamlog.runtime.disk import OsFile
 from streamlog.storage import scan
 from streamlog.storage.checkpoint import SLOT_BYTES
@@ -529,7 +529,7 @@ def test_a_batch_whose_lengths_are_impossible_is_damage_and_no_torn_write(box: M
     b.log.release()
     (path,) = b.logs()
     data = path.read_bytes()
-    path.write_bytes(data + MAGIC + b"\x01" + bytes(FIXED_LEN))
+    path.write_bytes(data + MAGIC + bytes([VERSION]) + bytes(FIXED_LEN))
     b.open(KILLED)
     with pytest.raises(CorruptRecordError):
         b.append(b"two")
@@ -577,7 +577,7 @@ def test_failing_at_any_call_of_an_open_is_a_typed_error_and_the_next_open_is_ri
         (b.path / f"{50:020d}.index").touch()
         b.log.release()
         last = b.logs()[-1]
-        last.write_bytes(last.read_bytes() + b"SLB\x01torn")
+        last.write_bytes(last.read_bytes() + MAGIC + b"torn")
         return b, disk
 
     b, disk = ready()
