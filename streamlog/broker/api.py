@@ -68,6 +68,16 @@ class ProducerIdAndEpoch(NamedTuple):
     producer_epoch: int
 
 
+class Listener(Protocol):
+    """What serves others through a Service, as Kafka's protocol does; see `StreamLog.attach`."""
+
+    def close(self, timeout_s: float) -> object:
+        """Answer no more requests, and return within this time (real seconds). The service still answers meanwhile.
+
+        It may be called again after an interrupt.
+        """
+
+
 class Service(Protocol):
     """See the module. What fails, fails its Completion with a StreamlogError.
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 import weakref
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
-from typing import Any, Unpack
+from typing import Any, TypeVar, Unpack
 
-from ..broker.api import Service
+from ..broker.api import Listener, Service
 from ..broker.metadata import TopicView
 from ..broker.opening import Engine, Registry, url_of
 from ..config import ConsumerConfig as ConsumerSettings
@@ -30,6 +30,8 @@ from .producer.producer import Producer, SharedProducer
 from .serde import resolve_deserializer
 from .topic import Topic
 
+ListenerT = TypeVar("ListenerT", bound=Listener)
+LISTENER_CLOSE_S = 10.0
 _UNSET: Any = object()
 registry: Registry[Background] = Registry(Background)
 """The logs that this process has open."""
@@ -157,6 +159,8 @@ class StreamLog(Closing):
         self._children: weakref.WeakSet[Any] = weakref.WeakSet()
         self._lock = new_lock()
         self._topic_sender = SharedProducer()
+        self._listeners: list[Listener] = []
+        self._attaches = True
         engine.handles.add(self)
         self._made = True
 
@@ -277,10 +281,46 @@ class StreamLog(Closing):
         """
         result_of(self._use().sync())
 
+    # -- listeners -----------------------------------------------------------------------------------
+
+    def attach(self, make: Callable[[Service], ListenerT]) -> ListenerT:
+        """Make a listener, which gets the log's Service and serves others through it; returns it.
+
+        The Service (`streamlog.broker.api`) takes and gives encoded batches, and answers with Completions: what is built on
+        it never blocks a thread of its own. Closing the log closes its listeners before anything else, and gives them
+        `LISTENER_CLOSE_S` in all. A listener that is closed earlier is to be `detach`ed. Raises ClosedError, and what `make`
+        raises.
+
+        >>> import streamlog
+        >>> class Topics:
+        ...     def __init__(self, service):
+        ...         self.names = lambda: list(service.image.topics)
+        ...     def close(self, timeout_s):
+        ...         print("closed")
+        >>> with streamlog.open() as log:
+        ...     topics = log.attach(Topics)
+        ...     _ = log.create_topic("orders")
+        ...     topics.names()
+        ['orders']
+        closed
+        """
+        listener = make(self._use())
+        with inside(), self._lock:
+            if self._attaches:
+                self._listeners.append(listener)
+                return listener
+        listener.close(0.0)  # the log was closed meanwhile
+        raise closed("log")
+
+    def detach(self, listener: Listener) -> None:
+        """Leave a listener to its owner: closing the log does not close it. Does nothing if it is not attached."""
+        with inside(), self._lock:
+            self._listeners = [each for each in self._listeners if each is not listener]
+
     # -- closing -------------------------------------------------------------------------------------
 
     def close(self) -> None:
-        """Close the log's workers, consumers and producers, then the log. Raises the first error; all is closed all the same.
+        """Close the log's listeners, workers, consumers and producers, then the log. Raises the first error; all is closed all the same.
 
         In a signal handler or finalizer the close may be deferred until the call that was interrupted ends.
         """
@@ -297,6 +337,8 @@ class StreamLog(Closing):
         return any(waking)
 
     def _close(self, limit_s: float | None) -> None:
+        with inside(), self._lock:
+            self._attaches = False
         self._local_members.clean_up()
         errors: list[BaseException] = []
         for close in self._closers(limit_s):
@@ -316,8 +358,11 @@ class StreamLog(Closing):
         raise_first(errors)
 
     def _closers(self, limit_s: float | None) -> Iterator[Callable[[], None]]:
-        """How to close each child: first workers, then consumers, then producers. `limit_s`: for each of the three kinds."""
+        """How to close each child: listeners, workers, consumers, producers. `limit_s`: for each of the four kinds."""
         children = snapshot(self._children)
+        left = _time_left(LISTENER_CLOSE_S if limit_s is None else limit_s)
+        for listener in list(self._listeners):
+            yield partial(self._close_listener, listener, left)
         left = _time_left(limit_s)
         for child in children:
             if not isinstance(child, (Consumer, Producer)):
@@ -330,6 +375,14 @@ class StreamLog(Closing):
             if isinstance(child, Producer):
                 yield partial(child.close, limit_s)
 
+    def _close_listener(self, listener: Listener, left: Callable[[], float]) -> None:
+        try:
+            listener.close(left())
+        except Exception:
+            self.detach(listener)
+            raise
+        self.detach(listener)  # not after an interrupt: the next close calls it again
+
     def _close_at_exit(self, limit_s: float) -> None:
         if not self._ended:
             for child in snapshot(self._children):
@@ -338,6 +391,7 @@ class StreamLog(Closing):
             self._close(limit_s)
 
     def _abandon_all(self) -> None:
+        self._listeners = []
         for child in snapshot(self._children):
             child._abandon()
         self._abandon()

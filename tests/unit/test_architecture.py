@@ -60,7 +60,7 @@ MAY_IMPORT: dict[str, dict[str, set[str]]] = {
         "storage": {"EMPTY", "FetchData"},
         "replication": {"gone"},
         "coordinator": {"GroupDescription", "Heartbeat", "HeartbeatResult"},
-        "broker": {"Engine", "Image", "ProduceRequest", "Registry", "Service", "TopicView", "url_of"},
+        "broker": {"Engine", "Image", "Listener", "ProduceRequest", "Registry", "Service", "TopicView", "url_of"},
     },
     "cli": {
         "records": {
