@@ -13,7 +13,7 @@ A change that was interrupted is in force if its record is in the log and can be
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Protocol
 
 from ..errors import DiskFullError, StorageError, StreamlogError
@@ -38,8 +38,8 @@ class Partitions(Protocol):
     def unstage(self) -> None:
         """Remove what was staged and is not in the image."""
 
-    def take(self, image: Image) -> None:
-        """Have this image be in force, and the partitions follow it."""
+    def take(self, image: Image, changed: Iterable[str] | None) -> None:
+        """Have this image be in force, and the partitions of the topics `changed` follow it; None: of all topics."""
 
     def of_topic(self, name: str) -> list[Partition]: ...
 
@@ -114,7 +114,7 @@ class MetadataLog:
             change.refused = without_traceback(error.copy())
             if self._void(change):
                 raise
-        self._take(after)
+        self._take(after, [name])
 
     def resolve(self) -> bool:
         """Complete a change that was interrupted, or undo one that was refused; whether one came into force.
@@ -132,7 +132,7 @@ class MetadataLog:
                 change.refused = without_traceback(error.copy())
         if (change.refused is not None or change.write.base_offset < 0) and self._void(change):
             return False
-        self._take(self.replay(self._partitions.image.version))
+        self._take(self.replay(self._partitions.image.version), None)  # what an interrupt left of it is not known
         return True
 
     def let_go(self, error: StreamlogError) -> None:
@@ -143,9 +143,9 @@ class MetadataLog:
                 partition.shut(error)
             self._unblock(change)
 
-    def _take(self, image: Image) -> None:
+    def _take(self, image: Image, changed: Iterable[str] | None) -> None:
         """The change is on the device."""
-        self._partitions.take(image)
+        self._partitions.take(image, changed)
         self._change = None
         self._partitions.unstage()
 

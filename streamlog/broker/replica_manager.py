@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from functools import partial
 
 from ..errors import StreamlogError
@@ -56,7 +57,11 @@ class ReplicaManager:
         return [*first, *list(self.partitions.values())]
 
     def of_topic(self, name: str) -> list[Partition]:
-        return [partition for (topic, _), partition in list(self.partitions.items()) if topic == name]
+        """The partitions of a topic, in order. O(their number): those of a topic are added upwards, and removed downwards."""
+        found: list[Partition] = []
+        while (partition := self.partitions.get((name, len(found)))) is not None:
+            found.append(partition)
+        return found
 
     @property
     def is_recovering(self) -> bool:
@@ -70,23 +75,32 @@ class ReplicaManager:
 
     # -- following the image -------------------------------------------------------------------------
 
-    def follow(self, image: Image) -> None:
-        """Have a partition for each that the image names and no other, with its settings. Does no more than it must."""
-        for (name, _), partition in list(self.partitions.items()):
-            view = image.topics.get(name)
+    def follow(self, image: Image, changed: Iterable[str] | None = None) -> None:
+        """Have a partition for each that the image names and no other, with its settings. Does no more than it must.
+
+        `changed`: the topics that may differ from those of the image that was followed last; None if that is not known.
+        O(their partitions), whatever else there is.
+        """
+        names = changed if changed is not None else [*dict.fromkeys(name for name, _ in self.partitions), *image.topics]
+        for name in names:
+            self._follow_topic(name, image.topics.get(name))
+
+    def _follow_topic(self, name: str, view: TopicView | None) -> None:
+        for partition in reversed(self.of_topic(name)):
             if view is None or view.id_bytes != partition.topic_id:
                 self._remove(partition)
-        for name, view in image.topics.items():
-            self._policies.find(view)
-            policy = self._policies.of(view)
-            for number in range(view.partitions):
-                known = self.partitions.get((name, number))
-                if known is None:
-                    self._add(view, number)
-                elif known.log.config is not view.config or known.maintenance.custom_policy is not policy:
-                    known.configure(view.config)
-                    known.maintenance.custom_policy = policy
-                    self._maintain_soon(known)
+        if view is None:
+            return
+        self._policies.find(view)
+        policy = self._policies.of(view)
+        for number in range(view.partitions):
+            known = self.partitions.get((name, number))
+            if known is None:
+                self._add(view, number)
+            elif known.log.config is not view.config or known.maintenance.custom_policy is not policy:
+                known.configure(view.config)
+                known.maintenance.custom_policy = policy
+                self._maintain_soon(known)
 
     def _add(self, view: TopicView, number: int) -> None:
         staged = self._staged.get((view.name, number))

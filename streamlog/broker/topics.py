@@ -7,7 +7,7 @@ interrupt between two of them left is completed before the next change.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 from uuid import UUID
 
@@ -139,7 +139,7 @@ class Topics:
             if policy is not None and policy.name == view.config.retention:
                 self._policies.given[name] = policy
                 with inside(), self._lock:
-                    self._replicas.follow(self.image)
+                    self._replicas.follow(self.image, [name])
             return view
         except BaseException:
             if name not in self.image.topics:
@@ -278,10 +278,10 @@ class Topics:
 
     # -- for the metadata log ------------------------------------------------------------------------
 
-    def take(self, image: Image) -> None:
+    def take(self, image: Image, changed: Iterable[str] | None) -> None:
         """Put the image of a change in force, and have the partitions follow it. REQUIRES: the metadata lock."""
         self.image = image
-        self._replicas.follow(image)
+        self._replicas.follow(image, changed)
 
     def unstage(self) -> None:
         """Remove what was staged for a change that is not in force. REQUIRES: the metadata lock."""

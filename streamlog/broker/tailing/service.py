@@ -207,7 +207,7 @@ class TailingService:
             return False
         image = metadata.replay(metadata.EMPTY, all_records(self._metadata), self._image.version)
         left = {name: view for name, view in image.topics.items() if view.id_bytes not in self._deleted}
-        image = image._replace(topics=left)
+        image = image._replace(topics=left, names={view.id_bytes: name for name, view in left.items()})
         self._replayed = state
         before, self._image = self._image, image
         for key, partition in list(self._partitions.items()):
@@ -240,7 +240,7 @@ class TailingService:
             return None
         finally:
             metadata_log.log.release()
-        if any(view.id_bytes == partition.topic_id for view in image.topics.values()):
+        if partition.topic_id in image.names:
             return None
         self._deleted.add(partition.topic_id)
         self._looked_s = -_FRESH_S  # what was seen is stale

@@ -240,7 +240,8 @@ class TopicCache:
         """
         # Before the image is read: what is known now and not in the image is gone, and not too new for it.
         known, queues = list(self.topics.items()), list(self._accumulator.queues)
-        topics = self._service.image.topics
+        image = self._service.image
+        topics = image.topics
         try:
             for key, cached in known:
                 if topics.get(cached.topic.name) is not cached.topic:
@@ -248,7 +249,6 @@ class TopicCache:
         except BaseException:  # an interrupt: the entries that were not looked at may be stale
             self.topics.clear()
             raise
-        ids = {topic.id_bytes for topic in topics.values()}
-        self._accumulator.forget_queues(place for place in queues if place[0] not in ids)
+        self._accumulator.forget_queues(place for place in queues if place[0] not in image.names)
         for partitioner in list(self._partitioners.values()):
             partitioner.keep_only(topics)
