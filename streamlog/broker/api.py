@@ -26,7 +26,7 @@ from ..types import Clock, OffsetAndMetadata, OffsetAndTimestamp, PartitionInfo,
 from .metadata import Image, TopicIdPartition, TopicView
 from .reading import OffsetSpec
 from .scheduler import Scheduler
-from .waiting import ParkedFetch
+from .waiting import FetchSession
 
 
 class ProduceRequest:
@@ -157,7 +157,9 @@ class Service(Protocol):
         Raises UnknownTopicIdError if the topic is not the one of `topic_id` any more.
         """
 
-    def await_data(self, partitions: Iterable[TopicPartition]) -> ParkedFetch: ...
+    def fetch_session(self, wake: Callable[[], object]) -> FetchSession:
+        """Which of a reader's partitions may have new records. `wake` is called from any thread, and must not block."""
+
     def after_damage(self, partition: TopicPartition, offset: int) -> Completion[int]:
         """Where to go on reading after the damaged batch at `offset`."""
 

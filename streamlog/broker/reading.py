@@ -13,7 +13,7 @@ from ..errors import (
     UnknownTopicIdError,
 )
 from ..storage.leader_epochs import EpochEnd
-from ..storage.tail import EMPTY, FetchData, LogSnapshot
+from ..storage.tail import EMPTY, UNKNOWN_END, FetchData, LogSnapshot
 from ..types import OffsetAndTimestamp, PartitionInfo, TopicPartition
 from .waiting import Watched
 
@@ -101,7 +101,9 @@ class PartitionReads:
         if here.hides is not None and offset >= here.high_watermark:
             raise here.hides.copy()
         try:
-            return here.reader.fetch(offset, max_bytes, here.high_watermark, after)
+            fetched = here.reader.fetch(offset, max_bytes, here.high_watermark, after)
+            # A reader that comes to the end of what can be read has to come back, and gets the error.
+            return fetched if here.hides is None else fetched._replace(end_offset=UNKNOWN_END)
         except StorageError:
             if here.closed is not None:  # it was deleted, or closed, while it was being read
                 raise here.closed.copy() from None

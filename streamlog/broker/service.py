@@ -29,7 +29,7 @@ from .replica_manager import ReplicaManager
 from .scheduler import Scheduler
 from .tailing.published_writer import PublishedWriter
 from .topics import Topics
-from .waiting import ParkedFetch
+from .waiting import FetchSession
 
 
 class LocalService:
@@ -203,8 +203,8 @@ class LocalService:
 
     # -- records -------------------------------------------------------------------------------------
 
-    def await_data(self, partitions: Iterable[TopicPartition]) -> ParkedFetch:
-        return ParkedFetch([p for p in map(self._partitions.get, partitions) if p is not None])
+    def fetch_session(self, wake: Callable[[], object]) -> FetchSession:
+        return FetchSession(self._partitions.get, wake)
 
     def require_writable(self, what: str) -> None:
         """This process owns the log."""

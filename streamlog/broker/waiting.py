@@ -1,12 +1,14 @@
-"""Fetches that wait until one of their partitions has new records."""
+"""Which of a reader's partitions may have records that it has not seen."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections import deque
+from collections.abc import Callable
+from functools import partial
 from typing import Protocol
 
 from ..replication.listeners import Waiters
-from ..runtime.api import Completion
+from ..types import TopicPartition
 
 
 class Watched(Protocol):
@@ -16,34 +18,79 @@ class Watched(Protocol):
     def waiters(self) -> Waiters: ...
 
 
-class ParkedFetch(Completion[None]):
-    """Done when one of its partitions was appended to, or closed, after this was made.
+class FetchSession:
+    """The partitions of one reader, and those of them that may have new records (the idea of KIP-227).
 
-    It is among the waiters of every partition; the first that wakes it removes it from the others. `registry` is a set of
-    all that wait, for a service that has to know whether there are any: the fetch is in it until it is cancelled.
+    The reader watches a partition and fetches from it, in this order. What is appended after that, or a partition that
+    closes, puts the partition's name at the end of `ready`, once, and calls `wake` if the reader waits; then the reader
+    removes it from `watched`. So the reader fetches only from partitions that are in `ready`, however many it has. A name
+    may be there twice.
+
+    One thread at a time uses it; `ready` grows in any thread. It takes no lock. `waiting` is the set of all sessions whose
+    readers wait, for a service that has to know whether there are any; `nudge` is called when it gets its first member.
     """
 
-    __slots__ = ("_partitions", "_registry", "_wake")
+    __slots__ = ("_find", "_nudge", "_waiting", "_waits", "_wake", "ready", "watched")
 
-    def __init__(self, partitions: Iterable[Watched], registry: set[ParkedFetch] | None = None) -> None:
-        super().__init__()
-        self._partitions = tuple(partitions)
-        self._registry = registry
-        self._wake: Callable[[], None] = self._on_append
-        for partition in self._partitions:
-            partition.waiters.add(self._wake)
-        if registry is not None:
-            registry.add(self)
+    def __init__(
+        self,
+        find: Callable[[TopicPartition], Watched | None],
+        wake: Callable[[], object],
+        waiting: set[FetchSession] | None = None,
+        nudge: Callable[[], object] | None = None,
+    ) -> None:
+        self._find = find
+        self._wake = wake
+        self._waiting = waiting
+        self._nudge = nudge
+        self._waits = False
+        self.watched: dict[TopicPartition, tuple[Waiters, Callable[[], None]]] = {}
+        self.ready: deque[TopicPartition] = deque()
 
-    def _on_append(self) -> None:
-        self.complete(None)
-        if len(self._partitions) > 1:
-            self.cancel()
+    def watch(self, name: TopicPartition) -> None:
+        """Note the next append to this partition. Does nothing if it is watched; one that is not there is ready at once."""
+        if name in self.watched:
+            return
+        partition = self._find(name)
+        if partition is None:
+            self.ready.append(name)
+            return
+        callback = partial(self._on_append, name)
+        waiters = partition.waiters
+        waiters.add(callback)  # first: an interrupt may leave it watched and not noted, not the other way round
+        self.watched[name] = waiters, callback
 
-    def cancel(self) -> None:
-        """Stop waiting. Does nothing if it is done."""
-        if not self._answers or len(self._partitions) > 1:  # a single partition removed the callback as it called it
-            for partition in self._partitions:
-                partition.waiters.remove(self._wake)
-        if self._registry is not None:
-            self._registry.discard(self)
+    def _on_append(self, name: TopicPartition) -> None:
+        self.ready.append(name)
+        if self._waits:
+            self._wake()
+
+    def unwatch(self, name: TopicPartition) -> None:
+        watched = self.watched.pop(name, None)
+        if watched is not None:
+            watched[0].remove(watched[1])
+
+    def wake(self) -> None:
+        """Wake the reader, and have it look at every partition that it watches."""
+        self.ready.extend(tuple(self.watched))
+        self._wake()
+
+    def begin_wait(self) -> None:
+        """The reader is about to wait until `wake` is called, unless it finds a name in `ready` after this call."""
+        self._waits = True
+        if self._waiting is not None:
+            idle = not self._waiting
+            self._waiting.add(self)
+            if idle and self._nudge is not None:
+                self._nudge()
+
+    def end_wait(self) -> None:
+        self._waits = False
+        if self._waiting is not None:
+            self._waiting.discard(self)
+
+    def close(self) -> None:
+        """Watch nothing any more. It may be called twice."""
+        self.end_wait()
+        for name in tuple(self.watched):
+            self.unwatch(name)

@@ -78,12 +78,13 @@ class LogReader:
                 and latest[1] is segment
                 and position + len(latest[2]) == end
             ):
-                return FetchData(latest[2], self.seed, segment.path, position, segment)
+                return FetchData(latest[2], self.seed, segment.path, position, segment, None, tail.end_offset)
             if position < end:
                 data = segment.read_batches(position, end, max_bytes)
                 if end_offset < tail.end_offset:
                     data = batches_before(data, end_offset)
-                return FetchData(data, self.seed, segment.path, position, segment)
+                end_offset = min(end_offset, tail.end_offset)
+                return FetchData(data, self.seed, segment.path, position, segment, None, end_offset)
         return None
 
     def _retry(self, read: Callable[[], T]) -> T:
@@ -110,14 +111,14 @@ class LogReader:
         near = segment.find_and_read(offset, end, max_bytes)
         if near is not None:
             data = near[1] if end_offset >= tail.end_offset else batches_before(near[1], end_offset)
-            return FetchData(data, self.seed, segment.path, near[0], segment, near[2])
+            return FetchData(data, self.seed, segment.path, near[0], segment, near[2], min(end_offset, tail.end_offset))
         position = segment.locate(offset, end)
         if position is None:
             raise missing(segment, segment.stats.next_offset, (*tail.bases, tail.end_offset)[at + 1])
         data = segment.read_batches(position, end, max_bytes)
         if end_offset < tail.end_offset:
             data = batches_before(data, end_offset)
-        return FetchData(data, self.seed, segment.path, position, segment)
+        return FetchData(data, self.seed, segment.path, position, segment, None, min(end_offset, tail.end_offset))
 
     def out_of_range(self, offset: int, end_offset: int) -> OffsetOutOfRangeError:
         start = self.tail.start_offset

@@ -54,10 +54,15 @@ class AppendRequest:
         self.append_ms = -1
 
 
+UNKNOWN_END = (1 << 63) - 1
+"""Past every offset."""
+
+
 class FetchData(NamedTuple):
     """Whole batches as they are on disk, not verified yet, and where they are from, for error messages.
 
-    `first` is the header of the first batch if it was verified already.
+    `first` is the header of the first batch if it was verified already. `end_offset` is where what may be read ended
+    when it was fetched.
     """
 
     data: Buffer
@@ -66,6 +71,7 @@ class FetchData(NamedTuple):
     position: int
     segment: Segment | None = None
     first: BatchHeader | None = None
+    end_offset: int = UNKNOWN_END
 
 
 EMPTY = FetchData(b"", 0, "", 0)

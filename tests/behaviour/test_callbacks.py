@@ -248,8 +248,10 @@ def test_a_waiters_callback_that_raises_keeps_no_send_from_ending_and_no_other_w
         topic = log.create_topic("t")
         service = log._engine.service
         woken: list[int] = []
-        service.await_data([TopicPartition("t", 0)]).on_done(fail)
-        service.await_data([TopicPartition("t", 0)]).on_done(lambda _: woken.append(1))
+        for wake in (fail, lambda: woken.append(1)):
+            session = service.fetch_session(wake)
+            session.watch(TopicPartition("t", 0))
+            session.begin_wait()
         if how == "send":
             assert topic.send(b"x").result(LONG).offset == 0
         elif how == "send_many":

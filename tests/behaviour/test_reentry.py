@@ -19,6 +19,7 @@ import pytest
 
 import streamlog
 from streamlog import ClosedError, ReentrantCallError, TopicPartition
+from streamlog.broker.waiting import FetchSession
 from streamlog.runtime import threads
 from streamlog.testing import Fault, FaultyDisk, ManualClock, SimulatedDisk
 from tests.contents import values
@@ -286,12 +287,12 @@ def test_a_logging_handler_that_sends_does_not_hang(disk: DiskThatStrikes, clock
 
 
 @pytest.mark.parametrize("what", ["consumer", "log"])
-def test_a_handler_that_closes_ends_a_waiting_poll(path: Path, what: str) -> None:
+def test_a_handler_that_closes_ends_a_waiting_poll(path: Path, what: str, monkeypatch: pytest.MonkeyPatch) -> None:
     log = streamlog.open(path)
     log.create_topic("t")
     consumer = log.consumer("t", group="g")
     with on_signal(lambda *_: (consumer if what == "consumer" else log).close()) as strike:
-        consumer._service.await_data = _striking(consumer._service.await_data, strike)  # type: ignore[method-assign]
+        strikes(monkeypatch, strike)
         with reentry.at_most(LONG, lambda: "a poll whose consumer was closed"):
             try:
                 assert consumer.poll(LONG * 10) == []
@@ -305,22 +306,24 @@ def test_a_handler_that_closes_ends_a_waiting_poll(path: Path, what: str) -> Non
         assert len(consumer.poll(LONG)) == 1, "the partition is not free"
 
 
-def _striking(call: Callable[..., Any], strike: Callable[[], None]) -> Callable[..., Any]:
-    def striking(*args: Any) -> Any:
-        parked = call(*args)
+def strikes(monkeypatch: pytest.MonkeyPatch, strike: Callable[[], None]) -> None:
+    """Have a signal come as a consumer begins to wait."""
+    begin_wait = FetchSession.begin_wait
+
+    def begin_wait_and_strike(session: FetchSession) -> None:
+        begin_wait(session)
         strike()
-        return parked
 
-    return striking
+    monkeypatch.setattr(FetchSession, "begin_wait", begin_wait_and_strike)
 
 
-def test_a_handler_that_closes_ends_a_waiting_loop(path: Path) -> None:
+def test_a_handler_that_closes_ends_a_waiting_loop(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with streamlog.open(path) as log:
         log.create_topic("t").send(b"x")
         consumer = log.consumer("t", group="g")
         got: list[bytes] = []
         with on_signal(lambda *_: consumer.close()) as strike, reentry.at_most(LONG, lambda: "a loop that was closed"):
-            consumer._service.await_data = _striking(consumer._service.await_data, strike)  # type: ignore[method-assign]
+            strikes(monkeypatch, strike)
             got += [record.value for record in consumer]
         assert got == [b"x"]
         assert consumer.closed

@@ -13,6 +13,7 @@ import pytest
 
 import streamlog
 from streamlog import CorruptRecordError, StorageError, StreamLog, UnknownTopicOrPartitionError
+from streamlog.client import topic as topics
 from streamlog.testing import FaultyDisk, ManualClock, SimulatedDisk
 
 PATH = "/log"
@@ -145,7 +146,10 @@ def test_a_partition_whose_directory_was_removed_is_lost_while_its_topic_is_ther
         beside.owner.close()
 
 
-def test_a_reader_that_opens_a_file_of_a_topic_just_deleted_raises_that_the_topic_is_deleted(beside: Beside) -> None:
+def test_a_reader_that_opens_a_file_of_a_topic_just_deleted_raises_that_the_topic_is_deleted(
+    beside: Beside, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(topics, "_TAKE", 1)
     topic = beside.owner.create_topic("t", segment_bytes=1024)
     for _ in range(4):
         topic.send(b"x" * 1000)

@@ -14,6 +14,7 @@ import pytest
 
 import streamlog
 from streamlog import ClosedError, RebalanceListener, TopicPartition
+from streamlog.broker.waiting import FetchSession
 from streamlog.client.consumer import consumer, membership
 from streamlog.replication.listeners import Waiters
 from streamlog.runtime.threads import RawGate
@@ -90,26 +91,16 @@ def test_a_record_that_an_interrupt_kept_from_the_loop_comes_again(
     topic = log.create_topic("t")
     consumer = log.consumer("t", group="g")
     assert consumer.poll() == []
-    service: Any = log._engine.service
-    await_data = service.await_data
     interrupts = [KeyboardInterrupt()]
+    end_wait = FetchSession.end_wait
 
-    class Fetch:
-        """A fetch that is interrupted as the consumer, which was woken, cancels it."""
-
-        def __init__(self, *args: Any) -> None:
-            self._fetch = await_data(*args)
-
-        def __getattr__(self, name: str) -> Any:
-            return getattr(self._fetch, name)
-
-        def cancel(self) -> None:
-            self._fetch.cancel()
-            if interrupts and self._fetch.done():
-                raise interrupts.pop()
+    def end_wait_interrupted(session: FetchSession) -> None:
+        end_wait(session)
+        if interrupts:
+            raise interrupts.pop()
 
     waiting = Waiting(monkeypatch)
-    service.await_data = Fetch
+    monkeypatch.setattr(FetchSession, "end_wait", end_wait_interrupted)
     looped = in_thread(lambda: next(consumer))
     waiting.until_it_waits()
     topic.send(b"0")

@@ -17,7 +17,7 @@ come in the middle of another.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterable, Set
+from collections.abc import Callable, Set
 from typing import Any, NoReturn
 from uuid import UUID
 
@@ -38,7 +38,7 @@ from ..metadata import Image, TopicIdPartition, TopicView
 from ..reading import OffsetSpec, PartitionReads
 from ..replay import all_records
 from ..scheduler import Scheduler
-from ..waiting import ParkedFetch
+from ..waiting import FetchSession
 from .groups import TailedGroups
 from .partition import TailedPartition
 from .published_reader import PublishedReader, Situation
@@ -103,7 +103,7 @@ class TailingService:
         self._partitions: dict[tuple[str, int], TailedPartition] = {}
         self._listeners: list[Callable[[], object]] = []
         self._closed: StreamlogError | None = None
-        self._waiting: set[ParkedFetch] = set()
+        self._waiting: set[FetchSession] = set()
         self.nudge: Callable[[], None] = lambda: None
         # It is read under `_looking`: when its files change, only the slots are read again.
         name = TopicPartition(controller.METADATA_TOPIC, 0)
@@ -185,13 +185,14 @@ class TailingService:
 
     def tick(self, now_ms: int) -> int | None:
         """The background thread's work: look while a call waits; when to come again (ms), or None."""
-        self._waiting -= {parked for parked in list(self._waiting) if parked.done()}
         if not self._waiting or self._closed is not None:
             return None
         try:
             self.look()
-        except StreamlogError as error:  # the call that waits looks too, and raises it
+        except StreamlogError as error:  # the calls that wait look too, and raise it
             logger.debug("looking at %s: %s", self._path, error)
+            for session in list(self._waiting):
+                session.wake()
         return now_ms + LOOK_MS
 
     def _wake(self, changed: Set[int] | None) -> None:
@@ -342,13 +343,8 @@ class TailingService:
             chunk = self._reads.fetch(partition, offset, max_bytes, isolation_level, after, topic_id)
         return chunk
 
-    def await_data(self, partitions: Iterable[TopicPartition]) -> ParkedFetch:
-        here = [p for p in map(self._partitions.get, partitions) if p is not None]
-        idle = not self._waiting
-        parked = ParkedFetch(here, self._waiting)
-        if idle:
-            self.nudge()
-        return parked
+    def fetch_session(self, wake: Callable[[], object]) -> FetchSession:
+        return FetchSession(self._partitions.get, wake, self._waiting, lambda: self.nudge())
 
     @answering
     def bounds(self, partition: TopicPartition, isolation_level: str) -> tuple[int, int]:

@@ -22,7 +22,7 @@ from ...errors import (
     UnknownTopicIdError,
     UnknownTopicOrPartitionError,
 )
-from ...runtime.threads import RawGate, get_ident, is_inside, real_monotonic, refuse_reentry
+from ...runtime.threads import RawGate, get_ident, is_inside, look_again, real_monotonic, refuse_reentry
 from ...types import K, OffsetAndTimestamp, Record, TopicPartition, V
 from .. import config_types
 from ..arguments import is_offset, partition_of, seconds, seconds_or_none, to_ms
@@ -35,7 +35,7 @@ from .membership import Wakeup
 from .offsets import OffsetFetcher
 from .record_batch import RecordBatch
 from .subscription import Subscription
-from .subscription_state import Prefetched, SubscriptionState
+from .subscription_state import EndOffsets, Prefetched, SubscriptionState
 
 A = TypeVar("A")
 T = TypeVar("T")
@@ -85,7 +85,8 @@ class Consumer(Closing, Generic[K, V]):
         self._deferred_closes = log._cleanup.deferred_closes
         self._access = Access(log._cleanup)
         self._wakeup = Wakeup()
-        self._subscriptions = SubscriptionState()
+        self._session = service.fetch_session(self._wakeup.open)
+        self._subscriptions = SubscriptionState(self._session)
         self._offsets = OffsetFetcher(service, settings, self._subscriptions)
         self._serdes: dict[str, tuple[Any, Any]] = {}
         self._coordinator = ConsumerCoordinator(
@@ -103,6 +104,7 @@ class Consumer(Closing, Generic[K, V]):
         self._stop_reported = False
         self._ending = False
         self._renew_at = 0.0
+        self._look_at = real_monotonic() + look_again.data_s
         if topics:
             self.subscribe(topics)
         log._adopt(self)
@@ -191,7 +193,8 @@ class Consumer(Closing, Generic[K, V]):
         """
         n = self._max_poll_records if max_records is None else _limit(max_records)
         subscriptions = self._subscriptions
-        out = self._poll(timeout, lambda: subscriptions.take(n))
+        at_once = timeout == 0.0
+        out = self._poll(timeout, lambda: subscriptions.take(n, None, at_once))
         subscriptions.returned = subscriptions.polled  # the last thing done: nothing from here to the caller can raise
         return out
 
@@ -204,7 +207,8 @@ class Consumer(Closing, Generic[K, V]):
         exactly = max_records is not None
         n = self._max_poll_records if max_records is None else _limit(max_records)
         subscriptions = self._subscriptions
-        out = self._poll(timeout, lambda: subscriptions.take_batches(n, exactly))
+        at_once = timeout == 0.0
+        out = self._poll(timeout, lambda: subscriptions.take(n, exactly, at_once))
         subscriptions.returned = subscriptions.polled  # as in poll
         return out
 
@@ -237,10 +241,12 @@ class Consumer(Closing, Generic[K, V]):
             out = self._step(fetch)
             if out:
                 return out
+            if timeout == 0.0:
+                return []
             now = real_monotonic()
             end = now + timeout if end is None else end
             if end <= now:
-                return []
+                return self._look_again(fetch) or []
             found = self._wait(end - now, fetch)
             if found:
                 return found
@@ -266,40 +272,50 @@ class Consumer(Closing, Generic[K, V]):
             return self._fetch_elsewhere(fetch)
 
     def _fetch_elsewhere(self, fetch: Callable[[], A]) -> A:
-        for _ in range(len(self._subscriptions.fetchers) + 1):
+        subscriptions = self._subscriptions
+        for _ in range(len(subscriptions.fetchers) + 1):
             try:
                 return fetch()
             except OffsetOutOfRangeError:
-                self._offsets.reset_out_of_range()
+                assert subscriptions.failed is not None
+                self._offsets.reset_out_of_range(subscriptions.failed)
             except (UnknownTopicOrPartitionError, UnknownTopicIdError):
                 if self._subscriptions.subscription.manual is not None:
                     raise
                 self._coordinator.remove_deleted()
         return fetch()
 
-    def _wait(self, left: float | None, fetch: Callable[[], A]) -> A | None:
-        """Wait for an append or a wakeup; fetch once more after registering for appends.
+    def _look_again(self, fetch: Callable[[], A], *, everywhere: bool = False) -> A:
+        """Fetch where no append was heard of, see `SubscriptionState.look_again`."""
+        with self._access.state():
+            self._subscriptions.look_again(everywhere=everywhere)
+            return self._fetch(fetch)
 
-        What an append brought is fetched at once: no wakeup is pending, so neither the group nor the topics have changed.
+    def _wait(self, left: float | None, fetch: Callable[[], A]) -> A | None:
+        """Wait for an append or a wakeup. What an append brought is returned.
+
+        It is fetched at once: no wakeup is pending, so neither the group nor the topics have changed.
         """
-        wakeup, access = self._wakeup, self._access
+        wakeup, session = self._wakeup, self._session
         wakeup.gate = gate = RawGate()
-        parked = self._service.await_data(self._subscriptions.fetchable())
+        session.begin_wait()
         try:
-            parked.on_done(gate.open)
             if wakeup.pending:
                 return None
-            with access.state():
-                out = self._fetch(fetch)
-            if out:
-                return out
-            step = self._coordinator.longest_wait_s()
-            if not gate.wait(step if left is None else min(left, step)) or wakeup.pending:
+            if not session.ready:  # read after the gate was set
+                step = min(self._coordinator.longest_wait_s(), look_again.data_s)
+                if not gate.wait(step if left is None else min(left, step)):
+                    now = real_monotonic()
+                    if now < self._look_at:
+                        return None
+                    self._look_at = now + look_again.data_s
+                    return self._look_again(fetch, everywhere=True)
+            if wakeup.pending:
                 return None
-            with access.state():
+            with self._access.state():
                 return self._fetch(fetch) if self._coordinator.is_up_to_date() else None
         finally:
-            parked.cancel()
+            session.end_wait()
 
     def __iter__(self) -> Self:
         return self
@@ -335,8 +351,9 @@ class Consumer(Closing, Generic[K, V]):
     def _until(self, ends: dict[TopicPartition, int], timeout: float | None) -> Iterator[Record[K, V]]:
         """`until_end` with end offsets that are known; those of other partitions are added when they are assigned."""
         subscriptions = self._subscriptions
+        bounded = EndOffsets(ends)
         while True:
-            prefetched = self._next(ends, timeout)
+            prefetched = self._next(bounded, timeout)
             if self._deferred_closes:
                 self._cleanup.run_deferred_closes()
             if prefetched is None:
@@ -357,7 +374,7 @@ class Consumer(Closing, Generic[K, V]):
                 prefetched.at = at = at + 1
                 yield record
 
-    def _next(self, ends: dict[TopicPartition, int] | None, timeout: float | None) -> Prefetched | None:
+    def _next(self, ends: EndOffsets | None, timeout: float | None) -> Prefetched | None:
         """The next record by the long way: step, prefetch, wait. None at the end.
 
         It is the one at `at`, in hand already; the caller returns it by moving `at`.
@@ -378,19 +395,26 @@ class Consumer(Closing, Generic[K, V]):
                     return found
                 if ends is not None and not self._wakeup.pending and not self._coordinator.waits_for_others():
                     return None
-                left = None if deadline is None else deadline - real_monotonic()
-                if left is not None and left <= 0:
+                now = real_monotonic()
+                if deadline is not None and deadline <= now:
+                    if ends is None and self._look_again(lambda: self._prefetch(None)):
+                        continue
                     return None
-                self._wait(left, lambda: self._prefetch(ends))
+                self._wait(None if deadline is None else deadline - now, lambda: self._prefetch(ends))
 
-    def _prefetch(self, ends: dict[TopicPartition, int] | None) -> bool:
+    def _prefetch(self, ends: EndOffsets | None) -> bool:
         """Have records ready for an iteration; False if there are none. REQUIRES: the state lock."""
-        subscriptions = self._subscriptions
-        if ends is not None:
+        subscriptions, n = self._subscriptions, self._max_poll_records
+        if ends is None:
+            return subscriptions.prefetch(n, None)
+        if ends.additions != subscriptions.additions:
             for name in subscriptions.fetchers:
-                if name not in ends:
-                    ends[name] = self._offsets.bounds(name)[1]
-        return subscriptions.prefetch(self._max_poll_records, ends)
+                if name not in ends.offsets:
+                    ends.offsets[name] = self._offsets.bounds(name)[1]
+            ends.additions = subscriptions.additions
+        return subscriptions.prefetch(n, ends) or (
+            subscriptions.look_again_before(ends) and subscriptions.prefetch(n, ends)
+        )
 
     def stop(self) -> None:
         """Have reading end: a waiting call returns, a loop ends. For good; safe from anywhere."""
@@ -506,7 +530,7 @@ class Consumer(Closing, Generic[K, V]):
     def resume(self, *partitions: TopicPartition) -> None:
         """Return records of these (all assigned if none is named) again."""
         with self._access.call(), self._access.state():
-            self._subscriptions.paused.difference_update(self._names(partitions))
+            self._subscriptions.resume(self._names(partitions))
 
     def paused(self) -> set[TopicPartition]:
         """The partitions that are paused."""
@@ -614,14 +638,16 @@ class Consumer(Closing, Generic[K, V]):
 
     def _end_for_good(self, error: StreamlogError) -> None:
         self._service.off_metadata(self._wakeup.wake)
+        self._session.close()
         self._log._forget(self)
         self._closed_error = error
 
     def __del__(self) -> None:
         if self._made and self._closed_error is None:
-            service, wakeup = self._service, self._wakeup
+            service, wakeup, session = self._service, self._wakeup, self._session
             # The coordinator adds a finalizer of its own, which leaves the group.
             self._cleanup.add_finalizer(lambda: service.off_metadata(wakeup.wake))
+            self._cleanup.add_finalizer(session.close)
             self._warn_open()  # last: where warnings are errors, it raises
 
     def __repr__(self) -> str:

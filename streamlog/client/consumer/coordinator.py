@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Collection, Iterable, Mapping
+from math import inf
 from typing import Any
 
 from ...broker.api import Service
@@ -20,7 +21,7 @@ from ...errors import (
     StreamlogError,
     UnknownMemberIdError,
 )
-from ...runtime.threads import get_ident, look_again, refuse_reentry, result_of
+from ...runtime.threads import get_ident, refuse_reentry, result_of
 from ...types import OffsetAndMetadata, Record, TopicPartition
 from ..arguments import commit_offsets
 from .access import Access
@@ -70,6 +71,7 @@ class ConsumerCoordinator:
         self._last_commit: dict[TopicPartition, int] = {}
         self._topic_ids: dict[TopicPartition, bytes] = {}  # of each partition that was ever assigned, the last one
         self._recreated: set[TopicPartition] = set()  # partitions that were assigned in a former topic too
+        self._looked: object = None  # the image in which no assigned partition was found to be deleted
         self._next_commit_s: float | None = None
         self._next_check_s: float | None = None
 
@@ -172,7 +174,7 @@ class ConsumerCoordinator:
         Half its poll interval, so that another member that looks for overdue ones does not find it; and no longer than
         until another member is overdue, of which there is no wakeup.
         """
-        step = look_again.data_s
+        step = inf
         if self._next_check_s is not None:
             next_check = self._next_check_s - self._service.real_seconds()
             step = min(step, max(0.001, next_check), self._config.max_poll_interval_ms / 2000)
@@ -192,6 +194,7 @@ class ConsumerCoordinator:
         for name in new:
             known, topic_id = committed.get(name), ids[name]
             start = self._offsets.start(name, known)
+            self._looked = None
             if self._topic_ids.get(name, topic_id) != topic_id:
                 self._recreated.add(name)
             self._topic_ids[name] = topic_id
@@ -250,14 +253,20 @@ class ConsumerCoordinator:
 
     def _deleted(self) -> list[TopicPartition]:
         """The assigned partitions whose topic was deleted, or deleted and recreated."""
-        topics = self._service.image.topics
-        return [
+        image = self._service.image
+        if image is self._looked:
+            return []
+        topics = image.topics
+        deleted = [
             name
             for name, fetcher in self._subscriptions.fetchers.items()
             if name.topic not in topics
             or topics[name.topic].id_bytes != fetcher.topic_id
             or name.partition >= topics[name.topic].partitions
         ]
+        if not deleted:
+            self._looked = image
+        return deleted
 
     def remove_deleted(self) -> list[TopicPartition]:
         """Stop reading the partitions that are `_deleted`; returns them. Those given to `assign()` stay: reading them raises."""
@@ -275,7 +284,7 @@ class ConsumerCoordinator:
 
     def _warn_recreated(self, names: list[TopicPartition]) -> None:
         """Log, once, that the finished offsets of topics that were recreated are not committed."""
-        finished = self._subscriptions.finished_positions()
+        finished = self._subscriptions.finished_positions(names)
         lost = [name for name in names if finished[name] > 0 and finished[name] != self._last_commit.get(name)]
         if lost:
             logger.warning(
@@ -338,7 +347,7 @@ class ConsumerCoordinator:
         subscriptions = self._subscriptions
         topics = self._service.image.topics
         if offsets is None:
-            positions = subscriptions.returned_positions().items()
+            positions = subscriptions.returned_positions(self._to_commit()).items()
             wanted = {name: OffsetAndMetadata(at) for name, at in positions if at >= 0 and name.topic in topics}
         else:
             wanted = commit_offsets(offsets)
@@ -354,13 +363,26 @@ class ConsumerCoordinator:
                 partitions=tuple(former),
             )
         self._commit(wanted)
-        for name, committed in wanted.items():
-            subscriptions.finish_through(name, committed.offset)
+        done = {name: committed.offset for name, committed in wanted.items()}
+        subscriptions.finish_through(done)
+        subscriptions.committed(done)
+
+    def _to_commit(self) -> Collection[TopicPartition]:
+        """The partitions to commit: those whose positions have moved, where only members of the group commit.
+
+        If none has, all of them: the commit may be refused, and the program has to learn it.
+        """
+        membership, subscriptions = self.membership, self._subscriptions
+        if membership is None or not membership.joined or subscriptions.subscription.manual is not None:
+            return subscriptions.fetchers
+        return subscriptions.uncommitted() or subscriptions.fetchers
 
     def _is_of_former_topic(self, record: Record[Any, Any]) -> bool:
         """Whether a record is of a topic that was recreated since: no such offset of the new one was returned."""
         name = record.topic_partition
-        return name in self._recreated and record.offset >= self._subscriptions.returned_positions().get(name, 0)
+        subscriptions = self._subscriptions
+        position = subscriptions.returned_position(name) if name in subscriptions.fetchers else 0
+        return name in self._recreated and record.offset >= position
 
     def _commit(self, offsets: Mapping[TopicPartition, OffsetAndMetadata]) -> None:
         if not offsets:
@@ -426,7 +448,7 @@ class ConsumerCoordinator:
         last = self._last_commit
         finished = {
             name: OffsetAndMetadata(offset)
-            for name, offset in subscriptions.finished_positions().items()
+            for name, offset in subscriptions.finished_positions(subscriptions.uncommitted()).items()
             if offset >= 0  # a position of 0 is committed too, once it was established
             and name not in deleted
             and last.get(name) != offset
@@ -434,6 +456,7 @@ class ConsumerCoordinator:
         }
         try:
             self._commit(finished)
+            subscriptions.committed({name: committed.offset for name, committed in finished.items()})
         except CommitFailedError as error:
             logger.warning("auto-commit: %s", error)
 

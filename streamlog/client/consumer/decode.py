@@ -53,7 +53,7 @@ class VerifiedBatch(BatchColumns):
 
 def verified(fetched: FetchData, at: int) -> VerifiedBatch:
     """The batch that begins at index `at` of the data. Raises CorruptRecordError if it does not verify."""
-    data, seed, path, start, _, first = fetched
+    data, seed, path, start, _, first, _ = fetched
     position = start + at
     header = read_header(data, at, seed, path, position) if first is None or at else first
     stop = at + header.batch_len

@@ -14,7 +14,7 @@ from ...broker.api import Service
 from ...errors import CorruptRecordError, OffsetOutOfRangeError, StreamlogError
 from ...records.batch import CONTROL
 from ...runtime.threads import result_of
-from ...storage.log import EMPTY
+from ...storage.tail import EMPTY, UNKNOWN_END
 from ...types import Record, TopicPartition
 from . import decode
 from .decode import Decoder, VerifiedBatch
@@ -34,12 +34,15 @@ MAX_BYTES = (1 << 17) - 256
 class PartitionFetcher:
     """Gives the records of one partition in order. `position` is the next offset to give.
 
+    `end` is where what may be read ended at the last fetch, UNKNOWN_END if the log may have grown since: a caller that
+    hears of appends sets that. `queued` belongs to `SubscriptionState`.
+
     A call that raises a StreamlogError leaves `position` after the records it gave. A call that ends with anything else
     (Ctrl-C, a deserializer's SystemExit) may leave it further on: the caller seeks back to what it has returned.
     """
 
-    __slots__ = ("_at", "_bytes", "_current", "_fetched", "_max_bytes", "_next", "_rest", "_service",
-        "_short", "_skip", "_whole", "_window", "decoder", "isolation", "name", "position", "topic_id")  # fmt: skip
+    __slots__ = ("_at", "_bytes", "_current", "_fetched", "_max_bytes", "_next", "_rest", "_service", "_skip", "_whole",
+        "_window", "decoder", "end", "isolation", "name", "position", "queued", "topic_id")  # fmt: skip
 
     def __init__(
         self,
@@ -60,6 +63,7 @@ class PartitionFetcher:
         self._max_bytes = min(max_bytes, MAX_BYTES)
         self.topic_id = topic_id if topic_id is not None else result_of(service.topic(name.topic)).id_bytes
         self._whole = True  # the last call came to its end; otherwise what was prefetched is not used
+        self.queued = False
         self.seek(position)
 
     def seek(self, offset: int) -> None:
@@ -69,7 +73,7 @@ class PartitionFetcher:
         self._window = FIRST_RECORDS
         self._forget()
 
-    def bounds_if_out_of_range(self) -> tuple[int, int] | None:
+    def bounds_if_out_of_range(self, position: int) -> tuple[int, int] | None:
         """The bounds of the log (start, end) if `position` is outside it; None if it is inside.
 
         A fetch decides it. Comparing the bounds is not enough: a consumer may have read records that may not be read any
@@ -77,7 +81,7 @@ class PartitionFetcher:
         be in a cycle with the caller's frame.
         """
         try:
-            self._service.fetch(self.name, self.position, 0, self.isolation, EMPTY, self.topic_id)
+            self._service.fetch(self.name, position, 0, self.isolation, EMPTY, self.topic_id)
         except OffsetOutOfRangeError as error:
             return error.log_start_offset, error.log_end_offset
         except StreamlogError:  # the next read raises it
@@ -90,10 +94,18 @@ class PartitionFetcher:
         self._fetched = EMPTY
         self._at = 0  # the index of the next batch in its data
         self._rest: VerifiedBatch | None = None  # a batch of which a part was given
-        self._short = False
+        self.end = UNKNOWN_END
 
-    def take(self, out: list[Record[Any, Any]], n: int) -> None:
-        """Append up to `n` records to `out`.
+    def release(self) -> None:
+        """At the end: keep no bytes of what was given, only where reading goes on."""
+        fetched = self._fetched
+        if len(fetched.data) > FIRST_BYTES and self.position >= self.end:
+            self._current = self._rest = None
+            self._fetched = fetched._replace(data=b"", position=fetched.position + len(fetched.data), first=None)
+            self._at = 0
+
+    def take(self, out: list[Record[Any, Any]], n: int) -> int:
+        """Append up to `n` records to `out`; how many.
 
         If there is an error after some records, the call gives those, and the next call raises the error, at the same
         position, until the caller seeks past it.
@@ -112,6 +124,7 @@ class PartitionFetcher:
             if not some:
                 raise
         self._whole = True
+        return len(out) - before
 
     def _take(self, out: list[Record[Any, Any]], n: int) -> None:
         want = n
@@ -127,8 +140,8 @@ class PartitionFetcher:
                     return
                 self._current = None
                 self.position = self._next
-            # With some records, and a last fetch that was short, the end was reached: do not fetch again.
-            batch = self._next_batch(fetch=want == n or not self._short)
+            # With some records, and at the end that the last fetch has found: do not fetch again.
+            batch = self._next_batch(fetch=want == n or self.position < self.end)
             if batch is None:
                 return
             self._current, self._next = decode.records(batch, self.decoder, self.position, max(want, self._window))
@@ -195,9 +208,12 @@ class PartitionFetcher:
                             self.name, self.position, self._bytes, self.isolation, fetched, self.topic_id
                         )
                         if not fetched.data:
+                            self.end = self.position
+                            if len(self._fetched.data) > FIRST_BYTES:
+                                self.release()
                             return None
                         self._fetched, self._at, at = fetched, 0, 0
-                        self._short = len(fetched.data) < self._bytes >> 1
+                        self.end = fetched.end_offset
                         self._bytes = min(self._bytes * GROWTH, self._max_bytes)
                     batch = decode.verified(fetched, at)
                     self._at = at + batch.header.batch_len

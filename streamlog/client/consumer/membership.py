@@ -58,6 +58,10 @@ class Wakeup:
         self.pending = True
         self.gate.open()
 
+    def open(self) -> None:
+        """Wake it for records: neither its group nor its topics have changed."""
+        self.gate.open()
+
 
 class Member(Protocol):
     """What `LocalMembers` and the other members ask of a member. A ConsumerCoordinator is one."""

@@ -10,6 +10,7 @@ from ...config import ConsumerConfig
 from ...errors import OffsetOutOfRangeError
 from ...runtime.threads import result_of
 from ...types import OffsetAndMetadata, OffsetAndTimestamp, TopicPartition
+from .fetcher import PartitionFetcher
 from .subscription_state import SubscriptionState
 
 logger = logging.getLogger("streamlog.client")
@@ -46,14 +47,14 @@ class OffsetFetcher:
 
     def position(self, name: TopicPartition) -> int:
         """The offset after the last record that was returned. Raises OffsetOutOfRangeError if there is no position yet."""
-        position = self._subscriptions.returned_positions()[name]
+        position = self._subscriptions.returned_position(name)
         if position < 0:
             self.reset(name, *self.bounds(name), position)
         return position
 
     def lag(self) -> dict[TopicPartition, int]:
         """How many offsets the end of each partition is ahead of the position."""
-        positions = self._subscriptions.returned_positions()
+        positions = self._subscriptions.returned_positions(self._subscriptions.fetchers)
         bounds = {name: self.bounds(name) for name in positions}
         return {name: max(0, bounds[name][1] - max(at, bounds[name][0])) for name, at in positions.items()}
 
@@ -80,16 +81,16 @@ class OffsetFetcher:
             )
         return start if self._reset_policy == "earliest" else end
 
-    def reset_out_of_range(self) -> None:
-        """Move the positions that are outside the log, because retention deleted records there."""
-        subscriptions = self._subscriptions
-        for name, fetcher in subscriptions.fetchers.items():
-            bounds = subscriptions.at_position(fetcher).bounds_if_out_of_range()
-            if bounds is not None:
-                start, end = bounds
-                onward = self.reset(name, start, end, fetcher.position)
-                logger.warning(
-                    "%s-%d: offset %d is outside the log (%d to %d); going on at %d (auto_offset_reset=%r)",
-                    *name, fetcher.position, start, end, onward, self._reset_policy,
-                )  # fmt: skip
-                subscriptions.seek(name, onward)
+    def reset_out_of_range(self, fetcher: PartitionFetcher) -> None:
+        """Move a position that is outside the log, because retention deleted records there."""
+        name = fetcher.name
+        position = self._subscriptions.positions[name]
+        bounds = fetcher.bounds_if_out_of_range(position)
+        if bounds is not None:
+            start, end = bounds
+            onward = self.reset(name, start, end, position)
+            logger.warning(
+                "%s-%d: offset %d is outside the log (%d to %d); going on at %d (auto_offset_reset=%r)",
+                *name, position, start, end, onward, self._reset_policy,
+            )  # fmt: skip
+            self._subscriptions.seek(name, onward)

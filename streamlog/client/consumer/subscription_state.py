@@ -8,14 +8,21 @@ No exception handler takes part in it, so a second exception cannot break it.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections import deque
+from collections.abc import Container, Iterable, Mapping
 from typing import Any
 
+from ...broker.waiting import FetchSession
 from ...errors import StreamlogError
+from ...storage.tail import UNKNOWN_END
 from ...types import Record, TopicPartition
 from .fetcher import PartitionFetcher
-from .record_batch import RecordBatch
 from .subscription import Subscription
+
+# The position of a fetcher whose partition is not assigned any more.
+_NOWHERE = -2
+# From how many partitions of which no append was heard a call fetches.
+_FEW = 2
 
 
 class Prefetched:
@@ -43,6 +50,16 @@ class Prefetched:
         return records[at].offset if at < len(records) else self.after
 
 
+class EndOffsets:
+    """Where `until_end` stops, by partition. `additions` is that of the SubscriptionState whose partitions it has."""
+
+    __slots__ = ("additions", "offsets")
+
+    def __init__(self, offsets: dict[TopicPartition, int]) -> None:
+        self.offsets = offsets
+        self.additions = 0
+
+
 # Of no partition: no topic can have this name.
 NOTHING = Prefetched(TopicPartition("", -1), [], -1)
 
@@ -57,12 +74,20 @@ class SubscriptionState:
     everything before the first record in hand. `polled` is what a poll took: the offset after its last record for each
     partition. The program has those records once the same object is in `returned` too.
 
+    `moved` has the partitions whose position may not be what was committed last. `additions` counts the assigned partitions.
+
+    No call looks at every partition. The partitions that may have records are in a queue, whose first one is asked first and
+    then goes to its end. A partition leaves the queue only when its fetcher, from the position that was returned, has come
+    to the end of the log, as a fetch has found it while `session` watched the partition. So whatever is appended after that
+    queues it again, and a call that raised leaves no partition outside the queue that has records.
+
     An iteration takes the next record of `lock_free` without the lock. It notes the record as in hand first, and then
     looks whether `lock_free` is still what it was. Code that revokes partitions empties `lock_free` first, and then looks
     whether a record is in hand. So one of the two sees the other.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, session: FetchSession) -> None:
+        self.session = session
         self.subscription = Subscription()
         self.fetchers: dict[TopicPartition, PartitionFetcher] = {}
         self.positions: dict[TopicPartition, int] = {}
@@ -72,13 +97,15 @@ class SubscriptionState:
         self.in_hand: Record[Any, Any] | None = None
         self.prefetched = NOTHING
         self.lock_free = NOTHING
-        self._turn = 0
+        self.moved: set[TopicPartition] = set()
+        self.additions = 0
+        self.failed: PartitionFetcher | None = None
+        """The fetcher whose call raised last."""
+        self._queue: deque[PartitionFetcher] = deque()
+        self._checked: deque[PartitionFetcher] = deque()
 
     def assigned(self) -> frozenset[TopicPartition]:
         return frozenset(self.fetchers)
-
-    def fetchable(self) -> list[TopicPartition]:
-        return [name for name in self.fetchers if name not in self.paused]
 
     def end_lock_free(self) -> bool:
         """Have an iteration acquire the lock before it takes the next record; whether no record is in hand.
@@ -92,18 +119,31 @@ class SubscriptionState:
 
     def add(self, fetcher: PartitionFetcher) -> None:
         self.positions[fetcher.name] = fetcher.position
+        self.moved.add(fetcher.name)
+        self._enqueue(fetcher)
+        self._checked.append(fetcher)
         self.fetchers[fetcher.name] = fetcher
+        self.additions += 1
 
     def remove(self, names: Iterable[TopicPartition]) -> None:
         for name in set(names):
             self._forget(name)
+            fetcher = self.fetchers.get(name)
+            if fetcher is not None:
+                fetcher.position = _NOWHERE  # where it is queued, it is dropped, see `_may_have_records`
+            self.session.unwatch(name)
             self.fetchers.pop(name, None)
             self.positions.pop(name, None)
+            self.moved.discard(name)
             self.paused.discard(name)
 
     def seek(self, name: TopicPartition, offset: int) -> None:
         self._forget(name)
+        self.moved.add(name)
         self.positions[name] = offset
+        fetcher = self.fetchers[name]
+        if not fetcher.queued:
+            self._enqueue(fetcher)
 
     def _forget(self, name: TopicPartition) -> None:
         """Nothing of the partition is in hand any more, and nothing of it is prefetched."""
@@ -122,41 +162,141 @@ class SubscriptionState:
         if self.prefetched.name in self.paused:
             self._drop_prefetched()
 
+    def resume(self, names: Iterable[TopicPartition]) -> None:
+        """Return records of these again."""
+        resumed = self.paused.intersection(names)
+        for name in resumed:
+            self._enqueue(self.fetchers[name])
+        self.paused -= resumed
+
     def _drop_prefetched(self) -> None:
         """Records that were prefetched and not returned are read again later."""
         prefetched = self.prefetched
         self.lock_free = NOTHING
         if prefetched.name in self.positions:
+            self.moved.add(prefetched.name)
             self.positions[prefetched.name] = prefetched.position
         self.prefetched = NOTHING
 
+    # -- the queue of partitions that may have records ------------------------------------------------
+
+    def _enqueue(self, fetcher: PartitionFetcher) -> None:
+        if not fetcher.queued:
+            self._queue.append(fetcher)
+            fetcher.queued = True  # last: an interrupt may leave it queued twice, but not left out
+
+    def _dequeue(self) -> None:
+        """Remove the first one: it has nothing, until an append or the program queues it again."""
+        fetcher = self._queue[0]
+        fetcher.queued = False
+        self._queue.popleft()
+
+    def _take_over_ready(self) -> None:
+        """Queue the partitions that had appends; they are to be watched again."""
+        ready, watched = self.session.ready, self.session.watched
+        while ready:
+            name = ready[0]
+            watched.pop(name, None)
+            fetcher = self.fetchers.get(name)
+            if fetcher is not None:
+                fetcher.end = UNKNOWN_END
+                if not fetcher.queued:
+                    self._enqueue(fetcher)
+            ready.popleft()  # last: an interrupt before it has this done again
+
+    def look_again(self, *, everywhere: bool = False) -> int:
+        """Queue partitions of which no append was heard: all, or a few in turn. How many those are.
+
+        Every append is heard of, unless an interrupt kept its thread from it. So this is done where nothing else is left
+        to do, before a call returns without records.
+        """
+        checked = self._checked
+        left = len(checked) if everywhere else min(_FEW, len(checked))
+        found = 0
+        while left:
+            fetcher = checked[0]
+            if self.fetchers.get(fetcher.name) is not fetcher:
+                checked.popleft()
+                left = min(left, len(checked))
+                continue
+            if not fetcher.queued or fetcher.position >= fetcher.end:
+                fetcher.end = UNKNOWN_END
+                self._enqueue(fetcher)
+                found += 1
+            checked.rotate(-1)
+            left -= 1
+        return found
+
+    def _may_have_records(self, fetcher: PartitionFetcher, polled: Container[TopicPartition] = ()) -> bool:
+        """Whether the first of the queue may have records; then it is at its position. Otherwise it is dequeued."""
+        name = fetcher.name
+        if name in polled:  # it was queued twice, and has had its turn
+            self._queue.popleft()
+            return False
+        position = self.positions.get(name)
+        if fetcher.position != position:
+            if position is None or self.fetchers[name] is not fetcher:  # it was removed
+                self._dequeue()
+                return False
+            fetcher.seek(position)  # to what was returned: a call that raised may have left it further on
+        if fetcher.position >= fetcher.end or name in self.paused:  # nothing was appended since it gave the last one
+            fetcher.release()
+            self._dequeue()
+            return False
+        return True
+
     # -- taking records ------------------------------------------------------------------------------
 
-    def prefetch(self, n: int, ends: dict[TopicPartition, int] | None) -> bool:
+    def prefetch(self, n: int, ends: EndOffsets | None) -> bool:
         """Have up to `n` records, none at or past `ends`, ready for an iteration; False if there are none."""
         if self.prefetched.unread:
             return True
         if self.prefetched is not NOTHING:
             self._drop_prefetched()
-        for fetcher in self._in_turn():
-            name = fetcher.name
-            end = None if ends is None else ends[name]
-            out: list[Record[Any, Any]] = []
-            if end is None:
-                self.at_position(fetcher).take(out, n)
-            elif self.positions[name] < end:
-                self.at_position(fetcher).take(out, min(n, end - self.positions[name]))
-            else:
+        if self.session.ready:
+            self._take_over_ready()
+        queue = self._queue
+        for _ in range(len(queue)):
+            fetcher = queue[0]
+            if not self._may_have_records(fetcher):
                 continue
+            name = fetcher.name
+            end = None if ends is None else ends.offsets[name]
+            if end is not None and fetcher.position >= end:
+                queue.rotate(-1)
+                continue
+            self.session.watch(name)
+            out: list[Record[Any, Any]] = []
+            try:
+                fetcher.take(out, n if end is None else min(n, end - fetcher.position))
+            except StreamlogError:
+                self.failed = fetcher
+                queue.rotate(-1)
+                raise
             after = fetcher.position
             if end is not None and after > end:
                 out = [record for record in out if record.offset < end]
                 after = end
             if out:
                 self.prefetched = Prefetched(name, out, after)
+                if end is None:  # otherwise it comes to its end first, so that those at theirs are passed over once
+                    queue.rotate(-1)
                 return True
-            self.positions[name] = after  # past control batches and gaps
+            self._skip_to(fetcher, after)
         return False
+
+    def look_again_before(self, ends: EndOffsets) -> bool:
+        """`look_again` where reading has not come to `ends`; whether there are such partitions."""
+        positions, paused = self.positions, self.paused
+        found = [
+            fetcher
+            for name, fetcher in self.fetchers.items()
+            if positions[name] < ends.offsets[name] and name not in paused
+        ]
+        for fetcher in found:
+            fetcher.end = UNKNOWN_END
+            self._enqueue(fetcher)
+        return bool(found)
 
     def next_prefetched(self) -> Prefetched:
         """Note the next prefetched record as in hand. REQUIRES: there is one.
@@ -167,73 +307,81 @@ class SubscriptionState:
         self.in_hand = prefetched.records[prefetched.at]
         return prefetched
 
-    def take(self, n: int) -> list[Record[Any, Any]]:
-        """Up to `n` records, noted as `polled`. Partitions take turns to be first."""
+    def take(self, n: int, exactly: bool | None = None, look_again: bool = False) -> list[Any]:
+        """Up to `n` records, noted as `polled`. Partitions take turns to be first.
+
+        With `exactly` a bool, RecordBatches of up to `n` records in all; unless it is True, the last batch is whole and may
+        have more. `look_again`, for a call that will not wait: also where no append was heard of.
+        """
         if self.polled is not None or self.prefetched is not NOTHING:
             self._begin_poll()
+        session, queue, positions = self.session, self._queue, self.positions
+        watched = session.watched
+        # For a call that returns at once, fetching from one or two partitions costs less than watching them.
+        watch = not look_again or len(positions) > _FEW
+        look_again = look_again and len(queue) < len(positions)
+        if session.ready:
+            self._take_over_ready()
+        out: list[Any] = []
         polled: dict[TopicPartition, int] = {}
-        out: list[Record[Any, Any]] = []
-        for fetcher in self._in_turn():
-            before = len(out)
-            if fetcher.position != self.positions[fetcher.name]:
-                self.at_position(fetcher)
+        turns = len(queue)
+        while turns or look_again:
+            if not turns:
+                if out:
+                    break
+                look_again = False
+                turns = self.look_again()
+                continue
+            turns -= 1
+            fetcher = queue[0]
+            name, position = fetcher.name, fetcher.position
+            # The usual answers of `_may_have_records`: the call took a tenth of a poll of one record.
+            if (
+                position != positions.get(name) or position >= fetcher.end or self.paused
+            ) and not self._may_have_records(fetcher, polled):
+                continue
+            unwatched = name not in watched
+            if unwatched and watch:
+                session.watch(name)
+                unwatched = False
             try:
-                fetcher.take(out, n - before)
+                taken = fetcher.take(out, n) if exactly is None else fetcher.take_batches(out, n, exactly)
             except StreamlogError:
+                self.failed = fetcher
+                queue.rotate(-1)
                 if not out:
                     raise
-                # The records of the others are returned first; the next poll raises the error again.
-            # A fetcher that gave no records may have moved past control batches and gaps.
-            (polled if len(out) > before else self.positions)[fetcher.name] = fetcher.position
-            if len(out) >= n:
+                continue  # the records of the others are returned first; a later poll raises the error again
+            if unwatched:
+                fetcher.end = UNKNOWN_END
+            if not taken:
+                self._skip_to(fetcher, fetcher.position)
+                continue
+            polled[name] = fetcher.position
+            queue.rotate(-1)
+            n -= taken
+            if n <= 0:
                 break
         if out:
             self.polled = polled
         return out
 
-    def take_batches(self, n: int, exactly: bool) -> list[RecordBatch[Any, Any]]:
-        """Batches of up to `n` records in all; unless `exactly`, the last batch is whole and may have more."""
-        if self.polled is not None or self.prefetched is not NOTHING:
-            self._begin_poll()
-        polled: dict[TopicPartition, int] = {}
-        out: list[RecordBatch[Any, Any]] = []
-        taken = 0
-        for fetcher in self._in_turn():
-            before = len(out)
-            try:
-                taken += self.at_position(fetcher).take_batches(out, n - taken, exactly)
-            except StreamlogError:
-                if not out:
-                    raise
-            (polled if len(out) > before else self.positions)[fetcher.name] = fetcher.position
-            if taken >= n:
-                break
-        if out:
-            self.polled = polled
-        return out
+    def _skip_to(self, fetcher: PartitionFetcher, position: int) -> None:
+        """The first of the queue has no records; it may have moved past control batches and gaps."""
+        name = fetcher.name
+        if position != self.positions[name]:
+            self.moved.add(name)
+            self.positions[name] = position
+        if position == fetcher.position >= fetcher.end:
+            self._dequeue()
+        else:
+            self._queue.rotate(-1)
 
     def _begin_poll(self) -> None:
         if self.polled is not None:  # a listener polled inside this poll
             self.finish()
         if self.prefetched is not NOTHING:
             self._drop_prefetched()
-
-    def at_position(self, fetcher: PartitionFetcher) -> PartitionFetcher:
-        """The fetcher, moved back to what was returned: a call that raised may have left it further on."""
-        position = self.positions[fetcher.name]
-        if fetcher.position != position:
-            fetcher.seek(position)
-        return fetcher
-
-    def _in_turn(self) -> list[PartitionFetcher]:
-        paused = self.paused
-        if len(self.fetchers) == 1 and not paused:
-            return list(self.fetchers.values())
-        fetchers = [each for each in self.fetchers.values() if each.name not in paused]
-        if len(fetchers) < 2:
-            return fetchers
-        self._turn = (self._turn + 1) % len(fetchers)
-        return fetchers[self._turn :] + fetchers[: self._turn]
 
     # -- finishing -----------------------------------------------------------------------------------
 
@@ -242,39 +390,65 @@ class SubscriptionState:
         polled = self.polled
         if polled is not None:
             if polled is self.returned:
+                self.moved.update(polled)
                 self.positions.update(polled)
             self.polled = None
         self.in_hand = None
 
-    def finish_through(self, name: TopicPartition, offset: int) -> None:
-        """The program has finished the partition's records before `offset`."""
-        if self.in_hand is not None and self.in_hand.topic_partition == name and self.in_hand.offset < offset:
+    def finish_through(self, offsets: Mapping[TopicPartition, int]) -> None:
+        """The program has finished the records before these offsets."""
+        in_hand = self.in_hand
+        if in_hand is not None and in_hand.offset < offsets.get(in_hand.topic_partition, -1):
             self.in_hand = None
         polled = self.polled
         if polled is None or polled is not self.returned:
             return
-        if name in polled and offset > self.positions[name]:
-            self.positions[name] = min(offset, polled[name])
-        if all(self.positions[name] == end for name, end in polled.items()):
+        for name, offset in offsets.items():
+            last = polled.get(name)
+            if last is None:
+                continue
+            if offset > self.positions[name]:
+                self.moved.add(name)
+                self.positions[name] = min(offset, last)
+            if self.positions[name] == last:
+                del polled[name]
+        if not polled:
             self.polled = None
 
-    def returned_positions(self) -> dict[TopicPartition, int]:
-        """The offset after the last record that was returned, of each partition."""
-        positions = self._before_polled()
-        if self.polled is not None and self.polled is self.returned:
-            positions.update(self.polled)
-        return positions
+    def uncommitted(self) -> set[TopicPartition]:
+        """The partitions whose positions may have moved since `committed` was called for them."""
+        names = set(self.moved)
+        if self.polled is not None:
+            names.update(self.polled)
+        if self.prefetched is not NOTHING:
+            names.add(self.prefetched.name)
+        return names
 
-    def finished_positions(self) -> dict[TopicPartition, int]:
-        """The offset after the last record that the program has finished, of each partition."""
-        positions = self._before_polled()
+    def committed(self, offsets: Mapping[TopicPartition, int]) -> None:
+        """These offsets were committed."""
+        for name, offset in offsets.items():
+            if self.positions.get(name) == offset:
+                self.moved.discard(name)
+
+    def returned_position(self, name: TopicPartition) -> int:
+        """The offset after the last record of an assigned partition that was returned."""
+        polled = self.polled
+        if polled is not None and polled is self.returned and name in polled:
+            return polled[name]
+        return self._before_polled(name)
+
+    def returned_positions(self, names: Iterable[TopicPartition]) -> dict[TopicPartition, int]:
+        """The offset after the last record that was returned, of these assigned partitions."""
+        return {name: self.returned_position(name) for name in names}
+
+    def finished_positions(self, names: Iterable[TopicPartition]) -> dict[TopicPartition, int]:
+        """The offset after the last record that the program has finished, of these assigned partitions."""
+        positions = {name: self._before_polled(name) for name in names}
         record = self.in_hand  # read last: an iteration moves on only after it has noted the record here
         if record is not None and record.topic_partition in positions:
             positions[record.topic_partition] = record.offset
         return positions
 
-    def _before_polled(self) -> dict[TopicPartition, int]:
-        positions = {name: self.positions[name] for name in self.fetchers}
-        if self.prefetched.name in positions:
-            positions[self.prefetched.name] = self.prefetched.position
-        return positions
+    def _before_polled(self, name: TopicPartition) -> int:
+        prefetched = self.prefetched
+        return prefetched.position if prefetched.name == name else self.positions[name]

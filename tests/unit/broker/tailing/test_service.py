@@ -13,6 +13,7 @@ from streamlog.broker.log_directory import LogDirectory
 from streamlog.broker.scheduler import Scheduler
 from streamlog.broker.service import LocalService
 from streamlog.broker.tailing.service import TailingService
+from streamlog.broker.waiting import FetchSession
 from streamlog.errors import (
     ClosedError,
     ReadOnlyError,
@@ -104,31 +105,41 @@ def test_reads_that_find_something_do_not_look_each_time(scene: Scene) -> None:
     assert len(looks) == 1
 
 
+def session_of(scene: Scene, *names: TopicPartition) -> FetchSession:
+    session = scene.reader.fetch_session(lambda: None)
+    for name in names:
+        session.watch(name)
+    return session
+
+
 def test_a_call_that_waits_is_woken_by_the_thread_which_then_sleeps(scene: Scene) -> None:
     nudges: list[None] = []
     scene.reader.nudge = lambda: nudges.append(None)
     assert scene.reader.tick(1_000) is None
-    parked = scene.reader.await_data([NAME])
+    session = session_of(scene, NAME)
+    session.begin_wait()
     assert len(nudges) == 1
     assert scene.reader.tick(1_000) == 1_005
-    assert not parked.done()
+    assert not session.ready
     scene.send(b"x")
     scene.reader.tick(1_005)
-    assert parked.done()
+    assert list(session.ready) == [NAME]
+    session.end_wait()
     assert scene.reader.tick(1_010) is None
-    for waiting in [scene.reader.await_data([NAME]), scene.reader.await_data([])]:
-        waiting.cancel()
+    for other in [session_of(scene, NAME), session_of(scene)]:
+        other.begin_wait()
+        other.close()
     assert scene.reader.tick(1_015) is None
 
 
 def test_a_change_that_one_reader_found_wakes_all_readers_that_wait_for_it(scene: Scene) -> None:
     scene.owner.create_topic("u")
     scene.reader.look()
-    both = scene.reader.await_data([NAME]), scene.reader.await_data([NAME, TopicPartition("u", 0)])
-    other = scene.reader.await_data([TopicPartition("u", 0)])
+    both = session_of(scene, NAME), session_of(scene, NAME, TopicPartition("u", 0))
+    other = session_of(scene, TopicPartition("u", 0))
     scene.send(b"x")
     scene.fetch()
-    assert [parked.done() for parked in (*both, other)] == [True, True, False]
+    assert [list(session.ready) for session in (*both, other)] == [[NAME], [NAME], []]
 
 
 def test_listeners_hear_of_topics_once(scene: Scene) -> None:
@@ -153,11 +164,12 @@ def test_listeners_hear_of_topics_once(scene: Scene) -> None:
 def test_a_deleted_topic_wakes_waiting_calls_and_fails_reads(scene: Scene) -> None:
     scene.send(*[b"%d" % n * 100 for n in range(100)])
     assert scene.fetch()
-    parked = scene.reader.await_data([NAME])
+    session = session_of(scene, NAME)
     partition = scene.reader._partitions[NAME]
     scene.owner.delete_topic("t")
+    session.begin_wait()
     scene.reader.tick(0)
-    assert parked.done()
+    assert list(session.ready) == [NAME]
     assert isinstance(partition.closed, UnknownTopicOrPartitionError)
     with pytest.raises(UnknownTopicOrPartitionError):
         scene.fetch()
@@ -250,16 +262,18 @@ def test_a_reader_that_comes_while_the_log_is_opened_waits_for_it(scene: Scene) 
 
 
 def test_an_error_in_the_thread_is_raised_by_the_call_that_waits(scene: Scene) -> None:
-    parked = scene.reader.await_data([NAME])
+    session = session_of(scene, NAME)
+    session.begin_wait()
 
     def refuse() -> Any:
         raise StorageError("no", path="", errno=5)
 
     scene.reader._published.look = refuse  # type: ignore[method-assign]
     assert scene.reader.tick(0) == 5
+    assert list(session.ready) == [NAME]
     with pytest.raises(StorageError):
         scene.fetch()
-    parked.cancel()
+    session.close()
 
 
 def test_offsets_and_epochs_are_those_of_the_owner(scene: Scene) -> None:
@@ -293,9 +307,9 @@ def test_groups_without_an_offsets_topic_are_none(scene: Scene) -> None:
 
 
 def test_a_closed_service_refuses_and_wakes(scene: Scene) -> None:
-    parked = scene.reader.await_data([NAME])
+    session = session_of(scene, NAME)
     scene.reader.close()
-    assert parked.done()
+    assert list(session.ready) == [NAME]
     assert scene.reader.tick(0) is None
     assert list(scene.reader.image.topics) == ["t"]
     for use in (scene.fetch, scene.reader.look, lambda: result_of(scene.reader.topic("t")), scene.reader.metrics):

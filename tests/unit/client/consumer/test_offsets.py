@@ -4,6 +4,7 @@ from typing import Any
 
 import pytest
 
+from streamlog.broker.waiting import FetchSession
 from streamlog.client.consumer.offsets import OffsetFetcher
 from streamlog.client.consumer.subscription_state import SubscriptionState
 from streamlog.config import ConsumerConfig
@@ -26,17 +27,17 @@ class Log:
 
 class Fetcher:
     def __init__(self, position: int) -> None:
-        self.name, self.position = P, position
+        self.name, self.position, self.queued = P, position, False
 
     def seek(self, offset: int) -> None:
         self.position = offset
 
-    def bounds_if_out_of_range(self) -> tuple[int, int] | None:
-        return None if 3 <= self.position <= 9 else (3, 9)
+    def bounds_if_out_of_range(self, position: int) -> tuple[int, int] | None:
+        return None if 3 <= position <= 9 else (3, 9)
 
 
 def offsets_of(policy: str, position: int = 4, group: str | None = None) -> tuple[OffsetFetcher, SubscriptionState]:
-    state = SubscriptionState()
+    state = SubscriptionState(FetchSession({}.get, lambda: None))
     state.add(Fetcher(position))  # type: ignore[arg-type]
     config = ConsumerConfig.of({"auto_offset_reset": policy, "group": group})
     return OffsetFetcher(Log(), config, state), state  # type: ignore[arg-type]
@@ -60,21 +61,21 @@ def test_a_position_outside_the_log_moves(
     policy: str, onward: int, position: int, caplog: pytest.LogCaptureFixture
 ) -> None:
     offsets, state = offsets_of(policy, position)
-    offsets.reset_out_of_range()
-    assert state.returned_positions() == {P: onward}
+    offsets.reset_out_of_range(state.fetchers[P])
+    assert state.returned_positions([P]) == {P: onward}
     assert f"t-0: offset {position} is outside the log (3 to 9); going on at {onward}" in caplog.text
 
 
 def test_a_position_inside_the_log_stays() -> None:
     offsets, state = offsets_of("latest", 4)
-    offsets.reset_out_of_range()
-    assert state.returned_positions() == {P: 4}
+    offsets.reset_out_of_range(state.fetchers[P])
+    assert state.returned_positions([P]) == {P: 4}
 
 
 def test_without_a_policy_the_program_is_asked() -> None:
-    offsets, _ = offsets_of("none", 12)
+    offsets, state = offsets_of("none", 12)
     with pytest.raises(OffsetOutOfRangeError, match="offset 12 is not in it") as refused:
-        offsets.reset_out_of_range()
+        offsets.reset_out_of_range(state.fetchers[P])
     assert (refused.value.log_start_offset, refused.value.log_end_offset) == (3, 9)
     with pytest.raises(OffsetOutOfRangeError, match="nothing is committed for it"):
         offsets_of("none", -1)[0].position(P)

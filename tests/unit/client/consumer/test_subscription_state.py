@@ -4,40 +4,65 @@ from typing import Any
 
 import pytest
 
-from streamlog.client.consumer.subscription_state import NOTHING, SubscriptionState
+from streamlog.broker.waiting import FetchSession
+from streamlog.client.consumer.subscription_state import NOTHING, EndOffsets, SubscriptionState
 from streamlog.errors import CorruptRecordError, StreamlogError
+from streamlog.replication.listeners import Waiters
+from streamlog.storage.tail import UNKNOWN_END
 from streamlog.types import Record, TopicPartition
 
 A, B = TopicPartition("t", 0), TopicPartition("t", 1)
 
 
 class Fetcher:
-    """Gives the records up to `end`; those of `gaps` are not there, and at `damaged` it raises."""
+    """Gives the records up to `log_end`; those of `gaps` are not there, and at `damaged` it raises."""
 
     def __init__(self, name: TopicPartition, end: int, gaps: tuple[int, ...] = (), damaged: int | None = None) -> None:
-        self.name, self.end, self.gaps, self.damaged = name, end, gaps, damaged
-        self.position = 0
+        self.name, self.log_end, self.gaps, self.damaged = name, end, gaps, damaged
+        self.waiters = Waiters()
+        self.queued = False
+        self.fetches = 0
+        self.seek(0)
 
     def seek(self, offset: int) -> None:
         self.position = offset
+        self.end = UNKNOWN_END
 
-    def take(self, out: list[Any], n: int) -> None:
+    def release(self) -> None: ...
+
+    def append(self, n: int) -> None:
+        self.log_end += n
+        self.waiters.wake()
+
+    def take(self, out: list[Any], n: int) -> int:
         before = len(out)
+        self.fetches += 1
+        self.end = self.log_end
         while self.position < self.end and len(out) - before < n:
             if self.position == self.damaged:
+                self.end = UNKNOWN_END
                 if len(out) > before:
-                    return
+                    break
                 raise CorruptRecordError("it is damaged", path="", position=0, expected=0, actual=0)
             if self.position not in self.gaps:
                 out.append(Record(*self.name, self.position, 0, None, b"", ()))
             self.position += 1
+        return len(out) - before
 
 
 def state_of(*fetchers: Fetcher) -> SubscriptionState:
-    state = SubscriptionState()
+    state = SubscriptionState(FetchSession({each.name: each for each in fetchers}.get, lambda: None))
     for fetcher in fetchers:
         state.add(fetcher)  # type: ignore[arg-type]
     return state
+
+
+def returned_positions(state: SubscriptionState) -> dict[TopicPartition, int]:
+    return state.returned_positions(state.fetchers)
+
+
+def finished_positions(state: SubscriptionState) -> dict[TopicPartition, int]:
+    return state.finished_positions(state.fetchers)
 
 
 def returned(state: SubscriptionState, n: int) -> list[int]:
@@ -62,31 +87,31 @@ def iterated(state: SubscriptionState, n: int = 500, ends: Any = None) -> int | 
 def test_a_poll_is_returned_at_once_and_finished_by_the_next_one() -> None:
     state = state_of(Fetcher(A, 5))
     assert returned(state, 3) == [0, 1, 2]
-    assert (state.returned_positions(), state.finished_positions()) == ({A: 3}, {A: 0})
+    assert (returned_positions(state), finished_positions(state)) == ({A: 3}, {A: 0})
     assert returned(state, 3) == [3, 4]
-    assert (state.returned_positions(), state.finished_positions()) == ({A: 5}, {A: 3})
+    assert (returned_positions(state), finished_positions(state)) == ({A: 5}, {A: 3})
     state.finish()
-    assert state.finished_positions() == {A: 5}
+    assert finished_positions(state) == {A: 5}
 
 
 def test_what_a_poll_took_before_it_was_interrupted_is_taken_again() -> None:
     state = state_of(Fetcher(A, 5))
     state.finish()
     state.take(3)  # and a Ctrl-C, before it was noted as returned
-    assert state.returned_positions() == {A: 0}
+    assert returned_positions(state) == {A: 0}
     state.finish()
-    assert state.finished_positions() == {A: 0}
+    assert finished_positions(state) == {A: 0}
     assert returned(state, 2) == [0, 1]
 
 
 def test_an_iteration_finishes_each_record_when_the_next_one_is_asked_for() -> None:
     state = state_of(Fetcher(A, 3))
     assert iterated(state) == 0
-    assert (state.returned_positions(), state.finished_positions()) == ({A: 1}, {A: 0})
+    assert (returned_positions(state), finished_positions(state)) == ({A: 1}, {A: 0})
     assert iterated(state) == 1
-    assert state.finished_positions() == {A: 1}
+    assert finished_positions(state) == {A: 1}
     assert [iterated(state), iterated(state)] == [2, None]
-    assert state.returned_positions() == state.finished_positions() == {A: 3}
+    assert returned_positions(state) == finished_positions(state) == {A: 3}
 
 
 def test_a_record_that_was_prefetched_and_not_returned_is_read_again() -> None:
@@ -96,15 +121,15 @@ def test_a_record_that_was_prefetched_and_not_returned_is_read_again() -> None:
     assert state.prefetch(500, None)
     state.next_prefetched()  # and a Ctrl-C, before `at` was moved past it
     state.finish()
-    assert state.returned_positions() == {A: 1}
+    assert returned_positions(state) == {A: 1}
     assert returned(state, 2) == [1, 2], "a poll goes on where the iteration was"
 
 
 def test_an_iteration_ends_before_the_end_offsets_and_passes_gaps() -> None:
     state = state_of(Fetcher(A, 6, gaps=(1, 4, 5)))
-    ends = {A: 5}
+    ends = EndOffsets({A: 5})
     assert [iterated(state, ends=ends) for _ in range(4)] == [0, 2, 3, None]
-    assert state.returned_positions() == {A: 5}
+    assert returned_positions(state) == {A: 5}
     assert iterated(state_of(Fetcher(A, 3, gaps=(0, 1, 2)))) is None
 
 
@@ -123,15 +148,15 @@ def test_an_error_waits_until_the_records_before_it_were_returned() -> None:
     assert returned(state, 9) == [0, 1]
     with pytest.raises(StreamlogError):
         returned(state, 9)
-    assert state.returned_positions() == {A: 2}
+    assert returned_positions(state) == {A: 2}
 
 
 def test_an_error_in_one_partition_waits_until_the_records_of_another_were_returned() -> None:
-    state = state_of(Fetcher(A, 5, damaged=0), Fetcher(B, 1))  # the first turn is the second's
+    state = state_of(Fetcher(B, 1), Fetcher(A, 5, damaged=0))
     assert returned(state, 9) == [0]
     with pytest.raises(StreamlogError):
         returned(state, 9)
-    assert state.returned_positions() == {A: 0, B: 1}
+    assert returned_positions(state) == {A: 0, B: 1}
 
 
 @pytest.mark.parametrize("how", ["poll", "iteration"])
@@ -140,7 +165,7 @@ def test_a_seek_drops_what_is_in_hand_and_what_was_prefetched(how: str) -> None:
     assert returned(state, 3) if how == "poll" else iterated(state) == 0
     state.seek(A, 7)
     assert state.polled is None and state.in_hand is None and state.prefetched is NOTHING
-    assert state.returned_positions() == state.finished_positions() == {A: 7}
+    assert returned_positions(state) == finished_positions(state) == {A: 7}
     assert returned(state, 9) == [7, 8]
 
 
@@ -149,8 +174,7 @@ def test_a_paused_partition_keeps_its_position_and_gives_nothing() -> None:
     assert iterated(state) == 0
     first = state.prefetched.name
     state.pause([first])
-    assert state.prefetched is NOTHING and state.returned_positions()[first] == 1
-    assert state.fetchable() == [B if first == A else A]
+    assert state.prefetched is NOTHING and returned_positions(state)[first] == 1
     assert [iterated(state), iterated(state), iterated(state), iterated(state)] == [0, 1, 2, None]
 
 
@@ -160,9 +184,9 @@ def test_a_partition_that_is_removed_leaves_nothing() -> None:
     state.pause([A])
     state.remove([A, A])
     assert state.assigned() == {B} and state.paused == set()
-    assert (state.returned_positions(), state.finished_positions()) == ({B: 3}, {B: 0})
+    assert (returned_positions(state), finished_positions(state)) == ({B: 3}, {B: 0})
     state.remove([B])
-    assert state.polled is None and state.returned_positions() == {}
+    assert state.polled is None and returned_positions(state) == {}
 
 
 def test_partitions_can_go_without_asking_only_while_no_record_is_in_hand() -> None:
@@ -181,19 +205,103 @@ def test_partitions_can_go_without_asking_only_while_no_record_is_in_hand() -> N
 def test_a_commit_finishes_the_records_before_it() -> None:
     state = state_of(Fetcher(A, 9))
     returned(state, 4)
-    state.finish_through(A, 2)
-    assert state.finished_positions() == {A: 2} and state.returned_positions() == {A: 4}
-    state.finish_through(A, 100)  # past what was returned: no further than that
-    assert state.finished_positions() == {A: 4} and state.polled is None
+    state.finish_through({A: 2})
+    assert finished_positions(state) == {A: 2} and returned_positions(state) == {A: 4}
+    state.finish_through({A: 100})  # past what was returned: no further than that
+    assert finished_positions(state) == {A: 4} and state.polled is None
     assert iterated(state) == 4
-    state.finish_through(A, 4)
+    state.finish_through({A: 4})
     assert state.in_hand is not None
-    state.finish_through(A, 5)
+    state.finish_through({A: 5})
     assert state.in_hand is None
 
 
 def test_a_commit_finishes_nothing_that_was_not_returned() -> None:
     state = state_of(Fetcher(A, 9))
     state.take(4)  # a listener commits in the middle of the poll
-    state.finish_through(A, 4)
-    assert state.finished_positions() == {A: 0}
+    state.finish_through({A: 4})
+    assert finished_positions(state) == {A: 0}
+
+
+def test_only_partitions_with_appends_are_fetched_from_however_many_are_assigned() -> None:
+    names = [TopicPartition("t", n) for n in range(50)]
+    fetchers = [Fetcher(name, 0) for name in names]
+    state = state_of(*fetchers)
+    assert returned(state, 9) == []
+    assert [each.fetches for each in fetchers] == [1] * 50
+    for _ in range(3):
+        fetchers[7].append(2)
+        assert len(returned(state, 9)) == 2
+        assert returned(state, 9) == []
+    assert [each.fetches for each in fetchers] == [1 + 3 * (n == 7) for n in range(50)], "one fetch for each append"
+
+
+def test_an_append_after_the_fetch_is_found_by_the_next_call() -> None:
+    fetcher = Fetcher(A, 0)
+    state = state_of(fetcher)
+    take = fetcher.take
+
+    def take_before_an_append(out: list[Any], n: int) -> int:
+        taken = take(out, n)
+        fetcher.take = take  # type: ignore[method-assign]
+        fetcher.append(1)
+        return taken
+
+    fetcher.take = take_before_an_append  # type: ignore[method-assign]
+    assert returned(state, 9) == []
+    assert returned(state, 9) == [0]
+
+
+def test_a_call_that_raised_leaves_its_partition_in_the_queue() -> None:
+    fetcher = Fetcher(A, 3)
+    state = state_of(fetcher)
+    state.finish()
+    state.take(9)  # all there is, and a Ctrl-C
+    state.finish()
+    assert returned(state, 9) == [0, 1, 2]
+    assert returned(state, 9) == []
+
+
+def test_an_append_of_which_nothing_was_heard_is_found_by_looking_again() -> None:
+    fetchers = [Fetcher(TopicPartition("t", n), 0) for n in range(5)]
+    state = state_of(*fetchers)
+    assert returned(state, 9) == []
+    fetchers[4].log_end = 1  # and a Ctrl-C kept the sender from calling the waiters
+    for _ in range(3):
+        state.look_again()
+    assert returned(state, 9) == [0]
+    fetchers[3].log_end = fetchers[4].log_end = 2
+    state.look_again(everywhere=True)
+    assert sorted(returned(state, 9)) == [0, 1, 1]
+    state.finish()
+    fetchers[2].log_end = 1
+    ends = EndOffsets({each.name: each.log_end for each in fetchers})
+    assert not state.prefetch(9, ends)
+    assert state.look_again_before(ends) and state.prefetch(9, ends)
+
+
+def test_a_partition_that_was_removed_and_added_again_is_read_once() -> None:
+    fetcher, again = Fetcher(A, 2), Fetcher(A, 2)
+    state = state_of(fetcher)
+    state.remove([A])
+    state.add(again)  # type: ignore[arg-type]
+    assert returned(state, 9) == [0, 1]
+    assert returned(state, 9) == []
+    assert fetcher.fetches == 0
+    assert not state.session.watched.keys() - {A}
+
+
+def test_what_moved_since_it_was_committed_is_known() -> None:
+    state = state_of(*[Fetcher(TopicPartition("u", n), 0) for n in range(9)], Fetcher(B, 5))
+    state.committed(finished_positions(state))
+    assert state.uncommitted() == set()
+    assert len(returned(state, 2)) == 2
+    assert state.uncommitted() == {B}
+    state.finish()
+    assert state.uncommitted() == {B}
+    state.committed({B: 1})
+    assert state.uncommitted() == {B}
+    state.committed({B: 2})
+    assert state.uncommitted() == set()
+    assert iterated(state) == 2
+    assert state.uncommitted() == {B}
