@@ -7,13 +7,13 @@ returns, so a refused request changes nothing.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 from uuid import UUID
 
 from ..config import TopicConfig, check_topic_name
 from ..errors import ConfigError, InvalidTopicError, TopicAlreadyExistsError, UnknownTopicOrPartitionError, did_you_mean
-from .metadata import Image, LogRecord, TopicView, topic_key, topic_record, view_of
+from .metadata import Image, LogRecord, TopicView, partition_key, partition_record, topic_key, topic_record, view_of
 
 GROUPS_TOPIC = "__consumer_offsets"
 METADATA_TOPIC = "__cluster_metadata"
@@ -36,7 +36,9 @@ def unknown_topic(name: str, image: Image) -> UnknownTopicOrPartitionError:
     )
 
 
-def create(image: Image, name: str, topic_id: UUID, partitions: int, config: TopicConfig, internal: bool) -> LogRecord:
+def create(
+    image: Image, name: str, topic_id: UUID, partitions: int, config: TopicConfig, internal: bool
+) -> list[LogRecord]:
     check_topic_name(name)
     if name in _RESERVED and not internal:
         raise InvalidTopicError(f"{name!r} is the name of an internal topic; choose another.")
@@ -44,10 +46,10 @@ def create(image: Image, name: str, topic_id: UUID, partitions: int, config: Top
         raise TopicAlreadyExistsError(
             f"Topic {name!r} exists already. Pass exist_ok=True to use it as it is, or delete it first.", topic=name
         )
-    return topic_record(view_of(name, topic_id, partitions, config, internal))
+    return [topic_record(view_of(name, topic_id, partitions, config, internal))]
 
 
-def alter(image: Image, name: str, changes: Mapping[str, Any]) -> LogRecord:
+def alter(image: Image, name: str, changes: Mapping[str, Any]) -> list[LogRecord]:
     view = _users_own(image, name)
     if changes.get("partitioner", view.config.partitioner) != view.config.partitioner:
         raise ConfigError(
@@ -55,22 +57,36 @@ def alter(image: Image, name: str, changes: Mapping[str, Any]) -> LogRecord:
             f"Create another topic and copy the records.",
             name="partitioner",
         )
-    return topic_record(view._replace(config=dataclasses.replace(view.config, **changes)))
+    return [topic_record(view._replace(config=dataclasses.replace(view.config, **changes)))]
 
 
-def grow(image: Image, name: str, total: int) -> LogRecord:
+def grow(image: Image, name: str, total: int) -> list[LogRecord]:
     view = _users_own(image, name)
     if total <= view.partitions:
         raise ConfigError(
             f"Topic {name!r} has {view.partitions} partitions; the number can only grow, and total={total} is not greater.",
             name="total",
         )
-    return topic_record(view_of(name, view.id, total, view.config, view.internal))
+    return [topic_record(view_of(name, view.id, total, view.config, view.internal))]
 
 
-def delete(image: Image, name: str) -> LogRecord:
-    _users_own(image, name)
-    return topic_key(name), None
+def delete(image: Image, name: str) -> list[LogRecord]:
+    view = _users_own(image, name)
+    recorded = image.partitions.get(view.id_bytes, {})
+    return [(topic_key(name), None), *((partition_key(view.id_bytes, number), None) for number in recorded)]
+
+
+def alter_partition(image: Image, name: str, number: int, leader: int, isr: Sequence[int]) -> list[LogRecord]:
+    """Replace a partition's leader and in-sync set. REQUIRES: a leader is in the set, and the set among the replicas."""
+    view = find(image, name)
+    before = image.partition(view.id_bytes, number)
+    after = before._replace(
+        isr=tuple(isr),
+        leader=leader,
+        leader_epoch=before.leader_epoch + (leader != before.leader),
+        partition_epoch=before.partition_epoch + 1,
+    )
+    return [partition_record(view.id_bytes, number, after)]
 
 
 def _users_own(image: Image, name: str) -> TopicView:

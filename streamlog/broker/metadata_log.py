@@ -13,7 +13,7 @@ A change that was interrupted is in force if its record is in the log and can be
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import Protocol
 
 from ..errors import DiskFullError, StorageError, StreamlogError
@@ -88,22 +88,24 @@ class MetadataLog:
         """The image that the log's records make, newer than `version`."""
         return metadata.replay(metadata.EMPTY, all_records(self.partition), version)
 
-    def make(self, request: Callable[[Image], LogRecord], now_ms: int) -> None:
-        """Have the change that `request` answers in force on return. REQUIRES: resolved.
+    def make(self, request: Callable[[Image], Sequence[LogRecord]], now_ms: int) -> None:
+        """Have the change that `request` answers in force on return. REQUIRES: resolved; its records are about one topic.
 
+        They are one batch, so that all of them are in the log or none is.
         Raises what `request` and the disk raise: the change is void then, or the error says that this is not known.
         """
         image = self._partitions.image
-        key, value = request(image)
-        after = metadata.replay(image, [(key, value)])
-        name = metadata.name_of(key)
+        records = request(image)
+        after = metadata.replay(image, records)
+        keys, values = [key for key, _ in records], [value for _, value in records]
+        name = metadata.topic_of(image, keys[0])
         try:
             self._partitions.stage(after.topics.get(name))
         except StreamlogError:
             self._partitions.unstage()
             raise
         log = self.partition.log
-        batch = columns.seal(log.seed, [key], [value], now_ms, count=1)
+        batch = columns.seal(log.seed, keys, values, now_ms, count=len(records))
         self._change = change = Change(name, AppendRequest([batch]), log.tail)
         try:
             # It is on the device before any thread can see it. The metadata lock is held during the sync: changes are

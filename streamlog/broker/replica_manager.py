@@ -11,7 +11,7 @@ from ..runtime.api import Task
 from ..runtime.values import refuse_to_copy
 from ..types import Clock
 from .log_directory import LogDirectory
-from .metadata import Image, TopicView
+from .metadata import Image, PartitionRegistration, TopicView
 from .policies import RetentionPolicies
 from .scheduler import Scheduler
 from .tailing.published_writer import PublishedWriter
@@ -71,7 +71,7 @@ class ReplicaManager:
     @property
     def is_faulty(self) -> bool:
         """Whether some log does not know its end: if it were closed as clean, it would assign offsets a second time."""
-        return any(each.log.refusal is not None for each in self.all())
+        return any(each.is_faulty for each in self.all())
 
     # -- following the image -------------------------------------------------------------------------
 
@@ -83,9 +83,10 @@ class ReplicaManager:
         """
         names = changed if changed is not None else [*dict.fromkeys(name for name, _ in self.partitions), *image.topics]
         for name in names:
-            self._follow_topic(name, image.topics.get(name))
+            self._follow_topic(name, image)
 
-    def _follow_topic(self, name: str, view: TopicView | None) -> None:
+    def _follow_topic(self, name: str, image: Image) -> None:
+        view = image.topics.get(name)
         for partition in reversed(self.of_topic(name)):
             if view is None or view.id_bytes != partition.topic_id:
                 self._remove(partition)
@@ -95,19 +96,23 @@ class ReplicaManager:
         policy = self._policies.of(view)
         for number in range(view.partitions):
             known = self.partitions.get((name, number))
+            registration = image.partition(view.id_bytes, number)
             if known is None:
-                self._add(view, number)
-            elif known.log.config is not view.config or known.maintenance.custom_policy is not policy:
+                self._add(view, number, registration)
+                continue
+            known.set_leader(registration.leader, registration.leader_epoch)
+            if known.log.config is not view.config or known.maintenance.custom_policy is not policy:
                 known.configure(view.config)
                 known.maintenance.custom_policy = policy
                 self._maintain_soon(known)
 
-    def _add(self, view: TopicView, number: int) -> None:
+    def _add(self, view: TopicView, number: int, registration: PartitionRegistration) -> None:
         staged = self._staged.get((view.name, number))
         if staged is not None and staged.topic_id == view.id_bytes:
             partition = staged
         else:
             partition = self._directory.open_partition(view, number)
+        partition.set_leader(registration.leader, registration.leader_epoch)
         partition.maintenance.custom_policy = self._policies.of(view)
         partition.on_work = self._maintain_soon
         partition.commit.schedule = partial(self._sync_soon, partition.commit.maybe_sync)

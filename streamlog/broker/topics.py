@@ -7,7 +7,7 @@ interrupt between two of them left is completed before the next change.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 from uuid import UUID
 
@@ -182,6 +182,10 @@ class Topics:
         check_partitions(total)
         self._change(lambda image: controller.grow(image, name, total))
 
+    def alter_partition(self, name: str, number: int, *, leader: int, isr: Sequence[int]) -> None:
+        """Record a partition's new leader, or in-sync set; the partition follows (Kafka's AlterPartition)."""
+        self._change(lambda image: controller.alter_partition(image, name, number, leader, isr))
+
     def delete_topic(self, name: str) -> None:
         try:
             self._change(lambda image: controller.delete(image, name))
@@ -193,15 +197,15 @@ class Topics:
         """Producer ids that no other call gets, also after a crash; see `producer_ids`."""
         first = 0
 
-        def request(image: Image) -> LogRecord:
+        def request(image: Image) -> list[LogRecord]:
             nonlocal first
             first = image.next_producer_id
-            return metadata.producer_ids_record(first + count)
+            return [metadata.producer_ids_record(first + count)]
 
         self._change(request)
         return range(first, first + count)
 
-    def _change(self, request: Callable[[Image], LogRecord]) -> None:
+    def _change(self, request: Callable[[Image], Sequence[LogRecord]]) -> None:
         """Request → record → append → replay → the partitions follow the image, under the metadata lock.
 
         An interrupt in the middle may leave the image, or the partitions, without the log's last record. Both catch up before the interrupt
@@ -238,7 +242,7 @@ class Topics:
         if self._unannounced:
             self._announce()
 
-    def _make(self, request: Callable[[Image], LogRecord]) -> None:
+    def _make(self, request: Callable[[Image], Sequence[LogRecord]]) -> None:
         with inside(), self._lock:
             if self.closed is not None:
                 raise self.closed.copy()

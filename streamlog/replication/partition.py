@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from ..config import TopicConfig
-from ..errors import StreamlogError, UnknownTopicOrPartitionError
+from ..errors import NotLeaderError, StreamlogError, UnknownTopicOrPartitionError
 from ..runtime.api import Completion, Lock
 from ..runtime.threads import inside
 from ..runtime.values import refuse_to_copy
@@ -50,6 +50,7 @@ class Partition:
         self.lock = new_lock()
         self.broker_id = broker_id
         self.leader_epoch = 0
+        self._not_leader: NotLeaderError | None = None
         self.waiters = Waiters()
         self.closed: StreamlogError | None = None
         self.on_work: Callable[[Partition], None] | None = None
@@ -60,6 +61,33 @@ class Partition:
         self.commit = GroupCommit(log, new_lock, synced_end, self._synced)
         self.maintenance = Maintenance(self, new_lock())
         self.validator = RecordValidator(name, log.seed, log.config)
+
+    @property
+    def is_leader(self) -> bool:
+        return self._not_leader is None
+
+    @property
+    def is_faulty(self) -> bool:
+        """Whether appends are refused for another reason than that this broker is not the leader."""
+        refusal = self.log.refusal
+        return refusal is not self._not_leader or not self.log.knows_its_end
+
+    def set_leader(self, leader: int, leader_epoch: int) -> None:
+        """Follow what the metadata says: while this broker is not the leader, appends fail with NotLeaderError; reads go on.
+
+        Records are appended in `leader_epoch` from now on. Does nothing for what is known already, or an older epoch.
+        """
+        is_leader = leader == self.broker_id
+        if leader_epoch < self.leader_epoch or (leader_epoch == self.leader_epoch and is_leader == self.is_leader):
+            return
+        with inside(), self.lock:
+            self.leader_epoch = leader_epoch
+            before = self._not_leader
+            self._not_leader = None if is_leader else _not_leader(self.name, leader, leader_epoch)
+            if before is not None:
+                self.log.unblock(before)
+            if self._not_leader is not None:
+                self.log.block(self._not_leader)
 
     def configure(self, config: TopicConfig) -> None:
         with inside(), self.lock:
@@ -217,6 +245,14 @@ class Partition:
         with inside(), self.maintenance.lock, self.lock:
             self.log.release()
         self.commit.refuse(error)
+
+
+def _not_leader(name: TopicPartition, leader: int, leader_epoch: int) -> NotLeaderError:
+    there = f"broker {leader} is its leader" if leader >= 0 else "it has no leader"
+    return NotLeaderError(
+        f"This broker does not lead {name.topic}-{name.partition}: {there} in epoch {leader_epoch}. Send to the leader, or "
+        f"try again when there is one."
+    )
 
 
 def gone(name: TopicPartition) -> UnknownTopicOrPartitionError:

@@ -144,6 +144,10 @@ def internal_records() -> dict[str, tuple[bytes, bytes]]:
     )
     return {
         "topic": metadata.topic_record(view),  # type: ignore[dict-item]
+        "broker": metadata.broker_record(metadata.BrokerRegistration(1, bytes(range(16)), 3, "a")),  # type: ignore[dict-item]
+        "partition": metadata.partition_record(  # type: ignore[dict-item]
+            TOPIC_ID, 2, metadata.PartitionRegistration((0, 1, 2), (0, 2), 2, 4, 9)
+        ),
         "group": (schema.group_key("g"), schema.group_value(schema.GroupState(4, "range", {"orders": 4}, None))),
         "member": (schema.member_key("g", "m"), schema.member_value(member)),
         "classic_group": (

@@ -120,6 +120,10 @@ def test_the_records_of_the_internal_topics_mean_what_they_meant() -> None:
     assert image.topics["orders"].id_bytes == TOPIC_ID
     assert image.topics["orders"].partitions == 4
     assert image.topics["orders"].config.retention_ms == 1000
+    about_brokers = [(stored[f"{name}.key"], stored[f"{name}.value"]) for name in ("topic", "broker", "partition")]
+    image = metadata.replay(metadata.EMPTY, about_brokers)
+    assert image.brokers == {1: metadata.BrokerRegistration(1, bytes(range(16)), 3, "a", False)}
+    assert image.partition(TOPIC_ID, 2) == metadata.PartitionRegistration((0, 1, 2), (0, 2), 2, 4, 9)
     records = make.internal_records()
     for name in ("group", "member", "offset", "classic_group", "classic_member"):
         assert schema.decode(stored[f"{name}.key"], stored[f"{name}.value"]) == schema.decode(*records[name])
@@ -163,7 +167,7 @@ def test_a_batch_of_a_newer_version_is_refused_as_one() -> None:
 
 def test_a_metadata_record_of_an_unknown_kind_or_setting_is_refused() -> None:
     with pytest.raises(FormatError, match="newer streamlog"):
-        metadata.replay(metadata.EMPTY, [(msgpack.packb(["broker", 1]), b"")])
+        metadata.replay(metadata.EMPTY, [(msgpack.packb(["acl", 1]), b"")])
     value = msgpack.packb({"id": TOPIC_ID, "partitions": 1, "internal": False, "config": {"new_setting": 1}})
     with pytest.raises(FormatError, match="new_setting"):
         metadata.replay(metadata.EMPTY, [(metadata.topic_key("t"), value)])

@@ -1,0 +1,219 @@
+"""Brokers, partitions and leaders in the image: recorded, replayed in any order that compaction leaves, and applied."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+from uuid import UUID
+
+import msgpack
+import pytest
+
+import streamlog
+from streamlog.broker import metadata
+from streamlog.broker.metadata import (
+    ALONE,
+    EMPTY,
+    NO_LEADER,
+    BrokerRegistration,
+    Image,
+    LogRecord,
+    PartitionRegistration,
+    broker_record,
+    partition_key,
+    partition_record,
+    topic_key,
+    topic_record,
+    view_of,
+)
+from streamlog.config import TopicConfig
+from streamlog.errors import FormatError, NotLeaderError
+from streamlog.testing import ManualClock, SimulatedDisk
+
+ID = UUID(int=7)
+TOPIC = topic_record(view_of("t", ID, 2, TopicConfig(), False))
+SHARED = PartitionRegistration((0, 1, 2), (0, 2), 2, leader_epoch=4, partition_epoch=9)
+
+
+def image_of(*records: LogRecord) -> Image:
+    return metadata.replay(EMPTY, records)
+
+
+# The image
+
+
+def test_a_partition_without_a_record_is_led_by_the_only_broker() -> None:
+    image = image_of(TOPIC)
+    assert image.partition(ID.bytes, 1) == ALONE
+    assert image.partitions == {}
+
+
+@pytest.mark.parametrize("topic_first", [True, False], ids=["topic first", "topic last, as compaction may leave it"])
+def test_a_partition_has_the_replicas_and_the_leader_of_its_record(topic_first: bool) -> None:
+    record = partition_record(ID.bytes, 1, SHARED)
+    image = image_of(*([TOPIC, record] if topic_first else [record, TOPIC]))
+    assert image.partition(ID.bytes, 1) == SHARED
+    assert image.partition(ID.bytes, 0) == ALONE
+
+
+def test_a_deleted_topic_takes_the_records_of_its_partitions_along() -> None:
+    image = image_of(TOPIC, partition_record(ID.bytes, 1, SHARED), (topic_key("t"), None))
+    assert image.partitions == {}
+    other = topic_record(view_of("t", UUID(int=8), 1, TopicConfig(), False))
+    image = image_of(TOPIC, partition_record(ID.bytes, 1, SHARED), other)
+    assert image.partitions == {}, "the tombstone was compacted away"
+    assert image.names == {UUID(int=8).bytes: "t"}
+
+
+def test_the_tombstone_of_a_partition_makes_it_one_without_a_record() -> None:
+    image = image_of(TOPIC, partition_record(ID.bytes, 1, SHARED), (partition_key(ID.bytes, 1), None))
+    assert image.partition(ID.bytes, 1) == ALONE
+    assert image.partitions == {}
+
+
+def test_a_broker_is_what_it_registered_last() -> None:
+    first = BrokerRegistration(1, bytes(16), epoch=3, rack="a")
+    again = BrokerRegistration(1, bytes(range(16)), epoch=4, fenced=True)
+    image = image_of(broker_record(first), broker_record(again), broker_record(BrokerRegistration(2, bytes(16), 1)))
+    assert image.brokers == {1: again, 2: BrokerRegistration(2, bytes(16), 1)}
+    gone = metadata.replay(image, [(broker_record(again)[0], None)])
+    assert list(gone.brokers) == [2]
+    assert image.brokers[1] == again, "an image does not change"
+
+
+def changed(record: LogRecord, **fields: Any) -> LogRecord:
+    key, value = record
+    assert value is not None
+    return key, msgpack.packb({**msgpack.unpackb(value), **fields})
+
+
+@pytest.mark.parametrize(
+    "record",
+    [
+        changed(partition_record(ID.bytes, 0, SHARED), v=1),
+        changed(partition_record(ID.bytes, 0, SHARED), observers=[3]),
+        changed(broker_record(BrokerRegistration(1, bytes(16), 1)), v=1),
+    ],
+)
+def test_a_record_of_a_newer_form_is_refused(record: LogRecord) -> None:
+    with pytest.raises(FormatError, match="newer"):
+        image_of(TOPIC, record)
+
+
+@pytest.mark.parametrize(
+    "record",
+    [
+        partition_record(ID.bytes, 0, SHARED._replace(isr=(0, 3))),
+        partition_record(ID.bytes, 0, SHARED._replace(leader=1)),
+        partition_record(ID.bytes, 0, SHARED._replace(replicas=(0, 2, 2))),
+        partition_record(ID.bytes, 0, SHARED._replace(leader_epoch=3, partition_epoch=10)),
+        partition_record(ID.bytes, 0, SHARED._replace(partition_epoch=8)),
+        broker_record(BrokerRegistration(1, bytes(16), epoch=3)),
+        changed(partition_record(ID.bytes, 0, SHARED), isr=None),
+        (msgpack.packb(["partition", ID.bytes]), partition_record(ID.bytes, 0, SHARED)[1]),
+    ],
+)
+def test_a_record_that_contradicts_itself_or_goes_back_is_refused(record: LogRecord) -> None:
+    image = image_of(TOPIC, partition_record(ID.bytes, 0, SHARED), broker_record(BrokerRegistration(1, bytes(16), 3)))
+    with pytest.raises(FormatError, match="makes no sense"):
+        metadata.replay(image, [record])
+
+
+# What follows it
+
+
+class Broker:
+    """A log of one broker, whose metadata a test changes as a controller would."""
+
+    def __init__(self) -> None:
+        self.disk = SimulatedDisk()
+        self.log = self.open()
+        self.log.create_topic("t", partitions=2)
+
+    def open(self) -> streamlog.StreamLog:
+        return streamlog.open("/log", disk=self.disk, clock=ManualClock())
+
+    @property
+    def service(self) -> Any:
+        return self.log._engine.service
+
+    @property
+    def image(self) -> Image:
+        image: Image = self.service.image
+        return image
+
+    def elect(self, leader: int, number: int = 0) -> None:
+        if self.image.partition(self.log["t"].id.bytes, number) == ALONE:
+            self.write(
+                [partition_record(self.log["t"].id.bytes, number, PartitionRegistration((0, 1), (0, 1), 0, 0, 0))]
+            )
+        self.service._topics.alter_partition("t", number, leader=leader, isr=(0, 1))
+
+    def write(self, records: list[LogRecord]) -> None:
+        self.service._topics._change(lambda image: records)
+
+    def reopen(self) -> None:
+        self.log.close()
+        self.log = self.open()
+
+    def send(self, value: str, number: int = 0) -> int:
+        offset: int = self.log["t"].send(value, partition=number).result().offset
+        return offset
+
+
+@pytest.fixture
+def broker() -> Iterator[Broker]:
+    made = Broker()
+    yield made
+    made.log.close()
+
+
+@pytest.mark.parametrize("reopened", [False, True])
+def test_a_partition_that_another_broker_leads_takes_no_records_and_is_read(broker: Broker, reopened: bool) -> None:
+    assert broker.send("before") == 0
+    broker.elect(1)
+    if reopened:
+        broker.reopen()
+    with pytest.raises(NotLeaderError, match="broker 1 is its leader in epoch 1"):
+        broker.send("refused")
+    assert broker.send("another partition", 1) == 0
+    assert [record.value for record in broker.log["t"].read()] == [b"before", b"another partition"]
+    broker.elect(0)
+    assert broker.send("after") == 1
+    assert broker.service._partitions["t", 0].leader_epoch == 2
+
+
+def test_a_partition_without_a_leader_takes_no_records(broker: Broker) -> None:
+    broker.elect(NO_LEADER)
+    with pytest.raises(NotLeaderError, match="it has no leader in epoch 1"):
+        broker.send("refused")
+
+
+def test_a_log_that_leads_nothing_is_closed_clean(broker: Broker) -> None:
+    broker.elect(1)
+    broker.reopen()
+    assert broker.service._directory.crash.clean
+    assert not broker.service._partitions["t", 0].is_leader
+
+
+def test_a_new_in_sync_set_leaves_the_leader_epoch_alone(broker: Broker) -> None:
+    broker.elect(1)
+    broker.elect(1)
+    registration = broker.image.partition(broker.log["t"].id.bytes, 0)
+    assert (registration.leader, registration.leader_epoch, registration.partition_epoch) == (1, 1, 2)
+
+
+def test_deleting_a_topic_leaves_no_record_of_its_partitions(broker: Broker) -> None:
+    broker.elect(1)
+    broker.elect(1, number=1)
+    broker.log.delete_topic("t")
+    assert broker.image.partitions == {}
+    broker.reopen()
+    assert broker.image.partitions == {}
+    assert broker.image.topics == {}
+
+
+def test_a_log_of_one_broker_records_no_leader(broker: Broker) -> None:
+    broker.send("x")
+    broker.reopen()
+    assert broker.image.partitions == broker.image.brokers == {}
