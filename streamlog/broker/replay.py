@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from ..records.batch import BatchHeader, corrupt, read_header, verify_payload
-from ..records.columns import BatchColumns
+from ..records.decode import decode
 from ..storage.tail import FetchData
 from .reading import Readable
 
@@ -37,7 +37,7 @@ def all_records(partition: Readable, end: int | None = None) -> Iterator[tuple[b
 
 def _records(chunk: FetchData, at: int, header: BatchHeader) -> list[tuple[bytes, bytes | None]]:
     try:
-        full = BatchColumns(chunk.data, at, header).all()
+        full = decode(header, chunk.data, at).all()
         return [(key, value) for key, value in zip(full.keys, full.values, strict=True) if key is not None]
     except (ValueError, TypeError) as error:
         why = f"the columns contradict the header ({error})"

@@ -19,7 +19,8 @@ from ..broker.offline.verify import verify as check
 from ..config import CODECS
 from ..errors import ConfigError, CorruptRecordError, FormatError
 from ..records.batch import CONTROL, LOG_APPEND_TIME, TRANSACTIONAL, BatchHeader, seed_of, verify_payload
-from ..records.columns import BatchColumns, records_of
+from ..records.columns import records_of
+from ..records.decode import decode
 from ..runtime.disk import OsDisk
 from ..storage.files import base_offset_of, swap_of
 from ..storage.segment import Segment
@@ -216,7 +217,7 @@ def _why(error: CorruptRecordError) -> str:
 def _records(found: Found, partition: int) -> list[Record[Any, Any]]:
     """The records of a batch. REQUIRES: the batch has no fault."""
     assert found.header is not None
-    return list(records_of(Record, "", partition, BatchColumns(found.raw, 0, found.header)))
+    return list(records_of(Record, "", partition, decode(found.header, found.raw)))
 
 
 def _codec(header: BatchHeader) -> str:

@@ -1,7 +1,8 @@
 """One batch of records as bytes: what is written, replicated, fetched and verified.
 
 - `batch`: the header that every batch begins with, and the checksums that show that it is whole and in its place.
-- `columns`: payload form 0, one msgpack array per column.
+- `columns`: payload form 0, one msgpack array per column. `kafka_v2`: payload form 1, a Kafka record batch as it came.
+- `decode`: the one way from a verified batch to its columns, whatever its form.
 - `single`: a batch of one record, encoded directly.
 - `compression`: the codecs, by Kafka's numbers.
 

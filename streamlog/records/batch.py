@@ -26,6 +26,7 @@ NO_TIMESTAMP = -1
 NO_DELTA = -1
 
 FORM_MASK, FORM_COLUMNS, FORM_KAFKA = 0x0F, 0, 1
+UNKNOWN_FORM = FORM_MASK & ~FORM_KAFKA
 CODEC_SHIFT, CODEC_MASK = 4, 0xF0
 LOG_APPEND_TIME = 1 << 8
 TRANSACTIONAL = 1 << 9
@@ -117,6 +118,10 @@ class BatchHeader(NamedTuple):
     @property
     def is_control(self) -> bool:
         return bool(self.attributes & CONTROL)
+
+    @property
+    def control_type(self) -> int:
+        return (self.attributes & CONTROL_MASK) >> CONTROL_SHIFT
 
 
 class SealedBatch(NamedTuple):
@@ -282,7 +287,7 @@ def read_header(buffer: Buffer, position: int, seed: int, path: str, file_positi
         and MIN_HEADER_LEN <= header_len <= MAX_HEADER_LEN
         and header_len <= fields[3] <= MAX_BATCH_LEN
         and position + header_len <= len(buffer)
-        and not fields[6] & FORM_MASK
+        and not fields[6] & UNKNOWN_FORM
         and 0 <= fields[7] < MAX_OFFSET
         and fields[8] >= 0
         and fields[10] <= MAX_FREE_RECORDS
@@ -296,7 +301,7 @@ def read_header(buffer: Buffer, position: int, seed: int, path: str, file_positi
     if fault is not None:
         raise corrupt(path, file_position, *fault)
     header = peek(buffer, position)
-    if header.version > VERSION or header.form not in (FORM_COLUMNS, FORM_KAFKA):
+    if header.version > VERSION or header.attributes & UNKNOWN_FORM:
         raise FormatError(
             f"{path} holds a batch of format version {header.version} (payload form {header.form}) at byte "
             f"{file_position}; this streamlog knows version {VERSION}. Open it with a newer streamlog.",

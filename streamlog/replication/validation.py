@@ -14,6 +14,7 @@ from ..config import TopicConfig
 from ..errors import CorruptRecordError, InvalidRecordError, InvalidTimestampError, RecordTooLargeError
 from ..records.batch import CONTROL, FORM_COLUMNS, FORM_MASK, LOG_APPEND_TIME, SealedBatch, hash_payload, peek, stamp
 from ..records.columns import BatchColumns, Columns
+from ..records.decode import decode
 from ..types import HeaderTuple, TopicPartition
 
 # What counts for a record besides its key, its value and its headers, and for a header besides its name and value.
@@ -107,7 +108,7 @@ class RecordValidator:
             self._refuse(f"has payload form {batch.attributes & FORM_MASK}, which is not written yet")
         data = stamp(batch, self._seed, 0, 0, 0) + batch.payload
         try:
-            return BatchColumns(data, 0, peek(data))
+            return decode(peek(data), data)
         except ValueError as error:
             self._refuse(f"cannot be decoded ({error})")
 

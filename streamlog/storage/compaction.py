@@ -43,6 +43,7 @@ from ..records.batch import (
     verify_payload,
 )
 from ..records.columns import BatchColumns
+from ..records.decode import decode
 from ..runtime.api import File
 from ..runtime.disk_errors import require_disk_error
 from .files import as_storage_error, cleaned_name, finish_interrupted, finish_swap, swap_name
@@ -182,18 +183,18 @@ def _latest_offsets(log: Log, segments: Sequence[Segment], go_on: GoOn) -> tuple
 
 
 def _batches(
-    log: Log, segment: Segment, decode: Callable[[BatchColumns], T], go_on: GoOn
+    log: Log, segment: Segment, take: Callable[[BatchColumns], T], go_on: GoOn
 ) -> Iterator[tuple[BatchHeader, T, bytes]]:
-    """Each batch of the segment: its header, what `decode` makes of its columns, its bytes."""
+    """Each batch of the segment: its header, what `take` makes of its columns, its bytes."""
     for position, header in segment.headers(0, segment.size):
         go_on()
         data = segment.read(header.batch_len, position)
         verify_payload(header, memoryview(data)[header.header_len :], log.seed, segment.path, position)
         try:
-            decoded = decode(BatchColumns(data, 0, header))
+            taken = take(decode(header, data))
         except (ValueError, TypeError) as error:
             raise corrupt(segment.path, position, f"the columns contradict the header ({error})", 0, 0) from error
-        yield header, decoded, data
+        yield header, taken, data
 
 
 def _groups(segments: Sequence[Segment], limit: int) -> Iterator[tuple[Segment, ...]]:

@@ -13,7 +13,7 @@ from typing import TypeVar
 
 from ..errors import CorruptRecordError, OffsetOutOfRangeError, StorageError
 from ..records.batch import batches_before, corrupt, read_header, verify_payload
-from ..records.columns import BatchColumns
+from ..records.decode import decode
 from ..types import OffsetAndTimestamp
 from .segment import Segment
 from .tail import EMPTY, FetchData, LogSnapshot
@@ -234,7 +234,7 @@ def _records_at(segment: Segment, position: int, end: int) -> list[tuple[int, in
     payload = memoryview(data)[header.header_len : header.batch_len]
     verify_payload(header, payload, segment.seed, segment.path, position)
     try:
-        columns = BatchColumns(data, 0, header)
+        columns = decode(header, data)
         return list(zip(columns.offsets(), columns.timestamps_full(), strict=True))
     except (ValueError, TypeError) as error:
         raise corrupt(segment.path, position, f"the columns contradict the header ({error})", 0, 0) from error

@@ -18,7 +18,6 @@ from xxhash import xxh3_64_intdigest
 from ..errors import CorruptRecordError
 from ..records.batch import (
     FIXED_LEN,
-    FORM_MASK,
     HASH_AT,
     HASHED_FROM,
     MAGIC,
@@ -29,6 +28,7 @@ from ..records.batch import (
     MIN_HEADER_LEN,
     NO_PRODUCER,
     SCANNED_FIELDS,
+    UNKNOWN_FORM,
     VERSION,
     BatchHeader,
     corrupt,
@@ -208,7 +208,7 @@ class _Walk:
                     break
             magic, version, header_len, length, digest, payload_digest, attributes, base_offset, delta, count, base_time, time, append_time, producer_id = fields_of(chunk, at)  # fmt: skip
             if (
-                magic != MAGIC or version != VERSION or attributes & FORM_MASK
+                magic != MAGIC or version != VERSION or attributes & UNKNOWN_FORM
                 or not MIN_HEADER_LEN <= header_len <= MAX_HEADER_LEN or not header_len <= length <= MAX_BATCH_LEN
                 or position + length > size or not 0 <= base_offset < MAX_OFFSET or delta < 0
                 or count > MAX_FREE_RECORDS

@@ -18,7 +18,7 @@ from streamlog.coordinator import schema
 from streamlog.errors import FormatError
 from streamlog.records import compression
 from streamlog.records.batch import FIXED_LEN, VERSION, read_header, verify_payload
-from streamlog.records.columns import BatchColumns
+from streamlog.records.decode import decode
 from streamlog.runtime.disk import OsDisk
 from streamlog.storage import index as index_files
 from streamlog.storage import published
@@ -66,7 +66,7 @@ def test_todays_reader_reads_every_record(directory: Path) -> None:
             header = read_header(chunk.data, at, SEED, "", 0)
             verify_payload(header, chunk.data[at + header.header_len : at + header.batch_len], SEED, "", 0)
             assert header.leader_epoch == 3
-            found += [make.Expected(*row) for row in zip(*BatchColumns(chunk.data, at, header).all(), strict=True)]
+            found += [make.Expected(*row) for row in zip(*decode(header, chunk.data, at).all(), strict=True)]
             at += header.batch_len
             offset = header.next_offset
     log.release()

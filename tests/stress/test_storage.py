@@ -16,7 +16,7 @@ from streamlog.config import TopicConfig
 from streamlog.errors import OffsetOutOfRangeError
 from streamlog.records import columns
 from streamlog.records.batch import read_header, seed_of, verify_payload
-from streamlog.records.columns import BatchColumns
+from streamlog.records.decode import decode
 from streamlog.replication.partition import Partition
 from streamlog.runtime.disk import OsDisk
 from streamlog.runtime.threads import new_lock
@@ -96,7 +96,7 @@ class Storm:
             payload = memoryview(chunk.data)[at + header.header_len : at + header.batch_len]
             verify_payload(header, payload, SEED, chunk.path, chunk.position + at)
             assert header.last_offset >= offset
-            full = BatchColumns(chunk.data, at, header).all()
+            full = decode(header, chunk.data, at).all()
             assert list(full.values) == [value_at(found) for found in full.offsets]
             assert list(full.timestamps) == [FIRST_MS + found for found in full.offsets]
             self.read += len(full.offsets)

@@ -51,7 +51,7 @@ MAY_IMPORT: dict[str, dict[str, set[str]]] = {
             "columns",
             "compression",
             "corrupt",
-            "directory_entries",
+            "decode",
             "read_header",
             "records_of",
             "seed_of",
@@ -74,11 +74,11 @@ MAY_IMPORT: dict[str, dict[str, set[str]]] = {
     },
     "cli": {
         "records": {
-            "BatchColumns",
             "BatchHeader",
             "CONTROL",
             "LOG_APPEND_TIME",
             "TRANSACTIONAL",
+            "decode",
             "records_of",
             "seed_of",
             "verify_payload",
@@ -103,6 +103,7 @@ IS_ONE = {
     "FollowedSegment(Segment)",  # a segment of a log that another process writes
     "JsonSerde(_Named)",
     "KeyHash(Sticky)",
+    "KafkaColumns(BatchColumns)",  # the columns of a batch of payload form 1
     "LiveIndex(Index)",  # the index of such a segment
     "ManyDelivery(Delivery)",
     "MaxAge(Combinable)",
@@ -115,7 +116,6 @@ IS_ONE = {
     "StringSerde(_Named)",
     "TopicDefaults(TopicConfig)",  # the settings of a topic and two more, as a TypedDict
     "UnacknowledgedDelivery(ManyDelivery)",
-    "VerifiedBatch(BatchColumns)",
     "Workers(Closing)",
     "_After(Completion)",
     "_Pickled(RecordBatch)",

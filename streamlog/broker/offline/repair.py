@@ -19,7 +19,7 @@ from ...config import TopicConfig
 from ...errors import ConfigError, FormatError, LogLockedError, StorageError, StreamlogError
 from ...records import columns
 from ...records.batch import BatchHeader, seed_of
-from ...records.columns import BatchColumns
+from ...records.decode import decode
 from ...runtime.api import Disk
 from ...runtime.disk import OsDisk, entropy, path_of
 from ...runtime.disk_errors import require_disk_error
@@ -372,7 +372,7 @@ def _content_fault(topic: str, header: BatchHeader, data: bytes) -> str | None:
     """What would keep the new log from opening: a record of the log's own topics that makes no sense."""
     if topic not in (METADATA_TOPIC, GROUPS_TOPIC) or header.is_control:
         return None
-    full = BatchColumns(data, 0, header).all()
+    full = decode(header, data).all()
     for key, value in zip(full.keys, full.values, strict=True):
         if key is None:
             continue

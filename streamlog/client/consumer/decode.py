@@ -7,15 +7,18 @@ offset. The iterators that are returned own their bytes and refer to no mapping.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import Any, NamedTuple
 
 from ...errors import CorruptRecordError, DeserializationError, StreamlogError, message_of
-from ...records.batch import BatchHeader, corrupt, directory_entries, read_header, verify_payload
+from ...records.batch import BatchHeader, corrupt, read_header, verify_payload
 from ...records.columns import BatchColumns, records_of
+from ...records.decode import decode
 from ...storage.log import FetchData
-from ...types import Buffer, Record
+from ...types import Record
 
 Deserialize = Callable[[bytes], Any]
+
+_new: Any = tuple.__new__  # namedtuple's own __new__ is a Python call
 
 
 class Decoder:
@@ -31,19 +34,14 @@ class Decoder:
         self.plain = key is None and value is None
 
 
-class VerifiedBatch(BatchColumns):
+class VerifiedBatch(NamedTuple):
     """One batch of a fetch, its checksums verified, its columns not decoded yet. `next_offset` is the one after it."""
 
-    __slots__ = ("next_offset", "path", "position")
-
-    def __init__(self, buffer: Buffer, at: int, header: BatchHeader, path: str, position: int) -> None:
-        self.path = path
-        self.position = position
-        self.header = header
-        self.next_offset = header.base_offset + header.last_offset_delta + 1
-        self._buffer = buffer
-        self._start = at + header.header_len
-        self._entries = directory_entries(buffer, at, header)
+    header: BatchHeader
+    columns: BatchColumns
+    next_offset: int
+    path: str
+    position: int
 
     def damaged(self, error: Exception) -> CorruptRecordError:
         """For columns that contradict a header whose checksums are right: this library did not write the batch."""
@@ -61,9 +59,12 @@ def verified(fetched: FetchData, at: int) -> VerifiedBatch:
         raise corrupt(path, position, "the batch is cut short", header.batch_len, len(data) - at)
     verify_payload(header, memoryview(data)[at + header.header_len : stop], seed, path, position)
     try:
-        return VerifiedBatch(data, at, header, path, position)
+        columns = decode(header, data, at)
     except ValueError as error:
         raise corrupt(path, position, str(error), header.payload_hash, 0) from error
+    next_offset = header.base_offset + header.last_offset_delta + 1
+    made: VerifiedBatch = _new(VerifiedBatch, (header, columns, next_offset, path, position))
+    return made
 
 
 def records(batch: VerifiedBatch, decoder: Decoder, start: int, window: int) -> tuple[Iterator[Record[Any, Any]], int]:
@@ -84,8 +85,10 @@ def records(batch: VerifiedBatch, decoder: Decoder, start: int, window: int) -> 
                 high = low + window
                 onward = header.base_offset + high
         elif start > header.base_offset:
-            low = sum(1 for offset in batch.offsets() if offset < start)
-        made: Iterator[Record[Any, Any]] = records_of(Record, decoder.topic, decoder.partition, batch, low, high)
+            low = sum(1 for offset in batch.columns.offsets() if offset < start)
+        made: Iterator[Record[Any, Any]] = records_of(
+            Record, decoder.topic, decoder.partition, batch.columns, low, high
+        )
     except (ValueError, TypeError) as error:
         raise batch.damaged(error) from error
     return (made if decoder.plain else _deserialized(made, decoder)), onward

@@ -43,7 +43,7 @@ class RecordBatch(Generic[K, V]):
 
     def _cut(self, start: int, end: int) -> None:
         """Leave out the records before offset `start`, and those at or after `end`."""
-        offsets = self._column(self._batch.offsets, 0)
+        offsets = self._column(self._batch.columns.offsets, 0)
         self._low = sum(1 for offset in offsets if offset < start)
         self._stop = max(self._low, sum(1 for offset in offsets if offset < end))
         self._length = self._stop - self._low
@@ -78,14 +78,14 @@ class RecordBatch(Generic[K, V]):
     def offsets(self) -> Sequence[int]:
         """Each record's offset, ascending."""
         if self._offsets is None:
-            self._offsets = self._column(self._batch.offsets, 0)
+            self._offsets = self._column(self._batch.columns.offsets, 0)
         return self._offsets
 
     @property
     def timestamps(self) -> Sequence[int]:
         """Each record's timestamp, ms since the epoch."""
         if self._times is None:
-            self._times = self._column(self._batch.timestamps, self._batch.header.base_timestamp)
+            self._times = self._column(self._batch.columns.timestamps, self._batch.header.base_timestamp)
         return self._times
 
     @property
@@ -93,7 +93,7 @@ class RecordBatch(Generic[K, V]):
         """Each record's key. Raises DeserializationError if a deserializer fails on one."""
         keys = self._keys
         if keys is None:
-            keys = self._column(self._batch.keys, None)
+            keys = self._column(self._batch.columns.keys, None)
             if self._decoder.deserialize_key is not None:
                 keys = self._decoded(keys, self._decoder.deserialize_key)
             self._keys = keys
@@ -104,7 +104,7 @@ class RecordBatch(Generic[K, V]):
         """Each record's value. Raises DeserializationError if a deserializer fails on one."""
         values = self._values
         if values is None:
-            values = self._column(self._batch.values, None)
+            values = self._column(self._batch.columns.values, None)
             if self._decoder.deserialize_value is not None:
                 values = self._decoded(values, self._decoder.deserialize_value)
             self._values = values
@@ -113,7 +113,7 @@ class RecordBatch(Generic[K, V]):
     @property
     def headers(self) -> Sequence[HeaderTuple]:
         """Each record's headers."""
-        return self._column(self._batch.headers, ())
+        return self._column(self._batch.columns.headers, ())
 
     def _column(self, read: Callable[[], Sequence[Any] | None], absent: Any) -> Sequence[Any]:
         try:
@@ -138,7 +138,7 @@ class RecordBatch(Generic[K, V]):
 
     def _raw(self, at: int) -> Record[Any, Any]:
         """The record at index `at` as bytes."""
-        keys, values = self._column(self._batch.keys, None), self._column(self._batch.values, None)
+        keys, values = self._column(self._batch.columns.keys, None), self._column(self._batch.columns.values, None)
         return Record(
             self.topic, self.partition, self.offsets[at], self.timestamps[at], keys[at], values[at], self.headers[at]
         )

@@ -8,19 +8,22 @@ from typing import Any
 
 from ...errors import StreamlogError
 from ...records import columns as form
+from ...records import kafka_v2
 from ...records.batch import (
     CODEC_MASK,
     CONTROL,
     CONTROL_MASK,
-    FORM_COLUMNS,
+    FORM_KAFKA,
     FORM_MASK,
     LOG_APPEND_TIME,
     NO_DELTA,
+    NO_TIMESTAMP,
     TRANSACTIONAL,
     BatchHeader,
     directory_entries,
 )
-from ...records.columns import BatchColumns, Columns
+from ...records.columns import Columns
+from ...records.decode import decode
 
 _KNOWN_BITS = FORM_MASK | CODEC_MASK | LOG_APPEND_TIME | TRANSACTIONAL | CONTROL | CONTROL_MASK
 _KINDS = (form.OFFSETS, form.TIMESTAMPS, form.KEYS, form.VALUES, form.HEADERS)
@@ -37,17 +40,21 @@ def batch_fault(data: bytes, header: BatchHeader, gaps: bool) -> str | None:
         return f"the header counts {header.record_count} records, but only {header.last_offset_delta + 1} offsets"
     if header.attributes & ~_KNOWN_BITS:
         return f"attributes {header.attributes:#x} have unknown bits"
-    if header.form != FORM_COLUMNS:
-        return f"payload form {header.form} is not decoded by this version"
+    is_kafka = header.form == FORM_KAFKA
     try:
-        entries = directory_entries(data, 0, header)
+        entries = [] if is_kafka else directory_entries(data, 0, header)
         kinds = [kind for kind, _ in entries]
         if len(set(kinds)) != len(kinds) or not set(kinds) <= set(_KINDS):
             return f"the column directory lists the kinds {kinds}"
-        full = BatchColumns(data, 0, header).all()
+        columns = decode(header, data)
+        full = columns.all()
     except (ValueError, TypeError, StreamlogError) as error:  # StreamlogError: the codec is unknown or not installed
         return f"the columns do not decode: {error}"
-    if header.uncompressed_len != _uncompressed(data, header, entries):
+    if is_kafka:
+        fault = kafka_v2.payload_fault(header, data[header.header_len :], columns)
+        if fault is not None:
+            return fault
+    elif header.uncompressed_len != _uncompressed(data, header, entries):
         return f"the header says {header.uncompressed_len} bytes uncompressed, the columns say otherwise"
     return _offsets_fault(header, full.offsets, gaps) or _times_fault(header, full) or _types_fault(full)
 
@@ -79,8 +86,15 @@ def _times_fault(header: BatchHeader, full: Columns) -> str | None:
     if not timestamps:
         return None if header.max_timestamp_delta == NO_DELTA else "it has no record that has the greatest timestamp"
     low, high = min(timestamps), max(timestamps)
+    is_exact = True
+    if header.form == FORM_KAFKA:  # what a Kafka client wrote is stored unread: less may be known, but nothing wrong
+        low = NO_TIMESTAMP if header.base_timestamp == NO_TIMESTAMP else low
+        is_exact = header.max_timestamp_delta != NO_DELTA
+        high = high if is_exact else max(high, header.max_timestamp)
     if (low, high) != (header.base_timestamp, header.max_timestamp):
         return f"timestamps run from {low} to {high}, the header says {header.base_timestamp} to {header.max_timestamp}"
+    if not is_exact:
+        return None
     newest = full.offsets[timestamps.index(high)]
     if header.base_offset + header.max_timestamp_delta != newest:
         return f"offset {newest} has the greatest timestamp, the header says {header.base_offset + header.max_timestamp_delta}"

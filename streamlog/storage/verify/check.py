@@ -14,7 +14,7 @@ from itertools import pairwise
 
 from ...errors import CorruptRecordError, StorageError
 from ...records.batch import BatchHeader, verify_payload
-from ...records.columns import BatchColumns
+from ...records.decode import decode
 from ...runtime.api import Disk
 from ...runtime.disk_errors import require_disk_error
 from .. import index as index_files
@@ -252,7 +252,7 @@ class _Check:
         self.batches += 1
         self.records += header.record_count
         if self.request.visit is not None:
-            self.request.visit(header, BatchColumns(data, 0, header))
+            self.request.visit(header, decode(header, data))
         return "", None
 
     def _is_torn(self, segment: Segment, end: int, expected: int, size: int, last: bool) -> bool:

@@ -13,7 +13,7 @@ from streamlog.config import TopicConfig
 from streamlog.errors import CorruptRecordError
 from streamlog.records import columns
 from streamlog.records.batch import seed_of
-from streamlog.records.columns import BatchColumns
+from streamlog.records.decode import decode
 from streamlog.replication.partition import Partition
 from streamlog.runtime.disk import OsDisk
 from streamlog.runtime.threads import new_lock
@@ -114,7 +114,7 @@ class Box:
             header = read_header(chunk.data, at, chunk.seed, chunk.path, chunk.position + at)
             payload = memoryview(chunk.data)[at + header.header_len : at + header.batch_len]
             verify_payload(header, payload, chunk.seed, chunk.path, chunk.position + at)
-            full = BatchColumns(chunk.data, at, header).all()
+            full = decode(header, chunk.data, at).all()
             found += [Entry(*row) for row in zip(*full, strict=True) if offset <= row[0] < end]
             at += header.batch_len
             offset = max(offset, header.next_offset)
