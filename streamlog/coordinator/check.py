@@ -6,7 +6,7 @@ from collections import Counter
 
 from ..types import TopicPartition
 from .group import Group
-from .schema import MemberState
+from .schema import JOINING_EPOCH, MemberState
 
 
 def check_group(group: Group) -> None:
@@ -32,6 +32,8 @@ def _check_owners(where: str, group: Group, states: dict[str, MemberState]) -> N
             assert partition not in owners, where + f"{partition} is given to {owners[partition]!r} and {member_id!r}"
             owners[partition] = member_id
     assert group.owners == owners, where + f"owners are {owners}, indexed {group.owners}"
+    joining = {member_id for member_id, state in states.items() if state.member_epoch == JOINING_EPOCH}
+    assert group.joining == joining, where + f"{joining} wait for a target, indexed {group.joining}"
     unsettled = {
         member_id for member_id, state in states.items() if not state.away and state.given.keys() != state.target
     }

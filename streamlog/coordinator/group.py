@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 from ..types import TopicPartition
 from .messages import GroupDescription, GroupListing, Heartbeat, HeartbeatResult, MemberDescription
 from .offsets import Offsets
-from .schema import CONSUMER, GroupState, MemberState
+from .schema import CONSUMER, JOINING_EPOCH, GroupState, MemberState
 
 if TYPE_CHECKING:
     from ..runtime.api import Completion
@@ -68,12 +68,13 @@ class Group:
     """The members, targets and offsets of one group.
 
     Derived from the members: `owners` and `planned` (of each partition the member that holds it, and the one whose target it
-    is in), `subscribers` (how many members subscribe to a topic), `unsettled` (the members that do not hold their target) and
-    `static` (member ids by instance id). So a heartbeat looks at no other member.
+    is in), `subscribers` (how many members subscribe to a topic), `joining` (the members that no target was computed for yet),
+    `unsettled` (those that do not hold their target) and `static` (member ids by instance id). So a heartbeat looks at no other member.
     """
 
     __slots__ = (
         "_deadlines",
+        "joining",
         "members",
         "name",
         "next_check_s",
@@ -96,6 +97,7 @@ class Group:
         self.owners: dict[TopicPartition, str] = {}
         self.planned: dict[TopicPartition, str] = {}
         self.subscribers: Counter[str] = Counter()
+        self.joining: set[str] = set()
         self.unsettled: set[str] = set()
         self.offsets = Offsets(name)
         self.next_check_s = inf
@@ -122,6 +124,7 @@ class Group:
             self._uncount(member.state)
         if state is None:
             del self.members[member_id]
+            self.joining.discard(member_id)
             self.unsettled.discard(member_id)
         else:
             if member is None:
@@ -155,6 +158,10 @@ class Group:
         self.subscribers.update(state.topics)
         if state.instance_id is not None:
             self.static[state.instance_id] = state.member_id
+        if state.member_epoch == JOINING_EPOCH and self.state.type == CONSUMER:
+            self.joining.add(state.member_id)
+        else:
+            self.joining.discard(state.member_id)
         if state.away or held == state.target:
             self.unsettled.discard(state.member_id)
         else:
@@ -183,7 +190,7 @@ class Group:
             return "Dead"
         if not self.members:
             return "Empty"
-        return "Reconciling" if self.unsettled else "Stable"
+        return "Reconciling" if self.unsettled or self.joining else "Stable"
 
     @property
     def reads_unknown_topics(self) -> bool:
@@ -262,7 +269,7 @@ class Group:
     def unchanged(self, member: Member, request: Heartbeat, topics: Mapping[str, int], now_s: float) -> bool:
         """Whether the kept answer also answers this request."""
         answer, next_check_s = member.answer, self.next_check_s
-        if answer is None or now_s >= next_check_s or request != member.request:
+        if answer is None or self.joining or now_s >= next_check_s or request != member.request:
             return False
         if answer.result().next_check_s != (None if next_check_s == inf else next_check_s):
             return False

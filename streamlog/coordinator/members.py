@@ -14,8 +14,11 @@ from .assignors import check_names
 from .group import Group, Member
 from .messages import Heartbeat, HeartbeatResult
 from .runtime import CoordinatorRuntime, gather
-from .schema import MemberState, Protocols
+from .schema import JOINING_EPOCH, MemberState, Protocols
 from .transition import Transition
+
+AT_ONCE = 16
+"""In a group with fewer members, each one that joins gets its target in the answer."""
 
 
 class GroupMetadataManager:
@@ -106,11 +109,12 @@ class GroupMetadataManager:
                 remote=request.remote,
             )
         )
-        for other in group.overdue(now_s):
-            if other in transition and other != member_id:
-                transition.remove(other)
-        transition.rebalance(topics, now_ms, request.topics)
-        transition.reconcile(member_id, request.owned)
+        overdue = [other for other in group.overdue(now_s) if other in transition and other != member_id]
+        for other in overdue:
+            transition.remove(other)
+        if overdue or not joins or not _joins_later(group, request):
+            transition.rebalance(topics, now_ms, request.topics)
+            transition.reconcile(member_id, request.owned)
         records = transition.records()
 
         def answer() -> HeartbeatResult:
@@ -119,7 +123,7 @@ class GroupMetadataManager:
             member.renew(now_s, polled=joins or request.polling)
             here.schedule(member)
             self._recheck(here)
-            result = _result(here, member)
+            result = _result(here, member, now_s)
             if not records:
                 member.request, member.answer = request, Completion.of(result)
             return result
@@ -145,7 +149,7 @@ class GroupMetadataManager:
             request.max_poll_interval_s,
             request.remote,
             self._incarnation,
-            0,
+            JOINING_EPOCH,
             target=target,
         )
 
@@ -244,7 +248,7 @@ class GroupMetadataManager:
         Returns False if the member has to heartbeat instead. Takes no lock, and needs none: it reads, and stores two floats.
         """
         here = self._runtime.groups.get(group)
-        if here is None or now_s >= here.next_check_s or not self._runtime.ready:
+        if here is None or here.joining or now_s >= here.next_check_s or not self._runtime.ready:
             return False
         member = here.members.get(member_id)
         if member is None or member.version != seen_version or member.state.away:
@@ -257,14 +261,26 @@ def _protocols(request: Heartbeat) -> Protocols:
     return tuple((name, b"") for name in request.assignors)
 
 
-def _result(group: Group, member: Member) -> HeartbeatResult:
+def _joins_later(group: Group, request: Heartbeat) -> bool:
+    """Whether a new member gets its target with the others that join now, at the next heartbeat of any member.
+
+    So in a large group, where every target looks at all members and moves partitions of most, those that join together cost
+    one target (as in KIP-1263). In a small group, at once; the same where it decides about the assignor, or takes a place.
+    """
+    if len(group.members) < AT_ONCE or group.state.protocol not in request.assignors:
+        return False
+    return request.instance_id is None or request.instance_id not in group.static
+
+
+def _result(group: Group, member: Member, now_s: float) -> HeartbeatResult:
     state = member.state
+    next_check_s = now_s if group.joining else group.next_check_s
     return HeartbeatResult(
         state.member_id,
         state.member_epoch,
         member.held & state.target,
-        member.held == state.target,
-        None if group.next_check_s == inf else group.next_check_s,
+        member.held == state.target and state.member_epoch != JOINING_EPOCH,
+        None if next_check_s == inf else next_check_s,
         member.version,
         frozenset(group.owners[partition] for partition in state.target - member.held if partition in group.owners),
     )

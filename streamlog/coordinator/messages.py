@@ -42,7 +42,8 @@ class HeartbeatResult(NamedTuple):
     member has to release a partition, or waits for another member to release one: a member that has dropped something sends
     a heartbeat again in the same poll. `next_check_s` (monotonic seconds) is no later than the next liveness deadline in the
     group: a member that waits longer would miss an eviction. `version` is for `Shard.renew`. `waits_for` are the members that
-    have to release a partition before this one can have it.
+    have to release a partition before this one can have it; none, and not `stable`: it has to send a heartbeat again, by
+    `next_check_s`, to have a target.
     """
 
     member_id: str

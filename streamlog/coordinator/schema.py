@@ -45,6 +45,8 @@ from ..types import TopicPartition
 GROUP, MEMBER, OFFSET = 1, 2, 3
 KEY_VERSION = VALUE_VERSION = 0
 CONSUMER, CLASSIC = "consumer", "classic"
+JOINING_EPOCH = 0
+"""The member epoch of a member of a consumer group that no target was computed for yet."""
 AWAY_EPOCH = -2
 """The member epoch of a static member that left, while its place is kept, as in Kafka."""
 

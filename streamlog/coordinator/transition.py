@@ -12,7 +12,17 @@ from typing import TypeAlias
 from ..types import TopicPartition
 from .assignors import Assignor, Subscription, choose, in_order
 from .group import Group
-from .schema import AWAY_EPOCH, GroupState, LogRecord, MemberState, group_key, group_value, member_key, member_value
+from .schema import (
+    AWAY_EPOCH,
+    JOINING_EPOCH,
+    GroupState,
+    LogRecord,
+    MemberState,
+    group_key,
+    group_value,
+    member_key,
+    member_value,
+)
 
 _Place: TypeAlias = tuple[bool, str]
 
@@ -72,8 +82,10 @@ class Transition:
         """
         before = self._group.state.counts
         membership = self._membership_changed()
-        if not membership and all(
-            topics.get(topic) == before.get(topic) for topic in (self._group.subscribers if of is None else of)
+        if (
+            not membership
+            and not self._group.joining
+            and all(topics.get(topic) == before.get(topic) for topic in (self._group.subscribers if of is None else of))
         ):
             return
         members = {state.member_id: state for state in self._members()}
@@ -92,7 +104,7 @@ class Transition:
             count = (topics if of is None or topic in of else before).get(topic)
             if count is not None:
                 counts[topic] = count
-        if assignor.name != self.state.protocol or counts != before or self._places_changed():
+        if assignor.name != self.state.protocol or counts != before or self._group.joining or self._places_changed():
             self._retarget(assignor, subscriptions, counts)
 
     def _membership_changed(self) -> bool:
@@ -120,10 +132,11 @@ class Transition:
     ) -> None:
         self.state = GroupState(self.state.epoch + 1, assignor.name, counts)
         for member_id, target in assignor.assign(subscriptions, counts).items():
-            if target != subscriptions[member_id].owned:
+            if target != subscriptions[member_id].owned or member_id in self._group.joining:
                 state = self._get(member_id)
                 assert state is not None
-                self.put(state._replace(target=target))
+                epoch = self.state.epoch if state.member_epoch == JOINING_EPOCH else state.member_epoch
+                self.put(state._replace(target=target, member_epoch=epoch))
 
     # -- what a member may hold
 

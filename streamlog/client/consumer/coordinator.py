@@ -145,7 +145,7 @@ class ConsumerCoordinator:
             elif added := result.assignment - assigned:
                 self._take_over(sorted(added))
                 self._call_listener("on_partitions_assigned", added)
-            elif result.stable or not others:
+            elif not result.waits_for or not others:
                 return
             else:
                 for other in others:
@@ -166,7 +166,9 @@ class ConsumerCoordinator:
         if membership is None or self._subscriptions.subscription.manual is not None or membership.stable:
             return False
         here = get_ident()
-        return any(other.polling_thread() != here for other in self._local_members.others(membership.group, self))
+        return membership.joins_later or any(
+            other.polling_thread() != here for other in self._local_members.others(membership.group, self)
+        )
 
     def longest_wait_s(self) -> float:
         """How long to wait at most before the next poll, without a wakeup: a member renews its deadline in time.

@@ -125,6 +125,8 @@ class Membership:
         self._version = -1
         self._topics: frozenset[str] = frozenset()
         self.stable = False
+        self.joins_later = False
+        """Whether its partitions come with the answer to a later heartbeat, though no other member has to release them."""
         self._evicted = False
 
     @property
@@ -186,6 +188,7 @@ class Membership:
         self._joining = self.why_lost = ""
         self._topics = topics
         self.stable = result.stable and result.assignment == owned
+        self.joins_later = not result.stable and not result.waits_for and result.assignment == owned
         if polling:
             self._last_poll_s = self._service.real_seconds()
         return result

@@ -1,0 +1,134 @@
+"""Groups of many members: what joining writes, what a heartbeat looks at. Counted, never timed."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from types import FrameType
+from typing import Any
+
+import pytest
+
+import streamlog
+from streamlog.coordinator.transition import Transition
+from tests.unit.coordinator.conftest import Member, World
+
+
+def join(log: streamlog.StreamLog, count: int) -> list[Any]:
+    """Members of group g that have polled in turn until the group was stable, at most twice each."""
+    members = [log.consumer("t", group="g") for _ in range(count)]
+    for _ in range(2):
+        for member in members:
+            member.poll()
+        if log.group("g").state == "Stable":
+            break
+    assert log.group("g").state == "Stable"
+    return members
+
+
+@pytest.mark.parametrize(("members", "partitions"), [(10, 10), (100, 100), (500, 100)])
+def test_members_that_join_write_at_most_ten_records_each(
+    log: streamlog.StreamLog, members: int, partitions: int
+) -> None:
+    log.create_topic("t", partitions=partitions)
+    joined = join(log, members)
+    written = log["__consumer_offsets"].partition(0).log_end_offset
+    assert written <= 10 * members
+    sizes = sorted(len(member.assignment()) for member in joined)
+    assert sum(sizes) == partitions and sizes[-1] - sizes[0] <= 1
+    for member in joined:
+        member.close()
+
+
+def test_members_that_join_a_large_group_together_cost_few_targets(
+    log: streamlog.StreamLog, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    computed = []
+    retarget = Transition._retarget
+    monkeypatch.setattr(Transition, "_retarget", lambda self, *rest: (computed.append(1), retarget(self, *rest))[1])
+    log.create_topic("t", partitions=100)
+    joined = join(log, 100)
+    assert len(computed) <= 20
+    for member in joined:
+        member.close()
+
+
+def test_a_member_that_joins_a_large_group_alone_has_partitions_at_its_second_poll(log: streamlog.StreamLog) -> None:
+    log.create_topic("t", partitions=40)
+    joined = join(log, 39)
+    last = log.consumer("t", group="g")
+    last.poll()
+    last.poll()
+    assert len(last.assignment()) == 1
+    for member in [*joined, last]:
+        member.close()
+
+
+def test_a_member_that_joins_a_large_group_reads_its_partition_until_the_end(log: streamlog.StreamLog) -> None:
+    topic = log.create_topic("t", partitions=40)
+    joined = join(log, 39)
+    for partition in range(40):
+        topic.send("value", partition=partition)
+    last = log.consumer("t", group="g")
+    assert [record.value for record in last.until_end()] == [b"value"]
+    for member in [*joined, last]:
+        member.close()
+
+
+def bytecodes(call: Callable[[], object]) -> int:
+    """How many bytecodes of Python `call` takes."""
+    count = 0
+
+    def trace(frame: FrameType, event: str, _: object) -> Any:
+        nonlocal count
+        frame.f_trace_opcodes = True
+        count += event == "opcode"
+        return trace
+
+    before = sys.gettrace()
+    sys._getframe().f_trace_opcodes = True  # Python 3.12 asks for it at `settrace`
+    sys.settrace(trace)
+    try:
+        call()
+    finally:
+        sys.settrace(before)
+    return count
+
+
+def settled(members: int) -> tuple[World, Member]:
+    """A group of that many members with a partition each, and the last one."""
+    world = World()
+    world.shard.check = lambda: None  # type: ignore[method-assign]  # it looks at all members
+    world.topics = {"t": members}
+    joined = [world.member() for _ in range(members)]
+    world.poll_in_turn(*joined, rounds=3)
+    assert world.state == "Stable"
+    return world, joined[-1]
+
+
+@pytest.mark.parametrize("what", ["nothing", "what it says of itself", "a poll in place of a heartbeat", "a commit"])
+def test_a_heartbeat_costs_the_same_in_a_group_of_500_members(what: str) -> None:
+    def cost(members: int) -> int:
+        world, member = settled(members)
+        if what == "what it says of itself":
+            member.session_timeout_s += 1
+        if what == "a poll in place of a heartbeat":
+            version = member.answer.version if member.answer is not None else -1
+            return bytecodes(lambda: world.shard.renew("g", member.id, version, world.now_s))
+        if what == "a commit":
+            return bytecodes(lambda: member.commit({next(iter(member.held)): 1}))
+        return bytecodes(member.ask)
+
+    assert cost(500) <= cost(10) * 1.2
+
+
+def test_a_change_wakes_the_members_that_can_act_on_it_and_no_others() -> None:
+    world, last = settled(40)
+    woken: list[str] = []
+    for member in world.shard.describe("g").members:
+        world.shard.watch("g", lambda name=member.member_id: woken.append(name), member.member_id)  # type: ignore[misc]
+    world.shard.take_wakeups()
+    last.leave()  # its one partition goes to one of the others
+    for wake in world.shard.take_wakeups():
+        wake()
+    assert len(woken) == 2 and last.id in woken
