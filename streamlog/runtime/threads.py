@@ -31,15 +31,15 @@ T = TypeVar("T")
 class LookAgain:
     """The longest that a waiting thread sleeps before it checks its condition again (real seconds).
 
-    Another thread ends every wait. But an interrupt may reach that thread just before it does, so no thread relies on
-    being woken. Tests set these to infinity: there a missing wake-up is a wait without end instead of an unnoticed delay.
+    Another thread ends every wait, or a deadline that the waiting thread knows. But an interrupt may reach that other thread
+    just before it ends the wait, so no thread relies on being woken. Tests set these to infinity: there a missing wake-up is a wait without end instead of an unnoticed delay.
     """
 
     __slots__ = ("data_s", "turn_s", "work_s")
 
     def __init__(self) -> None:
-        self.data_s = 0.5
-        """A consumer that waits for an append, a change of its group or topics, `stop` or `close`."""
+        self.data_s = 60.0
+        """A consumer that waits for an append, a change of its group or topics, `stop` or `close`: there may be 10,000."""
         self.turn_s = 0.05
         """A sender that waits for the thread that writes or syncs, or for free space in the buffer."""
         self.work_s = 1.0

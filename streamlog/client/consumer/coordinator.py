@@ -114,8 +114,9 @@ class ConsumerCoordinator:
         refuse_reentry()
         membership.polled()
         self._local_members.add(membership.group, self)
-        others = self._local_members.evict_dead(membership.group, besides=self)
+        self._local_members.evict_dead(membership.group)
         if not membership.unchanged(subscription.names):
+            others = self._local_members.others(membership.group, self)
             self._rebalance(membership, others, polling=True)
 
     def _rebalance(self, membership: Membership, others: Collection[Member], *, polling: bool) -> None:
@@ -171,15 +172,17 @@ class ConsumerCoordinator:
         )
 
     def longest_wait_s(self) -> float:
-        """How long to wait at most before the next poll, without a wakeup: a member renews its deadline in time.
+        """How long to wait at most before the next poll, without a wakeup.
 
-        Half its poll interval, so that another member that looks for overdue ones does not find it; and no longer than
-        until another member is overdue, of which there is no wakeup.
+        A member renews its deadline at half its poll interval, so that another member that looks for overdue ones does not
+        find it. There is no wakeup when another member is overdue, nor when it is time to auto-commit.
         """
         step = inf
         if self._next_check_s is not None:
             next_check = self._next_check_s - self._service.real_seconds()
-            step = min(step, max(0.001, next_check), self._config.max_poll_interval_ms / 2000)
+            step = min(max(0.001, next_check), self._config.max_poll_interval_ms / 2000)
+        if self.auto_commits and self._next_commit_s is not None and self._subscriptions.has_uncommitted:
+            step = min(step, max(0.001, self._next_commit_s - self._service.clock.monotonic()))
         return step
 
     # -- gaining and losing partitions ---------------------------------------------------------------

@@ -138,7 +138,7 @@ class Membership:
         here = get_ident()
         if here != self._thread or not self.thread_alive():  # idents are reused after a thread has ended
             self._thread = here
-            self.thread_alive = current_thread_alive_check(partial(self._local_members.wake, self.group))
+            self.thread_alive = current_thread_alive_check(partial(self._local_members.thread_ended, self.group))
 
     def unchanged(self, topics: frozenset[str]) -> bool:
         """Renew the deadlines in place of a heartbeat; False if a heartbeat would bring, or report, something new."""
@@ -249,6 +249,9 @@ class LocalMembers:
         self._cleanup = cleanup
         self._members: dict[str, weakref.WeakSet[Member]] = {}
         self._unsent: deque[Leave] = deque()
+        self._ended: dict[
+            str, deque[None]
+        ] = {}  # by group, an entry for each thread that ended since dead members were evicted
 
     def add(self, group: str, member: Member) -> None:
         members = self._members.get(group)
@@ -270,27 +273,35 @@ class LocalMembers:
         """Keep nothing of a group that has no members here."""
         if self._members.get(group):
             return
+        self._ended.pop(group, None)
         for member in snapshot(self._members.pop(group, ())):  # a member that was added between the two steps
             self.add(group, member)
 
     def others(self, group: str, member: Member | None) -> list[Member]:
         return [m for m in snapshot(self._members.get(group, ())) if m is not member]
 
-    def wake(self, group: str) -> None:
-        """Wake the members that wait in a poll: the thread of one of them has ended. Takes no lock."""
+    def thread_ended(self, group: str) -> None:
+        """The thread of a member has ended: wake the members that wait in a poll, and have one evict it. Takes no lock."""
+        self._ended.setdefault(group, deque()).append(None)
         for member in snapshot(self._members.get(group, ())):
             member.wakeup.wake()
 
-    def evict_dead(self, group: str, besides: Member | None = None) -> list[Member]:
+    def evict_dead(self, group: str) -> None:
         """Have members leave that cannot do it themselves: collected without a close, or their thread has ended.
 
-        Returns the members of the group but `besides`, the one that asks.
+        Cost: it does not grow with the members, unless a thread has ended.
         """
         self.clean_up()
-        others = self.others(group, besides)
-        for member in others:
-            member.evict_if_thread_ended()
-        return others
+        ended = self._ended.get(group)
+        if ended:
+            entries = len(ended)
+            for member in self.others(group, None):
+                member.evict_if_thread_ended()
+            for _ in range(
+                entries
+            ):  # after it: an interrupt has it done again; and no more: a thread may have ended meanwhile
+                with contextlib.suppress(IndexError):  # another thread evicted them too
+                    ended.popleft()
 
     def leave(self, leave: Leave) -> None:
         """Send a leave to the group coordinator; it is sent again later if that fails."""

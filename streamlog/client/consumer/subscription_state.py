@@ -415,6 +415,11 @@ class SubscriptionState:
         if not polled:
             self.polled = None
 
+    @property
+    def has_uncommitted(self) -> bool:
+        """Whether `uncommitted` has any."""
+        return bool(self.moved) or self.polled is not None or self.prefetched is not NOTHING
+
     def uncommitted(self) -> set[TopicPartition]:
         """The partitions whose positions may have moved since `committed` was called for them."""
         names = set(self.moved)

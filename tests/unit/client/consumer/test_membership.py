@@ -57,10 +57,27 @@ def test_members_find_the_others_of_their_group(members: LocalMembers) -> None:
     for group, member in (("g", first), ("g", second), ("g", second), ("h", stranger)):
         members.add(group, member)
     assert members.others("g", first) == [second]
-    assert members.evict_dead("g", besides=second) == [first]
-    assert (first.looks, second.looks, stranger.looks) == (1, 0, 0)
-    members.wake("h")
+    members.thread_ended("h")
     assert (first.wakeup.pending, stranger.wakeup.pending) == (False, True)
+
+
+def test_members_whose_threads_ended_are_looked_for_once(members: LocalMembers) -> None:
+    first, second, stranger = Member(), Member(), Member()
+    for group, member in (("g", first), ("g", second), ("h", stranger)):
+        members.add(group, member)
+    members.evict_dead("g")
+    assert (first.looks, second.looks) == (0, 0), "no thread has ended"
+    members.thread_ended("g")
+    members.thread_ended("g")
+    members.evict_dead("h")
+    members.evict_dead("g")
+    members.evict_dead("g")
+    assert (first.looks, second.looks, stranger.looks) == (1, 1, 0)
+    first.evict_if_thread_ended = lambda: members.thread_ended("g")  # type: ignore[method-assign]  # another one meanwhile
+    members.thread_ended("g")
+    members.evict_dead("g")
+    members.evict_dead("g")
+    assert second.looks == 3
 
 
 def test_a_member_that_is_collected_or_removed_is_not_found(members: LocalMembers) -> None:
