@@ -116,12 +116,13 @@ class OwnedDirectory:
         self._work = work
         self._clock: Any = options.clock if options.clock is not None else SystemClock()
         self._scheduler = Scheduler(new_lock(), new_lock())
+        self._maintenance = Scheduler(new_lock(), new_lock())
         self._directory = LogDirectory(
             location.path, location.disk, new_lock, RawGate, real_monotonic, sync=options.sync
         )
         self.service = LocalService(
-            self._directory, self._clock, self._scheduler, options.defaults, new_lock, real_monotonic,
-            force=options.force,
+            self._directory, self._clock, self._scheduler, self._maintenance, options.defaults, new_lock,
+            real_monotonic, force=options.force,
         )  # fmt: skip
         self.service.publisher.is_silent = location.temporary
         self._threads: list[BackgroundThread] = []
@@ -134,6 +135,7 @@ class OwnedDirectory:
         self.service.open()
         if moved_by_hand:
             self._clock.attach(self._scheduler)
+            self._clock.attach(self._maintenance)
         for thread in self._threads:
             thread.begin()
 
@@ -144,9 +146,13 @@ class OwnedDirectory:
         self._threads.append(background)
         self._scheduler.nudge = background.nudge
         self._work.wake_with(background.nudge)
+        # Maintenance has its own thread: a policy of the user's, the sync of a large file or a step of a compaction would
+        # delay records that linger. The publisher too: it would keep readers in other processes waiting.
+        maintaining = BackgroundThread(self._maintenance.run_due, self._clock.time_ms, "streamlog-maintenance")
+        self._threads.append(maintaining)
+        self._maintenance.nudge = maintaining.nudge
         if self._location.temporary:
             return
-        # Its own thread: a compaction in the other one would keep readers in other processes waiting.
         publisher = self.service.publisher
         publishing = BackgroundThread(publisher.tick, SystemClock().time_ms, "streamlog-published")
         self._threads.append(publishing)
@@ -162,6 +168,7 @@ class OwnedDirectory:
             self._stop()
             if hasattr(self._clock, "detach"):
                 self._clock.detach(self._scheduler)
+                self._clock.detach(self._maintenance)
         finally:
             self._close()
 

@@ -33,12 +33,14 @@ class ReplicaManager:
         policies: RetentionPolicies,
         clock: Clock,
         scheduler: Scheduler,
+        maintenance: Scheduler,
     ) -> None:
         self._directory = directory
         self._publisher = publisher
         self._policies = policies
         self._clock = clock
         self._scheduler = scheduler
+        self._maintenance = maintenance
         self.partitions: dict[tuple[str, int], Partition] = {}
         self.metadata: Partition | None = None
         self._staging: TopicView | None = None
@@ -124,7 +126,7 @@ class ReplicaManager:
 
     def _remove(self, partition: Partition) -> None:
         name = partition.name
-        self._scheduler.cancel(partition.maintenance.run)
+        self._maintenance.cancel(partition.maintenance.step)
         self._scheduler.cancel(partition.commit.maybe_sync)
         partition.remove(gone(name))
         self._publisher.remove(partition)
@@ -135,7 +137,7 @@ class ReplicaManager:
         self._scheduler.at(self._clock.time_ms() + delay_ms, maybe_sync)
 
     def _maintain_soon(self, partition: Partition) -> None:
-        self._scheduler.at(self._clock.time_ms(), partition.maintenance.run)
+        self._maintenance.at(self._clock.time_ms(), partition.maintenance.step)
 
     # -- a change that is not in force yet -----------------------------------------------------------
 
@@ -181,7 +183,7 @@ class ReplicaManager:
         """Close these partitions, each whatever the others raise; their errors."""
         errors: list[BaseException] = []
         for partition in partitions:
-            self._scheduler.cancel(partition.maintenance.run)
+            self._maintenance.cancel(partition.maintenance.step)
             self._scheduler.cancel(partition.commit.maybe_sync)
             try:
                 partition.close(error)

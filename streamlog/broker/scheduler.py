@@ -1,6 +1,6 @@
 """Background work in the order of its deadlines.
 
-A task is a callable: `task(now_ms) -> next deadline in ms, or None`. It never blocks for long. The scheduler has no thread:
+A task is a callable: `task(now_ms) -> next deadline in ms, or None`. It never blocks for long; long work is done in steps. The scheduler has no thread:
 a background thread calls `run_due`, and in tests `ManualClock.advance` does.
 
 An interrupt may come between any two steps, those inside the sorted list too. So `_entries` alone says what is to be done,
@@ -97,15 +97,18 @@ class Scheduler:
     def run_due(self, now_ms: int) -> int | None:
         """Run what is due, in order; the next deadline (ms), or None. A task that raises is logged and tried again.
 
-        A task that is interrupted stays due.
+        A task that is interrupted stays due. One that returns `now_ms` has more to do at once: it is due in the next call,
+        after those that are due then, so a task of many steps keeps no other waiting.
         """
         with self._run_lock:
+            with inside(), self._lock:
+                last = self._count
             while True:
                 task: Task | None = None
                 try:
                     with inside(), self._lock:
                         entry = self._first()
-                        if entry is None or entry[0] > now_ms:
+                        if entry is None or entry[0] > now_ms or entry[1] > last:
                             return None if entry is None else entry[0]
                         task = entry[2]
                         self._replace(task, None)
@@ -120,5 +123,5 @@ class Scheduler:
                         self.at(now_ms, task)
                     raise
                 if again is not None and task is not None:
-                    # A task that is due again at once would keep this loop running for ever.
-                    self.at(max(again, now_ms + 1), task)
+                    # A deadline in the past is a mistake, and would keep the caller running for ever.
+                    self.at(again if again >= now_ms else now_ms + 1, task)

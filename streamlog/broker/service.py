@@ -42,6 +42,7 @@ class LocalService:
         directory: LogDirectory,
         clock: Clock,
         scheduler: Scheduler,
+        maintenance: Scheduler,
         defaults: Mapping[str, Any],
         new_lock: Callable[[], Lock],
         real_seconds: Callable[[], float],
@@ -52,12 +53,13 @@ class LocalService:
         self.durable = directory.sync
         self.clock = clock
         self.scheduler = scheduler
+        self._maintenance = maintenance
         self.real_seconds = real_seconds
         self._new_lock = new_lock
         self._force = force
         self.publisher = PublishedWriter(directory.disk, directory.path, new_lock, real_seconds)
         policies = RetentionPolicies(defaults.get("retention"))
-        self._replicas = ReplicaManager(directory, self.publisher, policies, clock, scheduler)
+        self._replicas = ReplicaManager(directory, self.publisher, policies, clock, scheduler, maintenance)
         self._partitions = self._replicas.partitions
         self.stop_compacting = self._replicas.stop_compacting
         topics = self._topics = Topics(self._replicas, policies, defaults, clock, scheduler, new_lock())
@@ -308,7 +310,7 @@ class LocalService:
             partition.maintenance.compact(now)
             deadline = partition.log.next_horizon
             if deadline is not None:
-                self.scheduler.at(deadline, partition.maintenance.run)
+                self._maintenance.at(deadline, partition.maintenance.step)
 
     @answering
     def init_producer_id(self) -> ProducerIdAndEpoch:
@@ -379,7 +381,7 @@ class LocalService:
     # -- figures -------------------------------------------------------------------------------------
 
     def metrics(self) -> dict[str, Any]:
-        """Plain numbers by topic and partition, counted since the log was opened."""
+        """By topic and partition: plain numbers, counted since the log was opened, and what fails in the background now."""
         topics: dict[str, Any] = {}
         for (name, number), partition in sorted(self._partitions.items()):
             log = partition.log
@@ -392,6 +394,7 @@ class LocalService:
                 "appended_batches": log.appended_batches,
                 "appended_bytes": log.appended_bytes,
                 "deleted_segments": log.deleted_segments,
+                "failures": dict(partition.maintenance.failures),
             }
         return {"topics": topics}
 

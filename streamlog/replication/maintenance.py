@@ -1,4 +1,7 @@
-"""Background work on one partition: rolling segments, retention, compaction, and syncing sealed segments."""
+"""Background work on one partition: rolling segments, retention, compaction, and syncing sealed segments.
+
+It is done in steps, so that one thread can maintain many partitions and none waits for the compaction of another.
+"""
 
 from __future__ import annotations
 
@@ -6,7 +9,7 @@ import logging
 from collections.abc import Sequence
 from typing import Protocol
 
-from ..errors import ClosedError, StreamlogError, describe
+from ..errors import ClosedError, CorruptRecordError, StreamlogError, describe
 from ..runtime.api import Lock
 from ..runtime.threads import inside
 from ..runtime.values import refuse_to_copy
@@ -24,6 +27,10 @@ logger = logging.getLogger("streamlog.replication")
 CUSTOM_POLICY_INTERVAL_MS = 300_000
 # How soon after a failure (a full disk, for example) maintenance tries again.
 RETRY_MS = 15_000
+# How soon it tries again while another thread has the maintenance lock, in a call such as `Topic.compact`.
+_BUSY_MS = 100
+# How many bytes of batches a step of a compaction reads: some milliseconds.
+STEP_BYTES = 1 << 18
 
 
 class Maintained(Protocol):
@@ -46,8 +53,9 @@ class Maintained(Protocol):
 class Maintenance:
     """The maintenance of one partition. Thread-safe.
 
-    `lock` is held around everything that deletes or replaces segments; that may take long and never stops an append. It is
-    taken before the partition's lock.
+    `lock` is held around everything that deletes or replaces segments; that never stops an append. It is taken before the
+    partition's lock. A compaction that the scheduler runs gives it up between two steps; a call that deletes segments
+    then ends the compaction, and the next one begins anew.
     """
 
     __reduce_ex__ = refuse_to_copy
@@ -58,39 +66,59 @@ class Maintenance:
         self.lock = lock
         self.custom_policy: Policy | None = None
         """The topic's retention policy, where that is an object of the user's own."""
-        self._policy_failure = ""
         self._stopped = False
+        self._pass: compaction.Pass | None = None
+        self._handled = 0  # bytes, by the pass
+        self._rewrote = False  # whether the pass has replaced files since readers were last informed
+        self._damaged_path = ""  # the file of the batch that ended the last pass
+        self.failures: dict[str, str] = {}
+        """What fails now, by the work that fails: "retention policy", "compaction" or "maintenance"."""
 
-    def run(self, now_ms: int) -> int | None:
-        """Do what is due: roll an old segment, delete expired ones, compact, sync what was sealed.
+    def step(self, now_ms: int) -> int | None:
+        """Do what is due: roll an old segment, delete expired ones, sync what was sealed, and a step of a compaction.
 
-        Returns when to come again (ms), or None if only an append can make that necessary. It is a task of the scheduler:
-        an error is logged, and the work is tried again later.
+        Returns when to come again (ms): `now_ms` if a compaction is under way, None if only an append can make it necessary.
+        It is a task of the scheduler: an error is logged, unless it is the last one again, and the work is tried again later.
         """
         partition = self._partition
-        failed = False
+        if self.lock.locked():
+            return now_ms + _BUSY_MS
+        policy_failed = False
         try:
-            self._roll_if_due(now_ms)
-            expired = self._ask_policy(now_ms)
-            failed = expired is None
-            if expired:
-                self._delete_expired(expired)
-            if self._should_compact(now_ms):
-                self.compact(now_ms)
+            if self._pass is None:
+                self._roll_if_due(now_ms)
+                expired = self._ask_policy(now_ms)
+                policy_failed = expired is None
+                if expired:
+                    self._delete_expired(expired)
+            if (self._pass is not None or self._should_compact(now_ms)) and not self._compact_some(now_ms):
+                return now_ms
             with inside(), self.lock:
                 partition.check_open()  # once it is closed, its state file's descriptor may be another file's
                 partition.commit.sync_sealed()
+            self.failures.pop("maintenance", None)
         except Exception as error:
-            failed = True
-            if isinstance(error, StreamlogError):
-                if self._stopped or partition.closed is not None or self._log.durability.poison is not None:
-                    return None  # the next open starts anew
-                logger.error("%s-%d: maintenance failed and will be tried again: %s", *partition.name, error)
-            else:
-                logger.exception("%s-%d: maintenance failed and will be tried again", *partition.name)
+            if isinstance(error, StreamlogError) and (
+                self._stopped or partition.closed is not None or self._log.durability.poison is not None
+            ):
+                return None  # the next open starts anew
+            if not (isinstance(error, CorruptRecordError) and self._is_damaged()):
+                self._report("maintenance", error, "maintenance failed and will be tried again")
+                return now_ms + RETRY_MS
         finally:
             partition.commit.answer()
-        return now_ms + RETRY_MS if failed else self._next_deadline(now_ms)
+        return now_ms + RETRY_MS if policy_failed else self._next_deadline(now_ms)
+
+    def _report(self, work: str, error: Exception, what: str) -> None:
+        """Note that `work` failed; log it, with the traceback of an error that is not ours, unless it is the last one again."""
+        text = describe(error)
+        if self.failures.get(work) == text:
+            return
+        self.failures[work] = text
+        if isinstance(error, StreamlogError):
+            logger.error("%s-%d: %s: %s", *self._partition.name, what, error)
+        else:
+            logger.error("%s-%d: %s: %s", *self._partition.name, what, text, exc_info=error)
 
     def stop(self) -> None:
         """Give up a compaction that is under way, and start no other: the log is about to be closed."""
@@ -141,12 +169,13 @@ class Maintenance:
     def _ask_policy(self, now_ms: int) -> int | None:
         """`_expired`; None if the policy raises, which does not keep the other work from being done."""
         try:
-            return self._expired(now_ms)
+            expired = self._expired(now_ms)
         except Exception as error:
-            if describe(error) != self._policy_failure:  # once, not every time it is asked
-                self._policy_failure = describe(error)
-                logger.exception("%s-%d: a retention policy raised; nothing was deleted", *self._partition.name)
+            self._report("retention policy", error, "a retention policy raised; nothing was deleted")
             return None
+
+        self.failures.pop("retention policy", None)
+        return expired
 
     def _delete_expired(self, before: int) -> int:
         with inside(), self.lock:
@@ -156,6 +185,7 @@ class Maintenance:
 
     def delete_before(self, offset: int) -> Sequence[Segment]:
         """Raise the log start to `offset`, and delete the segments that end before it. REQUIRES: the maintenance lock."""
+        self.end_compaction()
         compaction.publish_interrupted(self._log, self._publish)
         with inside(), self._partition.lock:
             self._partition.check_open()
@@ -167,37 +197,110 @@ class Maintenance:
     # -- compaction ----------------------------------------------------------------------------------
 
     def compact(self, now_ms: int) -> compaction.Result | None:
-        """One compaction pass over what can be compacted now; None if there is nothing."""
-        log, commit = self._log, self._partition.commit
-        if not log.config.compacts:
+        """One whole compaction pass over what can be compacted now; None if there is nothing. Raises what fails."""
+        if not self._log.config.compacts:
             return None
         try:
             with inside(), self.lock:
-                self._check_going_on()
-                compaction.publish_interrupted(log, self._publish)
-                todo = compaction.plan(log, now_ms, self._partition.high_watermark)
-                if not todo.segments:
-                    log.set_cleaned(log.cleaned_until, None)  # nothing is left that a horizon could be about
+                self.end_compaction()
+                if not self._begin_compaction(now_ms):
                     return None
-                # What supersedes a record has to be on the device before the record is dropped: a power loss that took
-                # the later one would leave the key with none.
-                commit.sync_sealed()
                 try:
-                    return compaction.compact(log, todo, now_ms, self._publish, self._check_going_on)
+                    while True:
+                        self._check_going_on()
+                        result = self._advance()
+                        if self._pass is None:
+                            return result
                 finally:
-                    self._partition.listener.changed(rewritten=True)
+                    self.end_compaction()
         finally:
-            commit.answer()
+            self._partition.commit.answer()
+
+    def _compact_some(self, now_ms: int) -> bool:
+        """Begin a pass, or go on with one, for `STEP_BYTES`; whether it has ended."""
+        with inside(), self.lock:
+            self._check_going_on()
+            if self._pass is None and not self._begin_compaction(now_ms):
+                return True
+            end = self._handled + STEP_BYTES
+            while self._pass is not None and self._handled < end:
+                self._advance()
+            return self._pass is None
+
+    def _begin_compaction(self, now_ms: int) -> bool:
+        """Begin a pass; False if nothing can be compacted. REQUIRES: the maintenance lock."""
+        log, commit = self._log, self._partition.commit
+        self._check_going_on()
+        compaction.publish_interrupted(log, self._publish)
+        todo = compaction.plan(log, now_ms, self._partition.high_watermark)
+        if not todo.segments:
+            log.set_cleaned(log.cleaned_until, None)  # nothing is left that a horizon could be about
+            return False
+        # What supersedes a record has to be on the device before the record is dropped: a power loss that took
+        # the later one would leave the key with none.
+        commit.sync_sealed()
+        self._handled = 0
+        self._pass = compaction.compact(log, todo, now_ms, self._publish)
+        return True
+
+    def _advance(self) -> compaction.Result | None:
+        """Have the pass handle one batch; what it did, when it has ended. REQUIRES: the maintenance lock, and a pass."""
+        assert self._pass is not None
+        try:
+            self._handled += next(self._pass)
+            return None
+        except StopIteration as end:
+            self._pass = None
+            self._mend()
+            result: compaction.Result | None = end.value  # None: an interrupt ended the pass before
+            return result
+        except CorruptRecordError as error:
+            self._pass = None
+            self._damaged_path = error.path
+            self._report("compaction", error, "a batch is damaged, so the partition is not compacted until it is gone")
+            raise
+        except BaseException:
+            self._pass = None
+            raise
+        finally:
+            self._inform_readers()
+
+    def end_compaction(self) -> None:
+        """Give up the pass that is under way, if there is one. REQUIRES: the maintenance lock."""
+        if self._pass is not None:
+            try:
+                self._pass.close()
+            finally:
+                self._pass = None
+
+    def _inform_readers(self) -> None:
+        """After files were replaced, and their names changed: readers in other processes open them anew."""
+        if self._rewrote:
+            self._rewrote = False
+            self._partition.listener.changed(rewritten=True)
 
     def _should_compact(self, now_ms: int) -> bool:
         config = self._log.config
-        if not config.compacts:
+        if not config.compacts or self._is_damaged():
             return False
         horizon = self._log.next_horizon
         if horizon is not None and now_ms >= horizon:
             return True
         todo = compaction.plan(self._log, now_ms, self._partition.high_watermark)
         return todo.dirty_bytes > 0 and todo.dirty_ratio >= config.min_cleanable_dirty_ratio
+
+    def _is_damaged(self) -> bool:
+        """Whether the batch that ended the last pass is still there: no pass gets past it, so none is begun.
+
+        KIP-346 calls such a partition uncleanable.
+        """
+        if self._damaged_path and all(segment.path != self._damaged_path for segment in self._log.tail.segments):
+            self._mend()
+        return bool(self._damaged_path)
+
+    def _mend(self) -> None:
+        self._damaged_path = ""
+        self.failures.pop("compaction", None)
 
     def _check_going_on(self) -> None:
         if self._stopped:
@@ -207,6 +310,7 @@ class Maintenance:
         self._partition.check_open()
 
     def _publish(self, old: Sequence[Segment], new: Segment) -> None:
+        self._rewrote = True
         with inside(), self._partition.lock:
             self._log.replace(old, new)
         self._partition.listener.changed(rewritten=True)  # before the files change their names
@@ -224,7 +328,7 @@ class Maintenance:
             due.append(sealed[0].max_timestamp + config.retention_ms + 1)
         if self.custom_policy is not None and sealed:
             due.append(now_ms + CUSTOM_POLICY_INTERVAL_MS)
-        if config.compacts:
+        if config.compacts and not self._is_damaged():
             if log.next_horizon is not None:
                 due.append(log.next_horizon)
             if config.min_compaction_lag_ms > 0:

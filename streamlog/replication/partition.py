@@ -232,6 +232,7 @@ class Partition:
         self.shut(error)
         try:
             with inside(), self.maintenance.lock, self.lock:
+                self.maintenance.end_compaction()
                 try:
                     self.commit.close()
                 finally:
@@ -243,6 +244,7 @@ class Partition:
         """Shut, and close the files without a sync: the partition was deleted."""
         self.shut(error)
         with inside(), self.maintenance.lock, self.lock:
+            self.maintenance.end_compaction()
             self.log.release()
         self.commit.refuse(error)
 

@@ -23,7 +23,7 @@ were interrupted, before the next pass or at the next open.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from typing import NamedTuple, TypeVar
 
 from ..config import FOREVER
@@ -56,10 +56,11 @@ from .segment import Segment
 MAP_BYTES = 128 << 20
 _ENTRY_BYTES = 120
 _WRITE_BYTES = 1 << 20
+# The files of a group are open while its result replaces them.
+MAX_GROUP_SEGMENTS = 64
 
 T = TypeVar("T")
 Publish = Callable[[Sequence[Segment], Segment], None]
-GoOn = Callable[[], None]
 
 
 class Plan(NamedTuple):
@@ -98,20 +99,24 @@ class Result(NamedTuple):
     next_horizon: int | None
 
 
-def compact(log: Log, todo: Plan, now_ms: int, publish: Publish, go_on: GoOn) -> Result:
-    """Rewrite the planned segments. `publish(old, new)` takes the partition lock and replaces them in the tail.
-    `go_on()` is called for every batch, and raises an error to end the pass.
+Pass = Generator[int, None, Result]
+"""A pass under way: each `next` handles one batch and gives its size in bytes. `close` gives it up."""
 
-    REQUIRES: the partition's maintenance lock, no other. Raises CorruptRecordError, with everything
-    as it was, if a batch does not verify: compaction never removes damage.
+
+def compact(log: Log, todo: Plan, now_ms: int, publish: Publish) -> Pass:
+    """Rewrite the planned segments. `publish(old, new)` takes the partition lock and replaces them in the tail.
+
+    REQUIRES: the partition's maintenance lock, no other, during each step. Between two steps appends, reads and syncs may
+    come, and the log may be rolled; before segments of the plan are deleted the pass is closed. Raises CorruptRecordError,
+    with everything as it was, if a batch does not verify: compaction never removes damage.
     """
     _finish_interrupted(log)
-    latest, map_end = _latest_offsets(log, todo.segments, go_on)
+    latest, map_end = yield from _latest_offsets(log, todo.segments)
     removed = before = after = 0
     horizon: int | None = None
     for group in _groups([s for s in todo.segments if s.base_offset < map_end], log.config.effective_segment_bytes):
         cleaner = _Cleaner(log, group, latest, now_ms)
-        cleaner.run(go_on)
+        yield from cleaner.run()
         before += sum(s.size for s in group)
         after += cleaner.size
         removed += cleaner.removed
@@ -157,7 +162,7 @@ def _finish_interrupted(log: Log) -> None:
         raise as_storage_error(error, "finish an earlier compaction in", log.directory) from error
 
 
-def _latest_offsets(log: Log, segments: Sequence[Segment], go_on: GoOn) -> tuple[dict[bytes, int], int]:
+def _latest_offsets(log: Log, segments: Sequence[Segment]) -> Generator[int, None, tuple[dict[bytes, int], int]]:
     """Key → its last offset in the dirty segments, and the offset up to which the map is complete."""
     latest: dict[bytes, int] = {}
     available = MAP_BYTES
@@ -165,7 +170,8 @@ def _latest_offsets(log: Log, segments: Sequence[Segment], go_on: GoOn) -> tuple
     for segment in segments:
         if segment.next_offset <= log.cleaned_until:
             continue
-        for header, (keys, offsets), _ in _batches(log, segment, lambda c: (c.keys(), c.offsets()), go_on):
+        for header, (keys, offsets), _ in _batches(log, segment, lambda c: (c.keys(), c.offsets())):
+            yield header.batch_len
             if (
                 header.next_offset <= log.cleaned_until
             ):  # else a pass that ended early in this segment would never get past it
@@ -182,12 +188,9 @@ def _latest_offsets(log: Log, segments: Sequence[Segment], go_on: GoOn) -> tuple
     return latest, max(end, segments[-1].next_offset if segments else end)
 
 
-def _batches(
-    log: Log, segment: Segment, take: Callable[[BatchColumns], T], go_on: GoOn
-) -> Iterator[tuple[BatchHeader, T, bytes]]:
+def _batches(log: Log, segment: Segment, take: Callable[[BatchColumns], T]) -> Iterator[tuple[BatchHeader, T, bytes]]:
     """Each batch of the segment: its header, what `take` makes of its columns, its bytes."""
     for position, header in segment.headers(0, segment.size):
-        go_on()
         data = segment.read(header.batch_len, position)
         verify_payload(header, memoryview(data)[header.header_len :], log.seed, segment.path, position)
         try:
@@ -202,7 +205,9 @@ def _groups(segments: Sequence[Segment], limit: int) -> Iterator[tuple[Segment, 
     group: list[Segment] = []
     for segment in segments:
         if group and (
-            sum(s.size for s in group) + segment.size > limit or group[-1].stats.next_offset != segment.base_offset
+            len(group) == MAX_GROUP_SEGMENTS
+            or sum(s.size for s in group) + segment.size > limit
+            or group[-1].stats.next_offset != segment.base_offset
         ):
             yield tuple(group)
             group = []
@@ -229,11 +234,12 @@ class _Cleaner:
         self.changed = False
         self.next_horizon: int | None = None
 
-    def run(self, go_on: GoOn) -> None:
+    def run(self) -> Generator[int, None, None]:
         try:
             self._file = self._log.disk.open(self._path, create=True, exclusive=True)
             for segment in self._group:
-                for header, full, data in _batches(self._log, segment, BatchColumns.all, go_on):
+                for header, full, data in _batches(self._log, segment, BatchColumns.all):
+                    yield header.batch_len
                     last = segment is self._group[-1] and header.next_offset == segment.stats.next_offset
                     self._clean(header, full, data, last)
             self._flush()

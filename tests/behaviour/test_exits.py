@@ -146,7 +146,10 @@ def test_the_librarys_own_threads_keep_no_program_alive_and_its_workers_do(run: 
         """
     )
     assert done.stderr == ""
-    assert done.stdout.splitlines() == ["{'streamlog-background': True, 'streamlog-published': True}", "[False]"]
+    assert done.stdout.splitlines() == [
+        "{'streamlog-background': True, 'streamlog-maintenance': True, 'streamlog-published': True}",
+        "[False]",
+    ]
 
 
 def test_workers_of_a_daemon_thread_end_with_the_program(run: RunScript, path: Path) -> None:

@@ -53,7 +53,15 @@ def opened(tmp_path: Any) -> Iterator[Callable[..., Tenant]]:
             directory = LogDirectory("/data", disk or SimulatedDisk(), new_lock, RawGate, real_monotonic, sync=sync)
             directory.open(0.0)
             clock = ManualClock(start_ms=1_000_000)
-            service = LocalService(directory, clock, Scheduler(new_lock(), new_lock()), {}, new_lock, real_monotonic)
+            service = LocalService(
+                directory,
+                clock,
+                Scheduler(new_lock(), new_lock()),
+                Scheduler(new_lock(), new_lock()),
+                {},
+                new_lock,
+                real_monotonic,
+            )
             service.open()
             stack.callback(service.close)
             return Tenant(service, clock)

@@ -109,7 +109,7 @@ def test_a_request_made_during_a_sync_of_sealed_segments_has_the_next_turn(
     write(partition, size=900).drive()
     write(partition, size=900)
     monkeypatch.setattr(partition.log.durability, "sync_files", come)
-    partition.maintenance.run(NOW)
+    partition.maintenance.step(NOW)
     assert turns == ["late"]
     assert not late[0].done()
 
@@ -251,7 +251,7 @@ def test_a_file_that_cannot_be_opened_fails_the_parked_requests_and_no_later_one
 
 def test_the_sync_of_sealed_segments_counts(partition: Partition) -> None:
     first, second = write(partition, size=900), write(partition, size=900)
-    assert partition.maintenance.run(NOW) is None
+    assert partition.maintenance.step(NOW) is None
     assert first.done()
     assert not second.done()
     assert partition.high_watermark == 1

@@ -107,7 +107,7 @@ def test_a_closed_partition_refuses_every_call_and_wakes_the_calls_that_wait(par
     ):
         with pytest.raises(ClosedError):
             refused()
-    assert partition.maintenance.run(NOW) is None
+    assert partition.maintenance.step(NOW) is None
     partition.settle(write())
 
 
@@ -166,7 +166,7 @@ def test_maintenance_that_the_disk_refuses_is_tried_again(
     partition.append(write(), NOW)
     disk.fail("open", errno.EMFILE, path="*.log")
     partition.log.tail.segments[0].release()
-    assert partition.maintenance.run(NOW) == NOW + RETRY_MS
+    assert partition.maintenance.step(NOW) == NOW + RETRY_MS
     assert "t-0" in caplog.text and "injected" in caplog.text
 
 

@@ -130,15 +130,15 @@ def test_retention_removes_files_and_moves_the_start(box: MakeBox) -> None:
 
 def test_maintenance_sleeps_until_there_is_something_to_delete(box: MakeBox) -> None:
     b = box(segment_bytes=1024, retention_ms=1000, segment_ms=10_000)
-    assert b.partition.maintenance.run(NOW) is None
+    assert b.partition.maintenance.step(NOW) is None
     b.append(b"x" * 600)
-    assert b.partition.maintenance.run(NOW) == NOW + 10_000
+    assert b.partition.maintenance.step(NOW) == NOW + 10_000
     b.append(b"x" * 600)
-    assert b.partition.maintenance.run(NOW) == NOW + 1001
-    assert b.partition.maintenance.run(NOW + 1000) == NOW + 1001
-    assert b.partition.maintenance.run(NOW + 1001) == NOW + 10_000
+    assert b.partition.maintenance.step(NOW) == NOW + 1001
+    assert b.partition.maintenance.step(NOW + 1000) == NOW + 1001
+    assert b.partition.maintenance.step(NOW + 1001) == NOW + 10_000
     assert b.log.tail.start_offset == 1
-    assert b.partition.maintenance.run(NOW + 10_000) is None
+    assert b.partition.maintenance.step(NOW + 10_000) is None
     assert b.read() == []
 
 
@@ -146,7 +146,7 @@ def test_a_policy_that_is_missing_does_not_keep_maintenance_busy(box: MakeBox) -
     b = box(segment_bytes=1024, retention_ms=1000, retention="mine")
     for _ in range(3):
         b.append(b"x" * 600)
-    assert b.partition.maintenance.run(NOW + 5000) is None
+    assert b.partition.maintenance.step(NOW + 5000) is None
     assert len(b.read()) == 3
 
 
@@ -174,7 +174,7 @@ def test_a_policy_that_raises_deletes_nothing_and_is_asked_again(
     b.partition.maintenance.custom_policy = _Fixed("not a number")
     for _ in range(3):
         b.append(b"x" * 600)
-    deadline = b.partition.maintenance.run(NOW)
+    deadline = b.partition.maintenance.step(NOW)
     assert deadline is not None and deadline > NOW
     assert "fixed" in caplog.text
     assert len(b.read()) == 3
@@ -186,7 +186,7 @@ def test_maintenance_of_a_log_that_cannot_be_rolled_does_not_keep_busy(box: Make
     b.append(b"x")
     error = StorageError("blocked", path="", errno=0)
     b.partition.block(error)
-    assert b.partition.maintenance.run(NOW + 5000) is None
+    assert b.partition.maintenance.step(NOW + 5000) is None
     b.partition.unblock(error)
 
 
@@ -199,7 +199,7 @@ def test_maintenance_of_a_closed_partition_touches_no_file(box: MakeBox) -> None
     b.partition.shut(ClosedError("closed"))
     b.log.release()
     before = {path.name: path.read_bytes() for path in b.path.iterdir()}
-    assert b.partition.maintenance.run(NOW) is None
+    assert b.partition.maintenance.step(NOW) is None
     assert {path.name: path.read_bytes() for path in b.path.iterdir()} == before
 
 
