@@ -158,7 +158,10 @@ class PartitionInfo(NamedTuple):
 
 
 class SegmentInfo(NamedTuple):
-    """One sealed segment, as a retention policy sees it. Timestamps in ms; -1 if the segment has no record."""
+    """One sealed segment, as a retention policy sees it. Timestamps in ms; -1 if the segment has no record.
+
+    `min_timestamp` is -1 too if it is not known: then nothing may be concluded from it.
+    """
 
     base_offset: int
     next_offset: int

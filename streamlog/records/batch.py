@@ -31,7 +31,8 @@ CODEC_SHIFT, CODEC_MASK = 4, 0xF0
 LOG_APPEND_TIME = 1 << 8
 TRANSACTIONAL = 1 << 9
 CONTROL = 1 << 10
-CONTROL_SHIFT, CONTROL_MASK = 12, 0xF000  # the control type: abort 0, commit 1, leader change 2, snapshot 3, feature 4
+CONTROL_SHIFT, CONTROL_MASK = 12, 0xF000
+ABORT, COMMIT = 0, 1  # control types; leader change 2, snapshot 3, feature level 4
 
 # The layout of a header: a prefix, `header_hash`, the other fields, and the column directory. No other module knows it.
 PREFIX_FORMAT, REST_FORMAT, ENTRY_FORMAT = "4sBHI", "QIqiiiqqiqqqhiIII", "BI"
@@ -203,6 +204,14 @@ def restamp(header: BatchHeader, sealed: SealedBatch, seed: int) -> bytes:
     )  # fmt: skip
     digest = xxh3_64_intdigest(prefix + body + directory, seed) & _hash32
     return prefix + _HASH.pack(digest) + body + directory
+
+
+def with_horizon(header: BatchHeader, data: bytes, seed: int, horizon: int) -> bytes:
+    """The batch in `data` with another delete horizon: nothing but its header is written anew, in any payload form."""
+    fixed = _HEADER.pack(*header._replace(delete_horizon=horizon))
+    directory = data[FIXED_LEN : header.header_len]
+    digest = xxh3_64_intdigest(fixed[:HASH_AT] + fixed[HASHED_FROM:] + directory, seed) & _hash32
+    return b"".join((fixed[:HASH_AT], _HASH.pack(digest), fixed[HASHED_FROM:], data[FIXED_LEN:]))
 
 
 def peek(buffer: Buffer, position: int = 0) -> BatchHeader:

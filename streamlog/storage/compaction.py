@@ -41,6 +41,7 @@ from ..records.batch import (
     peek,
     restamp,
     verify_payload,
+    with_horizon,
 )
 from ..records.columns import BatchColumns
 from ..records.decode import decode
@@ -276,6 +277,10 @@ class _Cleaner:
             self._put(header, data)
             return
         self.changed = True
+        if len(keep) == header.record_count:
+            data = with_horizon(header, data, self._log.seed, horizon)
+            self._put(peek(data), data)
+            return
         sealed = _keep(self._log.seed, header, full, keep, horizon)
         data = restamp(header, sealed, self._log.seed) + sealed.payload
         self._put(peek(data), data)

@@ -28,7 +28,10 @@ HEADER_LEN = _HEADER.size + _CHECK.size
 
 
 class Stats(NamedTuple):
-    """What retention and opening need to know of a segment without reading it. Bytes, ms."""
+    """What retention and opening need to know of a segment without reading it. Bytes, ms.
+
+    `min_timestamp` is -1 without any timestamp, and if a batch does not say its least one.
+    """
 
     base_offset: int
     next_offset: int
@@ -105,7 +108,7 @@ class IndexBuilder:
         self.records += header.record_count
         if header.max_timestamp >= 0:
             low = header.base_timestamp
-            self.min_timestamp = low if self.min_timestamp < 0 else min(self.min_timestamp, low)
+            self.min_timestamp = low if self.max_timestamp < 0 else min(self.min_timestamp, low)
             self.max_timestamp = max(self.max_timestamp, header.max_timestamp)
         if self.first_append < 0:
             self.first_append = header.append_timestamp

@@ -162,8 +162,8 @@ class Log:
                 low = high = now_ms
             records += batch.record_count
             if high >= 0:
+                min_ts = low if max_ts < 0 else min(min_ts, low)  # -1 for good if one batch does not know its least
                 max_ts = max(max_ts, high)
-                min_ts = low if min_ts < 0 else min(min_ts, low)
             places.append((offset, position, high))
             offset += batch.last_offset_delta + 1
             position += len(header) + len(batch.payload)
@@ -239,7 +239,7 @@ class Log:
             LogSnapshot,
             (
                 offset + 1, position + len(data), segments, bases, start, records + 1,
-                timestamp if min_ts < 0 or timestamp < min_ts else min_ts,
+                timestamp if max_ts < 0 or timestamp < min_ts else min_ts,
                 timestamp if timestamp > max_ts else max_ts,
                 first_append,
             ),

@@ -12,7 +12,7 @@ from errno import ENOENT
 from typing import TypeVar
 
 from ..errors import CorruptRecordError, OffsetOutOfRangeError, StorageError
-from ..records.batch import batches_before, corrupt, read_header, verify_payload
+from ..records.batch import NO_DELTA, BatchHeader, batches_before, corrupt, read_header, verify_payload
 from ..records.decode import decode
 from ..types import OffsetAndTimestamp
 from .segment import Segment
@@ -148,8 +148,8 @@ class LogReader:
     def find_max_time(self, end_offset: int) -> OffsetAndTimestamp | None:
         """The first record, by offset, of the greatest timestamp (KIP-734); None if there is no record.
 
-        No lock. Raises CorruptRecordError if its batch does not verify. Cost: a walk over the headers of one segment, as a rule
-        of the last one.
+        No lock. Raises CorruptRecordError if a header before it does not verify. Cost, as a rule: one index interval of the
+        last segment; no payload is read where the header has the offset.
         """
 
         def find() -> OffsetAndTimestamp | None:
@@ -160,7 +160,7 @@ class LogReader:
                 key=lambda place: (-place[2], place[0].base_offset),
             ):
                 if found is None or most > found.timestamp:
-                    found = _find_max_time(segment, end, tail.start_offset, end_offset, found)
+                    found = _find_max_time(segment, end, tail.start_offset, end_offset, found, most)
             return found
 
         return self._retry(find)
@@ -197,25 +197,42 @@ def _find_time(places: Places, timestamp: int, start_offset: int, end_offset: in
 
 
 def _find_max_time(
-    segment: Segment, end: int, start_offset: int, end_offset: int, found: OffsetAndTimestamp | None
+    segment: Segment, end: int, start_offset: int, end_offset: int, found: OffsetAndTimestamp | None, greatest: int
 ) -> OffsetAndTimestamp | None:
-    """`found`, or the first record of a greater timestamp in this segment, from `start_offset` up to `end_offset`."""
-    best, most = -1, -1 if found is None else found.timestamp
-    for position, header in segment.headers(0, end):
-        if header.base_offset >= end_offset:
-            break
-        if header.max_timestamp <= most or header.last_offset < start_offset:
-            continue
-        if header.is_control or not header.record_count:
-            continue
-        if header.base_offset >= start_offset:
-            best, most = position, header.max_timestamp
-            continue
-        # The log begins in the middle of this batch, and the greatest timestamp may be before that.
-        times = [time for offset, time in _records_at(segment, position, end) if offset >= start_offset]
-        if times and max(times) > most:
-            best, most = position, max(times)
-    return found if best < 0 else _first_at(segment, best, end, most, start_offset, end_offset)
+    """`found`, or the first record of a greater timestamp in this segment, from `start_offset` up to `end_offset`.
+
+    No record of the segment is later than `greatest`, and as a rule the first batch that has it has a record of it: the
+    index says near where. If it was emptied or deleted, or is a control batch, all headers are looked at.
+    """
+    near = segment.index.position_for_time(greatest)
+    for start in (near, 0) if near else (0,):
+        for position, header in segment.headers(start, end):
+            if header.base_offset >= end_offset:
+                break
+            if header.max_timestamp <= (-1 if found is None else found.timestamp) or header.last_offset < start_offset:
+                continue
+            if header.is_control or not header.record_count:
+                continue
+            best = _max_of(segment, position, end, header, start_offset, end_offset)
+            if best is not None and (found is None or best.timestamp > found.timestamp):
+                found = best
+                if found.timestamp == greatest:
+                    return found
+    return found
+
+
+def _max_of(
+    segment: Segment, position: int, end: int, header: BatchHeader, start_offset: int, end_offset: int
+) -> OffsetAndTimestamp | None:
+    """The first record of the batch's greatest timestamp in the bounds: from the header, if that says which one it is."""
+    newest = header.base_offset + header.max_timestamp_delta
+    if header.max_timestamp_delta != NO_DELTA and start_offset <= newest < end_offset:
+        return OffsetAndTimestamp(newest, header.max_timestamp)
+    records = [each for each in _records_at(segment, position, end) if start_offset <= each[0] < end_offset]
+    if not records:
+        return None
+    most = max(time for _, time in records)
+    return next(OffsetAndTimestamp(offset, time) for offset, time in records if time == most)
 
 
 def _first_at(

@@ -234,7 +234,7 @@ class _Walk:
                 entries.timestamps[-1] = latest = time
             records += count
             if time >= 0:
-                low = base_time if low < 0 or base_time < low else low
+                low = base_time if high < 0 or base_time < low else low
                 high = time if time > high else high
             if first_append < 0:
                 first_append = append_time
