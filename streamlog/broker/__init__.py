@@ -11,10 +11,11 @@
 - `producer_ids`: producer ids, allocated in blocks.
 - `replica_manager`: a partition for each one that the image names, and that of the metadata log.
 - `lost_partitions`: what is known of partitions whose directories are gone. `offline/`: verify and repair.
-- `groups`: consumer groups: the coordinator's shard over its internal topic.
+- `group_coordinator`: consumer groups, a shard for each partition of their internal topic. `group_shard`: one of them, which is
+  elected and resigned with the leadership of its partition.
 - `scheduler`: background work by deadline. `waiting`: fetches that wait for records.
 
-Lock order: the lock of a log's place (`opening`), the metadata lock (`topics`), the shard's lock (`groups`), then those of a
+Lock order: the lock of a log's place (`opening`), the metadata lock (`topics`), a shard's lock (`group_shard`), then those of a
 partition (see `replication/`). The locks of the scheduler and of `PublishedWriter` are leaves. No lock is held while a
 callback runs. While a file is synced for a producer that waits, only `GroupCommit.syncing` is held.
 """

@@ -17,8 +17,8 @@ from ..storage.files import stale_owner
 from ..types import Clock, OffsetAndMetadata, TopicPartition
 from . import controller
 from .api import ProduceRequest, ProducerIdAndEpoch
-from .groups import TOPIC_CONFIG as GROUPS_CONFIG
-from .groups import Groups
+from .group_coordinator import GroupCoordinator
+from .group_shard import TOPIC_CONFIG as GROUPS_CONFIG
 from .log_directory import LogDirectory
 from .lost_partitions import accept_losses, known_ends
 from .metadata import Image, TopicIdPartition
@@ -79,7 +79,7 @@ class LocalService:
         self.epoch_end_offset = answering(reads.epoch_end_offset)
         self.partition_info = answering(reads.partition_info)
         self._producer_ids = ProducerIdManager(topics.allocate_producer_ids)
-        self._groups: Groups | None = None
+        self._groups: GroupCoordinator | None = None
         self._blocked: list[tuple[Partition, StreamlogError]] = []
 
     @property
@@ -116,7 +116,7 @@ class LocalService:
 
     def _open_groups(self) -> None:
         """Make the groups; after a crash, lower commits past the end of a log before that takes its first record."""
-        self._groups = Groups(self, self._new_lock())
+        self._groups = GroupCoordinator(self, self._new_lock)
         if self._directory.crash.clean:
             return
         partitions = self._partitions.values()
@@ -181,8 +181,8 @@ class LocalService:
     def incarnation(self) -> str:
         return self._directory.incarnation
 
-    def groups_partition(self, create: bool) -> Partition | None:
-        name = TopicPartition(controller.GROUPS_TOPIC, 0)
+    def groups_partition(self, number: int, create: bool) -> Partition | None:
+        name = TopicPartition(controller.GROUPS_TOPIC, number)
         if name.topic not in self.image.topics:
             if not create:
                 return None
@@ -198,7 +198,7 @@ class LocalService:
             raise self._topics.closed.copy()
 
     @property
-    def _the_groups(self) -> Groups:
+    def _the_groups(self) -> GroupCoordinator:
         assert self._groups is not None, "the service was not opened"
         self._require_open()
         return self._groups
@@ -361,7 +361,6 @@ class LocalService:
 
     @answering
     def describe_group(self, group: str) -> GroupDescription:
-        self._the_groups.expire_members()
         return self._the_groups.describe(group)
 
     @answering

@@ -63,7 +63,7 @@ def watch_the_order(log: streamlog.StreamLog) -> None:
     """Give a log that was opened with OrderedLocks their ranks. Its partitions, once more after each was added."""
     service: Any = log._engine.service
     service._topics._lock.rank = METADATA
-    service._groups._lock.rank = SHARD
+    service._groups.shards[0]._lock.rank = SHARD
     add = service._replicas._add
 
     def ranked(*arguments: Any) -> None:

@@ -13,7 +13,7 @@ import pytest
 
 import streamlog
 from streamlog import TopicPartition
-from streamlog.broker.groups import Groups
+from streamlog.broker.group_shard import GroupShard
 from streamlog.testing import FaultyDisk, ManualClock, SimulatedDisk
 
 from .simulated_logs import PATH, T0, Marks, groups_directory, opened, read_by_the_group
@@ -296,7 +296,7 @@ def test_a_commit_that_comes_while_another_thread_hears_of_an_older_change_is_ke
     log.create_topic("t").send(b"x")
     log.group("g").reset("t", to="latest")
     arrived, go_on = threading.Event(), threading.Event()
-    ask = Groups._ask
+    ask = GroupShard._ask
 
     def ask_late(self: Any, *given: Any) -> Any:
         if threading.current_thread() is not threading.main_thread() and not arrived.is_set():
@@ -304,7 +304,7 @@ def test_a_commit_that_comes_while_another_thread_hears_of_an_older_change_is_ke
             assert go_on.wait(10)
         return ask(self, *given)
 
-    monkeypatch.setattr(Groups, "_ask", ask_late)
+    monkeypatch.setattr(GroupShard, "_ask", ask_late)
     late = in_thread(lambda: log.create_topic("late"))
     assert arrived.wait(10)
     log.create_topic("u").send_many([b"1", b"2"])

@@ -1,7 +1,7 @@
-"""Consumer groups: the coordinator's shard over its internal topic.
+"""One partition of the groups' internal topic: the coordinator's shard over it, its lock, loading, election and resignation.
 
-The topic is created with the first group, so a log without groups has none. The shard's lock is held around each request,
-and never while a callback runs.
+The shard's lock is held around each request, and never while a callback runs. The shard answers while this broker leads the
+partition: `elect` and `resign` follow the leadership. What was written before is loaded with the next request.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from typing import Protocol, TypeVar
 
 from ..config import TopicConfig
 from ..coordinator import GroupDescription, GroupListing, Heartbeat, HeartbeatResult, Shard
-from ..errors import CorruptRecordError, FormatError, PoisonedLogError, StreamlogError
+from ..errors import CorruptRecordError, FormatError, NotLeaderError, PoisonedLogError, StreamlogError
 from ..records import columns
 from ..replication.partition import Partition
 from ..runtime.api import Completion, Lock, contained
@@ -40,7 +40,9 @@ class Host(Protocol):
     @property
     def incarnation(self) -> str: ...
 
-    def groups_partition(self, create: bool) -> Partition | None: ...
+    def groups_partition(self, number: int, create: bool) -> Partition | None:
+        """A partition of the groups' topic; None if there is no such topic yet, and it is not to be created."""
+
     @property
     def image(self) -> Image: ...
     def new_id(self) -> str: ...
@@ -63,13 +65,16 @@ class PartitionCounts(Mapping[str, int]):
         return len(self._topics)
 
 
-class Groups:
-    """All groups of a broker. Thread-safe."""
+class GroupShard:
+    """The groups of one partition of the groups' topic. Thread-safe."""
 
     __reduce_ex__ = refuse_to_copy
 
-    def __init__(self, host: Host, lock: Lock) -> None:
+    def __init__(self, host: Host, number: int, lock: Lock) -> None:
         self._host = host
+        self.number = number
+        self._leader_epoch = 0
+        self._is_leader = True
         self._lock = lock
         self._partition: Partition | None = None
         self._shard = Shard(self._append, self._topic_id, incarnation=host.incarnation, new_id=host.new_id)
@@ -86,6 +91,36 @@ class Groups:
     def _counts(self) -> PartitionCounts:
         """How many partitions each topic has. REQUIRES: the lock, or another thread's newer image was acted on already."""
         return PartitionCounts(self._host.image.topics)
+
+    # -- leadership ----------------------------------------------------------------------------------
+
+    @property
+    def is_leader(self) -> bool:
+        return self._is_leader
+
+    def elect(self, leader_epoch: int) -> None:
+        """This broker leads the partition: answer requests. The log is loaded with the next one."""
+        with inside(), self._lock:
+            if leader_epoch >= self._leader_epoch:
+                self._leader_epoch = leader_epoch
+                self._is_leader = True
+
+    def resign(self, leader_epoch: int) -> None:
+        """Another broker leads the partition: forget the groups, refuse requests with NotLeaderError, wake the members.
+
+        A request that is under way is completed first; its answer comes when its records count as written.
+        """
+        with inside(), self._lock:
+            if leader_epoch < self._leader_epoch or not self._is_leader:
+                return
+            self._leader_epoch = leader_epoch
+            self._is_leader = False
+            self._interrupted = True  # what the next leader writes is not known here
+            self._ends = {}
+            self._shard.unload()
+            wakeups = self._shard.take_wakeups()
+        for wake in wakeups:
+            contained(wake)
 
     # -- the log underneath --------------------------------------------------------------------------
 
@@ -105,6 +140,11 @@ class Groups:
         The caller looks the partition up before it takes the lock: the lookup may finish an interrupted change of
         topics, which takes the metadata lock, which comes first, and notifies the groups, which take this one.
         """
+        if not self._is_leader:
+            raise NotLeaderError(
+                f"Another broker coordinates this group: partition {self.number} of the groups' topic is led there in epoch "
+                f"{self._leader_epoch}. Ask that broker, or try again after an election."
+            )
         if partition is None:
             return False
         if self._shard.ready and not self._interrupted and partition is self._partition:
@@ -138,8 +178,10 @@ class Groups:
         disk say, and `recover_again` tries again; those of `lossy`, which may have lost records, where what was committed
         last is not known. Raises StorageError where the commits cannot be read.
         """
-        partition = self._host.groups_partition(False)
+        partition = self._host.groups_partition(self.number, False)
         with inside(), self._lock:
+            if not self._is_leader:
+                return {}
             try:
                 if self._load(partition):
                     self._ends = self._with_ids({each.partition: each.after for each in self._shard.beyond(ends)})
@@ -219,7 +261,7 @@ class Groups:
         this thread that may hold a lock.
         """
         refuse_reentry()
-        partition = self._host.groups_partition(create)
+        partition = self._host.groups_partition(self.number, create)
         with inside(), self._lock:
             if not self._load(partition):
                 return otherwise()
@@ -253,7 +295,7 @@ class Groups:
     def expire_members(self) -> None:
         """Evict members whose poll interval or session is over."""
         host = self._host
-        if self._partition is None:
+        if self._partition is None or not self._is_leader:
             return
         _check(self._ask(lambda shard: shard.expire(host.real_seconds(), host.clock.time_ms()), False, _done))
 
@@ -312,7 +354,7 @@ class Groups:
         of a former topic does not count, and the expiry of offsets forgets it later.
         """
         host = self._host
-        if host.groups_partition(False) is None:
+        if not self._is_leader or host.groups_partition(self.number, False) is None:
             return
         try:
             _check(
@@ -327,9 +369,11 @@ class Groups:
 
     # -- background work -----------------------------------------------------------------------------
 
-    def expire_offsets(self, now_ms: int) -> int | None:
+    def expire_offsets(self, now_ms: int) -> int:
         """Forget offsets that outlived their retention; when to come again (ms)."""
         later = now_ms + EXPIRY_INTERVAL_MS  # a group that becomes empty in between sets a new deadline
+        if not self._is_leader:
+            return later
         try:
             _check(self._ask(lambda shard: shard.expire_offsets(now_ms), False, _done))
             due = self._ask(lambda shard: shard.next_offset_expiry_ms(), False, lambda: None)

@@ -1,0 +1,151 @@
+"""Groups move with the leadership of the partition of their topic that has their records."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+import streamlog
+from streamlog.broker.controller import GROUPS_TOPIC
+from streamlog.broker.group_coordinator import partition_for
+from streamlog.broker.metadata import ALONE, PartitionRegistration, partition_record
+from streamlog.coordinator import Heartbeat
+from streamlog.errors import NotLeaderError
+from streamlog.testing import ManualClock, SimulatedDisk
+from streamlog.types import OffsetAndMetadata, TopicPartition
+
+T0 = TopicPartition("t", 0)
+
+
+class Broker:
+    """A log whose groups' topic another broker may come to lead."""
+
+    def __init__(self, partitions: int = 1) -> None:
+        self.disk = SimulatedDisk()
+        self.clock = ManualClock()
+        self.log = self.open()
+        self.log.create_topic("t").send_many([b"1", b"2", b"3"])
+        if partitions > 1:
+            self.service._topics.create_internal(GROUPS_TOPIC, partitions, self.log["t"]._view().config)
+
+    def open(self) -> streamlog.StreamLog:
+        return streamlog.open("/log", disk=self.disk, clock=self.clock)
+
+    def reopen(self) -> None:
+        self.log.close()
+        self.log = self.open()
+
+    @property
+    def service(self) -> Any:
+        return self.log._engine.service
+
+    def elect(self, leader: int, number: int = 0) -> None:
+        topics = self.service._topics
+        topic_id = self.service.image.topics[GROUPS_TOPIC].id_bytes
+        if self.service.image.partition(topic_id, number) == ALONE:
+            both = PartitionRegistration((0, 1), (0, 1), 0, 0, 0)
+            topics._change(lambda image: [partition_record(topic_id, number, both)])
+        topics.alter_partition(GROUPS_TOPIC, number, leader=leader, isr=(0, 1))
+
+    def heartbeat(self, group: str = "g", member_id: str = "", epoch: int = 0) -> Any:
+        return self.service.heartbeat(
+            Heartbeat(group, member_id, epoch, None, None, frozenset({"t"}), ("range",), frozenset(), 45.0, 300.0)
+        )
+
+    def commit(self, group: str, offset: int) -> Any:
+        return self.service.commit(group, None, -1, {T0: OffsetAndMetadata(offset)})
+
+    def committed(self, group: str) -> int:
+        offset: int = self.service.committed(group, [T0]).result()[T0].offset
+        return offset
+
+
+@pytest.fixture
+def broker() -> Iterator[Broker]:
+    made = Broker()
+    yield made
+    made.log.close()
+
+
+def test_groups_are_refused_while_another_broker_leads_their_partition(broker: Broker) -> None:
+    broker.commit("g", 2).result()
+    broker.elect(1)
+    for refused in (broker.heartbeat(), broker.commit("g", 3), broker.service.committed("g", None)):
+        with pytest.raises(NotLeaderError, match="Another broker coordinates this group"):
+            refused.result()
+    assert broker.service.list_groups().result() == []
+    broker.elect(0)
+    assert broker.committed("g") == 2
+    assert [listing.name for listing in broker.service.list_groups().result()] == ["g"]
+
+
+def test_a_shard_stays_resigned_when_the_log_is_opened_again(broker: Broker) -> None:
+    broker.commit("g", 2).result()
+    broker.elect(1)
+    broker.reopen()
+    with pytest.raises(NotLeaderError):
+        broker.heartbeat().result()
+    broker.elect(0)
+    assert broker.committed("g") == 2
+
+
+def test_members_are_woken_and_their_answers_given_when_their_shard_is_resigned(broker: Broker) -> None:
+    woken: list[str] = []
+    joined = broker.heartbeat()
+    broker.service.watch_group("g", lambda: woken.append("g"), joined.result().member_id)
+    broker.elect(1)
+    assert woken
+    assert joined.result().member_id
+    assert not broker.service.renew("g", joined.result().member_id, joined.result().version)
+
+
+def test_a_member_goes_on_after_its_broker_was_elected_again(broker: Broker) -> None:
+    joined = broker.heartbeat().result()
+    broker.elect(1)
+    broker.elect(0)
+    again = broker.heartbeat("g", joined.member_id, joined.member_epoch).result()
+    assert again.member_id == joined.member_id
+    assert again.member_epoch == joined.member_epoch
+    assert again.assignment == {T0}
+
+
+def test_a_shard_follows_the_newest_epoch(broker: Broker) -> None:
+    broker.commit("g", 2).result()
+    [shard] = broker.service._groups.shards.values()
+    shard.resign(5)
+    shard.elect(4)
+    with pytest.raises(NotLeaderError):
+        broker.service.committed("g", None).result()
+    shard.elect(6)
+    shard.resign(5)
+    assert broker.committed("g") == 2
+
+
+def test_each_group_is_in_the_shard_that_its_name_says(broker: Broker) -> None:
+    broker.log.close()
+    several = Broker(partitions=3)
+    names = [f"g{number}" for number in range(12)]
+    for offset, name in enumerate(names):
+        several.commit(name, offset % 3).result()
+    ends = [several.service._partitions[GROUPS_TOPIC, number].log.tail.end_offset for number in range(3)]
+    assert ends == [sum(partition_for(name, 3) == number for name in names) for number in range(3)]
+    assert all(ends)
+    several.reopen()
+    assert [several.committed(name) for name in names] == [offset % 3 for offset in range(12)]
+    several.elect(1, number=2)
+    listed = [listing.name for listing in several.service.list_groups().result()]
+    assert listed == sorted(name for name in names if partition_for(name, 3) != 2)
+    several.log.create_topic("another")
+    several.log.delete_topic("t")
+    several.clock.advance(700.0)
+    several.log.close()
+    broker.log = several.open()
+
+
+@pytest.mark.parametrize(("group", "code"), [("hello", 99162322), ("\U0001f600", 1772899), ("polygenelubricants", 0)])
+def test_the_partition_of_a_group_is_kafkas(group: str, code: int) -> None:
+    """`code`: the absolute value of Java's hash, or 0 for the least integer."""
+    assert partition_for(group, 50) == code % 50
+    assert partition_for(group, 1) == 0
