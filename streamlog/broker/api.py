@@ -21,8 +21,9 @@ from ..errors import StreamlogError
 from ..records.batch import SealedBatch
 from ..runtime.api import Completion
 from ..storage.leader_epochs import EpochEnd
-from ..storage.log import EMPTY, AppendRequest, FetchData
+from ..storage.log import AppendRequest
 from ..types import Clock, OffsetAndMetadata, OffsetAndTimestamp, PartitionInfo, TopicPartition
+from .fetched import NOTHING, FetchResult
 from .metadata import Image, TopicIdPartition, TopicView
 from .reading import OffsetSpec
 from .scheduler import Scheduler
@@ -145,16 +146,26 @@ class Service(Protocol):
 
     def fetch(
         self,
-        partition: TopicPartition,
+        partition: TopicIdPartition,
         offset: int,
         max_bytes: int,
         isolation_level: str,
-        after: FetchData = EMPTY,
-        topic_id: bytes | None = None,
-    ) -> FetchData:
-        """Whole batches from the one that holds `offset` on; `after`: the chunk read to its end just before.
+        after: FetchResult = NOTHING,
+        *,
+        current_leader_epoch: int | None = None,
+        last_fetched_epoch: int | None = None,
+        replica_id: int = -1,
+    ) -> Completion[FetchResult]:
+        """Whole batches from the one that holds `offset` on, and where the partition stands. It does not wait.
 
-        Raises UnknownTopicIdError if the topic is not the one of `topic_id` any more.
+        - `max_bytes`: about so much; one batch comes whole, however large. `after`: the result that was read to its end
+          just before, so that nothing has to be searched.
+        - `current_leader_epoch`: fails with FencedLeaderEpochError or UnknownLeaderEpochError if the partition is at another.
+        - `last_fetched_epoch`: the leader epoch of the record before `offset`. If the log parts from that, the result has a
+          `diverging_epoch` and no batches (KIP-595).
+        - `replica_id`: a replica, from 0 on, reads past the high watermark to the end of the log.
+
+        Fails with OffsetOutOfRangeError, and with UnknownTopicIdError if another topic has the name now.
         """
 
     def fetch_session(self, wake: Callable[[], object]) -> FetchSession:

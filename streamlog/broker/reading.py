@@ -7,14 +7,19 @@ from typing import Literal, Protocol, TypeAlias
 
 from ..errors import (
     FencedLeaderEpochError,
+    OffsetOutOfRangeError,
+    ReentrantCallError,
     StorageError,
     StreamlogError,
     UnknownLeaderEpochError,
     UnknownTopicIdError,
 )
+from ..runtime.api import Completion
 from ..storage.leader_epochs import EpochEnd
-from ..storage.tail import EMPTY, UNKNOWN_END, FetchData, LogSnapshot
+from ..storage.tail import EMPTY, FetchData, LogSnapshot
 from ..types import OffsetAndTimestamp, PartitionInfo, TopicPartition
+from .fetched import NOTHING, UNKNOWN_END, FetchResult, continued
+from .metadata import TopicIdPartition
 from .waiting import Watched
 
 OffsetSpec: TypeAlias = Literal["earliest", "latest", "max_timestamp"] | int
@@ -31,6 +36,7 @@ class ReadableLog(Protocol):
     def find_time(self, timestamp: int, end_offset: int) -> OffsetAndTimestamp | None: ...
     def find_max_time(self, end_offset: int) -> OffsetAndTimestamp | None: ...
     def after_damage(self, offset: int, end_offset: int) -> int: ...
+    def out_of_range(self, offset: int, end_offset: int) -> OffsetOutOfRangeError: ...
 
 
 class Readable(Watched, Protocol):
@@ -68,6 +74,17 @@ def check_leader_epoch(here: Readable, current: int | None) -> None:
     )
 
 
+def _diverging_epoch(here: Readable, offset: int, last_fetched_epoch: int) -> EpochEnd | None:
+    """Where the log parts from one whose last record before `offset` is of `last_fetched_epoch`; None if it does not.
+
+    Raises OffsetOutOfRangeError for an epoch that is newer than the log.
+    """
+    end = here.epoch_end(last_fetched_epoch)
+    if end is None:
+        raise here.reader.out_of_range(offset, here.high_watermark)
+    return end if end.epoch < last_fetched_epoch or end.end_offset < offset else None
+
+
 class PartitionReads:
     """See `api.Service` for each method. Thread-safe.
 
@@ -83,31 +100,51 @@ class PartitionReads:
 
     def fetch(
         self,
-        partition: TopicPartition,
+        partition: TopicIdPartition,
         offset: int,
         max_bytes: int,
         isolation_level: str,
-        after: FetchData = EMPTY,
-        topic_id: bytes | None = None,
-    ) -> FetchData:
-        here = self._partitions.get(partition) or self._find(partition)
-        if here.closed is not None:
-            raise here.closed.copy()
-        if topic_id is not None and topic_id != here.topic_id:
-            raise UnknownTopicIdError(
-                f"Topic {partition[0]!r} was deleted, and another was created under its name; begin to read that one anew.",
-                topic=partition[0],
-            )
-        if here.hides is not None and offset >= here.high_watermark:
-            raise here.hides.copy()
+        after: FetchResult = NOTHING,
+        *,
+        current_leader_epoch: int | None = None,
+        last_fetched_epoch: int | None = None,
+        replica_id: int = -1,
+    ) -> Completion[FetchResult]:
+        topic, number, topic_id = partition
         try:
-            fetched = here.reader.fetch(offset, max_bytes, here.high_watermark, after)
-            # A reader that comes to the end of what can be read has to come back, and gets the error.
-            return fetched if here.hides is None else fetched._replace(end_offset=UNKNOWN_END)
-        except StorageError:
-            if here.closed is not None:  # it was deleted, or closed, while it was being read
-                raise here.closed.copy() from None
+            here = self._partitions.get((topic, number)) or self._find(TopicPartition(topic, number))
+            if here.closed is not None:
+                raise here.closed.copy()
+            if topic_id != here.topic_id:
+                raise UnknownTopicIdError(
+                    f"Topic {topic!r} was deleted, and another was created under its name; begin to read that one anew.",
+                    topic=topic,
+                )
+            if current_leader_epoch is not None:
+                check_leader_epoch(here, current_leader_epoch)
+            tail, end = here.reader.tail, here.high_watermark
+            if last_fetched_epoch is not None:
+                diverging = _diverging_epoch(here, offset, last_fetched_epoch)
+                if diverging is not None:
+                    return FetchResult(EMPTY, end, tail.start_offset, diverging)
+            if here.hides is not None and offset >= end:
+                raise here.hides.copy()
+            try:
+                chunk = here.reader.fetch(
+                    offset, max_bytes, end if replica_id < 0 else tail.end_offset, continued(after)
+                )
+            except StorageError:
+                if here.closed is not None:  # it was deleted, or closed, while it was being read
+                    raise here.closed.copy() from None
+                raise
+            result = FetchResult(chunk, end, tail.start_offset)
+            if here.hides is not None:  # a reader that comes to the end has to come back, and gets the error
+                result.end_offset = UNKNOWN_END
+            return result
+        except ReentrantCallError:
             raise
+        except StreamlogError as error:
+            return Completion.failed(error)
 
     def after_damage(self, partition: TopicPartition, offset: int) -> int:
         here = self._find(partition)

@@ -19,7 +19,7 @@ from errno import ENOENT, ESTALE
 from itertools import pairwise
 from typing import TypeVar
 
-from ..errors import CorruptRecordError, RequestTimedOutError, StorageError, StreamlogError
+from ..errors import CorruptRecordError, OffsetOutOfRangeError, RequestTimedOutError, StorageError, StreamlogError
 from ..records.batch import MAX_OFFSET, BatchHeader, batches_before, header_fault, peek
 from ..runtime.api import Disk, File
 from ..runtime.disk_errors import require_disk_error
@@ -101,6 +101,9 @@ class TailedLog:
 
     def after_damage(self, offset: int, end_offset: int) -> int:
         return self._read(lambda: self._reader.after_damage(offset, end_offset))
+
+    def out_of_range(self, offset: int, end_offset: int) -> OffsetOutOfRangeError:
+        return self._reader.out_of_range(offset, end_offset)
 
     def _read(self, read: Callable[[], T]) -> T:
         """Read. If a file is missing or was replaced, renew the view, and read again if the files are others then."""

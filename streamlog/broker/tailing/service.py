@@ -24,15 +24,15 @@ from uuid import UUID
 from ...errors import ClosedError, OffsetOutOfRangeError, RequestTimedOutError, StorageError, StreamlogError
 from ...records.batch import seed_of
 from ...replication.partition import gone
-from ...runtime.api import Disk, Gate, Lock, answering, contained
+from ...runtime.api import Completion, Disk, Gate, Lock, answering, contained, failing
 from ...runtime.threads import inside
 from ...runtime.values import refuse_to_copy
 from ...storage.leader_epochs import EpochEnd
-from ...storage.tail import EMPTY, FetchData
 from ...storage.tailing import TailedLog
 from ...types import Clock, OffsetAndTimestamp, PartitionInfo, TopicPartition
 from .. import controller, metadata
 from ..api import ProduceRequest
+from ..fetched import NOTHING, FetchResult
 from ..log_directory import METADATA_DIR, METADATA_ID
 from ..metadata import Image, TopicIdPartition, TopicView
 from ..reading import OffsetSpec, PartitionReads
@@ -321,27 +321,34 @@ class TailingService:
                 raise partition.closed.copy() from None
             partition.catch_up()
 
+    @failing
     def fetch(
         self,
-        partition: TopicPartition,
+        partition: TopicIdPartition,
         offset: int,
         max_bytes: int,
         isolation_level: str,
-        after: FetchData = EMPTY,
-        topic_id: bytes | None = None,
-    ) -> FetchData:
-        self._look_if_stale()
-        here = self._partition(partition)
-        self._catch_up(here)
-        try:
-            chunk = self._reads.fetch(partition, offset, max_bytes, isolation_level, after, topic_id)
-        except OffsetOutOfRangeError:  # of the log as it was seen last
-            chunk = EMPTY
-        if not chunk.data:
-            self.look()
+        after: FetchResult = NOTHING,
+        *,
+        current_leader_epoch: int | None = None,
+        last_fetched_epoch: int | None = None,
+        replica_id: int = -1,
+    ) -> Completion[FetchResult]:
+        def read() -> Completion[FetchResult]:
             self._catch_up(here)
-            chunk = self._reads.fetch(partition, offset, max_bytes, isolation_level, after, topic_id)
-        return chunk
+            return self._reads.fetch(
+                partition, offset, max_bytes, isolation_level, after, current_leader_epoch=current_leader_epoch,
+                last_fetched_epoch=last_fetched_epoch, replica_id=replica_id,
+            )  # fmt: skip
+
+        self._look_if_stale()
+        here = self._partition(TopicPartition(partition.topic, partition.partition))
+        found = read()
+        error = found.error()
+        if isinstance(error, OffsetOutOfRangeError) or (error is None and not found.result().size):
+            self.look()  # it was out of the log, or at its end, as it was seen last
+            return read()
+        return found
 
     def fetch_session(self, wake: Callable[[], object]) -> FetchSession:
         return FetchSession(self._partitions.get, wake, self._waiting, lambda: self.nudge())

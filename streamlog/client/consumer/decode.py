@@ -7,18 +7,14 @@ offset. The iterators that are returned own their bytes and refer to no mapping.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from typing import Any, NamedTuple
+from typing import Any
 
-from ...errors import CorruptRecordError, DeserializationError, StreamlogError, message_of
-from ...records.batch import BatchHeader, corrupt, read_header, verify_payload
-from ...records.columns import BatchColumns, records_of
-from ...records.decode import decode
-from ...storage.log import FetchData
+from ...broker.fetched import FetchedBatch
+from ...errors import DeserializationError, StreamlogError, message_of
+from ...records.columns import records_of
 from ...types import Record
 
 Deserialize = Callable[[bytes], Any]
-
-_new: Any = tuple.__new__  # namedtuple's own __new__ is a Python call
 
 
 class Decoder:
@@ -34,40 +30,7 @@ class Decoder:
         self.plain = key is None and value is None
 
 
-class VerifiedBatch(NamedTuple):
-    """One batch of a fetch, its checksums verified, its columns not decoded yet. `next_offset` is the one after it."""
-
-    header: BatchHeader
-    columns: BatchColumns
-    next_offset: int
-    path: str
-    position: int
-
-    def damaged(self, error: Exception) -> CorruptRecordError:
-        """For columns that contradict a header whose checksums are right: this library did not write the batch."""
-        why = f"its columns cannot be decoded ({error})"
-        return corrupt(self.path, self.position, why, self.header.payload_hash, 0)
-
-
-def verified(fetched: FetchData, at: int) -> VerifiedBatch:
-    """The batch that begins at index `at` of the data. Raises CorruptRecordError if it does not verify."""
-    data, seed, path, start, _, first, _ = fetched
-    position = start + at
-    header = read_header(data, at, seed, path, position) if first is None or at else first
-    stop = at + header.batch_len
-    if stop > len(data):
-        raise corrupt(path, position, "the batch is cut short", header.batch_len, len(data) - at)
-    verify_payload(header, memoryview(data)[at + header.header_len : stop], seed, path, position)
-    try:
-        columns = decode(header, data, at)
-    except ValueError as error:
-        raise corrupt(path, position, str(error), header.payload_hash, 0) from error
-    next_offset = header.base_offset + header.last_offset_delta + 1
-    made: VerifiedBatch = _new(VerifiedBatch, (header, columns, next_offset, path, position))
-    return made
-
-
-def records(batch: VerifiedBatch, decoder: Decoder, start: int, window: int) -> tuple[Iterator[Record[Any, Any]], int]:
+def records(batch: FetchedBatch, decoder: Decoder, start: int, window: int) -> tuple[Iterator[Record[Any, Any]], int]:
     """The batch's records from offset `start` on, deserialized, and the offset at which to go on.
 
     At most `window` records, so that reading one record in the middle of a batch does not decode all of it; the offset is

@@ -11,13 +11,14 @@ from itertools import islice
 from typing import Any
 
 from ...broker.api import Service
+from ...broker.fetched import NOTHING, UNKNOWN_END, FetchedBatch, FetchResult
+from ...broker.metadata import TopicIdPartition
 from ...errors import CorruptRecordError, OffsetOutOfRangeError, StreamlogError
 from ...records.batch import CONTROL
 from ...runtime.threads import result_of
-from ...storage.tail import EMPTY, UNKNOWN_END
 from ...types import Record, TopicPartition
 from . import decode
-from .decode import Decoder, VerifiedBatch
+from .decode import Decoder
 from .record_batch import RecordBatch
 
 logger = logging.getLogger("streamlog.client")
@@ -42,7 +43,7 @@ class PartitionFetcher:
     """
 
     __slots__ = ("_at", "_bytes", "_current", "_fetched", "_max_bytes", "_next", "_rest", "_service", "_skip", "_whole",
-        "_window", "decoder", "end", "isolation", "name", "position", "queued", "topic_id")  # fmt: skip
+        "_window", "at", "decoder", "end", "isolation", "name", "position", "queued", "topic_id")  # fmt: skip
 
     def __init__(
         self,
@@ -62,6 +63,7 @@ class PartitionFetcher:
         self._skip = on_corrupt == "skip"
         self._max_bytes = min(max_bytes, MAX_BYTES)
         self.topic_id = topic_id if topic_id is not None else result_of(service.topic(name.topic)).id_bytes
+        self.at = TopicIdPartition(*name, self.topic_id)
         self._whole = True  # the last call came to its end; otherwise what was prefetched is not used
         self.queued = False
         self.seek(position)
@@ -81,7 +83,7 @@ class PartitionFetcher:
         be in a cycle with the caller's frame.
         """
         try:
-            self._service.fetch(self.name, position, 0, self.isolation, EMPTY, self.topic_id)
+            result_of(self._service.fetch(self.at, position, 0, self.isolation))
         except OffsetOutOfRangeError as error:
             return error.log_start_offset, error.log_end_offset
         except StreamlogError:  # the next read raises it
@@ -91,17 +93,17 @@ class PartitionFetcher:
     def _forget(self) -> None:
         self._current: Iterator[Record[Any, Any]] | None = None
         self._next = self.position
-        self._fetched = EMPTY
+        self._fetched = NOTHING
         self._at = 0  # the index of the next batch in its data
-        self._rest: VerifiedBatch | None = None  # a batch of which a part was given
+        self._rest: FetchedBatch | None = None  # a batch of which a part was given
         self.end = UNKNOWN_END
 
     def release(self) -> None:
         """At the end: keep no bytes of what was given, only where reading goes on."""
         fetched = self._fetched
-        if len(fetched.data) > FIRST_BYTES and self.position >= self.end:
+        if fetched.size > FIRST_BYTES and self.position >= self.end:
             self._current = self._rest = None
-            self._fetched = fetched._replace(data=b"", position=fetched.position + len(fetched.data), first=None)
+            self._fetched = fetched.without_data()
             self._at = 0
 
     def take(self, out: list[Record[Any, Any]], n: int) -> int:
@@ -189,7 +191,7 @@ class PartitionFetcher:
             if len(made):
                 yield made
 
-    def _next_batch(self, fetch: bool = True) -> VerifiedBatch | None:
+    def _next_batch(self, fetch: bool = True) -> FetchedBatch | None:
         """The next batch with a record at or after `position`, or None at the end of what may be read.
 
         Without `fetch`, only from what was fetched before.
@@ -201,21 +203,20 @@ class PartitionFetcher:
                     self._rest = None
                 else:
                     fetched, at = self._fetched, self._at
-                    if at >= len(fetched.data):
+                    if at >= fetched.size:
                         if not fetch:
                             return None
-                        fetched = self._service.fetch(
-                            self.name, self.position, self._bytes, self.isolation, fetched, self.topic_id
-                        )
-                        if not fetched.data:
+                        found = self._service.fetch(self.at, self.position, self._bytes, self.isolation, fetched)
+                        fetched = found if type(found) is FetchResult else result_of(found)
+                        if not fetched.size:
                             self.end = self.position
-                            if len(self._fetched.data) > FIRST_BYTES:
+                            if self._fetched.size > FIRST_BYTES:
                                 self.release()
                             return None
                         self._fetched, self._at, at = fetched, 0, 0
                         self.end = fetched.end_offset
                         self._bytes = min(self._bytes * GROWTH, self._max_bytes)
-                    batch = decode.verified(fetched, at)
+                    batch = fetched.batch_at(at)
                     self._at = at + batch.header.batch_len
             except CorruptRecordError as error:
                 if not self._skip:

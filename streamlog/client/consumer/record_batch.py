@@ -6,9 +6,10 @@ from collections.abc import Callable, Iterator, Sequence
 from itertools import repeat
 from typing import Any, Generic
 
+from ...broker.fetched import FetchedBatch
 from ...errors import StreamlogError
 from ...types import HeaderTuple, K, Record, V
-from .decode import Decoder, Deserialize, VerifiedBatch, undecodable
+from .decode import Decoder, Deserialize, undecodable
 
 
 class RecordBatch(Generic[K, V]):
@@ -27,7 +28,7 @@ class RecordBatch(Generic[K, V]):
 
     __slots__ = ("_batch", "_decoder", "_keys", "_length", "_low", "_next_offset", "_offsets", "_stop", "_times", "_values")  # fmt: skip
 
-    def __init__(self, batch: VerifiedBatch, decoder: Decoder, start: int = 0, end: int | None = None) -> None:
+    def __init__(self, batch: FetchedBatch, decoder: Decoder, start: int = 0, end: int | None = None) -> None:
         header = batch.header
         self._batch = batch
         self._decoder = decoder

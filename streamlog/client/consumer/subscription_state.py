@@ -12,9 +12,9 @@ from collections import deque
 from collections.abc import Container, Iterable, Mapping
 from typing import Any
 
+from ...broker.fetched import UNKNOWN_END
 from ...broker.waiting import FetchSession
 from ...errors import StreamlogError
-from ...storage.tail import UNKNOWN_END
 from ...types import Record, TopicPartition
 from .fetcher import PartitionFetcher
 from .subscription import Subscription

@@ -49,7 +49,8 @@ class Scene:
         self.now = 100.0
         self.disk = OsDisk()
         self.own()
-        self.owner.create_topic("t", settings={"segment_bytes": 1024})
+        created = self.owner.create_topic("t", settings={"segment_bytes": 1024})
+        self.at = result_of(created).partition(0)
         self.reader = self.new_reader()
         self.reader.open()
 
@@ -72,7 +73,7 @@ class Scene:
         assert self.owner.produce(ProduceRequest(view.partition(0), [batch])).error() is None
 
     def fetch(self, offset: int = 0, reader: TailingService | None = None) -> bytes:
-        return bytes((reader or self.reader).fetch(NAME, offset, 1 << 16, "read_committed").data)
+        return bytes(result_of((reader or self.reader).fetch(self.at, offset, 1 << 16, "read_committed")).data)
 
 
 @pytest.fixture

@@ -9,7 +9,7 @@ from uuid import UUID
 import pytest
 
 from streamlog.broker.api import ProduceRequest
-from streamlog.broker.metadata import Image, TopicView, view_of
+from streamlog.broker.metadata import EMPTY, Image, TopicView, view_of
 from streamlog.client.producer.accumulator import RecordAccumulator
 from streamlog.config import ProducerConfig, TopicConfig
 from streamlog.errors import StreamlogError
@@ -42,7 +42,7 @@ class HandService:
     def __init__(self) -> None:
         self.clock = ManualClock(start_ms=1_000_000)
         self.scheduler = Scheduler()
-        self.image = Image(0, {})
+        self.image = EMPTY
         self.writes: list[list[int]] = []
         self.answers: list[Any] = []
         self.settled: Completion[int] | None = None
@@ -65,11 +65,17 @@ class HandService:
 
     def add_topic(self, name: str, partitions: int = 1, *, number: int = 1, **config: Any) -> TopicView:
         view = view_of(name, UUID(int=number), partitions, TopicConfig(**config), False)
-        self.image = Image(self.image.version + 1, {**self.image.topics, name: view})
+        image = self.image
+        self.image = Image(image.version + 1, {**image.topics, name: view}, {**image.names, view.id_bytes: name})
         return view
 
     def remove_topic(self, name: str) -> None:
-        self.image = Image(self.image.version + 1, {k: v for k, v in self.image.topics.items() if k != name})
+        image = self.image
+        self.image = Image(
+            image.version + 1,
+            {k: v for k, v in image.topics.items() if k != name},
+            {k: v for k, v in image.names.items() if v != name},
+        )
 
 
 @pytest.fixture
