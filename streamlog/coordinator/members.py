@@ -17,17 +17,17 @@ from .runtime import CoordinatorRuntime, gather
 from .schema import JOINING_EPOCH, MemberState, Protocols
 from .transition import Transition
 
-AT_ONCE = 16
-"""In a group with fewer members, each one that joins gets its target in the answer."""
-
 
 class GroupMetadataManager:
     """The members of a shard's groups. See `shard.Shard` for the arguments."""
 
-    def __init__(self, runtime: CoordinatorRuntime, incarnation: str, new_id: Callable[[], str]) -> None:
+    def __init__(
+        self, runtime: CoordinatorRuntime, incarnation: str, new_id: Callable[[], str], small_group: int
+    ) -> None:
         self._runtime = runtime
         self._incarnation = incarnation
         self._new_id = new_id
+        self._small_group = small_group
 
     def loaded(self, now_ms: int, now_s: float, *, writes: bool = True) -> Completion[None]:
         """The whole log was replayed: remove the members that cannot be alive any more, and begin to answer.
@@ -112,7 +112,7 @@ class GroupMetadataManager:
         overdue = [other for other in group.overdue(now_s) if other in transition and other != member_id]
         for other in overdue:
             transition.remove(other)
-        if overdue or not joins or not _joins_later(group, request):
+        if overdue or not joins or not self._joins_later(group, request):
             transition.rebalance(topics, now_ms, request.topics)
             transition.reconcile(member_id, request.owned)
         records = transition.records()
@@ -152,6 +152,16 @@ class GroupMetadataManager:
             JOINING_EPOCH,
             target=target,
         )
+
+    def _joins_later(self, group: Group, request: Heartbeat) -> bool:
+        """Whether a new member gets its target with the others that join now, at the next heartbeat of any member.
+
+        So in a large group, where every target looks at all members and moves partitions of most, those that join together
+        cost one target (as in KIP-1263). In a small group, at once; also where it decides about the assignor, or takes a place.
+        """
+        if len(group.members) < self._small_group or group.state.protocol not in request.assignors:
+            return False
+        return request.instance_id is None or request.instance_id not in group.static
 
     def _known(self, group: Group, request: Heartbeat) -> MemberState:
         member_id = request.member_id
@@ -259,17 +269,6 @@ class GroupMetadataManager:
 
 def _protocols(request: Heartbeat) -> Protocols:
     return tuple((name, b"") for name in request.assignors)
-
-
-def _joins_later(group: Group, request: Heartbeat) -> bool:
-    """Whether a new member gets its target with the others that join now, at the next heartbeat of any member.
-
-    So in a large group, where every target looks at all members and moves partitions of most, those that join together cost
-    one target (as in KIP-1263). In a small group, at once; the same where it decides about the assignor, or takes a place.
-    """
-    if len(group.members) < AT_ONCE or group.state.protocol not in request.assignors:
-        return False
-    return request.instance_id is None or request.instance_id not in group.static
 
 
 def _result(group: Group, member: Member, now_s: float) -> HeartbeatResult:

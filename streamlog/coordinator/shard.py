@@ -28,7 +28,8 @@ class Shard:
     raise. `topic_id` gives the id of the topic that has a name now, or None; it is called under the shard's lock, so an answer
     is never older than a commit that was taken before. `incarnation` names this opening of the log: members of another one
     are gone, and `loaded` removes them. `offsets_retention_ms` None keeps offsets for ever. `new_id` makes a member id that was
-    never used before.
+    never used before. A member that joins a group of fewer than `small_group` members gets its target in the answer, in a
+    larger one at the next heartbeat of any member.
 
     The caller holds the shard's lock for every call but `renew`, and calls what `take_wakeups` returns after releasing it. A
     request fails through its Completion, and then nothing has changed; methods that return no Completion raise. Before
@@ -52,6 +53,7 @@ class Shard:
         incarnation: str,
         offsets_retention_ms: int | None = DEFAULT_OFFSETS_RETENTION_MS,
         new_id: Callable[[], str],
+        small_group: int = 16,
     ) -> None:
         runtime = self._runtime = CoordinatorRuntime(append, topic_id)
         self.replay = runtime.replay
@@ -59,7 +61,7 @@ class Shard:
         self.watch = runtime.watch
         self.unwatch = runtime.unwatch
         self.take_wakeups = runtime.take_wakeups
-        members = GroupMetadataManager(runtime, incarnation, new_id)
+        members = GroupMetadataManager(runtime, incarnation, new_id, small_group)
         self.loaded = members.loaded
         self.heartbeat = members.heartbeat
         self.renew = members.renew

@@ -22,7 +22,7 @@ from hypothesis.stateful import (
 )
 
 from streamlog.coordinator import Heartbeat, Shard
-from streamlog.coordinator.schema import LogRecord
+from streamlog.coordinator.schema import JOINING_EPOCH, LogRecord
 from streamlog.errors import (
     CommitFailedError,
     DiskFullError,
@@ -70,6 +70,7 @@ class DelayedCommit:
 class CoordinatorMachine(RuleBasedStateMachine):
     clients = Bundle("clients")
     commits = Bundle("commits")
+    small_group = 16
 
     def __init__(self) -> None:
         super().__init__()
@@ -115,6 +116,7 @@ class CoordinatorMachine(RuleBasedStateMachine):
             incarnation=self.incarnation,
             offsets_retention_ms=RETENTION_MS,
             new_id=lambda: f"m{next(self.ids)}",
+            small_group=self.small_group,
         )
 
     def new_topic_id(self) -> bytes:
@@ -191,8 +193,10 @@ class CoordinatorMachine(RuleBasedStateMachine):
         result = answer.result()
         client.id, client.epoch = result.member_id, result.member_epoch
         assert result.assignment <= self.given(client)
-        assert result.stable == (self.given(client) == self.shard.snapshot()[GROUP][1][client.id].target)
-        assert result.next_check_s is None or result.next_check_s > self.now_s or not polling
+        state = self.shard.snapshot()[GROUP][1][client.id]
+        joins_later = state.member_epoch == JOINING_EPOCH
+        assert result.stable == (self.given(client) == state.target and not joins_later)
+        assert result.next_check_s is None or result.next_check_s > self.now_s or joins_later or not polling
         # a lazy one takes what it gets and lets nothing go
         self.hold(client, result.assignment if adopt else client.held & self.given(client) | result.assignment)
         return True
@@ -444,4 +448,11 @@ class CoordinatorMachine(RuleBasedStateMachine):
             assert replayed.snapshot() == self.shard.snapshot()
 
 
+class LargeGroupMachine(CoordinatorMachine):
+    """Every group is a large one: members get their target at the heartbeat after the one that joins."""
+
+    small_group = 1
+
+
 TestCoordinator = CoordinatorMachine.TestCase
+TestLargeGroup = LargeGroupMachine.TestCase
