@@ -145,6 +145,16 @@ class UnknownLeaderEpochError(StreamlogError):
     retriable = True
 
 
+class NotCoordinatorError(NotLeaderError):
+    """This broker is not, or no longer, the coordinator of the group."""
+
+
+class CoordinatorLoadInProgressError(StreamlogError):
+    """The coordinator of the group is reading its log."""
+
+    retriable = True
+
+
 class ProducerFencedError(StreamlogError):
     """A newer producer with the same transactional id has taken over."""
 

@@ -18,7 +18,7 @@ from .group_shard import GroupShard, Host
 
 
 class GroupCoordinator:
-    """All groups of a broker. Thread-safe. A request for a group that another broker coordinates fails with NotLeaderError."""
+    """All groups of a broker. Thread-safe. A request for a group that another broker coordinates fails with NotCoordinatorError."""
 
     __reduce_ex__ = refuse_to_copy
 

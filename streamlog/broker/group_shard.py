@@ -13,7 +13,7 @@ from typing import Protocol, TypeVar
 
 from ..config import TopicConfig
 from ..coordinator import GroupDescription, GroupListing, Heartbeat, HeartbeatResult, Shard
-from ..errors import CorruptRecordError, FormatError, NotLeaderError, PoisonedLogError, StreamlogError
+from ..errors import CorruptRecordError, FormatError, NotCoordinatorError, PoisonedLogError, StreamlogError
 from ..records import columns
 from ..replication.partition import Partition
 from ..runtime.api import Completion, Lock, contained
@@ -106,9 +106,9 @@ class GroupShard:
                 self._is_leader = True
 
     def resign(self, leader_epoch: int) -> None:
-        """Another broker leads the partition: forget the groups, refuse requests with NotLeaderError, wake the members.
+        """Another broker leads the partition: forget the groups, refuse requests with NotCoordinatorError, wake the members.
 
-        A request that is under way is completed first; its answer comes when its records count as written.
+        A request that is under way is completed first. An answer that waits for its records to count as written fails.
         """
         with inside(), self._lock:
             if leader_epoch < self._leader_epoch or not self._is_leader:
@@ -117,7 +117,7 @@ class GroupShard:
             self._is_leader = False
             self._interrupted = True  # what the next leader writes is not known here
             self._ends = {}
-            self._shard.unload()
+            self._shard.resign()
             wakeups = self._shard.take_wakeups()
         for wake in wakeups:
             contained(wake)
@@ -141,7 +141,7 @@ class GroupShard:
         topics, which takes the metadata lock, which comes first, and notifies the groups, which take this one.
         """
         if not self._is_leader:
-            raise NotLeaderError(
+            raise NotCoordinatorError(
                 f"Another broker coordinates this group: partition {self.number} of the groups' topic is led there in epoch "
                 f"{self._leader_epoch}. Ask that broker, or try again after an election."
             )
@@ -154,7 +154,7 @@ class GroupShard:
         self._interrupted = True
         self._partition = partition
         self._start = self._start_of(partition)
-        self._shard.unload()
+        self._shard.elect()
         # What was appended before an interrupt and is not on the device yet counts too: the rest will follow it.
         end = partition.log.tail.end_offset if partition.log.durability.poison is None else partition.high_watermark
         self._shard.replay(

@@ -6,20 +6,28 @@ from collections.abc import Sequence
 
 from ..errors import (
     CommitFailedError,
+    CoordinatorLoadInProgressError,
     FencedInstanceIdError,
     GroupIdNotFoundError,
     GroupNotEmptyError,
     GroupSubscribedToTopicError,
-    NotLeaderError,
+    NotCoordinatorError,
     UnknownMemberIdError,
 )
 from ..types import TopicPartition
 from .group import Group
 
 
-def loading() -> NotLeaderError:
-    return NotLeaderError(
+def loading() -> CoordinatorLoadInProgressError:
+    return CoordinatorLoadInProgressError(
         "the coordinator of this group is loading its log (it was just opened, or a write to it failed); try again"
+    )
+
+
+def resigned() -> NotCoordinatorError:
+    return NotCoordinatorError(
+        "this broker is not the coordinator of the group any more, so what was asked may or may not be done; find the "
+        "coordinator, and ask it again"
     )
 
 

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
+from functools import partial
 from itertools import count
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from ..errors import StreamlogError
 from ..runtime.api import Completion
@@ -19,7 +20,7 @@ T = TypeVar("T")
 class CoordinatorRuntime:
     """The groups, the one way to change them, and the callbacks to wake.
 
-    `groups` is replaced as a whole by `unload`, and changed by nothing but replay. `topic_id` gives the id of the topic that
+    `groups` is replaced as a whole by `elect` and `resign`, and changed by nothing but replay. `topic_id` gives the id of the topic that
     has a name now, or None. REQUIRES: the shard's lock for every call. The callback of an append that finishes later runs
     without it, so it sets flags only, on which the next request acts.
     """
@@ -37,7 +38,9 @@ class CoordinatorRuntime:
         self._wakeups: dict[Callable[[], object], None] = {}
         self.unfinished: Completion[int] | None = None
         """The last append, while it is not known to count as written."""
-        self._failed = False
+        self._failed = self._resigned = False
+        self._life = 0  # each ends with `elect` or `resign`
+        self._waiting: list[_After[Any]] = []  # answers that an append was not done for
         self._newer: set[bytes] = set()  # the keys of records of an unknown kind or version
         self.written = 0
         """How many records were appended and then replayed. Less than the log has if an interrupt came in between."""
@@ -53,12 +56,14 @@ class CoordinatorRuntime:
         return here
 
     def require_ready(self) -> None:
-        """Raises NotLeaderError before `loaded`, and after an append that failed once it was replayed."""
+        """Raises NotCoordinatorError after `resign`; otherwise CoordinatorLoadInProgressError before `loaded`, and after an
+        append that failed once it was replayed.
+        """
         if self.ready:
             return
         if self._failed:
-            self.unload()
-        raise errors.loading()
+            self.elect()
+        raise errors.resigned() if self._resigned else errors.loading()
 
     # -- replay
 
@@ -68,11 +73,11 @@ class CoordinatorRuntime:
         `written` is done when they count as written; no answer that depends on them is given before that.
         """
         if self._failed:
-            self.unload()
+            self.elect()
         self._replay(records)
         if written is not None and not written.done():
             self.unfinished = written
-            written.on_done(self._on_appended)
+            written.on_done(partial(self._on_appended, self._life))
 
     def _replay(self, records: Iterable[LogRecord]) -> None:
         for key, value in records:
@@ -117,9 +122,28 @@ class CoordinatorRuntime:
             self._wakeups.update(dict.fromkeys(watchers.get(member_id, ())))
             self._wakeups.update(dict.fromkeys(watchers.get(None, ())))
 
-    def unload(self) -> None:
-        """Forget everything: the leadership was lost, or an append failed after its replay. Next: `replay`, then `loaded`."""
+    # -- elected and resigned
+
+    def elect(self) -> None:
+        """Begin to load: forget everything. Next: `replay`, then `loaded`. Answers that wait for an append still wait for it."""
+        self._forget()
+        self._resigned = False
+
+    def resign(self) -> None:
+        """The leadership was lost: forget everything, and refuse requests until `elect`.
+
+        Answers that wait for an append fail with NotCoordinatorError, unless the append is done before: each gets one answer.
+        They fail with the wake-ups, since what waits for them is called.
+        """
+        self._forget()
+        self._resigned = True
+        waiting, self._waiting = self._waiting, []
+        for answer in waiting:
+            self._wakeups[partial(answer.abandon, errors.resigned())] = None
+
+    def _forget(self) -> None:
         self.ready = self._failed = False
+        self._life += 1
         self.unfinished = None
         self.groups = {}
         self._newer = set()
@@ -150,12 +174,18 @@ class CoordinatorRuntime:
             waits_for = None if finished else appended
             self.unfinished = waits_for
             if waits_for is not None:
-                waits_for.on_done(self._on_appended)
+                waits_for.on_done(partial(self._on_appended, self._life))
         value = result()
-        return Completion.of(value) if waits_for is None else _After(waits_for, value)
+        if waits_for is None:
+            return Completion.of(value)
+        answer = _After(waits_for, value)
+        self._waiting = [*(each for each in self._waiting if not each.done()), answer]
+        return answer
 
-    def _on_appended(self, appended: Completion[int]) -> None:
+    def _on_appended(self, life: int, appended: Completion[int]) -> None:
         # It runs on the thread that finished the append, so without the lock.
+        if life != self._life:  # the log was, or will be, replayed since
+            return
         if appended.error() is not None:
             self._failed = True
             self.ready = False
@@ -194,7 +224,11 @@ class CoordinatorRuntime:
 
 
 class _After(Completion[T]):
-    """An answer that is done when an append is. It asks the append, so an interrupt cannot separate the two."""
+    """An answer that is done when an append is, or when it is abandoned before.
+
+    It asks the append each time, so an interrupt cannot separate the two. Both ends take the same step, `_answer`, of which
+    the first counts.
+    """
 
     __slots__ = ("_appended", "_value")
 
@@ -202,21 +236,30 @@ class _After(Completion[T]):
         super().__init__()
         self._appended = appended
         self._value = value
+        appended.on_done(self._on_appended)
+
+    def _on_appended(self, appended: Completion[int]) -> None:
+        error = appended.error()
+        self._answer((self._value, None) if error is None else (None, error))
+
+    def abandon(self, error: StreamlogError) -> None:
+        if not self.done():
+            self._answer((None, error))
 
     def done(self) -> bool:
-        return self._appended.done()
+        if not self._answers and self._appended.done():
+            self._on_appended(self._appended)
+        return bool(self._answers)
 
     def error(self) -> BaseException | None:
-        return self._appended.error()
+        return super().error() if self.done() else None
 
     def result(self) -> T:
-        self._appended.result()
-        return self._value
-
-    def on_done(self, callback: Callable[[Completion[T]], object]) -> None:
-        self._appended.on_done(lambda _: callback(self))
+        self.done()
+        return super().result()
 
     def on_turn(self, wake: Callable[[Completion[T]], object]) -> None:
+        self.on_done(wake)
         self._appended.on_turn(lambda _: wake(self))
 
     def drive(self) -> bool:

@@ -33,7 +33,8 @@ class Shard:
 
     The caller holds the shard's lock for every call but `renew`, and calls what `take_wakeups` returns after releasing it. A
     request fails through its Completion, and then nothing has changed; methods that return no Completion raise. Before
-    `loaded`, and after `unload`, everything fails with NotLeaderError, which is retriable.
+    `loaded` everything fails with CoordinatorLoadInProgressError, after `resign` with NotCoordinatorError; both are retriable.
+    Elected again, it is loaded again: `elect`, `replay`, `loaded`.
 
     >>> log = []
     >>> append = lambda records: (log.extend(records), Completion.of(0))[1]
@@ -57,7 +58,8 @@ class Shard:
     ) -> None:
         runtime = self._runtime = CoordinatorRuntime(append, topic_id)
         self.replay = runtime.replay
-        self.unload = runtime.unload
+        self.elect = runtime.elect
+        self.resign = runtime.resign
         self.watch = runtime.watch
         self.unwatch = runtime.unwatch
         self.take_wakeups = runtime.take_wakeups

@@ -91,7 +91,7 @@ def test_a_loading_that_was_interrupted_is_begun_again(
         with log.consumer("t", group="g", max_poll_interval_ms=300_000) as consumer:
             consumer.poll()
             groups: Any = log._engine.service._groups.shards[0]  # type: ignore[attr-defined]
-            groups._shard.unload()  # as after an append that failed when it was replayed already
+            groups._shard.elect()  # as after an append that failed when it was replayed already
             strike(monkeypatch, owner, name, error, after=True)
             with pytest.raises(error):
                 log.group("g").committed()

@@ -8,7 +8,7 @@ import msgpack
 import pytest
 
 from streamlog.coordinator.schema import MEMBER, member_key, offset_key
-from streamlog.errors import DiskFullError, FormatError, NotLeaderError
+from streamlog.errors import CoordinatorLoadInProgressError, DiskFullError, FormatError, NotCoordinatorError
 from streamlog.types import TopicPartition
 
 T0 = TopicPartition("t", 0)
@@ -159,14 +159,14 @@ def test_an_append_that_fails_after_its_replay_unloads_the_shard(world: Any) -> 
     world.parked[0].fail(DiskFullError("full"))
     assert isinstance(newcomer.error(), DiskFullError)
     assert not world.shard.ready
-    with pytest.raises(NotLeaderError):
+    with pytest.raises(CoordinatorLoadInProgressError):
         member.heartbeat()
-    with pytest.raises(NotLeaderError):
+    with pytest.raises(CoordinatorLoadInProgressError):
         world.shard.describe("g")
 
     world.parking = False
     world.log = durable
-    world.shard.unload()
+    world.shard.elect()
     world.shard.replay(durable)
     world.shard.loaded(world.now_ms, world.now_s)
     assert member.poll() == member.held != frozenset()
@@ -197,7 +197,7 @@ def test_an_eviction_that_fails_in_one_group_fails_and_can_be_tried_again(world:
     assert not world.shard.ready
 
     world.parking, world.log = False, world.log[:4]
-    assert isinstance(world.shard.expire(world.now_s, world.now_ms).error(), NotLeaderError)
+    assert isinstance(world.shard.expire(world.now_s, world.now_ms).error(), CoordinatorLoadInProgressError)
     world.open("1")
     world.later(300)
     world.expire()
@@ -231,7 +231,7 @@ def test_a_tombstone_of_what_was_never_there_is_nothing(world: Any) -> None:
 
 def test_a_shard_that_is_not_loaded_refuses_everything_and_says_to_try_again(world: Any) -> None:
     member = world.joined()
-    world.shard.unload()
+    world.shard.elect()
     assert member.ask().error().retriable
     assert not world.shard.renew("g", member.id, member.answer.version, world.now_s)
     for refused in (
@@ -243,9 +243,9 @@ def test_a_shard_that_is_not_loaded_refuses_everything_and_says_to_try_again(wor
         world.shard.delete_offsets("g", []),
         world.shard.expire_offsets(0),
     ):
-        assert isinstance(refused.error(), NotLeaderError)
+        assert isinstance(refused.error(), CoordinatorLoadInProgressError)
     for read in (world.shard.list_groups, lambda: world.shard.committed("g")):
-        with pytest.raises(NotLeaderError):
+        with pytest.raises(CoordinatorLoadInProgressError):
             read()
 
 
@@ -264,7 +264,7 @@ def test_a_shard_that_is_not_loaded_refuses_everything_and_says_to_try_again(wor
 def test_a_damaged_record_is_refused(world: Any, record: tuple[bytes, bytes | None]) -> None:
     with pytest.raises(FormatError):
         world.shard.replay([record])
-    world.shard.unload()
+    world.shard.elect()
 
 
 @pytest.mark.parametrize(
@@ -280,7 +280,7 @@ def test_a_record_of_a_newer_version_is_passed_over_by_a_reader_and_refused_by_a
     world: Any, record: tuple[bytes, bytes | None]
 ) -> None:
     member = world.joined()
-    world.shard.unload()
+    world.shard.elect()
     world.shard.replay([*world.log, record])
     with pytest.raises(FormatError, match="newer version"):
         world.shard.loaded(world.now_ms, world.now_s)
@@ -288,10 +288,73 @@ def test_a_record_of_a_newer_version_is_passed_over_by_a_reader_and_refused_by_a
     world.shard.loaded(world.now_ms, world.now_s, writes=False)
     assert [each.member_id for each in world.shard.describe("g").members] == [member.id]
 
-    world.shard.unload()
+    world.shard.elect()
     world.shard.replay([*world.log, record, (record[0], None)])
     world.shard.loaded(world.now_ms, world.now_s)
     assert world.shard.ready
+
+
+# -- resigned
+
+
+def test_a_heartbeat_in_the_middle_of_a_resignation_gets_exactly_one_answer(world: Any) -> None:
+    world.joined()
+    world.parking = True
+    answers: list[Any] = []
+    lost, kept = world.member().ask(), world.member().ask()
+    lost.on_done(answers.append)
+    kept.on_done(answers.append)
+    world.parked[1].complete(0)  # in time: it counts as written
+    assert answers == [kept]
+    world.shard.resign()
+    assert answers == [kept], "an answer comes when the lock is released"
+    for wake in world.shard.take_wakeups():
+        wake()
+    world.parked[0].complete(0)  # too late: the answer was given
+    assert answers == [kept, lost]
+    assert kept.result().member_id == "m3"
+    assert isinstance(lost.error(), NotCoordinatorError) and lost.error().retriable
+
+
+def test_an_append_that_is_done_during_a_resignation_is_the_answer(world: Any) -> None:
+    world.parking = True
+    joined = world.member().ask()
+    world.shard.resign()
+    world.parked[0].complete(0)
+    for wake in world.shard.take_wakeups():
+        wake()
+    assert joined.result().member_id == "m1"
+
+
+def test_an_append_that_fails_after_a_resignation_changes_nothing_any_more(world: Any) -> None:
+    world.parking = True
+    joined = world.member().ask()
+    world.shard.resign()
+    for wake in world.shard.take_wakeups():
+        wake()
+    world.parked[0].fail(DiskFullError("full"))
+    assert isinstance(joined.error(), NotCoordinatorError)
+    assert isinstance(world.member().ask().error(), NotCoordinatorError)
+
+
+def test_a_shard_that_resigned_refuses_requests_until_it_is_elected_and_loaded_again(world: Any) -> None:
+    member = world.joined()
+    woken: list[str] = []
+    world.shard.watch("g", lambda: woken.append("member"), member.id)
+    world.shard.resign()
+    for wake in world.shard.take_wakeups():
+        wake()
+    assert woken == ["member"]
+    assert isinstance(member.ask().error(), NotCoordinatorError)
+    assert not world.shard.renew("g", member.id, member.answer.version, world.now_s)
+    with pytest.raises(NotCoordinatorError):
+        world.shard.describe("g")
+
+    world.shard.elect()
+    assert isinstance(member.ask().error(), CoordinatorLoadInProgressError)
+    world.shard.replay(world.log)
+    world.shard.loaded(world.now_ms, world.now_s)
+    assert member.poll() == member.held != frozenset()
 
 
 # -- versions and wake-ups
@@ -347,7 +410,7 @@ def test_what_others_can_act_on_wakes_the_watchers_once(world: Any) -> None:
     world.topics["t"] = 5
     world.metadata_changed()
     assert world.shard.take_wakeups() == [callback]
-    world.shard.unload()
+    world.shard.elect()
     assert world.shard.take_wakeups() == [callback]
 
 
