@@ -5,7 +5,8 @@
 - `tail`: what passes between a log and its callers: `LogSnapshot`, `AppendRequest`, `FetchData`.
 - `segment`: one file of batches. `index`: where in it an offset or a time is. `scan`: iteration over its headers.
 - `files`: the names of the files, and how one segment replaces several. `checkpoint`: the file `partition.state`.
-- `producer_state`, `leader_epochs`: which producer and which leader wrote what, read from the headers.
+- `producer_state`, `leader_epochs`, `transactions`: which producer and which leader wrote what, and what was aborted, read
+  from the headers.
 - `retention`: the policies that say which segments may be deleted. `compaction`: the rewriting of a compacted topic.
 - `recovery/`: from the files to a log after a close or a crash. `verify/`: every invariant of a directory. `lost`:
   whether a partition's directory is gone.

@@ -6,8 +6,13 @@ key has a later offset in the map. Small neighbouring segments are merged.
 
 Each batch is replaced by at most one, with the same base and last offset, epoch, producer and sequence. So offsets
 never change, and readers see only gaps. The last batch of every file stays, without records if need be: each
-segment then still ends where the next one begins, so a missing file is distinguished from a compacted one. An
-empty batch also stays if no other batch has the last sequence of its producer.
+segment then still ends where the next one begins, so a missing file is distinguished from a compacted one. So do the
+last five batches of every producer that may still send: the next one continues their sequence, and one of them may be sent
+again. (Kafka keeps the last one, and the other four in snapshots beside the log.)
+
+Transactions, as in Kafka: records of aborted ones are removed and never count as the value of a key. A marker stays as
+long as the log has a batch of its transaction, and `delete_retention_ms` longer: a reader that has read a part of the
+transaction has to see how it ended. A pass ends before the first transaction that is open.
 
 Tombstones: the first pass that keeps one writes a delete horizon, `delete_retention_ms` from now, into its batch
 (KIP-534); a pass after that horizon drops it. A reader that is not further behind than that sees every deletion.
@@ -23,6 +28,7 @@ were interrupted, before the next pass or at the next open.
 from __future__ import annotations
 
 import contextlib
+from collections import OrderedDict
 from collections.abc import Callable, Generator, Iterator, Sequence
 from typing import NamedTuple, TypeVar
 
@@ -30,11 +36,15 @@ from ..config import FOREVER
 from ..errors import StreamlogError
 from ..records import columns as column_codec
 from ..records.batch import (
+    ABORT,
     CODEC_MASK,
+    COMMIT,
     FORM_MASK,
     LOG_APPEND_TIME,
+    MAX_OFFSET,
     NO_HORIZON,
     NO_PRODUCER,
+    TRANSACTIONAL,
     BatchHeader,
     SealedBatch,
     corrupt,
@@ -50,13 +60,16 @@ from ..runtime.disk_errors import require_disk_error
 from .files import as_storage_error, cleaned_name, finish_interrupted, finish_swap, swap_name
 from .index import IndexBuilder
 from .log import Log
+from .producer_state import EXPIRATION_MS, KEPT_BATCHES, MAX_PRODUCERS
 from .segment import Segment
+from .transactions import Transactions
 
 # The map holds whole keys: with hashes, a program that chooses its keys could make records disappear. When this estimate
 # is exceeded, the pass ends early, and the next one continues there.
 MAP_BYTES = 128 << 20
 _ENTRY_BYTES = 120
 _WRITE_BYTES = 1 << 20
+_HEADERS_BYTES = 1 << 16  # of headers, read in one step
 # The files of a group are open while its result replaces them.
 MAX_GROUP_SEGMENTS = 64
 
@@ -112,11 +125,13 @@ def compact(log: Log, todo: Plan, now_ms: int, publish: Publish) -> Pass:
     with everything as it was, if a batch does not verify: compaction never removes damage.
     """
     _finish_interrupted(log)
-    latest, map_end = yield from _latest_offsets(log, todo.segments)
+    history = _History(now_ms)
+    segments = yield from history.read(log, todo.segments)
+    latest, map_end = yield from _latest_offsets(log, segments, history)
     removed = before = after = 0
     horizon: int | None = None
-    for group in _groups([s for s in todo.segments if s.base_offset < map_end], log.config.effective_segment_bytes):
-        cleaner = _Cleaner(log, group, latest, now_ms)
+    for group in _groups([s for s in segments if s.base_offset < map_end], log.config.effective_segment_bytes):
+        cleaner = _Cleaner(log, group, latest, history, now_ms)
         yield from cleaner.run()
         before += sum(s.size for s in group)
         after += cleaner.size
@@ -163,7 +178,87 @@ def _finish_interrupted(log: Log) -> None:
         raise as_storage_error(error, "finish an earlier compaction in", log.directory) from error
 
 
-def _latest_offsets(log: Log, segments: Sequence[Segment]) -> Generator[int, None, tuple[dict[bytes, int], int]]:
+class _History:
+    """What a pass has to know of producers before it removes anything: where the last batches of each are, and which
+    transactions were aborted. Only the producers that `ProducerStates` would remember are remembered."""
+
+    def __init__(self, now_ms: int) -> None:
+        self.transactions = Transactions()
+        self._now_ms = now_ms
+        # Producer id → epoch, the offsets of its last batches, when the last one was appended (ms); the producer that was
+        # silent for longest comes first.
+        self._last: OrderedDict[int, tuple[int, tuple[int, ...], int]] = OrderedDict()
+        self._present: set[int] = set()  # the producers that have batches of the transaction that the pass is in
+
+    def read(self, log: Log, segments: Sequence[Segment]) -> Generator[int, None, Sequence[Segment]]:
+        """Read the headers of `segments`; return those before the first open transaction. Raises what reading raises."""
+        for segment in segments:
+            yield from self._each(segment, segment.size, self._note)
+        if self.transactions.open:
+            yield from self._read_endings(log, segments[-1].next_offset)
+        first_open = min(self.transactions.open.values(), default=MAX_OFFSET)
+        return [segment for segment in segments if segment.next_offset <= first_open]
+
+    def _read_endings(self, log: Log, offset: int) -> Generator[int, None, None]:
+        """Look after the planned segments for the markers of transactions that are open at their end."""
+        for segment, end in log.tail.places():
+            if segment.base_offset < offset or not self.transactions.open:
+                continue
+            yield from self._each(segment, end, self._note_ending)
+
+    def _note_ending(self, header: BatchHeader) -> None:
+        """A transaction that begins after the planned segments is none of this pass."""
+        if header.is_control and header.producer_id in self.transactions.open:
+            self.transactions.note(header)
+
+    @staticmethod
+    def _each(segment: Segment, end: int, note: Callable[[BatchHeader], None]) -> Generator[int, None, None]:
+        """Call `note` with the header of each batch that has a producer id. A step takes about a millisecond."""
+        read = 0
+        for _, header in segment.headers(0, end):
+            read += header.header_len
+            if read >= _HEADERS_BYTES:
+                yield read
+                read = 0
+            if header.producer_id != NO_PRODUCER:
+                note(header)
+
+    def _note(self, header: BatchHeader) -> None:
+        self.transactions.note(header)
+        last = self._last
+        epoch, offsets, _ = last.get(header.producer_id, (-1, (), 0))
+        # A marker has no sequence: it counts only for a producer, or an epoch, that has written nothing else.
+        if header.producer_epoch > epoch:
+            offsets = ()
+        elif header.producer_epoch < epoch or header.is_control:
+            return
+        offsets = (*offsets, header.base_offset)[-KEPT_BATCHES:]
+        last[header.producer_id] = header.producer_epoch, offsets, header.append_timestamp
+        last.move_to_end(header.producer_id)
+        if len(last) > MAX_PRODUCERS:
+            last.popitem(last=False)
+
+    def is_last(self, header: BatchHeader) -> bool:
+        """Whether the batch is one of its producer's last ones, which are recognised when they are sent again."""
+        _, offsets, append_ms = self._last.get(header.producer_id, (-1, (), 0))
+        return header.base_offset in offsets and self._now_ms - append_ms <= EXPIRATION_MS
+
+    def is_marker_needed(self, header: BatchHeader) -> bool:
+        """Whether the pass has met a batch of the transaction that this marker ends. REQUIRES: one call for each marker."""
+        if header.producer_id in self._present:
+            self._present.remove(header.producer_id)
+            return True
+        return False
+
+    def met(self, header: BatchHeader) -> None:
+        """The pass is at this batch, which is no marker."""
+        if header.attributes & TRANSACTIONAL:
+            self._present.add(header.producer_id)
+
+
+def _latest_offsets(
+    log: Log, segments: Sequence[Segment], history: _History
+) -> Generator[int, None, tuple[dict[bytes, int], int]]:
     """Key → its last offset in the dirty segments, and the offset up to which the map is complete."""
     latest: dict[bytes, int] = {}
     available = MAP_BYTES
@@ -177,7 +272,7 @@ def _latest_offsets(log: Log, segments: Sequence[Segment]) -> Generator[int, Non
                 header.next_offset <= log.cleaned_until
             ):  # else a pass that ended early in this segment would never get past it
                 continue
-            if keys is not None and not header.is_control:
+            if keys is not None and not header.is_control and not history.transactions.is_aborted(header):
                 known = len(latest)
                 latest.update((k, o) for k, o in zip(keys, offsets, strict=True) if k is not None)
                 grown = len(latest) - known
@@ -220,10 +315,13 @@ def _groups(segments: Sequence[Segment], limit: int) -> Iterator[tuple[Segment, 
 class _Cleaner:
     """Writes the compacted form of one group of segments beside them."""
 
-    def __init__(self, log: Log, group: Sequence[Segment], latest: dict[bytes, int], now_ms: int) -> None:
+    def __init__(
+        self, log: Log, group: Sequence[Segment], latest: dict[bytes, int], history: _History, now_ms: int
+    ) -> None:
         self._log = log
         self._group = group
         self._latest = latest
+        self._history = history
         self._now_ms = now_ms
         self._path = f"{log.directory}/{cleaned_name(group[0].base_offset)}"
         self._file: File | None = None
@@ -253,36 +351,74 @@ class _Cleaner:
             raise
 
     def _clean(self, header: BatchHeader, full: column_codec.Columns, data: bytes, last: bool) -> None:
+        history = self._history
         if header.is_control:
-            self._put(header, data)
+            self._clean_marker(header, full, data, last)
             return
+        history.met(header)
         expired = header.delete_horizon != NO_HORIZON and self._now_ms >= header.delete_horizon
         latest = self._latest
-        keep = [
-            i
-            for i, (key, value, offset) in enumerate(zip(full.keys, full.values, full.offsets, strict=True))
-            if key is not None and latest.get(key, -1) <= offset and not (value is None and expired)
-        ]
+        keep = (
+            []
+            if history.transactions.is_aborted(header)
+            else [
+                i
+                for i, (key, value, offset) in enumerate(zip(full.keys, full.values, full.offsets, strict=True))
+                if key is not None and latest.get(key, -1) <= offset and not (value is None and expired)
+            ]
+        )
         tombstones = any(full.values[i] is None for i in keep)
         horizon = header.delete_horizon
         if tombstones and horizon == NO_HORIZON and self._log.config.delete_retention_ms != FOREVER:
             horizon = self._now_ms + self._log.config.delete_retention_ms
         if tombstones and horizon != NO_HORIZON:
-            self.next_horizon = horizon if self.next_horizon is None else min(self.next_horizon, horizon)
+            self._wait_until(horizon)
         self.removed += header.record_count - len(keep)
-        if not keep and not last and header.producer_id == NO_PRODUCER:
+        if not keep and not last and not history.is_last(header):
             self.changed = True
             return
         if len(keep) == header.record_count and horizon == header.delete_horizon:
             self._put(header, data)
             return
-        self.changed = True
-        if len(keep) == header.record_count:
-            data = with_horizon(header, data, self._log.seed, horizon)
-            self._put(peek(data), data)
+        self._replace(header, full, data, keep, horizon)
+
+    def _clean_marker(self, header: BatchHeader, full: column_codec.Columns, data: bytes, last: bool) -> None:
+        """Keep a marker while there are batches of its transaction, and for `delete_retention_ms` after the pass that finds
+        that there are none. Other control batches stay."""
+        if header.control_type not in (ABORT, COMMIT) or self._history.is_marker_needed(header):
+            self._put(header, data)
             return
-        sealed = _keep(self._log.seed, header, full, keep, horizon)
-        data = restamp(header, sealed, self._log.seed) + sealed.payload
+        horizon = header.delete_horizon
+        if horizon == NO_HORIZON and header.record_count and self._log.config.delete_retention_ms != FOREVER:
+            horizon = self._now_ms + self._log.config.delete_retention_ms
+        if header.record_count and (horizon == NO_HORIZON or self._now_ms < horizon):
+            if horizon != NO_HORIZON:
+                self._wait_until(horizon)
+            keep: Sequence[int] = range(header.record_count)
+        elif last or self._history.is_last(header):
+            keep, horizon = (), NO_HORIZON
+        else:
+            self.changed = True
+            return
+        if len(keep) == header.record_count and horizon == header.delete_horizon:
+            self._put(header, data)
+        else:
+            self._replace(header, full, data, keep, horizon)
+
+    def _wait_until(self, horizon: int) -> None:
+        self.next_horizon = horizon if self.next_horizon is None else min(self.next_horizon, horizon)
+
+    def _replace(
+        self, header: BatchHeader, full: column_codec.Columns, data: bytes, keep: Sequence[int], horizon: int
+    ) -> None:
+        """Write the batch with only the records at `keep`; if these are all, its payload is not encoded anew."""
+        self.changed = True
+        seed = self._log.seed
+        if len(keep) == header.record_count:
+            data = with_horizon(header, data, seed, horizon)
+        else:
+            sealed = _keep(seed, header, full, keep, horizon)
+            data = restamp(header, sealed, seed) + sealed.payload
         self._put(peek(data), data)
 
     def _put(self, header: BatchHeader, data: bytes) -> None:

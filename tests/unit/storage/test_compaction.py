@@ -14,11 +14,21 @@ from hypothesis import strategies as st
 
 from streamlog.errors import ClosedError, CorruptRecordError, StorageError, StreamlogError
 from streamlog.records import columns
-from streamlog.records.batch import CONTROL, NO_PRODUCER, NO_TIMESTAMP
+from streamlog.records.batch import (
+    CONTROL,
+    CONTROL_SHIFT,
+    FORM_KAFKA,
+    NO_PRODUCER,
+    NO_TIMESTAMP,
+    TRANSACTIONAL,
+    BatchHeader,
+)
 from streamlog.runtime.disk import OsDisk
 from streamlog.storage import compaction
 from streamlog.storage.files import finish_interrupted
 from streamlog.storage.log import AppendRequest
+from streamlog.storage.producer_state import EXPIRATION_MS
+from tests.kafka_batches import marker
 
 from .conftest import CLEAN, KILLED, NOW, SEED, Box, six_segments
 from .counting_disk import Killed, armed, interrupted_at
@@ -596,14 +606,14 @@ def test_a_compaction_is_given_up_when_the_log_is_to_be_closed(box: MakeBox, at:
     assert b.read() == sorted(latest.values(), key=lambda entry: entry.offset)
 
 
-def test_control_batches_are_never_compacted(box: MakeBox) -> None:
+def test_control_batches_that_are_no_markers_are_never_compacted(box: MakeBox) -> None:
     b = box(cleanup_policy="compact")
-    b.append(b"marker", keys=[b"a"], attributes=CONTROL)
+    b.append(b"leader", keys=[b"a"], attributes=CONTROL | 2 << CONTROL_SHIFT)
     b.append(b"1", keys=[b"a"])
     b.append(b"2", keys=[b"a"])
     b.log.roll(b.now)
     b.partition.maintenance.compact(b.now)
-    assert b.values() == [b"marker", b"2"]
+    assert b.values() == [b"leader", b"2"]
 
 
 def test_a_large_segment_is_written_piece_by_piece(box: MakeBox, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -708,3 +718,193 @@ def test_a_topic_without_a_dirty_byte_is_not_compacted_by_maintenance(box: MakeB
     assert 0 < compaction.plan(b.log, b.now, b.log.tail.end_offset).dirty_ratio < 0.9
     maintain(b)
     assert b.log.cleaned_until == 6
+
+
+# Producers and transactions
+
+
+def send(
+    b: Box, sequence: int, key: bytes, value: bytes | None, producer: int = 7, epoch: int = 0, flags: int = 0
+) -> int:
+    """One record of a producer; its offset."""
+    write = b.write(value, keys=[key], attributes=flags)
+    write.batches = [write.batches[0]._replace(producer_id=producer, producer_epoch=epoch, base_sequence=sequence)]
+    return b.log.append(write, 0, b.now)
+
+
+def in_transaction(b: Box, sequence: int, key: bytes, value: bytes, producer: int = 7) -> int:
+    return send(b, sequence, key, value, producer, flags=TRANSACTIONAL)
+
+
+def end(b: Box, *, commits: bool, producer: int = 7, epoch: int = 0) -> int:
+    """The marker that ends a transaction."""
+    return b.log.append(AppendRequest([marker(SEED, producer, epoch, b.now, commits=commits)]), 0, b.now)
+
+
+def headers_of(b: Box) -> list[BatchHeader]:
+    return [header for segment, stop in b.log.tail.places() for _, header in segment.headers(0, stop)]
+
+
+@pytest.mark.parametrize("updates", [50, 500])
+def test_updates_of_one_key_leave_what_they_are_even_if_a_producer_has_an_id(box: MakeBox, updates: int) -> None:
+    b = box(cleanup_policy="compact")
+    for n in range(updates):
+        send(b, n, b"k", b"%d" % n)
+    compact(b)
+    assert b.values() == [b"%d" % (updates - 1)]
+    assert [header.record_count for header in headers_of(b)] == [0, 0, 0, 0, 1]
+    assert b.log.tail.segments[0].size < 800, "not a batch for each update"
+    assert [send(b, n, b"k", b"%d" % n) for n in range(updates - 5, updates)] == list(range(updates - 5, updates))
+    b.reopen(KILLED)
+    assert [send(b, n, b"k", b"%d" % n) for n in range(updates - 5, updates)] == list(range(updates - 5, updates))
+    assert send(b, updates, b"k", b"next") == updates
+
+
+def test_empty_batches_of_a_producer_go_when_it_has_written_others_or_is_forgotten(box: MakeBox) -> None:
+    b = box(cleanup_policy="compact")
+    for n in range(7):
+        send(b, n, b"k", b"1")
+        send(b, 0, b"k", b"1", producer=100 + n)
+    put(b, (b"k", b"2"))
+    compact(b)
+    assert [header.producer_id for header in headers_of(b)].count(7) == 5
+    for n in range(7, 10):
+        send(b, n, b"k", b"3")
+    compact(b)
+    of_seven = [header.base_sequence for header in headers_of(b) if header.producer_id == 7]
+    assert of_seven == [5, 6, 7, 8, 9]
+    assert sum(header.producer_id >= 100 for header in headers_of(b)) == 7
+    b.now += EXPIRATION_MS + 1
+    put(b, (b"k", b"4"))
+    compact(b)
+    assert {header.producer_id for header in headers_of(b)} == {NO_PRODUCER}
+
+
+def test_more_producers_than_are_remembered_leave_no_empty_batches(
+    box: MakeBox, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(compaction, "MAX_PRODUCERS", 3)
+    b = box(cleanup_policy="compact")
+    for n in range(9):
+        send(b, 0, b"k", b"%d" % n, producer=n)
+    compact(b)
+    assert [header.producer_id for header in headers_of(b)] == [6, 7, 8]
+
+
+def test_an_epoch_that_a_newer_one_replaced_leaves_no_empty_batch(box: MakeBox) -> None:
+    b = box(cleanup_policy="compact")
+    send(b, 0, b"k", b"1")
+    send(b, 0, b"k", b"2", epoch=1)
+    late = b.write(b"3", keys=[b"k"])
+    late.batches = [late.batches[0]._replace(producer_id=7, producer_epoch=0, base_sequence=1)]
+    b.log.producers = type(b.log.producers)()  # a leader that did not know better
+    with suppress(StreamlogError):
+        b.log.append(late, 0, b.now)
+    put(b, (b"k", b"4"))
+    compact(b)
+    assert [(header.producer_epoch, header.record_count) for header in headers_of(b)] == [(1, 0), (-1, 1)]
+
+
+def test_the_value_of_an_aborted_transaction_never_replaces_one_that_counts(box: MakeBox) -> None:
+    """Scenario 14: if it did, the key would have no value after the pass."""
+    b = box(cleanup_policy="compact")
+    put(b, (b"a", b"counts"), (b"b", b"counts"))
+    in_transaction(b, 0, b"a", b"aborted")
+    send(b, 0, b"a", b"counts too", producer=8)
+    in_transaction(b, 1, b"b", b"aborted")
+    end(b, commits=False)
+    in_transaction(b, 2, b"c", b"committed")
+    end(b, commits=True)
+    compact(b)
+    assert [(e.key, e.value) for e in b.read() if e.key in (b"a", b"b", b"c")] == [
+        (b"b", b"counts"), (b"a", b"counts too"), (b"c", b"committed")
+    ]  # fmt: skip
+
+
+def test_a_marker_after_the_planned_segments_aborts_what_is_in_them(box: MakeBox) -> None:
+    b = box(cleanup_policy="compact")
+    put(b, (b"a", b"counts"))
+    in_transaction(b, 0, b"a", b"aborted")
+    in_transaction(b, 0, b"b", b"committed", producer=8)
+    b.log.roll(b.now)
+    put(b, (b"z", b"z"))
+    end(b, commits=False)
+    end(b, commits=True, producer=8)
+    assert b.partition.maintenance.compact(b.now) is not None
+    assert [(e.key, e.value) for e in b.read() if e.key in (b"a", b"b")] == [(b"a", b"counts"), (b"b", b"committed")]
+
+
+def test_a_pass_ends_before_a_transaction_that_is_open(box: MakeBox) -> None:
+    b = box(cleanup_policy="compact")
+    put(b, (b"a", b"1"))
+    put(b, (b"a", b"2"))
+    b.log.roll(b.now)
+    in_transaction(b, 0, b"a", b"open")
+    put(b, (b"b", b"1"))
+    put(b, (b"b", b"2"))
+    compact(b)
+    assert [e.value for e in b.read()] == [b"2", b"open", b"1", b"2"]
+    end(b, commits=False)
+    compact(b)
+    assert [(e.key, e.value) for e in b.read()][:2] == [(b"a", b"2"), (b"b", b"2")]
+
+
+@pytest.mark.parametrize("commits", [True, False])
+def test_a_marker_stays_while_its_transaction_has_batches_and_for_a_while_after(box: MakeBox, commits: bool) -> None:
+    """As in Kafka: a reader that has read a part of the transaction has to see how it ended."""
+    b = box(cleanup_policy="compact", delete_retention_ms=1000)
+    in_transaction(b, 0, b"a", b"1")
+    ended = end(b, commits=commits)
+    for n in range(1, 6):  # batches of its own that are last
+        send(b, n, b"a", b"2")
+    assert compact(b) is not None
+    markers = [header for header in headers_of(b) if header.is_control]
+    assert [(header.base_offset, header.delete_horizon, header.form) for header in markers] == [(ended, -1, FORM_KAFKA)]
+    assert all(header.base_offset for header in headers_of(b)), "the batch of the transaction is gone"
+    put(b, (b"z", b"z"))
+    assert compact(b) is not None
+    markers = [header for header in headers_of(b) if header.is_control]
+    assert [(header.base_offset, header.delete_horizon) for header in markers] == [(ended, b.now + 1000)]
+    assert b.log.next_horizon == b.now + 1000
+    b.now += 999
+    put(b, (b"y", b"y"))
+    compact(b)
+    assert sum(header.is_control for header in headers_of(b)) == 1
+    b.now += 1
+    put(b, (b"x", b"x"))
+    compact(b)
+    assert not [header for header in headers_of(b) if header.is_control]
+    assert b.log.next_horizon is None
+
+
+def test_a_marker_that_is_all_of_its_producer_or_ends_a_file_stays_without_its_record(box: MakeBox) -> None:
+    b = box(cleanup_policy="compact", delete_retention_ms=0)
+    end(b, commits=False, epoch=3)
+    put(b, (b"a", b"1"))
+    in_transaction(b, 0, b"b", b"1", producer=8)
+    end(b, commits=True, producer=8)
+    b.log.roll(b.now)
+    for _ in range(4):
+        put(b, (b"b", b"2"))
+        compact(b)
+    left = [(header.producer_id, header.record_count) for header in headers_of(b) if header.is_control]
+    assert left == [(7, 0), (8, 1)], "the empty batch of the transaction is the last of its producer"
+    before = b.log.tail.segments[0]
+    put(b, (b"c", b"2"))
+    compact(b)
+    assert [header.producer_id for header in headers_of(b) if header.is_control] == [7, 8]
+    assert before.base_offset == 0
+    b.reopen(KILLED)
+    with pytest.raises(StreamlogError, match="epoch 3"):
+        send(b, 0, b"a", b"zombie", epoch=2)
+
+
+def test_with_unlimited_delete_retention_markers_stay(box: MakeBox) -> None:
+    b = box(cleanup_policy="compact", delete_retention_ms=-1)
+    end(b, commits=True)
+    put(b, (b"a", b"1"))
+    for _ in range(2):
+        put(b, (b"a", b"2"))
+        compact(b)
+    assert sum(header.is_control for header in headers_of(b)) == 1
+    assert b.log.next_horizon is None
