@@ -156,7 +156,7 @@ def test_a_buffer_with_room_for_the_record_but_not_for_its_batch_is_a_full_one(
         with log.producer(linger_ms=200, delivery_timeout_ms=300, **bounds) as producer:
             producer.send("t", b"x", b"k", partition=0).result()
             disk.hold(writes=True)
-            writing = in_thread(lambda: producer.send_many("t", [b"y" * 50_000] * 20, [b"k"] * 20, partition=0))
+            writing = in_thread(lambda: producer.send_many("t", [b"y" * 52_400] * 20, [b"k"] * 20, partition=0))
             disk.until_held()
             refused = in_thread(lambda: producer.send("t", b"z", b"k", partition=1))
             with pytest.raises(streamlog.DeliveryTimeoutError):

@@ -46,6 +46,9 @@ class RecordAccumulator:
         self.now_ms = service.clock.time_ms
         self._lock = new_lock()
         self.queues: dict[tuple[bytes, int], PartitionQueue] = {}
+        # Those that may have something to be written, synced or called. A queue is added before it gets a batch, and taken
+        # out while it is empty, both under its lock. So a flush costs nothing for the queues that have nothing.
+        self._active: dict[PartitionQueue, None] = {}
         self._buffered = 0
         # Failed batches whose records `report` has to raise, the oldest first, and the number of the records that were
         # not kept, because failed batches take up to `buffer_memory`.
@@ -101,7 +104,7 @@ class RecordAccumulator:
         if added is None:
             end = self.buffer_deadline()
             while added is None:
-                self.wait_for_buffer(max(self.batch_size, size), queue, end)
+                self.wait_for_buffer(queue.first_bytes(size), queue, end)
                 added = queue.add(row, size)
         return added
 
@@ -109,7 +112,12 @@ class RecordAccumulator:
 
     def call_soon(self, queue: PartitionQueue) -> None:
         """Have the scheduler call the users' callbacks: the program may not be waiting for these records."""
+        self.note(queue)
         self._service.scheduler.at(self.now_ms(), queue.call_later)
+
+    def note(self, queue: PartitionQueue) -> None:
+        """The queue is about to get a batch, or has callbacks left."""
+        self._active[queue] = None
 
     def reserve(self, size: int) -> bool:
         """Take a part of the buffer, if it has that much left. An empty buffer takes a batch of any size."""
@@ -117,6 +125,17 @@ class RecordAccumulator:
             if not self._has_left(size):
                 return False
             self._buffered += size
+        return True
+
+    def grow(self, batch: Batch, limit: int) -> bool:
+        """Let an open batch become as large as `limit`, if the buffer has that much left."""
+        with inside(), self._lock:
+            more = max(0, limit - batch.reserved)
+            if not batch.reserved or not self._has_left(more):  # none is reserved for a batch that is written already
+                return False
+            self._buffered += more
+            batch.reserved += more
+            batch.limit = limit
         return True
 
     def finished(self, batch: Batch) -> None:
@@ -172,27 +191,28 @@ class RecordAccumulator:
 
     def _write_out(self, end: float) -> None:
         """Have everything written and synced, lingering or not, that no other thread is writing already."""
-        for queue in list(self.queues.values()):
+        for queue in list(self._active):
             queue.close_batch()
             queue.drain()
             queue.sync(max(0.0, end - real_monotonic()))
+            self._forget_if_empty(queue)
+
+    def _forget_if_empty(self, queue: PartitionQueue) -> None:
+        with inside(), queue.lock:
+            if queue.is_empty:
+                self._active.pop(queue, None)
 
     def _recount(self) -> None:
         """An interrupt after a part was reserved, and before its batch was queued, leaves it reserved: count anew."""
         with inside(), self._lock:
-            batches = [batch for queue in self.queues.values() for batch in queue.batches()]
+            batches = [batch for queue in list(self._active) for batch in queue.batches()]
             self._buffered = sum(batch.reserved for batch in batches)
 
     # -- linger --------------------------------------------------------------------------------------
 
-    def arm(self, deadline_ms: int) -> None:
-        """Have the scheduler call `write_overdue` when the first linger is over; one call serves all open batches."""
-        self._service.scheduler.at(deadline_ms, self.write_overdue)
-
-    def write_overdue(self, now_ms: int) -> int | None:
-        """Write the batches whose linger is over; when the next one's is (ms), or None."""
-        due = [queue.write_due(now_ms) for queue in list(self.queues.values())]
-        return min((deadline for deadline in due if deadline is not None), default=None)
+    def arm(self, queue: PartitionQueue, deadline_ms: int) -> None:
+        """Have the scheduler write the queue's open batch when its linger is over."""
+        self._service.scheduler.at(deadline_ms, queue.write_due)
 
     # -- flush and failed records --------------------------------------------------------------------
 
@@ -200,10 +220,11 @@ class RecordAccumulator:
         """Write everything accepted so far. Raises RequestTimedOutError after `timeout` real seconds."""
         end = None if timeout is None else real_monotonic() + timeout
         errors: list[BaseException] = []
-        for queue in list(self.queues.values()):
+        for queue in list(self._active):
             try:
                 queue.finish_all(end)
                 queue.drain()  # calls the callbacks that an interrupt in one of them has left
+                self._forget_if_empty(queue)
             except Exception as error:  # the other queues are written all the same
                 errors.append(error)
         raise_first(errors)
@@ -251,7 +272,8 @@ class RecordAccumulator:
         try:
             self.flush(timeout)
         finally:
-            self._service.scheduler.cancel(self.write_overdue)
+            for queue in list(self.queues.values()):
+                self._service.scheduler.cancel(queue.write_due)
 
     def abandon(self) -> None:
         """In a forked child: forget everything, and have deliveries raise ForkedError. The parent writes the records."""

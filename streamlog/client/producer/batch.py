@@ -74,7 +74,7 @@ class Batch(Completion[int]):
 
     __slots__ = (
         "_columns", "_ends", "_observed", "append_time", "awaits", "base_offset", "closed", "deadline_ms", "disturbed",
-        "has_headers", "is_failed", "queue", "reserved", "rows", "sealed", "size", "urgent",
+        "has_headers", "is_failed", "limit", "queue", "reserved", "rows", "sealed", "size", "urgent",
     )  # fmt: skip
 
     def __init__(self, queue: Queue, deadline_ms: int, urgent: bool) -> None:
@@ -91,6 +91,8 @@ class Batch(Completion[int]):
         self.size = 0
         self.reserved = 0
         """The part of the producer's buffer that it takes, in bytes."""
+        self.limit = 0
+        """From this size on, `PartitionQueue.reached_limit` is asked before it accepts more records."""
         self.deadline_ms = deadline_ms
         """When its linger is over."""
         self.urgent = urgent

@@ -53,6 +53,10 @@ logger = logging.getLogger("streamlog.client")
 
 # How much one write takes at most: enough to make the call cheap, and little enough that others get their turn.
 _WRITE_BYTES = 1 << 20
+# What a batch takes of the buffer at first, and by which factor that grows until it is full. With whole batches reserved,
+# a buffer of 32 MiB held one open batch for each of 2,000 partitions: the next record had all of them written, and a send
+# to one of 3,000 topics took 70 µs instead of one.
+_FIRST_BYTES, _GROWTH = 1024, 4
 # What a batch takes besides its records, roughly.
 _BATCH_OVERHEAD = 128
 _UNLIMITED = 1 << 62
@@ -68,8 +72,10 @@ class Owner(Protocol):
     def produce(self, request: ProduceRequest) -> Completion[int]: ...
     def settle(self, request: ProduceRequest) -> Completion[int] | None: ...
     def call_soon(self, queue: PartitionQueue) -> None: ...
+    def note(self, queue: PartitionQueue) -> None: ...
     def reserve(self, size: int) -> bool: ...
-    def arm(self, deadline_ms: int) -> None: ...
+    def grow(self, batch: Batch, limit: int) -> bool: ...
+    def arm(self, queue: PartitionQueue, deadline_ms: int) -> None: ...
     def finished(self, batch: Batch) -> None: ...
     def observed(self, batch: Batch) -> None: ...
     def now_ms(self) -> int: ...
@@ -156,24 +162,35 @@ class PartitionQueue:
                         return self._begin(row, size)
             index = batch.join(row, size)
             if index >= 0:
-                if batch.size >= self.batch_size or index + 1 >= self.batch_records:
-                    batch.closed = True
+                if batch.size >= batch.limit or index + 1 >= self.batch_records:
+                    self.reached_limit(batch, index)
                 return batch, index
+
+    def reached_limit(self, batch: Batch, index: int) -> None:
+        """Raise the limit of the batch, whose last record is the one at `index`; close it if it is full, or the buffer is."""
+        full = batch.size >= self.batch_size or index + 1 >= self.batch_records
+        if full or not self.owner.grow(batch, min(self.batch_size, max(_GROWTH * batch.limit, batch.size))):
+            batch.closed = True
+
+    def first_bytes(self, size: int) -> int:
+        """What a batch takes of the buffer that begins with a record of `size` bytes."""
+        return max(min(_FIRST_BYTES, self.batch_size), size)
 
     def _begin(self, row: Row, size: int) -> tuple[Batch, int] | None:
         """`add`, to a new batch. REQUIRES: `lock`, and no open batch."""
         if self.closed is not None:
             raise self.closed.copy()
-        reserved = max(self.batch_size, size)
+        reserved = self.first_bytes(size)
         if not self.owner.reserve(reserved):
             return None
         linger = self.linger_ms
         batch = Batch(self, self.owner.now_ms() + linger if linger else 0, not linger)
-        batch.reserved = reserved
+        batch.reserved = batch.limit = reserved
         batch.join(row, size)
         batch.closed = size >= self.batch_size or self.batch_records == 1
         if linger:  # before it is queued: after an interrupt no queued batch is without a deadline
-            self.owner.arm(batch.deadline_ms)
+            self.owner.arm(self, batch.deadline_ms)
+        self.owner.note(self)
         self.queue.append(batch)  # not before it has a record: after an interrupt no batch is empty
         return batch, 0
 
@@ -183,6 +200,7 @@ class PartitionQueue:
             if self.closed is not None:
                 raise self.closed.copy()
             self.close_batch()
+            self.owner.note(self)
             self.queue.extend(batches)
 
     def close_batch(self) -> None:
@@ -202,6 +220,11 @@ class PartitionQueue:
         """Nothing is queued or waits for its sync, and no thread is adding or writing."""
         # The locks first: a thread that is seen to hold none has put its batch where it is seen next.
         return not (self.lock.locked() or self.draining.locked() or self.queue or self.unsynced)
+
+    @property
+    def is_empty(self) -> bool:
+        """Nothing is left to be written, synced or called. REQUIRES: `lock`."""
+        return not (self.queue or self.unsynced or self.calls or self.inflight is not None)
 
     def batches(self) -> list[Batch]:
         """All batches that take a part of the buffer."""
@@ -453,7 +476,10 @@ class PartitionQueue:
         return None
 
     def write_due(self, now_ms: int) -> int | None:
-        """Write the open batch if its linger is over, and what an interrupted call left; the next deadline (ms), or None."""
+        """Background work: write the open batch if its linger is over, and what an interrupted call left.
+
+        Returns when the linger of the open batch is over (ms), or None.
+        """
         with inside(), self.lock:
             batch = self.open
         if batch is not None and batch.deadline_ms <= now_ms:

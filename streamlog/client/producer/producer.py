@@ -135,9 +135,10 @@ class Producer(Closing):
                     index = batch.index_of(row, rows)
                 batch.size = size = batch.size + size
                 if not batch.closed or batch.has(index, rows):
-                    if size >= queue.batch_size or index + 1 >= queue.batch_records:
-                        batch.closed = True
-                        queue.drain()
+                    if size >= batch.limit or index + 1 >= queue.batch_records:
+                        queue.reached_limit(batch, index)
+                        if batch.closed:
+                            queue.drain()
                     delivery: Delivery[RecordMetadata] = _new(Delivery)
                     delivery._batch = batch
                     delivery._index = index

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
@@ -25,9 +24,11 @@ from .accumulator import RecordAccumulator
 from .partition_queue import PartitionQueue
 from .partitioner import Partitioner, make_partitioner
 
-# How many topic handles with serdes are remembered. Each has an entry of its own, and a program may make them without
-# end. Entries by name, and those of handles without serdes, are bounded by the number of topics.
-MAX_HANDLES_WITH_SERDES = 1000
+# How many topic handles with serdes are remembered, whatever the number of topics, and for each topic there is. Each has an
+# entry of its own, and a program may make them without end. With the first bound alone, a program that sends to more topics
+# than that, one after the other, had each send look its topic up. Entries by name, and those of handles without serdes,
+# are bounded by the number of topics.
+MAX_HANDLES_WITH_SERDES, HANDLES_FOR_EACH_TOPIC = 1000, 4
 
 
 class CachedTopic:
@@ -180,7 +181,9 @@ class TopicCache:
     def __init__(self, service: Service, config: ProducerConfig, accumulator: RecordAccumulator, start: int) -> None:
         """`start`: the partition at which the partitioners begin."""
         self.topics: dict[Any, CachedTopic] = {}
-        self._with_serdes: deque[Any] = deque()
+        self._with_serdes: dict[
+            Any, None
+        ] = {}  # the oldest first; those of changed topics too, until they are the oldest
         self._service = service
         self._config = config
         self._accumulator = accumulator
@@ -204,9 +207,12 @@ class TopicCache:
                     cached = self.topics[name] = self._make(view, None, None)
             else:
                 cached = self._make(view, key_serde, value_serde)
-                self._with_serdes.append(topic._cache_key)
-                if len(self._with_serdes) > MAX_HANDLES_WITH_SERDES:
-                    self.topics.pop(self._with_serdes.popleft(), None)
+                self._with_serdes[topic._cache_key] = None
+                most = max(MAX_HANDLES_WITH_SERDES, HANDLES_FOR_EACH_TOPIC * len(self._service.image.topics))
+                if len(self._with_serdes) > most:
+                    oldest = next(iter(self._with_serdes))
+                    self.topics.pop(oldest, None)
+                    del self._with_serdes[oldest]
             if not isinstance(topic, str):
                 self.topics[topic._cache_key] = cached
         if self._service.image.topics.get(name) is not view:  # it changed meanwhile: `invalidate` came too early

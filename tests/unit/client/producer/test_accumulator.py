@@ -78,6 +78,28 @@ def test_a_batch_of_any_size_fits_into_an_empty_buffer(accumulator_of: Accumulat
     assert not accumulator.reserve(1)
 
 
+def test_a_batch_takes_as_much_of_the_buffer_as_its_records_need(service: Any, accumulator_of: AccumulatorOf) -> None:
+    """Thousands of partitions can have an open batch each, though whole batches for all would not fit."""
+    accumulator = accumulator_of(linger_ms=1000, batch_size=10_000, buffer_memory=50_000)
+    queues = [accumulator.queue(service.add_topic("t", 10), number) for number in range(10)]
+    batches = [add(accumulator, queue, size=900) for queue in queues for _ in range(2)]
+    assert len(set(batches)) == 10
+    assert service.writes == []
+    accumulator.flush(None)
+    assert accumulator.reserve(50_000)
+
+
+def test_a_batch_is_closed_when_the_buffer_does_not_let_it_grow(service: Any, accumulator_of: AccumulatorOf) -> None:
+    accumulator = accumulator_of(linger_ms=1000, batch_size=10_000, buffer_memory=20_000)
+    queue = accumulator.queue(service.add_topic("t"), 0)
+    batch = add(accumulator, queue, size=900)
+    assert accumulator.reserve(17_000)  # by others
+    assert add(accumulator, queue, size=900) is batch
+    assert batch.closed
+    queue.drain()
+    assert service.writes == [[2]]
+
+
 def test_a_full_buffer_ends_every_linger(service: Any, accumulator_of: AccumulatorOf) -> None:
     accumulator = accumulator_of(linger_ms=1000, batch_size=60, buffer_memory=100)
     first, second = (accumulator.queue(service.add_topic("t", 2), number) for number in (0, 1))
@@ -104,19 +126,16 @@ def _once(call: Callable[..., None]) -> Callable[..., None]:
 # Lingers
 
 
-def test_one_visit_writes_what_is_overdue_and_says_when_the_next_is(
-    service: Any, accumulator_of: AccumulatorOf
-) -> None:
+def test_each_queue_is_called_when_its_own_linger_is_over(service: Any, accumulator_of: AccumulatorOf) -> None:
     accumulator = accumulator_of(linger_ms=1000)
     first, second = (accumulator.queue(service.add_topic("t", 2), number) for number in (0, 1))
     early = add(accumulator, first)
     service.clock.advance(0.4)
     late = add(accumulator, second)
-    assert service.scheduler.tasks == {accumulator.write_overdue: early.deadline_ms}
-    assert accumulator.write_overdue(early.deadline_ms) == late.deadline_ms == early.deadline_ms + 400
+    assert late.deadline_ms == early.deadline_ms + 400
+    assert service.scheduler.tasks == {first.write_due: early.deadline_ms, second.write_due: late.deadline_ms}
+    assert first.write_due(early.deadline_ms) is None
     assert (early.done(), late.done()) == (True, False)
-    assert accumulator.write_overdue(late.deadline_ms) is None
-    assert late.done()
 
 
 # Failed records
@@ -159,6 +178,25 @@ def test_with_acks_0_nothing_is_reported(service: Any, accumulator_of: Accumulat
 
 
 # Ending
+
+
+def test_a_flush_looks_only_at_queues_that_have_something(service: Any, accumulator_of: AccumulatorOf) -> None:
+    accumulator = accumulator_of(linger_ms=1000)
+    view = service.add_topic("t", 100)
+    queues = [accumulator.queue(view, number) for number in range(100)]
+    looked_at: list[int] = []
+    for queue in queues:
+        queue.finish_all = lambda end, queue=queue, finish=queue.finish_all: (  # type: ignore[method-assign, misc]
+            looked_at.append(queue.partition),
+            finish(end),
+        )
+        add(accumulator, queue)
+    accumulator.flush(None)
+    assert looked_at == [*range(100)]
+    add(accumulator, queues[7])
+    accumulator.flush(None)
+    accumulator.flush(None)
+    assert looked_at == [*range(100), 7]
 
 
 def test_a_flush_writes_the_other_queues_after_an_error_in_one(service: Any, accumulator_of: AccumulatorOf) -> None:

@@ -115,6 +115,7 @@ def test_handles_with_serdes_have_entries_of_their_own_the_oldest_of_which_go(
     service: Any, find: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(topic_cache, "MAX_HANDLES_WITH_SERDES", 3)
+    monkeypatch.setattr(topic_cache, "HANDLES_FOR_EACH_TOPIC", 1)
     service.add_topic("t")
     named = find("t")
     handles = [Handle("t", serde) for serde in ({"t": bytes}, {"t": bytes}, {"t": bytes}, {"t": bytes})]
