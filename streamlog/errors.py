@@ -115,6 +115,10 @@ class FencedInstanceIdError(StreamlogError):
     """Another consumer has taken over this `group_instance_id`."""
 
 
+class InconsistentGroupProtocolError(StreamlogError):
+    """The members of the group use another group protocol, or another type of protocol."""
+
+
 class GroupNotEmptyError(StreamlogError):
     """The group has members. Stop them first."""
 

@@ -108,6 +108,7 @@ class GroupCoordinator:
 
     def list(self, states: Iterable[str] = (), types: Iterable[str] = ()) -> list[GroupListing]:
         """The groups of the shards that this broker leads, in the order of their names."""
+        self.expire_members()
         wanted = list(states), list(types)
         led = [shard for shard in self.shards.values() if shard.is_leader]
         return sorted(listing for shard in led for listing in shard.list(*wanted))
@@ -127,6 +128,10 @@ class GroupCoordinator:
             shard.metadata_changed()
 
     # -- background work -----------------------------------------------------------------------------
+
+    def expire_members(self) -> float | None:
+        """Evict members whose poll interval or session is over; when to come again (real monotonic seconds), or None."""
+        return min((at for shard in self.shards.values() if (at := shard.expire_members()) is not None), default=None)
 
     def expire_offsets(self, now_ms: int) -> int | None:
         """Forget offsets that outlived their retention; when to come again (ms)."""

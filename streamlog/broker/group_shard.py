@@ -292,12 +292,13 @@ class GroupShard:
             lambda shard: shard.leave(group, member_id, host.clock.time_ms(), host.real_seconds()), False, _done
         )
 
-    def expire_members(self) -> None:
-        """Evict members whose poll interval or session is over."""
+    def expire_members(self) -> float | None:
+        """Evict members whose poll interval or session is over; when to come again (real monotonic seconds)."""
         host = self._host
         if self._partition is None or not self._is_leader:
-            return
+            return None
         _check(self._ask(lambda shard: shard.expire(host.real_seconds(), host.clock.time_ms()), False, _done))
+        return self._shard.next_expiry_s()
 
     def watch(self, group: str, callback: Callable[[], object], member_id: str | None) -> None:
         with inside(), self._lock:

@@ -200,6 +200,10 @@ def _check_owned(
     member = group.members.get(member_id)
     if member is None or member.state.away:
         raise errors.not_a_member(group.name, member_id)
+    if group.is_classic:  # its clients alone know which member has which partition
+        if member_epoch != group.state.epoch:
+            raise errors.former_generation(group, member_id, member_epoch)
+        return
     given = member.state.given
     lost = sorted(tp for tp in offsets if tp not in given or member_epoch < given[tp])
     if lost:

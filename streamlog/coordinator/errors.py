@@ -11,6 +11,7 @@ from ..errors import (
     GroupIdNotFoundError,
     GroupNotEmptyError,
     GroupSubscribedToTopicError,
+    InconsistentGroupProtocolError,
     NotCoordinatorError,
     UnknownMemberIdError,
 )
@@ -47,6 +48,24 @@ def fenced(group: str, member_id: str, instance_id: str) -> FencedInstanceIdErro
         group=group,
         member_id=member_id,
         group_instance_id=instance_id,
+    )
+
+
+def classic(group: str) -> InconsistentGroupProtocolError:
+    return InconsistentGroupProtocolError(
+        f"group {group!r} has members that use the classic group protocol (JoinGroup), and a consumer here uses that of KIP-848; "
+        "close them first, or give this consumer a group of its own",
+        group=group,
+    )
+
+
+def former_generation(group: Group, member_id: str, generation: int) -> CommitFailedError:
+    return CommitFailedError(
+        f"nothing was committed: member {member_id!r} of group {group.name!r} is of generation {generation}, and the group has "
+        f"gone on to {group.state.epoch}, so others may have its partitions; poll again to rejoin, and expect the records since "
+        "the last commit once more",
+        group=group.name,
+        member_id=member_id,
     )
 
 

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 from ..types import TopicPartition
 from .messages import GroupDescription, GroupListing, Heartbeat, HeartbeatResult, MemberDescription
 from .offsets import Offsets
-from .schema import CONSUMER, JOINING_EPOCH, GroupState, MemberState
+from .schema import CLASSIC, CONSUMER, JOINING_EPOCH, GroupState, MemberState
 
 if TYPE_CHECKING:
     from ..runtime.api import Completion
@@ -158,7 +158,7 @@ class Group:
         self.subscribers.update(state.topics)
         if state.instance_id is not None:
             self.static[state.instance_id] = state.member_id
-        if state.member_epoch == JOINING_EPOCH and self.state.type == CONSUMER:
+        if state.member_epoch == JOINING_EPOCH:
             self.joining.add(state.member_id)
         else:
             self.joining.discard(state.member_id)
@@ -191,6 +191,11 @@ class Group:
         if not self.members:
             return "Empty"
         return "Reconciling" if self.unsettled or self.joining else "Stable"
+
+    @property
+    def is_classic(self) -> bool:
+        """Whether its members use JoinGroup and SyncGroup. A group without members takes those of either type."""
+        return bool(self.members) and self.state.type == CLASSIC
 
     @property
     def reads_unknown_topics(self) -> bool:

@@ -75,7 +75,7 @@ class GroupMetadataManager:
         first; the caller itself is alive, however late.
 
         Fails with UnknownMemberIdError (join again with an empty member id), FencedInstanceIdError (another consumer took
-        the place), ConfigError (an unknown assignor, or none in common), or the error of the append.
+        the place), InconsistentGroupProtocolError (the members are classic ones), ConfigError (an unknown assignor, or none in common), or the error of the append.
         """
         group = self._runtime.groups.get(request.group)
         if group is not None and self._runtime.ready and self._runtime.unfinished is None:
@@ -87,6 +87,8 @@ class GroupMetadataManager:
         try:
             self._runtime.require_ready()
             check_names(request.assignors)
+            if group is not None and group.is_classic:
+                raise errors.classic(request.group)
             return self._heartbeat(group or Group(request.group), request, topics, now_ms, now_s)
         except StreamlogError as error:
             return Completion.failed(error)

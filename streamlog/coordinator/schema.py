@@ -20,7 +20,8 @@ One record of a group and one of each member serve both types of groups:
   that was, and its target. `leader` is nil and `assignment` empty.
 - "classic" (JoinGroup, SyncGroup): the leader assigns. `protocol_type` ("consumer", "connect") and `protocol` are those of
   the generation, which is the `epoch` of the group and of its members; metadata and assignment are the clients' own bytes.
-  The two lists of a member, its topics and the counts of the group are empty. A generation is written when its leader has
+  A member's topics are those that its metadata names, where the protocol type is "consumer". Its two lists, and the counts of the
+  group, are empty. A generation begins at 1; it is written when its leader has
   sent the assignments. So a group with members is stable after a replay, and a rebalance in progress begins again.
 
 An offset belongs to the topic of `topic_id` (16 bytes), and means nothing in another topic of the same name. The key has the

@@ -75,11 +75,13 @@ class Transition:
     def rebalance(self, topics: Mapping[str, int], now_ms: int, of: Collection[str] | None = None) -> None:
         """Give the members new targets and the group a new epoch, if anything that the targets depend on has changed.
 
-        That is the subscriptions, the partition counts, and the assignor that all members have in common. A static member
+        That is, in a consumer group, the subscriptions, the partition counts, and the assignor that all members have in common. A static member
         counts by its instance id, so a member that takes its place changes nothing. `topics` has the counts of the topics
         `of`, of all topics if that is None; the counts of others are those of the last target. O(members and partitions)
         for a new target, otherwise O(`of`). Raises ConfigError if the members have no assignor in common.
         """
+        if self._group.is_classic and next(self._members(), None) is not None:
+            return  # their leader assigns
         before = self._group.state.counts
         membership = self._membership_changed()
         if (
@@ -91,7 +93,9 @@ class Transition:
         members = {state.member_id: state for state in self._members()}
         if not members:
             if self._group.members:
-                self.state = GroupState(self.state.epoch + 1, empty_since_ms=now_ms)
+                self.state = self.state._replace(
+                    epoch=self.state.epoch + 1, protocol="", counts={}, leader=None, empty_since_ms=now_ms
+                )
             return
         subscriptions = {
             member_id: Subscription(state.topics, state.target, state.instance_id)
