@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import logging
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from math import ceil
 from typing import Protocol, TypeVar
 
 from ..config import TopicConfig
@@ -23,6 +24,7 @@ from ..storage.log import AppendRequest
 from ..types import Clock, OffsetAndMetadata, TopicPartition
 from .metadata import Image, TopicView
 from .replay import all_records
+from .scheduler import RETRY_MS, Scheduler
 
 T = TypeVar("T")
 logger = logging.getLogger("streamlog.broker")
@@ -47,6 +49,9 @@ class Host(Protocol):
     def image(self) -> Image: ...
     def new_id(self) -> str: ...
     def real_seconds(self) -> float: ...
+    @property
+    def timers(self) -> Scheduler:
+        """Work by real time: deadlines are in ms of `real_seconds`."""
 
 
 class PartitionCounts(Mapping[str, int]):
@@ -75,6 +80,7 @@ class GroupShard:
         self.number = number
         self._leader_epoch = 0
         self._is_leader = True
+        self._has_timer = False  # since the shard was elected
         self._lock = lock
         self._partition: Partition | None = None
         self._shard = Shard(self._append, self._topic_id, incarnation=host.incarnation, new_id=host.new_id)
@@ -114,7 +120,7 @@ class GroupShard:
             if leader_epoch < self._leader_epoch or not self._is_leader:
                 return
             self._leader_epoch = leader_epoch
-            self._is_leader = False
+            self._is_leader = self._has_timer = False
             self._interrupted = True  # what the next leader writes is not known here
             self._ends = {}
             self._shard.resign()
@@ -163,6 +169,10 @@ class GroupShard:
         # Not waited for: the shard answers already, and on a full disk removes the dead members later.
         self._shard.loaded(self._host.clock.time_ms(), self._host.real_seconds())
         self._shard.forget_former_topics()
+        due_s = self._shard.next_expiry_s()
+        if due_s is not None and not self._has_timer:  # of members in other processes, which may be gone meanwhile
+            self._expire_at(due_s)
+        self._has_timer = True
         self._interrupted = False
         return True
 
@@ -281,6 +291,8 @@ class GroupShard:
             counts = {name: topics[name].partitions for name in request.topics if name in topics}
             return shard.heartbeat(request, counts, host.clock.time_ms(), host.real_seconds())
 
+        if request.remote:  # another process may end and say nothing; a member in this one leaves
+            self._expire_at(host.real_seconds() + min(request.session_timeout_s, request.max_poll_interval_s))
         return self._ask(ask, True, _unreachable)
 
     def renew(self, group: str, member_id: str, seen_version: int) -> bool:
@@ -369,6 +381,21 @@ class GroupShard:
             logger.warning("a change of topics could not be written down in the groups' topic yet: %s", error)
 
     # -- background work -----------------------------------------------------------------------------
+
+    def _expire_at(self, deadline_s: float) -> None:
+        self._host.timers.at(ceil(deadline_s * 1000), self.expire_due)
+
+    def expire_due(self, now_ms: int) -> int | None:
+        """Evict members whose session is over, by a timer of real time; when to come again (ms), or None."""
+        if not self._is_leader:
+            return None
+        try:
+            self.expire_members()
+            due_s = self._ask(lambda shard: shard.next_expiry_s(), False, lambda: None)
+        except StreamlogError as error:
+            logger.warning("members whose session is over could not be evicted yet: %s", error)
+            return now_ms + RETRY_MS
+        return None if due_s is None else ceil(due_s * 1000)
 
     def expire_offsets(self, now_ms: int) -> int:
         """Forget offsets that outlived their retention; when to come again (ms)."""

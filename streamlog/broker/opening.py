@@ -141,10 +141,13 @@ class OwnedDirectory:
 
     def _make_threads(self) -> None:
         background = BackgroundThread(
-            BackgroundWork(self._work, self._scheduler.run_due), self._clock.time_ms, "streamlog-background"
+            BackgroundWork(self._work, self._scheduler.run_due, self.service.timers.run_due),
+            self._clock.time_ms,
+            "streamlog-background",
         )
         self._threads.append(background)
         self._scheduler.nudge = background.nudge
+        self.service.timers.nudge = background.nudge
         self._work.wake_with(background.nudge)
         # Maintenance has its own thread: a policy of the user's, the sync of a large file or a step of a compaction would
         # delay records that linger. The publisher too: it would keep readers in other processes waiting.
@@ -242,12 +245,24 @@ class TailedDirectory:
 class BackgroundWork:
     """What the background thread runs. It does not refer to the engine: a thread must not keep a forgotten log open."""
 
-    def __init__(self, client: ClientWork, run_due: Callable[[int], int | None]) -> None:
+    def __init__(
+        self,
+        client: ClientWork,
+        run_due: Callable[[int], int | None],
+        run_timers: Callable[[int], int | None] = lambda _: None,
+    ) -> None:
         self._client = client
         self._run_due = run_due
+        self._run_timers = run_timers
 
     def __call__(self, now_ms: int) -> int | None:
-        return earliest(self._client.run_due(now_ms), self._run_due(now_ms))
+        return earliest(self._client.run_due(now_ms), self._run_due(now_ms), self._next_timer(now_ms))
+
+    def _next_timer(self, now_ms: int) -> int | None:
+        """Run the timers of real time that are due; when the next one is, by the log's clock."""
+        real_ms = int(real_monotonic() * 1000)
+        due = self._run_timers(real_ms)
+        return None if due is None else now_ms + max(0, due - real_ms)
 
 
 def earliest(*deadlines: int | None) -> int | None:

@@ -30,7 +30,9 @@ def _due(entry: Entry) -> tuple[int, int]:
 
 
 class Scheduler:
-    """Tasks by deadline (wall-clock ms). Thread-safe; each task runs on one thread at a time.
+    """Tasks by deadline, in ms of one clock: the log's, or real time (monotonic) for timers.
+
+    Thread-safe; each task runs on one thread at a time.
 
     `nudge` is called for a new deadline that is earlier than all others.
     """

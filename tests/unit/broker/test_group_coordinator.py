@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterator
 from typing import Any
 
@@ -149,3 +150,97 @@ def test_the_partition_of_a_group_is_kafkas(group: str, code: int) -> None:
     """`code`: the absolute value of Java's hash, or 0 for the least integer."""
     assert partition_for(group, 50) == code % 50
     assert partition_for(group, 1) == 0
+
+
+# The sessions of members in other processes
+
+
+class RemoteMember:
+    """A member in another process, under a time that a test moves."""
+
+    def __init__(self, broker: Broker) -> None:
+        self.broker = broker
+        self.now_s = 1_000.0
+        self.follow()
+        self.joined = self.heartbeat()
+
+    def follow(self) -> None:
+        """Have the broker that is open now live in the time of the test."""
+        self.broker.service.real_seconds = lambda: self.now_s
+
+    def heartbeat(self, member_id: str = "", epoch: int = 0) -> Any:
+        topics, session_s = frozenset({"t"}), 10.0
+        request = Heartbeat(
+            "g", member_id, epoch, None, None, topics, ("range",), frozenset(), session_s, 300.0, remote=True
+        )
+        return self.broker.service.heartbeat(request).result()
+
+    def pass_s(self, seconds: float) -> int | None:
+        """Let time pass, and run the timers; when the next one is (ms)."""
+        self.now_s += seconds
+        due: int | None = self.broker.service.timers.run_due(int(self.now_s * 1000))
+        return due
+
+    def state(self) -> str:
+        [listing] = self.broker.service.list_groups().result()
+        state: str = listing.state
+        return state
+
+
+def test_a_member_in_another_process_is_evicted_when_its_session_is_over(broker: Broker) -> None:
+    member = RemoteMember(broker)
+    assert member.state() == "Stable"
+    assert member.pass_s(9.9) == 1_010_000
+    assert member.state() == "Stable"
+    assert member.pass_s(0.1) is None
+    assert member.state() == "Empty"
+
+
+def test_heartbeats_keep_a_member_and_one_timer(broker: Broker) -> None:
+    member = RemoteMember(broker)
+    for _ in range(100):
+        assert member.pass_s(1.0) is not None
+        member.heartbeat(member.joined.member_id, member.joined.member_epoch)
+        assert len(broker.service.timers._entries) == 1
+    assert member.state() == "Stable"
+
+
+def test_the_session_of_a_member_goes_on_when_its_broker_opens_again(broker: Broker) -> None:
+    member = RemoteMember(broker)
+    broker.reopen()
+    member.follow()
+    assert member.state() == "Stable"
+    assert member.pass_s(9.9) is not None
+    assert member.pass_s(0.1) is None
+    assert member.state() == "Empty"
+
+
+def test_a_resigned_shard_evicts_no_member_and_an_elected_one_gives_it_a_session(broker: Broker) -> None:
+    member = RemoteMember(broker)
+    broker.elect(1)
+    assert member.pass_s(60.0) is None
+    broker.elect(0)
+    assert member.state() == "Stable"
+    assert member.pass_s(9.9) is not None
+    assert member.state() == "Stable"
+    member.pass_s(0.1)
+    assert member.state() == "Empty"
+
+
+def test_a_member_of_this_process_has_no_timer(broker: Broker) -> None:
+    with broker.log.consumer("t", group="g") as consumer:
+        consumer.poll()
+        assert broker.service.timers.next_deadline_ms() is None
+
+
+def test_the_background_thread_evicts_a_member_whose_session_is_over() -> None:
+    evicted = threading.Event()
+    with streamlog.open("/log", disk=SimulatedDisk()) as log:
+        log.create_topic("t")
+        service: Any = log._engine.service
+        request = Heartbeat("g", "", 0, None, None, frozenset({"t"}), ("range",), frozenset(), 0.05, 300.0, remote=True)
+        joined = service.heartbeat(request).result()
+        other = service.heartbeat(request._replace(session_timeout_s=300.0)).result()
+        service.watch_group("g", evicted.set, other.member_id)
+        assert evicted.wait(20.0)
+        assert joined.member_id not in {each.member_id for each in service.describe_group("g").result().members}
