@@ -1,10 +1,10 @@
-"""The Service protocol: everything that a client can ask of a broker.
+"""The Service: everything that can be asked of a broker. It is three protocols in one: Topics, Records, Groups.
 
 Each call returns a Completion, done or not; only `client/` blocks on one. Exceptions are what a send or a poll does for
 every record (`produce_one`, `renew`), and what is local by nature: the image, watching, metrics.
 
 Before adding a call, see whether `image` (topics and their settings) or `partition_info` (offsets and sizes) suffices:
-then a method of a handle is enough. A new call, such as one for administration, is a method of `Service`.
+then a method of a handle is enough. A new call, such as one for administration, is a method of one of the three.
 `LocalService` (`service.py`) implements it, and `TailingService` (`tailing/service.py`), which refuses it if it writes;
 a read that both answer alike goes in `reading.py`. A change of one partition is a method of `replication/partition.py`
 besides, a change of topics a function of `controller.py` besides, and a change of groups a request to the shard in
@@ -19,14 +19,13 @@ from typing import Any, Literal, NamedTuple, Protocol
 from ..coordinator import GroupDescription, GroupListing, Heartbeat, HeartbeatResult
 from ..errors import StreamlogError
 from ..records.batch import SealedBatch
-from ..runtime.api import Completion
+from ..runtime.api import Completion, Timers
 from ..storage.leader_epochs import EpochEnd
 from ..storage.log import AppendRequest
 from ..types import Clock, OffsetAndMetadata, OffsetAndTimestamp, PartitionInfo, TopicPartition
 from .fetched import NOTHING, FetchResult
 from .metadata import Image, TopicIdPartition, TopicView
 from .reading import OffsetSpec
-from .scheduler import Scheduler
 from .waiting import FetchSession
 
 
@@ -79,18 +78,8 @@ class Listener(Protocol):
         """
 
 
-class Service(Protocol):
-    """See the module. What fails, fails its Completion with a StreamlogError.
-
-    A call in the middle of another one of its thread raises ReentrantCallError at once, having done nothing.
-    """
-
-    clock: Clock
-    scheduler: Scheduler
-    durable: bool
-    """Whether what is acknowledged is on the device: `sync=True`."""
-    real_seconds: Callable[[], float]
-    """The time by which members live and die: monotonic, and real under a clock that a test moves too."""
+class Topics(Protocol):
+    """What topics there are, and their settings."""
 
     @property
     def image(self) -> Image:
@@ -101,10 +90,6 @@ class Service(Protocol):
 
     def off_metadata(self, callback: Callable[[], object]) -> None: ...
 
-    def require_writable(self, what: str) -> None:
-        """Raise ReadOnlyError if this log was opened to be read only; `what` would have been written, as a sentence begins."""
-
-    # topics
     def topic(self, name: str) -> Completion[TopicView]: ...
     def create_topic(
         self,
@@ -117,8 +102,13 @@ class Service(Protocol):
     def update_topic(self, name: str, settings: Mapping[str, Any]) -> Completion[None]: ...
     def add_partitions(self, name: str, total: int) -> Completion[None]: ...
     def delete_topic(self, name: str) -> Completion[None]: ...
+    def apply_retention(self, name: str) -> Completion[None]: ...
+    def compact(self, name: str) -> Completion[None]: ...
 
-    # records
+
+class Records(Protocol):
+    """What is in the partitions: encoded batches go in, and come out as batches that decode themselves."""
+
     def produce(self, request: ProduceRequest) -> Completion[int]:
         """Append; the base offset, when `request.acks` says.
 
@@ -203,10 +193,11 @@ class Service(Protocol):
         """An id for a producer, which no other one ever had or gets, and its first epoch."""
 
     def delete_records(self, partition: TopicPartition, before: int) -> Completion[int]: ...
-    def apply_retention(self, name: str) -> Completion[None]: ...
-    def compact(self, name: str) -> Completion[None]: ...
 
-    # groups
+
+class Groups(Protocol):
+    """Consumer groups: their members, and how far each group has read."""
+
     def heartbeat(self, request: Heartbeat) -> Completion[HeartbeatResult]: ...
     def renew(self, group: str, member_id: str, seen_version: int) -> bool:
         """A poll in place of a heartbeat; False if the member has to send a heartbeat. Takes no lock."""
@@ -250,5 +241,25 @@ class Service(Protocol):
         """
 
     def delete_group(self, group: str) -> Completion[None]: ...
+
+
+class Service(Topics, Records, Groups, Protocol):
+    """See the module. What fails, fails its Completion with a StreamlogError.
+
+    A call in the middle of another one of its thread raises ReentrantCallError at once, having done nothing.
+    """
+
+    clock: Clock
+    durable: bool
+    """Whether what is acknowledged is on the device: `sync=True`."""
+    real_seconds: Callable[[], float]
+    """The time by which members live and die: monotonic, and real under a clock that a test moves too."""
+
+    @property
+    def timers(self) -> Timers:
+        """Work by deadline, on the log's clock."""
+
+    def require_writable(self, what: str) -> None:
+        """Raise ReadOnlyError if this log was opened to be read only; `what` would have been written, as a sentence begins."""
 
     def metrics(self) -> dict[str, Any]: ...

@@ -52,7 +52,7 @@ class LocalService:
         self._directory = directory
         self.durable = directory.sync
         self.clock = clock
-        self.scheduler = scheduler
+        self.timers = scheduler
         self._maintenance = maintenance
         self.timers = Scheduler(new_lock(), new_lock())  # by real time: the sessions of members
         self.real_seconds = real_seconds
@@ -113,7 +113,7 @@ class LocalService:
         directory.on_stale = self.shut
         self.on_metadata(self._the_groups.metadata_changed)
         if controller.GROUPS_TOPIC in self.image.topics:
-            self.scheduler.at(self.clock.time_ms(), self._the_groups.expire_offsets)
+            self.timers.at(self.clock.time_ms(), self._the_groups.expire_offsets)
 
     def _open_groups(self) -> None:
         """Make the groups; after a crash, lower commits past the end of a log before that takes its first record."""
@@ -188,7 +188,7 @@ class LocalService:
             if not create:
                 return None
             self._topics.create_internal(name.topic, 1, GROUPS_CONFIG)
-            self.scheduler.at(self.clock.time_ms() + 60_000, self._the_groups.expire_offsets)
+            self.timers.at(self.clock.time_ms() + 60_000, self._the_groups.expire_offsets)
         return self._partition(name)
 
     def new_id(self) -> str:

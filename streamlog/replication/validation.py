@@ -12,9 +12,23 @@ from typing import NoReturn
 
 from ..config import TopicConfig
 from ..errors import CorruptRecordError, InvalidRecordError, InvalidTimestampError, RecordTooLargeError
-from ..records.batch import CONTROL, FORM_COLUMNS, FORM_MASK, LOG_APPEND_TIME, SealedBatch, hash_payload, peek, stamp
+from ..records.batch import (
+    CONTROL,
+    FORM_KAFKA,
+    FORM_MASK,
+    LOG_APPEND_TIME,
+    NO_DELTA,
+    NO_TIMESTAMP,
+    UNKNOWN_FORM,
+    BatchHeader,
+    SealedBatch,
+    hash_payload,
+    peek,
+    stamp,
+)  # fmt: skip
 from ..records.columns import BatchColumns, Columns
 from ..records.decode import decode
+from ..records.kafka_v2 import payload_fault
 from ..types import HeaderTuple, TopicPartition
 
 # What counts for a record besides its key, its value and its headers, and for a header besides its name and value.
@@ -57,7 +71,10 @@ class RecordValidator:
         if attributes & CONTROL:
             self._refuse("is a control batch, which only a transaction's coordinator writes")
         if not attributes & LOG_APPEND_TIME:
-            self._check_time(batch.base_timestamp, now_ms)
+            if (
+                batch.base_timestamp != NO_TIMESTAMP or not attributes & FORM_KAFKA
+            ):  # a Kafka batch may not say its least
+                self._check_time(batch.base_timestamp, now_ms)
             self._check_time(batch.max_timestamp, now_ms)
         if batch.seed != self._seed:
             self._check_foreign(batch, now_ms)
@@ -82,30 +99,35 @@ class RecordValidator:
         """Check a batch that was not sealed for this partition in this process: nothing that it says counts before."""
         actual = hash_payload(batch.payload, self._seed)
         if actual != batch.payload_hash:
-            raise CorruptRecordError(
-                f"A batch for {self._where} does not match its checksum (expected {batch.payload_hash:#x}, found {actual:#x}): it "
-                f"was damaged on its way, or made for another partition. Nothing was appended.",
-                path="",
-                position=0,
-                expected=batch.payload_hash,
-                actual=actual,
-            )
-        records = self._decoded(batch)
+            self._refuse_damaged("does not match its checksum", batch.payload_hash, actual)
+        header, records = self._header(batch), self._decoded(batch)
         try:
             columns = records.all()
             times, offsets = columns.timestamps, list(columns.offsets)
+            fault = payload_fault(header, batch.payload, records) if header.form == FORM_KAFKA else None
         except (ValueError, TypeError) as error:
             self._refuse(f"cannot be decoded ({error})")
+        if fault is not None:
+            self._refuse_damaged(f"contradicts itself: {fault}", 0, 0)
         if offsets != list(range(batch.record_count)):
             self._refuse("leaves out offsets; each record has the offset after the one before")
-        if not batch.attributes & LOG_APPEND_TIME and (min(times), max(times)) != batch[6:8]:
-            self._refuse("has other timestamps than its header says")
+        if not header.attributes & LOG_APPEND_TIME:
+            least, most = min(times), max(times)
+            if batch.base_timestamp not in (NO_TIMESTAMP, least) or batch.max_timestamp != most:
+                self._refuse("has other timestamps than its header says")
+            delta = batch.max_timestamp_delta
+            if delta != NO_DELTA and not (0 <= delta < len(times) and times[delta] == most):
+                self._refuse("has its greatest timestamp at another offset than its header says")
+            self._check_time(least, now_ms)
         self._check_sizes(columns)
+
+    def _header(self, batch: SealedBatch) -> BatchHeader:
+        return peek(stamp(batch, self._seed, 0, 0, 0))
 
     def _decoded(self, batch: SealedBatch) -> BatchColumns:
         """The columns of a batch, as a reader would see them at offset 0."""
-        if batch.attributes & FORM_MASK != FORM_COLUMNS:
-            self._refuse(f"has payload form {batch.attributes & FORM_MASK}, which is not written yet")
+        if batch.attributes & UNKNOWN_FORM:
+            self._refuse(f"has payload form {batch.attributes & FORM_MASK}, which is not known")
         data = stamp(batch, self._seed, 0, 0, 0) + batch.payload
         try:
             return decode(peek(data), data)
@@ -150,6 +172,16 @@ class RecordValidator:
         raise InvalidRecordError(
             f"Topic {self._name.topic!r} is compacted: it keeps the last value of each key, so every record needs a key.",
             topic=self._name.topic,
+        )
+
+    def _refuse_damaged(self, why: str, expected: int, actual: int) -> NoReturn:
+        raise CorruptRecordError(
+            f"A batch for {self._where} {why} (expected {expected:#x}, found {actual:#x}): it was damaged on its way, or made for "
+            f"another partition. Nothing was appended.",
+            path="",
+            position=0,
+            expected=expected,
+            actual=actual,
         )
 
     def _refuse(self, why: str) -> NoReturn:

@@ -341,6 +341,13 @@ class Gate(Protocol):
     def wait(self, timeout: float | None = None) -> bool: ...
 
 
+class Timers(Protocol):
+    """Tasks by deadline. A task that is there already keeps the earlier deadline."""
+
+    def at(self, deadline_ms: int, task: Task) -> None: ...
+    def cancel(self, task: Task) -> None: ...
+
+
 class Task(Protocol):
     """Background work: do what is due, return when to call it next (ms, wall clock), or None."""
 

@@ -155,7 +155,7 @@ def test_workers_closed_in_the_middle_of_a_call_keep_no_background_work_waiting_
             assert not workers.closed
             # The background thread was woken to close them; what it has to do besides is done all the same.
             ended = threading.Event()
-            log._engine.service.scheduler.at(0, lambda now_ms: ended.set())
+            log._engine.service.timers.at(0, lambda now_ms: ended.set())
             assert ended.wait(LONG / 2)
         go_on.set()
         workers.wait(LONG)

@@ -89,7 +89,7 @@ class TailingService:
         self._path = path
         self._disk = disk
         self.clock = clock
-        self.scheduler = scheduler
+        self.timers = scheduler
         self._new_lock = new_lock
         self._new_gate = new_gate
         self.real_seconds = real_seconds

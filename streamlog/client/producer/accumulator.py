@@ -113,7 +113,7 @@ class RecordAccumulator:
     def call_soon(self, queue: PartitionQueue) -> None:
         """Have the scheduler call the users' callbacks: the program may not be waiting for these records."""
         self.note(queue)
-        self._service.scheduler.at(self.now_ms(), queue.call_later)
+        self._service.timers.at(self.now_ms(), queue.call_later)
 
     def note(self, queue: PartitionQueue) -> None:
         """The queue is about to get a batch, or has callbacks left."""
@@ -212,7 +212,7 @@ class RecordAccumulator:
 
     def arm(self, queue: PartitionQueue, deadline_ms: int) -> None:
         """Have the scheduler write the queue's open batch when its linger is over."""
-        self._service.scheduler.at(deadline_ms, queue.write_due)
+        self._service.timers.at(deadline_ms, queue.write_due)
 
     # -- flush and failed records --------------------------------------------------------------------
 
@@ -273,7 +273,7 @@ class RecordAccumulator:
             self.flush(timeout)
         finally:
             for queue in list(self.queues.values()):
-                self._service.scheduler.cancel(queue.write_due)
+                self._service.timers.cancel(queue.write_due)
 
     def abandon(self) -> None:
         """In a forked child: forget everything, and have deliveries raise ForkedError. The parent writes the records."""

@@ -18,9 +18,10 @@ from streamlog.errors import (
     StreamlogError,
     UnknownTopicOrPartitionError,
 )
-from streamlog.records.batch import CONTROL, LOG_APPEND_TIME, SealedBatch
+from streamlog.records.batch import CONTROL, LOG_APPEND_TIME, SealedBatch, hash_payload, seed_of
 from streamlog.runtime.threads import result_of
 from streamlog.types import TopicPartition
+from tests.kafka_batches import Row, kafka_batch
 
 from .conftest import Tenant
 
@@ -93,7 +94,7 @@ def test_acks_say_whether_a_sync_is_waited_for(opened: Callable[..., Tenant], ac
     assert done.done() is not waits
     assert request.base_offset == 0
     assert ends(tenant) == (0, 0), "readers see what is on the device"
-    tenant.service.scheduler.run_due(tenant.clock.time_ms() + 100)  # no thread waits, and it is synced all the same
+    tenant.service.timers.run_due(tenant.clock.time_ms() + 100)  # no thread waits, and it is synced all the same
     assert result_of(done) == 0
     assert ends(tenant) == (0, 1)
 
@@ -125,7 +126,8 @@ def test_a_batch_that_does_not_match_its_checksum_is_refused(tenant: Tenant) -> 
         ({"record_count": 3, "last_offset_delta": 2, "seed": 0}, "cannot be decoded"),
         ({"directory": b"\x09", "seed": 0}, "cannot be decoded"),
         ({"attributes": CONTROL}, "control batch"),
-        ({"attributes": 1, "seed": 0}, "payload form 1"),
+        ({"attributes": 2, "seed": 0}, "payload form 2"),
+        ({"attributes": 1, "seed": 0}, "cannot be decoded"),
     ],
 )
 def test_a_batch_whose_header_contradicts_it_is_refused(tenant: Tenant, changed: dict[str, Any], why: str) -> None:
@@ -160,8 +162,32 @@ def test_timestamps_outside_the_window_are_refused(tenant: Tenant, foreign: bool
 def test_timestamps_that_the_header_hides_are_refused(tenant: Tenant) -> None:
     at = tenant.create()
     batch = tenant.seal(at, b"a", b"b", times=[5, 9])
-    for changed in ({"max_timestamp": 8}, {"base_timestamp": 4}):
+    for changed in (
+        {"max_timestamp": 8},
+        {"base_timestamp": 4},
+        {"max_timestamp_delta": 0},
+        {"max_timestamp_delta": 2},
+    ):
         assert isinstance(refusal(tenant, at, batch._replace(seed=0, **changed)), InvalidRecordError)
+
+
+@pytest.mark.parametrize("codec", [0, 1])
+def test_a_kafka_batch_is_taken_as_it_is_and_checked_as_any_other(tenant: Tenant, codec: int) -> None:
+    at = tenant.create(cleanup_policy="compact", message_timestamp_after_max_ms=1000, max_message_bytes=100)
+    seed, now = seed_of(at.topic_id, 0), tenant.clock.time_ms()
+
+    def error_of(*rows: Row, **changed: Any) -> BaseException | None:
+        return refusal(tenant, at, kafka_batch(seed, rows, codec=codec)._replace(**changed))
+
+    assert error_of(Row(now, b"k", b"v"), Row(now + 1000, b"l", None)) is None
+    assert isinstance(error_of(Row(now, None, b"v")), InvalidRecordError)
+    assert isinstance(error_of(Row(now, b"k", b"x" * 100)), RecordTooLargeError)
+    assert isinstance(error_of(Row(now + 1001, b"k", b"v")), InvalidTimestampError)
+    assert isinstance(error_of(Row(now, b"k", b"v"), producer_id=7), CorruptRecordError)
+    good = kafka_batch(seed, [Row(now, b"k", b"v")], codec=codec)
+    damaged = good.payload[:-1] + bytes([good.payload[-1] ^ 1])
+    wrong_crc = good._replace(payload=damaged, payload_hash=hash_payload(damaged, seed))
+    assert isinstance(refusal(tenant, at, wrong_crc), (CorruptRecordError, InvalidRecordError))
 
 
 def test_under_log_append_time_a_batch_is_stamped_whatever_it_says(tenant: Tenant) -> None:

@@ -41,7 +41,7 @@ class HandService:
 
     def __init__(self) -> None:
         self.clock = ManualClock(start_ms=1_000_000)
-        self.scheduler = Scheduler()
+        self.timers = Scheduler()
         self.image = EMPTY
         self.writes: list[list[int]] = []
         self.answers: list[Any] = []

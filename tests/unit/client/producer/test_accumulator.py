@@ -133,7 +133,7 @@ def test_each_queue_is_called_when_its_own_linger_is_over(service: Any, accumula
     service.clock.advance(0.4)
     late = add(accumulator, second)
     assert late.deadline_ms == early.deadline_ms + 400
-    assert service.scheduler.tasks == {first.write_due: early.deadline_ms, second.write_due: late.deadline_ms}
+    assert service.timers.tasks == {first.write_due: early.deadline_ms, second.write_due: late.deadline_ms}
     assert first.write_due(early.deadline_ms) is None
     assert (early.done(), late.done()) == (True, False)
 
@@ -219,7 +219,7 @@ def test_closing_writes_everything_refuses_more_and_ends_the_linger(
     batch = add(accumulator, queue)
     accumulator.close(None, ClosedError("closed"))
     assert batch.done()
-    assert service.scheduler.tasks == {}
+    assert service.timers.tasks == {}
     for each in (queue, accumulator.queue(view, 1)):
         with pytest.raises(ClosedError):
             add(accumulator, each)
