@@ -2,7 +2,7 @@
 
 The *call lock* is held by the thread inside a call; a call from another thread is refused. The *state lock* guards what
 the consumer has subscribed to and is assigned, so that a new member of its group can take partitions from an idle one.
-It is held for short, never while waiting. Of the locks of the log, only those of the coordinator and of partitions are
+It is held for short: while waiting only for an answer of the Service. Of the locks of the log, only those of the coordinator and of partitions are
 acquired with it held.
 
 A rebalance listener is called with both locks held, and may use the consumer from its thread. Any other code that runs in

@@ -1,9 +1,10 @@
 """`Consumer`: reading records, alone or as a member of a group.
 
 A poll, step by step. The records returned before are finished. The coordinator brings the assignment in line with the
-topics and the group (`coordinator`); each partition's fetcher gives what it has (`subscription_state`, `fetcher`): that is
-one `_step`, which does not wait. If it brings no records, the consumer waits (`_wait`) until an append, a change in the
-group, `stop()` or `close()` wakes it, and makes the next step.
+topics and the group (`coordinator`); the fetchers of the partitions that may have records give what they have
+(`subscription_state`, `fetcher`): that is one step of the core (`core`). If it brings no records, the consumer waits
+(`_wait`) until an append, a change in the group, `stop()` or `close()` wakes it, or until a deadline, and makes the next
+step.
 """
 
 from __future__ import annotations
@@ -19,16 +20,17 @@ from ...errors import (
     ConsumerStoppedError,
     OffsetOutOfRangeError,
     StreamlogError,
-    UnknownTopicIdError,
     UnknownTopicOrPartitionError,
 )
-from ...runtime.threads import RawGate, get_ident, is_inside, look_again, real_monotonic, refuse_reentry
+from ...runtime.threads import RawGate, get_ident, is_inside, look_again, real_monotonic, refuse_reentry, result_of
 from ...types import K, OffsetAndTimestamp, Record, TopicPartition, V
 from .. import config_types
 from ..arguments import is_offset, partition_of, seconds, seconds_or_none, to_ms
 from ..handle import Closing, Parent, closed
 from .access import Access
 from .coordinator import ConsumerCoordinator
+from .core import ConsumerCore
+from .driver import BlockingDriver
 from .fetcher import PartitionFetcher
 from .listener import RebalanceListener, check_listener
 from .membership import Wakeup
@@ -84,6 +86,7 @@ class Consumer(Closing, Generic[K, V]):
         self._cleanup = log._cleanup
         self._deferred_closes = log._cleanup.deferred_closes
         self._access = Access(log._cleanup)
+        self._driver = BlockingDriver(self._access)
         self._wakeup = Wakeup()
         self._session = service.fetch_session(self._wakeup.open)
         self._subscriptions = SubscriptionState(self._session)
@@ -93,12 +96,13 @@ class Consumer(Closing, Generic[K, V]):
             service,
             settings,
             log._local_members,
-            self._access,
+            self._driver,
             self._subscriptions,
             self._offsets,
             self._wakeup,
             log._decoders(settings, self._serdes),
         )
+        self._core = ConsumerCore(self._coordinator, self._subscriptions, self._offsets)
         self._max_poll_records = min(settings.max_poll_records, maxsize)  # a list holds no more
         self.stopped = False
         self._stop_reported = False
@@ -131,12 +135,12 @@ class Consumer(Closing, Generic[K, V]):
             subscription.subscribe(given, self._note_topic, self._log._topic_view)
             with access.state():
                 if subscriptions.subscription.manual is not None:
-                    coordinator.leave()
+                    self._driver.run(coordinator.leave())
                 subscriptions.subscription = subscription
                 if listener is not None:
                     coordinator.listener = listener
                 if coordinator.membership is None:
-                    coordinator.assign_all()
+                    self._driver.run(coordinator.assign_all())
             self._wakeup.wake()
 
     def _note_topic(self, topic: Any) -> str:
@@ -148,7 +152,7 @@ class Consumer(Closing, Generic[K, V]):
         """Read nothing any more; a member commits what is finished and leaves its group."""
         refuse_reentry()
         with self._access.call(), self._access.state():
-            self._coordinator.leave()
+            self._driver.run(self._coordinator.leave())
             self._subscriptions.subscription.clear()
 
     def assign(self, partitions: Iterable[TopicPartition]) -> None:
@@ -164,11 +168,11 @@ class Consumer(Closing, Generic[K, V]):
             subscription = Subscription()
             subscription.assign(partitions, self._service.image)
             if coordinator.membership is not None and subscriptions.subscription.manual is None:
-                coordinator.leave()
+                self._driver.run(coordinator.leave())
             else:
-                coordinator.auto_commit()
+                self._driver.run(coordinator.auto_commit())
             subscriptions.subscription = subscription
-            coordinator.assign_all()
+            self._driver.run(coordinator.assign_all())
 
     def assignment(self) -> set[TopicPartition]:
         """The partitions this consumer has now; in a group none before the first poll."""
@@ -221,7 +225,7 @@ class Consumer(Closing, Generic[K, V]):
             if self.stopped and self._stop_reported:
                 raise ConsumerStoppedError("This consumer was stopped; make a new one to read on.")
             with access.state():
-                self._subscriptions.finish()
+                self._core.begin()
             try:
                 out = self._poll_until(timeout, fetch)
             except BaseException:
@@ -251,7 +255,7 @@ class Consumer(Closing, Generic[K, V]):
             if found:
                 return found
 
-    def _step(self, fetch: Callable[[], A]) -> A:
+    def _step(self, fetch: Callable[[], A]) -> A | None:
         """Let the coordinator poll, then fetch what there is. It does not wait."""
         wakeup, access = self._wakeup, self._access
         wakeup.pending = False
@@ -261,35 +265,15 @@ class Consumer(Closing, Generic[K, V]):
         if self.stopped:
             wakeup.pending = True
         with access.state():
-            self._coordinator.poll()
-            return self._fetch(fetch)
-
-    def _fetch(self, fetch: Callable[[], A]) -> A:
-        """Fetch; move positions that are outside the log, stop reading deleted partitions, and fetch again."""
-        try:
-            return fetch()
-        except (OffsetOutOfRangeError, UnknownTopicOrPartitionError, UnknownTopicIdError):
-            return self._fetch_elsewhere(fetch)
-
-    def _fetch_elsewhere(self, fetch: Callable[[], A]) -> A:
-        subscriptions = self._subscriptions
-        for _ in range(len(subscriptions.fetchers) + 1):
-            try:
-                return fetch()
-            except OffsetOutOfRangeError:
-                assert subscriptions.failed is not None
-                self._offsets.reset_out_of_range(subscriptions.failed)
-            except (UnknownTopicOrPartitionError, UnknownTopicIdError):
-                if self._subscriptions.subscription.manual is not None:
-                    raise
-                self._coordinator.remove_deleted()
-        return fetch()
+            core = self._core
+            out = core.step(fetch)
+            return out if core.wanted is None else self._driver.go_on(core, fetch)
 
     def _look_again(self, fetch: Callable[[], A], *, everywhere: bool = False) -> A:
         """Fetch where no append was heard of, see `SubscriptionState.look_again`."""
         with self._access.state():
             self._subscriptions.look_again(everywhere=everywhere)
-            return self._fetch(fetch)
+            return self._core.fetch(fetch)
 
     def _wait(self, left: float | None, fetch: Callable[[], A]) -> A | None:
         """Wait for an append or a wakeup. What an append brought is returned.
@@ -303,7 +287,7 @@ class Consumer(Closing, Generic[K, V]):
             if wakeup.pending:
                 return None
             if not session.ready:  # read after the gate was set
-                step = min(self._coordinator.longest_wait_s(), look_again.data_s)
+                step = min(self._core.waits().timeout_s, look_again.data_s)
                 if not gate.wait(step if left is None else min(left, step)):
                     now = real_monotonic()
                     if now < self._look_at:
@@ -313,7 +297,7 @@ class Consumer(Closing, Generic[K, V]):
             if wakeup.pending:
                 return None
             with self._access.state():
-                return self._fetch(fetch) if self._coordinator.is_up_to_date() else None
+                return self._core.step_after_append(fetch)
         finally:
             session.end_wait()
 
@@ -383,7 +367,7 @@ class Consumer(Closing, Generic[K, V]):
         with self._access.call():
             deadline = None if timeout is None else real_monotonic() + timeout
             with self._access.state():
-                subscriptions.finish()
+                self._core.begin()
             while True:
                 if self.stopped:
                     self._stop_reported = True
@@ -434,14 +418,14 @@ class Consumer(Closing, Generic[K, V]):
             self._check()  # the log may have been closed meanwhile: then nothing is assigned, and nothing would be committed
             if self._config.group is None:
                 raise ConfigError("This consumer has no group=, so there is nowhere to commit to.", name="group")
-            self._coordinator.commit(offsets)
+            self._driver.run(self._coordinator.commit(offsets))
 
     def committed(self, partition: TopicPartition) -> int | None:
         """The group's committed offset, the NEXT to read; None if there is none."""
         with self._access.call(reads_only=True):
             if self._config.group is None:
                 raise ConfigError("This consumer has no group=, so nothing is committed for it.", name="group")
-            found = self._offsets.committed([partition_of(partition)])
+            found = result_of(self._offsets.committed([partition_of(partition)]))
             return next((c.offset for c in found.values()), None)
 
     # -- positions and offsets -----------------------------------------------------------------------
@@ -626,7 +610,7 @@ class Consumer(Closing, Generic[K, V]):
         self._ending = True
         try:
             with self._access.state():
-                self._coordinator.leave()
+                self._driver.run(self._coordinator.leave())
         except BaseException as failure:
             membership = self._coordinator.membership
             if isinstance(failure, Exception) and not (membership is not None and membership.joined):

@@ -18,18 +18,16 @@ from ...errors import (
     ConfigError,
     FencedInstanceIdError,
     GroupNotEmptyError,
-    StreamlogError,
     UnknownMemberIdError,
 )
-from ...runtime.threads import get_ident, refuse_reentry, result_of
 from ...types import OffsetAndMetadata, Record, TopicPartition
 from ..arguments import commit_offsets
-from .access import Access
 from .decode import Decoder
 from .fetcher import PartitionFetcher
 from .listener import check_listener
 from .membership import LocalMembers, Member, Membership, Wakeup
 from .offsets import OffsetFetcher
+from .procedure import Driver, ListenerCall, Procedure, ReleaseRequest, answer_of
 from .subscription_state import SubscriptionState
 
 logger = logging.getLogger("streamlog.client")
@@ -49,7 +47,7 @@ class ConsumerCoordinator:
         service: Service,
         config: ConsumerConfig,
         local_members: LocalMembers,
-        access: Access,
+        driver: Driver,
         subscriptions: SubscriptionState,
         offsets: OffsetFetcher,
         wakeup: Wakeup,
@@ -57,7 +55,7 @@ class ConsumerCoordinator:
     ) -> None:
         self._service = service
         self._config = config
-        self._access = access
+        self._driver = driver
         self._subscriptions = subscriptions
         self._offsets = offsets
         self._decoder_of = decoder_of
@@ -65,7 +63,7 @@ class ConsumerCoordinator:
         self.wakeup = wakeup
         self.listener: Any = check_listener(config.listener)
         group = config.group
-        self.membership = None if group is None else Membership(service, config, group, wakeup, local_members)
+        self.membership = None if group is None else Membership(service, config, group, wakeup, local_members, driver)
         self.auto_commits = config.auto_commits
         self._revoking: frozenset[TopicPartition] = frozenset()  # of which the listener is being called
         self._last_commit: dict[TopicPartition, int] = {}
@@ -77,18 +75,26 @@ class ConsumerCoordinator:
 
     # -- polling -------------------------------------------------------------------------------------
 
-    def poll(self) -> None:
-        """Bring what is assigned in line with the topics and the group; auto-commit if it is time."""
+    def poll(self) -> Procedure[None] | None:
+        """Bring what is assigned in line with the topics and the group; auto-commit if it is time. None if nothing is to be done."""
         subscription = self._subscriptions.subscription
         if subscription.empty:
             raise ConfigError("This consumer reads nothing: subscribe() or assign() first.")
+        procedure = None
         if self.membership is None or subscription.manual is not None:
             if subscription.manual is None and subscription.resolve(self._service.image):
-                self.assign_all()
+                procedure = self.assign_all()
         else:
-            self._poll_group(self.membership)
-        if self.auto_commits:
-            self._auto_commit_if_due()
+            procedure = self._poll_group(self.membership)
+        if self.auto_commits and self._is_auto_commit_due():
+            return self._then_auto_commit(procedure)
+        return procedure
+
+    def _then_auto_commit(self, procedure: Procedure[None] | None) -> Procedure[None]:
+        if procedure is not None:
+            yield from procedure
+        yield from self._auto_commit(None)
+        self._set_next_commit()
 
     def is_up_to_date(self) -> bool:
         """Whether a poll may go on with what is assigned, without a heartbeat; a member's deadline is renewed."""
@@ -96,7 +102,7 @@ class ConsumerCoordinator:
         subscription = self._subscriptions.subscription
         return membership is None or subscription.manual is not None or membership.unchanged(subscription.names)
 
-    def assign_all(self) -> None:
+    def assign_all(self) -> Procedure[None]:
         """Read all partitions that the subscription names: the consumer has no group, or used `assign()`."""
         subscriptions = self._subscriptions
         subscription = subscriptions.subscription
@@ -105,21 +111,20 @@ class ConsumerCoordinator:
             self.remove_deleted()
         wanted = subscription.partitions(self._service.image)
         subscriptions.remove(subscriptions.assigned() - set(wanted))
-        self._take_over([name for name in wanted if name not in subscriptions.fetchers])
+        yield from self._take_over([name for name in wanted if name not in subscriptions.fetchers])
 
-    def _poll_group(self, membership: Membership) -> None:
+    def _poll_group(self, membership: Membership) -> Procedure[None] | None:
         subscription = self._subscriptions.subscription
         if subscription.resolve(self._service.image):
             self.remove_deleted()
-        refuse_reentry()
         membership.polled()
         self._local_members.add(membership.group, self)
         self._local_members.evict_dead(membership.group)
-        if not membership.unchanged(subscription.names):
-            others = self._local_members.others(membership.group, self)
-            self._rebalance(membership, others, polling=True)
+        if membership.unchanged(subscription.names):
+            return None
+        return self._rebalance(membership, self._local_members.others(membership.group, self), polling=True)
 
-    def _rebalance(self, membership: Membership, others: Collection[Member], *, polling: bool) -> None:
+    def _rebalance(self, membership: Membership, others: Collection[Member], *, polling: bool) -> Procedure[None]:
         """Send heartbeats, and do what the answers say, until the group is stable or others have to act.
 
         Not `polling`: another member asks for it, which does not count as a poll of this one.
@@ -130,34 +135,34 @@ class ConsumerCoordinator:
                 return
             assigned = subscriptions.assigned()
             try:
-                result = membership.heartbeat(subscriptions.subscription.names, assigned, polling=polling)
+                result = yield from membership.heartbeat(subscriptions.subscription.names, assigned, polling=polling)
             except UnknownMemberIdError:
                 self._warn_evicted(membership, assigned)
-                self._lose(assigned)
+                yield from self._lose(assigned)
                 if not polling:
                     return
                 continue
             except FencedInstanceIdError:
-                self._lose(assigned)
+                yield from self._lose(assigned)
                 raise
             self._next_check_s = result.next_check_s
             if revoked := assigned - result.assignment:
-                self._revoke(revoked)
+                yield from self._revoke(revoked)
             elif added := result.assignment - assigned:
-                self._take_over(sorted(added))
-                self._call_listener("on_partitions_assigned", added)
+                yield from self._take_over(sorted(added))
+                yield from self._call_listener("on_partitions_assigned", added)
             elif not result.waits_for or not others:
                 return
             else:
                 for other in others:
                     if other.member_id in result.waits_for:
-                        other.release_if_idle()
+                        yield ReleaseRequest(other.release_if_idle)
                 others = ()
 
     def _is_still_subscribed(self) -> bool:
         """Whether this is to stay a member: a listener may have closed the consumer, or ended its subscription."""
-        if self._access.closed_error is not None:
-            raise self._access.closed_error.copy()
+        if self._driver.closed_error is not None:
+            raise self._driver.closed_error.copy()
         subscription = self._subscriptions.subscription
         return subscription.manual is None and not subscription.empty
 
@@ -166,9 +171,8 @@ class ConsumerCoordinator:
         membership = self.membership
         if membership is None or self._subscriptions.subscription.manual is not None or membership.stable:
             return False
-        here = get_ident()
         return membership.joins_later or any(
-            other.polling_thread() != here for other in self._local_members.others(membership.group, self)
+            other.is_elsewhere() for other in self._local_members.others(membership.group, self)
         )
 
     def longest_wait_s(self) -> float:
@@ -187,18 +191,21 @@ class ConsumerCoordinator:
 
     # -- gaining and losing partitions ---------------------------------------------------------------
 
-    def _take_over(self, names: Iterable[TopicPartition]) -> None:
+    def _take_over(self, names: Iterable[TopicPartition]) -> Procedure[None]:
         """Read partitions from their committed offsets on, or from where `auto_offset_reset` says."""
         new = list(names)
         if not new:
             return
         # One id for the fetcher and for the committed offset: a topic may be recreated between any two calls.
-        ids = {name: result_of(self._service.topic(name.topic)).id_bytes for name in new}
-        committed = self._offsets.committed(new, ids)
+        topics = {}
+        for topic in {name.topic for name in new}:
+            topics[topic] = yield from answer_of(self._service.topic(topic))
+        ids = {name: topics[name.topic].id_bytes for name in new}
+        committed = yield from answer_of(self._offsets.committed(new, ids))
         config = self._config
         for name in new:
             known, topic_id = committed.get(name), ids[name]
-            start = self._offsets.start(name, known)
+            start = yield from self._offsets.start(name, known)
             self._looked = None
             if self._topic_ids.get(name, topic_id) != topic_id:
                 self._recreated.add(name)
@@ -220,18 +227,18 @@ class ConsumerCoordinator:
             else:
                 self._last_commit.pop(name, None)
 
-    def _revoke(self, names: frozenset[TopicPartition]) -> None:
+    def _revoke(self, names: frozenset[TopicPartition]) -> Procedure[None]:
         """Partitions go to another member: commit what is finished there, call the listener, stop reading them."""
         if self.auto_commits:
-            self._auto_commit(names)
+            yield from self._auto_commit(names)
         still = names & self._subscriptions.assigned()  # a commit removes partitions of deleted topics
         if still:
-            self._remove_after_listener("on_partitions_revoked", still)
+            yield from self._remove_after_listener("on_partitions_revoked", still)
 
-    def _lose(self, names: frozenset[TopicPartition]) -> None:
+    def _lose(self, names: frozenset[TopicPartition]) -> Procedure[None]:
         """Partitions are already another member's."""
         if names:
-            self._remove_after_listener("on_partitions_lost", names)
+            yield from self._remove_after_listener("on_partitions_lost", names)
 
     def _warn_evicted(self, membership: Membership, names: frozenset[TopicPartition]) -> None:
         if names and self.auto_commits:
@@ -241,20 +248,20 @@ class ConsumerCoordinator:
                 membership.group, ", ".join(f"{t}-{n}" for t, n in sorted(names)), membership.why_lost,
             )  # fmt: skip
 
-    def _remove_after_listener(self, event: str, names: frozenset[TopicPartition]) -> None:
+    def _remove_after_listener(self, event: str, names: frozenset[TopicPartition]) -> Procedure[None]:
         """Call the listener, which may close the consumer (partitions are not revoked twice) or assign them by hand."""
         fetchers = self._subscriptions.fetchers
         removed = {name: fetchers[name] for name in names}
         self._revoking = names
         try:
-            self._call_listener(event, names)
+            yield from self._call_listener(event, names)
         finally:
             self._revoking = frozenset()
         self._subscriptions.remove([name for name, fetcher in removed.items() if fetchers.get(name) is fetcher])
 
-    def _call_listener(self, event: str, names: Iterable[TopicPartition]) -> None:
+    def _call_listener(self, event: str, names: Iterable[TopicPartition]) -> Procedure[None]:
         if self.listener is not None:
-            self._access.call_listener(getattr(self.listener, event), sorted(names))
+            yield ListenerCall(getattr(self.listener, event), sorted(names))
 
     def _deleted(self) -> list[TopicPartition]:
         """The assigned partitions whose topic was deleted, or deleted and recreated."""
@@ -307,25 +314,25 @@ class ConsumerCoordinator:
         It neither counts as a poll nor joins: other members do not keep one in the group that was evicted, or whose thread
         has ended. An error is logged here, and raised by this member's own next poll.
         """
-        state = self._access.state_for_another()
-        if state is None:
-            return
-        with state:
-            membership = self.membership
-            if (
-                self._access.closed_error is None
-                and self.listener is None
-                and membership is not None
-                and membership.joined
-                and membership.thread_alive()
-                and self._subscriptions.end_lock_free()
-            ):
-                try:
-                    if self._subscriptions.subscription.resolve(self._service.image):
-                        self.remove_deleted()
-                    self._rebalance(membership, (), polling=False)
-                except StreamlogError as error:
-                    logger.debug("a member of group %r could not hand over: %s", membership.group, error)
+        self._driver.run_for_another(self._release_if_idle)
+
+    def _release_if_idle(self) -> Procedure[None] | None:
+        membership = self.membership
+        if (
+            self._driver.closed_error is not None
+            or self.listener is not None
+            or membership is None
+            or not membership.joined
+            or not self._driver.is_alive()
+            or not self._subscriptions.end_lock_free()
+        ):
+            return None
+        return self._release(membership)
+
+    def _release(self, membership: Membership) -> Procedure[None]:
+        if self._subscriptions.subscription.resolve(self._service.image):
+            self.remove_deleted()
+        yield from self._rebalance(membership, (), polling=False)
 
     def evict_if_thread_ended(self) -> None:
         """Leave the group if the thread that polled has ended.
@@ -333,7 +340,7 @@ class ConsumerCoordinator:
         Only the group coordinator is informed. If another thread goes on with this consumer, it is like a member that was
         evicted: a commit is refused, a poll joins again.
         """
-        if self.membership is not None and not self.membership.thread_alive():
+        if self.membership is not None and not self._driver.is_alive():
             self.membership.evict()
 
     @property
@@ -341,13 +348,13 @@ class ConsumerCoordinator:
         """Empty without a group, and while it is not a member."""
         return "" if self.membership is None else self.membership.member_id
 
-    def polling_thread(self) -> int:
-        """The thread that used this consumer last."""
-        return self._access.owner
+    def is_elsewhere(self) -> bool:
+        """Whether another thread than the caller's polls this member."""
+        return self._driver.is_elsewhere()
 
     # -- committing ----------------------------------------------------------------------------------
 
-    def commit(self, offsets: Any) -> None:
+    def commit(self, offsets: Any) -> Procedure[None]:
         """`Consumer.commit`."""
         subscriptions = self._subscriptions
         topics = self._service.image.topics
@@ -367,7 +374,7 @@ class ConsumerCoordinator:
                 group=self._config.group,
                 partitions=tuple(former),
             )
-        self._commit(wanted)
+        yield from self._commit(wanted)
         done = {name: committed.offset for name, committed in wanted.items()}
         subscriptions.finish_through(done)
         subscriptions.committed(done)
@@ -389,7 +396,7 @@ class ConsumerCoordinator:
         position = subscriptions.returned_position(name) if name in subscriptions.fetchers else 0
         return name in self._recreated and record.offset >= position
 
-    def _commit(self, offsets: Mapping[TopicPartition, OffsetAndMetadata]) -> None:
+    def _commit(self, offsets: Mapping[TopicPartition, OffsetAndMetadata]) -> Procedure[None]:
         if not offsets:
             return
         group = self._config.group
@@ -397,7 +404,7 @@ class ConsumerCoordinator:
         member_id, epoch = self._committing_member(group)
         try:
             ids = {name: self._topic_ids[name] for name in offsets if name in self._topic_ids}
-            result_of(self._service.commit(group, member_id, epoch, offsets, ids))
+            yield from answer_of(self._service.commit(group, member_id, epoch, offsets, ids))
         except UnknownMemberIdError as error:
             raise CommitFailedError(
                 f"The commit in group {group!r} was refused: this member was evicted from the group, because it did not poll "
@@ -428,19 +435,21 @@ class ConsumerCoordinator:
             )
         return membership.member_id or None, membership.epoch
 
-    def _auto_commit_if_due(self) -> None:
-        now = self._service.clock.monotonic()
-        if self._next_commit_s is None or now >= self._next_commit_s:
-            if self._next_commit_s is not None:
-                self._auto_commit(None)
-            self._next_commit_s = now + self._config.auto_commit_interval_ms / 1000
+    def _is_auto_commit_due(self) -> bool:
+        if self._next_commit_s is None:
+            self._set_next_commit()
+            return False
+        return self._service.clock.monotonic() >= self._next_commit_s
 
-    def auto_commit(self) -> None:
+    def _set_next_commit(self) -> None:
+        self._next_commit_s = self._service.clock.monotonic() + self._config.auto_commit_interval_ms / 1000
+
+    def auto_commit(self) -> Procedure[None]:
         """Commit what is finished, if this consumer auto-commits. A refusal is logged: the records will be read again."""
         if self.auto_commits:
-            self._auto_commit(None)
+            yield from self._auto_commit(None)
 
-    def _auto_commit(self, only: frozenset[TopicPartition] | None) -> None:
+    def _auto_commit(self, only: frozenset[TopicPartition] | None) -> Procedure[None]:
         """Commit what is finished and not committed yet.
 
         Nothing for a member that was evicted: what it still has, until its listener was called, is other members'.
@@ -460,22 +469,22 @@ class ConsumerCoordinator:
             and (only is None or name in only)
         }
         try:
-            self._commit(finished)
+            yield from self._commit(finished)
             subscriptions.committed({name: committed.offset for name, committed in finished.items()})
         except CommitFailedError as error:
             logger.warning("auto-commit: %s", error)
 
     # -- leaving -------------------------------------------------------------------------------------
 
-    def leave(self) -> None:
+    def leave(self) -> Procedure[None]:
         """Commit what is finished, call the listener, leave the group, stop reading every partition."""
         subscriptions = self._subscriptions
         names = subscriptions.assigned()
         try:
-            self.auto_commit()
+            yield from self.auto_commit()
             still = subscriptions.assigned() - self._revoking  # a commit removes partitions of deleted topics
             if still and subscriptions.subscription.manual is None:
-                self._call_listener("on_partitions_revoked", still)
+                yield from self._call_listener("on_partitions_revoked", still)
         finally:
             if self.membership is not None:
                 self.membership.leave()
@@ -484,5 +493,5 @@ class ConsumerCoordinator:
 
     def __del__(self) -> None:
         membership = getattr(self, "membership", None)
-        if membership is not None and self._access.closed_error is None:
+        if membership is not None and self._driver.closed_error is None:
             self._local_members.leave_later(membership)

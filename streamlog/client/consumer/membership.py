@@ -31,10 +31,11 @@ from ...errors import (
     UnknownMemberIdError,
 )
 from ...runtime.disk import new_id
-from ...runtime.threads import RawGate, current_thread_alive_check, get_ident, result_of
+from ...runtime.threads import RawGate
 from ...runtime.values import snapshot
 from ...types import TopicPartition
 from ..cleanup import Cleanup
+from .procedure import Driver, Procedure, answer_of
 
 logger = logging.getLogger("streamlog.client")
 
@@ -72,7 +73,7 @@ class Member(Protocol):
     def member_id(self) -> str: ...
     def release_if_idle(self) -> None: ...
     def evict_if_thread_ended(self) -> None: ...
-    def polling_thread(self) -> int: ...
+    def is_elsewhere(self) -> bool: ...
 
 
 class Leave:
@@ -86,15 +87,24 @@ class Leave:
         self._group = group
         self._member_id = member_id
 
-    def send(self) -> bool:
-        """False if it has to be sent again."""
+    def send(self, failed: Callable[[], object]) -> bool:
+        """Send it, and do not wait for a sync. False if it has to be sent again; `failed` is called if that comes out later."""
         try:
-            result_of(self._service.leave_group(self._group, self._member_id))
-        except self._DONE as error:
-            logger.debug("leaving group %r: %s", self._group, error)
+            answer = self._service.leave_group(self._group, self._member_id)
+            if answer.done():
+                answer.result()
+            else:
+                answer.on_done(lambda answer: self._has_to_be_sent_again(answer.error()) and failed())
+                answer.unattended()
         except StreamlogError as error:
-            logger.debug("leaving group %r failed and will be tried again: %s", self._group, error)
+            return not self._has_to_be_sent_again(error)
+        return True
+
+    def _has_to_be_sent_again(self, error: BaseException | None) -> bool:
+        if error is None or isinstance(error, self._DONE):
+            logger.debug("leaving group %r: %s", self._group, error or "done")
             return False
+        logger.debug("leaving group %r failed and will be tried again: %s", self._group, error)
         return True
 
 
@@ -102,21 +112,27 @@ class Membership:
     """One consumer's membership: its id, its epoch, the group coordinator's last answer."""
 
     def __init__(
-        self, service: Service, config: ConsumerConfig, group: str, wakeup: Wakeup, local_members: LocalMembers
+        self,
+        service: Service,
+        config: ConsumerConfig,
+        group: str,
+        wakeup: Wakeup,
+        local_members: LocalMembers,
+        driver: Driver,
     ) -> None:
         self._service = service
         self._config = config
         self.group = group
         self._wakeup = wakeup
         self._local_members = local_members
+        self._driver = driver
         self._watched = ""  # the member id of which changes wake this consumer
         self._joining = ""
-        self._thread = 0
         self._fenced: FencedInstanceIdError | None = None
         self._last_poll_s = 0.0
         self.why_lost = ""
         """Why it was evicted, until it has joined again."""
-        self.thread_alive: Callable[[], bool] = lambda: True
+        self._thread_ended = partial(local_members.thread_ended, group)
         self._forget()
 
     def _forget(self) -> None:
@@ -134,11 +150,8 @@ class Membership:
         return bool(self.member_id)
 
     def polled(self) -> None:
-        """This thread polls: the member lives as long as the thread does."""
-        here = get_ident()
-        if here != self._thread or not self.thread_alive():  # idents are reused after a thread has ended
-            self._thread = here
-            self.thread_alive = current_thread_alive_check(partial(self._local_members.thread_ended, self.group))
+        """The program polls: the member lives as long as its driver's thread does."""
+        self._driver.polled(self._thread_ended)
 
     def unchanged(self, topics: frozenset[str]) -> bool:
         """Renew the deadlines in place of a heartbeat; False if a heartbeat would bring, or report, something new."""
@@ -147,7 +160,9 @@ class Membership:
             return True
         return False
 
-    def heartbeat(self, topics: frozenset[str], owned: frozenset[TopicPartition], *, polling: bool) -> HeartbeatResult:
+    def heartbeat(
+        self, topics: frozenset[str], owned: frozenset[TopicPartition], *, polling: bool
+    ) -> Procedure[HeartbeatResult]:
         """Send the subscribed topics and the assigned partitions; the answer has the partitions to be assigned.
 
         Joins the group if this is not a member. Raises UnknownMemberIdError if the member was evicted, and forgets its id,
@@ -175,7 +190,7 @@ class Membership:
             wanted_id=self._joining,
         )
         try:
-            result = result_of(self._service.heartbeat(request))
+            result = yield from answer_of(self._service.heartbeat(request))
         except UnknownMemberIdError:
             self.why_lost = self._why_lost()
             self._forget()
@@ -319,11 +334,15 @@ class LocalMembers:
         self._cleanup.add_finalizer(leave)
 
     def _send(self, leave: Leave) -> bool:
-        if not leave.send():
+        if not leave.send(partial(self._send_again, leave)):
             return False
         with contextlib.suppress(ValueError):  # another thread sent it too
             self._unsent.remove(leave)
         return True
+
+    def _send_again(self, leave: Leave) -> None:
+        self._unsent.append(leave)
+        self._cleanup.nudge()
 
     def clean_up(self) -> None:
         """Run finalizers, and send again the leaves that failed. Call with no lock held."""

@@ -8,9 +8,11 @@ from collections.abc import Iterable, Mapping
 from ...broker.api import Service
 from ...config import ConsumerConfig
 from ...errors import OffsetOutOfRangeError
+from ...runtime.api import Completion
 from ...runtime.threads import result_of
 from ...types import OffsetAndMetadata, OffsetAndTimestamp, TopicPartition
 from .fetcher import PartitionFetcher
+from .procedure import Procedure, answer_of
 from .subscription_state import SubscriptionState
 
 logger = logging.getLogger("streamlog.client")
@@ -41,9 +43,11 @@ class OffsetFetcher:
 
     def committed(
         self, names: Iterable[TopicPartition], topic_ids: Mapping[TopicPartition, bytes] | None = None
-    ) -> dict[TopicPartition, OffsetAndMetadata]:
+    ) -> Completion[dict[TopicPartition, OffsetAndMetadata]]:
         """The group's committed offsets; none without a group."""
-        return {} if self._group is None else result_of(self._service.committed(self._group, names, topic_ids))
+        if self._group is None:
+            return Completion.of({})
+        return self._service.committed(self._group, names, topic_ids)
 
     def position(self, name: TopicPartition) -> int:
         """The offset after the last record that was returned. Raises OffsetOutOfRangeError if there is no position yet."""
@@ -60,11 +64,11 @@ class OffsetFetcher:
 
     # -- where reading starts ------------------------------------------------------------------------
 
-    def start(self, name: TopicPartition, committed: OffsetAndMetadata | None) -> int:
+    def start(self, name: TopicPartition, committed: OffsetAndMetadata | None) -> Procedure[int]:
         """Where to start reading a partition; -1, which is nowhere, under `auto_offset_reset="none"`: the first read raises,
         unless there is a seek before.
         """
-        start, end = self.bounds(name)
+        start, end = yield from answer_of(self._service.bounds(name, self._isolation))
         if committed is not None:
             return committed.offset
         return -1 if self._reset_policy == "none" else self.reset(name, start, end)

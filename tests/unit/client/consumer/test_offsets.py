@@ -6,6 +6,7 @@ import pytest
 
 from streamlog.broker.waiting import FetchSession
 from streamlog.client.consumer.offsets import OffsetFetcher
+from streamlog.client.consumer.procedure import Procedure
 from streamlog.client.consumer.subscription_state import SubscriptionState
 from streamlog.config import ConsumerConfig
 from streamlog.errors import OffsetOutOfRangeError
@@ -43,16 +44,24 @@ def offsets_of(policy: str, position: int = 4, group: str | None = None) -> tupl
     return OffsetFetcher(Log(), config, state), state  # type: ignore[arg-type]
 
 
+def value_of(procedure: Procedure[int]) -> int:
+    """What a procedure returns that has nothing to wait for."""
+    with pytest.raises(StopIteration) as ended:
+        next(procedure)
+    found: int = ended.value.value
+    return found
+
+
 @pytest.mark.parametrize(("policy", "start"), [("earliest", 3), ("latest", 9), ("none", -1)])
 def test_reading_starts_at_the_committed_offset_or_where_the_policy_says(policy: str, start: int) -> None:
     offsets, _ = offsets_of(policy)
-    assert offsets.start(P, OffsetAndMetadata(5)) == 5
-    assert offsets.start(P, None) == start
+    assert value_of(offsets.start(P, OffsetAndMetadata(5))) == 5
+    assert value_of(offsets.start(P, None)) == start
 
 
 def test_nothing_is_committed_without_a_group() -> None:
-    assert offsets_of("earliest")[0].committed([P]) == {}
-    assert offsets_of("earliest", group="g")[0].committed([P]) == {P: OffsetAndMetadata(5)}
+    assert offsets_of("earliest")[0].committed([P]).result() == {}
+    assert offsets_of("earliest", group="g")[0].committed([P]).result() == {P: OffsetAndMetadata(5)}
 
 
 @pytest.mark.parametrize(("policy", "onward"), [("earliest", 3), ("latest", 9)])
