@@ -28,17 +28,27 @@ class Member:
 
     `version` is replaced when a change is replayed that the member can act on: a new target, a partition of its target that
     was released. `answer` is the last answer, kept with its `request`: while the member sends the same request again and its
-    version is the same, nothing has to be computed. `checked_s` is the earliest deadline of it that the group looks at.
+    version is the same, nothing has to be computed; `answered_s` is the deadline that it was answered. `checked_s` is the earliest deadline of it that the group looks at.
     """
 
-    __slots__ = ("answer", "checked_s", "held", "poll_deadline_s", "request", "session_deadline_s", "state", "version")
+    __slots__ = (
+        "answer",
+        "answered_s",
+        "checked_s",
+        "held",
+        "poll_deadline_s",
+        "request",
+        "session_deadline_s",
+        "state",
+        "version",
+    )
 
     def __init__(self, state: MemberState) -> None:
         self.state = state
         self.held = frozenset(state.given)
         self.poll_deadline_s = inf
         self.session_deadline_s = inf
-        self.checked_s = inf
+        self.checked_s = self.answered_s = inf
         self.version = 0
         self.request: Heartbeat | None = None
         self.answer: Completion[HeartbeatResult] | None = None
@@ -273,10 +283,10 @@ class Group:
 
     def unchanged(self, member: Member, request: Heartbeat, topics: Mapping[str, int], now_s: float) -> bool:
         """Whether the kept answer also answers this request."""
-        answer, next_check_s = member.answer, self.next_check_s
-        if answer is None or self.joining or now_s >= next_check_s or request != member.request:
+        next_check_s = self.next_check_s
+        if member.answer is None or member.answered_s != next_check_s or self.joining:
             return False
-        if answer.result().next_check_s != (None if next_check_s == inf else next_check_s):
+        if now_s >= next_check_s or request != member.request:
             return False
         counts = self.state.counts
         for topic in request.topics:  # noqa: SIM110  (a generator would cost more than all the rest)

@@ -128,6 +128,7 @@ class GroupMetadataManager:
             result = _result(here, member, now_s)
             if not records:
                 member.request, member.answer = request, Completion.of(result)
+                member.answered_s = here.next_check_s
             return result
 
         return self._runtime.write(records, answer)
