@@ -163,9 +163,7 @@ class GroupShard:
         self._shard.elect()
         # What was appended before an interrupt and is not on the device yet counts too: the rest will follow it.
         end = partition.log.tail.end_offset if partition.log.durability.poison is None else partition.high_watermark
-        self._shard.replay(
-            all_records(partition, end), partition.commit.await_sync(end, 0) if partition.durable else None
-        )
+        self._shard.replay(all_records(partition, end), partition.await_high_watermark(end, 0))
         # Not waited for: the shard answers already, and on a full disk removes the dead members later.
         self._shard.loaded(self._host.clock.time_ms(), self._host.real_seconds())
         self._shard.forget_former_topics()
@@ -419,8 +417,8 @@ def _check(answer: Completion[None]) -> None:
     """Raise the error of an answer that has failed. One that waits for a sync is not waited for: no caller needs it."""
     if answer.done():
         answer.result()
-    else:
-        answer.unattended()
+    elif answer.work is not None:
+        answer.work.soon()
 
 
 def _unreachable() -> T:  # type: ignore[type-var]

@@ -240,7 +240,8 @@ class LocalService:
         request.log_start_offset = here.reader.tail.start_offset
         done = here.acknowledge(request.append)
         if request.acks == 0 and not done.done():  # readers see it only after its sync, which no caller waits for
-            done.unattended()
+            if done.work is not None:
+                done.work.soon()
             return Completion.of(request.base_offset)
         return done
 
@@ -268,7 +269,7 @@ class LocalService:
     @failing
     def acknowledge(self, partition: TopicIdPartition, offset: int) -> Completion[int]:
         here = self._find(partition)
-        return here.commit.await_sync(offset + 1, offset) if self.durable else Completion.of(offset)
+        return here.await_high_watermark(offset + 1, offset)
 
     def settle(self, request: ProduceRequest) -> Completion[int] | None:
         topic, number, topic_id = request.partition

@@ -230,11 +230,12 @@ class _After(Completion[T]):
     the first counts.
     """
 
-    __slots__ = ("_appended", "_value")
+    __slots__ = ("_appended", "_value", "work")
 
     def __init__(self, appended: Completion[int], value: T) -> None:
         super().__init__()
         self._appended = appended
+        self.work = appended.work
         self._value = value
         appended.on_done(self._on_appended)
 
@@ -257,16 +258,6 @@ class _After(Completion[T]):
     def result(self) -> T:
         self.done()
         return super().result()
-
-    def on_turn(self, wake: Callable[[Completion[T]], object]) -> None:
-        self.on_done(wake)
-        self._appended.on_turn(lambda _: wake(self))
-
-    def drive(self) -> bool:
-        return self._appended.drive()
-
-    def unattended(self) -> None:
-        self._appended.unattended()
 
 
 def gather(parts: Sequence[Completion[None]]) -> Completion[None]:

@@ -1,12 +1,14 @@
 """One partition: its log, the lock around its changes, group commit, and who is called when it changes.
 
-- `partition`: `Partition`, the leader's side. With one replica the high watermark is the end of the log, or of what is synced.
+- `partition`: `Partition`, the leader's side, and its high watermark: with one replica the end of the log, or of what is synced.
 - `validation`: `RecordValidator`, what a produced batch has to be before it is appended.
-- `commit`: `GroupCommit`, one sync for many writes that wait for it.
+- `commit`: `GroupCommit`, one sync for many writes that request it.
+- `purgatory`: `Purgatory`, the operations that wait for the high watermark, or for a sync.
 - `maintenance`: `Maintenance`, the background work: rolling, retention, compaction, syncing sealed segments.
 - `listeners`: `Waiters`, callbacks of calls that wait for an append; `LogListener`, which publishes changes to other processes.
 
 Lock order: `Maintenance.lock` (held around deleting and replacing segments; may be long, never stops an append),
-`Partition.lock` (around everything that changes the log), `GroupCommit.syncing` (around each sync). A caller that needs
+`Partition.lock` (around everything that changes the log), `GroupCommit.syncing` (around each sync). The lock of a purgatory, and the
+one under which the high watermark is raised, are leaves. A caller that needs
 only one of them takes only that one. This package and `coordinator/` do not import each other.
 """

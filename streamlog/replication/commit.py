@@ -1,13 +1,15 @@
 """Group commit: many writes share one sync.
 
-A write that has to be on the device before it is acknowledged is appended to the page cache like any other, and parked
-here. A thread that blocks on a parked write syncs: if no other thread is syncing, it takes the tail, syncs every file with
-bytes up to there, and completes all writes that this covers. A thread that comes meanwhile waits on a gate of its own, and
-then finds its write covered or has the next turn. So a single thread pays for its own sync and no hand-over, and eight
-threads share one sync.
+A write that has to be on the device is appended to the page cache like any other, and its sync is requested here. A thread
+that waits for it syncs: if no other thread is syncing, it takes the tail, and syncs every file with bytes up to there, which
+covers all requests made until then. A thread that comes meanwhile waits on a gate of its own, and then finds its write
+covered or has the next turn. So a single thread pays for its own sync and no hand-over, and eight threads share one sync.
 
-There may be no thread that blocks: a batch whose linger is over, a program that was interrupted. For those a task of the
-scheduler calls `maybe_sync`.
+No thread may wait: a batch whose linger is over, a program that was interrupted. For those a task of the scheduler calls
+`maybe_sync`.
+
+What a write waits for is another thing: the high watermark (`purgatory`), which a sync may advance. Only `log.sync()` waits
+for the device itself.
 
 `syncing` is a leaf. It is held across the sync, with no other lock. It also excludes the partition's other syncs, because
 the kernel reports a failure only once.
@@ -16,126 +18,145 @@ the kernel reports a failure only once.
 from __future__ import annotations
 
 import contextlib
+from collections import deque
 from collections.abc import Callable
+from typing import Protocol
 
 from ..errors import PoisonedLogError, ReentrantCallError, StreamlogError
-from ..runtime.api import Completion, Lock
-from ..runtime.threads import inside
+from ..runtime.api import Completion, Gate, Lock
+from ..runtime.threads import inside, refuse_reentry
 from ..runtime.values import refuse_to_copy
 from ..storage.log import Log
+from .purgatory import DelayedOperation, Purgatory
 
-# How long (ms) a parked write waits for a thread to block on it before the scheduler syncs it.
+# How long (ms) a request waits for a thread to sync it before the scheduler does.
 PATIENCE_MS = 20
 # How long (s) a round waits at most for threads that may join it: the time that a few threads need to wake and write.
 GATHER_S = 0.0001
 ALONE = (1, 1)
 
 
-class Parked(Completion[int]):
-    """A write that is in the log and waits to be on the device; done with its base offset."""
+class SyncListener(Protocol):
+    """Called after each use of `syncing`, under no lock, and maybe twice or by two threads at once: an interrupt may have
+    stopped the call before."""
 
-    __slots__ = ("_commit", "end", "offset", "turn")
+    def synced(self) -> None:
+        """`synced_end` may have grown."""
 
-    def __init__(self, commit: GroupCommit, end: int, offset: int) -> None:
-        # Not by the base's __init__: there is one for every record that is sent alone, and its thread waits.
-        self._answers = []
-        self._callbacks = []
-        self._commit = commit
-        self.end = end
-        self.offset = offset
-        self.turn: Callable[[Completion[int]], object] | None = None
-
-    def drive(self) -> bool:
-        return self._commit.sync_through(self.end)
-
-    def on_turn(self, wake: Callable[[Completion[int]], object]) -> None:
-        self.turn = wake
-        self.on_done(wake)
-
-    def unattended(self) -> None:
-        self._commit.soon(0)
+    def sync_failed(self, error: StreamlogError) -> None:
+        """What is past `synced_end` now will not be synced, or not by the sync that was awaited."""
 
 
 class GroupCommit:
-    """What of one partition is on the device, and the writes that wait to be. Thread-safe.
+    """What of one partition is on the device, and the requests for more. Thread-safe. It is a `Work`.
 
-    Everything before `synced_end` is on the device. `moved` is called, under no lock, after it grew.
+    Everything before `synced_end` is on the device. `refusal` is why nothing is synced any more, or None.
     """
 
     __reduce_ex__ = refuse_to_copy
 
-    def __init__(self, log: Log, new_lock: Callable[[], Lock], synced_end: int, moved: Callable[[], None]) -> None:
+    def __init__(self, log: Log, new_lock: Callable[[], Lock], synced_end: int, listener: SyncListener) -> None:
         self._log = log
         self._durability = log.durability
         self.synced_end = synced_end
         self.syncing = new_lock()
-        self._moved = moved
-        self._announced = synced_end
-        self._parked: list[Parked] = []
-        self._refused: StreamlogError | None = None
+        self.refusal: StreamlogError | None = None
+        self._listener = listener
+        self._waiting = Purgatory(new_lock())  # for `synced_end`
+        # The ends of writes that wait for a sync, about in order. Removed under `syncing` only.
+        self._requests: deque[int] = deque()
+        # The gates of threads that wait for their turn; those that are open have had it, or found their write covered. Removed
+        # under `syncing` only.
+        self._turns: deque[Gate] = deque()
         self._armed = False
         self.schedule: Callable[[int], None] = lambda delay_ms: None
         self.syncs = 0
         self._new_lock = new_lock
-        # How many writes the last two rounds completed, and the gate of a round that waits for as many again.
+        # How many requests there were at the end of the last two rounds, and the gate of a round that waits for as many again.
         self._rounds = ALONE
         self._wanted = 0
         self._joined: Lock | None = None
 
-    # -- waiting -------------------------------------------------------------------------------------
+    # -- requests ------------------------------------------------------------------------------------
 
-    def await_sync(self, end: int, offset: int) -> Completion[int]:
-        """Done with `offset` once everything before `end` is on the device. REQUIRES: it is in the log."""
-        if end <= self.synced_end:
-            return Completion.of(offset)
-        parked = Parked(self, end, offset)
-        self._parked.append(parked)
+    def request(self, end: int) -> None:
+        """Have everything before `end` synced: by a thread that waits (`drive`), or soon in the background.
+
+        REQUIRES: it is in the log. The caller looks at `synced_end` and `refusal` once more after this call.
+        """
+        self._requests.append(end)
         joined = self._joined
-        if joined is not None and len(self._parked) >= self._wanted:
+        if joined is not None and len(self._requests) >= self._wanted:
             self._joined = None
             with contextlib.suppress(RuntimeError):  # two threads came at once, and the other one was faster
                 joined.release()
-        if end <= self.synced_end or self._refused is not None:  # since the look above
-            self.answer()
-        elif not self._armed:
+        if not self._armed:
             self.soon(PATIENCE_MS)
             self._armed = True
-        return parked
 
     def everything(self) -> Completion[int]:
         """Done once all that is in the log now is on the device; failed if that can never be known."""
-        poison = self._durability.poison
-        return self.await_sync(self._log.tail.end_offset, 0) if poison is None else Completion.failed(poison.copy())
+        refuse_reentry()
+        poison, end = self._durability.poison, self._log.tail.end_offset
+        if poison is not None:
+            return Completion.failed(poison.copy())
+        if end <= self.synced_end:
+            return Completion.of(end)
+        operation = DelayedOperation(end, self)
+        self._waiting.add(end, operation)
+        self.request(end)
+        if end <= self.synced_end or self.refusal is not None:  # since the look above
+            self.answer()
+        return operation
 
-    def sync_through(self, end: int) -> bool:
-        """Have everything before `end` on the device, by a sync on this thread; False if another is at one.
+    def drive(self) -> bool:
+        """One round: have all that is in the log on the device, if a request waits for it. See `Work`.
 
-        REQUIRES: no lock. If the sync fails, the parked writes fail.
+        If the sync fails, so does what waits for it.
         """
-        failure = self._refused
-        if end > self.synced_end and failure is None:
-            if self.syncing.locked():
-                return False
-            with inside(), self.syncing:
-                if end > self.synced_end and self._refused is None:
-                    if self._rounds != ALONE:
-                        self._gather()
-                    try:
-                        self._sync()
-                    except ReentrantCallError:  # a signal handler's call in the middle of it: no write has failed
-                        raise
-                    except StreamlogError as error:
-                        failure = self._note(error)
-                    self._rounds = (len(self._parked), self._rounds[0])
+        if self.syncing.locked():
+            return False
+        done, failure = False, self.refusal
+        with inside(), self.syncing:
+            requests, turns = self._requests, self._turns
+            if requests and requests[0] <= self.synced_end:
+                self._drop_covered()
+            while turns and turns[0].is_open():
+                turns.popleft()
+            if requests and failure is None:
+                if self._rounds != ALONE:
+                    self._gather()
+                done = True
+                try:
+                    count = self._sync()
+                except ReentrantCallError:  # a signal handler's call in the middle of it: no write has failed
+                    raise
+                except StreamlogError as error:
+                    failure = self._note(error)
+                    count = len(requests)
+                    for _ in range(count):
+                        requests.popleft()
+                self._rounds = (count, self._rounds[0])
         self.answer(failure)
-        return True
+        return done
 
-    def _sync(self) -> None:
-        """One round. REQUIRES: `syncing`. Raises what `Durability.sync_files` raises, at once if the log is poisoned."""
+    def _sync(self) -> int:
+        """Sync what is in the log now; how many requests there were at the end.
+
+        REQUIRES: `syncing`. Raises what `Durability.sync_files` raises, at once if the log is poisoned.
+        """
         tail = self._log.tail
         self._durability.sync_files(self.synced_end, tail)
         self.syncs += 1
+        count = len(self._requests)
         self.synced_end = tail.end_offset
+        self._drop_covered()
+        return count
+
+    def _drop_covered(self) -> None:
+        """REQUIRES: `syncing`."""
+        while self._requests and self._requests[0] <= self.synced_end:
+            self._requests.popleft()
 
     def _gather(self) -> None:
         """Wait for the threads whose writes the last rounds completed, which are about to write again. REQUIRES: `syncing`.
@@ -143,11 +164,11 @@ class GroupCommit:
         Without it eight threads fall into two groups that take turns, and share half as much.
         """
         wanted = max(self._rounds)
-        if len(self._parked) < wanted:
+        if len(self._requests) < wanted:
             gate = self._new_lock()
             gate.acquire()
             self._wanted, self._joined = wanted, gate
-            if len(self._parked) < wanted:
+            if len(self._requests) < wanted:
                 gate.acquire(True, GATHER_S)
             self._joined = None
 
@@ -155,56 +176,49 @@ class GroupCommit:
         """Keep the error of a poisoned log, which refuses for good. A copy of `error`, without the frames that it came through."""
         kept = error.copy()
         if isinstance(error, PoisonedLogError):
-            self._refused = kept
+            self.refusal = kept
         return kept
 
     def answer(self, failure: StreamlogError | None = None) -> None:
-        """Complete or fail the writes whose wait is over, the oldest first, and give one of the others the next turn.
+        """Answer what waited for the sync, and give one of the threads whose requests are left the next turn.
 
-        It has to follow every use of `syncing`, or the writes that came meanwhile wait until their threads look again. It may
+        It has to follow every use of `syncing`, or requests that came meanwhile wait until their threads look again. It may
         be called twice, and by two threads at once.
         """
-        synced_end = self.synced_end
-        failure = failure or self._refused
-        for parked in self._parked[:]:
-            if parked.end <= synced_end:
-                parked.complete(parked.offset)
-            elif failure is not None:
-                parked.fail(failure.copy())
-            else:
-                continue
-            try:  # not `suppress`, two calls for each record
-                self._parked.remove(parked)
-            except ValueError:  # another thread did
-                continue
-        if self._announced < synced_end:
-            self._moved()
-            self._announced = synced_end
-        if self._parked and not self.syncing.locked():
+        failure = failure or self.refusal
+        self._waiting.complete_through(self.synced_end)
+        self._listener.synced()
+        if failure is not None:
+            self._waiting.fail(failure)
+            self._listener.sync_failed(failure)
+        if self._requests and self.refusal is None and not self.syncing.locked():
             self._pass_on()
 
+    def on_turn(self, gate: Gate) -> None:
+        self._turns.append(gate)
+
     def _pass_on(self) -> None:
-        """A write was parked while this thread synced: the next round is for a thread that blocks on one."""
-        for parked in self._parked[:]:
-            turn, parked.turn = parked.turn, None
-            if turn is not None:
-                turn(parked)
+        """A request came while this thread synced: the next round is for a thread that waits."""
+        for gate in self._turns.copy():
+            if not gate.is_open():
+                gate.open()
                 return
-        self.soon(0)
+        self.soon()
 
     # -- in the background --------------------------------------------------------------------------------
 
-    def soon(self, delay_ms: int) -> None:
+    def soon(self, delay_ms: int = 0) -> None:
         """Have the scheduler call `maybe_sync`."""
         self.schedule(delay_ms)
 
     def maybe_sync(self, now_ms: int) -> int | None:
-        """Background work: sync the writes on which no thread blocks; when to come again (ms), or None."""
-        parked = self._parked[-1:]
-        if parked or self._announced < self.synced_end:
-            self.sync_through(parked[0].end if parked else 0)
-        self._armed = bool(self._parked)
-        return now_ms + PATIENCE_MS if self._armed else None
+        """Background work: sync for the requests for which no thread does; when to come again (ms), or None."""
+        self.drive()
+        self._armed = False
+        if not self._requests or self.refusal is not None:
+            return None
+        self._armed = True
+        return now_ms + PATIENCE_MS
 
     # -- other syncs of the partition ----------------------------------------------------------------
 
@@ -222,12 +236,14 @@ class GroupCommit:
             self.answer()
 
     def clip(self, end: int) -> None:
-        """The records from `end` on were removed from the log: the writes that wait for them wait for what is before.
+        """The records from `end` on were removed from the log: what waits for them waits for what is before.
 
         REQUIRES: `syncing`, and that the removed records were never synced; `answer` follows.
         """
-        for parked in self._parked[:]:
-            parked.end = min(parked.end, end)
+        self._waiting.clip(end)
+        for at, requested in enumerate(self._requests.copy()):
+            self._requests[at] = min(requested, end)
+        self._drop_covered()
 
     def sync_sealed(self) -> None:
         """Sync what was sealed and move the recovery point. REQUIRES: as `Durability.sync_sealed`; `answer` follows."""
@@ -239,6 +255,7 @@ class GroupCommit:
                 self._note(error)
                 raise
             self.synced_end = max(self.synced_end, tail.bases[-1])
+            self._drop_covered()
         self._durability.advance_recovery_point(tail)
 
     # -- the end -------------------------------------------------------------------------------------
@@ -249,11 +266,12 @@ class GroupCommit:
             with inside(), self.syncing:
                 self._log.close()
                 self.synced_end = self._log.tail.end_offset
+                self._drop_covered()
         except StreamlogError as error:
-            self._refused = error.copy()
+            self.refusal = error.copy()
             raise
 
     def refuse(self, error: StreamlogError) -> None:
-        """Fail the parked writes, and all that come later: there is nothing to sync any more."""
-        self._refused = error
+        """Fail what waits for a sync, and all that comes later: there is nothing to sync any more."""
+        self.refusal = error
         self.answer()

@@ -42,9 +42,7 @@ class Maintained(Protocol):
     commit: GroupCommit
     listener: LogListener
     closed: StreamlogError | None
-
-    @property
-    def high_watermark(self) -> int: ...
+    high_watermark: int
 
     def check_open(self) -> None:
         """Raise if the partition was closed or a sync of its log failed."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import TypeVar
 
 from ..config import TopicConfig
 from ..errors import NotLeaderError, StreamlogError, UnknownTopicOrPartitionError
@@ -16,15 +17,19 @@ from ..types import TopicPartition
 from .commit import GroupCommit
 from .listeners import LogListener, NullListener, Waiters
 from .maintenance import Maintenance
+from .purgatory import DelayedOperation, Purgatory
 from .validation import RecordValidator
+
+T = TypeVar("T")
 
 
 class Partition:
     """One partition that this broker leads. Thread-safe.
 
-    An append publishes the new end, releases the lock, and then calls the waiters: no callback runs under a lock. With
-    `durable`, readers see no record before it is on the device: the high watermark follows the syncs, and so do the
-    waiters.
+    An append publishes the new end, releases the lock, and then calls the waiters: no callback runs under a lock.
+
+    `high_watermark` is the end of what readers may see, and of what counts as acknowledged. It never goes back. Where this
+    is the only replica, it follows the end of the log; with `durable`, the syncs. The waiters follow it.
 
     `on_work` is called after an append that gave `maintenance` something to do. `hides` is the reason why records past the
     high watermark, which may have been acknowledged, cannot be read, or None.
@@ -58,7 +63,12 @@ class Partition:
         self.hides: StreamlogError | None = None
         self.durable = durable
         synced_end = log.durability.recovery_point if synced_end is None else synced_end
-        self.commit = GroupCommit(log, new_lock, synced_end, self._synced)
+        self.commit = GroupCommit(log, new_lock, synced_end, self)
+        self.high_watermark = synced_end if durable else log.tail.end_offset
+        # The lock under which it is raised. Without `durable` an append does so: it holds the partition's lock anyway.
+        self._advancing = new_lock() if durable else self.lock
+        self._announced = self.high_watermark  # to the waiters and the listener, where an append does not
+        self.purgatory = Purgatory(new_lock())
         self.maintenance = Maintenance(self, new_lock())
         self.validator = RecordValidator(name, log.seed, log.config)
 
@@ -94,10 +104,65 @@ class Partition:
             self.log.configure(config)
             self.validator = RecordValidator(self.name, self.log.seed, config)
 
-    @property
-    def high_watermark(self) -> int:
-        """The end of what readers may see: with one replica the end of the log, or with `durable` of what was synced."""
+    # -- the high watermark --------------------------------------------------------------------------
+
+    def _in_sync_end(self) -> int:
+        """The end of what every in-sync replica has; on its device, if that is what acknowledged means.
+
+        With followers it is the least of their ends and this one's.
+        """
         return self.commit.synced_end if self.durable else self.reader.tail.end_offset
+
+    def maybe_advance_high_watermark(self) -> None:
+        """Raise the high watermark to what every in-sync replica has, and answer and wake what waits for it.
+
+        Called after an append, a sync, and a fetch of a follower. It may be called again: an interrupt may have stopped the
+        last call in the middle. REQUIRES: no lock.
+        """
+        end = self._in_sync_end()
+        is_behind = self.high_watermark < end
+        if is_behind:
+            with inside(), self._advancing:
+                if self.high_watermark < end:
+                    self.high_watermark = end
+        high_watermark = self.high_watermark
+        self.purgatory.complete_through(high_watermark)
+        if is_behind or (self.durable and self._announced < high_watermark):
+            self.waiters.wake()
+            if self.listener.quiet:
+                self.listener.appended()
+            self._announced = high_watermark
+
+    def await_high_watermark(
+        self, end: int, value: T, deadline_ms: int | None = None, late: StreamlogError | None = None
+    ) -> Completion[T]:
+        """Done with `value` once readers may see everything before `end`. REQUIRES: it is in the log.
+
+        With a deadline (ms) it is answered then in any case: with `late`, if that is given.
+        """
+        if end <= self.high_watermark or not self.durable:
+            return Completion.of(value)
+        operation = DelayedOperation(value, self.commit, late)
+        self.purgatory.add(end, operation, deadline_ms)
+        self.commit.request(end)
+        if end <= self.high_watermark or self.commit.refusal is not None:  # since the look above
+            self.commit.answer()
+        return operation
+
+    def acknowledge(self, write: AppendRequest) -> Completion[int]:
+        """A Completion of the base offset of `write`, done when readers may see all of it. REQUIRES: it is in the log."""
+        if not self.durable:
+            return Completion.of(write.base_offset)
+        records = sum([batch.last_offset_delta + 1 for batch in write.batches])
+        return self.await_high_watermark(write.base_offset + records, write.base_offset)
+
+    def synced(self) -> None:
+        """See `SyncListener`."""
+        self.maybe_advance_high_watermark()
+
+    def sync_failed(self, error: StreamlogError) -> None:
+        """See `SyncListener`."""
+        self.purgatory.fail(error)
 
     def hide_what_may_be_lost(self) -> None:
         """After opening: set `hides` if records that were acknowledged may lie past the high watermark.
@@ -120,11 +185,16 @@ class Partition:
         with self.lock:
             if self.closed is not None:
                 raise self.closed.copy()
-            base_offset = self.log.append(write, self.leader_epoch, now_ms)
-        if self.waiters.callbacks and not self.durable:
-            self.waiters.wake()
-        if self.listener.quiet and not self.durable:
-            self.listener.appended()
+            try:
+                base_offset = self.log.append(write, self.leader_epoch, now_ms)
+            finally:  # also where an interrupt comes after the log has published it
+                if not self.durable:
+                    self.high_watermark = self.reader.tail.end_offset
+        if not self.durable:
+            if self.waiters.callbacks:
+                self.waiters.wake()
+            if self.listener.quiet:
+                self.listener.appended()
         if self.log.began_segment:
             self._note_work()
         return base_offset
@@ -134,7 +204,11 @@ class Partition:
         with self.lock:
             if self.closed is not None:
                 raise self.closed.copy()
-            offset = self.log.append_one(key, value, timestamp, self.leader_epoch, now_ms)
+            try:
+                offset = self.log.append_one(key, value, timestamp, self.leader_epoch, now_ms)
+            finally:  # as in `append`
+                if not self.durable:
+                    self.high_watermark = self.reader.tail.end_offset
         if self.log.began_segment:  # a flag of the log's: comparing snapshots before and after took 1% of a send
             self._note_work()
         if not self.durable:
@@ -150,25 +224,12 @@ class Partition:
         if self.on_work is not None:
             self.on_work(self)
 
-    def acknowledge(self, write: AppendRequest) -> Completion[int]:
-        """A Completion of the base offset of `write`, done when readers may see all of it. REQUIRES: it is in the log."""
-        if not self.durable:
-            return Completion.of(write.base_offset)
-        records = sum([batch.last_offset_delta + 1 for batch in write.batches])
-        return self.commit.await_sync(write.base_offset + records, write.base_offset)
-
-    def _synced(self) -> None:
-        """A sync has moved the high watermark, if the partition is durable."""
-        if self.durable:
-            self.waiters.wake()
-            if self.listener.quiet:
-                self.listener.appended()
-
     def settle(self, write: AppendRequest) -> None:
         """Find out whether an interrupted `append` took place; see `Log.resolve_append`."""
         with inside(), self.lock:
             if self.closed is None:
                 self.log.resolve_append(write)
+        self.maybe_advance_high_watermark()
         self.waiters.wake()
         self.listener.appended()
 
@@ -184,6 +245,7 @@ class Partition:
                     return False
                 self.log.take_back(before)
                 self.commit.clip(before.end_offset)
+                self.purgatory.clip(before.end_offset)
         finally:
             self.commit.answer()
         self.listener.changed(rewritten=True)

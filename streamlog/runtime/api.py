@@ -49,6 +49,9 @@ class Completion(Generic[T]):
 
     __slots__ = ("_answers", "_callbacks")
 
+    work: Work | None = None
+    """What it waits for that a thread which blocks on it can do itself."""
+
     def __init__(self) -> None:
         # Entries are (value, None) or (None, error). A completion that is created done has a tuple, and no callbacks.
         self._answers: list[tuple[T | None, BaseException | None]] | tuple[tuple[T | None, BaseException | None]] = []
@@ -114,22 +117,6 @@ class Completion(Generic[T]):
         if self._answers:
             self._run()
 
-    def drive(self) -> bool:
-        """Do the work that the answer waits for, on this thread. False if there is none, or another thread does it.
-
-        For a thread that would block otherwise; it may take as long as a sync. The answer of a group commit overrides this,
-        `on_turn` and `unattended`; here they do nothing special, so that `wait_for` treats every answer the same way.
-        REQUIRES: the caller holds no lock.
-        """
-        return False
-
-    def on_turn(self, wake: Callable[[Completion[T]], object]) -> None:
-        """Call `wake` when it is done, or when the waiting thread is the next to `drive` it."""
-        self.on_done(wake)
-
-    def unattended(self) -> None:
-        """No thread is going to wait for it: have its work done in the background, soon."""
-
     def _run(self) -> None:
         while self._callbacks:
             try:
@@ -144,13 +131,17 @@ class Completion(Generic[T]):
 
 
 class AllDone(Completion[None]):
-    """Done once all of `parts` are; failed then with the error of the first of them, in order, that has failed."""
+    """Done once all of `parts` are; failed then with the error of the first of them, in order, that has failed.
 
-    __slots__ = ("_at", "_parts")
+    It is its own `work`: that of the parts.
+    """
+
+    __slots__ = ("_at", "_parts", "work")
 
     def __init__(self, parts: Sequence[Completion[Any]]) -> None:
         super().__init__()
         self._parts = parts
+        self.work = self  # that of the parts
         self._at = 0
         """All parts before this one are done. Two threads may both move it, and an interrupt may leave it behind."""
         for part in parts:
@@ -168,16 +159,17 @@ class AllDone(Completion[None]):
 
     def drive(self) -> bool:
         self._look()
-        return any(part.drive() for part in self._parts[self._at :] if not part.done())
+        return any(part.work.drive() for part in self._parts[self._at :] if part.work is not None and not part.done())
 
-    def on_turn(self, wake: Callable[[Completion[None]], object]) -> None:
-        self.on_done(wake)
+    def on_turn(self, gate: Gate) -> None:
         for part in self._parts[self._at :]:
-            part.on_turn(lambda _: wake(self))
+            if part.work is not None and not part.done():
+                part.work.on_turn(gate)
 
-    def unattended(self) -> None:
+    def soon(self) -> None:
         for part in self._parts:
-            part.unattended()
+            if part.work is not None:
+                part.work.soon()
 
 
 def answering(call: Callable[P, T]) -> Callable[P, Completion[T]]:
@@ -346,6 +338,22 @@ class Timers(Protocol):
 
     def at(self, deadline_ms: int, task: Task) -> None: ...
     def cancel(self, task: Task) -> None: ...
+
+
+class Work(Protocol):
+    """Work that answers wait for, and that a thread which would block on one of them does itself: a group commit."""
+
+    def drive(self) -> bool:
+        """Do it on this thread, which may take as long as a sync. False if there is none, or another thread does it.
+
+        REQUIRES: the caller holds no lock.
+        """
+
+    def on_turn(self, gate: Gate) -> None:
+        """Open `gate` when the thread that waits at it is the next to `drive`."""
+
+    def soon(self) -> None:
+        """No thread is going to block: have it done in the background, soon."""
 
 
 class Task(Protocol):

@@ -176,19 +176,22 @@ class RawGate:
 def wait_for(completion: Completion[Any], timeout: float | None) -> bool:
     """Block until `completion` is done or `timeout` real seconds have passed; whether it is done.
 
-    Work that it waits for and that no other thread does is done on this thread (`Completion.drive`). The timeout does not
+    Work that it waits for and that no other thread does is done on this thread (`Completion.work`). The timeout does not
     interrupt a sync that has begun.
     """
+    work = completion.work
     end = None if timeout is None else time.monotonic() + timeout
     gate: RawGate | None = None
     if not completion.done():
         refuse_reentry()
     while not completion.done():
-        if completion.drive():
+        if work is not None and work.drive():
             continue
         if gate is None or gate.is_open():
             gate = RawGate()
-            completion.on_turn(gate.open)
+            completion.on_done(gate.open)
+            if work is not None:
+                work.on_turn(gate)
             continue  # the thread that worked may have looked for the next one just before
         left = look_again.turn_s if end is None else end - time.monotonic()
         if left <= 0:

@@ -99,6 +99,7 @@ IS_ONE = {
     "BytesSerde(_Named)",
     "CompletedDelivery(Delivery)",
     "Consumer(Closing)",
+    "DelayedOperation(Completion)",
     "FetchResult(Completion)",
     "FollowedSegment(Segment)",  # a segment of a log that another process writes
     "JsonSerde(_Named)",
@@ -110,7 +111,6 @@ IS_ONE = {
     "MaxBytes(Combinable)",
     "MaxRecords(Combinable)",
     "MsgpackSerde(_Named)",
-    "Parked(Completion)",
     "Producer(Closing)",
     "StreamLog(Closing)",
     "StringSerde(_Named)",

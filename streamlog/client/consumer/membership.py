@@ -95,7 +95,8 @@ class Leave:
                 answer.result()
             else:
                 answer.on_done(lambda answer: self._has_to_be_sent_again(answer.error()) and failed())
-                answer.unattended()
+                if answer.work is not None:
+                    answer.work.soon()
         except StreamlogError as error:
             return not self._has_to_be_sent_again(error)
         return True

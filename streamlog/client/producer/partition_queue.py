@@ -370,8 +370,8 @@ class PartitionQueue:
         while self.queue and self.queue[0].awaits is not None:
             self.queue.popleft()
         done.on_done(self._on_synced)
-        if not all(batch.urgent for batch in batches):
-            done.unattended()
+        if done.work is not None and not all(batch.urgent for batch in batches):
+            done.work.soon()
         while self.waiters:
             self.waiters.popleft()()
         self.inflight = None

@@ -221,10 +221,14 @@ class Producer(Closing):
 
     def _await_sync(self, done: Completion[int]) -> None:
         """Wait for the sync of a single record. REQUIRES: not `draining`, so that other threads' records share the sync."""
+        work = done.work
         if self._acks == 0:
-            done.unattended()
+            if work is not None:
+                work.soon()
             return
-        if not done.drive() and not wait_for(done, self._config.delivery_timeout_ms / 1000):
+        if work is not None:
+            work.drive()  # the usual case, without the preparations of a wait
+        if not done.done() and not wait_for(done, self._config.delivery_timeout_ms / 1000):
             raise not_in_time(self._config.delivery_timeout_ms / 1000)
         done.result()
 

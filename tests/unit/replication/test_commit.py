@@ -13,10 +13,10 @@ from streamlog.config import TopicConfig
 from streamlog.errors import ClosedError, PoisonedLogError, StorageError
 from streamlog.records import columns
 from streamlog.records.batch import seed_of
-from streamlog.replication.commit import PATIENCE_MS, Parked
+from streamlog.replication.commit import PATIENCE_MS
 from streamlog.replication.partition import Partition
 from streamlog.runtime.api import Completion
-from streamlog.runtime.threads import new_lock, result_of, wait_for
+from streamlog.runtime.threads import RawGate, new_lock, result_of, wait_for
 from streamlog.storage.log import AppendRequest
 from streamlog.storage.recovery.recovery import PreviousShutdown, open_log
 from streamlog.testing import FaultyDisk
@@ -47,6 +47,20 @@ def write(partition: Partition, records: int = 1, size: int = 1) -> Completion[i
     return partition.acknowledge(batch)
 
 
+def drive(answer: Completion[int]) -> bool:
+    """Have this thread do what a thread that waits for the answer does."""
+    assert answer.work is not None
+    return answer.work.drive()
+
+
+def wait_turn(answer: Completion[int]) -> RawGate:
+    """The gate that is opened when it is the turn of a thread that waits for the answer."""
+    assert answer.work is not None
+    gate = RawGate()
+    answer.work.on_turn(gate)
+    return gate
+
+
 def syncs(disk: FaultyDisk) -> int:
     return [op for op, path in disk.calls if path.endswith(".log")].count("sync")
 
@@ -63,8 +77,8 @@ def test_one_sync_answers_everything_that_was_written_before_it(partition: Parti
 
 
 def test_what_is_synced_already_need_not_be_parked(partition: Partition) -> None:
-    assert write(partition).drive()
-    assert partition.commit.await_sync(1, 0).result() == 0
+    assert drive(write(partition))
+    assert partition.await_high_watermark(1, 0).result() == 0
     assert partition.commit.everything().done()
 
 
@@ -73,56 +87,78 @@ def test_a_reader_is_woken_by_the_sync_and_not_by_the_append(partition: Partitio
     partition.waiters.add(lambda: woken.append(partition.high_watermark))
     parked = write(partition)
     assert woken == []
-    parked.drive()
+    drive(parked)
     assert woken == [1]
 
 
 def test_while_one_syncs_the_others_wait_and_one_of_those_left_has_the_next_turn(partition: Partition) -> None:
-    covered, left, last = write(partition), write(partition), write(partition)
-    turns: list[str] = []
+    covered = write(partition)
+    before = partition.log.tail
+    left, last = write(partition), write(partition)
     with partition.commit.syncing:
-        assert not covered.drive()
-        left.on_turn(lambda _: turns.append("left"))
-        last.on_turn(lambda _: turns.append("last"))
-    partition.commit.synced_end = 1  # the sync of another thread, which does what follows one
-    assert covered.drive()
-    assert turns == ["left"]
+        assert not drive(covered)
+        turns = [wait_turn(left), wait_turn(last)]
+    synced_by_another(partition, before)
+    assert covered.done()
+    assert [turn.is_open() for turn in turns] == [True, False]
     assert not left.done()
-    assert left.drive()
-    assert turns == ["left", "left", "last"]
+    assert drive(left)
     assert last.done()
+    assert not drive(last)
+
+
+def synced_by_another(partition: Partition, tail: Any) -> None:
+    """What another thread does whose round took `tail`."""
+    with partition.commit.syncing:
+        partition.commit.synced_end = tail.end_offset
+        partition.commit._drop_covered()
+    partition.commit.answer()
+
+
+def test_a_thread_whose_write_is_covered_does_not_get_the_turn_of_one_that_is_left(partition: Partition) -> None:
+    covered, left = write(partition), write(partition)
+    gone, waits = wait_turn(covered), wait_turn(left)
+    gone.open()
+    partition.commit.answer()
+    assert waits.is_open()
+
+
+def test_turns_of_threads_that_wait_no_longer_are_not_kept(partition: Partition) -> None:
+    for _ in range(100):
+        each = write(partition)
+        wait_turn(each).open()
+        drive(each)
+    assert len(partition.commit._turns) < 3
 
 
 def test_a_request_made_during_a_sync_of_sealed_segments_has_the_next_turn(
     partition: Partition, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """It would wait until it looks for itself otherwise, 20 ms or more."""
-    turns: list[str] = []
+    turns: list[RawGate] = []
     late: list[Completion[int]] = []
-    write(partition).drive()
+    drive(write(partition))
 
     def come(*_: object, **__: object) -> None:
         late.append(write(partition))
-        assert not late[0].drive()
-        late[0].on_turn(lambda _: turns.append("late"))
+        assert not drive(late[0])
+        turns.append(wait_turn(late[0]))
 
-    write(partition, size=900).drive()
+    write(partition, size=900)
     write(partition, size=900)
     monkeypatch.setattr(partition.log.durability, "sync_files", come)
     partition.maintenance.step(NOW)
-    assert turns == ["late"]
+    assert turns[0].is_open()
     assert not late[0].done()
 
 
 def test_no_request_gets_the_turn_while_another_syncs(partition: Partition) -> None:
-    turns: list[str] = []
-    parked = write(partition)
-    parked.on_turn(lambda _: turns.append("parked"))
+    turn = wait_turn(write(partition))
     with partition.commit.syncing:
         partition.commit.answer()
-        assert turns == []
+        assert not turn.is_open()
     partition.commit.answer()
-    assert turns == ["parked"]
+    assert turn.is_open()
 
 
 def test_a_request_that_no_call_blocks_on_is_left_to_the_scheduler(partition: Partition) -> None:
@@ -131,7 +167,8 @@ def test_a_request_that_no_call_blocks_on_is_left_to_the_scheduler(partition: Pa
     first = write(partition)
     second = write(partition)
     assert asked == [PATIENCE_MS]  # once for both
-    second.unattended()
+    assert second.work is not None
+    second.work.soon()
     assert asked == [PATIENCE_MS, 0]
     assert partition.commit.maybe_sync(NOW) is None
     assert first.done()
@@ -143,11 +180,12 @@ def test_a_request_that_no_call_blocks_on_is_left_to_the_scheduler(partition: Pa
 def test_a_request_made_during_a_sync_that_no_call_blocks_on_is_left_to_the_scheduler_at_once(
     partition: Partition,
 ) -> None:
-    covered, left = write(partition), write(partition)
+    covered = write(partition)
+    before = partition.log.tail
+    left = write(partition)
     asked: list[int] = []
     partition.commit.schedule = asked.append
-    partition.commit.synced_end = 1  # the sync of another thread, which does what follows one
-    partition.commit.answer()
+    synced_by_another(partition, before)
     assert covered.done()
     assert not left.done()
     assert asked == [0]
@@ -164,7 +202,7 @@ def test_the_scheduler_comes_again_while_another_thread_syncs(partition: Partiti
 
 def test_readers_whose_wake_up_an_interrupt_swallowed_are_woken_by_the_scheduler(partition: Partition) -> None:
     woken: list[int] = []
-    write(partition).drive()
+    drive(write(partition))
     partition.waiters.add(lambda: woken.append(1))
     write(partition)
     partition.commit.synced_end = 2  # and then Ctrl-C
@@ -176,17 +214,17 @@ def test_a_round_waits_for_no_more_than_a_moment_for_those_of_the_last_one(
     partition: Partition, disk: FaultyDisk
 ) -> None:
     for each in [write(partition) for _ in range(3)]:
-        each.drive()
+        drive(each)
     before = syncs(disk)
     alone = write(partition)
-    assert alone.drive()  # two more may come, and do not
+    assert drive(alone)  # two more may come, and do not
     assert alone.done()
     assert syncs(disk) - before == 1
 
 
 def test_a_round_begins_when_as_many_have_come_as_the_last_one_had(partition: Partition) -> None:
     for each in [write(partition) for _ in range(2)]:
-        each.drive()
+        drive(each)
     first = write(partition)
     second: list[Completion[int]] = []
     real = partition.commit._new_lock
@@ -197,7 +235,7 @@ def test_a_round_begins_when_as_many_have_come_as_the_last_one_had(partition: Pa
         return _Waited(lock, lambda: second.append(write(partition)))
 
     partition.commit._new_lock = lock_then_come
-    assert first.drive()
+    assert drive(first)
     assert second[0].done()
 
 
@@ -221,14 +259,14 @@ class _Waited:
 
 
 def test_a_failed_sync_fails_all_parked_and_all_later_requests(partition: Partition, disk: FaultyDisk) -> None:
-    assert write(partition).drive()
+    assert drive(write(partition))
     parked = [write(partition), write(partition)]
     disk.fail("sync", errno.EIO, path="*.log")
     before = syncs(disk)
     for each in parked:
         with pytest.raises(PoisonedLogError):
             result_of(each)
-    late = partition.commit.await_sync(9, 8)
+    late = partition.await_high_watermark(9, 8)
     assert isinstance(late.error(), PoisonedLogError)
     assert isinstance(partition.commit.everything().error(), PoisonedLogError)
     with pytest.raises(PoisonedLogError):
@@ -274,12 +312,11 @@ def test_deleting_a_partition_fails_the_parked_requests(partition: Partition) ->
     parked = write(partition)
     partition.remove(ClosedError("gone"))
     assert isinstance(parked.error(), ClosedError)
-    assert isinstance(partition.commit.await_sync(5, 4).error(), ClosedError)
+    assert isinstance(partition.await_high_watermark(5, 4).error(), ClosedError)
 
 
 def test_a_wait_ends_at_its_timeout_while_another_thread_syncs(partition: Partition) -> None:
     parked = write(partition)
-    assert isinstance(parked, Parked)
     with partition.commit.syncing:
         assert not wait_for(parked, 0.001)
     assert wait_for(parked, 0.001)

@@ -9,8 +9,8 @@ import weakref
 import pytest
 
 from streamlog.errors import ReentrantCallError, StreamlogError
-from streamlog.runtime.api import AllDone, Completion, answering
-from streamlog.runtime.threads import result_of
+from streamlog.runtime.api import AllDone, Completion, Gate, answering
+from streamlog.runtime.threads import RawGate, result_of
 
 
 @answering
@@ -88,19 +88,24 @@ def test_the_first_error_in_order_counts_once_all_were_tried() -> None:
 class Driven(Completion[int]):
     """Done by the thread that waits for it, in its turn."""
 
-    __slots__ = ("busy", "noticed", "turn")
+    __slots__ = ("busy", "gates", "noticed", "work")
 
     def __init__(self) -> None:
         super().__init__()
+        self.work = self
         self.busy = False
         self.noticed = 0
+        self.gates: list[Gate] = []
 
     def drive(self) -> bool:
         if not self.busy:
             self.complete(1)
         return not self.busy
 
-    def unattended(self) -> None:
+    def on_turn(self, gate: Gate) -> None:
+        self.gates.append(gate)
+
+    def soon(self) -> None:
         self.noticed += 1
 
 
@@ -117,11 +122,12 @@ def test_a_part_that_another_thread_works_for_does_not_hold_up_the_others() -> N
     assert done.drive()
     assert parts[1].done()
     assert not done.drive()
-    woken: list[object] = []
-    done.on_turn(woken.append)
+    gate = RawGate()
+    done.on_turn(gate)
+    assert [part.gates for part in parts] == [[gate], []]
     parts[0].complete(1)
-    assert set(woken) == {done}
-    done.unattended()
+    assert done.done()
+    done.soon()
     assert [part.noticed for part in parts] == [1, 1]
 
 
