@@ -138,7 +138,7 @@ class Producer(Closing):
                     if size >= batch.limit or index + 1 >= queue.batch_records:
                         queue.reached_limit(batch, index)
                         if batch.closed:
-                            queue.drain()
+                            queue.drain(filled=True)
                     delivery: Delivery[RecordMetadata] = _new(Delivery)
                     delivery._batch = batch
                     delivery._index = index
@@ -182,7 +182,7 @@ class Producer(Closing):
         if batch.closed:
             if key is None:
                 cached.on_new_batch()
-            queue.drain()
+            queue.drain(filled=True)
         if self._acks == 0:
             batch.observe(index)
             return CompletedDelivery(cached.topic.name, queue.partition, -1, timestamp)

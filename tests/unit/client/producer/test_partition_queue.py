@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import threading
+import time
 from collections.abc import Callable
 from typing import Any
 
 import pytest
 
+from streamlog.client.producer import partition_queue
 from streamlog.client.producer.accumulator import RecordAccumulator
 from streamlog.client.producer.batch import Batch, Rows
 from streamlog.client.producer.partition_queue import PartitionQueue
 from streamlog.errors import ClosedError, DiskFullError, RequestTimedOutError, SerializationError
 from streamlog.runtime.api import Completion
+from streamlog.runtime.threads import RawGate
 
 QueueOf = Callable[..., PartitionQueue]
 
@@ -152,6 +156,72 @@ def test_an_interrupted_write_is_appended_once(queue_of: QueueOf, service: Any, 
     queue.drain()
     assert batch.result() == (7 if appended else 0)
     assert service.writes == ([] if appended else [[1]])
+    assert queue.is_idle
+
+
+# Turns
+
+
+def fill(queue: PartitionQueue, batches: int) -> None:
+    for n in range(batches):
+        add(queue, n)
+        queue.close_batch()
+
+
+def test_a_writer_that_does_not_keep_up_gives_its_turn_to_a_thread_that_fills_batches(
+    queue_of: QueueOf, service: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(partition_queue, "_WRITE_BYTES", 1)  # so that a write is one batch
+    queue = queue_of()
+    writers: list[int] = []
+    produce = service.produce
+    other = threading.Thread(target=lambda: queue.drain(filled=True))
+
+    def writing(request: Any) -> Any:
+        writers.append(threading.get_ident())
+        if len(writers) == 1:
+            other.start()
+            while not queue._turns:
+                time.sleep(0)
+        return produce(request)
+
+    queue.owner.produce = writing  # type: ignore[method-assign]
+    fill(queue, 12)
+    queue.drain()
+    other.join(10)
+    assert writers == [threading.get_ident()] + [other.ident] * 11
+    assert queue.is_idle
+
+
+@pytest.mark.parametrize("passed", [False, True])
+def test_an_interrupted_thread_passes_its_turn_on(
+    queue_of: QueueOf, monkeypatch: pytest.MonkeyPatch, passed: bool
+) -> None:
+    queue = queue_of()
+    fill(queue, 12)
+    next_one = RawGate()
+
+    def interrupted(gate: RawGate, timeout: float) -> bool:
+        queue._turns.append(next_one)
+        if passed:
+            assert queue._pass_turn()
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(RawGate, "wait", interrupted)
+    with queue.draining, pytest.raises(KeyboardInterrupt):
+        queue.drain(filled=True)
+    assert next_one.is_open() is passed
+    assert list(queue._turns) == ([] if passed else [next_one])
+
+
+def test_a_thread_does_not_wait_long_for_its_turn(queue_of: QueueOf, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(partition_queue.look_again, "turn_s", 0.001)
+    queue = queue_of()
+    fill(queue, 12)
+    with queue.draining:
+        queue.drain(filled=True)
+    assert not queue._turns
+    queue.drain(filled=True)
     assert queue.is_idle
 
 
