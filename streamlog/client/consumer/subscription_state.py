@@ -318,8 +318,8 @@ class SubscriptionState:
         session, queue, positions = self.session, self._queue, self.positions
         watched = session.watched
         # For a call that returns at once, fetching from one or two partitions costs less than watching them.
-        watch = not look_again or len(positions) > _FEW
-        look_again = look_again and len(queue) < len(positions)
+        at_once = look_again
+        watch = not at_once or len(positions) > _FEW
         if session.ready:
             self._take_over_ready()
         out: list[Any] = []
@@ -327,7 +327,7 @@ class SubscriptionState:
         turns = len(queue)
         while turns or look_again:
             if not turns:
-                if out:
+                if out or len(queue) == len(positions):  # it has asked all of them
                     break
                 look_again = False
                 turns = self.look_again()
@@ -364,6 +364,8 @@ class SubscriptionState:
                 break
         if out:
             self.polled = polled
+        elif at_once and session.ready:  # the fetches have brought news of other partitions, from another process
+            return self.take(n, exactly)
         return out
 
     def _skip_to(self, fetcher: PartitionFetcher, position: int) -> None:

@@ -305,3 +305,22 @@ def test_what_moved_since_it_was_committed_is_known() -> None:
     assert state.uncommitted() == set()
     assert iterated(state) == 2
     assert state.uncommitted() == {B}
+
+
+def test_a_poll_that_returns_at_once_takes_what_its_fetches_have_brought_news_of() -> None:
+    """A reader of another process's log hears of appends only when it fetches."""
+    fetchers = [Fetcher(TopicPartition("t", n), 0) for n in range(5)]
+    state = state_of(*fetchers)
+    assert returned(state, 9) == []
+    for each in fetchers:
+        take = each.take
+
+        def take_with_news(out: list[Any], n: int, take: Any = take) -> int:
+            if not fetchers[3].log_end:
+                fetchers[3].append(1)
+            taken: int = take(out, n)
+            return taken
+
+        each.take = take_with_news  # type: ignore[method-assign]
+    state.finish()
+    assert [record.partition for record in state.take(9, None, True)] == [3]
