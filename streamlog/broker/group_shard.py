@@ -50,7 +50,7 @@ class Host(Protocol):
     def new_id(self) -> str: ...
     def real_seconds(self) -> float: ...
     @property
-    def timers(self) -> Scheduler:
+    def real_timers(self) -> Scheduler:
         """Work by real time: deadlines are in ms of `real_seconds`."""
 
 
@@ -381,7 +381,7 @@ class GroupShard:
     # -- background work -----------------------------------------------------------------------------
 
     def _expire_at(self, deadline_s: float) -> None:
-        self._host.timers.at(ceil(deadline_s * 1000), self.expire_due)
+        self._host.real_timers.at(ceil(deadline_s * 1000), self.expire_due)
 
     def expire_due(self, now_ms: int) -> int | None:
         """Evict members whose session is over, by a timer of real time; when to come again (ms), or None."""

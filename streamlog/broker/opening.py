@@ -141,13 +141,13 @@ class OwnedDirectory:
 
     def _make_threads(self) -> None:
         background = BackgroundThread(
-            BackgroundWork(self._work, self._scheduler.run_due, self.service.timers.run_due),
+            BackgroundWork(self._work, self._scheduler.run_due, self.service.real_timers.run_due),
             self._clock.time_ms,
             "streamlog-background",
         )
         self._threads.append(background)
         self._scheduler.nudge = background.nudge
-        self.service.timers.nudge = background.nudge
+        self.service.real_timers.nudge = background.nudge
         self._work.wake_with(background.nudge)
         # Maintenance has its own thread: a policy of the user's, the sync of a large file or a step of a compaction would
         # delay records that linger. The publisher too: it would keep readers in other processes waiting.

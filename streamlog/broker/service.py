@@ -54,7 +54,7 @@ class LocalService:
         self.clock = clock
         self.timers = scheduler
         self._maintenance = maintenance
-        self.timers = Scheduler(new_lock(), new_lock())  # by real time: the sessions of members
+        self.real_timers = Scheduler(new_lock(), new_lock())  # by real time: the sessions of members
         self.real_seconds = real_seconds
         self._new_lock = new_lock
         self._force = force

@@ -178,7 +178,7 @@ class RemoteMember:
     def pass_s(self, seconds: float) -> int | None:
         """Let time pass, and run the timers; when the next one is (ms)."""
         self.now_s += seconds
-        due: int | None = self.broker.service.timers.run_due(int(self.now_s * 1000))
+        due: int | None = self.broker.service.real_timers.run_due(int(self.now_s * 1000))
         return due
 
     def state(self) -> str:
@@ -201,7 +201,7 @@ def test_heartbeats_keep_a_member_and_one_timer(broker: Broker) -> None:
     for _ in range(100):
         assert member.pass_s(1.0) is not None
         member.heartbeat(member.joined.member_id, member.joined.member_epoch)
-        assert len(broker.service.timers._entries) == 1
+        assert len(broker.service.real_timers._entries) == 1
     assert member.state() == "Stable"
 
 
@@ -230,7 +230,7 @@ def test_a_resigned_shard_evicts_no_member_and_an_elected_one_gives_it_a_session
 def test_a_member_of_this_process_has_no_timer(broker: Broker) -> None:
     with broker.log.consumer("t", group="g") as consumer:
         consumer.poll()
-        assert broker.service.timers.next_deadline_ms() is None
+        assert broker.service.real_timers.next_deadline_ms() is None
 
 
 def test_the_background_thread_evicts_a_member_whose_session_is_over() -> None:
