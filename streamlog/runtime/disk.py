@@ -14,6 +14,7 @@ import fcntl
 import mmap
 import os
 import re
+import resource
 import stat
 import tempfile
 from collections.abc import Sequence
@@ -305,6 +306,12 @@ def filesystem_type(path: str) -> str:
     except OSError:
         return ""
     return kind
+
+
+def descriptor_limit() -> int:
+    """How many descriptors this process may have; many, if there is no limit."""
+    limit = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
+    return limit if limit != resource.RLIM_INFINITY else 1 << 20
 
 
 def new_id() -> str:

@@ -3,7 +3,8 @@
 - `log`: the log: append, roll, delete. It holds a `reader`: fetch, find by time; and a `durability`: syncing, the recovery
   point, poisoning.
 - `tail`: what passes between a log and its callers: `LogSnapshot`, `AppendRequest`, `FetchData`.
-- `segment`: one file of batches. `index`: where in it an offset or a time is. `scan`: iteration over its headers.
+- `segment`: one file of batches. `index`: where in it an offset or a time is. `scan`: iteration over its headers. `held`: the
+  bound on open files, mappings and indexes.
 - `files`: the names of the files, and how one segment replaces several. `checkpoint`: the file `partition.state`.
 - `producer_state`, `leader_epochs`, `transactions`: which producer and which leader wrote what, and what was aborted, read
   from the headers.

@@ -28,7 +28,7 @@ were interrupted, before the next pass or at the next open.
 from __future__ import annotations
 
 import contextlib
-from collections import OrderedDict
+from collections import OrderedDict, deque
 from collections.abc import Callable, Generator, Iterator, Sequence
 from typing import NamedTuple, TypeVar
 
@@ -130,7 +130,10 @@ def compact(log: Log, todo: Plan, now_ms: int, publish: Publish) -> Pass:
     latest, map_end = yield from _latest_offsets(log, segments, history)
     removed = before = after = 0
     horizon: int | None = None
-    for group in _groups([s for s in segments if s.base_offset < map_end], log.config.effective_segment_bytes):
+    groups = deque(_groups([s for s in segments if s.base_offset < map_end], log.config.effective_segment_bytes))
+    del todo, segments  # a segment that was replaced keeps its file mapped as long as it is referred to
+    while groups:
+        group = groups.popleft()
         cleaner = _Cleaner(log, group, latest, history, now_ms)
         yield from cleaner.run()
         before += sum(s.size for s in group)

@@ -20,7 +20,7 @@ from ..runtime.disk_errors import is_the_disks, require_disk_error
 from .checkpoint import StateFile
 from .files import as_storage_error
 from .recovery import resync
-from .segment import Segment
+from .segment import Segment, with_descriptors
 from .tail import LogSnapshot
 
 logger = logging.getLogger("streamlog.storage")
@@ -81,7 +81,7 @@ class Durability:
             # A sealed segment keeps no descriptor open. A new one serves as well: the kernel reports a failed write-back
             # that it has not reported yet to the next process that opens the file.
             own = segment.sealed  # read once: a roll may seal the segment meanwhile, and readers use its descriptor
-            file = self._disk.open(segment.path) if own else segment.file
+            file = with_descriptors(lambda: self._disk.open(segment.path)) if own else segment.file
         except FileNotFoundError as error:
             # Deleted by retention or with its topic, or compacted into one that was synced
             require_disk_error(error)

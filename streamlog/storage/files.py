@@ -150,7 +150,7 @@ _FULL = {
     errno.EFBIG: "the file size limit is reached",
 }
 _ADVICE = {
-    errno.EMFILE: "an open partition takes two descriptors: raise the limit (ulimit -n), or close other files",
+    errno.EMFILE: "the process has no descriptor left, though the log closed what it can: raise the limit (ulimit -n)",
     errno.ENFILE: "the whole machine has no descriptor left: close other files",
 }
 

@@ -56,6 +56,11 @@ class Index:
         self.positions = array("q")
         self.timestamps = array("q")
 
+    @property
+    def size_bytes(self) -> int:
+        """About how many bytes of memory it takes."""
+        return 24 * len(self.positions) + 400
+
     def add(self, base_offset: int, position: int, max_timestamp: int) -> None:
         """Add the batch at `position`, which follows all batches added before."""
         if self.positions and position - self.positions[-1] < INTERVAL:

@@ -12,9 +12,9 @@ the same time; they find the same, and the last answer is kept.
 from __future__ import annotations
 
 import logging
-import weakref
-from collections import deque
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from errno import EMFILE, ENFILE
+from typing import TypeVar
 
 from ..errors import CorruptRecordError
 from ..records.batch import (
@@ -28,21 +28,25 @@ from ..records.batch import (
     read_header,
 )
 from ..runtime.api import Disk, File, Mapping
+from ..runtime.disk import descriptor_limit
 from ..runtime.disk_errors import require_disk_error
 from ..runtime.values import refuse_to_copy
 from ..types import Buffer, SegmentInfo
 from . import index as index_files
 from . import scan
 from .files import as_storage_error, index_name, log_name
+from .held import Held
 from .index import HEADER_LEN, Index, Stats
 from .scan import Walk
 
+T = TypeVar("T")
 logger = logging.getLogger("streamlog.storage")
 
-# Python's mmap keeps a descriptor of its own, so the number of mappings in the process is limited. The oldest mapping is
-# dropped first, and made once more when it is needed.
-MAX_MAPPED = 128
-_mapped: deque[weakref.ref[Segment]] = deque()
+# Python's mmap keeps a descriptor of its own, so mappings and open files together take less than half of the descriptors
+# that the process may have, commonly 1,024. The bytes of indexes: those of some 10 GiB of segments.
+MAX_OPEN = min(256, descriptor_limit() // 4)
+MAX_MAPPED = min(128, descriptor_limit() // 8)
+MAX_INDEX_BYTES = 64 << 20
 
 _NEAR_BYTES = 20_480  # an index interval and a batch of the usual size
 
@@ -90,15 +94,20 @@ class Segment:
         """The file, opened when it is first needed."""
         file = self._file
         if file is None:  # another reader may set the field to None at any moment, so it is read once
-            file = self._file = self.disk.open(self.path, writable=not self.sealed)
+            file = self._file = with_descriptors(self._open)
+            open_files.hold(self)
         return file
+
+    def _open(self) -> File:
+        return self.disk.open(self.path, writable=not self.sealed)
 
     def use_file(self, file: File) -> None:
         """Read from `file`, whatever is at the path."""
         self._file = file
 
     def create(self) -> None:
-        self._file = self.disk.open(self.path, create=True, exclusive=True)
+        self._file = with_descriptors(lambda: self.disk.open(self.path, create=True, exclusive=True))
+        open_files.hold(self)
         self._index = Index()
         self._stats = Stats(self.base_offset, self.base_offset, 0, 0, -1, -1, -1)
 
@@ -114,6 +123,22 @@ class Segment:
         """It does not change any more: from now on it is read through a mapping, and keeps no descriptor open."""
         self.sealed = True
         self._file = None
+        if self._index is not None:
+            self._hold(self._index)
+
+    def _drop_file(self) -> None:
+        self._file = None
+
+    def _drop_mapping(self) -> None:
+        self._map = None
+
+    def _drop_index(self) -> None:
+        # A pinned segment needs it, an active one appends to it, and one that is in no file would cost a walk.
+        if self.sealed and self._pinned is None and not self.is_unsaved:
+            self._index = None
+
+    def _hold(self, index: Index) -> None:
+        indexes.hold(self, index.size_bytes)
 
     def release(self) -> None:
         """Drop the file and the mapping. They are not closed: a reader keeps them until it is done, and a descriptor that
@@ -208,9 +233,12 @@ class Segment:
     @property
     def index(self) -> Index:
         """The index, from its file or, if that is missing or damaged, from the segment's headers."""
-        if self._index is None:
-            self._index = self._load_index()
-        return self._index
+        index = self._index
+        if index is None:
+            index = self._index = self._load_index()
+            if self.sealed:
+                self._hold(index)
+        return index
 
     def set_index(self, index: Index) -> None:
         self._index = index
@@ -232,7 +260,9 @@ class Segment:
         no index file: the next open has to find and report the loss too.
         """
         index, stats = self.index, self.stats
-        self.is_unsaved = False
+        if self.is_unsaved:
+            self.is_unsaved = False
+            self._hold(index)
         if self._is_damaged or (self.sealed and stats.next_offset != self.next_offset):
             return
         try:
@@ -261,7 +291,7 @@ class Segment:
 
     def _mapping(self) -> Mapping:
         try:
-            mapping = self.file.map(self.size)
+            mapping = with_descriptors(lambda: self.file.map(self.size))
         except (OSError, ValueError) as error:
             if isinstance(error, OSError):
                 require_disk_error(error)
@@ -276,18 +306,8 @@ class Segment:
         if self._pinned is not None:
             return self._pinned
         self._map = mapping
-        self._bound_mappings()
+        mappings.hold(self)
         return mapping
-
-    def _bound_mappings(self) -> None:
-        _mapped.append(weakref.ref(self))
-        while len(_mapped) > MAX_MAPPED:
-            try:
-                oldest = _mapped.popleft()()
-            except IndexError:  # another reader took it
-                return
-            if oldest is not None:
-                oldest._map = None
 
     def headers(self, position: int, end: int) -> Iterator[tuple[int, BatchHeader]]:
         """Each verified header; see `scan.headers`."""
@@ -361,3 +381,21 @@ class Segment:
         at = end_of_whole_batches(data, 0, len(data))
         # If no batch is whole, the bytes are returned as they are: the decoder reports the damage.
         return memoryview(data)[: at or len(data)]
+
+
+def with_descriptors(call: Callable[[], T]) -> T:
+    """`call()`, and once more if the process or the system has no descriptor left: the segments drop theirs in between."""
+    try:
+        return call()
+    except OSError as error:
+        require_disk_error(error)
+        if error.errno not in (EMFILE, ENFILE):
+            raise
+        open_files.drop_all()
+        mappings.drop_all()
+        return call()
+
+
+open_files: Held[Segment] = Held(MAX_OPEN, Segment._drop_file)
+mappings: Held[Segment] = Held(MAX_MAPPED, Segment._drop_mapping)
+indexes: Held[Segment] = Held(MAX_INDEX_BYTES, Segment._drop_index)

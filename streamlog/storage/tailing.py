@@ -391,15 +391,11 @@ class FollowedSegment(Segment):
         self.path = path
         self._index = self.live = LiveIndex(self)
 
-    @property
-    def file(self) -> File:
-        """The open file. Raises OSError ESTALE if it was replaced since it was listed."""
-        file = self._file
-        if file is None:
-            file = self.disk.open(self.path, writable=False)
-            if self.sealed and file.size() != self.size:
-                raise OSError(ESTALE, "another file took its place", self.path)
-            self._file = file
+    def _open(self) -> File:
+        """Open the file. Raises OSError ESTALE if it was replaced since it was listed."""
+        file = self.disk.open(self.path, writable=False)
+        if self.sealed and file.size() != self.size:
+            raise OSError(ESTALE, "another file took its place", self.path)
         return file
 
     def measure(self) -> int:

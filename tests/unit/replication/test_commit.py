@@ -280,7 +280,7 @@ def test_a_file_that_cannot_be_opened_fails_the_parked_requests_and_no_later_one
 ) -> None:
     write(partition, size=900)
     parked = write(partition, size=900)  # in the next segment, so the first one has to be opened again
-    disk.fail("open", errno.EMFILE, path="*.log")
+    disk.fail("open", errno.EMFILE, path="*.log", times=2)
     with pytest.raises(StorageError, match="sync"):
         result_of(parked)
     assert result_of(write(partition)) == 2

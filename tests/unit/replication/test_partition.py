@@ -164,7 +164,7 @@ def test_maintenance_that_the_disk_refuses_is_tried_again(
 ) -> None:
     partition.append(write(), NOW)
     partition.append(write(), NOW)
-    disk.fail("open", errno.EMFILE, path="*.log")
+    disk.fail("open", errno.EMFILE, path="*.log", times=2)
     partition.log.tail.segments[0].release()
     assert partition.maintenance.step(NOW) == NOW + RETRY_MS
     assert "t-0" in caplog.text and "injected" in caplog.text

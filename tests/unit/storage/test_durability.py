@@ -49,7 +49,8 @@ def test_a_segment_that_ends_where_the_synced_part_does_is_not_synced_again(box:
 def test_a_file_that_cannot_be_opened_for_its_sync_is_no_poison(box: MakeBox) -> None:
     b, disk = armed(box, segment_bytes=1024)
     append_segments(b, 2)
-    fail_next(disk, "open", errno.EMFILE)
+    for _ in range(2):
+        fail_next(disk, "open", errno.EMFILE)
     with pytest.raises(StorageError, match="sync"):
         b.log.durability.sync_files(0, b.log.tail)
     assert b.log.durability.poison is None

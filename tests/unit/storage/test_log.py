@@ -73,7 +73,7 @@ def test_a_segment_rolls_at_its_number_of_records(box: MakeBox) -> None:
 
 
 def test_more_segments_than_a_process_may_have_mapped_are_read(box: MakeBox, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(segments, "MAX_MAPPED", 3)
+    monkeypatch.setattr(segments.mappings, "limit", 3)
     b = box(segment_bytes=1024)
     for n in range(40):
         b.append(b"%d" % n * 400)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import errno
-from collections import deque
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -13,7 +12,6 @@ import pytest
 
 from streamlog.errors import CorruptRecordError, StorageError
 from streamlog.runtime.disk import OsDisk
-from streamlog.storage import segment as segments
 from streamlog.storage.segment import Segment
 
 from .conftest import CLEAN, SEED, Box, six_segments
@@ -41,22 +39,6 @@ def test_of_a_sealed_segment_nothing_is_read_outside_of_it(box: MakeBox, positio
     assert segment.sealed
     assert segment.read(10, position if position < 0 else segment.size + position) == b""
     assert len(segment.read(10, segment.size - 4)) == 4
-
-
-def test_two_threads_that_make_room_for_their_mappings_at_a_time_do_not_mind(
-    box: MakeBox, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    class Taken(deque[Any]):
-        """What is in it when it is counted has been taken when it is asked for."""
-
-        def popleft(self) -> Any:
-            self.clear()
-            return super().popleft()
-
-    b, values = segments_on_counting_disk(box)
-    monkeypatch.setattr(segments, "_mapped", Taken())
-    monkeypatch.setattr(segments, "MAX_MAPPED", 0)
-    assert b.values() == values
 
 
 def test_an_index_that_went_after_its_numbers_were_read_is_made_again_and_saved(box: MakeBox) -> None:

@@ -147,7 +147,7 @@ def test_a_copy_that_is_not_what_was_written_takes_no_place(b: Box, machine: Sim
 
 def test_an_append_whose_file_could_not_be_opened_wrote_nothing(b: Box, machine: SimulatedDisk) -> None:
     b.log.close_idle_files()
-    b.disk.fail("open", errno.EMFILE, path="*.log")
+    b.disk.fail("open", errno.EMFILE, path="*.log", times=2)
     write = b.write(b"refused")
     with pytest.raises(StorageError):
         b.log.append(write, 0, b.now)

@@ -1,0 +1,64 @@
+"""A log of many partitions and many segments works with the descriptors that a process has."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+from textwrap import dedent
+
+LIMIT = 192
+PARTITIONS = 300
+SEGMENTS = 300
+
+
+def run_with_few_descriptors(program: str, path: Path) -> str:
+    """What a program prints that may have `LIMIT` descriptors; it fails the test if it fails."""
+    prelude = f"""
+        import resource, sys
+        resource.setrlimit(resource.RLIMIT_NOFILE, ({LIMIT}, {LIMIT}))
+        import streamlog
+    """
+    done = subprocess.run(
+        [sys.executable, "-c", dedent(prelude) + dedent(program), str(path)],
+        capture_output=True, text=True, timeout=100, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def test_more_partitions_than_descriptors_are_written_synced_and_read(tmp_path: Path) -> None:
+    printed = run_with_few_descriptors(
+        f"""
+        with streamlog.open(sys.argv[1]) as log:
+            topic = log.create_topic("t", partitions={PARTITIONS}, segment_bytes=1024)
+            for value in (b"a" * 600, b"b" * 600):
+                for partition in range({PARTITIONS}):
+                    topic.send(value, partition=partition)
+                log.sync()
+            with log.consumer("t") as consumer:
+                print(sum(1 for _ in consumer.until_end()))
+        with streamlog.open(sys.argv[1]) as log, log.consumer("t") as consumer:
+            print(sum(1 for _ in consumer.until_end()))
+        """,
+        tmp_path / "log",
+    )
+    assert printed.split() == [str(2 * PARTITIONS)] * 2
+
+
+def test_more_segments_than_descriptors_are_compacted_into_one(tmp_path: Path) -> None:
+    printed = run_with_few_descriptors(
+        f"""
+        with streamlog.open(sys.argv[1]) as log:
+            topic = log.create_topic("t", cleanup_policy="compact", segment_bytes=1024, min_cleanable_dirty_ratio=1.0)
+            for n in range({SEGMENTS}):
+                topic.send(b"%600d" % n, b"k%d" % (n % 10))
+            assert log.metrics()["topics"]["t"]["0"]["segments"] >= {SEGMENTS}
+            topic.update_config(segment_bytes=1 << 30)
+            topic.compact()
+            topic.compact()
+            print(log.metrics()["topics"]["t"]["0"]["segments"], [int(record.value) for record in topic.read()])
+        """,
+        tmp_path / "log",
+    )
+    assert printed.strip() == f"2 {[*range(SEGMENTS - 10, SEGMENTS)]}"
