@@ -12,12 +12,15 @@ from .reading import Readable
 _READ_BYTES = 1 << 20
 
 
-def all_records(partition: Readable, end: int | None = None) -> Iterator[tuple[bytes, bytes | None]]:
+def all_records(partition: Readable, end: int | None = None, *, start: int = 0) -> Iterator[tuple[bytes, bytes | None]]:
     """Every (key, value) of the log in order, up to the high watermark or `end`. Raises CorruptRecordError:
-    no state is made of a part of the records."""
+    no state is made of a part of the records.
+
+    `start`: where an earlier call ended, for the records since then.
+    """
     reader = partition.reader
     end = partition.high_watermark if end is None else end
-    offset = reader.tail.start_offset
+    offset = max(start, reader.tail.start_offset)
     while offset < end:
         chunk = reader.fetch(offset, _READ_BYTES, end)
         if not chunk.data:

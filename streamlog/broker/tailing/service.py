@@ -100,6 +100,10 @@ class TailingService:
         # The ids of topics whose deletion was found in the metadata log before it was published.
         self._deleted: set[bytes] = set()
         self._replayed: object = None
+        # What the metadata log says up to `_recorded_end`, of the owner and the segments that `_recorded_of` names.
+        self._recorded = metadata.EMPTY
+        self._recorded_end = 0
+        self._recorded_of: object = None
         self._partitions: dict[tuple[str, int], TailedPartition] = {}
         self._listeners: list[Callable[[], object]] = []
         self._closed: StreamlogError | None = None
@@ -201,12 +205,23 @@ class TailingService:
                 partition.waiters.wake()
 
     def _replay_topics(self) -> bool:
-        """Replay the metadata log if it has changed; whether the topics did. REQUIRES: `_looking`."""
+        """Replay the metadata log if it has changed; whether the topics did. REQUIRES: `_looking`.
+
+        If there were only appends since the last time, the records since then are replayed.
+        """
         self._metadata.catch_up()
-        state = (self._metadata.log.tail.segments, self._metadata.high_watermark, len(self._deleted))
+        segments, end = self._metadata.log.tail.segments, self._metadata.high_watermark
+        state = (segments, end, len(self._deleted))
         if state == self._replayed:
             return False
-        image = metadata.replay(metadata.EMPTY, all_records(self._metadata), self._image.version)
+        of = (self._published.stage, segments)
+        if of != self._recorded_of or end < self._recorded_end:
+            self._recorded_of, self._recorded, self._recorded_end = None, metadata.EMPTY, 0
+        records = all_records(self._metadata, end, start=self._recorded_end)
+        image = metadata.replay(self._recorded, records, self._image.version + 1)
+        self._recorded_of = None  # until the three fit together again: an interrupt may come in between
+        self._recorded, self._recorded_end = image, end
+        self._recorded_of = of
         left = {name: view for name, view in image.topics.items() if view.id_bytes not in self._deleted}
         image = image._replace(topics=left, names={view.id_bytes: name for name, view in left.items()})
         self._replayed = state

@@ -12,6 +12,7 @@ from streamlog.broker.api import ProduceRequest
 from streamlog.broker.log_directory import LogDirectory
 from streamlog.broker.scheduler import Scheduler
 from streamlog.broker.service import LocalService
+from streamlog.broker.tailing import service as tailing
 from streamlog.broker.tailing.service import TailingService
 from streamlog.broker.waiting import FetchSession
 from streamlog.errors import (
@@ -317,3 +318,46 @@ def test_a_closed_service_refuses_and_wakes(scene: Scene) -> None:
         with pytest.raises(ClosedError):
             use()
     scene.reader.abandon()
+
+
+def test_a_change_of_one_topic_is_replayed_without_the_records_of_the_others(
+    scene: Scene, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    replayed: list[bytes] = []
+    every = tailing.all_records
+
+    def counted(*arguments: Any, **options: Any) -> Iterator[tuple[bytes, bytes | None]]:
+        for record in every(*arguments, **options):
+            replayed.append(record[0])
+            yield record
+
+    monkeypatch.setattr(tailing, "all_records", counted)
+    for number in range(50):
+        scene.owner.create_topic(f"u{number}")
+        scene.reader.look()
+    assert len(scene.reader.image.topics) == 51
+    assert len(replayed) <= 51
+    versions = [scene.reader.image.version]
+    for change in (
+        lambda: scene.owner.update_topic("u7", {"retention_ms": 60_000}),
+        lambda: scene.owner.delete_topic("u8"),
+        lambda: scene.owner.add_partitions("u9", 2),
+    ):
+        change()
+        scene.reader.look()
+        versions.append(scene.reader.image.version)
+    assert len(replayed) <= 54
+    assert versions == sorted(set(versions))
+    assert scene.reader.image.topics == scene.owner.image.topics
+    assert scene.reader.image.names == scene.owner.image.names
+
+
+def test_a_new_owner_has_the_whole_metadata_replayed(scene: Scene) -> None:
+    scene.owner.create_topic("u")
+    scene.reader.look()
+    scene.owner.close()
+    scene.own()
+    scene.owner.delete_topic("u")
+    scene.owner.create_topic("v")
+    scene.reader.look()
+    assert scene.reader.image.topics == scene.owner.image.topics
