@@ -127,6 +127,14 @@ class GroupSubscribedToTopicError(StreamlogError):
     """A member of the group subscribes to the topic, so the offsets of its partitions are in use."""
 
 
+class UnexpectedAppendOffsetError(StreamlogError):
+    """A follower got a batch of its leader that overlaps its log. `.first_offset` and `.last_offset` are the batch's."""
+
+    first_offset: int
+    last_offset: int
+    log_end_offset: int
+
+
 class GroupIdNotFoundError(StreamlogError, LookupError):
     """There is no such group: it has no members and no committed offsets."""
 

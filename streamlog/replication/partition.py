@@ -13,7 +13,7 @@ from ..runtime.values import refuse_to_copy
 from ..storage.leader_epochs import EpochEnd
 from ..storage.log import AppendRequest, Log
 from ..storage.tail import LogSnapshot
-from ..types import TopicPartition
+from ..types import Buffer, TopicPartition
 from .commit import GroupCommit
 from .listeners import LogListener, NullListener, Waiters
 from .maintenance import Maintenance
@@ -198,6 +198,24 @@ class Partition:
         if self.log.began_segment:
             self._note_work()
         return base_offset
+
+    def append_as_follower(self, data: Buffer, now_ms: int) -> int:
+        """Append batches as their leader stored them; the new log end offset. Raises what `Log.append_as_follower` raises.
+
+        After an interrupt the caller looks at the end of the log, and goes on from there.
+        """
+        if self.log.begins_gaps(data):
+            with inside(), self.maintenance.lock:
+                self.check_open()
+                self.log.record_compaction()
+        with inside(), self.lock:
+            if self.closed is not None:
+                raise self.closed.copy()
+            end_offset = self.log.append_as_follower(data, now_ms)
+        if self.log.began_segment:
+            self._note_work()
+        self.maybe_advance_high_watermark()
+        return end_offset
 
     def append_one(self, key: bytes | None, value: bytes, timestamp: int, now_ms: int) -> int:
         """`append` for a single plain record; see `Log.append_one`."""

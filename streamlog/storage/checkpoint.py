@@ -53,7 +53,7 @@ class StateFile:
         self.state = state
         self._sequence = sequence
         self._closed = False
-        self._is_compaction_recorded = False
+        self.is_compaction_recorded = False
 
     @classmethod
     def open(cls, disk: Disk, directory: str, topic_id: bytes, partition: int, *, is_new: bool) -> StateFile:
@@ -101,7 +101,7 @@ class StateFile:
             raise as_storage_error(error, "write", self._path) from error
         self._sequence, self.state = sequence, state
         if sync and state.cleaned_until:
-            self._is_compaction_recorded = True
+            self.is_compaction_recorded = True
 
     def _put(self, sequence: int, state: State, *, sync: bool) -> None:
         body = _SLOT.pack(MAGIC, 1, sequence, self._topic_id, self._partition, *state)
@@ -135,7 +135,7 @@ class StateFile:
 
     def record_compaction(self) -> None:
         """Record on the device that compaction may have removed offsets. What was read at opening may not be on it."""
-        if not self._is_compaction_recorded:
+        if not self.is_compaction_recorded:
             self.write(self.state._replace(cleaned_until=max(self.state.cleaned_until, 1)), sync=True)
 
     def rewrite(self) -> None:

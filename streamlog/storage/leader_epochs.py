@@ -9,6 +9,7 @@ their own, which was not truncated together with the log (KAFKA-10706). Here the
 from __future__ import annotations
 
 from bisect import bisect_right
+from collections.abc import Sequence
 from typing import NamedTuple
 
 from ..errors import NotLeaderError
@@ -117,6 +118,21 @@ class LeaderEpochCache:
             if latest is not None and epoch < latest:
                 raise older_epoch(epoch, latest)
         self.current = epoch
+
+    def begin_batches(self, headers: Sequence[BatchHeader], tail: LogSnapshot) -> None:
+        """The next append is of these batches of a leader's. Their epochs count once the tail covers them.
+
+        REQUIRES: the caller sets `current` after the append. After a gap an epoch begins where the gap does; see `_read`.
+        """
+        self.epochs(tail)
+        assert self._epochs is not None
+        self.current = None  # if the append fails, the next one removes these epochs
+        offset = tail.end_offset
+        self._epochs.truncate_from_end(offset)
+        for header in headers:
+            if header.leader_epoch != self._epochs.latest:
+                self._epochs.assign(header.leader_epoch, offset)
+            offset = header.next_offset
 
     def epochs(self, tail: LogSnapshot) -> LeaderEpochs:
         """The leader epochs of the published log, from its start to its end.

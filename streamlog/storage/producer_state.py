@@ -249,7 +249,7 @@ class ProducerStateManager:
 
     def __init__(self) -> None:
         self._states: ProducerStates | None = None
-        self._staged: tuple[AppendRequest, int] | None = None
+        self._staged: tuple[AppendRequest, int, Sequence[BatchHeader]] | None = None
 
     def states(self, tail: LogSnapshot, now_ms: int) -> ProducerStates:
         """The producers of the published log.
@@ -272,18 +272,26 @@ class ProducerStateManager:
             write.base_offset = repeated.base_offset
             return False
         write.base_offset = -1
-        self._staged = (write, tail.end_offset)
+        self._staged = (write, tail.end_offset, ())
         return True
+
+    def stage(self, write: AppendRequest, headers: Sequence[BatchHeader], tail: LogSnapshot) -> None:
+        """The next append is of these batches, which the leader has admitted. State that was not read yet is read later."""
+        self.note(tail)
+        self._staged = (write, headers[0].base_offset, headers) if self._states is not None else None
 
     def note(self, tail: LogSnapshot) -> None:
         """Note the batches of the staged append if the tail covers them; forget them if the append was undone."""
         if self._staged is None:
             return
-        write, offset = self._staged
+        write, offset, headers = self._staged
         if write.base_offset == offset:
             if tail.end_offset <= offset:
                 return  # not published yet
             assert self._states is not None
+            for header in headers:
+                if header.producer_id != NO_PRODUCER:
+                    self._states.note(header, header.base_offset, header.append_timestamp)
             for batch in write.batches:
                 self._states.note(batch, offset, write.append_ms)
                 offset += batch.last_offset_delta + 1

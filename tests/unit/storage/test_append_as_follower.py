@@ -1,0 +1,316 @@
+"""A follower stores batches exactly as their leader did: the bytes come out of one log and go into another."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+from collections.abc import Callable
+
+import pytest
+
+from streamlog.errors import (
+    CorruptRecordError,
+    DiskFullError,
+    NotLeaderError,
+    OutOfOrderSequenceError,
+    UnexpectedAppendOffsetError,
+)
+from streamlog.storage.log import AppendRequest
+
+from .conftest import KILLED, POWER_LOST, Box
+from .counting_disk import Killed, armed, calls_of, interrupted_at
+from .reopening import reopening
+
+MakeBox = Callable[..., Box]
+
+
+def fetched(leader: Box, offset: int, max_bytes: int = 1 << 16) -> bytes:
+    reader = leader.log.reader
+    return bytes(reader.fetch(offset, max_bytes, reader.tail.end_offset).data)
+
+
+def copy(leader: Box, follower: Box, max_bytes: int = 1 << 16) -> None:
+    """Append to the follower what its leader has after the follower's end."""
+    while data := fetched(leader, follower.log.tail.end_offset, max_bytes):
+        follower.partition.append_as_follower(data, follower.now)
+
+
+def contents(b: Box) -> bytes:
+    return b"".join(path.read_bytes() for path in b.logs())
+
+
+def sequenced(b: Box, sequence: int, leader_epoch: int = 0, producer_id: int = 7) -> int:
+    batch = b.write(b"s%d" % sequence).batches[0]
+    batch = batch._replace(producer_id=producer_id, producer_epoch=0, base_sequence=sequence)
+    return b.log.append(AppendRequest([batch]), leader_epoch, b.now)
+
+
+def busy(box: MakeBox) -> Box:
+    """A leader with several segments, epochs and kinds of batches."""
+    b = box(segment_bytes=1024)
+    for n in range(6):
+        b.log.append(b.write(b"x" * 150, b"y"), n // 2, b.now + n)
+        b.log.append_one(b"k", b"z" * n, b.now - n, n // 2, b.now)
+        sequenced(b, n, n // 2)
+    return b
+
+
+@reopening
+@pytest.mark.parametrize("max_bytes", [1, 700, 1 << 16])
+def test_a_follower_has_the_bytes_of_its_leader(box: MakeBox, reopen: Callable[[Box], None], max_bytes: int) -> None:
+    leader, follower = busy(box), box(segment_bytes=2048)
+    copy(leader, follower, max_bytes)
+    reopen(follower)
+    assert contents(follower) == contents(leader)
+    assert follower.read() == leader.read()
+    mine, theirs = follower.log.tail, leader.log.tail
+    assert mine.end_offset == theirs.end_offset
+    assert follower.log.leader_epochs.epochs(mine).entries == leader.log.leader_epochs.epochs(theirs).entries
+    assert follower.log.reader.find_time(follower.now + 4, mine.end_offset) == leader.log.reader.find_time(
+        leader.now + 4, theirs.end_offset
+    )
+
+
+def test_segments_are_rolled_by_the_followers_own_size_records_and_clock(box: MakeBox) -> None:
+    leader = box()
+    for n in range(4):
+        leader.append(b"%d" % n * 300, b"x")
+    for config, segments in (
+        ({"segment_bytes": 1024}, 2), ({"retention_records": 16}, 4), ({"segment_ms": 1000}, 4), ({}, 1)
+    ):  # fmt: skip
+        follower = box(**config)
+        for offset in range(0, 8, 2):
+            follower.log.append_as_follower(fetched(leader, offset, 1), follower.now)
+            follower.now += 1000
+        assert len(follower.logs()) == segments, config
+        assert contents(follower) == contents(leader)
+
+
+def test_the_published_tail_counts_records_and_timestamps_as_the_leaders_does(box: MakeBox) -> None:
+    leader, follower = box(), box()
+    for n in (5, 1, 9):
+        leader.append(b"a", b"b", timestamps=[n, n + 1])
+    copy(leader, follower)
+    mine, theirs = follower.log.tail, leader.log.tail
+    assert mine[5:8] == theirs[5:8] == (6, 1, 10)
+    assert follower.log.appended_batches == leader.log.appended_batches
+    assert follower.log.appended_bytes == leader.log.appended_bytes
+
+
+def test_no_data_is_no_append(box: MakeBox) -> None:
+    follower = box()
+    before = follower.log.tail
+    assert follower.log.append_as_follower(b"", follower.now) == 0
+    assert follower.log.tail is before
+
+
+def test_offsets_that_the_log_has_are_refused_each_time_they_come(box: MakeBox) -> None:
+    leader, follower = busy(box), box()
+    copy(leader, follower)
+    before = follower.log.tail
+    for _ in range(2):
+        with pytest.raises(UnexpectedAppendOffsetError) as error:
+            follower.log.append_as_follower(fetched(leader, 2), follower.now)
+        assert (error.value.first_offset, error.value.log_end_offset) == (2, before.end_offset)
+    assert follower.log.tail is before
+    assert contents(follower) == contents(leader)
+
+
+def test_data_that_repeats_a_batch_inside_itself_is_refused_whole(box: MakeBox) -> None:
+    leader, follower = busy(box), box()
+    data = fetched(leader, 0, 1)
+    with pytest.raises(UnexpectedAppendOffsetError):
+        follower.log.append_as_follower(data + data, follower.now)
+    assert follower.log.tail.end_offset == 0
+
+
+def test_a_leader_epoch_that_goes_back_is_refused_whole(box: MakeBox) -> None:
+    leader, other, follower = box(), box(), box()
+    for b, epochs in ((leader, (0, 5)), (other, (0, 5, 3, 6))):
+        for n, epoch in enumerate(epochs):
+            b.log.leader_epochs.truncated()
+            b.log.leader_epochs.current = epoch  # `other` is the log of a broker that has gone wrong
+            b.log.append(b.write(b"%d" % n), epoch, b.now)
+    copy(leader, follower)
+    for _ in range(2):
+        with pytest.raises(NotLeaderError):
+            follower.log.append_as_follower(fetched(other, 2), follower.now)
+    with pytest.raises(NotLeaderError):
+        box().log.append_as_follower(fetched(other, 0), follower.now)
+    assert follower.log.tail.end_offset == 2
+    other.path.joinpath("00000000000000000000.log").unlink()  # it is no valid log
+
+
+@pytest.mark.parametrize("where", ["header", "payload", "length"])
+def test_damaged_data_is_refused_whole(box: MakeBox, where: str) -> None:
+    leader, follower = box(), box()
+    leader.append(b"a" * 100)
+    leader.append(b"b" * 100)
+    data = bytearray(fetched(leader, 0))
+    if where == "length":
+        data = data[:-1]
+    else:
+        data[len(data) // 2 + 30 if where == "header" else -3] ^= 1
+    with pytest.raises(CorruptRecordError, match="What was fetched for"):
+        follower.partition.append_as_follower(data, follower.now)
+    assert follower.log.tail.end_offset == 0
+    copy(leader, follower)
+    assert contents(follower) == contents(leader)
+
+
+@reopening
+def test_gaps_that_compaction_left_are_copied_and_are_no_loss(box: MakeBox, reopen: Callable[[Box], None]) -> None:
+    leader, follower = box(cleanup_policy="compact", segment_bytes=1024), box(segment_bytes=1024)
+    for key in (b"a", b"b", b"a", b"a", b"b", b"c"):
+        leader.append(b"x" * 300, keys=[key])
+    leader.partition.maybe_advance_high_watermark()
+    leader.partition.maintenance.roll(leader.now)
+    leader.partition.maintenance.compact(leader.now)
+    assert [entry.offset for entry in leader.read()] == [3, 4, 5]
+    copy(leader, follower, 1)
+    reopen(follower)
+    assert follower.read() == leader.read()
+    assert follower.log.cleaned_until, "verify would report the gaps as lost records"
+    leader.append(b"next")
+    copy(leader, follower)
+    assert contents(follower) == contents(leader)
+
+
+def test_a_gap_is_recorded_before_the_batch_after_it_is_written(box: MakeBox) -> None:
+    leader = box(cleanup_policy="compact")
+    for key in (b"a", b"a", b"a"):
+        leader.append(b"x", keys=[key])
+    leader.partition.maybe_advance_high_watermark()
+    leader.partition.maintenance.roll(leader.now)
+    leader.partition.maintenance.compact(leader.now)
+    follower, disk = armed(box)
+    data = fetched(leader, 0)
+    assert not follower.log.begins_gaps(b"")
+    assert follower.log.begins_gaps(data)
+    calls_of(disk, lambda: follower.partition.append_as_follower(data, follower.now))
+    written = [call.rpartition("/")[2] for call in disk.calls if call.split()[0] in ("pwrite", "sync")]
+    assert written == ["partition.state", "partition.state", "00000000000000000000.log"]
+    assert not follower.log.begins_gaps(data)
+
+
+def test_the_producers_of_a_follower_are_those_of_its_leader(box: MakeBox) -> None:
+    """A follower that becomes the leader knows what was sent already."""
+    leader, follower = box(), box()
+    assert sequenced(follower, 0) == 0  # so its producers are known, and not read from the headers later
+    for n in range(3):
+        assert sequenced(leader, n) == n
+    leader.append(b"plain")
+    copy(leader, follower)
+    assert [sequenced(follower, n, 1) for n in range(3)] == [0, 1, 2]
+    with pytest.raises(OutOfOrderSequenceError):
+        sequenced(follower, 4, 1)
+    assert sequenced(follower, 3, 1) == 4
+    follower.reopen(KILLED)
+    assert sequenced(follower, 3, 1) == 4
+
+
+def test_a_follower_that_leads_from_now_on_refuses_older_epochs(box: MakeBox) -> None:
+    leader, follower = busy(box), box()
+    copy(leader, follower)
+    for reopened in (False, True):
+        if reopened:
+            follower.reopen(POWER_LOST)
+        with pytest.raises(NotLeaderError):
+            follower.log.append(follower.write(b"x"), 1, follower.now)
+    follower.log.append(follower.write(b"x"), 3, follower.now)
+    assert follower.log.leader_epochs.epochs(follower.log.tail).entries[-1] == (3, 24)
+
+
+def test_a_broker_that_does_not_lead_the_partition_appends_as_a_follower(box: MakeBox) -> None:
+    leader, follower = busy(box), box(segment_bytes=1024)
+    follower.partition.set_leader(9, 4)
+    with pytest.raises(NotLeaderError):
+        follower.partition.append(follower.write(b"x"), follower.now)
+    copy(leader, follower, 1)
+    assert len(follower.logs()) > 3
+    assert contents(follower) == contents(leader)
+    follower.reopen()
+    assert follower.log.durability.recovery_point == follower.log.tail.end_offset
+
+
+def test_readers_that_wait_are_woken(box: MakeBox) -> None:
+    leader, follower = busy(box), box()
+    woken: list[int] = []
+    follower.partition.waiters.add(lambda: woken.append(follower.log.tail.end_offset))
+    worked: list[object] = []
+    follower.partition.on_work = worked.append
+    copy(leader, follower)
+    assert woken
+    assert worked == [follower.partition]
+
+
+def test_a_write_that_waits_for_a_sync_of_a_follower_shares_it(box: MakeBox) -> None:
+    leader, follower = busy(box), box()
+    copy(leader, follower)
+    done = follower.partition.commit.everything()
+    assert not done.done()
+    follower.partition.commit.sync()
+    assert done.done()
+    assert follower.partition.commit.synced_end == follower.log.tail.end_offset
+
+
+@pytest.mark.parametrize("half", [False, True], ids=["nothing written", "half written"])
+def test_an_append_that_failed_changes_nothing_and_is_done_again(box: MakeBox, half: bool) -> None:
+    leader = busy(box)
+    follower, disk = armed(box, segment_bytes=1024)
+    follower.log.append_as_follower(fetched(leader, 0, 1), follower.now)
+    end = follower.log.tail.end_offset
+    data = fetched(leader, end)
+    total = calls_of(disk, lambda: follower.partition.append_as_follower(data, follower.now))
+    for nth in range(1, total + 1):
+        follower, disk = armed(box, segment_bytes=1024)
+        follower.log.append_as_follower(fetched(leader, 0, 1), follower.now)
+        disk.arm(nth, OSError(errno.ENOSPC, "injected"), half=half)
+        with pytest.raises(DiskFullError):
+            follower.partition.append_as_follower(data, follower.now)
+        disk.error = None
+        assert follower.log.tail.end_offset == end
+        assert follower.log.leader_epochs.epochs(follower.log.tail).entries == [(0, 0)]
+        copy(leader, follower)
+        assert contents(follower) == contents(leader)
+
+
+def test_a_kill_at_any_call_leaves_whole_appends(box: MakeBox) -> None:
+    leader = busy(box)
+    nth = 0
+    while True:
+        nth += 1
+        follower, disk = armed(box, segment_bytes=1024)
+        disk.arm(nth, Killed(), half=True)
+        try:
+            copy(leader, follower, 500)
+        except Killed:
+            pass
+        else:
+            break
+        disk.error = None
+        follower.reopen(KILLED)
+        assert follower.read() == leader.read()[: len(follower.read())]
+        copy(leader, follower)
+        assert contents(follower) == contents(leader)
+    assert nth > 20
+
+
+def test_ctrl_c_at_any_line_leaves_a_log_that_goes_on(box: MakeBox) -> None:
+    leader = busy(box)
+    functions = {"append_as_follower", "_extend", "begin_batches", "stage", "note", "_verified"}
+    line = 0
+    while True:
+        line += 1
+        follower = box()
+        follower.log.append_as_follower(fetched(leader, 0, 1), follower.now)
+        sequenced(follower, 0, producer_id=9)
+        data = fetched(leader, follower.log.tail.end_offset)
+        with interrupted_at(line, functions) as seen, contextlib.suppress(KeyboardInterrupt):
+            follower.log.append_as_follower(data, follower.now)
+        copy(leader, follower)
+        assert follower.log.leader_epochs.epochs(follower.log.tail).entries == [(0, 0), (1, 8), (2, 16)]
+        assert sequenced(follower, 5, 3) == 23, "the producer's last batch is known"
+        if seen[0] < line:
+            break
+    assert line > 30
