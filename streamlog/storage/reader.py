@@ -6,9 +6,10 @@ about to open; the reader then starts anew, and the new tail says what became of
 
 from __future__ import annotations
 
-from bisect import bisect_right
+from bisect import bisect_left, bisect_right
 from collections.abc import Callable, Iterable
 from errno import ENOENT
+from itertools import accumulate
 from typing import TypeVar
 
 from ..errors import CorruptRecordError, OffsetOutOfRangeError, StorageError
@@ -33,13 +34,14 @@ class LogReader:
     after the tail. It is part of the log as long as its segment is.
     """
 
-    __slots__ = ("_retries", "latest", "seed", "tail")
+    __slots__ = ("_greatest", "_retries", "latest", "seed", "tail")
 
     def __init__(self, seed: int, tail: LogSnapshot, retries: int = _RETRIES) -> None:
         self.seed = seed
         self.tail = tail
         self.latest: tuple[int, Segment, bytes] | None = None
         self._retries = retries
+        self._greatest: tuple[tuple[Segment, ...], list[int]] = ((), [])
 
     def fetch(self, offset: int, max_bytes: int, end_offset: int, after: FetchData = EMPTY) -> FetchData:
         """Batches from the one that holds `offset` on, up to `end_offset`; EMPTY at the end.
@@ -65,7 +67,7 @@ class LogReader:
         """The batches that follow `after` in the same file; None if the file ends there or is no longer part of the log."""
         segment, tail = after.segment, self.tail
         active = tail.segments[-1]
-        if (segment is active or segment in tail.segments) and tail.start_offset <= offset < min(
+        if (segment is active or _is_in(tail, segment)) and tail.start_offset <= offset < min(
             end_offset, tail.end_offset
         ):
             assert segment is not None
@@ -137,13 +139,23 @@ class LogReader:
 
         def find() -> OffsetAndTimestamp | None:
             tail = self.tail
+            first = bisect_left(self._greatest_so_far(tail.segments), timestamp)
             places = (
-                (s, end) for s, end in tail.places()
+                (s, tail.end_position if s is tail.segments[-1] else s.size)
+                for s in map(tail.segments.__getitem__, range(first, len(tail.segments)))
                 if (tail.max_timestamp if s is tail.segments[-1] else s.max_timestamp) >= timestamp
-            )  # fmt: skip
+            )
             return _find_time(places, timestamp, tail.start_offset, end_offset)
 
         return self._retry(find)
+
+    def _greatest_so_far(self, segments: tuple[Segment, ...]) -> list[int]:
+        """For each sealed segment the greatest timestamp in it and those before it. Made once for each change of `segments`."""
+        known, greatest = self._greatest
+        if known is not segments:
+            greatest = list(accumulate((segment.max_timestamp for segment in segments[:-1]), max))
+            self._greatest = segments, greatest
+        return greatest
 
     def find_max_time(self, end_offset: int) -> OffsetAndTimestamp | None:
         """The first record, by offset, of the greatest timestamp (KIP-734); None if there is no record.
@@ -177,6 +189,14 @@ class LogReader:
             return _after_damage(tail.places(max(0, bisect_right(tail.bases, offset) - 1)), offset, end_offset)
 
         return self._retry(find)
+
+
+def _is_in(tail: LogSnapshot, segment: Segment | None) -> bool:
+    """Whether `segment` is a part of the log: a bisection, since there may be many."""
+    if segment is None:
+        return False
+    at = bisect_right(tail.bases, segment.base_offset) - 1
+    return at >= 0 and tail.segments[at] is segment
 
 
 def _find_time(places: Places, timestamp: int, start_offset: int, end_offset: int) -> OffsetAndTimestamp | None:

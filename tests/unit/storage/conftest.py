@@ -55,8 +55,14 @@ class Box:
 
     def open(self, crash: PreviousShutdown = CLEAN) -> Log:
         self.log = open_log(self.disk, str(self.path), TOPIC_ID, PARTITION, SEED, self.config, crash)
-        self.partition = Partition(TopicPartition("t", PARTITION), TOPIC_ID, self.log, new_lock)
+        self._partition = Partition(TopicPartition("t", PARTITION), TOPIC_ID, self.log, new_lock)
         return self.log
+
+    @property
+    def partition(self) -> Partition:
+        """The partition over the log. Tests append to the log itself, so the high watermark follows here."""
+        self._partition.maybe_advance_high_watermark()
+        return self._partition
 
     def close(self) -> None:
         self.log.close()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 from hypothesis import given, settings
@@ -319,3 +320,41 @@ def test_behind_a_damaged_last_batch_of_a_sealed_segment_a_reader_goes_on_in_the
     assert [entry.offset for entry in b.read(skip=True)] == [0, 2, 3, 4, 5]
     b.reopen(KILLED)
     assert [entry.offset for entry in b.read(skip=True)] == [0, 2, 3, 4, 5]
+
+
+# A log of many segments
+
+
+class _Segments(tuple[Any, ...]):
+    """Segments that count how many of them are looked at."""
+
+    looked_at = 0
+
+    def __getitem__(self, at: Any) -> Any:
+        if not isinstance(at, slice):
+            _Segments.looked_at += 1
+        return super().__getitem__(at)
+
+    def __iter__(self) -> Any:
+        for segment in super().__iter__():
+            _Segments.looked_at += 1
+            yield segment
+
+    def __contains__(self, segment: object) -> bool:
+        return any(each is segment for each in self)
+
+
+@pytest.mark.parametrize("segments", [10, 200])
+def test_a_read_looks_at_the_same_few_segments_whatever_their_number(box: MakeBox, segments: int) -> None:
+    b = box(segment_bytes=1024)
+    for n in range(segments):
+        b.append(b"%600d" % n, timestamps=NOW + n)
+    b.log.reader.tail = b.log.tail._replace(segments=_Segments(b.log.tail.segments))
+    reader, end = b.log.reader, b.log.tail.end_offset
+    assert reader.find_time(NOW + 1, end) == (1, NOW + 1)  # the first one looks at all
+    _Segments.looked_at = 0
+    for at in (0, segments // 2, segments - 2):
+        chunk = reader.fetch(at, 1 << 16, end)
+        reader.fetch(at + 1, 1 << 16, end, after=chunk)
+        assert reader.find_time(NOW + at, end) == (at, NOW + at)
+    assert _Segments.looked_at < 60
