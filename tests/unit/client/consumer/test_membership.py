@@ -134,6 +134,25 @@ def test_a_leave_of_a_member_that_is_gone_is_not_sent_again(members: LocalMember
     assert len(groups.sent) == 1
 
 
+def test_a_leave_whose_answer_comes_later_is_not_waited_for_and_sent_again_if_it_failed(
+    members: LocalMembers, cleanup: Cleanup
+) -> None:
+    groups = Groups()
+    later: Completion[None] = Completion()
+    answer = groups.leave_group
+    groups.leave_group = lambda *args: (answer(*args), later)[1]  # type: ignore[method-assign]
+    nudges: list[None] = []
+    cleanup.nudge = lambda: nudges.append(None)
+    members.leave(groups.leave())
+    members.clean_up()
+    assert groups.sent == [("g", "m")]
+    groups.leave_group = answer  # type: ignore[method-assign]
+    later.fail(DiskFullError("full", path="", errno=28))
+    assert nudges == [None]
+    assert members.run_due(0) is None
+    assert groups.sent == [("g", "m")] * 2
+
+
 def test_an_interrupt_does_not_lose_a_leave(members: LocalMembers) -> None:
     groups = Groups(KeyboardInterrupt())  # type: ignore[arg-type]
     with pytest.raises(KeyboardInterrupt):
