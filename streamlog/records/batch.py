@@ -24,6 +24,7 @@ NO_PRODUCER = -1
 NO_HORIZON = -1
 NO_TIMESTAMP = -1
 NO_DELTA = -1
+MAX_SEQUENCE = (1 << 31) - 1  # the one after it is 0
 
 FORM_MASK, FORM_COLUMNS, FORM_KAFKA = 0x0F, 0, 1
 UNKNOWN_FORM = FORM_MASK & ~FORM_KAFKA
@@ -152,6 +153,25 @@ class SealedBatch(NamedTuple):
     def length(self) -> int:
         """Its size on disk in bytes."""
         return FIXED_LEN + len(self.directory) + len(self.payload)
+
+    @property
+    def next_sequence(self) -> int:
+        """The sequence of the producer's record after the last one of this batch."""
+        return (self.base_sequence + self.last_offset_delta + 1) & MAX_SEQUENCE
+
+    def sequenced(
+        self, producer_id: int, producer_epoch: int, base_sequence: int, *, transactional: bool = False
+    ) -> SealedBatch:
+        """The batch as this producer's; its first record has the sequence `base_sequence` (KIP-98).
+
+        Only the header will say so, so nothing is encoded or hashed again.
+        """
+        return self._replace(
+            attributes=self.attributes | TRANSACTIONAL if transactional else self.attributes & ~TRANSACTIONAL,
+            producer_id=producer_id,
+            producer_epoch=producer_epoch,
+            base_sequence=base_sequence,
+        )
 
 
 def seed_of(topic_id: bytes, partition: int) -> int:

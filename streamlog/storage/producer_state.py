@@ -20,12 +20,11 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 from ..errors import InvalidRecordError, OutOfOrderSequenceError, ProducerFencedError
-from ..records.batch import CONTROL, NO_PRODUCER, BatchHeader, SealedBatch
+from ..records.batch import CONTROL, MAX_SEQUENCE, NO_PRODUCER, BatchHeader, SealedBatch
 from .scan import first_header, walk
 from .segment import Segment
 from .tail import AppendRequest, LogSnapshot
 
-MAX_SEQUENCE = (1 << 31) - 1
 KEPT_BATCHES = 5  # Kafka's: as many as a client may have in flight
 EXPIRATION_MS = 86_400_000  # Kafka's producer.id.expiration.ms
 # Kafka has no bound, and brokers ran out of memory because of clients that take a new id for every batch (KIP-936). An

@@ -63,6 +63,7 @@ MAY_IMPORT: dict[str, dict[str, set[str]]] = {
             "Listener",
             "NOTHING",
             "ProduceRequest",
+            "ProducerIdAndEpoch",
             "Registry",
             "Service",
             "TopicIdPartition",

@@ -10,7 +10,7 @@ import logging
 from collections import deque
 from collections.abc import Iterable
 
-from ...broker.api import Service
+from ...broker.api import ProducerIdAndEpoch, Service
 from ...broker.metadata import TopicView
 from ...config import ProducerConfig
 from ...errors import StreamlogError
@@ -21,7 +21,7 @@ from ...runtime.values import raise_first, refuse_to_copy
 from ...types import ProducerRecord
 from .batch import Batch, Row
 from .delivery import delivery_error
-from .partition_queue import PartitionQueue
+from .partition_queue import RETRY_BACKOFF_MS, PartitionQueue
 
 logger = logging.getLogger("streamlog.client")
 
@@ -35,10 +35,13 @@ class RecordAccumulator:
 
     __reduce_ex__ = refuse_to_copy
 
-    def __init__(self, service: Service, config: ProducerConfig) -> None:
+    def __init__(self, service: Service, config: ProducerConfig, producer: ProducerIdAndEpoch | None = None) -> None:
+        """`producer`: the id and epoch of an idempotent producer, from `Service.init_producer_id`; see `partition_queue`."""
         self._service = service
         self._config = config
         self.acks = config.acks
+        self.producer = producer
+        self.most_attempts = max(1, config.delivery_timeout_ms // RETRY_BACKOFF_MS)
         self.produce = service.produce
         self.settle = service.settle
         self.codec = compression.require(config.compression_type)

@@ -11,18 +11,24 @@ of its own if it has to wait at all. The writer looks at the queue again after i
 behind. (`Producer._send_now` writes a single record without a batch.) `_completing` is held while synced batches are
 completed; the accumulator's lock nests in it.
 
+Of an idempotent producer, `ProducerIdAndEpoch` is known, and the batches get sequences just before they are written: those
+that follow what is in the log. Only one request of a queue is under way at a time. So a batch that was not appended leaves
+no gap, and one of which that is not known is written again with the same sequences (`_Retry`), which the log recognises.
+Nothing behind it is written before, so the order is kept.
+
 An interrupt can come between any two steps. A batch leaves the queue only after it is done or in `unsynced`, and the log
 says what became of an interrupted write, so records are neither lost nor written twice.
 """
 
 from __future__ import annotations
 
+import contextlib
 import logging
 from collections import deque
 from collections.abc import Callable, Sequence
-from typing import Literal, Protocol
+from typing import Literal, NamedTuple, Protocol
 
-from ...broker.api import ProduceRequest
+from ...broker.api import ProduceRequest, ProducerIdAndEpoch
 from ...broker.metadata import TopicView
 from ...errors import (
     DeliveryTimeoutError,
@@ -62,11 +68,29 @@ _MOST_WAITING = 8
 # What a batch takes besides its records, roughly.
 _BATCH_OVERHEAD = 128
 _UNLIMITED = 1 << 62
+# How many batches of an idempotent producer a log recognises: no more are written together.
+_MOST_SEQUENCED = 5
+# After a retriable error, the time until a request of an idempotent producer is sent again. Kafka's retry.backoff.ms.
+RETRY_BACKOFF_MS = 100
+
+
+class _Retry(NamedTuple):
+    """A request that is to be sent again, as it was: a log recognises all batches of a repeated request, or none."""
+
+    batches: list[Batch]
+    at_ms: int
+    """Not before this time."""
+    attempts: int
+    """How often it was sent."""
+    next_sequence: int
+    """The sequence after it, if one of its attempts is in the log, though the answer was an error; else -1."""
 
 
 class Owner(Protocol):
-    """What a queue needs of its producer: the RecordAccumulator."""
+    """What a queue needs of its producer: the RecordAccumulator. `producer` is that of an idempotent one."""
 
+    producer: ProducerIdAndEpoch | None
+    most_attempts: int
     batch_size: int
     codec: int
     acks: Literal[0, 1, "all"]
@@ -108,14 +132,17 @@ class PartitionQueue:
         # All but the last are closed: a batch is added when the one before it is.
         self.queue: deque[Batch] = deque()
         self.inflight: tuple[list[Batch], ProduceRequest] | None = None
+        self.retry: _Retry | None = None
+        # What the next batch begins with that is not in the log yet, if the producer is idempotent.
+        self._next_sequence = 0
         # In the order in which they were written, and so synced. After an interrupt a batch may be in it twice.
         self.unsynced: deque[Batch] = deque()
         # The gates of the threads that wait for their turn to write, in the order in which they came.
         self._turns: deque[RawGate] = deque()
         # The gate of the thread that was given the turn and does not run yet.
         self._next: RawGate | None = None
-        # Opens the gates of the threads that wait for another thread to write their batch.
-        self.waiters: deque[Callable[[], object]] = deque()
+        # The gates of the threads that wait for another thread to write their batch.
+        self.waiters: deque[RawGate] = deque()
         # Set under `lock` when the producer closes: a closed queue has no open batch, and accepts none.
         self.closed: StreamlogError | None = None
         # In a forked child, which must not write the parent's records when it uses a Delivery.
@@ -137,7 +164,7 @@ class PartitionQueue:
         self.write_bytes = min(_WRITE_BYTES, segment_bytes)
         self.attributes = LOG_APPEND_TIME if topic.config.message_timestamp_type == "LogAppendTime" else 0
         # A record is written as it is: not compressed, with its own timestamp.
-        self.plain = not codec and not self.attributes
+        self.plain = not codec and not self.attributes and self.owner.producer is None
 
     @property
     def name(self) -> TopicPartition:
@@ -318,6 +345,8 @@ class PartitionQueue:
             first = self.queue[0]
         except IndexError:
             return self.inflight is not None
+        if self.retry is not None and self.retry.at_ms > self.owner.now_ms():
+            return False
         return first.closed or first.urgent or self.inflight is not None
 
     def _drain(self) -> None:
@@ -331,6 +360,9 @@ class PartitionQueue:
 
     def _next_batches(self) -> list[Batch]:
         """The batches that are written together: closed or urgent ones, no more than a segment holds."""
+        if self.retry is not None:
+            return self.retry.batches if self.retry.at_ms <= self.owner.now_ms() else []
+        most = _UNLIMITED if self.owner.producer is None else _MOST_SEQUENCED
         batches: list[Batch] = []
         size = records = 0
         for batch in list(self.queue):
@@ -338,7 +370,7 @@ class PartitionQueue:
                 break
             size += batch.size + _BATCH_OVERHEAD
             records += len(batch)
-            if batches and (size > self.write_bytes or records > self.batch_records):
+            if batches and (size > self.write_bytes or records > self.batch_records or len(batches) >= most):
                 break
             batches.append(batch)
         return batches
@@ -347,7 +379,13 @@ class PartitionQueue:
         batches = [batch for batch in batches if self._encodes(batch)]
         if not batches:
             return
-        request = ProduceRequest(self.at, [batch.seal() for batch in batches], self.owner.acks)
+        sealed = [batch.seal() for batch in batches]
+        if self.owner.producer is not None:
+            sequence = self._next_sequence
+            for n, each in enumerate(sealed):
+                sealed[n] = each.sequenced(*self.owner.producer, sequence)
+                sequence = sealed[n].next_sequence
+        request = ProduceRequest(self.at, sealed, self.owner.acks)
         self.inflight = (batches, request)
         # An exception, of a signal handler in the middle of it, is no answer: `_settle` asks the log.
         self._appended(batches, request, self.owner.produce(request))
@@ -377,6 +415,9 @@ class PartitionQueue:
     def _appended(self, batches: list[Batch], request: ProduceRequest, done: Completion[int]) -> None:
         """The log has answered: finish the batches, or have them wait for their sync. REQUIRES: `draining`."""
         base_offset = request.base_offset
+        if self.owner.producer is not None and not self._goes_on(batches, request, done):
+            self.inflight = None
+            return
         if base_offset < 0:
             self._finish(batches, done.error())
             return
@@ -389,6 +430,25 @@ class PartitionQueue:
             self._finish(batches, done.error())
         else:
             self._await_sync(batches, done)
+
+    def _goes_on(self, batches: list[Batch], request: ProduceRequest, done: Completion[int]) -> bool:
+        """Of an idempotent producer: note what is in the log. False if the request is to be sent again.
+
+        May be done twice with one answer, but for the count of attempts. REQUIRES: `draining`.
+        """
+        attempts, known = (0, -1) if self.retry is None else (self.retry.attempts, self.retry.next_sequence)
+        if request.base_offset >= 0:
+            known = request.batches[-1].next_sequence
+        error = done.error() if done.done() else None
+        if isinstance(error, StreamlogError) and error.retriable and attempts + 1 < self.owner.most_attempts:
+            at_ms = self.owner.now_ms() + RETRY_BACKOFF_MS
+            self.retry = _Retry(batches, at_ms, attempts + 1, known)
+            self.owner.arm(self, at_ms)
+            return False
+        if known >= 0:
+            self._next_sequence = known
+        self.retry = None
+        return True
 
     def _finish(self, batches: list[Batch], error: BaseException | None) -> None:
         """Complete or fail batches, and take them out of the queue. REQUIRES: `draining`."""
@@ -442,7 +502,7 @@ class PartitionQueue:
         if done.work is not None and not all(batch.urgent for batch in batches):
             done.work.soon()
         while self.waiters:
-            self.waiters.popleft()()
+            self.waiters.popleft().open()
         self.inflight = None
 
     def _on_synced(self, _: object) -> None:
@@ -495,6 +555,10 @@ class PartitionQueue:
         batch.urgent = True
         while not batch.done():
             done = batch.awaits
+            retry = self.retry
+            if retry is not None and retry.at_ms > self.owner.now_ms():
+                self._await_retry(batch, retry, end, timeout)
+                continue
             if done is None and not self.draining.locked():
                 if not self._take_turn():
                     self.drain()
@@ -508,11 +572,30 @@ class PartitionQueue:
                 continue
             gate = RawGate()
             batch.on_done(gate.open)
-            self.waiters.append(gate.open)
+            self.waiters.append(gate)
             if batch.awaits is None:
                 # An interrupted writer may have left the queue without looking at it again.
                 gate.wait(look_again.turn_s if left is None else min(left, look_again.turn_s))
+            with contextlib.suppress(ValueError):  # the writer has taken it out
+                self.waiters.remove(gate)
         self.call()
+
+    def _await_retry(self, batch: Batch, retry: _Retry, end: float | None, timeout: float | None) -> None:
+        """Wait in real time for a request to be sent again, which the log's clock may not come to: a caller waits for it.
+
+        Raises RequestTimedOutError at `end`.
+        """
+        left = None if end is None else end - real_monotonic()
+        if left is not None and left <= 0:
+            raise not_in_time(timeout)
+        backoff = RETRY_BACKOFF_MS / 1000
+        gate = RawGate()
+        batch.on_done(gate.open)
+        if gate.wait(backoff if left is None else min(left, backoff)) or self.draining.locked():
+            return
+        with inside(), self.draining:
+            if self.retry is retry and (left is None or left > backoff):
+                self.retry = retry._replace(at_ms=0)
 
     def finish_all(self, end: float | None) -> None:
         """Write everything queued so far and wait for it; `end` is in real monotonic seconds.
@@ -553,7 +636,9 @@ class PartitionQueue:
         if batch is not None and batch.deadline_ms <= now_ms:
             batch.closed = True
         self.drain()
-        batch = self.open
+        batch, retry = self.open, self.retry
+        if retry is not None and retry.at_ms > now_ms:
+            return retry.at_ms
         return None if batch is None else batch.deadline_ms
 
     def timed_out(self, delivery_timeout_ms: int) -> DeliveryTimeoutError:

@@ -14,6 +14,8 @@ from streamlog.records.batch import (
     MAGIC,
     MAX_BATCH_LEN,
     MAX_HEADER_LEN,
+    MAX_SEQUENCE,
+    TRANSACTIONAL,
     BatchHeader,
     directory_entries,
     directory_of,
@@ -45,6 +47,17 @@ def test_a_stamped_header_says_where_it_lies() -> None:
     assert (header.leader_epoch, header.append_timestamp, header.base_timestamp) == (3, 2000, 1000)
     assert (header.form, header.codec, header.is_control, header.record_count) == (0, 0, False, 1)
     assert (header.producer_id, header.producer_epoch, header.base_sequence) == (-1, -1, -1)
+
+
+@pytest.mark.parametrize("transactional", [True, False])
+def test_a_batch_of_a_producer_says_so_in_its_header_alone(transactional: bool) -> None:
+    sealed = columns.seal(SEED, None, [b"a", b"b"], 0, count=2)
+    of_producer = sealed.sequenced(5, 2, MAX_SEQUENCE - 1, transactional=transactional)
+    header = header_of(stamp(of_producer, SEED, 0, 0, 0) + of_producer.payload)
+    assert (header.producer_id, header.producer_epoch, header.base_sequence) == (5, 2, MAX_SEQUENCE - 1)
+    assert bool(header.attributes & TRANSACTIONAL) is transactional
+    assert of_producer.payload is sealed.payload
+    assert of_producer.next_sequence == 0
 
 
 def test_the_length_that_a_sealed_batch_promises_is_what_it_takes() -> None:

@@ -10,8 +10,8 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from streamlog.errors import InvalidRecordError, OutOfOrderSequenceError, ProducerFencedError
-from streamlog.records.batch import CONTROL, SealedBatch
-from streamlog.storage.producer_state import EXPIRATION_MS, KEPT_BATCHES, MAX_SEQUENCE, BatchMetadata, ProducerStates
+from streamlog.records.batch import CONTROL, MAX_SEQUENCE, SealedBatch
+from streamlog.storage.producer_state import EXPIRATION_MS, KEPT_BATCHES, BatchMetadata, ProducerStates
 
 NOW = 1_700_000_000_000
 HOUR = 3_600_000
