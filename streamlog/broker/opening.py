@@ -147,6 +147,7 @@ class OwnedDirectory:
         )
         self._threads.append(background)
         self._scheduler.nudge = background.nudge
+        self.service.has_background_thread()
         self.service.real_timers.nudge = background.nudge
         self._work.wake_with(background.nudge)
         # Maintenance has its own thread: a policy of the user's, the sync of a large file or a step of a compaction would

@@ -43,6 +43,8 @@ class ReplicaManager:
         self._maintenance = maintenance
         self.partitions: dict[tuple[str, int], Partition] = {}
         self.metadata: Partition | None = None
+        self.has_thread = False
+        """Whether a background thread runs the scheduler."""
         self._staging: TopicView | None = None
         self._staged: dict[tuple[str, int], Partition] = {}
 
@@ -118,6 +120,8 @@ class ReplicaManager:
         partition.maintenance.custom_policy = self._policies.of(view)
         partition.on_work = self._maintain_soon
         partition.commit.schedule = partial(self._sync_soon, partition.commit.maybe_sync)
+        if self.has_thread:
+            partition.waiters.later = partial(self._wake_soon, partition.waiters.wake_some)
         partition.log.close_idle_files()
         self._publisher.add(partition)
         self.partitions[view.name, number] = partition
@@ -128,10 +132,14 @@ class ReplicaManager:
         name = partition.name
         self._maintenance.cancel(partition.maintenance.step)
         self._scheduler.cancel(partition.commit.maybe_sync)
+        self._scheduler.cancel(partition.waiters.wake_some)
         partition.remove(gone(name))
         self._publisher.remove(partition)
         self._directory.remove_partition_files(partition.topic_id.hex(), name.partition)
         self.partitions.pop(name, None)
+
+    def _wake_soon(self, wake_some: Task) -> None:
+        self._scheduler.at(self._clock.time_ms(), wake_some)
 
     def _sync_soon(self, maybe_sync: Task, delay_ms: int) -> None:
         self._scheduler.at(self._clock.time_ms() + delay_ms, maybe_sync)
@@ -185,6 +193,7 @@ class ReplicaManager:
         for partition in partitions:
             self._maintenance.cancel(partition.maintenance.step)
             self._scheduler.cancel(partition.commit.maybe_sync)
+            self._scheduler.cancel(partition.waiters.wake_some)
             try:
                 partition.close(error)
             except StreamlogError as failure:
@@ -204,7 +213,7 @@ class ReplicaManager:
 
     def _wake_all(self, now_ms: int) -> None:
         for partition in list(self.partitions.values()):
-            partition.waiters.wake()
+            partition.waiters.wake_all()
 
     def abandon(self, error: StreamlogError) -> None:
         """In a forked child: refuse every call. Takes no lock: a thread that the child does not have may hold it."""

@@ -305,7 +305,7 @@ class Partition:
         """Refuse every call with `error` from now on, and call the waiters."""
         with inside(), self.lock:
             self.closed = error
-        self.waiters.wake()
+        self.waiters.wake_all()
 
     def close(self, error: StreamlogError) -> None:
         """Shut, sync, and close the log. Raises what the disk raises, after every file was closed."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+from collections import OrderedDict
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -85,7 +86,7 @@ def test_a_waiter_that_waits_again_while_it_is_woken_is_woken_by_the_next(partit
 
 
 def test_waking_when_another_took_the_last_waiter_does_nothing(partition: Partition) -> None:
-    class Emptied(list[object]):
+    class Emptied(OrderedDict[object, None]):
         def __len__(self) -> int:
             return 1
 
