@@ -3,7 +3,7 @@
 - `api`: the `Service` protocol, through which `client/` asks for everything. `service`: its implementation for the
   partitions of this process. `tailing/`: its implementation for a log that another process owns. `reading`: the calls that
   only read, for both.
-- `fetched`: what a fetch brings: batches that decode themselves.
+- `delayed_fetch`: a fetch of several partitions that waits. `fetched`: what a fetch brings: batches that decode themselves.
 - `opening`: opening a log by its URL, and which logs this process has open.
 - `log_directory`: a directory: its lock, and opening and closing its partitions. `owner`: the file `streamlog.json`.
 - `topics`: the image of all topics, and the requests that change it. `controller`: from a request to its record.

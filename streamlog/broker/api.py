@@ -23,6 +23,7 @@ from ..runtime.api import Completion, Timers
 from ..storage.leader_epochs import EpochEnd
 from ..storage.log import AppendRequest
 from ..types import Clock, OffsetAndMetadata, OffsetAndTimestamp, PartitionInfo, TopicPartition
+from .delayed_fetch import DelayedFetch, FetchRequest
 from .fetched import NOTHING, FetchResult
 from .metadata import Image, TopicIdPartition, TopicView
 from .reading import OffsetSpec
@@ -156,6 +157,14 @@ class Records(Protocol):
         - `replica_id`: a replica, from 0 on, reads past the high watermark to the end of the log.
 
         Fails with OffsetOutOfRangeError, and with UnknownTopicIdError if another topic has the name now.
+        """
+
+    def fetch_many(
+        self, requests: Sequence[FetchRequest], isolation_level: str, *, min_bytes: int = 1, replica_id: int = -1
+    ) -> DelayedFetch:
+        """`fetch` of several partitions, which waits until they have `min_bytes` together, one fails, or it is expired.
+
+        The answer has a done Completion for each request, in their order. The caller calls `expire` at its deadline.
         """
 
     def fetch_session(self, wake: Callable[[], object]) -> FetchSession:

@@ -140,8 +140,3 @@ class FetchResult(Completion["FetchResult"]):
 
 NOTHING = FetchResult(EMPTY, 0, 0)
 """What was fetched before the first fetch."""
-
-
-def continued(result: FetchResult) -> FetchData:
-    """Where a fetch goes on that follows `result`. For this package."""
-    return result._chunk

@@ -18,7 +18,7 @@ from ..runtime.api import Completion
 from ..storage.leader_epochs import EpochEnd
 from ..storage.tail import EMPTY, FetchData, LogSnapshot
 from ..types import OffsetAndTimestamp, PartitionInfo, TopicPartition
-from .fetched import NOTHING, UNKNOWN_END, FetchResult, continued
+from .fetched import NOTHING, UNKNOWN_END, FetchResult
 from .metadata import TopicIdPartition
 from .waiting import Watched
 
@@ -130,9 +130,7 @@ class PartitionReads:
             if here.hides is not None and offset >= end:
                 raise here.hides.copy()
             try:
-                chunk = here.reader.fetch(
-                    offset, max_bytes, end if replica_id < 0 else tail.end_offset, continued(after)
-                )
+                chunk = here.reader.fetch(offset, max_bytes, end if replica_id < 0 else tail.end_offset, after._chunk)
             except StorageError:
                 if here.closed is not None:  # it was deleted, or closed, while it was being read
                     raise here.closed.copy() from None

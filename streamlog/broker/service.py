@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 from ..coordinator import GroupDescription, GroupListing, Heartbeat, HeartbeatResult
@@ -17,6 +17,7 @@ from ..storage.files import stale_owner
 from ..types import Clock, OffsetAndMetadata, TopicPartition
 from . import controller
 from .api import ProduceRequest, ProducerIdAndEpoch
+from .delayed_fetch import DelayedFetch, FetchRequest
 from .group_coordinator import GroupCoordinator
 from .group_shard import TOPIC_CONFIG as GROUPS_CONFIG
 from .log_directory import LogDirectory
@@ -209,6 +210,11 @@ class LocalService:
         return self._groups
 
     # -- records -------------------------------------------------------------------------------------
+
+    def fetch_many(
+        self, requests: Sequence[FetchRequest], isolation_level: str, *, min_bytes: int = 1, replica_id: int = -1
+    ) -> DelayedFetch:
+        return DelayedFetch(self, requests, isolation_level, min_bytes, replica_id, self._new_lock())
 
     def fetch_session(self, wake: Callable[[], object]) -> FetchSession:
         return FetchSession(self._partitions.get, wake)

@@ -9,8 +9,9 @@ from __future__ import annotations
 from bisect import bisect_left, bisect_right
 from collections.abc import Callable, Iterable
 from errno import ENOENT
+from functools import partial
 from itertools import accumulate
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from ..errors import CorruptRecordError, OffsetOutOfRangeError, StorageError
 from ..records.batch import NO_DELTA, BatchHeader, batches_before, corrupt, read_header, verify_payload
@@ -21,6 +22,8 @@ from .tail import EMPTY, FetchData, LogSnapshot
 
 T = TypeVar("T")
 _RETRIES = 3
+# namedtuple's own __new__ is a Python call: 1% of a random read.
+_fetched: Callable[[tuple[Any, ...]], FetchData] = partial(tuple.__new__, FetchData)
 
 Places = Iterable[tuple[Segment, int]]
 """Segments, oldest first, each with the position up to which it may be read."""
@@ -80,13 +83,13 @@ class LogReader:
                 and latest[1] is segment
                 and position + len(latest[2]) == end
             ):
-                return FetchData(latest[2], self.seed, segment.path, position, segment, None, tail.end_offset)
+                return _fetched((latest[2], self.seed, segment.path, position, segment, None, tail.end_offset))
             if position < end:
                 data = segment.read_batches(position, end, max_bytes)
                 if end_offset < tail.end_offset:
                     data = batches_before(data, end_offset)
                 end_offset = min(end_offset, tail.end_offset)
-                return FetchData(data, self.seed, segment.path, position, segment, None, end_offset)
+                return _fetched((data, self.seed, segment.path, position, segment, None, end_offset))
         return None
 
     def _retry(self, read: Callable[[], T]) -> T:
@@ -113,14 +116,16 @@ class LogReader:
         near = segment.find_and_read(offset, end, max_bytes)
         if near is not None:
             data = near[1] if end_offset >= tail.end_offset else batches_before(near[1], end_offset)
-            return FetchData(data, self.seed, segment.path, near[0], segment, near[2], min(end_offset, tail.end_offset))
+            return _fetched(
+                (data, self.seed, segment.path, near[0], segment, near[2], min(end_offset, tail.end_offset))
+            )
         position = segment.locate(offset, end)
         if position is None:
             raise missing(segment, segment.stats.next_offset, (*tail.bases, tail.end_offset)[at + 1])
         data = segment.read_batches(position, end, max_bytes)
         if end_offset < tail.end_offset:
             data = batches_before(data, end_offset)
-        return FetchData(data, self.seed, segment.path, position, segment, None, min(end_offset, tail.end_offset))
+        return _fetched((data, self.seed, segment.path, position, segment, None, min(end_offset, tail.end_offset)))
 
     def out_of_range(self, offset: int, end_offset: int) -> OffsetOutOfRangeError:
         start = self.tail.start_offset

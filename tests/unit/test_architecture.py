@@ -101,6 +101,7 @@ IS_ONE = {
     "CompletedDelivery(Delivery)",
     "Consumer(Closing)",
     "DelayedOperation(Completion)",
+    "DelayedFetch(Completion)",
     "FetchResult(Completion)",
     "FollowedSegment(Segment)",  # a segment of a log that another process writes
     "JsonSerde(_Named)",

@@ -17,7 +17,7 @@ come in the middle of another.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Set
+from collections.abc import Callable, Sequence, Set
 from typing import Any, NoReturn
 from uuid import UUID
 
@@ -32,6 +32,7 @@ from ...storage.tailing import TailedLog
 from ...types import Clock, OffsetAndTimestamp, PartitionInfo, TopicPartition
 from .. import controller, metadata
 from ..api import ProduceRequest
+from ..delayed_fetch import DelayedFetch, FetchRequest
 from ..fetched import NOTHING, FetchResult
 from ..log_directory import METADATA_DIR, METADATA_ID
 from ..metadata import Image, TopicIdPartition, TopicView
@@ -364,6 +365,11 @@ class TailingService:
             self.look()  # it was out of the log, or at its end, as it was seen last
             return read()
         return found
+
+    def fetch_many(
+        self, requests: Sequence[FetchRequest], isolation_level: str, *, min_bytes: int = 1, replica_id: int = -1
+    ) -> DelayedFetch:
+        return DelayedFetch(self, requests, isolation_level, min_bytes, replica_id, self._new_lock())
 
     def fetch_session(self, wake: Callable[[], object]) -> FetchSession:
         return FetchSession(self._partitions.get, wake, self._waiting, lambda: self.nudge())

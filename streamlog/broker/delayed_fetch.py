@@ -1,0 +1,128 @@
+"""A fetch of several partitions that waits until they have enough together: Kafka's DelayedFetch."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import NamedTuple, Protocol, TypeAlias
+
+from ..runtime.api import Completion, Lock
+from ..runtime.values import refuse_to_copy
+from ..types import TopicPartition
+from .fetched import FetchResult
+from .metadata import TopicIdPartition
+from .waiting import FetchSession
+
+Answers: TypeAlias = list[Completion[FetchResult]]
+"""What each partition answers, in the order of the requests; all are done."""
+
+
+class FetchRequest(NamedTuple):
+    """What one partition is asked for; see `Records.fetch`."""
+
+    partition: TopicIdPartition
+    offset: int
+    max_bytes: int
+    current_leader_epoch: int | None = None
+    last_fetched_epoch: int | None = None
+
+
+class Reads(Protocol):
+    """What it needs of the service that it is a call of."""
+
+    def fetch(
+        self,
+        partition: TopicIdPartition,
+        offset: int,
+        max_bytes: int,
+        isolation_level: str,
+        *,
+        current_leader_epoch: int | None = None,
+        last_fetched_epoch: int | None = None,
+        replica_id: int = -1,
+    ) -> Completion[FetchResult]: ...
+    def fetch_session(self, wake: Callable[[], object]) -> FetchSession: ...
+
+
+class DelayedFetch(Completion[Answers]):
+    """Done once the partitions have `min_bytes` together, one of them failed or diverged, or `expire` is called.
+
+    It has no timer: the caller, which has an event loop or waits itself, calls `expire` when its patience is over. A
+    deadline and an append may race; the first answer holds. An append reads only the partitions that have grown, on its own
+    thread and under no lock.
+    """
+
+    __slots__ = ("_found", "_isolation_level", "_looking", "_min_bytes", "_places", "_replica_id", "_requests", "_service",
+        "_session")  # fmt: skip
+
+    __reduce_ex__ = refuse_to_copy
+
+    def __init__(
+        self,
+        service: Reads,
+        requests: Sequence[FetchRequest],
+        isolation_level: str,
+        min_bytes: int,
+        replica_id: int,
+        lock: Lock,
+    ) -> None:
+        super().__init__()
+        self._service = service
+        self._requests = requests
+        self._isolation_level = isolation_level
+        self._min_bytes = min_bytes
+        self._replica_id = replica_id
+        # Held by the thread that looks. No thread waits for it: one that finds it held leaves its news in the session.
+        self._looking = lock
+        self._places: dict[TopicPartition, list[int]] = {}
+        for place, request in enumerate(requests):
+            self._places.setdefault(TopicPartition(*request.partition[:2]), []).append(place)
+        self._session = session = service.fetch_session(self._look)
+        self._found: Answers = [self._ask(request) for request in requests]
+        if not self._answer_if_enough():
+            session.begin_wait()
+            session.ready.extend(self._places)
+            self._look()
+
+    def _ask(self, request: FetchRequest) -> Completion[FetchResult]:
+        return self._service.fetch(
+            request.partition, request.offset, request.max_bytes, self._isolation_level,
+            current_leader_epoch=request.current_leader_epoch, last_fetched_epoch=request.last_fetched_epoch,
+            replica_id=self._replica_id,
+        )  # fmt: skip
+
+    def _look(self) -> None:
+        """Fetch from the partitions that have grown, and answer if that is enough."""
+        session = self._session
+        while session.ready and not self.done() and self._looking.acquire(False):
+            try:
+                while session.ready and not self.done():
+                    name = session.ready.popleft()
+                    session.watched.pop(name, None)
+                    self._look_at(name)
+            finally:
+                self._looking.release()
+        if self.done():
+            session.close()
+
+    def _look_at(self, name: TopicPartition) -> None:
+        self._session.watch(name)  # before the fetch: no append falls between the two
+        for place in self._places.get(name, ()):
+            self._found[place] = self._ask(self._requests[place])
+        self._answer_if_enough()
+
+    def _answer_if_enough(self) -> bool:
+        size = 0
+        for found in self._found:
+            if found.error() is not None or found.result().diverging_epoch is not None:
+                break
+            size += found.result().size
+        else:
+            if size < self._min_bytes:
+                return False
+        self.complete(list(self._found))
+        return True
+
+    def expire(self) -> None:
+        """Answer with what there is. Does nothing if it is done."""
+        self.complete(list(self._found))
+        self._session.close()

@@ -1,0 +1,135 @@
+"""A fetch of several partitions that waits: until there is enough, until something fails, or until it is expired."""
+
+from __future__ import annotations
+
+import threading
+
+import pytest
+
+from streamlog.broker.delayed_fetch import DelayedFetch, FetchRequest
+from streamlog.broker.metadata import TopicIdPartition
+from streamlog.errors import OffsetOutOfRangeError, UnknownTopicOrPartitionError
+from streamlog.runtime.threads import result_of
+from streamlog.types import TopicPartition
+
+from .conftest import Tenant
+
+EVERYTHING = 1 << 20
+
+
+@pytest.fixture
+def partitions(tenant: Tenant) -> list[TopicIdPartition]:
+    first = tenant.create(partitions=3)
+    return [first._replace(partition=number) for number in range(3)]
+
+
+def fetch(tenant: Tenant, partitions: list[TopicIdPartition], *, min_bytes: int = 1, offset: int = 0) -> DelayedFetch:
+    requests = [FetchRequest(at, offset, EVERYTHING) for at in partitions]
+    return tenant.service.fetch_many(requests, "read_committed", min_bytes=min_bytes)
+
+
+def values(delayed: DelayedFetch) -> list[list[bytes | None]]:
+    """The values that each partition answered with."""
+    answers = [answer.result() for answer in result_of(delayed)]
+    return [[value for batch in answer.batches() for value in batch.columns.values() or []] for answer in answers]
+
+
+def waiters(tenant: Tenant) -> int:
+    return sum(len(partition.waiters.callbacks) for partition in tenant.service._partitions.values())
+
+
+def test_what_is_there_is_answered_at_once(tenant: Tenant, partitions: list[TopicIdPartition]) -> None:
+    tenant.produce(partitions[1], b"a", b"b")
+    assert values(fetch(tenant, partitions)) == [[], [b"a", b"b"], []]
+    assert waiters(tenant) == 0
+
+
+def test_the_first_append_answers_and_nothing_is_left_waiting(
+    tenant: Tenant, partitions: list[TopicIdPartition]
+) -> None:
+    delayed = fetch(tenant, partitions)
+    assert not delayed.done()
+    assert waiters(tenant) == 3
+    tenant.produce(partitions[2], b"a")
+    assert values(delayed) == [[], [], [b"a"]]
+    assert waiters(tenant) == 0
+
+
+def test_it_waits_until_all_together_have_enough(tenant: Tenant, partitions: list[TopicIdPartition]) -> None:
+    size = tenant.seal(partitions[0], b"x" * 100).length
+    delayed = fetch(tenant, partitions, min_bytes=3 * size)
+    tenant.produce(partitions[0], b"x" * 100)
+    tenant.produce(partitions[1], b"y" * 100)
+    assert not delayed.done()
+    tenant.produce(partitions[0], b"z" * 100)
+    assert values(delayed) == [[b"x" * 100, b"z" * 100], [b"y" * 100], []]
+
+
+def test_a_deadline_answers_with_what_there_is_and_what_comes_first_holds(
+    tenant: Tenant, partitions: list[TopicIdPartition]
+) -> None:
+    late, early = fetch(tenant, partitions, min_bytes=EVERYTHING), fetch(tenant, partitions)
+    tenant.produce(partitions[0], b"a")
+    late.expire()
+    early.expire()
+    tenant.produce(partitions[0], b"b")
+    assert values(late) == values(early) == [[b"a"], [], []]
+    assert waiters(tenant) == 0
+
+
+def test_an_append_reads_the_partitions_that_have_grown_and_no_other(
+    tenant: Tenant, partitions: list[TopicIdPartition], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    delayed = fetch(tenant, partitions, min_bytes=EVERYTHING)
+    asked: list[int] = []
+    ask = tenant.service.fetch
+    monkeypatch.setattr(
+        tenant.service, "fetch", lambda at, *args, **given: asked.append(at.partition) or ask(at, *args, **given)
+    )
+    for number in (1, 1, 2):
+        tenant.produce(partitions[number], b"a")
+    assert asked == [1, 1, 2]
+    delayed.expire()
+
+
+def test_a_partition_that_fails_answers_for_all(tenant: Tenant, partitions: list[TopicIdPartition]) -> None:
+    gone = partitions[0]._replace(partition=7)
+    errors = [answer.error() for answer in result_of(fetch(tenant, [partitions[0], gone]))]
+    assert [type(error) for error in errors] == [type(None), UnknownTopicOrPartitionError]
+    out = result_of(fetch(tenant, partitions, offset=5))
+    assert [type(answer.error()) for answer in out] == [OffsetOutOfRangeError] * 3
+
+
+def test_deleting_a_topic_answers_the_fetches_that_wait_for_it(
+    tenant: Tenant, partitions: list[TopicIdPartition]
+) -> None:
+    delayed = fetch(tenant, partitions)
+    result_of(tenant.service.delete_topic("t"))
+    errors = [answer.error() for answer in result_of(delayed)]
+    assert any(isinstance(error, UnknownTopicOrPartitionError) for error in errors)
+
+
+def test_a_log_that_diverged_is_answered_at_once(tenant: Tenant, partitions: list[TopicIdPartition]) -> None:
+    for epoch in (0, 3):
+        tenant.service._partitions[TopicPartition("t", 0)].leader_epoch = epoch
+        tenant.produce(partitions[0], b"a")
+    request = FetchRequest(partitions[0], 2, EVERYTHING, last_fetched_epoch=1)
+    delayed = tenant.service.fetch_many([request], "read_committed", replica_id=2)
+    assert [answer.result().diverging_epoch for answer in result_of(delayed)] == [(0, 1)]
+
+
+def test_no_append_is_missed_whatever_threads_do_at_once(tenant: Tenant, partitions: list[TopicIdPartition]) -> None:
+    size = tenant.seal(partitions[0], b"x").length
+    for _ in range(30):
+        ends = [tenant.service._partitions[TopicPartition("t", n)].reader.tail.end_offset for n in range(3)]
+        requests = [FetchRequest(at, end, EVERYTHING) for at, end in zip(partitions, ends, strict=True)]
+        delayed = tenant.service.fetch_many(requests, "read_committed", min_bytes=12 * size)
+        threads = [
+            threading.Thread(target=lambda at=at: [tenant.produce(at, b"x") for _ in range(4)]) for at in partitions
+        ]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        assert delayed.done()
+        assert [len(found) for found in values(delayed)] == [4, 4, 4]
