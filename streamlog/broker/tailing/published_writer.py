@@ -48,6 +48,8 @@ class PublishedSlot:
         "_publisher", "eager", "index", "is_removed", "last", "lock", "partition", "quiet", "rewrites", "tail", "written_s",
     )  # fmt: skip
 
+    __reduce_ex__ = refuse_to_copy
+
     def __init__(self, publisher: PublishedWriter, partition: Partition, index: int, lock: Lock, eager: bool) -> None:
         self._publisher = publisher
         self.lock = lock
