@@ -6,6 +6,7 @@
 - `segment`: one file of batches. `index`: where in it an offset or a time is. `scan`: iteration over its headers. `held`: the
   bound on open files, mappings and indexes.
 - `files`: the names of the files, and how one segment replaces several. `checkpoint`: the file `partition.state`.
+- `last_batches`: where the producers of a segment are, stored with its index.
 - `producer_state`, `leader_epochs`, `transactions`: which producer and which leader wrote what, and what was aborted, read
   from the headers.
 - `retention`: the policies that say which segments may be deleted. `compaction`: the rewriting of a compacted topic.

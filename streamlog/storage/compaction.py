@@ -59,8 +59,9 @@ from ..runtime.api import File
 from ..runtime.disk_errors import require_disk_error
 from .files import as_storage_error, cleaned_name, finish_interrupted, finish_swap, swap_name
 from .index import IndexBuilder
+from .last_batches import KEPT_BATCHES, MAX_PRODUCERS
 from .log import Log
-from .producer_state import EXPIRATION_MS, KEPT_BATCHES, MAX_PRODUCERS
+from .producer_state import EXPIRATION_MS
 from .segment import Segment
 from .transactions import Transactions
 
@@ -445,6 +446,7 @@ class _Cleaner:
         new = Segment(log.disk, log.directory, low, log.seed)
         new.set_stats(self._built.stats(self.size))
         new.set_index(self._built.index)
+        new.last_batches = self._built.last_batches
         new.use_file(file)
         swap = _swap_path(log, group)
         try:

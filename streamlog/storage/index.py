@@ -12,19 +12,21 @@ from __future__ import annotations
 from array import array
 from bisect import bisect_left, bisect_right
 from struct import Struct
-from typing import NamedTuple
+from typing import NamedTuple, TypeAlias
 
 from xxhash import xxh3_64_intdigest
 
-from ..records.batch import BatchHeader
+from ..records.batch import NO_PRODUCER, BatchHeader
 from ..runtime.api import Disk
 from ..runtime.disk_errors import require_disk_error
+from .last_batches import LastBatches, SequencedBatch, batches_from
 
 INTERVAL = 4096
 MAGIC = b"SLX\x02"
 _HEADER = Struct("<4sI7qQ")
 _CHECK = Struct("<Q")
 HEADER_LEN = _HEADER.size + _CHECK.size
+_MAX_LAST_BATCHES = 1 << 22  # more than ten thousand producers take
 
 
 class Stats(NamedTuple):
@@ -40,6 +42,10 @@ class Stats(NamedTuple):
     min_timestamp: int
     max_timestamp: int
     first_append: int
+
+
+StoredBatches: TypeAlias = tuple[Stats, list[SequencedBatch]]
+"""The stats in an index file, and the last batches of each producer of the segment."""
 
 
 class Index:
@@ -99,10 +105,13 @@ class IndexBuilder:
     `next_offset` is where the next batch is expected.
     """
 
-    __slots__ = ("base_offset", "first_append", "index", "max_timestamp", "min_timestamp", "next_offset", "records")
+    __slots__ = (
+        "base_offset", "first_append", "index", "last_batches", "max_timestamp", "min_timestamp", "next_offset", "records"
+    )  # fmt: skip
 
     def __init__(self, base_offset: int) -> None:
         self.index = Index()
+        self.last_batches = LastBatches()
         self.base_offset = self.next_offset = base_offset
         self.records = 0
         self.min_timestamp = self.max_timestamp = self.first_append = -1
@@ -118,6 +127,8 @@ class IndexBuilder:
         if self.first_append < 0:
             self.first_append = header.append_timestamp
         self.next_offset = max(self.next_offset, header.next_offset)
+        if header.producer_id != NO_PRODUCER:
+            self.last_batches.note(header, header.base_offset, header.append_timestamp)
 
     def stats(self, size: int) -> Stats:
         """The stats of a segment of `size` bytes."""
@@ -127,11 +138,18 @@ class IndexBuilder:
         )  # fmt: skip
 
 
-def to_bytes(index: Index, stats: Stats, seed: int) -> bytes:
-    """The bytes of a segment's index file. The checksums are seeded with the `seed` of the partition."""
+def to_bytes(index: Index, stats: Stats, seed: int, last_batches: LastBatches | None = None) -> bytes:
+    """The bytes of a segment's index file. The checksums are seeded with the `seed` of the partition.
+
+    The last batches of the producers have a checksum of their own; without them the headers say the same.
+    """
     body = index.offsets.tobytes() + index.positions.tobytes() + index.timestamps.tobytes()
     header = _HEADER.pack(MAGIC, len(index.offsets), *stats, xxh3_64_intdigest(body, seed))
-    return header + _CHECK.pack(xxh3_64_intdigest(header, seed)) + body
+    made = header + _CHECK.pack(xxh3_64_intdigest(header, seed)) + body
+    if last_batches is None:
+        return made
+    stored = last_batches.to_bytes()
+    return made + _CHECK.pack(xxh3_64_intdigest(stored, seed)) + stored
 
 
 def load(disk: Disk, path: str, size: int, seed: int) -> tuple[Index, Stats] | None:
@@ -140,12 +158,41 @@ def load(disk: Disk, path: str, size: int, seed: int) -> tuple[Index, Stats] | N
     Raises FileNotFoundError. It reads no more bytes than the index of such a segment can have.
     """
     try:
-        return from_bytes(disk.read(path, HEADER_LEN + 24 * (size // INTERVAL + 1)), seed)
+        file = disk.open(path, writable=False)
+        try:
+            return from_bytes(file.pread(HEADER_LEN + 24 * (size // INTERVAL + 1), 0), seed)
+        finally:
+            file.close()
     except FileNotFoundError:
         raise
     except OSError as error:
         require_disk_error(error)
         return None
+
+
+def load_last_batches(disk: Disk, path: str, seed: int) -> StoredBatches | None:
+    """The last batches of the producers in the index file at `path`, and its stats; None without or if they do not verify.
+
+    Cost: two reads, of which the first one is small; the entries of the index are not read.
+    """
+    try:
+        file = disk.open(path, writable=False)
+        try:
+            header = file.pread(HEADER_LEN, 0)
+            stats = stats_from(header, seed)
+            if stats is None:
+                return None
+            stored = file.pread(_MAX_LAST_BATCHES, HEADER_LEN + 24 * _HEADER.unpack_from(header)[1])
+        finally:
+            file.close()
+    except OSError as error:
+        require_disk_error(error)
+        return None
+    entries = stored[_CHECK.size :]
+    if len(stored) < _CHECK.size or _CHECK.unpack_from(stored)[0] != xxh3_64_intdigest(entries, seed):
+        return None
+    batches = batches_from(entries)
+    return None if batches is None else (stats, batches)
 
 
 def stats_from(data: bytes, seed: int) -> Stats | None:
@@ -165,7 +212,7 @@ def from_bytes(data: bytes, seed: int) -> tuple[Index, Stats] | None:
     if stats is None:
         return None
     count, body_hash = _HEADER.unpack_from(data)[1], _HEADER.unpack_from(data)[9]
-    body = data[HEADER_LEN:]
+    body = data[HEADER_LEN : HEADER_LEN + 24 * count]
     if len(body) != 24 * count or xxh3_64_intdigest(body, seed) != body_hash:
         return None
     index = Index()

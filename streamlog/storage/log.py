@@ -381,6 +381,7 @@ class Log:
         )
         durability.synced_end = min(durability.synced_end, before.end_offset)
         active.index.truncate(position)
+        active.last_batches = None
         if not self._truncate_in_place(active, position):
             self._is_half_replaced = True
             try:
@@ -507,6 +508,7 @@ class Log:
         old = tail.segments[-1]
         new = Segment(self.disk, self.directory, tail.end_offset, self.seed)
         self.durability.sync_truncation(old)
+        self.producers.note(tail)
         old.set_stats(tail.active_stats())
         try:
             if self.disk.exists(new.path):  # left by a roll that was interrupted before it was published
@@ -618,6 +620,7 @@ class Log:
         if not self._has_sound_end:  # no recovery point is set there
             return
         active = tail.segments[-1]
+        self.producers.note(tail)
         active.set_stats(tail.active_stats())
         durability.sync_truncation(active)
         durability.sync_end(tail)

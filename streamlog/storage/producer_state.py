@@ -4,10 +4,11 @@ For each producer id: the epoch, and the last five batches with their sequences 
 after the last sequence (after 2^31 - 1 comes 0). A batch that repeats one of the five is answered with the offset that it
 got the first time. Any other batch means that one in between is missing, and is refused.
 
-Nothing of this is stored. The header of each batch names the producer and the sequence, and the state is read from the
-headers when the first batch of a producer comes after opening. Kafka stores snapshots instead, and most bugs of its
-idempotence were snapshots that were lost, stale or ahead of the log (KAFKA-5435, KAFKA-7190). Reading headers is cheap
-enough to do without: only those of the segments written within the expiration, and only when a producer appends.
+The header of each batch names the producer and the sequence, and the state is read when the first batch of a producer comes
+after opening. Kafka stores snapshots of all producers instead, and most bugs of its idempotence were snapshots that were
+lost, stale or ahead of the log (KAFKA-5435, KAFKA-7190). Here the index file of a segment has the last batches of the
+producers in that segment and nothing else (`last_batches`): it is as true as the index, and the segment's headers say the
+same without it. Only segments written within the expiration are read, and only when a producer appends.
 
 The state may be incomplete: retention deletes batches, silent producers expire, damage hides headers. Such a producer is
 believed (KIP-360): refusing a sequence because an earlier one was forgotten would stop a healthy producer.
@@ -21,16 +22,13 @@ from typing import NamedTuple
 
 from ..errors import InvalidRecordError, OutOfOrderSequenceError, ProducerFencedError
 from ..records.batch import CONTROL, MAX_SEQUENCE, NO_PRODUCER, BatchHeader, SealedBatch
+from .index import StoredBatches
+from .last_batches import KEPT_BATCHES, MAX_PRODUCERS, SequencedBatch
 from .scan import first_header, walk
 from .segment import Segment
 from .tail import AppendRequest, LogSnapshot
 
-KEPT_BATCHES = 5  # Kafka's: as many as a client may have in flight
 EXPIRATION_MS = 86_400_000  # Kafka's producer.id.expiration.ms
-# Kafka has no bound, and brokers ran out of memory because of clients that take a new id for every batch (KIP-936). An
-# entry takes at most a kilobyte, so this is 10 MB. More producers than this that write to one partition within a day are
-# such clients, and the producer that was silent for longest is the least likely to send again.
-MAX_PRODUCERS = 10_000
 _HALF = 1 << 30
 
 
@@ -55,7 +53,7 @@ class ProducerStateEntry(NamedTuple):
     is_complete: bool = True
 
 
-def last_sequence_of(batch: SealedBatch | BatchHeader) -> int:
+def last_sequence_of(batch: SealedBatch | BatchHeader | SequencedBatch) -> int:
     """The sequence of the last record that was ever in the batch: compaction removes records, not offsets."""
     return (batch.base_sequence + batch.last_offset_delta) & MAX_SEQUENCE
 
@@ -129,7 +127,7 @@ class ProducerStates:
 
     # -- from the log --------------------------------------------------------------------------------
 
-    def note(self, batch: SealedBatch | BatchHeader, base_offset: int, append_ms: int) -> None:
+    def note(self, batch: SealedBatch | BatchHeader | SequencedBatch, base_offset: int, append_ms: int) -> None:
         """Record that the log has this batch at `base_offset`. REQUIRES: in the order of offsets; twice is harmless."""
         known = self.get(batch.producer_id, append_ms)
         epoch = batch.producer_epoch
@@ -253,7 +251,8 @@ class ProducerStateManager:
     def states(self, tail: LogSnapshot, now_ms: int) -> ProducerStates:
         """The producers of the published log.
 
-        Cost, the first time: a walk over the headers of what was appended within the expiration.
+        Cost, the first time: two reads of each segment that was written within the expiration, and a walk over the headers of
+        the last one.
         """
         if self._states is None:
             self._states = _read(tail, now_ms)
@@ -277,23 +276,29 @@ class ProducerStateManager:
     def stage(self, write: AppendRequest, headers: Sequence[BatchHeader], tail: LogSnapshot) -> None:
         """The next append is of these batches, which the leader has admitted. State that was not read yet is read later."""
         self.note(tail)
-        self._staged = (write, headers[0].base_offset, headers) if self._states is not None else None
+        self._staged = (write, headers[0].base_offset, headers)
 
     def note(self, tail: LogSnapshot) -> None:
-        """Note the batches of the staged append if the tail covers them; forget them if the append was undone."""
+        """Note the batches of the staged append if the tail covers them."""
         if self._staged is None:
             return
         write, offset, headers = self._staged
-        if write.base_offset == offset:
-            if tail.end_offset <= offset:
-                return  # not published yet
-            assert self._states is not None
-            for header in headers:
-                if header.producer_id != NO_PRODUCER:
-                    self._states.note(header, header.base_offset, header.append_timestamp)
-            for batch in write.batches:
-                self._states.note(batch, offset, write.append_ms)
-                offset += batch.last_offset_delta + 1
+        if write.base_offset != offset or tail.end_offset <= offset:
+            return  # not published yet, as when its append rolls the log first; or undone, and staged again by the next append
+        last_batches = tail.segments[-1].last_batches  # `Log.roll` notes what is staged before it seals the segment
+        batches: list[tuple[SealedBatch | BatchHeader, int, int]] = [
+            (header, header.base_offset, header.append_timestamp)
+            for header in headers
+            if header.producer_id != NO_PRODUCER
+        ]
+        for batch in write.batches:
+            batches.append((batch, offset, write.append_ms))
+            offset += batch.last_offset_delta + 1
+        for each in batches:
+            if self._states is not None:
+                self._states.note(*each)
+            if last_batches is not None:
+                last_batches.note(*each)
         self._staged = None
 
     def truncated(self) -> None:
@@ -310,26 +315,41 @@ def _read(tail: LogSnapshot, now_ms: int) -> ProducerStates:
         else:
             states.note(header, header.base_offset, header.append_timestamp)
 
-    for segment, end in _since(tail, now_ms - states.expiration_ms):
-        next_offset = tail.end_offset if segment is tail.segments[-1] else segment.next_offset
-        if walk(segment, end, on_producer=note).stats.next_offset != next_offset:
+    for segment, end, stored in _since(tail, now_ms - states.expiration_ms):
+        active = segment is tail.segments[-1]
+        if stored is not None:
+            next_offset = stored[0].next_offset
+            for batch in stored[1]:
+                states.note(batch, batch.base_offset, batch.append_timestamp)
+        else:
+            found = walk(segment, end, on_producer=note)
+            next_offset = found.stats.next_offset
+            if not active:
+                segment.keep_walk(found)  # its index file is written anew
+        if next_offset != (tail.end_offset if active else segment.next_offset):
             states.mark_incomplete()
     states.expire(now_ms)
     return states
 
 
-def _since(tail: LogSnapshot, horizon_ms: int) -> list[tuple[Segment, int]]:
-    """The segments, oldest first, that may contain batches appended at `horizon_ms` or later.
+def _since(tail: LogSnapshot, horizon_ms: int) -> list[tuple[Segment, int, StoredBatches | None]]:
+    """The segments, oldest first, that may contain batches appended at `horizon_ms` or later; each with the position up to
+    which it may be read, and the last batches of its producers if an index file has them.
 
     A segment was written between the append of its own first batch and that of the next segment's. A segment is left out
     only if both are before the horizon: a clock that was wrong for a moment affects only one of them.
     """
-    places = tail.places()
+    found: list[tuple[Segment, int, StoredBatches | None]] = []
     following: int | None = None
-    for at in range(len(places) - 1, -1, -1):
-        first = first_header(*places[at])
-        began = following if first is None else first.append_timestamp
+    for segment, end in reversed(tail.places()):
+        stored = None if segment is tail.segments[-1] else segment.load_last_batches()
+        if stored is not None:
+            began: int | None = stored[0].first_append
+        else:
+            first = first_header(segment, end)
+            began = following if first is None else first.append_timestamp
         if began is not None and following is not None and max(began, following) < horizon_ms:
-            return places[at + 1 :]
+            break
+        found.append((segment, end, stored))
         following = began
-    return places
+    return found[::-1]

@@ -38,6 +38,7 @@ from ..records.batch import (
     verify_payload,
 )
 from .index import INTERVAL, Index, IndexBuilder, Stats
+from .last_batches import LastBatches
 
 # Small enough that a look at large batches reads little but their headers.
 _WALK_BYTES = 8192
@@ -128,6 +129,7 @@ class Walk(NamedTuple):
     end: int
     damage: tuple[CorruptRecordError, ...]
     stopped: CorruptRecordError | None = None
+    last_batches: LastBatches | None = None
 
 
 OnProducer = Callable[[BatchHeader | None], object]
@@ -181,7 +183,14 @@ class _Walk:
             if self.on_producer is not None:
                 self.on_producer(None)
             position = next_batch(self.source, position + 1, self.size, self.built.next_offset)
-        return Walk(self.built.stats(self.size), self.built.index, self.end, tuple(self.damage), stopped)
+        return Walk(
+            self.built.stats(self.size),
+            self.built.index,
+            self.end,
+            tuple(self.damage),
+            stopped,
+            self.built.last_batches,
+        )
 
     def _usual_batches(self, position: int) -> int:
         """Count batches of the usual kind that verify; return the position of the first other one, or the end."""
@@ -240,8 +249,11 @@ class _Walk:
                 first_append = append_time
             if following > next_offset:
                 next_offset = following
-            if producer_id != NO_PRODUCER and on_producer is not None:
-                on_producer(peek(chunk, at))
+            if producer_id != NO_PRODUCER:
+                found = peek(chunk, at)
+                built.last_batches.note(found, base_offset, append_time)
+                if on_producer is not None:
+                    on_producer(found)
             position += length
             self.end = position
             need = FIXED_LEN

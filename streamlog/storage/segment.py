@@ -36,7 +36,8 @@ from . import index as index_files
 from . import scan
 from .files import as_storage_error, index_name, log_name
 from .held import Held
-from .index import HEADER_LEN, Index, Stats
+from .index import HEADER_LEN, Index, Stats, StoredBatches
+from .last_batches import LastBatches
 from .scan import Walk
 
 T = TypeVar("T")
@@ -86,6 +87,8 @@ class Segment:
         self._map: Mapping | None = None
         self._pinned: Mapping | None = None
         self._index: Index | None = None
+        # Of all its batches, while it is active and until its index file is written; None if not known.
+        self.last_batches: LastBatches | None = None
 
     # -- files ---------------------------------------------------------------------------------------
 
@@ -109,6 +112,7 @@ class Segment:
         self._file = with_descriptors(lambda: self.disk.open(self.path, create=True, exclusive=True))
         open_files.hold(self)
         self._index = Index()
+        self.last_batches = LastBatches()
         self._stats = Stats(self.base_offset, self.base_offset, 0, 0, -1, -1, -1)
 
     def make_active(self, found: Walk) -> None:
@@ -117,6 +121,7 @@ class Segment:
         self.release()
         self.set_stats(found.stats._replace(size=found.end))
         self._index = found.entries
+        self.last_batches = None if found.damage else found.last_batches
         self._is_damaged = bool(found.damage)
 
     def seal(self) -> None:
@@ -203,6 +208,15 @@ class Segment:
             return None
         return stats if stats is not None and self._is_mine(stats) else None
 
+    def load_last_batches(self) -> StoredBatches | None:
+        """The last batches of each producer: in memory until the index file is written, then in that, if it was made of this
+        very segment. None if they are in neither."""
+        known = self.last_batches  # read once: another thread may be about to write the file
+        if self.sealed and known is not None:
+            return self.stats, known.batches()
+        loaded = index_files.load_last_batches(self.disk, self.index_path, self.seed)
+        return loaded if loaded is not None and self._is_mine(loaded[0]) else None
+
     def _is_mine(self, stats: Stats) -> bool:
         return stats.size == self.size and stats.base_offset == self.base_offset
 
@@ -227,6 +241,7 @@ class Segment:
                 logger.error("%s", error)
             self._keep_stats(found.stats)
         self._index = found.entries
+        self.last_batches = None if found.damage else found.last_batches
         self._is_damaged = bool(found.damage)
         self.is_unsaved = self.sealed and not found.damage
 
@@ -259,14 +274,16 @@ class Segment:
         REQUIRES: the batches that the index describes are on the device. A segment in which batches are missing gets
         no index file: the next open has to find and report the loss too.
         """
-        index, stats = self.index, self.stats
+        index, stats, last_batches = self.index, self.stats, self.last_batches
         if self.is_unsaved:
             self.is_unsaved = False
             self._hold(index)
+        if self.sealed:
+            self.last_batches = None  # they are read from the file from now on, if at all
         if self._is_damaged or (self.sealed and stats.next_offset != self.next_offset):
             return
         try:
-            self.disk.write_atomic(self.index_path, index_files.to_bytes(index, stats, self.seed))
+            self.disk.write_atomic(self.index_path, index_files.to_bytes(index, stats, self.seed, last_batches))
         except OSError as error:
             require_disk_error(error)
             logger.warning("could not write %s (%s); it will be rebuilt when needed", self.index_path, error)

@@ -13,7 +13,12 @@ from uuid import UUID
 
 import streamlog
 from streamlog import TopicPartition
+from streamlog.broker.api import ProduceRequest, Service
+from streamlog.broker.metadata import TopicIdPartition
+from streamlog.records.batch import seed_of
+from streamlog.runtime.threads import result_of
 from streamlog.testing import Fault, FaultyDisk, ManualClock, SimulatedDisk
+from tests.kafka_batches import Row, kafka_batch
 from tests.times import START_MS
 
 from .crash_truth import PATH, Event, Truth
@@ -22,7 +27,7 @@ RETENTION_MS = 60_000
 KEYS = [b"a", b"b", b"c", b"d"]
 GROUP = "readers"
 WEIGHTS = {
-    "send": 30, "send_many": 14, "linger": 6, "send_to_table": 20, "delete_records": 3, "compact": 4, "commit": 6,
+    "send": 30, "send_many": 14, "linger": 6, "send_to_table": 20, "send_kafka": 8, "delete_records": 3, "compact": 4, "commit": 6,
     "consume": 3, "advance": 6, "apply_retention": 2, "sync": 4, "come_and_go": 3, "reopen": 2,
 }  # fmt: skip
 
@@ -34,6 +39,16 @@ FAULTS = [
 TABLE = {
     "cleanup_policy": "compact", "segment_bytes": 1024, "min_cleanable_dirty_ratio": 0.2, "delete_retention_ms": 5_000,
 }  # fmt: skip
+
+
+class Attached:
+    """What a listener of Kafka's protocol would be: it has the log's Service."""
+
+    def __init__(self, service: Service) -> None:
+        self.service = service
+
+    def close(self, timeout_s: float) -> None:
+        """Nothing is open."""
 
 
 class Workload:
@@ -192,6 +207,20 @@ class Workload:
         if self.rng.random() < 0.15:
             records[-1] = (records[-1][0], None)
         self._send_to("table", self.table_id, 0, records)
+
+    def _send_kafka(self) -> None:
+        """A Kafka batch as a listener stores it, in either topic."""
+        to_table = self.rng.random() < 0.5
+        name, id, number = (
+            ("table", self.table_id, 0) if to_table else ("events", self.events_id, self.rng.randrange(2))
+        )
+        records = [self._record(self.rng.choice(KEYS)) for _ in range(self.rng.randint(1, 6))]
+        self._tell(lambda truth: truth.sending(id, number, records))
+        rows = [Row(self.clock.time_ms(), key, value) for key, value in records]
+        batch = kafka_batch(seed_of(id.bytes, number), rows, codec=self.rng.randrange(2))
+        service: Service = self.log.attach(Attached).service
+        result_of(service.produce(ProduceRequest(TopicIdPartition(name, number, id.bytes), [batch])))
+        self._tell(lambda truth: truth.acknowledged(id, number))
 
     def _linger(self) -> None:
         number, records = self.rng.randrange(2), [self._record() for _ in range(self.rng.randint(1, 5))]

@@ -23,6 +23,7 @@ from ...runtime.api import Disk
 from ...runtime.disk_errors import require_disk_error
 from ..files import as_storage_error, base_offset_of, copy_bytes, cut_of, is_copy
 from ..index import Index, Stats
+from ..last_batches import LastBatches
 from ..scan import Walk, walk
 from ..segment import Segment, size_of
 
@@ -86,7 +87,15 @@ def _end_before(segments: Sequence[Segment], number: int, offset: int, why: str)
     first = segments[0]
     new = Segment(first.disk, first.path[: first.path.rindex("/")], offset, first.seed)
     stats = Stats(offset, offset, 0, 0, -1, -1, -1)
-    return LogEnd((*segments[:number], new), Walk(stats, Index(), 0, ()), None, 0, tuple(segments[number:]), True, why)
+    return LogEnd(
+        (*segments[:number], new),
+        Walk(stats, Index(), 0, (), last_batches=LastBatches()),
+        None,
+        0,
+        tuple(segments[number:]),
+        True,
+        why,
+    )
 
 
 def truncate(disk: Disk, directory: str, end: LogEnd) -> None:

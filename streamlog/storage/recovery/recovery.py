@@ -27,6 +27,7 @@ from .. import index as index_files
 from ..checkpoint import NAME as STATE_NAME
 from ..checkpoint import StateFile
 from ..files import as_storage_error, base_offset_of, finish_interrupted, log_name
+from ..last_batches import LastBatches
 from ..log import Log, Unfinished
 from ..scan import Walk, walk
 from ..segment import Segment, size_of
@@ -234,6 +235,8 @@ def _recover_tail(
                 if loaded is not None and loaded[1].size == size and loaded[1].base_offset == active.base_offset:
                     active.set_stats(loaded[1])
                     active.set_index(loaded[0])
+                    stored = active.load_last_batches()
+                    active.last_batches = None if stored is None else LastBatches.of(stored[1])
                     return None
             disk.unlink(active.index_path)
     except OSError as error:

@@ -228,7 +228,7 @@ class _Check:
                 until = following.base_offset if following else None
                 self.findings.damaged(segment, pending, "header", expected, until, size - pending.position)
                 self.end_is_damaged = following is None
-        return Walk(built.stats(size), built.index, end, tuple(damage))
+        return Walk(built.stats(size), built.index, end, tuple(damage), last_batches=built.last_batches)
 
     def _batch(
         self, segment: Segment, at: int, header: BatchHeader, gaps: bool
@@ -281,6 +281,18 @@ class _Check:
             self.findings.note(path, 0, "index", "it does not verify; the segment is walked instead")
         elif loaded[1] != walk.stats or not _agrees(loaded[0], walk.entries):
             self.findings.note(path, 0, "index", "it contradicts the segment; remove it, and it will be made again")
+        else:
+            self._last_batches(path, segment.seed, walk)
+
+    def _last_batches(self, path: str, seed: int, walk: Walk) -> None:
+        stored = index_files.load_last_batches(self.disk, path, seed)
+        assert walk.last_batches is not None
+        if stored is None:
+            self.findings.note(
+                path, 0, "index", "what it says of producers does not verify; the segment is walked instead"
+            )
+        elif stored[1] != walk.last_batches.batches():
+            self.findings.note(path, 0, "index", "what it says of producers contradicts the segment; remove it")
 
 
 def _agrees(stored: Index, walked: Index) -> bool:

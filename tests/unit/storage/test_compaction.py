@@ -28,6 +28,7 @@ from streamlog.storage import compaction
 from streamlog.storage.files import finish_interrupted
 from streamlog.storage.log import AppendRequest
 from streamlog.storage.producer_state import EXPIRATION_MS
+from streamlog.storage.transactions import Transactions
 from tests.kafka_batches import marker
 
 from .conftest import CLEAN, KILLED, NOW, SEED, Box, six_segments
@@ -821,17 +822,34 @@ def test_the_value_of_an_aborted_transaction_never_replaces_one_that_counts(box:
     ]  # fmt: skip
 
 
-def test_a_marker_after_the_planned_segments_aborts_what_is_in_them(box: MakeBox) -> None:
+def test_a_marker_after_the_planned_segments_aborts_what_is_in_them(
+    box: MakeBox, monkeypatch: pytest.MonkeyPatch
+) -> None:
     b = box(cleanup_policy="compact")
     put(b, (b"a", b"counts"))
     in_transaction(b, 0, b"a", b"aborted")
     in_transaction(b, 0, b"b", b"committed", producer=8)
     b.log.roll(b.now)
     put(b, (b"z", b"z"))
+    send(b, 0, b"z", b"z", producer=9)
     end(b, commits=False)
     end(b, commits=True, producer=8)
+    monkeypatch.setattr(compaction, "_HEADERS_BYTES", 200)
     assert b.partition.maintenance.compact(b.now) is not None
     assert [(e.key, e.value) for e in b.read() if e.key in (b"a", b"b")] == [(b"a", b"counts"), (b"b", b"committed")]
+
+
+def test_a_control_batch_that_is_no_marker_ends_no_transaction(box: MakeBox) -> None:
+    b = box()
+    in_transaction(b, 0, b"a", b"1")
+    end(b, commits=True)
+    data, marking = headers_of(b)
+    known = Transactions()
+    known.note(data)
+    known.note(marking._replace(attributes=CONTROL | 2 << CONTROL_SHIFT))
+    assert known.open == {7: 0}
+    known.note(marking)
+    assert (known.open, known.aborted) == ({}, {})
 
 
 def test_a_pass_ends_before_a_transaction_that_is_open(box: MakeBox) -> None:

@@ -88,7 +88,7 @@ def test_an_index_with_any_byte_changed_is_not_believed() -> None:
 def test_an_index_that_is_cut_or_of_another_partition_is_not_believed() -> None:
     data = to_bytes(built([(1, 5000, n) for n in range(4)])[0], STATS, SEED)
     assert all(from_bytes(data[:n], SEED) is None for n in range(len(data)))
-    assert from_bytes(data + b"\0", SEED) is None
+    assert from_bytes(data + b"\0", SEED) is not None, "what comes after the entries has a checksum of its own"
     assert from_bytes(data, SEED + 1) is None
 
 

@@ -22,11 +22,13 @@ from streamlog.errors import (
     ProducerFencedError,
     StorageError,
 )
-from streamlog.records.batch import CODEC_SHIFT, MAX_FREE_RECORDS, directory_of
+from streamlog.records.batch import CODEC_SHIFT, CONTROL, MAX_FREE_RECORDS, directory_of
+from streamlog.storage import index as index_files
+from streamlog.storage.last_batches import LastBatches, SequencedBatch, batches_from
 from streamlog.storage.log import AppendRequest
-from streamlog.storage.producer_state import EXPIRATION_MS
+from streamlog.storage.producer_state import EXPIRATION_MS, ProducerStates
 
-from .conftest import CLEAN, KILLED, NOW, Box
+from .conftest import CLEAN, KILLED, NOW, SEED, Box
 from .counting_disk import Killed, armed, interrupted_at
 from .reopening import WAYS, flip, reopening
 
@@ -374,7 +376,7 @@ def test_a_producer_is_known_for_as_long_as_the_expiration_however_much_others_w
     assert send(b, 5) == end
 
 
-def test_segments_from_before_the_expiration_are_not_walked(box: MakeBox) -> None:
+def test_segments_from_before_the_expiration_are_not_read(box: MakeBox) -> None:
     b, disk = armed(box, segment_bytes=1024)
     for n in range(20):
         send(b, n, b"x" * 700, producer=n)
@@ -384,8 +386,9 @@ def test_segments_from_before_the_expiration_are_not_walked(box: MakeBox) -> Non
     disk.arm(0, Killed())
     send(b, 0)
     disk.error = None
-    read = {call.split()[-1][-8:-4] for call in disk.calls if call.startswith(("open", "pread"))}
-    assert read == {f"{n:04}" for n in (*range(6, 20), 21)}  # of 6, only where it begins
+    read = {call.split()[-1][-11:] for call in disk.calls if call.startswith(("open", "pread"))}
+    expected = {f"{n:05}.index" for n in range(6, 19)}  # of 6, only when it begins
+    assert read == expected | {"0000019.log", "0000021.log"}
     assert len(b.log.producers.states(b.log.tail, b.now)) == 13
 
 
@@ -572,3 +575,112 @@ def test_after_a_truncation_the_state_is_read_again(box: MakeBox) -> None:
     with pytest.raises(OutOfOrderSequenceError):
         send(b, 2)
     assert send(b, 1) == 1
+
+
+# What is stored beside the index
+
+
+def of_a_day(make: MakeBox, batches: int) -> tuple[Box, Any]:
+    """A log of ten sealed segments, each with so many batches of two producers, closed and opened again."""
+    b, disk = armed(make)
+    for n in range(10):
+        for k in range(batches):
+            send(b, n * batches + k)
+            send(b, n * batches + k, producer=8)
+        b.log.roll(b.now)
+    b.append(b"one")
+    b.log.durability.sync_sealed(b.log.tail)
+    b.reopen()
+    return b, disk
+
+
+def reads_of_a_first_append(b: Box, disk: Any, sequence: int) -> list[str]:
+    disk.arm(0, Killed())
+    send(b, sequence)
+    disk.error = None
+    return [call for call in disk.calls if call.startswith(("open", "pread", "map"))]
+
+
+@pytest.mark.parametrize("batches", [10, 200])
+def test_the_first_append_after_opening_reads_no_headers_of_sealed_segments(box: MakeBox, batches: int) -> None:
+    b, disk = of_a_day(box, batches)
+    calls = reads_of_a_first_append(b, disk, 10 * batches)
+    assert len([call for call in calls if call.startswith("pread") and ".index" in call]) <= 2 * 10
+    assert {call.split()[-1][-24:] for call in calls if ".log" in call} == {b.logs()[-1].name}
+    assert send(b, 10 * batches - 1) == 20 * batches - 2, "and yet a batch that is sent again is known"
+
+
+@pytest.mark.parametrize("harm", ["flipped", "cut", "longer", "without", "another segment's", "garbage"])
+def test_without_what_is_stored_the_headers_say_the_same_and_it_is_stored_anew(box: MakeBox, harm: str) -> None:
+    b, disk = of_a_day(box, 4)
+    b.log.release()
+    indexes = sorted(b.path.glob("*.index"))
+    path, data = indexes[4], indexes[4].read_bytes()
+    changed = {
+        "flipped": data[:-3] + bytes([data[-3] ^ 1]) + data[-2:],
+        "cut": data[:-5],
+        "longer": data + b"\0",
+        "without": data[:104],
+        "garbage": b"x" * len(data),
+        "another segment's": indexes[5].read_bytes(),
+    }
+    path.write_bytes(changed[harm])
+    notes = [finding for finding in b.check(CLEAN).findings if finding.path == str(path)]
+    assert [note.kind for note in notes] == ["index"]
+    b.open(CLEAN)
+    calls = reads_of_a_first_append(b, disk, 40)
+    assert any(path.name.replace("index", "log") in call for call in calls)
+    b.log.durability.advance_recovery_point(b.log.tail)
+    assert path.read_bytes() == data
+    assert b.check(KILLED).findings == ()
+
+
+def test_what_is_stored_of_producers_and_contradicts_the_segment_is_noted(box: MakeBox) -> None:
+    b, _ = of_a_day(box, 4)
+    path = sorted(b.path.glob("*.index"))[4]
+    stored = index_files.load(b.disk, str(path), 1 << 20, SEED)
+    assert stored is not None
+    path.write_bytes(index_files.to_bytes(*stored, SEED, LastBatches()))
+    (note,) = b.check(KILLED).findings
+    assert note.is_note and "producers contradicts" in note.message
+
+
+@given(
+    st.lists(
+        st.tuples(st.integers(1, 4), st.integers(0, 2), st.booleans(), st.integers(1, 3)), min_size=1, max_size=40
+    ),
+    st.integers(0, 40),
+)
+@settings(max_examples=100, deadline=None)
+def test_the_last_batches_give_the_state_that_all_batches_give(
+    steps: list[tuple[int, int, bool, int]], cut: int
+) -> None:
+    """Producer, epoch, whether it is a marker, and how many records; in two segments."""
+    whole, from_stored = ProducerStates(), ProducerStates()
+    segments = [LastBatches(), LastBatches()]
+    offset = 0
+    for number, (producer, epoch, is_marker, count) in enumerate(steps):
+        batch = SequencedBatch(
+            producer, epoch, -1 if is_marker else offset, count - 1, CONTROL if is_marker else 0, offset, NOW + number
+        )
+        whole.note(batch, offset, NOW + number)
+        segments[number >= cut].note(batch, offset, NOW + number)
+        offset += count
+    for segment in segments:
+        stored = batches_from(segment.to_bytes())
+        assert stored == segment.batches()
+        assert stored is not None and LastBatches.of(stored).to_bytes() == segment.to_bytes()
+        for batch in stored:
+            from_stored.note(batch, batch.base_offset, batch.append_timestamp)
+    for producer in range(1, 5):
+        assert from_stored.get(producer, NOW) == whole.get(producer, NOW)
+
+
+def test_more_producers_than_are_remembered_are_not_stored(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("streamlog.storage.last_batches.MAX_PRODUCERS", 2)
+    made = LastBatches()
+    for producer in (1, 2, 1, 3):
+        offset = len(made.batches())
+        made.note(SequencedBatch(producer, 0, offset, 0, 0, offset, NOW), offset, NOW)
+    assert {each.producer_id for each in made.batches()} == {1, 3}
+    assert batches_from(b"x") is None
