@@ -471,8 +471,8 @@ class _Cleaner:
             finish_swap(log.disk, log.directory, low, high, log.disk.listdir(log.directory))
         except OSError as error:
             raise as_storage_error(error, "swap in", swap) from error
-        new.unpin()
         new.write_index()
+        new.unpin()
 
     def abandon(self) -> None:
         """Remove the result; if the unlink fails, the next open removes it."""

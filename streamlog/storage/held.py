@@ -38,6 +38,10 @@ class Held(Generic[T]):
             self._holders.append((weakref.ref(holder), cost))
             self._shrink(self.limit)
 
+    def forked(self) -> None:
+        """In a forked child: the lock may have been held by a thread that the child does not have."""
+        self._lock = new_lock()
+
     def drop_all(self) -> None:
         """Drop everything: the system refused to give more."""
         with inside(), self._lock:

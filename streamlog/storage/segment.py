@@ -30,6 +30,7 @@ from ..records.batch import (
 from ..runtime.api import Disk, File, Mapping
 from ..runtime.disk import descriptor_limit
 from ..runtime.disk_errors import require_disk_error
+from ..runtime.threads import after_fork_in_child
 from ..runtime.values import refuse_to_copy
 from ..types import Buffer, SegmentInfo
 from . import index as index_files
@@ -161,8 +162,10 @@ class Segment:
         self._index = self.index
 
     def unpin(self) -> None:
-        """This segment is at its path now; see `pin`."""
+        """This segment is at its path now, and its index is in a file; see `pin`."""
         self._pinned = None
+        if self._index is not None:
+            self._hold(self._index)
 
     # -- what it contains ----------------------------------------------------------------------------
 
@@ -416,3 +419,5 @@ def with_descriptors(call: Callable[[], T]) -> T:
 open_files: Held[Segment] = Held(MAX_OPEN, Segment._drop_file)
 mappings: Held[Segment] = Held(MAX_MAPPED, Segment._drop_mapping)
 indexes: Held[Segment] = Held(MAX_INDEX_BYTES, Segment._drop_index)
+for _held in (open_files, mappings, indexes):
+    after_fork_in_child(_held.forked)

@@ -194,6 +194,46 @@ def test_a_forked_child_may_open_a_log_of_its_own(path: Path, run_script: RunScr
     assert_quiet(done)
 
 
+def test_a_forked_child_may_open_a_log_of_its_own_while_a_thread_of_its_parent_opens_files(
+    path: Path, run_script: RunScript
+) -> None:
+    done = run_script(
+        """
+        import contextlib, os, signal, sys, threading, warnings, streamlog
+        from streamlog.storage import segment
+        warnings.simplefilter("ignore", DeprecationWarning)
+        log = streamlog.open(sys.argv[1])
+        log.create_topic("t")
+        inside, go = threading.Event(), threading.Event()
+
+        def open_files():
+            with contextlib.ExitStack() as stack:
+                for held in (segment.open_files, segment.mappings, segment.indexes):
+                    stack.enter_context(held._lock)
+                inside.set()
+                go.wait(20)
+
+        opening = threading.Thread(target=open_files)
+        opening.start()
+        inside.wait(20)
+        child = os.fork()
+        if child == 0:
+            signal.alarm(10)
+            with streamlog.open() as own:
+                own.create_topic("t").send("x").result()
+                assert [record.value for record in own["t"].read()] == [b"x"]
+            os._exit(0)
+        _, status = os.waitpid(child, 0)
+        go.set()
+        opening.join(20)
+        assert os.waitstatus_to_exitcode(status) == 0, status
+        log.close()
+        """,
+        path,
+    )
+    assert_quiet(done)
+
+
 def test_a_child_does_not_keep_the_lock_of_a_dead_parent(path: Path, child: Child) -> None:
     parent = child(
         """

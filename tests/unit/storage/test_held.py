@@ -78,6 +78,16 @@ def test_a_log_reads_with_one_open_file_one_mapping_and_no_index_at_a_time(
     assert b.read(6)[0].value == b"goes on"
 
 
+def test_the_index_of_a_segment_that_compaction_wrote_is_bounded_too(
+    box: MakeBox, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    b = six_segments(box, cleanup_policy="compact")
+    monkeypatch.setattr(segments.indexes, "limit", 0)
+    b.partition.maintenance.roll(b.now)
+    assert b.partition.maintenance.compact(b.now) is not None
+    assert all(segment._index is None for segment in b.log.tail.segments[:-1])
+
+
 def test_when_the_process_has_no_descriptor_left_the_log_drops_its_own_and_goes_on(box: MakeBox) -> None:
     b = six_segments(box)
     b.log.release()
