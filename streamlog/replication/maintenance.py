@@ -185,6 +185,8 @@ class Maintenance:
         """Raise the log start to `offset`, and delete the segments that end before it. REQUIRES: the maintenance lock."""
         self.end_compaction()
         compaction.publish_interrupted(self._log, self._publish)
+        self._partition.check_open()  # it cannot be closed meanwhile: that takes the maintenance lock
+        self._log.store_start(offset)
         with inside(), self._partition.lock:
             self._partition.check_open()
             deleted = self._log.advance_start(offset)

@@ -556,17 +556,25 @@ class Log:
 
     # -- deleting ------------------------------------------------------------------------------------
 
+    def store_start(self, offset: int) -> None:
+        """Have the log start that `advance_start` is about to raise on the device. It takes a sync, under no partition lock.
+
+        REQUIRES: maintenance lock. If that is all that happens, the next open raises it.
+        """
+        if offset > self._state.state.log_start_offset:
+            self._state.write(self._state.state._replace(log_start_offset=offset), sync=True)
+
     def advance_start(self, offset: int) -> list[Segment]:
         """Raise the log start offset and take the sealed segments that end before it out of the tail; return them.
 
-        REQUIRES: partition lock. The new start is on the device on return, so the caller may `discard`
-        the segments, after it released the lock.
+        REQUIRES: partition lock, maintenance lock. The new start is on the device on return, so the caller may `discard`
+        the segments, after it released the lock. There is no sync under the lock if `store_start` came before.
         """
         tail = self.tail
         if offset > tail.start_offset:
             if self._writing is not None:
                 self._finish_or_undo()
-            self._state.write(self._state.state._replace(log_start_offset=offset), sync=True)
+            self.store_start(offset)
         else:
             offset = tail.start_offset
         gone = 0

@@ -63,10 +63,8 @@ class GatedDisk:
                 self._changed.notify_all()
 
     def syncing(self, path: str) -> None:
-        if not fnmatchcase(path, RECORDS):
-            return
         with self._changed:
-            self.syncs += 1
+            self.syncs += fnmatchcase(path, RECORDS)
             self._wait(path, writes=False)
 
     def writing(self, path: str) -> None:

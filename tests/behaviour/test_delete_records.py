@@ -10,6 +10,9 @@ import pytest
 
 import streamlog
 from streamlog import StreamLog, Topic
+from streamlog.testing import SimulatedDisk
+
+from .gated_disk import LONG, GatedDisk
 
 Reopen = Callable[..., StreamLog]
 
@@ -115,3 +118,21 @@ def test_reader_whose_records_are_deleted_gets_records_or_an_error_but_nothing_w
     except streamlog.OffsetOutOfRangeError as error:
         assert (error.log_start_offset, error.log_end_offset) == (90, 100)
     assert all(record.value.startswith(b"%d." % record.offset) for record in seen)
+
+
+def test_a_send_does_not_wait_for_the_sync_of_a_deletion(in_thread: Callable[[Callable[[], Any]], Any]) -> None:
+    disk: Any = GatedDisk(SimulatedDisk())
+    with streamlog.open("data", disk=disk) as log:
+        topic = log.create_topic("t")
+        topic.send_many([b"x"] * 5).result()
+        disk.hold("*/partition.state")
+        deleting = in_thread(lambda: topic.delete_records({0: 3}))
+        try:
+            disk.until_held()
+            assert in_thread(lambda: topic.send(b"y")).result(LONG / 4).result().offset == 5
+            assert not deleting.done()
+            assert topic.partition(0).log_start_offset == 0
+        finally:
+            disk.let_go()
+        deleting.result(LONG)
+        assert topic.partition(0).log_start_offset == 3

@@ -207,16 +207,7 @@ def a_start_in_the_middle_of_a_segment_is_rounded_down(patch: Patch) -> None:
 
 
 def the_start_is_kept_in_memory_only(patch: Patch) -> None:
-    real = log.Log.advance_start
-
-    def advance_start(self: Any, offset: int) -> Any:
-        write, self._state.write = self._state.write, lambda state, sync: None
-        try:
-            return real(self, offset)
-        finally:
-            self._state.write = write
-
-    patch.setattr(log.Log, "advance_start", advance_start)
+    patch.setattr(log.Log, "store_start", lambda self, offset: None)
 
 
 def files_go_before_the_start_is_on_the_device(patch: Patch) -> None:
