@@ -68,6 +68,15 @@ def rate_row(
     return Row(work, unit, rates[ours], peer, rates[peer], goal, note=note, samples=pick(samples, ours, peer))
 
 
+def flat_row(work: str, samples: Samples, small: str, unit: str, per_second: float, goal: float = 2.0) -> Row:
+    """A row of the median time of a large case beside a small one, the sides "large" and "small".
+
+    `small` says how small; `per_second` turns the seconds of a sample into `unit`.
+    """
+    figures = {name: per_second * median(samples[name]) for name in ("large", "small")}
+    return Row(work, unit, figures["large"], f"at {small}", figures["small"], goal, at_most=True, samples=samples)
+
+
 def skipped(
     work: str, samples: Samples, peer: str, module: str, count: int, unit: str = "records/s", ours: str = "streamlog"
 ) -> Row:

@@ -5,10 +5,9 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
 from pathlib import Path
-from statistics import median
 
 import streamlog
-from benchmarks.figures import Row
+from benchmarks.figures import Row, flat_row
 from benchmarks.measure import MeasurementError, Samples, Side, expect, interleave, stopwatch
 from benchmarks.records import large_log_chunks
 from benchmarks.run import Run, expect_records
@@ -67,12 +66,6 @@ def _open_side(path: Path, count: int) -> Side:
     return side
 
 
-def _flat_row(work: str, samples: Samples, unit: str, per_second: float, goal: float = 2.0) -> Row:
-    """A row of the median time of both logs; `per_second` turns the seconds of a sample into `unit`."""
-    large, small = (per_second * median(samples[name]) for name in ("large", "small"))
-    return Row(work, unit, large, f"at {SMALL:,}", small, goal, at_most=True, samples=samples)
-
-
 def flatness(run: Run) -> Iterator[Row]:
     """Seeking, opening and the memory of a tailing process, at 0.1M and at 10M records (1M in a short run)."""
     large = run.size(10_000_000, 1_000_000)
@@ -93,8 +86,8 @@ def flatness(run: Run) -> Iterator[Row]:
             logs = {name: stack.enter_context(streamlog.open(path)) for name, path in paths.items()}
             by_offset = measured(lambda name: seek_side(logs[name], TOPIC, offsets[name]))
             by_time = measured(lambda name: _seek_time_side(logs[name], offsets[name], first_ms))
-        yield _flat_row(f"seek to an offset, {tail}", by_offset, "µs", 1e6 / LOOKUPS)
-        yield _flat_row(f"seek to a time, {tail}", by_time, "µs", 1e6 / LOOKUPS)
+        yield flat_row(f"seek to an offset, {tail}", by_offset, f"{SMALL:,}", "µs", 1e6 / LOOKUPS)
+        yield flat_row(f"seek to a time, {tail}", by_time, f"{SMALL:,}", "µs", 1e6 / LOOKUPS)
         opening = measured(lambda name: _open_side(paths[name], counts[name]))
-        yield _flat_row(f"open a closed log, {tail}", opening, "ms", 1e3)
+        yield flat_row(f"open a closed log, {tail}", opening, f"{SMALL:,}", "ms", 1e3)
         yield tail_memory(paths["large"], TOPIC, f"RssAnon to open and tail, {tail}")
