@@ -247,6 +247,7 @@ class ProducerStateManager:
     def __init__(self) -> None:
         self._states: ProducerStates | None = None
         self._staged: tuple[AppendRequest, int, Sequence[BatchHeader]] | None = None
+        self._was_truncated = False
 
     def states(self, tail: LogSnapshot, now_ms: int) -> ProducerStates:
         """The producers of the published log.
@@ -279,7 +280,10 @@ class ProducerStateManager:
         self._staged = (write, headers[0].base_offset, headers)
 
     def note(self, tail: LogSnapshot) -> None:
-        """Note the batches of the staged append if the tail covers them."""
+        """Note the batches of the staged append if the tail covers them. `Log` calls it before it seals or closes a segment."""
+        if self._was_truncated:  # what its segment stores may be of batches that are gone
+            tail.segments[-1].last_batches = None
+            self._was_truncated = False
         if self._staged is None:
             return
         write, offset, headers = self._staged
@@ -304,6 +308,7 @@ class ProducerStateManager:
     def truncated(self) -> None:
         """The log was truncated: read the state again when it is needed next."""
         self._states = self._staged = None
+        self._was_truncated = True
 
 
 def _read(tail: LogSnapshot, now_ms: int) -> ProducerStates:

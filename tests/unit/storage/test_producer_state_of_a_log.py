@@ -684,3 +684,18 @@ def test_more_producers_than_are_remembered_are_not_stored(monkeypatch: pytest.M
         made.note(SequencedBatch(producer, 0, offset, 0, 0, offset, NOW), offset, NOW)
     assert {each.producer_id for each in made.batches()} == {1, 3}
     assert batches_from(b"x") is None
+
+
+def test_after_a_truncation_nothing_is_stored_of_the_batches_that_are_gone(box: MakeBox) -> None:
+    b = box()
+    send(b, 0)
+    before = b.log.tail
+    send(b, 1)
+    b.log.tail.segments[-1].file.truncate(before.end_position)
+    b.log.tail.segments[-1].index.truncate(before.end_position)
+    b.log.reader.tail = before
+    b.log.producers.truncated()
+    b.log.roll(b.now)
+    b.log.durability.sync_sealed(b.log.tail)
+    b.reopen()
+    assert send(b, 1) == 1, "it is no repetition: the first one is gone"
