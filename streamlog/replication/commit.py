@@ -238,8 +238,9 @@ class GroupCommit:
     def clip(self, end: int) -> None:
         """The records from `end` on were removed from the log: what waits for them waits for what is before.
 
-        REQUIRES: `syncing`, and that the removed records were never synced; `answer` follows.
+        REQUIRES: `syncing`; `answer` follows.
         """
+        self.synced_end = min(self.synced_end, end)
         self._waiting.clip(end)
         for at, requested in enumerate(self._requests.copy()):
             self._requests[at] = min(requested, end)

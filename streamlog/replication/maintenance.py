@@ -183,8 +183,7 @@ class Maintenance:
 
     def delete_before(self, offset: int) -> Sequence[Segment]:
         """Raise the log start to `offset`, and delete the segments that end before it. REQUIRES: the maintenance lock."""
-        self.end_compaction()
-        compaction.publish_interrupted(self._log, self._publish)
+        self.finish_compaction()
         self._partition.check_open()  # it cannot be closed meanwhile: that takes the maintenance lock
         self._log.store_start(offset)
         with inside(), self._partition.lock:
@@ -272,6 +271,11 @@ class Maintenance:
                 self._pass.close()
             finally:
                 self._pass = None
+
+    def finish_compaction(self) -> None:
+        """Give up the pass, and publish what it renamed: segments are about to be deleted. REQUIRES: the maintenance lock."""
+        self.end_compaction()
+        compaction.publish_interrupted(self._log, self._publish)
 
     def _inform_readers(self) -> None:
         """After files were replaced, and their names changed: readers in other processes open them anew."""

@@ -28,7 +28,7 @@ class Partition:
 
     An append publishes the new end, releases the lock, and then calls the waiters: no callback runs under a lock.
 
-    `high_watermark` is the end of what readers may see, and of what counts as acknowledged. It never goes back. Where this
+    `high_watermark` is the end of what readers may see, and of what counts as acknowledged. It goes back only where a follower truncates its log. Where this
     is the only replica, it follows the end of the log; with `durable`, the syncs. The waiters follow it.
 
     `on_work` is called after an append that gave `maintenance` something to do. `hides` is the reason why records past the
@@ -98,6 +98,8 @@ class Partition:
                 self.log.unblock(before)
             if self._not_leader is not None:
                 self.log.block(self._not_leader)
+            else:
+                self.log.assign_epoch(leader_epoch, self.log.tail.end_offset)
 
     def configure(self, config: TopicConfig) -> None:
         with inside(), self.lock:
@@ -123,6 +125,7 @@ class Partition:
         is_behind = self.high_watermark < end
         if is_behind:
             with inside(), self._advancing:
+                end = self._in_sync_end()  # the log may have been truncated since
                 if self.high_watermark < end:
                     self.high_watermark = end
         high_watermark = self.high_watermark
@@ -288,11 +291,41 @@ class Partition:
             self.maintenance.delete_before(before)
             return self.log.tail.start_offset
 
+    def truncate_to(self, offset: int) -> int:
+        """Forget every record at or after `offset`; the new log end offset. See `Log.truncate_to`.
+
+        The high watermark goes back with it, and what waits for a record that went fails with NotLeaderError. REQUIRES: this
+        broker does not lead the partition; so no sender waits while the locks are held across a sync.
+        """
+        try:
+            with inside(), self.maintenance.lock:
+                self.maintenance.finish_compaction()
+                with inside(), self.lock, self.commit.syncing:
+                    self.check_open()
+                    try:
+                        return self.log.truncate_to(offset)
+                    finally:  # also where the disk failed after the log has published it
+                        self.commit.clip(self.reader.tail.end_offset)
+        finally:
+            self._lower_high_watermark()
+            self.commit.answer()
+            self.listener.changed(rewritten=True)
+
+    def _lower_high_watermark(self) -> None:
+        with inside(), self._advancing:
+            end = self.high_watermark = min(self.high_watermark, self.reader.tail.end_offset)
+        self._announced = min(self._announced, end)
+        self.purgatory.fail_past(self.reader.tail.end_offset, _truncated(self.name))
+
     def epoch_end(self, leader_epoch: int) -> EpochEnd | None:
-        """Where this epoch, or else the largest one below it, ended in the log; see `LeaderEpochs.end_offset_for`."""
+        """See `Log.epoch_end_offset`."""
         with inside(), self.lock:
-            tail = self.log.tail
-            return self.log.leader_epochs.epochs(tail).end_offset_for(leader_epoch, tail.end_offset)
+            return self.log.epoch_end_offset(leader_epoch)
+
+    def diverging_epoch(self, last_fetched_epoch: int, fetch_offset: int) -> EpochEnd | None:
+        """See `Log.diverging_epoch`."""
+        with inside(), self.lock:
+            return self.log.diverging_epoch(last_fetched_epoch, fetch_offset)
 
     def check_open(self) -> None:
         if self.closed is not None:
@@ -334,6 +367,13 @@ def _not_leader(name: TopicPartition, leader: int, leader_epoch: int) -> NotLead
     return NotLeaderError(
         f"This broker does not lead {name.topic}-{name.partition}: {there} in epoch {leader_epoch}. Send to the leader, or "
         f"try again when there is one."
+    )
+
+
+def _truncated(name: TopicPartition) -> NotLeaderError:
+    return NotLeaderError(
+        f"Records of {name.topic}-{name.partition} that waited to be acknowledged were removed: another broker leads the "
+        f"partition and does not have them. Send them again."
     )
 
 

@@ -128,6 +128,12 @@ class Purgatory:
                     self._waiting, self._expired = _unfinished(self._waiting), 0
         return None
 
+    def fail_past(self, end: int, error: StreamlogError) -> None:
+        """The records from `end` on were removed from the log: fail what waits for them. REQUIRES: no lock."""
+        for offset, _, operation in self._waiting.copy():
+            if offset > end:
+                operation.fail(error.copy())
+
     def clip(self, end: int) -> None:
         """The records from `end` on were removed from the log: what waits for them waits for what is before."""
         with inside(), self._lock:

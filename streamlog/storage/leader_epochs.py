@@ -107,6 +107,8 @@ class LeaderEpochCache:
     def __init__(self) -> None:
         self.current: int | None = None
         """The epoch of the last append; None if it is not known, so that the next append calls `begin`."""
+        self.assigned: int | None = None
+        """The epoch that a leader has begun at the end of the log. Nothing may be written in it yet."""
         self._epochs: LeaderEpochs | None = None
 
     def begin(self, epoch: int, tail: LogSnapshot) -> None:
@@ -124,9 +126,10 @@ class LeaderEpochCache:
 
         REQUIRES: the caller sets `current` after the append. After a gap an epoch begins where the gap does; see `_read`.
         """
-        self.epochs(tail)
+        self.written(tail)
         assert self._epochs is not None
-        self.current = None  # if the append fails, the next one removes these epochs
+        # If the append fails, the next one removes these epochs. Another broker leads now, so nothing was begun here.
+        self.current = self.assigned = None
         offset = tail.end_offset
         self._epochs.truncate_from_end(offset)
         for header in headers:
@@ -135,7 +138,14 @@ class LeaderEpochCache:
             offset = header.next_offset
 
     def epochs(self, tail: LogSnapshot) -> LeaderEpochs:
-        """The leader epochs of the published log, from its start to its end.
+        """The leader epochs of the published log, from its start to its end, and the one that a leader has begun there."""
+        view = self.written(tail)
+        if self.assigned is not None and (view.latest is None or view.latest < self.assigned):
+            view.assign(self.assigned, tail.end_offset)
+        return view
+
+    def written(self, tail: LogSnapshot) -> LeaderEpochs:
+        """The leader epochs of the batches of the published log.
 
         Cost, the first time: one header of each segment, and a walk over the segments in which the epoch changes.
         """
@@ -149,7 +159,7 @@ class LeaderEpochCache:
 
     def truncated(self) -> None:
         """The log was truncated: read the epochs again when they are needed next."""
-        self.current = self._epochs = None
+        self.current = self._epochs = self.assigned = None
 
 
 def _read(tail: LogSnapshot) -> list[EpochStart]:

@@ -13,7 +13,8 @@ What forbids appending, in the order in which it is reported:
 - poison: a sync failed (`Durability.poison`). Only opening the log anew ends it.
 - a block: the broker refuses appends for a reason of its own, until it takes the block back (`block`, `unblock`).
 - damage: the end of the log is damaged, so the next offset is not known (`damage`).
-- an unfinished recovery: the disk was too full to truncate the torn end (`unfinished`). The next append retries it.
+- something unfinished: the disk was too full to truncate the torn end at opening, or `truncate_to` failed half-way
+  (`unfinished`). The next append retries it.
 
 Every method that changes the log says REQUIRES: partition lock. `replication/partition.py` owns it.
 """
@@ -22,11 +23,13 @@ from __future__ import annotations
 
 import contextlib
 import logging
+from bisect import bisect_right
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any, NamedTuple
 
 from ..config import TopicConfig
-from ..errors import PoisonedLogError, StreamlogError, UnexpectedAppendOffsetError
+from ..errors import PoisonedLogError, StorageError, StreamlogError, UnexpectedAppendOffsetError
 from ..records.batch import (
     FIXED_LEN,
     LOG_APPEND_TIME,
@@ -45,11 +48,12 @@ from ..runtime.values import refuse_to_copy
 from ..types import Buffer
 from .checkpoint import StateFile
 from .durability import Durability
-from .files import as_storage_error
-from .leader_epochs import LeaderEpochCache, older_epoch
+from .files import as_storage_error, cleaned_name, copy_bytes, finish_interrupted, finish_swap, swap_name
+from .leader_epochs import EpochEnd, LeaderEpochCache, older_epoch
 from .producer_state import ProducerStateManager
 from .reader import LogReader
 from .recovery import resync
+from .scan import walk
 from .segment import Segment
 from .tail import EMPTY as EMPTY
 from .tail import AppendRequest as AppendRequest
@@ -64,7 +68,7 @@ _LATEST_BYTES = 4096
 
 
 class Unfinished(NamedTuple):
-    """What opening could not do for want of space: why, and the call that does it, which raises if it still cannot."""
+    """What opening or a truncation could not do: why, and the call that does it, which raises if it still cannot."""
 
     error: StreamlogError
     finish: Callable[[], None]
@@ -225,7 +229,7 @@ class Log:
         """The headers of the batches in `data`, and whether offsets are missing before or between them."""
         source = f"What was fetched for {self.directory}"
         expected, has_gap, at = tail.end_offset, False, 0
-        epoch = self.leader_epochs.epochs(tail).latest
+        epoch = self.leader_epochs.written(tail).latest
         headers: list[BatchHeader] = []
         while at < len(data):
             header = read_header(data, at, self.seed, source, at)
@@ -457,7 +461,7 @@ class Log:
             self._finish_or_undo()
 
     def _refuse_or_finish(self) -> None:
-        """Finish what opening could not, if that is all that forbids appending; else raise what forbids it."""
+        """Finish what is unfinished, if that is all that forbids appending; else raise what forbids it."""
         refusal = self.refusal
         assert refusal is not None
         if self.unfinished is None or refusal is not self.unfinished.error:
@@ -469,6 +473,137 @@ class Log:
         self.unfinished.finish()
         # In one statement: an interrupt comes between two calls.
         self.unfinished, self._refusal = None, self._blocks[-1] if self._blocks else self.damage
+
+    # -- truncating ----------------------------------------------------------------------------------
+
+    def truncate_to(self, offset: int) -> int:
+        """Forget every record at or after `offset`; return the new log end offset, from which a follower goes on.
+
+        A follower calls this when the new leader's history ends before its own. A batch that straddles `offset` goes whole:
+        its checksum covers all of it, so half of one could never be verified again. Does nothing for an offset past the end.
+
+        REQUIRES: the maintenance lock, with no compaction under way, the partition lock, and no sync under way. On return the
+        device has it. The recovery point is lowered on the device first, so that what is left is found whole after a crash.
+        The active file is truncated; a sealed one, which readers may have mapped, never is: a copy of what stays takes its
+        place, and that of all later files, by one rename. So a crash leaves the log as it was or as it is afterwards. Kafka
+        removes the later files one by one, and needs a recovery that explains each state in between.
+
+        Raises OffsetOutOfRangeError below the log start offset; DiskFullError, StorageError. If the log was published with
+        its new end by then, the next append or truncation completes the files, and a crash before that undoes it.
+        """
+        self._check_end()
+        tail = self.tail
+        if offset < max(tail.start_offset, self._state.state.log_start_offset):
+            raise self.reader.out_of_range(offset, tail.end_offset)
+        if offset >= tail.end_offset:
+            return tail.end_offset
+        try:  # a replacement that was interrupted has to be finished: two never overlap
+            finish_interrupted(self.disk, self.directory, self.disk.listdir(self.directory))
+        except OSError as error:
+            raise as_storage_error(error, "truncate", self.directory) from error
+        at = max(0, bisect_right(tail.bases, offset) - 1)
+        old = tail.segments[at:]
+        segment = old[0]
+        size = tail.end_position if len(old) == 1 else segment.size
+        found = segment.locate(offset, size)
+        kept = walk(segment, size if found is None else found)
+        if kept.end != kept.stats.size:
+            raise kept.damage[-1]
+        self._lower_state(kept.stats.next_offset)
+        new = Segment(self.disk, self.directory, segment.base_offset, self.seed)
+        new.make_active(kept)
+        end = max(kept.stats.next_offset, tail.start_offset)  # the batch that straddles the log start has gone too
+        truncated = LogSnapshot(
+            end, kept.end, (*tail.segments[:at], new), tail.bases[: at + 1], tail.start_offset, *kept.stats[3:]
+        )
+        why = StorageError(
+            f"The truncation of {self.directory} to offset {end} is not finished on the disk. The next append finishes it; "
+            f"look at the disk if that fails too.",
+            path=self.directory,
+            errno=0,
+        )
+        files = (
+            partial(self._truncate_file, new) if len(old) == 1 else partial(self._replace_files, new, tail.end_offset)
+        )
+        self.unfinished = Unfinished(why, partial(self._finish_truncation, truncated, old, files))
+        self._update_refusal()
+        self._finish()
+        return end
+
+    def _lower_state(self, end_offset: int) -> None:
+        """Have on the device that nothing from `end_offset` on needs to be there, or is compacted."""
+        state = self._state.state
+        cleaned_until = min(state.cleaned_until, max(1, end_offset))
+        if end_offset < state.log_start_offset:  # the next batch begins at the log start: there is a gap before it
+            cleaned_until = max(1, cleaned_until)
+        lowered = state._replace(recovery_point=min(state.recovery_point, end_offset), cleaned_until=cleaned_until)
+        if lowered != state:
+            self._state.write(lowered, sync=True)
+
+    def _finish_truncation(self, truncated: LogSnapshot, old: Sequence[Segment], files: Callable[[], None]) -> None:
+        """Publish the truncated log, then make the files so. May be called again after a failure at any point."""
+        self.reader.tail, self.reader.latest = truncated, None
+        for (
+            segment
+        ) in old:  # before the files change: a reader with the old snapshot must not take new bytes for old ones
+            segment.retire()
+        self.leader_epochs.truncated()
+        self.producers.truncated()
+        self.durability.synced_end = min(self.durability.synced_end, truncated.end_offset)
+        try:
+            files()
+        except OSError as error:
+            raise as_storage_error(error, "truncate", truncated.segments[-1].path) from error
+
+    def _truncate_file(self, active: Segment) -> None:
+        """Truncate the file of the active segment to its size, on the device. The sync comes before the next append: else a
+        power loss could leave an old batch before a new one that continues its offsets."""
+        if self.disk.exists(active.index_path):  # a clean close left it
+            self.disk.unlink(active.index_path)
+        active.file.truncate(active.size)
+        self.durability.sync(active)
+        self.durability.has_unsynced_truncation = False
+
+    def _replace_files(self, active: Segment, old_end: int) -> None:
+        """Put a copy of the first bytes of the file of `active` in its place and that of all files up to `old_end`."""
+        low, high = active.base_offset, old_end + 1
+        copy, swap = f"{self.directory}/{cleaned_name(low)}", f"{self.directory}/{swap_name(low, high)}"
+        if not self.disk.exists(swap):
+            copy_bytes(self.disk, active.path, copy, end=active.size)
+            self.disk.rename(copy, swap)
+        finish_swap(self.disk, self.directory, low, high, self.disk.listdir(self.directory))
+        active.release()  # a reader may have opened the old file
+        self.durability.has_unsynced_truncation = False
+
+    # -- leader epochs -------------------------------------------------------------------------------
+
+    def assign_epoch(self, epoch: int, start_offset: int) -> None:
+        """This broker leads the partition in `epoch`, from the end of the log on. REQUIRES: partition lock.
+
+        It counts at once for `epoch_end_offset`: until a batch is written in it, an earlier epoch ends here. A batch is
+        what makes it durable, so no record is acknowledged whose epoch a crash could forget.
+        """
+        assert start_offset == self.tail.end_offset, "a leader epoch begins where the log ends"
+        self.leader_epochs.assigned = epoch
+
+    def epoch_end_offset(self, epoch: int) -> EpochEnd | None:
+        """Where `epoch`, or else the largest one below it, ended (OffsetForLeaderEpoch, KIP-101 and KIP-279).
+
+        None for an epoch that is newer than all. REQUIRES: partition lock. Raises what reading the headers raises.
+        """
+        tail = self.tail
+        return self.leader_epochs.epochs(tail).end_offset_for(epoch, tail.end_offset)
+
+    def diverging_epoch(self, last_fetched_epoch: int, fetch_offset: int) -> EpochEnd | None:
+        """What to answer to a fetch at `fetch_offset` of a follower whose last batch is of `last_fetched_epoch` (KIP-595).
+
+        None if its log is a part of this one. Else where the largest epoch that both may have ended here: the follower
+        truncates to that offset or before. REQUIRES: partition lock. Raises OffsetOutOfRangeError if that is not known.
+        """
+        end = self.epoch_end_offset(last_fetched_epoch)
+        if end is None:
+            raise self.reader.out_of_range(fetch_offset, self.tail.end_offset)
+        return end if end.epoch < last_fetched_epoch or end.end_offset < fetch_offset else None
 
     # -- rolling -------------------------------------------------------------------------------------
 

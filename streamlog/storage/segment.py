@@ -13,10 +13,10 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterator
-from errno import EMFILE, ENFILE
+from errno import EMFILE, ENFILE, ENOENT
 from typing import TypeVar
 
-from ..errors import CorruptRecordError
+from ..errors import CorruptRecordError, StorageError
 from ..records.batch import (
     FIXED_LEN,
     MAX_HEADER_LEN,
@@ -83,6 +83,7 @@ class Segment:
         # Its index was made by a walk and is in no file yet.
         self.is_unsaved = False
         self._is_damaged = False
+        self._is_retired = False
         self._stats: Stats | None = None
         self._file: File | None = None
         self._map: Mapping | None = None
@@ -166,6 +167,16 @@ class Segment:
         self._pinned = None
         if self._index is not None:
             self._hold(self._index)
+
+    def retire(self) -> None:
+        """The log was truncated, and another segment gets this one's file: refuse to read what is not mapped yet.
+
+        A reader that has an older snapshot of the log gets ENOENT, as for a file that was removed, and takes the new one.
+        """
+        self._is_retired = True
+
+    def _retired(self) -> StorageError:
+        return StorageError(f"{self.path} was truncated while it was read; read again.", path=self.path, errno=ENOENT)
 
     # -- what it contains ----------------------------------------------------------------------------
 
@@ -254,6 +265,8 @@ class Segment:
         index = self._index
         if index is None:
             index = self._index = self._load_index()
+            if self._is_retired:
+                raise self._retired()
             if self.sealed:
                 self._hold(index)
         return index
@@ -297,7 +310,10 @@ class Segment:
         """Up to `length` bytes at `position`; fewer only at the end. Raises StorageError, CorruptRecordError."""
         try:
             if not self.sealed:
-                return self.file.pread(length, position)
+                data = self.file.pread(length, position)
+                if self._is_retired:  # looked at afterwards: then the bytes are from before the file changed
+                    raise self._retired()
+                return data
             mapping = self._map or self._pinned
             if mapping is None:
                 if not self.size:  # an empty file cannot be mapped
@@ -315,6 +331,8 @@ class Segment:
         except (OSError, ValueError) as error:
             if isinstance(error, OSError):
                 require_disk_error(error)
+            if self._is_retired:
+                raise self._retired() from error
             if self._pinned is not None:
                 return self._pinned
             if isinstance(error, OSError):
@@ -325,6 +343,8 @@ class Segment:
         # was opened is this segment's own.
         if self._pinned is not None:
             return self._pinned
+        if self._is_retired:
+            raise self._retired()
         self._map = mapping
         mappings.hold(self)
         return mapping

@@ -163,7 +163,6 @@ def test_gaps_that_compaction_left_are_copied_and_are_no_loss(box: MakeBox, reop
     leader, follower = box(cleanup_policy="compact", segment_bytes=1024), box(segment_bytes=1024)
     for key in (b"a", b"b", b"a", b"a", b"b", b"c"):
         leader.append(b"x" * 300, keys=[key])
-    leader.partition.maybe_advance_high_watermark()
     leader.partition.maintenance.roll(leader.now)
     leader.partition.maintenance.compact(leader.now)
     assert [entry.offset for entry in leader.read()] == [3, 4, 5]
@@ -180,7 +179,6 @@ def test_a_gap_is_recorded_before_the_batch_after_it_is_written(box: MakeBox) ->
     leader = box(cleanup_policy="compact")
     for key in (b"a", b"a", b"a"):
         leader.append(b"x", keys=[key])
-    leader.partition.maybe_advance_high_watermark()
     leader.partition.maintenance.roll(leader.now)
     leader.partition.maintenance.compact(leader.now)
     follower, disk = armed(box)

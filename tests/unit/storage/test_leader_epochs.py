@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from streamlog.errors import DiskFullError, NotLeaderError
+from streamlog.errors import DiskFullError, NotLeaderError, OffsetOutOfRangeError
 from streamlog.storage.leader_epochs import EpochEnd, EpochStart, LeaderEpochs
 from streamlog.storage.log import Log
 
@@ -275,3 +275,62 @@ def test_after_a_truncation_the_epochs_are_read_again(box: MakeBox) -> None:
     assert starts(b.log) == [(0, 0)]
     led(b, 1)
     assert starts(b.log) == [(0, 0), (1, 1)]
+
+
+# A leader that begins an epoch, and followers that ask it
+
+
+def test_an_epoch_that_a_leader_begins_ends_the_one_before_it(box: MakeBox) -> None:
+    """KIP-279: a follower with records of epoch 4, which this leader never had, learns where epoch 3 ended here."""
+    b = box()
+    led(b, 0, 3)
+    assert b.log.epoch_end_offset(4) is None
+    b.log.assign_epoch(5, 2)
+    assert b.log.epoch_end_offset(4) == EpochEnd(3, 2)
+    assert b.log.epoch_end_offset(5) == EpochEnd(5, 2)
+    led(b, 5)
+    assert b.log.epoch_end_offset(4) == EpochEnd(3, 2)
+    assert b.log.epoch_end_offset(5) == EpochEnd(5, 3)
+    assert starts(b.log) == [(0, 0), (3, 1), (5, 2)]
+
+
+def test_a_partition_whose_broker_becomes_the_leader_begins_the_epoch(box: MakeBox) -> None:
+    b = box()
+    led(b, 0)
+    b.partition.set_leader(1, 3)
+    assert b.partition.epoch_end(3) is None
+    b.partition.set_leader(0, 4)
+    assert b.partition.epoch_end(3) == EpochEnd(0, 1)
+    assert b.partition.epoch_end(4) == EpochEnd(4, 1)
+    assert b.partition.diverging_epoch(3, 5) == EpochEnd(0, 1)
+    assert b.partition.diverging_epoch(0, 1) is None
+
+
+def test_a_fetch_of_a_log_that_diverged_is_answered_with_the_end_of_the_common_epoch(box: MakeBox) -> None:
+    """KIP-595."""
+    b = box()
+    led(b, 1, 1, 3)
+    for epoch, offset, expected in (
+        (3, 3, None),
+        (3, 2, None),  # behind, and a part of this log
+        (1, 2, None),
+        (1, 3, EpochEnd(1, 2)),  # it has more of epoch 1
+        (2, 2, EpochEnd(1, 2)),  # its epoch never was here
+        (3, 4, EpochEnd(3, 3)),
+        (0, 0, None),
+        (0, 1, EpochEnd(0, 0)),
+    ):
+        assert b.log.diverging_epoch(epoch, offset) == expected, (epoch, offset)
+    with pytest.raises(OffsetOutOfRangeError):
+        b.log.diverging_epoch(4, 3)
+
+
+def test_a_leader_that_wrote_nothing_follows_one_of_older_batches(box: MakeBox) -> None:
+    """After an unclean election the new leader may have batches of an epoch before one that was begun here in vain."""
+    leader, b = box(), box()
+    led(leader, 0, 2)
+    led(b, 0)
+    b.log.assign_epoch(3, 1)
+    data = leader.log.reader.fetch(1, 1 << 16, 2).data
+    assert b.log.append_as_follower(data, b.now) == 2
+    assert starts(b.log) == [(0, 0), (2, 1)]
