@@ -17,6 +17,7 @@ from benchmarks.workloads import (
     scale,
     sqlite,
     threads,
+    together,
 )
 
 Benchmark = Callable[[Run], Iterator[Row]]
@@ -36,6 +37,13 @@ BENCHMARKS: dict[str, Benchmark] = {
     "many_partitions": many.many_partitions,
     "many_segments": many.many_segments,
     "many_ahead": many.many_ahead,
+    "waking": together.waking,
+    "idle": together.idle,
+    "linger_late": together.linger_beside_compaction,
+    "beside_computing": together.beside_computing,
+    "fairness": together.fairness,
+    "joining": together.joining,
+    "opening": together.opening,
     "import": footprint.import_time,
     "sqlite": sqlite.insert_and_select,
     "codecs": codecs.compression,

@@ -1,41 +1,22 @@
 """The memory of a process and the time of the import, both measured in a process of their own."""
 
-import json
-import os
-import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from statistics import median
 from tempfile import TemporaryDirectory
-from typing import Any
 
+from benchmarks.children import results_of
 from benchmarks.figures import Row
 from benchmarks.run import Run
 
 REQUIRED = {"streamlog", "msgpack", "xxhash", "sortedcontainers"}
 # Entries of `sys.modules` that Cython makes for msgpack; they are not packages.
 CYTHON = ("cython_runtime", "_cython_")
-ROOT = Path(__file__).resolve().parents[2]
-
-
-def _child(module: str, *arguments: str, **environment: str) -> Any:
-    """Run a module of `benchmarks.children` and return the JSON it prints."""
-    search_path = os.pathsep.join(filter(None, (str(ROOT), os.environ.get("PYTHONPATH"))))
-    done = subprocess.run(
-        [sys.executable, "-m", f"benchmarks.children.{module}", *arguments],
-        env={**os.environ, "PYTHONPATH": search_path, **environment},
-        stdout=subprocess.PIPE,
-        check=True,
-        text=True,
-        timeout=300,
-    )
-    return json.loads(done.stdout)
 
 
 def tail_memory(path: Path, topic: str, work: str) -> Row:
     """RssAnon of a process that opened the log at `path`, read its last records and followed new ones."""
-    result = _child("tail", str(path), topic)
+    result = results_of("tail", [[str(path), topic]])[0]
     mebibytes = {name: kibibytes / 1024 for name, kibibytes in result.items()}
     note = f"after the import {mebibytes['imported']:.0f} MiB, at most {mebibytes['peak']:.0f} MiB"
     samples = {"streamlog": [mebibytes["tailed"]]}
@@ -47,7 +28,7 @@ def import_time(run: Run) -> Iterator[Row]:
     with TemporaryDirectory() as cache:
         # An installed package has bytecode; a checkout may run with PYTHONDONTWRITEBYTECODE.
         cached = {"PYTHONPYCACHEPREFIX": cache, "PYTHONDONTWRITEBYTECODE": ""}
-        results = [_child("importing", **cached) for _ in range(1 + run.rounds)][1:]
+        results = [results_of("importing", [[]], **cached)[0] for _ in range(1 + run.rounds)][1:]
     found = {name for result in results for name in result["modules"]} - REQUIRED
     foreign = sorted(name for name in found if not name.startswith(CYTHON))
     samples = {"streamlog": [1000 * result["seconds"] for result in results]}
