@@ -149,6 +149,8 @@ class Topics:
         new = [{**settings, **change} for settings in model.settings]
         if self._program.model.doomed:
             model.settings = model.settings + new
+        if "compact" in change.get("cleanup_policy", ""):  # what lingers may have no key
+            self._program.producers.trouble()
         with self._unless_unknown(lambda: setattr(model, "settings", model.settings + new)):
             topic.update_config(**change)
         if not self._program.model.doomed:
