@@ -404,7 +404,7 @@ class LogDirectory:
 
     def abandon(self) -> None:
         """In a forked child: close the descriptor of the lock, and touch nothing else."""
-        self._owned.is_guarding = False
+        self._owned.is_inherited = True
         self._lock.abandon()
 
 

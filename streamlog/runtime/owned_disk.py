@@ -19,7 +19,9 @@ class StaleOwnerError(OSError):
 
 class OwnedDisk:
     """A `Disk` that passes every call on. While `is_guarding`, calls that open or change a path check the lock first, and
-    raise StaleOwnerError if the directory at the path is no longer the one that was opened.
+    raise StaleOwnerError if the directory at the path is no longer the one that was opened. Once it `is_inherited`, by a
+    forked child, they raise it always: what the child collects, a compaction under way for example, would remove files of
+    the owner.
 
     Cost: two system calls for each of these calls. Reads and writes of open files are not checked.
     """
@@ -31,6 +33,7 @@ class OwnedDisk:
         self._lock = lock
         self._on_stale = on_stale
         self.is_guarding = False
+        self.is_inherited = False
         self.exists = disk.exists
         self.listdir = disk.listdir
         self.sync_dir = disk.sync_dir
@@ -46,6 +49,10 @@ class OwnedDisk:
 
     def check(self, path: str) -> None:
         """Raise StaleOwnerError unless the directory is still the one that was opened, OSError if that is unknown."""
+        if self.is_inherited:
+            raise StaleOwnerError(
+                errno.ESTALE, "the directory belongs to the process that this one was forked from", path
+            )
         if self.is_guarding and not self._lock.is_current():
             self._on_stale()
             raise StaleOwnerError(

@@ -234,6 +234,41 @@ def test_a_forked_child_may_open_a_log_of_its_own_while_a_thread_of_its_parent_o
     assert_quiet(done)
 
 
+def test_a_forked_child_that_collects_a_compaction_under_way_removes_nothing(path: Path, run_script: RunScript) -> None:
+    done = run_script(
+        """
+        import glob, os, sys, warnings, streamlog
+        from streamlog.replication import maintenance
+        from streamlog.testing import ManualClock
+        warnings.simplefilter("ignore", DeprecationWarning)
+        maintenance.STEP_BYTES = 1
+        log = streamlog.open(sys.argv[1], clock=ManualClock(start_ms=10**12))
+        topic = log.create_topic("t", cleanup_policy="compact", segment_bytes=1024, min_cleanable_dirty_ratio=0.0)
+        for n in range(12):
+            topic.send(b"%300d" % n, key=str(n % 3)).result()
+        unfinished = os.path.join(sys.argv[1], "topics", "*", "*.cleaned")
+        partition = log._use()._partitions["t", 0]
+        while not glob.glob(unfinished):
+            assert partition.maintenance.step(10**12) == 10**12
+        del partition
+        child = os.fork()
+        if child == 0:
+            try:
+                log.close()
+            except streamlog.ForkedError:
+                pass
+            del log, topic
+            sys.exit(0)
+        _, status = os.waitpid(child, 0)
+        assert os.waitstatus_to_exitcode(status) == 0
+        assert glob.glob(unfinished)
+        log.close()
+        """,
+        path,
+    )
+    assert_quiet(done)
+
+
 def test_a_child_does_not_keep_the_lock_of_a_dead_parent(path: Path, child: Child) -> None:
     parent = child(
         """
