@@ -1,7 +1,7 @@
 """streamlog beside its peers, measured in one run on one machine.
 
     python -m benchmarks                     every row, some minutes
-    python -m benchmarks --quick             smaller inputs and fewer rounds, under a minute
+    python -m benchmarks --quick             smaller inputs and fewer rounds, one to two minutes
     python -m benchmarks --only poll         the rows of one benchmark (may be repeated)
     python -m benchmarks --list              the names that --only knows
     python -m benchmarks --json FILE         every sample, for a later comparison

@@ -16,7 +16,7 @@ from benchmarks.workloads import BENCHMARKS
 
 def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description="streamlog beside its peers, as ratios.")
-    parser.add_argument("--quick", action="store_true", help="smaller inputs and fewer rounds, under a minute")
+    parser.add_argument("--quick", action="store_true", help="smaller inputs and fewer rounds, one to two minutes")
     parser.add_argument("--only", action="append", choices=list(BENCHMARKS), metavar="NAME", help="only this benchmark")
     parser.add_argument("--list", action="store_true", help="print the names of the benchmarks")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write every sample to FILE")
