@@ -54,7 +54,7 @@ class AppendRequest:
         self.append_ms = -1
 
 
-UNKNOWN_END = (1 << 63) - 1
+UNKNOWN_END = 1 << 63
 """Past every offset."""
 
 

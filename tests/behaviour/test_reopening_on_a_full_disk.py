@@ -161,6 +161,7 @@ def test_a_reader_that_was_further_without_a_sync_is_not_set_back(machine: Simul
 def test_commits_that_are_known_to_be_on_the_device_count(machine: SimulatedDisk, clock: ManualClock) -> None:
     disk = FaultyDisk(machine)
     log = handled_one(disk, clock, sync=True)
+    log.sync()  # the leave of the consumer too, which its close does not wait for
     directory = groups_directory(log, disk)
     disk.fail("sync", errno.EIO, path=f"{directory}/*.log")
     with pytest.raises(PoisonedLogError):
