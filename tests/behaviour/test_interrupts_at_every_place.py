@@ -13,6 +13,7 @@ import random
 import pytest
 
 from streamlog import Consumer
+from streamlog.client.consumer.subscription_state import SubscriptionState
 from tests.stress import interrupted_calls as calls
 from tests.stress.interrupts import KINDS, sweep
 
@@ -95,3 +96,7 @@ def test_no_exception_has_a_reader_commit_or_skip_what_it_did_not_hand_out(
 ) -> None:
     step = sweep(kind, first=10**9).places // SAMPLES or 1
     sweep(kind, first=rng.randint(1, step), step=step, error=error)
+
+
+def test_a_partition_whose_assignment_is_interrupted_is_read_once() -> None:
+    assert sweep(calls.FirstPollOfAMember, within=SubscriptionState.add.__code__).interrupts > 1

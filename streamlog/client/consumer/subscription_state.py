@@ -120,6 +120,9 @@ class SubscriptionState:
     def add(self, fetcher: PartitionFetcher) -> None:
         self.positions[fetcher.name] = fetcher.position
         self.moved.add(fetcher.name)
+        # It seeks when it has its first turn. If this call is interrupted, and another fetcher added in its place, the one that
+        # stays in the queue is at no position, and is dropped.
+        fetcher.position = _NOWHERE
         self._enqueue(fetcher)
         self._checked.append(fetcher)
         self.fetchers[fetcher.name] = fetcher
@@ -235,7 +238,7 @@ class SubscriptionState:
             return False
         position = self.positions.get(name)
         if fetcher.position != position:
-            if position is None or self.fetchers[name] is not fetcher:  # it was removed
+            if position is None or self.fetchers.get(name) is not fetcher:  # it was removed, or never added
                 self._dequeue()
                 return False
             fetcher.seek(position)  # to what was returned: a call that raised may have left it further on
