@@ -69,11 +69,11 @@ class LogReader:
     def _go_on(self, after: FetchData, offset: int, max_bytes: int, end_offset: int) -> FetchData | None:
         """The batches that follow `after` in the same file; None if the file ends there or is no longer part of the log."""
         segment, tail = after.segment, self.tail
+        assert segment is not None
         active = tail.segments[-1]
         if (segment is active or _is_in(tail, segment)) and tail.start_offset <= offset < min(
             end_offset, tail.end_offset
         ):
-            assert segment is not None
             position = after.position + len(after.data)
             end = tail.end_position if segment is active else segment.size
             latest = self.latest
@@ -196,10 +196,8 @@ class LogReader:
         return self._retry(find)
 
 
-def _is_in(tail: LogSnapshot, segment: Segment | None) -> bool:
+def _is_in(tail: LogSnapshot, segment: Segment) -> bool:
     """Whether `segment` is a part of the log: a bisection, since there may be many."""
-    if segment is None:
-        return False
     at = bisect_right(tail.bases, segment.base_offset) - 1
     return at >= 0 and tail.segments[at] is segment
 

@@ -165,8 +165,7 @@ class Segment:
     def unpin(self) -> None:
         """This segment is at its path now, and its index is in a file; see `pin`."""
         self._pinned = None
-        if self._index is not None:
-            self._hold(self._index)
+        self._hold(self.index)
 
     def retire(self) -> None:
         """The log was truncated, and another segment gets this one's file: refuse to read what is not mapped yet.
@@ -267,8 +266,7 @@ class Segment:
             index = self._index = self._load_index()
             if self._is_retired:
                 raise self._retired()
-            if self.sealed:
-                self._hold(index)
+            self._hold(index)
         return index
 
     def set_index(self, index: Index) -> None:

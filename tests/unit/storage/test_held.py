@@ -8,6 +8,7 @@ from collections.abc import Callable
 
 import pytest
 
+from streamlog.errors import StorageError
 from streamlog.storage import segment as segments
 from streamlog.storage.held import Held
 from streamlog.testing import FaultyDisk
@@ -100,3 +101,19 @@ def test_when_the_process_has_no_descriptor_left_the_log_drops_its_own_and_goes_
     disk.fail("open", errno.EMFILE, path="*.log")
     assert b.read() == expected
     assert len([call for call in disk.calls if call[0] == "open"]) > len(mapped)
+
+
+def test_a_forked_child_goes_on_although_a_thread_of_its_parent_had_the_lock() -> None:
+    held = Held(1, drop)
+    held._lock.acquire()
+    held.forked()
+    assert [holder.has for holder in noted(held, 1, 1)] == [False, True]
+
+
+def test_the_index_of_a_segment_that_was_truncated_meanwhile_is_not_used(box: MakeBox) -> None:
+    b = six_segments(box)
+    b.reopen(CLEAN)
+    segment = b.log.tail.segments[0]
+    segment.retire()
+    with pytest.raises(StorageError, match="truncated while it was read"):
+        segment.index.position_for_offset(0)

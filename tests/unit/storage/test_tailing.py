@@ -216,6 +216,8 @@ def test_times_are_found_in_sealed_segments_and_in_the_active_one(box: MakeBox) 
             assert found is not None
             assert (found.offset, found.timestamp) == (n, NOW + 10 * n)
     assert along.log.find_time(NOW + 81, 9) is None
+    newest = along.log.find_max_time(9)
+    assert newest is not None and newest.timestamp == NOW + 80
     assert along.log.find_max_time(9) == (8, NOW + 80)
     assert along.log.find_max_time(5) == (4, NOW + 40)
 
