@@ -695,3 +695,13 @@ def test_a_view_that_was_never_made_has_nothing_to_list(box: MakeBox) -> None:
     along = Along(box())
     along.log.relist(lambda: False)
     assert along.log.tail.end_offset == 0
+
+
+def test_an_offset_outside_the_log_is_refused_with_its_bounds(box: MakeBox) -> None:
+    b = box()
+    b.append(b"0")
+    along = Along(b)
+    along.follow()
+    error = along.log.out_of_range(5, 1)
+    assert (error.log_start_offset, error.log_end_offset) == (0, 1)
+    assert "Offset 5 is outside the log" in str(error)
