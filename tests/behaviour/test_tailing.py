@@ -349,7 +349,7 @@ def test_a_position_that_was_deleted_moves_and_no_other_does(
         consumer.assign([TopicPartition("t", 0), TopicPartition("t", 1)])
         consumer.seek(TopicPartition("t", 1), 2)
         # As an owner does whose disk refuses to sync: it shows no more than what is known to be on the device.
-        owner("p = log._engine.service._partitions['t', 1]; p.high_watermark = 1")
+        owner("p = log._engine.service._partitions['t', 1]; p._in_sync_end = lambda: 1; p.high_watermark = 1")
         owner("p.listener.changed(rewritten=True)")
         eventually(lambda: reader["t"].partition(1).high_watermark, 1)
         owner("t.delete_records({0: 7})")
@@ -360,7 +360,7 @@ def test_a_position_that_was_deleted_moves_and_no_other_does(
             "t-0: offset 0 is outside the log (7 to 9); going on at 7 (auto_offset_reset='earliest')"
         ]
         assert consumer.position(TopicPartition("t", 1)) == 2
-        owner("p.durable = False; p.listener.changed(); t.send(b'z', partition=1)")
+        owner("del p._in_sync_end; p.listener.changed(); t.send(b'z', partition=1)")
         assert received(consumer, 1) == [b"z"]
 
 
