@@ -25,11 +25,13 @@ def steps(call: Callable[[], object]) -> int:
 
     def trace(frame: FrameType, event: str, _: Any) -> Any:
         nonlocal count
+        frame.f_trace = trace  # before what follows, which Python 3.13 ignores of a frame without one
         frame.f_trace_opcodes, frame.f_trace_lines = True, False
         count += event == "opcode"
         return trace
 
     before = sys.gettrace()
+    sys._getframe().f_trace_opcodes = True  # Python 3.12 asks for it at `settrace`
     sys.settrace(trace)
     try:
         call()

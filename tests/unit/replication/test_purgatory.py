@@ -135,6 +135,7 @@ def at_step(n: int, happens: Callable[[], object]) -> Iterator[list[int]]:
     def trace(frame: FrameType, event: str, arg: object) -> Any:
         if frame.f_code.co_filename not in files:
             return None
+        frame.f_trace = trace  # before what follows, which Python 3.13 ignores of a frame without one
         frame.f_trace_opcodes = True
         if event == "opcode":
             steps[0] += 1
@@ -143,6 +144,7 @@ def at_step(n: int, happens: Callable[[], object]) -> Iterator[list[int]]:
                 happens()
         return trace
 
+    sys._getframe().f_trace_opcodes = True  # Python 3.12 asks for it at `settrace`
     sys.settrace(trace)
     try:
         yield steps
