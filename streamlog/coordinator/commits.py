@@ -6,11 +6,11 @@ from collections.abc import Iterable, Mapping
 from typing import NamedTuple
 
 from ..errors import StreamlogError
-from ..runtime.api import Completion
+from ..runtime.api import AllDone, Completion
 from ..types import OffsetAndMetadata, TopicPartition
 from . import errors
 from .group import Group
-from .runtime import CoordinatorRuntime, gather
+from .runtime import CoordinatorRuntime
 from .schema import LogRecord, group_key
 
 
@@ -163,7 +163,7 @@ class OffsetMetadataManager:
             if over and len(due) == len(group.offsets.by_partition):
                 records.append((group_key(group.name), None))
             done.append(self._runtime.write(records, lambda: None))
-        return gather(done)
+        return AllDone(done)
 
     def forget_former_topics(self) -> Completion[None]:
         """Delete the offsets of topics that do not exist any more. They are ignored anyway, so nothing depends on when."""

@@ -7,13 +7,13 @@ from functools import partial
 from math import inf
 
 from ..errors import StreamlogError
-from ..runtime.api import Completion
+from ..runtime.api import AllDone, Completion
 from ..types import TopicPartition
 from . import errors
 from .assignors import check_names
 from .group import Group, Member
 from .messages import Heartbeat, HeartbeatResult
-from .runtime import CoordinatorRuntime, gather
+from .runtime import CoordinatorRuntime
 from .schema import JOINING_EPOCH, MemberState, Protocols
 from .transition import Transition
 
@@ -60,7 +60,7 @@ class GroupMetadataManager:
                     member.renew(now_s, polled=True)
                 group.schedule(member)
             group.recheck()
-        return gather(done)
+        return AllDone(done)
 
     def _is_gone(self, state: MemberState) -> bool:
         return state.incarnation != self._incarnation and not state.remote and not state.away
@@ -221,7 +221,7 @@ class GroupMetadataManager:
                 transition.remove(member_id)
             transition.rebalance({}, now_ms, ())
             done.append(self._runtime.write(transition.records(), partial(self._recheck, group)))
-        return gather(done)
+        return AllDone(done)
 
     def next_expiry_s(self) -> float | None:
         """When to call `expire` next (monotonic seconds; it may be too early, never too late), or None. O(groups)."""
@@ -248,7 +248,7 @@ class GroupMetadataManager:
             done.append(
                 self._runtime.write(transition.records() + group.offsets.forget(gone), partial(self._recheck, group))
             )
-        return gather(done)
+        return AllDone(done)
 
     def _recheck(self, group: Group) -> None:
         """Look at the next deadline in time; members that wait for a later one have to know an earlier one."""

@@ -258,23 +258,3 @@ class _After(Completion[T]):
     def result(self) -> T:
         self.done()
         return super().result()
-
-
-def gather(parts: Sequence[Completion[None]]) -> Completion[None]:
-    """Done when all are, with the first error among them."""
-    if all(part.done() for part in parts):
-        failed = next((part for part in parts if part.error() is not None), None)
-        return failed or Completion.of(None)
-    whole: Completion[None] = Completion()
-
-    def one_done(_: Completion[None]) -> None:
-        if all(part.done() for part in parts):
-            error = next((part.error() for part in parts if part.error() is not None), None)
-            if error is None:
-                whole.complete(None)
-            else:
-                whole.fail(error)
-
-    for part in parts:
-        part.on_done(one_done)
-    return whole

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import sys
-from collections.abc import Callable
-from types import FrameType
 from typing import Any
 
 import pytest
 
 import streamlog
 from streamlog.coordinator.transition import Transition
+from tests.bytecodes import bytecodes
 from tests.unit.coordinator.conftest import Member, World
 
 
@@ -73,26 +71,6 @@ def test_a_member_that_joins_a_large_group_reads_its_partition_until_the_end(log
     assert [record.value for record in last.until_end()] == [b"value"]
     for member in [*joined, last]:
         member.close()
-
-
-def bytecodes(call: Callable[[], object]) -> int:
-    """How many bytecodes of Python `call` takes."""
-    count = 0
-
-    def trace(frame: FrameType, event: str, _: object) -> Any:
-        nonlocal count
-        frame.f_trace_opcodes = True
-        count += event == "opcode"
-        return trace
-
-    before = sys.gettrace()
-    sys._getframe().f_trace_opcodes = True  # Python 3.12 asks for it at `settrace`
-    sys.settrace(trace)
-    try:
-        call()
-    finally:
-        sys.settrace(before)
-    return count
 
 
 def settled(members: int) -> tuple[World, Member]:

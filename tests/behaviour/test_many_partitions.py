@@ -1,9 +1,7 @@
 """What a consumer does for a record does not grow with the partitions it has, nor with the records it holds."""
 
-import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from types import FrameType
 from typing import Any
 
 import pytest
@@ -11,33 +9,13 @@ import pytest
 import streamlog
 from streamlog import TopicPartition
 from streamlog.testing import ManualClock
+from tests.bytecodes import bytecodes
 from tests.times import FOREVER, LONG
 
 from .test_consuming import InThread
 from .test_waking_consumers import Waiting
 
 FEW, MANY = 10, 400
-
-
-def steps(call: Callable[[], object]) -> int:
-    """How many bytecodes a call executes."""
-    count = 0
-
-    def trace(frame: FrameType, event: str, _: Any) -> Any:
-        nonlocal count
-        frame.f_trace = trace  # before what follows, which Python 3.13 ignores of a frame without one
-        frame.f_trace_opcodes, frame.f_trace_lines = True, False
-        count += event == "opcode"
-        return trace
-
-    before = sys.gettrace()
-    sys._getframe().f_trace_opcodes = True  # Python 3.12 asks for it at `settrace`
-    sys.settrace(trace)
-    try:
-        call()
-    finally:
-        sys.settrace(before)
-    return count
 
 
 @contextmanager
@@ -57,7 +35,7 @@ def costs(act: Callable[[streamlog.Topic[Any, Any], Any], Callable[[], object]],
     for partitions in (FEW, MANY):
         with reading(partitions, group) as (topic, consumer):
             act(topic, consumer)()  # what is done once is done
-            found.append(steps(act(topic, consumer)))
+            found.append(bytecodes(act(topic, consumer)))
     return found
 
 
@@ -130,7 +108,7 @@ def test_committing_record_by_record_costs_the_same_however_many_a_poll_returned
             consumer.commit(records[0])
             for record in records[1:-1]:
                 consumer.commit(record)
-            found.append(steps(lambda record=records[-1], consumer=consumer: consumer.commit(record)))
+            found.append(bytecodes(lambda record=records[-1], consumer=consumer: consumer.commit(record)))
     few, many = found
     assert many <= few * 1.2, found
 

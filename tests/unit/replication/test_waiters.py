@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import sys
 from functools import partial
-from types import FrameType
-from typing import Any
 
 from streamlog.replication.listeners import AT_ONCE, SOME, Waiters
+from tests.bytecodes import bytecodes
 
 MANY = 10_000
 
@@ -73,22 +71,7 @@ def test_an_append_has_a_handful_of_steps_for_each_waiter_that_it_leaves_to_the_
         waiters = Waiters()
         waiters.later = lambda: None
         many(waiters, [], count)
-        seen = 0
-
-        def trace(frame: FrameType, event: str, arg: object) -> Any:
-            nonlocal seen
-            frame.f_trace = trace  # before what follows, which Python 3.13 ignores of a frame without one
-            frame.f_trace_opcodes = True
-            seen += event == "opcode"
-            return trace
-
-        sys._getframe().f_trace_opcodes = True  # Python 3.12 asks for it at `settrace`
-        sys.settrace(trace)
-        try:
-            waiters.wake()
-        finally:
-            sys.settrace(None)
-        return seen
+        return bytecodes(waiters.wake)
 
     few, many_more = steps(2 * AT_ONCE), steps(2 * AT_ONCE + 1000)
     assert 0 < few <= many_more < few + 1000 * 25

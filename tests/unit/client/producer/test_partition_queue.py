@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-import time
+from collections import deque
 from collections.abc import Callable
 from typing import Any
 
@@ -176,13 +176,22 @@ def test_a_writer_that_does_not_keep_up_gives_its_turn_to_a_thread_that_fills_ba
     writers: list[int] = []
     produce = service.produce
     other = threading.Thread(target=lambda: queue.drain(filled=True))
+    queued = threading.Event()
+
+    class Turns(deque[Any]):
+        """Says that a thread waits for its turn."""
+
+        def append(self, gate: Any) -> None:
+            super().append(gate)
+            queued.set()
+
+    queue._turns = Turns()
 
     def writing(request: Any) -> Any:
         writers.append(threading.get_ident())
         if len(writers) == 1:
             other.start()
-            while not queue._turns:
-                time.sleep(0)
+            assert queued.wait(10)
         return produce(request)
 
     queue.owner.produce = writing  # type: ignore[method-assign]
