@@ -17,16 +17,10 @@ from ..runtime.values import refuse_to_copy
 from ..storage.leader_epochs import EpochEnd
 from ..storage.tail import EMPTY, FetchData
 from ..storage.tail import UNKNOWN_END as UNKNOWN_END
+from ..storage.transactions import AbortedTransaction
 from ..types import Buffer
 
 _new: Any = tuple.__new__  # namedtuple's own __new__ is a Python call
-
-
-class AbortedTransaction(NamedTuple):
-    """From `first_offset` on, the transactional records of this producer up to its next abort marker do not count."""
-
-    producer_id: int
-    first_offset: int
 
 
 class FetchedBatch(NamedTuple):

@@ -71,7 +71,7 @@ class Topics:
         with inside(), self._lock:
             self.closed = error
             with contextlib.suppress(StreamlogError):  # still not known: the next open reads it from the disk
-                self._settle()
+                self._resolve()
             self._log.let_go(error)
             self._replicas.release_staged()
             metadata_partition, *others = self._replicas.all()
@@ -101,7 +101,7 @@ class Topics:
         if partition is None and self._log.is_interrupted:
             refuse_reentry()
             with inside(), self._lock:
-                self._settle()
+                self._resolve()
             self._announce_if_due()
             partition = self._replicas.partitions.get(name)
         if partition is None:
@@ -229,7 +229,7 @@ class Topics:
         # If the disk does not let that be known, the next change tries again.
         with inside(), contextlib.suppress(StreamlogError), self._lock:
             if self.closed is None:
-                self._settle()
+                self._resolve()
         self._announce()
 
     def _announce(self) -> None:
@@ -247,14 +247,14 @@ class Topics:
             if self.closed is not None:
                 raise self.closed.copy()
             try:
-                self._settle()
+                self._resolve()
             except StreamlogError:
                 if self._log.is_blocking:  # what the image in force refuses is refused without the disk
                     request(self.image)
                 raise
             self._log.make(request, self._clock.time_ms())
 
-    def _settle(self) -> None:
+    def _resolve(self) -> None:
         """Complete, or undo, a change that an interrupt or the disk left unfinished. REQUIRES: the metadata lock.
 
         Raises the error that keeps the outcome from being known.
@@ -272,7 +272,7 @@ class Topics:
             return False
         with inside(), self._lock, contextlib.suppress(StreamlogError):
             if self.closed is None:
-                self._settle()
+                self._resolve()
         if self._unannounced:
             self._scheduler.at(self._clock.time_ms(), self._announce_late)
         return not self._log.is_blocking
