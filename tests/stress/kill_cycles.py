@@ -29,7 +29,10 @@ from .processes import JournalReader, Zygote
 
 # A directory is left for a new one after so many cycles: a log that has just been made can be killed too.
 LIVES, HOW_OFTEN = (1, 3, 200), (8, 3, 1)
-VERIFY_EVERY = 20
+# A log is verified at the first cycle that finds one, so many cycles after the last time.
+VERIFY_EVERY = 10
+# Every so many cycles the process is killed as soon as it has started, so that each run has kills of an opening.
+KILL_AT_ONCE_EVERY = 10
 _CHILD = "tests.stress.kill_child"
 _DERIVED = ("*.index", "published")
 _LONGEST = 30.0
@@ -66,6 +69,7 @@ class KillCycles:
         self._errors = work / "stderr"
         self._path = work / "data"
         self._history = History()
+        self._verify_from = VERIFY_EVERY
 
     def run(self, cycles: int) -> None:
         with Zygote(self._errors, _CHILD) as zygote:
@@ -84,16 +88,18 @@ class KillCycles:
 
     def _cycle(self, zygote: Zygote, cycle: int) -> None:
         rng = self._rng
-        verifies = self._path.exists() and cycle % VERIFY_EVERY == VERIFY_EVERY - 1
+        verifies = cycle >= self._verify_from and (self._path / "streamlog.json").exists()
         if verifies:
             self._verify()
+            self._verify_from = cycle + VERIFY_EVERY
         if rng.random() < 0.05:
             self._remove_what_is_derived()
         folder = self._work / f"cycle-{cycle % 4}"  # the last few stay, to look at after a failure
         shutil.rmtree(folder, ignore_errors=True)
         folder.mkdir(parents=True)
         positions = self._history.positions(everything=verifies)
-        dies_opening, closes = rng.random() < 0.2, rng.random() < 0.2
+        at_once = cycle % KILL_AT_ONCE_EVERY == 0
+        dies_opening, closes = rng.random() < 0.2 or at_once, rng.random() < 0.2
         close_after = rng.uniform(0.002, 0.04) if closes else None
         process = zygote.start(
             f"{_CHILD}:live", str(self._path), str(folder), self._seed, cycle, positions, close_after
@@ -101,7 +107,7 @@ class KillCycles:
         journal = JournalReader(folder / "journal")
         said: list[list[str]] = []
         if dies_opening:
-            time.sleep(rng.uniform(0.0, 0.03))
+            time.sleep(0.0 if at_once else rng.uniform(0.0, 0.03))
         else:
             said += journal.wait_for("ready", process, _LONGEST)
             if close_after is not None:
@@ -130,11 +136,10 @@ class KillCycles:
 
     def _verify(self) -> None:
         """Check the directory as the kill left it."""
-        if (self._path / "streamlog.json").exists():
-            report = streamlog.verify(self._path)
-            if not report.ok:
-                raise Violation(f"verify, before the next open: {report}")
-            self.figures.verified += 1
+        report = streamlog.verify(self._path)
+        if not report.ok:
+            raise Violation(f"verify, before the next open: {report}")
+        self.figures.verified += 1
 
     def _remove_what_is_derived(self) -> None:
         for pattern in _DERIVED:

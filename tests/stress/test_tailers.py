@@ -24,8 +24,8 @@ def test_followers_get_every_record_whole_whatever_its_owner_does(tmp_path: Path
     assert tailing.total("received") > CHANGES * FOLLOWERS
     assert tailing.total("read_again")
     delays = tailing.delays_ms()
-    # 20 ms at most on a machine that has nothing else to do, which one that runs tests does not promise.
-    assert delays[len(delays) // 2] < 20
+    # A few ms on a machine that has nothing else to do. News that is lost is published again only after a second.
+    assert delays[len(delays) // 2] < 500
 
 
 def is_opening(published: Path) -> bool:
