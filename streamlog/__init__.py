@@ -99,6 +99,7 @@ from .errors import (
     UnknownTopicOrPartitionError,
     UnsupportedCompressionTypeError,
 )
+from .runtime.installation import warn_of_other_distribution as _warn_of_other_distribution
 from .types import (
     Clock,
     MemberInfo,
@@ -203,4 +204,5 @@ __all__ = [
     "verify",
 ]
 
+_warn_of_other_distribution()
 _logging.getLogger("streamlog").addHandler(_logging.NullHandler())

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterable
-from importlib.metadata import version as package_version
 from pathlib import Path
 from typing import Annotated, Any, NamedTuple
 
@@ -123,7 +122,7 @@ Partitions = Annotated[
 
 def _print_version(wanted: bool) -> None:
     if wanted:
-        output.say(f"streamlog {package_version('streamlog')}")
+        output.say(f"streamlog {streamlog.__version__}")
         raise typer.Exit
 
 

@@ -6,6 +6,8 @@ import logging
 import sys
 from io import TextIOWrapper
 
+from ..runtime.installation import REMEDY, is_overwritten
+
 _EXTRA = ("typer", "rich", "click", "shellingham")
 
 
@@ -22,6 +24,9 @@ def main() -> int:
 
 
 def _run() -> int:
+    if is_overwritten():
+        sys.stderr.write(f"streamlog: streamlog/__init__.py is missing or another project's. {REMEDY}\n")
+        return 1
     try:
         from . import groups, inspect, records, repair, topics  # noqa: F401  each adds its commands to the app
         from .app import app
@@ -30,7 +35,7 @@ def _run() -> int:
             raise
         sys.stderr.write(
             f"The command streamlog needs the package {error.name}, which is not installed. "
-            f"Install it with: pip install 'streamlog[cli]'\n"
+            f"Install it with: pip install 'streamlog-py[cli]'\n"
         )
         return 1
     logging.basicConfig(format="streamlog: %(message)s", level=logging.WARNING)

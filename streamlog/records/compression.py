@@ -205,6 +205,6 @@ def _cramjam(codec: int) -> ModuleType:
     except ImportError as error:
         raise MissingExtraError(
             f"{name} compression needs the package cramjam, which is not installed; "
-            "run: pip install 'streamlog[compression]'"
+            "run: pip install 'streamlog-py[compression]'"
         ) from error
     return cramjam

@@ -5,6 +5,7 @@
   replacement of the directory. `directory_lock`: who may write to a directory. `disk_errors`: whether an OSError came
   from the disk.
 - `threads`: locks, gates, waiting, the background thread. `exits`: callbacks at the end of the interpreter.
+- `installation`: another distribution that ships a package of this name.
 - `values`: refusal of copy and pickle.
 
 Nothing here calls the packages above while it holds a lock.

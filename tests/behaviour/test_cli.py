@@ -536,8 +536,12 @@ def test_without_the_extra_the_command_says_which_one_to_install(child: Child) -
         output, errors = process.communicate(timeout=60)
         assert process.returncode == 1
         assert output == ""
-        assert "pip install 'streamlog[cli]'" in errors
+        assert "pip install 'streamlog-py[cli]'" in errors
         assert "Traceback" not in errors
+
+
+def test_the_version_needs_no_metadata_of_an_installation(terminal: Terminal) -> None:
+    assert terminal("--version") == f"streamlog {streamlog.__version__}\n"
 
 
 def test_importing_streamlog_loads_no_package_of_the_extra(child: Child) -> None:

@@ -79,7 +79,7 @@ def test_without_cramjam_the_extra_to_install_is_named(name: str, monkeypatch: p
         lambda: compress(codec_id(name), TEXT),
         lambda: decompress(codec_id(name), b"whatever", 3, MIB),
     ):
-        with pytest.raises(MissingExtraError, match=r"pip install 'streamlog\[compression\]'"):
+        with pytest.raises(MissingExtraError, match=r"pip install 'streamlog-py\[compression\]'"):
             call()
     assert decompress(GZIP, compress(GZIP, TEXT), len(TEXT), MIB) == TEXT
 
