@@ -14,7 +14,7 @@
 - `lost_partitions`: what is known of partitions whose directories are gone. `offline/`: verify and repair.
 - `group_coordinator`: consumer groups, a shard for each partition of their internal topic. `group_shard`: one of them, which is
   elected and resigned with the leadership of its partition.
-- `scheduler`: background work by deadline. `waiting`: fetches that wait for records.
+- `scheduler`: background work by deadline. `real_timers`: timeouts and sessions, by real time. `waiting`: fetches that wait for records.
 
 Lock order: the lock of a log's place (`opening`), the metadata lock (`topics`), a shard's lock (`group_shard`), then those of a
 partition (see `replication/`). The locks of the scheduler and of `PublishedWriter` are leaves. No lock is held while a

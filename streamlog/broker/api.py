@@ -34,20 +34,23 @@ class ProduceRequest:
     """Encoded batches that are to be appended to one partition, all or none.
 
     `acks` is when `Service.produce` is done: 0, at once; 1, when what the leader promises by itself holds; "all", when
-    readers may see the records. `base_offset`, `append_ms` (their timestamp under LogAppendTime) and `log_start_offset` are
+    readers may see the records. With `timeout_ms` (real time, from the append on) it fails with RequestTimedOutError, which is
+    retriable, if that is not so by then: the records are in the log all the same, and readers may see them later. `base_offset`, `append_ms` (their timestamp under LogAppendTime) and `log_start_offset` are
     -1 until they are in the log.
 
     The request is also how the caller asks what became of it after an interrupt: the log decides whether the batches were
     appended, not the line at which the caller was interrupted.
     """
 
-    __slots__ = ("acks", "append", "log_start_offset", "partition")
+    __slots__ = ("acks", "append", "log_start_offset", "partition", "timeout_ms")
 
     def __init__(
-        self, partition: TopicIdPartition, batches: Sequence[SealedBatch], acks: Literal[0, 1, "all"] = "all"
-    ) -> None:
+        self, partition: TopicIdPartition, batches: Sequence[SealedBatch], acks: Literal[0, 1, "all"] = "all",
+        timeout_ms: int | None = None,
+    ) -> None:  # fmt: skip
         self.partition = partition
         self.acks = acks
+        self.timeout_ms = timeout_ms
         self.append = AppendRequest(batches)
         self.log_start_offset = -1
 
@@ -111,7 +114,7 @@ class Records(Protocol):
     """What is in the partitions: encoded batches go in, and come out as batches that decode themselves."""
 
     def produce(self, request: ProduceRequest) -> Completion[int]:
-        """Append; the base offset, when `request.acks` says.
+        """Append; the base offset, when `request.acks` says, or RequestTimedOutError after `request.timeout_ms`.
 
         Fails with InvalidRecordError, RecordTooLargeError, InvalidTimestampError, CorruptRecordError for batches that the
         topic does not take.
@@ -160,11 +163,13 @@ class Records(Protocol):
         """
 
     def fetch_many(
-        self, requests: Sequence[FetchRequest], isolation_level: str, *, min_bytes: int = 1, replica_id: int = -1
-    ) -> DelayedFetch:
-        """`fetch` of several partitions, which waits until they have `min_bytes` together, one fails, or it is expired.
+        self, requests: Sequence[FetchRequest], isolation_level: str, *, min_bytes: int = 1,
+        max_wait_ms: int | None = None, replica_id: int = -1,
+    ) -> DelayedFetch:  # fmt: skip
+        """`fetch` of several partitions: a Fetch request with long polling.
 
-        The answer has a done Completion for each request, in their order. The caller calls `expire` at its deadline.
+        It waits until they have `min_bytes` together, one fails, `max_wait_ms` (real time, None for no limit) have passed, or
+        the caller gives it up (`expire`). The answer has a done Completion for each request, in their order.
         """
 
     def fetch_session(self, wake: Callable[[], object]) -> FetchSession:

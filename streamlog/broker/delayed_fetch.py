@@ -10,6 +10,7 @@ from ..runtime.values import refuse_to_copy
 from ..types import TopicPartition
 from .fetched import FetchResult
 from .metadata import TopicIdPartition
+from .real_timers import RealTimers
 from .waiting import FetchSession
 
 Answers: TypeAlias = list[Completion[FetchResult]]
@@ -41,18 +42,19 @@ class Reads(Protocol):
         replica_id: int = -1,
     ) -> Completion[FetchResult]: ...
     def fetch_session(self, wake: Callable[[], object]) -> FetchSession: ...
+    @property
+    def real_timers(self) -> RealTimers: ...
 
 
 class DelayedFetch(Completion[Answers]):
-    """Done once the partitions have `min_bytes` together, one of them failed or diverged, or `expire` is called.
+    """Done once the partitions have `min_bytes` together, one of them failed or diverged, after `max_wait_ms`, or by `expire`.
 
-    It has no timer: the caller, which has an event loop or waits itself, calls `expire` when its patience is over. A
-    deadline and an append may race; the first answer holds. An append reads only the partitions that have grown, on its own
-    thread and under no lock.
+    Its timer, an append and the caller's `expire` may race; the first answer holds, and ends the rest. An append reads only
+    the partitions that have grown, on its own thread and under no lock. One that is answered at once has no timer.
     """
 
     __slots__ = ("_found", "_isolation_level", "_looking", "_min_bytes", "_places", "_replica_id", "_requests", "_service",
-        "_session")  # fmt: skip
+        "_session", "_timers")  # fmt: skip
 
     __reduce_ex__ = refuse_to_copy
 
@@ -62,6 +64,7 @@ class DelayedFetch(Completion[Answers]):
         requests: Sequence[FetchRequest],
         isolation_level: str,
         min_bytes: int,
+        max_wait_ms: int | None,
         replica_id: int,
         lock: Lock,
     ) -> None:
@@ -77,11 +80,19 @@ class DelayedFetch(Completion[Answers]):
         for place, request in enumerate(requests):
             self._places.setdefault(TopicPartition(*request.partition[:2]), []).append(place)
         self._session = session = service.fetch_session(self._look)
+        self._timers: RealTimers | None = None
         self._found: Answers = [self._ask(request) for request in requests]
-        if not self._answer_if_enough():
-            session.begin_wait()
-            session.ready.extend(self._places)
-            self._look()
+        if self._answer_if_enough():
+            return
+        if max_wait_ms is not None:
+            if max_wait_ms <= 0:
+                self.expire()
+                return
+            self._timers = service.real_timers
+            self._timers.at(self._timers.now_ms() + max_wait_ms, self._expire_at)
+        session.begin_wait()
+        session.ready.extend(self._places)
+        self._look()
 
     def _ask(self, request: FetchRequest) -> Completion[FetchResult]:
         return self._service.fetch(
@@ -102,7 +113,7 @@ class DelayedFetch(Completion[Answers]):
             finally:
                 self._looking.release()
         if self.done():
-            session.close()
+            self._end()
 
     def _look_at(self, name: TopicPartition) -> None:
         self._session.watch(name)  # before the fetch: no append falls between the two
@@ -125,4 +136,13 @@ class DelayedFetch(Completion[Answers]):
     def expire(self) -> None:
         """Answer with what there is. Does nothing if it is done."""
         self.complete(list(self._found))
+        self._end()
+
+    def _expire_at(self, now_ms: int) -> None:
+        self.expire()
+
+    def _end(self) -> None:
+        """Wait for nothing any more. It may be called twice, and by two threads at once."""
+        if self._timers is not None:
+            self._timers.cancel(self._expire_at)
         self._session.close()

@@ -17,14 +17,14 @@ from ..coordinator import GroupDescription, GroupListing, Heartbeat, HeartbeatRe
 from ..errors import CorruptRecordError, FormatError, NotCoordinatorError, PoisonedLogError, StreamlogError
 from ..records import columns
 from ..replication.partition import Partition
-from ..runtime.api import Completion, Lock, contained
+from ..runtime.api import Completion, Lock, Timers, contained
 from ..runtime.threads import inside, refuse_reentry
 from ..runtime.values import refuse_to_copy
 from ..storage.log import AppendRequest
 from ..types import Clock, OffsetAndMetadata, TopicPartition
 from .metadata import Image, TopicView
 from .replay import all_records
-from .scheduler import RETRY_MS, Scheduler
+from .scheduler import RETRY_MS
 
 T = TypeVar("T")
 logger = logging.getLogger("streamlog.broker")
@@ -50,7 +50,7 @@ class Host(Protocol):
     def new_id(self) -> str: ...
     def real_seconds(self) -> float: ...
     @property
-    def real_timers(self) -> Scheduler:
+    def real_timers(self) -> Timers:
         """Work by real time: deadlines are in ms of `real_seconds`."""
 
 

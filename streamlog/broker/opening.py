@@ -138,17 +138,17 @@ class OwnedDirectory:
             self._clock.attach(self._maintenance)
         for thread in self._threads:
             thread.begin()
+        self.service.real_timers.open()
 
     def _make_threads(self) -> None:
         background = BackgroundThread(
-            BackgroundWork(self._work, self._scheduler.run_due, self.service.real_timers.run_due),
+            BackgroundWork(self._work, self._scheduler.run_due),
             self._clock.time_ms,
             "streamlog-background",
         )
         self._threads.append(background)
         self._scheduler.nudge = background.nudge
         self.service.has_background_thread()
-        self.service.real_timers.nudge = background.nudge
         self._work.wake_with(background.nudge)
         # Maintenance has its own thread: a policy of the user's, the sync of a large file or a step of a compaction would
         # delay records that linger. The publisher too: it would keep readers in other processes waiting.
@@ -180,6 +180,7 @@ class OwnedDirectory:
         self.service.publisher.wake = None
         for thread in self._threads:
             thread.stop()
+        self.service.real_timers.close()
 
     def _close(self) -> None:
         is_ours = self._directory.is_ours()
@@ -227,6 +228,7 @@ class TailedDirectory:
         self.service.nudge = self._thread.nudge
         self._work.wake_with(self._thread.nudge)
         self._thread.begin()
+        self.service.real_timers.open()
 
     def check(self) -> None:
         """A reader notices in the service that the log was replaced."""
@@ -237,6 +239,7 @@ class TailedDirectory:
     def discard(self) -> None:
         if self._thread is not None:
             self._thread.stop()
+        self.service.real_timers.close()
         self.service.close()
 
     def abandon(self) -> None:
@@ -246,24 +249,12 @@ class TailedDirectory:
 class BackgroundWork:
     """What the background thread runs. It does not refer to the engine: a thread must not keep a forgotten log open."""
 
-    def __init__(
-        self,
-        client: ClientWork,
-        run_due: Callable[[int], int | None],
-        run_timers: Callable[[int], int | None] = lambda _: None,
-    ) -> None:
+    def __init__(self, client: ClientWork, run_due: Callable[[int], int | None]) -> None:
         self._client = client
         self._run_due = run_due
-        self._run_timers = run_timers
 
     def __call__(self, now_ms: int) -> int | None:
-        return earliest(self._client.run_due(now_ms), self._run_due(now_ms), self._next_timer(now_ms))
-
-    def _next_timer(self, now_ms: int) -> int | None:
-        """Run the timers of real time that are due; when the next one is, by the log's clock."""
-        real_ms = int(real_monotonic() * 1000)
-        due = self._run_timers(real_ms)
-        return None if due is None else now_ms + max(0, due - real_ms)
+        return earliest(self._client.run_due(now_ms), self._run_due(now_ms))
 
 
 def earliest(*deadlines: int | None) -> int | None:

@@ -7,7 +7,7 @@ from functools import partial
 
 from ..errors import StreamlogError
 from ..replication.partition import Partition, gone
-from ..runtime.api import Task
+from ..runtime.api import Task, Timers
 from ..runtime.values import refuse_to_copy
 from ..types import Clock
 from .log_directory import LogDirectory
@@ -34,6 +34,7 @@ class ReplicaManager:
         clock: Clock,
         scheduler: Scheduler,
         maintenance: Scheduler,
+        real_timers: Timers,
     ) -> None:
         self._directory = directory
         self._publisher = publisher
@@ -41,6 +42,7 @@ class ReplicaManager:
         self._clock = clock
         self._scheduler = scheduler
         self._maintenance = maintenance
+        self._real_timers = real_timers
         self.partitions: dict[tuple[str, int], Partition] = {}
         self.metadata: Partition | None = None
         self.has_thread = False
@@ -120,6 +122,7 @@ class ReplicaManager:
         partition.maintenance.custom_policy = self._policies.of(view)
         partition.on_work = self._maintain_soon
         partition.commit.schedule = partial(self._sync_soon, partition.commit.maybe_sync)
+        partition.purgatory.schedule = partial(self._expire_at, partition.purgatory.expire)
         if self.has_thread:
             partition.waiters.later = partial(self._wake_soon, partition.waiters.wake_some)
         partition.log.close_idle_files()
@@ -130,13 +133,20 @@ class ReplicaManager:
 
     def _remove(self, partition: Partition) -> None:
         name = partition.name
-        self._maintenance.cancel(partition.maintenance.step)
-        self._scheduler.cancel(partition.commit.maybe_sync)
-        self._scheduler.cancel(partition.waiters.wake_some)
+        self._cancel_work(partition)
         partition.remove(gone(name))
         self._publisher.remove(partition)
         self._directory.remove_partition_files(partition.topic_id.hex(), name.partition)
         self.partitions.pop(name, None)
+
+    def _cancel_work(self, partition: Partition) -> None:
+        self._maintenance.cancel(partition.maintenance.step)
+        self._scheduler.cancel(partition.commit.maybe_sync)
+        self._scheduler.cancel(partition.waiters.wake_some)
+        self._real_timers.cancel(partition.purgatory.expire)
+
+    def _expire_at(self, expire: Task, deadline_ms: int) -> None:
+        self._real_timers.at(deadline_ms, expire)
 
     def _wake_soon(self, wake_some: Task) -> None:
         self._scheduler.at(self._clock.time_ms(), wake_some)
@@ -191,9 +201,7 @@ class ReplicaManager:
         """Close these partitions, each whatever the others raise; their errors."""
         errors: list[BaseException] = []
         for partition in partitions:
-            self._maintenance.cancel(partition.maintenance.step)
-            self._scheduler.cancel(partition.commit.maybe_sync)
-            self._scheduler.cancel(partition.waiters.wake_some)
+            self._cancel_work(partition)
             try:
                 partition.close(error)
             except StreamlogError as failure:

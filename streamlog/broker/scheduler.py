@@ -30,7 +30,7 @@ def _due(entry: Entry) -> tuple[int, int]:
 
 
 class Scheduler:
-    """Tasks by deadline, in ms of one clock: the log's, or real time (monotonic) for timers.
+    """Tasks by deadline, in ms of one clock: the log's, or real time (`real_timers`).
 
     Thread-safe; each task runs on one thread at a time.
 
@@ -65,6 +65,9 @@ class Scheduler:
         with inside(), self._lock:
             if task in self._entries:
                 self._replace(task, None)
+
+    def __len__(self) -> int:
+        return len(self._entries)
 
     def next_deadline_ms(self) -> int | None:
         with inside(), self._lock:

@@ -26,6 +26,7 @@ from .metadata import Image, TopicIdPartition
 from .policies import RetentionPolicies
 from .producer_ids import ProducerIdManager
 from .reading import PartitionReads
+from .real_timers import RealTimers
 from .replica_manager import ReplicaManager
 from .scheduler import Scheduler
 from .tailing.published_writer import PublishedWriter
@@ -55,13 +56,15 @@ class LocalService:
         self.clock = clock
         self.timers = scheduler
         self._maintenance = maintenance
-        self.real_timers = Scheduler(new_lock(), new_lock())  # by real time: the sessions of members
         self.real_seconds = real_seconds
+        self.real_timers = RealTimers(new_lock, lambda: self.real_seconds())
         self._new_lock = new_lock
         self._force = force
         self.publisher = PublishedWriter(directory.disk, directory.path, new_lock, real_seconds)
         policies = RetentionPolicies(defaults.get("retention"))
-        self._replicas = ReplicaManager(directory, self.publisher, policies, clock, scheduler, maintenance)
+        self._replicas = ReplicaManager(
+            directory, self.publisher, policies, clock, scheduler, maintenance, self.real_timers
+        )
         self._partitions = self._replicas.partitions
         self.stop_compacting = self._replicas.stop_compacting
         topics = self._topics = Topics(self._replicas, policies, defaults, clock, scheduler, new_lock())
@@ -212,9 +215,10 @@ class LocalService:
     # -- records -------------------------------------------------------------------------------------
 
     def fetch_many(
-        self, requests: Sequence[FetchRequest], isolation_level: str, *, min_bytes: int = 1, replica_id: int = -1
-    ) -> DelayedFetch:
-        return DelayedFetch(self, requests, isolation_level, min_bytes, replica_id, self._new_lock())
+        self, requests: Sequence[FetchRequest], isolation_level: str, *, min_bytes: int = 1,
+        max_wait_ms: int | None = None, replica_id: int = -1,
+    ) -> DelayedFetch:  # fmt: skip
+        return DelayedFetch(self, requests, isolation_level, min_bytes, max_wait_ms, replica_id, self._new_lock())
 
     def fetch_session(self, wake: Callable[[], object]) -> FetchSession:
         return FetchSession(self._partitions.get, wake)
@@ -248,7 +252,9 @@ class LocalService:
     def _acknowledged(self, here: Partition, request: ProduceRequest) -> Completion[int]:
         """REQUIRES: the request is in the log."""
         request.log_start_offset = here.reader.tail.start_offset
-        done = here.acknowledge(request.append)
+        timeout_ms = request.timeout_ms
+        deadline_ms = None if timeout_ms is None else self.real_timers.now_ms() + timeout_ms
+        done = here.acknowledge(request.append, deadline_ms)
         if request.acks == 0 and not done.done():  # readers see it only after its sync, which no caller waits for
             if done.work is not None:
                 done.work.soon()

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import TypeVar
 
 from ..config import TopicConfig
-from ..errors import NotLeaderError, StreamlogError, UnknownTopicOrPartitionError
+from ..errors import NotLeaderError, RequestTimedOutError, StreamlogError, UnknownTopicOrPartitionError
 from ..runtime.api import Completion, Lock
 from ..runtime.threads import inside
 from ..runtime.values import refuse_to_copy
@@ -152,12 +152,17 @@ class Partition:
             self.commit.answer()
         return operation
 
-    def acknowledge(self, write: AppendRequest) -> Completion[int]:
-        """A Completion of the base offset of `write`, done when readers may see all of it. REQUIRES: it is in the log."""
+    def acknowledge(self, write: AppendRequest, deadline_ms: int | None = None) -> Completion[int]:
+        """A Completion of the base offset of `write`, done when readers may see all of it. REQUIRES: it is in the log.
+
+        With a deadline (ms of real time) it fails with RequestTimedOutError then; the records stay in the log.
+        """
+        base_offset = write.base_offset
         if not self.durable:
-            return Completion.of(write.base_offset)
-        records = sum([batch.last_offset_delta + 1 for batch in write.batches])
-        return self.await_high_watermark(write.base_offset + records, write.base_offset)
+            return Completion.of(base_offset)
+        end = base_offset + sum([batch.last_offset_delta + 1 for batch in write.batches])
+        late = None if deadline_ms is None else _late(self.name, base_offset, end)
+        return self.await_high_watermark(end, base_offset, deadline_ms, late)
 
     def synced(self) -> None:
         """See `SyncListener`."""
@@ -367,6 +372,14 @@ def _not_leader(name: TopicPartition, leader: int, leader_epoch: int) -> NotLead
     return NotLeaderError(
         f"This broker does not lead {name.topic}-{name.partition}: {there} in epoch {leader_epoch}. Send to the leader, or "
         f"try again when there is one."
+    )
+
+
+def _late(name: TopicPartition, base_offset: int, end: int) -> RequestTimedOutError:
+    return RequestTimedOutError(
+        f"The records of {name.topic}-{name.partition} from {base_offset} to {end - 1} were not acknowledged within the timeout "
+        f"of their request: they are in the log, but the high watermark has not passed them. Readers may see them later. "
+        f"Records that are sent again are in the log twice, unless their producer is idempotent."
     )
 
 

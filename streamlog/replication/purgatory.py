@@ -57,7 +57,8 @@ class DelayedOperation(Completion[T]):
 class Purgatory:
     """The operations of one partition that wait for one of its offsets. Thread-safe; the lock is a leaf.
 
-    `schedule(deadline_ms)` is called for an operation with a deadline, to have `expire` called then.
+    `schedule(deadline_ms)` is called for an operation with a deadline, to have `expire` called then. Deadlines are in ms of
+    real time: they are timeouts that a caller gives to a request.
     """
 
     __reduce_ex__ = refuse_to_copy

@@ -37,6 +37,7 @@ from ..fetched import NOTHING, FetchResult
 from ..log_directory import METADATA_DIR, METADATA_ID
 from ..metadata import Image, TopicIdPartition, TopicView
 from ..reading import OffsetSpec, PartitionReads
+from ..real_timers import RealTimers
 from ..replay import all_records
 from ..scheduler import Scheduler
 from ..waiting import FetchSession
@@ -94,6 +95,7 @@ class TailingService:
         self._new_lock = new_lock
         self._new_gate = new_gate
         self.real_seconds = real_seconds
+        self.real_timers = RealTimers(new_lock, lambda: self.real_seconds())
         self._published = PublishedReader(disk, path, real_seconds)
         self._looking = new_lock()
         self._looked_s = 0.0
@@ -367,9 +369,10 @@ class TailingService:
         return found
 
     def fetch_many(
-        self, requests: Sequence[FetchRequest], isolation_level: str, *, min_bytes: int = 1, replica_id: int = -1
-    ) -> DelayedFetch:
-        return DelayedFetch(self, requests, isolation_level, min_bytes, replica_id, self._new_lock())
+        self, requests: Sequence[FetchRequest], isolation_level: str, *, min_bytes: int = 1,
+        max_wait_ms: int | None = None, replica_id: int = -1,
+    ) -> DelayedFetch:  # fmt: skip
+        return DelayedFetch(self, requests, isolation_level, min_bytes, max_wait_ms, replica_id, self._new_lock())
 
     def fetch_session(self, wake: Callable[[], object]) -> FetchSession:
         return FetchSession(self._partitions.get, wake, self._waiting, lambda: self.nudge())

@@ -201,7 +201,7 @@ def test_heartbeats_keep_a_member_and_one_timer(broker: Broker) -> None:
     for _ in range(100):
         assert member.pass_s(1.0) is not None
         member.heartbeat(member.joined.member_id, member.joined.member_epoch)
-        assert len(broker.service.real_timers._entries) == 1
+        assert len(broker.service.real_timers) == 1
     assert member.state() == "Stable"
 
 
