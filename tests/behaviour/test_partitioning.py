@@ -11,6 +11,7 @@ import pytest
 
 import streamlog
 from streamlog import StreamLog, Topic
+from streamlog.testing import ManualClock
 
 OpenLog = Callable[..., StreamLog]
 HOUR_MS = 3_600_000
@@ -141,6 +142,43 @@ def test_null_keys_stick_to_one_partition_until_the_batch_is_full(log: StreamLog
         for _ in range(400):
             producer.send("t", b"x" * 500)
     assert sum(end > 0 for end in ends_of(topic)) >= 4
+
+
+@pytest.mark.parametrize("partitioner", ["xxhash", "murmur2", "crc32", "sticky"])
+def test_records_without_a_key_or_a_linger_are_spread_evenly(log: StreamLog, partitioner: str) -> None:
+    topic = log.create_topic("t", partitions=4, partitioner=partitioner)
+    for _ in range(100):
+        topic.send(b"job")
+    assert ends_of(topic) == [25, 25, 25, 25]
+    for _ in range(4):
+        topic.send_many([b"job"] * 10)
+        topic.send_many([b"job"] * 10, keys=[None] * 10)
+    assert ends_of(topic) == [45, 45, 45, 45]
+
+
+def test_each_worker_of_a_group_gets_jobs_without_a_key(log: StreamLog) -> None:
+    jobs = log.create_topic("jobs", partitions=4)
+    for _ in range(100):
+        jobs.send("job")
+    workers = [log.consumer("jobs", group="g") for _ in range(4)]
+    for _ in range(2):
+        for worker in workers:
+            worker.poll()
+    assert {len(worker.assignment()) for worker in workers} == {1}
+    assert [sum(ends_of(jobs)[at.partition] for at in worker.assignment()) for worker in workers] == [25] * 4
+    for worker in workers:
+        worker.close()
+
+
+@pytest.mark.parametrize("key", [None, "the same"])
+def test_records_without_a_key_move_on_when_a_linger_ends(log: StreamLog, clock: ManualClock, key: Any) -> None:
+    topic = log.create_topic("t", partitions=4, partitioner="xxhash" if key is None else "sticky")
+    with log.producer(linger_ms=5) as producer:
+        for _ in range(8):
+            producer.send("t", b"v", key)
+            producer.send("t", b"v", key)
+            clock.advance(0.005)
+        assert ends_of(topic) == [4, 4, 4, 4]
 
 
 def test_sticky_ignores_the_key(log: StreamLog) -> None:

@@ -141,7 +141,6 @@ UNMARKED = {
     ("testing/clock.py", "advance"),  # refuses a call in the middle of another one first
     ("client/producer/topic_cache.py", "queue_for"),  # its thread may take this lock again
     ("client/producer/topic_cache.py", "spread"),  # its thread may take this lock again
-    ("client/producer/topic_cache.py", "on_new_batch"),  # its thread may take this lock again
 }
 MAKES_A_LOCK = re.compile(r"_?new_(owned_|reentrant_)?lock")
 RETAKEN = {"testing/simulated.py", "testing/handles.py", "testing/faults.py", "testing/crashes.py"}

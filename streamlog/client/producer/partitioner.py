@@ -2,9 +2,13 @@
 
 `xxhash` is the default of streamlog, `murmur2` that of Java's clients, `crc32` that of librdkafka:
 each hashes the key, so all clients send the records of one key to one partition. Records without a key, and
-all records with `sticky`, stay on one partition until its batch is full, and then move to the next: spread
-record by record, they would leave every partition with a small batch. `round_robin` takes the partitions in
-turn and ignores keys.
+all records with `sticky`, stay on one partition until its batch ends, and then move to the next (KIP-480): spread
+record by record, they would leave every partition with a small batch. Without a linger each send is a batch.
+`round_robin` takes the partitions in turn and ignores keys.
+
+Java's clients have moved by bytes since KIP-794, because a slow broker's batches grow while they wait, so that by batches
+it gets the most records. Here the thread that sends also writes: no partition is slower than another. By bytes, 160 jobs
+of 100 bytes that are sent one by one would all be on one partition, and all but one of a group's workers idle.
 
 A partitioner belongs to one producer, which calls it under a lock.
 """
@@ -35,13 +39,13 @@ class Partitioner(Protocol):
         """The partition of one record, from 0 to `count` - 1."""
 
     def partition_many(self, topic: str, keys: Sequence[bytes | None] | None, count: int, n: int = 0) -> list[int]:
-        """The partitions of many records: what `partition` would return for each in turn.
+        """The partitions of many records, which are one batch on each: what `partition` would return for each in turn.
 
         `keys=None` means `n` records without a key.
         """
 
     def on_new_batch(self, topic: str, count: int) -> None:
-        """A batch of the topic is full: records without a key move to another partition."""
+        """A batch of the topic ends: records without a key move to another partition."""
 
     def keep_only(self, topics: Container[str]) -> None:
         """Forget what is known of topics other than these.
@@ -51,11 +55,12 @@ class Partitioner(Protocol):
         """
 
 
-def make_partitioner(spec: str | PartitionFunction, start: int = 0) -> Partitioner:
+def make_partitioner(spec: str | PartitionFunction, start: int = 0, *, unbatched: bool = False) -> Partitioner:
     """The partitioner that a setting asks for: a name, or a function (topic, key, count) -> partition.
 
     `start` is the partition at which it begins. Each producer begins at another one; otherwise many producers that send one
-    record each would all send it to the same partition.
+    record each would all send it to the same partition. `unbatched`: each call of `partition` or `partition_many` is a batch
+    of its own, and the producer does not call `on_new_batch`.
 
     Raises ConfigError for an unknown name, with the nearest known one.
 
@@ -64,10 +69,12 @@ def make_partitioner(spec: str | PartitionFunction, start: int = 0) -> Partition
     """
     if isinstance(spec, str):
         if spec in _HASHES:
-            return KeyHash(_HASHES[spec], start)
-        if spec in _OTHERS:
-            return _OTHERS[spec](start)
-        known = [*_HASHES, *_OTHERS]
+            return KeyHash(_HASHES[spec], start, unbatched=unbatched)
+        if spec == "sticky":
+            return Sticky(start, unbatched=unbatched)
+        if spec == "round_robin":
+            return RoundRobin(start)
+        known = [*_HASHES, "round_robin", "sticky"]
         hint = did_you_mean(spec.lower(), known)
         raise ConfigError(
             f"no partitioner is called {spec!r}{hint}; take one of {', '.join(known)}, "
@@ -82,14 +89,20 @@ def make_partitioner(spec: str | PartitionFunction, start: int = 0) -> Partition
 
 
 class Sticky:
-    """One partition until its batch is full, then the next; each topic has its own."""
+    """One partition until its batch ends, then the next; each topic has its own."""
 
-    def __init__(self, start: int = 0) -> None:
+    ignores_keys = True
+
+    def __init__(self, start: int = 0, *, unbatched: bool = False) -> None:
         self._start = start
+        self._unbatched = unbatched
         self._current: dict[str, int] = {}
 
     def partition(self, topic: str, key: bytes | None, count: int) -> int:
-        return self._current.get(topic, self._start) % count
+        at = self._current.get(topic, self._start) % count
+        if self._unbatched:  # here, because a call of `on_new_batch` would be 3% of a send without a linger
+            self._current[topic] = at + 1
+        return at
 
     def partition_many(self, topic: str, keys: Sequence[bytes | None] | None, count: int, n: int = 0) -> list[int]:
         return [self.partition(topic, None, count)] * (n if keys is None else len(keys))
@@ -107,13 +120,18 @@ class Sticky:
 class KeyHash(Sticky):
     """The hash of the key modulo the number of partitions; sticky for records without a key. An empty key is a key."""
 
-    def __init__(self, hash_key: Callable[[bytes], int], start: int = 0) -> None:
-        super().__init__(start)
+    ignores_keys = False
+
+    def __init__(self, hash_key: Callable[[bytes], int], start: int = 0, *, unbatched: bool = False) -> None:
+        super().__init__(start, unbatched=unbatched)
         self._hash = hash_key
 
     def partition(self, topic: str, key: bytes | None, count: int) -> int:
         if key is None:
-            return self._current.get(topic, self._start) % count
+            at = self._current.get(topic, self._start) % count
+            if self._unbatched:  # as in Sticky, without its call
+                self._current[topic] = at + 1
+            return at
         return self._hash(key) % count
 
     def partition_many(self, topic: str, keys: Sequence[bytes | None] | None, count: int, n: int = 0) -> list[int]:
@@ -213,4 +231,3 @@ def _java_murmur2(key: bytes) -> int:
 
 
 _HASHES: dict[str, Callable[[bytes], int]] = {"xxhash": xxh64_intdigest, "murmur2": _java_murmur2, "crc32": crc32}
-_OTHERS: dict[str, Callable[[int], Partitioner]] = {"round_robin": RoundRobin, "sticky": Sticky}

@@ -178,10 +178,9 @@ class Producer(Closing):
         row: Row = (key, value, timestamp, pairs) if pairs else (key, value, timestamp)
         if not self._linger_ms:
             return self._finish_now(*self._accumulator.add(queue, row, size))
-        batch, index = self._accumulator.add(queue, row, size)
+        # The first call alone nearly always: a step through the accumulator would be 3% of a send.
+        batch, index = queue.add(row, size) or self._accumulator.add(queue, row, size)
         if batch.closed:
-            if key is None:
-                cached.on_new_batch()
             queue.drain(filled=True)
         if self._acks == 0:
             batch.observe(index)

@@ -22,7 +22,7 @@ from ..handle import Parent
 from ..serde import resolve_serializer, serialize, to_bytes
 from .accumulator import RecordAccumulator
 from .partition_queue import PartitionQueue
-from .partitioner import Partitioner, make_partitioner
+from .partitioner import Partitioner, Sticky, make_partitioner
 
 # How many topic handles with serdes are remembered, whatever the number of topics, and for each topic there is. Each has an
 # entry of its own, and a program may make them without end. With the first bound alone, a program that sends to more topics
@@ -56,6 +56,9 @@ class CachedTopic:
         self.count = len(queues)
         self.only = queues[0] if len(queues) == 1 and not callable(config.partitioner) else None
         self.partitioner = partitioner
+        # Records without a key, or all records, stay on a partition while a batch is open there. Not without a linger.
+        self.sticks = bool(config.linger_ms) and isinstance(partitioner, Sticky)
+        self.ignores_keys = isinstance(partitioner, Sticky) and partitioner.ignores_keys
         self.partition_lock = partition_lock
         self.serdes = key_serializer, value_serializer  # kept alive, because the cache knows them by their ids
         self.serialize_key = resolve_serializer(key_serializer, topic.name, "key")
@@ -130,10 +133,17 @@ class CachedTopic:
         Raises UnknownTopicOrPartitionError.
         """
         if partition is None:
-            if self.only is not None:
-                return self.only
             with self.partition_lock:
-                return self.queues[self.partitioner.partition(self.topic.name, key, self.count)]
+                queue = self.queues[self.partitioner.partition(self.topic.name, key, self.count)]
+                if (key is None or self.ignores_keys) and self.sticks:
+                    try:
+                        begins = queue.queue[-1].closed  # `queue.open`, without its call
+                    except IndexError:
+                        begins = True
+                    if begins:  # a batch, because the one before was full, or its linger is over
+                        self.partitioner.on_new_batch(self.topic.name, self.count)
+                        queue = self.queues[self.partitioner.partition(self.topic.name, key, self.count)]
+                return queue
         if isinstance(partition, bool) or not isinstance(partition, int):
             raise UnknownTopicOrPartitionError(f"partition is an int, not {partition!r}.")
         if not 0 <= partition < self.count:
@@ -150,22 +160,17 @@ class CachedTopic:
         """Which of `n` records go to which partition: a range of all of them, or a list of indexes for each queue."""
         if not n:
             return []
-        if partition is not None or self.only is not None:
-            return [(self.queue_for(None, partition), range(n))]
+        only = self.only if partition is None else self.queue_for(None, partition)
+        if only is not None:
+            return [(only, range(n))]
         with self.partition_lock:
             partitions = self.partitioner.partition_many(self.topic.name, keys, self.count, n)
-            if keys is None:
+            if self.sticks and keys is None:
                 self.partitioner.on_new_batch(self.topic.name, self.count)
         chosen: list[list[int]] = [[] for _ in range(self.count)]
         for index, number in enumerate(partitions):
             chosen[number].append(index)
         return [(self.queues[number], indexes) for number, indexes in enumerate(chosen) if indexes]
-
-    def on_new_batch(self) -> None:
-        """A batch is full: the partitioner moves records without a key to another partition."""
-        if self.only is None:
-            with self.partition_lock:
-                self.partitioner.on_new_batch(self.topic.name, self.count)
 
 
 class TopicCache:
@@ -227,7 +232,8 @@ class TopicCache:
         spec = config.partitioner if config.partitioner is not None else view.config.partitioner
         partitioner = self._partitioners.get(spec)
         if partitioner is None:
-            partitioner = self._partitioners[spec] = make_partitioner(spec, self._start)
+            partitioner = make_partitioner(spec, self._start, unbatched=not config.linger_ms)
+            self._partitioners[spec] = partitioner
         return CachedTopic(
             view,
             config,

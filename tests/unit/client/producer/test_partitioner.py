@@ -87,6 +87,15 @@ def test_records_without_a_key_stay_on_a_partition_until_its_batch_is_done(spec:
     assert visited == [0, 1, 2, 0, 1, 2]
 
 
+@pytest.mark.parametrize("spec", [*HASHES, "sticky"])
+def test_unbatched_records_without_a_key_take_the_partitions_in_turn(spec: Any) -> None:
+    partitioner = make_partitioner(spec, 1, unbatched=True)
+    assert [partitioner.partition("t", None, 3) for _ in range(4)] == [1, 2, 0, 1]
+    assert partitioner.partition_many("t", None, 3, 2) == [2, 2]
+    assert partitioner.partition_many("t", [None, None], 3) == [0, 0]
+    assert partitioner.partition("t", None, 3) == 1
+
+
 def test_sticky_ignores_keys() -> None:
     partitioner = make_partitioner("sticky", start=1)
     assert partitioner.partition_many("t", [b"a", b"b", None, b"c"], 4) == [1, 1, 1, 1]

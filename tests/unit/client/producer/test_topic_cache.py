@@ -194,13 +194,20 @@ def test_there_is_one_timestamp_for_each_value(service: Any, find: Any) -> None:
 # Where it goes
 
 
-def test_records_without_a_key_stay_on_a_partition_until_its_batch_is_full(service: Any, find: Any) -> None:
+def test_records_without_a_key_stay_on_a_partition_while_its_batch_is_open(service: Any, find: Any) -> None:
+    service.add_topic("t", 3)
+    found = find("t", linger_ms=5)
+    first = found.queue_for(None, None)
+    first.add((None, b"v", NOW_MS), 1)
+    assert found.queue_for(None, None) is first
+    first.close_batch()
+    assert found.queue_for(None, None) is not first
+
+
+def test_without_a_linger_each_record_without_a_key_is_a_batch(service: Any, find: Any) -> None:
     service.add_topic("t", 3)
     found = find("t")
-    first = found.queue_for(None, None)
-    assert found.queue_for(None, None) is first
-    found.on_new_batch()
-    assert found.queue_for(None, None) is not first
+    assert [found.queue_for(None, None).partition for _ in range(6)] == [0, 1, 2, 0, 1, 2]
 
 
 @pytest.mark.parametrize("partition", [3, -1, True, "0", 1.0])
