@@ -89,6 +89,10 @@ class Topics(Protocol):
     def image(self) -> Image:
         """All topics at one moment. Take it once; it is replaced whole."""
 
+    @property
+    def seen_image(self) -> Image:
+        """`image` as it was seen last: a reader does not look at the files of the owner. For what must not fail or wait."""
+
     def on_metadata(self, callback: Callable[[], object]) -> None:
         """Call `callback` after each change to `image`. It must not block; what it raises is logged."""
 

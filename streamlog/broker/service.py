@@ -91,6 +91,8 @@ class LocalService:
     def image(self) -> Image:
         return self._topics.image
 
+    seen_image = image
+
     def has_background_thread(self) -> None:
         """A thread runs the scheduler: appends leave the waking of many readers to it. Call it before `open`."""
         self._replicas.has_thread = True

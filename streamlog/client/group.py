@@ -6,9 +6,10 @@ from collections.abc import Callable, Mapping
 from datetime import datetime
 from typing import Any
 
-from ..config import choice, text
+from ..broker.api import Service
+from ..config import choice, shown, text
 from ..coordinator import GroupDescription
-from ..errors import ConfigError
+from ..errors import ConfigError, StreamlogError
 from ..runtime.threads import result_of
 from ..types import MemberInfo, OffsetAndMetadata, Record, TopicPartition
 from .arguments import is_offset, offset_at, out_of_range, partition_of
@@ -134,10 +135,12 @@ class ConsumerGroup:
         The partitions are those of the topics that the group has committed for or reads now. Where nothing is committed,
         all that the partition holds counts.
         """
-        service = self._log._use()
-        committed = self.committed()
+        return self._lag(self._log._use(), self._describe())
+
+    def _lag(self, service: Service, described: GroupDescription) -> dict[TopicPartition, int]:
+        committed = {name: at.offset for name, at in result_of(service.committed(self.name, None)).items()}
         names = {name.topic for name in committed}
-        for member in self.members():
+        for member in described.members:
             names |= {name.topic for name in member.assignment}
         lag: dict[TopicPartition, int] = {}
         for topic in sorted(names & set(service.image.topics)):
@@ -204,4 +207,15 @@ class ConsumerGroup:
         raise TypeError("a ConsumerGroup is a handle on an open log and cannot be pickled; pass its name")
 
     def __repr__(self) -> str:
-        return f"<streamlog.ConsumerGroup {self.name!r}>"
+        """With state and lag if this process owns the log, which has both in memory; a reader would look at files."""
+        name = shown(self.name)
+        service = self._log._if_open()
+        if service is None:
+            return f"<streamlog.ConsumerGroup {name}: the log is closed>"
+        try:
+            service.require_writable("A repr")
+            described = result_of(service.describe_group(self.name))
+            lag = sum(self._lag(service, described).values())
+        except StreamlogError:  # a reader, a log that another handle closes, or in the middle of another call
+            return f"<streamlog.ConsumerGroup {name}>"
+        return f"<streamlog.ConsumerGroup {name}: {described.state}, lag {lag}>"

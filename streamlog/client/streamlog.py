@@ -214,6 +214,13 @@ class StreamLog(Closing):
         topics = self._use().image.topics
         return iter(sorted(name for name, view in topics.items() if not view.internal))
 
+    def _ipython_key_completions_(self) -> list[str]:
+        """What IPython and Jupyter complete after `log["`: the names of the topics."""
+        try:
+            return list(self)
+        except StreamlogError:  # closed, or the directory is gone
+            return []
+
     def delete_topic(self, name: str) -> None:
         """Delete a topic, its records and its committed offsets. This cannot be undone.
 
@@ -424,6 +431,10 @@ class StreamLog(Closing):
             self._check()  # another thread may have closed the log meanwhile
             raise
         return self._engine.service
+
+    def _if_open(self) -> Service | None:
+        """The service, or None if the log is closed. For a repr: it does nothing else, and raises nothing."""
+        return None if self._closed_error is not None else self._engine.service
 
     def _adopt(self, child: Any) -> None:
         self._children.add(child)

@@ -26,6 +26,7 @@ from .producer.producer import Producer
 from .serde import resolve_deserializer
 
 _TAKE = 512
+_SHOWN = 4  # partitions in the repr of a read
 
 
 class Records(chain[Record[K, V]], Generic[K, V]):
@@ -36,8 +37,13 @@ class Records(chain[Record[K, V]], Generic[K, V]):
 
     __reduce_ex__ = refuse_to_copy  # a copy would take records away from this one
 
+    _ranges: Sequence[tuple[TopicPartition, int, int]] = ()  # each partition's start and end, as they were at the call
+
     def __repr__(self) -> str:
-        return "<streamlog.Records>"
+        """What was asked for: the first partitions with their offsets, as half-open ranges."""
+        shown = ", ".join(f"{topic}-{n} [{start}, {end})" for (topic, n), start, end in self._ranges[:_SHOWN])
+        more = len(self._ranges) - _SHOWN
+        return f"<streamlog.Records {shown}{f' and {more} more' if more > 0 else ''}>"
 
 
 class Topic(Generic[K, V]):
@@ -139,9 +145,11 @@ class Topic(Generic[K, V]):
         CorruptRecordError at a damaged batch, unless `on_corrupt="skip"`, which logs the batch and skips it.
         """
         bounded = self._readers(partition, start, end, isolation_level, on_corrupt)
+        ranges = [(reader.name, reader.position, max(reader.position, stop)) for reader, stop in bounded]
         runs = (run for reader, stop in bounded for run in _lists(reader, stop))
         records: Any = Records.from_iterable(runs)
         found: Records[K, V] = records
+        found._ranges = ranges
         return found
 
     def read_batches(
@@ -253,7 +261,14 @@ class Topic(Generic[K, V]):
         raise TypeError("a Topic is a handle on an open log and cannot be pickled; pass its name")
 
     def __repr__(self) -> str:
-        return f"<streamlog.Topic {self.name!r}>"
+        """With the number of partitions, as far as it is known without a look at a file."""
+        service = self._log._if_open()
+        if service is None:
+            return f"<streamlog.Topic {self.name!r}: the log is closed>"
+        view = service.seen_image.topics.get(self.name)
+        if view is None or view.id != self.id:
+            return f"<streamlog.Topic {self.name!r}: deleted>"
+        return f"<streamlog.Topic {self.name!r}: {view.partitions} {'partition' if view.partitions == 1 else 'partitions'}>"
 
 
 def _lists(reader: PartitionFetcher, stop: int) -> Iterator[list[Record[Any, Any]]]:

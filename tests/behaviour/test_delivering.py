@@ -320,18 +320,24 @@ def test_a_delivery_shows_where_its_record_is_and_whether(clock: ManualClock) ->
     with streamlog.open("data", disk=disk, clock=clock) as log:
         topic = log.create_topic("t")
         assert repr(topic.send(b"a")) == "<streamlog.Delivery to t-0: offset 0>"
-        assert repr(topic.send_many([b"b", b"c"])) == "<streamlog.Delivery of 2 records: written>"
+        assert repr(topic.send_many([b"b", b"c"])) == "<streamlog.Delivery of 2 records to t: written>"
         with log.producer(linger_ms=60_000) as producer:
             one, many = producer.send("t", b"d"), producer.send_many("t", [b"e", b"f"])
             assert repr(one) == "<streamlog.Delivery to t-0: not written yet>"
-            assert repr(many) == "<streamlog.Delivery of 2 records: not written yet>"
+            assert repr(many) == "<streamlog.Delivery of 2 records to t: not written yet>"
             producer.flush()
             assert repr(one) == "<streamlog.Delivery to t-0: offset 3>"
             lost, more = producer.send("t", b"g"), producer.send_many("t", [b"h", b"i"])
             disk.fail("pwrite", error=errno.ENOSPC, path="*/topics/*.log", times=None)
             with pytest.raises(streamlog.DeliveryError) as told:
                 producer.flush()
-            assert repr(lost) == "<streamlog.Delivery to t-0: DiskFullError>"
-            assert repr(more) == "<streamlog.Delivery of 2 records: 2 failed>"
+            assert repr(lost).startswith("<streamlog.Delivery to t-0: failed, DiskFullError: ")
+            assert repr(more).startswith("<streamlog.Delivery of 2 records to t: 2 failed, DiskFullError: ")
+            assert len(repr(lost)) < 300 and len(repr(more)) < 300
             assert len(told.value.failed) == 3
             disk.heal()
+        with log.producer(acks=0) as producer:
+            assert repr(producer.send("t", b"j")) == "<streamlog.Delivery to t-0: not acknowledged (acks=0)>"
+            unacknowledged = producer.send_many("t", [b"k", b"l"])
+            assert repr(unacknowledged) == "<streamlog.Delivery of 2 records to t: not acknowledged (acks=0)>"
+        assert repr(topic.send_many([])) == "<streamlog.Delivery of 0 records: written>"

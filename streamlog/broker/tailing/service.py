@@ -273,6 +273,10 @@ class TailingService:
             self._look_if_stale()
         return self._image
 
+    @property
+    def seen_image(self) -> Image:
+        return self._image
+
     @answering
     def topic(self, name: str) -> TopicView:
         return self._topic(name)

@@ -23,10 +23,21 @@ class RebalanceListener:
     def on_partitions_lost(self, partitions: Sequence[TopicPartition]) -> None:
         """These are another member's already; a commit would be refused."""
 
+    def __repr__(self) -> str:
+        """The class, and which of the methods it overrides."""
+        kind = type(self)
+        if kind is RebalanceListener:
+            return "<streamlog.RebalanceListener: does nothing>"
+        own = [name for name in _METHODS if getattr(kind, name) is not getattr(RebalanceListener, name)]
+        return f"<{kind.__module__}.{kind.__qualname__}: {', '.join(own) or 'does nothing'}>"
+
+
+_METHODS = ("on_partitions_assigned", "on_partitions_revoked", "on_partitions_lost")
+
 
 def check_listener(listener: Any) -> Any:
     """`listener` if it can be called as one, or None. Raises ConfigError, also for methods that a call would not run."""
-    for name in ("on_partitions_assigned", "on_partitions_revoked", "on_partitions_lost"):
+    for name in _METHODS:
         method = None if listener is None else getattr(listener, name, None)
         kind = deferred(method)
         if listener is not None and (not callable(method) or kind is not None):

@@ -8,7 +8,7 @@ from functools import partial
 from itertools import count
 from typing import Any, Generic, NamedTuple, TypeVar, overload
 
-from ...errors import DeliveryError, StreamlogError
+from ...errors import DeliveryError, StreamlogError, describe
 from ...runtime.threads import real_monotonic
 from ...types import ProducerRecord, RecordMetadata
 from ..arguments import seconds, seconds_or_none
@@ -93,11 +93,15 @@ class Delivery(Generic[T]):
             return f"<streamlog.Delivery to {where}: not written yet>"
         error = self._batch.error()
         if error is not None:
-            return f"<streamlog.Delivery to {where}: {type(error).__name__}>"
+            return f"<streamlog.Delivery to {where}: failed, {_cut(describe(error))}>"
         return f"<streamlog.Delivery to {where}: offset {self._batch.result() + self._index}>"
 
     def __reduce__(self) -> Any:
         raise TypeError("a Delivery cannot be pickled; pickle its result()")
+
+
+def _cut(text: str) -> str:
+    return text if len(text) <= 200 else text[:200] + "…"
 
 
 def _call(fn: Callable[[Any], object], delivery: Any) -> None:
@@ -129,7 +133,8 @@ class CompletedDelivery(Delivery[RecordMetadata]):
 
     def __repr__(self) -> str:
         topic, partition, offset, _ = self._metadata
-        return f"<streamlog.Delivery to {topic}-{partition}: offset {offset}>"
+        state = "not acknowledged (acks=0)" if offset < 0 else f"offset {offset}"
+        return f"<streamlog.Delivery to {topic}-{partition}: {state}>"
 
 
 class Part:
@@ -271,9 +276,16 @@ class ManyDelivery(Delivery[Sequence[RecordMetadata]]):
                 part.batch.queue.call()
 
     def __repr__(self) -> str:
-        failed = sum(len(part.indexes) for part in self._parts if part.batch.done() and part.batch.error() is not None)
-        state = f"{failed} failed" if failed else "written" if self.done() else "not written yet"
-        return f"<streamlog.Delivery of {self._count} records: {state}>"
+        errors = [(part, part.batch.error()) for part in self._parts if part.batch.done()]
+        failed = [(len(part.indexes), error) for part, error in errors if error is not None]
+        if failed:
+            state = f"{sum(count for count, _ in failed)} failed, {_cut(describe(failed[0][1]))}"
+        else:
+            state = "written" if self.done() else "not written yet"
+        return f"<streamlog.Delivery of {self._count} records{self._topic()}: {state}>"
+
+    def _topic(self) -> str:
+        return f" to {self._parts[0].batch.queue.topic.name}" if self._parts else ""
 
 
 class UnacknowledgedDelivery(ManyDelivery):
@@ -294,6 +306,9 @@ class UnacknowledgedDelivery(ManyDelivery):
             for inside, index in enumerate(part.indexes, part.first):
                 places[index] = RecordMetadata(queue.topic.name, queue.partition, -1, part.batch.time_of(inside))
         return places
+
+    def __repr__(self) -> str:
+        return f"<streamlog.Delivery of {self._count} records{self._topic()}: not acknowledged (acks=0)>"
 
 
 def _many_error(parts: Sequence[Part], count: int) -> DeliveryError:

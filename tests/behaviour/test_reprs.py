@@ -1,0 +1,109 @@
+"""What the objects show of themselves in a notebook, a debugger and a message: useful, short, and never an error."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import pytest
+
+import streamlog
+from streamlog import RebalanceListener, TopicPartition
+from streamlog.runtime.threads import inside
+from streamlog.testing import FaultyDisk, ManualClock, SimulatedDisk
+
+
+@pytest.fixture
+def orders(log: streamlog.StreamLog) -> streamlog.Topic[Any, Any]:
+    topic = log.create_topic("orders", partitions=4)
+    topic.send_many(["1", "2", "3"], partition=1)
+    return topic
+
+
+def test_a_topic_shows_its_partitions(log: streamlog.StreamLog, orders: streamlog.Topic[Any, Any]) -> None:
+    assert repr(orders) == "<streamlog.Topic 'orders': 4 partitions>"
+    orders.add_partitions(5)
+    assert repr(orders) == "<streamlog.Topic 'orders': 5 partitions>"
+    assert repr(log.create_topic("one")) == "<streamlog.Topic 'one': 1 partition>"
+
+
+def test_a_topic_that_is_gone_says_so(log: streamlog.StreamLog, orders: streamlog.Topic[Any, Any]) -> None:
+    log.delete_topic("orders")
+    assert repr(orders) == "<streamlog.Topic 'orders': deleted>"
+    again = log.create_topic("orders")
+    assert repr(orders) == "<streamlog.Topic 'orders': deleted>"
+    log.close()
+    assert repr(again) == "<streamlog.Topic 'orders': the log is closed>"
+
+
+def test_a_read_shows_its_ranges(log: streamlog.StreamLog, orders: streamlog.Topic[Any, Any]) -> None:
+    read = orders.read(1, start=1)
+    assert repr(read) == "<streamlog.Records orders-1 [1, 3)>"
+    next(read)
+    assert repr(read) == "<streamlog.Records orders-1 [1, 3)>"
+    assert repr(orders.read(1, start=3, end=1)) == "<streamlog.Records orders-1 [3, 3)>"
+    assert repr(orders.read()) == (
+        "<streamlog.Records orders-0 [0, 0), orders-1 [0, 3), orders-2 [0, 0), orders-3 [0, 0)>"
+    )
+    orders.add_partitions(1000)
+    assert repr(orders.read()).endswith("orders-3 [0, 0) and 996 more>")
+    read = orders.read(1)
+    log.close()
+    assert repr(read) == "<streamlog.Records orders-1 [0, 3)>"
+
+
+def test_a_group_shows_its_state_and_lag(log: streamlog.StreamLog, orders: streamlog.Topic[Any, Any]) -> None:
+    group = log.group("billing")
+    assert repr(group) == "<streamlog.ConsumerGroup 'billing': Dead, lag 0>"
+    with group.consumer("orders") as consumer:
+        [first, *_] = consumer.poll()
+        consumer.commit(first)
+        assert repr(group) == "<streamlog.ConsumerGroup 'billing': Stable, lag 2>"
+        with inside():  # as in a signal handler in the middle of a call
+            assert repr(group) == "<streamlog.ConsumerGroup 'billing'>"
+        consumer.commit()
+    assert repr(group) == "<streamlog.ConsumerGroup 'billing': Empty, lag 0>"
+    assert len(repr(log.group("g" * 10_000))) < 300
+    log.delete_topic("orders")
+    assert repr(group).startswith("<streamlog.ConsumerGroup 'billing': ")
+    log.close()
+    assert repr(group) == "<streamlog.ConsumerGroup 'billing': the log is closed>"
+
+
+class Flusher(RebalanceListener):
+    def on_partitions_revoked(self, partitions: Sequence[TopicPartition]) -> None: ...
+
+
+def test_a_listener_shows_what_it_listens_to() -> None:
+    assert repr(RebalanceListener()) == "<streamlog.RebalanceListener: does nothing>"
+    assert repr(Flusher()) == f"<{__name__}.Flusher: on_partitions_revoked>"
+
+
+def test_nothing_that_shows_itself_touches_a_file(clock: ManualClock) -> None:
+    disk = FaultyDisk(SimulatedDisk())
+    with streamlog.open("/log", disk=disk, clock=clock) as log:
+        topic = log.create_topic("orders", partitions=2)
+        with log.group("billing").consumer("orders") as consumer:
+            delivery = topic.send("1")
+            consumer.poll()
+            before = len(disk.calls)
+            for each in (log, topic, delivery, log.group("billing"), consumer, topic.read()):
+                repr(each)
+            assert len(disk.calls) == before
+    with streamlog.open("/log", disk=disk, clock=clock, read_only=True) as reader:
+        topic, group = reader["orders"], reader.group("billing")
+        before = len(disk.calls)
+        assert repr(topic) == "<streamlog.Topic 'orders': 2 partitions>"
+        assert repr(group) == "<streamlog.ConsumerGroup 'billing'>"
+        assert len(disk.calls) == before
+
+
+def test_the_names_of_topics_complete_after_a_bracket(
+    log: streamlog.StreamLog, orders: streamlog.Topic[Any, Any]
+) -> None:
+    log.create_topic("audit")
+    with log.group("billing").consumer("orders") as consumer:
+        consumer.poll()  # an internal topic is made, which is not completed
+    assert log._ipython_key_completions_() == ["audit", "orders"]
+    log.close()
+    assert log._ipython_key_completions_() == []
