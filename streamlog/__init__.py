@@ -28,8 +28,9 @@ A record's way in: `client/producer/producer.py` → `broker/service.py` → `re
 with a linger it waits in `client/producer/partition_queue.py` first. Its way out: `client/consumer/consumer.py` asks
 `client/consumer/fetcher.py` → `storage/reader.py` → `client/consumer/decode.py`.
 
-Beside the code: `client/CONFIG.md` (every setting), `KAFKA.md` (what differs from Kafka), `broker/OPERATIONS.md` (what
-survives what, damage, processes, limits), `testing/TESTING.md`, `cli/COMMANDS.md`, `storage/FORMAT.md` (the bytes).
+Every setting, with its unit and default: `help(streamlog.TopicConfig)`, `ProducerConfig`, `ConsumerConfig`, `open`,
+`ConsumerGroup.start`. Beside the code: `KAFKA.md` (what differs from Kafka), `broker/OPERATIONS.md` (what survives what,
+damage, processes, limits), `testing/TESTING.md`, `cli/COMMANDS.md`, `storage/FORMAT.md` (the bytes).
 """
 
 import logging as _logging

@@ -1,8 +1,8 @@
 """The settings of topics, producers, consumers and `open`: frozen, and validated when they are made.
 
 Names are Kafka's with underscores. A name with dots, or a misspelt one, is refused with the name that was probably
-meant. A setting of a feature that does not exist yet is refused unless it has its default. `client/CONFIG.md` describes all of
-them; `client/config_types.py` has the types that callers see.
+meant. A setting of a feature that does not exist yet is refused unless it has its default. The docstrings of
+`client/config_types.py` describe each of them, as callers see it.
 """
 
 from __future__ import annotations

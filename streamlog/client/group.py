@@ -54,7 +54,7 @@ class ConsumerGroup:
         return result_of(service.describe_group(self.name))
 
     def consumer(self, *topics: Any, **config: Any) -> Consumer[Any, Any]:
-        """A consumer in this group."""
+        """A consumer in this group: `log.consumer(*topics, group=self.name, **config)`."""
         return Consumer(self._log, *topics, group=self.name, **config)
 
     # -- handling records ----------------------------------------------------------------------------
@@ -71,25 +71,38 @@ class ConsumerGroup:
         until_end: bool = False,
         **config: Any,
     ) -> Workers:
-        """Have `workers` threads call `handler(record)` for every record of the topics; return at once.
+        """Have threads call `handler(record)` for every record of the topics; return at once.
 
-        A record is finished, and may be committed, when the handler returns. When the handler raises, it is called again
-        up to `retries` times. The first retry waits `retry_backoff_ms`, each further one twice as long. After that,
-        `on_error` decides:
+        A record is finished, and may be committed, when the handler returns.
 
-        - "stop": all workers stop. The record is not finished, and `wait` raises the error.
-        - "skip": the error is logged, and the record is finished.
-        - "dead_letter": the record is sent to `dead_letter_topic`, by default `TOPIC.dead-letters`, and is finished. The
-          dead letter has the record's key and value, and these headers more: `dead_letter.topic`, `.partition`, `.offset`
-          and `.timestamp` of the record, `.error`, and `.traceback` (the last frames). The dead-letter topic is created if
-          it does not exist; its `max_message_bytes` is raised if a record needs it; and if it refuses the record's
-          timestamp, the dead letter gets the present time.
-
-        With `until_end` the workers end at the end offsets of now. `config`: the settings of their consumers. Raises
-        ConfigError for an async or generator function, because nothing would run it.
+        handler: a function of one Record
+            What it returns is ignored. An async or generator function is refused, because nothing would run it.
+        topics: str, Topic, or compiled pattern
+            What to read, as in `log.consumer`.
+        workers: int = 4
+            How many threads. Each has a consumer, so more workers than partitions have nothing to do.
+        retries: int = 0
+            How often the handler is called again when it raises.
+        retry_backoff_ms: int (ms) = 100
+            How long the first retry waits. Each further one waits twice as long.
+        on_error: "stop", "skip" or "dead_letter" = "stop"
+            What follows the last retry. "stop": all workers stop, the record is not finished, and `wait` raises the
+            error. "skip": the error is logged, and the record is finished. "dead_letter": the record is sent to
+            `dead_letter_topic`, and is finished.
+        dead_letter_topic: str = None
+            None: `TOPIC.dead-letters`. It is created if it does not exist, and its `max_message_bytes` is raised if a
+            record needs it. A dead letter has the record's key, value, headers and timestamp (the present time, if the
+            topic refuses that), and the headers `dead_letter.topic`, `.partition`, `.offset`, `.timestamp`, `.error` and
+            `.traceback` (the last frames).
+        until_end: bool = False
+            Whether the workers end at the end offsets of now. Otherwise they wait for more records.
+        config: the settings of ConsumerConfig
+            All other settings, and the deserializers of `log.consumer`: see `help(streamlog.ConsumerConfig)`.
 
         The threads outlive the main thread, as Python's own threads do: a program whose main thread ends goes on handling
         records until `stop`, an error, or Ctrl-C. Workers that a daemon thread starts are daemon threads too.
+
+        Raises ConfigError, UnknownTopicOrPartitionError, ReadOnlyError.
         """
         settings = WorkersConfig(workers, on_error, retries, retry_backoff_ms, dead_letter_topic, until_end)
         return Workers(self._log, self.name, handler, topics, settings, config)
@@ -108,7 +121,7 @@ class ConsumerGroup:
     ) -> None:
         """`start`, and wait for the workers: to the end with `until_end`, else until an error, Ctrl-C, or `log.close()`.
 
-        After Ctrl-C the records that are being handled are finished; then KeyboardInterrupt is raised.
+        Takes what `start` takes. Raises the error that ended the workers. After Ctrl-C the records that are being handled are finished; then KeyboardInterrupt is raised.
         """
         running = self.start(
             handler, *topics, workers=workers, on_error=on_error, retries=retries, retry_backoff_ms=retry_backoff_ms,

@@ -32,7 +32,16 @@ from .topic import Topic
 
 ListenerT = TypeVar("ListenerT", bound=Listener)
 LISTENER_CLOSE_S = 10.0
-_UNSET: Any = object()
+
+
+class _Temporary:
+    """The default path of `open`, with a repr for `help()`."""
+
+    def __repr__(self) -> str:
+        return "<temporary>"
+
+
+_UNSET: Any = _Temporary()
 registry: Registry[Background] = Registry(Background)
 """The logs that this process has open."""
 
@@ -51,27 +60,37 @@ def open(
     disk: Any = None,
     **topic_defaults: Unpack[TopicDefaults],
 ) -> StreamLog:
-    """Open the log in directory `path`, which is created if it does not exist.
+    """Open the log in directory `path`, which is created if it does not exist. Close it, or use it in a `with` block.
 
-    Without a path the log is temporary: its directory is removed at close. A second open of a directory in this process,
-    with the same options, returns another handle on the same log.
+    A second open of a directory in this process, with the same options, returns another handle on the same log.
 
-    One process at a time owns a directory. While it does, an open in another process raises LogLockedError, which has
-    the owner's pid; `lock_timeout` waits for the owner to close it, in seconds.
-
-    - `read_only`: follow the directory of another process, which may be running or not. Any number of processes can. They
-      see what the owner writes within 20 ms, and write nothing: what would write, `consumer(group=…)` too, raises
-      ReadOnlyError.
-    - `sync`: a record is acknowledged once it is on the device, so it survives a power loss; producers that wait at
-      the same time share a sync. Without it a record survives the death of the process, and `StreamLog.sync` makes what
-      was acknowledged so far survive a power loss.
-    - `auto_create_topics`: sending to a topic that does not exist, or reading it, creates it.
-    - `force`: accept that partitions are lost whose directories are missing or were emptied. Each of them continues,
-      empty, at the greatest offset that is known of it, from its state or from committed offsets.
-    - `clock`: a `streamlog.testing.ManualClock` moves time by hand. `disk`: a `testing.SimulatedDisk` or
-      `testing.FaultyDisk` takes the place of the machine's files.
-    - All other settings are defaults for new topics (`partitions=4`, `retention_ms=…`), and are stored with each topic
-      when it is created.
+    path: str or PathLike = a temporary log
+        The directory. Without one the log is in a new directory, which is removed at close.
+    read_only: bool = False
+        Follow the directory of another process, which may be running or not. Any number of processes can. They see what
+        the owner writes within 20 ms, and write nothing: what would write, `consumer(group=…)` too, raises ReadOnlyError.
+    sync: bool = False
+        Acknowledge a record when it is on the device, so that it survives a power loss; producers that wait at the same
+        time share a sync. Without it a record survives the death of the process, and `StreamLog.sync` makes what was
+        acknowledged so far survive a power loss.
+    auto_create_topics: bool = False
+        Sending to a topic that does not exist, or reading it, creates it.
+    lock_timeout: float (seconds) = 0.0
+        One process at a time owns a directory. How long to wait for another one to close it; then LogLockedError, which
+        has the owner's pid.
+    force: bool = False
+        Accept that partitions are lost whose directories are missing or were emptied. Each of them continues, empty, at
+        the greatest offset that is known of it, from its state or from committed offsets.
+    clock: Clock = None
+        A `streamlog.testing.ManualClock`, which a test moves, instead of the system's clock.
+    disk: SimulatedDisk or FaultyDisk = None
+        A disk of `streamlog.testing` instead of the machine's files.
+    brokers: int = None
+        Only 1, the default, in this version.
+    replica_lag_time_max_ms: int (ms) = 30_000
+        No effect in this version, in which there is one copy.
+    topic_defaults: the settings of TopicDefaults
+        All other settings, such as `partitions=4`, are defaults of new topics: see `help(streamlog.TopicDefaults)`.
 
     Raises FormatError for a directory that is neither empty nor a log, or is of a newer format; CorruptRecordError if a
     partition is lost, at every open without `force`; ConfigError.
@@ -180,10 +199,17 @@ class StreamLog(Closing):
         exist_ok: bool = False,
         **topic_config: Unpack[TopicConfig],
     ) -> Topic[Any, Any]:
-        """Create a topic. Settings that are not given come from the defaults of `open`, then from those of the library.
+        """Create a topic; its settings are those of `streamlog.TopicConfig`.
 
-        Raises InvalidTopicError for a name that is not allowed, TopicAlreadyExistsError (with `exist_ok` an existing
-        topic is returned as it is), ConfigError.
+        Settings that are not given come from the defaults of `open`, then from those of the library. Without
+        `partitions` and a default, it has one. With `exist_ok` a topic that exists is returned as it is.
+
+        Raises InvalidTopicError for a name that is not allowed, TopicAlreadyExistsError, ConfigError.
+
+        >>> import streamlog
+        >>> with streamlog.open() as log:
+        ...     log.create_topic("orders", partitions=4, retention_bytes=1 << 30).partitions
+        4
         """
         settings: dict[str, Any] = dict(topic_config)
         if replication_factor is not None:
@@ -231,7 +257,10 @@ class StreamLog(Closing):
     # -- clients -------------------------------------------------------------------------------------
 
     def producer(self, **config: Unpack[ProducerConfig]) -> Producer:
-        """A producer with these settings; see `Producer`. Raises ConfigError, ReadOnlyError."""
+        """A producer; see `Producer`. Its settings are those of `streamlog.ProducerConfig`.
+
+        Raises ConfigError, ReadOnlyError.
+        """
         self._use()
         self._local_members.clean_up()
         return Producer(self, **config)
@@ -246,7 +275,18 @@ class StreamLog(Closing):
     ) -> Consumer[Any, Any]:
         """A consumer of topics, alone or as a member of a group; see `Consumer`.
 
-        A topic is a name, a Topic, or a compiled pattern of names. Raises ConfigError, UnknownTopicOrPartitionError.
+        topics: str, Topic, or compiled pattern
+            What to read. A pattern matches whole names, also of topics that are created later.
+        group: str = None
+            The group that it joins. Without one it reads all partitions, and commits nothing.
+        key_deserializer: a Serde, a function from bytes, or a mapping of these by topic = None
+            What makes a key of bytes. None: the serde of the Topic given, or bytes as they are.
+        value_deserializer: a Serde, a function from bytes, or a mapping of these by topic = None
+            The same for values.
+        config: the settings of ConsumerConfig
+            All other settings: see `help(streamlog.ConsumerConfig)`.
+
+        Raises ConfigError, UnknownTopicOrPartitionError, ReadOnlyError for a group of a log that is only read.
         """
         self._use()
         self._local_members.clean_up()

@@ -216,7 +216,10 @@ class Topic(Generic[K, V]):
         result_of(self._log._use().compact(self.name))
 
     def update_config(self, **topic_config: Unpack[TopicConfig]) -> None:
-        """Change settings. Records that they no longer keep stay until retention or compaction runs. Raises ConfigError."""
+        """Change settings of `streamlog.TopicConfig`; the others stay. Raises ConfigError.
+
+        Records that the settings no longer keep stay until retention or compaction runs.
+        """
         self._view()
         result_of(self._log._use().update_topic(self.name, topic_config))
 

@@ -10,8 +10,7 @@ that deletes.
 
 A new policy is a class beside `MaxAge`. A topic stores only its name, such as `max_age(1000)`: one number in
 parentheses. `_NAME` has to match that name, and `_KINDS` has the class. `streamlog/retention.py` exports it. If it has
-a setting of a topic too, `policy_of` makes it from that field of `TopicConfig` (`config.py`, `client/config_types.py`,
-`client/CONFIG.md`).
+a setting of a topic too, `policy_of` makes it from that field of `TopicConfig` (`config.py`, `client/config_types.py`).
 """
 
 from __future__ import annotations

@@ -12,6 +12,7 @@ import inspect
 import io
 import os
 import pkgutil
+import pydoc
 import re
 import shlex
 import shutil
@@ -20,10 +21,11 @@ import subprocess
 import sys
 import tokenize
 import tomllib
-from collections.abc import Iterator
+from collections import abc
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from types import ModuleType
-from typing import Any
+from types import ModuleType, NoneType, UnionType
+from typing import Any, Literal, NamedTuple, Union, get_args, get_origin, get_type_hints
 
 import pytest
 
@@ -249,40 +251,108 @@ def test_a_list_explains_the_modules_before_a_colon() -> None:
     assert mentioned(text) == {"log", "tail", "scan", "verify", "index", "Report", "time"}
 
 
-# -- tables ----------------------------------------------------------------------------------------------
+# -- the reference of the settings, in docstrings --------------------------------------------------------
 
 
-def settings_of(title: str) -> dict[str, str]:
-    """The names and defaults in one table of CONFIG.md."""
-    section = DOCUMENTS["streamlog/client/CONFIG.md"].partition(f"## {title}")[2].partition("\n## ")[0]
-    return {row[0].strip("`"): row[1].strip("`") for row in rows_of(section)}
+class Setting(NamedTuple):
+    """One setting as a docstring has it: `name: kind = default`, with an indented meaning."""
+
+    kind: str
+    default: str
+    meaning: str
 
 
-@pytest.mark.parametrize(
-    ("title", "kind"),
-    [
-        ("Of a topic", config.TopicConfig),
-        ("Of a producer", config.ProducerConfig),
-        ("Of a consumer", config.ConsumerConfig),
-    ],
-)
-def test_every_setting_is_in_the_table_with_its_default(title: str, kind: type) -> None:
-    values = kind().public() if kind is config.TopicConfig else vars(kind())
-    said = settings_of(title)
-    assert set(said) == set(values)
-    for name, value in values.items():
-        shown = ", ".join(value) if isinstance(value, tuple) else str(value)
-        assert said[name] == {"1073741824": "1 GiB", "604800000": "7 days"}.get(shown, shown), name
+def settings_of(documented: object) -> dict[str, Setting]:
+    text = inspect.getdoc(documented) or ""
+    found = re.findall(r"^(\w+): (.+?)(?: = (.+))?\n((?:    .+(?:\n|$))+)", text, re.MULTILINE)
+    return {name: Setting(kind, default, meaning) for name, kind, default, meaning in found}
 
 
-def test_every_parameter_of_open_is_in_the_table_with_its_default() -> None:
-    parameters = dict(inspect.signature(streamlog.open).parameters)
-    assert parameters.popitem()[0] == "topic_defaults"
-    said = settings_of("Of a log")
-    assert list(said) and set(said) == set(parameters)
-    assert {name: said[name] for name in said if name != "path"} == {
-        name: str(parameter.default) for name, parameter in parameters.items() if name != "path"
+def defaults_of_new_topics() -> dict[str, object]:
+    with streamlog.open() as log:
+        topic = log.create_topic("t")
+        return {"partitions": topic.partitions, "replication_factor": len(topic.partition(0).replicas)}
+
+
+def parameters_of(function: Callable[..., Any]) -> dict[str, inspect.Parameter]:
+    return {name: each for name, each in inspect.signature(function).parameters.items() if name != "self"}
+
+
+CONFIGS: list[tuple[Any, Callable[[], dict[str, object]]]] = [
+    (streamlog.TopicConfig, lambda: config.TopicConfig().public()),
+    (streamlog.TopicDefaults, defaults_of_new_topics),
+    (streamlog.ProducerConfig, lambda: vars(config.ProducerConfig())),
+    (streamlog.ConsumerConfig, lambda: vars(config.ConsumerConfig())),
+]
+CALLS = [streamlog.open, streamlog.StreamLog.consumer, streamlog.ConsumerGroup.start]
+SIZES = ("batch_size", "buffer_memory", "max_request_size")
+
+
+def words_of(hint: Any) -> set[str]:
+    """What the description of a type has to name: its plain types, and each value of a Literal."""
+    if get_origin(hint) in (Union, UnionType):
+        return set().union(*(words_of(each) for each in get_args(hint)))
+    if get_origin(hint) is Literal:
+        return {f'"{value}"' if isinstance(value, str) else str(value) for value in get_args(hint)}
+    names = {NoneType: "None", abc.Callable: "function", abc.Mapping: "mapping", abc.Sequence: "sequence"}
+    kind = get_origin(hint) or hint
+    return set() if kind is Any else {names.get(kind, kind.__name__)}
+
+
+@pytest.mark.parametrize(("kind", "defaults"), CONFIGS, ids=[kind.__name__ for kind, _ in CONFIGS])
+def test_every_setting_is_in_the_docstring_with_its_default(
+    kind: Any, defaults: Callable[[], dict[str, object]]
+) -> None:
+    said, real = settings_of(kind), defaults()
+    inherited = set(streamlog.TopicConfig.__annotations__) if kind is streamlog.TopicDefaults else set()
+    assert set(said) == set(kind.__annotations__) - inherited
+    assert {name: ast.literal_eval(setting.default) for name, setting in said.items()} == {
+        name: real[name] for name in said
     }
+
+
+@pytest.mark.parametrize("kind", [kind for kind, _ in CONFIGS], ids=lambda kind: kind.__name__)
+def test_the_docstring_names_every_type_that_a_setting_may_have(kind: Any) -> None:
+    hints = get_type_hints(kind)
+    for name, setting in settings_of(kind).items():
+        assert {word for word in words_of(hints[name]) if word not in setting.kind} == set(), name
+
+
+def test_a_producer_and_a_consumer_take_exactly_the_settings_that_are_documented() -> None:
+    assert set(settings_of(streamlog.ProducerConfig)) == set(vars(config.ProducerConfig()))
+    own = set(parameters_of(streamlog.StreamLog.consumer)) - {"topics", "config"}
+    assert set(settings_of(streamlog.ConsumerConfig)) | own == set(vars(config.ConsumerConfig()))
+
+
+@pytest.mark.parametrize("call", CALLS, ids=lambda call: call.__qualname__)
+def test_every_parameter_of_a_call_with_settings_is_in_the_docstring_with_its_default(call: Any) -> None:
+    parameters, said = parameters_of(call), settings_of(call)
+    assert set(said) == set(parameters)
+    for name, parameter in parameters.items():
+        if parameter.kind is parameter.VAR_KEYWORD:
+            assert re.search(r"help\(streamlog\.(\w+)\)", said[name].meaning), name
+        elif parameter.default is parameter.empty:
+            assert said[name].default == "", name
+        elif name != "path":  # without one the log is temporary
+            assert ast.literal_eval(said[name].default) == parameter.default, name
+
+
+def test_run_takes_what_start_takes() -> None:
+    assert parameters_of(streamlog.ConsumerGroup.run) == parameters_of(streamlog.ConsumerGroup.start)
+
+
+@pytest.mark.parametrize("documented", [*(kind for kind, _ in CONFIGS), *CALLS], ids=lambda each: each.__qualname__)
+def test_every_setting_names_its_unit(documented: Any) -> None:
+    for name, setting in settings_of(documented).items():
+        unit = "ms" if name.endswith("_ms") else "bytes" if name.endswith("_bytes") or name in SIZES else None
+        unit = "seconds" if name.endswith("timeout") else unit
+        assert re.findall(r"\((\w+)\)", setting.kind) == ([unit] if unit else []), name
+
+
+@pytest.mark.parametrize("kind", [kind for kind, _ in CONFIGS], ids=lambda kind: kind.__name__)
+def test_help_begins_with_the_settings(kind: Any) -> None:
+    shown = pydoc.plain(pydoc.render_doc(kind))
+    assert all(shown.index(f" |  {name}: ") < shown.index("Method resolution order") for name in settings_of(kind))
 
 
 @pytest.mark.parametrize("name", list(DOCUMENTS))
@@ -297,6 +367,9 @@ def test_a_document_names_no_setting_that_does_not_exist(name: str) -> None:
     known |= set(inspect.signature(streamlog.open).parameters) | {"retry_backoff_ms", "time_ms", "now_ms"}
     named = set(re.findall(r"\b[a-z_]+_(?:ms|bytes|records)\b", DOCUMENTS[name]))
     assert named <= known, sorted(named - known)
+
+
+# -- tables ----------------------------------------------------------------------------------------------
 
 
 def test_the_rows_of_the_benchmark_in_the_readme_are_those_of_the_whole_table() -> None:
