@@ -86,6 +86,29 @@ def test_a_consumer_of_many_partitions_does_as_much_as_one_of_few(act: Any, grou
     assert many <= few * 1.2, (few, many)
 
 
+@pytest.mark.parametrize("group", [None, "g"])
+def test_a_poll_that_finds_nothing_does_as_much_as_with_one_partition(group: str | None) -> None:
+    found = []
+    for partitions in (1, MANY):
+        with reading(partitions, group) as (_, consumer):
+            consumer.poll()
+            found.append(bytecodes(consumer.poll))
+    one, many = found
+    assert many <= one * 1.2, found
+
+
+@pytest.mark.parametrize("linger_ms", [0, 1000])
+def test_the_first_send_of_a_producer_to_a_topic_makes_the_queue_of_one_partition(linger_ms: int) -> None:
+    found = []
+    with streamlog.open(clock=ManualClock()) as log:
+        for partitions in (FEW, MANY):
+            log.create_topic(f"t{partitions}", partitions=partitions)
+            with log.producer(linger_ms=linger_ms) as producer:
+                found.append(bytecodes(lambda: producer.send(f"t{partitions}", b"x", b"key")))  # noqa: B023
+    few, many = found
+    assert many <= few * 1.1, found
+
+
 def test_a_commit_writes_what_has_moved() -> None:
     def commit(topic: streamlog.Topic[Any, Any], consumer: Any) -> Callable[[], object]:
         consumer.commit()  # of all, once

@@ -21,7 +21,7 @@ from .subscription import Subscription
 
 # The position of a fetcher whose partition is not assigned any more.
 _NOWHERE = -2
-# From how many partitions of which no append was heard a call fetches.
+# So many partitions are not watched by calls that return at once: those fetch from each.
 _FEW = 2
 
 
@@ -208,13 +208,13 @@ class SubscriptionState:
             ready.popleft()  # last: an interrupt before it has this done again
 
     def look_again(self, *, everywhere: bool = False) -> int:
-        """Queue partitions of which no append was heard: all, or a few in turn. How many those are.
+        """Queue partitions of which no append was heard: all, or one in turn (of few, each). How many those are.
 
         Every append is heard of, unless an interrupt kept its thread from it. So this is done where nothing else is left
         to do, before a call returns without records.
         """
         checked = self._checked
-        left = len(checked) if everywhere else min(_FEW, len(checked))
+        left = len(checked) if everywhere or len(checked) <= _FEW else 1
         found = 0
         while left:
             fetcher = checked[0]

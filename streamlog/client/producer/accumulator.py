@@ -65,17 +65,26 @@ class RecordAccumulator:
     # -- queues --------------------------------------------------------------------------------------
 
     def queue(self, view: TopicView, number: int) -> PartitionQueue:
-        """The queue of a partition, which has the topic's settings as `view` gives them from now on."""
-        codec = self.codec
-        if view.config.compression_type != "producer":
-            codec = compression.require(view.config.compression_type)
+        """The queue of a partition, which follows the topic's settings of now. Of a deleted topic, one that is closed."""
         with inside(), self._lock:
+            # The image is read under the lock: settings that are older than those of another call come to no queue, and
+            # `forget_queues`, which is called after a deletion, finds every queue that was made before it.
+            image = self._service.image
+            name = image.names.get(view.id_bytes)
+            view = view if name is None else image.topics[name]
+            codec = self.codec
+            if view.config.compression_type != "producer":
+                codec = compression.require(view.config.compression_type)
             queue = self.queues.get((view.id_bytes, number))
             if queue is None:
                 queue = PartitionQueue(self, view, number, codec, self._config.linger_ms)
                 queue.closed = self._closed
+                if name is None:
+                    queue.closed = gone(queue.name)
+                    return queue
                 self.queues[view.id_bytes, number] = queue
-            queue.follow(view, codec)
+            else:
+                queue.follow(view, codec)
         return queue
 
     def forget_queues(self, places: Iterable[tuple[bytes, int]]) -> None:

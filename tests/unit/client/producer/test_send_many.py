@@ -29,7 +29,7 @@ def topic(service: Any, accumulator_of: Callable[..., RecordAccumulator]) -> Mak
         view = service.add_topic("t", **config)
         queue = accumulator_of(**(producer or {})).queue(view, 0)
         settings = ProducerConfig(**(producer or {}))
-        return CachedTopic(view, settings, make_partitioner("xxhash"), new_lock(), [queue], None, None)
+        return CachedTopic(view, settings, make_partitioner("xxhash"), new_lock(), lambda *_: queue, None, None)
 
     return make
 
@@ -110,14 +110,14 @@ def test_no_records_are_no_batches(topic: Make) -> None:
 )
 def test_where_batches_end(topic: Make, producer: dict[str, Any], values: list[bytes], expected: list[int]) -> None:
     found = topic(producer)
-    parts = cut(found.queues[0], check(found, values), range(len(values)))
+    parts = cut(found.queue(0), check(found, values), range(len(values)))
     assert [len(part.batch) for part in parts] == expected
     assert [index for part in parts for index in part.indexes] == list(range(len(values)))
 
 
 def test_batches_are_no_longer_than_a_segment(topic: Make) -> None:
     found = topic(retention_records=80)
-    parts = cut(found.queues[0], check(found, [b"x"] * 25), range(25))
+    parts = cut(found.queue(0), check(found, [b"x"] * 25), range(25))
     assert [len(part.batch) for part in parts] == [10, 10, 5]
 
 

@@ -78,7 +78,7 @@ def test_a_change_of_one_topic_leaves_the_others_in_the_cache(service: Any, find
     assert find.cache().topics == {"stays": stays}
     after = find("changes")
     assert (before.count, after.count) == (1, 3)
-    assert after.queues[0] is before.queues[0]
+    assert after.queue(0) is before.queue(0)
 
 
 def test_of_a_deleted_topic_no_queue_is_kept(service: Any, find: Any) -> None:
@@ -88,7 +88,32 @@ def test_of_a_deleted_topic_no_queue_is_kept(service: Any, find: Any) -> None:
     find.cache().invalidate()
     assert find.cache().topics == {}
     with pytest.raises(UnknownTopicOrPartitionError):
-        gone.queues[0].add((b"k", b"v", NOW_MS), 10)
+        gone.queue(0).add((b"k", b"v", NOW_MS), 10)
+
+
+def test_a_queue_that_is_first_asked_for_after_its_topic_was_deleted_is_closed_and_not_kept(
+    service: Any, find: Any
+) -> None:
+    service.add_topic("t", 3)
+    gone = find("t")
+    service.remove_topic("t")
+    find.cache().invalidate()
+    with pytest.raises(UnknownTopicOrPartitionError):
+        gone.queue(2).add((b"k", b"v", NOW_MS), 10)
+    service.add_topic("t", 3, number=2)
+    gone.queue(1)  # a topic of this name is another one
+    assert not find.cache()._accumulator.queues
+
+
+def test_a_queue_follows_the_newest_settings_of_its_topic_whichever_call_asks_for_it(service: Any, find: Any) -> None:
+    service.add_topic("t", 3)
+    before = find("t")
+    service.add_topic("t", 3, message_timestamp_type="LogAppendTime")
+    find.cache().invalidate()
+    after = find("t")
+    assert not after.queue(1).plain
+    assert before.queue(1) is after.queue(1)  # by a thread that looked the topic up before the change
+    assert not after.queue(1).plain
 
 
 def test_what_was_looked_up_while_its_topic_changed_is_not_kept(
@@ -147,7 +172,7 @@ def test_which_topics_have_the_short_way(
 ) -> None:
     service.add_topic("t", partitions)
     found = find("t", **config)
-    assert found.lingering is (found.queues[0] if lingers else None)
+    assert found.lingering is (found.queue(0) if lingers else None)
 
 
 # What a record may be
@@ -225,5 +250,5 @@ def test_many_records_are_spread_like_single_ones(service: Any, find: Any) -> No
     assert sorted(index for indexes in spread.values() for index in indexes) == list(range(50))
     for number, indexes in spread.items():
         assert {found.queue_for(keys[index], None).partition for index in indexes} == {number}
-    assert list(found.spread(keys, 2, 50)) == [(found.queues[2], range(50))]
+    assert list(found.spread(keys, 2, 50)) == [(found.queue(2), range(50))]
     assert list(found.spread([], None, 0)) == []
