@@ -7,15 +7,17 @@ affordable.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC
 from datetime import datetime as _datetime
-from typing import TYPE_CHECKING, Any, Generic, NamedTuple, Protocol, TypeAlias
+from typing import TYPE_CHECKING, Any, Generic, Literal, NamedTuple, Protocol, TypeAlias
+
+MaybeNone: TypeAlias = Any
+"""May be None (no key, a tombstone), but no check for it is forced; as in typeshed."""
 
 if TYPE_CHECKING:
     from typing_extensions import TypeVar
 
-    MaybeNone: TypeAlias = Any
     K = TypeVar("K", default=bytes | MaybeNone)
     V = TypeVar("V", default=bytes | MaybeNone)
 else:
@@ -25,6 +27,11 @@ else:
     V = TypeVar("V")
 
 Buffer: TypeAlias = bytes | bytearray | memoryview
+Bytes: TypeAlias = Buffer | str
+"""What is stored as bytes; a str becomes UTF-8."""
+Headers: TypeAlias = Mapping[str, Bytes | None] | Iterable[tuple[str, Bytes | None]]
+Isolation: TypeAlias = Literal["read_committed", "read_uncommitted"]
+OnCorrupt: TypeAlias = Literal["raise", "skip"]
 HeaderTuple: TypeAlias = tuple[tuple[str, bytes | None], ...]
 _REPR_BYTES = 64
 
@@ -134,7 +141,7 @@ class ProducerRecord(NamedTuple):
 
     value: Any = None
     key: Any = None
-    headers: Any = ()
+    headers: Headers = ()
     partition: int | None = None
     timestamp_ms: int | None = None
     topic: str | None = None
@@ -190,3 +197,7 @@ class MemberInfo(NamedTuple):
     client_id: str | None
     group_instance_id: str | None
     assignment: frozenset[TopicPartition]
+
+
+Offsets: TypeAlias = Mapping[TopicPartition, int] | Mapping[TopicPartition, OffsetAndMetadata]
+"""For each partition the NEXT offset to read."""

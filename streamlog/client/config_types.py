@@ -7,16 +7,16 @@ settings become: checked and frozen.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from datetime import timedelta
-from typing import Any, Literal, TypeAlias, TypedDict
+from typing import Literal, TypeAlias, TypedDict
 
-from ..types import Policy
-from .serde import Serde
+from ..types import Isolation, OnCorrupt, Policy
+from .consumer.listener import RebalanceListener
+from .serde import Ser
 
 Ms: TypeAlias = int | timedelta | None
-Ser: TypeAlias = "Serde[Any] | Callable[[Any], bytes] | Mapping[str, Ser]"
-De: TypeAlias = "Serde[Any] | Callable[[bytes], Any] | Mapping[str, Any]"
+OnError: TypeAlias = Literal["stop", "skip", "dead_letter"]
 
 
 class TopicConfig(TypedDict, total=False):
@@ -224,7 +224,7 @@ class ConsumerConfig(TypedDict, total=False):
     auto_offset_reset: Literal["earliest", "latest", "none"]
     enable_auto_commit: bool
     auto_commit_interval_ms: int
-    isolation_level: Literal["read_committed", "read_uncommitted"]
+    isolation_level: Isolation
     max_poll_records: int
     max_poll_interval_ms: int
     session_timeout_ms: int
@@ -232,5 +232,5 @@ class ConsumerConfig(TypedDict, total=False):
     fetch_max_bytes: int
     client_id: str
     partition_assignment_strategy: str | Sequence[str]
-    listener: Any
-    on_corrupt: Literal["raise", "skip"]
+    listener: RebalanceListener
+    on_corrupt: OnCorrupt

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from datetime import datetime
-from typing import Any
+from typing import Any, Literal, Unpack
 
 from ..broker.api import Service
 from ..config import choice, shown, text
@@ -13,9 +13,11 @@ from ..errors import ConfigError, StreamlogError
 from ..runtime.threads import result_of
 from ..types import MemberInfo, OffsetAndMetadata, Record, TopicPartition
 from .arguments import is_offset, offset_at, out_of_range, partition_of
+from .config_types import ConsumerConfig, OnError
 from .consumer.consumer import Consumer
 from .handle import Parent
 from .record_handler import WorkersConfig
+from .topic import Subscription, TopicLike
 from .workers import Workers
 
 
@@ -53,7 +55,7 @@ class ConsumerGroup:
         self._log._local_members.evict_dead(self.name)
         return result_of(service.describe_group(self.name))
 
-    def consumer(self, *topics: Any, **config: Any) -> Consumer[Any, Any]:
+    def consumer(self, *topics: Subscription, **config: Any) -> Consumer[Any, Any]:
         """A consumer in this group: `log.consumer(*topics, group=self.name, **config)`."""
         return Consumer(self._log, *topics, group=self.name, **config)
 
@@ -62,14 +64,16 @@ class ConsumerGroup:
     def start(
         self,
         handler: Callable[[Record[Any, Any]], object],
-        *topics: Any,
+        *topics: Subscription,
         workers: int = 4,
-        on_error: str = "stop",
+        ordering: Literal["partition", "key"] = "partition",
+        concurrency: int | None = None,
+        on_error: OnError = "stop",
         retries: int = 0,
         retry_backoff_ms: int = 100,
         dead_letter_topic: str | None = None,
         until_end: bool = False,
-        **config: Any,
+        **config: Unpack[ConsumerConfig],
     ) -> Workers:
         """Have threads call `handler(record)` for every record of the topics; return at once.
 
@@ -81,6 +85,10 @@ class ConsumerGroup:
             What to read, as in `log.consumer`.
         workers: int = 4
             How many threads. Each has a consumer, so more workers than partitions have nothing to do.
+        ordering: "partition" = "partition"
+            The records of a partition are handled in order. There is no other order in this version.
+        concurrency: int = None
+            Refused in this version: each worker handles one record at a time.
         retries: int = 0
             How often the handler is called again when it raises.
         retry_backoff_ms: int (ms) = 100
@@ -97,35 +105,40 @@ class ConsumerGroup:
         until_end: bool = False
             Whether the workers end at the end offsets of now. Otherwise they wait for more records.
         config: the settings of ConsumerConfig
-            All other settings, and the deserializers of `log.consumer`: see `help(streamlog.ConsumerConfig)`.
+            See `help(streamlog.ConsumerConfig)`. What deserializes is given with a topic: `log.topic(name, value_serde=…)`.
 
         The threads outlive the main thread, as Python's own threads do: a program whose main thread ends goes on handling
         records until `stop`, an error, or Ctrl-C. Workers that a daemon thread starts are daemon threads too.
 
         Raises ConfigError, UnknownTopicOrPartitionError, ReadOnlyError.
         """
-        settings = WorkersConfig(workers, on_error, retries, retry_backoff_ms, dead_letter_topic, until_end)
-        return Workers(self._log, self.name, handler, topics, settings, config)
+        settings = WorkersConfig(
+            workers, ordering, concurrency, on_error, retries, retry_backoff_ms, dead_letter_topic, until_end
+        )
+        return Workers(self._log, self.name, handler, topics, settings, {**config})
 
     def run(
         self,
         handler: Callable[[Record[Any, Any]], object],
-        *topics: Any,
+        *topics: Subscription,
         workers: int = 4,
-        on_error: str = "stop",
+        ordering: Literal["partition", "key"] = "partition",
+        concurrency: int | None = None,
+        on_error: OnError = "stop",
         retries: int = 0,
         retry_backoff_ms: int = 100,
         dead_letter_topic: str | None = None,
         until_end: bool = False,
-        **config: Any,
+        **config: Unpack[ConsumerConfig],
     ) -> None:
         """`start`, and wait for the workers: to the end with `until_end`, else until an error, Ctrl-C, or `log.close()`.
 
         Takes what `start` takes. Raises the error that ended the workers. After Ctrl-C the records that are being handled are finished; then KeyboardInterrupt is raised.
         """
         running = self.start(
-            handler, *topics, workers=workers, on_error=on_error, retries=retries, retry_backoff_ms=retry_backoff_ms,
-            dead_letter_topic=dead_letter_topic, until_end=until_end, **config,
+            handler, *topics, workers=workers, ordering=ordering, concurrency=concurrency, on_error=on_error,
+            retries=retries, retry_backoff_ms=retry_backoff_ms, dead_letter_topic=dead_letter_topic,
+            until_end=until_end, **config,
         )  # fmt: skip
         try:  # not `with`, which refuses workers that are closed already, as at the end of the program
             running.wait()
@@ -163,7 +176,9 @@ class ConsumerGroup:
                 lag[name] = max(0, end - max(start, committed.get(name, start)))
         return lag
 
-    def reset(self, *topics: Any, to: str | datetime | Mapping[TopicPartition, int]) -> None:
+    def reset(
+        self, *topics: TopicLike, to: Literal["earliest", "latest"] | datetime | Mapping[TopicPartition, int]
+    ) -> None:
         """Set the committed offsets of these topics, or of all topics that the group has committed for.
 
         `to`: "earliest", "latest", an aware datetime (the first record at or after it), or a mapping of TopicPartition to

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from ..config import check_topic_name, choice, integer
+from ..config import check_topic_name, choice, integer, not_yet
 from ..errors import describe
 from ..runtime.api import Gate
 from ..types import Record, TopicPartition
@@ -25,6 +25,8 @@ class WorkersConfig:
     """The settings of `ConsumerGroup.start` and `run`, checked. Raises ConfigError."""
 
     workers: int = 4
+    ordering: str = "partition"
+    concurrency: int | None = None
     on_error: str = "stop"
     retries: int = 0
     retry_backoff_ms: int = 100
@@ -33,6 +35,11 @@ class WorkersConfig:
 
     def __post_init__(self) -> None:
         integer("workers", self.workers, 1, 1000)
+        choice("ordering", self.ordering, ("partition", "key"))
+        if self.ordering != "partition":
+            raise not_yet("ordering", self.ordering, "the records of a partition are handled in order.")
+        if self.concurrency is not None:
+            raise not_yet("concurrency", self.concurrency, "each worker handles one record at a time.")
         integer("retries", self.retries, 0)
         integer("retry_backoff_ms", self.retry_backoff_ms, 0)
         choice("on_error", self.on_error, ("stop", "skip", "dead_letter"))

@@ -18,11 +18,11 @@ import msgpack as _msgpack
 
 from ..config import shown
 from ..errors import ConfigError, SerializationError, message_of
-from ..types import HeaderTuple
+from ..types import Bytes, HeaderTuple
 from .handler import ASYNC, deferred
 
 T = TypeVar("T")
-Serialize: TypeAlias = Callable[[Any], bytes]
+Serialize: TypeAlias = Callable[[Any], Bytes]
 
 
 class Serde(Protocol[T]):
@@ -32,8 +32,11 @@ class Serde(Protocol[T]):
     def deserialize(self, data: bytes, /) -> T: ...
 
 
-Ser: TypeAlias = "Serde[Any] | Callable[[Any], bytes] | Mapping[str, Ser]"
-De: TypeAlias = "Serde[Any] | Callable[[bytes], Any] | Mapping[str, De]"
+Ser: TypeAlias = Serde[Any] | Callable[[Any], Bytes] | Mapping[str, "Ser"]
+"""What serializes; a mapping is by topic name."""
+De: TypeAlias = Serde[T] | Callable[[bytes], T]
+"""What deserializes to a T."""
+DeByTopic: TypeAlias = Mapping[str, De[Any]]
 
 
 class _Named:
@@ -151,7 +154,9 @@ def resolve_serializer(ser: Ser | None, topic: str, what: str = "value") -> Seri
     return _resolve(ser, topic, f"{what}_serializer", "serialize")
 
 
-def resolve_deserializer(de: De | None, topic: str, what: str = "value") -> Callable[[bytes], Any] | None:
+def resolve_deserializer(
+    de: De[Any] | DeByTopic | None, topic: str, what: str = "value"
+) -> Callable[[bytes], Any] | None:
     """The function that deserializes for `topic`, or None if bytes are returned as they are.
 
     Otherwise as `resolve_serializer`.

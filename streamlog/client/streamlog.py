@@ -5,7 +5,7 @@ from __future__ import annotations
 import weakref
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
-from typing import Any, TypeVar, Unpack
+from typing import Any, TypeVar, Unpack, overload
 
 from ..broker.api import Listener, Service
 from ..broker.metadata import TopicView
@@ -16,7 +16,7 @@ from ..errors import ConfigError, InvalidTopicError, StreamlogError, TopicAlread
 from ..runtime.disk import PathLike
 from ..runtime.threads import inside, is_inside, new_lock, real_monotonic, refuse_reentry, result_of
 from ..runtime.values import raise_first, snapshot
-from ..types import Clock, TopicPartition
+from ..types import Clock, K, MaybeNone, TopicPartition, V
 from .arguments import check_clock, check_disk
 from .background import Background
 from .cleanup import Cleanup
@@ -27,8 +27,8 @@ from .consumer.membership import LocalMembers
 from .group import ConsumerGroup
 from .handle import Closing, closed
 from .producer.producer import Producer, SharedProducer
-from .serde import resolve_deserializer
-from .topic import Topic
+from .serde import De, DeByTopic, Serde, resolve_deserializer
+from .topic import Subscription, Topic
 
 ListenerT = TypeVar("ListenerT", bound=Listener)
 LISTENER_CLOSE_S = 10.0
@@ -49,7 +49,7 @@ registry: Registry[Background] = Registry(Background)
 def open(
     path: str | PathLike[str] = _UNSET,
     *,
-    brokers: Any = None,
+    brokers: int | Sequence[str | PathLike[str]] | None = None,
     read_only: bool = False,
     sync: bool = False,
     auto_create_topics: bool = False,
@@ -198,7 +198,7 @@ class StreamLog(Closing):
         replication_factor: int | None = None,
         exist_ok: bool = False,
         **topic_config: Unpack[TopicConfig],
-    ) -> Topic[Any, Any]:
+    ) -> Topic:
         """Create a topic; its settings are those of `streamlog.TopicConfig`.
 
         Settings that are not given come from the defaults of `open`, then from those of the library. Without
@@ -217,7 +217,17 @@ class StreamLog(Closing):
         result_of(self._use().create_topic(check_topic_name(name), partitions, settings, exist_ok=exist_ok))
         return Topic(self, name)
 
-    def topic(self, name: str, *, key_serde: Any = None, value_serde: Any = None) -> Topic[Any, Any]:
+    @overload
+    def topic(self, name: str) -> Topic: ...
+    @overload
+    def topic(
+        self, name: str, *, key_serde: Serde[K] = ..., value_serde: Serde[V]
+    ) -> Topic[K | MaybeNone, V | MaybeNone]: ...
+    @overload
+    def topic(self, name: str, *, key_serde: Serde[K]) -> Topic[K | MaybeNone]: ...
+    def topic(
+        self, name: str, *, key_serde: Serde[Any] | None = None, value_serde: Serde[Any] | None = None
+    ) -> Topic[Any, Any]:
         """A handle on a topic, with serdes for its keys and values if they are given.
 
         Raises UnknownTopicOrPartitionError if there is no such topic, unless `auto_create_topics` creates it.
@@ -225,12 +235,12 @@ class StreamLog(Closing):
         self._topic_view(name)
         return Topic(self, name, key_serde=key_serde, value_serde=value_serde)
 
-    def topics(self, *, internal: bool = False) -> list[Topic[Any, Any]]:
+    def topics(self, *, internal: bool = False) -> list[Topic]:
         """Handles on all topics, in the order of their names; with `internal`, also the topics of the log itself."""
         views = self._use().image.topics.values()
         return [Topic(self, view.name) for view in sorted(views) if internal or not view.internal]
 
-    def __getitem__(self, name: str) -> Topic[Any, Any]:
+    def __getitem__(self, name: str) -> Topic:
         return self.topic(name)
 
     def __contains__(self, name: object) -> bool:
@@ -265,12 +275,34 @@ class StreamLog(Closing):
         self._local_members.clean_up()
         return Producer(self, **config)
 
+    @overload  # topics by their handles: what their serdes make
+    def consumer(
+        self, *topics: Topic[K, V], group: str | None = None, **config: Unpack[ConsumerConfig]
+    ) -> Consumer[K, V]: ...
+    @overload
     def consumer(
         self,
-        *topics: Any,
+        *topics: Subscription,
         group: str | None = None,
-        key_deserializer: Any = None,
-        value_deserializer: Any = None,
+        key_deserializer: De[K] = ...,
+        value_deserializer: De[V] = ...,
+        **config: Unpack[ConsumerConfig],
+    ) -> Consumer[K | MaybeNone, V | MaybeNone]: ...
+    @overload  # deserializers by topic name
+    def consumer(
+        self,
+        *topics: Subscription,
+        group: str | None = None,
+        key_deserializer: De[Any] | DeByTopic = ...,
+        value_deserializer: De[Any] | DeByTopic = ...,
+        **config: Unpack[ConsumerConfig],
+    ) -> Consumer[Any, Any]: ...
+    def consumer(
+        self,
+        *topics: Subscription,
+        group: str | None = None,
+        key_deserializer: De[Any] | DeByTopic | None = None,
+        value_deserializer: De[Any] | DeByTopic | None = None,
         **config: Unpack[ConsumerConfig],
     ) -> Consumer[Any, Any]:
         """A consumer of topics, alone or as a member of a group; see `Consumer`.

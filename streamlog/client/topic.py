@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from datetime import datetime
 from itertools import chain
+from re import Pattern
 from types import MappingProxyType
-from typing import Any, Generic, Unpack
+from typing import Any, Generic, Literal, TypeAlias, Unpack
 from uuid import UUID
 
 from ..broker.metadata import TopicView
@@ -14,7 +15,7 @@ from ..config import choice
 from ..errors import ConfigError, UnknownTopicIdError
 from ..runtime.threads import result_of
 from ..runtime.values import refuse_to_copy
-from ..types import K, PartitionInfo, Record, RecordMetadata, TopicPartition, V
+from ..types import Headers, Isolation, K, OnCorrupt, PartitionInfo, Record, RecordMetadata, TopicPartition, V
 from .arguments import is_offset, offset_at, out_of_range
 from .config_types import TopicConfig
 from .consumer.decode import Decoder
@@ -22,9 +23,10 @@ from .consumer.fetcher import PartitionFetcher
 from .consumer.record_batch import RecordBatch
 from .handle import Parent
 from .producer.delivery import Delivery
-from .producer.producer import Producer
-from .serde import resolve_deserializer
+from .serde import Serde, resolve_deserializer
 
+At: TypeAlias = int | datetime | Literal["earliest", "latest"]
+"""Where to read: an offset, an aware datetime, or one of the two ends."""
 _TAKE = 512
 _SHOWN = 4  # partitions in the repr of a read
 
@@ -60,7 +62,9 @@ class Topic(Generic[K, V]):
     [b'9.50']
     """
 
-    def __init__(self, log: Parent, name: str, *, key_serde: Any = None, value_serde: Any = None) -> None:
+    def __init__(
+        self, log: Parent, name: str, *, key_serde: Serde[K] | None = None, value_serde: Serde[V] | None = None
+    ) -> None:
         self._log = log
         self.name = name
         self._key_serde = key_serde
@@ -104,26 +108,30 @@ class Topic(Generic[K, V]):
         value: Any = None,
         key: Any = None,
         *,
-        headers: Any = None,
+        headers: Headers | None = None,
         partition: int | None = None,
         timestamp_ms: int | None = None,
     ) -> Delivery[RecordMetadata]:
         """`Producer.send` without a linger or a transaction: the record is in the log on return."""
-        producer: Producer = self._log._topic_producer()
-        return producer.send(self, value, key, headers=headers, partition=partition, timestamp_ms=timestamp_ms)
+        delivery: Delivery[RecordMetadata] = self._log._topic_producer().send(
+            self, value, key, headers=headers, partition=partition, timestamp_ms=timestamp_ms
+        )
+        return delivery
 
     def send_many(
         self,
         values: Iterable[Any],
         keys: Iterable[Any] | None = None,
         *,
-        headers: Any = None,
+        headers: Headers | None = None,
         partition: int | None = None,
         timestamps_ms: Iterable[int] | None = None,
     ) -> Delivery[Sequence[RecordMetadata]]:
         """`Producer.send_many` without a linger: the records are in the log on return."""
-        producer: Producer = self._log._topic_producer()
-        return producer.send_many(self, values, keys, headers=headers, partition=partition, timestamps_ms=timestamps_ms)
+        delivery: Delivery[Sequence[RecordMetadata]] = self._log._topic_producer().send_many(
+            self, values, keys, headers=headers, partition=partition, timestamps_ms=timestamps_ms
+        )
+        return delivery
 
     # -- reading -------------------------------------------------------------------------------------
 
@@ -131,10 +139,10 @@ class Topic(Generic[K, V]):
         self,
         partition: int | None = None,
         *,
-        start: int | datetime | str = "earliest",
-        end: int | datetime | str = "latest",
-        isolation_level: str = "read_committed",
-        on_corrupt: str = "raise",
+        start: At = "earliest",
+        end: At = "latest",
+        isolation_level: Isolation = "read_committed",
+        on_corrupt: OnCorrupt = "raise",
     ) -> Records[K, V]:
         """The records from `start` up to, not including, `end`, of one partition, or of all, one partition after another.
 
@@ -156,10 +164,10 @@ class Topic(Generic[K, V]):
         self,
         partition: int | None = None,
         *,
-        start: int | datetime | str = "earliest",
-        end: int | datetime | str = "latest",
-        isolation_level: str = "read_committed",
-        on_corrupt: str = "raise",
+        start: At = "earliest",
+        end: At = "latest",
+        isolation_level: Isolation = "read_committed",
+        on_corrupt: OnCorrupt = "raise",
     ) -> Iterator[RecordBatch[K, V]]:
         """`read`, as batches of columns; the first and the last batch are cut to `start` and `end`."""
         bounded = self._readers(partition, start, end, isolation_level, on_corrupt)
@@ -272,6 +280,11 @@ class Topic(Generic[K, V]):
         if view is None or view.id != self.id:
             return f"<streamlog.Topic {self.name!r}: deleted>"
         return f"<streamlog.Topic {self.name!r}: {view.partitions} {'partition' if view.partitions == 1 else 'partitions'}>"
+
+
+TopicLike: TypeAlias = str | Topic[Any, Any]
+Subscription: TypeAlias = TopicLike | Pattern[str]
+"""What a consumer subscribes to. A pattern matches whole names, of future topics too."""
 
 
 def _lists(reader: PartitionFetcher, stop: int) -> Iterator[list[Record[Any, Any]]]:

@@ -14,7 +14,8 @@ from datetime import datetime
 from sys import maxsize
 from typing import Any, Generic, Self, TypeVar, Unpack
 
-from ...config import ConsumerConfig, shown
+from ...config import ConsumerConfig as ConsumerSettings
+from ...config import shown
 from ...errors import (
     ConfigError,
     ConsumerStoppedError,
@@ -23,10 +24,12 @@ from ...errors import (
     UnknownTopicOrPartitionError,
 )
 from ...runtime.threads import RawGate, get_ident, is_inside, look_again, real_monotonic, refuse_reentry, result_of
-from ...types import K, OffsetAndTimestamp, Record, TopicPartition, V
-from .. import config_types
+from ...types import K, OffsetAndTimestamp, Offsets, Record, TopicPartition, V
 from ..arguments import is_offset, partition_of, seconds, seconds_or_none, to_ms
+from ..config_types import ConsumerConfig
 from ..handle import Closing, Parent, closed
+from ..serde import De, DeByTopic
+from ..topic import Subscription
 from .access import Access
 from .coordinator import ConsumerCoordinator
 from .core import ConsumerCore
@@ -36,7 +39,7 @@ from .listener import RebalanceListener, check_listener
 from .membership import Wakeup
 from .offsets import OffsetFetcher
 from .record_batch import RecordBatch
-from .subscription import Subscription
+from .subscription import Subscription as _Subscription
 from .subscription_state import EndOffsets, Prefetched, SubscriptionState
 
 A = TypeVar("A")
@@ -66,11 +69,11 @@ class Consumer(Closing, Generic[K, V]):
     def __init__(
         self,
         log: Parent,
-        *topics: Any,
+        *topics: Subscription,
         group: str | None = None,
-        key_deserializer: Any = None,
-        value_deserializer: Any = None,
-        **config: Unpack[config_types.ConsumerConfig],
+        key_deserializer: De[K] | DeByTopic | None = None,
+        value_deserializer: De[V] | DeByTopic | None = None,
+        **config: Unpack[ConsumerConfig],
     ) -> None:
         given = {
             "group": group,
@@ -78,7 +81,7 @@ class Consumer(Closing, Generic[K, V]):
             "value_deserializer": value_deserializer,
             **config,
         }
-        self._config = settings = ConsumerConfig.of(given)
+        self._config = settings = ConsumerSettings.of(given)
         self._log = log
         self._service = service = log._use()
         if settings.group is not None:
@@ -117,7 +120,9 @@ class Consumer(Closing, Generic[K, V]):
 
     # -- what to read --------------------------------------------------------------------------------
 
-    def subscribe(self, topics: Any, listener: RebalanceListener | None = None) -> None:
+    def subscribe(
+        self, topics: Subscription | Iterable[Subscription], listener: RebalanceListener | None = None
+    ) -> None:
         """Read these topics (names, Topics, compiled patterns) from the next poll on; replaces what was read.
 
         Patterns match whole names, of future topics too. Partitions of `assign` are no longer read, and what is finished
@@ -131,7 +136,7 @@ class Consumer(Closing, Generic[K, V]):
         access, subscriptions, coordinator = self._access, self._subscriptions, self._coordinator
         with access.call():
             given = [topics] if isinstance(topics, str) or not isinstance(topics, Iterable) else list(topics)
-            subscription = Subscription()
+            subscription = _Subscription()
             subscription.subscribe(given, self._note_topic, self._log._topic_view)
             with access.state():
                 if subscriptions.subscription.manual is not None:
@@ -165,7 +170,7 @@ class Consumer(Closing, Generic[K, V]):
         refuse_reentry()
         subscriptions, coordinator = self._subscriptions, self._coordinator
         with self._access.call(), self._access.state():
-            subscription = Subscription()
+            subscription = _Subscription()
             subscription.assign(partitions, self._service.image)
             if coordinator.membership is not None and subscriptions.subscription.manual is None:
                 self._driver.run(coordinator.leave())
@@ -407,7 +412,7 @@ class Consumer(Closing, Generic[K, V]):
 
     # -- committing ----------------------------------------------------------------------------------
 
-    def commit(self, offsets: Any = None) -> None:
+    def commit(self, offsets: Offsets | Record[Any, Any] | None = None) -> None:
         """Commit all that was returned (None), through a Record, or a mapping of partition → NEXT offset.
 
         Raises CommitFailedError if the group gave a partition to another member, whose records will be handled there, or

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterable, Sequence
-from typing import Any, TypeAlias, Unpack
+from typing import Any, Unpack
 
 from ...broker.api import Service
-from ...config import ProducerConfig
+from ...config import ProducerConfig as ProducerSettings
 from ...errors import StreamlogError
 from ...runtime.api import Completion
 from ...runtime.threads import (
@@ -22,11 +22,12 @@ from ...runtime.threads import (
     wait_for,
 )
 from ...runtime.values import refuse_to_copy
-from ...types import HeaderTuple, RecordMetadata
-from .. import config_types
+from ...types import Headers, HeaderTuple, RecordMetadata
 from ..arguments import seconds_or_none
+from ..config_types import ProducerConfig
 from ..handle import Closing, Parent, closed
 from ..serde import header_tuple, resolve_serializer
+from ..topic import TopicLike
 from .accumulator import RecordAccumulator
 from .batch import RECORD_OVERHEAD, Batch, Row, headers_size
 from .delivery import CompletedDelivery, Delivery, ManyDelivery, Part, UnacknowledgedDelivery
@@ -36,8 +37,6 @@ from .topic_cache import CachedTopic, TopicCache
 
 # A Delivery is made without its __init__, which would be a fifth of a send with a linger.
 _new: Any = object.__new__
-TopicLike: TypeAlias = Any
-Headers: TypeAlias = Any
 logger = logging.getLogger("streamlog.client")
 
 
@@ -64,8 +63,8 @@ class Producer(Closing):
 
     _ended = False
 
-    def __init__(self, log: Parent, **config: Unpack[config_types.ProducerConfig]) -> None:
-        self._config = ProducerConfig.of(config)
+    def __init__(self, log: Parent, **config: Unpack[ProducerConfig]) -> None:
+        self._config = ProducerSettings.of(config)
         resolve_serializer(self._config.key_serializer, "", "key")
         resolve_serializer(self._config.value_serializer, "")
         self._log = log
@@ -153,7 +152,7 @@ class Producer(Closing):
         if mark._is_owned():  # as `refuse_reentry`, without a call
             raise reentrant()
         try:
-            cached = self._topics[topic if type(topic) is str else topic._cache_key]
+            cached = self._topics[topic if type(topic) is str else topic._cache_key]  # type: ignore[union-attr]
         except (KeyError, AttributeError):
             cached = self._find(topic)
         if not (type(value) is bytes and type(key) is bytes and cached.plain):
@@ -270,7 +269,7 @@ class Producer(Closing):
         """
         refuse_reentry()
         try:
-            cached = self._topics[topic if type(topic) is str else topic._cache_key]
+            cached = self._topics[topic if type(topic) is str else topic._cache_key]  # type: ignore[union-attr]
         except (KeyError, AttributeError):
             cached = self._find(topic)
         linger_ms, now_ms = self._linger_ms, self._now_ns() // 1_000_000
@@ -371,7 +370,7 @@ class SharedProducer:
 
     __reduce_ex__ = refuse_to_copy
 
-    def __init__(self, **config: Unpack[config_types.ProducerConfig]) -> None:
+    def __init__(self, **config: Unpack[ProducerConfig]) -> None:
         self._config = config
         self._lock = new_lock()
         self._producer: Producer | None = None

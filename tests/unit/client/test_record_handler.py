@@ -110,8 +110,15 @@ def test_a_result_that_nothing_would_run_is_refused_whatever_on_error_says() -> 
         ("retry_backoff_ms", -1),
         ("on_error", "skipp"),
         ("dead_letter_topic", "no/name"),
+        ("ordering", "partitions"),
     ],
 )
 def test_settings_are_checked(setting: str, value: Any) -> None:
     with pytest.raises((ConfigError, ValueError)):
+        WorkersConfig(**{setting: value})
+
+
+@pytest.mark.parametrize(("setting", "value"), [("ordering", "key"), ("concurrency", 8)])
+def test_settings_whose_feature_does_not_exist_yet_are_refused(setting: str, value: Any) -> None:
+    with pytest.raises(ConfigError, match=f"{setting}={value!r} is not available in this version"):
         WorkersConfig(**{setting: value})
