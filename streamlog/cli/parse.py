@@ -15,7 +15,7 @@ from datetime import UTC, datetime
 from typing import Any, NamedTuple, Protocol
 
 from ..config import TopicConfig
-from ..errors import ConfigError, InvalidRecordError, did_you_mean
+from ..errors import ConfigError, InvalidRecordError, OffsetOutOfRangeError, did_you_mean
 from ..types import OffsetAndTimestamp, ProducerRecord, TopicPartition
 from .render import DURATIONS, SIZES
 
@@ -113,7 +113,7 @@ def parse_range(texts: Sequence[str], now_ms: int) -> tuple[Position | None, Pos
 def locate(offsets: Offsets, partitions: Sequence[TopicPartition], position: Position) -> dict[TopicPartition, int]:
     """The offset of `position` in each partition, clipped to the partition's bounds.
 
-    An offset for a single partition is not clipped: the log refuses it with a message that names the bounds.
+    An offset for a single partition is not clipped: raises OffsetOutOfRangeError with a message that names the bounds.
     """
     first, last = offsets.beginning_offsets(partitions), offsets.end_offsets(partitions)
     if position.kind == "beginning":
@@ -124,7 +124,15 @@ def locate(offsets: Offsets, partitions: Sequence[TopicPartition], position: Pos
         found = offsets.offsets_for_times(dict.fromkeys(partitions, position.value))
         return {p: last[p] if (there := found[p]) is None else there.offset for p in partitions}
     if position.kind == "offset" and len(partitions) == 1:
-        return {partitions[0]: position.value}
+        [p] = partitions
+        if not first[p] <= position.value <= last[p]:
+            raise OffsetOutOfRangeError(
+                f"Offset {position.value} is outside {p.topic}-{p.partition}, which holds {first[p]} up to, not including, "
+                f"{last[p]}. Give -o an offset in that range, beginning or end.",
+                log_start_offset=first[p],
+                log_end_offset=last[p],
+            )
+        return {p: position.value}
     placed = dict(first)
     for p in partitions:
         at = offsets.committed(p) if position.kind == "stored" else position.value

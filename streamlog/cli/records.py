@@ -14,7 +14,7 @@ import typer
 import streamlog
 
 from ..config import CODECS
-from ..errors import ConfigError, InvalidRecordError, StreamlogError
+from ..errors import ConfigError, InvalidRecordError, OffsetOutOfRangeError, StreamlogError
 from ..runtime.threads import SystemClock
 from ..types import ProducerRecord, Record, TopicPartition
 from . import render as output
@@ -198,13 +198,36 @@ def _bounded(
     on_corrupt: Any,
 ) -> Iterator[list[Record[Any, Any]]]:
     """The records from `starts` up to `stops`, merged by timestamp. Each partition keeps its order."""
-    reads = [
-        topic.read(place.partition, start=start, end=max(start, stops[place]), on_corrupt=on_corrupt)
-        for place, start in starts.items()
-    ]
+    reads = [_one(topic, place.partition, start, stops[place], on_corrupt) for place, start in starts.items()]
     merged = islice(heapq.merge(*reads, key=attrgetter("timestamp")) if len(reads) > 1 else reads[0], count)
     while records := list(islice(merged, _CHUNK)):
         yield records
+
+
+def _one(
+    topic: streamlog.Topic[Any, Any], partition: int, start: int, stop: int, on_corrupt: Any
+) -> Iterator[Record[Any, Any]]:
+    """The records of a partition from `start` up to `stop`. Those that are deleted before they are read are left out.
+
+    The owner of the log may apply retention at any moment: after the start was looked up, and while records are printed.
+    """
+    begun = False
+    while start < stop:
+        try:
+            for record in topic.read(partition, start=start, end=stop, on_corrupt=on_corrupt):
+                begun, start = True, record.offset + 1
+                yield record
+            return
+        except OffsetOutOfRangeError as error:
+            if error.log_start_offset <= start:  # it is not retention: the log ends before `stop`
+                raise
+            left = min(error.log_start_offset, stop)
+            if begun:
+                lost = f"offsets {start} to {left - 1}"
+                output.say(
+                    f"streamlog: {topic.name}-{partition}: {lost} were deleted before they were read.", stderr=True
+                )
+            start = left
 
 
 def _following(

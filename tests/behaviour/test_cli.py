@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import re
@@ -324,7 +325,8 @@ def test_offsets_are_written_as_in_kcat(letters: Terminal, offsets: list[str], e
         (["-o", "@yesterday"], "'yesterday' is not a time"),
         (["-o", "stored"], "-g GROUP"),
         (["-o", "1", "-o", "2"], "Two starts"),
-        (["-o", "99"], "5"),
+        (["-o", "99"], "Offset 99 is outside t-0, which holds 0 up to, not including, 5"),
+        (["-f", "-o", "99"], "Give -o an offset in that range"),
         (["-p", "7"], "7"),
         (["-f", "-o", "e@2023-01-01"], "contradict"),
     ],
@@ -336,6 +338,47 @@ def test_an_impossible_place_is_refused(letters: Terminal, arguments: list[str],
 def test_a_count_stops_early(letters: Terminal) -> None:
     assert letters.lines("consume", "t", "-c", 2) == ["a", "b"]
     assert letters.lines("consume", "t", "-c", 2, "-o", "-3", "--follow") == ["c", "d"]
+
+
+@pytest.mark.parametrize(("when", "expected"), [("before", [*range(2000, 3000)]), ("all", [])])
+def test_records_that_retention_deletes_before_consume_reads_them_are_left_out(
+    terminal: Terminal, monkeypatch: pytest.MonkeyPatch, when: str, expected: list[int]
+) -> None:
+    with streamlog.open(terminal.directory) as log:
+        topic = log.create_topic("t", segment_bytes=4096)
+        topic.send_many([str(n) for n in range(3000)])
+
+        def locate_then_delete(*arguments: Any) -> Any:
+            found = locate(*arguments)
+            topic.delete_records({0: 2000 if when == "before" else 3000})
+            return found
+
+        locate = streamlog.cli.records.locate
+        monkeypatch.setattr(streamlog.cli.records, "locate", locate_then_delete)
+        result = terminal.run("consume", "t", "-g", "g", "-o", "beginning")
+    assert (result.exit_code, result.stderr) == (0, "")
+    assert list(map(int, result.stdout.split())) == expected
+
+
+def test_records_that_retention_deletes_while_consume_prints_are_left_out_and_said(
+    terminal: Terminal, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with streamlog.open(terminal.directory) as log:
+        topic = log.create_topic("t", segment_bytes=4096)
+        topic.send_many(["x" * 500 for n in range(3000)])
+
+        def write_then_delete(lines: Any, records: list[streamlog.Record]) -> None:
+            write(lines, records)
+            topic.delete_records({0: 2000})
+
+        write = streamlog.cli.render.Lines.write
+        monkeypatch.setattr(streamlog.cli.render.Lines, "write", write_then_delete)
+        result = terminal.run("consume", "t", "-g", "g", "--json")
+    assert result.exit_code == 0
+    offsets = [json.loads(line)["offset"] for line in result.stdout.splitlines()]
+    [gap] = [(a + 1, b - 1) for a, b in itertools.pairwise(offsets) if b != a + 1]
+    assert (offsets[0], gap[1], offsets[-1]) == (0, 1999, 2999)
+    assert result.stderr == f"streamlog: t-0: offsets {gap[0]} to 1999 were deleted before they were read.\n"
 
 
 def test_partitions_are_merged_by_time_and_may_be_chosen(terminal: Terminal) -> None:
