@@ -76,7 +76,7 @@ def reopen(path: str, journal: str, start_at: str) -> None:
     with open(start_at) as start:
         fcntl.flock(start, fcntl.LOCK_SH)
     opened = 0
-    for _ in range(20):
+    for _ in range(8):
         try:
             log = streamlog.open(path, lock_timeout=2.0)
         except streamlog.LogLockedError:
