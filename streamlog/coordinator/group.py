@@ -79,7 +79,8 @@ class Group:
 
     Derived from the members: `owners` and `planned` (of each partition the member that holds it, and the one whose target it
     is in), `subscribers` (how many members subscribe to a topic), `joining` (the members that no target was computed for yet),
-    `unsettled` (those that do not hold their target) and `static` (member ids by instance id). So a heartbeat looks at no other member.
+    `unsettled` (those that do not hold their target) and `static` (member ids by instance id); from the group's record `to_plan`
+    (how many partitions are in targets when that is complete). So a heartbeat looks at no other member.
     """
 
     __slots__ = (
@@ -95,6 +96,7 @@ class Group:
         "state",
         "static",
         "subscribers",
+        "to_plan",
         "unsettled",
     )
 
@@ -102,6 +104,7 @@ class Group:
         self.name = name
         self.recorded = False
         self.state = GroupState()
+        self.to_plan = 0
         self.members: dict[str, Member] = {}
         self.static: dict[str, str] = {}
         self.owners: dict[TopicPartition, str] = {}
@@ -118,6 +121,7 @@ class Group:
     def replay_group(self, state: GroupState | None) -> None:
         self.recorded = state is not None
         self.state = state or GroupState()
+        self.to_plan = 0 if self.state.type == CLASSIC else sum(self.state.counts.values())
 
     def replay_member(self, member_id: str, state: MemberState | None) -> set[str]:
         """Apply a member's record, None for a tombstone; the ids of the members that can act on the change.
@@ -200,7 +204,12 @@ class Group:
             return "Dead"
         if not self.members:
             return "Empty"
-        return "Reconciling" if self.unsettled or self.joining else "Stable"
+        return "Reconciling" if self.unsettled or self.wants_target else "Stable"
+
+    @property
+    def wants_target(self) -> bool:
+        """Whether members have joined, or left partitions, since the last target: the next heartbeat of any makes a new one."""
+        return bool(self.joining) or len(self.planned) != self.to_plan
 
     @property
     def is_classic(self) -> bool:
@@ -284,7 +293,7 @@ class Group:
     def unchanged(self, member: Member, request: Heartbeat, topics: Mapping[str, int], now_s: float) -> bool:
         """Whether the kept answer also answers this request."""
         next_check_s = self.next_check_s
-        if member.answer is None or member.answered_s != next_check_s or self.joining:
+        if member.answer is None or member.answered_s != next_check_s or self.wants_target:
             return False
         if now_s >= next_check_s or request != member.request:
             return False

@@ -178,6 +178,9 @@ class GroupMetadataManager:
     def leave(self, group: str, member_id: str, now_ms: int, now_s: float, *, force: bool = False) -> Completion[None]:
         """The member is gone and holds nothing. Other members may get its partitions at once.
 
+        In a large group they get them at the next heartbeat of any member, and all members are woken for it: members that
+        leave together cost one target, which looks at all members and partitions.
+
         The place of a static member is kept for its session timeout, unless `force`. Fails with UnknownMemberIdError, which
         a member that closes may ignore.
         """
@@ -191,14 +194,18 @@ class GroupMetadataManager:
             stays = member.state.instance_id is not None and not force
             if not stays:
                 transition.remove(member_id)
-                transition.rebalance({}, now_ms, ())
+                if len(here.members) <= self._small_group:
+                    transition.rebalance({}, now_ms, ())
             elif not member.state.away:
                 transition.keep_place(member_id)
         except StreamlogError as error:
             return Completion.failed(error)
         records = transition.records()
+        had_target = not here.wants_target
 
         def after() -> None:
+            if had_target and here.wants_target:
+                self._runtime.touch(here, here.members)
             if stays and records:
                 member.away_since(now_s)
                 here.schedule(member)
@@ -261,7 +268,7 @@ class GroupMetadataManager:
         Returns False if the member has to heartbeat instead. Takes no lock, and needs none: it reads, and stores two floats.
         """
         here = self._runtime.groups.get(group)
-        if here is None or here.joining or now_s >= here.next_check_s or not self._runtime.ready:
+        if here is None or here.wants_target or now_s >= here.next_check_s or not self._runtime.ready:
             return False
         member = here.members.get(member_id)
         if member is None or member.version != seen_version or member.state.away:
@@ -276,7 +283,7 @@ def _protocols(request: Heartbeat) -> Protocols:
 
 def _result(group: Group, member: Member, now_s: float) -> HeartbeatResult:
     state = member.state
-    next_check_s = now_s if group.joining else group.next_check_s
+    next_check_s = now_s if group.wants_target else group.next_check_s
     return HeartbeatResult(
         state.member_id,
         state.member_epoch,

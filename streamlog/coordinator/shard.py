@@ -29,7 +29,7 @@ class Shard:
     is never older than a commit that was taken before. `incarnation` names this opening of the log: members of another one
     are gone, and `loaded` removes them. `offsets_retention_ms` None keeps offsets for ever. `new_id` makes a member id that was
     never used before. A member that joins a group of fewer than `small_group` members gets its target in the answer, in a
-    larger one at the next heartbeat of any member.
+    larger one at the next heartbeat of any member; and so it is with the partitions of one that leaves.
 
     The caller holds the shard's lock for every call but `renew`, and calls what `take_wakeups` returns after releasing it. A
     request fails through its Completion, and then nothing has changed; methods that return no Completion raise. Before

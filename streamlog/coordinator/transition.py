@@ -86,7 +86,7 @@ class Transition:
         membership = self._membership_changed()
         if (
             not membership
-            and not self._group.joining
+            and not self._group.wants_target
             and all(topics.get(topic) == before.get(topic) for topic in (self._group.subscribers if of is None else of))
         ):
             return
@@ -108,7 +108,12 @@ class Transition:
             count = (topics if of is None or topic in of else before).get(topic)
             if count is not None:
                 counts[topic] = count
-        if assignor.name != self.state.protocol or counts != before or self._group.joining or self._places_changed():
+        if (
+            assignor.name != self.state.protocol
+            or counts != before
+            or self._group.wants_target
+            or self._places_changed()
+        ):
             self._retarget(assignor, subscriptions, counts)
 
     def _membership_changed(self) -> bool:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import threading
+import time
 from typing import Any
 
 import pytest
@@ -49,6 +51,50 @@ def test_members_that_join_a_large_group_together_cost_few_targets(
     assert len(computed) <= 20
     for member in joined:
         member.close()
+
+
+def test_members_that_leave_a_large_group_one_after_the_other_cost_few_targets(
+    log: streamlog.StreamLog, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    log.create_topic("t", partitions=100)
+    joined = join(log, 100)
+    computed = []
+    retarget = Transition._retarget
+    monkeypatch.setattr(Transition, "_retarget", lambda self, *rest: (computed.append(1), retarget(self, *rest))[1])
+    written = log["__consumer_offsets"].partition(0).log_end_offset
+    for member in joined[:80]:
+        member.close()
+    assert computed == []
+    assert log["__consumer_offsets"].partition(0).log_end_offset <= written + 2 * 80
+    for _ in range(2):
+        for member in joined[80:]:
+            member.poll()
+    assert len(computed) == 1
+    assert [len(member.assignment()) for member in joined[80:]] == [5] * 20
+    for member in joined[80:]:
+        member.close()
+    assert len(computed) <= 20
+
+
+def test_a_member_that_waits_in_a_poll_takes_over_from_one_that_leaves_a_large_group(log: streamlog.StreamLog) -> None:
+    topic = log.create_topic("t", partitions=40)
+    first, *others = join(log, 40)
+    [partition] = first.assignment()
+    got: list[Any] = []
+    threads = [threading.Thread(target=lambda each=each: got.extend(each.poll(timeout=60))) for each in others]
+    for thread in threads:
+        thread.start()
+    first.close()
+    topic.send("value", partition=partition.partition)
+    while not got:
+        time.sleep(0.001)
+    for each in others:
+        each.stop()
+    for thread in threads:
+        thread.join()
+    assert got[0].value == b"value"  # again by others, maybe: its thread has ended without finishing it
+    for each in others:
+        each.close()
 
 
 def test_a_member_that_joins_a_large_group_alone_has_partitions_at_its_second_poll(log: streamlog.StreamLog) -> None:
@@ -101,12 +147,37 @@ def test_a_heartbeat_costs_the_same_in_a_group_of_500_members(what: str) -> None
 
 
 def test_a_change_wakes_the_members_that_can_act_on_it_and_no_others() -> None:
+    world, last = settled(12)
+    woken = watched(world)
+    last.leave()  # its one partition goes to one of the others
+    wake(world)
+    assert len(woken) == 2 and last.id in woken
+
+
+def test_a_member_that_leaves_a_large_group_wakes_all_once_until_one_of_them_comes() -> None:
     world, last = settled(40)
+    members = world.shard.describe("g").members
+    woken = watched(world)
+    last.leave()
+    wake(world)
+    assert sorted(woken) == sorted(member.member_id for member in members)
+    assert world.state == "Reconciling"
+    assert not any(world.shard.renew("g", each.member_id, 0, world.now_s) for each in members)
+    woken.clear()
+    world.shard.leave("g", members[0].member_id, world.now_ms, world.now_s)
+    wake(world)
+    assert woken == [members[0].member_id], "the others have been woken"
+
+
+def watched(world: World) -> list[str]:
+    """The members that are woken from now on."""
     woken: list[str] = []
     for member in world.shard.describe("g").members:
         world.shard.watch("g", lambda name=member.member_id: woken.append(name), member.member_id)  # type: ignore[misc]
     world.shard.take_wakeups()
-    last.leave()  # its one partition goes to one of the others
-    for wake in world.shard.take_wakeups():
-        wake()
-    assert len(woken) == 2 and last.id in woken
+    return woken
+
+
+def wake(world: World) -> None:
+    for wakeup in world.shard.take_wakeups():
+        wakeup()

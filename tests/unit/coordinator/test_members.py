@@ -89,6 +89,37 @@ def test_leaving_in_the_middle_of_a_move_loses_no_partition(world: Any, tp: Any)
     assert world.state == "Stable"
 
 
+@pytest.mark.parametrize("reopens", [False, True])
+def test_partitions_of_members_that_leave_a_large_group_are_free_at_the_next_heartbeat(
+    world: Any, reopens: bool
+) -> None:
+    world.topics = {"t": 40, "u": 4}
+    members = [world.member() for _ in range(20)]
+    world.poll_in_turn(*members, rounds=3)
+    first, second, *others = members
+    first.leave()
+    second.leave()
+    assert world.state == "Reconciling"
+    epoch = world.epoch
+    if reopens:
+        world.open("1", world.compacted())  # what is left to do is in the log
+        world.shard.check()
+    world.poll_in_turn(*others)
+    assert world.state == "Stable"
+    assert world.epoch == epoch + 1
+    assert sorted(len(each.held) for each in others) == [2] * 14 + [3] * 4
+
+
+def test_a_member_without_partitions_leaves_a_large_group_and_nothing_else_changes(world: Any) -> None:
+    world.topics = {"t": 4, "u": 4}
+    members = [world.member() for _ in range(20)]
+    world.poll_in_turn(*members, rounds=3)
+    epoch = world.epoch
+    idle = next(each for each in members if not each.held)
+    idle.leave()
+    assert (world.state, world.epoch) == ("Stable", epoch)
+
+
 def test_a_member_that_left_is_unknown(world: Any) -> None:
     member = world.joined()
     member.leave()
