@@ -3,9 +3,10 @@
 Nothing here does I/O, takes a lock or imports another module of the library. Every value is a NamedTuple: immutable,
 compared and hashed by content, picklable, and built by C code (`tuple.__new__`), which makes a million `Record`s
 affordable.
-"""
 
-from __future__ import annotations
+The docstring of each value lists its fields, and a test compares them. Annotations are evaluated in this module, so that
+`help()` shows `topic: str`.
+"""
 
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC
@@ -37,18 +38,31 @@ _REPR_BYTES = 64
 
 
 class Clock(Protocol):
-    """The time of a log. `streamlog.testing.ManualClock` is a clock that a test moves.
+    """The time of a log, as `streamlog.open(clock=…)` takes it. A protocol: any object with these methods is one.
 
-    `time_ms` is the wall clock in milliseconds since the epoch, which may jump. `monotonic` is in seconds and never
-    goes back.
+    `streamlog.testing.ManualClock` is a clock that a test moves.
+
+    >>> import streamlog
+    >>> from streamlog.testing import ManualClock
+    >>> with streamlog.open(clock=ManualClock(start_ms=1_000)) as log:
+    ...     log.create_topic("orders").send("9.50").result().timestamp
+    1000
     """
 
-    def time_ms(self) -> int: ...
-    def monotonic(self) -> float: ...
+    def time_ms(self) -> int:
+        """The wall clock in ms since the epoch, which may jump."""
+
+    def monotonic(self) -> float:
+        """Seconds since some moment; never goes back."""
 
 
 class TopicPartition(NamedTuple):
-    """A topic's name and a partition's number. Functions that take one accept an equal plain tuple.
+    """A partition of a topic. Functions that take one accept an equal plain tuple.
+
+    topic: str
+        The topic's name.
+    partition: int
+        The partition's number, from 0.
 
     >>> TopicPartition("orders", 0) == ("orders", 0)
     True
@@ -59,14 +73,44 @@ class TopicPartition(NamedTuple):
 
 
 class OffsetAndTimestamp(NamedTuple):
-    """A result of `offsets_for_times`: the first record at or after the given time."""
+    """A result of `Consumer.offsets_for_times`: the first record at or after the given time.
+
+    offset: int
+        The record's offset.
+    timestamp: int
+        Its timestamp, in ms since the epoch.
+
+    >>> import streamlog
+    >>> with streamlog.open() as log:
+    ...     _ = log.create_topic("orders").send("9.50", timestamp_ms=5_000)
+    ...     with log.consumer("orders") as consumer:
+    ...         consumer.offsets_for_times({("orders", 0): 1_000})
+    {TopicPartition(topic='orders', partition=0): OffsetAndTimestamp(offset=0, timestamp=5000)}
+    """
 
     offset: int
     timestamp: int
 
 
 class OffsetAndMetadata(NamedTuple):
-    """A committed position: the NEXT offset to read, as in Kafka, and metadata of the program."""
+    """A committed position. `Consumer.commit` takes it wherever it takes an int; `ConsumerGroup.offsets` gives it.
+
+    offset: int
+        The NEXT offset to read, as in Kafka: that of the last record that was handled, plus one.
+    metadata: str
+        A text of the program's, kept with the offset.
+    leader_epoch: int or None
+        The leader epoch of the last record, if the program gave one.
+
+    >>> import streamlog
+    >>> with streamlog.open() as log:
+    ...     _ = log.create_topic("orders").send("9.50")
+    ...     with log.consumer("orders", group="billing") as consumer:
+    ...         _ = consumer.poll()
+    ...         consumer.commit({("orders", 0): OffsetAndMetadata(1, "by hand")})
+    ...     log.group("billing").offsets()["orders", 0].metadata
+    'by hand'
+    """
 
     offset: int
     metadata: str = ""
@@ -74,7 +118,22 @@ class OffsetAndMetadata(NamedTuple):
 
 
 class RecordMetadata(NamedTuple):
-    """Where a sent record is in the log. `offset` is -1 with `acks=0`; `timestamp` is in ms since the epoch."""
+    """Where a sent record is in the log: what `Delivery.result` gives.
+
+    topic: str
+        The topic's name.
+    partition: int
+        The partition's number.
+    offset: int
+        The record's offset; -1 with `acks=0`.
+    timestamp: int
+        Its timestamp, in ms since the epoch.
+
+    >>> import streamlog
+    >>> with streamlog.open() as log:
+    ...     log.create_topic("orders").send("9.50", timestamp_ms=5_000).result()
+    RecordMetadata(topic='orders', partition=0, offset=0, timestamp=5000)
+    """
 
     topic: str
     partition: int
@@ -90,10 +149,22 @@ def _short(value: object) -> str:
 
 
 class Record(NamedTuple, Generic[K, V]):
-    """One record as a reader gets it. It has these seven fields and will get no others.
+    """One record as a reader gets it. It has these seven fields and will get no others. The repr shortens long values.
 
-    `timestamp` is in ms since the epoch. `key` may be None (no key), and so may `value` (a tombstone). The repr
-    shortens long values.
+    topic: str
+        The topic's name.
+    partition: int
+        The partition's number.
+    offset: int
+        Its place in the partition. Offsets ascend; compaction leaves gaps.
+    timestamp: int
+        In ms since the epoch; `datetime` is the same as a datetime.
+    key: bytes, or what the deserializer makes of them
+        None if it has no key.
+    value: bytes, or what the deserializer makes of them
+        None if it is a tombstone.
+    headers: tuple of (str, bytes or None)
+        In the order in which they were sent; `header(name)` finds one.
 
     >>> Record("orders", 0, 7, 0, b"alice", b"9.50", (("trace", b"1"),)).header("trace")
     b'1'
@@ -137,7 +208,24 @@ class Record(NamedTuple, Generic[K, V]):
 
 
 class ProducerRecord(NamedTuple):
-    """A record to send, as a handler of a pipe may return it. `topic=None` means the sink of the pipe."""
+    """A record to send. `DeliveryError.records` has those that failed, to send them again.
+
+    value: Any
+        None is a tombstone.
+    key: Any
+        None if it has no key.
+    headers: mapping or iterable
+        Names and values, or pairs of them. A name is a str; a value is bytes, a str, which becomes UTF-8, or None.
+    partition: int or None
+        None: the partitioner decides.
+    timestamp_ms: int or None
+        In ms since the epoch; None: the time of the send.
+    topic: str or None
+        The topic's name. None, in a pipe: the sink.
+
+    >>> ProducerRecord("9.50", key="alice").topic is None
+    True
+    """
 
     value: Any = None
     key: Any = None
@@ -148,7 +236,40 @@ class ProducerRecord(NamedTuple):
 
 
 class PartitionInfo(NamedTuple):
-    """A snapshot of one partition. Offsets are exclusive ends, sizes are bytes on disk."""
+    """A snapshot of one partition, as `Topic.partition` gives it.
+
+    topic: str
+        The topic's name.
+    partition: int
+        The partition's number.
+    leader: int
+        The id of the broker that leads it; 0 in this version.
+    isr: tuple of int
+        The brokers whose copies are in sync.
+    replicas: tuple of int
+        The brokers that have a copy.
+    leader_epoch: int
+        The number of the leader's term, as in Kafka.
+    log_start_offset: int
+        The first offset.
+    high_watermark: int
+        The end of what readers see: the offset after the last such record.
+    last_stable_offset: int
+        The end of what `read_committed` readers see.
+    log_end_offset: int
+        The offset that the next record gets.
+    size_bytes: int
+        The size of its segments on disk.
+    segments: int
+        How many segments it has, the active one included.
+
+    >>> import streamlog
+    >>> with streamlog.open() as log:
+    ...     orders = log.create_topic("orders")
+    ...     _ = orders.send_many(["9.50", "20.00"])
+    ...     orders.partition(0).log_end_offset
+    2
+    """
 
     topic: str
     partition: int
@@ -165,9 +286,23 @@ class PartitionInfo(NamedTuple):
 
 
 class SegmentInfo(NamedTuple):
-    """One sealed segment, as a retention policy sees it. Timestamps in ms; -1 if the segment has no record.
+    """One sealed segment, as a retention policy sees it.
 
-    `min_timestamp` is -1 too if it is not known: then nothing may be concluded from it.
+    base_offset: int
+        The first offset.
+    next_offset: int
+        The offset after the last record.
+    size_bytes: int
+        Its size on disk.
+    records: int
+        How many records it has.
+    min_timestamp: int
+        The oldest timestamp, in ms since the epoch; -1 if it is not known, or if there is no record.
+    max_timestamp: int
+        The newest; -1 if there is no record.
+
+    >>> SegmentInfo(0, 100, 5_000, 100, 1_000, 9_000).next_offset
+    100
     """
 
     base_offset: int
@@ -179,19 +314,49 @@ class SegmentInfo(NamedTuple):
 
 
 class Policy(Protocol):
-    """Retention: from the sealed segments, oldest first, how many of the oldest may be deleted.
+    """A retention policy, as `create_topic(retention=…)` takes it. A protocol: any object with these members is one.
 
-    The topic stores `name`; it cannot store the object. After the log is reopened, the topic deletes nothing, with a
-    warning, until the policy is given again. `streamlog.retention` has policies and a base class for your own.
+    `streamlog.retention` has policies, and a base class for your own that can be combined by `|` and `&`.
+
+    >>> import streamlog
+    >>> class KeepTwoSegments:
+    ...     name = "keep_two_segments"
+    ...     def expired(self, segments, now_ms):
+    ...         return max(0, len(segments) - 2)
+    >>> with streamlog.open() as log:
+    ...     log.create_topic("orders", retention=KeepTwoSegments()).config["retention"]
+    'keep_two_segments'
     """
 
     @property
-    def name(self) -> str: ...
-    def expired(self, segments: Sequence[SegmentInfo], now_ms: int) -> int: ...
+    def name(self) -> str:
+        """What the topic stores, as it cannot store the object.
+
+        After the log is reopened, the topic deletes nothing, with a warning, until the policy is given again.
+        """
+
+    def expired(self, segments: Sequence[SegmentInfo], now_ms: int) -> int:
+        """How many of the oldest may be deleted, of these sealed segments, oldest first. `now_ms`: the log's clock."""
 
 
 class MemberInfo(NamedTuple):
-    """One member of a consumer group and the partitions assigned to it."""
+    """One member of a consumer group, as `ConsumerGroup.members` gives it.
+
+    member_id: str
+        Its id, made when it joined.
+    client_id: str or None
+        The `client_id` of its consumer.
+    group_instance_id: str or None
+        Its name, if it is a static member.
+    assignment: frozenset of TopicPartition
+        The partitions assigned to it.
+
+    >>> import streamlog
+    >>> with streamlog.open(auto_create_topics=True) as log, log.consumer("orders", group="billing") as consumer:
+    ...     _ = consumer.poll()
+    ...     [member.assignment for member in log.group("billing").members()]
+    [frozenset({TopicPartition(topic='orders', partition=0)})]
+    """
 
     member_id: str
     client_id: str | None

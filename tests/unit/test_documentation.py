@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import ast
 import contextlib
+import dataclasses
 import doctest
 import importlib
 import inspect
@@ -25,7 +26,7 @@ from collections import abc
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import ModuleType, NoneType, UnionType
-from typing import Any, Literal, NamedTuple, Union, get_args, get_origin, get_type_hints
+from typing import Any, Literal, NamedTuple, TypeVar, Union, get_args, get_origin, get_type_hints
 
 import pytest
 
@@ -263,6 +264,7 @@ class Setting(NamedTuple):
 
 
 def settings_of(documented: object) -> dict[str, Setting]:
+    """Those that a docstring describes; also the fields of a value, which are in the same form."""
     text = inspect.getdoc(documented) or ""
     found = re.findall(r"^(\w+): (.+?)(?: = (.+))?\n((?:    .+(?:\n|$))+)", text, re.MULTILINE)
     return {name: Setting(kind, default, meaning) for name, kind, default, meaning in found}
@@ -285,6 +287,11 @@ CONFIGS: list[tuple[Any, Callable[[], dict[str, object]]]] = [
     (streamlog.ConsumerConfig, lambda: vars(config.ConsumerConfig())),
 ]
 CALLS = [streamlog.open, streamlog.StreamLog.consumer, streamlog.ConsumerGroup.start]
+VALUES = [
+    value
+    for value in (getattr(streamlog, name) for name in streamlog.__all__)
+    if isinstance(value, type) and (issubclass(value, tuple) or dataclasses.is_dataclass(value))
+]
 SIZES = ("batch_size", "buffer_memory", "max_request_size")
 
 
@@ -294,9 +301,10 @@ def words_of(hint: Any) -> set[str]:
         return set().union(*(words_of(each) for each in get_args(hint)))
     if get_origin(hint) is Literal:
         return {f'"{value}"' if isinstance(value, str) else str(value) for value in get_args(hint)}
-    names = {NoneType: "None", abc.Callable: "function", abc.Mapping: "mapping", abc.Sequence: "sequence"}
+    plain = {abc.Callable: "function", abc.Mapping: "mapping", abc.Sequence: "sequence", abc.Iterable: "iterable"}
+    names = {NoneType: "None", **plain}
     kind = get_origin(hint) or hint
-    return set() if kind is Any else {names.get(kind, kind.__name__)}
+    return set() if kind is Any or isinstance(kind, TypeVar) else {names.get(kind, kind.__name__)}
 
 
 @pytest.mark.parametrize(("kind", "defaults"), CONFIGS, ids=[kind.__name__ for kind, _ in CONFIGS])
@@ -311,11 +319,17 @@ def test_every_setting_is_in_the_docstring_with_its_default(
     }
 
 
-@pytest.mark.parametrize("kind", [kind for kind, _ in CONFIGS], ids=lambda kind: kind.__name__)
-def test_the_docstring_names_every_type_that_a_setting_may_have(kind: Any) -> None:
+@pytest.mark.parametrize("kind", [*(kind for kind, _ in CONFIGS), *VALUES], ids=lambda kind: kind.__name__)
+def test_the_docstring_names_every_type_of_a_setting_or_field(kind: Any) -> None:
     hints = get_type_hints(kind)
     for name, setting in settings_of(kind).items():
         assert {word for word in words_of(hints[name]) if word not in setting.kind} == set(), name
+
+
+@pytest.mark.parametrize("kind", VALUES, ids=lambda kind: kind.__name__)
+def test_the_docstring_of_a_value_lists_its_fields(kind: Any) -> None:
+    fields = kind._fields if issubclass(kind, tuple) else tuple(field.name for field in dataclasses.fields(kind))
+    assert tuple(settings_of(kind)) == fields
 
 
 def test_a_producer_and_a_consumer_take_exactly_the_settings_that_are_documented() -> None:

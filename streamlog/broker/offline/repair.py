@@ -47,7 +47,28 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class RepairedPartition:
-    """One partition of the new log: the records it has, and from which to which offset it goes; what it lost."""
+    """One partition of the new log, in a `RepairReport`.
+
+    topic: str
+        The topic's name.
+    partition: int
+        The partition's number.
+    batches: int
+        How many batches were copied.
+    records: int
+        How many records were copied.
+    size_bytes: int
+        Their size.
+    log_start_offset: int
+        The first offset.
+    log_end_offset: int
+        The offset after the last record.
+    lost: tuple of Problem
+        The damage by which the partition lost records.
+
+    >>> RepairedPartition("orders", 0, 2, 8, 1734, 0, 8).lost
+    ()
+    """
 
     topic: str
     partition: int
@@ -61,10 +82,23 @@ class RepairedPartition:
 
 @dataclass(frozen=True)
 class RepairReport:
-    """What `repair` copied from `path` into `into`. `ok` if nothing is lost.
+    """What `repair` copied, and what is lost; `print(report)` shows it. The new log is whole either way.
 
-    `problems` are everything that was wrong, also what belongs to no partition; `recovered` are the topics that the
-    metadata did not name any more. The new log is whole either way.
+    path: str
+        The damaged log.
+    into: str
+        The new log.
+    partitions: tuple of RepairedPartition
+        The partitions of the new log, those of its own topics included.
+    problems: tuple of Problem
+        All that was wrong. `ok` is whether there is nothing.
+    notes: tuple of Problem
+        What an open would have put right by itself.
+    recovered: tuple of str
+        The topics whose names are lost, under their new names.
+
+    >>> print(RepairReport("data", "repaired", (RepairedPartition("orders", 0, 2, 8, 1734, 0, 8),)))
+    data into repaired: nothing lost, 8 records copied
     """
 
     path: str
@@ -76,6 +110,7 @@ class RepairReport:
 
     @property
     def ok(self) -> bool:
+        """Whether nothing is lost or wrong."""
         return not self.problems
 
     @property

@@ -45,11 +45,27 @@ class StrPath(Protocol):
 
 @dataclass(frozen=True)
 class Problem:
-    """One thing that is not as it should be, and what it costs.
+    """One thing that is not as it should be, and what it costs. Its str is one line for a person.
 
-    `path` and `position` (a byte) say where; `kind` is one word to sort by; `topic` and `partition` are
-    None for what belongs to no partition; `offsets_lost` are (from, up to, not including) the offsets that
-    cannot be read, None if no record is lost; `size_bytes` is the length of what is damaged, 0 where nothing tells.
+    path: str
+        The file, or the directory.
+    position: int
+        The byte in the file at which it begins.
+    kind: str
+        One word, to sort by, such as "payload" or "missing".
+    message: str
+        What is wrong.
+    topic: str or None
+        None if it belongs to no partition.
+    partition: int or None
+        None if it belongs to no partition.
+    offsets_lost: tuple of two int, or None
+        The offsets that cannot be read, from the first up to, not including, the second. None if no record is lost.
+    size_bytes: int
+        The length of what is damaged; 0 if it is not known.
+
+    >>> print(Problem("topics/7f-0/0.log", 4096, "payload", "the checksum differs", "orders", 0, (10, 20), 812))
+    orders-0: payload at topics/7f-0/0.log:4096: the checksum differs (lost: offsets 10 to 19)
     """
 
     path: str
@@ -75,10 +91,32 @@ class Problem:
 
 @dataclass(frozen=True)
 class Report:
-    """What `verify` found. `ok` if nothing is lost or wrong.
+    """What `verify` found; `print(report)` shows it. The counts are of what is whole.
 
-    `problems` are damage. `notes` are what the next open puts right by itself, such as a torn tail after a
-    kill, or an index to be rebuilt. The rest are counts of what is whole; bytes are those of segments.
+    path: str
+        The log's directory.
+    problems: tuple of Problem
+        Damage. `ok` is whether there is none.
+    notes: tuple of Problem
+        What the next open puts right by itself, such as a torn tail after a kill, or an index to be rebuilt.
+    topics: int
+        How many topics there are.
+    partitions: int
+        How many partitions, with those of the log's own topics, here and below.
+    segments: int
+        How many segments.
+    batches: int
+        How many batches.
+    records: int
+        How many records.
+    size_bytes: int
+        The size of the segments.
+
+    >>> report = Report("data", topics=1, partitions=4, segments=4, batches=2, records=8, size_bytes=1734)
+    >>> report.ok
+    True
+    >>> print(report)
+    data: ok (1 topics, 4 partitions, 4 segments, 2 batches, 8 records, 1734 bytes)
     """
 
     path: str
@@ -93,6 +131,7 @@ class Report:
 
     @property
     def ok(self) -> bool:
+        """Whether nothing is lost or wrong."""
         return not self.problems
 
     def __str__(self) -> str:
