@@ -220,8 +220,10 @@ class StreamLog(Closing):
     @overload
     def topic(self, name: str) -> Topic: ...
     @overload
+    def topic(self, name: str, *, value_serde: Serde[V]) -> Topic[bytes | MaybeNone, V | MaybeNone]: ...
+    @overload
     def topic(
-        self, name: str, *, key_serde: Serde[K] = ..., value_serde: Serde[V]
+        self, name: str, *, key_serde: Serde[K], value_serde: Serde[V]
     ) -> Topic[K | MaybeNone, V | MaybeNone]: ...
     @overload
     def topic(self, name: str, *, key_serde: Serde[K]) -> Topic[K | MaybeNone]: ...
@@ -294,9 +296,18 @@ class StreamLog(Closing):
         *topics: Subscription,
         group: str | None = None,
         key_deserializer: De[Any] | DeByTopic = ...,
-        value_deserializer: De[Any] | DeByTopic = ...,
+        value_deserializer: DeByTopic,
         **config: Unpack[ConsumerConfig],
     ) -> Consumer[Any, Any]: ...
+    @overload
+    def consumer(
+        self,
+        *topics: Subscription,
+        group: str | None = None,
+        key_deserializer: DeByTopic,
+        value_deserializer: De[V] = ...,
+        **config: Unpack[ConsumerConfig],
+    ) -> Consumer[Any, V | MaybeNone]: ...
     def consumer(
         self,
         *topics: Subscription,
