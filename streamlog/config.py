@@ -56,6 +56,11 @@ def shown(value: object) -> str:
     return text if len(text) <= 200 else text[:200] + "…"
 
 
+def typed(value: object) -> str:
+    """A value for a message about its type: `'7d' (str)`. The type of None is plain."""
+    return shown(value) if value is None else f"{shown(value)} ({type(value).__name__})"
+
+
 def check_topic_name(name: object) -> str:
     """Return `name`. Raises InvalidTopicError if it is not a name of a topic by Kafka's rule."""
     if not isinstance(name, str):

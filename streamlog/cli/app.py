@@ -20,6 +20,7 @@ from ..errors import (
     UnknownTopicOrPartitionError,
     did_you_mean,
 )
+from ..runtime.disk import path_of
 from ..types import TopicPartition
 from . import render as output
 
@@ -148,7 +149,9 @@ def wants_json(ctx: typer.Context, as_json: bool) -> bool:
 def log_path(ctx: typer.Context, directory: Path | None, *, create: bool = False) -> Path:
     """The log's directory. The default is the current directory if a log is in it, or with `create` if it is empty."""
     path: Path | None = directory or ctx.obj.directory
-    if path is None:
+    if path is not None:
+        path_of(path)  # refuses a URL
+    else:
         path = Path(".")
         if not (path / OWNER_FILE).exists():
             no_log = "There is no log in the current directory"

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sized
-from datetime import datetime
+from datetime import datetime, timedelta
 from itertools import islice
 from typing import Any
 
 from ..broker.api import Service
-from ..config import shown
+from ..config import shown, typed
 from ..errors import ConfigError, OffsetOutOfRangeError
 from ..runtime.threads import result_of
 from ..types import OffsetAndMetadata, Record, TopicPartition
@@ -35,13 +35,17 @@ def is_offset(given: Any) -> bool:
 def seconds(timeout: Any) -> float:
     """A timeout in real seconds: a negative one becomes 0, a very long one LONGEST_S. Raises ConfigError."""
     try:
-        if isinstance(timeout, (bool, str, bytes)) or timeout != timeout:
-            raise TypeError
-        return float(min(max(timeout, 0.0), LONGEST_S))
-    except (TypeError, ValueError) as error:
+        if not isinstance(timeout, (bool, str, bytes)) and timeout == timeout:
+            return float(min(max(timeout, 0.0), LONGEST_S))
+    except (TypeError, ValueError):
+        pass
+    if timeout is None:
         raise ConfigError(
-            f"timeout={shown(timeout)} is not a number of seconds, such as 0.5.", name="timeout"
-        ) from error
+            "timeout=None: this call takes a number of seconds, such as 0.5. A loop over the consumer waits without a limit.",
+            name="timeout",
+        )
+    hint = "; a timedelta has it as .total_seconds()" if isinstance(timeout, timedelta) else ""
+    raise ConfigError(f"timeout={typed(timeout)} is not a number of seconds, such as 0.5{hint}.", name="timeout")
 
 
 def seconds_or_none(timeout: Any) -> float | None:

@@ -16,8 +16,9 @@ from typing import Any, Protocol, TypeAlias, TypeVar
 
 import msgpack as _msgpack
 
-from ..config import shown
+from ..config import shown, typed
 from ..errors import ConfigError, SerializationError, message_of
+from ..runtime.disk_errors import ends_in
 from ..types import Bytes, HeaderTuple
 from .handler import ASYNC, deferred
 
@@ -179,7 +180,7 @@ def _resolve(given: Any, topic: str, setting: str, method: str) -> Callable[[Any
         return _plain(given, setting)
     raise ConfigError(
         f"{setting} is {shown(given)}, which has no {method}() and cannot be called; give a Serde such as "
-        f"streamlog.serde.json, a function, or a mapping from topic names to either",
+        f"streamlog.serde.json, a function, or a mapping from topic names to either.",
         name=setting.partition("[")[0],
     )
 
@@ -208,7 +209,7 @@ def to_bytes(value: Any, what: str) -> bytes | None:
         try:
             return value.encode("utf-8")
         except UnicodeEncodeError as error:
-            raise SerializationError(f"the {what} is a str that UTF-8 cannot encode: {error}") from error
+            raise SerializationError(f"The {what} is a str that UTF-8 cannot encode: {error}.") from None
     if isinstance(value, (bytes, bytearray, memoryview)):
         return bytes(value)
     remedy = (
@@ -217,8 +218,8 @@ def to_bytes(value: Any, what: str) -> bytes | None:
         else "convert it first"
     )
     raise SerializationError(
-        f"the {what} is of type {type(value).__name__}, and a log holds bytes (bytes, bytearray, memoryview, "
-        f"str as UTF-8, or None); {remedy}"
+        f"The {what} is of type {type(value).__name__}, and a log holds bytes (bytes, bytearray, memoryview, "
+        f"str as UTF-8, or None); {remedy}."
     )
 
 
@@ -250,6 +251,7 @@ def header_tuple(headers: Any) -> HeaderTuple:
         if isinstance(error, SerializationError):
             raise
         raise SerializationError(
-            f"headers= takes a mapping of names to bytes, or pairs of them, not {headers!r:.100}."
-        ) from error
+            f"headers= takes a mapping, such as {{'trace': b'7f'}}, or pairs, such as [('trace', b'7f')], of str to bytes, "
+            f"str or None, not {typed(headers)}."
+        ) from (None if ends_in(error, "streamlog") else error)  # an iterable of the program's may have raised it
     return tuple(made)

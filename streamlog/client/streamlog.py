@@ -246,7 +246,7 @@ class StreamLog(Closing):
         return self.topic(name)
 
     def __contains__(self, name: object) -> bool:
-        return name in self._use().image.topics
+        return isinstance(name, str) and name in self._use().image.topics
 
     def __iter__(self) -> Iterator[str]:
         topics = self._use().image.topics
@@ -264,7 +264,7 @@ class StreamLog(Closing):
 
         Raises UnknownTopicOrPartitionError.
         """
-        result_of(self._use().delete_topic(name))
+        result_of(self._use().delete_topic(check_topic_name(name)))
 
     # -- clients -------------------------------------------------------------------------------------
 

@@ -30,7 +30,8 @@ _MADV_POPULATE_READ = 22
 _IOV_MAX = 512
 _FLAGS = os.O_CLOEXEC | os.O_NOFOLLOW
 _PAGE = mmap.PAGESIZE
-_SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://")
+# A pathlib.Path of a URL has one of the two slashes left.
+_SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://|[A-Za-z][A-Za-z0-9+.-]+:/")
 _NETWORK_FILESYSTEMS = {"nfs", "nfs4", "cifs", "smb3", "smbfs", "9p", "afs", "ceph", "fuse.sshfs", "glusterfs"}
 
 
@@ -276,9 +277,12 @@ class OsDisk:
 
 def path_of(given: object, name: str = "path") -> str:
     """The argument `name` as the path of a directory. Raises ConfigError if it is no path, or has a URL scheme."""
-    if isinstance(given, str) and _SCHEME.match(given):
+    found = _SCHEME.match(str(given)) if isinstance(given, (str, os.PathLike)) else None
+    if found is not None:
         raise ConfigError(
-            f"{name}={given!r}: a log is a directory of this machine; give its path, without a scheme.", name=name
+            f"{name}={given!r}: streamlog cannot open {found[0].rstrip(':/')}:// URLs: a log is a directory of this machine. "
+            f"Give its path, without a scheme. (For a directory with this name, give the whole path, from / on.)",
+            name=name,
         )
     try:
         path = os.fspath(given)  # type: ignore[call-overload]
@@ -286,7 +290,9 @@ def path_of(given: object, name: str = "path") -> str:
             return path
     except (TypeError, UnicodeEncodeError):
         pass
-    raise ConfigError(f"{name}={given!r} names no directory: give a str or a pathlib.Path.", name=name)
+    raise ConfigError(
+        f"{name}={given!r} ({type(given).__name__}) names no directory: give a str or a pathlib.Path.", name=name
+    )
 
 
 PathLike = os.PathLike

@@ -405,18 +405,18 @@ class ConsumerCoordinator:
         try:
             ids = {name: self._topic_ids[name] for name in offsets if name in self._topic_ids}
             yield from answer_of(self._service.commit(group, member_id, epoch, offsets, ids))
-        except UnknownMemberIdError as error:
+        except UnknownMemberIdError:
             raise CommitFailedError(
                 f"The commit in group {group!r} was refused: this member was evicted from the group, because it did not poll "
                 f"within max_poll_interval_ms={self._config.max_poll_interval_ms}. Its records will be handled by another "
                 f"member; poll to join again."
-            ) from error
-        except GroupNotEmptyError as error:
+            ) from None
+        except GroupNotEmptyError:
             raise CommitFailedError(
                 f"The commit in group {group!r} was refused: the group has members, which commit for it, and this consumer is "
                 f"not one of them: it has its partitions by assign(), or has not polled yet. Nothing was committed; give "
                 f"consumers with assign() a group of their own."
-            ) from error
+            ) from None
         self._last_commit.update((name, committed.offset) for name, committed in offsets.items())
 
     def _committing_member(self, group: str) -> tuple[str | None, int]:

@@ -106,18 +106,16 @@ class Producer(Closing):
             return self._send(topic, value, key, headers, partition, timestamp_ms)
         try:
             cached = self._topics[topic]
-        except (KeyError, TypeError):  # not known, or by its handle
-            return self._send(topic, value, key, headers, partition, timestamp_ms)
-        queue = cached.lingering
-        if queue is None:
-            return self._send(topic, value, key, headers, partition, timestamp_ms)
-        try:
-            batch = queue.queue[-1]
-            rows = batch.rows
-        except (IndexError, AttributeError):  # there is no batch, or it is whole or written
-            return self._send(topic, value, key, headers, partition, timestamp_ms)
+            queue = cached.lingering
+            if queue is not None:
+                batch = queue.queue[-1]
+                rows = batch.rows
+        except (KeyError, TypeError, IndexError, AttributeError):
+            queue = None  # the topic is not known, or by its handle; there is no batch, or it is whole or written
+        # Not inside the handler above: what a send raises would show what the handler caught.
         if (
-            type(value) is bytes
+            queue is not None
+            and type(value) is bytes
             and type(key) is bytes
             and headers is None
             and partition is None
@@ -151,9 +149,12 @@ class Producer(Closing):
         mark = this_thread.mark
         if mark._is_owned():  # as `refuse_reentry`, without a call
             raise reentrant()
+        cached: CachedTopic | None
         try:
             cached = self._topics[topic if type(topic) is str else topic._cache_key]  # type: ignore[union-attr]
         except (KeyError, AttributeError):
+            cached = None
+        if cached is None:  # not in the handler, as in `send`
             cached = self._find(topic)
         if not (type(value) is bytes and type(key) is bytes and cached.plain):
             key, value = cached.key_bytes(key), cached.value_bytes(value)
@@ -271,6 +272,8 @@ class Producer(Closing):
         try:
             cached = self._topics[topic if type(topic) is str else topic._cache_key]  # type: ignore[union-attr]
         except (KeyError, AttributeError):
+            cached = None
+        if cached is None:  # not in the handler, as in `send`
             cached = self._find(topic)
         linger_ms, now_ms = self._linger_ms, self._now_ns() // 1_000_000
         records = checked(cached, values, keys, headers, timestamps_ms, now_ms, copied=bool(linger_ms))

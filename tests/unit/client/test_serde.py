@@ -209,14 +209,14 @@ def test_bytes_like_values_and_text_become_bytes() -> None:
 def test_any_other_type_is_refused_with_the_serializer_to_pass(value: Any, what: str) -> None:
     with pytest.raises(
         SerializationError,
-        match=rf"the {what} is of type {type(value).__name__}.*{what}_serializer=streamlog\.serde\.json",
+        match=rf"The {what} is of type {type(value).__name__}.*{what}_serializer=streamlog\.serde\.json",
     ) as caught:
         to_bytes(value, what)
     assert isinstance(caught.value, TypeError)
 
 
 def test_a_header_is_refused_without_naming_a_serializer_that_does_not_exist() -> None:
-    with pytest.raises(SerializationError, match="header 'trace' is of type int") as caught:
+    with pytest.raises(SerializationError, match="The header 'trace' is of type int") as caught:
         to_bytes(7, "header 'trace'")
     assert "serializer" not in str(caught.value)
 
