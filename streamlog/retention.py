@@ -1,10 +1,14 @@
-"""Retention policies: `MaxAge`, `MaxBytes`, `MaxRecords`, combined with `|` and `&`, and the base class of your own.
+"""Retention policies: `MaxAge`, `MaxBytes`, `MaxRecords`, combined with `|` and `&`, and `Policy`, the base class of your own.
 
-A policy of your own has a `name` and `expired(segments, now_ms)`, which returns how many of the oldest sealed segments
-may be deleted. If it inherits from `Policy`, it can be combined too. The implementation is `storage/retention.py`.
+A topic takes one as `retention=`, beside its limits `retention_ms`, `retention_bytes` and `retention_records`: each of
+these may delete what the others would keep. The implementation is `storage/retention.py`.
 
->>> (MaxAge(60_000) | MaxBytes(1 << 30)).name
-'(max_age(60000) | max_bytes(1073741824))'
+>>> import streamlog
+>>> from datetime import timedelta
+>>> week_but_1000 = MaxAge(timedelta(days=7)) & MaxRecords(1000)  # a week, and at least 1000 records
+>>> with streamlog.open() as log:
+...     log.create_topic("audit", retention=week_but_1000).config["retention"]
+'(max_age(604800000) & max_records(1000))'
 """
 
 from .storage.retention import AllOf, AnyOf, MaxAge, MaxBytes, MaxRecords

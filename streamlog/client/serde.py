@@ -27,10 +27,30 @@ Serialize: TypeAlias = Callable[[Any], Bytes]
 
 
 class Serde(Protocol[T]):
-    """Both directions for one type. Never called with None; it has to be thread-safe, because producers are."""
+    """How values of one type become bytes and back. A protocol: any object with these two methods is one.
 
-    def serialize(self, value: T, /) -> bytes: ...
-    def deserialize(self, data: bytes, /) -> T: ...
+    It is never called with None: a missing key and a tombstone are not values. It has to be thread-safe, because
+    producers are. `streamlog.serde` has `bytes_`, `string`, `json` and `msgpack`. Given to `log.topic(name,
+    value_serde=…)`, or as `value_serializer` of a producer, or as `value_deserializer` of a consumer.
+
+    >>> import streamlog
+    >>> class Cents:
+    ...     def serialize(self, value):
+    ...         return b"%d" % round(value * 100)
+    ...     def deserialize(self, data):
+    ...         return int(data) / 100
+    >>> with streamlog.open(auto_create_topics=True) as log:
+    ...     orders = log.topic("orders", value_serde=Cents())
+    ...     _ = orders.send(9.50)
+    ...     [record.value for record in orders.read()]
+    [9.5]
+    """
+
+    def serialize(self, value: T, /) -> bytes:
+        """The value as bytes. What it raises becomes a SerializationError of the send, which writes nothing."""
+
+    def deserialize(self, data: bytes, /) -> T:
+        """The value that the bytes mean. What it raises becomes a DeserializationError, which has the record."""
 
 
 Ser: TypeAlias = Serde[Any] | Callable[[Any], Bytes] | Mapping[str, "Ser"]

@@ -34,8 +34,18 @@ _SHOWN = 4  # partitions in the repr of a read
 class Records(chain[Record[K, V]], Generic[K, V]):
     """The records of a bounded read: one partition after another, from start to end as they were at the call.
 
-    An iterator. It is a chain of lists of records, so that a loop over it needs no Python frame for each record.
+    Made by `topic.read`. An iterator: it can be read once, and not be copied.
+
+    >>> import streamlog
+    >>> with streamlog.open() as log:
+    ...     orders = log.create_topic("orders")
+    ...     _ = orders.send_many(["9.50", "20.00"])
+    ...     records = orders.read()
+    ...     records, [record.value for record in records], list(records)
+    (<streamlog.Records orders-0 [0, 2)>, [b'9.50', b'20.00'], [])
     """
+
+    # A chain of lists of records, so that a loop over it needs no Python frame for each record.
 
     __reduce_ex__ = refuse_to_copy  # a copy would take records away from this one
 

@@ -56,10 +56,10 @@ class Segments(Sequence[SegmentInfo]):
 
 
 class Combinable:
-    """A policy that can be combined with others by `|` and `&`. A policy of your own may derive from it, or just have its shape.
+    """The base class of policies, which can be combined by `|` and `&`. For one of your own, define `name` and `expired`.
 
-    It needs a `name` (which is stored with the topic, as the object cannot be) and
-    `expired(segments: Sequence[SegmentInfo], now_ms: int) -> int`: how many of the oldest may be deleted.
+    `streamlog.Policy` describes both. A policy need not derive from this class: then it can still be combined with one
+    that does.
 
     >>> class Nothing(Combinable):
     ...     name = "nothing"
@@ -80,6 +80,7 @@ class Combinable:
         return AnyOf(self, other)
 
     def __ror__(self, other: Policy) -> AnyOf:
+        """Delete what either policy allows."""
         return AnyOf(other, self)
 
     def __and__(self, other: Policy) -> AllOf:
@@ -87,15 +88,20 @@ class Combinable:
         return AllOf(self, other)
 
     def __rand__(self, other: Policy) -> AllOf:
+        """Delete only what both policies allow."""
         return AllOf(other, self)
 
 
 @dataclass(frozen=True)
 class MaxAge(Combinable):
-    """Segments whose latest record is older than `age` (milliseconds, or a timedelta) may be deleted.
+    """Segments whose newest record is older than `age` may be deleted. The setting `retention_ms` does the same.
 
-    >>> MaxAge(timedelta(days=7)).name
-    'max_age(604800000)'
+    age: int (ms) or timedelta
+        0 or more; kept as an int of ms. Raises ConfigError for an age that is unlimited.
+
+    >>> from datetime import timedelta
+    >>> MaxAge(timedelta(days=7))
+    MaxAge(age=604800000)
     """
 
     age: int | timedelta
@@ -110,6 +116,7 @@ class MaxAge(Combinable):
 
     @property
     def name(self) -> str:  # type: ignore[override]
+        """`max_age(MS)`, which the topic stores."""
         return f"max_age({self.age})"
 
     def expired(self, segments: Sequence[SegmentInfo], now_ms: int) -> int:
@@ -123,7 +130,16 @@ class MaxAge(Combinable):
 
 @dataclass(frozen=True)
 class MaxBytes(Combinable):
-    """The oldest segments may be deleted while the remaining sealed ones hold at least `size` bytes."""
+    """The oldest segments may be deleted while the remaining sealed ones hold at least `size` bytes.
+
+    The setting `retention_bytes` does the same.
+
+    size: int (bytes)
+        0 or more.
+
+    >>> MaxBytes(1 << 30).name
+    'max_bytes(1073741824)'
+    """
 
     size: int
 
@@ -132,6 +148,7 @@ class MaxBytes(Combinable):
 
     @property
     def name(self) -> str:  # type: ignore[override]
+        """`max_bytes(BYTES)`, which the topic stores."""
         return f"max_bytes({self.size})"
 
     def expired(self, segments: Sequence[SegmentInfo], now_ms: int) -> int:
@@ -141,7 +158,16 @@ class MaxBytes(Combinable):
 
 @dataclass(frozen=True)
 class MaxRecords(Combinable):
-    """The oldest segments may be deleted while the remaining sealed ones hold at least `count` records."""
+    """The oldest segments may be deleted while the remaining sealed ones hold at least `count` records.
+
+    The setting `retention_records` does the same.
+
+    count: int
+        0 or more.
+
+    >>> (MaxAge(60_000) & MaxRecords(1_000)).name  # delete what is old, and keep 1000 records
+    '(max_age(60000) & max_records(1000))'
+    """
 
     count: int
 
@@ -150,6 +176,7 @@ class MaxRecords(Combinable):
 
     @property
     def name(self) -> str:  # type: ignore[override]
+        """`max_records(COUNT)`, which the topic stores."""
         return f"max_records({self.count})"
 
     def expired(self, segments: Sequence[SegmentInfo], now_ms: int) -> int:
@@ -167,13 +194,23 @@ def _surplus(amounts: Sequence[int], bound: int) -> int:
 
 @dataclass(frozen=True)
 class AnyOf(Combinable):
-    """What either of two policies allows may be deleted: `a | b`."""
+    """What either of two policies allows may be deleted: `left | right` makes it.
+
+    left: Policy
+        The one.
+    right: Policy
+        The other.
+
+    >>> MaxAge(60_000) | MaxBytes(1 << 30)
+    AnyOf(left=MaxAge(age=60000), right=MaxBytes(size=1073741824))
+    """
 
     left: Policy
     right: Policy
 
     @property
     def name(self) -> str:  # type: ignore[override]
+        """`(LEFT | RIGHT)`, which the topic stores."""
         return f"({self.left.name} | {self.right.name})"
 
     def expired(self, segments: Sequence[SegmentInfo], now_ms: int) -> int:
@@ -182,13 +219,23 @@ class AnyOf(Combinable):
 
 @dataclass(frozen=True)
 class AllOf(Combinable):
-    """Only what both policies allow may be deleted: `a & b`."""
+    """Only what both policies allow may be deleted: `left & right` makes it.
+
+    left: Policy
+        The one.
+    right: Policy
+        The other.
+
+    >>> MaxAge(60_000) & MaxRecords(1_000)
+    AllOf(left=MaxAge(age=60000), right=MaxRecords(count=1000))
+    """
 
     left: Policy
     right: Policy
 
     @property
     def name(self) -> str:  # type: ignore[override]
+        """`(LEFT & RIGHT)`, which the topic stores."""
         return f"({self.left.name} & {self.right.name})"
 
     def expired(self, segments: Sequence[SegmentInfo], now_ms: int) -> int:

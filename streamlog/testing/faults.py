@@ -27,7 +27,12 @@ GROUPS = {
 
 
 class Fault:
-    """An injected fault, made by `FaultyDisk.fail`. `fired` counts the calls that it made fail."""
+    """An injected fault, made by `FaultyDisk.fail`. `fired` counts the calls that it made fail.
+
+    >>> from streamlog.testing import FaultyDisk, SimulatedDisk
+    >>> FaultyDisk(SimulatedDisk()).fail("sync", path="*.log")
+    <Fault: sync of *.log, call 1, fired 0 times>
+    """
 
     def __init__(
         self,
@@ -52,7 +57,7 @@ class Fault:
         return f"<Fault: {self.op} of {self.path}, call {self.nth}, fired {self.fired} times>"
 
     def strikes(self, op: str, path: str) -> bool:
-        """Count one call; return whether it fails."""
+        """For the disk: count one call; return whether it fails."""
         if op not in self._operations or not fnmatchcase(path, self.path):
             return False
         self.seen += 1
@@ -62,6 +67,7 @@ class Fault:
         return True
 
     def exception(self, path: str) -> BaseException:
+        """For the disk: what a failing call raises."""
         if isinstance(self.error, int):
             return OSError(self.error, f"injected {errors.errorcode.get(self.error, self.error)}", path)
         return self.error if isinstance(self.error, BaseException) else self.error()

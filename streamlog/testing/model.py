@@ -17,10 +17,16 @@ SECTOR = 512
 
 
 class Op(NamedTuple):
-    """One operation of a trace.
+    """One operation of a trace; `SimulatedDisk.operations` has all of them.
 
     `node` is the file or, for changes of entries and `sync_dir`, the directory. `name` is the entry, or the label of a
     mark. `child` is the file that a new entry refers to; `to` and `into` are the new name and directory of a rename.
+
+    >>> from streamlog.testing import SimulatedDisk
+    >>> disk = SimulatedDisk()
+    >>> disk.open("/a", create=True).pwrite([b"five!"], 0)
+    >>> list(disk.operations)
+    [create /a, pwrite /a 5 bytes at 0]
     """
 
     kind: str  # create mkdir pwrite truncate sync failed_sync rename unlink rmdir sync_dir mark

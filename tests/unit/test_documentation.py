@@ -31,6 +31,7 @@ from typing import Any, Literal, NamedTuple, TypeVar, Union, get_args, get_origi
 import pytest
 
 import streamlog
+import streamlog.testing
 from streamlog import config
 
 REPOSITORY = Path(__file__).resolve().parents[2]
@@ -57,6 +58,12 @@ HANDLES = (
     streamlog.RecordBatch,
     streamlog.Record,
 )
+PUBLIC = [
+    value
+    for module in (streamlog, streamlog.retention, streamlog.testing)
+    for value in (getattr(module, name) for name in module.__all__)
+    if callable(value) and not (isinstance(value, type) and issubclass(value, BaseException))
+]
 EXTRAS = ("typer", "rich", "click", "cramjam")  # what a module of an extra may find missing
 
 
@@ -292,6 +299,7 @@ VALUES = [
     for value in (getattr(streamlog, name) for name in streamlog.__all__)
     if isinstance(value, type) and (issubclass(value, tuple) or dataclasses.is_dataclass(value))
 ]
+VALUES += [getattr(streamlog.retention, name) for name in streamlog.retention.__all__ if name != "Policy"]
 SIZES = ("batch_size", "buffer_memory", "max_request_size")
 
 
@@ -448,9 +456,9 @@ def test_every_public_method_of_a_handle_has_a_docstring(handle: type) -> None:
     assert not mute
 
 
-@pytest.mark.parametrize("handle", HANDLES, ids=lambda handle: handle.__name__)
-def test_every_handle_shows_how_it_is_used(handle: type) -> None:
-    assert doctest.DocTestFinder(recurse=False).find(handle, handle.__name__)[0].examples
+@pytest.mark.parametrize("public", PUBLIC, ids=lambda public: public.__name__)
+def test_everything_public_but_the_errors_shows_how_it_is_used(public: Any) -> None:
+    assert doctest.DocTestFinder(recurse=False).find(public, public.__name__)[0].examples
 
 
 def test_every_exported_name_exists_and_every_error_is_exported() -> None:

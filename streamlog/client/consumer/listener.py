@@ -12,7 +12,20 @@ from ..handler import deferred
 
 
 class RebalanceListener:
-    """Called inside `poll`, in the polling thread, when partitions are assigned or taken away. Override what you need."""
+    """Called when a group assigns partitions to a consumer, or takes them away. Override what you need.
+
+    Given as `log.consumer(…, group=…, listener=…)` or `consumer.subscribe(topics, listener)`. It is called inside
+    `poll`, or the loop, in the polling thread, and may use the consumer. What it raises, `poll` raises.
+
+    >>> import streamlog
+    >>> class Printed(streamlog.RebalanceListener):
+    ...     def on_partitions_assigned(self, partitions):
+    ...         print("assigned", [partition.partition for partition in partitions])
+    >>> with streamlog.open(partitions=2, auto_create_topics=True) as log:
+    ...     with log.consumer("orders", group="billing", listener=Printed()) as consumer:
+    ...         _ = consumer.poll()
+    assigned [0, 1]
+    """
 
     def on_partitions_assigned(self, partitions: Sequence[TopicPartition]) -> None:
         """These are assigned to this consumer from now on; their positions are set."""

@@ -15,8 +15,8 @@ from .decode import Decoder, Deserialize, undecodable
 class RecordBatch(Generic[K, V]):
     """Records of one partition as parallel columns. Immutable, owns its bytes, iterates to Records.
 
-    A column is decoded when it is first used, so a program that uses only keys pays only for keys. `next_offset` is where
-    to go on reading: after a compaction that may be past `last_offset + 1`.
+    Made by `topic.read_batches` and `consumer.poll_batches`. `len(batch)` is the number of its records. A column is
+    decoded when it is first used, so a program that uses only keys pays only for keys.
 
     >>> import streamlog
     >>> with streamlog.open() as log:
@@ -29,6 +29,7 @@ class RecordBatch(Generic[K, V]):
     __slots__ = ("_batch", "_decoder", "_keys", "_length", "_low", "_next_offset", "_offsets", "_stop", "_times", "_values")  # fmt: skip
 
     def __init__(self, batch: FetchedBatch, decoder: Decoder, start: int = 0, end: int | None = None) -> None:
+        """For the library's own use."""
         header = batch.header
         self._batch = batch
         self._decoder = decoder
@@ -72,7 +73,7 @@ class RecordBatch(Generic[K, V]):
 
     @property
     def next_offset(self) -> int:
-        """Where to go on reading: past the gaps that a compaction leaves."""
+        """Where to go on reading: after a compaction this may be past `last_offset + 1`."""
         return self._next_offset
 
     @property
@@ -113,7 +114,7 @@ class RecordBatch(Generic[K, V]):
 
     @property
     def headers(self) -> Sequence[HeaderTuple]:
-        """Each record's headers."""
+        """Each record's headers: pairs of a name and bytes or None."""
         return self._column(self._batch.columns.headers, ())
 
     def _column(self, read: Callable[[], Sequence[Any] | None], absent: Any) -> Sequence[Any]:
@@ -145,9 +146,11 @@ class RecordBatch(Generic[K, V]):
         )
 
     def __len__(self) -> int:
+        """How many records there are."""
         return self._length
 
     def __iter__(self) -> Iterator[Record[K, V]]:
+        """The records, made one by one. Raises DeserializationError."""
         new: Any = tuple.__new__
         return map(
             new,
