@@ -557,6 +557,8 @@ class Consumer(Closing, Generic[K, V]):
     def close(self) -> None:
         """Commit what is finished (if auto-committing), leave the group. Closing again does nothing.
 
+        It returns when the leave counts as written, which with `sync=True` takes a sync, or after 30 s.
+
         A bare `close()` does not finish the record in hand; leaving a `with` block without an exception does. In a signal
         handler or finalizer it may be deferred until the call that was interrupted ends: a waiting poll at once, with [].
         """

@@ -27,13 +27,15 @@ from .fetcher import PartitionFetcher
 from .listener import check_listener
 from .membership import LocalMembers, Member, Membership, Wakeup
 from .offsets import OffsetFetcher
-from .procedure import Driver, ListenerCall, Procedure, ReleaseRequest, answer_of
+from .procedure import Bounded, Driver, ListenerCall, Procedure, ReleaseRequest, answer_of
 from .subscription_state import SubscriptionState
 
 logger = logging.getLogger("streamlog.client")
 
 # How often one poll goes back to the group coordinator while partitions move.
 _ROUNDS = 8
+# How long (real seconds) a member that leaves waits for that to count as written. Kafka's default for `close`.
+_LEAVE_WAIT_S = 30.0
 
 
 class ConsumerCoordinator:
@@ -477,8 +479,13 @@ class ConsumerCoordinator:
     # -- leaving -------------------------------------------------------------------------------------
 
     def leave(self) -> Procedure[None]:
-        """Commit what is finished, call the listener, leave the group, stop reading every partition."""
+        """Commit what is finished, call the listener, leave the group, stop reading every partition.
+
+        Ends when the leave counts as written: then every process sees the member gone. Not while the log closes, which syncs
+        all that is left at once.
+        """
         subscriptions = self._subscriptions
+        left = None
         names = subscriptions.assigned()
         try:
             yield from self.auto_commit()
@@ -487,9 +494,11 @@ class ConsumerCoordinator:
                 yield from self._call_listener("on_partitions_revoked", still)
         finally:
             if self.membership is not None:
-                self.membership.leave()
+                left = self.membership.leave()
                 self._local_members.remove(self.membership.group, self)
             subscriptions.remove(names)
+        if left is not None and not left.done() and self._driver.closed_error is None:
+            yield Bounded(left, _LEAVE_WAIT_S)
 
     def __del__(self) -> None:
         membership = getattr(self, "membership", None)

@@ -11,7 +11,7 @@ from ...runtime.threads import current_thread_alive_check, get_ident, refuse_ree
 from ...runtime.values import refuse_to_copy
 from .access import Access
 from .core import ConsumerCore
-from .procedure import ListenerCall, Procedure, ReleaseRequest, Wanted
+from .procedure import Bounded, ListenerCall, Procedure, ReleaseRequest, Wanted
 
 logger = logging.getLogger("streamlog.client")
 
@@ -57,6 +57,8 @@ class BlockingDriver:
                 self._access.call_listener(wanted.method, wanted.partitions)
             elif isinstance(wanted, ReleaseRequest):
                 wanted.release()
+            elif isinstance(wanted, Bounded):
+                wait_for(*wanted)
             else:
                 wait_for(wanted, None)
         except BaseException as error:

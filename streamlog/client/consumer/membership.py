@@ -30,6 +30,7 @@ from ...errors import (
     StreamlogError,
     UnknownMemberIdError,
 )
+from ...runtime.api import Completion
 from ...runtime.disk import new_id
 from ...runtime.threads import RawGate
 from ...runtime.values import snapshot
@@ -76,6 +77,9 @@ class Member(Protocol):
     def is_elsewhere(self) -> bool: ...
 
 
+_GONE = Completion.of(None)
+
+
 class Leave:
     """A leave that the group coordinator has not received yet."""
 
@@ -87,8 +91,11 @@ class Leave:
         self._group = group
         self._member_id = member_id
 
-    def send(self, failed: Callable[[], object]) -> bool:
-        """Send it, and do not wait for a sync. False if it has to be sent again; `failed` is called if that comes out later."""
+    def send(self, failed: Callable[[], object]) -> Completion[None] | None:
+        """Send it, and do not wait for a sync. The answer; None if it has to be sent again.
+
+        `failed` is called if that comes out later.
+        """
         try:
             answer = self._service.leave_group(self._group, self._member_id)
             if answer.done():
@@ -98,8 +105,8 @@ class Leave:
                 if answer.work is not None:
                     answer.work.soon()
         except StreamlogError as error:
-            return not self._has_to_be_sent_again(error)
-        return True
+            return None if self._has_to_be_sent_again(error) else _GONE
+        return answer
 
     def _has_to_be_sent_again(self, error: BaseException | None) -> bool:
         if error is None or isinstance(error, self._DONE):
@@ -240,14 +247,19 @@ class Membership:
             self._evicted = True
             self._local_members.leave(Leave(self._service, self.group, self.member_id))
 
-    def leave(self) -> None:
-        """Leave the group. No error if it was evicted, or the log is closed. It can be interrupted, and called again."""
+    def leave(self) -> Completion[None] | None:
+        """Leave the group. No error if it was evicted, or the log is closed. It can be interrupted, and called again.
+
+        The answer is done when the leave counts as written. None if there is nothing to wait for.
+        """
+        left = None
         self._watch("")
         if self.member_id:
-            self._local_members.leave(Leave(self._service, self.group, self.member_id))
+            left = self._local_members.leave(Leave(self._service, self.group, self.member_id))
         self._forget()
         if self._joining:
             self._leave_as(self._joining)
+        return left
 
     def _leave_as(self, member_id: str) -> None:
         self._local_members.leave(Leave(self._service, self.group, member_id))
@@ -319,11 +331,13 @@ class LocalMembers:
                 with contextlib.suppress(IndexError):  # another thread evicted them too
                     ended.popleft()
 
-    def leave(self, leave: Leave) -> None:
-        """Send a leave to the group coordinator; it is sent again later if that fails."""
+    def leave(self, leave: Leave) -> Completion[None] | None:
+        """Send a leave to the group coordinator; its answer. None if that fails, and it is sent again later."""
         self._unsent.append(leave)  # first: an interrupt must not lose it
-        if not self._send(leave):
+        answer = self._send(leave)
+        if answer is None:
             self._cleanup.nudge()
+        return answer
 
     def leave_later(self, membership: Membership) -> None:
         """For a member that is being collected without a close, on any thread and under any lock: have it leave soon."""
@@ -334,12 +348,12 @@ class LocalMembers:
 
         self._cleanup.add_finalizer(leave)
 
-    def _send(self, leave: Leave) -> bool:
-        if not leave.send(partial(self._send_again, leave)):
-            return False
-        with contextlib.suppress(ValueError):  # another thread sent it too
-            self._unsent.remove(leave)
-        return True
+    def _send(self, leave: Leave) -> Completion[None] | None:
+        answer = leave.send(partial(self._send_again, leave))
+        if answer is not None:
+            with contextlib.suppress(ValueError):  # another thread sent it too
+                self._unsent.remove(leave)
+        return answer
 
     def _send_again(self, leave: Leave) -> None:
         self._unsent.append(leave)

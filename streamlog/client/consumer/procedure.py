@@ -32,7 +32,14 @@ class ReleaseRequest(NamedTuple):
     release: Callable[[], object]
 
 
-Wanted = Completion[Any] | ListenerCall | ReleaseRequest
+class Bounded(NamedTuple):
+    """Wait until a Completion is done, but no longer than this (real seconds). What it brings later needs no caller."""
+
+    completion: Completion[Any]
+    timeout_s: float
+
+
+Wanted = Completion[Any] | Bounded | ListenerCall | ReleaseRequest
 Procedure = Generator[Wanted, None, T]
 
 

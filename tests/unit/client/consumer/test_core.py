@@ -16,7 +16,7 @@ from streamlog.client.consumer.core import ConsumerCore
 from streamlog.client.consumer.decode import Decoder
 from streamlog.client.consumer.membership import LocalMembers, Wakeup
 from streamlog.client.consumer.offsets import OffsetFetcher
-from streamlog.client.consumer.procedure import ListenerCall, Procedure, ReleaseRequest
+from streamlog.client.consumer.procedure import Bounded, ListenerCall, Procedure, ReleaseRequest
 from streamlog.client.consumer.subscription import Subscription
 from streamlog.client.consumer.subscription_state import SubscriptionState
 from streamlog.config import ConsumerConfig
@@ -208,8 +208,9 @@ def test_it_joins_reads_waits_is_woken_commits_and_leaves_and_never_blocks(log: 
     assert log.group("g").committed() == {A: 1, B: 1}
     leave = scene.coordinator.leave()
     assert isinstance(next(leave), ListenerCall)
-    assert next(leave, None) is None, "the leave is sent, and not waited for"
+    assert isinstance(next(leave), Bounded) and service.asked == ["leave_group"]
     assert service.answer() == "leave_group"
+    assert next(leave, None) is None
     assert members(log) == []
 
 
