@@ -43,10 +43,11 @@ def group_list(ctx: typer.Context, directory: Directory = None, as_json: Json = 
             {
                 "group": group.name,
                 "state": group.state,
-                "topics": sorted({place.topic for place in group.committed()}),
-                "lag": sum(group.lag().values()),
+                "topics": sorted({place.topic for place in lag}),
+                "lag": sum(lag.values()),
             }
             for group in sorted(log.groups(), key=attrgetter("name"))
+            for lag in [group.lag()]
         ]
     if wants_json(ctx, as_json):
         output.document(found)
@@ -62,17 +63,18 @@ def group_describe(ctx: typer.Context, name: GroupName, directory: Directory = N
     """Show committed offsets, lag and members of a group."""
     with open_log(ctx, directory, read_only=True) as log:
         group = _group(log, name)
-        lags = group.lag()
+        lags, offsets = group.lag(), group.offsets()
         rows = [
             {
                 "topic": place.topic,
                 "partition": place.partition,
-                "committed": at.offset,
+                "committed": None if at is None else at.offset,
                 "log_end_offset": log[place.topic].partition(place.partition).high_watermark,
-                "lag": lags.get(place),
-                "metadata": at.metadata,
+                "lag": lag,
+                "metadata": "" if at is None else at.metadata,
             }
-            for place, at in sorted(group.offsets().items())
+            for place, lag in lags.items()
+            for at in [offsets.get(place)]
         ]
         members = [
             {"member_id": m.member_id, "client_id": m.client_id, "assignment": sorted(m.assignment)}
@@ -134,6 +136,8 @@ def group_reset(
     with open_log(ctx, directory) as log, log.consumer() as consumer:
         group = log.group(name) if names else _group(log, name)
         before = group.committed()
+        if not names and not before:
+            raise ConfigError(f"Group {name!r} has not committed anything. Name the topics whose offsets to set.")
         chosen = [topic_called(log, topic) for topic in names or sorted({place.topic for place in before})]
         places = [place for topic in chosen for place in places_in(topic, partition)]
         offsets = locate(consumer, places, position)

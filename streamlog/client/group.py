@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from datetime import datetime
 from typing import Any, Literal, Unpack
 
 from ..broker.api import Service
 from ..config import choice, shown, text
 from ..coordinator import GroupDescription
-from ..errors import ConfigError, StreamlogError
+from ..errors import ConfigError, GroupIdNotFoundError, StreamlogError, did_you_mean
 from ..runtime.threads import result_of
 from ..types import MemberInfo, OffsetAndMetadata, Record, TopicPartition
 from .arguments import is_offset, offset_at, out_of_range, partition_of
@@ -155,25 +155,39 @@ class ConsumerGroup:
         """The NEXT offset to read of each partition for which one is committed."""
         return {name: committed.offset for name, committed in self.offsets().items()}
 
-    def lag(self) -> dict[TopicPartition, int]:
+    def lag(self, *topics: Any) -> dict[TopicPartition, int]:
         """How many offsets lie between what is committed and the end of each partition.
 
-        The partitions are those of the topics that the group has committed for or reads now. Where nothing is committed,
-        all that the partition holds counts.
-        """
-        return self._lag(self._log._use(), self._describe())
+        The partitions are all those of `topics`, or without any of the topics that the members subscribe to or the group
+        has committed for. Where nothing is committed, the lag counts from where a member would start: where the
+        member of this process that has the partition did, else where the `auto_offset_reset` of the members of this process
+        says, else at the first offset.
 
-    def _lag(self, service: Service, described: GroupDescription) -> dict[TopicPartition, int]:
+        Raises UnknownTopicOrPartitionError for one of `topics`. Cost: O(members and partitions).
+        """
+        return self._lag(self._log._use(), self._describe(), topics)
+
+    def _lag(
+        self, service: Service, described: GroupDescription, topics: Iterable[Any] = ()
+    ) -> dict[TopicPartition, int]:
         committed = {name: at.offset for name, at in result_of(service.committed(self.name, None)).items()}
-        names = {name.topic for name in committed}
-        for member in described.members:
-            names |= {name.topic for name in member.assignment}
+        known = service.image.topics
+        views = [result_of(service.topic(self._log._name_of(topic)[0])) for topic in topics]
+        if not views:
+            names = {name.topic for name in committed}.union(*(member.topics for member in described.members))
+            # Besides what they subscribe to: the topics that members of before still hold partitions of.
+            names.update(name.topic for member in described.members for name in member.assignment)
+            views = [known[topic] for topic in sorted(names) if topic in known]
+        members = self._log._local_members.others(self.name, None)
+        started = {name: at for member in members for name, at in member.started().items()}
+        latest = bool(members) and all(member.auto_offset_reset == "latest" for member in members)
         lag: dict[TopicPartition, int] = {}
-        for topic in sorted(names & set(service.image.topics)):
-            for number in range(service.image.topics[topic].partitions):
-                name = TopicPartition(topic, number)
+        for view in views:
+            for number in range(view.partitions):
+                name = TopicPartition(view.name, number)
                 start, end = result_of(service.bounds(name, "read_committed"))
-                lag[name] = max(0, end - max(start, committed.get(name, start)))
+                at = committed.get(name, started.get(name, end if latest else start))
+                lag[name] = max(0, end - max(start, at))
         return lag
 
     def reset(
@@ -182,8 +196,9 @@ class ConsumerGroup:
         """Set the committed offsets of these topics, or of all topics that the group has committed for.
 
         `to`: "earliest", "latest", an aware datetime (the first record at or after it), or a mapping of TopicPartition to
-        the NEXT offset. Raises GroupNotEmptyError if the group has members, OffsetOutOfRangeError, and CommitFailedError
-        if a topic is deleted meanwhile; then nothing has changed.
+        the NEXT offset. Raises GroupIdNotFoundError if there is no such group and neither topics nor partitions are given,
+        GroupNotEmptyError if the group has members, OffsetOutOfRangeError, and CommitFailedError if a topic is deleted
+        meanwhile; then nothing has changed.
         """
         service = self._log._use()
         self._log._local_members.evict_dead(self.name)
@@ -196,12 +211,28 @@ class ConsumerGroup:
             if not isinstance(to, datetime):
                 choice("to", to, ("earliest", "latest"))
             wanted = {}
-            for topic in names or sorted({name.topic for name in self.offsets()}):
+            for topic in names or self._topics_to_reset():
                 for number in range(result_of(service.topic(topic)).partitions):
                     name = TopicPartition(topic, number)
                     wanted[name] = OffsetAndMetadata(self._where(name, to))
         ids = {name: topics_now[name.topic].id_bytes for name in wanted if name.topic in topics_now}
         result_of(service.commit(self.name, None, 0, wanted, ids))
+
+    def _topics_to_reset(self) -> list[str]:
+        """The topics that the group has committed for. Raises GroupIdNotFoundError if there is none."""
+        topics = sorted({name.topic for name in self.offsets()})
+        if topics:
+            return topics
+        if self._describe().state != "Dead":
+            what = f"Group {self.name!r} has not committed anything"
+        else:
+            known = [group.name for group in result_of(self._log._use().list_groups())]
+            what = f"There is no group {self.name!r}{did_you_mean(self.name, known)}"
+        raise GroupIdNotFoundError(
+            f"{what}, so there is no offset to reset. To set where a group starts that has not read yet, name the topics: "
+            f'reset("orders", to="latest").',
+            group=self.name,
+        )
 
     def _check(self, wanted: Mapping[TopicPartition, OffsetAndMetadata], topics: list[str]) -> None:
         """Raise ConfigError for a partition of other topics, OffsetOutOfRangeError for an offset that it does not have."""

@@ -452,6 +452,12 @@ def test_a_deleted_group_is_forgotten(letters: Terminal) -> None:
     assert letters.lines("consume", "t", "-g", "g") == list("abcde")
 
 
+def test_a_reset_of_a_group_that_has_not_committed_asks_for_the_topics(letters: Terminal, open_log: OpenLog) -> None:
+    with open_log() as log, log.consumer("t", group="g", group_instance_id="i", enable_auto_commit=False) as consumer:
+        consumer.poll()  # its place is kept, and the group with it
+    assert "Name the topics" in letters.fails("group", "reset", "g", "-o", "end")
+
+
 @pytest.mark.parametrize("command", [["describe"], ["reset", "-o", "end"], ["delete", "-y"]])
 def test_a_group_that_is_not_there_is_refused(letters: Terminal, command: list[str]) -> None:
     letters("consume", "t", "-g", "billing")
@@ -634,6 +640,26 @@ def test_a_log_in_use_can_be_looked_at(
         output, errors = process.communicate(timeout=60)
     assert (process.returncode, errors) == (0, "")
     assert shown in output
+
+
+@pytest.mark.parametrize(
+    ("command", "lines"),
+    [
+        ("list", [["group", "state", "topics", "lag"], ["g", "Stable", "t", "3"]]),
+        ("describe", [["t", "0", "-", "0", "0"], ["t", "1", "-", "3", "3"]]),
+    ],
+)
+def test_a_group_that_has_not_committed_is_shown_with_what_waits_for_it(
+    child: Child, open_log: OpenLog, path: Path, command: str, lines: list[list[str]]
+) -> None:
+    with open_log() as log:
+        log.create_topic("t", partitions=2).send_many(["a", "b", "c"], partition=1)
+        with log.consumer("t", group="g", enable_auto_commit=False) as consumer:
+            consumer.poll()
+            process = child(MAIN, "-d", path, "group", command, *["g"] * (command == "describe"))
+            output, errors = process.communicate(timeout=60)
+    assert (process.returncode, errors) == (0, "")
+    assert [line.split() for line in output.splitlines()[-2:]] == lines
 
 
 def test_a_log_in_use_is_followed_as_its_owner_writes(child: Child, open_log: OpenLog, path: Path) -> None:

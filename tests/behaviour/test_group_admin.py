@@ -101,6 +101,67 @@ def test_committed_offsets_and_lag_count_from_the_commit(log: streamlog.StreamLo
         assert group.lag() == {P0: 0, P1: 0}
 
 
+def test_lag_counts_what_waits_for_a_member_that_has_not_committed(log: streamlog.StreamLog) -> None:
+    topic = fill(log)
+    group = log.group("g")
+    with log.consumer("t", group="g", enable_auto_commit=False) as consumer:
+        assert len(consumer.poll(max_records=3)) == 3
+        assert group.lag() == {P0: 5, P1: 5}, "what is not committed would be read again"
+        topic.delete_records({0: 2})
+        assert group.lag() == {P0: 3, P1: 5}
+
+
+def test_lag_has_every_partition_of_the_topics_that_members_subscribe_to(log: streamlog.StreamLog) -> None:
+    log.create_topic("t", partitions=1).send("1")
+    with (
+        log.consumer("t", group="g", enable_auto_commit=False) as owner,
+        log.consumer("t", group="g", enable_auto_commit=False) as standby,
+    ):
+        for _ in range(2):
+            owner.poll()
+            standby.poll()
+        assert log.group("g").lag() == {P0: 1}
+        fill(log, name="u")
+        standby.subscribe(["u"])
+        standby.poll()
+        assert log.group("g").lag() == {P0: 1, TopicPartition("u", 0): 5, TopicPartition("u", 1): 5}
+
+
+def test_lag_of_topics_that_are_asked_for_needs_no_group(log: streamlog.StreamLog) -> None:
+    topic = fill(log)
+    fill(log, name="u")
+    group = log.group("g")
+    assert group.lag("t") == {P0: 5, P1: 5}
+    assert group.lag(topic, "u") == {P0: 5, P1: 5, TopicPartition("u", 0): 5, TopicPartition("u", 1): 5}
+    consume(log)
+    assert group.lag("u") == {TopicPartition("u", 0): 5, TopicPartition("u", 1): 5}, "only what is asked for"
+    with pytest.raises(streamlog.UnknownTopicOrPartitionError, match="absent"):
+        group.lag("t", "absent")
+
+
+def test_lag_of_members_that_start_at_the_end_counts_from_there(log: streamlog.StreamLog) -> None:
+    topic = fill(log)
+    group = log.group("g")
+    with log.consumer("t", group="g", auto_offset_reset="latest", enable_auto_commit=False) as consumer:
+        consumer.poll()
+        assert group.lag() == {P0: 0, P1: 0}
+        topic.send("one more", partition=1)
+        assert group.lag() == {P0: 0, P1: 1}
+        assert len(consumer.poll()) == 1
+        assert group.lag() == {P0: 0, P1: 1}, "it is not committed"
+        consumer.commit()
+        assert group.lag() == {P0: 0, P1: 0}
+        assert group.lag(fill(log, name="u")) == {TopicPartition("u", 0): 0, TopicPartition("u", 1): 0}
+
+
+def test_lag_under_no_reset_counts_from_the_first_offset(log: streamlog.StreamLog) -> None:
+    fill(log)
+    with log.consumer("t", group="g", auto_offset_reset="none") as consumer:
+        with pytest.raises(streamlog.OffsetOutOfRangeError):
+            consumer.poll()
+        assert log.group("g").lag() == {P0: 5, P1: 5}
+
+
 # Reset
 
 
@@ -151,6 +212,20 @@ def test_a_group_that_never_was_can_be_placed_before_it_starts(log: streamlog.St
     log.group("g").reset("t", to="latest")
     assert consume(log) == []
     assert [group.name for group in log.groups()] == ["g"]
+
+
+def test_reset_of_a_misspelt_group_says_what_was_meant(log: streamlog.StreamLog) -> None:
+    fill(log)
+    with log.consumer("t", group="billing") as consumer:
+        consumer.poll()
+        with pytest.raises(
+            streamlog.GroupIdNotFoundError,
+            match=r"There is no group 'biling' \(did you mean 'billing'\?\), .* name the topics: reset\(\"",
+        ):
+            log.group("biling").reset(to="earliest")
+        with pytest.raises(streamlog.GroupIdNotFoundError, match="Group 'billing' has not committed anything"):
+            log.group("billing").reset(to="earliest")
+    assert [group.name for group in log.groups()] == ["billing"]
 
 
 def test_reset_and_delete_are_refused_while_members_are_active(log: streamlog.StreamLog) -> None:

@@ -69,6 +69,9 @@ class ConsumerCoordinator:
         self.auto_commits = config.auto_commits
         self._revoking: frozenset[TopicPartition] = frozenset()  # of which the listener is being called
         self._last_commit: dict[TopicPartition, int] = {}
+        self._started: dict[
+            TopicPartition, int
+        ] = {}  # of what is assigned and was not committed then: the first position
         self._topic_ids: dict[TopicPartition, bytes] = {}  # of each partition that was ever assigned, the last one
         self._recreated: set[TopicPartition] = set()  # partitions that were assigned in a former topic too
         self._looked: object = None  # the image in which no assigned partition was found to be deleted
@@ -226,8 +229,10 @@ class ConsumerCoordinator:
             )
             if known is not None:
                 self._last_commit[name] = known.offset
+                self._started.pop(name, None)
             else:
                 self._last_commit.pop(name, None)
+                self._started[name] = start
 
     def _revoke(self, names: frozenset[TopicPartition]) -> Procedure[None]:
         """Partitions go to another member: commit what is finished there, call the listener, stop reading them."""
@@ -349,6 +354,15 @@ class ConsumerCoordinator:
     def member_id(self) -> str:
         """Empty without a group, and while it is not a member."""
         return "" if self.membership is None else self.membership.member_id
+
+    @property
+    def auto_offset_reset(self) -> str:
+        return self._config.auto_offset_reset
+
+    def started(self) -> dict[TopicPartition, int]:
+        """Where it began to read what is assigned, of the partitions for which nothing was committed then; -1 is nowhere."""
+        fetchers = self._subscriptions.fetchers
+        return {name: at for name, at in self._started.copy().items() if name in fetchers}
 
     def is_elsewhere(self) -> bool:
         """Whether another thread than the caller's polls this member."""
