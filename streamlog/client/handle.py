@@ -61,10 +61,12 @@ class Closing:
         raise NotImplementedError
 
     def __enter__(self) -> Self:
+        """The object itself. Raises ClosedError."""
         self._check()
         return self
 
     def __exit__(self, *exc: object) -> None:
+        """Close it."""
         self.close()
 
     def _check(self) -> None:
@@ -79,15 +81,18 @@ class Closing:
         warnings.warn(f"unclosed {self!r}; close it, or use a `with` block", ResourceWarning, source=self, stacklevel=3)
 
     def __reduce__(self) -> Any:
+        """Raise TypeError: a handle cannot be pickled."""
         raise TypeError(
             f"a {type(self).__name__} is a handle on an open log and cannot be pickled; pass the path and open it there, "
             f"or pass records"
         )
 
     def __copy__(self) -> Self:
+        """Raise TypeError: a handle cannot be copied."""
         raise TypeError(f"a {type(self).__name__} is a handle and cannot be copied; make another one from the log")
 
     def __deepcopy__(self, memo: object) -> Self:
+        """Raise TypeError: a handle cannot be copied."""
         return self.__copy__()
 
 

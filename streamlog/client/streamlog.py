@@ -159,17 +159,25 @@ def _refuse_for_reading(path: Any, settings: Mapping[str, Any]) -> None:
 class StreamLog(Closing):
     """A log: topics, and the producers, consumers and groups that write and read them. Thread-safe.
 
-    Made by `streamlog.open`. Iterating over it gives the names of its topics. Closing it closes its workers, its
-    consumers, and its producers, which are flushed.
+    Made by `streamlog.open`. Closing it, by `close` or at the end of a `with` block, closes its workers, its consumers,
+    and its producers, which are flushed; then every call raises ClosedError.
+
+    - Topics: `create_topic`; `log["orders"]` or `topic` gives one that exists, with serdes if it is to have them;
+      `"orders" in log`; `for name in log`; `topics`; `delete_topic`.
+    - Writing and reading: `producer`, `consumer`; a Topic has `send` and `read`.
+    - Groups, their offsets and workers: `group`, `groups`.
+    - All that was acknowledged is on the device: `sync`. What it holds, in numbers: `metrics`.
 
     >>> import streamlog
     >>> with streamlog.open() as log:
-    ...     _ = log.create_topic("orders")
-    ...     "orders" in log, list(log)
-    (True, ['orders'])
+    ...     orders = log.create_topic("orders")
+    ...     _ = orders.send("9.50", key="alice")
+    ...     [record.value for record in log["orders"].read()], list(log)
+    ([b'9.50'], ['orders'])
     """
 
     def __init__(self, engine: Engine[Background], user: object) -> None:
+        """For the library's own use: `streamlog.open` makes it."""
         self._engine = engine
         self._user = user
         self._ended = False
@@ -230,9 +238,18 @@ class StreamLog(Closing):
     def topic(
         self, name: str, *, key_serde: Serde[Any] | None = None, value_serde: Serde[Any] | None = None
     ) -> Topic[Any, Any]:
-        """A handle on a topic, with serdes for its keys and values if they are given.
+        """A handle on a topic, with serdes for its keys and values if they are given (`streamlog.Serde`).
+
+        Without serdes, keys and values are bytes, and a str that is sent becomes UTF-8.
 
         Raises UnknownTopicOrPartitionError if there is no such topic, unless `auto_create_topics` creates it.
+
+        >>> import streamlog
+        >>> with streamlog.open(auto_create_topics=True) as log:
+        ...     orders = log.topic("orders", value_serde=streamlog.serde.json)
+        ...     _ = orders.send({"price": 9.5})
+        ...     [record.value for record in orders.read()]
+        [{'price': 9.5}]
         """
         self._topic_view(name)
         return Topic(self, name, key_serde=key_serde, value_serde=value_serde)
@@ -243,12 +260,15 @@ class StreamLog(Closing):
         return [Topic(self, view.name) for view in sorted(views) if internal or not view.internal]
 
     def __getitem__(self, name: str) -> Topic:
+        """`log["orders"]`: `topic` without serdes. Raises UnknownTopicOrPartitionError."""
         return self.topic(name)
 
     def __contains__(self, name: object) -> bool:
+        """`"orders" in log`: whether there is a topic of this name."""
         return isinstance(name, str) and name in self._use().image.topics
 
     def __iter__(self) -> Iterator[str]:
+        """The names of the topics, in order, without those of the log itself."""
         topics = self._use().image.topics
         return iter(sorted(name for name, view in topics.items() if not view.internal))
 
@@ -343,7 +363,7 @@ class StreamLog(Closing):
         )
 
     def group(self, name: str) -> ConsumerGroup:
-        """A handle on a consumer group, which need not exist yet."""
+        """A handle on a consumer group, which need not exist yet; see `ConsumerGroup`. Raises ConfigError."""
         self._use()
         return ConsumerGroup(self, name)
 
@@ -352,7 +372,18 @@ class StreamLog(Closing):
         return [ConsumerGroup(self, group.name) for group in result_of(self._use().list_groups())]
 
     def metrics(self) -> dict[str, Any]:
-        """Numbers by topic and partition, counted since the log was opened. They can be written as JSON."""
+        """Numbers of each partition, as `metrics()["topics"]["orders"]["0"]`. They can be written as JSON.
+
+        - now: `log_start_offset`, `log_end_offset`, `size_bytes`, `segments`
+        - since the log was opened: `appended_batches`, `appended_bytes`, `deleted_segments`
+        - `failures`: what fails in the background now, such as a sync or retention, and why; `{}` if nothing does
+
+        >>> import streamlog
+        >>> with streamlog.open() as log:
+        ...     _ = log.create_topic("orders").send_many(["9.50", "20.00"])
+        ...     log.metrics()["topics"]["orders"]["0"]["log_end_offset"]
+        2
+        """
         return self._use().metrics()
 
     def sync(self) -> None:
@@ -374,7 +405,7 @@ class StreamLog(Closing):
     # -- listeners -----------------------------------------------------------------------------------
 
     def attach(self, make: Callable[[Service], ListenerT]) -> ListenerT:
-        """Make a listener, which gets the log's Service and serves others through it; returns it.
+        """Make a listener, which gets the log's Service and serves others through it; returns it. For extensions.
 
         The Service (`streamlog.broker.api`) takes and gives encoded batches, and answers with Completions: what is built on
         it never blocks a thread of its own. Closing the log closes its listeners before anything else, and gives them
@@ -403,7 +434,10 @@ class StreamLog(Closing):
         raise closed("log")
 
     def detach(self, listener: Listener) -> None:
-        """Leave a listener to its owner: closing the log does not close it. Does nothing if it is not attached."""
+        """Leave a listener to its owner: closing the log does not close it. Does nothing if it is not attached.
+
+        For extensions; see `attach`.
+        """
         with inside(), self._lock:
             self._listeners = [each for each in self._listeners if each is not listener]
 
@@ -488,6 +522,7 @@ class StreamLog(Closing):
         self._ended = True
 
     def __del__(self) -> None:
+        """Close the log, with a ResourceWarning, if it was not closed."""
         if self._made and not self._ended:
             engine, user = self._engine, self._user
             self._cleanup.add_finalizer(lambda: registry.close(engine, user))

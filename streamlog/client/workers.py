@@ -37,7 +37,7 @@ logger = logging.getLogger("streamlog.client")
 class Workers(Closing):
     """The running workers of a group: threads, each with a consumer. Made by `group.start`. Thread-safe.
 
-    At the end of a `with` block they are stopped and joined.
+    `wait` for their end, `stop` them, or use a `with` block, at the end of which they are stopped and joined.
 
     >>> import streamlog
     >>> with streamlog.open() as log:
@@ -59,6 +59,7 @@ class Workers(Closing):
         config: WorkersConfig,
         consumer_config: dict[str, Any],
     ) -> None:
+        """For the library's own use: `group.start` makes it."""
         check_handler(handler)
         if "group" in consumer_config:
             raise ConfigError("group= is this group's own name; leave it out.", name="group")

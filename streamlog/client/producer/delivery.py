@@ -19,9 +19,11 @@ logger = logging.getLogger("streamlog.client")
 
 
 class Delivery(Generic[T]):
-    """The outcome of one record: its offset, or why it could not be written. Thread-safe.
+    """The outcome of a `send`: where the record is, or why it could not be written. Thread-safe.
 
-    It costs little: it is a batch and an index.
+    `result` waits for it, and so ends the linger of its batch; so does `exception`, while `done` and a callback do not.
+    That of `send_many` is the outcome of all its records: `result` gives a sequence of RecordMetadata in the order of the
+    call, or raises DeliveryError, which has the errors by index. With `acks=0` it is done at once, with offset -1.
 
     >>> import streamlog
     >>> with streamlog.open() as log:
@@ -35,6 +37,7 @@ class Delivery(Generic[T]):
     __slots__ = ("_batch", "_index")
 
     def __init__(self, batch: Batch, index: int) -> None:
+        """For the library's own use: `send` makes it."""
         self._batch = batch
         self._index = index
 
@@ -71,6 +74,14 @@ class Delivery(Generic[T]):
         """Call `fn(self)` once the record is written or has failed, now if it is.
 
         The thread that finishes the record calls it. What it raises is logged.
+
+        >>> import streamlog
+        >>> with streamlog.open() as log:
+        ...     _ = log.create_topic("orders")
+        ...     with log.producer(linger_ms=1000) as producer:
+        ...         delivery = producer.send("orders", "9.50")
+        ...         delivery.add_done_callback(lambda each: print("written at", each.result().offset))
+        written at 0
         """
         self._batch.observe(self._index)
         queue = self._batch.queue
@@ -97,6 +108,7 @@ class Delivery(Generic[T]):
         return f"<streamlog.Delivery to {where}: offset {self._batch.result() + self._index}>"
 
     def __reduce__(self) -> Any:
+        """Raise TypeError: a Delivery cannot be pickled."""
         raise TypeError("a Delivery cannot be pickled; pickle its result()")
 
 
