@@ -5,6 +5,7 @@
 - `topics`, `groups`: `streamlog topic …` and `streamlog group …`.
 - `records`: `produce` and `consume`.
 - `inspect`: `verify` and `dump`. `repair`: `repair`.
+- `streams`: the standard streams: closed ones, readers that have gone.
 - `parse`: from what the user types to offsets, times, settings and records.
 - `render`: from values to what the user sees: tables, JSON, records as lines.
 

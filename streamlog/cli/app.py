@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Annotated, Any, NamedTuple
 
@@ -23,6 +24,7 @@ from ..errors import (
 from ..runtime.disk import path_of
 from ..types import TopicPartition
 from . import render as output
+from . import streams
 
 OWNER_FILE = "streamlog.json"
 _ORDER = ("topic", "produce", "consume", "group", "verify", "repair", "dump")
@@ -34,29 +36,33 @@ class Commands(typer.core.TyperGroup):
     def list_commands(self, ctx: Any) -> list[str]:
         return sorted(super().list_commands(ctx), key=_ORDER.index)
 
+    def make_context(self, *arguments: Any, **more: Any) -> Any:
+        with _errors_as_one_line():  # --help and --version print here
+            return super().make_context(*arguments, **more)
+
     def invoke(self, ctx: Any) -> Any:
-        try:
-            try:
-                return super().invoke(ctx)
-            finally:
-                sys.stdout.flush()  # a broken pipe is raised here; at exit the interpreter would print a traceback
-        except KeyboardInterrupt:
-            code = 130
-        except BrokenPipeError:
-            _abandon_stdout()
-            code = 141
-        except (StreamlogError, OSError) as error:
-            output.fail(message_for_terminal(error))
-            code = 1
-        raise typer.Exit(code)
+        with _errors_as_one_line():
+            return super().invoke(ctx)
 
 
-def _abandon_stdout() -> None:
-    """Close stdout after a broken pipe: the interpreter would flush the buffer at exit, and raise again."""
+@contextmanager
+def _errors_as_one_line() -> Iterator[None]:
     try:
-        sys.stdout.close()
-    except OSError:
+        try:
+            yield
+        finally:
+            sys.stdout.flush()  # what cannot be written is an error of the command
         return
+    except KeyboardInterrupt:
+        code = 130
+    except BrokenPipeError:
+        streams.abandon(sys.stdout)
+        code = streams.BROKEN_PIPE
+    except (StreamlogError, OSError) as error:
+        with suppress(OSError):  # stderr may be the pipe that broke, or on the disk that is full
+            output.fail(message_for_terminal(error))
+        code = 1
+    raise typer.Exit(code)
 
 
 # How a library's message names what to do next → what to type.
@@ -72,6 +78,8 @@ def message_for_terminal(error: Exception) -> str:
     """The error's message, with commands and options in place of the library's functions and parameters."""
     if isinstance(error, LogLockedError):
         return in_use(error)
+    if isinstance(error, OSError) and not isinstance(error, StreamlogError) and error.filename is None:
+        return f"The output could not be written: {error.strerror or type(error).__name__}."
     message = str(error) or type(error).__name__
     for call, command in _TO_TYPE:
         message = message.replace(call, command)

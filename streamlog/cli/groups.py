@@ -85,7 +85,7 @@ def group_describe(ctx: typer.Context, name: GroupName, directory: Directory = N
         output.document({"group": name, "state": state, "members": members, "offsets": rows})
         return
     there = f"{len(members)} {plural('member', len(members))}"
-    output.say(f"{output.printable(name.encode())}  {state}, {there}, lag {sum(lags.values()):,}")
+    output.say(f"{output.name_of(name)}  {state}, {there}, lag {sum(lags.values()):,}")
     columns = ["topic", "partition", "committed", "log_end_offset", "lag", "metadata"]
     if not any(row["metadata"] for row in rows):
         columns.remove("metadata")

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import logging
 import sys
-from io import TextIOWrapper
 
 from ..runtime.installation import REMEDY, is_overwritten
+from . import streams
 
 _EXTRA = ("typer", "rich", "click", "shellingham")
 
@@ -17,16 +17,18 @@ def main() -> int:
     0: done. 1: failed, with one line on stderr. 2: the arguments are wrong. 130: Ctrl-C. 141: the program that reads
     the output has ended. Cost: about 0.2 s to start.
     """
-    try:
-        return _run()
-    except KeyboardInterrupt:
-        return 130
-
-
-def _run() -> int:
+    streams.open_closed()
     if is_overwritten():
         sys.stderr.write(f"streamlog: streamlog/__init__.py is missing or another project's. {REMEDY}\n")
         return 1
+    try:
+        code = _run()
+    except KeyboardInterrupt:
+        code = 130
+    return streams.flush(code)
+
+
+def _run() -> int:
     try:
         from . import groups, inspect, records, repair, topics  # noqa: F401  each adds its commands to the app
         from .app import app
@@ -39,11 +41,10 @@ def _run() -> int:
         )
         return 1
     logging.basicConfig(format="streamlog: %(message)s", level=logging.WARNING)
-    for stream in (sys.stdout, sys.stderr):
-        if isinstance(stream, TextIOWrapper):
-            stream.reconfigure(errors="backslashreplace")  # a terminal without UTF-8 shows escapes
     try:
         app(prog_name="streamlog")
     except SystemExit as done:
         return done.code if isinstance(done.code, int) else 0
+    except OSError:  # a message of typer's own that could not be written to stderr
+        return 1
     return 0

@@ -181,11 +181,29 @@ def parse_setting(text: str) -> tuple[str, Any]:
     return name, value
 
 
-def parse_header(text: str) -> tuple[str, str]:
+def parse_header(text: str) -> tuple[str, bytes]:
+    """`NAME=VALUE` as a header. A value may be any bytes.
+
+    >>> parse_header("coupon=SPRING")
+    ('coupon', b'SPRING')
+    """
     name, equals, value = text.partition("=")
     if not equals:
         raise ConfigError(f"{text!r} is not a header: write NAME=VALUE.")
-    return name, value
+    try:
+        name.encode()
+    except UnicodeEncodeError:
+        raise ConfigError(f"The name of the header {text!r} is not UTF-8. Only its value may be any bytes.") from None
+    return name, typed_bytes(value)
+
+
+def typed_bytes(text: str) -> bytes:
+    r"""An argument as the bytes that were typed: Python has escaped those that are not UTF-8.
+
+    >>> typed_bytes("\udcff")
+    b'\xff'
+    """
+    return text.encode("utf-8", "surrogateescape")
 
 
 def parse_separator(text: str) -> bytes:
@@ -195,9 +213,9 @@ def parse_separator(text: str) -> bytes:
     b'\t'
     """
     try:
-        separator = text.encode("latin-1", "backslashreplace").decode("unicode_escape").encode()
+        separator = typed_bytes(text.encode("latin-1", "backslashreplace").decode("unicode_escape"))
     except UnicodeError:
-        separator = text.encode()
+        separator = typed_bytes(text)
     if not separator:
         raise ConfigError("The separator between key and value is empty. Give at least one character.")
     return separator

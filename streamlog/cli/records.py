@@ -18,6 +18,7 @@ from ..errors import ConfigError, InvalidRecordError, OffsetOutOfRangeError, Str
 from ..runtime.threads import SystemClock
 from ..types import ProducerRecord, Record, TopicPartition
 from . import render as output
+from . import streams
 from .app import Directory, Partitions, TopicName, app, open_log, option, places_in, plural, topic_called, wants_json
 from .parse import Position, json_record, locate, parse_header, parse_range, parse_separator, text_record
 
@@ -63,6 +64,8 @@ def produce(
         )
     headers = tuple(map(parse_header, header or ()))
     parts_at = None if separator is None else parse_separator(separator)
+    if file is None:
+        streams.require_stdin()
     source = sys.stdin.buffer if file is None else file
     with open_log(ctx, directory) as log:
         target = topic_called(log, topic)
@@ -94,7 +97,7 @@ def _send(
     producer: streamlog.Producer,
     topic: streamlog.Topic[Any, Any],
     record: ProducerRecord,
-    headers: tuple[tuple[str, str], ...],
+    headers: tuple[tuple[str, bytes], ...],
     partition: int | None,
 ) -> None:
     producer.send(
@@ -163,6 +166,7 @@ def consume(
                                the first record at or after this time (UTC)
       s@TIME, e@TIME           start and end: -o s@2026-01-01 -o e@2026-02-01
     """
+    streams.require_stdout()
     start, end = parse_range(offset or (), SystemClock().time_ms())
     if end is not None and follow:
         raise ConfigError("An end (e@TIME) and --follow contradict each other. Leave one of them out.")

@@ -72,7 +72,7 @@ def json_line(data: Any) -> None:
 def _put(text: str) -> None:
     # JSON is UTF-8 in every locale.
     sys.stdout.flush()
-    sys.stdout.buffer.write(text.encode() + b"\n")
+    sys.stdout.buffer.write(text.encode("utf-8", "backslashreplace") + b"\n")
 
 
 def table(columns: Sequence[str], rows: Iterable[Sequence[object]], *, left: Sequence[str] = ()) -> None:
@@ -81,7 +81,7 @@ def table(columns: Sequence[str], rows: Iterable[Sequence[object]], *, left: Seq
     for column in columns:
         grid.add_column(column, justify="left" if column in left else "right", overflow="fold")
     for row in rows:
-        grid.add_row(*(Text(printable(cell.encode()) if isinstance(cell, str) else f"{cell:,}") for cell in row))
+        grid.add_row(*(Text(name_of(cell) if isinstance(cell, str) else f"{cell:,}") for cell in row))
     console().print(grid)
 
 
@@ -141,6 +141,15 @@ def printable(data: bytes, keep: str = "") -> str:
     if text.isprintable():
         return text
     return "".join(c if c.isprintable() or c in keep else c.encode("unicode_escape").decode() for c in text)
+
+
+def name_of(text: str) -> str:
+    r"""A name as text. Half of a surrogate pair, which a name of a group may have, is escaped.
+
+    >>> name_of("billing \udcff")
+    'billing \\udcff'
+    """
+    return printable(text.encode("utf-8", "backslashreplace"))
 
 
 def _json_value(name: str, data: bytes | None) -> tuple[str, str | None]:
@@ -211,5 +220,5 @@ def long_line(screen: Console, record: Record[Any, Any]) -> str:
         styled(_KEY, shown(record.key)),
         shown(record.value),
     ]
-    parts += [styled(_DIM, f"{printable(name.encode())}={shown(data)}") for name, data in record.headers]
+    parts += [styled(_DIM, f"{name_of(name)}={shown(data)}") for name, data in record.headers]
     return "  ".join(parts)
