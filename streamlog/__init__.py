@@ -28,6 +28,10 @@ A record's way in: `client/producer/producer.py` → `broker/service.py` → `re
 with a linger it waits in `client/producer/partition_queue.py` first. Its way out: `client/consumer/consumer.py` asks
 `client/consumer/fetcher.py` → `storage/reader.py` → `client/consumer/decode.py`.
 
+Names of types, for annotations: what may be sent (`Bytes`, `Headers`), a place in a partition (`At`), what to read
+(`TopicLike`, `Subscription`), `Offsets`, a duration (`Ms`), what makes bytes of values and values of bytes (`Ser`, `De`),
+and the values of settings (`Isolation`, `OnCorrupt`, `OnError`).
+
 Every setting, with its unit and default: `help(streamlog.TopicConfig)`, `ProducerConfig`, `ConsumerConfig`, `open`,
 `ConsumerGroup.start`. Beside the code: `KAFKA.md` (what differs from Kafka), `broker/OPERATIONS.md` (what survives what,
 damage, processes, limits), `testing/TESTING.md`, `cli/COMMANDS.md`, `storage/FORMAT.md` (the bytes).
@@ -38,16 +42,16 @@ import logging as _logging
 from . import errors, retention, serde
 from .broker.offline.repair import RepairedPartition, RepairReport, repair
 from .broker.offline.verify import Problem, Report, verify
-from .client.config_types import ConsumerConfig, ProducerConfig, TopicConfig, TopicDefaults
+from .client.config_types import ConsumerConfig, Ms, OnError, ProducerConfig, TopicConfig, TopicDefaults
 from .client.consumer.consumer import Consumer
 from .client.consumer.listener import RebalanceListener
 from .client.consumer.record_batch import RecordBatch
 from .client.group import ConsumerGroup
 from .client.producer.delivery import Delivery
 from .client.producer.producer import Producer
-from .client.serde import Serde
+from .client.serde import De, Ser, Serde
 from .client.streamlog import StreamLog, open
-from .client.topic import Records, Topic
+from .client.topic import At, Records, Subscription, Topic, TopicLike
 from .client.workers import Workers
 from .errors import (
     ClosedError,
@@ -102,10 +106,15 @@ from .errors import (
 )
 from .runtime.installation import warn_of_other_distribution as _warn_of_other_distribution
 from .types import (
+    Bytes,
     Clock,
+    Headers,
+    Isolation,
     MemberInfo,
     OffsetAndMetadata,
     OffsetAndTimestamp,
+    Offsets,
+    OnCorrupt,
     PartitionInfo,
     Policy,
     ProducerRecord,
@@ -118,6 +127,8 @@ from .types import (
 __version__ = "0.1.0"
 
 __all__ = [
+    "At",
+    "Bytes",
     "Clock",
     "ClosedError",
     "CommitFailedError",
@@ -129,6 +140,7 @@ __all__ = [
     "ConsumerStoppedError",
     "CoordinatorLoadInProgressError",
     "CorruptRecordError",
+    "De",
     "Delivery",
     "DeliveryError",
     "DeliveryTimeoutError",
@@ -141,22 +153,28 @@ __all__ = [
     "GroupIdNotFoundError",
     "GroupNotEmptyError",
     "GroupSubscribedToTopicError",
+    "Headers",
     "InconsistentGroupProtocolError",
     "InvalidRecordError",
     "InvalidTimestampError",
     "InvalidTopicError",
     "InvalidTxnStateError",
+    "Isolation",
     "LogDirNotFoundError",
     "LogLockedError",
     "LogTruncationError",
     "MemberInfo",
     "MissingExtraError",
+    "Ms",
     "NotCoordinatorError",
     "NotEnoughReplicasError",
     "NotLeaderError",
     "OffsetAndMetadata",
     "OffsetAndTimestamp",
     "OffsetOutOfRangeError",
+    "Offsets",
+    "OnCorrupt",
+    "OnError",
     "OutOfOrderSequenceError",
     "PartitionInfo",
     "PoisonedLogError",
@@ -180,15 +198,18 @@ __all__ = [
     "Report",
     "RequestTimedOutError",
     "SegmentInfo",
+    "Ser",
     "Serde",
     "SerializationError",
     "StorageError",
     "StreamLog",
     "StreamlogError",
+    "Subscription",
     "Topic",
     "TopicAlreadyExistsError",
     "TopicConfig",
     "TopicDefaults",
+    "TopicLike",
     "TopicPartition",
     "UnexpectedAppendOffsetError",
     "UnknownLeaderEpochError",

@@ -8,10 +8,9 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Iterable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, Self
+from typing import Any, Self
 
-if TYPE_CHECKING:
-    from .types import ProducerRecord, Record, RecordMetadata
+from .types import ProducerRecord, Record, RecordMetadata
 
 
 def _rebuild(cls: type[StreamlogError], message: str, fields: dict[str, Any]) -> StreamlogError:
@@ -28,7 +27,7 @@ class StreamlogError(Exception):
     5
     """
 
-    retriable = False
+    retriable: bool = False
 
     def __init__(self, message: str = "", **fields: Any) -> None:
         super().__init__(message)
@@ -85,7 +84,7 @@ class SerializationError(StreamlogError, TypeError):
 class DeserializationError(StreamlogError):
     """A deserializer failed. `.record` is the record as bytes; seek past it to continue."""
 
-    record: Record[Any, Any]
+    record: Record[bytes | None, bytes | None]
 
 
 class CorruptRecordError(StreamlogError):

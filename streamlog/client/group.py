@@ -155,7 +155,7 @@ class ConsumerGroup:
         """The NEXT offset to read of each partition for which one is committed."""
         return {name: committed.offset for name, committed in self.offsets().items()}
 
-    def lag(self, *topics: Any) -> dict[TopicPartition, int]:
+    def lag(self, *topics: TopicLike) -> dict[TopicPartition, int]:
         """How many offsets lie between what is committed and the end of each partition.
 
         The partitions are all those of `topics`, or without any of the topics that the members subscribe to or the group
