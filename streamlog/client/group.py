@@ -24,6 +24,12 @@ from .workers import Workers
 class ConsumerGroup:
     """A handle on a consumer group, which need not exist yet. Made by `log.group(name)`. Thread-safe.
 
+    A group exists once it has a member or a committed offset. `name` is its name. An offset is the NEXT one to read.
+
+    - Handling records: `run` and `start` call a function in threads; `consumer` leaves the loop to the program.
+    - Where it is: `committed`, `offsets`, `lag`; `reset` moves it, to read again or to skip.
+    - Who is in it: `members`, `state`; `delete`.
+
     >>> import streamlog
     >>> with streamlog.open() as log:
     ...     _ = log.create_topic("orders").send_many(["1", "2", "3"])
@@ -34,17 +40,18 @@ class ConsumerGroup:
     """
 
     def __init__(self, log: Parent, name: str) -> None:
+        """The same as `log.group(name)`. Raises ConfigError."""
         text("group", name)
         self._log = log
         self.name = name
 
     @property
     def state(self) -> str:
-        """ "Empty", "Reconciling" (partitions are moving), "Stable", or "Dead" if there is no such group."""
+        """One of "Empty", "Reconciling" (partitions are moving), "Stable", and "Dead", if there is no such group."""
         return self._describe().state
 
     def members(self) -> list[MemberInfo]:
-        """The members and the partitions of each."""
+        """The members and the partitions of each; `MemberInfo` has an example."""
         return [
             MemberInfo(each.member_id, each.client_id, each.group_instance_id, each.assignment)
             for each in self._describe().members
@@ -56,7 +63,7 @@ class ConsumerGroup:
         return result_of(service.describe_group(self.name))
 
     def consumer(self, *topics: Subscription, **config: Any) -> Consumer[Any, Any]:
-        """A consumer in this group: `log.consumer(*topics, group=self.name, **config)`."""
+        """A consumer in this group; the same as `log.consumer(*topics, group=name, **config)`."""
         return Consumer(self._log, *topics, group=self.name, **config)
 
     # -- handling records ----------------------------------------------------------------------------
@@ -111,6 +118,14 @@ class ConsumerGroup:
         records until `stop`, an error, or Ctrl-C. Workers that a daemon thread starts are daemon threads too.
 
         Raises ConfigError, UnknownTopicOrPartitionError, ReadOnlyError.
+
+        >>> import streamlog
+        >>> with streamlog.open() as log:
+        ...     _ = log.create_topic("jobs").send_many(["1", "?", "3"])
+        ...     with log.group("crew").start(lambda job: int(job.value), "jobs", on_error="dead_letter", until_end=True) as crew:
+        ...         crew.wait(timeout=30)
+        ...     [record.value for record in log["jobs.dead-letters"].read()]
+        [b'?']
         """
         settings = WorkersConfig(
             workers, ordering, concurrency, on_error, retries, retry_backoff_ms, dead_letter_topic, until_end
@@ -133,7 +148,8 @@ class ConsumerGroup:
     ) -> None:
         """`start`, and wait for the workers: to the end with `until_end`, else until an error, Ctrl-C, or `log.close()`.
 
-        Takes what `start` takes. Raises the error that ended the workers. After Ctrl-C the records that are being handled are finished; then KeyboardInterrupt is raised.
+        Takes what `start` takes. Raises what `start` raises, and the error that ended the workers. After Ctrl-C the
+        records that are being handled are finished; then KeyboardInterrupt is raised.
         """
         running = self.start(
             handler, *topics, workers=workers, ordering=ordering, concurrency=concurrency, on_error=on_error,
@@ -152,7 +168,7 @@ class ConsumerGroup:
         return result_of(self._log._use().committed(self.name, None))
 
     def committed(self) -> dict[TopicPartition, int]:
-        """The NEXT offset to read of each partition for which one is committed."""
+        """The NEXT offset to read of each partition for which one is committed; `offsets` without the metadata."""
         return {name: committed.offset for name, committed in self.offsets().items()}
 
     def lag(self, *topics: TopicLike) -> dict[TopicPartition, int]:
@@ -193,12 +209,20 @@ class ConsumerGroup:
     def reset(
         self, *topics: TopicLike, to: Literal["earliest", "latest"] | datetime | Mapping[TopicPartition, int]
     ) -> None:
-        """Set the committed offsets of these topics, or of all topics that the group has committed for.
+        """Set the committed offsets of these topics, or of all topics that the group has committed for. Stop its members first.
 
         `to`: "earliest", "latest", an aware datetime (the first record at or after it), or a mapping of TopicPartition to
         the NEXT offset. Raises GroupIdNotFoundError if there is no such group and neither topics nor partitions are given,
         GroupNotEmptyError if the group has members, OffsetOutOfRangeError, and CommitFailedError if a topic is deleted
         meanwhile; then nothing has changed.
+
+        >>> import streamlog
+        >>> with streamlog.open() as log:
+        ...     _ = log.create_topic("orders").send_many(["9.50", "20.00"])
+        ...     log.group("billing").reset("orders", to="latest")
+        ...     log.group("billing").reset(to={("orders", 0): 1})
+        ...     log.group("billing").committed()
+        {TopicPartition(topic='orders', partition=0): 1}
         """
         service = self._log._use()
         self._log._local_members.evict_dead(self.name)
@@ -263,10 +287,11 @@ class ConsumerGroup:
         return hash((self._log._identity(), self.name))
 
     def __reduce__(self) -> Any:
+        """Raise TypeError: a handle cannot be pickled."""
         raise TypeError("a ConsumerGroup is a handle on an open log and cannot be pickled; pass its name")
 
     def __repr__(self) -> str:
-        """With state and lag if this process owns the log, which has both in memory; a reader would look at files."""
+        """The name; and state and lag if this process owns the log, which has both in memory: a reader would look at files."""
         name = shown(self.name)
         service = self._log._if_open()
         if service is None:

@@ -460,6 +460,19 @@ def test_every_public_method_of_a_handle_has_a_docstring(handle: type) -> None:
     assert not mute
 
 
+@pytest.mark.parametrize("handle", HANDLES, ids=lambda handle: handle.__name__)
+def test_the_special_methods_that_help_shows_have_a_docstring_of_their_own(handle: type) -> None:
+    said_by_object = {"__eq__", "__hash__", "__repr__"}  # which help() shows instead, and which is right
+    mute = [
+        f"{kind.__name__}.{name}"
+        for kind in handle.__mro__
+        if kind.__module__.startswith("streamlog.")
+        for name, member in vars(kind).items()
+        if name.startswith("__") and inspect.isfunction(member) and name not in said_by_object and not member.__doc__
+    ]
+    assert not mute
+
+
 @pytest.mark.parametrize("public", PUBLIC, ids=lambda public: public.__name__)
 def test_everything_public_but_the_errors_shows_how_it_is_used(public: Any) -> None:
     assert doctest.DocTestFinder(recurse=False).find(public, public.__name__)[0].examples

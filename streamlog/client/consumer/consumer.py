@@ -51,12 +51,20 @@ _CLOSE_WAIT_S = 5.0
 
 
 class Consumer(Closing, Generic[K, V]):
-    """Reads topics, alone or as a member of a group; its own iterator. One thread at a time.
+    """Reads topics, alone or as a member of a group. Made by `log.consumer(…)`. One thread at a time; `stop` from anywhere.
 
     Without `group=` it reads all partitions, starts by `auto_offset_reset`, and refuses commits. In a group the
     partitions are shared among the members, and committed offsets say where to go on. A record is finished, and so may be
     auto-committed, when the next one is asked for: in a loop the next record, after `poll` the next `poll`. A `with` block
     that ends without an exception finishes all that was returned.
+
+    - Reading: `for record in consumer` waits for more, `until_end` does not; `poll` and `poll_batches` return lists.
+    - What it reads: `subscribe`, `assign`; `subscription`, `assignment`; `pause`.
+    - Where it is: `position`, `lag`, `seek`, `seek_to_beginning`, `seek_to_end`, `offsets_for_times`.
+    - What is done: `commit`, `committed`; by default it commits by itself.
+
+    A partition is a TopicPartition or an equal tuple, such as `("orders", 0)`; times are real seconds. A call while another
+    thread is in one raises ConcurrentUseError.
 
     >>> import streamlog
     >>> with streamlog.open() as log:
@@ -75,6 +83,7 @@ class Consumer(Closing, Generic[K, V]):
         value_deserializer: De[V] | DeByTopic | None = None,
         **config: Unpack[ConsumerConfig],
     ) -> None:
+        """The same as `log.consumer(…)`, which describes the parameters."""
         given = {
             "group": group,
             "key_deserializer": key_deserializer,
@@ -123,11 +132,18 @@ class Consumer(Closing, Generic[K, V]):
     def subscribe(
         self, topics: Subscription | Iterable[Subscription], listener: RebalanceListener | None = None
     ) -> None:
-        """Read these topics (names, Topics, compiled patterns) from the next poll on; replaces what was read.
+        """Read these topics (a name, a Topic, a compiled pattern, or several) from the next poll on; replaces what was read.
 
         Patterns match whole names, of future topics too. Partitions of `assign` are no longer read, and what is finished
         of them is committed: those that the subscription gives are read from the committed offset, like all others. Raises
         UnknownTopicOrPartitionError for a name that is not a topic; then nothing changed.
+
+        >>> import re, streamlog
+        >>> with streamlog.open() as log, log.consumer() as consumer:
+        ...     consumer.subscribe(re.compile("orders-.*"))
+        ...     _ = log.create_topic("orders-eu").send("9.50")
+        ...     [record.topic for record in consumer.poll()]
+        ['orders-eu']
         """
         if check_listener(listener) is not None and self._config.group is None:
             raise ConfigError(
@@ -166,6 +182,13 @@ class Consumer(Closing, Generic[K, V]):
         What is finished of the partitions read before is committed. Of those assigned before, the ones that stay keep
         their position. While the group has members, which commit for it, `commit` raises CommitFailedError and auto-commit
         warns. Raises UnknownTopicOrPartitionError; then nothing changed.
+
+        >>> import streamlog
+        >>> with streamlog.open(partitions=2) as log, log.consumer() as consumer:
+        ...     _ = log.create_topic("orders").send("9.50", partition=1)
+        ...     consumer.assign([("orders", 1)])
+        ...     [record.partition for record in consumer.poll()]
+        [1]
         """
         refuse_reentry()
         subscriptions, coordinator = self._subscriptions, self._coordinator
@@ -199,6 +222,13 @@ class Consumer(Closing, Generic[K, V]):
         `[]` at the timeout; after `stop()` once `[]`, then ConsumerStoppedError. What the last poll returned is finished.
         Raises CorruptRecordError, DeserializationError (seek past the record to go on), OffsetOutOfRangeError under
         `auto_offset_reset="none"`. Cost: a few µs, and a fifth of a µs a record.
+
+        >>> import streamlog
+        >>> with streamlog.open() as log:
+        ...     _ = log.create_topic("orders").send_many(["9.50", "20.00"])
+        ...     with log.consumer("orders") as consumer:
+        ...         [record.value for record in consumer.poll(timeout=1.0)], consumer.poll()
+        ([b'9.50', b'20.00'], [])
         """
         n = self._max_poll_records if max_records is None else _limit(max_records)
         subscriptions = self._subscriptions
@@ -211,7 +241,14 @@ class Consumer(Closing, Generic[K, V]):
         """`poll`, by columns: no Python object per record.
 
         Exactly up to `max_records` if given, cutting the last batch. Without it batches are whole, so there may be more
-        records than `max_poll_records`.
+        records than `max_poll_records`. Cost: about half of `poll`'s.
+
+        >>> import streamlog
+        >>> with streamlog.open() as log:
+        ...     _ = log.create_topic("orders").send_many([b"1", b"2", b"3"])
+        ...     with log.consumer("orders") as consumer:
+        ...         [batch.values for batch in consumer.poll_batches(timeout=1.0)]
+        [[b'1', b'2', b'3']]
         """
         exactly = max_records is not None
         n = self._max_poll_records if max_records is None else _limit(max_records)
@@ -307,6 +344,7 @@ class Consumer(Closing, Generic[K, V]):
             session.end_wait()
 
     def __iter__(self) -> Self:
+        """The consumer itself: `for record in consumer`."""
         return self
 
     def __next__(self) -> Record[K, V]:
@@ -330,7 +368,7 @@ class Consumer(Closing, Generic[K, V]):
         return record
 
     def until_end(self, timeout: float | None = None) -> Iterator[Record[K, V]]:
-        """The records up to the end offsets of now, then stop. `timeout`: longest wait for one record.
+        """The records up to the end offsets of now. `timeout`: the longest wait for one record, in seconds.
 
         A member waits while partitions are about to be assigned to it. A record is finished when the next one is asked
         for.
@@ -406,7 +444,16 @@ class Consumer(Closing, Generic[K, V]):
         )
 
     def stop(self) -> None:
-        """Have reading end: a waiting call returns, a loop ends. For good; safe from anywhere."""
+        """End reading, for good: a waiting call returns, a loop ends. Safe in other threads and in signal handlers.
+
+        >>> import streamlog
+        >>> with streamlog.open() as log:
+        ...     _ = log.create_topic("orders").send_many(["9.50", "20.00"])
+        ...     with log.consumer("orders") as consumer:
+        ...         for record in consumer:  # would wait for a third record
+        ...             if record.value == b"20.00":
+        ...                 consumer.stop()
+        """
         self.stopped = True
         self._wakeup.wake()
 
@@ -418,6 +465,15 @@ class Consumer(Closing, Generic[K, V]):
         Raises CommitFailedError if the group gave a partition to another member, whose records will be handled there, or
         if its topic was deleted, or deleted and created again. Nothing is committed then. Cost: an append of one small
         batch.
+
+        >>> import streamlog
+        >>> with streamlog.open() as log:
+        ...     _ = log.create_topic("orders").send_many(["9.50", "20.00"])
+        ...     with log.consumer("orders", group="billing", enable_auto_commit=False) as consumer:
+        ...         first, second = consumer.poll()
+        ...         consumer.commit(first)
+        ...         consumer.committed(("orders", 0)), consumer.position(("orders", 0))
+        (1, 2)
         """
         with self._access.call(), self._access.state():
             self._check()  # the log may have been closed meanwhile: then nothing is assigned, and nothing would be committed
@@ -426,7 +482,7 @@ class Consumer(Closing, Generic[K, V]):
             self._driver.run(self._coordinator.commit(offsets))
 
     def committed(self, partition: TopicPartition) -> int | None:
-        """The group's committed offset, the NEXT to read; None if there is none."""
+        """The group's committed offset, the NEXT to read; None if there is none. Raises ConfigError without a group."""
         with self._access.call(reads_only=True):
             if self._config.group is None:
                 raise ConfigError("This consumer has no group=, so nothing is committed for it.", name="group")
@@ -452,7 +508,16 @@ class Consumer(Closing, Generic[K, V]):
     def seek(self, partition: TopicPartition, offset: int) -> None:
         """Go on at `offset`. One outside the log is found at the next read, and `auto_offset_reset` decides.
 
-        Raises OffsetOutOfRangeError for what cannot be an offset.
+        Raises OffsetOutOfRangeError for what cannot be an offset, UnknownTopicOrPartitionError for a partition that is
+        not assigned: a member of a group gets its partitions in its first `poll`.
+
+        >>> import streamlog
+        >>> with streamlog.open() as log:
+        ...     _ = log.create_topic("orders").send_many(["9.50", "20.00", "3.25"])
+        ...     with log.consumer("orders") as consumer:
+        ...         consumer.seek(("orders", 0), 1)
+        ...         [record.value for record in consumer.until_end()]
+        [b'20.00', b'3.25']
         """
         with self._access.call(), self._access.state():
             name = self._fetcher(partition).name
@@ -489,7 +554,10 @@ class Consumer(Closing, Generic[K, V]):
     def offsets_for_times(
         self, times: Mapping[TopicPartition, int | datetime]
     ) -> dict[TopicPartition, OffsetAndTimestamp | None]:
-        """The first record at or after each time (ms or aware datetime), None where all are earlier."""
+        """The first record at or after each time (ms or aware datetime), None where all are earlier.
+
+        `OffsetAndTimestamp` has an example. Raises ConfigError for a naive datetime.
+        """
         with self._access.call(reads_only=True):
             return self._offsets.for_times({partition_of(p): to_ms(t) for p, t in times.items()})
 
@@ -540,6 +608,7 @@ class Consumer(Closing, Generic[K, V]):
         self._access.check()
 
     def __exit__(self, exc_type: object = None, *exc: object) -> None:
+        """Close it; without an exception, all that was returned is finished first."""
         if exc_type is None and (entered := self._enter_if_open()) is not None:
             with entered, self._access.state():
                 self._subscriptions.finish()
@@ -634,6 +703,7 @@ class Consumer(Closing, Generic[K, V]):
         self._closed_error = error
 
     def __del__(self) -> None:
+        """Leave the group and close the consumer, with a ResourceWarning, if it was not closed."""
         if self._made and self._closed_error is None:
             service, wakeup, session = self._service, self._wakeup, self._session
             # The coordinator adds a finalizer of its own, which leaves the group.

@@ -162,6 +162,7 @@ class RecordBatch(Generic[K, V]):
         )  # fmt: skip
 
     def __reduce__(self) -> Any:
+        """For copy and pickle: the columns, decoded."""
         fields = {name: getattr(self, name) for name in _FIELDS}
         return _restore, (
             {name: value if isinstance(value, (int, str)) else list(value) for name, value in fields.items()},

@@ -41,12 +41,12 @@ logger = logging.getLogger("streamlog.client")
 
 
 class Producer(Closing):
-    """Sends records to topics. Thread-safe; made by `log.producer(...)`.
+    """Sends records to topics. Thread-safe; made by `log.producer(…)`, its settings are those of `streamlog.ProducerConfig`.
 
     With `linger_ms=0` (the default) a record is in the log when `send` returns. With a linger, records
     gather in batches, and a batch is written when its linger is over or it is full; `result()`, `flush()` and
-    `close()` end the linger. The producer needs no polling. Cost: about a microsecond to send with a linger, some
-    microseconds without, and far less for a record of `send_many`.
+    `close()` end the linger. The producer needs no polling. Close it, or use a `with` block. Cost: about a microsecond to
+    send with a linger, some microseconds without, and far less for a record of `send_many`.
 
     What is wrong with a call is raised at the call: SerializationError, RecordTooLargeError,
     InvalidTimestampError, UnknownTopicOrPartitionError, ClosedError. An append that fails is raised at the call
@@ -64,6 +64,7 @@ class Producer(Closing):
     _ended = False
 
     def __init__(self, log: Parent, **config: Unpack[ProducerConfig]) -> None:
+        """The same as `log.producer(…)`. Raises ConfigError, ReadOnlyError."""
         self._config = ProducerSettings.of(config)
         resolve_serializer(self._config.key_serializer, "", "key")
         resolve_serializer(self._config.value_serializer, "")
@@ -96,11 +97,16 @@ class Producer(Closing):
         partition: int | None = None,
         timestamp_ms: int | None = None,
     ) -> Delivery[RecordMetadata]:
-        """Send one record to a topic (its name or a `Topic`); see the class.
+        """Send one record to a topic (its name or a `Topic`); see the class for when it is in the log, and what is raised.
 
         `value=None` is a tombstone. Records with one key go to one partition, those with `key=None` are spread over all.
         `headers`: a mapping, or pairs, of str to bytes, str or None. `timestamp_ms`: ms since the epoch, by default the
         time of the call. A full buffer blocks the call, which raises DeliveryTimeoutError after `delivery_timeout_ms`.
+
+        >>> import streamlog
+        >>> with streamlog.open(auto_create_topics=True) as log, log.producer() as producer:
+        ...     producer.send("orders", "9.50", key="alice", headers={"coupon": "SPRING"}, timestamp_ms=5_000).result()
+        RecordMetadata(topic='orders', partition=0, offset=0, timestamp=5000)
         """
         if not self._linger_ms:
             return self._send(topic, value, key, headers, partition, timestamp_ms)
@@ -267,6 +273,12 @@ class Producer(Closing):
         record, or less.
 
         Raises what `send` raises, and DeliveryError if some of the records could not be written.
+
+        >>> import streamlog
+        >>> with streamlog.open(auto_create_topics=True) as log, log.producer() as producer:
+        ...     sent = producer.send_many("orders", ["9.50", "20.00"], ["alice", "bob"])
+        ...     [metadata.offset for metadata in sent.result()]
+        [0, 1]
         """
         refuse_reentry()
         try:
@@ -304,7 +316,7 @@ class Producer(Closing):
     # -- ending --------------------------------------------------------------------------------------
 
     def flush(self, timeout: float | None = None) -> None:
-        """Write everything sent so far, and wait until it is in the log; with `sync=True`, until it is on the device.
+        """Write everything sent so far, and wait until it is in the log; on the device only with `open(sync=True)`.
 
         Raises RequestTimedOutError (a TimeoutError) after `timeout` real seconds; DeliveryError for the records
         that failed since the last flush and whose `Delivery` the program has not asked.
@@ -350,6 +362,7 @@ class Producer(Closing):
         self._accumulator.abandon()
 
     def __del__(self) -> None:
+        """Close the producer, with a ResourceWarning, if it was not closed."""
         if self._made and not self._ended:
             accumulator, service, invalidate = self._accumulator, self._service, self._cache.invalidate
 
