@@ -14,9 +14,15 @@ WAIT_SECONDS = 10.0
 """How long a poll may wait for a record that exists: reached only if the library lost one."""
 
 
-def fill(log: streamlog.StreamLog, topic: str, keys: Sequence[bytes], values: Sequence[bytes], **config: str) -> None:
+def fill(
+    log: streamlog.StreamLog,
+    topic: str,
+    keys: Sequence[bytes],
+    values: Sequence[bytes],
+    compression_type: str | None = None,
+) -> None:
     """Send all records to `topic`."""
-    with log.producer(**config) as producer:
+    with log.producer(compression_type=compression_type) as producer:
         for some_keys, some_values in chunks(keys, values):
             producer.send_many(topic, some_values, some_keys)
     expect_records(log, topic, len(keys))

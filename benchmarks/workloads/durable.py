@@ -75,7 +75,7 @@ def send_synced(run: Run) -> Iterator[Row]:
 
     Eight threads also on one processor.
     """
-    count = run.size(200, 80)
+    count = run.size(200, 60)
     samples = _measured(run, count)
     counts = dict.fromkeys(samples, count)
     work = "8 threads send, sync=True, one producer"
@@ -94,4 +94,4 @@ def _measured(run: Run, count: int) -> Samples:
             PLAIN: _plain_side(path, keys, values),
             EIGHT: _send_side(log, keys, values, THREADS),
         }
-        return interleave(sides, run.size(40, 12))
+        return interleave(sides, run.size(40, 7))

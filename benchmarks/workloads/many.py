@@ -25,8 +25,8 @@ BUFFER_BYTES = 1 << 30
 
 
 def many_topics(run: Run) -> Iterator[Row]:
-    """A lingering send, a flush after it, a new topic: with 10 and with 2,000 topics in the log (200 in a short run)."""
-    many, count = run.size(2_000, 200), run.size(20_000, 2_000)
+    """A lingering send, a flush after it, a new topic: with 10 and with 2,000 topics in the log (100 in a short run)."""
+    many, count, flushes = run.size(2_000, 100), run.size(20_000, 2_000), run.size(1_000, 200)
     with run.log() as small, run.log() as large:
         logs = {"small": small, "large": large}
         counts = {"small": FEW, "large": many}
@@ -35,8 +35,8 @@ def many_topics(run: Run) -> Iterator[Row]:
                 log.create_topic(f"topic-{number}", partitions=1)
         samples = interleave({name: _send_side(log, counts[name], count) for name, log in logs.items()}, ROUNDS)
         yield flat_row(f"send, lingering, {many:,} topics", samples, f"{FEW} topics", "µs", 1e6 / count)
-        samples = interleave({name: _flush_side(log, counts[name]) for name, log in logs.items()}, ROUNDS)
-        yield flat_row(f"send and flush, {many:,} topics", samples, f"{FEW} topics", "µs", 1e6 / CALLS)
+        samples = interleave({name: _flush_side(log, counts[name], flushes) for name, log in logs.items()}, ROUNDS)
+        yield flat_row(f"send and flush, {many:,} topics", samples, f"{FEW} topics", "µs", 1e6 / flushes)
         samples = interleave({name: _create_side(log) for name, log in logs.items()}, ROUNDS)
         yield flat_row(f"create_topic, {many:,} topics", samples, f"{FEW} topics", "ms", 1e3 / FEW)
 
@@ -60,7 +60,7 @@ def _send_side(log: streamlog.StreamLog, topics: int, count: int) -> Side:
     return side
 
 
-def _flush_side(log: streamlog.StreamLog, topics: int) -> Side:
+def _flush_side(log: streamlog.StreamLog, topics: int, count: int) -> Side:
     """Send one record and flush, with a producer that has sent to each topic."""
     names = [f"topic-{number}" for number in range(topics)]
 
@@ -71,10 +71,10 @@ def _flush_side(log: streamlog.StreamLog, topics: int) -> Side:
             producer.flush()
             before = _records(log, names[:1])
             with stopwatch(time.thread_time) as watch:
-                for _ in range(CALLS):
+                for _ in range(count):
                     producer.send(names[0], VALUE)
                     producer.flush()
-            expect("records", _records(log, names[:1]) - before, CALLS)
+            expect("records", _records(log, names[:1]) - before, count)
         return watch.seconds
 
     return side
@@ -99,8 +99,8 @@ def _create_side(log: streamlog.StreamLog) -> Side:
 
 
 def many_partitions(run: Run) -> Iterator[Row]:
-    """One record sent, and taken by `poll` and by `next`, by a consumer of 1 and of 5,000 partitions (200)."""
-    many = run.size(5_000, 200)
+    """One record sent, and taken by `poll` and by `next`, by a consumer of 1 and of 5,000 partitions (100)."""
+    many = run.size(5_000, 100)
     counts = {"small": 1, "large": many}
     with run.log() as log:
         for name, count in counts.items():

@@ -56,8 +56,8 @@ def _p99(values: Sequence[float]) -> float:
 
 
 def waking(run: Run) -> Iterator[Row]:
-    """Processor time of a `send` that wakes 10 and 10,000 consumers waiting in `poll` (500 in a short run)."""
-    many = run.size(10_000, 500)
+    """Processor time of a `send` that wakes 10 and 10,000 consumers waiting in `poll` (300 in a short run)."""
+    many = run.size(10_000, 300)
     waking_ms = {10: [_wake(run, 10) for _ in range(3)], many: [_wake(run, many)]}
     note = f"{median(waking_ms[10]):.2f} ms for 10"
     samples = {"large": waking_ms[many], "small": waking_ms[10]}
@@ -86,7 +86,7 @@ def _wake(run: Run, count: int) -> float:
 
 def idle(run: Run) -> Iterator[Row]:
     """Processor time of 1,000 consumers that wait in `poll`, times ten (200 in a short run, times fifty)."""
-    count, seconds = run.size(1_000, 200), run.size(30, 4)
+    count, seconds = run.size(1_000, 200), run.size(30, 3)
     with run.log() as log, fresh_topic(log) as topic, ExitStack() as stack:
         consumers = [stack.enter_context(log.consumer(topic)) for _ in range(count)]
 
@@ -179,7 +179,7 @@ def _paused_sends(run: Run, *, computing: bool) -> list[float]:
 
         works: list[Callable[[], object]] = [partial(send, topic) for topic in topics]
         with _threads(works + [compute] * computing, stopped.set):
-            time.sleep(run.size(8, 2))
+            time.sleep(run.size(8, 1))
     return taken
 
 
@@ -221,13 +221,14 @@ def joining(run: Run) -> Iterator[Row]:
 
 
 def opening(run: Run) -> Iterator[Row]:
-    """20 processes that open one log in turn, hold it for 25 ms, and wait up to 2 s for it: how many opens are refused."""
-    times = run.size(30, 5)
+    """20 processes that open one log in turn, hold it for 25 ms, and wait up to 2 s for it (6 in a short run): how many opens
+    are refused."""
+    processes, times = run.size(20, 6), run.size(30, 5)
     with run.scratch("log") as path:
         streamlog.open(path / "data").close()
-        results = results_of("opening", [[str(path / "data"), str(times)]] * 20)
+        results = results_of("opening", [[str(path / "data"), str(times)]] * processes)
     refused = sum(result["refused"] for result in results)
     longest = max(result["longest"] for result in results)
     note = f"longest wait {longest:.2f} s"
-    work = f"20 processes open one log {times} times, refused"
-    yield Row(work, f"of {20 * times} opens", refused, goal=0.0, at_most=True, note=note)
+    work = f"{processes} processes open one log {times} times, refused"
+    yield Row(work, f"of {processes * times} opens", refused, goal=0.0, at_most=True, note=note)
