@@ -18,7 +18,7 @@ CHANGES: list[tuple[str, dict[str, str] | None]] = [
 ]
 
 
-def materialise(users: streamlog.Topic[str, dict[str, str]]) -> dict[str, dict[str, str]]:
+def materialise(users: streamlog.Topic[str, dict[str, str] | None]) -> dict[str, dict[str, str]]:
     """Read the topic from its beginning into a table."""
     table: dict[str, dict[str, str]] = {}
     for record in users.read():

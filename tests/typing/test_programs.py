@@ -1,7 +1,7 @@
 """Programs that mypy and pyright accept in strict mode, and programs with mistakes that they find.
 
 A line of `refused/` with a mistake ends with `# E: KIND, RULE`: the kind of error that mypy reports there, and the rule
-that pyright names. The checkers report these and no others. Those of `accepted/` are run too.
+that pyright names. The checkers report these and no others. Those of `accepted/` are run too, and the examples are checked.
 """
 
 from __future__ import annotations
@@ -23,7 +23,9 @@ HERE = Path(__file__).resolve().parent
 REPOSITORY = HERE.parents[1]
 ACCEPTED = sorted((HERE / "accepted").glob("*.py"))
 REFUSED = sorted((HERE / "refused").glob("*.py"))
-PROGRAMS = [*ACCEPTED, *REFUSED]
+# Those of users, but for one that needs packages which the extra `test` does not have.
+EXAMPLES = sorted(set((REPOSITORY / "examples").glob("*.py")) - {REPOSITORY / "examples" / "flights.py"})
+PROGRAMS = [*ACCEPTED, *EXAMPLES, *REFUSED]
 MYPY_LINE = re.compile(r"(?P<path>.+?):(?P<line>\d+): error: (?P<message>.*)  \[(?P<kind>[\w-]+)\]")
 MARK = re.compile(r"# E: (?P<mypy>[\w-]+), (?P<pyright>\w+)$")
 

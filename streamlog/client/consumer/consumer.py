@@ -116,7 +116,7 @@ class Consumer(Closing, Generic[K, V]):
         )
         self._core = ConsumerCore(self._coordinator, self._subscriptions, self._offsets)
         self._max_poll_records = min(settings.max_poll_records, maxsize)  # a list holds no more
-        self.stopped = False
+        self.stopped: bool = False
         self._stop_reported = False
         self._ending = False
         self._renew_at = 0.0
