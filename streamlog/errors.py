@@ -21,19 +21,30 @@ def _rebuild(cls: type[StreamlogError], message: str, fields: dict[str, Any]) ->
 
 
 class StreamlogError(Exception):
-    """The base class of all errors. Keyword arguments become attributes.
+    """The base class of all errors of the library. The message says what happened, why, and what to do next.
 
-    >>> OffsetOutOfRangeError("gone", log_start_offset=5, log_end_offset=9).log_start_offset
-    5
+    The facts are attributes, which the docstring of each error lists. `.retriable`: whether the same call may succeed
+    later without a change by the caller. Errors can be copied and pickled.
+
+    >>> import streamlog
+    >>> with streamlog.open() as log:
+    ...     orders = log.create_topic("orders")
+    ...     try:
+    ...         orders.read(start=5)
+    ...     except streamlog.StreamlogError as error:
+    ...         print(type(error).__name__, error.log_end_offset, error.retriable)
+    OffsetOutOfRangeError 0 False
     """
 
     retriable: bool = False
 
     def __init__(self, message: str = "", **fields: Any) -> None:
+        """`fields` become attributes."""
         super().__init__(message)
         self.__dict__.update(fields)
 
     def __reduce__(self) -> tuple[Any, ...]:
+        """For copy and pickle: the type, the message and the attributes."""
         return _rebuild, (type(self), str(self.args[0]) if self.args else "", dict(self.__dict__))
 
     def copy(self) -> Self:
@@ -44,15 +55,25 @@ class StreamlogError(Exception):
 
 
 class ConfigError(StreamlogError, ValueError):
-    """A setting is unknown, malformed, contradicts another one, or is not available yet."""
+    """A setting or an argument is unknown, malformed, contradicts another one, or is not available yet.
+
+    `.name`: which one; None if it is not about one by name.
+    """
+
+    name: str | None = None
 
 
 class UnknownTopicOrPartitionError(StreamlogError, LookupError):
-    """There is no topic of this name, or no partition of this number."""
+    """There is no topic of this name, or no partition of this number.
+
+    `log.create_topic` makes a topic; `open(auto_create_topics=True)` makes each at its first use.
+    """
 
 
 class UnknownTopicIdError(StreamlogError, LookupError):
-    """The topic of this handle was deleted. Another topic may have its name now."""
+    """The topic of this handle was deleted, and another has its name, `.topic`, now: `log[name]` gives that one."""
+
+    topic: str
 
 
 class InvalidTopicError(StreamlogError, ValueError):
@@ -60,7 +81,9 @@ class InvalidTopicError(StreamlogError, ValueError):
 
 
 class TopicAlreadyExistsError(StreamlogError):
-    """A topic of this name exists already."""
+    """A topic of this name, `.topic`, exists already. `create_topic(…, exist_ok=True)` returns it."""
+
+    topic: str
 
 
 class OffsetOutOfRangeError(StreamlogError, ValueError):
@@ -78,7 +101,7 @@ class RecordTooLargeError(StreamlogError, ValueError):
 
 
 class SerializationError(StreamlogError, TypeError):
-    """A key, a value or a header cannot be converted to bytes."""
+    """A key, a value or a header cannot be converted to bytes. Nothing was written."""
 
 
 class DeserializationError(StreamlogError):
@@ -97,7 +120,7 @@ class CorruptRecordError(StreamlogError):
 
 
 class CommitFailedError(StreamlogError):
-    """The group assigned the partition to another member, which handles its records."""
+    """The group assigned the partition to another member, which handles its records. Nothing was committed; poll on."""
 
 
 class RebalanceInProgressError(StreamlogError):
@@ -107,11 +130,17 @@ class RebalanceInProgressError(StreamlogError):
 
 
 class UnknownMemberIdError(StreamlogError):
-    """The coordinator does not know this member: it left, was removed, or never joined."""
+    """The coordinator does not know this member: it left, was removed, or never joined. `.group`, `.member_id`."""
+
+    group: str
+    member_id: str
 
 
 class FencedInstanceIdError(StreamlogError):
-    """Another consumer has taken over this `group_instance_id`."""
+    """Another consumer has taken over this `.group_instance_id` of `.group`. Close this one."""
+
+    group: str
+    group_instance_id: str
 
 
 class InconsistentGroupProtocolError(StreamlogError):
@@ -119,7 +148,9 @@ class InconsistentGroupProtocolError(StreamlogError):
 
 
 class GroupNotEmptyError(StreamlogError):
-    """The group has members. Stop them first."""
+    """The group `.group` has members. Stop them first."""
+
+    group: str
 
 
 class GroupSubscribedToTopicError(StreamlogError):
@@ -127,7 +158,10 @@ class GroupSubscribedToTopicError(StreamlogError):
 
 
 class UnexpectedAppendOffsetError(StreamlogError):
-    """A follower got a batch of its leader that overlaps its log. `.first_offset` and `.last_offset` are the batch's."""
+    """A follower got a batch of its leader that overlaps its log, which ends at `.log_end_offset`.
+
+    `.first_offset` and `.last_offset` are the batch's.
+    """
 
     first_offset: int
     last_offset: int
@@ -189,15 +223,18 @@ class LogTruncationError(StreamlogError):
 
 
 class ClosedError(StreamlogError):
-    """The object is closed."""
+    """The object, or the log that it belongs to, is closed."""
 
 
 class ReadOnlyError(StreamlogError):
-    """The log was opened with `read_only=True`."""
+    """The log was opened with `read_only=True`, and the call would write. Make it in the process that owns the log."""
 
 
 class LogLockedError(StreamlogError):
-    """Another process has the log in directory `.path` open: `.pid`, None if it is not known."""
+    """Another process has the log in directory `.path` open: `.pid`, None if it is not known.
+
+    `open(lock_timeout=…)` waits for it; `open(read_only=True)` reads along.
+    """
 
     retriable = True
     path: str
@@ -234,7 +271,7 @@ class PoisonedLogError(StreamlogError):
 
 
 class ConcurrentUseError(StreamlogError):
-    """Two threads use a consumer at the same time."""
+    """Two threads use a consumer at the same time. Make one for each thread; `stop()` may be called by any."""
 
 
 class ReentrantCallError(StreamlogError):
@@ -247,7 +284,7 @@ class ReentrantCallError(StreamlogError):
 
 
 class ConsumerStoppedError(StreamlogError):
-    """`stop()` was called on the consumer."""
+    """`stop()` was called on the consumer, and `poll` has returned `[]` for it. Make a new consumer to read on."""
 
 
 class RequestTimedOutError(StreamlogError, TimeoutError):
@@ -257,7 +294,7 @@ class RequestTimedOutError(StreamlogError, TimeoutError):
 
 
 class DeliveryTimeoutError(StreamlogError, TimeoutError):
-    """A record was not written within `delivery_timeout_ms`."""
+    """A record was not written within `delivery_timeout_ms`, or found no space in `buffer_memory` for so long."""
 
     retriable = True
 
@@ -271,7 +308,7 @@ class InvalidRecordError(StreamlogError, ValueError):
 
 
 class UnsupportedCompressionTypeError(StreamlogError):
-    """A codec is unknown or not installed."""
+    """A codec is unknown or not installed: all but gzip need the extra `compression`."""
 
 
 class MissingExtraError(StreamlogError, ImportError):

@@ -65,6 +65,7 @@ PUBLIC = [
     if callable(value) and not (isinstance(value, type) and issubclass(value, BaseException))
     if get_origin(value) is None  # a name of a type
 ]
+ERRORS = [value for value in vars(streamlog.errors).values() if inspect.isclass(value) and issubclass(value, Exception)]
 EXTRAS = ("typer", "rich", "click", "cramjam")  # what a module of an extra may find missing
 
 
@@ -476,6 +477,11 @@ def test_the_special_methods_that_help_shows_have_a_docstring_of_their_own(handl
 @pytest.mark.parametrize("public", PUBLIC, ids=lambda public: public.__name__)
 def test_everything_public_but_the_errors_shows_how_it_is_used(public: Any) -> None:
     assert doctest.DocTestFinder(recurse=False).find(public, public.__name__)[0].examples
+
+
+@pytest.mark.parametrize("error", ERRORS, ids=lambda error: error.__name__)
+def test_the_docstring_of_an_error_lists_its_attributes(error: Any) -> None:
+    assert set(re.findall(r"`\.(\w+)`", error.__doc__)) == set(inspect.get_annotations(error))
 
 
 def test_every_exported_name_exists_and_every_error_is_exported() -> None:
