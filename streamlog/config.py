@@ -47,6 +47,29 @@ ASSIGNORS = ("range", "roundrobin", "sticky", "cooperative-sticky")
 TIMESTAMP_TYPES = ("CreateTime", "LogAppendTime")
 
 
+# The units of the terminal.
+DURATIONS = {"ms": 1, "s": 1000, "m": 60_000, "h": 3_600_000, "d": 86_400_000, "w": 604_800_000}
+SIZES = {"KiB": 1 << 10, "MiB": 1 << 20, "GiB": 1 << 30}
+_UNITS = {"_ms": " of milliseconds", "_bytes": " of bytes"}
+# What other tools call a value of ours.
+_MEANT: dict[object, str] = {
+    "beginning": "earliest", "begin": "earliest", "start": "earliest", "first": "earliest", "smallest": "earliest",
+    "oldest": "earliest", "end": "latest", "last": "latest", "largest": "latest", "newest": "latest", -1: "all",
+    "dlq": "dead_letter", "ignore": "skip", "fail": "stop", "raise": "stop",
+}  # fmt: skip
+# Settings that programs give to the wrong thing, and that no config has.
+_ELSEWHERE = {
+    "bootstrap_servers": "a log is a directory, which streamlog.open(path) opens, and there are no servers to name",
+    "value_serializer": "serializers belong to log.producer(value_serializer=…), or to log.topic(name, value_serde=…)",
+    "key_serializer": "serializers belong to log.producer(key_serializer=…), or to log.topic(name, key_serde=…)",
+    **dict.fromkeys(
+        ("on_error", "retries", "retry_backoff_ms", "workers", "dead_letter_topic", "until_end"),
+        "it belongs to the workers of a group: log.group(name).run(handler, topic, …)",
+    ),
+    "start": "log[topic].read(start=…) takes one; a consumer has auto_offset_reset and seek()",
+}
+
+
 def shown(value: object) -> str:
     """A value for a message, shortened. The repr of a very long int, or of an object, may raise."""
     try:
@@ -64,7 +87,7 @@ def typed(value: object) -> str:
 def check_topic_name(name: object) -> str:
     """Return `name`. Raises InvalidTopicError if it is not a name of a topic by Kafka's rule."""
     if not isinstance(name, str):
-        raise InvalidTopicError(f"The name of a topic has to be a str, not {type(name).__name__}.")
+        raise InvalidTopicError(f"The name of a topic has to be a str, not {typed(name)}.")
     if name in (".", "..") or _TOPIC_NAME.fullmatch(name) is None:
         raise InvalidTopicError(
             f"{name[:260]!r} is not a valid name of a topic. A name has 1 to 249 characters of a-z, A-Z, 0-9, '.', '_' "
@@ -79,7 +102,23 @@ def unknown(name: str, known: Iterable[str], what: str) -> ConfigError:
     plain = name.replace(".", "_").replace("-", "_")
     plain = _ALIASES.get(plain, plain)
     hint = f" (did you mean {plain!r}?)" if plain in names else did_you_mean(plain, names)
+    if not hint:
+        hint = _where_instead(plain)
     return ConfigError(f"{name!r} is not a setting of a {what}{hint}. Known: {', '.join(sorted(names))}.", name=name)
+
+
+def _where_instead(plain: str) -> str:
+    """`": give it to …"` for a setting of something else, or that has no place here; or an empty string."""
+    if plain in _ELSEWHERE:
+        return f": {_ELSEWHERE[plain]}"
+    for kind, call in (
+        (ProducerConfig, "log.producer"),
+        (ConsumerConfig, "log.consumer"),
+        (TopicConfig, "create_topic"),
+    ):
+        if plain in {each.name for each in dataclasses.fields(kind)}:
+            return f": give it to {call}({plain}=…)"
+    return ""
 
 
 def not_yet(name: str, value: object, instead: str) -> ConfigError:
@@ -90,23 +129,57 @@ def not_yet(name: str, value: object, instead: str) -> ConfigError:
 def choice(name: str, value: object, known: Sequence[object]) -> None:
     """Raise ConfigError if the setting is none of the known values."""
     if not any(type(value) is type(k) and value == k for k in known):
-        hint = did_you_mean(value, [k for k in known if isinstance(k, str)]) if isinstance(value, str) else ""
-        raise ConfigError(f"{name}={shown(value)} is not one of {', '.join(map(repr, known))}{hint}.", name=name)
+        raise ConfigError(
+            f"{name}={typed(value)} is not one of {', '.join(map(repr, known))}{nearest(value, known)}.", name=name
+        )
+
+
+def nearest(value: object, known: Sequence[object]) -> str:
+    """`" (did you mean 'x'?)"` for the value that was probably meant, or an empty string."""
+    meant = _MEANT.get(value.lower() if isinstance(value, str) else value) if isinstance(value, (str, int)) else None
+    if meant is not None and meant in known:
+        return f" (did you mean {meant!r}?)"
+    return did_you_mean(value, [k for k in known if isinstance(k, str)]) if isinstance(value, str) else ""
 
 
 def integer(name: str, value: object, low: int, high: int = 2**63 - 1) -> int:
     """Return the setting. Raises ConfigError if it is not an int, or out of range."""
     if isinstance(value, bool) or not isinstance(value, int):
-        raise ConfigError(f"{name} has to be an int, not {shown(value)}.", name=name)
+        unit = next((unit for end, unit in _UNITS.items() if name.endswith(end)), "")
+        wanted = f"int{unit} or a timedelta" if name in _DURATIONS or name == "segment_ms" else f"int{unit}"
+        meant = _as_int(name, value)
+        hint = "" if meant is None else f": write {name}={meant:_}"
+        raise ConfigError(f"{name} has to be an {wanted}, not {typed(value)}{hint}.", name=name)
     if not low <= value <= high:
         raise ConfigError(f"{name}={shown(value)} is out of range: {low} to {high}.", name=name)
     return value
 
 
+def scaled(text: str, units: Mapping[str, int]) -> int | None:
+    """A whole number with one of these units, or with none: `"7d"`. None for any other text.
+
+    The notation of the terminal. In Python a setting is a number, and a message says which.
+    """
+    match = re.fullmatch(r"(-?[\d_]+)\s*([A-Za-z]*)", text)
+    if match is None or not match[1].strip("-_") or (match[2] and match[2] not in units):
+        return None
+    return int(match[1]) * units.get(match[2], 1)
+
+
+def _as_int(name: str, value: object) -> int | None:
+    """The int that a value of another type means for this setting, if it clearly means one."""
+    if isinstance(value, timedelta) and name.endswith("_ms"):
+        return value // timedelta(milliseconds=1)
+    if isinstance(value, float) and value.is_integer():
+        return int(value)
+    units = DURATIONS if name.endswith("_ms") else SIZES if name.endswith("_bytes") else {}
+    return scaled(value, units) if isinstance(value, str) and len(value) < 20 else None
+
+
 def text(name: str, value: object) -> None:
     """Raise ConfigError if the setting is not a str, or empty."""
     if not isinstance(value, str) or not value:
-        raise ConfigError(f"{name} has to be a str that is not empty, not {shown(value)}.", name=name)
+        raise ConfigError(f"{name} has to be a str that is not empty, not {typed(value)}.", name=name)
 
 
 def duration_ms(name: str, value: object) -> int:
@@ -120,7 +193,7 @@ def duration_ms(name: str, value: object) -> int:
         return FOREVER
     if isinstance(value, timedelta):
         if value < timedelta(0):
-            raise ConfigError(f"{name}={shown(value)} is negative. Give None for unlimited.", name=name)
+            raise ConfigError(f"{name}={typed(value)} is negative. Give None for unlimited.", name=name)
         whole, part = divmod(value, timedelta(milliseconds=1))
         value = whole + bool(part)
     given = integer(name, value, -1)
@@ -130,7 +203,7 @@ def duration_ms(name: str, value: object) -> int:
 def real(name: str, value: object, low: float, high: float) -> float:
     """Return the setting as a float. Raises ConfigError if it is not a number, or out of range."""
     if isinstance(value, bool) or not isinstance(value, (int, float)) or not low <= value <= high:
-        raise ConfigError(f"{name}={shown(value)} is not a number from {low} to {high}.", name=name)
+        raise ConfigError(f"{name}={typed(value)} is not a number from {low} to {high}.", name=name)
     return float(value)
 
 
@@ -248,7 +321,7 @@ def topic_changes(settings: Mapping[str, Any], also: Sequence[str] = ()) -> tupl
             policy = value
             if not callable(getattr(value, "expired", None)) or not isinstance(getattr(value, "name", None), str):
                 raise ConfigError(
-                    f"retention={shown(value)} is not a policy: a policy has a str `name` and "
+                    f"retention={typed(value)} is not a policy: a policy has a str `name` and "
                     f"`expired(segments, now_ms) -> int` (see streamlog.retention). To limit the age, the size or the "
                     f"number of records, use retention_ms, retention_bytes or retention_records.",
                     name=name,
@@ -396,14 +469,17 @@ class ConsumerConfig:
                     name="enable_auto_commit",
                 )
         listener = self.listener
-        if listener is not None and not callable(getattr(listener, "on_partitions_assigned", None)):
+        if listener is not None and (
+            isinstance(listener, type) or not callable(getattr(listener, "on_partitions_assigned", None))
+        ):
             raise ConfigError(
-                f"listener={shown(listener)} is not a RebalanceListener. Inherit from that class.", name="listener"
+                f"listener={typed(listener)} is not a RebalanceListener. Give an object of a class that inherits from it.",
+                name="listener",
             )
         strategy = self.partition_assignment_strategy
-        if not isinstance(strategy, (str, Sequence)) or not strategy:
+        if not isinstance(strategy, (str, Sequence)) or isinstance(strategy, bytes) or not strategy:
             raise ConfigError(
-                f"partition_assignment_strategy={shown(strategy)} is not one of {', '.join(ASSIGNORS)}, or a list.",
+                f"partition_assignment_strategy={typed(strategy)} is not one of {', '.join(ASSIGNORS)}, or a list.",
                 name="partition_assignment_strategy",
             )
         for name in self.assignors:

@@ -14,12 +14,10 @@ from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any, NamedTuple, Protocol
 
-from ..config import TopicConfig
+from ..config import DURATIONS, SIZES, TopicConfig, scaled
 from ..errors import ConfigError, InvalidRecordError, OffsetOutOfRangeError, did_you_mean
 from ..types import OffsetAndTimestamp, ProducerRecord, TopicPartition
-from .render import DURATIONS, SIZES
 
-_MS = {**DURATIONS, "w": 604_800_000}
 _WORDS = {"beginning": "beginning", "earliest": "beginning", "end": "end", "latest": "end", "stored": "stored"}
 _UNLIMITED = ("none", "unlimited")
 _EXAMPLES = "beginning, end, stored, 5, -10, @2026-01-01, @2026-01-01T12:00:00Z, @-1h or @1767225600000"
@@ -69,7 +67,7 @@ def parse_time(text: str, now_ms: int) -> int:
         return int(text)
     ago = re.fullmatch(r"-(\d+)(ms|[smhdw])", text)
     if ago is not None:
-        return max(0, now_ms - int(ago[1]) * _MS[ago[2]])
+        return max(0, now_ms - int(ago[1]) * DURATIONS[ago[2]])
     try:
         when = datetime.fromisoformat(text)
     except ValueError:
@@ -144,13 +142,6 @@ def locate(offsets: Offsets, partitions: Sequence[TopicPartition], position: Pos
 # -- settings --------------------------------------------------------------------------------------------
 
 
-def _scaled(text: str, units: Mapping[str, int]) -> int:
-    match = re.fullmatch(r"(-?[\d_]+)\s*([A-Za-z]*)", text)
-    if match is None or (match[2] and match[2] not in units):
-        raise ValueError(f"a whole number, alone or with one of {', '.join(units)}" if units else "a whole number")
-    return int(match[1]) * units.get(match[2], 1)
-
-
 def parse_setting(text: str) -> tuple[str, Any]:
     """`name=value` as a setting of a topic and its value. Kafka's names with dots are accepted.
 
@@ -164,20 +155,25 @@ def parse_setting(text: str) -> tuple[str, Any]:
     if name in _NOT_SETTINGS:
         raise ConfigError(f"{text!r}: {_NOT_SETTINGS[name]}", name=name)
     default = {field.name: field.default for field in dataclasses.fields(TopicConfig)}.get(name)
-    try:
-        if isinstance(default, bool):
-            return name, {"true": True, "false": False}[value.lower()]
-        if isinstance(default, float):
+    if isinstance(default, bool):
+        flag = {"true": True, "false": False}.get(value.lower())
+        if flag is None:
+            raise ConfigError(f"{name}={value!r}: give true or false.", name=name)
+        return name, flag
+    if isinstance(default, float):
+        try:
             return name, float(value)
-        if isinstance(default, int):
-            if value.lower() in _UNLIMITED:
-                return name, None
-            return name, _scaled(value, _MS if name.endswith("_ms") else SIZES if name.endswith("_bytes") else {})
-    except KeyError:
-        raise ConfigError(f"{name}={value!r}: give true or false.", name=name) from None
-    except ValueError as error:
-        wanted = "a number" if isinstance(default, float) else error
-        raise ConfigError(f"{name}={value!r}: give {wanted}.", name=name) from None
+        except ValueError:
+            raise ConfigError(f"{name}={value!r}: give a number.", name=name) from None
+    if isinstance(default, int):
+        if value.lower() in _UNLIMITED:
+            return name, None
+        units = DURATIONS if name.endswith("_ms") else SIZES if name.endswith("_bytes") else {}
+        number = scaled(value, units)
+        if number is None:
+            one_of = f", alone or with one of {', '.join(units)}" if units else ""
+            raise ConfigError(f"{name}={value!r}: give a whole number{one_of}.", name=name)
+        return name, number
     return name, value
 
 

@@ -20,11 +20,11 @@ from rich.style import Style
 from rich.table import Table
 from rich.text import Text
 
+from ..config import DURATIONS, SIZES
 from ..types import Record
 
 # The units of settings, the smallest first.
-DURATIONS = {"ms": 1, "s": 1000, "m": 60_000, "h": 3_600_000, "d": 86_400_000}
-SIZES = {"KiB": 1 << 10, "MiB": 1 << 20, "GiB": 1 << 30}
+_SHOWN_DURATIONS = {unit: ms for unit, ms in DURATIONS.items() if unit != "w"}
 _PIPE_WIDTH = 10_000
 _DIM, _KEY, _PLACE = Style(dim=True), Style(color="cyan"), Style(color="green")
 
@@ -106,7 +106,7 @@ def setting(name: str, value: object) -> str:
     if value is None:
         return "none"
     if isinstance(value, int) and value > 0:
-        units = DURATIONS if name.endswith("_ms") else SIZES if name.endswith("_bytes") else {}
+        units = _SHOWN_DURATIONS if name.endswith("_ms") else SIZES if name.endswith("_bytes") else {}
         for unit, scale in reversed(units.items()):
             if value % scale == 0:
                 return f"{value // scale}{unit}"

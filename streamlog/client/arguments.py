@@ -8,17 +8,39 @@ from itertools import islice
 from typing import Any
 
 from ..broker.api import Service
-from ..config import shown, typed
-from ..errors import ConfigError, OffsetOutOfRangeError
+from ..broker.metadata import TopicView
+from ..config import nearest, shown, typed
+from ..errors import ConfigError, OffsetOutOfRangeError, UnknownTopicOrPartitionError
 from ..runtime.threads import result_of
 from ..types import OffsetAndMetadata, Record, TopicPartition
 
 
 def partition_of(given: Any) -> TopicPartition:
     """A TopicPartition, also from an equal plain tuple. Raises ConfigError for anything else."""
-    if isinstance(given, tuple) and len(given) == 2 and isinstance(given[0], str) and isinstance(given[1], int):
+    if isinstance(given, tuple) and len(given) == 2 and isinstance(given[0], str) and is_int(given[1]):
         return given if type(given) is TopicPartition else TopicPartition(*given)
-    raise ConfigError(f"A partition is a TopicPartition, or an equal tuple such as ('orders', 0), not {given!r:.80}.")
+    raise ConfigError(f"A partition is a TopicPartition, or an equal tuple such as ('orders', 0), not {typed(given)}.")
+
+
+def partitions_of(given: Any) -> list[TopicPartition]:
+    """`partition_of` each item. Raises ConfigError for what has no items, and for one partition alone."""
+    if not isinstance(given, Iterable) or isinstance(given, (str, bytes)) or is_partition(given):
+        raise ConfigError(f"The partitions are an iterable, such as [TopicPartition('orders', 0)], not {typed(given)}.")
+    return [partition_of(each) for each in given]
+
+
+def is_partition(given: Any) -> bool:
+    return isinstance(given, tuple) and len(given) == 2 and isinstance(given[0], str)
+
+
+def partition_number(given: Any, topic: TopicView) -> int:
+    """The number of one of the topic's partitions. Raises UnknownTopicOrPartitionError."""
+    if is_int(given) and 0 <= given < topic.partitions:
+        number: int = given
+        return number
+    there = "partition 0 only" if topic.partitions == 1 else f"partitions 0 to {topic.partitions - 1}"
+    no = f"and no {shown(given)}" if is_int(given) else f"and their numbers are ints, not {typed(given)}"
+    raise UnknownTopicOrPartitionError(f"Topic {topic.name!r} has {there}, {no}.", topic=topic.name, partition=given)
 
 
 # The largest offset, here as in Kafka: a signed integer of 64 bits.
@@ -27,9 +49,13 @@ LARGEST_OFFSET = 2**63 - 1
 LONGEST_S = 1e9
 
 
+def is_int(given: Any) -> bool:
+    return isinstance(given, int) and not isinstance(given, bool)
+
+
 def is_offset(given: Any) -> bool:
     """Whether it is an int from 0 to the largest offset."""
-    return isinstance(given, int) and not isinstance(given, bool) and 0 <= given <= LARGEST_OFFSET
+    return is_int(given) and 0 <= given <= LARGEST_OFFSET
 
 
 def seconds(timeout: Any) -> float:
@@ -69,7 +95,7 @@ def commit_offsets(offsets: Any) -> dict[TopicPartition, OffsetAndMetadata]:
         offsets = {offsets.topic_partition: offsets.offset + 1 if is_offset(offsets.offset) else offsets.offset}
     if not isinstance(offsets, Mapping):
         raise ConfigError(
-            f"commit() takes a Record, or a mapping of TopicPartition to the next offset, not {offsets!r:.80}."
+            f"commit() takes a Record, or a mapping of TopicPartition to the next offset, not {typed(offsets)}."
         )
     wanted: dict[TopicPartition, OffsetAndMetadata] = {}
     for name, at in offsets.items():
@@ -82,13 +108,13 @@ def _checked(name: Any, made: OffsetAndMetadata) -> OffsetAndMetadata:
     offset, metadata, leader_epoch = made
     if not is_offset(offset):
         raise ConfigError(
-            f"{shown(offset)} cannot be committed for {shown(name)}: give an int from 0 to 2**63 - 1, the NEXT offset to read."
+            f"{typed(offset)} cannot be committed for {shown(name)}: give an int from 0 to 2**63 - 1, the NEXT offset to read."
         )
     if metadata is not None and not isinstance(metadata, str):
-        raise ConfigError(f"The metadata of a commit is a str, not {shown(metadata)}.")
+        raise ConfigError(f"The metadata of a commit is a str, not {typed(metadata)}.")
     if leader_epoch is not None and not (is_offset(leader_epoch) and leader_epoch < 2**31):
         raise ConfigError(
-            f"The leader epoch of a commit is None or an int from 0 to 2**31 - 1, not {shown(leader_epoch)}."
+            f"The leader epoch of a commit is None or an int from 0 to 2**31 - 1, not {typed(leader_epoch)}."
         )
     return made if metadata is not None else OffsetAndMetadata(offset, "", leader_epoch)
 
@@ -96,9 +122,17 @@ def _checked(name: Any, made: OffsetAndMetadata) -> OffsetAndMetadata:
 def out_of_range(what: str, offset: Any, name: TopicPartition, start: int, end: int) -> OffsetOutOfRangeError:
     """The error for an offset that a partition does not have; `what` stands before it in the message."""
     return OffsetOutOfRangeError(
-        f"{what}{shown(offset)} is outside {name.topic}-{name.partition}, which holds {start} up to, not including, {end}.",
+        f"{what}{shown(offset) if is_int(offset) else typed(offset)} is outside {name.topic}-{name.partition}, which holds {start} up to, not including, {end}.",
         log_start_offset=start,
         log_end_offset=end,
+    )
+
+
+def no_place(what: str, at: Any, also: str = "") -> ConfigError:
+    """The error for a `start`, `end` or `to` that is none; `what` is the parameter's name. `also`: what else it takes."""
+    hint = nearest(at, ("earliest", "latest"))
+    return ConfigError(
+        f"{what}={typed(at)} names no offset{hint}: give {also}an aware datetime, 'earliest' or 'latest'.", name=what
     )
 
 
@@ -124,18 +158,19 @@ def to_ms(at: Any) -> int:
         whole = at.replace(microsecond=0)
         # Rounded up: a record at or after a moment is at or after the next whole millisecond.
         return round(whole.timestamp()) * 1000 + -(-at.microsecond // 1000)
-    if isinstance(at, bool) or not isinstance(at, int):
-        raise ConfigError(
-            f"{shown(at)} is not a time: pass an int of milliseconds since the epoch, or an aware datetime."
-        )
-    return at
+    if is_int(at):
+        ms: int = at
+        return ms
+    raise ConfigError(f"{typed(at)} is not a time: pass an int of milliseconds since the epoch, or an aware datetime.")
 
 
 def check_clock(clock: Any) -> Any:
     """`clock`, which may be None. Raises ConfigError if it has not a clock's methods."""
-    if clock is not None and not all(callable(getattr(clock, name, None)) for name in ("time_ms", "monotonic")):
+    if clock is not None and (
+        isinstance(clock, type) or not all(callable(getattr(clock, name, None)) for name in ("time_ms", "monotonic"))
+    ):
         raise ConfigError(
-            f"clock={shown(clock)} has no time_ms() and monotonic(): give a streamlog.testing.ManualClock, or leave it out.",
+            f"clock={typed(clock)} is no object with time_ms() and monotonic(): give a streamlog.testing.ManualClock, or leave it out.",
             name="clock",
         )
     return clock
@@ -143,9 +178,11 @@ def check_clock(clock: Any) -> Any:
 
 def check_disk(disk: Any) -> Any:
     """`disk`, which may be None. Raises ConfigError if it has not a disk's methods."""
-    if disk is not None and not all(callable(getattr(disk, name, None)) for name in ("open", "sync_dir", "lock")):
+    if disk is not None and (
+        isinstance(disk, type) or not all(callable(getattr(disk, name, None)) for name in ("open", "sync_dir", "lock"))
+    ):
         raise ConfigError(
-            f"disk={shown(disk)} is not a disk: give a streamlog.testing.SimulatedDisk or FaultyDisk, or leave it out.",
+            f"disk={typed(disk)} is not a disk: give a streamlog.testing.SimulatedDisk or FaultyDisk, or leave it out.",
             name="disk",
         )
     return disk

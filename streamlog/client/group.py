@@ -7,15 +7,15 @@ from datetime import datetime
 from typing import Any, Literal, Unpack
 
 from ..broker.api import Service
-from ..config import choice, shown, text
+from ..config import shown, text
 from ..coordinator import GroupDescription
 from ..errors import ConfigError, GroupIdNotFoundError, StreamlogError, did_you_mean
 from ..runtime.threads import result_of
 from ..types import MemberInfo, OffsetAndMetadata, Record, TopicPartition
-from .arguments import is_offset, offset_at, out_of_range, partition_of
+from .arguments import is_offset, no_place, offset_at, out_of_range, partition_of
 from .config_types import ConsumerConfig, OnError
 from .consumer.consumer import Consumer
-from .handle import Parent
+from .handle import Parent, check_log
 from .record_handler import WorkersConfig
 from .topic import Subscription, TopicLike
 from .workers import Workers
@@ -42,6 +42,7 @@ class ConsumerGroup:
     def __init__(self, log: Parent, name: str) -> None:
         """The same as `log.group(name)`. Raises ConfigError."""
         text("group", name)
+        check_log(log, "ConsumerGroup", "group(name)")
         self._log = log
         self.name = name
 
@@ -232,8 +233,8 @@ class ConsumerGroup:
             wanted = {partition_of(given): OffsetAndMetadata(offset) for given, offset in to.items()}
             self._check(wanted, names)
         else:
-            if not isinstance(to, datetime):
-                choice("to", to, ("earliest", "latest"))
+            if to not in ("earliest", "latest") and not isinstance(to, datetime):
+                raise no_place("to", to, "a mapping of TopicPartition to the NEXT offset, ")
             wanted = {}
             for topic in names or self._topics_to_reset():
                 for number in range(result_of(service.topic(topic)).partitions):

@@ -8,8 +8,8 @@ from typing import Any, Protocol, Self
 
 from ..broker.api import Service
 from ..broker.metadata import TopicView
-from ..config import ConsumerConfig
-from ..errors import ClosedError, StreamlogError, forked
+from ..config import ConsumerConfig, typed
+from ..errors import ClosedError, ConfigError, StreamlogError, forked
 from ..types import TopicPartition
 from .cleanup import Cleanup
 from .consumer.decode import Decoder
@@ -24,6 +24,8 @@ class Parent(Protocol):
 
     @property
     def closed(self) -> bool: ...
+    @property
+    def path(self) -> str | None: ...
     def _use(self) -> Service: ...
     def _if_open(self) -> Service | None: ...
     def _adopt(self, child: Any) -> None: ...
@@ -96,6 +98,23 @@ class Closing:
         return self.__copy__()
 
 
-def closed(what: str) -> ClosedError:
-    again = "open it again with streamlog.open()" if what == "log" else "make a new one from an open log"
-    return ClosedError(f"The {what} was closed; {again}.")
+def closed(what: str, path: str | None) -> ClosedError:
+    """The error of every call on what was closed. `path`: of the log, None for a temporary one."""
+    if what == "log" and path is None:
+        return ClosedError(
+            "The log was temporary, and was removed when it was closed; streamlog.open() makes a new one."
+        )
+    opening = "streamlog.open()" if path is None else f"streamlog.open({path!r})"
+    again = (
+        f"open it again with {opening}" if what == "log" else f"make a new one from an open log, as {opening} returns"
+    )
+    return ClosedError(f"The {what} was closed; {again}.", path=path)
+
+
+def check_log(log: Any, made: str, method: str) -> None:
+    """Raise ConfigError for what is not a log. `made`: the class that was called, `method`: that of a log which does the same."""
+    if not hasattr(log, "_adopt"):
+        raise ConfigError(
+            f"{made}(…) takes an open log first, not {typed(log)}: log = streamlog.open(path), then log.{method}.",
+            name="log",
+        )

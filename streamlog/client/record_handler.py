@@ -42,6 +42,7 @@ class WorkersConfig:
             raise not_yet("concurrency", self.concurrency, "each worker handles one record at a time.")
         integer("retries", self.retries, 0)
         integer("retry_backoff_ms", self.retry_backoff_ms, 0)
+        choice("until_end", self.until_end, (True, False))
         choice("on_error", self.on_error, ("stop", "skip", "dead_letter"))
         if self.dead_letter_topic is not None:
             check_topic_name(self.dead_letter_topic)

@@ -11,7 +11,7 @@ from ..broker.api import Listener, Service
 from ..broker.metadata import TopicView
 from ..broker.opening import Engine, Registry, url_of
 from ..config import ConsumerConfig as ConsumerSettings
-from ..config import OpenOptions, check_topic_name, choice, not_yet, open_defaults, real
+from ..config import OpenOptions, check_topic_name, choice, not_yet, open_defaults, real, typed
 from ..errors import ConfigError, InvalidTopicError, StreamlogError, TopicAlreadyExistsError
 from ..runtime.disk import PathLike
 from ..runtime.threads import inside, is_inside, new_lock, real_monotonic, refuse_reentry, result_of
@@ -176,8 +176,13 @@ class StreamLog(Closing):
     ([b'9.50'], ['orders'])
     """
 
-    def __init__(self, engine: Engine[Background], user: object) -> None:
+    def __init__(self, engine: Engine[Background], user: object = None) -> None:
         """For the library's own use: `streamlog.open` makes it."""
+        if not isinstance(engine, Engine):
+            raise ConfigError(
+                f"A log is opened by streamlog.open(path), not made by StreamLog(…), which was given {typed(engine)}.",
+                name="engine",
+            )
         self._engine = engine
         self._user = user
         self._ended = False
@@ -431,7 +436,7 @@ class StreamLog(Closing):
                 self._listeners.append(listener)
                 return listener
         listener.close(0.0)  # the log was closed meanwhile
-        raise closed("log")
+        raise closed("log", self.path)
 
     def detach(self, listener: Listener) -> None:
         """Leave a listener to its owner: closing the log does not close it. Does nothing if it is not attached.
@@ -473,7 +478,7 @@ class StreamLog(Closing):
         with inside(), self._lock:
             if self._ended:
                 return
-            self._closed_error = self._closed_error or closed("log")
+            self._closed_error = self._closed_error or closed("log", self.path)
         try:
             registry.close(self._engine, self._user)
         except StreamlogError as error:
@@ -588,7 +593,8 @@ class StreamLog(Closing):
                 )
             topic._view()
             return topic.name, topic._key_serde, topic._value_serde
-        raise InvalidTopicError(f"A topic is given by its name or a Topic, not {topic!r:.80}.")
+        several = " To give several topics, give each as an argument." if isinstance(topic, (list, tuple, set)) else ""
+        raise InvalidTopicError(f"A topic is given by its name or a Topic, not {typed(topic)}.{several}")
 
     def _decoders(
         self, config: ConsumerSettings, serdes: dict[str, tuple[Any, Any]]

@@ -11,17 +11,17 @@ from typing import Any, Generic, Literal, TypeAlias, Unpack
 from uuid import UUID
 
 from ..broker.metadata import TopicView
-from ..config import choice
+from ..config import choice, typed
 from ..errors import ConfigError, UnknownTopicIdError
 from ..runtime.threads import result_of
 from ..runtime.values import refuse_to_copy
 from ..types import Headers, Isolation, K, OnCorrupt, PartitionInfo, Record, RecordMetadata, TopicPartition, V
-from .arguments import is_offset, offset_at, out_of_range
+from .arguments import is_int, is_offset, no_place, offset_at, out_of_range, partition_number
 from .config_types import TopicConfig
 from .consumer.decode import Decoder
 from .consumer.fetcher import PartitionFetcher
 from .consumer.record_batch import RecordBatch
-from .handle import Parent
+from .handle import Parent, check_log
 from .producer.delivery import Delivery
 from .serde import Serde, resolve_deserializer
 
@@ -81,6 +81,7 @@ class Topic(Generic[K, V]):
         self, log: Parent, name: str, *, key_serde: Serde[K] | None = None, value_serde: Serde[V] | None = None
     ) -> None:
         """The same as `log.topic(name, …)`. Raises UnknownTopicOrPartitionError."""
+        check_log(log, "Topic", "topic(name)")
         self._log = log
         self.name = name
         self._key_serde = key_serde
@@ -114,8 +115,8 @@ class Topic(Generic[K, V]):
 
     def partition(self, n: int) -> PartitionInfo:
         """What partition `n` holds now: its offsets, its size, its leader. Raises UnknownTopicOrPartitionError."""
-        self._view()
-        return result_of(self._log._use().partition_info(TopicPartition(self.name, n)))
+        number = partition_number(n, self._view())
+        return result_of(self._log._use().partition_info(TopicPartition(self.name, number)))
 
     # -- sending -------------------------------------------------------------------------------------
 
@@ -221,7 +222,7 @@ class Topic(Generic[K, V]):
         choice("on_corrupt", on_corrupt, ("raise", "skip"))
         view = self._view()
         service = self._log._use()
-        numbers = range(view.partitions) if partition is None else [partition]
+        numbers = range(view.partitions) if partition is None else [partition_number(partition, view)]
         bounded: list[tuple[PartitionFetcher, int]] = []
         for number in numbers:
             name = TopicPartition(self.name, number)
@@ -239,11 +240,11 @@ class Topic(Generic[K, V]):
 
     def _offset(self, name: TopicPartition, at: Any, low: int, high: int, what: str) -> int:
         """The offset that `at` means; `what` is the argument's name. Raises OffsetOutOfRangeError, ConfigError."""
-        if isinstance(at, str):
-            choice(what, at, ("earliest", "latest"))
-        if isinstance(at, (str, datetime)):
+        if at in ("earliest", "latest") or isinstance(at, datetime):
             return offset_at(self._log._use(), name, at, low, high)
-        if not is_offset(at) or not low <= at <= high:
+        if not is_int(at):
+            raise no_place(what, at, "an int, ")
+        if not low <= at <= high:
             raise out_of_range(f"{what}=", at, name, low, high)
         offset: int = at
         return offset
@@ -322,10 +323,11 @@ class Topic(Generic[K, V]):
         service = self._log._use()
         if not isinstance(before, Mapping):
             raise ConfigError(
-                f"delete_records takes a mapping of partition number to offset, not {before!r:.80}.", name="before"
+                f"delete_records takes a mapping of partition number to offset, such as {{0: 1000}}, not {typed(before)}.",
+                name="before",
             )
         for number, offset in before.items():
-            name = TopicPartition(view.name, number)
+            name = TopicPartition(view.name, partition_number(number, view))
             low, high = result_of(service.bounds(name, "read_uncommitted"))
             if not is_offset(offset) or offset > high:
                 raise out_of_range("delete_records: offset ", offset, name, low, high)

@@ -229,7 +229,7 @@ class Workers(Closing):
         end = real_monotonic() + limit
         for thread in self._threads:
             join_thread(thread, end - real_monotonic())  # a handler may close its own workers
-        self._closed_error = closed("group's workers")
+        self._closed_error = closed("group's workers", self._log.path)
         self._log._forget(self)
         if not self._done.is_open():
             logger.warning("workers of group %r still run: the records that they handle are not finished", self._group)

@@ -280,8 +280,8 @@ def path_of(given: object, name: str = "path") -> str:
     found = _SCHEME.match(str(given)) if isinstance(given, (str, os.PathLike)) else None
     if found is not None:
         raise ConfigError(
-            f"{name}={given!r}: streamlog cannot open {found[0].rstrip(':/')}:// URLs: a log is a directory of this machine. "
-            f"Give its path, without a scheme. (For a directory with this name, give the whole path, from / on.)",
+            f"{str(given)!r} is a URL, and streamlog cannot open {found[0].rstrip(':/')}:// URLs: a log is a directory of "
+            f"this machine. Give its path, without a scheme. (A directory with this name: give the whole path, from / on.)",
             name=name,
         )
     try:

@@ -11,9 +11,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from typer.testing import CliRunner
 
 import streamlog
+import streamlog.cli.inspect
+import streamlog.cli.repair
+import streamlog.cli.topics  # each adds its commands
 from streamlog import StreamLog, StreamlogError, Topic, TopicPartition
+from streamlog.cli.app import app
+from streamlog.testing import ManualClock
 
 PACKAGE = os.path.dirname(streamlog.__file__)
 OpenLog = Callable[..., StreamLog]
@@ -150,4 +156,218 @@ def test_a_url_makes_no_directory(
     scheme = str(given).split(":")[0].lower()
     assert f"cannot open {scheme}:// urls" in message.lower()
     assert "directory" in message
+    assert not list(tmp_path.iterdir())
+
+
+# -- what a message says -----------------------------------------------------------------------------
+
+SAYS: dict[str, tuple[Callable[[Bench], object], tuple[str, ...]]] = {
+    # settings
+    "open(readonly=True)": (
+        lambda b: streamlog.open("data", readonly=True),  # type: ignore[call-arg]
+        ("'readonly' is not a setting of a log", "did you mean 'read_only'?"),
+    ),
+    "a duration in the notation of the terminal": (
+        lambda b: b.log.create_topic("u", retention_ms="7d"),  # type: ignore[arg-type]
+        ("int of milliseconds or a timedelta", "'7d' (str)", "retention_ms=604_800_000"),
+    ),
+    "a size in the notation of the terminal": (
+        lambda b: b.log.create_topic("u", segment_bytes="64MiB"),  # type: ignore[arg-type]
+        ("int of bytes", "'64MiB' (str)", "segment_bytes=67_108_864"),
+    ),
+    "a timedelta where there is an int": (
+        lambda b: b.log.producer(linger_ms=timedelta(seconds=2)),  # type: ignore[arg-type]
+        ("int of milliseconds, not", "(timedelta)", "linger_ms=2_000"),
+    ),
+    "a float that is whole": (
+        lambda b: b.log.producer(linger_ms=5.0),  # type: ignore[arg-type]
+        ("5.0 (float)", "linger_ms=5."),
+    ),
+    "a number as text": (
+        lambda b: b.log.consumer("t", max_poll_records="10"),  # type: ignore[arg-type]
+        ("has to be an int, not '10' (str)", "max_poll_records=10"),
+    ),
+    "a count out of range": (
+        lambda b: b.log.consumer("t", max_poll_records=0),
+        ("max_poll_records=0 is out of range: 1 to ",),
+    ),
+    "a flag as text": (
+        lambda b: streamlog.open("data", read_only="yes"),  # type: ignore[arg-type]
+        ("read_only='yes' (str) is not one of False, True.",),
+    ),
+    "another tool's word for earliest": (
+        lambda b: b.log.consumer("t", auto_offset_reset="beginning"),  # type: ignore[arg-type]
+        ("auto_offset_reset='beginning' (str)", "did you mean 'earliest'?"),
+    ),
+    "Kafka's number for all": (
+        lambda b: b.log.producer(acks=-1),  # type: ignore[arg-type]
+        ("acks=-1 (int)", "did you mean 'all'?"),
+    ),
+    "a server": (
+        lambda b: b.log.producer(**{"bootstrap.servers": "host:9092"}),  # type: ignore[arg-type]
+        ("'bootstrap.servers' is not a setting of a producer", "streamlog.open(path)", "no servers"),
+    ),
+    "a setting of the workers": (
+        lambda b: b.log.consumer("t", on_error="skip"),  # type: ignore[call-arg]
+        ("'on_error' is not a setting of a consumer", "log.group(name).run(handler, topic, …)"),
+    ),
+    "a setting of a producer": (
+        lambda b: b.log.create_topic("u", linger_ms=5),  # type: ignore[call-arg]
+        ("'linger_ms' is not a setting of a topic", "log.producer(linger_ms=…)"),
+    ),
+    "a serde when a topic is created": (
+        lambda b: b.log.create_topic("u", value_serde=streamlog.serde.json),  # type: ignore[call-arg]
+        ("'value_serde' is not a setting of a topic", "log.topic(name, value_serde=…)"),
+    ),
+    "a module as clock": (
+        lambda b: streamlog.open(clock=time),  # type: ignore[arg-type]
+        ("clock=<module 'time' (built-in)> (module)", "time_ms() and monotonic()", "streamlog.testing.ManualClock"),
+    ),
+    "a class as clock": (
+        lambda b: streamlog.open(clock=ManualClock),  # type: ignore[arg-type]
+        ("(type)", "object with time_ms() and monotonic()"),
+    ),
+    "a class as listener": (
+        lambda b: b.log.consumer("t", group="g", listener=streamlog.RebalanceListener),  # type: ignore[arg-type]
+        ("RebalanceListener", "Give an object"),
+    ),
+    "until_end that is not a bool": (
+        lambda b: b.idle.run(print, "t", until_end=None),  # type: ignore[arg-type]
+        ("until_end=None is not one of True, False.",),
+    ),
+    # constructors without a log
+    "StreamLog('d')": (
+        lambda b: StreamLog("d"),  # type: ignore[arg-type]
+        ("streamlog.open(path)", "'d' (str)"),
+    ),
+    "Producer('d')": (
+        lambda b: streamlog.Producer("d"),  # type: ignore[arg-type]
+        ("takes an open log first, not 'd' (str)", "log.producer(…)"),
+    ),
+    "Consumer('d', 't')": (
+        lambda b: streamlog.Consumer("d", "t"),  # type: ignore[arg-type]
+        ("takes an open log first, not 'd' (str)", "log.consumer(topic, …)"),
+    ),
+    "Topic('d', 't')": (
+        lambda b: Topic("d", "t"),  # type: ignore[arg-type]
+        ("takes an open log first, not 'd' (str)", "log.topic(name)"),
+    ),
+    "ConsumerGroup('d', 'g')": (
+        lambda b: streamlog.ConsumerGroup("d", "g"),  # type: ignore[arg-type]
+        ("takes an open log first, not 'd' (str)", "log.group(name)"),
+    ),
+    # topics and partitions
+    "a list of topics": (
+        lambda b: b.log.consumer(["t"]),  # type: ignore[arg-type]
+        ("name or a Topic, not ['t'] (list)", "give each as an argument"),
+    ),
+    "a name as bytes": (lambda b: b.log.delete_topic(b"t"), ("has to be a str, not b't' (bytes).",)),  # type: ignore[arg-type]
+    "read('0')": (
+        lambda b: b.topic.read("0"),  # type: ignore[arg-type]
+        ("Topic 't' has partitions 0 to 1", "ints, not '0' (str)"),
+    ),
+    "read(True)": (lambda b: b.topic.read(True), ("ints, not True (bool)",)),
+    "read(2)": (lambda b: b.topic.read(2), ("Topic 't' has partitions 0 to 1, and no 2.",)),
+    "send(partition='1')": (
+        lambda b: b.topic.send("v", partition="1"),  # type: ignore[arg-type]
+        ("partitions 0 to 1", "ints, not '1' (str)"),
+    ),
+    "partition(None)": (lambda b: b.compacted.partition(None), ("has partition 0 only", "not None")),  # type: ignore[arg-type]
+    "seek('t')": (
+        lambda b: b.consumer.seek("t", 0),  # type: ignore[arg-type]
+        ("TopicPartition", "('orders', 0), not 't' (str)"),
+    ),
+    "assign(one partition)": (
+        lambda b: b.consumer.assign(TopicPartition("t", 0)),  # type: ignore[arg-type]
+        ("iterable, such as [TopicPartition('orders', 0)]", "(TopicPartition)"),
+    ),
+    "assign(None)": (lambda b: b.consumer.assign(None), ("iterable", "not None")),  # type: ignore[arg-type]
+    # offsets and times
+    "read(start=a date)": (
+        lambda b: b.topic.read(start=date(2026, 1, 1)),  # type: ignore[arg-type]
+        ("start=datetime.date(2026, 1, 1) (date) names no offset", "aware datetime"),
+    ),
+    "read(start=None)": (lambda b: b.topic.read(start=None), ("start=None names no offset", "'earliest'")),  # type: ignore[arg-type]
+    "read(end='end')": (
+        lambda b: b.topic.read(end="end"),  # type: ignore[arg-type]
+        ("end='end' (str) names no offset", "did you mean 'latest'?"),
+    ),
+    "read(start=a naive datetime)": (
+        lambda b: b.topic.read(start=datetime(2026, 1, 1)),
+        ("has no time zone", "tzinfo=datetime.UTC"),
+    ),
+    "reset(to=5)": (
+        lambda b: b.idle.reset("t", to=5),  # type: ignore[arg-type]
+        ("to=5 (int) names no offset", "mapping of TopicPartition"),
+    ),
+    "delete_records(5)": (
+        lambda b: b.topic.delete_records(5),  # type: ignore[arg-type]
+        ("mapping of partition number to offset", "5 (int)"),
+    ),
+    "offsets_for_times(None)": (
+        lambda b: b.consumer.offsets_for_times(None),  # type: ignore[arg-type]
+        ("mapping of TopicPartition to a time, not None.",),
+    ),
+    "poll(None)": (
+        lambda b: b.consumer.poll(None),  # type: ignore[arg-type]
+        ("timeout=None", "number of seconds", "loop over the consumer waits without a limit"),
+    ),
+    "poll('1')": (lambda b: b.consumer.poll("1"), ("timeout='1' (str) is not a number of seconds",)),  # type: ignore[arg-type]
+    "poll(a timedelta)": (
+        lambda b: b.consumer.poll(timedelta(seconds=1)),  # type: ignore[arg-type]
+        ("(timedelta)", ".total_seconds()"),
+    ),
+    "send(headers='x')": (
+        lambda b: b.topic.send("v", headers="x"),  # type: ignore[arg-type]
+        ("headers= takes a mapping", "pairs", "not 'x' (str)."),
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", SAYS)
+def test_a_message_says_what_was_given_and_what_is_accepted(bench: Bench, name: str) -> None:
+    call, phrases = SAYS[name]
+    message = read(lambda: call(bench))
+    assert message.endswith(".")
+    for phrase in phrases:
+        assert phrase in message, message
+
+
+def test_durations_are_ints_or_timedeltas_wherever_none_means_unlimited(log: StreamLog) -> None:
+    topic = log.create_topic("t", retention_ms=timedelta(days=7), segment_ms=timedelta(hours=1))
+    assert topic.config["retention_ms"] == 604_800_000
+    topic.update_config(delete_retention_ms=timedelta(seconds=1))
+    assert topic.config["delete_retention_ms"] == 1000
+
+
+def test_a_closed_handle_says_how_its_log_is_opened_again(open_log: OpenLog, path: Path) -> None:
+    log = open_log()
+    topic, producer, consumer = log.create_topic("t"), log.producer(), log.consumer("t")
+    log.close()
+    uses: list[Callable[[], object]] = [
+        log.topics, lambda: topic.send("v"), topic.read, lambda: producer.send("t", "v"), consumer.poll, log.groups,
+    ]  # fmt: skip
+    for use in uses:
+        assert f"streamlog.open({str(path)!r})" in read(use)
+
+
+def test_a_closed_temporary_log_says_that_it_is_gone() -> None:
+    log = streamlog.open()
+    log.close()
+    assert "temporary, and was removed when it was closed" in read(log.topics)
+
+
+def test_the_terminal_refuses_a_url(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    run = CliRunner().invoke
+    for arguments, environment in (
+        (["-d", "kafka://host:9092", "topic", "create", "t"], {}),
+        (["topic", "create", "t"], {"STREAMLOG_DIR": "kafka://host:9092"}),
+        (["topic", "list", "-d", "kafka://host:9092"], {}),
+        (["verify", "kafka://host:9092"], {}),
+    ):
+        result = run(app, arguments, env={"STREAMLOG_DIR": None, **environment})
+        assert result.exit_code == 1
+        assert "cannot open kafka:// URLs" in result.stderr
+    assert run(app, ["repair", "kafka://host:9092", "new"]).exit_code == 2
     assert not list(tmp_path.iterdir())

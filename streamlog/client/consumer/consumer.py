@@ -15,7 +15,7 @@ from sys import maxsize
 from typing import Any, Generic, Self, TypeVar, Unpack
 
 from ...config import ConsumerConfig as ConsumerSettings
-from ...config import shown
+from ...config import typed
 from ...errors import (
     ConfigError,
     ConsumerStoppedError,
@@ -25,9 +25,9 @@ from ...errors import (
 )
 from ...runtime.threads import RawGate, get_ident, is_inside, look_again, real_monotonic, refuse_reentry, result_of
 from ...types import K, OffsetAndTimestamp, Offsets, Record, TopicPartition, V
-from ..arguments import is_offset, partition_of, seconds, seconds_or_none, to_ms
+from ..arguments import is_offset, partition_of, partitions_of, seconds, seconds_or_none, to_ms
 from ..config_types import ConsumerConfig
-from ..handle import Closing, Parent, closed
+from ..handle import Closing, Parent, check_log, closed
 from ..serde import De, DeByTopic
 from ..topic import Subscription
 from .access import Access
@@ -91,6 +91,7 @@ class Consumer(Closing, Generic[K, V]):
             **config,
         }
         self._config = settings = ConsumerSettings.of(given)
+        check_log(log, "Consumer", "consumer(topic, …)")
         self._log = log
         self._service = service = log._use()
         if settings.group is not None:
@@ -493,10 +494,11 @@ class Consumer(Closing, Generic[K, V]):
 
     def _fetcher(self, partition: TopicPartition) -> PartitionFetcher:
         fetchers = self._subscriptions.fetchers
-        fetcher = fetchers.get(partition)  # an equal plain tuple finds it too
+        name = partition_of(partition)
+        fetcher = fetchers.get(name)
         if fetcher is None:
             raise UnknownTopicOrPartitionError(
-                f"{tuple(partition)} is not assigned to this consumer; it has {sorted(fetchers) or 'nothing'}"
+                f"{tuple(name)} is not assigned to this consumer; it has {sorted(fetchers) or 'nothing'}"
                 f"{' (a member of a group gets its partitions in poll)' if self._config.group is not None else ''}."
             )
         return fetcher
@@ -524,7 +526,7 @@ class Consumer(Closing, Generic[K, V]):
             if not is_offset(offset):
                 start, end = self._offsets.bounds(name)
                 raise OffsetOutOfRangeError(
-                    f"{shown(offset)} is not an offset: {name.topic}-{name.partition} holds {start} up to, not including, "
+                    f"{typed(offset)} is not an offset: {name.topic}-{name.partition} holds {start} up to, not including, "
                     f"{end}.",
                     log_start_offset=start,
                     log_end_offset=end,
@@ -559,6 +561,10 @@ class Consumer(Closing, Generic[K, V]):
         `OffsetAndTimestamp` has an example. Raises ConfigError for a naive datetime.
         """
         with self._access.call(reads_only=True):
+            if not isinstance(times, Mapping):
+                raise ConfigError(
+                    f"offsets_for_times takes a mapping of TopicPartition to a time, not {typed(times)}.", name="times"
+                )
             return self._offsets.for_times({partition_of(p): to_ms(t) for p, t in times.items()})
 
     def beginning_offsets(self, partitions: Iterable[TopicPartition] | None = None) -> dict[TopicPartition, int]:
@@ -571,7 +577,7 @@ class Consumer(Closing, Generic[K, V]):
 
     def _bounds(self, partitions: Iterable[TopicPartition] | None, which: int) -> dict[TopicPartition, int]:
         with self._access.call(reads_only=True):
-            names = list(self._subscriptions.fetchers) if partitions is None else [partition_of(p) for p in partitions]
+            names = list(self._subscriptions.fetchers) if partitions is None else partitions_of(partitions)
             return {name: self._offsets.bounds(name)[which] for name in names}
 
     def lag(self) -> dict[TopicPartition, int]:
@@ -638,7 +644,7 @@ class Consumer(Closing, Generic[K, V]):
             return
         if (entered := self._enter_if_open()) is not None:
             with entered:
-                self._end(closed("consumer"))
+                self._end(closed("consumer", self._log.path))
 
     def _end_call_soon(self) -> bool:
         """Whether the caller interrupted a call of this consumer, which then ends as after `stop`."""
@@ -655,12 +661,12 @@ class Consumer(Closing, Generic[K, V]):
             # The thread of that call looks here when it ends, and so does the background thread in time.
             self._cleanup.deferred_closes.append(self._close_deferred)
         else:
-            self._close_with_log(error=closed("consumer"))
+            self._close_with_log(error=closed("consumer", self._log.path))
 
     def _close_with_log(self, limit_s: float = _CLOSE_WAIT_S, error: StreamlogError | None = None) -> None:
         """The log closes, maybe while another thread waits in a call of this consumer: wake it, and wait for it, with a bound."""
         access = self._access
-        error = error or closed("log")
+        error = error or closed("log", self._log.path)
         if access.is_in_call():
             self._end(error)
             return
@@ -722,5 +728,5 @@ def _limit(max_records: int) -> int:
     if type(max_records) is int and 0 < max_records < maxsize:
         return max_records
     if isinstance(max_records, bool) or not isinstance(max_records, int) or max_records < 1:
-        raise ConfigError(f"max_records={shown(max_records)} is not a positive int.", name="max_records")
+        raise ConfigError(f"max_records={typed(max_records)} is not a positive int.", name="max_records")
     return min(max_records, maxsize)  # more than any list holds: all there is

@@ -50,6 +50,10 @@ _METHODS = ("on_partitions_assigned", "on_partitions_revoked", "on_partitions_lo
 
 def check_listener(listener: Any) -> Any:
     """`listener` if it can be called as one, or None. Raises ConfigError, also for methods that a call would not run."""
+    if isinstance(listener, type):
+        raise ConfigError(
+            f"listener={shown(listener)} is a class; give an object of it: {listener.__name__}().", name="listener"
+        )
     for name in _METHODS:
         method = None if listener is None else getattr(listener, name, None)
         kind = deferred(method)

@@ -9,7 +9,7 @@ from typing import Any
 from ...broker.metadata import Image
 from ...errors import ConfigError, UnknownTopicOrPartitionError
 from ...types import TopicPartition
-from ..arguments import partition_of
+from ..arguments import partitions_of
 
 
 class Subscription:
@@ -51,7 +51,7 @@ class Subscription:
         self._version = -1
 
     def assign(self, partitions: Iterable[TopicPartition], image: Image) -> None:
-        chosen = tuple(dict.fromkeys(partition_of(p) for p in partitions))
+        chosen = tuple(dict.fromkeys(partitions_of(partitions)))
         for name, number in chosen:
             view = image.topics.get(name)
             if view is None or not 0 <= number < view.partitions:

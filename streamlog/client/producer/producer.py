@@ -25,7 +25,7 @@ from ...runtime.values import refuse_to_copy
 from ...types import Headers, HeaderTuple, RecordMetadata
 from ..arguments import seconds_or_none
 from ..config_types import ProducerConfig
-from ..handle import Closing, Parent, closed
+from ..handle import Closing, Parent, check_log, closed
 from ..serde import header_tuple, resolve_serializer
 from ..topic import TopicLike
 from .accumulator import RecordAccumulator
@@ -68,6 +68,7 @@ class Producer(Closing):
         self._config = ProducerSettings.of(config)
         resolve_serializer(self._config.key_serializer, "", "key")
         resolve_serializer(self._config.value_serializer, "")
+        check_log(log, "Producer", "producer(…)")
         self._log = log
         self._service: Service = log._use()
         self._service.require_writable("A producer")
@@ -340,7 +341,7 @@ class Producer(Closing):
         if is_inside():
             self._log._cleanup.defer_close(self.close)
             return
-        self._closed_error = dead = self._closed_error or closed("producer")
+        self._closed_error = dead = self._closed_error or closed("producer", self._log.path)
         self._topics.clear()
         try:
             self._accumulator.close(limit, dead)
@@ -365,10 +366,11 @@ class Producer(Closing):
         """Close the producer, with a ResourceWarning, if it was not closed."""
         if self._made and not self._ended:
             accumulator, service, invalidate = self._accumulator, self._service, self._cache.invalidate
+            path = self._log.path
 
             def finalizer() -> None:
                 service.off_metadata(invalidate)
-                accumulator.close(1.0, closed("producer"))
+                accumulator.close(1.0, closed("producer", path))
 
             self._log._cleanup.add_finalizer(finalizer)
             self._warn_open()  # last: where warnings are errors, it raises

@@ -12,12 +12,11 @@ from ...errors import (
     InvalidRecordError,
     InvalidTimestampError,
     RecordTooLargeError,
-    UnknownTopicOrPartitionError,
 )
 from ...runtime.api import Lock
 from ...runtime.threads import inside, new_lock, new_reentrant_lock
 from ...runtime.values import refuse_to_copy
-from ..arguments import count_of, up_to
+from ..arguments import count_of, partition_number, up_to
 from ..handle import Parent
 from ..serde import resolve_serializer, serialize, to_bytes
 from .accumulator import RecordAccumulator
@@ -153,15 +152,8 @@ class CachedTopic:
                         self.partitioner.on_new_batch(self.topic.name, self.count)
                         queue = self.queue(self.partitioner.partition(self.topic.name, key, self.count))
                 return queue
-        if isinstance(partition, bool) or not isinstance(partition, int):
-            raise UnknownTopicOrPartitionError(f"partition is an int, not {partition!r}.")
-        if not 0 <= partition < self.count:
-            raise UnknownTopicOrPartitionError(
-                f"Topic {self.topic.name!r} has partitions 0 to {self.count - 1}, and no {partition}.",
-                topic=self.topic.name,
-                partition=partition,
-            )
-        return self._queues[partition] or self.queue(partition)
+        number = partition_number(partition, self.topic)
+        return self._queues[number] or self.queue(number)
 
     def spread(
         self, keys: list[bytes | None] | None, partition: int | None, n: int
