@@ -65,6 +65,7 @@ MORE_MEMBERS = {
     "StreamLog": {"attach", "detach"},  # for the listeners of other packages, such as Kafka's
     "Records": {"from_iterable"},  # of itertools.chain
     "StreamlogError": {"copy"},  # to raise an error that is kept
+    "ConfigError": {"name"},  # the stub says of all errors that they carry their fields
     "Workers": {"close"},  # in a comment of the stub, as for all handles
 }
 # Names of the stub that are its own means, not names of the library.
