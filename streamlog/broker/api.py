@@ -19,6 +19,7 @@ from typing import Any, Literal, NamedTuple, Protocol
 from ..coordinator import GroupDescription, GroupListing, Heartbeat, HeartbeatResult
 from ..errors import StreamlogError
 from ..records.batch import SealedBatch
+from ..records.single import SequencedRecord
 from ..runtime.api import Completion, Timers
 from ..storage.leader_epochs import EpochEnd
 from ..storage.log import AppendRequest
@@ -125,9 +126,13 @@ class Records(Protocol):
         """
 
     def produce_one(
-        self, partition: TopicIdPartition, key: bytes | None, value: bytes, timestamp: int, now_ms: int
-    ) -> int:
+        self, partition: TopicIdPartition, key: bytes | None, value: bytes, timestamp: int, now_ms: int,
+        sequenced: SequencedRecord | None = None,
+    ) -> int:  # fmt: skip
         """Append one record, as it is: not compressed, with its own timestamp. Returns its offset, or raises.
+
+        `sequenced`: the idempotent producer that it is of, and its sequence there. One that is in the log already is not
+        appended again: its offset is the one that it has. Raises OutOfOrderSequenceError, ProducerFencedError.
 
         `now_ms` is the service's clock, which the caller has just read. It is in the log on return; with `durable` it is
         not on the device before `acknowledge` is done.

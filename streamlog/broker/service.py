@@ -8,6 +8,7 @@ from typing import Any
 
 from ..coordinator import GroupDescription, GroupListing, Heartbeat, HeartbeatResult
 from ..errors import ClosedError, ConfigError, DiskFullError, StorageError, StreamlogError, forked
+from ..records.single import SequencedRecord
 from ..replication.partition import Partition, gone
 from ..runtime.api import AllDone, Completion, Lock, answering, failing
 from ..runtime.disk import entropy
@@ -264,8 +265,9 @@ class LocalService:
         return done
 
     def produce_one(
-        self, partition: TopicIdPartition, key: bytes | None, value: bytes, timestamp: int, now_ms: int
-    ) -> int:
+        self, partition: TopicIdPartition, key: bytes | None, value: bytes, timestamp: int, now_ms: int,
+        sequenced: SequencedRecord | None = None,
+    ) -> int:  # fmt: skip
         topic, number, topic_id = partition
         here = self._partitions.get((topic, number))
         if here is None or here.topic_id != topic_id:
@@ -278,11 +280,11 @@ class LocalService:
         if not fits or not 0 <= timestamp <= now_ms + rules.after_max_ms:
             rules.check_one(key, value, timestamp, now_ms)
         try:
-            return here.append_one(key, value, timestamp, now_ms)
+            return here.append_one(key, value, timestamp, now_ms, sequenced)
         except StreamlogError:
             if not self._may_append():
                 raise
-            return self._find(partition).append_one(key, value, timestamp, now_ms)
+            return self._find(partition).append_one(key, value, timestamp, now_ms, sequenced)
 
     @failing
     def acknowledge(self, partition: TopicIdPartition, offset: int) -> Completion[int]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from struct import Struct
+from typing import NamedTuple
 
 import msgpack
 from xxhash import xxh3_64_intdigest
@@ -32,17 +33,38 @@ _OPENING_BYTES = 3
 OVERHEAD = _TWO_COLUMNS + 2 * 6
 
 
+class SequencedRecord(NamedTuple):
+    """The producer of a single record, and the record's sequence (KIP-98). `attributes`: 0, or TRANSACTIONAL.
+
+    It has the names of a batch's header, as far as the state of a producer needs them.
+    """
+
+    producer_id: int
+    producer_epoch: int
+    base_sequence: int
+    attributes: int = 0
+
+    @property
+    def last_offset_delta(self) -> int:
+        return 0
+
+
 def encode_one(
-    seed: int, key: bytes | None, value: bytes, timestamp: int, base_offset: int, leader_epoch: int, append_ms: int
-) -> bytes:
-    """A whole batch of one record: no compression, no headers, CreateTime. `key=None` is no key."""
+    seed: int, key: bytes | None, value: bytes, timestamp: int, base_offset: int, leader_epoch: int, append_ms: int,
+    producer_id: int = NO_PRODUCER, producer_epoch: int = -1, base_sequence: int = -1, attributes: int = 0,
+) -> bytes:  # fmt: skip
+    """A whole batch of one record: no compression, no headers, CreateTime. `key=None` is no key.
+
+    The last four are the fields of a `SequencedRecord`.
+    """
     value_bytes = len(value)
     if key is None:
         payload = _OPENINGS[value_bytes] + value if value_bytes < 256 else msgpack.packb((value,))
         size = len(payload)
         plain = _VALUE_ONLY(
-            MAGIC, VERSION, _ONE_COLUMN, _ONE_COLUMN + size, xxh3_64_intdigest(payload, seed), 0,
-            base_offset, 0, leader_epoch, 1, timestamp, timestamp, 0, append_ms, NO_HORIZON, NO_PRODUCER, -1, -1,
+            MAGIC, VERSION, _ONE_COLUMN, _ONE_COLUMN + size, xxh3_64_intdigest(payload, seed), attributes,
+            base_offset, 0, leader_epoch, 1, timestamp, timestamp, 0, append_ms, NO_HORIZON, producer_id, producer_epoch,
+            base_sequence,
             size, 0, 0, 1, VALUES, size,
         )  # fmt: skip
     else:
@@ -56,8 +78,9 @@ def encode_one(
             key_bytes = len(packed)
         size = len(payload)
         plain = _KEY_AND_VALUE(
-            MAGIC, VERSION, _TWO_COLUMNS, _TWO_COLUMNS + size, xxh3_64_intdigest(payload, seed), 0,
-            base_offset, 0, leader_epoch, 1, timestamp, timestamp, 0, append_ms, NO_HORIZON, NO_PRODUCER, -1, -1,
+            MAGIC, VERSION, _TWO_COLUMNS, _TWO_COLUMNS + size, xxh3_64_intdigest(payload, seed), attributes,
+            base_offset, 0, leader_epoch, 1, timestamp, timestamp, 0, append_ms, NO_HORIZON, producer_id, producer_epoch,
+            base_sequence,
             size, 0, 0, 2, KEYS, key_bytes, VALUES, size - key_bytes,
         )  # fmt: skip
     checksum = (xxh3_64_intdigest(plain, seed) & _CHECKSUM_MASK).to_bytes(4, "little")

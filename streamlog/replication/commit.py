@@ -246,6 +246,12 @@ class GroupCommit:
             self._requests[at] = min(requested, end)
         self._drop_covered()
 
+    def restart(self, offset: int) -> None:
+        """The log has no records and goes on at `offset`: all of it is on the device. REQUIRES: as `clip`."""
+        self.clip(offset)
+        self.synced_end = offset
+        self._drop_covered()
+
     def sync_sealed(self) -> None:
         """Sync what was sealed and move the recovery point. REQUIRES: as `Durability.sync_sealed`; `answer` follows."""
         tail = self._log.tail

@@ -7,6 +7,7 @@ from typing import TypeVar
 
 from ..config import TopicConfig
 from ..errors import NotLeaderError, RequestTimedOutError, StreamlogError, UnknownTopicOrPartitionError
+from ..records.single import SequencedRecord
 from ..runtime.api import Completion, Lock
 from ..runtime.threads import inside
 from ..runtime.values import refuse_to_copy
@@ -225,13 +226,15 @@ class Partition:
         self.maybe_advance_high_watermark()
         return end_offset
 
-    def append_one(self, key: bytes | None, value: bytes, timestamp: int, now_ms: int) -> int:
+    def append_one(
+        self, key: bytes | None, value: bytes, timestamp: int, now_ms: int, sequenced: SequencedRecord | None = None
+    ) -> int:
         """`append` for a single plain record; see `Log.append_one`."""
         with self.lock:
             if self.closed is not None:
                 raise self.closed.copy()
             try:
-                offset = self.log.append_one(key, value, timestamp, self.leader_epoch, now_ms)
+                offset = self.log.append_one(key, value, timestamp, self.leader_epoch, now_ms, sequenced)
             finally:  # as in `append`
                 if not self.durable:
                     self.high_watermark = self.reader.tail.end_offset
@@ -314,6 +317,27 @@ class Partition:
         finally:
             self._lower_high_watermark()
             self.commit.answer()
+            self.listener.changed(rewritten=True)
+
+    def truncate_fully_and_start_at(self, offset: int) -> None:
+        """Forget every record; the log goes on at `offset`, which is its start and the high watermark.
+
+        See `Log.truncate_fully_and_start_at`. What waits fails with NotLeaderError, even if the disk fails. REQUIRES: as `truncate_to`.
+        """
+        self.purgatory.fail(_truncated(self.name))  # first: the high watermark may be past its records afterwards
+        try:
+            with inside(), self.maintenance.lock:
+                self.maintenance.finish_compaction()
+                with inside(), self.lock, self.commit.syncing:
+                    self.check_open()
+                    try:
+                        self.log.truncate_fully_and_start_at(offset)
+                    finally:  # as in `truncate_to`
+                        if self.reader.tail[:2] == (offset, 0):
+                            self.commit.restart(offset)
+        finally:
+            self._lower_high_watermark()
+            self.commit.answer()  # which raises the high watermark, if it is below
             self.listener.changed(rewritten=True)
 
     def _lower_high_watermark(self) -> None:

@@ -2,6 +2,7 @@
 
 - `log`: the log: append, roll, delete. It holds a `reader`: fetch, find by time; and a `durability`: syncing, the recovery
   point, poisoning.
+- `truncation`: the files of a log that a follower truncates. `leader_batches`: what a follower fetched, before it is appended.
 - `tail`: what passes between a log and its callers: `LogSnapshot`, `AppendRequest`, `FetchData`.
 - `segment`: one file of batches. `index`: where in it an offset or a time is. `scan`: iteration over its headers. `held`: the
   bound on open files, mappings and indexes.

@@ -29,27 +29,23 @@ from functools import partial
 from typing import Any, NamedTuple
 
 from ..config import TopicConfig
-from ..errors import PoisonedLogError, StorageError, StreamlogError, UnexpectedAppendOffsetError
+from ..errors import PoisonedLogError, StorageError, StreamlogError
 from ..records.batch import (
-    FIXED_LEN,
     LOG_APPEND_TIME,
     NO_PRODUCER,
-    BatchHeader,
-    corrupt,
-    peek,
-    read_header,
     stamp,
-    verify_payload,
 )
-from ..records.single import OVERHEAD, encode_one
+from ..records.single import OVERHEAD, SequencedRecord, encode_one
 from ..runtime.api import Disk
 from ..runtime.disk_errors import ignored, require_disk_error
 from ..runtime.values import refuse_to_copy
 from ..types import Buffer
+from . import truncation
 from .checkpoint import StateFile
 from .durability import Durability
-from .files import as_storage_error, cleaned_name, copy_bytes, finish_interrupted, finish_swap, swap_name
-from .leader_epochs import EpochEnd, LeaderEpochCache, older_epoch
+from .files import as_storage_error, finish_interrupted
+from .leader_batches import has_gaps, verified
+from .leader_epochs import EpochEnd, LeaderEpochCache
 from .producer_state import ProducerStateManager
 from .reader import LogReader
 from .recovery import resync
@@ -193,7 +189,9 @@ class Log:
         """
         self._check_end()
         tail = self.reader.tail
-        headers, has_gap = self._verified(data, tail)
+        epoch = self.leader_epochs.written(tail).latest
+        source = f"What was fetched for {self.directory}"
+        headers, has_gap = verified(data, self.seed, tail.end_offset, epoch, source)
         if not headers:
             return tail.end_offset
         if has_gap:
@@ -215,36 +213,7 @@ class Log:
 
     def begins_gaps(self, data: Buffer) -> bool:
         """Whether these batches leave out offsets, and the state file does not say yet that offsets may be missing."""
-        if self._state.is_compaction_recorded:
-            return False
-        expected, at = self.tail.end_offset, 0
-        while at + FIXED_LEN <= len(data):
-            header = peek(data, at)
-            if header.base_offset > expected:
-                return True
-            expected, at = header.next_offset, at + max(FIXED_LEN, header.batch_len)
-        return False
-
-    def _verified(self, data: Buffer, tail: LogSnapshot) -> tuple[list[BatchHeader], bool]:
-        """The headers of the batches in `data`, and whether offsets are missing before or between them."""
-        source = f"What was fetched for {self.directory}"
-        expected, has_gap, at = tail.end_offset, False, 0
-        epoch = self.leader_epochs.written(tail).latest
-        headers: list[BatchHeader] = []
-        while at < len(data):
-            header = read_header(data, at, self.seed, source, at)
-            end = at + header.batch_len
-            if end > len(data):
-                raise corrupt(source, at, "the batch is cut short", header.batch_len, len(data) - at)
-            verify_payload(header, memoryview(data)[at + header.header_len : end], self.seed, source, at)
-            if header.base_offset < expected:
-                raise _unexpected_offset(header, tail.end_offset)
-            if epoch is not None and header.leader_epoch < epoch:
-                raise older_epoch(header.leader_epoch, epoch)
-            has_gap = has_gap or header.base_offset > expected
-            expected, epoch, at = header.next_offset, header.leader_epoch, end
-            headers.append(header)
-        return headers, has_gap
+        return not self._state.is_compaction_recorded and has_gaps(data, self.tail.end_offset)
 
     def _extend(
         self, write: AppendRequest, buffers: Sequence[Buffer], entries: Sequence[tuple[int, int, int, int]],
@@ -288,8 +257,11 @@ class Log:
         )
         self._writing = None
 
-    def append_one(self, key: bytes | None, value: bytes, timestamp: int, leader_epoch: int, now_ms: int) -> int:
-        """`append` for a single plain record: the same bytes, in less time.
+    def append_one(
+        self, key: bytes | None, value: bytes, timestamp: int, leader_epoch: int, now_ms: int,
+        sequenced: SequencedRecord | None = None,
+    ) -> int:  # fmt: skip
+        """`append` for a single plain record: the same bytes, in less time. `sequenced`: its producer, of an idempotent one.
 
         REQUIRES: partition lock. Raises what `append` raises. What `_extend` does is written out: with a call of it, a send
         took 12% longer, and this method 20%.
@@ -301,8 +273,12 @@ class Log:
         reader = self.reader
         if leader_epoch != self.leader_epochs.current:
             self.leader_epochs.begin(leader_epoch, reader.tail)
-        tail = reader.tail
-        offset, position, segments, bases, start, records, min_ts, max_ts, first_append = tail
+        write = self._one
+        if sequenced is not None:
+            write = AppendRequest(())
+            if not self.producers.admit(write, reader.tail, now_ms, sequenced):
+                return write.base_offset
+        offset, position, segments, bases, start, records, min_ts, max_ts, first_append = reader.tail
         if position and (
             position + OVERHEAD + (0 if key is None else len(key)) + len(value) > self._segment_bytes
             or 0 <= first_append <= now_ms - self._segment_ms
@@ -311,9 +287,11 @@ class Log:
             self.roll(now_ms)
             offset, position, segments, bases, start, records, min_ts, max_ts, first_append = reader.tail
         active = segments[-1]
-        data = encode_one(self.seed, key, value, timestamp, offset, leader_epoch, now_ms)
+        if sequenced is None:
+            data = encode_one(self.seed, key, value, timestamp, offset, leader_epoch, now_ms)
+        else:
+            data = encode_one(self.seed, key, value, timestamp, offset, leader_epoch, now_ms, *sequenced)
         index = active.index
-        write = self._one
         write.base_offset = -1
         self._writing = write
         try:
@@ -341,6 +319,8 @@ class Log:
         )  # fmt: skip
         self._writing = None
         reader.latest = (position, active, data) if len(data) <= _LATEST_BYTES else None
+        if sequenced is not None:
+            self.producers.note(reader.tail)
         return offset
 
     def resolve_append(self, write: AppendRequest) -> None:
@@ -497,10 +477,7 @@ class Log:
             raise self.reader.out_of_range(offset, tail.end_offset)
         if offset >= tail.end_offset:
             return tail.end_offset
-        try:  # a replacement that was interrupted has to be finished: two never overlap
-            finish_interrupted(self.disk, self.directory, self.disk.listdir(self.directory))
-        except OSError as error:
-            raise as_storage_error(error, "truncate", self.directory) from error
+        self._finish_replacement()
         at = max(0, bisect_right(tail.bases, offset) - 1)
         old = tail.segments[at:]
         segment = old[0]
@@ -509,36 +486,19 @@ class Log:
         kept = walk(segment, size if found is None else found)
         if kept.end != kept.stats.size:
             raise kept.damage[-1]
-        self._lower_state(kept.stats.next_offset)
+        truncation.lower_state(self._state, kept.stats.next_offset)
         new = Segment(self.disk, self.directory, segment.base_offset, self.seed)
         new.make_active(kept)
         end = max(kept.stats.next_offset, tail.start_offset)  # the batch that straddles the log start has gone too
         truncated = LogSnapshot(
             end, kept.end, (*tail.segments[:at], new), tail.bases[: at + 1], tail.start_offset, *kept.stats[3:]
         )
-        why = StorageError(
-            f"The truncation of {self.directory} to offset {end} is not finished on the disk. The next append finishes it; "
-            f"look at the disk if that fails too.",
-            path=self.directory,
-            errno=0,
-        )
-        files = (
-            partial(self._truncate_file, new) if len(old) == 1 else partial(self._replace_files, new, tail.end_offset)
-        )
-        self.unfinished = Unfinished(why, partial(self._finish_truncation, truncated, old, files))
-        self._update_refusal()
-        self._finish()
+        if len(old) == 1:
+            files = partial(truncation.truncate_file, self.disk, self.durability, new)
+        else:
+            files = partial(truncation.replace_files, self.disk, self.directory, new, tail.end_offset)
+        self._truncate(truncated, old, files)
         return end
-
-    def _lower_state(self, end_offset: int) -> None:
-        """Have on the device that nothing from `end_offset` on needs to be there, or is compacted."""
-        state = self._state.state
-        cleaned_until = min(state.cleaned_until, max(1, end_offset))
-        if end_offset < state.log_start_offset:  # the next batch begins at the log start: there is a gap before it
-            cleaned_until = max(1, cleaned_until)
-        lowered = state._replace(recovery_point=min(state.recovery_point, end_offset), cleaned_until=cleaned_until)
-        if lowered != state:
-            self._state.write(lowered, sync=True)
 
     def _finish_truncation(self, truncated: LogSnapshot, old: Sequence[Segment], files: Callable[[], None]) -> None:
         """Publish the truncated log, then make the files so. May be called again after a failure at any point."""
@@ -549,31 +509,53 @@ class Log:
             segment.retire()
         self.leader_epochs.truncated()
         self.producers.truncated()
-        self.durability.synced_end = min(self.durability.synced_end, truncated.end_offset)
+        is_empty = truncated.start_offset == truncated.end_offset
+        synced_end = truncated.end_offset if is_empty else min(self.durability.synced_end, truncated.end_offset)
+        self.durability.synced_end = synced_end
         try:
             files()
         except OSError as error:
             raise as_storage_error(error, "truncate", truncated.segments[-1].path) from error
-
-    def _truncate_file(self, active: Segment) -> None:
-        """Truncate the file of the active segment to its size, on the device. The sync comes before the next append: else a
-        power loss could leave an old batch before a new one that continues its offsets."""
-        if self.disk.exists(active.index_path):  # a clean close left it
-            self.disk.unlink(active.index_path)
-        active.file.truncate(active.size)
-        self.durability.sync(active)
         self.durability.has_unsynced_truncation = False
 
-    def _replace_files(self, active: Segment, old_end: int) -> None:
-        """Put a copy of the first bytes of the file of `active` in its place and that of all files up to `old_end`."""
-        low, high = active.base_offset, old_end + 1
-        copy, swap = f"{self.directory}/{cleaned_name(low)}", f"{self.directory}/{swap_name(low, high)}"
-        if not self.disk.exists(swap):
-            copy_bytes(self.disk, active.path, copy, end=active.size)
-            self.disk.rename(copy, swap)
-        finish_swap(self.disk, self.directory, low, high, self.disk.listdir(self.directory))
-        active.release()  # a reader may have opened the old file
-        self.durability.has_unsynced_truncation = False
+    def truncate_fully_and_start_at(self, offset: int) -> None:
+        """Forget every record; the next one has `offset`, and the log starts there. Kafka's truncateFullyAndStartAt.
+
+        A follower calls this when its log ends before its leader's starts, or starts after its leader's ends. The log starts
+        earlier then than it did, if `offset` says so; as also where the leader's first batch straddles its log start: an
+        append of it raised UnexpectedAppendOffsetError, with the offset.
+
+        REQUIRES: as `truncate_to`. On return the device has it. A crash leaves the log as it was, without records, or as it is
+        afterwards. Raises DiskFullError, StorageError, as `truncate_to`.
+        """
+        self._check_end()
+        tail = self.tail
+        self._finish_replacement()
+        truncation.lower_state(self._state, min(tail.bases[0], offset))
+        new = Segment(self.disk, self.directory, offset, self.seed)
+        new.make_active(walk(new, 0))
+        truncated = LogSnapshot(offset, 0, (new,), (offset,), offset, *new.stats[3:])
+        files = truncation.start_at(self.disk, self.directory, self._state, tail.segments, tail.end_offset, offset)
+        self._truncate(truncated, tail.segments, files)
+
+    def _finish_replacement(self) -> None:
+        """Finish a replacement of files that was interrupted: two never overlap."""
+        try:
+            finish_interrupted(self.disk, self.directory, self.disk.listdir(self.directory))
+        except OSError as error:
+            raise as_storage_error(error, "truncate", self.directory) from error
+
+    def _truncate(self, truncated: LogSnapshot, old: Sequence[Segment], files: Callable[[], None]) -> None:
+        """Publish the truncated log, and have its files made so, by this call or else the next append."""
+        why = StorageError(
+            f"The truncation of {self.directory} to offset {truncated.end_offset} is not finished on the disk. The next append "
+            f"finishes it; look at the disk if that fails too.",
+            path=self.directory,
+            errno=0,
+        )
+        self.unfinished = Unfinished(why, partial(self._finish_truncation, truncated, old, files))
+        self._update_refusal()
+        self._finish()
 
     # -- leader epochs -------------------------------------------------------------------------------
 
@@ -780,13 +762,3 @@ class Log:
         for segment in self.tail.segments:
             segment.release()
         self._state.close()
-
-
-def _unexpected_offset(header: BatchHeader, end_offset: int) -> UnexpectedAppendOffsetError:
-    return UnexpectedAppendOffsetError(
-        f"A batch from the leader holds the offsets {header.base_offset} to {header.last_offset}, but the log has the offsets "
-        f"before {end_offset} already. Nothing was written; fetch from the end of the log, or truncate it first.",
-        first_offset=header.base_offset,
-        last_offset=header.last_offset,
-        log_end_offset=end_offset,
-    )

@@ -22,6 +22,7 @@ from typing import NamedTuple
 
 from ..errors import InvalidRecordError, OutOfOrderSequenceError, ProducerFencedError
 from ..records.batch import CONTROL, MAX_SEQUENCE, NO_PRODUCER, BatchHeader, SealedBatch
+from ..records.single import SequencedRecord
 from .index import StoredBatches
 from .last_batches import KEPT_BATCHES, MAX_PRODUCERS, SequencedBatch
 from .scan import first_header, walk
@@ -53,7 +54,7 @@ class ProducerStateEntry(NamedTuple):
     is_complete: bool = True
 
 
-def last_sequence_of(batch: SealedBatch | BatchHeader | SequencedBatch) -> int:
+def last_sequence_of(batch: SealedBatch | SequencedRecord | BatchHeader | SequencedBatch) -> int:
     """The sequence of the last record that was ever in the batch: compaction removes records, not offsets."""
     return (batch.base_sequence + batch.last_offset_delta) & MAX_SEQUENCE
 
@@ -82,7 +83,7 @@ class ProducerStates:
 
     # -- before an append ----------------------------------------------------------------------------
 
-    def check(self, batches: Sequence[SealedBatch], now_ms: int) -> BatchMetadata | None:
+    def check(self, batches: Sequence[SealedBatch | SequencedRecord], now_ms: int) -> BatchMetadata | None:
         """None if these batches of one append may be appended. If the log has all of them already, the entry of the first.
 
         In that case they lie one after the other from its offset on. Only expired entries are changed.
@@ -115,7 +116,7 @@ class ProducerStates:
             raise _out_of_order(first, known)
         return None
 
-    def _is_next(self, batch: SealedBatch, now_ms: int) -> bool:
+    def _is_next(self, batch: SealedBatch | SequencedRecord, now_ms: int) -> bool:
         """The usual case, detected quickly: a batch that continues right after the last one is neither refused nor repeated."""
         known = self.get(batch.producer_id, now_ms)
         return (
@@ -162,7 +163,7 @@ class ProducerStates:
             del self._known[producer_id]
 
 
-def _refuse_nonsense(batches: Sequence[SealedBatch]) -> None:
+def _refuse_nonsense(batches: Sequence[SealedBatch | SequencedRecord]) -> None:
     """Raise InvalidRecordError unless all batches are of one producer, without a gap, and few enough to be remembered."""
     first = batches[0]
     if first.attributes & CONTROL and len(batches) == 1:
@@ -187,7 +188,7 @@ def _refuse_nonsense(batches: Sequence[SealedBatch]) -> None:
         )
 
 
-def _repeated(batches: Sequence[SealedBatch], known: ProducerStateEntry) -> BatchMetadata | None:
+def _repeated(batches: Sequence[SealedBatch | SequencedRecord], known: ProducerStateEntry) -> BatchMetadata | None:
     """The entry of the first batch, if all of them are among the last ones; None if none is.
 
     Raises OutOfOrderSequenceError if only some are: one answer cannot say which.
@@ -207,7 +208,7 @@ def _repeated(batches: Sequence[SealedBatch], known: ProducerStateEntry) -> Batc
     return original
 
 
-def _follows(batch: SealedBatch, known: ProducerStateEntry) -> bool:
+def _follows(batch: SealedBatch | SequencedRecord, known: ProducerStateEntry) -> bool:
     """Whether the batch, which repeats no known one, may come next."""
     sequence = batch.base_sequence
     if batch.producer_epoch != known.epoch:
@@ -218,7 +219,7 @@ def _follows(batch: SealedBatch, known: ProducerStateEntry) -> bool:
     return ahead == 0 or (not known.is_complete and ahead < _HALF)
 
 
-def _out_of_order(batch: SealedBatch, known: ProducerStateEntry) -> OutOfOrderSequenceError:
+def _out_of_order(batch: SealedBatch | SequencedRecord, known: ProducerStateEntry) -> OutOfOrderSequenceError:
     new_epoch = batch.producer_epoch != known.epoch or not known.batches
     expected = 0 if new_epoch else following(known.batches[-1].last_sequence)
     return OutOfOrderSequenceError(
@@ -246,7 +247,7 @@ class ProducerStateManager:
 
     def __init__(self) -> None:
         self._states: ProducerStates | None = None
-        self._staged: tuple[AppendRequest, int, Sequence[BatchHeader]] | None = None
+        self._staged: tuple[AppendRequest, int, Sequence[BatchHeader | SequencedBatch]] | None = None
         self._was_truncated = False
 
     def states(self, tail: LogSnapshot, now_ms: int) -> ProducerStates:
@@ -260,18 +261,24 @@ class ProducerStateManager:
         self.note(tail)
         return self._states
 
-    def admit(self, write: AppendRequest, tail: LogSnapshot, now_ms: int) -> bool:
-        """Whether to append a request with batches of a producer. Raises what `ProducerStates.check` raises.
+    def admit(self, write: AppendRequest, tail: LogSnapshot, now_ms: int, one: SequencedRecord | None = None) -> bool:
+        """Whether to append a request with batches of a producer, or with `one` record of it. Raises what
+        `ProducerStates.check` raises.
 
         If the log has the batches already, the request gets their offset and time, as if they had just been appended.
         """
-        repeated = self.states(tail, now_ms).check(write.batches, now_ms)
+        repeated = self.states(tail, now_ms).check(write.batches if one is None else (one,), now_ms)
         if repeated is not None:
             write.append_ms = repeated.append_ms
             write.base_offset = repeated.base_offset
             return False
         write.base_offset = -1
-        self._staged = (write, tail.end_offset, ())
+        offset = tail.end_offset
+        self._staged = (
+            write,
+            offset,
+            () if one is None else (SequencedBatch(*one[:3], 0, one.attributes, offset, now_ms),),
+        )
         return True
 
     def stage(self, write: AppendRequest, headers: Sequence[BatchHeader], tail: LogSnapshot) -> None:
@@ -290,7 +297,7 @@ class ProducerStateManager:
         if write.base_offset != offset or tail.end_offset <= offset:
             return  # not published yet, as when its append rolls the log first; or undone, and staged again by the next append
         last_batches = tail.segments[-1].last_batches  # `Log.roll` notes what is staged before it seals the segment
-        batches: list[tuple[SealedBatch | BatchHeader, int, int]] = [
+        batches: list[tuple[SealedBatch | BatchHeader | SequencedBatch, int, int]] = [
             (header, header.base_offset, header.append_timestamp)
             for header in headers
             if header.producer_id != NO_PRODUCER

@@ -6,6 +6,10 @@ A driver steps it. The blocking one is `driver`, with the loops of `consumer`; o
     core.step(take)                        records; or nothing, and `core.waits()` says what to wait for
         wanted: a Completion, a call       do it, step again
         nothing                            wait until `session` or `wakeup` wakes, or until the deadline; step again
+
+A step is given no time, though it depends on it: a membership lives by real time, and an auto-commit is due by the clock of the
+log. Both come from the Service, as everything else that a step asks for, and so from a test. A caller that passed them would
+read both for every step, and a consumer without a group needs neither.
 """
 
 from __future__ import annotations

@@ -14,11 +14,13 @@ from streamlog.errors import (
     CorruptRecordError,
     InvalidRecordError,
     InvalidTimestampError,
+    OutOfOrderSequenceError,
     RecordTooLargeError,
     StreamlogError,
     UnknownTopicOrPartitionError,
 )
 from streamlog.records.batch import CONTROL, LOG_APPEND_TIME, SealedBatch, hash_payload, seed_of
+from streamlog.records.single import SequencedRecord
 from streamlog.runtime.threads import result_of
 from streamlog.types import TopicPartition
 from tests.kafka_batches import Row, kafka_batch
@@ -97,6 +99,21 @@ def test_acks_say_whether_a_sync_is_waited_for(opened: Callable[..., Tenant], ac
     tenant.service.timers.run_due(tenant.clock.time_ms() + 100)  # no thread waits, and it is synced all the same
     assert result_of(done) == 0
     assert ends(tenant) == (0, 1)
+
+
+def test_a_single_record_of_an_idempotent_producer_is_stored_once(tenant: Tenant) -> None:
+    at = tenant.create()
+    now = tenant.clock.time_ms()
+    producer_id, epoch = result_of(tenant.service.init_producer_id())
+    produce = tenant.service.produce_one
+    first = SequencedRecord(producer_id, epoch, 0)
+    assert produce(at, None, b"plain", now, now) == 0
+    assert [produce(at, None, b"a", now, now, first) for _ in range(2)] == [1, 1]
+    batch = tenant.seal(at, b"b").sequenced(producer_id, epoch, 1)
+    assert result_of(tenant.service.produce(ProduceRequest(at, [batch]))) == 2
+    with pytest.raises(OutOfOrderSequenceError):
+        produce(at, None, b"c", now, now, SequencedRecord(producer_id, epoch, 3))
+    assert produce(at, None, b"c", now, now, SequencedRecord(producer_id, epoch, 2)) == 3
 
 
 # -- what is refused, whatever made it -------------------------------------------------------------------

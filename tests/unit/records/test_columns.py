@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from streamlog.records import columns
 from streamlog.records.batch import (
     LOG_APPEND_TIME,
+    TRANSACTIONAL,
     SealedBatch,
     directory_of,
     hash_payload,
@@ -29,7 +30,7 @@ from streamlog.records.columns import (
     records_of,
     seal,
 )
-from streamlog.records.single import encode_one
+from streamlog.records.single import SequencedRecord, encode_one
 from streamlog.types import Record
 
 SEED = seed_of(bytes(16), 0)
@@ -79,6 +80,16 @@ def test_a_single_record_is_encoded_as_sealing_and_stamping_would_do_it(size: in
     key, value = b"k" * other, b"v" * size
     sealed = seal(SEED, [key], [value], 1000, count=1)
     one = encode_one(SEED, key, value, 1000, BASE, 3, 2000)
+    assert one == stamp(sealed, SEED, BASE, 3, 2000) + sealed.payload
+
+
+@pytest.mark.parametrize("transactional", [False, True])
+@pytest.mark.parametrize("key", [None, b"k"])
+def test_a_single_record_carries_its_producer_as_a_batch_does(key: bytes | None, transactional: bool) -> None:
+    keys = None if key is None else [key]
+    sealed = seal(SEED, keys, [b"v"], 1000, count=1).sequenced(7, 2, 5, transactional=transactional)
+    sequenced = SequencedRecord(7, 2, 5, TRANSACTIONAL if transactional else 0)
+    one = encode_one(SEED, key, b"v", 1000, BASE, 3, 2000, *sequenced)
     assert one == stamp(sealed, SEED, BASE, 3, 2000) + sealed.payload
 
 

@@ -23,6 +23,7 @@ from streamlog.errors import (
     StorageError,
 )
 from streamlog.records.batch import CODEC_SHIFT, CONTROL, MAX_FREE_RECORDS, directory_of
+from streamlog.records.single import SequencedRecord
 from streamlog.storage import index as index_files
 from streamlog.storage.last_batches import LastBatches, SequencedBatch, batches_from
 from streamlog.storage.log import AppendRequest
@@ -141,6 +142,74 @@ def test_batches_of_no_producer_never_look_into_the_log(box: MakeBox) -> None:
     b.log.append_one(b"k", b"v", b.now, 0, b.now)
     disk.error = None
     assert [call.split()[0] for call in disk.calls] == ["pwrite", "pwrite"]
+
+
+# Single records
+
+
+def send_one(b: Box, sequence: int, *, epoch: int = 0) -> int:
+    value = b"%d" % sequence * 300
+    return b.log.append_one(None, value, b.now, 0, b.now, SequencedRecord(PRODUCER, epoch, sequence))
+
+
+@reopening
+def test_a_single_record_that_is_sent_again_is_stored_once(box: MakeBox, reopen: Callable[[Box], None]) -> None:
+    b = box(segment_bytes=1024)
+    assert [send_one(b, n) for n in range(3)] == [0, 1, 2]
+    assert send(b, 3, b"x", b"y") == 3
+    assert send_one(b, 5) == 5
+    b.append(b"nobody's")
+    reopen(b)
+    before = b.log.tail
+    assert [send_one(b, n) for n in (1, 2, 5)] == [1, 2, 5]
+    assert b.log.tail is before
+    with pytest.raises(OutOfOrderSequenceError):
+        send_one(b, 7)
+    assert send_one(b, 6) == 7
+    with pytest.raises(ProducerFencedError):
+        send_one(b, 0, epoch=1)
+        send_one(b, 7)
+    assert len(b.logs()) > 1
+
+
+def test_a_single_record_that_failed_leaves_the_producer_where_it_was(box: MakeBox) -> None:
+    b, disk = armed(box)
+    send_one(b, 0)
+    disk.arm(1, OSError(errno.ENOSPC, "injected"), half=True)
+    with pytest.raises(DiskFullError):
+        send_one(b, 1)
+    disk.error = None
+    b.log.append_one(None, b"nobody's", b.now, 0, b.now)  # lies now at the offset that the failed one would have had
+    with pytest.raises(OutOfOrderSequenceError):
+        send_one(b, 2)
+    assert (send_one(b, 1), send_one(b, 1)) == (2, 2)
+
+
+@pytest.mark.parametrize("fresh", [False, True], ids=["known", "just opened"])
+@pytest.mark.parametrize("other", [False, True], ids=["sent again at once", "others come first"])
+def test_interrupted_at_any_line_a_single_record_that_is_sent_again_is_stored_once(
+    box: MakeBox, fresh: bool, other: bool
+) -> None:
+    line = 0
+    while True:
+        line += 1
+        b = box()
+        send_one(b, 0)
+        if fresh:
+            b.reopen(KILLED)
+        with interrupted_at(line, {*INTERRUPTED, "append_one"}) as seen, suppress(KeyboardInterrupt):
+            send_one(b, 1)
+        if other:
+            b.log.append_one(b"k", b"nobody's", b.now, 0, b.now)
+        offset = send_one(b, 1)
+        assert send_one(b, 2) > offset
+        assert send_one(b, 1) == offset
+        assert [v[:1] for v in b.values() if v and v != b"nobody's"] == [b"0", b"1", b"2"]
+        b.reopen(KILLED)
+        assert send_one(b, 1) == offset
+        if seen[0] < line:
+            break
+    assert line > 20, "nothing was interrupted"
 
 
 # What failed, was interrupted or torn
