@@ -256,8 +256,8 @@ def public_members(name: str, instances: dict[str, object]) -> set[str]:
         set(dir(tuple)) if issubclass(found, tuple) else set(dir(Exception)) if issubclass(found, Exception) else set()
     )
     names = {each for each in dir(found) if each not in of_base} | set(getattr(instances.get(name), "__dict__", ()))
-    if issubclass(found, Exception):
-        names |= set(typing.get_type_hints(found))
+    if issubclass(found, Exception):  # the stub says of all errors that they carry their fields
+        names = (names - set(typing.get_type_hints(found))) | CLASSES[name].members & set(typing.get_type_hints(found))
     return {each for each in names if not each.startswith("_")}
 
 

@@ -69,6 +69,8 @@ def consumers(log: streamlog.StreamLog) -> None:
             print(record.value.cents)
     with log.consumer("orders", key_deserializer=serde.string, value_deserializer=order_of) as consumer:
         assert_type(consumer, Consumer[str | Any, Order | Any])
+    with log.consumer("orders", value_deserializer=json.loads) as loaded:
+        print([document.value["cents"] for document in loaded.until_end()])
     with log.consumer("orders", value_deserializer=serde.json) as parsed:
         for document in parsed.until_end():
             print(document.value["cents"])
