@@ -1,17 +1,34 @@
-"""streamlog: Kafka's topics, partitions, groups, retention and compaction in a local directory.
+"""Kafka's topics, partitions, consumer groups, retention and compaction in a local directory.
 
-    import streamlog
+>>> import streamlog
+>>> with streamlog.open("data") as log:
+...     orders = log.create_topic("orders", partitions=4, exist_ok=True)
+...     with log.producer() as producer:
+...         sent = producer.send("orders", "9.50", key="alice")  # in the log when it returns
+...     with log.consumer("orders", group="billing") as consumer:
+...         for record in consumer.until_end():  # `in consumer` waits for more
+...             print(record.key, record.value)
+b'alice' b'9.50'
 
-    with streamlog.open("data/") as log:
-        log.create_topic("orders", partitions=4, exist_ok=True)
-        with log.producer() as producer:
-            producer.send("orders", "9.50", key="alice")       # in the log when it returns
-        with log.consumer("orders", group="billing") as consumer:
-            for record in consumer.until_end():                # `in consumer` waits for more
-                charge(record.key, record.value)
+`help()` of each name, rather than of the whole package, which has all of them:
 
-The packages, from the bottom up. Each imports only from those above it in this list; the docstring of each says where
-everything in it is.
+- `open` and `StreamLog`: a log, where all begins. `Topic`: its records and settings.
+- `Producer`, `Delivery`; `Consumer`, `RebalanceListener`, `ConsumerGroup`, `Workers`: writing, reading, sharing work.
+- `TopicConfig`, `ProducerConfig`, `ConsumerConfig`, `open`, `ConsumerGroup.start`: every setting, with its unit and default.
+- `Record`, `RecordBatch`, `Records`, `TopicPartition`, `PartitionInfo` and the other values: what each field means.
+- `Serde` and the module `serde`: values as JSON, text, msgpack. The module `retention`: policies.
+- `verify` and `repair`: damage. `StreamlogError`: the errors, in the module `errors`.
+- The module `streamlog.testing`: a clock that a test moves, disks that fail.
+
+Names of types, for annotations: what may be sent (`Bytes`, `Headers`), a place in a partition (`At`), what to read
+(`TopicLike`, `Subscription`), `Offsets`, a duration (`Ms`), what makes bytes of values and values of bytes (`Ser`, `De`),
+and the values of settings (`Isolation`, `OnCorrupt`, `OnError`).
+
+Beside the code: `KAFKA.md` (what differs from Kafka), `broker/OPERATIONS.md` (what survives what, damage, processes,
+limits), `testing/TESTING.md`, `cli/COMMANDS.md`, `storage/FORMAT.md` (the bytes).
+
+For readers of the code, the packages, from the bottom up. Each imports only from those above it in this list; the docstring
+of each says where everything in it is.
 
 - `types`, `errors`, `config`: values, errors and settings that everything else uses
 - `records`: one batch of records as bytes
@@ -27,14 +44,6 @@ everything in it is.
 A record's way in: `client/producer/producer.py` → `broker/service.py` → `replication/partition.py` → `storage/log.py`;
 with a linger it waits in `client/producer/partition_queue.py` first. Its way out: `client/consumer/consumer.py` asks
 `client/consumer/fetcher.py` → `storage/reader.py` → `client/consumer/decode.py`.
-
-Names of types, for annotations: what may be sent (`Bytes`, `Headers`), a place in a partition (`At`), what to read
-(`TopicLike`, `Subscription`), `Offsets`, a duration (`Ms`), what makes bytes of values and values of bytes (`Ser`, `De`),
-and the values of settings (`Isolation`, `OnCorrupt`, `OnError`).
-
-Every setting, with its unit and default: `help(streamlog.TopicConfig)`, `ProducerConfig`, `ConsumerConfig`, `open`,
-`ConsumerGroup.start`. Beside the code: `KAFKA.md` (what differs from Kafka), `broker/OPERATIONS.md` (what survives what,
-damage, processes, limits), `testing/TESTING.md`, `cli/COMMANDS.md`, `storage/FORMAT.md` (the bytes).
 """
 
 import logging as _logging
