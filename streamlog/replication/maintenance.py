@@ -44,6 +44,8 @@ class Maintained(Protocol):
     closed: StreamlogError | None
     high_watermark: int
 
+    @property
+    def is_leader(self) -> bool: ...
     def check_open(self) -> None:
         """Raise if the partition was closed or a sync of its log failed."""
 
@@ -151,9 +153,17 @@ class Maintenance:
         before = self._expired(now_ms)
         return self._delete_expired(before) if before else 0
 
+    def _policy(self) -> Policy | None:
+        """What says which segments have expired; None if nothing does, or another broker decides it."""
+        return policy_of(self._log.config, self.custom_policy) if self._partition.is_leader else None
+
     def _expired(self, now_ms: int) -> int:
-        """The offset up to which sealed segments have expired by the topic's policy; 0 if none has."""
-        policy = policy_of(self._log.config, self.custom_policy)
+        """The offset up to which sealed segments have expired by the topic's policy; 0 if none has.
+
+        Only the leader of a partition asks the policy. A follower follows the leader's log start: with a policy of its own, by
+        its own clock and segments, it would delete records that the leader still has, and could not lead with them.
+        """
+        policy = self._policy()
         if policy is None:
             return 0
         segments = self._log.tail.segments[:-1]
@@ -328,9 +338,10 @@ class Maintenance:
         if self._ages() and tail.first_append >= 0 and log.refusal is None:
             due.append(tail.first_append + config.effective_segment_ms)
         sealed = tail.segments[:-1]
-        if policy_of(config, self.custom_policy) is not None and config.retention_ms > 0 and sealed:
+        policy = self._policy()
+        if policy is not None and config.retention_ms > 0 and sealed:
             due.append(sealed[0].max_timestamp + config.retention_ms + 1)
-        if self.custom_policy is not None and sealed:
+        if policy is not None and self.custom_policy is not None and sealed:
             due.append(now_ms + CUSTOM_POLICY_INTERVAL_MS)
         if config.compacts and not self._is_damaged():
             if log.next_horizon is not None:

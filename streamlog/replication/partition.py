@@ -101,6 +101,8 @@ class Partition:
                 self.log.block(self._not_leader)
             else:
                 self.log.assign_epoch(leader_epoch, self.log.tail.end_offset)
+        if is_leader and self.on_work is not None:  # retention is the leader's
+            self.on_work(self)
 
     def configure(self, config: TopicConfig) -> None:
         with inside(), self.lock:
@@ -291,12 +293,26 @@ class Partition:
             self.log.unblock(error)
 
     def delete_records(self, before: int) -> int:
-        """Raise the log start to `before`; the new start. Raises OffsetOutOfRangeError past the end."""
+        """Raise the log start to `before`; the new start. Raises OffsetOutOfRangeError past the end, NotLeaderError."""
+        if self._not_leader is not None:
+            raise self._not_leader.copy()
         with inside(), self.maintenance.lock:
             end = self.high_watermark
             if not 0 <= before <= end:
                 raise self.reader.out_of_range(before, end)
             self.maintenance.delete_before(before)
+            return self.log.tail.start_offset
+
+    def follow_log_start(self, leader_log_start: int) -> int:
+        """As a follower: raise the log start to that of the leader, which alone decides what is deleted; the new start.
+
+        Not past the high watermark: what is not committed is not deleted. Where the leader's log starts after the end of this
+        one, `truncate_fully_and_start_at` is called instead.
+        """
+        with inside(), self.maintenance.lock:
+            before = min(leader_log_start, self.high_watermark)
+            if before > self.log.tail.start_offset:
+                self.maintenance.delete_before(before)
             return self.log.tail.start_offset
 
     def truncate_to(self, offset: int) -> int:

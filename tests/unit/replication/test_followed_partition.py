@@ -1,0 +1,109 @@
+"""What a broker does with a partition that another one leads: it compacts, and deletes what the leader deletes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from streamlog.config import TopicConfig
+from streamlog.errors import NotLeaderError
+from streamlog.records import columns
+from streamlog.records.batch import seed_of
+from streamlog.replication.partition import Partition
+from streamlog.runtime.disk import OsDisk
+from streamlog.runtime.threads import new_lock
+from streamlog.storage.log import AppendRequest
+from streamlog.storage.recovery.recovery import PreviousShutdown, open_log
+from streamlog.types import SegmentInfo, TopicPartition
+
+NOW = 1_700_000_000_000
+TOPIC_ID = bytes(16)
+SEED = seed_of(TOPIC_ID, 0)
+HERE, THERE = 0, 1
+LATER = NOW + 1_000_000
+
+
+class Everything:
+    """A policy of the user's, which lets everything go."""
+
+    name = "everything"
+
+    def __init__(self) -> None:
+        self.asked = 0
+
+    def expired(self, segments: Sequence[SegmentInfo], now_ms: int) -> int:
+        self.asked += 1
+        return len(segments)
+
+
+@pytest.fixture
+def made(tmp_path: Path) -> Iterator[Callable[..., Partition]]:
+    """A partition with ten batches, one a segment, of two keys; another broker leads it in epoch 1."""
+    partitions: list[Partition] = []
+
+    def make(**config: Any) -> Partition:
+        path = str(tmp_path / f"p{len(partitions)}")
+        settings = TopicConfig(segment_bytes=1024, **config)
+        log = open_log(OsDisk(), path, TOPIC_ID, 0, SEED, settings, PreviousShutdown(True, True))
+        partition = Partition(TopicPartition("t", 0), TOPIC_ID, log, new_lock)
+        for n in range(10):
+            batch = columns.seal(SEED, [b"k%d" % (n % 2)], [b"%600d" % n], NOW, count=1)
+            partition.append(AppendRequest([batch]), NOW)
+        partition.set_leader(THERE, 1)
+        partitions.append(partition)
+        return partition
+
+    yield make
+    for each in partitions:
+        each.log.release()
+
+
+def test_the_topics_policy_deletes_nothing_and_does_not_call_for_steps(made: Callable[..., Partition]) -> None:
+    for partition in (made(retention_ms=1000), made(retention_bytes=100)):
+        assert partition.maintenance.step(LATER) is None
+        assert partition.maintenance.apply_retention(LATER) == 0
+        assert partition.log.tail.start_offset == 0
+
+
+def test_a_policy_of_the_users_is_not_asked(made: Callable[..., Partition]) -> None:
+    partition = made()
+    policy = partition.maintenance.custom_policy = Everything()
+    assert partition.maintenance.step(LATER) is None
+    assert policy.asked == 0
+
+
+def test_a_broker_that_comes_to_lead_deletes_what_has_expired(made: Callable[..., Partition]) -> None:
+    partition = made(retention_ms=1000)
+    work: list[Partition] = []
+    partition.on_work = work.append
+    partition.set_leader(THERE, 2)
+    assert work == []
+    partition.set_leader(HERE, 3)
+    assert work == [partition]
+    partition.maintenance.step(LATER)
+    assert partition.log.tail.start_offset > 0
+
+
+def test_it_is_compacted_up_to_the_high_watermark(made: Callable[..., Partition]) -> None:
+    partition = made(cleanup_policy="compact")
+    partition.high_watermark = 6
+    while partition.maintenance.step(LATER) == LATER:
+        pass
+    records = sum(segment.stats.records for segment in partition.log.tail.segments[:-1])
+    assert records < 9
+    assert partition.log.cleaned_until <= 6
+
+
+def test_records_are_deleted_by_the_leader_alone_and_its_log_start_is_followed(made: Callable[..., Partition]) -> None:
+    partition = made()
+    with pytest.raises(NotLeaderError, match="does not lead t-0"):
+        partition.delete_records(4)
+    assert partition.follow_log_start(4) == 4
+    assert len(partition.log.tail.segments) == 6
+    assert partition.follow_log_start(3) == 4
+    partition.high_watermark = 7
+    assert partition.follow_log_start(9) == 7
+    assert partition.log.tail.end_offset == 10
