@@ -350,6 +350,8 @@ class MemberInfo(NamedTuple):
         Its name, if it is a static member.
     assignment: frozenset of TopicPartition
         The partitions assigned to it.
+    created_at: str or None
+        The program's line that made its consumer, `file:line`; None for a member of another process.
 
     >>> import streamlog
     >>> with streamlog.open(auto_create_topics=True) as log, log.consumer("orders", group="billing") as consumer:
@@ -362,6 +364,7 @@ class MemberInfo(NamedTuple):
     client_id: str | None
     group_instance_id: str | None
     assignment: frozenset[TopicPartition]
+    created_at: str | None = None
 
 
 Offsets: TypeAlias = Mapping[TopicPartition, int] | Mapping[TopicPartition, OffsetAndMetadata]

@@ -225,7 +225,12 @@ class Groups(Protocol):
     def renew(self, group: str, member_id: str, seen_version: int) -> bool:
         """A poll in place of a heartbeat; False if the member has to send a heartbeat. Takes no lock."""
 
-    def leave_group(self, group: str, member_id: str) -> Completion[None]: ...
+    def leave_group(self, group: str, member_id: str, *, force: bool = False) -> Completion[None]:
+        """Remove a member. The place of a static one is kept for its session timeout, unless `force`.
+
+        Fails with UnknownMemberIdError.
+        """
+
     def watch_group(self, group: str, callback: Callable[[], object], member_id: str | None = None) -> None:
         """Call `callback` after each change that this member, or without one any member, can act on."""
 

@@ -74,8 +74,8 @@ class GroupCoordinator:
         shard = shards[0] if len(shards) == 1 else self._of(group)  # written out: it is part of each poll
         return shard.renew(group, member_id, seen_version)
 
-    def leave(self, group: str, member_id: str) -> Completion[None]:
-        return self._of(group).leave(group, member_id)
+    def leave(self, group: str, member_id: str, force: bool) -> Completion[None]:
+        return self._of(group).leave(group, member_id, force)
 
     def watch(self, group: str, callback: Callable[[], object], member_id: str | None) -> None:
         self._of(group).watch(group, callback, member_id)

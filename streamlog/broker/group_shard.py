@@ -296,11 +296,13 @@ class GroupShard:
     def renew(self, group: str, member_id: str, seen_version: int) -> bool:
         return not self._interrupted and self._shard.renew(group, member_id, seen_version, self._host.real_seconds())
 
-    def leave(self, group: str, member_id: str) -> Completion[None]:
+    def leave(self, group: str, member_id: str, force: bool) -> Completion[None]:
         host = self._host
-        return self._ask(
-            lambda shard: shard.leave(group, member_id, host.clock.time_ms(), host.real_seconds()), False, _done
-        )
+
+        def ask(shard: Shard) -> Completion[None]:
+            return shard.leave(group, member_id, host.clock.time_ms(), host.real_seconds(), force=force)
+
+        return self._ask(ask, False, _done)
 
     def expire_members(self) -> float | None:
         """Evict members whose poll interval or session is over; when to come again (real monotonic seconds)."""

@@ -348,8 +348,8 @@ class LocalService:
         return self._the_groups.renew(group, member_id, seen_version)
 
     @failing
-    def leave_group(self, group: str, member_id: str) -> Completion[None]:
-        return self._the_groups.leave(group, member_id)
+    def leave_group(self, group: str, member_id: str, *, force: bool = False) -> Completion[None]:
+        return self._the_groups.leave(group, member_id, force)
 
     def watch_group(self, group: str, callback: Callable[[], object], member_id: str | None = None) -> None:
         self._the_groups.watch(group, callback, member_id)

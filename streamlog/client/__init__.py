@@ -12,4 +12,5 @@ waits for the service's Completions on raw locks, so that Ctrl-C ends a wait.
 - `topic`, `group`, `producer/producer`, `consumer/consumer`, `workers`: the other handles; `handle`: what all have in common
 - `record_handler`, `dead_letters`, `handler`: how workers handle a record, and which handlers they accept
 - `arguments`, `config_types`: arguments and settings as callers give them; `serde`: keys, values and headers as bytes
+- `call_site`: the line of the program that called
 """

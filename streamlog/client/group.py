@@ -9,7 +9,7 @@ from typing import Any, Literal, Unpack
 from ..broker.api import Service
 from ..config import shown, text
 from ..coordinator import GroupDescription
-from ..errors import ConfigError, GroupIdNotFoundError, StreamlogError, did_you_mean
+from ..errors import ConfigError, GroupIdNotFoundError, StreamlogError, UnknownMemberIdError, did_you_mean
 from ..runtime.threads import result_of
 from ..types import MemberInfo, OffsetAndMetadata, Record, TopicPartition
 from .arguments import is_offset, no_place, offset_at, out_of_range, partition_of
@@ -53,9 +53,13 @@ class ConsumerGroup:
 
     def members(self) -> list[MemberInfo]:
         """The members and the partitions of each; `MemberInfo` has an example."""
+        described = self._describe()
+        made = {member.member_id: member.created_at for member in self._log._local_members.others(self.name, None)}
         return [
-            MemberInfo(each.member_id, each.client_id, each.group_instance_id, each.assignment)
-            for each in self._describe().members
+            MemberInfo(
+                each.member_id, each.client_id, each.group_instance_id, each.assignment, made.get(each.member_id)
+            )
+            for each in described.members
         ]
 
     def _describe(self) -> GroupDescription:
@@ -274,6 +278,33 @@ class ConsumerGroup:
         """The offset that "earliest", "latest" or a datetime means."""
         service = self._log._use()
         return offset_at(service, name, to, *result_of(service.bounds(name, "read_committed")))
+
+    def evict(self, member_id: str) -> None:
+        """Remove a member, as Kafka's removeMembersFromConsumerGroup does; the others may have its partitions at once.
+
+        `member_id`: see `members()`. For a consumer that is out of reach, such as one that an earlier run of a notebook cell
+        has left behind; `close()` is better where it can be called, because it commits what is finished. What the
+        member has not committed will be handled again. Its own commits fail from now on. If it polls again, it logs a warning,
+        and joins as a new member. The place of a static member (`group_instance_id`) is not kept.
+
+        Raises UnknownMemberIdError, which names the members there are; ReadOnlyError.
+        """
+        service = self._log._use()
+        service.require_writable(f"Evicting a member of group {self.name!r}")
+        text("member_id", member_id)
+        members = self.members()
+        if not any(member.member_id == member_id for member in members):
+            there = [f"{m.member_id} (client_id {m.client_id!r}, made at {m.created_at or '?'})" for m in members]
+            raise UnknownMemberIdError(
+                f"Group {self.name!r} has no member with the member_id {shown(member_id)}. "
+                f"{'It has ' + ', '.join(there) if there else 'It has no members'}.",
+                group=self.name,
+                member_id=member_id,
+            )
+        for member in self._log._local_members.others(self.name, None):
+            if member.member_id == member_id:  # before it is woken by its removal, and polls
+                member.note_eviction()
+        result_of(service.leave_group(self.name, member_id, force=True))
 
     def delete(self) -> None:
         """Delete the group and its offsets. Raises GroupNotEmptyError if it has members, GroupIdNotFoundError."""

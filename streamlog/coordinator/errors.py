@@ -34,8 +34,8 @@ def resigned() -> NotCoordinatorError:
 
 def unknown_member(group: str, member_id: str) -> UnknownMemberIdError:
     return UnknownMemberIdError(
-        f"group {group!r} does not know member {member_id!r}: it left, was evicted because it did not poll in time, or "
-        "never joined; join again with an empty member id, holding nothing",
+        f"group {group!r} does not know member {member_id!r}: it left, was evicted by a call or because it did not poll in "
+        "time, or never joined; join again with an empty member id, holding nothing",
         group=group,
         member_id=member_id,
     )
@@ -71,8 +71,8 @@ def former_generation(group: Group, member_id: str, generation: int) -> CommitFa
 
 def not_a_member(group: str, member_id: str) -> CommitFailedError:
     return CommitFailedError(
-        f"nothing was committed: member {member_id!r} is not in group {group!r} (it left, was evicted because it did "
-        "not poll within max_poll_interval_ms, or another consumer took its group_instance_id), so others may have its "
+        f"nothing was committed: member {member_id!r} is not in group {group!r} (it left, was evicted by a call or "
+        "because it did not poll within max_poll_interval_ms, or another consumer took its group_instance_id), so others may have its "
         "partitions; poll again to rejoin, and expect the records since the last commit once more",
         group=group,
         member_id=member_id,

@@ -43,8 +43,6 @@ LATER = {
     "Producer": {
         *("begin_transaction", "send_offsets_to_transaction", "commit_transaction", "abort_transaction", "transaction"),
     },
-    "ConsumerGroup": {"evict"},
-    "MemberInfo": {"created_at"},
 }
 # What only the comments of the stub name.
 LATER_MODULES = {"streamlog.aio", "streamlog.kafka", "streamlog.mirror", "streamlog.external_offsets"}

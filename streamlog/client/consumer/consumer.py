@@ -26,6 +26,7 @@ from ...errors import (
 from ...runtime.threads import RawGate, get_ident, is_inside, look_again, real_monotonic, refuse_reentry, result_of
 from ...types import K, OffsetAndTimestamp, Offsets, Record, TopicPartition, V
 from ..arguments import is_offset, partition_of, partitions_of, seconds, seconds_or_none, to_ms
+from ..call_site import call_site
 from ..config_types import ConsumerConfig
 from ..handle import Closing, Parent, check_log, closed
 from ..serde import De, DeByTopic
@@ -114,6 +115,7 @@ class Consumer(Closing, Generic[K, V]):
             self._offsets,
             self._wakeup,
             log._decoders(settings, self._serdes),
+            call_site(),
         )
         self._core = ConsumerCore(self._coordinator, self._subscriptions, self._offsets)
         self._max_poll_records = min(settings.max_poll_records, maxsize)  # a list holds no more
@@ -275,6 +277,8 @@ class Consumer(Closing, Generic[K, V]):
                 with access.state():  # not needed for what is committed: other members may get the partitions at once
                     self._subscriptions.finish()
                 raise
+        if not out and not self._subscriptions.fetchers:
+            self._coordinator.note_empty_poll()
         if self._deferred_closes:
             self._cleanup.run_deferred_closes()
         return out
@@ -382,6 +386,8 @@ class Consumer(Closing, Generic[K, V]):
         bounded = EndOffsets(ends)
         while True:
             prefetched = self._next(bounded, timeout)
+            if prefetched is None and not subscriptions.fetchers:
+                self._coordinator.note_empty_poll()
             if self._deferred_closes:
                 self._cleanup.run_deferred_closes()
             if prefetched is None:
@@ -428,6 +434,8 @@ class Consumer(Closing, Generic[K, V]):
                     if ends is None and self._look_again(lambda: self._prefetch(None)):
                         continue
                     return None
+                if deadline is None and not subscriptions.fetchers:
+                    self._coordinator.note_empty_poll(endless=True)
                 self._wait(None if deadline is None else deadline - now, lambda: self._prefetch(ends))
 
     def _prefetch(self, ends: EndOffsets | None) -> bool:

@@ -22,6 +22,7 @@ from ...errors import (
 )
 from ...types import OffsetAndMetadata, Record, TopicPartition
 from ..arguments import commit_offsets
+from ..call_site import warn
 from .decode import Decoder
 from .fetcher import PartitionFetcher
 from .listener import check_listener
@@ -54,7 +55,9 @@ class ConsumerCoordinator:
         offsets: OffsetFetcher,
         wakeup: Wakeup,
         decoder_of: Callable[[TopicPartition], Decoder],
+        created_at: str | None = None,
     ) -> None:
+        """`created_at`: the program's line that made the consumer, as `call_site` gives it."""
         self._service = service
         self._config = config
         self._driver = driver
@@ -63,6 +66,7 @@ class ConsumerCoordinator:
         self._decoder_of = decoder_of
         self._local_members = local_members
         self.wakeup = wakeup
+        self.created_at = created_at
         self.listener: Any = check_listener(config.listener)
         group = config.group
         self.membership = None if group is None else Membership(service, config, group, wakeup, local_members, driver)
@@ -77,6 +81,8 @@ class ConsumerCoordinator:
         self._looked: object = None  # the image in which no assigned partition was found to be deleted
         self._next_commit_s: float | None = None
         self._next_check_s: float | None = None
+        # Polls without anything assigned, and the time of the last; -1 after the warning. See `note_empty_poll`.
+        self._empty_polls, self._last_empty_s = 0, 0.0
 
     # -- polling -------------------------------------------------------------------------------------
 
@@ -193,6 +199,53 @@ class ConsumerCoordinator:
         if self.auto_commits and self._next_commit_s is not None and self._subscriptions.has_uncommitted:
             step = min(step, max(0.001, self._next_commit_s - self._service.clock.monotonic()))
         return step
+
+    def note_empty_poll(self, *, endless: bool = False) -> None:
+        """A poll brings no record, and nothing is assigned to this member; `endless`: it is about to wait without a deadline.
+
+        Issues a warning, once, if all partitions are with members that this thread polled, and has not polled between the
+        last two polls of this one: while it goes on so, nothing can change. So it is after a notebook cell was run twice,
+        where IPython keeps the first consumer alive. Not at the first poll, because members that one thread polls in turn
+        share at the second. It takes no lock. Cost: O(members of this process) after 2, 4, 8, … such polls; nothing
+        otherwise, for a member that stands by.
+        """
+        membership = self.membership
+        if membership is None or self._empty_polls < 0 or membership.joins_later:
+            return
+        self._empty_polls = polls = self._empty_polls + 1
+        before_s, self._last_empty_s = self._last_empty_s, membership.last_poll_s
+        if polls & (polls - 1) or (polls == 1 and not endless):
+            return
+        holders = self._left_behind(membership, inf if endless else before_s)
+        if holders:
+            self._empty_polls = -1
+            warn(self._kept_out(membership, holders))
+
+    def _left_behind(self, membership: Membership, since_s: float) -> list[Member]:
+        """The members that have all partitions of the subscription, if only this thread polled them, and not after `since_s`."""
+        topics = self._service.image.topics
+        wanted = self._subscriptions.subscription.names
+        left = sum(topics[name].partitions for name in wanted if name in topics)
+        holders: list[Member] = []
+        for member in self._local_members.others(membership.group, self):
+            if member.last_poll_s <= since_s and not member.is_elsewhere():
+                held = sum(name.topic in wanted for name in member.assigned())
+                if held:
+                    left -= held
+                    holders.append(member)
+        return [] if left else holders
+
+    def _kept_out(self, membership: Membership, holders: list[Member]) -> str:
+        group, count = membership.group, len(holders)
+        who, have = ("another consumer", "has") if count == 1 else (f"{count} other consumers", "have")
+        made = "; ".join(f"{m.member_id}, made at {m.created_at or 'an unknown place'}" for m in holders[:3])
+        more = f"; and {count - 3} more" if count > 3 else ""
+        topics = ", ".join(map(repr, sorted(self._subscriptions.subscription.names)))
+        return (
+            f"This consumer gets no records: {who} of this program, polled by this same thread, {have} all partitions of "
+            f"{topics} in group {group!r} ({made}{more}). close() what is no longer used (a notebook keeps what a cell has "
+            f"shown, in Out), poll it too, or remove it: log.group({group!r}).evict({holders[0].member_id!r})."
+        )
 
     # -- gaining and losing partitions ---------------------------------------------------------------
 
@@ -355,9 +408,21 @@ class ConsumerCoordinator:
         """Empty without a group, and while it is not a member."""
         return "" if self.membership is None else self.membership.member_id
 
+    def note_eviction(self) -> None:
+        """The program is about to remove this member from its group."""
+        if self.membership is not None:
+            self.membership.evicted_by_program = True
+
     @property
     def auto_offset_reset(self) -> str:
         return self._config.auto_offset_reset
+
+    @property
+    def last_poll_s(self) -> float:
+        return 0.0 if self.membership is None else self.membership.last_poll_s
+
+    def assigned(self) -> list[TopicPartition]:
+        return list(self._subscriptions.fetchers)
 
     def started(self) -> dict[TopicPartition, int]:
         """Where it began to read what is assigned, of the partitions for which nothing was committed then; -1 is nowhere."""
@@ -422,10 +487,11 @@ class ConsumerCoordinator:
             ids = {name: self._topic_ids[name] for name in offsets if name in self._topic_ids}
             yield from answer_of(self._service.commit(group, member_id, epoch, offsets, ids))
         except UnknownMemberIdError:
+            membership = self.membership
+            assert membership is not None  # a commit without a member id is never refused so
             raise CommitFailedError(
-                f"The commit in group {group!r} was refused: this member was evicted from the group, because it did not poll "
-                f"within max_poll_interval_ms={self._config.max_poll_interval_ms}. Its records will be handled by another "
-                f"member; poll to join again."
+                f"The commit in group {group!r} was refused: this member was evicted from the group, because "
+                f"{membership.why_it_is_lost()}. Its records will be handled by another member; poll to join again."
             ) from None
         except GroupNotEmptyError:
             raise CommitFailedError(

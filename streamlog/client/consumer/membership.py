@@ -74,9 +74,15 @@ class Member(Protocol):
     def member_id(self) -> str: ...
     @property
     def auto_offset_reset(self) -> str: ...
+    @property
+    def created_at(self) -> str | None: ...
+    @property
+    def last_poll_s(self) -> float: ...
+    def assigned(self) -> list[TopicPartition]: ...
     def started(self) -> dict[TopicPartition, int]: ...
     def release_if_idle(self) -> None: ...
     def evict_if_thread_ended(self) -> None: ...
+    def note_eviction(self) -> None: ...
     def is_elsewhere(self) -> bool: ...
 
 
@@ -140,7 +146,8 @@ class Membership:
         self._watched = ""  # the member id of which changes wake this consumer
         self._joining = ""
         self._fenced: FencedInstanceIdError | None = None
-        self._last_poll_s = 0.0
+        self.last_poll_s = 0.0
+        """The time of its last poll (real monotonic seconds)."""
         self.why_lost = ""
         """Why it was evicted, until it has joined again."""
         self._thread_ended = partial(local_members.thread_ended, group)
@@ -155,6 +162,7 @@ class Membership:
         self.joins_later = False
         """Whether its partitions come with the answer to a later heartbeat, though no other member has to release them."""
         self._evicted = False
+        self.evicted_by_program = False
 
     @property
     def joined(self) -> bool:
@@ -167,7 +175,7 @@ class Membership:
     def unchanged(self, topics: frozenset[str]) -> bool:
         """Renew the deadlines in place of a heartbeat; False if a heartbeat would bring, or report, something new."""
         if self.stable and topics is self._topics and self._service.renew(self.group, self.member_id, self._version):
-            self._last_poll_s = self._service.real_seconds()
+            self.last_poll_s = self._service.real_seconds()
             return True
         return False
 
@@ -203,7 +211,7 @@ class Membership:
         try:
             result = yield from answer_of(self._service.heartbeat(request))
         except UnknownMemberIdError:
-            self.why_lost = self._why_lost()
+            self.why_lost = self.why_it_is_lost()
             self._forget()
             raise
         except FencedInstanceIdError as error:
@@ -216,7 +224,7 @@ class Membership:
         self.stable = result.stable and result.assignment == owned
         self.joins_later = not result.stable and not result.waits_for and result.assignment == owned
         if polling:
-            self._last_poll_s = self._service.real_seconds()
+            self.last_poll_s = self._service.real_seconds()
         return result
 
     def _watch(self, member_id: str) -> None:
@@ -236,11 +244,14 @@ class Membership:
         if self._fenced is not None:
             raise self._fenced.copy()
 
-    def _why_lost(self) -> str:
+    def why_it_is_lost(self) -> str:
+        """Why the group coordinator does not know this member any more, in words."""
         interval_ms = self._config.max_poll_interval_ms
+        if self.evicted_by_program:
+            return "the program removed it with ConsumerGroup.evict"
         if self._evicted:
             return "the thread that polled it ended without closing it"
-        if self._service.real_seconds() - self._last_poll_s >= interval_ms / 1000:
+        if self._service.real_seconds() - self.last_poll_s >= interval_ms / 1000:
             return f"it did not poll within max_poll_interval_ms={interval_ms}"
         return "it is missing in the group's log, which was read again after a failed write"
 
