@@ -32,7 +32,7 @@ from streamlog.client.serde import DeByTopic
 STUB = (Path(__file__).parent / "api.pyi").read_text(encoding="utf-8")
 
 # -- what is not built yet -------------------------------------------------------------------------------
-# Whoever builds one of these takes it out here, and then it is compared like everything else.
+# What gets built is taken out here; it is then compared like everything else.
 
 LATER = {
     "streamlog": {"pipe", "start_pipe", "Broker", "Reassignment", "TransactionInfo"},
@@ -63,7 +63,6 @@ MORE_MEMBERS = {
     "StreamLog": {"attach", "detach"},  # for the listeners of other packages, such as Kafka's
     "Records": {"from_iterable"},  # of itertools.chain
     "StreamlogError": {"copy"},  # to raise an error that is kept
-    "ConfigError": {"name"},  # the stub says of all errors that they carry their fields
     "Workers": {"close"},  # in a comment of the stub, as for all handles
 }
 # Names of the stub that are its own means, not names of the library.
@@ -195,11 +194,7 @@ def parameters_of_stub(node: ast.FunctionDef, *, method: bool) -> dict[str, Para
 def parameters_of_package(function: Any) -> dict[str, Parameter]:
     hints = typing.get_type_hints(function)
     return {
-        name: Parameter(
-            each.kind.name,
-            NONE if each.default is each.empty else each.default,
-            hints.get(name),
-        )
+        name: Parameter(each.kind.name, NONE if each.default is each.empty else each.default, hints.get(name))
         for name, each in inspect.signature(function).parameters.items()
         if name != "self"
     }
@@ -250,12 +245,11 @@ def public_members(name: str, instances: dict[str, object]) -> set[str]:
     found = getattr(streamlog, name)
     if typing.is_typeddict(found):
         return set(typing.get_type_hints(found))
-    of_base = (
-        set(dir(tuple)) if issubclass(found, tuple) else set(dir(Exception)) if issubclass(found, Exception) else set()
-    )
-    names = {each for each in dir(found) if each not in of_base} | set(getattr(instances.get(name), "__dict__", ()))
-    if issubclass(found, Exception):  # the stub says of all errors that they carry their fields
-        names = (names - set(typing.get_type_hints(found))) | CLASSES[name].members & set(typing.get_type_hints(found))
+    builtin = next((base for base in (tuple, Exception) if issubclass(found, base)), object)
+    names = {*dir(found), *getattr(instances.get(name), "__dict__", ())} - set(dir(builtin))
+    if builtin is Exception:  # the stub says of all errors that they carry their fields
+        fields = set(typing.get_type_hints(found))
+        names = names - fields | CLASSES[name].members & fields
     return {each for each in names if not each.startswith("_")}
 
 
