@@ -45,7 +45,8 @@ class TopicConfig(TypedDict, total=False):
     segment_bytes: int (bytes) = 1_073_741_824
         Begin a new segment at this size. If it is not given, at most an eighth of `retention_bytes`.
     segment_ms: int (ms), timedelta or None = 604_800_000
-        Begin a new segment this long after the first append. If it is not given, at most an eighth of `retention_ms`.
+        Begin a new segment this long after the first append; None: not by age. If it is not given, at most an eighth of
+        `retention_ms`.
 
     Compaction keeps the newest record of each key:
 
@@ -68,9 +69,9 @@ class TopicConfig(TypedDict, total=False):
     message_timestamp_type: str = "CreateTime"
         "CreateTime": the timestamp is the sender's. "LogAppendTime": it is the log's clock at the append.
     message_timestamp_after_max_ms: int (ms), timedelta or None = 3_600_000
-        Refuse a record whose timestamp is further in the future (InvalidTimestampError).
+        Refuse a record whose timestamp is further in the future (InvalidTimestampError). None: take any.
     compression_type: str = "producer"
-        "producer": as the producer sent it. Or a codec, as in `ProducerConfig`, for every batch.
+        "producer": as the producer sent it. Or a codec, as in `ProducerConfig`, whatever the producer's is.
 
     Not yet in use:
 

@@ -302,6 +302,10 @@ VALUES = [
     if isinstance(value, type) and (issubclass(value, tuple) or dataclasses.is_dataclass(value))
 ]
 VALUES += [getattr(streamlog.retention, name) for name in streamlog.retention.__all__ if name != "Policy"]
+CALLS_WITH_CONFIG = [
+    *(streamlog.open, streamlog.StreamLog.create_topic, streamlog.Topic.update_config),
+    *(streamlog.StreamLog.producer, streamlog.StreamLog.consumer, streamlog.ConsumerGroup.start),
+]
 SIZES = ("batch_size", "buffer_memory", "max_request_size")
 
 
@@ -359,6 +363,12 @@ def test_every_parameter_of_a_call_with_settings_is_in_the_docstring_with_its_de
             assert said[name].default == "", name
         elif name != "path":  # without one the log is temporary
             assert ast.literal_eval(said[name].default) == parameter.default, name
+
+
+@pytest.mark.parametrize("call", CALLS_WITH_CONFIG, ids=lambda call: call.__qualname__)
+def test_a_call_that_takes_settings_names_the_class_that_lists_them(call: Any) -> None:
+    (parameter,) = [each for each in parameters_of(call).values() if each.kind is each.VAR_KEYWORD]
+    assert f"streamlog.{parameter.annotation.removeprefix('Unpack[').removesuffix(']')}" in call.__doc__
 
 
 def test_run_takes_what_start_takes() -> None:

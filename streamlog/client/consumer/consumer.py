@@ -52,7 +52,9 @@ _CLOSE_WAIT_S = 5.0
 
 
 class Consumer(Closing, Generic[K, V]):
-    """Reads topics, alone or as a member of a group. Made by `log.consumer(…)`. One thread at a time; `stop` from anywhere.
+    """Reads topics, alone or as a member of a group. One thread at a time; `stop` from anywhere.
+
+    Made by `log.consumer(…)`, its settings are those of `streamlog.ConsumerConfig`.
 
     Without `group=` it reads all partitions, starts by `auto_offset_reset`, and refuses commits. In a group the
     partitions are shared among the members, and committed offsets say where to go on. A record is finished, and so may be
