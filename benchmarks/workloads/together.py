@@ -21,6 +21,7 @@ SETTLE_SECONDS = 0.5
 """How long waiting threads have to fall asleep, besides half a millisecond each."""
 WAIT_SECONDS = 600.0
 LINGER_MS = 5
+DEFAULT_BUFFER, SMALL_BUFFER = 32 << 20, 64 << 10
 
 
 @contextmanager
@@ -185,10 +186,14 @@ def _paused_sends(run: Run, *, computing: bool) -> list[float]:
 
 def fairness(run: Run) -> Iterator[Row]:
     """64 threads that send on one producer: the largest share beside the smallest."""
-    for linger_ms in (0, LINGER_MS):
+    for linger_ms, buffer_memory in ((0, DEFAULT_BUFFER), (LINGER_MS, DEFAULT_BUFFER), (LINGER_MS, SMALL_BUFFER)):
         counts = [0] * 64
         stopped = threading.Event()
-        with run.log() as log, fresh_topic(log) as topic, log.producer(linger_ms=linger_ms) as producer:
+        with (
+            run.log() as log,
+            fresh_topic(log) as topic,
+            log.producer(linger_ms=linger_ms, buffer_memory=buffer_memory) as producer,
+        ):
 
             def send(number: int, counts: list[int] = counts, stopped: threading.Event = stopped) -> None:
                 while not stopped.is_set():
@@ -197,7 +202,8 @@ def fairness(run: Run) -> Iterator[Row]:
 
             with _threads([partial(send, number) for number in range(64)], stopped.set):
                 time.sleep(run.size(5, 2))
-        work = f"64 threads send, linger {linger_ms}, largest share"
+        buffer = "" if buffer_memory == DEFAULT_BUFFER else f", buffer of {buffer_memory >> 10} KiB"
+        work = f"64 threads send, linger {linger_ms}{buffer}, largest share"
         yield Row(work, "records", max(counts), "smallest", min(counts), goal=3.0, at_most=True)
 
 

@@ -181,10 +181,11 @@ class PartitionQueue:
             return None
         return None if batch.closed else batch
 
-    def add(self, row: Row, size: int) -> tuple[Batch, int] | None:
+    def add(self, row: Row, size: int, reserved: int = 0) -> tuple[Batch, int] | None:
         """Put a record into the open batch, and close that when it is full; the batch, and the record's index in it.
 
-        None if a new batch would not fit into the producer's buffer. Raises ClosedError.
+        The index is 0 if it begins a new batch, which takes the `reserved` bytes of the producer's buffer, or some itself if
+        none are. None if a new batch would not fit into the buffer. Raises ClosedError.
         """
         while True:
             batch = self.open
@@ -192,7 +193,7 @@ class PartitionQueue:
                 with inside(), self.lock:
                     batch = self.open  # another thread may have been faster
                     if batch is None:
-                        return self._begin(row, size)
+                        return self._begin(row, size, reserved)
             index = batch.join(row, size)
             if index >= 0:
                 if batch.size >= batch.limit or index + 1 >= self.batch_records:
@@ -209,13 +210,14 @@ class PartitionQueue:
         """What a batch takes of the buffer that begins with a record of `size` bytes."""
         return max(min(_FIRST_BYTES, self.batch_size), size)
 
-    def _begin(self, row: Row, size: int) -> tuple[Batch, int] | None:
+    def _begin(self, row: Row, size: int, reserved: int) -> tuple[Batch, int] | None:
         """`add`, to a new batch. REQUIRES: `lock`, and no open batch."""
         if self.closed is not None:
             raise self.closed.copy()
-        reserved = self.first_bytes(size)
-        if not self.owner.reserve(reserved):
-            return None
+        if not reserved:
+            reserved = self.first_bytes(size)
+            if not self.owner.reserve(reserved):
+                return None
         linger = self.linger_ms
         batch = Batch(self, self.owner.now_ms() + linger if linger else 0, not linger)
         batch.reserved = batch.limit = reserved

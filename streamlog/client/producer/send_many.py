@@ -208,9 +208,8 @@ def _that_fit(accumulator: RecordAccumulator, batches: list[Batch], queue: Parti
         yield batches
         return
     for batch in batches:
-        end = accumulator.buffer_deadline()
-        while not accumulator.reserve(batch.reserved):
-            accumulator.wait_for_buffer(batch.reserved, queue, end)
+        if not accumulator.reserve(batch.reserved):
+            accumulator.wait_for_buffer(batch.reserved, queue, accumulator.buffer_deadline())
         yield [batch]
 
 

@@ -142,7 +142,8 @@ class CachedTopic:
         """
         if partition is None:
             with self.partition_lock:
-                queue = self.queue(self.partitioner.partition(self.topic.name, key, self.count))
+                number = self.partitioner.partition(self.topic.name, key, self.count)
+                queue = self._queues[number] or self.queue(number)
                 if (key is None or self.ignores_keys) and self.sticks:
                     try:
                         begins = queue.queue[-1].closed  # `queue.open`, without its call

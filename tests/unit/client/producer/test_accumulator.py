@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable
+from queue import SimpleQueue
 from typing import Any
 
 import pytest
@@ -17,6 +19,8 @@ from streamlog.errors import (
     DiskFullError,
     UnknownTopicOrPartitionError,
 )
+from streamlog.runtime.threads import RawGate, real_monotonic
+from tests.times import LONG
 
 AccumulatorOf = Callable[..., RecordAccumulator]
 
@@ -121,6 +125,85 @@ def test_a_buffer_that_stays_full_times_out(service: Any, accumulator_of: Accumu
 def _once(call: Callable[..., None]) -> Callable[..., None]:
     """The buffer is counted anew after a wait, which would find the part that was reserved for no batch."""
     return lambda size, queue, end: call(size, queue, 0.0)
+
+
+class Waiters:
+    """Threads that wait for 60 bytes of the buffer, one after the other; `got` has the numbers of those that have them."""
+
+    def __init__(self, accumulator: RecordAccumulator, queue: PartitionQueue, monkeypatch: pytest.MonkeyPatch) -> None:
+        waits: SimpleQueue[None] = SimpleQueue()
+        self.got: SimpleQueue[int] = SimpleQueue()
+
+        class Gate(RawGate):
+            def wait(self, timeout: float | None = None) -> bool:
+                waits.put(None)
+                return super().wait(timeout)
+
+        def wait(number: int) -> None:
+            accumulator.wait_for_buffer(60, queue, real_monotonic() + LONG)
+            self.got.put(number)
+
+        monkeypatch.setattr("streamlog.client.producer.accumulator.RawGate", Gate)
+        self.threads = [threading.Thread(target=wait, args=(number,)) for number in range(5)]
+        for thread in self.threads:
+            thread.start()
+            waits.get(timeout=LONG)
+
+    def end(self) -> None:
+        for thread in self.threads:
+            thread.join(LONG)
+            assert not thread.is_alive()
+
+
+def test_threads_get_their_parts_of_a_full_buffer_in_the_order_in_which_they_came(
+    service: Any, accumulator_of: AccumulatorOf, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    accumulator = accumulator_of(batch_size=60, buffer_memory=100)
+    queue = accumulator.queue(service.add_topic("t"), 0)
+    assert accumulator.reserve(60)
+    waiters = Waiters(accumulator, queue, monkeypatch)
+    order = []
+    for _ in waiters.threads:
+        assert not accumulator.reserve(10), "a thread that did not wait passed those that do"
+        accumulator.finished(written(queue, 60))
+        order.append(waiters.got.get(timeout=LONG))
+        assert waiters.got.empty()
+    assert order == [0, 1, 2, 3, 4]
+    assert accumulator.reserve(10)
+    waiters.end()
+
+
+def written(queue: PartitionQueue, reserved: int) -> Batch:
+    batch = Batch(queue, 0, True)
+    batch.reserved = reserved
+    return batch
+
+
+@pytest.mark.parametrize("closes", [False, True], ids=["it joins a batch", "it is refused"])
+def test_a_part_of_the_buffer_that_was_waited_for_and_is_not_needed_is_given_back(
+    service: Any, accumulator_of: AccumulatorOf, closes: bool
+) -> None:
+    accumulator = accumulator_of(linger_ms=1000, batch_size=60, buffer_memory=200)
+    queue = accumulator.queue(service.add_topic("t"), 0)
+    assert accumulator.reserve(160)
+
+    def wait(size: int, queue: PartitionQueue, end: float) -> None:
+        """Meanwhile another thread begins a batch, or closes the producer."""
+        accumulator.finished(written(queue, 160))
+        if closes:
+            queue.close(ClosedError("closed"))
+        else:
+            accumulator.add(queue, (b"k", b"v", 1_000_000), 10)
+        assert accumulator.reserve(size)
+
+    accumulator.wait_for_buffer = wait  # type: ignore[method-assign]
+    if closes:
+        with pytest.raises(ClosedError):
+            add(accumulator, queue, size=60)
+    else:
+        assert len(add(accumulator, queue, size=60)) == 2
+        accumulator.flush(None)
+    assert accumulator.reserve(200)
 
 
 # Lingers
