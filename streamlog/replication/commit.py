@@ -265,6 +265,14 @@ class GroupCommit:
             self._drop_covered()
         self._durability.advance_recovery_point(tail)
 
+    def sync_names(self) -> None:
+        """Have the names of all segments on the device, for a caller that removes files. `answer` follows.
+
+        Raises PoisonedLogError, StorageError.
+        """
+        with inside(), self.syncing:
+            self._durability.sync_names(self._log.tail)
+
     # -- the end -------------------------------------------------------------------------------------
 
     def close(self) -> None:

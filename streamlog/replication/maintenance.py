@@ -151,7 +151,10 @@ class Maintenance:
     def apply_retention(self, now_ms: int) -> int:
         """Delete the sealed segments that have expired by the topic's policy; how many. Raises what a policy of the user's raises."""
         before = self._expired(now_ms)
-        return self._delete_expired(before) if before else 0
+        try:
+            return self._delete_expired(before) if before else 0
+        finally:
+            self._partition.commit.answer()
 
     def _policy(self) -> Policy | None:
         """What says which segments have expired; None if nothing does, or another broker decides it."""
@@ -192,7 +195,10 @@ class Maintenance:
         return len(deleted)
 
     def delete_before(self, offset: int) -> Sequence[Segment]:
-        """Raise the log start to `offset`, and delete the segments that end before it. REQUIRES: the maintenance lock."""
+        """Raise the log start to `offset`, and delete the segments that end before it.
+
+        REQUIRES: the maintenance lock; `commit.answer` follows, under no lock.
+        """
         self.finish_compaction()
         self._partition.check_open()  # it cannot be closed meanwhile: that takes the maintenance lock
         self._log.store_start(offset)
@@ -200,7 +206,9 @@ class Maintenance:
             self._partition.check_open()
             deleted = self._log.advance_start(offset)
         self._partition.listener.changed()
-        self._log.discard(deleted)
+        if deleted:
+            self._partition.commit.sync_names()  # else a power loss might leave no segment at all
+            self._log.discard(deleted)
         return deleted
 
     # -- compaction ----------------------------------------------------------------------------------

@@ -296,12 +296,15 @@ class Partition:
         """Raise the log start to `before`; the new start. Raises OffsetOutOfRangeError past the end, NotLeaderError."""
         if self._not_leader is not None:
             raise self._not_leader.copy()
-        with inside(), self.maintenance.lock:
-            end = self.high_watermark
-            if not 0 <= before <= end:
-                raise self.reader.out_of_range(before, end)
-            self.maintenance.delete_before(before)
-            return self.log.tail.start_offset
+        try:
+            with inside(), self.maintenance.lock:
+                end = self.high_watermark
+                if not 0 <= before <= end:
+                    raise self.reader.out_of_range(before, end)
+                self.maintenance.delete_before(before)
+                return self.log.tail.start_offset
+        finally:
+            self.commit.answer()
 
     def follow_log_start(self, leader_log_start: int) -> int:
         """As a follower: raise the log start to that of the leader, which alone decides what is deleted; the new start.
@@ -309,11 +312,14 @@ class Partition:
         Not past the high watermark: what is not committed is not deleted. Where the leader's log starts after the end of this
         one, `truncate_fully_and_start_at` is called instead.
         """
-        with inside(), self.maintenance.lock:
-            before = min(leader_log_start, self.high_watermark)
-            if before > self.log.tail.start_offset:
-                self.maintenance.delete_before(before)
-            return self.log.tail.start_offset
+        try:
+            with inside(), self.maintenance.lock:
+                before = min(leader_log_start, self.high_watermark)
+                if before > self.log.tail.start_offset:
+                    self.maintenance.delete_before(before)
+                return self.log.tail.start_offset
+        finally:
+            self.commit.answer()
 
     def truncate_to(self, offset: int) -> int:
         """Forget every record at or after `offset`; the new log end offset. See `Log.truncate_to`.

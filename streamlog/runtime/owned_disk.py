@@ -1,4 +1,4 @@
-"""The disk of a directory's owner: it refuses to open, write or remove a path after the directory was replaced.
+"""The disk of a directory's owner: it refuses to open, write, sync or remove a path after the directory was replaced.
 
 While a log is open, its directory may be removed or renamed and another log created at the same path. Writes by path
 would then destroy the other log. The directory lock detects this: its descriptor still refers to the file that was locked.
@@ -18,7 +18,7 @@ class StaleOwnerError(OSError):
 
 
 class OwnedDisk:
-    """A `Disk` that passes every call on. While `is_guarding`, calls that open or change a path check the lock first, and
+    """A `Disk` that passes every call on. While `is_guarding`, calls that open, change or sync a path check the lock first, and
     raise StaleOwnerError if the directory at the path is no longer the one that was opened. Once it `is_inherited`, by a
     forked child, they raise it always: what the child collects, a compaction under way for example, would remove files of
     the owner.
@@ -36,7 +36,6 @@ class OwnedDisk:
         self.is_inherited = False
         self.exists = disk.exists
         self.listdir = disk.listdir
-        self.sync_dir = disk.sync_dir
         self.absolute = disk.absolute
         self.new_temporary_directory = disk.new_temporary_directory
         self.lock = disk.lock
@@ -82,6 +81,10 @@ class OwnedDisk:
     def rmtree(self, path: str) -> None:
         self.check(path)
         self._disk.rmtree(path)
+
+    def sync_dir(self, path: str) -> None:
+        self.check(path)
+        self._disk.sync_dir(path)
 
     def write_atomic(self, path: str, data: bytes) -> None:
         self.check(path)

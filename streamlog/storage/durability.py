@@ -4,6 +4,18 @@ The kernel reports a failed sync only once: it then marks the pages that it coul
 sync of the same bytes succeeds without having written them. So the first failure poisons the log. It refuses
 appends, rolls and syncs until it is opened again, and nothing is synced a second time; what readers may see stays
 readable. `recovery/resync.py` is the other half, at the next open.
+
+A segment is rolled under the partition's lock, so without a sync: neither the name of the new file is on the device then,
+nor all that the old one holds. Every sync begins with both (`synced_base`), before anything after `synced_end` counts as
+being on the device. Until then a power loss may take the new file as it may take what is in it; the log then ends before it
+(`recovery/power_loss.py`). To sync the name at the roll made every send of the partition wait for it. What removes files
+has the new names synced first (`sync_names`), so that a power loss never leaves a directory without a segment.
+
+A sealed file is opened anew for its sync, and so is one that was closed because there were too many. That serves as well
+while the kernel has the inode in memory: it reports a failed write-back that it has not reported yet to the next descriptor
+of the file. Once the inode was evicted the failure is forgotten, the sync succeeds, and what was not written is found by its
+checksum when it is read. Only a descriptor kept open from the write to the sync would prevent that (PostgreSQL keeps one),
+one for each unsynced segment.
 """
 
 from __future__ import annotations
@@ -11,8 +23,7 @@ from __future__ import annotations
 import logging
 from bisect import bisect_right
 from collections.abc import Callable, Sequence
-from errno import EDQUOT, EFBIG, EMFILE, ENFILE, ENOSPC
-from functools import partial
+from errno import EMFILE, ENFILE, ESTALE
 
 from ..errors import DiskFullError, PoisonedLogError
 from ..runtime.api import Disk, without_traceback
@@ -25,9 +36,9 @@ from .tail import LogSnapshot
 
 logger = logging.getLogger("streamlog.storage")
 
-# Errors of syncing a directory that say nothing about what is on the device: no descriptor was left to open it with, or
-# there is no space for the new name; then only that name is missing, and nothing is in its file yet.
-_NOT_SYNCED = (EMFILE, ENFILE, ENOSPC, EDQUOT, EFBIG)
+# Errors of syncing a directory that say nothing about what is on the device: it could not be opened, because no descriptor
+# was left or another log's directory is at its path.
+_NOT_SYNCED = (EMFILE, ENFILE, ESTALE)
 _UNKNOWN = PoisonedLogError(
     "A sync failed, so what the disk holds is unknown. Look at the disk, then close the log and open it again."
 )
@@ -37,14 +48,17 @@ class Durability:
     """What is on the device of one log. It knows the log's directory and state file, and syncs what it is given.
 
     `synced_end`: everything before this offset is on the device. The recovery point follows it when a segment is
-    sealed or the log is closed. `acknowledged_is_synced`: nothing from `synced_end` on counts as acknowledged, because
+    sealed or the log is closed. `synced_base`: so are the name of every segment that begins at or before this offset, and all
+    that was sealed before it. `acknowledged_is_synced`: nothing from `synced_end` on counts as acknowledged, because
     every append waits for its sync. `is_marked`: at close, a file was left that marks the failed sync for the next open.
-    `has_unsynced_truncation`: a file was truncated, perhaps by an earlier process, and has not been synced since.
+    `has_unsynced_truncation`: the active file was truncated, perhaps by an earlier process, and has not been synced since.
     """
 
     def __init__(self, disk: Disk, directory: str, state: StateFile, poison: PoisonedLogError | None) -> None:
         self.poison = poison  # the sync that failed, or None; never reset
         self.synced_end = state.state.recovery_point
+        # The recovery point moves to the end of a segment, of which a process that was killed may have truncated more since.
+        self.synced_base = state.state.recovery_point - 1
         self.acknowledged_is_synced = False
         self.is_marked = False
         self.has_unsynced_truncation = False
@@ -62,24 +76,32 @@ class Durability:
             raise self.poison.copy()
 
     def sync_files(self, start: int, tail: LogSnapshot, *, active: bool = True) -> None:
-        """Have the segments of `tail` from offset `start` on, or only the sealed ones, on the device, oldest file first.
+        """Have everything in `tail` on the device that is not, from offset `start` on: the names of new segments, the sealed
+        ones, oldest first, and the active one, if that is asked for.
 
-        REQUIRES: one caller at a time. No other lock: appends go on meanwhile. Raises PoisonedLogError, StorageError
-        if a file could not be opened.
+        A sealed segment is synced once after it was sealed, even if it was synced to its end before: bytes may have been
+        removed from it since. REQUIRES: one caller at a time. No other lock: appends go on meanwhile. Raises
+        PoisonedLogError, StorageError if a file could not be opened.
         """
-        self.refuse_if_poisoned()
-        if start < tail.bases[-1]:
-            for segment in tail.segments[max(0, bisect_right(tail.bases, start) - 1) : -1]:
+        self.sync_names(tail)
+        if self.synced_base < tail.bases[-1]:
+            for segment in tail.segments[max(0, bisect_right(tail.bases, self.synced_base) - 1) : -1]:
                 self.sync(segment)
+            self.synced_base = tail.bases[-1]
         if active and tail.end_offset > start:
             self.sync(tail.segments[-1])
         self.synced_end = max(self.synced_end, tail.end_offset if active else tail.bases[-1])
 
+    def sync_names(self, tail: LogSnapshot) -> None:
+        """Have the names of the segments of `tail` on the device. REQUIRES, raises: as `sync_files`."""
+        self.refuse_if_poisoned()
+        if self.synced_base < tail.bases[-1]:
+            self._sync_once(self._sync_directory, self._directory, harmless=_NOT_SYNCED)
+
     def sync(self, segment: Segment) -> None:
         """Have the bytes of one segment on the device. Raises PoisonedLogError, StorageError."""
         try:
-            # A sealed segment keeps no descriptor open. A new one serves as well: the kernel reports a failed write-back
-            # that it has not reported yet to the next process that opens the file.
+            # A sealed segment keeps no descriptor open
             own = segment.sealed  # read once: a roll may seal the segment meanwhile, and readers use its descriptor
             file = with_descriptors(lambda: self._disk.open(segment.path)) if own else segment.file
         except FileNotFoundError as error:
@@ -92,12 +114,11 @@ class Durability:
         if own:
             file.close()
 
-    def sync_directory(self) -> None:
-        """Have the name of a new file on the device, before anything is written to the file.
-
-        Raises PoisonedLogError; StorageError where the failure harms nothing, because the caller removes the file.
-        """
-        self._sync_once(partial(self._disk.sync_dir, self._directory), self._directory, harmless=_NOT_SYNCED)
+    def _sync_directory(self) -> None:
+        try:
+            with_descriptors(lambda: self._disk.sync_dir(self._directory))
+        except FileNotFoundError as error:  # deleted with its topic
+            require_disk_error(error)
 
     def _sync_once(self, sync: Callable[[], None], path: str, *, harmless: Sequence[int] = ()) -> None:
         """Sync; a failure poisons the log, except for errors that are not the disk's and those in `harmless`."""
@@ -112,7 +133,7 @@ class Durability:
             if not is_failure:
                 raise
             if error.errno in harmless:
-                raise as_storage_error(error, "create a file in", path) from error
+                raise as_storage_error(error, "sync", path) from error
             self.poison = _UNKNOWN  # first, and without a call: a Ctrl-C comes between two calls
             raise self._poison(error, path) from error
 
@@ -137,7 +158,8 @@ class Durability:
         self.is_marked = resync.mark(self._disk, self._directory, self.synced_end, is_all=is_all)
 
     def sync_truncation(self, segment: Segment) -> None:
-        """Have a truncation on the device before the file is sealed or the log closed: nothing searches for a torn end later."""
+        """Have a truncation of the active segment on the device before the log is closed: nothing searches for a torn end
+        later."""
         if self.has_unsynced_truncation:
             self.sync(segment)
             self.has_unsynced_truncation = False

@@ -512,6 +512,7 @@ class Log:
         is_empty = truncated.start_offset == truncated.end_offset
         synced_end = truncated.end_offset if is_empty else min(self.durability.synced_end, truncated.end_offset)
         self.durability.synced_end = synced_end
+        self.durability.synced_base = min(self.durability.synced_base, truncated.bases[-1])
         try:
             files()
         except OSError as error:
@@ -609,8 +610,9 @@ class Log:
     def roll(self, now_ms: int) -> bool:
         """Seal the active segment and open an empty one; False if it is empty already.
 
-        REQUIRES: partition lock. The new file is created and its directory synced before it is published. A log
-        that refuses appends is not rolled: if its end is damaged, the base offset of a new segment is unknown.
+        REQUIRES: partition lock. Nothing is synced: the next sync has the name of the new file on the device, and all of the
+        old one, before it counts. A log that refuses appends is not rolled: if its end is damaged, the base offset of a new
+        segment is unknown.
         """
         self.durability.refuse_if_poisoned()
         if self._writing is not None:
@@ -624,14 +626,12 @@ class Log:
         tail = self.tail
         old = tail.segments[-1]
         new = Segment(self.disk, self.directory, tail.end_offset, self.seed)
-        self.durability.sync_truncation(old)
         self.producers.note(tail)
         old.set_stats(tail.active_stats())
         try:
             if self.disk.exists(new.path):  # left by a roll that was interrupted before it was published
                 self.disk.unlink(new.path)
             new.create()
-            self.durability.sync_directory()
             end, segments, bases = tail.end_offset, (*tail.segments, new), (*tail.bases, tail.end_offset)
             self.reader.tail = LogSnapshot(end, 0, segments, bases, tail.start_offset, 0, -1, -1, -1)
         except BaseException as error:
@@ -641,6 +641,7 @@ class Log:
             if isinstance(error, OSError):
                 raise as_storage_error(error, "create", new.path) from error
             raise
+        self.durability.has_unsynced_truncation = False  # a sealed segment is synced whole, whatever was synced before
         # Sealed after it was published: an interrupt in between leaves a segment that is read with pread,
         # the other way round one that is appended to and read through a mapping too short for it.
         old.seal()
@@ -704,7 +705,10 @@ class Log:
         return list(tail.segments[:gone])
 
     def discard(self, segments: Sequence[Segment]) -> None:
-        """Unlink segments that are no longer in the tail. No lock: a reader that holds one keeps its pages."""
+        """Unlink segments that are no longer in the tail. No lock: a reader that holds one keeps its pages.
+
+        REQUIRES: a segment that stays has its name on the device (`Durability.sync_names`).
+        """
         for segment in segments:
             segment.release()
             for path in (segment.path, segment.index_path):

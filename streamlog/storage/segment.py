@@ -85,7 +85,9 @@ class Segment:
         self._is_damaged = False
         self._is_retired = False
         self._stats: Stats | None = None
-        self._file: File | None = None
+        # The file, once it is opened. Released by a new list, never by emptying this one: a thread that has it puts the file
+        # that it is about to open there, and another one may get the path meanwhile.
+        self._opened: list[File] = []
         self._map: Mapping | None = None
         self._pinned: Mapping | None = None
         self._index: Index | None = None
@@ -97,21 +99,21 @@ class Segment:
     @property
     def file(self) -> File:
         """The file, opened when it is first needed."""
-        file = self._file
-        if file is None:  # another reader may set the field to None at any moment, so it is read once
-            file = self._file = with_descriptors(self._open)
+        opened = self._opened  # another reader may replace the list at any moment, so it is read once
+        if not opened:
+            opened.append(with_descriptors(self._open))
             open_files.hold(self)
-        return file
+        return opened[0]
 
     def _open(self) -> File:
         return self.disk.open(self.path, writable=not self.sealed)
 
     def use_file(self, file: File) -> None:
         """Read from `file`, whatever is at the path."""
-        self._file = file
+        self._opened = [file]
 
     def create(self) -> None:
-        self._file = with_descriptors(lambda: self.disk.open(self.path, create=True, exclusive=True))
+        self._opened = [with_descriptors(lambda: self.disk.open(self.path, create=True, exclusive=True))]
         open_files.hold(self)
         self._index = Index()
         self.last_batches = LastBatches()
@@ -129,12 +131,12 @@ class Segment:
     def seal(self) -> None:
         """It does not change any more: from now on it is read through a mapping, and keeps no descriptor open."""
         self.sealed = True
-        self._file = None
+        self._opened = []
         if self._index is not None:
             self._hold(self._index)
 
     def _drop_file(self) -> None:
-        self._file = None
+        self._opened = []
 
     def _drop_mapping(self) -> None:
         self._map = None
@@ -150,7 +152,7 @@ class Segment:
     def release(self) -> None:
         """Drop the file and the mapping. They are not closed: a reader keeps them until it is done, and a descriptor that
         was closed under a reader could be given to another file."""
-        self._file = None
+        self._opened = []
         self._map = None
         self._pinned = None
 
@@ -159,7 +161,7 @@ class Segment:
         self.sealed = True
         if self.size:
             self._pinned = self._pinned or self.file.map(self.size)
-            self._file = None
+            self._opened = []
         self._index = self.index
 
     def unpin(self) -> None:
@@ -336,7 +338,7 @@ class Segment:
             if isinstance(error, OSError):
                 raise
             raise corrupt(self.path, 0, "the file is shorter than it was when sealed", self.size, 0) from error
-        self._file = None
+        self._opened = []
         # Another file gets this path only after the segment was pinned. So if it is not pinned by now, the file that
         # was opened is this segment's own.
         if self._pinned is not None:

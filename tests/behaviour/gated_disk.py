@@ -9,12 +9,14 @@ from typing import Any
 
 LONG = 20.0
 RECORDS = "*/topics/*.log"
+DIRECTORIES = "*/topics/*-[0-9]"
 
 
 class GatedDisk:
-    """A disk over `inner` that holds the syncs of files whose path matches, or the writes, from `hold` to `let_go`.
+    """A disk over `inner` that holds the syncs of files and directories whose path matches, or the writes, from `hold` to
+    `let_go`.
 
-    Counts them, and the writes, so that a test can wait for one without sleeping.
+    Counts those of records, and the writes, so that a test can wait for one without sleeping.
     """
 
     def __init__(self, inner: Any) -> None:
@@ -32,6 +34,10 @@ class GatedDisk:
 
     def open(self, path: str, **options: Any) -> GatedFile:
         return GatedFile(self, self.inner.open(path, **options))
+
+    def sync_dir(self, path: str) -> None:
+        self.syncing(path)
+        self.inner.sync_dir(path)
 
     # -- what a test does ----------------------------------------------------------------------------
 

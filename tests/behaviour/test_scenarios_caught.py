@@ -43,7 +43,7 @@ def a_directory_is_not_synced(patch: Patch) -> None:
 
 
 def a_roll_does_not_sync_its_directory(patch: Patch) -> None:
-    patch.setattr(durability.Durability, "sync_directory", lambda self: None)
+    patch.setattr(durability.Durability, "sync_names", lambda self, tail: None)
 
 
 def records_are_acknowledged_before_they_are_synced(patch: Patch) -> None:

@@ -55,6 +55,10 @@ def find_end(segments: Sequence[Segment], recovery_point: int, log_start_offset:
     """Walk from the recovery point on and verify payloads. Changes no file; the segments take over what the walk found."""
     bases = [segment.base_offset for segment in segments]
     at = max(0, bisect_right(bases, recovery_point) - 1)
+    # A segment that ends at the recovery point may have been appended to, truncated there and sealed, with none of it synced
+    # since. If its index is of a file of its size it was not.
+    if at and bases[at] == recovery_point and segments[at - 1].load_stats() is None:
+        at -= 1
     expected = bases[at]
     if not at and expected > max(recovery_point, log_start_offset):
         return _end_before(segments, 0, max(recovery_point, log_start_offset), "the first segment is missing")

@@ -109,7 +109,7 @@ def open_log(
         log.durability.synced_end = max(state.recovery_point, min(resynced.synced_end, log.tail.end_offset))
         log.durability.acknowledged_is_synced = resynced.is_all
     elif shutdown.clean:
-        log.durability.synced_end = log.tail.end_offset
+        log.durability.synced_end, log.durability.synced_base = log.tail.end_offset, log.tail.bases[-1]
     if unfinished is None and resynced.done:
         resync.remove_markers(disk, directory, names)
     return log
@@ -184,6 +184,7 @@ def _segments(disk: Disk, directory: str, seed: int, names: list[str], state_fil
     while len(segments) > 1 and segments[1].base_offset <= state_file.state.log_start_offset:
         stale.append(segments.pop(0))
     if stale:
+        disk.sync_dir(directory)  # the name of a segment that stays may not be on the device yet
         stale = stale if _is_start_durable(state_file) else []
     for segment in segments:
         segment.size = size_of(disk, segment.path)

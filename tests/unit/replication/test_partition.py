@@ -120,7 +120,7 @@ def test_what_a_closing_disk_refuses_is_raised_after_everything_was_let_go(
     with pytest.raises(PoisonedLogError):
         partition.close(ClosedError("closed"))
     assert not partition.lock.locked() and not partition.maintenance.lock.locked()
-    assert partition.log.tail.segments[-1]._file is None
+    assert not partition.log.tail.segments[-1]._opened
 
 
 def test_an_interrupted_write_is_settled_from_outside(partition: Partition) -> None:

@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 import pytest
 
-from streamlog.errors import DiskFullError, PoisonedLogError, StorageError
+from streamlog.errors import PoisonedLogError, StorageError
 from streamlog.storage import durability
 from streamlog.storage.files import log_name
 
@@ -20,30 +20,35 @@ MakeBox = Callable[..., Box]
 # What is synced
 
 
-def test_files_are_synced_from_the_oldest_that_is_asked_for_to_the_active_one(box: MakeBox) -> None:
+def test_a_sync_begins_with_the_names_of_new_segments_and_goes_on_from_the_oldest_to_the_active_one(
+    box: MakeBox,
+) -> None:
     b, disk = armed(box, segment_bytes=1024)
+    record_calls(disk)
     append_segments(b, 4)
+    assert calls_named(disk, "sync") == calls_named(disk, "sync_dir") == []
+    b.log.durability.sync_files(0, b.log.tail, active=False)
+    assert [call.partition(" ")[0] for call in disk.calls if call.startswith("sync")] == ["sync_dir"] + ["sync"] * 3
+    assert calls_named(disk, "sync") == [log_name(0), log_name(1), log_name(2)]
     record_calls(disk)
-    b.log.durability.sync_files(1, b.log.tail)
-    assert calls_named(disk, "sync") == [log_name(1), log_name(2), log_name(3)]
-    record_calls(disk)
-    b.log.durability.sync_files(1, b.log.tail, active=False)
-    assert calls_named(disk, "sync") == [log_name(1), log_name(2)]
-    record_calls(disk)
-    b.log.durability.sync_files(3, b.log.tail)
-    assert calls_named(disk, "sync") == [log_name(3)]
+    b.log.durability.sync_files(0, b.log.tail)
+    assert (calls_named(disk, "sync"), calls_named(disk, "sync_dir")) == ([log_name(3)], [])
     record_calls(disk)
     b.log.durability.sync_files(4, b.log.tail)
     assert calls_named(disk, "sync") == []
 
 
-def test_a_segment_that_ends_where_the_synced_part_does_is_not_synced_again(box: MakeBox) -> None:
+def test_a_sealed_segment_is_synced_once_more_and_then_never_again(box: MakeBox) -> None:
+    """A write may have been removed from its end since it was synced."""
     b, disk = armed(box, segment_bytes=1024)
     append_segments(b, 2)
+    b.log.durability.sync_files(0, b.log.tail)
     b.log.roll(b.now)
     record_calls(disk)
-    b.log.durability.sync_files(2, b.log.tail)
-    assert calls_named(disk, "sync") == []
+    for _ in range(2):
+        b.log.durability.sync_files(2, b.log.tail)
+    assert calls_named(disk, "sync") == [log_name(1)]
+    assert len(calls_named(disk, "sync_dir")) == 1
 
 
 def test_a_file_that_cannot_be_opened_for_its_sync_is_no_poison(box: MakeBox) -> None:
@@ -104,27 +109,43 @@ def test_ctrl_c_right_after_a_failed_sync_does_not_make_it_undone(
     assert markers_of(b)  # the close makes up for it
 
 
-@pytest.mark.parametrize("code", [errno.EIO, errno.EROFS])
-def test_a_directory_that_cannot_be_synced_at_a_roll_poisons(box: MakeBox, code: int) -> None:
+@pytest.mark.parametrize("code", [errno.EIO, errno.EROFS, errno.ENOSPC, errno.EDQUOT])
+def test_a_directory_that_cannot_be_synced_after_a_roll_poisons(box: MakeBox, code: int) -> None:
     b, disk = armed(box, segment_bytes=1024)
-    b.append(b"1" * 700)
+    append_segments(b, 2)
     fail_next(disk, "sync_dir", code)
     with pytest.raises(PoisonedLogError, match="A sync of"):
-        b.append(b"2" * 700)
-    assert b.names().count(log_name(1)) == 0
+        b.log.durability.sync_files(0, b.log.tail)
+    assert b.log.durability.synced_end == 0
     with pytest.raises(PoisonedLogError):
         b.append(b"2")
 
 
-@pytest.mark.parametrize("code", [errno.ENOSPC, errno.EDQUOT, errno.EMFILE])
-def test_a_roll_for_which_there_is_no_room_is_no_poison(box: MakeBox, code: int) -> None:
+@pytest.mark.parametrize("code", [errno.EMFILE, errno.ENFILE])
+def test_a_directory_that_cannot_be_opened_for_its_sync_is_no_poison(box: MakeBox, code: int) -> None:
     b, disk = armed(box, segment_bytes=1024)
-    b.append(b"1" * 700)
+    append_segments(b, 2)
     fail_next(disk, "sync_dir", code)
-    with pytest.raises((DiskFullError, StorageError), match="create a file in"):
-        b.append(b"2" * 700)
-    assert b.append(b"3" * 700) == 1
-    assert b.values() == [b"1" * 700, b"3" * 700]
+    b.log.durability.sync_files(0, b.log.tail)  # with the descriptors that the segments gave up
+    append_segments(b, 1)
+    disk.fails = lambda what: what.startswith("sync_dir")  # type: ignore[method-assign]
+    disk.error = OSError(code, "injected")
+    with pytest.raises(StorageError, match="Could not sync"):
+        b.log.durability.sync_files(2, b.log.tail)
+    assert b.log.durability.synced_end == 2
+    del disk.fails
+    record_calls(disk)
+    b.log.durability.sync_files(2, b.log.tail)
+    assert len(calls_named(disk, "sync_dir")) == 1
+    assert b.append(b"on") == 3
+
+
+def test_the_directory_of_a_deleted_topic_is_not_missed(box: MakeBox) -> None:
+    b, disk = armed(box, segment_bytes=1024)
+    append_segments(b, 2)
+    fail_next(disk, "sync_dir", errno.ENOENT)
+    b.log.durability.sync_files(0, b.log.tail)
+    assert b.log.durability.poison is None
 
 
 # Interrupts in a sync

@@ -14,7 +14,7 @@ from streamlog.errors import CorruptRecordError, StorageError
 from streamlog.runtime.disk import OsDisk
 from streamlog.storage.segment import Segment
 
-from .conftest import CLEAN, SEED, Box, six_segments
+from .conftest import CLEAN, KILLED, SEED, Box, six_segments
 from .counting_disk import armed, segments_on_counting_disk
 
 MakeBox = Callable[..., Box]
@@ -30,6 +30,30 @@ def test_an_empty_segment_can_be_pinned_without_a_mapping(box: MakeBox) -> None:
     segment.unpin()
     segment.release()
     Path(segment.path).unlink()
+
+
+def test_a_reader_that_opens_the_file_while_another_takes_its_place_does_not_keep_the_old_one(box: MakeBox) -> None:
+    """What was appended next would go to a file without a name."""
+    b = box()
+    b.append(b"1")
+    active = b.log.tail.segments[-1]
+    active.release()
+
+    class Replacing(OsDisk):
+        def open(self, path: str, **options: Any) -> Any:
+            file = super().open(path, **options)
+            replaced = Path(path)
+            (b.path / "copy").write_bytes(replaced.read_bytes())
+            (b.path / "copy").rename(replaced)
+            active.disk = b.disk
+            active.release()
+            return file
+
+    active.disk = Replacing()  # type: ignore[assignment]
+    assert active.read(10, 0) == b.logs()[0].read_bytes()[:10]
+    b.append(b"2")
+    b.reopen(KILLED)
+    assert b.values() == [b"1", b"2"]
 
 
 @pytest.mark.parametrize("position", [-1, 0, 3], ids=["before", "at its end", "behind"])

@@ -81,6 +81,38 @@ def test_a_segment_that_ends_early_ends_the_log(box: MakeBox) -> None:
     assert b.logs()[-1].name == f"{3:020d}.log", "a file that was sealed grows no more: a new one begins"
 
 
+@pytest.mark.parametrize("left", ["half a batch", "a batch"])
+@pytest.mark.parametrize("indexed", [False, True])
+def test_what_was_taken_back_before_a_roll_ends_the_log_at_the_recovery_point(
+    box: MakeBox, left: str, indexed: bool
+) -> None:
+    """The truncation of the segment before did not reach the device, the name of the next one did."""
+    b = box()
+    b.append(b"0" * 700)
+    b.reopen(CLEAN)
+    assert b.log.durability.recovery_point == 1
+    size = b.logs()[0].stat().st_size
+    b.append(b"1" * 100)
+    refused = b.logs()[0].read_bytes()[size:]
+    b.log.release()
+    os.truncate(b.logs()[0], size)
+    b.open(KILLED)
+    b.log.roll(b.now)
+    assert b.append(b"2" * 700) == 1
+    b.log.release()
+    if not indexed:
+        for index in b.path.glob("*.index"):
+            index.unlink()
+    with b.logs()[0].open("ab") as file:
+        file.write(refused if left == "a batch" else refused[:50])
+    b.open(POWER_LOST)
+    assert b.values() == [b"0" * 700] + [b"1" * 100] * (left == "a batch")
+    assert b.append(b"next") == b.log.tail.end_offset - 1
+    expected = b.values()
+    b.reopen(CLEAN)
+    assert b.values() == expected
+
+
 def test_an_empty_segment_whose_bytes_never_reached_the_device_ends_the_log(box: MakeBox) -> None:
     b, values = four_segments(box)
     b.logs()[2].write_bytes(b"")
