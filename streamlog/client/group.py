@@ -28,7 +28,7 @@ class ConsumerGroup:
 
     - Handling records: `run` and `start` call a function in threads; `consumer` leaves the loop to the program.
     - Where it is: `committed`, `offsets`, `lag`; `reset` moves it, to read again or to skip.
-    - Its members: `members`, `state`. Its end: `delete`.
+    - Its members: `members`, `state`, `evict`. Its end: `delete`.
 
     >>> import streamlog
     >>> with streamlog.open() as log:

@@ -166,7 +166,8 @@ class StreamLog(Closing):
       `"orders" in log`; `for name in log`; `topics`; `delete_topic`.
     - Writing and reading: `producer`, `consumer`; a Topic has `send` and `read`.
     - Groups, their offsets and workers: `group`, `groups`.
-    - All that was acknowledged is on the device: `sync`. What it holds, in numbers: `metrics`.
+    - All that was acknowledged is on the device: `sync`. What it holds, in numbers: `metrics`. Where it is: `path`.
+    - For extensions, such as a network protocol: `attach`, `detach`.
 
     >>> import streamlog
     >>> with streamlog.open() as log:

@@ -471,6 +471,19 @@ def test_every_public_method_of_a_handle_has_a_docstring(handle: type) -> None:
     assert not mute
 
 
+@pytest.mark.parametrize(
+    "handle",
+    [streamlog.StreamLog, streamlog.Topic, streamlog.Consumer, streamlog.ConsumerGroup],
+    ids=lambda handle: handle.__name__,
+)
+def test_the_docstring_of_a_handle_with_many_methods_lists_them_by_purpose(handle: type) -> None:
+    said = set(
+        re.findall(r"`(\w+)`", "".join(re.findall(r"^- .*(?:\n  .*)*", inspect.getdoc(handle) or "", re.MULTILINE)))
+    )
+    public = {name for name in dir(handle) if not name.startswith("_")} - {"close", "closed"}
+    assert public - said == set()
+
+
 @pytest.mark.parametrize("handle", HANDLES, ids=lambda handle: handle.__name__)
 def test_the_special_methods_that_help_shows_have_a_docstring_of_their_own(handle: type) -> None:
     said_by_object = {"__eq__", "__hash__", "__repr__"}  # which help() shows instead, and which is right

@@ -62,8 +62,10 @@ class Consumer(Closing, Generic[K, V]):
     that ends without an exception finishes all that was returned.
 
     - Reading: `for record in consumer` waits for more, `until_end` does not; `poll` and `poll_batches` return lists.
-    - What it reads: `subscribe`, `assign`; `subscription`, `assignment`; `pause`.
-    - Where it is: `position`, `lag`, `seek`, `seek_to_beginning`, `seek_to_end`, `offsets_for_times`.
+      `stop` ends it for good; `close`.
+    - What it reads: `subscribe`, `unsubscribe`, `assign`; `subscription`, `assignment`; `pause`, `resume`, `paused`.
+    - Where it is: `position`, `lag`; `seek`, `seek_to_beginning`, `seek_to_end`; `beginning_offsets`, `end_offsets`,
+      `offsets_for_times`.
     - What is done: `commit`, `committed`; by default it commits by itself.
 
     A partition is a TopicPartition or an equal tuple, such as `("orders", 0)`; times are real seconds. A call while another
