@@ -45,7 +45,10 @@ class StreamlogError(Exception):
 
     def __reduce__(self) -> tuple[Any, ...]:
         """For copy and pickle: the type, the message and the attributes."""
-        return _rebuild, (type(self), str(self.args[0]) if self.args else "", dict(self.__dict__))
+        fields = dict(self.__dict__)
+        if not isinstance(fields.get("value"), (str, bytes, int, float)):  # the program's own object, of any type
+            fields.pop("value", None)
+        return _rebuild, (type(self), str(self.args[0]) if self.args else "", fields)
 
     def copy(self) -> Self:
         """A copy to raise. The traceback of a stored error would grow each time it is raised."""
@@ -94,14 +97,26 @@ class OffsetOutOfRangeError(StreamlogError, ValueError):
 
 
 class RecordTooLargeError(StreamlogError, ValueError):
-    """A record is larger than `max_request_size` or the topic's `max_message_bytes`. `.size`, `.max_size` in bytes."""
+    """A record is larger than `max_request_size` or the topic's `max_message_bytes`. `.size`, `.max_size` in bytes.
+
+    `.index`: which record of a `send_many`, `.value`: its value; None for a `send`.
+    """
 
     size: int
     max_size: int
+    index: int | None = None
+    value: Any = None
 
 
 class SerializationError(StreamlogError, TypeError):
-    """A key, a value or a header cannot be converted to bytes. Nothing was written."""
+    """A key, a value or a header cannot be converted to bytes. Nothing was written.
+
+    `.index`: which record of a `send_many`, `.value`: the key or value that cannot; None for a `send`. A copy or a
+    pickle has a `.value` that is text, bytes or a number, and None for any other.
+    """
+
+    index: int | None = None
+    value: Any = None
 
 
 class DeserializationError(StreamlogError):
@@ -300,11 +315,23 @@ class DeliveryTimeoutError(StreamlogError, TimeoutError):
 
 
 class InvalidTimestampError(StreamlogError, ValueError):
-    """A timestamp is negative, or further in the future than the topic allows."""
+    """A timestamp is negative, or further in the future than the topic allows.
+
+    `.index`: which record of a `send_many`, `.value`: its timestamp; None for a `send`.
+    """
+
+    index: int | None = None
+    value: Any = None
 
 
 class InvalidRecordError(StreamlogError, ValueError):
-    """The topic refuses the record, for example one without a key in a compacted topic."""
+    """The topic refuses the record, for example one without a key in a compacted topic.
+
+    `.index`: which record of a `send_many`, `.value`: its key; None for a `send`.
+    """
+
+    index: int | None = None
+    value: Any = None
 
 
 class UnsupportedCompressionTypeError(StreamlogError):

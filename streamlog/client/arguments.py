@@ -81,7 +81,7 @@ def seconds_or_none(timeout: Any) -> float | None:
 
 def up_to(limit: int, given: Iterable[Any]) -> Iterable[Any]:
     """The items given; of an iterator, which may have no end, only the first `limit`."""
-    return given if isinstance(given, Sized) else islice(given, limit)
+    return islice(given, limit) if isinstance(given, Iterable) and not isinstance(given, Sized) else given
 
 
 def count_of(given: object, taken: Sized) -> str:
@@ -121,8 +121,9 @@ def _checked(name: Any, made: OffsetAndMetadata) -> OffsetAndMetadata:
 
 def out_of_range(what: str, offset: Any, name: TopicPartition, start: int, end: int) -> OffsetOutOfRangeError:
     """The error for an offset that a partition does not have; `what` stands before it in the message."""
+    wrong = f"{shown(offset)} is outside" if is_int(offset) else f"{typed(offset)} is not an int, as are the offsets of"
     return OffsetOutOfRangeError(
-        f"{what}{shown(offset) if is_int(offset) else typed(offset)} is outside {name.topic}-{name.partition}, which holds {start} up to, not including, {end}.",
+        f"{what}{wrong} {name.topic}-{name.partition}, which holds {start} up to, not including, {end}.",
         log_start_offset=start,
         log_end_offset=end,
     )

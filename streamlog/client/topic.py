@@ -16,7 +16,7 @@ from ..errors import ConfigError, UnknownTopicIdError
 from ..runtime.threads import result_of
 from ..runtime.values import refuse_to_copy
 from ..types import Headers, Isolation, K, OnCorrupt, PartitionInfo, Record, RecordMetadata, TopicPartition, V
-from .arguments import is_int, is_offset, no_place, offset_at, out_of_range, partition_number
+from .arguments import is_offset, no_place, offset_at, out_of_range, partition_number
 from .config_types import TopicConfig
 from .consumer.decode import Decoder
 from .consumer.fetcher import PartitionFetcher
@@ -242,12 +242,11 @@ class Topic(Generic[K, V]):
         """The offset that `at` means; `what` is the argument's name. Raises OffsetOutOfRangeError, ConfigError."""
         if at in ("earliest", "latest") or isinstance(at, datetime):
             return offset_at(self._log._use(), name, at, low, high)
-        if not is_int(at):
+        if not isinstance(at, (int, float)):
             raise no_place(what, at, "an int, ")
-        if not low <= at <= high:
+        if not is_offset(at) or not low <= at <= high:
             raise out_of_range(f"{what}=", at, name, low, high)
-        offset: int = at
-        return offset
+        return int(at)
 
     # -- maintenance ---------------------------------------------------------------------------------
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import pickle
 import time
 import traceback
 from collections.abc import Callable, Iterator
@@ -72,6 +73,9 @@ ARGUMENTS: dict[str, Callable[[Bench, Any], object]] = {
     "send(headers={name: x})": lambda b, x: b.producer.send("t", "v", headers={"name": x}),
     "send(partition=)": lambda b, x: b.producer.send("t", "v", partition=x),
     "send(timestamp_ms=)": lambda b, x: b.producer.send("t", "v", timestamp_ms=x),
+    "send_many(values)": lambda b, x: b.producer.send_many("t", x),
+    "send_many(keys=)": lambda b, x: b.producer.send_many("t", ["v"], x),
+    "send_many(timestamps_ms=)": lambda b, x: b.producer.send_many("t", ["v"], timestamps_ms=x),
     "send_many(topic)": lambda b, x: b.producer.send_many(x, ["v"]),
     "send_many([x])": lambda b, x: b.producer.send_many("t", ["v", x]),
     "send_many(keys=[x])": lambda b, x: b.producer.send_many("t", ["v"], [x]),
@@ -371,3 +375,90 @@ def test_the_terminal_refuses_a_url(tmp_path: Path, monkeypatch: pytest.MonkeyPa
         assert "cannot open kafka:// URLs" in result.stderr
     assert run(app, ["repair", "kafka://host:9092", "new"]).exit_code == 2
     assert not list(tmp_path.iterdir())
+
+
+# -- send_many ---------------------------------------------------------------------------------------
+
+
+class Unpicklable:
+    def __reduce__(self) -> Any:
+        raise RuntimeError("not to be pickled")
+
+    def __repr__(self) -> str:
+        return "<an order>"
+
+
+ODD = Unpicklable()
+LARGE = b"x" * 2_000_000
+AT_FAULT: dict[str, tuple[Callable[[Bench, Any], object], type[StreamlogError], int, Any, str]] = {
+    "value": (
+        lambda b, p: p.send_many("t", ["a", b"b", ODD, "c"]),
+        streamlog.SerializationError, 2, ODD, "values[2], <an order>: The value is of type Unpicklable",
+    ),
+    "value of an iterator": (
+        lambda b, p: p.send_many("t", iter(["a", 7])), streamlog.SerializationError, 1, 7, "values[1], 7: ",
+    ),
+    "key": (
+        lambda b, p: p.send_many("t", ["a", "b"], ["k", 1.5]), streamlog.SerializationError, 1, 1.5, "keys[1], 1.5: The key",
+    ),
+    "value that the serializer refuses": (
+        lambda b, p: p.send_many(b.log.topic("t", value_serde=streamlog.serde.json), [1, {2}, 3]),
+        streamlog.SerializationError, 1, {2}, "values[1], {2}: The value serializer failed on a set",
+    ),
+    "missing key": (
+        lambda b, p: p.send_many("compacted", ["a", "b"], ["k", None]),
+        streamlog.InvalidRecordError, 1, None, "keys[1], None: Topic 'compacted' is compacted",
+    ),
+    "no keys": (
+        lambda b, p: p.send_many("compacted", ["a"]), streamlog.InvalidRecordError, 0, None, "keys[0], None: ",
+    ),
+    "timestamp": (
+        lambda b, p: p.send_many("t", ["a", "b"], timestamps_ms=iter([1, -1])),
+        streamlog.InvalidTimestampError, 1, -1, "timestamps_ms[1], -1: ",
+    ),
+    "large value": (
+        lambda b, p: p.send_many("t", ["a", LARGE, "c"]), streamlog.RecordTooLargeError, 1, LARGE, "values[1], b'xxx",
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("linger_ms", [0, 50])
+@pytest.mark.parametrize("what", AT_FAULT)
+def test_send_many_names_the_record_at_fault(bench: Bench, what: str, linger_ms: int) -> None:
+    call, kind, index, value, says = AT_FAULT[what]
+    before = [bench.topic.partition(n).log_end_offset for n in range(2)]
+    with bench.log.producer(linger_ms=linger_ms) as producer, pytest.raises(kind) as caught:
+        call(bench, producer)
+    error: Any = caught.value
+    assert (error.index, error.value) == (index, value)
+    assert str(error).startswith(says)
+    assert len(str(error)) < 500
+    assert [bench.topic.partition(n).log_end_offset for n in range(2)] == before
+    again = pickle.loads(pickle.dumps(error))
+    assert (str(again), again.index) == (str(error), index)
+    assert again.value == (value if isinstance(value, (str, bytes, int, float)) else None)
+
+
+@pytest.mark.parametrize(
+    "call",
+    [
+        lambda p: p.send_many("t", None),
+        lambda p: p.send_many("t", 5),
+        lambda p: p.send_many("t", ["a"], 5),
+        lambda p: p.send_many("t", ["a"], timestamps_ms=5),
+    ],
+)
+def test_send_many_of_what_has_no_items_says_what_it_takes(bench: Bench, call: Callable[[Any], object]) -> None:
+    message = read(lambda: call(bench.producer))
+    assert "send_many takes an iterable of" in message
+    assert "one for each record, not" in message
+    assert "None" in message or "5 (int)" in message
+
+
+def test_what_the_programs_iterable_raises_passes_through_send_many(bench: Bench) -> None:
+    def values() -> Iterator[str]:
+        yield "a"
+        raise TypeError("the program's")
+
+    with pytest.raises(TypeError, match="the program's"):
+        bench.producer.send_many("t", values())

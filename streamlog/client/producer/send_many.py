@@ -6,13 +6,13 @@
 from __future__ import annotations
 
 from bisect import bisect_left
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import accumulate
-from operator import add
+from operator import add, length_hint
 from typing import Any, NamedTuple
 
-from ...config import DEFAULT_BATCH_SIZE
-from ...errors import SerializationError
+from ...config import DEFAULT_BATCH_SIZE, shown, typed
+from ...errors import InvalidTimestampError, SerializationError, StreamlogError
 from ...types import HeaderTuple
 from ..arguments import count_of, up_to
 from ..serde import Serialize, header_tuple, serialize, to_bytes
@@ -32,6 +32,28 @@ _PUT_BATCHES = 64
 # few large records, the batch by itself would cost more than they do.
 _FEWEST = 64
 _LARGE_BATCH = 60_000  # two of them fit into what a reader fetches at once
+
+
+def listed(items: Iterable[Any], what: str) -> list[Any]:
+    """The items as a list. Raises SerializationError for what has none; what the program's iterable raises passes through."""
+    try:
+        return list(items)
+    except TypeError:
+        if hasattr(type(items), "__iter__") or hasattr(type(items), "__getitem__"):
+            raise
+    raise SerializationError(f"send_many takes an iterable of {what}, one for each record, not {typed(items)}.")
+
+
+def name_last(error: StreamlogError, column_name: str, column: list[Any], left: Iterator[Any]) -> None:
+    """`name` the item of `column` that `left`, an iterator over it, gave last: nothing need be counted meanwhile."""
+    index = len(column) - length_hint(left) - 1
+    name(error, column_name, index, column[index])
+
+
+def name(error: StreamlogError, column_name: str, index: int, value: Any) -> None:
+    """Have an error say which record of the call it is about, in its message and as `.index` and `.value`."""
+    error.args = (f"{column_name}[{index}], {shown(value):.80}: {error.args[0]}",)
+    error.__dict__.update(index=index, value=value)
 
 
 class Column(NamedTuple):
@@ -70,15 +92,20 @@ def column_of(items: Iterable[Any], serializer: Serialize | None, what: str, *, 
             f"send_many takes an iterable of {what}s, one for each record; {type(items).__name__} is a single one. "
             f"Use send, or put it into a list."
         )
-    column = list(items)
+    column = listed(items, f"{what}s")
     if serializer is None and not (copied and set(map(type, column)) != {bytes}):
         weights = weigh(column)
         if weights is not None:
             return Column(column, weights)
-    if serializer is None:
-        made = [None if item is None else to_bytes(item, what) for item in column]
-    else:
-        made = [None if item is None else to_bytes(serialize(serializer, item, what), what) for item in column]
+    left = iter(column)
+    try:
+        if serializer is None:
+            made = [None if item is None else to_bytes(item, what) for item in left]
+        else:
+            made = [None if item is None else to_bytes(serialize(serializer, item, what), what) for item in left]
+    except SerializationError as error:
+        name_last(error, f"{what}s", column, left)
+        raise
     return Column(made, weigh(made))
 
 
@@ -128,15 +155,37 @@ def checked(
             raise SerializationError(
                 f"send_many got {n} values and {count_of(keys, key_column.items)} keys; it takes one key for each value."
             )
-    if topic.needs_key and n and (key_column is None or any(key is None for key in key_column.items)):
-        raise topic.no_key()
+    if topic.needs_key and n and (key_column is None or None in key_column.items):
+        missing = topic.no_key()
+        name(missing, "keys", 0 if key_column is None else key_column.items.index(None), None)
+        raise missing
     pairs = () if headers is None else header_tuple(headers)
-    times = now_ms if timestamps_ms is None else topic.timestamps(timestamps_ms, now_ms, n)
+    times = now_ms if timestamps_ms is None else times_of(topic, timestamps_ms, now_ms, n)
     sizes = _sizes_of(column, key_column, RECORD_OVERHEAD + headers_size(pairs), topic.max_size) if n else 0
     largest = sizes if isinstance(sizes, int) else max(sizes)
-    if largest > topic.max_size:
-        raise topic.too_large(largest)
+    if not isinstance(sizes, int) and largest > topic.max_size:
+        index = next(i for i, size in enumerate(sizes) if size > topic.max_size)
+        too_large = topic.too_large(sizes[index])
+        name(too_large, "values", index, column.items[index])
+        raise too_large
     return Records(column.items, None if key_column is None else key_column.items, times, sizes, pairs)
+
+
+def times_of(topic: CachedTopic, given: Iterable[Any], now_ms: int, n: int) -> list[int]:
+    """The timestamps that the caller gave for `n` records. Raises InvalidTimestampError."""
+    if isinstance(given, (str, bytes, bytearray, memoryview)):
+        raise InvalidTimestampError(f"timestamps_ms takes an iterable of ints, one for each value, not {typed(given)}.")
+    column = listed(up_to(n + 1, given), "timestamps")
+    if len(column) != n:
+        raise InvalidTimestampError(
+            f"send_many got {n} values and {count_of(given, column)} timestamps; it takes one for each value."
+        )
+    left = iter(column)
+    try:
+        return [topic.timestamp(each, now_ms) for each in left]
+    except InvalidTimestampError as error:
+        name_last(error, "timestamps_ms", column, left)
+        raise
 
 
 def _sizes_of(values: Column, keys: Column | None, overhead: int, largest: int) -> list[int] | int:

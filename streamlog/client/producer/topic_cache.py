@@ -7,7 +7,7 @@ from typing import Any
 
 from ...broker.api import Service
 from ...broker.metadata import TopicView
-from ...config import ProducerConfig
+from ...config import ProducerConfig, shown, typed
 from ...errors import (
     InvalidRecordError,
     InvalidTimestampError,
@@ -16,7 +16,7 @@ from ...errors import (
 from ...runtime.api import Lock
 from ...runtime.threads import inside, new_lock, new_reentrant_lock
 from ...runtime.values import refuse_to_copy
-from ..arguments import count_of, partition_number, up_to
+from ..arguments import partition_number
 from ..handle import Parent
 from ..serde import resolve_serializer, serialize, to_bytes
 from .accumulator import RecordAccumulator
@@ -104,10 +104,10 @@ class CachedTopic:
     def timestamp(self, given: Any, now_ms: int) -> int:
         """The timestamp that the caller gave. Raises InvalidTimestampError."""
         if isinstance(given, bool) or not isinstance(given, int):
-            raise InvalidTimestampError(f"timestamp_ms is an int of milliseconds since the epoch, not {given!r}.")
+            raise InvalidTimestampError(f"timestamp_ms is an int of milliseconds since the epoch, not {typed(given)}.")
         if given < 0 or given >= 1 << 62:
             raise InvalidTimestampError(
-                f"timestamp_ms={given} is not a time in milliseconds since the epoch: it must be from 0 to 2**62 - 1."
+                f"timestamp_ms={shown(given)} is not a time in milliseconds since the epoch: it must be from 0 to 2**62 - 1."
             )
         if 0 <= self.after_max_ms < given - now_ms:
             raise InvalidTimestampError(
@@ -116,15 +116,6 @@ class CachedTopic:
                 timestamp=given,
             )
         return given
-
-    def timestamps(self, given: Iterable[Any], now_ms: int, n: int) -> list[int]:
-        """The timestamps that the caller gave for `n` records. Raises InvalidTimestampError."""
-        times = [self.timestamp(each, now_ms) for each in up_to(n + 1, given)]
-        if len(times) != n:
-            raise InvalidTimestampError(
-                f"send_many got {n} values and {count_of(given, times)} timestamps; it takes one for each value."
-            )
-        return times
 
     # -- where it goes -------------------------------------------------------------------------------
 

@@ -10,6 +10,7 @@ import pytest
 import streamlog
 from streamlog.client.producer import topic_cache
 from streamlog.client.producer.accumulator import RecordAccumulator
+from streamlog.client.producer.send_many import times_of
 from streamlog.client.producer.topic_cache import CachedTopic, TopicCache
 from streamlog.config import ProducerConfig
 from streamlog.errors import (
@@ -210,10 +211,10 @@ def test_a_timestamp_that_is_not_one_or_is_too_far_ahead_is_refused(service: Any
 
 def test_there_is_one_timestamp_for_each_value(service: Any, find: Any) -> None:
     service.add_topic("t")
-    assert find("t").timestamps(iter([1, 2]), NOW_MS, 2) == [1, 2]
+    assert times_of(find("t"), iter([1, 2]), NOW_MS, 2) == [1, 2]
     for given in ([1], [1, 2, 3], iter([1, 2, 3])):
         with pytest.raises(InvalidTimestampError, match="2 values"):
-            find("t").timestamps(given, NOW_MS, 2)
+            times_of(find("t"), given, NOW_MS, 2)
 
 
 # Where it goes
