@@ -30,7 +30,7 @@ class FetchSession:
     readers wait, for a service that has to know whether there are any; `nudge` is called when it gets its first member.
     """
 
-    __slots__ = ("_find", "_nudge", "_waiting", "_waits", "_wake", "ready", "watched")
+    __slots__ = ("_find", "_nudge", "_waiting", "_wake", "ready", "waits", "watched")
 
     def __init__(
         self,
@@ -43,7 +43,8 @@ class FetchSession:
         self._wake = wake
         self._waiting = waiting
         self._nudge = nudge
-        self._waits = False
+        self.waits = False
+        """Whether the reader waits, or is about to; any thread may look."""
         self.watched: dict[TopicPartition, tuple[Waiters, Callable[[], None]]] = {}
         self.ready: deque[TopicPartition] = deque()
 
@@ -62,7 +63,7 @@ class FetchSession:
 
     def _on_append(self, name: TopicPartition) -> None:
         self.ready.append(name)
-        if self._waits:
+        if self.waits:
             self._wake()
 
     def unwatch(self, name: TopicPartition) -> None:
@@ -77,7 +78,7 @@ class FetchSession:
 
     def begin_wait(self) -> None:
         """The reader is about to wait until `wake` is called, unless it finds a name in `ready` after this call."""
-        self._waits = True
+        self.waits = True
         if self._waiting is not None:
             idle = not self._waiting
             self._waiting.add(self)
@@ -85,7 +86,7 @@ class FetchSession:
                 self._nudge()
 
     def end_wait(self) -> None:
-        self._waits = False
+        self.waits = False
         if self._waiting is not None:
             self._waiting.discard(self)
 

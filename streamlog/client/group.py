@@ -156,11 +156,10 @@ class ConsumerGroup:
         Takes what `start` takes. Raises what `start` raises, and the error that ended the workers. After Ctrl-C the
         records that are being handled are finished; then KeyboardInterrupt is raised.
         """
-        running = self.start(
-            handler, *topics, workers=workers, ordering=ordering, concurrency=concurrency, on_error=on_error,
-            retries=retries, retry_backoff_ms=retry_backoff_ms, dead_letter_topic=dead_letter_topic,
-            until_end=until_end, **config,
-        )  # fmt: skip
+        settings = WorkersConfig(
+            workers, ordering, concurrency, on_error, retries, retry_backoff_ms, dead_letter_topic, until_end
+        )
+        running = Workers(self._log, self.name, handler, topics, settings, {**config}, blocks=True)
         try:  # not `with`, which refuses workers that are closed already, as at the end of the program
             running.wait()
         finally:

@@ -9,7 +9,6 @@ from typing import Any
 
 from ..config import check_topic_name, choice, integer, not_yet
 from ..errors import describe
-from ..runtime.api import Gate
 from ..types import Record, TopicPartition
 from .consumer.decode import Decoder, undecodable
 from .dead_letters import DeadLetters
@@ -65,17 +64,17 @@ class RecordHandler:
         decoders: Callable[[TopicPartition], Decoder],
         config: WorkersConfig,
         dead_letters: DeadLetters | None,
-        stopping: Gate,
     ) -> None:
-        """`stopping` is open once the workers are to stop. `dead_letters` is None unless `on_error` asks for them."""
+        """`dead_letters` is None unless `on_error` asks for them."""
         self._handler = handler
         self._decoders = decoders
         self._config = config
         self._dead_letters = dead_letters
-        self._stopping = stopping
 
-    def handle(self, record: Record[Any, Any]) -> None:
+    def handle(self, record: Record[Any, Any], pause: Callable[[float], bool]) -> None:
         """Handle a record; on return it is finished and may be committed.
+
+        `pause(seconds)` waits before a retry, and returns whether the workers are to stop instead.
 
         Raises the handler's error if `on_error` is "stop", Stopped if the workers stop before a retry, and ConfigError for
         a result that nothing would run.
@@ -86,7 +85,7 @@ class RecordHandler:
                 result = self._handler(_decoded(record, self._decoders(record.topic_partition)))
             except Exception as error:
                 if attempt < self._config.retries:
-                    if self._stopping.wait(wait_s):
+                    if pause(wait_s):
                         raise Stopped from error
                     wait_s *= 2
                     continue

@@ -30,6 +30,7 @@ from .dead_letters import DeadLetters
 from .handle import Closing, Parent, closed
 from .handler import check_handler
 from .record_handler import Handler, RecordHandler, Stopped, WorkersConfig
+from .worker_time import ClockFollower, WorkerTime, moved_clock
 
 logger = logging.getLogger("streamlog.client")
 
@@ -58,12 +59,15 @@ class Workers(Closing):
         topics: Sequence[Any],
         config: WorkersConfig,
         consumer_config: dict[str, Any],
+        *,
+        blocks: bool = False,
     ) -> None:
-        """For the library's own use: `group.start` makes it."""
+        """For the library's own use: `group.start` makes it. `blocks`: the calling thread is going to wait for their end."""
         check_handler(handler)
         if "group" in consumer_config:
             raise ConfigError("group= is this group's own name; leave it out.", name="group")
-        log._use().require_writable(f"Working as group {group!r}")
+        service = log._use()
+        service.require_writable(f"Working as group {group!r}")
         self._log = log
         self._group = group
         self._lock = new_lock()
@@ -81,13 +85,19 @@ class Workers(Closing):
             for consumer in self._consumers:
                 consumer.close()
             raise
-        self._handler = RecordHandler(handler, decoders, config, dead_letters, self._stopping)
+        self._handler = RecordHandler(handler, decoders, config, dead_letters)
         self._running = config.workers
         self._threads: list[Any] = []
+        clock = moved_clock(service.clock)
+        skips = blocks and clock is not None
+        self._times = [WorkerTime(consumer, self._stopping, skips=skips) for consumer in self._consumers]
+        self._follower: ClockFollower | None = None
         log._adopt(self)
         try:
-            for n, consumer in enumerate(self._consumers):
-                self._threads.append(start_thread(partial(self._work, consumer), f"streamlog-{group}-{n}"))
+            if clock is not None:
+                self._follower = ClockFollower(clock, self._times)
+            for n, time in enumerate(self._times):
+                self._threads.append(start_thread(partial(self._work, time), f"streamlog-{group}-{n}"))
         except BaseException:  # Ctrl-C, or the interpreter makes no more threads: those that were started end
             self._close_half_started()
             raise
@@ -112,14 +122,12 @@ class Workers(Closing):
         return DeadLetters(self._log, topic, consumer.subscription(), patterns)
 
     def _close_half_started(self) -> None:
-        missing = self._consumers[len(self._threads) :]
-        with inside(), self._lock:
-            self._running -= len(missing)
-            if not self._running:
-                self._done.open()
-        for consumer in missing:
+        missing = self._times[len(self._threads) :]
+        self._leave(len(missing))
+        for time in missing:
+            time.end()
             with contextlib.suppress(ConcurrentUseError):  # its thread had started, and closes it
-                consumer.close()
+                time.consumer.close()
         with contextlib.suppress(
             StreamlogError
         ):  # a worker's, whose consumer was just closed; the first error is raised
@@ -137,13 +145,15 @@ class Workers(Closing):
 
     # -- one worker ----------------------------------------------------------------------------------
 
-    def _work(self, consumer: Consumer[Any, Any]) -> None:
+    def _work(self, time: WorkerTime) -> None:
+        consumer = time.consumer
+        time.begin()
         try:
             with consumer:
                 records: Iterator[Record[Any, Any]] = consumer
                 if self._ends is not None:
                     records = consumer._until(self._ends, None)
-                self._handle_all(records)
+                self._handle_all(records, time)
         except Stopped:
             pass
         except BaseException as error:
@@ -158,22 +168,31 @@ class Workers(Closing):
                     self._error = self._error or error
             self.stop()
         finally:
-            with inside(), self._lock:
-                self._running -= 1
-                last = not self._running
-            if last:
-                self._handler.close()
-                self._done.open()
-                self._log._cleanup.nudge()  # their close may be deferred until now
+            time.end()
+            self._leave(1)
 
-    def _handle_all(self, records: Iterator[Record[Any, Any]]) -> None:
+    def _leave(self, count: int) -> None:
+        """So many workers have ended, or never began. The last one of all ends what they share."""
+        with inside(), self._lock:
+            self._running -= count
+            last = not self._running
+        if last and count:
+            if self._follower is not None:
+                self._follower.detach()
+            self._handler.close()
+            self._done.open()
+            self._log._cleanup.nudge()  # their close may be deferred until now
+
+    def _handle_all(self, records: Iterator[Record[Any, Any]], time: WorkerTime) -> None:
+        handle, pause = self._handler.handle, time.pause
         try:
             for record in records:
+                time.turn += 1
                 # A record that was taken before `stop` and is not begun. Another worker may have failed on it, and its
                 # partition moved here since.
                 if self._stopping.is_open():
                     raise Stopped
-                self._handler.handle(record)
+                handle(record, pause)
         except Stopped:
             raise
         except BaseException:
@@ -186,8 +205,9 @@ class Workers(Closing):
     def stop(self) -> None:
         """Begin no further record. The records that are being handled are finished. Returns at once; safe anywhere."""
         self._stopping.open()
-        for consumer in self._consumers:
-            consumer.stop()
+        for time in self._times:
+            time.end_pause()
+            time.consumer.stop()
 
     def wait(self, timeout: float | None = None) -> None:
         """Wait until all workers have ended, and raise the error that ended them, if one did.

@@ -19,7 +19,12 @@ _NEW_YEAR_2026_MS = 1_767_225_600_000
 
 
 class Scheduler(Protocol):
-    """Work with deadlines, in wall-clock milliseconds as `time_ms` returns them. Compared by identity."""
+    """Work with deadlines, in wall-clock milliseconds as `time_ms` returns them. Compared by identity.
+
+    One whose work other threads do has a method `settle(anew: bool) -> bool` besides: it waits until they have done what
+    they began, and returns whether it had to. The clock calls it before it asks for deadlines. `anew`: `advance` begins,
+    so threads that did not come to an end in the one before are waited for again.
+    """
 
     def next_deadline_ms(self) -> int | None:
         """When its earliest work is due, past or future, or None if it has none."""
@@ -74,6 +79,10 @@ class ManualClock:
         time and in the order of its deadlines; `advance(0)` does only that. If several schedulers are due at once, the one
         that was attached first does all its work first.
 
+        The workers of a group follow: before each step the call waits until they have handled what there is, and at their
+        deadlines until they have committed, or tried again. One whose handler does not return is waited for during one
+        real second.
+
         If the work raises an error, the call ends with the clock at that instant; the remaining work stays due. A second
         thread that calls `advance` waits for the first.
 
@@ -87,6 +96,7 @@ class ManualClock:
         with self._advancing:
             try:
                 self._advancing_thread = get_ident()
+                self._settle(anew=True)
                 self._run_until(remaining)
             finally:
                 self._advancing_thread = None
@@ -146,8 +156,17 @@ class ManualClock:
             scheduler.run_due(self.time_ms())
         self._move(remaining, remaining)
 
+    def _settle(self, *, anew: bool = False) -> None:
+        """Wait for the threads of schedulers that have some, until none has given another one something to do."""
+        settling = [scheduler.settle for scheduler in self._schedulers if hasattr(scheduler, "settle")]
+        for _ in range(self.MAX_ROUNDS):
+            if not any(settle(anew) for settle in settling):
+                return
+            anew = False
+
     def _earliest(self) -> tuple[int, Scheduler] | None:
         """The earliest deadline and its scheduler; among equal deadlines, the scheduler that was attached first."""
+        self._settle()
         earliest: tuple[int, Scheduler] | None = None
         for scheduler in self._schedulers:
             deadline = scheduler.next_deadline_ms()

@@ -128,6 +128,7 @@ class Consumer(Closing, Generic[K, V]):
         self._ending = False
         self._renew_at = 0.0
         self._look_at = real_monotonic() + look_again.data_s
+        self._on_wait: Callable[[], object] | None = None
         if topics:
             self.subscribe(topics)
         log._adopt(self)
@@ -335,6 +336,8 @@ class Consumer(Closing, Generic[K, V]):
         wakeup.gate = gate = RawGate()
         session.begin_wait()
         try:
+            if self._on_wait is not None:
+                self._on_wait()
             if wakeup.pending:
                 return None
             if not session.ready:  # read after the gate was set
@@ -351,6 +354,11 @@ class Consumer(Closing, Generic[K, V]):
                 return self._core.step_after_append(fetch)
         finally:
             session.end_wait()
+
+    def _is_waiting(self) -> bool:
+        """Whether a call waits, and nothing has come that ends the wait. Any thread may ask."""
+        session, wakeup = self._session, self._wakeup
+        return session.waits and not (wakeup.pending or wakeup.gate.is_open() or session.ready)
 
     def __iter__(self) -> Self:
         """The consumer itself: `for record in consumer`."""

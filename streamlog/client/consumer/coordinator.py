@@ -35,6 +35,7 @@ logger = logging.getLogger("streamlog.client")
 
 # How often one poll goes back to the group coordinator while partitions move.
 _ROUNDS = 8
+_NOISE_S = 1e-6  # by which the sum of two floats may be later than the clock that was moved by both
 # How long (real seconds) a member that leaves waits for that to count as written. Kafka's default for `close`.
 _LEAVE_WAIT_S = 30.0
 
@@ -196,9 +197,13 @@ class ConsumerCoordinator:
         if self._next_check_s is not None:
             next_check = self._next_check_s - self._service.real_seconds()
             step = min(max(0.001, next_check), self._config.max_poll_interval_ms / 2000)
-        if self.auto_commits and self._next_commit_s is not None and self._subscriptions.has_uncommitted:
-            step = min(step, max(0.001, self._next_commit_s - self._service.clock.monotonic()))
+        if (at := self.next_commit_s()) is not None:
+            step = min(step, max(0.001, at - self._service.clock.monotonic()))
         return step
+
+    def next_commit_s(self) -> float | None:
+        """When to auto-commit what is finished, in monotonic seconds of the log's clock; None if there is nothing."""
+        return self._next_commit_s if self.auto_commits and self._subscriptions.has_uncommitted else None
 
     def note_empty_poll(self, *, endless: bool = False) -> None:
         """A poll brings no record, and nothing is assigned to this member; `endless`: it is about to wait without a deadline.
@@ -521,7 +526,7 @@ class ConsumerCoordinator:
         if self._next_commit_s is None:
             self._set_next_commit()
             return False
-        return self._service.clock.monotonic() >= self._next_commit_s
+        return self._service.clock.monotonic() >= self._next_commit_s - _NOISE_S
 
     def _set_next_commit(self) -> None:
         self._next_commit_s = self._service.clock.monotonic() + self._config.auto_commit_interval_ms / 1000
