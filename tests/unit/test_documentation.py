@@ -346,6 +346,20 @@ def test_the_docstring_of_a_value_lists_its_fields(kind: Any) -> None:
     assert tuple(settings_of(kind)) == fields
 
 
+@pytest.mark.parametrize(
+    ("kind", "name", "known"),
+    [
+        (streamlog.TopicConfig, "partitioner", config.PARTITIONERS),
+        (streamlog.TopicConfig, "message_timestamp_type", config.TIMESTAMP_TYPES),
+        (streamlog.ProducerConfig, "compression_type", config.CODECS),
+        (streamlog.ConsumerConfig, "partition_assignment_strategy", config.ASSIGNORS),
+    ],
+)
+def test_a_setting_that_is_one_of_several_names_lists_them(kind: Any, name: str, known: tuple[str, ...]) -> None:
+    said = settings_of(kind)[name]
+    assert set(re.findall(r'"([\w-]+)"', said.default + said.meaning)) == set(known)
+
+
 def test_a_producer_and_a_consumer_take_exactly_the_settings_that_are_documented() -> None:
     assert set(settings_of(streamlog.ProducerConfig)) == set(vars(config.ProducerConfig()))
     own = set(parameters_of(streamlog.StreamLog.consumer)) - {"topics", "config"}
