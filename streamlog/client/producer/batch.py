@@ -74,7 +74,7 @@ class Batch(Completion[int]):
 
     __slots__ = (
         "_columns", "_ends", "_observed", "append_time", "awaits", "base_offset", "closed", "deadline_ms", "disturbed",
-        "has_headers", "is_failed", "limit", "queue", "reserved", "rows", "sealed", "size", "urgent",
+        "has_headers", "is_failed", "limit", "queue", "reserved", "rows", "sealed", "sequenced", "size", "urgent",
     )  # fmt: skip
 
     def __init__(self, queue: Queue, deadline_ms: int, urgent: bool) -> None:
@@ -98,6 +98,8 @@ class Batch(Completion[int]):
         self.urgent = urgent
         """A caller waits for it: it is written although it is open."""
         self.sealed: SealedBatch | None = None
+        self.sequenced: SealedBatch | None = None
+        """As it was written last, if its producer is idempotent."""
         # Known once it is in the log; `awaits` is the sync that it waits for, if it does.
         self.base_offset = -1
         self.append_time: int | None = None
@@ -231,7 +233,7 @@ class Batch(Completion[int]):
         """It is in the log: a Delivery that the program keeps keeps only the timestamps in memory. May be done twice."""
         n, _, _, times, _ = self.columns()
         self._columns = Rows(n, None, None, times, None)
-        self.sealed = None
+        self.sealed = self.sequenced = None
         try:
             del self.rows
         except AttributeError:  # an interrupt stopped the first call after this

@@ -14,7 +14,9 @@ completed; the accumulator's lock nests in it.
 Of an idempotent producer, `ProducerIdAndEpoch` is known, and the batches get sequences just before they are written: those
 that follow what is in the log. Only one request of a queue is under way at a time. So a batch that was not appended leaves
 no gap, and one of which that is not known is written again with the same sequences (`_Retry`), which the log recognises.
-Nothing behind it is written before, so the order is kept.
+Nothing behind it is written before, so the order is kept. A batch that was in the log, and failed before it was acknowledged
+(another broker leads the partition now and does not have it, say), goes back to the head of the queue with those after it,
+and they get the sequences that they had.
 
 An interrupt can come between any two steps. A batch leaves the queue only after it is done or in `unsynced`, and the log
 says what became of an interrupted write, so records are neither lost nor written twice.
@@ -32,6 +34,7 @@ from ...broker.api import ProduceRequest, ProducerIdAndEpoch
 from ...broker.metadata import TopicView
 from ...errors import (
     DeliveryTimeoutError,
+    NotLeaderError,
     RequestTimedOutError,
     SerializationError,
     StreamlogError,
@@ -135,6 +138,8 @@ class PartitionQueue:
         self.retry: _Retry | None = None
         # What the next batch begins with that is not in the log yet, if the producer is idempotent.
         self._next_sequence = 0
+        # How often batches went back from `unsynced` into the queue since one was acknowledged.
+        self._taken_back = 0
         # In the order in which they were written, and so synced. After an interrupt a batch may be in it twice.
         self.unsynced: deque[Batch] = deque()
         # The gates of the threads that wait for their turn to write, in the order in which they came.
@@ -346,7 +351,9 @@ class PartitionQueue:
         try:
             first = self.queue[0]
         except IndexError:
-            return self.inflight is not None
+            return self.inflight is not None or self._is_first_lost()
+        if self.owner.producer is not None and self._is_first_lost():
+            return True
         if self.retry is not None and self.retry.at_ms > self.owner.now_ms():
             return False
         return first.closed or first.urgent or self.inflight is not None
@@ -355,6 +362,8 @@ class PartitionQueue:
         """REQUIRES: `draining`."""
         if self.inflight is not None:
             self._settle()
+        if self.owner.producer is not None and self._is_first_lost():
+            self._take_back()
         while batches := self._next_batches():
             self._write(batches)
             if self._turns:
@@ -370,6 +379,8 @@ class PartitionQueue:
         for batch in list(self.queue):
             if not (batch.closed or batch.urgent):
                 break
+            if batch.sequenced is not None:  # some of those that were sent with it may be in the log
+                return batches or [batch]
             size += batch.size + _BATCH_OVERHEAD
             records += len(batch)
             if batches and (size > self.write_bytes or records > self.batch_records or len(batches) >= most):
@@ -385,7 +396,7 @@ class PartitionQueue:
         if self.owner.producer is not None:
             sequence = self._next_sequence
             for n, each in enumerate(sealed):
-                sealed[n] = each.sequenced(*self.owner.producer, sequence)
+                sealed[n] = batches[n].sequenced = each.sequenced(*self.owner.producer, sequence)
                 sequence = sealed[n].next_sequence
         request = ProduceRequest(self.at, sealed, self.owner.acks)
         self.inflight = (batches, request)
@@ -510,6 +521,8 @@ class PartitionQueue:
     def _on_synced(self, _: object) -> None:
         """On the thread that synced, which may hold locks of the broker's: users' callbacks are called later."""
         self._complete_synced()
+        if self._is_first_lost():
+            self.owner.arm(self, self.owner.now_ms())
         if self.calls:
             self.owner.call_soon(self)
 
@@ -523,6 +536,7 @@ class PartitionQueue:
                         self.owner.finished(batch)
                     else:
                         self._complete(batch, batch.awaits.error())
+                        self._taken_back = 0
                     self.unsynced.popleft()
 
     def _is_first_synced(self) -> bool:
@@ -531,7 +545,57 @@ class PartitionQueue:
         except IndexError:
             return False
         # An interrupted `_await_sync` that found it synced, when it was settled, has completed it itself.
-        return first.done() or (first.awaits is not None and first.awaits.done())
+        if first.done():
+            return True
+        done = first.awaits
+        return done is not None and done.done() and not self._is_lost(done)
+
+    def _is_lost(self, done: Completion[int]) -> bool:
+        """Whether this answer to a batch that is in the log, or was, is to have it sent again."""
+        error = done.error()
+        return (
+            error is not None
+            and self.owner.producer is not None
+            and isinstance(error, StreamlogError)
+            and error.retriable
+            and self._taken_back < self.owner.most_attempts
+        )
+
+    def _is_first_lost(self) -> bool:
+        """Whether the first batch that waits to be acknowledged is to be sent again."""
+        if self.owner.producer is None:
+            return False
+        try:
+            first = self.unsynced[0]
+        except IndexError:
+            return False
+        done = first.awaits
+        return done is not None and not first.done() and self._is_lost(done)
+
+    def _take_back(self) -> None:
+        """Put the batches that wait to be acknowledged back to the head of the queue, the first of which is lost.
+
+        Those after it are sent again too, acknowledged or not by now, and each by itself: the log recognises what it has, but
+        not a request of which it has a part. An interrupt has all of
+        this done again, as long as the first one is in `unsynced`. REQUIRES: `draining`.
+        """
+        with inside(), self._completing:
+            lost = [batch for batch in self.unsynced if not batch.done()]
+            queued = set(map(id, self.queue))
+            self.queue.extendleft(batch for batch in reversed(lost) if id(batch) not in queued)
+            self._taken_back += 1
+            sealed, done = lost[0].sequenced, lost[0].awaits
+            assert sealed is not None and done is not None
+            self._next_sequence = sealed.base_sequence
+            # NotLeaderError says that it is gone from the log. After any other error others must not get its sequences.
+            known = -1 if isinstance(done.error(), NotLeaderError) else sealed.next_sequence
+            at_ms = self.owner.now_ms() + RETRY_BACKOFF_MS
+            self.retry = _Retry(lost[:1], at_ms, self._taken_back, known)
+            for batch in lost[1:]:
+                batch.awaits = None
+            self.unsynced.clear()
+            lost[0].awaits = None
+        self.owner.arm(self, at_ms)
 
     def sync(self, timeout: float) -> None:
         """Have the batches in the log synced: a sender waits for their part of the buffer."""
@@ -561,6 +625,8 @@ class PartitionQueue:
             if retry is not None and retry.at_ms > self.owner.now_ms():
                 self._await_retry(batch, retry, end, timeout)
                 continue
+            if done is not None and self._is_lost(done):
+                done = None
             if done is None and not self.draining.locked():
                 if not self._take_turn():
                     self.drain()
@@ -575,7 +641,7 @@ class PartitionQueue:
             gate = RawGate()
             batch.on_done(gate.open)
             self.waiters.append(gate)
-            if batch.awaits is None:
+            if batch.awaits is None or self._is_lost(batch.awaits):
                 # An interrupted writer may have left the queue without looking at it again.
                 gate.wait(look_again.turn_s if left is None else min(left, look_again.turn_s))
             with contextlib.suppress(ValueError):  # the writer has taken it out

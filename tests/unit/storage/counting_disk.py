@@ -159,13 +159,13 @@ def calls_of(disk: CountingDisk, run: Callable[[], object]) -> int:
 
 
 @contextmanager
-def interrupted_at(line: int, functions: set[str]) -> Iterator[list[int]]:
-    """Ctrl-C before the `line`th (from 1) line that runs in `functions` of the storage package."""
+def interrupted_at(line: int, functions: set[str], package: str = "storage") -> Iterator[list[int]]:
+    """Ctrl-C before the `line`th (from 1) line that runs in `functions` of a package."""
     seen = [0]
 
     def trace(frame: FrameType, event: str, _: object) -> Any:
         code = frame.f_code
-        if "/streamlog/storage/" not in code.co_filename or code.co_name not in functions:
+        if f"/streamlog/{package}/" not in code.co_filename or code.co_name not in functions:
             return None
         if event == "line":
             seen[0] += 1

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import random
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -20,6 +21,7 @@ from streamlog.errors import (
     NotEnoughReplicasError,
     NotLeaderError,
     OutOfOrderSequenceError,
+    PoisonedLogError,
     ProducerFencedError,
     RequestTimedOutError,
     StreamlogError,
@@ -28,21 +30,24 @@ from streamlog.records import columns
 from streamlog.runtime.api import Completion
 from streamlog.runtime.threads import result_of
 from streamlog.testing import ManualClock, SimulatedDisk
+from tests.unit.storage.counting_disk import interrupted_at
 
-BEFORE, AFTER, LOST = "before", "after", "lost"
+BEFORE, AFTER, LOST, LATER = "before", "after", "lost", "later"
 
 
 class Faulty:
     """The service, some of whose answers to `produce` are errors.
 
     `faults` has one for each of the next calls, or None: an error, and where it comes: BEFORE the append; AFTER it, and
-    the request knows its offset; or the answer is LOST, and the request does not.
+    the request knows its offset; or the answer is LOST, and the request does not. LATER: the answer comes with the next
+    of `pending` that the test completes.
     """
 
     def __init__(self, service: Any) -> None:
         self._service = service
         self.faults: list[tuple[BaseException, str] | None] = []
         self.batches: list[int] = []
+        self.pending: list[Completion[int]] = []
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._service, name)
@@ -58,6 +63,10 @@ class Faulty:
             self._service.produce(request).result()
         elif where == LOST:
             self._service.produce(ProduceRequest(request.partition, request.batches, request.acks)).result()
+        elif where == LATER:
+            self._service.produce(request).result()
+            self.pending.append(Completion())
+            return self.pending[-1]
         if isinstance(error, StreamlogError):
             return Completion.failed(error)
         raise error
@@ -93,6 +102,18 @@ class Idempotent:
             self.queue.close_batch()
         self.queue.drain()
         return made
+
+    def send_later(self, batches: int = 1) -> list[Batch]:
+        """`send`, each by itself, and have them wait to be acknowledged."""
+        self.service.faults = [(NotLeaderError("later"), LATER)] * batches
+        return [self.send()[0] for _ in range(batches)]
+
+    def truncate(self, offset: int) -> None:
+        """The log loses its end, and the records there are not acknowledged any more."""
+        self.log._use()._partitions["t", 0].truncate_to(offset)  # type: ignore[attr-defined]
+        for answer in self.service.pending:
+            answer.fail(NotLeaderError("removed"))
+        self.service.pending.clear()
 
     def stored(self) -> list[int]:
         return [int(record.value) for record in self.topic.read()]
@@ -206,6 +227,89 @@ def test_records_of_which_no_attempt_was_answered_do_not_lend_their_sequences_to
     assert isinstance(batch.error(), NotLeaderError)
     assert one.send()[0].result() == 2
     assert one.stored() == [0, 1, 2, 3]
+
+
+def test_batches_that_are_removed_from_the_log_before_they_are_acknowledged_are_sent_again_in_order(
+    make: Callable[..., Idempotent],
+) -> None:
+    one = make()
+    one.send()
+    lost = one.send_later(7)
+    one.truncate(4)
+    one.service.faults = [(NotLeaderError("moved"), BEFORE)]
+    after = one.send()
+    assert not any(batch.done() for batch in lost + after)
+    one.clock.advance(0.3)
+    assert [batch.result() for batch in lost + after] == [*range(2, 18, 2)]
+    assert one.stored() == [*range(18)]
+    assert one.append(sequence=18) == 18
+
+
+def test_batches_whose_acknowledgement_is_late_are_sent_again_and_are_in_the_log_once(
+    make: Callable[..., Idempotent],
+) -> None:
+    one = make()
+    late = one.send_later(2)
+    one.service.pending[0].fail(RequestTimedOutError("late"))
+    one.service.pending[1].complete(2)
+    one.clock.advance(0.2)
+    assert [batch.result() for batch in late] == [0, 2]
+    assert one.stored() == [*range(4)]
+    assert one.send()[0].result() == 4
+
+
+def test_an_error_that_is_not_retriable_fails_a_batch_that_waits_to_be_acknowledged(
+    make: Callable[..., Idempotent],
+) -> None:
+    one = make()
+    [batch] = one.send_later()
+    one.service.pending[0].fail(PoisonedLogError("poisoned", path="", errno=5))
+    assert isinstance(batch.error(), PoisonedLogError)
+
+
+def test_a_caller_that_waits_sends_what_was_lost_again(make: Callable[..., Idempotent]) -> None:
+    one = make()
+    first, second = one.send_later(2)
+    one.truncate(0)
+    one.queue.finish(second, None)
+    assert (first.result(), second.result()) == (0, 2)
+    one.send_later()
+    one.truncate(4)
+    one.accumulator.flush(None)
+    assert one.stored() == [*range(6)]
+
+
+def test_how_often_a_batch_is_taken_back_has_a_bound(make: Callable[..., Idempotent]) -> None:
+    one = make(delivery_timeout_ms=300, linger_ms=100)
+    [batch] = one.send_later()
+    for _ in range(3):
+        assert not batch.done()
+        one.service.faults = [(NotLeaderError("later"), LATER)]
+        one.truncate(0)
+        one.clock.advance(0.1)
+    one.truncate(0)
+    assert isinstance(batch.error(), NotLeaderError)
+
+
+@pytest.mark.parametrize("where", ["_take_back", "_drain", "_is_first_lost"])
+def test_interrupted_at_any_line_while_it_is_taken_back_each_batch_is_in_the_log_once(
+    make: Callable[..., Idempotent], where: str
+) -> None:
+    line = 0
+    while True:
+        line += 1
+        one = make()
+        batches = one.send_later(7)
+        one.truncate(2)
+        with interrupted_at(line, {where}, "client") as seen, contextlib.suppress(KeyboardInterrupt):
+            one.clock.advance(0.3)
+        batches += one.send()
+        one.accumulator.flush(None)
+        assert one.stored() == [*range(16)]
+        assert all(batch.done() and batch.error() is None for batch in batches)
+        if seen[0] < line:
+            break
+    assert line > 3
 
 
 def test_a_fenced_producer_writes_nothing_more(make: Callable[..., Idempotent]) -> None:
