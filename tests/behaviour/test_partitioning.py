@@ -156,6 +156,32 @@ def test_records_without_a_key_or_a_linger_are_spread_evenly(log: StreamLog, par
     assert ends_of(topic) == [45, 45, 45, 45]
 
 
+@pytest.mark.parametrize("config", [{}, {"linger_ms": 5}, {"partitioner": "sticky"}])
+def test_many_records_without_a_key_are_spread_by_batches(log: StreamLog, config: Any) -> None:
+    topic = log.create_topic("t", partitions=4)
+    values = [b"%06d" % n for n in range(20_000)]
+    keys = values if config.get("partitioner") else None
+    with log.producer(**config) as producer:
+        sent = producer.send_many("t", values, keys).result()
+    ends = ends_of(topic)
+    assert sum(ends) == 20_000 and min(ends) > 3_000
+    for partition in range(4):
+        there = [(record.offset, record.value) for record in topic.read(partition)]
+        assert there == [(m.offset, value) for m, value in zip(sent, values, strict=True) if m.partition == partition]
+        assert [value for _, value in there] == sorted(value for _, value in there), "in the order of the call"
+
+
+def test_few_records_without_a_key_are_one_batch(log: StreamLog) -> None:
+    topic = log.create_topic("t", partitions=4)
+    topic.send_many([b"job"] * 50)
+    assert sorted(ends_of(topic)) == [0, 0, 0, 50]
+    with log.producer(linger_ms=1000) as producer:
+        for _ in range(5):
+            producer.send_many("t", [b"job"] * 10)
+            producer.send("t", b"job")
+    assert sorted(ends_of(topic)) == [0, 0, 50, 55]
+
+
 def test_each_worker_of_a_group_gets_jobs_without_a_key(log: StreamLog) -> None:
     jobs = log.create_topic("jobs", partitions=4)
     for _ in range(100):

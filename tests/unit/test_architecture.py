@@ -140,6 +140,7 @@ UNMARKED = {
     ("broker/scheduler.py", "run_due"),  # only the background thread, and `advance`, call it
     ("testing/clock.py", "advance"),  # refuses a call in the middle of another one first
     ("client/producer/topic_cache.py", "queue_for"),  # its thread may take this lock again
+    ("client/producer/topic_cache.py", "next_queue"),  # its thread may take this lock again
     ("client/producer/topic_cache.py", "spread"),  # its thread may take this lock again
 }
 MAKES_A_LOCK = re.compile(r"_?new_(owned_|reentrant_)?lock")

@@ -32,7 +32,7 @@ from .accumulator import RecordAccumulator
 from .batch import RECORD_OVERHEAD, Batch, Row, headers_size
 from .delivery import CompletedDelivery, Delivery, ManyDelivery, Part, UnacknowledgedDelivery
 from .partition_queue import PartitionQueue, not_in_time
-from .send_many import checked, cut, put
+from .send_many import batches_of, checked, put
 from .topic_cache import CachedTopic, TopicCache
 
 # A Delivery is made without its __init__, which would be a fifth of a send with a linger.
@@ -292,8 +292,8 @@ class Producer(Closing):
         records = checked(cached, values, keys, headers, timestamps_ms, now_ms, copied=bool(linger_ms))
         n = len(records.values)
         parts: list[Part] = []
-        for queue, indexes in cached.spread(records.keys, partition, n):
-            parts += put(self._accumulator, queue, cut(queue, records.at(indexes), indexes), linger_ms)
+        for queue, batches in batches_of(cached, records, partition):
+            parts += put(self._accumulator, queue, batches, linger_ms)
         if self._acks == 0:
             for part in parts:
                 part.batch.observe(None)

@@ -201,20 +201,39 @@ def _sizes_of(values: Column, keys: Column | None, overhead: int, largest: int) 
     return [length + overhead for length in lengths]
 
 
+def batches_of(topic: CachedTopic, records: Records, partition: Any) -> Iterable[tuple[PartitionQueue, list[Part]]]:
+    """The batches of a call, for each partition. Records that need not be together take the partitions in turn, by batch."""
+    n = len(records.values)
+    if partition is None and topic.takes_turns(records.keys) and n:
+        queue = topic.queue_for(None, None)
+        turns: dict[PartitionQueue, list[Part]] = {}
+        for start, end, size in _slices(records.sizes, n, queue):
+            if start:
+                queue = topic.next_queue()
+            turns.setdefault(queue, []).append(_part(queue, records, start, end, size, range(n)))
+        return turns.items()
+    return [
+        (queue, cut(queue, records.at(indexes), indexes)) for queue, indexes in topic.spread(records.keys, partition, n)
+    ]
+
+
 def cut(queue: PartitionQueue, records: Records, indexes: Sequence[int]) -> list[Part]:
     """Cut columns into batches of about `batch_size` bytes; `indexes` are the records' places in the call."""
-    values, keys, times, sizes, headers = records
-    parts: list[Part] = []
-    for start, end, size in _slices(sizes, len(values), queue):
-        columns = Rows(
-            end - start,
-            None if keys is None else keys[start:end],
-            values[start:end],
-            times if isinstance(times, int) else times[start:end],
-            [headers] * (end - start) if headers else None,
-        )
-        parts.append(Part(Batch.whole(queue, columns, size), indexes[start:end]))
-    return parts
+    slices = _slices(records.sizes, len(records.values), queue)
+    return [_part(queue, records, start, end, size, indexes) for start, end, size in slices]
+
+
+def _part(queue: PartitionQueue, records: Records, start: int, end: int, size: int, indexes: Sequence[int]) -> Part:
+    """A batch of the records from `start` to `end`."""
+    values, keys, times, _, headers = records
+    columns = Rows(
+        end - start,
+        None if keys is None else keys[start:end],
+        values[start:end],
+        times if isinstance(times, int) else times[start:end],
+        [headers] * (end - start) if headers else None,
+    )
+    return Part(Batch.whole(queue, columns, size), indexes[start:end])
 
 
 def _slices(sizes: Sequence[int] | int, n: int, queue: PartitionQueue) -> Iterable[tuple[int, int, int]]:

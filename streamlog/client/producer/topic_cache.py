@@ -58,7 +58,8 @@ class CachedTopic:
         self.only = self.queue(0) if topic.partitions == 1 and not callable(config.partitioner) else None
         self.partitioner = partitioner
         # Records without a key, or all records, stay on a partition while a batch is open there. Not without a linger.
-        self.sticks = bool(config.linger_ms) and isinstance(partitioner, Sticky)
+        self._sticky = isinstance(partitioner, Sticky)
+        self.sticks = bool(config.linger_ms) and self._sticky
         self.ignores_keys = isinstance(partitioner, Sticky) and partitioner.ignores_keys
         self.partition_lock = partition_lock
         self.serdes = key_serializer, value_serializer  # kept alive, because the cache knows them by their ids
@@ -147,6 +148,17 @@ class CachedTopic:
         number = partition_number(partition, self.topic)
         return self._queues[number] or self.queue(number)
 
+    def takes_turns(self, keys: list[bytes | None] | None) -> bool:
+        """Whether each batch of records with these keys may go to another partition."""
+        return self._sticky and self.only is None and (keys is None or self.ignores_keys)
+
+    def next_queue(self) -> PartitionQueue:
+        """The queue of the next batch of records without a key, after one that `queue_for` or this gave is whole."""
+        with self.partition_lock:
+            if self.sticks:
+                self.partitioner.on_new_batch(self.topic.name, self.count)
+            return self.queue(self.partitioner.partition(self.topic.name, None, self.count))
+
     def spread(
         self, keys: list[bytes | None] | None, partition: int | None, n: int
     ) -> Iterable[tuple[PartitionQueue, range | list[int]]]:
@@ -158,8 +170,6 @@ class CachedTopic:
             return [(only, range(n))]
         with self.partition_lock:
             partitions = self.partitioner.partition_many(self.topic.name, keys, self.count, n)
-            if self.sticks and keys is None:
-                self.partitioner.on_new_batch(self.topic.name, self.count)
         chosen: list[list[int]] = [[] for _ in range(self.count)]
         for index, number in enumerate(partitions):
             chosen[number].append(index)
