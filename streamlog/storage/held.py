@@ -7,7 +7,7 @@ take six bytes for each KiB of records. Whatever is dropped here can be had agai
 from __future__ import annotations
 
 import weakref
-from collections import deque
+from collections import OrderedDict
 from collections.abc import Callable
 from typing import Generic, TypeVar
 
@@ -19,23 +19,27 @@ T = TypeVar("T")
 class Held(Generic[T]):
     """Objects that hold something, each with its cost. Past `limit` in all, `drop` is called with those that were added first.
 
-    The order is that in which they were added, not that of use: a use costs nothing. An object that dropped its own and was
-    added anew is in here twice, and is asked to drop a little early. Thread-safe; the lock is a leaf, `drop` only sets
-    fields. The objects are referred to weakly.
+    The order is that in which they were added, not that of use: a use costs nothing. An object that dropped its own and is
+    added anew counts once: when it was in here twice, more than half of `limit` objects dropped each other's in turn, without end.
+    Thread-safe; the lock is a leaf, `drop` only sets fields. The objects are referred to weakly.
     """
 
     def __init__(self, limit: int, drop: Callable[[T], object]) -> None:
         self.limit = limit
         self._drop = drop
         self._lock = new_lock()
-        self._holders: deque[tuple[weakref.ref[T], int]] = deque()
+        self._holders: OrderedDict[weakref.ref[T], int] = OrderedDict()
         self._total = 0
 
     def hold(self, holder: T, cost: int = 1) -> None:
         """`holder` holds something now; drop the oldest if that is too much."""
+        reference = weakref.ref(holder)
         with inside(), self._lock:
             self._total += cost  # first: after an interrupt it is too much rather than too little
-            self._holders.append((weakref.ref(holder), cost))
+            before = self._holders.get(reference, 0)
+            self._holders[reference] = cost
+            self._holders.move_to_end(reference)
+            self._total -= before
             self._shrink(self.limit)
 
     def forked(self) -> None:
@@ -49,7 +53,7 @@ class Held(Generic[T]):
 
     def _shrink(self, limit: int) -> None:
         while self._total > limit and self._holders:
-            reference, cost = self._holders.popleft()
+            reference, cost = self._holders.popitem(last=False)
             self._total -= cost
             holder = reference()
             if holder is not None:

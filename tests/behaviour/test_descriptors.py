@@ -12,11 +12,11 @@ PARTITIONS = 300
 SEGMENTS = 300
 
 
-def run_with_few_descriptors(program: str, path: Path) -> str:
-    """What a program prints that may have `LIMIT` descriptors; it fails the test if it fails."""
+def run_with_few_descriptors(program: str, path: Path, limit: int = LIMIT) -> str:
+    """What a program prints that may have `limit` descriptors; it fails the test if it fails."""
     prelude = f"""
         import resource, sys
-        resource.setrlimit(resource.RLIMIT_NOFILE, ({LIMIT}, {LIMIT}))
+        resource.setrlimit(resource.RLIMIT_NOFILE, ({limit}, {limit}))
         import streamlog
     """
     done = subprocess.run(
@@ -44,6 +44,28 @@ def test_more_partitions_than_descriptors_are_written_synced_and_read(tmp_path: 
         tmp_path / "log",
     )
     assert printed.split() == [str(2 * PARTITIONS)] * 2
+
+
+def test_sending_to_many_partitions_in_turn_opens_no_files_where_the_process_may_have_enough_descriptors(
+    tmp_path: Path,
+) -> None:
+    printed = run_with_few_descriptors(
+        f"""
+        import os
+        with streamlog.open(sys.argv[1]) as log, log.producer() as producer:
+            log.create_topic("t", partitions={PARTITIONS})
+            opened, os_open = [], os.open
+            os.open = lambda *args: (opened.append(args), os_open(*args))[1]
+            for _ in range(3):
+                opened.clear()
+                for partition in range({PARTITIONS}):
+                    producer.send("t", b"x", partition=partition)
+            print(len(opened))
+        """,
+        tmp_path / "log",
+        limit=5 * PARTITIONS,
+    )
+    assert printed.strip() == "0"
 
 
 def test_more_segments_than_descriptors_are_compacted_into_one(tmp_path: Path) -> None:

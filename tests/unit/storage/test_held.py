@@ -46,6 +46,17 @@ def test_what_costs_more_than_the_limit_is_dropped_at_once_and_what_comes_next_i
     assert [holder.has for holder in noted(Held(10, drop), 5, 11, 9)] == [False, False, True]
 
 
+def test_an_object_that_is_added_anew_counts_once() -> None:
+    held = Held(5, drop)
+    holders = noted(held, 1, 1, 1, 1)
+    for _ in range(3):
+        for holder in holders:
+            held.hold(holder)
+    assert all(holder.has for holder in holders)
+    assert [holder.has for holder in noted(held, 1, 1)] == [True, True]
+    assert [holder.has for holder in holders] == [False, True, True, True]
+
+
 def test_objects_that_are_gone_are_passed_over() -> None:
     held = Held(2, drop)
     noted(held, 1, 1)
