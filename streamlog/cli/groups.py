@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from operator import attrgetter
 from typing import Annotated, Any
 
@@ -9,7 +10,7 @@ import typer
 
 import streamlog
 
-from ..errors import ConfigError, GroupIdNotFoundError, did_you_mean
+from ..errors import ConfigError, GroupIdNotFoundError, UnknownTopicOrPartitionError, did_you_mean
 from ..runtime.threads import SystemClock
 from . import render as output
 from .app import (
@@ -64,18 +65,19 @@ def group_describe(ctx: typer.Context, name: GroupName, directory: Directory = N
     with open_log(ctx, directory, read_only=True) as log:
         group = _group(log, name)
         lags, offsets = group.lag(), group.offsets()
-        rows = [
-            {
-                "topic": place.topic,
-                "partition": place.partition,
-                "committed": None if at is None else at.offset,
-                "log_end_offset": log[place.topic].partition(place.partition).high_watermark,
-                "lag": lag,
-                "metadata": "" if at is None else at.metadata,
-            }
-            for place, lag in lags.items()
-            for at in [offsets.get(place)]
-        ]
+        rows = []
+        for place, lag in lags.items():
+            with suppress(UnknownTopicOrPartitionError):  # deleted since the lag was read
+                at = offsets.get(place)
+                row = {
+                    "topic": place.topic,
+                    "partition": place.partition,
+                    "committed": None if at is None else at.offset,
+                    "log_end_offset": log[place.topic].partition(place.partition).high_watermark,
+                    "lag": lag,
+                    "metadata": "" if at is None else at.metadata,
+                }
+                rows.append(row)
         members = [
             {"member_id": m.member_id, "client_id": m.client_id, "assignment": sorted(m.assignment)}
             for m in group.members()

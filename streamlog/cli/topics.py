@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from operator import attrgetter
 from typing import Annotated, Any
 
@@ -10,7 +11,7 @@ import typer
 import streamlog
 
 from ..config import TopicConfig, topic_changes
-from ..errors import TopicAlreadyExistsError
+from ..errors import TopicAlreadyExistsError, UnknownTopicIdError, UnknownTopicOrPartitionError
 from . import render as output
 from .app import (
     Directory,
@@ -75,7 +76,10 @@ def topic_list(
 ) -> None:
     """List the topics."""
     with open_log(ctx, directory, read_only=True) as log:
-        described = [_described(topic) for topic in sorted(log.topics(internal=internal), key=attrgetter("name"))]
+        described = []
+        for topic in sorted(log.topics(internal=internal), key=attrgetter("name")):
+            with suppress(UnknownTopicOrPartitionError, UnknownTopicIdError):  # deleted since they were listed
+                described.append(_described(topic))
     if wants_json(ctx, as_json):
         output.document([{k: v for k, v in topic.items() if k not in ("config", "partitions")} for topic in described])
     elif not described:

@@ -340,6 +340,23 @@ def test_a_count_stops_early(letters: Terminal) -> None:
     assert letters.lines("consume", "t", "-c", 2, "-o", "-3", "--follow") == ["c", "d"]
 
 
+def test_what_is_deleted_while_it_is_listed_is_left_out(
+    letters: Terminal, open_log: OpenLog, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    letters("topic", "create", "gone")
+    letters("group", "reset", "g", "t", "gone", "-o", "beginning")
+    partition = streamlog.Topic.partition
+
+    def deleted(topic: streamlog.Topic[Any, Any], number: int) -> Any:
+        if topic.name == "gone":
+            raise streamlog.UnknownTopicOrPartitionError("There is no topic 'gone'.")
+        return partition(topic, number)
+
+    monkeypatch.setattr(streamlog.Topic, "partition", deleted)
+    assert [topic["name"] for topic in letters.json("topic", "list")] == ["t"]
+    assert [row["topic"] for row in letters.json("group", "describe", "g")["offsets"]] == ["t"]
+
+
 @pytest.mark.parametrize(("when", "expected"), [("before", [*range(2000, 3000)]), ("all", [])])
 def test_records_that_retention_deletes_before_consume_reads_them_are_left_out(
     terminal: Terminal, monkeypatch: pytest.MonkeyPatch, when: str, expected: list[int]

@@ -70,6 +70,15 @@ def test_a_group_shows_its_state_and_lag(log: streamlog.StreamLog, orders: strea
     assert repr(group) == "<streamlog.ConsumerGroup 'billing': the log is closed>"
 
 
+def test_a_consumer_of_many_topics_shows_the_first_ones(log: streamlog.StreamLog) -> None:
+    names = [f"t{n}" for n in range(6)]
+    for name in names:
+        log.create_topic(name)
+    with log.consumer(*names[:4]) as some, log.consumer(*names) as many:
+        assert repr(some) == "<streamlog.Consumer t0, t1, t2, t3 4 partitions>"
+        assert repr(many) == "<streamlog.Consumer t0, t1, t2, t3 and 2 more 6 partitions>"
+
+
 class Flusher(RebalanceListener):
     def on_partitions_revoked(self, partitions: Sequence[TopicPartition]) -> None: ...
 

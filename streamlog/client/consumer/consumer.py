@@ -48,6 +48,7 @@ T = TypeVar("T")
 
 # An iteration makes a step this often, however long the program works on one record: a member renews its deadline.
 _RENEW_S = 0.1
+_SHOWN = 4  # topics in the repr
 _CLOSE_WAIT_S = 5.0
 
 
@@ -740,8 +741,10 @@ class Consumer(Closing, Generic[K, V]):
     def __repr__(self) -> str:
         group = "" if self._config.group is None else f" group={self._config.group!r}"
         state = " closed" if self._closed_error is not None else f" {len(self._subscriptions.fetchers)} partitions"
-        names = ", ".join(sorted(self._subscriptions.subscription.names)) or "no topics"
-        return f"<streamlog.Consumer {names}{group}{state}>"
+        names = sorted(self._subscriptions.subscription.names)
+        shown = ", ".join(names[:_SHOWN]) or "no topics"
+        more = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
+        return f"<streamlog.Consumer {shown}{more}{group}{state}>"
 
 
 def _limit(max_records: int) -> int:
