@@ -10,6 +10,8 @@ from typing import Any
 import pytest
 
 import streamlog
+from streamlog.replication.commit import GroupCommit
+from streamlog.storage.durability import Durability
 from streamlog.testing import FaultyDisk, ManualClock, SimulatedDisk
 from tests.contents import values
 
@@ -74,11 +76,10 @@ def settled(disk: SimulatedDisk, clock: ManualClock, name: str, first: list[byte
         log["t"].send(b"next")
         log.sync()
         after = disk.power_loss("strict")
-    for each in (disk, after):
-        report = streamlog.verify("data", disk=each)
-        assert report.ok, f"{name}: {report}"
-        with opened(each, clock) as log:
-            assert values(log) == [*found, b"next"], name
+    report = streamlog.verify("data", disk=disk)
+    assert report.ok, f"{name}: {report}"
+    with opened(after, clock) as log:
+        assert values(log) == [*found, b"next"], name
 
 
 @pytest.mark.parametrize("sync", [False, True])
@@ -107,7 +108,7 @@ def test_a_write_that_was_taken_back_before_a_roll_is_no_damage_after_a_power_lo
     log["t"].send(sent[2])
     log.close()
     for first, last, kept in ((rolled, synced - 1, 1), (synced, len(machine.operations), 2)):
-        for name, state in machine.crashes(3, harsh=3, first=first, last=last):
+        for name, state in machine.crashes(2, harsh=2, first=first, last=last):
             settled(state, clock, name, sent[:kept], sent)
 
 
@@ -126,7 +127,7 @@ def test_a_process_that_was_killed_after_it_rolled_leaves_nothing_unsynced_to_th
         again["t"].send(b"2" + BIG)
         again.sync()
         begin = len(killed.operations)
-    for name, state in killed.crashes(3, harsh=3, first=begin):
+    for name, state in killed.crashes(2, harsh=2, first=begin):
         settled(state, clock, name, [BIG, b"1" + BIG, b"2" + BIG], [BIG, b"1" + BIG, b"2" + BIG])
 
 
@@ -140,7 +141,7 @@ def test_a_power_loss_never_leaves_a_partition_without_a_segment_while_records_a
             topic.send(value)
             if n % 2:
                 topic.delete_records({0: n})
-    for name, state in machine.crashes(2, harsh=6, first=begin):
+    for name, state in machine.crashes(1, harsh=3, first=begin):
         settled(state, clock, name, [], sent)
 
 
@@ -159,5 +160,70 @@ def test_files_that_a_killed_process_left_to_be_removed_go_only_with_the_next_se
     killed = machine.kill()
     with opened(killed, clock) as again:
         assert values(again) == [b"1" + BIG]
-    for name, state in killed.crashes(2, harsh=8):
+    for name, state in killed.crashes(1, harsh=4):
         settled(state, clock, name, [], [b"1" + BIG])
+
+
+def a_sealed_segment_is_synced_only_if_it_has_new_records(patch: pytest.MonkeyPatch) -> None:
+    real = Durability.sync
+
+    def sync(self: Durability, segment: Any) -> None:
+        if not segment.sealed or segment.next_offset > self.synced_end:
+            real(self, segment)
+
+    patch.setattr(Durability, "sync", sync)
+
+
+def a_process_trusts_the_one_that_was_killed(patch: pytest.MonkeyPatch) -> None:
+    real = Durability.__init__
+
+    def init(self: Durability, disk: Any, directory: str, state: Any, poison: Any) -> None:
+        real(self, disk, directory, state, poison)
+        self.synced_base = 1 << 62
+
+    patch.setattr(Durability, "__init__", init)
+
+
+def names_are_never_synced(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(Durability, "sync_names", lambda self, tail: None)
+
+
+def files_are_removed_before_the_names_of_others_are_synced(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(GroupCommit, "sync_names", lambda self: None)
+
+
+@pytest.mark.parametrize(
+    ("bug", "scenario"),
+    [
+        (
+            a_sealed_segment_is_synced_only_if_it_has_new_records,
+            lambda clock: test_a_write_that_was_taken_back_before_a_roll_is_no_damage_after_a_power_loss_at_any_moment(
+                clock, True, 19, True
+            ),
+        ),
+        (
+            names_are_never_synced,
+            lambda clock: test_a_write_that_was_taken_back_before_a_roll_is_no_damage_after_a_power_loss_at_any_moment(
+                clock, True, 19, False
+            ),
+        ),
+        (
+            a_process_trusts_the_one_that_was_killed,
+            test_a_process_that_was_killed_after_it_rolled_leaves_nothing_unsynced_to_the_next_one,
+        ),
+        (
+            files_are_removed_before_the_names_of_others_are_synced,
+            test_a_power_loss_never_leaves_a_partition_without_a_segment_while_records_are_deleted,
+        ),
+    ],
+    ids=lambda each: getattr(each, "__name__", ""),
+)
+def test_the_scenario_fails_with_its_bug(
+    bug: Callable[[pytest.MonkeyPatch], None],
+    scenario: Callable[[ManualClock], None],
+    clock: ManualClock,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    bug(monkeypatch)
+    with pytest.raises((AssertionError, streamlog.StreamlogError)):
+        scenario(clock)
