@@ -84,7 +84,11 @@ class Listener(Protocol):
 
 
 class Topics(Protocol):
-    """What topics there are, and their settings."""
+    """What topics there are, and their settings.
+
+    A change is made within the call, which takes some syncs (`compact` takes what it rewrites): its Completion is done on
+    return. So is that of `Records.delete_records`. A listener makes these calls on a thread that may block.
+    """
 
     @property
     def image(self) -> Image:
