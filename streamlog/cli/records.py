@@ -7,7 +7,7 @@ import sys
 from collections.abc import Iterator
 from itertools import islice
 from operator import attrgetter
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, BinaryIO, Literal
 
 import typer
 
@@ -75,7 +75,7 @@ def produce(
         if source.isatty():
             output.say("Each line is one record. Press Ctrl-D to end.", stderr=True, style="dim")
         with log.producer(linger_ms=_LINGER_MS, compression_type=codec) as producer:
-            for number, line in enumerate(source, 1):
+            for number, line in enumerate(_lines(source), 1):
                 if as_json and not line.strip():
                     continue
                 try:
@@ -87,6 +87,14 @@ def produce(
                     raise InvalidRecordError(f"Line {number}: {error}{before_it}") from error
         new = list(map(range, before, _ends(target)))
     _summarise(topic, new, as_json)
+
+
+def _lines(source: BinaryIO) -> Iterator[bytes]:
+    try:
+        yield from source
+    except OSError as error:
+        name = "standard input" if source is sys.stdin.buffer else source.name
+        raise OSError(error.errno, error.strerror, name) from error
 
 
 def _ends(topic: streamlog.Topic[Any, Any]) -> list[int]:

@@ -58,11 +58,15 @@ class Forks:
         self._directory = directory
         self._files = files
 
-    def __call__(self, *arguments: str, closed: Any = (), stdin: str = "x\n", **given: str) -> Done:
+    def __call__(
+        self, *arguments: str, closed: Any = (), stdin: str = "x\n", input_file: str = "", **given: str
+    ) -> Done:
         streams = {name: str(self._files / name) for name in ("stdin", "stdout", "stderr")}
         for path in streams.values():
             Path(path).write_text("")
         Path(streams["stdin"]).write_text(stdin)
+        if input_file:
+            given["stdin"] = input_file
         command = ["-d", str(self._directory), *arguments]
         assert self._process.stdin is not None and self._process.stdout is not None
         print(
@@ -141,6 +145,14 @@ def test_output_that_cannot_be_written_is_one_line_and_no_traceback(forks: Forks
         else:
             said = "streamlog: The output could not be written: No space left on device.\n"
             assert (done.code, done.err) in ((1, said), (1, f"1 record sent to t.\n{said}")), name
+
+
+def test_input_that_cannot_be_read_is_one_line_and_names_it(forks: Forks) -> None:
+    for name, done in (
+        ("standard input", forks("produce", "t", input_file="/proc/self/mem")),
+        ("/proc/self/mem", forks("produce", "t", "-F", "/proc/self/mem")),
+    ):
+        assert (done.code, done.err) == (1, f"streamlog: [Errno 5] Input/output error: '{name}'\n")
 
 
 def test_messages_that_cannot_be_written_change_no_exit_code_of_a_failure(forks: Forks) -> None:
