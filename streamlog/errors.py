@@ -84,9 +84,13 @@ class InvalidTopicError(StreamlogError, ValueError):
 
 
 class TopicAlreadyExistsError(StreamlogError):
-    """A topic of this name, `.topic`, exists already. `create_topic(…, exist_ok=True)` returns it."""
+    """A topic of this name, `.topic`, exists already. `create_topic(…, exist_ok=True)` returns it.
+
+    `.differences`, with `exist_ok`: from the name of each setting that differs to what the topic has and what was given.
+    """
 
     topic: str
+    differences: Mapping[str, tuple[Any, Any]] | None = None
 
 
 class OffsetOutOfRangeError(StreamlogError, ValueError):

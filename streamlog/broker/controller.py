@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 from uuid import UUID
 
-from ..config import TopicConfig, check_topic_name
+from ..config import FOREVER, TopicConfig, check_topic_name
 from ..errors import ConfigError, InvalidTopicError, TopicAlreadyExistsError, UnknownTopicOrPartitionError, did_you_mean
 from .metadata import Image, LogRecord, TopicView, partition_key, partition_record, topic_key, topic_record, view_of
 
@@ -47,6 +47,26 @@ def create(
             f"Topic {name!r} exists already. Pass exist_ok=True to use it as it is, or delete it first.", topic=name
         )
     return [topic_record(view_of(name, topic_id, partitions, config, internal))]
+
+
+def require_same(view: TopicView, partitions: int | None, settings: Mapping[str, Any]) -> None:
+    """Raise TopicAlreadyExistsError if the topic has another number of partitions, or other settings, than those given."""
+    there = {"partitions": view.partitions, **view.config.public()}
+    stored = {"partitions": view.partitions, **dataclasses.asdict(view.config)}
+    given = dict(settings) if partitions is None else {"partitions": partitions, **settings}
+    differ = {
+        name: (there[name], None if value == FOREVER else value)
+        for name, value in given.items()
+        if value != stored[name]
+    }
+    if differ:
+        listed = "; ".join(f"{name} is {has!r}, not {value!r}" for name, (has, value) in differ.items())
+        raise TopicAlreadyExistsError(
+            f"Topic {view.name!r} exists already with other settings: {listed}. Leave those out to use it as it is, or change "
+            f"it with log[{view.name!r}].update_config(…) or add_partitions(…).",
+            topic=view.name,
+            differences=differ,
+        )
 
 
 def alter(image: Image, name: str, changes: Mapping[str, Any]) -> list[LogRecord]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
@@ -33,6 +34,11 @@ from .scheduler import Scheduler
 from .tailing.published_writer import PublishedWriter
 from .topics import Topics
 from .waiting import FetchSession
+
+logger = logging.getLogger("streamlog.broker")
+
+WATCH_MS = 1000
+"""How often a log with a background thread looks whether its directory is still there: two system calls."""
 
 
 class LocalService:
@@ -123,6 +129,8 @@ class LocalService:
             raise
         directory.on_stale = self.shut
         self.on_metadata(self._the_groups.metadata_changed)
+        if replicas.has_thread:
+            self.timers.at(self.clock.time_ms() + WATCH_MS, self._watch_directory)
         if controller.GROUPS_TOPIC in self.image.topics:
             self.timers.at(self.clock.time_ms(), self._the_groups.expire_offsets)
 
@@ -173,6 +181,20 @@ class LocalService:
     def check_owned(self) -> None:
         """Raise LogDirNotFoundError, and refuse every call with it, if the directory is not the one that was opened."""
         self._directory.check_owned()
+
+    def _watch_directory(self, now_ms: int) -> int | None:
+        """Look, once a second, whether the directory is the one that was opened: a send does not.
+
+        Without this a program that only sends would write to removed files, and lose all of it without a word.
+        """
+        was_shut = self._topics.closed is not None
+        with contextlib.suppress(StreamlogError):  # not known: the next look may tell
+            self.check_owned()
+        if self._topics.closed is None:
+            return now_ms + WATCH_MS
+        if not was_shut:
+            logger.error("%s", self._topics.closed)
+        return None
 
     def shut(self) -> None:
         """The directory is not the one that was opened: refuse every call. Takes no lock: the caller may hold any."""

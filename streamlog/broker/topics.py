@@ -136,6 +136,9 @@ class Topics:
             if not exist_ok:
                 raise
             view = self.topic(name)
+            controller.require_same(
+                view, partitions, {each: getattr(config, each) for each in settings or () if each in changes}
+            )
             if policy is not None and policy.name == view.config.retention:
                 self._policies.given[name] = policy
                 with inside(), self._lock:

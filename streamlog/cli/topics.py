@@ -38,13 +38,13 @@ def topic_create(
     ctx: typer.Context,
     name: TopicName,
     partitions: Annotated[
-        int, option("--partitions", "-p", metavar="N", help="Number of partitions.  [default: 1]")
-    ] = 1,
+        int | None, option("--partitions", "-p", metavar="N", help="Number of partitions.  [default: 1]")
+    ] = None,
     config: Annotated[
         list[str] | None,
         option("--config", "-X", metavar="NAME=VALUE", help="A setting, such as retention_ms=7d; may be repeated."),
     ] = None,
-    exist_ok: Annotated[bool, option("--exist-ok", help="Succeed if the topic exists; it stays as it is.")] = False,
+    exist_ok: Annotated[bool, option("--exist-ok", help="Succeed if the topic exists with these settings.")] = False,
     directory: Directory = None,
     as_json: Json = False,
 ) -> None:
@@ -60,11 +60,28 @@ def topic_create(
             raise TopicAlreadyExistsError(
                 f"Topic {name!r} exists already. Give --exist-ok to use it as it is.", topic=name
             )
-        topic = log.create_topic(name, partitions=partitions, exist_ok=exist_ok, **settings)
+        try:
+            topic = log.create_topic(name, partitions=partitions, exist_ok=exist_ok, **settings)
+        except TopicAlreadyExistsError as error:
+            raise _other_settings(error) from None
         if wants_json(ctx, as_json):
             output.document(_described(topic))
         else:
             output.say(f"Topic {name} has {topic.partitions} {plural('partition', topic.partitions)}.")
+
+
+def _other_settings(error: TopicAlreadyExistsError) -> TopicAlreadyExistsError:
+    """The error of --exist-ok for a topic that has other settings, with the settings as they are typed."""
+    if not error.differences:
+        return error
+    differ = "; ".join(
+        f"{name} is {output.setting(name, has)}, not {output.setting(name, given)}"
+        for name, (has, given) in error.differences.items()
+    )
+    return TopicAlreadyExistsError(
+        f"Topic {error.topic!r} exists already with other settings: {differ}. Leave those out to use it as it is.",
+        topic=error.topic,
+    )
 
 
 @topics.command("list")

@@ -7,6 +7,7 @@ a larger `max_message_bytes` when a record needs it. If the topic refuses the re
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import logging
 import re
@@ -15,7 +16,7 @@ from collections.abc import Iterable
 from typing import Any
 
 from ..config import LARGEST_RECORD, check_topic_name
-from ..errors import ConfigError, InvalidTimestampError, RecordTooLargeError, describe
+from ..errors import ConfigError, InvalidTimestampError, RecordTooLargeError, TopicAlreadyExistsError, describe
 from ..runtime.threads import result_of
 from ..types import HeaderTuple, Record
 from .handle import Parent
@@ -102,7 +103,8 @@ class DeadLetters:
             "max_message_bytes": self._largest_of(source),
             "message_timestamp_after_max_ms": None,
         }
-        result_of(self._log._use().create_topic(topic, None, settings, exist_ok=True))
+        with contextlib.suppress(TopicAlreadyExistsError):  # another worker was faster
+            result_of(self._log._use().create_topic(topic, None, settings))
 
     def _largest_of(self, source: str, size: int = 0) -> int:
         """The `max_message_bytes` for dead letters of `size` bytes, and of the largest records of `source` with headers."""

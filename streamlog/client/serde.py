@@ -191,18 +191,39 @@ def _resolve(given: Any, topic: str, setting: str, method: str) -> Callable[[Any
     if given is None:
         return None
     function = getattr(given, method, None)
-    if callable(function):
+    if callable(function) and not isinstance(given, type):
         return _plain(function, setting)
     if isinstance(given, Mapping):
         resolved = {name: _resolve(value, topic, f"{setting}[{name!r}]", method) for name, value in given.items()}
         return resolved.get(topic)
-    if callable(given):
+    if callable(given) and function is None:
         return _plain(given, setting)
     raise ConfigError(
-        f"{setting} is {shown(given)}, which has no {method}() and cannot be called; give a Serde such as "
+        f"{setting} is {typed(given)}, which has no {method}() and cannot be called{_meant(given)}; give a Serde such as "
         f"streamlog.serde.json, a function, or a mapping from topic names to either.",
         name=setting.partition("[")[0],
     )
+
+
+def check_serde(given: Any, parameter: str) -> None:
+    """Raise ConfigError for what serves neither direction; one that serves a single one is refused when the other is needed."""
+    for value in given.values() if isinstance(given, Mapping) else (given,):
+        works = any(callable(getattr(value, method, None)) for method in ("serialize", "deserialize"))
+        if value is not None and (not (works or callable(value)) or (works and isinstance(value, type))):
+            raise ConfigError(
+                f"{parameter}={typed(value)} is not a Serde, an object with serialize() and deserialize(){_meant(value)}; "
+                f"give one such as streamlog.serde.json.",
+                name=parameter,
+            )
+
+
+def _meant(given: Any) -> str:
+    """`" (did you mean streamlog.serde.json?)"` for a serde's name, or for a class; or an empty string."""
+    if isinstance(given, type) and callable(getattr(given, "serialize", None)):
+        return f" (did you mean an object of that class, {given.__name__}()?)"
+    name = given if isinstance(given, str) else getattr(given, "__name__", "")
+    serdes = {"json": json, "string": string, "str": string, "bytes": bytes_, "bytes_": bytes_, "msgpack": msgpack}
+    return f" (did you mean {serdes[name]!r}?)" if isinstance(name, str) and name in serdes else ""
 
 
 def _plain(function: Callable[[Any], Any], setting: str) -> Callable[[Any], Any]:

@@ -216,7 +216,8 @@ class StreamLog(Closing):
         """Create a topic; its settings are those of `streamlog.TopicConfig`.
 
         Settings that are not given come from the defaults of `open`, then from those of the library. Without
-        `partitions` and a default, it has one. With `exist_ok` a topic that exists is returned as it is.
+        `partitions` and a default, it has one. With `exist_ok` a topic that exists is returned, if it has the settings given
+        here; those that are not given may be any.
 
         Raises InvalidTopicError for a name that is not allowed, TopicAlreadyExistsError, ConfigError.
 
@@ -225,6 +226,7 @@ class StreamLog(Closing):
         ...     log.create_topic("orders", partitions=4, retention_bytes=1 << 30).partitions
         4
         """
+        choice("exist_ok", exist_ok, (True, False))
         settings: dict[str, Any] = dict(topic_config)
         if replication_factor is not None:
             settings["replication_factor"] = replication_factor

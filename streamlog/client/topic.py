@@ -23,7 +23,7 @@ from .consumer.fetcher import PartitionFetcher
 from .consumer.record_batch import RecordBatch
 from .handle import Parent, check_log
 from .producer.delivery import Delivery
-from .serde import Serde, resolve_deserializer
+from .serde import Serde, check_serde, resolve_deserializer
 
 At: TypeAlias = int | datetime | Literal["earliest", "latest"]
 """Where to read: an offset, an aware datetime, or one of the two ends."""
@@ -82,6 +82,8 @@ class Topic(Generic[K, V]):
     ) -> None:
         """The same as `log.topic(name, …)`. Raises UnknownTopicOrPartitionError."""
         check_log(log, "Topic", "topic(name)")
+        check_serde(key_serde, "key_serde")
+        check_serde(value_serde, "value_serde")
         self._log = log
         self.name = name
         self._key_serde = key_serde

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
+import json
 import os
 import pickle
+import shutil
 import time
 import traceback
+import warnings
 from collections.abc import Callable, Iterator
 from datetime import date, datetime, timedelta
 from pathlib import Path
@@ -19,6 +23,7 @@ import streamlog.cli.inspect
 import streamlog.cli.repair
 import streamlog.cli.topics  # each adds its commands
 from streamlog import StreamLog, StreamlogError, Topic, TopicPartition
+from streamlog.broker.service import WATCH_MS
 from streamlog.cli.app import app
 from streamlog.testing import ManualClock
 
@@ -462,3 +467,141 @@ def test_what_the_programs_iterable_raises_passes_through_send_many(bench: Bench
 
     with pytest.raises(TypeError, match="the program's"):
         bench.producer.send_many("t", values())
+
+
+# -- what was silent ---------------------------------------------------------------------------------
+
+
+def test_exist_ok_with_other_settings_lists_those_that_differ(log: StreamLog) -> None:
+    log.create_topic("t", partitions=2, retention_ms=60_000)
+    with pytest.raises(streamlog.TopicAlreadyExistsError) as caught:
+        log.create_topic("t", partitions=5, retention_ms=None, retention_bytes=1000, exist_ok=True)
+    for phrase in (
+        "'t' exists already with other settings", "partitions is 2, not 5", "retention_ms is 60000, not None",
+        "retention_bytes is None, not 1000", "Leave those out", "update_config", "add_partitions",
+    ):  # fmt: skip
+        assert phrase in str(caught.value)
+    assert caught.value.differences is not None
+    assert set(caught.value.differences) == {"partitions", "retention_ms", "retention_bytes"}
+    assert log["t"].partitions == 2
+
+
+def test_exist_ok_with_the_same_settings_or_none_returns_the_topic(open_log: OpenLog, path: Path) -> None:
+    settings: dict[str, Any] = {
+        "retention_ms": timedelta(minutes=1),
+        "segment_ms": None,
+        "cleanup_policy": "compact,delete",
+    }
+    log = open_log(partitions=3)
+    topic = log.create_topic("t", partitions=2, **settings)
+    assert log.create_topic("t", partitions=2, exist_ok=True, **settings) == topic
+    assert log.create_topic("t", exist_ok=True).partitions == 2  # the default of open() is for new topics
+    assert log.create_topic("t", exist_ok=True, retention_ms=60_000) == topic
+
+
+def test_exist_ok_is_a_bool(log: StreamLog) -> None:
+    assert "exist_ok='yes' (str) is not one of True, False." in read(lambda: log.create_topic("t", exist_ok="yes"))  # type: ignore[arg-type]
+
+
+def test_the_terminal_creates_a_topic_that_exists_with_exist_ok(tmp_path: Path) -> None:
+    run, where = CliRunner().invoke, ["-d", str(tmp_path / "log")]
+    assert run(app, [*where, "topic", "create", "t", "-p", "3"]).exit_code == 0
+    assert run(app, [*where, "topic", "create", "t", "--exist-ok"]).exit_code == 0
+    result = run(app, [*where, "topic", "create", "t", "--exist-ok", "-p", "2"])
+    assert result.exit_code == 1
+    assert "partitions is 3, not 2" in result.stderr
+    assert "update_config" not in result.stderr
+
+
+@pytest.mark.parametrize(
+    ("given", "phrases"),
+    [
+        (
+            "json",
+            ("value_serde='json' (str) is not a Serde", "serialize() and deserialize()", "mean streamlog.serde.json?"),
+        ),
+        (json, ("(module)", "did you mean streamlog.serde.json?")),
+        (streamlog.serde, ("(module)", "give one such as streamlog.serde.json")),
+        (type(streamlog.serde.json), ("did you mean an object of that class, JsonSerde()?",)),
+        ({"t": "json"}, ("'json' (str) is not a Serde",)),
+        (5, ("5 (int)",)),
+    ],
+    ids=str,
+)
+def test_what_is_not_a_serde_is_refused_when_the_handle_is_made(
+    log: StreamLog, given: Any, phrases: tuple[str, ...]
+) -> None:
+    log.create_topic("t")
+    message = read(lambda: log.topic("t", value_serde=given))
+    for phrase in phrases:
+        assert phrase in message, message
+    assert "key_serde=" in read(lambda: Topic(log, "t", key_serde=given))
+
+
+@pytest.mark.parametrize("group", [None, "g"])
+def test_a_poll_of_a_deleted_topic_warns_once(log: StreamLog, group: str | None) -> None:
+    log.create_topic("kept")
+    log.create_topic("orders").send("v")
+    with log.consumer("orders", "kept", group=group) as consumer:
+        assert len(consumer.poll()) == 1
+        log.delete_topic("orders")
+        with pytest.warns(UserWarning) as caught:
+            assert consumer.poll() == []
+        message = str(caught[0].message)
+        assert "Topic 'orders', which this consumer reads, was deleted: no more records come from there" in message
+        assert (
+            "Created again, it is read as new; otherwise close the consumer, or subscribe() to other topics" in message
+        )
+        assert caught[0].filename == __file__
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")
+            assert consumer.poll() == []
+            log.create_topic("orders").send("w")
+            assert [record.value for record in consumer.poll()] == [b"w"]
+        log.delete_topic("orders")
+        with pytest.warns(UserWarning, match="'orders', which this consumer reads, was deleted"):
+            consumer.poll()
+
+
+def test_a_loop_over_a_deleted_topic_warns_before_it_waits(log: StreamLog) -> None:
+    log.create_topic("orders").send("v")
+    with log.consumer("orders") as consumer:
+        next(consumer)
+        log.delete_topic("orders")
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")
+            with pytest.raises(UserWarning, match="'orders', which this consumer reads, was deleted"):
+                next(consumer)
+
+
+def test_sends_into_a_removed_directory_raise_from_the_next_look_on(
+    path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    log = streamlog.open(path)
+    log.create_topic("t")
+    producer = log.producer()
+    producer.send("t", "v")
+    shutil.rmtree(path)
+    due: Any = log._engine.service
+    due.timers.run_due(due.clock.time_ms() + WATCH_MS)
+    for send in (lambda: producer.send("t", "w"), lambda: producer.send_many("t", ["w"])):
+        message = read(send)
+        for phrase in (
+            str(path),
+            "was removed, renamed or replaced",
+            "Close every handle on the log, then open the path again",
+        ):
+            assert phrase in message
+    assert "was removed, renamed or replaced" in caplog.text
+    with contextlib.suppress(StreamlogError):
+        log.close()
+
+
+def test_a_log_looks_after_its_directory_once_a_second(path: Path) -> None:
+    with streamlog.open(path) as log:
+        service: Any = log._engine.service
+        looks: list[int] = []
+        service.check_owned = lambda: looks.append(0)
+        for n in range(1, 50):
+            service.timers.run_due(service.clock.time_ms() + WATCH_MS + n * 100)
+        assert 4 <= len(looks) <= 7

@@ -79,6 +79,7 @@ class ConsumerCoordinator:
         ] = {}  # of what is assigned and was not committed then: the first position
         self._topic_ids: dict[TopicPartition, bytes] = {}  # of each partition that was ever assigned, the last one
         self._recreated: set[TopicPartition] = set()  # partitions that were assigned in a former topic too
+        self._warned_deleted: set[str] = set()  # topics of the subscription that do not exist, as was said
         self._looked: object = None  # the image in which no assigned partition was found to be deleted
         self._next_commit_s: float | None = None
         self._next_check_s: float | None = None
@@ -96,6 +97,7 @@ class ConsumerCoordinator:
         if self.membership is None or subscription.manual is not None:
             if subscription.manual is None and subscription.resolve(self._service.image):
                 procedure = self.assign_all()
+                self._warn_deleted()
         else:
             procedure = self._poll_group(self.membership)
         if self.auto_commits and self._is_auto_commit_due():
@@ -129,6 +131,7 @@ class ConsumerCoordinator:
         subscription = self._subscriptions.subscription
         if subscription.resolve(self._service.image):
             self.remove_deleted()
+            self._warn_deleted()
         membership.polled()
         self._local_members.add(membership.group, self)
         self._local_members.evict_dead(membership.group)
@@ -358,6 +361,22 @@ class ConsumerCoordinator:
             if self.membership is not None:
                 self.membership.stable = False  # the next poll sends a heartbeat
         return deleted
+
+    def _warn_deleted(self) -> None:
+        """Issue a warning, once for each topic that is subscribed to by its name and was deleted.
+
+        Kafka's consumer logs UNKNOWN_TOPIC_OR_PARTITION and goes on, because the topic may be created again.
+        """
+        topics = self._service.image.topics
+        deleted = {name for name in self._subscriptions.subscription.fixed if name not in topics}
+        new, self._warned_deleted = deleted - self._warned_deleted, deleted
+        if new:
+            one = len(new) == 1
+            warn(
+                f"{'Topic' if one else 'Topics'} {', '.join(map(repr, sorted(new)))}, which this consumer reads, "
+                f"{'was' if one else 'were'} deleted: no more records come from there. Created again, {'it is' if one else 'they are'} "
+                f"read as new; otherwise close the consumer, or subscribe() to other topics."
+            )
 
     def _warn_recreated(self, names: list[TopicPartition]) -> None:
         """Log, once, that the finished offsets of topics that were recreated are not committed."""
