@@ -26,6 +26,7 @@ import msgpack
 
 from ..config import TopicConfig, check_partitions, check_topic_name
 from ..errors import FormatError
+from ..replication.replica_set import ALONE, NO_LEADER, PartitionRegistration
 
 LogRecord = tuple[bytes, bytes | None]
 _VERSION = 0
@@ -63,22 +64,6 @@ class BrokerRegistration(NamedTuple):
     epoch: int
     rack: str | None = None
     fenced: bool = False
-
-
-class PartitionRegistration(NamedTuple):
-    """Who has a partition and who leads it (KRaft's PartitionRecord). `leader` is NO_LEADER while no member of the in-sync
-    set is there. `leader_epoch` grows with each new leader, `partition_epoch` with each change."""
-
-    replicas: tuple[int, ...]
-    isr: tuple[int, ...]
-    leader: int
-    leader_epoch: int
-    partition_epoch: int
-
-
-NO_LEADER = -1
-ALONE = PartitionRegistration((0,), (0,), 0, 0, 0)
-"""A partition of which nothing is recorded: broker 0 leads it alone."""
 
 
 class Image(NamedTuple):

@@ -7,12 +7,14 @@ from functools import partial
 
 from ..errors import StreamlogError
 from ..replication.partition import Partition, gone
-from ..runtime.api import Task, Timers
+from ..replication.replica_set import PartitionRegistration
+from ..runtime.api import Task
 from ..runtime.values import refuse_to_copy
 from ..types import Clock
 from .log_directory import LogDirectory
-from .metadata import Image, PartitionRegistration, TopicView
+from .metadata import Image, TopicView
 from .policies import RetentionPolicies
+from .real_timers import RealTimers
 from .scheduler import Scheduler
 from .tailing.published_writer import PublishedWriter
 
@@ -34,7 +36,7 @@ class ReplicaManager:
         clock: Clock,
         scheduler: Scheduler,
         maintenance: Scheduler,
-        real_timers: Timers,
+        real_timers: RealTimers,
     ) -> None:
         self._directory = directory
         self._publisher = publisher
@@ -106,7 +108,7 @@ class ReplicaManager:
             if known is None:
                 self._add(view, number, registration)
                 continue
-            known.set_leader(registration.leader, registration.leader_epoch)
+            known.follow(registration, self._real_timers.now_ms())
             if known.log.config is not view.config or known.maintenance.custom_policy is not policy:
                 known.configure(view.config)
                 known.maintenance.custom_policy = policy
@@ -118,7 +120,7 @@ class ReplicaManager:
             partition = staged
         else:
             partition = self._directory.open_partition(view, number)
-        partition.set_leader(registration.leader, registration.leader_epoch)
+        partition.follow(registration, self._real_timers.now_ms())
         partition.maintenance.custom_policy = self._policies.of(view)
         partition.on_work = self._maintain_soon
         partition.commit.schedule = partial(self._sync_soon, partition.commit.maybe_sync)

@@ -1,6 +1,8 @@
-"""One partition: its log, the lock around its changes, group commit, and who is called when it changes.
+"""One partition: its log, the lock around its changes, group commit, its replicas, and who is called when it changes.
 
-- `partition`: `Partition`, the leader's side, and its high watermark: with one replica the end of the log, or of what is synced.
+- `partition`: `Partition`, one replica, and its high watermark: with one replica the end of the log, or of what is synced.
+- `replica_set`: `ReplicaSet`, what a leader knows of its followers. `fetcher`: `ReplicaFetcher`, how a follower follows.
+- `election`: who leads, and where replicas are placed.
 - `validation`: `RecordValidator`, what a produced batch has to be before it is appended.
 - `commit`: `GroupCommit`, one sync for many writes that request it.
 - `purgatory`: `Purgatory`, the operations that wait for the high watermark, or for a sync.

@@ -1,12 +1,20 @@
-"""A partition as its leader has it: a log, the lock around its changes, group commit, and maintenance."""
+"""A partition as one broker has it, its leader or a follower: a log, the lock around its changes, group commit, maintenance."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import TypeVar
+from collections.abc import Callable, Mapping
+from typing import NamedTuple, TypeVar
 
 from ..config import TopicConfig
-from ..errors import NotLeaderError, RequestTimedOutError, StreamlogError, UnknownTopicOrPartitionError
+from ..errors import (
+    FencedLeaderEpochError,
+    NotEnoughReplicasError,
+    NotLeaderError,
+    RequestTimedOutError,
+    StreamlogError,
+    UnknownLeaderEpochError,
+    UnknownTopicOrPartitionError,
+)
 from ..records.single import SequencedRecord
 from ..runtime.api import Completion, Lock
 from ..runtime.threads import inside
@@ -19,18 +27,30 @@ from .commit import GroupCommit
 from .listeners import LogListener, NullListener, Waiters
 from .maintenance import Maintenance
 from .purgatory import DelayedOperation, Purgatory
+from .replica_set import ALONE, PartitionRegistration, ReplicaSet
 from .validation import RecordValidator
 
 T = TypeVar("T")
 
 
+class ReplicaFetch(NamedTuple):
+    """What a follower gets from its leader: whole batches as they are stored, or where their logs part."""
+
+    data: Buffer
+    high_watermark: int
+    log_start_offset: int
+    diverging_epoch: EpochEnd | None = None
+
+
 class Partition:
-    """One partition that this broker leads. Thread-safe.
+    """One replica of a partition: the leader's, where `registration` says so, or a follower's. Thread-safe.
 
     An append publishes the new end, releases the lock, and then calls the waiters: no callback runs under a lock.
 
-    `high_watermark` is the end of what readers may see, and of what counts as acknowledged. It goes back only where a follower truncates its log. Where this
-    is the only replica, it follows the end of the log; with `durable`, the syncs. The waiters follow it.
+    `high_watermark` is the end of what readers may see, and of what counts as acknowledged. It goes back only where a follower
+    truncates its log. Where this is the only replica, it follows the end of the log; with `durable`, the syncs. A leader raises
+    it when its followers fetch, and a follower learns it with what it fetches. The waiters follow it. `follower_waiters` follow
+    the end of the log: they are those of the followers, and of what fetches for them.
 
     `on_work` is called after an append that gave `maintenance` something to do. `hides` is the reason why records past the
     high watermark, which may have been acknowledged, cannot be read, or None.
@@ -55,9 +75,17 @@ class Partition:
         self.reader = log.reader
         self.lock = new_lock()
         self.broker_id = broker_id
+        self.registration = ALONE
         self.leader_epoch = 0
         self._not_leader: NotLeaderError | None = None
+        self.replicas: ReplicaSet | None = None
+        """What a leader with followers knows of them."""
+        self._leader_high_watermark = 0
+        self._at_once = not durable  # what was appended is acknowledged, and may be read
         self.waiters = Waiters()
+        self.follower_waiters = Waiters()
+        self.on_isr_change: Callable[[Partition], object] = lambda partition: None
+        """Called, under no lock, when the in-sync set may grow; see `wanted_isr`."""
         self.closed: StreamlogError | None = None
         self.on_work: Callable[[Partition], None] | None = None
         self.listener: LogListener = NullListener()
@@ -83,26 +111,51 @@ class Partition:
         refusal = self.log.refusal
         return refusal is not self._not_leader or not self.log.knows_its_end
 
-    def set_leader(self, leader: int, leader_epoch: int) -> None:
-        """Follow what the metadata says: while this broker is not the leader, appends fail with NotLeaderError; reads go on.
+    def follow(self, registration: PartitionRegistration, now_ms: int = 0) -> None:
+        """Lead the partition, or follow its leader, as the metadata says; `now_ms` is real time.
 
-        Records are appended in `leader_epoch` from now on. Does nothing for what is known already, or an older epoch.
+        While this broker is not the leader, appends fail with NotLeaderError, and reads go on. Records are appended in the
+        registration's leader epoch from now on. Does nothing for what is known already, or is older. What waits here for the
+        high watermark goes on waiting: see `hand_over`.
         """
-        is_leader = leader == self.broker_id
-        if leader_epoch < self.leader_epoch or (leader_epoch == self.leader_epoch and is_leader == self.is_leader):
+        known = self.registration
+        if registration == known or registration[3:] < known[3:]:
             return
         with inside(), self.lock:
-            self.leader_epoch = leader_epoch
+            was_leader = self.is_leader
+            self._take_role(registration, now_ms)
+        if was_leader and not self.is_leader:
+            self.waiters.wake_all()  # they look for the new leader
+        self.follower_waiters.wake_all()
+        self.maybe_advance_high_watermark()
+        if self.is_leader and not was_leader and self.on_work is not None:  # retention is the leader's
+            self.on_work(self)
+
+    def _take_role(self, registration: PartitionRegistration, now_ms: int) -> None:
+        """REQUIRES: the lock."""
+        leader, epoch = registration.leader, registration.leader_epoch
+        is_leader = leader == self.broker_id
+        is_new = epoch != self.leader_epoch or is_leader != self.is_leader
+        self.registration = registration
+        self.leader_epoch = epoch
+        if is_new:
             before = self._not_leader
-            self._not_leader = None if is_leader else _not_leader(self.name, leader, leader_epoch)
+            self._not_leader = None if is_leader else _not_leader(self.name, leader, epoch)
             if before is not None:
                 self.log.unblock(before)
             if self._not_leader is not None:
                 self.log.block(self._not_leader)
+                self._leader_high_watermark = self.high_watermark
             else:
-                self.log.assign_epoch(leader_epoch, self.log.tail.end_offset)
-        if is_leader and self.on_work is not None:  # retention is the leader's
-            self.on_work(self)
+                self.log.assign_epoch(epoch, self.log.tail.end_offset)
+        alone = registration.replicas == (self.broker_id,)
+        self._at_once = is_leader and alone and not self.durable
+        if not is_leader or alone:
+            self.replicas = None
+        elif self.replicas is None or is_new:
+            self.replicas = ReplicaSet(self.broker_id, registration, self.log.tail.end_offset, now_ms)
+        else:
+            self.replicas.update(registration, now_ms)
 
     def configure(self, config: TopicConfig) -> None:
         with inside(), self.lock:
@@ -112,11 +165,11 @@ class Partition:
     # -- the high watermark --------------------------------------------------------------------------
 
     def _in_sync_end(self) -> int:
-        """The end of what every in-sync replica has; on its device, if that is what acknowledged means.
-
-        With followers it is the least of their ends and this one's.
-        """
-        return self.commit.synced_end if self.durable else self.reader.tail.end_offset
+        """The end of what every in-sync replica has; on its device, if that is what acknowledged means."""
+        if self._not_leader is not None:
+            return min(self._leader_high_watermark, self.reader.tail.end_offset)
+        own, replicas = self.commit.synced_end if self.durable else self.reader.tail.end_offset, self.replicas
+        return own if replicas is None else replicas.in_sync_end(own)
 
     def maybe_advance_high_watermark(self) -> None:
         """Raise the high watermark to what every in-sync replica has, and answer and wake what waits for it.
@@ -133,7 +186,7 @@ class Partition:
                     self.high_watermark = end
         high_watermark = self.high_watermark
         self.purgatory.complete_through(high_watermark)
-        if is_behind or (self.durable and self._announced < high_watermark):
+        if is_behind or (not self._at_once and self._announced < high_watermark):
             self.waiters.wake()
             if self.listener.quiet:
                 self.listener.appended()
@@ -146,14 +199,18 @@ class Partition:
 
         With a deadline (ms) it is answered then in any case: with `late`, if that is given.
         """
-        if end <= self.high_watermark or not self.durable:
+        if end <= self.high_watermark or self._at_once:
             return Completion.of(value)
-        operation = DelayedOperation(value, self.commit, late)
-        self.purgatory.add(end, operation, deadline_ms)
-        self.commit.request(end)
-        if end <= self.high_watermark or self.commit.refusal is not None:  # since the look above
-            self.commit.answer()
+        operation = DelayedOperation(value, self.commit if self.durable else None, late)
+        self._await(end, operation, deadline_ms)
         return operation
+
+    def _await(self, end: int, operation: DelayedOperation[T], deadline_ms: int | None = None) -> None:
+        self.purgatory.add(end, operation, deadline_ms)
+        if self.durable:
+            self.commit.request(end)
+        if end <= self.high_watermark or self.commit.refusal is not None:  # since the caller looked
+            self.commit.answer()
 
     def acknowledge(self, write: AppendRequest, deadline_ms: int | None = None) -> Completion[int]:
         """A Completion of the base offset of `write`, done when readers may see all of it. REQUIRES: it is in the log.
@@ -161,7 +218,7 @@ class Partition:
         With a deadline (ms of real time) it fails with RequestTimedOutError then; the records stay in the log.
         """
         base_offset = write.base_offset
-        if not self.durable:
+        if self._at_once:
             return Completion.of(base_offset)
         end = base_offset + sum([batch.last_offset_delta + 1 for batch in write.batches])
         late = None if deadline_ms is None else _late(self.name, base_offset, end)
@@ -199,16 +256,120 @@ class Partition:
             try:
                 base_offset = self.log.append(write, self.leader_epoch, now_ms)
             finally:  # also where an interrupt comes after the log has published it
-                if not self.durable:
+                if self._at_once:
                     self.high_watermark = self.reader.tail.end_offset
-        if not self.durable:
+        if self._at_once:
             if self.waiters.callbacks:
                 self.waiters.wake()
             if self.listener.quiet:
                 self.listener.appended()
+        elif self.follower_waiters.callbacks:
+            self.follower_waiters.wake()
         if self.log.began_segment:
             self._note_work()
         return base_offset
+
+    # -- replicas ------------------------------------------------------------------------------------
+
+    def require_in_sync(self) -> None:
+        """Before an append with acks="all". Raises NotEnoughReplicasError if the in-sync set is smaller than the topic asks."""
+        least, members = self.log.config.min_insync_replicas, len(self.registration.isr)
+        if members < least:
+            raise NotEnoughReplicasError(
+                f"{self.name.topic}-{self.name.partition} has {members} in-sync replicas (brokers {self.registration.isr}), and its "
+                f"min_insync_replicas is {least}. Nothing was appended. Bring a broker back, or lower min_insync_replicas."
+            )
+
+    def fetch_as_replica(
+        self, broker: int, broker_epoch: int, offset: int, last_epoch: int | None, leader_epoch: int, max_bytes: int,
+        now_ms: int,
+    ) -> ReplicaFetch:  # fmt: skip
+        """What follows `offset` in this leader's log; and the follower `broker` has everything before that, it says so by this.
+
+        `last_epoch` is that of its last record; if the logs part, the answer says where, and has no batches. Raises
+        NotLeaderError, FencedLeaderEpochError or UnknownLeaderEpochError if this broker does not lead in `leader_epoch`,
+        OffsetOutOfRangeError if `offset` is not in its log. `now_ms` is real time. REQUIRES: no lock.
+        """
+        self._require_leader_in(leader_epoch)
+        high_watermark, tail = self.high_watermark, self.reader.tail
+        if last_epoch is not None:
+            diverging = self.diverging_epoch(last_epoch, offset)
+            if diverging is not None:
+                return ReplicaFetch(b"", high_watermark, tail.start_offset, diverging)
+        data = self.reader.fetch(offset, max_bytes, tail.end_offset).data
+        with inside(), self.lock:
+            self._require_leader_in(leader_epoch)
+            replicas = self.replicas
+            if replicas is not None:
+                replicas.fetched(broker, offset, tail.end_offset, now_ms, broker_epoch)
+        self.maybe_advance_high_watermark()
+        if replicas is not None and replicas.may_join(self.high_watermark):
+            self.on_isr_change(self)
+        return ReplicaFetch(data, self.high_watermark, tail.start_offset)
+
+    def _require_leader_in(self, leader_epoch: int) -> None:
+        if self.closed is not None:
+            raise self.closed.copy()
+        if leader_epoch == self.leader_epoch:
+            if self._not_leader is not None:
+                raise self._not_leader.copy()
+            return
+        kind = FencedLeaderEpochError if leader_epoch < self.leader_epoch else UnknownLeaderEpochError
+        raise kind(
+            f"The fetch was made for leader epoch {leader_epoch} of {self.name.topic}-{self.name.partition}, and broker "
+            f"{self.broker_id} is at {self.leader_epoch}. Look at the metadata, and fetch from the leader again.",
+            leader_epoch=leader_epoch,
+            current_epoch=self.leader_epoch,
+        )
+
+    def wanted_isr(self, now_ms: int, lag_ms: int, epochs: Mapping[int, int]) -> tuple[int, ...] | None:
+        """The in-sync set that this leader asks the controller for; None if that is the set there is.
+
+        Members that lag for longer than `lag_ms` (real time) leave it, followers that have caught up join it, and count from
+        now on. `epochs`: those of the brokers that are alive; see `ReplicaSet.may_join`.
+        """
+        with inside(), self.lock:
+            replicas = self.replicas
+            if replicas is None:
+                return None
+            replicas.begin_joining(replicas.may_join(self.high_watermark, epochs))
+            own_end = self.commit.synced_end if self.durable else self.reader.tail.end_offset
+            wanted = replicas.wanted(replicas.lagging(own_end, now_ms, lag_ms))
+            return None if wanted == replicas.registration.isr else wanted
+
+    def hand_over(self, successor: Partition | None) -> None:
+        """This broker does not lead any more: what waits here for the high watermark waits at `successor`, the new leader.
+
+        Where the new leader's log has the same record last, it has all that is waited for: records of the same offset and leader
+        epoch are the same, and so is everything before them. What it does not have fails with NotLeaderError: it is in no log
+        that counts, so it can be sent again. It may be called again after an interrupt. A broker that goes on as a follower
+        needs it not: its log gets the new leader's records and high watermark, or is truncated. One that is gone does.
+        """
+        waiting = self.purgatory.waiting()
+        for end, operation in waiting:
+            if successor is not None and successor.epoch_of(end - 1) == self.epoch_of(end - 1):
+                successor._await(end, operation)
+            else:
+                operation.fail((self._not_leader or _truncated(self.name)).copy())
+        self.purgatory.forget({operation for _, operation in waiting})
+
+    def epoch_of(self, offset: int) -> int | None:
+        """The leader epoch in which the record at `offset` was appended; None if the log does not reach so far."""
+        with inside(), self.lock:
+            tail = self.reader.tail
+            return self.log.leader_epochs.written(tail).epoch_of(offset) if offset < tail.end_offset else None
+
+    def last_epoch(self) -> int | None:
+        """The leader epoch of the last record; None if there is none."""
+        with inside(), self.lock:
+            return self.log.leader_epochs.written(self.reader.tail).latest
+
+    def follow_leader(self, fetched: ReplicaFetch) -> None:
+        """Take over the leader's high watermark and log start, as far as this log goes."""
+        self._leader_high_watermark = fetched.high_watermark
+        self.maybe_advance_high_watermark()
+        if fetched.log_start_offset > self.reader.tail.start_offset:
+            self.follow_log_start(fetched.log_start_offset)
 
     def append_as_follower(self, data: Buffer, now_ms: int) -> int:
         """Append batches as their leader stored them; the new log end offset. Raises what `Log.append_as_follower` raises.
@@ -238,15 +399,17 @@ class Partition:
             try:
                 offset = self.log.append_one(key, value, timestamp, self.leader_epoch, now_ms, sequenced)
             finally:  # as in `append`
-                if not self.durable:
+                if self._at_once:
                     self.high_watermark = self.reader.tail.end_offset
         if self.log.began_segment:  # a flag of the log's: comparing snapshots before and after took 1% of a send
             self._note_work()
-        if not self.durable:
+        if self._at_once:
             if self.waiters.callbacks:
                 self.waiters.wake()
             if self.listener.quiet:
                 self.listener.appended()
+        elif self.follower_waiters.callbacks:
+            self.follower_waiters.wake()
         return offset
 
     def _note_work(self) -> None:
@@ -347,6 +510,7 @@ class Partition:
         See `Log.truncate_fully_and_start_at`. What waits fails with NotLeaderError, even if the disk fails. REQUIRES: as `truncate_to`.
         """
         self.purgatory.fail(_truncated(self.name))  # first: the high watermark may be past its records afterwards
+        self._leader_high_watermark = offset  # the leader deletes nothing past its own
         try:
             with inside(), self.maintenance.lock:
                 self.maintenance.finish_compaction()

@@ -135,6 +135,16 @@ class Purgatory:
             if offset > end:
                 operation.fail(error.copy())
 
+    def waiting(self) -> list[tuple[int, DelayedOperation[Any]]]:
+        """What waits now, each with its offset, in the order of the offsets."""
+        return [(offset, operation) for offset, _, operation in sorted(self._waiting, key=lambda entry: entry[:2])]
+
+    def forget(self, operations: set[DelayedOperation[Any]]) -> None:
+        """These wait elsewhere now, or are done. Their deadlines stay here."""
+        with inside(), self._lock:
+            self._waiting = [entry for entry in self._waiting if entry[2] not in operations]
+            heapify(self._waiting)
+
     def clip(self, end: int) -> None:
         """The records from `end` on were removed from the log: what waits for them waits for what is before."""
         with inside(), self._lock:

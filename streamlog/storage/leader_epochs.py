@@ -72,6 +72,11 @@ class LeaderEpochs:
             entries[0] = EpochStart(entries[0].epoch, start_offset)
         self.entries = entries
 
+    def epoch_of(self, offset: int) -> int | None:
+        """The epoch that `offset`, which is before the end of the log, belongs to."""
+        at = bisect_right(self.entries, offset, key=lambda entry: entry.start_offset)
+        return self.entries[max(0, at - 1)].epoch if self.entries else None
+
     def end_offset_for(self, epoch: int, log_end_offset: int) -> EpochEnd | None:
         """Where `epoch`, or else the largest one below it, ended: at the start of the next, the last one at the log's end.
 

@@ -13,6 +13,7 @@ from streamlog.errors import NotLeaderError
 from streamlog.records import columns
 from streamlog.records.batch import seed_of
 from streamlog.replication.partition import Partition
+from streamlog.replication.replica_set import PartitionRegistration
 from streamlog.runtime.disk import OsDisk
 from streamlog.runtime.threads import new_lock
 from streamlog.storage.log import AppendRequest
@@ -39,6 +40,10 @@ class Everything:
         return len(segments)
 
 
+def led_by(leader: int, leader_epoch: int) -> PartitionRegistration:
+    return PartitionRegistration((HERE, THERE), (HERE, THERE), leader, leader_epoch, leader_epoch)
+
+
 @pytest.fixture
 def made(tmp_path: Path) -> Iterator[Callable[..., Partition]]:
     """A partition with ten batches, one a segment, of two keys; another broker leads it in epoch 1."""
@@ -52,7 +57,7 @@ def made(tmp_path: Path) -> Iterator[Callable[..., Partition]]:
         for n in range(10):
             batch = columns.seal(SEED, [b"k%d" % (n % 2)], [b"%600d" % n], NOW, count=1)
             partition.append(AppendRequest([batch]), NOW)
-        partition.set_leader(THERE, 1)
+        partition.follow(led_by(THERE, 1))
         partitions.append(partition)
         return partition
 
@@ -79,9 +84,9 @@ def test_a_broker_that_comes_to_lead_deletes_what_has_expired(made: Callable[...
     partition = made(retention_ms=1000)
     work: list[Partition] = []
     partition.on_work = work.append
-    partition.set_leader(THERE, 2)
+    partition.follow(led_by(THERE, 2))
     assert work == []
-    partition.set_leader(HERE, 3)
+    partition.follow(led_by(HERE, 3))
     assert work == [partition]
     partition.maintenance.step(LATER)
     assert partition.log.tail.start_offset > 0

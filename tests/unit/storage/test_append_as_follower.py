@@ -15,6 +15,7 @@ from streamlog.errors import (
     OutOfOrderSequenceError,
     UnexpectedAppendOffsetError,
 )
+from streamlog.replication.replica_set import PartitionRegistration
 from streamlog.storage.log import AppendRequest
 
 from .conftest import KILLED, POWER_LOST, Box
@@ -221,7 +222,7 @@ def test_a_follower_that_leads_from_now_on_refuses_older_epochs(box: MakeBox) ->
 
 def test_a_broker_that_does_not_lead_the_partition_appends_as_a_follower(box: MakeBox) -> None:
     leader, follower = busy(box), box(segment_bytes=1024)
-    follower.partition.set_leader(9, 4)
+    follower.partition.follow(PartitionRegistration((0, 9), (0, 9), 9, 4, 1))
     with pytest.raises(NotLeaderError):
         follower.partition.append(follower.write(b"x"), follower.now)
     copy(leader, follower, 1)

@@ -10,6 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from streamlog.errors import DiskFullError, NotLeaderError, OffsetOutOfRangeError
+from streamlog.replication.replica_set import PartitionRegistration
 from streamlog.storage.leader_epochs import EpochEnd, EpochStart, LeaderEpochs
 from streamlog.storage.log import Log
 
@@ -297,9 +298,9 @@ def test_an_epoch_that_a_leader_begins_ends_the_one_before_it(box: MakeBox) -> N
 def test_a_partition_whose_broker_becomes_the_leader_begins_the_epoch(box: MakeBox) -> None:
     b = box()
     led(b, 0)
-    b.partition.set_leader(1, 3)
+    b.partition.follow(PartitionRegistration((0, 1), (0, 1), 1, 3, 1))
     assert b.partition.epoch_end(3) is None
-    b.partition.set_leader(0, 4)
+    b.partition.follow(PartitionRegistration((0, 1), (0, 1), 0, 4, 2))
     assert b.partition.epoch_end(3) == EpochEnd(0, 1)
     assert b.partition.epoch_end(4) == EpochEnd(4, 1)
     assert b.partition.diverging_epoch(3, 5) == EpochEnd(0, 1)

@@ -83,13 +83,13 @@ class Scene:
     def wake(self) -> None:
         self.wakes += 1
 
-    def partition(self, number: int = 0, **config: Any) -> Partition:
+    def partition(self, number: int = 0, *, durable: bool = False, **config: Any) -> Partition:
         topic_id = bytes(16)
         settings = TopicConfig(**config)
         log = open_log(
             OsDisk(), str(self.path / f"p{number}"), topic_id, number, seed_of(topic_id, number), settings, PreviousShutdown(True, True)
         )  # fmt: skip
-        self.made.append(Partition(TopicPartition("t", number), topic_id, log, new_lock))
+        self.made.append(Partition(TopicPartition("t", number), topic_id, log, new_lock, durable=durable))
         return self.made[-1]
 
     def added(self, number: int = 0, **config: Any) -> Partition:
@@ -305,8 +305,7 @@ def test_what_is_rarely_appended_to_is_published_at_once(scene: Scene) -> None:
 
 
 def test_the_high_watermark_is_never_ahead_of_the_end(scene: Scene) -> None:
-    partition = scene.partition()
-    partition.durable = True
+    partition = scene.partition(durable=True)
     scene.publisher.add(partition)
     send(partition)
     assert scene.slot().high_watermark == 0

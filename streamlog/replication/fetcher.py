@@ -1,0 +1,186 @@
+"""How a follower follows: one broker's fetches from the leaders of the partitions that it does not lead.
+
+A state machine without a thread: `step` does what is due and says when to come again. For each partition it
+
+1. fetches from the end of its own log, with the epoch of its last record. The leader counts what is before that as
+   replicated: a fetch is also the acknowledgement of the one before;
+2. truncates where the leader says that the logs part, as far as it knows better, and fetches again (KIP-101, KIP-279);
+3. appends the leader's bytes as they are, on the device with `sync=True`, and takes over the high watermark and the log start;
+4. waits, when it has everything, until the leader appends or another one is elected.
+
+A follower whose end is below the leader's log start begins anew there. What fails is tried again after `RETRY_MS`, and said
+to the listener: a disk of this broker that fails, and a batch of the leader's that is damaged, concern the controller.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections import deque
+from collections.abc import Callable
+from functools import partial
+from typing import Protocol
+
+from ..errors import (
+    ClosedError,
+    CorruptRecordError,
+    FencedLeaderEpochError,
+    NotLeaderError,
+    OffsetOutOfRangeError,
+    StreamlogError,
+    UnknownLeaderEpochError,
+)
+from ..records.batch import peek
+from ..types import TopicPartition
+from .partition import Partition, ReplicaFetch
+
+logger = logging.getLogger("streamlog.replication")
+
+# What one fetch brings at most, but for a batch that is larger. Kafka's replica.fetch.max.bytes.
+MAX_BYTES = 1 << 20
+# How soon a fetch that failed is tried again. Kafka's replica.fetch.backoff.ms.
+RETRY_MS = 1_000
+# How many fetches a step makes before other work has its turn.
+_MOST = 64
+
+
+class FetchListener(Protocol):
+    """Who hears of what fails. Called under no lock, maybe again and again."""
+
+    def replica_failed(self, replica: Partition, error: StreamlogError) -> None:
+        """This broker's disk, or its log, does not take the leader's records."""
+
+    def leader_corrupt(self, leader: Partition, error: CorruptRecordError) -> None:
+        """The leader's log has a batch that is damaged."""
+
+
+class ReplicaFetcher:
+    """The followers of one broker. `follow`, `forget` and the wake-ups come from any thread, `step` from one at a time.
+
+    `leader_of` finds the leader's replica of a partition, or None while there is none. `nudge` is called when there is work.
+    """
+
+    def __init__(
+        self,
+        broker_id: int,
+        broker_epoch: int,
+        leader_of: Callable[[TopicPartition], Partition | None],
+        listener: FetchListener,
+        nudge: Callable[[], object] = lambda: None,
+        max_bytes: int = MAX_BYTES,
+    ) -> None:
+        self._broker_id = broker_id
+        self._broker_epoch = broker_epoch
+        self._leader_of = leader_of
+        self._listener = listener
+        self.nudge = nudge
+        self._max_bytes = max_bytes
+        self._followed: dict[TopicPartition, Partition] = {}
+        self._ready: deque[TopicPartition] = deque()
+        self._parked: dict[TopicPartition, tuple[Partition, Callable[[], None]]] = {}
+        self._retries: dict[TopicPartition, int] = {}
+
+    def follow(self, replica: Partition) -> None:
+        """Follow this partition's leader from now on; or look at it again, after its leader has changed."""
+        self._followed[replica.name] = replica
+        self._retries.pop(replica.name, None)
+        self._wake(replica.name)
+
+    def forget(self, name: TopicPartition) -> None:
+        """This broker leads the partition now, or has no replica of it any more."""
+        self._followed.pop(name, None)
+        self._retries.pop(name, None)
+        self._unpark(name)
+
+    def _wake(self, name: TopicPartition) -> None:
+        self._ready.append(name)
+        self.nudge()
+
+    def step(self, now_ms: int) -> int | None:
+        """Fetch for what is ready; when to come again (ms of real time), or None until the next wake-up."""
+        for name, at_ms in list(self._retries.items()):
+            if at_ms <= now_ms:
+                self._retries.pop(name, None)
+                self._ready.append(name)
+        for _ in range(_MOST):
+            try:
+                name = self._ready[0]
+            except IndexError:
+                return min(self._retries.values(), default=None)
+            self._unpark(name)
+            replica = self._followed.get(name)
+            if replica is not None and self._fetch(replica, now_ms):
+                self._ready.append(name)
+            self._ready.popleft()  # last: an interrupt in the middle leaves it to be done
+        return now_ms
+
+    def _fetch(self, replica: Partition, now_ms: int) -> bool:
+        """One fetch for one partition; whether there may be more at once."""
+        name = replica.name
+        leader = self._leader_of(name)
+        if leader is None or leader is replica or leader.topic_id != replica.topic_id:
+            return False  # `follow` or `forget` comes with the next leader
+        self._park(name, leader)  # first: what is appended from here on wakes it
+        start = None
+        try:
+            end, last_epoch = replica.reader.tail.end_offset, replica.last_epoch()
+            fetched = leader.fetch_as_replica(
+                self._broker_id, self._broker_epoch, end, last_epoch, replica.leader_epoch, self._max_bytes, now_ms
+            )
+        except (NotLeaderError, FencedLeaderEpochError, UnknownLeaderEpochError, ClosedError):
+            return self._again(name, now_ms)  # one of the two knows of an election, and the other will
+        except OffsetOutOfRangeError as error:
+            start = error.log_start_offset
+        except CorruptRecordError as error:
+            self._listener.leader_corrupt(leader, error)
+            return self._again(name, now_ms)
+        except StreamlogError as error:
+            logger.warning("%s-%d cannot be fetched from broker %d: %s", *name, leader.broker_id, error)
+            return self._again(name, now_ms)
+        try:
+            if start is not None:
+                replica.truncate_fully_and_start_at(start)
+                return True
+            return self._take(replica, fetched, end, now_ms)
+        except CorruptRecordError as error:
+            self._listener.leader_corrupt(leader, error)
+        except StreamlogError as error:
+            self._listener.replica_failed(replica, error)
+        return self._again(name, now_ms)
+
+    def _take(self, replica: Partition, fetched: ReplicaFetch, end: int, now_ms: int) -> bool:
+        """Do what the leader's answer says; whether there may be more. Raises what the log and its disk raise."""
+        diverging = fetched.diverging_epoch
+        if diverging is not None:
+            own = replica.epoch_end(diverging.epoch)
+            target = min(end, diverging.end_offset, end if own is None else own.end_offset)
+            if target >= replica.reader.tail.start_offset:
+                replica.truncate_to(target)
+            else:
+                replica.truncate_fully_and_start_at(max(target, fetched.log_start_offset))
+            return True
+        if fetched.data:
+            base_offset = peek(fetched.data, 0).base_offset
+            if base_offset < min(end, fetched.log_start_offset):
+                # Records were deleted up to the middle of this batch, which can only be stored whole (KAFKA-6975).
+                replica.truncate_fully_and_start_at(base_offset)
+            replica.append_as_follower(fetched.data, now_ms)
+            if replica.durable:
+                replica.commit.sync()
+        replica.follow_leader(fetched)
+        return bool(fetched.data)
+
+    def _again(self, name: TopicPartition, now_ms: int) -> bool:
+        self._retries[name] = now_ms + RETRY_MS
+        return False
+
+    # -- waiting for the leader ----------------------------------------------------------------------
+
+    def _park(self, name: TopicPartition, leader: Partition) -> None:
+        callback = partial(self._wake, name)
+        self._parked[name] = leader, callback
+        leader.follower_waiters.add(callback)
+
+    def _unpark(self, name: TopicPartition) -> None:
+        parked = self._parked.pop(name, None)
+        if parked is not None:
+            parked[0].follower_waiters.remove(parked[1])

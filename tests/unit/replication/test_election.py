@@ -1,0 +1,74 @@
+"""Who leads, and where replicas lie: pure answers to what the metadata says."""
+
+from __future__ import annotations
+
+from collections import Counter
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from streamlog.replication.election import elect, place, prefer
+from streamlog.replication.replica_set import NO_LEADER, PartitionRegistration
+
+BEFORE = PartitionRegistration((0, 1, 2), (0, 1, 2), 0, 3, 7)
+
+
+def test_a_leader_that_is_alive_stays_and_who_is_gone_leaves_the_set() -> None:
+    assert elect(BEFORE, {0, 1, 2}) is BEFORE
+    after = elect(BEFORE, {0, 2})
+    assert after == BEFORE._replace(isr=(0, 2), partition_epoch=8), "the leader epoch is the same: nothing is truncated"
+
+
+def test_the_first_replica_of_the_set_that_is_alive_leads_in_a_new_epoch() -> None:
+    after = elect(BEFORE._replace(replicas=(0, 2, 1)), {1, 2})
+    assert (after.leader, after.leader_epoch, after.isr, after.partition_epoch) == (2, 4, (1, 2), 8)
+
+
+def test_a_replica_outside_the_set_does_not_lead() -> None:
+    """The last member may have what no other has (scenario 4)."""
+    after = elect(BEFORE._replace(isr=(0,)), {1, 2})
+    assert (after.leader, after.isr) == (NO_LEADER, (0,))
+    assert elect(after, {1, 2}) is after
+    back = elect(after, {0, 1, 2})
+    assert (back.leader, back.leader_epoch) == (0, 5)
+
+
+def test_where_the_topic_allows_it_the_replica_with_the_latest_epoch_and_then_the_longest_log_leads() -> None:
+    before = BEFORE._replace(isr=(0,))
+    assert elect(before, {1, 2}, unclean={1: (3, 50), 2: (4, 10)}).leader == 2
+    assert elect(before, {1, 2}, unclean={1: (3, 50), 2: (3, 50)}).leader == 1, "the preferred one of equals"
+    after = elect(before, {1, 2}, unclean={1: (3, 50), 2: (3, 10)})
+    assert (after.leader, after.isr) == (1, (1,))
+    assert elect(BEFORE, {1}, unclean={2: (9, 99)}).leader == 1, "a member of the set comes first"
+
+
+def test_the_preferred_leader_takes_over_if_it_is_in_the_set() -> None:
+    after = elect(BEFORE, {1, 2})
+    assert prefer(after, {0, 1, 2}) is after, "it has not caught up"
+    back = prefer(after._replace(isr=(1, 2, 0)), {0, 1, 2})
+    assert (back.leader, back.leader_epoch) == (0, after.leader_epoch + 1)
+    assert prefer(BEFORE, {0, 1, 2}, leader=2).leader == 2
+    assert prefer(BEFORE, {0, 1}, leader=2) is BEFORE
+
+
+@given(st.integers(1, 6), st.integers(1, 40), st.data())
+def test_leaders_and_followers_are_spread_evenly(brokers: int, partitions: int, data: st.DataObject) -> None:
+    factor = data.draw(st.integers(1, brokers))
+    placed = place(range(brokers), partitions, factor, first=data.draw(st.integers(0, 20)))
+    assert len(placed) == partitions
+    assert all(len(set(replicas)) == factor for replicas in placed)
+    leaders = Counter(replicas[0] for replicas in placed)
+    assert max(leaders.values()) - min(leaders[broker] for broker in range(brokers)) <= 1
+    everywhere = Counter(broker for replicas in placed for broker in replicas)
+    assert max(everywhere.values()) - min(everywhere[broker] for broker in range(brokers)) <= factor
+
+
+def test_a_broker_that_fails_leaves_its_work_to_all_others() -> None:
+    placed = place(range(4), 12, 2)
+    assert Counter(second for first, second in placed if first == 0) == {1: 1, 2: 1, 3: 1}
+
+
+def test_more_replicas_than_brokers_are_refused() -> None:
+    with pytest.raises(ValueError, match="3 replicas on 2 brokers"):
+        place([0, 1], 1, 3)
