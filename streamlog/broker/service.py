@@ -295,11 +295,9 @@ class LocalService:
         if here is None or here.topic_id != topic_id:
             here = self._find(partition)
         rules = here.validator
-        if key is None:
-            fits = not rules.needs_key and len(value) <= rules.max_bytes
-        else:
-            fits = len(key) + len(value) <= rules.max_bytes
-        if not fits or not 0 <= timestamp <= now_ms + rules.after_max_ms:
+        if (rules.keyless_bytes if key is None else len(key)) + len(
+            value
+        ) > rules.max_bytes or not 0 <= timestamp <= now_ms + rules.after_max_ms:
             rules.check_one(key, value, timestamp, now_ms)
         try:
             return here.append_one(key, value, timestamp, now_ms, sequenced)

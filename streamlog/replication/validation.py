@@ -39,10 +39,11 @@ _NO_LIMIT = _END_OF_TIME = 1 << 62
 class RecordValidator:
     """The rules of one partition's topic. Immutable: a topic with new settings gets a new one.
 
-    `needs_key`, `max_bytes` and `after_max_ms` are there for `produce_one`, which compares them itself.
+    `max_bytes`, `keyless_bytes` and `after_max_ms` are there for `produce_one`, which compares them itself. `keyless_bytes` is what
+    a null key counts for: nothing, or more than any record may have where it is refused.
     """
 
-    __slots__ = ("_name", "_seed", "_stamps", "after_max_ms", "max_bytes", "needs_key")
+    __slots__ = ("_name", "_seed", "_stamps", "after_max_ms", "keyless_bytes", "max_bytes", "needs_key")
 
     def __init__(self, name: TopicPartition, seed: int, config: TopicConfig) -> None:
         self._name = name
@@ -50,6 +51,7 @@ class RecordValidator:
         self._stamps = config.message_timestamp_type == "LogAppendTime"
         self.needs_key = config.compacts
         self.max_bytes = config.max_message_bytes - RECORD_OVERHEAD
+        self.keyless_bytes = _NO_LIMIT if config.compacts else 0
         after_max_ms = config.message_timestamp_after_max_ms
         self.after_max_ms = after_max_ms if after_max_ms >= 0 else _NO_LIMIT
 

@@ -58,6 +58,7 @@ from .tail import LogSnapshot
 
 logger = logging.getLogger("streamlog.storage")
 
+_UNLIMITED = 1 << 62
 _new_tail: Any = tuple.__new__  # namedtuple's own __new__ is a Python call
 # Up to this size the batch of a single record is kept in memory, one for each partition.
 _LATEST_BYTES = 4096
@@ -132,7 +133,8 @@ class Log:
         self.config = config
         self._segment_bytes = config.effective_segment_bytes
         self._segment_ms = config.effective_segment_ms
-        self._segment_records = config.effective_segment_records
+        records = config.effective_segment_records
+        self._segment_records = records if records > 0 else _UNLIMITED
 
     # -- writing -------------------------------------------------------------------------------------
 
@@ -282,7 +284,7 @@ class Log:
         if position and (
             position + OVERHEAD + (0 if key is None else len(key)) + len(value) > self._segment_bytes
             or 0 <= first_append <= now_ms - self._segment_ms
-            or 0 < self._segment_records <= records
+            or self._segment_records <= records
         ):
             self.roll(now_ms)
             offset, position, segments, bases, start, records, min_ts, max_ts, first_append = reader.tail
@@ -596,7 +598,7 @@ class Log:
         if tail.end_position and (
             tail.end_position + size > self._segment_bytes
             or self.is_due(now_ms, tail)
-            or 0 < self._segment_records < tail.records + records
+            or self._segment_records < tail.records + records
         ):
             self._begin_segment()
 
@@ -605,7 +607,7 @@ class Log:
         tail = tail or self.tail
         if 0 <= tail.first_append <= now_ms - self._segment_ms:
             return True
-        return 0 < self._segment_records <= tail.records
+        return self._segment_records <= tail.records
 
     def roll(self, now_ms: int) -> bool:
         """Seal the active segment and open an empty one; False if it is empty already.

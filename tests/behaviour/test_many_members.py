@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import threading
 import time
+from collections import Counter
 from typing import Any
 
+import msgpack
 import pytest
 
 import streamlog
+from streamlog.coordinator.schema import GROUP, MEMBER, OFFSET
 from streamlog.coordinator.transition import Transition
 from tests.bytecodes import bytecodes
 from tests.unit.coordinator.conftest import Member, World
@@ -36,6 +39,19 @@ def test_members_that_join_write_at_most_ten_records_each(
     assert written <= 10 * members
     sizes = sorted(len(member.assignment()) for member in joined)
     assert sum(sizes) == partitions and sizes[-1] - sizes[0] <= 1
+    for member in joined:
+        member.close()
+
+
+def test_members_that_join_and_share_many_partitions_write_one_offset_for_each_that_moves_besides(
+    log: streamlog.StreamLog,
+) -> None:
+    """A member that gives a partition up commits where it would have begun: the next one may reset to elsewhere."""
+    log.create_topic("t", partitions=1_000)
+    joined = join(log, 100)
+    kinds = Counter(msgpack.unpackb(record.key)[0] for record in log["__consumer_offsets"].read())
+    assert kinds[GROUP] + kinds[MEMBER] <= 10 * 100
+    assert kinds[OFFSET] <= 1_000
     for member in joined:
         member.close()
 

@@ -24,6 +24,7 @@ from __future__ import annotations
 import logging
 from collections import deque
 from collections.abc import Callable
+from typing import Any
 
 from ...replication.partition import Partition
 from ...runtime.api import Disk, File, Lock
@@ -36,6 +37,7 @@ from ...storage.tail import LogSnapshot
 
 logger = logging.getLogger("streamlog.broker")
 
+_new_slot: Any = tuple.__new__  # namedtuple's own __new__ is a Python call
 INTERVAL_S = 0.005
 RETRY_S = 1.0
 
@@ -86,9 +88,12 @@ class PublishedSlot:
                 and self.rewrites == last.rewrites
             )
             generation = last.generation if appended_only else last.generation + 1
-        slot = Slot(
-            partition.log.seed, generation, self.rewrites, tail.end_offset, high_watermark, high_watermark,
-            tail.start_offset, tail.bases[-1], tail.end_position,
+        slot: Slot = _new_slot(
+            Slot,
+            (
+                partition.log.seed, generation, self.rewrites, tail.end_offset, high_watermark, high_watermark,
+                tail.start_offset, tail.bases[-1], tail.end_position,
+            ),
         )  # fmt: skip
         return slot, tail
 
