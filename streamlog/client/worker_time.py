@@ -15,7 +15,7 @@ from math import ceil
 from typing import Any, Protocol
 
 from ..runtime.api import Gate
-from ..runtime.threads import RawGate, get_ident, look_again, real_monotonic
+from ..runtime.threads import RawGate, current_thread, look_again, real_monotonic
 from ..types import Clock
 from .consumer.consumer import Consumer
 
@@ -55,7 +55,8 @@ class WorkerTime:
         self._gate = RawGate()
         self._clock: Clock | None = None
         self._note: Callable[[], None] = lambda: None
-        self.thread = 0
+        self.thread: Any = None
+        """The thread, once it has begun."""
         self.turn = 0
         """How often it went on, or began to wait."""
         self.stuck_at = -1
@@ -70,7 +71,7 @@ class WorkerTime:
         self.consumer._on_wait = self.waits
 
     def begin(self) -> None:
-        self.thread = get_ident()
+        self.thread = current_thread()
 
     def waits(self) -> None:
         """It is about to wait, or has ended."""
@@ -111,7 +112,7 @@ class WorkerTime:
             or self.stuck_at == self.turn
             or (self.pause_ends_s is not None and not self._gate.is_open())
             or self.consumer._is_waiting()
-            or self.thread == get_ident()
+            or self.thread is current_thread()
         )
 
     def deadline_s(self) -> float | None:

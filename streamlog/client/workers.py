@@ -10,7 +10,7 @@ from functools import partial
 from typing import Any
 
 from ..config import ConsumerConfig
-from ..errors import ConcurrentUseError, ConfigError, RequestTimedOutError, StreamlogError, describe
+from ..errors import ConfigError, RequestTimedOutError, StreamlogError, describe
 from ..runtime.threads import (
     RawGate,
     get_ident,
@@ -123,11 +123,14 @@ class Workers(Closing):
 
     def _close_half_started(self) -> None:
         missing = self._times[len(self._threads) :]
-        self._leave(len(missing))
-        for time in missing:
-            time.end()
-            with contextlib.suppress(ConcurrentUseError):  # its thread had started, and closes it
-                time.consumer.close()
+        with inside(), self._lock:  # the thread of the first may have begun, or begin now
+            self._threads += [time.thread for time in missing if time.thread is not None]
+            never = [time for time in missing if time.thread is None]
+            for time in never:
+                time.end()
+        self._leave(len(never))
+        for time in never:
+            time.consumer.close()
         with contextlib.suppress(
             StreamlogError
         ):  # a worker's, whose consumer was just closed; the first error is raised
@@ -147,7 +150,10 @@ class Workers(Closing):
 
     def _work(self, time: WorkerTime) -> None:
         consumer = time.consumer
-        time.begin()
+        with inside(), self._lock:
+            if time.ended:  # the call that starts the workers was interrupted
+                return
+            time.begin()
         try:
             with consumer:
                 records: Iterator[Record[Any, Any]] = consumer

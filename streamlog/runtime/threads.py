@@ -49,6 +49,7 @@ class LookAgain:
 look_again = LookAgain()
 
 get_ident = threading.get_ident
+current_thread = threading.current_thread
 getpid = os.getpid
 
 

@@ -785,6 +785,40 @@ def test_ctrl_c_finishes_the_records_in_hand_and_the_rest_come_again(path: Path,
     assert done.stderr == ""
 
 
+@pytest.mark.parametrize("begun", [True, False], ids=["its thread had begun", "its thread had not"])
+def test_an_interrupt_while_workers_are_started_leaves_none(
+    log: streamlog.StreamLog, monkeypatch: pytest.MonkeyPatch, begun: bool
+) -> None:
+    fill(log, 10, partitions=2)
+    may_begin, threads = threading.Event(), []
+
+    def start_and_interrupt(target: Callable[[], None], name: str) -> Any:
+        if not threads:
+            threads.append(start(target, name))
+            return threads[0]
+
+        def work() -> None:
+            assert may_begin.wait(LONG)
+            target()
+
+        threads.append(start(work, name))
+        if begun:
+            may_begin.set()
+            until_shared(log.group("g"), 1, 1)
+        raise KeyboardInterrupt
+
+    start = streamlog.client.workers.start_thread
+    monkeypatch.setattr(streamlog.client.workers, "start_thread", start_and_interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        log.group("g").start(lambda record: None, "t", workers=3)
+    assert log.group("g").members() == []
+    may_begin.set()
+    for thread in threads:
+        thread.join(LONG)
+        assert not thread.is_alive()
+    assert log.group("g").members() == []
+
+
 def test_ctrl_c_ends_idle_workers(path: Path, run_script: RunScript) -> None:
     done = run_script(
         """
