@@ -122,6 +122,9 @@ class ConsumerGroup:
         The threads outlive the main thread, as Python's own threads do: a program whose main thread ends goes on handling
         records until `stop`, an error, or Ctrl-C. Workers that a daemon thread starts are daemon threads too.
 
+        Under a `testing.ManualClock` they follow the clock: when `advance` returns, they have handled what was sent, and
+        their retries and commits that were due are done.
+
         Raises ConfigError, UnknownTopicOrPartitionError, ReadOnlyError.
 
         >>> import streamlog
@@ -154,7 +157,8 @@ class ConsumerGroup:
         """`start`, and wait for the workers: to the end with `until_end`, else until an error, Ctrl-C, or `log.close()`.
 
         Takes what `start` takes. Raises what `start` raises, and the error that ended the workers. After Ctrl-C the
-        records that are being handled are finished; then KeyboardInterrupt is raised.
+        records that are being handled are finished; then KeyboardInterrupt is raised. Under a `testing.ManualClock` a retry
+        comes at once: this call blocks the thread that would move the clock.
         """
         settings = WorkersConfig(
             workers, ordering, concurrency, on_error, retries, retry_backoff_ms, dead_letter_topic, until_end
