@@ -16,6 +16,7 @@ from typing import Any, Protocol
 
 from ..runtime.api import Gate
 from ..runtime.threads import RawGate, current_thread, look_again, real_monotonic
+from ..runtime.values import refuse_to_copy
 from ..types import Clock
 from .consumer.consumer import Consumer
 
@@ -46,6 +47,8 @@ class WorkerTime:
     """One worker's pauses, and what a clock has to know of it. The worker's thread calls what is not marked otherwise."""
 
     __slots__ = ("_clock", "_gate", "_note", "_skips", "_stopping", "consumer", "ended", "pause_ends_s", "stuck_at", "thread", "turn")  # fmt: skip
+
+    __reduce_ex__ = refuse_to_copy
 
     def __init__(self, consumer: Consumer[Any, Any], stopping: Gate, *, skips: bool) -> None:
         """`skips`: a pause is not waited for, because the thread that would move the clock waits for the workers."""
@@ -131,6 +134,8 @@ class WorkerTime:
 
 class ClockFollower:
     """A scheduler of a clock that a test moves, for the workers of one `start`. See the module."""
+
+    __reduce_ex__ = refuse_to_copy
 
     def __init__(self, clock: MovedClock, workers: Sequence[WorkerTime]) -> None:
         self._clock = clock
