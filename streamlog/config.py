@@ -96,13 +96,13 @@ def check_topic_name(name: object) -> str:
     return name
 
 
-def unknown(name: str, known: Iterable[str], what: str) -> ConfigError:
-    """The error of a setting that does not exist, with the nearest known name."""
+def unknown(name: str, known: Iterable[str], what: str, *, in_python: bool = True) -> ConfigError:
+    """The error of a setting that does not exist, with the nearest known name. `in_python`: also with what else takes it."""
     names = list(known)
     plain = name.replace(".", "_").replace("-", "_")
     plain = _ALIASES.get(plain, plain)
     hint = f" (did you mean {plain!r}?)" if plain in names else did_you_mean(plain, names)
-    if not hint:
+    if not hint and in_python:
         hint = _where_instead(plain)
     return ConfigError(f"{name!r} is not a setting of a {what}{hint}. Known: {', '.join(sorted(names))}.", name=name)
 
@@ -129,8 +129,9 @@ def not_yet(name: str, value: object, instead: str) -> ConfigError:
 def choice(name: str, value: object, known: Sequence[object]) -> None:
     """Raise ConfigError if the setting is none of the known values."""
     if not any(type(value) is type(k) and value == k for k in known):
+        given = shown(value) if any(type(value) is type(k) for k in known) else typed(value)
         raise ConfigError(
-            f"{name}={typed(value)} is not one of {', '.join(map(repr, known))}{nearest(value, known)}.", name=name
+            f"{name}={given} is not one of {', '.join(map(repr, known))}{nearest(value, known)}.", name=name
         )
 
 
@@ -145,7 +146,7 @@ def nearest(value: object, known: Sequence[object]) -> str:
 def integer(name: str, value: object, low: int, high: int = 2**63 - 1) -> int:
     """Return the setting. Raises ConfigError if it is not an int, or out of range."""
     if isinstance(value, bool) or not isinstance(value, int):
-        unit = next((unit for end, unit in _UNITS.items() if name.endswith(end)), "")
+        unit = next((unit for end, unit in _UNITS.items() if f"_{name}".endswith(end)), "")
         wanted = f"int{unit} or a timedelta" if name in _DURATIONS or name == "segment_ms" else f"int{unit}"
         meant = _as_int(name, value)
         hint = "" if meant is None else f": write {name}={meant:_}"
@@ -168,7 +169,7 @@ def scaled(text: str, units: Mapping[str, int]) -> int | None:
 
 def _as_int(name: str, value: object) -> int | None:
     """The int that a value of another type means for this setting, if it clearly means one."""
-    if isinstance(value, timedelta) and name.endswith("_ms"):
+    if isinstance(value, timedelta) and f"_{name}".endswith("_ms"):
         return value // timedelta(milliseconds=1)
     if isinstance(value, float) and value.is_integer():
         return int(value)

@@ -22,7 +22,7 @@ from ..replication.partition import Partition
 from ..runtime.api import Disk, Gate, Lock
 from ..runtime.disk import entropy
 from ..runtime.disk_errors import ignored, require_disk_error
-from ..runtime.owned_disk import OwnedDisk
+from ..runtime.owned_disk import OwnedDisk, StaleOwnerError
 from ..runtime.values import refuse_to_copy
 from ..storage.files import as_storage_error
 from ..storage.lost import create_empty, is_lost, lost_error
@@ -387,6 +387,8 @@ class LogDirectory:
         """Raise LogDirNotFoundError unless the directory is still the one that was opened."""
         try:
             self._owned.check(self.path)
+        except StaleOwnerError as error:
+            raise as_storage_error(error, "look at", self.path) from None
         except OSError as error:
             raise as_storage_error(error, "look at", self.path) from error
 

@@ -270,8 +270,10 @@ class LocalService:
         except StreamlogError:
             if not self._may_append():
                 raise
-            here = self._find(request.partition)
-            here.append(append, self.clock.time_ms())
+        else:
+            return self._acknowledged(here, request)
+        here = self._find(request.partition)
+        here.append(append, self.clock.time_ms())
         return self._acknowledged(here, request)
 
     def _acknowledged(self, here: Partition, request: ProduceRequest) -> Completion[int]:
@@ -304,7 +306,7 @@ class LocalService:
         except StreamlogError:
             if not self._may_append():
                 raise
-            return self._find(partition).append_one(key, value, timestamp, now_ms, sequenced)
+        return self._find(partition).append_one(key, value, timestamp, now_ms, sequenced)
 
     @failing
     def acknowledge(self, partition: TopicIdPartition, offset: int) -> Completion[int]:

@@ -135,19 +135,18 @@ class Topics:
         except TopicAlreadyExistsError:
             if not exist_ok:
                 raise
-            view = self.topic(name)
-            controller.require_same(
-                view, partitions, {each: getattr(config, each) for each in settings or () if each in changes}
-            )
-            if policy is not None and policy.name == view.config.retention:
-                self._policies.given[name] = policy
-                with inside(), self._lock:
-                    self._replicas.follow(self.image, [name])
-            return view
         except BaseException:
             if name not in self.image.topics:
                 self._policies.given.pop(name, None)
             raise
+        view = self.topic(name)
+        given = {each: getattr(config, each) for each in settings or () if each in changes}
+        controller.require_same(view, partitions, given)
+        if policy is not None and policy.name == view.config.retention:
+            self._policies.given[name] = policy
+            with inside(), self._lock:
+                self._replicas.follow(self.image, [name])
+        return view
 
     def create_internal(self, name: str, partitions: int, config: TopicConfig) -> None:
         """Create an internal topic, unless another thread was faster."""

@@ -14,7 +14,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any, NamedTuple, Protocol
 
-from ..config import DURATIONS, SIZES, TopicConfig, scaled
+from ..config import DURATIONS, SIZES, TopicConfig, scaled, unknown
 from ..errors import ConfigError, InvalidRecordError, OffsetOutOfRangeError, did_you_mean
 from ..types import OffsetAndTimestamp, ProducerRecord, TopicPartition
 
@@ -22,6 +22,7 @@ _WORDS = {"beginning": "beginning", "earliest": "beginning", "end": "end", "late
 _UNLIMITED = ("none", "unlimited")
 _EXAMPLES = "beginning, end, stored, 5, -10, @2026-01-01, @2026-01-01T12:00:00Z, @-1h or @1767225600000"
 _REPLICAS = "a partition has one replica in this version of streamlog. Leave it out."
+_SETTINGS = {field.name: field.default for field in dataclasses.fields(TopicConfig) if field.name != "retention"}
 # Parameters of `create_topic` that --config does not take → what to do instead.
 _NOT_SETTINGS = {
     "partitions": "the number of partitions is an option of its own: --partitions N.",
@@ -154,7 +155,9 @@ def parse_setting(text: str) -> tuple[str, Any]:
     name = name.strip().replace(".", "_")
     if name in _NOT_SETTINGS:
         raise ConfigError(f"{text!r}: {_NOT_SETTINGS[name]}", name=name)
-    default = {field.name: field.default for field in dataclasses.fields(TopicConfig)}.get(name)
+    default = _SETTINGS.get(name)
+    if name not in _SETTINGS:
+        raise unknown(name, _SETTINGS, "topic", in_python=False)
     if isinstance(default, bool):
         flag = {"true": True, "false": False}.get(value.lower())
         if flag is None:

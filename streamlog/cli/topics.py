@@ -38,7 +38,8 @@ def topic_create(
     ctx: typer.Context,
     name: TopicName,
     partitions: Annotated[
-        int | None, option("--partitions", "-p", metavar="N", help="Number of partitions.  [default: 1]")
+        int | None,
+        option("--partitions", "-p", metavar="N", min=1, max=10_000, help="Number of partitions.  [default: 1]"),
     ] = None,
     config: Annotated[
         list[str] | None,

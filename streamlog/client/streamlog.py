@@ -433,6 +433,10 @@ class StreamLog(Closing):
         ['orders']
         closed
         """
+        if not callable(make):
+            raise ConfigError(
+                f"attach(…) takes what makes a listener of the log's Service, not {typed(make)}.", name="make"
+            )
         listener = make(self._use())
         with inside(), self._lock:
             if self._attaches:

@@ -10,6 +10,8 @@ from datetime import timedelta
 from math import isfinite
 from typing import Protocol
 
+from ..config import integer, typed
+from ..errors import ConfigError
 from ..runtime.threads import get_ident, inside, new_lock, refuse_reentry
 from ..runtime.values import refuse_to_copy
 
@@ -54,8 +56,10 @@ class ManualClock:
     MAX_ROUNDS = 10_000
 
     def __init__(self, start_ms: int = _NEW_YEAR_2026_MS) -> None:
-        if start_ms < 0:
-            raise ValueError(f"start_ms is {start_ms}, before the epoch; give milliseconds since 1970")
+        if integer("start_ms", start_ms, -(2**63)) < 0:
+            raise ConfigError(
+                f"start_ms={start_ms} is before the epoch; give milliseconds since 1970.", name="start_ms"
+            )
         # Wall clock and monotonic clock in ns, replaced together: a reader never sees half a move.
         self._now = (start_ms * _NS_PER_MS, 0)
         self._moving = new_lock()
@@ -86,7 +90,7 @@ class ManualClock:
         If the work raises an error, the call ends with the clock at that instant; the remaining work stays due. A second
         thread that calls `advance` waits for the first.
 
-        Raises ValueError if `seconds` is negative or not finite; RuntimeError if the work itself calls it, or if a
+        Raises ConfigError if `seconds` is negative or not finite; RuntimeError if the work itself calls it, or if a
         scheduler becomes due again without end at one instant.
         """
         remaining = _nanoseconds(seconds)
@@ -105,9 +109,9 @@ class ManualClock:
         """Move only the wall clock, by `ms` (back if negative), as an administrator or NTP would.
 
         No work runs: work that is due after a jump forward runs at the next `advance`, also `advance(0)`; a jump back
-        delays work that was not done yet. Raises ValueError for a time before the epoch.
+        delays work that was not done yet. Raises ConfigError for a time before the epoch.
         """
-        self._move(ms * _NS_PER_MS, 0)
+        self._move(integer("ms", ms, -(2**63)) * _NS_PER_MS, 0)
 
     def attach(self, scheduler: Scheduler) -> None:
         """Have `advance` run this scheduler's work until `detach`. A second call has no effect.
@@ -130,8 +134,8 @@ class ManualClock:
         with inside(), self._moving:
             wall, monotonic = self._now
             if wall + wall_ns < 0:
-                raise ValueError(
-                    f"a jump of {wall_ns // _NS_PER_MS} ms from {wall // _NS_PER_MS} ends before the epoch"
+                raise ConfigError(
+                    f"A jump of {wall_ns // _NS_PER_MS} ms from {wall // _NS_PER_MS} ends before the epoch.", name="ms"
                 )
             self._now = (wall + wall_ns, monotonic + monotonic_ns)
 
@@ -178,10 +182,14 @@ class ManualClock:
 def _nanoseconds(seconds: float | timedelta) -> int:
     if isinstance(seconds, timedelta):
         duration = seconds // timedelta(microseconds=1) * 1000
-    elif not isfinite(seconds):
-        raise ValueError(f"advance({seconds!r}): give a finite number of seconds")
+    elif isinstance(seconds, bool) or not isinstance(seconds, (int, float)) or not isfinite(seconds):
+        raise ConfigError(
+            f"advance({typed(seconds)}): give a finite number of seconds, or a timedelta.", name="seconds"
+        )
     else:
         duration = round(seconds * _NS_PER_S)
     if duration < 0:
-        raise ValueError(f"advance({seconds!r}): time does not go back; jump() moves the wall clock alone")
+        raise ConfigError(
+            f"advance({seconds!r}): time does not go back; jump() moves the wall clock alone.", name="seconds"
+        )
     return duration

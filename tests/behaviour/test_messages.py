@@ -6,6 +6,7 @@ import contextlib
 import json
 import os
 import pickle
+import re
 import shutil
 import time
 import traceback
@@ -133,6 +134,25 @@ def test_an_error_of_the_library_shows_no_other_one_of_its_own(bench: Bench, nam
                 result.close()
 
 
+def test_an_error_of_a_poll_or_of_a_changed_log_shows_no_other_one_either(open_log: OpenLog, path: Path) -> None:
+    log = open_log()
+    log.create_topic("t", partitions=2).send_many(["a", "b"], partition=0)
+    log.create_topic("gone").send("v")
+    by_hand, strict = log.consumer(), log.consumer("t", auto_offset_reset="none")
+    by_hand.assign([TopicPartition("gone", 0)])
+    by_hand.poll()
+    handle = log["gone"]
+    log.delete_topic("gone")
+    calls: list[Callable[[], object]] = [
+        by_hand.poll, strict.poll, lambda: next(strict), lambda: handle.send("v"), handle.read,
+        lambda: log.create_topic("t"), lambda: log.create_topic("t", partitions=5, exist_ok=True),
+    ]  # fmt: skip
+    for call in calls:
+        with pytest.raises(StreamlogError) as caught:
+            call()
+        assert not list(chain(caught.value))
+
+
 def test_an_error_that_the_program_caused_is_shown_as_the_cause(bench: Bench) -> None:
     def fails(_: object) -> bytes:
         raise LookupError("the program's")
@@ -206,11 +226,11 @@ SAYS: dict[str, tuple[Callable[[Bench], object], tuple[str, ...]]] = {
     ),
     "another tool's word for earliest": (
         lambda b: b.log.consumer("t", auto_offset_reset="beginning"),  # type: ignore[arg-type]
-        ("auto_offset_reset='beginning' (str)", "did you mean 'earliest'?"),
+        ("auto_offset_reset='beginning' is not one of", "did you mean 'earliest'?"),
     ),
     "Kafka's number for all": (
         lambda b: b.log.producer(acks=-1),  # type: ignore[arg-type]
-        ("acks=-1 (int)", "did you mean 'all'?"),
+        ("acks=-1 is not one of 0, 1, 'all'", "did you mean 'all'?"),
     ),
     "a server": (
         lambda b: b.log.producer(**{"bootstrap.servers": "host:9092"}),  # type: ignore[arg-type]
@@ -244,6 +264,13 @@ SAYS: dict[str, tuple[Callable[[Bench], object], tuple[str, ...]]] = {
         lambda b: b.idle.run(print, "t", until_end=None),  # type: ignore[arg-type]
         ("until_end=None is not one of True, False.",),
     ),
+    "ManualClock(None)": (lambda b: ManualClock(None), ("start_ms has to be an int", "not None")),  # type: ignore[arg-type]
+    "advance('1')": (lambda b: ManualClock().advance("1"), ("advance('1' (str))", "timedelta")),  # type: ignore[arg-type]
+    "jump(a timedelta)": (
+        lambda b: ManualClock().jump(timedelta(seconds=1)),  # type: ignore[arg-type]
+        ("int of milliseconds", "write ms=1_000"),
+    ),
+    "attach(None)": (lambda b: b.log.attach(None), ("makes a listener", "not None")),  # type: ignore[arg-type]
     # constructors without a log
     "StreamLog('d')": (
         lambda b: StreamLog("d"),  # type: ignore[arg-type]
@@ -605,3 +632,21 @@ def test_a_log_looks_after_its_directory_once_a_second(path: Path) -> None:
         for n in range(1, 50):
             service.timers.run_due(service.clock.time_ms() + WATCH_MS + n * 100)
         assert 4 <= len(looks) <= 7
+
+
+def test_the_terminal_names_its_own_options(tmp_path: Path) -> None:
+    run, where = CliRunner().invoke, ["-d", str(tmp_path / "log"), "topic", "create", "t"]
+    assert "'--partitions' / '-p': Input should be greater than or equal to 1" in run(app, [*where, "-p", "0"]).stderr
+    for setting in ("linger_ms=5", "value_serde=json", "on_error=skip"):
+        message = run(app, [*where, "--config", setting]).stderr
+        assert f"{setting.split('=')[0]!r} is not a setting of a topic" in message
+        assert "log." not in message
+
+
+def test_asking_for_the_subscription_hides_no_new_topic_from_the_next_poll(log: StreamLog) -> None:
+    log.create_topic("a1")
+    with log.consumer(re.compile("a.*")) as consumer:
+        consumer.poll()
+        log.create_topic("a2").send("v")
+        assert consumer.subscription() == {"a1", "a2"}
+        assert [record.topic for record in consumer.poll()] == ["a2"]

@@ -219,9 +219,7 @@ class Consumer(Closing, Generic[K, V]):
     def subscription(self) -> set[str]:
         """The names of the topics subscribed to, those that patterns match now included."""
         with self._access.call(reads_only=True):
-            subscription = self._subscriptions.subscription
-            subscription.resolve(self._service.image)
-            return set(subscription.names)
+            return set(self._subscriptions.subscription.matching(self._service.image))
 
     # -- reading -------------------------------------------------------------------------------------
 

@@ -81,7 +81,8 @@ class ConsumerCore:
         try:
             return take()
         except _ELSEWHERE:
-            return self._fetch_elsewhere(take)
+            pass  # not in the handler: what the call raises would show what was handled
+        return self._fetch_elsewhere(take)
 
     def step_after_append(self, take: Callable[[], A]) -> A | None:
         """`step` without the coordinator, if neither the group nor the topics have changed; None if they may have."""
@@ -104,10 +105,14 @@ class ConsumerCore:
             try:
                 return take()
             except OffsetOutOfRangeError:
-                assert subscriptions.failed is not None
-                self._offsets.reset_out_of_range(subscriptions.failed)
+                out_of_range = True
             except (UnknownTopicOrPartitionError, UnknownTopicIdError):
                 if subscriptions.subscription.manual is not None:
                     raise
+                out_of_range = False
+            if out_of_range:
+                assert subscriptions.failed is not None
+                self._offsets.reset_out_of_range(subscriptions.failed)
+            else:
                 self._coordinator.remove_deleted()
         return take()

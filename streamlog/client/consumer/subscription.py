@@ -75,14 +75,18 @@ class Subscription:
         if image.version == self._version:
             return False
         self._version = image.version
+        names = self.matching(image)
+        if names != self.names:
+            self.names = names
+        return True
+
+    def matching(self, image: Image) -> frozenset[str]:
+        """The names subscribed to, and those that the patterns match now."""
         matched = {
             name for name, view in image.topics.items()
             if not view.internal and any(pattern.fullmatch(name) for pattern in self.patterns)
         }  # fmt: skip
-        names = self.fixed | matched
-        if names != self.names:
-            self.names = names
-        return True
+        return self.fixed | matched
 
     def partitions(self, image: Image) -> list[TopicPartition]:
         """All partitions of the subscription, as a consumer without a group reads them. A deleted topic has none."""
