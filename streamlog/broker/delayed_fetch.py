@@ -103,17 +103,28 @@ class DelayedFetch(Completion[Answers]):
 
     def _look(self) -> None:
         """Fetch from the partitions that have grown, and answer if that is enough."""
-        session = self._session
-        while session.ready and not self.done() and self._looking.acquire(False):
+        taken = [True]
+        while taken[-1] and self._session.ready and not self.done():
+            taken.clear()
             try:
-                while session.ready and not self.done():
-                    name = session.ready.popleft()
-                    session.watched.pop(name, None)
-                    self._look_at(name)
+                # One step in C: an interrupt finds the lock taken and noted, or neither.
+                taken.extend(map(self._looking.acquire, (False,)))
+                if taken[0]:
+                    self._look_at_ready()
             finally:
-                self._looking.release()
+                if any(taken):
+                    self._looking.release()
         if self.done():
             self._end()
+
+    def _look_at_ready(self) -> None:
+        """REQUIRES: `_looking`."""
+        session = self._session
+        while session.ready and not self.done():
+            name = session.ready[0]
+            session.watched.pop(name, None)
+            self._look_at(name)
+            session.ready.popleft()  # last: an interrupt before it has this done again
 
     def _look_at(self, name: TopicPartition) -> None:
         self._session.watch(name)  # before the fetch: no append falls between the two

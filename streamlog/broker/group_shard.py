@@ -188,21 +188,25 @@ class GroupShard:
         """
         partition = self._host.groups_partition(self.number, False)
         with inside(), self._lock:
-            if not self._is_leader:
-                return {}
-            try:
-                if self._load(partition):
-                    self._ends = self._with_ids({each.partition: each.after for each in self._shard.beyond(ends)})
-            except (CorruptRecordError, FormatError) as error:
-                # No group is served while its topic is damaged, but partitions take records.
-                logger.error("what groups committed could not be compared with the ends of the logs: %s", error)
-            except PoisonedLogError as error:
-                self._ends = self._with_ids({name: ends[name] for name in lossy if name in ends})
-                return dict.fromkeys(self._ends, error)
-            try:
-                self._lower()
-            except StreamlogError as error:
-                return dict.fromkeys(self._ends, error)
+            return self._recover(partition, ends, lossy) if self._is_leader else {}
+
+    def _recover(
+        self, partition: Partition | None, ends: Mapping[TopicPartition, int], lossy: Iterable[TopicPartition]
+    ) -> dict[TopicPartition, StreamlogError]:
+        """REQUIRES: the lock."""
+        try:
+            if self._load(partition):
+                self._ends = self._with_ids({each.partition: each.after for each in self._shard.beyond(ends)})
+        except (CorruptRecordError, FormatError) as error:
+            # No group is served while its topic is damaged, but partitions take records.
+            logger.error("what groups committed could not be compared with the ends of the logs: %s", error)
+        except PoisonedLogError as error:
+            self._ends = self._with_ids({name: ends[name] for name in lossy if name in ends})
+            return dict.fromkeys(self._ends, error)
+        try:
+            self._lower()
+        except StreamlogError as error:
+            return dict.fromkeys(self._ends, error)
         return {}
 
     def _with_ids(self, ends: Mapping[TopicPartition, int]) -> dict[TopicPartition, tuple[int, bytes]]:

@@ -106,27 +106,30 @@ class Scheduler:
         after those that are due then, so a task of many steps keeps no other waiting.
         """
         with self._run_lock:
-            with inside(), self._lock:
-                last = self._count
-            while True:
-                task: Task | None = None
-                try:
-                    with inside(), self._lock:
-                        entry = self._first()
-                        if entry is None or entry[0] > now_ms or entry[1] > last:
-                            return None if entry is None else entry[0]
-                        task = entry[2]
-                        self._replace(task, None)
-                    again = task(now_ms)
-                except Exception:
-                    logger.exception("background work failed and will be tried again")
-                    again = now_ms + RETRY_MS
-                    if task is None:  # looking up what is due failed, and may fail again
-                        return again
-                except BaseException:
-                    if task is not None:
-                        self.at(now_ms, task)
-                    raise
-                if again is not None and task is not None:
-                    # A deadline in the past is a mistake, and would keep the caller running for ever.
-                    self.at(again if again >= now_ms else now_ms + 1, task)
+            return self._run_due(now_ms)
+
+    def _run_due(self, now_ms: int) -> int | None:
+        with inside(), self._lock:
+            last = self._count
+        while True:
+            task: Task | None = None
+            try:
+                with inside(), self._lock:
+                    entry = self._first()
+                    if entry is None or entry[0] > now_ms or entry[1] > last:
+                        return None if entry is None else entry[0]
+                    task = entry[2]
+                    self._replace(task, None)
+                again = task(now_ms)
+            except Exception:
+                logger.exception("background work failed and will be tried again")
+                again = now_ms + RETRY_MS
+                if task is None:  # looking up what is due failed, and may fail again
+                    return again
+            except BaseException:
+                if task is not None:
+                    self.at(now_ms, task)
+                raise
+            if again is not None and task is not None:
+                # A deadline in the past is a mistake, and would keep the caller running for ever.
+                self.at(again if again >= now_ms else now_ms + 1, task)

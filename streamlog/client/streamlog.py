@@ -5,6 +5,7 @@ from __future__ import annotations
 import weakref
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
+from operator import is_not
 from typing import Any, TypeVar, Unpack, overload
 
 from ..broker.api import Listener, Service
@@ -451,7 +452,7 @@ class StreamLog(Closing):
         For extensions; see `attach`.
         """
         with inside(), self._lock:
-            self._listeners = [each for each in self._listeners if each is not listener]
+            self._listeners = list(filter(partial(is_not, listener), self._listeners))
 
     # -- closing -------------------------------------------------------------------------------------
 

@@ -122,12 +122,8 @@ class Workers(Closing):
         return DeadLetters(self._log, topic, consumer.subscription(), patterns)
 
     def _close_half_started(self) -> None:
-        missing = self._times[len(self._threads) :]
-        with inside(), self._lock:  # the thread of the first may have begun, or begin now
-            self._threads += [time.thread for time in missing if time.thread is not None]
-            never = [time for time in missing if time.thread is None]
-            for time in never:
-                time.end()
+        with inside(), self._lock:  # the thread of the first that is missing may have begun, or begin now
+            never = self._end_those_without_thread()
         self._leave(len(never))
         for time in never:
             time.consumer.close()
@@ -135,6 +131,15 @@ class Workers(Closing):
             StreamlogError
         ):  # a worker's, whose consumer was just closed; the first error is raised
             self.close()
+
+    def _end_those_without_thread(self) -> list[WorkerTime]:
+        """End the workers whose thread was never started, and note the threads that were; those workers. REQUIRES: the lock."""
+        missing = self._times[len(self._threads) :]
+        self._threads += [time.thread for time in missing if time.thread is not None]
+        never = [time for time in missing if time.thread is None]
+        for time in never:
+            time.end()
+        return never
 
     def _ends_now(self) -> dict[TopicPartition, int]:
         """The end offsets of all partitions that the group reads."""

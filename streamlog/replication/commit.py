@@ -118,27 +118,30 @@ class GroupCommit:
             return False
         done, failure = False, self.refusal
         with inside(), self.syncing:
-            requests, turns = self._requests, self._turns
-            if requests and requests[0] <= self.synced_end:
-                self._drop_covered()
-            while turns and turns[0].is_open():
-                turns.popleft()
-            if requests and failure is None:
-                if self._rounds != ALONE:
-                    self._gather()
+            self._drop_covered()
+            self._drop_past_turns()
+            if self._requests and failure is None:
                 done = True
-                try:
-                    count = self._sync()
-                except ReentrantCallError:  # a signal handler's call in the middle of it: no write has failed
-                    raise
-                except StreamlogError as error:
-                    failure = self._note(error)
-                    count = len(requests)
-                    for _ in range(count):
-                        requests.popleft()
-                self._rounds = (count, self._rounds[0])
+                failure = self._round()
         self.answer(failure)
         return done
+
+    def _round(self) -> StreamlogError | None:
+        """Sync for the requests there are; the error of a sync that failed. REQUIRES: `syncing`, and a request."""
+        if self._rounds != ALONE:
+            self._gather()
+        failure = None
+        try:
+            count = self._sync()
+        except ReentrantCallError:  # a signal handler's call in the middle of it: no write has failed
+            raise
+        except StreamlogError as error:
+            failure = self._note(error)
+            count = len(self._requests)
+            for _ in range(count):
+                self._requests.popleft()
+        self._rounds = (count, self._rounds[0])
+        return failure
 
     def _sync(self) -> int:
         """Sync what is in the log now; how many requests there were at the end.
@@ -157,6 +160,11 @@ class GroupCommit:
         """REQUIRES: `syncing`."""
         while self._requests and self._requests[0] <= self.synced_end:
             self._requests.popleft()
+
+    def _drop_past_turns(self) -> None:
+        """REQUIRES: `syncing`."""
+        while self._turns and self._turns[0].is_open():
+            self._turns.popleft()
 
     def _gather(self) -> None:
         """Wait for the threads whose writes the last rounds completed, which are about to write again. REQUIRES: `syncing`.

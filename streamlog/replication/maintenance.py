@@ -223,15 +223,19 @@ class Maintenance:
                 if not self._begin_compaction(now_ms):
                     return None
                 try:
-                    while True:
-                        self._check_going_on()
-                        result = self._advance()
-                        if self._pass is None:
-                            return result
+                    return self._advance_to_end()
                 finally:
                     self.end_compaction()
         finally:
             self._partition.commit.answer()
+
+    def _advance_to_end(self) -> compaction.Result | None:
+        """The rest of the pass. REQUIRES: as `_advance`."""
+        while True:
+            self._check_going_on()
+            result = self._advance()
+            if self._pass is None:
+                return result
 
     def _compact_some(self, now_ms: int) -> bool:
         """Begin a pass, or go on with one, for `STEP_BYTES`; whether it has ended."""
@@ -239,10 +243,14 @@ class Maintenance:
             self._check_going_on()
             if self._pass is None and not self._begin_compaction(now_ms):
                 return True
-            end = self._handled + STEP_BYTES
-            while self._pass is not None and self._handled < end:
-                self._advance()
+            self._advance_by(STEP_BYTES)
             return self._pass is None
+
+    def _advance_by(self, size: int) -> None:
+        """The next `size` bytes of the pass. REQUIRES: as `_advance`."""
+        end = self._handled + size
+        while self._pass is not None and self._handled < end:
+            self._advance()
 
     def _begin_compaction(self, now_ms: int) -> bool:
         """Begin a pass; False if nothing can be compacted. REQUIRES: the maintenance lock."""

@@ -142,8 +142,7 @@ class Purgatory:
     def forget(self, operations: set[DelayedOperation[Any]]) -> None:
         """These wait elsewhere now, or are done. Their deadlines stay here."""
         with inside(), self._lock:
-            self._waiting = [entry for entry in self._waiting if entry[2] not in operations]
-            heapify(self._waiting)
+            self._waiting = _without(self._waiting, operations)
 
     def clip(self, end: int) -> None:
         """The records from `end` on were removed from the log: what waits for them waits for what is before."""
@@ -155,6 +154,12 @@ def _remove(heap: list[_Entry], operation: DelayedOperation[Any]) -> None:
     """Remove `operation`, which is done, if it is still the first. REQUIRES: the lock."""
     if heap and heap[0][2] is operation:
         heappop(heap)
+
+
+def _without(heap: list[_Entry], operations: set[DelayedOperation[Any]]) -> list[_Entry]:
+    left = [entry for entry in heap if entry[2] not in operations]
+    heapify(left)
+    return left
 
 
 def _unfinished(heap: list[_Entry]) -> list[_Entry]:

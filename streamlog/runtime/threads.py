@@ -9,6 +9,9 @@ wait for such a lock. A lock that knows its owner would detect only the first ca
 holds around every lock: `with inside(), self._lock:`. A call that finds the mark of its thread held raises
 ReentrantCallError before it does anything (`refuse_reentry`); a call that closes something is deferred instead. The mark
 is a lock itself, so entering and leaving it is one step each.
+
+A loop under a lock is in a function of its own. From Python 3.12 on, the handler of a `with` does not cover every jump back
+of a loop in it: a Ctrl-C that came there left the lock held, and the mark with it, so that the thread could call no log any more.
 """
 
 from __future__ import annotations

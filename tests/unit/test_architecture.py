@@ -377,6 +377,38 @@ def unmarked_locks(modules: Modules) -> list[str]:
     return wrong
 
 
+def loops_under_locks(modules: Modules) -> list[str]:
+    """A loop under a lock is in a function of its own: see `runtime/threads.py`. So is a comprehension with a condition."""
+    wrong = []
+    locks = names_of_locks(modules)
+    for each in modules:
+        if each.path in RETAKEN:
+            continue
+        for block in ast.walk(each.tree):
+            if isinstance(block, ast.With) and any(holds_a_lock(item.context_expr, locks) for item in block.items):
+                wrong += [
+                    each.at(loop, f"a loop in the `with` of line {block.lineno}")
+                    for statement in block.body
+                    for loop in loops_of(statement)
+                ]
+    return wrong
+
+
+def holds_a_lock(held: ast.expr, locks: set[str]) -> bool:
+    name = ast.unparse(held.func if isinstance(held, ast.Call) else held).rpartition(".")[2]
+    return name in locks | {"inside", "mark", "call", "state"}  # the last two are those of `client/consumer/access.py`
+
+
+def loops_of(node: ast.AST) -> Iterator[ast.AST]:
+    """The loops of a piece of a function, but not those of the functions in it."""
+    conditional = isinstance(node, (ast.ListComp, ast.SetComp, ast.DictComp)) and any(g.ifs for g in node.generators)
+    if conditional or isinstance(node, (ast.For, ast.While)):
+        yield node
+    elif not isinstance(node, (ast.FunctionDef, ast.Lambda)):
+        for inner in ast.iter_child_nodes(node):
+            yield from loops_of(inner)
+
+
 def names_of_locks(modules: Modules) -> set[str]:
     """The attributes that hold a lock: what `new_lock()` is assigned to, and what is called a lock."""
     names = set()
@@ -415,6 +447,12 @@ BROKEN: tuple[tuple[Rule, dict[str, str]], ...] = (
     (long_functions, {"storage/log.py": "def f():\n" + "    x = 1\n" * MAX_FUNCTION_LINES}),
     (unmarked_locks, {"storage/log.py": "def f(self):\n    with self._lock:\n        pass"}),
     (unmarked_locks, {"storage/log.py": "def f(self):\n    self.busy = new_lock()\n    with self.busy:\n        pass"}),
+    (
+        loops_under_locks,
+        {"storage/log.py": "with inside(), self._lock:\n    while self.queue:\n        self.queue.pop()"},
+    ),
+    (loops_under_locks, {"storage/log.py": "with self._lock:\n    if a:\n        b = [c for c in a if c]"}),
+    (loops_under_locks, {"client/consumer.py": "with access.call(), access.state():\n    for a in b:\n        a()"}),
 )
 RULES = tuple(dict.fromkeys(rule for rule, _ in BROKEN))
 
@@ -439,6 +477,8 @@ def test_what_breaks_the_rule_is_found(rule: Rule, files: dict[str, str]) -> Non
         (unexplained_inheritance, {"errors.py": "class OurError(Exception): ...\nclass FullError(OurError): ..."}),
         (unexplained_inheritance, {"types.py": "class Clock(Protocol): ...\nclass Manual(Clock): ..."}),
         (unmarked_locks, {"storage/log.py": "def f(self):\n    with inside(), self._lock:\n        pass"}),
+        (loops_under_locks, {"storage/log.py": "with inside(), self._lock:\n    a = f(lambda b: [c for c in b if c])"}),
+        (loops_under_locks, {"storage/log.py": "with file:\n    for line in file:\n        print(line)"}),
     ],
 )
 def test_what_keeps_the_rule_is_not_reported(rule: Rule, files: dict[str, str]) -> None:

@@ -155,22 +155,30 @@ class PublishedWriter:
         """Publish that the log is open: every partition has a slot, and slots that are left are freed."""
         with inside(), self._lock:
             if not self._ended:
-                for seed, (index, _) in list(self._kept.items()):
-                    del self._kept[seed]
-                    if seed not in self._slots:
-                        self._pwrite(EMPTY, index * SLOT_BYTES)
-                        self._free.append(index)
+                self._free_kept()
                 self._set_state(OPEN)
         self._try_again_soon()
+
+    def _free_kept(self) -> None:
+        """Free the slots of the earlier owner that no partition has. REQUIRES: the publisher's lock."""
+        for seed, (index, _) in list(self._kept.items()):
+            del self._kept[seed]
+            if seed not in self._slots:
+                self._pwrite(EMPTY, index * SLOT_BYTES)
+                self._free.append(index)
 
     def close(self, *, clean: bool) -> None:
         """Publish that the log is closed. Not without `clean`: readers then find the owner gone, and look at the files."""
         with inside(), self._lock:
-            for slot in list(self._slots.values()):
-                self._write(slot, finally_=True)
+            self._write_finally()
             if clean and not self._ended:
                 self._set_state(CLOSED)
         self.abandon()
+
+    def _write_finally(self) -> None:
+        """Write every slot for the last time. REQUIRES: the publisher's lock."""
+        for slot in list(self._slots.values()):
+            self._write(slot, finally_=True)
 
     def abandon(self) -> None:
         """Write nothing any more. Takes no lock: in a forked child it may be held for ever."""

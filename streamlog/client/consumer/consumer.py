@@ -424,30 +424,34 @@ class Consumer(Closing, Generic[K, V]):
 
         It is the one at `at`, in hand already; the caller returns it by moving `at`.
         """
-        subscriptions = self._subscriptions
         with self._access.call():
             deadline = None if timeout is None else real_monotonic() + timeout
             with self._access.state():
                 self._core.begin()
-            while True:
-                if self.stopped:
-                    self._stop_reported = True
-                    return None
-                # In hand before the state lock is released: a new member may ask for the partition then.
-                found = self._step(lambda: subscriptions.next_prefetched() if self._prefetch(ends) else None)
-                self._renew_at = real_monotonic() + _RENEW_S
-                if found is not None:
-                    return found
-                if ends is not None and not self._wakeup.pending and not self._coordinator.waits_for_others():
-                    return None
-                now = real_monotonic()
-                if deadline is not None and deadline <= now:
-                    if ends is None and self._look_again(lambda: self._prefetch(None)):
-                        continue
-                    return None
-                if deadline is None and not subscriptions.fetchers:
-                    self._coordinator.note_empty_poll(endless=True)
-                self._wait(None if deadline is None else deadline - now, lambda: self._prefetch(ends))
+            return self._next_until(ends, deadline)
+
+    def _next_until(self, ends: EndOffsets | None, deadline: float | None) -> Prefetched | None:
+        """REQUIRES: the call lock."""
+        subscriptions = self._subscriptions
+        while True:
+            if self.stopped:
+                self._stop_reported = True
+                return None
+            # In hand before the state lock is released: a new member may ask for the partition then.
+            found = self._step(lambda: subscriptions.next_prefetched() if self._prefetch(ends) else None)
+            self._renew_at = real_monotonic() + _RENEW_S
+            if found is not None:
+                return found
+            if ends is not None and not self._wakeup.pending and not self._coordinator.waits_for_others():
+                return None
+            now = real_monotonic()
+            if deadline is not None and deadline <= now:
+                if ends is None and self._look_again(lambda: self._prefetch(None)):
+                    continue
+                return None
+            if deadline is None and not subscriptions.fetchers:
+                self._coordinator.note_empty_poll(endless=True)
+            self._wait(None if deadline is None else deadline - now, lambda: self._prefetch(ends))
 
     def _prefetch(self, ends: EndOffsets | None) -> bool:
         """Have records ready for an iteration; False if there are none. REQUIRES: the state lock."""
@@ -563,9 +567,13 @@ class Consumer(Closing, Generic[K, V]):
 
     def _seek_to(self, partitions: tuple[TopicPartition, ...], which: int) -> None:
         with self._access.call(), self._access.state():
-            for name in self._names(partitions):
-                self._subscriptions.seek(name, self._offsets.bounds(name)[which])
+            self._seek_each(self._names(partitions), which)
             self._wakeup.pending = True
+
+    def _seek_each(self, names: list[TopicPartition], which: int) -> None:
+        """REQUIRES: the state lock."""
+        for name in names:
+            self._subscriptions.seek(name, self._offsets.bounds(name)[which])
 
     def position(self, partition: TopicPartition) -> int:
         """The offset after the last record that was returned, never a prefetched one."""

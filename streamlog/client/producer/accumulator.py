@@ -109,7 +109,7 @@ class RecordAccumulator:
                 self._forget_queues(places)
 
     def _forget_queues(self, places: list[tuple[bytes, int]]) -> None:
-        """A function of its own: from Python 3.12 on, a Ctrl-C where a loop in a `with` jumps back leaves it locked."""
+        """REQUIRES: the lock."""
         for place in places:
             queue = self.queues.get(place)
             if queue is None or queue.closed is not None:
@@ -249,7 +249,7 @@ class RecordAccumulator:
             claim.gate.open()
 
     def _granted(self) -> list[_Claim]:
-        """A function of its own, as `_forget_queues`. REQUIRES: the lock."""
+        """REQUIRES: the lock."""
         granted: list[_Claim] = []
         while self._claims and self._has_left(self._claims[0].size):
             claim = self._claims[0]

@@ -576,26 +576,30 @@ class PartitionQueue:
         """Put the batches that wait to be acknowledged back to the head of the queue, the first of which is lost.
 
         Those after it are sent again too, acknowledged or not by now, and each by itself: the log recognises what it has, but
-        not a request of which it has a part. An interrupt has all of
-        this done again, as long as the first one is in `unsynced`. REQUIRES: `draining`.
+        not a request of which it has a part. An interrupt has all of this done again, as long as the first one is in
+        `unsynced`. REQUIRES: `draining`.
         """
+        at_ms = self.owner.now_ms() + RETRY_BACKOFF_MS
         with inside(), self._completing:
-            lost = [batch for batch in self.unsynced if not batch.done()]
-            queued = set(map(id, self.queue))
-            self.queue.extendleft(batch for batch in reversed(lost) if id(batch) not in queued)
-            self._taken_back += 1
-            sealed, done = lost[0].sequenced, lost[0].awaits
-            assert sealed is not None and done is not None
-            self._next_sequence = sealed.base_sequence
-            # NotLeaderError says that it is gone from the log. After any other error others must not get its sequences.
-            known = -1 if isinstance(done.error(), NotLeaderError) else sealed.next_sequence
-            at_ms = self.owner.now_ms() + RETRY_BACKOFF_MS
-            self.retry = _Retry(lost[:1], at_ms, self._taken_back, known)
-            for batch in lost[1:]:
-                batch.awaits = None
-            self.unsynced.clear()
-            lost[0].awaits = None
+            self._queue_again(at_ms)
         self.owner.arm(self, at_ms)
+
+    def _queue_again(self, at_ms: int) -> None:
+        """REQUIRES: as `_take_back`, and `_completing`."""
+        lost = [batch for batch in self.unsynced if not batch.done()]
+        queued = set(map(id, self.queue))
+        self.queue.extendleft(batch for batch in reversed(lost) if id(batch) not in queued)
+        self._taken_back += 1
+        sealed, done = lost[0].sequenced, lost[0].awaits
+        assert sealed is not None and done is not None
+        self._next_sequence = sealed.base_sequence
+        # NotLeaderError says that it is gone from the log. After any other error others must not get its sequences.
+        known = -1 if isinstance(done.error(), NotLeaderError) else sealed.next_sequence
+        self.retry = _Retry(lost[:1], at_ms, self._taken_back, known)
+        for batch in lost[1:]:
+            batch.awaits = None
+        self.unsynced.clear()
+        lost[0].awaits = None
 
     def sync(self, timeout: float) -> None:
         """Have the batches in the log synced: a sender waits for their part of the buffer."""
