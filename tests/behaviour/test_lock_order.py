@@ -30,7 +30,7 @@ def opened(disk: Any, **options: Any) -> streamlog.StreamLog:
 
 def use(log: streamlog.StreamLog) -> None:
     """A bit of everything that goes through the coordinator or the metadata."""
-    topic = log.create_topic("t", exist_ok=True, partitions=2)
+    topic = log["t"] if "t" in log else log.create_topic("t", partitions=2)
     topic.send_many(["a", "b"]).result()
     with log.consumer("t", group="g") as consumer:
         list(consumer.until_end())
