@@ -138,7 +138,9 @@ class ConsumerGroup:
         settings = WorkersConfig(
             workers, ordering, concurrency, on_error, retries, retry_backoff_ms, dead_letter_topic, until_end
         )
-        return Workers(self._log, self.name, handler, topics, settings, {**config})
+        started = Workers(self._log, self.name, handler, topics, settings, {**config})
+        started._begin()
+        return started
 
     def run(
         self,
@@ -165,6 +167,7 @@ class ConsumerGroup:
         )
         running = Workers(self._log, self.name, handler, topics, settings, {**config}, blocks=True)
         try:  # not `with`, which refuses workers that are closed already, as at the end of the program
+            running._begin()
             running.wait()
         finally:
             running.close()

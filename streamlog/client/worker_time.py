@@ -15,7 +15,7 @@ from math import ceil
 from typing import Any, Protocol
 
 from ..runtime.api import Gate
-from ..runtime.threads import RawGate, current_thread, look_again, real_monotonic
+from ..runtime.threads import RawGate, get_ident, look_again, real_monotonic
 from ..runtime.values import refuse_to_copy
 from ..types import Clock
 from .consumer.consumer import Consumer
@@ -58,8 +58,7 @@ class WorkerTime:
         self._gate = RawGate()
         self._clock: Clock | None = None
         self._note: Callable[[], None] = lambda: None
-        self.thread: Any = None
-        """The thread, once it has begun."""
+        self.thread = 0
         self.turn = 0
         """How often it went on, or began to wait."""
         self.stuck_at = -1
@@ -74,7 +73,7 @@ class WorkerTime:
         self.consumer._on_wait = self.waits
 
     def begin(self) -> None:
-        self.thread = current_thread()
+        self.thread = get_ident()
 
     def waits(self) -> None:
         """It is about to wait, or has ended."""
@@ -115,7 +114,7 @@ class WorkerTime:
             or self.stuck_at == self.turn
             or (self.pause_ends_s is not None and not self._gate.is_open())
             or self.consumer._is_waiting()
-            or self.thread is current_thread()
+            or self.thread == get_ident()
         )
 
     def deadline_s(self) -> float | None:

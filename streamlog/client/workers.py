@@ -18,6 +18,7 @@ from ..runtime.threads import (
     is_inside,
     join_thread,
     new_lock,
+    new_thread,
     real_monotonic,
     refuse_reentry,
     result_of,
@@ -86,20 +87,27 @@ class Workers(Closing):
                 consumer.close()
             raise
         self._handler = RecordHandler(handler, decoders, config, dead_letters)
-        self._running = config.workers
-        self._threads: list[Any] = []
-        clock = moved_clock(service.clock)
+        self._clock = clock = moved_clock(service.clock)
         skips = blocks and clock is not None
         self._times = [WorkerTime(consumer, self._stopping, skips=skips) for consumer in self._consumers]
+        self._begun: dict[WorkerTime, bool] = {}
+        """Whether a worker begins: its thread and a close set this, each by one step in C, and the first of them counts."""
+        self._threads = [
+            new_thread(partial(self._work, time), f"streamlog-{group}-{n}") for n, time in enumerate(self._times)
+        ]
         self._follower: ClockFollower | None = None
-        log._adopt(self)
+
+    def _begin(self) -> None:
+        """Once: start the threads. After an error, or Ctrl-C, those that were started have ended."""
+        self._log._adopt(self)
         try:
-            if clock is not None:
-                self._follower = ClockFollower(clock, self._times)
-            for n, time in enumerate(self._times):
-                self._threads.append(start_thread(partial(self._work, time), f"streamlog-{group}-{n}"))
-        except BaseException:  # Ctrl-C, or the interpreter makes no more threads: those that were started end
-            self._close_half_started()
+            if self._clock is not None:
+                self._follower = ClockFollower(self._clock, self._times)
+            for thread in self._threads:
+                start_thread(thread)
+        except BaseException:
+            with contextlib.suppress(StreamlogError):  # the first error is raised
+                self.close()
             raise
 
     def _make_consumers(
@@ -121,26 +129,6 @@ class Workers(Closing):
         patterns = consumer._subscriptions.subscription.patterns
         return DeadLetters(self._log, topic, consumer.subscription(), patterns)
 
-    def _close_half_started(self) -> None:
-        with inside(), self._lock:  # the thread of the first that is missing may have begun, or begin now
-            never = self._end_those_without_thread()
-        self._leave(len(never))
-        for time in never:
-            time.consumer.close()
-        with contextlib.suppress(
-            StreamlogError
-        ):  # a worker's, whose consumer was just closed; the first error is raised
-            self.close()
-
-    def _end_those_without_thread(self) -> list[WorkerTime]:
-        """End the workers whose thread was never started, and note the threads that were; those workers. REQUIRES: the lock."""
-        missing = self._times[len(self._threads) :]
-        self._threads += [time.thread for time in missing if time.thread is not None]
-        never = [time for time in missing if time.thread is None]
-        for time in never:
-            time.end()
-        return never
-
     def _ends_now(self) -> dict[TopicPartition, int]:
         """The end offsets of all partitions that the group reads."""
         service = self._log._use()
@@ -154,11 +142,10 @@ class Workers(Closing):
     # -- one worker ----------------------------------------------------------------------------------
 
     def _work(self, time: WorkerTime) -> None:
+        if not self._begun.setdefault(time, True):
+            return
         consumer = time.consumer
-        with inside(), self._lock:
-            if time.ended:  # the call that starts the workers was interrupted
-                return
-            time.begin()
+        time.begin()
         try:
             with consumer:
                 records: Iterator[Record[Any, Any]] = consumer
@@ -179,20 +166,20 @@ class Workers(Closing):
                     self._error = self._error or error
             self.stop()
         finally:
-            time.end()
-            self._leave(1)
+            self._end(time)
 
-    def _leave(self, count: int) -> None:
-        """So many workers have ended, or never began. The last one of all ends what they share."""
-        with inside(), self._lock:
-            self._running -= count
-            last = not self._running
-        if last and count:
+    def _end(self, time: WorkerTime) -> None:
+        """A worker has ended, or never begins. The last one of all ends what they share; there may be two last ones."""
+        time.end()
+        if not self._running():
             if self._follower is not None:
                 self._follower.detach()
             self._handler.close()
             self._done.open()
             self._log._cleanup.nudge()  # their close may be deferred until now
+
+    def _running(self) -> int:
+        return sum(not time.ended for time in self._times)
 
     def _handle_all(self, records: Iterator[Record[Any, Any]], time: WorkerTime) -> None:
         handle, pause = self._handler.handle, time.pause
@@ -257,9 +244,14 @@ class Workers(Closing):
         if self._closed_error is not None:
             return
         self.stop()
+        for time in self._times:
+            if not self._begun.setdefault(time, False):  # an interrupt came before its thread
+                time.consumer.close()
+                self._end(time)
         end = real_monotonic() + limit
-        for thread in self._threads:
-            join_thread(thread, end - real_monotonic())  # a handler may close its own workers
+        for time, thread in zip(self._times, self._threads, strict=True):
+            if self._begun[time]:
+                join_thread(thread, end - real_monotonic())  # a handler may close its own workers
         self._closed_error = closed("group's workers", self._log.path)
         self._log._forget(self)
         if not self._done.is_open():
@@ -268,4 +260,4 @@ class Workers(Closing):
         self.wait(0.0)
 
     def __repr__(self) -> str:
-        return f"<streamlog.Workers {self._running} running>"
+        return f"<streamlog.Workers {self._running()} running>"

@@ -20,7 +20,7 @@ import os
 import threading
 import time
 import weakref
-from _thread import RLock, allocate_lock
+from _thread import RLock, allocate_lock, start_new_thread
 from collections.abc import Callable
 from typing import Any, TypeVar
 
@@ -52,7 +52,6 @@ class LookAgain:
 look_again = LookAgain()
 
 get_ident = threading.get_ident
-current_thread = threading.current_thread
 getpid = os.getpid
 
 
@@ -230,7 +229,8 @@ class BackgroundThread:
         self._gate = RawGate()
         self._stopping = False
         self._begun = RawGate()
-        self._thread = start_thread(self._loop, name, daemon=True)
+        self._thread = new_thread(self._loop, name, daemon=True)
+        start_thread(self._thread)
 
     def begin(self) -> None:
         self._begun.open()
@@ -255,22 +255,44 @@ class BackgroundThread:
             self._thread.join(timeout)
 
 
-def start_thread(target: Callable[[], None], name: str, *, daemon: bool | None = None) -> threading.Thread:
-    """Start a thread. `daemon` as in `threading.Thread`.
+def new_thread(target: Callable[[], None], name: str, *, daemon: bool | None = None) -> threading.Thread:
+    """A thread, for `start_thread`. `daemon` as in `threading.Thread`."""
+    return threading.Thread(target=target, name=name, daemon=daemon)
+
+
+def start_thread(thread: threading.Thread) -> None:
+    """Start a thread. Ctrl-C interrupts this, and then it may run all the same.
+
+    Another thread, to which Python delivers no signal, calls `Thread.start`: an interrupt in there can leave a lock held
+    that the new thread needs, or be lost for "release unlocked lock".
 
     Raises ClosedError if the interpreter creates no more threads: in Python 3.12, after the main thread has ended.
     """
-    thread = threading.Thread(target=target, name=name, daemon=daemon)
+    started = RawGate()
+    errors: list[RuntimeError] = []
+
+    def start() -> None:
+        try:
+            thread.start()
+        except RuntimeError as error:
+            errors.append(error)
+        finally:
+            started.open()
+
     try:
-        thread.start()
+        start_new_thread(start, ())
+        started.wait()
+        if errors:
+            raise errors[0]
     except RuntimeError as error:
         if "shutdown" not in str(error):
             raise
         raise ClosedError(
-            f"The interpreter is shutting down: its main thread has ended, and no new thread ({name}) can be started. Open "
-            f"logs and start workers before the main thread ends, or have it wait."
+            f"The interpreter is shutting down: its main thread has ended, and no new thread ({thread.name}) can be started. "
+            f"Open logs and start workers before the main thread ends, or have it wait."
         ) from error
-    return thread
+    finally:
+        errors.clear()  # an error refers to this frame
 
 
 def join_thread(thread: threading.Thread, timeout: float) -> None:

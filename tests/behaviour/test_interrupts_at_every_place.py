@@ -9,11 +9,13 @@ the long ones (opening, closing, topics, a first poll) at every so many, from a 
 from __future__ import annotations
 
 import random
+from typing import Any
 
 import pytest
 
-from streamlog import Consumer
+from streamlog import Consumer, ConsumerGroup, Workers
 from streamlog.client.consumer.subscription_state import SubscriptionState
+from streamlog.runtime.threads import start_thread
 from tests.stress import interrupted_calls as calls
 from tests.stress.interrupts import KINDS, sweep
 
@@ -71,6 +73,13 @@ def test_an_interrupt_in_a_long_call_leaves_the_log_usable_and_loses_nothing(
 
 def test_a_close_that_is_interrupted_as_it_takes_a_consumer_is_done_by_the_next_one() -> None:
     assert sweep(calls.CloseTheLog, within=Consumer._close_with_log.__code__).interrupts > 5
+
+
+@pytest.mark.parametrize(
+    "called", [ConsumerGroup.run, Workers._begin, start_thread], ids=lambda called: called.__qualname__
+)
+def test_workers_whose_start_is_interrupted_end_before_run_has_raised(called: Any) -> None:
+    assert sweep(calls.RunWorkers, within=called.__code__).interrupts > 1
 
 
 @pytest.mark.parametrize("kind", TWICE, ids=lambda kind: kind.__name__)

@@ -790,18 +790,17 @@ def test_an_interrupt_while_workers_are_started_leaves_none(
     log: streamlog.StreamLog, monkeypatch: pytest.MonkeyPatch, begun: bool
 ) -> None:
     fill(log, 10, partitions=2)
-    may_begin, threads = threading.Event(), []
+    may_begin = threading.Event()
+    threads: list[threading.Thread] = []
 
-    def start_and_interrupt(target: Callable[[], None], name: str) -> Any:
-        if not threads:
-            threads.append(start(target, name))
-            return threads[0]
-
-        def work() -> None:
-            assert may_begin.wait(LONG)
-            target()
-
-        threads.append(start(work, name))
+    def start_and_interrupt(thread: Any) -> None:
+        threads.append(thread)
+        if len(threads) == 1:
+            start(thread)
+            return
+        run = thread.run
+        thread.run = lambda: may_begin.wait(LONG) and run()
+        start(thread)
         if begun:
             may_begin.set()
             until_shared(log.group("g"), 1, 1)

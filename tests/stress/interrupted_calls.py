@@ -399,6 +399,32 @@ class CloseAConsumer(PollOfAMember):
             assert following.poll(), "the partition is not free"
 
 
+class RunWorkers(Action):
+    """Whatever interrupts it: when it has raised, no worker runs, and what they have handled is what is committed."""
+
+    twice = False  # the second one ends the wait for the workers
+
+    def __init__(self, story: Story) -> None:
+        super().__init__(story)
+        self.handled: list[int] = []
+        self.group = story.log.group("crew")
+
+    def prepare(self) -> None:
+        self.story.send()
+
+    def call(self) -> None:
+        self.group.run(self._handle, "t", workers=2, until_end=True)
+
+    def _handle(self, record: Record[Any, Any]) -> None:
+        self.handled.append(record.offset)
+
+    def after(self) -> None:
+        assert self.group.members() == []
+        assert sum(self.group.committed().values()) == len(self.handled)
+        self.call()
+        assert self.handled == list(range(len(self.story.sent)))
+
+
 class CloseTheLog(LingerAndFlush):
     fresh = True
 
@@ -504,5 +530,5 @@ class BackgroundWork(Action):
 
 ACTIONS: tuple[type[Action], ...] = (
     Send, SendThatRolls, SendWithKeyAndHeaders, SendSynced, LogSync, SendMany, SendManyBatches, SendManyThatLingers, LingerAndFlush, LingerBehindOthers, LingerAndFlushSynced, LingerBehindOthersSynced,
-    Poll, PollOfAMember, FirstPollOfAMember, PollBatches, Loop, UntilEnd, BlockAroundALoop, Commit, CloseAProducer, CloseAConsumer, CloseTheLog, OpenTheLog, TopicsComeGrowAndGo, BackgroundWork,
+    Poll, PollOfAMember, FirstPollOfAMember, PollBatches, Loop, UntilEnd, BlockAroundALoop, Commit, CloseAProducer, CloseAConsumer, RunWorkers, CloseTheLog, OpenTheLog, TopicsComeGrowAndGo, BackgroundWork,
 )  # fmt: skip
