@@ -55,7 +55,7 @@ _UNITS = {"_ms": " of milliseconds", "_bytes": " of bytes"}
 _MEANT: dict[object, str] = {
     "beginning": "earliest", "begin": "earliest", "start": "earliest", "first": "earliest", "smallest": "earliest",
     "oldest": "earliest", "end": "latest", "last": "latest", "largest": "latest", "newest": "latest", -1: "all",
-    "dlq": "dead_letter", "ignore": "skip", "fail": "stop", "raise": "stop",
+    "delete,compact": "compact,delete", "dlq": "dead_letter", "ignore": "skip", "fail": "stop", "raise": "stop",
 }  # fmt: skip
 # Settings that programs give to the wrong thing, and that no config has.
 _ELSEWHERE = {
@@ -140,7 +140,7 @@ def nearest(value: object, known: Sequence[object]) -> str:
     meant = _MEANT.get(value.lower() if isinstance(value, str) else value) if isinstance(value, (str, int)) else None
     if meant is not None and meant in known:
         return f" (did you mean {meant!r}?)"
-    return did_you_mean(value, [k for k in known if isinstance(k, str)]) if isinstance(value, str) else ""
+    return did_you_mean(value.lower(), [k for k in known if isinstance(k, str)]) if isinstance(value, str) else ""
 
 
 def integer(name: str, value: object, low: int, high: int = 2**63 - 1) -> int:

@@ -518,7 +518,7 @@ def _refuse_other_options(engine: Engine[Any], options: OpenOptions) -> None:
         )
     if difference is not None:
         raise ConfigError(
-            f"{engine.path} is open in this process with another {difference}. Opening it again gives another handle "
+            f"{engine.path} is open in this process with {'other' if difference.endswith('s') else 'another'} {difference}. Opening it again gives another handle "
             f"on the same log, so the options have to be the same; close the first one to change them.",
             name=difference,
         )

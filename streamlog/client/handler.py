@@ -12,7 +12,7 @@ from functools import partial
 from types import AsyncGeneratorType, CoroutineType, FunctionType, GeneratorType, MethodType
 from typing import Any
 
-from ..config import shown
+from ..config import shown, typed
 from ..errors import ConfigError
 
 ASYNC = "an async function"
@@ -24,7 +24,8 @@ def check_handler(handler: Any) -> None:
     """Raise ConfigError for a handler that cannot be called, or whose body a call does not run."""
     if not callable(handler):
         raise ConfigError(
-            f"handler={shown(handler)} cannot be called; give a function that takes a record.", name="handler"
+            f"handler={typed(handler)} cannot be called; give a function that takes a record, and the topics after it.",
+            name="handler",
         )
     kind = deferred(handler)
     if kind is not None:

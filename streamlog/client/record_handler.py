@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from ..config import check_topic_name, choice, integer, not_yet
-from ..errors import describe
+from ..errors import ConfigError, describe
 from ..types import Record, TopicPartition
 from .consumer.decode import Decoder, undecodable
 from .dead_letters import DeadLetters
@@ -45,6 +45,12 @@ class WorkersConfig:
         choice("on_error", self.on_error, ("stop", "skip", "dead_letter"))
         if self.dead_letter_topic is not None:
             check_topic_name(self.dead_letter_topic)
+            if self.on_error != "dead_letter":
+                raise ConfigError(
+                    f"dead_letter_topic={self.dead_letter_topic!r} has no effect with on_error={self.on_error!r}; give "
+                    f"on_error='dead_letter', or leave it out.",
+                    name="dead_letter_topic",
+                )
 
 
 class Stopped(Exception):

@@ -271,7 +271,7 @@ def serialize(serializer: Serialize, item: Any, what: str) -> Any:
     except Exception as error:
         raise SerializationError(
             f"The {what} serializer failed on a {type(item).__name__}: {message_of(error)}. The record was not sent."
-        ) from error
+        ) from (None if ends_in(error, "streamlog") else error)
 
 
 def header_tuple(headers: Any) -> HeaderTuple:
@@ -285,9 +285,11 @@ def header_tuple(headers: Any) -> HeaderTuple:
     try:
         for name, value in pairs:
             if not isinstance(name, str):
-                raise SerializationError(f"A header's name is a str, not {name!r}.")
+                raise SerializationError(f"A header's name is a str, not {typed(name)}.")
             name.encode()  # a lone surrogate is a str that cannot be written as UTF-8
             made.append((name, to_bytes(value, f"header {name!r}")))
+    except UnicodeEncodeError as error:
+        raise SerializationError(f"The name of a header is a str that UTF-8 cannot encode: {error}.") from None
     except (TypeError, ValueError) as error:
         if isinstance(error, SerializationError):
             raise

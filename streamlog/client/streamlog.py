@@ -273,8 +273,11 @@ class StreamLog(Closing):
         return self.topic(name)
 
     def __contains__(self, name: object) -> bool:
-        """`"orders" in log`: whether there is a topic of this name."""
-        return isinstance(name, str) and name in self._use().image.topics
+        """`"orders" in log`: whether there is a topic of this name; of a Topic, whether it is this log's and was not deleted."""
+        topics = self._use().image.topics
+        if isinstance(name, Topic):
+            return name._log._same_log(self) and name.name in topics and topics[name.name].id == name.id
+        return isinstance(name, str) and name in topics
 
     def __iter__(self) -> Iterator[str]:
         """The names of the topics, in order, without those of the log itself."""

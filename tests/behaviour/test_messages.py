@@ -313,6 +313,35 @@ SAYS: dict[str, tuple[Callable[[Bench], object], tuple[str, ...]]] = {
         lambda b: b.idle.run(print, "t", until_end=None),  # type: ignore[arg-type]
         ("until_end=None is not one of True, False.",),
     ),
+    "a dead-letter topic without dead letters": (
+        lambda b: b.idle.run(print, "t", dead_letter_topic="dead"),
+        ("dead_letter_topic='dead' has no effect with on_error='stop'", "on_error='dead_letter'"),
+    ),
+    "a handler after its topic": (
+        lambda b: b.idle.run("t", print),  # type: ignore[arg-type]
+        ("handler='t' (str) cannot be called", "and the topics after it"),
+    ),
+    "a codec in capitals": (
+        lambda b: b.log.producer(compression_type="GZIP"),
+        ("compression_type='GZIP' is not one of", "did you mean 'gzip'?"),
+    ),
+    "policies in Kafka's other order": (
+        lambda b: b.log.create_topic("u", cleanup_policy="delete,compact"),  # type: ignore[arg-type]
+        ("did you mean 'compact,delete'?",),
+    ),
+    "a time in seconds": (
+        lambda b: b.topic.send("v", timestamp_ms=1.7e9),  # type: ignore[arg-type]
+        ("int of milliseconds since the epoch", "int(time.time() * 1000)", "(float)"),
+    ),
+    "a header whose name UTF-8 cannot encode": (
+        lambda b: b.topic.send("v", headers={"\ud800": b""}),
+        ("name of a header", "UTF-8 cannot encode"),
+    ),
+    "poll(max_records=0)": (lambda b: b.consumer.poll(0, 0), ("max_records=0 is not a positive int.",)),
+    "a str for the serde of bytes": (
+        lambda b: b.log.topic("t", value_serde=streamlog.serde.bytes_).send("v"),
+        ("value serializer failed on a str", "takes bytes, bytearray or memoryview"),
+    ),
     "ManualClock(None)": (lambda b: ManualClock(None), ("start_ms has to be an int", "not None")),  # type: ignore[arg-type]
     "advance('1')": (lambda b: ManualClock().advance("1"), ("advance('1' (str))", "timedelta")),  # type: ignore[arg-type]
     "jump(a timedelta)": (
@@ -699,3 +728,14 @@ def test_asking_for_the_subscription_hides_no_new_topic_from_the_next_poll(log: 
         log.create_topic("a2").send("v")
         assert consumer.subscription() == {"a1", "a2"}
         assert [record.topic for record in consumer.poll()] == ["a2"]
+
+
+def test_a_topic_is_in_its_log_until_it_is_deleted(log: StreamLog) -> None:
+    topic = log.create_topic("t")
+    with streamlog.open() as other:
+        assert topic in log
+        assert other.create_topic("t") not in log
+    log.delete_topic("t")
+    log.create_topic("t")
+    assert topic not in log
+    assert None not in log

@@ -326,6 +326,7 @@ def test_a_setting_of_a_consumer(log: StreamLog, reopen: Any, name: str) -> None
 @pytest.mark.parametrize("name", WORKERS)
 def test_a_setting_of_workers(log: StreamLog, name: str) -> None:
     topic = log.create_topic("t")
+    also: dict[str, Any] = {"on_error": "dead_letter"} if name == "dead_letter_topic" else {}
     for number, value in enumerate(EXTREMES.values()):
         group = log.group(f"g{number}")
         if WORKERS[name].meant(value) is REFUSED:
@@ -337,7 +338,7 @@ def test_a_setting_of_workers(log: StreamLog, name: str) -> None:
         topic.send("x")
         handled: list[Any] = []
         with group.start(
-            handled.append, "t", until_end=True, max_poll_interval_ms=LONG_MAX, **{name: value}
+            handled.append, "t", until_end=True, max_poll_interval_ms=LONG_MAX, **also, **{name: value}
         ) as workers:
             workers.wait(20)
         assert handled

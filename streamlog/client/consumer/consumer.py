@@ -15,7 +15,7 @@ from sys import maxsize
 from typing import Any, Generic, Self, TypeVar, Unpack
 
 from ...config import ConsumerConfig as ConsumerSettings
-from ...config import typed
+from ...config import shown, typed
 from ...errors import (
     ConfigError,
     ConsumerStoppedError,
@@ -25,7 +25,7 @@ from ...errors import (
 )
 from ...runtime.threads import RawGate, get_ident, is_inside, look_again, real_monotonic, refuse_reentry, result_of
 from ...types import K, OffsetAndTimestamp, Offsets, Record, TopicPartition, V
-from ..arguments import is_offset, partition_of, partitions_of, seconds, seconds_or_none, to_ms
+from ..arguments import is_int, is_offset, partition_of, partitions_of, seconds, seconds_or_none, to_ms
 from ..call_site import call_site
 from ..config_types import ConsumerConfig
 from ..handle import Closing, Parent, check_log, closed
@@ -757,5 +757,8 @@ def _limit(max_records: int) -> int:
     if type(max_records) is int and 0 < max_records < maxsize:
         return max_records
     if isinstance(max_records, bool) or not isinstance(max_records, int) or max_records < 1:
-        raise ConfigError(f"max_records={typed(max_records)} is not a positive int.", name="max_records")
+        raise ConfigError(
+            f"max_records={shown(max_records) if is_int(max_records) else typed(max_records)} is not a positive int.",
+            name="max_records",
+        )
     return min(max_records, maxsize)  # more than any list holds: all there is

@@ -105,7 +105,9 @@ class CachedTopic:
     def timestamp(self, given: Any, now_ms: int) -> int:
         """The timestamp that the caller gave. Raises InvalidTimestampError."""
         if isinstance(given, bool) or not isinstance(given, int):
-            raise InvalidTimestampError(f"timestamp_ms is an int of milliseconds since the epoch, not {typed(given)}.")
+            raise InvalidTimestampError(
+                f"timestamp_ms is an int of milliseconds since the epoch, as int(time.time() * 1000), not {typed(given)}."
+            )
         if given < 0 or given >= 1 << 62:
             raise InvalidTimestampError(
                 f"timestamp_ms={shown(given)} is not a time in milliseconds since the epoch: it must be from 0 to 2**62 - 1."
