@@ -8,6 +8,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future
+from errno import ENOSPC
 from typing import Any
 
 import pytest
@@ -17,7 +18,7 @@ from streamlog.client.producer import accumulator, partition_queue
 from streamlog.replication.commit import GroupCommit
 from streamlog.runtime import threads
 from streamlog.runtime.threads import RawGate
-from streamlog.testing import ManualClock, SimulatedDisk
+from streamlog.testing import FaultyDisk, ManualClock, SimulatedDisk
 from tests.times import LONG
 
 from .gated_disk import GatedDisk
@@ -106,6 +107,25 @@ def test_a_sender_that_waits_for_a_batch_of_another_thread_is_woken(
             waiting.result(LONG)
             writing.result(LONG)
             assert delivery.result(0).offset == 1
+
+
+def test_a_batch_is_written_after_the_record_of_another_thread_before_it_was_refused(
+    clock: ManualClock, in_thread: InThread, waits: Waits
+) -> None:
+    """A record alone is written by its sender without a batch; a record with headers goes into one."""
+    disk = GatedDisk(FaultyDisk(SimulatedDisk()))
+    with opened(disk, clock) as log:
+        topic = log.create_topic("t")
+        topic.send(b"0")
+        disk.fail("pwrite", ENOSPC, path="*.log", times=1)
+        disk.hold(writes=True)
+        refused = in_thread(lambda: topic.send(b"1"))
+        disk.until_held()
+        batched = in_thread(lambda: topic.send(b"2", headers={"a": "b"}))
+        waits.until(1)
+        disk.let_go()
+        assert isinstance(refused.exception(LONG), streamlog.DiskFullError)
+        assert batched.result(LONG).result().offset == 1
 
 
 def test_a_sender_that_waits_for_the_sync_of_another_thread_is_woken_or_has_the_next_turn(

@@ -203,18 +203,19 @@ class Producer(Closing):
         threads kept 0.30 of one thread's rate, against 0.43 so.
         """
         synced: Completion[int] | None = None
-        with mark, queue.draining:
-            if queue.queue or queue.inflight is not None:
-                return None
-            try:
+        try:
+            with mark, queue.draining:
+                if queue.queue or queue.inflight is not None:
+                    return None
                 offset = self._service.produce_one(queue.at, key, value, timestamp, now_ms)
                 if self._syncs:
                     synced = self._service.acknowledge(queue.at, offset)
-            except StreamlogError as error:
-                if self._acks != 0:
-                    raise
-                logger.error("a record sent with acks=0 could not be written: %s", error)
-                offset = -1
+        except BaseException as error:
+            queue.drain()  # what other threads have queued meanwhile, and leave to this one
+            if self._acks != 0 or not isinstance(error, StreamlogError):
+                raise
+            logger.error("a record sent with acks=0 could not be written: %s", error)
+            offset = -1
         if queue.queue:
             queue.drain()
         if synced is not None:
