@@ -624,13 +624,11 @@ class PartitionQueue:
         end = None if timeout is None else real_monotonic() + timeout
         batch.urgent = True
         while not batch.done():
-            done = batch.awaits
             retry = self.retry
             if retry is not None and retry.at_ms > self.owner.now_ms():
                 self._await_retry(batch, retry, end, timeout)
                 continue
-            if done is not None and self._is_lost(done):
-                done = None
+            done = self._awaited_by(batch)
             if done is None and not self.draining.locked():
                 if not self._take_turn():
                     self.drain()
@@ -645,12 +643,26 @@ class PartitionQueue:
             gate = RawGate()
             batch.on_done(gate.open)
             self.waiters.append(gate)
-            if batch.awaits is None or self._is_lost(batch.awaits):
+            if self._awaited_by(batch) is None:
                 # An interrupted writer may have left the queue without looking at it again.
                 gate.wait(look_again.turn_s if left is None else min(left, look_again.turn_s))
             with contextlib.suppress(ValueError):  # the writer has taken it out
                 self.waiters.remove(gate)
         self.call()
+
+    def _awaited_by(self, batch: Batch) -> Completion[int] | None:
+        """What a batch waits for to be acknowledged; None if it is to be written, now or again.
+
+        A lost batch is sent again after the first of those that wait, so it waits for that one.
+        """
+        done = batch.awaits
+        if done is None or not self._is_lost(done):
+            return done
+        try:
+            first = self.unsynced[0].awaits
+        except IndexError:
+            return None
+        return None if first is None or self._is_lost(first) else first
 
     def _await_retry(self, batch: Batch, retry: _Retry, end: float | None, timeout: float | None) -> None:
         """Wait in real time for a request to be sent again, which the log's clock may not come to: a caller waits for it.

@@ -279,6 +279,23 @@ def test_a_caller_that_waits_sends_what_was_lost_again(make: Callable[..., Idemp
     assert one.stored() == [*range(6)]
 
 
+def test_a_caller_that_waits_for_a_lost_batch_sleeps_while_one_before_it_may_still_be_acknowledged(
+    make: Callable[..., Idempotent], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    one = make()
+    first, second = one.send_later(2)
+    one.service.pending[1].fail(NotLeaderError("removed"))
+    turns = []
+    take_turn = one.queue._take_turn
+    monkeypatch.setattr(one.queue, "_take_turn", lambda: turns.append(len(turns) < 10 or 1 / 0) or take_turn())
+    with pytest.raises(RequestTimedOutError):
+        one.queue.finish(second, 0.01)
+    one.service.pending[0].complete(0)
+    one.queue.finish(second, None)
+    assert (first.result(), second.result()) == (0, 2)
+    assert one.stored() == [*range(4)]
+
+
 def test_how_often_a_batch_is_taken_back_has_a_bound(make: Callable[..., Idempotent]) -> None:
     one = make(delivery_timeout_ms=300, linger_ms=100)
     [batch] = one.send_later()
