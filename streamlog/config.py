@@ -329,12 +329,9 @@ def topic_changes(settings: Mapping[str, Any], also: Sequence[str] = ()) -> tupl
                 )
             changes[name] = value.name
         elif name == "min_insync_replicas":
-            if integer(name, value, 1) > 1:
-                raise not_yet(name, value, "a partition has one replica.")
-            changes[name] = value
+            changes[name] = integer(name, value, 1)
         elif name == "unclean_leader_election":
-            if value is not False:
-                raise not_yet(name, value, "there are no other replicas that could be elected.")
+            choice(name, value, (False, True))
             changes[name] = value
         elif name in ("segment_bytes", "max_message_bytes"):
             # 0, which depends on the retention, is for internal use: a caller cannot give it.
@@ -354,9 +351,7 @@ def check_partitions(value: object) -> int:
 
 def check_replication_factor(value: object) -> int:
     """Return the replication factor. Raises ConfigError."""
-    if integer("replication_factor", value, 1) > 1:
-        raise not_yet("replication_factor", value, "a log has one broker directory.")
-    return 1
+    return integer("replication_factor", value, 1)
 
 
 def _build(cls: type[C], what: str, settings: Mapping[str, Any]) -> C:
@@ -514,6 +509,8 @@ class OpenOptions:
     disk: Any = None
     sync: bool = False
     read_only: bool = False
+    brokers: int | tuple[str, ...] | None = None  # not compared: two opens of one path have the same directories
+    replica_lag_ms: int = 30_000
     force: bool = False  # not compared: it has no effect on a log that is open
 
     def differs(self, other: OpenOptions) -> str | None:
@@ -528,6 +525,8 @@ class OpenOptions:
             return "disk"
         if self.sync is not other.sync:
             return "sync"
+        if self.replica_lag_ms != other.replica_lag_ms:
+            return "replica_lag_time_max_ms"
         return "topic defaults" if dict(self.defaults) != dict(other.defaults) else None
 
 

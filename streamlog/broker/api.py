@@ -138,8 +138,8 @@ class Records(Protocol):
         `sequenced`: the idempotent producer that it is of, and its sequence there. One that is in the log already is not
         appended again: its offset is the one that it has. Raises OutOfOrderSequenceError, ProducerFencedError.
 
-        `now_ms` is the service's clock, which the caller has just read. It is in the log on return; with `durable` it is
-        not on the device before `acknowledge` is done.
+        `now_ms` is the service's clock, which the caller has just read. It is in the log on return; with `acknowledges_later`
+        it is acknowledged, as with acks="all", when `acknowledge` is done. Raises NotEnoughReplicasError.
         """
 
     def acknowledge(self, partition: TopicIdPartition, offset: int) -> Completion[int]:
@@ -282,6 +282,10 @@ class Service(Topics, Records, Groups, Protocol):
     """
 
     clock: Clock
+    acknowledges_later: bool
+    """Whether `produce_one` returns before the record counts as acknowledged: with `sync=True`, and where there are replicas."""
+    is_replicated: bool
+    """Whether the log has several brokers."""
     durable: bool
     """Whether what is acknowledged is on the device: `sync=True`."""
     real_seconds: Callable[[], float]

@@ -12,8 +12,28 @@ from typing import Any
 from uuid import UUID
 
 from ..config import FOREVER, TopicConfig, check_topic_name
-from ..errors import ConfigError, InvalidTopicError, TopicAlreadyExistsError, UnknownTopicOrPartitionError, did_you_mean
-from .metadata import Image, LogRecord, TopicView, partition_key, partition_record, topic_key, topic_record, view_of
+from ..errors import (
+    ConfigError,
+    InvalidTopicError,
+    NotLeaderError,
+    TopicAlreadyExistsError,
+    UnknownTopicOrPartitionError,
+    did_you_mean,
+)
+from ..replication.replica_set import PartitionRegistration
+from ..types import TopicPartition
+from .metadata import (
+    BrokerRegistration,
+    Image,
+    LogRecord,
+    TopicView,
+    broker_record,
+    partition_key,
+    partition_record,
+    topic_key,
+    topic_record,
+    view_of,
+)
 
 GROUPS_TOPIC = "__consumer_offsets"
 METADATA_TOPIC = "__cluster_metadata"
@@ -37,8 +57,15 @@ def unknown_topic(name: str, image: Image) -> UnknownTopicOrPartitionError:
 
 
 def create(
-    image: Image, name: str, topic_id: UUID, partitions: int, config: TopicConfig, internal: bool
+    image: Image,
+    name: str,
+    topic_id: UUID,
+    partitions: int,
+    config: TopicConfig,
+    internal: bool,
+    replicas: Sequence[tuple[int, ...]] = (),
 ) -> list[LogRecord]:
+    """`replicas`: those of each partition, the preferred leader first; of a log with one broker, none."""
     check_topic_name(name)
     if name in _RESERVED and not internal:
         raise InvalidTopicError(f"{name!r} is the name of an internal topic; choose another.")
@@ -46,7 +73,15 @@ def create(
         raise TopicAlreadyExistsError(
             f"Topic {name!r} exists already. Pass exist_ok=True to use it as it is, or delete it first.", topic=name
         )
-    return [topic_record(view_of(name, topic_id, partitions, config, internal))]
+    return [
+        topic_record(view_of(name, topic_id, partitions, config, internal)),
+        *(partition_record(topic_id.bytes, number, begun(brokers)) for number, brokers in enumerate(replicas)),
+    ]
+
+
+def begun(replicas: tuple[int, ...]) -> PartitionRegistration:
+    """A new partition: all replicas are in sync, for there is nothing to be had."""
+    return PartitionRegistration(replicas, replicas, replicas[0], 0, 0)
 
 
 def require_same(view: TopicView, partitions: int | None, settings: Mapping[str, Any]) -> None:
@@ -77,17 +112,24 @@ def alter(image: Image, name: str, changes: Mapping[str, Any]) -> list[LogRecord
             f"Create another topic and copy the records.",
             name="partitioner",
         )
-    return [topic_record(view._replace(config=dataclasses.replace(view.config, **changes)))]
+    config = dataclasses.replace(view.config, **changes)
+    check_insync(config.min_insync_replicas, len(image.partition(view.id_bytes, 0).replicas))
+    return [topic_record(view._replace(config=config))]
 
 
-def grow(image: Image, name: str, total: int) -> list[LogRecord]:
+def grow(image: Image, name: str, total: int, replicas: Sequence[tuple[int, ...]] = ()) -> list[LogRecord]:
+    """`replicas`: those of each new partition; see `create`."""
     view = _users_own(image, name)
     if total <= view.partitions:
         raise ConfigError(
             f"Topic {name!r} has {view.partitions} partitions; the number can only grow, and total={total} is not greater.",
             name="total",
         )
-    return [topic_record(view_of(name, view.id, total, view.config, view.internal))]
+    new = zip(range(view.partitions, total), replicas, strict=False)
+    return [
+        topic_record(view_of(name, view.id, total, view.config, view.internal)),
+        *(partition_record(view.id_bytes, number, begun(brokers)) for number, brokers in new),
+    ]
 
 
 def delete(image: Image, name: str) -> list[LogRecord]:
@@ -96,17 +138,47 @@ def delete(image: Image, name: str) -> list[LogRecord]:
     return [(topic_key(name), None), *((partition_key(view.id_bytes, number), None) for number in recorded)]
 
 
-def alter_partition(image: Image, name: str, number: int, leader: int, isr: Sequence[int]) -> list[LogRecord]:
-    """Replace a partition's leader and in-sync set. REQUIRES: a leader is in the set, and the set among the replicas."""
-    view = find(image, name)
-    before = image.partition(view.id_bytes, number)
-    after = before._replace(
-        isr=tuple(isr),
-        leader=leader,
-        leader_epoch=before.leader_epoch + (leader != before.leader),
-        partition_epoch=before.partition_epoch + 1,
+def alter_partitions(image: Image, changes: Mapping[tuple[str, int], PartitionRegistration]) -> list[LogRecord]:
+    """Replace the leaders and in-sync sets of partitions (Kafka's AlterPartition).
+
+    Each has the partition epoch after the one that it was made from. What was overtaken is left out, and so is what is about a
+    partition that is gone: the caller looks again.
+    """
+    records = []
+    for (name, number), after in changes.items():
+        view = image.topics.get(name)
+        if view is not None and image.partition(view.id_bytes, number).partition_epoch + 1 == after.partition_epoch:
+            records.append(partition_record(view.id_bytes, number, after))
+    return records
+
+
+def register_brokers(image: Image, incarnations: Mapping[int, bytes]) -> list[LogRecord]:
+    """Brokers that are here from now on, each with a new epoch (KRaft's RegisterBroker)."""
+    records = []
+    for broker_id, incarnation_id in incarnations.items():
+        known = image.brokers.get(broker_id)
+        epoch = 0 if known is None else known.epoch + 1
+        records.append(broker_record(BrokerRegistration(broker_id, incarnation_id, epoch)))
+    return records
+
+
+def check_insync(least: int, factor: int) -> None:
+    """Raise ConfigError if a topic would never take a record with acks="all"."""
+    if least > factor:
+        raise ConfigError(
+            f"min_insync_replicas={least} with {factor} replicas of each partition: no record could be "
+            f"sent with acks='all'. Ask for fewer, or for a replication_factor of {least}.",
+            name="min_insync_replicas",
+        )
+
+
+def no_leader(image: Image, name: TopicPartition) -> NotLeaderError:
+    """The error of a call about a partition that no broker leads."""
+    isr = image.partition(find(image, name.topic).id_bytes, name.partition).isr
+    return NotLeaderError(
+        f"{name.topic}-{name.partition} has no leader: none of its in-sync replicas (brokers {isr}) is running. Start one of "
+        f"them; the call can be repeated then."
     )
-    return [partition_record(view.id_bytes, number, after)]
 
 
 def _users_own(image: Image, name: str) -> TopicView:

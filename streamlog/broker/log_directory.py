@@ -11,7 +11,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Container, Mapping
 from typing import Any
 from uuid import UUID
 
@@ -60,8 +60,11 @@ class LogDirectory:
         monotonic: Callable[[], float],
         *,
         sync: bool = False,
+        broker_id: int = 0,
+        cluster_id: str = "",
     ) -> None:
         self.path = path
+        self._new_ids = cluster_id, broker_id
         # Called once, when the directory is found not to be the one that was opened; any lock may be held.
         self.on_stale: Callable[[], object] = lambda: None
         self.new_lock = new_lock
@@ -78,6 +81,27 @@ class LogDirectory:
     @property
     def incarnation(self) -> str:
         return str(self.owner["incarnation"])
+
+    @property
+    def broker_id(self) -> int:
+        return int(self.owner["broker_id"])
+
+    @property
+    def cluster_id(self) -> str:
+        return str(self.owner["cluster_id"])
+
+    @property
+    def directory_id(self) -> str:
+        return str(self.owner["directory_id"])
+
+    @property
+    def is_new(self) -> bool:
+        """Whether it has no owner file yet: `open_metadata` makes it."""
+        return self._is_new
+
+    def join(self, cluster_id: str) -> None:
+        """A new directory, of this log."""
+        self.owner["cluster_id"] = cluster_id
 
     # -- opening -------------------------------------------------------------------------------------
 
@@ -215,7 +239,8 @@ class LogDirectory:
                 kept = self.owner["boot_id"]
         else:
             self._sync_names(new or [self.path])
-            self.owner = new_owner(entropy(16).hex(), entropy(16).hex())
+            cluster_id, broker_id = self._new_ids
+            self.owner = new_owner(cluster_id or entropy(16).hex(), entropy(16).hex(), broker_id)
             self.crash = PreviousShutdown(clean=True, same_boot=True)
         self.owner = {**self.owner, "incarnation": self.owner["incarnation"] + 1, "boot_id": kept, "clean": False}
         if not self._is_new:
@@ -309,7 +334,9 @@ class LogDirectory:
             log.release()
             raise as_storage_error(error, "sync", path) from error
         log.durability.acknowledged_is_synced = durable
-        return Partition(name, topic_id, log, self.new_lock, durable=durable, synced_end=log.tail.end_offset)
+        return Partition(
+            name, topic_id, log, self.new_lock, self.broker_id, durable=durable, synced_end=log.tail.end_offset
+        )
 
     def _open(
         self, directory: str, name: TopicPartition, topic_id: bytes, config: TopicConfig, *, durable: bool
@@ -328,7 +355,9 @@ class LogDirectory:
             except OSError as error:
                 log.release()
                 raise as_storage_error(error, "sync", path) from error
-        partition = Partition(name, topic_id, log, self.new_lock, durable=durable, synced_end=log.durability.synced_end)
+        partition = Partition(
+            name, topic_id, log, self.new_lock, self.broker_id, durable=durable, synced_end=log.durability.synced_end
+        )
         if durable and log.durability.poison is None:
             # A partition whose sync fails is opened all the same, and can be read as far as that is safe.
             with contextlib.suppress(PoisonedLogError):
@@ -349,8 +378,8 @@ class LogDirectory:
             require_disk_error(error)
             logger.warning("could not remove %s (%s); it will be removed at the next open", path, error)
 
-    def remove_orphans(self, known: Mapping[str, int]) -> None:
-        """Remove partitions that the metadata does not name, of topics by id and how many they have.
+    def remove_orphans(self, known: Mapping[str, Container[int]]) -> None:
+        """Remove partitions that the metadata does not name here: `known` has the numbers of those it does, by topic id.
 
         A deletion was interrupted, or a change that made them was, or was refused.
         """
@@ -360,7 +389,7 @@ class LogDirectory:
             raise as_storage_error(error, "open", f"{self.path}/topics") from error
         for name in names:
             match = _TOPIC_DIR.fullmatch(name)
-            if match is not None and int(match[2]) >= known.get(match[1], 0):
+            if match is not None and int(match[2]) not in known.get(match[1], ()):
                 with ignored(OSError):
                     self.disk.rmtree(f"{self.path}/topics/{name}")
 

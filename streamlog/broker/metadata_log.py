@@ -23,7 +23,7 @@ from ..runtime.api import without_traceback
 from ..storage.log import AppendRequest
 from ..storage.tail import LogSnapshot
 from . import metadata
-from .metadata import Image, LogRecord, TopicView
+from .metadata import Image, LogRecord
 from .replay import all_records
 
 
@@ -32,8 +32,8 @@ class Partitions(Protocol):
 
     image: Image
 
-    def stage(self, view: TopicView | None) -> None:
-        """Make the partitions of `view` that are not there yet; the change that names them is not in force yet."""
+    def stage(self, image: Image, name: str) -> None:
+        """Make the partitions of a topic that are not there yet; `image`, which names them, is not in force yet."""
 
     def unstage(self) -> None:
         """Remove what was staged and is not in the image."""
@@ -42,6 +42,8 @@ class Partitions(Protocol):
         """Have this image be in force, and the partitions of the topics `changed` follow it; None: of all topics."""
 
     def of_topic(self, name: str) -> list[Partition]: ...
+    def replicate_metadata(self) -> None:
+        """Have the metadata log of every broker end where this one does, on its device."""
 
 
 class Change:
@@ -89,18 +91,21 @@ class MetadataLog:
         return metadata.replay(metadata.EMPTY, all_records(self.partition), version)
 
     def make(self, request: Callable[[Image], Sequence[LogRecord]], now_ms: int) -> None:
-        """Have the change that `request` answers in force on return. REQUIRES: resolved; its records are about one topic.
+        """Have the change that `request` answers in force on return. REQUIRES: resolved; one topic at most gets partitions.
 
-        They are one batch, so that all of them are in the log or none is.
+        Its records are one batch, so that all of them are in the log or none is. Without records there is nothing to do.
         Raises what `request` and the disk raise: the change is void then, or the error says that this is not known.
         """
         image = self._partitions.image
         records = request(image)
+        if not records:
+            return
         after = metadata.replay(image, records)
         keys, values = [key for key, _ in records], [value for _, value in records]
-        name = metadata.topic_of(image, keys[0])
+        changed = list(dict.fromkeys(metadata.topic_of(after, key) or metadata.topic_of(image, key) for key in keys))
+        name = changed[0]
         try:
-            self._partitions.stage(after.topics.get(name))
+            self._partitions.stage(after, name)
         except StreamlogError:
             self._partitions.unstage()
             raise
@@ -116,7 +121,8 @@ class MetadataLog:
             change.refused = without_traceback(error.copy())
             if self._void(change):
                 raise
-        self._take(after, [name])
+        self._partitions.replicate_metadata()
+        self._take(after, changed)
 
     def resolve(self) -> bool:
         """Complete a change that was interrupted, or undo one that was refused; whether one came into force.
@@ -134,6 +140,7 @@ class MetadataLog:
                 change.refused = without_traceback(error.copy())
         if (change.refused is not None or change.write.base_offset < 0) and self._void(change):
             return False
+        self._partitions.replicate_metadata()
         self._take(self.replay(self._partitions.image.version), None)  # what an interrupt left of it is not known
         return True
 

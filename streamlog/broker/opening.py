@@ -21,9 +21,9 @@ from itertools import count
 from typing import Any, Generic, NamedTuple, Protocol, TypeVar
 
 from ..config import OpenOptions
-from ..errors import ConfigError, StreamlogError
+from ..errors import ConfigError, FormatError, StreamlogError
 from ..runtime.api import Disk, Lock
-from ..runtime.disk import OsDisk, path_of
+from ..runtime.disk import OsDisk, entropy, path_of
 from ..runtime.disk_errors import ignored, require_disk_error
 from ..runtime.exits import ExitCallbacks, at_exit_of_forked_children
 from ..runtime.threads import (
@@ -38,8 +38,10 @@ from ..runtime.threads import (
     refuse_reentry,
 )
 from ..runtime.values import raise_first, refuse_to_copy, snapshot
+from ..storage.files import as_storage_error
 from .api import Service
 from .log_directory import LogDirectory
+from .owner import OWNER_FILE
 from .scheduler import Scheduler
 from .service import LocalService
 from .tailing.service import TailingService
@@ -48,6 +50,7 @@ logger = logging.getLogger("streamlog.broker")
 
 # How long an exit waits for the records that workers handle, for consumers in use, and for each producer's flush.
 EXIT_S = 5.0
+_BROKER = re.compile(r"broker-\d+")
 _SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*)://")
 
 
@@ -80,6 +83,8 @@ class Location(NamedTuple):
     disk: Disk
     path: str
     temporary: bool
+    directories: tuple[str, ...]
+    """Those of the brokers: the path itself, if there is one."""
 
     @property
     def place(self) -> Place:
@@ -117,25 +122,40 @@ class OwnedDirectory:
         self._clock: Any = options.clock if options.clock is not None else SystemClock()
         self._scheduler = Scheduler(new_lock(), new_lock())
         self._maintenance = Scheduler(new_lock(), new_lock())
-        self._directory = LogDirectory(
-            location.path, location.disk, new_lock, RawGate, real_monotonic, sync=options.sync
-        )
+        cluster_id = entropy(16).hex()
+        self._directories = [
+            LogDirectory(
+                path, location.disk, new_lock, RawGate, real_monotonic, sync=options.sync, broker_id=number,
+                cluster_id=cluster_id,
+            )
+            for number, path in enumerate(location.directories)
+        ]  # fmt: skip
         self.service = LocalService(
-            self._directory, self._clock, self._scheduler, self._maintenance, options.defaults, new_lock,
-            real_monotonic, force=options.force,
+            self._directories, self._clock, self._scheduler, self._maintenance, options.defaults, new_lock,
+            real_monotonic, force=options.force, replica_lag_ms=options.replica_lag_ms,
         )  # fmt: skip
-        self.service.publisher.is_silent = location.temporary
+        for broker in self.service.brokers.all:
+            broker.publisher.is_silent = location.temporary
         self._threads: list[BackgroundThread] = []
 
     def open(self) -> None:
         moved_by_hand = hasattr(self._clock, "attach")
         if not moved_by_hand:
             self._make_threads()
-        self._directory.open(self._options.lock_timeout)
+        opened: list[LogDirectory] = []
+        try:
+            for directory in self._directories:
+                directory.open(self._options.lock_timeout)
+                opened.append(directory)
+        except BaseException:
+            for directory in opened:
+                directory.close(clean=directory.crash.clean)
+            raise
         self.service.open()
         if moved_by_hand:
             self._clock.attach(self._scheduler)
             self._clock.attach(self._maintenance)
+        self._make_fetching_threads()
         for thread in self._threads:
             thread.begin()
         self.service.real_timers.open()
@@ -157,10 +177,22 @@ class OwnedDirectory:
         self._maintenance.nudge = maintaining.nudge
         if self._location.temporary:
             return
-        publisher = self.service.publisher
-        publishing = BackgroundThread(publisher.tick, SystemClock().time_ms, "streamlog-published")
-        self._threads.append(publishing)
-        publisher.wake = publishing.nudge
+        for broker in self.service.brokers.all:
+            publisher = broker.publisher
+            publishing = BackgroundThread(publisher.tick, SystemClock().time_ms, "streamlog-published")
+            self._threads.append(publishing)
+            publisher.wake = publishing.nudge
+
+    def _make_fetching_threads(self) -> None:
+        """One for each broker of a log with several. They run under a clock that a test moves too: real time is theirs."""
+        for broker in self.service.brokers.all:
+            fetcher = broker.fetcher
+            if fetcher is not None:
+                fetching = BackgroundThread(
+                    fetcher.step, self.service.real_timers.now_ms, f"streamlog-replica-{broker.id}"
+                )
+                fetcher.nudge = fetching.nudge
+                self._threads.append(fetching)
 
     def check(self) -> None:
         self.service.check_owned()
@@ -168,7 +200,7 @@ class OwnedDirectory:
     def close(self) -> None:
         """Stop the background work, close every partition, give up the directory, remove a temporary one."""
         try:
-            self.service.stop_compacting()
+            self.service.brokers.stop_compacting()
             self._stop()
             if hasattr(self._clock, "detach"):
                 self._clock.detach(self._scheduler)
@@ -177,13 +209,14 @@ class OwnedDirectory:
             self._close()
 
     def _stop(self) -> None:
-        self.service.publisher.wake = None
+        for broker in self.service.brokers.all:
+            broker.publisher.wake = None
         for thread in self._threads:
             thread.stop()
         self.service.real_timers.close()
 
     def _close(self) -> None:
-        is_ours = self._directory.is_ours()
+        is_ours = all(directory.is_ours() for directory in self._directories)
         try:
             self.service.close()
         finally:
@@ -272,10 +305,56 @@ class Opener(NamedTuple):
 
 
 def _locate_directory(path: str | None, options: OpenOptions) -> Location:
-    """The directory of a path, made absolute; a new temporary one for None."""
+    """The directory of a path, made absolute, or those of its brokers; a new temporary one for None."""
     disk: Disk = options.disk if options.disk is not None else OsDisk()
+    brokers = options.brokers
+    if isinstance(brokers, tuple):
+        directories = tuple(disk.absolute(each) for each in brokers)
+        if path is not None or len(set(directories)) < len(directories):
+            raise ConfigError(
+                f"brokers={list(brokers)!r} names the directories of the log, each once, so there is no path besides them.",
+                name="brokers",
+            )
+        return Location(disk, directories[0], False, directories)
     real = disk.absolute(path) if path is not None else disk.new_temporary_directory()
-    return Location(disk, real, path is None)
+    try:
+        directories = _broker_directories(disk, real, brokers)
+    except OSError as error:
+        require_disk_error(error)
+        raise as_storage_error(error, "open", real) from error
+    if options.read_only and directories != (real,):  # a reader follows one of them
+        return Location(disk, directories[0], False, directories[:1])
+    return Location(disk, real, path is None, directories)
+
+
+def _broker_directories(disk: Disk, path: str, brokers: int | None) -> tuple[str, ...]:
+    """The broker directories of the log at `path`: itself, or those in it. Raises ConfigError if there are others than `brokers`."""
+    try:
+        names = disk.listdir(path)
+    except (FileNotFoundError, NotADirectoryError) as error:
+        require_disk_error(error)
+        names = []
+    found = sorted((name for name in names if _BROKER.fullmatch(name)), key=lambda name: int(name[7:]))
+    # All directories are there before the first of them becomes a log's; what a creation that was cut short left is none.
+    is_log = OWNER_FILE in names or any(disk.exists(f"{path}/{name}/{OWNER_FILE}") for name in found)
+    count = 0 if not is_log else len(found) if OWNER_FILE not in names else 1
+    if brokers is not None and count and brokers != count:
+        raise ConfigError(
+            f"{path} is a log of {count} broker{'s' * (count > 1)}, and was opened with brokers={brokers}. Leave `brokers` out: an "
+            f"open finds out by itself.",
+            name="brokers",
+        )
+    if (count or brokers or 1) == 1 and not found:
+        return (path,)
+    strangers = [name for name in names if name not in found]
+    if strangers:
+        raise FormatError(
+            f"{path} is not empty and no log of several brokers (it has {sorted(strangers)[0]}). Give an empty or a new directory, so "
+            f"that nothing of yours is mixed with files of a log.",
+            path=path,
+        )
+    wanted = found if count or brokers is None else [f"broker-{number}" for number in range(brokers)]
+    return tuple(f"{path}/{name}" for name in wanted)
 
 
 def _connect_directory(location: Location, options: OpenOptions, work: ClientWork) -> Backend:

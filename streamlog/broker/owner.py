@@ -66,14 +66,14 @@ def read_owner(disk: Disk, path: str) -> dict[str, Any]:
     return result
 
 
-def new_owner(cluster_id: str, directory_id: str) -> dict[str, Any]:
+def new_owner(cluster_id: str, directory_id: str, broker_id: int = 0) -> dict[str, Any]:
     """The owner file of a new directory; `incarnation` counts the opens for writing."""
     return {
         "format": FORMAT,
         "min_reader": FORMAT,
         "features": [],
         "cluster_id": cluster_id,
-        "broker_id": 0,
+        "broker_id": broker_id,
         "directory_id": directory_id,
         "incarnation": 0,
     }

@@ -14,6 +14,7 @@ from ..errors import (
     UnknownLeaderEpochError,
     UnknownTopicIdError,
 )
+from ..replication.replica_set import PartitionRegistration
 from ..runtime.api import Completion
 from ..storage.leader_epochs import EpochEnd
 from ..storage.tail import EMPTY, FetchData, LogSnapshot
@@ -55,7 +56,7 @@ class Readable(Watched, Protocol):
         """Why records past the high watermark, which may have been acknowledged, cannot be read; or None."""
 
     @property
-    def broker_id(self) -> int: ...
+    def registration(self) -> PartitionRegistration: ...
     @property
     def leader_epoch(self) -> int: ...
     def epoch_end(self, leader_epoch: int) -> EpochEnd | None: ...
@@ -182,8 +183,8 @@ class PartitionReads:
     def partition_info(self, partition: TopicPartition) -> PartitionInfo:
         here = self._find(partition)
         tail = here.reader.tail
-        broker = (here.broker_id,)
+        known = here.registration
         return PartitionInfo(
-            *partition, here.broker_id, broker, broker, here.leader_epoch, tail.start_offset, here.high_watermark,
+            *partition, known.leader, known.isr, known.replicas, known.leader_epoch, tail.start_offset, here.high_watermark,
             here.high_watermark, tail.end_offset, tail.size_bytes(), len(tail.segments),
         )  # fmt: skip

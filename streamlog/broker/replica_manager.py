@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from functools import partial
 
 from ..errors import StreamlogError
@@ -46,7 +46,10 @@ class ReplicaManager:
         self._maintenance = maintenance
         self._real_timers = real_timers
         self.partitions: dict[tuple[str, int], Partition] = {}
+        self._of_topic: dict[str, dict[int, Partition]] = {}
         self.metadata: Partition | None = None
+        self.on_isr_change: Callable[[Partition], object] = lambda partition: None
+        """Called by a leader whose in-sync set may grow."""
         self.has_thread = False
         """Whether a background thread runs the scheduler."""
         self._staging: TopicView | None = None
@@ -65,11 +68,8 @@ class ReplicaManager:
         return [*first, *list(self.partitions.values())]
 
     def of_topic(self, name: str) -> list[Partition]:
-        """The partitions of a topic, in order. O(their number): those of a topic are added upwards, and removed downwards."""
-        found: list[Partition] = []
-        while (partition := self.partitions.get((name, len(found)))) is not None:
-            found.append(partition)
-        return found
+        """The partitions of a topic that this broker has, in order."""
+        return [partition for _, partition in sorted(self._of_topic.get(name, {}).items())]
 
     @property
     def is_recovering(self) -> bool:
@@ -89,14 +89,19 @@ class ReplicaManager:
         `changed`: the topics that may differ from those of the image that was followed last; None if that is not known.
         O(their partitions), whatever else there is.
         """
-        names = changed if changed is not None else [*dict.fromkeys(name for name, _ in self.partitions), *image.topics]
+        names = changed if changed is not None else [*self._of_topic, *image.topics]
         for name in names:
             self._follow_topic(name, image)
 
     def _follow_topic(self, name: str, image: Image) -> None:
         view = image.topics.get(name)
+        me = self._directory.broker_id
         for partition in reversed(self.of_topic(name)):
-            if view is None or view.id_bytes != partition.topic_id:
+            if (
+                view is None
+                or view.id_bytes != partition.topic_id
+                or me not in image.partition(view.id_bytes, partition.name.partition).replicas
+            ):
                 self._remove(partition)
         if view is None:
             return
@@ -105,6 +110,8 @@ class ReplicaManager:
         for number in range(view.partitions):
             known = self.partitions.get((name, number))
             registration = image.partition(view.id_bytes, number)
+            if me not in registration.replicas:
+                continue
             if known is None:
                 self._add(view, number, registration)
                 continue
@@ -123,12 +130,15 @@ class ReplicaManager:
         partition.follow(registration, self._real_timers.now_ms())
         partition.maintenance.custom_policy = self._policies.of(view)
         partition.on_work = self._maintain_soon
+        partition.on_isr_change = self.on_isr_change
         partition.commit.schedule = partial(self._sync_soon, partition.commit.maybe_sync)
-        partition.purgatory.schedule = partial(self._expire_at, partition.purgatory.expire)
+        for purgatory in (partition.purgatory, partition.commit.purgatory):
+            purgatory.schedule = partial(self._expire_at, purgatory.expire)
         if self.has_thread:
             partition.waiters.later = partial(self._wake_soon, partition.waiters.wake_some)
         partition.log.close_idle_files()
         self._publisher.add(partition)
+        self._of_topic.setdefault(view.name, {})[number] = partition
         self.partitions[view.name, number] = partition
         if partition.log.tail.end_offset:
             self._maintain_soon(partition)  # not now: opening does not wait for a compaction
@@ -140,12 +150,17 @@ class ReplicaManager:
         self._publisher.remove(partition)
         self._directory.remove_partition_files(partition.topic_id.hex(), name.partition)
         self.partitions.pop(name, None)
+        numbers = self._of_topic.get(name.topic, {})
+        numbers.pop(name.partition, None)
+        if not numbers:
+            self._of_topic.pop(name.topic, None)
 
     def _cancel_work(self, partition: Partition) -> None:
         self._maintenance.cancel(partition.maintenance.step)
         self._scheduler.cancel(partition.commit.maybe_sync)
         self._scheduler.cancel(partition.waiters.wake_some)
         self._real_timers.cancel(partition.purgatory.expire)
+        self._real_timers.cancel(partition.commit.purgatory.expire)
 
     def _expire_at(self, expire: Task, deadline_ms: int) -> None:
         self._real_timers.at(deadline_ms, expire)
@@ -161,12 +176,14 @@ class ReplicaManager:
 
     # -- a change that is not in force yet -----------------------------------------------------------
 
-    def stage(self, view: TopicView | None) -> None:
-        """Make the partitions of `view` that do not exist yet. No record names them before the change is in force."""
-        self._staging = view
+    def stage(self, image: Image, name: str) -> None:
+        """Make the partitions of a topic that do not exist yet. No record names them before `image` is in force."""
+        view = self._staging = image.topics.get(name)
         if view is None:
             return
         for number in range(view.partitions):
+            if self._directory.broker_id not in image.partition(view.id_bytes, number).replicas:
+                continue
             known = self.partitions.get((view.name, number))
             if known is None or known.topic_id != view.id_bytes:
                 partition = self._staged[view.name, number] = self._directory.make_partition(view, number)

@@ -1,4 +1,4 @@
-"""The Service protocol over a directory that this process owns: one broker, one replica of each partition."""
+"""The Service protocol over directories that this process owns: of one broker, or of several that replicate."""
 
 from __future__ import annotations
 
@@ -19,6 +19,7 @@ from ..storage.files import stale_owner
 from ..types import Clock, OffsetAndMetadata, TopicPartition
 from . import controller
 from .api import ProduceRequest, ProducerIdAndEpoch
+from .brokers import Broker, Brokers
 from .delayed_fetch import DelayedFetch, FetchRequest
 from .group_coordinator import GroupCoordinator
 from .group_shard import TOPIC_CONFIG as GROUPS_CONFIG
@@ -37,6 +38,8 @@ from .waiting import FetchSession
 
 logger = logging.getLogger("streamlog.broker")
 
+CATCH_UP_MS = 5_000
+"""How long (real time) an open waits at most until the in-sync followers have what their leaders have."""
 WATCH_MS = 1000
 """How often a log with a background thread looks whether its directory is still there: two system calls."""
 
@@ -48,7 +51,7 @@ class LocalService:
 
     def __init__(
         self,
-        directory: LogDirectory,
+        directories: Sequence[LogDirectory],
         clock: Clock,
         scheduler: Scheduler,
         maintenance: Scheduler,
@@ -57,9 +60,9 @@ class LocalService:
         real_seconds: Callable[[], float],
         *,
         force: bool = False,
+        replica_lag_ms: int = 30_000,
     ) -> None:
-        self._directory = directory
-        self.durable = directory.sync
+        self.durable = directories[0].sync
         self.clock = clock
         self.timers = scheduler
         self._maintenance = maintenance
@@ -67,14 +70,20 @@ class LocalService:
         self.real_timers = RealTimers(new_lock, lambda: self.real_seconds())
         self._new_lock = new_lock
         self._force = force
-        self.publisher = PublishedWriter(directory.disk, directory.path, new_lock, real_seconds)
         policies = RetentionPolicies(defaults.get("retention"))
-        self._replicas = ReplicaManager(
-            directory, self.publisher, policies, clock, scheduler, maintenance, self.real_timers
-        )
-        self._partitions = self._replicas.partitions
-        self.stop_compacting = self._replicas.stop_compacting
-        topics = self._topics = Topics(self._replicas, policies, defaults, clock, scheduler, new_lock())
+        brokers: list[Broker] = []
+        for directory in directories:
+            publisher = PublishedWriter(directory.disk, directory.path, new_lock, real_seconds)
+            replicas = ReplicaManager(directory, publisher, policies, clock, scheduler, maintenance, self.real_timers)
+            brokers.append(Broker(directory, publisher, replicas))
+        self.brokers = Brokers(brokers, self.real_timers.now_ms)
+        self._replica_lag_ms = replica_lag_ms
+        factor = self.brokers.factor(defaults.get("replication_factor"))
+        controller.check_insync(defaults.get("min_insync_replicas", 1), factor)
+        self.is_replicated = self.brokers.is_replicated
+        self.acknowledges_later = self.durable or self.is_replicated
+        self._partitions = self.brokers.leaders
+        topics = self._topics = Topics(self.brokers, policies, defaults, clock, scheduler, new_lock())
         self._partition = topics.partition
         self.topic = answering(topics.topic)
         self.create_topic = answering(topics.create_topic)
@@ -102,42 +111,64 @@ class LocalService:
 
     def has_background_thread(self) -> None:
         """A thread runs the scheduler: appends leave the waking of many readers to it. Call it before `open`."""
-        self._replicas.has_thread = True
+        for broker in self.brokers.all:
+            broker.replicas.has_thread = True
 
     # -- life ----------------------------------------------------------------------------------------
 
     def open(self) -> None:
         """Replay the metadata, open every partition, look at the groups. If it fails, everything is released."""
-        directory, publisher, replicas = self._directory, self.publisher, self._replicas
+        brokers = self.brokers
         try:
-            published = known_ends(directory.disk, directory.path) if self._force else {}
-            publisher.open(int(directory.incarnation), getpid())
-            image = self._topics.open(replicas.open_metadata())
-            directory.remove_orphans({view.id.hex: view.partitions for view in image.topics.values()})
-            if self._force:
-                accept_losses(directory, image, published)
-            replicas.follow(image)
+            self._open_brokers()
             self._open_groups()
-            directory.recovered(
-                completely=not replicas.is_recovering and not (directory.crash.unsynced and replicas.is_faulty)
-            )
-            publisher.opened()
+            brokers.recovered()
         except BaseException:
-            publisher.abandon()
-            replicas.release()
-            directory.close(clean=False)
+            brokers.release()
             raise
-        directory.on_stale = self.shut
+        for broker in brokers.all:
+            broker.directory.on_stale = self.shut
         self.on_metadata(self._the_groups.metadata_changed)
-        if replicas.has_thread:
+        if brokers.all[0].replicas.has_thread:
             self.timers.at(self.clock.time_ms() + WATCH_MS, self._watch_directory)
         if controller.GROUPS_TOPIC in self.image.topics:
             self.timers.at(self.clock.time_ms(), self._the_groups.expire_offsets)
+        if self.is_replicated:
+            brokers.on_isr_change = self._check_isrs_soon
+            self.real_timers.at(self.real_timers.now_ms() + self._replica_lag_ms // 2, self._check_isrs)
+
+    def _open_brokers(self) -> None:
+        brokers, topics = self.brokers, self._topics
+        directory = brokers.all[0].directory
+        published = known_ends(directory.disk, directory.path) if self._force and not self.is_replicated else {}
+        for broker in brokers.all:
+            broker.publisher.open(int(broker.directory.incarnation), getpid())
+        image = topics.open(brokers.open_metadata())
+        brokers.remove_orphans(image)
+        if self._force and not self.is_replicated:
+            accept_losses(directory, image, published)
+        brokers.start_fetchers(topics.register_brokers())
+        brokers.follow(image)
+        if self.is_replicated:
+            topics.alter_partitions(brokers.leaders_after_opening(image))
+            brokers.catch_up(self.real_timers.now_ms() + CATCH_UP_MS)
+
+    # -- replicas ------------------------------------------------------------------------------------
+
+    def _check_isrs_soon(self) -> None:
+        self.real_timers.at(self.real_timers.now_ms(), self._check_isrs)
+
+    def _check_isrs(self, now_ms: int) -> int:
+        """Record the in-sync sets that the leaders ask for; when to come again (ms of real time)."""
+        later = now_ms + self._replica_lag_ms // 2
+        if self._topics.closed is None:
+            self._topics.alter_partitions(self.brokers.wanted_isrs(now_ms, self._replica_lag_ms))
+        return later
 
     def _open_groups(self) -> None:
         """Make the groups; after a crash, lower commits past the end of a log before that takes its first record."""
         self._groups = GroupCoordinator(self, self._new_lock)
-        if self._directory.crash.clean:
+        if all(broker.directory.crash.clean for broker in self.brokers.all):
             return
         partitions = self._partitions.values()
         ends = {each.name: each.log.tail.end_offset for each in partitions if each.log.knows_its_end}
@@ -163,24 +194,19 @@ class LocalService:
         """Close every partition, then the directory. Raises the first error, after everything was closed."""
         error = ClosedError("The log was closed.")
         errors: list[BaseException] = []
-        clean = unsynced = False
+        clean = False
         try:
             partitions = self._topics.close(error)
-            errors += self._replicas.close(partitions, error)
-            unsynced = any(
-                each.log.durability.poison is not None and not each.log.durability.is_marked for each in partitions
-            )
-            clean = not errors and self._topics.is_resolved and not self._replicas.is_faulty
+            errors += self.brokers.close(partitions, error)
+            clean = not errors and self._topics.is_resolved
         finally:  # also when Ctrl-C comes in the middle: the lock must not outlive the log
-            try:
-                self.publisher.close(clean=clean)
-            finally:
-                self._directory.close(clean=clean, unsynced=unsynced)
+            self.brokers.close_directories(clean=clean)
         raise_first(errors)
 
     def check_owned(self) -> None:
         """Raise LogDirNotFoundError, and refuse every call with it, if the directory is not the one that was opened."""
-        self._directory.check_owned()
+        for broker in self.brokers.all:
+            broker.directory.check_owned()
 
     def _watch_directory(self, now_ms: int) -> int | None:
         """Look, once a second, whether the directory is the one that was opened: a send does not.
@@ -198,22 +224,21 @@ class LocalService:
 
     def shut(self) -> None:
         """The directory is not the one that was opened: refuse every call. Takes no lock: the caller may hold any."""
-        error = stale_owner(self._directory.path)
+        error = stale_owner(self.brokers.stale_path())
         self._topics.closed = self._topics.closed or error
-        self._replicas.shut(error)
+        for broker in self.brokers.all:
+            broker.replicas.shut(error)
 
     def abandon(self) -> None:
         """In a forked child: give up the descriptor of the lock; write nothing, wait for nothing."""
         error = self._topics.closed = forked()
-        self._replicas.abandon(error)
-        self.publisher.abandon()
-        self._directory.abandon()
+        self.brokers.abandon(error)
 
     # -- what groups need ----------------------------------------------------------------------------
 
     @property
     def incarnation(self) -> str:
-        return self._directory.incarnation
+        return "/".join(broker.directory.incarnation for broker in self.brokers.all)
 
     def groups_partition(self, number: int, create: bool) -> Partition | None:
         name = TopicPartition(controller.GROUPS_TOPIC, number)
@@ -258,13 +283,18 @@ class LocalService:
         if here is not None and here.topic_id == topic_id:
             return here
         self._require_open()
-        raise gone(TopicPartition(topic, number))
+        view = self.image.topics.get(topic)
+        if view is None or view.id_bytes != topic_id or number >= view.partitions:
+            raise gone(TopicPartition(topic, number))
+        raise controller.no_leader(self.image, TopicPartition(topic, number))
 
     @failing
     def produce(self, request: ProduceRequest) -> Completion[int]:
         now_ms, append = self.clock.time_ms(), request.append
         here = self._find(request.partition)
         append.batches = here.validator.validated(append.batches, now_ms)
+        if request.acks == "all" and here.replicas is not None:
+            here.require_in_sync()
         try:
             here.append(append, now_ms)
         except StreamlogError:
@@ -286,6 +316,8 @@ class LocalService:
             if done.work is not None:
                 done.work.soon()
             return Completion.of(request.base_offset)
+        if request.acks == 1 and here.replicas is not None:
+            return here.acknowledge_alone(request.append, deadline_ms)
         return done
 
     def produce_one(
@@ -301,6 +333,8 @@ class LocalService:
             value
         ) > rules.max_bytes or not 0 <= timestamp <= now_ms + rules.after_max_ms:
             rules.check_one(key, value, timestamp, now_ms)
+        if here.replicas is not None:
+            here.require_in_sync()
         try:
             return here.append_one(key, value, timestamp, now_ms, sequenced)
         except StreamlogError:
@@ -324,7 +358,8 @@ class LocalService:
     def sync(self) -> Completion[None]:
         if self._topics.closed is not None:
             return Completion.failed(self._topics.closed.copy())
-        return AllDone([partition.commit.everything() for partition in self._replicas.all()])
+        copies, others = self.brokers.partitions()
+        return AllDone([partition.commit.everything() for partition in (*copies, *others)])
 
     @answering
     def delete_records(self, partition: TopicPartition, before: int) -> int:

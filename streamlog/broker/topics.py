@@ -7,23 +7,25 @@ interrupt between two of them left is completed before the next change.
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 from uuid import UUID
 
-from ..config import TopicConfig, check_partitions, check_replication_factor, topic_changes
+from ..config import TopicConfig, check_partitions, topic_changes
 from ..errors import StreamlogError, TopicAlreadyExistsError
 from ..replication.partition import Partition, gone
+from ..replication.replica_set import PartitionRegistration
 from ..runtime.api import Lock, contained
 from ..runtime.disk import entropy
 from ..runtime.threads import inside, refuse_reentry
 from ..runtime.values import refuse_to_copy
 from ..types import Clock, TopicPartition
 from . import controller, metadata
+from .brokers import Brokers
 from .metadata import Image, LogRecord, TopicView
 from .metadata_log import MetadataLog
 from .policies import RetentionPolicies
-from .replica_manager import ReplicaManager
 from .scheduler import Scheduler
 
 
@@ -37,14 +39,14 @@ class Topics:
 
     def __init__(
         self,
-        replicas: ReplicaManager,
+        brokers: Brokers,
         policies: RetentionPolicies,
         defaults: Mapping[str, Any],
         clock: Clock,
         scheduler: Scheduler,
         lock: Lock,
     ) -> None:
-        self._replicas = replicas
+        self._brokers = brokers
         self._policies = policies
         self._defaults = defaults
         self._clock = clock
@@ -54,8 +56,9 @@ class Topics:
         self.closed: StreamlogError | None = None
         self._listeners: list[Callable[[], object]] = []
         self._unannounced = False
-        self.stage = replicas.stage
-        self.of_topic = replicas.of_topic
+        self.stage = brokers.stage
+        self.of_topic = brokers.of_topic
+        self.replicate_metadata = brokers.replicate_metadata
 
     def open(self, metadata_partition: Partition) -> Image:
         """Replay the metadata log; the image. The partitions do not follow it yet."""
@@ -73,9 +76,9 @@ class Topics:
             with contextlib.suppress(StreamlogError):  # still not known: the next open reads it from the disk
                 self._resolve()
             self._log.let_go(error)
-            self._replicas.release_staged()
-            metadata_partition, *others = self._replicas.all()
-            return [*others, metadata_partition]
+            self._brokers.release_staged()
+            copies, others = self._brokers.partitions()
+            return [*others, *copies]
 
     @property
     def is_resolved(self) -> bool:
@@ -97,19 +100,23 @@ class Topics:
         return controller.find(self.image, name)
 
     def partition(self, name: TopicPartition) -> Partition:
-        partition = self._replicas.partitions.get(name)
+        partition = self._brokers.leaders.get(name)
         if partition is None and self._log.is_interrupted:
             refuse_reentry()
             with inside(), self._lock:
                 self._resolve()
             self._announce_if_due()
-            partition = self._replicas.partitions.get(name)
+            partition = self._brokers.leaders.get(name)
         if partition is None:
             if self.closed is not None:
                 raise self.closed.copy()
-            controller.find(self.image, name[0])
-            raise gone(TopicPartition(*name))
+            raise self._not_here(TopicPartition(*name))
         return partition
+
+    def _not_here(self, name: TopicPartition) -> StreamlogError:
+        if name.partition >= controller.find(self.image, name.topic).partitions:
+            return gone(name)
+        return controller.no_leader(self.image, name)
 
     # -- changes -------------------------------------------------------------------------------------
 
@@ -125,13 +132,15 @@ class Topics:
         count = check_partitions(partitions if partitions is not None else defaults.pop("partitions", 1))
         defaults.pop("partitions", None)
         wanted = {**defaults, **(settings or {})}
-        check_replication_factor(wanted.pop("replication_factor", 1))
+        factor = self._brokers.factor(wanted.pop("replication_factor", None))
         changes, policy = topic_changes(wanted, also=("partitions", "exist_ok"))
+        changes.setdefault("min_insync_replicas", max(1, factor - 1))
         config = TopicConfig(**changes)
+        controller.check_insync(config.min_insync_replicas, factor)
         try:
             if policy is not None and name not in self.image.topics:
                 self._policies.given[name] = policy
-            return self._create(name, count, config, False)
+            return self._create(name, count, config, False, factor)
         except TopicAlreadyExistsError:
             if not exist_ok:
                 raise
@@ -145,17 +154,24 @@ class Topics:
         if policy is not None and policy.name == view.config.retention:
             self._policies.given[name] = policy
             with inside(), self._lock:
-                self._replicas.follow(self.image, [name])
+                self._brokers.follow(self.image, [name])
         return view
 
     def create_internal(self, name: str, partitions: int, config: TopicConfig) -> None:
         """Create an internal topic, unless another thread was faster."""
         with contextlib.suppress(TopicAlreadyExistsError):
-            self._create(name, partitions, config, True)
+            factor = self._brokers.factor(None)
+            config = dataclasses.replace(config, min_insync_replicas=max(1, factor - 1))
+            self._create(name, partitions, config, True, factor)
 
-    def _create(self, name: str, partitions: int, config: TopicConfig, internal: bool) -> TopicView:
+    def _create(self, name: str, partitions: int, config: TopicConfig, internal: bool, factor: int) -> TopicView:
         topic_id = UUID(bytes=entropy(16), version=4)
-        self._change(lambda image: controller.create(image, name, topic_id, partitions, config, internal))
+
+        def request(image: Image) -> list[LogRecord]:
+            replicas = self._brokers.place(partitions, factor, len(image.topics))
+            return controller.create(image, name, topic_id, partitions, config, internal, replicas)
+
+        self._change(request)
         return self.image.topics[name]
 
     def update_topic(self, name: str, settings: Mapping[str, Any]) -> None:
@@ -182,11 +198,27 @@ class Topics:
 
     def add_partitions(self, name: str, total: int) -> None:
         check_partitions(total)
-        self._change(lambda image: controller.grow(image, name, total))
 
-    def alter_partition(self, name: str, number: int, *, leader: int, isr: Sequence[int]) -> None:
-        """Record a partition's new leader, or in-sync set; the partition follows (Kafka's AlterPartition)."""
-        self._change(lambda image: controller.alter_partition(image, name, number, leader, isr))
+        def request(image: Image) -> list[LogRecord]:
+            view = controller.find(image, name)
+            factor = len(image.partition(view.id_bytes, 0).replicas)
+            first = view.partitions + image.partition(view.id_bytes, 0).replicas[0]  # the turns go on
+            return controller.grow(image, name, total, self._brokers.place(total - view.partitions, factor, first))
+
+        self._change(request)
+
+    def alter_partitions(self, changes: Mapping[tuple[str, int], PartitionRegistration]) -> None:
+        """Record other leaders, or in-sync sets; the partitions follow (Kafka's AlterPartition).
+
+        Each change has the partition epoch after the one that it was made from, and is left out if another was faster.
+        """
+        self._change(lambda image: controller.alter_partitions(image, changes))
+
+    def register_brokers(self) -> dict[int, int]:
+        """Record that the brokers are here, those of a log with several; the epoch of each."""
+        if self._brokers.is_replicated:
+            self._change(lambda image: controller.register_brokers(image, self._brokers.incarnations()))
+        return {broker_id: broker.epoch for broker_id, broker in self.image.brokers.items()}
 
     def delete_topic(self, name: str) -> None:
         try:
@@ -287,8 +319,8 @@ class Topics:
     def take(self, image: Image, changed: Iterable[str] | None) -> None:
         """Put the image of a change in force, and have the partitions follow it. REQUIRES: the metadata lock."""
         self.image = image
-        self._replicas.follow(image, changed)
+        self._brokers.follow(image, changed)
 
     def unstage(self) -> None:
         """Remove what was staged for a change that is not in force. REQUIRES: the metadata lock."""
-        self._replicas.unstage(self.image)
+        self._brokers.unstage(self.image)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import weakref
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from operator import is_not
 from typing import Any, TypeVar, Unpack, overload
@@ -12,7 +12,7 @@ from ..broker.api import Listener, Service
 from ..broker.metadata import TopicView
 from ..broker.opening import Engine, Registry, url_of
 from ..config import ConsumerConfig as ConsumerSettings
-from ..config import OpenOptions, check_topic_name, choice, not_yet, open_defaults, real, typed
+from ..config import OpenOptions, check_topic_name, choice, integer, open_defaults, real, typed
 from ..errors import ConfigError, InvalidTopicError, StreamlogError, TopicAlreadyExistsError
 from ..runtime.disk import PathLike
 from ..runtime.threads import inside, is_inside, new_lock, real_monotonic, refuse_reentry, result_of
@@ -77,19 +77,19 @@ def open(
     auto_create_topics: bool = False
         Sending to a topic that does not exist, or reading it, creates it.
     lock_timeout: float (seconds) = 0.0
-        One process at a time owns a directory. How long to wait for another one to close it; then LogLockedError, which
-        has the owner's pid.
+        One process at a time owns a directory. How long to wait for another one; then LogLockedError, with its pid.
     force: bool = False
         Accept that partitions are lost whose directories are missing or were emptied. Each of them continues, empty, at
         the greatest offset that is known of it, from its state or from committed offsets.
     clock: Clock = None
         A `streamlog.testing.ManualClock`, which a test moves, instead of the system's clock.
     disk: SimulatedDisk or FaultyDisk = None
-        A disk of `streamlog.testing` instead of the machine's files.
-    brokers: int = None
-        Only 1, the default, in this version.
+        A disk of `streamlog.testing` instead of files.
+    brokers: int, or list of str or PathLike = None
+        How many brokers a new log has, each a directory in `path`; or their directories, which may lie on different disks.
+        Topics have min(brokers, 3) replicas, or `replication_factor`. Leave it out for a log that is there.
     replica_lag_time_max_ms: int (ms) = 30_000
-        No effect in this version, in which there is one copy.
+        A follower that has lagged behind its leader for so long leaves the in-sync set.
     topic_defaults: the settings of TopicDefaults
         All other settings, such as `partitions=4`, are defaults of new topics: see `help(streamlog.TopicDefaults)`.
 
@@ -101,13 +101,12 @@ def open(
     ...     log.create_topic("orders").partitions
     2
     """
-    _refuse_for_now("brokers", brokers, (None, 1), "a log has one broker directory.")
-    _refuse_for_now("replica_lag_time_max_ms", replica_lag_time_max_ms, (30_000,), "there are no replicas to lag.")
     if path is None or path == "":
         raise ConfigError(
             f"open({path!r}): a path names the log's directory; leave it out for a temporary log that is removed at close.",
             name="path",
         )
+    directories = broker_count_or_paths(brokers, path)
     real("lock_timeout", lock_timeout, 0.0, 86_400.0)
     defaults = open_defaults(topic_defaults)
     flags = {"auto_create_topics": auto_create_topics, "sync": sync, "force": force}
@@ -123,9 +122,11 @@ def open(
         check_disk(disk),
         sync,
         read_only,
+        directories,
+        integer("replica_lag_time_max_ms", replica_lag_time_max_ms, 1, 86_400_000),
         force,
     )
-    return _open(None if path is _UNSET else url_of(path), options)
+    return _open(None if path is _UNSET or isinstance(directories, tuple) else url_of(path), options)
 
 
 def _open(url: str | None, options: OpenOptions) -> StreamLog:
@@ -138,10 +139,24 @@ def _open(url: str | None, options: OpenOptions) -> StreamLog:
         raise
 
 
-def _refuse_for_now(name: str, value: object, known: Sequence[object], instead: str) -> None:
-    """Raise ConfigError for a setting that has no effect in this version, unless its value says what holds anyway."""
-    if not any(type(value) is type(one) and value == one for one in known):
-        raise not_yet(name, value, instead)
+def broker_count_or_paths(brokers: Any, path: Any) -> int | tuple[str, ...] | None:
+    """`open(brokers=)` as it is stored: None, a number, or paths. Raises ConfigError."""
+    if brokers is None:
+        return None
+    if isinstance(brokers, (str, bytes, PathLike)) or not isinstance(brokers, (int, Iterable)):
+        raise ConfigError(
+            f"brokers={typed(brokers)} is neither a number of brokers nor a list of their directories.", name="brokers"
+        )
+    if isinstance(brokers, int):
+        return integer("brokers", brokers, 1, 100)
+    paths = tuple(url_of(each) for each in brokers)
+    if not paths:
+        raise ConfigError("brokers=[] names no directory.", name="brokers")
+    if path is not _UNSET:
+        raise ConfigError(
+            "brokers= names the directories of the log, so there is no path besides them.", name="brokers"
+        )
+    return paths
 
 
 def _refuse_for_reading(path: Any, settings: Mapping[str, Any]) -> None:

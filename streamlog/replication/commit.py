@@ -20,7 +20,7 @@ from __future__ import annotations
 import contextlib
 from collections import deque
 from collections.abc import Callable
-from typing import Protocol
+from typing import Protocol, TypeVar
 
 from ..errors import PoisonedLogError, ReentrantCallError, StreamlogError
 from ..runtime.api import Completion, Gate, Lock
@@ -29,6 +29,7 @@ from ..runtime.values import refuse_to_copy
 from ..storage.log import Log
 from .purgatory import DelayedOperation, Purgatory
 
+T = TypeVar("T")
 # How long (ms) a request waits for a thread to sync it before the scheduler does.
 PATIENCE_MS = 20
 # How long (s) a round waits at most for threads that may join it: the time that a few threads need to wake and write.
@@ -62,7 +63,7 @@ class GroupCommit:
         self.syncing = new_lock()
         self.refusal: StreamlogError | None = None
         self._listener = listener
-        self._waiting = Purgatory(new_lock())  # for `synced_end`
+        self.purgatory = Purgatory(new_lock())  # what waits for `synced_end`
         # The ends of writes that wait for a sync, about in order. Removed under `syncing` only.
         self._requests: deque[int] = deque()
         # The gates of threads that wait for their turn; those that are open have had it, or found their write covered. Removed
@@ -100,10 +101,19 @@ class GroupCommit:
         poison, end = self._durability.poison, self._log.tail.end_offset
         if poison is not None:
             return Completion.failed(poison.copy())
+        return self.await_sync(end, end)
+
+    def await_sync(
+        self, end: int, value: T, deadline_ms: int | None = None, late: StreamlogError | None = None
+    ) -> Completion[T]:
+        """Done with `value` once everything before `end` is on the device. REQUIRES: it is in the log.
+
+        With a deadline (ms of real time) it is answered then in any case: with `late`, if that is given.
+        """
         if end <= self.synced_end:
-            return Completion.of(end)
-        operation = DelayedOperation(end, self)
-        self._waiting.add(end, operation)
+            return Completion.of(value)
+        operation = DelayedOperation(value, self, late)
+        self.purgatory.add(end, operation, deadline_ms)
         self.request(end)
         if end <= self.synced_end or self.refusal is not None:  # since the look above
             self.answer()
@@ -194,10 +204,10 @@ class GroupCommit:
         be called twice, and by two threads at once.
         """
         failure = failure or self.refusal
-        self._waiting.complete_through(self.synced_end)
+        self.purgatory.complete_through(self.synced_end)
         self._listener.synced()
         if failure is not None:
-            self._waiting.fail(failure)
+            self.purgatory.fail(failure)
             self._listener.sync_failed(failure)
         if self._requests and self.refusal is None and not self.syncing.locked():
             self._pass_on()
@@ -249,7 +259,7 @@ class GroupCommit:
         REQUIRES: `syncing`; `answer` follows.
         """
         self.synced_end = min(self.synced_end, end)
-        self._waiting.clip(end)
+        self.purgatory.clip(end)
         for at, requested in enumerate(self._requests.copy()):
             self._requests[at] = min(requested, end)
         self._drop_covered()

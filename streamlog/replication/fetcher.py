@@ -29,9 +29,8 @@ from ..errors import (
     StreamlogError,
     UnknownLeaderEpochError,
 )
-from ..records.batch import peek
 from ..types import TopicPartition
-from .partition import Partition, ReplicaFetch
+from .partition import Partition
 
 logger = logging.getLogger("streamlog.replication")
 
@@ -122,10 +121,10 @@ class ReplicaFetcher:
         self._park(name, leader)  # first: what is appended from here on wakes it
         start = None
         try:
-            end, last_epoch = replica.reader.tail.end_offset, replica.last_epoch()
             fetched = leader.fetch_as_replica(
-                self._broker_id, self._broker_epoch, end, last_epoch, replica.leader_epoch, self._max_bytes, now_ms
-            )
+                self._broker_id, self._broker_epoch, replica.reader.tail.end_offset, replica.last_epoch(),
+                replica.leader_epoch, self._max_bytes, now_ms,
+            )  # fmt: skip
         except (NotLeaderError, FencedLeaderEpochError, UnknownLeaderEpochError, ClosedError):
             return self._again(name, now_ms)  # one of the two knows of an election, and the other will
         except OffsetOutOfRangeError as error:
@@ -140,34 +139,12 @@ class ReplicaFetcher:
             if start is not None:
                 replica.truncate_fully_and_start_at(start)
                 return True
-            return self._take(replica, fetched, end, now_ms)
+            return replica.take(fetched, now_ms)
         except CorruptRecordError as error:
             self._listener.leader_corrupt(leader, error)
         except StreamlogError as error:
             self._listener.replica_failed(replica, error)
         return self._again(name, now_ms)
-
-    def _take(self, replica: Partition, fetched: ReplicaFetch, end: int, now_ms: int) -> bool:
-        """Do what the leader's answer says; whether there may be more. Raises what the log and its disk raise."""
-        diverging = fetched.diverging_epoch
-        if diverging is not None:
-            own = replica.epoch_end(diverging.epoch)
-            target = min(end, diverging.end_offset, end if own is None else own.end_offset)
-            if target >= replica.reader.tail.start_offset:
-                replica.truncate_to(target)
-            else:
-                replica.truncate_fully_and_start_at(max(target, fetched.log_start_offset))
-            return True
-        if fetched.data:
-            base_offset = peek(fetched.data, 0).base_offset
-            if base_offset < min(end, fetched.log_start_offset):
-                # Records were deleted up to the middle of this batch, which can only be stored whole (KAFKA-6975).
-                replica.truncate_fully_and_start_at(base_offset)
-            replica.append_as_follower(fetched.data, now_ms)
-            if replica.durable:
-                replica.commit.sync()
-        replica.follow_leader(fetched)
-        return bool(fetched.data)
 
     def _again(self, name: TopicPartition, now_ms: int) -> bool:
         self._retries[name] = now_ms + RETRY_MS

@@ -15,6 +15,7 @@ from ..errors import (
     UnknownLeaderEpochError,
     UnknownTopicOrPartitionError,
 )
+from ..records.batch import peek
 from ..records.single import SequencedRecord
 from ..runtime.api import Completion, Lock
 from ..runtime.threads import inside
@@ -224,6 +225,15 @@ class Partition:
         late = None if deadline_ms is None else _late(self.name, base_offset, end)
         return self.await_high_watermark(end, base_offset, deadline_ms, late)
 
+    def acknowledge_alone(self, write: AppendRequest, deadline_ms: int | None = None) -> Completion[int]:
+        """`acknowledge` for acks=1: what this leader promises by itself, whatever its followers have."""
+        base_offset = write.base_offset
+        if not self.durable:
+            return Completion.of(base_offset)
+        end = base_offset + sum([batch.last_offset_delta + 1 for batch in write.batches])
+        late = None if deadline_ms is None else _late(self.name, base_offset, end)
+        return self.commit.await_sync(end, base_offset, deadline_ms, late)
+
     def synced(self) -> None:
         """See `SyncListener`."""
         self.maybe_advance_high_watermark()
@@ -363,6 +373,31 @@ class Partition:
         """The leader epoch of the last record; None if there is none."""
         with inside(), self.lock:
             return self.log.leader_epochs.written(self.reader.tail).latest
+
+    def take(self, fetched: ReplicaFetch, now_ms: int) -> bool:
+        """As a follower, do what the leader's answer to a fetch from the end of this log says; whether there may be more.
+
+        Raises what the log and its disk raise; CorruptRecordError for a batch that is damaged.
+        """
+        end, diverging = self.reader.tail.end_offset, fetched.diverging_epoch
+        if diverging is not None:
+            own = self.epoch_end(diverging.epoch)
+            target = min(end, diverging.end_offset, end if own is None else own.end_offset)
+            if target >= self.reader.tail.start_offset:
+                self.truncate_to(target)
+            else:
+                self.truncate_fully_and_start_at(max(target, fetched.log_start_offset))
+            return True
+        if fetched.data:
+            base_offset = peek(fetched.data, 0).base_offset
+            if base_offset < min(end, fetched.log_start_offset):
+                # Records were deleted up to the middle of this batch, which can only be stored whole (KAFKA-6975).
+                self.truncate_fully_and_start_at(base_offset)
+            self.append_as_follower(fetched.data, now_ms)
+            if self.durable:
+                self.commit.sync()
+        self.follow_leader(fetched)
+        return bool(fetched.data)
 
     def follow_leader(self, fetched: ReplicaFetch) -> None:
         """Take over the leader's high watermark and log start, as far as this log goes."""

@@ -64,11 +64,11 @@ def watch_the_order(log: streamlog.StreamLog) -> None:
     service: Any = log._engine.service
     service._topics._lock.rank = METADATA
     service._groups.shards[0]._lock.rank = SHARD
-    add = service._replicas._add
+    add = service.brokers.all[0].replicas._add
 
     def ranked(*arguments: Any) -> None:
         add(*arguments)
         for partition in service._partitions.values():
             partition.lock.rank = PARTITION
 
-    service._replicas._add = ranked
+    service.brokers.all[0].replicas._add = ranked

@@ -77,15 +77,7 @@ def test_file_is_refused_and_left_alone(path: Path) -> None:
     assert path.read_text() == "ten years of work"
 
 
-@pytest.mark.parametrize("option", [{"brokers": 3}, {"brokers": ["a", "b"]}], ids=str)
-def test_parameter_that_is_not_built_yet_is_refused(path: Path, option: dict[str, Any]) -> None:
-    (name,) = option
-    with pytest.raises(streamlog.ConfigError, match=name):
-        streamlog.open(path, **option)
-    assert not path.exists()
-
-
-def test_defaults_of_parameters_that_are_not_built_yet_may_be_spelled_out(path: Path) -> None:
+def test_defaults_may_be_spelled_out(path: Path) -> None:
     with streamlog.open(path, read_only=False, sync=False, brokers=None) as log:
         log.create_topic("t", replication_factor=1)
 

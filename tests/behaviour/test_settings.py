@@ -128,7 +128,7 @@ TOPIC: dict[str, Any] = {
     "min_compaction_lag_ms": Duration(),
     "delete_retention_ms": Duration(),
     "min_insync_replicas": Integer(1, 1),
-    "unclean_leader_election": OneOf((False,)),
+    "unclean_leader_election": OneOf((False, True)),
     "compression_type": OneOf(("producer", "none", "gzip", "snappy", "lz4", "zstd")),
 }
 PRODUCER: dict[str, Any] = {
@@ -174,7 +174,7 @@ WORKERS: dict[str, Any] = {
 }
 OPEN: dict[str, Any] = {
     "brokers": OneOf((None, 1)),
-    "replica_lag_time_max_ms": OneOf((30_000,)),
+    "replica_lag_time_max_ms": Integer(1, 86_400_000),
     "read_only": OneOf((False,)),
     "sync": OneOf((False, True)),
     "auto_create_topics": OneOf((False, True)),

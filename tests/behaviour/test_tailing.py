@@ -260,7 +260,9 @@ def test_records_that_a_killed_owner_did_not_publish_are_read(owner: Owner, path
     with streamlog.open(path, read_only=True) as reader, reader.consumer("t") as consumer:
         owner("t.send(b'0')")
         assert received(consumer, 1) == [b"0"]
-        owner("log._engine.service.publisher.abandon()")  # as if it was killed before the next 5 ms were over
+        owner(
+            "log._engine.service.brokers.all[0].publisher.abandon()"
+        )  # as if it was killed before the next 5 ms were over
         owner("t.send_many([b'1', b'2'])")
         assert consumer.poll() == []
         owner.kill()
@@ -321,7 +323,9 @@ def test_an_owner_that_has_only_just_come_does_not_take_back_what_the_one_before
     with reader.consumer("t") as consumer:
         owner("t.send(b'0', partition=0)")
         assert receive(1) == [b"0"]
-        owner("log._engine.service.publisher.abandon()")  # as if it was killed before the next 5 ms were over
+        owner(
+            "log._engine.service.brokers.all[0].publisher.abandon()"
+        )  # as if it was killed before the next 5 ms were over
         owner("t.send_many([b'1', b'2'], partition=0)")
         owner.kill()
         assert receive(2) == [b"1", b"2"]

@@ -10,7 +10,6 @@ from collections.abc import Callable
 
 import pytest
 
-from streamlog.replication.fetcher import ReplicaFetcher
 from streamlog.replication.partition import Partition
 from streamlog.replication.replica_set import PartitionRegistration, ReplicaSet
 from streamlog.storage.leader_epochs import LeaderEpochCache
@@ -106,16 +105,16 @@ def a_leader_acknowledges_alone(patch: pytest.MonkeyPatch) -> None:
 
 def a_follower_does_not_sync(patch: pytest.MonkeyPatch) -> None:
     """With sync=True its fetch says that it has on the device what a power loss takes."""
-    take = ReplicaFetcher._take
+    take = Partition.take
 
-    def wrong(self: ReplicaFetcher, replica: Partition, *rest: object) -> bool:
-        durable, replica.durable = replica.durable, False
+    def wrong(self: Partition, *fetched: object) -> bool:
+        durable, self.durable = self.durable, False
         try:
-            return take(self, replica, *rest)  # type: ignore[arg-type]
+            return take(self, *fetched)  # type: ignore[arg-type]
         finally:
-            replica.durable = durable
+            self.durable = durable
 
-    patch.setattr(ReplicaFetcher, "_take", wrong)
+    patch.setattr(Partition, "take", wrong)
 
 
 def what_waited_is_acknowledged_by_whatever_leads_next(patch: pytest.MonkeyPatch) -> None:

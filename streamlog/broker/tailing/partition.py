@@ -6,6 +6,7 @@ from collections.abc import Callable
 
 from ...errors import StreamlogError
 from ...replication.listeners import Waiters
+from ...replication.replica_set import ALONE
 from ...runtime.api import Lock
 from ...runtime.threads import inside
 from ...runtime.values import refuse_to_copy
@@ -25,7 +26,7 @@ class TailedPartition:
 
     __reduce_ex__ = refuse_to_copy
 
-    broker_id = 0
+    registration = ALONE
     leader_epoch = 0
     hides: StreamlogError | None = None
 

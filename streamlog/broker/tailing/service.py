@@ -58,7 +58,7 @@ class TailingService:
 
     __reduce_ex__ = refuse_to_copy
 
-    durable = False
+    acknowledges_later = is_replicated = durable = False
 
     # What would write.
     create_topic = refuses("Creating topic {0!r}")

@@ -79,7 +79,9 @@ class Producer(Closing):
         self._accumulator = RecordAccumulator(self._service, self._config)
         self._linger_ms = self._config.linger_ms
         self._acks = self._config.acks
-        self._syncs = self._service.durable
+        self._syncs = self._service.acknowledges_later
+        # A single record is acknowledged as with acks="all", which other producers do not wait for.
+        self._sends_now = not self._linger_ms and (self._acks == "all" or not self._service.is_replicated)
         self._cache = TopicCache(self._service, self._config, self._accumulator, log._next_number())
         self._topics = self._cache.topics
         log._adopt(self)
@@ -178,7 +180,7 @@ class Producer(Closing):
         queue = cached.only
         if queue is None or partition is not None:
             queue = cached.queue_for(key, partition)
-        if not self._linger_ms and value is not None and not pairs and queue.plain and not queue.queue:
+        if self._sends_now and value is not None and not pairs and queue.plain and not queue.queue:
             written = self._send_now(mark, queue, key, value, timestamp, now_ms)
             if written is not None:
                 return written

@@ -54,7 +54,7 @@ def opened(tmp_path: Any) -> Iterator[Callable[..., Tenant]]:
             directory.open(0.0)
             clock = ManualClock(start_ms=1_000_000)
             service = LocalService(
-                directory,
+                [directory],
                 clock,
                 Scheduler(new_lock(), new_lock()),
                 Scheduler(new_lock(), new_lock()),

@@ -20,6 +20,14 @@ from streamlog.types import OffsetAndMetadata, TopicPartition
 T0 = TopicPartition("t", 0)
 
 
+def elected(before: PartitionRegistration, leader: int) -> PartitionRegistration:
+    return before._replace(
+        leader=leader,
+        leader_epoch=before.leader_epoch + (leader != before.leader),
+        partition_epoch=before.partition_epoch + 1,
+    )
+
+
 class Broker:
     """A log whose groups' topic another broker may come to lead."""
 
@@ -48,7 +56,8 @@ class Broker:
         if self.service.image.partition(topic_id, number) == ALONE:
             both = PartitionRegistration((0, 1), (0, 1), 0, 0, 0)
             topics._change(lambda image: [partition_record(topic_id, number, both)])
-        topics.alter_partition(GROUPS_TOPIC, number, leader=leader, isr=(0, 1))
+        before = self.service.image.partition(topic_id, number)
+        topics.alter_partitions({(GROUPS_TOPIC, number): elected(before, leader)})
 
     def heartbeat(self, group: str = "g", member_id: str = "", epoch: int = 0) -> Any:
         return self.service.heartbeat(

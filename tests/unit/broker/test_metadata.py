@@ -147,7 +147,13 @@ class Broker:
             self.write(
                 [partition_record(self.log["t"].id.bytes, number, PartitionRegistration((0, 1), (0, 1), 0, 0, 0))]
             )
-        self.service._topics.alter_partition("t", number, leader=leader, isr=(0, 1))
+        before = self.image.partition(self.log["t"].id.bytes, number)
+        after = before._replace(
+            leader=leader,
+            leader_epoch=before.leader_epoch + (leader != before.leader),
+            partition_epoch=before.partition_epoch + 1,
+        )
+        self.service._topics.alter_partitions({("t", number): after})
 
     def write(self, records: list[LogRecord]) -> None:
         self.service._topics._change(lambda image: records)
@@ -192,7 +198,7 @@ def test_a_partition_without_a_leader_takes_no_records(broker: Broker) -> None:
 def test_a_log_that_leads_nothing_is_closed_clean(broker: Broker) -> None:
     broker.elect(1)
     broker.reopen()
-    assert broker.service._directory.crash.clean
+    assert broker.service.brokers.all[0].directory.crash.clean
     assert not broker.service._partitions["t", 0].is_leader
 
 

@@ -32,7 +32,7 @@ def test_a_scheme_of_its_own_is_opened_by_its_opener(monkeypatch: pytest.MonkeyP
 
     def locate(path: str | None, options: Any) -> opening.Location:
         seen.append(path)
-        return opening.Location(SimulatedDisk(), "/data", temporary=False)
+        return opening.Location(SimulatedDisk(), "/data", False, ("/data",))
 
     directory = opening.OPENERS[""]
     monkeypatch.setitem(opening.OPENERS, "here", opening.Opener(locate, directory.connect))

@@ -17,7 +17,7 @@ from .conftest import Tenant
 
 
 def test_ids_are_given_out_once_and_a_block_costs_one_record(tenant: Tenant) -> None:
-    metadata = tenant.service._replicas.metadata
+    metadata = tenant.service.brokers.all[0].replicas.metadata
     assert metadata is not None
     before = metadata.log.appended_batches
     ids = [result_of(tenant.service.init_producer_id()) for _ in range(BLOCK + 1)]

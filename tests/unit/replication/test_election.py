@@ -61,7 +61,7 @@ def test_leaders_and_followers_are_spread_evenly(brokers: int, partitions: int, 
     leaders = Counter(replicas[0] for replicas in placed)
     assert max(leaders.values()) - min(leaders[broker] for broker in range(brokers)) <= 1
     everywhere = Counter(broker for replicas in placed for broker in replicas)
-    assert max(everywhere.values()) - min(everywhere[broker] for broker in range(brokers)) <= factor
+    assert max(everywhere.values()) - min(everywhere[broker] for broker in range(brokers)) <= factor + 1
 
 
 def test_a_broker_that_fails_leaves_its_work_to_all_others() -> None:

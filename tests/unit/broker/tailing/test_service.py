@@ -59,7 +59,7 @@ class Scene:
         broker = LogDirectory(self.path, OsDisk(), new_lock, RawGate, real_monotonic, sync=sync)
         broker.open(0.0)
         self.owner = LocalService(
-            broker, SystemClock(), Scheduler(new_lock(), new_lock()), Scheduler(new_lock(), new_lock()), {}, new_lock, real_monotonic
+            [broker], SystemClock(), Scheduler(new_lock(), new_lock()), Scheduler(new_lock(), new_lock()), {}, new_lock, real_monotonic
         )  # fmt: skip
         self.owner.open()
 
@@ -219,7 +219,7 @@ def test_a_directory_that_fails_for_another_reason_is_an_error(scene: Scene) -> 
 def test_while_an_owner_is_opening_what_was_known_is_read_on(scene: Scene) -> None:
     scene.send(b"x")
     data = scene.fetch()
-    publisher = scene.owner.publisher
+    publisher = scene.owner.brokers.all[0].publisher
     scene.owner.close()
     publisher.open(2, 1)
     broker = LogDirectory(scene.path, OsDisk(), new_lock, RawGate, real_monotonic)

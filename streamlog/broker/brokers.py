@@ -1,0 +1,383 @@
+"""The brokers of one log: what is asked of all of them, and which of them leads a partition.
+
+A log has one broker, or several, each with a directory of its own. All of them live in this process and follow one image.
+Every call about a partition goes to the replica of the broker that leads it: `leaders` has that. The followers fetch from
+there, each broker's on a thread of its own (`replication/fetcher.py`). Of a log with one broker, `leaders` is that broker's
+table of partitions, and nothing else here has anything to do.
+
+The metadata log has a copy on every broker. The first broker's is the one that is appended to; a change is in force when every
+copy has it on its device.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterable, Mapping
+
+from ..config import check_replication_factor
+from ..errors import ConfigError, CorruptRecordError, LogDirNotFoundError, StreamlogError
+from ..replication import election
+from ..replication.fetcher import ReplicaFetcher
+from ..replication.partition import Partition
+from ..replication.replica_set import PartitionRegistration
+from ..runtime.disk import entropy
+from ..runtime.values import refuse_to_copy
+from ..types import TopicPartition
+from . import metadata
+from .log_directory import LogDirectory
+from .metadata import Image
+from .replay import all_records
+from .replica_manager import ReplicaManager
+from .tailing.published_writer import PublishedWriter
+
+logger = logging.getLogger("streamlog.broker")
+
+# How much of the metadata log one append to a copy takes.
+_COPY_BYTES = 1 << 20
+MOST_REPLICAS = 3
+"""How many replicas a partition has if nothing else is said and there are so many brokers."""
+
+
+class Broker:
+    """One broker: its directory, its replicas, what publishes them to other processes, and what fetches for them."""
+
+    __reduce_ex__ = refuse_to_copy
+
+    def __init__(self, directory: LogDirectory, publisher: PublishedWriter, replicas: ReplicaManager) -> None:
+        self.directory = directory
+        self.publisher = publisher
+        self.replicas = replicas
+        self.fetcher: ReplicaFetcher | None = None
+        self.epoch = 0
+
+    @property
+    def id(self) -> int:
+        return self.directory.broker_id
+
+
+class Brokers:
+    """See the module. Changes REQUIRE the metadata lock; `leaders` is read without a lock."""
+
+    __reduce_ex__ = refuse_to_copy
+
+    def __init__(self, brokers: list[Broker], now_ms: Callable[[], int]) -> None:
+        self.all = brokers
+        self.is_replicated = len(brokers) > 1
+        self.leaders: dict[tuple[str, int], Partition] = {} if self.is_replicated else brokers[0].replicas.partitions
+        self._now_ms = now_ms
+        self._counts: dict[str, int] = {}
+        self.on_isr_change: Callable[[], object] = lambda: None
+
+    # -- opening -------------------------------------------------------------------------------------
+
+    def open_metadata(self) -> Partition:
+        """Open every broker's copy of the metadata log, and have all end where the longest one does; the first broker's.
+
+        Raises ConfigError for directories of different logs, CorruptRecordError if one is missing that belongs to the log.
+        """
+        if not self.is_replicated:
+            return self.all[0].replicas.open_metadata()
+        there = [broker for broker in self.all if not broker.directory.is_new]
+        self._require_one_log(there)
+        copies = [broker.replicas.open_metadata() for broker in there]
+        if copies:
+            self._level(copies)
+            known = metadata.replay(metadata.EMPTY, all_records(copies[0])).brokers
+            here = {broker.id: broker.directory.path for broker in there}
+            missing = [each for each in known if each not in here]
+            if missing:
+                raise LogDirNotFoundError(
+                    f"The directory of broker {missing[0]} is missing, or is empty (it may be a disk that is not mounted). The log has "
+                    f"{len(known)} brokers; those in {', '.join(sorted(here.values()))} are here. Bring it back and open again.",
+                    path=self.all[0].directory.path,
+                )
+        for broker in self.all:
+            if broker.directory.is_new:
+                if there:
+                    broker.directory.join(there[0].directory.cluster_id)
+                copies.append(broker.replicas.open_metadata())
+        self._level(copies)
+        first = self.all[0].replicas.metadata
+        assert first is not None
+        return first
+
+    def _require_one_log(self, brokers: list[Broker]) -> None:
+        clusters = {broker.directory.cluster_id: broker.directory.path for broker in brokers}
+        ids = {broker.id: broker.directory.path for broker in brokers}
+        if len(clusters) > 1 or len(ids) < len(brokers):
+            raise ConfigError(
+                f"The directories {', '.join(sorted(broker.directory.path for broker in brokers))} do not belong to one log. Give "
+                f"those that were given when it was created.",
+                name="brokers",
+            )
+
+    def _level(self, copies: list[Partition]) -> None:
+        """Have each copy of the metadata log end where the longest one does, and follow the first, in a new leader epoch."""
+
+        def end(copy: Partition) -> tuple[int, int]:
+            epoch = copy.last_epoch()
+            return -1 if epoch is None else epoch, copy.log.tail.end_offset
+
+        ids = tuple(copy.broker_id for copy in copies)
+        longest = max(copies, key=end)
+        epoch = max(copy.leader_epoch for copy in copies)
+        epoch = 1 + max(epoch, end(longest)[0])
+        for number, leader in enumerate((longest, copies[0])):
+            registration = PartitionRegistration(ids, ids, leader.broker_id, epoch + number, epoch + number)
+            for copy in copies:
+                copy.follow(registration, self._now_ms())
+            for copy in copies:
+                if copy is not leader:
+                    self._copy(leader, copy)
+
+    def start_fetchers(self, epochs: Mapping[int, int]) -> None:
+        """Give each broker what fetches for it. REQUIRES: no partition is open yet."""
+        if self.is_replicated:
+            for broker in self.all:
+                broker.epoch = epochs[broker.id]
+                broker.fetcher = ReplicaFetcher(broker.id, broker.epoch, self.leaders.get, self)
+                broker.replicas.on_isr_change = lambda partition: self.on_isr_change()
+
+    def replicate_metadata(self) -> None:
+        """See `metadata_log.Partitions`."""
+        if self.is_replicated:
+            first = self.all[0].replicas.metadata
+            assert first is not None
+            for broker in self.all[1:]:
+                copy = broker.replicas.metadata
+                assert copy is not None
+                self._copy(first, copy)
+
+    def _copy(self, leader: Partition, copy: Partition) -> None:
+        """Have a copy of the metadata log end where its leader does, on its device."""
+        while True:
+            fetched = leader.fetch_as_replica(
+                copy.broker_id,
+                0,
+                copy.reader.tail.end_offset,
+                copy.last_epoch(),
+                copy.leader_epoch,
+                _COPY_BYTES,
+                self._now_ms(),
+            )
+            if not copy.take(fetched, self._now_ms()):
+                return
+
+    def remove_orphans(self, image: Image) -> None:
+        """Remove partitions that the metadata does not name where they are."""
+        for broker in self.all:
+            here = {
+                view.id.hex: range(view.partitions)
+                if not self.is_replicated
+                else {n for n in range(view.partitions) if broker.id in image.partition(view.id_bytes, n).replicas}
+                for view in image.topics.values()
+            }
+            broker.directory.remove_orphans(here)
+
+    def recovered(self) -> None:
+        """Everything is open."""
+        for broker in self.all:
+            directory, replicas = broker.directory, broker.replicas
+            directory.recovered(
+                completely=not replicas.is_recovering and not (directory.crash.unsynced and replicas.is_faulty)
+            )
+            broker.publisher.opened()
+
+    # -- the end -------------------------------------------------------------------------------------
+
+    def release(self) -> None:
+        """After an open that failed: close the files, and sync nothing."""
+        for broker in self.all:
+            broker.publisher.abandon()
+            broker.replicas.release()
+            broker.directory.close(clean=False)
+
+    def stale_path(self) -> str:
+        """The directory that is not the one that was opened any more, as far as that can be found out."""
+        stale = [broker.directory.path for broker in self.all if not broker.directory.is_ours()]
+        return stale[0] if stale else self.all[0].directory.path
+
+    def stop_compacting(self) -> None:
+        """Give up compactions: the log is about to be closed, and closing does not wait for them."""
+        for broker in self.all:
+            broker.replicas.stop_compacting()
+
+    def close(self, partitions: list[Partition], error: StreamlogError) -> list[BaseException]:
+        """Close these partitions, each whatever the others raise; their errors."""
+        return [
+            failure
+            for broker in self.all
+            for failure in broker.replicas.close([each for each in partitions if each.broker_id == broker.id], error)
+        ]
+
+    def close_directories(self, *, clean: bool) -> None:
+        """Mark each directory as closed, if everything in it was, and give up its lock, whatever the others raise."""
+        left = list(self.all)
+        try:
+            while left:
+                _close_directory(left[0], clean=clean)
+                left.pop(0)
+        finally:
+            for broker in left:
+                broker.directory.close(clean=False)
+
+    def abandon(self, error: StreamlogError) -> None:
+        """In a forked child: give up the descriptors of the locks; write nothing, wait for nothing."""
+        for broker in self.all:
+            broker.replicas.abandon(error)
+            broker.publisher.abandon()
+            broker.directory.abandon()
+
+    # -- for the topics ------------------------------------------------------------------------------
+
+    def factor(self, wanted: int | None) -> int:
+        """How many replicas a partition of a new topic has. Raises ConfigError for more than there are brokers."""
+        count = len(self.all)
+        if wanted is None:
+            return min(count, MOST_REPLICAS)
+        if check_replication_factor(wanted) > count:
+            raise ConfigError(
+                f"replication_factor={wanted} needs as many brokers, and this log has {count}. Open a log with more brokers "
+                f"(streamlog.open(path, brokers={wanted})), or ask for fewer replicas.",
+                name="replication_factor",
+            )
+        return wanted
+
+    def place(self, partitions: int, factor: int, first: int) -> list[tuple[int, ...]]:
+        """The replicas of so many new partitions; empty for a log of one broker. `first`: see `election.place`."""
+        if not self.is_replicated:
+            return []
+        return election.place([broker.id for broker in self.all], partitions, factor, first)
+
+    def incarnations(self) -> dict[int, bytes]:
+        """The brokers that are here, and the id of this run of each."""
+        return {broker.id: entropy(16) for broker in self.all}
+
+    def partitions(self) -> tuple[list[Partition], list[Partition]]:
+        """The copies of the metadata log, and every other replica of every broker."""
+        copies = [broker.replicas.metadata for broker in self.all]
+        others = [each for broker in self.all for each in broker.replicas.partitions.values()]
+        return [copy for copy in copies if copy is not None], others
+
+    def of_topic(self, name: str) -> list[Partition]:
+        """Every replica of a topic's partitions."""
+        return [partition for broker in self.all for partition in broker.replicas.of_topic(name)]
+
+    def stage(self, image: Image, name: str) -> None:
+        for broker in self.all:
+            broker.replicas.stage(image, name)
+
+    def unstage(self, image: Image) -> None:
+        for broker in self.all:
+            broker.replicas.unstage(image)
+
+    def release_staged(self) -> None:
+        for broker in self.all:
+            broker.replicas.release_staged()
+
+    def follow(self, image: Image, changed: Iterable[str] | None = None) -> None:
+        """Have the replicas of each broker, and who leads them, be as the image says; see `ReplicaManager.follow`."""
+        names = None if changed is None else list(changed)
+        for broker in self.all:
+            broker.replicas.follow(image, names)
+        if self.is_replicated:
+            for name in [*self._counts, *image.topics] if names is None else names:
+                self._follow_leaders(name, image)
+
+    def _follow_leaders(self, name: str, image: Image) -> None:
+        view = image.topics.get(name)
+        count = 0 if view is None else view.partitions
+        for number in range(max(count, self._counts.get(name, 0))):
+            at = TopicPartition(name, number)
+            replicas = [broker.replicas.partitions.get(at) for broker in self.all]
+            before, leader = (
+                self.leaders.get(at),
+                next((each for each in replicas if each is not None and each.is_leader), None),
+            )
+            if leader is None:
+                self.leaders.pop(at, None)
+            else:
+                self.leaders[at] = leader
+            if before is not None and before is not leader:
+                before.waiters.wake_all()
+            for broker, replica in zip(self.all, replicas, strict=True):
+                if broker.fetcher is None:
+                    continue
+                if replica is None or replica is leader:
+                    broker.fetcher.forget(at)
+                else:
+                    broker.fetcher.follow(replica)
+        if view is None:
+            self._counts.pop(name, None)
+        else:
+            self._counts[name] = count
+
+    # -- who leads, and who is in sync ---------------------------------------------------------------
+
+    def leaders_after_opening(self, image: Image) -> dict[tuple[str, int], PartitionRegistration]:
+        """The partitions that need another leader, or another epoch, because a broker was not closed: it may have lost records.
+
+        Of the members of the in-sync set the one with the greatest epoch and end leads, for it has what every other one has.
+        It begins a new epoch, so that a follower which has more in the last one is found out.
+        """
+        changes: dict[tuple[str, int], PartitionRegistration] = {}
+        crashed = {broker.id for broker in self.all if not broker.directory.crash.clean}
+        replicas = {broker.id: broker.replicas.partitions for broker in self.all}
+        for view in image.topics.values():
+            for number in range(view.partitions):
+                before = image.partition(view.id_bytes, number)
+                if not crashed.intersection(before.isr):
+                    continue
+                found = {each: replicas[each][view.name, number] for each in before.isr}
+                ends = {each: (found[each].last_epoch() or 0, found[each].log.tail.end_offset) for each in before.isr}
+                order = sorted(before.isr, key=lambda each: (each != before.leader, before.replicas.index(each)))
+                leader = max(order, key=lambda each: ends[each])  # the first of several that are equal
+                changes[view.name, number] = before._replace(
+                    leader=leader, leader_epoch=before.leader_epoch + 1, partition_epoch=before.partition_epoch + 1
+                )
+        return changes
+
+    def catch_up(self, deadline_ms: int) -> None:
+        """Fetch, on this thread, until the followers in sync have what their leaders have, or the deadline (real time) passes.
+
+        After opening, readers see up to where that is known.
+        """
+        while self.is_replicated and self._now_ms() < deadline_ms:
+            for broker in self.all:
+                if broker.fetcher is not None:
+                    broker.fetcher.step(self._now_ms())
+            if all(leader.high_watermark == leader.reader.tail.end_offset for leader in list(self.leaders.values())):
+                return
+
+    def wanted_isrs(self, now_ms: int, lag_ms: int) -> dict[tuple[str, int], PartitionRegistration]:
+        """The changes of in-sync sets that the leaders ask for now."""
+        epochs = {broker.id: broker.epoch for broker in self.all}
+        changes: dict[tuple[str, int], PartitionRegistration] = {}
+        for at, leader in list(self.leaders.items()):
+            wanted = leader.wanted_isr(now_ms, lag_ms, epochs)
+            if wanted is not None:
+                before = leader.registration
+                changes[at] = before._replace(isr=wanted, partition_epoch=before.partition_epoch + 1)
+        return changes
+
+    # -- what fails ----------------------------------------------------------------------------------
+
+    def replica_failed(self, replica: Partition, error: StreamlogError) -> None:
+        """See `FetchListener`. The leader notices that the follower lags."""
+        logger.warning("%s-%d on broker %d does not follow: %s", *replica.name, replica.broker_id, error)
+
+    def leader_corrupt(self, leader: Partition, error: CorruptRecordError) -> None:
+        """See `FetchListener`."""
+        logger.error("%s-%d on broker %d is damaged: %s", *leader.name, leader.broker_id, error)
+
+
+def _close_directory(broker: Broker, *, clean: bool) -> None:
+    replicas = broker.replicas
+    unsynced = any(
+        each.log.durability.poison is not None and not each.log.durability.is_marked for each in replicas.all()
+    )
+    is_clean = clean and not replicas.is_faulty
+    try:
+        broker.publisher.close(clean=is_clean)
+    finally:
+        broker.directory.close(clean=is_clean, unsynced=unsynced)
