@@ -35,6 +35,7 @@ _ALIASES = {
     "compression_codec": "compression_type",
     "replicas": "replication_factor",
     "num_partitions": "partitions",
+    "if_not_exists": "exist_ok",
     "isolation": "isolation_level",
     "max_poll_interval": "max_poll_interval_ms",
     "value_serde": "value_serializer",
@@ -67,6 +68,12 @@ _ELSEWHERE = {
         "it belongs to the workers of a group: log.group(name).run(handler, topic, …)",
     ),
     "start": "log[topic].read(start=…) takes one; a consumer has auto_offset_reset and seek()",
+}
+# The same for settings beside which the nearest in spelling means something else.
+_INSTEAD = {
+    "consumer_timeout_ms": "consumer.until_end(timeout=…) and consumer.poll(timeout=…) take one, in seconds",
+    "from_beginning": "a consumer begins there unless its group has committed; log.group(name).reset(to='earliest') goes back",
+    "partitions": "log.create_topic(name, partitions=…) takes their number, and topic.add_partitions(total) raises it",
 }
 
 
@@ -101,9 +108,12 @@ def unknown(name: str, known: Iterable[str], what: str, *, in_python: bool = Tru
     names = list(known)
     plain = name.replace(".", "_").replace("-", "_")
     plain = _ALIASES.get(plain, plain)
-    hint = f" (did you mean {plain!r}?)" if plain in names else did_you_mean(plain, names)
-    if not hint and in_python:
-        hint = _where_instead(plain)
+    if plain in names:
+        hint = f" (did you mean {plain!r}?)"
+    elif in_python and plain in _INSTEAD:
+        hint = f": {_INSTEAD[plain]}"
+    else:
+        hint = did_you_mean(plain, names) or (_where_instead(plain) if in_python else "")
     return ConfigError(f"{name!r} is not a setting of a {what}{hint}. Known: {', '.join(sorted(names))}.", name=name)
 
 
@@ -354,11 +364,11 @@ def check_replication_factor(value: object) -> int:
     return integer("replication_factor", value, 1)
 
 
-def _build(cls: type[C], what: str, settings: Mapping[str, Any]) -> C:
+def _build(cls: type[C], what: str, settings: Mapping[str, Any], also: Sequence[str] = ()) -> C:
     names = [f.name for f in dataclasses.fields(cls)]  # type: ignore[arg-type]
     for name in settings:
         if name not in names:
-            raise unknown(name, names, what)
+            raise unknown(name, [*names, *also], what)
     return cls(**settings)
 
 
@@ -496,6 +506,11 @@ class ConsumerConfig:
     def of(cls, settings: Mapping[str, Any]) -> ConsumerConfig:
         """From keyword arguments. Raises ConfigError."""
         return _build(cls, "consumer", settings)
+
+    @classmethod
+    def of_workers(cls, settings: Mapping[str, Any], also: Sequence[str]) -> ConsumerConfig:
+        """The same for the consumers of workers. `also`: the other parameters of the call, as in `topic_changes`."""
+        return _build(cls, "worker", settings, also)
 
 
 @dataclass(frozen=True)

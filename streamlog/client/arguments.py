@@ -154,7 +154,7 @@ def to_ms(at: Any) -> int:
         if at.tzinfo is None or at.utcoffset() is None:
             raise ConfigError(
                 f"{at!r} has no time zone, so it does not name a moment. Pass an aware datetime, such as "
-                f"datetime(..., tzinfo=datetime.UTC)."
+                f"datetime(..., tzinfo=datetime.UTC); astimezone() makes one of a local time."
             )
         whole = at.replace(microsecond=0)
         # Rounded up: a record at or after a moment is at or after the next whole millisecond.
@@ -163,6 +163,12 @@ def to_ms(at: Any) -> int:
         ms: int = at
         return ms
     raise ConfigError(f"{typed(at)} is not a time: pass an int of milliseconds since the epoch, or an aware datetime.")
+
+
+def refuse_group(config: Mapping[str, Any]) -> None:
+    """Raise ConfigError if the settings of a group's consumer name a group."""
+    if "group" in config:
+        raise ConfigError("group= is this group's own name; leave it out.", name="group")
 
 
 def check_clock(clock: Any) -> Any:

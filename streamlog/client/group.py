@@ -12,7 +12,7 @@ from ..coordinator import GroupDescription
 from ..errors import ConfigError, GroupIdNotFoundError, StreamlogError, UnknownMemberIdError, did_you_mean
 from ..runtime.threads import result_of
 from ..types import MemberInfo, OffsetAndMetadata, Record, TopicPartition
-from .arguments import is_offset, no_place, offset_at, out_of_range, partition_of
+from .arguments import is_offset, no_place, offset_at, out_of_range, partition_of, refuse_group
 from .config_types import ConsumerConfig, OnError
 from .consumer.consumer import Consumer
 from .handle import Parent, check_log
@@ -69,6 +69,7 @@ class ConsumerGroup:
 
     def consumer(self, *topics: Subscription, **config: Any) -> Consumer[Any, Any]:
         """A consumer in this group; the same as `log.consumer(*topics, group=name, **config)`."""
+        refuse_group(config)
         return Consumer(self._log, *topics, group=self.name, **config)
 
     # -- handling records ----------------------------------------------------------------------------

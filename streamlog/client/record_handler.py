@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -51,6 +52,11 @@ class WorkersConfig:
                     f"on_error='dead_letter', or leave it out.",
                     name="dead_letter_topic",
                 )
+
+    @classmethod
+    def names(cls) -> Sequence[str]:
+        """The names of the settings."""
+        return [each.name for each in dataclasses.fields(cls)]
 
 
 class Stopped(Exception):

@@ -254,7 +254,8 @@ def to_bytes(value: Any, what: str) -> bytes | None:
     if isinstance(value, (bytes, bytearray, memoryview)):
         return bytes(value)
     remedy = (
-        f"pass a serializer, for example {what}_serializer=streamlog.serde.json"
+        f"give a serializer: log.producer({what}_serializer=streamlog.serde.json), or "
+        f"log.topic(name, {what}_serde=streamlog.serde.json)"
         if what in ("key", "value")
         else "convert it first"
     )

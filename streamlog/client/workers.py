@@ -25,7 +25,7 @@ from ..runtime.threads import (
     start_thread,
 )
 from ..types import Record, TopicPartition
-from .arguments import seconds_or_none
+from .arguments import refuse_group, seconds_or_none
 from .consumer.consumer import Consumer
 from .dead_letters import DeadLetters
 from .handle import Closing, Parent, closed
@@ -65,8 +65,7 @@ class Workers(Closing):
     ) -> None:
         """For the library's own use: `group.start` makes it. `blocks`: the calling thread is going to wait for their end."""
         check_handler(handler)
-        if "group" in consumer_config:
-            raise ConfigError("group= is this group's own name; leave it out.", name="group")
+        refuse_group(consumer_config)
         service = log._use()
         service.require_writable(f"Working as group {group!r}")
         self._log = log
@@ -76,7 +75,10 @@ class Workers(Closing):
         self._stopping = RawGate()
         self._done = RawGate()
         serdes: dict[str, tuple[Any, Any]] = {}
-        decoders = log._decoders(ConsumerConfig.of({**consumer_config, "group": group}), serdes)
+        settings = ConsumerConfig.of_workers({**consumer_config, "group": group}, WorkersConfig.names())
+        if not topics:
+            raise ConfigError("Workers need something to read: give the topics after the handler.", name="topics")
+        decoders = log._decoders(settings, serdes)
         self._consumers: list[Consumer[Any, Any]] = []
         try:
             self._make_consumers(config.workers, topics, serdes, consumer_config)
@@ -260,4 +262,6 @@ class Workers(Closing):
         self.wait(0.0)
 
     def __repr__(self) -> str:
-        return f"<streamlog.Workers {self._running()} running>"
+        error = self._error
+        failed = "" if error is None else f", failed: {describe(error)}"
+        return f"<streamlog.Workers {self._running()} running{failed}>"

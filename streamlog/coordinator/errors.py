@@ -102,10 +102,12 @@ def other_topic(group: str, partitions: Sequence[TopicPartition]) -> CommitFaile
 
 
 def not_empty(group: Group, action: str) -> GroupNotEmptyError:
+    count = len(group.members)
     away = sum(member.state.away for member in group.members.values())
     note = f" ({away} of them static and gone, with their places kept until session_timeout_ms is over)" if away else ""
     return GroupNotEmptyError(
-        f"cannot {action} group {group.name!r}: it has {len(group.members)} members{note}; close its consumers first",
+        f"Cannot {action} group {group.name!r}: it has {count} {'member' if count == 1 else 'members'}{note}. Close its "
+        "consumers first, or remove a member that is out of reach with evict(member_id).",
         group=group.name,
         members=tuple(sorted(group.members)),
     )
@@ -122,7 +124,7 @@ def subscribed(group: str, partition: TopicPartition) -> GroupSubscribedToTopicE
 
 def no_group(group: str) -> GroupIdNotFoundError:
     return GroupIdNotFoundError(
-        f"there is no group {group!r}: it has no members and never committed anything, or it was deleted, or its "
-        "offsets expired; check the name",
+        f"There is no group {group!r}: it has no members and never committed anything, or it was deleted, or its "
+        "offsets expired. Check the name.",
         group=group,
     )

@@ -289,6 +289,40 @@ SAYS: dict[str, tuple[Callable[[Bench], object], tuple[str, ...]]] = {
         lambda b: b.log.consumer("t", on_error="skip"),  # type: ignore[call-arg]
         ("'on_error' is not a setting of a consumer", "log.group(name).run(handler, topic, …)"),
     ),
+    "a misspelt setting of the workers": (
+        lambda b: b.group.run(print, "t", retry=3),  # type: ignore[call-arg]
+        ("'retry' is not a setting of a worker", "did you mean 'retries'?", "retry_backoff_ms, session_timeout_ms"),
+    ),
+    "workers without topics": (lambda b: b.idle.run(print), ("topics after the handler",)),
+    "a group for a consumer of a group": (
+        lambda b: b.group.consumer("t", group="other"),
+        ("group= is this group's own name",),
+    ),
+    "partitions as a change of settings": (
+        lambda b: b.topic.update_config(partitions=5),  # type: ignore[call-arg]
+        ("'partitions' is not a setting of a topic: ", "topic.add_partitions(total)"),
+    ),
+    "another library's end of a loop": (
+        lambda b: b.log.consumer("t", consumer_timeout_ms=1000),  # type: ignore[call-overload]
+        ("'consumer_timeout_ms' is not a setting of a consumer: ", "until_end(timeout=…)"),
+    ),
+    "another tool's way to the beginning": (
+        lambda b: b.log.consumer("t", from_beginning=True),  # type: ignore[call-overload]
+        ("'from_beginning' is not a setting of a consumer: ", "reset(to='earliest')"),
+    ),
+    "SQL's words for exist_ok": (
+        lambda b: b.log.create_topic("t", if_not_exists=True),  # type: ignore[call-arg]
+        ("'if_not_exists' is not a setting of a topic", "did you mean 'exist_ok'?"),
+    ),
+    "a dict without a serializer": (
+        lambda b: b.topic.send({"amount": 5}),
+        ("value is of type dict", "log.producer(value_serializer=streamlog.serde.json)", "log.topic(name, value_serde="),
+    ),
+    "reset of a group with a member": (
+        lambda b: b.group.reset("t", to="earliest"),
+        ("group 'g': it has 1 member. Close its consumers first", "evict(member_id)"),
+    ),
+    "deletion of no group": (lambda b: b.idle.delete(), ("There is no group 'idle'", "Check the name.")),
     "a setting of a producer": (
         lambda b: b.log.create_topic("u", linger_ms=5),  # type: ignore[call-arg]
         ("'linger_ms' is not a setting of a topic", "log.producer(linger_ms=…)"),
@@ -408,7 +442,7 @@ SAYS: dict[str, tuple[Callable[[Bench], object], tuple[str, ...]]] = {
     ),
     "read(start=a naive datetime)": (
         lambda b: b.topic.read(start=datetime(2026, 1, 1)),
-        ("has no time zone", "tzinfo=datetime.UTC"),
+        ("has no time zone", "tzinfo=datetime.UTC", "astimezone() makes one of a local time"),
     ),
     "reset(to=5)": (
         lambda b: b.idle.reset("t", to=5),  # type: ignore[arg-type]

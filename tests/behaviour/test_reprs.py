@@ -79,6 +79,26 @@ def test_a_consumer_of_many_topics_shows_the_first_ones(log: streamlog.StreamLog
         assert repr(many) == "<streamlog.Consumer t0, t1, t2, t3 and 2 more 6 partitions>"
 
 
+def test_a_consumer_counts_its_partitions(log: streamlog.StreamLog) -> None:
+    log.create_topic("t")
+    with log.consumer("t") as consumer:
+        assert repr(consumer) == "<streamlog.Consumer t 1 partition>"
+    assert repr(consumer) == "<streamlog.Consumer t closed>"
+
+
+def test_workers_show_the_error_that_ended_them_until_it_is_raised(clock: ManualClock) -> None:
+    with streamlog.open(clock=clock) as log:
+        log.create_topic("t").send("v")
+        workers = log.group("g").start(lambda record: 1 // 0, "t", workers=2)
+        clock.advance(0)  # waits for what they do
+        assert repr(workers) == (
+            "<streamlog.Workers 0 running, failed: ZeroDivisionError: integer division or modulo by zero>"
+        )
+        with pytest.raises(ZeroDivisionError):
+            workers.wait()
+        assert repr(workers) == "<streamlog.Workers 0 running>"
+
+
 class Flusher(RebalanceListener):
     def on_partitions_revoked(self, partitions: Sequence[TopicPartition]) -> None: ...
 

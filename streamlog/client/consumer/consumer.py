@@ -746,7 +746,10 @@ class Consumer(Closing, Generic[K, V]):
 
     def __repr__(self) -> str:
         group = "" if self._config.group is None else f" group={self._config.group!r}"
-        state = " closed" if self._closed_error is not None else f" {len(self._subscriptions.fetchers)} partitions"
+        count = len(self._subscriptions.fetchers)
+        state = (
+            " closed" if self._closed_error is not None else f" {count} {'partition' if count == 1 else 'partitions'}"
+        )
         names = sorted(self._subscriptions.subscription.names)
         shown = ", ".join(names[:_SHOWN]) or "no topics"
         more = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""

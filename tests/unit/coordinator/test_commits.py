@@ -90,7 +90,7 @@ def test_without_a_member_only_an_empty_group_can_be_committed(world: Any) -> No
     world.commit("g", {T0: 3})
     assert world.state == "Empty"
     member = world.joined()
-    with pytest.raises(GroupNotEmptyError, match="close its consumers"):
+    with pytest.raises(GroupNotEmptyError, match="Close its consumers"):
         world.commit("g", {T0: 4})
     member.leave()
     world.commit("g", {T0: 5})
