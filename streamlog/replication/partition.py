@@ -77,8 +77,8 @@ class Partition:
         self.lock = new_lock()
         self.broker_id = broker_id
         self.registration = ALONE
+        self._followed = ALONE  # the registration of which `follow` has done all
         self.leader_epoch = 0
-        self._not_leader: NotLeaderError | None = None
         self.replicas: ReplicaSet | None = None
         """What a leader with followers knows of them."""
         self._leader_high_watermark = 0
@@ -104,59 +104,55 @@ class Partition:
 
     @property
     def is_leader(self) -> bool:
-        return self._not_leader is None
+        return self.log.not_leader is None
 
     @property
     def is_faulty(self) -> bool:
         """Whether appends are refused for another reason than that this broker is not the leader."""
         refusal = self.log.refusal
-        return refusal is not self._not_leader or not self.log.knows_its_end
+        return refusal is not self.log.not_leader or not self.log.knows_its_end
 
     def follow(self, registration: PartitionRegistration, now_ms: int = 0) -> None:
         """Lead the partition, or follow its leader, as the metadata says; `now_ms` is real time.
 
         While this broker is not the leader, appends fail with NotLeaderError, and reads go on. Records are appended in the
         registration's leader epoch from now on. Does nothing for what is known already, or is older. What waits here for the
-        high watermark goes on waiting: see `hand_over`.
+        high watermark goes on waiting: see `hand_over`. After an interrupt, the next call with the same registration does all
+        of it again.
         """
-        known = self.registration
-        if registration == known or registration[3:] < known[3:]:
+        before = self._followed
+        if registration == before or registration[3:] < self.registration[3:]:
             return
         with inside(), self.lock:
-            was_leader = self.is_leader
             self._take_role(registration, now_ms)
+        was_leader = before.leader == self.broker_id
         if was_leader and not self.is_leader:
             self.waiters.wake_all()  # they look for the new leader
         self.follower_waiters.wake_all()
         self.maybe_advance_high_watermark()
         if self.is_leader and not was_leader and self.on_work is not None:  # retention is the leader's
             self.on_work(self)
+        self._followed = registration
 
     def _take_role(self, registration: PartitionRegistration, now_ms: int) -> None:
-        """REQUIRES: the lock."""
-        leader, epoch = registration.leader, registration.leader_epoch
-        is_leader = leader == self.broker_id
-        is_new = epoch != self.leader_epoch or is_leader != self.is_leader
+        """REQUIRES: the lock. In between, this broker appends nothing as the leader in an epoch that it does not lead."""
+        epoch = registration.leader_epoch
+        is_leader, alone = registration.leader == self.broker_id, registration.replicas == (self.broker_id,)
+        if not is_leader:
+            self.log.set_not_leader(_not_leader(self.name, registration.leader, epoch))
+            self._leader_high_watermark = self.high_watermark
         self.registration = registration
         self.leader_epoch = epoch
-        if is_new:
-            before = self._not_leader
-            self._not_leader = None if is_leader else _not_leader(self.name, leader, epoch)
-            if before is not None:
-                self.log.unblock(before)
-            if self._not_leader is not None:
-                self.log.block(self._not_leader)
-                self._leader_high_watermark = self.high_watermark
-            else:
-                self.log.assign_epoch(epoch, self.log.tail.end_offset)
-        alone = registration.replicas == (self.broker_id,)
         self._at_once = is_leader and alone and not self.durable
         if not is_leader or alone:
             self.replicas = None
-        elif self.replicas is None or is_new:
+        elif self.replicas is None or self.replicas.registration.leader_epoch != epoch:
             self.replicas = ReplicaSet(self.broker_id, registration, self.log.tail.end_offset, now_ms)
         else:
             self.replicas.update(registration, now_ms)
+        if is_leader:
+            self.log.assign_epoch(epoch, self.log.tail.end_offset)
+            self.log.set_not_leader(None)
 
     def configure(self, config: TopicConfig) -> None:
         with inside(), self.lock:
@@ -167,7 +163,7 @@ class Partition:
 
     def _in_sync_end(self) -> int:
         """The end of what every in-sync replica has; on its device, if that is what acknowledged means."""
-        if self._not_leader is not None:
+        if self.log.not_leader is not None:
             return min(self._leader_high_watermark, self.reader.tail.end_offset)
         own, replicas = self.commit.synced_end if self.durable else self.reader.tail.end_offset, self.replicas
         return own if replicas is None else replicas.in_sync_end(own)
@@ -321,8 +317,8 @@ class Partition:
         if self.closed is not None:
             raise self.closed.copy()
         if leader_epoch == self.leader_epoch:
-            if self._not_leader is not None:
-                raise self._not_leader.copy()
+            if self.log.not_leader is not None:
+                raise self.log.not_leader.copy()
             return
         kind = FencedLeaderEpochError if leader_epoch < self.leader_epoch else UnknownLeaderEpochError
         raise kind(
@@ -360,7 +356,7 @@ class Partition:
             if successor is not None and successor.epoch_of(end - 1) == self.epoch_of(end - 1):
                 successor._await(end, operation)
             else:
-                operation.fail((self._not_leader or _truncated(self.name)).copy())
+                operation.fail((self.log.not_leader or _truncated(self.name)).copy())
         self.purgatory.forget({operation for _, operation in waiting})
 
     def epoch_of(self, offset: int) -> int | None:
@@ -492,8 +488,8 @@ class Partition:
 
     def delete_records(self, before: int) -> int:
         """Raise the log start to `before`; the new start. Raises OffsetOutOfRangeError past the end, NotLeaderError."""
-        if self._not_leader is not None:
-            raise self._not_leader.copy()
+        if self.log.not_leader is not None:
+            raise self.log.not_leader.copy()
         try:
             with inside(), self.maintenance.lock:
                 end = self.high_watermark

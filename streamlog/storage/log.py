@@ -12,6 +12,7 @@ What forbids appending, in the order in which it is reported:
 
 - poison: a sync failed (`Durability.poison`). Only opening the log anew ends it.
 - a block: the broker refuses appends for a reason of its own, until it takes the block back (`block`, `unblock`).
+- another broker leads the partition (`not_leader`): what it has appended is appended here as it is.
 - damage: the end of the log is damaged, so the next offset is not known (`damage`).
 - something unfinished: the disk was too full to truncate the torn end at opening, or `truncate_to` failed half-way
   (`unfinished`). The next append retries it.
@@ -29,7 +30,7 @@ from functools import partial
 from typing import Any, NamedTuple
 
 from ..config import TopicConfig
-from ..errors import PoisonedLogError, StorageError, StreamlogError
+from ..errors import NotLeaderError, PoisonedLogError, StorageError, StreamlogError
 from ..records.batch import (
     LOG_APPEND_TIME,
     NO_PRODUCER,
@@ -108,6 +109,7 @@ class Log:
         self.damage = damage
         self.unfinished = unfinished
         self._blocks: list[StreamlogError] = []
+        self.not_leader: NotLeaderError | None = None
         self._refusal = damage if unfinished is None else unfinished.error  # what forbids appending, except poison
         # Recovery had to search for the end: the machine, or the disk, may have lost records that were read.
         self.may_have_lost_its_end = False
@@ -424,13 +426,14 @@ class Log:
             self._blocks.remove(error)
             self._update_refusal()
 
+    def set_not_leader(self, error: NotLeaderError | None) -> None:
+        """Refuse appends with `error`, because another broker leads the partition; None if this one does. REQUIRES: as `block`."""
+        self.not_leader = error
+        self._update_refusal()
+
     def _update_refusal(self) -> None:
-        if self._blocks:
-            self._refusal = self._blocks[-1]
-        elif self.unfinished is not None:
-            self._refusal = self.unfinished.error
-        else:
-            self._refusal = self.damage
+        own = self.damage if self.unfinished is None else self.unfinished.error
+        self._refusal = self._blocks[-1] if self._blocks else self.not_leader or own
 
     def _check_end(self) -> None:
         """Finish what was interrupted at the end of the log; raise if that cannot be done, or the end is not known."""
@@ -454,7 +457,7 @@ class Log:
         assert self.unfinished is not None
         self.unfinished.finish()
         # In one statement: an interrupt comes between two calls.
-        self.unfinished, self._refusal = None, self._blocks[-1] if self._blocks else self.damage
+        self.unfinished, self._refusal = None, self._blocks[-1] if self._blocks else self.not_leader or self.damage
 
     # -- truncating ----------------------------------------------------------------------------------
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from types import FunctionType
 from typing import Any
 
 import pytest
@@ -19,6 +20,7 @@ from streamlog.runtime.threads import new_lock
 from streamlog.storage.log import AppendRequest
 from streamlog.storage.recovery.recovery import PreviousShutdown, open_log
 from streamlog.types import SegmentInfo, TopicPartition
+from tests.stress.interrupts import Interrupter
 
 NOW = 1_700_000_000_000
 TOPIC_ID = bytes(16)
@@ -112,3 +114,41 @@ def test_records_are_deleted_by_the_leader_alone_and_its_log_start_is_followed(m
     partition.high_watermark = 7
     assert partition.follow_log_start(9) == 7
     assert partition.log.tail.end_offset == 10
+
+
+@pytest.mark.parametrize("function", [Partition.follow, Partition._take_role])
+def test_a_change_of_leader_that_is_interrupted_at_any_place_is_done_by_the_next_call(
+    made: Callable[..., Partition], function: FunctionType
+) -> None:
+    interrupter = Interrupter(within=function.__code__)
+
+    def append(partition: Partition) -> int:
+        return partition.append(AppendRequest([columns.seal(SEED, None, [b"x"], NOW, count=1)]), NOW)
+
+    def follow(partition: Partition, registration: PartitionRegistration) -> bool:
+        was_interrupted = interrupter.interrupt(lambda: partition.follow(registration), place)
+        partition.follow(registration)
+        return was_interrupted
+
+    place, was_interrupted = 0, True
+    while was_interrupted:
+        place += 1
+        partition = made(retention_ms=1000)
+        work: list[Partition] = []
+        woken: list[bool] = []
+        partition.on_work = work.append
+        partition.waiters.add(lambda woken=woken: woken.append(True))  # type: ignore[misc]
+        was_interrupted = follow(partition, led_by(HERE, 2))
+        assert append(partition) == 10
+        assert partition.last_epoch() == 2
+        assert partition in work
+        assert not woken
+        was_interrupted |= follow(partition, led_by(THERE, 3))
+        with pytest.raises(NotLeaderError, match="in epoch 3"):
+            append(partition)
+        assert woken
+        assert not partition.is_faulty
+        follow(partition, led_by(HERE, 4))
+        assert append(partition) == 11
+        assert partition.last_epoch() == 4
+    assert place > 3
