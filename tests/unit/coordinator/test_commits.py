@@ -124,7 +124,7 @@ def test_deleting_a_group_forgets_its_offsets(world: Any) -> None:
 
 
 def test_an_unknown_group_cannot_be_deleted(world: Any) -> None:
-    with pytest.raises(GroupIdNotFoundError, match="check the name"):
+    with pytest.raises(GroupIdNotFoundError, match="Check the name"):
         world.shard.delete_group("nothing").result()
     with pytest.raises(GroupIdNotFoundError):
         world.shard.delete_offsets("nothing", [T0]).result()
