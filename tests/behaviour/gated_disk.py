@@ -7,7 +7,8 @@ from collections.abc import Sequence
 from fnmatch import fnmatchcase
 from typing import Any
 
-LONG = 20.0
+from tests.times import LONG
+
 RECORDS = "*/topics/*.log"
 DIRECTORIES = "*/topics/*-[0-9]"
 

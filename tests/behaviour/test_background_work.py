@@ -11,8 +11,7 @@ import pytest
 import streamlog
 from streamlog import SegmentInfo, StreamLog
 from streamlog.testing import ManualClock
-
-LONG = 20.0
+from tests.times import LONG
 
 
 class Blocking:

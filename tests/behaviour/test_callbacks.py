@@ -17,9 +17,9 @@ import streamlog
 from streamlog import TopicPartition
 from streamlog.testing import ManualClock
 from tests.contents import values
+from tests.times import LONG
 
 Trace = Callable[[FrameType, str, Any], Any]
-LONG = 10.0
 BATCH = 1024
 
 

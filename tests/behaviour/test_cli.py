@@ -23,6 +23,7 @@ import streamlog.cli.repair
 import streamlog.cli.topics  # each adds its commands
 from streamlog import TopicPartition
 from streamlog.cli.app import app
+from tests.times import LONG
 
 DAY = 86_400_000
 NEW_YEAR = 1_672_531_200_000  # 2023-01-01T00:00:00Z
@@ -687,7 +688,7 @@ def test_a_log_in_use_is_followed_as_its_owner_writes(child: Child, open_log: Op
         for value in ("a", "b", "c"):
             topic.send(value)
             assert process.stdout.readline() == f"{value}\n"
-        assert process.wait(timeout=60) == 0
+        assert process.wait(timeout=LONG) == 0
 
 
 def test_ctrl_c_while_following_is_quiet_and_keeps_what_was_shown(
@@ -710,7 +711,7 @@ def test_a_reader_that_leaves_the_pipe_is_not_an_error(terminal: Terminal, child
     assert process.stdout is not None
     assert process.stdout.readline().startswith("x")
     process.stdout.close()
-    assert process.wait(timeout=60) == 141
+    assert process.wait(timeout=LONG) == 141
     assert process.stderr is not None
     assert process.stderr.read() == ""
 
@@ -723,6 +724,6 @@ def test_a_reader_that_was_never_there_is_no_error_either(letters: Terminal, chi
     assert process.stdin is not None
     process.stdin.write("\n")
     process.stdin.flush()
-    assert process.wait(timeout=60) == 141
+    assert process.wait(timeout=LONG) == 141
     assert process.stderr is not None
     assert process.stderr.read() == ""

@@ -11,6 +11,7 @@ import pytest
 
 import streamlog
 from tests.contents import values
+from tests.times import LONG
 
 
 def test_a_send_whose_serializer_closes_the_producer_is_refused(log: streamlog.StreamLog) -> None:
@@ -53,12 +54,12 @@ def test_a_producer_closed_between_two_threads_steps_accepts_nothing_more(
 
     def pause(value: bytes) -> bytes:
         serializing.set()
-        assert closed.wait(10)
+        assert closed.wait(LONG)
         return value
 
     producer = log.producer(linger_ms=60_000, value_serializer=pause)
     sent = in_thread(lambda: producer.send("t", b"late"))
-    assert serializing.wait(10)
+    assert serializing.wait(LONG)
     producer.close()
     closed.set()
     assert isinstance(sent.exception(10), streamlog.ClosedError)
@@ -77,7 +78,7 @@ def test_a_producer_closed_while_it_looks_up_a_topic_stays_closed(
         @property
         def serialize(self) -> Callable[[bytes], bytes]:
             if producers:
-                in_thread(producers[0].close).result(timeout=60)
+                in_thread(producers[0].close).result(timeout=LONG)
             return bytes
 
     producers: list[streamlog.Producer] = []
@@ -104,7 +105,7 @@ def test_every_record_accepted_while_another_thread_closes_is_in_the_log(
                 some.set()
 
     sender = in_thread(send_until_refused)
-    assert some.wait(10)
+    assert some.wait(LONG)
     producer.close()
     assert isinstance(sender.exception(10), streamlog.ClosedError)
     assert all(delivery.done() for delivery in accepted)
@@ -190,7 +191,7 @@ def test_a_log_closes_while_a_thread_makes_producers(
                 some.set()
 
     maker = in_thread(make_until_refused)
-    assert some.wait(10)
+    assert some.wait(LONG)
     log.close()
     assert log.closed
     assert isinstance(maker.exception(10), streamlog.ClosedError)

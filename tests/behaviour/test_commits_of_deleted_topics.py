@@ -15,6 +15,7 @@ import streamlog
 from streamlog import TopicPartition
 from streamlog.broker.group_shard import GroupShard
 from streamlog.testing import FaultyDisk, ManualClock, SimulatedDisk
+from tests.times import LONG
 
 from .simulated_logs import PATH, T0, Marks, groups_directory, opened, read_by_the_group
 
@@ -301,16 +302,16 @@ def test_a_commit_that_comes_while_another_thread_hears_of_an_older_change_is_ke
     def ask_late(self: Any, *given: Any) -> Any:
         if threading.current_thread() is not threading.main_thread() and not arrived.is_set():
             arrived.set()
-            assert go_on.wait(10)
+            assert go_on.wait(LONG)
         return ask(self, *given)
 
     monkeypatch.setattr(GroupShard, "_ask", ask_late)
     late = in_thread(lambda: log.create_topic("late"))
-    assert arrived.wait(10)
+    assert arrived.wait(LONG)
     log.create_topic("u").send_many([b"1", b"2"])
     log.group("g").reset("u", to="latest")
     go_on.set()
-    late.result(10)
+    late.result(LONG)
     assert log.group("g").committed() == {T0: 1, TopicPartition("u", 0): 2}
 
 

@@ -14,6 +14,7 @@ import pytest
 import streamlog
 from streamlog import ClosedError, StreamLog, Topic, UnknownTopicOrPartitionError
 from streamlog.runtime.disk import OsDisk
+from tests.times import LONG
 
 Reopen = Callable[..., StreamLog]
 DAY_MS = 86_400_000
@@ -392,7 +393,7 @@ def test_closing_the_log_or_deleting_the_topic_does_not_wait_for_a_compaction(
         def open(self, path: str, **options: Any) -> Any:
             if path.endswith(".cleaned"):
                 self.compacting.set()
-                assert self.ending.wait(20)
+                assert self.ending.wait(LONG)
             return super().open(path, **options)
 
     log = streamlog.open(path, disk=Disk())
@@ -401,12 +402,12 @@ def test_closing_the_log_or_deleting_the_topic_does_not_wait_for_a_compaction(
         for n in range(30_000):
             producer.send(topic, b"", b"%d" % (n % 1000))
     compaction = in_thread(topic.compact)
-    assert Disk.compacting.wait(20)
+    assert Disk.compacting.wait(LONG)
     ended = in_thread(lambda: end(log))
     Disk.ending.set()
     with pytest.raises((ClosedError, UnknownTopicOrPartitionError)):
-        compaction.result(20)
-    ended.result(20)
+        compaction.result(LONG)
+    ended.result(LONG)
     log.close()
     with streamlog.open(path) as log:
         assert [each.partition(0).log_end_offset for each in log.topics()] == [30_000] * (end is StreamLog.close)

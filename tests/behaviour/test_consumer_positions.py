@@ -12,8 +12,8 @@ import pytest
 import streamlog
 from streamlog import OffsetAndTimestamp, OffsetOutOfRangeError, StreamlogError, TopicPartition
 from streamlog.testing import ManualClock
+from tests.times import LONG
 
-LONG = 20.0
 P0, P1 = TopicPartition("t", 0), TopicPartition("t", 1)
 
 

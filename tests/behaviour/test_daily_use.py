@@ -15,10 +15,10 @@ import streamlog
 from streamlog import LogLockedError, StreamlogError, TopicPartition
 from streamlog.testing import ManualClock
 from tests.contents import values
+from tests.times import LONG
 
 Child = Callable[..., "subprocess.Popen[str]"]
 RunScript = Callable[..., "subprocess.CompletedProcess[str]"]
-LONG = 20.0
 
 
 def assert_quiet(done: subprocess.CompletedProcess[str]) -> None:
@@ -184,7 +184,7 @@ def test_an_exit_with_a_thread_that_waits_for_records_does_not_hang(path: Path, 
         consumers = [log.consumer("t"), log.consumer("t", group="g")]
         for consumer in consumers:
             threading.Thread(target=follow, args=(consumer,), daemon=True).start()
-            assert reached.wait(20)
+            assert reached.wait(60)
             reached.clear()
         """,
         path,

@@ -160,7 +160,7 @@ def test_workers_of_a_daemon_thread_end_with_the_program(run: RunScript, path: P
         handled = threading.Event()
         in_thread(lambda: log.group("g").run(lambda record: handled.set(), "t", workers=2), daemon=True)
         topic.send("x")
-        assert handled.wait(20)
+        assert handled.wait(60)
         """
     )
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
@@ -322,7 +322,7 @@ def test_ctrl_c_ends_the_loops_of_the_users_own_threads(run: RunScript, path: Pa
 
         atexit.register(lambda: print("log closed:", log.closed))  # before the log closes, so before the loop ends
         in_thread(follow)
-        assert all_there.wait(20)
+        assert all_there.wait(60)
         in_thread(press_ctrl_c, daemon=True)
         """
     )
@@ -347,7 +347,7 @@ def test_ctrl_c_stops_workers_that_the_interpreter_waits_for(run: RunScript, pat
             interrupted.set()
 
         streamlog.Workers.stop = told
-        workers = log.group("g").start(lambda record: interrupted.wait(20), "t", workers=2)
+        workers = log.group("g").start(lambda record: interrupted.wait(60), "t", workers=2)
         in_thread(press_ctrl_c, daemon=True)
         """
     )

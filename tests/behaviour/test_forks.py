@@ -15,10 +15,10 @@ import pytest
 
 import streamlog
 from tests.contents import values
+from tests.times import LONG
 
 Child = Callable[..., "subprocess.Popen[str]"]
 RunScript = Callable[..., "subprocess.CompletedProcess[str]"]
-LONG = 20.0
 
 
 def assert_quiet(done: subprocess.CompletedProcess[str]) -> None:
@@ -157,7 +157,7 @@ def test_a_fork_while_a_consumer_waits_disturbs_neither_side(path: Path, run_scr
             _, status = os.waitpid(child, 0)
             assert os.waitstatus_to_exitcode(status) == 0
         topic.send("last").result()
-        following.join(20)
+        following.join(60)
         assert not following.is_alive()
         assert got == [str(n).encode() for n in range(20)] + [b"last"], got
         log.close()
@@ -211,11 +211,11 @@ def test_a_forked_child_may_open_a_log_of_its_own_while_a_thread_of_its_parent_o
                 for held in (segment.open_files, segment.mappings, segment.indexes):
                     stack.enter_context(held._lock)
                 inside.set()
-                go.wait(20)
+                go.wait(60)
 
         opening = threading.Thread(target=open_files)
         opening.start()
-        inside.wait(20)
+        inside.wait(60)
         child = os.fork()
         if child == 0:
             signal.alarm(10)
@@ -225,7 +225,7 @@ def test_a_forked_child_may_open_a_log_of_its_own_while_a_thread_of_its_parent_o
             os._exit(0)
         _, status = os.waitpid(child, 0)
         go.set()
-        opening.join(20)
+        opening.join(60)
         assert os.waitstatus_to_exitcode(status) == 0, status
         log.close()
         """,

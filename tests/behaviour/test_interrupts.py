@@ -14,10 +14,10 @@ from pathlib import Path
 import streamlog
 from streamlog import TopicPartition
 from tests.contents import values
+from tests.times import LONG
 
 Child = Callable[..., "subprocess.Popen[str]"]
 RunScript = Callable[..., "subprocess.CompletedProcess[str]"]
-LONG = 20.0
 
 
 def assert_quiet(done: subprocess.CompletedProcess[str]) -> None:

@@ -22,6 +22,7 @@ from streamlog import StreamLog
 from streamlog.runtime.directory_lock import DirectoryLock
 from streamlog.runtime.disk import OsDisk, OsFile
 from streamlog.testing import FaultyDisk, ManualClock, SimulatedDisk
+from tests.times import LONG
 
 from .held_files import descriptors
 
@@ -71,7 +72,7 @@ def test_whatever_owns_a_lock_a_thread_or_a_file_refuses_to_be_copied(path: Path
         running.group("g").start(lambda record: None, running.create_topic("t"), until_end=True) as workers,
         streamlog.open("data", disk=disk, clock=ManualClock()) as other,
     ):
-        workers.wait(30)
+        workers.wait(LONG)
         other.create_topic("t").send(b"x")
         owners = [
             each for each in gc.get_objects() if str(type(each).__module__).startswith("streamlog") and owned_by(each)

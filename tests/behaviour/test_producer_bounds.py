@@ -13,6 +13,7 @@ import streamlog
 from streamlog import Delivery, RecordMetadata, StreamLog, Topic
 from streamlog.runtime.disk import OsDisk
 from tests.contents import values_of
+from tests.times import LONG
 
 from .gated_disk import GatedDisk
 
@@ -143,7 +144,7 @@ def test_linger_needs_no_help_from_the_program(open_log: OpenLog) -> None:
     done = threading.Event()
     with log.producer(linger_ms=10) as producer:
         producer.send("t", b"x").add_done_callback(lambda _: done.set())
-        assert done.wait(30)
+        assert done.wait(LONG)
 
 
 def test_a_buffer_with_room_for_the_record_but_not_for_its_batch_is_a_full_one(
@@ -160,6 +161,6 @@ def test_a_buffer_with_room_for_the_record_but_not_for_its_batch_is_a_full_one(
             disk.until_held()
             refused = in_thread(lambda: producer.send("t", b"z", b"k", partition=1))
             with pytest.raises(streamlog.DeliveryTimeoutError):
-                refused.result(20)
+                refused.result(LONG)
             disk.let_go()
-            writing.result(20)
+            writing.result(LONG)

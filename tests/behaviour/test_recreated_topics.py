@@ -11,6 +11,7 @@ import pytest
 import streamlog
 from streamlog import StreamLog, TopicPartition
 from streamlog.testing import ManualClock
+from tests.times import LONG
 
 P0 = TopicPartition("t", 0)
 
@@ -84,7 +85,7 @@ def test_a_topic_that_is_recreated_while_it_is_looked_up_is_looked_up_again(
         def serialize(self) -> Callable[[bytes], bytes]:
             if left:
                 left.pop()
-                in_thread(lambda: recreate(log, partitions=3)).result(timeout=60)
+                in_thread(lambda: recreate(log, partitions=3)).result(timeout=LONG)
             return bytes
 
     producer = log.producer(value_serializer=RecreatesFirst())

@@ -25,10 +25,10 @@ from streamlog.testing import Fault, FaultyDisk, ManualClock, SimulatedDisk
 from tests.contents import values
 from tests.stress import interrupted_calls as calls
 from tests.stress import reentry
+from tests.times import LONG
 
 RunScript = Callable[..., "subprocess.CompletedProcess[str]"]
 Sampled = Callable[[Iterable[Any], int], list[Any]]
-LONG = 20.0
 RECORDS = "*/topics/*.log"
 
 

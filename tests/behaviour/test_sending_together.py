@@ -21,6 +21,7 @@ import pytest
 import streamlog
 from streamlog import ClosedError, Delivery, Producer, RecordMetadata
 from streamlog.testing import ManualClock
+from tests.times import LONG
 
 CLIENT = str(Path(streamlog.__file__).parent / "client")
 # How long the other thread may take before it is held to wait for the one that sends, which is then let on.
@@ -60,7 +61,7 @@ def at_bytecode(nth: int, call: Callable[[], Any], act: Callable[[], object]) ->
     finally:
         sys.settrace(before)
         if passed >= nth:
-            second.join(10)
+            second.join(LONG)
             assert not second.is_alive(), f"bytecode {nth}: the other thread does not come to an end"
     return result, passed >= nth
 

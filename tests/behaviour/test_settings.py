@@ -14,6 +14,7 @@ import streamlog
 from streamlog import ConfigError, StreamLog
 from streamlog.config import ConsumerConfig, ProducerConfig, TopicConfig
 from streamlog.testing import ManualClock
+from tests.times import LONG
 
 OpenLog = Callable[..., StreamLog]
 DAY_S = 86_400
@@ -340,7 +341,7 @@ def test_a_setting_of_workers(log: StreamLog, name: str) -> None:
         with group.start(
             handled.append, "t", until_end=True, max_poll_interval_ms=LONG_MAX, **also, **{name: value}
         ) as workers:
-            workers.wait(20)
+            workers.wait(LONG)
         assert handled
 
 

@@ -9,8 +9,8 @@ import pytest
 
 import streamlog
 from streamlog import CommitFailedError, ConfigError, TopicPartition, UnknownTopicOrPartitionError
+from tests.times import LONG
 
-LONG = 20.0
 P0, P1 = TopicPartition("t", 0), TopicPartition("t", 1)
 
 

@@ -21,6 +21,7 @@ import streamlog
 from streamlog import StreamLog, TopicPartition
 from streamlog.runtime.disk import OsDisk
 from tests.contents import values
+from tests.times import LONG
 
 from .held_files import held_files
 from .owner_process import SOON, Child, Owner, eventually, received
@@ -532,7 +533,7 @@ def test_a_closed_reader_refuses_calls_and_wakes_the_polls_that_wait(
     waiting = in_thread(lambda: consumer.poll(60))
     log.close()
     with pytest.raises(streamlog.ClosedError):
-        waiting.result(timeout=60)
+        waiting.result(timeout=LONG)
     for use in (topic.read, lambda: list(log), log.groups, log.metrics, lambda: log.consumer("t")):
         with pytest.raises(streamlog.ClosedError):
             use()

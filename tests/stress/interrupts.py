@@ -37,7 +37,7 @@ from streamlog import testing
 from . import interrupted_calls
 from .interrupted_calls import ACTIONS, Action, Story
 
-LONGEST_S = 10.0
+LONGEST_S = 50.0
 CALLS_PER_LOG = 100
 _OWN = frozenset({__file__, interrupted_calls.__file__})
 # The simulated disk stands in for calls of the system, in the middle of which Python looks for no signal.

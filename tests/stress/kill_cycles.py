@@ -99,7 +99,9 @@ class KillCycles:
         folder.mkdir(parents=True)
         positions = self._history.positions(everything=verifies)
         at_once = cycle % KILL_AT_ONCE_EVERY == 0
-        dies_opening, closes = rng.random() < 0.2 or at_once, rng.random() < 0.2
+        sends = cycle % KILL_AT_ONCE_EVERY == 1
+        dies_opening = (rng.random() < 0.2 or at_once) and not sends
+        closes = rng.random() < 0.2 and not sends
         close_after = rng.uniform(0.002, 0.04) if closes else None
         process = zygote.start(
             f"{_CHILD}:live", str(self._path), str(folder), self._seed, cycle, positions, close_after
@@ -114,6 +116,8 @@ class KillCycles:
                 said += journal.wait_for("closing", process, _LONGEST)
                 time.sleep(rng.choice([0.0, rng.uniform(0.0, 0.006), 0.2]))
             else:
+                if sends:
+                    said += journal.wait_for("sent", process, _LONGEST)
                 time.sleep(rng.uniform(0.002, 0.06))
         process.kill()
         code = process.wait(_LONGEST)

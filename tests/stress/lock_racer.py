@@ -71,17 +71,14 @@ def race(path: str, folder: str, number: int, start_at: str) -> None:
     log.close()
 
 
-def reopen(path: str, journal: str, start_at: str) -> None:
-    """Open the log and close it, over and over: how often that succeeded. Each open may wait for 2 s."""
+def reopen(path: str, journal: str, number: int, start_at: str) -> None:
+    """Open the log and close it, five times; say before each open that it is asked for, and then that it is done."""
     with open(start_at) as start:
         fcntl.flock(start, fcntl.LOCK_SH)
-    opened = 0
-    for _ in range(8):
-        try:
-            log = streamlog.open(path, lock_timeout=2.0)
-        except streamlog.LogLockedError:
-            continue
-        opened += 1
-        time.sleep(0.015)
+    say = Journal(journal)
+    for _ in range(5):
+        say("asks", number)
+        log = streamlog.open(path, lock_timeout=_WAIT)
+        say("has", number)
+        time.sleep(0.005)
         log.close()
-    Journal(journal)("opened", opened)

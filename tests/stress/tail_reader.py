@@ -60,11 +60,12 @@ class Follower:
         while ends is None or any(self.next[tp] < ends[f"{tp.topic}-{tp.partition}"] for tp in PARTITIONS):
             if ends is None and (self.folder / "final").exists():
                 ends = json.loads((self.folder / "final").read_text())["ends"]
-                until = time.monotonic() + 20
+                until = time.monotonic() + 60
             assert ends is None or time.monotonic() < until, f"only {self.next} of {ends} came"
             (self.poll, self.poll_without_reset, self.poll_batches, self.read)[self.number % 4]()
             if self.number and self.rng.random() < 0.1:
                 self.turn_away()
+        self.read_table()
         self.log.close()
         with open(self.folder / f"result-{self.number}", "w") as file:
             json.dump(

@@ -18,10 +18,10 @@ from pathlib import Path
 import pytest
 
 import streamlog
+from tests.times import LONG
 
 from .processes import REPOSITORY, JournalReader, Zygote, head_of
 
-LONG = 60.0
 RUNS = int(os.environ.get("STREAMLOG_STRESS_RUNS", "1"))  # of each fault, at other calls each time; more for a long run
 _CHILD = "tests.stress.faulted_child"
 FAULTS = [

@@ -11,11 +11,11 @@ from pathlib import Path
 import pytest
 
 import streamlog
+from tests.times import LONG
 
 from .processes import JournalReader, Zygote
 
 RACERS = 100
-LONG = 60.0
 _RACER = "tests.stress.lock_racer"
 
 
@@ -83,16 +83,25 @@ def test_a_hundred_processes_that_race_for_a_log_own_it_one_at_a_time(
     assert streamlog.verify(path).ok
 
 
-def test_of_twenty_processes_that_open_a_log_again_and_again_none_is_refused(
+def test_of_twenty_processes_that_open_a_log_again_and_again_none_is_left_behind(
     path: Path, tmp_path: Path, zygote: Zygote
 ) -> None:
-    """Each holds the log for 25 ms and waits for it up to 2 s; in turn, it comes to each within 20 times that."""
+    """They have it in turn, so each is overtaken 19 times; one that gets no time of the machine is overtaken more often."""
     with open(tmp_path / "start", "w") as start:
         fcntl.flock(start, fcntl.LOCK_EX)
         openers = [
-            zygote.start(f"{_RACER}:reopen", str(path), str(tmp_path / f"opener-{number}"), start.name)
+            zygote.start(f"{_RACER}:reopen", str(path), str(tmp_path / "journal"), number, start.name)
             for number in range(20)
         ]
     assert [opener.wait(LONG) for opener in openers] == [0] * 20
-    counts = [[int(n) for _, n in JournalReader(tmp_path / f"opener-{number}").lines()] for number in range(20)]
-    assert counts == [[8]] * 20
+    owners = 0
+    asked_at: dict[str, int] = {}
+    overtaken: list[int] = []
+    for what, number in JournalReader(tmp_path / "journal").lines():
+        if what == "asks":
+            asked_at[number] = owners
+        else:
+            overtaken.append(owners - asked_at[number])
+            owners += 1
+    assert owners == 20 * 5
+    assert max(overtaken) <= 3 * 20, overtaken

@@ -19,9 +19,11 @@ import pytest
 
 import streamlog
 from streamlog import Delivery, Producer, RecordMetadata
+from tests.times import LONG
 
 pytestmark = pytest.mark.slow
 THREADS = 4
+LEAST = 25  # records of each thread
 SECONDS = float(os.environ.get("STREAMLOG_STRESS_S", "0.4"))  # of each case; more for a long run
 Sent = list[tuple[Delivery[RecordMetadata], bytes, bytes | None, bool]]
 
@@ -49,10 +51,10 @@ def many_switches() -> Iterator[None]:
 
 
 def send(producer: Producer, me: int, rng: random.Random, sent: Sent, errors: list[BaseException]) -> None:
-    """Send until the time is over, flushing and asking for results now and then."""
+    """Send until the time is over, and `LEAST` records, flushing and asking for results now and then."""
     end = time.monotonic() + SECONDS
     try:
-        while time.monotonic() < end:
+        while time.monotonic() < end or len(sent) < LEAST:
             value = b"%d:%d:" % (me, len(sent)) + b"x" * rng.choice((0, 5, 60))
             kind = rng.random()
             key = b"%d" % me if kind < 0.9 else None
@@ -69,7 +71,7 @@ def send(producer: Producer, me: int, rng: random.Random, sent: Sent, errors: li
 
 
 def until_all_are_done(sent: Sent) -> bool:
-    end = time.monotonic() + 5
+    end = time.monotonic() + LONG
     while not all(each[0].done() for each in sent) and time.monotonic() < end:
         time.sleep(0.01)
     return all(each[0].done() for each in sent)
@@ -92,13 +94,13 @@ def test_threads_that_send_on_one_producer_find_each_record_where_its_delivery_s
             for thread in threads:
                 thread.start()
             for thread in threads:
-                thread.join(60)
+                thread.join(LONG)
             assert not any(thread.is_alive() for thread in threads)
             assert not errors, errors
             assert all(map(until_all_are_done, sent)), "a linger does not end"
             assert producer._accumulator._buffered == 0
         found = {(r.partition, r.offset): r for n in range(log["t"].partitions) for r in log["t"].read(n)}
-    assert len(found) == sum(map(len, sent)) > 100
+    assert len(found) == sum(map(len, sent)) >= THREADS * LEAST
     for own in sent:
         last: dict[int, int] = {}
         for delivery, value, key, with_headers in own:

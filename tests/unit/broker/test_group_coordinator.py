@@ -16,6 +16,7 @@ from streamlog.coordinator import Heartbeat
 from streamlog.errors import NotLeaderError
 from streamlog.testing import ManualClock, SimulatedDisk
 from streamlog.types import OffsetAndMetadata, TopicPartition
+from tests.times import LONG
 
 T0 = TopicPartition("t", 0)
 
@@ -251,5 +252,5 @@ def test_the_background_thread_evicts_a_member_whose_session_is_over() -> None:
         joined = service.heartbeat(request).result()
         other = service.heartbeat(request._replace(session_timeout_s=300.0)).result()
         service.watch_group("g", evicted.set, other.member_id)
-        assert evicted.wait(20.0)
+        assert evicted.wait(LONG)
         assert joined.member_id not in {each.member_id for each in service.describe_group("g").result().members}

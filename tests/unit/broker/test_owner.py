@@ -16,6 +16,7 @@ import pytest
 import streamlog
 from streamlog.errors import CorruptRecordError, DiskFullError, FormatError
 from streamlog.testing import FaultyDisk, ManualClock, SimulatedDisk
+from tests.times import LONG
 
 OpenLog = Callable[..., streamlog.StreamLog]
 
@@ -157,7 +158,7 @@ def test_a_log_on_a_file_system_that_is_full_opens_and_goes_on_when_there_is_roo
             log["t"].send(b"%d" % n * 500)
         {end}
         """
-    assert child(code, path).wait(30) == 0
+    assert child(code, path).wait(LONG) == 0
     with filler.open("wb", buffering=0) as file:
         try:
             while file.write(bytes(512)):

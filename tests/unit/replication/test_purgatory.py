@@ -17,6 +17,7 @@ from streamlog.errors import ClosedError, RequestTimedOutError
 from streamlog.replication import purgatory as module
 from streamlog.replication.purgatory import DelayedOperation, Purgatory
 from streamlog.runtime.threads import new_lock
+from tests.times import LONG
 
 LATE = RequestTimedOutError("late")
 
@@ -190,11 +191,11 @@ def _overtaken_at(n: int, first: str, second: str, threads: ThreadPoolExecutor) 
         future = threads.submit(_happen, purgatory, second)
         raced.append(future)
         if not purgatory._lock.locked():
-            future.result(10)
+            future.result(LONG)
 
     with at_step(n, overtake):
         _happen(purgatory, first)
-    raced[0].result(10)
+    raced[0].result(LONG)
     assert len(seen) == 1, f"at step {n}: {seen}"
     assert operation.done()
     assert other.done() == ("failure" in (first, second))
@@ -207,7 +208,7 @@ def _overtaken_at(n: int, first: str, second: str, threads: ThreadPoolExecutor) 
 def test_an_interrupt_at_any_step_loses_no_operation(event: str) -> None:
     for n in range(1, _count(event) + 1):
         with ThreadPoolExecutor(1) as thread:  # of its own: a step may leave the mark of its thread held, see below
-            thread.submit(_interrupted_at, n, event).result(10)
+            thread.submit(_interrupted_at, n, event).result(LONG)
 
 
 def _interrupted_at(n: int, event: str) -> None:

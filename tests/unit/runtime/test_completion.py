@@ -15,6 +15,7 @@ import pytest
 from streamlog.errors import RequestTimedOutError
 from streamlog.runtime import api
 from streamlog.runtime.api import Completion
+from tests.times import LONG
 
 LATE = RequestTimedOutError("too late")
 
@@ -93,7 +94,7 @@ class Paused:
 
         def pause() -> None:
             self._reached.set()
-            self._go.wait(10)
+            self._go.wait(LONG)
 
         def run() -> None:
             self.has_step = answers_at(step, work, pause)
@@ -101,11 +102,11 @@ class Paused:
 
         self._thread = threading.Thread(target=run)
         self._thread.start()
-        self._reached.wait(10)
+        self._reached.wait(LONG)
 
     def go_on(self) -> None:
         self._go.set()
-        self._thread.join(10)
+        self._thread.join(LONG)
 
 
 @pytest.mark.parametrize("first", ["event", "deadline"])
@@ -160,7 +161,7 @@ def test_threads_that_answer_at_once_leave_one_answer() -> None:
             ready = threading.Barrier(2)
 
             def answer(give: Callable[[], None], ready: threading.Barrier = ready) -> None:
-                ready.wait(10)
+                ready.wait(LONG)
                 give()
 
             threads = [
@@ -170,7 +171,7 @@ def test_threads_that_answer_at_once_leave_one_answer() -> None:
             for thread in threads:
                 thread.start()
             for thread in threads:
-                thread.join(10)
+                thread.join(LONG)
             assert called == [outcome(completion)]
     finally:
         sys.setswitchinterval(interval)

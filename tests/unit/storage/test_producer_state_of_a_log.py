@@ -588,7 +588,9 @@ STEPS = st.lists(
 
 @example([("send", 1, 1), ("send", 1, 1), ("reopen", 0, 2), ("send", 1, 1), ("send", 1, 1), ("fail", 0, 1)])
 @given(STEPS)
-@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(
+    max_examples=150, deadline=None, suppress_health_check=[HealthCheck.too_slow, HealthCheck.function_scoped_fixture]
+)
 def test_whatever_happens_to_a_log_no_batch_is_stored_twice_and_none_refused_falsely(
     box: MakeBox, steps: list[Any]
 ) -> None:

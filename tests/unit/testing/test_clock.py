@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 import streamlog.testing
 from streamlog.testing.clock import ManualClock
+from tests.times import LONG
 
 DAY_S = 86_400
 
@@ -242,7 +243,7 @@ def test_two_threads_advance_one_after_the_other(clock: ManualClock) -> None:
     for thread in threads:
         thread.start()
     for thread in threads:
-        thread.join(30)
+        thread.join(LONG)
     assert (clock.time_ms(), clock.monotonic()) == (3_000, 2.0)
     assert [now for _, _, now in tasks.ran] == list(range(1_001, 3_001))
 

@@ -31,9 +31,9 @@ from streamlog.storage.published import (
 )
 from streamlog.storage.recovery.recovery import PreviousShutdown, open_log
 from streamlog.types import TopicPartition
+from tests.times import LONG
 
 NOW = 1_700_000_000_000
-LONG = 20.0
 
 
 class CountingDisk(OsDisk):

@@ -16,6 +16,7 @@ from streamlog.client.producer.partition_queue import PartitionQueue
 from streamlog.errors import ClosedError, DiskFullError, RequestTimedOutError, SerializationError
 from streamlog.runtime.api import Completion
 from streamlog.runtime.threads import RawGate
+from tests.times import LONG
 
 QueueOf = Callable[..., PartitionQueue]
 
@@ -191,13 +192,13 @@ def test_a_writer_that_does_not_keep_up_gives_its_turn_to_a_thread_that_fills_ba
         writers.append(threading.get_ident())
         if len(writers) == 1:
             other.start()
-            assert queued.wait(10)
+            assert queued.wait(LONG)
         return produce(request)
 
     queue.owner.produce = writing  # type: ignore[method-assign]
     fill(queue, 12)
     queue.drain()
-    other.join(10)
+    other.join(LONG)
     assert writers == [threading.get_ident()] + [other.ident] * 11
     assert queue.is_idle
 
