@@ -53,6 +53,8 @@ class RealTimers:
 
     def _begin(self) -> None:
         with inside(), self._beginning:
+            if not self._is_open:  # closed since the caller looked
+                return
             if self._thread is None:
                 self._thread = BackgroundThread(self.run_due, self.now_ms, "streamlog-timers")
             self._scheduler.nudge = self._thread.nudge

@@ -16,6 +16,7 @@ of a loop in it: a Ctrl-C that came there left the lock held, and the mark with 
 
 from __future__ import annotations
 
+import logging
 import os
 import threading
 import time
@@ -29,6 +30,10 @@ from .api import Completion, Lock, Task
 from .values import refuse_to_copy
 
 T = TypeVar("T")
+logger = logging.getLogger("streamlog.runtime")
+
+# How soon background work is tried again that raised.
+_RETRY_MS = 1_000
 
 
 class LookAgain:
@@ -218,7 +223,7 @@ class BackgroundThread:
 
     `run_due(now_ms)` does what is due and returns the next deadline in wall-clock ms, or None. The thread is created idle
     and works after `begin`, so that `open` has its threads before it changes a file: after the main thread has ended,
-    Python may refuse to create one. Raises ClosedError then.
+    Python may refuse to create one. Raises ClosedError then. An exception of `run_due` is logged, and it is called again.
     """
 
     __reduce_ex__ = refuse_to_copy
@@ -226,6 +231,7 @@ class BackgroundThread:
     def __init__(self, run_due: Task, now_ms: Callable[[], int], name: str) -> None:
         self._run_due = run_due
         self._now_ms = now_ms
+        self._name = name
         self._gate = RawGate()
         self._stopping = False
         self._begun = RawGate()
@@ -243,7 +249,11 @@ class BackgroundThread:
         self._begun.wait()
         while not self._stopping:
             self._gate = gate = RawGate()  # before `run_due`: a nudge during the call opens this gate
-            deadline = self._run_due(self._now_ms())
+            try:
+                deadline = self._run_due(self._now_ms())
+            except Exception:  # without its thread, nothing that lingers or waits would end any more
+                logger.exception("the background work of %s failed and is tried again", self._name)
+                deadline = self._now_ms() + _RETRY_MS
             wait = look_again.work_s if deadline is None else (deadline - self._now_ms()) / 1000
             gate.wait(max(0.0, min(wait, look_again.work_s)))
 
