@@ -18,6 +18,7 @@ b'alice' b'9.50'
 - `Record`, `RecordBatch`, `Records`, `TopicPartition`, `PartitionInfo` and the other values: what each field means.
 - `Serde` and the module `serde`: values as JSON, text, msgpack. The module `retention`: policies.
 - `verify` and `repair`: damage. `StreamlogError`: the errors, in the module `errors`.
+- The logger `streamlog`: what has no caller to raise to, such as a worker that failed. Shown after `logging.basicConfig()`.
 - The module `streamlog.testing`: a clock that a test moves, disks that fail.
 
 Names of types, for annotations: what may be sent (`Bytes`, `Headers`), a place in a partition (`At`), what to read

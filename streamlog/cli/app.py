@@ -70,6 +70,7 @@ _TO_TYPE = (
     ("streamlog.verify()", "`streamlog verify`"),
     ("streamlog.repair()", "`streamlog repair PATH NEW`"),
     ("on_corrupt='skip'", "--skip-corrupt"),
+    ("into='", "'"),
     ("open the log with force=True", "open the log once in Python with streamlog.open(PATH, force=True)"),
 )
 

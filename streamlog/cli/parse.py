@@ -14,7 +14,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any, NamedTuple, Protocol
 
-from ..config import DURATIONS, SIZES, TopicConfig, scaled, unknown
+from ..config import CODECS, DURATIONS, SIZES, TopicConfig, scaled, unknown
 from ..errors import ConfigError, InvalidRecordError, OffsetOutOfRangeError, did_you_mean
 from ..types import OffsetAndTimestamp, ProducerRecord, TopicPartition
 
@@ -91,6 +91,13 @@ def parse_position(text: str, now_ms: int) -> Position:
     if re.fullmatch(r"-?\d{1,18}", text):
         return Position("tail", -int(text)) if text.startswith("-") else Position("offset", int(text))
     raise ConfigError(f"{text!r} is not an offset{did_you_mean(text, _WORDS)}: give {_EXAMPLES}.")
+
+
+def parse_codec(text: str) -> str:
+    """A compression codec by its name. Raises ConfigError."""
+    if text not in CODECS:
+        raise ConfigError(f"{text!r} is not a codec{did_you_mean(text, CODECS)}: give one of {', '.join(CODECS)}.")
+    return text
 
 
 def parse_range(texts: Sequence[str], now_ms: int) -> tuple[Position | None, Position | None]:

@@ -20,7 +20,7 @@ from ..types import ProducerRecord, Record, TopicPartition
 from . import render as output
 from . import streams
 from .app import Directory, Partitions, TopicName, app, open_log, option, places_in, plural, topic_called, wants_json
-from .parse import Position, json_record, locate, parse_header, parse_range, parse_separator, text_record
+from .parse import Position, json_record, locate, parse_codec, parse_header, parse_range, parse_separator, text_record
 
 _CHUNK = 500
 _POLL_S = 1.0
@@ -67,6 +67,7 @@ def produce(
     if file is None:
         streams.require_stdin()
     source = sys.stdin.buffer if file is None else file
+    codec = None if codec is None else parse_codec(codec)
     with open_log(ctx, directory) as log:
         target = topic_called(log, topic)
         if partition is not None:

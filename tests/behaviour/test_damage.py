@@ -201,6 +201,7 @@ def test_what_is_skipped_is_logged_with_its_offsets(
     assert len(skipped) == 1
     assert "t-0: skipped offsets 2 to 4" in skipped[0]
     assert victim.file in skipped[0]
+    assert "on_corrupt" not in skipped[0]  # it is what was asked for
 
 
 def test_a_consumer_raises_on_damage_until_it_seeks_past_it(small: Small, clock: ManualClock) -> None:

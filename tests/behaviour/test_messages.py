@@ -21,6 +21,7 @@ from typer.testing import CliRunner
 
 import streamlog
 import streamlog.cli.inspect
+import streamlog.cli.records
 import streamlog.cli.repair
 import streamlog.cli.topics  # each adds its commands
 from streamlog import StreamLog, StreamlogError, Topic, TopicPartition
@@ -409,6 +410,10 @@ SAYS: dict[str, tuple[Callable[[Bench], object], tuple[str, ...]]] = {
         lambda b: b.log.consumer(["t"]),  # type: ignore[arg-type]
         ("name or a Topic, not ['t'] (list)", "give each as an argument"),
     ),
+    "a pattern as a str": (
+        lambda b: b.log.consumer("order.*"),
+        ("'order.*' is not a valid name of a topic.", "For a pattern, give re.compile('order.*')."),
+    ),
     "a name as bytes": (lambda b: b.log.delete_topic(b"t"), ("has to be a str, not b't' (bytes).",)),  # type: ignore[arg-type]
     "read('0')": (
         lambda b: b.topic.read("0"),  # type: ignore[arg-type]
@@ -753,6 +758,12 @@ def test_the_terminal_names_its_own_options(tmp_path: Path) -> None:
         message = run(app, [*where, "--config", setting]).stderr
         assert f"{setting.split('=')[0]!r} is not a setting of a topic" in message
         assert "log." not in message
+    message = run(app, ["-d", str(tmp_path / "log"), "produce", "t", "-z", "zst"], input="v").stderr
+    assert "'zst' is not a codec (did you mean 'zstd'?): give one of none, gzip, snappy, lz4, zstd." in message
+    assert run(app, where).exit_code == 0
+    message = run(app, ["repair", str(tmp_path / "log"), str(tmp_path)]).stderr
+    assert f"'{tmp_path}' is not empty; give a new directory" in message
+    assert "into=" not in message
 
 
 def test_asking_for_the_subscription_hides_no_new_topic_from_the_next_poll(log: StreamLog) -> None:

@@ -233,7 +233,12 @@ class PartitionFetcher:
     def _skip_damage(self, error: CorruptRecordError) -> None:
         onward = result_of(self._service.after_damage(self.name, self.position))
         logger.error(
-            "%s-%d: skipped offsets %d to %d, which are damaged: %s", *self.name, self.position, onward - 1, error
+            "%s-%d: skipped offsets %d to %d, which are damaged: %s, byte %d",
+            *self.name,
+            self.position,
+            onward - 1,
+            error.path,
+            error.position,
         )
         self.position = max(onward, self.position + 1)
         self._forget()

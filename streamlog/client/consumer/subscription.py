@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable
 from typing import Any
 
 from ...broker.metadata import Image
-from ...errors import ConfigError, UnknownTopicOrPartitionError
+from ...errors import ConfigError, InvalidTopicError, UnknownTopicOrPartitionError
 from ...types import TopicPartition
 from ..arguments import partitions_of
 
@@ -29,7 +29,10 @@ class Subscription:
     def subscribe(
         self, given: Iterable[Any], name_of: Callable[[Any], str], must_exist: Callable[[str], object]
     ) -> None:
-        """Replace the subscription. Raises ConfigError, UnknownTopicOrPartitionError; then nothing changed."""
+        """Replace the subscription.
+
+        Raises ConfigError, InvalidTopicError, UnknownTopicOrPartitionError; then nothing changed.
+        """
         names: set[str] = set()
         patterns: list[re.Pattern[str]] = []
         for one in given:
@@ -41,7 +44,10 @@ class Subscription:
                 patterns.append(one)
             else:
                 name = name_of(one)
-                must_exist(name)
+                try:
+                    must_exist(name)
+                except InvalidTopicError as error:
+                    raise InvalidTopicError(f"{error} For a pattern, give re.compile({name[:260]!r}).") from None
                 names.add(name)
         if not names and not patterns:
             raise ConfigError("subscribe() takes at least one topic; unsubscribe() ends a subscription.")
