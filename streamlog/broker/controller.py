@@ -56,6 +56,15 @@ def unknown_topic(name: str, image: Image) -> UnknownTopicOrPartitionError:
     )
 
 
+def unknown_partition(name: TopicPartition) -> UnknownTopicOrPartitionError:
+    return UnknownTopicOrPartitionError(
+        f"There is no partition {name.partition} of topic {name.topic!r}: it was deleted, or never existed. "
+        f"log.topics() lists the topics there are.",
+        topic=name.topic,
+        partition=name.partition,
+    )
+
+
 def create(
     image: Image,
     name: str,

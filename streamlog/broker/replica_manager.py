@@ -6,11 +6,12 @@ from collections.abc import Callable, Iterable
 from functools import partial
 
 from ..errors import StreamlogError
-from ..replication.partition import Partition, gone
+from ..replication.partition import Partition
 from ..replication.replica_set import PartitionRegistration
 from ..runtime.api import Task
 from ..runtime.values import refuse_to_copy
 from ..types import Clock
+from . import controller
 from .log_directory import LogDirectory
 from .metadata import Image, TopicView
 from .policies import RetentionPolicies
@@ -146,7 +147,7 @@ class ReplicaManager:
     def _remove(self, partition: Partition) -> None:
         name = partition.name
         self._cancel_work(partition)
-        partition.remove(gone(name))
+        partition.remove(controller.unknown_partition(name))
         self._publisher.remove(partition)
         self._directory.remove_partition_files(partition.topic_id.hex(), name.partition)
         self.partitions.pop(name, None)

@@ -10,7 +10,7 @@ from typing import Any
 from ..coordinator import GroupDescription, GroupListing, Heartbeat, HeartbeatResult
 from ..errors import ClosedError, ConfigError, DiskFullError, StorageError, StreamlogError, forked
 from ..records.single import SequencedRecord
-from ..replication.partition import Partition, gone
+from ..replication.partition import Partition
 from ..runtime.api import AllDone, Completion, Lock, answering, failing
 from ..runtime.disk import entropy
 from ..runtime.threads import getpid
@@ -285,7 +285,7 @@ class LocalService:
         self._require_open()
         view = self.image.topics.get(topic)
         if view is None or view.id_bytes != topic_id or number >= view.partitions:
-            raise gone(TopicPartition(topic, number))
+            raise controller.unknown_partition(TopicPartition(topic, number))
         raise controller.no_leader(self.image, TopicPartition(topic, number))
 
     @failing

@@ -14,7 +14,7 @@ from uuid import UUID
 
 from ..config import TopicConfig, check_partitions, topic_changes
 from ..errors import StreamlogError, TopicAlreadyExistsError
-from ..replication.partition import Partition, gone
+from ..replication.partition import Partition
 from ..replication.replica_set import PartitionRegistration
 from ..runtime.api import Lock, contained
 from ..runtime.disk import entropy
@@ -115,7 +115,7 @@ class Topics:
 
     def _not_here(self, name: TopicPartition) -> StreamlogError:
         if name.partition >= controller.find(self.image, name.topic).partitions:
-            return gone(name)
+            return controller.unknown_partition(name)
         return controller.no_leader(self.image, name)
 
     # -- changes -------------------------------------------------------------------------------------

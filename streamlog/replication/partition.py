@@ -13,7 +13,6 @@ from ..errors import (
     RequestTimedOutError,
     StreamlogError,
     UnknownLeaderEpochError,
-    UnknownTopicOrPartitionError,
 )
 from ..records.batch import peek
 from ..records.single import SequencedRecord
@@ -628,13 +627,4 @@ def _truncated(name: TopicPartition) -> NotLeaderError:
     return NotLeaderError(
         f"Records of {name.topic}-{name.partition} that waited to be acknowledged were removed: another broker leads the "
         f"partition and does not have them. Send them again."
-    )
-
-
-def gone(name: TopicPartition) -> UnknownTopicOrPartitionError:
-    return UnknownTopicOrPartitionError(
-        f"There is no partition {name.partition} of topic {name.topic!r}: it was deleted, or never existed. "
-        f"log.topics() lists the topics there are.",
-        topic=name.topic,
-        partition=name.partition,
     )

@@ -52,7 +52,7 @@ MAY_IMPORT: dict[str, dict[str, set[str]]] = {
             "seed_of",
         },
         "storage": set(),
-        "replication": {"gone"},
+        "replication": set(),
         "coordinator": {"GroupDescription", "Heartbeat", "HeartbeatResult"},
         "broker": {
             "Engine",
@@ -69,6 +69,7 @@ MAY_IMPORT: dict[str, dict[str, set[str]]] = {
             "TopicIdPartition",
             "UNKNOWN_END",
             "TopicView",
+            "unknown_partition",
             "url_of",
         },
     },

@@ -23,7 +23,6 @@ from uuid import UUID
 
 from ...errors import ClosedError, OffsetOutOfRangeError, RequestTimedOutError, StorageError, StreamlogError
 from ...records.batch import seed_of
-from ...replication.partition import gone
 from ...runtime.api import Completion, Disk, Gate, Lock, answering, contained, failing
 from ...runtime.threads import inside
 from ...runtime.values import refuse_to_copy
@@ -233,7 +232,7 @@ class TailingService:
             view = image.topics.get(key[0])
             if view is None or view.id_bytes != partition.topic_id:
                 del self._partitions[key]
-                partition.closed = gone(partition.name)
+                partition.closed = controller.unknown_partition(partition.name)
                 partition.waiters.wake()
         for name, view in image.topics.items():
             for number in range(view.partitions):
@@ -263,7 +262,7 @@ class TailingService:
             return None
         self._deleted.add(partition.topic_id)
         self._looked_s = -_FRESH_S  # what was seen is stale
-        return gone(partition.name)
+        return controller.unknown_partition(partition.name)
 
     # -- topics --------------------------------------------------------------------------------------
 
@@ -302,7 +301,7 @@ class TailingService:
             self._topic(name[0])
             partition = self._partitions.get(name)
         if partition is None:
-            raise gone(TopicPartition(*name))
+            raise controller.unknown_partition(TopicPartition(*name))
         return partition
 
     # -- records -------------------------------------------------------------------------------------

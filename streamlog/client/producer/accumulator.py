@@ -11,11 +11,11 @@ from collections import deque
 from collections.abc import Iterable
 
 from ...broker.api import ProducerIdAndEpoch, Service
+from ...broker.controller import unknown_partition
 from ...broker.metadata import TopicView
 from ...config import ProducerConfig
 from ...errors import StreamlogError
 from ...records import compression
-from ...replication.partition import gone
 from ...runtime.threads import RawGate, inside, look_again, new_lock, real_monotonic
 from ...runtime.values import raise_first, refuse_to_copy
 from ...types import ProducerRecord
@@ -94,7 +94,7 @@ class RecordAccumulator:
                 queue = PartitionQueue(self, view, number, codec, self._config.linger_ms)
                 queue.closed = self._closed
                 if name is None:
-                    queue.closed = gone(queue.name)
+                    queue.closed = unknown_partition(queue.name)
                     return queue
                 self.queues[view.id_bytes, number] = queue
             else:
@@ -115,7 +115,7 @@ class RecordAccumulator:
             if queue is None or queue.closed is not None:
                 continue
             # Closed before it is looked at: a thread that is about to begin a batch either sees this, or is seen.
-            queue.closed = gone(queue.name)
+            queue.closed = unknown_partition(queue.name)
             if queue.is_idle:
                 del self.queues[place]
             else:

@@ -10,7 +10,7 @@ import msgpack
 import pytest
 
 import streamlog
-from streamlog.broker import metadata
+from streamlog.broker import controller, metadata
 from streamlog.broker.metadata import (
     ALONE,
     EMPTY,
@@ -29,6 +29,7 @@ from streamlog.broker.metadata import (
 from streamlog.config import TopicConfig
 from streamlog.errors import FormatError, NotLeaderError
 from streamlog.testing import ManualClock, SimulatedDisk
+from streamlog.types import TopicPartition
 
 ID = UUID(int=7)
 TOPIC = topic_record(view_of("t", ID, 2, TopicConfig(), False))
@@ -223,3 +224,9 @@ def test_a_log_of_one_broker_records_no_leader(broker: Broker) -> None:
     broker.send("x")
     broker.reopen()
     assert broker.image.partitions == broker.image.brokers == {}
+
+
+def test_the_error_for_a_partition_that_is_not_there_names_it_and_says_what_to_do() -> None:
+    error = controller.unknown_partition(TopicPartition("t", 3))
+    assert (error.topic, error.partition) == ("t", 3)  # type: ignore[attr-defined]
+    assert "log.topics()" in str(error)

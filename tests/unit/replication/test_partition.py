@@ -10,11 +10,11 @@ from pathlib import Path
 import pytest
 
 from streamlog.config import TopicConfig
-from streamlog.errors import ClosedError, OffsetOutOfRangeError, PoisonedLogError, UnknownTopicOrPartitionError
+from streamlog.errors import ClosedError, OffsetOutOfRangeError, PoisonedLogError
 from streamlog.records import columns
 from streamlog.records.batch import seed_of
 from streamlog.replication.maintenance import RETRY_MS
-from streamlog.replication.partition import Partition, gone
+from streamlog.replication.partition import Partition
 from streamlog.runtime.threads import new_lock
 from streamlog.storage.log import AppendRequest
 from streamlog.storage.recovery.recovery import PreviousShutdown, open_log
@@ -174,9 +174,3 @@ def test_maintenance_that_the_disk_refuses_is_tried_again(
 def test_a_topic_that_is_not_compacted_has_nothing_to_compact(partition: Partition) -> None:
     partition.append(write(), NOW)
     assert partition.maintenance.compact(NOW) is None
-
-
-def test_a_partition_that_is_gone_says_what_to_do() -> None:
-    error = gone(NAME)
-    assert isinstance(error, UnknownTopicOrPartitionError)
-    assert (error.topic, error.partition) == NAME  # type: ignore[attr-defined]
