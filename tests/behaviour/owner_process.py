@@ -14,7 +14,7 @@ import streamlog
 
 Child = Callable[..., subprocess.Popen[str]]
 # The bound is 20 ms; a machine that runs other tests as well is given more before a test says that nothing comes.
-SOON = 10.0
+SOON = 60.0
 
 
 class Owner:

@@ -189,7 +189,7 @@ def test_an_interrupt_at_any_line_leaves_the_producer_usable(log: streamlog.Stre
 def test_interrupts_never_use_up_the_buffer(log: streamlog.StreamLog) -> None:
     log.create_topic("t")
     # Room for two batches: were any of it lost, these sends would block until the timeout.
-    producer = log.producer(linger_ms=1, batch_size=BATCH, buffer_memory=2 * BATCH, delivery_timeout_ms=300)
+    producer = log.producer(linger_ms=1, batch_size=BATCH, buffer_memory=2 * BATCH, delivery_timeout_ms=10_000)
     for line in range(1, 400):
         where = interrupted(lambda: producer.send("t", b"x", b"k"), line)
         producer.flush(LONG)

@@ -337,7 +337,7 @@ def test_acks_0_waits_for_no_sync_but_gets_one(
 def test_a_full_buffer_is_emptied_by_a_sync(machine: SimulatedDisk, clock: ManualClock) -> None:
     with open_on(machine, clock) as log:
         log.create_topic("t")
-        with log.producer(linger_ms=1000, batch_size=1000, buffer_memory=4000, delivery_timeout_ms=2000) as producer:
+        with log.producer(linger_ms=1000, batch_size=1000, buffer_memory=4000, delivery_timeout_ms=30_000) as producer:
             for number in range(50):
                 producer.send("t", b"%03d" % number + b"x" * 400)
         assert len(values(log)) == 50

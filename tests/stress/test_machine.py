@@ -20,13 +20,14 @@ from .machine.shrink import failure_of, shrink
 from .processes import REPOSITORY
 
 # The same ones every time: a test that fails now and then says nothing about a change. The long runs take others.
-FIRST_SEED, SEEDS = 1, 50
+FIRST_SEED, SEEDS = 1, 25
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(300)  # ten seconds on a machine that does nothing else
 def test_nothing_that_was_promised_is_broken() -> None:
     command = [sys.executable, "-m", "tests.stress.machine", "--seeds", str(SEEDS), "--seed", str(FIRST_SEED)]
-    done = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, timeout=110)
+    done = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout + done.stderr
 
 

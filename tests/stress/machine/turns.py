@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 from typing import Any
 from unittest.mock import patch
 
+from streamlog.client import workers
 from streamlog.runtime.threads import RawGate
 
 from .model import Violation
@@ -64,6 +65,7 @@ class Turns:
 
         with (
             patch.object(RawGate, "wait", gate_wait),
+            patch.object(workers, "start_thread", lambda thread: thread.start()),  # without a thread that has no turn
             patch.object(threading.Thread, "start", thread_start),
             patch.object(threading.Thread, "join", thread_join),
         ):
