@@ -73,10 +73,10 @@ def _only_woken(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch)
     Marked `looks_again`: a test that interrupts who was to wake, for which the looks are there.
     """
     if request.node.get_closest_marker("looks_again") is None:
-        from streamlog.runtime.threads import look_again
+        from streamlog.runtime.threads import longest_sleep
 
-        for name in look_again.__slots__:
-            monkeypatch.setattr(look_again, name, math.inf)
+        for name in longest_sleep.__slots__:
+            monkeypatch.setattr(longest_sleep, name, math.inf)
 
 
 def _left_threads(before: set[threading.Thread], timeout_s: float) -> list[threading.Thread]:

@@ -15,7 +15,7 @@ from math import ceil
 from typing import Any, Protocol
 
 from ..runtime.api import Gate
-from ..runtime.threads import RawGate, get_ident, look_again, real_monotonic
+from ..runtime.threads import RawGate, get_ident, longest_sleep, real_monotonic
 from ..runtime.values import refuse_to_copy
 from ..types import Clock
 from .consumer.consumer import Consumer
@@ -95,7 +95,7 @@ class WorkerTime:
                 self.pause_ends_s = self._clock.monotonic() + seconds
                 try:
                     self.waits()
-                    while not gate.wait(look_again.work_s):
+                    while not gate.wait(longest_sleep.work_s):
                         continue
                 finally:
                     self.pause_ends_s = None

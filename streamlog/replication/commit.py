@@ -71,7 +71,6 @@ class GroupCommit:
         self._turns: deque[Gate] = deque()
         self._armed = False
         self.schedule: Callable[[int], None] = lambda delay_ms: None
-        self.syncs = 0
         self._new_lock = new_lock
         # How many requests there were at the end of the last two rounds, and the gate of a round that waits for as many again.
         self._rounds = ALONE
@@ -160,7 +159,6 @@ class GroupCommit:
         """
         tail = self._log.tail
         self._durability.sync_files(self.synced_end, tail)
-        self.syncs += 1
         count = len(self._requests)
         self.synced_end = tail.end_offset
         self._drop_covered()

@@ -36,11 +36,12 @@ logger = logging.getLogger("streamlog.runtime")
 _RETRY_MS = 1_000
 
 
-class LookAgain:
+class LongestSleep:
     """The longest that a waiting thread sleeps before it checks its condition again (real seconds).
 
     Another thread ends every wait, or a deadline that the waiting thread knows. But an interrupt may reach that other thread
-    just before it ends the wait, so no thread relies on being woken. Tests set these to infinity: there a missing wake-up is a wait without end instead of an unnoticed delay.
+    just before it ends the wait, so no thread relies on being woken. Tests set these to infinity: there a missing wake-up is
+    a wait without end instead of an unnoticed delay.
     """
 
     __slots__ = ("data_s", "turn_s", "work_s")
@@ -54,7 +55,7 @@ class LookAgain:
         """A background thread that waits for its next deadline. The wall clock may jump as well."""
 
 
-look_again = LookAgain()
+longest_sleep = LongestSleep()
 
 get_ident = threading.get_ident
 getpid = os.getpid
@@ -201,10 +202,10 @@ def wait_for(completion: Completion[Any], timeout: float | None) -> bool:
             if work is not None:
                 work.on_turn(gate)
             continue  # the thread that worked may have looked for the next one just before
-        left = look_again.turn_s if end is None else end - time.monotonic()
+        left = longest_sleep.turn_s if end is None else end - time.monotonic()
         if left <= 0:
             return False
-        gate.wait(min(left, look_again.turn_s))
+        gate.wait(min(left, longest_sleep.turn_s))
     return True
 
 
@@ -254,8 +255,8 @@ class BackgroundThread:
             except Exception:  # without its thread, nothing that lingers or waits would end any more
                 logger.exception("the background work of %s failed and is tried again", self._name)
                 deadline = self._now_ms() + _RETRY_MS
-            wait = look_again.work_s if deadline is None else (deadline - self._now_ms()) / 1000
-            gate.wait(max(0.0, min(wait, look_again.work_s)))
+            wait = longest_sleep.work_s if deadline is None else (deadline - self._now_ms()) / 1000
+            gate.wait(max(0.0, min(wait, longest_sleep.work_s)))
 
     def stop(self, timeout: float = 10.0) -> None:
         self._stopping = True

@@ -109,8 +109,6 @@ class Result(NamedTuple):
 
     cleaned_until: int
     records_removed: int
-    bytes_before: int
-    bytes_after: int
     next_horizon: int | None
 
 
@@ -129,7 +127,7 @@ def compact(log: Log, todo: Plan, now_ms: int, publish: Publish) -> Pass:
     history = _History(now_ms)
     segments = yield from history.read(log, todo.segments)
     latest, map_end = yield from _latest_offsets(log, segments, history)
-    removed = before = after = 0
+    removed = 0
     horizon: int | None = None
     groups = deque(_groups([s for s in segments if s.base_offset < map_end], log.config.effective_segment_bytes))
     del todo, segments  # a segment that was replaced keeps its file mapped as long as it is referred to
@@ -137,8 +135,6 @@ def compact(log: Log, todo: Plan, now_ms: int, publish: Publish) -> Pass:
         group = groups.popleft()
         cleaner = _Cleaner(log, group, latest, history, now_ms)
         yield from cleaner.run()
-        before += sum(s.size for s in group)
-        after += cleaner.size
         removed += cleaner.removed
         if cleaner.next_horizon is not None:
             horizon = cleaner.next_horizon if horizon is None else min(horizon, cleaner.next_horizon)
@@ -147,7 +143,7 @@ def compact(log: Log, todo: Plan, now_ms: int, publish: Publish) -> Pass:
         else:
             cleaner.abandon()
     log.set_cleaned(max(map_end, log.cleaned_until), horizon)
-    return Result(map_end, removed, before, after, horizon)
+    return Result(map_end, removed, horizon)
 
 
 def publish_interrupted(log: Log, publish: Publish) -> None:

@@ -22,9 +22,9 @@ class Owner:
 
     CODE = """
     import json, math, sys, streamlog
-    from streamlog.runtime.threads import look_again
-    for name in look_again.__slots__:  # as in the tests' own process: who waits has to be woken
-        setattr(look_again, name, math.inf)
+    from streamlog.runtime.threads import longest_sleep
+    for name in longest_sleep.__slots__:  # as in the tests' own process: who waits has to be woken
+        setattr(longest_sleep, name, math.inf)
     log = streamlog.open(sys.argv[1], **json.loads(sys.argv[2]))
     print("ready", flush=True)
     for line in sys.stdin:

@@ -7,7 +7,7 @@ import pytest
 
 import streamlog
 from streamlog.client.consumer import consumer as consumers
-from streamlog.runtime.threads import LookAgain, RawGate, look_again
+from streamlog.runtime.threads import LongestSleep, RawGate, longest_sleep
 from streamlog.testing import ManualClock
 from tests.bytecodes import bytecodes
 
@@ -73,7 +73,7 @@ def test_ten_thousand_waiting_consumers_take_less_than_two_percent_of_a_core(
     log: streamlog.StreamLog, clock: ManualClock, waits: Waits, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     waits.passes = clock.advance
-    monkeypatch.setattr(look_again, "data_s", LookAgain().data_s)
+    monkeypatch.setattr(longest_sleep, "data_s", LongestSleep().data_s)
     log.create_topic("t", partitions=3)
     rate = 30_000_000  # bytecodes a second, of a slow core
     for group in (None, "g"):

@@ -23,7 +23,7 @@ from ...errors import (
     StreamlogError,
     UnknownTopicOrPartitionError,
 )
-from ...runtime.threads import RawGate, get_ident, is_inside, look_again, real_monotonic, refuse_reentry, result_of
+from ...runtime.threads import RawGate, get_ident, is_inside, longest_sleep, real_monotonic, refuse_reentry, result_of
 from ...types import K, OffsetAndTimestamp, Offsets, Record, TopicPartition, V
 from ..arguments import is_int, is_offset, partition_of, partitions_of, seconds, seconds_or_none, to_ms
 from ..call_site import call_site
@@ -128,7 +128,7 @@ class Consumer(Closing, Generic[K, V]):
         self._stop_reported = False
         self._ending = False
         self._renew_at = 0.0
-        self._look_at = real_monotonic() + look_again.data_s
+        self._look_at = real_monotonic() + longest_sleep.data_s
         self._on_wait: Callable[[], object] | None = None
         if topics:
             self.subscribe(topics)
@@ -340,12 +340,12 @@ class Consumer(Closing, Generic[K, V]):
             if wakeup.pending:
                 return None
             if not session.ready:  # read after the gate was set
-                step = min(self._core.waits().timeout_s, look_again.data_s)
+                step = min(self._core.waits().timeout_s, longest_sleep.data_s)
                 if not gate.wait(step if left is None else min(left, step)):
                     now = real_monotonic()
                     if now < self._look_at:
                         return None
-                    self._look_at = now + look_again.data_s
+                    self._look_at = now + longest_sleep.data_s
                     return self._look_again(fetch, everywhere=True)
             if wakeup.pending:
                 return None

@@ -310,29 +310,28 @@ class SubscriptionState:
         self.in_hand = prefetched.records[prefetched.at]
         return prefetched
 
-    def take(self, n: int, exactly: bool | None = None, look_again: bool = False) -> list[Any]:
+    def take(self, n: int, exactly: bool | None = None, at_once: bool = False) -> list[Any]:
         """Up to `n` records, noted as `polled`. Partitions take turns to be first.
 
         With `exactly` a bool, RecordBatches of up to `n` records in all; unless it is True, the last batch is whole and may
-        have more. `look_again`, for a call that will not wait: also where no append was heard of.
+        have more. `at_once`: the call will not wait, so partitions of which no append was heard are asked too.
         """
         if self.polled is not None or self.prefetched is not NOTHING:
             self._begin_poll()
         session, queue, positions = self.session, self._queue, self.positions
         watched = session.watched
         # For a call that returns at once, fetching from one or two partitions costs less than watching them.
-        at_once = look_again
         watch = not at_once or len(positions) > _FEW
         if session.ready:
             self._take_over_ready()
         out: list[Any] = []
         polled: dict[TopicPartition, int] = {}
-        turns = len(queue)
-        while turns or look_again:
+        turns, asks_others = len(queue), at_once
+        while turns or asks_others:
             if not turns:
                 if out or len(queue) == len(positions):  # it has asked all of them
                     break
-                look_again = False
+                asks_others = False
                 turns = self.look_again()
                 continue
             turns -= 1

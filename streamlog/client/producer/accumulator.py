@@ -16,7 +16,7 @@ from ...broker.metadata import TopicView
 from ...config import ProducerConfig
 from ...errors import StreamlogError
 from ...records import compression
-from ...runtime.threads import RawGate, inside, look_again, new_lock, real_monotonic
+from ...runtime.threads import RawGate, inside, longest_sleep, new_lock, real_monotonic
 from ...runtime.values import raise_first, refuse_to_copy
 from ...types import ProducerRecord
 from .batch import Batch, Row
@@ -218,7 +218,7 @@ class RecordAccumulator:
                 left = end - real_monotonic()
                 if left <= 0 and not claim.granted:
                     raise queue.timed_out(self._config.delivery_timeout_ms)
-                if not gate.wait(min(left, look_again.turn_s)):
+                if not gate.wait(min(left, longest_sleep.turn_s)):
                     self._recount()
         except BaseException:
             try:

@@ -48,7 +48,7 @@ from ...runtime.threads import (
     get_ident,
     inside,
     is_inside,
-    look_again,
+    longest_sleep,
     new_lock,
     real_monotonic,
     refuse_reentry,
@@ -330,7 +330,7 @@ class PartitionQueue:
         try:
             left = self._next is None and not self.draining.locked()  # before it saw the gate
             if not left:
-                gate.wait(look_again.turn_s)
+                gate.wait(longest_sleep.turn_s)
         except BaseException:  # an interrupt, which may come when the turn was passed to this thread already
             if self._got_turn(gate):
                 self._pass_turn()
@@ -645,7 +645,7 @@ class PartitionQueue:
             self.waiters.append(gate)
             if self._awaited_by(batch) is None:
                 # An interrupted writer may have left the queue without looking at it again.
-                gate.wait(look_again.turn_s if left is None else min(left, look_again.turn_s))
+                gate.wait(longest_sleep.turn_s if left is None else min(left, longest_sleep.turn_s))
             with contextlib.suppress(ValueError):  # the writer has taken it out
                 self.waiters.remove(gate)
         self.call()

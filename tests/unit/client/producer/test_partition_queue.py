@@ -225,7 +225,7 @@ def test_an_interrupted_thread_passes_its_turn_on(
 
 
 def test_a_thread_does_not_wait_long_for_its_turn(queue_of: QueueOf, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(partition_queue.look_again, "turn_s", 0.001)
+    monkeypatch.setattr(partition_queue.longest_sleep, "turn_s", 0.001)
     queue = queue_of()
     fill(queue, 12)
     with queue.draining:
