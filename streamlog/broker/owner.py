@@ -35,7 +35,7 @@ def read_owner(disk: Disk, path: str) -> dict[str, Any]:
         format_, min_reader = owner["format"], owner["min_reader"]
         for name, kind in (
             ("incarnation", int), ("boot_id", str), ("clean", bool), ("features", list), ("min_reader", int),
-            ("format", int),
+            ("format", int), ("cluster_id", str), ("broker_id", int),
         ):  # fmt: skip
             if type(owner[name]) is not kind:
                 raise ValueError(name)

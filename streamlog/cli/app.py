@@ -162,7 +162,7 @@ def log_path(ctx: typer.Context, directory: Path | None, *, create: bool = False
         path_of(path)  # refuses a URL
     else:
         path = Path(".")
-        if not (path / OWNER_FILE).exists():
+        if not is_log(path):
             no_log = "There is no log in the current directory"
             if not create:
                 raise ConfigError(f"{no_log}. Give the log's directory with -d PATH, or in STREAMLOG_DIR.")
@@ -172,6 +172,16 @@ def log_path(ctx: typer.Context, directory: Path | None, *, create: bool = False
                     f"or in STREAMLOG_DIR."
                 )
     return path
+
+
+def is_log(path: Path) -> bool:
+    """Whether a log is in `path`, of one broker or of several."""
+    return (path / OWNER_FILE).exists() or bool(brokers_in(path))
+
+
+def brokers_in(path: Path) -> list[Path]:
+    """The directories of the brokers of a log that has several."""
+    return sorted(owner.parent for owner in path.glob(f"broker-*/{OWNER_FILE}"))
 
 
 def what_is_there(path: Path) -> str:
@@ -186,7 +196,7 @@ def open_log(
 ) -> streamlog.StreamLog:
     """Open the log. `read_only`: the command only reads, so it works while another process has the log open."""
     path = log_path(ctx, directory, create=create)
-    is_new = not (path / OWNER_FILE).exists()
+    is_new = not is_log(path)
     if is_new and path.exists() and not path.is_dir():
         raise FormatError(f"{what_is_there(path)}. Give the log's directory with -d.", path=str(path))
     if is_new and not create:

@@ -28,7 +28,7 @@ from ..storage.verify.batch_check import batch_fault
 from ..storage.verify.check import FOREVER_OFFSET
 from ..types import Record
 from . import render as output
-from .app import OWNER_FILE, Directory, Json, app, log_path, plural, wants_json, what_is_there
+from .app import OWNER_FILE, Directory, Json, app, brokers_in, log_path, plural, wants_json, what_is_there
 
 _DIRECTORY = re.compile(r"([0-9a-f]{32})-(\d{1,9})")
 _ROW = "{:>9}  {:>15}  {:>7}  {:>8}  {:<6}  {:<19}"
@@ -69,6 +69,10 @@ def verify(
     if nothing := what_is_there(path):
         raise FormatError(f"{nothing}. Give the directory of a log.", path=str(path))
     if not (path / OWNER_FILE).exists():
+        if brokers := brokers_in(path):
+            raise ConfigError(
+                f"{path} is a log of {len(brokers)} brokers, and verify checks the directory of one: streamlog verify {brokers[0]}"
+            )
         raise FormatError(
             f"There is no log in {path}: it has no {OWNER_FILE}. Give the directory of the log with -d. If this is a "
             f"log that has lost the file, copy its records into a new one: streamlog repair {path} NEW_DIRECTORY",

@@ -727,3 +727,20 @@ def test_a_reader_that_was_never_there_is_no_error_either(letters: Terminal, chi
     assert process.wait(timeout=LONG) == 141
     assert process.stderr is not None
     assert process.stderr.read() == ""
+
+
+def test_the_terminal_works_on_a_log_of_several_brokers(path: Path) -> None:
+    where = ["-d", str(path)]
+    with streamlog.open(path, brokers=3) as log:
+        log.create_topic("orders", replication_factor=3).send("9.50")
+    assert CliRunner().invoke(app, [*where, "consume", "orders"]).stdout == "9.50\n"
+    assert CliRunner().invoke(app, [*where, "produce", "orders"], input="1\n").exit_code == 0
+    created = CliRunner().invoke(app, [*where, "topic", "create", "audit"])
+    assert (created.exit_code, created.stderr) == (0, "")  # it is not a new log
+    refused = CliRunner().invoke(app, ["verify", str(path)])
+    assert refused.exit_code == 1
+    assert (
+        f"is a log of 3 brokers, and verify checks the directory of one: streamlog verify {path}/broker-0"
+        in refused.stderr
+    )
+    assert CliRunner().invoke(app, ["verify", str(path / "broker-0")]).exit_code == 0

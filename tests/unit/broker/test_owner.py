@@ -55,6 +55,20 @@ def test_a_first_open_that_a_crash_cut_short_is_begun_again(clock: ManualClock) 
     assert states > 100
 
 
+@pytest.mark.parametrize("key", ["cluster_id", "broker_id", "incarnation", "boot_id", "clean"])
+@pytest.mark.parametrize("damaged", ["lost", "of another type"])
+def test_an_owner_file_without_one_of_its_values_is_damaged(clock: ManualClock, key: str, damaged: str) -> None:
+    disk = SimulatedDisk()
+    filled(disk, clock)
+    owner = owner_of(disk)
+    del owner[key]
+    if damaged == "of another type":
+        owner[key] = None
+    disk.write_atomic("/data/streamlog.json", json.dumps(owner).encode())
+    with pytest.raises(FormatError, match="cannot be understood"):
+        streamlog.open("data", disk=disk, clock=clock)
+
+
 # A full disk
 
 
