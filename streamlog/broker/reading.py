@@ -94,9 +94,13 @@ class PartitionReads:
     """
 
     def __init__(
-        self, partitions: Mapping[tuple[str, int], Readable], find: Callable[[TopicPartition], Readable]
+        self,
+        partitions: Mapping[tuple[str, int], Readable],
+        find: Callable[[TopicPartition], Readable],
+        is_replicated: bool = False,
     ) -> None:
         self._partitions = partitions
+        self._is_replicated = is_replicated
         self._find = find
 
     def fetch(
@@ -130,6 +134,10 @@ class PartitionReads:
                     return FetchResult(EMPTY, end, tail.start_offset, diverging)
             if here.hides is not None and offset >= end:
                 raise here.hides.copy()
+            if (
+                self._is_replicated and end < offset <= tail.end_offset
+            ):  # a new leader does not know yet how much of its log is committed
+                end = offset
             try:
                 chunk = here.reader.fetch(offset, max_bytes, end if replica_id < 0 else tail.end_offset, after._chunk)
             except StorageError:

@@ -23,6 +23,7 @@ from .brokers import Broker, Brokers
 from .delayed_fetch import DelayedFetch, FetchRequest
 from .group_coordinator import GroupCoordinator
 from .group_shard import TOPIC_CONFIG as GROUPS_CONFIG
+from .leader_moves import LeaderMoves
 from .log_directory import LogDirectory
 from .lost_partitions import accept_losses, known_ends
 from .metadata import Image, TopicIdPartition
@@ -90,9 +91,11 @@ class LocalService:
         self.update_topic = answering(topics.update_topic)
         self.add_partitions = answering(topics.add_partitions)
         self.delete_topic = answering(topics.delete_topic)
+        self._leader_moves = LeaderMoves(topics, self.brokers, self.real_timers)
+        self.elect_leader = failing(self._leader_moves.begin)
         self.on_metadata = topics.on_metadata
         self.off_metadata = topics.off_metadata
-        reads = PartitionReads(self._partitions, self._partition)
+        reads = PartitionReads(self._partitions, self._partition, self.is_replicated)
         self.fetch = reads.fetch
         self.after_damage = answering(reads.after_damage)
         self.bounds = answering(reads.bounds)
@@ -196,6 +199,7 @@ class LocalService:
         errors: list[BaseException] = []
         clean = False
         try:
+            self._leader_moves.close(error)
             partitions = self._topics.close(error)
             errors += self.brokers.close(partitions, error)
             clean = not errors and self._topics.is_resolved

@@ -18,7 +18,7 @@ from ..runtime.disk import PathLike
 from ..runtime.threads import inside, is_inside, new_lock, real_monotonic, refuse_reentry, result_of
 from ..runtime.values import raise_first, snapshot
 from ..types import Clock, K, MaybeNone, TopicPartition, V
-from .arguments import check_clock, check_disk
+from .arguments import check_clock, check_disk, partition_number, partition_of
 from .background import Background
 from .cleanup import Cleanup
 from .config_types import ConsumerConfig, ProducerConfig, TopicConfig, TopicDefaults
@@ -182,6 +182,7 @@ class StreamLog(Closing):
       `"orders" in log`; `for name in log`; `topics`; `delete_topic`.
     - Writing and reading: `producer`, `consumer`; a Topic has `send` and `read`.
     - Groups, their offsets and workers: `group`, `groups`.
+    - Where its replicas are, and which of them lead: `elect_leader`.
     - All that was acknowledged is on the device: `sync`. What it holds, in numbers: `metrics`. Where it is: `path`.
     - For extensions, such as a network protocol: `attach`, `detach`.
 
@@ -312,6 +313,30 @@ class StreamLog(Closing):
         Raises UnknownTopicOrPartitionError.
         """
         result_of(self._use().delete_topic(check_topic_name(name)))
+
+    # -- replicas ------------------------------------------------------------------------------------
+
+    def elect_leader(self, partition: TopicPartition, broker_id: int | None = None) -> None:
+        """Have a broker lead a partition: `broker_id`, or the preferred one, which is the first of its replicas.
+
+        Nothing is lost, and producers carry on: the partition takes no records until the replicas in sync have everything,
+        a few milliseconds. Does nothing if that broker leads already. After brokers were away, this spreads the leaders again.
+
+        Raises UnknownTopicOrPartitionError, ConfigError for a broker without a replica, NotLeaderError for one that is not in
+        sync, RequestTimedOutError if the replicas do not catch up within 5 s; the last two can be tried again.
+
+        >>> import streamlog
+        >>> with streamlog.open(brokers=3) as log:
+        ...     orders = log.create_topic("orders")
+        ...     log.elect_leader(streamlog.TopicPartition("orders", 0), 2)
+        ...     orders.partition(0).leader
+        2
+        """
+        name = partition_of(partition)
+        partition_number(name.partition, result_of(self._use().topic(name.topic)))
+        if broker_id is not None:
+            integer("broker_id", broker_id, 0, 1 << 31)
+        result_of(self._use().elect_leader(name, broker_id))
 
     # -- clients -------------------------------------------------------------------------------------
 

@@ -268,8 +268,8 @@ class Partition:
                 self.waiters.wake()
             if self.listener.quiet:
                 self.listener.appended()
-        elif self.follower_waiters.callbacks:
-            self.follower_waiters.wake()
+        else:
+            self._appended_later()
         if self.log.began_segment:
             self._note_work()
         return base_offset
@@ -438,9 +438,16 @@ class Partition:
                 self.waiters.wake()
             if self.listener.quiet:
                 self.listener.appended()
-        elif self.follower_waiters.callbacks:
-            self.follower_waiters.wake()
+        else:
+            self._appended_later()
         return offset
+
+    def _appended_later(self) -> None:
+        """What was appended is not acknowledged at once: wake the followers. A leader alone in sync waits for none of them."""
+        if self.follower_waiters.callbacks:
+            self.follower_waiters.wake()
+        if not self.durable and len(self.registration.isr) == 1:
+            self.maybe_advance_high_watermark()
 
     def _note_work(self) -> None:
         """A segment began to age, and the one before it may have been sealed: call `on_work`."""

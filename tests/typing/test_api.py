@@ -38,7 +38,7 @@ LATER = {
     "streamlog": {"pipe", "start_pipe", "Broker", "Reassignment", "TransactionInfo"},
     "StreamLog": {
         *("transaction", "transactions", "abort_transaction"),
-        *("brokers", "add_broker", "retire_broker", "reassign", "elect_leader"),
+        *("brokers", "add_broker", "retire_broker", "reassign"),
     },
     "Producer": {
         *("begin_transaction", "send_offsets_to_transaction", "commit_transaction", "abort_transaction", "transaction"),

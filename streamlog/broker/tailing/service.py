@@ -64,6 +64,7 @@ class TailingService:
     update_topic = refuses("Changing the settings of {0!r}")
     add_partitions = refuses("Adding partitions to {0!r}")
     delete_topic = refuses("Deleting topic {0!r}")
+    elect_leader = refuses("Electing a leader of {0.topic!r}")
     produce = refuses("Sending to {0.partition.topic!r}")
     acknowledge = refuses("Sending to {0.topic!r}")
     sync = refuses("Syncing")

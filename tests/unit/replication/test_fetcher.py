@@ -249,3 +249,15 @@ def test_the_leader_asks_for_the_set_that_keeps_up(pair: Pair) -> None:
     assert changes and set(changes) == {pair.leader}
     alive(2_000)
     assert asked[2:] == [(0, 1)]
+
+
+def test_a_leader_that_is_alone_in_sync_waits_for_no_fetch(pair: Pair) -> None:
+    pair.lead(PartitionRegistration((0, 1), (0,), 0, 1, 2))
+    for n in range(2):
+        woken: list[int] = []
+        pair.leader.waiters.add(lambda woken=woken: woken.append(1))  # type: ignore[misc]
+        pair.send()
+        assert pair.leader.high_watermark == n + 1
+        assert woken, "readers see it"
+    assert pair.leader.append_one(None, b"z", NOW, NOW) == 2
+    assert pair.leader.high_watermark == 3

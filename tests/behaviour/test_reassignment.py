@@ -1,0 +1,178 @@
+"""Leaders and replicas that are moved on purpose, while producers and consumers run: nothing acknowledged is lost."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+import streamlog
+from streamlog import (
+    ConfigError,
+    NotLeaderError,
+    StreamLog,
+    StreamlogError,
+    TopicPartition,
+    UnknownTopicOrPartitionError,
+)
+
+T0 = TopicPartition("t", 0)
+
+
+def values(log: StreamLog, topic: str = "t") -> list[bytes | None]:
+    return [record.value for record in log[topic].read()]
+
+
+class Traffic:
+    """A producer and a consumer of one topic that run until they are stopped."""
+
+    def __init__(self, log: StreamLog, topic: str = "t") -> None:
+        self._log, self._topic = log, topic
+        self._stopping = False
+        self._errors: list[BaseException] = []
+        self.acknowledged: list[bytes] = []
+        self.read: list[bytes | None] = []
+        self._threads = [threading.Thread(target=self._run, args=[each]) for each in (self._produce, self._consume)]
+        for thread in self._threads:
+            thread.start()
+
+    def _run(self, work: object) -> None:
+        try:
+            work()  # type: ignore[operator]
+        except BaseException as error:
+            self._errors.append(error)
+
+    def _produce(self) -> None:
+        with self._log.producer() as producer:
+            while not self._stopping:
+                value = b"%d" % len(self.acknowledged)
+                try:
+                    producer.send(self._topic, value).result()
+                except StreamlogError as error:
+                    if not error.retriable:
+                        raise
+                else:
+                    self.acknowledged.append(value)
+
+    def _consume(self) -> None:
+        with self._log.consumer(self._topic) as consumer:
+            while self._threads[0].is_alive() or len(self.read) < len(self.acknowledged):
+                self.read += [record.value for record in consumer.poll(0.1)]
+
+    def until(self, count: int) -> None:
+        """Wait for so many more records to be acknowledged."""
+        wanted = len(self.acknowledged) + count
+        while len(self.acknowledged) < wanted and not self._errors:
+            threading.Event().wait(0.001)
+
+    def stop(self) -> None:
+        self._stopping = True
+        for thread in self._threads:
+            thread.join(60)
+        assert not self._errors
+        assert not any(thread.is_alive() for thread in self._threads)
+
+
+@contextmanager
+def traffic(log: StreamLog, topic: str = "t") -> Iterator[Traffic]:
+    """Records that are sent and read meanwhile; at the end all that was acknowledged is there, once and in order."""
+    running = Traffic(log, topic)
+    try:
+        yield running
+        running.until(20)
+    finally:
+        running.stop()
+    assert values(log, topic) == running.acknowledged
+    assert running.read == running.acknowledged
+
+
+# -- leaders ---------------------------------------------------------------------------------------------
+
+
+def test_a_leader_is_moved_and_the_preferred_one_leads_again(path: Path) -> None:
+    with streamlog.open(path, brokers=3) as log:
+        topic = log.create_topic("t")
+        topic.send("before")
+        log.elect_leader(T0, 2)
+        info = topic.partition(0)
+        assert (info.leader, info.leader_epoch, info.replicas) == (2, 1, (0, 1, 2))
+        assert set(info.isr or ()) == {0, 1, 2}
+        topic.send("between")
+        log.elect_leader(T0)
+        assert topic.partition(0).leader == 0
+        topic.send("after")
+        log.elect_leader(T0)
+        assert topic.partition(0).leader_epoch == 2, "an election that is not needed changes nothing"
+        assert values(log) == [b"before", b"between", b"after"]
+    with streamlog.open(path) as log:
+        assert log["t"].partition(0).leader == 0
+        assert values(log) == [b"before", b"between", b"after"]
+
+
+@pytest.mark.parametrize("sync", [False, True])
+def test_leaders_are_moved_while_producers_and_consumers_run(path: Path, sync: bool) -> None:
+    with streamlog.open(path, brokers=3, sync=sync) as log:
+        log.create_topic("t")
+        with traffic(log) as running:
+            for leader in (1, 2, 0, 2, 1, 0):
+                running.until(10)
+                log.elect_leader(T0, leader)
+                assert log["t"].partition(0).leader == leader
+
+
+def test_what_only_acks_1_promised_is_at_the_next_leader(path: Path) -> None:
+    with streamlog.open(path, brokers=3) as log:
+        log.create_topic("t")
+        with log.producer(acks=1, linger_ms=0) as producer:
+            for n in range(200):
+                producer.send("t", b"%d" % n)
+                if n % 40 == 39:
+                    log.elect_leader(T0, n // 40 % 3)
+        assert values(log) == [b"%d" % n for n in range(200)]
+
+
+def test_a_group_goes_on_when_its_coordinator_moves(path: Path) -> None:
+    with streamlog.open(path, brokers=3) as log:
+        topic = log.create_topic("t")
+        with log.consumer("t", group="g") as consumer:
+            for n in range(6):
+                topic.send(b"%d" % n)
+                assert [record.value for record in consumer.poll(5)] == [b"%d" % n]
+                consumer.commit()
+                log.elect_leader(TopicPartition("__consumer_offsets", 0), n % 3)
+            assert consumer.committed(T0) == 6
+
+
+def test_who_cannot_lead_is_refused(path: Path) -> None:
+    with streamlog.open(path, brokers=3) as log:
+        log.create_topic("t", replication_factor=2)
+        with pytest.raises(ConfigError, match="Broker 2 has no replica of t-0"):
+            log.elect_leader(T0, 2)
+        with pytest.raises(ConfigError, match="broker_id"):
+            log.elect_leader(T0, "1")  # type: ignore[arg-type]
+        for name in (TopicPartition("t", 7), TopicPartition("t", -1), TopicPartition("u", 0)):
+            with pytest.raises(UnknownTopicOrPartitionError):
+                log.elect_leader(name)
+        with pytest.raises(ConfigError, match="a TopicPartition"):
+            log.elect_leader("t")  # type: ignore[arg-type]
+        brokers = log._engine.service.brokers  # type: ignore[attr-defined]
+        brokers.on_isr_change = lambda: None  # it stays away
+        before = brokers.all[0].replicas.partitions["t", 0].registration
+        log._engine.service._topics.alter_partitions(  # type: ignore[attr-defined]
+            {("t", 0): before._replace(isr=(0,), partition_epoch=before.partition_epoch + 1)}
+        )
+        with pytest.raises(NotLeaderError, match="not in sync") as raised:
+            log.elect_leader(T0, 1)
+        assert raised.value.retriable
+
+
+def test_a_log_of_one_broker_has_only_one_that_can_lead(path: Path) -> None:
+    with streamlog.open(path) as log:
+        log.create_topic("t")
+        log.elect_leader(T0)
+        log.elect_leader(T0, 0)
+        with pytest.raises(ConfigError, match="Broker 1 has no replica"):
+            log.elect_leader(T0, 1)
