@@ -132,5 +132,5 @@ def _decoded(record: Record[Any, Any], decoder: Decoder) -> Record[Any, Any]:
         if decoder.deserialize_value is not None and value is not None:
             value = decoder.deserialize_value(value)
     except Exception as error:
-        raise undecodable(record, error) from error
+        raise undecodable(record, error, "workers go on after it with on_error='skip' or 'dead_letter'") from error
     return record._replace(key=key, value=value)

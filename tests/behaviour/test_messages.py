@@ -294,6 +294,10 @@ SAYS: dict[str, tuple[Callable[[Bench], object], tuple[str, ...]]] = {
         lambda b: b.group.run(print, "t", retry=3),  # type: ignore[call-arg]
         ("'retry' is not a setting of a worker", "did you mean 'retries'?", "retry_backoff_ms, session_timeout_ms"),
     ),
+    "workers that cannot deserialize": (
+        lambda b: b.idle.run(print, b.log.topic("t", value_serde=streamlog.serde.json), until_end=True),
+        ("The deserializer failed on the record at offset", "workers go on after it with on_error='skip'"),
+    ),
     "workers without topics": (lambda b: b.idle.run(print), ("topics after the handler",)),
     "a group for a consumer of a group": (
         lambda b: b.group.consumer("t", group="other"),

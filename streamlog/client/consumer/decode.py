@@ -74,9 +74,11 @@ def _deserialized(raw: Iterator[Record[Any, Any]], decoder: Decoder) -> Iterator
         yield new(Record, (topic, partition, offset, timestamp, key, value, headers))
 
 
-def undecodable(record: Record[Any, Any], error: Exception) -> DeserializationError:
+def undecodable(record: Record[Any, Any], error: Exception, onward: str = "") -> DeserializationError:
+    """The error of a record whose deserializer raised `error`. `onward`: how its reader goes on, if not by a seek."""
+    onward = onward or f"seek to offset {record.offset + 1} to go on after it"
     return DeserializationError(
         f"The deserializer failed on the record at offset {record.offset} of {record.topic}-{record.partition}: {message_of(error)}. "
-        f".record has its bytes; seek to offset {record.offset + 1} to go on after it.",
+        f".record has its bytes; {onward}.",
         record=record,
     )
