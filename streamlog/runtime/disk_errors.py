@@ -10,10 +10,10 @@ from __future__ import annotations
 
 from types import FrameType, TracebackType
 
-# Modules whose own frames raise disk errors: the real disk, `storage.tailing` (for a file that was replaced), and the disks
+# Modules whose own frames raise disk errors: the real disk, `storage.tailed_segment` (for a file that was replaced), and the disks
 # of `streamlog.testing`, which add themselves.
 disk_modules = {
-    "streamlog.runtime.disk", "streamlog.runtime.directory_lock", "streamlog.runtime.owned_disk", "streamlog.storage.tailing",
+    "streamlog.runtime.disk", "streamlog.runtime.directory_lock", "streamlog.runtime.owned_disk", "streamlog.storage.tailed_segment",
 }  # fmt: skip
 _CO_NEWLOCALS = 0x2  # as in `inspect`, which is slow to import
 # Python modules of the standard library through which the real disk makes its calls.

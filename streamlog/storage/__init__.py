@@ -13,7 +13,8 @@
 - `retention`: the policies that say which segments may be deleted. `compaction`: the rewriting of a compacted topic.
 - `recovery/`: from the files to a log after a close or a crash. `verify/`: every invariant of a directory. `lost`:
   whether a partition's directory is gone.
-- `published`: the file that tells other processes how far they may read. `tailing`: the view of those processes.
+- `published`: the file that tells other processes how far they may read. `tailing`: the view of those processes, with
+  `tailed_segment`: one file of it.
 
 `replication/partition.py` holds the partition's lock around everything that changes the log. Readers need no lock: they
 take `log.tail` once, an immutable value that one assignment replaces. `FORMAT.md` describes the bytes.

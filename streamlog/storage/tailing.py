@@ -11,9 +11,6 @@ If no process owns the directory, the files alone say where the log ends: `follo
 
 from __future__ import annotations
 
-import weakref
-from array import array
-from bisect import bisect_right
 from collections.abc import Callable, Sequence
 from errno import ENOENT, ESTALE
 from itertools import pairwise
@@ -21,27 +18,25 @@ from typing import TypeVar
 
 from ..errors import CorruptRecordError, OffsetOutOfRangeError, RequestTimedOutError, StorageError, StreamlogError
 from ..records.batch import MAX_OFFSET, BatchHeader, batches_before, header_fault, peek
-from ..runtime.api import Disk, File
+from ..runtime.api import Disk
 from ..runtime.disk_errors import require_disk_error
 from ..types import OffsetAndTimestamp
 from . import checkpoint
 from .checkpoint import State
 from .files import as_storage_error, base_offset_of, log_name, swap_of
-from .index import INTERVAL, Index
 from .lost import holds_records, lost_error
 from .published import Slot
 from .reader import LogReader
 from .scan import walk
-from .segment import Segment
+from .segment import Segment, size_of
 from .tail import EMPTY, FetchData, LogSnapshot
+from .tailed_segment import TailedSegment
 
 T = TypeVar("T")
 _ANY_TIME = (1 << 63) - 1  # an unknown maximum timestamp: at or after every timestamp that is searched for
 # How often the directory is listed again because the slot changed, and how often a read is repeated because files did.
 _LISTINGS = 20
 _READS = 20
-# Up to this distance from a known position, headers are walked on each lookup; beyond it, an index is built once.
-_NEARBY = 64 * 1024
 
 
 class TailedLog:
@@ -66,8 +61,8 @@ class TailedLog:
         self.renew: Callable[[LogSnapshot], None] = lambda tail: None
         self.why_gone: Callable[[], StreamlogError | None] = lambda: None
 
-    def _segment(self, base_offset: int) -> FollowedSegment:
-        return FollowedSegment(self._disk, f"{self.directory}/{log_name(base_offset)}", base_offset, self.seed)
+    def _segment(self, base_offset: int) -> TailedSegment:
+        return TailedSegment(self._disk, f"{self.directory}/{log_name(base_offset)}", base_offset, self.seed)
 
     def _tail(self, segments: Sequence[Segment], start_offset: int, end_offset: int, end_position: int) -> LogSnapshot:
         """The timestamps of the last segment are unknown, so a search for any time looks into it."""
@@ -209,9 +204,9 @@ class TailedLog:
 
     def _publish(self, tail: LogSnapshot, slot: Slot, life: tuple[int, int]) -> None:
         active = tail.segments[-1]
-        assert isinstance(active, FollowedSegment)
+        assert isinstance(active, TailedSegment)
         active.size, active.next_offset = tail.end_position, tail.end_offset
-        active.live.note(tail.end_offset, tail.end_position)
+        active.tailed_index.note(tail.end_offset, tail.end_position)
         self._life, self._slot = life, slot
         self._reader.tail = tail
         self.high_watermark = slot.high_watermark
@@ -232,10 +227,10 @@ class TailedLog:
         bases = _from(bases, start)
         for n, base in enumerate(bases):
             path = f"{self.directory}/{places[base]}"
-            segment = known.get(path) or FollowedSegment(self._disk, path, base, self.seed)
-            assert isinstance(segment, FollowedSegment)
+            segment = known.get(path) or TailedSegment(self._disk, path, base, self.seed)
+            assert isinstance(segment, TailedSegment)
             if base != slot.active_base and not segment.sealed:
-                segment.finish(segment.measure(), bases[n + 1])
+                segment.sealed_by_owner(size_of(self._disk, segment.path), bases[n + 1])
             segments.append(segment)
         return self._tail(segments, start, slot.end_offset, slot.end_position)
 
@@ -272,7 +267,7 @@ class TailedLog:
             places = _places(names, MAX_OFFSET)
             bases = _from(sorted(places), state.log_start_offset)
             segments = [
-                FollowedSegment(self._disk, f"{self.directory}/{places[base]}", base, self.seed) for base in bases
+                TailedSegment(self._disk, f"{self.directory}/{places[base]}", base, self.seed) for base in bases
             ]
             tail = self._walked(segments, state, slot, state.recovery_point if verify else None)
         except OSError as error:
@@ -309,11 +304,11 @@ class TailedLog:
         return found
 
     def _walked(
-        self, segments: list[FollowedSegment], state: State, slot: Slot | None, trusted_to: int | None
+        self, segments: list[TailedSegment], state: State, slot: Slot | None, trusted_to: int | None
     ) -> LogSnapshot:
         """The snapshot of these segments; the last one ends after its last intact batch."""
         for segment in segments:
-            segment.size = segment.measure()
+            segment.size = size_of(self._disk, segment.path)
         if not segments:
             start = state.log_start_offset
             return self._tail([self._segment(start)], start, start, 0)
@@ -327,7 +322,7 @@ class TailedLog:
                 segments.append(empty)
                 break
         for segment, following in pairwise(segments):
-            segment.finish(segment.size, following.base_offset)
+            segment.sealed_by_owner(segment.size, following.base_offset)
         active = segments[-1]
         end_offset, end_position = _end_of(active, slot, trusted_to)
         active.size, active.next_offset = end_position, end_offset
@@ -366,7 +361,7 @@ def _from(bases: list[int], log_start_offset: int) -> list[int]:
     return bases
 
 
-def _end_of(segment: FollowedSegment, slot: Slot | None, trusted_to: int | None) -> tuple[int, int]:
+def _end_of(segment: TailedSegment, slot: Slot | None, trusted_to: int | None) -> tuple[int, int]:
     """The offset and the position at which the last intact batch of `segment` ends; see `walk`."""
     size = segment.size
     if slot is not None and slot.active_base == segment.base_offset and slot.end_position <= size:
@@ -379,102 +374,5 @@ def _end_of(segment: FollowedSegment, slot: Slot | None, trusted_to: int | None)
     if stats is not None:
         return stats.next_offset, size
     seen = walk(segment, size, trusted_to)
-    segment.live.set_walked(seen.entries, seen.end)
+    segment.tailed_index.set_walked(seen.entries, seen.end)
     return seen.stats.next_offset, seen.end
-
-
-class FollowedSegment(Segment):
-    """A segment that another process wrote or still writes. `size` is the size that was listed."""
-
-    def __init__(self, disk: Disk, path: str, base_offset: int, seed: int) -> None:
-        super().__init__(disk, path[: path.rindex("/")], base_offset, seed)
-        self.path = path
-        self._index = self.live = LiveIndex(self)
-
-    def _open(self) -> File:
-        """Open the file. Raises OSError ESTALE if it was replaced since it was listed."""
-        file = self.disk.open(self.path, writable=False)
-        if self.sealed and file.size() != self.size:
-            raise OSError(ESTALE, "another file took its place", self.path)
-        return file
-
-    def measure(self) -> int:
-        """The current size of the file, which is not kept open."""
-        file = self.disk.open(self.path, writable=False)
-        try:
-            return file.size()
-        finally:
-            file.close()
-
-    def finish(self, size: int, next_offset: int) -> None:
-        """The owner has sealed it: it may be mapped now, and has an index file, or will have."""
-        self.size, self.next_offset = size, next_offset
-        if not self.live.has_entries:  # otherwise a reader that is tailing continues without a walk
-            self._index = None
-        self.seal()
-
-
-class LiveIndex(Index):
-    """The index of a segment that grows. A reader that is tailing is always near a position from a slot, so the segment is
-    walked only when necessary. Two threads may walk at once; each stores its result in one assignment.
-
-    It refers to its segment weakly: in a reference cycle, a segment that the owner deleted would keep its descriptor and its
-    disk space until the cyclic garbage collector runs. REQUIRES: the caller refers to the segment.
-    """
-
-    __slots__ = ("_noted", "_segment", "_walked")
-
-    def __init__(self, segment: Segment) -> None:
-        super().__init__()
-        self._segment = weakref.ref(segment)
-        self._noted = (array("q", [segment.base_offset]), array("q", [0]))
-        self._walked = (Index(), 0)
-
-    @property
-    def has_entries(self) -> bool:
-        return len(self._noted[0]) > 1 or self._walked[1] > 0
-
-    def note(self, offset: int, position: int) -> None:
-        """A batch with `offset` begins, or will begin, at `position`."""
-        offsets, positions = self._noted
-        if position - positions[-1] >= INTERVAL:
-            positions.append(position)  # first: a reader that finds the offset must find the position
-            offsets.append(offset)
-
-    def _the_segment(self) -> Segment:
-        segment = self._segment()
-        assert segment is not None, "the segment of a live index is gone"
-        return segment
-
-    def position_for_offset(self, offset: int) -> int:
-        offsets, positions = self._noted
-        at = max(0, bisect_right(offsets, offset) - 1)
-        next_position = positions[at + 1] if at + 1 < len(positions) else self._the_segment().size
-        if next_position - positions[at] <= _NEARBY:
-            return positions[at]
-        return self._all().position_for_offset(offset)
-
-    def position_for_time(self, timestamp: int) -> int | None:
-        return self._all().position_for_time(timestamp)
-
-    def _all(self) -> Index:
-        """The index of everything up to the segment's size."""
-        known, position = self._walked
-        segment = self._the_segment()
-        size = segment.size
-        if not position:
-            known = walk(segment, size).entries
-        elif position < size:
-            index = Index()
-            index.offsets, index.positions = known.offsets[:], known.positions[:]
-            index.timestamps = known.timestamps[:]
-            for at, found in segment.scan(position, size):
-                if isinstance(found, BatchHeader):
-                    index.add(found.base_offset, at, found.max_timestamp)
-            known = index
-        self.set_walked(known, size)
-        return known
-
-    def set_walked(self, index: Index, size: int) -> None:
-        """`index` covers everything before the position `size`."""
-        self._walked = (index, size)

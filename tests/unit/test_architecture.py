@@ -104,11 +104,9 @@ IS_ONE = {
     "DelayedOperation(Completion)",
     "DelayedFetch(Completion)",
     "FetchResult(Completion)",
-    "FollowedSegment(Segment)",  # a segment of a log that another process writes
     "JsonSerde(_Named)",
     "KeyHash(Sticky)",
     "KafkaColumns(BatchColumns)",  # the columns of a batch of payload form 1
-    "LiveIndex(Index)",  # the index of such a segment
     "ManyDelivery(Delivery)",
     "MaxAge(Combinable)",
     "MaxBytes(Combinable)",
@@ -118,6 +116,8 @@ IS_ONE = {
     "StreamLog(Closing)",
     "StringSerde(_Named)",
     "TopicDefaults(TopicConfig)",  # the settings of a topic and two more, as a TypedDict
+    "TailedIndex(Index)",  # the index of such a segment
+    "TailedSegment(Segment)",  # a segment of a log that another process writes
     "UnacknowledgedDelivery(ManyDelivery)",
     "Workers(Closing)",
     "_After(Completion)",

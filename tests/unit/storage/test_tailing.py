@@ -475,7 +475,7 @@ def test_files_that_never_rest_while_they_are_read_are_a_retriable_error(box: Ma
         along.log._reader.tail = failed._replace(segments=(*failed.segments,))
         segments = tuple(along.log._segment(s.base_offset) for s in failed.segments)
         for segment, old in zip(segments, failed.segments, strict=True):
-            segment.finish(old.size + 1, old.next_offset)
+            segment.sealed_by_owner(old.size + 1, old.next_offset)
         along.log._reader.tail = failed._replace(segments=segments)
 
     along.log.renew = renew
