@@ -29,6 +29,7 @@ from ..errors import (
     StreamlogError,
     UnknownLeaderEpochError,
 )
+from ..storage.tail import EMPTY, FetchData
 from ..types import TopicPartition
 from .partition import Partition
 
@@ -50,6 +51,18 @@ class FetchListener(Protocol):
 
     def leader_corrupt(self, leader: Partition, error: CorruptRecordError) -> None:
         """The leader's log has a batch that is damaged."""
+
+
+class _Place:
+    """Where a follower waits and goes on reading: its leader, and what it read there last, up to `is_at` (leader epoch, offset)."""
+
+    __slots__ = ("after", "is_at", "leader", "wake")
+
+    def __init__(self, leader: Partition, wake: Callable[[], None]) -> None:
+        self.leader = leader
+        self.wake = wake
+        self.after = EMPTY
+        self.is_at = (-1, -1)
 
 
 class ReplicaFetcher:
@@ -75,20 +88,21 @@ class ReplicaFetcher:
         self._max_bytes = max_bytes
         self._followed: dict[TopicPartition, Partition] = {}
         self._ready: deque[TopicPartition] = deque()
-        self._parked: dict[TopicPartition, tuple[Partition, Callable[[], None]]] = {}
+        self._places: dict[TopicPartition, _Place] = {}
         self._retries: dict[TopicPartition, int] = {}
 
     def follow(self, replica: Partition) -> None:
         """Follow this partition's leader from now on; or look at it again, after its leader has changed."""
         self._followed[replica.name] = replica
         self._retries.pop(replica.name, None)
+        self._leave(replica.name)
         self._wake(replica.name)
 
     def forget(self, name: TopicPartition) -> None:
         """This broker leads the partition now, or has no replica of it any more."""
         self._followed.pop(name, None)
         self._retries.pop(name, None)
-        self._unpark(name)
+        self._leave(name)
 
     def _wake(self, name: TopicPartition) -> None:
         self._ready.append(name)
@@ -105,7 +119,6 @@ class ReplicaFetcher:
                 name = self._ready[0]
             except IndexError:
                 return min(self._retries.values(), default=None)
-            self._unpark(name)
             replica = self._followed.get(name)
             if replica is not None and self._fetch(replica, now_ms):
                 self._ready.append(name)
@@ -118,33 +131,47 @@ class ReplicaFetcher:
         leader = self._leader_of(name)
         if leader is None or leader is replica or leader.topic_id != replica.topic_id:
             return False  # `follow` or `forget` comes with the next leader
-        self._park(name, leader)  # first: what is appended from here on wakes it
+        end, epoch = replica.reader.tail.end_offset, replica.leader_epoch
+        place = self._wait_at(leader, name)  # first: what is appended from here on wakes it
+        after = place.after if place.is_at == (epoch, end) else EMPTY
         start = None
         try:
             fetched = leader.fetch_as_replica(
-                self._broker_id, self._broker_epoch, replica.reader.tail.end_offset, replica.last_epoch(),
-                replica.leader_epoch, self._max_bytes, now_ms,
+                self._broker_id, self._broker_epoch, end, replica.last_epoch(), epoch, self._max_bytes, now_ms, after
             )  # fmt: skip
         except (NotLeaderError, FencedLeaderEpochError, UnknownLeaderEpochError, ClosedError):
             return self._again(name, now_ms)  # one of the two knows of an election, and the other will
         except OffsetOutOfRangeError as error:
             start = error.log_start_offset
         except CorruptRecordError as error:
-            self._listener.leader_corrupt(leader, error)
-            return self._again(name, now_ms)
+            return self._corrupt(place, error, now_ms)
         except StreamlogError as error:
             logger.warning("%s-%d cannot be fetched from broker %d: %s", *name, leader.broker_id, error)
             return self._again(name, now_ms)
         try:
             if start is not None:
                 replica.truncate_fully_and_start_at(start)
-                return True
-            return replica.take(fetched, now_ms)
+            elif not replica.take(fetched, now_ms):
+                return False
+            place.after, place.is_at = (
+                EMPTY if start is not None else _end_of(fetched.read),
+                (epoch, replica.reader.tail.end_offset),
+            )
+            # There may be more. If the leader has appended meanwhile, it has made this one ready already.
+            return leader.follower_waiters.remove(place.wake)
         except CorruptRecordError as error:
-            self._listener.leader_corrupt(leader, error)
+            return self._corrupt(place, error, now_ms)
         except StreamlogError as error:
             self._listener.replica_failed(replica, error)
         return self._again(name, now_ms)
+
+    def _corrupt(self, place: _Place, error: CorruptRecordError, now_ms: int) -> bool:
+        """What was read where the last fetch ended is searched before it is said to be damaged."""
+        if place.after is not EMPTY:
+            place.after = EMPTY
+            return place.leader.follower_waiters.remove(place.wake)
+        self._listener.leader_corrupt(place.leader, error)
+        return self._again(place.leader.name, now_ms)
 
     def _again(self, name: TopicPartition, now_ms: int) -> bool:
         self._retries[name] = now_ms + RETRY_MS
@@ -152,12 +179,21 @@ class ReplicaFetcher:
 
     # -- waiting for the leader ----------------------------------------------------------------------
 
-    def _park(self, name: TopicPartition, leader: Partition) -> None:
-        callback = partial(self._wake, name)
-        self._parked[name] = leader, callback
-        leader.follower_waiters.add(callback)
+    def _wait_at(self, leader: Partition, name: TopicPartition) -> _Place:
+        """Have the next append of this leader make the partition ready."""
+        place = self._places.get(name)
+        if place is None or place.leader is not leader:
+            self._leave(name)
+            place = self._places[name] = _Place(leader, partial(self._wake, name))
+        leader.follower_waiters.add(place.wake)
+        return place
 
-    def _unpark(self, name: TopicPartition) -> None:
-        parked = self._parked.pop(name, None)
-        if parked is not None:
-            parked[0].follower_waiters.remove(parked[1])
+    def _leave(self, name: TopicPartition) -> None:
+        place = self._places.pop(name, None)
+        if place is not None:
+            place.leader.follower_waiters.remove(place.wake)
+
+
+def _end_of(read: FetchData) -> FetchData:
+    """The place where `read` ends, without its bytes: there may be thousands of partitions."""
+    return FetchData(b"", read.seed, read.path, read.position + len(read.data), read.segment)

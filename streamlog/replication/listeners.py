@@ -11,6 +11,7 @@ from ..runtime.api import contained
 # How many waiters an append calls itself, and how many the background calls before other work has its turn.
 AT_ONCE = 32
 SOME = 32
+_ABSENT = object()
 
 
 class Waiters:
@@ -35,10 +36,10 @@ class Waiters:
         """Call `callback` once, after the next append. The caller reads the end again after this call."""
         self.callbacks[callback] = None
 
-    def remove(self, callback: Callable[[], object]) -> None:
-        """Undo `add`. Does nothing if the callback was called already. Cost: O(1)."""
-        self.callbacks.pop(callback, None)
-        self._due.pop(callback, None)
+    def remove(self, callback: Callable[[], object]) -> bool:
+        """Undo `add`; False, with nothing done, if the callback was called already, or is about to be. Cost: O(1)."""
+        waited = self.callbacks.pop(callback, _ABSENT) is None
+        return self._due.pop(callback, _ABSENT) is None or waited
 
     def wake(self) -> None:
         """Have every callback that is there now called, here or in the background. REQUIRES: no lock is held."""

@@ -21,7 +21,7 @@ from ..runtime.threads import inside
 from ..runtime.values import refuse_to_copy
 from ..storage.leader_epochs import EpochEnd
 from ..storage.log import AppendRequest, Log
-from ..storage.tail import LogSnapshot
+from ..storage.tail import EMPTY, FetchData, LogSnapshot
 from ..types import Buffer, TopicPartition
 from .commit import GroupCommit
 from .listeners import LogListener, NullListener, Waiters
@@ -36,10 +36,14 @@ T = TypeVar("T")
 class ReplicaFetch(NamedTuple):
     """What a follower gets from its leader: whole batches as they are stored, or where their logs part."""
 
-    data: Buffer
+    read: FetchData
     high_watermark: int
     log_start_offset: int
     diverging_epoch: EpochEnd | None = None
+
+    @property
+    def data(self) -> Buffer:
+        return self.read.data
 
 
 class Partition:
@@ -287,21 +291,25 @@ class Partition:
 
     def fetch_as_replica(
         self, broker: int, broker_epoch: int, offset: int, last_epoch: int | None, leader_epoch: int, max_bytes: int,
-        now_ms: int,
+        now_ms: int, after: FetchData = EMPTY,
     ) -> ReplicaFetch:  # fmt: skip
         """What follows `offset` in this leader's log; and the follower `broker` has everything before that, it says so by this.
 
         `last_epoch` is that of its last record; if the logs part, the answer says where, and has no batches. Raises
         NotLeaderError, FencedLeaderEpochError or UnknownLeaderEpochError if this broker does not lead in `leader_epoch`,
-        OffsetOutOfRangeError if `offset` is not in its log. `now_ms` is real time. REQUIRES: no lock.
+        OffsetOutOfRangeError if `offset` is not in its log. `now_ms` is real time. `after`: see `LogReader.fetch`; it is of
+        this leader in this epoch. REQUIRES: no lock.
         """
         self._require_leader_in(leader_epoch)
         high_watermark, tail = self.high_watermark, self.reader.tail
-        if last_epoch is not None:
+        # A follower whose last record is of this very epoch has it from here, and a leader never truncates its log.
+        if last_epoch is not None and (last_epoch != leader_epoch or offset > tail.end_offset):
             diverging = self.diverging_epoch(last_epoch, offset)
             if diverging is not None:
-                return ReplicaFetch(b"", high_watermark, tail.start_offset, diverging)
-        data = self.reader.fetch(offset, max_bytes, tail.end_offset).data
+                return ReplicaFetch(EMPTY, high_watermark, tail.start_offset, diverging)
+        read = EMPTY
+        if offset != tail.end_offset:
+            read = self.reader.fetch(offset, max_bytes, tail.end_offset, after)
         with inside(), self.lock:
             self._require_leader_in(leader_epoch)
             replicas = self.replicas
@@ -310,7 +318,7 @@ class Partition:
         self.maybe_advance_high_watermark()
         if replicas is not None and replicas.may_join(self.high_watermark):
             self.on_isr_change(self)
-        return ReplicaFetch(data, self.high_watermark, tail.start_offset)
+        return ReplicaFetch(read, self.high_watermark, tail.start_offset)
 
     def _require_leader_in(self, leader_epoch: int) -> None:
         if self.closed is not None:
@@ -366,8 +374,11 @@ class Partition:
 
     def last_epoch(self) -> int | None:
         """The leader epoch of the last record; None if there is none."""
+        last = self.log.leader_epochs.last
+        if last is not None:
+            return last
         with inside(), self.lock:
-            return self.log.leader_epochs.written(self.reader.tail).latest
+            return self.log.leader_epochs.latest(self.reader.tail)
 
     def take(self, fetched: ReplicaFetch, now_ms: int) -> bool:
         """As a follower, do what the leader's answer to a fetch from the end of this log says; whether there may be more.
@@ -388,6 +399,7 @@ class Partition:
             if base_offset < min(end, fetched.log_start_offset):
                 # Records were deleted up to the middle of this batch, which can only be stored whole (KAFKA-6975).
                 self.truncate_fully_and_start_at(base_offset)
+            self._leader_high_watermark = fetched.high_watermark  # which the append takes over
             self.append_as_follower(fetched.data, now_ms)
             if self.durable:
                 self.commit.sync()
@@ -396,8 +408,9 @@ class Partition:
 
     def follow_leader(self, fetched: ReplicaFetch) -> None:
         """Take over the leader's high watermark and log start, as far as this log goes."""
-        self._leader_high_watermark = fetched.high_watermark
-        self.maybe_advance_high_watermark()
+        if fetched.high_watermark != self._leader_high_watermark:
+            self._leader_high_watermark = fetched.high_watermark
+            self.maybe_advance_high_watermark()
         if fetched.log_start_offset > self.reader.tail.start_offset:
             self.follow_log_start(fetched.log_start_offset)
 

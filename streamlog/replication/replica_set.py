@@ -113,6 +113,8 @@ class ReplicaSet:
         `epochs`: those of the brokers that are alive. A follower that has not fetched since its broker registered last does
         not join: it may have come back without its log (KIP-903).
         """
+        if len(self._counted) == len(self.followers):  # the usual case, at each fetch
+            return ()
         least = max(high_watermark, self._epoch_start)
         return tuple(
             broker

@@ -112,6 +112,8 @@ class LeaderEpochCache:
     def __init__(self) -> None:
         self.current: int | None = None
         """The epoch of the last append; None if it is not known, so that the next append calls `begin`."""
+        self.last: int | None = None
+        """The epoch of the last batch, after an append of a leader's batches; None if it has to be looked up."""
         self.assigned: int | None = None
         """The epoch that a leader has begun at the end of the log. Nothing may be written in it yet."""
         self._epochs: LeaderEpochs | None = None
@@ -124,23 +126,33 @@ class LeaderEpochCache:
             latest = _last_epoch(tail)
             if latest is not None and epoch < latest:
                 raise older_epoch(epoch, latest)
-        self.current = epoch
+        self.current, self.last = epoch, None
 
     def begin_batches(self, headers: Sequence[BatchHeader], tail: LogSnapshot) -> None:
         """The next append is of these batches of a leader's. Their epochs count once the tail covers them.
 
-        REQUIRES: the caller sets `current` after the append. After a gap an epoch begins where the gap does; see `_read`.
+        REQUIRES: the caller calls `appended` after the append. After a gap an epoch begins where the gap does; see `_read`.
         """
+        if self.last == headers[0].leader_epoch == headers[-1].leader_epoch:
+            return
         self.written(tail)
         assert self._epochs is not None
         # If the append fails, the next one removes these epochs. Another broker leads now, so nothing was begun here.
-        self.current = self.assigned = None
+        self.current = self.last = self.assigned = None
         offset = tail.end_offset
         self._epochs.truncate_from_end(offset)
         for header in headers:
             if header.leader_epoch != self._epochs.latest:
                 self._epochs.assign(header.leader_epoch, offset)
             offset = header.next_offset
+
+    def appended(self, headers: Sequence[BatchHeader]) -> None:
+        """The tail covers the batches of `begin_batches`."""
+        self.current = self.last = headers[-1].leader_epoch
+
+    def latest(self, tail: LogSnapshot) -> int | None:
+        """The epoch of the last batch; None if there is none."""
+        return self.written(tail).latest if self.last is None else self.last
 
     def epochs(self, tail: LogSnapshot) -> LeaderEpochs:
         """The leader epochs of the published log, from its start to its end, and the one that a leader has begun there."""
@@ -164,7 +176,7 @@ class LeaderEpochCache:
 
     def truncated(self) -> None:
         """The log was truncated: read the epochs again when they are needed next."""
-        self.current = self._epochs = self.assigned = None
+        self.current = self.last = self._epochs = self.assigned = None
 
 
 def _read(tail: LogSnapshot) -> list[EpochStart]:

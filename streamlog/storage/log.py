@@ -193,7 +193,7 @@ class Log:
         """
         self._check_end()
         tail = self.reader.tail
-        epoch = self.leader_epochs.written(tail).latest
+        epoch = self.leader_epochs.latest(tail)
         source = f"What was fetched for {self.directory}"
         headers, has_gap = verified(data, self.seed, tail.end_offset, epoch, source)
         if not headers:
@@ -211,7 +211,7 @@ class Log:
         self.leader_epochs.begin_batches(headers, tail)
         self.producers.stage(write, headers, tail)
         self._extend(write, (data,), entries, headers[-1].next_offset, position, records, now_ms)
-        self.leader_epochs.current = headers[-1].leader_epoch
+        self.leader_epochs.appended(headers)
         self.producers.note(self.reader.tail)
         return self.reader.tail.end_offset
 

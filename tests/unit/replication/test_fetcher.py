@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -23,7 +24,9 @@ from streamlog.replication.fetcher import RETRY_MS, ReplicaFetcher
 from streamlog.replication.partition import Partition
 from streamlog.replication.replica_set import PartitionRegistration
 from streamlog.runtime.threads import new_lock
+from streamlog.storage.leader_epochs import LeaderEpochCache
 from streamlog.storage.log import AppendRequest
+from streamlog.storage.reader import LogReader
 from streamlog.storage.recovery.recovery import PreviousShutdown, open_log
 from streamlog.testing import FaultyDisk
 from streamlog.types import TopicPartition
@@ -261,3 +264,72 @@ def test_a_leader_that_is_alone_in_sync_waits_for_no_fetch(pair: Pair) -> None:
         assert woken, "readers see it"
     assert pair.leader.append_one(None, b"z", NOW, NOW) == 2
     assert pair.leader.high_watermark == 3
+
+
+def calls_of(patch: pytest.MonkeyPatch, owner: type, name: str) -> list[str]:
+    """Has one entry for each call of a method from now on."""
+    called: list[str] = []
+    method = getattr(owner, name)
+
+    def counted(*arguments: Any, **named: Any) -> Any:
+        called.append(name)
+        return method(*arguments, **named)
+
+    patch.setattr(owner, name, counted)
+    return called
+
+
+def test_a_follower_that_keeps_up_searches_nothing(pair: Pair, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It goes on where its last fetch ended, in the epoch of its leader: two fetches for an append, one of them empty."""
+    for _ in range(3):  # the first fetches look for their place, and the epochs are read
+        pair.send()
+        pair.fetcher.step(0)
+    fetches, searches, epochs = (
+        calls_of(monkeypatch, owner, name)
+        for owner, name in (
+            (Partition, "fetch_as_replica"),
+            (LogReader, "_fetch"),
+            (LeaderEpochCache, "written"),
+        )
+    )
+    nudges = pair.nudges
+    for _ in range(3):
+        pair.send()
+        pair.fetcher.step(0)
+    assert pair.follower.reader.tail.end_offset == pair.leader.high_watermark == 6
+    assert len(fetches) == 6
+    assert not searches
+    assert not epochs
+    assert pair.nudges == nudges + 3
+
+
+def test_appends_that_come_while_a_follower_is_busy_wake_it_once(pair: Pair) -> None:
+    pair.fetcher.step(0)
+    nudges = pair.nudges
+    for _ in range(50):
+        pair.send()
+    assert pair.nudges == nudges + 1
+    pair.fetcher.step(0)
+    assert pair.follower.reader.tail.end_offset == 50
+
+
+def test_what_cannot_be_read_where_the_last_fetch_ended_is_searched(pair: Pair) -> None:
+    pair.send()
+    pair.fetcher.step(0)
+    [place] = pair.fetcher._places.values()
+    place.after = place.after._replace(position=3)
+    pair.send()
+    pair.fetcher.step(0)
+    assert not pair.corrupt
+    assert pair.follower.reader.tail.end_offset == 2
+
+
+def test_a_follower_goes_on_in_the_next_segment(pair: Pair) -> None:
+    for n in range(60):
+        pair.send(b"%d" % n * 100)
+        if n % 7 == 0:
+            pair.fetcher.step(0)
+    pair.fetcher.step(0)
+    tails = [replica.reader.tail for replica in pair.replicas]
+    assert len(tails[0].segments) > 3
+    assert tails[0].end_offset == tails[1].end_offset == 60
