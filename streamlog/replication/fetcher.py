@@ -131,13 +131,16 @@ class ReplicaFetcher:
         leader = self._leader_of(name)
         if leader is None or leader is replica or leader.topic_id != replica.topic_id:
             return False  # `follow` or `forget` comes with the next leader
-        end, epoch = replica.reader.tail.end_offset, replica.leader_epoch
+        tail, epoch = replica.reader.tail, replica.leader_epoch
+        end = tail.end_offset
+        # Without a record there is nothing to compare, and nothing to truncate. The log knows of epochs that ended before.
+        last_epoch = replica.last_epoch() if tail.start_offset < end else None
         place = self._wait_at(leader, name)  # first: what is appended from here on wakes it
         after = place.after if place.is_at == (epoch, end) else EMPTY
         start = None
         try:
             fetched = leader.fetch_as_replica(
-                self._broker_id, self._broker_epoch, end, replica.last_epoch(), epoch, self._max_bytes, now_ms, after
+                self._broker_id, self._broker_epoch, end, last_epoch, epoch, self._max_bytes, now_ms, after
             )  # fmt: skip
         except (NotLeaderError, FencedLeaderEpochError, UnknownLeaderEpochError, ClosedError):
             return self._again(name, now_ms)  # one of the two knows of an election, and the other will

@@ -396,7 +396,8 @@ class Partition:
             return True
         if fetched.data:
             base_offset = peek(fetched.data, 0).base_offset
-            if base_offset < min(end, fetched.log_start_offset):
+            is_empty = self.reader.tail.start_offset == end
+            if base_offset < end and (is_empty or base_offset < fetched.log_start_offset):
                 # Records were deleted up to the middle of this batch, which can only be stored whole (KAFKA-6975).
                 self.truncate_fully_and_start_at(base_offset)
             self._leader_high_watermark = fetched.high_watermark  # which the append takes over

@@ -30,6 +30,12 @@ def test_nothing_acknowledged_is_lost_by_replicas(durable: bool, unclean: bool) 
     assert wanted | ({"unclean"} if unclean else set()) <= set(fired)
 
 
+@pytest.mark.parametrize(("seed", "durable"), [(1115, True), (1778, False)])
+def test_a_follower_without_a_record_does_not_ask_for_ever_where_the_logs_part(seed: int, durable: bool) -> None:
+    """All it had was deleted, and the leader of an unclean election has never had its last epoch."""
+    run(seed, STEPS, durable=durable, unclean=True)
+
+
 # -- what is wrong on purpose is seen --------------------------------------------------------------------
 
 Bug = Callable[[pytest.MonkeyPatch], object]
