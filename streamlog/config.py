@@ -247,10 +247,14 @@ class TopicConfig:
         choice("partitioner", self.partitioner, PARTITIONERS)
         choice("message_timestamp_type", self.message_timestamp_type, TIMESTAMP_TYPES)
         choice("compression_type", self.compression_type, ("producer", *CODECS))
+        choice("unclean_leader_election", self.unclean_leader_election, (False, True))
+        if not isinstance(self.retention, str | None):
+            raise ConfigError(f"retention={typed(self.retention)} is not the name of a policy.", name="retention")
         real("min_cleanable_dirty_ratio", self.min_cleanable_dirty_ratio, 0.0, 1.0)
         integer("max_message_bytes", self.max_message_bytes, *_BOUNDS["max_message_bytes"])
         integer("retention_bytes", self.retention_bytes, -1)
         integer("retention_records", self.retention_records, -1)
+        integer("min_insync_replicas", self.min_insync_replicas, 1)
         if self.segment_bytes:
             integer("segment_bytes", self.segment_bytes, *_BOUNDS["segment_bytes"])
         if self.segment_ms:
@@ -340,9 +344,6 @@ def topic_changes(settings: Mapping[str, Any], also: Sequence[str] = ()) -> tupl
             changes[name] = value.name
         elif name == "min_insync_replicas":
             changes[name] = integer(name, value, 1)
-        elif name == "unclean_leader_election":
-            choice(name, value, (False, True))
-            changes[name] = value
         elif name in ("segment_bytes", "max_message_bytes"):
             # 0, which depends on the retention, is for internal use: a caller cannot give it.
             changes[name] = integer(name, value, *_BOUNDS[name])

@@ -35,12 +35,13 @@ def read_owner(disk: Disk, path: str) -> dict[str, Any]:
         format_, min_reader = owner["format"], owner["min_reader"]
         for name, kind in (
             ("incarnation", int), ("boot_id", str), ("clean", bool), ("features", list), ("min_reader", int),
-            ("format", int), ("cluster_id", str), ("broker_id", int),
+            ("format", int), ("broker_id", int), ("cluster_id", str), ("directory_id", str),
         ):  # fmt: skip
             if type(owner[name]) is not kind:
                 raise ValueError(name)
-        if not 0 <= owner["incarnation"] < 1 << 62:
-            raise ValueError("incarnation")
+        for name, bits in (("incarnation", 62), ("broker_id", 31)):
+            if not 0 <= owner[name] < 1 << bits:
+                raise ValueError(name)
     except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise FormatError(
             f"{path} cannot be understood ({error}), so the directory is not a log, or a damaged one. Nothing was changed; "

@@ -36,7 +36,7 @@ from streamlog.records.batch import FIXED_LEN, seed_of
 from streamlog.testing import ManualClock
 from tests.times import START_MS
 
-ROUND_S = 20
+ROUND_S = 60
 MEMORY = 64 << 20
 _WARM_UP = 100
 _HOSTILE = (0, 1, 0x7F, 0xFF, 0x7FFF, 0xFFFF, 0x7FFFFFFF, 0x80000000, 0xFFFFFFFF, 1 << 62, (1 << 63) - 1, (1 << 64) - 1)

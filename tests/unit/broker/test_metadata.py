@@ -27,7 +27,7 @@ from streamlog.broker.metadata import (
     view_of,
 )
 from streamlog.config import TopicConfig
-from streamlog.errors import FormatError, NotLeaderError
+from streamlog.errors import FormatError, NotLeaderError, StreamlogError
 from streamlog.testing import ManualClock, SimulatedDisk
 from streamlog.types import TopicPartition
 
@@ -118,6 +118,17 @@ def test_a_record_that_contradicts_itself_or_goes_back_is_refused(record: LogRec
     image = image_of(TOPIC, partition_record(ID.bytes, 0, SHARED), broker_record(BrokerRegistration(1, bytes(16), 3)))
     with pytest.raises(FormatError, match="makes no sense"):
         metadata.replay(image, [record])
+
+
+@pytest.mark.parametrize(
+    "config",
+    [{"retention": 5}, {"retention": b"max_age(1)"}, {"min_insync_replicas": "x"}, {"unclean_leader_election": 1.5}],
+    ids=str,
+)
+def test_a_topic_of_which_a_setting_makes_no_sense_is_refused(config: dict[str, Any]) -> None:
+    assert TOPIC[1] is not None
+    with pytest.raises(StreamlogError):
+        image_of(changed(TOPIC, config={**msgpack.unpackb(TOPIC[1])["config"], **config}))
 
 
 # What follows it

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import json
 import os
@@ -283,3 +284,22 @@ def test_an_owner_file_that_makes_no_sense_is_refused(closed: Path, open_log: Op
     (closed / "streamlog.json").write_bytes(content)
     with pytest.raises(FormatError):
         open_log()
+
+
+@pytest.mark.damaged
+@pytest.mark.parametrize("value", [None, "x", 1.5, -1, 1 << 31, [], True, "gone"])
+@pytest.mark.parametrize("name", ["broker_id", "cluster_id", "directory_id", "incarnation", "boot_id", "clean"])
+def test_an_owner_file_of_which_a_field_makes_no_sense_is_refused_or_read(
+    closed: Path, open_log: OpenLog, name: str, value: Any
+) -> None:
+    file = closed / "streamlog.json"
+    owner = {**json.loads(file.read_text()), name: value}
+    if value == "gone":
+        del owner[name]
+    file.write_text(json.dumps(owner))
+    with contextlib.suppress(FormatError), open_log() as log:
+        assert list(log) == ["t"]
+    with contextlib.suppress(FormatError):
+        streamlog.verify(closed)
+    streamlog.repair(closed, closed.parent / "repaired")
+    assert streamlog.verify(closed.parent / "repaired").ok
