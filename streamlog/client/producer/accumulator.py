@@ -172,7 +172,7 @@ class RecordAccumulator:
             batch.limit = limit
         return True
 
-    def finished(self, batch: Batch) -> None:
+    def completed(self, batch: Batch) -> None:
         """A batch is written, or failed: give its part of the buffer back. May be done twice."""
         with inside(), self._lock:
             # Never less than zero: `_recount` does not see what is reserved and not queued yet.
@@ -295,7 +295,7 @@ class RecordAccumulator:
         errors: list[BaseException] = []
         for queue in list(self._active):
             try:
-                queue.finish_all(end)
+                queue.flush_all(end)
                 queue.drain()  # calls the callbacks that an interrupt in one of them has left
                 self._forget_if_empty(queue)
             except Exception as error:  # the other queues are written all the same

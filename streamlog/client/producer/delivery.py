@@ -63,7 +63,7 @@ class Delivery(Generic[T]):
         """Why the record could not be written, or None if it was written. Waits like `result`."""
         batch = self._batch
         if not batch.done():
-            batch.queue.finish(batch, seconds_or_none(timeout))
+            batch.queue.flush(batch, seconds_or_none(timeout))
         error = batch.error()
         if error is None:
             return None
@@ -253,7 +253,7 @@ class ManyDelivery(Delivery[Sequence[RecordMetadata]]):
         end = None if timeout is None else real_monotonic() + seconds(timeout)
         for part in self._parts:
             if not part.batch.done():
-                part.batch.queue.finish(part.batch, None if end is None else max(0.0, end - real_monotonic()))
+                part.batch.queue.flush(part.batch, None if end is None else max(0.0, end - real_monotonic()))
         failed = [part for part in self._parts if part.batch.error() is not None]
         if not failed:
             return None

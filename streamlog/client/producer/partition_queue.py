@@ -4,6 +4,9 @@ A batch goes through three places: the last batch of `queue` may be open, the ot
 holds `draining` has what it writes in `inflight`; with `sync=True` a batch that is in the log waits in `unsynced` for its
 sync. `draining` is free by then, so other records are appended meanwhile.
 
+Two calls write. `drain` writes what is closed, and waits for no answer. `flush` has one batch written, lingering or not, and
+waits until it is completed: in the log, and acknowledged as `acks` asks; `flush_all` does so for all of them.
+
 Three locks. `lock` is a leaf: it is held while a batch is put at the end of the queue, and never during I/O. A record
 joins the open batch without it (`Batch` says how). `draining` is held by the one thread that writes, and only that
 thread takes batches out of the queue. A thread that finds it taken leaves its batches in the queue, and waits on a gate
@@ -14,7 +17,7 @@ completed; the accumulator's lock nests in it.
 Of an idempotent producer, `ProducerIdAndEpoch` is known, and the batches get sequences just before they are written: those
 that follow what is in the log. Only one request of a queue is under way at a time. So a batch that was not appended leaves
 no gap, and one of which that is not known is written again with the same sequences (`_Retry`), which the log recognises.
-Nothing behind it is written before, so the order is kept. A batch that was in the log, and failed before it was acknowledged
+Nothing after it is written before, so the order is kept. A batch that was in the log, and failed before it was acknowledged
 (another broker leads the partition now and does not have it, say), goes back to the head of the queue with those after it,
 and they get the sequences that they had.
 
@@ -105,7 +108,7 @@ class Owner(Protocol):
     def reserve(self, size: int) -> bool: ...
     def grow(self, batch: Batch, limit: int) -> bool: ...
     def arm(self, queue: PartitionQueue, deadline_ms: int) -> None: ...
-    def finished(self, batch: Batch) -> None: ...
+    def completed(self, batch: Batch) -> None: ...
     def observed(self, batch: Batch) -> None: ...
     def now_ms(self) -> int: ...
 
@@ -421,18 +424,18 @@ class PartitionQueue:
                 f"Send them one by one to find the one at fault."
             )
             failed.__cause__ = error
-            self._finish([batch], failed)
+            self._complete_all([batch], failed)
             return False
         return True
 
     def _appended(self, batches: list[Batch], request: ProduceRequest, done: Completion[int]) -> None:
-        """The log has answered: finish the batches, or have them wait for their sync. REQUIRES: `draining`."""
+        """The log has answered: complete the batches, or have them wait for their sync. REQUIRES: `draining`."""
         base_offset = request.base_offset
         if self.owner.producer is not None and not self._goes_on(batches, request, done):
             self.inflight = None
             return
         if base_offset < 0:
-            self._finish(batches, done.error())
+            self._complete_all(batches, done.error())
             return
         for batch in batches:
             batch.base_offset = base_offset
@@ -440,7 +443,7 @@ class PartitionQueue:
             if batch.sealed is not None and batch.sealed.attributes & LOG_APPEND_TIME:
                 batch.append_time = request.append_ms
         if done.done():
-            self._finish(batches, done.error())
+            self._complete_all(batches, done.error())
         else:
             self._await_sync(batches, done)
 
@@ -463,7 +466,7 @@ class PartitionQueue:
         self.retry = None
         return True
 
-    def _finish(self, batches: list[Batch], error: BaseException | None) -> None:
+    def _complete_all(self, batches: list[Batch], error: BaseException | None) -> None:
         """Complete or fail batches, and take them out of the queue. REQUIRES: `draining`."""
         for batch in batches:
             self._complete(batch, error)
@@ -477,7 +480,7 @@ class PartitionQueue:
         else:
             batch.release_payload()
             batch.complete(batch.base_offset)
-        self.owner.finished(batch)
+        self.owner.completed(batch)
 
     def _drop_done(self) -> None:
         """REQUIRES: `draining`."""
@@ -496,7 +499,7 @@ class PartitionQueue:
                 return
         for batch in batches:
             if batch.done() and batch.reserved:
-                self.owner.finished(batch)
+                self.owner.completed(batch)
         self._drop_done()
         self.inflight = None
 
@@ -533,7 +536,7 @@ class PartitionQueue:
                 if self._is_first_synced():
                     batch = self.unsynced[0]
                     if batch.done() or batch.awaits is None:
-                        self.owner.finished(batch)
+                        self.owner.completed(batch)
                     else:
                         self._complete(batch, batch.awaits.error())
                         self._taken_back = 0
@@ -613,7 +616,7 @@ class PartitionQueue:
 
     # -- waiting -------------------------------------------------------------------------------------
 
-    def finish(self, batch: Batch, timeout: float | None) -> None:
+    def flush(self, batch: Batch, timeout: float | None) -> None:
         """Have `batch` written now, by this thread or the one that is writing, and wait until it is done.
 
         Raises RequestTimedOutError after `timeout` real seconds.
@@ -681,7 +684,7 @@ class PartitionQueue:
             if self.retry is retry and (left is None or left > backoff):
                 self.retry = retry._replace(at_ms=0)
 
-    def finish_all(self, end: float | None) -> None:
+    def flush_all(self, end: float | None) -> None:
         """Write everything queued so far and wait for it; `end` is in real monotonic seconds.
 
         Raises RequestTimedOutError.
@@ -692,14 +695,14 @@ class PartitionQueue:
             if self.inflight is not None:
                 self.drain()
             return
-        self.finish(last, None if end is None else max(0.0, end - real_monotonic()))
+        self.flush(last, None if end is None else max(0.0, end - real_monotonic()))
         self._complete_synced()  # another thread may be completing those before it
         try:
             late = self.unsynced[-1]
         except IndexError:
             return
         # The last one failed, and those before it still wait for their sync.
-        self.finish(late, None if end is None else max(0.0, end - real_monotonic()))
+        self.flush(late, None if end is None else max(0.0, end - real_monotonic()))
 
     def _last(self) -> Batch | None:
         """The batch that was queued last, or else the one that was written last."""

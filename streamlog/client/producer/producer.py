@@ -186,7 +186,7 @@ class Producer(Closing):
                 return written
         row: Row = (key, value, timestamp, pairs) if pairs else (key, value, timestamp)
         if not self._linger_ms:
-            return self._finish_now(*self._accumulator.add(queue, row, size))
+            return self._flush_now(*self._accumulator.add(queue, row, size))
         # The first call alone nearly always: a step through the accumulator would be 3% of a send.
         batch, index = queue.add(row, size) or self._accumulator.add(queue, row, size)
         if batch.closed:
@@ -241,13 +241,13 @@ class Producer(Closing):
             raise not_in_time(self._config.delivery_timeout_ms / 1000)
         done.result()
 
-    def _finish_now(self, batch: Batch, index: int) -> Delivery[RecordMetadata]:
+    def _flush_now(self, batch: Batch, index: int) -> Delivery[RecordMetadata]:
         """Without a linger: the record is acknowledged, or failed, when `send` returns."""
         batch.observe(index)
         if self._acks == 0 and self._syncs:
             batch.queue.drain()
         else:
-            batch.queue.finish(batch, self._config.delivery_timeout_ms / 1000)
+            batch.queue.flush(batch, self._config.delivery_timeout_ms / 1000)
         delivery: Delivery[RecordMetadata] = Delivery(batch, index)
         if self._acks == 0:
             error = batch.error()

@@ -165,7 +165,7 @@ def test_threads_get_their_parts_of_a_full_buffer_in_the_order_in_which_they_cam
     order = []
     for _ in waiters.threads:
         assert not accumulator.reserve(10), "a thread that did not wait passed those that do"
-        accumulator.finished(written(queue, 60))
+        accumulator.completed(written(queue, 60))
         order.append(waiters.got.get(timeout=LONG))
         assert waiters.got.empty()
     assert order == [0, 1, 2, 3, 4]
@@ -189,7 +189,7 @@ def test_a_part_of_the_buffer_that_was_waited_for_and_is_not_needed_is_given_bac
 
     def wait(size: int, queue: PartitionQueue, end: float) -> None:
         """Meanwhile another thread begins a batch, or closes the producer."""
-        accumulator.finished(written(queue, 160))
+        accumulator.completed(written(queue, 160))
         if closes:
             queue.close(ClosedError("closed"))
         else:
@@ -269,9 +269,9 @@ def test_a_flush_looks_only_at_queues_that_have_something(service: Any, accumula
     queues = [accumulator.queue(view, number) for number in range(100)]
     looked_at: list[int] = []
     for queue in queues:
-        queue.finish_all = lambda end, queue=queue, finish=queue.finish_all: (  # type: ignore[method-assign, misc]
+        queue.flush_all = lambda end, queue=queue, flush=queue.flush_all: (  # type: ignore[method-assign, misc]
             looked_at.append(queue.partition),
-            finish(end),
+            flush(end),
         )
         add(accumulator, queue)
     accumulator.flush(None)

@@ -187,8 +187,8 @@ def test_a_caller_that_waits_does_not_need_the_logs_clock(make: Callable[..., Id
     one.service.faults = [(NotLeaderError("moved"), BEFORE)] * 2
     batch = one.send()[0]
     with pytest.raises(RequestTimedOutError):
-        one.queue.finish(batch, 0.01)
-    one.queue.finish(batch, None)
+        one.queue.flush(batch, 0.01)
+    one.queue.flush(batch, None)
     assert batch.result() == 0
     one.service.faults = [(NotLeaderError("moved"), BEFORE)]
     one.add()
@@ -271,7 +271,7 @@ def test_a_caller_that_waits_sends_what_was_lost_again(make: Callable[..., Idemp
     one = make()
     first, second = one.send_later(2)
     one.truncate(0)
-    one.queue.finish(second, None)
+    one.queue.flush(second, None)
     assert (first.result(), second.result()) == (0, 2)
     one.send_later()
     one.truncate(4)
@@ -289,9 +289,9 @@ def test_a_caller_that_waits_for_a_lost_batch_sleeps_while_one_before_it_may_sti
     take_turn = one.queue._take_turn
     monkeypatch.setattr(one.queue, "_take_turn", lambda: turns.append(len(turns) < 10 or 1 / 0) or take_turn())
     with pytest.raises(RequestTimedOutError):
-        one.queue.finish(second, 0.01)
+        one.queue.flush(second, 0.01)
     one.service.pending[0].complete(0)
-    one.queue.finish(second, None)
+    one.queue.flush(second, None)
     assert (first.result(), second.result()) == (0, 2)
     assert one.stored() == [*range(4)]
 

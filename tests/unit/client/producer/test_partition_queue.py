@@ -93,7 +93,7 @@ def test_a_closed_queue_refuses_records_and_writes_what_it_has(queue_of: QueueOf
     for refused in (lambda: queue.add(row(1), 10), lambda: queue.put([whole(queue, 1)])):
         with pytest.raises(ClosedError):
             refused()
-    queue.finish(batch, None)
+    queue.flush(batch, None)
     assert batch.result() == 0
 
 
@@ -127,7 +127,7 @@ def test_a_refused_write_fails_its_batches_and_the_next_is_written(queue_of: Que
     queue.drain()
     assert isinstance(failed.error(), DiskFullError)
     good = add(queue, 1)
-    queue.finish(good, None)
+    queue.flush(good, None)
     assert good.result() == 0
 
 
@@ -316,20 +316,20 @@ def test_a_wait_for_a_sync_that_does_not_come_times_out(queue_of: QueueOf, servi
     queue = queue_of()
     batch, _ = unsynced(queue, service, 0)
     with pytest.raises(RequestTimedOutError, match="still on its way"):
-        queue.finish(batch, 0.01)
+        queue.flush(batch, 0.01)
     assert not batch.done()
 
 
-def test_finish_all_waits_for_those_before_a_batch_that_failed(queue_of: QueueOf, service: Any) -> None:
+def test_flush_all_waits_for_those_before_a_batch_that_failed(queue_of: QueueOf, service: Any) -> None:
     queue = queue_of()
     waiting, done = unsynced(queue, service, 0)
     service.answers.append(DiskFullError("full"))
     failed = add(queue, 1)
     with pytest.raises(RequestTimedOutError):
-        queue.finish_all(0.0)
+        queue.flush_all(0.0)
     assert isinstance(failed.error(), DiskFullError)
     done.complete(0)
-    queue.finish_all(None)
+    queue.flush_all(None)
     assert waiting.result() == 0
 
 
