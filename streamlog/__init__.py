@@ -12,7 +12,7 @@ b'alice' b'9.50'
 
 `help()` of each name, rather than of the whole package, which has all of them:
 
-- `open` and `StreamLog`: a log, where all begins. `Topic`: its records and settings.
+- `open` and `StreamLog`: a log, where all begins. `Topic`: its records and settings. `Broker`: one of its directories.
 - `Producer`, `Delivery`; `Consumer`, `RebalanceListener`, `ConsumerGroup`, `Workers`: writing, reading, sharing work.
 - `TopicConfig`, `ProducerConfig`, `ConsumerConfig`, `open`, `ConsumerGroup.start`: every setting, with its unit and default.
 - `Record`, `RecordBatch`, `Records`, `TopicPartition`, `PartitionInfo` and the other values: what each field means.
@@ -52,6 +52,7 @@ import logging as _logging
 from . import errors, retention, serde
 from .broker.offline.repair import RepairedPartition, RepairReport, repair
 from .broker.offline.verify import Problem, Report, verify
+from .client.broker import Broker
 from .client.config_types import ConsumerConfig, Ms, OnError, ProducerConfig, TopicConfig, TopicDefaults
 from .client.consumer.consumer import Consumer
 from .client.consumer.listener import RebalanceListener
@@ -138,6 +139,7 @@ __version__ = "0.1.0"
 
 __all__ = [
     "At",
+    "Broker",
     "Bytes",
     "Clock",
     "ClosedError",

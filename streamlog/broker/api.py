@@ -301,4 +301,14 @@ class Service(Topics, Records, Groups, Protocol):
     def require_writable(self, what: str) -> None:
         """Raise ReadOnlyError if this log was opened to be read only; `what` would have been written, as a sentence begins."""
 
+    def broker_paths(self) -> dict[int, str]:
+        """The directory of each broker of the log, by its id."""
+
+    def is_running(self, broker_id: int) -> bool: ...
+    def stop_broker(self, broker_id: int) -> None:
+        """Have others lead what a broker leads, and close it. Blocks while they catch up. Raises ConfigError for the last one."""
+
+    def start_broker(self, broker_id: int, lock_timeout: float) -> None:
+        """Have a broker that does not run take part again; it follows. Raises what opening its directory raises."""
+
     def metrics(self) -> dict[str, Any]: ...

@@ -15,12 +15,22 @@ import logging
 from collections.abc import Callable, Iterable, Mapping
 
 from ..config import check_replication_factor
-from ..errors import ConfigError, CorruptRecordError, LogDirNotFoundError, StreamlogError
+from ..errors import (
+    ConfigError,
+    CorruptRecordError,
+    LogDirNotFoundError,
+    NotLeaderError,
+    PoisonedLogError,
+    StorageError,
+    StreamlogError,
+)
 from ..replication import election
 from ..replication.fetcher import ReplicaFetcher
 from ..replication.partition import Partition
 from ..replication.replica_set import PartitionRegistration
 from ..runtime.disk import entropy
+from ..runtime.disk_errors import require_disk_error
+from ..runtime.threads import getpid
 from ..runtime.values import refuse_to_copy
 from ..types import TopicPartition
 from . import metadata
@@ -34,6 +44,7 @@ logger = logging.getLogger("streamlog.broker")
 
 # How much of the metadata log one append to a copy takes.
 _COPY_BYTES = 1 << 20
+_PROBE, _PROBE_BYTES = "probe", 1 << 14
 MOST_REPLICAS = 3
 """How many replicas a partition has if nothing else is said and there are so many brokers."""
 
@@ -49,10 +60,26 @@ class Broker:
         self.replicas = replicas
         self.fetcher: ReplicaFetcher | None = None
         self.epoch = 0
+        self.running = True
+        self.was_new = False
+        """Whether its directory was empty when it was started again."""
+        self.failure: StreamlogError | None = None
+        """Why it does not run, if it was not stopped."""
 
     @property
     def id(self) -> int:
         return self.directory.broker_id
+
+    def has_space(self) -> bool:
+        """Whether its disk takes a file of some KB now."""
+        path = f"{self.directory.path}/{_PROBE}"
+        try:
+            self.directory.disk.write_atomic(path, bytes(_PROBE_BYTES))
+            self.directory.disk.unlink(path)
+        except OSError as error:
+            require_disk_error(error)
+            return False
+        return True
 
 
 class Brokers:
@@ -60,13 +87,23 @@ class Brokers:
 
     __reduce_ex__ = refuse_to_copy
 
-    def __init__(self, brokers: list[Broker], now_ms: Callable[[], int]) -> None:
+    def __init__(self, brokers: list[Broker], renewed: Callable[[Broker], Broker], now_ms: Callable[[], int]) -> None:
         self.all = brokers
+        self._renewed = renewed
         self.is_replicated = len(brokers) > 1
         self.leaders: dict[tuple[str, int], Partition] = {} if self.is_replicated else brokers[0].replicas.partitions
         self._now_ms = now_ms
         self._counts: dict[str, int] = {}
         self.on_isr_change: Callable[[], object] = lambda: None
+        self.on_failure: Callable[[int, StreamlogError], object] = lambda broker_id, error: None
+
+    @property
+    def running(self) -> list[Broker]:
+        """Those that are neither stopped nor failed."""
+        return [broker for broker in self.all if broker.running]
+
+    def by_id(self, broker_id: int) -> Broker:
+        return next(broker for broker in self.all if broker.id == broker_id)
 
     # -- opening -------------------------------------------------------------------------------------
 
@@ -134,19 +171,123 @@ class Brokers:
         """Give each broker what fetches for it. REQUIRES: no partition is open yet."""
         if self.is_replicated:
             for broker in self.all:
-                broker.epoch = epochs[broker.id]
-                broker.fetcher = ReplicaFetcher(broker.id, broker.epoch, self.leaders.get, self)
-                broker.replicas.on_isr_change = lambda partition: self.on_isr_change()
+                self._start_fetcher(broker, epochs[broker.id])
+
+    def _start_fetcher(self, broker: Broker, epoch: int) -> None:
+        broker.epoch = epoch
+        broker.fetcher = ReplicaFetcher(broker.id, epoch, self.leaders.get, self)
+        broker.replicas.on_isr_change = lambda partition: self.on_isr_change()
+        broker.replicas.on_failure = lambda error: self.on_failure(broker.id, error)
+
+    # -- stopping and starting -----------------------------------------------------------------------
+
+    def take_out(self, broker: Broker, failure: StreamlogError | None) -> Partition:
+        """Count a broker as not running from now on; the metadata log of the controller, which may be another one now.
+
+        Raises ConfigError for the last one. The change that fences it comes next.
+        """
+        others = [each for each in self.running if each is not broker]
+        if not others:
+            raise ConfigError(
+                f"Broker {broker.id} is the last one that is running, and nothing could be recorded without it. Start another "
+                f"one first, or close the log.",
+                name="broker",
+            )
+        broker.running = False
+        broker.failure = failure
+        self._level(self._copies())
+        return self.controller_log()
+
+    def controller_log(self) -> Partition:
+        """The metadata log that is appended to: that of the controller."""
+        return self._copies()[0]
+
+    def put_back(self, before: Broker, lock_timeout: float) -> Broker:
+        """Open the directory of a broker that does not run, and have its metadata log be a copy again. It is not registered yet."""
+        broker = self._renewed(before)
+        broker.running = False
+        broker.directory.open(lock_timeout)
+        try:
+            broker.was_new = broker.directory.is_new
+            broker.publisher.open(int(broker.directory.incarnation), getpid())
+            copy = broker.replicas.open_metadata()
+            self._level([*(each for each in self._copies()), copy])
+        except BaseException:
+            self._drop(broker)
+            raise
+        return broker
+
+    def _copies(self) -> list[Partition]:
+        """The metadata log of each broker that runs, that of the controller first; of the first one, if that is gone."""
+        copies = [copy for each in self.running if (copy := each.replicas.metadata) is not None]
+        return sorted(copies, key=lambda copy: not copy.is_leader)
+
+    def run(self, broker: Broker, before: Broker, image: Image) -> None:
+        """A registered broker takes part: it opens its replicas, and follows the leaders."""
+        self._start_fetcher(broker, image.brokers[broker.id].epoch)
+        assert broker.fetcher is not None
+        broker.publisher.wake = before.publisher.wake
+        if before.fetcher is not None:
+            broker.fetcher.nudge = before.fetcher.nudge
+        broker.replicas.rebuilds = True
+        broker.running = True
+        self.all[self.all.index(before)] = broker
+        self.follow(image)
+        broker.directory.recovered(completely=not broker.replicas.is_recovering)
+        broker.publisher.opened()
+
+    def close_broker(self, broker: Broker, error: StreamlogError) -> list[BaseException]:
+        """Close a broker that was taken out: cleanly, unless it failed."""
+        if broker.fetcher is not None:
+            for partition in broker.replicas.all():
+                broker.fetcher.forget(partition.name)
+        errors = broker.replicas.close([*broker.replicas.partitions.values(), *self._metadata_of(broker)], error)
+        clean = not errors and broker.failure is None
+        try:
+            _close_directory(broker, clean=clean)
+        except (StreamlogError, OSError) as failure:
+            errors.append(failure)
+        return errors
+
+    @staticmethod
+    def _metadata_of(broker: Broker) -> list[Partition]:
+        return [] if broker.replicas.metadata is None else [broker.replicas.metadata]
+
+    @staticmethod
+    def _drop(broker: Broker) -> None:
+        broker.publisher.abandon()
+        broker.replicas.release()
+        broker.directory.close(clean=False)
+
+    def led_by(self, broker_id: int) -> list[Partition]:
+        return [leader for leader in list(self.leaders.values()) if leader.broker_id == broker_id]
+
+    def publish(self, number: int, now_ms: int) -> int | None:
+        """The work of the thread that publishes for a broker, whichever opens its directory now."""
+        broker = self.all[number]
+        return broker.publisher.tick(now_ms) if broker.running else None
+
+    def fetch(self, number: int, now_ms: int) -> int | None:
+        """The work of the thread that fetches for a broker."""
+        broker = self.all[number]
+        return broker.fetcher.step(now_ms) if broker.running and broker.fetcher is not None else None
 
     def replicate_metadata(self) -> None:
-        """See `metadata_log.Partitions`."""
-        if self.is_replicated:
-            first = self.all[0].replicas.metadata
-            assert first is not None
-            for broker in self.all[1:]:
-                copy = broker.replicas.metadata
-                assert copy is not None
+        """See `metadata_log.Partitions`. A copy that fails does not count any more; half of those there were have to be left."""
+        if not self.is_replicated:
+            return
+        first, copies = self.controller_log(), self._copies()
+        failed: list[tuple[int, StreamlogError]] = []
+        for copy in copies[1:]:
+            try:
                 self._copy(first, copy)
+            except StreamlogError as error:
+                failed.append((copy.broker_id, error))
+        for broker_id, failure in failed:
+            self.on_failure(broker_id, failure)
+        if 2 * (len(copies) - len(failed)) < len(copies):
+            self._level([first])
+            raise failed[0][1]
 
     def _copy(self, leader: Partition, copy: Partition) -> None:
         """Have a copy of the metadata log end where its leader does, on its device."""
@@ -212,7 +353,7 @@ class Brokers:
 
     def close_directories(self, *, clean: bool) -> None:
         """Mark each directory as closed, if everything in it was, and give up its lock, whatever the others raise."""
-        left = list(self.all)
+        left = self.running
         try:
             while left:
                 _close_directory(left[0], clean=clean)
@@ -232,7 +373,7 @@ class Brokers:
 
     def factor(self, wanted: int | None) -> int:
         """How many replicas a partition of a new topic has. Raises ConfigError for more than there are brokers."""
-        count = len(self.all)
+        count = len(self.running)
         if wanted is None:
             return min(count, MOST_REPLICAS)
         if check_replication_factor(wanted) > count:
@@ -247,38 +388,38 @@ class Brokers:
         """The replicas of so many new partitions; empty for a log of one broker. `first`: see `election.place`."""
         if not self.is_replicated:
             return []
-        return election.place([broker.id for broker in self.all], partitions, factor, first)
+        return election.place([broker.id for broker in self.running], partitions, factor, first)
 
     def incarnations(self) -> dict[int, bytes]:
         """The brokers that are here, and the id of this run of each."""
-        return {broker.id: entropy(16) for broker in self.all}
+        return {broker.id: entropy(16) for broker in self.running}
 
     def partitions(self) -> tuple[list[Partition], list[Partition]]:
         """The copies of the metadata log, and every other replica of every broker."""
-        copies = [broker.replicas.metadata for broker in self.all]
-        others = [each for broker in self.all for each in broker.replicas.partitions.values()]
+        copies = [broker.replicas.metadata for broker in self.running]
+        others = [each for broker in self.running for each in broker.replicas.partitions.values()]
         return [copy for copy in copies if copy is not None], others
 
     def of_topic(self, name: str) -> list[Partition]:
         """Every replica of a topic's partitions."""
-        return [partition for broker in self.all for partition in broker.replicas.of_topic(name)]
+        return [partition for broker in self.running for partition in broker.replicas.of_topic(name)]
 
     def stage(self, image: Image, name: str) -> None:
-        for broker in self.all:
+        for broker in self.running:
             broker.replicas.stage(image, name)
 
     def unstage(self, image: Image) -> None:
-        for broker in self.all:
+        for broker in self.running:
             broker.replicas.unstage(image)
 
     def release_staged(self) -> None:
-        for broker in self.all:
+        for broker in self.running:
             broker.replicas.release_staged()
 
     def follow(self, image: Image, changed: Iterable[str] | None = None) -> None:
         """Have the replicas of each broker, and who leads them, be as the image says; see `ReplicaManager.follow`."""
         names = None if changed is None else list(changed)
-        for broker in self.all:
+        for broker in self.running:
             broker.replicas.follow(image, names)
         if self.is_replicated:
             for name in [*self._counts, *image.topics] if names is None else names:
@@ -289,7 +430,8 @@ class Brokers:
         count = 0 if view is None else view.partitions
         for number in range(max(count, self._counts.get(name, 0))):
             at = TopicPartition(name, number)
-            replicas = [broker.replicas.partitions.get(at) for broker in self.all]
+            running = self.running
+            replicas = [broker.replicas.partitions.get(at) for broker in running]
             before, leader = (
                 self.leaders.get(at),
                 next((each for each in replicas if each is not None and each.is_leader), None),
@@ -300,7 +442,10 @@ class Brokers:
                 self.leaders[at] = leader
             if before is not None and before is not leader:
                 before.waiters.wake_all()
-            for broker, replica in zip(self.all, replicas, strict=True):
+                if before.broker_id not in {broker.id for broker in running}:
+                    before.shut(_moved(at, leader))
+                    before.hand_over(leader)
+            for broker, replica in zip(running, replicas, strict=True):
                 if broker.fetcher is None:
                     continue
                 if replica is None or replica is leader:
@@ -351,7 +496,7 @@ class Brokers:
 
     def wanted_isrs(self, now_ms: int, lag_ms: int) -> dict[tuple[str, int], PartitionRegistration]:
         """The changes of in-sync sets that the leaders ask for now."""
-        epochs = {broker.id: broker.epoch for broker in self.all}
+        epochs = {broker.id: broker.epoch for broker in self.running}
         changes: dict[tuple[str, int], PartitionRegistration] = {}
         for at, leader in list(self.leaders.items()):
             wanted = leader.wanted_isr(now_ms, lag_ms, epochs)
@@ -363,8 +508,10 @@ class Brokers:
     # -- what fails ----------------------------------------------------------------------------------
 
     def replica_failed(self, replica: Partition, error: StreamlogError) -> None:
-        """See `FetchListener`. The leader notices that the follower lags."""
+        """See `FetchListener`."""
         logger.warning("%s-%d on broker %d does not follow: %s", *replica.name, replica.broker_id, error)
+        if isinstance(error, (StorageError, PoisonedLogError)):
+            self.on_failure(replica.broker_id, error)
 
     def leader_corrupt(self, leader: Partition, error: CorruptRecordError) -> None:
         """See `FetchListener`."""
@@ -381,3 +528,8 @@ def _close_directory(broker: Broker, *, clean: bool) -> None:
         broker.publisher.close(clean=is_clean)
     finally:
         broker.directory.close(clean=is_clean, unsynced=unsynced)
+
+
+def _moved(at: TopicPartition, leader: Partition | None) -> NotLeaderError:
+    now = "no broker leads it now" if leader is None else f"broker {leader.broker_id} leads it now"
+    return NotLeaderError(f"The broker that led {at.topic}-{at.partition} does not run any more; {now}. Try again.")

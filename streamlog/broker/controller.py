@@ -7,7 +7,7 @@ returns, so a refused request changes nothing.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Container, Mapping, Sequence
 from typing import Any
 from uuid import UUID
 
@@ -20,7 +20,8 @@ from ..errors import (
     UnknownTopicOrPartitionError,
     did_you_mean,
 )
-from ..replication.replica_set import PartitionRegistration
+from ..replication.election import elect
+from ..replication.replica_set import NO_LEADER, PartitionRegistration
 from ..types import TopicPartition
 from .metadata import (
     BrokerRegistration,
@@ -168,6 +169,37 @@ def register_brokers(image: Image, incarnations: Mapping[int, bytes]) -> list[Lo
         known = image.brokers.get(broker_id)
         epoch = 0 if known is None else known.epoch + 1
         records.append(broker_record(BrokerRegistration(broker_id, incarnation_id, epoch)))
+    return records
+
+
+def fence_broker(image: Image, broker_id: int, alive: Container[int]) -> list[LogRecord]:
+    """A broker does not run any more: it is fenced, leaves in-sync sets that have other members, and others lead for it."""
+    broker = image.brokers[broker_id]
+    return [broker_record(broker._replace(fenced=True, epoch=broker.epoch + 1)), *elections(image, alive)]
+
+
+def forget_replicas(image: Image, broker_id: int) -> list[LogRecord]:
+    """A broker has lost its directory: what it had counts nowhere. A set of which it was the last member is empty then."""
+    records = []
+    for topic_id, numbers in image.partitions.items():
+        for number, before in numbers.items():
+            if broker_id in before.isr:
+                isr = tuple(each for each in before.isr if each != broker_id)
+                after = before._replace(isr=isr, partition_epoch=before.partition_epoch + 1)
+                if before.leader == broker_id:
+                    after = after._replace(leader=NO_LEADER, leader_epoch=before.leader_epoch + 1)
+                records.append(partition_record(topic_id, number, after))
+    return records
+
+
+def elections(image: Image, alive: Container[int]) -> list[LogRecord]:
+    """The partitions whose leader, or in-sync set, changes because only these brokers run."""
+    records = []
+    for topic_id, numbers in image.partitions.items():
+        for number, before in numbers.items():
+            after = elect(before, alive)
+            if after is not before:
+                records.append(partition_record(topic_id, number, after))
     return records
 
 

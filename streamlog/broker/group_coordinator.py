@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping
 
 from ..coordinator import GroupDescription, GroupListing, Heartbeat, HeartbeatResult
-from ..errors import StreamlogError
+from ..errors import NotLeaderError, StreamlogError
 from ..runtime.api import Completion, Lock
 from ..runtime.values import refuse_to_copy
 from ..types import OffsetAndMetadata, TopicPartition
@@ -42,7 +42,10 @@ class GroupCoordinator:
             shards[number] = GroupShard(self._host, number, self._new_lock())
         self.shards = shards
         for number, shard in shards.items():
-            partition = self._host.groups_partition(number, False)
+            try:
+                partition = self._host.groups_partition(number, False)
+            except NotLeaderError:  # no broker leads it now
+                continue
             if partition is not None:
                 lead = shard.elect if partition.is_leader else shard.resign
                 lead(partition.leader_epoch)

@@ -65,6 +65,7 @@ class LogDirectory:
     ) -> None:
         self.path = path
         self._new_ids = cluster_id, broker_id
+        self._disk = disk
         # Called once, when the directory is found not to be the one that was opened; any lock may be held.
         self.on_stale: Callable[[], object] = lambda: None
         self.new_lock = new_lock
@@ -98,6 +99,13 @@ class LogDirectory:
     def is_new(self) -> bool:
         """Whether it has no owner file yet: `open_metadata` makes it."""
         return self._is_new
+
+    def again(self) -> LogDirectory:
+        """The same directory, to be opened again after a close; made anew if it is gone."""
+        return LogDirectory(
+            self.path, self._disk, self.new_lock, self._new_gate, self._monotonic, sync=self.sync,
+            broker_id=self.broker_id, cluster_id=self.cluster_id,
+        )  # fmt: skip
 
     def join(self, cluster_id: str) -> None:
         """A new directory, of this log."""

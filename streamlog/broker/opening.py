@@ -17,6 +17,7 @@ import logging
 import re
 import weakref
 from collections.abc import Callable
+from functools import partial
 from itertools import count
 from typing import Any, Generic, NamedTuple, Protocol, TypeVar
 
@@ -132,7 +133,7 @@ class OwnedDirectory:
         ]  # fmt: skip
         self.service = LocalService(
             self._directories, self._clock, self._scheduler, self._maintenance, options.defaults, new_lock,
-            real_monotonic, force=options.force, replica_lag_ms=options.replica_lag_ms,
+            RawGate, real_monotonic, force=options.force, replica_lag_ms=options.replica_lag_ms,
         )  # fmt: skip
         for broker in self.service.brokers.all:
             broker.publisher.is_silent = location.temporary
@@ -177,21 +178,21 @@ class OwnedDirectory:
         self._maintenance.nudge = maintaining.nudge
         if self._location.temporary:
             return
-        for broker in self.service.brokers.all:
-            publisher = broker.publisher
-            publishing = BackgroundThread(publisher.tick, SystemClock().time_ms, "streamlog-published")
+        brokers = self.service.brokers
+        for number, broker in enumerate(brokers.all):
+            publishing = BackgroundThread(
+                partial(brokers.publish, number), SystemClock().time_ms, "streamlog-published"
+            )
             self._threads.append(publishing)
-            publisher.wake = publishing.nudge
+            broker.publisher.wake = publishing.nudge
 
     def _make_fetching_threads(self) -> None:
         """One for each broker of a log with several. They run under a clock that a test moves too: real time is theirs."""
-        for broker in self.service.brokers.all:
-            fetcher = broker.fetcher
-            if fetcher is not None:
-                fetching = BackgroundThread(
-                    fetcher.step, self.service.real_timers.now_ms, f"streamlog-replica-{broker.id}"
-                )
-                fetcher.nudge = fetching.nudge
+        brokers, now_ms = self.service.brokers, self.service.real_timers.now_ms
+        for number, broker in enumerate(brokers.all):
+            if broker.fetcher is not None:
+                fetching = BackgroundThread(partial(brokers.fetch, number), now_ms, f"streamlog-replica-{broker.id}")
+                broker.fetcher.nudge = fetching.nudge
                 self._threads.append(fetching)
 
     def check(self) -> None:

@@ -51,6 +51,10 @@ class ReplicaManager:
         self.metadata: Partition | None = None
         self.on_isr_change: Callable[[Partition], object] = lambda partition: None
         """Called by a leader whose in-sync set may grow."""
+        self.on_failure: Callable[[StreamlogError], object] = lambda error: None
+        """Called when the disk under a leader with followers fails."""
+        self.rebuilds = False
+        """Whether a replica that is not there is made: its broker was started again, maybe on an empty directory."""
         self.has_thread = False
         """Whether a background thread runs the scheduler."""
         self._staging: TopicView | None = None
@@ -127,11 +131,13 @@ class ReplicaManager:
         if staged is not None and staged.topic_id == view.id_bytes:
             partition = staged
         else:
-            partition = self._directory.open_partition(view, number)
+            is_lost = self.rebuilds and self._directory.is_lost(view, number)
+            partition = (self._directory.make_partition if is_lost else self._directory.open_partition)(view, number)
         partition.follow(registration, self._real_timers.now_ms())
         partition.maintenance.custom_policy = self._policies.of(view)
         partition.on_work = self._maintain_soon
         partition.on_isr_change = self.on_isr_change
+        partition.on_failure = self.on_failure
         partition.commit.schedule = partial(self._sync_soon, partition.commit.maybe_sync)
         for purgatory in (partition.purgatory, partition.commit.purgatory):
             purgatory.schedule = partial(self._expire_at, purgatory.expire)

@@ -8,10 +8,20 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 from ..coordinator import GroupDescription, GroupListing, Heartbeat, HeartbeatResult
-from ..errors import ClosedError, ConfigError, DiskFullError, StorageError, StreamlogError, forked
+from ..errors import (
+    ClosedError,
+    ConfigError,
+    DiskFullError,
+    LogDirNotFoundError,
+    NotLeaderError,
+    PoisonedLogError,
+    StorageError,
+    StreamlogError,
+    forked,
+)
 from ..records.single import SequencedRecord
 from ..replication.partition import Partition
-from ..runtime.api import AllDone, Completion, Lock, answering, failing
+from ..runtime.api import AllDone, Completion, Gate, Lock, answering, failing
 from ..runtime.disk import entropy
 from ..runtime.threads import getpid
 from ..runtime.values import raise_first, refuse_to_copy
@@ -41,6 +51,8 @@ logger = logging.getLogger("streamlog.broker")
 
 CATCH_UP_MS = 5_000
 """How long (real time) an open waits at most until the in-sync followers have what their leaders have."""
+HAND_OVER_S = 5.0
+"""How long (real time) stopping a broker waits at most until others have everything that it leads."""
 WATCH_MS = 1000
 """How often a log with a background thread looks whether its directory is still there: two system calls."""
 
@@ -58,6 +70,7 @@ class LocalService:
         maintenance: Scheduler,
         defaults: Mapping[str, Any],
         new_lock: Callable[[], Lock],
+        new_gate: Callable[[], Gate],
         real_seconds: Callable[[], float],
         *,
         force: bool = False,
@@ -70,14 +83,18 @@ class LocalService:
         self.real_seconds = real_seconds
         self.real_timers = RealTimers(new_lock, lambda: self.real_seconds())
         self._new_lock = new_lock
+        self._new_gate = new_gate
         self._force = force
         policies = RetentionPolicies(defaults.get("retention"))
-        brokers: list[Broker] = []
-        for directory in directories:
+
+        def new_broker(directory: LogDirectory) -> Broker:
             publisher = PublishedWriter(directory.disk, directory.path, new_lock, real_seconds)
             replicas = ReplicaManager(directory, publisher, policies, clock, scheduler, maintenance, self.real_timers)
-            brokers.append(Broker(directory, publisher, replicas))
-        self.brokers = Brokers(brokers, self.real_timers.now_ms)
+            return Broker(directory, publisher, replicas)
+
+        brokers = [new_broker(directory) for directory in directories]
+        self.brokers = Brokers(brokers, lambda before: new_broker(before.directory.again()), self.real_timers.now_ms)
+        self._failures: dict[int, StreamlogError] = {}
         self._replica_lag_ms = replica_lag_ms
         factor = self.brokers.factor(defaults.get("replication_factor"))
         controller.check_insync(defaults.get("min_insync_replicas", 1), factor)
@@ -130,7 +147,7 @@ class LocalService:
             brokers.release()
             raise
         for broker in brokers.all:
-            broker.directory.on_stale = self.shut
+            self._watch_stale(broker)
         self.on_metadata(self._the_groups.metadata_changed)
         if brokers.all[0].replicas.has_thread:
             self.timers.at(self.clock.time_ms() + WATCH_MS, self._watch_directory)
@@ -138,6 +155,7 @@ class LocalService:
             self.timers.at(self.clock.time_ms(), self._the_groups.expire_offsets)
         if self.is_replicated:
             brokers.on_isr_change = self._check_isrs_soon
+            brokers.on_failure = self.report_failure
             self.real_timers.at(self.real_timers.now_ms() + self._replica_lag_ms // 2, self._check_isrs)
 
     def _open_brokers(self) -> None:
@@ -155,6 +173,68 @@ class LocalService:
         if self.is_replicated:
             topics.alter_partitions(brokers.leaders_after_opening(image))
             brokers.catch_up(self.real_timers.now_ms() + CATCH_UP_MS)
+
+    # -- brokers that stop, fail and come back -------------------------------------------------------
+
+    def _watch_stale(self, broker: Broker) -> None:
+        if not self.is_replicated:
+            broker.directory.on_stale = self.shut
+            return
+        path, broker_id = broker.directory.path, broker.id
+        broker.directory.on_stale = lambda: self.report_failure(broker_id, stale_owner(path))
+
+    def report_failure(self, broker_id: int, error: StreamlogError) -> None:
+        """The disk under a broker fails: have others lead its partitions, soon, on the thread of the timers. Takes no lock.
+
+        The last broker that runs is kept, and so are all whose disk is full, if it is full under every other one too.
+        """
+        self._failures.setdefault(broker_id, error)
+        self.real_timers.at(self.real_timers.now_ms(), self._replace_failed)
+
+    def _replace_failed(self, now_ms: int) -> int | None:
+        for broker_id, error in list(self._failures.items()):
+            self._failures.pop(broker_id, None)
+            running = self.brokers.running
+            others = [broker for broker in running if broker.id != broker_id]
+            if self._topics.closed is not None or not others or len(others) == len(running):
+                continue
+            if isinstance(error, DiskFullError) and not any(broker.has_space() for broker in others):
+                continue
+            logger.error("broker %d has failed, and others lead its partitions: %s", broker_id, error)
+            broker = self.brokers.by_id(broker_id)
+            if self._topics.stop_broker(broker_id, error):
+                self.brokers.close_broker(broker, error)
+        return None
+
+    def stop_broker(self, broker_id: int) -> None:
+        """Stop a broker: others lead its partitions, when they have everything. Raises ConfigError for the last one that runs."""
+        broker = self.brokers.by_id(broker_id)
+        error = NotLeaderError(f"Broker {broker_id} was stopped. Another one leads its partitions; try again.")
+        led = self.brokers.led_by(broker_id)
+        for partition in led:
+            partition.block(error)
+        try:
+            deadline = self.real_seconds() + HAND_OVER_S
+            while self.real_seconds() < deadline and any(
+                each.has_successors and not each.is_replicated for each in led
+            ):
+                self._new_gate().wait(0.001)
+            if self._topics.stop_broker(broker_id, None):
+                raise_first(self.brokers.close_broker(broker, error))
+        finally:
+            for partition in led:
+                partition.unblock(error)
+
+    def start_broker(self, broker_id: int, lock_timeout: float) -> None:
+        """Start a broker that was stopped or has failed. A directory that is missing or empty is made anew, and filled."""
+        self._topics.start_broker(broker_id, lock_timeout)
+        self._watch_stale(self.brokers.by_id(broker_id))
+
+    def broker_paths(self) -> dict[int, str]:
+        return {broker.id: broker.directory.path for broker in self.brokers.all}
+
+    def is_running(self, broker_id: int) -> bool:
+        return self._topics.closed is None and self.brokers.by_id(broker_id).running
 
     # -- replicas ------------------------------------------------------------------------------------
 
@@ -209,8 +289,13 @@ class LocalService:
 
     def check_owned(self) -> None:
         """Raise LogDirNotFoundError, and refuse every call with it, if the directory is not the one that was opened."""
-        for broker in self.brokers.all:
-            broker.directory.check_owned()
+        for broker in self.brokers.running:
+            try:
+                broker.directory.check_owned()
+            except LogDirNotFoundError as error:
+                if not self.is_replicated:
+                    raise
+                self.report_failure(broker.id, error)
 
     def _watch_directory(self, now_ms: int) -> int | None:
         """Look, once a second, whether the directory is the one that was opened: a send does not.
@@ -301,8 +386,9 @@ class LocalService:
             here.require_in_sync()
         try:
             here.append(append, now_ms)
-        except StreamlogError:
+        except StreamlogError as error:
             if not self._may_append():
+                self._report(here, error)
                 raise
         else:
             return self._acknowledged(here, request)
@@ -341,10 +427,25 @@ class LocalService:
             here.require_in_sync()
         try:
             return here.append_one(key, value, timestamp, now_ms, sequenced)
-        except StreamlogError:
+        except StreamlogError as error:
             if not self._may_append():
+                self._report(here, error)
                 raise
         return self._find(partition).append_one(key, value, timestamp, now_ms, sequenced)
+
+    def _report(self, here: Partition, error: StreamlogError) -> None:
+        """An append has failed: if the disk has, and another replica can lead, raise NotLeaderError, which can be retried."""
+        if not here.has_successors or not isinstance(error, (StorageError, PoisonedLogError)):
+            return
+        if isinstance(error, DiskFullError) and not any(
+            broker.has_space() for broker in self.brokers.running if broker.id != here.broker_id
+        ):
+            return
+        self.report_failure(here.broker_id, error)
+        raise NotLeaderError(
+            f"Broker {here.broker_id}, which led {here.name.topic}-{here.name.partition}, has failed ({error}). Another one is "
+            f"about to lead it; try again."
+        ) from error
 
     @failing
     def acknowledge(self, partition: TopicIdPartition, offset: int) -> Completion[int]:

@@ -220,6 +220,38 @@ class Topics:
             self._change(lambda image: controller.register_brokers(image, self._brokers.incarnations()))
         return {broker_id: broker.epoch for broker_id, broker in self.image.brokers.items()}
 
+    def stop_broker(self, broker_id: int, failure: StreamlogError | None) -> bool:
+        """Fence a broker, which does not run any more, or has failed: others lead its partitions. False if it did not run."""
+        brokers = self._brokers
+        broker = brokers.by_id(broker_id)
+        with inside(), self._lock:
+            if self.closed is not None:
+                raise self.closed.copy()
+            if not broker.running:
+                return False
+            self._log = MetadataLog(brokers.take_out(broker, failure), self)
+        self._change(lambda image: controller.fence_broker(image, broker_id, {each.id for each in brokers.running}))
+        return True
+
+    def start_broker(self, broker_id: int, lock_timeout: float) -> None:
+        """Open the directory of a broker that does not run, made anew if it is gone; it follows, and leads what nobody leads."""
+        brokers = self._brokers
+        before = brokers.by_id(broker_id)
+        with inside(), self._lock:
+            if self.closed is not None:
+                raise self.closed.copy()
+            if before.running:
+                return
+            broker = brokers.put_back(before, lock_timeout)
+            self._log = MetadataLog(brokers.controller_log(), self)
+        if broker.was_new:
+            self._change(lambda image: controller.forget_replicas(image, broker_id))
+        self._change(lambda image: controller.register_brokers(image, {broker_id: entropy(16)}))
+        with inside(), self._lock:
+            brokers.run(broker, before, self.image)
+            self._log = MetadataLog(brokers.controller_log(), self)
+        self._change(lambda image: controller.elections(image, {each.id for each in brokers.running}))
+
     def delete_topic(self, name: str) -> None:
         try:
             self._change(lambda image: controller.delete(image, name))

@@ -20,6 +20,7 @@ from ..runtime.values import raise_first, snapshot
 from ..types import Clock, K, MaybeNone, TopicPartition, V
 from .arguments import check_clock, check_disk, partition_number, partition_of
 from .background import Background
+from .broker import Broker
 from .cleanup import Cleanup
 from .config_types import ConsumerConfig, ProducerConfig, TopicConfig, TopicDefaults
 from .consumer.consumer import Consumer
@@ -182,7 +183,7 @@ class StreamLog(Closing):
       `"orders" in log`; `for name in log`; `topics`; `delete_topic`.
     - Writing and reading: `producer`, `consumer`; a Topic has `send` and `read`.
     - Groups, their offsets and workers: `group`, `groups`.
-    - Where its replicas are, and which of them lead: `elect_leader`.
+    - Where its replicas are, and which of them lead: `brokers`, `elect_leader`.
     - All that was acknowledged is on the device: `sync`. What it holds, in numbers: `metrics`. Where it is: `path`.
     - For extensions, such as a network protocol: `attach`, `detach`.
 
@@ -422,6 +423,12 @@ class StreamLog(Closing):
     def groups(self) -> list[ConsumerGroup]:
         """Handles on all groups, in the order of their names."""
         return [ConsumerGroup(self, group.name) for group in result_of(self._use().list_groups())]
+
+    @property
+    def brokers(self) -> list[Broker]:
+        """The brokers of this log, each a directory: see `streamlog.Broker`. A log that was opened without `brokers=` has one."""
+        paths = self._use().broker_paths()
+        return [Broker(self._use, broker_id, self.path and path) for broker_id, path in sorted(paths.items())]
 
     def metrics(self) -> dict[str, Any]:
         """Numbers of each partition, as `metrics()["topics"]["orders"]["0"]`. They can be written as JSON.

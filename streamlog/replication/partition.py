@@ -85,11 +85,15 @@ class Partition:
         self.replicas: ReplicaSet | None = None
         """What a leader with followers knows of them."""
         self._leader_high_watermark = 0
+        self._successor: Partition | None = None
+        self._is_handed_over = False
         self._at_once = not durable  # what was appended is acknowledged, and may be read
         self.waiters = Waiters()
         self.follower_waiters = Waiters()
         self.on_isr_change: Callable[[Partition], object] = lambda partition: None
         """Called, under no lock, when the in-sync set may grow; see `wanted_isr`."""
+        self.on_failure: Callable[[StreamlogError], object] = lambda error: None
+        """Called when the disk under a leader that has followers fails: another replica is to lead."""
         self.closed: StreamlogError | None = None
         self.on_work: Callable[[Partition], None] | None = None
         self.listener: LogListener = NullListener()
@@ -211,6 +215,8 @@ class Partition:
             self.commit.request(end)
         if end <= self.high_watermark or self.commit.refusal is not None:  # since the caller looked
             self.commit.answer()
+        if self._is_handed_over:
+            self.hand_over(self._successor)
 
     def acknowledge(self, write: AppendRequest, deadline_ms: int | None = None) -> Completion[int]:
         """A Completion of the base offset of `write`, done when readers may see all of it. REQUIRES: it is in the log.
@@ -238,8 +244,21 @@ class Partition:
         self.maybe_advance_high_watermark()
 
     def sync_failed(self, error: StreamlogError) -> None:
-        """See `SyncListener`."""
-        self.purgatory.fail(error)
+        """See `SyncListener`. With followers in sync, what waits goes on waiting for one of them: see `hand_over`."""
+        if self.has_successors and self.closed is None:
+            self.on_failure(error)
+        else:
+            self.purgatory.fail(error)
+
+    @property
+    def is_replicated(self) -> bool:
+        """Whether every member of the in-sync set has everything."""
+        return self.high_watermark == self.reader.tail.end_offset
+
+    @property
+    def has_successors(self) -> bool:
+        """Whether another member of the in-sync set could lead."""
+        return self.replicas is not None and len(self.registration.isr) > 1
 
     def hide_what_may_be_lost(self) -> None:
         """After opening: set `hides` if records that were acknowledged may lie past the high watermark.
@@ -358,6 +377,7 @@ class Partition:
         that counts, so it can be sent again. It may be called again after an interrupt. A broker that goes on as a follower
         needs it not: its log gets the new leader's records and high watermark, or is truncated. One that is gone does.
         """
+        self._successor, self._is_handed_over = successor, True  # first: what comes from now on finds it
         waiting = self.purgatory.waiting()
         for end, operation in waiting:
             if successor is not None and successor.epoch_of(end - 1) == self.epoch_of(end - 1):

@@ -136,6 +136,8 @@ class Simulation:
                 self.apply(successor.broker_id)
                 replica.hand_over(successor)
                 self.fired["handed over"] += 1
+        lost = {operation for _, operation in replica.purgatory.waiting()}  # those senders get no answer
+        self.pending = [sent for sent in self.pending if sent.answer not in lost]
         replica.shut(StreamlogError("gone"))
 
     def start(self, broker: int) -> None:
@@ -333,6 +335,8 @@ class Simulation:
             if leader is not None:
                 self.change_isr(leader.broker_id)
             self.check()
+        if self.pending:
+            raise Violation(f"{len(self.pending)} senders have no answer, though all are back")
         logs = {broker: self.contents(replica) for broker, replica in self.replicas.items()}
         first = logs[0]
         start = max(replica.reader.tail.start_offset for replica in self.replicas.values())

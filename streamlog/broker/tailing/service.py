@@ -409,6 +409,20 @@ class TailingService:
         self._fresh(partition)
         return self._reads.partition_info(partition)
 
+    def broker_paths(self) -> dict[int, str]:
+        """The one that is followed."""
+        return {0: self._path}
+
+    def is_running(self, broker_id: int) -> bool:
+        """No broker runs in a process that only reads."""
+        return False
+
+    def stop_broker(self, broker_id: int) -> None:
+        self.require_writable("Stopping a broker")
+
+    def start_broker(self, broker_id: int, lock_timeout: float) -> None:
+        self.require_writable("Starting a broker")
+
     def metrics(self) -> dict[str, Any]:
         """Plain numbers by topic and partition."""
         self.look()

@@ -60,6 +60,7 @@ def opened(tmp_path: Any) -> Iterator[Callable[..., Tenant]]:
                 Scheduler(new_lock(), new_lock()),
                 {},
                 new_lock,
+                RawGate,
                 real_monotonic,
             )
             service.open()

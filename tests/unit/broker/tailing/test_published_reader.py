@@ -82,6 +82,8 @@ class Scene:
             "min_reader": 2,
             "features": [],
             "incarnation": incarnation,
+            "cluster_id": "c",
+            "broker_id": 0,
             "boot_id": boot,
             "clean": clean,
         }

@@ -59,7 +59,7 @@ class Scene:
         broker = LogDirectory(self.path, OsDisk(), new_lock, RawGate, real_monotonic, sync=sync)
         broker.open(0.0)
         self.owner = LocalService(
-            [broker], SystemClock(), Scheduler(new_lock(), new_lock()), Scheduler(new_lock(), new_lock()), {}, new_lock, real_monotonic
+            [broker], SystemClock(), Scheduler(new_lock(), new_lock()), Scheduler(new_lock(), new_lock()), {}, new_lock, RawGate, real_monotonic
         )  # fmt: skip
         self.owner.open()
 
