@@ -46,6 +46,30 @@ def test_more_partitions_than_descriptors_are_written_synced_and_read(tmp_path: 
     assert printed.split() == [str(2 * PARTITIONS)] * 2
 
 
+def test_three_brokers_have_the_descriptors_of_one_process(tmp_path: Path) -> None:
+    """Every replica of each partition is written, followed, closed and opened with fewer descriptors than partitions."""
+    printed = run_with_few_descriptors(
+        f"""
+        import os
+
+        with streamlog.open(sys.argv[1], brokers=3) as log:
+            log.create_topic("t", partitions={PARTITIONS // 3}, segment_bytes=1024)
+            with log.producer(linger_ms=1) as producer:
+                for value in (b"a" * 600, b"b" * 600):
+                    for partition in range({PARTITIONS // 3}):
+                        producer.send("t", value, partition=partition)
+            log.sync()
+            print(len(os.listdir("/proc/self/fd")) <= {LIMIT})
+        with streamlog.open(sys.argv[1]) as log:
+            print(min(len(log["t"].partition(n).isr) for n in range({PARTITIONS // 3})))
+            with log.consumer("t") as consumer:
+                print(sum(1 for _ in consumer.until_end()))
+        """,
+        tmp_path / "log",
+    )
+    assert printed.split() == ["True", "3", str(2 * (PARTITIONS // 3))]
+
+
 def test_sending_to_many_partitions_in_turn_opens_no_files_where_the_process_may_have_enough_descriptors(
     tmp_path: Path,
 ) -> None:
