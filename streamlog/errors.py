@@ -191,6 +191,10 @@ class GroupIdNotFoundError(StreamlogError, LookupError):
     """There is no such group: it has no members and no committed offsets."""
 
 
+class ReplicaNotAvailableError(StreamlogError):
+    """The directories that are read have no replica of the partition."""
+
+
 class NotLeaderError(StreamlogError):
     """This broker is not, or no longer, the leader of the partition."""
 

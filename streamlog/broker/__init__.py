@@ -11,6 +11,7 @@
 - `topics`: the image of all topics, and the requests that change it. `controller`: from a request to its record.
   `metadata_log`: how a change takes effect, or has none. `metadata`: from the records to the image. `policies`: retention
   policies that are objects, by topic. `replay`: reading an internal log from its beginning.
+- `metrics`: the numbers of partitions, brokers and their replication.
 - `producer_ids`: producer ids, allocated in blocks.
 - `replica_manager`: a partition for each one that the image names, and that of the metadata log.
 - `lost_partitions`: what is known of partitions whose directories are gone. `offline/`: verify and repair.

@@ -11,6 +11,7 @@ copy has it on its device.
 
 from __future__ import annotations
 
+import contextlib
 import logging
 from collections.abc import Callable, Iterable, Mapping
 
@@ -26,12 +27,13 @@ from ..errors import (
 )
 from ..replication import election
 from ..replication.fetcher import ReplicaFetcher
-from ..replication.partition import Partition
+from ..replication.partition import Partition, ReplicaFetch
 from ..replication.replica_set import PartitionRegistration
 from ..runtime.disk import entropy
 from ..runtime.disk_errors import require_disk_error
 from ..runtime.threads import getpid
 from ..runtime.values import refuse_to_copy
+from ..storage.tail import EMPTY
 from ..types import TopicPartition
 from . import metadata
 from .log_directory import LogDirectory
@@ -94,6 +96,7 @@ class Brokers:
         self.leaders: dict[tuple[str, int], Partition] = {} if self.is_replicated else brokers[0].replicas.partitions
         self._now_ms = now_ms
         self._counts: dict[str, int] = {}
+        self.isr_shrinks = self.isr_expands = 0
         self.on_isr_change: Callable[[], object] = lambda: None
         self.on_failure: Callable[[int, StreamlogError], object] = lambda broker_id, error: None
 
@@ -166,6 +169,7 @@ class Brokers:
             for copy in copies:
                 if copy is not leader:
                     self._copy(leader, copy)
+            _announce(leader, copies)
 
     def start_fetchers(self, epochs: Mapping[int, int]) -> None:
         """Give each broker what fetches for it. REQUIRES: no partition is open yet."""
@@ -288,6 +292,8 @@ class Brokers:
         if 2 * (len(copies) - len(failed)) < len(copies):
             self._level([first])
             raise failed[0][1]
+        lost = {broker_id for broker_id, _ in failed}
+        _announce(first, [copy for copy in copies if copy.broker_id not in lost])
 
     def _copy(self, leader: Partition, copy: Partition) -> None:
         """Have a copy of the metadata log end where its leader does, on its device."""
@@ -345,11 +351,31 @@ class Brokers:
 
     def close(self, partitions: list[Partition], error: StreamlogError) -> list[BaseException]:
         """Close these partitions, each whatever the others raise; their errors."""
+        self._announce_high_watermarks()
         return [
             failure
             for broker in self.all
             for failure in broker.replicas.close([each for each in partitions if each.broker_id == broker.id], error)
         ]
+
+    def _announce_high_watermarks(self) -> None:
+        """Have the followers take over the high watermarks of their leaders: readers in other processes read up to there.
+
+        Only those that are known to have so much: another one may have other records there.
+        """
+        replicas = {broker.id: broker.replicas.partitions for broker in self.running}
+        for at, leader in list(self.leaders.items()) if self.is_replicated else ():
+            known = leader.replicas.followers if leader.replicas is not None else {}
+            fetched = ReplicaFetch(EMPTY, leader.high_watermark, leader.reader.tail.start_offset)
+            for broker_id, follower in known.items():
+                replica = replicas.get(broker_id, {}).get(at)
+                if (
+                    replica is not None
+                    and replica.leader_epoch == leader.leader_epoch
+                    and replica.high_watermark < leader.high_watermark <= follower.end_offset
+                ):
+                    with contextlib.suppress(StreamlogError):  # it is about to be closed, and its readers see less
+                        replica.follow_leader(fetched)
 
     def close_directories(self, *, clean: bool) -> None:
         """Mark each directory as closed, if everything in it was, and give up its lock, whatever the others raise."""
@@ -516,6 +542,13 @@ class Brokers:
     def leader_corrupt(self, leader: Partition, error: CorruptRecordError) -> None:
         """See `FetchListener`."""
         logger.error("%s-%d on broker %d is damaged: %s", *leader.name, leader.broker_id, error)
+
+
+def _announce(leader: Partition, copies: list[Partition]) -> None:
+    """Have copies of the metadata log take over the high watermark, which the last of them raised: they have readers too."""
+    for copy in copies:
+        if copy is not leader:
+            copy.follow_leader(ReplicaFetch(EMPTY, leader.high_watermark, leader.reader.tail.start_offset))
 
 
 def _close_directory(broker: Broker, *, clean: bool) -> None:

@@ -42,7 +42,7 @@ from ..runtime.values import raise_first, refuse_to_copy, snapshot
 from ..storage.files import as_storage_error
 from .api import Service
 from .log_directory import LogDirectory
-from .owner import OWNER_FILE
+from .owner import OWNER_FILE, broker_names
 from .scheduler import Scheduler
 from .service import LocalService
 from .tailing.service import TailingService
@@ -51,7 +51,6 @@ logger = logging.getLogger("streamlog.broker")
 
 # How long an exit waits for the records that workers handle, for consumers in use, and for each producer's flush.
 EXIT_S = 5.0
-_BROKER = re.compile(r"broker-\d+")
 _SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*)://")
 
 
@@ -249,9 +248,10 @@ class TailedDirectory:
         self._options = options
         self._work = work
         clock: Any = options.clock if options.clock is not None else SystemClock()
+        first, *others = _logs_first(location)
         self.service = TailingService(
-            location.path, location.disk, clock, Scheduler(new_lock(), new_lock()), new_owned_lock, RawGate,
-            real_monotonic,
+            first, location.disk, clock, Scheduler(new_lock(), new_lock()), new_owned_lock, RawGate,
+            real_monotonic, others,
         )  # fmt: skip
         self._thread: BackgroundThread | None = None
 
@@ -278,6 +278,16 @@ class TailedDirectory:
 
     def abandon(self) -> None:
         """It holds nothing that has to be given up."""
+
+
+def _logs_first(location: Location) -> list[str]:
+    """The broker directories to read from; those that are missing, or are empty, come last."""
+    disk = location.disk
+    try:
+        return sorted(location.directories, key=lambda path: not disk.exists(f"{path}/{OWNER_FILE}"))
+    except OSError as error:
+        require_disk_error(error)
+        raise as_storage_error(error, "open", location.path) from error
 
 
 class BackgroundWork:
@@ -323,8 +333,6 @@ def _locate_directory(path: str | None, options: OpenOptions) -> Location:
     except OSError as error:
         require_disk_error(error)
         raise as_storage_error(error, "open", real) from error
-    if options.read_only and directories != (real,):  # a reader follows one of them
-        return Location(disk, directories[0], False, directories[:1])
     return Location(disk, real, path is None, directories)
 
 
@@ -335,7 +343,7 @@ def _broker_directories(disk: Disk, path: str, brokers: int | None) -> tuple[str
     except (FileNotFoundError, NotADirectoryError) as error:
         require_disk_error(error)
         names = []
-    found = sorted((name for name in names if _BROKER.fullmatch(name)), key=lambda name: int(name[7:]))
+    found = broker_names(names)
     # All directories are there before the first of them becomes a log's; what a creation that was cut short left is none.
     is_log = OWNER_FILE in names or any(disk.exists(f"{path}/{name}/{OWNER_FILE}") for name in found)
     count = 0 if not is_log else len(found) if OWNER_FILE not in names else 1

@@ -9,6 +9,8 @@ from __future__ import annotations
 import errno
 import json
 import logging
+import re
+from collections.abc import Iterable
 from typing import Any
 
 from ..errors import FormatError
@@ -21,7 +23,13 @@ logger = logging.getLogger("streamlog.broker")
 FORMAT = 2
 OWNER_FILE = "streamlog.json"
 SECTOR_BYTES = 512
+_BROKER = re.compile(r"broker-(0|[1-9][0-9]*)")
 _NO_ROOM = (errno.ENOSPC, errno.EDQUOT)
+
+
+def broker_names(names: Iterable[str]) -> list[str]:
+    """Those of the names in a log's directory that are its brokers' directories, in the order of their numbers."""
+    return sorted(filter(_BROKER.fullmatch, names), key=lambda name: int(name[7:]))
 
 
 class OtherFormatError(FormatError):

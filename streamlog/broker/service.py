@@ -27,7 +27,7 @@ from ..runtime.threads import getpid
 from ..runtime.values import raise_first, refuse_to_copy
 from ..storage.files import stale_owner
 from ..types import Clock, OffsetAndMetadata, TopicPartition
-from . import controller
+from . import controller, metrics
 from .api import ProduceRequest, ProducerIdAndEpoch
 from .brokers import Broker, Brokers
 from .delayed_fetch import DelayedFetch, FetchRequest
@@ -564,22 +564,21 @@ class LocalService:
     # -- figures -------------------------------------------------------------------------------------
 
     def metrics(self) -> dict[str, Any]:
-        """By topic and partition: plain numbers, counted since the log was opened, and what fails in the background now."""
-        topics: dict[str, Any] = {}
-        for (name, number), partition in sorted(self._partitions.items()):
-            log = partition.log
-            tail = log.tail
-            topics.setdefault(name, {})[str(number)] = {
-                "log_start_offset": tail.start_offset,
-                "log_end_offset": tail.end_offset,
-                "size_bytes": log.tail.size_bytes(),
-                "segments": len(tail.segments),
-                "appended_batches": log.appended_batches,
-                "appended_bytes": log.appended_bytes,
-                "deleted_segments": log.deleted_segments,
-                "failures": dict(partition.maintenance.failures),
-            }
-        return {"topics": topics}
+        """See `metrics.gather`: plain numbers, counted since the log was opened, and what fails in the background now."""
+        now_ms = self.real_timers.now_ms()
+
+        def numbers(topic: str, number: int) -> Mapping[str, Any]:
+            leader = self._partitions.get((topic, number))
+            return {} if leader is None else metrics.of_leader(leader, now_ms)
+
+        brokers = self.brokers
+        found = metrics.gather(
+            self.image,
+            numbers,
+            {each.id: {"path": each.directory.path, "running": each.running} for each in brokers.all},
+        )
+        found["replication"] |= {"isr_shrinks": brokers.isr_shrinks, "isr_expands": brokers.isr_expands}
+        return found
 
 
 def _commits_beyond(name: TopicPartition, error: StreamlogError) -> StreamlogError:

@@ -25,6 +25,7 @@ from . import controller, metadata
 from .brokers import Brokers
 from .metadata import Image, LogRecord, TopicView
 from .metadata_log import MetadataLog
+from .metrics import isr_changes
 from .policies import RetentionPolicies
 from .scheduler import Scheduler
 
@@ -350,7 +351,10 @@ class Topics:
 
     def take(self, image: Image, changed: Iterable[str] | None) -> None:
         """Put the image of a change in force, and have the partitions follow it. REQUIRES: the metadata lock."""
+        shrinks, expands = isr_changes(self.image, image, changed)
         self.image = image
+        self._brokers.isr_shrinks += shrinks
+        self._brokers.isr_expands += expands
         self._brokers.follow(image, changed)
 
     def unstage(self) -> None:

@@ -192,9 +192,17 @@ def what_is_there(path: Path) -> str:
 
 
 def open_log(
-    ctx: typer.Context, directory: Path | None, *, create: bool = False, read_only: bool = False
+    ctx: typer.Context,
+    directory: Path | None,
+    *,
+    create: bool = False,
+    read_only: bool = False,
+    brokers: int | None = None,
 ) -> streamlog.StreamLog:
-    """Open the log. `read_only`: the command only reads, so it works while another process has the log open."""
+    """Open the log. `read_only`: the command only reads, so it works while another process has the log open.
+
+    `brokers`: how many a log that is created has.
+    """
     path = log_path(ctx, directory, create=create)
     is_new = not is_log(path)
     if is_new and path.exists() and not path.is_dir():
@@ -205,9 +213,11 @@ def open_log(
             f"streamlog -d {path} topic create NAME",
             path=str(path),
         )
-    log = streamlog.open(path, read_only=read_only)
+    log = streamlog.open(path, read_only=read_only, brokers=brokers if is_new else None)
     if is_new:
-        output.say(f"Created a log in {'the current directory' if path == Path('.') else path}.", stderr=True)
+        of_several = f" of {brokers} brokers" if brokers and brokers > 1 else ""
+        where = "the current directory" if path == Path(".") else path
+        output.say(f"Created a log{of_several} in {where}.", stderr=True)
     return log
 
 

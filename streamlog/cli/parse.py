@@ -21,14 +21,13 @@ from ..types import OffsetAndTimestamp, ProducerRecord, TopicPartition
 _WORDS = {"beginning": "beginning", "earliest": "beginning", "end": "end", "latest": "end", "stored": "stored"}
 _UNLIMITED = ("none", "unlimited")
 _EXAMPLES = "beginning, end, stored, 5, -10, @2026-01-01, @2026-01-01T12:00:00Z, @-1h or @1767225600000"
-_REPLICAS = "a partition has one replica in this version of streamlog. Leave it out."
 _SETTINGS = {field.name: field.default for field in dataclasses.fields(TopicConfig) if field.name != "retention"}
 # Parameters of `create_topic` that --config does not take → what to do instead.
 _NOT_SETTINGS = {
     "partitions": "the number of partitions is an option of its own: --partitions N.",
     "num_partitions": "the number of partitions is an option of its own: --partitions N.",
-    "replication_factor": _REPLICAS,
-    "replicas": _REPLICAS,
+    "replication_factor": "the number of replicas is an option of its own: --replication-factor N.",
+    "replicas": "the number of replicas is an option of its own: --replication-factor N.",
     "retention": "a retention policy is written in Python, and cannot be given here. Limit what the topic keeps with "
     "retention_ms=7d, retention_bytes=1GiB or retention_records=1000.",
 }

@@ -11,7 +11,7 @@ import typer
 import streamlog
 
 from ..config import TopicConfig, topic_changes
-from ..errors import TopicAlreadyExistsError, UnknownTopicIdError, UnknownTopicOrPartitionError
+from ..errors import ConfigError, TopicAlreadyExistsError, UnknownTopicIdError, UnknownTopicOrPartitionError
 from . import render as output
 from .app import (
     Directory,
@@ -21,6 +21,8 @@ from .app import (
     app,
     confirm,
     deleted,
+    is_log,
+    log_path,
     open_log,
     option,
     plural,
@@ -45,6 +47,27 @@ def topic_create(
         list[str] | None,
         option("--config", "-X", metavar="NAME=VALUE", help="A setting, such as retention_ms=7d; may be repeated."),
     ] = None,
+    factor: Annotated[
+        int | None,
+        option(
+            "--replication-factor",
+            "-r",
+            metavar="N",
+            min=1,
+            max=100,
+            help="Number of replicas of each partition.  [default: 3, or one for each broker]",
+        ),
+    ] = None,
+    brokers: Annotated[
+        int | None,
+        option(
+            "--brokers",
+            metavar="N",
+            min=1,
+            max=100,
+            help="Number of brokers of a log that is created, each a directory in it.  [default: 1]",
+        ),
+    ] = None,
     exist_ok: Annotated[bool, option("--exist-ok", help="Succeed if the topic exists with these settings.")] = False,
     directory: Directory = None,
     as_json: Json = False,
@@ -56,7 +79,18 @@ def topic_create(
     settings: dict[str, Any] = dict(map(parse_setting, config or ()))
     # A wrong setting is refused before the log is created.
     TopicConfig(**topic_changes(settings)[0])
-    with open_log(ctx, directory, create=True) as log:
+    path = log_path(ctx, directory, create=True)
+    if not is_log(path):
+        _check_replication(factor, brokers or 1)
+    with open_log(ctx, directory, create=True, brokers=brokers) as log:
+        there = len(log.metrics()["brokers"])
+        if brokers not in (None, there):
+            raise ConfigError(
+                f"This log has {there} {plural('broker', there)}, which cannot be changed here. Leave --brokers out."
+            )
+        _check_replication(factor, there)
+        if factor is not None:
+            settings["replication_factor"] = factor
         if name in log and not exist_ok:
             raise TopicAlreadyExistsError(
                 f"Topic {name!r} exists already. Give --exist-ok to use it as it is.", topic=name
@@ -69,6 +103,14 @@ def topic_create(
             output.document(_described(topic))
         else:
             output.say(f"Topic {name} has {topic.partitions} {plural('partition', topic.partitions)}.")
+
+
+def _check_replication(factor: int | None, brokers: int) -> None:
+    if factor is not None and factor > brokers:
+        raise ConfigError(
+            f"--replication-factor {factor} needs as many brokers, and this log has {brokers}. Ask for fewer replicas, or "
+            f"create a log of more brokers: streamlog -d NEW topic create --brokers {factor} NAME"
+        )
 
 
 def _other_settings(error: TopicAlreadyExistsError) -> TopicAlreadyExistsError:
@@ -119,7 +161,9 @@ def topic_describe(ctx: typer.Context, name: TopicName, directory: Directory = N
     with open_log(ctx, directory, read_only=True) as log:
         topic = topic_called(log, name)
         about = _described(topic)
-        segments = f"{log.path}/topics/{topic.id.hex}-N"
+        several = len(log.metrics()["brokers"]) > 1
+        directory_of_n = f"topics/{topic.id.hex}-N"
+        segments = f"{directory_of_n} of each of its replicas" if several else f"{log.path}/{directory_of_n}"
     if wants_json(ctx, as_json):
         output.document(about)
         return
@@ -128,8 +172,13 @@ def topic_describe(ctx: typer.Context, name: TopicName, directory: Directory = N
         output.say(f"{setting} = {output.setting(setting, value)}")
     fields = ("partition", "log_start_offset", "log_end_offset", "size_bytes", "segments")
     rows = [[output.size(p[f]) if f == "size_bytes" else p[f] for f in fields] for p in about["partitions"]]
+    columns = ["partition", "start", "end", "size", "segments"]
+    if several:
+        columns += ["leader", "replicas", "in sync"]
+        for row, p in zip(rows, about["partitions"], strict=True):
+            row += [_leader(p["leader"]), _ids(p["replicas"]), _ids(p["isr"])]
     output.say("")
-    output.table(("partition", "start", "end", "size", "segments"), rows)
+    output.table(columns, rows, left=("replicas", "in sync"))
     output.say("")
     output.say(f"The segments of partition N are in {segments}", style="dim")
 
@@ -161,6 +210,14 @@ def _settings_that_differ(config: dict[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in config.items() if value != defaults[name]}
 
 
+def _leader(broker: int) -> str:
+    return "none" if broker < 0 else str(broker)
+
+
+def _ids(brokers: list[int]) -> str:
+    return ", ".join(map(str, brokers))
+
+
 def _count(described: dict[str, Any]) -> str:
     """The number of records. In a compacted topic it is an upper bound, because offsets have gaps."""
     bound = "≤ " if "compact" in described["config"]["cleanup_policy"] else ""
@@ -184,6 +241,10 @@ def _described(topic: streamlog.Topic[Any, Any]) -> dict[str, Any]:
                 "high_watermark": info.high_watermark,
                 "size_bytes": info.size_bytes,
                 "segments": info.segments,
+                "leader": info.leader,
+                "leader_epoch": info.leader_epoch,
+                "replicas": list(info.replicas),
+                "isr": list(info.isr),
                 "directory": f"topics/{topic.id.hex}-{info.partition}",
             }
             for info in infos

@@ -431,11 +431,27 @@ class StreamLog(Closing):
         return [Broker(self._use, broker_id, self.path and path) for broker_id, path in sorted(paths.items())]
 
     def metrics(self) -> dict[str, Any]:
-        """Numbers of each partition, as `metrics()["topics"]["orders"]["0"]`. They can be written as JSON.
+        """Numbers of partitions, brokers and their replication. They can be written as JSON. Cost: O(partitions).
 
-        - now: `log_start_offset`, `log_end_offset`, `size_bytes`, `segments`
+        Of each partition, as `metrics()["topics"]["orders"]["0"]`:
+
+        - now: `log_start_offset`, `log_end_offset`, `size_bytes`, `segments`; these and the next are left out while the
+          partition is offline
         - since the log was opened: `appended_batches`, `appended_bytes`, `deleted_segments`
         - `failures`: what fails in the background now, such as a sync or retention, and why; `{}` if nothing does
+        - `leader` (-1 while the partition is offline), `leader_epoch`, `replicas`, `isr`: ids of brokers, as in
+          `Topic.partition`
+        - `lag`, of a log with several brokers: for each follower, how many `records` it is behind the leader, and for how
+          many `ms` it has not had everything
+
+        Of each broker, as `["brokers"]["0"]`: `path`, `running`, `leaders` and `replicas` (how many partitions it leads, and has),
+        `lag_records` (the sum) and `lag_ms` (the greatest) of those that it follows.
+
+        Of all, in `["replication"]`: `offline_partitions`, `under_replicated_partitions` (a replica is not in sync),
+        `under_min_isr_partitions` (too few are in sync for acks="all"), and since the log was opened `isr_shrinks`, `isr_expands`.
+
+        A log that was opened with `read_only=True` has no numbers of other processes' work: no counts since the log was
+        opened, no `failures`, no `lag`, no `path` and no `running`.
 
         >>> import streamlog
         >>> with streamlog.open() as log:

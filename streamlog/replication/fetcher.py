@@ -6,7 +6,9 @@ A state machine without a thread: `step` does what is due and says when to come 
    replicated: a fetch is also the acknowledgement of the one before;
 2. truncates where the leader says that the logs part, as far as it knows better, and fetches again (KIP-101, KIP-279);
 3. appends the leader's bytes as they are, on the device with `sync=True`, and takes over the high watermark and the log start;
-4. waits, when it has everything, until the leader appends or another one is elected.
+4. waits, when it has everything, until the leader appends or another one is elected. If its high watermark is behind the end
+   then, because another follower has not fetched yet, it looks for the leader's a few ms later, and fetches once more when that
+   has grown: readers in other processes read up to a follower's high watermark.
 
 A follower whose end is below the leader's log start begins anew there. What fails is tried again after `RETRY_MS`, and said
 to the listener: a disk of this broker that fails, and a batch of the leader's that is damaged, concern the controller.
@@ -39,6 +41,9 @@ logger = logging.getLogger("streamlog.replication")
 MAX_BYTES = 1 << 20
 # How soon a fetch that failed is tried again. Kafka's replica.fetch.backoff.ms.
 RETRY_MS = 1_000
+# How soon the high watermark of a leader is looked at that was behind the end of its log; a ms more for each so many.
+_HIGH_WATERMARK_MS = 5
+_LOOKS_PER_MS = 50
 # How many fetches a step makes before other work has its turn.
 _MOST = 64
 
@@ -90,6 +95,9 @@ class ReplicaFetcher:
         self._ready: deque[TopicPartition] = deque()
         self._places: dict[TopicPartition, _Place] = {}
         self._retries: dict[TopicPartition, int] = {}
+        # The partitions whose high watermark is behind the end, and their leaders; when they are looked at next.
+        self._behind: dict[TopicPartition, Partition] = {}
+        self._look_ms = 0
 
     def follow(self, replica: Partition) -> None:
         """Follow this partition's leader from now on; or look at it again, after its leader has changed."""
@@ -102,6 +110,7 @@ class ReplicaFetcher:
         """This broker leads the partition now, or has no replica of it any more."""
         self._followed.pop(name, None)
         self._retries.pop(name, None)
+        self._behind.pop(name, None)
         self._leave(name)
 
     def _wake(self, name: TopicPartition) -> None:
@@ -114,16 +123,35 @@ class ReplicaFetcher:
             if at_ms <= now_ms:
                 self._retries.pop(name, None)
                 self._ready.append(name)
+        if self._behind and now_ms >= self._look_ms:
+            self._look_for_high_watermarks()
+            self._look_ms = now_ms + _HIGH_WATERMARK_MS + len(self._behind) // _LOOKS_PER_MS
         for _ in range(_MOST):
             try:
                 name = self._ready[0]
             except IndexError:
-                return min(self._retries.values(), default=None)
+                due = [*self._retries.values(), *([self._look_ms] if self._behind else ())]
+                return min(due, default=None)
             replica = self._followed.get(name)
             if replica is not None and self._fetch(replica, now_ms):
                 self._ready.append(name)
             self._ready.popleft()  # last: an interrupt in the middle leaves it to be done
         return now_ms
+
+    def _note_high_watermark(self, replica: Partition, leader: Partition, now_ms: int) -> None:
+        """The replica has everything: its high watermark is looked at again if it may still grow."""
+        if replica.high_watermark < replica.reader.tail.end_offset:
+            if not self._behind:
+                self._look_ms = now_ms + _HIGH_WATERMARK_MS
+            self._behind[replica.name] = leader
+
+    def _look_for_high_watermarks(self) -> None:
+        """Have the next step fetch where a leader's high watermark has grown since the last fetch."""
+        for name, leader in list(self._behind.items()):
+            replica = self._followed.get(name)
+            if replica is None or replica.high_watermark < leader.high_watermark:
+                self._behind.pop(name, None)
+                self._ready.append(name)
 
     def _fetch(self, replica: Partition, now_ms: int) -> bool:
         """One fetch for one partition; whether there may be more at once."""
@@ -155,6 +183,7 @@ class ReplicaFetcher:
             if start is not None:
                 replica.truncate_fully_and_start_at(start)
             elif not replica.take(fetched, now_ms):
+                self._note_high_watermark(replica, leader, now_ms)
                 return False
             place.after, place.is_at = (
                 EMPTY if start is not None else _end_of(fetched.read),

@@ -106,6 +106,20 @@ class ReplicaSet:
             and now_ms - follower.caught_up_ms > lag_ms
         )
 
+    def lags(self, leader_start: int, leader_end: int, now_ms: int) -> dict[int, tuple[int, int]]:
+        """How far each follower is behind: records, and ms since it had everything; (0, 0) if it has. Needs no lock.
+
+        A follower that has not fetched from this leader yet is taken to have nothing.
+        """
+        return {
+            broker: (
+                (leader_end - max(follower.end_offset, leader_start), max(0, now_ms - follower.caught_up_ms))
+                if follower.end_offset < leader_end
+                else (0, 0)
+            )
+            for broker, follower in self.followers.items()
+        }
+
     def may_join(self, high_watermark: int, epochs: Mapping[int, int] | None = None) -> tuple[int, ...]:
         """The followers outside the in-sync set that have all that was committed, and what this leader began with.
 

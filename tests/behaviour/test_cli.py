@@ -135,7 +135,7 @@ def test_a_setting_is_typed_as_the_topic_wants_it(terminal: Terminal, setting: s
         ("cleanup_policy=compost", "'compact'"),
         ("retention=7d", "retention_ms"),
         ("partitions=3", "--partitions N"),
-        ("replication.factor=3", "one replica"),
+        ("replication.factor=3", "--replication-factor N"),
         ("segment_bytes=10", "1024 to 2147483648"),
         ("unclean_leader_election=perhaps", "true or false"),
     ],
@@ -744,3 +744,33 @@ def test_the_terminal_works_on_a_log_of_several_brokers(path: Path) -> None:
         in refused.stderr
     )
     assert CliRunner().invoke(app, ["verify", str(path / "broker-0")]).exit_code == 0
+
+
+def test_a_log_of_several_brokers_is_created_and_described(path: Path) -> None:
+    terminal = Terminal(path)
+    said = terminal.fails("topic", "create", "t", "--brokers", 2, "--replication-factor", 3)
+    assert "--replication-factor 3 needs as many brokers" in said
+    assert not path.exists()
+    created = terminal.run("topic", "create", "t", "-p", 2, "--brokers", 3)
+    assert "Created a log of 3 brokers in" in created.stderr
+    assert [each["replicas"] for each in terminal.json("topic", "describe", "t")["partitions"]] == [
+        [0, 1, 2],
+        [1, 2, 0],
+    ]
+    about = terminal.json("topic", "create", "u", "--replication-factor", 2, "--brokers", 3)
+    (partition,) = about["partitions"]
+    assert (partition["leader"], len(partition["replicas"])) == (partition["replicas"][0], 2)
+    assert partition["isr"] == partition["replicas"]
+    assert "This log has 3 brokers" in terminal.fails("topic", "create", "v", "--brokers", 2)
+    terminal("produce", "u", stdin="x\n")
+    assert terminal("consume", "u") == "x\n"
+    header, row = terminal.lines("topic", "describe", "u")[-4:-2]
+    assert header.split()[-4:] == ["leader", "replicas", "in", "sync"]
+    ids = ", ".join(map(str, partition["replicas"]))
+    assert re.search(rf" {partition['leader']} +{ids} +{ids} *$", row)
+    assert {each["name"] for each in terminal.json("topic", "list")} == {"t", "u"}
+
+
+def test_a_log_of_one_broker_shows_no_replicas(letters: Terminal) -> None:
+    assert "leader" not in letters("topic", "describe", "t")
+    assert letters.json("topic", "describe", "t")["partitions"][0]["isr"] == [0]

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from ...errors import StreamlogError
+from ...records.batch import MAX_OFFSET
 from ...replication.listeners import Waiters
 from ...replication.replica_set import ALONE
 from ...runtime.api import Lock
@@ -27,7 +28,6 @@ class TailedPartition:
     __reduce_ex__ = refuse_to_copy
 
     registration = ALONE
-    leader_epoch = 0
     hides: StreamlogError | None = None
 
     def __init__(
@@ -43,12 +43,22 @@ class TailedPartition:
         self._lock = lock
         self._look = look
         self._seen: Slot | None = None
+        self._most = MAX_OFFSET
         self._stage = -1
         log.renew = self._renew
 
     @property
+    def leader_epoch(self) -> int:
+        return self.registration.leader_epoch
+
+    @property
     def high_watermark(self) -> int:
-        return self.log.high_watermark
+        return min(self.log.high_watermark, self._most)
+
+    @property
+    def broker_id(self) -> int:
+        """The broker whose replica this is."""
+        return self._published.broker_id
 
     def epoch_end(self, leader_epoch: int) -> EpochEnd | None:
         """See `Partition.epoch_end`. Cost: a header of each segment."""
@@ -63,6 +73,7 @@ class TailedPartition:
             owner, stage, situation = published.owner, published.stage, published.situation
             slot = published.slots.get(seed)
             done = False
+            most = MAX_OFFSET
             # If the log was closed as clean, the files say as much as a slot, which may not verify.
             if situation is Situation.ALONE or (slot is None and owner.get("clean")):
                 done = stage == self._stage or self.log.follow_files(
@@ -70,10 +81,15 @@ class TailedPartition:
                     verify=not (published.same_boot or published.is_clean),
                     is_alone=lambda: published.is_last(owner),
                 )
+                trusted = published.trusted(seed)
+                if trusted is not None and len(self.registration.replicas) > 1:
+                    most = (
+                        trusted.high_watermark
+                    )  # what lies past it may be in no other replica: the next owner may remove it
             elif situation is Situation.PUBLISHED and slot is not None:
                 done = self.log.follow(slot, published.incarnation, lambda: published.slot(seed))
             if done:  # otherwise there is another owner, or the topic is gone, and the next look finds that out
-                self._stage, self._seen = stage, slot
+                self._stage, self._seen, self._most = stage, slot, most
 
     def _renew(self, failed: LogSnapshot) -> None:
         """The files of a snapshot were not there, or had other contents: take over a newer one."""

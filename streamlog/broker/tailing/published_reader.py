@@ -43,7 +43,7 @@ class PublishedReader:
 
     def __init__(self, disk: Disk, directory: str, monotonic: Callable[[], float]) -> None:
         self._disk = disk
-        self._directory = directory
+        self.directory = directory
         self._monotonic = monotonic
         self._lock = disk.lock(f"{directory}/lock")
         self._file: File | None = None
@@ -61,6 +61,10 @@ class PublishedReader:
     @property
     def incarnation(self) -> int:
         return self._header.incarnation if self._header is not None else 0
+
+    @property
+    def broker_id(self) -> int:
+        return int(self.owner.get("broker_id", 0))
 
     @property
     def same_boot(self) -> bool:
@@ -126,7 +130,7 @@ class PublishedReader:
         try:
             file = self._file
             if file is None:
-                file = self._file = self._disk.open(f"{self._directory}/{NAME}", writable=False)
+                file = self._file = self._disk.open(f"{self.directory}/{NAME}", writable=False)
             length = len(self._data) + _MORE_BYTES
             while True:
                 data = file.pread(length, 0)
@@ -137,7 +141,7 @@ class PublishedReader:
             require_disk_error(error)
             return b""
         except OSError as error:
-            raise as_storage_error(error, "read", f"{self._directory}/{NAME}") from error
+            raise as_storage_error(error, "read", f"{self.directory}/{NAME}") from error
 
     def _parse(self, data: bytes, *, anew: bool) -> Set[int]:
         """Bring the slots up to `data`; the seeds of those that changed."""
@@ -202,7 +206,7 @@ class PublishedReader:
         return Situation.ALONE if holder is None else Situation.OPENING
 
     def _owner(self) -> dict[str, Any]:
-        path = f"{self._directory}/{OWNER_FILE}"
+        path = f"{self.directory}/{OWNER_FILE}"
         for left in reversed(range(_TRIES)):
             try:
                 if not self._disk.exists(path):
@@ -216,7 +220,7 @@ class PublishedReader:
         if self.owner:  # it was there before: the log was removed
             return self.owner
         raise FormatError(
-            f"There is no log in {self._directory} (it has no {OWNER_FILE}), and read_only=True creates none. Give the "
+            f"There is no log in {self.directory} (it has no {OWNER_FILE}), and read_only=True creates none. Give the "
             f"directory of a log, or have the process that is to write it open it first.",
-            path=self._directory,
+            path=self.directory,
         )

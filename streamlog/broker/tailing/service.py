@@ -16,12 +16,20 @@ come in the middle of another.
 
 from __future__ import annotations
 
+import contextlib
 import logging
-from collections.abc import Callable, Sequence, Set
+from collections.abc import Callable, Mapping, Sequence, Set
 from typing import Any, NoReturn
 from uuid import UUID
 
-from ...errors import ClosedError, OffsetOutOfRangeError, RequestTimedOutError, StorageError, StreamlogError
+from ...errors import (
+    ClosedError,
+    OffsetOutOfRangeError,
+    ReplicaNotAvailableError,
+    RequestTimedOutError,
+    StorageError,
+    StreamlogError,
+)
 from ...records.batch import seed_of
 from ...runtime.api import Completion, Disk, Gate, Lock, answering, contained, failing
 from ...runtime.threads import inside
@@ -29,7 +37,7 @@ from ...runtime.values import refuse_to_copy
 from ...storage.leader_epochs import EpochEnd
 from ...storage.tailing import TailedLog
 from ...types import Clock, OffsetAndTimestamp, PartitionInfo, TopicPartition
-from .. import controller, metadata
+from .. import controller, metadata, metrics
 from ..api import ProduceRequest
 from ..delayed_fetch import DelayedFetch, FetchRequest
 from ..fetched import NOTHING, FetchResult
@@ -87,7 +95,9 @@ class TailingService:
         new_lock: Callable[[], Lock],
         new_gate: Callable[[], Gate],
         real_seconds: Callable[[], float],
+        others: Sequence[str] = (),
     ) -> None:
+        """`path`: the broker's directory that is followed. `others`: those of other brokers, for what this one has no replica of."""
         self._path = path
         self._disk = disk
         self.clock = clock
@@ -97,6 +107,9 @@ class TailingService:
         self.real_seconds = real_seconds
         self.real_timers = RealTimers(new_lock, lambda: self.real_seconds())
         self._published = PublishedReader(disk, path, real_seconds)
+        self._others = [PublishedReader(disk, other, real_seconds) for other in others]
+        # Those of them that have a partition which is read there, and so are looked at.
+        self._followed_too: list[PublishedReader] = []
         self._looking = new_lock()
         self._looked_s = 0.0
         self._image: Image = metadata.EMPTY
@@ -114,7 +127,7 @@ class TailingService:
         self.nudge: Callable[[], None] = lambda: None
         # It is read under `_looking`: when its files change, only the slots are read again.
         name = TopicPartition(controller.METADATA_TOPIC, 0)
-        self._metadata = self._tail(name, METADATA_DIR, METADATA_ID, self._published.look)
+        self._metadata = self._tail(name, self._published, METADATA_DIR, METADATA_ID, self._published.look)
         self._reads = PartitionReads(self._partitions, self._partition)
         self.after_damage = answering(self._reads.after_damage)
         groups = TailedGroups(self, new_lock(), real_seconds)
@@ -122,18 +135,41 @@ class TailingService:
         self.describe_group = answering(groups.describe)
         self.list_groups = answering(groups.list)
 
-    def _tail_topic(self, view: TopicView, number: int) -> TailedPartition:
+    def _tail_topic(self, view: TopicView, number: int, replicas: tuple[int, ...]) -> TailedPartition | None:
+        """The replica that is followed; None if none of those that are on `replicas` is in a directory that was given."""
+        here = self._replica(replicas)
+        if here is None:
+            return None
         name = TopicPartition(view.name, number)
-        partition = self._tail(name, f"topics/{view.id.hex}-{number}", view.id, self.look)
+        partition = self._tail(name, here, f"topics/{view.id.hex}-{number}", view.id, self.look)
         partition.log.why_gone = lambda: self._why_gone(partition)
         return partition
 
+    def _replica(self, replicas: tuple[int, ...]) -> PublishedReader | None:
+        if not self._others or self._published.broker_id in replicas:
+            return self._published if self._published.broker_id in replicas else None
+        for other in self._others:
+            if other in self._followed_too and other.broker_id in replicas:
+                return other
+        for other in self._others:
+            with contextlib.suppress(StreamlogError):  # it is gone, or damaged: another one may have a replica too
+                other.look()
+                if other.broker_id in replicas:
+                    self._followed_too.append(other)
+                    return other
+        return None
+
     def _tail(
-        self, name: TopicPartition, directory: str, topic_id: UUID, look: Callable[[], object]
+        self,
+        name: TopicPartition,
+        published: PublishedReader,
+        directory: str,
+        topic_id: UUID,
+        look: Callable[[], object],
     ) -> TailedPartition:
         seed = seed_of(topic_id.bytes, name.partition)
-        log = TailedLog(self._disk, f"{self._path}/{directory}", seed, topic_id.bytes, name.partition)
-        return TailedPartition(name, topic_id.bytes, log, self._published, self._new_lock(), look)
+        log = TailedLog(self._disk, f"{published.directory}/{directory}", seed, topic_id.bytes, name.partition)
+        return TailedPartition(name, topic_id.bytes, log, published, self._new_lock(), look)
 
     # -- life ----------------------------------------------------------------------------------------
 
@@ -166,7 +202,8 @@ class TailingService:
             partition.closed = self._closed
             partition.waiters.wake()
             partition.log.release()
-        self._published.close()
+        for published in (self._published, *self._others):
+            published.close()
 
     def abandon(self) -> None:
         """In a forked child: there is nothing to give up."""
@@ -178,13 +215,21 @@ class TailingService:
         if self._closed is not None:
             raise self._closed.copy()
         with inside(), self._looking:
-            changed = self._published.look()
+            changed = self._read_published()
             self._looked_s = self.real_seconds()
             changed_topics = self._replay_topics()
         self._wake(changed)
         if changed_topics:
             for listener in list(self._listeners):
                 contained(listener)
+
+    def _read_published(self) -> Set[int] | None:
+        """See `PublishedReader.look`: of every broker that is followed. REQUIRES: `_looking`."""
+        changed = self._published.look()
+        for other in self._followed_too:
+            also = other.look()
+            changed = None if changed is None or also is None else changed | also
+        return changed
 
     def _look_if_stale(self) -> None:
         if self.real_seconds() - self._looked_s >= _FRESH_S:
@@ -229,16 +274,24 @@ class TailingService:
         image = image._replace(topics=left, names={view.id_bytes: name for name, view in left.items()})
         self._replayed = state
         before, self._image = self._image, image
-        for key, partition in list(self._partitions.items()):
+        for key, known in list(self._partitions.items()):
             view = image.topics.get(key[0])
-            if view is None or view.id_bytes != partition.topic_id:
-                del self._partitions[key]
-                partition.closed = controller.unknown_partition(partition.name)
-                partition.waiters.wake()
+            if view is None or view.id_bytes != known.topic_id:
+                known.closed = controller.unknown_partition(known.name)
+            elif known.broker_id not in image.partition(view.id_bytes, key[1]).replicas:  # it was moved
+                known.closed = self._not_here(known.name)
+            else:
+                continue
+            del self._partitions[key]
+            known.waiters.wake()
         for name, view in image.topics.items():
             for number in range(view.partitions):
-                if (name, number) not in self._partitions:
-                    self._partitions[name, number] = self._tail_topic(view, number)
+                registration = image.partition(view.id_bytes, number)
+                partition = self._partitions.get((name, number))
+                partition = partition or self._tail_topic(view, number, registration.replicas)
+                if partition is not None:
+                    partition.registration = registration
+                    self._partitions[name, number] = partition
         return before.topics != image.topics
 
     def _why_gone(self, partition: TailedPartition) -> StreamlogError | None:
@@ -250,7 +303,7 @@ class TailingService:
         """
         if partition.closed is not None:
             return partition.closed.copy()
-        metadata_log = self._tail(self._metadata.name, METADATA_DIR, METADATA_ID, lambda: None)
+        metadata_log = self._tail(self._metadata.name, self._published, METADATA_DIR, METADATA_ID, lambda: None)
         try:
             metadata_log.log.follow_files(None, verify=True, is_alone=lambda: True)
             image = metadata.replay(metadata.EMPTY, all_records(metadata_log))
@@ -302,8 +355,19 @@ class TailingService:
             self._topic(name[0])
             partition = self._partitions.get(name)
         if partition is None:
-            raise controller.unknown_partition(TopicPartition(*name))
+            raise self._not_here(TopicPartition(*name))
         return partition
+
+    def _not_here(self, name: TopicPartition) -> StreamlogError:
+        """The error of a partition that is not read here."""
+        view = controller.find(self._image, name.topic)
+        if name.partition >= view.partitions:
+            return controller.unknown_partition(name)
+        replicas = self._image.partition(view.id_bytes, name.partition).replicas
+        return ReplicaNotAvailableError(
+            f"{name.topic}-{name.partition} has its replicas on brokers {replicas}, and {self._path} is the directory of broker "
+            f"{self._published.broker_id}. Open the directory of one of those, or the path of the whole log, with read_only=True.",
+        )
 
     # -- records -------------------------------------------------------------------------------------
 
@@ -424,18 +488,14 @@ class TailingService:
         self.require_writable("Starting a broker")
 
     def metrics(self) -> dict[str, Any]:
-        """Plain numbers by topic and partition."""
+        """See `metrics.gather`."""
         self.look()
-        topics: dict[str, Any] = {}
-        for (name, number), partition in sorted(self._partitions.items()):
-            tail = self._known(partition).log.tail
-            topics.setdefault(name, {})[str(number)] = {
-                "log_start_offset": tail.start_offset,
-                "log_end_offset": tail.end_offset,
-                "size_bytes": tail.size_bytes(),
-                "segments": len(tail.segments),
-            }
-        return {"topics": topics}
+
+        def numbers(topic: str, number: int) -> Mapping[str, Any]:
+            partition = self._partitions.get((topic, number))
+            return {} if partition is None else metrics.of_log(self._known(partition).log.tail)
+
+        return metrics.gather(self._image, numbers, {each: {} for each in self._image.brokers or (0,)})
 
     # -- groups --------------------------------------------------------------------------------------
 

@@ -84,6 +84,7 @@ class Scene:
             "incarnation": incarnation,
             "cluster_id": "c",
             "broker_id": 0,
+            "directory_id": "",
             "boot_id": boot,
             "clean": clean,
         }
