@@ -12,7 +12,8 @@ b'alice' b'9.50'
 
 `help()` of each name, rather than of the whole package, which has all of them:
 
-- `open` and `StreamLog`: a log, where all begins. `Topic`: its records and settings. `Broker`: one of its directories.
+- `open` and `StreamLog`: a log, where all begins. `Topic`: its records and settings. `Broker`: one of its
+  directories. `Reassignment`: replicas that move.
 - `Producer`, `Delivery`; `Consumer`, `RebalanceListener`, `ConsumerGroup`, `Workers`: writing, reading, sharing work.
 - `TopicConfig`, `ProducerConfig`, `ConsumerConfig`, `open`, `ConsumerGroup.start`: every setting, with its unit and default.
 - `Record`, `RecordBatch`, `Records`, `TopicPartition`, `PartitionInfo` and the other values: what each field means.
@@ -60,6 +61,7 @@ from .client.consumer.record_batch import RecordBatch
 from .client.group import ConsumerGroup
 from .client.producer.delivery import Delivery
 from .client.producer.producer import Producer
+from .client.reassignment import Reassignment
 from .client.serde import De, Ser, Serde
 from .client.streamlog import StreamLog, open
 from .client.topic import At, Records, Subscription, Topic, TopicLike
@@ -198,6 +200,7 @@ __all__ = [
     "ProducerFencedError",
     "ProducerRecord",
     "ReadOnlyError",
+    "Reassignment",
     "RebalanceInProgressError",
     "RebalanceListener",
     "Record",

@@ -6,7 +6,7 @@
 - `delayed_fetch`: a fetch of several partitions that waits. `fetched`: what a fetch brings: batches that decode themselves.
 - `opening`: opening a log by its URL, and which logs this process has open.
 - `brokers`: the brokers of a log, what is asked of all of them, and which leads a partition.
-- `leader_moves`: planned moves of leaders, which lose nothing.
+- `leader_moves`: planned moves of leaders, which lose nothing. `reassignments`: partitions that get other replicas.
 - `log_directory`: a directory: its lock, and opening and closing its partitions. `owner`: the file `streamlog.json`.
 - `topics`: the image of all topics, and the requests that change it. `controller`: from a request to its record.
   `metadata_log`: how a change takes effect, or has none. `metadata`: from the records to the image. `policies`: retention

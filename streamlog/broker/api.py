@@ -28,6 +28,7 @@ from .delayed_fetch import DelayedFetch, FetchRequest
 from .fetched import NOTHING, FetchResult
 from .metadata import Image, TopicIdPartition, TopicView
 from .reading import OffsetSpec
+from .reassignments import Targets
 from .waiting import FetchSession
 
 
@@ -118,6 +119,17 @@ class Topics(Protocol):
     def elect_leader(self, name: TopicPartition, broker_id: int | None = None) -> Completion[None]:
         """Have this broker lead a partition, or the preferred one; done when it does. See `LeaderMoves.begin`."""
 
+    def reassign(
+        self, topic: str, replicas: Mapping[int, Sequence[int]] | None, factor: int | None
+    ) -> Completion[Targets]:
+        """Begin to move the replicas of a topic; where each partition goes. See `Reassignments` for this and what follows."""
+
+    def cancel_reassignment(self, targets: Targets) -> Completion[None]: ...
+    def reassignments(self) -> Targets:
+        """Where each partition goes that is reassigned now."""
+
+    def reassignment_progress(self, targets: Targets) -> float: ...
+    def await_reassignment(self, targets: Targets) -> Completion[None]: ...
     def apply_retention(self, name: str) -> Completion[None]: ...
     def compact(self, name: str) -> Completion[None]: ...
 

@@ -20,7 +20,7 @@ from ..errors import (
     UnknownTopicOrPartitionError,
     did_you_mean,
 )
-from ..replication.election import elect
+from ..replication import election
 from ..replication.replica_set import NO_LEADER, PartitionRegistration
 from ..types import TopicPartition
 from .metadata import (
@@ -54,6 +54,13 @@ def unknown_topic(name: str, image: Image) -> UnknownTopicOrPartitionError:
         f"There is no topic {name!r}{hint}. Create it with log.create_topic({name!r}), or open the log with "
         f"auto_create_topics=True.",
         topic=name,
+    )
+
+
+def no_replica(name: TopicPartition, broker_id: int) -> NotLeaderError:
+    """The error of a call at a replica that a reassignment has taken away."""
+    return NotLeaderError(
+        f"Broker {broker_id} has no replica of {name.topic}-{name.partition} any more: it was reassigned. Others have it; try again."
     )
 
 
@@ -162,6 +169,63 @@ def alter_partitions(image: Image, changes: Mapping[tuple[str, int], PartitionRe
     return records
 
 
+def reassign(image: Image, name: str, targets: Mapping[int, tuple[int, ...]]) -> list[LogRecord]:
+    """Put partitions on their way to other replicas: see `election.reassign`.
+
+    A `min_insync_replicas` that is the default of the replication factor follows it: down now, up when the new replicas are in
+    sync. Raises ConfigError if another one is more than the new factor.
+    """
+    view = find(image, name)
+    before = [image.partition(view.id_bytes, number) for number in range(view.partitions)]
+    after = [
+        election.reassign(each, targets.get(number, election.target_of(each))) for number, each in enumerate(before)
+    ]
+    old, new = (min(len(election.target_of(each)) for each in partitions) for partitions in (before, after))
+    least = view.config.min_insync_replicas
+    if least == least_in_sync(old) and (new < old or not any(each.adding_replicas for each in after)):
+        least = least_in_sync(new)
+    check_insync(least, new)
+    return [*_with_least(view, least), *_changed(view, before, after)]
+
+
+def finish_reassignment(image: Image, name: str) -> list[LogRecord]:
+    """Have replicas leave where what a reassignment adds is in sync: see `election.finish`. None for a topic that is gone."""
+    view = image.topics.get(name)
+    if view is None:
+        return []
+    before = [image.partition(view.id_bytes, number) for number in range(view.partitions)]
+    after = [election.finish(each) for each in before]
+    finished = [each for each, then in zip(before, after, strict=True) if then is not each]
+    least = view.config.min_insync_replicas
+    if finished and not any(each.adding_replicas for each in after):
+        old = min(len(each.replicas) - len(each.adding_replicas) for each in finished)
+        new = min(len(election.target_of(each)) for each in after)
+        if least == least_in_sync(old) and new > old:
+            least = least_in_sync(new)
+    return [*_with_least(view, least), *_changed(view, before, after)]
+
+
+def _with_least(view: TopicView, least: int) -> list[LogRecord]:
+    if least == view.config.min_insync_replicas:
+        return []
+    return [topic_record(view._replace(config=dataclasses.replace(view.config, min_insync_replicas=least)))]
+
+
+def _changed(
+    view: TopicView, before: list[PartitionRegistration], after: list[PartitionRegistration]
+) -> list[LogRecord]:
+    return [
+        partition_record(view.id_bytes, number, then)
+        for number, (each, then) in enumerate(zip(before, after, strict=True))
+        if then is not each
+    ]
+
+
+def least_in_sync(factor: int) -> int:
+    """`min_insync_replicas` of a topic that does not say it."""
+    return max(1, factor - 1)
+
+
 def register_brokers(image: Image, incarnations: Mapping[int, bytes]) -> list[LogRecord]:
     """Brokers that are here from now on, each with a new epoch (KRaft's RegisterBroker)."""
     records = []
@@ -197,7 +261,7 @@ def elections(image: Image, alive: Container[int]) -> list[LogRecord]:
     records = []
     for topic_id, numbers in image.partitions.items():
         for number, before in numbers.items():
-            after = elect(before, alive)
+            after = election.elect(before, alive)
             if after is not before:
                 records.append(partition_record(topic_id, number, after))
     return records

@@ -101,7 +101,7 @@ class LeaderMoves:
             move.end = leader.reader.tail.end_offset
             leader.await_high_watermark(move.end, None, move.deadline_ms).on_done(self._soon)
         if leader.high_watermark >= move.end:
-            alive = {broker.id for broker in self._brokers.all}
+            alive = {broker.id for broker in self._brokers.running}
             after = election.prefer(leader.registration, alive, move.target)
             if after is leader.registration:
                 raise NotLeaderError(

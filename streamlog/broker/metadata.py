@@ -8,7 +8,8 @@ not one with the changed fields alone, like KRaft's PartitionChangeRecord.)
     ["producer_ids", ""]   next: the first producer id that was not handed out
     ["broker", id]         v, incarnation_id (16 bytes), epoch, rack, fenced
     ["partition", topic id (16 bytes), number]
-                           v, replicas, isr, leader, leader_epoch, partition_epoch
+                           v, replicas, isr, leader, leader_epoch, partition_epoch; while it is reassigned also
+                           adding_replicas and removing_replicas, as far as there are any
 
 `v` is the version of the record's form. A partition without a record is led by broker 0 alone, in epoch 0, so a log of one
 broker has none. The record of a partition may come before that of its topic, which may have changed since.
@@ -30,6 +31,7 @@ from ..replication.replica_set import ALONE, NO_LEADER, PartitionRegistration
 
 LogRecord = tuple[bytes, bytes | None]
 _VERSION = 0
+_REASSIGNING = ("adding_replicas", "removing_replicas")
 _CONFIG_FIELDS = frozenset(f.name for f in dataclasses.fields(TopicConfig))
 
 
@@ -111,7 +113,8 @@ def partition_key(topic_id: bytes, number: int) -> bytes:
 
 
 def partition_record(topic_id: bytes, number: int, partition: PartitionRegistration) -> LogRecord:
-    return partition_key(topic_id, number), msgpack.packb({"v": _VERSION, **partition._asdict()})
+    fields = {name: value for name, value in partition._asdict().items() if value or name not in _REASSIGNING}
+    return partition_key(topic_id, number), msgpack.packb({"v": _VERSION, **fields})
 
 
 def topic_of(image: Image, key: bytes) -> str:
@@ -225,8 +228,12 @@ def _parse(value: bytes, kind: type[NamedTuple]) -> dict[str, Any]:
 
 def _parse_partition(value: bytes, before: PartitionRegistration) -> PartitionRegistration:
     fields = _parse(value, PartitionRegistration)
-    partition = PartitionRegistration(**{**fields, "replicas": tuple(fields["replicas"]), "isr": tuple(fields["isr"])})
+    lists = {name: tuple(value) for name, value in fields.items() if isinstance(value, list)}
+    partition = PartitionRegistration(**{**fields, **lists})
     replicas, isr = set(partition.replicas), set(partition.isr)
+    moving = [*partition.adding_replicas, *partition.removing_replicas]
+    if not replicas.issuperset(moving) or len(set(moving)) != len(moving):
+        raise ValueError(f"the replicas {moving} that are added or removed are not some of {partition.replicas}")
     if not isr <= replicas or len(replicas) != len(partition.replicas) or len(isr) != len(partition.isr):
         raise ValueError(f"the in-sync set {partition.isr} is not one of the replicas {partition.replicas}")
     if partition.leader != NO_LEADER and partition.leader not in isr:

@@ -119,7 +119,10 @@ class PartitionReads:
         try:
             here = self._partitions.get((topic, number)) or self._find(TopicPartition(topic, number))
             if here.closed is not None:
-                raise here.closed.copy()
+                now = self._partitions.get((topic, number), here)
+                if now.closed is not None:
+                    raise here.closed.copy()
+                here = now  # this replica was reassigned just now
             if topic_id != here.topic_id:
                 raise UnknownTopicIdError(
                     f"Topic {topic!r} was deleted, and another was created under its name; begin to read that one anew.",

@@ -57,7 +57,7 @@ class ReplicaManager:
         """Whether a replica that is not there is made: its broker was started again, maybe on an empty directory."""
         self.has_thread = False
         """Whether a background thread runs the scheduler."""
-        self._staging: TopicView | None = None
+        self._staging: tuple[TopicView, list[int]] | None = None
         self._staged: dict[tuple[str, int], Partition] = {}
 
     def open_metadata(self) -> Partition:
@@ -102,12 +102,10 @@ class ReplicaManager:
         view = image.topics.get(name)
         me = self._directory.broker_id
         for partition in reversed(self.of_topic(name)):
-            if (
-                view is None
-                or view.id_bytes != partition.topic_id
-                or me not in image.partition(view.id_bytes, partition.name.partition).replicas
-            ):
-                self._remove(partition)
+            if view is None or view.id_bytes != partition.topic_id:
+                self._remove(partition, controller.unknown_partition(partition.name))
+            elif not self._is_here(image, view, partition.name.partition):
+                self._remove(partition, controller.no_replica(partition.name, me))
         if view is None:
             return
         self._policies.find(view)
@@ -150,10 +148,10 @@ class ReplicaManager:
         if partition.log.tail.end_offset:
             self._maintain_soon(partition)  # not now: opening does not wait for a compaction
 
-    def _remove(self, partition: Partition) -> None:
+    def _remove(self, partition: Partition, error: StreamlogError) -> None:
         name = partition.name
         self._cancel_work(partition)
-        partition.remove(controller.unknown_partition(name))
+        partition.remove(error)
         self._publisher.remove(partition)
         self._directory.remove_partition_files(partition.topic_id.hex(), name.partition)
         self.partitions.pop(name, None)
@@ -185,25 +183,33 @@ class ReplicaManager:
 
     def stage(self, image: Image, name: str) -> None:
         """Make the partitions of a topic that do not exist yet. No record names them before `image` is in force."""
-        view = self._staging = image.topics.get(name)
+        view = image.topics.get(name)
         if view is None:
             return
+        new = []
         for number in range(view.partitions):
-            if self._directory.broker_id not in image.partition(view.id_bytes, number).replicas:
-                continue
             known = self.partitions.get((view.name, number))
-            if known is None or known.topic_id != view.id_bytes:
-                partition = self._staged[view.name, number] = self._directory.make_partition(view, number)
-                partition.log.close_idle_files()
+            if self._is_here(image, view, number) and (known is None or known.topic_id != view.id_bytes):
+                new.append(number)
+        self._staging = view, new
+        for number in new:
+            partition = self._staged[view.name, number] = self._directory.make_partition(view, number)
+            partition.log.close_idle_files()
+
+    def _is_here(self, image: Image, view: TopicView, number: int) -> bool:
+        """Whether this broker has a replica of a partition, as the image has it."""
+        return self._directory.broker_id in image.partition(view.id_bytes, number).replicas
 
     def unstage(self, image: Image) -> None:
         """Remove what was made for a change that is not in `image`, and forget the rest."""
-        view = self._staging
-        if view is None:
+        if self._staging is None:
             return
+        view, new = self._staging
         there = image.topics.get(view.name)
         kept = there.partitions if there is not None and there.id == view.id else 0
-        for number in range(kept, view.partitions):
+        for number in new:
+            if number < kept and self._is_here(image, view, number):
+                continue
             partition = self._staged.get((view.name, number))
             if partition is not None:
                 partition.log.release()

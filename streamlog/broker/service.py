@@ -41,6 +41,7 @@ from .policies import RetentionPolicies
 from .producer_ids import ProducerIdManager
 from .reading import PartitionReads
 from .real_timers import RealTimers
+from .reassignments import Reassignments
 from .replica_manager import ReplicaManager
 from .scheduler import Scheduler
 from .tailing.published_writer import PublishedWriter
@@ -110,6 +111,12 @@ class LocalService:
         self.delete_topic = answering(topics.delete_topic)
         self._leader_moves = LeaderMoves(topics, self.brokers, self.real_timers)
         self.elect_leader = failing(self._leader_moves.begin)
+        moving = self._reassignments = Reassignments(topics, self.brokers, self._leader_moves, self.real_timers)
+        self.reassign = answering(moving.begin)
+        self.cancel_reassignment = answering(moving.cancel)
+        self.reassignments = moving.all
+        self.reassignment_progress = moving.progress
+        self.await_reassignment = moving.wait
         self.on_metadata = topics.on_metadata
         self.off_metadata = topics.off_metadata
         reads = PartitionReads(self._partitions, self._partition, self.is_replicated)
@@ -154,9 +161,10 @@ class LocalService:
         if controller.GROUPS_TOPIC in self.image.topics:
             self.timers.at(self.clock.time_ms(), self._the_groups.expire_offsets)
         if self.is_replicated:
+            self._reassignments.open()
             brokers.on_isr_change = self._check_isrs_soon
             brokers.on_failure = self.report_failure
-            self.real_timers.at(self.real_timers.now_ms() + self._replica_lag_ms // 2, self._check_isrs)
+            self._check_isrs_soon()  # followers may have caught up while it was opened
 
     def _open_brokers(self) -> None:
         brokers, topics = self.brokers, self._topics
@@ -280,6 +288,7 @@ class LocalService:
         clean = False
         try:
             self._leader_moves.close(error)
+            self._reassignments.close(error)
             partitions = self._topics.close(error)
             errors += self.brokers.close(partitions, error)
             clean = not errors and self._topics.is_resolved

@@ -135,7 +135,7 @@ class Topics:
         wanted = {**defaults, **(settings or {})}
         factor = self._brokers.factor(wanted.pop("replication_factor", None))
         changes, policy = topic_changes(wanted, also=("partitions", "exist_ok"))
-        changes.setdefault("min_insync_replicas", max(1, factor - 1))
+        changes.setdefault("min_insync_replicas", controller.least_in_sync(factor))
         config = TopicConfig(**changes)
         controller.check_insync(config.min_insync_replicas, factor)
         try:
@@ -162,7 +162,7 @@ class Topics:
         """Create an internal topic, unless another thread was faster."""
         with contextlib.suppress(TopicAlreadyExistsError):
             factor = self._brokers.factor(None)
-            config = dataclasses.replace(config, min_insync_replicas=max(1, factor - 1))
+            config = dataclasses.replace(config, min_insync_replicas=controller.least_in_sync(factor))
             self._create(name, partitions, config, True, factor)
 
     def _create(self, name: str, partitions: int, config: TopicConfig, internal: bool, factor: int) -> TopicView:
@@ -214,6 +214,14 @@ class Topics:
         Each change has the partition epoch after the one that it was made from, and is left out if another was faster.
         """
         self._change(lambda image: controller.alter_partitions(image, changes))
+
+    def reassign(self, name: str, targets: Callable[[Image], Mapping[int, tuple[int, ...]]]) -> None:
+        """Put partitions of a topic on their way to other replicas (KIP-455). `targets`: from the image in force."""
+        self._change(lambda image: controller.reassign(image, name, targets(image)))
+
+    def finish_reassignment(self, name: str) -> None:
+        """Have the replicas leave that a reassignment of this topic removes, where it can be finished."""
+        self._change(lambda image: controller.finish_reassignment(image, name))
 
     def register_brokers(self) -> dict[int, int]:
         """Record that the brokers are here, those of a log with several; the epoch of each."""

@@ -9,7 +9,8 @@ Everything goes through the `Service` of `broker/api.py`, which `broker/opening.
 waits for the service's Completions on raw locks, so that Ctrl-C ends a wait.
 
 - `streamlog`: `open`, and the log; `background`, `cleanup`: what the handles of a log share, and closes that are deferred
-- `topic`, `group`, `producer/producer`, `consumer/consumer`, `workers`, `broker`: the other handles; `handle`: what all have in common
+- `topic`, `group`, `reassignment`, `producer/producer`, `consumer/consumer`, `workers`, `broker`: the other handles;
+  `handle`: what all have in common
 - `record_handler`, `dead_letters`, `handler`: how workers handle a record, and which handlers they accept
 - `worker_time`: their pauses before a retry, and how they follow a clock that a test moves
 - `arguments`, `config_types`: arguments and settings as callers give them; `serde`: keys, values and headers as bytes

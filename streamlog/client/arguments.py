@@ -43,6 +43,23 @@ def partition_number(given: Any, topic: TopicView) -> int:
     raise UnknownTopicOrPartitionError(f"Topic {topic.name!r} has {there}, {no}.", topic=topic.name, partition=given)
 
 
+def replicas_of(given: Any, topic: TopicView) -> dict[int, tuple[int, ...]]:
+    """Brokers by partition. Raises ConfigError, UnknownTopicOrPartitionError."""
+    if not isinstance(given, Mapping) or not all(
+        isinstance(each, Iterable) and not isinstance(each, (str, bytes)) for each in given.values()
+    ):
+        raise ConfigError(
+            f"replicas= is a mapping of partitions to brokers, such as {{0: [1, 2]}}, not {shown(given)}.",
+            name="replicas",
+        )
+    wanted = {partition_number(number, topic): tuple(brokers) for number, brokers in given.items()}
+    if not wanted or not all(is_int(broker) for brokers in wanted.values() for broker in brokers):
+        raise ConfigError(
+            f"replicas={shown(given)} names no brokers: they are ints, such as {{0: [1, 2]}}.", name="replicas"
+        )
+    return wanted
+
+
 # The largest offset, here as in Kafka: a signed integer of 64 bits.
 LARGEST_OFFSET = 2**63 - 1
 # Longer than a program runs, and short enough to be added to any clock.

@@ -12,13 +12,22 @@ from ..broker.api import Listener, Service
 from ..broker.metadata import TopicView
 from ..broker.opening import Engine, Registry, url_of
 from ..config import ConsumerConfig as ConsumerSettings
-from ..config import OpenOptions, check_topic_name, choice, integer, open_defaults, real, typed
+from ..config import (
+    OpenOptions,
+    check_replication_factor,
+    check_topic_name,
+    choice,
+    integer,
+    open_defaults,
+    real,
+    typed,
+)
 from ..errors import ConfigError, InvalidTopicError, StreamlogError, TopicAlreadyExistsError
 from ..runtime.disk import PathLike
 from ..runtime.threads import inside, is_inside, new_lock, real_monotonic, refuse_reentry, result_of
 from ..runtime.values import raise_first, snapshot
 from ..types import Clock, K, MaybeNone, TopicPartition, V
-from .arguments import check_clock, check_disk, partition_number, partition_of
+from .arguments import check_clock, check_disk, partition_number, partition_of, replicas_of
 from .background import Background
 from .broker import Broker
 from .cleanup import Cleanup
@@ -29,6 +38,7 @@ from .consumer.membership import LocalMembers
 from .group import ConsumerGroup
 from .handle import Closing, closed
 from .producer.producer import Producer, SharedProducer
+from .reassignment import Reassignment
 from .serde import De, DeByTopic, Serde, resolve_deserializer
 from .topic import Subscription, Topic
 
@@ -183,7 +193,8 @@ class StreamLog(Closing):
       `"orders" in log`; `for name in log`; `topics`; `delete_topic`.
     - Writing and reading: `producer`, `consumer`; a Topic has `send` and `read`.
     - Groups, their offsets and workers: `group`, `groups`.
-    - Where its replicas are, and which of them lead: `brokers`, `elect_leader`.
+    - Where its replicas are, and which of them lead: `brokers`, `elect_leader`, `reassign`,
+      `reassignments`.
     - All that was acknowledged is on the device: `sync`. What it holds, in numbers: `metrics`. Where it is: `path`.
     - For extensions, such as a network protocol: `attach`, `detach`.
 
@@ -338,6 +349,52 @@ class StreamLog(Closing):
         if broker_id is not None:
             integer("broker_id", broker_id, 0, 1 << 31)
         result_of(self._use().elect_leader(name, broker_id))
+
+    def reassign(
+        self,
+        topic: Topic[Any, Any] | str,
+        *,
+        replicas: Mapping[int, Sequence[int]] | None = None,
+        replication_factor: int | None = None,
+    ) -> Reassignment:
+        """Move partitions of a topic to other brokers, or change how many replicas they have, while it is written and read.
+
+        replicas: mapping of int to a sequence of int = None
+            The brokers that each of these partitions is to have, the preferred leader first. Other partitions stay.
+        replication_factor: int = None
+            How many replicas every partition is to have; brokers with few replicas of the topic get the new ones.
+
+        One of the two. Returns when it is recorded: new replicas then copy the partition, join the in-sync set, and the others
+        leave. A `min_insync_replicas` that is the default of the old factor, factor - 1, becomes that of the new one. To cancel
+        it give the old replicas, or call `Reassignment.cancel`.
+
+        Raises UnknownTopicOrPartitionError, ConfigError.
+
+        >>> import streamlog
+        >>> with streamlog.open(brokers=3) as log:
+        ...     orders = log.create_topic("orders", replication_factor=1)
+        ...     _ = orders.send("9.50")
+        ...     log.reassign("orders", replication_factor=3).wait(10)
+        ...     orders.partition(0).replicas, orders.config["min_insync_replicas"]
+        ((0, 1, 2), 2)
+        """
+        name = self._name_of(topic)[0]
+        if (replicas is None) == (replication_factor is None):
+            raise ConfigError(
+                "reassign(…) takes either replicas={partition: brokers} or replication_factor=.", name="replicas"
+            )
+        view = result_of(self._use().topic(name))
+        if replication_factor is not None:
+            check_replication_factor(replication_factor)
+        wanted = None if replicas is None else replicas_of(replicas, view)
+        return Reassignment(self, result_of(self._use().reassign(name, wanted, replication_factor)))
+
+    def reassignments(self) -> list[Reassignment]:
+        """The reassignments under way, one for each topic, whoever began them: also those of before the log was opened."""
+        topics: dict[str, dict[TopicPartition, tuple[int, ...]]] = {}
+        for name, target in sorted(self._use().reassignments().items()):
+            topics.setdefault(name.topic, {})[name] = target
+        return [Reassignment(self, targets) for targets in topics.values()]
 
     # -- clients -------------------------------------------------------------------------------------
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Container, Mapping, Sequence
 
 from .replica_set import NO_LEADER, PartitionRegistration
@@ -54,6 +55,74 @@ def prefer(before: PartitionRegistration, alive: Container[int], leader: int | N
     return before._replace(
         leader=wanted, leader_epoch=before.leader_epoch + 1, partition_epoch=before.partition_epoch + 1
     )
+
+
+def reassign(before: PartitionRegistration, target: tuple[int, ...]) -> PartitionRegistration:
+    """The partition on its way to the replicas `target`, the preferred leader first; `before` if it is on that way, or there.
+
+    It has the replicas of both until `finish`. A reassignment that is under way is replaced: to give it the replicas that it
+    began with cancels it, and what it has added leaves again (KIP-455).
+    """
+    original = origin_of(before)
+    adding = tuple(each for each in target if each not in original)
+    removing = tuple(each for each in before.replicas if each not in target)
+    after = before._replace(replicas=(*target, *removing), adding_replicas=adding, removing_replicas=removing)
+    return before if after == before else after._replace(partition_epoch=before.partition_epoch + 1)
+
+
+def origin_of(partition: PartitionRegistration) -> tuple[int, ...]:
+    """The replicas that a partition has without those that a reassignment adds."""
+    return tuple(each for each in partition.replicas if each not in partition.adding_replicas)
+
+
+def target_of(partition: PartitionRegistration) -> tuple[int, ...]:
+    """The replicas that a partition has, or will have when its reassignment is finished."""
+    return tuple(each for each in partition.replicas if each not in partition.removing_replicas)
+
+
+def successor(partition: PartitionRegistration) -> int | None:
+    """The replica that has to lead before a reassignment can be finished: all that it adds are in sync, and the leader leaves."""
+    if partition.leader not in partition.removing_replicas or not set(partition.adding_replicas) <= set(partition.isr):
+        return None
+    return next((each for each in target_of(partition) if each in partition.isr), None)
+
+
+def finish(before: PartitionRegistration) -> PartitionRegistration:
+    """The partition without the replicas that leave, once those that a reassignment adds are in sync, and one that stays leads.
+
+    `before` itself until then.
+    """
+    replicas = target_of(before)
+    is_moving = before.adding_replicas or before.removing_replicas
+    if not is_moving or before.leader not in replicas or not set(before.adding_replicas) <= set(before.isr):
+        return before
+    isr = tuple(each for each in before.isr if each in replicas)
+    return before._replace(
+        replicas=replicas, isr=isr, adding_replicas=(), removing_replicas=(), partition_epoch=before.partition_epoch + 1
+    )
+
+
+def resize(brokers: Sequence[int], placed: Sequence[tuple[int, ...]], factor: int) -> list[tuple[int, ...]]:
+    """The replicas of a topic's partitions, `factor` of each and all on `brokers`. As few move as can be, and preferred leaders stay.
+
+    >>> resize([0, 1, 2], [(0,), (1,), (2,)], 2)
+    [(0, 1), (1, 2), (2, 0)]
+    """
+    counts = Counter(each for replicas in placed for each in replicas)
+    resized = []
+    for replicas in placed:
+        kept = [each for each in replicas if each in brokers]
+        while len(kept) > factor:
+            leaving = max(kept[1:], key=lambda each: (counts[each], kept.index(each)))
+            kept.remove(leaving)
+            counts[leaving] -= 1
+        while len(kept) < factor:
+            others = [each for each in brokers if each not in kept]
+            joining = min(others, key=lambda each: (counts[each], (each - replicas[0]) % (max(brokers) + 1)))
+            kept.append(joining)
+            counts[joining] += 1
+        resized.append(tuple(kept))
+    return resized
 
 
 def place(brokers: Sequence[int], partitions: int, factor: int, first: int = 0) -> list[tuple[int, ...]]:

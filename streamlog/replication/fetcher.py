@@ -194,7 +194,8 @@ class ReplicaFetcher:
         except CorruptRecordError as error:
             return self._corrupt(place, error, now_ms)
         except StreamlogError as error:
-            self._listener.replica_failed(replica, error)
+            if replica.closed is None:  # else it was deleted, or reassigned
+                self._listener.replica_failed(replica, error)
         return self._again(name, now_ms)
 
     def _corrupt(self, place: _Place, error: CorruptRecordError, now_ms: int) -> bool:

@@ -128,7 +128,7 @@ class Partition:
         of it again.
         """
         before = self._followed
-        if registration == before or registration[3:] < self.registration[3:]:
+        if registration == before or registration[3:5] < self.registration[3:5]:
             return
         with inside(), self.lock:
             self._take_role(registration, now_ms)

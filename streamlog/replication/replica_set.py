@@ -24,6 +24,10 @@ class PartitionRegistration(NamedTuple):
     leader: int
     leader_epoch: int
     partition_epoch: int
+    adding_replicas: tuple[int, ...] = ()
+    """Those of the replicas that a reassignment adds, and has not finished adding (KIP-455)."""
+    removing_replicas: tuple[int, ...] = ()
+    """Those that leave when it is finished."""
 
 
 ALONE = PartitionRegistration((0,), (0,), 0, 0, 0)

@@ -95,9 +95,7 @@ def test_transactional_id_is_refused_until_transactions_are_built(log: StreamLog
         log.producer(transactional_id="tx")
 
 
-@pytest.mark.parametrize(
-    "name", ["transaction", "transactions", "abort_transaction", "add_broker", "retire_broker", "reassign"]
-)
+@pytest.mark.parametrize("name", ["transaction", "transactions", "abort_transaction", "add_broker", "retire_broker"])
 def test_method_that_is_not_built_yet_is_absent(log: StreamLog, name: str) -> None:
     assert not hasattr(log, name)
 

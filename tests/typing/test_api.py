@@ -35,10 +35,10 @@ STUB = (Path(__file__).parent / "api.pyi").read_text(encoding="utf-8")
 # What gets built is taken out here; it is then compared like everything else.
 
 LATER = {
-    "streamlog": {"pipe", "start_pipe", "Reassignment", "TransactionInfo"},
+    "streamlog": {"pipe", "start_pipe", "TransactionInfo"},
     "StreamLog": {
         *("transaction", "transactions", "abort_transaction"),
-        *("add_broker", "retire_broker", "reassign"),
+        *("add_broker", "retire_broker"),
     },
     "Producer": {
         *("begin_transaction", "send_offsets_to_transaction", "commit_transaction", "abort_transaction", "transaction"),
@@ -60,7 +60,11 @@ LATER_IN_COMMENTS = {
 IN_COMMENTS = {"errors", "retention", "serde", "verify", "repair", "Report", "RepairReport"}
 PARTS = {"Problem", "RepairedPartition"}
 MORE_MEMBERS = {
-    "StreamLog": {"attach", "detach"},  # for the listeners of other packages, such as Kafka's
+    "StreamLog": {
+        *("attach", "detach"),  # for the listeners of other packages, such as Kafka's
+        "reassignments",  # what is under way
+    },
+    "Reassignment": {"cancel"},
     "Records": {"from_iterable"},  # of itertools.chain
     "StreamlogError": {"copy"},  # to raise an error that is kept
     "Workers": {"close"},  # in a comment of the stub, as for all handles

@@ -45,6 +45,7 @@ from ..log_directory import METADATA_DIR, METADATA_ID
 from ..metadata import Image, TopicIdPartition, TopicView
 from ..reading import OffsetSpec, PartitionReads
 from ..real_timers import RealTimers
+from ..reassignments import Targets, left_in, targets_in
 from ..replay import all_records
 from ..scheduler import Scheduler
 from ..waiting import FetchSession
@@ -73,6 +74,8 @@ class TailingService:
     add_partitions = refuses("Adding partitions to {0!r}")
     delete_topic = refuses("Deleting topic {0!r}")
     elect_leader = refuses("Electing a leader of {0.topic!r}")
+    reassign = refuses("Reassigning {0!r}")
+    cancel_reassignment = await_reassignment = refuses("Reassigning partitions")
     produce = refuses("Sending to {0.partition.topic!r}")
     acknowledge = refuses("Sending to {0.topic!r}")
     sync = refuses("Syncing")
@@ -486,6 +489,13 @@ class TailingService:
 
     def start_broker(self, broker_id: int, lock_timeout: float) -> None:
         self.require_writable("Starting a broker")
+
+    def reassignments(self) -> Targets:
+        return targets_in(self.image, self.image.topics)
+
+    def reassignment_progress(self, targets: Targets) -> float:
+        """Whole partitions alone: what each replica has is the owner's to know."""
+        return 1.0 - len(left_in(self.image, targets)) / len(targets)
 
     def metrics(self) -> dict[str, Any]:
         """See `metrics.gather`."""

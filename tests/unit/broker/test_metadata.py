@@ -57,6 +57,14 @@ def test_a_partition_has_the_replicas_and_the_leader_of_its_record(topic_first: 
     assert image.partition(ID.bytes, 0) == ALONE
 
 
+def test_a_reassignment_is_in_the_record_while_it_is_under_way() -> None:
+    moving = SHARED._replace(adding_replicas=(1,), removing_replicas=(2,))
+    assert image_of(TOPIC, partition_record(ID.bytes, 1, moving)).partition(ID.bytes, 1) == moving
+    _, value = partition_record(ID.bytes, 1, SHARED)
+    assert value is not None
+    assert set(msgpack.unpackb(value)) == {"v", "replicas", "isr", "leader", "leader_epoch", "partition_epoch"}
+
+
 def test_a_deleted_topic_takes_the_records_of_its_partitions_along() -> None:
     image = image_of(TOPIC, partition_record(ID.bytes, 1, SHARED), (topic_key("t"), None))
     assert image.partitions == {}
@@ -106,6 +114,8 @@ def test_a_record_of_a_newer_form_is_refused(record: LogRecord) -> None:
     [
         partition_record(ID.bytes, 0, SHARED._replace(isr=(0, 3))),
         partition_record(ID.bytes, 0, SHARED._replace(leader=1)),
+        partition_record(ID.bytes, 0, SHARED._replace(adding_replicas=(3,))),
+        partition_record(ID.bytes, 0, SHARED._replace(adding_replicas=(1,), removing_replicas=(1,))),
         partition_record(ID.bytes, 0, SHARED._replace(replicas=(0, 2, 2))),
         partition_record(ID.bytes, 0, SHARED._replace(leader_epoch=3, partition_epoch=10)),
         partition_record(ID.bytes, 0, SHARED._replace(partition_epoch=8)),

@@ -8,7 +8,17 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from streamlog.replication.election import elect, place, prefer
+from streamlog.replication.election import (
+    elect,
+    finish,
+    origin_of,
+    place,
+    prefer,
+    reassign,
+    resize,
+    successor,
+    target_of,
+)
 from streamlog.replication.replica_set import NO_LEADER, PartitionRegistration
 
 BEFORE = PartitionRegistration((0, 1, 2), (0, 1, 2), 0, 3, 7)
@@ -72,3 +82,69 @@ def test_a_broker_that_fails_leaves_its_work_to_all_others() -> None:
 def test_more_replicas_than_brokers_are_refused() -> None:
     with pytest.raises(ValueError, match="3 replicas on 2 brokers"):
         place([0, 1], 1, 3)
+
+
+# -- reassignments ---------------------------------------------------------------------------------------
+
+
+def test_a_reassigned_partition_has_the_replicas_of_both_until_the_new_ones_are_in_sync() -> None:
+    moving = reassign(BEFORE, (3, 1))
+    assert moving == PartitionRegistration((3, 1, 0, 2), (0, 1, 2), 0, 3, 8, (3,), (0, 2))
+    assert (origin_of(moving), target_of(moving)) == ((1, 0, 2), (3, 1))
+    assert reassign(moving, (3, 1)) is moving, "it is on that way"
+    assert finish(moving) is moving
+    assert successor(moving) is None
+    joined = moving._replace(isr=(0, 1, 2, 3), partition_epoch=9)
+    assert finish(joined) is joined, "the leader is one of those that leave"
+    assert successor(joined) == 3
+    led = prefer(joined, {0, 1, 2, 3}, 3)
+    assert successor(led) is None
+    assert finish(led) == PartitionRegistration((3, 1), (1, 3), 3, 4, 11)
+    assert finish(finish(led)) == finish(led)
+
+
+def test_a_reassignment_to_where_it_began_is_a_cancellation_also_if_a_new_replica_leads() -> None:
+    moving = reassign(BEFORE, (3,))
+    assert finish(reassign(moving, origin_of(moving)))._replace(partition_epoch=7) == BEFORE
+    led = moving._replace(isr=(3,), leader=3, leader_epoch=4)
+    back = reassign(led, (0, 1, 2))
+    assert back.removing_replicas == (3,)
+    assert finish(back) is back
+    assert successor(back) is None, "no replica that stays has everything yet"
+    assert successor(back._replace(isr=(3, 1))) == 1
+
+
+@given(st.data())
+def test_a_reassignment_ends_with_its_target_whatever_it_replaced(data: st.DataObject) -> None:
+    replicas = st.lists(st.integers(0, 5), min_size=1, max_size=4, unique=True).map(tuple)
+    first = data.draw(replicas)
+    partition = PartitionRegistration(first, first, first[0], 0, 0)
+    for target in data.draw(st.lists(replicas, min_size=1, max_size=4)):
+        partition = reassign(partition, target)
+        assert set(partition.isr) <= set(partition.replicas)
+        assert target_of(partition) == target
+        if data.draw(st.booleans()):
+            isr = data.draw(st.permutations(partition.replicas))
+            partition = partition._replace(isr=tuple(isr))
+        finished = finish(partition)
+        assert finished.leader in finished.isr
+        partition = finished
+    partition = partition._replace(isr=partition.replicas)
+    leader = successor(partition)
+    if leader is not None:
+        partition = prefer(partition, range(6), leader)
+    assert finish(partition)[:2] == (target, tuple(each for each in partition.isr if each in target))
+
+
+@given(st.integers(1, 6), st.integers(1, 6), st.integers(1, 6), st.integers(1, 12))
+def test_another_factor_moves_no_more_than_it_must(count: int, before: int, after: int, partitions: int) -> None:
+    brokers = list(range(max(count, before, after)))
+    placed = place(brokers, partitions, before)
+    resized = resize(brokers, placed, after)
+    assert all(len(set(each)) == len(each) == after for each in resized)
+    assert all(new[0] == old[0] for new, old in zip(resized, placed, strict=True)), "preferred leaders stay"
+    assert all(len(set(new) & set(old)) == min(before, after) for new, old in zip(resized, placed, strict=True))
+
+
+def test_a_broker_that_is_left_out_has_no_replica_any_more() -> None:
+    assert resize([0, 2, 3], [(1, 0), (0, 2), (2, 1)], 2) == [(0, 3), (0, 2), (2, 3)]
