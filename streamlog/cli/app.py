@@ -176,12 +176,7 @@ def log_path(ctx: typer.Context, directory: Path | None, *, create: bool = False
 
 def is_log(path: Path) -> bool:
     """Whether a log is in `path`, of one broker or of several."""
-    return (path / OWNER_FILE).exists() or bool(brokers_in(path))
-
-
-def brokers_in(path: Path) -> list[Path]:
-    """The directories of the brokers of a log that has several."""
-    return sorted(owner.parent for owner in path.glob(f"broker-*/{OWNER_FILE}"))
+    return (path / OWNER_FILE).exists() or any(path.glob(f"broker-*/{OWNER_FILE}"))
 
 
 def what_is_there(path: Path) -> str:

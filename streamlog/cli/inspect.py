@@ -28,7 +28,7 @@ from ..storage.verify.batch_check import batch_fault
 from ..storage.verify.check import FOREVER_OFFSET
 from ..types import Record
 from . import render as output
-from .app import OWNER_FILE, Directory, Json, app, brokers_in, log_path, plural, wants_json, what_is_there
+from .app import OWNER_FILE, Directory, Json, app, is_log, log_path, plural, wants_json, what_is_there
 
 _DIRECTORY = re.compile(r"([0-9a-f]{32})-(\d{1,9})")
 _ROW = "{:>9}  {:>15}  {:>7}  {:>8}  {:<6}  {:<19}"
@@ -68,11 +68,7 @@ def verify(
     path = log_path(ctx, path or directory)
     if nothing := what_is_there(path):
         raise FormatError(f"{nothing}. Give the directory of a log.", path=str(path))
-    if not (path / OWNER_FILE).exists():
-        if brokers := brokers_in(path):
-            raise ConfigError(
-                f"{path} is a log of {len(brokers)} brokers, and verify checks the directory of one: streamlog verify {brokers[0]}"
-            )
+    if not is_log(path):
         raise FormatError(
             f"There is no log in {path}: it has no {OWNER_FILE}. Give the directory of the log with -d. If this is a "
             f"log that has lost the file, copy its records into a new one: streamlog repair {path} NEW_DIRECTORY",
@@ -98,7 +94,7 @@ def _show_report(report: Report) -> None:
     for style, found in (("red", report.problems), ("dim", report.notes)):
         for entry in found:
             _show_problem(report, entry, style)
-    if not report.ok:
+    if not report.ok and (Path(report.path) / OWNER_FILE).exists():  # what is damaged of one replica, others may have
         output.say(f"Copy what is not damaged into a new log with: streamlog repair {report.path} NEW_DIRECTORY")
 
 

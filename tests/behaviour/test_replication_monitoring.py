@@ -147,3 +147,27 @@ def test_a_reader_of_the_whole_log_uses_the_directories_that_are_there(path: Pat
     (path / "broker-0").mkdir()
     with streamlog.open(path, read_only=True) as log:
         assert values(log) == [b"x"]
+
+
+def test_verify_checks_every_broker_and_expects_of_each_what_is_placed_there(path: Path) -> None:
+    with streamlog.open(path, brokers=3) as log:
+        topic = log.create_topic("t", partitions=3, replication_factor=1)
+        topic.send_many([b"%d" % n for n in range(30)])
+        placed = topic.partition(0).leader
+    report = streamlog.verify(path)
+    assert report.ok, str(report)
+    assert (report.topics, report.partitions) == (1, 6)
+    assert all(streamlog.verify(path / f"broker-{each}").ok for each in range(3))
+    segment = next((path / f"broker-{placed}" / "topics").glob("*-0/*.log"))
+    segment.write_bytes(segment.read_bytes()[:-1] + b"?")
+    (problem,) = streamlog.verify(path).problems
+    assert (problem.topic, problem.partition, problem.path) == ("t", 0, str(segment))
+
+
+def test_verify_reports_a_broker_whose_directory_is_empty(path: Path) -> None:
+    with streamlog.open(path, brokers=3) as log:
+        log.create_topic("t").send("x")
+    (path / "broker-1").rename(path.parent / "elsewhere")
+    (path / "broker-1").mkdir()
+    (problem,) = streamlog.verify(path).problems
+    assert (problem.kind, problem.path) == ("missing", str(path / "broker-1"))

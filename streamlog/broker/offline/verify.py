@@ -29,7 +29,7 @@ from .. import metadata
 from ..controller import GROUPS_TOPIC, METADATA_TOPIC
 from ..log_directory import METADATA_DIR, METADATA_ID, directory_of
 from ..metadata import Image, LogRecord, TopicView
-from ..owner import OWNER_FILE, OtherFormatError, read_owner
+from ..owner import OWNER_FILE, OtherFormatError, broker_names, read_owner
 
 Progress = Callable[[int, int], object]
 _TOPIC_DIR = re.compile(r"([0-9a-f]{32})-(0|[1-9][0-9]*)")
@@ -151,6 +151,8 @@ class Report:
 def verify(path: str | StrPath, *, progress: Progress | None = None, disk: Disk | None = None) -> Report:
     """Check every checksum and invariant of the log in `path`, changing nothing; see `Report`.
 
+    Of a log of several brokers, each directory in `path` is checked; one that is missing its owner file is a problem.
+
     `progress(done_bytes, total_bytes)` is called about once a batch. The log may be open meanwhile. Cost:
     reads every byte once, one batch in memory at a time, and one set of records of the internal topics.
 
@@ -166,7 +168,29 @@ def verify(path: str | StrPath, *, progress: Progress | None = None, disk: Disk 
     (True, True)
     """
     real = disk if disk is not None else OsDisk()
-    return Inspection(real.absolute(path_of(path)), real, progress).run()
+    root = real.absolute(path_of(path))
+    whole = Inspection(root, real, progress)
+    names = whole.names(root)
+    brokers = [] if OWNER_FILE in names else broker_names(names)
+    if not any(whole.exists(f"{root}/{name}/{OWNER_FILE}") for name in brokers):
+        return whole.run()
+    reports = [_verify_broker(f"{root}/{name}", real, progress) for name in brokers]
+    counts = ("partitions", "segments", "batches", "records", "size_bytes")
+    return Report(
+        root,
+        problems=tuple(problem for report in reports for problem in report.problems),
+        notes=tuple(note for report in reports for note in report.notes),
+        topics=max(report.topics for report in reports),
+        **{name: sum(getattr(report, name) for report in reports) for name in counts},
+    )
+
+
+def _verify_broker(path: str, disk: Disk, progress: Progress | None) -> Report:
+    inspection = Inspection(path, disk, progress)
+    if inspection.exists(f"{path}/{OWNER_FILE}"):
+        return inspection.run()
+    inspection.problem(path, "missing", "the directory of this broker is empty, or has lost its owner file")
+    return inspection.report
 
 
 class Copier(Protocol):
@@ -205,6 +229,8 @@ class Inspection:
         self.report = Report(path)
         self.shutdown = PreviousShutdown(clean=False, same_boot=True)
         self.group_records = Records()
+        self._broker_id: int | None = None
+        """None while it is not known: then every partition is looked for."""
 
     def run(self) -> Report:
         path = self.path
@@ -260,6 +286,7 @@ class Inspection:
         except FormatError as error:
             self.problem(owner_path, "owner", str(error).partition(". ")[0])
             return
+        self._broker_id = owner["broker_id"]
         boot = self.disk.boot_id()
         self.shutdown = PreviousShutdown(clean=owner["clean"], same_boot=bool(boot) and owner["boot_id"] == boot)
 
@@ -311,6 +338,8 @@ class Inspection:
         # The groups first: the end of a lost partition may be known from what they committed.
         for view in sorted(views.values(), key=lambda view: view.name != GROUPS_TOPIC):
             for number in range(view.partitions):
+                if image is not None and self._is_elsewhere(image, view, number):
+                    continue
                 directory = f"{self.path}/{directory_of(view, number)}"
                 if self._is_lost(directory, view.id_bytes, number):
                     self._absent(directory, view, number)
@@ -319,6 +348,11 @@ class Inspection:
                 self.partition(view.name, number, directory, view.id_bytes, view.config.compacts, records)
                 for record in records.found if records is not None else ():
                     self._group_record(directory, record)
+
+    def _is_elsewhere(self, image: Image, view: TopicView, number: int) -> bool:
+        """Whether the partition is on other brokers. A repair copies all that there is."""
+        replicas = image.partition(view.id_bytes, number).replicas
+        return self._copier is None and self._broker_id is not None and self._broker_id not in replicas
 
     def _is_lost(self, directory: str, topic_id: bytes, number: int) -> bool:
         try:
