@@ -180,6 +180,7 @@ class Brokers:
     def _start_fetcher(self, broker: Broker, epoch: int) -> None:
         broker.epoch = epoch
         broker.fetcher = ReplicaFetcher(broker.id, epoch, self.leaders.get, self)
+        broker.replicas.is_replicated = True
         broker.replicas.on_isr_change = lambda partition: self.on_isr_change()
         broker.replicas.on_failure = lambda error: self.on_failure(broker.id, error)
 
@@ -307,7 +308,7 @@ class Brokers:
                 _COPY_BYTES,
                 self._now_ms(),
             )
-            if not copy.take(fetched, self._now_ms()):
+            if not copy.take(fetched):
                 return
 
     def remove_orphans(self, image: Image) -> None:
@@ -366,7 +367,7 @@ class Brokers:
         replicas = {broker.id: broker.replicas.partitions for broker in self.running}
         for at, leader in list(self.leaders.items()) if self.is_replicated else ():
             known = leader.replicas.followers if leader.replicas is not None else {}
-            fetched = ReplicaFetch(EMPTY, leader.high_watermark, leader.reader.tail.start_offset)
+            fetched = ReplicaFetch(EMPTY, leader.high_watermark, leader.reader.tail.start_offset, leader.leader_epoch)
             for broker_id, follower in known.items():
                 replica = replicas.get(broker_id, {}).get(at)
                 if (
@@ -548,7 +549,9 @@ def _announce(leader: Partition, copies: list[Partition]) -> None:
     """Have copies of the metadata log take over the high watermark, which the last of them raised: they have readers too."""
     for copy in copies:
         if copy is not leader:
-            copy.follow_leader(ReplicaFetch(EMPTY, leader.high_watermark, leader.reader.tail.start_offset))
+            copy.follow_leader(
+                ReplicaFetch(EMPTY, leader.high_watermark, leader.reader.tail.start_offset, leader.leader_epoch)
+            )
 
 
 def _close_directory(broker: Broker, *, clean: bool) -> None:

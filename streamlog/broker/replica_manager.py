@@ -53,6 +53,8 @@ class ReplicaManager:
         """Called by a leader whose in-sync set may grow."""
         self.on_failure: Callable[[StreamlogError], object] = lambda error: None
         """Called when the disk under a leader with followers fails."""
+        self.is_replicated = False
+        """Whether there are other brokers, from which the high watermarks are learned."""
         self.rebuilds = False
         """Whether a replica that is not there is made: its broker was started again, maybe on an empty directory."""
         self.has_thread = False
@@ -131,6 +133,8 @@ class ReplicaManager:
         else:
             is_lost = self.rebuilds and self._directory.is_lost(view, number)
             partition = (self._directory.make_partition if is_lost else self._directory.open_partition)(view, number)
+        if self.is_replicated and len(registration.replicas) > 1:
+            partition.doubt_high_watermark()
         partition.follow(registration, self._real_timers.now_ms())
         partition.maintenance.custom_policy = self._policies.of(view)
         partition.on_work = self._maintain_soon

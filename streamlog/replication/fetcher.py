@@ -181,8 +181,8 @@ class ReplicaFetcher:
             return self._again(name, now_ms)
         try:
             if start is not None:
-                replica.truncate_fully_and_start_at(start)
-            elif not replica.take(fetched, now_ms):
+                replica.truncate_fully_and_start_at(start, epoch)
+            elif not replica.take(fetched):
                 self._note_high_watermark(replica, leader, now_ms)
                 return False
             place.after, place.is_at = (
@@ -193,6 +193,8 @@ class ReplicaFetcher:
             return leader.follower_waiters.remove(place.wake)
         except CorruptRecordError as error:
             return self._corrupt(place, error, now_ms)
+        except (NotLeaderError, ClosedError):  # an election, or the end, has come between
+            pass
         except StreamlogError as error:
             if replica.closed is None:  # else it was deleted, or reassigned
                 self._listener.replica_failed(replica, error)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import NamedTuple, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 from ..config import TopicConfig
 from ..errors import (
@@ -39,6 +39,8 @@ class ReplicaFetch(NamedTuple):
     read: FetchData
     high_watermark: int
     log_start_offset: int
+    leader_epoch: int
+    """That in which the leader answered: what it says holds for a follower in the same one."""
     diverging_epoch: EpochEnd | None = None
 
     @property
@@ -260,6 +262,12 @@ class Partition:
         """Whether another member of the in-sync set could lead."""
         return self.replicas is not None and len(self.registration.isr) > 1
 
+    def doubt_high_watermark(self) -> None:
+        """After opening a replica of several: what is committed is learned from the others. REQUIRES: it waits for nothing."""
+        with inside(), self._advancing:
+            self.high_watermark = self._announced = self.reader.tail.start_offset
+            self._leader_high_watermark = self.high_watermark
+
     def hide_what_may_be_lost(self) -> None:
         """After opening: set `hides` if records that were acknowledged may lie past the high watermark.
 
@@ -325,7 +333,7 @@ class Partition:
         if last_epoch is not None and (last_epoch != leader_epoch or offset > tail.end_offset):
             diverging = self.diverging_epoch(last_epoch, offset)
             if diverging is not None:
-                return ReplicaFetch(EMPTY, high_watermark, tail.start_offset, diverging)
+                return ReplicaFetch(EMPTY, high_watermark, tail.start_offset, leader_epoch, diverging)
         read = EMPTY
         if offset != tail.end_offset:
             read = self.reader.fetch(offset, max_bytes, tail.end_offset, after)
@@ -337,7 +345,7 @@ class Partition:
         self.maybe_advance_high_watermark()
         if replicas is not None and replicas.may_join(self.high_watermark):
             self.on_isr_change(self)
-        return ReplicaFetch(read, self.high_watermark, tail.start_offset)
+        return ReplicaFetch(read, self.high_watermark, tail.start_offset, leader_epoch)
 
     def _require_leader_in(self, leader_epoch: int) -> None:
         if self.closed is not None:
@@ -400,7 +408,7 @@ class Partition:
         with inside(), self.lock:
             return self.log.leader_epochs.latest(self.reader.tail)
 
-    def take(self, fetched: ReplicaFetch, now_ms: int) -> bool:
+    def take(self, fetched: ReplicaFetch) -> bool:
         """As a follower, do what the leader's answer to a fetch from the end of this log says; whether there may be more.
 
         Raises what the log and its disk raise; CorruptRecordError for a batch that is damaged.
@@ -410,22 +418,30 @@ class Partition:
             own = self.epoch_end(diverging.epoch)
             target = min(end, diverging.end_offset, end if own is None else own.end_offset)
             if target >= self.reader.tail.start_offset:
-                self.truncate_to(target)
+                self.truncate_to(target, fetched.leader_epoch)
             else:
-                self.truncate_fully_and_start_at(max(target, fetched.log_start_offset))
+                self.truncate_fully_and_start_at(max(target, fetched.log_start_offset), fetched.leader_epoch)
             return True
         if fetched.data:
             base_offset = peek(fetched.data, 0).base_offset
             is_empty = self.reader.tail.start_offset == end
             if base_offset < end and (is_empty or base_offset < fetched.log_start_offset):
                 # Records were deleted up to the middle of this batch, which can only be stored whole (KAFKA-6975).
-                self.truncate_fully_and_start_at(base_offset)
+                self.truncate_fully_and_start_at(base_offset, fetched.leader_epoch)
             self._leader_high_watermark = fetched.high_watermark  # which the append takes over
-            self.append_as_follower(fetched.data, now_ms)
+            self.append_as_follower(fetched.data, fetched.leader_epoch)
             if self.durable:
                 self.commit.sync()
         self.follow_leader(fetched)
         return bool(fetched.data)
+
+    def _require_following(self, leader_epoch: int | None) -> None:
+        """REQUIRES: the lock. An election may have come between a fetch and what it brings."""
+        if leader_epoch is not None and (leader_epoch != self.leader_epoch or self.log.not_leader is None):
+            raise NotLeaderError(
+                f"What was fetched for {self.name.topic}-{self.name.partition} is from leader epoch {leader_epoch}, and broker "
+                f"{self.broker_id} does not follow in that any more. It is fetched again."
+            )
 
     def follow_leader(self, fetched: ReplicaFetch) -> None:
         """Take over the leader's high watermark and log start, as far as this log goes."""
@@ -435,8 +451,10 @@ class Partition:
         if fetched.log_start_offset > self.reader.tail.start_offset:
             self.follow_log_start(fetched.log_start_offset)
 
-    def append_as_follower(self, data: Buffer, now_ms: int) -> int:
+    def append_as_follower(self, data: Buffer, leader_epoch: int | None = None) -> int:
         """Append batches as their leader stored them; the new log end offset. Raises what `Log.append_as_follower` raises.
+
+        With the `leader_epoch` of the fetch that brought them, NotLeaderError if this broker does not follow in it any more.
 
         After an interrupt the caller looks at the end of the log, and goes on from there.
         """
@@ -447,7 +465,8 @@ class Partition:
         with inside(), self.lock:
             if self.closed is not None:
                 raise self.closed.copy()
-            end_offset = self.log.append_as_follower(data, now_ms)
+            self._require_following(leader_epoch)
+            end_offset = self.log.append_as_follower(data)
         if self.log.began_segment:
             self._note_work()
         self.maybe_advance_high_watermark()
@@ -555,7 +574,7 @@ class Partition:
         finally:
             self.commit.answer()
 
-    def truncate_to(self, offset: int) -> int:
+    def truncate_to(self, offset: int, leader_epoch: int | None = None) -> int:
         """Forget every record at or after `offset`; the new log end offset. See `Log.truncate_to`.
 
         The high watermark goes back with it, and what waits for a record that went fails with NotLeaderError. REQUIRES: this
@@ -566,6 +585,7 @@ class Partition:
                 self.maintenance.finish_compaction()
                 with inside(), self.lock, self.commit.syncing:
                     self.check_open()
+                    self._require_following(leader_epoch)
                     try:
                         return self.log.truncate_to(offset)
                     finally:  # also where the disk failed after the log has published it
@@ -575,24 +595,29 @@ class Partition:
             self.commit.answer()
             self.listener.changed(rewritten=True)
 
-    def truncate_fully_and_start_at(self, offset: int) -> None:
+    def truncate_fully_and_start_at(self, offset: int, leader_epoch: int | None = None) -> None:
         """Forget every record; the log goes on at `offset`, which is its start and the high watermark.
 
         See `Log.truncate_fully_and_start_at`. What waits fails with NotLeaderError, even if the disk fails. REQUIRES: as `truncate_to`.
         """
-        self.purgatory.fail(_truncated(self.name))  # first: the high watermark may be past its records afterwards
-        self._leader_high_watermark = offset  # the leader deletes nothing past its own
+        waiting: list[DelayedOperation[Any]] = []
         try:
             with inside(), self.maintenance.lock:
                 self.maintenance.finish_compaction()
                 with inside(), self.lock, self.commit.syncing:
                     self.check_open()
+                    self._require_following(leader_epoch)
+                    # Before the high watermark is past the records that they wait for.
+                    waiting = self.purgatory.give_up()
+                    self._leader_high_watermark = offset  # the leader deletes nothing past its own
                     try:
                         self.log.truncate_fully_and_start_at(offset)
                     finally:  # as in `truncate_to`
                         if self.reader.tail[:2] == (offset, 0):
                             self.commit.restart(offset)
         finally:
+            for operation in waiting:
+                operation.fail(_truncated(self.name))
             self._lower_high_watermark()
             self.commit.answer()  # which raises the high watermark, if it is below
             self.listener.changed(rewritten=True)

@@ -139,6 +139,13 @@ class Purgatory:
         """What waits now, each with its offset, in the order of the offsets."""
         return [(offset, operation) for offset, _, operation in sorted(self._waiting, key=lambda entry: entry[:2])]
 
+    def give_up(self) -> list[DelayedOperation[Any]]:
+        """Forget what waits, and return it: the caller answers it."""
+        entries = self._waiting
+        with inside(), self._lock:
+            entries, self._waiting = self._waiting, []
+        return [operation for _, _, operation in entries]
+
     def forget(self, operations: set[DelayedOperation[Any]]) -> None:
         """These wait elsewhere now, or are done. Their deadlines stay here."""
         with inside(), self._lock:

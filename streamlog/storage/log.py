@@ -180,12 +180,13 @@ class Log:
             self.producers.note(reader.tail)
         return write.base_offset
 
-    def append_as_follower(self, data: Buffer, now_ms: int) -> int:
+    def append_as_follower(self, data: Buffer) -> int:
         """Append whole batches exactly as their leader stored them, all or none; return the new log end offset.
 
         REQUIRES: partition lock, and the maintenance lock for data that `begins_gaps`. Their checksums are verified before anything is written. Offsets and leader epochs are
         those of the leader: no batch may begin before the end of the log (after it, where compaction left a gap), and no
-        epoch be less than the one before. Segments are rolled by the follower's own settings and clock. What the broker
+        epoch be less than the one before. Segments are rolled by the follower's own settings, and by the times at which the leader
+        appended, so that they have the age that their headers say. What the broker
         blocks with `block` is about records of producers and does not apply.
 
         Raises CorruptRecordError, UnexpectedAppendOffsetError if the log has an offset already, NotLeaderError for an epoch
@@ -201,7 +202,7 @@ class Log:
         if has_gap:
             self.record_compaction()
         records = sum([header.record_count for header in headers])
-        self._roll_if_full(len(data), records, now_ms)
+        self._roll_if_full(len(data), records, headers[0].append_timestamp)
         position = self.reader.tail.end_position
         entries: list[tuple[int, int, int, int]] = []
         for header in headers:
@@ -210,7 +211,8 @@ class Log:
         write = AppendRequest(())
         self.leader_epochs.begin_batches(headers, tail)
         self.producers.stage(write, headers, tail)
-        self._extend(write, (data,), entries, headers[-1].next_offset, position, records, now_ms)
+        appended_ms = headers[0].append_timestamp
+        self._extend(write, (data,), entries, headers[-1].next_offset, position, records, appended_ms)
         self.leader_epochs.appended(headers)
         self.producers.note(self.reader.tail)
         return self.reader.tail.end_offset

@@ -80,6 +80,14 @@ def test_directories_may_lie_anywhere(tmp_path: Path) -> None:
         assert values(log) == [b"x"]
 
 
+def test_the_files_of_a_follower_verify_without_a_note(path: Path) -> None:
+    with streamlog.open(path, brokers=2) as log:
+        log.create_topic("t", segment_bytes=1024).send_many([b"x" * 100] * 50)
+    for broker in range(2):
+        report = streamlog.verify(path / f"broker-{broker}")
+        assert (report.ok, report.notes) == (True, ())
+
+
 def test_replicas_and_leaders_are_spread(path: Path) -> None:
     with streamlog.open(path, brokers=4) as log:
         topic = log.create_topic("t", partitions=8, replication_factor=2)

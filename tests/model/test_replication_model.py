@@ -58,7 +58,7 @@ class Replicas(RuleBasedStateMachine):
                 del mine[end:]
                 continue
             if data := leader.log.reader.fetch(end, max_bytes, leader.log.tail.end_offset).data:
-                end = log.append_as_follower(data, follower.now)
+                end = log.append_as_follower(data)
                 mine[:] = theirs[:end]
 
     @rule(side=sides, crash=st.sampled_from([CLEAN, KILLED, POWER_LOST]))

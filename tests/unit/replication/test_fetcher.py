@@ -140,7 +140,7 @@ def test_what_waited_at_a_leader_that_goes_on_as_a_follower_is_acknowledged_if_i
     pair.leader.follower_waiters.wake_all()
     # The follower has the record, and its leader did not hear of that.
     data = pair.leader.reader.fetch(0, 1, 1).data
-    pair.follower.append_as_follower(data, NOW)
+    pair.follower.append_as_follower(data)
     pair.lead(LED_BY_1)
     assert step is not pair.fetcher
     pair.fetcher.step(0)
@@ -150,7 +150,7 @@ def test_what_waited_at_a_leader_that_goes_on_as_a_follower_is_acknowledged_if_i
 
 def test_what_waited_at_a_broker_that_is_gone_waits_at_the_next_leader_or_fails(pair: Pair) -> None:
     kept = pair.leader.acknowledge(pair.send())
-    pair.follower.append_as_follower(pair.leader.reader.fetch(0, 1, 1).data, NOW)
+    pair.follower.append_as_follower(pair.leader.reader.fetch(0, 1, 1).data)
     lost = pair.leader.acknowledge(pair.send())
     gone = pair.leader
     pair.lead(PartitionRegistration((0, 1), (1,), 1, 2, 2))

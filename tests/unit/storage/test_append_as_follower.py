@@ -33,7 +33,7 @@ def fetched(leader: Box, offset: int, max_bytes: int = 1 << 16) -> bytes:
 def copy(leader: Box, follower: Box, max_bytes: int = 1 << 16) -> None:
     """Append to the follower what its leader has after the follower's end."""
     while data := fetched(leader, follower.log.tail.end_offset, max_bytes):
-        follower.partition.append_as_follower(data, follower.now)
+        follower.partition.append_as_follower(data)
 
 
 def contents(b: Box) -> bytes:
@@ -72,17 +72,17 @@ def test_a_follower_has_the_bytes_of_its_leader(box: MakeBox, reopen: Callable[[
     )
 
 
-def test_segments_are_rolled_by_the_followers_own_size_records_and_clock(box: MakeBox) -> None:
+def test_segments_are_rolled_by_the_followers_own_settings_and_the_leaders_times(box: MakeBox) -> None:
     leader = box()
     for n in range(4):
         leader.append(b"%d" % n * 300, b"x")
+        leader.now += 1000
     for config, segments in (
         ({"segment_bytes": 1024}, 2), ({"retention_records": 16}, 4), ({"segment_ms": 1000}, 4), ({}, 1)
     ):  # fmt: skip
         follower = box(**config)
         for offset in range(0, 8, 2):
-            follower.log.append_as_follower(fetched(leader, offset, 1), follower.now)
-            follower.now += 1000
+            follower.log.append_as_follower(fetched(leader, offset, 1))
         assert len(follower.logs()) == segments, config
         assert contents(follower) == contents(leader)
 
@@ -101,7 +101,7 @@ def test_the_published_tail_counts_records_and_timestamps_as_the_leaders_does(bo
 def test_no_data_is_no_append(box: MakeBox) -> None:
     follower = box()
     before = follower.log.tail
-    assert follower.log.append_as_follower(b"", follower.now) == 0
+    assert follower.log.append_as_follower(b"") == 0
     assert follower.log.tail is before
 
 
@@ -111,7 +111,7 @@ def test_offsets_that_the_log_has_are_refused_each_time_they_come(box: MakeBox) 
     before = follower.log.tail
     for _ in range(2):
         with pytest.raises(UnexpectedAppendOffsetError) as error:
-            follower.log.append_as_follower(fetched(leader, 2), follower.now)
+            follower.log.append_as_follower(fetched(leader, 2))
         assert (error.value.first_offset, error.value.log_end_offset) == (2, before.end_offset)
     assert follower.log.tail is before
     assert contents(follower) == contents(leader)
@@ -121,7 +121,7 @@ def test_data_that_repeats_a_batch_inside_itself_is_refused_whole(box: MakeBox) 
     leader, follower = busy(box), box()
     data = fetched(leader, 0, 1)
     with pytest.raises(UnexpectedAppendOffsetError):
-        follower.log.append_as_follower(data + data, follower.now)
+        follower.log.append_as_follower(data + data)
     assert follower.log.tail.end_offset == 0
 
 
@@ -135,9 +135,9 @@ def test_a_leader_epoch_that_goes_back_is_refused_whole(box: MakeBox) -> None:
     copy(leader, follower)
     for _ in range(2):
         with pytest.raises(NotLeaderError):
-            follower.log.append_as_follower(fetched(other, 2), follower.now)
+            follower.log.append_as_follower(fetched(other, 2))
     with pytest.raises(NotLeaderError):
-        box().log.append_as_follower(fetched(other, 0), follower.now)
+        box().log.append_as_follower(fetched(other, 0))
     assert follower.log.tail.end_offset == 2
     other.path.joinpath("00000000000000000000.log").unlink()  # it is no valid log
 
@@ -153,7 +153,7 @@ def test_damaged_data_is_refused_whole(box: MakeBox, where: str) -> None:
     else:
         data[len(data) // 2 + 30 if where == "header" else -3] ^= 1
     with pytest.raises(CorruptRecordError, match="What was fetched for"):
-        follower.partition.append_as_follower(data, follower.now)
+        follower.partition.append_as_follower(data)
     assert follower.log.tail.end_offset == 0
     copy(leader, follower)
     assert contents(follower) == contents(leader)
@@ -186,7 +186,7 @@ def test_a_gap_is_recorded_before_the_batch_after_it_is_written(box: MakeBox) ->
     data = fetched(leader, 0)
     assert not follower.log.begins_gaps(b"")
     assert follower.log.begins_gaps(data)
-    calls_of(disk, lambda: follower.partition.append_as_follower(data, follower.now))
+    calls_of(disk, lambda: follower.partition.append_as_follower(data))
     written = [call.rpartition("/")[2] for call in disk.calls if call.split()[0] in ("pwrite", "sync")]
     assert written == ["partition.state", "partition.state", "00000000000000000000.log"]
     assert not follower.log.begins_gaps(data)
@@ -257,16 +257,16 @@ def test_a_write_that_waits_for_a_sync_of_a_follower_shares_it(box: MakeBox) -> 
 def test_an_append_that_failed_changes_nothing_and_is_done_again(box: MakeBox, half: bool) -> None:
     leader = busy(box)
     follower, disk = armed(box, segment_bytes=1024)
-    follower.log.append_as_follower(fetched(leader, 0, 1), follower.now)
+    follower.log.append_as_follower(fetched(leader, 0, 1))
     end = follower.log.tail.end_offset
     data = fetched(leader, end)
-    total = calls_of(disk, lambda: follower.partition.append_as_follower(data, follower.now))
+    total = calls_of(disk, lambda: follower.partition.append_as_follower(data))
     for nth in range(1, total + 1):
         follower, disk = armed(box, segment_bytes=1024)
-        follower.log.append_as_follower(fetched(leader, 0, 1), follower.now)
+        follower.log.append_as_follower(fetched(leader, 0, 1))
         disk.arm(nth, OSError(errno.ENOSPC, "injected"), half=half)
         with pytest.raises(DiskFullError):
-            follower.partition.append_as_follower(data, follower.now)
+            follower.partition.append_as_follower(data)
         disk.error = None
         assert follower.log.tail.end_offset == end
         assert follower.log.leader_epochs.epochs(follower.log.tail).entries == [(0, 0)]
@@ -302,11 +302,11 @@ def test_ctrl_c_at_any_line_leaves_a_log_that_goes_on(box: MakeBox) -> None:
     while True:
         line += 1
         follower = box()
-        follower.log.append_as_follower(fetched(leader, 0, 1), follower.now)
+        follower.log.append_as_follower(fetched(leader, 0, 1))
         sequenced(follower, 0, producer_id=9)
         data = fetched(leader, follower.log.tail.end_offset)
         with interrupted_at(line, functions) as seen, contextlib.suppress(KeyboardInterrupt):
-            follower.log.append_as_follower(data, follower.now)
+            follower.log.append_as_follower(data)
         copy(leader, follower)
         assert follower.log.leader_epochs.epochs(follower.log.tail).entries == [(0, 0), (1, 8), (2, 16)]
         assert sequenced(follower, 5, 3) == 23, "the producer's last batch is known"

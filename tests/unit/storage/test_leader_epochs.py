@@ -333,5 +333,5 @@ def test_a_leader_that_wrote_nothing_follows_one_of_older_batches(box: MakeBox) 
     led(b, 0)
     b.log.assign_epoch(3, 1)
     data = leader.log.reader.fetch(1, 1 << 16, 2).data
-    assert b.log.append_as_follower(data, b.now) == 2
+    assert b.log.append_as_follower(data) == 2
     assert starts(b.log) == [(0, 0), (2, 1)]

@@ -125,9 +125,9 @@ def test_where_a_batch_straddles_the_start_of_the_leader_the_follower_starts_wit
     follower.partition.truncate_fully_and_start_at(5)
     data = fetched(leader, 5)
     with pytest.raises(UnexpectedAppendOffsetError) as error:
-        follower.partition.append_as_follower(data, follower.now)
+        follower.partition.append_as_follower(data)
     follower.partition.truncate_fully_and_start_at(error.value.first_offset)
-    follower.partition.append_as_follower(data, follower.now)
+    follower.partition.append_as_follower(data)
     copy(leader, follower)
     follower.partition.delete_records(5)
     assert follower.values() == values[5:]

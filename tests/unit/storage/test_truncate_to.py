@@ -293,7 +293,7 @@ def test_a_log_whose_end_is_damaged_is_neither_truncated_nor_copied_to(box: Make
     with pytest.raises(CorruptRecordError):
         b.partition.truncate_to(0)
     with pytest.raises(CorruptRecordError):
-        b.log.append_as_follower(b"", b.now)
+        b.log.append_as_follower(b"")
 
 
 def test_a_poisoned_log_is_not_truncated(box: MakeBox) -> None:
