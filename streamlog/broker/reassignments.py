@@ -82,6 +82,7 @@ class Reassignments:
 
         self._under_way.add(topic)
         self._topics.reassign(topic, targets)
+        self._under_way.add(topic)  # a step that came before the change saw nothing under way
         self._look()
         return {TopicPartition(topic, number): target for number, target in chosen.items()}
 
