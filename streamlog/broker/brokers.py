@@ -466,6 +466,8 @@ class Brokers:
             if leader is None:
                 self.leaders.pop(at, None)
             else:
+                if before is not None and before is not leader:
+                    leader.learn_high_watermark(before.high_watermark)  # first: readers that come to it see no less
                 self.leaders[at] = leader
             if before is not None and before is not leader:
                 before.waiters.wake_all()

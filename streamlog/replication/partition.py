@@ -268,6 +268,15 @@ class Partition:
             self.high_watermark = self._announced = self.reader.tail.start_offset
             self._leader_high_watermark = self.high_watermark
 
+    def learn_high_watermark(self, committed: int) -> None:
+        """Another leader's high watermark: this one has everything that was committed, though it may not know it yet.
+
+        A new leader of Kafka's tells its readers to come back until it knows (KIP-207); in one process it can be told.
+        """
+        with inside(), self._advancing:
+            self.high_watermark = max(self.high_watermark, min(committed, self.reader.tail.end_offset))
+        self.maybe_advance_high_watermark()
+
     def hide_what_may_be_lost(self) -> None:
         """After opening: set `hides` if records that were acknowledged may lie past the high watermark.
 

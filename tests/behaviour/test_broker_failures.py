@@ -127,6 +127,11 @@ def test_groups_go_on_where_they_were(path: Path) -> None:
                 eventually(lambda: read.extend(record.value for record in consumer.poll(0)) or len(read) >= wanted)  # noqa: B023
                 consumer.commit()
                 broker.start()
+                eventually(
+                    lambda: all(
+                        in_sync(each) == {frozenset(each.partition(0).replicas)} for each in log.topics(internal=True)
+                    )
+                )
             assert len(read) == len(set(read)) == 90
         assert sum(log.group("g").lag().values()) == 0
 

@@ -344,3 +344,17 @@ def test_a_follower_goes_on_in_the_next_segment(pair: Pair) -> None:
     tails = [replica.reader.tail for replica in pair.replicas]
     assert len(tails[0].segments) > 3
     assert tails[0].end_offset == tails[1].end_offset == 60
+
+
+def test_a_new_leader_that_is_told_what_was_committed_shows_its_readers_no_less(pair: Pair) -> None:
+    pair.send()
+    pair.follower.append_as_follower(pair.leader.reader.fetch(0, 1, 1).data)
+    before = pair.leader
+    before.follow(LED_BY_0._replace(isr=(0,), partition_epoch=2))
+    assert before.high_watermark == 1
+    pair.lead(LED_BY_1._replace(partition_epoch=3))
+    assert pair.leader.high_watermark == 0
+    pair.leader.learn_high_watermark(before.high_watermark)
+    assert pair.leader.high_watermark == 1
+    pair.leader.learn_high_watermark(9)
+    assert pair.leader.high_watermark == 1, "it has no more"
