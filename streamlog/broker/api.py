@@ -40,6 +40,10 @@ class ProduceRequest:
     retriable, if that is not so by then: the records are in the log all the same, and readers may see them later. `base_offset`, `append_ms` (their timestamp under LogAppendTime) and `log_start_offset` are
     -1 until they are in the log.
 
+    With a `leader_epoch` it fails with FencedLeaderEpochError, and nothing is appended, if the partition is in another one: a
+    client whose last records wait to be acknowledged gives that in which they were appended, for they may be lost with their
+    leader. Afterwards `leader_epoch` is the one of the append, or -1 if nothing can be lost so.
+
     The request is also how the caller asks what became of it after an interrupt: the log decides whether the batches were
     appended, not the line at which the caller was interrupted.
     """
@@ -48,12 +52,12 @@ class ProduceRequest:
 
     def __init__(
         self, partition: TopicIdPartition, batches: Sequence[SealedBatch], acks: Literal[0, 1, "all"] = "all",
-        timeout_ms: int | None = None,
+        timeout_ms: int | None = None, leader_epoch: int = -1,
     ) -> None:  # fmt: skip
         self.partition = partition
         self.acks = acks
         self.timeout_ms = timeout_ms
-        self.append = AppendRequest(batches)
+        self.append = AppendRequest(batches, leader_epoch)
         self.log_start_offset = -1
 
     @property
@@ -67,6 +71,10 @@ class ProduceRequest:
     @property
     def append_ms(self) -> int:
         return self.append.append_ms
+
+    @property
+    def leader_epoch(self) -> int:
+        return self.append.leader_epoch
 
 
 class ProducerIdAndEpoch(NamedTuple):
@@ -141,7 +149,8 @@ class Records(Protocol):
         """Append; the base offset, when `request.acks` says, or RequestTimedOutError after `request.timeout_ms`.
 
         Fails with InvalidRecordError, RecordTooLargeError, InvalidTimestampError, CorruptRecordError for batches that the
-        topic does not take.
+        topic does not take. NotLeaderError, NotEnoughReplicasError and FencedLeaderEpochError say that the records are in no
+        log that counts, also where they come after the append: they can be sent again.
         """
 
     def produce_one(
@@ -153,12 +162,14 @@ class Records(Protocol):
         `sequenced`: the idempotent producer that it is of, and its sequence there. One that is in the log already is not
         appended again: its offset is the one that it has. Raises OutOfOrderSequenceError, ProducerFencedError.
 
-        `now_ms` is the service's clock, which the caller has just read. It is in the log on return; with `acknowledges_later`
-        it is acknowledged, as with acks="all", when `acknowledge` is done. Raises NotEnoughReplicasError.
+        `now_ms` is the service's clock, which the caller has just read. REQUIRES: not `acknowledges_later`.
         """
 
-    def acknowledge(self, partition: TopicIdPartition, offset: int) -> Completion[int]:
-        """Done with `offset` once the record there, which is in the log, may be seen by readers."""
+    def produce_one_later(
+        self, partition: TopicIdPartition, key: bytes | None, value: bytes, timestamp: int, now_ms: int
+    ) -> Completion[int]:
+        """`produce_one` with acks="all": done with the record's offset once readers may see it. It is in the log on return, or
+        this raises. Errors are as those of `produce`."""
 
     def settle(self, request: ProduceRequest) -> Completion[int] | None:
         """After an interrupt: what `produce` would have returned, or None if it was not appended."""

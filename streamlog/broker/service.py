@@ -432,8 +432,6 @@ class LocalService:
             value
         ) > rules.max_bytes or not 0 <= timestamp <= now_ms + rules.after_max_ms:
             rules.check_one(key, value, timestamp, now_ms)
-        if here.replicas is not None:
-            here.require_in_sync()
         try:
             return here.append_one(key, value, timestamp, now_ms, sequenced)
         except StreamlogError as error:
@@ -456,10 +454,20 @@ class LocalService:
             f"about to lead it; try again."
         ) from error
 
-    @failing
-    def acknowledge(self, partition: TopicIdPartition, offset: int) -> Completion[int]:
+    def produce_one_later(
+        self, partition: TopicIdPartition, key: bytes | None, value: bytes, timestamp: int, now_ms: int
+    ) -> Completion[int]:
         here = self._find(partition)
-        return here.await_high_watermark(offset + 1, offset)
+        here.validator.check_one(key, value, timestamp, now_ms)
+        if here.replicas is not None:
+            here.require_in_sync()
+        try:
+            return here.append_one_later(key, value, timestamp, now_ms)
+        except StreamlogError as error:
+            if not self._may_append():
+                self._report(here, error)
+                raise
+        return self._find(partition).append_one_later(key, value, timestamp, now_ms)
 
     def settle(self, request: ProduceRequest) -> Completion[int] | None:
         topic, number, topic_id = request.partition

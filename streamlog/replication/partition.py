@@ -21,7 +21,7 @@ from ..runtime.threads import inside
 from ..runtime.values import refuse_to_copy
 from ..storage.leader_epochs import EpochEnd
 from ..storage.log import AppendRequest, Log
-from ..storage.tail import EMPTY, FetchData, LogSnapshot
+from ..storage.tail import ANY_EPOCH, EMPTY, FetchData, LogSnapshot
 from ..types import Buffer, TopicPartition
 from .commit import GroupCommit
 from .listeners import LogListener, NullListener, Waiters
@@ -230,7 +230,15 @@ class Partition:
             return Completion.of(base_offset)
         end = base_offset + sum([batch.last_offset_delta + 1 for batch in write.batches])
         late = None if deadline_ms is None else _late(self.name, base_offset, end)
-        return self.await_high_watermark(end, base_offset, deadline_ms, late)
+        done = self.await_high_watermark(end, base_offset, deadline_ms, late)
+        return done if self._has(end - 1, write.leader_epoch) else Completion.failed(_truncated(self.name))
+
+    def _has(self, offset: int, leader_epoch: int) -> bool:
+        """Whether the record that was appended at `offset` in this epoch is there still: only another leader removes it.
+
+        Called after something waits for it: what is removed later fails that.
+        """
+        return leader_epoch in (ANY_EPOCH, self.leader_epoch) or self.epoch_of(offset) == leader_epoch
 
     def acknowledge_alone(self, write: AppendRequest, deadline_ms: int | None = None) -> Completion[int]:
         """`acknowledge` for acks=1: what this leader promises by itself, whatever its followers have."""
@@ -298,6 +306,8 @@ class Partition:
         with self.lock:
             if self.closed is not None:
                 raise self.closed.copy()
+            if not self._at_once or write.leader_epoch != ANY_EPOCH:
+                self._take_epoch(write)
             try:
                 base_offset = self.log.append(write, self.leader_epoch, now_ms)
             finally:  # also where an interrupt comes after the log has published it
@@ -313,6 +323,16 @@ class Partition:
         if self.log.began_segment:
             self._note_work()
         return base_offset
+
+    def _take_epoch(self, write: AppendRequest) -> None:
+        """Note in which epoch `write` is appended. Raises FencedLeaderEpochError if it is to be in another. REQUIRES: the lock."""
+        epoch = self.leader_epoch
+        if write.leader_epoch not in (ANY_EPOCH, epoch):
+            raise FencedLeaderEpochError(
+                f"{self.name.topic}-{self.name.partition} is in leader epoch {epoch}, and the records are to follow others that were "
+                f"appended in epoch {write.leader_epoch}. Send those again first, if they are not acknowledged."
+            )
+        write.leader_epoch = epoch
 
     # -- replicas ------------------------------------------------------------------------------------
 
@@ -504,6 +524,21 @@ class Partition:
             self._appended_later()
         return offset
 
+    def append_one_later(self, key: bytes | None, value: bytes, timestamp: int, now_ms: int) -> Completion[int]:
+        """`append_one`; a Completion of the offset, done when readers may see the record."""
+        if self._at_once:
+            return Completion.of(self.append_one(key, value, timestamp, now_ms))
+        with self.lock:
+            if self.closed is not None:
+                raise self.closed.copy()
+            epoch = self.leader_epoch
+            offset = self.log.append_one(key, value, timestamp, epoch, now_ms)
+        if self.log.began_segment:
+            self._note_work()
+        self._appended_later()
+        done = self.await_high_watermark(offset + 1, offset)
+        return done if self._has(offset, epoch) else Completion.failed(_truncated(self.name))
+
     def _appended_later(self) -> None:
         """What was appended is not acknowledged at once: wake the followers. A leader alone in sync waits for none of them."""
         if self.follower_waiters.callbacks:
@@ -589,6 +624,7 @@ class Partition:
         The high watermark goes back with it, and what waits for a record that went fails with NotLeaderError. REQUIRES: this
         broker does not lead the partition; so no sender waits while the locks are held across a sync.
         """
+        lost: list[DelayedOperation[Any]] = []
         try:
             with inside(), self.maintenance.lock:
                 self.maintenance.finish_compaction()
@@ -598,9 +634,14 @@ class Partition:
                     try:
                         return self.log.truncate_to(offset)
                     finally:  # also where the disk failed after the log has published it
-                        self.commit.clip(self.reader.tail.end_offset)
+                        end = self.reader.tail.end_offset
+                        self.commit.clip(end)
+                        # Under the lock: this broker may be elected next, and append other records there.
+                        lost = self.purgatory.past(end)
         finally:
             self._lower_high_watermark()
+            for operation in lost:
+                operation.fail(_truncated(self.name))
             self.commit.answer()
             self.listener.changed(rewritten=True)
 
@@ -635,7 +676,6 @@ class Partition:
         with inside(), self._advancing:
             end = self.high_watermark = min(self.high_watermark, self.reader.tail.end_offset)
         self._announced = min(self._announced, end)
-        self.purgatory.fail_past(self.reader.tail.end_offset, _truncated(self.name))
 
     def epoch_end(self, leader_epoch: int) -> EpochEnd | None:
         """See `Log.epoch_end_offset`."""

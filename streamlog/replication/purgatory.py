@@ -129,11 +129,9 @@ class Purgatory:
                     self._waiting, self._expired = _unfinished(self._waiting), 0
         return None
 
-    def fail_past(self, end: int, error: StreamlogError) -> None:
-        """The records from `end` on were removed from the log: fail what waits for them. REQUIRES: no lock."""
-        for offset, _, operation in self._waiting.copy():
-            if offset > end:
-                operation.fail(error.copy())
+    def past(self, end: int) -> list[DelayedOperation[Any]]:
+        """What waits now for records from `end` on."""
+        return [operation for offset, _, operation in self._waiting.copy() if offset > end]
 
     def waiting(self) -> list[tuple[int, DelayedOperation[Any]]]:
         """What waits now, each with its offset, in the order of the offsets."""

@@ -39,19 +39,25 @@ class LogSnapshot(NamedTuple):
         return [(s, self.end_position if s is active else s.size) for s in self.segments[first:]]
 
 
+ANY_EPOCH = -1
+
+
 class AppendRequest:
     """Batches that are to be appended. `base_offset` is -1 until they are in the log.
+
+    `leader_epoch` is the one in which a partition may append them, and of one with followers, in which it has.
 
     After an interrupt the caller calls `Log.resolve_append` and then looks here: the log decides whether the batches
     were appended, not the line at which the caller was interrupted.
     """
 
-    __slots__ = ("append_ms", "base_offset", "batches")
+    __slots__ = ("append_ms", "base_offset", "batches", "leader_epoch")
 
-    def __init__(self, batches: Sequence[SealedBatch]) -> None:
+    def __init__(self, batches: Sequence[SealedBatch], leader_epoch: int = ANY_EPOCH) -> None:
         self.batches = batches
         self.base_offset = -1
         self.append_ms = -1
+        self.leader_epoch = leader_epoch
 
 
 UNKNOWN_END = 1 << 63

@@ -12,7 +12,8 @@ from typing import Any
 import pytest
 
 import streamlog
-from streamlog import ConfigError, Delivery, NotLeaderError, RecordMetadata, StreamLog, Topic
+from streamlog import ConfigError, StreamLog, Topic
+from streamlog.errors import DeliveryTimeoutError
 from streamlog.testing import FaultyDisk
 
 LONG_S = 30.0
@@ -28,17 +29,6 @@ def eventually(look: Callable[[], Any], what: str = "it did not come to that") -
     while not look():
         assert time.monotonic() < end, what
         time.sleep(0.002)
-
-
-def send(topic: Topic[Any, Any], value: bytes) -> Delivery[RecordMetadata]:
-    """Send until there is a leader."""
-    end = time.monotonic() + LONG_S
-    while True:
-        try:
-            return topic.send(value)
-        except NotLeaderError:
-            assert time.monotonic() < end
-            time.sleep(0.002)
 
 
 def in_sync(topic: Topic[Any, Any]) -> set[frozenset[int]]:
@@ -79,8 +69,11 @@ def test_with_one_broker_left_there_are_too_few_in_sync(path: Path) -> None:
         log.brokers[0].stop()
         topic.send("y")
         log.brokers[1].stop()
-        with pytest.raises(streamlog.NotEnoughReplicasError):
-            topic.send("z")
+        with (
+            pytest.raises(DeliveryTimeoutError, match="NotEnoughReplicasError"),
+            log.producer(delivery_timeout_ms=1) as short,
+        ):
+            short.send("t", "z")
         assert values(log) == [b"x", b"y"]
         with log.producer(acks=1) as producer:
             producer.send("t", "with acks=1")
@@ -98,10 +91,10 @@ def test_a_partition_whose_only_replica_is_stopped_says_so_and_comes_back(path: 
         topic.send("x")
         broker = log.brokers[topic.partition(0).leader]
         broker.stop()
-        with pytest.raises(NotLeaderError, match="has no leader"):
-            topic.send("y", partition=0)
+        with pytest.raises(DeliveryTimeoutError, match="has no leader"), log.producer(delivery_timeout_ms=1) as short:
+            short.send("t", "y", partition=0)
         broker.start()
-        assert send(topic, b"y").result().offset == 1
+        assert topic.send(b"y").result().offset == 1
         assert values(log) == [b"x", b"y"]
 
 
@@ -144,7 +137,7 @@ def test_a_directory_that_vanishes_is_noticed_and_filled_again_by_start_alone(pa
         shutil.rmtree(path / "broker-1")
         eventually(lambda: not log.brokers[1].running, "it is not noticed")
         for n in range(30, 60):
-            send(topic, b"%d" % n)
+            topic.send(b"%d" % n)
         assert not (path / "broker-1").exists()
         log.brokers[1].start()
         eventually(lambda: in_sync(topic) == {frozenset({0, 1, 2})})
@@ -174,12 +167,12 @@ def test_a_disk_that_fails_under_one_broker_stops_that_one(path: Path, what: str
         disk.fail(what, errno.EIO, path=f"*/broker-{broker}/topics/*.log")
         sent = 9
         while log.brokers[broker].running:
-            send(topic, b"%d" % sent)
+            topic.send(b"%d" % sent)
             sent += 1
         assert [each.running for each in log.brokers].count(False) == 1
         disk.heal()
         for n in range(sent, sent + 9):
-            send(topic, b"%d" % n)
+            topic.send(b"%d" % n)
         assert sorted(map(int, values(log))) == list(range(sent + 9))  # type: ignore[arg-type]
         log.brokers[broker].start()
         eventually(lambda: in_sync(topic) == {frozenset({0, 1, 2})})

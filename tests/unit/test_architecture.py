@@ -138,6 +138,7 @@ MAX_FUNCTION_LINES = 80
 UNMARKED = {
     ("replication/partition.py", "append"),  # under the mark of the caller
     ("replication/partition.py", "append_one"),  # under the mark of the caller
+    ("replication/partition.py", "append_one_later"),  # under the mark of the caller
     ("broker/scheduler.py", "run_due"),  # only the background thread, and `advance`, call it
     ("testing/clock.py", "advance"),  # refuses a call in the middle of another one first
     ("client/producer/topic_cache.py", "queue_for"),  # its thread may take this lock again

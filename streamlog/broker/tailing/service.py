@@ -77,7 +77,7 @@ class TailingService:
     reassign = refuses("Reassigning {0!r}")
     cancel_reassignment = await_reassignment = refuses("Reassigning partitions")
     produce = refuses("Sending to {0.partition.topic!r}")
-    acknowledge = refuses("Sending to {0.topic!r}")
+    produce_one_later = refuses("Sending to {0.topic!r}")
     sync = refuses("Syncing")
     delete_records = refuses("Deleting records of {0[0]!r}")
     apply_retention = refuses("Applying the retention of {0!r}")

@@ -21,7 +21,7 @@ from ...runtime.values import raise_first, refuse_to_copy
 from ...types import ProducerRecord
 from .batch import Batch, Row
 from .delivery import delivery_error
-from .partition_queue import RETRY_BACKOFF_MS, PartitionQueue
+from .partition_queue import PartitionQueue
 
 logger = logging.getLogger("streamlog.client")
 
@@ -55,7 +55,7 @@ class RecordAccumulator:
         self._config = config
         self.acks = config.acks
         self.producer = producer
-        self.most_attempts = max(1, config.delivery_timeout_ms // RETRY_BACKOFF_MS)
+        self.delivery_timeout_ms = config.delivery_timeout_ms
         self.produce = service.produce
         self.settle = service.settle
         self.codec = compression.require(config.compression_type)

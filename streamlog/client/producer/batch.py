@@ -57,7 +57,7 @@ class Queue(Protocol):
     def name(self) -> TopicPartition: ...
     def call(self) -> None: ...
     def drain(self) -> None: ...
-    def flush(self, batch: Batch, timeout: float | None) -> None: ...
+    def flush(self, batch: Batch, timeout: float | None, *, retries: bool = False) -> None: ...
 
 
 class Batch(Completion[int]):
@@ -74,7 +74,7 @@ class Batch(Completion[int]):
 
     __slots__ = (
         "_columns", "_ends", "_observed", "append_time", "awaits", "base_offset", "closed", "deadline_ms", "disturbed",
-        "has_headers", "is_failed", "limit", "queue", "reserved", "rows", "sealed", "sequenced", "size", "urgent",
+        "failures", "has_headers", "is_failed", "limit", "queue", "reserved", "rows", "sealed", "sequenced", "size", "urgent",
     )  # fmt: skip
 
     def __init__(self, queue: Queue, deadline_ms: int, urgent: bool) -> None:
@@ -106,6 +106,8 @@ class Batch(Completion[int]):
         self.awaits: Completion[int] | None = None
         # The indexes of the records whose outcome the program has asked for; None for all.
         self._observed: set[int] | None = set()
+        self.failures = 0
+        """How many attempts, of it or of what is before it, have failed."""
         self.is_failed = False
         """The accumulator has taken note that it failed."""
 

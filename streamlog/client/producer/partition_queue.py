@@ -14,12 +14,18 @@ of its own if it has to wait at all. The writer looks at the queue again after i
 behind. (`Producer._send_now` writes a single record without a batch.) `_completing` is held while synced batches are
 completed; the accumulator's lock nests in it.
 
+A request that failed is sent again (`_Retry`) where that leaves its records in the log once: after an error that says that
+they are in no log that counts, because another broker leads the partition, or too few replicas are in sync. Nothing after
+it is written before, so the order is kept. A batch that was in the log, and was removed before it was acknowledged (another
+broker leads the partition now and does not have it), goes back to the head of the queue with those after it. What is written
+while others wait to be acknowledged is appended in the leader epoch in which those were, or not at all: they may be lost with
+their leader. So `acks="all"` keeps the order of a queue, whoever leads. Each batch fails with DeliveryTimeoutError when it,
+or what is before it, was sent for `delivery_timeout_ms`.
+
 Of an idempotent producer, `ProducerIdAndEpoch` is known, and the batches get sequences just before they are written: those
 that follow what is in the log. Only one request of a queue is under way at a time. So a batch that was not appended leaves
-no gap, and one of which that is not known is written again with the same sequences (`_Retry`), which the log recognises.
-Nothing after it is written before, so the order is kept. A batch that was in the log, and failed before it was acknowledged
-(another broker leads the partition now and does not have it, say), goes back to the head of the queue with those after it,
-and they get the sequences that they had.
+no gap, and one of which that is not known is written again with the same sequences, which the log recognises: every
+retriable error has it sent again. What goes back to the queue gets the sequences that it had.
 
 An interrupt can come between any two steps. A batch leaves the queue only after it is done or in `unsynced`, and the log
 says what became of an interrupted write, so records are neither lost nor written twice.
@@ -37,6 +43,8 @@ from ...broker.api import ProduceRequest, ProducerIdAndEpoch
 from ...broker.metadata import TopicView
 from ...errors import (
     DeliveryTimeoutError,
+    FencedLeaderEpochError,
+    NotEnoughReplicasError,
     NotLeaderError,
     RequestTimedOutError,
     SerializationError,
@@ -76,8 +84,10 @@ _BATCH_OVERHEAD = 128
 _UNLIMITED = 1 << 62
 # How many batches of an idempotent producer a log recognises: no more are written together.
 _MOST_SEQUENCED = 5
-# After a retriable error, the time until a request of an idempotent producer is sent again. Kafka's retry.backoff.ms.
+# After an error, the time until a request is sent again. Kafka's retry.backoff.ms.
 RETRY_BACKOFF_MS = 100
+# These errors say of records that they are in no log that counts. RequestTimedOutError does not.
+_IN_NO_LOG = (NotLeaderError, NotEnoughReplicasError, FencedLeaderEpochError)
 
 
 class _Retry(NamedTuple):
@@ -86,9 +96,7 @@ class _Retry(NamedTuple):
     batches: list[Batch]
     at_ms: int
     """Not before this time."""
-    attempts: int
-    """How often it was sent."""
-    next_sequence: int
+    next_sequence: int = -1
     """The sequence after it, if one of its attempts is in the log, though the answer was an error; else -1."""
 
 
@@ -96,7 +104,7 @@ class Owner(Protocol):
     """What a queue needs of its producer: the RecordAccumulator. `producer` is that of an idempotent one."""
 
     producer: ProducerIdAndEpoch | None
-    most_attempts: int
+    delivery_timeout_ms: int
     batch_size: int
     codec: int
     acks: Literal[0, 1, "all"]
@@ -141,10 +149,10 @@ class PartitionQueue:
         self.retry: _Retry | None = None
         # What the next batch begins with that is not in the log yet, if the producer is idempotent.
         self._next_sequence = 0
-        # How often batches went back from `unsynced` into the queue since one was acknowledged.
-        self._taken_back = 0
         # In the order in which they were written, and so synced. After an interrupt a batch may be in it twice.
         self.unsynced: deque[Batch] = deque()
+        # The leader epoch in which the last of them was appended.
+        self._leader_epoch = -1
         # The gates of the threads that wait for their turn to write, in the order in which they came.
         self._turns: deque[RawGate] = deque()
         # The gate of the thread that was given the turn and does not run yet.
@@ -355,7 +363,7 @@ class PartitionQueue:
             first = self.queue[0]
         except IndexError:
             return self.inflight is not None or self._is_first_lost()
-        if self.owner.producer is not None and self._is_first_lost():
+        if self.unsynced and self._is_first_lost():
             return True
         if self.retry is not None and self.retry.at_ms > self.owner.now_ms():
             return False
@@ -365,7 +373,7 @@ class PartitionQueue:
         """REQUIRES: `draining`."""
         if self.inflight is not None:
             self._settle()
-        if self.owner.producer is not None and self._is_first_lost():
+        if self.unsynced and self._is_first_lost():
             self._take_back()
         while batches := self._next_batches():
             self._write(batches)
@@ -384,6 +392,8 @@ class PartitionQueue:
                 break
             if batch.sequenced is not None:  # some of those that were sent with it may be in the log
                 return batches or [batch]
+            if batches and batch.failures != batches[0].failures:  # they fail one after the other
+                break
             size += batch.size + _BATCH_OVERHEAD
             records += len(batch)
             if batches and (size > self.write_bytes or records > self.batch_records or len(batches) >= most):
@@ -401,7 +411,8 @@ class PartitionQueue:
             for n, each in enumerate(sealed):
                 sealed[n] = batches[n].sequenced = each.sequenced(*self.owner.producer, sequence)
                 sequence = sealed[n].next_sequence
-        request = ProduceRequest(self.at, sealed, self.owner.acks)
+        epoch = self._leader_epoch if self.unsynced else -1
+        request = ProduceRequest(self.at, sealed, self.owner.acks, leader_epoch=epoch)
         self.inflight = (batches, request)
         # An exception, of a signal handler in the middle of it, is no answer: `_settle` asks the log.
         self._appended(batches, request, self.owner.produce(request))
@@ -430,41 +441,55 @@ class PartitionQueue:
 
     def _appended(self, batches: list[Batch], request: ProduceRequest, done: Completion[int]) -> None:
         """The log has answered: complete the batches, or have them wait for their sync. REQUIRES: `draining`."""
-        base_offset = request.base_offset
-        if self.owner.producer is not None and not self._goes_on(batches, request, done):
+        base_offset, is_done = request.base_offset, done.done()
+        error = done.error() if is_done else None
+        matters = self.owner.producer is not None or self.retry is not None or error is not None
+        if matters and not self._goes_on(batches, request, error):
             self.inflight = None
             return
         if base_offset < 0:
-            self._complete_all(batches, done.error())
+            self._complete_all(batches, error)
             return
         for batch in batches:
             batch.base_offset = base_offset
             base_offset += len(batch)
             if batch.sealed is not None and batch.sealed.attributes & LOG_APPEND_TIME:
                 batch.append_time = request.append_ms
-        if done.done():
-            self._complete_all(batches, done.error())
+        if is_done:
+            self._complete_all(batches, error)
         else:
+            self._leader_epoch = request.leader_epoch
             self._await_sync(batches, done)
 
-    def _goes_on(self, batches: list[Batch], request: ProduceRequest, done: Completion[int]) -> bool:
-        """Of an idempotent producer: note what is in the log. False if the request is to be sent again.
+    def _goes_on(self, batches: list[Batch], request: ProduceRequest, error: BaseException | None) -> bool:
+        """Note what an idempotent producer has in the log. False if the request is to be sent again.
 
-        May be done twice with one answer, but for the count of attempts. REQUIRES: `draining`.
+        May be done twice with one answer, but for the count of failures. REQUIRES: `draining`.
         """
-        attempts, known = (0, -1) if self.retry is None else (self.retry.attempts, self.retry.next_sequence)
-        if request.base_offset >= 0:
+        known = -1 if self.retry is None else self.retry.next_sequence
+        if request.base_offset >= 0 and self.owner.producer is not None:
             known = request.batches[-1].next_sequence
-        error = done.error() if done.done() else None
-        if isinstance(error, StreamlogError) and error.retriable and attempts + 1 < self.owner.most_attempts:
+        if self._sends_again(batches[0], error):
             at_ms = self.owner.now_ms() + RETRY_BACKOFF_MS
-            self.retry = _Retry(batches, at_ms, attempts + 1, known)
+            self.retry = _Retry(batches, at_ms, known)
+            for batch in list(self.queue):
+                batch.failures += 1
             self.owner.arm(self, at_ms)
             return False
         if known >= 0:
             self._next_sequence = known
         self.retry = None
         return True
+
+    def may_send_again(self, error: BaseException | None) -> bool:
+        """Whether records that are sent again after this error are in the log once."""
+        if self.owner.producer is not None:
+            return isinstance(error, StreamlogError) and error.retriable
+        return isinstance(error, _IN_NO_LOG)
+
+    def _sends_again(self, batch: Batch, error: BaseException | None) -> bool:
+        most = self.owner.delivery_timeout_ms // RETRY_BACKOFF_MS
+        return error is not None and batch.failures + 1 < most and self.may_send_again(error)
 
     def _complete_all(self, batches: list[Batch], error: BaseException | None) -> None:
         """Complete or fail batches, and take them out of the queue. REQUIRES: `draining`."""
@@ -476,7 +501,7 @@ class PartitionQueue:
     def _complete(self, batch: Batch, error: BaseException | None) -> None:
         """May be done twice: an interrupt may have stopped the first one."""
         if error is not None:
-            batch.fail(error)
+            batch.fail(self._not_delivered(batch, error) if self.may_send_again(error) else error)
         else:
             batch.release_payload()
             batch.complete(batch.base_offset)
@@ -539,7 +564,6 @@ class PartitionQueue:
                         self.owner.completed(batch)
                     else:
                         self._complete(batch, batch.awaits.error())
-                        self._taken_back = 0
                     self.unsynced.popleft()
 
     def _is_first_synced(self) -> bool:
@@ -551,35 +575,23 @@ class PartitionQueue:
         if first.done():
             return True
         done = first.awaits
-        return done is not None and done.done() and not self._is_lost(done)
-
-    def _is_lost(self, done: Completion[int]) -> bool:
-        """Whether this answer to a batch that is in the log, or was, is to have it sent again."""
-        error = done.error()
-        return (
-            error is not None
-            and self.owner.producer is not None
-            and isinstance(error, StreamlogError)
-            and error.retriable
-            and self._taken_back < self.owner.most_attempts
-        )
+        return done is not None and done.done() and not self._sends_again(first, done.error())
 
     def _is_first_lost(self) -> bool:
         """Whether the first batch that waits to be acknowledged is to be sent again."""
-        if self.owner.producer is None:
-            return False
         try:
             first = self.unsynced[0]
         except IndexError:
             return False
         done = first.awaits
-        return done is not None and not first.done() and self._is_lost(done)
+        return done is not None and not first.done() and self._sends_again(first, done.error())
 
     def _take_back(self) -> None:
         """Put the batches that wait to be acknowledged back to the head of the queue, the first of which is lost.
 
-        Those after it are sent again too, acknowledged or not by now, and each by itself: the log recognises what it has, but
-        not a request of which it has a part. An interrupt has all of this done again, as long as the first one is in
+        Those after it were appended in the same leader epoch, so they are lost with it. Those of an idempotent producer may be
+        acknowledged all the same: each is sent by itself, for the log recognises what it has, but not a request of which it
+        has a part. An interrupt has all of this done again, as long as the first one is in
         `unsynced`. REQUIRES: `draining`.
         """
         at_ms = self.owner.now_ms() + RETRY_BACKOFF_MS
@@ -592,13 +604,15 @@ class PartitionQueue:
         lost = [batch for batch in self.unsynced if not batch.done()]
         queued = set(map(id, self.queue))
         self.queue.extendleft(batch for batch in reversed(lost) if id(batch) not in queued)
-        self._taken_back += 1
-        sealed, done = lost[0].sequenced, lost[0].awaits
-        assert sealed is not None and done is not None
-        self._next_sequence = sealed.base_sequence
-        # NotLeaderError says that it is gone from the log. After any other error others must not get its sequences.
-        known = -1 if isinstance(done.error(), NotLeaderError) else sealed.next_sequence
-        self.retry = _Retry(lost[:1], at_ms, self._taken_back, known)
+        for batch in list(self.queue):
+            batch.failures += 1
+        sealed, done, known = lost[0].sequenced, lost[0].awaits, -1
+        assert done is not None
+        if sealed is not None:
+            self._next_sequence = sealed.base_sequence
+            if not isinstance(done.error(), _IN_NO_LOG):  # others must not get its sequences
+                known = sealed.next_sequence
+        self.retry = _Retry(lost[:1], at_ms, known)
         for batch in lost[1:]:
             batch.awaits = None
         self.unsynced.clear()
@@ -616,10 +630,11 @@ class PartitionQueue:
 
     # -- waiting -------------------------------------------------------------------------------------
 
-    def flush(self, batch: Batch, timeout: float | None) -> None:
+    def flush(self, batch: Batch, timeout: float | None, *, retries: bool = False) -> None:
         """Have `batch` written now, by this thread or the one that is writing, and wait until it is done.
 
-        Raises RequestTimedOutError after `timeout` real seconds.
+        Raises RequestTimedOutError after `timeout` real seconds; with `retries`, not while it waits to be sent again, which
+        has a bound of its own.
         """
         if self.forked:
             raise forked()
@@ -629,7 +644,7 @@ class PartitionQueue:
         while not batch.done():
             retry = self.retry
             if retry is not None and retry.at_ms > self.owner.now_ms():
-                self._await_retry(batch, retry, end, timeout)
+                self._await_retry(batch, retry, None if retries else end, timeout)
                 continue
             done = self._awaited_by(batch)
             if done is None and not self.draining.locked():
@@ -659,13 +674,14 @@ class PartitionQueue:
         A lost batch is sent again after the first of those that wait, so it waits for that one.
         """
         done = batch.awaits
-        if done is None or not self._is_lost(done):
+        if done is None or not self._sends_again(batch, done.error()):
             return done
         try:
-            first = self.unsynced[0].awaits
+            first = self.unsynced[0]
         except IndexError:
             return None
-        return None if first is None or self._is_lost(first) else first
+        awaited = first.awaits
+        return None if awaited is None or self._sends_again(first, awaited.error()) else awaited
 
     def _await_retry(self, batch: Batch, retry: _Retry, end: float | None, timeout: float | None) -> None:
         """Wait in real time for a request to be sent again, which the log's clock may not come to: a caller waits for it.
@@ -727,6 +743,15 @@ class PartitionQueue:
         if retry is not None and retry.at_ms > now_ms:
             return retry.at_ms
         return None if batch is None else batch.deadline_ms
+
+    def _not_delivered(self, batch: Batch, error: BaseException) -> DeliveryTimeoutError:
+        failed = DeliveryTimeoutError(
+            f"{len(batch)} records for {self.topic.name}-{self.partition} were not delivered within "
+            f"{self.owner.delivery_timeout_ms} ms (delivery_timeout_ms). The last attempt failed: "
+            f"{type(error).__name__}: {error}"
+        )
+        failed.__cause__ = error
+        return failed
 
     def timed_out(self, delivery_timeout_ms: int) -> DeliveryTimeoutError:
         return DeliveryTimeoutError(

@@ -199,7 +199,9 @@ class Producer(Closing):
     def _send_now(
         self, mark: Any, queue: PartitionQueue, key: bytes | None, value: bytes, timestamp: int, now_ms: int
     ) -> Delivery[RecordMetadata] | None:
-        """Write one record without a batch; None if other records are to be written before it. `mark`: see `inside`.
+        """Write one record without a batch; None if it is to go as a batch. `mark`: see `inside`.
+
+        That is so if other records are to be written before it, and if it is to be sent again.
 
         It waits for another thread that is writing. Leaving the record in a batch for that thread was slower: four
         threads kept 0.30 of one thread's rate, against 0.43 so.
@@ -209,37 +211,48 @@ class Producer(Closing):
             with mark, queue.draining:
                 if queue.queue or queue.inflight is not None:
                     return None
-                offset = self._service.produce_one(queue.at, key, value, timestamp, now_ms)
                 if self._syncs:
-                    synced = self._service.acknowledge(queue.at, offset)
+                    synced = self._service.produce_one_later(queue.at, key, value, timestamp, now_ms)
+                else:
+                    offset = self._service.produce_one(queue.at, key, value, timestamp, now_ms)
         except BaseException as error:
             queue.drain()  # what other threads have queued meanwhile, and leave to this one
+            if queue.may_send_again(error):
+                return None
             if self._acks != 0 or not isinstance(error, StreamlogError):
                 raise
             logger.error("a record sent with acks=0 could not be written: %s", error)
-            offset = -1
+            offset, synced = -1, None
         if queue.queue:
             queue.drain()
         if synced is not None:
-            self._await_sync(synced)
+            acknowledged = self._await_sync(queue, synced)
+            if acknowledged is None:
+                return None
+            offset = acknowledged
         if self._deferred_closes:
             self._log._cleanup.run_deferred_closes()
         written: CompletedDelivery = _new(CompletedDelivery)
         written._metadata = (queue.topic.name, queue.partition, offset if self._acks else -1, timestamp)
         return written
 
-    def _await_sync(self, done: Completion[int]) -> None:
-        """Wait for the sync of a single record. REQUIRES: not `draining`, so that other threads' records share the sync."""
+    def _await_sync(self, queue: PartitionQueue, done: Completion[int]) -> int | None:
+        """Wait until a single record is acknowledged; its offset. None if it was lost with its leader, and is to be sent again.
+
+        REQUIRES: not `draining`, so that other threads' records share the sync.
+        """
         work = done.work
         if self._acks == 0:
             if work is not None:
                 work.soon()
-            return
+            return -1
         if work is not None:
             work.drive()  # the usual case, without the preparations of a wait
         if not done.done() and not wait_for(done, self._config.delivery_timeout_ms / 1000):
             raise not_in_time(self._config.delivery_timeout_ms / 1000)
-        done.result()
+        if queue.may_send_again(done.error()):
+            return None
+        return done.result()
 
     def _flush_now(self, batch: Batch, index: int) -> Delivery[RecordMetadata]:
         """Without a linger: the record is acknowledged, or failed, when `send` returns."""
@@ -247,7 +260,7 @@ class Producer(Closing):
         if self._acks == 0 and self._syncs:
             batch.queue.drain()
         else:
-            batch.queue.flush(batch, self._config.delivery_timeout_ms / 1000)
+            batch.queue.flush(batch, self._config.delivery_timeout_ms / 1000, retries=True)
         delivery: Delivery[RecordMetadata] = Delivery(batch, index)
         if self._acks == 0:
             error = batch.error()

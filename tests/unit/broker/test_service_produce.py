@@ -67,7 +67,8 @@ def test_a_deleted_topic_takes_nothing_even_if_another_has_its_name(tenant: Tena
     assert isinstance(tenant.service.produce(ProduceRequest(at, [batch])).error(), UnknownTopicOrPartitionError)
     with pytest.raises(UnknownTopicOrPartitionError):
         tenant.service.produce_one(at, None, b"a", 1, 1)
-    assert isinstance(tenant.service.acknowledge(at, 0).error(), UnknownTopicOrPartitionError)
+    with pytest.raises(UnknownTopicOrPartitionError):
+        tenant.service.produce_one_later(at, None, b"a", 1, 1)
     assert tenant.service.settle(ProduceRequest(at, [batch])) is None
     assert tenant.produce(again, b"a") == 0
 

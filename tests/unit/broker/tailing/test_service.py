@@ -292,7 +292,7 @@ def test_what_would_write_is_refused(scene: Scene) -> None:
     reader = scene.reader
     refused = [
         reader.produce(ProduceRequest(at, [])),
-        reader.acknowledge(at, 0),
+        reader.produce_one_later(at, None, b"", 0, 0),
         reader.init_producer_id(),
         reader.delete_offsets("g", [NAME]),
         reader.delete_topic("t"),

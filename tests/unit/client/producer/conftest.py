@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 from uuid import UUID
 
@@ -15,6 +15,7 @@ from streamlog.config import ProducerConfig, TopicConfig
 from streamlog.errors import StreamlogError
 from streamlog.runtime.api import Completion
 from streamlog.testing import ManualClock
+from tests.unit.client.producer.one_queue import OneQueue
 
 
 class Scheduler:
@@ -87,3 +88,16 @@ def service() -> HandService:
 def accumulator_of(service: HandService) -> Callable[..., RecordAccumulator]:
     """An accumulator with these settings of a producer."""
     return lambda **config: RecordAccumulator(service, ProducerConfig(**config))  # type: ignore[arg-type]
+
+
+@pytest.fixture
+def make() -> Iterator[Callable[..., OneQueue]]:
+    made: list[OneQueue] = []
+
+    def one(**config: Any) -> OneQueue:
+        made.append(OneQueue(**config))
+        return made[-1]
+
+    yield one
+    for each in made:
+        each.log.close()
