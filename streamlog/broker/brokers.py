@@ -19,6 +19,7 @@ from ..config import check_replication_factor
 from ..errors import (
     ConfigError,
     CorruptRecordError,
+    FormatError,
     LogDirNotFoundError,
     NotLeaderError,
     PoisonedLogError,
@@ -38,6 +39,7 @@ from ..types import TopicPartition
 from . import metadata
 from .log_directory import LogDirectory
 from .metadata import Image
+from .owner import OWNER_FILE
 from .replay import all_records
 from .replica_manager import ReplicaManager
 from .tailing.published_writer import PublishedWriter
@@ -310,6 +312,24 @@ class Brokers:
             )
             if not copy.take(fetched):
                 return
+
+    def require_all(self, image: Image) -> None:
+        """Raise ConfigError if this is one broker of several, FormatError if it is one that the log does not have."""
+        if self.is_replicated:
+            return
+        directory = self.all[0].directory
+        if len(image.brokers) > 1:
+            raise ConfigError(
+                f"{directory.path} is the directory of broker {directory.broker_id} of a log of {len(image.brokers)} brokers. Open the "
+                f"log by its path, or by all its directories (brokers=[…]); to read this one alone, open it with read_only=True.",
+                name="path",
+            )
+        if directory.broker_id != 0:
+            raise FormatError(
+                f"{directory.path}/{OWNER_FILE} says that it is of broker {directory.broker_id}, and the log has one broker, 0: the file is "
+                f"damaged. Nothing was read or changed; restore it from a copy, or copy what is whole with streamlog.repair().",
+                path=f"{directory.path}/{OWNER_FILE}",
+            )
 
     def remove_orphans(self, image: Image) -> None:
         """Remove partitions that the metadata does not name where they are."""

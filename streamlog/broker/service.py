@@ -173,6 +173,7 @@ class LocalService:
         for broker in brokers.all:
             broker.publisher.open(int(broker.directory.incarnation), getpid())
         image = topics.open(brokers.open_metadata())
+        brokers.require_all(image)
         brokers.remove_orphans(image)
         if self._force and not self.is_replicated:
             accept_losses(directory, image, published)

@@ -88,6 +88,27 @@ def test_the_files_of_a_follower_verify_without_a_note(path: Path) -> None:
         assert (report.ok, report.notes) == (True, ())
 
 
+def test_one_directory_of_several_is_not_opened_alone(path: Path) -> None:
+    with streamlog.open(path, brokers=2) as log:
+        log.create_topic("t").send("x")
+    with pytest.raises(ConfigError, match="broker 1 of a log of 2 brokers"):
+        streamlog.open(path / "broker-1")
+    with streamlog.open(path) as log:
+        assert values(log) == [b"x"]
+
+
+def test_an_owner_file_with_another_broker_id_is_damaged(path: Path) -> None:
+    with streamlog.open(path) as log:
+        log.create_topic("t").send("x")
+    owner = path / "streamlog.json"
+    owner.write_text(owner.read_text().replace('"broker_id": 0', '"broker_id": 7'))
+    with pytest.raises(FormatError, match="of broker 7"):
+        streamlog.open(path)
+    owner.write_text(owner.read_text().replace('"broker_id": 7', '"broker_id": 0'))
+    with streamlog.open(path) as log:
+        assert values(log) == [b"x"]
+
+
 def test_replicas_and_leaders_are_spread(path: Path) -> None:
     with streamlog.open(path, brokers=4) as log:
         topic = log.create_topic("t", partitions=8, replication_factor=2)
