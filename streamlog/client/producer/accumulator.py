@@ -56,6 +56,7 @@ class RecordAccumulator:
         self.acks = config.acks
         self.producer = producer
         self.delivery_timeout_ms = config.delivery_timeout_ms
+        self.leaders_move = service.is_replicated
         self.produce = service.produce
         self.settle = service.settle
         self.codec = compression.require(config.compression_type)

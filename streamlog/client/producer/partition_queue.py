@@ -105,6 +105,8 @@ class Owner(Protocol):
 
     producer: ProducerIdAndEpoch | None
     delivery_timeout_ms: int
+    leaders_move: bool
+    """Whether another broker may lead soon, so that what no leader takes now is sent again: a log of several brokers."""
     batch_size: int
     codec: int
     acks: Literal[0, 1, "all"]
@@ -485,7 +487,7 @@ class PartitionQueue:
         """Whether records that are sent again after this error are in the log once."""
         if self.owner.producer is not None:
             return isinstance(error, StreamlogError) and error.retriable
-        return isinstance(error, _IN_NO_LOG)
+        return self.owner.leaders_move and isinstance(error, _IN_NO_LOG)
 
     def _sends_again(self, batch: Batch, error: BaseException | None) -> bool:
         most = self.owner.delivery_timeout_ms // RETRY_BACKOFF_MS

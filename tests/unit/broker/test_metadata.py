@@ -27,7 +27,7 @@ from streamlog.broker.metadata import (
     view_of,
 )
 from streamlog.config import TopicConfig
-from streamlog.errors import DeliveryTimeoutError, FormatError, StreamlogError
+from streamlog.errors import FormatError, NotLeaderError, StreamlogError
 from streamlog.testing import ManualClock, SimulatedDisk
 from streamlog.types import TopicPartition
 
@@ -185,8 +185,7 @@ class Broker:
         self.log = self.open()
 
     def send(self, value: str, number: int = 0) -> int:
-        with self.log.producer(delivery_timeout_ms=1) as producer:
-            offset: int = producer.send("t", value, partition=number).result().offset
+        offset: int = self.log["t"].send(value, partition=number).result().offset
         return offset
 
 
@@ -203,7 +202,7 @@ def test_a_partition_that_another_broker_leads_takes_no_records_and_is_read(brok
     broker.elect(1)
     if reopened:
         broker.reopen()
-    with pytest.raises(DeliveryTimeoutError, match="broker 1 is its leader in epoch 1"):
+    with pytest.raises(NotLeaderError, match="broker 1 is its leader in epoch 1"):
         broker.send("refused")
     assert broker.send("another partition", 1) == 0
     assert [record.value for record in broker.log["t"].read()] == [b"before", b"another partition"]
@@ -214,7 +213,7 @@ def test_a_partition_that_another_broker_leads_takes_no_records_and_is_read(brok
 
 def test_a_partition_without_a_leader_takes_no_records(broker: Broker) -> None:
     broker.elect(NO_LEADER)
-    with pytest.raises(DeliveryTimeoutError, match="it has no leader in epoch 1"):
+    with pytest.raises(NotLeaderError, match="it has no leader in epoch 1"):
         broker.send("refused")
 
 

@@ -38,7 +38,7 @@ class HandService:
     write is done when it is appended.
     """
 
-    durable = False
+    durable = is_replicated = False
 
     def __init__(self) -> None:
         self.clock = ManualClock(start_ms=1_000_000)

@@ -66,6 +66,7 @@ class OneQueue:
         self.id = result_of(self.service.init_producer_id())
         settings: dict[str, Any] = {"linger_ms": 60_000, "batch_size": 100, "delivery_timeout_ms": 60_000, **config}
         self.accumulator = RecordAccumulator(self.service, ProducerConfig(**settings), self.id if idempotent else None)
+        self.accumulator.leaders_move = True  # as in a log of several brokers
         self.queue = self.accumulator.queue(self.topic._view(), 0)
         self.sent = 0
 

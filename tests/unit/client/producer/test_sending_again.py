@@ -110,10 +110,20 @@ def test_a_caller_that_waits_sends_it_again_and_needs_no_clock(make: Make) -> No
     assert one.stored() == [0, 1]
 
 
+def test_where_no_other_broker_can_lead_nothing_is_sent_again(make: Make) -> None:
+    """A damaged epoch in a log of one broker: waiting for another leader would not help."""
+    one = make(idempotent=False)
+    one.accumulator.leaders_move = False
+    one.service.faults = [(NotLeaderError("damaged"), BEFORE)]
+    [batch] = one.send()
+    assert isinstance(batch.error(), NotLeaderError)
+
+
 def test_a_single_record_is_sent_again(make: Make) -> None:
     one = make()
     with one.log.producer() as producer:
         producer._service = one.service  # type: ignore[assignment]
+        producer._accumulator.leaders_move = True
         refused = [NotLeaderError("moved"), NotEnoughReplicasError("few")]
 
         def produce_one(*arguments: object) -> int:
