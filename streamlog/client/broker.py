@@ -6,6 +6,9 @@ from collections.abc import Callable
 
 from ..broker.api import Service
 
+# How long `start` waits for the directory: the log may be about to close it, because its disk failed.
+_CLOSING_S = 10.0
+
 
 class Broker:
     """One broker of a log: a directory with a replica of some partitions. `log.brokers` lists them.
@@ -52,7 +55,7 @@ class Broker:
         A directory that is missing, or empty, is made anew: then it fetches everything. Does nothing if it runs. Raises what
         opening a directory raises.
         """
-        self._use().start_broker(self.id, 0.0)
+        self._use().start_broker(self.id, _CLOSING_S)
 
     def __repr__(self) -> str:
         where = "temporary" if self.path is None else self.path
