@@ -327,7 +327,7 @@ class Brokers:
         if directory.broker_id != 0:
             raise FormatError(
                 f"{directory.path}/{OWNER_FILE} says that it is of broker {directory.broker_id}, and the log has one broker, 0: the file is "
-                f"damaged. Nothing was read or changed; restore it from a copy, or copy what is whole with streamlog.repair().",
+                f"damaged. No record was read or changed; restore it from a copy, or copy what is whole with streamlog.repair().",
                 path=f"{directory.path}/{OWNER_FILE}",
             )
 

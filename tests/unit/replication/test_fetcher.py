@@ -358,3 +358,18 @@ def test_a_new_leader_that_is_told_what_was_committed_shows_its_readers_no_less(
     assert pair.leader.high_watermark == 1
     pair.leader.learn_high_watermark(9)
     assert pair.leader.high_watermark == 1, "it has no more"
+
+
+def test_what_was_fetched_before_an_election_is_not_taken_by_who_leads_now(pair: Pair) -> None:
+    """The batches of the leader before would lie in the new leader's log, beside what others took from it."""
+    pair.send(b"of epoch 1")
+    fetched = pair.leader.fetch_as_replica(1, 7, 0, None, 1, 1 << 16, 0)
+    elected = pair.follower
+    pair.lead(LED_BY_1)
+    with pytest.raises(NotLeaderError, match="fetched again"):
+        elected.take(fetched)
+    with pytest.raises(NotLeaderError):
+        elected.truncate_to(0, leader_epoch=1)
+    with pytest.raises(NotLeaderError):
+        elected.truncate_fully_and_start_at(5, leader_epoch=1)
+    assert elected.reader.tail.end_offset == 0
