@@ -15,6 +15,7 @@ b'alice' b'9.50'
 - `open` and `StreamLog`: a log, where all begins. `Topic`: its records and settings. `Broker`: one of its
   directories. `Reassignment`: replicas that move.
 - `Producer`, `Delivery`; `Consumer`, `RebalanceListener`, `ConsumerGroup`, `Workers`: writing, reading, sharing work.
+- `external_offsets` and `ExternalOffsets`: exactly once into a database of yours.
 - `TopicConfig`, `ProducerConfig`, `ConsumerConfig`, `open`, `ConsumerGroup.start`: every setting, with its unit and default.
 - `Record`, `RecordBatch`, `Records`, `TopicPartition`, `PartitionInfo` and the other values: what each field means.
 - `Serde` and the module `serde`: values as JSON, text, msgpack. The module `retention`: policies.
@@ -58,17 +59,21 @@ from .client.config_types import ConsumerConfig, Ms, OnError, ProducerConfig, To
 from .client.consumer.consumer import Consumer
 from .client.consumer.listener import RebalanceListener
 from .client.consumer.record_batch import RecordBatch
+from .client.external_offsets import ExternalOffsets, external_offsets
 from .client.group import ConsumerGroup
+from .client.opening import open
+from .client.pipe import pipe, start_pipe
 from .client.producer.delivery import Delivery
 from .client.producer.producer import Producer
 from .client.reassignment import Reassignment
 from .client.serde import De, Ser, Serde
-from .client.streamlog import StreamLog, open
+from .client.streamlog import StreamLog
 from .client.topic import At, Records, Subscription, Topic, TopicLike
 from .client.workers import Workers
 from .errors import (
     ClosedError,
     CommitFailedError,
+    ConcurrentTransactionsError,
     ConcurrentUseError,
     ConfigError,
     ConsumerStoppedError,
@@ -83,16 +88,21 @@ from .errors import (
     ForkedError,
     FormatError,
     GroupIdNotFoundError,
+    GroupMaxSizeReachedError,
     GroupNotEmptyError,
     GroupSubscribedToTopicError,
+    IllegalGenerationError,
     InconsistentGroupProtocolError,
+    InvalidGroupIdError,
     InvalidRecordError,
+    InvalidSessionTimeoutError,
     InvalidTimestampError,
     InvalidTopicError,
     InvalidTxnStateError,
     LogDirNotFoundError,
     LogLockedError,
     LogTruncationError,
+    MemberIdRequiredError,
     MissingExtraError,
     NotCoordinatorError,
     NotEnoughReplicasError,
@@ -111,11 +121,13 @@ from .errors import (
     StorageError,
     StreamlogError,
     TopicAlreadyExistsError,
+    TransactionAbortedError,
     UnexpectedAppendOffsetError,
     UnknownLeaderEpochError,
     UnknownMemberIdError,
     UnknownTopicIdError,
     UnknownTopicOrPartitionError,
+    UnstableOffsetCommitError,
     UnsupportedCompressionTypeError,
 )
 from .runtime.installation import warn_of_other_distribution as _warn_of_other_distribution
@@ -136,6 +148,7 @@ from .types import (
     RecordMetadata,
     SegmentInfo,
     TopicPartition,
+    TransactionInfo,
 )
 
 __version__ = "0.1.0"
@@ -147,6 +160,7 @@ __all__ = [
     "Clock",
     "ClosedError",
     "CommitFailedError",
+    "ConcurrentTransactionsError",
     "ConcurrentUseError",
     "ConfigError",
     "Consumer",
@@ -161,16 +175,21 @@ __all__ = [
     "DeliveryTimeoutError",
     "DeserializationError",
     "DiskFullError",
+    "ExternalOffsets",
     "FencedInstanceIdError",
     "FencedLeaderEpochError",
     "ForkedError",
     "FormatError",
     "GroupIdNotFoundError",
+    "GroupMaxSizeReachedError",
     "GroupNotEmptyError",
     "GroupSubscribedToTopicError",
     "Headers",
+    "IllegalGenerationError",
     "InconsistentGroupProtocolError",
+    "InvalidGroupIdError",
     "InvalidRecordError",
+    "InvalidSessionTimeoutError",
     "InvalidTimestampError",
     "InvalidTopicError",
     "InvalidTxnStateError",
@@ -178,6 +197,7 @@ __all__ = [
     "LogDirNotFoundError",
     "LogLockedError",
     "LogTruncationError",
+    "MemberIdRequiredError",
     "MemberInfo",
     "MissingExtraError",
     "Ms",
@@ -228,18 +248,24 @@ __all__ = [
     "TopicDefaults",
     "TopicLike",
     "TopicPartition",
+    "TransactionAbortedError",
+    "TransactionInfo",
     "UnexpectedAppendOffsetError",
     "UnknownLeaderEpochError",
     "UnknownMemberIdError",
     "UnknownTopicIdError",
     "UnknownTopicOrPartitionError",
+    "UnstableOffsetCommitError",
     "UnsupportedCompressionTypeError",
     "Workers",
     "errors",
+    "external_offsets",
     "open",
+    "pipe",
     "repair",
     "retention",
     "serde",
+    "start_pipe",
     "verify",
 ]
 

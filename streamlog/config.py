@@ -21,6 +21,7 @@ C = TypeVar("C")
 FOREVER = -1
 DEFAULT_BATCH_SIZE = 16_384
 DEFAULT_DELIVERY_TIMEOUT_MS = 120_000
+MAX_TRANSACTION_TIMEOUT_MS = 900_000  # Kafka's transaction.max.timeout.ms
 LARGEST_RECORD = 1 << 29  # the greatest max_message_bytes and max_request_size
 NEVER_MS = 1 << 60  # an age that no segment reaches
 _BOUNDS = {"segment_bytes": (1024, 1 << 31), "max_message_bytes": (1, LARGEST_RECORD)}
@@ -35,6 +36,7 @@ _ALIASES = {
     "compression_codec": "compression_type",
     "replicas": "replication_factor",
     "num_partitions": "partitions",
+    "min_isr": "min_insync_replicas",
     "if_not_exists": "exist_ok",
     "isolation": "isolation_level",
     "max_poll_interval": "max_poll_interval_ms",
@@ -74,6 +76,7 @@ _INSTEAD = {
     "consumer_timeout_ms": "consumer.until_end(timeout=…) and consumer.poll(timeout=…) take one, in seconds",
     "from_beginning": "a consumer begins there unless its group has committed; log.group(name).reset(to='earliest') goes back",
     "partitions": "log.create_topic(name, partitions=…) takes their number, and topic.add_partitions(total) raises it",
+    "replication_factor": "log.create_topic(name, replication_factor=…) takes it, and log.reassign(topic, replication_factor=…) changes it",
 }
 
 
@@ -383,7 +386,7 @@ class ProducerConfig:
     compression_type: str | None = None
     enable_idempotence: bool | None = None
     transactional_id: str | None = None
-    transaction_timeout_ms: int | None = None
+    transaction_timeout_ms: int = 60_000
     partitioner: str | Callable[[str, bytes | None, int], int] | None = None
     key_serializer: Any = None
     value_serializer: Any = None
@@ -404,9 +407,11 @@ class ProducerConfig:
         if self.partitioner is not None and not callable(self.partitioner):
             choice("partitioner", self.partitioner, PARTITIONERS)
         choice("enable_idempotence", self.enable_idempotence, (True, False, None))
-        if self.enable_idempotence and self.acks == 0:
+        if self.enable_idempotence and self.acks != "all":
             raise ConfigError(
-                "enable_idempotence=True needs acknowledgements, and acks=0 gives none. Use acks='all'.", name="acks"
+                f"enable_idempotence=True needs acks='all': with acks={self.acks}, a record that was acknowledged may be lost, "
+                f"and those after it would be refused. Leave one of the two out.",
+                name="acks",
             )
         if self.linger_ms > self.delivery_timeout_ms:
             raise ConfigError(
@@ -415,9 +420,25 @@ class ProducerConfig:
                 name="linger_ms",
             )
         text("client_id", self.client_id)
-        for name in ("transactional_id", "transaction_timeout_ms"):
-            if getattr(self, name) is not None:
-                raise not_yet(name, getattr(self, name), "there are no transactions yet.")
+        self._check_transactions()
+
+    def _check_transactions(self) -> None:
+        integer("transaction_timeout_ms", self.transaction_timeout_ms, 1, MAX_TRANSACTION_TIMEOUT_MS)
+        if self.transactional_id is None:
+            return
+        text("transactional_id", self.transactional_id)
+        if not self.is_idempotent:
+            name = "acks" if self.acks != "all" else "enable_idempotence"
+            raise ConfigError(
+                f"transactional_id={shown(self.transactional_id)} needs acks='all' and idempotence, but {name}="
+                f"{getattr(self, name)!r}: a transaction has all of its records, each once. Leave one of the two out.",
+                name=name,
+            )
+
+    @property
+    def is_idempotent(self) -> bool:
+        """By default where records are acknowledged by all in-sync replicas, as in Kafka (KIP-679)."""
+        return self.acks == "all" if self.enable_idempotence is None else self.enable_idempotence
 
     @classmethod
     def of(cls, settings: Mapping[str, Any]) -> ProducerConfig:
@@ -546,7 +567,19 @@ class OpenOptions:
         return "topic defaults" if dict(self.defaults) != dict(other.defaults) else None
 
 
-_OPEN_PARAMETERS = ("auto_create_topics", "clock", "disk", "force", "lock_timeout", "read_only", "sync")
+_OPEN_PARAMETERS = (
+    *(
+        "auto_create_topics",
+        "brokers",
+        "clock",
+        "disk",
+        "force",
+        "lock_timeout",
+        "read_only",
+        "replica_lag_time_max_ms",
+    ),
+    "sync",
+)
 
 
 def open_defaults(settings: Mapping[str, Any]) -> dict[str, Any]:

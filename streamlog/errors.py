@@ -139,7 +139,10 @@ class CorruptRecordError(StreamlogError):
 
 
 class CommitFailedError(StreamlogError):
-    """The group assigned the partition to another member, which handles its records. Nothing was committed; poll on."""
+    """The group assigned the partition to another member, which handles its records. Nothing was committed; poll on.
+
+    Of `ExternalOffsets.store`: the offset in the database is not the one that was loaded. Roll back, and load again.
+    """
 
 
 class RebalanceInProgressError(StreamlogError):
@@ -155,11 +158,39 @@ class UnknownMemberIdError(StreamlogError):
     member_id: str
 
 
+class MemberIdRequiredError(StreamlogError):
+    """A member that joins `.group` gets its `.member_id` first, and has to join with that (KIP-394)."""
+
+    group: str
+    member_id: str
+
+
+class IllegalGenerationError(CommitFailedError):
+    """The member is not of this generation of `.group`: it missed a rebalance, and has to join again. `.member_id`."""
+
+    group: str
+    member_id: str
+
+
 class FencedInstanceIdError(StreamlogError):
     """Another consumer has taken over this `.group_instance_id` of `.group`. Close this one."""
 
     group: str
     group_instance_id: str
+
+
+class InvalidSessionTimeoutError(StreamlogError, ValueError):
+    """The session timeout of a member is not within the bounds that classic groups have."""
+
+
+class InvalidGroupIdError(StreamlogError, ValueError):
+    """The name of a group is empty."""
+
+
+class GroupMaxSizeReachedError(StreamlogError):
+    """The classic group `.group` has as many members as it may have."""
+
+    group: str
 
 
 class InconsistentGroupProtocolError(StreamlogError):
@@ -196,21 +227,35 @@ class ReplicaNotAvailableError(StreamlogError):
 
 
 class NotLeaderError(StreamlogError):
-    """This broker is not, or no longer, the leader of the partition."""
+    """No broker leads the partition at the moment, or another one than the caller asked.
+
+    Producers wait for the next leader, up to `delivery_timeout_ms`. A partition has no leader while none of its in-sync replicas
+    runs: see `Broker.start`.
+    """
 
     retriable = True
 
 
 class FencedLeaderEpochError(StreamlogError):
-    """The request was made for a leader that another one has replaced: its leader epoch is over (KIP-320)."""
+    """The request was made for a leader that another one has replaced: its leader epoch is over (KIP-320).
+
+    `.leader_epoch` is that of the request, `.current_epoch` that of the partition.
+    """
 
     retriable = True
+    leader_epoch: int
+    current_epoch: int
 
 
 class UnknownLeaderEpochError(StreamlogError):
-    """The request was made for a leader epoch that this broker does not know of yet (KIP-320)."""
+    """The request was made for a leader epoch that this broker does not know of yet (KIP-320).
+
+    `.leader_epoch` is that of the request, `.current_epoch` that of the partition.
+    """
 
     retriable = True
+    leader_epoch: int
+    current_epoch: int
 
 
 class NotCoordinatorError(NotLeaderError):
@@ -224,7 +269,9 @@ class CoordinatorLoadInProgressError(StreamlogError):
 
 
 class ProducerFencedError(StreamlogError):
-    """A newer producer with the same transactional id has taken over."""
+    """A newer producer with the same transactional id has taken over, or its transaction was aborted: `.timed_out` if by its timeout."""
+
+    timed_out: bool = False
 
 
 class OutOfOrderSequenceError(StreamlogError):
@@ -235,14 +282,57 @@ class InvalidTxnStateError(StreamlogError):
     """The call is not allowed in the present state of the transaction."""
 
 
+class ConcurrentTransactionsError(StreamlogError):
+    """The last transaction of this transactional id was decided, and is not complete yet: its markers are being written."""
+
+    retriable = True
+
+
+class UnstableOffsetCommitError(StreamlogError):
+    """Offsets of the group were committed in a transaction that is not decided yet, so what is committed is not known."""
+
+    retriable = True
+
+
+class TransactionAbortedError(StreamlogError):
+    """The transaction of a record was aborted before the record was written.
+
+    A block of `log.transaction` raises it at its begin if the transaction before, whose end was not known, turns out to be aborted: what
+    its consumer has returned since comes again, behind the records of that transaction. Drop it, and poll again.
+    """
+
+
 class NotEnoughReplicasError(StreamlogError):
-    """Fewer replicas are in sync than `min_insync_replicas`."""
+    """Fewer replicas are in sync than `min_insync_replicas`, so `acks="all"` appends nothing (Kafka's NotEnoughReplicasException).
+
+    A producer tries again until `delivery_timeout_ms` is over; then `send` or the Delivery raises DeliveryTimeoutError, and this
+    error is its `__cause__`. Start a broker, or lower the topic's `min_insync_replicas`. `acks=1` does not ask for it. What groups
+    write does, of their internal topic: a commit is tried again for a minute, and a consumer that joins at each poll.
+
+    >>> import streamlog
+    >>> with streamlog.open(brokers=2, min_insync_replicas=2) as log:
+    ...     orders = log.create_topic("orders")
+    ...     log.brokers[1].stop()
+    ...     with log.producer(delivery_timeout_ms=1) as hasty:
+    ...         try:
+    ...             hasty.send("orders", "9.50")
+    ...         except streamlog.DeliveryTimeoutError as error:
+    ...             print(type(error.__cause__).__name__)
+    NotEnoughReplicasError
+    """
 
     retriable = True
 
 
 class LogTruncationError(StreamlogError):
-    """The log was truncated to an offset before the position of the reader."""
+    """The log was truncated before the position of the reader: a leader was elected that lacks records which it has read.
+
+    `.divergent_offset` is the first offset that may have another record now; None if that is not known. `.topic`, `.partition`.
+    """
+
+    topic: str
+    partition: int
+    divergent_offset: int | None = None
 
 
 class ClosedError(StreamlogError):
@@ -286,7 +376,8 @@ class StorageError(StreamlogError):
 
 
 class LogDirNotFoundError(StorageError):
-    """The log's directory was removed, renamed or replaced while the log was open. Nothing was written there."""
+    """The log's directory was removed, renamed or replaced while the log was open; or directories of too many brokers are missing
+    at `open`. Nothing was written there."""
 
 
 class PoisonedLogError(StreamlogError):

@@ -243,7 +243,7 @@ class PartitionInfo(NamedTuple):
     partition: int
         The partition's number.
     leader: int
-        The id of the broker that leads it; 0 in this version.
+        The id of the broker that leads it; -1 while none does, and then the numbers of its log are -1 and 0.
     isr: tuple of int
         The brokers whose copies are in sync.
     replicas: tuple of int
@@ -365,6 +365,38 @@ class MemberInfo(NamedTuple):
     group_instance_id: str | None
     assignment: frozenset[TopicPartition]
     created_at: str | None = None
+
+
+class TransactionInfo(NamedTuple):
+    """A transaction that is open, or decided and not complete yet, as `StreamLog.transactions` gives it.
+
+    transactional_id: str
+        Of its producer.
+    state: str
+        "Ongoing", "PrepareCommit" or "PrepareAbort", as in Kafka.
+    producer_id: int
+        That of its producer.
+    producer_epoch: int
+        Each transaction of a producer has another one.
+    age_ms: int (ms)
+        For how long it has been open, by the log's clock.
+    partitions: frozenset of TopicPartition
+        The partitions that it has records in. Those of `__consumer_offsets` have offsets of groups.
+
+    >>> import streamlog
+    >>> with streamlog.open(auto_create_topics=True) as log, log.producer(transactional_id="billing") as producer:
+    ...     with producer.transaction():
+    ...         _ = producer.send("orders", "9.50")
+    ...         [(open_.transactional_id, open_.state, open_.partitions) for open_ in log.transactions()]
+    [('billing', 'Ongoing', frozenset({TopicPartition(topic='orders', partition=0)}))]
+    """
+
+    transactional_id: str
+    state: str
+    producer_id: int
+    producer_epoch: int
+    age_ms: int
+    partitions: frozenset[TopicPartition]
 
 
 Offsets: TypeAlias = Mapping[TopicPartition, int] | Mapping[TopicPartition, OffsetAndMetadata]

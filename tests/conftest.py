@@ -21,17 +21,19 @@ import warnings
 import zlib
 from collections.abc import Callable, Generator, Iterable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import hypothesis
 import pytest
 
+from tests.sampling import Sampled, takes_all
 from tests.times import START_MS
 
 if TYPE_CHECKING:
     import streamlog
     from streamlog.testing import ManualClock
 
+T = TypeVar("T")
 REPOSITORY = Path(__file__).resolve().parent.parent
 
 # A failure prints a blob for @reproduce_failure; `--hypothesis-seed=N` replays a whole run of "thorough".
@@ -47,6 +49,25 @@ for name, examples, steps in (("quick", 15, 25), ("ci", 40, 40), ("thorough", 10
         suppress_health_check=[hypothesis.HealthCheck.too_slow],
     )
 hypothesis.settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "quick"))
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption(
+        "--full",
+        action="store_true",
+        help="also the tests marked slow, and more of the cases of which the others take some; `.ci/run` does this once",
+    )
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Leave out the slow tests, unless they are asked for: by --full, by -m, or by the name of their file."""
+    if config.option.full or config.option.markexpr:
+        return
+    named = {(config.invocation_params.dir / str(each).partition("::")[0]).resolve() for each in config.args}
+    left_out = [item for item in items if item.get_closest_marker("slow") is not None and item.path not in named]
+    if left_out:
+        config.hook.pytest_deselected(items=left_out)
+        items[:] = [item for item in items if item not in set(left_out)]
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -167,15 +188,18 @@ def rng(request: pytest.FixtureRequest) -> random.Random:
     return random.Random(seed)
 
 
-Sampled = Callable[[Iterable[Any], int], list[Any]]
-
-
 @pytest.fixture
-def sampled(rng: random.Random) -> Sampled:
-    """`sampled(cases, n)` is every nth of them, from a random one on; all in `python -m tests.stress.sweeps`."""
+def sampled(rng: random.Random, pytestconfig: pytest.Config) -> Sampled:
+    """`sampled(cases, n)` is every nth of them, from a random one on; all in `python -m tests.stress.sweeps`.
 
-    def sample(cases: Iterable[Any], every: int) -> list[Any]:
-        every = 1 if os.environ.get("STREAMLOG_SWEEPS") == "whole" else every
+    `sampled(cases, n, full=m)` is every mth in a run with --full.
+    """
+
+    def sample(cases: Iterable[T], every: int, *, full: int = 0) -> list[T]:
+        if takes_all():
+            every = 1
+        elif full and pytestconfig.option.full:
+            every = full
         return list(cases)[rng.randrange(every) :: every]
 
     return sample

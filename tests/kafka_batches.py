@@ -1,4 +1,4 @@
-"""Kafka record batches (magic 2) as a client makes them, sealed in payload form 1: nothing in the product writes them yet."""
+"""Kafka record batches (magic 2) as a client makes them, sealed in payload form 1."""
 
 from __future__ import annotations
 

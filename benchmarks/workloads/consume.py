@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import streamlog
 from benchmarks import baselines
@@ -28,13 +29,13 @@ def fill(
     expect_records(log, topic, len(keys))
 
 
-def poll_side(log: streamlog.StreamLog, topic: str, values: Sequence[bytes]) -> Side:
+def poll_side(log: streamlog.StreamLog, topic: str, values: Sequence[bytes], **config: Any) -> Side:
     """Poll all records and look at each value, with the default `max_poll_records`."""
     count, payload_bytes = len(values), sum(map(len, values))
 
     def side() -> float:
         seen = size = 0
-        with log.consumer(topic) as consumer, stopwatch() as watch:
+        with log.consumer(topic, **config) as consumer, stopwatch() as watch:
             while seen < count:
                 records = consumer.poll(WAIT_SECONDS)
                 if not records:

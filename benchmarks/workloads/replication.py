@@ -4,6 +4,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
+from functools import partial
 from queue import SimpleQueue
 from statistics import median
 from typing import Any
@@ -15,6 +16,7 @@ from benchmarks.records import chunks, records
 from benchmarks.run import Run, expect_records, fresh_topic
 
 REPLICAS = 3
+SENDERS = 4
 # Three replicas write each byte three times, and may take a quarter longer than that.
 COST_GOAL = 1 / (REPLICAS * 1.25)
 ONE = "one replica"
@@ -94,7 +96,10 @@ def cost(run: Run) -> Iterator[Row]:
 
 
 def latency(run: Run) -> Iterator[Row]:
-    """One record with acks="all" to three replicas, beside a round trip to another thread; the best p50."""
+    """One record with acks="all" to three replicas, beside a round trip to another thread: p50 and p99, the best of the rounds.
+
+    And four threads that send so at once, beside one.
+    """
     count = run.size(3000, 500)
     _keys, values = records(count)
     with (
@@ -102,19 +107,46 @@ def latency(run: Run) -> Iterator[Row]:
         streamlog.open(path / "data", brokers=REPLICAS) as log,
         fresh_topic(log) as topic,
     ):
+        tails: dict[str, list[float]] = {"streamlog": [], "round trip": []}
 
         def through_replicas() -> float:
             with log.producer(acks="all") as producer:
-                return _call_p50(lambda number: producer.send(topic, values[number]), count)
+                return _call_p50(lambda number: producer.send(topic, values[number]), count, tails["streamlog"])
 
-        samples = interleave({"streamlog": through_replicas, "round trip": lambda: _round_trip_p50(count)}, run.rounds)
-    ours, peer = (1e6 * min(samples[name]) for name in ("streamlog", "round trip"))
-    work = "send to three replicas, acks=all, p50"
-    yield Row(work, "µs", ours, "round trip of two threads", peer, 2.0, at_most=True, samples=samples)
+        sides = {"streamlog": through_replicas, "round trip": lambda: _round_trip_p50(count, tails["round trip"])}
+        samples = interleave(sides, run.rounds)
+        together = interleave(
+            {f"{threads}": partial(_send_together, log, values, threads) for threads in (1, SENDERS)}, run.rounds
+        )
+    for name, found, goal in (("p50", samples, 2.0), ("p99", tails, None)):
+        ours, peer = (1e6 * min(found[side]) for side in ("streamlog", "round trip"))
+        work = f"send to three replicas, acks=all, {name}"
+        yield Row(work, "µs", ours, "round trip of two threads", peer, goal, at_most=True, samples=found)
+    pair = {"streamlog": together[f"{SENDERS}"], "one thread": together["1"]}
+    counts = {"streamlog": SENDERS * count, "one thread": count}
+    yield rate_row(f"{SENDERS} threads send to three replicas, acks=all", pair, "one thread", counts=counts)
 
 
-def _call_p50(call: Callable[[int], object], count: int) -> float:
-    """Median seconds of a call. The pause before each lets the threads that work for it fall asleep."""
+def _send_together(log: streamlog.StreamLog, values: Sequence[bytes], threads: int) -> float:
+    """Seconds in which so many threads send each of these values, by one producer, to a new topic."""
+    with fresh_topic(log) as topic, log.producer(acks="all") as producer:
+
+        def send() -> None:
+            for value in values:
+                producer.send(topic, value)
+
+        senders = [threading.Thread(target=send, name="sending") for _ in range(threads)]
+        with stopwatch() as watch:
+            for sender in senders:
+                sender.start()
+            for sender in senders:
+                sender.join()
+        expect_records(log, topic, threads * len(values))
+    return watch.seconds
+
+
+def _call_p50(call: Callable[[int], object], count: int, p99s: list[float]) -> float:
+    """Median seconds of a call; `p99s` gets those of the slowest hundredth. The pause before each lets other threads fall asleep."""
     times: list[int] = []
     with stopwatch():
         for number in range(count):
@@ -122,10 +154,11 @@ def _call_p50(call: Callable[[int], object], count: int) -> float:
             started = time.perf_counter_ns()
             call(number)
             times.append(time.perf_counter_ns() - started)
+    p99s.append(sorted(times)[count * 99 // 100] / 1e9)
     return median(times) / 1e9
 
 
-def _round_trip_p50(count: int) -> float:
+def _round_trip_p50(count: int, p99s: list[float]) -> float:
     """Median seconds in which a thread that waits is woken and wakes this one, which waits for it."""
     there: SimpleQueue[int] = SimpleQueue()
     back: SimpleQueue[int] = SimpleQueue()
@@ -141,6 +174,6 @@ def _round_trip_p50(count: int) -> float:
         there.put(number)
         expect("the answer", back.get(timeout=WAIT_SECONDS), number)
 
-    figure = _call_p50(call, count)
+    figure = _call_p50(call, count, p99s)
     thread.join(WAIT_SECONDS)
     return figure

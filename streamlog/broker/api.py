@@ -1,10 +1,10 @@
-"""The Service: everything that can be asked of a broker. It is three protocols in one: Topics, Records, Groups.
+"""The Service: everything that can be asked of a broker. It is four protocols in one: Topics, Records, Groups, Transactions.
 
 Each call returns a Completion, done or not; only `client/` blocks on one. Exceptions are what a send or a poll does for
 every record (`produce_one`, `renew`), and what is local by nature: the image, watching, metrics.
 
 Before adding a call, see whether `image` (topics and their settings) or `partition_info` (offsets and sizes) suffices:
-then a method of a handle is enough. A new call, such as one for administration, is a method of one of the three.
+then a method of a handle is enough. A new call, such as one for administration, is a method of one of the four.
 `LocalService` (`service.py`) implements it, and `TailingService` (`tailing/service.py`), which refuses it if it writes;
 a read that both answer alike goes in `reading.py`. A change of one partition is a method of `replication/partition.py`
 besides, a change of topics a function of `controller.py` besides, and a change of groups a request to the shard in
@@ -17,9 +17,19 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, Literal, NamedTuple, Protocol
 
 from ..coordinator import GroupDescription, GroupListing, Heartbeat, HeartbeatResult
+from ..coordinator.messages import ClassicGroupConfig as ClassicGroupConfig
+from ..coordinator.messages import JoinGroup as JoinGroup
+from ..coordinator.messages import JoinGroupMember as JoinGroupMember
+from ..coordinator.messages import JoinGroupResult as JoinGroupResult
+from ..coordinator.messages import MemberIdentity as MemberIdentity
+from ..coordinator.messages import SyncGroup as SyncGroup
+from ..coordinator.messages import SyncGroupResult as SyncGroupResult
+from ..coordinator.transaction import DEFAULT_TIMEOUT_MS
+from ..coordinator.transaction import ProducerIdAndEpoch as ProducerIdAndEpoch
 from ..errors import StreamlogError
 from ..records.batch import SealedBatch
-from ..records.single import SequencedRecord
+from ..records.single import SequencedFields
+from ..replication.purgatory import REQUEST_TIMEOUT_MS as REQUEST_TIMEOUT_MS
 from ..runtime.api import Completion, Timers
 from ..storage.leader_epochs import EpochEnd
 from ..storage.log import AppendRequest
@@ -28,7 +38,7 @@ from .delayed_fetch import DelayedFetch, FetchRequest
 from .fetched import NOTHING, FetchResult
 from .metadata import Image, TopicIdPartition, TopicView
 from .reading import OffsetSpec
-from .reassignments import Targets
+from .reassignments import Moves, Retirement, Targets
 from .waiting import FetchSession
 
 
@@ -77,9 +87,12 @@ class ProduceRequest:
         return self.append.leader_epoch
 
 
-class ProducerIdAndEpoch(NamedTuple):
+class ProducerState(NamedTuple):
+    """What a partition knows of a producer (KIP-664). `last_sequence`: -1 if none is known of this epoch."""
+
     producer_id: int
     producer_epoch: int
+    last_sequence: int
 
 
 class Listener(Protocol):
@@ -96,7 +109,8 @@ class Topics(Protocol):
     """What topics there are, and their settings.
 
     A change is made within the call, which takes some syncs (`compact` takes what it rewrites): its Completion is done on
-    return. So is that of `Records.delete_records`. A listener makes these calls on a thread that may block.
+    return. `Records.delete_records` deletes within the call too; with followers its Completion is done once they have, or at its
+    deadline. A listener makes these calls on a thread that may block.
     """
 
     @property
@@ -121,6 +135,9 @@ class Topics(Protocol):
         *,
         exist_ok: bool = False,
     ) -> Completion[TopicView]: ...
+    def validate_topic(self, name: str, partitions: int | None, settings: Mapping[str, Any] | None) -> Completion[None]:
+        """Fails as `create_topic` would for these arguments; nothing is created."""
+
     def update_topic(self, name: str, settings: Mapping[str, Any]) -> Completion[None]: ...
     def add_partitions(self, name: str, total: int) -> Completion[None]: ...
     def delete_topic(self, name: str) -> Completion[None]: ...
@@ -132,12 +149,15 @@ class Topics(Protocol):
     ) -> Completion[Targets]:
         """Begin to move the replicas of a topic; where each partition goes. See `Reassignments` for this and what follows."""
 
-    def cancel_reassignment(self, targets: Targets) -> Completion[None]: ...
-    def reassignments(self) -> Targets:
-        """Where each partition goes that is reassigned now."""
+    def retire_broker(self, broker_id: int) -> Completion[Retirement]:
+        """Begin to move what a broker has to others; at the end it is unregistered. See `Reassignments.retire`."""
 
-    def reassignment_progress(self, targets: Targets) -> float: ...
-    def await_reassignment(self, targets: Targets) -> Completion[None]: ...
+    def cancel_reassignment(self, moves: Moves) -> Completion[None]: ...
+    def reassignments(self) -> list[Moves]:
+        """What is under way: for each topic where its partitions go, and each broker that is retired."""
+
+    def reassignment_progress(self, moves: Moves) -> float: ...
+    def await_reassignment(self, moves: Moves) -> Completion[None]: ...
     def apply_retention(self, name: str) -> Completion[None]: ...
     def compact(self, name: str) -> Completion[None]: ...
 
@@ -155,19 +175,20 @@ class Records(Protocol):
 
     def produce_one(
         self, partition: TopicIdPartition, key: bytes | None, value: bytes, timestamp: int, now_ms: int,
-        sequenced: SequencedRecord | None = None,
+        sequenced: SequencedFields | None = None,
     ) -> int:  # fmt: skip
         """Append one record, as it is: not compressed, with its own timestamp. Returns its offset, or raises.
 
-        `sequenced`: the idempotent producer that it is of, and its sequence there. One that is in the log already is not
+        `sequenced`: the fields of a `SequencedRecord`, of an idempotent producer. One that is in the log already is not
         appended again: its offset is the one that it has. Raises OutOfOrderSequenceError, ProducerFencedError.
 
         `now_ms` is the service's clock, which the caller has just read. REQUIRES: not `acknowledges_later`.
         """
 
     def produce_one_later(
-        self, partition: TopicIdPartition, key: bytes | None, value: bytes, timestamp: int, now_ms: int
-    ) -> Completion[int]:
+        self, partition: TopicIdPartition, key: bytes | None, value: bytes, timestamp: int, now_ms: int,
+        sequenced: SequencedFields | None = None,
+    ) -> Completion[int]:  # fmt: skip
         """`produce_one` with acks="all": done with the record's offset once readers may see it. It is in the log on return, or
         this raises. Errors are as those of `produce`."""
 
@@ -214,6 +235,14 @@ class Records(Protocol):
     def fetch_session(self, wake: Callable[[], object]) -> FetchSession:
         """Which of a reader's partitions may have new records. `wake` is called from any thread, and must not block."""
 
+    def fetch_elsewhere(
+        self, partition: TopicIdPartition, offset: int, max_bytes: int, isolation_level: str, damage: StreamlogError
+    ) -> Completion[FetchResult]:
+        """What `fetch` would bring, from another replica that has it, after `damage` was met at `offset`; it is verified.
+
+        The damaged batch is repaired in the background. Fails with `damage` if no other replica has the batch.
+        """
+
     def after_damage(self, partition: TopicPartition, offset: int) -> Completion[int]:
         """Where to go on reading after the damaged batch at `offset`."""
 
@@ -242,8 +271,8 @@ class Records(Protocol):
         """
 
     def partition_info(self, partition: TopicPartition) -> Completion[PartitionInfo]: ...
-    def init_producer_id(self) -> Completion[ProducerIdAndEpoch]:
-        """An id for a producer, which no other one ever had or gets, and its first epoch."""
+    def producer_state(self, partition: TopicIdPartition, producer_id: int) -> Completion[ProducerState | None]:
+        """What the leader's log knows of a producer; None if it has no record of it, or forgot it."""
 
     def delete_records(self, partition: TopicPartition, before: int) -> Completion[int]: ...
 
@@ -259,6 +288,34 @@ class Groups(Protocol):
         """Remove a member. The place of a static one is kept for its session timeout, unless `force`.
 
         Fails with UnknownMemberIdError.
+        """
+
+    classic_group_config: ClassicGroupConfig
+    """The bounds and delays of classic groups. A face of the service that has them as settings replaces this."""
+
+    def join_group(self, request: JoinGroup) -> Completion[JoinGroupResult]:
+        """A member of a classic group joins, or joins again; see `ClassicGroupManager` for this and what follows.
+
+        Parked until all members have joined, or the rebalance timeout (real time) is over: never for longer.
+        """
+
+    def sync_group(self, request: SyncGroup) -> Completion[SyncGroupResult]:
+        """What a member was assigned; parked until the leader has sent that, or the rebalance ends otherwise."""
+
+    def classic_heartbeat(
+        self, group: str, member_id: str, instance_id: str | None, generation_id: int
+    ) -> Completion[None]:
+        """A member of a classic group is alive. Fails with RebalanceInProgressError if it has to join again."""
+
+    def leave_classic_group(
+        self, group: str, members: Sequence[MemberIdentity]
+    ) -> Completion[list[StreamlogError | None]]:
+        """Members of a classic group leave: the error of each, or None."""
+
+    def find_coordinator(self, key: str, *, of_transactions: bool = False) -> Completion[int]:
+        """The broker that coordinates a group, or a transactional id; the internal topic is created if there is none yet.
+
+        Fails with NotLeaderError while there is none.
         """
 
     def watch_group(self, group: str, callback: Callable[[], object], member_id: str | None = None) -> None:
@@ -283,8 +340,17 @@ class Groups(Protocol):
         group: str,
         partitions: Iterable[TopicPartition] | None,
         topic_ids: Mapping[TopicPartition, bytes] | None = None,
+        *,
+        require_stable: bool = False,
     ) -> Completion[dict[TopicPartition, OffsetAndMetadata]]:
-        """What is committed for the topics of these ids, by default those that have the names now."""
+        """What is committed for the topics of these ids, by default those that have the names now.
+
+        `require_stable`: fails with UnstableOffsetCommitError, which is retriable, while a transaction that is not decided has
+        offsets of one of these partitions (KIP-447). Without it what was decided before is the answer.
+
+        Done once what it says is replicated, as are `describe_group` and `list_groups`: no failover takes it back. Fails as a
+        commit does that is not replicated in time.
+        """
 
     def describe_group(self, group: str) -> Completion[GroupDescription]: ...
     def list_groups(self, states: Iterable[str] = (), types: Iterable[str] = ()) -> Completion[list[GroupListing]]:
@@ -301,7 +367,104 @@ class Groups(Protocol):
     def delete_group(self, group: str) -> Completion[None]: ...
 
 
-class Service(Topics, Records, Groups, Protocol):
+class TransactionDescription(NamedTuple):
+    """A transactional id at one moment. `state`: Kafka's, see `coordinator/transaction.py`.
+
+    `start_ms` (the log's clock) and `partitions` are those of the transaction that is open or being completed; -1 and none otherwise.
+    """
+
+    transactional_id: str
+    state: str
+    producer_id: int
+    producer_epoch: int
+    timeout_ms: int
+    start_ms: int
+    partitions: frozenset[TopicPartition]
+
+
+class Transactions(Protocol):
+    """Producer ids, and transactions: what a producer writes to several partitions counts whole, or not at all.
+
+    A producer with a transactional id asks `init_producer_id` once, then for each transaction `add_partitions_to_txn` before its
+    first record of a partition, `add_offsets_to_txn` and `txn_commit_offsets` for what it has consumed, and `end_txn`. It goes on
+    with the id and epoch of the last answer, and its sequences begin at 0 again with each.
+
+    A request whose answer was lost may be made again. With an older epoch it fails with ProducerFencedError, and never touches a
+    later transaction. All may fail with NotCoordinatorError and CoordinatorLoadInProgressError, which are retriable.
+    """
+
+    def init_producer_id(
+        self,
+        transactional_id: str | None = None,
+        timeout_ms: int = DEFAULT_TIMEOUT_MS,
+        *,
+        current: ProducerIdAndEpoch | None = None,
+        remote: bool = False,
+    ) -> Completion[ProducerIdAndEpoch]:
+        """An id for a producer, and its epoch. Without a `transactional_id`: an id that no other producer ever had or gets.
+
+        With one, it fences the producers that had it before; their open transaction is aborted first, one that was decided is
+        completed. With `current`, the producer that has these goes on with a new epoch, unless another one fenced it (KIP-360).
+        A transaction that is open for longer than `timeout_ms` is aborted, and its producer fenced. A `remote` producer is in
+        another process than the log: its open transaction outlives that.
+        """
+
+    def add_partitions_to_txn(
+        self,
+        transactional_id: str,
+        producer: ProducerIdAndEpoch,
+        partitions: Sequence[TopicPartition],
+        groups: Sequence[str] = (),
+    ) -> Completion[None]:
+        """Add partitions to the producer's transaction, which begins with the first. Comes before its records there are sent.
+
+        `groups`: those whose offsets it is to commit too, for which there is no `add_offsets_to_txn` then: one record fewer.
+
+        Fails with ProducerFencedError (`timed_out` if that is why), ConcurrentTransactionsError (retriable) and
+        UnknownTopicOrPartitionError.
+        """
+
+    def add_offsets_to_txn(self, transactional_id: str, producer: ProducerIdAndEpoch, group: str) -> Completion[None]:
+        """`add_partitions_to_txn` for the offsets of a group."""
+
+    def txn_commit_offsets(
+        self,
+        transactional_id: str,
+        producer: ProducerIdAndEpoch,
+        group: str,
+        member_id: str | None,
+        member_epoch: int,
+        offsets: Mapping[TopicPartition, OffsetAndMetadata],
+        topic_ids: Mapping[TopicPartition, bytes] | None = None,
+    ) -> Completion[None]:
+        """Commit offsets of a group with the producer's transaction: they count when that is committed. Checks as `Groups.commit`.
+
+        Fails with InvalidTxnStateError if the group is not in the transaction.
+        """
+
+    def end_txn(
+        self, transactional_id: str, producer: ProducerIdAndEpoch, commit: bool, *, bump: bool = True
+    ) -> Completion[ProducerIdAndEpoch]:
+        """Commit or abort the producer's transaction; done, with the id and epoch for the next one, when readers may see all of it.
+
+        Before the outcome is decided, all records of the transaction are replicated, and on the device under `sync=True`. Once it
+        is decided that is final, whatever is raised here: after an interrupt, or if it takes too long, ask again with the same
+        producer. Fails with InvalidTxnStateError if it was decided otherwise, or if there is nothing to commit; an abort of
+        nothing is taken. `bump=False`: the producer keeps its epoch, for clients of the older protocol.
+        """
+
+    def list_transactions(self) -> Completion[list[TransactionDescription]]:
+        """All transactional ids of which this log knows, in their order."""
+
+    def describe_transaction(self, transactional_id: str) -> Completion[TransactionDescription | None]: ...
+    def abort_transaction(self, transactional_id: str) -> Completion[None]:
+        """Abort an open transaction, and fence its producer; done when it is complete. Completes one whose abort is decided.
+
+        Fails with InvalidTxnStateError if there is no open transaction of this id, or its commit is decided.
+        """
+
+
+class Service(Topics, Records, Groups, Transactions, Protocol):
     """See the module. What fails, fails its Completion with a StreamlogError.
 
     A call in the middle of another one of its thread raises ReentrantCallError at once, having done nothing.
@@ -324,14 +487,24 @@ class Service(Topics, Records, Groups, Protocol):
     def require_writable(self, what: str) -> None:
         """Raise ReadOnlyError if this log was opened to be read only; `what` would have been written, as a sentence begins."""
 
+    @property
+    def cluster_id(self) -> str:
+        """What names the log, wherever its directories are: Kafka's cluster id."""
+
     def broker_paths(self) -> dict[int, str]:
         """The directory of each broker of the log, by its id."""
+
+    def add_broker(self, path: str) -> int:
+        """Have an empty directory be that of a new broker; its id. Blocks while it is made. Raises ConfigError for others."""
+
+    replication_throttle: int | None
+    """How many bytes in a second each broker fetches for replicas that reassignments add; None: no limit. See `throttle`."""
 
     def is_running(self, broker_id: int) -> bool: ...
     def stop_broker(self, broker_id: int) -> None:
         """Have others lead what a broker leads, and close it. Blocks while they catch up. Raises ConfigError for the last one."""
 
-    def start_broker(self, broker_id: int, lock_timeout: float) -> None:
+    def start_broker(self, broker_id: int) -> None:
         """Have a broker that does not run take part again; it follows. Raises what opening its directory raises."""
 
     def metrics(self) -> dict[str, Any]: ...

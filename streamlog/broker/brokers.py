@@ -1,12 +1,12 @@
-"""The brokers of one log: what is asked of all of them, and which of them leads a partition.
+"""The brokers of one log: their directories, their copies of the metadata log, and what is asked of all of them.
 
 A log has one broker, or several, each with a directory of its own. All of them live in this process and follow one image.
-Every call about a partition goes to the replica of the broker that leads it: `leaders` has that. The followers fetch from
-there, each broker's on a thread of its own (`replication/fetcher.py`). Of a log with one broker, `leaders` is that broker's
-table of partitions, and nothing else here has anything to do.
+Every call about a partition goes to the replica of the broker that leads it: `leaders` has that (`leadership`). The followers
+fetch from there, each broker's on a thread of its own (`replication/fetcher.py`). Of a log with one broker, `leaders` is that
+broker's table of partitions, and most of what is here has nothing to do.
 
 The metadata log has a copy on every broker. The first broker's is the one that is appended to; a change is in force when every
-copy has it on its device.
+copy has it on its device. `presence` says which brokers have to be here for the log to be opened.
 """
 
 from __future__ import annotations
@@ -14,76 +14,47 @@ from __future__ import annotations
 import contextlib
 import logging
 from collections.abc import Callable, Iterable, Mapping
+from functools import partial
+from typing import TypeVar
 
-from ..config import check_replication_factor
 from ..errors import (
     ConfigError,
     CorruptRecordError,
+    DiskFullError,
     FormatError,
-    LogDirNotFoundError,
-    NotLeaderError,
     PoisonedLogError,
     StorageError,
     StreamlogError,
 )
 from ..replication import election
+from ..replication.errors import fenced_is_closed
 from ..replication.fetcher import ReplicaFetcher
-from ..replication.partition import Partition, ReplicaFetch
+from ..replication.partition import Partition
+from ..replication.repairs import Peer, RepairCounts
 from ..replication.replica_set import PartitionRegistration
+from ..replication.throttle import ReplicationQuota, ReplicationThrottle
+from ..runtime.api import Task, without_traceback
 from ..runtime.disk import entropy
-from ..runtime.disk_errors import require_disk_error
-from ..runtime.threads import getpid
+from ..runtime.threads import SideBySide
 from ..runtime.values import refuse_to_copy
-from ..storage.tail import EMPTY
-from ..types import TopicPartition
-from . import metadata
-from .log_directory import LogDirectory
-from .metadata import Image
+from . import controller, metadata_copies, presence
+from .broker import Broker
+from .disk_watch import DiskWatch, Work
+from .leadership import Leadership
+from .log_directory import METADATA_ID
+from .metadata import RUN_ID_BYTES, BrokerRegistration, Image
 from .owner import OWNER_FILE
-from .replay import all_records
-from .replica_manager import ReplicaManager
-from .tailing.published_writer import PublishedWriter
+from .presence import Presence
 
+T = TypeVar("T")
 logger = logging.getLogger("streamlog.broker")
 
-# How much of the metadata log one append to a copy takes.
-_COPY_BYTES = 1 << 20
-_PROBE, _PROBE_BYTES = "probe", 1 << 14
-MOST_REPLICAS = 3
-"""How many replicas a partition has if nothing else is said and there are so many brokers."""
-
-
-class Broker:
-    """One broker: its directory, its replicas, what publishes them to other processes, and what fetches for them."""
-
-    __reduce_ex__ = refuse_to_copy
-
-    def __init__(self, directory: LogDirectory, publisher: PublishedWriter, replicas: ReplicaManager) -> None:
-        self.directory = directory
-        self.publisher = publisher
-        self.replicas = replicas
-        self.fetcher: ReplicaFetcher | None = None
-        self.epoch = 0
-        self.running = True
-        self.was_new = False
-        """Whether its directory was empty when it was started again."""
-        self.failure: StreamlogError | None = None
-        """Why it does not run, if it was not stopped."""
-
-    @property
-    def id(self) -> int:
-        return self.directory.broker_id
-
-    def has_space(self) -> bool:
-        """Whether its disk takes a file of some KB now."""
-        path = f"{self.directory.path}/{_PROBE}"
-        try:
-            self.directory.disk.write_atomic(path, bytes(_PROBE_BYTES))
-            self.directory.disk.unlink(path)
-        except OSError as error:
-            require_disk_error(error)
-            return False
-        return True
+DISK_ERRORS = (StorageError, DiskFullError, PoisonedLogError)
+"""What a call raises because of the disk under one broker."""
+WATCH_MS = 1000
+"""How often a log with background threads looks whether its directories are still there: two system calls for each."""
+# How many leader epochs of the metadata log are reserved at a time: a broker that fails takes two, and writes nothing for that.
+_RESERVED_EPOCHS = 1000
 
 
 class Brokers:
@@ -91,16 +62,48 @@ class Brokers:
 
     __reduce_ex__ = refuse_to_copy
 
-    def __init__(self, brokers: list[Broker], renewed: Callable[[Broker], Broker], now_ms: Callable[[], int]) -> None:
+    def __init__(
+        self,
+        brokers: list[Broker],
+        new_broker: Callable[[str, int], Broker],
+        now_ms: Callable[[], int],
+        new_throttle: Callable[[ReplicationQuota, Task], ReplicationThrottle],
+        root: str | None = None,
+    ) -> None:
+        """`new_broker`: one with this directory and id, which is not open. `new_throttle`: of a broker, with what wakes the thread that
+        fetches for it. `root`: the directory of a log with several brokers, in which theirs are if nothing else was said; None if
+        theirs were given."""
         self.all = brokers
-        self._renewed = renewed
-        self.is_replicated = len(brokers) > 1
+        self._new_broker = new_broker
+        self.quota = ReplicationQuota()
+        self._new_throttle = new_throttle
+        self.is_replicated = root is not None or len(brokers) > 1
+        self._presence = Presence(brokers, new_broker, root, is_replicated=self.is_replicated)
+        self.take_directories = self._presence.take_directories
+        self.run_id = entropy(RUN_ID_BYTES)
+        """Names this run of a log with several brokers, for those who read along: each of them was opened a number of times."""
+        self._is_untouched = True
+        self._reserved_epoch = 0
+        self._is_level = True
+        """Whether the copies of the metadata log that are here follow one of them; else the next change has them do so first."""
+        self._together = SideBySide()
+        self.watch = DiskWatch(lambda: self.running, lambda broker, error: self.on_failure(broker, error))
         self.leaders: dict[tuple[str, int], Partition] = {} if self.is_replicated else brokers[0].replicas.partitions
+        self.leadership = Leadership(self.leaders, lambda: self.running, now_ms)
         self._now_ms = now_ms
-        self._counts: dict[str, int] = {}
-        self.isr_shrinks = self.isr_expands = 0
+        self.isr_shrinks = self.isr_expands = self.unclean_elections = 0
+        self.repair_counts = RepairCounts()
         self.on_isr_change: Callable[[], object] = lambda: None
-        self.on_failure: Callable[[int, StreamlogError], object] = lambda broker_id, error: None
+        self.on_failure: Callable[[Broker, StreamlogError], object] = lambda broker, error: None
+        self.check_owned: Callable[[Broker], object] = lambda broker: None
+        """Called on each broker's own thread: the call may not come back."""
+        self.on_removal: Callable[[str], object] = lambda path: None
+        """Called when a broker has left the log, with its directory."""
+
+    @property
+    def root(self) -> str | None:
+        """The directory of the log, in which those of its brokers are; None if they are elsewhere."""
+        return self._presence.root
 
     @property
     def running(self) -> list[Broker]:
@@ -108,88 +111,83 @@ class Brokers:
         return [broker for broker in self.all if broker.running]
 
     def by_id(self, broker_id: int) -> Broker:
-        return next(broker for broker in self.all if broker.id == broker_id)
+        for broker in self.all:
+            if broker.id == broker_id:
+                return broker
+        raise ConfigError(
+            f"There is no broker {broker_id} in this log (it has {', '.join(str(broker.id) for broker in self.all)}). If there was one, it "
+            f"was retired.",
+            name="broker_id",
+        )
 
     # -- opening -------------------------------------------------------------------------------------
 
-    def open_metadata(self) -> Partition:
-        """Open every broker's copy of the metadata log, and have all end where the longest one does; the first broker's.
-
-        Raises ConfigError for directories of different logs, CorruptRecordError if one is missing that belongs to the log.
-        """
+    def open_metadata(
+        self, lock_timeout: float, *, force: bool = False, count: int | None = None,
+        check: Callable[[int], object] = lambda brokers: None,
+    ) -> Partition:  # fmt: skip
+        """Have every copy of the metadata log that is here end where the newest does; the first broker's. See `Presence.find`."""
         if not self.is_replicated:
-            return self.all[0].replicas.open_metadata()
-        there = [broker for broker in self.all if not broker.directory.is_new]
-        self._require_one_log(there)
-        copies = [broker.replicas.open_metadata() for broker in there]
-        if copies:
-            self._level(copies)
-            known = metadata.replay(metadata.EMPTY, all_records(copies[0])).brokers
-            here = {broker.id: broker.directory.path for broker in there}
-            missing = [each for each in known if each not in here]
-            if missing:
-                raise LogDirNotFoundError(
-                    f"The directory of broker {missing[0]} is missing, or is empty (it may be a disk that is not mounted). The log has "
-                    f"{len(known)} brokers; those in {', '.join(sorted(here.values()))} are here. Bring it back and open again.",
-                    path=self.all[0].directory.path,
-                )
-        for broker in self.all:
-            if broker.directory.is_new:
-                if there:
-                    broker.directory.join(there[0].directory.cluster_id)
-                copies.append(broker.replicas.open_metadata())
-        self._level(copies)
-        first = self.all[0].replicas.metadata
-        assert first is not None
-        return first
+            return self.all[0].open_metadata()
+        self._presence.find(lock_timeout, force=force, count=count, check=check)
+        self._is_untouched = False
+        self._level(self._copies(), skipped_epochs=presence.FORCED_EPOCHS if self._presence.is_forced else 0)
+        return self.controller_log()
 
-    def _require_one_log(self, brokers: list[Broker]) -> None:
-        clusters = {broker.directory.cluster_id: broker.directory.path for broker in brokers}
-        ids = {broker.id: broker.directory.path for broker in brokers}
-        if len(clusters) > 1 or len(ids) < len(brokers):
-            raise ConfigError(
-                f"The directories {', '.join(sorted(broker.directory.path for broker in brokers))} do not belong to one log. Give "
-                f"those that were given when it was created.",
-                name="brokers",
-            )
+    def _level(self, copies: list[Partition], joining: Broker | None = None, skipped_epochs: int = 0) -> None:
+        """Have each copy of the metadata log end where the newest does, and follow the first, in new leader epochs.
 
-    def _level(self, copies: list[Partition]) -> None:
-        """Have each copy of the metadata log end where the longest one does, and follow the first, in a new leader epoch."""
-
-        def end(copy: Partition) -> tuple[int, int]:
-            epoch = copy.last_epoch()
-            return -1 if epoch is None else epoch, copy.log.tail.end_offset
-
-        ids = tuple(copy.broker_id for copy in copies)
-        longest = max(copies, key=end)
-        epoch = max(copy.leader_epoch for copy in copies)
-        epoch = 1 + max(epoch, end(longest)[0])
-        for number, leader in enumerate((longest, copies[0])):
-            registration = PartitionRegistration(ids, ids, leader.broker_id, epoch + number, epoch + number)
-            for copy in copies:
-                copy.follow(registration, self._now_ms())
-            for copy in copies:
-                if copy is not leader:
-                    self._copy(leader, copy)
-            _announce(leader, copies)
+        An epoch is reserved in every directory before the first record is appended in it. So whichever copies are here at the next open,
+        more than half, they know of every epoch that was used: records of the same epoch and offset are the same in all copies, and
+        what only a copy that is missing has is of an older epoch than what is done without it. Raises the error of the copy of `joining`;
+        that of another one is of a broker that has failed.
+        """
+        self._is_level = False
+        brokers = [*self.running, *([] if joining is None else [joining])]
+        unknown_epochs = [each.directory.reserved_epoch for each in brokers]
+        unknown_epochs = [epoch for epoch in unknown_epochs if epoch != self._reserved_epoch]
+        epoch = 1 + max([metadata_copies.last_epoch(copies), *unknown_epochs]) + skipped_epochs
+        if epoch + 1 > self._reserved_epoch:
+            self._reserved_epoch = epoch + _RESERVED_EPOCHS
+        lacking = [each for each in brokers if each.directory.reserved_epoch != self._reserved_epoch]
+        self._each((each, partial(each.directory.reserve_epoch, self._reserved_epoch)) for each in lacking)
+        failed: list[tuple[Partition, StreamlogError]] = []
+        joins = None if joining is None else joining.replicas.metadata
+        if not self._do(
+            [(tuple(brokers), lambda: failed.extend(metadata_copies.level(copies, epoch, self._now_ms(), joins)))]
+        ):
+            self._level([copy for copy in copies if not copy.is_fenced], joining, skipped_epochs)
+            return
+        self._is_level = True
+        for copy, error in failed:
+            if joining is not None and copy is joining.replicas.metadata:
+                raise error
+            self._failed(copy, error)
 
     def start_fetchers(self, epochs: Mapping[int, int]) -> None:
         """Give each broker what fetches for it. REQUIRES: no partition is open yet."""
         if self.is_replicated:
-            for broker in self.all:
+            for broker in self.running:
                 self._start_fetcher(broker, epochs[broker.id])
 
     def _start_fetcher(self, broker: Broker, epoch: int) -> None:
         broker.epoch = epoch
-        broker.fetcher = ReplicaFetcher(broker.id, epoch, self.leaders.get, self)
+        throttle = self._new_throttle(self.quota, broker.wake)
+        broker.fetcher = ReplicaFetcher(
+            broker.id, epoch, self.leaders.get, self, broker.nudge, throttle=throttle, now_ms=self._now_ms
+        )
         broker.replicas.is_replicated = True
+        broker.replicas.peers = self.peers
+        broker.replicas.repair_counts = self.repair_counts
         broker.replicas.on_isr_change = lambda partition: self.on_isr_change()
-        broker.replicas.on_failure = lambda error: self.on_failure(broker.id, error)
+        broker.replicas.on_failure = lambda error: self.on_failure(broker, error)
+        if broker.replicas.metadata is not None:
+            broker.replicas.repair_from_peers(broker.replicas.metadata)
 
     # -- stopping and starting -----------------------------------------------------------------------
 
-    def take_out(self, broker: Broker, failure: StreamlogError | None) -> Partition:
-        """Count a broker as not running from now on; the metadata log of the controller, which may be another one now.
+    def take_out(self, broker: Broker, failure: StreamlogError | None) -> None:
+        """Count a broker as not running from now on, nor its copy of the metadata.
 
         Raises ConfigError for the last one. The change that fences it comes next.
         """
@@ -200,8 +198,20 @@ class Brokers:
                 f"one first, or close the log.",
                 name="broker",
             )
-        broker.running = False
-        broker.failure = failure
+        broker.running, broker.is_leaving = False, True
+        broker.failure = None if failure is None else without_traceback(failure.copy())
+        self._is_level = False
+
+    def lead_metadata(self) -> Partition:
+        """The metadata log of the controller, for a change: of another one than at the last change, if that is gone."""
+        self._together.await_interrupted()
+        if not self._is_level:
+            self._level(self._copies())
+        return self.controller_log()
+
+    def take_back(self, broker: Broker) -> Partition:
+        """A broker that was to be stopped runs on, for that could not be recorded; the metadata log of the controller."""
+        broker.running, broker.is_leaving = True, False
         self._level(self._copies())
         return self.controller_log()
 
@@ -209,20 +219,92 @@ class Brokers:
         """The metadata log that is appended to: that of the controller."""
         return self._copies()[0]
 
-    def put_back(self, before: Broker, lock_timeout: float) -> Broker:
-        """Open the directory of a broker that does not run, and have its metadata log be a copy again. It is not registered yet."""
-        broker = self._renewed(before)
+    @property
+    def controller(self) -> Broker:
+        return self.by_id(self.controller_log().broker_id)
+
+    def of(self, replica: Partition) -> Broker | None:
+        """The broker that has this replica open; None if it was stopped, or the replica was removed."""
+        for broker in self.all:
+            if broker.replicas.metadata is replica or broker.replicas.partitions.get(replica.name) is replica:
+                return broker
+        return None
+
+    def reopen(self, before: Broker, image: Image) -> Broker:
+        """Open the directory of a broker that does not run. It takes no part yet: see `join_metadata`, and `run`.
+
+        Raises FormatError for a directory that is another one than the metadata says, or another log's.
+        """
+        broker = self._new_broker(before.directory.path, before.id)
         broker.running = False
-        broker.directory.open(lock_timeout)
+        broker.publisher.is_silent = before.publisher.is_silent
+        self._each([(broker, partial(self._open_again, broker, before, image))])
+        return broker
+
+    def _open_again(self, broker: Broker, before: Broker, image: Image) -> None:
+        directory = broker.directory
+        owner = next((each for each in self.running if each.directory.path == directory.path), None)
+        if owner is not None:  # the two were exchanged, and this one was not found at the last open
+            raise presence.others_directory(before.id, owner.directory)
         try:
-            broker.was_new = broker.directory.is_new
-            broker.publisher.open(int(broker.directory.incarnation), getpid())
-            copy = broker.replicas.open_metadata()
-            self._level([*(each for each in self._copies()), copy])
+            broker.directory.open(0.0)
+            broker.was_new = directory.is_new
+            cluster_id = self.running[0].directory.cluster_id
+            if directory.is_new:
+                directory.join(cluster_id)
+            elif directory.cluster_id != cluster_id or directory.broker_id != before.id:
+                raise presence.other_log(before.id, directory)
+            elif (refused := presence.refusal(image, directory)) is not None:
+                raise refused
         except BaseException:
-            self._drop(broker)
+            broker.drop(untouched=True)
+            raise
+
+    def join_metadata(self, broker: Broker) -> None:
+        """Have the metadata log of a broker that was opened again be a copy again. It is not registered yet."""
+        self._each([(broker, partial(broker.open_metadata, made_anew=True))])
+        self._level([*self._copies(), *self._metadata_of(broker)], broker)
+
+    # -- brokers that come and go --------------------------------------------------------------------
+
+    def add(self, path: str, broker_id: int) -> Broker:
+        """Make a new broker, with a copy of the metadata, in a directory that is empty or not there. It is not registered yet."""
+        broker = self._new_broker(path, broker_id)
+        broker.running = False
+        try:
+            broker.directory.open(0.0)
+            broker.directory.join(self.running[0].directory.cluster_id)
+            self.all.append(broker)
+            self.join_metadata(broker)
+        except BaseException:
+            self.give_up(broker, is_known=False)
             raise
         return broker
+
+    def give_up(self, broker: Broker, *, is_known: bool) -> None:
+        """Close a broker that could not be added. One that is registered stays as one that does not run, and can be started."""
+        if broker.running:
+            return
+        broker.drop(clears=not is_known)
+        if not is_known and broker in self.all:
+            self.all.remove(broker)
+        self._level(self._copies())  # the changes to come do not wait for it
+
+    def remove(self, broker: Broker) -> None:
+        """A broker that was closed is no part of the log any more. Its directory is left, and says so."""
+        self.all.remove(broker)
+        self.on_removal(broker.directory.path)
+        directory = broker.directory.beside(broker.directory.path, broker.id)
+
+        def retire() -> None:
+            if directory.is_there():
+                directory.open(0.0)
+                directory.retire()
+
+        try:
+            self.watch.run_on(broker, retire)
+        except StreamlogError as error:
+            logger.warning("%s could not be marked as that of a broker that was retired: %s", directory.path, error)
 
     def _copies(self) -> list[Partition]:
         """The metadata log of each broker that runs, that of the controller first; of the first one, if that is gone."""
@@ -231,87 +313,93 @@ class Brokers:
 
     def run(self, broker: Broker, before: Broker, image: Image) -> None:
         """A registered broker takes part: it opens its replicas, and follows the leaders."""
+        broker.publisher.wake, broker.nudge = before.publisher.wake, before.nudge
+        self._each([(broker, partial(self._remove_orphans, broker, image))])  # deleted while it did not run
         self._start_fetcher(broker, image.brokers[broker.id].epoch)
-        assert broker.fetcher is not None
-        broker.publisher.wake = before.publisher.wake
-        if before.fetcher is not None:
-            broker.fetcher.nudge = before.fetcher.nudge
-        broker.replicas.rebuilds = True
         broker.running = True
         self.all[self.all.index(before)] = broker
         self.follow(image)
-        broker.directory.recovered(completely=not broker.replicas.is_recovering)
+        completely = not broker.replicas.is_recovering
+        self._each([(broker, partial(broker.directory.recovered, completely=completely))])
         broker.publisher.opened()
 
     def close_broker(self, broker: Broker, error: StreamlogError) -> list[BaseException]:
-        """Close a broker that was taken out: cleanly, unless it failed."""
+        """Close a broker that was taken out: cleanly, unless it failed. Does nothing if it was closed."""
+        if not broker.is_leaving:
+            return []
         if broker.fetcher is not None:
             for partition in broker.replicas.all():
                 broker.fetcher.forget(partition.name)
-        errors = broker.replicas.close([*broker.replicas.partitions.values(), *self._metadata_of(broker)], error)
-        clean = not errors and broker.failure is None
-        try:
-            _close_directory(broker, clean=clean)
-        except (StreamlogError, OSError) as failure:
-            errors.append(failure)
+        broker.is_leaving = False
+        if broker.hung is not None:  # closed once its disk answers: see `disk_watch`
+            return []
+        refusal = without_traceback(error.copy())  # what is stored keeps no frames, and with them files
+        errors: list[BaseException] = []
+
+        def close() -> None:
+            replicas = [*broker.replicas.partitions.values(), *self._metadata_of(broker)]
+            errors.extend(broker.replicas.close(replicas, refusal).values())
+            try:
+                broker.close_directory(clean=not errors and broker.failure is None, stopped=True)
+            except (StreamlogError, OSError) as failure:
+                errors.append(failure)
+
+        self.watch.run_on(broker, close)
         return errors
 
     @staticmethod
     def _metadata_of(broker: Broker) -> list[Partition]:
         return [] if broker.replicas.metadata is None else [broker.replicas.metadata]
 
-    @staticmethod
-    def _drop(broker: Broker) -> None:
-        broker.publisher.abandon()
-        broker.replicas.release()
-        broker.directory.close(clean=False)
+    def publish(self, path: str, now_ms: int) -> int | None:
+        """The work of the thread that publishes for the broker in a directory, whichever run of it this is."""
+        broker = self._running_at(path)
+        return None if broker is None else broker.publisher.tick(now_ms)
 
-    def led_by(self, broker_id: int) -> list[Partition]:
-        return [leader for leader in list(self.leaders.values()) if leader.broker_id == broker_id]
+    def fetch(self, path: str, now_ms: int) -> int | None:
+        """The work of the thread that fetches for the broker in a directory."""
+        broker = self._running_at(path)
+        if broker is None or broker.fetcher is None:
+            return None
+        if self.watch.is_looking and now_ms >= broker.watched_ms + WATCH_MS:
+            broker.watched_ms = now_ms
+            with contextlib.suppress(StreamlogError):  # not known: the next look may tell
+                self.check_owned(broker)
+        deadline_ms = broker.fetcher.step(now_ms)
+        if not self.watch.is_looking:
+            return deadline_ms
+        look_ms = broker.watched_ms + WATCH_MS
+        return look_ms if deadline_ms is None else min(deadline_ms, look_ms)
 
-    def publish(self, number: int, now_ms: int) -> int | None:
-        """The work of the thread that publishes for a broker, whichever opens its directory now."""
-        broker = self.all[number]
-        return broker.publisher.tick(now_ms) if broker.running else None
-
-    def fetch(self, number: int, now_ms: int) -> int | None:
-        """The work of the thread that fetches for a broker."""
-        broker = self.all[number]
-        return broker.fetcher.step(now_ms) if broker.running and broker.fetcher is not None else None
+    def _running_at(self, path: str) -> Broker | None:
+        return next((each for each in list(self.all) if each.directory.path == path and each.running), None)
 
     def replicate_metadata(self) -> None:
         """See `metadata_log.Partitions`. A copy that fails does not count any more; half of those there were have to be left."""
         if not self.is_replicated:
             return
-        first, copies = self.controller_log(), self._copies()
-        failed: list[tuple[int, StreamlogError]] = []
-        for copy in copies[1:]:
-            try:
-                self._copy(first, copy)
-            except StreamlogError as error:
-                failed.append((copy.broker_id, error))
-        for broker_id, failure in failed:
-            self.on_failure(broker_id, failure)
-        if 2 * (len(copies) - len(failed)) < len(copies):
-            self._level([first])
-            raise failed[0][1]
-        lost = {broker_id for broker_id, _ in failed}
-        _announce(first, [copy for copy in copies if copy.broker_id not in lost])
+        first, *others = copies = self._copies()
+        failed: list[tuple[Partition, StreamlogError]] = []
 
-    def _copy(self, leader: Partition, copy: Partition) -> None:
-        """Have a copy of the metadata log end where its leader does, on its device."""
-        while True:
-            fetched = leader.fetch_as_replica(
-                copy.broker_id,
-                0,
-                copy.reader.tail.end_offset,
-                copy.last_epoch(),
-                copy.leader_epoch,
-                _COPY_BYTES,
-                self._now_ms(),
-            )
-            if not copy.take(fetched):
-                return
+        def bring_up(copy: Partition) -> None:
+            try:
+                metadata_copies.bring_up(first, copy, self._now_ms())
+            except StreamlogError as error:
+                if self.failed_in(error) is self.by_id(first.broker_id):
+                    raise  # its log cannot be read, and the others are whole
+                failed.append((copy, without_traceback(error.copy())))
+
+        by_copy = {broker.replicas.metadata: broker for broker in self.running}
+        self._each((by_copy[copy], partial(bring_up, copy)) for copy in others)
+        hung = [copy for copy in copies if copy.is_fenced]
+        for copy, failure in failed:
+            self._failed(metadata_copies.failed_copy(first, copy, failure), failure)
+        lost = [*(copy for copy, _ in failed), *hung]
+        if 2 * (len(copies) - len(lost)) < len(copies) and failed:
+            self._level([first])
+            self._is_level = False  # the next change tries the others again
+            raise failed[0][1]
+        metadata_copies.announce(first, [copy for copy in copies if copy not in lost])
 
     def require_all(self, image: Image) -> None:
         """Raise ConfigError if this is one broker of several, FormatError if it is one that the log does not have."""
@@ -330,21 +418,37 @@ class Brokers:
                 f"damaged. No record was read or changed; restore it from a copy, or copy what is whole with streamlog.repair().",
                 path=f"{directory.path}/{OWNER_FILE}",
             )
+        self._is_untouched = False
 
     def remove_orphans(self, image: Image) -> None:
         """Remove partitions that the metadata does not name where they are."""
-        for broker in self.all:
-            here = {
-                view.id.hex: range(view.partitions)
-                if not self.is_replicated
-                else {n for n in range(view.partitions) if broker.id in image.partition(view.id_bytes, n).replicas}
-                for view in image.topics.values()
-            }
-            broker.directory.remove_orphans(here)
+        for broker in self.running:
+            self._remove_orphans(broker, image)
+
+    def _remove_orphans(self, broker: Broker, image: Image) -> None:
+        if self._presence.is_forced:  # there may be topics that the metadata which is here does not know
+            return
+        here = {
+            view.id.hex: range(view.partitions)
+            if not self.is_replicated
+            else {n for n in range(view.partitions) if broker.id in image.partition(view.id_bytes, n).replicas}
+            for view in image.topics.values()
+        }
+        broker.directory.remove_orphans(here)
+
+    def leaders_after_opening(self, image: Image) -> dict[tuple[str, int], PartitionRegistration]:
+        """See `Leadership.after_opening`."""
+        return self.leadership.after_opening(image, is_forced=self._presence.is_forced)
+
+    @property
+    def may_have_lost_records(self) -> bool:
+        """Whether records that were in the log may not have survived: the machine was booted since, or a sync had failed."""
+        crashes = [broker.directory.crash for broker in self.running]
+        return any((not crash.clean and not crash.same_boot) or crash.unsynced for crash in crashes)
 
     def recovered(self) -> None:
         """Everything is open."""
-        for broker in self.all:
+        for broker in self.running:
             directory, replicas = broker.directory, broker.replicas
             directory.recovered(
                 completely=not replicas.is_recovering and not (directory.crash.unsynced and replicas.is_faulty)
@@ -355,14 +459,12 @@ class Brokers:
 
     def release(self) -> None:
         """After an open that failed: close the files, and sync nothing."""
-        for broker in self.all:
-            broker.publisher.abandon()
-            broker.replicas.release()
-            broker.directory.close(clean=False)
+        for broker in self.running:
+            broker.drop(untouched=self._is_untouched)
 
     def stale_path(self) -> str:
         """The directory that is not the one that was opened any more, as far as that can be found out."""
-        stale = [broker.directory.path for broker in self.all if not broker.directory.is_ours()]
+        stale = [broker.directory.path for broker in self.running if not broker.directory.is_ours()]
         return stale[0] if stale else self.all[0].directory.path
 
     def stop_compacting(self) -> None:
@@ -371,43 +473,63 @@ class Brokers:
             broker.replicas.stop_compacting()
 
     def close(self, partitions: list[Partition], error: StreamlogError) -> list[BaseException]:
-        """Close these partitions, each whatever the others raise; their errors."""
-        self._announce_high_watermarks()
-        return [
-            failure
-            for broker in self.all
-            for failure in broker.replicas.close([each for each in partitions if each.broker_id == broker.id], error)
-        ]
+        """Close these partitions, each whatever the others raise; the errors of those that no other replica makes good."""
+        self._together.await_interrupted()
+        if self.is_replicated:
+            self.leadership.announce_high_watermarks()
+        for former in list(self.leadership.offline_leaders.values()):
+            former.purgatory.fail(error)
+        failed: dict[Partition, StreamlogError] = {}
+        for broker in [each for each in self.all if each.hung is None]:
+            own = [each for each in partitions if each.broker_id == broker.id]
 
-    def _announce_high_watermarks(self) -> None:
-        """Have the followers take over the high watermarks of their leaders: readers in other processes read up to there.
+            def close(broker: Broker = broker, own: list[Partition] = own) -> None:
+                failed.update(broker.replicas.close(own, error))
 
-        Only those that are known to have so much: another one may have other records there.
+            try:
+                self.watch.run_on(broker, close)
+            except StreamlogError as failure:
+                if broker.hung is None:
+                    raise
+                logger.warning("broker %d is not closed: %s", broker.id, failure)
+        return [failure for replica, failure in failed.items() if not self._is_made_good(replica, failure, failed)]
+
+    def _is_made_good(
+        self, replica: Partition, failure: StreamlogError, failed: Mapping[Partition, StreamlogError]
+    ) -> bool:
+        """Whether a replica could not be closed because of the disk under its broker, and others that were closed have all that it has.
+
+        Of the copies of the metadata more than half have to be left, for without them the log does not open.
         """
-        replicas = {broker.id: broker.replicas.partitions for broker in self.running}
-        for at, leader in list(self.leaders.items()) if self.is_replicated else ():
-            known = leader.replicas.followers if leader.replicas is not None else {}
-            fetched = ReplicaFetch(EMPTY, leader.high_watermark, leader.reader.tail.start_offset, leader.leader_epoch)
-            for broker_id, follower in known.items():
-                replica = replicas.get(broker_id, {}).get(at)
-                if (
-                    replica is not None
-                    and replica.leader_epoch == leader.leader_epoch
-                    and replica.high_watermark < leader.high_watermark <= follower.end_offset
-                ):
-                    with contextlib.suppress(StreamlogError):  # it is about to be closed, and its readers see less
-                        replica.follow_leader(fetched)
+        broker, peers = self.of(replica), [peer for peer in self.peers(replica) if peer.replica not in failed]
+        if broker is None or not isinstance(failure, DISK_ERRORS):
+            return False
+        if replica.topic_id == METADATA_ID.bytes:
+            if 2 * len(peers) <= len(self._copies()):
+                return False
+        elif not any(peer.end >= replica.end_offset for peer in peers):
+            return False
+        if broker.failure is None:
+            broker.failure = failure
+            logger.error(
+                "the disk under broker %d failed as the log was closed; others have its records: %s", broker.id, failure
+            )
+        return True
 
     def close_directories(self, *, clean: bool) -> None:
         """Mark each directory as closed, if everything in it was, and give up its lock, whatever the others raise."""
+        for broker in self.all:
+            broker.running = broker.running and broker.hung is None  # that one is closed once its disk answers
         left = self.running
         try:
             while left:
-                _close_directory(left[0], clean=clean)
+                is_clean = clean and left[0].failure is None
+                self.watch.run_on(left[0], partial(left[0].close_directory, clean=is_clean))
                 left.pop(0)
         finally:
             for broker in left:
-                broker.directory.close(clean=False)
+                if broker.hung is None:
+                    broker.directory.close(clean=False)
 
     def abandon(self, error: StreamlogError) -> None:
         """In a forked child: give up the descriptors of the locks; write nothing, wait for nothing."""
@@ -418,28 +540,36 @@ class Brokers:
 
     # -- for the topics ------------------------------------------------------------------------------
 
-    def factor(self, wanted: int | None) -> int:
-        """How many replicas a partition of a new topic has. Raises ConfigError for more than there are brokers."""
-        count = len(self.running)
-        if wanted is None:
-            return min(count, MOST_REPLICAS)
-        if check_replication_factor(wanted) > count:
-            raise ConfigError(
-                f"replication_factor={wanted} needs as many brokers, and this log has {count}. Open a log with more brokers "
-                f"(streamlog.open(path, brokers={wanted})), or ask for fewer replicas.",
-                name="replication_factor",
-            )
-        return wanted
+    def factor(self, wanted: int | None, image: Image) -> int:
+        """How many replicas a partition of a new topic has. Raises ConfigError for more than there are brokers.
 
-    def place(self, partitions: int, factor: int, first: int) -> list[tuple[int, ...]]:
+        Brokers that do not run count, as Kafka's that are fenced do: a topic has the factor that it would have had with them.
+        """
+        return controller.check_factor(wanted, len(self.ranks(image)))
+
+    def ranks(self, image: Image) -> dict[int, int]:
+        """The brokers that may get replicas: 0 for those that run, 1 for the others, which get some only if there are too few."""
+        leaving = {broker.id for broker in image.brokers.values() if broker.retiring}
+        return {broker.id: 0 if broker.running else 1 for broker in self.all if broker.id not in leaving}
+
+    def place(self, image: Image, partitions: int, factor: int, first: int) -> list[tuple[int, ...]]:
         """The replicas of so many new partitions; empty for a log of one broker. `first`: see `election.place`."""
         if not self.is_replicated:
             return []
-        return election.place([broker.id for broker in self.running], partitions, factor, first)
+        return election.place_by_rank(self.ranks(image), partitions, factor, first)
 
-    def incarnations(self) -> dict[int, bytes]:
-        """The brokers that are here, and the id of this run of each."""
-        return {broker.id: entropy(16) for broker in self.running}
+    def registrations(self, brokers: Iterable[Broker]) -> list[BrokerRegistration]:
+        """What is recorded of brokers that run from now on, with an id of this run of each, which begins with that of the log's."""
+        return [
+            BrokerRegistration(
+                broker.id,
+                self.run_id + entropy(16 - len(self.run_id)),
+                0,
+                directory_id=broker.directory.directory_id,
+                path=presence.recorded_path(broker.directory.path, self._presence.root),
+            )
+            for broker in brokers
+        ]
 
     def partitions(self) -> tuple[list[Partition], list[Partition]]:
         """The copies of the metadata log, and every other replica of every broker."""
@@ -451,143 +581,129 @@ class Brokers:
         """Every replica of a topic's partitions."""
         return [partition for broker in self.running for partition in broker.replicas.of_topic(name)]
 
+    def replicas(self) -> list[Partition]:
+        """Every replica of every broker that runs, those of the metadata log too."""
+        return [replica for broker in self.running for replica in broker.replicas.all()]
+
     def stage(self, image: Image, name: str) -> None:
-        for broker in self.running:
-            broker.replicas.stage(image, name)
+        self._each((broker, partial(broker.replicas.stage, image, name)) for broker in self.running)
+
+    def _each(self, works: Iterable[tuple[Broker, Callable[[], object]]]) -> None:
+        """Do each of these, which are of different brokers, and wait for their disks. See `_do`."""
+        self._do([((broker,), work) for broker, work in works])
+
+    def _do(self, works: list[Work]) -> bool:
+        """Do each of these. A broker whose disk does not answer is taken out, and the rest goes on without it: False then.
+
+        Without a thread that finds out, no order is left to chance: they are done one after another, on this thread.
+        """
+        if not self.watch.is_looking:
+            for _, work in works:
+                work()
+            return True
+        errors = self.watch.run_all(self._together, works) if works else []
+        try:
+            for (brokers, _), error in zip(works, errors, strict=True):
+                late = [broker for broker in brokers if broker.hung is not None]
+                for broker in late:
+                    if broker.running and len(self.running) > 1:
+                        self.take_out(broker, broker.hung)
+                if error is not None and (not late or any(broker not in self.all for broker in late)):
+                    raise error
+            return not any(errors)
+        finally:
+            errors.clear()  # an error refers to this frame
+
+    def at_controller(self, work: Callable[[], object]) -> None:
+        """Do this at the copy of the metadata log that is appended to. Raises StorageError if its disk does not answer."""
+        controller = self.controller
+        if not self._do([((controller,), work)]):
+            assert controller.hung is not None
+            raise controller.hung.copy()
+
+    def append_as_coordinator(
+        self, partition: Partition, append: Callable[[], T], beside: SideBySide | None = None
+    ) -> T:
+        """What `append` returns, which appends to this partition for a coordinator: a group's records, or a marker.
+
+        The caller waits no longer than the disk has to answer in, so a coordinator's lock is held no longer, and no request of
+        several steps stays in the call. Raises what it raises; StorageError if the disk does not answer.
+        """
+        broker = self.of(partition) if self.watch.is_looking else None
+        if broker is None:
+            return append()
+        answers: list[T] = []
+        with fenced_is_closed(partition):
+            self.watch.run_on(broker, lambda: answers.append(append()), beside)
+        return answers[0]
 
     def unstage(self, image: Image) -> None:
-        for broker in self.running:
-            broker.replicas.unstage(image)
+        self._each(
+            (broker, partial(broker.replicas.unstage, image)) for broker in self.running if broker.replicas.is_staging
+        )
 
     def release_staged(self) -> None:
-        for broker in self.running:
-            broker.replicas.release_staged()
+        self._each((broker, broker.replicas.release_staged) for broker in self.running if broker.replicas.is_staging)
 
     def follow(self, image: Image, changed: Iterable[str] | None = None) -> None:
-        """Have the replicas of each broker, and who leads them, be as the image says; see `ReplicaManager.follow`."""
+        """Have the replicas of each broker, and the table of leaders, be as the image says; see `ReplicaManager.follow`."""
         names = None if changed is None else list(changed)
-        for broker in self.running:
-            broker.replicas.follow(image, names)
+        self._each((broker, partial(broker.replicas.follow, image, names)) for broker in self.running)
         if self.is_replicated:
-            for name in [*self._counts, *image.topics] if names is None else names:
-                self._follow_leaders(name, image)
+            for name in [*self.leadership.topics, *image.topics] if names is None else names:
+                self.leadership.follow(name, image)
 
-    def _follow_leaders(self, name: str, image: Image) -> None:
-        view = image.topics.get(name)
-        count = 0 if view is None else view.partitions
-        for number in range(max(count, self._counts.get(name, 0))):
-            at = TopicPartition(name, number)
-            running = self.running
-            replicas = [broker.replicas.partitions.get(at) for broker in running]
-            before, leader = (
-                self.leaders.get(at),
-                next((each for each in replicas if each is not None and each.is_leader), None),
-            )
-            if leader is None:
-                self.leaders.pop(at, None)
-            else:
-                if before is not None and before is not leader:
-                    leader.learn_high_watermark(before.high_watermark)  # first: readers that come to it see no less
-                self.leaders[at] = leader
-            if before is not None and before is not leader:
-                before.waiters.wake_all()
-                if before.broker_id not in {broker.id for broker in running}:
-                    before.shut(_moved(at, leader))
-                    before.hand_over(leader)
-            for broker, replica in zip(running, replicas, strict=True):
-                if broker.fetcher is None:
-                    continue
-                if replica is None or replica is leader:
-                    broker.fetcher.forget(at)
-                else:
-                    broker.fetcher.follow(replica)
-        if view is None:
-            self._counts.pop(name, None)
-        else:
-            self._counts[name] = count
-
-    # -- who leads, and who is in sync ---------------------------------------------------------------
-
-    def leaders_after_opening(self, image: Image) -> dict[tuple[str, int], PartitionRegistration]:
-        """The partitions that need another leader, or another epoch, because a broker was not closed: it may have lost records.
-
-        Of the members of the in-sync set the one with the greatest epoch and end leads, for it has what every other one has.
-        It begins a new epoch, so that a follower which has more in the last one is found out.
-        """
-        changes: dict[tuple[str, int], PartitionRegistration] = {}
-        crashed = {broker.id for broker in self.all if not broker.directory.crash.clean}
-        replicas = {broker.id: broker.replicas.partitions for broker in self.all}
-        for view in image.topics.values():
-            for number in range(view.partitions):
-                before = image.partition(view.id_bytes, number)
-                if not crashed.intersection(before.isr):
-                    continue
-                found = {each: replicas[each][view.name, number] for each in before.isr}
-                ends = {each: (found[each].last_epoch() or 0, found[each].log.tail.end_offset) for each in before.isr}
-                order = sorted(before.isr, key=lambda each: (each != before.leader, before.replicas.index(each)))
-                leader = max(order, key=lambda each: ends[each])  # the first of several that are equal
-                changes[view.name, number] = before._replace(
-                    leader=leader, leader_epoch=before.leader_epoch + 1, partition_epoch=before.partition_epoch + 1
-                )
-        return changes
-
-    def catch_up(self, deadline_ms: int) -> None:
-        """Fetch, on this thread, until the followers in sync have what their leaders have, or the deadline (real time) passes.
-
-        After opening, readers see up to where that is known.
-        """
-        while self.is_replicated and self._now_ms() < deadline_ms:
-            for broker in self.all:
-                if broker.fetcher is not None:
-                    broker.fetcher.step(self._now_ms())
-            if all(leader.high_watermark == leader.reader.tail.end_offset for leader in list(self.leaders.values())):
-                return
-
-    def wanted_isrs(self, now_ms: int, lag_ms: int) -> dict[tuple[str, int], PartitionRegistration]:
-        """The changes of in-sync sets that the leaders ask for now."""
-        epochs = {broker.id: broker.epoch for broker in self.running}
-        changes: dict[tuple[str, int], PartitionRegistration] = {}
-        for at, leader in list(self.leaders.items()):
-            wanted = leader.wanted_isr(now_ms, lag_ms, epochs)
-            if wanted is not None:
-                before = leader.registration
-                changes[at] = before._replace(isr=wanted, partition_epoch=before.partition_epoch + 1)
-        return changes
+    def open_replicas(self, image: Image) -> list[tuple[Broker, CorruptRecordError]]:
+        """Have each broker open its replicas; those that cannot, and why. Raises the error if they are all that there are."""
+        failed: list[tuple[Broker, CorruptRecordError]] = []
+        running = self.running
+        for broker in running:
+            try:
+                broker.replicas.follow(image)
+            except CorruptRecordError as error:
+                failed.append((broker, error))
+                if len(failed) == len(running):
+                    raise
+        return failed
 
     # -- what fails ----------------------------------------------------------------------------------
 
     def replica_failed(self, replica: Partition, error: StreamlogError) -> None:
         """See `FetchListener`."""
         logger.warning("%s-%d on broker %d does not follow: %s", *replica.name, replica.broker_id, error)
-        if isinstance(error, (StorageError, PoisonedLogError)):
-            self.on_failure(replica.broker_id, error)
+        if isinstance(error, DISK_ERRORS):
+            self._failed(replica, error)
 
-    def leader_corrupt(self, leader: Partition, error: CorruptRecordError) -> None:
+    def metadata_failed(self, error: StreamlogError) -> None:
+        """The metadata log could not be appended to: another broker is to be the controller."""
+        if isinstance(error, DISK_ERRORS):
+            self.on_failure(self.failed_in(error) or self.controller, error)
+
+    def _failed(self, replica: Partition, error: StreamlogError) -> None:
+        broker = self.of(replica)
+        if broker is not None:
+            self.on_failure(broker, error)
+
+    def change_failed(self, error: StreamlogError) -> None:
+        """A change of the metadata could not be made, maybe because of the disk under a broker that was to have a part in it."""
+        broker = self.failed_in(error)
+        if broker is not None and broker.running:
+            self.on_failure(broker, error)
+
+    def failed_in(self, error: StreamlogError) -> Broker | None:
+        """The broker on whose disk something has failed, as far as the error says: it names a file, or the directory."""
+        path = getattr(error, "path", None) or ""
+        if not isinstance(error, DISK_ERRORS) or not path:
+            return None
+        return next((each for each in self.all if f"{path}/".startswith(f"{each.directory.path}/")), None)
+
+    def replica_damaged(self, replica: Partition, offset: int, error: StreamlogError) -> None:
         """See `FetchListener`."""
-        logger.error("%s-%d on broker %d is damaged: %s", *leader.name, leader.broker_id, error)
+        logger.error("%s-%d on broker %d is damaged: %s", *replica.name, replica.broker_id, error)
+        replica.note_damage(offset)
 
-
-def _announce(leader: Partition, copies: list[Partition]) -> None:
-    """Have copies of the metadata log take over the high watermark, which the last of them raised: they have readers too."""
-    for copy in copies:
-        if copy is not leader:
-            copy.follow_leader(
-                ReplicaFetch(EMPTY, leader.high_watermark, leader.reader.tail.start_offset, leader.leader_epoch)
-            )
-
-
-def _close_directory(broker: Broker, *, clean: bool) -> None:
-    replicas = broker.replicas
-    unsynced = any(
-        each.log.durability.poison is not None and not each.log.durability.is_marked for each in replicas.all()
-    )
-    is_clean = clean and not replicas.is_faulty
-    try:
-        broker.publisher.close(clean=is_clean)
-    finally:
-        broker.directory.close(clean=is_clean, unsynced=unsynced)
-
-
-def _moved(at: TopicPartition, leader: Partition | None) -> NotLeaderError:
-    now = "no broker leads it now" if leader is None else f"broker {leader.broker_id} leads it now"
-    return NotLeaderError(f"The broker that led {at.topic}-{at.partition} does not run any more; {now}. Try again.")
+    def peers(self, replica: Partition) -> list[Peer]:
+        """The other replicas that run, the leader first, and up to where they are known to be as this one."""
+        if replica.topic_id == METADATA_ID.bytes:
+            return metadata_copies.peers_of(replica, self._copies())
+        return self.leadership.peers(replica)

@@ -7,27 +7,30 @@ returns, so a refused request changes nothing.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Container, Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
+from typing import Any, TypeAlias
 from uuid import UUID
 
-from ..config import FOREVER, TopicConfig, check_topic_name
+from ..config import FOREVER, TopicConfig, check_replication_factor, check_topic_name
 from ..errors import (
     ConfigError,
     InvalidTopicError,
+    NotEnoughReplicasError,
     NotLeaderError,
     TopicAlreadyExistsError,
     UnknownTopicOrPartitionError,
     did_you_mean,
 )
 from ..replication import election
-from ..replication.replica_set import NO_LEADER, PartitionRegistration
+from ..replication.replica_set import ALONE, NO_LEADER, PartitionRegistration
 from ..types import TopicPartition
 from .metadata import (
     BrokerRegistration,
     Image,
     LogRecord,
     TopicView,
+    broker_ids_record,
+    broker_key,
     broker_record,
     partition_key,
     partition_record,
@@ -37,8 +40,15 @@ from .metadata import (
 )
 
 GROUPS_TOPIC = "__consumer_offsets"
+TRANSACTIONS_TOPIC = "__transaction_state"
 METADATA_TOPIC = "__cluster_metadata"
-_RESERVED = (GROUPS_TOPIC, METADATA_TOPIC, "__transaction_state")
+COORDINATOR_CONFIG = TopicConfig(cleanup_policy="compact", segment_bytes=4 << 20, max_message_bytes=1 << 24)
+"""Of the topics of the groups' and of the transactions' coordinator."""
+LogEnds: TypeAlias = Callable[[str, int], Mapping[int, tuple[int, int]]]
+"""Of a partition: the replicas whose brokers run, each with the epoch of its last record and its end offset."""
+_RESERVED = (GROUPS_TOPIC, METADATA_TOPIC, TRANSACTIONS_TOPIC)
+MOST_REPLICAS = 3
+"""How many replicas a partition has if nothing else is said and there are so many brokers."""
 
 
 def find(image: Image, name: str) -> TopicView:
@@ -81,8 +91,9 @@ def create(
     config: TopicConfig,
     internal: bool,
     replicas: Sequence[tuple[int, ...]] = (),
+    alive: Container[int] = (),
 ) -> list[LogRecord]:
-    """`replicas`: those of each partition, the preferred leader first; of a log with one broker, none."""
+    """`replicas`: those of each partition, the preferred leader first; of a log with one broker, none. `alive`: see `begun`."""
     check_topic_name(name)
     if name in _RESERVED and not internal:
         raise InvalidTopicError(f"{name!r} is the name of an internal topic; choose another.")
@@ -92,13 +103,19 @@ def create(
         )
     return [
         topic_record(view_of(name, topic_id, partitions, config, internal)),
-        *(partition_record(topic_id.bytes, number, begun(brokers)) for number, brokers in enumerate(replicas)),
+        *(partition_record(topic_id.bytes, number, begun(brokers, alive)) for number, brokers in enumerate(replicas)),
     ]
 
 
-def begun(replicas: tuple[int, ...]) -> PartitionRegistration:
-    """A new partition: all replicas are in sync, for there is nothing to be had."""
-    return PartitionRegistration(replicas, replicas, replicas[0], 0, 0)
+def begun(replicas: tuple[int, ...], alive: Container[int]) -> PartitionRegistration:
+    """A new partition: all replicas on brokers that run are in sync, for there is nothing to be had."""
+    isr = tuple(broker for broker in replicas if broker in alive)
+    if not isr:
+        raise NotEnoughReplicasError(
+            f"None of the brokers {replicas} runs that a new partition would be on, and those that run are about to leave the log. Start "
+            f"one of them (Broker.start), or keep one of the others (Reassignment.cancel), and try again."
+        )
+    return PartitionRegistration(replicas, isr, isr[0], 0, 0)
 
 
 def require_same(view: TopicView, partitions: int | None, settings: Mapping[str, Any]) -> None:
@@ -134,7 +151,9 @@ def alter(image: Image, name: str, changes: Mapping[str, Any]) -> list[LogRecord
     return [topic_record(view._replace(config=config))]
 
 
-def grow(image: Image, name: str, total: int, replicas: Sequence[tuple[int, ...]] = ()) -> list[LogRecord]:
+def grow(
+    image: Image, name: str, total: int, replicas: Sequence[tuple[int, ...]] = (), alive: Container[int] = ()
+) -> list[LogRecord]:
     """`replicas`: those of each new partition; see `create`."""
     view = _users_own(image, name)
     if total <= view.partitions:
@@ -145,7 +164,7 @@ def grow(image: Image, name: str, total: int, replicas: Sequence[tuple[int, ...]
     new = zip(range(view.partitions, total), replicas, strict=False)
     return [
         topic_record(view_of(name, view.id, total, view.config, view.internal)),
-        *(partition_record(view.id_bytes, number, begun(brokers)) for number, brokers in new),
+        *(partition_record(view.id_bytes, number, begun(brokers, alive)) for number, brokers in new),
     ]
 
 
@@ -226,25 +245,114 @@ def least_in_sync(factor: int) -> int:
     return max(1, factor - 1)
 
 
-def register_brokers(image: Image, incarnations: Mapping[int, bytes]) -> list[LogRecord]:
+def register_brokers(image: Image, brokers: Iterable[BrokerRegistration]) -> list[LogRecord]:
     """Brokers that are here from now on, each with a new epoch (KRaft's RegisterBroker)."""
     records = []
-    for broker_id, incarnation_id in incarnations.items():
-        known = image.brokers.get(broker_id)
-        epoch = 0 if known is None else known.epoch + 1
-        records.append(broker_record(BrokerRegistration(broker_id, incarnation_id, epoch)))
+    for broker in brokers:
+        known = image.brokers.get(broker.id)
+        if known is not None:
+            broker = broker._replace(epoch=known.epoch + 1, retiring=known.retiring)
+        records.append(broker_record(broker))
     return records
 
 
-def fence_broker(image: Image, broker_id: int, alive: Container[int]) -> list[LogRecord]:
+def record_alone(image: Image) -> list[LogRecord]:
+    """The partitions of a log that had one broker, and has others now: from now on it is recorded which broker has them."""
+    return [
+        partition_record(view.id_bytes, number, ALONE)
+        for view in image.topics.values()
+        for number in range(view.partitions)
+        if number not in image.partitions.get(view.id_bytes, {})
+    ]
+
+
+def open_brokers(image: Image, here: Sequence[BrokerRegistration]) -> list[LogRecord]:
+    """The log is opened with these brokers: they register, and those that are not here are fenced."""
+    ids = {broker.id for broker in here}
+    gone = [broker for broker in image.brokers.values() if not broker.fenced and broker.id not in ids]
+    return [*register_brokers(image, here), *(_fenced(broker) for broker in gone)]
+
+
+def _fenced(broker: BrokerRegistration) -> LogRecord:
+    return broker_record(broker._replace(fenced=True, epoch=broker.epoch + 1))
+
+
+def retire_broker(image: Image, broker_id: int, ranks: Mapping[int, int]) -> list[LogRecord]:
+    """A broker is to leave the log: its replicas move to others, then it is unregistered. Nothing changes if it is about to leave.
+
+    `ranks`: the brokers that may get replicas, 0 for those that run. Raises ConfigError if the others are too few for a topic,
+    or if a partition would be lost with it.
+    """
+    broker = image.brokers.get(broker_id)
+    if broker is None:
+        there = ", ".join(map(str, sorted(image.brokers)))
+        raise ConfigError(f"There is no broker {broker_id}: this log has {there or '0 alone'}.", name="broker_id")
+    if broker.retiring:
+        return []
+    others = [each for each in ranks if each != broker_id]
+    if 0 not in [ranks[each] for each in others]:
+        raise ConfigError(
+            f"Broker {broker_id} cannot be retired: no other one runs that could take what it has. Start or add one first.",
+            name="broker_id",
+        )
+    for view in image.topics.values():
+        for number in range(view.partitions):
+            partition = image.partition(view.id_bytes, number)
+            factor = len(election.target_of(partition))
+            if factor > len(others) and not view.internal:
+                raise ConfigError(
+                    f"Broker {broker_id} cannot be retired: topic {view.name!r} has {factor} replicas, and {len(others)} "
+                    f"broker{'s' * (len(others) > 1)} would be left. Add one first, or give it fewer: log.reassign({view.name!r}, "
+                    f"replication_factor={len(others)}).",
+                    name="broker_id",
+                )
+            if ranks.get(broker_id) != 0 and set(partition.isr) == {broker_id}:
+                raise ConfigError(
+                    f"Broker {broker_id} does not run, and has the only replica of {view.name}-{number} that is in sync: its records would "
+                    f"be lost. Start it first, or delete the topic.",
+                    name="broker_id",
+                )
+    return [broker_record(broker._replace(retiring=True, epoch=broker.epoch + 1))]
+
+
+def keep_broker(image: Image, broker_id: int) -> list[LogRecord]:
+    """A broker that was about to leave the log stays."""
+    broker = image.brokers.get(broker_id)
+    if broker is None or not broker.retiring:
+        return []
+    return [broker_record(broker._replace(retiring=False, epoch=broker.epoch + 1))]
+
+
+def unregister_broker(image: Image, broker_id: int) -> list[LogRecord]:
+    """A broker is no part of the log any more (KRaft's UnregisterBroker). None for one that has replicas, or stays."""
+    broker = image.brokers.get(broker_id)
+    if broker is None or not broker.retiring or any(True for _ in replicas_on(image, broker_id)):
+        return []
+    return [(broker_key(broker_id), None), broker_ids_record(image.next_broker_id)]
+
+
+def replicas_on(image: Image, broker_id: int) -> Iterator[tuple[TopicPartition, PartitionRegistration]]:
+    """The partitions of which a broker has a replica, or gets one. O(all partitions)."""
+    for topic_id, numbers in image.partitions.items():
+        name = image.names.get(topic_id)
+        if name is not None:
+            for number, partition in numbers.items():
+                if broker_id in partition.replicas:
+                    yield TopicPartition(name, number), partition
+
+
+def fence_broker(image: Image, broker_id: int, alive: Container[int], ends_of: LogEnds) -> list[LogRecord]:
     """A broker does not run any more: it is fenced, leaves in-sync sets that have other members, and others lead for it."""
+    return [_fenced(image.brokers[broker_id]), *elections(image, alive, ends_of)]
+
+
+def replace_directory(image: Image, broker_id: int, directory_id: str) -> list[LogRecord]:
+    """A broker that does not run gets a new directory: what it had counts nowhere.
+
+    An in-sync set of which it was the last member is empty then.
+    """
     broker = image.brokers[broker_id]
-    return [broker_record(broker._replace(fenced=True, epoch=broker.epoch + 1)), *elections(image, alive)]
-
-
-def forget_replicas(image: Image, broker_id: int) -> list[LogRecord]:
-    """A broker has lost its directory: what it had counts nowhere. A set of which it was the last member is empty then."""
-    records = []
+    records = [broker_record(broker._replace(fenced=True, epoch=broker.epoch + 1, directory_id=directory_id))]
     for topic_id, numbers in image.partitions.items():
         for number, before in numbers.items():
             if broker_id in before.isr:
@@ -256,12 +364,19 @@ def forget_replicas(image: Image, broker_id: int) -> list[LogRecord]:
     return records
 
 
-def elections(image: Image, alive: Container[int]) -> list[LogRecord]:
-    """The partitions whose leader, or in-sync set, changes because only these brokers run."""
+def elections(image: Image, alive: Container[int], ends_of: LogEnds) -> list[LogRecord]:
+    """The partitions whose leader, or in-sync set, changes because only these brokers run.
+
+    A topic with `unclean_leader_election` gets the best leader there is where no member of the in-sync set runs.
+    """
     records = []
     for topic_id, numbers in image.partitions.items():
+        view = image.topics[image.names[topic_id]]
         for number, before in numbers.items():
-            after = election.elect(before, alive)
+            ends: Mapping[int, tuple[int, int]] = {}
+            if view.config.unclean_leader_election and not any(each in alive for each in before.isr):
+                ends = {each: end for each, end in ends_of(view.name, number).items() if each in before.replicas}
+            after = election.elect(before, alive, unclean=ends)
             if after is not before:
                 records.append(partition_record(topic_id, number, after))
     return records
@@ -275,6 +390,19 @@ def check_insync(least: int, factor: int) -> None:
             f"sent with acks='all'. Ask for fewer, or for a replication_factor of {least}.",
             name="min_insync_replicas",
         )
+
+
+def check_factor(wanted: int | None, count: int) -> int:
+    """How many replicas a partition has on so many brokers. Raises ConfigError if that is fewer than `wanted`."""
+    if wanted is None:
+        return min(count, MOST_REPLICAS)
+    if check_replication_factor(wanted) > count:
+        raise ConfigError(
+            f"replication_factor={wanted} needs as many brokers, and this log has {count}. Open a log with more brokers "
+            f"(streamlog.open(path, brokers={wanted})), add one to a log of several (log.add_broker), or ask for fewer replicas.",
+            name="replication_factor",
+        )
+    return wanted
 
 
 def no_leader(image: Image, name: TopicPartition) -> NotLeaderError:

@@ -8,7 +8,7 @@ from typing import NamedTuple, Protocol, TypeAlias
 from ..runtime.api import Completion, Lock
 from ..runtime.values import refuse_to_copy
 from ..types import TopicPartition
-from .fetched import FetchResult
+from .fetched import NOTHING, FetchResult
 from .metadata import TopicIdPartition
 from .real_timers import RealTimers
 from .waiting import FetchSession
@@ -36,11 +36,15 @@ class Reads(Protocol):
         offset: int,
         max_bytes: int,
         isolation_level: str,
+        after: FetchResult = NOTHING,
         *,
         current_leader_epoch: int | None = None,
         last_fetched_epoch: int | None = None,
         replica_id: int = -1,
     ) -> Completion[FetchResult]: ...
+    def fetch_size(
+        self, partition: TopicIdPartition, found: FetchResult, max_bytes: int, current_leader_epoch: int | None
+    ) -> int | None: ...
     def fetch_session(self, wake: Callable[[], object]) -> FetchSession: ...
     @property
     def real_timers(self) -> RealTimers: ...
@@ -49,12 +53,13 @@ class Reads(Protocol):
 class DelayedFetch(Completion[Answers]):
     """Done once the partitions have `min_bytes` together, one of them failed or diverged, after `max_wait_ms`, or by `expire`.
 
-    Its timer, an append and the caller's `expire` may race; the first answer holds, and ends the rest. An append reads only
-    the partitions that have grown, on its own thread and under no lock. One that is answered at once has no timer.
+    Its timer, an append and the caller's `expire` may race; the first answer holds, and ends the rest. An append looks only at
+    the partitions that have grown, on its own thread and under no lock, and counts what they have: they are read again once
+    that is enough, or for the answer at the end of the wait. One that is answered at once has no timer.
     """
 
-    __slots__ = ("_found", "_isolation_level", "_looking", "_min_bytes", "_places", "_replica_id", "_requests", "_service",
-        "_session", "_timers")  # fmt: skip
+    __slots__ = ("_found", "_grown", "_isolation_level", "_looking", "_min_bytes", "_places", "_replica_id", "_requests",
+        "_service", "_session", "_timers")  # fmt: skip
 
     __reduce_ex__ = refuse_to_copy
 
@@ -82,6 +87,8 @@ class DelayedFetch(Completion[Answers]):
         self._session = session = service.fetch_session(self._look)
         self._timers: RealTimers | None = None
         self._found: Answers = [self._ask(request) for request in requests]
+        self._grown: dict[int, int] = {}
+        """By place, how many bytes there are now, at most, of those that have grown since they were read."""
         if self._answer_if_enough():
             return
         if max_wait_ms is not None:
@@ -94,9 +101,9 @@ class DelayedFetch(Completion[Answers]):
         session.ready.extend(self._places)
         self._look()
 
-    def _ask(self, request: FetchRequest) -> Completion[FetchResult]:
+    def _ask(self, request: FetchRequest, after: FetchResult = NOTHING) -> Completion[FetchResult]:
         return self._service.fetch(
-            request.partition, request.offset, request.max_bytes, self._isolation_level,
+            request.partition, request.offset, request.max_bytes, self._isolation_level, after,
             current_leader_epoch=request.current_leader_epoch, last_fetched_epoch=request.last_fetched_epoch,
             replica_id=self._replica_id,
         )  # fmt: skip
@@ -127,26 +134,53 @@ class DelayedFetch(Completion[Answers]):
             session.ready.popleft()  # last: an interrupt before it has this done again
 
     def _look_at(self, name: TopicPartition) -> None:
-        self._session.watch(name)  # before the fetch: no append falls between the two
+        self._session.watch(name)  # before the look: no append falls between the two
         for place in self._places.get(name, ()):
-            self._found[place] = self._ask(self._requests[place])
+            size = self._size_now(place)
+            if size is None:
+                self._read(place)
+            else:
+                self._grown[place] = size
         self._answer_if_enough()
 
+    def _size_now(self, place: int) -> int | None:
+        """How many bytes the fetch of this place would bring now, at most; None if it has to be read to know."""
+        request, found = self._requests[place], self._found[place]
+        if found.error() is not None or found.result().diverging_epoch is not None:
+            return None
+        return self._service.fetch_size(
+            request.partition, found.result(), request.max_bytes, request.current_leader_epoch
+        )
+
+    def _read(self, place: int) -> None:
+        self._found[place] = self._ask(self._requests[place])
+        self._grown.pop(place, None)
+
     def _answer_if_enough(self) -> bool:
-        size = 0
-        for found in self._found:
-            if found.error() is not None or found.result().diverging_epoch is not None:
-                break
-            size += found.result().size
-        else:
-            if size < self._min_bytes:
-                return False
-        self.complete(list(self._found))
+        if not self._has_enough():
+            return False
+        self._finish()
         return True
+
+    def _finish(self) -> None:
+        """Answer with what there is, read once more where it has grown."""
+        found = list(self._found)
+        for place in list(self._grown):
+            found[place] = self._ask(self._requests[place], found[place].result().again())
+        self.complete(found)
+
+    def _has_enough(self) -> bool:
+        size = 0
+        for place, found in enumerate(self._found):
+            if found.error() is not None or found.result().diverging_epoch is not None:
+                return True
+            size += self._grown.get(place, found.result().size)
+        return size >= self._min_bytes
 
     def expire(self) -> None:
         """Answer with what there is. Does nothing if it is done."""
-        self.complete(list(self._found))
+        if not self.done():
+            self._finish()
         self._end()
 
     def _expire_at(self, now_ms: int) -> None:

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
 from ..errors import CorruptRecordError
-from ..records.batch import BatchHeader, corrupt, read_header, verify_payload
+from ..records.batch import BatchHeader, corrupt, first_and_last, read_header, verify_payload
 from ..records.columns import BatchColumns
 from ..records.decode import decode
 from ..runtime.api import Completion, contained
@@ -17,7 +17,7 @@ from ..runtime.values import refuse_to_copy
 from ..storage.leader_epochs import EpochEnd
 from ..storage.tail import EMPTY, FetchData
 from ..storage.tail import UNKNOWN_END as UNKNOWN_END
-from ..storage.transactions import AbortedTransaction
+from ..storage.transactions import AbortedTransaction, AbortedTransactions
 from ..types import Buffer
 
 _new: Any = tuple.__new__  # namedtuple's own __new__ is a Python call
@@ -45,7 +45,7 @@ class FetchResult(Completion["FetchResult"]):
     """What one fetch brought of one partition.
 
     `size` is that of the encoded batches, in bytes: 0 at the end of what may be read. Readers see what lies before
-    `high_watermark`, those of committed records what lies before `last_stable_offset`, without what `aborted` names; this
+    `high_watermark`, those of committed records what lies before `last_stable_offset`, without what it `hides`; this
     one may read up to `end_offset`, UNKNOWN_END if it has to come again to find out.
     `diverging_epoch` is where the log parts from the one that the fetch continues: the reader has to truncate its log to
     there (KIP-595).
@@ -55,8 +55,8 @@ class FetchResult(Completion["FetchResult"]):
     """
 
     __slots__ = (
+        "_aborted",
         "_chunk",
-        "aborted",
         "diverging_epoch",
         "end_offset",
         "high_watermark",
@@ -75,13 +75,31 @@ class FetchResult(Completion["FetchResult"]):
         self.end_offset = chunk.end_offset
         self.high_watermark = self.last_stable_offset = high_watermark
         self.log_start_offset = log_start_offset
-        self.aborted: tuple[AbortedTransaction, ...] = ()
+        self._aborted: AbortedTransactions | None = None
         self.diverging_epoch = diverging_epoch
 
     @property
     def data(self) -> Buffer:
         """The encoded batches, one after another, not verified."""
         return self._chunk.data
+
+    def of_committed(self, last_stable_offset: int, aborted: AbortedTransactions) -> None:
+        """The reader sees committed records: these end there, and are without the transactions that were aborted."""
+        self.last_stable_offset = last_stable_offset
+        if len(aborted):
+            self._aborted = aborted
+
+    def hides(self, header: BatchHeader) -> bool:
+        """Whether the reader skips this batch: a control batch, or, if it sees committed records, an aborted one. O(log n)."""
+        return header.is_control or (self._aborted is not None and self._aborted.have(header))
+
+    @property
+    def aborted(self) -> tuple[AbortedTransaction, ...]:
+        """The aborted transactions that have records in the data, for a reader of committed records. Cost: O(batches)."""
+        if self._aborted is None or not self.size:
+            return ()
+        first, last = first_and_last(self._chunk.data)
+        return self._aborted.between(first.base_offset, last.next_offset)
 
     def batch_at(self, at: int) -> FetchedBatch:
         """The batch that begins at index `at` of the data, and ends where its `header.batch_len` says.
@@ -108,6 +126,10 @@ class FetchResult(Completion["FetchResult"]):
         chunk = self._chunk
         chunk = chunk._replace(data=b"", position=chunk.position + self.size, first=None)
         return FetchResult(chunk, self.high_watermark, self.log_start_offset)
+
+    def again(self) -> FetchResult:
+        """The result to be the `after` of a fetch that begins where this one did."""
+        return FetchResult(self._chunk._replace(data=b"", first=None), self.high_watermark, self.log_start_offset)
 
     def batches(self) -> Iterator[FetchedBatch]:
         """Each batch, verified; the first begins at or before the offset that was asked for. Raises as `batch_at`."""

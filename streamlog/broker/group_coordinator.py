@@ -6,11 +6,15 @@ group, as in Kafka.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+import contextlib
+from collections.abc import Callable, Iterable, Mapping, Sequence
 
 from ..coordinator import GroupDescription, GroupListing, Heartbeat, HeartbeatResult
-from ..errors import NotLeaderError, StreamlogError
-from ..runtime.api import Completion, Lock
+from ..coordinator.messages import JoinGroup, JoinGroupResult, MemberIdentity, SyncGroup, SyncGroupResult
+from ..coordinator.transaction import ProducerIdAndEpoch
+from ..errors import NotEnoughReplicasError, NotLeaderError, StreamlogError
+from ..replication.transactions import TransactionMarker
+from ..runtime.api import AllDone, Completion, Lock
 from ..runtime.values import refuse_to_copy
 from ..types import OffsetAndMetadata, TopicPartition
 from .controller import GROUPS_TOPIC
@@ -55,11 +59,12 @@ class GroupCoordinator:
     def recover(
         self, ends: Mapping[TopicPartition, int], lossy: Iterable[TopicPartition]
     ) -> dict[TopicPartition, StreamlogError]:
-        """See `GroupShard.recover`."""
+        """See `GroupShard.recover`. What the groups of a partition without a leader committed is not looked at."""
         lost = list(lossy)
         found: dict[TopicPartition, StreamlogError] = {}
         for shard in self.shards.values():
-            found.update(shard.recover(ends, lost))
+            with contextlib.suppress(NotLeaderError):
+                found.update(shard.recover(ends, lost))
         return found
 
     def recover_again(self) -> bool:
@@ -80,6 +85,22 @@ class GroupCoordinator:
     def leave(self, group: str, member_id: str, force: bool) -> Completion[None]:
         return self._of(group).leave(group, member_id, force)
 
+    def join_group(self, request: JoinGroup) -> Completion[JoinGroupResult]:
+        return self._of(request.group).join_group(request)
+
+    def sync_group(self, request: SyncGroup) -> Completion[SyncGroupResult]:
+        return self._of(request.group).sync_group(request)
+
+    def classic_heartbeat(
+        self, group: str, member_id: str, instance_id: str | None, generation_id: int
+    ) -> Completion[None]:
+        return self._of(group).classic_heartbeat(group, member_id, instance_id, generation_id)
+
+    def leave_classic_group(
+        self, group: str, members: Sequence[MemberIdentity]
+    ) -> Completion[list[StreamlogError | None]]:
+        return self._of(group).leave_classic_group(group, members)
+
     def watch(self, group: str, callback: Callable[[], object], member_id: str | None) -> None:
         self._of(group).watch(group, callback, member_id)
 
@@ -96,25 +117,48 @@ class GroupCoordinator:
     ) -> Completion[None]:
         return self._of(group).commit(group, member_id, member_epoch, offsets, topic_ids)
 
+    def partition_of(self, group: str) -> TopicPartition:
+        """The partition of the groups' topic that has a group."""
+        return TopicPartition(GROUPS_TOPIC, self._of(group).number)
+
+    def commit_pending(
+        self,
+        producer: ProducerIdAndEpoch,
+        verify: Callable[[], object],
+        group: str,
+        member_id: str | None,
+        member_epoch: int,
+        offsets: Mapping[TopicPartition, OffsetAndMetadata],
+        topic_ids: Mapping[TopicPartition, bytes] | None,
+    ) -> Completion[None]:
+        return self._of(group).commit_pending(producer, verify, group, member_id, member_epoch, offsets, topic_ids)
+
+    def append_marker(self, number: int, marker: TransactionMarker, deadline_ms: int) -> Completion[None]:
+        return self.shards[number].append_marker(marker, deadline_ms)
+
     def committed(
         self,
         group: str,
         partitions: Iterable[TopicPartition] | None,
         topic_ids: Mapping[TopicPartition, bytes] | None,
-    ) -> dict[TopicPartition, OffsetAndMetadata]:
-        return self._of(group).committed(group, partitions, topic_ids)
+        require_stable: bool,
+    ) -> Completion[dict[TopicPartition, OffsetAndMetadata]]:
+        return self._of(group).committed(group, partitions, topic_ids, require_stable)
 
-    def describe(self, group: str) -> GroupDescription:
+    def describe(self, group: str) -> Completion[GroupDescription]:
         shard = self._of(group)
-        shard.expire_members()
+        with contextlib.suppress(NotEnoughReplicasError):  # they are evicted later
+            shard.expire_members()
         return shard.describe(group)
 
-    def list(self, states: Iterable[str] = (), types: Iterable[str] = ()) -> list[GroupListing]:
+    def list(self, states: Iterable[str] = (), types: Iterable[str] = ()) -> Completion[list[GroupListing]]:
         """The groups of the shards that this broker leads, in the order of their names."""
-        self.expire_members()
+        with contextlib.suppress(NotEnoughReplicasError):
+            self.expire_members()
         wanted = list(states), list(types)
         led = [shard for shard in self.shards.values() if shard.is_leader]
-        return sorted(listing for shard in led for listing in shard.list(*wanted))
+        lists = [shard.list(*wanted) for shard in led]
+        return AllDone(lists, lambda: sorted(listing for each in lists for listing in each.result()))
 
     def delete_offsets(
         self, group: str, partitions: Iterable[TopicPartition]
@@ -129,6 +173,11 @@ class GroupCoordinator:
         self._follow_leaders()
         for shard in self.shards.values():
             shard.metadata_changed()
+
+    def close(self, error: StreamlogError) -> None:
+        """See `GroupShard.close`."""
+        for shard in self.shards.values():
+            shard.close(error)
 
     # -- background work -----------------------------------------------------------------------------
 

@@ -9,29 +9,45 @@ from __future__ import annotations
 import contextlib
 import logging
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from math import ceil
+from math import ceil, inf
 from typing import Protocol, TypeVar
 
-from ..config import TopicConfig
 from ..coordinator import GroupDescription, GroupListing, Heartbeat, HeartbeatResult, Shard
-from ..errors import CorruptRecordError, FormatError, NotCoordinatorError, PoisonedLogError, StreamlogError
-from ..records import columns
+from ..coordinator.errors import unknown_member
+from ..coordinator.messages import (
+    ClassicGroupConfig,
+    JoinGroup,
+    JoinGroupResult,
+    MemberIdentity,
+    SyncGroup,
+    SyncGroupResult,
+)
+from ..coordinator.schema import LogRecord
+from ..coordinator.transaction import ProducerIdAndEpoch
+from ..errors import (
+    CorruptRecordError,
+    FormatError,
+    NotCoordinatorError,
+    NotLeaderError,
+    PoisonedLogError,
+    StorageError,
+    StreamlogError,
+)
 from ..replication.partition import Partition
+from ..replication.transactions import TransactionMarker
 from ..runtime.api import Completion, Lock, Timers, contained
 from ..runtime.threads import inside, refuse_reentry
 from ..runtime.values import refuse_to_copy
-from ..storage.log import AppendRequest
 from ..types import Clock, OffsetAndMetadata, TopicPartition
+from .coordinator_log import AppendAsCoordinator, CoordinatorLog, raise_closed
 from .metadata import Image, TopicView
-from .replay import all_records
+from .replay import replay_groups
 from .scheduler import RETRY_MS
 
 T = TypeVar("T")
 logger = logging.getLogger("streamlog.broker")
-LogRecord = tuple[bytes, bytes | None]
 
 EXPIRY_INTERVAL_MS = 600_000
-TOPIC_CONFIG = TopicConfig(cleanup_policy="compact", segment_bytes=4 << 20, max_message_bytes=1 << 24)
 
 
 class Host(Protocol):
@@ -46,9 +62,14 @@ class Host(Protocol):
         """A partition of the groups' topic; None if there is no such topic yet, and it is not to be created."""
 
     @property
+    def append_as_coordinator(self) -> AppendAsCoordinator: ...
+    @property
     def image(self) -> Image: ...
     def new_id(self) -> str: ...
     def real_seconds(self) -> float: ...
+
+    classic_group_config: ClassicGroupConfig
+
     @property
     def real_timers(self) -> Timers:
         """Work by real time: deadlines are in ms of `real_seconds`."""
@@ -82,11 +103,10 @@ class GroupShard:
         self._is_leader = True
         self._has_timer = False  # since the shard was elected
         self._lock = lock
-        self._partition: Partition | None = None
-        self._shard = Shard(self._append, self._topic_id, incarnation=host.incarnation, new_id=host.new_id)
-        # Whether an exception interrupted a request, or loading: the shard may lack records of its log then.
-        self._interrupted = False
-        self._start = 0
+        self._log = CoordinatorLog(
+            host, lambda append: Shard(append, self._topic_id, incarnation=host.incarnation, new_id=host.new_id)
+        )
+        self._shard = self._log.state
         # Where partitions end that may have commits past that, and the id of the topic that each is of.
         self._ends: Mapping[TopicPartition, tuple[int, bytes]] = {}
 
@@ -121,31 +141,15 @@ class GroupShard:
                 return
             self._leader_epoch = leader_epoch
             self._is_leader = self._has_timer = False
-            self._interrupted = True  # what the next leader writes is not known here
+            self._log.interrupted = True  # what the next leader writes is not known here
             self._ends = {}
             self._shard.resign()
             wakeups = self._shard.take_wakeups()
         for wake in wakeups:
             contained(wake)
 
-    # -- the log underneath --------------------------------------------------------------------------
-
-    def _append(self, records: Sequence[LogRecord]) -> Completion[int]:
-        partition = self._partition
-        assert partition is not None
-        now = self._host.clock.time_ms()
-        keys, values = [k for k, _ in records], [v for _, v in records]
-        batch = columns.seal(partition.log.seed, keys, values, now, count=len(records))
-        write = AppendRequest([batch])
-        partition.append(write, now)
-        return partition.acknowledge(write)
-
     def _load(self, partition: Partition | None) -> bool:
-        """Load the shard from its partition, if it is not; False if there is no topic for it yet. REQUIRES: the lock.
-
-        The caller looks the partition up before it takes the lock: the lookup may finish an interrupted change of
-        topics, which takes the metadata lock, which comes first, and notifies the groups, which take this one.
-        """
+        """Load the groups of this partition, if they are not; False if there is no topic for them yet. REQUIRES: the lock."""
         if not self._is_leader:
             raise NotCoordinatorError(
                 f"Another broker coordinates this group: partition {self.number} of the groups' topic is led there in epoch "
@@ -153,17 +157,11 @@ class GroupShard:
             )
         if partition is None:
             return False
-        if self._shard.ready and not self._interrupted and partition is self._partition:
+        if self._log.is_loaded(partition):
             return True
-        if partition.hides is not None:  # what was committed last may be what cannot be read: no group is set back
-            raise partition.hides.copy()
-        self._interrupted = True
-        self._partition = partition
-        self._start = self._start_of(partition)
-        self._shard.elect()
-        # What was appended before an interrupt and is not on the device yet counts too: the rest will follow it.
-        end = partition.log.tail.end_offset if partition.log.durability.poison is None else partition.high_watermark
-        self._shard.replay(all_records(partition, end), partition.await_high_watermark(end, 0))
+        end, written = self._log.begin_loading(partition)
+        replay_groups(self._shard, partition, end)
+        self._shard.replay((), written)
         # Not waited for: the shard answers already, and on a full disk removes the dead members later.
         self._shard.loaded(self._host.clock.time_ms(), self._host.real_seconds())
         self._shard.forget_former_topics()
@@ -171,7 +169,7 @@ class GroupShard:
         if due_s is not None and not self._has_timer:  # of members in other processes, which may be gone meanwhile
             self._expire_at(due_s)
         self._has_timer = True
-        self._interrupted = False
+        self._log.loaded()
         return True
 
     # -- after a crash -------------------------------------------------------------------------------
@@ -225,46 +223,32 @@ class GroupShard:
         if self._lock.locked():
             return False
         with inside(), contextlib.suppress(StreamlogError), self._lock:
-            if self._ends and self._load(self._partition):
+            if self._ends and self._load(self._log.partition):
                 self._lower()
         return not self._ends
 
     def _lower(self) -> None:
         """Lower the commits past `_ends`. REQUIRES: the lock, and that these partitions take no records. Raises StorageError."""
-        partition = self._partition
+        partition = self._log.partition
         if not self._ends or partition is None:
             return
         ends = self._known_ends()
-        lowered = self._run(lambda shard: shard.lower_offsets(ends))
+        beyond = self._shard.beyond(ends)
+        self._log.requires_in_sync = False  # it promises nothing that a failover could take back
+        try:
+            lowered = self._log.run(lambda shard: shard.lower_offsets(ends))
+        finally:
+            self._log.requires_in_sync = True
         if lowered.error() is not None:
             lowered.result()  # raises it
-        partition.commit.sync()
-        for group, (topic, number), before, after in lowered.result():
+        partition.commit.sync()  # while a log of several brokers is opened, no follower fetches yet: they are not waited for
+        for group, (topic, number), before, after in beyond:
             logger.warning(
                 "group %r had committed offset %d of %s-%d, which ends at %d since the machine went down: its records from "
                 "there on are lost; the commit is lowered to %d, so that the group reads what is sent from now on",
                 group, before, topic, number, after, after,
             )  # fmt: skip
         self._ends = {}
-
-    def _run(self, request: Callable[[Shard], T]) -> T:
-        """Make a request of the shard. REQUIRES: the lock, and that it is loaded.
-
-        An exception that interrupts it, from Ctrl-C or a signal handler, may leave the shard without the last records of its log. One
-        that is a StreamlogError may even be taken for what the append raised, so the end of the log is looked at too.
-        """
-        try:
-            result = request(self._shard)
-        except BaseException:
-            self._interrupted = True
-            raise
-        if self._start_of(self._partition) != self._start:
-            self._interrupted = True
-        return result
-
-    def _start_of(self, partition: Partition | None) -> int:
-        """Where the log would end without what the shard wrote."""
-        return 0 if partition is None else partition.log.tail.end_offset - self._shard.written
 
     def _ask(self, request: Callable[[Shard], T], create: bool, otherwise: Callable[[], T]) -> T:
         """Run one request under the lock, wake outside it.
@@ -273,11 +257,19 @@ class GroupShard:
         this thread that may hold a lock.
         """
         refuse_reentry()
+        return self._do(request, create, otherwise)
+
+    def _do(self, request: Callable[[Shard], T], create: bool, otherwise: Callable[[], T]) -> T:
+        """`_ask` for a caller that refuses reentry itself."""
         partition = self._host.groups_partition(self.number, create)
         with inside(), self._lock:
-            if not self._load(partition):
-                return otherwise()
-            result = self._run(request)
+            try:
+                if not self._load(partition):
+                    return otherwise()
+                result = self._log.run(request)
+            except StorageError:
+                raise_closed(partition)
+                raise
             wakeups = self._shard.take_wakeups()
         for wake in wakeups:
             contained(wake)
@@ -290,7 +282,9 @@ class GroupShard:
 
         def ask(shard: Shard) -> Completion[HeartbeatResult]:
             topics = host.image.topics
-            counts = {name: topics[name].partitions for name in request.topics if name in topics}
+            counts: Mapping[str, int] = {name: topics[name].partitions for name in request.topics if name in topics}
+            if shard.is_classic(request.group):  # it becomes a group of the coordinator, which assigns to all members
+                counts = self._counts()
             return shard.heartbeat(request, counts, host.clock.time_ms(), host.real_seconds())
 
         if request.remote:  # another process may end and say nothing; a member in this one leaves
@@ -298,7 +292,9 @@ class GroupShard:
         return self._ask(ask, True, _unreachable)
 
     def renew(self, group: str, member_id: str, seen_version: int) -> bool:
-        return not self._interrupted and self._shard.renew(group, member_id, seen_version, self._host.real_seconds())
+        return not self._log.interrupted and self._shard.renew(
+            group, member_id, seen_version, self._host.real_seconds()
+        )
 
     def leave(self, group: str, member_id: str, force: bool) -> Completion[None]:
         host = self._host
@@ -308,10 +304,79 @@ class GroupShard:
 
         return self._ask(ask, False, _done)
 
+    # Each comes with a timer that is set before it, so that an interrupt cannot leave an answer parked without one: at most a
+    # session timeout from now the shard looks at all deadlines.
+
+    def join_group(self, request: JoinGroup) -> Completion[JoinGroupResult]:
+        host = self._host
+        config = host.classic_group_config
+
+        def ask(shard: Shard) -> Completion[JoinGroupResult]:
+            return shard.join_group(request, config, self._counts(), host.clock.time_ms(), host.real_seconds())
+
+        self._expire_at(host.real_seconds() + min(request.session_timeout_s, request.rebalance_timeout_s))
+        return self._ask_for(request.group, ask, None)
+
+    def sync_group(self, request: SyncGroup) -> Completion[SyncGroupResult]:
+        host = self._host
+
+        def ask(shard: Shard) -> Completion[SyncGroupResult]:
+            return shard.sync_group(request, host.clock.time_ms(), host.real_seconds())
+
+        return self._ask_for(request.group, ask, request.member_id)
+
+    def classic_heartbeat(
+        self, group: str, member_id: str, instance_id: str | None, generation_id: int
+    ) -> Completion[None]:
+        def ask(shard: Shard) -> Completion[None]:
+            now_ms, now_s = self._host.clock.time_ms(), self._host.real_seconds()
+            return shard.classic_heartbeat(group, member_id, instance_id, generation_id, now_ms, now_s)
+
+        return self._ask_for(group, ask, member_id)
+
+    def leave_classic_group(
+        self, group: str, members: Sequence[MemberIdentity]
+    ) -> Completion[list[StreamlogError | None]]:
+        host = self._host
+
+        def ask(shard: Shard) -> Completion[list[StreamlogError | None]]:
+            return shard.leave_classic_group(group, members, host.clock.time_ms(), host.real_seconds())
+
+        return self._ask_for(group, ask, members[0].member_id if members else "")
+
+    def _ask_for(self, group: str, request: Callable[[Shard], Completion[T]], member_id: str | None) -> Completion[T]:
+        """A request about a classic group, which may set a deadline. `member_id`: None if it joins.
+
+        An answer that waits for other members fails when the log is closed, see `close`.
+        """
+        no_deadline = inf
+
+        def ask(shard: Shard) -> tuple[Completion[T], float]:
+            return request(shard), shard.next_check_s(group)
+
+        def unknown() -> tuple[Completion[T], float]:
+            assert member_id is not None, "the groups topic was to be created"
+            return Completion.failed(unknown_member(group, member_id)), no_deadline
+
+        answer, due_s = self._ask(ask, member_id is None, unknown)
+        if due_s != no_deadline:
+            self._expire_at(due_s)
+        return answer
+
+    def close(self, error: StreamlogError) -> None:
+        """The log is closed: answers that wait for other members fail. Takes the lock only if there may be any."""
+        if not self._shard.may_have_parked:
+            return
+        with inside(), self._lock:
+            self._shard.abandon(error)
+            wakeups = self._shard.take_wakeups()
+        for wake in wakeups:
+            contained(wake)
+
     def expire_members(self) -> float | None:
         """Evict members whose poll interval or session is over; when to come again (real monotonic seconds)."""
         host = self._host
-        if self._partition is None or not self._is_leader:
+        if self._log.partition is None or not self._is_leader:
             return None
         _check(self._ask(lambda shard: shard.expire(host.real_seconds(), host.clock.time_ms()), False, _done))
         return self._shard.next_expiry_s()
@@ -337,24 +402,79 @@ class GroupShard:
             lambda shard: shard.commit(group, member_id, member_epoch, offsets, now, topic_ids), True, _unreachable
         )
 
+    def commit_pending(
+        self,
+        producer: ProducerIdAndEpoch,
+        verify: Callable[[], object],
+        group: str,
+        member_id: str | None,
+        member_epoch: int,
+        offsets: Mapping[TopicPartition, OffsetAndMetadata],
+        topic_ids: Mapping[TopicPartition, bytes] | None,
+    ) -> Completion[None]:
+        """Commit in the transaction of a producer. `verify` raises if that is not open; see `TransactionCoordinator.commit_offsets`."""
+        now = self._host.clock.time_ms()
+
+        def append(records: Sequence[LogRecord]) -> Completion[int]:
+            verify()
+            return self._log.append(records, producer)
+
+        return self._ask(
+            lambda shard: shard.commit_pending(
+                producer.producer_id, append, group, member_id, member_epoch, offsets, now, topic_ids
+            ),
+            True,
+            _unreachable,
+        )
+
+    def append_marker(self, marker: TransactionMarker, deadline_ms: int) -> Completion[None]:
+        """End the transaction of a producer here; see `replication/transactions.py`."""
+        now = self._host.clock.time_ms()
+
+        def append() -> Completion[int]:
+            return self._log.append_so(lambda partition: partition.append_marker(marker, now, deadline_ms))
+
+        return self._do(lambda shard: shard.end_transaction(marker.producer_id, marker.is_commit, append), False, _done)
+
     def committed(
         self,
         group: str,
         partitions: Iterable[TopicPartition] | None,
         topic_ids: Mapping[TopicPartition, bytes] | None,
+        require_stable: bool,
+    ) -> Completion[dict[TopicPartition, OffsetAndMetadata]]:
+        return self._read(lambda shard: self._committed(shard, group, partitions, topic_ids, require_stable), {})
+
+    def _committed(
+        self,
+        shard: Shard,
+        group: str,
+        partitions: Iterable[TopicPartition] | None,
+        topic_ids: Mapping[TopicPartition, bytes] | None,
+        require_stable: bool,
     ) -> dict[TopicPartition, OffsetAndMetadata]:
-        found: dict[TopicPartition, OffsetAndMetadata]
-        found = self._ask(lambda shard: shard.committed(group, partitions, topic_ids), False, dict)
+        if require_stable:
+            shard.require_stable(group, partitions)
+        found = shard.committed(group, partitions, topic_ids)
         ends = self._known_ends() if self._ends else {}
         return {
             name: at._replace(offset=min(at.offset, ends[name])) if name in ends else at for name, at in found.items()
         }
 
-    def describe(self, group: str) -> GroupDescription:
-        return self._ask(lambda shard: shard.describe(group), False, lambda: GroupDescription(group, "Dead", "", 0, ()))
+    def describe(self, group: str) -> Completion[GroupDescription]:
+        return self._read(lambda shard: shard.describe(group), GroupDescription(group, "Dead", "", 0, ()))
 
-    def list(self, states: Iterable[str] = (), types: Iterable[str] = ()) -> list[GroupListing]:
-        return self._ask(lambda shard: shard.list_groups(states, types), False, list)
+    def list(self, states: Iterable[str] = (), types: Iterable[str] = ()) -> Completion[list[GroupListing]]:
+        return self._read(lambda shard: shard.list_groups(states, types), [])
+
+    def _read(self, read: Callable[[Shard], T], otherwise: T) -> Completion[T]:
+        """What `read` gives, once no failover takes it back. Without followers there is none, and no sync is waited for."""
+
+        def ask(shard: Shard) -> Completion[T]:
+            partition, value = self._log.partition, read(shard)
+            return Completion.of(value) if partition is None or partition.replicas is None else shard.settled(value)
+
+        return self._ask(ask, False, lambda: Completion.of(otherwise))
 
     def delete_offsets(
         self, group: str, partitions: Iterable[TopicPartition]
@@ -371,9 +491,9 @@ class GroupShard:
         of a former topic does not count, and the expiry of offsets forgets it later.
         """
         host = self._host
-        if not self._is_leader or host.groups_partition(self.number, False) is None:
-            return
         try:
+            if not self._is_leader or host.groups_partition(self.number, False) is None:
+                return
             _check(
                 self._ask(
                     lambda shard: shard.metadata_changed(self._counts(), host.clock.time_ms(), host.real_seconds()),
@@ -381,6 +501,8 @@ class GroupShard:
                     _done,
                 )
             )
+        except NotLeaderError:  # the next coordinator loads the groups, and compares
+            pass
         except StreamlogError as error:
             logger.warning("a change of topics could not be written down in the groups' topic yet: %s", error)
 

@@ -1,6 +1,6 @@
 """Planned moves of leaders: of a preferred election, or of a reassignment that takes the leader's replica away.
 
-An election after a failure takes whom it can get. A planned one loses nothing, not even what only acks=1 has promised: the old
+An election after a failure takes a replica that is in sync. A planned one loses nothing, not even what only acks=1 has promised: the old
 leader takes no records until every member of the in-sync set, and so the next leader, has what it has. Meanwhile an append
 fails with NotLeaderError, which producers answer by trying again. That takes about as long as two fetches of the followers, and
 `MOVE_MS` at most: then the leader stays, and takes records again.
@@ -46,6 +46,7 @@ class LeaderMoves:
         self._brokers = brokers
         self._timers = timers
         self._moves: dict[TopicPartition, LeaderMove] = {}
+        self._closed: StreamlogError | None = None
 
     def begin(self, name: TopicPartition, broker_id: int | None = None) -> Completion[None]:
         """Have this broker lead, by default the preferred one: the first of the replicas. Done at once if it does.
@@ -54,7 +55,7 @@ class LeaderMoves:
         RequestTimedOutError if the replicas do not catch up within `MOVE_MS`, with ConfigError for a broker that has no replica.
         """
         leader = self._topics.partition(name)
-        before = leader.registration
+        before = self._topics.registration(name)
         target = before.replicas[0] if broker_id is None else broker_id
         if target not in before.replicas:
             raise ConfigError(
@@ -64,6 +65,11 @@ class LeaderMoves:
             )
         if target == leader.broker_id:
             return Completion.of(None)
+        if all(broker.id != target for broker in self._brokers.running):
+            raise NotLeaderError(
+                f"Broker {target} does not run, so it cannot lead {name.topic}-{name.partition}. Start it "
+                f"(log.brokers[{target}].start()), and try again when it has caught up."
+            )
         if target not in before.isr:
             raise NotLeaderError(
                 f"Broker {target} is not in sync with {name.topic}-{name.partition} (brokers {before.isr} are), so it may lack "
@@ -76,6 +82,8 @@ class LeaderMoves:
                 f"{name.topic}-{name.partition} is about to be led by broker {move.target}. Try again after that."
             )
         self._timers.at(now_ms, self.step)
+        if self._closed is not None:  # since the caller looked: no timer comes any more
+            self.close(self._closed)
         return move.done
 
     def step(self, now_ms: int) -> int | None:
@@ -136,6 +144,7 @@ class LeaderMoves:
 
     def close(self, error: StreamlogError) -> None:
         """The log is being closed: every leader stays. REQUIRES: the timers have ended."""
+        self._closed = error
         for name, move in list(self._moves.items()):
             self._end(name, move, error)
 

@@ -16,7 +16,7 @@ from typing import Any
 from uuid import UUID
 
 from ..config import TopicConfig
-from ..errors import CorruptRecordError, FormatError, LogLockedError, PoisonedLogError
+from ..errors import CorruptRecordError, FormatError, LogLockedError, PoisonedLogError, StreamlogError
 from ..records.batch import seed_of
 from ..replication.partition import Partition
 from ..runtime.api import Disk, Gate, Lock
@@ -85,7 +85,8 @@ class LogDirectory:
 
     @property
     def broker_id(self) -> int:
-        return int(self.owner["broker_id"])
+        """As its owner file says; before it was opened, the id that a new directory gets."""
+        return int(self.owner.get("broker_id", self._new_ids[1]))
 
     @property
     def cluster_id(self) -> str:
@@ -96,16 +97,55 @@ class LogDirectory:
         return str(self.owner["directory_id"])
 
     @property
+    def reserved_epoch(self) -> int:
+        """Up to which leader epoch the metadata log may have been written to, on this broker or on another; 0 of a new directory."""
+        return int(self.owner.get("metadata_epoch", 0))
+
+    def reserve_epoch(self, epoch: int) -> None:
+        """Record that leader epochs up to this one may be used. It is on the device on return."""
+        self.owner = {**self.owner, "metadata_epoch": epoch}
+        try:
+            self._write_owner()
+        except OSError as error:
+            raise as_storage_error(error, "write", error.filename or self.path) from error
+
+    @property
     def is_new(self) -> bool:
         """Whether it has no owner file yet: `open_metadata` makes it."""
         return self._is_new
 
-    def again(self) -> LogDirectory:
-        """The same directory, to be opened again after a close; made anew if it is gone."""
+    def beside(self, path: str, broker_id: int) -> LogDirectory:
+        """The directory of a broker of the same log, to be opened; made anew if it is gone. `join` says of which log."""
         return LogDirectory(
-            self.path, self._disk, self.new_lock, self._new_gate, self._monotonic, sync=self.sync,
-            broker_id=self.broker_id, cluster_id=self.cluster_id,
-        )  # fmt: skip
+            path, self._disk, self.new_lock, self._new_gate, self._monotonic, sync=self.sync, broker_id=broker_id
+        )
+
+    def absolute(self, path: str) -> str:
+        return self._disk.absolute(path)
+
+    def clear(self) -> None:
+        """Remove what was made of a broker that is not one after all. REQUIRES: it was new, and is locked.
+
+        It stays removed when power is lost: another directory may have the broker's id by then.
+        """
+        with ignored(OSError):
+            for name in self._disk.listdir(self.path):
+                path = f"{self.path}/{name}"
+                (self._disk.rmtree if name in ("topics", METADATA_DIR) else self._disk.unlink)(path)
+            self._disk.sync_dir(self.path)
+
+    def is_there(self) -> bool:
+        """Whether a log lies in it. If not, it is missing, or empty, or what an interrupted creation left.
+
+        Raises FormatError for what is not a log's, StorageError if it cannot be read. Writes nothing.
+        """
+        try:
+            return OWNER_FILE in self._refuse_strangers()
+        except FileNotFoundError as error:
+            require_disk_error(error)
+            return False
+        except OSError as error:
+            raise as_storage_error(error, "open", error.filename or self.path) from error
 
     def join(self, cluster_id: str) -> None:
         """A new directory, of this log."""
@@ -117,11 +157,12 @@ class LogDirectory:
         """Take the directory: create it if absent, lock it, mark it in use. Nothing is written if refused."""
         disk, path = self.disk, self.path
         new: list[str] = []
+        doing = "open"
         try:
-            existed = disk.exists(path)
-            if existed:
+            if disk.exists(path):
                 self._refuse_strangers()
             else:
+                doing = "create"
                 new = self._missing()
                 disk.makedirs(path)
             if disk.is_network_filesystem(path):
@@ -133,7 +174,7 @@ class LogDirectory:
             self._acquire(lock_timeout)
             self._owned.is_guarding = True
         except OSError as error:
-            raise as_storage_error(error, "open", error.filename or path) from error
+            raise as_storage_error(error, doing, error.filename or path) from error
         try:
             self._take_over(new)
             had_topics = disk.exists(f"{path}/topics")
@@ -175,7 +216,8 @@ class LogDirectory:
                     raise
             directory = above
 
-    def _refuse_strangers(self) -> None:
+    def _refuse_strangers(self) -> list[str]:
+        """The names in the directory, if it is a log's, or may become one."""
         try:
             names = self.disk.listdir(self.path)
         except NotADirectoryError as error:
@@ -187,6 +229,7 @@ class LogDirectory:
                 f"nothing of yours is mixed with files of a log.",
                 path=self.path,
             )
+        return names
 
     def _is_unfinished(self, names: list[str]) -> bool:
         """Whether these are of a log whose first open was interrupted: the owner file comes last, before the first topic.
@@ -251,6 +294,7 @@ class LogDirectory:
             self.owner = new_owner(cluster_id or entropy(16).hex(), entropy(16).hex(), broker_id)
             self.crash = PreviousShutdown(clean=True, same_boot=True)
         self.owner = {**self.owner, "incarnation": self.owner["incarnation"] + 1, "boot_id": kept, "clean": False}
+        self.owner.pop("stopped", None)
         if not self._is_new:
             self._write_owner()
 
@@ -281,6 +325,7 @@ class LogDirectory:
             return self._open(METADATA_DIR, name, METADATA_ID.bytes, METADATA_CONFIG, durable=True)
         partition = self._make(METADATA_DIR, name, METADATA_ID.bytes, METADATA_CONFIG, durable=True)
         try:
+            self.disk.sync_dir(self.path)
             self._write_owner()
         except OSError as error:
             partition.log.release()
@@ -288,19 +333,28 @@ class LogDirectory:
         self._is_new = False
         return partition
 
+    def make_metadata(self) -> Partition:
+        """An empty copy of the metadata log in place of one that cannot be opened, and counts nowhere."""
+        name = TopicPartition("__cluster_metadata", 0)
+        return self._make(METADATA_DIR, name, METADATA_ID.bytes, METADATA_CONFIG, durable=True)
+
     def open_partition(self, view: TopicView, number: int) -> Partition:
         """Open a partition that the metadata names. Raises CorruptRecordError if it is not there: it was made before."""
         name = TopicPartition(view.name, number)
         return self._open(directory_of(view, number), name, view.id_bytes, view.config, durable=self.sync)
 
     def make_partition(self, view: TopicView, number: int) -> Partition:
-        """Make the directory of a partition that the metadata does not name yet. It is on the device on return.
+        """Make the directory of a partition that the metadata does not name yet. `sync_topics` puts it on the device.
 
         So a partition that the metadata names and that has no directory is lost, whatever happened. What an earlier
         attempt left is removed: nothing was ever appended to it.
         """
         name = TopicPartition(view.name, number)
         return self._make(directory_of(view, number), name, view.id_bytes, view.config, durable=self.sync)
+
+    def sync_topics(self) -> None:
+        """Have the names of the partitions' directories on the device: one sync, however many were made."""
+        self._sync_dir(f"{self.path}/topics")
 
     def is_lost(self, view: TopicView, number: int) -> bool:
         """Whether a partition that the metadata names cannot be opened for want of its directory, or of what was in it."""
@@ -336,11 +390,6 @@ class LogDirectory:
         log = open_log(
             self.disk, path, topic_id, name.partition, seed, config, PreviousShutdown(clean=True, same_boot=True)
         )
-        try:
-            self.disk.sync_dir(_above(path))
-        except OSError as error:
-            log.release()
-            raise as_storage_error(error, "sync", path) from error
         log.durability.acknowledged_is_synced = durable
         return Partition(
             name, topic_id, log, self.new_lock, self.broker_id, durable=durable, synced_end=log.tail.end_offset
@@ -359,10 +408,10 @@ class LogDirectory:
         log = open_log(self.disk, path, topic_id, name.partition, seed, config, crash, is_known=True)
         if not crash.clean:  # a file whose entry was never synced may have been found there
             try:
-                self.disk.sync_dir(path)
-            except OSError as error:
+                self._sync_dir(path)
+            except StreamlogError:
                 log.release()
-                raise as_storage_error(error, "sync", path) from error
+                raise
         partition = Partition(
             name, topic_id, log, self.new_lock, self.broker_id, durable=durable, synced_end=log.durability.synced_end
         )
@@ -373,6 +422,12 @@ class LogDirectory:
                 log.durability.acknowledged_is_synced = True
         partition.hide_what_may_be_lost()
         return partition
+
+    def _sync_dir(self, path: str) -> None:
+        try:
+            self.disk.sync_dir(path)
+        except OSError as error:
+            raise as_storage_error(error, "sync", path) from error
 
     def remove_partition_files(self, topic_hex: str, number: int) -> None:
         """Unlink a deleted topic's files. What fails is removed as an orphan at the next open."""
@@ -403,14 +458,17 @@ class LogDirectory:
 
     # -- closing -------------------------------------------------------------------------------------
 
-    def close(self, *, clean: bool, unsynced: bool = False) -> None:
-        """Mark the directory closed if everything in it was, and give up the lock.
+    def close(self, *, clean: bool, unsynced: bool = False, stopped: bool = False) -> None:
+        """Mark the directory closed if everything in it was, and give up the lock. Does nothing if it is not open.
 
-        `unsynced`: a sync failed, and that could not be recorded in the partition, so it is recorded here.
+        `unsynced`: a sync failed, and that could not be recorded in the partition, so it is recorded here. `stopped`: other
+        brokers of the log go on, for those who read in this directory.
         """
         try:
-            if clean or unsynced:
+            if (clean or unsynced or stopped) and self._owned.is_guarding and not self._is_new:
                 self.owner = {**self.owner, "clean": clean}
+                if stopped:
+                    self.owner["stopped"] = True
                 if unsynced:
                     self.owner["unsynced"] = True
                 self._write_owner()
@@ -419,6 +477,11 @@ class LogDirectory:
             logger.warning("could not mark %s as closed (%s); the next open will check it", self.path, error)
         finally:
             self._let_go()
+
+    def retire(self) -> None:
+        """Mark the directory as that of a broker which the log does not have any more, and close it."""
+        self.owner = {**self.owner, "retired": True}
+        self.close(clean=True)
 
     def check_owned(self) -> None:
         """Raise LogDirNotFoundError unless the directory is still the one that was opened."""

@@ -12,7 +12,7 @@ from ..coordinator import schema
 from ..records.batch import seed_of
 from ..runtime.api import Disk
 from ..runtime.disk_errors import require_disk_error
-from ..storage.published import NAME, kept_slots
+from ..storage.published import NAME, Slot, kept_slots
 from ..types import TopicPartition
 from .controller import GROUPS_TOPIC
 from .log_directory import LogDirectory
@@ -22,12 +22,21 @@ from .replay import all_records
 
 def known_ends(disk: Disk, directory: str) -> dict[int, int]:
     """The end offset of each partition by its seed, read from the file `published` of a log's directory; empty if there is no such file."""
+    return {seed: max(slot.end_offset, slot.log_start_offset) for seed, slot in _published(disk, directory).items()}
+
+
+def known_high_watermarks(disk: Disk, directory: str) -> dict[int, int]:
+    """The high watermark of each partition by its seed, likewise."""
+    return {seed: slot.high_watermark for seed, slot in _published(disk, directory).items()}
+
+
+def _published(disk: Disk, directory: str) -> dict[int, Slot]:
     try:
         data = disk.read(f"{directory}/{NAME}")
     except OSError as error:
         require_disk_error(error)
         return {}
-    return {seed: max(slot.end_offset, slot.log_start_offset) for seed, slot in kept_slots(data).items()}
+    return kept_slots(data)
 
 
 def greatest_commits(records: Iterable[LogRecord]) -> dict[TopicPartition, int]:

@@ -6,7 +6,8 @@ not one with the changed fields alone, like KRaft's PartitionChangeRecord.)
 
     ["topic", name]        id (16 bytes), partitions, internal, config (a map of TopicConfig's fields)
     ["producer_ids", ""]   next: the first producer id that was not handed out
-    ["broker", id]         v, incarnation_id (16 bytes), epoch, rack, fenced
+    ["broker_ids", ""]     next: the first broker id that no broker ever had
+    ["broker", id]         v, incarnation_id (16 bytes), epoch, rack, fenced, directory_id, path, retiring
     ["partition", topic id (16 bytes), number]
                            v, replicas, isr, leader, leader_epoch, partition_epoch; while it is reassigned also
                            adding_replicas and removing_replicas, as far as there are any
@@ -32,6 +33,7 @@ from ..replication.replica_set import ALONE, NO_LEADER, PartitionRegistration
 LogRecord = tuple[bytes, bytes | None]
 _VERSION = 0
 _REASSIGNING = ("adding_replicas", "removing_replicas")
+_UNUSUAL = ("directory_id", "path", "retiring")
 _CONFIG_FIELDS = frozenset(f.name for f in dataclasses.fields(TopicConfig))
 
 
@@ -57,15 +59,26 @@ class TopicView(NamedTuple):
         return TopicIdPartition(self.name, number, self.id_bytes)
 
 
+RUN_ID_BYTES = 8
+"""How long the id of a run of the log is, with which the `incarnation_id` of each broker begins that registers in it."""
+
+
 class BrokerRegistration(NamedTuple):
     """A broker as it registered (KRaft's RegisterBrokerRecord). `incarnation_id` names one run of it; `epoch` grows with each
-    registration; a `fenced` broker leads nothing."""
+    registration; a `fenced` broker leads nothing, and its copy of the metadata log does not count.
+
+    `directory_id` is that of its owner file, in which `path` it was last: absolute, or a name in the log's own directory. Both
+    are empty if they are not known. One that is `retiring` gets no replicas, and is unregistered when it has none left.
+    """
 
     id: int
     incarnation_id: bytes
     epoch: int
     rack: str | None = None
     fenced: bool = False
+    directory_id: str = ""
+    path: str = ""
+    retiring: bool = False
 
 
 class Image(NamedTuple):
@@ -81,11 +94,23 @@ class Image(NamedTuple):
     next_producer_id: int = 0
     brokers: Mapping[int, BrokerRegistration] = MappingProxyType({})
     partitions: Mapping[bytes, Mapping[int, PartitionRegistration]] = MappingProxyType({})
+    broker_ids: int = 0
+    """Each id that a broker had which is gone is below this one."""
+
+    @property
+    def next_broker_id(self) -> int:
+        """An id that no broker ever had: a directory that is left of one is not taken for another's."""
+        return max(self.broker_ids, 1 + max(self.brokers, default=-1))
 
     def partition(self, topic_id: bytes, number: int) -> PartitionRegistration:
         """The replicas and the leader of a partition of this topic."""
         recorded = self.partitions.get(topic_id)
         return ALONE if recorded is None else recorded.get(number, ALONE)
+
+    @property
+    def copies(self) -> frozenset[int]:
+        """The brokers that have a copy of the metadata log: a change is in force when at least half of them have it."""
+        return frozenset(broker.id for broker in self.brokers.values() if not broker.fenced)
 
 
 EMPTY = Image(0, {}, {})
@@ -102,9 +127,30 @@ def producer_ids_record(next_producer_id: int) -> LogRecord:
     return key, value
 
 
+def broker_ids_record(next_broker_id: int) -> LogRecord:
+    key: bytes = msgpack.packb(["broker_ids", ""])
+    value: bytes = msgpack.packb({"next": next_broker_id})
+    return key, value
+
+
+def broker_key(broker_id: int) -> bytes:
+    key: bytes = msgpack.packb(["broker", broker_id])
+    return key
+
+
 def broker_record(broker: BrokerRegistration) -> LogRecord:
-    fields = broker._asdict()
-    return msgpack.packb(["broker", fields.pop("id")]), msgpack.packb({"v": _VERSION, **fields})
+    fields = {name: value for name, value in broker._asdict().items() if value or name not in _UNUSUAL}
+    return broker_key(fields.pop("id")), msgpack.packb({"v": _VERSION, **fields})
+
+
+def fenced_in(records: Iterable[LogRecord]) -> dict[int, bool]:
+    """The brokers that these records are about, and whether each is fenced after them."""
+    named = [(*msgpack.unpackb(key)[:2], value) for key, value in records]
+    return {
+        number: bool(msgpack.unpackb(value)["fenced"])
+        for kind, number, value in named
+        if kind == "broker" and value is not None
+    }
 
 
 def partition_key(topic_id: bytes, number: int) -> bytes:
@@ -164,10 +210,21 @@ class _MetadataDelta:
         self._names = dict(image.names)
         self._next_producer_id = image.next_producer_id
         self._brokers = dict(image.brokers)
-        self._partitions = dict(image.partitions)
+        self._broker_ids = image.broker_ids
+        self._partitions: dict[bytes, Mapping[int, PartitionRegistration]] = dict(image.partitions)
+        self._changed: dict[bytes, dict[int, PartitionRegistration]] = {}
+        """Those of `_partitions` that are this delta's own: a topic's are copied at its first record, not at each."""
 
     def image(self, version: int) -> Image:
-        return Image(version, self._topics, self._names, self._next_producer_id, self._brokers, self._partitions)
+        return Image(
+            version,
+            self._topics,
+            self._names,
+            self._next_producer_id,
+            self._brokers,
+            self._partitions,
+            self._broker_ids,
+        )
 
     def replay(self, key: bytes, value: bytes | None) -> None:
         kind, *names = msgpack.unpackb(key)
@@ -179,6 +236,8 @@ class _MetadataDelta:
             self._replay_broker(value, *names)
         elif kind == "producer_ids":
             self._next_producer_id = 0 if value is None else int(msgpack.unpackb(value)["next"])
+        elif kind == "broker_ids":
+            self._broker_ids = 0 if value is None else int(msgpack.unpackb(value)["next"])
         else:
             raise FormatError(f"The metadata log has a record of kind {kind!r}; open it with a newer streamlog.")
 
@@ -190,13 +249,15 @@ class _MetadataDelta:
         ):  # a tombstone may be compacted away
             del self._topics[name]
             del self._names[before.id_bytes]
-            self._partitions.pop(before.id_bytes, None)
+            self._forget_partitions(before.id_bytes)
         if view is not None:
             self._topics[name] = view
             self._names[view.id_bytes] = name
 
     def _replay_partition(self, value: bytes | None, topic_id: bytes, number: int) -> None:
-        partitions = dict(self._partitions.get(topic_id, {}))
+        partitions = self._changed.get(topic_id)
+        if partitions is None:
+            partitions = self._changed[topic_id] = dict(self._partitions.get(topic_id, {}))
         if value is None:
             partitions.pop(number, None)
         else:
@@ -204,7 +265,11 @@ class _MetadataDelta:
         if partitions:
             self._partitions[topic_id] = partitions
         else:
-            self._partitions.pop(topic_id, None)
+            self._forget_partitions(topic_id)
+
+    def _forget_partitions(self, topic_id: bytes) -> None:
+        self._partitions.pop(topic_id, None)
+        self._changed.pop(topic_id, None)
 
     def _replay_broker(self, value: bytes | None, broker_id: int) -> None:
         if value is None:

@@ -45,6 +45,12 @@ class Partitions(Protocol):
     def replicate_metadata(self) -> None:
         """Have the metadata log of every broker end where this one does, on its device."""
 
+    def at_controller(self, work: Callable[[], object]) -> None:
+        """Do this at the metadata log, and wait no longer than for a disk that answers."""
+
+    def metadata_failed(self, error: StreamlogError) -> None:
+        """The metadata log cannot be written: of several brokers another one's is to be."""
+
 
 class Change:
     """A change of which the metadata log may hold a record that the image does not have.
@@ -86,9 +92,9 @@ class MetadataLog:
         change = self._change
         return change is not None and change.unknown is not None
 
-    def replay(self, version: int = 0) -> Image:
-        """The image that the log's records make, newer than `version`."""
-        return metadata.replay(metadata.EMPTY, all_records(self.partition), version)
+    def replay(self) -> Image:
+        """The image that the log's records make."""
+        return metadata.replay(metadata.EMPTY, all_records(self.partition))
 
     def make(self, request: Callable[[Image], Sequence[LogRecord]], now_ms: int) -> None:
         """Have the change that `request` answers in force on return. REQUIRES: resolved; one topic at most gets partitions.
@@ -115,14 +121,18 @@ class MetadataLog:
         try:
             # It is on the device before any thread can see it. The metadata lock is held during the sync: changes are
             # rare, and sending and reading do not take that lock.
-            self.partition.append(change.write, now_ms)
-            self.partition.commit.sync()
+            self._partitions.at_controller(lambda: self._write(change, now_ms))
         except StreamlogError as error:
             change.refused = without_traceback(error.copy())
-            if self._void(change):
+            self._partitions.metadata_failed(error)
+            if self.partition.is_fenced or self._void(change):  # the next change is made at another copy
                 raise
         self._partitions.replicate_metadata()
         self._take(after, changed)
+
+    def _write(self, change: Change, now_ms: int) -> None:
+        self.partition.append(change.write, now_ms)
+        self.partition.commit.sync()
 
     def resolve(self) -> bool:
         """Complete a change that was interrupted, or undo one that was refused; whether one came into force.
@@ -134,15 +144,34 @@ class MetadataLog:
             return False
         if change.refused is None:
             try:
-                self.partition.settle(change.write)
-                self.partition.commit.sync()
+                self._partitions.at_controller(lambda: self._settle(change))
             except StreamlogError as error:
                 change.refused = without_traceback(error.copy())
+                self._partitions.metadata_failed(error)
         if (change.refused is not None or change.write.base_offset < 0) and self._void(change):
             return False
         self._partitions.replicate_metadata()
-        self._take(self.replay(self._partitions.image.version), None)  # what an interrupt left of it is not known
+        self._take_all()
         return True
+
+    def _settle(self, change: Change) -> None:
+        self.partition.settle(change.write)
+        self.partition.commit.sync()
+
+    def move_to(self, partition: Partition) -> None:
+        """Another broker's copy may be the one that is appended to from now on: what it has of an unfinished change is in force."""
+        change, self.partition = self._change, partition
+        if change is not None:
+            self._unblock(change)
+            self._take_all()
+
+    def _take_all(self) -> None:
+        """Have in force what the log says, to its end: what an interrupt left of a change is not known.
+
+        The high watermark may be behind, for a broker that is about to run has its copy brought up later.
+        """
+        records = all_records(self.partition, self.partition.log.tail.end_offset)
+        self._take(metadata.replay(metadata.EMPTY, records, self._partitions.image.version), None)
 
     def let_go(self, error: StreamlogError) -> None:
         """The log is being closed: `error` takes the place of what a topic's records were refused with."""
@@ -165,7 +194,7 @@ class MetadataLog:
         """
         if change.write.append_ms >= 0:  # else it came to no write
             try:
-                is_void = self.partition.take_back(change.before)
+                is_void = self._take_back(change)
             except StreamlogError as failure:
                 self._unblock(change)
                 refused = change.refused or failure
@@ -182,6 +211,11 @@ class MetadataLog:
         self._change = None
         self._partitions.unstage()
         return True
+
+    def _take_back(self, change: Change) -> bool:
+        done: list[bool] = []
+        self._partitions.at_controller(lambda: done.append(self.partition.take_back(change.before)))
+        return done[0]
 
     def _unblock(self, change: Change) -> None:
         if change.unknown is not None:

@@ -47,7 +47,15 @@ def gather(image: Image, numbers_of: PartitionNumbers, brokers: Mapping[int, Map
     topics: dict[str, Any] = {}
     lacking = {"offline_partitions": 0, "under_replicated_partitions": 0, "under_min_isr_partitions": 0}
     totals: dict[int, dict[str, Any]] = {
-        each: {**about, "leaders": 0, "replicas": 0, "lag_records": 0, "lag_ms": 0} for each, about in brokers.items()
+        each: {
+            **about,
+            "retiring": each in image.brokers and image.brokers[each].retiring,
+            "leaders": 0,
+            "replicas": 0,
+            "lag_records": 0,
+            "lag_ms": 0,
+        }
+        for each, about in brokers.items()
     }
     for name, view in sorted(image.topics.items()):
         partitions = topics[name] = {}
@@ -82,9 +90,12 @@ def _add(totals: dict[int, dict[str, Any]], registration: PartitionRegistration,
             total["lag_ms"] = max(total["lag_ms"], lag["ms"])
 
 
-def isr_changes(before: Image, after: Image, changed: Iterable[str] | None) -> tuple[int, int]:
-    """How many in-sync sets lost a member between two images, and how many gained one. O(partitions of changed topics)."""
-    shrinks = expands = 0
+def isr_changes(before: Image, after: Image, changed: Iterable[str] | None) -> tuple[int, int, int]:
+    """How many in-sync sets lost a member between two images, how many gained one, and how many leaders were not in theirs.
+
+    O(partitions of changed topics).
+    """
+    shrinks = expands = unclean = 0
     for name in after.topics if changed is None else changed:
         view = after.topics.get(name)
         partitions = after.partitions.get(view.id_bytes, {}) if view is not None else {}
@@ -96,4 +107,5 @@ def isr_changes(before: Image, after: Image, changed: Iterable[str] | None) -> t
             if was is not None and was is not registration:
                 shrinks += not set(was.isr) <= set(registration.isr)
                 expands += not set(registration.isr) <= set(was.isr)
-    return shrinks, expands
+                unclean += registration.leader not in (was.leader, NO_LEADER, *was.isr)
+    return shrinks, expands, unclean

@@ -1,56 +1,46 @@
-"""Opening a log: what its URL names, the background work of an open log, and which logs this process has open.
+"""Opening a log: what its URL names, and the background work of an open log.
 
 A path without a scheme names a directory, and that is all that can be opened today; `OPENERS` has the way to open each
-scheme. A second open of the same log with the same options gives another handle on the same `Engine`, so a notebook cell
-can be run again. The files close with the last handle. The registry also closes what the program left open when the
-interpreter exits, and gives everything up in a forked child.
+scheme. `registry` has the logs that this process has open.
 
 `client/` is above this package, so it hands in what the background thread does for it: see `ClientWork`.
-
-Lock order: the lock of a place, which is held while the log there is opened or closed, comes before every lock of a service.
-So an open waits for no open or close of another log.
 """
 
 from __future__ import annotations
 
 import logging
 import re
-import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
-from itertools import count
-from typing import Any, Generic, NamedTuple, Protocol, TypeVar
+from typing import Any, NamedTuple, Protocol
 
 from ..config import OpenOptions
-from ..errors import ConfigError, FormatError, StreamlogError
-from ..runtime.api import Disk, Lock
+from ..errors import ConfigError, FormatError, LogDirNotFoundError
+from ..runtime.api import Disk
 from ..runtime.disk import OsDisk, entropy, path_of
 from ..runtime.disk_errors import ignored, require_disk_error
-from ..runtime.exits import ExitCallbacks, at_exit_of_forked_children
 from ..runtime.threads import (
     BackgroundThread,
     RawGate,
     SystemClock,
-    after_fork_in_child,
-    inside,
     new_lock,
     new_owned_lock,
     real_monotonic,
-    refuse_reentry,
 )
-from ..runtime.values import raise_first, refuse_to_copy, snapshot
 from ..storage.files import as_storage_error
 from .api import Service
+from .broker import Broker
+from .brokers import Brokers
 from .log_directory import LogDirectory
-from .owner import OWNER_FILE, broker_names
+from .metadata_copies import end_of_files
+from .owner import OWNER_FILE, broker_names, is_retired
+from .presence import other_count
 from .scheduler import Scheduler
 from .service import LocalService
 from .tailing.service import TailingService
 
 logger = logging.getLogger("streamlog.broker")
 
-# How long an exit waits for the records that workers handle, for consumers in use, and for each producer's flush.
-EXIT_S = 5.0
 _SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*)://")
 
 
@@ -67,13 +57,6 @@ class ClientWork(Protocol):
         """Do what objects that were collected unclosed left to be done, on any thread. REQUIRES: no lock."""
 
 
-class Handle(Protocol):
-    """A `StreamLog`, as far as its engine knows it."""
-
-    def _close_at_exit(self, limit_s: float) -> None: ...
-    def _abandon_all(self) -> None: ...
-
-
 Place = tuple[object, str]
 
 
@@ -84,7 +67,9 @@ class Location(NamedTuple):
     path: str
     temporary: bool
     directories: tuple[str, ...]
-    """Those of the brokers: the path itself, if there is one."""
+    """Those of the brokers: the path itself, if there is one. Of a log that is there, those that were found, or were given."""
+    root: str | None = None
+    """The path, if brokers have their directories in it."""
 
     @property
     def place(self) -> Place:
@@ -123,7 +108,7 @@ class OwnedDirectory:
         self._scheduler = Scheduler(new_lock(), new_lock())
         self._maintenance = Scheduler(new_lock(), new_lock())
         cluster_id = entropy(16).hex()
-        self._directories = [
+        directories = [
             LogDirectory(
                 path, location.disk, new_lock, RawGate, real_monotonic, sync=options.sync, broker_id=number,
                 cluster_id=cluster_id,
@@ -131,33 +116,36 @@ class OwnedDirectory:
             for number, path in enumerate(location.directories)
         ]  # fmt: skip
         self.service = LocalService(
-            self._directories, self._clock, self._scheduler, self._maintenance, options.defaults, new_lock,
-            RawGate, real_monotonic, force=options.force, replica_lag_ms=options.replica_lag_ms,
+            directories, self._clock, self._scheduler, self._maintenance, options.defaults, new_lock,
+            RawGate, real_monotonic, root=location.root,
+            count=options.brokers if isinstance(options.brokers, int) else None, lock_timeout=options.lock_timeout,
+            force=options.force, replica_lag_ms=options.replica_lag_ms, is_temporary=location.temporary,
         )  # fmt: skip
-        for broker in self.service.brokers.all:
-            broker.publisher.is_silent = location.temporary
         self._threads: list[BackgroundThread] = []
+        self._watching: BackgroundThread | None = None
+        """Of several brokers: what finds a disk that does not answer, until the log is closed."""
+        self._of_brokers: dict[str, _BrokerThreads] = {}
 
     def open(self) -> None:
         moved_by_hand = hasattr(self._clock, "attach")
         if not moved_by_hand:
             self._make_threads()
-        opened: list[LogDirectory] = []
-        try:
-            for directory in self._directories:
-                directory.open(self._options.lock_timeout)
-                opened.append(directory)
-        except BaseException:
-            for directory in opened:
-                directory.close(clean=directory.crash.clean)
-            raise
+        self.service.take_directories()
         self.service.open()
         if moved_by_hand:
             self._clock.attach(self._scheduler)
             self._clock.attach(self._maintenance)
-        self._make_fetching_threads()
+            self._clock.attach(self.service.monotonic_timers)
         for thread in self._threads:
             thread.begin()
+        if self._watching is not None:
+            self.service.brokers.watch.is_looking = True
+            self._watching.begin()
+        for broker in self.service.brokers.all:
+            path = broker.directory.path
+            (self._of_brokers.get(path) or self._new_broker_threads(path)).begin(broker)
+        self.service.new_threads = self._new_broker_threads
+        self.service.brokers.on_removal = self._end_broker_threads
         self.service.real_timers.open()
 
     def _make_threads(self) -> None:
@@ -175,24 +163,25 @@ class OwnedDirectory:
         maintaining = BackgroundThread(self._maintenance.run_due, self._clock.time_ms, "streamlog-maintenance")
         self._threads.append(maintaining)
         self._maintenance.nudge = maintaining.nudge
-        if self._location.temporary:
-            return
         brokers = self.service.brokers
-        for number, broker in enumerate(brokers.all):
-            publishing = BackgroundThread(
-                partial(brokers.publish, number), SystemClock().time_ms, "streamlog-published"
-            )
-            self._threads.append(publishing)
-            broker.publisher.wake = publishing.nudge
+        if brokers.is_replicated:
+            background.left = lambda: self._scheduler.leave(new_lock())
+            maintaining.left = lambda: self._maintenance.leave(new_lock())
+            brokers.watch.workers = [background, maintaining]
+            self._watching = BackgroundThread(brokers.watch.look, self.service.real_timers.now_ms, "streamlog-watch")
+        for broker in brokers.all:
+            self._new_broker_threads(broker.directory.path)
 
-    def _make_fetching_threads(self) -> None:
-        """One for each broker of a log with several. They run under a clock that a test moves too: real time is theirs."""
-        brokers, now_ms = self.service.brokers, self.service.real_timers.now_ms
-        for number, broker in enumerate(brokers.all):
-            if broker.fetcher is not None:
-                fetching = BackgroundThread(partial(brokers.fetch, number), now_ms, f"streamlog-replica-{broker.id}")
-                broker.fetcher.nudge = fetching.nudge
-                self._threads.append(fetching)
+    def _new_broker_threads(self, path: str) -> _BrokerThreads:
+        publishes = not (self._location.temporary or hasattr(self._clock, "attach"))
+        made = _BrokerThreads(self.service.brokers, path, self.service.real_timers.now_ms, publishes=publishes)
+        self._of_brokers[path] = made
+        return made
+
+    def _end_broker_threads(self, path: str) -> None:
+        threads = self._of_brokers.pop(path, None)
+        if threads is not None:
+            threads.stop(0.0)  # one of them may be waiting for the caller
 
     def check(self) -> None:
         self.service.check_owned()
@@ -205,22 +194,38 @@ class OwnedDirectory:
             if hasattr(self._clock, "detach"):
                 self._clock.detach(self._scheduler)
                 self._clock.detach(self._maintenance)
+                self._clock.detach(self.service.monotonic_timers)
         finally:
-            self._close()
+            try:
+                self._close()
+            finally:
+                self._stop_broker_threads()  # of a broker that was added until then
+                self._stop_watching()
 
     def _stop(self) -> None:
         for broker in self.service.brokers.all:
             broker.publisher.wake = None
         for thread in self._threads:
             thread.stop()
+        self._stop_broker_threads()
         self.service.real_timers.close()
 
+    def _stop_watching(self) -> None:
+        self.service.brokers.watch.is_looking = False
+        if self._watching is not None:
+            self._watching.stop()
+
+    def _stop_broker_threads(self) -> None:
+        hung = [broker.directory.path for broker in self.service.brokers.all if broker.hung is not None]
+        for path, threads in list(self._of_brokers.items()):  # a broker may be added or removed meanwhile
+            threads.stop(0.0 if path in hung else 10.0)
+
     def _close(self) -> None:
-        is_ours = all(directory.is_ours() for directory in self._directories)
+        is_ours = self._location.temporary and all(each.directory.is_ours() for each in self.service.brokers.running)
         try:
             self.service.close()
         finally:
-            if self._location.temporary and is_ours:
+            if is_ours:
                 try:
                     self._location.disk.rmtree(self._location.path)
                 except OSError as error:
@@ -229,6 +234,7 @@ class OwnedDirectory:
 
     def discard(self) -> None:
         self._stop()
+        self._stop_watching()
         self.service.abandon()
         if self._location.temporary:
             with ignored(OSError):
@@ -236,6 +242,41 @@ class OwnedDirectory:
 
     def abandon(self) -> None:
         self.service.abandon()
+
+
+class _BrokerThreads:
+    """The threads of one broker: what publishes for it, and in a log of several what fetches for it. They wait for `begin`.
+
+    Those that fetch run under a clock that a test moves too: real time is theirs. A broker that does not run has them for when it
+    starts.
+    """
+
+    def __init__(self, brokers: Brokers, path: str, now_ms: Callable[[], int], *, publishes: bool) -> None:
+        self._publishing = self._fetching = None
+        try:
+            if publishes:
+                work = partial(brokers.publish, path)
+                self._publishing = BackgroundThread(work, SystemClock().time_ms, "streamlog-published")
+            if brokers.is_replicated:
+                self._fetching = BackgroundThread(partial(brokers.fetch, path), now_ms, "streamlog-replica")
+        except BaseException:  # the first one has nothing to do without the second
+            self.stop()
+            raise
+
+    def begin(self, broker: Broker) -> None:
+        if self._publishing is not None:
+            broker.publisher.wake = self._publishing.nudge
+            self._publishing.begin()
+        if self._fetching is not None:
+            broker.nudge = self._fetching.nudge
+            if broker.fetcher is not None:
+                broker.fetcher.nudge = broker.nudge
+            self._fetching.begin()
+
+    def stop(self, timeout: float = 10.0) -> None:
+        for thread in (self._publishing, self._fetching):
+            if thread is not None:
+                thread.stop(timeout)
 
 
 class TailedDirectory:
@@ -281,13 +322,21 @@ class TailedDirectory:
 
 
 def _logs_first(location: Location) -> list[str]:
-    """The broker directories to read from; those that are missing, or are empty, come last."""
+    """The broker directories to read from, that with the newest metadata first: a broker that was stopped, or was missing at the
+    last open, has old ones. Those that are missing, empty or retired come last.
+    """
     disk = location.disk
-    try:
-        return sorted(location.directories, key=lambda path: not disk.exists(f"{path}/{OWNER_FILE}"))
-    except OSError as error:
-        require_disk_error(error)
-        raise as_storage_error(error, "open", location.path) from error
+
+    def age(path: str) -> tuple[bool, int, int]:
+        try:
+            if disk.exists(f"{path}/{OWNER_FILE}") and not is_retired(disk, path):
+                epoch, end = end_of_files(disk, path)
+                return False, -epoch, -end
+        except OSError as error:
+            require_disk_error(error)
+        return True, 0, 0
+
+    return sorted(location.directories, key=age) if len(location.directories) > 1 else list(location.directories)
 
 
 class BackgroundWork:
@@ -321,49 +370,84 @@ def _locate_directory(path: str | None, options: OpenOptions) -> Location:
     brokers = options.brokers
     if isinstance(brokers, tuple):
         directories = tuple(disk.absolute(each) for each in brokers)
-        if path is not None or len(set(directories)) < len(directories):
-            raise ConfigError(
-                f"brokers={list(brokers)!r} names the directories of the log, each once, so there is no path besides them.",
-                name="brokers",
-            )
+        _require_apart(directories)
         return Location(disk, directories[0], False, directories)
     real = disk.absolute(path) if path is not None else disk.new_temporary_directory()
     try:
-        directories = _broker_directories(disk, real, brokers)
+        names = _broker_names(disk, real, brokers)
     except OSError as error:
         require_disk_error(error)
-        raise as_storage_error(error, "open", real) from error
-    return Location(disk, real, path is None, directories)
+        raise as_storage_error(error, "look at", real) from error
+    if not names:
+        return Location(disk, real, path is None, (real,))
+    return Location(disk, real, path is None, tuple(f"{real}/{name}" for name in names), root=real)
 
 
-def _broker_directories(disk: Disk, path: str, brokers: int | None) -> tuple[str, ...]:
-    """The broker directories of the log at `path`: itself, or those in it. Raises ConfigError if there are others than `brokers`."""
+def _require_apart(directories: Sequence[str]) -> None:
+    """Raise ConfigError if two brokers were given the same directory, or one inside the other's."""
+    for number, directory in enumerate(directories):
+        for other in directories[:number]:
+            if directory == other:
+                raise ConfigError(
+                    f"brokers= names the directory {directory} twice. Each broker has a directory of its own.",
+                    name="brokers",
+                )
+            outer, inner = sorted((directory, other))
+            if inner.startswith(f"{outer.rstrip('/')}/"):
+                raise ConfigError(
+                    f"brokers= names {inner}, which is inside another broker's directory, {outer}: both would be lost at once. Give "
+                    f"directories beside one another, best on different disks.",
+                    name="brokers",
+                )
+
+
+def _broker_names(disk: Disk, path: str, brokers: int | None) -> list[str]:
+    """Where directories of brokers are, or are to be made, in the log at `path`; none if it has one broker, in `path` itself.
+
+    Raises ConfigError if it has one broker and not `brokers`, LogDirNotFoundError if none of several is there.
+    """
     try:
         names = disk.listdir(path)
     except (FileNotFoundError, NotADirectoryError) as error:
         require_disk_error(error)
         names = []
+    if OWNER_FILE in names:
+        if brokers not in (None, 1):
+            raise other_count(path, 1, brokers)
+        return []
     found = broker_names(names)
-    # All directories are there before the first of them becomes a log's; what a creation that was cut short left is none.
-    is_log = OWNER_FILE in names or any(disk.exists(f"{path}/{name}/{OWNER_FILE}") for name in found)
-    count = 0 if not is_log else len(found) if OWNER_FILE not in names else 1
-    if brokers is not None and count and brokers != count:
-        raise ConfigError(
-            f"{path} is a log of {count} broker{'s' * (count > 1)}, and was opened with brokers={brokers}. Leave `brokers` out: an "
-            f"open finds out by itself.",
-            name="brokers",
-        )
-    if (count or brokers or 1) == 1 and not found:
-        return (path,)
+    if not found and brokers in (None, 1):
+        return []
+    is_log = any(_is_used(disk, f"{path}/{name}") for name in found)
     strangers = [name for name in names if name not in found]
-    if strangers:
+    if strangers and not is_log:
         raise FormatError(
             f"{path} is not empty and no log of several brokers (it has {sorted(strangers)[0]}). Give an empty or a new directory, so "
             f"that nothing of yours is mixed with files of a log.",
             path=path,
         )
-    wanted = found if count or brokers is None else [f"broker-{number}" for number in range(brokers)]
-    return tuple(f"{path}/{name}" for name in wanted)
+    if brokers is not None:
+        wanted = [f"broker-{number}" for number in range(brokers)]
+        return broker_names({*wanted, *(name for name in found if _is_used(disk, f"{path}/{name}"))})
+    if not is_log:
+        raise LogDirNotFoundError(
+            f"{path} has directories of {len(found)} brokers ({', '.join(found)}), and all of them are empty: they may be disks that are not "
+            f"mounted. Nothing was made there. Mount them and open again; for a new log give the number of its brokers (brokers={len(found)}).",
+            path=path,
+        )
+    return found
+
+
+def _is_used(disk: Disk, directory: str) -> bool:
+    """Whether something is in a broker's directory, or that cannot be found out."""
+    try:
+        return bool(disk.listdir(directory))
+    except FileNotFoundError as error:
+        require_disk_error(error)
+        return False
+    except OSError as error:  # opening it says why
+        require_disk_error(error)
+        return True
 
 
 def _connect_directory(location: Location, options: OpenOptions, work: ClientWork) -> Backend:
@@ -390,223 +474,9 @@ def opener_of(path: str | None) -> Opener:
     return opener
 
 
-def url_of(given: object) -> str:
-    """A URL as it was given, or the path of a directory as a str. Raises ConfigError for what is neither."""
+def url_of(given: object, name: str = "path") -> str:
+    """A URL as it was given, or the path of a directory as a str. Raises ConfigError for what is neither. `name`: the argument's."""
     if isinstance(given, str) and _SCHEME.match(given):
         opener_of(given)
         return given
-    return path_of(given)
-
-
-# -- what is open in this process --------------------------------------------------------------------
-
-W = TypeVar("W", bound=ClientWork)
-
-
-class Engine(Generic[W]):
-    """One log that this process has open, shared by every handle on it."""
-
-    __reduce_ex__ = refuse_to_copy
-
-    def __init__(self, location: Location, options: OpenOptions, opener: Opener, work: W) -> None:
-        self.path = location.path
-        self.place = location.place
-        self.temporary = location.temporary
-        self.options = options
-        self.work = work
-        self.numbers = count()
-        self.handles: weakref.WeakSet[Any] = weakref.WeakSet()
-        self.users: set[object] = set()
-        self.ending = False
-        self.backend = opener.connect(location, options, work)
-        self.service = self.backend.service
-
-    def check(self) -> None:
-        """Raise LogDirNotFoundError if the directory is not the one that was opened any more."""
-        self.backend.check()
-
-    def abandon(self) -> None:
-        """In a forked child: every handle refuses from now on; nothing is written, locked or removed."""
-        for handle in self._handles():
-            handle._abandon_all()
-        self.backend.abandon()
-
-    def close_at_exit(self) -> None:
-        """Close what the program left open: consumers stop, producers flush, temporary logs go. With a bound for each.
-
-        It comes after the last non-daemon thread, or after the Ctrl-C that ended the wait for them. Another Ctrl-C
-        ends what is waited for here, and the log is closed all the same.
-        """
-        errors: list[BaseException] = []
-        self.work.clean_up()
-        for handle in self._handles():
-            for limit_s in (EXIT_S, 0.0):
-                try:
-                    handle._close_at_exit(limit_s)
-                except KeyboardInterrupt as error:
-                    errors.insert(0, error)
-                    continue
-                except StreamlogError as error:
-                    logger.error("closing %s at exit: %s", self.path, error)
-                except Exception as error:  # raised by a handler, and taken by no caller
-                    errors.append(error)
-                break
-        raise_first(errors)
-
-    def _handles(self) -> list[Handle]:
-        return snapshot(self.handles)
-
-
-class Registry(Generic[W]):
-    """The engines of this process, by place. Thread-safe. `new_work` makes the client's part of an engine."""
-
-    __reduce_ex__ = refuse_to_copy
-
-    def __init__(self, new_work: Callable[[], W]) -> None:
-        self._new_work = new_work
-        self._engines: dict[Place, Engine[W]] = {}
-        self._opening: dict[Place, Engine[W]] = {}
-        self._places: dict[Place, Lock] = {}
-        self._at_exits = ExitCallbacks()
-        self._at_exits_lock = new_lock()  # a leaf
-        self._exits: dict[Place, Callable[[], None]] = {}
-        self._hooked = False
-
-    def open(self, path: str | None, options: OpenOptions, user: object) -> Engine[W]:
-        """The engine for a path, made if there is none; None makes a temporary one. Call `close` for each `user`.
-
-        An interrupt anywhere leaves no use of it registered. Raises ConfigError for a URL that cannot be opened, and for
-        options that differ from those of the engine there is.
-        """
-        refuse_reentry()
-        opener = opener_of(path)
-        opened: list[Engine[W]] = []
-        try:
-            self._open(path, options, opener, user, opened)
-        except BaseException:
-            for engine in opened:
-                self.close(engine, user)
-            raise
-        return opened[0]
-
-    def _open(
-        self, path: str | None, options: OpenOptions, opener: Opener, user: object, opened: list[Engine[W]]
-    ) -> None:
-        for known in list(self._engines.values()):
-            known.work.clean_up()  # a handle that was dropped may be the last on this path
-        self._hook()
-        location = opener.locate(path, options)
-        self._at(location.place, lambda: self._open_here(location, options, opener, user, opened))
-
-    def _at(self, place: Place, work: Callable[[], None]) -> None:
-        """Do `work` while no other thread opens or closes the log at `place`. Places that have no log have no lock either."""
-        is_done = False
-        while not is_done:
-            lock = self._places.setdefault(place, new_lock())
-            with inside(), lock:
-                if self._places.get(place) is not lock:  # the thread that had it took it out
-                    continue
-                try:
-                    work()
-                    is_done = True
-                finally:
-                    if place not in self._engines:
-                        self._places.pop(place, None)
-
-    def _open_here(
-        self, location: Location, options: OpenOptions, opener: Opener, user: object, opened: list[Engine[W]]
-    ) -> None:
-        engine = self._engines.get(location.place)
-        if engine is not None and not engine.users:  # its closing was interrupted
-            self._end(engine)
-            engine = None
-        if engine is not None:
-            _refuse_other_options(engine, options)
-            engine.check()
-            opened.append(engine)
-            engine.users.add(user)
-            return
-        engine = Engine(location, options, opener, self._new_work())
-        self._opening[engine.place] = engine
-        try:
-            engine.backend.open()
-            with inside(), self._at_exits_lock:
-                self._exits[engine.place] = self._at_exits.add(engine.close_at_exit)
-            self._engines[engine.place] = engine
-        except BaseException:
-            self._forget(engine)
-            engine.backend.discard()
-            raise
-        finally:
-            self._opening.pop(engine.place, None)
-        opened.append(engine)
-        engine.users.add(user)
-
-    def close(self, engine: Engine[W], user: object) -> None:
-        """Give up one use of an engine; the last one closes it. Can be interrupted, and done again."""
-
-        def close() -> None:
-            engine.users.discard(user)
-            if not engine.users and self._engines.get(engine.place) is engine:
-                self._end(engine)
-
-        self._at(engine.place, close)
-
-    def _end(self, engine: Engine[W]) -> None:
-        """Close an engine. REQUIRES: the lock. One whose closing was interrupted is released; the next open recovers it."""
-        try:
-            if engine.ending:
-                engine.backend.discard()
-            else:
-                engine.ending = True
-                engine.backend.close()
-        except StreamlogError:
-            self._forget(engine)
-            raise
-        self._forget(engine)
-
-    def _forget(self, engine: Engine[W]) -> None:
-        self._engines.pop(engine.place, None)
-        no_exit = self._exits.pop(engine.place, None)
-        if no_exit is not None:
-            no_exit()
-
-    def _hook(self) -> None:
-        with inside(), self._at_exits_lock:
-            if not self._hooked:
-                self._hooked = True
-                at_exit_of_forked_children(self._close_all_at_exit)
-                after_fork_in_child(self._after_fork)
-
-    def _close_all_at_exit(self) -> None:
-        for engine in list(self._engines.values()):
-            engine.close_at_exit()
-
-    def _after_fork(self) -> None:
-        self._at_exits_lock = new_lock()  # it may have been held by a thread that the child does not have
-        self._places = {}
-        for no_exit in self._exits.values():
-            no_exit()
-        self._exits = {}
-        engines, self._engines = [*self._engines.values(), *self._opening.values()], {}
-        self._opening = {}
-        for engine in engines:
-            engine.abandon()
-
-
-def _refuse_other_options(engine: Engine[Any], options: OpenOptions) -> None:
-    """Raise ConfigError if the log is open with other options."""
-    difference = engine.options.differs(options)
-    if difference == "read_only":
-        held = "for reading only" if engine.options.read_only else "for writing"
-        raise ConfigError(
-            f"{engine.path} is open in this process {held} already. Use that handle, or close it first: a process that "
-            f"owns a log reads through it, and read_only=True is for other processes.",
-            name=difference,
-        )
-    if difference is not None:
-        raise ConfigError(
-            f"{engine.path} is open in this process with {'other' if difference.endswith('s') else 'another'} {difference}. Opening it again gives another handle "
-            f"on the same log, so the options have to be the same; close the first one to change them.",
-            name=difference,
-        )
+    return path_of(given, name)

@@ -13,9 +13,10 @@ import re
 from collections.abc import Iterable
 from typing import Any
 
-from ..errors import FormatError
+from ..errors import FormatError, StorageError
 from ..runtime.api import Disk
 from ..runtime.disk_errors import ignored, require_disk_error
+from ..storage.files import as_storage_error
 
 logger = logging.getLogger("streamlog.broker")
 
@@ -24,6 +25,9 @@ FORMAT = 2
 OWNER_FILE = "streamlog.json"
 SECTOR_BYTES = 512
 _BROKER = re.compile(r"broker-(0|[1-9][0-9]*)")
+# The epochs of the metadata log that may be reserved, of 32 bits: an open adds some to the last one.
+_EPOCHS_END = (1 << 31) - (1 << 20)
+_NO_FILE = (errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.ELOOP)
 _NO_ROOM = (errno.ENOSPC, errno.EDQUOT)
 
 
@@ -32,12 +36,24 @@ def broker_names(names: Iterable[str]) -> list[str]:
     return sorted(filter(_BROKER.fullmatch, names), key=lambda name: int(name[7:]))
 
 
+def is_retired(disk: Disk, directory: str) -> bool:
+    """Whether a broker's directory says that its log does not have the broker any more."""
+    try:
+        return read_owner(disk, f"{directory}/{OWNER_FILE}").get("retired") is True
+    except (FormatError, StorageError):  # it is missing, or cannot be read: whatever opens it says so
+        return False
+
+
 class OtherFormatError(FormatError):
     """The directory is a log, of a format that this version does not read."""
 
 
 def read_owner(disk: Disk, path: str) -> dict[str, Any]:
-    """The owner file's contents. Raises FormatError if it is damaged, OtherFormatError for a newer or older format."""
+    """The owner file's contents.
+
+    Raises FormatError if it is missing or damaged, OtherFormatError for a newer or older format, StorageError if the disk does
+    not give it.
+    """
     try:
         owner = json.loads(disk.read(path, 1 << 20))
         format_, min_reader = owner["format"], owner["min_reader"]
@@ -47,8 +63,9 @@ def read_owner(disk: Disk, path: str) -> dict[str, Any]:
         ):  # fmt: skip
             if type(owner[name]) is not kind:
                 raise ValueError(name)
-        for name, bits in (("incarnation", 62), ("broker_id", 31)):
-            if not 0 <= owner[name] < 1 << bits:
+        for name, end in (("incarnation", 1 << 62), ("broker_id", 1 << 31), ("metadata_epoch", _EPOCHS_END)):
+            number = owner.get(name, 0)
+            if type(number) is not int or not 0 <= number < end:
                 raise ValueError(name)
     except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise FormatError(
@@ -57,6 +74,8 @@ def read_owner(disk: Disk, path: str) -> dict[str, Any]:
             path=path,
         ) from error
     except OSError as error:
+        if error.errno not in _NO_FILE:
+            raise as_storage_error(error, "read", path) from error
         require_disk_error(error)
         raise FormatError(f"{path} cannot be read as a file of a log: {error.strerror or error}.", path=path) from error
     if format_ < FORMAT:

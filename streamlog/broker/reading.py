@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from typing import Literal, Protocol, TypeAlias
+import contextlib
+from collections.abc import Callable, Mapping, Sequence
+from typing import Literal, Protocol, TypeAlias, TypeVar
 
 from ..errors import (
+    CorruptRecordError,
     FencedLeaderEpochError,
     OffsetOutOfRangeError,
     ReentrantCallError,
@@ -18,11 +20,14 @@ from ..replication.replica_set import PartitionRegistration
 from ..runtime.api import Completion
 from ..storage.leader_epochs import EpochEnd
 from ..storage.tail import EMPTY, FetchData, LogSnapshot
+from ..storage.transactions import UNREAD, TransactionSnapshot
 from ..types import OffsetAndTimestamp, PartitionInfo, TopicPartition
 from .fetched import NOTHING, UNKNOWN_END, FetchResult
 from .metadata import TopicIdPartition
 from .waiting import Watched
 
+T = TypeVar("T")
+READ_COMMITTED = "read_committed"
 OffsetSpec: TypeAlias = Literal["earliest", "latest", "max_timestamp"] | int
 """Which offset: the first, the one after the last, that of the greatest timestamp (KIP-734), or that of the first record at or
 after a timestamp (ms)."""
@@ -33,7 +38,10 @@ class ReadableLog(Protocol):
 
     @property
     def tail(self) -> LogSnapshot: ...
+    @property
+    def transactions(self) -> TransactionSnapshot | None: ...
     def fetch(self, offset: int, max_bytes: int, end_offset: int, after: FetchData = EMPTY) -> FetchData: ...
+    def size_after(self, read: FetchData, max_bytes: int) -> int | None: ...
     def find_time(self, timestamp: int, end_offset: int) -> OffsetAndTimestamp | None: ...
     def find_max_time(self, end_offset: int) -> OffsetAndTimestamp | None: ...
     def after_damage(self, offset: int, end_offset: int) -> int: ...
@@ -49,6 +57,9 @@ class Readable(Watched, Protocol):
     def reader(self) -> ReadableLog: ...
     @property
     def high_watermark(self) -> int: ...
+    def read_transactions(self) -> TransactionSnapshot | None:
+        """`reader.transactions`, read from the files if they are UNREAD."""
+
     @property
     def closed(self) -> StreamlogError | None: ...
     @property
@@ -60,6 +71,11 @@ class Readable(Watched, Protocol):
     @property
     def leader_epoch(self) -> int: ...
     def epoch_end(self, leader_epoch: int) -> EpochEnd | None: ...
+    def logs_elsewhere(self, end_offset: int) -> Sequence[ReadableLog]:
+        """Those of other replicas that are known to have the same records up to `end_offset`."""
+
+    def fetch_elsewhere(self, offset: int, max_bytes: int, end_offset: int) -> FetchData:
+        """After a read met damage at `offset`: what another replica has there, verified; EMPTY if none has it."""
 
 
 def check_leader_epoch(here: Readable, current: int | None) -> None:
@@ -84,6 +100,45 @@ def _diverging_epoch(here: Readable, offset: int, last_fetched_epoch: int) -> Ep
     if end is None:
         raise here.reader.out_of_range(offset, here.high_watermark)
     return end if end.epoch < last_fetched_epoch or end.end_offset < offset else None
+
+
+def snapshot_for(here: Readable, isolation_level: str) -> TransactionSnapshot | None:
+    """The transactions that matter for a reader; None if there are none, or it sees uncommitted records. Raises what reading
+    raises."""
+    if isolation_level != READ_COMMITTED:
+        return None
+    known = here.reader.transactions
+    return here.read_transactions() if known is UNREAD else known
+
+
+def end_of(here: Readable, isolation_level: str) -> int:
+    """Where what a reader may see ends: the high watermark, or the last stable offset. Raises what reading raises."""
+    end = here.high_watermark
+    transactions = snapshot_for(here, isolation_level)  # after the high watermark
+    return end if transactions is None else transactions.last_stable_offset(end, here.reader.tail.start_offset)
+
+
+def _find(here: Readable, look: Callable[[ReadableLog], T], end: int) -> T:
+    """What `look` finds; in another replica, if it meets damage."""
+    try:
+        return look(here.reader)
+    except (CorruptRecordError, StorageError):
+        if here.closed is not None:  # see `_unless_closed`
+            raise here.closed.copy() from None
+        for log in here.logs_elsewhere(end):
+            with contextlib.suppress(StreamlogError):  # damaged there too
+                return look(log)
+        raise
+
+
+def _unless_closed(here: Readable, read: Callable[[], T]) -> T:
+    """What `read` gives. A partition that was deleted, or closed, or whose broker was stopped while it was read raises that."""
+    try:
+        return read()
+    except StorageError:
+        if here.closed is not None:
+            raise here.closed.copy() from None
+        raise
 
 
 class PartitionReads:
@@ -115,6 +170,7 @@ class PartitionReads:
         last_fetched_epoch: int | None = None,
         replica_id: int = -1,
     ) -> Completion[FetchResult]:
+        # Part of each poll, and of each partition's turn in it: its steps are written out.
         topic, number, topic_id = partition
         try:
             here = self._partitions.get((topic, number)) or self._find(TopicPartition(topic, number))
@@ -130,24 +186,37 @@ class PartitionReads:
                 )
             if current_leader_epoch is not None:
                 check_leader_epoch(here, current_leader_epoch)
-            tail, end = here.reader.tail, here.high_watermark
+            reader = here.reader
+            tail, end = reader.tail, here.high_watermark
             if last_fetched_epoch is not None:
                 diverging = _diverging_epoch(here, offset, last_fetched_epoch)
                 if diverging is not None:
                     return FetchResult(EMPTY, end, tail.start_offset, diverging)
             if here.hides is not None and offset >= end:
                 raise here.hides.copy()
-            if (
-                self._is_replicated and end < offset <= tail.end_offset
-            ):  # a new leader does not know yet how much of its log is committed
+            # A new leader does not know yet how much of its log is committed.
+            if self._is_replicated and end < offset <= tail.end_offset:
                 end = offset
-            try:
-                chunk = here.reader.fetch(offset, max_bytes, end if replica_id < 0 else tail.end_offset, after._chunk)
+            limit = end if replica_id < 0 else tail.end_offset
+            committed = reader.transactions  # after the high watermark
+            if committed is not None:
+                committed = snapshot_for(here, isolation_level) if replica_id < 0 else None
+                if committed is not None:
+                    stable = committed.last_stable_offset(end, tail.start_offset)
+                    limit = max(stable, min(offset, end))  # past the stable offset there is nothing yet
+            try:  # `_unless_closed`, written out: it is part of each poll
+                chunk = reader.fetch(offset, max_bytes, limit, after._chunk)
             except StorageError:
-                if here.closed is not None:  # it was deleted, or closed, while it was being read
+                if here.closed is not None:
                     raise here.closed.copy() from None
-                raise
+                chunk = here.fetch_elsewhere(
+                    offset, max_bytes, limit
+                )  # the repair finds out whether the disk has failed
+                if not chunk.data:
+                    raise
             result = FetchResult(chunk, end, tail.start_offset)
+            if committed is not None:
+                result.of_committed(stable, committed.aborted)
             if here.hides is not None:  # a reader that comes to the end has to come back, and gets the error
                 result.end_offset = UNKNOWN_END
             return result
@@ -156,15 +225,54 @@ class PartitionReads:
         except StreamlogError as error:
             return Completion.failed(error)
 
+    def fetch_elsewhere(
+        self, partition: TopicIdPartition, offset: int, max_bytes: int, isolation_level: str, damage: StreamlogError
+    ) -> Completion[FetchResult]:
+        topic, number, topic_id = partition
+        try:
+            here = self._find(TopicPartition(topic, number))
+            high_watermark, end = here.high_watermark, end_of(here, isolation_level)
+            transactions = snapshot_for(here, isolation_level)
+            chunk = here.fetch_elsewhere(offset, max_bytes, end) if here.topic_id == topic_id else EMPTY
+            if not chunk.data:
+                return Completion.failed(damage.copy())
+            result = FetchResult(chunk, high_watermark, here.reader.tail.start_offset)
+            if transactions is not None:
+                result.of_committed(end, transactions.aborted)
+            return result
+        except ReentrantCallError:
+            raise
+        except StreamlogError as error:
+            return Completion.failed(error)
+
+    def fetch_size(
+        self, partition: TopicIdPartition, found: FetchResult, max_bytes: int, current_leader_epoch: int | None
+    ) -> int | None:
+        """How many bytes a fetch would bring now that brought `found` before; None if only the fetch can tell. Nothing is read.
+
+        The position is known of the end of the log alone, and readers see what is committed, some of them before the first
+        open transaction.
+        """
+        topic, number, topic_id = partition
+        here = self._partitions.get((topic, number))
+        if here is None or here.closed is not None or here.topic_id != topic_id or here.hides is not None:
+            return None
+        if current_leader_epoch not in (None, here.leader_epoch) or here.high_watermark < here.reader.tail.end_offset:
+            return None
+        transactions = here.reader.transactions
+        if transactions is not None and transactions.unstable:
+            return None
+        return here.reader.size_after(found._chunk, max_bytes)
+
     def after_damage(self, partition: TopicPartition, offset: int) -> int:
         here = self._find(partition)
-        return here.reader.after_damage(offset, here.high_watermark)
+        return _unless_closed(here, lambda: here.reader.after_damage(offset, here.high_watermark))
 
     def bounds(self, partition: TopicPartition, isolation_level: str) -> tuple[int, int]:
         here = self._find(partition)
         if here.hides is not None:  # a reader that comes that far gets the error
             return here.reader.tail.start_offset, here.reader.tail.end_offset
-        return here.reader.tail.start_offset, here.high_watermark
+        return here.reader.tail.start_offset, end_of(here, isolation_level)
 
     def find_offset(
         self,
@@ -178,8 +286,10 @@ class PartitionReads:
         if isinstance(spec, str) and spec != "max_timestamp":
             start, end = self.bounds(partition, isolation_level)
             return OffsetAndTimestamp(start if spec == "earliest" else end, -1)
-        end = here.high_watermark
-        found = here.reader.find_max_time(end) if isinstance(spec, str) else here.reader.find_time(spec, end)
+        end = end_of(here, isolation_level)
+        found = _find(
+            here, lambda log: log.find_max_time(end) if isinstance(spec, str) else log.find_time(spec, end), end
+        )
         if here.hides is not None and (found is None or isinstance(spec, str)):
             raise here.hides.copy()
         return found
@@ -189,7 +299,7 @@ class PartitionReads:
     ) -> EpochEnd | None:
         here = self._find(partition)
         check_leader_epoch(here, current_leader_epoch)
-        return here.epoch_end(leader_epoch)
+        return _unless_closed(here, lambda: here.epoch_end(leader_epoch))
 
     def partition_info(self, partition: TopicPartition) -> PartitionInfo:
         here = self._find(partition)
@@ -197,5 +307,5 @@ class PartitionReads:
         known = here.registration
         return PartitionInfo(
             *partition, known.leader, known.isr, known.replicas, known.leader_epoch, tail.start_offset, here.high_watermark,
-            here.high_watermark, tail.end_offset, tail.size_bytes(), len(tail.segments),
+            end_of(here, READ_COMMITTED), tail.end_offset, tail.size_bytes(), len(tail.segments),
         )  # fmt: skip

@@ -8,9 +8,11 @@ Each of these is a change of the metadata, and each change has a look at what ca
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Mapping, Sequence
+from collections import Counter
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from typing import NamedTuple
 
-from ..errors import ConfigError, StreamlogError
+from ..errors import ConfigError, NotLeaderError, StreamlogError
 from ..replication import election
 from ..replication.replica_set import PartitionRegistration
 from ..runtime.api import Completion
@@ -32,6 +34,16 @@ Targets = Mapping[TopicPartition, tuple[int, ...]]
 """The replicas that partitions are to have."""
 
 
+class Retirement(NamedTuple):
+    """A broker that leaves the log; it had so many replicas when that was looked at."""
+
+    broker_id: int
+    replicas: int
+
+
+Moves = Targets | Retirement
+
+
 class Reassignments:
     """Thread-safe."""
 
@@ -44,7 +56,7 @@ class Reassignments:
         self._timers = timers
         self._under_way: set[str] = set()
         """The topics of which partitions are reassigned; maybe some more."""
-        self._waiting: list[tuple[Targets, Completion[None]]] = []
+        self._waiting: list[tuple[Moves, Completion[None]]] = []
 
     def open(self) -> None:
         """Go on with what was under way when the log was closed, or crashed."""
@@ -65,13 +77,12 @@ class Reassignments:
 
         On return it is recorded. Raises ConfigError for replicas that cannot be, UnknownTopicOrPartitionError.
         """
-        brokers = [broker.id for broker in self._brokers.all]
         if factor is not None:
-            self._brokers.factor(factor)
+            self._brokers.factor(factor, self._topics.image)
         chosen: dict[int, tuple[int, ...]] = {}
 
         def targets(image: Image) -> dict[int, tuple[int, ...]]:
-            view = controller.find(image, topic)
+            view, brokers = controller.find(image, topic), self._brokers.ranks(image)
             chosen.clear()
             if factor is not None:
                 placed = [election.target_of(image.partition(view.id_bytes, each)) for each in range(view.partitions)]
@@ -86,10 +97,30 @@ class Reassignments:
         self._look()
         return {TopicPartition(topic, number): target for number, target in chosen.items()}
 
-    def cancel(self, targets: Targets) -> None:
-        """Have the partitions that are still on their way to these replicas go back to those that they had."""
+    def retire(self, broker_id: int) -> Retirement:
+        """Have a broker leave the log: what it has moves to others, which get it evenly; then it is unregistered and closed.
+
+        On return that is recorded. Raises what `controller.retire_broker` raises.
+        """
+        if not self._brokers.is_replicated:
+            raise ConfigError(
+                "This log has one broker, which cannot be retired: its records would have no place.", name="broker_id"
+            )
+        self._topics.retire_broker(broker_id)
+        self._look()
+        return _retirement(self._topics.image, broker_id)
+
+    def cancel(self, moves: Moves) -> None:
+        """Have the partitions that are still on their way to these replicas go back to those that they had; a broker stays."""
+        targets = self._keep(moves.broker_id) if isinstance(moves, Retirement) else moves
         for topic in {name.topic for name in self._left(targets)}:
             self._topics.reassign(topic, lambda image, topic=topic: self._origins(image, topic, targets))  # type: ignore[misc]
+
+    def _keep(self, broker_id: int) -> Targets:
+        """Retire a broker no more; where its partitions are on their way."""
+        self._topics.keep_broker(broker_id)
+        on_it = controller.replicas_on(self._topics.image, broker_id)
+        return {name: election.target_of(each) for name, each in on_it if broker_id in each.removing_replicas}
 
     @staticmethod
     def _origins(image: Image, topic: str, targets: Targets) -> dict[int, tuple[int, ...]]:
@@ -99,19 +130,16 @@ class Reassignments:
             if targets.get(name) == election.target_of(partition)
         }
 
-    def all(self) -> dict[TopicPartition, tuple[int, ...]]:
-        """Where each partition goes that is reassigned now."""
-        return targets_in(self._topics.image, list(self._under_way))
+    def all(self) -> list[Moves]:
+        """See `moves_in`."""
+        return moves_in(self._topics.image, list(self._under_way))
 
-    def _left(self, targets: Targets) -> dict[TopicPartition, PartitionRegistration]:
-        return left_in(self._topics.image, targets)
+    def _left(self, moves: Moves) -> dict[TopicPartition, PartitionRegistration]:
+        return left_in(self._topics.image, moves)
 
-    def progress(self, targets: Targets) -> float:
+    def progress(self, moves: Moves) -> float:
         """How much of it is done, from 0 to 1: 1 only at the end. Of replicas that are added, it counts what they have."""
-        left = self._left(targets)
-        return (
-            1.0 if not left else (len(targets) - len(left) + sum(map(self._part, left, left.values()))) / len(targets)
-        )
+        return progress_of(self._topics.image, moves, self._part)
 
     def _part(self, name: TopicPartition, partition: PartitionRegistration) -> float:
         leader = self._brokers.leaders.get(name)
@@ -122,22 +150,30 @@ class Reassignments:
         followers = [replicas.followers.get(broker) for broker in partition.adding_replicas]
         ends = [start if each is None else max(start, each.end_offset) for each in followers]
         parts = [1.0 if end <= start else min(1.0, (each - start) / (end - start)) for each in ends]
-        return _ALMOST * sum(parts) / len(parts) if parts else _ALMOST
+        if not parts:
+            return _ALMOST if partition.removing_replicas else 0.0
+        return _ALMOST * sum(parts) / len(parts)
 
-    def wait(self, targets: Targets) -> Completion[None]:
-        """Done when none of these partitions is on its way any more."""
-        done: Completion[None] = Completion()
-        self._waiting.append((targets, done))
+    def wait(self, moves: Moves) -> Completion[None]:
+        """Done when none of these partitions is on its way any more, or the broker has left the log."""
+        waited_for = [done for known, done in self._waiting.copy() if known == moves and not done.done()]
+        done: Completion[None] = (
+            waited_for[0] if waited_for else Completion()
+        )  # one, however often a caller's wait ends
+        if not waited_for:
+            self._waiting.append((moves, done))
         self._timers.at(
             self._timers.now_ms(), self.step
         )  # which alone ends a reassignment, and knows that files are gone
+        if self._topics.closed is not None:  # maybe after `close` has looked, and the timers have ended
+            done.fail(self._topics.closed.copy())
         return done
 
     # -- going on ------------------------------------------------------------------------------------
 
     def _look(self) -> None:
         """A change of the metadata may have made the next step possible."""
-        if self._under_way and self._topics.closed is None:
+        if (self._under_way or self._retiring()) and self._topics.closed is None:
             self._timers.at(self._timers.now_ms(), self.step)
 
     def step(self, now_ms: int) -> int | None:
@@ -151,12 +187,64 @@ class Reassignments:
                     return None
                 logger.warning("the reassignment of %s does not go on yet, and is tried again: %s", topic, error)
                 again = now_ms + RETRY_MS
+        for broker_id in self._retiring():
+            try:
+                if self._retire_on(broker_id):
+                    again = now_ms
+            except StreamlogError as error:
+                if self._topics.closed is not None:
+                    return None
+                logger.warning("broker %d cannot be retired yet, and is tried again: %s", broker_id, error)
+                again = again or now_ms + RETRY_MS
         self._answer()
         return again
 
+    def _retiring(self) -> list[int]:
+        return [broker.id for broker in self._topics.image.brokers.values() if broker.retiring]
+
+    def _retire_on(self, broker_id: int) -> bool:
+        """Have the next topic leave a broker, or the broker leave the log when it has nothing; whether there is more to do at once."""
+        is_left = True
+        for name, partition in controller.replicas_on(self._topics.image, broker_id):
+            if broker_id in election.target_of(partition):
+                self._under_way.add(name.topic)
+                self._topics.reassign(name.topic, lambda image: self._away(image, name.topic, broker_id))  # noqa: B023
+                return True
+            is_left = False
+        if is_left:
+            self._unregister(broker_id)
+        return False
+
+    def _away(self, image: Image, topic: str, broker_id: int) -> dict[int, tuple[int, ...]]:
+        """Where the partitions of a topic go that a broker has: to those that have the fewest replicas."""
+        view = image.topics.get(topic)
+        brokers = self._brokers.ranks(image)
+        if view is None or not image.brokers[broker_id].retiring:
+            return {}
+        counts = Counter(broker for each in _all_partitions(image) for broker in election.target_of(each))
+        targets: dict[int, tuple[int, ...]] = {}
+        for number in range(view.partitions):
+            before = election.target_of(image.partition(view.id_bytes, number))
+            if broker_id in before:
+                [targets[number]] = election.resize(brokers, [before], min(len(before), len(brokers)), counts)
+        return targets
+
+    def _unregister(self, broker_id: int) -> None:
+        broker = self._brokers.by_id(broker_id)
+        error = NotLeaderError(f"Broker {broker_id} was retired. Another one leads its partitions; try again.")
+        if self._topics.stop_broker(broker_id, None):
+            for failure in self._brokers.close_broker(broker, error):
+                logger.warning("closing broker %d, which is retired: %s", broker_id, failure)
+        self._topics.unregister_broker(broker_id)
+        if broker_id not in self._topics.image.brokers:
+            self._brokers.remove(broker)
+            logger.info(
+                "broker %d was retired; its directory %s is left, and can be removed", broker_id, broker.directory.path
+            )
+
     def _go_on(self, topic: str) -> None:
-        if any(election.finish(each) is not each for each in _moving(self._topics.image, [topic]).values()):
-            self._topics.finish_reassignment(topic)
+        if _finished(self._topics.image, topic):
+            self._topics.finish_reassignment(topic, lambda image: self._check_there(_finished(image, topic)))
         moving = _moving(self._topics.image, [topic])
         if not moving:
             self._under_way.discard(topic)
@@ -168,6 +256,16 @@ class Reassignments:
             if leader is not None:
                 self._moves.begin(name, leader).on_done(self._moved)
 
+    def _check_there(self, after: Iterable[PartitionRegistration]) -> None:
+        """Raise LogDirNotFoundError if the directory of an in-sync replica that stays is gone, which may not have been noticed yet.
+
+        The others are about to be removed, and are all that is left then. It is looked under the metadata lock: another change, which
+        may take long, comes before that, or after they were removed.
+        """
+        for broker_id in {broker_id for each in after for broker_id in each.isr}:
+            broker = self._brokers.by_id(broker_id)
+            self._brokers.watch.run_on(broker, broker.directory.check_owned)
+
     def _moved(self, done: Completion[None]) -> None:
         """A leader has moved, and the change of the metadata was noticed; or it has not, and is asked again."""
         if done.error() is not None and self._topics.closed is None:
@@ -175,8 +273,8 @@ class Reassignments:
 
     def _answer(self) -> None:
         for each in self._waiting[:]:
-            targets, done = each
-            if not self._left(targets):
+            moves, done = each
+            if is_done(self._topics.image, moves):
                 if each in self._waiting:
                     self._waiting.remove(each)
                 done.complete(None)
@@ -193,18 +291,55 @@ def _moving(image: Image, topics: Iterable[str]) -> dict[TopicPartition, Partiti
     }
 
 
-def targets_in(image: Image, topics: Iterable[str]) -> dict[TopicPartition, tuple[int, ...]]:
-    """Where each partition of these topics goes that is reassigned."""
-    return {name: election.target_of(partition) for name, partition in _moving(image, topics).items()}
+def _finished(image: Image, topic: str) -> list[PartitionRegistration]:
+    """What becomes of the partitions of a topic whose reassignment can be finished."""
+    moving = _moving(image, [topic]).values()
+    return [after for before in moving if (after := election.finish(before)) is not before]
 
 
-def left_in(image: Image, targets: Targets) -> dict[TopicPartition, PartitionRegistration]:
-    """The partitions that are still on their way to these replicas."""
-    moving = _moving(image, {name.topic for name in targets})
-    return {name: each for name, each in moving.items() if targets.get(name) == election.target_of(each)}
+def _all_partitions(image: Image) -> Iterator[PartitionRegistration]:
+    return (partition for numbers in image.partitions.values() for partition in numbers.values())
 
 
-def _checked(topic: str, number: int, replicas: Sequence[int], brokers: Sequence[int]) -> tuple[int, ...]:
+def moves_in(image: Image, topics: Iterable[str]) -> list[Moves]:
+    """What is under way: where the partitions of each of these topics go, and each broker that is retired, with all that it has."""
+    retiring = sorted(broker.id for broker in image.brokers.values() if broker.retiring)
+    by_topic: dict[str, dict[TopicPartition, tuple[int, ...]]] = {}
+    for name, partition in sorted(_moving(image, topics).items()):
+        if not set(retiring).intersection(partition.removing_replicas):
+            by_topic.setdefault(name.topic, {})[name] = election.target_of(partition)
+    return [*by_topic.values(), *(_retirement(image, each) for each in retiring)]
+
+
+def _retirement(image: Image, broker_id: int) -> Retirement:
+    return Retirement(broker_id, sum(1 for _ in controller.replicas_on(image, broker_id)))
+
+
+def left_in(image: Image, moves: Moves) -> dict[TopicPartition, PartitionRegistration]:
+    """The partitions that are still on their way to these replicas, or that the broker has still."""
+    if isinstance(moves, Retirement):
+        return dict(controller.replicas_on(image, moves.broker_id))
+    moving = _moving(image, {name.topic for name in moves})
+    return {name: each for name, each in moving.items() if moves.get(name) == election.target_of(each)}
+
+
+def progress_of(image: Image, moves: Moves, part: Callable[[TopicPartition, PartitionRegistration], float]) -> float:
+    """How much of it is done: 1 only at the end. `part`: how much of a partition that is left."""
+    if is_done(image, moves):
+        return 1.0
+    left = left_in(image, moves)
+    count = max(moves.replicas if isinstance(moves, Retirement) else len(moves), len(left), 1)
+    return min(_ALMOST, (count - len(left) + sum(map(part, left, left.values()))) / count)
+
+
+def is_done(image: Image, moves: Moves) -> bool:
+    if isinstance(moves, Retirement):
+        broker = image.brokers.get(moves.broker_id)
+        return broker is None or not broker.retiring
+    return not left_in(image, moves)
+
+
+def _checked(topic: str, number: int, replicas: Sequence[int], brokers: Collection[int]) -> tuple[int, ...]:
     unknown = [each for each in replicas if each not in brokers]
     if unknown or not replicas or len(set(replicas)) < len(replicas):
         raise ConfigError(

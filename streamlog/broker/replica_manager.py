@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Iterable
 from functools import partial
 
-from ..errors import StreamlogError
+from ..errors import CorruptRecordError, StreamlogError
 from ..replication.partition import Partition
+from ..replication.repairs import Peer, RepairCounts
 from ..replication.replica_set import PartitionRegistration
-from ..runtime.api import Task
+from ..runtime.api import Task, without_traceback
 from ..runtime.values import refuse_to_copy
 from ..types import Clock
 from . import controller
@@ -18,6 +20,10 @@ from .policies import RetentionPolicies
 from .real_timers import RealTimers
 from .scheduler import Scheduler
 from .tailing.published_writer import PublishedWriter
+
+logger = logging.getLogger("streamlog.broker")
+# How long (real time) retention waits for the followers under a clock that a test moves.
+PATIENCE_S = 1.0
 
 
 class ReplicaManager:
@@ -52,19 +58,29 @@ class ReplicaManager:
         self.on_isr_change: Callable[[Partition], object] = lambda partition: None
         """Called by a leader whose in-sync set may grow."""
         self.on_failure: Callable[[StreamlogError], object] = lambda error: None
-        """Called when the disk under a leader with followers fails."""
+        """Called when the disk under a replica of several fails."""
+        self.peers: Callable[[Partition], list[Peer]] = lambda partition: []
+        """The other replicas of a partition, as far as they are known to be the same."""
+        self.repair_counts = RepairCounts()
         self.is_replicated = False
         """Whether there are other brokers, from which the high watermarks are learned."""
-        self.rebuilds = False
-        """Whether a replica that is not there is made: its broker was started again, maybe on an empty directory."""
+        self._rebuilt = False
+        """Whether replicas were made whose directories may not be on the device yet."""
         self.has_thread = False
         """Whether a background thread runs the scheduler."""
         self._staging: tuple[TopicView, list[int]] | None = None
         self._staged: dict[tuple[str, int], Partition] = {}
 
-    def open_metadata(self) -> Partition:
-        """The partition of the metadata log."""
-        partition = self.metadata = self._directory.open_metadata()
+    def open_metadata(self, *, made_anew: bool = False) -> Partition:
+        """The partition of the metadata log; `made_anew`, empty, if it cannot be opened."""
+        try:
+            partition = self._directory.open_metadata()
+        except CorruptRecordError as error:
+            if not made_anew:
+                raise
+            logger.warning("this copy of the metadata is made anew, for it cannot be opened: %s", error)
+            partition = self._directory.make_metadata()
+        self.metadata = partition
         partition.on_work = self._maintain_soon
         self._publisher.add(partition, eager=True)
         return partition
@@ -81,7 +97,7 @@ class ReplicaManager:
     @property
     def is_recovering(self) -> bool:
         """Whether the recovery of some log could not be finished, for want of space: the next open starts it again."""
-        return any(each.log.unfinished is not None for each in self.all())
+        return any(each.log.refusals.unfinished is not None for each in self.all())
 
     @property
     def is_faulty(self) -> bool:
@@ -99,6 +115,9 @@ class ReplicaManager:
         names = changed if changed is not None else [*self._of_topic, *image.topics]
         for name in names:
             self._follow_topic(name, image)
+        if self._rebuilt:
+            self._directory.sync_topics()
+            self._rebuilt = False
 
     def _follow_topic(self, name: str, image: Image) -> None:
         view = image.topics.get(name)
@@ -118,7 +137,7 @@ class ReplicaManager:
             if me not in registration.replicas:
                 continue
             if known is None:
-                self._add(view, number, registration)
+                self._add(view, number, registration, controller.TRANSACTIONS_TOPIC in image.topics)
                 continue
             known.follow(registration, self._real_timers.now_ms())
             if known.log.config is not view.config or known.maintenance.custom_policy is not policy:
@@ -126,13 +145,16 @@ class ReplicaManager:
                 known.maintenance.custom_policy = policy
                 self._maintain_soon(known)
 
-    def _add(self, view: TopicView, number: int, registration: PartitionRegistration) -> None:
+    def _add(
+        self, view: TopicView, number: int, registration: PartitionRegistration, may_have_transactions: bool
+    ) -> None:
         staged = self._staged.get((view.name, number))
         if staged is not None and staged.topic_id == view.id_bytes:
             partition = staged
         else:
-            is_lost = self.rebuilds and self._directory.is_lost(view, number)
-            partition = (self._directory.make_partition if is_lost else self._directory.open_partition)(view, number)
+            partition = self._open(view, number, registration)
+        if not may_have_transactions:
+            partition.log.transactions.have_none()
         if self.is_replicated and len(registration.replicas) > 1:
             partition.doubt_high_watermark()
         partition.follow(registration, self._real_timers.now_ms())
@@ -140,11 +162,15 @@ class ReplicaManager:
         partition.on_work = self._maintain_soon
         partition.on_isr_change = self.on_isr_change
         partition.on_failure = self.on_failure
+        if self.is_replicated:
+            self.repair_from_peers(partition)
         partition.commit.schedule = partial(self._sync_soon, partition.commit.maybe_sync)
-        for purgatory in (partition.purgatory, partition.commit.purgatory):
+        for purgatory in (partition.purgatory, partition.deletions.purgatory, partition.commit.purgatory):
             purgatory.schedule = partial(self._expire_at, purgatory.expire)
         if self.has_thread:
             partition.waiters.later = partial(self._wake_soon, partition.waiters.wake_some)
+        else:
+            partition.deletions.patience_s = PATIENCE_S
         partition.log.close_idle_files()
         self._publisher.add(partition)
         self._of_topic.setdefault(view.name, {})[number] = partition
@@ -152,9 +178,37 @@ class ReplicaManager:
         if partition.log.tail.end_offset:
             self._maintain_soon(partition)  # not now: opening does not wait for a compaction
 
+    def _open(self, view: TopicView, number: int, registration: PartitionRegistration) -> Partition:
+        """Open a replica; make it anew if it is lost, or cannot be opened, and does not count.
+
+        A replica that is not in sync has nothing that counts: its topic may have been made while its broker did not run. A member of
+        the in-sync set may have what no other replica has, and an empty one must not take its place.
+        """
+        counts = self._directory.broker_id in registration.isr
+        try:
+            if counts or not self._directory.is_lost(view, number):
+                return self._directory.open_partition(view, number)
+        except CorruptRecordError as error:  # the file that says where its log starts is damaged
+            if counts:
+                raise
+            logger.warning(
+                "%s-%d is made anew, for it is not in sync and cannot be opened: %s", view.name, number, error
+            )
+        self._rebuilt = True
+        return self._directory.make_partition(view, number)
+
+    def repair_from_peers(self, partition: Partition) -> None:
+        """Have what is damaged in this replica repaired from the others."""
+        repairs = partition.maintenance.repairs
+        repairs.counts = self.repair_counts
+        repairs.peers = partial(self.peers, partition)
+        repairs.on_failure = self.on_failure
+
     def _remove(self, partition: Partition, error: StreamlogError) -> None:
         name = partition.name
         self._cancel_work(partition)
+        for purgatory in (partition.purgatory, partition.deletions.purgatory, partition.commit.purgatory):
+            self._real_timers.cancel(purgatory.expire)
         partition.remove(error)
         self._publisher.remove(partition)
         self._directory.remove_partition_files(partition.topic_id.hex(), name.partition)
@@ -165,11 +219,10 @@ class ReplicaManager:
             self._of_topic.pop(name.topic, None)
 
     def _cancel_work(self, partition: Partition) -> None:
+        """But for the deadlines of what waits there to be acknowledged: it may go on waiting for the next leader."""
         self._maintenance.cancel(partition.maintenance.step)
         self._scheduler.cancel(partition.commit.maybe_sync)
         self._scheduler.cancel(partition.waiters.wake_some)
-        self._real_timers.cancel(partition.purgatory.expire)
-        self._real_timers.cancel(partition.commit.purgatory.expire)
 
     def _expire_at(self, expire: Task, deadline_ms: int) -> None:
         self._real_timers.at(deadline_ms, expire)
@@ -185,6 +238,10 @@ class ReplicaManager:
 
     # -- a change that is not in force yet -----------------------------------------------------------
 
+    @property
+    def is_staging(self) -> bool:
+        return self._staging is not None or bool(self._staged)
+
     def stage(self, image: Image, name: str) -> None:
         """Make the partitions of a topic that do not exist yet. No record names them before `image` is in force."""
         view = image.topics.get(name)
@@ -199,6 +256,8 @@ class ReplicaManager:
         for number in new:
             partition = self._staged[view.name, number] = self._directory.make_partition(view, number)
             partition.log.close_idle_files()
+        if new:
+            self._directory.sync_topics()
 
     def _is_here(self, image: Image, view: TopicView, number: int) -> bool:
         """Whether this broker has a replica of a partition, as the image has it."""
@@ -233,20 +292,20 @@ class ReplicaManager:
         for partition in self.all():
             partition.maintenance.stop()
 
-    def close(self, partitions: list[Partition], error: StreamlogError) -> list[BaseException]:
-        """Close these partitions, each whatever the others raise; their errors."""
-        errors: list[BaseException] = []
+    def close(self, partitions: list[Partition], error: StreamlogError) -> dict[Partition, StreamlogError]:
+        """Close these partitions, each whatever the others raise; the errors of those that raised."""
+        failed: dict[Partition, StreamlogError] = {}
         for partition in partitions:
             self._cancel_work(partition)
             try:
                 partition.close(error)
             except StreamlogError as failure:
-                errors.append(failure)
-        return errors
+                failed[partition] = without_traceback(failure.copy())
+        return failed
 
     def release(self) -> None:
         """After an open that failed: close the files, and sync nothing."""
-        for partition in self.partitions.values():
+        for partition in self.all():
             partition.log.release()
 
     def shut(self, error: StreamlogError) -> None:

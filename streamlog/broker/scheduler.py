@@ -61,6 +61,10 @@ class Scheduler:
         if first:
             self.nudge()
 
+    def leave(self, run_lock: Lock) -> None:
+        """The thread that runs tasks does not come back from one: have the others be run, under this lock."""
+        self._run_lock = run_lock
+
     def cancel(self, task: Task) -> None:
         with inside(), self._lock:
             if task in self._entries:

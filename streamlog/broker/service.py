@@ -5,38 +5,51 @@ from __future__ import annotations
 import contextlib
 import logging
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any
+from typing import Any, Protocol
 
 from ..coordinator import GroupDescription, GroupListing, Heartbeat, HeartbeatResult
+from ..coordinator.messages import (
+    ClassicGroupConfig,
+    JoinGroup,
+    JoinGroupResult,
+    MemberIdentity,
+    SyncGroup,
+    SyncGroupResult,
+)
 from ..errors import (
     ClosedError,
     ConfigError,
     DiskFullError,
+    FormatError,
     LogDirNotFoundError,
     NotLeaderError,
-    PoisonedLogError,
     StorageError,
     StreamlogError,
     forked,
 )
-from ..records.single import SequencedRecord
 from ..replication.partition import Partition
-from ..runtime.api import AllDone, Completion, Gate, Lock, answering, failing
+from ..replication.replica_set import NO_LEADER
+from ..replication.scrub import START_MS, Scrub
+from ..replication.throttle import ReplicationQuota, ReplicationThrottle
+from ..replication.transactions import TransactionMarker
+from ..runtime.api import AllDone, Completion, Gate, Lock, Task, answering, failing
 from ..runtime.disk import entropy
-from ..runtime.threads import getpid
 from ..runtime.values import raise_first, refuse_to_copy
 from ..storage.files import stale_owner
-from ..types import Clock, OffsetAndMetadata, TopicPartition
-from . import controller, metrics
-from .api import ProduceRequest, ProducerIdAndEpoch
-from .brokers import Broker, Brokers
+from ..types import Clock, OffsetAndMetadata, PartitionInfo, TopicPartition
+from . import controller, disk_watch, metrics
+from .api import REQUEST_TIMEOUT_MS
+from .appending import PartitionAppends
+from .broker import Broker
+from .broker_changes import BrokerChanges
+from .brokers import WATCH_MS, Brokers
 from .delayed_fetch import DelayedFetch, FetchRequest
-from .group_coordinator import GroupCoordinator
-from .group_shard import TOPIC_CONFIG as GROUPS_CONFIG
+from .group_coordinator import GroupCoordinator, partition_for
 from .leader_moves import LeaderMoves
 from .log_directory import LogDirectory
 from .lost_partitions import accept_losses, known_ends
-from .metadata import Image, TopicIdPartition
+from .metadata import Image
+from .monotonic_timers import MonotonicTimers
 from .policies import RetentionPolicies
 from .producer_ids import ProducerIdManager
 from .reading import PartitionReads
@@ -46,16 +59,27 @@ from .replica_manager import ReplicaManager
 from .scheduler import Scheduler
 from .tailing.published_writer import PublishedWriter
 from .topics import Topics
+from .transaction_coordinator import TransactionCoordinator
 from .waiting import FetchSession
 
 logger = logging.getLogger("streamlog.broker")
 
 CATCH_UP_MS = 5_000
 """How long (real time) an open waits at most until the in-sync followers have what their leaders have."""
-HAND_OVER_S = 5.0
-"""How long (real time) stopping a broker waits at most until others have everything that it leads."""
-WATCH_MS = 1000
-"""How often a log with a background thread looks whether its directory is still there: two system calls."""
+# The calls, but for those of producers and readers, that may meet a disk which has failed under one broker of several.
+_MAY_MEET_A_FAILURE = (
+    "abort_transaction", "add_offsets_to_txn", "add_partitions", "add_partitions_to_txn", "apply_retention", "classic_heartbeat",
+    "commit", "committed", "compact", "create_topic", "delete_group", "delete_offsets", "delete_records", "delete_topic", "describe_group",
+    "describe_transaction", "end_txn", "heartbeat", "init_producer_id", "join_group", "leave_classic_group",
+    "leave_group", "list_groups", "list_transactions", "reassign", "sync_group", "txn_commit_offsets", "update_topic",
+)  # fmt: skip
+
+
+class BrokerThreads(Protocol):
+    """The threads of one broker: what publishes for it, and what fetches for it."""
+
+    def begin(self, broker: Broker) -> None: ...
+    def stop(self) -> None: ...
 
 
 class LocalService:
@@ -74,61 +98,126 @@ class LocalService:
         new_gate: Callable[[], Gate],
         real_seconds: Callable[[], float],
         *,
+        root: str | None = None,
+        count: int | None = None,
+        lock_timeout: float = 0.0,
         force: bool = False,
         replica_lag_ms: int = 30_000,
+        is_temporary: bool = False,
     ) -> None:
+        """`root`: see `Brokers`. `count`: how many brokers the log is said to have, or None."""
         self.durable = directories[0].sync
         self.clock = clock
         self.timers = scheduler
         self._maintenance = maintenance
         self.real_seconds = real_seconds
         self.real_timers = RealTimers(new_lock, lambda: self.real_seconds())
+        self.monotonic_timers = MonotonicTimers(new_lock, clock) if hasattr(clock, "attach") else self.real_timers
         self._new_lock = new_lock
         self._new_gate = new_gate
+        self._count = count
+        self._lock_timeout = lock_timeout
         self._force = force
+        self._has_thread = False
+        self._defaults = defaults
         policies = RetentionPolicies(defaults.get("retention"))
-
-        def new_broker(directory: LogDirectory) -> Broker:
-            publisher = PublishedWriter(directory.disk, directory.path, new_lock, real_seconds)
-            replicas = ReplicaManager(directory, publisher, policies, clock, scheduler, maintenance, self.real_timers)
-            return Broker(directory, publisher, replicas)
-
-        brokers = [new_broker(directory) for directory in directories]
-        self.brokers = Brokers(brokers, lambda before: new_broker(before.directory.again()), self.real_timers.now_ms)
-        self._failures: dict[int, StreamlogError] = {}
+        self._is_temporary = is_temporary
+        self.brokers = Brokers(
+            [self._broker_in(directory, policies) for directory in directories],
+            lambda path, broker_id: self._broker_in(directories[0].beside(path, broker_id), policies),
+            self.real_timers.now_ms,
+            self._new_throttle,
+            root,
+        )
+        self.new_threads: Callable[[str], BrokerThreads] | None = None
+        self.incarnation = ""
+        """Names this run of the log."""
         self._replica_lag_ms = replica_lag_ms
-        factor = self.brokers.factor(defaults.get("replication_factor"))
-        controller.check_insync(defaults.get("min_insync_replicas", 1), factor)
         self.is_replicated = self.brokers.is_replicated
         self.acknowledges_later = self.durable or self.is_replicated
         self._partitions = self.brokers.leaders
-        topics = self._topics = Topics(self.brokers, policies, defaults, clock, scheduler, new_lock())
-        self._partition = topics.partition
+        self._topics = Topics(self.brokers, policies, defaults, clock, scheduler, new_lock())
+        self._partition = self.leader = self._topics.partition
+        self._changes = BrokerChanges(self._topics, self.brokers, self.real_timers, new_gate, self.shut, self._started)
+        self._leader_moves = LeaderMoves(self._topics, self.brokers, self.real_timers)
+        self._reassignments = Reassignments(self._topics, self.brokers, self._leader_moves, self.real_timers)
+        self._scrub = Scrub(lambda: self.brokers.replicas())
+        self._transactions = TransactionCoordinator(
+            self, ProducerIdManager(self._topics.allocate_producer_ids).next_id, new_lock
+        )
+        self._groups: GroupCoordinator | None = None
+        self.classic_group_config = ClassicGroupConfig()
+        self._blocked: list[tuple[Partition, StreamlogError]] = []
+        self._serve_administrators()
+        self._serve_producers()
+        self._serve_readers()
+        self._serve_transactions()
+
+    def _serve_administrators(self) -> None:
+        topics, moving = self._topics, self._reassignments
         self.topic = answering(topics.topic)
         self.create_topic = answering(topics.create_topic)
         self.update_topic = answering(topics.update_topic)
+        self.validate_topic = answering(topics.validate_topic)
         self.add_partitions = answering(topics.add_partitions)
         self.delete_topic = answering(topics.delete_topic)
-        self._leader_moves = LeaderMoves(topics, self.brokers, self.real_timers)
+        self.on_metadata = topics.on_metadata
+        self.off_metadata = topics.off_metadata
         self.elect_leader = failing(self._leader_moves.begin)
-        moving = self._reassignments = Reassignments(topics, self.brokers, self._leader_moves, self.real_timers)
         self.reassign = answering(moving.begin)
         self.cancel_reassignment = answering(moving.cancel)
         self.reassignments = moving.all
+        self.retire_broker = answering(moving.retire)
         self.reassignment_progress = moving.progress
         self.await_reassignment = moving.wait
-        self.on_metadata = topics.on_metadata
-        self.off_metadata = topics.off_metadata
+
+    def _serve_producers(self) -> None:
+        appends = PartitionAppends(
+            self._topics,
+            self.brokers,
+            self._changes,
+            self.clock,
+            self.real_timers,
+            lambda: self._may_append(),
+            lambda *batch: self._transactions.verify(*batch),
+        )
+        self.produce = failing(appends.produce)
+        self.produce_one = appends.produce_one
+        self.produce_one_later = appends.produce_one_later
+        self.settle = appends.settle
+        self._append_marker = appends.append_marker
+        self.producer_state = answering(appends.producer_state)
+
+    def _serve_readers(self) -> None:
         reads = PartitionReads(self._partitions, self._partition, self.is_replicated)
         self.fetch = reads.fetch
+        self.fetch_elsewhere = reads.fetch_elsewhere
+        self.fetch_size = reads.fetch_size
         self.after_damage = answering(reads.after_damage)
         self.bounds = answering(reads.bounds)
         self.find_offset = answering(reads.find_offset)
         self.epoch_end_offset = answering(reads.epoch_end_offset)
-        self.partition_info = answering(reads.partition_info)
-        self._producer_ids = ProducerIdManager(topics.allocate_producer_ids)
-        self._groups: GroupCoordinator | None = None
-        self._blocked: list[tuple[Partition, StreamlogError]] = []
+        self._partition_info = reads.partition_info
+
+    def _serve_transactions(self) -> None:
+        transactions = self._transactions
+        self.init_producer_id = failing(transactions.init_producer_id)
+        self.add_partitions_to_txn = failing(transactions.add_partitions)
+        self.add_offsets_to_txn = failing(transactions.add_offsets)
+        self.txn_commit_offsets = failing(transactions.commit_offsets)
+        self.end_txn = failing(transactions.end)
+        self.list_transactions = answering(transactions.all)
+        self.describe_transaction = answering(transactions.describe)
+        self.abort_transaction = failing(transactions.abort)
+
+    def _broker_in(self, directory: LogDirectory, policies: RetentionPolicies) -> Broker:
+        publisher = PublishedWriter(directory.disk, directory.path, self._new_lock, self.real_seconds)
+        publisher.is_silent = self._is_temporary
+        replicas = ReplicaManager(
+            directory, publisher, policies, self.clock, self.timers, self._maintenance, self.real_timers
+        )
+        replicas.has_thread = self._has_thread
+        return Broker(directory, publisher, replicas)
 
     @property
     def image(self) -> Image:
@@ -138,10 +227,21 @@ class LocalService:
 
     def has_background_thread(self) -> None:
         """A thread runs the scheduler: appends leave the waking of many readers to it. Call it before `open`."""
+        self._has_thread = True
+        self.brokers.watch.limit_ms = max(disk_watch.LEAST_MS, self._replica_lag_ms)
         for broker in self.brokers.all:
             broker.replicas.has_thread = True
 
     # -- life ----------------------------------------------------------------------------------------
+
+    def take_directories(self) -> None:
+        """Open the directories of the brokers, as far as they are there. Comes before `open`."""
+        self.brokers.take_directories(self._lock_timeout, self._check_defaults)
+
+    def _check_defaults(self, brokers: int) -> None:
+        """Raise ConfigError if the defaults of new topics ask for more replicas than there are brokers."""
+        factor = controller.check_factor(self._defaults.get("replication_factor"), brokers)
+        controller.check_insync(self._defaults.get("min_insync_replicas", 1), factor)
 
     def open(self) -> None:
         """Replay the metadata, open every partition, look at the groups. If it fails, everything is released."""
@@ -149,103 +249,146 @@ class LocalService:
         try:
             self._open_brokers()
             self._open_groups()
+            if brokers.may_have_lost_records:
+                self._transactions.recover(self._partitions)
             brokers.recovered()
         except BaseException:
             brokers.release()
             raise
-        for broker in brokers.all:
-            self._watch_stale(broker)
-        self.on_metadata(self._the_groups.metadata_changed)
-        if brokers.all[0].replicas.has_thread:
+        for broker in brokers.running:
+            self._changes.watch_stale(broker)
+        self.on_metadata(self.groups.metadata_changed)
+        self.on_metadata(self._transactions.metadata_changed)
+        if self._has_thread and not self.is_replicated:
             self.timers.at(self.clock.time_ms() + WATCH_MS, self._watch_directory)
         if controller.GROUPS_TOPIC in self.image.topics:
-            self.timers.at(self.clock.time_ms(), self._the_groups.expire_offsets)
+            self.timers.at(self.clock.time_ms(), self.groups.expire_offsets)
         if self.is_replicated:
             self._reassignments.open()
+            moves = self._changes.answering_moves
+            self.__dict__.update({name: moves(getattr(self, name)) for name in _MAY_MEET_A_FAILURE})
             brokers.on_isr_change = self._check_isrs_soon
-            brokers.on_failure = self.report_failure
+            brokers.on_failure = self._changes.report_failure
+            brokers.check_owned = self._check_owned
+            self._maintenance.at(self.clock.time_ms() + START_MS, self._scrub.step)
             self._check_isrs_soon()  # followers may have caught up while it was opened
+        self._transactions.open()
 
     def _open_brokers(self) -> None:
         brokers, topics = self.brokers, self._topics
         directory = brokers.all[0].directory
         published = known_ends(directory.disk, directory.path) if self._force and not self.is_replicated else {}
-        for broker in brokers.all:
-            broker.publisher.open(int(broker.directory.incarnation), getpid())
-        image = topics.open(brokers.open_metadata())
+        first = brokers.open_metadata(
+            self._lock_timeout, force=self._force, count=self._count, check=self._check_defaults
+        )
+        image = topics.open(first)
+        self.incarnation = brokers.run_id.hex() if brokers.is_replicated else brokers.all[0].directory.incarnation
         brokers.require_all(image)
         brokers.remove_orphans(image)
         if self._force and not self.is_replicated:
             accept_losses(directory, image, published)
         brokers.start_fetchers(topics.register_brokers())
+        for broker, error in brokers.open_replicas(image):
+            logger.error("broker %d does not run, for a replica of it cannot be opened: %s", broker.id, error)
+            topics.stop_broker(broker.id, error)
+            brokers.close_broker(broker, error)
+        image = topics.image
         brokers.follow(image)
         if self.is_replicated:
+            topics.record_alone()
             topics.alter_partitions(brokers.leaders_after_opening(image))
-            brokers.catch_up(self.real_timers.now_ms() + CATCH_UP_MS)
-
-    # -- brokers that stop, fail and come back -------------------------------------------------------
-
-    def _watch_stale(self, broker: Broker) -> None:
-        if not self.is_replicated:
-            broker.directory.on_stale = self.shut
-            return
-        path, broker_id = broker.directory.path, broker.id
-        broker.directory.on_stale = lambda: self.report_failure(broker_id, stale_owner(path))
-
-    def report_failure(self, broker_id: int, error: StreamlogError) -> None:
-        """The disk under a broker fails: have others lead its partitions, soon, on the thread of the timers. Takes no lock.
-
-        The last broker that runs is kept, and so are all whose disk is full, if it is full under every other one too.
-        """
-        self._failures.setdefault(broker_id, error)
-        self.real_timers.at(self.real_timers.now_ms(), self._replace_failed)
-
-    def _replace_failed(self, now_ms: int) -> int | None:
-        for broker_id, error in list(self._failures.items()):
-            self._failures.pop(broker_id, None)
-            running = self.brokers.running
-            others = [broker for broker in running if broker.id != broker_id]
-            if self._topics.closed is not None or not others or len(others) == len(running):
-                continue
-            if isinstance(error, DiskFullError) and not any(broker.has_space() for broker in others):
-                continue
-            logger.error("broker %d has failed, and others lead its partitions: %s", broker_id, error)
-            broker = self.brokers.by_id(broker_id)
-            if self._topics.stop_broker(broker_id, error):
-                self.brokers.close_broker(broker, error)
-        return None
+            topics.elect()  # of partitions of which no in-sync replica is here: where that is allowed
+            brokers.leadership.catch_up(self.real_timers.now_ms() + CATCH_UP_MS)
 
     def stop_broker(self, broker_id: int) -> None:
-        """Stop a broker: others lead its partitions, when they have everything. Raises ConfigError for the last one that runs."""
-        broker = self.brokers.by_id(broker_id)
-        error = NotLeaderError(f"Broker {broker_id} was stopped. Another one leads its partitions; try again.")
-        led = self.brokers.led_by(broker_id)
-        for partition in led:
-            partition.block(error)
-        try:
-            deadline = self.real_seconds() + HAND_OVER_S
-            while self.real_seconds() < deadline and any(
-                each.has_successors and not each.is_replicated for each in led
-            ):
-                self._new_gate().wait(0.001)
-            if self._topics.stop_broker(broker_id, None):
-                raise_first(self.brokers.close_broker(broker, error))
-        finally:
-            for partition in led:
-                partition.unblock(error)
+        self._changes.stop(broker_id)
 
-    def start_broker(self, broker_id: int, lock_timeout: float) -> None:
-        """Start a broker that was stopped or has failed. A directory that is missing or empty is made anew, and filled."""
-        self._topics.start_broker(broker_id, lock_timeout)
-        self._watch_stale(self.brokers.by_id(broker_id))
+    def start_broker(self, broker_id: int) -> None:
+        self._changes.start(broker_id)
+
+    def _started(self, broker: Broker) -> None:
+        self._scrub.look_at(broker.replicas.all())
+        self._maintenance.at(self.clock.time_ms(), self._scrub.step)
+
+    # -- the set of brokers --------------------------------------------------------------------------
+
+    def add_broker(self, path: str) -> int:
+        """Have a new, empty directory be that of another broker; its id. See `StreamLog.add_broker`."""
+        path = self.brokers.all[0].directory.absolute(path)
+        self._check_new_directory(path)
+        threads = None if self.new_threads is None else self.new_threads(path)
+        try:
+            broker_id = self._topics.add_broker(path)
+        finally:
+            for broker in [each for each in self.brokers.all if each.directory.path == path]:
+                self._changes.watch_stale(broker)
+                if threads is not None:
+                    threads.begin(broker)
+                    threads = None
+            if threads is not None:
+                threads.stop()
+        return broker_id
+
+    def _check_new_directory(self, path: str) -> None:
+        """Raise ConfigError if no broker can be added there."""
+        brokers, root = self.brokers.all, self.brokers.root
+        first = brokers[0].directory
+        if self._is_temporary:
+            raise ConfigError(
+                "This log is temporary: it is removed at close, with the directories of its brokers, so none of yours can be one of them. "
+                "Open a log with a path, or a temporary one of more brokers: streamlog.open(brokers=4).",
+                name="path",
+            )
+        if not self.is_replicated:
+            raise ConfigError(
+                f"This log has one broker, whose directory is the log's own, and cannot get others while it is open. Close it, and "
+                f"open it with a second directory: streamlog.open(brokers=[{first.path!r}, {path!r}]). Then it can get more.",
+                name="path",
+            )
+        for broker in brokers:
+            if f"{path}/".startswith(f"{broker.directory.path}/"):
+                raise ConfigError(f"{path} is in the directory of broker {broker.id}. Give another one.", name="path")
+        try:
+            is_empty = not first.beside(path, 0).is_there()
+        except FormatError:  # it has other files
+            is_empty = False
+        if not is_empty:
+            raise ConfigError(
+                f"{path} is not an empty directory. Give one that is empty, or a path where nothing is yet.",
+                name="path",
+            )
+        own = f"{root}/broker-{self.image.next_broker_id}"
+        if root is not None and path.startswith(f"{root}/") and path != own:
+            raise ConfigError(
+                f"{path} is in {root}, which has only the directories of brokers, by their numbers. Give {own}, or one elsewhere.",
+                name="path",
+            )
+
+    @property
+    def cluster_id(self) -> str:
+        return next(broker.directory.cluster_id for broker in self.brokers.all if broker.running)
 
     def broker_paths(self) -> dict[int, str]:
         return {broker.id: broker.directory.path for broker in self.brokers.all}
 
     def is_running(self, broker_id: int) -> bool:
-        return self._topics.closed is None and self.brokers.by_id(broker_id).running
+        return self._topics.closed is None and any(broker.id == broker_id for broker in self.brokers.running)
 
     # -- replicas ------------------------------------------------------------------------------------
+
+    def _new_throttle(self, quota: ReplicationQuota, wake: Task) -> ReplicationThrottle:
+        clock = self.clock
+        return ReplicationThrottle(quota, clock.monotonic, lambda ms: self.timers.at(clock.time_ms() + ms, wake))
+
+    @property
+    def replication_throttle(self) -> int | None:
+        return self.brokers.quota.bytes_per_s
+
+    @replication_throttle.setter
+    def replication_throttle(self, bytes_per_s: int | None) -> None:
+        self.brokers.quota.bytes_per_s = bytes_per_s
+        for broker in list(self.brokers.all):
+            broker.wake()
 
     def _check_isrs_soon(self) -> None:
         self.real_timers.at(self.real_timers.now_ms(), self._check_isrs)
@@ -254,16 +397,25 @@ class LocalService:
         """Record the in-sync sets that the leaders ask for; when to come again (ms of real time)."""
         later = now_ms + self._replica_lag_ms // 2
         if self._topics.closed is None:
-            self._topics.alter_partitions(self.brokers.wanted_isrs(now_ms, self._replica_lag_ms))
+            wanted = self.brokers.leadership.wanted_isrs(now_ms, self._replica_lag_ms)
+            try:
+                self._topics.alter_partitions(wanted)
+            except StreamlogError as error:
+                self.brokers.leadership.bound_waits(
+                    [leader for at, leader in list(self._partitions.items()) if at in wanted], error
+                )
+                raise
         return later
 
     def _open_groups(self) -> None:
         """Make the groups; after a crash, lower commits past the end of a log before that takes its first record."""
+        self.append_as_coordinator = self.brokers.append_as_coordinator
         self._groups = GroupCoordinator(self, self._new_lock)
-        if all(broker.directory.crash.clean for broker in self.brokers.all):
+        brokers = self.brokers
+        if all(broker.running and broker.directory.crash.clean for broker in brokers.all):
             return
         partitions = self._partitions.values()
-        ends = {each.name: each.log.tail.end_offset for each in partitions if each.log.knows_its_end}
+        ends = {each.name: each.log.tail.end_offset for each in partitions if each.log.refusals.knows_end}
         lossy = [each.name for each in partitions if each.log.may_have_lost_its_end]
         for name, error in self._groups.recover(ends, lossy).items():
             partition, refusal = self._partition(name), _commits_beyond(name, error)
@@ -273,7 +425,7 @@ class LocalService:
     def _may_append(self) -> bool:
         """Try again to remove what a partition refused records for: a change of unknown outcome, or commits past the end."""
         changed = self._topics.resolve_refused()
-        if self._blocked and self._the_groups.recover_again():
+        if self._blocked and self.groups.recover_again():
             changed = True
             for each in self._blocked[:]:
                 partition, refusal = each
@@ -290,7 +442,16 @@ class LocalService:
         try:
             self._leader_moves.close(error)
             self._reassignments.close(error)
+            self._maintenance.cancel(self._scrub.step)
+            self._changes.replace_gone()
+            self._transactions.write_completed()
             partitions = self._topics.close(error)
+            if self._groups is not None:
+                self._groups.close(error)
+            self._transactions.close(error)
+            for broker in self.brokers.all:
+                self.brokers.close_broker(broker, error)  # one that failed a moment ago
+            self._changes.close(error)
             errors += self.brokers.close(partitions, error)
             clean = not errors and self._topics.is_resolved
         finally:  # also when Ctrl-C comes in the middle: the lock must not outlive the log
@@ -300,12 +461,21 @@ class LocalService:
     def check_owned(self) -> None:
         """Raise LogDirNotFoundError, and refuse every call with it, if the directory is not the one that was opened."""
         for broker in self.brokers.running:
-            try:
-                broker.directory.check_owned()
-            except LogDirNotFoundError as error:
-                if not self.is_replicated:
-                    raise
-                self.report_failure(broker.id, error)
+            self._check_owned(broker, self.brokers.watch.run_on)
+
+    def _check_owned(
+        self, broker: Broker, do: Callable[[Broker, Callable[[], None]], object] = lambda broker, check: check()
+    ) -> None:
+        """`do` makes the check, which may not come back."""
+        try:
+            do(broker, broker.directory.check_owned)
+        except StorageError as error:
+            if not self.is_replicated or (
+                broker.running and broker.hung is None and not isinstance(error, LogDirNotFoundError)
+            ):
+                raise
+            if broker.running:  # else it was stopped meanwhile, and its directory is closed
+                self._changes.report_failure(broker, error)
 
     def _watch_directory(self, now_ms: int) -> int | None:
         """Look, once a second, whether the directory is the one that was opened: a send does not.
@@ -328,6 +498,11 @@ class LocalService:
         for broker in self.brokers.all:
             broker.replicas.shut(error)
 
+    @property
+    def closed(self) -> StreamlogError | None:
+        """Why every call is refused: the log is closed, or its directory is another one."""
+        return self._topics.closed
+
     def abandon(self) -> None:
         """In a forked child: give up the descriptor of the lock; write nothing, wait for nothing."""
         error = self._topics.closed = forked()
@@ -335,18 +510,29 @@ class LocalService:
 
     # -- what groups need ----------------------------------------------------------------------------
 
-    @property
-    def incarnation(self) -> str:
-        return "/".join(broker.directory.incarnation for broker in self.brokers.all)
-
     def groups_partition(self, number: int, create: bool) -> Partition | None:
         name = TopicPartition(controller.GROUPS_TOPIC, number)
         if name.topic not in self.image.topics:
             if not create:
                 return None
-            self._topics.create_internal(name.topic, 1, GROUPS_CONFIG)
-            self.timers.at(self.clock.time_ms() + 60_000, self._the_groups.expire_offsets)
+            self._topics.create_internal(name.topic, 1, controller.COORDINATOR_CONFIG)
+            self.timers.at(self.clock.time_ms() + 60_000, self.groups.expire_offsets)
         return self._partition(name)
+
+    def transactions_partition(self, number: int, create: bool) -> Partition | None:
+        name = TopicPartition(controller.TRANSACTIONS_TOPIC, number)
+        if name.topic not in self.image.topics:
+            self._require_open()
+            if not create:
+                return None
+            self._topics.create_internal(name.topic, 1, controller.COORDINATOR_CONFIG)
+        return self._partition(name)
+
+    def append_marker(self, name: TopicPartition, marker: TransactionMarker, deadline_ms: int) -> Completion[Any]:
+        """End the transaction of a producer in one partition."""
+        if name.topic == controller.GROUPS_TOPIC:
+            return self.groups.append_marker(name.partition, marker, deadline_ms)
+        return self._append_marker(name, marker, deadline_ms)
 
     def new_id(self) -> str:
         return entropy(16).hex()
@@ -356,10 +542,21 @@ class LocalService:
             raise self._topics.closed.copy()
 
     @property
-    def _the_groups(self) -> GroupCoordinator:
+    def groups(self) -> GroupCoordinator:
         assert self._groups is not None, "the service was not opened"
         self._require_open()
         return self._groups
+
+    @answering
+    def partition_info(self, partition: TopicPartition) -> PartitionInfo:
+        try:
+            return self._partition_info(partition)
+        except NotLeaderError:
+            image = self.image
+            known = image.partition(controller.find(image, partition.topic).id_bytes, partition.partition)
+            return PartitionInfo(
+                *partition, NO_LEADER, known.isr, known.replicas, known.leader_epoch, -1, -1, -1, -1, 0, 0
+            )
 
     # -- records -------------------------------------------------------------------------------------
 
@@ -370,113 +567,15 @@ class LocalService:
         return DelayedFetch(self, requests, isolation_level, min_bytes, max_wait_ms, replica_id, self._new_lock())
 
     def fetch_session(self, wake: Callable[[], object]) -> FetchSession:
-        return FetchSession(self._partitions.get, wake)
+        has_no_leader = self._has_no_leader if self.is_replicated else None
+        return FetchSession(self._partitions.get, wake, has_no_leader=has_no_leader)
+
+    def _has_no_leader(self, name: TopicPartition) -> bool:
+        view = self.image.topics.get(name.topic)
+        return view is not None and name.partition < view.partitions and name not in self._partitions
 
     def require_writable(self, what: str) -> None:
         """This process owns the log."""
-
-    def _find(self, at: TopicIdPartition) -> Partition:
-        """The partition of this very topic, not of another under its name. Raises UnknownTopicOrPartitionError, ClosedError."""
-        topic, number, topic_id = at
-        here = self._partitions.get((topic, number))
-        if here is not None and here.topic_id == topic_id:
-            return here
-        self._require_open()
-        view = self.image.topics.get(topic)
-        if view is None or view.id_bytes != topic_id or number >= view.partitions:
-            raise controller.unknown_partition(TopicPartition(topic, number))
-        raise controller.no_leader(self.image, TopicPartition(topic, number))
-
-    @failing
-    def produce(self, request: ProduceRequest) -> Completion[int]:
-        now_ms, append = self.clock.time_ms(), request.append
-        here = self._find(request.partition)
-        append.batches = here.validator.validated(append.batches, now_ms)
-        if request.acks == "all" and here.replicas is not None:
-            here.require_in_sync()
-        try:
-            here.append(append, now_ms)
-        except StreamlogError as error:
-            if not self._may_append():
-                self._report(here, error)
-                raise
-        else:
-            return self._acknowledged(here, request)
-        here = self._find(request.partition)
-        here.append(append, self.clock.time_ms())
-        return self._acknowledged(here, request)
-
-    def _acknowledged(self, here: Partition, request: ProduceRequest) -> Completion[int]:
-        """REQUIRES: the request is in the log."""
-        request.log_start_offset = here.reader.tail.start_offset
-        timeout_ms = request.timeout_ms
-        deadline_ms = None if timeout_ms is None else self.real_timers.now_ms() + timeout_ms
-        done = here.acknowledge(request.append, deadline_ms)
-        if request.acks == 0 and not done.done():  # readers see it only after its sync, which no caller waits for
-            if done.work is not None:
-                done.work.soon()
-            return Completion.of(request.base_offset)
-        if request.acks == 1 and here.replicas is not None:
-            return here.acknowledge_alone(request.append, deadline_ms)
-        return done
-
-    def produce_one(
-        self, partition: TopicIdPartition, key: bytes | None, value: bytes, timestamp: int, now_ms: int,
-        sequenced: SequencedRecord | None = None,
-    ) -> int:  # fmt: skip
-        topic, number, topic_id = partition
-        here = self._partitions.get((topic, number))
-        if here is None or here.topic_id != topic_id:
-            here = self._find(partition)
-        rules = here.validator
-        if (rules.keyless_bytes if key is None else len(key)) + len(
-            value
-        ) > rules.max_bytes or not 0 <= timestamp <= now_ms + rules.after_max_ms:
-            rules.check_one(key, value, timestamp, now_ms)
-        try:
-            return here.append_one(key, value, timestamp, now_ms, sequenced)
-        except StreamlogError as error:
-            if not self._may_append():
-                self._report(here, error)
-                raise
-        return self._find(partition).append_one(key, value, timestamp, now_ms, sequenced)
-
-    def _report(self, here: Partition, error: StreamlogError) -> None:
-        """An append has failed: if the disk has, and another replica can lead, raise NotLeaderError, which can be retried."""
-        if not here.has_successors or not isinstance(error, (StorageError, PoisonedLogError)):
-            return
-        if isinstance(error, DiskFullError) and not any(
-            broker.has_space() for broker in self.brokers.running if broker.id != here.broker_id
-        ):
-            return
-        self.report_failure(here.broker_id, error)
-        raise NotLeaderError(
-            f"Broker {here.broker_id}, which led {here.name.topic}-{here.name.partition}, has failed ({error}). Another one is "
-            f"about to lead it; try again."
-        ) from error
-
-    def produce_one_later(
-        self, partition: TopicIdPartition, key: bytes | None, value: bytes, timestamp: int, now_ms: int
-    ) -> Completion[int]:
-        here = self._find(partition)
-        here.validator.check_one(key, value, timestamp, now_ms)
-        if here.replicas is not None:
-            here.require_in_sync()
-        try:
-            return here.append_one_later(key, value, timestamp, now_ms)
-        except StreamlogError as error:
-            if not self._may_append():
-                self._report(here, error)
-                raise
-        return self._find(partition).append_one_later(key, value, timestamp, now_ms)
-
-    def settle(self, request: ProduceRequest) -> Completion[int] | None:
-        topic, number, topic_id = request.partition
-        here = self._partitions.get((topic, number))
-        if here is None or here.topic_id != topic_id:
-            return None
-        here.settle(request.append)
-        return self._acknowledged(here, request) if request.base_offset >= 0 else None
 
     def sync(self) -> Completion[None]:
         if self._topics.closed is not None:
@@ -484,19 +583,21 @@ class LocalService:
         copies, others = self.brokers.partitions()
         return AllDone([partition.commit.everything() for partition in (*copies, *others)])
 
-    @answering
-    def delete_records(self, partition: TopicPartition, before: int) -> int:
-        return self._partition(partition).delete_records(before)
+    @failing
+    def delete_records(self, partition: TopicPartition, before: int) -> Completion[int]:
+        return self._partition(partition).delete_records(before, self.real_timers.now_ms() + REQUEST_TIMEOUT_MS)
 
     def _each(self, name: str) -> list[Partition]:
         return [self._partition(TopicPartition(name, n)) for n in range(self._topics.topic(name).partitions)]
 
-    @answering
-    def apply_retention(self, name: str) -> None:
-        now = self.clock.time_ms()
+    @failing
+    def apply_retention(self, name: str) -> Completion[None]:
+        now, deadline_ms = self.clock.time_ms(), self.real_timers.now_ms() + REQUEST_TIMEOUT_MS
+        begun = []
         for partition in self._each(name):
             partition.maintenance.roll(now)
-            partition.maintenance.apply_retention(now)
+            begun.append(partition.maintenance.apply_retention(now, deadline_ms))
+        return AllDone(begun)
 
     @answering
     def compact(self, name: str) -> None:
@@ -514,25 +615,41 @@ class LocalService:
             if deadline is not None:
                 self._maintenance.at(deadline, partition.maintenance.step)
 
-    @answering
-    def init_producer_id(self) -> ProducerIdAndEpoch:
-        return ProducerIdAndEpoch(self._producer_ids.next_id(), 0)
-
     # -- groups --------------------------------------------------------------------------------------
 
     @failing
     def heartbeat(self, request: Heartbeat) -> Completion[HeartbeatResult]:
-        return self._the_groups.heartbeat(request)
+        return self.groups.heartbeat(request)
 
     def renew(self, group: str, member_id: str, seen_version: int) -> bool:
-        return self._the_groups.renew(group, member_id, seen_version)
+        return self.groups.renew(group, member_id, seen_version)
 
     @failing
     def leave_group(self, group: str, member_id: str, *, force: bool = False) -> Completion[None]:
-        return self._the_groups.leave(group, member_id, force)
+        return self.groups.leave(group, member_id, force)
+
+    @failing
+    def join_group(self, request: JoinGroup) -> Completion[JoinGroupResult]:
+        return self.groups.join_group(request)
+
+    @failing
+    def sync_group(self, request: SyncGroup) -> Completion[SyncGroupResult]:
+        return self.groups.sync_group(request)
+
+    @failing
+    def classic_heartbeat(
+        self, group: str, member_id: str, instance_id: str | None, generation_id: int
+    ) -> Completion[None]:
+        return self.groups.classic_heartbeat(group, member_id, instance_id, generation_id)
+
+    @failing
+    def leave_classic_group(
+        self, group: str, members: Sequence[MemberIdentity]
+    ) -> Completion[list[StreamlogError | None]]:
+        return self.groups.leave_classic_group(group, members)
 
     def watch_group(self, group: str, callback: Callable[[], object], member_id: str | None = None) -> None:
-        self._the_groups.watch(group, callback, member_id)
+        self.groups.watch(group, callback, member_id)
 
     def unwatch_group(self, group: str, callback: Callable[[], object], member_id: str | None = None) -> None:
         if self._groups is not None:
@@ -550,34 +667,43 @@ class LocalService:
         for name in offsets:
             if topic_ids is None or name not in topic_ids:
                 self._partition(name)
-        return self._the_groups.commit(group, member_id, member_epoch, offsets, topic_ids)
+        return self.groups.commit(group, member_id, member_epoch, offsets, topic_ids)
 
-    @answering
+    @failing
     def committed(
         self,
         group: str,
         partitions: Iterable[TopicPartition] | None,
         topic_ids: Mapping[TopicPartition, bytes] | None = None,
-    ) -> dict[TopicPartition, OffsetAndMetadata]:
-        return self._the_groups.committed(group, partitions, topic_ids)
+        *,
+        require_stable: bool = False,
+    ) -> Completion[dict[TopicPartition, OffsetAndMetadata]]:
+        return self.groups.committed(group, partitions, topic_ids, require_stable)
 
-    @answering
-    def describe_group(self, group: str) -> GroupDescription:
-        return self._the_groups.describe(group)
+    @failing
+    def describe_group(self, group: str) -> Completion[GroupDescription]:
+        return self.groups.describe(group)
 
-    @answering
-    def list_groups(self, states: Iterable[str] = (), types: Iterable[str] = ()) -> list[GroupListing]:
-        return self._the_groups.list(states, types)
+    @failing
+    def find_coordinator(self, key: str, *, of_transactions: bool = False) -> Completion[int]:
+        partition = (self.transactions_partition if of_transactions else self.groups_partition)(0, True)
+        assert partition is not None
+        number = partition_for(key, self.image.topics[partition.name.topic].partitions)
+        return Completion.of(self._partition(TopicPartition(partition.name.topic, number)).broker_id)
+
+    @failing
+    def list_groups(self, states: Iterable[str] = (), types: Iterable[str] = ()) -> Completion[list[GroupListing]]:
+        return self.groups.list(states, types)
 
     @failing
     def delete_offsets(
         self, group: str, partitions: Iterable[TopicPartition]
     ) -> Completion[dict[TopicPartition, StreamlogError]]:
-        return self._the_groups.delete_offsets(group, partitions)
+        return self.groups.delete_offsets(group, partitions)
 
     @failing
     def delete_group(self, group: str) -> Completion[None]:
-        return self._the_groups.delete(group)
+        return self.groups.delete(group)
 
     # -- figures -------------------------------------------------------------------------------------
 
@@ -593,9 +719,17 @@ class LocalService:
         found = metrics.gather(
             self.image,
             numbers,
-            {each.id: {"path": each.directory.path, "running": each.running} for each in brokers.all},
+            {each.id: each.about() for each in brokers.all},
         )
-        found["replication"] |= {"isr_shrinks": brokers.isr_shrinks, "isr_expands": brokers.isr_expands}
+        found["replication"] |= {
+            "isr_shrinks": brokers.isr_shrinks,
+            "isr_expands": brokers.isr_expands,
+            "unclean_leader_elections": brokers.unclean_elections,
+            "damaged": brokers.repair_counts.found,
+            "repaired": brokers.repair_counts.filled,
+            "scrubbed_bytes": self._scrub.read_bytes,
+        }
+        found["transactions"] = self._transactions.metrics(self._partitions)
         return found
 
 

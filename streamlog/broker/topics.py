@@ -12,15 +12,17 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 from uuid import UUID
 
-from ..config import TopicConfig, check_partitions, topic_changes
+from ..config import CODECS, TopicConfig, check_partitions, check_topic_name, topic_changes
 from ..errors import StreamlogError, TopicAlreadyExistsError
+from ..records import compression
+from ..replication import election
 from ..replication.partition import Partition
 from ..replication.replica_set import PartitionRegistration
 from ..runtime.api import Lock, contained
 from ..runtime.disk import entropy
 from ..runtime.threads import inside, refuse_reentry
 from ..runtime.values import refuse_to_copy
-from ..types import Clock, TopicPartition
+from ..types import Clock, Policy, TopicPartition
 from . import controller, metadata
 from .brokers import Brokers
 from .metadata import Image, LogRecord, TopicView
@@ -60,13 +62,15 @@ class Topics:
         self.stage = brokers.stage
         self.of_topic = brokers.of_topic
         self.replicate_metadata = brokers.replicate_metadata
+        self.metadata_failed = brokers.metadata_failed
+        self.at_controller = brokers.at_controller
 
     def open(self, metadata_partition: Partition) -> Image:
         """Replay the metadata log; the image. The partitions do not follow it yet."""
         self._log = MetadataLog(metadata_partition, self)
-        log = metadata_partition.log
-        if log.refusal is not None and log.unfinished is None:
-            raise log.refusal.copy()  # topics that were lost at its end would be removed as orphans
+        refusals = metadata_partition.log.refusals
+        if refusals.first is not None and refusals.unfinished is None:
+            raise refusals.first.copy()  # topics that were lost at its end would be removed as orphans
         self.image = self._log.replay()
         return self.image
 
@@ -85,6 +89,11 @@ class Topics:
     def is_resolved(self) -> bool:
         """Whether the image is what the metadata log says."""
         return self._log.is_resolved
+
+    @property
+    def is_blocking(self) -> bool:
+        """Whether a topic takes no records, because a change of it could not be undone."""
+        return self._log.is_blocking
 
     # -- questions -----------------------------------------------------------------------------------
 
@@ -114,6 +123,11 @@ class Topics:
             raise self._not_here(TopicPartition(*name))
         return partition
 
+    def registration(self, name: TopicPartition) -> PartitionRegistration:
+        """What the metadata says of a partition, which follows it on return: a change may be in force a moment before that."""
+        with inside(), self._lock:
+            return self.image.partition(controller.find(self.image, name.topic).id_bytes, name.partition)
+
     def _not_here(self, name: TopicPartition) -> StreamlogError:
         if name.partition >= controller.find(self.image, name.topic).partitions:
             return controller.unknown_partition(name)
@@ -129,15 +143,8 @@ class Topics:
         *,
         exist_ok: bool = False,
     ) -> TopicView:
-        defaults = dict(self._defaults)
-        count = check_partitions(partitions if partitions is not None else defaults.pop("partitions", 1))
-        defaults.pop("partitions", None)
-        wanted = {**defaults, **(settings or {})}
-        factor = self._brokers.factor(wanted.pop("replication_factor", None))
-        changes, policy = topic_changes(wanted, also=("partitions", "exist_ok"))
-        changes.setdefault("min_insync_replicas", controller.least_in_sync(factor))
+        count, factor, changes, policy = self._new_topic(partitions, settings)
         config = TopicConfig(**changes)
-        controller.check_insync(config.min_insync_replicas, factor)
         try:
             if policy is not None and name not in self.image.topics:
                 self._policies.given[name] = policy
@@ -158,10 +165,30 @@ class Topics:
                 self._brokers.follow(self.image, [name])
         return view
 
+    def _new_topic(
+        self, partitions: int | None, settings: Mapping[str, Any] | None
+    ) -> tuple[int, int, dict[str, Any], Policy | None]:
+        """Partitions, replicas, settings and policy of a topic that is to be created. Raises ConfigError."""
+        defaults = dict(self._defaults)
+        count = check_partitions(partitions if partitions is not None else defaults.pop("partitions", 1))
+        defaults.pop("partitions", None)
+        wanted = {**defaults, **(settings or {})}
+        factor = self._brokers.factor(wanted.pop("replication_factor", None), self.image)
+        changes, policy = topic_changes(wanted, also=("partitions", "replication_factor", "exist_ok"))
+        changes.setdefault("min_insync_replicas", controller.least_in_sync(factor))
+        _require_codec(changes)
+        controller.check_insync(TopicConfig(**changes).min_insync_replicas, factor)
+        return count, factor, changes, policy
+
+    def validate_topic(self, name: str, partitions: int | None, settings: Mapping[str, Any] | None) -> None:
+        """Raises what `create_topic` would, for the arguments."""
+        check_topic_name(name)
+        self._new_topic(partitions, settings)
+
     def create_internal(self, name: str, partitions: int, config: TopicConfig) -> None:
         """Create an internal topic, unless another thread was faster."""
         with contextlib.suppress(TopicAlreadyExistsError):
-            factor = self._brokers.factor(None)
+            factor = self._brokers.factor(None, self.image)
             config = dataclasses.replace(config, min_insync_replicas=controller.least_in_sync(factor))
             self._create(name, partitions, config, True, factor)
 
@@ -169,16 +196,20 @@ class Topics:
         topic_id = UUID(bytes=entropy(16), version=4)
 
         def request(image: Image) -> list[LogRecord]:
-            replicas = self._brokers.place(partitions, factor, len(image.topics))
-            return controller.create(image, name, topic_id, partitions, config, internal, replicas)
+            replicas = self._brokers.place(image, partitions, factor, len(image.topics))
+            alive = {broker.id for broker in self._brokers.running}
+            return controller.create(image, name, topic_id, partitions, config, internal, replicas, alive)
 
         self._change(request)
         return self.image.topics[name]
 
     def update_topic(self, name: str, settings: Mapping[str, Any]) -> None:
         changes, policy = topic_changes(settings)
+        _require_codec(changes)
         if "retention" not in changes:
             self._change(lambda image: controller.alter(image, name, changes))
+            if changes.get("unclean_leader_election") and self._brokers.is_replicated:
+                self.elect()
             return
         self.topic(name)
         before = self._policies.given.pop(name, None)
@@ -202,9 +233,10 @@ class Topics:
 
         def request(image: Image) -> list[LogRecord]:
             view = controller.find(image, name)
-            factor = len(image.partition(view.id_bytes, 0).replicas)
-            first = view.partitions + image.partition(view.id_bytes, 0).replicas[0]  # the turns go on
-            return controller.grow(image, name, total, self._brokers.place(total - view.partitions, factor, first))
+            like = election.target_of(image.partition(view.id_bytes, 0))
+            first = view.partitions + like[0]  # the turns go on
+            replicas = self._brokers.place(image, max(0, total - view.partitions), len(like), first)
+            return controller.grow(image, name, total, replicas, {broker.id for broker in self._brokers.running})
 
         self._change(request)
 
@@ -219,31 +251,53 @@ class Topics:
         """Put partitions of a topic on their way to other replicas (KIP-455). `targets`: from the image in force."""
         self._change(lambda image: controller.reassign(image, name, targets(image)))
 
-    def finish_reassignment(self, name: str) -> None:
-        """Have the replicas leave that a reassignment of this topic removes, where it can be finished."""
-        self._change(lambda image: controller.finish_reassignment(image, name))
+    def finish_reassignment(self, name: str, check: Callable[[Image], object]) -> None:
+        """Have the replicas leave that a reassignment of this topic removes, where it can be finished, unless `check` raises."""
+
+        def request(image: Image) -> Sequence[LogRecord]:
+            check(image)
+            return controller.finish_reassignment(image, name)
+
+        self._change(request)
 
     def register_brokers(self) -> dict[int, int]:
-        """Record that the brokers are here, those of a log with several; the epoch of each."""
+        """Record which brokers are here, of a log with several; the epoch of each."""
         if self._brokers.is_replicated:
-            self._change(lambda image: controller.register_brokers(image, self._brokers.incarnations()))
+            here = self._brokers.registrations(self._brokers.running)
+            self._change(lambda image: controller.open_brokers(image, here))
         return {broker_id: broker.epoch for broker_id, broker in self.image.brokers.items()}
 
     def stop_broker(self, broker_id: int, failure: StreamlogError | None) -> bool:
-        """Fence a broker, which does not run any more, or has failed: others lead its partitions. False if it did not run."""
+        """Fence a broker, which does not run any more, or has failed: others lead its partitions. False if it was fenced before.
+
+        If that cannot be recorded, because the disk under the next controller fails too, it raises: a broker that has not failed runs on,
+        and the next call with one that has goes on.
+        """
         brokers = self._brokers
         broker = brokers.by_id(broker_id)
         with inside(), self._lock:
             if self.closed is not None:
                 raise self.closed.copy()
-            if not broker.running:
+            may_go_on = broker.running and failure is None
+            if broker.running:
+                brokers.take_out(broker, failure)
+            elif broker_id not in self.image.brokers or self.image.brokers[broker_id].fenced:
                 return False
-            self._log = MetadataLog(brokers.take_out(broker, failure), self)
-        self._change(lambda image: controller.fence_broker(image, broker_id, {each.id for each in brokers.running}))
+        alive = {each.id for each in brokers.running}
+        try:
+            self._change(lambda image: controller.fence_broker(image, broker_id, alive, brokers.leadership.log_ends))
+        except StreamlogError:
+            with inside(), self._lock:
+                if may_go_on and self.closed is None:
+                    self._log.move_to(brokers.take_back(broker))
+                    if self.image.brokers[broker_id].fenced:  # a copy that is left has the record, so it is in force
+                        brokers.take_out(broker, failure)
+                        return True
+            raise
         return True
 
-    def start_broker(self, broker_id: int, lock_timeout: float) -> None:
-        """Open the directory of a broker that does not run, made anew if it is gone; it follows, and leads what nobody leads."""
+    def start_broker(self, broker_id: int) -> None:
+        """Open the directory of a broker that does not run, made anew if it is gone; it follows, and leads what has no leader."""
         brokers = self._brokers
         before = brokers.by_id(broker_id)
         with inside(), self._lock:
@@ -251,15 +305,71 @@ class Topics:
                 raise self.closed.copy()
             if before.running:
                 return
-            broker = brokers.put_back(before, lock_timeout)
-            self._log = MetadataLog(brokers.controller_log(), self)
-        if broker.was_new:
-            self._change(lambda image: controller.forget_replicas(image, broker_id))
-        self._change(lambda image: controller.register_brokers(image, {broker_id: entropy(16)}))
-        with inside(), self._lock:
-            brokers.run(broker, before, self.image)
-            self._log = MetadataLog(brokers.controller_log(), self)
-        self._change(lambda image: controller.elections(image, {each.id for each in brokers.running}))
+            if broker_id not in self.image.brokers:
+                self._resolve()
+                if broker_id not in self.image.brokers:  # it could not be added, as is known now
+                    brokers.give_up(before, is_known=False)
+                    before = brokers.by_id(broker_id)
+            broker = brokers.reopen(before, self.image)
+        try:
+            if broker.was_new:  # first: what is at its place until it has a copy of the metadata is an empty directory
+                new_id = broker.directory.directory_id
+                self._change(lambda image: controller.replace_directory(image, broker_id, new_id))
+            with inside(), self._lock:
+                brokers.join_metadata(broker)
+            self._change(lambda image: controller.register_brokers(image, brokers.registrations([broker])))
+            with inside(), self._lock:
+                brokers.run(broker, before, self.image)
+                brokers.replicate_metadata()  # its copy counts from its registration on, and gets that now
+        except BaseException:
+            if not broker.running:
+                broker.drop()
+            raise
+        self.elect()
+
+    def elect(self) -> None:
+        """Have a leader where there is none, and one can be elected."""
+        brokers = self._brokers
+        alive = {each.id for each in brokers.running}
+        self._change(lambda image: controller.elections(image, alive, brokers.leadership.log_ends))
+
+    def record_alone(self) -> None:
+        """Record which broker has partitions of which that was not recorded. REQUIRES: they are open."""
+        self._change(controller.record_alone)
+
+    def add_broker(self, path: str) -> int:
+        """Have an empty directory, or one that is not there, be that of a new broker; its id.
+
+        If it fails, or is interrupted before it is recorded, the directory is empty.
+        """
+        brokers = self._brokers
+        try:
+            with inside(), self._lock:
+                if self.closed is not None:
+                    raise self.closed.copy()
+                self._resolve()
+                broker = brokers.add(path, self.image.next_broker_id)
+            self._change(lambda image: controller.register_brokers(image, brokers.registrations([broker])))
+            with inside(), self._lock:
+                brokers.run(broker, broker, self.image)
+                brokers.replicate_metadata()
+        except BaseException:
+            for left in [each for each in brokers.all if each.directory.path == path]:
+                with inside(), self._lock:
+                    brokers.give_up(left, is_known=left.id in self.image.brokers or not self._log.is_resolved)
+            raise
+        return broker.id
+
+    def retire_broker(self, broker_id: int) -> None:
+        """Record that a broker is to leave the log; see `controller.retire_broker`."""
+        self._change(lambda image: controller.retire_broker(image, broker_id, self._brokers.ranks(image)))
+
+    def keep_broker(self, broker_id: int) -> None:
+        self._change(lambda image: controller.keep_broker(image, broker_id))
+
+    def unregister_broker(self, broker_id: int) -> None:
+        """Record that a broker which has no replicas, and does not run, is no part of the log any more."""
+        self._change(lambda image: controller.unregister_broker(image, broker_id))
 
     def delete_topic(self, name: str) -> None:
         try:
@@ -327,13 +437,21 @@ class Topics:
                 if self._log.is_blocking:  # what the image in force refuses is refused without the disk
                     request(self.image)
                 raise
-            self._log.make(request, self._clock.time_ms())
+            try:
+                self._log.make(request, self._clock.time_ms())
+            except StreamlogError as error:
+                self._brokers.change_failed(error)
+                raise
 
     def _resolve(self) -> None:
         """Complete, or undo, a change that an interrupt or the disk left unfinished. REQUIRES: the metadata lock.
 
         Raises the error that keeps the outcome from being known.
         """
+        metadata_log = self._brokers.lead_metadata()
+        if metadata_log is not self._log.partition:
+            self._log.move_to(metadata_log)
+            self._unannounced = True
         if self._log.resolve():
             self._unannounced = True
         self.unstage()
@@ -359,12 +477,20 @@ class Topics:
 
     def take(self, image: Image, changed: Iterable[str] | None) -> None:
         """Put the image of a change in force, and have the partitions follow it. REQUIRES: the metadata lock."""
-        shrinks, expands = isr_changes(self.image, image, changed)
+        shrinks, expands, unclean = isr_changes(self.image, image, changed)
         self.image = image
         self._brokers.isr_shrinks += shrinks
         self._brokers.isr_expands += expands
+        self._brokers.unclean_elections += unclean
         self._brokers.follow(image, changed)
 
     def unstage(self) -> None:
         """Remove what was staged for a change that is not in force. REQUIRES: the metadata lock."""
         self._brokers.unstage(self.image)
+
+
+def _require_codec(changes: Mapping[str, Any]) -> None:
+    """Raise MissingExtraError if records could not be compressed as these settings of a topic say."""
+    codec = changes.get("compression_type", "producer")
+    if codec in CODECS:  # TopicConfig refuses what is neither a codec nor "producer"
+        compression.require(codec)

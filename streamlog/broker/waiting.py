@@ -28,9 +28,12 @@ class FetchSession:
 
     One thread at a time uses it; `ready` grows in any thread. It takes no lock. `waiting` is the set of all sessions whose
     readers wait, for a service that has to know whether there are any; `nudge` is called when it gets its first member.
+
+    `has_no_leader`, where leaders move, says of a partition that is not found that it will be there again: the reader hears of
+    that by a change of the metadata, and watches it then.
     """
 
-    __slots__ = ("_find", "_nudge", "_waiting", "_wake", "ready", "waits", "watched")
+    __slots__ = ("_find", "_has_no_leader", "_nudge", "_waiting", "_wake", "ready", "waits", "watched")
 
     def __init__(
         self,
@@ -38,8 +41,10 @@ class FetchSession:
         wake: Callable[[], object],
         waiting: set[FetchSession] | None = None,
         nudge: Callable[[], object] | None = None,
+        has_no_leader: Callable[[TopicPartition], bool] | None = None,
     ) -> None:
         self._find = find
+        self._has_no_leader = has_no_leader
         self._wake = wake
         self._waiting = waiting
         self._nudge = nudge
@@ -54,12 +59,15 @@ class FetchSession:
             return
         partition = self._find(name)
         if partition is None:
-            self.ready.append(name)
+            if self._has_no_leader is None or not self._has_no_leader(name):
+                self.ready.append(name)
             return
         callback = partial(self._on_append, name)
         waiters = partition.waiters
         waiters.add(callback)  # first: an interrupt may leave it watched and not noted, not the other way round
         self.watched[name] = waiters, callback
+        if self._has_no_leader is not None and self._find(name) is not partition:  # it moved just before
+            self._on_append(name)
 
     def _on_append(self, name: TopicPartition) -> None:
         self.ready.append(name)

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Annotated, Any, NamedTuple
@@ -27,7 +28,7 @@ from . import render as output
 from . import streams
 
 OWNER_FILE = "streamlog.json"
-_ORDER = ("topic", "produce", "consume", "group", "verify", "repair", "dump")
+_ORDER = ("topic", "produce", "consume", "group", "transactions", "broker", "serve", "verify", "repair", "dump")
 
 
 class Commands(typer.core.TyperGroup):
@@ -71,7 +72,15 @@ _TO_TYPE = (
     ("streamlog.repair()", "`streamlog repair PATH NEW`"),
     ("on_corrupt='skip'", "--skip-corrupt"),
     ("into='", "'"),
+    ("tls=, or allow_insecure=True", "or --allow-insecure"),
+    ("give advertised_host", "give --advertised-host"),
     ("open the log with force=True", "open the log once in Python with streamlog.open(PATH, force=True)"),
+    (
+        "Open the log by its path, or by all its directories (brokers=[…])",
+        "Give the log's directory with -d, or those of all its brokers, each with a -d of its own",
+    ),
+    ("to read this one alone, open it with read_only=True", "commands that only read work on this one alone"),
+    ("to read only, open it with read_only=True", "commands that only read need no more than the right to read it"),
 )
 
 
@@ -91,7 +100,7 @@ def in_use(error: LogLockedError) -> str:
     """The message of a log that another process has open."""
     return (
         f"{error.path} is in use by process {error.pid or 'unknown'}, and this command needs the log for itself. Close "
-        f"the log there and try again. verify, dump, topic list and describe, group list and describe, and consume without "
+        f"the log there and try again. verify, dump, topic list and describe, group list and describe, transactions list and describe, broker list, and consume without "
         f"--group work while the log is in use."
     )
 
@@ -99,7 +108,7 @@ def in_use(error: LogLockedError) -> str:
 class Defaults(NamedTuple):
     """The options that were given before the command: `streamlog -d data --json topic list`."""
 
-    directory: Path | None = None
+    directories: Sequence[Path] = ()
     as_json: bool = False
 
 
@@ -112,7 +121,7 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
     help="Work with the topics, records and consumer groups of a log.",
     epilog="The log's directory is given with -d, before or after the command, or in the environment variable "
-    "STREAMLOG_DIR; the default is the current directory.",
+    "STREAMLOG_DIR; the default is the current directory. Where the brokers of a log lie apart, -d is repeated for each.",
 )
 
 
@@ -121,7 +130,10 @@ def option(*names: str, help: str, **more: Any) -> Any:
     return typer.Option(*names, help=help, show_default=False, **more)
 
 
-Directory = Annotated[Path | None, option("--dir", "-d", metavar="PATH", help="Directory of the log.")]
+Directory = Annotated[
+    list[Path] | None,
+    option("--dir", "-d", metavar="PATH", help="Directory of the log; repeated, those of its brokers."),
+]
 Json = Annotated[bool, option("--json", help="Print JSON.")]
 Yes = Annotated[bool, option("--yes", "-y", help="Do not ask for confirmation.")]
 TopicName = Annotated[str, typer.Argument(metavar="TOPIC", show_default=False, help="The name of the topic.")]
@@ -139,28 +151,36 @@ def _print_version(wanted: bool) -> None:
 @app.callback()
 def root(
     ctx: typer.Context,
-    directory: Annotated[
-        Path | None,
-        option("--dir", "-d", metavar="PATH", envvar="STREAMLOG_DIR", help="Directory of the log."),
-    ] = None,
+    directory: Directory = None,
     as_json: Json = False,
     version: Annotated[
         bool, option("--version", callback=_print_version, is_eager=True, help="Print the version and exit.")
     ] = False,
 ) -> None:
-    ctx.obj = Defaults(directory, as_json)
+    named = os.environ.get("STREAMLOG_DIR")
+    ctx.obj = Defaults(directory or ([Path(named)] if named else []), as_json)
 
 
 def wants_json(ctx: typer.Context, as_json: bool) -> bool:
     return as_json or ctx.obj.as_json
 
 
-def log_path(ctx: typer.Context, directory: Path | None, *, create: bool = False) -> Path:
-    """The log's directory. The default is the current directory if a log is in it, or with `create` if it is empty."""
-    path: Path | None = directory or ctx.obj.directory
-    if path is not None:
+def log_path(ctx: typer.Context, directories: Sequence[Path] | None) -> Path:
+    """The log's directory, for a command that takes one."""
+    path, *others = log_paths(ctx, directories)
+    if others:
+        raise ConfigError("This command takes one directory: give -d once.")
+    return path
+
+
+def log_paths(ctx: typer.Context, directories: Sequence[Path] | None, *, create: bool = False) -> list[Path]:
+    """The log's directory, or those of its brokers. The default is the current directory if a log is in it, or with `create` if it
+    is empty.
+    """
+    paths: list[Path] = list(directories or ctx.obj.directories)
+    for path in paths:
         path_of(path)  # refuses a URL
-    else:
+    if not paths:
         path = Path(".")
         if not is_log(path):
             no_log = "There is no log in the current directory"
@@ -171,7 +191,8 @@ def log_path(ctx: typer.Context, directory: Path | None, *, create: bool = False
                     f"{no_log}, and other files are in it. Create the log in a directory of its own, given with -d PATH "
                     f"or in STREAMLOG_DIR."
                 )
-    return path
+        paths = [path]
+    return paths
 
 
 def is_log(path: Path) -> bool:
@@ -188,7 +209,7 @@ def what_is_there(path: Path) -> str:
 
 def open_log(
     ctx: typer.Context,
-    directory: Path | None,
+    directory: Sequence[Path] | None,
     *,
     create: bool = False,
     read_only: bool = False,
@@ -198,8 +219,8 @@ def open_log(
 
     `brokers`: how many a log that is created has.
     """
-    path = log_path(ctx, directory, create=create)
-    is_new = not is_log(path)
+    path, *others = paths = log_paths(ctx, directory, create=create)
+    is_new = not any(map(is_log, paths))
     if is_new and path.exists() and not path.is_dir():
         raise FormatError(f"{what_is_there(path)}. Give the log's directory with -d.", path=str(path))
     if is_new and not create:
@@ -208,10 +229,14 @@ def open_log(
             f"streamlog -d {path} topic create NAME",
             path=str(path),
         )
-    log = streamlog.open(path, read_only=read_only, brokers=brokers if is_new else None)
+    if others:
+        log = streamlog.open(read_only=read_only, brokers=paths)
+    else:
+        log = streamlog.open(path, read_only=read_only, brokers=brokers if is_new else None)
     if is_new:
-        of_several = f" of {brokers} brokers" if brokers and brokers > 1 else ""
-        where = "the current directory" if path == Path(".") else path
+        count = len(paths) if others else brokers or 1
+        of_several = f" of {count} brokers" if count > 1 else ""
+        where = "the current directory" if path == Path(".") else ", ".join(map(str, paths))
         output.say(f"Created a log{of_several} in {where}.", stderr=True)
     return log
 
@@ -238,7 +263,12 @@ def places_in(topic: streamlog.Topic[Any, Any], numbers: Iterable[int] | None) -
 def confirm(question: str, yes: bool) -> None:
     """Ask for confirmation if a person types: stdin and stderr are terminals."""
     if not yes and sys.stdin.isatty() and sys.stderr.isatty():
-        typer.confirm(question, abort=True, err=True)
+        try:
+            typer.confirm(question, abort=True, err=True)
+        except typer.Abort as abort:  # which click makes of Ctrl-C too
+            if isinstance(abort.__context__, KeyboardInterrupt):
+                raise KeyboardInterrupt from None
+            raise
 
 
 def deleted(names: Iterable[str], as_json: bool) -> None:

@@ -33,6 +33,7 @@ from .app import OWNER_FILE, Directory, Json, app, is_log, log_path, plural, wan
 _DIRECTORY = re.compile(r"([0-9a-f]{32})-(\d{1,9})")
 _ROW = "{:>9}  {:>15}  {:>7}  {:>8}  {:<6}  {:<19}"
 _FLAGS = {TRANSACTIONAL: "transactional", CONTROL: "control", LOG_APPEND_TIME: "log_append_time"}
+_MARKERS = {0: "abort", 1: "commit"}  # by control type
 
 
 class Found(NamedTuple):
@@ -63,9 +64,9 @@ def verify(
     Another process may have the log open. Notes are faults that the next open repairs by itself. Exits with 1 if
     there are problems: something is lost or wrong.
     """
-    if path is not None and directory is not None and path != directory:
-        raise ConfigError(f"Two directories are given, {path} and {directory}. Leave one of them out.")
-    path = log_path(ctx, path or directory)
+    if path is not None and directory and [path] != directory:
+        raise ConfigError(f"Two directories are given, {path} and {directory[0]}. Leave one of them out.")
+    path = log_path(ctx, directory if path is None else [path])
     if nothing := what_is_there(path):
         raise FormatError(f"{nothing}. Give the directory of a log.", path=str(path))
     if not is_log(path):
@@ -234,7 +235,7 @@ def _show_text(found: Found, records: list[Record[Any, Any]] | None) -> None:
     offsets = f"{header.base_offset}–{header.last_offset}" if header.last_offset_delta else str(header.base_offset)
     newest = output.moment(header.max_timestamp)[:19]
     row = _ROW.format(found.position, offsets, header.record_count, header.batch_len, _codec(header), newest)
-    flags = "".join(f", {name}" for bit, name in _FLAGS.items() if header.attributes & bit)
+    flags = "".join(f", {name}" for name in _flags(header))
     if found.fault is None:
         sys.stdout.write(f"{row}  ok{flags}\n")
     else:
@@ -243,6 +244,14 @@ def _show_text(found: Found, records: list[Record[Any, Any]] | None) -> None:
     screen = output.console()
     for record in records or ():
         sys.stdout.write(f"{'':>12}{output.long_line(screen, record)}\n")
+
+
+def _flags(header: BatchHeader) -> list[str]:
+    """What is special about a batch; of a marker also how it ends the transaction."""
+    names = [name for bit, name in _FLAGS.items() if header.attributes & bit]
+    if header.is_control and header.control_type in _MARKERS:
+        names.append(_MARKERS[header.control_type])
+    return names
 
 
 def _show_json(found: Found, records: list[Record[Any, Any]] | None) -> None:
@@ -265,7 +274,7 @@ def _show_json(found: Found, records: list[Record[Any, Any]] | None) -> None:
             "producer_epoch": header.producer_epoch,
             "base_sequence": header.base_sequence,
             "form": header.form,
-            "flags": [name for bit, name in _FLAGS.items() if header.attributes & bit],
+            "flags": _flags(header),
         }
     if records is not None:
         line["records"] = [{k: v for k, v in output.record_fields(r).items() if k != "topic"} for r in records]

@@ -30,7 +30,7 @@ def main() -> int:
 
 def _run() -> int:
     try:
-        from . import groups, inspect, records, repair, topics  # noqa: F401  each adds its commands to the app
+        from . import brokers, groups, inspect, records, repair, serve, topics, transactions  # noqa: F401  each adds its commands to the app
         from .app import app
     except ImportError as error:
         if error.name is None or error.name.partition(".")[0] not in _EXTRA:

@@ -149,8 +149,8 @@ def locate(offsets: Offsets, partitions: Sequence[TopicPartition], position: Pos
 # -- settings --------------------------------------------------------------------------------------------
 
 
-def parse_setting(text: str) -> tuple[str, Any]:
-    """`name=value` as a setting of a topic and its value. Kafka's names with dots are accepted.
+def parse_setting(text: str, altered: str | None = None) -> tuple[str, Any]:
+    """`name=value` as a setting of a topic and its value. Kafka's names with dots are accepted. `altered`: a topic that is there.
 
     >>> parse_setting("retention.ms=7d"), parse_setting("segment_bytes=64MiB"), parse_setting("retention_bytes=none")
     (('retention_ms', 604800000), ('segment_bytes', 67108864), ('retention_bytes', None))
@@ -159,6 +159,12 @@ def parse_setting(text: str) -> tuple[str, Any]:
     if not equals:
         raise ConfigError(f"{text!r} is not a setting: write NAME=VALUE, such as --config retention_ms=7d.")
     name = name.strip().replace(".", "_")
+    if altered is not None and name in ("replication_factor", "replicas"):
+        raise ConfigError(
+            f"{text!r}: replicas are changed by another command: streamlog topic reassign {altered} --replication-factor "
+            f"{value.strip() if value.strip().isdecimal() else 'N'}",
+            name=name,
+        )
     if name in _NOT_SETTINGS:
         raise ConfigError(f"{text!r}: {_NOT_SETTINGS[name]}", name=name)
     default = _SETTINGS.get(name)

@@ -5,9 +5,10 @@ from __future__ import annotations
 import heapq
 import sys
 from collections.abc import Iterator
+from enum import StrEnum
 from itertools import islice
 from operator import attrgetter
-from typing import Annotated, Any, BinaryIO, Literal
+from typing import Annotated, Any, BinaryIO
 
 import typer
 
@@ -25,6 +26,12 @@ from .parse import Position, json_record, locate, parse_codec, parse_header, par
 _CHUNK = 500
 _POLL_S = 1.0
 _LINGER_MS = 5
+_SHOWN = 3
+
+
+class IsolationLevel(StrEnum):
+    read_committed = "read_committed"
+    read_uncommitted = "read_uncommitted"
 
 
 def _separator(what: str) -> Any:
@@ -75,17 +82,23 @@ def produce(
         before = _ends(target)
         if source.isatty():
             output.say("Each line is one record. Press Ctrl-D to end.", stderr=True, style="dim")
-        with log.producer(linger_ms=_LINGER_MS, compression_type=codec) as producer:
-            for number, line in enumerate(_lines(source), 1):
-                if as_json and not line.strip():
-                    continue
-                try:
-                    line = line.removesuffix(b"\n")
-                    record = json_record(line) if as_json else text_record(line, parts_at, null=null)
-                    _send(producer, target, record, headers, partition)
-                except (StreamlogError, TypeError, ValueError) as error:
-                    before_it = " The lines before it are in the log." if number > 1 else ""
-                    raise InvalidRecordError(f"Line {number}: {error}{before_it}") from error
+        producer = log.producer(linger_ms=_LINGER_MS, compression_type=codec)
+        try:
+            with producer:
+                for number, line in enumerate(_lines(source), 1):
+                    if as_json and not line.strip():
+                        continue
+                    try:
+                        line = line.removesuffix(b"\n")
+                        record = json_record(line) if as_json else text_record(line, parts_at, null=null)
+                        _send(producer, target, record, headers, partition)
+                    except (StreamlogError, TypeError, ValueError) as error:
+                        before_it = " The lines before it are in the log." if number > 1 else ""
+                        raise InvalidRecordError(f"Line {number}: {error}{before_it}") from error
+        except KeyboardInterrupt:
+            producer.close()  # the interrupt may have come just before that of the `with`; this sends the lines that were read
+            _summarise(topic, list(map(range, before, _ends(target))), as_json)
+            raise
         new = list(map(range, before, _ends(target)))
     _summarise(topic, new, as_json)
 
@@ -158,6 +171,10 @@ def consume(
         output.Format, option("--format", help="Only the value, the whole record, or JSON.")
     ] = output.Format.text,
     separator: Annotated[str | None, _separator("Print the key and SEP before the value.")] = None,
+    isolation: Annotated[
+        IsolationLevel,
+        option("--isolation-level", help="read_uncommitted: also the records of open and aborted transactions."),
+    ] = IsolationLevel.read_committed,
     skip_corrupt: Annotated[bool, option("--skip-corrupt", help="Skip damaged batches.")] = False,
     directory: Directory = None,
     as_json: Annotated[bool, option("--json", help="The same as --format json.")] = False,
@@ -188,19 +205,47 @@ def consume(
     with open_log(ctx, directory, read_only=group is None) as log:
         source = topic_called(log, topic)
         places = places_in(source, partition)
-        on_corrupt: Literal["raise", "skip"] = "skip" if skip_corrupt else "raise"
-        with log.consumer(group=group, enable_auto_commit=False, on_corrupt=on_corrupt) as consumer:
+        reading = _reading(isolation, skip_corrupt)
+        with log.consumer(group=group, enable_auto_commit=False, **reading) as consumer:
             consumer.assign(places)
             begin = start or Position("stored" if group else "beginning")
             starts = locate(consumer, places, begin)
             stops = locate(consumer, places, end or Position("end"))
-            reads = (
-                _following(consumer, starts, count) if follow else _bounded(source, starts, stops, count, on_corrupt)
-            )
+            held = [] if end or isolation is IsolationLevel.read_uncommitted else _held_back(source, places)
+            reads = _following(consumer, starts, count) if follow else _bounded(source, starts, stops, count, reading)
+            if follow:
+                _say_held_back(held)
             for records in reads:
                 lines.write(records)
                 if group is not None:
                     consumer.commit({r.topic_partition: r.offset + 1 for r in records})
+            if not follow:
+                _say_held_back(held)
+
+
+def _reading(isolation: IsolationLevel, skip_corrupt: bool) -> dict[str, Any]:
+    """The settings of what reads the records."""
+    return {"isolation_level": isolation.value, "on_corrupt": "skip" if skip_corrupt else "raise"}
+
+
+def _held_back(topic: streamlog.Topic[Any, Any], places: list[TopicPartition]) -> list[str]:
+    """The partitions in which a transaction that is open keeps readers from the end, and from which offset on."""
+    infos = [topic.partition(place.partition) for place in places]
+    return [
+        f"{topic.name}-{info.partition} from offset {info.last_stable_offset}"
+        for info in infos
+        if info.last_stable_offset < info.high_watermark
+    ]
+
+
+def _say_held_back(held: list[str]) -> None:
+    if held:
+        more = f" and {len(held) - _SHOWN} more" if len(held) > _SHOWN else ""
+        output.say(
+            f"streamlog: open transactions hold back {', '.join(held[:_SHOWN])}{more}. `streamlog transactions list` shows them; "
+            f"--isolation-level read_uncommitted prints the records.",
+            stderr=True,
+        )
 
 
 def _bounded(
@@ -208,17 +253,17 @@ def _bounded(
     starts: dict[TopicPartition, int],
     stops: dict[TopicPartition, int],
     count: int | None,
-    on_corrupt: Any,
+    reading: dict[str, Any],
 ) -> Iterator[list[Record[Any, Any]]]:
     """The records from `starts` up to `stops`, merged by timestamp. Each partition keeps its order."""
-    reads = [_one(topic, place.partition, start, stops[place], on_corrupt) for place, start in starts.items()]
+    reads = [_one(topic, place.partition, start, stops[place], reading) for place, start in starts.items()]
     merged = islice(heapq.merge(*reads, key=attrgetter("timestamp")) if len(reads) > 1 else reads[0], count)
     while records := list(islice(merged, _CHUNK)):
         yield records
 
 
 def _one(
-    topic: streamlog.Topic[Any, Any], partition: int, start: int, stop: int, on_corrupt: Any
+    topic: streamlog.Topic[Any, Any], partition: int, start: int, stop: int, reading: dict[str, Any]
 ) -> Iterator[Record[Any, Any]]:
     """The records of a partition from `start` up to `stop`. Those that are deleted before they are read are left out.
 
@@ -227,7 +272,7 @@ def _one(
     begun = False
     while start < stop:
         try:
-            for record in topic.read(partition, start=start, end=stop, on_corrupt=on_corrupt):
+            for record in topic.read(partition, start=start, end=stop, **reading):
                 begun, start = True, record.offset + 1
                 yield record
             return

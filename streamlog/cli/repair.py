@@ -27,8 +27,9 @@ def repair(
 ) -> None:
     """Copy a damaged log into a new one, and list what is lost.
 
-    PATH is only read. Every batch that verifies keeps its offsets, and groups keep their committed offsets. Exits with
-    0 if nothing is lost, 1 if something is lost, 2 if the copy failed.
+    PATH is only read. Every batch that verifies keeps its offsets, and groups keep their committed offsets. Of a log of
+    several brokers, what is damaged on one of them is taken from another. Exits with 0 if nothing is lost, 1 if something
+    is lost, 2 if the copy failed.
     """
     try:
         with progress_bar() as bar:
@@ -46,6 +47,8 @@ def repair(
 
 
 def _show(report: RepairReport) -> None:
+    for each in report.restored:
+        output.say(f"restored: {each}")
     copied = f"{report.records:,} {plural('record', report.records)} copied into {report.into}"
     if report.ok:
         output.say(f"nothing lost: {copied}", style="green")

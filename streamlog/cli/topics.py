@@ -1,4 +1,4 @@
-"""`streamlog topic …`: create, list, describe and delete topics."""
+"""`streamlog topic …`: create, list, describe, alter and delete topics."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from .app import (
     confirm,
     deleted,
     is_log,
-    log_path,
+    log_paths,
     open_log,
     option,
     plural,
@@ -31,7 +31,7 @@ from .app import (
 )
 from .parse import parse_setting
 
-topics = typer.Typer(no_args_is_help=True, help="Create, list, describe and delete topics.")
+topics = typer.Typer(no_args_is_help=True, help="Create, list, describe, alter and delete topics.")
 app.add_typer(topics, name="topic")
 
 
@@ -79,9 +79,9 @@ def topic_create(
     settings: dict[str, Any] = dict(map(parse_setting, config or ()))
     # A wrong setting is refused before the log is created.
     TopicConfig(**topic_changes(settings)[0])
-    path = log_path(ctx, directory, create=True)
-    if not is_log(path):
-        _check_replication(factor, brokers or 1)
+    paths = log_paths(ctx, directory, create=True)
+    if not any(map(is_log, paths)):
+        _check_replication(factor, max(brokers or 1, len(paths)))
     with open_log(ctx, directory, create=True, brokers=brokers) as log:
         there = len(log.metrics()["brokers"])
         if brokers not in (None, there):
@@ -156,7 +156,8 @@ def topic_list(
 def topic_describe(ctx: typer.Context, name: TopicName, directory: Directory = None, as_json: Json = False) -> None:
     """Show the partitions and settings of a topic.
 
-    Without --json only settings that are not the default.
+    Without --json only settings that are not the default, and the last stable offsets only while a transaction holds readers back:
+    consumers get nothing from there on until it ends.
     """
     with open_log(ctx, directory, read_only=True) as log:
         topic = topic_called(log, name)
@@ -173,6 +174,12 @@ def topic_describe(ctx: typer.Context, name: TopicName, directory: Directory = N
     fields = ("partition", "log_start_offset", "log_end_offset", "size_bytes", "segments")
     rows = [[output.size(p[f]) if f == "size_bytes" else p[f] for f in fields] for p in about["partitions"]]
     columns = ["partition", "start", "end", "size", "segments"]
+    if any(
+        p["last_stable_offset"] < p["high_watermark"] for p in about["partitions"]
+    ):  # a transaction holds readers back
+        columns.append("last stable")
+        for row, p in zip(rows, about["partitions"], strict=True):
+            row.append(p["last_stable_offset"])
     if several:
         columns += ["leader", "replicas", "in sync"]
         for row, p in zip(rows, about["partitions"], strict=True):
@@ -181,6 +188,50 @@ def topic_describe(ctx: typer.Context, name: TopicName, directory: Directory = N
     output.table(columns, rows, left=("replicas", "in sync"))
     output.say("")
     output.say(f"The segments of partition N are in {segments}", style="dim")
+
+
+@topics.command("alter")
+def topic_alter(
+    ctx: typer.Context,
+    name: TopicName,
+    config: Annotated[
+        list[str] | None,
+        option("--config", "-X", metavar="NAME=VALUE", help="A setting, such as retention_ms=7d; may be repeated."),
+    ] = None,
+    partitions: Annotated[
+        int | None,
+        option("--partitions", "-p", metavar="N", min=1, max=10_000, help="Grow to so many partitions."),
+    ] = None,
+    directory: Directory = None,
+    as_json: Json = False,
+) -> None:
+    """Change settings of a topic, or give it more partitions.
+
+    The other settings stay. With more partitions, later records of a key may go to another partition than earlier ones.
+    """
+    settings: dict[str, Any] = dict(parse_setting(text, name) for text in config or ())
+    if not settings and partitions is None:
+        raise ConfigError(f"Nothing to change. Give settings, such as: streamlog topic alter {name} -X retention_ms=7d")
+    with open_log(ctx, directory) as log:
+        topic = topic_called(log, name)
+        before = {**topic.config, "partitions": topic.partitions}
+        if partitions is not None and partitions <= topic.partitions:  # before a setting is changed
+            raise ConfigError(
+                f"Topic {name!r} has {topic.partitions} {plural('partition', topic.partitions)}, and the number can only grow."
+            )
+        if settings:
+            topic.update_config(**settings)
+        if partitions is not None:
+            topic.add_partitions(partitions)
+        after = {**topic.config, "partitions": topic.partitions}
+        if wants_json(ctx, as_json):
+            output.document(_described(topic))
+            return
+    changes = {each: value for each, value in after.items() if value != before[each]}
+    for each, value in changes.items():
+        output.say(f"{each} = {output.setting(each, value)} (was {output.setting(each, before[each])})")
+    if not changes:
+        output.say(f"Topic {name} has these settings already.")
 
 
 @topics.command("delete")
@@ -239,6 +290,7 @@ def _described(topic: streamlog.Topic[Any, Any]) -> dict[str, Any]:
                 "log_start_offset": info.log_start_offset,
                 "log_end_offset": info.log_end_offset,
                 "high_watermark": info.high_watermark,
+                "last_stable_offset": info.last_stable_offset,
                 "size_bytes": info.size_bytes,
                 "segments": info.segments,
                 "leader": info.leader,

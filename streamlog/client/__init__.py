@@ -8,11 +8,13 @@ partition that is assigned, verifies them and makes Records.
 Everything goes through the `Service` of `broker/api.py`, which `broker/opening.py` makes. Only this package blocks: it
 waits for the service's Completions on raw locks, so that Ctrl-C ends a wait.
 
-- `streamlog`: `open`, and the log; `background`, `cleanup`: what the handles of a log share, and closes that are deferred
+- `streamlog`: the log; `opening`: `open`; `background`, `cleanup`: what the handles of a log share, and closes that are deferred
 - `topic`, `group`, `reassignment`, `producer/producer`, `consumer/consumer`, `workers`, `broker`: the other handles;
   `handle`: what all have in common
+- `transaction`: a scope in which records consumed and produced count together. `pipe`: workers that do so for each record
 - `record_handler`, `dead_letters`, `handler`: how workers handle a record, and which handlers they accept
+- `external_offsets`: offsets in a database of the user's, stored in its transactions
 - `worker_time`: their pauses before a retry, and how they follow a clock that a test moves
 - `arguments`, `config_types`: arguments and settings as callers give them; `serde`: keys, values and headers as bytes
-- `call_site`: the line of the program that called
+- `call_site`: the line of the program that called; `retrying`: calls that wait while a partition has no leader
 """

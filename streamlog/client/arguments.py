@@ -1,4 +1,4 @@
-"""Times, timeouts, partitions, offsets, clocks and disks, as callers give them: checked, and in one form."""
+"""Times, timeouts, partitions, offsets, clocks, disks and directories, as callers give them: checked, and in one form."""
 
 from __future__ import annotations
 
@@ -9,10 +9,22 @@ from typing import Any
 
 from ..broker.api import Service
 from ..broker.metadata import TopicView
-from ..config import nearest, shown, typed
+from ..broker.opening import url_of
+from ..config import integer, nearest, shown, typed
 from ..errors import ConfigError, OffsetOutOfRangeError, UnknownTopicOrPartitionError
+from ..runtime.disk import PathLike
 from ..runtime.threads import result_of
 from ..types import OffsetAndMetadata, Record, TopicPartition
+
+
+class _Temporary:
+    """The default path of `open`, with a repr for `help()`."""
+
+    def __repr__(self) -> str:
+        return "<temporary>"
+
+
+TEMPORARY: Any = _Temporary()
 
 
 def partition_of(given: Any) -> TopicPartition:
@@ -210,3 +222,39 @@ def check_disk(disk: Any) -> Any:
             name="disk",
         )
     return disk
+
+
+def broker_count_or_paths(brokers: Any, *, has_path: bool) -> int | tuple[str, ...] | None:
+    """`open(brokers=)` as it is stored: None, a number, or paths. Raises ConfigError."""
+    if brokers is None:
+        return None
+    if isinstance(brokers, (str, bytes, PathLike)) or not isinstance(brokers, (int, Iterable)):
+        raise ConfigError(
+            f"brokers={typed(brokers)} is neither a number of brokers, such as 3, nor a list of their directories, such as "
+            f"['/disk1/log', '/disk2/log', '/disk3/log'].",
+            name="brokers",
+        )
+    if isinstance(brokers, int):
+        return integer("brokers", brokers, 1, 100)
+    paths = tuple(url_of(each, f"brokers[{number}]") for number, each in enumerate(brokers))
+    if not paths:
+        raise ConfigError("brokers=[] names no directory.", name="brokers")
+    if has_path:
+        raise ConfigError(
+            "brokers= names the directories of the log, so there is no path besides them: leave the path out.",
+            name="brokers",
+        )
+    return paths
+
+
+def refuse_for_reading(settings: Mapping[str, Any], *, has_path: bool) -> None:
+    """Raise ConfigError for settings that contradict `read_only=True`."""
+    if not has_path:
+        raise ConfigError("read_only=True needs a path: a temporary log is new, and has nothing to read.", name="path")
+    for name, value in settings.items():
+        if value:
+            raise ConfigError(
+                f"{name}={value!r} and read_only=True contradict each other: a log that is only read has nothing to apply it "
+                f"to. Leave it out here; give it in the process that owns the log.",
+                name=name,
+            )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+from ..broker.registry import Registry
 from ..runtime.threads import get_ident
 from .cleanup import Cleanup
 from .consumer.membership import LocalMembers
@@ -26,3 +27,7 @@ class Background:
         self.cleanup.background_thread = get_ident()
         self.cleanup.run_deferred_closes()
         return self.local_members.run_due(now_ms)
+
+
+registry: Registry[Background] = Registry(Background)
+"""The logs that this process has open."""

@@ -73,12 +73,14 @@ class TopicConfig(TypedDict, total=False):
     compression_type: str = "producer"
         "producer": as the producer sent it. Or a codec, as in `ProducerConfig`, whatever the producer's is.
 
-    Not yet in use:
+    Replication, in a log of several brokers:
 
     min_insync_replicas: int = 1
-        Only 1: there is one copy.
+        How many replicas have to be in sync for a record with acks="all" to be taken; see NotEnoughReplicasError. If it is
+        not given, the `replication_factor` less 1, at least 1. At most the `replication_factor`.
     unclean_leader_election: bool = False
-        Only False: there is one copy.
+        Whether a replica that is not in sync may lead when no other is left. Records that it does not have are lost then: a
+        consumer that has read them goes on where the logs part, or gets LogTruncationError under `auto_offset_reset="none"`.
     """
 
     retention_ms: Ms
@@ -106,7 +108,7 @@ class TopicDefaults(TopicConfig, total=False):
     partitions: int = 1
         How many partitions a topic gets, 1 to 10,000.
     replication_factor: int = 1
-        Only 1: there is one copy.
+        How many replicas each partition has, each on another broker. If it is not given, the number of brokers, at most 3.
 
     >>> import streamlog
     >>> with streamlog.open(partitions=4, retention_bytes=1 << 30) as log:
@@ -128,7 +130,8 @@ class ProducerConfig(TypedDict, total=False):
     <streamlog.Producer streamlog-producer linger_ms=5, acks='all'>
 
     acks: 0, 1 or "all" = "all"
-        1 and "all": a failed append raises. 0: it is only logged, and the offset of a record is -1.
+        When a record is acknowledged: "all", when every replica that is in sync has it; 1, when the leader has. The same with
+        one broker. A failed append raises. 0: it is only logged, and the offset of a record is -1.
     linger_ms: int (ms) = 0
         How long a record may wait for others of its batch. 0: it is in the log when `send` returns.
     batch_size: int (bytes) = 16_384
@@ -147,18 +150,18 @@ class ProducerConfig(TypedDict, total=False):
     buffer_memory: int (bytes) = 33_554_432
         How much may wait to be written. A full buffer blocks `send`.
     delivery_timeout_ms: int (ms) = 120_000
-        How long `send` may block, and how long a record may wait; then DeliveryTimeoutError. At least `linger_ms`.
+        How long `send` may block, and how long a record may wait, also for a leader or for enough replicas in sync; then
+        DeliveryTimeoutError. At least `linger_ms`.
     client_id: str = "streamlog-producer"
         A name for the producer, shown in its repr.
-
-    Not yet in use:
-
     enable_idempotence: bool = None
-        No effect: there is no network, so nothing is sent twice.
+        Whether records that are sent again, because a broker failed, are stored once, in their order (KIP-98). By default
+        True with `acks="all"`, else False. It needs `acks="all"`.
     transactional_id: str = None
-        Refused.
-    transaction_timeout_ms: int (ms) = None
-        Refused.
+        A name that the producer has over restarts: it sends in transactions then (`Producer.transaction`). Making it fences
+        another producer of this name, whose transaction is aborted. It needs `acks="all"`, and idempotence.
+    transaction_timeout_ms: int (ms) = 60_000
+        A transaction that is open for longer is aborted, and its producer fenced. At most 900,000.
     """
 
     acks: Literal[0, 1, "all"]
@@ -200,7 +203,7 @@ class ConsumerConfig(TypedDict, total=False):
     on_corrupt: "raise" or "skip" = "raise"
         At a damaged batch: raise CorruptRecordError, or log a warning and skip exactly that batch.
     isolation_level: "read_committed" or "read_uncommitted" = "read_committed"
-        The same in this version, which has no transactions.
+        The default hides the records of transactions that are open or were aborted, and what comes after an open one.
     client_id: str = "streamlog-consumer"
         A name for the consumer, shown by `group.members()`.
 

@@ -8,7 +8,6 @@ a larger `max_message_bytes` when a record needs it. If the topic refuses the re
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import logging
 import re
 import traceback
@@ -20,7 +19,7 @@ from ..errors import ConfigError, InvalidTimestampError, RecordTooLargeError, To
 from ..runtime.threads import result_of
 from ..types import HeaderTuple, Record
 from .handle import Parent
-from .producer.producer import SharedProducer
+from .producer.producer import Producer, SharedProducer
 
 logger = logging.getLogger("streamlog.client")
 
@@ -34,7 +33,9 @@ _FRAMES = 10
 def topic_of(source: str) -> str:
     """The topic for the dead letters of `source`. A name that would be too long is cut, and gets a digest of all of it."""
     if len(source) + len(SUFFIX) > _LONGEST_NAME:
-        digest = hashlib.sha256(source.encode()).hexdigest()[:16]
+        from hashlib import sha256  # here: it would take 3 ms of each import of streamlog
+
+        digest = sha256(source.encode()).hexdigest()[:16]
         source = f"{source[: _LONGEST_NAME - len(SUFFIX) - len(digest) - 1]}-{digest}"
     return source + SUFFIX
 
@@ -71,8 +72,11 @@ class DeadLetters:
     def _target(self, source: str) -> str:
         return self._topic or topic_of(source)
 
-    def send(self, record: Record[Any, Any], error: BaseException) -> str:
-        """Write a record to its dead-letter topic, whose name is returned; headers say where it comes from, and why."""
+    def send(self, record: Record[Any, Any], error: BaseException, producer: Producer | None = None) -> str:
+        """Write a record to its dead-letter topic, whose name is returned; headers say where it comes from, and why.
+
+        `producer`: one that takes large records, in whose transaction the dead letter is to be.
+        """
         topic = self._target(record.topic)
         if topic not in self._log:
             self._create(topic, record.topic)
@@ -89,12 +93,12 @@ class DeadLetters:
         # The largest records leave no space for headers. The caller logs where the record comes from.
         for added in (origin + why, origin):
             try:
-                self._send(topic, record, (*record.headers, *added))
+                self._send(topic, record, (*record.headers, *added), producer)
                 return topic
             except RecordTooLargeError as refused:
                 if refused.size <= LARGEST_RECORD:
                     raise
-        self._send(topic, record, record.headers)
+        self._send(topic, record, record.headers, producer)
         return topic
 
     def _create(self, topic: str, source: str) -> None:
@@ -112,15 +116,14 @@ class DeadLetters:
         allowed = view.config.max_message_bytes if view is not None else 0
         return min(LARGEST_RECORD, max(size, allowed + HEADERS_BYTES))
 
-    def _send(self, topic: str, record: Record[Any, Any], headers: HeaderTuple) -> None:
+    def _send(self, topic: str, record: Record[Any, Any], headers: HeaderTuple, producer: Producer | None) -> None:
         """Send it. If the topic refuses its timestamp, send it with the present time; if its size, raise the topic's limit."""
         timestamp: int | None = record.timestamp
         grown = False
         while True:
             try:
-                self._producer.of(self._log).send(
-                    topic, record.value, record.key, headers=headers, timestamp_ms=timestamp
-                ).result()
+                sender = producer or self._producer.of(self._log)
+                sender.send(topic, record.value, record.key, headers=headers, timestamp_ms=timestamp).result()
                 return
             except InvalidTimestampError:
                 if timestamp is None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import datetime
 from typing import Any, Literal, Unpack
 
@@ -10,13 +10,16 @@ from ..broker.api import Service
 from ..config import shown, text
 from ..coordinator import GroupDescription
 from ..errors import ConfigError, GroupIdNotFoundError, StreamlogError, UnknownMemberIdError, did_you_mean
-from ..runtime.threads import result_of
+from ..runtime.threads import result_of, results_of
 from ..types import MemberInfo, OffsetAndMetadata, Record, TopicPartition
 from .arguments import is_offset, no_place, offset_at, out_of_range, partition_of, refuse_group
 from .config_types import ConsumerConfig, OnError
 from .consumer.consumer import Consumer
+from .consumer.decode import Decoder
+from .dead_letters import DeadLetters
 from .handle import Parent, check_log
-from .record_handler import WorkersConfig
+from .handler import check_handler
+from .record_handler import Handler, RecordHandler, WorkersConfig
 from .topic import Subscription, TopicLike
 from .workers import Workers
 
@@ -123,6 +126,9 @@ class ConsumerGroup:
         The threads outlive the main thread, as Python's own threads do: a program whose main thread ends goes on handling
         records until `stop`, an error, or Ctrl-C. Workers that a daemon thread starts are daemon threads too.
 
+        What ends the workers is raised by `wait`, and by `close` or the end of the `with` block. Until then it is shown by their
+        repr, and logged by the logger `streamlog.client`, of which nothing is seen without `logging.basicConfig()`.
+
         Under a `testing.ManualClock` they follow the clock: when `advance` returns, they have handled what was sent, and
         their retries and commits that were due are done.
 
@@ -139,9 +145,25 @@ class ConsumerGroup:
         settings = WorkersConfig(
             workers, ordering, concurrency, on_error, retries, retry_backoff_ms, dead_letter_topic, until_end
         )
-        started = Workers(self._log, self.name, handler, topics, settings, {**config})
+        started = self._workers(handler, topics, settings, {**config})
         started._begin()
         return started
+
+    def _workers(
+        self,
+        handler: Handler,
+        topics: Sequence[Any],
+        settings: WorkersConfig,
+        config: dict[str, Any],
+        *,
+        blocks: bool = False,
+    ) -> Workers:
+        check_handler(handler)
+
+        def make_job(decoders: Callable[[TopicPartition], Decoder], dead_letters: DeadLetters | None) -> RecordHandler:
+            return RecordHandler(handler, decoders, settings, dead_letters)
+
+        return Workers(self._log, self.name, make_job, topics, settings, config, blocks=blocks)
 
     def run(
         self,
@@ -166,8 +188,9 @@ class ConsumerGroup:
         settings = WorkersConfig(
             workers, ordering, concurrency, on_error, retries, retry_backoff_ms, dead_letter_topic, until_end
         )
-        running = Workers(self._log, self.name, handler, topics, settings, {**config}, blocks=True)
+        running = self._workers(handler, topics, settings, {**config}, blocks=True)
         try:  # not `with`, which refuses workers that are closed already, as at the end of the program
+            running._refuse_endless_wait()
             running._begin()
             running.wait()
         finally:
@@ -210,12 +233,11 @@ class ConsumerGroup:
         started = {name: at for member in members for name, at in member.started().items()}
         latest = bool(members) and all(member.auto_offset_reset == "latest" for member in members)
         lag: dict[TopicPartition, int] = {}
-        for view in views:
-            for number in range(view.partitions):
-                name = TopicPartition(view.name, number)
-                start, end = result_of(service.bounds(name, "read_committed"))
-                at = committed.get(name, started.get(name, end if latest else start))
-                lag[name] = max(0, end - max(start, at))
+        partitions = [TopicPartition(view.name, number) for view in views for number in range(view.partitions)]
+        bounds = results_of({name: service.bounds(name, "read_committed") for name in partitions})
+        for name, (start, end) in bounds.items():
+            at = committed.get(name, started.get(name, end if latest else start))
+            lag[name] = max(0, end - max(start, at))
         return lag
 
     def reset(

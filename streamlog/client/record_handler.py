@@ -1,4 +1,4 @@
-"""How a worker handles one record: it calls the handler, again after a failure, and then does what `on_error` says."""
+"""How workers handle records: they call the handler, again after a failure, and then do what `on_error` says."""
 
 from __future__ import annotations
 
@@ -9,15 +9,20 @@ from dataclasses import dataclass
 from typing import Any
 
 from ..config import check_topic_name, choice, integer, not_yet
-from ..errors import ConfigError, describe
+from ..errors import ConfigError, DeserializationError, describe
 from ..types import Record, TopicPartition
+from .consumer.consumer import Consumer
 from .consumer.decode import Decoder, undecodable
 from .dead_letters import DeadLetters
 from .handler import check_result
+from .producer.producer import Producer
+from .worker_time import WorkerTime
 
 logger = logging.getLogger("streamlog.client")
 
 Handler = Callable[[Record[Any, Any]], object]
+Pause = Callable[[float], bool]
+"""Waits so many seconds before a retry, and returns whether the workers are to stop instead."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,43 +88,77 @@ class RecordHandler:
         self._config = config
         self._dead_letters = dead_letters
 
-    def handle(self, record: Record[Any, Any], pause: Callable[[float], bool]) -> None:
-        """Handle a record; on return it is finished and may be committed.
+    def work(self, consumer: Consumer[Any, Any], ends: dict[TopicPartition, int] | None, time: WorkerTime) -> None:
+        """Handle the records of one worker's consumer, up to `ends` or until it is stopped. Raises what `handle` raises."""
+        for record in consumer if ends is None else consumer._until(ends, None):
+            time.turn += 1
+            # A record that was taken before `stop` and is not begun. Another worker may have failed on it, and its
+            # partition moved here since.
+            if time.is_stopping():
+                raise Stopped
+            self.handle(record, time.pause)
 
-        `pause(seconds)` waits before a retry, and returns whether the workers are to stop instead.
+    def handle(self, record: Record[Any, Any], pause: Pause) -> None:
+        """Handle a record; on return it is finished and may be committed.
 
         Raises the handler's error if `on_error` is "stop", Stopped if the workers stop before a retry, and ConfigError for
         a result that nothing would run.
         """
-        wait_s = self._config.retry_backoff_ms / 1000
-        for attempt in range(self._config.retries + 1):
-            try:
-                result = self._handler(_decoded(record, self._decoders(record.topic_partition)))
-            except Exception as error:
-                if attempt < self._config.retries:
-                    if pause(wait_s):
-                        raise Stopped from error
-                    wait_s *= 2
-                    continue
-                if self._config.on_error == "stop":
-                    raise
-                self._give_up(record, error)
-            else:
-                check_result(result)
-                return
-
-    def _give_up(self, record: Record[Any, Any], error: Exception) -> None:
-        """Skip the record, or send it to the dead-letter topic."""
-        where = f"{record.topic}-{record.partition} at offset {record.offset}"
-        if self._dead_letters is None:
-            logger.error("the handler failed on %s, which is skipped: %s", where, describe(error), exc_info=error)
-            return
-        topic = self._dead_letters.send(record, error)
-        logger.error("the handler failed on %s, which went to %s: %s", where, topic, describe(error), exc_info=error)
+        try:
+            result = attempts(self._handler, record, self._decoders(record.topic_partition), self._config, pause)
+        except Stopped:
+            raise
+        except Exception as error:
+            if self._config.on_error == "stop":
+                note(error, record)
+                raise
+            give_up(record, error, self._dead_letters)
+        else:
+            check_result(result)
 
     def close(self) -> None:
         if self._dead_letters is not None:
             self._dead_letters.close()
+
+
+def attempts(
+    handler: Handler, record: Record[Any, Any], decoder: Decoder, config: WorkersConfig, pause: Pause
+) -> object:
+    """What the handler returns, called again after a failure as often as `config` says. Raises its last error, Stopped."""
+    wait_s = config.retry_backoff_ms / 1000
+    for _ in range(config.retries):
+        try:
+            return handler(_decoded(record, decoder))
+        except Exception as error:
+            if pause(wait_s):
+                raise Stopped from error
+            wait_s *= 2
+    return handler(_decoded(record, decoder))
+
+
+def place_of(record: Record[Any, Any]) -> str:
+    return f"{record.topic}-{record.partition} at offset {record.offset}"
+
+
+def note(error: Exception, record: Record[Any, Any]) -> None:
+    """Have the traceback of the handler's error say which record it is about (PEP 678)."""
+    if not isinstance(error, DeserializationError):  # whose message does
+        error.add_note(f"The handler raised this for {place_of(record)}, which is not finished.")
+
+
+def give_up(
+    record: Record[Any, Any],
+    error: Exception,
+    dead_letters: DeadLetters | None,
+    producer: Producer | None = None,
+) -> None:
+    """Skip the record, or send it to the dead-letter topic, through `producer` or one of the library's own."""
+    where = place_of(record)
+    if dead_letters is None:
+        logger.error("the handler failed on %s, which is skipped: %s", where, describe(error), exc_info=error)
+        return
+    topic = dead_letters.send(record, error, producer)
+    logger.error("the handler failed on %s, which went to %s: %s", where, topic, describe(error), exc_info=error)
 
 
 def _decoded(record: Record[Any, Any], decoder: Decoder) -> Record[Any, Any]:

@@ -1,186 +1,51 @@
-"""`open`, and the log that it returns."""
+"""The log that `streamlog.open` returns."""
 
 from __future__ import annotations
 
 import weakref
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager
 from functools import partial
 from operator import is_not
 from typing import Any, TypeVar, Unpack, overload
 
 from ..broker.api import Listener, Service
 from ..broker.metadata import TopicView
-from ..broker.opening import Engine, Registry, url_of
-from ..config import ConsumerConfig as ConsumerSettings
+from ..broker.registry import Engine
 from ..config import (
-    OpenOptions,
     check_replication_factor,
     check_topic_name,
     choice,
     integer,
-    open_defaults,
-    real,
     typed,
 )
 from ..errors import ConfigError, InvalidTopicError, StreamlogError, TopicAlreadyExistsError
-from ..runtime.disk import PathLike
-from ..runtime.threads import inside, is_inside, new_lock, real_monotonic, refuse_reentry, result_of
+from ..runtime.disk import PathLike, path_of
+from ..runtime.threads import inside, is_inside, new_lock, refuse_reentry, result_of
 from ..runtime.values import raise_first, snapshot
-from ..types import Clock, K, MaybeNone, TopicPartition, V
-from .arguments import check_clock, check_disk, partition_number, partition_of, replicas_of
-from .background import Background
+from ..types import K, MaybeNone, TopicPartition, TransactionInfo, V
+from .arguments import (
+    partition_number,
+    partition_of,
+    replicas_of,
+)
+from .background import Background, registry
 from .broker import Broker
 from .cleanup import Cleanup
-from .config_types import ConsumerConfig, ProducerConfig, TopicConfig, TopicDefaults
+from .config_types import ConsumerConfig, ProducerConfig, TopicConfig
 from .consumer.consumer import Consumer
-from .consumer.decode import Decoder
 from .consumer.membership import LocalMembers
 from .group import ConsumerGroup
-from .handle import Closing, closed
+from .handle import Closing, closed, time_left
 from .producer.producer import Producer, SharedProducer
 from .reassignment import Reassignment
-from .serde import De, DeByTopic, Serde, resolve_deserializer
+from .retrying import with_retries
+from .serde import De, DeByTopic, Serde
 from .topic import Subscription, Topic
+from .transaction import TransactionalProducers, abort_transaction, open_transactions
 
 ListenerT = TypeVar("ListenerT", bound=Listener)
 LISTENER_CLOSE_S = 10.0
-
-
-class _Temporary:
-    """The default path of `open`, with a repr for `help()`."""
-
-    def __repr__(self) -> str:
-        return "<temporary>"
-
-
-_UNSET: Any = _Temporary()
-registry: Registry[Background] = Registry(Background)
-"""The logs that this process has open."""
-
-
-def open(
-    path: str | PathLike[str] = _UNSET,
-    *,
-    brokers: int | Sequence[str | PathLike[str]] | None = None,
-    read_only: bool = False,
-    sync: bool = False,
-    auto_create_topics: bool = False,
-    clock: Clock | None = None,
-    lock_timeout: float = 0.0,
-    force: bool = False,
-    replica_lag_time_max_ms: int = 30_000,
-    disk: Any = None,
-    **topic_defaults: Unpack[TopicDefaults],
-) -> StreamLog:
-    """Open the log in directory `path`, which is created if it does not exist. Close it, or use it in a `with` block.
-
-    A second open of a directory in this process, with the same options, returns another handle on the same log.
-
-    path: str or PathLike = a temporary log
-        The directory. Without one the log is in a new directory, which is removed at close.
-    read_only: bool = False
-        Follow the directory of another process, which may be running or not. Any number of processes can. They see what
-        the owner writes within 20 ms, and write nothing: what would write, `consumer(group=…)` too, raises ReadOnlyError.
-    sync: bool = False
-        Acknowledge a record when it is on the device, so that it survives a power loss; producers that wait at the same
-        time share a sync. Without it a record survives the death of the process, and `StreamLog.sync` makes what was
-        acknowledged so far survive a power loss.
-    auto_create_topics: bool = False
-        Sending to a topic that does not exist, or reading it, creates it.
-    lock_timeout: float (seconds) = 0.0
-        One process at a time owns a directory. How long to wait for another one; then LogLockedError, with its pid.
-    force: bool = False
-        Accept that partitions are lost whose directories are missing or were emptied. Each of them continues, empty, at
-        the greatest offset that is known of it, from its state or from committed offsets.
-    clock: Clock = None
-        A `streamlog.testing.ManualClock`, which a test moves, instead of the system's clock.
-    disk: SimulatedDisk or FaultyDisk = None
-        A disk of `streamlog.testing` instead of files.
-    brokers: int, or list of str or PathLike = None
-        How many brokers a new log has, each a directory in `path`; or their directories, which may lie on different disks.
-        Topics have min(brokers, 3) replicas, or `replication_factor`. Leave it out for a log that is there.
-    replica_lag_time_max_ms: int (ms) = 30_000
-        A follower that has lagged behind its leader for so long leaves the in-sync set.
-    topic_defaults: the settings of TopicDefaults
-        All other settings, such as `partitions=4`, are defaults of new topics: see `help(streamlog.TopicDefaults)`.
-
-    Raises FormatError for a directory that is neither empty nor a log, or is of a newer format; CorruptRecordError if a
-    partition is lost, at every open without `force`; ConfigError.
-
-    >>> import streamlog
-    >>> with streamlog.open(partitions=2) as log:
-    ...     log.create_topic("orders").partitions
-    2
-    """
-    if path is None or path == "":
-        raise ConfigError(
-            f"open({path!r}): a path names the log's directory; leave it out for a temporary log that is removed at close.",
-            name="path",
-        )
-    directories = broker_count_or_paths(brokers, path)
-    real("lock_timeout", lock_timeout, 0.0, 86_400.0)
-    defaults = open_defaults(topic_defaults)
-    flags = {"auto_create_topics": auto_create_topics, "sync": sync, "force": force}
-    for name, value in {**flags, "read_only": read_only}.items():
-        choice(name, value, (False, True))
-    if read_only:
-        _refuse_for_reading(path, {**flags, **topic_defaults})
-    options = OpenOptions(
-        auto_create_topics,
-        check_clock(clock),
-        float(lock_timeout),
-        defaults,
-        check_disk(disk),
-        sync,
-        read_only,
-        directories,
-        integer("replica_lag_time_max_ms", replica_lag_time_max_ms, 1, 86_400_000),
-        force,
-    )
-    return _open(None if path is _UNSET or isinstance(directories, tuple) else url_of(path), options)
-
-
-def _open(url: str | None, options: OpenOptions) -> StreamLog:
-    user = object()
-    engine = registry.open(url, options, user)
-    try:
-        return StreamLog(engine, user)
-    except BaseException:
-        registry.close(engine, user)
-        raise
-
-
-def broker_count_or_paths(brokers: Any, path: Any) -> int | tuple[str, ...] | None:
-    """`open(brokers=)` as it is stored: None, a number, or paths. Raises ConfigError."""
-    if brokers is None:
-        return None
-    if isinstance(brokers, (str, bytes, PathLike)) or not isinstance(brokers, (int, Iterable)):
-        raise ConfigError(
-            f"brokers={typed(brokers)} is neither a number of brokers nor a list of their directories.", name="brokers"
-        )
-    if isinstance(brokers, int):
-        return integer("brokers", brokers, 1, 100)
-    paths = tuple(url_of(each) for each in brokers)
-    if not paths:
-        raise ConfigError("brokers=[] names no directory.", name="brokers")
-    if path is not _UNSET:
-        raise ConfigError(
-            "brokers= names the directories of the log, so there is no path besides them.", name="brokers"
-        )
-    return paths
-
-
-def _refuse_for_reading(path: Any, settings: Mapping[str, Any]) -> None:
-    """Raise ConfigError for settings that contradict `read_only=True`."""
-    if path is _UNSET:
-        raise ConfigError("read_only=True needs a path: a temporary log is new, and has nothing to read.", name="path")
-    for name, value in settings.items():
-        if value:
-            raise ConfigError(
-                f"{name}={value!r} and read_only=True contradict each other: a log that is only read has nothing to apply it "
-                f"to. Leave it out here; give it in the process that owns the log.",
-                name=name,
-            )
 
 
 class StreamLog(Closing):
@@ -191,10 +56,11 @@ class StreamLog(Closing):
 
     - Topics: `create_topic`; `log["orders"]` or `topic` gives one that exists, with serdes if it is to have them;
       `"orders" in log`; `for name in log`; `topics`; `delete_topic`.
-    - Writing and reading: `producer`, `consumer`; a Topic has `send` and `read`.
+    - Writing and reading: `producer`, `consumer`; a Topic has `send` and `read`. Both at once, all or nothing: `transaction`.
+      Which are open: `transactions`, `abort_transaction`.
     - Groups, their offsets and workers: `group`, `groups`.
-    - Where its replicas are, and which of them lead: `brokers`, `elect_leader`, `reassign`,
-      `reassignments`.
+    - Its brokers: `brokers`, `add_broker`, `retire_broker`. Where its replicas are, and which of them lead: `elect_leader`,
+      `reassign`, `reassignments`, `replication_throttle_bytes_per_s`.
     - All that was acknowledged is on the device: `sync`. What it holds, in numbers: `metrics`. Where it is: `path`.
     - For extensions, such as a network protocol: `attach`, `detach`.
 
@@ -214,6 +80,7 @@ class StreamLog(Closing):
                 name="engine",
             )
         self._engine = engine
+        self._patient_service = with_retries(engine.service)
         self._user = user
         self._ended = False
         self._cleanup: Cleanup = engine.work.cleanup
@@ -221,6 +88,7 @@ class StreamLog(Closing):
         self._children: weakref.WeakSet[Any] = weakref.WeakSet()
         self._lock = new_lock()
         self._topic_sender = SharedProducer()
+        self._transactional_producers = TransactionalProducers()
         self._listeners: list[Listener] = []
         self._attaches = True
         engine.handles.add(self)
@@ -329,10 +197,11 @@ class StreamLog(Closing):
     # -- replicas ------------------------------------------------------------------------------------
 
     def elect_leader(self, partition: TopicPartition, broker_id: int | None = None) -> None:
-        """Have a broker lead a partition: `broker_id`, or the preferred one, which is the first of its replicas.
+        """Have a broker lead a partition: `broker_id`, or the preferred one, which is the first of its replicas (KIP-460).
 
         Nothing is lost, and producers carry on: the partition takes no records until the replicas in sync have everything,
-        a few milliseconds. Does nothing if that broker leads already. After brokers were away, this spreads the leaders again.
+        a few milliseconds. Does nothing if that broker leads already. After brokers were stopped and started, this spreads
+        the leaders again.
 
         Raises UnknownTopicOrPartitionError, ConfigError for a broker without a replica, NotLeaderError for one that is not in
         sync, RequestTimedOutError if the replicas do not catch up within 5 s; the last two can be tried again.
@@ -357,7 +226,7 @@ class StreamLog(Closing):
         replicas: Mapping[int, Sequence[int]] | None = None,
         replication_factor: int | None = None,
     ) -> Reassignment:
-        """Move partitions of a topic to other brokers, or change how many replicas they have, while it is written and read.
+        """Move partitions of a topic to other brokers, or change how many replicas they have, while it is written and read (KIP-455).
 
         replicas: mapping of int to a sequence of int = None
             The brokers that each of these partitions is to have, the preferred leader first. Other partitions stay.
@@ -390,11 +259,83 @@ class StreamLog(Closing):
         return Reassignment(self, result_of(self._use().reassign(name, wanted, replication_factor)))
 
     def reassignments(self) -> list[Reassignment]:
-        """The reassignments under way, one for each topic, whoever began them: also those of before the log was opened."""
-        topics: dict[str, dict[TopicPartition, tuple[int, ...]]] = {}
-        for name, target in sorted(self._use().reassignments().items()):
-            topics.setdefault(name.topic, {})[name] = target
-        return [Reassignment(self, targets) for targets in topics.values()]
+        """What is under way: one for each topic, and one for each broker that is retired. Those too of before the last open."""
+        return [Reassignment(self, moves) for moves in self._use().reassignments()]
+
+    # -- brokers -------------------------------------------------------------------------------------
+
+    @property
+    def brokers(self) -> list[Broker]:
+        """The brokers of this log, in the order of their ids: see `streamlog.Broker`. A log without `brokers=` has one.
+
+        >>> import streamlog
+        >>> with streamlog.open(brokers=2) as log:
+        ...     [(broker.id, broker.running) for broker in log.brokers]
+        [(0, True), (1, True)]
+        """
+        paths = self._use().broker_paths()
+        return [Broker(self, broker_id, self.path and path) for broker_id, path in sorted(paths.items())]
+
+    def add_broker(self, path: str | PathLike[str]) -> Broker:
+        """Add a broker to a log of several, in a directory of its own, which may lie on another disk.
+
+        path: str or PathLike
+            An empty directory, or one that does not exist. A relative path is taken from the working directory. It is recorded:
+            the next `open` finds it. In the log's own directory it has to be `broker-N`, with the broker's number.
+
+        New topics use it; what is there does not move by itself: `reassign` moves it. If this fails, the directory is left empty.
+
+        Raises ConfigError for a directory that is not empty or is in another broker's, and for a log of one broker: open
+        that with `brokers=[its directory, a new one]`, and it has two. Raises what opening a directory raises.
+
+        >>> import os, streamlog, tempfile
+        >>> with tempfile.TemporaryDirectory() as disks, streamlog.open(disks + "/log", brokers=2) as log:
+        ...     added = log.add_broker(disks + "/disk2")
+        ...     orders = log.create_topic("orders", replication_factor=3)
+        ...     added.id, added.running, len(orders.partition(0).replicas)
+        (2, True, 3)
+        """
+        broker_id = self._use().add_broker(path_of(path))
+        return Broker(self, broker_id, self._use().broker_paths()[broker_id])
+
+    def retire_broker(self, broker_id: int) -> Reassignment:
+        """Take a broker out of the log, while it is written and read: what it has moves to the other brokers, then it is closed.
+
+        broker_id: int
+            The broker, which may be stopped, or have lost its directory: the others have its records.
+
+        Returns when it is recorded; new topics do not use the broker from then on. The others get its replicas evenly, and lead
+        what it led; the log's own topics have fewer replicas then, if they must. Its directory is left, and can be removed.
+
+        Raises ConfigError for a broker that there is not, if too few others are left for the replicas of a topic, or if it
+        does not run and has the last replica of a partition that is in sync.
+
+        >>> import streamlog
+        >>> with streamlog.open(brokers=4) as log:
+        ...     orders = log.create_topic("orders", partitions=4)
+        ...     log.retire_broker(0).wait(10)
+        ...     [broker.id for broker in log.brokers], {orders.partition(n).replicas.count(0) for n in range(4)}
+        ([1, 2, 3], {0})
+        """
+        integer("broker_id", broker_id, 0, 1 << 31)
+        return Reassignment(self, result_of(self._use().retire_broker(broker_id)))
+
+    @property
+    def replication_throttle_bytes_per_s(self) -> int | None:
+        """How fast `reassign` and `retire_broker` copy: bytes in a second, of each broker that gets replicas. None: no limit.
+
+        It can be set at any time, also for what is under way. It is not stored: the next `open` begins with None. Followers that
+        are in sync are not throttled, nor those of a broker that comes back. Kafka's throttled rates (KIP-73), for all brokers.
+        """
+        return self._use().replication_throttle
+
+    @replication_throttle_bytes_per_s.setter
+    def replication_throttle_bytes_per_s(self, bytes_per_s: int | None) -> None:
+        if bytes_per_s is not None:
+            integer("replication_throttle_bytes_per_s", bytes_per_s, 1)
+        service = self._use()
+        service.require_writable("Copying replicas")
+        service.replication_throttle = bytes_per_s
 
     # -- clients -------------------------------------------------------------------------------------
 
@@ -472,6 +413,65 @@ class StreamLog(Closing):
             **config,
         )
 
+    def transaction(
+        self, transactional_id: str, *, consumer: Consumer[Any, Any] | None = None
+    ) -> AbstractContextManager[Producer]:
+        """A block in which records consumed, records produced and the offsets count together, or not at all. Its value is a Producer.
+
+        transactional_id: str
+            The name of what does this, over restarts. Another process or handle that uses it takes over. The log keeps a producer for
+            each name until it is closed, so a block costs no more than its transaction: use the same few names.
+        consumer: Consumer = None
+            One in a group, with `enable_auto_commit=False`. At the end of the block its positions are committed with the transaction, so
+            all that it has returned counts as handled; its own `commit` is refused meanwhile. After an abort, or a block that could not
+            begin, it goes on at what was committed last. It is in one transaction at a time.
+
+        The block commits at its end, and aborts on an exception of any kind. Once the commit is decided it counts, whatever is raised
+        after that. Only what this producer sends is in it: `Topic.send` sends outside of it. Threads that work at the same time need names of their own. The producer has no serializers: send to a `Topic`
+        that has a serde, as `producer.send(log.topic(name, value_serde=…), value)`, or bytes and str.
+
+        Raises ConfigError; InvalidTxnStateError if a transaction of the name or the consumer is open already; TransactionAbortedError if
+        the last one, whose end was not known, turns out to be aborted: drop what the consumer has returned since, and poll again; at
+        the end what `Producer.commit_transaction` and `send_offsets_to_transaction` raise.
+
+        >>> import streamlog
+        >>> with streamlog.open(auto_create_topics=True) as log:
+        ...     _ = log.create_topic("orders").send_many(["9.50", "20.00"])
+        ...     with log.consumer("orders", group="billing", enable_auto_commit=False) as consumer:
+        ...         with log.transaction("billing-1", consumer=consumer) as producer:
+        ...             for order in consumer.poll():
+        ...                 _ = producer.send("invoices", order.value)
+        ...     log.group("billing").committed(), [invoice.value for invoice in log["invoices"].read()]
+        ({TopicPartition(topic='orders', partition=0): 2}, [b'9.50', b'20.00'])
+        """
+        self._use()
+        return self._transactional_producers.scope(self, transactional_id, consumer)
+
+    def transactions(self) -> list[TransactionInfo]:
+        """The transactions that are open now, or decided and not complete; `TransactionInfo` has an example.
+
+        Consumers see nothing that comes after the first record of the oldest one in a partition: `Topic.partition` has its
+        `last_stable_offset`.
+        """
+        return open_transactions(self._use())
+
+    def abort_transaction(self, transactional_id: str) -> None:
+        """Abort an open transaction, whatever its producer is doing, which is fenced: its next call raises ProducerFencedError.
+
+        For one that hangs and holds readers back; its timeout, `transaction_timeout_ms`, does so too. Raises InvalidTxnStateError if no
+        transaction of this id is open, or its commit is decided; RequestTimedOutError if a partition of it has no leader for a minute: it is decided then, and
+        complete once that partition has one.
+
+        >>> import streamlog
+        >>> with streamlog.open(auto_create_topics=True) as log, log.producer(transactional_id="billing") as producer:
+        ...     producer.begin_transaction()
+        ...     _ = producer.send("orders", "9.50")
+        ...     log.abort_transaction("billing")
+        ...     log.transactions()
+        []
+        """
+        abort_transaction(self._use(), transactional_id)
+
     def group(self, name: str) -> ConsumerGroup:
         """A handle on a consumer group, which need not exist yet; see `ConsumerGroup`. Raises ConfigError."""
         self._use()
@@ -480,12 +480,6 @@ class StreamLog(Closing):
     def groups(self) -> list[ConsumerGroup]:
         """Handles on all groups, in the order of their names."""
         return [ConsumerGroup(self, group.name) for group in result_of(self._use().list_groups())]
-
-    @property
-    def brokers(self) -> list[Broker]:
-        """The brokers of this log, each a directory: see `streamlog.Broker`. A log that was opened without `brokers=` has one."""
-        paths = self._use().broker_paths()
-        return [Broker(self._use, broker_id, self.path and path) for broker_id, path in sorted(paths.items())]
 
     def metrics(self) -> dict[str, Any]:
         """Numbers of partitions, brokers and their replication. They can be written as JSON. Cost: O(partitions).
@@ -501,14 +495,21 @@ class StreamLog(Closing):
         - `lag`, of a log with several brokers: for each follower, how many `records` it is behind the leader, and for how
           many `ms` it has not had everything
 
-        Of each broker, as `["brokers"]["0"]`: `path`, `running`, `leaders` and `replicas` (how many partitions it leads, and has),
+        Of each broker, as `["brokers"]["0"]`: `path`, `running`, `failure` (why it does not run, if it was not stopped; or None),
+        `retiring`, `leaders` and `replicas` (how many partitions it leads, and has),
         `lag_records` (the sum) and `lag_ms` (the greatest) of those that it follows.
 
         Of all, in `["replication"]`: `offline_partitions`, `under_replicated_partitions` (a replica is not in sync),
-        `under_min_isr_partitions` (too few are in sync for acks="all"), and since the log was opened `isr_shrinks`, `isr_expands`.
+        `under_min_isr_partitions` (too few are in sync for acks="all"), and since the log was opened `isr_shrinks`, `isr_expands`,
+        `unclean_leader_elections`, `damaged` (places in segments that did not verify), `repaired` (those that were filled from another
+        replica) and `scrubbed_bytes` (what was read in search of damage; of a log with several brokers).
+
+        Of transactions, in `["transactions"]`: `open`, `completing` (decided, and their markers are being written), `oldest_open_ms`, and
+        `hanging`: a list of those that hold back a partition and of which the coordinator does not know, so that no timeout ends
+        them. Each has `topic`, `partition`, `producer_id` and `first_offset`.
 
         A log that was opened with `read_only=True` has no numbers of other processes' work: no counts since the log was
-        opened, no `failures`, no `lag`, no `path` and no `running`.
+        opened, no `failures`, no `lag`, no `transactions`. `running` is what the owner recorded last, and `path` is left out where it is not known.
 
         >>> import streamlog
         >>> with streamlog.open() as log:
@@ -561,7 +562,7 @@ class StreamLog(Closing):
             raise ConfigError(
                 f"attach(…) takes what makes a listener of the log's Service, not {typed(make)}.", name="make"
             )
-        listener = make(self._use())
+        listener = make(self._use(retries=False))
         with inside(), self._lock:
             if self._attaches:
                 self._listeners.append(listener)
@@ -620,14 +621,14 @@ class StreamLog(Closing):
     def _closers(self, limit_s: float | None) -> Iterator[Callable[[], None]]:
         """How to close each child: listeners, workers, consumers, producers. `limit_s`: for each of the four kinds."""
         children = snapshot(self._children)
-        left = _time_left(LISTENER_CLOSE_S if limit_s is None else limit_s)
+        left = time_left(LISTENER_CLOSE_S if limit_s is None else limit_s)
         for listener in list(self._listeners):
             yield partial(self._close_listener, listener, left)
-        left = _time_left(limit_s)
+        left = time_left(limit_s)
         for child in children:
             if not isinstance(child, (Consumer, Producer)):
                 yield child.close if limit_s is None else partial(child._close, left())
-        left = _time_left(limit_s)
+        left = time_left(limit_s)
         for child in children:
             if isinstance(child, Consumer):
                 yield child._close_with_log if limit_s is None else partial(child._close_with_log, left())
@@ -670,8 +671,8 @@ class StreamLog(Closing):
 
     # -- for its children ----------------------------------------------------------------------------
 
-    def _use(self) -> Service:
-        """The service. Raises ClosedError, and ReentrantCallError in the middle of another call of this thread.
+    def _use(self, *, retries: bool = True) -> Service:
+        """The service, whose calls wait while a partition has no leader if it `retries`. Raises ClosedError, ReentrantCallError.
 
         Every call of a child begins here, so deferred closes are run here.
         """
@@ -684,7 +685,7 @@ class StreamLog(Closing):
         except StreamlogError:
             self._check()  # another thread may have closed the log meanwhile
             raise
-        return self._engine.service
+        return self._patient_service if retries else self._engine.service
 
     def _if_open(self) -> Service | None:
         """The service, or None if the log is closed. For a repr: it does nothing else, and raises nothing."""
@@ -727,26 +728,6 @@ class StreamLog(Closing):
         several = " To give several topics, give each as an argument." if isinstance(topic, (list, tuple, set)) else ""
         raise InvalidTopicError(f"A topic is given by its name or a Topic, not {typed(topic)}.{several}")
 
-    def _decoders(
-        self, config: ConsumerSettings, serdes: dict[str, tuple[Any, Any]]
-    ) -> Callable[[TopicPartition], Decoder]:
-        """How to deserialize the records of a partition: by the consumer's settings, else by the serdes of the Topic given."""
-        resolve_deserializer(config.key_deserializer, "", "key")
-        resolve_deserializer(config.value_deserializer, "")
-
-        def decoder(name: TopicPartition) -> Decoder:
-            key, value = serdes.get(name.topic, (None, None))
-            key = config.key_deserializer if config.key_deserializer is not None else key
-            value = config.value_deserializer if config.value_deserializer is not None else value
-            return Decoder(
-                name.topic,
-                name.partition,
-                resolve_deserializer(key, name.topic, "key"),
-                resolve_deserializer(value, name.topic),
-            )
-
-        return decoder
-
     def _topic_producer(self) -> Producer:
         """The producer of `Topic.send`, without a linger."""
         return self._topic_sender.of(self)
@@ -756,8 +737,3 @@ class StreamLog(Closing):
 
     def _identity(self) -> int:
         return id(self._engine)
-
-
-def _time_left(limit_s: float | None) -> Callable[[], float]:
-    end = real_monotonic() + (limit_s or 0.0)
-    return lambda: max(0.0, end - real_monotonic())

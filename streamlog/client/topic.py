@@ -175,7 +175,8 @@ class Topic(Generic[K, V]):
         the call. Cost: a fifth of a microsecond for each record.
 
         Raises OffsetOutOfRangeError, and ConfigError (a ValueError) for a naive datetime. While it is read, it raises
-        CorruptRecordError at a damaged batch, unless `on_corrupt="skip"`, which logs the batch and skips it.
+        OffsetOutOfRangeError if records that come next were deleted meanwhile, and CorruptRecordError at a damaged batch, unless
+        `on_corrupt="skip"`, which logs the batch and skips it.
 
         >>> import streamlog
         >>> from datetime import UTC, datetime, timedelta

@@ -46,7 +46,7 @@ def moved_clock(clock: Clock) -> MovedClock | None:
 class WorkerTime:
     """One worker's pauses, and what a clock has to know of it. The worker's thread calls what is not marked otherwise."""
 
-    __slots__ = ("_clock", "_gate", "_note", "_skips", "_stopping", "consumer", "ended", "pause_ends_s", "stuck_at", "thread", "turn")  # fmt: skip
+    __slots__ = ("_clock", "_gate", "_note", "_skips", "_stopping", "consumer", "ended", "is_stopping", "pause_ends_s", "stuck_at", "thread", "turn")  # fmt: skip
 
     __reduce_ex__ = refuse_to_copy
 
@@ -54,6 +54,8 @@ class WorkerTime:
         """`skips`: a pause is not waited for, because the thread that would move the clock waits for the workers."""
         self.consumer = consumer
         self._stopping = stopping
+        self.is_stopping = stopping.is_open
+        """Whether the workers are to begin no further record. Asked before each, so without a frame of its own."""
         self._skips = skips
         self._gate = RawGate()
         self._clock: Clock | None = None

@@ -1,13 +1,13 @@
-"""The threads that handle a group's records, and how they stop. `record_handler` says how one record is handled."""
+"""The threads that handle a group's records, and how they stop. `record_handler` and `pipe` say how they handle them."""
 
 from __future__ import annotations
 
 import contextlib
 import logging
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
-from typing import Any
+from typing import Any, Protocol
 
 from ..config import ConsumerConfig
 from ..errors import ConfigError, RequestTimedOutError, StreamlogError, describe
@@ -21,23 +21,40 @@ from ..runtime.threads import (
     new_thread,
     real_monotonic,
     refuse_reentry,
-    result_of,
+    results_of,
     start_thread,
 )
-from ..types import Record, TopicPartition
+from ..types import TopicPartition
 from .arguments import refuse_group, seconds_or_none
 from .consumer.consumer import Consumer
+from .consumer.decode import Decoder, decoders_of
 from .dead_letters import DeadLetters
 from .handle import Closing, Parent, closed
-from .handler import check_handler
-from .record_handler import Handler, RecordHandler, Stopped, WorkersConfig
+from .record_handler import Stopped, WorkersConfig
 from .worker_time import ClockFollower, WorkerTime, moved_clock
 
 logger = logging.getLogger("streamlog.client")
 
 
+class Job(Protocol):
+    """What the workers of one `start` do with their records. Thread-safe."""
+
+    def work(self, consumer: Consumer[Any, Any], ends: dict[TopicPartition, int] | None, time: WorkerTime) -> None:
+        """Handle the records of one worker's consumer, up to `ends`, or until `time` says that the workers stop.
+
+        The consumer returns no value deserialized. Raises Stopped in the middle of them, and what is to stop all workers.
+        """
+
+    def close(self) -> None:
+        """The last worker has ended."""
+
+
+_at_work: dict[int, Workers] = {}
+"""The workers of which a thread is one, by the thread's id."""
+
+
 class Workers(Closing):
-    """The running workers of a group: threads, each with a consumer. Made by `group.start`. Thread-safe.
+    """The running workers of a group: threads, each with a consumer. Made by `group.start` and `start_pipe`. Thread-safe.
 
     `wait` for their end, `stop` them, or use a `with` block, at the end of which they are stopped and joined.
 
@@ -56,15 +73,14 @@ class Workers(Closing):
         self,
         log: Parent,
         group: str,
-        handler: Handler,
+        make_job: Callable[[Callable[[TopicPartition], Decoder], DeadLetters | None], Job],
         topics: Sequence[Any],
         config: WorkersConfig,
         consumer_config: dict[str, Any],
         *,
         blocks: bool = False,
     ) -> None:
-        """For the library's own use: `group.start` makes it. `blocks`: the calling thread is going to wait for their end."""
-        check_handler(handler)
+        """For the library's own use. `blocks`: the calling thread is going to wait for their end."""
         refuse_group(consumer_config)
         service = log._use()
         service.require_writable(f"Working as group {group!r}")
@@ -78,17 +94,18 @@ class Workers(Closing):
         settings = ConsumerConfig.of_workers({**consumer_config, "group": group}, WorkersConfig.names())
         if not topics:
             raise ConfigError("Workers need something to read: give the topics after the handler.", name="topics")
-        decoders = log._decoders(settings, serdes)
+        decoders = decoders_of(settings, serdes)
         self._consumers: list[Consumer[Any, Any]] = []
         try:
             self._make_consumers(config.workers, topics, serdes, consumer_config)
+            self._reads = self._consumers[0].subscription()
             dead_letters = self._dead_letters(config.dead_letter_topic) if config.on_error == "dead_letter" else None
             self._ends: dict[TopicPartition, int] | None = self._ends_now() if config.until_end else None
         except BaseException:
             for consumer in self._consumers:
                 consumer.close()
             raise
-        self._handler = RecordHandler(handler, decoders, config, dead_letters)
+        self._job = make_job(decoders, dead_letters)
         self._clock = clock = moved_clock(service.clock)
         skips = blocks and clock is not None
         self._times = [WorkerTime(consumer, self._stopping, skips=skips) for consumer in self._consumers]
@@ -135,11 +152,14 @@ class Workers(Closing):
         """The end offsets of all partitions that the group reads."""
         service = self._log._use()
         image = service.image
-        return {
-            name: result_of(service.bounds(name, "read_committed"))[1]
-            for topic in self._consumers[0].subscription()
-            for name in [TopicPartition(topic, n) for n in range(image.topics[topic].partitions)]
-        }
+        bounds = results_of(
+            {
+                name: service.bounds(name, "read_committed")
+                for topic in self._consumers[0].subscription()
+                for name in [TopicPartition(topic, n) for n in range(image.topics[topic].partitions)]
+            }
+        )
+        return {name: end for name, (_, end) in bounds.items()}
 
     # -- one worker ----------------------------------------------------------------------------------
 
@@ -148,12 +168,10 @@ class Workers(Closing):
             return
         consumer = time.consumer
         time.begin()
+        _at_work[time.thread] = self
         try:
             with consumer:
-                records: Iterator[Record[Any, Any]] = consumer
-                if self._ends is not None:
-                    records = consumer._until(self._ends, None)
-                self._handle_all(records, time)
+                self._work_through(consumer, time)
         except Stopped:
             pass
         except BaseException as error:
@@ -168,6 +186,7 @@ class Workers(Closing):
                     self._error = self._error or error
             self.stop()
         finally:
+            _at_work.pop(time.thread, None)
             self._end(time)
 
     def _end(self, time: WorkerTime) -> None:
@@ -176,23 +195,16 @@ class Workers(Closing):
         if not self._running():
             if self._follower is not None:
                 self._follower.detach()
-            self._handler.close()
+            self._job.close()
             self._done.open()
             self._log._cleanup.nudge()  # their close may be deferred until now
 
     def _running(self) -> int:
         return sum(not time.ended for time in self._times)
 
-    def _handle_all(self, records: Iterator[Record[Any, Any]], time: WorkerTime) -> None:
-        handle, pause = self._handler.handle, time.pause
+    def _work_through(self, consumer: Consumer[Any, Any], time: WorkerTime) -> None:
         try:
-            for record in records:
-                time.turn += 1
-                # A record that was taken before `stop` and is not begun. Another worker may have failed on it, and its
-                # partition moved here since.
-                if self._stopping.is_open():
-                    raise Stopped
-                handle(record, pause)
+            self._job.work(consumer, self._ends, time)
         except Stopped:
             raise
         except BaseException:
@@ -212,15 +224,31 @@ class Workers(Closing):
     def wait(self, timeout: float | None = None) -> None:
         """Wait until all workers have ended, and raise the error that ended them, if one did.
 
-        Raises RequestTimedOutError (a TimeoutError) after `timeout` real seconds.
+        Raises RequestTimedOutError (a TimeoutError) after `timeout` real seconds, and ConfigError if a handler of the group
+        waits without a timeout for workers that need the partitions of its own worker.
         """
         refuse_reentry()
+        if timeout is None:
+            self._refuse_endless_wait()
         if not self._done.wait(seconds_or_none(timeout)):
             raise RequestTimedOutError(f"The workers are still running after {timeout} s. Call stop() to end them.")
         with inside(), self._lock:
             error, self._error = self._error, None
         if error is not None:
             raise error
+
+    def _refuse_endless_wait(self) -> None:
+        """Raise ConfigError if the calling thread handles a record of the same group and topics: the wait would have no end."""
+        here = _at_work.get(get_ident())
+        if here is None or here._group != self._group or not here._log._same_log(self._log) or self._done.is_open():
+            return
+        topics = here._reads & self._reads
+        if topics:
+            raise ConfigError(
+                f"A handler of group {self._group!r} waits for workers of the same group that read {', '.join(sorted(topics))} too. They "
+                f"would wait for the partitions of the handler's own worker, which gives them up only after the handler has returned. "
+                f"Give the inner workers a group of their own, or return from the handler first."
+            )
 
     def close(self) -> None:
         """Stop, and wait until the records that are being handled are finished, for `max_poll_interval_ms` at most.
@@ -264,4 +292,4 @@ class Workers(Closing):
     def __repr__(self) -> str:
         error = self._error
         failed = "" if error is None else f", failed: {describe(error)}"
-        return f"<streamlog.Workers {self._running()} running{failed}>"
+        return f"<streamlog.Workers of group {self._group!r}: {self._running()} running{failed}>"

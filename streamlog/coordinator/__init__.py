@@ -1,4 +1,4 @@
-"""Consumer groups: the members of each, which partitions each member has, and how far the group has read.
+"""Consumer groups: the members of each, which partitions each member has, and how far the group has read. And transactions.
 
 - `schema`: the records of the internal log: keys, values, and the states they hold.
 - `messages`: requests to a shard and its answers: Heartbeat, HeartbeatResult, GroupDescription. `errors`: its errors.
@@ -6,10 +6,14 @@
 - `offsets`: the committed offsets of one group, and when they expire.
 - `group`: one group as replayed from its records, and the liveness of its members.
 - `transition`: the changes that one request makes to one group, as records.
-- `runtime`: `CoordinatorRuntime`: append, replay, answer; which callbacks to wake.
+- `runtime`: `CoordinatorRuntime`: append, replay, answer, for groups and for transactions.
+- `groups`: `Groups`: the groups of a shard, by replay; which callbacks to wake.
+- `classic`: a classic group (JoinGroup, SyncGroup), as a pure state machine. `classic_members`: `ClassicGroupManager`, its requests.
+- `mixed`: `ClassicProtocolManager`: the same requests to groups with members of both protocols.
 - `members`: `GroupMetadataManager`: join, heartbeat, leave, eviction, metadata.
 - `commits`: `OffsetMetadataManager`: commit, read, delete, expire offsets.
-- `shard`: `Shard`, made of the last three: every request, each answered by a Completion. `check`: invariants, for tests.
+- `shard`: `Shard`, made of the last five: every request, each answered by a Completion. `check`: invariants, for tests.
+- `transaction`: one transactional id, its states and its record. `transaction_shard`: every request about transactions.
 
 How one request travels. The broker takes the shard's lock and calls `Shard.heartbeat`. If nothing is different from the last
 heartbeat, which is the usual case, the same answer is given again. Otherwise a `Transition` is made over the group: the

@@ -231,6 +231,16 @@ ASSIGNORS: Mapping[str, Assignor] = {
 }
 
 
+CLIENT_NAMES: Mapping[str, str] = {"RoundRobinAssigner": "roundrobin"}
+"""What clients call an assignor otherwise: kafkajs."""
+
+
+def known_assignors(names: Iterable[str]) -> tuple[str, ...]:
+    """Those of a client's names that are assignors here, by the names that they have here."""
+    found = (CLIENT_NAMES.get(name, name) for name in names)
+    return tuple(name for name in found if name in ASSIGNORS)
+
+
 def check_names(names: Iterable[str]) -> None:
     """Raise ConfigError for a name that no assignor has, or for no name at all."""
     count = 0

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections import Counter
+from math import inf
 
 from ..types import TopicPartition
+from .classic import COMPLETING, PREPARING, STABLE
 from .group import Group
 from .schema import JOINING_EPOCH, MemberState
 
@@ -15,7 +17,10 @@ def check_group(group: Group) -> None:
     assert group.exists, where + "nothing is known of it, so it should not be there"
     states = {member_id: member.state for member_id, member in group.members.items()}
     _check_owners(where, group, states)
-    _check_targets(where, group, states)
+    if group.is_classic:
+        _check_classic(where, group)
+    else:
+        _check_targets(where, group, states)
     for member_id, state in states.items():
         _check_member(f"{where}member {member_id!r} ", group, state)
     instances = {state.instance_id: member_id for member_id, state in states.items() if state.instance_id is not None}
@@ -56,9 +61,31 @@ def _check_targets(where: str, group: Group, states: dict[str, MemberState]) -> 
     subscribers = Counter(topic for state in states.values() for topic in state.topics)
     assert group.subscribers == subscribers, where + f"subscribers are {subscribers}, counted {group.subscribers}"
     complete = set(planned) == everything
-    assert complete or group.is_classic or (set(planned) < everything and group.wants_target), (
+    assert complete or (set(planned) < everything and group.wants_target), (
         where + f"in targets {sorted(planned)}, to be read {sorted(everything)}"
     )
+
+
+def _check_classic(where: str, group: Group) -> None:
+    """A stable group is as the log has it; nothing that waits for an answer waits without end."""
+    classic = group.classic
+    assert classic is not None, where + "has members of a classic group and none of its state"
+    assert not classic.answers, where + f"has not given {classic.answers}"
+    ids = set(classic.members)
+    assert classic.joining.keys() <= ids and classic.syncing.keys() <= ids, where + "answers wait of no member"
+    assert not classic.joining or classic.state == PREPARING, (
+        where + f"{set(classic.joining)} join while {classic.state}"
+    )
+    assert not classic.syncing or classic.state == COMPLETING, (
+        where + f"{set(classic.syncing)} sync while {classic.state}"
+    )
+    assert classic.next_check_s < inf, where + f"is {classic.state} for ever"
+    assert classic.next_check_s == group.next_check_s, where + "is not looked at in time"
+    if classic.state in (COMPLETING, STABLE):
+        assert classic.leader in ids, where + f"is led by {classic.leader!r}, which is no member"
+    if classic.state == STABLE:
+        assert ids == group.members.keys(), where + f"has members {ids}, and the log {set(group.members)}"
+        assert classic.generation == group.state.epoch, where + "is of another generation than the log says"
 
 
 def _check_member(who: str, group: Group, state: MemberState) -> None:

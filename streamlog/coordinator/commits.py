@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import NamedTuple
 
 from ..errors import StreamlogError
@@ -10,7 +10,7 @@ from ..runtime.api import AllDone, Completion
 from ..types import OffsetAndMetadata, TopicPartition
 from . import errors
 from .group import Group
-from .runtime import CoordinatorRuntime
+from .groups import Groups
 from .schema import LogRecord, group_key
 
 
@@ -26,8 +26,8 @@ class Lowered(NamedTuple):
 class OffsetMetadataManager:
     """The committed offsets of a shard's groups. Each belongs to a topic's id. See `shard.Shard` for the arguments."""
 
-    def __init__(self, runtime: CoordinatorRuntime, retention_ms: int | None) -> None:
-        self._runtime = runtime
+    def __init__(self, groups: Groups, retention_ms: int | None) -> None:
+        self._groups = groups
         self._retention_ms = retention_ms
 
     def commit(
@@ -43,20 +43,73 @@ class OffsetMetadataManager:
 
         `topic_ids` are the ids of the topics that the offsets belong to; a partition without one belongs to the topic that
         has the name now. Fails with CommitFailedError if a topic was replaced by another one, if the member is not in the
-        group, or if a partition is not the member's, or was lost and given back since `member_epoch`. Without a member, it
+        group, or if a partition is not the member's, or was lost and given back since `member_epoch`; for a member of a
+        classic group as `ClassicGroup.check_commit` says. Without a member, it
         fails with GroupNotEmptyError if the group has any (Kafka: UnknownMemberId, which does not say why).
         """
         try:
-            self._runtime.require_ready()
-            here = self._runtime.groups.get(group) or Group(group)
-            if member_id is not None:
-                _check_owned(here, member_id, member_epoch, offsets)
-            elif here.members:
-                raise errors.not_empty(here, "set offsets of")
-            ids = self._ids_of(group, offsets, topic_ids or {})
+            records = self._records_of(group, member_id, member_epoch, offsets, now_ms, topic_ids)
         except StreamlogError as error:
             return Completion.failed(error)
-        return self._runtime.write(here.offsets.commit(offsets, ids, now_ms), lambda: None)
+        return self._groups.write(records, lambda: None)
+
+    def commit_pending(
+        self,
+        producer_id: int,
+        append: Callable[[Sequence[LogRecord]], Completion[int]],
+        group: str,
+        member_id: str | None,
+        member_epoch: int,
+        offsets: Mapping[TopicPartition, OffsetAndMetadata],
+        now_ms: int,
+        topic_ids: Mapping[TopicPartition, bytes] | None = None,
+    ) -> Completion[None]:
+        """`commit` in the transaction of a producer: it counts from the marker of that on. `append` writes the records as the producer's."""
+        try:
+            records = self._records_of(group, member_id, member_epoch, offsets, now_ms, topic_ids)
+        except StreamlogError as error:
+            return Completion.failed(error)
+        groups = self._groups
+        return groups.write_so(
+            lambda: append(records), lambda: groups.replay_pending(producer_id, records), len(records), lambda: None
+        )
+
+    def end_transaction(
+        self, producer_id: int, commit: bool, append: Callable[[], Completion[int]]
+    ) -> Completion[None]:
+        """`append` writes the marker of a producer's transaction: what was committed in it counts, or is forgotten."""
+        groups = self._groups
+        try:
+            groups.require_ready()
+        except StreamlogError as error:
+            return Completion.failed(error)
+        return groups.write_so(append, lambda: groups.replay_end(producer_id, commit), 1, lambda: None)
+
+    def _records_of(
+        self,
+        group: str,
+        member_id: str | None,
+        member_epoch: int,
+        offsets: Mapping[TopicPartition, OffsetAndMetadata],
+        now_ms: int,
+        topic_ids: Mapping[TopicPartition, bytes] | None,
+    ) -> list[LogRecord]:
+        """The records of a commit. Raises what `commit` fails with."""
+        self._groups.require_ready()
+        here = self._groups.by_name.get(group) or Group(group)
+        if member_id is not None:
+            _check_owned(here, member_id, member_epoch, offsets)
+        else:
+            here.require_empty("set offsets of")
+        ids = self._ids_of(group, offsets, topic_ids or {})
+        return here.offsets.commit(offsets, ids, now_ms)
+
+    def require_stable(self, group: str, partitions: Iterable[TopicPartition] | None) -> None:
+        """Raises UnstableOffsetCommitError if a transaction has committed offsets for one of these, or any, and is not decided."""
+        here = self._groups.by_name.get(group)
+        unstable = [] if here is None else here.offsets.unstable(partitions)
+        if unstable:
+            raise errors.unstable(group, unstable)
 
     def _ids_of(
         self, group: str, partitions: Iterable[TopicPartition], sent: Mapping[TopicPartition, bytes]
@@ -65,7 +118,7 @@ class OffsetMetadataManager:
         ids: dict[TopicPartition, bytes] = {}
         former: list[TopicPartition] = []
         for partition in partitions:
-            current = self._runtime.topic_id(partition[0])
+            current = self._groups.topic_id(partition[0])
             if current is None or current != sent.get(partition, current):
                 former.append(partition)
             else:
@@ -85,24 +138,24 @@ class OffsetMetadataManager:
         So are those whose commit belongs to another topic than that of `topic_ids`, or, where that has none, than the topic
         that has the name now.
         """
-        self._runtime.require_ready()
-        here = self._runtime.groups.get(group)
+        self._groups.require_ready()
+        here = self._groups.by_name.get(group)
         if here is None:
             return {}
         if topic_ids is None:
-            return here.offsets.committed(partitions, self._runtime.current_id)
+            return here.offsets.committed(partitions, self._groups.current_id)
         wanted = topic_ids
         return here.offsets.committed(
-            partitions, lambda partition: wanted.get(partition) or self._runtime.current_id(partition)
+            partitions, lambda partition: wanted.get(partition) or self._groups.current_id(partition)
         )
 
     def beyond(self, ends: Mapping[TopicPartition, int]) -> list[Lowered]:
         """The offsets that `lower_offsets` would move."""
-        self._runtime.require_ready()
+        self._groups.require_ready()
         return [
             Lowered(group.name, partition, state.offset, ends[partition])
-            for group in self._runtime.groups.values()
-            for partition, state in group.offsets.beyond(ends, self._runtime.current_id).items()
+            for group in self._groups.by_name.values()
+            for partition, state in group.offsets.beyond(ends, self._groups.current_id).items()
         ]
 
     def lower_offsets(self, ends: Mapping[TopicPartition, int]) -> Completion[list[Lowered]]:
@@ -114,8 +167,8 @@ class OffsetMetadataManager:
             lowered = self.beyond(ends)
         except StreamlogError as error:
             return Completion.failed(error)
-        records = [self._runtime.groups[each.group].offsets.lower(each.partition, each.after) for each in lowered]
-        return self._runtime.write(records, lambda: lowered)
+        records = [self._groups.by_name[each.group].offsets.lower(each.partition, each.after) for each in lowered]
+        return self._groups.write(records, lambda: lowered)
 
     def delete_offsets(
         self, group: str, partitions: Iterable[TopicPartition]
@@ -127,54 +180,57 @@ class OffsetMetadataManager:
         other than "consumer", of which it is not known what they read.
         """
         try:
-            self._runtime.require_ready()
-            here = self._runtime.existing(group)
+            self._groups.require_ready()
+            here = self._groups.existing(group)
             if here.reads_unknown_topics:
-                raise errors.not_empty(here, "delete offsets of")
+                here.require_empty("delete offsets of")
         except StreamlogError as error:
             return Completion.failed(error)
         wanted = [TopicPartition(*partition) for partition in partitions]
+        topics = here.subscribed_topics
         refused: dict[TopicPartition, StreamlogError] = {
-            each: errors.subscribed(group, each) for each in wanted if each.topic in here.subscribers
+            each: errors.subscribed(group, each) for each in wanted if each.topic in topics
         }
-        return self._runtime.write(here.offsets.forget(each for each in wanted if each not in refused), lambda: refused)
+        return self._groups.write(here.offsets.forget(each for each in wanted if each not in refused), lambda: refused)
 
     def expire_offsets(self, now_ms: int) -> Completion[None]:
         """Delete offsets and groups whose retention is over, and offsets of topics that do not exist any more."""
         try:
-            self._runtime.require_ready()
+            self._groups.require_ready()
         except StreamlogError as error:
             return Completion.failed(error)
         done = [self.forget_former_topics()]
         retention_ms = self._retention_ms
         if retention_ms is None:
             return done[0]
-        for group in list(self._runtime.groups.values()):
+        for group in list(self._groups.by_name.values()):
             if group.reads_unknown_topics:
                 continue
             empty_since_ms = group.state.empty_since_ms
             due = [
                 partition
-                for partition, deadline_ms in group.offsets.deadlines(group.subscribers, empty_since_ms, retention_ms)
+                for partition, deadline_ms in group.offsets.deadlines(
+                    group.subscribed_topics, empty_since_ms, retention_ms
+                )
                 if deadline_ms <= now_ms
             ]
             records = group.offsets.forget(due)
             over = empty_since_ms is not None and empty_since_ms + retention_ms <= now_ms
             if over and len(due) == len(group.offsets.by_partition):
                 records.append((group_key(group.name), None))
-            done.append(self._runtime.write(records, lambda: None))
+            done.append(self._groups.write(records, lambda: None))
         return AllDone(done)
 
     def forget_former_topics(self) -> Completion[None]:
         """Delete the offsets of topics that do not exist any more. They are ignored anyway, so nothing depends on when."""
         try:
-            self._runtime.require_ready()
+            self._groups.require_ready()
         except StreamlogError as error:
             return Completion.failed(error)
         records: list[LogRecord] = []
-        for group in self._runtime.groups.values():
-            records += group.offsets.forget(group.offsets.of_former_topics(self._runtime.current_id))
-        return self._runtime.write(records, lambda: None)
+        for group in self._groups.by_name.values():
+            records += group.offsets.forget(group.offsets.of_former_topics(self._groups.current_id))
+        return self._groups.write(records, lambda: None)
 
     def next_offset_expiry_ms(self) -> int | None:
         """When `expire_offsets` will next have something to delete (log clock, ms), or None. O(offsets)."""
@@ -182,11 +238,11 @@ class OffsetMetadataManager:
         if retention_ms is None:
             return None
         earliest: list[int] = []
-        for group in self._runtime.groups.values():
+        for group in self._groups.by_name.values():
             if group.reads_unknown_topics:
                 continue
             empty_since_ms = group.state.empty_since_ms
-            deadlines = [at for _, at in group.offsets.deadlines(group.subscribers, empty_since_ms, retention_ms)]
+            deadlines = [at for _, at in group.offsets.deadlines(group.subscribed_topics, empty_since_ms, retention_ms)]
             if deadlines:
                 earliest.append(min(deadlines))
             elif empty_since_ms is not None:
@@ -197,13 +253,14 @@ class OffsetMetadataManager:
 def _check_owned(
     group: Group, member_id: str, member_epoch: int, offsets: Mapping[TopicPartition, OffsetAndMetadata]
 ) -> None:
+    if group.classic is not None:  # its clients alone know which member has which partition
+        group.classic.check_commit(member_id, member_epoch)
+        return
     member = group.members.get(member_id)
     if member is None or member.state.away:
         raise errors.not_a_member(group.name, member_id)
-    if group.is_classic:  # its clients alone know which member has which partition
-        if member_epoch != group.state.epoch:
-            raise errors.former_generation(group, member_id, member_epoch)
-        return
+    if member.state.is_classic and member_epoch != member.state.member_epoch:
+        raise errors.illegal_generation(group.name, member_id, member_epoch, member.state.member_epoch)
     given = member.state.given
     lost = sorted(tp for tp in offsets if tp not in given or member_epoch < given[tp])
     if lost:

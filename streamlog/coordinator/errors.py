@@ -2,21 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 from ..errors import (
     CommitFailedError,
     CoordinatorLoadInProgressError,
     FencedInstanceIdError,
     GroupIdNotFoundError,
+    GroupMaxSizeReachedError,
     GroupNotEmptyError,
     GroupSubscribedToTopicError,
+    IllegalGenerationError,
     InconsistentGroupProtocolError,
+    InvalidGroupIdError,
+    InvalidSessionTimeoutError,
+    MemberIdRequiredError,
     NotCoordinatorError,
+    RebalanceInProgressError,
     UnknownMemberIdError,
+    UnstableOffsetCommitError,
 )
 from ..types import TopicPartition
-from .group import Group
 
 
 def loading() -> CoordinatorLoadInProgressError:
@@ -53,19 +59,58 @@ def fenced(group: str, member_id: str, instance_id: str) -> FencedInstanceIdErro
 
 def classic(group: str) -> InconsistentGroupProtocolError:
     return InconsistentGroupProtocolError(
-        f"group {group!r} has members that use the classic group protocol (JoinGroup), and a consumer here uses that of KIP-848; "
-        "close them first, or give this consumer a group of its own",
+        f"group {group!r} has members that use the classic group protocol (JoinGroup) with a protocol type other than 'consumer', or "
+        "with assignors of their own, so the coordinator cannot assign to them; close them first, or give this consumer a group of "
+        "its own",
         group=group,
     )
 
 
-def former_generation(group: Group, member_id: str, generation: int) -> CommitFailedError:
-    return CommitFailedError(
-        f"nothing was committed: member {member_id!r} of group {group.name!r} is of generation {generation}, and the group has "
-        f"gone on to {group.state.epoch}, so others may have its partitions; poll again to rejoin, and expect the records since "
-        "the last commit once more",
-        group=group.name,
+def illegal_generation(group: str, member_id: str, generation: int, current: int) -> IllegalGenerationError:
+    return IllegalGenerationError(
+        f"member {member_id!r} of group {group!r} is not of generation {generation}, and the group is at {current}: others may have "
+        "its partitions, and nothing was committed; join again, and expect the records since the last commit once more",
+        group=group,
         member_id=member_id,
+    )
+
+
+def rebalancing(group: str) -> RebalanceInProgressError:
+    return RebalanceInProgressError(f"group {group!r} is rebalancing: join again")
+
+
+def member_id_required(group: str, member_id: str) -> MemberIdRequiredError:
+    return MemberIdRequiredError(
+        f"the member that joins group {group!r} is to join again with the id {member_id!r}, which is its own from now on",
+        group=group,
+        member_id=member_id,
+    )
+
+
+def other_protocols(group: str, protocol_type: str, names: Sequence[str]) -> InconsistentGroupProtocolError:
+    return InconsistentGroupProtocolError(
+        f"a member with the protocol type {protocol_type!r} and the protocols {', '.join(names) or 'none'} cannot be in group "
+        f"{group!r}: its members have another type, or no protocol in common with it; give all members one that the others have "
+        "too, or this one a group of its own",
+        group=group,
+    )
+
+
+def session_timeout(group: str, timeout_ms: int, least_ms: int, most_ms: int) -> InvalidSessionTimeoutError:
+    return InvalidSessionTimeoutError(
+        f"a member of group {group!r} asks for a session timeout of {timeout_ms} ms, and it has to be from {least_ms} to {most_ms}; "
+        "change session.timeout.ms of the client"
+    )
+
+
+def no_name() -> InvalidGroupIdError:
+    return InvalidGroupIdError("the name of the group is empty; give it one")
+
+
+def full(group: str, max_size: int) -> GroupMaxSizeReachedError:
+    return GroupMaxSizeReachedError(
+        f"group {group!r} has {max_size} members, which is as many as it may have (group.max.size); close one first",
+        group=group,
     )
 
 
@@ -101,15 +146,24 @@ def other_topic(group: str, partitions: Sequence[TopicPartition]) -> CommitFaile
     )
 
 
-def not_empty(group: Group, action: str) -> GroupNotEmptyError:
-    count = len(group.members)
-    away = sum(member.state.away for member in group.members.values())
+def unstable(group: str, partitions: Sequence[TopicPartition]) -> UnstableOffsetCommitError:
+    names = ", ".join(f"{topic}-{number}" for topic, number in partitions)
+    return UnstableOffsetCommitError(
+        f"what group {group!r} has committed for {names} is not known yet: a transaction that commits it is not decided; try again",
+        group=group,
+        partitions=tuple(partitions),
+    )
+
+
+def not_empty(group: str, members: Collection[str], away: int, action: str) -> GroupNotEmptyError:
+    """`away`: how many of the members are static and have left."""
+    count = len(members)
     note = f" ({away} of them static and gone, with their places kept until session_timeout_ms is over)" if away else ""
     return GroupNotEmptyError(
-        f"Cannot {action} group {group.name!r}: it has {count} {'member' if count == 1 else 'members'}{note}. Close its "
+        f"Cannot {action} group {group!r}: it has {count} {'member' if count == 1 else 'members'}{note}. Close its "
         "consumers first, or remove a member that is out of reach with evict(member_id).",
-        group=group.name,
-        members=tuple(sorted(group.members)),
+        group=group,
+        members=tuple(sorted(members)),
     )
 
 

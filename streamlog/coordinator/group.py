@@ -7,12 +7,14 @@ monotonic seconds, renewed at every heartbeat and never logged.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Container, Iterable, Mapping
 from heapq import heapify, heappop, heappush, heapreplace
 from math import inf
 from typing import TYPE_CHECKING
 
 from ..types import TopicPartition
+from . import errors
+from .classic import STABLE, ClassicGroup
 from .messages import GroupDescription, GroupListing, Heartbeat, HeartbeatResult, MemberDescription
 from .offsets import Offsets
 from .schema import CLASSIC, CONSUMER, JOINING_EPOCH, GroupState, MemberState
@@ -29,6 +31,7 @@ class Member:
     `version` is replaced when a change is replayed that the member can act on: a new target, a partition of its target that
     was released. `answer` is the last answer, kept with its `request`: while the member sends the same request again and its
     version is the same, nothing has to be computed; `answered_s` is the deadline that it was answered. `checked_s` is the earliest deadline of it that the group looks at.
+    `told` is what a classic member was answered last (see `mixed`); None if it has to join again.
     """
 
     __slots__ = (
@@ -40,6 +43,7 @@ class Member:
         "request",
         "session_deadline_s",
         "state",
+        "told",
         "version",
     )
 
@@ -50,6 +54,7 @@ class Member:
         self.session_deadline_s = inf
         self.checked_s = self.answered_s = inf
         self.version = 0
+        self.told: frozenset[TopicPartition] | None = None
         self.request: Heartbeat | None = None
         self.answer: Completion[HeartbeatResult] | None = None
 
@@ -81,16 +86,22 @@ class Group:
     is in), `subscribers` (how many members subscribe to a topic), `joining` (the members that no target was computed for yet),
     `unsettled` (those that do not hold their target) and `static` (member ids by instance id); from the group's record `to_plan`
     (how many partitions are in targets when that is complete). So a heartbeat looks at no other member.
+
+    `classic` is there while it is a classic group with members: then `members` are those of the last generation that the log
+    has, and everything else is in `classic`. `pending` has the ids that clients were given and have not joined with yet, each
+    with a deadline (KIP-394).
     """
 
     __slots__ = (
         "_deadlines",
+        "classic",
         "joining",
         "members",
         "name",
         "next_check_s",
         "offsets",
         "owners",
+        "pending",
         "planned",
         "recorded",
         "state",
@@ -113,6 +124,8 @@ class Group:
         self.joining: set[str] = set()
         self.unsettled: set[str] = set()
         self.offsets = Offsets(name)
+        self.classic: ClassicGroup | None = None
+        self.pending: dict[str, float] = {}
         self.next_check_s = inf
         self._deadlines: list[tuple[float, str]] = []
 
@@ -194,14 +207,30 @@ class Group:
     # -- description
 
     @property
-    def exists(self) -> bool:
+    def is_logged(self) -> bool:
         return self.recorded or bool(self.members) or bool(self.offsets)
 
     @property
+    def exists(self) -> bool:
+        return self.is_logged or self.classic is not None or bool(self.pending)
+
+    @property
+    def member_ids(self) -> Collection[str]:
+        return self.members if self.classic is None else self.classic.members
+
+    def require_empty(self, action: str) -> None:
+        """Raises GroupNotEmptyError if it has members; `action` is what is refused."""
+        if self.member_ids:
+            away = sum(member.state.away for member in self.members.values())
+            raise errors.not_empty(self.name, self.member_ids, away, action)
+
+    @property
     def status(self) -> str:
-        """Empty, Reconciling, Stable, or Dead, in the words of KIP-848."""
+        """Empty, Reconciling, Stable, or Dead, in the words of KIP-848, or the state of a classic group."""
         if not self.exists:
             return "Dead"
+        if self.classic is not None:
+            return self.classic.state
         if not self.members:
             return "Empty"
         return "Reconciling" if self.unsettled or self.wants_target else "Stable"
@@ -209,19 +238,37 @@ class Group:
     @property
     def wants_target(self) -> bool:
         """Whether members have joined, or left partitions, since the last target: the next heartbeat of any makes a new one."""
-        return bool(self.joining) or len(self.planned) != self.to_plan
+        return (bool(self.joining) or len(self.planned) != self.to_plan) and self.state.type != CLASSIC
 
     @property
     def is_classic(self) -> bool:
         """Whether its members use JoinGroup and SyncGroup. A group without members takes those of either type."""
-        return bool(self.members) and self.state.type == CLASSIC
+        return self.classic is not None or (bool(self.members) and self.state.type == CLASSIC)
+
+    @property
+    def protocol_type(self) -> str:
+        return self.state.protocol_type if self.classic is None else self.classic.protocol_type
 
     @property
     def reads_unknown_topics(self) -> bool:
         """Whether it has members of a classic protocol, such as Kafka Connect's, that names no topics."""
-        return bool(self.members) and self.state.protocol_type != CONSUMER
+        return bool(self.member_ids) and self.protocol_type != CONSUMER
+
+    @property
+    def subscribed_topics(self) -> Container[str]:
+        """The topics that members subscribe to. O(members) in a classic group."""
+        if self.classic is None:
+            return self.subscribers
+        return frozenset().union(*(member.topics for member in self.classic.members.values()))
 
     def describe(self) -> GroupDescription:
+        classic = self.classic
+        if classic is not None:
+            protocol = classic.protocol if classic.state == STABLE else ""
+            members = classic.describe()
+            return GroupDescription(
+                self.name, classic.state, protocol, classic.generation, members, CLASSIC, classic.protocol_type
+            )
         protocol = self.state.protocol
         members = tuple(
             MemberDescription(
@@ -242,7 +289,8 @@ class Group:
         return GroupDescription(self.name, self.status, protocol, epoch, members, type_, protocol_type)
 
     def listing(self) -> GroupListing:
-        return GroupListing(self.name, self.state.type, self.state.protocol_type, self.status)
+        type_ = self.state.type if self.classic is None else CLASSIC
+        return GroupListing(self.name, type_, self.protocol_type, self.status)
 
     # -- liveness
 
@@ -252,6 +300,12 @@ class Group:
         if deadline_s < member.checked_s:
             member.checked_s = deadline_s
             heappush(self._deadlines, (deadline_s, member.state.member_id))
+
+    def forget_deadlines(self) -> None:
+        """Its members are those of a classic group now, which has their deadlines."""
+        self._deadlines.clear()
+        for member in self.members.values():
+            member.poll_deadline_s = member.session_deadline_s = member.checked_s = inf
 
     def _earliest_s(self) -> float:
         """The earliest deadline of all. O(log members) for each one that was renewed since it was looked at."""
@@ -285,9 +339,16 @@ class Group:
             return []
         return [member_id for member_id, member in self.members.items() if member.deadline_s <= now_s]
 
+    def expire_pending(self, now_s: float) -> None:
+        """Forget the ids that clients were given and did not join with in time."""
+        for member_id in [each for each, deadline_s in self.pending.items() if deadline_s <= now_s]:
+            del self.pending[member_id]
+
     def recheck(self) -> bool:
         """Compute the next deadline; whether it is earlier than what members were answered."""
         before, self.next_check_s = self.next_check_s, self._earliest_s()
+        if self.pending:
+            self.next_check_s = min(self.next_check_s, *self.pending.values())
         return self.next_check_s < before
 
     def unchanged(self, member: Member, request: Heartbeat, topics: Mapping[str, int], now_s: float) -> bool:

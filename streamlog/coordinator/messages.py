@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import NamedTuple
 
 from ..types import TopicPartition
+from .schema import Protocols
 
 
 class Heartbeat(NamedTuple):
@@ -55,11 +57,107 @@ class HeartbeatResult(NamedTuple):
     waits_for: frozenset[str] = frozenset()
 
 
+class ClassicGroupConfig(NamedTuple):
+    """The settings of Kafka's broker that classic groups depend on, by Kafka's names, and with its defaults but for the delay.
+
+    That (Kafka: 3 s) is how long the first members of an empty group wait for others.
+    """
+
+    initial_rebalance_delay_ms: int = 0
+    min_session_timeout_ms: int = 6_000
+    max_session_timeout_ms: int = 1_800_000
+    max_size: int = 2**31 - 1
+
+
+class JoinGroup(NamedTuple):
+    """A JoinGroup request: a member joins, or joins again after a heartbeat was answered with RebalanceInProgressError.
+
+    `member_id` is empty to join. `protocols` are in the member's order of preference, each with metadata of which nothing is
+    known here. For the protocol type "consumer" `topics` and `owned` are what that metadata says: the subscription, and what
+    the member still holds. With `requires_known_member_id` a member that is not static gets MemberIdRequiredError first, and
+    joins with that id (KIP-394); `can_skip_assignment`: see `JoinGroupResult`.
+    """
+
+    group: str
+    member_id: str
+    instance_id: str | None
+    client_id: str | None
+    client_host: str
+    protocol_type: str
+    protocols: Protocols
+    session_timeout_s: float
+    rebalance_timeout_s: float
+    topics: frozenset[str] = frozenset()
+    owned: frozenset[TopicPartition] = frozenset()
+    requires_known_member_id: bool = True
+    can_skip_assignment: bool = False
+    reason: str = ""
+
+
+class JoinGroupMember(NamedTuple):
+    """A member, as its leader sees it: `metadata` is that for the protocol of the generation."""
+
+    member_id: str
+    group_instance_id: str | None
+    metadata: bytes
+
+
+class JoinGroupResult(NamedTuple):
+    """The generation that a member is of. The leader gets the `members`, and has to assign.
+
+    With `skip_assignment` it gets them and does not assign: it is a static leader that took its place again, and the
+    generation goes on (KIP-814).
+    """
+
+    member_id: str
+    generation_id: int
+    protocol_type: str
+    protocol: str
+    leader: str
+    members: tuple[JoinGroupMember, ...] = ()
+    skip_assignment: bool = False
+
+
+class SyncGroup(NamedTuple):
+    """A SyncGroup request. The leader's has the `assignments` by member id, of which nothing is known here.
+
+    For the protocol type "consumer" `partitions` is what they say. `protocol_type` and `protocol`: what the member takes the
+    generation's for, or None (KIP-559).
+    """
+
+    group: str
+    member_id: str
+    instance_id: str | None
+    generation_id: int
+    protocol_type: str | None = None
+    protocol: str | None = None
+    assignments: Mapping[str, bytes] = {}
+    partitions: Mapping[str, frozenset[TopicPartition]] = {}
+
+
+class SyncGroupResult(NamedTuple):
+    """What a member is to hold: the bytes that its leader sent, or `partitions` if the coordinator assigned them, which has no bytes."""
+
+    protocol_type: str
+    protocol: str
+    assignment: bytes
+    partitions: frozenset[TopicPartition] | None = None
+
+
+class MemberIdentity(NamedTuple):
+    """A member that is to leave: by its id, or by the `instance_id` of a static one where that is empty."""
+
+    member_id: str
+    instance_id: str | None = None
+    reason: str = ""
+
+
 class MemberDescription(NamedTuple):
     """A member at one moment.
 
-    `assignment` is what it may hold; that of a static member that is away is what is kept for it. Those two of a member of a
-    classic group are empty: it has its own bytes, `metadata` for the protocol of the generation and `assigned`.
+    `assignment` is what it may hold; that of a static member that is away is what is kept for it. A member of a classic group
+    has its own bytes too, `metadata` for the protocol of the generation and `assigned`, and `assignment` is what they say if
+    the protocol type is "consumer".
     """
 
     member_id: str

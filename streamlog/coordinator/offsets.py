@@ -1,4 +1,8 @@
-"""The committed offsets of one group, and when they expire (KIP-211)."""
+"""The committed offsets of one group, and when they expire (KIP-211).
+
+An offset that is committed in a transaction is pending, by the producer's id, until the marker of the transaction comes. Of two
+offsets for a partition the one that was written later counts, whichever was decided later: compaction keeps that one too.
+"""
 
 from __future__ import annotations
 
@@ -22,20 +26,48 @@ class Offsets:
     {}
     """
 
-    __slots__ = ("_group", "by_partition")
+    __slots__ = ("_group", "_written", "by_partition", "pending")
 
     def __init__(self, group: str) -> None:
         self._group = group
         self.by_partition: dict[TopicPartition, CommittedOffset] = {}
+        # By producer id: each offset with a number that grows from one to the next that was written.
+        self.pending: dict[int, dict[TopicPartition, tuple[int, CommittedOffset]]] = {}
+        self._written = 0
 
     def __bool__(self) -> bool:
-        return bool(self.by_partition)
+        return bool(self.by_partition) or bool(self.pending)
 
     def replay(self, partition: TopicPartition, state: CommittedOffset | None) -> None:
+        for pending in self.pending.values():
+            pending.pop(partition, None)
         if state is None:
             self.by_partition.pop(partition, None)
         else:
             self.by_partition[partition] = state
+
+    def replay_pending(self, producer_id: int, partition: TopicPartition, state: CommittedOffset) -> None:
+        self._written += 1
+        self.pending.setdefault(producer_id, {})[partition] = self._written, state
+
+    def replay_end(self, producer_id: int, commit: bool) -> None:
+        """The transaction of a producer has ended: what it committed counts, or is forgotten."""
+        for partition, (written, state) in self.pending.pop(producer_id, {}).items():
+            if commit:
+                for others in self.pending.values():
+                    if partition in others and others[partition][0] < written:
+                        del others[partition]
+                self.by_partition[partition] = state
+
+    @property
+    def partitions(self) -> set[TopicPartition]:
+        """Those with an offset, decided or not."""
+        return {*self.by_partition, *self.unstable(None)}
+
+    def unstable(self, partitions: Iterable[TopicPartition] | None) -> list[TopicPartition]:
+        """Those of `partitions`, or of all, that have an offset which is not decided."""
+        found = {partition for pending in self.pending.values() for partition in pending}
+        return sorted(found if partitions is None else found.intersection(map(_named, partitions)))
 
     def committed(
         self, partitions: Iterable[TopicPartition] | None, topic_id: Callable[[TopicPartition], bytes | None]
@@ -80,10 +112,9 @@ class Offsets:
         return [partition for partition, state in self.by_partition.items() if state.topic_id != topic_id(partition)]
 
     def forget(self, partitions: Iterable[TopicPartition]) -> list[LogRecord]:
-        """Tombstones for those of `partitions` that have an offset."""
-        return [
-            (offset_key(self._group, partition), None) for partition in partitions if partition in self.by_partition
-        ]
+        """Tombstones for those of `partitions` that have an offset, decided or not."""
+        known = self.by_partition if not self.pending else self.partitions
+        return [(offset_key(self._group, partition), None) for partition in partitions if partition in known]
 
     def deadlines(
         self, subscribed: Container[str], empty_since_ms: int | None, retention_ms: int

@@ -17,11 +17,13 @@ One record of a group and one of each member serve both types of groups:
 
 - "consumer" (KIP-848): the coordinator assigns. `protocol` is the assignor, `epoch` the group epoch; a protocol of a member is
   an assignor that it accepts, without metadata; the two lists of a member are what it was given, with the group epoch at which
-  that was, and its target. `leader` is nil and `assignment` empty.
+  that was, and its target. `leader` is nil and `assignment` empty. A member of such a group that uses the classic protocol has its
+  protocols with their metadata.
 - "classic" (JoinGroup, SyncGroup): the leader assigns. `protocol_type` ("consumer", "connect") and `protocol` are those of
   the generation, which is the `epoch` of the group and of its members; metadata and assignment are the clients' own bytes.
-  A member's topics are those that its metadata names, where the protocol type is "consumer". Its two lists, and the counts of the
-  group, are empty. A generation begins at 1; it is written when its leader has
+  Where the protocol type is "consumer" a member's topics are those that its metadata names, and its two lists are the partitions that
+  its assignment names, or that it had and did not give up yet (each is in one member's); otherwise they are empty, as the
+  counts of the group always are. A generation begins at 1; it is written when its leader has
   sent the assignments. So a group with members is stable after a replay, and a rebalance in progress begins again.
 
 An offset belongs to the topic of `topic_id` (16 bytes), and means nothing in another topic of the same name. The key has the
@@ -42,6 +44,7 @@ import msgpack
 
 from ..errors import FormatError
 from ..types import TopicPartition
+from .assignors import ASSIGNORS, known_assignors
 
 GROUP, MEMBER, OFFSET = 1, 2, 3
 KEY_VERSION = VALUE_VERSION = 0
@@ -100,9 +103,18 @@ class MemberState(NamedTuple):
         return self.member_epoch == AWAY_EPOCH
 
     @property
+    def is_classic(self) -> bool:
+        """Whether it uses JoinGroup and SyncGroup: each of its protocols has metadata then, and otherwise none has."""
+        return any(metadata for _, metadata in self.protocols)
+
+    @property
     def assignors(self) -> tuple[str, ...]:
-        """The assignors that a member of a consumer group accepts, in its order of preference."""
-        return tuple(name for name, _ in self.protocols)
+        """The assignors that a member of a consumer group accepts, in its order of preference.
+
+        A classic one does not assign there, so it accepts all, those first that it names.
+        """
+        names = (name for name, _ in self.protocols)
+        return tuple(dict.fromkeys((*known_assignors(names), *ASSIGNORS))) if self.is_classic else tuple(names)
 
 
 class CommittedOffset(NamedTuple):
@@ -135,20 +147,20 @@ class OffsetRecord(NamedTuple):
 Record: TypeAlias = GroupRecord | MemberRecord | OffsetRecord
 
 
-def _pack(value: Any) -> bytes:
+def pack(value: Any) -> bytes:
     # surrogatepass: a name or metadata that is not valid text must not make a commit fail
     packed: bytes = msgpack.packb(value, unicode_errors="surrogatepass")
     return packed
 
 
-def _unpack(data: bytes) -> Any:
+def unpack(data: bytes) -> Any:
     try:
         return msgpack.unpackb(data, use_list=False, unicode_errors="surrogatepass")
     except ValueError as error:
-        raise _damaged(data, str(error)) from error
+        raise damaged(data, str(error)) from error
 
 
-def _damaged(data: bytes, why: str) -> FormatError:
+def damaged(data: bytes, why: str) -> FormatError:
     return FormatError(
         f"a record of the coordinator's log cannot be decoded ({why}; {data[:40]!r}): it was damaged or written by something "
         "else; run streamlog.verify on the directory"
@@ -163,7 +175,7 @@ def newer(key: bytes) -> FormatError:
     )
 
 
-def _by_topic(partitions: Iterable[TopicPartition]) -> list[tuple[str, list[int]]]:
+def by_topic(partitions: Iterable[TopicPartition]) -> list[tuple[str, list[int]]]:
     topics: dict[str, list[int]] = {}
     for topic, partition in sorted(partitions):
         topics.setdefault(topic, []).append(partition)
@@ -174,29 +186,29 @@ def _by_topic(partitions: Iterable[TopicPartition]) -> list[tuple[str, list[int]
 
 
 def group_key(group: str) -> bytes:
-    return _pack((GROUP, KEY_VERSION, group))
+    return pack((GROUP, KEY_VERSION, group))
 
 
 def member_key(group: str, member_id: str) -> bytes:
-    return _pack((MEMBER, KEY_VERSION, group, member_id))
+    return pack((MEMBER, KEY_VERSION, group, member_id))
 
 
 def offset_key(group: str, partition: TopicPartition) -> bytes:
-    return _pack((OFFSET, KEY_VERSION, group, partition[0], partition[1]))
+    return pack((OFFSET, KEY_VERSION, group, partition[0], partition[1]))
 
 
 def group_value(state: GroupState) -> bytes:
     counts = dict(sorted(state.counts.items()))
     kind = (state.type, state.epoch, state.protocol_type, state.protocol, state.leader)
-    return _pack((VALUE_VERSION, *kind, counts, state.empty_since_ms))
+    return pack((VALUE_VERSION, *kind, counts, state.empty_since_ms))
 
 
 def member_value(state: MemberState) -> bytes:
     given = [
         (topic, numbers, [state.given[TopicPartition(topic, number)] for number in numbers])
-        for topic, numbers in _by_topic(state.given)
+        for topic, numbers in by_topic(state.given)
     ]
-    return _pack(
+    return pack(
         (
             VALUE_VERSION,
             state.instance_id,
@@ -210,14 +222,14 @@ def member_value(state: MemberState) -> bytes:
             state.incarnation,
             state.member_epoch,
             given,
-            _by_topic(state.target),
+            by_topic(state.target),
             state.assignment,
         )
     )
 
 
 def offset_value(state: CommittedOffset) -> bytes:
-    return _pack((VALUE_VERSION, *state))
+    return pack((VALUE_VERSION, *state))
 
 
 # -- decoding
@@ -225,27 +237,27 @@ def offset_value(state: CommittedOffset) -> bytes:
 
 def decode(key: bytes, value: bytes | None) -> Record | None:
     """The record, or None for one of a kind or version that is not known here. Raises FormatError for one that is damaged."""
-    kind, version, *names = _fields(key, 2)
+    kind, version, *names = versioned_fields(key, 2)
     decoder = _DECODERS.get(kind)
     if decoder is None or version != KEY_VERSION:
         return None
     fields = None  # of a tombstone
     if value is not None:
-        version, *fields = _fields(value, 1)
+        version, *fields = versioned_fields(value, 1)
         if version != VALUE_VERSION:
             return None
     try:
         return decoder(names, fields)
     except (TypeError, ValueError) as error:
-        raise _damaged(key if value is None else value, str(error)) from error
+        raise damaged(key if value is None else value, str(error)) from error
 
 
-def _fields(data: bytes, versions: int) -> tuple[Any, ...]:
+def versioned_fields(data: bytes, versions: int) -> tuple[Any, ...]:
     """The fields of a key or value, the first of which are numbers: kind and version, or version."""
-    fields = _unpack(data)
+    fields = unpack(data)
     if isinstance(fields, tuple) and len(fields) >= versions and all(isinstance(n, int) for n in fields[:versions]):
         return fields
-    raise _damaged(data, "it has no version")
+    raise damaged(data, "it has no version")
 
 
 def _decode_group(names: list[Any], fields: list[Any] | None) -> GroupRecord:

@@ -3,18 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
+from math import inf
+from typing import TypeVar
 
 from ..errors import StreamlogError
 from ..runtime.api import Completion
 from ..types import TopicPartition
-from . import errors
 from .check import check_group
+from .classic_members import ClassicGroupManager
 from .commits import OffsetMetadataManager
 from .group import Group
+from .groups import Groups
 from .members import GroupMetadataManager
 from .messages import GroupDescription, GroupListing, Heartbeat, HeartbeatResult
-from .runtime import CoordinatorRuntime
+from .mixed import ClassicProtocolManager
 from .schema import CommittedOffset, GroupState, LogRecord, MemberState, group_key
+
+T = TypeVar("T")
 
 __all__ = ["DEFAULT_OFFSETS_RETENTION_MS", "GroupDescription", "GroupListing", "Heartbeat", "HeartbeatResult", "Shard"]
 
@@ -56,14 +61,23 @@ class Shard:
         new_id: Callable[[], str],
         small_group: int = 16,
     ) -> None:
-        runtime = self._runtime = CoordinatorRuntime(append, topic_id)
-        self.replay = runtime.replay
-        self.elect = runtime.elect
-        self.resign = runtime.resign
-        self.watch = runtime.watch
-        self.unwatch = runtime.unwatch
-        self.take_wakeups = runtime.take_wakeups
-        members = GroupMetadataManager(runtime, incarnation, new_id, small_group)
+        groups = self._groups = Groups(append, topic_id)
+        self.replay = groups.replay
+        self.replay_pending = groups.replay_pending
+        self.replay_end = groups.replay_end
+        self.elect = groups.elect
+        self.resign = groups.resign
+        self.watch = groups.watch
+        self.unwatch = groups.unwatch
+        self.take_wakeups = groups.take_wakeups
+        self.abandon = groups.abandon
+        classic = ClassicGroupManager(groups, incarnation, new_id)
+        members = GroupMetadataManager(groups, classic, incarnation, new_id, small_group)
+        protocol = ClassicProtocolManager(groups, classic, members, new_id)
+        self.join_group = protocol.join_group
+        self.sync_group = protocol.sync_group
+        self.classic_heartbeat = protocol.heartbeat
+        self.leave_classic_group = protocol.leave_group
         self.loaded = members.loaded
         self.heartbeat = members.heartbeat
         self.renew = members.renew
@@ -71,8 +85,11 @@ class Shard:
         self.expire = members.expire
         self.next_expiry_s = members.next_expiry_s
         self.metadata_changed = members.metadata_changed
-        offsets = OffsetMetadataManager(runtime, offsets_retention_ms)
+        offsets = OffsetMetadataManager(groups, offsets_retention_ms)
         self.commit = offsets.commit
+        self.commit_pending = offsets.commit_pending
+        self.end_transaction = offsets.end_transaction
+        self.require_stable = offsets.require_stable
         self.committed = offsets.committed
         self.beyond = offsets.beyond
         self.lower_offsets = offsets.lower_offsets
@@ -84,30 +101,53 @@ class Shard:
     @property
     def ready(self) -> bool:
         """Whether requests are answered. False before `loaded`, and when the log has to be replayed again."""
-        return self._runtime.ready
+        return self._groups.runtime.ready
 
     @property
     def written(self) -> int:
         """See `CoordinatorRuntime.written`."""
-        return self._runtime.written
+        return self._groups.runtime.written
+
+    @property
+    def may_have_parked(self) -> bool:
+        return self._groups.may_have_parked
+
+    def settled(self, value: T) -> Completion[T]:
+        """Done with `value`, something that was read here, once all that it may depend on counts as written.
+
+        Until then a failover may take it back. Fails as an append does that fails later: then it is to be read again. (In Kafka the
+        coordinator of the new protocol answers with the last state that is replicated, KIP-848. Here a read waits: what was
+        written before it is in the answer.)
+        """
+        return self._groups.write((), lambda: value)
 
     # -- groups
 
     def describe(self, group: str) -> GroupDescription:
         """State, epoch and members; an unknown group is `Dead` and has none."""
-        self._runtime.require_ready()
-        return (self._runtime.groups.get(group) or Group(group)).describe()
+        self._groups.require_ready()
+        return (self._groups.by_name.get(group) or Group(group)).describe()
+
+    def is_classic(self, group: str) -> bool:
+        """Whether it has members, and all use the classic protocol."""
+        here = self._groups.by_name.get(group)
+        return here is not None and here.is_classic
+
+    def next_check_s(self, group: str) -> float:
+        """When to call `expire` for this group: real monotonic seconds."""
+        here = self._groups.by_name.get(group)
+        return inf if here is None else here.next_check_s
 
     def list_groups(self, states: Iterable[str] = (), types: Iterable[str] = ()) -> list[GroupListing]:
         """The groups that have members or offsets, or had members until not long ago, by name.
 
         `states` and `types` are those wanted, in any case of letters; none is all. Unknown ones match nothing.
         """
-        self._runtime.require_ready()
+        self._groups.require_ready()
         wanted_states, wanted_types = ({name.lower() for name in names} for names in (states, types))
         return [
             listing
-            for listing in (group.listing() for _, group in sorted(self._runtime.groups.items()))
+            for listing in (group.listing() for _, group in sorted(self._groups.by_name.items()))
             if not wanted_states or listing.state.lower() in wanted_states
             if not wanted_types or listing.type.lower() in wanted_types
         ]
@@ -115,22 +155,21 @@ class Shard:
     def delete_group(self, group: str) -> Completion[None]:
         """Delete a group and its offsets. Fails with GroupNotEmptyError or GroupIdNotFoundError."""
         try:
-            self._runtime.require_ready()
-            here = self._runtime.existing(group)
-            if here.members:
-                raise errors.not_empty(here, "delete")
+            self._groups.require_ready()
+            here = self._groups.existing(group)
+            here.require_empty("delete")
         except StreamlogError as error:
             return Completion.failed(error)
-        records = here.offsets.forget(list(here.offsets.by_partition))
+        records = here.offsets.forget(here.offsets.partitions)
         if here.recorded:
             records.append((group_key(group), None))
-        return self._runtime.write(records, lambda: None)
+        return self._groups.write(records, lambda: None)
 
     # -- for tests
 
     def check(self) -> None:
         """Assert every invariant of every group."""
-        for group in self._runtime.groups.values():
+        for group in self._groups.by_name.values():
             check_group(group)
 
     def snapshot(self) -> dict[str, tuple[GroupState, dict[str, MemberState], dict[TopicPartition, CommittedOffset]]]:
@@ -141,5 +180,6 @@ class Shard:
                 {member_id: member.state for member_id, member in group.members.items()},
                 dict(group.offsets.by_partition),
             )
-            for name, group in self._runtime.groups.items()
+            for name, group in self._groups.by_name.items()
+            if group.is_logged
         }

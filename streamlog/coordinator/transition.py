@@ -14,6 +14,8 @@ from .assignors import Assignor, Subscription, choose, in_order
 from .group import Group
 from .schema import (
     AWAY_EPOCH,
+    CLASSIC,
+    CONSUMER,
     JOINING_EPOCH,
     GroupState,
     LogRecord,
@@ -33,6 +35,7 @@ class Transition:
     def __init__(self, group: Group) -> None:
         self._group = group
         self._changed: dict[str, MemberState | None] = {}  # None: removed
+        self._owners: Mapping[TopicPartition, str] = group.owners
         self.state = group.state
 
     def __contains__(self, member_id: str) -> bool:
@@ -70,6 +73,26 @@ class Transition:
             if state is not None and member_id not in self._group.members:
                 yield state
 
+    def be_classic(self, state: GroupState, members: Collection[MemberState]) -> None:
+        """Have the group be a classic one with these members."""
+        self.state = state
+        self._changed = dict.fromkeys(self._group.members)
+        for member in members:
+            self.put(member)
+
+    def be_consumer(self, state: GroupState, members: Collection[MemberState]) -> None:
+        """Have the members of a classic group be members of one that the coordinator assigns, holding what they hold."""
+        self.be_classic(GroupState(state.epoch), members)
+        self._owners = {partition: each.member_id for each in members for partition in each.given}
+
+    def static(self, instance_id: str) -> MemberState | None:
+        """The static member of this instance id."""
+        for state in self._changed.values():
+            if state is not None and state.instance_id == instance_id:
+                return state
+        member_id = self._group.static.get(instance_id)
+        return None if member_id is None else self._get(member_id)
+
     # -- the target
 
     def rebalance(self, topics: Mapping[str, int], now_ms: int, of: Collection[str] | None = None) -> None:
@@ -80,8 +103,6 @@ class Transition:
         `of`, of all topics if that is None; the counts of others are those of the last target. O(members and partitions)
         for a new target, otherwise O(`of`). Raises ConfigError if the members have no assignor in common.
         """
-        if self._group.is_classic and next(self._members(), None) is not None:
-            return  # their leader assigns
         before = self._group.state.counts
         membership = self._membership_changed()
         if (
@@ -96,6 +117,9 @@ class Transition:
                 self.state = self.state._replace(
                     epoch=self.state.epoch + 1, protocol="", counts={}, leader=None, empty_since_ms=now_ms
                 )
+            return
+        if all(state.is_classic for state in members.values()):
+            self._be_classic_again(members)
             return
         subscriptions = {
             member_id: Subscription(state.topics, state.target, state.instance_id)
@@ -115,6 +139,17 @@ class Transition:
             or self._places_changed()
         ):
             self._retarget(assignor, subscriptions, counts)
+
+    def _be_classic_again(self, members: Mapping[str, MemberState]) -> None:
+        """The last member that uses the other protocol is gone: the others keep what they hold, and join again."""
+        common = [[name for name, _ in state.protocols] for state in members.values()]
+        shared = [name for name in common[0] if all(name in names for names in common)]
+        protocol = self.state.protocol if self.state.protocol in shared else next(iter(shared), "")
+        self.state = GroupState(
+            self.state.epoch + 1, protocol, type=CLASSIC, protocol_type=CONSUMER, leader=next(iter(members))
+        )
+        for state in members.values():
+            self.put(state._replace(target=frozenset(state.given)))
 
     def _membership_changed(self) -> bool:
         """Whether a member comes, goes, or changes what targets depend on."""
@@ -166,7 +201,7 @@ class Transition:
             self.put(state._replace(member_epoch=epoch, given=given))
 
     def _free(self, partition: TopicPartition, member_id: str) -> bool:
-        owner = self._group.owners.get(partition)
+        owner = self._owners.get(partition)
         if owner is None or owner == member_id:
             return True
         state = self._get(owner)

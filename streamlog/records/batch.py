@@ -32,6 +32,7 @@ CODEC_SHIFT, CODEC_MASK = 4, 0xF0
 LOG_APPEND_TIME = 1 << 8
 TRANSACTIONAL = 1 << 9
 CONTROL = 1 << 10
+NOT_PLAIN = TRANSACTIONAL | CONTROL  # what not every reader sees
 CONTROL_SHIFT, CONTROL_MASK = 12, 0xF000
 ABORT, COMMIT = 0, 1  # control types; leader change 2, snapshot 3, feature level 4
 
@@ -51,6 +52,9 @@ FIXED_LEN = _HEADER.size
 # payload_hash, attributes, base_offset, last_offset_delta, record_count, base_timestamp, max_timestamp,
 # append_timestamp and producer_id. Decoding all of them takes a third longer.
 SCANNED_FIELDS = Struct("<" + PREFIX_FORMAT + "I" + "QIqi4xiqq4xq8xq")
+# The fields that a follower needs of a record that its leader has in memory: attributes, base_offset, leader_epoch,
+# record_count, base_timestamp, append_timestamp, producer_id, producer_epoch and base_sequence.
+copied_fields = Struct("<23xIq4xiiq12xq8xqhi").unpack_from
 _batch_len_of = Struct("<7xI").unpack_from
 _base_offset_of = Struct("<27xq").unpack_from
 MIN_HEADER_LEN = FIXED_LEN + 1
@@ -66,7 +70,7 @@ MAX_OFFSET = 1 << 62  # no log grows to this: a greater number is not an offset,
 _header_into = _HEADER.unpack_from
 _two = _TWO.unpack_from
 _NO_HEADER: tuple[Any, ...] = (b"", 0, 0, 0, 0, 0, 0)
-_new_header: Any = tuple.__new__  # namedtuple's own __new__ is a Python call
+_new_tuple: Any = tuple.__new__  # namedtuple's own __new__ is a Python call
 _hash32 = 0xFFFFFFFF
 
 
@@ -166,12 +170,13 @@ class SealedBatch(NamedTuple):
 
         Only the header will say so, so nothing is encoded or hashed again.
         """
-        return self._replace(
-            attributes=self.attributes | TRANSACTIONAL if transactional else self.attributes & ~TRANSACTIONAL,
-            producer_id=producer_id,
-            producer_epoch=producer_epoch,
-            base_sequence=base_sequence,
+        attributes = self.attributes | TRANSACTIONAL if transactional else self.attributes & ~TRANSACTIONAL
+        # A third of what `_replace` costs, for each batch of nearly every producer.
+        made: SealedBatch = _new_tuple(
+            SealedBatch,
+            (*self[:3], attributes, *self[4:10], producer_id, producer_epoch, base_sequence, *self[13:]),
         )
+        return made
 
 
 def seed_of(topic_id: bytes, partition: int) -> int:
@@ -269,6 +274,15 @@ def batches_before(buffer: Buffer, end_offset: int) -> Buffer:
     return buffer
 
 
+def first_and_last(buffer: Buffer) -> tuple[BatchHeader, BatchHeader]:
+    """The headers of the first and of the last of the batches in `buffer`. REQUIRES: whole batches. Nothing is verified."""
+    at, position = 0, 0
+    while position + FIXED_LEN <= len(buffer):
+        at = position
+        position += max(FIXED_LEN, _batch_len_of(buffer, at)[0])
+    return peek(buffer), peek(buffer, at)
+
+
 def header_fault(buffer: Buffer, position: int, seed: int) -> tuple[str, int, int] | None:
     """Why the header at `position` cannot be trusted: (reason, expected, actual), or None if it can.
 
@@ -324,7 +338,7 @@ def read_header(buffer: Buffer, position: int, seed: int, path: str, file_positi
         at = position + HASH_AT
         hashed = bytes(buffer[position:at]) + bytes(buffer[at + _HASH.size : position + header_len])
         if xxh3_64_intdigest(hashed, seed) & _hash32 == fields[4]:
-            known: BatchHeader = _new_header(BatchHeader, fields)
+            known: BatchHeader = _new_tuple(BatchHeader, fields)
             return known
     fault = header_fault(buffer, position, seed)
     if fault is not None:

@@ -231,6 +231,10 @@ class BatchColumns:
                 return False
         return True
 
+    def payload(self) -> bytes:
+        """A copy of the payload as it is stored."""
+        return bytes(self._buffer[self._start : self._start + self.header.batch_len - self.header.header_len])
+
     def offsets(self) -> Sequence[int]:
         header = self.header
         deltas = self._column(OFFSETS)

@@ -137,13 +137,37 @@ def decompress(codec: int, data: Buffer, size: int, limit: int) -> bytes:
             raise ValueError(f"none: {len(data)} bytes where the header states {size}")
         return bytes(data)
     if codec == GZIP:
-        return _gunzip(data, size)
+        output = _gunzip(data, size)
+        if len(output) != size:
+            found = f"more than {size}" if len(output) > size else f"{len(output)}"
+            raise ValueError(f"gzip: {found} bytes came out where the header states {size}")
+        return output
     # getvalue returns the bytes that the view wrote to: there is no second copy of the output.
     buffer = io.BytesIO(bytes(size))
     with buffer.getbuffer() as view:
         written = _inflate_into(codec, data, view)
     if written != size:
         raise ValueError(f"{name}: {written} bytes came out where the header states {size}")
+    return buffer.getvalue()
+
+
+def decompress_up_to(codec: int, data: Buffer, limit: int) -> bytes:
+    """What was compressed to `data`, if it is no longer than `limit`: for a client's batch, which states no length.
+
+    The frame says how long it may be, block by block, before anything is decompressed; no more than that, and no more than
+    `limit`, is allocated. Raises as `decompress`, ValueError also for what is longer than `limit`.
+    """
+    name = codec_name(codec)
+    if codec in (NONE, GZIP):
+        output = bytes(data) if codec == NONE else _gunzip(data, limit)
+        if len(output) > limit:
+            raise ValueError(f"{name}: more than the {limit} bytes allowed come out")
+        return output
+    bound = _BOUNDS[codec](memoryview(data))
+    buffer = io.BytesIO(bytes(min(bound, limit)))
+    with buffer.getbuffer() as view:
+        written = _inflate_into(codec, data, view)
+    buffer.truncate(written)
     return buffer.getvalue()
 
 
@@ -159,7 +183,7 @@ def _inflate_into(codec: int, data: Buffer, view: memoryview) -> int:
         return int(cramjam.snappy.decompress_raw_into(data, view))
     except cramjam.DecompressionError as error:
         # Some codecs report a full buffer by the error for damage, so the message has to name both.
-        reason = f"damaged, or longer than the {len(view)} bytes that the header states: {error}"
+        reason = f"damaged, or longer than the {len(view)} bytes that it may have: {error}"
         raise ValueError(f"{codec_name(codec)}: {reason}") from error
 
 
@@ -179,16 +203,16 @@ def _unsnap_xerial(inflate: _Inflate, data: Buffer, view: memoryview) -> int:
     return written
 
 
-def _gunzip(data: Buffer, size: int) -> bytes:
+def _gunzip(data: Buffer, most: int) -> bytes:
+    """What one member has, or the first `most` + 1 bytes of what is longer."""
     stream = zlib.decompressobj(wbits=_GZIP_WBITS)
     try:
-        # One byte more than stated distinguishes "longer" from "exact"; and 0 would mean "no limit" to zlib.
-        output = stream.decompress(data, size + 1)
+        # One byte more than allowed distinguishes "longer" from "exact"; and 0 would mean "no limit" to zlib.
+        output = stream.decompress(data, most + 1)
     except zlib.error as error:
         raise ValueError(f"gzip: {error}") from error
-    if len(output) != size:
-        found = f"more than {size}" if len(output) > size else f"{len(output)}"
-        raise ValueError(f"gzip: {found} bytes came out where the header states {size}")
+    if len(output) > most:
+        return output
     if not stream.eof:
         raise ValueError("gzip: the stream is truncated before its checksum")
     # Further members are refused, though the format allows them: no Kafka client writes any, and a
@@ -196,6 +220,73 @@ def _gunzip(data: Buffer, size: int) -> bytes:
     if stream.unused_data:
         raise ValueError(f"gzip: {len(stream.unused_data)} bytes follow the end of the stream")
     return output
+
+
+# -- how long what was compressed may be, as its own frame says -------------------------------------------
+
+
+def _snappy_bound(data: memoryview) -> int:
+    """The length that a raw block states, or the sum of those of a xerial stream."""
+    if bytes(data[: len(_XERIAL_MAGIC)]) != _XERIAL_MAGIC:
+        return _stated_snappy_len(data)
+    at, total = _XERIAL_HEADER, 0
+    while at < len(data):
+        stop = at + 4 + int.from_bytes(data[at : at + 4], "big")
+        total += _stated_snappy_len(data[at + 4 : stop])
+        at = stop
+    return total
+
+
+def _stated_snappy_len(block: memoryview) -> int:
+    total = 0
+    for at, byte in enumerate(block[:5]):
+        total |= (byte & 127) << 7 * at
+        if byte < 128:
+            return total
+    raise ValueError("snappy: a block does not state its length")
+
+
+def _lz4_bound(data: memoryview) -> int:
+    """The sum of the most that each block of a frame may have. A block is at most 255 times as long uncompressed."""
+    if bytes(data[:4]) != _LZ4_MAGIC or len(data) < 7:
+        raise ValueError("lz4: no frame begins here")
+    flags, most = data[4], 1 << 8 + 2 * (data[5] >> 4 & 7)
+    checksum = 4 if flags & 16 else 0
+    at, total = 7 + (8 if flags & 8 else 0) + (4 if flags & 1 else 0), 0
+    while True:
+        size = int.from_bytes(data[at : at + 4], "little")
+        if at + 4 > len(data):
+            raise ValueError("lz4: the frame is cut short")
+        if not size:
+            return total
+        length = size & 0x7FFFFFFF
+        total += length if size != length else min(most, 255 * length)
+        at += 4 + length + checksum
+
+
+def _zstd_bound(data: memoryview) -> int:
+    """The sum of the most that each block of a frame may have."""
+    if bytes(data[:4]) != _ZSTD_MAGIC or len(data) < 5:
+        raise ValueError("zstd: no frame begins here")
+    flags = data[4]
+    single = flags >> 5 & 1
+    at = 5 + (not single) + (0, 1, 2, 4)[flags & 3] + (single, 2, 4, 8)[flags >> 6]
+    total = 0
+    while True:
+        block = int.from_bytes(data[at : at + 3], "little")
+        if at + 3 > len(data):
+            raise ValueError("zstd: the frame is cut short")
+        is_last, kind, size = block & 1, block >> 1 & 3, block >> 3
+        total += _ZSTD_BLOCK if kind == _ZSTD_COMPRESSED else size
+        at += 3 + (1 if kind == _ZSTD_REPEATED else size)
+        if is_last:
+            return total
+
+
+_LZ4_MAGIC, _ZSTD_MAGIC = b"\x04\x22\x4d\x18", b"\x28\xb5\x2f\xfd"
+_ZSTD_REPEATED, _ZSTD_COMPRESSED = 1, 2
+_ZSTD_BLOCK = 1 << 17
+_BOUNDS = {SNAPPY: _snappy_bound, LZ4: _lz4_bound, ZSTD: _zstd_bound}
 
 
 def _cramjam(codec: int) -> ModuleType:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from struct import Struct
-from typing import NamedTuple
+from typing import NamedTuple, TypeAlias
 
 import msgpack
 from xxhash import xxh3_64_intdigest
@@ -31,6 +31,10 @@ _OPENINGS = tuple(b"\x91\xc4" + bytes([n]) for n in range(256))
 _OPENING_BYTES = 3
 # The most bytes that a batch of one record takes in addition to the key and the value.
 OVERHEAD = _TWO_COLUMNS + 2 * 6
+
+
+SequencedFields: TypeAlias = tuple[int, int, int, int]
+"""Those of a `SequencedRecord`; a plain tuple is made in a third of the time."""
 
 
 class SequencedRecord(NamedTuple):

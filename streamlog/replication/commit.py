@@ -23,8 +23,8 @@ from collections.abc import Callable
 from typing import Protocol, TypeVar
 
 from ..errors import PoisonedLogError, ReentrantCallError, StreamlogError
-from ..runtime.api import Completion, Gate, Lock
-from ..runtime.threads import inside, refuse_reentry
+from ..runtime.api import Completion, Gate, Lock, without_traceback
+from ..runtime.threads import inside, refuse_reentry, was_released_meanwhile
 from ..runtime.values import refuse_to_copy
 from ..storage.log import Log
 from .purgatory import DelayedOperation, Purgatory
@@ -126,12 +126,17 @@ class GroupCommit:
         if self.syncing.locked():
             return False
         done, failure = False, self.refusal
-        with inside(), self.syncing:
-            self._drop_covered()
-            self._drop_past_turns()
-            if self._requests and failure is None:
-                done = True
-                failure = self._round()
+        try:
+            with inside(), self.syncing:
+                self._drop_covered()
+                self._drop_past_turns()
+                if self._requests and failure is None:
+                    done = True
+                    failure = self._round()
+        except RuntimeError as error:
+            failure = self.refusal
+            if failure is None or not was_released_meanwhile(error):  # else the replica was fenced: see `fencing`
+                raise
         self.answer(failure)
         return done
 
@@ -190,7 +195,7 @@ class GroupCommit:
 
     def _note(self, error: StreamlogError) -> StreamlogError:
         """Keep the error of a poisoned log, which refuses for good. A copy of `error`, without the frames that it came through."""
-        kept = error.copy()
+        kept = without_traceback(error.copy())
         if isinstance(error, PoisonedLogError):
             self.refusal = kept
         return kept
@@ -299,7 +304,7 @@ class GroupCommit:
                 self.synced_end = self._log.tail.end_offset
                 self._drop_covered()
         except StreamlogError as error:
-            self.refusal = error.copy()
+            self.refusal = without_traceback(error.copy())
             raise
 
     def refuse(self, error: StreamlogError) -> None:

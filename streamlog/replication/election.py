@@ -1,4 +1,4 @@
-"""Who leads a partition, and where its replicas are. Pure functions over what the metadata says."""
+"""Elections, reassignments, and the placement of replicas: pure functions over the registration of a partition."""
 
 from __future__ import annotations
 
@@ -14,15 +14,15 @@ def elect(
     *,
     unclean: Mapping[int, tuple[int, int]] | None = None,
 ) -> PartitionRegistration:
-    """The partition after some brokers are gone, or are back. `before` itself, if nothing changes.
+    """The partition after brokers have stopped or started; `before` itself if nothing changes. `alive`: the running brokers.
 
-    A leader that is alive stays. Else the first of the replicas that is in the last committed in-sync set leads: the
-    preferred one, if it can. Members that are gone leave the set, but for the last ones: a set of which no member is alive
-    stays as it is, because only its members have everything, and one of them leads when it is back.
+    A leader that is alive stays. Otherwise the first of the replicas leads that is alive and in the last committed in-sync
+    set, the preferred leader if possible. Members that are not alive leave the set, unless no member is alive: such a set stays
+    as it is, because its members alone have all committed records, and the first of them that is started leads.
 
     `unclean`: the replicas among which a leader may be chosen if no member of the set is alive, each with the epoch of its
-    last record and its end offset. The greatest leads, and is all of the new set: what the others have beyond it is lost
-    (Kafka's unclean.leader.election.enable).
+    last record and its end offset. The greatest leads, and is the only member of the new set. Records that only the others
+    have are lost (Kafka's unclean.leader.election.enable).
     """
     isr = tuple(broker for broker in before.isr if broker in alive)
     leader = before.leader
@@ -45,9 +45,9 @@ def elect(
 
 
 def prefer(before: PartitionRegistration, alive: Container[int], leader: int | None = None) -> PartitionRegistration:
-    """The partition with its preferred leader, the first of its replicas, or with `leader`; `before` if that cannot lead.
+    """The partition led by `leader`, or by its preferred leader, the first of its replicas; `before` if that one cannot lead.
 
-    REQUIRES: the new leader has everything, because appends were stopped until it had.
+    REQUIRES: the new leader has all records, because appends were stopped until it had.
     """
     wanted = before.replicas[0] if leader is None else leader
     if wanted == before.leader or wanted not in before.isr or wanted not in alive:
@@ -58,10 +58,10 @@ def prefer(before: PartitionRegistration, alive: Container[int], leader: int | N
 
 
 def reassign(before: PartitionRegistration, target: tuple[int, ...]) -> PartitionRegistration:
-    """The partition on its way to the replicas `target`, the preferred leader first; `before` if it is on that way, or there.
+    """The partition while it is reassigned to the replicas `target`, the preferred leader first; `before` if nothing changes.
 
-    It has the replicas of both until `finish`. A reassignment that is under way is replaced: to give it the replicas that it
-    began with cancels it, and what it has added leaves again (KIP-455).
+    It has the old and the new replicas until `finish`. A reassignment that is under way is replaced. The replicas that it began
+    with as `target` cancel it: the replicas that it has added are removed again (KIP-455).
     """
     original = origin_of(before)
     adding = tuple(each for each in target if each not in original)
@@ -102,27 +102,53 @@ def finish(before: PartitionRegistration) -> PartitionRegistration:
     )
 
 
-def resize(brokers: Sequence[int], placed: Sequence[tuple[int, ...]], factor: int) -> list[tuple[int, ...]]:
+def resize(
+    brokers: Mapping[int, int], placed: Sequence[tuple[int, ...]], factor: int, counts: Counter[int] | None = None
+) -> list[tuple[int, ...]]:
     """The replicas of a topic's partitions, `factor` of each and all on `brokers`. As few move as can be, and preferred leaders stay.
 
-    >>> resize([0, 1, 2], [(0,), (1,), (2,)], 2)
+    `brokers`: the rank of each; one of a higher rank gets a replica only where all of lower ones have one, and loses one first.
+    `counts`: how many replicas each has, by default of these partitions.
+
+    >>> resize({0: 0, 1: 0, 2: 0}, [(0,), (1,), (2,)], 2)
     [(0, 1), (1, 2), (2, 0)]
+    >>> resize({0: 0, 1: 0}, [(2, 0), (1, 2)], 2)
+    [(0, 1), (1, 0)]
     """
-    counts = Counter(each for replicas in placed for each in replicas)
+    counts = Counter(each for replicas in placed for each in replicas) if counts is None else counts
     resized = []
     for replicas in placed:
         kept = [each for each in replicas if each in brokers]
         while len(kept) > factor:
-            leaving = max(kept[1:], key=lambda each: (counts[each], kept.index(each)))
+            leaving = max(kept[1:], key=lambda each: (brokers[each], counts[each], kept.index(each)))
             kept.remove(leaving)
             counts[leaving] -= 1
         while len(kept) < factor:
             others = [each for each in brokers if each not in kept]
-            joining = min(others, key=lambda each: (counts[each], (each - replicas[0]) % (max(brokers) + 1)))
+            joining = min(
+                others, key=lambda each: (brokers[each], counts[each], (each - replicas[0]) % (max(brokers) + 1))
+            )
             kept.append(joining)
             counts[joining] += 1
         resized.append(tuple(kept))
     return resized
+
+
+def place_by_rank(brokers: Mapping[int, int], partitions: int, factor: int, first: int = 0) -> list[tuple[int, ...]]:
+    """`place`, on the brokers of rank 0 as far as they suffice; the others get only what is left (Kafka's StripedReplicaPlacer).
+
+    >>> place_by_rank({0: 0, 1: 1, 2: 0}, 2, 3)
+    [(0, 2, 1), (2, 0, 1)]
+    >>> place_by_rank({0: 0, 1: 1, 2: 0}, 0, 3)
+    []
+    """
+    ranks = [[broker for broker in brokers if brokers[broker] == rank] for rank in sorted(set(brokers.values()))]
+    placed: list[tuple[int, ...]] = [()] * partitions
+    for of_rank in ranks if placed else ():
+        more = min(factor - len(placed[0]), len(of_rank))
+        if more:
+            placed = [has + new for has, new in zip(placed, place(of_rank, partitions, more, first), strict=True)]
+    return placed
 
 
 def place(brokers: Sequence[int], partitions: int, factor: int, first: int = 0) -> list[tuple[int, ...]]:

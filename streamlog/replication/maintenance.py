@@ -1,25 +1,29 @@
-"""Background work on one partition: rolling segments, retention, compaction, and syncing sealed segments.
+"""Background work on one partition: rolling segments, retention, compaction, repair, and syncing sealed segments.
 
 It is done in steps, so that one thread can maintain many partitions and none waits for the compaction of another.
 """
 
 from __future__ import annotations
 
+import errno
 import logging
-from collections.abc import Sequence
+from collections.abc import Generator, Sequence
 from typing import Protocol
 
-from ..errors import ClosedError, CorruptRecordError, StreamlogError, describe
-from ..runtime.api import Lock
+from ..errors import ClosedError, CorruptRecordError, StorageError, StreamlogError, describe
+from ..runtime.api import Completion, Lock
 from ..runtime.threads import inside
 from ..runtime.values import refuse_to_copy
 from ..storage import compaction
 from ..storage.log import Log
+from ..storage.replacement import publish_interrupted
 from ..storage.retention import Segments, checked, policy_of
 from ..storage.segment import Segment
 from ..types import Policy, TopicPartition
 from .commit import GroupCommit
+from .deletions import Deletions
 from .listeners import LogListener
+from .repairs import Repairs
 
 logger = logging.getLogger("streamlog.replication")
 
@@ -29,6 +33,8 @@ CUSTOM_POLICY_INTERVAL_MS = 300_000
 RETRY_MS = 15_000
 # How soon it tries again while another thread has the maintenance lock, in a call such as `Topic.compact`.
 _BUSY_MS = 100
+# Errors that a disk goes on to give, so that what is due here would never be done: others take over from its broker.
+_BROKEN = (errno.EIO, errno.EROFS, errno.ENXIO, errno.ENODEV)
 # How many bytes of batches a step of a compaction reads: some milliseconds.
 STEP_BYTES = 1 << 18
 
@@ -40,14 +46,20 @@ class Maintained(Protocol):
     log: Log
     lock: Lock
     commit: GroupCommit
+    deletions: Deletions
     listener: LogListener
     closed: StreamlogError | None
     high_watermark: int
 
     @property
+    def last_stable_offset(self) -> int: ...
+    @property
     def is_leader(self) -> bool: ...
     def check_open(self) -> None:
         """Raise if the partition was closed or a sync of its log failed."""
+
+    def repaired(self) -> None:
+        """Damaged batches are there again. Called under no lock."""
 
 
 class Maintenance:
@@ -67,17 +79,19 @@ class Maintenance:
         self.custom_policy: Policy | None = None
         """The topic's retention policy, where that is an object of the user's own."""
         self._stopped = False
-        self._pass: compaction.Pass | None = None
+        self.repairs = Repairs(partition.name, partition.log)
+        self._pass: Generator[int, None, compaction.Result | None] | None = None
         self._handled = 0  # bytes, by the pass
+        self._is_repaired = False  # whether a repair has ended since followers were last informed
         self._rewrote = False  # whether the pass has replaced files since readers were last informed
         self._damaged_path = ""  # the file of the batch that ended the last pass
         self.failures: dict[str, str] = {}
-        """What fails now, by the work that fails: "retention policy", "compaction" or "maintenance"."""
+        """What fails now, by the work that fails: "retention policy", "compaction", "repair" or "maintenance"."""
 
     def step(self, now_ms: int) -> int | None:
-        """Do what is due: roll an old segment, delete expired ones, sync what was sealed, and a step of a compaction.
+        """Do what is due: roll an old segment, delete expired ones, sync what was sealed, a step of a repair or a compaction.
 
-        Returns when to come again (ms): `now_ms` if a compaction is under way, None if only an append can make it necessary.
+        Returns when to come again (ms): `now_ms` if one of these two is under way, None if only an append can make it necessary.
         It is a task of the scheduler: an error is logged, unless it is the last one again, and the work is tried again later.
         """
         partition = self._partition
@@ -90,8 +104,11 @@ class Maintenance:
                 expired = self._ask_policy(now_ms)
                 policy_failed = expired is None
                 if expired:
-                    self._delete_expired(expired)
-            if (self._pass is not None or self._should_compact(now_ms)) and not self._compact_some(now_ms):
+                    partition.deletions.have_deleted(expired)
+            self.delete_wanted()
+            partition.deletions.answer()
+            has_work = self._pass is not None or self.repairs.is_due(now_ms) or self._should_compact(now_ms)
+            if has_work and not self._rewrite_some(now_ms):
                 return now_ms
             with inside(), self.lock:
                 partition.check_open()  # once it is closed, its state file's descriptor may be another file's
@@ -104,10 +121,19 @@ class Maintenance:
                 return None  # the next open starts anew
             if not (isinstance(error, CorruptRecordError) and self._is_damaged()):
                 self._report("maintenance", error, "maintenance failed and will be tried again")
+                if isinstance(error, StorageError) and error.errno in _BROKEN:
+                    self.repairs.on_failure(error)
                 return now_ms + RETRY_MS
         finally:
-            partition.commit.answer()
+            self._answer()
         return now_ms + RETRY_MS if policy_failed else self._next_deadline(now_ms)
+
+    def _answer(self) -> None:
+        """What a step has done is announced. REQUIRES: no lock."""
+        self._partition.commit.answer()
+        if self._is_repaired:
+            self._is_repaired = False
+            self._partition.repaired()
 
     def _report(self, work: str, error: Exception, what: str) -> None:
         """Note that `work` failed; log it, with the traceback of an error that is not ours, unless it is the last one again."""
@@ -148,13 +174,12 @@ class Maintenance:
 
     # -- retention -----------------------------------------------------------------------------------
 
-    def apply_retention(self, now_ms: int) -> int:
-        """Delete the sealed segments that have expired by the topic's policy; how many. Raises what a policy of the user's raises."""
-        before = self._expired(now_ms)
-        try:
-            return self._delete_expired(before) if before else 0
-        finally:
-            self._partition.commit.answer()
+    def apply_retention(self, now_ms: int, deadline_ms: int | None = None) -> Completion[int]:
+        """Delete the sealed segments that have expired by the topic's policy; done, with the log start, as `Deletions.wait` is.
+
+        Raises what a policy of the user's raises.
+        """
+        return self._partition.deletions.wait(self._expired(now_ms), deadline_ms)
 
     def _policy(self) -> Policy | None:
         """What says which segments have expired; None if nothing does, or another broker decides it."""
@@ -188,11 +213,17 @@ class Maintenance:
         self.failures.pop("retention policy", None)
         return expired
 
-    def _delete_expired(self, before: int) -> int:
+    def delete_wanted(self) -> None:
+        """As the leader: delete what every other in-sync replica has deleted before. `commit.answer` follows, under no lock."""
+        partition = self._partition
+        if partition.deletions.ready() <= self._log.tail.start_offset:
+            return
         with inside(), self.lock:
-            deleted = self.delete_before(max(self._log.tail.start_offset, before))
-        logger.info("%s-%d: retention removed %d segments", *self._partition.name, len(deleted))
-        return len(deleted)
+            with inside(), partition.lock:  # no replica joins the in-sync set meanwhile
+                ready = partition.deletions.ready()
+            if ready > self._log.tail.start_offset:
+                deleted = self.delete_before(ready)
+                logger.info("%s-%d starts at %d now; %d segments were removed", *partition.name, ready, len(deleted))
 
     def delete_before(self, offset: int) -> Sequence[Segment]:
         """Raise the log start to `offset`, and delete the segments that end before it.
@@ -214,37 +245,54 @@ class Maintenance:
     # -- compaction ----------------------------------------------------------------------------------
 
     def compact(self, now_ms: int) -> compaction.Result | None:
-        """One whole compaction pass over what can be compacted now; None if there is nothing. Raises what fails."""
+        """One whole compaction pass over what can be compacted now; None if there is nothing. Raises what fails.
+
+        What is damaged is repaired first, if that can be done.
+        """
         if not self._log.config.compacts:
             return None
         try:
             with inside(), self.lock:
-                self.end_compaction()
-                if not self._begin_compaction(now_ms):
-                    return None
                 try:
-                    return self._advance_to_end()
-                finally:
-                    self.end_compaction()
+                    return self._compact(now_ms)
+                except CorruptRecordError:
+                    if not self.repairs.is_due(now_ms):
+                        raise
+                    self._begin_repair(now_ms)
+                    self._advance_to_end()
+                    return self._compact(now_ms)
         finally:
-            self._partition.commit.answer()
+            self._answer()
+
+    def _compact(self, now_ms: int) -> compaction.Result | None:
+        """REQUIRES: the maintenance lock."""
+        self.end_compaction()
+        if not self._begin_compaction(now_ms):
+            return None
+        try:
+            return self._advance_to_end()
+        finally:
+            self.end_compaction()
 
     def _advance_to_end(self) -> compaction.Result | None:
         """The rest of the pass. REQUIRES: as `_advance`."""
-        while True:
+        result = None
+        while self._pass is not None:
             self._check_going_on()
             result = self._advance()
-            if self._pass is None:
-                return result
+        return result
 
-    def _compact_some(self, now_ms: int) -> bool:
-        """Begin a pass, or go on with one, for `STEP_BYTES`; whether it has ended."""
+    def _rewrite_some(self, now_ms: int) -> bool:
+        """Begin a repair or a compaction, or go on with it, for `STEP_BYTES`; whether it has ended, and there is no other."""
         with inside(), self.lock:
             self._check_going_on()
-            if self._pass is None and not self._begin_compaction(now_ms):
-                return True
+            if self._pass is None:
+                if self.repairs.is_due(now_ms):
+                    self._begin_repair(now_ms)
+                elif not self._begin_compaction(now_ms):
+                    return True
             self._advance_by(STEP_BYTES)
-            return self._pass is None
+            return self._pass is None and not self.repairs.is_due(now_ms)
 
     def _advance_by(self, size: int) -> None:
         """The next `size` bytes of the pass. REQUIRES: as `_advance`."""
@@ -256,8 +304,8 @@ class Maintenance:
         """Begin a pass; False if nothing can be compacted. REQUIRES: the maintenance lock."""
         log, commit = self._log, self._partition.commit
         self._check_going_on()
-        compaction.publish_interrupted(log, self._publish)
-        todo = compaction.plan(log, now_ms, self._partition.high_watermark)
+        publish_interrupted(log, self._publish)
+        todo = compaction.plan(log, now_ms, self._partition.last_stable_offset)
         if not todo.segments:
             log.set_cleaned(log.cleaned_until, None)  # nothing is left that a horizon could be about
             return False
@@ -282,6 +330,7 @@ class Maintenance:
         except CorruptRecordError as error:
             self._pass = None
             self._damaged_path = error.path
+            self._note_damage(error.path)
             self._report("compaction", error, "a batch is damaged, so the partition is not compacted until it is gone")
             raise
         except BaseException:
@@ -289,6 +338,41 @@ class Maintenance:
             raise
         finally:
             self._inform_readers()
+
+    # -- repair --------------------------------------------------------------------------------------
+
+    def _begin_repair(self, now_ms: int) -> None:
+        """Begin to repair what is due next, if it is in the log still. REQUIRES: the maintenance lock, no pass is under way."""
+        log, commit, repairs = self._log, self._partition.commit, self.repairs
+        publish_interrupted(log, self._publish)
+        offset = repairs.take(now_ms)
+        if offset is None:
+            return
+        if repairs.place_of(offset) is None:
+            with inside(), self._partition.lock:
+                self._partition.check_open()
+                log.roll(now_ms)
+            self._partition.listener.changed()
+        place = repairs.place_of(offset)
+        if place is not None:
+            commit.sync_sealed()
+            self._handled = 0
+            self._pass = self._repair(*place)
+
+    def _repair(self, segment: Segment, start: int, end_offset: int) -> Generator[int, None, None]:
+        done = yield from self.repairs.run(segment, start, end_offset, self._publish)
+        if done.filled < done.damaged:
+            self.failures["repair"] = (
+                f"{segment.path}: {done.damaged - done.filled} damaged places are in no other replica"
+            )
+        else:
+            self.failures.pop("repair", None)
+        if done.filled:
+            with inside(), self._partition.lock:
+                self._log.producers.truncated()
+                self._log.transactions.truncated()
+                self._log.leader_epochs.repaired()
+            self._is_repaired = True
 
     def end_compaction(self) -> None:
         """Give up the pass that is under way, if there is one. REQUIRES: the maintenance lock."""
@@ -301,7 +385,7 @@ class Maintenance:
     def finish_compaction(self) -> None:
         """Give up the pass, and publish what it renamed: segments are about to be deleted. REQUIRES: the maintenance lock."""
         self.end_compaction()
-        compaction.publish_interrupted(self._log, self._publish)
+        publish_interrupted(self._log, self._publish)
 
     def _inform_readers(self) -> None:
         """After files were replaced, and their names changed: readers in other processes open them anew."""
@@ -316,7 +400,7 @@ class Maintenance:
         horizon = self._log.next_horizon
         if horizon is not None and now_ms >= horizon:
             return True
-        todo = compaction.plan(self._log, now_ms, self._partition.high_watermark)
+        todo = compaction.plan(self._log, now_ms, self._partition.last_stable_offset)
         return todo.dirty_bytes > 0 and todo.dirty_ratio >= config.min_cleanable_dirty_ratio
 
     def _is_damaged(self) -> bool:
@@ -327,6 +411,11 @@ class Maintenance:
         if self._damaged_path and all(segment.path != self._damaged_path for segment in self._log.tail.segments):
             self._mend()
         return bool(self._damaged_path)
+
+    def _note_damage(self, path: str) -> None:
+        for segment in self._log.tail.segments:
+            if segment.path == path:
+                self.repairs.note(segment.base_offset)
 
     def _mend(self) -> None:
         self._damaged_path = ""
@@ -350,13 +439,16 @@ class Maintenance:
     def _next_deadline(self, now_ms: int) -> int | None:
         log, config = self._log, self._log.config
         tail = log.tail
-        due: list[int] = []
-        if self._ages() and tail.first_append >= 0 and log.refusal is None:
+        repair_ms = self.repairs.next_deadline_ms()
+        due: list[int] = [] if repair_ms is None else [repair_ms]
+        if self._ages() and tail.first_append >= 0 and log.refusals.first is None:
             due.append(tail.first_append + config.effective_segment_ms)
         sealed = tail.segments[:-1]
         policy = self._policy()
-        if policy is not None and config.retention_ms > 0 and sealed:
-            due.append(sealed[0].max_timestamp + config.retention_ms + 1)
+        # What the followers are deleting is deleted here when they have: see `Deletions`.
+        kept = next((segment for segment in sealed if segment.next_offset > self._partition.deletions.wanted), None)
+        if policy is not None and config.retention_ms > 0 and kept is not None:
+            due.append(kept.max_timestamp + config.retention_ms + 1)
         if policy is not None and self.custom_policy is not None and sealed:
             due.append(now_ms + CUSTOM_POLICY_INTERVAL_MS)
         if config.compacts and not self._is_damaged():

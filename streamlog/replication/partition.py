@@ -1,51 +1,39 @@
-"""A partition as one broker has it, its leader or a follower: a log, the lock around its changes, group commit, maintenance."""
+"""A partition as one broker has it, its leader or a follower: a log, the lock around its changes, group commit, maintenance.
+
+What only a follower does is in `follower`.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from typing import Any, NamedTuple, TypeVar
+import contextlib
+from collections.abc import Callable, Mapping, Sequence
+from typing import TypeVar
 
 from ..config import TopicConfig
-from ..errors import (
-    FencedLeaderEpochError,
-    NotEnoughReplicasError,
-    NotLeaderError,
-    RequestTimedOutError,
-    StreamlogError,
-    UnknownLeaderEpochError,
-)
-from ..records.batch import peek
-from ..records.single import SequencedRecord
+from ..errors import CorruptRecordError, NotLeaderError, StorageError, StreamlogError
+from ..records.single import SequencedFields
 from ..runtime.api import Completion, Lock
 from ..runtime.threads import inside
 from ..runtime.values import refuse_to_copy
 from ..storage.leader_epochs import EpochEnd
 from ..storage.log import AppendRequest, Log
+from ..storage.reader import LogReader
 from ..storage.tail import ANY_EPOCH, EMPTY, FetchData, LogSnapshot
-from ..types import Buffer, TopicPartition
+from ..storage.transactions import TransactionSnapshot
+from ..types import TopicPartition
+from . import election, errors
 from .commit import GroupCommit
+from .deletions import Deletions
 from .listeners import LogListener, NullListener, Waiters
 from .maintenance import Maintenance
 from .purgatory import DelayedOperation, Purgatory
-from .replica_set import ALONE, PartitionRegistration, ReplicaSet
+from .repairs import fetch_elsewhere
+from .replica_set import ALONE, NO_LEADER, PartitionRegistration, ReplicaFetch, ReplicaSet
+from .transactions import TransactionMarker, append_marker, read_transactions, transactions_elsewhere
+from .turns import FollowerTurn, FollowerTurns
 from .validation import RecordValidator
 
 T = TypeVar("T")
-
-
-class ReplicaFetch(NamedTuple):
-    """What a follower gets from its leader: whole batches as they are stored, or where their logs part."""
-
-    read: FetchData
-    high_watermark: int
-    log_start_offset: int
-    leader_epoch: int
-    """That in which the leader answered: what it says holds for a follower in the same one."""
-    diverging_epoch: EpochEnd | None = None
-
-    @property
-    def data(self) -> Buffer:
-        return self.read.data
 
 
 class Partition:
@@ -55,8 +43,8 @@ class Partition:
 
     `high_watermark` is the end of what readers may see, and of what counts as acknowledged. It goes back only where a follower
     truncates its log. Where this is the only replica, it follows the end of the log; with `durable`, the syncs. A leader raises
-    it when its followers fetch, and a follower learns it with what it fetches. The waiters follow it. `follower_waiters` follow
-    the end of the log: they are those of the followers, and of what fetches for them.
+    it when its followers fetch, and a follower learns it with what it fetches. The waiters follow it. `followers`, by broker,
+    are those that fetch from here: each append calls them, or the sender takes their turns (`turns.py`).
 
     `on_work` is called after an append that gave `maintenance` something to do. `hides` is the reason why records past the
     high watermark, which may have been acknowledged, cannot be read, or None.
@@ -79,6 +67,7 @@ class Partition:
         self.topic_id = topic_id
         self.log = log
         self.reader = log.reader
+        self.refusals = log.refusals
         self.lock = new_lock()
         self.broker_id = broker_id
         self.registration = ALONE
@@ -86,17 +75,20 @@ class Partition:
         self.leader_epoch = 0
         self.replicas: ReplicaSet | None = None
         """What a leader with followers knows of them."""
-        self._leader_high_watermark = 0
+        self.leader_high_watermark = 0
         self._successor: Partition | None = None
-        self._is_handed_over = False
         self._at_once = not durable  # what was appended is acknowledged, and may be read
         self.waiters = Waiters()
-        self.follower_waiters = Waiters()
+        self.followers: dict[int, FollowerTurn] = {}
+        self._turns: FollowerTurns | None = None  # of a leader with followers whose records need no sync
         self.on_isr_change: Callable[[Partition], object] = lambda partition: None
-        """Called, under no lock, when the in-sync set may grow; see `wanted_isr`."""
+        """Called, under no lock, when the in-sync set may grow, or another member is to lead; see `wanted`."""
+        self.unclear_epoch = -1
+        """The last epoch in which this broker leads and cannot tell a follower where their logs part, for its own is damaged there."""
         self.on_failure: Callable[[StreamlogError], object] = lambda error: None
-        """Called when the disk under a leader that has followers fails: another replica is to lead."""
+        """Called when a sync fails, of a follower or of a leader that has followers: its broker is to be replaced."""
         self.closed: StreamlogError | None = None
+        self.is_fenced = False  # its disk does not answer: see `fencing`
         self.on_work: Callable[[Partition], None] | None = None
         self.listener: LogListener = NullListener()
         self.hides: StreamlogError | None = None
@@ -105,21 +97,21 @@ class Partition:
         self.commit = GroupCommit(log, new_lock, synced_end, self)
         self.high_watermark = synced_end if durable else log.tail.end_offset
         # The lock under which it is raised. Without `durable` an append does so: it holds the partition's lock anyway.
-        self._advancing = new_lock() if durable else self.lock
+        self.advancing = new_lock() if durable else self.lock
         self._announced = self.high_watermark  # to the waiters and the listener, where an append does not
         self.purgatory = Purgatory(new_lock())
+        self.deletions = Deletions(self, new_lock())
         self.maintenance = Maintenance(self, new_lock())
         self.validator = RecordValidator(name, log.seed, log.config)
 
     @property
     def is_leader(self) -> bool:
-        return self.log.not_leader is None
+        return self.refusals.not_leader is None
 
     @property
     def is_faulty(self) -> bool:
         """Whether appends are refused for another reason than that this broker is not the leader."""
-        refusal = self.log.refusal
-        return refusal is not self.log.not_leader or not self.log.knows_its_end
+        return self.refusals.first is not self.refusals.not_leader or not self.refusals.knows_end
 
     def follow(self, registration: PartitionRegistration, now_ms: int = 0) -> None:
         """Lead the partition, or follow its leader, as the metadata says; `now_ms` is real time.
@@ -137,8 +129,9 @@ class Partition:
         was_leader = before.leader == self.broker_id
         if was_leader and not self.is_leader:
             self.waiters.wake_all()  # they look for the new leader
-        self.follower_waiters.wake_all()
+        self.wake_followers()
         self.maybe_advance_high_watermark()
+        self.deletions.answer()
         if self.is_leader and not was_leader and self.on_work is not None:  # retention is the leader's
             self.on_work(self)
         self._followed = registration
@@ -148,20 +141,43 @@ class Partition:
         epoch = registration.leader_epoch
         is_leader, alone = registration.leader == self.broker_id, registration.replicas == (self.broker_id,)
         if not is_leader:
-            self.log.set_not_leader(_not_leader(self.name, registration.leader, epoch))
-            self._leader_high_watermark = self.high_watermark
+            self.refusals.set_not_leader(errors.not_leader(self.name, registration.leader, epoch))
+            self.leader_high_watermark = self.high_watermark
         self.registration = registration
         self.leader_epoch = epoch
         self._at_once = is_leader and alone and not self.durable
         if not is_leader or alone:
             self.replicas = None
         elif self.replicas is None or self.replicas.registration.leader_epoch != epoch:
+            self.deletions.wanted = 0
             self.replicas = ReplicaSet(self.broker_id, registration, self.log.tail.end_offset, now_ms)
         else:
             self.replicas.update(registration, now_ms)
+        self._turns = None if self.replicas is None or self.durable else FollowerTurns(self)
         if is_leader:
             self.log.assign_epoch(epoch, self.log.tail.end_offset)
-            self.log.set_not_leader(None)
+            self.refusals.set_not_leader(None)
+
+    # -- damage --------------------------------------------------------------------------------------
+
+    def note_damage(self, offset: int) -> None:
+        """A batch with `offset` does not verify: have it repaired, if another replica has it. Takes no lock of the partition."""
+        self.maintenance.repairs.note(offset)
+        if self.on_work is not None:
+            self.on_work(self)
+
+    def fetch_elsewhere(self, offset: int, max_bytes: int, end_offset: int) -> FetchData:
+        """What a read at `offset`, which met damage, gets from another replica, verified; EMPTY if none has it."""
+        self.note_damage(offset)
+        return fetch_elsewhere(self.maintenance.repairs.others(), offset, max_bytes, end_offset)
+
+    def logs_elsewhere(self, end_offset: int) -> list[LogReader]:
+        """Those of other replicas that are known to have the same records up to `end_offset`."""
+        return [peer.replica.reader for peer in self.maintenance.repairs.others() if peer.end >= end_offset]
+
+    def repaired(self) -> None:
+        """See `Maintained`."""
+        self.wake_followers()
 
     def configure(self, config: TopicConfig) -> None:
         with inside(), self.lock:
@@ -171,43 +187,48 @@ class Partition:
     # -- the high watermark --------------------------------------------------------------------------
 
     def _in_sync_end(self) -> int:
-        """The end of what every in-sync replica has; on its device, if that is what acknowledged means."""
-        if self.log.not_leader is not None:
-            return min(self._leader_high_watermark, self.reader.tail.end_offset)
-        own, replicas = self.commit.synced_end if self.durable else self.reader.tail.end_offset, self.replicas
-        return own if replicas is None else replicas.in_sync_end(own)
+        """The end of what every in-sync replica has; on its device, with `durable`: then the role may change in the middle."""
+        if self.refusals.not_leader is None:
+            own, replicas = self.commit.synced_end if self.durable else self.reader.tail.end_offset, self.replicas
+            if replicas is not None:
+                return replicas.in_sync_end(own)
+            if len(self.registration.replicas) == 1:  # else it became a follower just now, or the leader
+                return own
+        return min(self.leader_high_watermark, self.reader.tail.end_offset)
 
     def maybe_advance_high_watermark(self) -> None:
         """Raise the high watermark to what every in-sync replica has, and answer and wake what waits for it.
 
-        Called after an append, a sync, and a fetch of a follower. It may be called again: an interrupt may have stopped the
-        last call in the middle. REQUIRES: no lock.
+        Called after an append, a sync, and a fetch of a follower; and again after an interrupt. REQUIRES: no lock.
         """
         end = self._in_sync_end()
         is_behind = self.high_watermark < end
         if is_behind:
-            with inside(), self._advancing:
+            with inside(), self.advancing:
                 end = self._in_sync_end()  # the log may have been truncated since
                 if self.high_watermark < end:
                     self.high_watermark = end
         high_watermark = self.high_watermark
         self.purgatory.complete_through(high_watermark)
         if is_behind or (not self._at_once and self._announced < high_watermark):
-            self.waiters.wake()
+            if self.waiters.callbacks:
+                self.waiters.wake()
             if self.listener.quiet:
                 self.listener.appended()
             self._announced = high_watermark
 
     def await_high_watermark(
-        self, end: int, value: T, deadline_ms: int | None = None, late: StreamlogError | None = None
-    ) -> Completion[T]:
+        self, end: int, value: T, deadline_ms: int | None = None, late: StreamlogError | None = None,
+        turns: FollowerTurns | None = None,
+    ) -> Completion[T]:  # fmt: skip
         """Done with `value` once readers may see everything before `end`. REQUIRES: it is in the log.
 
-        With a deadline (ms) it is answered then in any case: with `late`, if that is given.
+        With a deadline (ms) it is answered then in any case: with `late`, if that is given. `turns`: the followers were not
+        called, and the thread that waits takes their turns.
         """
         if end <= self.high_watermark or self._at_once:
             return Completion.of(value)
-        operation = DelayedOperation(value, self.commit if self.durable else None, late)
+        operation = DelayedOperation(value, self.commit if self.durable else turns, late)
         self._await(end, operation, deadline_ms)
         return operation
 
@@ -217,21 +238,19 @@ class Partition:
             self.commit.request(end)
         if end <= self.high_watermark or self.commit.refusal is not None:  # since the caller looked
             self.commit.answer()
-        if self._is_handed_over:
+        if self._successor is not None:
             self.hand_over(self._successor)
 
     def acknowledge(self, write: AppendRequest, deadline_ms: int | None = None) -> Completion[int]:
-        """A Completion of the base offset of `write`, done when readers may see all of it. REQUIRES: it is in the log.
-
-        With a deadline (ms of real time) it fails with RequestTimedOutError then; the records stay in the log.
-        """
+        """A Completion of the base offset of `write`, done when readers may see all of it. REQUIRES: it is in the log. With a
+        deadline (ms of real time) it fails with RequestTimedOutError then; the records stay in the log."""
         base_offset = write.base_offset
-        if self._at_once:
+        if self._at_once and write.leader_epoch in (ANY_EPOCH, self.leader_epoch):
             return Completion.of(base_offset)
         end = base_offset + sum([batch.last_offset_delta + 1 for batch in write.batches])
-        late = None if deadline_ms is None else _late(self.name, base_offset, end)
+        late = None if deadline_ms is None else errors.late(self.name, base_offset, end)
         done = self.await_high_watermark(end, base_offset, deadline_ms, late)
-        return done if self._has(end - 1, write.leader_epoch) else Completion.failed(_truncated(self.name))
+        return done if self._has(end - 1, write.leader_epoch) else Completion.failed(errors.truncated(self.name))
 
     def _has(self, offset: int, leader_epoch: int) -> bool:
         """Whether the record that was appended at `offset` in this epoch is there still: only another leader removes it.
@@ -240,14 +259,22 @@ class Partition:
         """
         return leader_epoch in (ANY_EPOCH, self.leader_epoch) or self.epoch_of(offset) == leader_epoch
 
-    def acknowledge_alone(self, write: AppendRequest, deadline_ms: int | None = None) -> Completion[int]:
-        """`acknowledge` for acks=1: what this leader promises by itself, whatever its followers have."""
+    def acknowledge_alone(self, write: AppendRequest, done: Completion[int]) -> Completion[int]:
+        """For acks=1: `done`, which is what `acknowledge` gave, done as soon as this leader has what it promises by itself.
+
+        If its sync fails, `done` waits for the next leader, as with acks="all": see `sync_failed`.
+        """
         base_offset = write.base_offset
         if not self.durable:
             return Completion.of(base_offset)
         end = base_offset + sum([batch.last_offset_delta + 1 for batch in write.batches])
-        late = None if deadline_ms is None else _late(self.name, base_offset, end)
-        return self.commit.await_sync(end, base_offset, deadline_ms, late)
+
+        def synced(alone: Completion[int]) -> None:
+            if alone.error() is None:
+                done.complete(base_offset)
+
+        self.commit.await_sync(end, base_offset).on_done(synced)
+        return done
 
     def synced(self) -> None:
         """See `SyncListener`."""
@@ -255,15 +282,20 @@ class Partition:
 
     def sync_failed(self, error: StreamlogError) -> None:
         """See `SyncListener`. With followers in sync, what waits goes on waiting for one of them: see `hand_over`."""
-        if self.has_successors and self.closed is None:
+        may_go_on = self.has_successors and (self.closed is None or isinstance(self.closed, NotLeaderError))
+        if may_go_on or (not self.is_leader and self.closed is None):
             self.on_failure(error)
-        else:
+        if not may_go_on:
             self.purgatory.fail(error)
+
+    @property
+    def end_offset(self) -> int:
+        return self.reader.tail.end_offset
 
     @property
     def is_replicated(self) -> bool:
         """Whether every member of the in-sync set has everything."""
-        return self.high_watermark == self.reader.tail.end_offset
+        return self.high_watermark == self.end_offset
 
     @property
     def has_successors(self) -> bool:
@@ -272,16 +304,16 @@ class Partition:
 
     def doubt_high_watermark(self) -> None:
         """After opening a replica of several: what is committed is learned from the others. REQUIRES: it waits for nothing."""
-        with inside(), self._advancing:
+        with inside(), self.advancing:
             self.high_watermark = self._announced = self.reader.tail.start_offset
-            self._leader_high_watermark = self.high_watermark
+            self.leader_high_watermark = self.high_watermark
 
     def learn_high_watermark(self, committed: int) -> None:
-        """Another leader's high watermark: this one has everything that was committed, though it may not know it yet.
+        """Take over the last leader's high watermark: what was committed is in this log too, as a member of the in-sync set.
 
-        A new leader of Kafka's tells its readers to come back until it knows (KIP-207); in one process it can be told.
+        A new leader of Kafka's has its readers come back until it knows by itself (KIP-207).
         """
-        with inside(), self._advancing:
+        with inside(), self.advancing:
             self.high_watermark = max(self.high_watermark, min(committed, self.reader.tail.end_offset))
         self.maybe_advance_high_watermark()
 
@@ -301,11 +333,13 @@ class Partition:
         ):
             self.hides = durability.poison
 
-    def append(self, write: AppendRequest, now_ms: int) -> int:
-        """Append as the leader; the base offset. Raises what `Log.append` raises."""
-        with self.lock:
+    def append(self, write: AppendRequest, now_ms: int, check: Callable[[], object] | None = None) -> int:
+        """Append as the leader; the base offset. Raises what `Log.append` raises, and `check`, which is called under the lock."""
+        with inside(), self.lock:
             if self.closed is not None:
                 raise self.closed.copy()
+            if check is not None:
+                check()
             if not self._at_once or write.leader_epoch != ANY_EPOCH:
                 self._take_epoch(write)
             try:
@@ -321,17 +355,37 @@ class Partition:
         else:
             self._appended_later()
         if self.log.began_segment:
-            self._note_work()
+            self.note_work()
         return base_offset
+
+    @property
+    def last_stable_offset(self) -> int:
+        """The end of what readers of committed records may see. REQUIRES, raises: as `read_transactions`."""
+        end = self.high_watermark  # first: what begins meanwhile lies past it
+        known = self.read_transactions()
+        return end if known is None else known.last_stable_offset(end, self.reader.tail.start_offset)
+
+    def append_marker(self, marker: TransactionMarker, now_ms: int, deadline_ms: int | None = None) -> Completion[int]:
+        """See `transactions.append_marker`."""
+        return append_marker(self, marker, now_ms, deadline_ms)
+
+    def read_transactions(self) -> TransactionSnapshot | None:
+        """See `transactions.read_transactions`. Where the files of this replica cannot be read, another one says it."""
+        try:
+            with errors.fenced_is_closed(self):
+                return read_transactions(self)
+        except StorageError:
+            if self.closed is not None:
+                raise self.closed.copy() from None
+            with contextlib.suppress(LookupError):
+                return transactions_elsewhere(self.maintenance.repairs.others(), self.high_watermark)
+            raise
 
     def _take_epoch(self, write: AppendRequest) -> None:
         """Note in which epoch `write` is appended. Raises FencedLeaderEpochError if it is to be in another. REQUIRES: the lock."""
         epoch = self.leader_epoch
         if write.leader_epoch not in (ANY_EPOCH, epoch):
-            raise FencedLeaderEpochError(
-                f"{self.name.topic}-{self.name.partition} is in leader epoch {epoch}, and the records are to follow others that were "
-                f"appended in epoch {write.leader_epoch}. Send those again first, if they are not acknowledged."
-            )
+            raise errors.not_after(self.name, epoch, write.leader_epoch)
         write.leader_epoch = epoch
 
     # -- replicas ------------------------------------------------------------------------------------
@@ -340,16 +394,14 @@ class Partition:
         """Before an append with acks="all". Raises NotEnoughReplicasError if the in-sync set is smaller than the topic asks."""
         least, members = self.log.config.min_insync_replicas, len(self.registration.isr)
         if members < least:
-            raise NotEnoughReplicasError(
-                f"{self.name.topic}-{self.name.partition} has {members} in-sync replicas (brokers {self.registration.isr}), and its "
-                f"min_insync_replicas is {least}. Nothing was appended. Bring a broker back, or lower min_insync_replicas."
-            )
+            raise errors.not_enough_replicas(self.name, self.registration.isr, least)
 
     def fetch_as_replica(
         self, broker: int, broker_epoch: int, offset: int, last_epoch: int | None, leader_epoch: int, max_bytes: int,
-        now_ms: int, after: FetchData = EMPTY,
+        now_ms: int, after: FetchData = EMPTY, start_offset: int = -1,
     ) -> ReplicaFetch:  # fmt: skip
         """What follows `offset` in this leader's log; and the follower `broker` has everything before that, it says so by this.
+        Its log starts at `start_offset`.
 
         `last_epoch` is that of its last record; if the logs part, the answer says where, and has no batches. Raises
         NotLeaderError, FencedLeaderEpochError or UnknownLeaderEpochError if this broker does not lead in `leader_epoch`,
@@ -357,12 +409,13 @@ class Partition:
         this leader in this epoch. REQUIRES: no lock.
         """
         self._require_leader_in(leader_epoch)
+        start = self.deletions.start()  # first: it is not past the high watermark
         high_watermark, tail = self.high_watermark, self.reader.tail
         # A follower whose last record is of this very epoch has it from here, and a leader never truncates its log.
         if last_epoch is not None and (last_epoch != leader_epoch or offset > tail.end_offset):
             diverging = self.diverging_epoch(last_epoch, offset)
             if diverging is not None:
-                return ReplicaFetch(EMPTY, high_watermark, tail.start_offset, leader_epoch, diverging)
+                return ReplicaFetch(EMPTY, high_watermark, start, leader_epoch, diverging)
         read = EMPTY
         if offset != tail.end_offset:
             read = self.reader.fetch(offset, max_bytes, tail.end_offset, after)
@@ -370,26 +423,47 @@ class Partition:
             self._require_leader_in(leader_epoch)
             replicas = self.replicas
             if replicas is not None:
-                replicas.fetched(broker, offset, tail.end_offset, now_ms, broker_epoch)
+                replicas.fetched(broker, offset, tail.end_offset, now_ms, broker_epoch, start_offset)
         self.maybe_advance_high_watermark()
-        if replicas is not None and replicas.may_join(self.high_watermark):
+        self.deletions.answer()
+        if replicas is not None and replicas.may_join(self.high_watermark, start=start):
             self.on_isr_change(self)
-        return ReplicaFetch(read, self.high_watermark, tail.start_offset, leader_epoch)
+        return ReplicaFetch(read, self.high_watermark, start, leader_epoch)
+
+    def read_as_leader(self, offset: int, leader_epoch: int, max_bytes: int, after: FetchData) -> FetchData:
+        """The read of `fetch_as_replica` for a follower that goes on where it read last, in the same epoch. Raises the same."""
+        read = self.reader.fetch(offset, max_bytes, self.reader.tail.end_offset, after)
+        self._require_leader_in(leader_epoch)  # after the read: it was the leader's log then
+        return read
+
+    def note_followers(self, ends: Sequence[tuple[tuple[int, int], int]], leader_epoch: int, now_ms: int) -> None:
+        """Brokers, each by its id and epoch, have everything before an offset. Does nothing if this one does not lead any more.
+
+        The caller calls `maybe_advance_high_watermark`. REQUIRES: no lock.
+        """
+        with inside(), self.lock:
+            if self.replicas is not None and leader_epoch == self.leader_epoch:
+                self.replicas.all_fetched(ends, self.reader.tail.end_offset, now_ms)
 
     def _require_leader_in(self, leader_epoch: int) -> None:
         if self.closed is not None:
             raise self.closed.copy()
-        if leader_epoch == self.leader_epoch:
-            if self.log.not_leader is not None:
-                raise self.log.not_leader.copy()
-            return
-        kind = FencedLeaderEpochError if leader_epoch < self.leader_epoch else UnknownLeaderEpochError
-        raise kind(
-            f"The fetch was made for leader epoch {leader_epoch} of {self.name.topic}-{self.name.partition}, and broker "
-            f"{self.broker_id} is at {self.leader_epoch}. Look at the metadata, and fetch from the leader again.",
-            leader_epoch=leader_epoch,
-            current_epoch=self.leader_epoch,
-        )
+        if leader_epoch != self.leader_epoch:
+            raise errors.other_epoch(self.name, self.broker_id, leader_epoch, self.leader_epoch)
+        if self.refusals.not_leader is not None:
+            raise self.refusals.not_leader.copy()
+
+    def wanted(self, now_ms: int, lag_ms: int, epochs: Mapping[int, int]) -> PartitionRegistration | None:
+        """What this leader asks the controller for: see `wanted_isr`; or that another member leads, and it leaves the in-sync set,
+        because the others have what is damaged here.
+        """
+        before = self.registration
+        if self.unclear_epoch == before.leader_epoch:
+            after = election.elect(before, epochs.keys() - {self.broker_id})
+            if after.leader != NO_LEADER:
+                return after
+        isr = self.wanted_isr(now_ms, lag_ms, epochs)
+        return None if isr is None else before._replace(isr=isr, partition_epoch=before.partition_epoch + 1)
 
     def wanted_isr(self, now_ms: int, lag_ms: int, epochs: Mapping[int, int]) -> tuple[int, ...] | None:
         """The in-sync set that this leader asks the controller for; None if that is the set there is.
@@ -401,12 +475,21 @@ class Partition:
             replicas = self.replicas
             if replicas is None:
                 return None
-            replicas.begin_joining(replicas.may_join(self.high_watermark, epochs))
             own_end = self.commit.synced_end if self.durable else self.reader.tail.end_offset
+            start, since_ms = self.deletions.start(), now_ms - lag_ms
+            replicas.begin_joining(replicas.may_join(self.high_watermark, epochs, own_end, since_ms, start=start))
             wanted = replicas.wanted(replicas.lagging(own_end, now_ms, lag_ms))
             return None if wanted == replicas.registration.isr else wanted
 
-    def hand_over(self, successor: Partition | None) -> None:
+    def await_successor(self, deadline_ms: int, late: StreamlogError) -> None:
+        """This broker is gone, and no other leads now: what waits here waits for `hand_over`, for it is in this log, which may come
+        back. What has no deadline gets this one (ms of real time), and fails with `late` then.
+        """
+        if waiting := self.purgatory.waiting():
+            self.epoch_of(waiting[0][0] - 1)  # reads the epochs, for `hand_over`, while the files are open
+            self.purgatory.bound(deadline_ms, late)
+
+    def hand_over(self, successor: Partition) -> None:
         """This broker does not lead any more: what waits here for the high watermark waits at `successor`, the new leader.
 
         Where the new leader's log has the same record last, it has all that is waited for: records of the same offset and leader
@@ -414,20 +497,23 @@ class Partition:
         that counts, so it can be sent again. It may be called again after an interrupt. A broker that goes on as a follower
         needs it not: its log gets the new leader's records and high watermark, or is truncated. One that is gone does.
         """
-        self._successor, self._is_handed_over = successor, True  # first: what comes from now on finds it
+        self._successor = successor  # first: what comes from now on finds it
         waiting = self.purgatory.waiting()
         for end, operation in waiting:
-            if successor is not None and successor.epoch_of(end - 1) == self.epoch_of(end - 1):
+            if successor.epoch_of(end - 1) == self.epoch_of(end - 1):
                 successor._await(end, operation)
             else:
-                operation.fail((self.log.not_leader or _truncated(self.name)).copy())
+                operation.fail((self.refusals.not_leader or errors.truncated(self.name)).copy())
         self.purgatory.forget({operation for _, operation in waiting})
 
     def epoch_of(self, offset: int) -> int | None:
         """The leader epoch in which the record at `offset` was appended; None if the log does not reach so far."""
         with inside(), self.lock:
-            tail = self.reader.tail
-            return self.log.leader_epochs.written(tail).epoch_of(offset) if offset < tail.end_offset else None
+            tail, replicas = self.reader.tail, self.replicas
+            if replicas is not None and replicas.epoch_start <= offset < tail.end_offset:
+                return self.leader_epoch  # known without the disk, which may be what has failed
+            is_there = offset < tail.end_offset and not self.is_fenced
+            return self.log.leader_epochs.written(tail).epoch_of(offset) if is_there else None
 
     def last_epoch(self) -> int | None:
         """The leader epoch of the last record; None if there is none."""
@@ -437,72 +523,14 @@ class Partition:
         with inside(), self.lock:
             return self.log.leader_epochs.latest(self.reader.tail)
 
-    def take(self, fetched: ReplicaFetch) -> bool:
-        """As a follower, do what the leader's answer to a fetch from the end of this log says; whether there may be more.
-
-        Raises what the log and its disk raise; CorruptRecordError for a batch that is damaged.
-        """
-        end, diverging = self.reader.tail.end_offset, fetched.diverging_epoch
-        if diverging is not None:
-            own = self.epoch_end(diverging.epoch)
-            target = min(end, diverging.end_offset, end if own is None else own.end_offset)
-            if target >= self.reader.tail.start_offset:
-                self.truncate_to(target, fetched.leader_epoch)
-            else:
-                self.truncate_fully_and_start_at(max(target, fetched.log_start_offset), fetched.leader_epoch)
-            return True
-        if fetched.data:
-            base_offset = peek(fetched.data, 0).base_offset
-            is_empty = self.reader.tail.start_offset == end
-            if base_offset < end and (is_empty or base_offset < fetched.log_start_offset):
-                # Records were deleted up to the middle of this batch, which can only be stored whole (KAFKA-6975).
-                self.truncate_fully_and_start_at(base_offset, fetched.leader_epoch)
-            self._leader_high_watermark = fetched.high_watermark  # which the append takes over
-            self.append_as_follower(fetched.data, fetched.leader_epoch)
-            if self.durable:
-                self.commit.sync()
-        self.follow_leader(fetched)
-        return bool(fetched.data)
-
-    def _require_following(self, leader_epoch: int | None) -> None:
-        """REQUIRES: the lock. An election may have come between a fetch and what it brings."""
-        if leader_epoch is not None and (leader_epoch != self.leader_epoch or self.log.not_leader is None):
-            raise NotLeaderError(
-                f"What was fetched for {self.name.topic}-{self.name.partition} is from leader epoch {leader_epoch}, and broker "
-                f"{self.broker_id} does not follow in that any more. It is fetched again."
-            )
-
-    def follow_leader(self, fetched: ReplicaFetch) -> None:
-        """Take over the leader's high watermark and log start, as far as this log goes."""
-        if fetched.high_watermark != self._leader_high_watermark:
-            self._leader_high_watermark = fetched.high_watermark
+    def follow_high_watermark(self, high_watermark: int) -> None:
+        """Take over the leader's high watermark, as far as this log goes. REQUIRES: no lock."""
+        if high_watermark != self.leader_high_watermark:
+            self.leader_high_watermark = high_watermark
             self.maybe_advance_high_watermark()
-        if fetched.log_start_offset > self.reader.tail.start_offset:
-            self.follow_log_start(fetched.log_start_offset)
-
-    def append_as_follower(self, data: Buffer, leader_epoch: int | None = None) -> int:
-        """Append batches as their leader stored them; the new log end offset. Raises what `Log.append_as_follower` raises.
-
-        With the `leader_epoch` of the fetch that brought them, NotLeaderError if this broker does not follow in it any more.
-
-        After an interrupt the caller looks at the end of the log, and goes on from there.
-        """
-        if self.log.begins_gaps(data):
-            with inside(), self.maintenance.lock:
-                self.check_open()
-                self.log.record_compaction()
-        with inside(), self.lock:
-            if self.closed is not None:
-                raise self.closed.copy()
-            self._require_following(leader_epoch)
-            end_offset = self.log.append_as_follower(data)
-        if self.log.began_segment:
-            self._note_work()
-        self.maybe_advance_high_watermark()
-        return end_offset
 
     def append_one(
-        self, key: bytes | None, value: bytes, timestamp: int, now_ms: int, sequenced: SequencedRecord | None = None
+        self, key: bytes | None, value: bytes, timestamp: int, now_ms: int, sequenced: SequencedFields | None = None
     ) -> int:
         """`append` for a single plain record; see `Log.append_one`."""
         with self.lock:
@@ -514,7 +542,7 @@ class Partition:
                 if self._at_once:
                     self.high_watermark = self.reader.tail.end_offset
         if self.log.began_segment:  # a flag of the log's: comparing snapshots before and after took 1% of a send
-            self._note_work()
+            self.note_work()
         if self._at_once:
             if self.waiters.callbacks:
                 self.waiters.wake()
@@ -524,29 +552,45 @@ class Partition:
             self._appended_later()
         return offset
 
-    def append_one_later(self, key: bytes | None, value: bytes, timestamp: int, now_ms: int) -> Completion[int]:
-        """`append_one`; a Completion of the offset, done when readers may see the record."""
+    def append_one_later(
+        self, key: bytes | None, value: bytes, timestamp: int, now_ms: int, sequenced: SequencedFields | None = None
+    ) -> Completion[int]:
+        """`append_one`; a Completion of the offset, done when readers may see the record.
+
+        The caller drives its `work`, if it has one, or calls `soon` of it: no other thread may know of the record.
+        """
         if self._at_once:
-            return Completion.of(self.append_one(key, value, timestamp, now_ms))
-        with self.lock:
-            if self.closed is not None:
-                raise self.closed.copy()
-            epoch = self.leader_epoch
-            offset = self.log.append_one(key, value, timestamp, epoch, now_ms)
-        if self.log.began_segment:
-            self._note_work()
-        self._appended_later()
-        done = self.await_high_watermark(offset + 1, offset)
-        return done if self._has(offset, epoch) else Completion.failed(_truncated(self.name))
+            return Completion.of(self.append_one(key, value, timestamp, now_ms, sequenced))
+        turns = self._turns if len(self.registration.isr) > 1 else None
+        try:
+            with self.lock:
+                if self.closed is not None:
+                    raise self.closed.copy()
+                epoch = self.leader_epoch
+                offset = self.log.append_one(key, value, timestamp, epoch, now_ms, sequenced)
+            if self.log.began_segment:
+                self.note_work()
+            if turns is None:
+                self._appended_later()
+            done = self.await_high_watermark(offset + 1, offset, turns=turns)
+            return done if self._has(offset, epoch) else Completion.failed(errors.truncated(self.name))
+        except BaseException:  # the record may be in the log, and the caller drives nothing
+            self.wake_followers()
+            raise
+
+    def wake_followers(self) -> None:
+        """Have the threads of the followers look for what was appended."""
+        for follower in list(self.followers.values()):
+            follower()
 
     def _appended_later(self) -> None:
         """What was appended is not acknowledged at once: wake the followers. A leader alone in sync waits for none of them."""
-        if self.follower_waiters.callbacks:
-            self.follower_waiters.wake()
+        if self.followers:
+            self.wake_followers()
         if not self.durable and len(self.registration.isr) == 1:
             self.maybe_advance_high_watermark()
 
-    def _note_work(self) -> None:
+    def note_work(self) -> None:
         """A segment began to age, and the one before it may have been sealed: call `on_work`."""
         self.log.began_segment = False  # first: another thread's append may set it again
         if self.on_work is not None:
@@ -557,6 +601,9 @@ class Partition:
         with inside(), self.lock:
             if self.closed is None:
                 self.log.resolve_append(write)
+            elif write.base_offset >= self.reader.tail.end_offset:  # its broker was stopped before it was in the log
+                write.base_offset = -1
+        self.wake_followers()
         self.maybe_advance_high_watermark()
         self.waiters.wake()
         self.listener.appended()
@@ -582,110 +629,55 @@ class Partition:
     def block(self, error: StreamlogError) -> None:
         """Refuse appends with `error` until `unblock`. Reads and syncs go on. A poisoned log refuses appends anyway."""
         with inside(), self.lock:
-            self.log.block(error)
+            self.refusals.block(error)
 
     def unblock(self, error: StreamlogError) -> None:
         """Undo the `block` with this error. Other blocks may be left."""
         with inside(), self.lock:
-            self.log.unblock(error)
+            self.refusals.unblock(error)
 
-    def delete_records(self, before: int) -> int:
-        """Raise the log start to `before`; the new start. Raises OffsetOutOfRangeError past the end, NotLeaderError."""
-        if self.log.not_leader is not None:
-            raise self.log.not_leader.copy()
+    def delete_records(self, before: int, deadline_ms: int | None = None) -> Completion[int]:
+        """Raise the log start to `before`; see `Deletions.wait`. Raises OffsetOutOfRangeError past the end, NotLeaderError."""
+        if self.refusals.not_leader is not None:
+            raise self.refusals.not_leader.copy()
+        end = self.high_watermark
+        if not 0 <= before <= end:
+            raise self.reader.out_of_range(before, end)
+        return self.deletions.wait(before, deadline_ms)
+
+    def delete_before(self, offset: int) -> int:
+        """Raise the log start of this replica, whatever others have, to `offset` or the high watermark; the new start."""
         try:
             with inside(), self.maintenance.lock:
-                end = self.high_watermark
-                if not 0 <= before <= end:
-                    raise self.reader.out_of_range(before, end)
-                self.maintenance.delete_before(before)
+                self.maintenance.delete_before(min(offset, self.high_watermark))
                 return self.log.tail.start_offset
         finally:
             self.commit.answer()
 
-    def follow_log_start(self, leader_log_start: int) -> int:
-        """As a follower: raise the log start to that of the leader, which alone decides what is deleted; the new start.
-
-        Not past the high watermark: what is not committed is not deleted. Where the leader's log starts after the end of this
-        one, `truncate_fully_and_start_at` is called instead.
-        """
-        try:
-            with inside(), self.maintenance.lock:
-                before = min(leader_log_start, self.high_watermark)
-                if before > self.log.tail.start_offset:
-                    self.maintenance.delete_before(before)
-                return self.log.tail.start_offset
-        finally:
-            self.commit.answer()
-
-    def truncate_to(self, offset: int, leader_epoch: int | None = None) -> int:
-        """Forget every record at or after `offset`; the new log end offset. See `Log.truncate_to`.
-
-        The high watermark goes back with it, and what waits for a record that went fails with NotLeaderError. REQUIRES: this
-        broker does not lead the partition; so no sender waits while the locks are held across a sync.
-        """
-        lost: list[DelayedOperation[Any]] = []
-        try:
-            with inside(), self.maintenance.lock:
-                self.maintenance.finish_compaction()
-                with inside(), self.lock, self.commit.syncing:
-                    self.check_open()
-                    self._require_following(leader_epoch)
-                    try:
-                        return self.log.truncate_to(offset)
-                    finally:  # also where the disk failed after the log has published it
-                        end = self.reader.tail.end_offset
-                        self.commit.clip(end)
-                        # Under the lock: this broker may be elected next, and append other records there.
-                        lost = self.purgatory.past(end)
-        finally:
-            self._lower_high_watermark()
-            for operation in lost:
-                operation.fail(_truncated(self.name))
-            self.commit.answer()
-            self.listener.changed(rewritten=True)
-
-    def truncate_fully_and_start_at(self, offset: int, leader_epoch: int | None = None) -> None:
-        """Forget every record; the log goes on at `offset`, which is its start and the high watermark.
-
-        See `Log.truncate_fully_and_start_at`. What waits fails with NotLeaderError, even if the disk fails. REQUIRES: as `truncate_to`.
-        """
-        waiting: list[DelayedOperation[Any]] = []
-        try:
-            with inside(), self.maintenance.lock:
-                self.maintenance.finish_compaction()
-                with inside(), self.lock, self.commit.syncing:
-                    self.check_open()
-                    self._require_following(leader_epoch)
-                    # Before the high watermark is past the records that they wait for.
-                    waiting = self.purgatory.give_up()
-                    self._leader_high_watermark = offset  # the leader deletes nothing past its own
-                    try:
-                        self.log.truncate_fully_and_start_at(offset)
-                    finally:  # as in `truncate_to`
-                        if self.reader.tail[:2] == (offset, 0):
-                            self.commit.restart(offset)
-        finally:
-            for operation in waiting:
-                operation.fail(_truncated(self.name))
-            self._lower_high_watermark()
-            self.commit.answer()  # which raises the high watermark, if it is below
-            self.listener.changed(rewritten=True)
-
-    def _lower_high_watermark(self) -> None:
-        with inside(), self._advancing:
+    def lower_high_watermark(self) -> None:
+        with inside(), self.advancing:
             end = self.high_watermark = min(self.high_watermark, self.reader.tail.end_offset)
         self._announced = min(self._announced, end)
 
     def epoch_end(self, leader_epoch: int) -> EpochEnd | None:
         """See `Log.epoch_end_offset`."""
+        with errors.fenced_is_closed(self):
+            return self._epoch_end(leader_epoch)
+
+    def _epoch_end(self, leader_epoch: int) -> EpochEnd | None:
         with inside(), self.lock:
             return self.log.epoch_end_offset(leader_epoch)
 
     def diverging_epoch(self, last_fetched_epoch: int, fetch_offset: int) -> EpochEnd | None:
         """See `Log.diverging_epoch`."""
-        with inside(), self.lock:
-            return self.log.diverging_epoch(last_fetched_epoch, fetch_offset)
+        try:
+            with inside(), self.lock:
+                return self.log.diverging_epoch(last_fetched_epoch, fetch_offset)
+        except CorruptRecordError:
+            if self.unclear_epoch != self.leader_epoch:  # else it was asked for another leader, and there may be none
+                self.unclear_epoch = self.leader_epoch
+                self.on_isr_change(self)
+            raise
 
     def check_open(self) -> None:
         if self.closed is not None:
@@ -699,6 +691,7 @@ class Partition:
         with inside(), self.lock:
             self.closed = error
         self.waiters.wake_all()
+        self.deletions.answer()
 
     def close(self, error: StreamlogError) -> None:
         """Shut, sync, and close the log. Raises what the disk raises, after every file was closed."""
@@ -720,26 +713,3 @@ class Partition:
             self.maintenance.end_compaction()
             self.log.release()
         self.commit.refuse(error)
-
-
-def _not_leader(name: TopicPartition, leader: int, leader_epoch: int) -> NotLeaderError:
-    there = f"broker {leader} is its leader" if leader >= 0 else "it has no leader"
-    return NotLeaderError(
-        f"This broker does not lead {name.topic}-{name.partition}: {there} in epoch {leader_epoch}. Send to the leader, or "
-        f"try again when there is one."
-    )
-
-
-def _late(name: TopicPartition, base_offset: int, end: int) -> RequestTimedOutError:
-    return RequestTimedOutError(
-        f"The records of {name.topic}-{name.partition} from {base_offset} to {end - 1} were not acknowledged within the timeout "
-        f"of their request: they are in the log, but the high watermark has not passed them. Readers may see them later. "
-        f"Records that are sent again are in the log twice, unless their producer is idempotent."
-    )
-
-
-def _truncated(name: TopicPartition) -> NotLeaderError:
-    return NotLeaderError(
-        f"Records of {name.topic}-{name.partition} that waited to be acknowledged were removed: another broker leads the "
-        f"partition and does not have them. Send them again."
-    )

@@ -26,6 +26,9 @@ T = TypeVar("T")
 _Entry = tuple[int, int, "DelayedOperation[Any]"]
 _SPARE = 16
 _ALL = 1 << 63
+REQUEST_TIMEOUT_MS = 30_000
+"""How long (real time) records without a deadline of their own wait to be acknowledged where that takes another leader, or another
+in-sync set. Kafka's request.timeout.ms."""
 
 
 class DelayedOperation(Completion[T]):
@@ -46,6 +49,10 @@ class DelayedOperation(Completion[T]):
 
     def passed(self) -> None:
         self.complete(self._value)
+
+    def fails_with(self, late: StreamlogError) -> None:
+        """Fail with `late` at the deadline."""
+        self._late = late
 
     def expire(self) -> None:
         if self._late is None:
@@ -136,6 +143,17 @@ class Purgatory:
     def waiting(self) -> list[tuple[int, DelayedOperation[Any]]]:
         """What waits now, each with its offset, in the order of the offsets."""
         return [(offset, operation) for offset, _, operation in sorted(self._waiting, key=lambda entry: entry[:2])]
+
+    def bound(self, deadline_ms: int, late: StreamlogError) -> None:
+        """What waits now without a deadline gets this one, and fails with `late` then."""
+        with inside(), self._lock:
+            bounded = {operation for _, _, operation in self._deadlines}
+        for _, _, operation in self._waiting.copy():
+            if operation not in bounded:
+                operation.fails_with(late)
+                with inside(), self._lock:
+                    heappush(self._deadlines, (deadline_ms, next(self._order), operation))
+        self.schedule(deadline_ms)
 
     def give_up(self) -> list[DelayedOperation[Any]]:
         """Forget what waits, and return it: the caller answers it."""

@@ -73,9 +73,8 @@ class RecordValidator:
         if attributes & CONTROL:
             self._refuse("is a control batch, which only a transaction's coordinator writes")
         if not attributes & LOG_APPEND_TIME:
-            if (
-                batch.base_timestamp != NO_TIMESTAMP or not attributes & FORM_KAFKA
-            ):  # a Kafka batch may not say its least
+            # A Kafka batch may not say its least.
+            if batch.base_timestamp != NO_TIMESTAMP or not attributes & FORM_KAFKA:
                 self._check_time(batch.base_timestamp, now_ms)
             self._check_time(batch.max_timestamp, now_ms)
         if batch.seed != self._seed:

@@ -130,17 +130,18 @@ class Completion(Generic[T]):
                 raise
 
 
-class AllDone(Completion[None]):
-    """Done once all of `parts` are; failed then with the error of the first of them, in order, that has failed.
+class AllDone(Completion[Any]):
+    """Done once all of `parts` are, with what `value` returns then; failed with the error of the first of them, in order, that has failed.
 
     It is its own `work`: that of the parts.
     """
 
-    __slots__ = ("_at", "_parts", "work")
+    __slots__ = ("_at", "_parts", "_value", "work")
 
-    def __init__(self, parts: Sequence[Completion[Any]]) -> None:
+    def __init__(self, parts: Sequence[Completion[Any]], value: Callable[[], Any] = lambda: None) -> None:
         super().__init__()
         self._parts = parts
+        self._value = value
         self.work = self  # that of the parts
         self._at = 0
         """All parts before this one are done. Two threads may both move it, and an interrupt may leave it behind."""
@@ -155,7 +156,7 @@ class AllDone(Completion[None]):
         self._at = at
         if at == len(parts):
             error = next((part.error() for part in parts if part.error() is not None), None)
-            self._answer((None, error))
+            self._answer((self._value(), None) if error is None else (None, error))
 
     def drive(self) -> bool:
         self._look()

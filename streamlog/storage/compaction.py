@@ -17,23 +17,18 @@ transaction has to see how it ended. A pass ends before the first transaction th
 Tombstones: the first pass that keeps one writes a delete horizon, `delete_retention_ms` from now, into its batch
 (KIP-534); a pass after that horizon drops it. A reader that is not further behind than that sees every deletion.
 
-If the process is killed, nothing is lost: the result is written beside the originals, synced, and renamed to
-`A-B.swap`. Before the first such rename the state file records on the device that offsets may be missing in this
-log, so they are not reported as lost later, whatever the topic's policy is then. From the rename on the result
-counts, and it is published at once. If the pass was interrupted in between, `publish_interrupted` publishes the
-result before anything else is done to the files. The remaining steps (`files.finish_swap`) are repeated, if they
-were interrupted, before the next pass or at the next open.
+Each result takes the place of the segments that it was made of (`replacement`). Before the first one does, the state file
+records on the device that offsets may be missing in this log, so they are not reported as lost later, whatever the topic's
+policy is then.
 """
 
 from __future__ import annotations
 
-import contextlib
 from collections import OrderedDict, deque
 from collections.abc import Callable, Generator, Iterator, Sequence
 from typing import NamedTuple, TypeVar
 
 from ..config import FOREVER
-from ..errors import StreamlogError
 from ..records import columns as column_codec
 from ..records.batch import (
     ABORT,
@@ -55,13 +50,12 @@ from ..records.batch import (
 )
 from ..records.columns import BatchColumns
 from ..records.decode import decode
-from ..runtime.api import File
 from ..runtime.disk_errors import require_disk_error
-from .files import as_storage_error, cleaned_name, finish_interrupted, finish_swap, swap_name
-from .index import IndexBuilder
+from .files import as_storage_error
 from .last_batches import KEPT_BATCHES, MAX_PRODUCERS
 from .log import Log
 from .producer_state import EXPIRATION_MS
+from .replacement import Publish, Replacement, finish_earlier
 from .segment import Segment
 from .transactions import Transactions
 
@@ -69,13 +63,11 @@ from .transactions import Transactions
 # is exceeded, the pass ends early, and the next one continues there.
 MAP_BYTES = 128 << 20
 _ENTRY_BYTES = 120
-_WRITE_BYTES = 1 << 20
 _HEADERS_BYTES = 1 << 16  # of headers, read in one step
 # The files of a group are open while its result replaces them.
 MAX_GROUP_SEGMENTS = 64
 
 T = TypeVar("T")
-Publish = Callable[[Sequence[Segment], Segment], None]
 
 
 class Plan(NamedTuple):
@@ -123,7 +115,7 @@ def compact(log: Log, todo: Plan, now_ms: int, publish: Publish) -> Pass:
     come, and the log may be rolled; before segments of the plan are deleted the pass is closed. Raises CorruptRecordError,
     with everything as it was, if a batch does not verify: compaction never removes damage.
     """
-    _finish_interrupted(log)
+    finish_earlier(log)
     history = _History(now_ms)
     segments = yield from history.read(log, todo.segments)
     latest, map_end = yield from _latest_offsets(log, segments, history)
@@ -144,38 +136,6 @@ def compact(log: Log, todo: Plan, now_ms: int, publish: Publish) -> Pass:
             cleaner.abandon()
     log.set_cleaned(max(map_end, log.cleaned_until), horizon)
     return Result(map_end, removed, horizon)
-
-
-def publish_interrupted(log: Log, publish: Publish) -> None:
-    """Publish what an interrupted pass has renamed, so that the log in memory is the same as on disk.
-
-    REQUIRES: the maintenance lock. Call it before anything that finishes replacements or unlinks segments: applied to
-    segments that are already replaced on disk, these leave offsets twice, or a segment in memory without its file.
-    Raises StorageError.
-    """
-    if log.replacing is None:
-        return
-    old, new = log.replacing
-    swap = _swap_path(log, old)
-    try:
-        is_renamed = log.disk.exists(swap)
-    except OSError as error:
-        raise as_storage_error(error, "check for", swap) from error
-    if is_renamed and new not in log.tail.segments:
-        publish(old, new)
-    log.replacing = None
-
-
-def _swap_path(log: Log, old: Sequence[Segment]) -> str:
-    return f"{log.directory}/{swap_name(old[0].base_offset, old[-1].stats.next_offset)}"
-
-
-def _finish_interrupted(log: Log) -> None:
-    """Finish the file operations of an earlier pass that was interrupted: two results must never overlap."""
-    try:
-        finish_interrupted(log.disk, log.directory, log.disk.listdir(log.directory))
-    except OSError as error:
-        raise as_storage_error(error, "finish an earlier compaction in", log.directory) from error
 
 
 class _History:
@@ -268,11 +228,10 @@ def _latest_offsets(
             continue
         for header, (keys, offsets), _ in _batches(log, segment, lambda c: (c.keys(), c.offsets())):
             yield header.batch_len
-            if (
-                header.next_offset <= log.cleaned_until
-            ):  # else a pass that ended early in this segment would never get past it
+            # They were looked at: without this, a pass that ended early in this segment would never get past it.
+            if header.next_offset <= log.cleaned_until:
                 continue
-            if keys is not None and not header.is_control and not history.transactions.is_aborted(header):
+            if keys is not None and not header.is_control and not history.transactions.aborted.have(header):
                 known = len(latest)
                 latest.update((k, o) for k, o in zip(keys, offsets, strict=True) if k is not None)
                 grown = len(latest) - known
@@ -323,29 +282,23 @@ class _Cleaner:
         self._latest = latest
         self._history = history
         self._now_ms = now_ms
-        self._path = f"{log.directory}/{cleaned_name(group[0].base_offset)}"
-        self._file: File | None = None
-        self._buffers: list[bytes] = []
-        self._buffered = 0
-        self._built = IndexBuilder(group[0].base_offset)
-        self.size = 0
+        self._new = Replacement(log, group)
         self.removed = 0
         self.changed = False
         self.next_horizon: int | None = None
 
     def run(self) -> Generator[int, None, None]:
         try:
-            self._file = self._log.disk.open(self._path, create=True, exclusive=True)
+            self._new.begin()
             for segment in self._group:
                 for header, full, data in _batches(self._log, segment, BatchColumns.all):
                     yield header.batch_len
                     last = segment is self._group[-1] and header.next_offset == segment.stats.next_offset
                     self._clean(header, full, data, last)
-            self._flush()
         except OSError as error:
             require_disk_error(error)
             self.abandon()
-            raise as_storage_error(error, "compact into", self._path) from error
+            raise as_storage_error(error, "compact into", self._new.path) from error
         except BaseException:
             self.abandon()
             raise
@@ -360,7 +313,7 @@ class _Cleaner:
         latest = self._latest
         keep = (
             []
-            if history.transactions.is_aborted(header)
+            if history.transactions.aborted.have(header)
             else [
                 i
                 for i, (key, value, offset) in enumerate(zip(full.keys, full.values, full.offsets, strict=True))
@@ -378,7 +331,7 @@ class _Cleaner:
             self.changed = True
             return
         if len(keep) == header.record_count and horizon == header.delete_horizon:
-            self._put(header, data)
+            self._new.put(header, data)
             return
         self._replace(header, full, data, keep, horizon)
 
@@ -386,7 +339,7 @@ class _Cleaner:
         """Keep a marker while there are batches of its transaction, and for `delete_retention_ms` after the pass that finds
         that there are none. Other control batches stay."""
         if header.control_type not in (ABORT, COMMIT) or self._history.is_marker_needed(header):
-            self._put(header, data)
+            self._new.put(header, data)
             return
         horizon = header.delete_horizon
         if horizon == NO_HORIZON and header.record_count and self._log.config.delete_retention_ms != FOREVER:
@@ -401,7 +354,7 @@ class _Cleaner:
             self.changed = True
             return
         if len(keep) == header.record_count and horizon == header.delete_horizon:
-            self._put(header, data)
+            self._new.put(header, data)
         else:
             self._replace(header, full, data, keep, horizon)
 
@@ -419,67 +372,19 @@ class _Cleaner:
         else:
             sealed = _keep(seed, header, full, keep, horizon)
             data = restamp(header, sealed, seed) + sealed.payload
-        self._put(peek(data), data)
-
-    def _put(self, header: BatchHeader, data: bytes) -> None:
-        self._built.add(header, self.size)
-        self._buffers.append(data)
-        self._buffered += len(data)
-        self.size += len(data)
-        if self._buffered >= _WRITE_BYTES:
-            self._flush()
-
-    def _flush(self) -> None:
-        assert self._file is not None
-        self._file.pwrite(self._buffers, self.size - self._buffered)
-        self._buffers, self._buffered = [], 0
+        self._new.put(peek(data), data)
 
     def swap_in(self, publish: Publish) -> None:
-        """Make the result count on disk by one rename, publish it, then finish the file operations."""
-        log, group, file = self._log, self._group, self._file
-        assert file is not None
-        low, high = group[0].base_offset, group[-1].stats.next_offset
-        new = Segment(log.disk, log.directory, low, log.seed)
-        new.set_stats(self._built.stats(self.size))
-        new.set_index(self._built.index)
-        new.last_batches = self._built.last_batches
-        new.use_file(file)
-        swap = _swap_path(log, group)
+        """See `Replacement.swap_in`."""
         try:
-            log.record_compaction()
-            file.sync()
-            # The files at these paths change now, while readers use the segments.
-            for segment in (*group, new):
-                segment.pin()
-            file.close()
-            log.replacing = (group, new)
-            log.disk.rename(self._path, swap)
-            publish_interrupted(log, publish)
-        except BaseException as error:
-            with contextlib.suppress(StreamlogError):  # the next call of anything here does it
-                publish_interrupted(log, publish)
-            if new not in log.tail.segments:
-                self.abandon()
-            if isinstance(error, OSError):
-                raise as_storage_error(error, "swap in", swap) from error
+            self._log.record_compaction()
+        except BaseException:
+            self.abandon()
             raise
-        try:
-            finish_swap(log.disk, log.directory, low, high, log.disk.listdir(log.directory))
-        except OSError as error:
-            raise as_storage_error(error, "swap in", swap) from error
-        new.write_index()
-        new.unpin()
+        self._new.swap_in(publish)
 
     def abandon(self) -> None:
-        """Remove the result; if the unlink fails, the next open removes it."""
-        if self._file is not None:
-            self._file.close()
-        try:
-            if self._log.disk.exists(self._path):
-                self._log.disk.unlink(self._path)
-        except OSError as error:
-            require_disk_error(error)
-            return
+        self._new.abandon()
 
 
 def _keep(seed: int, header: BatchHeader, full: column_codec.Columns, keep: Sequence[int], horizon: int) -> SealedBatch:

@@ -25,7 +25,7 @@ from bisect import bisect_right
 from collections.abc import Callable, Sequence
 from errno import EMFILE, ENFILE, ESTALE
 
-from ..errors import DiskFullError, PoisonedLogError
+from ..errors import DiskFullError, PoisonedLogError, StreamlogError
 from ..runtime.api import Disk, without_traceback
 from ..runtime.disk_errors import is_the_disks, require_disk_error
 from .checkpoint import StateFile
@@ -52,6 +52,7 @@ class Durability:
     that was sealed before it. `acknowledged_is_synced`: nothing from `synced_end` on counts as acknowledged, because
     every append waits for its sync. `is_marked`: at close, a file was left that marks the failed sync for the next open.
     `has_unsynced_truncation`: the active file was truncated, perhaps by an earlier process, and has not been synced since.
+    `is_half_replaced`: a copy of the active file is taking its place, and its name may not be on the device.
     """
 
     def __init__(self, disk: Disk, directory: str, state: StateFile, poison: PoisonedLogError | None) -> None:
@@ -62,6 +63,7 @@ class Durability:
         self.acknowledged_is_synced = False
         self.is_marked = False
         self.has_unsynced_truncation = False
+        self.is_half_replaced = False
         self._disk = disk
         self._directory = directory
         self._state = state
@@ -163,6 +165,24 @@ class Durability:
         if self.has_unsynced_truncation:
             self.sync(segment)
             self.has_unsynced_truncation = False
+
+    def truncate(self, active: Segment, position: int) -> bool:
+        """Truncate the file of the active segment to `position`; whether that is on the device.
+
+        After a failed sync, another sync of the same file proves nothing; nor does the sync of a file whose name is not known to
+        be on the device. The file is truncated in these cases too: if the process is killed now, nothing after it is left.
+        """
+        try:
+            active.file.truncate(position)
+            if self.poison is not None or self.is_half_replaced:
+                return False
+            self.sync(active)
+        except (OSError, StreamlogError) as error:
+            if isinstance(error, OSError):
+                require_disk_error(error)
+            logger.warning("%s: could not be truncated to byte %d (%s)", active.path, position, error)
+            return False
+        return True
 
     # -- the recovery point --------------------------------------------------------------------------
 

@@ -153,6 +153,10 @@ _ADVICE = {
     errno.EMFILE: "the process has no descriptor left, though the log closed what it can: raise the limit (ulimit -n)",
     errno.ENFILE: "the whole machine has no descriptor left: close other files",
 }
+_TO_OWN = {
+    errno.EACCES: "to write, the log's files have to belong to the user of this process; to read only, open it with read_only=True",
+    errno.EROFS: "to write, its file system has to be mounted writable; to read only, open it with read_only=True",
+}
 
 
 def as_storage_error(error: OSError, doing: str, path: str) -> StreamlogError:
@@ -173,7 +177,8 @@ def as_storage_error(error: OSError, doing: str, path: str) -> StreamlogError:
             path=path,
             errno=error.errno,
         )
-    advice = _ADVICE.get(error.errno or 0, "look at the disk and the directory's permissions")
+    known = _ADVICE | _TO_OWN if doing == "open" else _ADVICE
+    advice = known.get(error.errno or 0, "look at the disk and the directory's permissions")
     return StorageError(
         f"Could not {doing} {path}: {error.strerror or error}. Nothing of this call was kept; {advice}, then try again.",
         path=path,

@@ -19,14 +19,14 @@ from xxhash import xxh3_64_intdigest
 from ..records.batch import NO_PRODUCER, BatchHeader
 from ..runtime.api import Disk
 from ..runtime.disk_errors import require_disk_error
-from .last_batches import LastBatches, SequencedBatch, batches_from
+from .producer_summary import ProducerSummary, StoredSummary, summary_from
 
 INTERVAL = 4096
-MAGIC = b"SLX\x02"
+MAGIC = b"SLX\x03"
 _HEADER = Struct("<4sI7qQ")
 _CHECK = Struct("<Q")
 HEADER_LEN = _HEADER.size + _CHECK.size
-_MAX_LAST_BATCHES = 1 << 22  # more than ten thousand producers take
+_MAX_SUMMARY_BYTES = 1 << 22  # more than ten thousand producers take
 
 
 class Stats(NamedTuple):
@@ -44,8 +44,8 @@ class Stats(NamedTuple):
     first_append: int
 
 
-StoredBatches: TypeAlias = tuple[Stats, list[SequencedBatch]]
-"""The stats in an index file, and the last batches of each producer of the segment."""
+StatsAndSummary: TypeAlias = tuple[Stats, StoredSummary]
+"""What an index file says of its segment, and of the producers in it."""
 
 
 class Index:
@@ -106,12 +106,12 @@ class IndexBuilder:
     """
 
     __slots__ = (
-        "base_offset", "first_append", "index", "last_batches", "max_timestamp", "min_timestamp", "next_offset", "records"
+        "base_offset", "first_append", "index", "max_timestamp", "min_timestamp", "next_offset", "records", "summary"
     )  # fmt: skip
 
     def __init__(self, base_offset: int) -> None:
         self.index = Index()
-        self.last_batches = LastBatches()
+        self.summary = ProducerSummary()
         self.base_offset = self.next_offset = base_offset
         self.records = 0
         self.min_timestamp = self.max_timestamp = self.first_append = -1
@@ -128,7 +128,7 @@ class IndexBuilder:
             self.first_append = header.append_timestamp
         self.next_offset = max(self.next_offset, header.next_offset)
         if header.producer_id != NO_PRODUCER:
-            self.last_batches.note(header, header.base_offset, header.append_timestamp)
+            self.summary.note(header)
 
     def stats(self, size: int) -> Stats:
         """The stats of a segment of `size` bytes."""
@@ -138,17 +138,17 @@ class IndexBuilder:
         )  # fmt: skip
 
 
-def to_bytes(index: Index, stats: Stats, seed: int, last_batches: LastBatches | None = None) -> bytes:
+def to_bytes(index: Index, stats: Stats, seed: int, summary: ProducerSummary | None = None) -> bytes:
     """The bytes of a segment's index file. The checksums are seeded with the `seed` of the partition.
 
-    The last batches of the producers have a checksum of their own; without them the headers say the same.
+    The summary of the producers has a checksum of its own; without it the headers say the same.
     """
     body = index.offsets.tobytes() + index.positions.tobytes() + index.timestamps.tobytes()
     header = _HEADER.pack(MAGIC, len(index.offsets), *stats, xxh3_64_intdigest(body, seed))
     made = header + _CHECK.pack(xxh3_64_intdigest(header, seed)) + body
-    if last_batches is None:
+    if summary is None:
         return made
-    stored = last_batches.to_bytes()
+    stored = summary.to_bytes()
     return made + _CHECK.pack(xxh3_64_intdigest(stored, seed)) + stored
 
 
@@ -170,8 +170,8 @@ def load(disk: Disk, path: str, size: int, seed: int) -> tuple[Index, Stats] | N
         return None
 
 
-def load_last_batches(disk: Disk, path: str, seed: int) -> StoredBatches | None:
-    """The last batches of the producers in the index file at `path`, and its stats; None without or if they do not verify.
+def load_summary(disk: Disk, path: str, seed: int) -> StatsAndSummary | None:
+    """The summary of the producers in the index file at `path`, and its stats; None without or if they do not verify.
 
     Cost: two reads, of which the first one is small; the entries of the index are not read.
     """
@@ -182,7 +182,7 @@ def load_last_batches(disk: Disk, path: str, seed: int) -> StoredBatches | None:
             stats = stats_from(header, seed)
             if stats is None:
                 return None
-            stored = file.pread(_MAX_LAST_BATCHES, HEADER_LEN + 24 * _HEADER.unpack_from(header)[1])
+            stored = file.pread(_MAX_SUMMARY_BYTES, HEADER_LEN + 24 * _HEADER.unpack_from(header)[1])
         finally:
             file.close()
     except OSError as error:
@@ -191,8 +191,8 @@ def load_last_batches(disk: Disk, path: str, seed: int) -> StoredBatches | None:
     entries = stored[_CHECK.size :]
     if len(stored) < _CHECK.size or _CHECK.unpack_from(stored)[0] != xxh3_64_intdigest(entries, seed):
         return None
-    batches = batches_from(entries)
-    return None if batches is None else (stats, batches)
+    summary = summary_from(entries)
+    return None if summary is None else (stats, summary)
 
 
 def stats_from(data: bytes, seed: int) -> Stats | None:

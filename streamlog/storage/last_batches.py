@@ -6,6 +6,7 @@ a walk over the headers. Derived: noting these batches gives the same state as n
 
 from __future__ import annotations
 
+from collections import OrderedDict
 from struct import Struct
 from typing import NamedTuple
 
@@ -42,7 +43,8 @@ class LastBatches:
     __slots__ = ("_of",)
 
     def __init__(self) -> None:
-        self._of: dict[int, tuple[SequencedBatch, ...]] = {}  # the producer that was silent for longest comes first
+        # The producer that was silent for longest comes first.
+        self._of: OrderedDict[int, tuple[SequencedBatch, ...]] = OrderedDict()
 
     @classmethod
     def of(cls, batches: list[SequencedBatch]) -> LastBatches:
@@ -61,15 +63,34 @@ class LastBatches:
         made = SequencedBatch(
             producer_id, epoch, batch.base_sequence, batch.last_offset_delta, batch.attributes, base_offset, append_ms
         )
-        kept = tuple(each for each in kept if each.has_sequence)
+        if kept and not kept[-1].has_sequence:  # only the last one may have none
+            kept = kept[:-1]
         if made.has_sequence:
-            kept = (*(each for each in kept if each.producer_epoch == epoch), made)[-KEPT_BATCHES:]
+            if kept and kept[0].producer_epoch != epoch:
+                kept = tuple(each for each in kept if each.producer_epoch == epoch)
+            kept = (*kept, made)[-KEPT_BATCHES:]
         else:
             kept = (*kept, made)
-        self._of.pop(producer_id, None)
-        self._of[producer_id] = kept
+        self._put(producer_id, kept)
+
+    def note_run(self, run: list[SequencedBatch]) -> None:
+        """`note` of batches with sequences, one after the other, of one producer in one epoch; in one step."""
+        first = run[0]
+        kept = self._of.get(first.producer_id, ())
+        if kept and kept[-1].base_offset >= first.base_offset:  # some of them once more
+            for each in run:
+                self.note(each, each.base_offset, each.append_timestamp)
+            return
+        if kept and kept[-1].producer_epoch > first.producer_epoch:
+            return
+        kept = tuple([each for each in kept if each.has_sequence and each.producer_epoch == first.producer_epoch])
+        self._put(first.producer_id, (*kept, *run)[-KEPT_BATCHES:])
+
+    def _put(self, producer_id: int, kept: tuple[SequencedBatch, ...]) -> None:
+        self._of[producer_id] = kept  # replaced at once: an interrupt leaves the old ones or the new ones
+        self._of.move_to_end(producer_id)
         if len(self._of) > MAX_PRODUCERS:
-            del self._of[next(iter(self._of))]
+            self._of.popitem(last=False)
 
     def batches(self) -> list[SequencedBatch]:
         """All of them, in the order of offsets."""

@@ -12,7 +12,7 @@ from bisect import bisect_right
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from ..errors import NotLeaderError
+from ..errors import CorruptRecordError, NotLeaderError
 from ..records.batch import BatchHeader
 from .scan import first_header
 from .tail import LogSnapshot
@@ -173,6 +173,32 @@ class LeaderEpochCache:
         view.truncate_from_end(tail.end_offset)
         view.truncate_from_start(tail.start_offset)
         return view
+
+    def require_whole(self, tail: LogSnapshot, epoch: int, until: int) -> None:
+        """Raise CorruptRecordError if a batch is damaged from the begin of `epoch` on, before offset `until`: it may hide an epoch.
+
+        Cost: every header in between.
+        """
+        starts = [entry.start_offset for entry in self.epochs(tail).entries if entry.epoch == epoch]
+        since = starts[0] if starts else tail.start_offset
+        bases = [*tail.bases[1:], tail.end_offset]
+        for (segment, end), next_base in zip(tail.places(), bases, strict=True):
+            offset, damage = segment.base_offset, None
+            for _, found in segment.scan(0, end) if next_base > since else ():
+                if offset >= until:
+                    return
+                if isinstance(found, CorruptRecordError):
+                    damage = found
+                    continue
+                if damage is not None and found.base_offset > since:
+                    raise damage
+                offset, damage = found.next_offset, None
+            if damage is not None:
+                raise damage
+
+    def repaired(self) -> None:
+        """Batches are there that were damaged before, and stepped over: as `truncated`, but a leader goes on."""
+        self.current = self.last = self._epochs = None
 
     def truncated(self) -> None:
         """The log was truncated: read the epochs again when they are needed next."""

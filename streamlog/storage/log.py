@@ -1,21 +1,12 @@
 """One partition's log: segments on disk, and the tail that readers see.
 
-A `Log` holds a `LogReader` (reading, and the published tail), a `Durability` (what is on the device), the state
-file, and what it knows of producers and leader epochs. It appends, rolls and deletes.
+A `Log` holds a `LogReader` (reading, and the published tail), a `Durability` (what is on the device), `Refusals` (what
+forbids appending), the state file, and what it knows of producers and leader epochs. It appends, rolls and deletes.
 
 `append` stamps sealed batches with their offsets, writes them with one pwrite at the end of the active segment,
 and then publishes a new `LogSnapshot` in one assignment. The write is noted before it starts. If it is still noted
 at the next append (Ctrl-C came between write and publication, or the disk refused), the file is first truncated
 to the tail. Nothing after the tail was ever read.
-
-What forbids appending, in the order in which it is reported:
-
-- poison: a sync failed (`Durability.poison`). Only opening the log anew ends it.
-- a block: the broker refuses appends for a reason of its own, until it takes the block back (`block`, `unblock`).
-- another broker leads the partition (`not_leader`): what it has appended is appended here as it is.
-- damage: the end of the log is damaged, so the next offset is not known (`damage`).
-- something unfinished: the disk was too full to truncate the torn end at opening, or `truncate_to` failed half-way
-  (`unfinished`). The next append retries it.
 
 Every method that changes the log says REQUIRES: partition lock. `replication/partition.py` owns it.
 """
@@ -24,33 +15,34 @@ from __future__ import annotations
 
 import contextlib
 import logging
-from bisect import bisect_right
-from collections.abc import Callable, Sequence
-from functools import partial
-from typing import Any, NamedTuple
+from collections.abc import Sequence
+from itertools import repeat
+from typing import Any
 
 from ..config import TopicConfig
-from ..errors import NotLeaderError, PoisonedLogError, StorageError, StreamlogError
+from ..errors import PoisonedLogError, StreamlogError
 from ..records.batch import (
     LOG_APPEND_TIME,
     NO_PRODUCER,
+    TRANSACTIONAL,
     stamp,
 )
-from ..records.single import OVERHEAD, SequencedRecord, encode_one
+from ..records.single import OVERHEAD, SequencedFields, encode_one
 from ..runtime.api import Disk
 from ..runtime.disk_errors import ignored, require_disk_error
 from ..runtime.values import refuse_to_copy
 from ..types import Buffer
-from . import truncation
 from .checkpoint import StateFile
 from .durability import Durability
-from .files import as_storage_error, finish_interrupted
+from .files import as_storage_error
+from .last_batches import KEPT_BATCHES, SequencedBatch
 from .leader_batches import has_gaps, verified
 from .leader_epochs import EpochEnd, LeaderEpochCache
-from .producer_state import ProducerStateManager
+from .log_transactions import LogTransactions
+from .producer_state import ProducerStateEntry, ProducerStateManager, staged_batches
 from .reader import LogReader
 from .recovery import resync
-from .scan import walk
+from .refusals import Refusals, Unfinished
 from .segment import Segment
 from .tail import EMPTY as EMPTY
 from .tail import AppendRequest as AppendRequest
@@ -63,13 +55,6 @@ _UNLIMITED = 1 << 62
 _new_tail: Any = tuple.__new__  # namedtuple's own __new__ is a Python call
 # Up to this size the batch of a single record is kept in memory, one for each partition.
 _LATEST_BYTES = 4096
-
-
-class Unfinished(NamedTuple):
-    """What opening or a truncation could not do: why, and the call that does it, which raises if it still cannot."""
-
-    error: StreamlogError
-    finish: Callable[[], None]
 
 
 class Log:
@@ -104,18 +89,14 @@ class Log:
             ),
         )  # fmt: skip
         self.durability = Durability(disk, directory, state, poison)
-        self.producers = ProducerStateManager()
+        self.transactions = LogTransactions(self.reader)
+        self.producers = ProducerStateManager(self.transactions.has_open)
         self.leader_epochs = LeaderEpochCache()
-        self.damage = damage
-        self.unfinished = unfinished
-        self._blocks: list[StreamlogError] = []
-        self.not_leader: NotLeaderError | None = None
-        self._refusal = damage if unfinished is None else unfinished.error  # what forbids appending, except poison
+        self.refusals = Refusals(self.durability, damage, unfinished)
         # Recovery had to search for the end: the machine, or the disk, may have lost records that were read.
         self.may_have_lost_its_end = False
-        self._state = state
+        self.state_file = state
         self._writing: AppendRequest | None = None
-        self._is_half_replaced = False
         # The segments that compaction renames and publishes just now, and the one that replaces them.
         self.replacing: tuple[Sequence[Segment], Segment] | None = None
         self._one = AppendRequest(())
@@ -148,8 +129,8 @@ class Log:
         for an epoch before the log's last. Batches of a producer that are in the log already are not appended
         a second time: the offset is the one they have. Whatever `ProducerStates.check` raises leaves the log as it was.
         """
-        if self._refusal is not None or self.durability.poison is not None:
-            self._refuse_or_finish()
+        if self.refusals.current is not None or self.durability.poison is not None:
+            self.refusals.require_append()
         if self._writing is not None:
             self._finish_or_undo()
         reader = self.reader
@@ -175,9 +156,11 @@ class Log:
             entries.append((offset, position, low, high))
             offset += batch.last_offset_delta + 1
             position += len(header) + len(batch.payload)
-        self._extend(write, buffers, entries, offset, position, records, now_ms)
-        if batch.producer_id != NO_PRODUCER:
-            self.producers.note(reader.tail)
+        last = -KEPT_BATCHES  # all of a write are of one producer
+        staged = staged_batches(batches[last:], entries[last:], repeat(now_ms))
+        if batches[0].attributes & TRANSACTIONAL and len(batches) > KEPT_BATCHES:
+            staged = [*staged_batches(batches[:1], entries, repeat(now_ms)), *staged]  # its transaction may begin there
+        self.extend(write, buffers, entries, offset, position, records, now_ms, staged)
         return write.base_offset
 
     def append_as_follower(self, data: Buffer) -> int:
@@ -192,7 +175,7 @@ class Log:
         Raises CorruptRecordError, UnexpectedAppendOffsetError if the log has an offset already, NotLeaderError for an epoch
         that goes back, what `append` raises for the disk; with the log as it was, so that the same data may come again.
         """
-        self._check_end()
+        self.check_end()
         tail = self.reader.tail
         epoch = self.leader_epochs.latest(tail)
         source = f"What was fetched for {self.directory}"
@@ -208,27 +191,29 @@ class Log:
         for header in headers:
             entries.append((header.base_offset, position, header.base_timestamp, header.max_timestamp))
             position += header.batch_len
-        write = AppendRequest(())
         self.leader_epochs.begin_batches(headers, tail)
-        self.producers.stage(write, headers, tail)
         appended_ms = headers[0].append_timestamp
-        self._extend(write, (data,), entries, headers[-1].next_offset, position, records, appended_ms)
+        staged = staged_batches(headers, entries, (each.append_timestamp for each in headers))
+        self.extend(
+            AppendRequest(()), (data,), entries, headers[-1].next_offset, position, records, appended_ms, staged
+        )
         self.leader_epochs.appended(headers)
         self.producers.note(self.reader.tail)
         return self.reader.tail.end_offset
 
     def begins_gaps(self, data: Buffer) -> bool:
         """Whether these batches leave out offsets, and the state file does not say yet that offsets may be missing."""
-        return not self._state.is_compaction_recorded and has_gaps(data, self.tail.end_offset)
+        return not self.state_file.is_compaction_recorded and has_gaps(data, self.tail.end_offset)
 
-    def _extend(
+    def extend(
         self, write: AppendRequest, buffers: Sequence[Buffer], entries: Sequence[tuple[int, int, int, int]],
         end_offset: int, end_position: int, records: int, now_ms: int,
+        staged: Sequence[SequencedBatch],
     ) -> None:  # fmt: skip
         """Write, index, publish: the log grows by whole batches or not at all. `append_one` has a copy of this.
 
-        `entries` are the offset, the position and the least and greatest timestamp of each batch. Sets `write.base_offset`.
-        Raises DiskFullError, StorageError, with the log as it was.
+        `entries` are the offset, the position and the least and greatest timestamp of each batch; `staged` are those of
+        producers. Sets `write.base_offset`. Raises DiskFullError, StorageError, with the log as it was.
         """
         reader = self.reader
         _, position, segments, bases, start, known, min_ts, max_ts, first_append = reader.tail
@@ -239,6 +224,9 @@ class Log:
             file = active.file  # this may open it, and that may fail: then nothing was written
             write.append_ms = now_ms
             self._writing = write
+            if staged:
+                self.producers.stage(staged, reader.tail)
+                self.transactions.stage(staged)
             file.pwrite(buffers, position)
         except OSError as error:
             require_disk_error(error)
@@ -261,29 +249,34 @@ class Log:
             LogSnapshot,
             (end_offset, end_position, segments, bases, start, known + records, min_ts, max_ts, first_append),
         )
+        if self.transactions.has_staged:
+            self.transactions.note(reader.tail)
         self._writing = None
 
     def append_one(
         self, key: bytes | None, value: bytes, timestamp: int, leader_epoch: int, now_ms: int,
-        sequenced: SequencedRecord | None = None,
+        sequenced: SequencedFields | None = None,
     ) -> int:  # fmt: skip
-        """`append` for a single plain record: the same bytes, in less time. `sequenced`: its producer, of an idempotent one.
+        """`append` for a single plain record: the same bytes, in less time. `sequenced`: see `SequencedRecord`.
 
-        REQUIRES: partition lock. Raises what `append` raises. What `_extend` does is written out: with a call of it, a send
+        REQUIRES: partition lock. Raises what `append` raises. What `extend` does is written out: with a call of it, a send
         took 12% longer, and this method 20%.
         """
-        if self._refusal is not None or self.durability.poison is not None:
-            self._refuse_or_finish()
+        if self.refusals.current is not None or self.durability.poison is not None:
+            self.refusals.require_append()
         if self._writing is not None:
             self._finish_or_undo()
         reader = self.reader
         if leader_epoch != self.leader_epochs.current:
             self.leader_epochs.begin(leader_epoch, reader.tail)
-        write = self._one
+        write, singles, attributes = self._one, None, 0
         if sequenced is not None:
-            write = AppendRequest(())
-            if not self.producers.admit(write, reader.tail, now_ms, sequenced):
-                return write.base_offset
+            producer_id, epoch, sequence, attributes = sequenced
+            singles = self.producers.singles.get(producer_id)
+            if singles is None or singles.next != sequenced:
+                singles = self.producers.admit_one(write, reader.tail, now_ms, sequenced)
+                if singles is None:
+                    return write.base_offset
         offset, position, segments, bases, start, records, min_ts, max_ts, first_append = reader.tail
         if position and (
             position + OVERHEAD + (0 if key is None else len(key)) + len(value) > self._segment_bytes
@@ -293,13 +286,25 @@ class Log:
             self.roll(now_ms)
             offset, position, segments, bases, start, records, min_ts, max_ts, first_append = reader.tail
         active = segments[-1]
-        if sequenced is None:
+        if singles is None:
             data = encode_one(self.seed, key, value, timestamp, offset, leader_epoch, now_ms)
         else:
-            data = encode_one(self.seed, key, value, timestamp, offset, leader_epoch, now_ms, *sequenced)
+            data = encode_one(
+                self.seed, key, value, timestamp, offset, leader_epoch, now_ms, producer_id, epoch, sequence, attributes
+            )
         index = active.index
         write.base_offset = -1
         self._writing = write
+        if singles is not None:
+            singles.recent.append((sequence, offset, now_ms))
+            singles.next = (
+                producer_id,
+                epoch,
+                sequence + 1,
+                attributes,
+            )  # not one after 2^31 - 1: that takes the long way
+            if attributes and producer_id not in self.transactions.in_segment:
+                self.transactions.stage((SequencedBatch(producer_id, epoch, sequence, 0, attributes, offset, now_ms),))
         try:
             active.file.pwrite((data,), position)
         except OSError as error:
@@ -323,11 +328,15 @@ class Log:
                 first_append,
             ),
         )  # fmt: skip
+        if attributes and self.transactions.has_staged:
+            self.transactions.note(reader.tail)
         self._writing = None
         reader.latest = (position, active, data) if len(data) <= _LATEST_BYTES else None
-        if sequenced is not None:
-            self.producers.note(reader.tail)
         return offset
+
+    def producer_state(self, producer_id: int, now_ms: int) -> ProducerStateEntry | None:
+        """What is known of a producer; see `ProducerStates.get`. REQUIRES: partition lock. Raises what reading raises."""
+        return self.producers.states(self.tail, now_ms).get(producer_id, now_ms)
 
     def resolve_append(self, write: AppendRequest) -> None:
         """Make `write.base_offset` true after an interrupt: an offset if the batches are in the log, else -1.
@@ -351,7 +360,15 @@ class Log:
             self.durability.has_unsynced_truncation = True
             active.index.truncate(tail.end_position)
             write.base_offset = -1
+        self.producers.note(tail)  # which forgets what was staged and is not in the log
+        self.transactions.note(tail)
         self._writing = None
+
+    def check_end(self) -> None:
+        """Finish what was interrupted at the end of the log; raise if that cannot be done, or the end is not known."""
+        self.refusals.require_end()
+        if self._writing is not None:
+            self._finish_or_undo()
 
     def take_back(self, before: LogSnapshot) -> None:
         """Remove what was appended since the tail was `before`, from the device too.
@@ -371,199 +388,18 @@ class Log:
         )
         durability.synced_end = min(durability.synced_end, before.end_offset)
         active.index.truncate(position)
-        active.last_batches = None
-        if not self._truncate_in_place(active, position):
-            self._is_half_replaced = True
+        active.summary = None
+        if not durability.truncate(active, position):
+            durability.is_half_replaced = True
             try:
                 resync.replace(self.disk, self.directory, active, position, before.end_offset)
             except OSError as error:
                 raise as_storage_error(error, "take back what was appended to", active.path) from error
-            self._is_half_replaced = False
+            durability.is_half_replaced = False
         durability.has_unsynced_truncation = False
-        self._writing = None
-
-    def _truncate_in_place(self, active: Segment, position: int) -> bool:
-        """Truncate the file to `position`; return whether that is on the device.
-
-        After a failed sync, another sync of the same file proves nothing; nor does the sync of a file whose name is
-        not known to be on the device. The file is truncated in these cases too: if the process is killed now, nothing
-        of the append is left.
-        """
-        try:
-            active.file.truncate(position)
-            if self.durability.poison is not None or self._is_half_replaced:
-                return False
-            self.durability.sync(active)
-        except (OSError, StreamlogError) as error:
-            if isinstance(error, OSError):
-                require_disk_error(error)
-            logger.warning("%s: could not be truncated to byte %d (%s)", active.path, position, error)
-            return False
-        return True
-
-    # -- what forbids appending ----------------------------------------------------------------------
-
-    @property
-    def refusal(self) -> StreamlogError | None:
-        """What an append raises, or None. An unfinished recovery counts, though the append may finish it."""
-        return self.durability.poison or self._refusal
-
-    @property
-    def knows_its_end(self) -> bool:
-        """Whether the offset of the next record is known, though the files may still have to be truncated there."""
-        return self.damage is None and self.durability.poison is None
-
-    @property
-    def _has_sound_end(self) -> bool:
-        return self.damage is None and self.unfinished is None
-
-    def block(self, error: StreamlogError) -> None:
-        """Refuse appends with `error` until `unblock`. REQUIRES: partition lock."""
-        self._blocks.append(error)
-        self._update_refusal()
-
-    def unblock(self, error: StreamlogError) -> None:
-        """Take back a `block` with this error; others may be left. REQUIRES: partition lock."""
-        if error in self._blocks:
-            self._blocks.remove(error)
-            self._update_refusal()
-
-    def set_not_leader(self, error: NotLeaderError | None) -> None:
-        """Refuse appends with `error`, because another broker leads the partition; None if this one does. REQUIRES: as `block`."""
-        self.not_leader = error
-        self._update_refusal()
-
-    def _update_refusal(self) -> None:
-        own = self.damage if self.unfinished is None else self.unfinished.error
-        self._refusal = self._blocks[-1] if self._blocks else self.not_leader or own
-
-    def _check_end(self) -> None:
-        """Finish what was interrupted at the end of the log; raise if that cannot be done, or the end is not known."""
-        self.durability.refuse_if_poisoned()
-        if self.unfinished is not None:
-            self._finish()
-        elif self.damage is not None:
-            raise self.damage.copy()
-        if self._writing is not None:
-            self._finish_or_undo()
-
-    def _refuse_or_finish(self) -> None:
-        """Finish what is unfinished, if that is all that forbids appending; else raise what forbids it."""
-        refusal = self.refusal
-        assert refusal is not None
-        if self.unfinished is None or refusal is not self.unfinished.error:
-            raise refusal.copy()
-        self._finish()
-
-    def _finish(self) -> None:
-        assert self.unfinished is not None
-        self.unfinished.finish()
-        # In one statement: an interrupt comes between two calls.
-        self.unfinished, self._refusal = None, self._blocks[-1] if self._blocks else self.not_leader or self.damage
-
-    # -- truncating ----------------------------------------------------------------------------------
-
-    def truncate_to(self, offset: int) -> int:
-        """Forget every record at or after `offset`; return the new log end offset, from which a follower goes on.
-
-        A follower calls this when the new leader's history ends before its own. A batch that straddles `offset` goes whole:
-        its checksum covers all of it, so half of one could never be verified again. Does nothing for an offset past the end.
-
-        REQUIRES: the maintenance lock, with no compaction under way, the partition lock, and no sync under way. On return the
-        device has it. The recovery point is lowered on the device first, so that what is left is found whole after a crash.
-        The active file is truncated; a sealed one, which readers may have mapped, never is: a copy of what stays takes its
-        place, and that of all later files, by one rename. So a crash leaves the log as it was or as it is afterwards. Kafka
-        removes the later files one by one, and needs a recovery that explains each state in between.
-
-        Raises OffsetOutOfRangeError below the log start offset; DiskFullError, StorageError. If the log was published with
-        its new end by then, the next append or truncation completes the files, and a crash before that undoes it.
-        """
-        self._check_end()
-        tail = self.tail
-        if offset < max(tail.start_offset, self._state.state.log_start_offset):
-            raise self.reader.out_of_range(offset, tail.end_offset)
-        if offset >= tail.end_offset:
-            return tail.end_offset
-        self._finish_replacement()
-        at = max(0, bisect_right(tail.bases, offset) - 1)
-        old = tail.segments[at:]
-        segment = old[0]
-        size = tail.end_position if len(old) == 1 else segment.size
-        found = segment.locate(offset, size)
-        kept = walk(segment, size if found is None else found)
-        if kept.end != kept.stats.size:
-            raise kept.damage[-1]
-        truncation.lower_state(self._state, kept.stats.next_offset)
-        new = Segment(self.disk, self.directory, segment.base_offset, self.seed)
-        new.make_active(kept)
-        end = max(kept.stats.next_offset, tail.start_offset)  # the batch that straddles the log start has gone too
-        truncated = LogSnapshot(
-            end, kept.end, (*tail.segments[:at], new), tail.bases[: at + 1], tail.start_offset, *kept.stats[3:]
-        )
-        if len(old) == 1:
-            files = partial(truncation.truncate_file, self.disk, self.durability, new)
-        else:
-            files = partial(truncation.replace_files, self.disk, self.directory, new, tail.end_offset)
-        self._truncate(truncated, old, files)
-        return end
-
-    def _finish_truncation(self, truncated: LogSnapshot, old: Sequence[Segment], files: Callable[[], None]) -> None:
-        """Publish the truncated log, then make the files so. May be called again after a failure at any point."""
-        self.reader.tail, self.reader.latest = truncated, None
-        for (
-            segment
-        ) in old:  # before the files change: a reader with the old snapshot must not take new bytes for old ones
-            segment.retire()
-        self.leader_epochs.truncated()
         self.producers.truncated()
-        is_empty = truncated.start_offset == truncated.end_offset
-        synced_end = truncated.end_offset if is_empty else min(self.durability.synced_end, truncated.end_offset)
-        self.durability.synced_end = synced_end
-        self.durability.synced_base = min(self.durability.synced_base, truncated.bases[-1])
-        try:
-            files()
-        except OSError as error:
-            raise as_storage_error(error, "truncate", truncated.segments[-1].path) from error
-        self.durability.has_unsynced_truncation = False
-
-    def truncate_fully_and_start_at(self, offset: int) -> None:
-        """Forget every record; the next one has `offset`, and the log starts there. Kafka's truncateFullyAndStartAt.
-
-        A follower calls this when its log ends before its leader's starts, or starts after its leader's ends. The log starts
-        earlier then than it did, if `offset` says so; as also where the leader's first batch straddles its log start: an
-        append of it raised UnexpectedAppendOffsetError, with the offset.
-
-        REQUIRES: as `truncate_to`. On return the device has it. A crash leaves the log as it was, without records, or as it is
-        afterwards. Raises DiskFullError, StorageError, as `truncate_to`.
-        """
-        self._check_end()
-        tail = self.tail
-        self._finish_replacement()
-        truncation.lower_state(self._state, min(tail.bases[0], offset))
-        new = Segment(self.disk, self.directory, offset, self.seed)
-        new.make_active(walk(new, 0))
-        truncated = LogSnapshot(offset, 0, (new,), (offset,), offset, *new.stats[3:])
-        files = truncation.start_at(self.disk, self.directory, self._state, tail.segments, tail.end_offset, offset)
-        self._truncate(truncated, tail.segments, files)
-
-    def _finish_replacement(self) -> None:
-        """Finish a replacement of files that was interrupted: two never overlap."""
-        try:
-            finish_interrupted(self.disk, self.directory, self.disk.listdir(self.directory))
-        except OSError as error:
-            raise as_storage_error(error, "truncate", self.directory) from error
-
-    def _truncate(self, truncated: LogSnapshot, old: Sequence[Segment], files: Callable[[], None]) -> None:
-        """Publish the truncated log, and have its files made so, by this call or else the next append."""
-        why = StorageError(
-            f"The truncation of {self.directory} to offset {truncated.end_offset} is not finished on the disk. The next append "
-            f"finishes it; look at the disk if that fails too.",
-            path=self.directory,
-            errno=0,
-        )
-        self.unfinished = Unfinished(why, partial(self._finish_truncation, truncated, old, files))
-        self._update_refusal()
-        self._finish()
+        self.transactions.truncated()
+        self._writing = None
 
     # -- leader epochs -------------------------------------------------------------------------------
 
@@ -588,24 +424,31 @@ class Log:
         """What to answer to a fetch at `fetch_offset` of a follower whose last batch is of `last_fetched_epoch` (KIP-595).
 
         None if its log is a part of this one. Else where the largest epoch that both may have ended here: the follower
-        truncates to that offset or before. REQUIRES: partition lock. Raises OffsetOutOfRangeError if that is not known.
+        truncates to that offset or before. REQUIRES: partition lock. Raises OffsetOutOfRangeError if that is not known, and
+        CorruptRecordError if a damaged batch may hide an epoch that both have: then the follower may have the only copy of it.
         """
         end = self.epoch_end_offset(last_fetched_epoch)
         if end is None:
             raise self.reader.out_of_range(fetch_offset, self.tail.end_offset)
-        return end if end.epoch < last_fetched_epoch or end.end_offset < fetch_offset else None
+        if end.epoch == last_fetched_epoch and end.end_offset >= fetch_offset:
+            return None
+        self.leader_epochs.require_whole(self.tail, end.epoch, fetch_offset)
+        return end
 
     # -- rolling -------------------------------------------------------------------------------------
 
     def _roll_if_full(self, size: int, records: int, now_ms: int) -> None:
-        """Roll before an append of `size` bytes and so many records that would be too much for the active segment."""
+        if self.is_full(size, records, now_ms):
+            self._begin_segment()
+
+    def is_full(self, size: int, records: int, now_ms: int) -> bool:
+        """Whether so many bytes and records would be too much for the active segment, or it is too old."""
         tail = self.reader.tail
-        if tail.end_position and (
+        return tail.end_position > 0 and (
             tail.end_position + size > self._segment_bytes
             or self.is_due(now_ms, tail)
             or self._segment_records < tail.records + records
-        ):
-            self._begin_segment()
+        )
 
     def is_due(self, now_ms: int, tail: LogSnapshot | None = None) -> bool:
         """Whether the active segment has reached its maximal age or number of records."""
@@ -618,13 +461,14 @@ class Log:
         """Seal the active segment and open an empty one; False if it is empty already.
 
         REQUIRES: partition lock. Nothing is synced: the next sync has the name of the new file on the device, and all of the
-        old one, before it counts. A log that refuses appends is not rolled: if its end is damaged, the base offset of a new
-        segment is unknown.
+        old one, before it counts. A log that refuses appends is not rolled, but for a follower's: if its end is damaged, the
+        base offset of a new segment is unknown.
         """
         self.durability.refuse_if_poisoned()
         if self._writing is not None:
             self._finish_or_undo()
-        if not self.tail.end_position or self._refusal is not None:
+        refusals = self.refusals
+        if not (self.tail.end_position and refusals.has_sound_end and refusals.current in (None, refusals.not_leader)):
             return False
         self._begin_segment()
         return True
@@ -634,6 +478,7 @@ class Log:
         old = tail.segments[-1]
         new = Segment(self.disk, self.directory, tail.end_offset, self.seed)
         self.producers.note(tail)
+        self.transactions.rolls()
         old.set_stats(tail.active_stats())
         try:
             if self.disk.exists(new.path):  # left by a roll that was interrupted before it was published
@@ -658,26 +503,26 @@ class Log:
     @property
     def cleaned_until(self) -> int:
         """The offset up to which compaction has looked at every key."""
-        return self._state.state.cleaned_until
+        return self.state_file.state.cleaned_until
 
     @property
     def next_horizon(self) -> int | None:
         """When (ms) compaction will find tombstones that may be dropped, or None."""
-        horizon = self._state.state.next_horizon
+        horizon = self.state_file.state.next_horizon
         return horizon if horizon >= 0 else None
 
     def set_cleaned(self, until: int, next_horizon: int | None) -> None:
         """Store the results of a compaction: hints, not synced. Losing them costs a pass over what is clean already."""
         horizon = -1 if next_horizon is None else next_horizon
-        if (until, horizon) != (self.cleaned_until, self._state.state.next_horizon):
-            self._state.write(self._state.state._replace(cleaned_until=until, next_horizon=horizon), sync=False)
+        if (until, horizon) != (self.cleaned_until, self.state_file.state.next_horizon):
+            self.state_file.write(self.state_file.state._replace(cleaned_until=until, next_horizon=horizon), sync=False)
 
     def record_compaction(self) -> None:
         """Record on the device that offsets may be missing inside segments, before a compacted one is. Raises StorageError.
 
         REQUIRES: maintenance lock. Without it `verify` would report them as lost once the topic is no longer compacted.
         """
-        self._state.record_compaction()
+        self.state_file.record_compaction()
 
     # -- deleting ------------------------------------------------------------------------------------
 
@@ -686,8 +531,8 @@ class Log:
 
         REQUIRES: maintenance lock. If that is all that happens, the next open raises it.
         """
-        if offset > self._state.state.log_start_offset:
-            self._state.write(self._state.state._replace(log_start_offset=offset), sync=True)
+        if offset > self.state_file.state.log_start_offset:
+            self.state_file.write(self.state_file.state._replace(log_start_offset=offset), sync=True)
 
     def advance_start(self, offset: int) -> list[Segment]:
         """Raise the log start offset and take the sealed segments that end before it out of the tail; return them.
@@ -706,6 +551,7 @@ class Log:
         while gone < len(tail.segments) - 1 and tail.segments[gone].next_offset <= offset:
             gone += 1
         self.reader.tail = tail._replace(segments=tail.segments[gone:], bases=tail.bases[gone:], start_offset=offset)
+        self.transactions.start_raised(offset)
         if gone:
             self.reader.latest = None  # its segment may be gone, and it would keep the file open
         self.deleted_segments += gone
@@ -753,7 +599,7 @@ class Log:
             self._finish_or_undo()
         tail = self.tail
         durability.sync_sealed(tail)
-        if not self._has_sound_end:  # no recovery point is set there
+        if not self.refusals.has_sound_end:  # no recovery point is set there
             return
         active = tail.segments[-1]
         self.producers.note(tail)
@@ -771,5 +617,5 @@ class Log:
         """Close every file, with no write or sync."""
         self.reader.latest = None
         for segment in self.tail.segments:
-            segment.release()
-        self._state.close()
+            segment.close()
+        self.state_file.close()

@@ -16,14 +16,15 @@ believed (KIP-360): refusing a sequence because an earlier one was forgotten wou
 
 from __future__ import annotations
 
-from collections import OrderedDict
-from collections.abc import Sequence
+from collections import OrderedDict, deque
+from collections.abc import Callable, Iterable, Sequence
+from itertools import groupby
 from typing import NamedTuple
 
 from ..errors import InvalidRecordError, OutOfOrderSequenceError, ProducerFencedError
-from ..records.batch import CONTROL, MAX_SEQUENCE, NO_PRODUCER, BatchHeader, SealedBatch
-from ..records.single import SequencedRecord
-from .index import StoredBatches
+from ..records.batch import CONTROL, MAX_SEQUENCE, NO_PRODUCER, NOT_PLAIN, BatchHeader, SealedBatch
+from ..records.single import SequencedFields, SequencedRecord
+from .index import StatsAndSummary
 from .last_batches import KEPT_BATCHES, MAX_PRODUCERS, SequencedBatch
 from .scan import first_header, walk
 from .segment import Segment
@@ -31,6 +32,10 @@ from .tail import AppendRequest, LogSnapshot
 
 EXPIRATION_MS = 86_400_000  # Kafka's producer.id.expiration.ms
 _HALF = 1 << 30
+# So many producers of single records are admitted at once; more take the long way now and then.
+_MOST_SINGLES = 64
+# So many batches that were appended are noted together.
+_MOST_STAGED = 64
 
 
 class BatchMetadata(NamedTuple):
@@ -64,11 +69,18 @@ def following(sequence: int) -> int:
 
 
 class ProducerStates:
-    """The entries of one partition, and the rules. REQUIRES: the partition's lock, for every call."""
+    """The entries of one partition, and the rules. REQUIRES: the partition's lock, for every call.
 
-    def __init__(self, expiration_ms: int = EXPIRATION_MS, max_producers: int = MAX_PRODUCERS) -> None:
+    A producer of which `has_open` is true, by its id, is not forgotten: its transaction goes on, however the clock jumps.
+    """
+
+    def __init__(
+        self, expiration_ms: int = EXPIRATION_MS, max_producers: int = MAX_PRODUCERS,
+        has_open: Callable[[int], bool] = lambda producer_id: False,
+    ) -> None:  # fmt: skip
         self.expiration_ms = expiration_ms
         self.max_producers = max_producers
+        self._has_open = has_open
         self._known: OrderedDict[int, ProducerStateEntry] = (
             OrderedDict()
         )  # the producer that was silent for longest comes first
@@ -79,7 +91,9 @@ class ProducerStates:
     def get(self, producer_id: int, now_ms: int) -> ProducerStateEntry | None:
         """What is known of a producer; None if it was silent for longer than the expiration."""
         known = self._known.get(producer_id)
-        return None if known is None or now_ms - known.append_ms > self.expiration_ms else known
+        if known is None or now_ms - known.append_ms > self.expiration_ms:
+            return known if known is not None and self._has_open(producer_id) else None
+        return known
 
     # -- before an append ----------------------------------------------------------------------------
 
@@ -144,10 +158,36 @@ class ProducerStates:
             kept = (*kept, stored)[-KEPT_BATCHES:]
         else:  # a marker has no sequence, and the records before it may have been deleted
             is_complete = known is not None and known.is_complete
-        self._known[batch.producer_id] = ProducerStateEntry(epoch, kept, append_ms, is_complete)
-        self._known.move_to_end(batch.producer_id)
+        self._put(batch.producer_id, ProducerStateEntry(epoch, kept, append_ms, is_complete))
+
+    def note_run(self, run: list[SequencedBatch]) -> None:
+        """`note` of batches with sequences, one after the other, of one producer in one epoch; in one step."""
+        first = run[0]
+        known, epoch = self.get(first.producer_id, first.append_timestamp), first.producer_epoch
+        kept = () if known is None or known.epoch != epoch else known.batches
+        if kept and kept[-1].base_offset >= first.base_offset:  # some of them once more
+            for each in run:
+                self.note(each, each.base_offset, each.append_timestamp)
+        elif known is None or known.epoch <= epoch:
+            made = [
+                BatchMetadata(each.base_sequence, last_sequence_of(each), each.base_offset, each.append_timestamp)
+                for each in run[-KEPT_BATCHES:]
+            ]
+            entry = ProducerStateEntry(epoch, (*kept, *made)[-KEPT_BATCHES:], run[-1].append_timestamp)
+            self._put(first.producer_id, entry)
+
+    def _put(self, producer_id: int, entry: ProducerStateEntry) -> None:
+        self._known[producer_id] = entry
+        self._known.move_to_end(producer_id)
         if len(self._known) > self.max_producers:
-            self._known.popitem(last=False)
+            self._forget_one()
+
+    def _forget_one(self) -> None:
+        """Forget the producer that was silent for longest."""
+        for producer_id in self._known:
+            if not self._has_open(producer_id):
+                del self._known[producer_id]
+                return
 
     def mark_incomplete(self) -> None:
         """Something in the log after all noted batches is unreadable: it may be a batch of any producer."""
@@ -155,22 +195,23 @@ class ProducerStates:
             self._known[producer_id] = known._replace(is_complete=False)
 
     def expire(self, now_ms: int) -> None:
-        """Remove producers that were silent for longer than the expiration. Cost: one comparison, and the removals."""
+        """Remove producers that were silent for longer than the expiration. Cost: one comparison, and the removals.
+
+        One that has an open transaction keeps those that wrote since then in memory, too.
+        """
         while self._known:
             producer_id = next(iter(self._known))
-            if now_ms - self._known[producer_id].append_ms <= self.expiration_ms:
+            if now_ms - self._known[producer_id].append_ms <= self.expiration_ms or self._has_open(producer_id):
                 return
             del self._known[producer_id]
 
 
 def _refuse_nonsense(batches: Sequence[SealedBatch | SequencedRecord]) -> None:
-    """Raise InvalidRecordError unless all batches are of one producer, without a gap, and few enough to be remembered."""
+    """Raise InvalidRecordError unless all batches are of one producer, without a gap."""
     first = batches[0]
     if first.attributes & CONTROL and len(batches) == 1:
         return
     why = ""
-    if len(batches) > KEPT_BATCHES:
-        why = f"has {len(batches)} batches of a producer, and only the last {KEPT_BATCHES} can be recognised again"
     expected = first.base_sequence
     for batch in batches:
         if batch.producer_id == NO_PRODUCER or batch.attributes & CONTROL:
@@ -182,30 +223,33 @@ def _refuse_nonsense(batches: Sequence[SealedBatch | SequencedRecord]) -> None:
         expected = following(last_sequence_of(batch))
     if why:
         raise InvalidRecordError(
-            f"A write {why}. Nothing was written; send the batches of each producer in their order, in writes of up to "
-            f"{KEPT_BATCHES}, and those of no producer by themselves.",
+            f"A write {why}. Nothing was written; send the batches of each producer in their order, and those of no producer by "
+            f"themselves.",
             producer_id=first.producer_id,
         )
 
 
 def _repeated(batches: Sequence[SealedBatch | SequencedRecord], known: ProducerStateEntry) -> BatchMetadata | None:
-    """The entry of the first batch, if all of them are among the last ones; None if none is.
+    """The entry of the first batch, if all of them are in the log; None if none is.
 
-    Raises OutOfOrderSequenceError if only some are: one answer cannot say which.
+    Of a write of more batches than are remembered, the last ones say so: it was appended whole, or not at all. Raises
+    OutOfOrderSequenceError if only some of these are there: one answer cannot say which.
     """
     stored = {(kept.base_sequence, kept.last_sequence): kept for kept in known.batches}
-    found = [stored.get((batch.base_sequence, last_sequence_of(batch))) for batch in batches]
+    last = batches[-KEPT_BATCHES:]
+    found = [stored.get((batch.base_sequence, last_sequence_of(batch))) for batch in last]
     original = found[0]
     if original is None:
         if any(found):
             raise _out_of_order(batches[0], known)
         return None
     offset = original.base_offset
-    for batch, kept in zip(batches, found, strict=True):
+    for batch, kept in zip(last, found, strict=True):
         if kept is None or kept.base_offset != offset:
             raise _out_of_order(batch, known)
         offset += batch.last_offset_delta + 1
-    return original
+    before = sum(batch.last_offset_delta + 1 for batch in batches[:-KEPT_BATCHES])
+    return original._replace(base_sequence=batches[0].base_sequence, base_offset=original.base_offset - before)
 
 
 def _follows(batch: SealedBatch | SequencedRecord, known: ProducerStateEntry) -> bool:
@@ -234,21 +278,47 @@ def _out_of_order(batch: SealedBatch | SequencedRecord, known: ProducerStateEntr
 # -- the state of one log ----------------------------------------------------------------------------
 
 
+class SingleRecords:
+    """A producer that sends single records, one after the other. `next`: the fields of the one that is admitted at once.
+
+    `recent`: sequence, offset and time (ms) of the last records that the state does not have yet. One more than it
+    remembers, for the last write may have failed.
+    """
+
+    __slots__ = ("next", "recent")
+
+    def __init__(self, first: SequencedRecord) -> None:
+        self.next: SequencedFields = first
+        self.recent: deque[tuple[int, int, int]] = deque(maxlen=KEPT_BATCHES + 1)
+
+
 class ProducerStateManager:
     """The producer state of one log, read from its headers when first needed and updated by each append.
 
     REQUIRES: the partition's lock, for every call; `tail` is the current tail of the log.
 
-    Only what the tail covers counts. An append with batches of a producer is staged before the write. The batches are
-    noted when the tail covers them: by the append itself or, if that was interrupted in between, by the next call here.
+    Only what the tail covers counts. An append stages its batches just before it writes them, a single record in `singles`.
+    They are noted when something asks for the state next, and dropped if the tail does not cover them: the write has failed,
+    or was interrupted.
 
     A method that has to read the log raises what reading raises, and has changed nothing then. Damage is stepped over.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, has_open: Callable[[int], bool]) -> None:
+        self._has_open = has_open
+        self.singles: dict[int, SingleRecords] = {}
+        self._staged: list[SequencedBatch] = []  # in the order of offsets
         self._states: ProducerStates | None = None
-        self._staged: tuple[AppendRequest, int, Sequence[BatchHeader | SequencedBatch]] | None = None
         self._was_truncated = False
+
+    def is_next(self, fields: SequencedFields) -> bool:
+        """Whether a single record comes right after the last one of its producer, in the same transaction, if it is in one.
+
+        No marker came in between: then the transaction goes on. REQUIRES: no lock, but then a marker may come meanwhile, and
+        the append finds that out.
+        """
+        singles = self.singles.get(fields[0])
+        return singles is not None and singles.next == fields
 
     def states(self, tail: LogSnapshot, now_ms: int) -> ProducerStates:
         """The producers of the published log.
@@ -257,69 +327,162 @@ class ProducerStateManager:
         the last one.
         """
         if self._states is None:
-            self._states = _read(tail, now_ms)
+            self._states = _read(tail, now_ms, self._has_open)
         self.note(tail)
         return self._states
 
-    def admit(self, write: AppendRequest, tail: LogSnapshot, now_ms: int, one: SequencedRecord | None = None) -> bool:
-        """Whether to append a request with batches of a producer, or with `one` record of it. Raises what
-        `ProducerStates.check` raises.
+    def admit(self, write: AppendRequest, tail: LogSnapshot, now_ms: int) -> bool:
+        """Whether to append a request with batches of a producer. Raises what `ProducerStates.check` raises.
 
         If the log has the batches already, the request gets their offset and time, as if they had just been appended.
         """
-        repeated = self.states(tail, now_ms).check(write.batches if one is None else (one,), now_ms)
-        if repeated is not None:
-            write.append_ms = repeated.append_ms
-            write.base_offset = repeated.base_offset
+        if self.go_on(write.batches, tail):
+            write.base_offset = -1
+            return True
+        states = self.states(tail, now_ms)
+        self.singles.pop(write.batches[0].producer_id, None)
+        return _admit(write, states.check(write.batches, now_ms))
+
+    def go_on(self, batches: Sequence[SealedBatch], tail: LogSnapshot) -> bool:
+        """Whether the batches come right after the last one that was appended, and is not noted yet: the usual case.
+
+        No rule is against these, so nothing need be noted: to note the batches of each append was half of what idempotence costs. If
+        they are of a transaction, it is the one of that batch. As `is_next`, it may be asked without the lock.
+        """
+        staged = self._staged
+        last = staged[-1:]  # one step: another thread may note them
+        if not last or len(staged) > _MOST_STAGED or self._states is None:
             return False
-        write.base_offset = -1
-        offset = tail.end_offset
-        self._staged = (
-            write,
-            offset,
-            () if one is None else (SequencedBatch(*one[:3], 0, one.attributes, offset, now_ms),),
-        )
+        producer_id, epoch, sequence, delta, attributes, offset, _ = last[0]
+        if offset >= tail.end_offset or attributes & CONTROL:
+            return False
+        expected = following(sequence + delta)
+        for batch in batches:
+            if (
+                batch.producer_id != producer_id
+                or batch.producer_epoch != epoch
+                or batch.base_sequence != expected
+                or (batch.attributes ^ attributes) & NOT_PLAIN
+            ):
+                return False
+            expected = batch.next_sequence
         return True
 
-    def stage(self, write: AppendRequest, headers: Sequence[BatchHeader], tail: LogSnapshot) -> None:
-        """The next append is of these batches, which the leader has admitted. State that was not read yet is read later."""
-        self.note(tail)
-        self._staged = (write, headers[0].base_offset, headers)
+    def admit_one(
+        self, write: AppendRequest, tail: LogSnapshot, now_ms: int, fields: SequencedFields
+    ) -> SingleRecords | None:
+        """`admit`, for a single record, which is staged in the answer; None if the log has it already."""
+        one, states = SequencedRecord._make(fields), self.states(tail, now_ms)
+        self.singles.pop(one.producer_id, None)
+        if not _admit(write, states.check((one,), now_ms)):
+            return None
+        if len(self.singles) >= _MOST_SINGLES:
+            self.singles.clear()
+        made = self.singles[one.producer_id] = SingleRecords(one)
+        return made
+
+    def stage(self, batches: Sequence[SequencedBatch], tail: LogSnapshot) -> None:
+        """The next bytes that are written are these batches: they were admitted, or come from a leader that did so."""
+        for each in batches:
+            if each.producer_id in self.singles:  # which this log had when it was the leader
+                self.note(tail)
+                del self.singles[each.producer_id]
+        self._staged += batches
 
     def note(self, tail: LogSnapshot) -> None:
-        """Note the batches of the staged append if the tail covers them. `Log` calls it before it seals or closes a segment."""
+        """Note what was staged and the tail covers, and forget the rest. Called before a segment is sealed or closed."""
+        end_offset = tail.end_offset
         if self._was_truncated:  # what its segment stores may be of batches that are gone
-            tail.segments[-1].last_batches = None
+            tail.segments[-1].summary = None
             self._was_truncated = False
-        if self._staged is None:
+        if self._staged:
+            for _, run in groupby(_last_of([each for each in self._staged if each.base_offset < end_offset]), _run_of):
+                self._note(list(run), tail)
+            self._staged.clear()
+        for producer_id, singles in list(self.singles.items()):
+            if singles.recent:
+                _, epoch, _, attributes = singles.next
+                covered = [
+                    SequencedBatch(producer_id, epoch, sequence, 0, attributes, offset, append_ms)
+                    for sequence, offset, append_ms in singles.recent
+                    if offset < end_offset
+                ]
+                if len(covered) < len(singles.recent):
+                    self.singles.pop(producer_id, None)
+                if covered:
+                    self._note(covered, tail)
+                singles.recent.clear()
+
+    def note_if_many(self, tail: LogSnapshot) -> None:
+        """`note`, now and then: what a follower copies record by record is cheaper noted together."""
+        if len(self._staged) > _MOST_STAGED:
+            self.note(tail)
+
+    def _note(self, run: list[SequencedBatch], tail: LogSnapshot) -> None:
+        """`run`: of one producer in one epoch, all with sequences or none."""
+        states, summary = self._states, tail.segments[-1].summary
+        if run[0].has_sequence:
+            if states is not None:
+                states.note_run(run)
+            if summary is not None:
+                summary.last_batches.note_run(run)
             return
-        write, offset, headers = self._staged
-        if write.base_offset != offset or tail.end_offset <= offset:
-            return  # not published yet, as when its append rolls the log first; or undone, and staged again by the next append
-        last_batches = tail.segments[-1].last_batches  # `Log.roll` notes what is staged before it seals the segment
-        batches: list[tuple[SealedBatch | BatchHeader | SequencedBatch, int, int]] = [
-            (header, header.base_offset, header.append_timestamp)
-            for header in headers
-            if header.producer_id != NO_PRODUCER
-        ]
-        for batch in write.batches:
-            batches.append((batch, offset, write.append_ms))
-            offset += batch.last_offset_delta + 1
-        for each in batches:
-            if self._states is not None:
-                self._states.note(*each)
-            if last_batches is not None:
-                last_batches.note(*each)
-        self._staged = None
+        for each in run:
+            if states is not None:
+                states.note(each, each.base_offset, each.append_timestamp)
+            if summary is not None:
+                summary.last_batches.note(each, each.base_offset, each.append_timestamp)
 
     def truncated(self) -> None:
         """The log was truncated: read the state again when it is needed next."""
-        self._states = self._staged = None
+        self._states = None
+        self._staged.clear()
+        self.singles.clear()
         self._was_truncated = True
 
 
-def _read(tail: LogSnapshot, now_ms: int) -> ProducerStates:
-    states = ProducerStates()
+def _run_of(batch: SequencedBatch) -> tuple[int, int, bool]:
+    return batch.producer_id, batch.producer_epoch, batch.has_sequence
+
+
+def _last_of(staged: list[SequencedBatch]) -> list[SequencedBatch]:
+    """Those of the staged batches that make the state: of each producer the last ones, and the last markers."""
+    if len(staged) <= KEPT_BATCHES:
+        return staged
+    kept: list[SequencedBatch] = []
+    counts: dict[tuple[int, int], int] = {}
+    for each in reversed(staged):
+        kind = (each.producer_id, each.attributes & CONTROL)
+        count = counts[kind] = counts.get(kind, 0) + 1
+        if count <= KEPT_BATCHES:
+            kept.append(each)
+    return kept[::-1]
+
+
+def _admit(write: AppendRequest, repeated: BatchMetadata | None) -> bool:
+    write.base_offset = -1
+    if repeated is None:
+        return True
+    write.append_ms = repeated.append_ms
+    write.base_offset = repeated.base_offset
+    return False
+
+
+def staged_batches(
+    batches: Iterable[SealedBatch | BatchHeader], entries: Iterable[tuple[int, int, int, int]], append_ms: Iterable[int]
+) -> list[SequencedBatch]:
+    """What is staged of batches that are written together: those of producers. The offset is the first of an entry."""
+    return [
+        SequencedBatch(
+            each.producer_id, each.producer_epoch, each.base_sequence, each.last_offset_delta, each.attributes, entry[0], ms
+        )
+        for each, entry, ms in zip(batches, entries, append_ms, strict=False)
+        if each.producer_id != NO_PRODUCER
+    ]  # fmt: skip
+
+
+def _read(tail: LogSnapshot, now_ms: int, has_open: Callable[[int], bool]) -> ProducerStates:
+    states = ProducerStates(has_open=has_open)
 
     def note(header: BatchHeader | None) -> None:
         if header is None:
@@ -331,7 +494,7 @@ def _read(tail: LogSnapshot, now_ms: int) -> ProducerStates:
         active = segment is tail.segments[-1]
         if stored is not None:
             next_offset = stored[0].next_offset
-            for batch in stored[1]:
+            for batch in stored[1].batches:
                 states.note(batch, batch.base_offset, batch.append_timestamp)
         else:
             found = walk(segment, end, on_producer=note)
@@ -344,17 +507,17 @@ def _read(tail: LogSnapshot, now_ms: int) -> ProducerStates:
     return states
 
 
-def _since(tail: LogSnapshot, horizon_ms: int) -> list[tuple[Segment, int, StoredBatches | None]]:
+def _since(tail: LogSnapshot, horizon_ms: int) -> list[tuple[Segment, int, StatsAndSummary | None]]:
     """The segments, oldest first, that may contain batches appended at `horizon_ms` or later; each with the position up to
     which it may be read, and the last batches of its producers if an index file has them.
 
     A segment was written between the append of its own first batch and that of the next segment's. A segment is left out
     only if both are before the horizon: a clock that was wrong for a moment affects only one of them.
     """
-    found: list[tuple[Segment, int, StoredBatches | None]] = []
+    found: list[tuple[Segment, int, StatsAndSummary | None]] = []
     following: int | None = None
     for segment, end in reversed(tail.places()):
-        stored = None if segment is tail.segments[-1] else segment.load_last_batches()
+        stored = None if segment is tail.segments[-1] else segment.load_summary()
         if stored is not None:
             began: int | None = stored[0].first_append
         else:

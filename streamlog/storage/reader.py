@@ -19,6 +19,7 @@ from ..records.decode import decode
 from ..types import OffsetAndTimestamp
 from .segment import Segment
 from .tail import EMPTY, FetchData, LogSnapshot
+from .transactions import TransactionSnapshot
 
 T = TypeVar("T")
 _RETRIES = 3
@@ -35,14 +36,17 @@ class LogReader:
     `latest` is the position, segment and bytes of the last batch if it was a single small record, so that a consumer
     that waited for it needs no read: 12% of the time from one send to the end of the poll. The log publishes it
     after the tail. It is part of the log as long as its segment is.
+
+    `transactions` says how far committed records go, and which transactions were aborted; None if there are none.
     """
 
-    __slots__ = ("_greatest", "_retries", "latest", "seed", "tail")
+    __slots__ = ("_greatest", "_retries", "latest", "seed", "tail", "transactions")
 
     def __init__(self, seed: int, tail: LogSnapshot, retries: int = _RETRIES) -> None:
         self.seed = seed
         self.tail = tail
         self.latest: tuple[int, Segment, bytes] | None = None
+        self.transactions: TransactionSnapshot | None = None
         self._retries = retries
         self._greatest: tuple[tuple[Segment, ...], list[int]] = ((), [])
 
@@ -91,6 +95,15 @@ class LogReader:
                 end_offset = min(end_offset, tail.end_offset)
                 return _fetched((data, self.seed, segment.path, position, segment, None, end_offset))
         return None
+
+    def size_after(self, read: FetchData, max_bytes: int) -> int | None:
+        """The bytes that a fetch from where `read` begins would bring now, up to `max_bytes`, or a little more; None if that place
+        is not in the log. Nothing is read. Cost: a bisection."""
+        segment, tail = read.segment, self.tail
+        if segment is None or not _is_in(tail, segment):
+            return None
+        end = tail.end_position if segment is tail.segments[-1] else segment.size
+        return max(len(read.data), min(end - read.position, max_bytes))
 
     def _retry(self, read: Callable[[], T]) -> T:
         """Read once more if a file is missing: retention and compaction unlink files, and the new tail is without them."""

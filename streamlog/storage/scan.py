@@ -38,7 +38,7 @@ from ..records.batch import (
     verify_payload,
 )
 from .index import INTERVAL, Index, IndexBuilder, Stats
-from .last_batches import LastBatches
+from .producer_summary import ProducerSummary
 
 # Small enough that a look at large batches reads little but their headers.
 _WALK_BYTES = 8192
@@ -129,7 +129,7 @@ class Walk(NamedTuple):
     end: int
     damage: tuple[CorruptRecordError, ...]
     stopped: CorruptRecordError | None = None
-    last_batches: LastBatches | None = None
+    summary: ProducerSummary | None = None
 
 
 OnProducer = Callable[[BatchHeader | None], object]
@@ -189,11 +189,14 @@ class _Walk:
             self.end,
             tuple(self.damage),
             stopped,
-            self.built.last_batches,
+            self.built.summary,
         )
 
     def _usual_batches(self, position: int) -> int:
-        """Count batches of the usual kind that verify; return the position of the first other one, or the end."""
+        """Count batches of the usual kind that verify; return the position of the first other one, or the end.
+
+        Recovery and every check of a segment spend their time in this loop: its steps are written out.
+        """
         source, size, trusted_to, built = self.source, self.size, self.trusted_to, self.built
         on_producer = self.on_producer
         read, seed, fields_of, entries = source.read, source.seed, SCANNED_FIELDS.unpack_from, built.index
@@ -251,7 +254,7 @@ class _Walk:
                 next_offset = following
             if producer_id != NO_PRODUCER:
                 found = peek(chunk, at)
-                built.last_batches.note(found, base_offset, append_time)
+                built.summary.note(found)
                 if on_producer is not None:
                     on_producer(found)
             position += length

@@ -37,8 +37,8 @@ from . import index as index_files
 from . import scan
 from .files import as_storage_error, index_name, log_name
 from .held import Held
-from .index import HEADER_LEN, Index, Stats, StoredBatches
-from .last_batches import LastBatches
+from .index import HEADER_LEN, Index, Stats, StatsAndSummary
+from .producer_summary import ProducerSummary
 from .scan import Walk
 
 T = TypeVar("T")
@@ -85,6 +85,7 @@ class Segment:
         self.is_unsaved = False
         self._is_damaged = False
         self._is_retired = False
+        self._is_closed = False
         self._stats: Stats | None = None
         # The file, once it is opened. Released by a new list, never by emptying this one: a thread that has it puts the file
         # that it is about to open there, and another one may get the path meanwhile.
@@ -93,7 +94,7 @@ class Segment:
         self._pinned: Mapping | None = None
         self._index: Index | None = None
         # Of all its batches, while it is active and until its index file is written; None if not known.
-        self.last_batches: LastBatches | None = None
+        self.summary: ProducerSummary | None = None
 
     # -- files ---------------------------------------------------------------------------------------
 
@@ -103,7 +104,10 @@ class Segment:
         opened = self._opened  # another reader may replace the list at any moment, so it is read once
         if not opened:
             opened.append(with_descriptors(self._open))
-            open_files.hold(self)
+            if self._is_closed:
+                self._opened = []
+            else:
+                open_files.hold(self)
         return opened[0]
 
     def _open(self) -> File:
@@ -117,7 +121,7 @@ class Segment:
         self._opened = [with_descriptors(lambda: self.disk.open(self.path, create=True, exclusive=True))]
         open_files.hold(self)
         self._index = Index()
-        self.last_batches = LastBatches()
+        self.summary = ProducerSummary()
         self._stats = Stats(self.base_offset, self.base_offset, 0, 0, -1, -1, -1)
 
     def make_active(self, found: Walk) -> None:
@@ -126,7 +130,7 @@ class Segment:
         self.release()
         self.set_stats(found.stats._replace(size=found.end))
         self._index = found.entries
-        self.last_batches = None if found.damage else found.last_batches
+        self.summary = None if found.damage else found.summary
         self._is_damaged = bool(found.damage)
 
     def seal(self) -> None:
@@ -156,6 +160,14 @@ class Segment:
         self._opened = []
         self._map = None
         self._pinned = None
+
+    def close(self) -> None:
+        """`release` for good: a reader that has the segment may open it once more, but only for itself.
+
+        The segment lives as long as the log that it was a part of; its file may be removed meanwhile.
+        """
+        self._is_closed = True  # first: who has opened something looks at this afterwards
+        self.release()
 
     def pin(self) -> None:
         """Map the file and load the index, and keep both: another file is about to get this path."""
@@ -224,13 +236,13 @@ class Segment:
             return None
         return stats if stats is not None and self._is_mine(stats) else None
 
-    def load_last_batches(self) -> StoredBatches | None:
-        """The last batches of each producer: in memory until the index file is written, then in that, if it was made of this
-        very segment. None if they are in neither."""
-        known = self.last_batches  # read once: another thread may be about to write the file
+    def load_summary(self) -> StatsAndSummary | None:
+        """The summary of the producers: in memory until the index file is written, then in that, if it was made of this
+        very segment. None if it is in neither."""
+        known = self.summary  # read once: another thread may be about to write the file
         if self.sealed and known is not None:
-            return self.stats, known.batches()
-        loaded = index_files.load_last_batches(self.disk, self.index_path, self.seed)
+            return self.stats, known.stored()
+        loaded = index_files.load_summary(self.disk, self.index_path, self.seed)
         return loaded if loaded is not None and self._is_mine(loaded[0]) else None
 
     def _is_mine(self, stats: Stats) -> bool:
@@ -257,7 +269,7 @@ class Segment:
                 logger.error("%s", error)
             self._keep_stats(found.stats)
         self._index = found.entries
-        self.last_batches = None if found.damage else found.last_batches
+        self.summary = None if found.damage else found.summary
         self._is_damaged = bool(found.damage)
         self.is_unsaved = self.sealed and not found.damage
 
@@ -291,16 +303,16 @@ class Segment:
         REQUIRES: the batches that the index describes are on the device. A segment in which batches are missing gets
         no index file: the next open has to find and report the loss too.
         """
-        index, stats, last_batches = self.index, self.stats, self.last_batches
+        index, stats, summary = self.index, self.stats, self.summary
         if self.is_unsaved:
             self.is_unsaved = False
             self._hold(index)
         if self.sealed:
-            self.last_batches = None  # they are read from the file from now on, if at all
+            self.summary = None  # it is read from the file from now on, if at all
         if self._is_damaged or (self.sealed and stats.next_offset != self.next_offset):
             return
         try:
-            self.disk.write_atomic(self.index_path, index_files.to_bytes(index, stats, self.seed, last_batches))
+            self.disk.write_atomic(self.index_path, index_files.to_bytes(index, stats, self.seed, summary))
         except OSError as error:
             require_disk_error(error)
             logger.warning("could not write %s (%s); it will be rebuilt when needed", self.index_path, error)
@@ -347,7 +359,10 @@ class Segment:
         if self._is_retired:
             raise self._retired()
         self._map = mapping
-        mappings.hold(self)
+        if self._is_closed:
+            self._map = None
+        else:
+            mappings.hold(self)
         return mapping
 
     def headers(self, position: int, end: int) -> Iterator[tuple[int, BatchHeader]]:

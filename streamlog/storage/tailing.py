@@ -31,6 +31,8 @@ from .scan import walk
 from .segment import Segment, size_of
 from .tail import EMPTY, FetchData, LogSnapshot
 from .tailed_segment import TailedSegment
+from .tailed_transactions import TailedTransactions
+from .transactions import UNREAD, TransactionSnapshot
 
 T = TypeVar("T")
 _ANY_TIME = (1 << 63) - 1  # an unknown maximum timestamp: at or after every timestamp that is searched for
@@ -56,6 +58,8 @@ class TailedLog:
         self._life: tuple[int, int] | None = None
         self._slot: Slot | None = None
         self.high_watermark = 0
+        self.may_have_transactions = False
+        self._transactions = TailedTransactions()
         self.is_known = False  # until then, no offset is out of range
         self._reader = LogReader(seed, self._tail([self._segment(0)], 0, 0, 0), retries=0)
         self.renew: Callable[[LogSnapshot], None] = lambda tail: None
@@ -74,6 +78,23 @@ class TailedLog:
         """The log as far as it is known here."""
         return self._reader.tail
 
+    @property
+    def transactions(self) -> TransactionSnapshot | None:
+        """UNREAD if there may be some, else None."""
+        slot = self._slot
+        unstable = slot is not None and slot.last_stable_offset < slot.high_watermark
+        return UNREAD if self.may_have_transactions or unstable else None
+
+    def read_transactions(self, high_watermark: int) -> TransactionSnapshot | None:
+        """The transactions of what is known here. REQUIRES: one thread at a time. Raises what reading raises."""
+
+        def read() -> TransactionSnapshot | None:
+            life = self._life  # before the snapshot, which is at least as new then
+            tail = self.tail
+            return self._transactions.catch_up(tail, life or tail.segments, high_watermark)
+
+        return self._read(read)
+
     def release(self) -> None:
         """Close every file."""
         for segment in self.tail.segments:
@@ -87,6 +108,9 @@ class TailedLog:
             return EMPTY
         reader = self._reader
         return _visible(self._read(lambda: reader.fetch(offset, max_bytes, end_offset, after)), end_offset)
+
+    def size_after(self, read: FetchData, max_bytes: int) -> int | None:
+        return self._reader.size_after(read, max_bytes) if self.is_known else None
 
     def find_time(self, timestamp: int, end_offset: int) -> OffsetAndTimestamp | None:
         return self._read(lambda: self._reader.find_time(timestamp, end_offset))
@@ -207,9 +231,9 @@ class TailedLog:
         assert isinstance(active, TailedSegment)
         active.size, active.next_offset = tail.end_position, tail.end_offset
         active.tailed_index.note(tail.end_offset, tail.end_position)
-        self._life, self._slot = life, slot
         self._reader.tail = tail
         self.high_watermark = slot.high_watermark
+        self._life, self._slot = life, slot  # last: see `read_transactions`
         self.is_known = True
 
     def _listed(self, slot: Slot, *, keep: bool) -> LogSnapshot:

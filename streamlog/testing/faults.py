@@ -87,7 +87,7 @@ class FaultyDisk:
     >>> disk = FaultyDisk(SimulatedDisk())
     >>> with streamlog.open("data", disk=disk) as log:
     ...     orders = log.create_topic("orders")
-    ...     full = disk.fail("pwrite", errno.ENOSPC, path="*.log")
+    ...     full = disk.fail("pwrite", errno.ENOSPC, path="*/topics/*.log")
     ...     try:
     ...         orders.send("9.50")
     ...     except streamlog.DiskFullError:

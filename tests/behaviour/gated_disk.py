@@ -51,10 +51,10 @@ class GatedDisk:
             self._closed = False
             self._changed.notify_all()
 
-    def until_held(self) -> None:
-        """Wait until a sync, or write, waits here."""
+    def until_held(self, count: int = 1) -> None:
+        """Wait until so many syncs, or writes, wait here at the same time."""
         with self._changed:
-            assert self._changed.wait_for(lambda: self._held > 0, LONG), "nobody comes"
+            assert self._changed.wait_for(lambda: self._held >= count, LONG), f"{self._held} of {count} come"
 
     def until_written(self, writes: int) -> None:
         """Wait until there were `writes` writes to the files whose syncs are counted."""

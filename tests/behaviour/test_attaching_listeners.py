@@ -56,7 +56,7 @@ def test_a_listener_is_closed_while_producers_and_the_service_still_work(log: st
 
 def test_listeners_share_one_bound(log: streamlog.StreamLog, monkeypatch: pytest.MonkeyPatch) -> None:
     now_s = 100.0
-    monkeypatch.setattr("streamlog.client.streamlog.real_monotonic", lambda: now_s)
+    monkeypatch.setattr("streamlog.client.handle.real_monotonic", lambda: now_s)
     first, second = log.attach(Listening), log.attach(Listening)
 
     def take_long() -> None:

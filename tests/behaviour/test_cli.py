@@ -8,6 +8,7 @@ import os
 import re
 import signal
 import subprocess
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -107,6 +108,45 @@ def test_a_topic_is_created_listed_described_and_deleted(terminal: Terminal) -> 
     assert "retention_ms = 7d" in described and "segment_ms" not in described
     assert terminal.json("topic", "delete", "orders", "--yes") == {"deleted": ["orders"]}
     assert terminal.json("topic", "list") == []
+
+
+def test_a_topic_is_altered_and_what_has_changed_is_shown(terminal: Terminal) -> None:
+    terminal("topic", "create", "orders", "-X", "retention_records=5", "-X", "retention.ms=7d")
+    altered = terminal.lines(
+        "topic", "alter", "orders", "-X", "retention.ms=none", "-X", "max_message_bytes=1MiB", "-p", 3
+    )
+    assert altered == [
+        "retention_ms = none (was 7d)",
+        "segment_ms = 7d (was 21h)",
+        "max_message_bytes = 1MiB (was 1048588)",
+        "partitions = 3 (was 1)",
+    ]
+    about = terminal.json("topic", "describe", "orders")
+    assert (about["config"]["retention_records"], about["config"]["retention_ms"]) == (5, None)
+    assert about["partition_count"] == 3
+    assert terminal.json("topic", "alter", "orders", "-X", "retention_records=6")["config"]["retention_records"] == 6
+    assert terminal.lines("topic", "alter", "orders", "-X", "retention_records=6") == [
+        "Topic orders has these settings already."
+    ]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        ([], "topic alter orders -X retention_ms=7d"),
+        (["-X", "retenton_ms=7d"], "did you mean 'retention_ms'"),
+        (["-p", 2, "-X", "retention_ms=7d"], "has 2 partitions, and the number can only grow"),
+        (["-X", "partitioner=sticky"], "partitioner of 'orders' cannot change"),
+        (["-X", "min_insync_replicas=2"], "with 1 replicas of each partition"),
+    ],
+    ids=str,
+)
+def test_what_cannot_be_altered_changes_nothing(terminal: Terminal, arguments: list[object], said: str) -> None:
+    terminal("topic", "create", "orders", "-p", 2)
+    before = terminal.json("topic", "describe", "orders")
+    assert said in terminal.fails("topic", "alter", "orders", *arguments)
+    assert terminal.json("topic", "describe", "orders") == before
+    assert "There is no topic 'ordres' (did you mean 'orders'?)" in terminal.fails("topic", "alter", "ordres", "-p", 5)
 
 
 @pytest.mark.parametrize(
@@ -502,6 +542,21 @@ def test_dump_shows_each_batch_and_its_records(letters: Terminal, open_log: Open
     assert "ok" in shown
 
 
+def test_dump_shows_which_batches_are_of_a_transaction_and_how_it_ended(letters: Terminal, open_log: OpenLog) -> None:
+    with open_log() as log, log.producer(transactional_id="x") as producer:
+        producer.begin_transaction()
+        producer.send("t", "f", partition=0)
+        producer.commit_transaction()
+        producer.begin_transaction()
+        producer.send("t", "g", partition=0)
+        producer.abort_transaction()
+    file = segment_of(letters.directory, "t", open_log)
+    flags = [json.loads(line)["flags"] for line in letters.lines("dump", file, "--json")]
+    data, marker = ["transactional"], ["transactional", "control"]
+    assert flags[-4:] == [data, [*marker, "commit"], data, [*marker, "abort"]]
+    assert "ok, transactional, control, abort" in letters("dump", file)
+
+
 @pytest.mark.damaged
 @pytest.mark.parametrize("where", ["header", "payload", "tail"])
 def test_dump_shows_damage_and_what_is_good_around_it(letters: Terminal, open_log: OpenLog, where: str) -> None:
@@ -702,6 +757,24 @@ def test_ctrl_c_while_following_is_quiet_and_keeps_what_was_shown(
     assert (process.returncode, errors) == (130, "")
     with open_log() as log:
         assert log.group("g").committed() in ({}, {TopicPartition("t", 0): 5})
+
+
+def test_ctrl_c_while_producing_says_how_many_records_were_sent(
+    terminal: Terminal, child: Child, open_log: OpenLog
+) -> None:
+    terminal("topic", "create", "t")
+    process = child(MAIN, "-d", terminal.directory, "produce", "t")
+    assert process.stdin is not None
+    process.stdin.write("".join(f"{n}\n" for n in range(2000)))  # more than it reads ahead
+    process.stdin.flush()
+    with streamlog.open(terminal.directory, read_only=True) as reader:
+        deadline = time.monotonic() + LONG
+        while not reader["t"].partition(0).high_watermark:
+            assert time.monotonic() < deadline
+    process.send_signal(signal.SIGINT)
+    _, errors = process.communicate(timeout=60)
+    with open_log() as log:
+        assert (process.returncode, errors) == (130, f"{log['t'].partition(0).log_end_offset:,} records sent to t.\n")
 
 
 def test_a_reader_that_leaves_the_pipe_is_not_an_error(terminal: Terminal, child: Child) -> None:

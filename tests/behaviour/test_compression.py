@@ -105,7 +105,14 @@ def test_missing_extra_is_named_and_gzip_needs_none(path: Any, child: Callable[.
                 except streamlog.MissingExtraError as error:
                     assert isinstance(error, ImportError)
                     print(codec, "compression" in str(error))
+            for make in (lambda: log.create_topic("z", compression_type="zstd"), lambda: log["t"].update_config(compression_type="lz4")):
+                try:
+                    make()
+                except streamlog.MissingExtraError as error:
+                    print("refused", "pip install 'streamlog-py[compression]'" in str(error))
+            print("z" in log, log["t"].config["compression_type"])
             print(len(list(log["t"].read())))
     """
     output, complaint = child(code, path).communicate()
-    assert output.split() == ["snappy", "True", "lz4", "True", "zstd", "True", "1"], complaint
+    codecs = ["snappy", "True", "lz4", "True", "zstd", "True"]
+    assert output.split() == [*codecs, "refused", "True", "refused", "True", "False", "producer", "1"], complaint

@@ -55,7 +55,7 @@ def test_poll_of_an_empty_topic_returns_an_empty_list_at_its_timeout(
         assert consumer.poll() == []
         assert time.waits == []
         assert consumer.poll(timeout=7) == []
-        assert time.waits == [7]
+        assert time.waits == pytest.approx([7])
 
 
 def test_poll_hands_out_every_record_once_and_in_the_order_of_its_partition(log: streamlog.StreamLog) -> None:

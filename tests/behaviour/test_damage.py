@@ -9,17 +9,17 @@ from __future__ import annotations
 import errno
 import logging
 import random
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterator
 from contextlib import suppress
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import pytest
 
 import streamlog
 from streamlog import CorruptRecordError, FormatError, NotLeaderError, StorageError, StreamlogError
 from streamlog.testing import FaultyDisk, ManualClock, SimulatedDisk
+from tests.sampling import Sampled
 
-Sampled = Callable[[Iterable[Any], int], list[Any]]
 PATH = "/data"
 FOREVER = (1 << 63) - 1
 

@@ -366,9 +366,9 @@ def test_ctrl_c_waits_for_no_handler_longer_than_an_exit_may(
     """max_poll_interval_ms is five minutes. The second Ctrl-C ends even the exit's own wait, and the log closes."""
     done = run(
         """
-        from streamlog.broker import opening
+        from streamlog.broker import registry
 
-        opening.EXIT_S = 0.05 if sys.argv[2] == "1" else 600.0
+        registry.EXIT_S = 0.05 if sys.argv[2] == "1" else 600.0
         log = streamlog.open(sys.argv[1])
         log.create_topic("t").send("x")
         stopped, taken = threading.Event(), threading.Event()

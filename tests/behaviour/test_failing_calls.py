@@ -11,6 +11,7 @@ import random
 import subprocess
 from collections.abc import Callable
 from contextlib import suppress
+from itertools import count
 from pathlib import Path
 
 import pytest
@@ -19,10 +20,10 @@ import streamlog
 from streamlog import DiskFullError, PoisonedLogError, StorageError, StreamlogError
 from streamlog.testing import FaultyDisk, ManualClock, SimulatedDisk
 from tests.contents import values
+from tests.sampling import Sampled
 from tests.stress.failing_calls import ERRORS, cases, clean_run
 
 OpenLog = Callable[..., streamlog.StreamLog]
-CASES = 60
 
 
 @pytest.fixture
@@ -52,15 +53,49 @@ def reopened(log: streamlog.StreamLog, disk: FaultyDisk, clock: ManualClock) -> 
 @pytest.mark.parametrize("forever", [False, True], ids=["once", "for a while"])
 @pytest.mark.parametrize("sync", [False, True], ids=["plain", "sync"])
 def test_whatever_call_fails_ends_in_a_typed_error_and_an_intact_log(
-    sync: bool, forever: bool, rng: random.Random
+    sync: bool, forever: bool, rng: random.Random, sampled: Sampled
 ) -> None:
     every = list(cases(rng.randrange(2**32), sync=sync, forever=forever))
-    for case in rng.sample(every, CASES):
+    for case in sampled(every, len(every) // 15, full=len(every) // 60):
+        case.run()
+
+
+@pytest.mark.parametrize("forever", [False, True], ids=["once", "for a while"])
+@pytest.mark.parametrize("sync", [False, True], ids=["plain", "sync"])
+def test_a_call_that_fails_under_one_of_three_brokers_refuses_no_record(
+    sync: bool, forever: bool, rng: random.Random, sampled: Sampled
+) -> None:
+    every = list(cases(rng.randrange(2**32), sync=sync, forever=forever, brokers=3))
+    for case in sampled(every, len(every) // 5, full=len(every) // 20):
         case.run()
 
 
 def test_the_program_that_meets_the_faults_makes_every_kind_of_call() -> None:
     assert {op for op, _ in clean_run(True)} == set(ERRORS)
+
+
+def test_a_read_that_fails_while_a_log_is_opened_is_an_error_of_storage_not_of_the_format(
+    disk: FaultyDisk, log: streamlog.StreamLog, clock: ManualClock
+) -> None:
+    """FormatError says that the directory is no log, or a damaged one: nothing says so but the disk."""
+    with log:
+        log.create_topic("t").send("a").result()
+    paths = set()
+    for nth in count(1):
+        fault = disk.fail("read", errno.EIO, nth=nth)
+        try:
+            log = streamlog.open("data", disk=disk, clock=clock)
+        except StorageError as error:
+            assert error.errno == errno.EIO
+            assert error.path is not None
+            paths.add(error.path.rpartition("/")[2])
+            log = streamlog.open("data", disk=disk, clock=clock)
+        disk.heal(fault)
+        with log:
+            assert values(log) == [b"a"]
+        if not fault.fired:
+            break
+    assert "streamlog.json" in paths
 
 
 # A full disk

@@ -157,9 +157,9 @@ def test_a_program_that_ends_does_not_wait_for_lingers_and_loses_no_record(
 BLOCKED_HANDLER = """
     import os, signal, sys, threading
     import streamlog
-    from streamlog.broker import opening
+    from streamlog.broker import registry
 
-    opening.EXIT_S = 0.05  # the same wait, but not for five seconds
+    registry.EXIT_S = 0.05  # the same wait, but not for five seconds
     log = streamlog.open(sys.argv[1])
     log.create_topic("t").send(b"1")
     taken = threading.Event()

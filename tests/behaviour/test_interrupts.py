@@ -8,8 +8,11 @@ from __future__ import annotations
 
 import signal
 import subprocess
+import threading
 from collections.abc import Callable
 from pathlib import Path
+
+import pytest
 
 import streamlog
 from streamlog import TopicPartition
@@ -227,6 +230,29 @@ with streamlog.open(sys.argv[1]) as log:
         log.delete_topic(name)
 """
     assert_quiet(run_script(interrupted_in(call, rounds=6).replace("log.close()", after), path))
+
+
+def test_ctrl_c_while_an_open_starts_its_threads_leaves_none_of_them(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    streamlog.open(path, brokers=3).close()
+    before = threading.active_count()
+    begun: list[threading.Thread] = []
+
+    def start(thread: threading.Thread) -> None:
+        thread.start()
+        begun.append(thread)
+        if len(begun) == count:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr("streamlog.runtime.threads.start_thread", start)
+    for count in range(1, 9):  # two of the log, and two of each broker
+        begun.clear()
+        with pytest.raises(KeyboardInterrupt):
+            streamlog.open(path)
+        for thread in begun:
+            thread.join(LONG)
+        assert threading.active_count() == before, count
 
 
 def test_ctrl_c_in_open_and_close(path: Path, run_script: RunScript) -> None:

@@ -9,11 +9,14 @@ import pytest
 
 from streamlog import ReentrantCallError
 from streamlog.coordinator.group import Group
-from streamlog.coordinator.runtime import CoordinatorRuntime
+from streamlog.coordinator.groups import Groups
 from streamlog.replication.partition import Partition
 from streamlog.testing import ManualClock, SimulatedDisk
+from streamlog.types import TopicPartition
 
 from .simulated_logs import T0, opened
+
+T1 = TopicPartition("t", 1)
 
 KINDS = [KeyboardInterrupt, SystemExit, TimeoutError, MemoryError, ReentrantCallError]
 
@@ -37,10 +40,11 @@ def strike(
 @pytest.mark.parametrize(
     ("owner", "name", "after"),
     [
+        (Partition, "append_one", True),  # of one record
         (Partition, "append", True),
         (Partition, "acknowledge", False),
-        (CoordinatorRuntime, "_replay", False),
-        (CoordinatorRuntime, "_replay", True),
+        (Groups, "_replay", False),
+        (Groups, "_replay", True),
     ],
 )
 def test_a_commit_that_was_interrupted_is_what_its_log_says(
@@ -48,23 +52,22 @@ def test_a_commit_that_was_interrupted_is_what_its_log_says(
 ) -> None:
     disk = SimulatedDisk()
     with opened(disk, clock) as log:
-        log.create_topic("t").send_many([b"1", b"2"])
+        log.create_topic("t", partitions=2).send_many([b"1", b"2"], partition=0)
+        offsets = {T0: 2} if name == "append_one" else {T0: 2, T1: 0}
         with log.consumer("t", group="g", enable_auto_commit=False) as consumer:
             consumer.poll()
             consumer.commit({T0: 1})
             strike(monkeypatch, owner, name, error, after=after)
             with pytest.raises(error):
-                consumer.commit({T0: 2})
+                consumer.commit(offsets)
             said = log.group("g").committed()
             with opened(disk.kill(), clock) as left:
                 assert left.group("g").committed() == said
-            assert said == {T0: 2}, "it was in the log"
+            assert said == offsets, "it was in the log"
 
 
 @pytest.mark.parametrize("error", KINDS)
-@pytest.mark.parametrize(
-    ("owner", "name", "after"), [(Partition, "append", True), (CoordinatorRuntime, "_replay", True)]
-)
+@pytest.mark.parametrize(("owner", "name", "after"), [(Partition, "append", True), (Groups, "_replay", True)])
 def test_a_join_that_was_interrupted_leaves_no_member_behind(
     clock: ManualClock, monkeypatch: pytest.MonkeyPatch, error: type[BaseException], owner: type, name: str, after: bool
 ) -> None:
@@ -81,7 +84,7 @@ def test_a_join_that_was_interrupted_leaves_no_member_behind(
 
 
 @pytest.mark.parametrize("error", KINDS)
-@pytest.mark.parametrize(("owner", "name"), [(CoordinatorRuntime, "_replay"), (Group, "recheck")])
+@pytest.mark.parametrize(("owner", "name"), [(Groups, "_replay"), (Group, "recheck")])
 def test_a_loading_that_was_interrupted_is_begun_again(
     clock: ManualClock, monkeypatch: pytest.MonkeyPatch, error: type[BaseException], owner: type, name: str
 ) -> None:

@@ -8,7 +8,7 @@ before or after. Some of the instructions are tried, from a random one on; all b
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -17,6 +17,7 @@ import pytest
 
 import streamlog
 from streamlog.client.consumer import consumer as consumer_module
+from tests.sampling import Sampled
 
 # No frame of these files holds a lock of the log's while it runs.
 _FILES = tuple(
@@ -52,9 +53,6 @@ def at_place(nth: int, call: Callable[[], Any], other: Callable[[], None]) -> bo
     finally:
         sys.settrace(before)
     return places >= nth
-
-
-Sampled = Callable[[Iterable[Any], int], list[Any]]
 
 
 class Member:

@@ -9,7 +9,7 @@ import pytest
 
 import streamlog
 from streamlog import StreamlogError
-from streamlog.broker import opening
+from streamlog.broker import opening, registry
 from streamlog.testing import FaultyDisk, ManualClock, SimulatedDisk
 
 from .ordered_locks import OrderedLock, watch_the_order
@@ -19,7 +19,8 @@ BEGINNINGS = range(1, 13)
 
 @pytest.fixture(autouse=True)
 def _ordered(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(opening, "new_lock", OrderedLock)
+    for module in (opening, registry):
+        monkeypatch.setattr(module, "new_lock", OrderedLock)
 
 
 def opened(disk: Any, **options: Any) -> streamlog.StreamLog:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import json
 import os
 import pickle
@@ -27,7 +28,7 @@ import streamlog.cli.topics  # each adds its commands
 from streamlog import StreamLog, StreamlogError, Topic, TopicPartition
 from streamlog.broker.service import WATCH_MS
 from streamlog.cli.app import app
-from streamlog.testing import ManualClock
+from streamlog.testing import FaultyDisk, ManualClock
 
 PACKAGE = os.path.dirname(streamlog.__file__)
 OpenLog = Callable[..., StreamLog]
@@ -520,6 +521,16 @@ def test_a_closed_handle_says_how_its_log_is_opened_again(open_log: OpenLog, pat
     ]  # fmt: skip
     for use in uses:
         assert f"streamlog.open({str(path)!r})" in read(use)
+
+
+@pytest.mark.parametrize("error", [errno.EACCES, errno.EROFS])
+def test_a_directory_that_cannot_be_written_can_be_read_only(open_log: OpenLog, path: Path, error: int) -> None:
+    open_log().close()
+    disk = FaultyDisk()
+    disk.fail("lock", error)
+    assert "to read only, open it with read_only=True" in read(lambda: streamlog.open(path, disk=disk))
+    disk.fail("makedirs", error)
+    assert "read_only" not in read(lambda: streamlog.open(path / "new", disk=disk))
 
 
 def test_a_closed_temporary_log_says_that_it_is_gone() -> None:

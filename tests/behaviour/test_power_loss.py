@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import errno
 import json
-from collections.abc import Callable, Iterable
 from typing import Any
 
 import pytest
@@ -12,8 +11,8 @@ import pytest
 import streamlog
 from streamlog.testing import FaultyDisk, ManualClock, SimulatedDisk
 from tests.contents import values
+from tests.sampling import Sampled
 
-Sampled = Callable[[Iterable[Any], int], list[Any]]
 BIG = b"." * 700  # two of these fill a segment
 
 
@@ -167,7 +166,7 @@ def test_a_log_is_there_for_good_however_the_first_open_ended(
 
 def refuse_one(faulty: FaultyDisk, log: streamlog.StreamLog) -> None:
     """A write ends half-way on a full disk, and is cut back."""
-    faulty.fail("pwrite", errno.ENOSPC, path="*.log", short=19)
+    faulty.fail("pwrite", errno.ENOSPC, path="*/topics/*.log", short=19)
     with pytest.raises(streamlog.DiskFullError):
         log["t"].send(b"refused")
 

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -15,80 +13,14 @@ from streamlog import (
     ConfigError,
     NotLeaderError,
     StreamLog,
-    StreamlogError,
     TopicPartition,
     UnknownTopicOrPartitionError,
 )
 from streamlog.testing import ManualClock, SimulatedDisk
 
+from .traffic import eventually, remove, traffic, values
+
 T0 = TopicPartition("t", 0)
-
-
-def values(log: StreamLog, topic: str = "t") -> list[bytes | None]:
-    return [record.value for record in log[topic].read()]
-
-
-class Traffic:
-    """A producer and a consumer of one topic that run until they are stopped."""
-
-    def __init__(self, log: StreamLog, topic: str = "t") -> None:
-        self._log, self._topic = log, topic
-        self._stopping = False
-        self._errors: list[BaseException] = []
-        self.acknowledged: list[bytes] = []
-        self.read: list[bytes | None] = []
-        self._threads = [threading.Thread(target=self._run, args=[each]) for each in (self._produce, self._consume)]
-        for thread in self._threads:
-            thread.start()
-
-    def _run(self, work: object) -> None:
-        try:
-            work()  # type: ignore[operator]
-        except BaseException as error:
-            self._errors.append(error)
-
-    def _produce(self) -> None:
-        with self._log.producer() as producer:
-            while not self._stopping:
-                value = b"%d" % len(self.acknowledged)
-                try:
-                    producer.send(self._topic, value).result()
-                except StreamlogError as error:
-                    if not error.retriable:
-                        raise
-                else:
-                    self.acknowledged.append(value)
-
-    def _consume(self) -> None:
-        with self._log.consumer(self._topic) as consumer:
-            while self._threads[0].is_alive() or len(self.read) < len(self.acknowledged):
-                self.read += [record.value for record in consumer.poll(0.1)]
-
-    def until(self, count: int) -> None:
-        """Wait for so many more records to be acknowledged."""
-        wanted = len(self.acknowledged) + count
-        while len(self.acknowledged) < wanted and not self._errors:
-            threading.Event().wait(0.001)
-
-    def stop(self) -> None:
-        self._stopping = True
-        for thread in self._threads:
-            thread.join(60)
-        assert not self._errors
-        assert not any(thread.is_alive() for thread in self._threads)
-
-
-@contextmanager
-def traffic(log: StreamLog, topic: str = "t") -> Iterator[Traffic]:
-    """Records that are sent and read meanwhile; at the end all that was acknowledged is there, once and in order."""
-    running = Traffic(log, topic)
-    try:
-        yield running
-        running.until(20)
-    finally:
-        running.stop()
-    assert values(log, topic) == running.acknowledged
-    assert running.read == running.acknowledged
 
 
 # -- leaders ---------------------------------------------------------------------------------------------
@@ -293,6 +225,17 @@ def test_what_is_under_way_goes_on_after_a_crash(clock: ManualClock) -> None:
         assert values(log) == [b"x", b"y"]
 
 
+def test_waits_that_end_before_the_reassignment_leave_nothing_behind(clock: ManualClock) -> None:
+    with streamlog.open("data", brokers=3, disk=SimulatedDisk(), clock=clock) as log:
+        log.create_topic("t", replication_factor=1)
+        stuck(log)
+        moving = log.reassign("t", replicas={0: [2, 1]})
+        for _ in range(20):
+            with pytest.raises(TimeoutError):
+                moving.wait(0)
+        assert len(log._engine.service._reassignments._waiting) == 1  # type: ignore[attr-defined]
+
+
 def test_every_crash_while_replicas_move_leaves_all_that_was_acknowledged(clock: ManualClock) -> None:
     disk = SimulatedDisk()
     with streamlog.open("data", brokers=3, disk=disk, clock=clock, sync=True) as log:
@@ -346,3 +289,36 @@ def test_replicas_that_cannot_be_are_refused(path: Path) -> None:
         with pytest.raises(ConfigError, match="either replicas"):
             log.reassign("t")
         assert log["t"].partition(0).replicas == (0,)
+
+
+@pytest.mark.parametrize("late", [False, True])
+def test_no_replica_is_removed_while_the_directory_of_those_that_stay_is_gone(
+    path: Path, monkeypatch: pytest.MonkeyPatch, late: bool
+) -> None:
+    """It was removed a moment ago, and the broker that has it as open files has not noticed yet; `late`: while the last step waited
+    for another change of the metadata."""
+    monkeypatch.setattr("streamlog.broker.brokers.WATCH_MS", 1 << 40)
+    with streamlog.open(path, brokers=3) as log:
+        topic = log.create_topic("t", replication_factor=2)
+        sent = [b"%d" % n for n in range(10)]
+        topic.send_many(sent).result()
+        stay = ({0, 1, 2} - set(topic.partition(0).replicas)).pop()
+        service: Any = log._engine.service
+        at, name = (service._topics, "finish_reassignment") if late else (service._reassignments, "_go_on")
+        go_on, removed = getattr(at, name), []
+
+        def go_on_late(*args: Any) -> None:
+            if not removed and topic.partition(0).leader == stay:  # the next step removes the others
+                removed.append(stay)
+                remove(path / f"broker-{stay}")
+            go_on(*args)
+
+        monkeypatch.setattr(at, name, go_on_late)
+        moving = log.reassign("t", replicas={0: [stay]})
+        eventually(lambda: removed and not log.brokers[stay].running, "it is not noticed")
+        assert values(log) == sent
+        assert topic.send(b"next").result().offset == 10
+        log.brokers[stay].start()
+        moving.wait(30)
+        assert topic.partition(0).replicas == (stay,)
+        assert values(log) == [*sent, b"next"]

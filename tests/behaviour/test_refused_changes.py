@@ -11,7 +11,7 @@ import dataclasses
 import errno
 import itertools
 import logging
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from typing import Any, NamedTuple
 
@@ -24,12 +24,12 @@ from streamlog.records import columns
 from streamlog.runtime.threads import result_of
 from streamlog.storage.log import AppendRequest
 from streamlog.testing import FaultyDisk, ManualClock, SimulatedDisk
+from tests.sampling import Sampled
 
 PATH = "/data"
 ERRNOS = (errno.EIO, errno.ENOSPC)
 UNKNOWN = "could not be undone"
 Change = Callable[[streamlog.StreamLog], object]
-Sampled = Callable[[Iterable[Any], int], list[Any]]
 
 CHANGES: dict[str, Change] = {
     "delete_topic": lambda log: log.delete_topic("a"),

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -11,7 +10,8 @@ import pytest
 
 import streamlog
 from streamlog import ConfigError, FormatError, StreamLog, TopicPartition
-from streamlog.errors import LogDirNotFoundError
+from streamlog.replication.fetcher import ReplicaFetcher
+from streamlog.replication.partition import Partition
 from streamlog.testing import ManualClock, SimulatedDisk
 
 Open = Callable[..., StreamLog]
@@ -161,6 +161,14 @@ def test_retention_and_compaction_leave_the_replicas_with_the_same_records(path:
         assert starts == {90}
 
 
+def test_partitions_cannot_be_removed_from_replicas_either(path: Path) -> None:
+    with streamlog.open(path, brokers=3) as log:
+        topic = log.create_topic("t", partitions=3)
+        for total in (3, 2):
+            with pytest.raises(ConfigError, match="has 3 partitions"):
+                topic.add_partitions(total)
+
+
 def test_a_kill_loses_nothing_acknowledged(clock: ManualClock) -> None:
     disk = SimulatedDisk()
     log = streamlog.open("data", brokers=3, disk=disk, clock=clock)
@@ -202,18 +210,6 @@ def test_every_crash_while_the_log_is_made_leaves_one_that_opens(clock: ManualCl
     assert seen > 50
 
 
-def test_a_missing_directory_is_named_and_nothing_is_made_in_its_place(path: Path) -> None:
-    with streamlog.open(path, brokers=3) as log:
-        log.create_topic("t").send("x")
-    shutil.rmtree(path / "broker-1")
-    with pytest.raises(LogDirNotFoundError, match="directory of broker 1 is missing"):
-        streamlog.open(path, brokers=None)
-    (path / "broker-1").mkdir()
-    with pytest.raises(LogDirNotFoundError, match="directory of broker 1 is missing"):
-        streamlog.open(path)
-    assert not [*(path / "broker-1").glob("*.json")]
-
-
 def test_what_cannot_be_is_refused(path: Path, tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="neither a number"):
         streamlog.open(path, brokers="3")  # type: ignore[arg-type]
@@ -226,7 +222,7 @@ def test_what_cannot_be_is_refused(path: Path, tmp_path: Path) -> None:
             log.create_topic("t", replication_factor=3)
         with pytest.raises(ConfigError, match="no record could be sent"):
             log.create_topic("t", replication_factor=1, min_insync_replicas=2)
-    with pytest.raises(ConfigError, match="a log of 2 brokers"):
+    with pytest.raises(ConfigError, match=r"a log of 2 brokers.*log\.add_broker"):
         streamlog.open(path, brokers=3)
     with streamlog.open(tmp_path / "one"):
         pass
@@ -242,6 +238,13 @@ def test_what_cannot_be_is_refused(path: Path, tmp_path: Path) -> None:
         pass
     with pytest.raises(ConfigError, match="do not belong to one log"):
         streamlog.open(brokers=[tmp_path / "a", tmp_path / "d"])
+    with pytest.raises(ConfigError, match=r"a log of 2 brokers.*log\.add_broker\('.*/new'\)"):
+        streamlog.open(brokers=[tmp_path / "new", tmp_path / "a", tmp_path / "b"])
+    assert not (tmp_path / "new").exists()
+    with streamlog.open(brokers=[tmp_path / "a", tmp_path / "b"]) as log:
+        log.add_broker(tmp_path / "new")
+    with streamlog.open(brokers=[tmp_path / "new", tmp_path / "a", tmp_path / "b"]) as log:
+        assert len(log.brokers) == 3
 
 
 def test_a_reader_of_another_process_sees_what_is_below_the_high_watermark(path: Path) -> None:
@@ -270,3 +273,21 @@ def test_opening_twice_gives_the_same_log(path: Path) -> None:
         assert values(log) == [b"x"]
         assert log["t"].partition(0) == again["t"].partition(0)
         assert TopicPartition("t", 0) == log["t"].partition(0)[:2]
+
+
+@pytest.mark.parametrize("sync", [False, True])
+def test_all_that_is_in_every_replica_can_be_read_at_once_after_opening(
+    path: Path, sync: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """However many partitions there are: no fetch is waited for. It took 5 s at most, and readers saw less after that."""
+    with streamlog.open(path, brokers=3, sync=sync) as log:
+        log.create_topic("t", partitions=20)
+        for n in range(20):
+            log["t"].send(b"%d" % n, partition=n)
+    fetches: list[object] = []
+    fetch = Partition.fetch_as_replica
+    monkeypatch.setattr(Partition, "fetch_as_replica", lambda self, *args: fetches.append(0) or fetch(self, *args))
+    monkeypatch.setattr(ReplicaFetcher, "step", lambda self, now_ms: None)
+    with streamlog.open(path, sync=sync) as log:
+        assert len(values(log)) == 20
+    assert len(fetches) <= 20, "of the metadata alone"

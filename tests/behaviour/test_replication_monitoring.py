@@ -28,6 +28,10 @@ def test_metrics_say_who_leads_who_follows_and_that_nothing_is_behind(path: Path
             "under_min_isr_partitions": 0,
             "isr_shrinks": 0,
             "isr_expands": 0,
+            "unclean_leader_elections": 0,
+            "damaged": 0,
+            "repaired": 0,
+            "scrubbed_bytes": 0,
         }
         assert [each["leaders"] for each in found["brokers"].values()] == [1, 1, 1]
         assert [each["replicas"] for each in found["brokers"].values()] == [3, 3, 3]
@@ -45,7 +49,16 @@ def test_a_log_of_one_broker_has_the_same_numbers(path: Path) -> None:
         log.create_topic("t").send("x")
         found = log.metrics()
         assert found["brokers"] == {
-            "0": {"path": str(path), "running": True, "leaders": 1, "replicas": 1, "lag_records": 0, "lag_ms": 0}
+            "0": {
+                "path": str(path),
+                "running": True,
+                "failure": None,
+                "retiring": False,
+                "leaders": 1,
+                "replicas": 1,
+                "lag_records": 0,
+                "lag_ms": 0,
+            }
         }
         partition = found["topics"]["t"]["0"]
         assert (partition["leader"], partition["replicas"], partition["isr"]) == (0, [0], [0])

@@ -92,11 +92,11 @@ def test_workers_show_the_error_that_ended_them_until_it_is_raised(clock: Manual
         workers = log.group("g").start(lambda record: 1 // 0, "t", workers=2)
         clock.advance(0)  # waits for what they do
         assert repr(workers) == (
-            "<streamlog.Workers 0 running, failed: ZeroDivisionError: integer division or modulo by zero>"
+            "<streamlog.Workers of group 'g': 0 running, failed: ZeroDivisionError: integer division or modulo by zero>"
         )
         with pytest.raises(ZeroDivisionError):
             workers.wait()
-        assert repr(workers) == "<streamlog.Workers 0 running>"
+        assert repr(workers) == "<streamlog.Workers of group 'g': 0 running>"
 
 
 class Flusher(RebalanceListener):
@@ -136,3 +136,23 @@ def test_the_names_of_topics_complete_after_a_bracket(
     assert log._ipython_key_completions_() == ["audit", "orders"]
     log.close()
     assert log._ipython_key_completions_() == []
+
+
+def test_a_transactional_producer_shows_its_name_and_what_it_is_doing(log: streamlog.StreamLog) -> None:
+    log.create_topic("orders")
+    producer = log.producer(transactional_id="billing")
+    ready = "<streamlog.Producer streamlog-producer linger_ms=0, acks='all', transactional_id='billing'>"
+    assert repr(producer) == ready
+    assert repr(producer.transaction()) == "<streamlog transaction of 'billing': it begins in a `with` statement>"
+    with producer.transaction():
+        assert repr(producer) == ready.replace(">", ", in a transaction>")
+        producer.send("orders", "1")
+    assert repr(producer) == ready
+    producer.begin_transaction()
+    producer.send("orders", "2")
+    log.abort_transaction("billing")
+    with pytest.raises(streamlog.ProducerFencedError):
+        producer.commit_transaction()
+    assert repr(producer) == ready.replace(">", ", fenced>")
+    producer.close()
+    assert repr(producer) == "<streamlog.Producer streamlog-producer closed, transactional_id='billing'>"

@@ -235,6 +235,82 @@ def test_nothing_written_down_ever_vouches_for_more_than_is_on_the_device(sync: 
         assert len(values(log)) == 3, "a closed log was not on the device"
 
 
+# 14
+
+
+def in_transactions(log: streamlog.StreamLog, rounds: range) -> dict[bytes, bytes]:
+    """In each round a transaction that commits and one that aborts, of the same keys, in segments of their own; what was committed."""
+    table: dict[bytes, bytes] = {}
+    with log.producer(transactional_id="x") as producer:
+        for n in rounds:
+            producer.begin_transaction()
+            for key in (b"k%d" % (n % 3), b"l"):
+                producer.send("t", b"kept %d" % n + LARGE, key=key)
+                table[key] = b"kept %d" % n + LARGE
+            producer.commit_transaction()
+            producer.begin_transaction()
+            for key in (b"k%d" % (n % 3), b"l"):
+                producer.send("t", b"aborted %d" % n + LARGE, key=key)
+            producer.abort_transaction()
+    return table
+
+
+def committed_table(log: streamlog.StreamLog) -> dict[bytes, bytes]:
+    found = list(log["t"].read())
+    assert not [record for record in found if record.value.startswith(b"aborted")]
+    return {record.key: record.value for record in found}
+
+
+def test_aborted_records_are_never_taken_for_values_however_often_the_log_is_compacted_and_opened() -> None:
+    """14. Compaction lost what said that records were aborted, or took them for the last value of their key (KAFKA-8522, 13727)."""
+    disk, clock = SimulatedDisk(), ManualClock(start_ms=START_MS)
+    table: dict[bytes, bytes] = {}
+    with opened(disk, clock) as log:
+        log.create_topic(
+            "t",
+            partitions=1,
+            cleanup_policy="compact",
+            segment_bytes=1024,
+            delete_retention_ms=HOUR_MS,
+            retention_ms=-1,
+        )
+    for n in range(4):
+        with opened(disk, clock) as log:
+            assert committed_table(log) == table
+            table |= in_transactions(log, range(3 * n, 3 * n + 3))
+            assert committed_table(log) == table
+            log["t"].compact()
+            assert committed_table(log) == table
+        clock.advance(2 * HOUR_MS / 1000 if n % 2 else 1)
+        with opened(disk, clock) as log:
+            assert committed_table(log) == table
+            log["t"].compact()
+            assert committed_table(log) == table
+            if n == 2:
+                table[b"m"] = b"kept" + LARGE
+                log["t"].send(table[b"m"], b"m")
+                with log.producer(transactional_id="y") as open_one:
+                    open_one.begin_transaction()
+                    open_one.send("t", b"aborted too" + LARGE, key=b"m")
+                    table |= in_transactions(log, range(20, 22))
+                    log["t"].compact()
+                    open_one.abort_transaction()
+                assert committed_table(log) == table
+
+
+def test_aborted_records_stay_aborted_after_a_crash_at_any_moment_of_a_compaction() -> None:
+    """14."""
+    disk, clock = SimulatedDisk(), ManualClock(start_ms=START_MS)
+    with opened(disk, clock, sync=True) as log:
+        log.create_topic("t", partitions=1, cleanup_policy="compact", segment_bytes=1024)
+        table = in_transactions(log, range(4))
+        begin = len(disk.operations)
+        log["t"].compact()
+    for name, left in crashed(disk, first=begin):
+        with opened(left, ManualClock(start_ms=START_MS)) as log:
+            assert committed_table(log) == table, name
+
+
 # 16
 
 

@@ -14,9 +14,24 @@ import pytest
 from xxhash import xxh3_64_intdigest
 
 from streamlog import StreamlogError
-from streamlog.broker import log_directory, owner
+from streamlog.broker import log_directory, owner, service
 from streamlog.client.producer import topic_cache
-from streamlog.storage import checkpoint, compaction, durability, files, index, log, retention, segment
+from streamlog.replication import partition
+from streamlog.storage import (
+    checkpoint,
+    compaction,
+    durability,
+    files,
+    index,
+    log,
+    log_transactions,
+    producer_summary,
+    replacement,
+    retention,
+    segment,
+    transaction_events,
+    transactions,
+)  # fmt: skip
 from streamlog.storage.index import Index, Stats
 from streamlog.storage.recovery import power_loss
 from streamlog.testing import SimulatedDisk
@@ -104,7 +119,7 @@ def the_old_segments_go_unsynced(patch: Patch) -> None:
         disk.rename(f"{directory}/{files.swap_name(low, high)}", f"{directory}/{files.log_name(low)}")
         disk.sync_dir(directory)
 
-    patch.setattr(compaction, "finish_swap", finish)
+    patch.setattr(replacement, "finish_swap", finish)
 
 
 def a_compacted_file_is_not_synced(patch: Patch) -> None:
@@ -204,6 +219,7 @@ def a_start_in_the_middle_of_a_segment_is_rounded_down(patch: Patch) -> None:
         return real(self, max(base for base in self.tail.bases if base <= offset))
 
     patch.setattr(log.Log, "advance_start", advance_start)
+    patch.setattr(service, "REQUEST_TIMEOUT_MS", 50)  # the call waits so long for what does not come
 
 
 def the_start_is_kept_in_memory_only(patch: Patch) -> None:
@@ -228,6 +244,57 @@ def recovery_cuts_at_damage(patch: Patch) -> None:
     )
 
 
+def markers_go_with_the_first_pass(patch: Patch) -> None:
+    patch.setattr(compaction._History, "is_marker_needed", lambda self, header: False)
+    patch.setattr(compaction._Cleaner, "_wait_until", lambda self, horizon: None)
+    real = compaction._Cleaner._clean_marker
+
+    def clean_marker(self: Any, header: Any, full: Any, data: bytes, last: bool) -> None:
+        if last:
+            real(self, header, full, data, last)
+
+    patch.setattr(compaction._Cleaner, "_clean_marker", clean_marker)
+
+
+def compaction_knows_no_aborted_transactions(patch: Patch) -> None:
+    real = compaction._History._note
+
+    def note(self: Any, header: Any) -> None:
+        real(self, header)
+        self.transactions.aborted = transactions.AbortedTransactions()
+
+    patch.setattr(compaction._History, "_note", note)
+
+
+def a_compacted_segment_stores_no_aborted_transactions(patch: Patch) -> None:
+    real = replacement.Replacement.swap_in
+
+    def swap_in(self: Any, publish: Any) -> None:
+        self._built.summary = producer_summary.ProducerSummary()
+        real(self, publish)
+
+    patch.setattr(replacement.Replacement, "swap_in", swap_in)
+
+
+def a_segment_stores_no_aborted_transactions(patch: Patch) -> None:
+    patch.setattr(transaction_events.TransactionEvents, "events", lambda self: [])
+
+
+def what_is_stored_is_not_read(patch: Patch) -> None:
+    patch.setattr(log_transactions, "note_segment", lambda transactions, segment, end: None)
+
+
+def compaction_goes_on_past_what_is_open(patch: Patch) -> None:
+    patch.setattr(partition.Partition, "last_stable_offset", property(lambda self: self.high_watermark))
+    real = compaction._History.read
+
+    def read(self: Any, log: Any, segments: Any) -> Any:
+        yield from real(self, log, segments)
+        return segments
+
+    patch.setattr(compaction._History, "read", read)
+
+
 class Row(NamedTuple):
     number: str
     scenario: Callable[[], None]
@@ -249,6 +316,8 @@ FUTURE = scenarios.test_timestamps_of_the_future_do_not_keep_what_is_too_large
 BOUND = scenarios.test_a_timestamp_further_ahead_than_the_topic_allows_is_refused
 BACKWARDS = partial(scenarios.test_timestamps_that_go_back_are_found_all_the_same, 0)
 DELETED = partial(scenarios.test_records_may_be_deleted_up_to_anywhere_and_stay_deleted, 7)
+ABORTED = scenarios.test_aborted_records_are_never_taken_for_values_however_often_the_log_is_compacted_and_opened
+ABORTED_CRASHED = scenarios.test_aborted_records_stay_aborted_after_a_crash_at_any_moment_of_a_compaction
 DELETED_LOST = scenarios.test_deleting_records_is_not_undone_by_a_power_loss_at_any_moment
 DAMAGE = scenarios.test_damage_is_never_taken_for_what_a_crash_tore
 
@@ -271,6 +340,13 @@ ROWS = (
     Row("10", VOUCHES, the_recovery_point_is_ahead_of_the_log),
     Row("10", VOUCHES_PLAIN, records_are_acknowledged_before_they_are_synced),
     Row("10", DAMAGE, recovery_cuts_at_damage),
+    Row("14", ABORTED, markers_go_with_the_first_pass),
+    Row("14", ABORTED, compaction_knows_no_aborted_transactions),
+    Row("14", ABORTED, a_compacted_segment_stores_no_aborted_transactions),
+    Row("14", ABORTED, a_segment_stores_no_aborted_transactions),
+    Row("14", ABORTED, what_is_stored_is_not_read),
+    Row("14", ABORTED, compaction_goes_on_past_what_is_open),
+    Row("14", ABORTED_CRASHED, compaction_knows_no_aborted_transactions),
     Row("16", FUTURE, retention_goes_by_the_strictest_bound),
     Row("16", BOUND, timestamps_have_no_bound),
     Row("16", BACKWARDS, the_index_takes_timestamps_as_they_come),
@@ -286,4 +362,3 @@ def test_the_scenario_fails_with_its_bug(row: Row, monkeypatch: Patch) -> None:
         row.bug(patch)
         with pytest.raises((AssertionError, StreamlogError, pytest.fail.Exception)):
             row.scenario()
-    row.scenario()

@@ -6,7 +6,6 @@ where. The tests let a second thread act at each bytecode of a `send` in turn.
 
 from __future__ import annotations
 
-import os
 import random
 import sys
 import threading
@@ -21,6 +20,7 @@ import pytest
 import streamlog
 from streamlog import ClosedError, Delivery, Producer, RecordMetadata
 from streamlog.testing import ManualClock
+from tests.sampling import takes_all
 from tests.times import LONG
 
 CLIENT = str(Path(streamlog.__file__).parent / "client")
@@ -167,7 +167,7 @@ def test_another_thread_at_any_bytecode_of_a_send_loses_nothing_and_doubles_noth
 ) -> None:
     """`python -m tests.stress.sweeps` takes every bytecode."""
     log.create_topic("t")
-    step = 1 if os.environ.get("STREAMLOG_SWEEPS") == "whole" else step * 2
+    step = 1 if takes_all() else step * 2
     assert sum(1 for _ in places(log, before, send, other, rng.randint(1, step), step)) > 7
 
 

@@ -138,8 +138,8 @@ PRODUCER: dict[str, Any] = {
     "batch_size": Integer(1, 1 << 27),
     "compression_type": OneOf((None, "none", "gzip")),
     "enable_idempotence": OneOf((True, False, None)),
-    "transactional_id": OneOf((None,)),
-    "transaction_timeout_ms": OneOf((None,)),
+    "transactional_id": Text(none=True),
+    "transaction_timeout_ms": Integer(1, 900_000),
     "partitioner": OneOf((None, "xxhash")),
     "key_serializer": OneOf((None,)),
     "value_serializer": OneOf((None,)),
@@ -286,6 +286,11 @@ def test_a_setting_of_a_producer(log: StreamLog, name: str) -> None:
             refuses(name, lambda value=value: log.producer(**{name: value}))  # type: ignore[misc]
             continue
         with log.producer(**{name: value}) as producer:
+            if name == "transactional_id" and value is not None:
+                producer.begin_transaction()
+                producer.send("t", label)
+                producer.commit_transaction()
+                continue
             sent = "" if name in ("max_request_size", "buffer_memory") and value < 100 else label
             try:
                 producer.send("t", sent).result()

@@ -279,8 +279,9 @@ def test_any_other_callable_is_a_handler(log: streamlog.StreamLog, handler: Any)
 def test_an_error_stops_the_run_and_reaches_the_caller_and_its_record_comes_again(log: streamlog.StreamLog) -> None:
     fill(log, 6)
     failing = Failing(3)
-    with pytest.raises(Trouble, match="offset 3"):
+    with pytest.raises(Trouble, match="offset 3") as caught:
         log.group("g").run(failing, "t", workers=1, until_end=True)
+    assert caught.value.__notes__ == ["The handler raised this for t-0 at offset 3, which is not finished."]
     assert failing.calls == [0, 1, 2, 3]
     assert log.group("g").committed() == {P0: 3}
     again = Failing()
@@ -840,3 +841,48 @@ def test_ctrl_c_ends_idle_workers(path: Path, run_script: RunScript) -> None:
     assert done.returncode == 0, done.stderr
     assert done.stdout.split() == ["b'x'"]
     assert done.stderr == ""
+
+
+# -- workers inside a handler ------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("waits", ["run", "wait", "its own"])
+def test_a_handler_that_would_wait_for_its_own_group_is_refused(log: streamlog.StreamLog, waits: str) -> None:
+    topic = fill(log, 3, partitions=2)
+    group = log.group("g")
+    made: list[streamlog.Workers] = []
+    is_made = threading.Event()
+
+    def handle(_: Record) -> None:
+        assert is_made.wait(LONG)
+        if waits == "run":
+            group.run(print, topic, workers=2, until_end=True)
+        elif waits == "wait":
+            with group.start(print, "t", workers=2, until_end=True) as inner:
+                inner.wait()
+        else:
+            made[0].wait()
+
+    with pytest.raises(
+        ConfigError, match=r"group 'g' waits for workers of the same group that read t too\..* group of their own"
+    ):
+        made.append(group.start(handle, topic, workers=1, until_end=True))
+        is_made.set()
+        with made[0]:
+            made[0].wait(LONG)
+    assert group.members() == []
+    assert group.committed().get(P0, 0) == 0
+
+
+def test_a_handler_may_run_another_group_or_other_topics_of_its_own(log: streamlog.StreamLog) -> None:
+    topic = fill(log, 1)
+    other = log.create_topic("other")
+    other.send("x")
+    seen: list[Record] = []
+
+    def handle(_: Record) -> None:
+        log.group("inner").run(seen.append, topic, workers=1, until_end=True)
+        log.group("g").run(seen.append, other, workers=1, until_end=True)
+
+    log.group("g").run(handle, topic, workers=1, until_end=True)
+    assert [record.value for record in seen] == [b"0", b"x"]

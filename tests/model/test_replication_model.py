@@ -13,6 +13,7 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
+from streamlog.storage import truncation
 from tests.unit.storage.conftest import CLEAN, KILLED, POWER_LOST, Box
 
 Model = list[tuple[int, bytes]]
@@ -54,7 +55,9 @@ class Replicas(RuleBasedStateMachine):
             diverging = None if last is None else leader.log.diverging_epoch(last, end)
             if diverging is not None:
                 own = log.epoch_end_offset(diverging.epoch)
-                end = log.truncate_to(min(end, diverging.end_offset, own.end_offset if own is not None else end))
+                end = truncation.truncate_to(
+                    log, min(end, diverging.end_offset, own.end_offset if own is not None else end)
+                )
                 del mine[end:]
                 continue
             if data := leader.log.reader.fetch(end, max_bytes, leader.log.tail.end_offset).data:

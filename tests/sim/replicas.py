@@ -22,7 +22,7 @@ from streamlog.errors import NotEnoughReplicasError, StreamlogError
 from streamlog.records import columns
 from streamlog.records.batch import read_header, seed_of, verify_payload
 from streamlog.records.decode import decode
-from streamlog.replication.election import elect, prefer
+from streamlog.replication import election
 from streamlog.replication.fetcher import ReplicaFetcher
 from streamlog.replication.partition import Partition
 from streamlog.replication.replica_set import NO_LEADER, PartitionRegistration
@@ -71,6 +71,8 @@ class Simulation:
         self.pending: list[Sent] = []
         self.acknowledged: dict[int, bytes] = {}
         self.seen: dict[int, bytes] = {}
+        self.deletions: list[Completion[int]] = []
+        self.asked_before = self.deleted_before = 0
         self.fetchers: dict[int, ReplicaFetcher] = {}
         self.epochs: dict[int, int] = {}
         self.registrations = 0
@@ -90,6 +92,7 @@ class Simulation:
         if self.durable:
             replica.commit.sync()
         replica.high_watermark = min(replica.high_watermark, log.tail.start_offset)  # learned anew
+        replica.on_work = lambda replica: replica.deletions.drive()
         self.replicas[broker] = replica
         self.registrations += 1
         self.epochs[broker] = self.registrations
@@ -109,8 +112,8 @@ class Simulation:
     def replica_failed(self, replica: Partition, error: StreamlogError) -> None:
         raise Violation(f"broker {replica.broker_id}: {error}") from error
 
-    def leader_corrupt(self, leader: Partition, error: StreamlogError) -> None:
-        raise Violation(f"the log of broker {leader.broker_id}: {error}") from error
+    def replica_damaged(self, replica: Partition, offset: int, error: StreamlogError) -> None:
+        raise Violation(f"the log of broker {replica.broker_id}: {error}") from error
 
     def apply(self, broker: int) -> None:
         """The broker learns what the controller decided last."""
@@ -165,7 +168,7 @@ class Simulation:
                 for broker in self.epochs
             }
         before = self.registration
-        self._decide(elect(before, self.epochs, unclean=ends))
+        self._decide(election.elect(before, self.epochs, unclean=ends))
         if self.registration.leader not in before.isr and self.registration.leader != NO_LEADER:
             self.fired["unclean"] += 1
             self.forgive()
@@ -196,7 +199,7 @@ class Simulation:
             return
         for broker in self.registration.isr:
             if broker in self.epochs and self.replicas[broker].reader.tail.end_offset == leader.reader.tail.end_offset:
-                after = prefer(self.registration, self.epochs, broker)
+                after = election.prefer(self.registration, self.epochs, broker)
                 if after != self.registration and self.replicas[broker].last_epoch() == leader.last_epoch():
                     self.fired["moved"] += 1
                     self._decide(after)
@@ -283,16 +286,30 @@ class Simulation:
     def delete(self, broker: int) -> None:
         replica = self.replicas[broker]
         if replica.is_leader and replica.registration == self.registration and replica.high_watermark:
-            start = replica.delete_records(self.rng.randrange(replica.high_watermark + 1))
+            before = self.rng.randrange(replica.high_watermark + 1)
+            self.deletions.append(replica.delete_records(before))
             for promised in (self.acknowledged, self.seen):
-                for offset in [each for each in promised if each < start]:
+                for offset in [each for each in promised if each < before]:
                     del promised[offset]
+            self.asked_before = max(self.asked_before, before)
+
+    def _check_deletions(self) -> None:
+        """What was answered as deleted is on no replica in sync."""
+        for deletion in [each for each in self.deletions if each.done()]:
+            self.deletions.remove(deletion)
+            if deletion.error() is None:
+                self.fired["deleted"] += 1
+                self.deleted_before = max(self.deleted_before, deletion.result())
+        for broker in self.registration.isr:
+            replica = self.replicas.get(broker)
+            if replica is not None and replica.reader.tail.start_offset < self.deleted_before and not self.unclean:
+                raise Violation(f"broker {broker}, in sync, has what was deleted before {self.deleted_before}")
 
     def check(self) -> None:
         """The invariants. Raises Violation."""
         left: list[Sent] = []
-        starts = [replica.reader.tail.start_offset for replica in self.replicas.values()]
-        start = max(starts, default=0)
+        self._check_deletions()
+        start = self.asked_before
         for sent in self.pending:
             if not sent.answer.done():
                 left.append(sent)

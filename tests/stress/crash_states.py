@@ -1,12 +1,16 @@
 """Write-trace replay: a workload's every crash, opened and checked.
 
     python -m tests.stress.crash_states --states 1000000 --seed 1
+    python -m tests.stress.crash_states --states 100000 --seed 1 --brokers 3
 
 Each workload runs once on a simulated disk, which records every write and sync. For every number of operations done
 the machine is then put as a kill or a power loss may have left it (see `streamlog.testing.SimulatedDisk.crashes`), a
 log is opened on it and compared with what had been acknowledged. Half of the workloads run with `sync=True`, where
 everything acknowledged has to be there after any of these crashes; the other half without, where that holds for kills,
 and after a power loss a gapless prefix, no shorter than the last `log.sync()` said.
+
+With several brokers all of them crash together, and a disk that fails is that of one of them. They are stopped and started,
+leaders and replicas move; the threads of the library take turns as the seed says. After an open the replicas are equal.
 
 A violation prints as `SEED NAME`; `--replay SEED NAME` goes there again.
 """
@@ -58,20 +62,22 @@ class Figures:
         )
 
 
-def workload(seed: int, steps: int = STEPS) -> Workload:
-    """The workload of a seed: every second one with `sync=True`; half on a log that crashed before, or a disk that fails."""
+def workload(seed: int, steps: int = STEPS, brokers: int = 1) -> Workload:
+    """The workload of a seed: every second one with `sync=True`; half on a log that crashed before, or a disk that fails; eight
+    of sixteen with transactions."""
     sync, crashed_before, fails = seed % 2 == 1, seed // 2 % 4 in (1, 3), seed // 2 % 4 in (2, 3)
+    shape = {"sync": sync, "brokers": brokers, "transactions": seed // 8 % 2 == 1}
     disk = SimulatedDisk(seed)
     if not crashed_before:
-        return Workload(disk, seed, sync=sync, steps=steps, fails=fails)
-    first = Workload(disk, seed, sync=sync, steps=steps // 2)
+        return Workload(disk, seed, steps=steps, fails=fails, **shape)
+    first = Workload(disk, seed, steps=steps // 2, **shape)
     rng = random.Random(seed)
     name = f"{rng.randrange(len(disk.operations))}/{rng.choice(('kill', 'lax', '0', '1', '2', 'harsh-0'))}"
     state = disk.state(name)
     before = first.truth_at(len(state.marks))
     if not is_strong(name, sync):
         before.weakened()
-    return Workload(state, seed + 1, sync=sync, steps=steps // 2, before=before, fails=fails)
+    return Workload(state, seed + 1, steps=steps // 2, before=before, fails=fails, **shape)
 
 
 def is_strong(name: str, sync: bool) -> bool:
@@ -111,7 +117,7 @@ def explore(
         figures.states += 1
         strong = is_strong(name, work.sync)
         try:
-            check(state, truth, strong=strong, sync=work.sync, thorough=number % thorough == 0)
+            check(state, truth, strong=strong, sync=work.sync, thorough=number % thorough == 0, brokers=work.brokers)
         except Exception as error:
             figures.violations.append(f"{seed} {name}: {type(error).__name__}: {error}")
             continue
@@ -125,7 +131,7 @@ def _crash_again(work: Workload, name: str, truth: Truth, strong: bool) -> Figur
     figures = Figures()
     rng = random.Random(name)
     state = work.disk.state(name)
-    check(state, truth, strong=strong, sync=work.sync, thorough=False)
+    check(state, truth, strong=strong, sync=work.sync, thorough=False, brokers=work.brokers)
     seen: set[tuple[int, str]] = set()
     for inner, again in state.crashes(1):
         key = (fingerprint(again), again.boot_id())
@@ -135,22 +141,24 @@ def _crash_again(work: Workload, name: str, truth: Truth, strong: bool) -> Figur
         figures.states += 1
         figures.recoveries += 1
         try:
-            check(again, truth, strong=strong and is_strong(inner, work.sync), sync=work.sync, thorough=False)
+            strong_again = strong and is_strong(inner, work.sync)
+            check(again, truth, strong=strong_again, sync=work.sync, thorough=False, brokers=work.brokers)
         except Exception as error:
             figures.violations.append(f"{work.disk.seed} {name} {inner}: {type(error).__name__}: {error}")
     return figures
 
 
-def replay(seed: int, names: list[str], steps: int = STEPS) -> None:
+def replay(seed: int, names: list[str], steps: int = STEPS, brokers: int = 1) -> None:
     """Go to one state again, or to a crash of its recovery, and raise what was found there."""
-    work = workload(seed, steps)
+    work = workload(seed, steps, brokers)
     state = work.disk.state(names[0])
     truth = work.truth_at(len(state.marks))
     strong = is_strong(names[0], work.sync)
-    check(state, truth, strong=strong, sync=work.sync, thorough=len(names) == 1)
+    check(state, truth, strong=strong, sync=work.sync, thorough=len(names) == 1, brokers=brokers)
     for name in names[1:]:
         again = state.state(name)
-        check(again, truth, strong=strong and is_strong(name, work.sync), sync=work.sync, thorough=True)
+        strong = strong and is_strong(name, work.sync)
+        check(again, truth, strong=strong, sync=work.sync, thorough=True, brokers=brokers)
 
 
 @contextmanager
@@ -164,22 +172,23 @@ def quiet() -> Iterator[None]:
         logging.disable(disabled)
 
 
-def _one(seed: int, steps: int) -> Figures:
+def _one(seed: int, steps: int, brokers: int) -> Figures:
     with quiet():
         try:
-            work = workload(seed, steps)
+            work = workload(seed, steps, brokers)
         except Exception as error:  # not one that the library may raise, or a promise broken in the middle of it
             return Figures(workloads=1, violations=[f"{seed}: {type(error).__name__}: {error}"])
         return explore(work)
 
 
-def run(states: int, seed: int, processes: int, steps: int = STEPS) -> Figures:
+def run(states: int, seed: int, processes: int, steps: int = STEPS, brokers: int = 1) -> Figures:
     """Explore workloads from `seed` on until there were so many states."""
     figures, started = Figures(), time.monotonic()
     with ProcessPoolExecutor(processes) as pool:
         while figures.states < states:
             first = seed + figures.workloads
-            for found in pool.map(_one, range(first, first + 2 * processes), [steps] * 2 * processes):
+            seeds = range(first, first + 2 * processes)
+            for found in pool.map(_one, seeds, [steps] * len(seeds), [brokers] * len(seeds)):
                 figures += found
                 for violation in found.violations[:5]:
                     print("VIOLATION", violation[:400])
@@ -193,14 +202,15 @@ def main() -> int:
     parser.add_argument("--seed", type=int, default=random.SystemRandom().randrange(2**32))
     parser.add_argument("--processes", type=int, default=2)
     parser.add_argument("--steps", type=int, default=STEPS)
+    parser.add_argument("--brokers", type=int, default=1)
     parser.add_argument("--replay", nargs="+", metavar=("SEED", "NAME"))
     arguments = parser.parse_args()
     if arguments.replay:
         logging.basicConfig(level=logging.INFO)
-        replay(int(arguments.replay[0]), arguments.replay[1:], arguments.steps)
+        replay(int(arguments.replay[0]), arguments.replay[1:], arguments.steps, arguments.brokers)
         return 0
     print(f"seed {arguments.seed}, {date.today()}", flush=True)
-    figures = run(arguments.states, arguments.seed, arguments.processes, arguments.steps)
+    figures = run(arguments.states, arguments.seed, arguments.processes, arguments.steps, arguments.brokers)
     print(figures)
     return 1 if figures.violations else 0
 

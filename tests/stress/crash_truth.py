@@ -7,6 +7,7 @@ along the trace: for the machine after any number of operations it knows which p
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from itertools import combinations, pairwise
 from typing import Any
@@ -15,16 +16,17 @@ from uuid import UUID
 import streamlog
 from streamlog import Record, StreamLog, TopicPartition
 from streamlog.testing import ManualClock, SimulatedDisk
+from tests.sim.schedule import Schedule
+from tests.transaction_history import Violation
+
+from . import crash_transactions, replicas
+from .crash_transactions import Moves
 
 PATH = "/log"
 AFTER = b"sent after the crash"
 Pair = tuple[bytes | None, bytes | None]
 Found = list[tuple[int, bytes | None, bytes | None]]
 Contents = dict[tuple[UUID, int], tuple[int, int, Found]]
-
-
-class Violation(AssertionError):
-    """A promise that was not kept."""
 
 
 @dataclass
@@ -77,6 +79,7 @@ class Truth:
     coming: set[str] = field(default_factory=set)
     commits: dict[tuple[str, TopicPartition], Commits] = field(default_factory=dict)
     tried: dict[UUID, int] = field(default_factory=dict)
+    moves: Moves = field(default_factory=Moves)
     fails: bool = False
     """Whether the disk fails."""
 
@@ -113,6 +116,7 @@ class Truth:
                 partition.synced = partition.acknowledged
         for commits in self.commits.values():
             commits.synced = commits.acknowledged
+        self.moves.synced()
 
     def committing(self, group: str, name: TopicPartition, offset: int) -> None:
         self.commits.setdefault((group, name), Commits()).tried = offset
@@ -132,6 +136,7 @@ class Truth:
                 partition.acknowledged = partition.synced
         for commits in self.commits.values():
             commits.acknowledged = commits.synced
+        self.moves.weakened()
         return self
 
     def reborn(self, contents: Contents, found: Mapping[UUID, Any], committed: Mapping[Any, int]) -> None:
@@ -163,7 +168,7 @@ class Truth:
         `strong`: everything acknowledged has to be there, else only what was before the last `log.sync()`.
         """
         contents: Contents = {}
-        found = {topic.id: topic for topic in log.topics()}
+        found = {topic.id: topic for topic in log.topics() if topic.name != crash_transactions.TOPIC}
         for id, topic in found.items():
             truth = self.topics.get(id)
             if truth is None:
@@ -176,6 +181,7 @@ class Truth:
             if id not in found and not truth.going:
                 raise Violation(f"topic {truth.name} ({id}) is gone")
         self._groups(log, strong)
+        self.moves.compare(log, strong=strong)
         return contents
 
     def _partition(self, topic: Any, truth: TopicTruth, number: int, strong: bool) -> Any:
@@ -222,7 +228,7 @@ class Truth:
         """How many of the first records retention may have taken."""
         if truth.retention_ms is None:
             return 0
-        young = self.now_ms - truth.retention_ms
+        young = self.now_ms + crash_transactions.SETTLES_MS - truth.retention_ms
         return next((at for at, time in enumerate(partition.times) if time > young), len(partition.times))
 
     def _groups(self, log: StreamLog, strong: bool) -> None:
@@ -269,15 +275,17 @@ def _keys(where: str, sent: list[Pair], start: int, floor: int, records: Found) 
             raise Violation(f"{where}: key {key!r} was sent at {offset}, but is last seen at {found.get(key)}")
 
 
-def check(state: SimulatedDisk, truth: Truth, *, strong: bool, sync: bool, thorough: bool) -> None:
+def check(state: SimulatedDisk, truth: Truth, *, strong: bool, sync: bool, thorough: bool, brokers: int = 1) -> None:
     """Open the machine after a crash and compare; if `thorough`, go on working with it, verify, and open it again."""
-    options: Mapping[str, Any] = {"disk": state, "sync": sync}
+    options: Mapping[str, Any] = {"disk": state, "sync": sync, "brokers": brokers}
     with _open(truth, options) as (log, clock):
         contents = truth.compare(log, strong=strong)
         if not thorough:
             return
         _append(log, contents)
+        crash_transactions.go_on(log)
         clock.advance(0)  # what recovery left for the background
+        producers = crash_transactions.producer_state(log) if crash_transactions.TOPIC in log else {}
     report = streamlog.verify(PATH, disk=state)
     if not report.ok:
         raise Violation(f"verify: {report}")
@@ -286,6 +294,10 @@ def check(state: SimulatedDisk, truth: Truth, *, strong: bool, sync: bool, thoro
             for number in range(topic.partitions):
                 if (topic.id, number) in contents:
                     _compare_again(topic, number, contents[topic.id, number], truth.topics[topic.id])
+    if producers:
+        crash_transactions.remove_what_is_derived(state, PATH, brokers)
+        with _open(truth, options) as (log, _):
+            crash_transactions.compare_producer_state(producers, log)
 
 
 def _append(log: StreamLog, contents: Contents) -> None:
@@ -318,18 +330,20 @@ def _compare_again(topic: Any, number: int, before: Any, truth: TopicTruth) -> N
         )
 
 
-class _open:
-    """A log on a clock that stands at the moment of the crash."""
-
-    def __init__(self, truth: Truth, options: Mapping[str, Any]) -> None:
-        self._clock = ManualClock(start_ms=truth.now_ms)
-        self._log = streamlog.open(PATH, clock=self._clock, **options)
-
-    def __enter__(self) -> tuple[StreamLog, ManualClock]:
-        return self._log, self._clock
-
-    def __exit__(self, *exc: object) -> None:
-        self._log.close()
+@contextmanager
+def _open(truth: Truth, options: Mapping[str, Any]) -> Iterator[tuple[StreamLog, ManualClock]]:
+    """A log on a clock that stands at the moment of the crash; of several brokers, with the replicas equal."""
+    if options["brokers"] == 1:
+        clock = ManualClock(start_ms=truth.now_ms)
+        with streamlog.open(PATH, clock=clock, **options) as log:
+            crash_transactions.settle(log, lambda: clock.advance(crash_transactions.PAUSE_S))
+            yield log, clock
+        return
+    schedule = Schedule(0, truth.now_ms)
+    with schedule.playing(), streamlog.open(PATH, clock=schedule.clock, **options) as log:
+        crash_transactions.settle(log, lambda: schedule.elapse(crash_transactions.PAUSE_S))
+        replicas.compare(log, lambda: schedule.elapse(0.1))
+        yield log, schedule.clock
 
 
 Event = Callable[[Truth], object]

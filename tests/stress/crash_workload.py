@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import random
+from collections.abc import Callable
 from copy import deepcopy
 from errno import EIO, ENOSPC
 from functools import partial
@@ -19,8 +20,11 @@ from streamlog.records.batch import seed_of
 from streamlog.runtime.threads import result_of
 from streamlog.testing import Fault, FaultyDisk, ManualClock, SimulatedDisk
 from tests.kafka_batches import Row, kafka_batch
+from tests.sim.schedule import Schedule
 from tests.times import START_MS
 
+from . import crash_transactions
+from .crash_transactions import Mover, Moves
 from .crash_truth import PATH, Event, Truth
 
 RETENTION_MS = 60_000
@@ -30,7 +34,8 @@ WEIGHTS = {
     "send": 30, "send_many": 14, "linger": 6, "send_to_table": 20, "send_kafka": 8, "delete_records": 3, "compact": 4, "commit": 6,
     "consume": 3, "advance": 6, "apply_retention": 2, "sync": 4, "come_and_go": 3, "reopen": 2,
 }  # fmt: skip
-
+OF_TRANSACTIONS = {"move": 60}
+OF_BROKERS = {"stop_and_start": 6, "elect": 6, "reassign": 4}
 
 FAULTS = [
     ("sync", EIO), ("sync", EIO), ("sync", EIO), ("sync_dir", EIO), ("pwrite", ENOSPC), ("pwrite", EIO), ("create", ENOSPC),
@@ -63,26 +68,35 @@ class Workload:
         steps: int,
         before: Truth | None = None,
         fails: bool = False,
+        brokers: int = 1,
+        transactions: bool = False,
     ) -> None:
         self.disk = disk
         self.sync = sync
+        self.brokers = brokers
         self.rng = random.Random(seed)
         self.before = before or Truth(START_MS)
         self.before.fails = fails
         self.truth = deepcopy(self.before)  # as of now, to know offsets
-        self.clock = ManualClock(start_ms=self.truth.now_ms)
+        self._schedule = Schedule(seed, self.truth.now_ms) if brokers > 1 else None
+        self.clock = self._schedule.clock if self._schedule is not None else ManualClock(start_ms=self.truth.now_ms)
         self.events: list[Event] = []
         self.failures = 0
         self.passing: UUID | None = None
+        self._weights = WEIGHTS | (OF_BROKERS if brokers > 1 else {}) | (OF_TRANSACTIONS if transactions else {})
+        self._mover = Mover(self.rng, self._tell_moves)
         self._marks = len(disk.marks)
         self._faulty = FaultyDisk(disk)
         self._fault: Fault | None = None
         if fails:
             op, error = self.rng.choice(FAULTS)
+            path = "*" if brokers == 1 else f"*/broker-{self.rng.randrange(brokers)}/*"
             self._fault = self._faulty.fail(
-                op, error, nth=self.rng.randint(1, 80), times=5 if error == ENOSPC else 1, short=self.rng.randrange(300)
-            )
-        with patch("os.urandom", self.rng.randbytes):  # ids, so that a seed gives the same trace
+                op, error, nth=self.rng.randint(1, 80), times=5 if error == ENOSPC else 1, path=path,
+                short=self.rng.randrange(300),
+            )  # fmt: skip
+        # Ids too, so that a seed gives the same trace.
+        with patch("os.urandom", self.rng.randbytes) if self._schedule is None else self._schedule.playing():
             self._run(steps)
 
     def truth_at(self, marks: int, truth: Truth | None = None, done: int = 0) -> Truth:
@@ -97,15 +111,26 @@ class Workload:
         self.events.append(event)
         self.disk.mark(str(len(self.events)))
 
+    def _tell_moves(self, event: Callable[[Moves], object]) -> None:
+        self._tell(lambda truth: event(truth.moves))
+
     def _run(self, steps: int) -> None:
-        names = self.rng.choices(list(WEIGHTS), list(WEIGHTS.values()), k=steps)
+        names = self.rng.choices(list(self._weights), list(self._weights.values()), k=steps)
         todo = [self._begin, *(getattr(self, f"_{name}") for name in names), lambda: self.log.close()]
         for step in todo:
             try:
                 step()
+                self._recover_brokers()
             except streamlog.StreamlogError:
                 self._start_over()
         self.log.close()
+
+    def _recover_brokers(self) -> None:
+        """A broker whose disk has failed is started again, and the threads have some turns."""
+        if self._schedule is not None and not self.log.closed:
+            for broker in self.log.brokers:
+                broker.start()
+            self._schedule.turns(self.rng.randrange(20))
 
     def _begin(self) -> None:
         fired = self._fired()
@@ -136,18 +161,38 @@ class Workload:
 
     def _rise(self) -> None:
         """After a crash: what is there is the truth from now on."""
+        crash_transactions.settle(self.log, self._pause)
         contents = self.truth.compare(self.log, strong=True)
         found = {
             topic.id: (topic.name, topic.partitions, topic.name == "table", topic.config["retention_ms"])
             for topic in self.log.topics()
+            if topic.name != crash_transactions.TOPIC
         }
         committed = {
             (group.name, name): offset for group in self.log.groups() for name, offset in group.committed().items()
         }
         self._tell(lambda truth: truth.reborn(contents, found, committed))
+        is_there = crash_transactions.TOPIC in self.log
+        moved = self.truth.moves.compare(self.log, strong=True)
+        positions = {
+            name.partition: offset for name, offset in self.log.group(crash_transactions.MOVERS).committed().items()
+        }
+
+        def reborn(moves: Moves) -> None:
+            moves.created = is_there
+            moves.reborn(moved, positions)
+
+        self._tell_moves(reborn)
+
+    def _pause(self) -> None:
+        if self._schedule is None:
+            self.clock.advance(crash_transactions.PAUSE_S)
+        else:
+            self._schedule.elapse(crash_transactions.PAUSE_S)
 
     def _open(self) -> None:
-        self.log = streamlog.open(PATH, disk=self._faulty, clock=self.clock, sync=self.sync)
+        self._mover.forget()
+        self.log = streamlog.open(PATH, disk=self._faulty, clock=self.clock, sync=self.sync, brokers=self.brokers)
 
     def _reopen(self) -> None:
         self.log.close()
@@ -288,3 +333,33 @@ class Workload:
         if not self.sync:
             self.log.sync()
             self._tell(Truth.synced)
+
+    # -- transactions --------------------------------------------------------------------------------
+
+    def _move(self) -> None:
+        self._mover.step(self.log)
+
+    # -- brokers -------------------------------------------------------------------------------------
+
+    def _stop_and_start(self) -> None:
+        broker = self.rng.choice(self.log.brokers)
+        broker.stop()
+        self._send()
+        if self.rng.random() < 0.5:
+            broker.start()
+            self._send()
+
+    def _any_partition(self) -> TopicPartition:
+        return TopicPartition(*self.rng.choice([("events", 0), ("events", 1), ("table", 0)]))
+
+    def _elect(self) -> None:
+        name = self._any_partition()
+        replicas = self.log[name.topic].partition(name.partition).replicas
+        with contextlib.suppress(streamlog.NotLeaderError):  # not in sync
+            self.log.elect_leader(name, self.rng.choice(replicas))
+
+    def _reassign(self) -> None:
+        name = self._any_partition()
+        replicas = self.rng.sample(range(self.brokers), self.rng.randint(2, self.brokers))
+        with contextlib.suppress(streamlog.ConfigError):  # fewer than have to be in sync
+            self.log.reassign(name.topic, replicas={name.partition: replicas})

@@ -9,7 +9,7 @@ from functools import partial
 from typing import Any, TypeVar
 
 import streamlog
-from streamlog import DeliveryError, RecordMetadata, StreamlogError, TopicPartition
+from streamlog import DeliveryError, NotLeaderError, RecordMetadata, StreamlogError, TopicPartition
 from streamlog.testing import ManualClock
 from tests.times import START_MS
 
@@ -18,13 +18,18 @@ T = TypeVar("T")
 PATH = "data"
 
 
+class _Aborted(Exception):
+    """The program gives up a transaction."""
+
+
 class Program:
     """Works on a log whatever its disk does, and remembers what was acknowledged."""
 
-    def __init__(self, disk: Any, *, sync: bool) -> None:
+    def __init__(self, disk: Any, *, sync: bool, brokers: int = 1, clock: ManualClock | None = None) -> None:
         self.disk = disk
         self.sync = sync
-        self.clock = ManualClock(start_ms=START_MS)
+        self.brokers = brokers
+        self.clock = clock or ManualClock(start_ms=START_MS)
         self.log: streamlog.StreamLog | None = None
         self.errors: list[tuple[str, StreamlogError]] = []
         self.told: dict[TopicPartition, dict[int, bytes]] = defaultdict(dict)
@@ -32,6 +37,8 @@ class Program:
         self.starts: dict[TopicPartition, list[int]] = defaultdict(lambda: [0, 0])  # acknowledged, asked for
         self.topics: dict[str, bool] = {}  # whether it must be there; one that may be is not in here
         self.committed: set[int] = {0}
+        # Of each transaction, by its values: whether it is committed; None if that is not known.
+        self.transactions: dict[tuple[bytes, ...], bool | None] = {}
         self.mark: Callable[[str], None] = lambda label: None
         self._number = 0
 
@@ -41,7 +48,9 @@ class Program:
         """What the call returns, or None if it failed as a call may."""
         try:
             if self.log is None:
-                self.log = streamlog.open(PATH, disk=self.disk, clock=self.clock, sync=self.sync)
+                before, what = what, "open"
+                self.log = streamlog.open(PATH, disk=self.disk, clock=self.clock, sync=self.sync, brokers=self.brokers)
+                what = before
             return call(self.log)
         except StreamlogError as error:
             self.errors.append((what, error))
@@ -128,6 +137,24 @@ class Program:
         if done is not None:
             self.committed = {done}
 
+    def transact(self, *, aborts: bool = False) -> None:
+        """Three records in a transaction, of `x`."""
+        values = tuple(self.new() for _ in range(3))
+        self.transactions[values] = None
+
+        def call(log: streamlog.StreamLog) -> None:
+            with log.transaction("program") as producer:
+                producer.send_many("x", values[:2])
+                producer.send("x", values[2])
+                if aborts:
+                    raise _Aborted
+
+        try:
+            if self.succeeds("transaction", call):
+                self.transactions[values] = True
+        except _Aborted:
+            self.transactions[values] = False
+
     def delete_records(self, topic: str, before: int) -> None:
         place = TopicPartition(topic, 0)
         start, before = self.starts[place], min(before, len(self.told[place]))
@@ -157,10 +184,16 @@ class Program:
         yield lambda: self.send_many("c", 4, size=200)
         yield lambda: self.linger("t", 3)
         yield lambda: self.commit("t")
+        yield lambda: self.create("x")
+        yield self.transact
+        yield partial(self.transact, aborts=True)
+        yield self.transact
         yield lambda: self.attempt("sync", lambda log: log.sync())
         yield lambda: self.attempt("compact", lambda log: log["c"].compact())
         for _ in range(4):
             yield lambda: self.send("aged", size=600)
+        if self.brokers > 1:
+            yield from self.steps_of_brokers()
         yield lambda: self.attempt("retention", lambda log: log["aged"].apply_retention())
         yield lambda: self.delete_records("t", 2)
         yield lambda: self.attempt("advance", lambda log: self.clock.advance(20))
@@ -170,12 +203,44 @@ class Program:
         yield self.read_some
         yield self.close
         yield lambda: self.send("t", size=700)
+        yield self.transact
         yield self.read_some
         yield lambda: self.send("c", key="k0", size=600)
         yield lambda: self.attempt("compact", lambda log: log["c"].compact())
         yield lambda: self.commit("t")
         yield lambda: self.attempt("advance", lambda log: self.clock.advance(20))
         yield lambda: self.send("t", size=700)
+
+    def steps_of_brokers(self) -> Iterator[Callable[[], object]]:
+        """Each is stopped and started again, and leads a partition."""
+        for number in range(self.brokers):
+            yield partial(self.stop, number)
+            yield lambda: self.send("t", size=300)
+            yield self.start_brokers
+            yield lambda: self.send("t", 1, size=300)
+            yield partial(self.elect, number)
+            yield lambda: self.send("t", size=300)
+
+    def stop(self, broker: int) -> None:
+        """Not if another one is away: then too few replicas would be in sync."""
+
+        def call(log: streamlog.StreamLog) -> None:
+            if not log.metrics()["replication"]["under_replicated_partitions"]:
+                log.brokers[broker].stop()
+
+        self.attempt("stop", call)
+
+    def start_brokers(self) -> None:
+        """Those that were stopped, or whose disk has failed."""
+        for number in range(self.brokers):
+            self.attempt("start", lambda log, number=number: log.brokers[number].start())  # type: ignore[misc]
+
+    def elect(self, broker: int) -> None:
+        def call(log: streamlog.StreamLog) -> None:
+            with suppress(NotLeaderError):  # it is not in sync
+                log.elect_leader(TopicPartition("t", 0), broker)
+
+        self.attempt("elect", call)
 
     def read_some(self) -> None:
         self.attempt("read", lambda log: [list(log[name].read()) for name in list(log)])
@@ -184,9 +249,13 @@ class Program:
 
     def go_on(self) -> None:
         """The fault is gone: the log that is open is used further."""
+        if self.brokers > 1 and self.log is not None:
+            self.start_brokers()
         for place in list(self.told):
             if self.topics.get(place.topic):
                 self.send(*place, key="k")
+        if self.topics.get("x"):
+            self.transact()
         if self.log is not None:
             self.check(self.log)
 
@@ -196,7 +265,17 @@ class Program:
         for place in {*self.told, *self.refused}:
             if place.topic in log:
                 self._check_partition(log, place)
+        if "x" in log:
+            self._check_transactions(log)
         assert log.group("g").committed().get(TopicPartition("t", 0), 0) in self.committed
+
+    def _check_transactions(self, log: streamlog.StreamLog) -> None:
+        """Each is there whole, once, or not at all."""
+        found = [record.value for record in log["x"].read()]
+        for values, committed in self.transactions.items():
+            there = [value for value in found if value in values]
+            assert there in ([], list(values)), f"a part of a transaction: {there} of {values}"
+            assert committed is None or committed is bool(there), f"{values}: committed {committed}, and found {there}"
 
     def _check_partition(self, log: streamlog.StreamLog, place: TopicPartition) -> None:
         info = log[place.topic].partition(place.partition)
@@ -211,6 +290,8 @@ class Program:
             return
         assert list(found) == [*range(info.log_start_offset, info.high_watermark)], f"{place} has a gap: {list(found)}"
         low, high = self.starts[place]
+        if self.brokers > 1:  # a leader answers before its followers know: another one may lead before they do
+            low = 0
         if place.topic != "aged":
             assert low <= info.log_start_offset <= high, (
                 f"{place} starts at {info.log_start_offset}, not {low} to {high}"

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import gc
+import time
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
@@ -10,9 +12,11 @@ import streamlog
 from streamlog import Record, TopicPartition
 from streamlog.replication.commit import PATIENCE_MS
 from streamlog.testing import ManualClock, SimulatedDisk
-from tests.times import START_MS
+from tests.coordinated_writer import CoordinatedWriter, committed
+from tests.times import LONG, START_MS
 
 T0 = TopicPartition("t", 0)
+_BROKERS = 3
 
 
 @dataclass
@@ -22,6 +26,7 @@ class Story:
     settings: dict[str, Any] = field(default_factory=dict)
     padding: int = 0
     sync: bool = False
+    brokers: int | None = None
     sent: list[str] = field(default_factory=list)
     acknowledged: set[str] = field(default_factory=set)
     refused: set[str] = field(default_factory=set)
@@ -35,7 +40,8 @@ class Story:
         self._found: list[str] = []
 
     def open(self) -> streamlog.StreamLog:
-        return streamlog.open("data", disk=self.disk, clock=self.clock, sync=self.sync)
+        brokers = None if self.disk.exists("data") else self.brokers  # some may have been added since
+        return streamlog.open("data", disk=self.disk, clock=self.clock, sync=self.sync, brokers=brokers)
 
     def new(self, producer: str = "v") -> str:
         """A value to send; the first letter says through which producer."""
@@ -87,6 +93,7 @@ class Action:
     settings: ClassVar[dict[str, Any]] = {}
     padding = 0
     sync = False
+    brokers: int | None = None
     twice = True  # also with a second Ctrl-C while the first is handled
     fresh = False  # each interrupt on a log of its own
 
@@ -120,6 +127,12 @@ class SendWithKeyAndHeaders(Action):
 
 class SendSynced(Send):
     sync = True
+
+
+class SendReplicated(Send):
+    """The sender has the followers of two other brokers take the record. An interrupt there leaves it to their threads."""
+
+    brokers = _BROKERS
 
 
 class LogSync(Action):
@@ -363,6 +376,43 @@ class Commit(PollOfAMember):
         self.before = position
 
 
+class EndATransaction(Action):
+    """A commit, asked for as a client does: one that was interrupted is asked for again, and is done once."""
+
+    def __init__(self, story: Story) -> None:
+        super().__init__(story)
+        story.log.create_topic("transactional", exist_ok=True)
+        self.writer = CoordinatedWriter(story.log)
+        self.values: list[bytes] = []
+
+    def prepare(self) -> None:
+        self.before = self.writer.producer
+        self.values.append(b"%d" % len(self.values))
+        self.writer.send("transactional", self.values[-1])
+        self.writer.commit_offsets("g", {T0: len(self.values)})
+
+    def call(self) -> None:
+        self.writer.commit()
+
+    def after(self) -> None:
+        if self.writer.producer == self.before:
+            self.writer.commit()
+        assert self.writer.producer.producer_epoch == self.before.producer_epoch + 1
+        assert committed(self.story.log, "transactional") == self.values
+        assert self.story.log.group("g").committed() == {T0: len(self.values)}
+        self.story.log.sync()  # a marker may have been written twice
+        partition = self.story.log["transactional"].partition(0)
+        assert partition.last_stable_offset == partition.log_end_offset
+
+
+class EndATransactionSynced(EndATransaction):
+    sync = True
+
+
+class EndATransactionOfBrokers(EndATransaction):
+    brokers = _BROKERS
+
+
 class CloseAProducer(LingerAndFlush):
     def prepare(self) -> None:
         self.producer = self.story.log.producer(linger_ms=60_000, batch_size=20)
@@ -491,6 +541,33 @@ class TopicsComeGrowAndGo(Action):
         assert list(log) == ["t"]
 
 
+class ABrokerIsAdded(Action):
+    """Afterwards it is there, or it is not, or it does not run and can be started; and it can be retired."""
+
+    brokers = 2
+
+    def __init__(self, story: Story) -> None:
+        super().__init__(story)
+        self.number = 0
+
+    def prepare(self) -> None:
+        self.number += 1
+
+    def call(self) -> None:
+        self.story.log.add_broker(f"added-{self.number}")
+
+    def after(self) -> None:
+        log = self.story.log
+        for broker in log.brokers:
+            broker.start()
+        topic = log.create_topic("another", replication_factor=len(log.brokers))
+        topic.send("x").result()
+        topic.delete()
+        for broker in log.brokers[2:]:
+            log.retire_broker(broker.id).wait(LONG)
+        assert len(log.brokers) == 2
+
+
 class BackgroundWork(Action):
     """What a ManualClock runs on the thread that advances it: roll, compaction, retention."""
 
@@ -528,7 +605,120 @@ class BackgroundWork(Action):
         assert len(records) <= 12, "the background work has stopped"
 
 
+class OfBrokers(Action):
+    """Three brokers, their followers on threads of their own. Whatever was interrupted, all run and are in sync afterwards."""
+
+    brokers = _BROKERS
+
+    def after(self) -> None:
+        log = self.story.log
+        for broker in log.brokers:
+            broker.start()
+        until = time.monotonic() + LONG
+        while any(log.metrics()["replication"][f"{what}_partitions"] for what in ("offline", "under_replicated")):
+            assert time.monotonic() < until, f"not in sync: {log.metrics()}"
+            time.sleep(0.001)
+        assert not log.reassignments()
+
+
+class SendSyncedToBrokers(OfBrokers):
+    sync = True
+
+    def call(self) -> None:
+        self.story.send()
+
+
+class LingerToBrokers(LingerAndFlush):
+    brokers = _BROKERS
+
+    def after(self) -> None:
+        """The last record lingers, and the followers have to fetch it."""
+        value = self.story.new()
+        self.sent.append((value, self.send(value)))
+        self.story.clock.advance(0.006)
+        for value, delivery in self.sent:
+            assert delivery.result(LONG).offset >= 0
+            self.story.acknowledged.add(value)
+        self.sent.clear()
+
+
+class PollOfBrokers(Poll):
+    brokers = _BROKERS
+
+
+class CommitToBrokers(Commit):
+    brokers = _BROKERS
+
+
+class CreateATopicOnBrokers(OfBrokers):
+    def call(self) -> None:
+        self.story.log.create_topic("other", partitions=2, exist_ok=True)
+
+    def after(self) -> None:
+        super().after()
+        topic = self.story.log.create_topic("other", partitions=2, exist_ok=True)
+        for partition in range(2):
+            topic.send("x", partition=partition).result()
+            assert [record.value for record in topic.read(partition)] == [b"x"]
+        topic.delete()
+
+
+class StopABroker(OfBrokers):
+    def __init__(self, story: Story) -> None:
+        super().__init__(story)
+        self.number = 0
+
+    @property
+    def broker(self) -> streamlog.Broker:
+        return self.story.log.brokers[self.number % _BROKERS]
+
+    def prepare(self) -> None:
+        self.number += 1
+        self.story.send()
+
+    def call(self) -> None:
+        self.broker.stop()
+
+    def after(self) -> None:
+        self.story.send()
+        super().after()
+
+
+class StartABroker(StopABroker):
+    def prepare(self) -> None:
+        super().prepare()
+        self.broker.stop()
+        self.story.send()
+
+    def call(self) -> None:
+        self.broker.start()
+
+
+class ElectALeader(StopABroker):
+    def call(self) -> None:
+        with contextlib.suppress(streamlog.NotLeaderError):  # the election that was interrupted before goes on
+            self.story.log.elect_leader(T0, self.broker.id)
+
+
+class MoveReplicas(StopABroker):
+    """From two of the brokers to another two."""
+
+    def replicas(self) -> list[int]:
+        return [self.broker.id, (self.broker.id + 1) % _BROKERS]
+
+    def call(self) -> None:
+        self.story.log.reassign("t", replicas={0: self.replicas()}).wait(LONG)
+
+    def after(self) -> None:
+        for moving in self.story.log.reassignments():
+            moving.wait(LONG)
+        super().after()
+        self.story.log.reassign("t", replicas={0: self.replicas()}).wait(LONG)
+        assert sorted(self.story.topic.partition(0).replicas) == sorted(self.replicas())
+
+
 ACTIONS: tuple[type[Action], ...] = (
-    Send, SendThatRolls, SendWithKeyAndHeaders, SendSynced, LogSync, SendMany, SendManyBatches, SendManyThatLingers, LingerAndFlush, LingerBehindOthers, LingerAndFlushSynced, LingerBehindOthersSynced,
-    Poll, PollOfAMember, FirstPollOfAMember, PollBatches, Loop, UntilEnd, BlockAroundALoop, Commit, CloseAProducer, CloseAConsumer, RunWorkers, CloseTheLog, OpenTheLog, TopicsComeGrowAndGo, BackgroundWork,
+    Send, SendThatRolls, SendWithKeyAndHeaders, SendSynced, SendReplicated, LogSync, SendMany, SendManyBatches, SendManyThatLingers, LingerAndFlush, LingerBehindOthers, LingerAndFlushSynced, LingerBehindOthersSynced,
+    Poll, PollOfAMember, FirstPollOfAMember, PollBatches, Loop, UntilEnd, BlockAroundALoop, Commit, EndATransaction, EndATransactionSynced, EndATransactionOfBrokers, CloseAProducer, CloseAConsumer, RunWorkers, CloseTheLog, OpenTheLog, TopicsComeGrowAndGo, ABrokerIsAdded, BackgroundWork,
+    SendSyncedToBrokers, LingerToBrokers, PollOfBrokers, CommitToBrokers, CreateATopicOnBrokers, StopABroker, StartABroker, ElectALeader, MoveReplicas,
 )  # fmt: skip

@@ -34,12 +34,13 @@ from typing import Any
 
 from streamlog import testing
 
-from . import interrupted_calls
-from .interrupted_calls import ACTIONS, Action, Story
+from . import interrupted_calls, interrupted_transactions
+from .interrupted_calls import Action, Story
 
 LONGEST_S = 50.0
 CALLS_PER_LOG = 100
-_OWN = frozenset({__file__, interrupted_calls.__file__})
+ACTIONS = interrupted_calls.ACTIONS + interrupted_transactions.ACTIONS
+_OWN = frozenset({__file__, interrupted_calls.__file__, interrupted_transactions.__file__})
 # The simulated disk stands in for calls of the system, in the middle of which Python looks for no signal.
 _KERNEL = tuple(
     f"{Path(testing.__file__).parent}/{name}.py" for name in ("simulated", "handles", "model", "crashes", "faults")
@@ -181,7 +182,7 @@ def sweep(
     with without_losses(error):
         while ended < 3:
             if story is None:
-                story = Story(dict(kind.settings), kind.padding, kind.sync)
+                story = Story(dict(kind.settings), kind.padding, kind.sync, kind.brokers)
                 action = kind(story)
             with at_most(LONGEST_S, place):
                 try:

@@ -1,7 +1,8 @@
 """The process that `kill_cycles` kills: it opens the log, tells what is in it, and works on it until it is killed.
 
 Everything that the next process has to find again is said to a journal first: a record once it is acknowledged, a
-commit before and after it, a deletion before it.
+commit before and after it, a deletion before it. Of several brokers, one is stopped and started now and then, leaders are
+moved and replicas reassigned: all of them plans, which lose nothing, not even what is acknowledged with acks=1.
 """
 
 from __future__ import annotations
@@ -18,9 +19,10 @@ from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
 import streamlog
-from streamlog import TopicPartition
+from streamlog import DeliveryError, InvalidTxnStateError, NotLeaderError, RequestTimedOutError, TopicPartition
 
-from .processes import RAISED, Journal, value_of
+from . import replicas
+from .processes import RAISED, Journal, head_of, value_of
 
 RETENTION_BYTES = 1 << 17
 TOPICS: dict[str, dict[str, Any]] = {
@@ -35,22 +37,44 @@ TOPICS: dict[str, dict[str, Any]] = {
     },
 }
 GROUP = "g"
+# Records of transactions alone: their markers take offsets.
+MOVES, MOVES_PARTITIONS = "moves", 2
 HEAD = "head"  # the header that says what a tombstone is, as it has no value to say it
 _KEYS = 12
+_SETTLES_S = 20.0
 _CODECS = [None, None, "gzip", "zstd", "lz4", "snappy"]
 
 
-def live(path: str, folder: str, seed: int, cycle: int, positions: dict[str, int], close_after: float | None) -> None:
-    """One life: open `path`, report from `positions` on, then work until it is time to close, or for ever."""
+def live(
+    path: str,
+    folder: str,
+    seed: int,
+    cycle: int,
+    positions: dict[str, int],
+    close_after: float | None,
+    brokers: int = 1,
+    loses: bool = False,
+    rebuilds: bool = True,
+) -> None:
+    """One life: open `path`, report from `positions` on, then work until it is time to close, or for ever.
+
+    `loses`: a broker may lose its directory, which acks=1 does not survive. `rebuilds`: it is started again.
+    """
     say = Journal(f"{folder}/journal")
     rng = random.Random(f"{seed}.{cycle}")
-    log = streamlog.open(path, sync=rng.random() < 0.2)
+    log = streamlog.open(path, sync=rng.random() < 0.2, brokers=brokers)
+    # A replica that is away for longer than `delete_retention_ms` may miss tombstones, as in Kafka.
+    kept = {"delete_retention_ms": 3_600_000} if brokers > 1 else {}
     for name, settings in TOPICS.items():
-        log.create_topic(name, exist_ok=True, **settings)
+        log.create_topic(name, exist_ok=True, **{**settings, **(kept if name == "table" else {})})
+    log.create_topic(MOVES, partitions=MOVES_PARTITIONS, exist_ok=True, segment_bytes=4096)
+    _settle(log)
     with open(f"{folder}/report", "w") as file:
         json.dump(report(log, positions), file)
+    if brokers > 1 and rng.random() < 0.2 and all(broker.running for broker in log.brokers):
+        replicas.compare(log)
     say("ready")
-    Life(log, say, rng, cycle).run(close_after)
+    Life(log, say, rng, cycle, loses, rebuilds).run(close_after)
 
 
 def report(log: streamlog.StreamLog, positions: dict[str, int]) -> dict[str, Any]:
@@ -65,7 +89,21 @@ def report(log: streamlog.StreamLog, positions: dict[str, int]) -> dict[str, Any
                 found = again
             partitions[key] = found
     committed = {f"{tp.topic}-{tp.partition}": offset for tp, offset in log.group(GROUP).committed().items()}
-    return {"partitions": partitions, "committed": committed}
+    moves = {
+        str(n): [(record.offset, head_of(record.value)) for record in log[MOVES].read(n)]
+        for n in range(MOVES_PARTITIONS)
+    }
+    ends = {str(n): log[MOVES].partition(n).last_stable_offset for n in range(MOVES_PARTITIONS)}
+    return {"partitions": partitions, "committed": committed, "moves": moves, "ends": ends}
+
+
+def _settle(log: streamlog.StreamLog) -> None:
+    """Wait until nothing is open of the process before."""
+    until = time.monotonic() + _SETTLES_S
+    for n in range(MOVES_PARTITIONS):
+        while (info := log[MOVES].partition(n)).last_stable_offset != info.log_end_offset:
+            assert time.monotonic() < until, f"a transaction holds back readers: {info}"
+            time.sleep(0.001)
 
 
 def _report_partition(topic: streamlog.Topic, partition: int, position: int) -> dict[str, Any]:
@@ -101,22 +139,35 @@ class Sent(NamedTuple):
 class Life:
     """What one process does to its log, from several threads."""
 
-    def __init__(self, log: streamlog.StreamLog, say: Journal, rng: random.Random, cycle: int) -> None:
+    def __init__(
+        self, log: streamlog.StreamLog, say: Journal, rng: random.Random, cycle: int, loses: bool, rebuilds: bool
+    ) -> None:
         self.log = log
         self.say = say
         self.rng = rng
         self.cycle = cycle
+        self.loses, self.rebuilds = loses, rebuilds
         self.closing = False
         self.asked_at_once = rng.random() < 0.5
-        self.config = {"linger_ms": rng.choice([0, 0, 5]), "compression_type": rng.choice(_CODECS)}
+        self.brokers = log.brokers
+        self.config: dict[str, Any] = {
+            "linger_ms": rng.choice([0, 0, 5]),
+            "compression_type": rng.choice(_CODECS),
+            "acks": "all" if loses else rng.choice(["all", "all", 1]),
+        }
         self.shared = log.producer(**self.config) if rng.random() < 0.5 else None
 
     def run(self, close_after: float | None) -> None:
         writers = self.rng.randrange(1, 4)
         work: list[tuple[Callable[..., None], Any]] = [(self.write, n) for n in range(writers)]
         work.append((self.administer, None))
+        work += [(self.transact, n) for n in range(self.rng.randrange(3))]
         if self.rng.random() < 0.6:
             work.append((self.consume, None))
+        if len(self.brokers) > 1 and self.rebuilds:
+            work.append((self.stop_and_start, None))
+        if len(self.brokers) > 1 and self.rng.random() < 0.7:
+            work.append((self.move, None))
         for function, number in work:
             life = random.Random(f"{self.rng.random()}")
             threading.Thread(target=self._guard, args=(function, life, number), daemon=True).start()
@@ -137,7 +188,8 @@ class Life:
         try:
             yield
         except BaseException as error:
-            if self.closing and isinstance(error, streamlog.ClosedError):
+            # Closing the log aborts a transaction that is being made.
+            if self.closing and isinstance(error, (streamlog.ClosedError, InvalidTxnStateError, DeliveryError)):
                 return
             traceback.print_exc()
             os._exit(RAISED)
@@ -194,6 +246,30 @@ class Life:
         for metadata, head, key in zip(found if len(sent.heads) > 1 else [found], sent.heads, sent.keys, strict=True):
             self.say("sent", f"{metadata.topic}-{metadata.partition}", metadata.offset, head, key)
 
+    # -- transactions --------------------------------------------------------------------------------
+
+    def transact(self, rng: random.Random, number: int) -> None:
+        """Transaction after transaction, by a producer whose predecessor was killed."""
+        transactional_id, count = f"t{number}", 0
+        with self.log.producer(transactional_id=transactional_id, linger_ms=rng.choice([0, 5])) as producer:
+            self.say("fenced", transactional_id, self.cycle)
+            while True:
+                producer.begin_transaction()
+                self.say("begins", transactional_id, self.cycle)
+                for _ in range(rng.choice([1, 3, 10])):
+                    head, partition = f"{transactional_id}.{self.cycle}.{count}", rng.randrange(MOVES_PARTITIONS)
+                    count += 1
+                    self.say("moves", transactional_id, partition, head)
+                    producer.send(MOVES, value_of(head, rng.randrange(100)), partition=partition)
+                if rng.random() < 0.3:
+                    producer.abort_transaction()
+                    self.say("aborted", transactional_id)
+                else:
+                    self.say("deciding", transactional_id)
+                    producer.commit_transaction()
+                    self.say("decided", transactional_id)
+                time.sleep(rng.choice([0.0, 0.001, 0.004]))
+
     # -- reading in a group --------------------------------------------------------------------------
 
     def consume(self, rng: random.Random, _number: None) -> None:
@@ -210,12 +286,17 @@ class Life:
                 done = {tp: offset for tp, offset in expected.items() if tp in consumer.assignment()}
                 for tp, offset in done.items():
                     self.say("commits", f"{tp.topic}-{tp.partition}", offset)
-                if rng.random() < 0.5:
-                    consumer.commit()
-                else:
-                    consumer.commit(done)
+                if not self._commit(consumer, done if rng.random() < 0.5 else None):
+                    continue
                 for tp in {record.topic_partition for record in records}:
                     self.say("committed", f"{tp.topic}-{tp.partition}", done[tp])
+
+    def _commit(self, consumer: streamlog.Consumer[Any, Any], offsets: dict[TopicPartition, int] | None) -> bool:
+        try:
+            consumer.commit(offsets)
+        except NotLeaderError:  # the coordinator moves, and the commit is made again later
+            return False
+        return True
 
     def _expect(self, record: streamlog.Record[Any, Any], expected: int) -> None:
         if record.offset != expected:
@@ -226,7 +307,8 @@ class Life:
 
     def administer(self, rng: random.Random, _number: None) -> None:
         while True:
-            self._administer(rng, rng.randrange(10))
+            with contextlib.suppress(NotLeaderError):  # it moves just now
+                self._administer(rng, rng.randrange(10))
             time.sleep(rng.choice([0.0005, 0.002, 0.006]))
 
     def _administer(self, rng: random.Random, choice: int) -> None:
@@ -247,3 +329,38 @@ class Life:
             self.log.delete_topic("passing")
         elif choice == 5:
             self.log.create_topic("passing", partitions=2).send_many(["a", "b", "c"])
+
+    # -- brokers -------------------------------------------------------------------------------------
+
+    def stop_and_start(self, rng: random.Random, _number: None) -> None:
+        """One broker after the other; first those that had lost their directories when the log was opened.
+
+        It says "level" when every replica is in sync: then any one of the directories may be lost.
+        """
+        for broker in self.brokers:
+            broker.start()
+        while True:
+            while self.log.metrics()["replication"]["under_replicated_partitions"]:
+                time.sleep(0.001)
+            self.say("level")
+            time.sleep(rng.choice([0.05, 0.2] if self.loses else [0.0, 0.01, 0.05]))
+            broker = rng.choice(self.brokers)
+            self.say("hurts", broker.id)
+            broker.stop()
+            time.sleep(rng.choice([0.0, 0.005]))
+            broker.start()
+
+    def move(self, rng: random.Random, _number: None) -> None:
+        """Other brokers lead, and others have the replicas."""
+        names = [TopicPartition(name, n) for name, settings in TOPICS.items() for n in range(settings["partitions"])]
+        while True:
+            time.sleep(rng.choice([0.001, 0.005]))
+            name = rng.choice(names)
+            info = self.log[name.topic].partition(name.partition)
+            with contextlib.suppress(NotLeaderError, RequestTimedOutError):
+                if rng.random() < 0.7:
+                    self.log.elect_leader(name, rng.choice(info.replicas))
+                else:
+                    self.log.reassign(
+                        name.topic, replicas={name.partition: rng.sample(info.replicas, len(info.replicas))}
+                    )

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from typing import Any
 
-from .kill_child import RETENTION_BYTES
+from tests.transaction_history import Transaction, TransactionHistory
+
+from .kill_child import MOVES, RETENTION_BYTES
 from .processes import head_of
 
 
@@ -83,11 +86,16 @@ class PartitionHistory:
 
 
 class TableHistory:
-    """A compacted partition: the last record of each key stays, what it replaced may go, oldest first."""
+    """A compacted partition: the last record of each key stays, what it replaced may go, oldest first.
 
-    def __init__(self, name: str) -> None:
+    Of several `brokers` each compacts by itself: what one of them has removed is there again when another one leads, and what
+    one has not fetched before the leader removed it, it never has.
+    """
+
+    def __init__(self, name: str, brokers: int = 1) -> None:
         self.name = name
         self.end = 0
+        self._brokers = brokers
         self._known: dict[int, tuple[str, str]] = {}  # offset → key, head
         self._acknowledged: dict[int, tuple[str, str]] = {}
         self._buried: set[str] = set()
@@ -117,13 +125,21 @@ class TableHistory:
                 continue
             left = offsets.get(key, [])
             demand(
-                not left or left[0] > offset, f"{self.name}: {key} is back at {left[:1]}, {head} at {offset} is gone"
+                not left or left[-1 if self._brokers > 1 else 0] > offset,
+                f"{self.name}: {key} is back at {left[:1]}, {head} at {offset} is gone",
             )
-            demand(left or key in self._buried, f"{self.name}: {key}={head} at {offset} is lost")
+            is_buried = key in self._buried or self._is_buried_after(offset, key)
+            demand(left or is_buried, f"{self.name}: {key}={head} at {offset} is lost")
         self._buried = {key for key, places in offsets.items() if seen[places[-1]][1].endswith("t")}
+        self._known = {**self._known, **self._acknowledged, **seen} if self._brokers > 1 else seen
         self._acknowledged.clear()
-        self._known = seen
         self.end = found["end"]
+
+    def _is_buried_after(self, offset: int, key: str) -> bool:
+        """Whether a tombstone is known that came later, and may be gone too."""
+        return self._brokers > 1 and any(
+            later > offset and known == key and head.endswith("t") for later, (known, head) in self._known.items()
+        )
 
     def _check_places(self, seen: dict[int, tuple[str, str]], end: int) -> None:
         """Each record once, in the order in which its thread sent them, none where there was none before."""
@@ -142,14 +158,16 @@ class TableHistory:
 class History:
     """Every partition of a directory, and its group's offsets."""
 
-    def __init__(self) -> None:
-        self._table = TableHistory("table-0")
+    def __init__(self, brokers: int = 1) -> None:
+        self._table = TableHistory("table-0", brokers)
         self.partitions: dict[str, PartitionHistory | TableHistory] = {
             "kept-0": PartitionHistory("kept-0", bounded=False),
             "plain-0": PartitionHistory("plain-0", bounded=True),
             "plain-1": PartitionHistory("plain-1", bounded=True),
             "table-0": self._table,
         }
+        self._transactions = TransactionHistory()
+        self._open: dict[str, Transaction] = {}
         self._commits: dict[str, int] = {}
         self._committed: dict[str, int] = {}
         self.acknowledged = 0
@@ -177,10 +195,36 @@ class History:
                 self._commits[words[0]] = max(self._commits.get(words[0], 0), int(words[1]))
             elif what == "committed":
                 self._committed[words[0]] = int(words[1])
+            elif what in ("fenced", "begins", "moves", "deciding", "decided", "aborted"):
+                self._note_transaction(what, *words)
             elif what == "failed":
                 raise Violation(f"a delivery failed: {' '.join(words)}")
 
+    def _note_transaction(self, what: str, transactional_id: str, *words: str) -> None:
+        history = self._transactions
+        if what == "fenced":
+            history.fenced(transactional_id, int(words[0]))
+        elif what == "begins":
+            self._open[transactional_id] = history.begin(transactional_id, int(words[0]))
+        elif what == "moves":
+            history.sends(self._open[transactional_id], (MOVES, int(words[0])), words[1])
+        elif what == "deciding":
+            history.commits(self._open[transactional_id])
+        elif what == "decided":
+            history.committed(self._open[transactional_id])
+        else:
+            history.aborted(self._open[transactional_id])
+
+    @property
+    def transactions(self) -> Counter[str]:
+        """How many were committed, and aborted."""
+        return self._transactions.counts
+
     def check(self, found: dict[str, Any]) -> None:
+        self._transactions.process_ended()
+        for number, records in found["moves"].items():
+            self._transactions.see_committed((MOVES, int(number)), records, found["ends"][number])
+        self._transactions.settled()
         for name, known in self.partitions.items():
             known.check(found["partitions"][name])
         for name, offset in self._committed.items():

@@ -231,7 +231,7 @@ class Entrance(Interrupter):
 
 def enter(kind: type[Action], intruder: type[Intruder], nth: int, *, finalizer: bool) -> tuple[int, bool]:
     """One call with another in the middle: how many places it has, and whether the other was refused."""
-    story = Story(dict(kind.settings), kind.padding, kind.sync)
+    story = Story(dict(kind.settings), kind.padding, kind.sync, kind.brokers)
     action = kind(story)
     if isinstance(action, calls.OpenTheLog):  # `prepare` closes the log
         inner = intruder(story, action)

@@ -12,13 +12,29 @@ import sys
 
 import pytest
 
+from tests.sampling import SWEEPS, WHOLE
+
 from .processes import REPOSITORY
 
-FILES = ("refused_changes", "joining_anywhere", "power_loss", "damage", "sending_together", "reentry")
+FILES = (
+    "commits_past_the_end",
+    "damage",
+    "failing_calls",
+    "joining_at_every_place",
+    "missing_brokers",
+    "power_loss",
+    "power_loss_of_brokers",
+    "power_loss_of_transactions",
+    "reentry",
+    "refused_changes",
+    "repair_from_replicas",
+    "sending_together",
+    "verifying_replicas",
+)
 
 
 def main() -> int:
-    os.environ["STREAMLOG_SWEEPS"] = "whole"
+    os.environ[SWEEPS] = WHOLE
     files = [str(REPOSITORY / "tests" / "behaviour" / f"test_{name}.py") for name in FILES]
     return int(pytest.main(["--timeout=1800", *files, *sys.argv[1:]]))
 

@@ -4,23 +4,32 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 
 import streamlog
+from streamlog.broker.brokers import Brokers
+from streamlog.storage import producer_state
 from streamlog.testing import ManualClock, SimulatedDisk
 from streamlog.testing.handles import SimulatedFile
+from tests.sim import transaction_bugs
 
 from .crash_states import explore, quiet, workload
 from .crash_truth import PATH, Truth, Violation
 
+pytestmark = pytest.mark.slow
+
 STATES = 120
 
 
-def violations(seed: int, *, steps: int = 40, states: int = STATES) -> list[str]:
+def violations(seed: int, *, steps: int = 40, states: int = STATES, brokers: int = 1) -> list[str]:
     """What about so many states of a workload break, each by its name; see `crash_states` for how to replay it."""
     with quiet():
-        work = workload(seed, steps)
+        try:
+            work = workload(seed, steps, brokers)
+        except (AssertionError, streamlog.StreamlogError) as error:  # a promise was broken in the middle of it
+            return [f"--steps {steps} --replay {seed}: {error}"]
         figures = explore(work, sample=min(1.0, states / (5 * len(work.disk.operations))), thorough=8, nested=200)
     assert figures.states > states / 3
     return [f"--steps {steps} --replay {violation}" for violation in figures.violations[:5]]
@@ -31,14 +40,26 @@ KINDS = {"a new log": 0, "one that crashed before": 2, "a disk that fails": 4, "
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_nothing_acknowledged_is_lost_by_any_crash_with_sync(rng: random.Random, kind: str) -> None:
-    assert violations(rng.randrange(1 << 30) * 8 + KINDS[kind] + 1) == []
+    assert violations(rng.randrange(1 << 30) * 16 + KINDS[kind] + 1) == []
 
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_kill_loses_nothing_and_a_power_loss_leaves_a_gapless_prefix_without_sync(
     rng: random.Random, kind: str
 ) -> None:
-    assert violations(rng.randrange(1 << 30) * 8 + KINDS[kind]) == []
+    assert violations(rng.randrange(1 << 30) * 16 + KINDS[kind]) == []
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("sync", [0, 1], ids=["plain", "sync"])
+def test_of_transactions_all_is_seen_or_nothing_and_none_hangs(rng: random.Random, kind: str, sync: int) -> None:
+    assert violations(rng.randrange(1 << 30) * 16 + 8 + KINDS[kind] + sync, states=80) == []
+
+
+@pytest.mark.parametrize("kind", ["a new log", "one that crashed before", "a disk that fails"])
+@pytest.mark.parametrize("sync", [0, 1], ids=["plain", "sync"])
+def test_so_it_is_with_three_brokers(rng: random.Random, kind: str, sync: int) -> None:
+    assert violations(rng.randrange(1 << 31) * 8 + KINDS[kind] + sync, steps=16, states=40, brokers=3) == []
 
 
 @pytest.mark.parametrize(
@@ -95,7 +116,44 @@ def test_a_sync_that_is_left_out_is_caught(monkeypatch: pytest.MonkeyPatch, what
 
     monkeypatch.setattr(SimulatedFile, "sync", forgetful_sync)
     monkeypatch.setattr(SimulatedDisk, "sync_dir", forgetful_sync_dir)
-    found = violations(305, states=120) or violations(313, states=120)
+    found = violations(305, states=120) or violations(321, states=120)
     assert found
     if what.endswith("before it syncs"):
         assert any("was acknowledged" in violation for violation in found)
+
+
+def a_power_loss_is_not_looked_after(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(Brokers, "may_have_lost_records", False)
+
+
+def producers_are_rebuilt_without_their_last_batch(patch: pytest.MonkeyPatch) -> None:
+    read = producer_state._read
+
+    def wrong(tail: Any, *others: Any) -> Any:
+        states = read(tail, *others)
+        for producer_id, known in states._known.items():
+            states._known[producer_id] = known._replace(batches=known.batches[:-1])
+        return states
+
+    patch.setattr(producer_state, "_read", wrong)
+
+
+# With a seed that meets it.
+BUGS: dict[Callable[[pytest.MonkeyPatch], object], int] = {
+    transaction_bugs.readers_see_up_to_the_high_watermark: 9,
+    transaction_bugs.aborted_transactions_are_lost_by_an_open: 9,
+    transaction_bugs.what_a_process_left_open_waits_for_its_timeout: 9,
+    transaction_bugs.offsets_count_before_the_marker: 25,
+    transaction_bugs.offsets_count_though_the_transaction_is_aborted: 25,
+    transaction_bugs.offsets_of_a_transaction_are_lost: 41,
+    a_power_loss_is_not_looked_after: 8,
+    producers_are_rebuilt_without_their_last_batch: 9,
+}
+
+
+@pytest.mark.parametrize("bug", BUGS, ids=lambda bug: str(bug.__name__))
+def test_a_bug_of_transactions_is_caught(
+    monkeypatch: pytest.MonkeyPatch, bug: Callable[[pytest.MonkeyPatch], object]
+) -> None:
+    bug(monkeypatch)
+    assert violations(BUGS[bug], states=80)

@@ -22,6 +22,8 @@ from tests.times import LONG
 
 from .processes import REPOSITORY, JournalReader, Zygote, head_of
 
+pytestmark = pytest.mark.slow
+
 RUNS = int(os.environ.get("STREAMLOG_STRESS_RUNS", "1"))  # of each fault, at other calls each time; more for a long run
 _CHILD = "tests.stress.faulted_child"
 FAULTS = [

@@ -61,6 +61,7 @@ def test_a_forked_child_does_not_keep_the_log_of_its_killed_parent(path: Path, t
         os.kill(int(heir), signal.SIGKILL)
 
 
+@pytest.mark.slow
 def test_a_hundred_processes_that_race_for_a_log_own_it_one_at_a_time(
     path: Path, tmp_path: Path, zygote: Zygote
 ) -> None:
@@ -83,6 +84,7 @@ def test_a_hundred_processes_that_race_for_a_log_own_it_one_at_a_time(
     assert streamlog.verify(path).ok
 
 
+@pytest.mark.slow
 def test_of_twenty_processes_that_open_a_log_again_and_again_none_is_left_behind(
     path: Path, tmp_path: Path, zygote: Zygote
 ) -> None:

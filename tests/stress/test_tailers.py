@@ -18,6 +18,7 @@ from .tailers import run
 CHANGES = 200
 
 
+@pytest.mark.slow
 def test_followers_get_every_record_whole_whatever_its_owner_does(tmp_path: Path, rng: random.Random) -> None:
     tailing = run(CHANGES, rng.randrange(2**32), tmp_path)
     assert tailing.changes.total() >= CHANGES

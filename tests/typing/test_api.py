@@ -35,19 +35,12 @@ STUB = (Path(__file__).parent / "api.pyi").read_text(encoding="utf-8")
 # What gets built is taken out here; it is then compared like everything else.
 
 LATER = {
-    "streamlog": {"pipe", "start_pipe", "TransactionInfo"},
-    "StreamLog": {
-        *("transaction", "transactions", "abort_transaction"),
-        *("add_broker", "retire_broker"),
-    },
-    "Producer": {
-        *("begin_transaction", "send_offsets_to_transaction", "commit_transaction", "abort_transaction", "transaction"),
-    },
+    "streamlog": set(),
 }
 # What only the comments of the stub name.
-LATER_MODULES = {"streamlog.aio", "streamlog.kafka", "streamlog.mirror", "streamlog.external_offsets"}
+LATER_MODULES = {"streamlog.aio", "streamlog.mirror"}
 LATER_IN_COMMENTS = {
-    "streamlog": {"mirror", "external_offsets"},
+    "streamlog": {"mirror"},
     "StreamLog": {"sql", "sql_follow", "replay"},
     "Topic": {"to_arrow", "to_pandas", "to_polars", "__arrow_c_stream__", "scan", "head", "tail", "at"},
     "Records": {"to_arrow", "to_pandas", "to_polars", "__arrow_c_stream__", "_repr_html_"},
@@ -56,13 +49,14 @@ LATER_IN_COMMENTS = {
 
 # -- what the package has beside the stub ----------------------------------------------------------------
 
-# Names that the comments of the stub give, and what the results of `verify` and `repair` are made of.
-IN_COMMENTS = {"errors", "retention", "serde", "verify", "repair", "Report", "RepairReport"}
-PARTS = {"Problem", "RepairedPartition"}
+# Names that the comments of the stub give, and what their results are made of.
+IN_COMMENTS = {"errors", "retention", "serde", "verify", "repair", "Report", "RepairReport", "external_offsets"}
+PARTS = {"Problem", "RepairedPartition", "ExternalOffsets"}
 MORE_MEMBERS = {
     "StreamLog": {
         *("attach", "detach"),  # for the listeners of other packages, such as Kafka's
         "reassignments",  # what is under way
+        "replication_throttle_bytes_per_s",  # how fast replicas are copied
     },
     "Reassignment": {"cancel"},
     "Records": {"from_iterable"},  # of itertools.chain

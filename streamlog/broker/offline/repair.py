@@ -8,9 +8,9 @@ topic that no metadata names any more comes back as `recovered-ID`, with the set
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, TypeVar
 from uuid import UUID
@@ -30,14 +30,16 @@ from ...storage.log import AppendRequest
 from ...storage.recovery.rebuild import SegmentWriter
 from ...storage.recovery.recovery import PreviousShutdown, open_log
 from ...storage.segment import size_of
+from ...storage.verify.check import FOREVER_OFFSET
+from ...storage.verify.compare import whole_batches
 from ...types import TopicPartition
 from .. import metadata
-from ..controller import GROUPS_TOPIC, METADATA_TOPIC
+from ..controller import GROUPS_TOPIC, METADATA_TOPIC, TRANSACTIONS_TOPIC
 from ..log_directory import METADATA_CONFIG, METADATA_DIR, METADATA_ID
 from ..lost_partitions import greatest_commits, known_ends
 from ..metadata import Image, TopicView
-from ..owner import OWNER_FILE, new_owner, read_owner, write_owner
-from .verify import Inspection, Problem, Progress, StrPath, group_fault
+from ..owner import OWNER_FILE, broker_names, new_owner, read_owner, write_owner
+from .verify import Inspection, Problem, Progress, StrPath, coordinator_fault
 
 _DIRECTORY = re.compile(r"([0-9a-f]{32})-(0|[1-9][0-9]{0,3})")
 _SHOWN = 20
@@ -96,6 +98,8 @@ class RepairReport:
         What an open would have put right by itself.
     recovered: tuple of str
         The topics whose names are lost, under their new names.
+    restored: tuple of Problem
+        The damage that cost nothing, because another replica had the records; the message says which.
 
     >>> print(RepairReport("data", "repaired", (RepairedPartition("orders", 0, 2, 8, 1734, 0, 8),)))
     data into repaired: nothing lost, 8 records copied
@@ -107,6 +111,7 @@ class RepairReport:
     problems: tuple[Problem, ...] = ()
     notes: tuple[Problem, ...] = ()
     recovered: tuple[str, ...] = ()
+    restored: tuple[Problem, ...] = ()
 
     @property
     def ok(self) -> bool:
@@ -124,6 +129,9 @@ class RepairReport:
         lines += [f"  {problem}" for problem in self.problems[:_SHOWN]]
         if len(self.problems) > _SHOWN:
             lines.append(f"  … and {len(self.problems) - _SHOWN} more")
+        lines += [f"  restored: {problem}" for problem in self.restored[:_SHOWN]]
+        if len(self.restored) > _SHOWN:
+            lines.append(f"  … and {len(self.restored) - _SHOWN} more that were restored")
         if self.recovered:
             lines.append(f"  topics whose names are lost: {', '.join(self.recovered)}")
         return "\n".join(lines)
@@ -136,7 +144,8 @@ def repair(
 
     Records keep their topics, partitions, offsets and timestamps; groups keep what they committed. What is lost is
     in the report, and reading passes over it without an error. `path` is only read, and may be open nowhere. `into`
-    is a directory that is new or empty. `progress(done_bytes, total_bytes)` is called about once a batch. Cost: reads
+    is a directory that is new or empty. Of a log of several brokers, each broker's directory is copied, and what is damaged in
+    one of them is taken from another replica that was in sync. `progress(done_bytes, total_bytes)` is called about once a batch. Cost: reads
     every byte once and writes what is whole; one batch in memory at a time, and the records of the internal topics.
 
     Raises ConfigError for an `into` that is not empty, or lies in `path`; LogLockedError while a process has the log
@@ -163,9 +172,34 @@ def repair(
     source, target = real.absolute(path_of(path)), real.absolute(path_of(into, "into"))
     _check_target(real, source, target)
     try:
-        return _Repair(source, target, real, progress).repair()
+        return _repair(source, target, real, progress)
     except _Unwritable as error:
         raise error.as_storage_error from error.__cause__
+
+
+def _repair(source: str, target: str, disk: Disk, progress: Progress | None) -> RepairReport:
+    """Copy the log, or each broker of it that is there."""
+    whole = Inspection(source, disk, None)
+    names = whole.names(source)
+    brokers = [] if OWNER_FILE in names else broker_names(names)
+    here = [name for name in brokers if METADATA_DIR in whole.names(f"{source}/{name}")]
+    if not here:
+        return _Repair(source, target, disk, progress).repair()
+    reports = []
+    for name in here:
+        others = [f"{source}/{other}" for other in here if other != name]
+        reports.append(_Repair(f"{source}/{name}", f"{target}/{name}", disk, progress, others).repair())
+    for name in set(brokers) - set(here):
+        whole.problem(f"{source}/{name}", "missing", "the directory of this broker is empty; start it to fill it again")
+    return RepairReport(
+        source,
+        target,
+        tuple(each for report in reports for each in report.partitions),
+        (*(each for report in reports for each in report.problems), *whole.report.problems),
+        tuple(each for report in reports for each in report.notes),
+        tuple(dict.fromkeys(each for report in reports for each in report.recovered)),
+        tuple(each for report in reports for each in report.restored),
+    )
 
 
 def _check_target(disk: Disk, source: str, target: str) -> None:
@@ -191,7 +225,13 @@ class _Unwritable(Exception):
 class _Repair:
     """One repair of one broker directory: the copier of an inspection of it."""
 
-    def __init__(self, path: str, into: str, disk: Disk, progress: Progress | None) -> None:
+    def __init__(self, path: str, into: str, disk: Disk, progress: Progress | None, others: Sequence[str] = ()) -> None:
+        """`others`: the directories of the other brokers of the log."""
+        self._others = others
+        self._copied: tuple[str, bytes, int] | None = None  # the directory of the partition that is copied now
+        self._image: Image | None = None
+        self._taken: dict[tuple[int, int], str] = {}
+        self._restored: list[Problem] = []
         self.path = path
         self.into = into
         self.disk = disk
@@ -211,6 +251,8 @@ class _Repair:
             raise FormatError(f"{path} is not a log. Give the directory that was opened.", path=path)
         self._refuse_owner()
         self._read_owner()
+        if not self._owner_found:
+            self._take_identity()
         self._write(partial(disk.makedirs, f"{self.into}/topics"))
         inspection.inspect(inspection.names(f"{path}/topics"))
         self._name_the_nameless()
@@ -218,8 +260,9 @@ class _Repair:
         self._write(self._finish)
         report = inspection.report
         return RepairReport(
-            path, self.into, tuple(self._partitions), report.problems, report.notes, tuple(self._recovered)
-        )
+            path, self.into, tuple(self._partitions), report.problems, report.notes, tuple(self._recovered),
+            tuple(self._restored),
+        )  # fmt: skip
 
     def _refuse_owner(self) -> None:
         """Raise LogLockedError if a process has the log open. Called before and after: taking the lock would write."""
@@ -244,6 +287,17 @@ class _Repair:
         if not inspection.report.problems:
             self._owner_found = read_owner(self.disk, path)
 
+    def _take_identity(self) -> None:
+        """The owner file is lost: the name of the directory, and the other brokers, say whose it was."""
+        for other in self._others:
+            try:
+                owner = read_owner(self.disk, f"{other}/{OWNER_FILE}")
+            except (FormatError, StorageError):
+                continue
+            broker_id = self._inspection.broker_id = int(self.path[self.path.rindex("-") + 1 :])
+            self._owner_found = {**owner, "broker_id": broker_id}
+            return
+
     def _write(self, step: Callable[[], T]) -> T:
         try:
             return step()
@@ -257,6 +311,59 @@ class _Repair:
         if fault is None and self._rebuilt is not None:
             fault = self._write(partial(self._rebuilt.keep, base_offset, header, data))
         return fault
+
+    def recover(self, topic: str, start: int, end: int) -> list[tuple[BatchHeader, bytes]]:
+        """Take the lost batches from offset `start` up to `end` from the first replica that has all of them.
+
+        Its history has to be the same before them: see `compare.whole_batches`.
+        """
+        if self._rebuilt is None or self._copied is None:
+            return []
+        directory, topic_id, number = self._copied
+        start = max(start, self._rebuilt.next_offset)
+        for other in self._in_sync(topic_id, number):
+            found = self._batches_of(other + directory.removeprefix(self.path), topic_id, number, start, end)
+            if found is None or (end != FOREVER_OFFSET and not _covers(found, start, end, gaps=self._rebuilt.gaps)):
+                continue
+            kept = [each for each in found if self._write(partial(self._rebuilt.fill, *each)) is None]
+            self._taken[start, end] = other
+            return kept
+        return []
+
+    def _batches_of(
+        self, directory: str, topic_id: bytes, number: int, start: int, end: int
+    ) -> list[tuple[BatchHeader, bytes]] | None:
+        assert self._rebuilt is not None
+        found: list[tuple[BatchHeader, bytes]] = []
+        least = self._rebuilt.last_epoch
+        try:
+            for header, data in whole_batches(self.disk, directory, seed_of(topic_id, number), start, least):
+                if header.base_offset >= end:
+                    break
+                if header.base_offset < start or (least is not None and header.leader_epoch < least):
+                    return None
+                found.append((header, data))
+        except (OSError, StreamlogError) as error:  # damaged there too
+            if isinstance(error, OSError):
+                require_disk_error(error)
+            return None if end == FOREVER_OFFSET else found
+        return found
+
+    def _in_sync(self, topic_id: bytes, number: int) -> list[str]:
+        """The directories of the other brokers that were in sync with a partition, its leader's first."""
+        ids = {self._broker_of(path): path for path in self._others}
+        if self._image is None or topic_id not in self._image.partitions:
+            return list(ids.values())
+        registration = self._image.partition(topic_id, number)
+        order = (registration.leader, *registration.isr)
+        return [ids[each] for each in dict.fromkeys(order) if each in ids]
+
+    def _broker_of(self, path: str) -> int:
+        try:
+            broker_id: int = read_owner(self.disk, f"{path}/{OWNER_FILE}")["broker_id"]
+        except (FormatError, StorageError):
+            return -1 - self._others.index(path)
+        return broker_id
 
     def on_change(self) -> None:
         raise _Unwritable(
@@ -275,16 +382,39 @@ class _Repair:
         rebuilt = self._rebuilt = self._new(
             directory, topic_id, number, start, gaps=gaps or (state is not None and state.cleaned_until > 0)
         )
+        self._copied = (directory, topic_id, number)
         yield
+        self._copied = None
         end = self._write(partial(rebuilt.finish, state))
         self._rebuilt = None
-        problems = self._inspection.report.problems[known:]
+        problems = self._without_restored(known)
         self._partitions.append(
             RepairedPartition(
                 topic, number, rebuilt.batches, rebuilt.records, rebuilt.size_bytes, start, end,
                 tuple(problem for problem in problems if problem.offsets_lost is not None),
             )
         )  # fmt: skip
+
+    def _without_restored(self, known: int) -> tuple[Problem, ...]:
+        """The problems of a partition after the first `known` of all, without those that another replica has made good."""
+        report = self._inspection.report
+        left: list[Problem] = []
+        for problem in report.problems[known:]:
+            lost = problem.offsets_lost
+            other = (
+                None
+                if lost is None
+                else next((o for (a, b), o in self._taken.items() if lost[1] == b and a <= max(a, lost[0])), None)
+            )
+            if other is None:
+                left.append(problem)
+            else:
+                self._restored.append(
+                    replace(problem, message=f"{problem.message}; taken from {other}", offsets_lost=None)
+                )
+        self._taken = {}
+        self._inspection.report = replace(report, problems=(*report.problems[:known], *left))
+        return tuple(left)
 
     def _new(self, directory: str, topic_id: bytes, number: int, start: int, *, gaps: bool) -> SegmentWriter:
         target = self.into + directory.removeprefix(self.path)
@@ -308,14 +438,41 @@ class _Repair:
         return state, max(0, state.log_start_offset)
 
     def on_missing(self, directory: str, view: TopicView, number: int) -> None:
+        if self._others and self._take_whole(directory, view, number):
+            return
         self._make_empty(view.name, number, directory, view.id_bytes, self._greatest_known(directory, view, number))
+
+    def _take_whole(self, directory: str, view: TopicView, number: int) -> bool:
+        """Copy a partition that is lost here from another broker; whether one has it."""
+        for other in self._in_sync(view.id_bytes, number):
+            there = other + directory.removeprefix(self.path)
+            state, start = self._state(there, view.id_bytes, number)
+            if state is None:
+                continue
+            problems = self._inspection.report.problems
+            known = len(problems) - sum(problem.path == directory for problem in problems[-1:])
+            self._rebuilt = self._new(directory, view.id_bytes, number, start, gaps=state.cleaned_until > 0)
+            self._copied = (directory, view.id_bytes, number)
+            self.recover(view.name, start, FOREVER_OFFSET)
+            rebuilt, self._rebuilt, self._copied = self._rebuilt, None, None
+            end = self._write(partial(rebuilt.finish, None))
+            self._taken = {(0, FOREVER_OFFSET): other} if self._taken else {}
+            self._partitions.append(
+                RepairedPartition(
+                    view.name, number, rebuilt.batches, rebuilt.records, rebuilt.size_bytes, start, end,
+                    self._without_restored(known),
+                )
+            )  # fmt: skip
+            return True
+        return False
 
     def _greatest_known(self, directory: str, view: TopicView, number: int) -> int:
         """The offset at which a lost partition goes on: what groups committed of it must not lie beyond its end."""
         state, start = self._state(directory, view.id_bytes, number)
         if self._published is None:
             self._published = known_ends(self.disk, self.path)
-        records = [record for record in self._inspection.group_records.found if group_fault(record) is None]
+        found = self._inspection.coordinator_records[GROUPS_TOPIC].found
+        records = [record for record in found if coordinator_fault(GROUPS_TOPIC, record) is None]
         return max(
             start,
             state.recovery_point if state is not None else 0,
@@ -337,6 +494,7 @@ class _Repair:
             self._write(partial(empty.finish, None))
         else:
             self._views = dict(image.topics)
+            self._image = image
 
     def on_unnamed(self, name: str) -> None:
         match = _DIRECTORY.fullmatch(name)
@@ -395,7 +553,11 @@ class _Repair:
     def _finish(self) -> None:
         """Write the owner file last: without it a directory is not a log, so half a repair is never taken for one."""
         found = self._owner_found
-        owner = new_owner(str(found.get("cluster_id", entropy(16).hex())), entropy(16).hex())
+        broker_id, directory_id = found.get("broker_id", 0), entropy(16).hex()
+        known = self._image.brokers.get(broker_id) if self._image is not None and self._others else None
+        if known is not None and known.directory_id:  # the metadata knows the brokers of a log of several by that
+            directory_id = known.directory_id
+        owner = new_owner(str(found.get("cluster_id", entropy(16).hex())), directory_id, broker_id)
         for directory in (f"{self.into}/topics", self.into):
             self.disk.sync_dir(directory)
         written = {**owner, "incarnation": 1, "boot_id": self.disk.boot_id(), "clean": True}
@@ -403,16 +565,27 @@ class _Repair:
         self.disk.sync_dir(self.into[: self.into.rindex("/")] or "/")
 
 
+def _covers(found: list[tuple[BatchHeader, bytes]], start: int, end: int, *, gaps: bool) -> bool:
+    """Whether these are all the batches from offset `start` up to `end`; with `gaps`, some may have been compacted."""
+    if gaps:
+        return bool(found)
+    for header, _ in found:
+        if header.base_offset != start:
+            return False
+        start = header.next_offset
+    return start >= end
+
+
 def _content_fault(topic: str, header: BatchHeader, data: bytes) -> str | None:
     """What would keep the new log from opening: a record of the log's own topics that makes no sense."""
-    if topic not in (METADATA_TOPIC, GROUPS_TOPIC) or header.is_control:
+    if topic not in (METADATA_TOPIC, GROUPS_TOPIC, TRANSACTIONS_TOPIC) or header.is_control:
         return None
     full = decode(header, data).all()
     for key, value in zip(full.keys, full.values, strict=True):
         if key is None:
             continue
-        if topic == GROUPS_TOPIC:
-            fault = group_fault((key, value))
+        if topic != METADATA_TOPIC:
+            fault = coordinator_fault(topic, (key, value))
             if fault is not None:
                 return fault
             continue

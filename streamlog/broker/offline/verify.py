@@ -8,14 +8,14 @@ from __future__ import annotations
 
 import errno
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Protocol
+from typing import Any, Protocol
 
-from ...coordinator import schema
-from ...errors import FormatError
+from ...coordinator import schema, transaction
+from ...errors import FormatError, StorageError
 from ...records.batch import BatchHeader, seed_of
 from ...records.columns import BatchColumns
 from ...runtime.api import Disk
@@ -25,16 +25,23 @@ from ...storage.files import as_storage_error
 from ...storage.lost import is_lost
 from ...storage.recovery.recovery import PreviousShutdown
 from ...storage.verify.check import FOREVER_OFFSET, Checked, CheckRequest, Finding, check_partition
-from .. import metadata
-from ..controller import GROUPS_TOPIC, METADATA_TOPIC
+from ...storage.verify.compare import Difference, Replica, differences
+from .. import metadata, presence
+from ..controller import GROUPS_TOPIC, METADATA_TOPIC, TRANSACTIONS_TOPIC
 from ..log_directory import METADATA_DIR, METADATA_ID, directory_of
-from ..metadata import Image, LogRecord, TopicView
+from ..lost_partitions import known_high_watermarks
+from ..metadata import BrokerRegistration, Image, LogRecord, TopicView
 from ..owner import OWNER_FILE, OtherFormatError, broker_names, read_owner
 
 Progress = Callable[[int, int], object]
 _TOPIC_DIR = re.compile(r"([0-9a-f]{32})-(0|[1-9][0-9]*)")
 _ROOT_FILES = {OWNER_FILE, "lock", "published", METADATA_DIR, "topics"}
 _SHOWN = 20
+# How a record of a coordinator's topic is decoded, and what the kind of problem is called.
+_COORDINATORS: Mapping[str, tuple[Callable[[bytes, bytes | None], Any], str]] = {
+    GROUPS_TOPIC: (schema.decode, "group"),
+    TRANSACTIONS_TOPIC: (transaction.decode, "transaction"),
+}
 
 
 class StrPath(Protocol):
@@ -151,7 +158,8 @@ class Report:
 def verify(path: str | StrPath, *, progress: Progress | None = None, disk: Disk | None = None) -> Report:
     """Check every checksum and invariant of the log in `path`, changing nothing; see `Report`.
 
-    Of a log of several brokers, each directory in `path` is checked; one that is missing its owner file is a problem.
+    Of a log of several brokers, each directory is checked, also those outside of `path`; one that is missing is a problem, for its
+    replicas are. So is a record that is not the same in all replicas of its partition, as far as it was committed.
 
     `progress(done_bytes, total_bytes)` is called about once a batch. The log may be open meanwhile. Cost:
     reads every byte once, one batch in memory at a time, and one set of records of the internal topics.
@@ -172,25 +180,92 @@ def verify(path: str | StrPath, *, progress: Progress | None = None, disk: Disk 
     whole = Inspection(root, real, progress)
     names = whole.names(root)
     brokers = [] if OWNER_FILE in names else broker_names(names)
-    if not any(whole.exists(f"{root}/{name}/{OWNER_FILE}") for name in brokers):
+    if not any(_has_log(whole, f"{root}/{name}") for name in brokers):
         return whole.run()
-    reports = [_verify_broker(f"{root}/{name}", real, progress) for name in brokers]
+    inspections = [_verify_broker(f"{root}/{name}", real, progress) for name in brokers]
+    inspections += _verify_others(root, inspections, real, progress)
+    reports = [each.report for each in inspections]
+    different = _differences(real, inspections)
     counts = ("partitions", "segments", "batches", "records", "size_bytes")
     return Report(
         root,
-        problems=tuple(problem for report in reports for problem in report.problems),
+        problems=(*(problem for report in reports for problem in report.problems), *different),
         notes=tuple(note for report in reports for note in report.notes),
         topics=max(report.topics for report in reports),
         **{name: sum(getattr(report, name) for report in reports) for name in counts},
     )
 
 
-def _verify_broker(path: str, disk: Disk, progress: Progress | None) -> Report:
+def _has_log(inspection: Inspection, path: str) -> bool:
+    """Whether a log lies in this directory; or it cannot be read, which is a problem of the log's."""
+    try:
+        return inspection.exists(f"{path}/{OWNER_FILE}")
+    except StorageError:
+        return True
+
+
+def _verify_broker(path: str, disk: Disk, progress: Progress | None) -> Inspection:
     inspection = Inspection(path, disk, progress)
-    if inspection.exists(f"{path}/{OWNER_FILE}"):
-        return inspection.run()
-    inspection.problem(path, "missing", "the directory of this broker is empty, or has lost its owner file")
-    return inspection.report
+    try:
+        if inspection.exists(f"{path}/{OWNER_FILE}"):
+            inspection.run()
+        else:
+            inspection.problem(
+                path, "missing", "the directory of this broker is missing, or is empty, or has lost its owner file"
+            )
+    except StorageError as error:
+        inspection.problem(path, "unreadable", str(error).partition(". ")[0])
+    return inspection
+
+
+def _verify_others(root: str, inspections: list[Inspection], disk: Disk, progress: Progress | None) -> list[Inspection]:
+    """The brokers that the metadata names, and whose directories are not in `root`."""
+    known: dict[int, BrokerRegistration] = {}
+    for each in inspections:
+        for broker in each.image.brokers.values():
+            if broker.id not in known or broker.epoch > known[broker.id].epoch:
+                known[broker.id] = broker
+    for each in inspections:
+        found = known.get(each.broker_id) if each.broker_id is not None else None
+        if found is not None and found.directory_id not in ("", each.directory_id):
+            each.problem(
+                each.path, "replaced", f"this is an older directory of broker {found.id}, which got another one since"
+            )
+    here = {each.broker_id for each in inspections}
+    looked_at = {each.path for each in inspections}
+    paths = [presence.path_of(known[each], root) for each in sorted(known.keys() - here)]
+    return [_verify_broker(path, disk, progress) for path in paths if path is not None and path not in looked_at]
+
+
+def _differences(disk: Disk, inspections: list[Inspection]) -> list[Problem]:
+    """Where the replicas of a partition have other records than the first of them, before the least of their high watermarks.
+
+    A replica whose high watermark is not known, because its broker has not published it, is not compared.
+    """
+    found: list[Problem] = []
+    marks = {each.path: known_high_watermarks(disk, each.path) for each in inspections}
+    views = {view.id: view for each in inspections for view in each.image.topics.values()}
+    for view in sorted(views.values(), key=lambda view: view.name):
+        for number in range(view.partitions):
+            seed = seed_of(view.id_bytes, number)
+            replicas = [
+                Replica(each.broker_id, directory, marks[each.path][seed])
+                for each in inspections
+                if each.broker_id is not None
+                and seed in marks[each.path]
+                and each.exists(directory := f"{each.path}/{directory_of(view, number)}")
+            ]
+            try:
+                found += [_different(view.name, number, each) for each in differences(disk, replicas, seed)]
+            except OSError as error:  # the check of the directory reports it
+                require_disk_error(error)
+    return found
+
+
+def _different(topic: str, number: int, found: Difference) -> Problem:
+    one, other = found.brokers
+    message = f"brokers {one} and {other} differ from offset {found.start} to {found.end - 1}: {found.why}"
+    return Problem(found.path, found.position, "replicas", message, topic, number)
 
 
 class Copier(Protocol):
@@ -213,6 +288,9 @@ class Copier(Protocol):
     def keep(self, topic: str, base_offset: int, header: BatchHeader, data: bytes) -> str | None:
         """Copy a batch that verifies; what is wrong with it, or None. See `CheckRequest.keep`."""
 
+    def recover(self, topic: str, start: int, end: int) -> Iterable[tuple[BatchHeader, bytes]]:
+        """Copy lost batches from elsewhere, and give them."""
+
     def on_change(self) -> None:
         """The directory of a partition changed during the check, which begins again."""
 
@@ -228,9 +306,12 @@ class Inspection:
         self.done = self.total = 0
         self.report = Report(path)
         self.shutdown = PreviousShutdown(clean=False, same_boot=True)
-        self.group_records = Records()
-        self._broker_id: int | None = None
+        self.coordinator_records = {topic: Records() for topic in _COORDINATORS}
+        self.broker_id: int | None = None
         """None while it is not known: then every partition is looked for."""
+        self.directory_id = ""
+        self.image = metadata.EMPTY
+        """What its copy of the metadata says."""
 
     def run(self) -> Report:
         path = self.path
@@ -283,10 +364,10 @@ class Inspection:
             owner = read_owner(self.disk, owner_path)
         except OtherFormatError:
             raise
-        except FormatError as error:
+        except (FormatError, StorageError) as error:
             self.problem(owner_path, "owner", str(error).partition(". ")[0])
             return
-        self._broker_id = owner["broker_id"]
+        self.broker_id, self.directory_id = owner["broker_id"], owner["directory_id"]
         boot = self.disk.boot_id()
         self.shutdown = PreviousShutdown(clean=owner["clean"], same_boot=bool(boot) and owner["boot_id"] == boot)
 
@@ -325,6 +406,7 @@ class Inspection:
                 image = metadata.replay(image, [record])
             except FormatError as error:
                 self.problem(directory, "metadata", str(error).rstrip("."), METADATA_TOPIC, 0)
+        self.image = image
         return image
 
     def _topics(self, image: Image | None, topic_dirs: list[str]) -> None:
@@ -344,15 +426,16 @@ class Inspection:
                 if self._is_lost(directory, view.id_bytes, number):
                     self._absent(directory, view, number)
                     continue
-                records = self.group_records if view.name == GROUPS_TOPIC else None
+                records = self.coordinator_records.get(view.name)
                 self.partition(view.name, number, directory, view.id_bytes, view.config.compacts, records)
                 for record in records.found if records is not None else ():
-                    self._group_record(directory, record)
+                    self._coordinator_record(view.name, number, directory, record)
 
     def _is_elsewhere(self, image: Image, view: TopicView, number: int) -> bool:
         """Whether the partition is on other brokers. A repair copies all that there is."""
-        replicas = image.partition(view.id_bytes, number).replicas
-        return self._copier is None and self._broker_id is not None and self._broker_id not in replicas
+        if self.broker_id is None or self.broker_id in image.partition(view.id_bytes, number).replicas:
+            return False
+        return self._copier is None or not self.exists(f"{self.path}/{directory_of(view, number)}")
 
     def _is_lost(self, directory: str, topic_id: bytes, number: int) -> bool:
         try:
@@ -395,10 +478,10 @@ class Inspection:
         except FormatError:
             return False
 
-    def _group_record(self, directory: str, record: LogRecord) -> None:
-        fault = group_fault(record)
+    def _coordinator_record(self, topic: str, number: int, directory: str, record: LogRecord) -> None:
+        fault = coordinator_fault(topic, record)
         if fault is not None:
-            self.problem(directory, "group", fault, GROUPS_TOPIC, 0)
+            self.problem(directory, _COORDINATORS[topic][1], fault, topic, number)
 
     # -- partitions ----------------------------------------------------------------------------------
 
@@ -417,7 +500,11 @@ class Inspection:
         request = CheckRequest(directory, topic_id, number, seed, self.shutdown, gaps, visit, self._step, restart)
         if self._copier is None:
             return request
-        return request._replace(keep=partial(self._copier.keep, topic), restart=self._copier.on_change)
+        return request._replace(
+            keep=partial(self._copier.keep, topic),
+            restart=self._copier.on_change,
+            recover=partial(self._copier.recover, topic),
+        )
 
     def partition(
         self, topic: str, number: int, directory: str, topic_id: bytes, gaps: bool, records: Records | None
@@ -473,11 +560,12 @@ class Inspection:
         self.report = replace(self.report, notes=(*self.report.notes, made))
 
 
-def group_fault(record: LogRecord) -> str | None:
-    """What is wrong with a record of the groups' topic, or None. A record of a newer version is not looked into."""
+def coordinator_fault(topic: str, record: LogRecord) -> str | None:
+    """What is wrong with a record of the topic of the groups, or of the transactions, or None. A record of a newer version is
+    not looked into."""
     key, value = record
     try:
-        schema.decode(key, value)
+        _COORDINATORS[topic][0](key, value)
     except FormatError as error:
         return f"the record of key {key!r} makes no sense: {error}"
     return None

@@ -10,14 +10,13 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Protocol
 
 from ...coordinator import GroupDescription, GroupListing, Shard
+from ...coordinator.schema import LogRecord
 from ...runtime.api import Completion, Lock
 from ...runtime.threads import inside
 from ...runtime.values import refuse_to_copy
 from ...types import Clock, OffsetAndMetadata, TopicPartition
 from ..reading import Readable
-from ..replay import all_records
-
-LogRecord = tuple[bytes, bytes | None]
+from ..replay import replay_groups
 
 
 class Host(Protocol):
@@ -55,7 +54,7 @@ class TailedGroups:
         if state != self._state:
             shard = Shard(_in_memory, self._host.topic_id, incarnation=owner, new_id=str)
             if partition is not None:
-                shard.replay(all_records(partition))
+                replay_groups(shard, partition)
             shard.loaded(self._host.clock.time_ms(), self._seconds(), writes=False)
             self._shard, self._state = shard, state
         return self._shard
@@ -65,9 +64,14 @@ class TailedGroups:
         group: str,
         partitions: Iterable[TopicPartition] | None,
         topic_ids: Mapping[TopicPartition, bytes] | None = None,
+        *,
+        require_stable: bool = False,
     ) -> dict[TopicPartition, OffsetAndMetadata]:
         with inside(), self._lock:
-            return self._current().committed(group, partitions, topic_ids)
+            shard = self._current()
+            if require_stable:
+                shard.require_stable(group, partitions)
+            return shard.committed(group, partitions, topic_ids)
 
     def describe(self, group: str) -> GroupDescription:
         with inside(), self._lock:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from ...errors import StreamlogError
 from ...records.batch import MAX_OFFSET
@@ -13,8 +13,9 @@ from ...runtime.threads import inside
 from ...runtime.values import refuse_to_copy
 from ...storage.leader_epochs import EpochEnd, LeaderEpochCache
 from ...storage.published import Slot
-from ...storage.tail import LogSnapshot
+from ...storage.tail import EMPTY, FetchData, LogSnapshot
 from ...storage.tailing import TailedLog
+from ...storage.transactions import TransactionSnapshot
 from ...types import TopicPartition
 from .published_reader import PublishedReader, Situation
 
@@ -31,8 +32,8 @@ class TailedPartition:
     hides: StreamlogError | None = None
 
     def __init__(
-        self, name: TopicPartition, topic_id: bytes, log: TailedLog, published: PublishedReader, lock: Lock,
-        look: Callable[[], object],
+        self, name: TopicPartition, topic_id: bytes, log: TailedLog, published: PublishedReader,
+        new_lock: Callable[[], Lock], look: Callable[[], object],
     ) -> None:  # fmt: skip
         self.name = name
         self.topic_id = topic_id
@@ -40,12 +41,19 @@ class TailedPartition:
         self.waiters = Waiters()
         self.closed: StreamlogError | None = None
         self._published = published
-        self._lock = lock
+        self._lock = new_lock()
+        self._reading_transactions = new_lock()  # around `_lock`
         self._look = look
         self._seen: Slot | None = None
         self._most = MAX_OFFSET
         self._stage = -1
         log.renew = self._renew
+
+    def read_transactions(self) -> TransactionSnapshot | None:
+        """See `reading.Readable`."""
+        high_watermark = self.high_watermark
+        with inside(), self._reading_transactions:
+            return self.log.read_transactions(high_watermark)
 
     @property
     def leader_epoch(self) -> int:
@@ -63,6 +71,14 @@ class TailedPartition:
     def epoch_end(self, leader_epoch: int) -> EpochEnd | None:
         """See `Partition.epoch_end`. Cost: a header of each segment."""
         return LeaderEpochCache().epochs(self.log.tail).end_offset_for(leader_epoch, self.high_watermark)
+
+    def logs_elsewhere(self, end_offset: int) -> Sequence[TailedLog]:
+        """See `reading.Readable`: a reader has one directory."""
+        return ()
+
+    def fetch_elsewhere(self, offset: int, max_bytes: int, end_offset: int) -> FetchData:
+        """See `reading.Readable`."""
+        return EMPTY
 
     def catch_up(self) -> None:
         """Take over what was published last. Raises StorageError, CorruptRecordError, RequestTimedOutError (retriable)."""

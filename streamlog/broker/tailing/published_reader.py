@@ -67,6 +67,21 @@ class PublishedReader:
         return int(self.owner.get("broker_id", 0))
 
     @property
+    def is_followed(self) -> bool:
+        """Whether an owner has the directory open and publishes what it writes."""
+        header = self._header
+        return self.situation is Situation.PUBLISHED and header is not None and header.state == OPEN
+
+    @property
+    def is_gone(self) -> bool:
+        """Whether the directory was removed since it was first looked at, or is not mounted any more."""
+        try:
+            return not self._disk.exists(f"{self.directory}/{OWNER_FILE}")
+        except OSError as error:
+            require_disk_error(error)
+            return True
+
+    @property
     def same_boot(self) -> bool:
         boot = self._disk.boot_id()
         return bool(boot) and self.owner.get("boot_id") == boot

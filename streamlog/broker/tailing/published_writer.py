@@ -34,6 +34,7 @@ from ...runtime.values import refuse_to_copy
 from ...storage import published
 from ...storage.published import CLOSED, EMPTY, NAME, OPEN, OPENING, SLOT_BYTES, Header, Slot
 from ...storage.tail import LogSnapshot
+from ...storage.transactions import UNREAD
 
 logger = logging.getLogger("streamlog.broker")
 
@@ -78,7 +79,11 @@ class PublishedSlot:
         """The partition's current state. The high watermark is read first, so it is never past the end of the snapshot."""
         partition, last, before = self.partition, self.last, self.tail
         high_watermark = partition.high_watermark
+        transactions = partition.reader.transactions
         tail = partition.log.tail
+        last_stable_offset = high_watermark
+        if transactions is not None and transactions is not UNREAD:
+            last_stable_offset = transactions.last_stable_offset(high_watermark, tail.start_offset)
         generation = 0
         if last is not None and before is not None:
             appended_only = (
@@ -91,7 +96,7 @@ class PublishedSlot:
         slot: Slot = _new_slot(
             Slot,
             (
-                partition.log.seed, generation, self.rewrites, tail.end_offset, high_watermark, high_watermark,
+                partition.log.seed, generation, self.rewrites, tail.end_offset, high_watermark, last_stable_offset,
                 tail.start_offset, tail.bases[-1], tail.end_position,
             ),
         )  # fmt: skip

@@ -22,8 +22,11 @@ from collections.abc import Callable, Mapping, Sequence, Set
 from typing import Any, NoReturn
 from uuid import UUID
 
+from ...coordinator.messages import ClassicGroupConfig
 from ...errors import (
     ClosedError,
+    CorruptRecordError,
+    FormatError,
     OffsetOutOfRangeError,
     ReplicaNotAvailableError,
     RequestTimedOutError,
@@ -31,6 +34,7 @@ from ...errors import (
     StreamlogError,
 )
 from ...records.batch import seed_of
+from ...replication.replica_set import PartitionRegistration
 from ...runtime.api import Completion, Disk, Gate, Lock, answering, contained, failing
 from ...runtime.threads import inside
 from ...runtime.values import refuse_to_copy
@@ -43,9 +47,10 @@ from ..delayed_fetch import DelayedFetch, FetchRequest
 from ..fetched import NOTHING, FetchResult
 from ..log_directory import METADATA_DIR, METADATA_ID
 from ..metadata import Image, TopicIdPartition, TopicView
+from ..owner import OWNER_FILE, read_owner
 from ..reading import OffsetSpec, PartitionReads
 from ..real_timers import RealTimers
-from ..reassignments import Targets, left_in, targets_in
+from ..reassignments import Moves, moves_in, progress_of
 from ..replay import all_records
 from ..scheduler import Scheduler
 from ..waiting import FetchSession
@@ -53,12 +58,15 @@ from .groups import TailedGroups
 from .partition import TailedPartition
 from .published_reader import PublishedReader, Situation
 from .refusing import read_only, refuses
+from .transactions import TailedTransactionalIds
 
 logger = logging.getLogger("streamlog.broker")
 
 LOOK_MS = 5
 _FRESH_S = 0.001
 _PATIENCE_S = 10.0
+# How often another directory is looked for while the one that is followed has no owner: one that is being closed, say.
+_SEARCH_S = 0.05
 
 
 class TailingService:
@@ -67,14 +75,18 @@ class TailingService:
     __reduce_ex__ = refuse_to_copy
 
     acknowledges_later = is_replicated = durable = False
+    replication_throttle: int | None = None
 
     # What would write.
     create_topic = refuses("Creating topic {0!r}")
+    find_coordinator = refuses("A request of {0!r}")
+    validate_topic = refuses("Creating topic {0!r}")
     update_topic = refuses("Changing the settings of {0!r}")
     add_partitions = refuses("Adding partitions to {0!r}")
     delete_topic = refuses("Deleting topic {0!r}")
     elect_leader = refuses("Electing a leader of {0.topic!r}")
     reassign = refuses("Reassigning {0!r}")
+    retire_broker = refuses("Retiring broker {0}")
     cancel_reassignment = await_reassignment = refuses("Reassigning partitions")
     produce = refuses("Sending to {0.partition.topic!r}")
     produce_one_later = refuses("Sending to {0.topic!r}")
@@ -83,11 +95,19 @@ class TailingService:
     apply_retention = refuses("Applying the retention of {0!r}")
     compact = refuses("Compacting {0!r}")
     heartbeat = refuses("Joining group {0.group!r}")
+    join_group = refuses("Joining group {0.group!r}")
+    sync_group = refuses("Joining group {0.group!r}")
+    classic_heartbeat = refuses("Joining group {0!r}")
+    classic_group_config = ClassicGroupConfig()
     leave_group = refuses("Leaving group {0!r}")
+    leave_classic_group = refuses("Leaving group {0!r}")
     commit = refuses("Committing in group {0!r}")
     delete_group = refuses("Deleting group {0!r}")
     delete_offsets = refuses("Deleting offsets of group {0!r}")
     init_producer_id = refuses("Allocating a producer id")
+    add_partitions_to_txn = add_offsets_to_txn = txn_commit_offsets = refuses("A transaction of {0!r}")
+    end_txn = abort_transaction = refuses("Ending the transaction of {0!r}")
+    producer_state = refuses("Sending to {0.topic!r}")
 
     def __init__(
         self,
@@ -113,6 +133,8 @@ class TailingService:
         self._others = [PublishedReader(disk, other, real_seconds) for other in others]
         # Those of them that have a partition which is read there, and so are looked at.
         self._followed_too: list[PublishedReader] = []
+        self._search_s = 0.0  # not before is another directory looked for
+        self._retry_s = 0.0  # when a better replica of a partition is looked for, if there was none; else 0
         self._looking = new_lock()
         self._looked_s = 0.0
         self._image: Image = metadata.EMPTY
@@ -131,12 +153,17 @@ class TailingService:
         # It is read under `_looking`: when its files change, only the slots are read again.
         name = TopicPartition(controller.METADATA_TOPIC, 0)
         self._metadata = self._tail(name, self._published, METADATA_DIR, METADATA_ID, self._published.look)
-        self._reads = PartitionReads(self._partitions, self._partition)
+        # Another replica that is read from now on may not know yet how much is committed of what was read at the one before.
+        self._reads = PartitionReads(self._partitions, self._partition, bool(others))
+        self.fetch_elsewhere = self._reads.fetch_elsewhere
         self.after_damage = answering(self._reads.after_damage)
         groups = TailedGroups(self, new_lock(), real_seconds)
         self.committed = answering(groups.committed)
         self.describe_group = answering(groups.describe)
         self.list_groups = answering(groups.list)
+        transactions = TailedTransactionalIds(self)
+        self.list_transactions = answering(transactions.all)
+        self.describe_transaction = answering(transactions.describe)
 
     def _tail_topic(self, view: TopicView, number: int, replicas: tuple[int, ...]) -> TailedPartition | None:
         """The replica that is followed; None if none of those that are on `replicas` is in a directory that was given."""
@@ -149,18 +176,81 @@ class TailingService:
         return partition
 
     def _replica(self, replicas: tuple[int, ...]) -> PublishedReader | None:
+        """The directory to read a partition from, which has its `replicas` on these brokers: one that is read already, if it can be."""
         if not self._others or self._published.broker_id in replicas:
             return self._published if self._published.broker_id in replicas else None
         for other in self._others:
             if other in self._followed_too and other.broker_id in replicas:
                 return other
         for other in self._others:
-            with contextlib.suppress(StreamlogError):  # it is gone, or damaged: another one may have a replica too
-                other.look()
-                if other.broker_id in replicas:
-                    self._followed_too.append(other)
-                    return other
+            if self._looks(other) and other.broker_id in replicas:
+                self._followed_too.append(other)
+                return other
+        return self._added_replica(replicas)
+
+    def _added_replica(self, replicas: tuple[int, ...]) -> PublishedReader | None:
+        """Of a broker that was added elsewhere: where, only the metadata says."""
+        known = {self._published.directory, *(other.directory for other in self._others)}
+        for path in [broker.path for each in replicas if (broker := self._image.brokers.get(each)) is not None]:
+            if path.startswith("/") and path not in known:
+                self._others.append(PublishedReader(self._disk, path, self.real_seconds))
+                return self._replica(replicas)
         return None
+
+    @staticmethod
+    def _looks(other: PublishedReader) -> bool:
+        """Look at another broker's directory; False if it is gone, or damaged."""
+        try:
+            other.look()
+        except StreamlogError as error:
+            logger.debug("looking at %s: %s", other.directory, error)
+            return False
+        return True
+
+    # -- brokers that stop ---------------------------------------------------------------------------
+
+    def _leave_stopped(self) -> bool:
+        """Where the owner of the log has closed the directory that is followed, and not all: follow another; whether it does.
+
+        A broker that is stopped, or whose directory is gone, leaves a replica that does not grow any more, and a metadata log
+        that does not say so. REQUIRES: `_looking`, and that other directories were given.
+        """
+        now_s = self.real_seconds()
+        if self._published.is_followed or now_s < self._search_s:
+            return False
+        self._search_s = now_s + _SEARCH_S
+        for at, other in enumerate(self._others):
+            if self._looks(other) and other.is_followed:
+                logger.info("%s is not written any more; following %s", self._published.directory, other.directory)
+                self._others[at], self._published = self._published, other
+                self._followed_too = [each for each in self._followed_too if each.is_followed and each is not other]
+                self._metadata.log.release()
+                self._metadata = self._tail(self._metadata.name, other, METADATA_DIR, METADATA_ID, other.look)
+                self._replayed = self._recorded_of = None
+                return True
+        return False
+
+    def _has_stopped(self, partition: TailedPartition, image: Image) -> bool:
+        """Whether the broker whose replica is read does not run any more, while another one that has a replica does."""
+        if not self._others:
+            return False
+        fenced = {each for each, broker in image.brokers.items() if broker.fenced}
+        replicas = image.partition(partition.topic_id, partition.name.partition).replicas
+        return partition.broker_id in fenced and not fenced.issuperset(replicas)
+
+    def _left_behind(self, partition: TailedPartition) -> ReplicaNotAvailableError | None:
+        """The error for a reader that has come to the end of a replica which does not grow any more; None if it may grow."""
+        published = self._published
+        if self._others or published.is_followed or len(partition.registration.replicas) < 2:
+            return None
+        if not published.is_gone and not published.owner.get("stopped"):
+            return None
+        what = "is gone" if published.is_gone else "was stopped while the others go on"
+        return ReplicaNotAvailableError(
+            f"{self._path}, the directory of broker {published.broker_id}, {what}, so {partition.name.topic}-"
+            f"{partition.name.partition} does not go on here. Open the path of the whole log, or the directory of one of the brokers "
+            f"{partition.registration.replicas}, with read_only=True.",
+        )
 
     def _tail(
         self,
@@ -172,7 +262,9 @@ class TailingService:
     ) -> TailedPartition:
         seed = seed_of(topic_id.bytes, name.partition)
         log = TailedLog(self._disk, f"{published.directory}/{directory}", seed, topic_id.bytes, name.partition)
-        return TailedPartition(name, topic_id.bytes, log, published, self._new_lock(), look)
+        if topic_id is METADATA_ID:
+            log.why_gone = self._being_made_anew
+        return TailedPartition(name, topic_id.bytes, log, published, self._new_lock, look)
 
     # -- life ----------------------------------------------------------------------------------------
 
@@ -183,6 +275,12 @@ class TailingService:
         """
         self.look()
         self._wait_for(self._metadata, self.look, max(patience_s, _PATIENCE_S))
+
+    @staticmethod
+    def _running(registration: PartitionRegistration, image: Image) -> tuple[int, ...]:
+        """The replicas to read from, the best first: those in sync, of brokers that run; all others if there are none."""
+        running = [each for each in registration.replicas if each in image.brokers and not image.brokers[each].fenced]
+        return tuple(each for each in running if each in registration.isr) or tuple(running) or registration.replicas
 
     def _wait_for(
         self, partition: TailedPartition, look: Callable[[], object], patience_s: float = _PATIENCE_S
@@ -219,6 +317,8 @@ class TailingService:
             raise self._closed.copy()
         with inside(), self._looking:
             changed = self._read_published()
+            if self._others and self._leave_stopped():
+                changed = None
             self._looked_s = self.real_seconds()
             changed_topics = self._replay_topics()
         self._wake(changed)
@@ -228,9 +328,16 @@ class TailingService:
 
     def _read_published(self) -> Set[int] | None:
         """See `PublishedReader.look`: of every broker that is followed. REQUIRES: `_looking`."""
-        changed = self._published.look()
+        try:
+            changed = self._published.look()
+        except StreamlogError:
+            if not self._others or not self._leave_stopped():
+                raise
+            changed = None
         for other in self._followed_too:
-            also = other.look()
+            also = None
+            with contextlib.suppress(StreamlogError):  # it is gone: the metadata will say so, or a read there
+                also = other.look()
             changed = None if changed is None or also is None else changed | also
         return changed
 
@@ -263,7 +370,7 @@ class TailingService:
         self._metadata.catch_up()
         segments, end = self._metadata.log.tail.segments, self._metadata.high_watermark
         state = (segments, end, len(self._deleted))
-        if state == self._replayed:
+        if state == self._replayed and not 0 < self._retry_s <= self.real_seconds():
             return False
         of = (self._published.stage, segments)
         if of != self._recorded_of or end < self._recorded_end:
@@ -275,7 +382,7 @@ class TailingService:
         self._recorded_of = of
         left = {name: view for name, view in image.topics.items() if view.id_bytes not in self._deleted}
         image = image._replace(topics=left, names={view.id_bytes: name for name, view in left.items()})
-        self._replayed = state
+        self._replayed, self._retry_s = state, 0.0
         before, self._image = self._image, image
         for key, known in list(self._partitions.items()):
             view = image.topics.get(key[0])
@@ -283,7 +390,7 @@ class TailingService:
                 known.closed = controller.unknown_partition(known.name)
             elif known.broker_id not in image.partition(view.id_bytes, key[1]).replicas:  # it was moved
                 known.closed = self._not_here(known.name)
-            else:
+            elif not self._has_stopped(known, image):
                 continue
             del self._partitions[key]
             known.waiters.wake()
@@ -291,9 +398,13 @@ class TailingService:
             for number in range(view.partitions):
                 registration = image.partition(view.id_bytes, number)
                 partition = self._partitions.get((name, number))
-                partition = partition or self._tail_topic(view, number, registration.replicas)
+                partition = partition or self._tail_topic(view, number, self._running(registration, image))
+                if partition is None and self._others:  # a broker has just started, and cannot be read yet
+                    partition = self._tail_topic(view, number, registration.replicas)
+                    self._retry_s = self.real_seconds() + _SEARCH_S
                 if partition is not None:
                     partition.registration = registration
+                    partition.log.may_have_transactions = controller.TRANSACTIONS_TOPIC in image.topics
                     self._partitions[name, number] = partition
         return before.topics != image.topics
 
@@ -312,7 +423,7 @@ class TailingService:
             image = metadata.replay(metadata.EMPTY, all_records(metadata_log))
         except StreamlogError as error:
             logger.debug("reading the metadata log of %s: %s", self._path, error)
-            return None
+            return self._being_made_anew()
         finally:
             metadata_log.log.release()
         if partition.topic_id in image.names:
@@ -320,6 +431,15 @@ class TailingService:
         self._deleted.add(partition.topic_id)
         self._looked_s = -_FRESH_S  # what was seen is stale
         return controller.unknown_partition(partition.name)
+
+    def _being_made_anew(self) -> ReplicaNotAvailableError | None:
+        """The error for files that are gone with the metadata log of their directory; None if no others have what this broker had."""
+        if len(self._image.brokers) < 2:
+            return None
+        return ReplicaNotAvailableError(
+            f"{self._published.directory}, the directory of broker {self._published.broker_id}, is gone, or is being filled from the other "
+            f"brokers. Try again; or open the path of the whole log, or the directory of another broker, with read_only=True."
+        )
 
     # -- topics --------------------------------------------------------------------------------------
 
@@ -356,6 +476,9 @@ class TailingService:
         partition = self._partitions.get(name)
         if partition is None:
             self._topic(name[0])
+            partition = self._partitions.get(name)
+        if partition is None and self._others:  # another thread may be about to follow another replica of it
+            self.look()
             partition = self._partitions.get(name)
         if partition is None:
             raise self._not_here(TopicPartition(*name))
@@ -423,21 +546,41 @@ class TailingService:
         last_fetched_epoch: int | None = None,
         replica_id: int = -1,
     ) -> Completion[FetchResult]:
+        name = TopicPartition(partition.topic, partition.partition)
+
         def read() -> Completion[FetchResult]:
-            self._catch_up(here)
+            self._catch_up(self._partition(name))
             return self._reads.fetch(
                 partition, offset, max_bytes, isolation_level, after, current_leader_epoch=current_leader_epoch,
                 last_fetched_epoch=last_fetched_epoch, replica_id=replica_id,
             )  # fmt: skip
 
-        self._look_if_stale()
-        here = self._partition(TopicPartition(partition.topic, partition.partition))
-        found = read()
-        error = found.error()
-        if isinstance(error, OffsetOutOfRangeError) or (error is None and not found.result().size):
-            self.look()  # it was out of the log, or at its end, as it was seen last
-            return read()
+        known = self._partitions.get(name)
+        try:
+            self._look_if_stale()
+            found = read()
+            error = found.error()
+            if isinstance(error, OffsetOutOfRangeError) or (error is None and not found.result().size):
+                self.look()  # it was out of the log, or at its end, as it was seen last
+                found = read()
+        except (StorageError, CorruptRecordError, FormatError):  # of a directory that is gone, or is just being removed
+            if known is None or (left := self._left_behind(known)) is None:
+                raise
+            raise left from None
+        if known is not None and (found.error() is not None or not found.result().size):
+            left = self._left_behind(known)
+            if left is not None:
+                raise left
         return found
+
+    def fetch_size(
+        self, partition: TopicIdPartition, found: FetchResult, max_bytes: int, current_leader_epoch: int | None
+    ) -> int | None:
+        try:
+            self._catch_up(self._partition(TopicPartition(partition.topic, partition.partition)))
+        except StreamlogError:  # the fetch finds it too
+            return None
+        return self._reads.fetch_size(partition, found, max_bytes, current_leader_epoch)
 
     def fetch_many(
         self, requests: Sequence[FetchRequest], isolation_level: str, *, min_bytes: int = 1,
@@ -476,26 +619,33 @@ class TailingService:
         self._fresh(partition)
         return self._reads.partition_info(partition)
 
+    @property
+    def cluster_id(self) -> str:
+        return str(read_owner(self._disk, f"{self._path}/{OWNER_FILE}")["cluster_id"])
+
     def broker_paths(self) -> dict[int, str]:
-        """The one that is followed."""
-        return {0: self._path}
+        """Those of the brokers of which it is known; of a log with one broker, the one that is followed."""
+        return {each: about["path"] for each, about in self._brokers().items() if "path" in about}
 
     def is_running(self, broker_id: int) -> bool:
         """No broker runs in a process that only reads."""
         return False
 
+    def add_broker(self, path: str) -> int:
+        self.require_writable("Adding a broker")
+
     def stop_broker(self, broker_id: int) -> None:
         self.require_writable("Stopping a broker")
 
-    def start_broker(self, broker_id: int, lock_timeout: float) -> None:
+    def start_broker(self, broker_id: int) -> None:
         self.require_writable("Starting a broker")
 
-    def reassignments(self) -> Targets:
-        return targets_in(self.image, self.image.topics)
+    def reassignments(self) -> list[Moves]:
+        return moves_in(self.image, self.image.topics)
 
-    def reassignment_progress(self, targets: Targets) -> float:
+    def reassignment_progress(self, moves: Moves) -> float:
         """Whole partitions alone: what each replica has is the owner's to know."""
-        return 1.0 - len(left_in(self.image, targets)) / len(targets)
+        return progress_of(self.image, moves, lambda name, partition: 0.0)
 
     def metrics(self) -> dict[str, Any]:
         """See `metrics.gather`."""
@@ -505,7 +655,16 @@ class TailingService:
             partition = self._partitions.get((topic, number))
             return {} if partition is None else metrics.of_log(self._known(partition).log.tail)
 
-        return metrics.gather(self._image, numbers, {each: {} for each in self._image.brokers or (0,)})
+        return metrics.gather(self._image, numbers, self._brokers())
+
+    def _brokers(self) -> dict[int, dict[str, Any]]:
+        """What is known of the brokers: their directories, and whether they ran when the owner recorded it last."""
+        paths = {each: broker.path for each, broker in self._image.brokers.items() if broker.path.startswith("/")}
+        for directory in [reader.directory for reader in (*self._others, self._published)]:
+            with contextlib.suppress(FormatError):
+                paths[read_owner(self._disk, f"{directory}/{OWNER_FILE}")["broker_id"]] = directory
+        recorded = {each: {"running": not broker.fenced} for each, broker in self._image.brokers.items()} or {0: {}}
+        return {each: about | ({"path": paths[each]} if each in paths else {}) for each, about in recorded.items()}
 
     # -- groups --------------------------------------------------------------------------------------
 
@@ -514,9 +673,17 @@ class TailingService:
             return None
         return self._fresh(TopicPartition(controller.GROUPS_TOPIC, 0))
 
+    def transactions_partitions(self) -> list[TailedPartition]:
+        view = self.image.topics.get(controller.TRANSACTIONS_TOPIC)
+        names = [] if view is None else [TopicPartition(view.name, number) for number in range(view.partitions)]
+        return [self._fresh(name) for name in names]
+
     def living_owner(self) -> str:
         found = self._published
-        return "" if found.is_clean or found.situation is Situation.ALONE else str(found.owner["incarnation"])
+        if found.is_clean or found.situation is Situation.ALONE:
+            return ""
+        running = [broker.incarnation_id for broker in self._image.brokers.values() if not broker.fenced]
+        return running[0][: metadata.RUN_ID_BYTES].hex() if running else str(found.owner["incarnation"])
 
     def topic_id(self, name: str) -> bytes | None:
         view = self._image.topics.get(name)  # it is as recent as the groups' partition

@@ -10,6 +10,7 @@ A `Consumer` is made of parts. Each has its own state; they share two locks, whi
   `subscription`: topics, patterns or partitions as the program names them.
 - `coordinator`: the consumer's side of its group: join, revoke, take over, commit, leave. `listener`: called for it.
   `membership`: one member's heartbeats, and the members of this process.
+- `transactional`: a consumer whose offsets are committed by the transactions of a producer; `group_offsets`: what they commit.
 - `offsets`: where partitions begin and end, what is committed, where reading starts.
 - `fetcher`: fetches one partition. `decode`, `record_batch`: bytes as Records, and as columns.
 

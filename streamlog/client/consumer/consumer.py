@@ -25,6 +25,7 @@ from ...errors import (
 )
 from ...runtime.threads import RawGate, get_ident, is_inside, longest_sleep, real_monotonic, refuse_reentry, result_of
 from ...types import K, OffsetAndTimestamp, Offsets, Record, TopicPartition, V
+from .. import retrying
 from ..arguments import is_int, is_offset, partition_of, partitions_of, seconds, seconds_or_none, to_ms
 from ..call_site import call_site
 from ..config_types import ConsumerConfig
@@ -34,6 +35,7 @@ from ..topic import Subscription
 from .access import Access
 from .coordinator import ConsumerCoordinator
 from .core import ConsumerCore
+from .decode import decoders_of
 from .driver import BlockingDriver
 from .fetcher import PartitionFetcher
 from .listener import RebalanceListener, check_listener
@@ -80,6 +82,11 @@ class Consumer(Closing, Generic[K, V]):
     [b'9.50']
     """
 
+    _refuse_commit: Callable[[], None] = staticmethod(lambda: None)
+    """Raises while a transaction is to commit the offsets; a `GroupReader` sets it."""
+    _transactional: Callable[[], Any] = staticmethod(lambda: None)
+    """A weak reference to the manager of the transaction that it was taken into last; a `GroupReader` sets it."""
+
     def __init__(
         self,
         log: Parent,
@@ -99,7 +106,7 @@ class Consumer(Closing, Generic[K, V]):
         self._config = settings = ConsumerSettings.of(given)
         check_log(log, "Consumer", "consumer(topic, …)")
         self._log = log
-        self._service = service = log._use()
+        self._service = service = log._use(retries=False)  # a poll returns to the program meanwhile
         if settings.group is not None:
             service.require_writable(f"A consumer with group={settings.group!r} (one without only reads)")
         self._cleanup = log._cleanup
@@ -119,7 +126,7 @@ class Consumer(Closing, Generic[K, V]):
             self._subscriptions,
             self._offsets,
             self._wakeup,
-            log._decoders(settings, self._serdes),
+            decoders_of(settings, self._serdes),
             call_site(),
         )
         self._core = ConsumerCore(self._coordinator, self._subscriptions, self._offsets)
@@ -170,7 +177,7 @@ class Consumer(Closing, Generic[K, V]):
                 if listener is not None:
                     coordinator.listener = listener
                 if coordinator.membership is None:
-                    self._driver.run(coordinator.assign_all())
+                    self._driver.run(coordinator.assign_all(patient=True))
             self._wakeup.wake()
 
     def _note_topic(self, topic: Any) -> str:
@@ -209,7 +216,7 @@ class Consumer(Closing, Generic[K, V]):
             else:
                 self._driver.run(coordinator.auto_commit())
             subscriptions.subscription = subscription
-            self._driver.run(coordinator.assign_all())
+            self._driver.run(coordinator.assign_all(patient=True))
 
     def assignment(self) -> set[TopicPartition]:
         """The partitions this consumer has now; in a group none before the first poll."""
@@ -387,7 +394,8 @@ class Consumer(Closing, Generic[K, V]):
         """The records up to the end offsets of now. `timeout`: the longest wait for one record, in seconds.
 
         A member waits while partitions are about to be assigned to it. A record is finished when the next one is asked
-        for.
+        for. Where no broker leads a partition now, it waits for one: without a timeout for a minute, then it raises
+        RequestTimedOutError.
         """
         return self._until({}, seconds_or_none(timeout))
 
@@ -432,7 +440,7 @@ class Consumer(Closing, Generic[K, V]):
 
     def _next_until(self, ends: EndOffsets | None, deadline: float | None) -> Prefetched | None:
         """REQUIRES: the call lock."""
-        subscriptions = self._subscriptions
+        subscriptions, give_up_s = self._subscriptions, None
         while True:
             if self.stopped:
                 self._stop_reported = True
@@ -442,27 +450,29 @@ class Consumer(Closing, Generic[K, V]):
             self._renew_at = real_monotonic() + _RENEW_S
             if found is not None:
                 return found
-            if ends is not None and not self._wakeup.pending and not self._coordinator.waits_for_others():
-                return None
             now = real_monotonic()
+            if ends is not None and not self._wakeup.pending and not self._coordinator.waits_for_others():
+                if not self._core.awaits_leader(ends):
+                    return None
+                give_up_s = now + retrying.DEFAULT_API_TIMEOUT_S if give_up_s is None else give_up_s
+                if deadline is None and give_up_s <= now:
+                    raise retrying.no_leader_in_time()
             if deadline is not None and deadline <= now:
                 if ends is None and self._look_again(lambda: self._prefetch(None)):
                     continue
                 return None
             if deadline is None and not subscriptions.fetchers:
                 self._coordinator.note_empty_poll(endless=True)
-            self._wait(None if deadline is None else deadline - now, lambda: self._prefetch(ends))
+            until = deadline if deadline is not None else give_up_s
+            self._wait(None if until is None else until - now, lambda: self._prefetch(ends))
 
     def _prefetch(self, ends: EndOffsets | None) -> bool:
         """Have records ready for an iteration; False if there are none. REQUIRES: the state lock."""
         subscriptions, n = self._subscriptions, self._max_poll_records
         if ends is None:
             return subscriptions.prefetch(n, None)
-        if ends.additions != subscriptions.additions:
-            for name in subscriptions.fetchers:
-                if name not in ends.offsets:
-                    ends.offsets[name] = self._offsets.bounds(name)[1]
-            ends.additions = subscriptions.additions
+        if ends.additions != subscriptions.additions or ends.unknown:
+            self._offsets.find_ends(ends)
         return subscriptions.prefetch(n, ends) or (
             subscriptions.look_again_before(ends) and subscriptions.prefetch(n, ends)
         )
@@ -487,8 +497,8 @@ class Consumer(Closing, Generic[K, V]):
         """Commit all that was returned (None), through a Record, or a mapping of partition → NEXT offset.
 
         Raises CommitFailedError if the group gave a partition to another member, whose records will be handled there, or
-        if its topic was deleted, or deleted and created again. Nothing is committed then. Cost: an append of one small
-        batch.
+        if its topic was deleted, or deleted and created again; InvalidTxnStateError in a block of `log.transaction`, which commits
+        the offsets of its consumer itself. Nothing is committed then. Cost: an append of one small batch.
 
         >>> import streamlog
         >>> with streamlog.open() as log:
@@ -503,6 +513,7 @@ class Consumer(Closing, Generic[K, V]):
             self._check()  # the log may have been closed meanwhile: then nothing is assigned, and nothing would be committed
             if self._config.group is None:
                 raise ConfigError("This consumer has no group=, so there is nowhere to commit to.", name="group")
+            self._refuse_commit()
             self._driver.run(self._coordinator.commit(offsets))
 
     def committed(self, partition: TopicPartition) -> int | None:
@@ -510,7 +521,7 @@ class Consumer(Closing, Generic[K, V]):
         with self._access.call(reads_only=True):
             if self._config.group is None:
                 raise ConfigError("This consumer has no group=, so nothing is committed for it.", name="group")
-            found = result_of(self._offsets.committed([partition_of(partition)]))
+            found = result_of(self._offsets.committed([partition_of(partition)], patient=True))
             return next((c.offset for c in found.values()), None)
 
     # -- positions and offsets -----------------------------------------------------------------------
@@ -547,7 +558,7 @@ class Consumer(Closing, Generic[K, V]):
         with self._access.call(), self._access.state():
             name = self._fetcher(partition).name
             if not is_offset(offset):
-                start, end = self._offsets.bounds(name)
+                [(start, end)] = self._offsets.bounds([name]).values()
                 raise OffsetOutOfRangeError(
                     f"{typed(offset)} is not an offset: {name.topic}-{name.partition} holds {start} up to, not including, "
                     f"{end}.",
@@ -572,8 +583,8 @@ class Consumer(Closing, Generic[K, V]):
 
     def _seek_each(self, names: list[TopicPartition], which: int) -> None:
         """REQUIRES: the state lock."""
-        for name in names:
-            self._subscriptions.seek(name, self._offsets.bounds(name)[which])
+        for name, bounds in self._offsets.bounds(names).items():
+            self._subscriptions.seek(name, bounds[which])
 
     def position(self, partition: TopicPartition) -> int:
         """The offset after the last record that was returned, never a prefetched one."""
@@ -599,13 +610,16 @@ class Consumer(Closing, Generic[K, V]):
         return self._bounds(partitions, 0)
 
     def end_offsets(self, partitions: Iterable[TopicPartition] | None = None) -> dict[TopicPartition, int]:
-        """The offset after the last record of each partition; of the assigned ones if None."""
+        """The offset after the last record of each partition; of the assigned ones if None.
+
+        With `isolation_level="read_committed"` the last stable offset: an open transaction holds back what comes after it.
+        """
         return self._bounds(partitions, 1)
 
     def _bounds(self, partitions: Iterable[TopicPartition] | None, which: int) -> dict[TopicPartition, int]:
         with self._access.call(reads_only=True):
             names = list(self._subscriptions.fetchers) if partitions is None else partitions_of(partitions)
-            return {name: self._offsets.bounds(name)[which] for name in names}
+            return {name: bounds[which] for name, bounds in self._offsets.bounds(names).items()}
 
     def lag(self) -> dict[TopicPartition, int]:
         """How many offsets the end of each assigned partition is ahead of the position."""

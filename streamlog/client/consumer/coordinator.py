@@ -19,12 +19,15 @@ from ...errors import (
     FencedInstanceIdError,
     GroupNotEmptyError,
     UnknownMemberIdError,
+    UnstableOffsetCommitError,
 )
 from ...types import OffsetAndMetadata, Record, TopicPartition
+from .. import retrying
 from ..arguments import commit_offsets
 from ..call_site import warn
 from .decode import Decoder
 from .fetcher import PartitionFetcher
+from .group_offsets import GroupOffsets
 from .listener import check_listener
 from .membership import LocalMembers, Member, Membership, Wakeup
 from .offsets import OffsetFetcher
@@ -60,6 +63,12 @@ class ConsumerCoordinator:
     ) -> None:
         """`created_at`: the program's line that made the consumer, as `call_site` gives it."""
         self._service = service
+        # For what the program asks for; a poll does not wait.
+        self._patient = retrying.with_retries(service, lambda: driver.closed_error)
+        self.leaders_move = service.is_replicated
+        self._moves = retrying.MOVES if self.leaders_move else (UnstableOffsetCommitError,)
+        self.retry_s: float | None = None
+        """When a poll asks again (real seconds), if the group had no coordinator at the last one."""
         self._config = config
         self._driver = driver
         self._subscriptions = subscriptions
@@ -73,7 +82,7 @@ class ConsumerCoordinator:
         self.membership = None if group is None else Membership(service, config, group, wakeup, local_members, driver)
         self.auto_commits = config.auto_commits
         self._revoking: frozenset[TopicPartition] = frozenset()  # of which the listener is being called
-        self._last_commit: dict[TopicPartition, int] = {}
+        self._last_commit: dict[TopicPartition, OffsetAndMetadata] = {}
         self._started: dict[
             TopicPartition, int
         ] = {}  # of what is assigned and was not committed then: the first position
@@ -101,13 +110,23 @@ class ConsumerCoordinator:
         else:
             procedure = self._poll_group(self.membership)
         if self.auto_commits and self._is_auto_commit_due():
-            return self._then_auto_commit(procedure)
-        return procedure
+            procedure = self._then_auto_commit(procedure)
+        self.retry_s = None
+        return None if procedure is None else self._while_coordinated(procedure)
+
+    def _while_coordinated(self, procedure: Procedure[None]) -> Procedure[None]:
+        """`procedure`, unless the group has no coordinator now, or a transaction of it is not decided: then the poll goes on with
+        what is assigned, and a later one asks again."""
+        try:
+            yield from procedure
+        except self._moves as error:
+            self.retry_s = self._service.real_seconds() + retrying.RETRY_BACKOFF_S
+            logger.debug("the group coordinator is asked again: %s", error)
 
     def _then_auto_commit(self, procedure: Procedure[None] | None) -> Procedure[None]:
         if procedure is not None:
             yield from procedure
-        yield from self._auto_commit(None)
+        yield from self._auto_commit(None, self._service)
         self._set_next_commit()
 
     def is_up_to_date(self) -> bool:
@@ -116,7 +135,7 @@ class ConsumerCoordinator:
         subscription = self._subscriptions.subscription
         return membership is None or subscription.manual is not None or membership.unchanged(subscription.names)
 
-    def assign_all(self) -> Procedure[None]:
+    def assign_all(self, *, patient: bool = False) -> Procedure[None]:
         """Read all partitions that the subscription names: the consumer has no group, or used `assign()`."""
         subscriptions = self._subscriptions
         subscription = subscriptions.subscription
@@ -125,7 +144,7 @@ class ConsumerCoordinator:
             self.remove_deleted()
         wanted = subscription.partitions(self._service.image)
         subscriptions.remove(subscriptions.assigned() - set(wanted))
-        yield from self._take_over([name for name in wanted if name not in subscriptions.fetchers])
+        yield from self._take_over([name for name in wanted if name not in subscriptions.fetchers], patient=patient)
 
     def _poll_group(self, membership: Membership) -> Procedure[None] | None:
         subscription = self._subscriptions.subscription
@@ -200,6 +219,8 @@ class ConsumerCoordinator:
         if self._next_check_s is not None:
             next_check = self._next_check_s - self._service.real_seconds()
             step = min(max(0.001, next_check), self._config.max_poll_interval_ms / 2000)
+        if self.retry_s is not None:
+            step = min(step, max(0.001, self.retry_s - self._service.real_seconds()))
         if (at := self.next_commit_s()) is not None:
             step = min(step, max(0.001, at - self._service.clock.monotonic()))
         return step
@@ -257,7 +278,7 @@ class ConsumerCoordinator:
 
     # -- gaining and losing partitions ---------------------------------------------------------------
 
-    def _take_over(self, names: Iterable[TopicPartition]) -> Procedure[None]:
+    def _take_over(self, names: Iterable[TopicPartition], *, patient: bool = False) -> Procedure[None]:
         """Read partitions from their committed offsets on, or from where `auto_offset_reset` says."""
         new = list(names)
         if not new:
@@ -267,29 +288,31 @@ class ConsumerCoordinator:
         for topic in {name.topic for name in new}:
             topics[topic] = yield from answer_of(self._service.topic(topic))
         ids = {name: topics[name.topic].id_bytes for name in new}
-        committed = yield from answer_of(self._offsets.committed(new, ids))
+        committed = yield from answer_of(self._offsets.committed(new, ids, patient=patient, require_stable=True))
         config = self._config
         for name in new:
+            # Where compaction has removed all records of an epoch, nothing says whether the record before a commit is there.
             known, topic_id = committed.get(name), ids[name]
             start = yield from self._offsets.start(name, known)
             self._looked = None
             if self._topic_ids.get(name, topic_id) != topic_id:
                 self._recreated.add(name)
             self._topic_ids[name] = topic_id
-            self._subscriptions.add(
-                PartitionFetcher(
-                    self._service,
-                    name,
-                    self._decoder_of(name),
-                    config.isolation_level,
-                    config.on_corrupt,
-                    start,
-                    config.fetch_max_bytes,
-                    topic_id,
-                )
+            fetcher = PartitionFetcher(
+                self._service,
+                name,
+                self._decoder_of(name),
+                config.isolation_level,
+                config.on_corrupt,
+                start,
+                config.fetch_max_bytes,
+                topic_id,
+                None if known is None or topics[name.topic].config.compacts else known.leader_epoch,
             )
+            self._offsets.check_committed(fetcher)
+            self._subscriptions.add(fetcher)
             if known is not None:
-                self._last_commit[name] = known.offset
+                self._last_commit[name] = known
                 self._started.pop(name, None)
             else:
                 self._last_commit.pop(name, None)
@@ -298,7 +321,7 @@ class ConsumerCoordinator:
     def _revoke(self, names: frozenset[TopicPartition]) -> Procedure[None]:
         """Partitions go to another member: commit what is finished there, call the listener, stop reading them."""
         if self.auto_commits:
-            yield from self._auto_commit(names)
+            yield from self._auto_commit(names, self._service)
         still = names & self._subscriptions.assigned()  # a commit removes partitions of deleted topics
         if still:
             yield from self._remove_after_listener("on_partitions_revoked", still)
@@ -381,14 +404,18 @@ class ConsumerCoordinator:
     def _warn_recreated(self, names: list[TopicPartition]) -> None:
         """Log, once, that the finished offsets of topics that were recreated are not committed."""
         finished = self._subscriptions.finished_positions(names)
-        lost = [name for name in names if finished[name] > 0 and finished[name] != self._last_commit.get(name)]
+        lost = [
+            name
+            for name in names
+            if finished[name] > 0 and not self._is_committed(name, self._at(name, finished[name]))
+        ]
         if lost:
             logger.warning(
                 "auto-commit: nothing is committed for %s in group %r: the topic was deleted and created again, and offsets of "
                 "the former one mean nothing in it",
                 ", ".join(f"{t}-{n}" for t, n in sorted(lost)), self._config.group,
             )  # fmt: skip
-            self._last_commit.update((name, finished[name]) for name in lost)
+            self._last_commit.update((name, self._at(name, finished[name])) for name in lost)
 
     # -- asked by other members of this process, on their threads, without this one's state lock ---------
 
@@ -461,13 +488,35 @@ class ConsumerCoordinator:
 
     def commit(self, offsets: Any) -> Procedure[None]:
         """`Consumer.commit`."""
+        wanted = self._wanted(offsets)
+        yield from self._commit(wanted, self._patient)
+        self.note_committed(wanted)
+
+    def offsets_to_commit(self, offsets: Any) -> GroupOffsets:
+        """What a transaction is to commit for this consumer, given as to `Consumer.commit`. Raises what that raises."""
+        group = self._config.group
+        assert group is not None
+        wanted = self._wanted(offsets)
+        return GroupOffsets(group, *self._committing_member(group), wanted, self._ids_of(wanted))
+
+    def note_committed(self, offsets: Mapping[TopicPartition, OffsetAndMetadata]) -> None:
+        """These offsets are committed."""
+        self._last_commit.update(offsets)
+        done = {name: committed.offset for name, committed in offsets.items()}
+        self._subscriptions.finish_through(done)
+        self._subscriptions.committed(done)
+
+    def _wanted(self, offsets: Any) -> dict[TopicPartition, OffsetAndMetadata]:
+        """The offsets that the program gives to commit, as `Consumer.commit` takes them. Raises CommitFailedError."""
         subscriptions = self._subscriptions
         topics = self._service.image.topics
         if offsets is None:
             positions = subscriptions.returned_positions(self._to_commit()).items()
-            wanted = {name: OffsetAndMetadata(at) for name, at in positions if at >= 0 and name.topic in topics}
+            wanted = {name: self._at(name, at) for name, at in positions if at >= 0 and name.topic in topics}
         else:
             wanted = commit_offsets(offsets)
+            if isinstance(offsets, Record):
+                wanted = {name: self._at(name, at.offset) for name, at in wanted.items()}
         former = sorted(name for name in self.remove_deleted() if name in wanted)
         if isinstance(offsets, Record) and self._is_of_former_topic(offsets):
             former = [offsets.topic_partition]
@@ -479,10 +528,11 @@ class ConsumerCoordinator:
                 group=self._config.group,
                 partitions=tuple(former),
             )
-        yield from self._commit(wanted)
-        done = {name: committed.offset for name, committed in wanted.items()}
-        subscriptions.finish_through(done)
-        subscriptions.committed(done)
+        return wanted
+
+    def _at(self, name: TopicPartition, offset: int) -> OffsetAndMetadata:
+        """A commit of a position, with the leader epoch of the last record before it, which the next reader from there looks for (KIP-320)."""
+        return OffsetAndMetadata(offset, "", self._subscriptions.epoch_before(name, offset))
 
     def _to_commit(self) -> Collection[TopicPartition]:
         """The partitions to commit: those whose positions have moved, where only members of the group commit.
@@ -501,15 +551,14 @@ class ConsumerCoordinator:
         position = subscriptions.returned_position(name) if name in subscriptions.fetchers else 0
         return name in self._recreated and record.offset >= position
 
-    def _commit(self, offsets: Mapping[TopicPartition, OffsetAndMetadata]) -> Procedure[None]:
+    def _commit(self, offsets: Mapping[TopicPartition, OffsetAndMetadata], service: Service) -> Procedure[None]:
         if not offsets:
             return
         group = self._config.group
         assert group is not None
         member_id, epoch = self._committing_member(group)
         try:
-            ids = {name: self._topic_ids[name] for name in offsets if name in self._topic_ids}
-            yield from answer_of(self._service.commit(group, member_id, epoch, offsets, ids))
+            yield from answer_of(service.commit(group, member_id, epoch, offsets, self._ids_of(offsets)))
         except UnknownMemberIdError:
             membership = self.membership
             assert membership is not None  # a commit without a member id is never refused so
@@ -523,7 +572,17 @@ class ConsumerCoordinator:
                 f"not one of them: it has its partitions by assign(), or has not polled yet. Nothing was committed; give "
                 f"consumers with assign() a group of their own."
             ) from None
-        self._last_commit.update((name, committed.offset) for name, committed in offsets.items())
+        self._last_commit.update(offsets)
+
+    def _is_committed(self, name: TopicPartition, at: OffsetAndMetadata) -> bool:
+        """Whether that was committed last. After a truncation the same offset comes once more, with another leader epoch."""
+        last = self._last_commit.get(name)
+        if last is None or last.offset != at.offset:
+            return False
+        return None in (last.leader_epoch, at.leader_epoch) or last.leader_epoch == at.leader_epoch
+
+    def _ids_of(self, names: Iterable[TopicPartition]) -> dict[TopicPartition, bytes]:
+        return {name: self._topic_ids[name] for name in names if name in self._topic_ids}
 
     def _committing_member(self, group: str) -> tuple[str | None, int]:
         """The member id and epoch to commit with. Raises CommitFailedError for a member that was evicted."""
@@ -551,11 +610,14 @@ class ConsumerCoordinator:
         self._next_commit_s = self._service.clock.monotonic() + self._config.auto_commit_interval_ms / 1000
 
     def auto_commit(self) -> Procedure[None]:
-        """Commit what is finished, if this consumer auto-commits. A refusal is logged: the records will be read again."""
-        if self.auto_commits:
-            yield from self._auto_commit(None)
+        """Commit what is finished, if this consumer auto-commits. A refusal is logged: the records will be read again.
 
-    def _auto_commit(self, only: frozenset[TopicPartition] | None) -> Procedure[None]:
+        It waits for a coordinator, but not while the log closes.
+        """
+        if self.auto_commits:
+            yield from self._auto_commit(None, self._patient if self._driver.closed_error is None else self._service)
+
+    def _auto_commit(self, only: frozenset[TopicPartition] | None, service: Service) -> Procedure[None]:
         """Commit what is finished and not committed yet.
 
         Nothing for a member that was evicted: what it still has, until its listener was called, is other members'.
@@ -565,17 +627,16 @@ class ConsumerCoordinator:
         if membership is not None and subscriptions.subscription.manual is None and not membership.joined:
             return
         deleted = set(self.remove_deleted())
-        last = self._last_commit
         finished = {
-            name: OffsetAndMetadata(offset)
+            name: at
             for name, offset in subscriptions.finished_positions(subscriptions.uncommitted()).items()
             if offset >= 0  # a position of 0 is committed too, once it was established
             and name not in deleted
-            and last.get(name) != offset
             and (only is None or name in only)
+            and not self._is_committed(name, at := self._at(name, offset))
         }
         try:
-            yield from self._commit(finished)
+            yield from self._commit(finished, service)
             subscriptions.committed({name: committed.offset for name, committed in finished.items()})
         except CommitFailedError as error:
             logger.warning("auto-commit: %s", error)

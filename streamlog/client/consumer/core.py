@@ -17,14 +17,14 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import NamedTuple, TypeVar
 
-from ...errors import OffsetOutOfRangeError, UnknownTopicIdError, UnknownTopicOrPartitionError
+from ...errors import LogTruncationError, OffsetOutOfRangeError, UnknownTopicIdError, UnknownTopicOrPartitionError
 from .coordinator import ConsumerCoordinator
 from .offsets import OffsetFetcher
 from .procedure import Procedure, Wanted
-from .subscription_state import SubscriptionState
+from .subscription_state import EndOffsets, SubscriptionState
 
 A = TypeVar("A")
-_ELSEWHERE = (OffsetOutOfRangeError, UnknownTopicOrPartitionError, UnknownTopicIdError)
+_ELSEWHERE = (OffsetOutOfRangeError, LogTruncationError, UnknownTopicOrPartitionError, UnknownTopicIdError)
 
 
 class Wait(NamedTuple):
@@ -92,6 +92,12 @@ class ConsumerCore:
         """What to wait for after the last step, which gave no records."""
         return Wait(self.wanted, self._coordinator.longest_wait_s())
 
+    def awaits_leader(self, ends: EndOffsets) -> bool:
+        """Whether the last step gave no records because no broker leads a partition now, or coordinates the group."""
+        return self._coordinator.retry_s is not None or (
+            self._coordinator.leaders_move and self._subscriptions.awaits_leader(ends)
+        )
+
     def fetch(self, take: Callable[[], A]) -> A:
         """Take; move positions that are outside the log, stop reading deleted partitions, and take again."""
         try:
@@ -102,17 +108,23 @@ class ConsumerCore:
     def _fetch_elsewhere(self, take: Callable[[], A]) -> A:
         subscriptions = self._subscriptions
         for _ in range(len(subscriptions.fetchers) + 1):
+            truncated: LogTruncationError | None = None
             try:
                 return take()
             except OffsetOutOfRangeError:
                 out_of_range = True
+            except LogTruncationError as error:
+                out_of_range, truncated = True, error.copy()  # the error itself refers to this frame
             except (UnknownTopicOrPartitionError, UnknownTopicIdError):
                 if subscriptions.subscription.manual is not None:
                     raise
                 out_of_range = False
             if out_of_range:
                 assert subscriptions.failed is not None
-                self._offsets.reset_out_of_range(subscriptions.failed)
+                if truncated is None:
+                    self._offsets.reset_out_of_range(subscriptions.failed)
+                else:
+                    self._offsets.reset_truncated(subscriptions.failed, truncated)
             else:
                 self._coordinator.remove_deleted()
         return take()

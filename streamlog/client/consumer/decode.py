@@ -6,13 +6,15 @@ offset. The iterators that are returned own their bytes and refer to no mapping.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 from ...broker.fetched import FetchedBatch
+from ...config import ConsumerConfig
 from ...errors import DeserializationError, StreamlogError, message_of
 from ...records.columns import records_of
-from ...types import Record
+from ...types import Record, TopicPartition
+from ..serde import resolve_deserializer
 
 Deserialize = Callable[[bytes], Any]
 
@@ -28,6 +30,25 @@ class Decoder:
         self.deserialize_key = key
         self.deserialize_value = value
         self.plain = key is None and value is None
+
+
+def decoders_of(config: ConsumerConfig, serdes: Mapping[str, tuple[Any, Any]]) -> Callable[[TopicPartition], Decoder]:
+    """How to deserialize the records of a partition: by the consumer's settings, else by the serdes of the Topic given."""
+    resolve_deserializer(config.key_deserializer, "", "key")
+    resolve_deserializer(config.value_deserializer, "")
+
+    def decoder(name: TopicPartition) -> Decoder:
+        key, value = serdes.get(name.topic, (None, None))
+        key = config.key_deserializer if config.key_deserializer is not None else key
+        value = config.value_deserializer if config.value_deserializer is not None else value
+        return Decoder(
+            name.topic,
+            name.partition,
+            resolve_deserializer(key, name.topic, "key"),
+            resolve_deserializer(value, name.topic),
+        )
+
+    return decoder
 
 
 def records(batch: FetchedBatch, decoder: Decoder, start: int, window: int) -> tuple[Iterator[Record[Any, Any]], int]:

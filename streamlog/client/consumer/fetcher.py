@@ -13,9 +13,18 @@ from typing import Any
 from ...broker.api import Service
 from ...broker.fetched import NOTHING, UNKNOWN_END, FetchedBatch, FetchResult
 from ...broker.metadata import TopicIdPartition
-from ...errors import CorruptRecordError, OffsetOutOfRangeError, StreamlogError
-from ...records.batch import CONTROL
-from ...runtime.threads import result_of
+from ...errors import (
+    CorruptRecordError,
+    FencedLeaderEpochError,
+    LogTruncationError,
+    NotLeaderError,
+    OffsetOutOfRangeError,
+    StreamlogError,
+    UnknownLeaderEpochError,
+)
+from ...records.batch import NOT_PLAIN
+from ...runtime.api import Completion
+from ...runtime.threads import result_of, wait_for
 from ...types import Record, TopicPartition
 from . import decode
 from .decode import Decoder
@@ -30,6 +39,10 @@ FIRST_RECORDS = 1
 GROWTH = 4
 # Just under the size from which the C library maps new pages for each allocation: those cost more than the read.
 MAX_BYTES = (1 << 17) - 256
+# How often one fetch finds the partition in an earlier leader epoch than it has heard of.
+_LOOKS = 3
+# Of how many leader epochs it is known where they began, of what was read last.
+_EPOCHS = 16
 
 
 class PartitionFetcher:
@@ -42,8 +55,9 @@ class PartitionFetcher:
     (Ctrl-C, a deserializer's SystemExit) may leave it further on: the caller seeks back to what it has returned.
     """
 
-    __slots__ = ("_at", "_bytes", "_current", "_fetched", "_max_bytes", "_next", "_rest", "_service", "_skip", "_whole",
-        "_window", "at", "decoder", "end", "isolation", "name", "position", "queued", "topic_id")  # fmt: skip
+    __slots__ = ("_at", "_bytes", "_current", "_epoch", "_epochs", "_fetched", "_known_end", "_last_epoch", "_max_bytes", "_next",
+        "_rest", "_service", "_skip", "_whole", "_window", "at", "decoder", "end", "isolation", "name", "position", "queued",
+        "topic_id")  # fmt: skip
 
     def __init__(
         self,
@@ -55,7 +69,9 @@ class PartitionFetcher:
         position: int,
         max_bytes: int = MAX_BYTES,
         topic_id: bytes | None = None,
+        leader_epoch: int | None = None,
     ) -> None:
+        """`leader_epoch`: that of the record before `position`, if it is known: it was committed with it."""
         self._service = service
         self.name = name
         self.decoder = decoder
@@ -64,16 +80,34 @@ class PartitionFetcher:
         self._max_bytes = min(max_bytes, MAX_BYTES)
         self.topic_id = topic_id if topic_id is not None else result_of(service.topic(name.topic)).id_bytes
         self.at = TopicIdPartition(*name, self.topic_id)
+        # The leader epoch that the partition was in at the last fetch, -1 before it; None in a log of one broker.
+        self._epoch = -1 if service.is_replicated else None
+        # The leader epochs of what was read, each with the offset from which on it is known: one entry for each election.
+        self._epochs: list[tuple[int, int]] = []
+        self._known_end = position
+        if leader_epoch is not None and self._epoch is not None:
+            self._epochs.append((position - 1, leader_epoch))
         self._whole = True  # the last call came to its end; otherwise what was prefetched is not used
         self.queued = False
+        self.position = position
         self.seek(position)
 
     def seek(self, offset: int) -> None:
         """Go on at `offset`; what was prefetched is dropped."""
-        self.position = offset
+        # The leader epoch of the record before `position`; None if that is not known.
+        self._last_epoch = self.epoch_before(offset)
+        if self._epochs:
+            self._epochs = [] if self._last_epoch is None else [each for each in self._epochs if each[0] < offset]
+        self.position = self._known_end = offset
         self._bytes = min(FIRST_BYTES, self._max_bytes)
         self._window = FIRST_RECORDS
         self._forget()
+
+    def epoch_before(self, offset: int) -> int | None:
+        """The leader epoch of the record before `offset`, if that was read here."""
+        if not self._epochs or offset > max(self._known_end, self.position):
+            return None
+        return next((epoch for since, epoch in reversed(self._epochs) if since < offset), None)
 
     def bounds_if_out_of_range(self, position: int) -> tuple[int, int] | None:
         """The bounds of the log (start, end) if `position` is outside it; None if it is inside.
@@ -89,6 +123,10 @@ class PartitionFetcher:
         except StreamlogError:  # the next read raises it
             return None
         return None
+
+    def has_no_leader(self) -> bool:
+        """Whether no broker leads the partition now, so that nothing can be read."""
+        return isinstance(self._service.fetch(self.at, self.position, 0, self.isolation).error(), NotLeaderError)
 
     def _forget(self) -> None:
         self._current: Iterator[Record[Any, Any]] | None = None
@@ -192,7 +230,7 @@ class PartitionFetcher:
                 yield made
 
     def _next_batch(self, fetch: bool = True) -> FetchedBatch | None:
-        """The next batch with a record at or after `position`, or None at the end of what may be read.
+        """The next batch with a record at or after `position`; None at the end of what may be read, or without a leader.
 
         Without `fetch`, only from what was fetched before.
         """
@@ -206,7 +244,10 @@ class PartitionFetcher:
                     if at >= fetched.size:
                         if not fetch:
                             return None
-                        found = self._service.fetch(self.at, self.position, self._bytes, self.isolation, fetched)
+                        if self._epoch is None:
+                            found = self._service.fetch(self.at, self.position, self._bytes, self.isolation, fetched)
+                        else:
+                            found = self._fetch_in_epoch(self._epoch, fetched)
                         fetched = found if type(found) is FetchResult else result_of(found)
                         if not fetched.size:
                             self.end = self.position
@@ -218,17 +259,80 @@ class PartitionFetcher:
                         self._bytes = min(self._bytes * GROWTH, self._max_bytes)
                     batch = fetched.batch_at(at)
                     self._at = at + batch.header.batch_len
+                    if self._epoch is not None and batch.header.leader_epoch != self._last_epoch:
+                        self._last_epoch = batch.header.leader_epoch
+                        self._epochs = [*self._epochs[1 - _EPOCHS :], (batch.header.base_offset, self._last_epoch)]
             except CorruptRecordError as error:
+                if self._fetch_elsewhere(error):
+                    continue
                 if not self._skip:
                     raise
                 self._skip_damage(error)
                 continue
+            except NotLeaderError:
+                return None  # not the end: `end` says that there may be more, so the next call asks again
             if batch.next_offset <= self.position:
                 continue
-            if batch.header.attributes & CONTROL or not batch.header.record_count:
+            header = batch.header
+            if not header.record_count or (header.attributes & NOT_PLAIN and self._fetched.hides(header)):
                 self.position = batch.next_offset
                 continue
             return batch
+
+    def _fetch_elsewhere(self, damage: CorruptRecordError) -> bool:
+        """Go on with what another replica has in place of the damaged batch; whether one has it."""
+        found = self._service.fetch_elsewhere(self.at, self.position, self._bytes, self.isolation, damage)
+        if found.error() is not None:
+            return False
+        self._fetched, self._at = result_of(found), 0
+        self.end = self._fetched.end_offset
+        return True
+
+    def _fetch_in_epoch(self, epoch: int, after: FetchResult) -> Completion[FetchResult]:
+        """Fetch, but after an election look first whether the new leader has what was read at the one before (KIP-320).
+
+        Raises LogTruncationError if it has not.
+        """
+        looks = 0
+        while True:
+            found = self._service.fetch(
+                self.at, self.position, self._bytes, self.isolation, after, current_leader_epoch=epoch
+            )
+            if type(found) is FetchResult:
+                return found
+            if not found.done():  # it is made again until there is a leader, and that leads in a later epoch
+                wait_for(found, None)
+            error = found.error()
+            if isinstance(error, UnknownLeaderEpochError):
+                looks += 1
+            elif not isinstance(error, FencedLeaderEpochError):  # that ends: each time the epoch is a later one
+                return found
+            if looks == _LOOKS:
+                return found
+            epoch, after = error.current_epoch, NOTHING  # the place in the files of another replica is none here
+            try:
+                self.require_last_record(epoch)
+            except (FencedLeaderEpochError, UnknownLeaderEpochError):  # and another election
+                continue
+            self._epoch = epoch
+
+    def require_last_record(self, epoch: int | None = None) -> None:
+        """Raise LogTruncationError if the log of the leader (in this epoch) has another record before `position`, or none."""
+        last = self._last_epoch
+        if last is None:
+            return
+        end = result_of(self._service.epoch_end_offset(self.name, last, epoch))
+        if end is not None and end.epoch == last and end.end_offset >= self.position:
+            return
+        offset = None if end is None else min(end.end_offset, self.position)
+        raise LogTruncationError(
+            f"{self.name.topic}-{self.name.partition} was truncated: a broker leads it that was not in sync, and records before "
+            f"offset {self.position}, which were read, are lost. The logs part at {'an unknown offset' if offset is None else offset}; "
+            f"seek there, or let auto_offset_reset decide.",
+            topic=self.name.topic,
+            partition=self.name.partition,
+            divergent_offset=offset,
+        )
 
     def _skip_damage(self, error: CorruptRecordError) -> None:
         onward = result_of(self._service.after_damage(self.name, self.position))
@@ -241,4 +345,6 @@ class PartitionFetcher:
             error.position,
         )
         self.position = max(onward, self.position + 1)
+        self._last_epoch = None
+        self._epochs = []
         self._forget()

@@ -36,6 +36,7 @@ from ...runtime.threads import RawGate
 from ...runtime.values import snapshot
 from ...types import TopicPartition
 from ..cleanup import Cleanup
+from ..retrying import MOVES
 from .procedure import Driver, Procedure, answer_of
 
 logger = logging.getLogger("streamlog.client")
@@ -145,6 +146,7 @@ class Membership:
         self._driver = driver
         self._watched = ""  # the member id of which changes wake this consumer
         self._joining = ""
+        self._asks_again = False
         self._fenced: FencedInstanceIdError | None = None
         self.last_poll_s = 0.0
         """The time of its last poll (real monotonic seconds)."""
@@ -190,9 +192,11 @@ class Membership:
         """
         config = self._config
         self.refuse_if_fenced()
-        if self._joining:  # a join was interrupted, or its result is not known: no consumer uses that member id
+        asks_again, self._asks_again = self._asks_again, False
+        # A join was interrupted, or its result is not known: no consumer uses that id.
+        if self._joining and not asks_again:
             self._leave_as(self._joining)
-        self._joining = "" if self.member_id else new_id()
+        self._joining = "" if self.member_id else self._joining or new_id()
         self._watch(self.member_id or self._joining)
         request = Heartbeat(
             self.group,
@@ -217,6 +221,9 @@ class Membership:
         except FencedInstanceIdError as error:
             self._fenced = error
             self._forget()
+            raise
+        except MOVES:
+            self._asks_again = True  # under the same id: a coordinator that has written it knows it
             raise
         self.member_id, self.epoch, self._version = result.member_id, result.member_epoch, result.version
         self._joining = self.why_lost = ""

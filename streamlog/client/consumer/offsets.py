@@ -7,13 +7,14 @@ from collections.abc import Iterable, Mapping
 
 from ...broker.api import Service
 from ...config import ConsumerConfig
-from ...errors import OffsetOutOfRangeError
+from ...errors import LogTruncationError, NotLeaderError, OffsetOutOfRangeError, StreamlogError
 from ...runtime.api import Completion
-from ...runtime.threads import result_of
+from ...runtime.threads import result_of, results_of
 from ...types import OffsetAndMetadata, OffsetAndTimestamp, TopicPartition
+from ..retrying import commits_of, with_retries
 from .fetcher import PartitionFetcher
 from .procedure import Procedure, answer_of
-from .subscription_state import SubscriptionState
+from .subscription_state import EndOffsets, SubscriptionState
 
 logger = logging.getLogger("streamlog.client")
 
@@ -21,54 +22,83 @@ logger = logging.getLogger("streamlog.client")
 class OffsetFetcher:
     """Asks the log and the group for offsets, and applies `auto_offset_reset`.
 
-    REQUIRES for `position`, `lag` and `reset_out_of_range`, which use what is assigned: the consumer's state lock.
+    What the program asks for waits for a leader (`retrying`); what a poll asks for does not.
+
+    REQUIRES for `position`, `lag`, `find_ends` and `reset_out_of_range`, which use what is assigned: the consumer's state lock.
     """
 
     def __init__(self, service: Service, config: ConsumerConfig, subscriptions: SubscriptionState) -> None:
         self._service = service
+        self._patient = with_retries(service)
+        self._patient_commits = commits_of(service)
         self._group = config.group
         self._isolation = config.isolation_level
         self._reset_policy = config.auto_offset_reset
         self._subscriptions = subscriptions
 
-    def bounds(self, name: TopicPartition) -> tuple[int, int]:
-        """The first offset of a partition, and the offset after its last record."""
-        return result_of(self._service.bounds(name, self._isolation))
+    def bounds(self, names: Iterable[TopicPartition]) -> dict[TopicPartition, tuple[int, int]]:
+        """The first offset of each partition, and the offset after its last record."""
+        return results_of({name: self._patient.bounds(name, self._isolation) for name in names})
+
+    def _bounds_of(self, name: TopicPartition) -> tuple[int, int]:
+        return result_of(self._patient.bounds(name, self._isolation))
 
     def for_times(self, times: Mapping[TopicPartition, int]) -> dict[TopicPartition, OffsetAndTimestamp | None]:
-        return {
-            name: result_of(self._service.find_offset(name, timestamp, self._isolation))
-            for name, timestamp in times.items()
-        }
+        find = self._patient.find_offset
+        return results_of({name: find(name, timestamp, self._isolation) for name, timestamp in times.items()})
 
     def committed(
-        self, names: Iterable[TopicPartition], topic_ids: Mapping[TopicPartition, bytes] | None = None
+        self,
+        names: Iterable[TopicPartition],
+        topic_ids: Mapping[TopicPartition, bytes] | None = None,
+        *,
+        patient: bool = False,
+        require_stable: bool = False,
     ) -> Completion[dict[TopicPartition, OffsetAndMetadata]]:
-        """The group's committed offsets; none without a group."""
+        """The group's committed offsets; none without a group. `require_stable`: see `Service.committed`."""
         if self._group is None:
             return Completion.of({})
-        return self._service.committed(self._group, names, topic_ids)
+        service = self._patient_commits if patient else self._service
+        return service.committed(self._group, names, topic_ids, require_stable=require_stable)
 
     def position(self, name: TopicPartition) -> int:
         """The offset after the last record that was returned. Raises OffsetOutOfRangeError if there is no position yet."""
         position = self._subscriptions.returned_position(name)
         if position < 0:
-            self.reset(name, *self.bounds(name), position)
+            self.reset(name, *self._bounds_of(name), position)
         return position
 
     def lag(self) -> dict[TopicPartition, int]:
         """How many offsets the end of each partition is ahead of the position."""
         positions = self._subscriptions.returned_positions(self._subscriptions.fetchers)
-        bounds = {name: self.bounds(name) for name in positions}
+        bounds = self.bounds(positions)
         return {name: max(0, bounds[name][1] - max(at, bounds[name][0])) for name, at in positions.items()}
+
+    def find_ends(self, ends: EndOffsets) -> None:
+        """Add the end of each assigned partition that `ends` does not have. One without a leader has none until it has one."""
+        fetchers = self._subscriptions.fetchers
+        ends.unknown.intersection_update(fetchers)
+        for name in fetchers:
+            if name not in ends.offsets or name in ends.unknown:
+                found = self._service.bounds(name, self._isolation)
+                if isinstance(found.error(), NotLeaderError):
+                    ends.offsets[name] = 0
+                    ends.unknown.add(name)
+                else:
+                    ends.offsets[name] = found.result()[1]
+                    ends.unknown.discard(name)
+        ends.additions = self._subscriptions.additions
 
     # -- where reading starts ------------------------------------------------------------------------
 
     def start(self, name: TopicPartition, committed: OffsetAndMetadata | None) -> Procedure[int]:
         """Where to start reading a partition; -1, which is nowhere, under `auto_offset_reset="none"`: the first read raises,
-        unless there is a seek before.
+        unless there is a seek before. So it is where the partition has no leader, and the first read resets it.
         """
-        start, end = yield from answer_of(self._service.bounds(name, self._isolation))
+        try:
+            start, end = yield from answer_of(self._service.bounds(name, self._isolation))
+        except NotLeaderError:
+            return -1 if committed is None else committed.offset
         if committed is not None:
             return committed.offset
         return -1 if self._reset_policy == "none" else self.reset(name, start, end)
@@ -93,8 +123,32 @@ class OffsetFetcher:
         if bounds is not None:
             start, end = bounds
             onward = self.reset(name, start, end, position)
-            logger.warning(
-                "%s-%d: offset %d is outside the log (%d to %d); going on at %d (auto_offset_reset=%r)",
-                *name, position, start, end, onward, self._reset_policy,
-            )  # fmt: skip
+            if position >= 0:
+                logger.warning(
+                    "%s-%d: offset %d is outside the log (%d to %d); going on at %d (auto_offset_reset=%r)",
+                    *name, position, start, end, onward, self._reset_policy,
+                )  # fmt: skip
             self._subscriptions.seek(name, onward)
+
+    def reset_truncated(self, fetcher: PartitionFetcher, error: LogTruncationError) -> None:
+        """Move a position whose last record is lost to where the logs part, as Kafka's consumer does; raise under "none"."""
+        if self._reset_policy == "none":
+            raise error
+        self._subscriptions.seek(fetcher.name, self._onward(fetcher.name, error))
+
+    def _onward(self, name: TopicPartition, error: LogTruncationError) -> int:
+        onward = error.divergent_offset
+        if onward is None:
+            onward = self.reset(name, *self._bounds_of(name))
+        logger.warning("%s; going on at %d (auto_offset_reset=%r)", error, onward, self._reset_policy)
+        return onward
+
+    def check_committed(self, fetcher: PartitionFetcher) -> None:
+        """As `reset_truncated`, for a fetcher that is to begin at a committed offset. Whatever fails, the first read meets too."""
+        try:
+            fetcher.require_last_record()
+        except LogTruncationError as error:
+            if self._reset_policy != "none":
+                fetcher.seek(self._onward(fetcher.name, error))
+        except StreamlogError:
+            pass

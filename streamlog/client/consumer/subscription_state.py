@@ -51,13 +51,17 @@ class Prefetched:
 
 
 class EndOffsets:
-    """Where `until_end` stops, by partition. `additions` is that of the SubscriptionState whose partitions it has."""
+    """Where `until_end` stops, by partition. `additions` is that of the SubscriptionState whose partitions it has.
 
-    __slots__ = ("additions", "offsets")
+    `unknown` are those whose end is not known yet, because they have no leader.
+    """
+
+    __slots__ = ("additions", "offsets", "unknown")
 
     def __init__(self, offsets: dict[TopicPartition, int]) -> None:
         self.offsets = offsets
         self.additions = 0
+        self.unknown: set[TopicPartition] = set()
 
 
 # Of no partition: no topic can have this name.
@@ -74,6 +78,7 @@ class SubscriptionState:
     everything before the first record in hand. `polled` is what a poll took: the offset after its last record for each
     partition. The program has those records once the same object is in `returned` too.
 
+    `restarts` has where reading began, was moved to by a `seek`, or was committed last: an aborted transaction goes back there.
     `moved` has the partitions whose position may not be what was committed last. `additions` counts the assigned partitions.
 
     No call looks at every partition. The partitions that may have records are in a queue, whose first one is asked first and
@@ -91,6 +96,7 @@ class SubscriptionState:
         self.subscription = Subscription()
         self.fetchers: dict[TopicPartition, PartitionFetcher] = {}
         self.positions: dict[TopicPartition, int] = {}
+        self.restarts: dict[TopicPartition, int] = {}
         self.paused: set[TopicPartition] = set()
         self.polled: dict[TopicPartition, int] | None = None
         self.returned: dict[TopicPartition, int] | None = None
@@ -118,7 +124,7 @@ class SubscriptionState:
     # -- assignment ----------------------------------------------------------------------------------
 
     def add(self, fetcher: PartitionFetcher) -> None:
-        self.positions[fetcher.name] = fetcher.position
+        self.positions[fetcher.name] = self.restarts[fetcher.name] = fetcher.position
         self.moved.add(fetcher.name)
         # It seeks when it has its first turn. If this call is interrupted, and another fetcher added in its place, the one that
         # stays in the queue is at no position, and is dropped.
@@ -137,16 +143,34 @@ class SubscriptionState:
             self.session.unwatch(name)
             self.fetchers.pop(name, None)
             self.positions.pop(name, None)
+            self.restarts.pop(name, None)
             self.moved.discard(name)
             self.paused.discard(name)
 
     def seek(self, name: TopicPartition, offset: int) -> None:
+        self._move(name, offset)
+        self.restarts[name] = offset
+
+    def _move(self, name: TopicPartition, offset: int) -> None:
         self._forget(name)
         self.moved.add(name)
         self.positions[name] = offset
         fetcher = self.fetchers[name]
         if not fetcher.queued:
             self._enqueue(fetcher)
+
+    def go_back(self, committed: Mapping[TopicPartition, int]) -> None:
+        """Go back to what is `committed`, and elsewhere to `restarts`, in each assigned partition that has moved since."""
+        for name, offset in {**self.restarts, **committed}.items():
+            if self.returned_position(name) != offset:
+                self.seek(name, offset)
+
+    def return_to(self, positions: Mapping[TopicPartition, int]) -> None:
+        """Go back to what `returned_positions` was; partitions that were added since, to where they began. `restarts` stay."""
+        for name, restart in self.restarts.items():
+            offset = positions.get(name, restart)
+            if self.returned_position(name) != offset:
+                self._move(name, offset)
 
     def _forget(self, name: TopicPartition) -> None:
         """Nothing of the partition is in hand any more, and nothing of it is prefetched."""
@@ -301,6 +325,14 @@ class SubscriptionState:
             self._enqueue(fetcher)
         return bool(found)
 
+    def awaits_leader(self, ends: EndOffsets) -> bool:
+        """Whether records before `ends` cannot be read now because no broker leads their partition. O(partitions)."""
+        positions, paused = self.positions, self.paused
+        return bool(ends.unknown) or any(
+            positions[name] < ends.offsets[name] and name not in paused and fetcher.has_no_leader()
+            for name, fetcher in self.fetchers.items()
+        )
+
     def next_prefetched(self) -> Prefetched:
         """Note the next prefetched record as in hand. REQUIRES: there is one.
 
@@ -436,6 +468,8 @@ class SubscriptionState:
     def committed(self, offsets: Mapping[TopicPartition, int]) -> None:
         """These offsets were committed."""
         for name, offset in offsets.items():
+            if name in self.restarts:
+                self.restarts[name] = offset
             if self.positions.get(name) == offset:
                 self.moved.discard(name)
 
@@ -449,6 +483,11 @@ class SubscriptionState:
     def returned_positions(self, names: Iterable[TopicPartition]) -> dict[TopicPartition, int]:
         """The offset after the last record that was returned, of these assigned partitions."""
         return {name: self.returned_position(name) for name in names}
+
+    def epoch_before(self, name: TopicPartition, offset: int) -> int | None:
+        """The leader epoch of the record before `offset`, if it is known here."""
+        fetcher = self.fetchers.get(name)
+        return None if fetcher is None else fetcher.epoch_before(offset)
 
     def finished_positions(self, names: Iterable[TopicPartition]) -> dict[TopicPartition, int]:
         """The offset after the last record that the program has finished, of these assigned partitions."""

@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 from collections import deque
 from collections.abc import Iterable
+from weakref import WeakSet
 
 from ...broker.api import ProducerIdAndEpoch, Service
 from ...broker.controller import unknown_partition
@@ -21,7 +22,9 @@ from ...runtime.values import raise_first, refuse_to_copy
 from ...types import ProducerRecord
 from .batch import Batch, Row
 from .delivery import delivery_error
+from .errors import buffer_stayed_full, ended
 from .partition_queue import PartitionQueue
+from .transaction import TransactionManager
 
 logger = logging.getLogger("streamlog.client")
 
@@ -32,7 +35,7 @@ class _Claim:
     `gate` is opened then, or to have the thread end the lingers of others.
     """
 
-    __slots__ = ("gate", "granted", "size")
+    __slots__ = ("__weakref__", "gate", "granted", "size")
 
     def __init__(self, size: int) -> None:
         self.size = size
@@ -49,12 +52,25 @@ class RecordAccumulator:
 
     __reduce_ex__ = refuse_to_copy
 
-    def __init__(self, service: Service, config: ProducerConfig, producer: ProducerIdAndEpoch | None = None) -> None:
-        """`producer`: the id and epoch of an idempotent producer, from `Service.init_producer_id`; see `partition_queue`."""
-        self._service = service
+    def __init__(
+        self,
+        service: Service,
+        config: ProducerConfig,
+        producer: ProducerIdAndEpoch | None = None,
+        transaction: TransactionManager | None = None,
+    ) -> None:
+        """`producer`: the id and epoch of an idempotent producer, from `Service.init_producer_id`; see `partition_queue`.
+
+        `transaction`: of a transactional one, instead of these.
+        """
+        self.service = service
         self._config = config
         self.acks = config.acks
-        self.producer = producer
+        self._transaction = transaction
+        self.is_transactional = transaction is not None
+        if transaction is not None:
+            transaction.records = self
+        self.producer = producer if transaction is None else transaction.producer
         self.delivery_timeout_ms = config.delivery_timeout_ms
         self.leaders_move = service.is_replicated
         self.produce = service.produce
@@ -75,6 +91,8 @@ class RecordAccumulator:
         self._not_kept = 0
         # Of the threads that wait for the buffer, in the order in which they came; those that were granted are taken out.
         self._claims: deque[_Claim] = deque()
+        # Those that were granted and whose threads have not begun their batches yet, or were interrupted before: they hold them.
+        self._grants: WeakSet[_Claim] = WeakSet()
         self._closed: StreamlogError | None = None
 
     # -- queues --------------------------------------------------------------------------------------
@@ -84,7 +102,7 @@ class RecordAccumulator:
         with inside(), self._lock:
             # The image is read under the lock: settings that are older than those of another call come to no queue, and
             # `forget_queues`, which is called after a deletion, finds every queue that was made before it.
-            image = self._service.image
+            image = self.service.image
             name = image.names.get(view.id_bytes)
             view = view if name is None else image.topics[name]
             codec = self.codec
@@ -130,14 +148,22 @@ class RecordAccumulator:
         return queue.add(row, size) or self._add_later(queue, row, size)
 
     def _add_later(self, queue: PartitionQueue, row: Row, size: int) -> tuple[Batch, int]:
+        if self._transaction is not None:
+            self._transaction.enter((queue,))
+            entered = queue.add(row, size)
+            if entered is not None:
+                return entered
         reserved = queue.first_bytes(size)
-        self.wait_for_buffer(reserved, queue, self.buffer_deadline())
+        claim = self.wait_for_buffer(reserved, queue, self.buffer_deadline())
         try:
             added = queue.add(row, size, reserved)
         except StreamlogError:
             self._give_back(reserved)
             raise
-        assert added is not None
+        del claim
+        if added is None:
+            self._give_back(reserved)
+            raise ended()
         if added[1]:  # it joined a batch that another thread has begun meanwhile
             self._give_back(reserved)
         self._wake_next()
@@ -148,11 +174,16 @@ class RecordAccumulator:
     def call_soon(self, queue: PartitionQueue) -> None:
         """Have the scheduler call the users' callbacks: the program may not be waiting for these records."""
         self.note(queue)
-        self._service.timers.at(self.now_ms(), queue.call_later)
+        self.service.timers.at(self.now_ms(), queue.call_later)
 
     def note(self, queue: PartitionQueue) -> None:
         """The queue is about to get a batch, or has callbacks left."""
         self._active[queue] = None
+
+    @property
+    def has_plenty(self) -> bool:
+        """Whether most of the buffer is free."""
+        return 4 * self._buffered < self._config.buffer_memory
 
     def reserve(self, size: int) -> bool:
         """Take a part of the buffer, if it has that much left and no thread waits for it. An empty one takes a batch of any size."""
@@ -182,6 +213,8 @@ class RecordAccumulator:
         error = batch.error()
         if error is not None and not batch.is_failed:
             batch.is_failed = True
+            if self._transaction is not None:
+                self._transaction.note_failure(error)
             logger.error("%d records for %s-%d were not written: %s", len(batch), *batch.queue.name, error)
             if self._config.acks != 0:
                 self._keep(batch)
@@ -201,11 +234,13 @@ class RecordAccumulator:
         """Until when, in real monotonic seconds, a call that begins now may wait for the buffer."""
         return real_monotonic() + self._config.delivery_timeout_ms / 1000
 
-    def wait_for_buffer(self, size: int, queue: PartitionQueue, end: float) -> None:
+    def wait_for_buffer(self, size: int, queue: PartitionQueue, end: float) -> object:
         """Take `size` bytes of the buffer when it has them left: end every linger, then wait for the threads that are writing.
 
         Threads get theirs in the order in which they came, as from Kafka's BufferPool. When each of those that wait took what
-        it found, one of 64 threads sent 44 times as much as another. Raises DeliveryTimeoutError at `end`.
+        it found, one of 64 threads sent 44 times as much as another. The first of them ends the lingers, and counts anew what
+        an interrupt left; the others only wait. The caller keeps what is returned until its batch is queued: until then the
+        bytes are in no queue. Raises DeliveryTimeoutError at `end`.
         """
         claim = _Claim(size)
         self._claims.append(claim)
@@ -214,12 +249,14 @@ class RecordAccumulator:
                 claim.gate = gate = RawGate()
                 self._grant()
                 if claim.granted:
-                    return
-                self._write_out(end)
+                    return claim
+                is_first = self._is_first(claim)
+                if is_first:
+                    self._write_out(end)
                 left = end - real_monotonic()
                 if left <= 0 and not claim.granted:
-                    raise queue.timed_out(self._config.delivery_timeout_ms)
-                if not gate.wait(min(left, longest_sleep.turn_s)):
+                    raise buffer_stayed_full(queue.name, self._config.delivery_timeout_ms)
+                if not gate.wait(min(left, longest_sleep.turn_s)) and is_first:
                     self._recount()
         except BaseException:
             try:
@@ -227,10 +264,17 @@ class RecordAccumulator:
                 self._grant()
             except ValueError:  # it was granted meanwhile
                 self._give_back(size)
+            self._wake_next()
             raise
 
+    def _is_first(self, claim: _Claim) -> bool:
+        try:
+            return self._claims[0] is claim
+        except IndexError:  # it was granted just now
+            return False
+
     def _wake_next(self) -> None:
-        """A thread that waited has begun a batch, which may linger: have the next one that waits write it."""
+        """A thread that waited has begun a batch, which may linger, or waits no more: have the next one write what lingers."""
         try:
             self._claims[0].gate.open()
         except IndexError:  # none waits
@@ -256,6 +300,7 @@ class RecordAccumulator:
             claim = self._claims[0]
             self._buffered += claim.size
             granted.append(claim)
+            self._grants.add(claim)
             claim.granted = True  # before it is taken out: a claim that is in no queue is granted
             self._claims.popleft()
         return granted
@@ -279,14 +324,15 @@ class RecordAccumulator:
     def _recount(self) -> None:
         """An interrupt after a part was reserved, and before its batch was queued, leaves it reserved: count anew."""
         with inside(), self._lock:
+            granted = sum(claim.size for claim in list(self._grants))
             batches = [batch for queue in list(self._active) for batch in queue.batches()]
-            self._buffered = sum(batch.reserved for batch in batches)
+            self._buffered = granted + sum(batch.reserved for batch in batches)
 
     # -- linger --------------------------------------------------------------------------------------
 
     def arm(self, queue: PartitionQueue, deadline_ms: int) -> None:
         """Have the scheduler write the queue's open batch when its linger is over."""
-        self._service.timers.at(deadline_ms, queue.write_due)
+        self.service.timers.at(deadline_ms, queue.write_due)
 
     # -- flush and failed records --------------------------------------------------------------------
 
@@ -335,6 +381,11 @@ class RecordAccumulator:
         if errors:
             raise delivery_error(errors, records, [None] * len(records), not_kept)
 
+    def forget_failed(self) -> None:
+        """Report none of the records that failed until now: their transaction is aborted."""
+        with inside(), self._lock:
+            self._failed, self._failed_bytes, self._not_kept = {}, 0, 0
+
     # -- ending --------------------------------------------------------------------------------------
 
     def close(self, timeout: float | None, error: StreamlogError) -> None:
@@ -347,7 +398,7 @@ class RecordAccumulator:
             self.flush(timeout)
         finally:
             for queue in list(self.queues.values()):
-                self._service.timers.cancel(queue.write_due)
+                self.service.timers.cancel(queue.write_due)
 
     def abandon(self) -> None:
         """In a forked child: forget everything, and have deliveries raise ForkedError. The parent writes the records."""

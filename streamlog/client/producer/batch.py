@@ -240,3 +240,11 @@ class Batch(Completion[int]):
             del self.rows
         except AttributeError:  # an interrupt stopped the first call after this
             return
+
+
+class Retry(NamedTuple):
+    """A request that is to be sent again, as it was: a log recognises all batches of a repeated request, or none."""
+
+    batches: list[Batch]
+    at_ms: int
+    """Not before this time."""

@@ -14,7 +14,7 @@ of its own if it has to wait at all. The writer looks at the queue again after i
 behind. (`Producer._send_now` writes a single record without a batch.) `_completing` is held while synced batches are
 completed; the accumulator's lock nests in it.
 
-A request that failed is sent again (`_Retry`) where that leaves its records in the log once: after an error that says that
+A request that failed is sent again (`Retry`) where that leaves its records in the log once: after an error that says that
 they are in no log that counts, because another broker leads the partition, or too few replicas are in sync. Nothing after
 it is written before, so the order is kept. A batch that was in the log, and was removed before it was acknowledged (another
 broker leads the partition now and does not have it), goes back to the head of the queue with those after it. What is written
@@ -22,10 +22,9 @@ while others wait to be acknowledged is appended in the leader epoch in which th
 their leader. So `acks="all"` keeps the order of a queue, whoever leads. Each batch fails with DeliveryTimeoutError when it,
 or what is before it, was sent for `delivery_timeout_ms`.
 
-Of an idempotent producer, `ProducerIdAndEpoch` is known, and the batches get sequences just before they are written: those
-that follow what is in the log. Only one request of a queue is under way at a time. So a batch that was not appended leaves
-no gap, and one of which that is not known is written again with the same sequences, which the log recognises: every
-retriable error has it sent again. What goes back to the queue gets the sequences that it had.
+The batches of an idempotent producer get `sequences` just before they are written: those that follow what is in the log. One
+request of a queue is under way at a time. So a batch that was not appended leaves no gap, and one of which that is not known is
+written again with the same sequences, which the log recognises.
 
 An interrupt can come between any two steps. A batch leaves the queue only after it is done or in `unsynced`, and the log
 says what became of an interrupted write, so records are neither lost nor written twice.
@@ -37,15 +36,11 @@ import contextlib
 import logging
 from collections import deque
 from collections.abc import Callable, Sequence
-from typing import Literal, NamedTuple, Protocol
 
 from ...broker.api import ProduceRequest, ProducerIdAndEpoch
 from ...broker.metadata import TopicView
 from ...errors import (
-    DeliveryTimeoutError,
-    FencedLeaderEpochError,
-    NotEnoughReplicasError,
-    NotLeaderError,
+    OutOfOrderSequenceError,
     RequestTimedOutError,
     SerializationError,
     StreamlogError,
@@ -67,7 +62,11 @@ from ...runtime.threads import (
 )
 from ...runtime.values import refuse_to_copy
 from ...types import TopicPartition
-from .batch import Batch, Row
+from .batch import Batch, Retry, Row
+from .errors import IN_NO_LOG, RETRY_BACKOFF_MS, attempts, ended, not_delivered, not_in_time
+from .owner import QueueOwner
+from .sequences import Sequences
+from .writer_turns import WriterTurns
 
 logger = logging.getLogger("streamlog.client")
 
@@ -75,59 +74,12 @@ logger = logging.getLogger("streamlog.client")
 _WRITE_BYTES = 1 << 20
 # What a batch takes of the buffer at first, and by which factor that grows until it is full. With whole batches reserved,
 # a buffer of 32 MiB held one open batch for each of 2,000 partitions: the next record had all of them written, and a send
-# to one of 3,000 topics took 70 µs instead of one.
+# to one of 3,000 topics took 70 µs instead of one. Where the last batch was filled the next one takes all of it, as long as
+# the buffer has plenty: two steps for every batch were 3% of a send with a linger.
 _FIRST_BYTES, _GROWTH = 1024, 4
-# More batches than this in the queue are more than the writer keeps up with: it gives its turn to the threads that fill them.
-_MOST_WAITING = 8
 # What a batch takes besides its records, roughly.
 _BATCH_OVERHEAD = 128
 _UNLIMITED = 1 << 62
-# How many batches of an idempotent producer a log recognises: no more are written together.
-_MOST_SEQUENCED = 5
-# After an error, the time until a request is sent again. Kafka's retry.backoff.ms.
-RETRY_BACKOFF_MS = 100
-# These errors say of records that they are in no log that counts. RequestTimedOutError does not.
-_IN_NO_LOG = (NotLeaderError, NotEnoughReplicasError, FencedLeaderEpochError)
-
-
-class _Retry(NamedTuple):
-    """A request that is to be sent again, as it was: a log recognises all batches of a repeated request, or none."""
-
-    batches: list[Batch]
-    at_ms: int
-    """Not before this time."""
-    next_sequence: int = -1
-    """The sequence after it, if one of its attempts is in the log, though the answer was an error; else -1."""
-
-
-class Owner(Protocol):
-    """What a queue needs of its producer: the RecordAccumulator. `producer` is that of an idempotent one."""
-
-    producer: ProducerIdAndEpoch | None
-    delivery_timeout_ms: int
-    leaders_move: bool
-    """Whether another broker may lead soon, so that what no leader takes now is sent again: a log of several brokers."""
-    batch_size: int
-    codec: int
-    acks: Literal[0, 1, "all"]
-
-    def produce(self, request: ProduceRequest) -> Completion[int]: ...
-    def settle(self, request: ProduceRequest) -> Completion[int] | None: ...
-    def call_soon(self, queue: PartitionQueue) -> None: ...
-    def note(self, queue: PartitionQueue) -> None: ...
-    def reserve(self, size: int) -> bool: ...
-    def grow(self, batch: Batch, limit: int) -> bool: ...
-    def arm(self, queue: PartitionQueue, deadline_ms: int) -> None: ...
-    def completed(self, batch: Batch) -> None: ...
-    def observed(self, batch: Batch) -> None: ...
-    def now_ms(self) -> int: ...
-
-
-def not_in_time(timeout: float | None) -> RequestTimedOutError:
-    return RequestTimedOutError(
-        f"The record was not written within {timeout} s. It is still on its way: ask again, or flush() with a longer "
-        f"timeout."
-    )
 
 
 class PartitionQueue:
@@ -135,7 +87,7 @@ class PartitionQueue:
 
     __reduce_ex__ = refuse_to_copy
 
-    def __init__(self, owner: Owner, topic: TopicView, partition: int, codec: int, linger_ms: int) -> None:
+    def __init__(self, owner: QueueOwner, topic: TopicView, partition: int, codec: int, linger_ms: int) -> None:
         self.owner = owner
         self.partition = partition
         self.at = topic.partition(partition)
@@ -147,18 +99,19 @@ class PartitionQueue:
         self._completing = new_lock()
         # All but the last are closed: a batch is added when the one before it is.
         self.queue: deque[Batch] = deque()
+        self._turns = WriterTurns(self.draining, self.queue)
+        self._fills = False  # the last batch was filled, and did not linger to its end
         self.inflight: tuple[list[Batch], ProduceRequest] | None = None
-        self.retry: _Retry | None = None
-        # What the next batch begins with that is not in the log yet, if the producer is idempotent.
-        self._next_sequence = 0
+        self.retry: Retry | None = None
+        self.sequences: Sequences | None = None
+        if owner.producer is not None:
+            self.sequences = Sequences(owner.producer, owner.service, transactional=owner.is_transactional)
+        # Whether the partition is not in a transaction that is open: then its queue takes no record. Changed under `lock`.
+        self.outside = owner.is_transactional
         # In the order in which they were written, and so synced. After an interrupt a batch may be in it twice.
         self.unsynced: deque[Batch] = deque()
         # The leader epoch in which the last of them was appended.
         self._leader_epoch = -1
-        # The gates of the threads that wait for their turn to write, in the order in which they came.
-        self._turns: deque[RawGate] = deque()
-        # The gate of the thread that was given the turn and does not run yet.
-        self._next: RawGate | None = None
         # The gates of the threads that wait for another thread to write their batch.
         self.waiters: deque[RawGate] = deque()
         # Set under `lock` when the producer closes: a closed queue has no open batch, and accepts none.
@@ -182,7 +135,7 @@ class PartitionQueue:
         self.write_bytes = min(_WRITE_BYTES, segment_bytes)
         self.attributes = LOG_APPEND_TIME if topic.config.message_timestamp_type == "LogAppendTime" else 0
         # A record is written as it is: not compressed, with its own timestamp.
-        self.plain = not codec and not self.attributes and self.owner.producer is None
+        self.plain = not codec and not self.attributes
 
     @property
     def name(self) -> TopicPartition:
@@ -203,7 +156,7 @@ class PartitionQueue:
         """Put a record into the open batch, and close that when it is full; the batch, and the record's index in it.
 
         The index is 0 if it begins a new batch, which takes the `reserved` bytes of the producer's buffer, or some itself if
-        none are. None if a new batch would not fit into the buffer. Raises ClosedError.
+        none are. None if a new batch would not fit into the buffer, or the queue is `outside`. Raises ClosedError.
         """
         while True:
             batch = self.open
@@ -223,15 +176,20 @@ class PartitionQueue:
         full = batch.size >= self.batch_size or index + 1 >= self.batch_records
         if full or not self.owner.grow(batch, min(self.batch_size, max(_GROWTH * batch.limit, batch.size))):
             batch.closed = True
+            self._fills = full
 
     def first_bytes(self, size: int) -> int:
         """What a batch takes of the buffer that begins with a record of `size` bytes."""
+        if self._fills and self.owner.has_plenty:
+            return max(self.batch_size, size)
         return max(min(_FIRST_BYTES, self.batch_size), size)
 
     def _begin(self, row: Row, size: int, reserved: int) -> tuple[Batch, int] | None:
         """`add`, to a new batch. REQUIRES: `lock`, and no open batch."""
         if self.closed is not None:
             raise self.closed.copy()
+        if self.outside:
+            return None
         if not reserved:
             reserved = self.first_bytes(size)
             if not self.owner.reserve(reserved):
@@ -248,10 +206,12 @@ class PartitionQueue:
         return batch, 0
 
     def put(self, batches: Sequence[Batch]) -> None:
-        """Queue whole batches after everything sent before. Raises ClosedError."""
+        """Queue whole batches after everything sent before. Raises ClosedError, InvalidTxnStateError."""
         with inside(), self.lock:
             if self.closed is not None:
                 raise self.closed.copy()
+            if self.outside:
+                raise ended()
             self.close_batch()
             self.owner.note(self)
             self.queue.extend(batches)
@@ -267,6 +227,37 @@ class PartitionQueue:
         with inside(), self.lock:
             self.close_batch()
             self.closed = error
+
+    def enter_transaction(self, producer: ProducerIdAndEpoch) -> None:
+        """The partition is in a transaction of this id and epoch: take records. May be done twice."""
+        assert self.sequences is not None
+        with inside(), self.draining:
+            self.sequences.begin(producer)
+        with inside(), self.lock:
+            self.outside = False
+
+    def leave_transaction(self) -> None:
+        """Refuse records from now on; what was accepted can still be written."""
+        with inside(), self.lock:
+            self.close_batch()
+            self.outside = True
+
+    def fail_all(self, error: StreamlogError) -> None:
+        """Fail what is not completed, and do not report it: its transaction is aborted. REQUIRES: it is `outside`."""
+        with inside(), self.draining, self._completing:
+            self._fail_all(error)
+        self.call()
+
+    def _fail_all(self, error: StreamlogError) -> None:
+        inflight = [] if self.inflight is None else self.inflight[0]
+        for batch in [*self.batches(), *inflight]:
+            if not batch.done():
+                batch.is_failed = True  # the accumulator neither logs nor keeps it
+                batch.fail(error)
+            self.owner.completed(batch)
+        self.queue.clear()
+        self.unsynced.clear()
+        self.retry = self.inflight = None
 
     @property
     def is_idle(self) -> bool:
@@ -288,17 +279,16 @@ class PartitionQueue:
     def drain(self, *, filled: bool = False) -> None:
         """Write the batches that are closed, or leave them to the thread that is writing already.
 
-        `filled`: the thread has filled a batch. If the writer does not keep up, it then waits for its turn to write. Without
-        that, the writer writes for all others: of 64 threads that fill batches, it sent one record in two seconds, and
-        another one 34,000.
+        `filled`: the thread has filled a batch. If the writer does not keep up, it then waits for its turn to write
+        (`writer_turns`).
 
         Where it interrupts another call of this thread, they are written when the linger ends at the latest.
         """
         if is_inside():
             return
         while self._has_work():
-            if filled and len(self.queue) > _MOST_WAITING and (self._next is not None or self.draining.locked()):
-                if not self._await_turn():
+            if filled and self._turns.are_due and self._turns.are_taken:
+                if not self._turns.wait():
                     return
                 filled = False
             elif self.draining.locked():
@@ -313,52 +303,8 @@ class PartitionQueue:
             with inside(), self.draining:
                 self._drain()
         finally:
-            passed = self._pass_turn()
+            passed = self._turns.pass_on()
         return passed
-
-    def _pass_turn(self) -> bool:
-        """Have the thread that has waited longest go on, or all of them if the queue is short; whether one goes on."""
-        passed = False
-        while self._turns:
-            try:
-                gate = self._turns.popleft()
-            except IndexError:  # another thread took the last one
-                break
-            passed = True
-            if len(self.queue) > _MOST_WAITING:
-                self._next = gate
-                gate.open()
-                break
-            gate.open()
-        return passed
-
-    def _await_turn(self) -> bool:
-        """Wait until it is this thread's turn, but not for long: a slow disk must not stop a thread that only queues records.
-
-        False if it did not come.
-        """
-        gate = RawGate()
-        self._turns.append(gate)
-        left = False
-        try:
-            left = self._next is None and not self.draining.locked()  # before it saw the gate
-            if not left:
-                gate.wait(longest_sleep.turn_s)
-        except BaseException:  # an interrupt, which may come when the turn was passed to this thread already
-            if self._got_turn(gate):
-                self._pass_turn()
-            raise
-        return self._got_turn(gate) or left
-
-    def _got_turn(self, gate: RawGate) -> bool:
-        """Whether the turn was passed to this gate, which does not wait for it any longer."""
-        if self._next is gate:
-            self._next = None
-        try:
-            self._turns.remove(gate)
-        except ValueError:
-            return True
-        return False
 
     def _has_work(self) -> bool:
         try:
@@ -379,14 +325,13 @@ class PartitionQueue:
             self._take_back()
         while batches := self._next_batches():
             self._write(batches)
-            if self._turns:
+            if self._turns.waiting:
                 return
 
     def _next_batches(self) -> list[Batch]:
         """The batches that are written together: closed or urgent ones, no more than a segment holds."""
         if self.retry is not None:
             return self.retry.batches if self.retry.at_ms <= self.owner.now_ms() else []
-        most = _UNLIMITED if self.owner.producer is None else _MOST_SEQUENCED
         batches: list[Batch] = []
         size = records = 0
         for batch in list(self.queue):
@@ -398,7 +343,7 @@ class PartitionQueue:
                 break
             size += batch.size + _BATCH_OVERHEAD
             records += len(batch)
-            if batches and (size > self.write_bytes or records > self.batch_records or len(batches) >= most):
+            if batches and (size > self.write_bytes or records > self.batch_records):
                 break
             batches.append(batch)
         return batches
@@ -408,16 +353,19 @@ class PartitionQueue:
         if not batches:
             return
         sealed = [batch.seal() for batch in batches]
-        if self.owner.producer is not None:
-            sequence = self._next_sequence
-            for n, each in enumerate(sealed):
-                sealed[n] = batches[n].sequenced = each.sequenced(*self.owner.producer, sequence)
-                sequence = sealed[n].next_sequence
+        error: StreamlogError | None = None
+        if self.sequences is not None:
+            error = self.sequences.resolve(self.at, batches[0].sequenced)
+            # A sequence in doubt may be that of another record, and would be kept as one that was sent.
+            if error is None:
+                sealed = self.sequences.stamp(sealed)
+                for batch, stamped in zip(batches, sealed, strict=True):
+                    batch.sequenced = stamped
         epoch = self._leader_epoch if self.unsynced else -1
         request = ProduceRequest(self.at, sealed, self.owner.acks, leader_epoch=epoch)
         self.inflight = (batches, request)
         # An exception, of a signal handler in the middle of it, is no answer: `_settle` asks the log.
-        self._appended(batches, request, self.owner.produce(request))
+        self._appended(batches, request, self.owner.produce(request) if error is None else Completion.failed(error))
 
     def _encodes(self, batch: Batch) -> bool:
         """Encode a batch. One that cannot be encoded, though its records were checked, fails alone.
@@ -445,53 +393,63 @@ class PartitionQueue:
         """The log has answered: complete the batches, or have them wait for their sync. REQUIRES: `draining`."""
         base_offset, is_done = request.base_offset, done.done()
         error = done.error() if is_done else None
-        matters = self.owner.producer is not None or self.retry is not None or error is not None
-        if matters and not self._goes_on(batches, request, error):
+        if base_offset >= 0:
+            for batch in batches:
+                batch.base_offset = base_offset
+                base_offset += len(batch)
+                if batch.sealed is not None and batch.sealed.attributes & LOG_APPEND_TIME:
+                    batch.append_time = request.append_ms
+        matters = self.sequences is not None or self.retry is not None or error is not None
+        if matters and not self._goes_on(batches, error):
             self.inflight = None
-            return
-        if base_offset < 0:
-            self._complete_all(batches, error)
-            return
-        for batch in batches:
-            batch.base_offset = base_offset
-            base_offset += len(batch)
-            if batch.sealed is not None and batch.sealed.attributes & LOG_APPEND_TIME:
-                batch.append_time = request.append_ms
-        if is_done:
+        elif is_done or request.base_offset < 0:
             self._complete_all(batches, error)
         else:
             self._leader_epoch = request.leader_epoch
             self._await_sync(batches, done)
 
-    def _goes_on(self, batches: list[Batch], request: ProduceRequest, error: BaseException | None) -> bool:
+    def _goes_on(self, batches: list[Batch], error: BaseException | None) -> bool:
         """Note what an idempotent producer has in the log. False if the request is to be sent again.
 
         May be done twice with one answer, but for the count of failures. REQUIRES: `draining`.
         """
-        known = -1 if self.retry is None else self.retry.next_sequence
-        if request.base_offset >= 0 and self.owner.producer is not None:
-            known = request.batches[-1].next_sequence
-        if self._sends_again(batches[0], error):
+        sequences, last = self.sequences, batches[-1].sequenced
+        # The sequence after them, if an attempt was appended, whatever the answer was.
+        known = last.next_sequence if last is not None and batches[-1].base_offset >= 0 else -1
+        if error is None and self.retry is None:
+            if known >= 0 and sequences is not None:
+                sequences.go_on_at(known)
+            return True
+        is_too_old = isinstance(error, OutOfOrderSequenceError) and known >= 0
+        if isinstance(error, OutOfOrderSequenceError) and sequences is not None:
+            sequences.in_doubt = True
+            for batch in () if is_too_old else batches:  # in no log, so they may get other sequences
+                batch.sequenced = None
+        if not is_too_old and self._sends_again(batches[0], error):
             at_ms = self.owner.now_ms() + RETRY_BACKOFF_MS
-            self.retry = _Retry(batches, at_ms, known)
+            self.retry = Retry(batches, at_ms)
             for batch in list(self.queue):
-                batch.failures += 1
+                batch.failures += attempts(error)
             self.owner.arm(self, at_ms)
             return False
-        if known >= 0:
-            self._next_sequence = known
+        if known >= 0 and sequences is not None:
+            sequences.go_on_at(known)
         self.retry = None
         return True
 
+    def is_in_no_log(self, error: BaseException | None) -> bool:
+        """Whether this error says of records that no log that counts has them, and another attempt may succeed."""
+        if self.sequences is not None and isinstance(error, OutOfOrderSequenceError):  # what came before them was lost
+            return True
+        return self.owner.leaders_move and isinstance(error, IN_NO_LOG)
+
     def may_send_again(self, error: BaseException | None) -> bool:
-        """Whether records that are sent again after this error are in the log once."""
-        if self.owner.producer is not None:
-            return isinstance(error, StreamlogError) and error.retriable
-        return self.owner.leaders_move and isinstance(error, _IN_NO_LOG)
+        """Whether batches that are sent again after this error are in the log once."""
+        return self.is_in_no_log(error) or (self.sequences is not None and isinstance(error, RequestTimedOutError))
 
     def _sends_again(self, batch: Batch, error: BaseException | None) -> bool:
         most = self.owner.delivery_timeout_ms // RETRY_BACKOFF_MS
-        return error is not None and batch.failures + 1 < most and self.may_send_again(error)
+        return error is not None and batch.failures + attempts(error) < most and self.may_send_again(error)
 
     def _complete_all(self, batches: list[Batch], error: BaseException | None) -> None:
         """Complete or fail batches, and take them out of the queue. REQUIRES: `draining`."""
@@ -503,7 +461,11 @@ class PartitionQueue:
     def _complete(self, batch: Batch, error: BaseException | None) -> None:
         """May be done twice: an interrupt may have stopped the first one."""
         if error is not None:
-            batch.fail(self._not_delivered(batch, error) if self.may_send_again(error) else error)
+            batch.fail(
+                not_delivered(len(batch), self.name, self.owner.delivery_timeout_ms, error)
+                if self.may_send_again(error)
+                else error
+            )
         else:
             batch.release_payload()
             batch.complete(batch.base_offset)
@@ -518,12 +480,19 @@ class PartitionQueue:
         """An interrupt stopped a write: ask the log whether it was appended. REQUIRES: `draining`."""
         assert self.inflight is not None
         batches, request = self.inflight
-        if not all(batch.done() for batch in batches):
-            done = self.owner.settle(request)
-            if done is not None:
-                self._appended(batches, request, done)
-                self._complete_synced()
-                return
+        if any(batch.sealed is None for batch in batches):  # the log has answered: their payload was being released
+            self._complete_all(batches, None)
+            return
+        left = [batch for batch in batches if not batch.done()]
+        done = self.owner.settle(request) if left else None
+        if done is not None:
+            self._appended(batches, request, done)
+            self._complete_synced()
+            return
+        # Together: it may be in the log all the same, if no broker leads just now, and the log recognises only its end.
+        if left and (first := left[0].sequenced) is not None and self.sequences is not None:
+            self.sequences.go_on_at(first.base_sequence)
+            self.retry = Retry(left, 0)
         for batch in batches:
             if batch.done() and batch.reserved:
                 self.owner.completed(batch)
@@ -606,15 +575,18 @@ class PartitionQueue:
         lost = [batch for batch in self.unsynced if not batch.done()]
         queued = set(map(id, self.queue))
         self.queue.extendleft(batch for batch in reversed(lost) if id(batch) not in queued)
-        for batch in list(self.queue):
-            batch.failures += 1
-        sealed, done, known = lost[0].sequenced, lost[0].awaits, -1
+        sealed, done = lost[0].sequenced, lost[0].awaits
         assert done is not None
-        if sealed is not None:
-            self._next_sequence = sealed.base_sequence
-            if not isinstance(done.error(), _IN_NO_LOG):  # others must not get its sequences
-                known = sealed.next_sequence
-        self.retry = _Retry(lost[:1], at_ms, known)
+        for batch in list(self.queue):
+            batch.failures += attempts(done.error())
+        if sealed is not None and self.sequences is not None:
+            self.sequences.go_on_at(sealed.base_sequence)
+            self.sequences.in_doubt = True
+        is_in_no_log = isinstance(done.error(), IN_NO_LOG)
+        self.retry = Retry(lost[:1], at_ms)
+        for batch in lost:
+            if is_in_no_log:  # otherwise it may be in the log still
+                batch.base_offset = -1
         for batch in lost[1:]:
             batch.awaits = None
         self.unsynced.clear()
@@ -685,7 +657,7 @@ class PartitionQueue:
         awaited = first.awaits
         return None if awaited is None or self._sends_again(first, awaited.error()) else awaited
 
-    def _await_retry(self, batch: Batch, retry: _Retry, end: float | None, timeout: float | None) -> None:
+    def _await_retry(self, batch: Batch, retry: Retry, end: float | None, timeout: float | None) -> None:
         """Wait in real time for a request to be sent again, which the log's clock may not come to: a caller waits for it.
 
         Raises RequestTimedOutError at `end`.
@@ -739,27 +711,12 @@ class PartitionQueue:
         with inside(), self.lock:
             batch = self.open
         if batch is not None and batch.deadline_ms <= now_ms:
-            batch.closed = True
+            batch.closed, self._fills = True, False
         self.drain()
         batch, retry = self.open, self.retry
         if retry is not None and retry.at_ms > now_ms:
             return retry.at_ms
         return None if batch is None else batch.deadline_ms
-
-    def _not_delivered(self, batch: Batch, error: BaseException) -> DeliveryTimeoutError:
-        failed = DeliveryTimeoutError(
-            f"{len(batch)} records for {self.topic.name}-{self.partition} were not delivered within "
-            f"{self.owner.delivery_timeout_ms} ms (delivery_timeout_ms). The last attempt failed: "
-            f"{type(error).__name__}: {error}"
-        )
-        failed.__cause__ = error
-        return failed
-
-    def timed_out(self, delivery_timeout_ms: int) -> DeliveryTimeoutError:
-        return DeliveryTimeoutError(
-            f"The buffer stayed full for {delivery_timeout_ms} ms (delivery_timeout_ms): "
-            f"{self.topic.name}-{self.partition} accepts nothing. The record was not taken. Look at the disk, or raise buffer_memory."
-        )
 
     # -- users' callbacks ----------------------------------------------------------------------------
 

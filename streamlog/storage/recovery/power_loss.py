@@ -23,7 +23,7 @@ from ...runtime.api import Disk
 from ...runtime.disk_errors import require_disk_error
 from ..files import as_storage_error, base_offset_of, copy_bytes, cut_of, is_copy
 from ..index import Index, Stats
-from ..last_batches import LastBatches
+from ..producer_summary import ProducerSummary
 from ..scan import Walk, walk
 from ..segment import Segment, size_of
 
@@ -93,7 +93,7 @@ def _end_before(segments: Sequence[Segment], number: int, offset: int, why: str)
     stats = Stats(offset, offset, 0, 0, -1, -1, -1)
     return LogEnd(
         (*segments[:number], new),
-        Walk(stats, Index(), 0, (), last_batches=LastBatches()),
+        Walk(stats, Index(), 0, (), summary=ProducerSummary()),
         None,
         0,
         tuple(segments[number:]),

@@ -38,7 +38,7 @@ class SegmentWriter:
         self._directory = directory
         self._owner = (topic_id, partition)
         self._seed = seed
-        self._gaps = gaps
+        self.gaps = gaps
         self._segment: Segment | None = None
         self._source = -1
         self._file: File | None = None
@@ -64,7 +64,7 @@ class SegmentWriter:
                 if not first or base_offset > self.next_offset:
                     self._span(base_offset)
                 self._begin(base_offset)
-        if not self._gaps:
+        if not self.gaps:
             self._span(header.base_offset)
         self._put(data)
         self._epoch, self._append_ms = header.leader_epoch, header.append_timestamp
@@ -73,6 +73,15 @@ class SegmentWriter:
         self.records += header.record_count
         self.size_bytes += len(data)
         return None
+
+    def fill(self, header: BatchHeader, data: bytes) -> str | None:
+        """Write a batch that another replica has in place of a lost one. As `keep`."""
+        return self.keep(self._source if self._segment is not None else header.base_offset, header, data)
+
+    @property
+    def last_epoch(self) -> int | None:
+        """The leader epoch of the last batch that was kept; None before the first."""
+        return self._epoch if self.batches else None
 
     def finish(self, state: State | None) -> int:
         """Sync everything and write the state of a closed log; return the offset at which it ends.
@@ -88,7 +97,7 @@ class SegmentWriter:
         self._end()
         self._disk.sync_dir(self._directory)
         # Not 0 if offsets may be missing, according to the state or to the topic's policy.
-        cleaned = min(max(state.cleaned_until if state is not None else 0, self._gaps), self.next_offset)
+        cleaned = min(max(state.cleaned_until if state is not None else 0, self.gaps), self.next_offset)
         file = StateFile.open(self._disk, self._directory, *self._owner, is_new=True)
         file.write(State(self.start_offset, self.next_offset, cleaned), sync=True)
         file.close()

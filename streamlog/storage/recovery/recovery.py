@@ -25,10 +25,11 @@ from ...records.batch import FIXED_LEN, MAGIC, MIN_HEADER_LEN, header_fault, hea
 from ...runtime.api import Disk
 from .. import index as index_files
 from ..checkpoint import NAME as STATE_NAME
-from ..checkpoint import StateFile
+from ..checkpoint import State, StateFile
 from ..files import as_storage_error, base_offset_of, finish_interrupted, log_name
-from ..last_batches import LastBatches
-from ..log import Log, Unfinished
+from ..log import Log
+from ..producer_summary import ProducerSummary
+from ..refusals import Unfinished
 from ..scan import Walk, walk
 from ..segment import Segment, size_of
 from . import power_loss, resync
@@ -46,6 +47,10 @@ class PreviousShutdown(NamedTuple):
     clean: bool
     same_boot: bool
     unsynced: bool = False
+
+    @property
+    def power_lost(self) -> bool:
+        return not self.clean and not self.same_boot
 
 
 def open_log(
@@ -75,8 +80,39 @@ def open_log(
     for segment, following in pairwise(segments):
         segment.sealed = True
         segment.next_offset = following.base_offset
-    power_lost = not shutdown.clean and not shutdown.same_boot
-    end = power_loss.find_end(segments, state.recovery_point, state.log_start_offset) if power_lost else None
+    end = _recover_end(disk, directory, seed, segments, state_file.state, shutdown)
+    unfinished = end.unfinished if resynced.poison is None else None
+    log = Log(
+        disk, directory, seed, state_file, end.segments, config,
+        poison=resynced.poison, damage=end.damage, unfinished=unfinished,
+    )  # fmt: skip
+    log.may_have_lost_its_end = shutdown.power_lost
+    log.durability.has_unsynced_truncation = not shutdown.clean
+    if resynced.poison is not None:
+        log.durability.synced_end = max(state.recovery_point, min(resynced.synced_end, log.tail.end_offset))
+        log.durability.acknowledged_is_synced = resynced.is_all
+    elif shutdown.clean:
+        log.durability.synced_end, log.durability.synced_base = log.tail.end_offset, log.tail.bases[-1]
+    if unfinished is None and resynced.done:
+        resync.remove_markers(disk, directory, names)
+    return log
+
+
+class _End(NamedTuple):
+    """The end of a log as it was found and repaired. `damage` forbids appends; `unfinished`: the disk was too full to repair it."""
+
+    segments: list[Segment]
+    damage: StreamlogError | None
+    unfinished: Unfinished | None
+
+
+def _recover_end(
+    disk: Disk, directory: str, seed: int, segments: list[Segment], state: State, shutdown: PreviousShutdown
+) -> _End:
+    """Find where the log ends, remove what a crash explains after that, and prepare the last segment for appends."""
+    end = None
+    if shutdown.power_lost:
+        end = power_loss.find_end(segments, state.recovery_point, state.log_start_offset)
     disk_full: StreamlogError | None = None
     if end is not None:
         segments = list(end.segments)
@@ -97,22 +133,9 @@ def open_log(
         # All records before the log start were deleted, and a power loss removed the last of the deleted ones.
         segments = [_new_segment(disk, directory, state.log_start_offset, seed)]
     unfinished: Unfinished | None = None
-    if end is not None and damage is None and disk_full is not None and resynced.poison is None:
+    if end is not None and damage is None and disk_full is not None:
         unfinished = Unfinished(disk_full, partial(power_loss.truncate, disk, directory, end))
-    log = Log(
-        disk, directory, seed, state_file, segments, config,
-        poison=resynced.poison, damage=damage, unfinished=unfinished,
-    )  # fmt: skip
-    log.may_have_lost_its_end = power_lost
-    log.durability.has_unsynced_truncation = not shutdown.clean
-    if resynced.poison is not None:
-        log.durability.synced_end = max(state.recovery_point, min(resynced.synced_end, log.tail.end_offset))
-        log.durability.acknowledged_is_synced = resynced.is_all
-    elif shutdown.clean:
-        log.durability.synced_end, log.durability.synced_base = log.tail.end_offset, log.tail.bases[-1]
-    if unfinished is None and resynced.done:
-        resync.remove_markers(disk, directory, names)
-    return log
+    return _End(segments, damage, unfinished)
 
 
 def _is_new(disk: Disk, directory: str, names: list[str]) -> bool:
@@ -236,8 +259,8 @@ def _recover_tail(
                 if loaded is not None and loaded[1].size == size and loaded[1].base_offset == active.base_offset:
                     active.set_stats(loaded[1])
                     active.set_index(loaded[0])
-                    stored = active.load_last_batches()
-                    active.last_batches = None if stored is None else LastBatches.of(stored[1])
+                    stored = active.load_summary()
+                    active.summary = None if stored is None else ProducerSummary.of(stored[1])
                     return None
             disk.unlink(active.index_path)
     except OSError as error:

@@ -67,7 +67,7 @@ class _Check:
         self.disk = disk
         self.request = request
         self.power_lost = not shutdown.clean and not shutdown.same_boot
-        self.findings = Findings(power_lost=self.power_lost)
+        self.findings = Findings(power_lost=self.power_lost, on_lost=self._recover)
         self.batches = self.records = self.size_bytes = 0
         self.point = 0
         self.is_torn = self.end_is_damaged = False
@@ -80,9 +80,8 @@ class _Check:
             raise _Changed
         gaps = self.request.gaps or (state is not None and state.cleaned_until > 0)
         segments = self._segments(names)
-        if (
-            state is None and segments
-        ):  # where the log starts is unknown, so nothing before the first segment counts as missing
+        # Where the log starts is unknown, so nothing before the first segment counts as missing.
+        if state is None and segments:
             self.findings.start_offset = segments[0].base_offset
         if state is not None:
             self.findings.start_offset, self.point = state.log_start_offset, state.recovery_point
@@ -228,7 +227,7 @@ class _Check:
                 until = following.base_offset if following else None
                 self.findings.damaged(segment, pending, "header", expected, until, size - pending.position)
                 self.end_is_damaged = following is None
-        return Walk(built.stats(size), built.index, end, tuple(damage), last_batches=built.last_batches)
+        return Walk(built.stats(size), built.index, end, tuple(damage), summary=built.summary)
 
     def _batch(
         self, segment: Segment, at: int, header: BatchHeader, gaps: bool
@@ -254,6 +253,11 @@ class _Check:
         if self.request.visit is not None:
             self.request.visit(header, decode(header, data))
         return "", None
+
+    def _recover(self, start: int, end: int) -> None:
+        for header, data in self.request.recover(start, end) if self.request.recover is not None else ():
+            if self.request.visit is not None:
+                self.request.visit(header, decode(header, data))
 
     def _is_torn(self, segment: Segment, end: int, expected: int, size: int, last: bool) -> bool:
         """Whether the crash explains that no valid batch with offset `expected` follows at `end`."""
@@ -282,16 +286,16 @@ class _Check:
         elif loaded[1] != walk.stats or not _agrees(loaded[0], walk.entries):
             self.findings.note(path, 0, "index", "it contradicts the segment; remove it, and it will be made again")
         else:
-            self._last_batches(path, segment.seed, walk)
+            self._summary(path, segment.seed, walk)
 
-    def _last_batches(self, path: str, seed: int, walk: Walk) -> None:
-        stored = index_files.load_last_batches(self.disk, path, seed)
-        assert walk.last_batches is not None
+    def _summary(self, path: str, seed: int, walk: Walk) -> None:
+        stored = index_files.load_summary(self.disk, path, seed)
+        assert walk.summary is not None
         if stored is None:
             self.findings.note(
                 path, 0, "index", "what it says of producers does not verify; the segment is walked instead"
             )
-        elif stored[1] != walk.last_batches.batches():
+        elif stored[1] != walk.summary.stored():
             self.findings.note(path, 0, "index", "what it says of producers contradicts the segment; remove it")
 
 

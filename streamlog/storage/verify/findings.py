@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import NamedTuple
 
 from ...errors import CorruptRecordError
@@ -16,6 +16,7 @@ FOREVER_OFFSET = (1 << 63) - 1
 Visit = Callable[[BatchHeader, BatchColumns], object]
 Keep = Callable[[int, BatchHeader, bytes], str | None]
 Progress = Callable[[int], object]
+Recover = Callable[[int, int], Iterable[tuple[BatchHeader, bytes]]]
 
 
 class Finding(NamedTuple):
@@ -50,7 +51,8 @@ class CheckRequest(NamedTuple):
     `gaps`: compaction may have left offsets out. The callbacks are called in the order of offsets: `visit` with each intact
     batch, `progress` with numbers of bytes, and `keep` with the base offset of the segment, the header and the bytes of
     each intact batch; if `keep` returns a reason, the batch counts as damaged. If the directory changes during the check,
-    `restart` is called and the check begins again.
+    `restart` is called and the check begins again. `recover` is called with the offsets of lost records, before the next
+    `keep`, and gives the batches that were had from elsewhere: they are visited like those that are intact.
     """
 
     directory: str
@@ -63,12 +65,14 @@ class CheckRequest(NamedTuple):
     progress: Progress | None = None
     restart: Callable[[], object] | None = None
     keep: Keep | None = None
+    recover: Recover | None = None
 
 
 class Findings:
     """The findings of one pass so far. Records below `start_offset` are deleted, so none of them can be lost."""
 
-    def __init__(self, *, power_lost: bool) -> None:
+    def __init__(self, *, power_lost: bool, on_lost: Callable[[int, int], object]) -> None:
+        self.on_lost = on_lost
         self.all: list[Finding] = []
         self.start_offset = 0
         self.end_offset = FOREVER_OFFSET
@@ -79,6 +83,8 @@ class Findings:
     ) -> None:
         """Something that is damaged, missing or contradictory."""
         self.all.append(Finding(path, position, kind, message, lost, False, size))
+        if lost is not None:
+            self.on_lost(*lost)
 
     def note(self, path: str, position: int, kind: str, message: str, size: int = 0) -> None:
         """Something that the next open or compaction repairs."""

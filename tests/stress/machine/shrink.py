@@ -35,11 +35,11 @@ def shrink(
     """Leave out operations, faults and crashes while the same kind of violation is left. Bounded by time."""
     found = failure_of(seed, operations, without)
     assert found is not None
-    kind, until = _kind(found[0]), time.monotonic() + budget_s
+    kind, until = kind_of(found[0]), time.monotonic() + budget_s
 
     def fails(candidate: Sequence[Operation]) -> bool:
         again = failure_of(seed, candidate, without)
-        return again is not None and _kind(again[0]) == kind
+        return again is not None and kind_of(again[0]) == kind
 
     left = _without_parts(list(operations), fails, until)
     for n, operation in enumerate(left):
@@ -68,6 +68,6 @@ def _without_parts(
     return left
 
 
-def _kind(message: str) -> str:
+def kind_of(message: str) -> str:
     """A violation's words, without the numbers and names that change when something is left out."""
     return re.sub(r"[\d\[\]{}(),'\" :.-]+|\b[a-d]\b|0x\w+", " ", message.partition("\n")[0])[:60]

@@ -1,6 +1,7 @@
 """Groups and their workers: handlers of typed records, settings of `run` and `start`, offsets."""
 
 import re
+import sqlite3
 from datetime import UTC, datetime
 from typing import Any, assert_type
 
@@ -54,6 +55,23 @@ def positions(log: streamlog.StreamLog) -> None:
         consumer.commit()
 
 
+def into_a_database(log: streamlog.StreamLog) -> None:
+    database = sqlite3.connect(":memory:")
+    offsets = streamlog.external_offsets(database, group="totals", table="progress")
+    assert_type(offsets, streamlog.ExternalOffsets)
+    offsets.create_table()
+    orders = log.topic("orders", value_serde=serde.string)
+    assert_type(offsets.load([TopicPartition("orders", 0)]), dict[TopicPartition, int])
+    with database:
+        for batch in orders.read_batches(0):
+            offsets.store(batch)
+    offsets.load({TopicPartition("orders", 1)})
+    with database:
+        for record in orders.read(1):
+            offsets.store(record)
+    database.close()
+
+
 def main() -> None:
     with streamlog.open(partitions=2) as log:
         log.create_topic("orders").send_many(
@@ -64,6 +82,7 @@ def main() -> None:
         workers(log, group)
         offsets(group)
         positions(log)
+        into_a_database(log)
 
 
 if __name__ == "__main__":

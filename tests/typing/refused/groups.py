@@ -1,5 +1,6 @@
 """Handlers, settings of workers, and offsets of groups that would not work."""
 
+import sqlite3
 from datetime import date
 
 import streamlog
@@ -41,3 +42,13 @@ def offsets(group: streamlog.ConsumerGroup) -> None:
     group.reset("orders", to=7)  # E: arg-type, reportArgumentType
     group.reset(["orders"], to="latest")  # E: arg-type, reportArgumentType
     group.state = "Empty"  # E: misc, reportAttributeAccessIssue
+
+
+def into_a_database(database: sqlite3.Connection, log: streamlog.StreamLog, record: Record[bytes, bytes]) -> None:
+    streamlog.external_offsets(database)  # E: call-arg, reportCallIssue
+    streamlog.external_offsets(database, "totals")  # E: call-arg, reportCallIssue
+    streamlog.external_offsets("totals.db", group="totals")  # E: arg-type, reportArgumentType
+    streamlog.external_offsets(log, group="totals")  # E: arg-type, reportArgumentType
+    offsets = streamlog.external_offsets(database, group="totals")
+    offsets.load("orders")  # E: arg-type, reportArgumentType
+    offsets.store(record.offset)  # E: arg-type, reportArgumentType

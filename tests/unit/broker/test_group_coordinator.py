@@ -23,6 +23,7 @@ T0 = TopicPartition("t", 0)
 
 def elected(before: PartitionRegistration, leader: int) -> PartitionRegistration:
     return before._replace(
+        isr=(leader,),
         leader=leader,
         leader_epoch=before.leader_epoch + (leader != before.leader),
         partition_epoch=before.partition_epoch + 1,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 from uuid import UUID
 
@@ -38,6 +38,35 @@ SHARED = PartitionRegistration((0, 1, 2), (0, 2), 2, leader_epoch=4, partition_e
 
 def image_of(*records: LogRecord) -> Image:
     return metadata.replay(EMPTY, records)
+
+
+def test_what_is_known_of_a_topics_partitions_is_copied_once_however_many_records_there_are(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    copied = 0
+
+    def counting(given: Mapping[Any, Any]) -> dict[Any, Any]:
+        nonlocal copied
+        copied += len(given)
+        return dict(given)
+
+    before = image_of(TOPIC, *(partition_record(ID.bytes, number, SHARED) for number in range(200)))
+    later = SHARED._replace(leader_epoch=5, partition_epoch=10)
+    records = [partition_record(ID.bytes, number, later) for number in range(200)]
+    monkeypatch.setattr(metadata, "dict", counting, raising=False)
+    after = metadata.replay(before, records)
+    assert copied < 210, "once for all, and the topics and brokers"
+    assert set(after.partitions[ID.bytes].values()) == {later}
+    assert set(before.partitions[ID.bytes].values()) == {SHARED}, "an image does not change"
+
+
+def test_a_broker_has_its_directory_and_its_copy_counts_while_it_is_not_fenced() -> None:
+    first = BrokerRegistration(1, bytes(16), epoch=3, directory_id="7f" * 16, path="broker-1")
+    away = BrokerRegistration(2, bytes(16), epoch=0, fenced=True, path="/disk/b")
+    image = image_of(broker_record(first), broker_record(away), broker_record(BrokerRegistration(3, bytes(16), 1)))
+    assert image.brokers[1] == first
+    assert image.brokers[2] == away
+    assert image.copies == {1, 3}
 
 
 # The image
@@ -185,8 +214,8 @@ class Broker:
         self.log = self.open()
 
     def send(self, value: str, number: int = 0) -> int:
-        offset: int = self.log["t"].send(value, partition=number).result().offset
-        return offset
+        with self.log.producer(acks=1) as producer:  # no follower is there
+            return producer.send("t", value, partition=number).result().offset
 
 
 @pytest.fixture

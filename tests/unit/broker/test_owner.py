@@ -70,6 +70,22 @@ def test_an_owner_file_without_one_of_its_values_is_damaged(clock: ManualClock, 
         streamlog.open("data", disk=disk, clock=clock)
 
 
+@pytest.mark.parametrize("epoch", ["x", None, 1.5, [], True, -1, 2**31 - 1, 2**31 - 1000, 2**62])
+def test_a_broker_whose_owner_file_has_an_impossible_metadata_epoch_does_not_run(
+    clock: ManualClock, epoch: object
+) -> None:
+    disk = SimulatedDisk()
+    with streamlog.open("data", brokers=3, disk=disk, clock=clock) as log:
+        log.create_topic("t").send("x").result()
+    path = "/data/broker-0/streamlog.json"
+    owner = {**json.loads(disk.read(path)), "metadata_epoch": epoch}
+    disk.write_atomic(path, json.dumps(owner).encode())
+    with streamlog.open("data", disk=disk, clock=clock) as log:
+        assert [broker.running for broker in log.brokers] == [False, True, True]
+        log["t"].send("y").result()
+        assert [record.value for record in log["t"].read()] == [b"x", b"y"]
+
+
 # A full disk
 
 

@@ -8,7 +8,7 @@ import pytest
 
 from streamlog.broker.delayed_fetch import DelayedFetch, FetchRequest
 from streamlog.broker.metadata import TopicIdPartition
-from streamlog.errors import OffsetOutOfRangeError, UnknownTopicOrPartitionError
+from streamlog.errors import FencedLeaderEpochError, OffsetOutOfRangeError, UnknownTopicOrPartitionError
 from streamlog.runtime.threads import result_of
 from streamlog.types import TopicPartition
 
@@ -77,19 +77,68 @@ def test_a_deadline_answers_with_what_there_is_and_what_comes_first_holds(
     assert waiters(tenant) == 0
 
 
+def reads(tenant: Tenant, monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """Has the number of a partition for each time that it is read from now on."""
+    read: list[int] = []
+    fetch = tenant.service.fetch
+    monkeypatch.setattr(
+        tenant.service, "fetch", lambda at, *args, **given: read.append(at.partition) or fetch(at, *args, **given)
+    )
+    return read
+
+
 def test_an_append_reads_the_partitions_that_have_grown_and_no_other(
     tenant: Tenant, partitions: list[TopicIdPartition], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     delayed = fetch(tenant, partitions, min_bytes=EVERYTHING)
-    asked: list[int] = []
-    ask = tenant.service.fetch
-    monkeypatch.setattr(
-        tenant.service, "fetch", lambda at, *args, **given: asked.append(at.partition) or ask(at, *args, **given)
-    )
+    read = reads(tenant, monkeypatch)
     for number in (1, 1, 2):
         tenant.produce(partitions[number], b"a")
-    assert asked == [1, 1, 2]
+    assert read == [1, 2], "what has grown again is counted"
     delayed.expire()
+    assert values(delayed) == [[], [b"a", b"a"], [b"a"]]
+
+
+def test_however_many_appends_it_takes_what_they_bring_is_read_a_few_times_and_counted_else(
+    tenant: Tenant, partitions: list[TopicIdPartition], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each append had all of it read again: a thousand of them, half a million batches."""
+    size = tenant.seal(partitions[0], b"x" * 100).length
+    tenant.produce(partitions[0], b"x" * 100)
+    delayed = fetch(tenant, partitions, min_bytes=1000 * size)
+    read = reads(tenant, monkeypatch)
+    for n in range(998):
+        tenant.produce(partitions[n % 2], b"x" * 100)
+    assert not delayed.done()
+    tenant.produce(partitions[0], b"x" * 100)
+    assert [len(found) for found in values(delayed)] == [501, 499, 0]
+    assert sorted(read) == [0, 1, 1]
+
+
+def test_a_partition_whose_leader_changes_while_its_bytes_are_counted_is_asked_again(
+    tenant: Tenant, partitions: list[TopicIdPartition]
+) -> None:
+    tenant.produce(partitions[0], b"a")
+    request = FetchRequest(partitions[0], 0, EVERYTHING, current_leader_epoch=0)
+    delayed = tenant.service.fetch_many([request], "read_committed", min_bytes=EVERYTHING)
+    tenant.produce(partitions[0], b"b")
+    assert not delayed.done()
+    tenant.service._partitions[TopicPartition("t", 0)].leader_epoch = 1
+    tenant.produce(partitions[0], b"c")
+    assert [type(answer.error()) for answer in result_of(delayed)] == [FencedLeaderEpochError]
+
+
+def test_a_segment_that_is_deleted_while_its_bytes_are_counted_is_asked_for_again(
+    tenant: Tenant, partitions: list[TopicIdPartition]
+) -> None:
+    tenant.produce(partitions[0], b"a")
+    delayed = fetch(tenant, partitions[:1], min_bytes=EVERYTHING)
+    partition = tenant.service._partitions[TopicPartition("t", 0)]
+    partition.maintenance.roll(tenant.clock.time_ms())
+    tenant.produce(partitions[0], b"b")
+    result_of(tenant.service.delete_records(TopicPartition("t", 0), 2))
+    tenant.produce(partitions[0], b"c")
+    assert [type(answer.error()) for answer in result_of(delayed)] == [OffsetOutOfRangeError]
 
 
 def test_a_partition_that_fails_answers_for_all(tenant: Tenant, partitions: list[TopicIdPartition]) -> None:

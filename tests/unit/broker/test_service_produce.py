@@ -21,7 +21,8 @@ from streamlog.errors import (
 )
 from streamlog.records.batch import CONTROL, LOG_APPEND_TIME, SealedBatch, hash_payload, seed_of
 from streamlog.records.single import SequencedRecord
-from streamlog.runtime.threads import result_of
+from streamlog.runtime.threads import is_inside, result_of
+from streamlog.storage.log import Log
 from streamlog.types import TopicPartition
 from tests.kafka_batches import Row, kafka_batch
 
@@ -292,3 +293,14 @@ def test_a_batch_of_this_process_is_checked_without_reading_its_payload(
     for name in ("hash_payload", "BatchColumns"):
         monkeypatch.delattr(f"streamlog.replication.validation.{name}")  # using it is an error
     assert result_of(tenant.service.produce(ProduceRequest(at, [batch]))) == 0
+
+
+def test_an_append_is_made_under_the_mark_of_its_thread(tenant: Tenant, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A signal handler that produces in the middle of it would wait for the lock that its own thread holds."""
+    at = tenant.create()
+    marked: list[bool] = []
+    append = Log.append
+    monkeypatch.setattr(Log, "append", lambda *given: marked.append(is_inside()) or append(*given))
+    tenant.produce(at, b"a")
+    assert marked == [True]
+    assert not is_inside()

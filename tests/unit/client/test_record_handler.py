@@ -45,7 +45,7 @@ class DeadLetters:
     def __init__(self) -> None:
         self.sent: list[tuple[Any, BaseException]] = []
 
-    def send(self, record: Any, error: BaseException) -> str:
+    def send(self, record: Any, error: BaseException, producer: object = None) -> str:
         self.sent.append((record, error))
         return "t.dead-letters"
 

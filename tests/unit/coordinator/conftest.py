@@ -8,7 +8,9 @@ from itertools import count
 import pytest
 
 from streamlog.coordinator import Heartbeat, HeartbeatResult, Shard
+from streamlog.coordinator.messages import MemberIdentity
 from streamlog.coordinator.schema import LogRecord
+from streamlog.errors import StreamlogError
 from streamlog.runtime.api import Completion
 from streamlog.types import OffsetAndMetadata, TopicPartition
 from tests.times import START_MS
@@ -88,13 +90,29 @@ class World:
             for member in members:
                 member.poll()
 
+    def wake(self) -> None:
+        """What the broker does after each request, and after it has released the lock."""
+        for wake in self.shard.take_wakeups():
+            wake()
+        if self.shard.ready:
+            self.shard.check()
+
+    def leave_classic(self, *members: MemberIdentity) -> list[StreamlogError | None]:
+        left = self.shard.leave_classic_group("g", members, self.now_ms, self.now_s)
+        self.wake()
+        return left.result()
+
+    def commit_as(self, member_id: str, generation: int) -> None:
+        offsets = {TopicPartition("t", 0): OffsetAndMetadata(1)}
+        self.shard.commit("g", member_id, generation, offsets, self.now_ms).result()
+
     def metadata_changed(self) -> None:
         self.shard.metadata_changed(self.topics, self.now_ms, self.now_s).result()
         self.shard.check()
 
     def expire(self) -> None:
         self.shard.expire(self.now_s, self.now_ms).result()
-        self.shard.check()
+        self.wake()
 
     def commit(self, group: str, offsets: dict[TopicPartition, int]) -> None:
         """Without a member, as a reset does."""

@@ -9,23 +9,24 @@ import pytest
 from streamlog.coordinator import schema
 from streamlog.coordinator.schema import CLASSIC, GroupState, MemberState
 from streamlog.errors import (
-    CommitFailedError,
     GroupNotEmptyError,
     GroupSubscribedToTopicError,
+    IllegalGenerationError,
     InconsistentGroupProtocolError,
+    UnknownMemberIdError,
 )
 from streamlog.types import OffsetAndMetadata, TopicPartition
 
 T0 = TopicPartition("t", 0)
 
 
-def replay_classic(world: Any, protocol_type: str = "consumer") -> None:
+def replay_classic(world: Any, protocol_type: str = "consumer", protocol: str = "range") -> None:
     """Group g in generation 3, as written when its leader `a` had sent the assignments of `a` and `b`."""
-    group = GroupState(3, "range", type=CLASSIC, protocol_type=protocol_type, leader="a")
+    group = GroupState(3, protocol, type=CLASSIC, protocol_type=protocol_type, leader="a")
     topics = frozenset("t") if protocol_type == "consumer" else frozenset[str]()
     members = [
         MemberState(
-            name, None, f"client {name}", "/10.0.0.1", topics, (("range", b"meta " + name.encode()),), 10.0, 60.0, True,
+            name, None, f"client {name}", "/10.0.0.1", topics, ((protocol, b"meta " + name.encode()),), 10.0, 60.0, True,
             "0", 3, assignment=b"part of " + name.encode(),
         )
         for name in "ab"
@@ -54,8 +55,11 @@ def test_a_replayed_classic_group_is_described_with_its_members_own_bytes(world:
     assert listing.type == "classic" and listing.state == "Stable"
 
 
-def test_a_consumer_of_the_other_protocol_is_refused_while_a_classic_group_has_members(world: Any) -> None:
-    replay_classic(world)
+@pytest.mark.parametrize(("protocol_type", "protocol"), [("connect", "range"), ("consumer", "mine")])
+def test_a_consumer_of_the_other_protocol_is_refused_by_members_that_the_coordinator_cannot_assign_to(
+    world: Any, protocol_type: str, protocol: str
+) -> None:
+    replay_classic(world, protocol_type, protocol)
     with pytest.raises(InconsistentGroupProtocolError, match="classic"):
         world.joined()
     for member_id in "ab":
@@ -65,12 +69,14 @@ def test_a_consumer_of_the_other_protocol_is_refused_while_a_classic_group_has_m
     assert world.shard.describe("g").type == "consumer"
 
 
-def test_classic_members_are_evicted_when_their_sessions_are_over_and_the_rest_keeps_its_generation(world: Any) -> None:
+def test_members_of_a_replayed_group_are_evicted_when_their_sessions_are_over(world: Any) -> None:
     replay_classic(world)
     world.later(9)
-    world.shard.leave("g", "a", world.now_ms, world.now_s).result()
-    assert (world.state, world.epoch) == ("Stable", 3)
+    assert world.shard.classic_heartbeat("g", "a", None, 3, world.now_ms, world.now_s).error() is None
     world.later(1)
+    world.expire()
+    assert (world.state, world.epoch) == ("PreparingRebalance", 3)
+    world.later(9)
     world.expire()
     assert (world.state, world.epoch) == ("Empty", 4)
 
@@ -87,9 +93,11 @@ def test_a_classic_member_commits_any_partition_in_its_generation_and_none_in_an
     offsets = {T0: OffsetAndMetadata(5)}
     world.shard.commit("g", "a", 3, offsets, world.now_ms).result()
     assert world.shard.committed("g")[T0].offset == 5
-    for member_id, generation in (("a", 2), ("a", 4), ("c", 3)):
-        with pytest.raises(CommitFailedError):
-            world.shard.commit("g", member_id, generation, offsets, world.now_ms).result()
+    for generation in (2, 4):
+        with pytest.raises(IllegalGenerationError):
+            world.shard.commit("g", "a", generation, offsets, world.now_ms).result()
+    with pytest.raises(UnknownMemberIdError):
+        world.shard.commit("g", "c", 3, offsets, world.now_ms).result()
 
 
 def test_offsets_of_topics_that_a_classic_member_names_are_in_use(world: Any) -> None:

@@ -8,7 +8,14 @@ import msgpack
 import pytest
 
 from streamlog.coordinator.schema import MEMBER, member_key, offset_key
-from streamlog.errors import CoordinatorLoadInProgressError, DiskFullError, FormatError, NotCoordinatorError
+from streamlog.errors import (
+    CoordinatorLoadInProgressError,
+    DiskFullError,
+    FormatError,
+    NotCoordinatorError,
+    NotLeaderError,
+    UnknownMemberIdError,
+)
 from streamlog.types import TopicPartition
 
 T0 = TopicPartition("t", 0)
@@ -129,7 +136,7 @@ def test_an_append_that_raises_fails_the_request_alone(world: Any) -> None:
     def append(records: object) -> Any:
         raise DiskFullError("full")
 
-    world.shard._runtime._append = append
+    world.shard._groups._append = append
     with pytest.raises(DiskFullError):
         world.member().heartbeat()
     assert world.state == "Dead"
@@ -202,6 +209,27 @@ def test_an_eviction_that_fails_in_one_group_fails_and_can_be_tried_again(world:
     world.later(300)
     world.expire()
     assert [world.shard.describe(group).state for group in ("a", "b")] == ["Empty", "Empty"]
+
+
+def test_that_a_member_has_left_is_said_once_that_counts_as_written(world: Any) -> None:
+    """It may be lost with the leader of the log: the member is there again then, and has to leave again."""
+    member = world.joined()
+    before = world.log[:]
+    world.parking = True
+
+    def leave() -> Any:
+        return world.shard.leave("g", member.id, world.now_ms, world.now_s)
+
+    first, second = leave(), leave()
+    assert not first.done()
+    assert not second.done()
+    world.parked[0].fail(NotLeaderError("another broker leads"))
+    assert [type(each.error()) for each in (first, second)] == [NotLeaderError] * 2
+    world.open("1", before)
+    first, second = leave(), leave()
+    world.parked[-1].complete(0)
+    assert first.error() is None
+    assert isinstance(second.error(), UnknownMemberIdError)
 
 
 def test_a_failed_request_leaves_the_deadline_where_it_was(world: Any) -> None:

@@ -19,6 +19,7 @@ from streamlog.records.batch import (
     BatchHeader,
     directory_entries,
     directory_of,
+    first_and_last,
     header_fault,
     peek,
     read_header,
@@ -222,3 +223,12 @@ def test_a_batch_of_very_many_records_of_nothing_has_a_byte_for_each_and_is_read
     sealed = columns.seal(SEED, None, None, 1000, count=count)
     assert len(sealed.payload) > count
     assert header_of(stamp(sealed, SEED, 0, 0, 0) + sealed.payload).record_count == count
+
+
+def test_the_first_and_the_last_of_several_batches_are_found_without_the_others() -> None:
+    sealed = [columns.seal(SEED, None, [b"x" * n], 1, count=1) for n in (10, 500, 30)]
+    data = b"".join(stamp(each, SEED, n, 0, 1) + each.payload for n, each in enumerate(sealed))
+    first, last = first_and_last(data)
+    assert (first.base_offset, last.base_offset) == (0, 2)
+    first, last = first_and_last(data[: sealed[0].length])
+    assert first == last

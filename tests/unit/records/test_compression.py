@@ -279,3 +279,84 @@ def test_the_output_is_held_once_while_it_is_decompressed() -> None:
         assert tracemalloc.get_traced_memory()[1] < 1.25 * size
     finally:
         tracemalloc.stop()
+
+
+# -- a client's batch, which states no length --------------------------------------------------------------
+
+
+def streamed(codec: int, data: bytes) -> bytes:
+    """As a client's streaming compressor does, which does not state the length."""
+    if codec == ZSTD:
+        zstd = cramjam.zstd.Compressor(level=3)
+        zstd.compress(data)
+        return bytes(zstd.finish())
+    return compress(codec, data)
+
+
+@pytest.mark.parametrize("codec", CODECS)
+@pytest.mark.parametrize("data", [b"", b"a", TEXT, bytes(300_000), bytes(range(256)) * 2000], ids=len)
+def test_what_states_no_length_is_decompressed_within_a_limit(codec: int, data: bytes) -> None:
+    for made in (compress(codec, data), streamed(codec, data)):
+        assert compression.decompress_up_to(codec, made, len(data)) == data
+        assert compression.decompress_up_to(codec, made, MIB) == data
+        if len(data) > 1:
+            with pytest.raises(ValueError, match=r"more than|damaged, or longer"):
+                compression.decompress_up_to(codec, made, len(data) - 1)
+
+
+@pytest.mark.parametrize("codec", COMPRESSED)
+def test_a_bomb_takes_no_more_memory_than_the_limit(codec: int) -> None:
+    made = streamed(codec, bytes(64 * MIB))
+    tracemalloc.start()
+    with pytest.raises(ValueError, match=r"more than|damaged, or longer"):
+        compression.decompress_up_to(codec, made, MIB)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 3 * MIB + len(made)
+
+
+@given(st.sampled_from(COMPRESSED), st.binary(max_size=200), st.integers(0, 120), st.binary(min_size=1, max_size=4))
+def test_damage_of_what_states_no_length_takes_little_memory(codec: int, data: bytes, at: int, change: bytes) -> None:
+    made = streamed(codec, data * 4)
+    made = made[:at] + change + made[at + len(change) :]
+    tracemalloc.start()
+    try:
+        assert len(compression.decompress_up_to(codec, made, MIB)) <= MIB
+    except ValueError:
+        pass
+    finally:
+        peak = tracemalloc.get_traced_memory()[1]
+        tracemalloc.stop()
+    assert peak < 2 * MIB + 4096
+
+
+def test_blocks_of_a_xerial_stream_are_summed() -> None:
+    assert compression.decompress_up_to(SNAPPY, xerial(TEXT, b"", TEXT), MIB) == TEXT * 2
+
+
+@pytest.mark.parametrize("store_size", [False, True])
+@pytest.mark.parametrize("data", [b"", b"a", TEXT * 4000, bytes(range(256)) * 2000], ids=len)
+def test_lz4_frames_of_every_kind_are_measured(store_size: bool, data: bytes) -> None:
+    """Blocks that are stored, that are compressed; the length stated or not."""
+    made = cramjam.lz4.compress(data) if store_size else compress(LZ4, data)
+    assert compression.decompress_up_to(LZ4, made, len(data)) == data
+
+
+@pytest.mark.parametrize(
+    ("codec", "data", "why"),
+    [
+        (SNAPPY, b"", "does not state its length"),
+        (SNAPPY, b"\xff" * 9, "does not state its length"),
+        (LZ4, b"", "no frame"),
+        (LZ4, b"\x04\x22\x4d\x18\x60\x40", "no frame"),
+        (LZ4, b"\x04\x22\x4d\x18\x78\x40" + bytes(8), "cut short"),
+        (LZ4, b"\x04\x22\x4d\x18\x61\x40\x00" + bytes(4) + b"\xff\xff\xff\x7f", "cut short"),
+        (ZSTD, b"", "no frame"),
+        (ZSTD, b"\x28\xb5\x2f\xfd", "no frame"),
+        (ZSTD, b"\x28\xb5\x2f\xfd\x00\x58", "cut short"),
+        (ZSTD, b"\x28\xb5\x2f\xfd\x00\x58\x02\xff\xff", "cut short"),
+    ],
+)
+def test_a_frame_that_cannot_be_measured_is_refused(codec: int, data: bytes, why: str) -> None:
+    with pytest.raises(ValueError, match=why):
+        compression.decompress_up_to(codec, data, MIB)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from struct import pack_into
 from typing import Any
 
@@ -135,7 +136,7 @@ def test_a_name_of_a_header_that_is_not_text_is_read_as_java_reads_it() -> None:
 @pytest.mark.parametrize("number", [0, -1, 1, 63, 64, -64, -65, 1 << 31, -(1 << 31), (1 << 63) - 1, -(1 << 63)])
 def test_varints_are_zigzag(number: int) -> None:
     data = varint(number)
-    assert kafka_v2._varint(b"x" + data + b"y", 1) == (number, 1 + len(data))
+    assert kafka_v2.varint(b"x" + data + b"y", 1) == (number, 1 + len(data))
 
 
 def with_records(records: bytes, count: int = 1, **fields: Any) -> BatchColumns:
@@ -234,3 +235,14 @@ def test_the_kafka_checksum_is_castagnolis() -> None:
     assert kafka_v2.crc32c(b"") == 0
     assert kafka_v2.crc32c(b"123456789") == 0xE3069283
     assert kafka_v2.crc32c(bytes(32)) == 0x8A9136AA
+    assert kafka_v2.crc32c(b"56789", kafka_v2.crc32c(b"1234")) == 0xE3069283
+
+
+def test_verify_computes_the_checksum_without_the_package(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "crc32c", None)
+    kafka_v2._crc32c_of.cache_clear()
+    try:
+        assert kafka_v2.crc32c(memoryview(b"123456789")) == 0xE3069283
+        assert kafka_v2.crc32c(b"56789", kafka_v2.crc32c(b"1234")) == 0xE3069283
+    finally:
+        kafka_v2._crc32c_of.cache_clear()

@@ -359,7 +359,7 @@ def test_a_partition_that_is_blocked_twice_takes_records_after_both(partition: P
         with pytest.raises(StorageError, match="second"):
             write(partition)
         partition.unblock(second)
-        assert partition.log.refusal is None
+        assert partition.log.refusals.first is None
     assert result_of(write(partition)) == 0
 
 

@@ -13,6 +13,7 @@ from streamlog.replication.election import (
     finish,
     origin_of,
     place,
+    place_by_rank,
     prefer,
     reassign,
     resize,
@@ -140,11 +141,35 @@ def test_a_reassignment_ends_with_its_target_whatever_it_replaced(data: st.DataO
 def test_another_factor_moves_no_more_than_it_must(count: int, before: int, after: int, partitions: int) -> None:
     brokers = list(range(max(count, before, after)))
     placed = place(brokers, partitions, before)
-    resized = resize(brokers, placed, after)
+    resized = resize(dict.fromkeys(brokers, 0), placed, after)
     assert all(len(set(each)) == len(each) == after for each in resized)
     assert all(new[0] == old[0] for new, old in zip(resized, placed, strict=True)), "preferred leaders stay"
     assert all(len(set(new) & set(old)) == min(before, after) for new, old in zip(resized, placed, strict=True))
 
 
 def test_a_broker_that_is_left_out_has_no_replica_any_more() -> None:
-    assert resize([0, 2, 3], [(1, 0), (0, 2), (2, 1)], 2) == [(0, 3), (0, 2), (2, 3)]
+    assert resize(dict.fromkeys([0, 2, 3], 0), [(1, 0), (0, 2), (2, 1)], 2) == [(0, 3), (0, 2), (2, 3)]
+
+
+@given(
+    st.dictionaries(st.integers(0, 8), st.integers(0, 1), min_size=1),
+    st.integers(1, 9),
+    st.integers(1, 12),
+    st.integers(0, 20),
+)
+def test_brokers_of_a_higher_rank_get_replicas_only_where_the_others_have_one(
+    brokers: dict[int, int], factor: int, partitions: int, first: int
+) -> None:
+    factor = min(factor, len(brokers))
+    low = {broker for broker, rank in brokers.items() if rank == min(brokers.values())}
+    for made in (
+        place_by_rank(brokers, partitions, factor, first),
+        resize(brokers, [(99,)] * partitions, factor),
+    ):
+        assert len(made) == partitions
+        for replicas in made:
+            assert len(set(replicas)) == len(replicas) == factor
+            assert set(replicas) <= low or low <= set(replicas)
+            assert replicas[0] in low
+    leaders = Counter(replicas[0] for replicas in place_by_rank(brokers, partitions, factor, first))
+    assert max(leaders.values()) - min(leaders[each] for each in low) <= 1

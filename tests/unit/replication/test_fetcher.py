@@ -9,80 +9,27 @@ from typing import Any
 
 import pytest
 
-from streamlog.config import TopicConfig
 from streamlog.errors import (
+    ClosedError,
     CorruptRecordError,
     FencedLeaderEpochError,
     NotEnoughReplicasError,
     NotLeaderError,
+    RequestTimedOutError,
+    StorageError,
     StreamlogError,
     UnknownLeaderEpochError,
 )
-from streamlog.records import columns
-from streamlog.records.batch import seed_of
-from streamlog.replication.fetcher import RETRY_MS, ReplicaFetcher
+from streamlog.replication import follower
+from streamlog.replication.fetcher import RETRY_MS
 from streamlog.replication.partition import Partition
 from streamlog.replication.replica_set import PartitionRegistration
-from streamlog.runtime.threads import new_lock
+from streamlog.runtime.api import Completion
+from streamlog.runtime.threads import result_of
 from streamlog.storage.leader_epochs import LeaderEpochCache
-from streamlog.storage.log import AppendRequest
 from streamlog.storage.reader import LogReader
-from streamlog.storage.recovery.recovery import PreviousShutdown, open_log
-from streamlog.testing import FaultyDisk
-from streamlog.types import TopicPartition
 from tests.bytecodes import bytecodes
-
-NAME = TopicPartition("t", 0)
-TOPIC_ID = bytes(range(16))
-SEED = seed_of(TOPIC_ID, 0)
-NOW = 1_700_000_000_000
-LED_BY_0 = PartitionRegistration((0, 1), (0, 1), 0, 1, 1)
-LED_BY_1 = PartitionRegistration((0, 1), (0, 1), 1, 2, 2)
-
-
-class Pair:
-    """Two brokers with a replica each, on one disk."""
-
-    def __init__(self, path: Path, *, durable: bool = False) -> None:
-        self.disk = FaultyDisk()
-        self.failed: list[StreamlogError] = []
-        self.corrupt: list[CorruptRecordError] = []
-        self.nudges = 0
-        self.replicas = [self._open(path, broker, durable) for broker in range(2)]
-        self.leader, self.follower = self.replicas
-        self.fetchers = [
-            ReplicaFetcher(broker, 7, lambda name: self.leader, self, self._nudge, max_bytes=1) for broker in range(2)
-        ]
-        self.lead(LED_BY_0)
-
-    def _open(self, path: Path, broker: int, durable: bool) -> Partition:
-        crash = PreviousShutdown(clean=True, same_boot=True)
-        config = TopicConfig(segment_bytes=1024, min_insync_replicas=2)
-        log = open_log(self.disk, str(path / str(broker)), TOPIC_ID, 0, SEED, config, crash)
-        return Partition(NAME, TOPIC_ID, log, new_lock, broker, durable=durable)
-
-    def _nudge(self) -> None:
-        self.nudges += 1
-
-    def replica_failed(self, replica: Partition, error: StreamlogError) -> None:
-        self.failed.append(error)
-
-    def leader_corrupt(self, leader: Partition, error: CorruptRecordError) -> None:
-        self.corrupt.append(error)
-
-    def lead(self, registration: PartitionRegistration) -> None:
-        for replica in self.replicas:
-            replica.follow(registration)
-        self.leader = self.replicas[registration.leader]
-        self.follower = self.replicas[1 - registration.leader]
-        self.fetchers[registration.leader].forget(NAME)
-        self.fetcher = self.fetchers[1 - registration.leader]
-        self.fetcher.follow(self.follower)
-
-    def send(self, value: bytes = b"x") -> AppendRequest:
-        write = AppendRequest([columns.seal(SEED, None, [value], NOW, count=1)])
-        self.leader.append(write, NOW)
-        return write
+from tests.unit.replication.pair import LED_BY_0, LED_BY_1, NOW, Pair
 
 
 @pytest.fixture
@@ -114,11 +61,25 @@ def test_what_was_sent_is_acknowledged_once_the_follower_fetches_again(pair: Pai
 def test_readers_wait_for_the_high_watermark_and_fetchers_for_the_end(pair: Pair) -> None:
     woken: list[str] = []
     pair.leader.waiters.add(lambda: woken.append("reader"))
-    pair.leader.follower_waiters.add(lambda: woken.append("fetcher"))
+    pair.fetcher.step(0)
+    pair.fetcher.nudge = lambda: woken.append("fetcher")
     pair.send()
     assert woken == ["fetcher"]
     pair.fetcher.step(0)
     assert woken == ["fetcher", "reader"]
+
+
+def test_a_follower_looks_for_no_high_watermark_that_a_senders_turn_has_brought(pair: Pair) -> None:
+    """Another follower held it back. Before, its thread looked 200 times a second, for ever."""
+    pair.lead(LED_BY_0._replace(replicas=(0, 1, 2), isr=(0, 1, 2), partition_epoch=2))
+    pair.send()
+    looks_at = pair.fetcher.step(0)
+    assert looks_at is not None
+    assert pair.fetcher.step(looks_at) is not None, "the other one may fetch soon"
+    pair.leader.follow(LED_BY_0._replace(replicas=(0, 1, 2), isr=(0, 1), partition_epoch=3))
+    pair.follower.follow_high_watermark(pair.leader.high_watermark)
+    assert pair.follower.high_watermark == 1
+    assert pair.fetcher.step(looks_at * 2) is None
 
 
 def test_a_follower_truncates_what_its_leader_never_had(pair: Pair) -> None:
@@ -137,10 +98,10 @@ def test_a_follower_truncates_what_its_leader_never_had(pair: Pair) -> None:
 def test_what_waited_at_a_leader_that_goes_on_as_a_follower_is_acknowledged_if_its_record_stays(pair: Pair) -> None:
     done = pair.leader.acknowledge(pair.send())
     step = pair.fetcher
-    pair.leader.follower_waiters.wake_all()
+    pair.leader.wake_followers()
     # The follower has the record, and its leader did not hear of that.
     data = pair.leader.reader.fetch(0, 1, 1).data
-    pair.follower.append_as_follower(data)
+    follower.append(pair.follower, data)
     pair.lead(LED_BY_1)
     assert step is not pair.fetcher
     pair.fetcher.step(0)
@@ -150,7 +111,7 @@ def test_what_waited_at_a_leader_that_goes_on_as_a_follower_is_acknowledged_if_i
 
 def test_what_waited_at_a_broker_that_is_gone_waits_at_the_next_leader_or_fails(pair: Pair) -> None:
     kept = pair.leader.acknowledge(pair.send())
-    pair.follower.append_as_follower(pair.leader.reader.fetch(0, 1, 1).data)
+    follower.append(pair.follower, pair.leader.reader.fetch(0, 1, 1).data)
     lost = pair.leader.acknowledge(pair.send())
     gone = pair.leader
     pair.lead(PartitionRegistration((0, 1), (1,), 1, 2, 2))
@@ -189,6 +150,25 @@ def test_a_disk_that_fails_is_said_and_the_fetch_tried_again(pair: Pair) -> None
     assert pair.follower.reader.tail.end_offset == 1
 
 
+@pytest.mark.parametrize("error", [errno.EIO, errno.ENOENT])
+def test_a_disk_that_fails_when_the_last_epoch_is_read_is_said_and_other_partitions_are_fetched(
+    pair: Pair, monkeypatch: pytest.MonkeyPatch, error: int
+) -> None:
+    pair.send()
+    pair.fetcher.step(0)
+    pair.send()
+
+    def last_epoch() -> int:
+        raise StorageError("no", path="x", errno=error)
+
+    monkeypatch.setattr(pair.follower, "last_epoch", last_epoch)
+    assert pair.fetcher.step(0) == RETRY_MS
+    assert [type(each) for each in pair.failed] == [StorageError]
+    monkeypatch.undo()
+    pair.fetcher.step(RETRY_MS)
+    assert pair.follower.reader.tail.end_offset == 2
+
+
 def test_a_batch_that_is_damaged_at_the_leader_is_said_and_not_copied(pair: Pair, tmp_path: Path) -> None:
     pair.send(b"good")
     pair.send(b"to be damaged")
@@ -217,9 +197,72 @@ def test_a_follower_takes_over_the_log_start(pair: Pair) -> None:
         pair.send(b"%d" % n * 300)
     pair.fetcher.step(0)
     pair.leader.delete_records(5)
-    pair.send()
     pair.fetcher.step(0)
     assert pair.follower.reader.tail.start_offset == 5
+
+
+def deleted(pair: Pair, before: int, deadline_ms: int | None = None) -> Completion[int]:
+    return pair.leader.delete_records(before, deadline_ms)
+
+
+def test_a_deletion_waits_for_the_log_start_of_each_in_sync_replica(pair: Pair) -> None:
+    for n in range(9):
+        pair.send(b"%d" % n * 300)
+    pair.fetcher.step(0)
+    done = deleted(pair, 4)
+    assert not done.done()
+    pair.fetcher.step(0)
+    assert [each.reader.tail.start_offset for each in (pair.leader, pair.follower)] == [0, 4], (
+        "the follower comes first"
+    )
+    assert result_of(done) == pair.leader.reader.tail.start_offset == 4
+    assert deleted(pair, 3).done()  # deleted on both already
+
+
+def test_a_deletion_that_no_thread_waits_for_is_made_by_the_maintenance(pair: Pair) -> None:
+    pair.send()
+    pair.fetcher.step(0)
+    done = deleted(pair, 1)
+    due: list[Partition] = []
+    pair.leader.on_work = due.append
+    pair.fetcher.step(0)
+    assert due == [pair.leader]
+    assert not done.done()
+    pair.leader.maintenance.step(0)
+    assert done.result() == pair.leader.reader.tail.start_offset == 1
+
+
+def test_a_deletion_waits_for_its_deadline_at_most(pair: Pair) -> None:
+    pair.send()
+    pair.fetcher.step(0)
+    done = deleted(pair, 1, 5)
+    pair.leader.deletions.purgatory.expire(5)
+    assert isinstance(done.error(), RequestTimedOutError)
+
+
+def test_a_deletion_does_not_wait_for_a_follower_that_leaves_the_in_sync_set(pair: Pair) -> None:
+    pair.send()
+    pair.fetcher.step(0)
+    done = deleted(pair, 1)
+    assert not done.done()
+    pair.lead(LED_BY_0._replace(isr=(0,), partition_epoch=2))
+    assert result_of(done) == 1
+
+
+def test_a_deletion_under_way_fails_where_another_broker_leads_and_where_the_log_is_closed(pair: Pair) -> None:
+    pair.send()
+    pair.fetcher.step(0)
+    done, leader = deleted(pair, 1), pair.leader
+    pair.lead(LED_BY_1)
+    assert isinstance(done.error(), NotLeaderError)
+    with pytest.raises(NotLeaderError):
+        leader.delete_records(1)
+    pair.fetcher.step(0)
+    pair.send()
+    pair.fetcher.step(0)
+    done = deleted(pair, 2)
+    pair.leader.shut(ClosedError("closed"))
+    assert isinstance(done.error(), ClosedError)
 
 
 def test_with_sync_a_follower_has_on_its_device_what_it_says(tmp_path: Path) -> None:
@@ -232,10 +275,42 @@ def test_with_sync_a_follower_has_on_its_device_what_it_says(tmp_path: Path) -> 
     assert done.result() == 0
 
 
+def test_with_sync_a_follower_whose_sync_failed_does_not_say_that_it_has_the_record(tmp_path: Path) -> None:
+    pair = Pair(tmp_path, durable=True)
+    done = pair.leader.acknowledge(pair.send())
+    pair.leader.commit.drive()
+    pair.disk.fail("sync", errno.EIO, path="*/1/*.log")
+    pair.fetcher.step(0)
+    assert len(pair.failed) == 1
+    pair.send()  # which wakes the follower, before its broker is stopped
+    pair.fetcher.step(1)
+    pair.fetcher.step(RETRY_MS)
+    assert (pair.leader.high_watermark, done.done()) == (0, False)
+
+
+def test_with_sync_a_follower_that_is_interrupted_before_its_sync_syncs_before_it_fetches_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pair = Pair(tmp_path, durable=True)
+    pair.send()
+    pair.leader.commit.sync()
+
+    def interrupted() -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(pair.follower.commit, "sync", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        pair.fetcher.step(0)
+    monkeypatch.undo()
+    assert pair.follower.reader.tail.end_offset == 1
+    pair.fetcher.step(0)
+    assert pair.leader.high_watermark == pair.follower.commit.synced_end == 1
+
+
 def test_too_few_in_sync_replicas_are_said_before_anything_is_appended(pair: Pair) -> None:
     pair.leader.require_in_sync()
     pair.lead(LED_BY_0._replace(isr=(0,), partition_epoch=2))
-    with pytest.raises(NotEnoughReplicasError, match=r"1 in-sync replicas.*min_insync_replicas is 2"):
+    with pytest.raises(NotEnoughReplicasError, match=r"1 in-sync replica,.*min_insync_replicas is 2"):
         pair.leader.require_in_sync()
 
 
@@ -253,6 +328,26 @@ def test_the_leader_asks_for_the_set_that_keeps_up(pair: Pair) -> None:
     assert changes and set(changes) == {pair.leader}
     alive(2_000)
     assert asked[2:] == [(0, 1)]
+
+
+def test_a_leader_that_cannot_tell_where_logs_part_asks_once_for_another_one(
+    pair: Pair, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def damaged(*_: object) -> None:
+        raise CorruptRecordError("damaged", path="x", position=0, expected=0, actual=0)
+
+    asked: list[Partition] = []
+    pair.leader.on_isr_change = asked.append
+    monkeypatch.setattr(pair.leader.log, "diverging_epoch", damaged)
+    for _ in range(3):
+        with pytest.raises(CorruptRecordError):
+            pair.leader.diverging_epoch(0, 1)
+    assert asked == [pair.leader]
+    before = pair.leader.registration
+    wanted = pair.leader.wanted(0, 1_000, {0: 3, 1: 7})
+    assert wanted is not None
+    assert (wanted.leader, wanted.isr, wanted.leader_epoch) == (1, (1,), before.leader_epoch + 1)
+    assert pair.leader.wanted(0, 1_000, {0: 3}) is None  # there is none
 
 
 def test_a_leader_that_is_alone_in_sync_waits_for_no_fetch(pair: Pair) -> None:
@@ -314,21 +409,25 @@ def test_what_a_follower_does_for_an_append_is_bounded(pair: Pair) -> None:
     assert pair.leader.high_watermark == 4
 
 
-def test_appends_that_come_while_a_follower_is_busy_wake_it_once(pair: Pair) -> None:
+def test_appends_that_come_while_a_follower_is_busy_have_it_fetch_once(
+    pair: Pair, monkeypatch: pytest.MonkeyPatch
+) -> None:
     pair.fetcher.step(0)
-    nudges = pair.nudges
     for _ in range(50):
         pair.send()
-    assert pair.nudges == nudges + 1
+    fetches = calls_of(monkeypatch, Partition, "fetch_as_replica")
+    pair.fetcher.max_bytes = 1 << 20
     pair.fetcher.step(0)
+    segments = pair.leader.reader.tail.segments
+    assert len(fetches) == len(segments) + 1, "one for each file, and one that acknowledges the last"
     assert pair.follower.reader.tail.end_offset == 50
 
 
 def test_what_cannot_be_read_where_the_last_fetch_ended_is_searched(pair: Pair) -> None:
     pair.send()
     pair.fetcher.step(0)
-    [place] = pair.fetcher._places.values()
-    place.after = place.after._replace(position=3)
+    [following] = pair.fetcher._followed.values()
+    following.after = following.after._replace(position=3)
     pair.send()
     pair.fetcher.step(0)
     assert not pair.corrupt
@@ -348,7 +447,7 @@ def test_a_follower_goes_on_in_the_next_segment(pair: Pair) -> None:
 
 def test_a_new_leader_that_is_told_what_was_committed_shows_its_readers_no_less(pair: Pair) -> None:
     pair.send()
-    pair.follower.append_as_follower(pair.leader.reader.fetch(0, 1, 1).data)
+    follower.append(pair.follower, pair.leader.reader.fetch(0, 1, 1).data)
     before = pair.leader
     before.follow(LED_BY_0._replace(isr=(0,), partition_epoch=2))
     assert before.high_watermark == 1
@@ -367,9 +466,41 @@ def test_what_was_fetched_before_an_election_is_not_taken_by_who_leads_now(pair:
     elected = pair.follower
     pair.lead(LED_BY_1)
     with pytest.raises(NotLeaderError, match="fetched again"):
-        elected.take(fetched)
+        follower.append_fetched(elected, fetched)
     with pytest.raises(NotLeaderError):
-        elected.truncate_to(0, leader_epoch=1)
+        follower.truncate_to(elected, 0, leader_epoch=1)
     with pytest.raises(NotLeaderError):
-        elected.truncate_fully_and_start_at(5, leader_epoch=1)
+        follower.truncate_fully_and_start_at(elected, 5, leader_epoch=1)
     assert elected.reader.tail.end_offset == 0
+
+
+def test_an_append_in_the_middle_of_a_fetch_has_the_follower_fetch_again(
+    pair: Pair, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its wake-up is not lost, wherever the thread of the follower is just then."""
+    pair.send()
+    fetch, sent = Partition.fetch_as_replica, []
+
+    def fetched(*arguments: Any) -> Any:
+        found = fetch(*arguments)
+        if len(sent) < 3:
+            sent.append(pair.send())
+        return found
+
+    monkeypatch.setattr(Partition, "fetch_as_replica", fetched)
+    assert pair.fetcher.step(0) is None
+    assert pair.follower.reader.tail.end_offset == pair.leader.high_watermark == 4
+    for _ in range(3):
+        pair.send()
+        pair.fetcher.step(0)
+    assert pair.leader.high_watermark == 7
+
+
+def test_an_unexpected_error_leaves_the_fetch_to_be_done(pair: Pair, monkeypatch: pytest.MonkeyPatch) -> None:
+    pair.send()
+    with monkeypatch.context() as patch:
+        patch.setattr(Partition, "fetch_as_replica", lambda *_: 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            pair.fetcher.step(0)
+    pair.fetcher.step(0)
+    assert pair.leader.high_watermark == 1

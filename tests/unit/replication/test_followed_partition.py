@@ -13,6 +13,7 @@ from streamlog.config import TopicConfig
 from streamlog.errors import NotLeaderError
 from streamlog.records import columns
 from streamlog.records.batch import seed_of
+from streamlog.replication.follower import follow_log_start
 from streamlog.replication.partition import Partition
 from streamlog.replication.replica_set import PartitionRegistration
 from streamlog.runtime.disk import OsDisk
@@ -71,7 +72,7 @@ def made(tmp_path: Path) -> Iterator[Callable[..., Partition]]:
 def test_the_topics_policy_deletes_nothing_and_does_not_call_for_steps(made: Callable[..., Partition]) -> None:
     for partition in (made(retention_ms=1000), made(retention_bytes=100)):
         assert partition.maintenance.step(LATER) is None
-        assert partition.maintenance.apply_retention(LATER) == 0
+        assert partition.maintenance.apply_retention(LATER).result() == 0
         assert partition.log.tail.start_offset == 0
 
 
@@ -89,6 +90,11 @@ def test_a_broker_that_comes_to_lead_deletes_what_has_expired(made: Callable[...
     partition.follow(led_by(THERE, 2))
     assert work == []
     partition.follow(led_by(HERE, 3))
+    assert work == [partition]
+    assert partition.maintenance.step(LATER) is None, "the followers come first, and call for the next step"
+    assert partition.log.tail.start_offset == 0
+    work.clear()
+    partition.follow(led_by(HERE, 3)._replace(isr=(HERE,), partition_epoch=4))
     assert work == [partition]
     partition.maintenance.step(LATER)
     assert partition.log.tail.start_offset > 0
@@ -108,11 +114,11 @@ def test_records_are_deleted_by_the_leader_alone_and_its_log_start_is_followed(m
     partition = made()
     with pytest.raises(NotLeaderError, match="does not lead t-0"):
         partition.delete_records(4)
-    assert partition.follow_log_start(4) == 4
+    assert follow_log_start(partition, 4) == 4
     assert len(partition.log.tail.segments) == 6
-    assert partition.follow_log_start(3) == 4
+    assert follow_log_start(partition, 3) == 4
     partition.high_watermark = 7
-    assert partition.follow_log_start(9) == 7
+    assert follow_log_start(partition, 9) == 7
     assert partition.log.tail.end_offset == 10
 
 

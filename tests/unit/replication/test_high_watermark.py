@@ -12,16 +12,19 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from streamlog.config import TopicConfig
-from streamlog.errors import ClosedError, StreamlogError
+from streamlog.errors import ClosedError, NotLeaderError, StreamlogError
 from streamlog.records import columns
 from streamlog.records.batch import seed_of
+from streamlog.replication.commit import GroupCommit
 from streamlog.replication.partition import Partition
+from streamlog.replication.replica_set import PartitionRegistration
 from streamlog.runtime.api import Completion
 from streamlog.runtime.threads import new_lock
 from streamlog.storage.log import AppendRequest, Log
 from streamlog.storage.recovery.recovery import PreviousShutdown, open_log
 from streamlog.testing import FaultyDisk
 from streamlog.types import TopicPartition
+from tests.unit.replication.pair import LED_BY_1, Pair
 
 NOW = 1_700_000_000_000
 TOPIC_ID = bytes(16)
@@ -132,3 +135,49 @@ def test_what_waits_for_it_has_a_deadline(tmp_path: Path) -> None:
     assert partition.high_watermark == 2
     assert isinstance(late.error(), ClosedError)
     log.release()
+
+
+def test_a_leader_with_sync_that_becomes_a_follower_meanwhile_does_not_raise_it_by_its_own_end(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Another thread has it follow between two steps of the look at what the in-sync replicas have."""
+    pair = Pair(tmp_path, durable=True)
+    pair.send()
+    leader = pair.leader
+    leader.commit.sync()
+    pair.fetcher.step(0)
+    pair.send()
+    leader.commit.sync()
+    assert (leader.high_watermark, leader.commit.synced_end) == (1, 2)
+    leader.high_watermark = 0  # the thread that raises it has come so far, and no further
+
+    class Elsewhere(GroupCommit):
+        looks = 0
+
+        @property
+        def synced_end(self) -> int:  # type: ignore[override]
+            self.looks += 1
+            if self.looks == 2:
+                with leader.lock:
+                    leader._take_role(LED_BY_1, 0)
+            return 2
+
+        @synced_end.setter
+        def synced_end(self, end: int) -> None: ...
+
+    monkeypatch.setattr(leader.commit, "__class__", Elsewhere)
+    leader.maybe_advance_high_watermark()
+    assert leader.high_watermark <= 1, "the other record is on this broker alone"
+
+
+def test_what_was_lost_with_an_election_is_not_acknowledged_where_its_leader_is_alone_since(tmp_path: Path) -> None:
+    """The sender comes to ask for the acknowledgement only after all of that."""
+    pair = Pair(tmp_path)
+    first = pair.leader
+    write = pair.send(b"on one alone")
+    pair.lead(LED_BY_1)
+    pair.send(b"instead")
+    pair.fetcher.step(0)
+    first.follow(PartitionRegistration((0,), (0,), 0, 3, 3))
+    assert first.high_watermark == 1
+    assert isinstance(first.acknowledge(write).error(), NotLeaderError)

@@ -85,7 +85,7 @@ def test_a_deletion_between_two_steps_ends_the_compaction_and_the_next_one_begin
 ) -> None:
     for _ in range(after):
         assert partition.maintenance.step(NOW) == NOW
-    assert partition.delete_records(20) == 20
+    assert partition.delete_records(20).result() == 20
     assert not [*directory.glob("*.cleaned")]
     steps_to_the_end(partition)
     assert partition.log.tail.start_offset == 20

@@ -77,3 +77,29 @@ def test_who_came_back_joins_only_after_a_fetch() -> None:
     assert replicas.may_join(10, {0: 1, 1: 5}) == (1,)
     assert replicas.may_join(10, {0: 1, 1: 8}) == ()
     assert replicas.may_join(10, {0: 1}) == (), "it is not alive"
+
+
+def test_followers_that_are_stuck_at_the_high_watermark_leave_and_stay_away_until_they_fetch() -> None:
+    everyone = (0, 1, 2)
+    replicas = ReplicaSet(0, PartitionRegistration(everyone, everyone, 0, 0, 0), 0, 0)
+    for broker, now_ms in ((1, 5), (2, 20)):
+        replicas.fetched(broker, 1, 1, now_ms, 0)
+    lag_ms, end, epochs = 10, 2, {0: 0, 1: 0, 2: 0}
+
+    def decide(now_ms: int) -> tuple[int, ...]:
+        replicas.begin_joining(replicas.may_join(1, epochs, end, now_ms - lag_ms))
+        isr = replicas.wanted(replicas.lagging(end, now_ms, lag_ms))
+        replicas.update(replicas.registration._replace(isr=isr), now_ms)
+        return isr
+
+    assert [decide(now_ms) for now_ms in (16, 31, 40)] == [(0, 2), (0,), (0,)]
+    replicas.fetched(1, 1, end, 41, 0)
+    assert decide(42) == (0, 1)
+
+
+def test_a_fetch_that_a_broker_sent_before_it_registered_again_says_nothing_of_what_it_has() -> None:
+    """It may have lost its directory in between, and have caught up as far as the high watermark since."""
+    replicas = ReplicaSet(0, PartitionRegistration((0, 1), (0, 1), 0, 1, 1), epoch_start=0, now_ms=0)
+    replicas.fetched(1, 5, leader_end=9, now_ms=1, broker_epoch=4)
+    replicas.fetched(1, 9, leader_end=9, now_ms=2, broker_epoch=3)
+    assert replicas.in_sync_end(9) == 5

@@ -55,8 +55,12 @@ class Box:
 
     def open(self, crash: PreviousShutdown = CLEAN) -> Log:
         self.log = open_log(self.disk, str(self.path), TOPIC_ID, PARTITION, SEED, self.config, crash)
-        self._partition = Partition(TopicPartition("t", PARTITION), TOPIC_ID, self.log, new_lock)
+        self.forget_high_watermark()
         return self.log
+
+    def forget_high_watermark(self) -> None:
+        """After the log was truncated by itself."""
+        self._partition = Partition(TopicPartition("t", PARTITION), TOPIC_ID, self.log, new_lock)
 
     @property
     def partition(self) -> Partition:

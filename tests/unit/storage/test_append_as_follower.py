@@ -15,7 +15,10 @@ from streamlog.errors import (
     OutOfOrderSequenceError,
     UnexpectedAppendOffsetError,
 )
+from streamlog.records.single import SequencedRecord
+from streamlog.replication.follower import append
 from streamlog.replication.replica_set import PartitionRegistration
+from streamlog.storage.copying import append_copy
 from streamlog.storage.log import AppendRequest
 
 from .conftest import KILLED, POWER_LOST, Box
@@ -33,7 +36,7 @@ def fetched(leader: Box, offset: int, max_bytes: int = 1 << 16) -> bytes:
 def copy(leader: Box, follower: Box, max_bytes: int = 1 << 16) -> None:
     """Append to the follower what its leader has after the follower's end."""
     while data := fetched(leader, follower.log.tail.end_offset, max_bytes):
-        follower.partition.append_as_follower(data)
+        append(follower.partition, data)
 
 
 def contents(b: Box) -> bytes:
@@ -153,7 +156,7 @@ def test_damaged_data_is_refused_whole(box: MakeBox, where: str) -> None:
     else:
         data[len(data) // 2 + 30 if where == "header" else -3] ^= 1
     with pytest.raises(CorruptRecordError, match="What was fetched for"):
-        follower.partition.append_as_follower(data)
+        append(follower.partition, data)
     assert follower.log.tail.end_offset == 0
     copy(leader, follower)
     assert contents(follower) == contents(leader)
@@ -186,7 +189,7 @@ def test_a_gap_is_recorded_before_the_batch_after_it_is_written(box: MakeBox) ->
     data = fetched(leader, 0)
     assert not follower.log.begins_gaps(b"")
     assert follower.log.begins_gaps(data)
-    calls_of(disk, lambda: follower.partition.append_as_follower(data))
+    calls_of(disk, lambda: append(follower.partition, data))
     written = [call.rpartition("/")[2] for call in disk.calls if call.split()[0] in ("pwrite", "sync")]
     assert written == ["partition.state", "partition.state", "00000000000000000000.log"]
     assert not follower.log.begins_gaps(data)
@@ -260,13 +263,13 @@ def test_an_append_that_failed_changes_nothing_and_is_done_again(box: MakeBox, h
     follower.log.append_as_follower(fetched(leader, 0, 1))
     end = follower.log.tail.end_offset
     data = fetched(leader, end)
-    total = calls_of(disk, lambda: follower.partition.append_as_follower(data))
+    total = calls_of(disk, lambda: append(follower.partition, data))
     for nth in range(1, total + 1):
         follower, disk = armed(box, segment_bytes=1024)
         follower.log.append_as_follower(fetched(leader, 0, 1))
         disk.arm(nth, OSError(errno.ENOSPC, "injected"), half=half)
         with pytest.raises(DiskFullError):
-            follower.partition.append_as_follower(data)
+            append(follower.partition, data)
         disk.error = None
         assert follower.log.tail.end_offset == end
         assert follower.log.leader_epochs.epochs(follower.log.tail).entries == [(0, 0)]
@@ -297,7 +300,16 @@ def test_a_kill_at_any_call_leaves_whole_appends(box: MakeBox) -> None:
 
 def test_ctrl_c_at_any_line_leaves_a_log_that_goes_on(box: MakeBox) -> None:
     leader = busy(box)
-    functions = {"append_as_follower", "_extend", "begin_batches", "stage", "note", "_verified"}
+    functions = {
+        "append",
+        "append_in_turn",
+        "append_as_follower",
+        "extend",
+        "begin_batches",
+        "stage",
+        "note",
+        "verified",
+    }
     line = 0
     while True:
         line += 1
@@ -313,3 +325,144 @@ def test_ctrl_c_at_any_line_leaves_a_log_that_goes_on(box: MakeBox) -> None:
         if seen[0] < line:
             break
     assert line > 30
+
+
+# A record as its leader has it in memory
+
+
+def one(leader: Box, n: int = 0, sequence: SequencedRecord | None = None) -> bytes:
+    """The leader appends a record, and has it in memory."""
+    leader.log.append_one(b"k", b"v%d" % n, leader.now + n, 0, leader.now, sequence)
+    latest = leader.log.reader.latest
+    assert latest is not None
+    return latest[2]
+
+
+def test_a_record_from_the_leaders_memory_gives_the_log_that_a_fetch_gives(box: MakeBox) -> None:
+    leader, copied, fetching = box(), box(), box()
+    one(leader)
+    copy(leader, copied)
+    for n in (5, -5, 2):
+        data = one(leader, n)
+        assert append_copy(copied.log, data, 0) == leader.log.tail.end_offset
+    copy(leader, fetching)
+    assert contents(copied) == contents(fetching) == contents(leader)
+    tails = [each.log.tail for each in (copied, fetching)]
+    assert tails[0]._replace(segments=()) == tails[1]._replace(segments=())
+    assert copied.log.appended_bytes == fetching.log.appended_bytes
+    assert copied.read() == leader.read()
+    one(leader)
+    copy(leader, copied)
+    assert contents(copied) == contents(leader)
+
+
+@pytest.mark.parametrize(
+    ("config", "what"),
+    [
+        ({}, "it is not the next one"),
+        ({}, "it is there already"),
+        ({}, "it begins an epoch"),
+        ({}, "the segment is empty"),
+        ({"segment_bytes": 1024}, "the segment is full"),
+        ({"segment_ms": 1000}, "the segment is old"),
+        ({"retention_records": 8}, "the segment has its records"),
+    ],
+)
+def test_a_record_that_is_more_work_than_to_copy_it_is_left(box: MakeBox, config: dict[str, int], what: str) -> None:
+    leader, follower = box(), box(**config)
+    one(leader)
+    if what == "the segment is full":
+        leader.append(b"x" * 700)
+    if what != "the segment is empty":
+        copy(leader, follower)
+    if what == "the segment is old":
+        leader.now += 1000
+    data = one(leader)
+    if what == "it is not the next one":
+        data = one(leader)
+    elif what == "it is there already":
+        copy(leader, follower)
+    before = follower.log.tail
+    assert append_copy(follower.log, data, 1 if what == "it begins an epoch" else 0) == -1
+    assert follower.log.tail is before
+
+
+@pytest.mark.parametrize("segment_bytes", [1024, 1 << 20])
+def test_a_follower_that_copies_records_knows_their_producers_as_its_leader_does(
+    box: MakeBox, segment_bytes: int
+) -> None:
+    leader, follower = box(segment_bytes=segment_bytes), box(segment_bytes=segment_bytes)
+    sequences = dict.fromkeys((7, 8, 9), 0)
+    for n in range(300):
+        producer = 9 if n == 150 else 7 + n % 2
+        data = one(leader, n, SequencedRecord(producer, 0, sequences[producer]))
+        sequences[producer] += 1
+        if append_copy(follower.log, data, 0) < 0:  # the first one of a segment
+            copy(leader, follower)
+    now = leader.now
+    for each in sequences:
+        known = leader.log.producer_state(each, now)
+        assert known is not None
+        assert known.batches[-1].last_sequence == sequences[each] - 1
+        assert follower.log.producer_state(each, now) == known
+    assert sequenced(follower, 148) == 298
+    assert contents(follower) == contents(leader)
+
+
+@pytest.mark.parametrize("copied", [True, False])
+def test_a_leader_that_followed_in_between_knows_what_the_other_leader_took_from_a_producer(
+    box: MakeBox, copied: bool
+) -> None:
+    first, second = box(), box()
+    for n in range(3):
+        one(first, n, SequencedRecord(7, 0, n))
+    copy(first, second)
+    one(second, 3, SequencedRecord(7, 0, 3))
+    copy(second, first)
+    data = one(second, 4, SequencedRecord(7, 0, 4))
+    if copied:
+        assert append_copy(first.log, data, 0) == 5
+    else:
+        copy(second, first)
+    for sequence in (3, 4, 1, 5):
+        record = SequencedRecord(7, 0, sequence)
+        assert first.log.append_one(b"k", b"v%d" % sequence, first.now, 0, first.now, record) == sequence
+
+
+@pytest.mark.parametrize("refused", [1, 8])
+def test_records_that_the_disk_refuses_do_not_hide_those_of_their_producer_that_were_copied_before(
+    box: MakeBox, refused: int
+) -> None:
+    leader = box()
+    follower, disk = armed(box)
+    one(leader, 0, SequencedRecord(7, 0, 0))
+    copy(leader, follower)
+    assert follower.log.producer_state(7, leader.now) is not None
+    for n in range(1, 12):
+        append_copy(follower.log, one(leader, n, SequencedRecord(7, 0, n)), 0)
+    before = leader.log.producer_state(7, leader.now)
+    for n in range(12, 12 + refused):
+        data = one(leader, n, SequencedRecord(7, 0, n))
+    disk.arm(1, OSError(errno.ENOSPC, "injected"), half=True)
+    with pytest.raises(DiskFullError):
+        if refused == 1:
+            append_copy(follower.log, data, 0)
+        else:
+            copy(leader, follower)
+    disk.error = None
+    assert follower.log.producer_state(7, leader.now) == before
+
+
+def test_a_copy_that_the_disk_refuses_leaves_the_log_as_it_was(box: MakeBox) -> None:
+    leader = box()
+    follower, disk = armed(box)
+    one(leader)
+    copy(leader, follower)
+    data = one(leader)
+    before = follower.log.tail
+    disk.arm(1, OSError(errno.ENOSPC, "injected"), half=True)
+    with pytest.raises(DiskFullError):
+        append_copy(follower.log, data, 0)
+    assert follower.log.tail is before
+    assert append_copy(follower.log, data, 0) == 2
+    assert contents(follower) == contents(leader)

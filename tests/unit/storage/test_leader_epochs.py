@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from streamlog.errors import DiskFullError, NotLeaderError, OffsetOutOfRangeError
+from streamlog.errors import CorruptRecordError, DiskFullError, NotLeaderError, OffsetOutOfRangeError
 from streamlog.replication.replica_set import PartitionRegistration
 from streamlog.storage.leader_epochs import EpochEnd, EpochStart, LeaderEpochs
 from streamlog.storage.log import Log
@@ -248,6 +248,31 @@ def test_damage_hides_no_epoch_but_the_one_that_lies_in_it(box: MakeBox) -> None
     flip(b.logs()[0], at + 20)
     b.open(CLEAN)
     assert starts(b.log) == [(0, 0), (1, 1), (3, 2)]
+
+
+@pytest.mark.damaged
+def test_a_follower_is_not_told_to_truncate_what_damage_may_hide(box: MakeBox) -> None:
+    b = box()
+    led(b, 0, 1)
+    at = b.log.tail.end_position
+    led(b, 2, 3)
+    b.close()
+    flip(b.logs()[0], at + 20)
+    b.open(CLEAN)
+    assert b.log.diverging_epoch(3, 4) is None
+    with pytest.raises(CorruptRecordError):
+        b.log.diverging_epoch(2, 3)  # maybe the very record that is damaged here
+    assert b.log.diverging_epoch(0, 2) == EpochEnd(0, 1)  # before it
+    led(b, 5)
+    at = b.log.tail.end_position
+    led(b, 8)
+    assert b.log.diverging_epoch(6, 6) == EpochEnd(5, 5)  # after it
+    b.close()
+    flip(b.logs()[0], at + 20)
+    b.open(CLEAN)
+    b.log.assign_epoch(9, 6)
+    with pytest.raises(CorruptRecordError):
+        b.log.diverging_epoch(8, 6)
 
 
 @pytest.mark.damaged

@@ -120,9 +120,9 @@ def test_a_file_that_vanished_is_an_error_of_the_disk_and_no_wrong_answer(box: M
 def test_delete_records_inside_a_batch_hides_what_is_before_and_keeps_the_file(box: MakeBox) -> None:
     b = box(segment_bytes=1024)
     b.append(b"a", b"b", b"c")
-    assert b.partition.delete_records(1) == 1
+    assert b.partition.delete_records(1).result() == 1
     assert [entry.offset for entry in b.read()] == [1, 2]
-    assert b.partition.delete_records(0) == 1
+    assert b.partition.delete_records(0).result() == 1
     b.reopen(KILLED)
     assert [entry.offset for entry in b.read()] == [1, 2]
     assert b.append(b"d") == 3
@@ -132,7 +132,7 @@ def test_delete_records_up_to_the_end_leaves_an_empty_log_that_goes_on(box: Make
     b = box(segment_bytes=1024)
     for _ in range(5):
         b.append(b"x" * 500)
-    assert b.partition.delete_records(5) == 5
+    assert b.partition.delete_records(5).result() == 5
     assert b.read() == []
     assert len(b.logs()) == 1
     for crash in (CLEAN, KILLED):
@@ -176,6 +176,16 @@ def test_a_file_that_cannot_be_removed_is_removed_at_the_next_open(
     assert len(b.logs()) > len(b.log.tail.segments)
     b.reopen(KILLED)
     assert len(b.logs()) == len(b.log.tail.segments)
+    assert [entry.offset for entry in b.read()] == [3, 4]
+
+
+def test_the_log_start_does_not_go_back(box: MakeBox) -> None:
+    b = box(segment_bytes=1024)
+    for _ in range(5):
+        b.append(b"x" * 500)
+    b.log.discard(b.log.advance_start(3))
+    assert b.log.advance_start(2) == []
+    assert b.log.tail.start_offset == 3
     assert [entry.offset for entry in b.read()] == [3, 4]
 
 

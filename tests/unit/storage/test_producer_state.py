@@ -198,7 +198,6 @@ def test_a_write_whose_second_batch_alone_is_known_is_refused(log: Journal) -> N
         ([batch(0), batch(-1, producer=-1)], "mixes"),
         ([batch(0), marker()], "mixes"),
         ([marker(), batch(0)], "mixes"),
-        ([batch(n) for n in range(KEPT_BATCHES + 1)], "only the last 5"),
     ],
 )
 def test_a_write_whose_repetition_could_not_be_recognised_is_refused(
@@ -207,6 +206,18 @@ def test_a_write_whose_repetition_could_not_be_recognised_is_refused(
     with pytest.raises(InvalidRecordError, match=why):
         log.send(*batches)
     assert len(log.producers) == 0
+
+
+def test_a_write_of_more_batches_than_are_remembered_is_recognised_by_the_last_of_them(log: Journal) -> None:
+    log.send(batch(0, 3))
+    write = [batch(3 + 2 * n, 2) for n in range(KEPT_BATCHES + 4)]
+    first = log.send(*write)
+    assert log.send(*write) == first == 3
+    with pytest.raises(OutOfOrderSequenceError):
+        log.send(*write[:-1])
+    with pytest.raises(OutOfOrderSequenceError):
+        log.send(*write, batch(3 + 2 * len(write), 2))
+    assert log.send(batch(3 + 2 * len(write))) == 3 + 2 * len(write)
 
 
 # Silence, bounds and doubt
@@ -365,3 +376,28 @@ def rebuilt(noted: list[Callable[[ProducerStates], None]]) -> ProducerStates:
     for note in noted:
         note(producers)
     return producers
+
+
+def test_a_producer_with_an_open_transaction_is_not_forgotten_however_the_clock_jumps() -> None:
+    """`has_open` says which: eviction of idle producers spares them."""
+    open_ones = {7}
+    log = Journal(max_producers=2, has_open=open_ones.__contains__)
+    assert log.send(batch(0)) == 0
+    log.now += 100 * HOUR
+    for producer in (8, 9, 10):
+        log.send(batch(0, producer=producer))
+    assert len(log.producers) == 2
+    assert log.send(batch(0)) == 0, "it is known, so what is sent again is found"
+    with pytest.raises(OutOfOrderSequenceError):
+        log.send(batch(2))
+    open_ones.clear()
+    log.now += 100 * HOUR
+    log.producers.expire(log.now)
+    assert not len(log.producers)
+
+
+def test_if_every_producer_has_an_open_transaction_none_is_forgotten() -> None:
+    log = Journal(max_producers=1, has_open=lambda producer_id: True)
+    for producer in (7, 8, 9):
+        log.send(batch(0, producer=producer))
+    assert len(log.producers) == 3

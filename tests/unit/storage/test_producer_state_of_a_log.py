@@ -27,7 +27,8 @@ from streamlog.records.single import SequencedRecord
 from streamlog.storage import index as index_files
 from streamlog.storage.last_batches import LastBatches, SequencedBatch, batches_from
 from streamlog.storage.log import AppendRequest
-from streamlog.storage.producer_state import EXPIRATION_MS, ProducerStates
+from streamlog.storage.producer_state import EXPIRATION_MS, ProducerStateManager, ProducerStates, SingleRecords
+from streamlog.storage.producer_summary import ProducerSummary
 
 from .conftest import CLEAN, KILLED, NOW, SEED, Box
 from .counting_disk import Killed, armed, interrupted_at
@@ -52,6 +53,28 @@ def send(b: Box, sequence: int, *values: bytes, leader_epoch: int = 0, **options
 
 
 # Sent again
+
+
+def test_batches_in_their_order_are_noted_many_at_a_time(box: MakeBox, monkeypatch: pytest.MonkeyPatch) -> None:
+    noted: list[int] = []
+    note = LastBatches.note
+
+    def counted(known: LastBatches, batch: Any, base_offset: int, append_ms: int) -> None:
+        noted.append(base_offset)
+        note(known, batch, base_offset, append_ms)
+
+    b = box()
+    send(b, 0)
+    monkeypatch.setattr(LastBatches, "note", counted)
+    for sequence in range(1, 300):
+        assert send(b, sequence) == sequence
+    assert len(noted) <= 30
+    with pytest.raises(OutOfOrderSequenceError):
+        send(b, 302)
+    assert send(b, 299) == 299
+    assert [send(b, sequence) for sequence in range(295, 300)] == list(range(295, 300))
+    with pytest.raises(OutOfOrderSequenceError):
+        send(b, 294)
 
 
 @reopening
@@ -170,6 +193,40 @@ def test_a_single_record_that_is_sent_again_is_stored_once(box: MakeBox, reopen:
         send_one(b, 0, epoch=1)
         send_one(b, 7)
     assert len(b.logs()) > 1
+
+
+@reopening
+def test_single_records_of_many_producers_in_turn_are_known_one_by_one(
+    box: MakeBox, reopen: Callable[[Box], None]
+) -> None:
+    b = box(segment_bytes=4096)
+    for sequence in range(3):
+        for producer in range(100):
+            record = SequencedRecord(producer, 0, sequence)
+            assert b.log.append_one(None, b"v", b.now, 0, b.now, record) == 100 * sequence + producer
+    reopen(b)
+    for producer in range(100):
+        assert b.log.append_one(None, b"v", b.now, 0, b.now, SequencedRecord(producer, 0, 2)) == 200 + producer
+        with pytest.raises(OutOfOrderSequenceError):
+            b.log.append_one(None, b"v", b.now, 0, b.now, SequencedRecord(producer, 0, 4))
+
+
+def test_after_the_greatest_sequence_comes_0(box: MakeBox) -> None:
+    b = box()
+    last = (1 << 31) - 1
+    for offset, sequence in enumerate((last - 1, last, 0, 1)):
+        assert send_one(b, sequence) == offset
+    assert send_one(b, last) == 1
+
+
+def test_single_records_between_the_batches_of_their_producer_are_known(box: MakeBox) -> None:
+    b = box()
+    for sequence in range(12):
+        assert (send(b, sequence) if sequence % 3 else send_one(b, sequence)) == sequence
+    assert [send(b, 11), send_one(b, 9), send(b, 8)] == [11, 9, 8]
+    assert send_one(b, 12) == 12
+    with pytest.raises(ProducerFencedError):
+        assert send_one(b, 0, epoch=1) == 13 and send_one(b, 13)
 
 
 def test_a_single_record_that_failed_leaves_the_producer_where_it_was(box: MakeBox) -> None:
@@ -621,7 +678,7 @@ def test_whatever_happens_to_a_log_no_batch_is_stored_twice_and_none_refused_fal
                 offset = send(b, last[0] + last[1], b"x" * 100, producer=1, keys=[b"k"])
                 sent[1].append((last[0] + last[1], 1, offset))
             disk.error = None
-            if b.log.refusal is not None:
+            if b.log.refusals.first is not None:
                 b.reopen(KILLED)
         elif kind == "roll":
             b.log.roll(b.now)
@@ -711,7 +768,7 @@ def test_what_is_stored_of_producers_and_contradicts_the_segment_is_noted(box: M
     path = sorted(b.path.glob("*.index"))[4]
     stored = index_files.load(b.disk, str(path), 1 << 20, SEED)
     assert stored is not None
-    path.write_bytes(index_files.to_bytes(*stored, SEED, LastBatches()))
+    path.write_bytes(index_files.to_bytes(*stored, SEED, ProducerSummary()))
     (note,) = b.check(KILLED).findings
     assert note.is_note and "producers contradicts" in note.message
 
@@ -757,6 +814,27 @@ def test_more_producers_than_are_remembered_are_not_stored(monkeypatch: pytest.M
     assert batches_from(b"x") is None
 
 
+def test_interrupted_at_any_line_while_the_last_batches_are_noted_all_of_them_are_stored(box: MakeBox) -> None:
+    line = 0
+    while True:
+        line += 1
+        b = box()
+        for n in range(5):
+            send(b, n)
+        noting = {"note", "_note", "note_run", "_put", "_last_of"}
+        with interrupted_at(line, noting) as seen, suppress(KeyboardInterrupt):
+            b.log.roll(b.now)
+        b.log.roll(b.now)
+        b.append(b"one")
+        known = b.log.producer_state(PRODUCER, b.now)
+        b.log.durability.sync_sealed(b.log.tail)
+        b.reopen()
+        assert b.log.producer_state(PRODUCER, b.now) == known
+        if seen[0] < line:
+            break
+    assert line > 20, "nothing was interrupted"
+
+
 def test_after_a_truncation_nothing_is_stored_of_the_batches_that_are_gone(box: MakeBox) -> None:
     b = box()
     send(b, 0)
@@ -770,3 +848,31 @@ def test_after_a_truncation_nothing_is_stored_of_the_batches_that_are_gone(box: 
     b.log.durability.sync_sealed(b.log.tail)
     b.reopen()
     assert send(b, 1) == 1, "it is no repetition: the first one is gone"
+
+
+@pytest.mark.parametrize("first", [0, 3], ids=["some of them once more", "new ones"])
+@pytest.mark.parametrize("epoch", [0, 1, 2], ids=["an older epoch", "the same epoch", "a newer epoch"])
+def test_a_run_of_batches_is_noted_as_each_of_them_is(epoch: int, first: int) -> None:
+    before = [SequencedBatch(PRODUCER, 1, n, 0, 0, n, NOW) for n in range(3)]
+    run = [SequencedBatch(PRODUCER, epoch, n, 0, 0, n, NOW + n) for n in range(first, 8)]
+    stored, stored_one_by_one = LastBatches.of(before), LastBatches.of(before)
+    known, known_one_by_one = ProducerStates(), ProducerStates()
+    for each in before:
+        known.note(each, each.base_offset, each.append_timestamp)
+        known_one_by_one.note(each, each.base_offset, each.append_timestamp)
+    stored.note_run(run)
+    known.note_run(run)
+    for each in run:
+        stored_one_by_one.note(each, each.base_offset, each.append_timestamp)
+        known_one_by_one.note(each, each.base_offset, each.append_timestamp)
+    assert stored.batches() == stored_one_by_one.batches()
+    assert known.get(PRODUCER, NOW) == known_one_by_one.get(PRODUCER, NOW)
+
+
+def test_a_single_record_comes_next_if_its_producer_has_sent_the_one_before() -> None:
+    known = ProducerStateManager(lambda producer_id: False)
+    second = SequencedRecord(PRODUCER, 0, 1)
+    assert not known.is_next(second)
+    known.singles[PRODUCER] = SingleRecords(second)
+    assert known.is_next(second)
+    assert not known.is_next(SequencedRecord(PRODUCER, 0, 2))

@@ -168,3 +168,16 @@ def test_a_batch_that_ends_behind_what_may_be_read_is_cut_short(box: MakeBox) ->
     with pytest.raises(CorruptRecordError, match="cut short"):
         list(segment.headers(0, 300))
     assert segment.read_batches(0, 50, 1000) == b.logs()[0].read_bytes()[:50]
+
+
+@pytest.mark.parametrize("at", [0, -1], ids=["sealed", "active"])
+def test_a_segment_that_was_closed_under_a_reader_is_read_and_holds_nothing_open(box: MakeBox, at: int) -> None:
+    b = box()
+    b.append(b"1")
+    b.log.roll(b.now)
+    b.append(b"2")
+    segment = b.log.tail.segments[at]
+    segment.close()
+    data = b.logs()[at].read_bytes()
+    assert segment.read(len(data), 0) == data
+    assert (segment._opened, segment._map) == ([], None)

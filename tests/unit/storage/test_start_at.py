@@ -20,8 +20,10 @@ from streamlog.errors import (
     StreamlogError,
     UnexpectedAppendOffsetError,
 )
+from streamlog.replication.follower import append, truncate_fully_and_start_at
 from streamlog.replication.partition import Partition
 from streamlog.runtime.threads import new_lock
+from streamlog.storage import truncation
 from streamlog.testing import SimulatedDisk
 
 from .conftest import KILLED, TOPIC_ID, Box
@@ -59,7 +61,7 @@ def test_all_records_are_forgotten_and_the_log_goes_on_at_the_offset(
     trimmed(b)
     if first:
         b.partition.delete_records(first)  # the first segments are gone too
-    b.partition.truncate_fully_and_start_at(offset)
+    truncate_fully_and_start_at(b.partition, offset)
     assert_empty_at(b, offset)
     assert [path.name for path in b.logs()] == [f"{offset:020d}.log"]
     reopen(b)
@@ -82,7 +84,7 @@ def test_the_high_watermark_goes_with_it_and_what_waits_fails(box: MakeBox) -> N
             b.partition.append(lost, b.now)
             waiting = b.partition.acknowledge(lost)
             b.partition.listener = listener = Listener(b)
-            b.partition.truncate_fully_and_start_at(offset)
+            truncate_fully_and_start_at(b.partition, offset)
             assert isinstance(waiting.error(), NotLeaderError) == durable
             assert (b.partition.high_watermark, b.partition.commit.synced_end) == (offset, offset)
             assert listener.seen == [(True, offset)]
@@ -98,7 +100,7 @@ def test_neither_producers_nor_epochs_outlive_the_records(box: MakeBox) -> None:
     b = box()
     for n in range(4):
         sequenced(b, n, leader_epoch=3)
-    b.partition.truncate_fully_and_start_at(2)
+    truncate_fully_and_start_at(b.partition, 2)
     assert starts(b) == []
     assert sequenced(b, 9, leader_epoch=1) == 2, "a producer that is not known is believed"
     with pytest.raises(OutOfOrderSequenceError):
@@ -112,7 +114,7 @@ def test_a_follower_that_fell_behind_the_start_of_its_leader_copies_from_there(b
     filled(leader, 12)
     filled(follower, ends // 2)
     leader.partition.delete_records(20)
-    follower.partition.truncate_fully_and_start_at(leader.log.tail.start_offset)
+    truncate_fully_and_start_at(follower.partition, leader.log.tail.start_offset)
     copy(leader, follower)
     assert follower.values() == leader.values()
     assert contents(follower) in contents(leader)
@@ -122,12 +124,12 @@ def test_where_a_batch_straddles_the_start_of_the_leader_the_follower_starts_wit
     leader, follower = box(), box()
     values = filled(leader, 6)
     leader.partition.delete_records(5)
-    follower.partition.truncate_fully_and_start_at(5)
+    truncate_fully_and_start_at(follower.partition, 5)
     data = fetched(leader, 5)
     with pytest.raises(UnexpectedAppendOffsetError) as error:
-        follower.partition.append_as_follower(data)
-    follower.partition.truncate_fully_and_start_at(error.value.first_offset)
-    follower.partition.append_as_follower(data)
+        append(follower.partition, data)
+    truncate_fully_and_start_at(follower.partition, error.value.first_offset)
+    append(follower.partition, data)
     copy(leader, follower)
     follower.partition.delete_records(5)
     assert follower.values() == values[5:]
@@ -144,7 +146,7 @@ def test_a_poisoned_log_does_not_start_anew(box: MakeBox) -> None:
     with pytest.raises(PoisonedLogError):
         b.partition.commit.sync()
     with pytest.raises(PoisonedLogError):
-        b.partition.truncate_fully_and_start_at(2)
+        truncate_fully_and_start_at(b.partition, 2)
     del disk.fails
     disk.error = None
     assert b.values() == values
@@ -158,14 +160,14 @@ def test_one_that_failed_at_any_call_is_finished_by_the_next_call(box: MakeBox, 
         return b, disk, b.values()
 
     b, disk, _ = ready()
-    total = calls_of(disk, lambda: b.partition.truncate_fully_and_start_at(offset))
+    total = calls_of(disk, lambda: truncate_fully_and_start_at(b.partition, offset))
     assert total > 5
     for nth in range(1, total + 1):
         for again in ("start", "append", "crash"):
             b, disk, values = ready()
             disk.arm(nth, OSError(errno.ENOSPC, "injected"))
             with contextlib.suppress(DiskFullError, StorageError):
-                b.partition.truncate_fully_and_start_at(offset)
+                truncate_fully_and_start_at(b.partition, offset)
             disk.error = None
             published = b.log.tail.end_offset == offset and not b.values()
             assert published or b.values() == values
@@ -174,7 +176,7 @@ def test_one_that_failed_at_any_call_is_finished_by_the_next_call(box: MakeBox, 
                 assert b.values() in ([], values)
                 assert b.log.tail.start_offset in (5, offset)
             if again == "start" or b.log.tail.end_offset != offset:
-                b.partition.truncate_fully_and_start_at(offset)
+                truncate_fully_and_start_at(b.partition, offset)
             if b.values() != values:
                 end = b.append(b"next")
                 assert end in (5, offset)
@@ -185,8 +187,8 @@ def test_one_that_failed_at_any_call_is_finished_by_the_next_call(box: MakeBox, 
 @pytest.mark.parametrize("offset", OFFSETS)
 def test_ctrl_c_at_any_line_leaves_the_log_as_it_was_or_empty(box: MakeBox, offset: int) -> None:
     functions = {
-        "truncate_fully_and_start_at", "lower_state", "_finish_truncation", "_truncate", "finish", "_replace", "_finish",
-        "_update_refusal", "retire", "truncated", "finish_swap", "copy_bytes",
+        "truncate_fully_and_start_at", "lower_state", "_finish_truncation", "_truncate", "start", "finish", "_replace",
+        "_update", "retire", "truncated", "finish_swap", "copy_bytes",
     }  # fmt: skip
     line = 0
     while True:
@@ -194,7 +196,7 @@ def test_ctrl_c_at_any_line_leaves_the_log_as_it_was_or_empty(box: MakeBox, offs
         b = box(segment_bytes=1024)
         values = trimmed(b).values()
         with interrupted_at(line, functions) as seen, contextlib.suppress(KeyboardInterrupt):
-            b.partition.truncate_fully_and_start_at(offset)
+            truncate_fully_and_start_at(b.partition, offset)
         at = b.append(b"next")
         expected = [b"next"] if at == offset != 18 else b.values()
         assert expected in ([b"next"], [*values, b"next"])
@@ -224,7 +226,7 @@ def test_a_crash_at_any_write_or_sync_leaves_the_old_log_an_empty_one_or_the_new
         b.log.durability.sync_files(0, b.log.tail)
     values = b.values()
     first = len(machine.operations)
-    b.log.truncate_fully_and_start_at(offset)
+    truncation.truncate_fully_and_start_at(b.log, offset)
     done = len(machine.operations)
     new = [b"new %d" % n * 100 for n in range(3)]
     for value in new:
@@ -260,7 +262,7 @@ def test_readers_that_have_the_old_snapshot_read_the_old_bytes_or_are_sent_to_th
     b = box(segment_bytes=1024)
     trimmed(b)
     older = b.log.tail
-    b.partition.truncate_fully_and_start_at(older.bases[1])
+    truncate_fully_and_start_at(b.partition, older.bases[1])
     b.append(b"new" * 100)
     for segment, size in older.places():
         with pytest.raises(StreamlogError) as error:

@@ -23,6 +23,19 @@ def test_a_view_that_was_never_made_says_of_no_offset_that_it_is_none(box: MakeB
         along.log.fetch(1000, 100, along.log.high_watermark)
 
 
+def test_how_much_a_fetch_would_bring_is_said_without_a_read_of_a_view_that_was_made(box: MakeBox) -> None:
+    b = box()
+    b.append(value(0))
+    along = Along(b)
+    assert along.log.size_after(along.log.fetch(0, 100, 0), 1 << 20) is None
+    along.follow()
+    read = along.log.fetch(0, 1 << 20, 1)
+    assert along.log.size_after(read, 1 << 20) == len(read.data) == b.log.tail.end_position
+    b.append(value(1))
+    along.follow()
+    assert along.log.size_after(read, 1 << 20) == b.log.tail.end_position
+
+
 def test_a_slot_that_was_read_before_the_one_that_is_followed_changes_nothing(box: MakeBox) -> None:
     b = box()
     along = Along(b)

@@ -21,14 +21,16 @@ from streamlog.errors import (
     StorageError,
     StreamlogError,
 )
+from streamlog.replication.follower import truncate_to
 from streamlog.replication.partition import Partition
 from streamlog.runtime.threads import new_lock
+from streamlog.storage import truncation
 from streamlog.storage.log import Log
 from streamlog.storage.recovery.recovery import open_log
 from streamlog.storage.tail import FetchData
 from streamlog.testing import SimulatedDisk
 
-from .conftest import KILLED, PARTITION, POWER_LOST, SEED, TOPIC_ID, Box
+from .conftest import CLEAN, KILLED, PARTITION, POWER_LOST, SEED, TOPIC_ID, Box
 from .counting_disk import armed, calls_of, interrupted_at
 from .reopening import flip, reopening
 from .test_append_as_follower import contents, copy, sequenced
@@ -59,7 +61,7 @@ def test_records_from_the_offset_on_are_forgotten_and_the_log_goes_on(
     values = filled(b)
     b.log.durability.sync_sealed(b.log.tail)
     end = min(18, offset // 2 * 2)  # a batch that straddles goes whole
-    assert b.partition.truncate_to(offset) == end
+    assert truncate_to(b.partition, offset) == end
     assert b.values() == values[:end]
     assert b.log.durability.recovery_point <= end
     assert b.log.durability.synced_end <= end
@@ -75,7 +77,7 @@ def test_the_snapshot_and_the_index_are_those_of_a_log_that_never_had_the_record
         b, other = box(segment_bytes=1024), box(segment_bytes=1024)
         filled(b)
         filled(other, offset // 2)
-        b.partition.truncate_to(offset)
+        truncate_to(b.partition, offset)
         mine, theirs = b.log.tail, other.log.tail
         if theirs.bases == mine.bases:
             assert mine[:2] + mine[3:] == theirs[:2] + theirs[3:]
@@ -90,9 +92,9 @@ def test_an_offset_below_the_log_start_is_refused(box: MakeBox) -> None:
     filled(b)
     b.partition.delete_records(8)
     with pytest.raises(OffsetOutOfRangeError) as error:
-        b.partition.truncate_to(7)
+        truncate_to(b.partition, 7)
     assert (error.value.log_start_offset, error.value.log_end_offset) == (8, 18)
-    assert b.partition.truncate_to(8) == 8
+    assert truncate_to(b.partition, 8) == 8
     assert b.values() == []
 
 
@@ -104,7 +106,7 @@ def test_where_the_batch_of_the_log_start_goes_the_log_is_empty_and_begins_at_it
     values = filled(b)
     b.partition.delete_records(9)
     b.log.durability.sync_sealed(b.log.tail)
-    assert b.partition.truncate_to(9) == 9
+    assert truncate_to(b.partition, 9) == 9
     reopen(b)
     assert (b.log.tail.start_offset, b.log.tail.end_offset, b.values()) == (9, 9, [])
     assert b.append(values[0]) == 9
@@ -116,7 +118,7 @@ def test_the_producers_are_those_of_the_records_that_are_left(box: MakeBox) -> N
     b = box()
     for n in range(4):
         assert sequenced(b, n) == n
-    b.partition.truncate_to(2)
+    truncate_to(b.partition, 2)
     with pytest.raises(OutOfOrderSequenceError):
         sequenced(b, 3)
     assert sequenced(b, 1) == 1
@@ -130,7 +132,7 @@ def test_the_leader_epochs_are_truncated_with_the_log(box: MakeBox) -> None:
         b.log.append(b.write(b"%d" % n * SIZE), epoch, b.now)
     b.log.assign_epoch(7, 5)
     assert starts(b) == [(0, 0), (2, 2), (5, 4), (7, 5)]
-    b.partition.truncate_to(3)
+    truncate_to(b.partition, 3)
     assert starts(b) == [(0, 0), (2, 2)]
     b.log.append(b.write(b"x"), 3, b.now)
     assert starts(b) == [(0, 0), (2, 2), (3, 3)]
@@ -143,7 +145,7 @@ def test_what_compaction_has_read_does_not_outlive_its_records(box: MakeBox) -> 
     b.partition.maintenance.roll(b.now)
     b.partition.maintenance.compact(b.now)
     assert b.log.cleaned_until == 6
-    end = b.partition.truncate_to(4)
+    end = truncate_to(b.partition, 4)
     assert 1 <= b.log.cleaned_until <= end
     for key in (b"a", b"a", b"a", b"c", b"c"):
         b.append(b"2" * SIZE, keys=[key])
@@ -166,7 +168,7 @@ def test_a_reader_with_an_older_snapshot_reads_nothing_wrong(box: MakeBox, offse
         assert b.values() == values
     older = b.log.tail
     before = [segment.read(1 << 16, 0)[:size] for segment, size in older.places()] if is_mapped else []
-    end = b.partition.truncate_to(offset)
+    end = truncate_to(b.partition, offset)
     for n in range(12):
         b.append(b"new %d" % n * 60)
     for at, (segment, size) in enumerate(older.places()):
@@ -186,7 +188,7 @@ def test_a_reader_that_was_about_to_open_the_file_reads_the_new_log(box: MakeBox
     b = box(segment_bytes=2048)
     values = filled(b)
     reader, older = b.log.reader, b.log.tail
-    b.partition.truncate_to(older.bases[1] + 2)
+    truncate_to(b.partition, older.bases[1] + 2)
     newer = reader.tail
     if grown:
         b.append(b"x" * grown)
@@ -213,7 +215,7 @@ def test_a_consumer_that_goes_on_after_its_last_chunk_gets_what_follows_now(box:
     values = filled(b, 3)
     chunk = b.log.reader.fetch(0, 1, 6)
     b.log.append_one(None, b"latest", b.now, 0, b.now)
-    b.partition.truncate_to(2)
+    truncate_to(b.partition, 2)
     b.append(b"new", b"new")
     after = b.log.reader.fetch(2, 1 << 16, 4, chunk)
     assert b.values() == [*values[:2], b"new", b"new"]
@@ -237,7 +239,7 @@ def test_readers_in_other_processes_are_informed_that_files_were_rewritten(box: 
     b = box(segment_bytes=1024)
     filled(b)
     b.partition.listener = listener = Listener(b)
-    b.partition.truncate_to(5)
+    truncate_to(b.partition, 5)
     assert listener.seen == [(True, 4)]
 
 
@@ -251,13 +253,13 @@ def test_the_high_watermark_and_what_is_synced_go_back_with_the_log(box: MakeBox
     b.partition.append(kept, b.now)
     b.partition.append(gone, b.now)
     waiting, lost = b.partition.acknowledge(kept), b.partition.acknowledge(gone)
-    assert b.partition.truncate_to(7) == 7
+    assert truncate_to(b.partition, 7) == 7
     assert b.partition.high_watermark == 6
     assert isinstance(lost.error(), NotLeaderError)
     assert not waiting.done()
     b.partition.commit.sync()
     assert waiting.result() == 6
-    assert b.partition.truncate_to(3) == 2
+    assert truncate_to(b.partition, 3) == 2
     assert (b.partition.high_watermark, b.partition.commit.synced_end) == (2, 2)
     everything = b.partition.commit.everything()
     assert everything.done()
@@ -275,9 +277,25 @@ def test_damage_that_would_be_the_end_is_not_truncated_to(box: MakeBox) -> None:
     flip(b.logs()[0], len(first) + 20)
     b.open(KILLED)
     with pytest.raises(CorruptRecordError):
-        b.partition.truncate_to(4)
+        truncate_to(b.partition, 4)
     assert b.log.tail.end_offset == 6
-    assert b.partition.truncate_to(0) == 0
+    assert truncate_to(b.partition, 4, discards_damage=True) == 2
+    assert truncate_to(b.partition, 0) == 0
+
+
+@pytest.mark.damaged
+def test_damage_where_the_log_is_to_end_is_truncated_by_a_follower_that_fetches_it_again(box: MakeBox) -> None:
+    b = box()
+    values = filled(b, 3)
+    size = b.log.tail.end_position
+    b.close()
+    flip(b.logs()[0], size - SIZE - 100)
+    b.open(CLEAN)
+    with pytest.raises(CorruptRecordError):
+        truncate_to(b.partition, 5)
+    assert b.log.tail.end_offset == 6
+    assert truncate_to(b.partition, 5, discards_damage=True) == 4
+    assert [entry.value for entry in b.read()] == values[:4]
 
 
 @pytest.mark.damaged
@@ -289,9 +307,9 @@ def test_a_log_whose_end_is_damaged_is_neither_truncated_nor_copied_to(box: Make
     b.path.joinpath(b.logs()[0].with_suffix(".index").name).unlink()
     flip(b.logs()[0], b.logs()[0].stat().st_size - SIZE - 80)
     b.open(KILLED)
-    assert b.log.damage is not None
+    assert b.log.refusals.damage is not None
     with pytest.raises(CorruptRecordError):
-        b.partition.truncate_to(0)
+        truncate_to(b.partition, 0)
     with pytest.raises(CorruptRecordError):
         b.log.append_as_follower(b"")
 
@@ -303,7 +321,7 @@ def test_a_poisoned_log_is_not_truncated(box: MakeBox) -> None:
     disk.error = OSError(errno.EIO, "injected")
     for _ in range(2):
         with pytest.raises(PoisonedLogError):
-            b.partition.truncate_to(2)
+            truncate_to(b.partition, 2)
     del disk.fails
     disk.error = None
     b.reopen(KILLED)
@@ -322,7 +340,7 @@ def test_a_truncation_that_failed_at_any_call_is_finished_by_the_next_call(
         return b, disk, values
 
     b, disk, _ = ready()
-    total = calls_of(disk, lambda: b.partition.truncate_to(offset))
+    total = calls_of(disk, lambda: truncate_to(b.partition, offset))
     assert total > 5
     end = offset // 2 * 2
     for nth in range(1, total + 1):
@@ -330,7 +348,7 @@ def test_a_truncation_that_failed_at_any_call_is_finished_by_the_next_call(
             b, disk, values = ready()
             disk.arm(nth, OSError(number, "injected"))
             try:
-                b.partition.truncate_to(offset)
+                truncate_to(b.partition, offset)
             except PoisonedLogError:
                 disk.error = None
                 b.reopen(KILLED)
@@ -342,7 +360,7 @@ def test_a_truncation_that_failed_at_any_call_is_finished_by_the_next_call(
             assert b.log.tail.end_offset in (end, 18)
             assert b.values() == values[: b.log.tail.end_offset]
             if again == "truncate" or b.log.tail.end_offset == 18:
-                assert b.partition.truncate_to(offset) == end
+                assert truncate_to(b.partition, offset) == end
             assert b.append(b"next") == end
             b.reopen(KILLED)
             assert b.values() == [*values[:end], b"next"]
@@ -351,8 +369,8 @@ def test_a_truncation_that_failed_at_any_call_is_finished_by_the_next_call(
 @pytest.mark.parametrize("offset", [3, 17])
 def test_ctrl_c_at_any_line_leaves_the_log_as_it_was_or_truncated(box: MakeBox, offset: int) -> None:
     functions = {
-        "truncate_to", "_lower_state", "_finish_truncation", "_truncate_file", "_replace_files", "_finish",
-        "_update_refusal", "retire", "truncated", "finish_swap", "copy_bytes",
+        "truncate_to", "_truncate_after", "_truncate", "lower_state", "_finish_truncation", "truncate_file", "replace_files", "_replace",
+        "start", "finish", "_update", "retire", "truncated", "finish_swap", "copy_bytes",
     }  # fmt: skip
     end, line = offset // 2 * 2, 0
     while True:
@@ -360,7 +378,7 @@ def test_ctrl_c_at_any_line_leaves_the_log_as_it_was_or_truncated(box: MakeBox, 
         b = box(segment_bytes=1024)
         values = filled(b)
         with interrupted_at(line, functions) as seen, contextlib.suppress(KeyboardInterrupt):
-            b.partition.truncate_to(offset)
+            truncate_to(b.partition, offset)
         b.append(b"next")
         was = b.log.tail.end_offset - 1
         assert was in (end, 18)
@@ -387,7 +405,7 @@ def test_a_crash_at_any_write_or_sync_leaves_a_valid_log(offset: int, clean_open
     else:
         b.log.durability.sync_files(0, b.log.tail)
     first = len(machine.operations)
-    end = b.log.truncate_to(offset)
+    end = truncation.truncate_to(b.log, offset)
     done = len(machine.operations)
     for n in range(3):
         b.append(b"new %d" % n * 100)
@@ -438,11 +456,11 @@ def test_a_compaction_that_was_interrupted_is_finished_first(box: MakeBox) -> No
         b.partition.maintenance.compact(b.now)
     assert any(name.endswith(".swap") for name in b.names())
     with pytest.raises(StorageError):
-        b.partition.truncate_to(3)
+        truncate_to(b.partition, 3)
     del disk.fails
     disk.error = None
     assert b.table() == before
-    end = b.partition.truncate_to(7)
+    end = truncate_to(b.partition, 7)
     assert not any(name.endswith(".swap") for name in b.names())
     kept = b.read()
     b.reopen(KILLED)
@@ -458,7 +476,7 @@ def test_a_follower_that_diverged_truncates_and_copies_on(box: MakeBox) -> None:
         leader.log.append(leader.write(b"%d" % n * 90), 2, leader.now)
     diverging = leader.log.diverging_epoch(1, follower.log.tail.end_offset)
     assert diverging == (0, 8)
-    follower.partition.truncate_to(diverging.end_offset)
+    truncate_to(follower.partition, diverging.end_offset)
     assert leader.log.diverging_epoch(0, 8) is None
     copy(leader, follower)
     assert contents(follower) == contents(leader)

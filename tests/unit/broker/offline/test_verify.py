@@ -215,6 +215,36 @@ def test_a_groups_record_that_makes_no_sense_is_damage(closed: Path, key: bytes,
     assert [problem.kind for problem in verify(closed).problems] == ["group"]
 
 
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        (msgpack.packb([1, 0, "enrich-1"]), b""),
+        (msgpack.packb([1, 0, "enrich-1"]), msgpack.packb([0, 7])),
+        (msgpack.packb([1, 0]), None),
+        (msgpack.packb([1]), b""),
+        (b"\xc1", None),
+    ],
+)
+def test_a_record_of_the_transactions_that_makes_no_sense_is_damage_and_repair_leaves_it_out(
+    path: Path, tmp_path: Path, open_log: OpenLog, key: bytes, value: bytes | None
+) -> None:
+    with open_log() as log:
+        log.create_topic("t", partitions=2)
+        with log.producer(transactional_id="enrich-1") as producer, producer.transaction():
+            producer.send("t", b"a", partition=0)
+    assert verify(path).ok
+    append(path, "__transaction_state", key, value)
+    problem = only(verify(path))
+    assert (problem.kind, problem.topic, problem.partition) == ("transaction", "__transaction_state", 0)
+    report = streamlog.repair(path, tmp_path / "new")
+    assert not report.ok
+    assert verify(tmp_path / "new").ok
+    with open_log(tmp_path / "new") as log:
+        with log.producer(transactional_id="enrich-1") as producer, producer.transaction():
+            producer.send("t", b"b", partition=0)
+        assert [record.value for record in log["t"].read(0)] == [b"a", b"b"]
+
+
 def append(path: Path, topic: str, key: bytes, value: bytes | None) -> None:
     """Into a closed log, a record that no code of ours would write."""
     where = directory(path, topic, 0)

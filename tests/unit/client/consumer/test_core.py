@@ -40,9 +40,9 @@ class Late:
         if name not in ("bounds", "commit", "committed", "heartbeat", "leave_group", "topic"):
             return found
 
-        def ask(*args: Any) -> Completion[Any]:
+        def ask(*args: Any, **named: Any) -> Completion[Any]:
             answer: Completion[Any] = Completion()
-            self._asked.append((name, answer, lambda: found(*args)))
+            self._asked.append((name, answer, lambda: found(*args, **named)))
             return answer
 
         return ask

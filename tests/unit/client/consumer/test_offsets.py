@@ -19,10 +19,12 @@ P = TopicPartition("t", 0)
 class Log:
     """A service with one partition, which holds offsets 3 up to 9."""
 
+    is_replicated = False
+
     def bounds(self, name: TopicPartition, isolation_level: str) -> Completion[tuple[int, int]]:
         return Completion.of((3, 9))
 
-    def committed(self, group: str, names: Any, topic_ids: Any) -> Completion[Any]:
+    def committed(self, group: str, names: Any, topic_ids: Any, *, require_stable: bool) -> Completion[Any]:
         return Completion.of({name: OffsetAndMetadata(5) for name in names})
 
 

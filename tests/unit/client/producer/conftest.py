@@ -49,6 +49,9 @@ class HandService:
         self.settled: Completion[int] | None = None
         self.end_offset = 0
 
+    def producer_state(self, partition: Any, producer_id: int) -> Completion[None]:
+        return Completion.of(None)
+
     def produce(self, request: ProduceRequest) -> Completion[int]:
         answer = self.answers.pop(0) if self.answers else None
         if isinstance(answer, StreamlogError):

@@ -11,6 +11,7 @@ from streamlog.client.producer.batch import Batch
 from streamlog.config import ProducerConfig
 from streamlog.errors import NotLeaderError, StreamlogError
 from streamlog.records import columns
+from streamlog.replication.follower import truncate_to
 from streamlog.runtime.api import Completion
 from streamlog.runtime.threads import result_of
 from streamlog.testing import ManualClock, SimulatedDisk
@@ -94,7 +95,7 @@ class OneQueue:
 
     def truncate(self, offset: int) -> None:
         """The log loses its end, and the records there are not acknowledged any more."""
-        self.log._use()._partitions["t", 0].truncate_to(offset)  # type: ignore[attr-defined]
+        truncate_to(self.log._use()._partitions["t", 0], offset)  # type: ignore[attr-defined]
         for answer in self.service.pending:
             answer.fail(NotLeaderError("removed"))
         self.service.pending.clear()

@@ -19,7 +19,7 @@ from streamlog.errors import (
     DiskFullError,
     UnknownTopicOrPartitionError,
 )
-from streamlog.runtime.threads import RawGate, real_monotonic
+from streamlog.runtime.threads import RawGate, longest_sleep, real_monotonic
 from tests.times import LONG
 
 AccumulatorOf = Callable[..., RecordAccumulator]
@@ -171,6 +171,39 @@ def test_threads_get_their_parts_of_a_full_buffer_in_the_order_in_which_they_cam
     assert order == [0, 1, 2, 3, 4]
     assert accumulator.reserve(10)
     waiters.end()
+
+
+def test_of_the_threads_that_wait_for_the_buffer_the_first_one_alone_ends_the_lingers(
+    service: Any, accumulator_of: AccumulatorOf, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each of them went through all queues, every 50 ms."""
+    accumulator = accumulator_of(batch_size=60, buffer_memory=100)
+    queue = accumulator.queue(service.add_topic("t"), 0)
+    assert accumulator.reserve(60)
+    walks: list[float] = []
+    write_out = accumulator._write_out
+    monkeypatch.setattr(accumulator, "_write_out", lambda end: (walks.append(end), write_out(end)))
+    monkeypatch.setattr(longest_sleep, "turn_s", LONG)
+    waiters = Waiters(accumulator, queue, monkeypatch)
+    assert len(walks) == 1
+    for _ in waiters.threads:
+        accumulator.completed(written(queue, 60))
+        waiters.got.get(timeout=LONG)
+    waiters.end()
+
+
+def test_what_was_granted_counts_when_the_buffer_is_counted_anew(
+    service: Any, accumulator_of: AccumulatorOf, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The thread that has it may not have begun its batch yet: others got the same bytes."""
+    accumulator = accumulator_of(batch_size=60, buffer_memory=100)
+    queue = accumulator.queue(service.add_topic("t"), 0)
+    held = accumulator.wait_for_buffer(60, queue, real_monotonic() + LONG)
+    accumulator._recount()
+    assert not accumulator.reserve(60)
+    del held  # its thread was interrupted
+    accumulator._recount()
+    assert accumulator.reserve(60)
 
 
 def written(queue: PartitionQueue, reserved: int) -> Batch:

@@ -12,7 +12,6 @@ from streamlog.client.producer import partition_queue
 from streamlog.client.producer.batch import Batch
 from streamlog.errors import (
     DeliveryTimeoutError,
-    DiskFullError,
     InvalidRecordError,
     NotEnoughReplicasError,
     NotLeaderError,
@@ -22,6 +21,7 @@ from streamlog.errors import (
     RequestTimedOutError,
     StreamlogError,
 )
+from streamlog.runtime.api import Completion
 from tests.unit.client.producer.one_queue import AFTER, BEFORE, LATER, LOST, OneQueue
 from tests.unit.storage.counting_disk import interrupted_at
 
@@ -35,10 +35,16 @@ def test_sequences_go_on_from_one_write_to_the_next(make: Callable[..., OneQueue
     assert one.append(sequence=10) == 10
 
 
-def test_no_more_batches_are_written_together_than_a_log_recognises(make: Callable[..., OneQueue]) -> None:
+@pytest.mark.parametrize("where", [AFTER, LOST])
+def test_a_write_of_many_batches_that_is_sent_again_is_in_the_log_once(
+    make: Callable[..., OneQueue], where: str
+) -> None:
     one = make()
-    one.send(12)
-    assert one.service.batches == [5, 5, 2]
+    one.service.faults = [(NotLeaderError("moved"), where)]
+    batches = one.send(12)
+    one.clock.advance(0.1)
+    assert one.service.batches == [12, 12]
+    assert [batch.result() for batch in batches] == [*range(0, 24, 2)]
     assert one.stored() == [*range(24)]
 
 
@@ -96,13 +102,13 @@ def test_a_batch_that_the_log_refuses_leaves_no_gap(make: Callable[..., OneQueue
 
 def test_retries_have_a_bound_and_leave_no_gap(make: Callable[..., OneQueue]) -> None:
     one = make(delivery_timeout_ms=300, linger_ms=100)
-    one.service.faults = [(DiskFullError("full"), BEFORE)] * 3
+    one.service.faults = [(NotEnoughReplicasError("few"), BEFORE)] * 3
     batch = one.send()[0]
     one.clock.advance(1)
     error = batch.error()
     assert isinstance(error, DeliveryTimeoutError)
-    assert "within 300 ms (delivery_timeout_ms). The last attempt failed: DiskFullError: full" in str(error)
-    assert isinstance(error.__cause__, DiskFullError)
+    assert "within 300 ms (delivery_timeout_ms). The last attempt failed: NotEnoughReplicasError: few" in str(error)
+    assert isinstance(error.__cause__, NotEnoughReplicasError)
     assert one.send()[0].result() == 0
     assert one.append(sequence=2) == 2
 
@@ -147,6 +153,80 @@ def test_batches_whose_acknowledgement_is_late_are_sent_again_and_are_in_the_log
     assert [batch.result() for batch in late] == [0, 2]
     assert one.stored() == [*range(4)]
     assert one.send()[0].result() == 4
+
+
+@pytest.mark.parametrize("batches", [5, 7])
+def test_more_late_batches_than_the_log_remembers_are_in_the_log_once(
+    make: Callable[..., OneQueue], batches: int
+) -> None:
+    """Those that it does not recognise fail: they may be in the log, and other sequences would put them there twice."""
+    one = make()
+    late = one.send_later(batches)
+    for answer in one.service.pending:
+        answer.fail(RequestTimedOutError("late"))
+    one.clock.advance(5)
+    unknown, known = late[: batches - 5], late[batches - 5 :]
+    assert all(isinstance(batch.error().__cause__, OutOfOrderSequenceError) for batch in unknown)  # type: ignore[union-attr]
+    assert [batch.result() for batch in known] == [*range(2 * batches - 10, 2 * batches, 2)]
+    assert one.send()[0].result() == 2 * batches
+    assert one.stored() == [*range(2 * batches + 2)]
+
+
+@pytest.mark.parametrize("where", [BEFORE, AFTER])
+def test_a_write_of_many_batches_that_is_interrupted_is_in_the_log_once_if_no_leader_can_be_asked(
+    make: Callable[..., OneQueue], where: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    one = make()
+    one.send()
+    one.service.faults = [(KeyboardInterrupt(), where)]
+    with pytest.raises(KeyboardInterrupt):
+        one.send(12)
+    with monkeypatch.context() as moving:
+        moving.setattr(one.accumulator, "settle", lambda _: None)
+        one.queue.drain()
+    assert one.send()[0].result() == 26
+    assert one.stored() == [*range(28)]
+
+
+@pytest.mark.parametrize("name", ["_goes_on", "_complete_all", "_complete", "_drop_done"])
+def test_interrupted_while_a_write_is_completed_it_is_in_the_log_once_if_no_leader_can_be_asked(
+    make: Callable[..., OneQueue], name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    line = 0
+    while True:
+        line += 1
+        one = make()
+        batches = []
+        with interrupted_at(line, {name}, "client") as seen, contextlib.suppress(KeyboardInterrupt):
+            batches = one.send(7)
+        with monkeypatch.context() as moving:
+            moving.setattr(one.accumulator, "settle", lambda _: None)
+            one.queue.drain()
+        batches += one.send()
+        one.accumulator.flush(None)
+        assert all(batch.done() and batch.error() is None for batch in batches)
+        assert one.stored() == [*range(one.sent)]
+        if seen[0] < line:
+            break
+    assert line > 3
+
+
+def test_a_log_that_does_not_say_what_it_has_lends_no_sequence_to_another_record(
+    make: Callable[..., OneQueue], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A single record was interrupted, and is in the log; while its leader moves, the log cannot be asked."""
+    one = make()
+    assert one.queue.sequences is not None
+    one.queue.sequences.in_doubt = True
+    assert one.append(sequence=0) == 0
+    with monkeypatch.context() as moving:
+        answer = Completion.failed(NotLeaderError("moved"))
+        moving.setattr(one.service, "producer_state", lambda *_: answer, raising=False)
+        one.add()
+        one.queue.close_batch()
+        one.queue.drain()
+    one.clock.advance(0.1)
+    assert one.stored() == [-1, 0]
 
 
 def test_an_error_that_is_not_retriable_fails_a_batch_that_waits_to_be_acknowledged(
@@ -234,11 +314,11 @@ def test_whatever_becomes_of_the_answers_each_record_is_in_the_log_once_and_in_o
     make: Callable[..., OneQueue], seed: int
 ) -> None:
     rng = random.Random(seed)
-    one = make()
+    one = make(delivery_timeout_ms=3_600_000)
     added: list[tuple[Batch, int]] = []
     for _ in range(60):
         if rng.random() < 0.6:
-            error = rng.choice([NotLeaderError("moved"), DiskFullError("full"), KeyboardInterrupt()])
+            error = rng.choice([NotLeaderError("moved"), RequestTimedOutError("late"), KeyboardInterrupt()])
             where = (
                 rng.choice([BEFORE, AFTER, LOST]) if isinstance(error, StreamlogError) else rng.choice([BEFORE, AFTER])
             )
@@ -262,6 +342,6 @@ def test_whatever_becomes_of_the_answers_each_record_is_in_the_log_once_and_in_o
 
 def test_without_a_producer_id_nothing_is_sent_again_that_may_be_in_the_log(make: Callable[..., OneQueue]) -> None:
     one = make(idempotent=False)
-    one.service.faults = [(DiskFullError("full"), BEFORE)]
-    assert isinstance(one.send()[0].error(), DiskFullError)
+    one.service.faults = [(RequestTimedOutError("late"), AFTER)]
+    assert isinstance(one.send()[0].error(), RequestTimedOutError)
     assert partition_queue.RETRY_BACKOFF_MS == 100

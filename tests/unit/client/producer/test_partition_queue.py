@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from streamlog.client.producer import partition_queue
+from streamlog.client.producer import partition_queue, writer_turns
 from streamlog.client.producer.accumulator import RecordAccumulator
 from streamlog.client.producer.batch import Batch, Rows
 from streamlog.client.producer.partition_queue import PartitionQueue
@@ -186,7 +186,7 @@ def test_a_writer_that_does_not_keep_up_gives_its_turn_to_a_thread_that_fills_ba
             super().append(gate)
             queued.set()
 
-    queue._turns = Turns()
+    queue._turns.waiting = Turns()
 
     def writing(request: Any) -> Any:
         writers.append(threading.get_ident())
@@ -212,25 +212,25 @@ def test_an_interrupted_thread_passes_its_turn_on(
     next_one = RawGate()
 
     def interrupted(gate: RawGate, timeout: float) -> bool:
-        queue._turns.append(next_one)
+        queue._turns.waiting.append(next_one)
         if passed:
-            assert queue._pass_turn()
+            assert queue._turns.pass_on()
         raise KeyboardInterrupt
 
     monkeypatch.setattr(RawGate, "wait", interrupted)
     with queue.draining, pytest.raises(KeyboardInterrupt):
         queue.drain(filled=True)
     assert next_one.is_open() is passed
-    assert list(queue._turns) == ([] if passed else [next_one])
+    assert list(queue._turns.waiting) == ([] if passed else [next_one])
 
 
 def test_a_thread_does_not_wait_long_for_its_turn(queue_of: QueueOf, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(partition_queue.longest_sleep, "turn_s", 0.001)
+    monkeypatch.setattr(writer_turns.longest_sleep, "turn_s", 0.001)
     queue = queue_of()
     fill(queue, 12)
     with queue.draining:
         queue.drain(filled=True)
-    assert not queue._turns
+    assert not queue._turns.waiting
     queue.drain(filled=True)
     assert queue.is_idle
 

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+import streamlog
 from streamlog.client.producer import send_many
 from streamlog.client.producer.accumulator import RecordAccumulator
 from streamlog.client.producer.batch import RECORD_OVERHEAD
@@ -138,3 +139,22 @@ def test_the_last_batch_lingers_with_those_that_were_sent_alone(
     assert service.writes == [[1, 2]]
     assert alone.done()
     assert [(list(part.indexes), part.batch.done()) for part in parts] == [([0, 1], True), ([2], False)]
+
+
+def test_timestamps_that_are_all_allowed_are_checked_by_their_extremes(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[int] = []
+    check = CachedTopic.timestamp
+
+    def counted(self: CachedTopic, given: int, now_ms: int) -> int:
+        asked.append(given)
+        return check(self, given, now_ms)
+
+    with streamlog.open() as log, log.producer() as producer:
+        log.create_topic("t")
+        monkeypatch.setattr(CachedTopic, "timestamp", counted)
+        producer.send_many("t", [b"v"] * 1000, timestamps_ms=range(1000))
+        assert asked == [0, 999]
+        with pytest.raises(streamlog.InvalidTimestampError, match=r"timestamps_ms\[1\]"):
+            producer.send_many("t", [b"v"] * 3, timestamps_ms=[0, -1, 5])
+        with pytest.raises(streamlog.InvalidTimestampError, match=r"timestamps_ms\[2\]"):
+            producer.send_many("t", [b"v"] * 3, timestamps_ms=[0, 1, True])

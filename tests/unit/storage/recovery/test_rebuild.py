@@ -146,3 +146,16 @@ def test_large_batches_are_written_as_they_come_and_each_at_its_place(rebuilt: S
     b = opened(tmp_path)
     assert b.values() == values
     b.close()
+
+
+def test_lost_batches_are_filled_where_another_replica_has_them(rebuilt: SegmentWriter, tmp_path: Path) -> None:
+    assert rebuilt.last_epoch is None
+    assert rebuilt.fill(*batch(0, b"a")) is None
+    assert rebuilt.last_epoch == 0
+    assert rebuilt.keep(1, *batch(1, b"b")) is None
+    assert rebuilt.fill(*batch(2, b"c")) is None
+    assert rebuilt.finish(None) == 3
+    b = opened(tmp_path)
+    assert [file.name for file in b.logs()] == [f"{0:020d}.log", f"{1:020d}.log"]
+    assert b.values() == [b"a", b"b", b"c"]
+    b.close()

@@ -265,11 +265,11 @@ def test_retention_by_size_looks_into_no_segment_and_by_age_only_into_those_that
         return walk(segment, size)
 
     monkeypatch.setattr(scan, "walk", look)
-    assert b.partition.maintenance.apply_retention(NOW) > 0
+    assert b.partition.maintenance.apply_retention(NOW).result() > 0
     assert looked == []
     start = b.log.tail.start_offset
     b.partition.configure(TopicConfig(segment_bytes=1024, retention_ms=10))
-    assert b.partition.maintenance.apply_retention(NOW + 10 + start + 1) == 1
+    assert b.partition.maintenance.apply_retention(NOW + 10 + start + 1).result() == start + 1
     assert looked == [start, start + 1]
 
 

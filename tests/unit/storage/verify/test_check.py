@@ -9,8 +9,10 @@ from typing import Any
 import pytest
 
 from streamlog.records.batch import (
+    BatchHeader,
     directory_of,
     hash_payload,
+    peek,
 )
 from streamlog.runtime.disk import OsDisk
 from streamlog.storage import index as index_files
@@ -439,3 +441,25 @@ def test_a_directory_without_anything_is_whole(tmp_path: Path, box: MakeBox) -> 
         path.unlink()
     assert b.check(KILLED) == (0, 0, 0, 0, ())
     b.open(CLEAN)
+
+
+@pytest.mark.damaged
+@pytest.mark.parametrize("visits", [True, False])
+def test_lost_batches_are_asked_for_in_order_and_visited(box: MakeBox, visits: bool) -> None:
+    b = box()
+    for n in range(3):
+        b.append(b"%d" % n)
+    whole = b.logs()[0].read_bytes()
+    batch = peek(whole[len(whole) // 3 :])
+    b.logs()[0].write_bytes(whole[: len(whole) // 3] + b"?" + whole[len(whole) // 3 + 1 :])
+    calls: list[Any] = []
+
+    def recover(start: int, end: int) -> list[tuple[BatchHeader, bytes]]:
+        calls.append((start, end))
+        return [(batch, whole[len(whole) // 3 : 2 * len(whole) // 3])]
+
+    def visit(header: BatchHeader, columns: Any) -> None:
+        calls.append(header.base_offset)
+
+    b.check(KILLED, recover=recover, visit=visit if visits else None)
+    assert calls == ([0, (1, 2), 1, 2] if visits else [(1, 2)])
