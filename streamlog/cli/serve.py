@@ -1,0 +1,68 @@
+"""`streamlog serve`: Kafka's clients, and other processes, use the log."""
+
+from __future__ import annotations
+
+import signal
+from typing import Annotated
+
+import typer
+
+from . import render as output
+from .app import Directory, app, open_log, option
+
+_UNLIMITED = {"log.retention.ms": "-1"}
+
+
+@app.command("serve")
+def serve(
+    ctx: typer.Context,
+    port: Annotated[
+        int,
+        option(
+            "--port", "-P", metavar="N", min=0, max=65_535, help="Port of broker 0, broker n has N + n (9092); 0: any."
+        ),
+    ] = 9092,
+    host: Annotated[str, option("--host", metavar="ADDRESS", help="Where to listen (127.0.0.1).")] = "127.0.0.1",
+    advertised_host: Annotated[
+        str | None, option("--advertised-host", metavar="NAME", help="Where clients are told to come to.")
+    ] = None,
+    kafka_defaults: Annotated[
+        bool,
+        option(
+            "--kafka-defaults", help="As a broker of Kafka: topics are created when they are used, and kept for 7 days."
+        ),
+    ] = False,
+    allow_insecure: Annotated[
+        bool, option("--allow-insecure", help="Let other machines in, without any check of who they are.")
+    ] = False,
+    brokers: Annotated[
+        int | None, option("--brokers", metavar="N", min=1, help="Brokers of a log that is created.")
+    ] = None,
+    directory: Directory = None,
+) -> None:
+    """Serve the log to Kafka's clients, until Ctrl-C."""
+    from ..kafka import Listener
+
+    with open_log(ctx, directory, create=True, brokers=brokers) as log:
+        listener = Listener(
+            log,
+            host=host,
+            port=port,
+            advertised_host=advertised_host,
+            auto_create_topics=kafka_defaults,
+            broker_config={} if kafka_defaults else _UNLIMITED,
+            allow_insecure=allow_insecure,
+        )
+        with listener:
+            reach = "Whoever reaches it" if allow_insecure else "Every user of this machine"
+            output.say(
+                f"Serving {listener.bootstrap_servers}. {reach} can read and write all of it. Ctrl-C ends it.",
+                stderr=True,
+            )
+            signal.signal(signal.SIGTERM, _end)  # what a service manager sends: the log is closed as with Ctrl-C
+            while True:
+                signal.pause()
+
+
+def _end(number: int, frame: object) -> None:
+    raise SystemExit(128 + number)

@@ -1,0 +1,123 @@
+"""Which request is answered by which function, and what such a function is given.
+
+A handler gets a `Call` and returns the response, a `Later`, or None for a request that has no answer. It runs on the listener's
+thread, so it does not block: what takes a sync, or waits for others, goes to `Call.blocking`, or is a Completion of the service.
+What fails in part is said in the response. The connection of a handler that raises is closed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple, TypeAlias
+
+from ..broker.api import Service
+from ..broker.controller import GROUPS_TOPIC
+from ..broker.group_coordinator import partition_for
+from ..broker.metadata import Image, TopicView
+from ..errors import UnknownTopicIdError, UnknownTopicOrPartitionError
+from ..runtime.api import Completion
+
+Handler: TypeAlias = Callable[["Call"], Any]
+
+
+CLOSE = object()
+"""The answer to a request that has none, and failed: the connection is closed."""
+
+
+class Later(NamedTuple):
+    """The response is `respond(done)`, called on the listener's thread once `done` is. That may be another one of these."""
+
+    done: Completion[Any]
+    respond: Callable[[Completion[Any]], Any]
+
+
+class Endpoint(NamedTuple):
+    """Where clients reach a broker of the log."""
+
+    broker_id: int
+    host: str
+    port: int
+
+
+class Settings(NamedTuple):
+    """What the listener was made with, as far as handlers look at it."""
+
+    auto_create_topics: bool
+    topic_defaults: Mapping[str, Any]
+    """The settings of topics that are made through the listener, where the client gives none."""
+    partitions: int
+    """How many partitions such a topic has then."""
+
+
+class Call:
+    """One request while it is answered. `broker_id`: of the broker to whose socket it came."""
+
+    __slots__ = (
+        "_blocking",
+        "broker_id",
+        "client_id",
+        "endpoints",
+        "host",
+        "request",
+        "service",
+        "settings",
+        "version",
+    )
+
+    def __init__(
+        self,
+        service: Service,
+        settings: Settings,
+        endpoints: Mapping[int, Endpoint],
+        blocking: Callable[[Callable[[], Any]], Completion[Any]],
+        broker_id: int,
+        host: str,
+        client_id: str,
+        version: int,
+        request: Any,
+    ) -> None:
+        self.service = service
+        self.settings = settings
+        self.endpoints = endpoints
+        """Those of the brokers that run, by id."""
+        self._blocking = blocking
+        self.broker_id = broker_id
+        self.host = host
+        """The client's address."""
+        self.client_id = client_id
+        self.version = version
+        self.request = request
+
+    def blocking(self, respond: Callable[[], Any]) -> Later:
+        """The response is what this returns, on a thread that may block."""
+        return Later(self._blocking(respond), Completion.result)
+
+
+def topic_of(image: Image, name: str | None, topic_id: bytes | None) -> TopicView:
+    """The topic that a request means, by its id where the version has ids. Raises UnknownTopicIdError, or for a name
+    UnknownTopicOrPartitionError.
+    """
+    if topic_id is not None:
+        name = image.names.get(topic_id)
+        if name is None:
+            raise UnknownTopicIdError(f"There is no topic of id {topic_id.hex()}.")
+    view = image.topics.get(name or "")
+    if view is None:
+        raise UnknownTopicOrPartitionError(f"There is no topic {(name or '')[:249]!r}.")
+    return view
+
+
+def leads(call: Call, image: Image, view: TopicView, number: int) -> bool:
+    """Whether the broker that was asked leads this partition, as its clients were told. Of a log with one broker it does."""
+    return len(call.endpoints) < 2 or image.partition(view.id_bytes, number).leader == call.broker_id
+
+
+def coordinates(call: Call, group: str) -> bool:
+    """Whether the broker that was asked coordinates this group, as its clients were told."""
+    if len(call.endpoints) < 2:
+        return True
+    image = call.service.image
+    view = image.topics.get(GROUPS_TOPIC)
+    if view is None:
+        return False
+    return image.partition(view.id_bytes, partition_for(group, view.partitions)).leader == call.broker_id

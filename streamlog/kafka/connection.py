@@ -1,0 +1,281 @@
+"""One connection of a client: bytes to frames, and one request at a time, as in Kafka.
+
+Everything that a client can make grow has a bound, `Limits`: a frame, the bytes of all requests that are being read or answered,
+the time that a frame may take to arrive. A buffer grows with what has arrived, not by the length that a client claims. While
+a request is answered, or a client does not take its answers, nothing more is read than what is in the buffers.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections import deque
+from collections.abc import Callable, Sequence
+from struct import Struct
+from typing import Any, NamedTuple
+
+from ..types import Buffer
+
+logger = logging.getLogger("streamlog.kafka")
+
+_SIZE_AND_KEY = Struct(">ih")
+_SIZE_BYTES = 4
+_PRODUCE = 0
+_KEY_BYTES = 2
+_BUFFER_BYTES = 1 << 16
+# Requests that a client has sent before the last one was answered: when there are more nothing is read.
+_WAITING, _WAITING_BYTES = 100, 1 << 20
+
+
+class Limits(NamedTuple):
+    """Bytes of a Produce request and of others, bytes of all requests in memory, connections, and seconds: for a frame to arrive,
+    and between two of them (Kafka's connections.max.idle.ms).
+    """
+
+    produce_bytes: int = 100 << 20
+    request_bytes: int = 16 << 20
+    in_flight_bytes: int = 256 << 20
+    connections: int = 10_000
+    frame_s: float = 30.0
+    idle_s: float = 600.0
+
+
+class Budget:
+    """The bytes of all large requests in memory; connections that find it used up wait here. One thread uses it."""
+
+    def __init__(self, limit: int) -> None:
+        self._limit = limit
+        self._used = 0
+        self._waiting: deque[Callable[[], object]] = deque()
+
+    def add(self, size: int) -> None:
+        """Count bytes that are there."""
+        self._used += size
+
+    def take(self, size: int, resume: Callable[[], object]) -> bool:
+        """Count bytes that are to be there. If they are too many now, `resume` is called when they may not be any more."""
+        if self._used + size > self._limit:
+            self._waiting.append(resume)
+            return False
+        self._used += size
+        return True
+
+    def give_back(self, size: int) -> None:
+        if size:
+            self._used -= size
+            waiting, self._waiting = self._waiting, deque()
+            for resume in waiting:
+                resume()
+
+
+class Connection(asyncio.BufferedProtocol):
+    """`answer(connection, frame)` begins to answer; it ends with `reply`, on the thread of the loop, also at once.
+
+    `opened` says whether there is room for one more. It closes itself when the client sends what is no frame.
+    """
+
+    def __init__(
+        self,
+        limits: Limits,
+        budget: Budget,
+        now_s: Callable[[], float],
+        answer: Callable[[Connection, Buffer], object],
+        opened: Callable[[Connection], bool],
+        closed: Callable[[Connection], object],
+    ) -> None:
+        self._limits = limits
+        self._budget = budget
+        self._now_s = now_s
+        self._answer = answer
+        self._opened = opened
+        self._closed = closed
+        self._transport: Any = None
+        self._small = bytearray(_BUFFER_BYTES)
+        self._filled = 0
+        self._large: bytearray | None = None  # the frame that is being read, if it does not fit in the small buffer
+        self._large_size = self._large_filled = 0
+        self._waiting: deque[Buffer] = deque()  # whole frames
+        self._waiting_bytes = 0
+        self._counted = 0  # bytes of large frames: the one that is read, those that wait, and the one that is answered
+        self._answered = 0  # of these, the one that is answered
+        self._is_busy = self._is_pumping = self._is_slow = self._is_paused = self._has_no_budget = False
+        self._began_s: float | None = None
+        self._last_s = now_s()
+        self.host = ""
+        self.parked: Any = None
+        """What the request that is answered waits for, if it can be given up: a DelayedFetch."""
+        self.is_closed = False
+
+    def is_late(self, now_s: float) -> bool:
+        """Whether the rest of a frame has not come in time, or nothing came for long."""
+        began_s = self._began_s
+        waits_for_client = not self._is_paused or self._has_no_budget  # those that wait for memory hold some
+        is_half = began_s is not None and waits_for_client and now_s - began_s > self._limits.frame_s
+        is_idle = not (self._is_busy or self._waiting) and now_s - self._last_s > self._limits.idle_s
+        return is_half or is_idle
+
+    def close(self) -> None:
+        """Close it without what has not been sent."""
+        self.is_closed = True
+        if self._transport is not None:
+            self._transport.abort()
+
+    def reply(self, buffers: Sequence[Buffer] | None) -> None:
+        """Answer the request that is under way, or end it without an answer; go on with the next one."""
+        self._release(self._answered)
+        self._answered = 0
+        self._is_busy = False
+        self._last_s = self._now_s()
+        if not self.is_closed:
+            if buffers is not None:
+                self._transport.writelines(buffers)
+            self._pump()
+
+    # -- what asyncio calls ----------------------------------------------------------------------------
+
+    def connection_made(self, transport: Any) -> None:
+        self._transport = transport
+        peer = transport.get_extra_info("peername")
+        self.host = str(peer[0]) if isinstance(peer, tuple) else ""
+        if not self._opened(self):
+            self.close()
+
+    def connection_lost(self, error: Exception | None) -> None:
+        self.is_closed = True
+        self._waiting.clear()
+        self._large = None
+        self._release(self._counted)
+        self._closed(self)
+
+    def pause_writing(self) -> None:
+        self._is_slow = True
+
+    def resume_writing(self) -> None:
+        self._is_slow = False
+        self._pump()
+
+    def get_buffer(self, sizehint: int) -> memoryview:
+        if self._large is not None:
+            return memoryview(self._large)[self._large_filled :]
+        return memoryview(self._small)[self._filled :]
+
+    def buffer_updated(self, size: int) -> None:
+        if self.is_closed:
+            return
+        self._last_s = self._now_s()
+        if self._large is None:
+            self._filled += size
+            self._take_frames()
+        else:
+            self._large_filled += size
+            self._grow()
+        self._pump()
+
+    # -- frames ----------------------------------------------------------------------------------------
+
+    def _take_frames(self) -> None:
+        """Take the whole frames out of the small buffer, and keep the rest at its beginning."""
+        buffer, at, end = self._small, 0, self._filled
+        while end - at >= _SIZE_AND_KEY.size:
+            size, key = _SIZE_AND_KEY.unpack_from(buffer, at)
+            if not self._is_allowed(size, key):
+                return
+            begin, stop = at + _SIZE_BYTES, at + _SIZE_BYTES + size
+            if stop <= end:
+                self._add(bytes(memoryview(buffer)[begin:stop]))
+                at = stop
+            elif size > _BUFFER_BYTES // 2:
+                self._begin_large(size, memoryview(buffer)[begin:end])
+                return
+            else:
+                break
+        left = end - at
+        if at and left:
+            buffer[:left] = bytes(memoryview(buffer)[at:end])
+        self._filled = left
+        if not left:
+            self._began_s = None
+        elif at or self._began_s is None:
+            self._began_s = self._now_s()
+
+    def _is_allowed(self, size: int, key: int) -> bool:
+        limit = self._limits.produce_bytes if key == _PRODUCE else self._limits.request_bytes
+        if _KEY_BYTES <= size <= limit:
+            return True
+        logger.warning(
+            "a connection from %s is closed: it began a request of %d bytes, and at most %d are taken",
+            self.host,
+            size,
+            limit,
+        )
+        self.close()
+        return False
+
+    def _begin_large(self, size: int, begun: memoryview) -> None:
+        room = min(size, _BUFFER_BYTES)  # never more than the frame has: the next one's bytes do not belong there
+        self._large = bytearray(room)
+        self._large[: len(begun)] = begun
+        self._large_size, self._large_filled = size, len(begun)
+        self._counted += room
+        self._budget.add(room)
+        self._filled = 0
+        self._began_s = self._now_s()
+        self._grow()
+
+    def _grow(self) -> None:
+        """Take the large frame if it is whole; give it more room if it has none."""
+        large, filled = self._large, self._large_filled
+        if large is None or filled < min(len(large), self._large_size):
+            return
+        if filled == self._large_size:
+            self._large = self._began_s = None
+            self._add(large)
+            return
+        room = min(self._large_size, 2 * len(large))
+        if not self._budget.take(room - len(large), self._on_budget):
+            self._has_no_budget = True
+            return
+        self._counted += room - len(large)
+        self._large = bytearray(room)  # a view of the old one is still in use
+        self._large[:filled] = large
+
+    def _on_budget(self) -> None:
+        self._has_no_budget = False
+        if not self.is_closed:
+            self._grow()
+            self._pump()
+
+    def _add(self, frame: Buffer) -> None:
+        self._waiting.append(frame)
+        self._waiting_bytes += len(frame)
+
+    def _pump(self) -> None:
+        """Answer one request after another, and read on unless enough of them wait."""
+        if self._is_pumping:
+            return
+        self._is_pumping = True
+        try:
+            while self._waiting and not (self._is_busy or self._is_slow or self.is_closed):
+                frame = self._waiting.popleft()
+                self._waiting_bytes -= len(frame)
+                self._is_busy = True
+                self._answered = len(frame) if isinstance(frame, bytearray) else 0
+                self._answer(self, frame)
+        finally:
+            self._is_pumping = False
+        self._pause(self._waiting_bytes > _WAITING_BYTES or len(self._waiting) > _WAITING or self._has_no_budget)
+
+    def _pause(self, is_paused: bool) -> None:
+        if is_paused == self._is_paused or self.is_closed:
+            return
+        self._is_paused = is_paused
+        if is_paused:
+            self._transport.pause_reading()
+        else:
+            self._began_s = None if self._began_s is None else self._now_s()
+            self._transport.resume_reading()  # while it was paused, the client was not waited for
+
+    def _release(self, size: int) -> None:
+        size = min(size, self._counted)
+        self._counted -= size
+        self._budget.give_back(size)

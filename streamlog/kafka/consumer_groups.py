@@ -1,0 +1,270 @@
+"""Members of KIP-848's protocol: ConsumerGroupHeartbeat (68), ConsumerGroupDescribe (69).
+
+The coordinator assigns, for these members as for those in Python: both may be in one group. A client says only what has changed
+since its last heartbeat, and is told its assignment when that has changed, so what each member has said and was told is kept
+here. A member that the listener does not know, after it was started again, is told so, and joins again.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping
+from functools import partial
+from typing import Any
+
+from ..broker.api import Service
+from ..broker.metadata import Image
+from ..coordinator import GroupDescription, Heartbeat, HeartbeatResult
+from ..errors import StreamlogError
+from ..runtime.api import AllDone, Completion
+from ..types import TopicPartition
+from . import messages
+from .apis import Call, Later, coordinates
+from .errors import ErrorCode, code_of
+
+SESSION_MS = 45_000
+HEARTBEAT_INTERVAL_MS = 500
+"""Kafka's is 5 s. A partition moves when its owner's next heartbeat has released it, so tests would wait for that."""
+_JOINING, _LEAVING, _LEAVING_FOR_A_WHILE = 0, -1, -2
+# Kafka's names of assignors, and those of ours that do the same, in the member's order of preference.
+_ASSIGNORS = {"uniform": ("cooperative-sticky", "range"), "range": ("range", "cooperative-sticky")}
+_NAMES = {ours[0]: kafkas for kafkas, ours in _ASSIGNORS.items()}
+_CLASSIC_MEMBER, _CONSUMER_MEMBER = 0, 1
+_KEPT = 64
+
+
+class _Member:
+    """What a member has said of itself, and what it was told last."""
+
+    __slots__ = ("assignor", "epochs", "owned", "pattern", "rebalance_ms", "seen_s", "static_id", "told", "topics")
+
+    def __init__(self) -> None:
+        self.topics: frozenset[str] = frozenset()
+        self.pattern: re.Pattern[str] | None = None
+        self.assignor = "uniform"
+        self.static_id: str | None = None
+        self.rebalance_ms = SESSION_MS
+        self.owned: frozenset[TopicPartition] = frozenset()
+        self.told: frozenset[TopicPartition] | None = None
+        self.epochs: tuple[int, int] = (-1, -1)
+        """The last two that it was answered: an answer may have been lost."""
+        self.seen_s = 0.0
+
+    def subscribed(self, image: Image) -> frozenset[str]:
+        if self.pattern is None:
+            return self.topics
+        return self.topics | {
+            name for name, view in image.topics.items() if not view.internal and self.pattern.fullmatch(name)
+        }
+
+
+class ConsumerGroups:
+    """The members of one listener. It runs on the listener's thread."""
+
+    def __init__(self, service: Service) -> None:
+        self._seconds = service.real_seconds
+        self._members: dict[tuple[str, str], _Member] = {}
+        self._prune_at = _KEPT
+        self.handlers: Mapping[int, Callable[[Call], Any]] = {68: self.heartbeat, 69: describe}
+
+    # -- heartbeats ------------------------------------------------------------------------------------
+
+    def heartbeat(self, call: Call) -> Any:
+        request = call.request
+        group, member_id, epoch = request.group_id, request.member_id, request.member_epoch
+        if not coordinates(call, group):
+            return _failed(ErrorCode.NOT_COORDINATOR, "Another broker coordinates this group.")
+        if not group:
+            return _failed(ErrorCode.INVALID_REQUEST, "group_id is empty.")
+        if epoch == _JOINING and request.subscribed_topic_names is None and not request.subscribed_topic_regex:
+            return _failed(ErrorCode.INVALID_REQUEST, "A member that joins subscribes to something.")
+        if epoch < _JOINING:
+            return self._leave(call)
+        if epoch == _JOINING:
+            known = _Member()
+        else:
+            found = self._members.get((group, member_id))
+            if found is None:
+                return _failed(ErrorCode.UNKNOWN_MEMBER_ID, f"{member_id!r} is no member of this group: join again.")
+            if epoch not in found.epochs:
+                return _failed(ErrorCode.FENCED_MEMBER_EPOCH, f"Epoch {epoch} of {member_id!r} is not its last one.")
+            known = found
+        refused = self._hear(call, known)
+        if refused is not None:
+            return refused
+        beat = Heartbeat(
+            group, "" if epoch == _JOINING else member_id, epoch, known.static_id, call.client_id,
+            known.subscribed(call.service.image), _ASSIGNORS[known.assignor], known.owned, SESSION_MS / 1000,
+            known.rebalance_ms / 1000, remote=True, client_host=f"/{call.host}", wanted_id=member_id,
+        )  # fmt: skip
+        return Later(call.service.heartbeat(beat), partial(self._answered, call, known, beat))
+
+    def _hear(self, call: Call, known: _Member) -> Any:
+        """Note what the member says; the refusal, if it cannot be."""
+        request, image = call.request, call.service.image
+        if request.instance_id is not None:
+            known.static_id = request.instance_id
+        if request.rebalance_timeout_ms > 0:
+            known.rebalance_ms = request.rebalance_timeout_ms
+        if request.subscribed_topic_names is not None:
+            known.topics = frozenset(request.subscribed_topic_names)
+        if request.subscribed_topic_regex is not None:
+            try:
+                known.pattern = re.compile(request.subscribed_topic_regex) if request.subscribed_topic_regex else None
+            except (re.error, OverflowError, RecursionError) as error:
+                return _failed(ErrorCode.INVALID_REGULAR_EXPRESSION, f"{request.subscribed_topic_regex!r}: {error}")
+        if request.server_assignor is not None:
+            if request.server_assignor not in _ASSIGNORS:
+                return _failed(
+                    ErrorCode.UNSUPPORTED_ASSIGNOR,
+                    f"There is no assignor {request.server_assignor!r}, only {', '.join(_ASSIGNORS)}.",
+                )
+            known.assignor = request.server_assignor
+        if request.topic_partitions is not None:
+            known.owned = frozenset(
+                TopicPartition(image.names[each.topic_id], number)
+                for each in request.topic_partitions
+                if each.topic_id in image.names
+                for number in each.partitions
+            )
+        known.seen_s = self._seconds()
+        return None
+
+    def _answered(self, call: Call, known: _Member, beat: Heartbeat, done: Completion[HeartbeatResult]) -> Any:
+        request = call.request
+        try:
+            result = done.result()
+        except StreamlogError as error:
+            code = code_of(error)
+            if code == ErrorCode.FENCED_INSTANCE_ID:
+                code = ErrorCode.UNRELEASED_INSTANCE_ID if request.member_epoch == _JOINING else code
+            if code in (ErrorCode.UNKNOWN_MEMBER_ID, ErrorCode.FENCED_INSTANCE_ID):
+                self._members.pop((request.group_id, request.member_id), None)
+            return _failed(code, str(error))
+        if result.member_epoch == _JOINING:  # its target comes with a heartbeat of any member, as this one
+            again = beat._replace(member_id=result.member_id)
+            return Later(call.service.heartbeat(again), partial(self._answered, call, known, again))
+        self._keep(request.group_id, result.member_id, known)
+        is_full = request.member_epoch == _JOINING or request.topic_partitions is not None
+        assignment = None
+        if is_full or known.told != result.assignment:
+            assignment = _assignment(call.service.image, result.assignment)
+        known.told = result.assignment
+        known.epochs = (
+            known.epochs if known.epochs[0] == result.member_epoch else (result.member_epoch, known.epochs[0])
+        )
+        return messages.ConsumerGroupHeartbeatResponse(
+            member_id=result.member_id,
+            member_epoch=result.member_epoch,
+            heartbeat_interval_ms=HEARTBEAT_INTERVAL_MS,
+            assignment=assignment,
+        )
+
+    def _keep(self, group: str, member_id: str, known: _Member) -> None:
+        self._members[group, member_id] = known
+        if len(self._members) > self._prune_at:
+            now_s = self._seconds()
+            self._members = {
+                each: member for each, member in self._members.items() if now_s - member.seen_s < 2 * SESSION_MS / 1000
+            }
+            self._prune_at = 2 * len(self._members) + _KEPT
+
+    def _leave(self, call: Call) -> Any:
+        request = call.request
+        if self._members.pop((request.group_id, request.member_id), None) is None:
+            return _failed(ErrorCode.UNKNOWN_MEMBER_ID, f"{request.member_id!r} is no member of this group.")
+        left = call.service.leave_group(
+            request.group_id, request.member_id, force=request.member_epoch != _LEAVING_FOR_A_WHILE
+        )
+
+        def respond(done: Completion[None]) -> Any:
+            error = done.error()
+            if error is not None:
+                return _failed(code_of(error), str(error))
+            return messages.ConsumerGroupHeartbeatResponse(
+                member_id=request.member_id, member_epoch=request.member_epoch
+            )
+
+        return Later(left, respond)
+
+
+def _failed(code: ErrorCode, why: str) -> Any:
+    return messages.ConsumerGroupHeartbeatResponse(error_code=code, error_message=why)
+
+
+def _by_topic(partitions: frozenset[TopicPartition]) -> dict[str, list[int]]:
+    by_topic: dict[str, list[int]] = {}
+    for name, number in sorted(partitions):
+        by_topic.setdefault(name, []).append(number)
+    return by_topic
+
+
+def _assignment(image: Image, partitions: frozenset[TopicPartition]) -> Any:
+    Response = messages.ConsumerGroupHeartbeatResponse
+    return Response.Assignment(
+        topic_partitions=[
+            Response.TopicPartitions(topic_id=image.topics[name].id_bytes, partitions=numbers)
+            for name, numbers in _by_topic(partitions).items()
+            if name in image.topics
+        ]
+    )
+
+
+# -- ConsumerGroupDescribe -------------------------------------------------------------------------------
+
+
+def describe(call: Call) -> Any:
+    names = call.request.group_ids
+    found = [call.service.describe_group(name) for name in names]
+    return Later(AllDone(found), lambda _: _described(call, list(zip(names, found, strict=True))))
+
+
+def _described(call: Call, found: list[tuple[str, Completion[GroupDescription]]]) -> Any:
+    Response = messages.ConsumerGroupDescribeResponse
+    groups = []
+    for name, done in found:
+        described = Response.DescribedGroup(group_id=name, group_state="Dead")
+        groups.append(described)
+        if not coordinates(call, name):
+            described.error_code = ErrorCode.NOT_COORDINATOR
+            continue
+        try:
+            group = done.result()
+        except StreamlogError as error:
+            described.error_code, described.error_message = code_of(error), str(error)
+            continue
+        if group.state == "Dead" or group.type != "consumer":
+            described.error_code = ErrorCode.GROUP_ID_NOT_FOUND
+            described.error_message = (
+                f"Group {name} {'not found' if group.state == 'Dead' else 'is not a consumer group'}."
+            )
+            continue
+        described.group_state = group.state
+        described.group_epoch = described.assignment_epoch = group.epoch
+        described.assignor_name = _NAMES.get(group.protocol, group.protocol)
+        described.members = [
+            Response.Member(
+                member_id=each.member_id,
+                instance_id=each.group_instance_id,
+                member_epoch=each.member_epoch,
+                client_id=each.client_id or "",
+                client_host=each.client_host,
+                subscribed_topic_names=sorted(each.topics),
+                assignment=_shown(call.service.image, each.assignment),
+                target_assignment=_shown(call.service.image, each.target),
+                member_type=_CLASSIC_MEMBER if each.metadata else _CONSUMER_MEMBER,
+            )
+            for each in group.members
+        ]
+    return Response(groups=groups)
+
+
+def _shown(image: Image, partitions: frozenset[TopicPartition]) -> Any:
+    Response = messages.ConsumerGroupDescribeResponse
+    return Response.Assignment(
+        topic_partitions=[
+            Response.TopicPartitions(topic_id=image.topics[name].id_bytes, topic_name=name, partitions=numbers)
+            for name, numbers in _by_topic(partitions).items()
+            if name in image.topics
+        ]
+    )

@@ -1,0 +1,327 @@
+"""Reading: Fetch (1) with long polling and sessions, ListOffsets (2), OffsetForLeaderEpoch (23).
+
+What is fetched are whole batches, the first of which may begin before the offset that was asked for, as Kafka's do. A client that
+reads committed records gets aborted ones too, and the list of the aborted transactions by which it leaves them out.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from typing import Any
+
+from ..broker.delayed_fetch import Answers, FetchRequest
+from ..broker.fetched import FetchResult
+from ..broker.metadata import Image, TopicView
+from ..errors import (
+    CorruptRecordError,
+    NotLeaderError,
+    StreamlogError,
+    UnknownTopicOrPartitionError,
+    UnsupportedCompressionTypeError,
+)
+from ..records import kafka_wire
+from ..runtime.api import Completion
+from ..runtime.disk import entropy
+from ..types import Buffer, TopicPartition
+from . import messages
+from .apis import Call, Later, leads, topic_of
+from .errors import ErrorCode, code_of
+from .schema import ZERO_UUID
+
+MAX_SESSIONS = 1000
+"""Of fetches, for a listener (Kafka's max.incremental.fetch.session.cache.slots)."""
+MAX_BYTES = 57_671_680
+"""Of a response, but for one batch that is larger (Kafka's fetch.max.bytes)."""
+MAX_SESSION_PARTITIONS = 10_000
+_INITIAL, _FINAL, _LAST_EPOCH = 0, -1, 2**31 - 1
+_COMMITTED = "read_committed"
+_FIRST_FETCH_WITH_IDS = 13
+_FIRST_WITH_ZSTD, _ZSTD = 10, 4
+_LATEST, _EARLIEST, _MAX_TIMESTAMP, _EARLIEST_LOCAL, _LATEST_TIERED = -1, -2, -3, -4, -5
+_SPECS = {_LATEST: "latest", _EARLIEST: "earliest", _MAX_TIMESTAMP: "max_timestamp", _EARLIEST_LOCAL: "earliest"}
+
+
+def _isolation(level: int) -> str:
+    return _COMMITTED if level else "read_uncommitted"
+
+
+def _partition(call: Call, image: Image, view: TopicView, number: int) -> TopicPartition:
+    """Raises UnknownTopicOrPartitionError, NotLeaderError."""
+    if not 0 <= number < view.partitions:
+        raise UnknownTopicOrPartitionError(f"{view.name!r} has no partition {number}.")
+    if not leads(call, image, view, number):
+        raise NotLeaderError(f"Broker {call.broker_id} does not lead {view.name}-{number}.")
+    return TopicPartition(view.name, number)
+
+
+# -- Fetch -----------------------------------------------------------------------------------------------
+
+
+class Fetches:
+    """The Fetch requests of one listener, and their sessions (KIP-227). It runs on the listener's thread.
+
+    A client with a session says only which partitions it reads from another position than the listener knows, and is told only
+    of those in which something has changed. There are at most `MAX_SESSIONS`; the one that was used least recently gives way.
+    """
+
+    def __init__(self) -> None:
+        self._sessions: OrderedDict[int, _Session] = OrderedDict()
+        self.handlers = {1: self.fetch, 2: list_offsets, 23: offset_for_leader_epoch}
+
+    def fetch(self, call: Call) -> Any:
+        request = call.request
+        session, is_new, error = self._session(call)
+        if error:
+            return messages.FetchResponse(error_code=error)
+        if session is None:
+            session = _Session(by_id=call.version >= _FIRST_FETCH_WITH_IDS)
+            session.add(request.topics)
+        return session.answer(call, session.session_id, is_full=is_new or not session.session_id)
+
+    def _session(self, call: Call) -> tuple[_Session | None, bool, ErrorCode]:
+        """The session that a request goes on with or begins, and whether it begins; or what is wrong with it."""
+        request = call.request
+        session_id, epoch = request.session_id, request.session_epoch
+        by_id = call.version >= _FIRST_FETCH_WITH_IDS
+        if epoch in (_FINAL, _INITIAL):
+            self._sessions.pop(session_id, None)
+            if epoch == _FINAL:
+                return None, True, ErrorCode.NONE
+            is_kept = sum(len(topic.partitions) for topic in request.topics) <= MAX_SESSION_PARTITIONS
+            session = _Session(by_id=by_id, session_id=self._new_id() if is_kept else 0)
+            session.add(request.topics)
+            if not is_kept:
+                return session, True, ErrorCode.NONE
+            self._sessions[session.session_id] = session
+            if len(self._sessions) > MAX_SESSIONS:
+                self._sessions.popitem(last=False)
+            return session, True, ErrorCode.NONE
+        known = self._sessions.get(session_id)
+        if known is None:
+            return None, False, ErrorCode.FETCH_SESSION_ID_NOT_FOUND
+        if epoch != known.epoch:
+            return None, False, ErrorCode.INVALID_FETCH_SESSION_EPOCH
+        if known.by_id != by_id:
+            return None, False, ErrorCode.FETCH_SESSION_TOPIC_ID_ERROR
+        self._sessions.move_to_end(session_id)
+        known.add(request.topics)
+        known.forget(request.forgotten_topics_data)
+        known.epoch = known.epoch % _LAST_EPOCH + 1
+        return known, False, ErrorCode.NONE
+
+    def _new_id(self) -> int:
+        while (made := int.from_bytes(entropy(4), "big") & 0x7FFFFFFF) in self._sessions or not made:
+            pass
+        return made
+
+
+class _Session:
+    """The partitions that a client reads, by the topic's name or id and their number; of a request without one, its own."""
+
+    def __init__(self, *, by_id: bool, session_id: int = 0) -> None:
+        self.by_id = by_id
+        self.session_id = session_id
+        self.epoch = _INITIAL + 1
+        """That of the next request."""
+        self._partitions: OrderedDict[tuple[Any, int], Any] = OrderedDict()
+        self._told: dict[tuple[Any, int], tuple[int, int, int]] = {}
+        """The high watermark, the log start, and the error code that the client was told last."""
+
+    def _key(self, topic: Any) -> Any:
+        return topic.topic_id if self.by_id else topic.topic
+
+    def add(self, topics: Any) -> None:
+        for topic in topics:
+            for each in topic.partitions:
+                self._partitions[self._key(topic), each.partition] = each
+
+    def forget(self, topics: Any) -> None:
+        for topic in topics:
+            for number in topic.partitions:
+                self._partitions.pop((self._key(topic), number), None)
+                self._told.pop((self._key(topic), number), None)
+
+    def answer(self, call: Call, session_id: int, *, is_full: bool) -> Any:
+        """Fetch from all partitions. `is_full`: the response has those too in which nothing has changed."""
+        request, image = call.request, call.service.image
+        found: dict[tuple[Any, int], Any] = {}
+        asked: list[tuple[Any, FetchRequest]] = []
+        most = min(request.max_bytes, MAX_BYTES)
+        for key, each in self._partitions.items():
+            part = messages.FetchResponse.PartitionData(partition_index=key[1], high_watermark=-1, records=b"")
+            found[key] = part
+            try:
+                view = topic_of(image, None if self.by_id else key[0], key[0] if self.by_id else None)
+                _partition(call, image, view, key[1])
+            except StreamlogError as error:
+                part.error_code = code_of(error)
+                continue
+            asked.append((part, _request(view, each, most)))
+        isolation = _isolation(request.isolation_level)
+        fetched = call.service.fetch_many(
+            [each for _, each in asked],
+            isolation,
+            min_bytes=request.min_bytes,
+            max_wait_ms=max(0, request.max_wait_ms) if asked else 0,
+        )
+
+        def respond(done: Completion[Answers]) -> Any:
+            size = 0
+            for (part, wanted), result in zip(asked, done.result(), strict=True):
+                size += _fill(call, part, wanted, result, most - size, isolation, is_first=not size)
+            return messages.FetchResponse(session_id=session_id, responses=self._grouped(found, is_full=is_full))
+
+        return Later(fetched, respond)
+
+    def _grouped(self, found: dict[tuple[Any, int], Any], *, is_full: bool) -> list[Any]:
+        """The response's topics. Partitions that brought records come last the next time: so each has its turn."""
+        topics: dict[Any, Any] = {}
+        for key, part in found.items():
+            state = part.high_watermark, part.log_start_offset, part.error_code
+            is_news = bool(part.records) or part.diverging_epoch.epoch >= 0 or bool(part.error_code)
+            if not (is_full or is_news or self._told.get(key) != state):
+                continue
+            self._told[key] = state
+            topic = topics.get(key[0])
+            if topic is None:
+                topic = topics[key[0]] = messages.FetchResponse.FetchableTopicResponse(
+                    topic="" if self.by_id else key[0], topic_id=key[0] if self.by_id else ZERO_UUID, partitions=[]
+                )
+            topic.partitions.append(part)
+            if part.records and key in self._partitions:
+                self._partitions.move_to_end(key)
+        return list(topics.values())
+
+
+def _request(view: TopicView, each: Any, left: int) -> FetchRequest:
+    epoch = each.current_leader_epoch
+    last = each.last_fetched_epoch
+    return FetchRequest(
+        view.partition(each.partition),
+        each.fetch_offset,
+        max(1, min(each.partition_max_bytes, left)),
+        None if epoch < 0 else epoch,
+        None if last < 0 else last,
+    )
+
+
+def _fill(
+    call: Call, found: Any, asked: FetchRequest, result: Completion[FetchResult], left: int, isolation: str, *, is_first: bool
+) -> int:  # fmt: skip
+    """Put what was fetched of a partition in its part of the response; how many bytes of records those are."""
+    try:
+        is_left_out = not is_first and result.error() is None and result.result().size > left
+        fetched, buffers = (result.result(), []) if is_left_out else _read(call, asked, result, isolation)
+        found.high_watermark = fetched.high_watermark
+        found.last_stable_offset = fetched.last_stable_offset
+        found.log_start_offset = fetched.log_start_offset
+        found.aborted_transactions = None
+        diverging = fetched.diverging_epoch
+        if diverging is not None:
+            Epoch = messages.FetchResponse.EpochEndOffset
+            found.diverging_epoch = Epoch(epoch=diverging.epoch, end_offset=diverging.end_offset)
+            return 0
+        if is_left_out:
+            return 0
+        if isolation == _COMMITTED:
+            Aborted = messages.FetchResponse.AbortedTransaction
+            found.aborted_transactions = [
+                Aborted(producer_id=each.producer_id, first_offset=each.first_offset) for each in fetched.aborted
+            ]
+        found.records = buffers
+        return sum(map(len, buffers))
+    except StreamlogError as error:
+        found.error_code = code_of(error)
+        return 0
+
+
+def _read(
+    call: Call, asked: FetchRequest, result: Completion[FetchResult], isolation: str
+) -> tuple[FetchResult, list[Buffer]]:
+    """What was fetched, and its batches for the client; from another replica where the leader's is damaged, which repairs it."""
+    try:
+        fetched = result.result()
+        return fetched, _served(fetched, call.version)
+    except CorruptRecordError as damage:
+        elsewhere = call.service.fetch_elsewhere(asked.partition, asked.offset, asked.max_bytes, isolation, damage)
+        fetched = elsewhere.result()
+        return fetched, _served(fetched, call.version)
+
+
+def _served(fetched: FetchResult, version: int) -> list[Buffer]:
+    """The batches, up to one that is damaged; the client comes again for that. Raises CorruptRecordError if it is the first."""
+    buffers: list[Buffer] = []
+    try:
+        for batch in fetched.batches():
+            if batch.header.codec == _ZSTD and version < _FIRST_WITH_ZSTD:
+                raise UnsupportedCompressionTypeError("A client of this age cannot read zstd.")
+            try:
+                buffers += kafka_wire.served(batch.header, batch.columns)
+            except ValueError as error:
+                raise batch.damaged(error) from error
+    except CorruptRecordError:
+        if not buffers:
+            raise
+    return buffers
+
+
+# -- ListOffsets -----------------------------------------------------------------------------------------
+
+
+def list_offsets(call: Call) -> Any:
+    request, image = call.request, call.service.image
+    Response = messages.ListOffsetsResponse
+    isolation = _isolation(request.isolation_level)
+    topics = []
+    for topic in request.topics:
+        partitions = []
+        for each in topic.partitions:
+            found = Response.ListOffsetsPartitionResponse(partition_index=each.partition_index, timestamp=-1, offset=-1)
+            partitions.append(found)
+            try:
+                view = topic_of(image, topic.name, None)
+                _look_up(call, image, view, each, isolation, found)
+            except StreamlogError as error:
+                found.error_code = code_of(error)
+        topics.append(Response.ListOffsetsTopicResponse(name=topic.name, partitions=partitions))
+    return Response(topics=topics)
+
+
+def _look_up(call: Call, image: Image, view: TopicView, each: Any, isolation: str, found: Any) -> None:
+    at = _partition(call, image, view, each.partition_index)
+    if each.timestamp == _LATEST_TIERED:  # nothing is tiered
+        return
+    spec: Any = _SPECS.get(each.timestamp, each.timestamp)
+    if isinstance(spec, int) and spec < 0:
+        found.error_code = ErrorCode.UNSUPPORTED_VERSION
+        return
+    epoch = each.current_leader_epoch
+    record = call.service.find_offset(at, spec, isolation, None if epoch < 0 else epoch).result()
+    if record is None:
+        return
+    found.offset, found.timestamp = record.offset, record.timestamp
+    found.leader_epoch = image.partition(view.id_bytes, at.partition).leader_epoch
+
+
+# -- OffsetForLeaderEpoch --------------------------------------------------------------------------------
+
+
+def offset_for_leader_epoch(call: Call) -> Any:
+    image = call.service.image
+    Response = messages.OffsetForLeaderEpochResponse
+    topics = []
+    for topic in call.request.topics:
+        partitions = []
+        for each in topic.partitions:
+            found = Response.EpochEndOffset(partition=each.partition, leader_epoch=-1, end_offset=-1)
+            partitions.append(found)
+            try:
+                at = _partition(call, image, topic_of(image, topic.topic, None), each.partition)
+                current = each.current_leader_epoch
+                end = call.service.epoch_end_offset(at, each.leader_epoch, None if current < 0 else current).result()
+                if end is not None:
+                    found.leader_epoch, found.end_offset = end.epoch, end.end_offset
+            except StreamlogError as error:
+                found.error_code = code_of(error)
+        topics.append(Response.OffsetForLeaderTopicResult(topic=topic.topic, partitions=partitions))
+    return Response(topics=topics)

@@ -1,0 +1,312 @@
+"""Groups: JoinGroup (11), Heartbeat (12), LeaveGroup (13), SyncGroup (14), DescribeGroups (15), ListGroups (16), DeleteGroups (42).
+
+A group of these members alone is Kafka's classic group: its leader assigns, and metadata and assignments are the clients' own
+bytes. For the protocol type "consumer" the coordinator gets what they say besides, in case the group comes to be one of another
+type. `consumer_groups` has the members of the newer protocol.
+"""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import Any
+
+from ..broker.api import JoinGroup, JoinGroupResult, MemberIdentity, SyncGroup, SyncGroupResult
+from ..coordinator import GroupDescription, GroupListing
+from ..errors import MemberIdRequiredError, NotCoordinatorError, StreamlogError
+from ..runtime.api import AllDone, Completion
+from ..types import TopicPartition
+from . import messages, protocol
+from .apis import Call, Later, coordinates
+from .compiler import MalformedMessageError
+from .errors import ErrorCode, code_of
+
+CLASSIC, CONSUMER = "classic", "consumer"
+_NO_GENERATION = -1
+_FIRST_WITH_REBALANCE_TIMEOUT = 1
+_FIRST_WITH_KNOWN_IDS = 4
+_FIRST_THAT_SKIPS = 9
+_FIRST_WITH_SEVERAL_LEAVES = 3
+_FIRST_WITH_NOT_FOUND = 6
+_VERSION_BYTES = 2
+
+
+# -- the clients' own bytes ------------------------------------------------------------------------------
+
+
+def _parsed(name: str, data: Any) -> Any:
+    """A ConsumerProtocol message after its version, of which a newer one is read as far as it is known; None if it is none."""
+    data = bytes(data)
+    if len(data) < _VERSION_BYTES:
+        return None
+    version = min(int.from_bytes(data[:_VERSION_BYTES], "big"), 3)
+    try:
+        return protocol.decode(name, version, data, _VERSION_BYTES)[0]
+    except (MalformedMessageError, ValueError):
+        return None
+
+
+def _partitions(topics: Any) -> frozenset[TopicPartition]:
+    return frozenset(TopicPartition(each.topic, number) for each in topics for number in each.partitions)
+
+
+def assignment_bytes(partitions: frozenset[TopicPartition]) -> bytes:
+    """What a client takes for the assignment that its leader made."""
+    Assignment = messages.ConsumerProtocolAssignment
+    by_topic: dict[str, list[int]] = {}
+    for name, number in sorted(partitions):
+        by_topic.setdefault(name, []).append(number)
+    topics = [Assignment.TopicPartition(topic=name, partitions=numbers) for name, numbers in by_topic.items()]
+    encoded = protocol.encode("ConsumerProtocolAssignment", 0, Assignment(assigned_partitions=topics))
+    return b"".join([(0).to_bytes(_VERSION_BYTES, "big"), *encoded])
+
+
+# -- JoinGroup -------------------------------------------------------------------------------------------
+
+
+def join_group(call: Call) -> Any:
+    request = call.request
+    Response = messages.JoinGroupResponse
+    if not coordinates(call, request.group_id):
+        return Response(error_code=ErrorCode.NOT_COORDINATOR, generation_id=_NO_GENERATION, member_id=request.member_id)
+    rebalance_ms = request.rebalance_timeout_ms
+    if call.version < _FIRST_WITH_REBALANCE_TIMEOUT:
+        rebalance_ms = request.session_timeout_ms
+    topics: set[str] = set()
+    owned: frozenset[TopicPartition] = frozenset()
+    if request.protocol_type == CONSUMER:
+        for each in request.protocols:
+            subscription = _parsed("ConsumerProtocolSubscription", each.metadata)
+            if subscription is not None:
+                topics.update(subscription.topics)
+                owned |= _partitions(subscription.owned_partitions)
+    wanted = JoinGroup(
+        request.group_id,
+        request.member_id,
+        request.group_instance_id,
+        call.client_id,
+        f"/{call.host}",
+        request.protocol_type,
+        tuple((each.name, bytes(each.metadata)) for each in request.protocols),
+        request.session_timeout_ms / 1000,
+        rebalance_ms / 1000,
+        frozenset(topics),
+        owned,
+        requires_known_member_id=call.version >= _FIRST_WITH_KNOWN_IDS,
+        can_skip_assignment=call.version >= _FIRST_THAT_SKIPS,
+        reason=request.reason or "",
+    )
+    return Later(call.service.join_group(wanted), partial(_joined, call))
+
+
+def _joined(call: Call, done: Completion[JoinGroupResult]) -> Any:
+    Response = messages.JoinGroupResponse
+    try:
+        joined = done.result()
+    except StreamlogError as error:
+        member_id = error.member_id if isinstance(error, MemberIdRequiredError) else call.request.member_id
+        return Response(
+            error_code=code_of(error), generation_id=_NO_GENERATION, member_id=member_id,
+            protocol_name="" if call.version < 7 else None,
+        )  # fmt: skip
+    members = [
+        Response.JoinGroupResponseMember(
+            member_id=each.member_id, group_instance_id=each.group_instance_id, metadata=each.metadata
+        )
+        for each in joined.members
+    ]
+    return Response(
+        generation_id=joined.generation_id,
+        protocol_type=joined.protocol_type,
+        protocol_name=joined.protocol,
+        leader=joined.leader,
+        skip_assignment=joined.skip_assignment,
+        member_id=joined.member_id,
+        members=members,
+    )
+
+
+# -- SyncGroup -------------------------------------------------------------------------------------------
+
+
+def sync_group(call: Call) -> Any:
+    request = call.request
+    if not coordinates(call, request.group_id):
+        return messages.SyncGroupResponse(error_code=ErrorCode.NOT_COORDINATOR)
+    assignments = {each.member_id: bytes(each.assignment) for each in request.assignments}
+    partitions = {}
+    for member_id, data in assignments.items():
+        parsed = _parsed("ConsumerProtocolAssignment", data)
+        if parsed is not None:
+            partitions[member_id] = _partitions(parsed.assigned_partitions)
+    wanted = SyncGroup(
+        request.group_id,
+        request.member_id,
+        request.group_instance_id,
+        request.generation_id,
+        request.protocol_type,
+        request.protocol_name,
+        assignments,
+        partitions,
+    )
+    return Later(call.service.sync_group(wanted), _synced)
+
+
+def _synced(done: Completion[SyncGroupResult]) -> Any:
+    Response = messages.SyncGroupResponse
+    try:
+        synced = done.result()
+    except StreamlogError as error:
+        return Response(error_code=code_of(error))
+    assignment = synced.assignment if synced.partitions is None else assignment_bytes(synced.partitions)
+    return Response(protocol_type=synced.protocol_type, protocol_name=synced.protocol, assignment=assignment)
+
+
+# -- Heartbeat, LeaveGroup -------------------------------------------------------------------------------
+
+
+def heartbeat(call: Call) -> Any:
+    request = call.request
+    Response = messages.HeartbeatResponse
+    if not coordinates(call, request.group_id):
+        return Response(error_code=ErrorCode.NOT_COORDINATOR)
+    beat = call.service.classic_heartbeat(
+        request.group_id, request.member_id, request.group_instance_id, request.generation_id
+    )
+    return Later(beat, lambda done: Response(error_code=_code(done)))
+
+
+def _code(done: Completion[Any]) -> ErrorCode:
+    error = done.error()
+    return ErrorCode.NONE if error is None else code_of(error)
+
+
+def leave_group(call: Call) -> Any:
+    request = call.request
+    Response = messages.LeaveGroupResponse
+    if not coordinates(call, request.group_id):
+        return Response(error_code=ErrorCode.NOT_COORDINATOR)
+    if call.version < _FIRST_WITH_SEVERAL_LEAVES:
+        members = [MemberIdentity(request.member_id)]
+    else:
+        members = [
+            MemberIdentity(each.member_id, each.group_instance_id, each.reason or "") for each in request.members
+        ]
+    return Later(call.service.leave_classic_group(request.group_id, members), partial(_left, call, members))
+
+
+def _left(call: Call, members: list[MemberIdentity], done: Completion[list[StreamlogError | None]]) -> Any:
+    Response = messages.LeaveGroupResponse
+    if done.error() is not None:
+        return Response(error_code=_code(done))
+    codes = [ErrorCode.NONE if error is None else code_of(error) for error in done.result()]
+    if call.version < _FIRST_WITH_SEVERAL_LEAVES:
+        return Response(error_code=codes[0])
+    return Response(
+        members=[
+            Response.MemberResponse(member_id=each.member_id, group_instance_id=each.instance_id, error_code=code)
+            for each, code in zip(members, codes, strict=True)
+        ]
+    )
+
+
+# -- for administrators ----------------------------------------------------------------------------------
+
+
+def describe_groups(call: Call) -> Any:
+    names = call.request.groups
+    found = [call.service.describe_group(name) for name in names]
+    return Later(AllDone(found), lambda _: _described(call, list(zip(names, found, strict=True))))
+
+
+def _described(call: Call, found: list[tuple[str, Completion[GroupDescription]]]) -> Any:
+    Response = messages.DescribeGroupsResponse
+    groups = []
+    for name, done in found:
+        described = Response.DescribedGroup(group_id=name, group_state="Dead")
+        groups.append(described)
+        if not coordinates(call, name):
+            described.error_code = ErrorCode.NOT_COORDINATOR
+            continue
+        try:
+            group = done.result()
+        except StreamlogError as error:
+            described.error_code = code_of(error)
+            continue
+        if group.state == "Dead" or (group.type != CLASSIC and group.members):
+            if call.version >= _FIRST_WITH_NOT_FOUND:
+                described.error_code = ErrorCode.GROUP_ID_NOT_FOUND
+                described.error_message = f"Group {name} {'is not a classic group' if group.members else 'not found'}."
+            continue
+        described.group_state, described.protocol_type = group.state, group.protocol_type
+        described.protocol_data = group.protocol if group.state == "Stable" else ""
+        described.members = [
+            Response.DescribedGroupMember(
+                member_id=each.member_id,
+                group_instance_id=each.group_instance_id,
+                client_id=each.client_id or "",
+                client_host=each.client_host,
+                member_metadata=each.metadata if group.state == "Stable" else b"",
+                member_assignment=each.assigned if group.state == "Stable" else b"",
+            )
+            for each in group.members
+        ]
+    return Response(groups=groups)
+
+
+def list_groups(call: Call) -> Any:
+    request = call.request
+    listed = call.service.list_groups(request.states_filter, request.types_filter)
+    return Later(listed, partial(_listed, call))
+
+
+def _listed(call: Call, done: Completion[list[GroupListing]]) -> Any:
+    Response = messages.ListGroupsResponse
+    if done.error() is not None:
+        return Response(error_code=_code(done))
+    return Response(
+        groups=[
+            Response.ListedGroup(
+                group_id=each.name,
+                protocol_type=each.protocol_type,
+                group_state=each.state,
+                group_type=each.type.capitalize(),
+            )
+            for each in done.result()
+            if coordinates(call, each.name)
+        ]
+    )
+
+
+def delete_groups(call: Call) -> Any:
+    names = call.request.groups_names
+    done = [
+        call.service.delete_group(name)
+        if coordinates(call, name)
+        else Completion.failed(NotCoordinatorError("Another broker coordinates this group."))
+        for name in names
+    ]
+    return Later(AllDone(done), lambda _: _deleted(names, done))
+
+
+def _deleted(names: list[str], done: list[Completion[None]]) -> Any:
+    Response = messages.DeleteGroupsResponse
+    results = []
+    for name, each in zip(names, done, strict=True):
+        error = each.error()
+        results.append(
+            Response.DeletableGroupResult(
+                group_id=name, error_code=_code(each), error_message=None if error is None else str(error)
+            )
+        )
+    return Response(results=results)
+
+
+handlers = {
+    11: join_group,
+    12: heartbeat,
+    13: leave_group,
+    14: sync_group,
+    15: describe_groups,
+    16: list_groups,
+    42: delete_groups,
+}

@@ -1,0 +1,421 @@
+"""The listener: Kafka's protocol in front of a log, on sockets of this machine. See the package for what it answers.
+
+One thread runs one asyncio loop for all connections. Each broker of the log has a socket of its own, so that clients see as many
+brokers as there are; a request for a partition that another one leads is refused with the error that has Kafka's clients
+ask for the metadata again. What may block, changes of topics above all, runs on a few threads beside it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import ipaddress
+import logging
+from collections.abc import Callable, Mapping
+from concurrent.futures import Executor, Future, ThreadPoolExecutor
+from functools import partial
+from types import MappingProxyType, TracebackType
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
+
+from ..broker.api import Listener as Attached
+from ..broker.api import Service
+from ..broker.delayed_fetch import DelayedFetch
+from ..config import integer
+from ..errors import ClosedError, ConfigError, StreamlogError
+from ..runtime.api import Completion
+from ..runtime.threads import join_thread, new_thread, start_thread
+from ..runtime.values import refuse_to_copy
+from ..types import Buffer
+from . import (
+    configs,
+    consumer_groups,
+    coordinators,
+    fetch,
+    groups,
+    metadata,
+    offsets,
+    produce,
+    protocol,
+    settings,
+    topics,
+    transactions,
+)
+from .apis import CLOSE, Call, Endpoint, Handler, Later, Settings
+from .compiler import MalformedMessageError
+from .connection import Budget, Connection, Limits
+from .errors import ErrorCode
+
+if TYPE_CHECKING:
+    import ssl
+
+A = TypeVar("A", bound=Attached)
+logger = logging.getLogger("streamlog.kafka")
+
+_THREADS = 4
+_START_S = 10.0
+_SWEEP_S = 1.0
+_LAST_TURNS = 10
+
+
+class Log(Protocol):
+    """What a listener needs of a log: `StreamLog` has it."""
+
+    def attach(self, make: Callable[[Service], A]) -> A: ...
+    def detach(self, listener: Attached) -> None: ...
+
+
+class Listener:
+    """Have Kafka's clients, in any language, use this log, at `bootstrap_servers`.
+
+    Broker i of the log listens at `port` + i, or each at a port that is free if `port` is 0. Clients are told to come to
+    `advertised_host`, by default `host`. Anyone who reaches a socket can read and write everything, so `host` has to be of this machine
+    alone (loopback), unless `tls` or `allow_insecure=True` is given.
+
+    `auto_create_topics`: a topic that a client asks for is created, with Kafka's defaults, as by a broker of Kafka's.
+    `initial_rebalance_delay_ms`: how long the first members of a classic group wait for others (Kafka: 3 s). With 0 some clients
+    lose members that join at the same moment. `broker_config`: settings of Kafka's brokers by their names, such as
+    `{"num.partitions": "3", "log.retention.ms": "-1"}`, for the topics that are made and for classic groups.
+
+    Raises ConfigError for a host that others reach and for an unknown setting, OSError for a port that is taken. A context manager; closing the log closes it.
+
+    >>> import streamlog
+    >>> from streamlog.kafka import Listener
+    >>> with streamlog.open() as log, Listener(log) as listener:
+    ...     listener.bootstrap_servers.startswith("127.0.0.1:")
+    True
+    """
+
+    __reduce_ex__ = refuse_to_copy
+
+    def __init__(
+        self,
+        log: Log,
+        *,
+        host: str = "127.0.0.1",
+        port: int = 0,
+        advertised_host: str | None = None,
+        tls: ssl.SSLContext | None = None,
+        auto_create_topics: bool = True,
+        initial_rebalance_delay_ms: int = 100,
+        broker_config: Mapping[str, str] = MappingProxyType({}),
+        allow_insecure: bool = False,
+    ) -> None:
+        self._serving: Serving | None = None
+        if tls is None and not allow_insecure:
+            _require_loopback(host)
+        if advertised_host is None and host in ("0.0.0.0", "::"):
+            raise ConfigError(
+                f"host={host!r} means every address of this machine, and clients need one that they can come to: give "
+                f"advertised_host.",
+                name="advertised_host",
+            )
+        config = settings.broker_config(broker_config, settings.KAFKA_DEFAULTS)
+        delay_ms = integer("initial_rebalance_delay_ms", initial_rebalance_delay_ms, 0)
+        self._log = log
+        self._make = partial(
+            Serving,
+            host=host,
+            port=port,
+            advertised_host=advertised_host or host,
+            tls=tls,
+            options=Settings(auto_create_topics, config.topics, config.partitions),
+            groups={"initial_rebalance_delay_ms": delay_ms, **config.groups},
+        )
+
+    def start(self) -> None:
+        """Listen. Does nothing if it does already."""
+        if self._serving is None:
+            self._serving = self._log.attach(self._make)
+
+    def close(self) -> None:
+        """Answer no more, and close all connections. Does nothing if it is closed."""
+        serving, self._serving = self._serving, None
+        if serving is not None:
+            serving.close(_START_S)
+            self._log.detach(serving)
+
+    @property
+    def bootstrap_servers(self) -> str:
+        """The addresses of all brokers that run, as clients take them: `127.0.0.1:9092,127.0.0.1:9093`. Raises ClosedError."""
+        serving = self._serving
+        if serving is None:
+            raise ClosedError(
+                "The listener is not started, or was closed. Call start(), or use it in a with statement."
+            )
+        return ",".join(f"{each.host}:{each.port}" for each in serving.endpoints.values())
+
+    def __enter__(self) -> Listener:
+        self.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def __repr__(self) -> str:
+        serving = self._serving
+        return f"<streamlog.kafka.Listener {'closed' if serving is None else self.bootstrap_servers}>"
+
+
+def _require_loopback(host: str) -> None:
+    try:
+        is_loopback = host == "localhost" or ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        is_loopback = False
+    if not is_loopback:
+        raise ConfigError(
+            f"host={host!r} may be reached from other machines, and anyone who reaches it could read and write everything. Give a "
+            f"loopback address, tls=, or allow_insecure=True.",
+            name="host",
+        )
+
+
+class Serving:
+    """A listener that listens: its thread, its sockets and connections. All but `close` runs on its thread."""
+
+    __reduce_ex__ = refuse_to_copy
+
+    def __init__(
+        self,
+        service: Service,
+        *,
+        host: str,
+        port: int,
+        advertised_host: str,
+        tls: ssl.SSLContext | None,
+        options: Settings,
+        groups: Mapping[str, int],
+        limits: Limits = Limits(),  # noqa: B008  (immutable)
+    ) -> None:
+        service.require_writable("What a client of Kafka's sends")
+        service.classic_group_config = service.classic_group_config._replace(**groups)
+        self._service = service
+        self._host, self._port, self._advertised_host, self._tls = host, port, advertised_host, tls
+        self._settings = options
+        self._limits = limits
+        self._budget = Budget(limits.in_flight_bytes)
+        self._handlers = _handlers(service)
+        self._connections: dict[Connection, int] = {}  # and the broker that each came to
+        self._ports: dict[int, int] = {}
+        self._is_closing = False
+        self._servers: dict[int, asyncio.Server] = {}
+        self.endpoints: dict[int, Endpoint] = {}
+        """Where each broker that runs is reached; replaced when that changes."""
+        self._executor: Executor = ThreadPoolExecutor(_THREADS, "streamlog-kafka")
+        self._loop = asyncio.new_event_loop()
+        self._following: asyncio.Task[None] | None = None
+        self._has_changed = False
+        self._thread = new_thread(self._run, "streamlog-kafka", daemon=True)
+        start_thread(self._thread)
+        try:
+            asyncio.run_coroutine_threadsafe(self._follow_brokers(), self._loop).result(_START_S)
+        except BaseException:
+            self.close(_START_S)
+            raise
+        self._loop.call_soon_threadsafe(self._sweep)
+        service.on_metadata(self._on_metadata)
+
+    # -- the thread ------------------------------------------------------------------------------------
+
+    def _run(self) -> None:
+        asyncio.set_event_loop(self._loop)
+        self._loop.run_forever()
+        self._loop.run_until_complete(self._end())
+        self._loop.close()
+
+    async def _end(self) -> None:
+        self._is_closing = True
+        for server in self._servers.values():
+            server.close()
+        # A connection may have been accepted just now, and is made in one of the next turns.
+        for _ in range(_LAST_TURNS):
+            for connection in list(self._connections):
+                connection.close()
+            await asyncio.sleep(0)
+
+    def close(self, timeout_s: float) -> None:
+        self._service.off_metadata(self._on_metadata)
+        if self._loop.is_closed():
+            return
+        self._soon(self._loop.stop)
+        join_thread(self._thread, timeout_s)
+        self._executor.shutdown(wait=False, cancel_futures=True)
+
+    def _soon(self, work: Callable[[], object]) -> None:
+        """Have the thread do this. Nothing is done any more once it has ended."""
+        try:
+            self._loop.call_soon_threadsafe(work)
+        except RuntimeError:  # it was closed
+            logger.debug("an answer came after the listener was closed")
+
+    def _sweep(self) -> None:
+        """Close the connections whose frames do not come to an end."""
+        now_s = self._loop.time()
+        for connection in [each for each in self._connections if each.is_late(now_s)]:
+            logger.info(
+                "a connection from %s is closed: what it began did not come to an end, or nothing came", connection.host
+            )
+            connection.close()
+        self._loop.call_later(_SWEEP_S, self._sweep)
+
+    # -- sockets ---------------------------------------------------------------------------------------
+
+    def _on_metadata(self) -> None:
+        self._soon(self._follow_soon)
+
+    def _follow_soon(self) -> None:
+        self._has_changed = True
+        if self._following is None or self._following.done():
+            self._following = self._loop.create_task(self._follow_changes())
+
+    async def _follow_changes(self) -> None:
+        while self._has_changed:
+            self._has_changed = False
+            try:
+                await self._follow_brokers()
+            except (OSError, StreamlogError) as error:  # the port of a broker was taken while it did not run, say
+                logger.warning("the brokers that run could not be followed, and it is tried again: %s", error)
+                self._loop.call_later(_SWEEP_S, self._follow_soon)
+
+    async def _follow_brokers(self) -> None:
+        """Have a socket for each broker that runs, and none for others."""
+        running = [each for each in self._service.broker_paths() if self._service.is_running(each)]
+        for broker_id in [each for each in self._servers if each not in running]:
+            self._servers.pop(broker_id).close()
+            for connection in [each for each, of in self._connections.items() if of == broker_id]:
+                connection.close()
+        for broker_id in running:
+            if broker_id not in self._servers:
+                await self._listen(broker_id)
+        self.endpoints = {each: self.endpoints[each] for each in running}
+
+    async def _listen(self, broker_id: int) -> None:
+        """A broker that is started again has the port that it had, as far as any port may be taken."""
+        made = partial(
+            Connection,
+            self._limits,
+            self._budget,
+            self._loop.time,
+            partial(self._answer, broker_id),
+            partial(self._opened, broker_id),
+            self._forget,
+        )
+        port = self._ports.get(broker_id, self._port + broker_id if self._port else 0)
+        try:
+            server = await self._loop.create_server(made, self._host, port, ssl=self._tls)
+        except OSError:
+            if self._port:
+                raise
+            server = await self._loop.create_server(made, self._host, 0, ssl=self._tls)
+        self._servers[broker_id] = server
+        self._ports[broker_id] = bound = server.sockets[0].getsockname()[1]
+        self.endpoints = {**self.endpoints, broker_id: Endpoint(broker_id, self._advertised_host, bound)}
+
+    def _opened(self, broker_id: int, connection: Connection) -> bool:
+        if self._is_closing:
+            return False
+        if len(self._connections) >= self._limits.connections:
+            logger.warning("a connection from %s is refused: there are %d", connection.host, len(self._connections))
+            return False
+        self._connections[connection] = broker_id
+        return True
+
+    def _forget(self, connection: Connection) -> None:
+        self._connections.pop(connection, None)
+        parked, connection.parked = connection.parked, None
+        if parked is not None:
+            parked.expire()
+
+    # -- requests --------------------------------------------------------------------------------------
+
+    def _answer(self, broker_id: int, connection: Connection, frame: Buffer) -> None:
+        try:
+            header, at = protocol.decode_request_header(frame)
+            key, version = header.request_api_key, header.request_api_version
+            low, high = protocol.versions_of(key)
+            handler = self._handlers.get(key)
+            if handler is None or not low <= version <= high:
+                self._refuse(connection, header)
+                return
+            request = protocol.decode_request(header, frame, at)
+            response = handler(
+                Call(
+                    self._service, self._settings, self.endpoints, self._blocking, broker_id, connection.host,
+                    header.client_id or "", version, request,
+                )
+            )  # fmt: skip
+            self._respond(connection, header, response)
+        except MalformedMessageError as error:
+            logger.warning("a connection from %s is closed: %s", connection.host, error)
+            connection.close()
+        except Exception:
+            logger.exception("a request from %s could not be answered, and its connection is closed", connection.host)
+            connection.close()
+
+    def _refuse(self, connection: Connection, header: Any) -> None:
+        """An unknown version of ApiVersions is answered in the first one, which every client reads; others are not answered."""
+        key = header.request_api_key
+        if key != protocol.API_VERSIONS:
+            logger.warning(
+                "a connection from %s is closed: there is no API %d of version %d here",
+                connection.host, key, header.request_api_version,
+            )  # fmt: skip
+            connection.close()
+            return
+        response = metadata.versions_response([key], ErrorCode.UNSUPPORTED_VERSION)
+        connection.reply(protocol.encode_response(header, response, 0))
+
+    def _respond(self, connection: Connection, header: Any, response: Any) -> None:
+        if not isinstance(response, Later):
+            self._send(connection, header, response)
+            return
+        done, respond = response
+        finish = partial(self._finish, connection, header, done, respond)
+        if done.done():
+            finish()
+            return
+        if isinstance(done, DelayedFetch):
+            connection.parked = done
+        done.on_done(lambda _: self._soon(finish))
+        if done.work is not None:
+            done.work.soon()
+
+    def _finish(
+        self, connection: Connection, header: Any, done: Completion[Any], respond: Callable[[Completion[Any]], Any]
+    ) -> None:
+        if connection.is_closed:
+            return
+        connection.parked = None
+        try:
+            self._respond(connection, header, respond(done))
+        except Exception:
+            logger.exception("a request from %s could not be answered, and its connection is closed", connection.host)
+            connection.close()
+
+    @staticmethod
+    def _send(connection: Connection, header: Any, response: Any) -> None:
+        if response is CLOSE:
+            connection.close()
+            return
+        connection.reply(None if response is None else protocol.encode_response(header, response))
+
+    def _blocking(self, respond: Callable[[], Any]) -> Completion[Any]:
+        done: Completion[Any] = Completion()
+
+        def finish(future: Future[Any]) -> None:
+            error = future.exception() if not future.cancelled() else ClosedError("The listener was closed.")
+            if error is not None:
+                done.fail(error)
+            else:
+                done.complete(future.result())
+
+        self._executor.submit(respond).add_done_callback(finish)
+        return done
+
+
+def _handlers(service: Service) -> dict[int, Handler]:
+    handlers: dict[int, Handler] = {**fetch.Fetches().handlers, **consumer_groups.ConsumerGroups(service).handlers}
+    for family in (produce, topics, configs, coordinators, offsets, groups, transactions):
+        handlers.update(family.handlers)
+    handlers.update(metadata.handlers(handlers))
+    return handlers

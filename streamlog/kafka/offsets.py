@@ -1,0 +1,287 @@
+"""What groups have committed: OffsetCommit (8), OffsetFetch (9), OffsetDelete (47).
+
+A commit is all or nothing as far as its partitions are there: each that is not there fails by itself. An offset that was never
+committed is -1, and no error.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from functools import partial
+from typing import Any
+
+from ..errors import (
+    CommitFailedError,
+    GroupNotEmptyError,
+    IllegalGenerationError,
+    StreamlogError,
+    UnknownTopicOrPartitionError,
+)
+from ..runtime.api import AllDone, Completion
+from ..types import OffsetAndMetadata, TopicPartition
+from . import messages
+from .apis import Call, Later, coordinates, topic_of
+from .errors import ErrorCode, code_of
+from .schema import ZERO_UUID
+
+MAX_METADATA = 4096
+"""Of an offset, in bytes; it has to be shorter (Kafka's offset.metadata.max.bytes)."""
+_FIRST_COMMIT_WITH_IDS = _FIRST_FETCH_WITH_IDS = 10
+_FIRST_FETCH_OF_GROUPS = 8
+_FIRST_WITH_ERROR = 2
+_FIRST_WITH_EPOCHS = 9
+_NONE = -1
+
+
+class Commit:
+    """The offsets in a request, OffsetCommit or TxnOffsetCommit: those that can be committed, and the codes of all."""
+
+    def __init__(self, call: Call, topics: Iterable[Any], *, by_id: bool) -> None:
+        self.offsets: dict[TopicPartition, OffsetAndMetadata] = {}
+        self.topic_ids: dict[TopicPartition, bytes] = {}
+        self.codes: dict[tuple[Any, int], ErrorCode] = {}
+        """By the topic's name, or its id, and the partition."""
+        self._topics, self._by_id = topics, by_id
+        image = call.service.image
+        for topic in topics:
+            for each in topic.partitions:
+                key = (topic.topic_id if by_id else topic.name), each.partition_index
+                try:
+                    view = topic_of(image, topic.name, topic.topic_id if by_id else None)
+                    if not 0 <= each.partition_index < view.partitions:
+                        raise UnknownTopicOrPartitionError(f"{view.name!r} has no partition {each.partition_index}.")
+                except StreamlogError as error:
+                    self.codes[key] = code_of(error)
+                    continue
+                metadata = each.committed_metadata or ""
+                if len(metadata.encode()) >= MAX_METADATA:
+                    self.codes[key] = ErrorCode.OFFSET_METADATA_TOO_LARGE
+                    continue
+                self.codes[key] = ErrorCode.NONE
+                at = TopicPartition(view.name, each.partition_index)
+                epoch = each.committed_leader_epoch
+                self.offsets[at] = OffsetAndMetadata(each.committed_offset, metadata, None if epoch < 0 else epoch)
+                self.topic_ids[at] = view.id_bytes
+
+    def fail(self, code: ErrorCode) -> None:
+        """Those that could have been committed were not."""
+        self.codes = {key: known or code for key, known in self.codes.items()}
+
+    def results(self, topic_result: Callable[..., Any], partition_result: Callable[..., Any]) -> list[Any]:
+        """The topics of the response, with the code of each partition."""
+        return [
+            topic_result(
+                name=topic.name,
+                topic_id=topic.topic_id,
+                partitions=[
+                    partition_result(
+                        partition_index=each.partition_index,
+                        error_code=self.codes[topic.topic_id if self._by_id else topic.name, each.partition_index],
+                    )
+                    for each in topic.partitions
+                ],
+            )
+            for topic in self._topics
+        ]
+
+
+def offset_commit(call: Call) -> Any:
+    request = call.request
+    by_id = call.version >= _FIRST_COMMIT_WITH_IDS
+    commit = Commit(call, request.topics, by_id=by_id)
+    done: Completion[None] = Completion.of(None)
+    if not coordinates(call, request.group_id):
+        commit.fail(ErrorCode.NOT_COORDINATOR)
+    elif commit.offsets:
+        epoch = request.generation_id_or_member_epoch
+        is_member = bool(request.member_id) or epoch >= 0
+        done = call.service.commit(
+            request.group_id, request.member_id if is_member else None, epoch, commit.offsets, commit.topic_ids
+        )
+    return Later(done, partial(_committed, call, commit))
+
+
+def _committed(call: Call, commit: Commit, done: Completion[None]) -> Any:
+    error = done.error()
+    if error is not None:
+        commit.fail(commit_code(error, call.version))
+    Response = messages.OffsetCommitResponse
+    return Response(topics=commit.results(Response.OffsetCommitResponseTopic, Response.OffsetCommitResponsePartition))
+
+
+def commit_code(error: BaseException, version: int) -> ErrorCode:
+    """What a client knows what to do about: a classic one joins again; one of the newer protocol heartbeats, and commits again."""
+    if isinstance(error, GroupNotEmptyError):
+        return ErrorCode.UNKNOWN_MEMBER_ID
+    if isinstance(error, IllegalGenerationError) or not isinstance(error, CommitFailedError):
+        return code_of(error)
+    if not hasattr(error, "partitions"):  # it is no member
+        return ErrorCode.UNKNOWN_MEMBER_ID
+    if not hasattr(error, "member_id"):  # of a topic that was deleted
+        return ErrorCode.UNKNOWN_TOPIC_OR_PARTITION
+    return ErrorCode.STALE_MEMBER_EPOCH if version >= _FIRST_WITH_EPOCHS else ErrorCode.ILLEGAL_GENERATION
+
+
+# -- OffsetFetch -----------------------------------------------------------------------------------------
+
+
+def offset_fetch(call: Call) -> Any:
+    request = call.request
+    Response = messages.OffsetFetchResponse
+    if call.version < _FIRST_FETCH_OF_GROUPS:
+        found = _Fetched(call, request.group_id, request.topics)
+        return Later(found.done, lambda _: _of_one_group(found))
+    groups = [_Fetched(call, each.group_id, each.topics) for each in request.groups]
+    return Later(
+        AllDone([each.done for each in groups]),
+        lambda _: Response(groups=[each.group(by_id=call.version >= _FIRST_FETCH_WITH_IDS) for each in groups]),
+    )
+
+
+def _of_one_group(found: _Fetched) -> Any:
+    group = found.group(by_id=False)
+    Response = messages.OffsetFetchResponse
+    topics = []
+    for topic in group.topics:
+        partitions = [
+            Response.OffsetFetchResponsePartition(
+                partition_index=each.partition_index,
+                committed_offset=each.committed_offset,
+                committed_leader_epoch=each.committed_leader_epoch,
+                metadata=each.metadata,
+                error_code=each.error_code,
+            )
+            for each in topic.partitions
+        ]
+        topics.append(Response.OffsetFetchResponseTopic(name=topic.name, partitions=partitions))
+    if group.error_code and found.call.version < _FIRST_WITH_ERROR:  # it can only be said of each partition
+        topics = [
+            Response.OffsetFetchResponseTopic(
+                name=topic.name,
+                partitions=[
+                    Response.OffsetFetchResponsePartition(
+                        partition_index=number, committed_offset=_NONE, metadata="", error_code=group.error_code
+                    )
+                    for number in topic.partition_indexes
+                ],
+            )
+            for topic in found.call.request.topics or ()
+        ]
+    return Response(topics=topics, error_code=group.error_code)
+
+
+class _Fetched:
+    """What one group has committed; `done` when it is known."""
+
+    def __init__(self, call: Call, group_id: str, topics: Any) -> None:
+        self.call = call
+        self._group_id = group_id
+        self._topics = topics
+        self._image = call.service.image
+        self.done: Completion[dict[TopicPartition, OffsetAndMetadata]] = Completion.of({})
+        self._is_elsewhere = not coordinates(call, group_id)
+        if self._is_elsewhere:
+            return
+        partitions: list[TopicPartition] | None = None
+        if topics is not None:
+            partitions = [
+                TopicPartition(name, number)
+                for topic in topics
+                if (name := self._name(topic)) is not None
+                for number in topic.partition_indexes
+            ]
+        self.done = call.service.committed(group_id, partitions, require_stable=call.request.require_stable)
+
+    def _name(self, topic: Any) -> str | None:
+        if self.call.version >= _FIRST_FETCH_WITH_IDS:
+            return self._image.names.get(topic.topic_id)
+        return str(topic.name)
+
+    def group(self, *, by_id: bool) -> Any:
+        """REQUIRES: `done`."""
+        Response = messages.OffsetFetchResponse
+        error = self.done.error()
+        unstable = code_of(error) if error is not None else ErrorCode.NONE
+        code = ErrorCode.NOT_COORDINATOR if self._is_elsewhere else unstable
+        if unstable == ErrorCode.UNSTABLE_OFFSET_COMMIT:  # it is said of each partition
+            code = ErrorCode.NONE
+        found = {} if error is not None else self.done.result()
+        answered = Response.OffsetFetchResponseGroup(group_id=self._group_id, error_code=code)
+        if code:
+            return answered
+        wanted = self._topics
+        if wanted is None:
+            by_name: dict[str, list[int]] = {}
+            for at in sorted(found):
+                by_name.setdefault(at.topic, []).append(at.partition)
+            asked: list[tuple[str | None, bytes, Any]] = [
+                (topic, self._id_of(topic), numbers) for topic, numbers in by_name.items()
+            ]
+        else:
+            asked = [
+                (self._name(each), getattr(each, "topic_id", ZERO_UUID), each.partition_indexes) for each in wanted
+            ]
+        topics = []
+        for name, topic_id, numbers in asked:
+            partitions = []
+            for number in numbers:
+                partition = Response.OffsetFetchResponsePartitions(
+                    partition_index=number, committed_offset=_NONE, committed_leader_epoch=_NONE, metadata=""
+                )
+                partitions.append(partition)
+                if name is None:
+                    partition.error_code = ErrorCode.UNKNOWN_TOPIC_ID
+                    continue
+                partition.error_code = unstable
+                committed = found.get(TopicPartition(name, number))
+                if committed is not None:
+                    epoch = committed.leader_epoch
+                    partition.committed_offset, partition.metadata = committed.offset, committed.metadata
+                    partition.committed_leader_epoch = _NONE if epoch is None else epoch
+            topics.append(
+                Response.OffsetFetchResponseTopics(
+                    name="" if by_id else name or "", topic_id=topic_id if by_id else ZERO_UUID, partitions=partitions
+                )
+            )
+        answered.topics = topics
+        return answered
+
+    def _id_of(self, name: str) -> bytes:
+        view = self._image.topics.get(name)
+        return ZERO_UUID if view is None else view.id_bytes
+
+
+# -- OffsetDelete ----------------------------------------------------------------------------------------
+
+
+def offset_delete(call: Call) -> Any:
+    request = call.request
+    Response = messages.OffsetDeleteResponse
+    if not coordinates(call, request.group_id):
+        return Response(error_code=ErrorCode.NOT_COORDINATOR)
+    wanted = [TopicPartition(topic.name, each.partition_index) for topic in request.topics for each in topic.partitions]
+    return Later(call.service.delete_offsets(request.group_id, wanted), partial(_deleted, call))
+
+
+def _deleted(call: Call, done: Completion[dict[TopicPartition, StreamlogError]]) -> Any:
+    Response = messages.OffsetDeleteResponse
+    error = done.error()
+    if error is not None:
+        return Response(error_code=code_of(error))
+    kept = done.result()
+    topics = []
+    for topic in call.request.topics:
+        partitions = []
+        for each in topic.partitions:
+            refused = kept.get(TopicPartition(topic.name, each.partition_index))
+            partitions.append(
+                Response.OffsetDeleteResponsePartition(
+                    partition_index=each.partition_index,
+                    error_code=ErrorCode.NONE if refused is None else code_of(refused),
+                )
+            )
+        topics.append(Response.OffsetDeleteResponseTopic(name=topic.name, partitions=partitions))
+    return Response(topics=topics)
+
+
+handlers = {8: offset_commit, 9: offset_fetch, 47: offset_delete}

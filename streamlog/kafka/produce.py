@@ -1,0 +1,144 @@
+"""Produce (0): a client's batch is checked, and stored as it came.
+
+acks=0 has no answer; acks=1 is answered when the leader has the records, -1 when readers may see them. A batch of an idempotent
+producer that is in the log already is answered with the offset that it has. From version 12 on a partition to which a transaction
+writes is added to it by the first batch (KIP-890); before, the client adds it.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+from ..broker.api import ProduceRequest, ProducerIdAndEpoch
+from ..broker.metadata import Image, TopicView
+from ..errors import (
+    InvalidTopicError,
+    NotLeaderError,
+    StreamlogError,
+    UnknownTopicOrPartitionError,
+    UnsupportedCompressionTypeError,
+)
+from ..records import kafka_wire
+from ..records.batch import CODEC_MASK, CODEC_SHIFT, seed_of
+from ..runtime.api import AllDone, Completion
+from ..types import TopicPartition
+from . import messages
+from .apis import CLOSE, Call, Later, leads, topic_of
+from .errors import ErrorCode, code_of
+from .schema import ZERO_UUID
+
+_ACKS: dict[int, Literal[0, 1, "all"]] = {0: 0, 1: 1, -1: "all"}
+_FIRST_WITH_IDS = 13
+_FIRST_THAT_ADDS = 12
+_FIRST_WITH_ZSTD, _ZSTD = 7, 4
+_MAX_UNCOMPRESSED = 100 << 20
+
+
+def produce(call: Call) -> Any:
+    request = call.request
+    Response = messages.ProduceResponse
+    acks = _ACKS.get(request.acks)
+    image = call.service.image
+    answers: list[_Answer] = []
+    responses = []
+    for topic in request.topic_data:
+        topic_id = topic.topic_id if call.version >= _FIRST_WITH_IDS else None
+        found = [_Answer(call, image, topic.name, topic_id, each, acks) for each in topic.partition_data]
+        responses.append(
+            Response.TopicProduceResponse(
+                name=topic.name, topic_id=topic_id or ZERO_UUID, partition_responses=[each.response for each in found]
+            )
+        )
+        answers += found
+    response = Response(responses=responses)
+
+    def respond(done: Completion[Any]) -> Any:
+        for answer in answers:
+            answer.finish()
+        return response
+
+    def append(added: Completion[Any]) -> Any:
+        for answer in answers:
+            answer.append(call, added.error())
+        if acks == 0:
+            # The client has no other way to learn that it has to ask for the metadata again.
+            return CLOSE if any(each.appended.error() is not None for each in answers) else None
+        return Later(AllDone([each.appended for each in answers]), respond)
+
+    return Later(_added(call, answers), append)
+
+
+def _added(call: Call, answers: list[_Answer]) -> Completion[Any]:
+    """Done when the partitions are in the producer's transaction, if there is one that adds them so."""
+    transactional_id = call.request.transactional_id
+    sealed = [each.request for each in answers if each.request is not None]
+    if call.version < _FIRST_THAT_ADDS or not transactional_id or not sealed:
+        return Completion.of(None)
+    batch = sealed[0].batches[0]
+    producer = ProducerIdAndEpoch(batch.producer_id, batch.producer_epoch)
+    partitions = [TopicPartition(*each.partition[:2]) for each in sealed]
+    return call.service.add_partitions_to_txn(transactional_id, producer, partitions)
+
+
+class _Answer:
+    """What becomes of the records of one partition: a part of the response, to be filled in by `finish` when they are `appended`."""
+
+    def __init__(
+        self, call: Call, image: Image, name: str, topic_id: bytes | None, data: Any, acks: Literal[0, 1, "all"] | None
+    ) -> None:
+        self.response = messages.ProduceResponse.PartitionProduceResponse(
+            index=data.index, base_offset=-1, log_append_time_ms=-1, log_start_offset=-1
+        )
+        self.appended: Completion[int] = Completion.of(-1)
+        self.request: ProduceRequest | None = None
+        self._is_stamped = False
+        if acks is None:
+            self.response.error_code = ErrorCode.INVALID_REQUIRED_ACKS
+            return
+        try:
+            view = topic_of(image, name, topic_id)
+            self.request = self._sealed(call, image, view, data, acks)
+            self._is_stamped = view.config.message_timestamp_type == "LogAppendTime"
+        except StreamlogError as error:
+            self.appended = Completion.failed(error)
+
+    def append(self, call: Call, refused: BaseException | None) -> None:
+        """Append, unless the transaction `refused` the partitions."""
+        if self.request is not None:
+            self.appended = call.service.produce(self.request) if refused is None else Completion.failed(refused)
+
+    @staticmethod
+    def _sealed(call: Call, image: Image, view: TopicView, data: Any, acks: Literal[0, 1, "all"]) -> ProduceRequest:
+        number = data.index
+        if view.internal:
+            raise InvalidTopicError(f"{view.name!r} belongs to the log itself, and takes no records of clients.")
+        if not 0 <= number < view.partitions:
+            raise UnknownTopicOrPartitionError(f"{view.name!r} has no partition {number}.")
+        if not leads(call, image, view, number):
+            raise NotLeaderError(f"Broker {call.broker_id} does not lead {view.name}-{number}.")
+        sealed = kafka_wire.sealed(
+            seed_of(view.id_bytes, number),
+            data.records or b"",
+            max_bytes=view.config.max_message_bytes,
+            max_uncompressed=_MAX_UNCOMPRESSED,
+        )
+        if sealed.attributes & CODEC_MASK == _ZSTD << CODEC_SHIFT and call.version < _FIRST_WITH_ZSTD:
+            raise UnsupportedCompressionTypeError(
+                "A client of this age may not send zstd: others of its age cannot read it."
+            )
+        return ProduceRequest(view.partition(number), [sealed], acks, call.request.timeout_ms)
+
+    def finish(self) -> None:
+        """REQUIRES: `appended` is done."""
+        error, request = self.appended.error(), self.request
+        if error is not None:
+            self.response.error_code = code_of(error)
+            self.response.error_message = str(error)
+        elif request is not None:
+            self.response.base_offset = self.appended.result()
+            self.response.log_start_offset = request.log_start_offset
+            if self._is_stamped:
+                self.response.log_append_time_ms = request.append_ms
+
+
+handlers = {0: produce}

@@ -1,0 +1,261 @@
+"""Changes of topics: CreateTopics (19), DeleteTopics (20), DeleteRecords (21), CreatePartitions (37), ElectLeaders (43).
+
+Each topic of a request succeeds or fails by itself. Changes take some syncs, so they run beside the listener's thread.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable
+from functools import partial
+from typing import Any, TypeVar
+
+from ..config import check_topic_name
+from ..errors import (
+    ConfigError,
+    InvalidTopicError,
+    NotLeaderError,
+    OffsetOutOfRangeError,
+    StreamlogError,
+    TopicAlreadyExistsError,
+    UnknownTopicOrPartitionError,
+)
+from ..runtime.threads import result_of
+from ..types import TopicPartition
+from . import messages, settings
+from .apis import Call, leads, topic_of
+from .errors import ErrorCode, code_of
+
+T = TypeVar("T")
+_HIGH_WATERMARK = -1
+_UNCLEAN = 1
+_ADMIN_ERRORS = {"partitions": ErrorCode.INVALID_PARTITIONS, "replication_factor": ErrorCode.INVALID_REPLICATION_FACTOR}
+
+
+def _admin_code(error: StreamlogError) -> ErrorCode:
+    """A bad number of partitions, or of replicas, has a code of its own."""
+    return (
+        _ADMIN_ERRORS.get(getattr(error, "name", ""), code_of(error))
+        if isinstance(error, ConfigError)
+        else code_of(error)
+    )
+
+
+def _more_than_once(names: list[Any]) -> set[Any]:
+    return {name for name, times in Counter(names).items() if times > 1}
+
+
+# -- CreateTopics ----------------------------------------------------------------------------------------
+
+
+def create_topics(call: Call) -> Any:
+    return call.blocking(partial(_create_topics, call))
+
+
+def _create_topics(call: Call) -> Any:
+    Response = messages.CreateTopicsResponse
+    twice = _more_than_once([topic.name for topic in call.request.topics])
+    results: dict[str, Any] = {}
+    for topic in call.request.topics:
+        made = Response.CreatableTopicResult(name=topic.name, num_partitions=-1, replication_factor=-1, configs=[])
+        results[topic.name] = made
+        if topic.name in twice:
+            made.error_code, made.error_message = ErrorCode.INVALID_REQUEST, f"{topic.name!r} is in the request twice."
+            continue
+        try:
+            _create_topic(call, topic, made)
+        except StreamlogError as error:
+            made.error_code, made.error_message = _admin_code(error), str(error)
+    return Response(topics=list(results.values()))
+
+
+def _create_topic(call: Call, topic: Any, made: Any) -> None:
+    service = call.service
+    check_topic_name(topic.name)
+    if topic.name in service.image.topics:
+        raise TopicAlreadyExistsError(f"Topic {topic.name!r} already exists.")
+    if topic.name in settings.INTERNAL_TOPICS:
+        raise InvalidTopicError(f"{topic.name!r} is made by the log itself, when it is needed.")
+    given = settings.from_kafka({each.name: each.value for each in topic.configs})
+    count: int | None = topic.num_partitions
+    factor = topic.replication_factor
+    if topic.assignments:
+        raise ConfigError(
+            "Replicas that are assigned by hand are not supported here: give their number.", name="assignments"
+        )
+    if count == -1:
+        count = call.settings.partitions
+    wanted = {**call.settings.topic_defaults, **given}
+    if factor != -1:
+        wanted["replication_factor"] = factor
+    if call.request.validate_only:
+        result_of(service.validate_topic(topic.name, count, wanted))
+        made.num_partitions, made.replication_factor = count, factor
+        return
+    view = result_of(service.create_topic(topic.name, count, wanted))
+    made.topic_id = view.id_bytes
+    made.num_partitions = view.partitions
+    made.replication_factor = len(service.image.partition(view.id_bytes, 0).replicas)
+
+
+# -- DeleteTopics ----------------------------------------------------------------------------------------
+
+
+def delete_topics(call: Call) -> Any:
+    return call.blocking(partial(_delete_topics, call))
+
+
+def _delete_topics(call: Call) -> Any:
+    request, service = call.request, call.service
+    Response = messages.DeleteTopicsResponse
+    wanted = [(each.name, each.topic_id) for each in request.topics]
+    if call.version < 6:
+        wanted = [(name, None) for name in request.topic_names]
+    results = []
+    for name, topic_id in wanted:
+        result = Response.DeletableTopicResult(name=name)
+        if name is None:
+            result.topic_id = topic_id
+        results.append(result)
+        try:
+            view = topic_of(service.image, name, topic_id if name is None else None)
+            if view.internal:
+                raise InvalidTopicError(f"{view.name!r} belongs to the log itself.")
+            result.name, result.topic_id = view.name, view.id_bytes
+            result_of(service.delete_topic(view.name))
+        except StreamlogError as error:
+            result.error_code, result.error_message = code_of(error), str(error)
+    return Response(responses=results)
+
+
+# -- CreatePartitions ------------------------------------------------------------------------------------
+
+
+def create_partitions(call: Call) -> Any:
+    return call.blocking(partial(_create_partitions, call))
+
+
+def _create_partitions(call: Call) -> Any:
+    Response = messages.CreatePartitionsResponse
+    results = []
+    for topic in call.request.topics:
+        result = Response.CreatePartitionsTopicResult(name=topic.name)
+        results.append(result)
+        try:
+            view = topic_of(call.service.image, topic.name, None)
+            if topic.count <= view.partitions:
+                raise ConfigError(
+                    f"{topic.name!r} has {view.partitions} partitions, and may only get more than that, not {topic.count}.",
+                    name="partitions",
+                )
+            if topic.assignments:
+                raise ConfigError("Replicas that are assigned by hand are not supported here.", name="assignments")
+            if not call.request.validate_only:
+                result_of(call.service.add_partitions(topic.name, topic.count))
+        except StreamlogError as error:
+            result.error_code, result.error_message = _admin_code(error), str(error)
+    return Response(results=results)
+
+
+# -- DeleteRecords ---------------------------------------------------------------------------------------
+
+
+def delete_records(call: Call) -> Any:
+    return call.blocking(partial(_delete_records, call))
+
+
+def _delete_records(call: Call) -> Any:
+    Response = messages.DeleteRecordsResponse
+    topics = []
+    for topic in call.request.topics:
+        results = []
+        for each in topic.partitions:
+            result = Response.DeleteRecordsPartitionResult(partition_index=each.partition_index, low_watermark=-1)
+            results.append(result)
+            try:
+                result.low_watermark = _delete_before(call, topic.name, each.partition_index, each.offset)
+            except StreamlogError as error:
+                result.error_code = code_of(error)
+        topics.append(Response.DeleteRecordsTopicResult(name=topic.name, partitions=results))
+    return Response(topics=topics)
+
+
+def _delete_before(call: Call, name: str, number: int, offset: int) -> int:
+    service = call.service
+    image = service.image
+    view = topic_of(image, name, None)
+    if not 0 <= number < view.partitions:
+        raise UnknownTopicOrPartitionError(f"{name!r} has no partition {number}.")
+    if not leads(call, image, view, number):
+        raise NotLeaderError(f"Broker {call.broker_id} does not lead {name}-{number}.")
+    at = TopicPartition(name, number)
+    start, high = result_of(service.bounds(at, "read_uncommitted"))
+    if offset == _HIGH_WATERMARK:
+        offset = high
+    if not 0 <= offset <= high:
+        raise OffsetOutOfRangeError(
+            f"Offset {offset} is outside {name}-{number}, which holds {start} up to, not including, {high}.",
+            log_start_offset=start,
+            log_end_offset=high,
+        )
+    return result_of(service.delete_records(at, offset))
+
+
+# -- ElectLeaders ----------------------------------------------------------------------------------------
+
+
+def elect_leaders(call: Call) -> Any:
+    return call.blocking(partial(_elect_leaders, call))
+
+
+def _elect_leaders(call: Call) -> Any:
+    request, image = call.request, call.service.image
+    Response = messages.ElectLeadersResponse
+    wanted = request.topic_partitions
+    asked = (
+        [(view.name, range(view.partitions)) for view in image.topics.values()]
+        if wanted is None
+        else [(each.topic, each.partitions) for each in wanted]
+    )
+    results = []
+    for name, numbers in asked:
+        partitions = []
+        for number in numbers:
+            result = Response.PartitionResult(partition_id=number)
+            result.error_code, result.error_message = _elected(call, name, number, request.election_type)
+            if wanted is not None or result.error_code != ErrorCode.ELECTION_NOT_NEEDED:
+                partitions.append(result)
+        if partitions:
+            results.append(Response.ReplicaElectionResult(topic=name, partition_result=partitions))
+    return Response(replica_election_results=results)
+
+
+def _elected(call: Call, name: str, number: int, kind: int) -> tuple[ErrorCode, str | None]:
+    """An unclean election is the log's own to make, where the topic allows it: there is none to ask for while there is a leader."""
+    image = call.service.image
+    try:
+        view = topic_of(image, name, None)
+        if not 0 <= number < view.partitions:
+            raise UnknownTopicOrPartitionError(f"{name!r} has no partition {number}.")
+        known = image.partition(view.id_bytes, number)
+        if known.leader >= 0 and (kind == _UNCLEAN or known.leader == known.replicas[0]):
+            return ErrorCode.ELECTION_NOT_NEEDED, f"Broker {known.leader} leads {name}-{number} already."
+        if known.leader < 0:
+            is_unclean = kind == _UNCLEAN
+            code = ErrorCode.ELIGIBLE_LEADERS_NOT_AVAILABLE if is_unclean else ErrorCode.PREFERRED_LEADER_NOT_AVAILABLE
+            return code, f"None of the replicas of {name}-{number} that are in sync runs."
+        result_of(call.service.elect_leader(TopicPartition(name, number)))
+    except NotLeaderError as error:
+        return ErrorCode.PREFERRED_LEADER_NOT_AVAILABLE, str(error)
+    except StreamlogError as error:
+        return code_of(error), str(error)
+    return ErrorCode.NONE, None
+
+
+handlers: dict[int, Callable[[Call], Any]] = {
+    19: create_topics,
+    20: delete_topics,
+    21: delete_records,
+    37: create_partitions,
+    43: elect_leaders,
+}

@@ -1,0 +1,284 @@
+"""Producers: InitProducerId (22), and transactions: AddPartitionsToTxn (24), AddOffsetsToTxn (25), EndTxn (26), TxnOffsetCommit (28);
+what is open: DescribeTransactions (65), ListTransactions (66).
+
+A producer of the older protocol adds what belongs to a transaction, and keeps its epoch from one to the next. One of the newer one
+(KIP-890), which it uses where the feature transaction.version is 2, adds nothing: its first batch of a partition does, and
+TxnOffsetCommit; with each end (from version 5 on) it gets a new epoch. The producers are of another process: what they left open outlives the log's, and times out.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from functools import partial
+from typing import Any
+
+from ..broker.api import ProducerIdAndEpoch, TransactionDescription
+from ..errors import ConfigError, ProducerFencedError, StreamlogError
+from ..runtime.api import AllDone, Completion
+from ..runtime.threads import result_of
+from ..types import TopicPartition
+from . import messages
+from .apis import Call, Later
+from .errors import ErrorCode, code_of
+from .offsets import Commit
+
+_NO_PRODUCER = -1
+_BUMPS_FROM = 5  # the version of EndTxn
+_FIRST_COMMIT_WITH_IDS = 6
+_FIRST_THAT_ADDS = 5  # the group to the transaction
+
+
+def _code(error: BaseException, *, fences: bool) -> ErrorCode:
+    """`fences`: the client knows PRODUCER_FENCED; older ones have INVALID_PRODUCER_EPOCH for it."""
+    if isinstance(error, ProducerFencedError):
+        return ErrorCode.PRODUCER_FENCED if fences else ErrorCode.INVALID_PRODUCER_EPOCH
+    if isinstance(error, ConfigError):
+        return ErrorCode.INVALID_TRANSACTION_TIMEOUT
+    return code_of(error)
+
+
+# -- producer ids ----------------------------------------------------------------------------------------
+
+
+def init_producer_id(call: Call) -> Any:
+    return call.blocking(partial(_init_producer_id, call))  # the topic of transactions may have to be created
+
+
+def _init_producer_id(call: Call) -> Any:
+    request = call.request
+    Response = messages.InitProducerIdResponse
+    current = None
+    if request.producer_id != _NO_PRODUCER:
+        current = ProducerIdAndEpoch(request.producer_id, request.producer_epoch)
+    try:
+        if request.transactional_id == "":
+            return Response(error_code=ErrorCode.INVALID_REQUEST, producer_id=-1, producer_epoch=-1)
+        answer = call.service.init_producer_id(
+            request.transactional_id, request.transaction_timeout_ms, current=current, remote=True
+        )
+    except StreamlogError as error:
+        answer = Completion.failed(error)
+    return Later(answer, partial(_initialized, call))
+
+
+def _initialized(call: Call, done: Completion[ProducerIdAndEpoch]) -> Any:
+    Response = messages.InitProducerIdResponse
+    error = done.error()
+    if error is not None:
+        return Response(error_code=_code(error, fences=call.version >= 4), producer_id=-1, producer_epoch=-1)
+    producer = done.result()
+    return Response(producer_id=producer.producer_id, producer_epoch=producer.producer_epoch)
+
+
+# -- what belongs to a transaction -----------------------------------------------------------------------
+
+
+def add_partitions_to_txn(call: Call) -> Any:
+    request = call.request
+    Response = messages.AddPartitionsToTxnResponse
+    if call.version < 4:
+        producer = ProducerIdAndEpoch(request.v3_and_below_producer_id, request.v3_and_below_producer_epoch)
+        one = _Added(call, request.v3_and_below_transactional_id, producer, request.v3_and_below_topics)
+        return Later(one.done, lambda _: Response(results_by_topic_v3_and_below=one.results()))
+    added = [
+        _Added(call, each.transactional_id, ProducerIdAndEpoch(each.producer_id, each.producer_epoch), each.topics)
+        for each in request.transactions
+    ]
+    return Later(
+        AllDone([each.done for each in added]),
+        lambda _: Response(
+            results_by_transaction=[
+                Response.AddPartitionsToTxnResult(transactional_id=each.transactional_id, topic_results=each.results())
+                for each in added
+            ]
+        ),
+    )
+
+
+class _Added:
+    """The partitions of one transaction, all or none: where one of them is not there, the others are not tried, as Kafka says."""
+
+    def __init__(self, call: Call, transactional_id: str, producer: ProducerIdAndEpoch, topics: Iterable[Any]) -> None:
+        image = call.service.image
+        self._call, self.transactional_id, self._topics = call, transactional_id, topics
+        wanted = [TopicPartition(topic.name, number) for topic in topics for number in topic.partitions]
+        self._codes = dict.fromkeys(wanted, ErrorCode.NONE)
+        for at in wanted:
+            view = image.topics.get(at.topic)
+            if view is None or view.internal or not 0 <= at.partition < view.partitions:
+                self._codes[at] = ErrorCode.UNKNOWN_TOPIC_OR_PARTITION
+        self.done: Completion[None] = Completion.of(None)
+        if any(self._codes.values()):
+            self._codes = {at: code or ErrorCode.OPERATION_NOT_ATTEMPTED for at, code in self._codes.items()}
+        else:
+            self.done = call.service.add_partitions_to_txn(transactional_id, producer, wanted)
+
+    def results(self) -> list[Any]:
+        """REQUIRES: `done`."""
+        Response = messages.AddPartitionsToTxnResponse
+        error = self.done.error()
+        if error is not None:
+            self._codes = dict.fromkeys(self._codes, _code(error, fences=self._call.version >= 2))
+        return [
+            Response.AddPartitionsToTxnTopicResult(
+                name=topic.name,
+                results_by_partition=[
+                    Response.AddPartitionsToTxnPartitionResult(
+                        partition_index=number, partition_error_code=self._codes[TopicPartition(topic.name, number)]
+                    )
+                    for number in topic.partitions
+                ],
+            )
+            for topic in self._topics
+        ]
+
+
+def add_offsets_to_txn(call: Call) -> Any:
+    def respond(added: Completion[None]) -> Any:
+        error = added.error()
+        code = ErrorCode.NONE if error is None else _code(error, fences=call.version >= 2)
+        return messages.AddOffsetsToTxnResponse(error_code=code)
+
+    return call.blocking(partial(_with_group, call, respond))
+
+
+def _with_group(call: Call, respond: Callable[[Completion[None]], Any]) -> Later:
+    """Add a group to the transaction. The topic of groups may have to be created, which blocks; the answer is waited for elsewhere."""
+    request = call.request
+    producer = ProducerIdAndEpoch(request.producer_id, request.producer_epoch)
+    return Later(call.service.add_offsets_to_txn(request.transactional_id, producer, request.group_id), respond)
+
+
+# -- the offsets of a group ------------------------------------------------------------------------------
+
+
+def txn_offset_commit(call: Call) -> Any:
+    request = call.request
+    commit = Commit(call, request.topics, by_id=call.version >= _FIRST_COMMIT_WITH_IDS)
+    producer = ProducerIdAndEpoch(request.producer_id, request.producer_epoch)
+
+    def write(added: Completion[None]) -> Any:
+        done = added
+        if commit.offsets and added.error() is None:
+            done = call.service.txn_commit_offsets(
+                request.transactional_id,
+                producer,
+                request.group_id,
+                request.member_id or None,
+                request.generation_id_or_member_epoch,
+                commit.offsets,
+                commit.topic_ids,
+            )
+        return Later(done, partial(_committed, call, commit))
+
+    if call.version < _FIRST_THAT_ADDS:
+        return write(Completion.of(None))
+    return call.blocking(partial(_with_group, call, write))
+
+
+def _committed(call: Call, commit: Commit, done: Completion[None]) -> Any:
+    error = done.error()
+    if error is not None:
+        commit.fail(_code(error, fences=call.version >= 2))
+    Response = messages.TxnOffsetCommitResponse
+    return Response(
+        topics=commit.results(Response.TxnOffsetCommitResponseTopic, Response.TxnOffsetCommitResponsePartition)
+    )
+
+
+# -- the end ---------------------------------------------------------------------------------------------
+
+
+def end_txn(call: Call) -> Any:
+    request = call.request
+    producer = ProducerIdAndEpoch(request.producer_id, request.producer_epoch)
+    bumps = call.version >= _BUMPS_FROM
+    done = call.service.end_txn(request.transactional_id, producer, request.committed, bump=bumps)
+    return Later(done, partial(_ended, call))
+
+
+def _ended(call: Call, done: Completion[ProducerIdAndEpoch]) -> Any:
+    Response = messages.EndTxnResponse
+    error = done.error()
+    if error is not None:
+        return Response(error_code=_code(error, fences=call.version >= 2), producer_id=-1, producer_epoch=-1)
+    producer = done.result()
+    return Response(producer_id=producer.producer_id, producer_epoch=producer.producer_epoch)
+
+
+# -- what is open ----------------------------------------------------------------------------------------
+
+
+def list_transactions(call: Call) -> Any:
+    return Later(call.service.list_transactions(), partial(_listed, call))
+
+
+def _listed(call: Call, done: Completion[list[TransactionDescription]]) -> Any:
+    request = call.request
+    Response = messages.ListTransactionsResponse
+    try:
+        found = done.result()
+    except StreamlogError as error:
+        return Response(error_code=code_of(error))
+    now = call.service.clock.time_ms()
+    wanted = [
+        each
+        for each in found
+        if not request.state_filters or each.state in request.state_filters
+        if not request.producer_id_filters or each.producer_id in request.producer_id_filters
+        if request.duration_filter < 0 or (each.start_ms >= 0 and now - each.start_ms > request.duration_filter)
+    ]
+    states = [
+        Response.TransactionState(
+            transactional_id=each.transactional_id, producer_id=each.producer_id, transaction_state=each.state
+        )
+        for each in wanted
+    ]
+    return Response(
+        transaction_states=states,
+        unknown_state_filters=[each for each in request.state_filters if each not in _STATES],
+    )
+
+
+_STATES = (
+    "Empty", "Ongoing", "PrepareCommit", "PrepareAbort", "CompleteCommit", "CompleteAbort", "Dead", "PrepareEpochFence",
+)  # fmt: skip
+
+
+def describe_transactions(call: Call) -> Any:
+    return call.blocking(partial(_describe_transactions, call))
+
+
+def _describe_transactions(call: Call) -> Any:
+    Response = messages.DescribeTransactionsResponse
+    states = []
+    for transactional_id in call.request.transactional_ids:
+        state = Response.TransactionState(transactional_id=transactional_id)
+        states.append(state)
+        try:
+            known = result_of(call.service.describe_transaction(transactional_id))
+        except StreamlogError as error:
+            state.error_code = code_of(error)
+            continue
+        if known is None:
+            state.error_code = ErrorCode.TRANSACTIONAL_ID_NOT_FOUND
+            continue
+        by_topic: dict[str, list[int]] = {}
+        for name, number in sorted(known.partitions):
+            by_topic.setdefault(name, []).append(number)
+        state.transaction_state, state.transaction_timeout_ms = known.state, known.timeout_ms
+        state.transaction_start_time_ms = known.start_ms
+        state.producer_id, state.producer_epoch = known.producer_id, known.producer_epoch
+        state.topics = [Response.TopicData(topic=name, partitions=numbers) for name, numbers in by_topic.items()]
+    return Response(transaction_states=states)
+
+
+handlers = {
+    22: init_producer_id,
+    24: add_partitions_to_txn,
+    25: add_offsets_to_txn,
+    26: end_txn,
+    28: txn_offset_commit,
+    65: describe_transactions,
+    66: list_transactions,
+}

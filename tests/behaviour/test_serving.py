@@ -1,0 +1,92 @@
+"""`streamlog serve`, and the settings of Kafka's brokers that a listener takes."""
+
+from __future__ import annotations
+
+import signal
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import streamlog
+from streamlog import ConfigError
+from streamlog.kafka import Listener, messages
+from streamlog.kafka.errors import ErrorCode
+from tests.kafka.clients import WAIT_S, asked_at
+
+confluent_kafka = pytest.importorskip("confluent_kafka", reason="confluent-kafka is not installed")
+
+
+def served(process: subprocess.Popen[str]) -> str:
+    """The address that a process says it serves."""
+    assert process.stderr is not None
+    for line in process.stderr:
+        if line.startswith("Serving "):
+            return line.split()[1].rstrip(".")
+    raise AssertionError("it ended")
+
+
+@pytest.mark.parametrize("options", [[], ["--kafka-defaults"]], ids=["library", "kafka"])
+def test_processes_write_to_a_log_through_serve_until_ctrl_c(path: Path, options: list[str]) -> None:
+    with streamlog.open(path) as log:
+        log.create_topic("t")
+    command = [sys.executable, "-m", "streamlog", "serve", "-d", str(path), "--port", "0", *options]
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process:
+        address = served(process)
+        producer = confluent_kafka.Producer({"bootstrap.servers": address})
+        producer.produce("t", b"from another process")
+        assert producer.flush(WAIT_S) == 0
+        Request = messages.MetadataRequest
+        (topic,) = asked_at(address, 3, 12, Request(topics=[Request.MetadataRequestTopic(name="new")])).topics
+        assert topic.error_code == (ErrorCode.NONE if options else ErrorCode.UNKNOWN_TOPIC_OR_PARTITION)
+        process.send_signal(signal.SIGINT)
+        assert process.wait(WAIT_S) == 130
+    with streamlog.open(path) as log:
+        assert [record.value for record in log["t"].read()] == [b"from another process"]
+        assert ("new" in log) == bool(options)
+
+
+def test_other_machines_are_let_in_only_if_that_is_said(
+    path: Path,
+) -> None:
+    refused = subprocess.run(
+        [sys.executable, "-m", "streamlog", "serve", "-d", str(path), "--port", "0", "--host", "0.0.0.0"],
+        capture_output=True, text=True, timeout=WAIT_S,
+    )  # fmt: skip
+    assert refused.returncode == 1
+    assert "--allow-insecure" in refused.stderr
+
+
+def made_by(listener: Listener, name: str) -> Any:
+    Request = messages.MetadataRequest
+    (topic,) = asked_at(
+        listener.bootstrap_servers, 3, 12, Request(topics=[Request.MetadataRequestTopic(name=name)])
+    ).topics
+    return topic
+
+
+def test_topics_that_are_made_have_the_settings_of_the_broker(path: Path) -> None:
+    settings = {"num.partitions": "3", "log.retention.ms": "-1", "log.cleanup.policy": "delete, compact"}
+    with streamlog.open() as log, Listener(log, broker_config=settings) as listener:
+        assert len(made_by(listener, "t").partitions) == 3
+        config = log["t"].config
+        assert (config["retention_ms"], config["cleanup_policy"], config["partitioner"]) == (
+            None,
+            "compact,delete",
+            "murmur2",
+        )
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"num.partition": "3"}, "did you mean 'num.partitions'"),
+        ({"num.partitions": "many"}, "not a number"),
+        ({"log.retention.ms": "soon"}, "not a value"),
+    ],
+)
+def test_a_setting_that_a_listener_does_not_have_is_refused(settings: dict[str, str], message: str) -> None:
+    with streamlog.open() as log, pytest.raises(ConfigError, match=message):
+        Listener(log, broker_config=settings)
