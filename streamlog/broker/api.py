@@ -437,7 +437,8 @@ class Transactions(Protocol):
         offsets: Mapping[TopicPartition, OffsetAndMetadata],
         topic_ids: Mapping[TopicPartition, bytes] | None = None,
     ) -> Completion[None]:
-        """Commit offsets of a group with the producer's transaction: they count when that is committed. Checks as `Groups.commit`.
+        """Commit offsets of a group with the producer's transaction: they count when that is committed. Checks as `Groups.commit`,
+        but no `member_id` is needed while the group has members (as in Kafka).
 
         Fails with InvalidTxnStateError if the group is not in the transaction.
         """

@@ -64,9 +64,13 @@ class OffsetMetadataManager:
         now_ms: int,
         topic_ids: Mapping[TopicPartition, bytes] | None = None,
     ) -> Completion[None]:
-        """`commit` in the transaction of a producer: it counts from the marker of that on. `append` writes the records as the producer's."""
+        """`commit` in the transaction of a producer: it counts from the marker of that on. `append` writes the records as the producer's.
+
+        As in Kafka it may name no member though the group has some: clients of before KIP-447 do not, for their transactional ids
+        fence those that lost the partitions.
+        """
         try:
-            records = self._records_of(group, member_id, member_epoch, offsets, now_ms, topic_ids)
+            records = self._records_of(group, member_id, member_epoch, offsets, now_ms, topic_ids, may_have_members=True)
         except StreamlogError as error:
             return Completion.failed(error)
         groups = self._groups
@@ -93,13 +97,15 @@ class OffsetMetadataManager:
         offsets: Mapping[TopicPartition, OffsetAndMetadata],
         now_ms: int,
         topic_ids: Mapping[TopicPartition, bytes] | None,
+        *,
+        may_have_members: bool = False,
     ) -> list[LogRecord]:
         """The records of a commit. Raises what `commit` fails with."""
         self._groups.require_ready()
         here = self._groups.by_name.get(group) or Group(group)
         if member_id is not None:
             _check_owned(here, member_id, member_epoch, offsets)
-        else:
+        elif not may_have_members:
             here.require_empty("set offsets of")
         ids = self._ids_of(group, offsets, topic_ids or {})
         return here.offsets.commit(offsets, ids, now_ms)

@@ -94,7 +94,7 @@ def offset_commit(call: Call) -> Any:
         commit.fail(ErrorCode.NOT_COORDINATOR)
     elif commit.offsets:
         epoch = request.generation_id_or_member_epoch
-        is_member = bool(request.member_id) or epoch >= 0
+        is_member = epoch >= 0  # a consumer of KIP-848 that assigns itself has an id, and is in no group
         done = call.service.commit(
             request.group_id, request.member_id if is_member else None, epoch, commit.offsets, commit.topic_ids
         )

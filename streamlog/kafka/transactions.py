@@ -13,14 +13,14 @@ from functools import partial
 from typing import Any
 
 from ..broker.api import ProducerIdAndEpoch, TransactionDescription
-from ..errors import ConfigError, ProducerFencedError, StreamlogError
+from ..errors import CommitFailedError, ConfigError, ProducerFencedError, StreamlogError
 from ..runtime.api import AllDone, Completion
 from ..runtime.threads import result_of
 from ..types import TopicPartition
 from . import messages
 from .apis import Call, Later
 from .errors import ErrorCode, code_of
-from .offsets import Commit
+from .offsets import Commit, commit_code
 
 _NO_PRODUCER = -1
 _BUMPS_FROM = 5  # the version of EndTxn
@@ -159,13 +159,15 @@ def txn_offset_commit(call: Call) -> Any:
 
     def write(added: Completion[None]) -> Any:
         done = added
+        epoch = request.generation_id_or_member_epoch
+        is_member = bool(request.member_id) or epoch >= 0 or request.group_instance_id is not None
         if commit.offsets and added.error() is None:
             done = call.service.txn_commit_offsets(
                 request.transactional_id,
                 producer,
                 request.group_id,
-                request.member_id or None,
-                request.generation_id_or_member_epoch,
+                request.member_id if is_member else None,
+                epoch,
                 commit.offsets,
                 commit.topic_ids,
             )
@@ -179,7 +181,8 @@ def txn_offset_commit(call: Call) -> Any:
 def _committed(call: Call, commit: Commit, done: Completion[None]) -> Any:
     error = done.error()
     if error is not None:
-        commit.fail(_code(error, fences=call.version >= 2))
+        is_of_commit = isinstance(error, CommitFailedError)
+        commit.fail(commit_code(error, 0) if is_of_commit else _code(error, fences=call.version >= 2))
     Response = messages.TxnOffsetCommitResponse
     return Response(
         topics=commit.results(Response.TxnOffsetCommitResponseTopic, Response.TxnOffsetCommitResponsePartition)

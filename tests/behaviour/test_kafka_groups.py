@@ -137,6 +137,22 @@ def test_members_share_and_take_over_what_one_that_leaves_had(
         one.wait(lambda: one.values.count(b"x") == 4)
 
 
+@pytest.mark.parametrize("protocol", ["classic", "consumer"])
+def test_a_consumer_that_assigns_itself_commits_for_a_group_without_members(
+    log: streamlog.StreamLog, listener: Listener, protocol: str
+) -> None:
+    log.create_topic("t").send(b"a").result()
+    consumer = confluent_kafka.Consumer(
+        {"bootstrap.servers": listener.bootstrap_servers, "group.id": "g", "group.protocol": protocol}
+    )
+    consumer.assign([confluent_kafka.TopicPartition("t", 0, 0)])
+    consumer.commit(offsets=[confluent_kafka.TopicPartition("t", 0, 1)], asynchronous=False)
+    (committed,) = consumer.committed([confluent_kafka.TopicPartition("t", 0)], WAIT_S)
+    consumer.close()
+    assert committed.offset == 1
+    assert log.group("g").committed() == {TopicPartition("t", 0): 1}
+
+
 def test_what_python_commits_a_client_reads_and_the_other_way_round(
     log: streamlog.StreamLog, listener: Listener
 ) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import ExitStack
 from typing import Any
 
 import pytest
@@ -200,6 +201,41 @@ def test_a_batch_adds_its_partition_to_the_transaction_and_each_end_brings_a_new
         producer = ended
     assert [record.value for record in log["t"].read()] == [b"a", b"c"]
     assert log.group("g").committed() == {TopicPartition("in", 0): ord("c")}
+
+
+@pytest.mark.parametrize("of_python", [False, True], ids=["classic", "assigned by the coordinator"])
+def test_a_client_that_does_not_name_its_member_commits_offsets_with_its_transaction_as_in_kafka(
+    log: streamlog.StreamLog, listener: Listener, of_python: bool
+) -> None:
+    log.create_topic("in").send(b"a").result()
+    with ExitStack() as stack:
+        if of_python:
+            stack.enter_context(log.consumer("in", group="g")).poll(1)
+        else:
+            settings = {
+                "bootstrap.servers": listener.bootstrap_servers,
+                "group.id": "g",
+                "auto.offset.reset": "earliest",
+            }
+            member = confluent_kafka.Consumer(settings)
+            stack.callback(member.close)
+            member.subscribe(["in"])
+            assert member.poll(WAIT_S) is not None
+        producer = asked(
+            listener, 22, 0, messages.InitProducerIdRequest(transactional_id="x", transaction_timeout_ms=60_000)
+        )
+        of = {"transactional_id": "x", "producer_id": producer.producer_id, "producer_epoch": producer.producer_epoch}
+        assert asked(listener, 25, 0, messages.AddOffsetsToTxnRequest(**of, group_id="g")).error_code == ErrorCode.NONE
+        Commit = messages.TxnOffsetCommitRequest
+        offsets = [Commit.TxnOffsetCommitRequestPartition(partition_index=0, committed_offset=1)]
+        topics = [Commit.TxnOffsetCommitRequestTopic(name="in", partitions=offsets)]
+        codes = []
+        for version, named in ((0, {}), (3, {}), (3, {"member_id": "none"}), (3, {"generation_id_or_member_epoch": 7})):
+            (topic,) = asked(listener, 28, version, Commit(**of, **named, group_id="g", topics=topics)).topics
+            codes.append(topic.partitions[0].error_code)
+        assert codes == [ErrorCode.NONE, ErrorCode.NONE, ErrorCode.UNKNOWN_MEMBER_ID, ErrorCode.UNKNOWN_MEMBER_ID]
+        assert asked(listener, 26, 1, messages.EndTxnRequest(**of, committed=True)).error_code == ErrorCode.NONE
+        assert log.group("g").committed() == {TopicPartition("in", 0): 1}
 
 
 def test_clients_are_told_which_protocol_there_is(listener: Listener) -> None:

@@ -1,0 +1,5 @@
+"""See `driver`."""
+
+from .driver import main
+
+raise SystemExit(main())
