@@ -3,6 +3,8 @@
 What there is of it:
 
 - `listener`: `Listener`, its thread and its sockets. `connection`: frames, one request at a time, and the bounds.
+- `control`: what a test does to clients, as `Listener.control`. `faults`: for which requests. `error_responses`: the response of each API and version that says
+  that a request failed.
 - `apis`: what a handler of a request is given. `errors`: Kafka's codes for the errors of the library. `settings`: Kafka's names.
 - One file for each family of APIs: `produce`, `fetch`, `metadata`, `topics`, `configs`, `coordinators`, `groups`, `consumer_groups`, `offsets`,
   `transactions`. What is not built is not advertised.
@@ -37,4 +39,8 @@ of a stored batch, of any form, the bytes that a Fetch response has:
 version 7, or in a Fetch below 10, is UNSUPPORTED_COMPRESSION_TYPE (76), which the handler answers.
 """
 
+from .control import Control as Control
+from .control import SeenRequest as SeenRequest
+from .faults import Fault as Fault
+from .faults import When as When
 from .listener import Listener as Listener

@@ -58,6 +58,7 @@ class Call:
         "client_id",
         "endpoints",
         "host",
+        "refuses",
         "request",
         "service",
         "settings",
@@ -87,6 +88,8 @@ class Call:
         self.client_id = client_id
         self.version = version
         self.request = request
+        self.refuses: Callable[[str, int], int] | None = None
+        """The error code that a test wants a Fetch to have for a topic and partition; 0 for none. See `control`."""
 
     def blocking(self, respond: Callable[[], Any]) -> Later:
         """The response is what this returns, on a thread that may block."""

@@ -7,6 +7,7 @@ reads committed records gets aborted ones too, and the list of the aborted trans
 from __future__ import annotations
 
 from collections import OrderedDict
+from collections.abc import Mapping
 from typing import Any
 
 from ..broker.delayed_fetch import Answers, FetchRequest
@@ -109,6 +110,20 @@ class Fetches:
         known.epoch = known.epoch % _LAST_EPOCH + 1
         return known, False, ErrorCode.NONE
 
+    def partitions(self, request: Any, names: Mapping[bytes, str]) -> dict[str, frozenset[int]]:
+        """The topics and partitions that a request fetches, with those of its session."""
+        known = self._sessions.get(request.session_id)
+        keys = set() if known is None else known.keys()
+        keys |= {
+            (topic.topic or topic.topic_id, each.partition) for topic in request.topics for each in topic.partitions
+        }
+        found: dict[str, set[int]] = {}
+        for topic, number in keys:
+            name = topic if isinstance(topic, str) else names.get(topic)
+            if name is not None:
+                found.setdefault(name, set()).add(number)
+        return {name: frozenset(numbers) for name, numbers in found.items()}
+
     def _new_id(self) -> int:
         while (made := int.from_bytes(entropy(4), "big") & 0x7FFFFFFF) in self._sessions or not made:
             pass
@@ -130,6 +145,9 @@ class _Session:
     def _key(self, topic: Any) -> Any:
         return topic.topic_id if self.by_id else topic.topic
 
+    def keys(self) -> set[tuple[Any, int]]:
+        return set(self._partitions)
+
     def add(self, topics: Any) -> None:
         for topic in topics:
             for each in topic.partitions:
@@ -147,11 +165,15 @@ class _Session:
         found: dict[tuple[Any, int], Any] = {}
         asked: list[tuple[Any, FetchRequest]] = []
         most = min(request.max_bytes, MAX_BYTES)
+        is_refused = False
         for key, each in self._partitions.items():
             part = messages.FetchResponse.PartitionData(partition_index=key[1], high_watermark=-1, records=b"")
             found[key] = part
             try:
                 view = topic_of(image, None if self.by_id else key[0], key[0] if self.by_id else None)
+                if call.refuses is not None and (code := call.refuses(view.name, key[1])):
+                    part.error_code, is_refused = code, True
+                    continue
                 _partition(call, image, view, key[1])
             except StreamlogError as error:
                 part.error_code = code_of(error)
@@ -162,7 +184,7 @@ class _Session:
             [each for _, each in asked],
             isolation,
             min_bytes=request.min_bytes,
-            max_wait_ms=max(0, request.max_wait_ms) if asked else 0,
+            max_wait_ms=max(0, request.max_wait_ms) if asked and not is_refused else 0,
         )
 
         def respond(done: Completion[Answers]) -> Any:

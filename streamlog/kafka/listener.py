@@ -42,6 +42,7 @@ from . import (
 from .apis import CLOSE, Call, Endpoint, Handler, Later, Settings
 from .compiler import MalformedMessageError
 from .connection import Budget, Connection, Limits
+from .control import Control
 from .errors import ErrorCode
 
 if TYPE_CHECKING:
@@ -100,6 +101,7 @@ class Listener:
         allow_insecure: bool = False,
     ) -> None:
         self._serving: Serving | None = None
+        self._control: Control | None = None
         if tls is None and not allow_insecure:
             _require_loopback(host)
         if advertised_host is None and host in ("0.0.0.0", "::"):
@@ -125,11 +127,14 @@ class Listener:
         """Listen. Does nothing if it does already."""
         if self._serving is None:
             self._serving = self._log.attach(self._make)
+            self._attach_control()
 
     def close(self) -> None:
         """Answer no more, and close all connections. Does nothing if it is closed."""
         serving, self._serving = self._serving, None
         if serving is not None:
+            if self._control is not None:
+                self._control.attach(None)
             serving.close(_START_S)
             self._log.detach(serving)
 
@@ -142,6 +147,29 @@ class Listener:
                 "The listener is not started, or was closed. Call start(), or use it in a with statement."
             )
         return ",".join(f"{each.host}:{each.port}" for each in serving.endpoints.values())
+
+    @property
+    def control(self) -> Control:
+        """What a test does to the clients of this listener: see `Control`. Until this is used requests are not looked at for it.
+
+        >>> import streamlog
+        >>> from streamlog.kafka import Listener
+        >>> with streamlog.open() as log, Listener(log) as listener:
+        ...     with listener.control.inject_error("Produce", "NOT_LEADER_OR_FOLLOWER") as fault:
+        ...         pass  # here a client sends records, and has to send them again
+        ...     fault.fired
+        0
+        """
+        if self._control is None:
+            self._control = Control()
+            self._attach_control()
+        return self._control
+
+    def _attach_control(self) -> None:
+        control, serving = self._control, self._serving
+        if control is not None and serving is not None:
+            control.attach(serving)
+            serving.control = control
 
     def __enter__(self) -> Listener:
         self.start()
@@ -189,12 +217,15 @@ class Serving:
     ) -> None:
         service.require_writable("What a client of Kafka's sends")
         service.classic_group_config = service.classic_group_config._replace(**groups)
-        self._service = service
+        self.service = service
+        self.control: Control | None = None
         self._host, self._port, self._advertised_host, self._tls = host, port, advertised_host, tls
         self._settings = options
         self._limits = limits
         self._budget = Budget(limits.in_flight_bytes)
-        self._handlers = _handlers(service)
+        self._fetches = fetch.Fetches()
+        self._handlers = _handlers(service, self._fetches)
+        self.keys = frozenset(self._handlers)
         self._connections: dict[Connection, int] = {}  # and the broker that each came to
         self._ports: dict[int, int] = {}
         self._is_closing = False
@@ -234,12 +265,25 @@ class Serving:
             await asyncio.sleep(0)
 
     def close(self, timeout_s: float) -> None:
-        self._service.off_metadata(self._on_metadata)
+        self.service.off_metadata(self._on_metadata)
         if self._loop.is_closed():
             return
         self._soon(self._loop.stop)
         join_thread(self._thread, timeout_s)
         self._executor.shutdown(wait=False, cancel_futures=True)
+
+    # -- for its control -----------------------------------------------------------------------------
+
+    def partitions_fetched(self, request: Any) -> Mapping[str, frozenset[int]]:
+        return self._fetches.partitions(request, self.service.image.names)
+
+    def follow_brokers(self) -> None:
+        async def follow() -> None:
+            self._follow_soon()
+            assert self._following is not None
+            await self._following
+
+        asyncio.run_coroutine_threadsafe(follow(), self._loop).result(_START_S)
 
     def _soon(self, work: Callable[[], object]) -> None:
         """Have the thread do this. Nothing is done any more once it has ended."""
@@ -279,7 +323,7 @@ class Serving:
 
     async def _follow_brokers(self) -> None:
         """Have a socket for each broker that runs, and none for others."""
-        running = [each for each in self._service.broker_paths() if self._service.is_running(each)]
+        running = [each for each in self.service.broker_paths() if self.service.is_running(each)]
         for broker_id in [each for each in self._servers if each not in running]:
             self._servers.pop(broker_id).close()
             for connection in [each for each, of in self._connections.items() if of == broker_id]:
@@ -333,17 +377,19 @@ class Serving:
             header, at = protocol.decode_request_header(frame)
             key, version = header.request_api_key, header.request_api_version
             low, high = protocol.versions_of(key)
+            control = self.control
+            if control is not None and key == protocol.API_VERSIONS:
+                high = control.max_version(key, high)
             handler = self._handlers.get(key)
             if handler is None or not low <= version <= high:
                 self._refuse(connection, header)
                 return
             request = protocol.decode_request(header, frame, at)
-            response = handler(
-                Call(
-                    self._service, self._settings, self.endpoints, self._blocking, broker_id, connection.host,
-                    header.client_id or "", version, request,
-                )
+            call = Call(
+                self.service, self._settings, self.endpoints, self._blocking, broker_id, connection.host,
+                header.client_id or "", version, request,
             )  # fmt: skip
+            response = handler(call) if control is None else control.answer(self, key, call, handler)
             self._respond(connection, header, response)
         except MalformedMessageError as error:
             logger.warning("a connection from %s is closed: %s", connection.host, error)
@@ -413,8 +459,8 @@ class Serving:
         return done
 
 
-def _handlers(service: Service) -> dict[int, Handler]:
-    handlers: dict[int, Handler] = {**fetch.Fetches().handlers, **consumer_groups.ConsumerGroups(service).handlers}
+def _handlers(service: Service, fetches: fetch.Fetches) -> dict[int, Handler]:
+    handlers: dict[int, Handler] = {**fetches.handlers, **consumer_groups.ConsumerGroups(service).handlers}
     for family in (produce, topics, configs, coordinators, offsets, groups, transactions):
         handlers.update(family.handlers)
     handlers.update(metadata.handlers(handlers))

@@ -1,0 +1,634 @@
+"""What a test does to the clients of a listener: `Control`, which is `Listener.control`.
+
+It is reached in this process only, by no request on a socket. Which faults (an error, a delay, a lost connection, a lost response)
+fire for a request the rules of `faults` say. The rest does at once what otherwise happens at some time, such as an election, the
+expiry of a member, or retention, through the log's Service.
+
+The listener asks `Control.answer` in place of a handler, and only once `Listener.control` was used. All that is asked on its thread
+is the rules and the ring of requests; every other method runs on the thread that calls it, and may block.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections import deque
+from collections.abc import Callable, Mapping
+from datetime import timedelta
+from functools import partial
+from types import TracebackType
+from typing import Any, NamedTuple, Protocol, Unpack
+
+from ..broker.api import Service
+from ..broker.controller import GROUPS_TOPIC, TRANSACTIONS_TOPIC
+from ..broker.group_coordinator import partition_for
+from ..broker.metadata import TopicView
+from ..config import integer, text
+from ..errors import ClosedError, ConfigError, RequestTimedOutError, UnknownMemberIdError
+from ..runtime.api import Completion
+from ..runtime.threads import inside, new_lock, result_of, wait_for
+from ..runtime.values import refuse_to_copy
+from ..types import TopicPartition
+from . import error_responses, protocol, schema
+from .apis import CLOSE, Call, Handler, Later
+from .error_responses import Refusal, then
+from .errors import ErrorCode
+from .faults import (
+    MAX_DELAY_MS,
+    Api,
+    Asked,
+    Fault,
+    Kind,
+    Rules,
+    When,
+    depth_of,
+    error_code,
+    is_other,
+    key_of,
+    new_fault,
+    partitions_named,
+    topic_and_partition,
+)
+
+logger = logging.getLogger("streamlog.kafka")
+
+MAX_REQUESTS = 10_000
+"""How many requests are remembered: the last ones."""
+MOVE_TIMEOUT_S = 60.0
+_PRODUCE, _FETCH, _API_VERSIONS = 0, 1, 18
+_INJECTED = "This error was injected by a test, through listener.control."
+
+
+class SeenRequest(NamedTuple):
+    """A request that came to a listener.
+
+    api: str
+        Kafka's name of it, such as "Produce".
+    version: int
+        The version in which the client sent it.
+    broker_id: int
+        The broker that it came to.
+    client_id: str
+        What the client calls itself.
+    topics: tuple of str
+        The topics that it names; for a Fetch all that its session has.
+    time_ms: int (ms)
+        When it came, by the log's clock.
+
+    >>> SeenRequest("Produce", 12, 0, "shop", ("orders",), 1_767_225_600_000).topics
+    ('orders',)
+    """
+
+    api: str
+    version: int
+    broker_id: int
+    client_id: str
+    topics: tuple[str, ...]
+    time_ms: int
+
+
+# -- the control -----------------------------------------------------------------------------------------
+
+
+class Host(Protocol):
+    """What the control needs of a listener that listens."""
+
+    @property
+    def service(self) -> Service: ...
+    @property
+    def keys(self) -> frozenset[int]:
+        """Of the APIs that are advertised."""
+
+    def partitions_fetched(self, request: Any) -> Mapping[str, frozenset[int]]:
+        """The topics and partitions of a Fetch request, with those of its session."""
+
+    def follow_brokers(self) -> None:
+        """Wait until there is a socket for each broker that runs, and none for others."""
+
+
+class Pin:
+    """Versions that were pinned; as a context manager they are as before at the end of the block. See `Control.pin_max_versions`.
+
+    >>> import streamlog
+    >>> from streamlog.kafka import Listener
+    >>> with streamlog.open() as log, Listener(log) as listener:
+    ...     with listener.control.pin_max_versions({"Produce": 7}) as pin:
+    ...         dict(pin.versions)
+    {'Produce': 7}
+    """
+
+    __reduce_ex__ = refuse_to_copy
+
+    def __init__(self, versions: Mapping[str, int | None], remove: Callable[[], object]) -> None:
+        """For the library's own use: `Control` makes it."""
+        self.versions = versions
+        self.remove = remove
+
+    def __enter__(self) -> Pin:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self.remove()
+
+
+class Control:
+    """What a test does to the clients of a listener. `Listener.control`; thread-safe, and in this process only.
+
+    - Faults: `inject_error`, `delay`, `disconnect`, `drop_response`. Which there are: `faults`; those that never fired: `unfired`;
+      none any more: `clear`.
+    - Brokers: `stop_broker`, `start_broker`, `move_leader`, `move_coordinator`.
+    - Groups: `rebalance`, `expire_member`.
+    - Time, and what the log does in the background: `advance`, `apply_retention`, `compact`.
+    - What clients send: `requests`, `clear_requests`; which versions they may use: `pin_max_versions`.
+
+    Faults, pins and the requests seen outlive a `close` and `start` of the listener. What each does is in the table of `KAFKA.md`.
+
+    >>> import streamlog
+    >>> from streamlog.kafka import Listener
+    >>> with streamlog.open() as log, Listener(log) as listener:
+    ...     fault = listener.control.inject_error("Fetch", "OFFSET_OUT_OF_RANGE", topic="orders", partition=0)
+    ...     listener.control.unfired() == [fault]
+    True
+    """
+
+    __reduce_ex__ = refuse_to_copy
+
+    def __init__(self) -> None:
+        """For the library's own use: `Listener.control` makes it."""
+        self._host: Host | None = None
+        self._rules = Rules()
+        self._lock = new_lock()
+        self._faults: tuple[Fault, ...] = ()
+        self._pins: tuple[Mapping[int, int], ...] = ()
+        self._max_versions: Mapping[int, int] = {}
+        self._seen: deque[SeenRequest] = deque(maxlen=MAX_REQUESTS)
+
+    # -- faults --------------------------------------------------------------------------------------
+
+    def inject_error(
+        self,
+        api: Api,
+        error: str | int,
+        *,
+        after: bool = False,
+        **when: Unpack[When],
+    ) -> Fault:
+        """Answer requests with an error, in the place that the response has for it in the client's version.
+
+        error: str or int
+            By Kafka's name, such as "NOT_LEADER_OR_FOLLOWER", or code, such as 6.
+        after: bool = False
+            False: the request has no effect, as with a broker that refuses it. True: it takes effect, and then is answered with the
+            error all the same.
+        when: the settings of When
+            For which requests, and how often: once by default. See `help(streamlog.kafka.When)`.
+
+        Where a response has codes at several levels, an error of the coordinator, the group or the session is in the response
+        itself, others are in each partition, or other part, that is meant. Several faults: the first for a partition counts. What a
+        request without an answer (Produce with acks=0) is refused for, the connection is closed for, as by Kafka.
+
+        Raises ConfigError for an unknown API, error or setting, and for a topic where requests name none.
+
+        >>> import streamlog
+        >>> from streamlog.kafka import Listener
+        >>> with streamlog.open() as log, Listener(log) as listener:
+        ...     listener.control.inject_error("Produce", "NOT_LEADER_OR_FOLLOWER", nth=2, times=3)
+        <Fault error NOT_LEADER_OR_FOLLOWER for Produce, fired 0 times>
+        """
+        return self._add("error", self._key(api), when, code=error_code(error), after=after)
+
+    def delay(
+        self,
+        api: Api | None,
+        delay_ms: int,
+        **when: Unpack[When],
+    ) -> Fault:
+        """Have requests wait for so long before they are looked at; an hour at most. `api` None: those of every API.
+
+        `when` is that of `inject_error`. The time is that of the log's clock: under a ManualClock a request waits until
+        the test advances it, and is answered soon after that. Later requests of the same connection wait too, as with Kafka; several
+        delays of a request add up.
+
+        >>> import streamlog
+        >>> from streamlog.kafka import Listener
+        >>> with streamlog.open() as log, Listener(log) as listener:
+        ...     listener.control.delay(None, 50, times="always", optional=True)
+        <Fault delay of 50 ms for every API, fired 0 times>
+        """
+        return self._add("delay", api, when, delay_ms=integer("delay_ms", delay_ms, 0, MAX_DELAY_MS))
+
+    def disconnect(
+        self,
+        api: Api | None,
+        **when: Unpack[When],
+    ) -> Fault:
+        """Close the connection when such a request comes, which has no effect. `api` None: whatever comes. `when` is that of
+        `inject_error`.
+
+        >>> import streamlog
+        >>> from streamlog.kafka import Listener
+        >>> with streamlog.open() as log, Listener(log) as listener:
+        ...     listener.control.disconnect("Fetch", broker=0, times=2)
+        <Fault disconnect for Fetch, broker 0, fired 0 times>
+        """
+        return self._add("disconnect", api, when)
+
+    def drop_response(
+        self,
+        api: Api | None,
+        **when: Unpack[When],
+    ) -> Fault:
+        """Let such a request take effect, and close the connection in place of its answer. `when` is that of
+        `inject_error`.
+
+        So a client cannot know what became of it: an idempotent producer has to send its records again, and the log to
+        know them.
+
+        >>> import streamlog
+        >>> from streamlog.kafka import Listener
+        >>> with streamlog.open() as log, Listener(log) as listener:
+        ...     listener.control.drop_response("Produce", probability=0.1, seed=7)
+        <Fault drop_response for Produce, seed 7, fired 0 times>
+        """
+        return self._add("drop_response", api, when)
+
+    def _add(self, kind: Kind, api: Api | None, when: When, **facts: Any) -> Fault:
+        fault = new_fault(kind, None if api is None else self._key(api), when, self._remove, **facts)
+        if fault.probability is not None:
+            logger.info("%r: with this seed it fires for the same requests again", fault)
+        with inside(), self._lock:
+            self._faults = (*self._faults, fault)
+        self._rules.add(fault)
+        return fault
+
+    def _key(self, api: Api) -> int:
+        return key_of(api, None if self._host is None else self._host.keys)
+
+    def _remove(self, fault: Fault) -> None:
+        self._rules.remove(fault)
+        if fault.fired:
+            with inside(), self._lock:
+                self._faults = tuple(filter(partial(is_other, fault), self._faults))
+
+    @property
+    def faults(self) -> list[Fault]:
+        """Those that were made and not removed, and those that were removed without having fired. `clear` forgets them."""
+        return list(self._faults)
+
+    def unfired(self) -> list[Fault]:
+        """The faults that never fired and are not optional: a test that has some tests something else than it says.
+
+        >>> import streamlog
+        >>> from streamlog.kafka import Listener
+        >>> with streamlog.open() as log, Listener(log) as listener:
+        ...     with listener.control.disconnect("Fetch"), listener.control.disconnect("Fetch", optional=True):
+        ...         pass
+        ...     listener.control.unfired()
+        [<Fault disconnect for Fetch, fired 0 times>]
+        """
+        return [fault for fault in self._faults if not fault.fired and not fault.optional]
+
+    def clear(self) -> None:
+        """Remove all faults, and forget those that never fired. Pins stay."""
+        self._rules.clear()
+        with inside(), self._lock:
+            self._faults = ()
+
+    # -- brokers -------------------------------------------------------------------------------------
+
+    def stop_broker(self, broker: int) -> None:
+        """Stop a broker of the log, as `log.brokers[i].stop()` does; on return nobody reaches it.
+
+        Its connections are closed, and other brokers lead its partitions. Raises ConfigError for the last one that runs.
+
+        >>> import streamlog
+        >>> from streamlog.kafka import Listener
+        >>> with streamlog.open(brokers=3) as log, Listener(log) as listener:
+        ...     listener.control.stop_broker(1)
+        ...     stopped = len(listener.bootstrap_servers.split(","))
+        ...     listener.control.start_broker(1)
+        ...     stopped, len(listener.bootstrap_servers.split(","))
+        (2, 3)
+        """
+        host = self._started()
+        host.service.stop_broker(integer("broker", broker, 0))
+        host.follow_brokers()
+
+    def start_broker(self, broker: int) -> None:
+        """Start a broker again, as `log.brokers[i].start()` does; on return clients reach it, at the port that it had.
+
+        Leaders stay where they are: `move_leader` moves one back, once the broker has caught up.
+        """
+        host = self._started()
+        host.service.start_broker(integer("broker", broker, 0))
+        host.follow_brokers()
+
+    def move_leader(self, topic: str, partition: int, broker: int) -> None:
+        """Have another broker lead a partition; nothing is lost, and clients learn it by NOT_LEADER_OR_FOLLOWER.
+
+        A broker that has no replica of it gets one in place of the last of the others first. Raises UnknownTopicOrPartitionError,
+        ConfigError for a broker that there is not, NotLeaderError for one that has not caught up, RequestTimedOutError after
+        60 s (real time).
+
+        >>> import streamlog
+        >>> from streamlog.kafka import Listener
+        >>> with streamlog.open(brokers=3) as log, Listener(log) as listener:
+        ...     orders = log.create_topic("orders", replication_factor=1)
+        ...     listener.control.move_leader("orders", 0, 2)
+        ...     orders.partition(0).leader
+        2
+        """
+        service = self._started().service
+        name = TopicPartition(topic, integer("partition", partition, 0))
+        broker = integer("broker", broker, 0)
+        view = result_of(service.topic(topic))
+        result_of(service.partition_info(name))  # raises for a partition that there is not
+        if broker not in service.broker_paths():
+            raise ConfigError(
+                f"There is no broker {broker}: the log has {sorted(service.broker_paths())}.", name="broker"
+            )
+        replicas = service.image.partition(view.id_bytes, name.partition).replicas
+        if broker not in replicas:
+            moves = result_of(service.reassign(topic, {name.partition: (broker, *replicas[:-1])}, None))
+            moved = service.await_reassignment(moves)
+            if not wait_for(moved, MOVE_TIMEOUT_S):
+                raise RequestTimedOutError(
+                    f"Broker {broker} has not copied {topic}-{partition} within {MOVE_TIMEOUT_S:.0f} s. It goes on in the "
+                    f"background; try again later."
+                )
+            moved.result()
+        result_of(service.elect_leader(name, broker))
+
+    def move_coordinator(self, name: str, broker: int, *, of_transactions: bool = False) -> None:
+        """Have another broker coordinate a group, or with `of_transactions` a transactional id.
+
+        It is the leader of that partition of the internal topic which has this name, so all others that are in it move along. Raises
+        as `move_leader` does.
+
+        >>> import streamlog
+        >>> from streamlog.kafka import Listener
+        >>> with streamlog.open(brokers=3) as log, Listener(log) as listener:
+        ...     listener.control.move_coordinator("billing", 2)
+        ...     log.elect_leader(streamlog.TopicPartition("__consumer_offsets", 0), 2)  # it is that one
+        """
+        text("name", name)
+        service = self._started().service
+        result_of(service.find_coordinator(name, of_transactions=of_transactions))  # the topic is there then
+        topic = TRANSACTIONS_TOPIC if of_transactions else GROUPS_TOPIC
+        self.move_leader(topic, partition_for(name, service.image.topics[topic].partitions), broker)
+
+    # -- groups --------------------------------------------------------------------------------------
+
+    def expire_member(self, group: str, member_id: str | None = None) -> None:
+        """Remove a member from its group, as if its session were over; others get its partitions. `member_id` None: the only one.
+
+        Its client learns it by UNKNOWN_MEMBER_ID with its next request, and joins again. Sessions are of real time, under a ManualClock
+        too; this does not wait for them. Raises UnknownMemberIdError, ConfigError for None if there are several.
+        """
+        text("group", group)
+        service = self._started().service
+        if member_id is None:
+            members = [each.member_id for each in result_of(service.describe_group(group)).members]
+            if not members:
+                raise UnknownMemberIdError(f"Group {group!r} has no members. Wait until one has joined.")
+            if len(members) > 1:
+                raise ConfigError(f"Group {group!r} has several members: give one of {members}.", name="member_id")
+            (member_id,) = members
+        result_of(service.leave_group(group, member_id, force=True))
+
+    # -- time, and the background --------------------------------------------------------------------
+
+    def advance(self, seconds: float | timedelta) -> None:
+        """Move the log's clock, which has to be a ManualClock, and do what becomes due: `ManualClock.advance`. Raises ConfigError.
+
+        >>> import streamlog, streamlog.testing
+        >>> from streamlog.kafka import Listener
+        >>> clock = streamlog.testing.ManualClock(start_ms=1_000)
+        >>> with streamlog.open(clock=clock) as log, Listener(log) as listener:
+        ...     listener.control.advance(2.5)
+        >>> clock.time_ms()
+        3500
+        """
+        clock: Any = self._started().service.clock
+        if not hasattr(clock, "advance"):
+            raise ConfigError(
+                "This log has the clock of the machine, which no test moves: open it with "
+                "streamlog.open(clock=streamlog.testing.ManualClock()).",
+                name="clock",
+            )
+        clock.advance(seconds)
+
+    def apply_retention(self, topic: str | None = None) -> None:
+        """Delete now what the retention of a topic, or of all, says. Raises UnknownTopicOrPartitionError.
+
+        >>> import streamlog, streamlog.testing
+        >>> from streamlog.kafka import Listener
+        >>> clock = streamlog.testing.ManualClock()
+        >>> with streamlog.open(clock=clock) as log, Listener(log) as listener:
+        ...     orders = log.create_topic("orders", retention_ms=1_000)
+        ...     _ = orders.send("9.50")
+        ...     clock.jump(2_000)
+        ...     listener.control.apply_retention()
+        ...     list(orders.read())
+        []
+        """
+        service = self._started().service
+        for name in self._topics(service, topic):
+            result_of(service.apply_retention(name))
+
+    def compact(self, topic: str | None = None) -> None:
+        """Compact now a topic, or all that are compacted. Raises UnknownTopicOrPartitionError, ConfigError for one that is not.
+
+        >>> import streamlog
+        >>> from streamlog.kafka import Listener
+        >>> with streamlog.open() as log, Listener(log) as listener:
+        ...     prices = log.create_topic("prices", cleanup_policy="compact")
+        ...     _ = prices.send_many(["1", "2"], ["a", "a"])
+        ...     listener.control.compact()
+        ...     [record.value for record in prices.read()]
+        [b'2']
+        """
+        service = self._started().service
+        for name in self._topics(service, topic, lambda view: view.config.compacts):
+            result_of(service.compact(name))
+
+    @staticmethod
+    def _topics(
+        service: Service, topic: str | None, is_meant: Callable[[TopicView], bool] = lambda view: True
+    ) -> list[str]:
+        if topic is not None:
+            return [result_of(service.topic(topic)).name]
+        return [view.name for view in service.image.topics.values() if is_meant(view)]
+
+    # -- what clients send ---------------------------------------------------------------------------
+
+    def requests(self, api: Api | None = None, *, topic: str | None = None) -> list[SeenRequest]:
+        """The requests that came since `Listener.control` was first used, the oldest first: the last 10,000.
+
+        Those of one API, and those that name one topic, if these are given. A request that could not be read is not there.
+
+        >>> import streamlog
+        >>> from streamlog.kafka import Listener
+        >>> with streamlog.open() as log, Listener(log) as listener:
+        ...     listener.control.requests("Produce", topic="orders")
+        []
+        """
+        name = None if api is None else schema.names()[self._key(api)]
+        return [
+            each
+            for each in self._seen.copy()
+            if (name is None or each.api == name) and (topic is None or topic in each.topics)
+        ]
+
+    def clear_requests(self) -> None:
+        """Forget the requests that came."""
+        self._seen.clear()
+
+    def pin_max_versions(self, versions: Mapping[Api, int | None]) -> Pin:
+        """Have the listener know these APIs up to these versions only, as an older broker does; None: not at all.
+
+        ApiVersions says so. A client that sends a later version all the same is answered with UNSUPPORTED_VERSION; for an API that is
+        not there the connection is closed, as Kafka does for both. Clients that are connected have asked already: pin before
+        they come. Several pins: the lowest counts. Raises ConfigError for a version that the listener does not have.
+
+        >>> import streamlog
+        >>> from streamlog.kafka import Listener
+        >>> with streamlog.open() as log, Listener(log) as listener:
+        ...     with listener.control.pin_max_versions({"Produce": 7, "ConsumerGroupHeartbeat": None}):
+        ...         pass  # here a client finds a broker of before KIP-848
+        """
+        wanted: dict[int, int] = {}
+        for api, version in versions.items():
+            key = self._key(api)
+            low, high = protocol.versions_of(key)
+            if version is None and key == _API_VERSIONS:
+                raise ConfigError("ApiVersions cannot be taken away: it is what clients ask first.", name="versions")
+            wanted[key] = -1 if version is None else integer(f"versions[{schema.names()[key]!r}]", version, low, high)
+        with inside(), self._lock:
+            self._pins = (*self._pins, wanted)
+        self._pinned()
+
+        def remove() -> None:
+            with inside(), self._lock:
+                self._pins = tuple(filter(lambda each: each is not wanted, self._pins))
+            self._pinned()
+
+        return Pin({schema.names()[key]: versions[api] for api, key in zip(versions, wanted, strict=True)}, remove)
+
+    def _pinned(self) -> None:
+        lowest: dict[int, int] = {}
+        for pin in self._pins:
+            for key, version in pin.items():
+                lowest[key] = min(version, lowest.get(key, version))
+        self._max_versions = lowest
+
+    # -- for the listener ----------------------------------------------------------------------------
+
+    def _started(self) -> Host:
+        host = self._host
+        if host is None:
+            raise ClosedError(
+                "The listener is not started, or was closed. Call start(), or use it in a with statement."
+            )
+        return host
+
+    def attach(self, host: Host | None) -> None:
+        """For the listener: it listens, or does not any more."""
+        self._host = host
+
+    def max_version(self, key: int, high: int) -> int:
+        """For the listener: the greatest version of an API that it knows, `high` unless another is pinned."""
+        return min(high, self._max_versions.get(key, high))
+
+    def answer(self, host: Host, key: int, call: Call, handler: Handler) -> Any:
+        """For the listener, on its thread: what `handler(call)` would be, with what the test wants of it."""
+        service = host.service
+        names = service.image.names
+        named = (
+            host.partitions_fetched(call.request)
+            if key == _FETCH
+            else partitions_named(key, call.version, call.request, names)
+        )
+        self._seen.append(
+            SeenRequest(
+                schema.names()[key], call.version, call.broker_id, call.client_id, tuple(named or ()),
+                service.clock.time_ms(),
+            )
+        )  # fmt: skip
+        if key in self._max_versions:
+            if self._max_versions[key] < 0:
+                return CLOSE
+            if call.version > self._max_versions[key]:
+                code = ErrorCode.UNSUPPORTED_VERSION
+                message = f"The listener is pinned to version {self._max_versions[key]} of this API."
+                depth = error_responses.depth_of(key, call.version, code)
+                refusal = Refusal(code, depth, lambda place: True, after=False, message=message)
+                return _refused(key, call, handler, [refusal])
+        if key == _API_VERSIONS and self._max_versions:
+            handler = partial(_pinned_versions, handler, self._max_versions)
+        fired = (
+            self._rules.decide(Asked(key, call.version, call.broker_id, call.client_id, named))
+            if self._rules.active
+            else []
+        )
+        if not fired:
+            return handler(call)
+        delay_ms = min(MAX_DELAY_MS, sum(fault.delay_ms for fault in fired))
+        if not delay_ms:
+            return _carried_out(key, call, handler, fired)
+        return Later(_after(service, delay_ms), lambda _: _carried_out(key, call, handler, fired))
+
+
+def _carried_out(key: int, call: Call, handler: Handler, fired: list[Fault]) -> Any:
+    """What becomes of a request for which these faults fire."""
+    kinds = {fault.kind for fault in fired}
+    if "disconnect" in kinds:
+        return CLOSE
+    names = call.service.image.names
+    refusals = [
+        Refusal(
+            fault.code,
+            depth_of(fault, key, call.version),
+            lambda place, fault=fault: fault.is_for(*topic_and_partition(place, names)),  # type: ignore[misc]
+            fault.after,
+            _INJECTED,
+        )
+        for fault in fired
+        if fault.kind == "error"
+    ]
+    response = _refused(key, call, handler, refusals) if refusals else handler(call)
+    return then(response, lambda _: CLOSE) if "drop_response" in kinds else response
+
+
+def _refused(key: int, call: Call, handler: Handler, refusals: list[Refusal]) -> Any:
+    if key == _FETCH and all(each.depth for each in refusals):
+        # Its partitions are those of the session, which has to know what the client was told.
+        call.refuses = partial(_fetch_refusal, refusals)
+        return handler(call)
+    answers = key != _PRODUCE or bool(call.request.acks)
+    return error_responses.answer(key, call.version, call.request, refusals, lambda: handler(call), answers=answers)
+
+
+def _fetch_refusal(refusals: list[Refusal], topic: str, number: int) -> int:
+    place = ({"topic": topic}, {"partition": number})
+    return next((each.code for each in refusals if each.selects(place)), ErrorCode.NONE)
+
+
+def _pinned_versions(handler: Handler, pinned: Mapping[int, int], call: Call) -> Any:
+    response = handler(call)
+    for each in response.api_keys:
+        each.max_version = min(each.max_version, pinned.get(each.api_key, each.max_version))
+    response.api_keys = [each for each in response.api_keys if each.max_version >= 0]
+    return response
+
+
+def _after(service: Service, delay_ms: int) -> Completion[None]:
+    """Done after this time of the log's clock. REQUIRES: the loop of the listener runs on this thread."""
+    done: Completion[None] = Completion()
+    if hasattr(service.clock, "attach"):  # a clock that a test moves
+        service.timers.at(service.clock.time_ms() + delay_ms, lambda now_ms: done.complete(None))
+    else:
+        asyncio.get_running_loop().call_later(delay_ms / 1000, done.complete, None)
+    return done
