@@ -70,7 +70,9 @@ class OffsetMetadataManager:
         fence those that lost the partitions.
         """
         try:
-            records = self._records_of(group, member_id, member_epoch, offsets, now_ms, topic_ids, may_have_members=True)
+            records = self._records_of(
+                group, member_id, member_epoch, offsets, now_ms, topic_ids, may_have_members=True
+            )
         except StreamlogError as error:
             return Completion.failed(error)
         groups = self._groups

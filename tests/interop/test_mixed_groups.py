@@ -1,0 +1,287 @@
+"""One group with members of three kinds: confluent-kafka by KIP-848, kafka-python by the classic protocol, and a consumer in this process.
+
+They join one after the other and leave one after the other, in every order, while records come in all the time. Each record is
+handled by one member, once: it handles what it has polled and commits that before it polls again.
+"""
+
+from __future__ import annotations
+
+import itertools
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+
+import streamlog
+from streamlog import TopicPartition
+from streamlog.kafka import Listener
+
+confluent_kafka = pytest.importorskip("confluent_kafka", reason="confluent-kafka is not installed")
+kafka = pytest.importorskip("kafka", reason="kafka-python is not installed")
+
+WAIT_S = 60.0
+PARTITIONS = 6
+PAUSE_S = 0.005
+
+
+class Member:
+    """Polls on a thread of its own until it is stopped. What it handled goes to `handled`, of all members of the group."""
+
+    def __init__(self, handled: list[int]) -> None:
+        self.assigned: frozenset[int] = frozenset()
+        self._handled = handled
+        self._stops = threading.Event()
+        self._failure: BaseException | None = None
+        self._thread = threading.Thread(target=self._run, daemon=True)
+        self._thread.start()
+
+    def _run(self) -> None:
+        try:
+            self.open()
+            while not self._stops.is_set():
+                self._handled += map(int, self.step())
+                self.commit()
+                self.assigned = self.owned()
+            self.close()
+        except BaseException as error:
+            self._failure = error
+        self.assigned = frozenset()
+
+    def stop(self) -> None:
+        self._stops.set()
+        self._thread.join(WAIT_S)
+        assert not self._thread.is_alive()
+        self.check()
+
+    def check(self) -> None:
+        if self._failure is not None:
+            raise AssertionError(f"a member failed: {self._failure!r}") from self._failure
+
+    def open(self) -> None: ...
+    def step(self) -> list[bytes]: ...
+    def commit(self) -> None: ...
+    def owned(self) -> frozenset[int]: ...
+    def close(self) -> None: ...
+
+
+class ConfluentMember(Member):
+    def __init__(self, listener: Listener, group: str, handled: list[int], **settings: Any) -> None:
+        self._config = {
+            "bootstrap.servers": listener.bootstrap_servers,
+            "group.id": group,
+            "auto.offset.reset": "earliest",
+            "enable.auto.commit": False,
+            **settings,
+        }
+        self._topic = group
+        super().__init__(handled)
+
+    def open(self) -> None:
+        self._consumer = confluent_kafka.Consumer(self._config)
+        self._consumer.subscribe([self._topic])
+
+    def step(self) -> list[bytes]:
+        self._messages = self._consumer.consume(50, 0.05)
+        for message in self._messages:
+            assert message.error() is None, message.error()
+        return [message.value() for message in self._messages]
+
+    def commit(self) -> None:
+        ends = {message.partition(): message.offset() + 1 for message in self._messages}
+        if ends:
+            offsets = [confluent_kafka.TopicPartition(self._topic, *end) for end in ends.items()]
+            self._commit(offsets)
+
+    def _commit(self, offsets: list[Any]) -> None:
+        """Again after the next heartbeat, if the member's epoch has changed meanwhile: its partitions are still its own."""
+        for last in (False, False, True):
+            try:
+                for each in self._consumer.commit(offsets=offsets, asynchronous=False):
+                    assert each.error is None, each.error
+                return
+            except confluent_kafka.KafkaException as error:
+                if last or error.args[0].code() != confluent_kafka.KafkaError.STALE_MEMBER_EPOCH:
+                    raise
+                time.sleep(0.2)
+
+    def owned(self) -> frozenset[int]:
+        return frozenset(each.partition for each in self._consumer.assignment())
+
+    def close(self) -> None:
+        self._consumer.close()
+
+
+class ClassicMember(Member):
+    def __init__(self, listener: Listener, group: str, handled: list[int]) -> None:
+        self._servers, self._topic = listener.bootstrap_servers, group
+        super().__init__(handled)
+
+    def open(self) -> None:
+        self._consumer = kafka.KafkaConsumer(
+            self._topic, bootstrap_servers=self._servers, group_id=self._topic, enable_auto_commit=False,
+            auto_offset_reset="earliest", heartbeat_interval_ms=100,
+        )  # fmt: skip
+
+    def step(self) -> list[bytes]:
+        self._records = self._consumer.poll(50)
+        return [record.value for records in self._records.values() for record in records]
+
+    def commit(self) -> None:
+        if self._records:
+            self._consumer.commit(
+                {
+                    partition: kafka.OffsetAndMetadata(records[-1].offset + 1, "", -1)
+                    for partition, records in self._records.items()
+                }
+            )
+
+    def owned(self) -> frozenset[int]:
+        return frozenset(each.partition for each in self._consumer.assignment())
+
+    def close(self) -> None:
+        self._consumer.close()
+
+
+class PythonMember(Member):
+    def __init__(self, log: streamlog.StreamLog, group: str, handled: list[int]) -> None:
+        self._log, self._topic = log, group
+        super().__init__(handled)
+
+    def open(self) -> None:
+        self._consumer = self._log.consumer(self._topic, group=self._topic, enable_auto_commit=False)
+
+    def step(self) -> list[bytes]:
+        return [record.value for record in self._consumer.poll(0.05)]
+
+    def commit(self) -> None:
+        self._consumer.commit()
+
+    def owned(self) -> frozenset[int]:
+        return frozenset(each.partition for each in self._consumer.assignment())
+
+    def close(self) -> None:
+        self._consumer.close()
+
+
+@pytest.fixture(scope="module")
+def log() -> Iterator[streamlog.StreamLog]:
+    with streamlog.open() as log:
+        yield log
+
+
+@pytest.fixture(scope="module")
+def listener(log: streamlog.StreamLog) -> Iterator[Listener]:
+    with Listener(log) as listener:
+        yield listener
+
+
+class Source:
+    """Sends numbers to the partitions in turn, on a thread of its own, until it is stopped."""
+
+    def __init__(self, topic: streamlog.Topic[Any, Any]) -> None:
+        self.sent = 0
+        self._topic = topic
+        self._stops = threading.Event()
+        self._thread = threading.Thread(target=self._run, daemon=True)
+        self._thread.start()
+
+    def _run(self) -> None:
+        while not self._stops.wait(PAUSE_S):
+            self._topic.send(b"%d" % self.sent, partition=self.sent % PARTITIONS).result()
+            self.sent += 1
+
+    def stop(self) -> None:
+        self._stops.set()
+        self._thread.join(WAIT_S)
+
+
+def until(what: Callable[[], str], holds: Callable[[], bool], members: list[Member]) -> None:
+    end = time.monotonic() + WAIT_S
+    while not holds():
+        for member in members:
+            member.check()
+        assert time.monotonic() < end, what()
+        time.sleep(0.01)
+
+
+def share_all(members: list[Member]) -> None:
+    """Wait until each has a part of the partitions, and no two have the same."""
+
+    def holds() -> bool:
+        parts = [member.assigned for member in members]
+        return all(parts) and sorted(itertools.chain(*parts)) == list(range(PARTITIONS))
+
+    until(lambda: f"the members have {[sorted(each.assigned) for each in members]}", holds, members)
+
+
+KINDS = ("consumer", "classic", "python")
+ORDERS = list(itertools.permutations(KINDS))
+KAFKA_PYTHON = "kafka-python"
+STRATEGIES = ("range", "cooperative-sticky")
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+@pytest.mark.parametrize("leave", ORDERS, ids="-".join)
+@pytest.mark.parametrize("join", ORDERS, ids="-".join)
+def test_members_of_three_kinds_handle_each_record_once(
+    log: streamlog.StreamLog, listener: Listener, join: tuple[str, ...], leave: tuple[str, ...]
+) -> None:
+    run(log, listener, join, leave, KAFKA_PYTHON)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+@pytest.mark.parametrize("strategy", STRATEGIES)
+@pytest.mark.parametrize("join", ORDERS, ids="-".join)
+def test_the_classic_member_may_be_one_of_confluent_kafka(
+    log: streamlog.StreamLog, listener: Listener, join: tuple[str, ...], strategy: str
+) -> None:
+    run(log, listener, join, join, strategy)
+
+
+def run(
+    log: streamlog.StreamLog, listener: Listener, join: tuple[str, ...], leave: tuple[str, ...], classic: str
+) -> None:
+    group = f"{classic}.{'-'.join(join)}.{'-'.join(leave)}"
+    topic = log.create_topic(group, partitions=PARTITIONS)
+    handled: list[int] = []
+
+    def make(kind: str) -> Member:
+        if kind == "python":
+            return PythonMember(log, group, handled)
+        if kind == "consumer":
+            return ConfluentMember(listener, group, handled, **{"group.protocol": "consumer"})
+        if classic == KAFKA_PYTHON:
+            return ClassicMember(listener, group, handled)
+        settings = {"partition.assignment.strategy": classic, "heartbeat.interval.ms": 100}
+        return ConfluentMember(listener, group, handled, **settings)
+
+    members: dict[str, Member] = {}
+    source = Source(topic)
+    try:
+        for kind in join:
+            members[kind] = make(kind)
+            share_all(list(members.values()))
+        for kind in leave[:-1]:
+            members.pop(kind).stop()
+            share_all(list(members.values()))
+        source.stop()
+        until(
+            lambda: f"{len(handled)} of {source.sent} were handled",
+            lambda: len(handled) >= source.sent,
+            list(members.values()),
+        )
+    finally:
+        source.stop()
+        for member in members.values():
+            member.stop()
+    times = Counter(handled)
+    assert {number: count for number, count in times.items() if count > 1} == {}
+    assert sorted(times) == list(range(source.sent))
+    committed = log.group(group).committed()
+    assert committed == {TopicPartition(group, n): log[group].partition(n).high_watermark for n in range(PARTITIONS)}
+    assert log.group(group).state == "Empty"
