@@ -134,6 +134,7 @@ def run_scenario(command: Command, scenario: str, variant: str) -> None:
     with streamlog.open() as log, Listener(log) as listener:
         if scenario == "group" and "with_kcat.py" in str(command[-1]):
             log.create_topic(f"shared-{variant}", partitions=4)
+        listener.control.clear_requests()  # from now on it keeps them
         try:
             done = subprocess.run(
                 [*command, listener.bootstrap_servers, scenario, variant],
@@ -182,6 +183,8 @@ def _check_group(log: streamlog.StreamLog, listener: Listener, variant: str) -> 
     group = log.group(f"group-{variant}")
     assert sum(group.committed().values()) == COMMITTED, group.committed()
     assert not group.members()
+    heartbeats = listener.control.requests("ConsumerGroupHeartbeat")
+    assert bool(heartbeats) == (variant == "consumer"), "the members do not use the protocol that was asked for"
 
 
 def main() -> int:
