@@ -172,6 +172,10 @@ class IllegalGenerationError(CommitFailedError):
     member_id: str
 
 
+class StaleMemberEpochError(IllegalGenerationError):
+    """The member of `.group` has another epoch than it says: it missed a heartbeat's answer, and has to send another one. `.member_id`."""
+
+
 class FencedInstanceIdError(StreamlogError):
     """Another consumer has taken over this `.group_instance_id` of `.group`. Close this one."""
 
@@ -272,6 +276,10 @@ class ProducerFencedError(StreamlogError):
     """A newer producer with the same transactional id has taken over, or its transaction was aborted: `.timed_out` if by its timeout."""
 
     timed_out: bool = False
+
+
+class InvalidPidMappingError(ProducerFencedError):
+    """The producer's id is not the one that its transactional id has, or the log has no such transactional id."""
 
 
 class OutOfOrderSequenceError(StreamlogError):

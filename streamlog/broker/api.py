@@ -329,10 +329,14 @@ class Groups(Protocol):
         member_epoch: int,
         offsets: Mapping[TopicPartition, OffsetAndMetadata],
         topic_ids: Mapping[TopicPartition, bytes] | None = None,
+        *,
+        instance_id: str | None = None,
+        by_epoch: bool = False,
     ) -> Completion[None]:
         """Commit, all or nothing. `topic_ids`: the topics of the offsets, by default those that have the names now.
 
-        Fails with CommitFailedError if one of them was deleted, even if another topic has its name now.
+        Fails with CommitFailedError if one of them was deleted, even if another topic has its name now. `by_epoch`: Kafka's
+        rules about the member, its epoch and `instance_id`; see `OffsetMetadataManager.commit` for both.
         """
 
     def committed(
@@ -436,6 +440,9 @@ class Transactions(Protocol):
         member_epoch: int,
         offsets: Mapping[TopicPartition, OffsetAndMetadata],
         topic_ids: Mapping[TopicPartition, bytes] | None = None,
+        *,
+        instance_id: str | None = None,
+        by_epoch: bool = False,
     ) -> Completion[None]:
         """Commit offsets of a group with the producer's transaction: they count when that is committed. Checks as `Groups.commit`,
         but no `member_id` is needed while the group has members (as in Kafka).

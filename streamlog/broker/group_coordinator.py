@@ -114,8 +114,10 @@ class GroupCoordinator:
         member_epoch: int,
         offsets: Mapping[TopicPartition, OffsetAndMetadata],
         topic_ids: Mapping[TopicPartition, bytes] | None,
+        instance_id: str | None,
+        by_epoch: bool,
     ) -> Completion[None]:
-        return self._of(group).commit(group, member_id, member_epoch, offsets, topic_ids)
+        return self._of(group).commit(group, member_id, member_epoch, offsets, topic_ids, instance_id, by_epoch)
 
     def partition_of(self, group: str) -> TopicPartition:
         """The partition of the groups' topic that has a group."""
@@ -130,8 +132,12 @@ class GroupCoordinator:
         member_epoch: int,
         offsets: Mapping[TopicPartition, OffsetAndMetadata],
         topic_ids: Mapping[TopicPartition, bytes] | None,
+        instance_id: str | None,
+        by_epoch: bool,
     ) -> Completion[None]:
-        return self._of(group).commit_pending(producer, verify, group, member_id, member_epoch, offsets, topic_ids)
+        return self._of(group).commit_pending(
+            producer, verify, group, member_id, member_epoch, offsets, topic_ids, instance_id, by_epoch
+        )
 
     def append_marker(self, number: int, marker: TransactionMarker, deadline_ms: int) -> Completion[None]:
         return self.shards[number].append_marker(marker, deadline_ms)

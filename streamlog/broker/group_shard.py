@@ -396,11 +396,18 @@ class GroupShard:
         member_epoch: int,
         offsets: Mapping[TopicPartition, OffsetAndMetadata],
         topic_ids: Mapping[TopicPartition, bytes] | None,
+        instance_id: str | None,
+        by_epoch: bool,
     ) -> Completion[None]:
-        now = self._host.clock.time_ms()
-        return self._ask(
-            lambda shard: shard.commit(group, member_id, member_epoch, offsets, now, topic_ids), True, _unreachable
-        )
+        now, now_s = self._host.clock.time_ms(), self._host.real_seconds() if by_epoch else None
+
+        def ask(shard: Shard) -> Completion[None]:
+            return shard.commit(
+                group, member_id, member_epoch, offsets, now, topic_ids,
+                instance_id=instance_id, by_epoch=by_epoch, now_s=now_s,
+            )  # fmt: skip
+
+        return self._ask(ask, True, _unreachable)
 
     def commit_pending(
         self,
@@ -411,6 +418,8 @@ class GroupShard:
         member_epoch: int,
         offsets: Mapping[TopicPartition, OffsetAndMetadata],
         topic_ids: Mapping[TopicPartition, bytes] | None,
+        instance_id: str | None,
+        by_epoch: bool,
     ) -> Completion[None]:
         """Commit in the transaction of a producer. `verify` raises if that is not open; see `TransactionCoordinator.commit_offsets`."""
         now = self._host.clock.time_ms()
@@ -421,7 +430,16 @@ class GroupShard:
 
         return self._ask(
             lambda shard: shard.commit_pending(
-                producer.producer_id, append, group, member_id, member_epoch, offsets, now, topic_ids
+                producer.producer_id,
+                append,
+                group,
+                member_id,
+                member_epoch,
+                offsets,
+                now,
+                topic_ids,
+                instance_id=instance_id,
+                by_epoch=by_epoch,
             ),
             True,
             _unreachable,

@@ -663,11 +663,14 @@ class LocalService:
         member_epoch: int,
         offsets: Mapping[TopicPartition, OffsetAndMetadata],
         topic_ids: Mapping[TopicPartition, bytes] | None = None,
+        *,
+        instance_id: str | None = None,
+        by_epoch: bool = False,
     ) -> Completion[None]:
         for name in offsets:
             if topic_ids is None or name not in topic_ids:
                 self._partition(name)
-        return self.groups.commit(group, member_id, member_epoch, offsets, topic_ids)
+        return self.groups.commit(group, member_id, member_epoch, offsets, topic_ids, instance_id, by_epoch)
 
     @failing
     def committed(

@@ -270,6 +270,9 @@ class TransactionCoordinator:
         member_epoch: int,
         offsets: Mapping[TopicPartition, OffsetAndMetadata],
         topic_ids: Mapping[TopicPartition, bytes] | None = None,
+        *,
+        instance_id: str | None = None,
+        by_epoch: bool = False,
     ) -> Completion[None]:
         shard, name = self._shard_of(transactional_id), self._partition_of(group, create=False)
 
@@ -283,7 +286,9 @@ class TransactionCoordinator:
 
         refuse_reentry()
         _check(shard, require, lambda: Completion.failed(transaction.unknown_id(transactional_id)))
-        return self._host.groups.commit_pending(producer, verify, group, member_id, member_epoch, offsets, topic_ids)
+        return self._host.groups.commit_pending(
+            producer, verify, group, member_id, member_epoch, offsets, topic_ids, instance_id, by_epoch
+        )
 
     def _partition_of(self, group: str, *, create: bool) -> TopicPartition:
         if create:

@@ -470,12 +470,22 @@ class ClassicGroup:
         if self.state == PREPARING:
             raise errors.rebalancing(self.name)
 
-    def check_commit(self, member_id: str, generation_id: int) -> None:
-        """Raises UnknownMemberIdError, IllegalGenerationError, and RebalanceInProgressError while the member has no assignment."""
-        member = self.known(member_id, None)
+    def check_commit(
+        self, member_id: str, instance_id: str | None, generation_id: int, *, is_transactional: bool = False
+    ) -> None:
+        """Raises UnknownMemberIdError, FencedInstanceIdError, IllegalGenerationError, and RebalanceInProgressError while the member
+        has no assignment, which does not matter to a transaction.
+        """
+        member = self.known(member_id, instance_id)
         self._require_generation(member, generation_id)
-        if self.state == COMPLETING:
+        if self.state == COMPLETING and not is_transactional:
             raise errors.rebalancing(self.name)
+
+    def renew_by_commit(self, member_id: str, now_s: float) -> None:
+        """A commit says that the member is alive, as a heartbeat does."""
+        member = self.members.get(member_id)
+        if member is not None:  # else the group is empty, and takes commits of any client
+            self.renew(member, now_s)
 
     def _require_generation(self, member: ClassicMember, generation_id: int) -> None:
         if generation_id != member.generation:

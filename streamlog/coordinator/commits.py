@@ -38,6 +38,10 @@ class OffsetMetadataManager:
         offsets: Mapping[TopicPartition, OffsetAndMetadata],
         now_ms: int,
         topic_ids: Mapping[TopicPartition, bytes] | None = None,
+        *,
+        instance_id: str | None = None,
+        by_epoch: bool = False,
+        now_s: float | None = None,
     ) -> Completion[None]:
         """Commit for a member that has the partitions, or (`member_id` None) for a group without members. All or nothing.
 
@@ -46,11 +50,24 @@ class OffsetMetadataManager:
         group, or if a partition is not the member's, or was lost and given back since `member_epoch`; for a member of a
         classic group as `ClassicGroup.check_commit` says. Without a member, it
         fails with GroupNotEmptyError if the group has any (Kafka: UnknownMemberId, which does not say why).
+
+        `by_epoch`: Kafka's own rules, for its clients. The member's epoch counts, and any partition may be committed; with an
+        older epoch, those that it has had since then (KIP-1251). Fails with UnknownMemberIdError and StaleMemberEpochError,
+        and with GroupIdNotFoundError for an epoch in a group that does not exist. `instance_id` is compared in classic groups.
+        `now_s`: the session of a member of a classic group is renewed (real monotonic seconds).
         """
         try:
-            records = self._records_of(group, member_id, member_epoch, offsets, now_ms, topic_ids)
+            self._groups.require_ready()
+            here = self._groups.by_name.get(group)
+            if by_epoch:
+                _check_epoch(here, group, member_id, member_epoch, instance_id, offsets, is_transactional=False)
+            else:
+                _check_owned(here or Group(group), member_id, member_epoch, offsets)
+            records = self._records_of(here or Group(group), offsets, now_ms, topic_ids)
         except StreamlogError as error:
             return Completion.failed(error)
+        if here is not None and here.classic is not None and member_id is not None and now_s is not None:
+            here.classic.renew_by_commit(member_id, now_s)
         return self._groups.write(records, lambda: None)
 
     def commit_pending(
@@ -63,6 +80,9 @@ class OffsetMetadataManager:
         offsets: Mapping[TopicPartition, OffsetAndMetadata],
         now_ms: int,
         topic_ids: Mapping[TopicPartition, bytes] | None = None,
+        *,
+        instance_id: str | None = None,
+        by_epoch: bool = False,
     ) -> Completion[None]:
         """`commit` in the transaction of a producer: it counts from the marker of that on. `append` writes the records as the producer's.
 
@@ -70,9 +90,13 @@ class OffsetMetadataManager:
         fence those that lost the partitions.
         """
         try:
-            records = self._records_of(
-                group, member_id, member_epoch, offsets, now_ms, topic_ids, may_have_members=True
-            )
+            self._groups.require_ready()
+            here = self._groups.by_name.get(group)
+            if by_epoch:
+                _check_epoch(here, group, member_id, member_epoch, instance_id, offsets, is_transactional=True)
+            elif member_id is not None:
+                _check_owned(here or Group(group), member_id, member_epoch, offsets)
+            records = self._records_of(here or Group(group), offsets, now_ms, topic_ids)
         except StreamlogError as error:
             return Completion.failed(error)
         groups = self._groups
@@ -93,24 +117,14 @@ class OffsetMetadataManager:
 
     def _records_of(
         self,
-        group: str,
-        member_id: str | None,
-        member_epoch: int,
+        group: Group,
         offsets: Mapping[TopicPartition, OffsetAndMetadata],
         now_ms: int,
         topic_ids: Mapping[TopicPartition, bytes] | None,
-        *,
-        may_have_members: bool = False,
     ) -> list[LogRecord]:
-        """The records of a commit. Raises what `commit` fails with."""
-        self._groups.require_ready()
-        here = self._groups.by_name.get(group) or Group(group)
-        if member_id is not None:
-            _check_owned(here, member_id, member_epoch, offsets)
-        elif not may_have_members:
-            here.require_empty("set offsets of")
-        ids = self._ids_of(group, offsets, topic_ids or {})
-        return here.offsets.commit(offsets, ids, now_ms)
+        """The records of a commit. Raises CommitFailedError if a topic was replaced by another one."""
+        ids = self._ids_of(group.name, offsets, topic_ids or {})
+        return group.offsets.commit(offsets, ids, now_ms)
 
     def require_stable(self, group: str, partitions: Iterable[TopicPartition] | None) -> None:
         """Raises UnstableOffsetCommitError if a transaction has committed offsets for one of these, or any, and is not decided."""
@@ -259,10 +273,13 @@ class OffsetMetadataManager:
 
 
 def _check_owned(
-    group: Group, member_id: str, member_epoch: int, offsets: Mapping[TopicPartition, OffsetAndMetadata]
+    group: Group, member_id: str | None, member_epoch: int, offsets: Mapping[TopicPartition, OffsetAndMetadata]
 ) -> None:
+    if member_id is None:
+        group.require_empty("set offsets of")
+        return
     if group.classic is not None:  # its clients alone know which member has which partition
-        group.classic.check_commit(member_id, member_epoch)
+        group.classic.check_commit(member_id, None, member_epoch)
         return
     member = group.members.get(member_id)
     if member is None or member.state.away:
@@ -273,3 +290,51 @@ def _check_owned(
     lost = sorted(tp for tp in offsets if tp not in given or member_epoch < given[tp])
     if lost:
         raise errors.not_owned(group.name, member_id, lost)
+
+
+def _check_epoch(
+    here: Group | None,
+    name: str,
+    member_id: str | None,
+    member_epoch: int,
+    instance_id: str | None,
+    offsets: Mapping[TopicPartition, OffsetAndMetadata],
+    *,
+    is_transactional: bool,
+) -> None:
+    """The rules of Kafka's coordinator. A negative epoch, and no member, is that of a client that assigns to itself."""
+    if here is None or not here.exists:
+        if member_epoch >= 0:
+            raise errors.no_group(name)
+        return
+    if member_epoch < 0 and not here.member_ids:
+        return
+    if not member_id and member_epoch < 0 and instance_id is None:
+        if not is_transactional:
+            here.require_empty("set offsets of")
+        return
+    member_id = member_id or ""
+    if here.classic is not None:
+        here.classic.check_commit(member_id, instance_id, member_epoch, is_transactional=is_transactional)
+        return
+    check_member_epoch(here, member_id, member_epoch, offsets)
+
+
+def check_member_epoch(
+    group: Group, member_id: str, member_epoch: int, partitions: Iterable[TopicPartition] | None
+) -> None:
+    """Raises UnknownMemberIdError, IllegalGenerationError, StaleMemberEpochError unless this is the epoch of the member.
+
+    An older one of the newer protocol will do for partitions that it was given no later. REQUIRES: no classic group.
+    """
+    member = group.members.get(member_id)
+    if member is None:
+        raise errors.unknown_member(group.name, member_id)
+    current, given = member.state.member_epoch, member.state.given
+    if member_epoch == current and not member.state.away:
+        return
+    if member.state.is_classic:
+        raise errors.illegal_generation(group.name, member_id, member_epoch, current)
+    may_be_older = partitions is not None and not member.state.away and member_epoch < current
+    if not may_be_older or any(given.get(each, current) > member_epoch for each in partitions or ()):
+        raise errors.stale_epoch(group.name, member_id, member_epoch, current)

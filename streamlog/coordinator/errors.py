@@ -19,6 +19,7 @@ from ..errors import (
     MemberIdRequiredError,
     NotCoordinatorError,
     RebalanceInProgressError,
+    StaleMemberEpochError,
     UnknownMemberIdError,
     UnstableOffsetCommitError,
 )
@@ -70,6 +71,15 @@ def illegal_generation(group: str, member_id: str, generation: int, current: int
     return IllegalGenerationError(
         f"member {member_id!r} of group {group!r} is not of generation {generation}, and the group is at {current}: others may have "
         "its partitions, and nothing was committed; join again, and expect the records since the last commit once more",
+        group=group,
+        member_id=member_id,
+    )
+
+
+def stale_epoch(group: str, member_id: str, epoch: int, current: int) -> StaleMemberEpochError:
+    return StaleMemberEpochError(
+        f"member {member_id!r} of group {group!r} said that it has epoch {epoch}, and it has {current}: what it was assigned may have "
+        "changed since; send a heartbeat, and ask again with the epoch of its answer",
         group=group,
         member_id=member_id,
     )

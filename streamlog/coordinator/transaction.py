@@ -23,7 +23,13 @@ from functools import lru_cache
 from typing import NamedTuple
 
 from ..config import MAX_TRANSACTION_TIMEOUT_MS
-from ..errors import ConcurrentTransactionsError, ConfigError, InvalidTxnStateError, ProducerFencedError
+from ..errors import (
+    ConcurrentTransactionsError,
+    ConfigError,
+    InvalidPidMappingError,
+    InvalidTxnStateError,
+    ProducerFencedError,
+)
 from ..types import TopicPartition
 from .schema import LogRecord, by_topic, damaged, pack, versioned_fields
 
@@ -151,7 +157,9 @@ class TransactionMetadata(NamedTuple):
     # -- a transaction begins
 
     def require(self, producer: ProducerIdAndEpoch) -> None:
-        """Raises ProducerFencedError unless that is the producer, ConcurrentTransactionsError until the last transaction is complete."""
+        """Raises InvalidPidMappingError or ProducerFencedError unless that is the producer, ConcurrentTransactionsError until the last transaction is complete."""
+        if producer.producer_id != self.producer_id:
+            raise self._fenced(producer, InvalidPidMappingError)
         if producer != self.producer:
             raise self._fenced(producer)
         if self.is_decided:
@@ -239,9 +247,11 @@ class TransactionMetadata(NamedTuple):
             transactional_id=self.transactional_id, state=self.state,
         )  # fmt: skip
 
-    def _fenced(self, producer: ProducerIdAndEpoch) -> ProducerFencedError:
+    def _fenced(
+        self, producer: ProducerIdAndEpoch, kind: type[ProducerFencedError] = ProducerFencedError
+    ) -> ProducerFencedError:
         why = _WHY_FENCED.get(self.fenced_by, _WHY_FENCED[""]).format(timeout_ms=self.timeout_ms)
-        return ProducerFencedError(
+        return kind(
             f"The producer of {self.transactional_id!r} with id {producer.producer_id} and epoch {producer.producer_epoch} was "
             f"fenced; the id and epoch are {self.producer_id} and {self.producer_epoch} now. {why}",
             transactional_id=self.transactional_id, producer_id=producer.producer_id, producer_epoch=producer.producer_epoch,
@@ -269,8 +279,8 @@ def check_timeout(timeout_ms: int) -> None:
         )
 
 
-def unknown_id(transactional_id: str) -> ProducerFencedError:
-    return ProducerFencedError(
+def unknown_id(transactional_id: str) -> InvalidPidMappingError:
+    return InvalidPidMappingError(
         f"There is no producer with transactional_id {transactional_id!r}: none was made, or it made no transaction for 7 days and was "
         f"forgotten. Make a new producer.",
         transactional_id=transactional_id, timed_out=False,

@@ -12,8 +12,10 @@ from typing import Any
 
 from ..errors import (
     CommitFailedError,
+    GroupIdNotFoundError,
     GroupNotEmptyError,
     IllegalGenerationError,
+    StaleMemberEpochError,
     StreamlogError,
     UnknownTopicOrPartitionError,
 )
@@ -41,6 +43,8 @@ class Commit:
         self.topic_ids: dict[TopicPartition, bytes] = {}
         self.codes: dict[tuple[Any, int], ErrorCode] = {}
         """By the topic's name, or its id, and the partition."""
+        self.has_partitions = False
+        """Whether one of the partitions is there: then the coordinator checks the member, as Kafka's does."""
         self._topics, self._by_id = topics, by_id
         image = call.service.image
         for topic in topics:
@@ -53,6 +57,7 @@ class Commit:
                 except StreamlogError as error:
                     self.codes[key] = code_of(error)
                     continue
+                self.has_partitions = True
                 metadata = each.committed_metadata or ""
                 if len(metadata.encode()) >= MAX_METADATA:
                     self.codes[key] = ErrorCode.OFFSET_METADATA_TOO_LARGE
@@ -64,8 +69,9 @@ class Commit:
                 self.topic_ids[at] = view.id_bytes
 
     def fail(self, code: ErrorCode) -> None:
-        """Those that could have been committed were not."""
-        self.codes = {key: known or code for key, known in self.codes.items()}
+        """Those that could have been committed were not, nor those whose metadata is too long: that is checked last."""
+        checked = (ErrorCode.NONE, ErrorCode.OFFSET_METADATA_TOO_LARGE)
+        self.codes = {key: code if known in checked else known for key, known in self.codes.items()}
 
     def results(self, topic_result: Callable[..., Any], partition_result: Callable[..., Any]) -> list[Any]:
         """The topics of the response, with the code of each partition."""
@@ -92,11 +98,15 @@ def offset_commit(call: Call) -> Any:
     done: Completion[None] = Completion.of(None)
     if not coordinates(call, request.group_id):
         commit.fail(ErrorCode.NOT_COORDINATOR)
-    elif commit.offsets:
-        epoch = request.generation_id_or_member_epoch
-        is_member = epoch >= 0  # a consumer of KIP-848 that assigns itself has an id, and is in no group
+    elif commit.has_partitions:
         done = call.service.commit(
-            request.group_id, request.member_id if is_member else None, epoch, commit.offsets, commit.topic_ids
+            request.group_id,
+            request.member_id,
+            request.generation_id_or_member_epoch,
+            commit.offsets,
+            commit.topic_ids,
+            instance_id=request.group_instance_id,
+            by_epoch=True,
         )
     return Later(done, partial(_committed, call, commit))
 
@@ -104,22 +114,22 @@ def offset_commit(call: Call) -> Any:
 def _committed(call: Call, commit: Commit, done: Completion[None]) -> Any:
     error = done.error()
     if error is not None:
-        commit.fail(commit_code(error, call.version))
+        commit.fail(commit_code(error, knows_epochs=call.version >= _FIRST_WITH_EPOCHS))
     Response = messages.OffsetCommitResponse
     return Response(topics=commit.results(Response.OffsetCommitResponseTopic, Response.OffsetCommitResponsePartition))
 
 
-def commit_code(error: BaseException, version: int) -> ErrorCode:
+def commit_code(error: BaseException, *, knows_epochs: bool) -> ErrorCode:
     """What a client knows what to do about: a classic one joins again; one of the newer protocol heartbeats, and commits again."""
     if isinstance(error, GroupNotEmptyError):
         return ErrorCode.UNKNOWN_MEMBER_ID
-    if isinstance(error, IllegalGenerationError) or not isinstance(error, CommitFailedError):
-        return code_of(error)
-    if not hasattr(error, "partitions"):  # it is no member
-        return ErrorCode.UNKNOWN_MEMBER_ID
-    if not hasattr(error, "member_id"):  # of a topic that was deleted
+    if isinstance(error, StaleMemberEpochError | GroupIdNotFoundError) and not knows_epochs:
+        return ErrorCode.ILLEGAL_GENERATION
+    if isinstance(error, CommitFailedError) and not isinstance(
+        error, IllegalGenerationError
+    ):  # of a topic that was deleted
         return ErrorCode.UNKNOWN_TOPIC_OR_PARTITION
-    return ErrorCode.STALE_MEMBER_EPOCH if version >= _FIRST_WITH_EPOCHS else ErrorCode.ILLEGAL_GENERATION
+    return code_of(error)
 
 
 # -- OffsetFetch -----------------------------------------------------------------------------------------

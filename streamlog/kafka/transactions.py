@@ -13,7 +13,7 @@ from functools import partial
 from typing import Any
 
 from ..broker.api import ProducerIdAndEpoch, TransactionDescription
-from ..errors import CommitFailedError, ConfigError, ProducerFencedError, StreamlogError
+from ..errors import ConfigError, InvalidPidMappingError, ProducerFencedError, StreamlogError
 from ..runtime.api import AllDone, Completion
 from ..runtime.threads import result_of
 from ..types import TopicPartition
@@ -30,7 +30,7 @@ _FIRST_THAT_ADDS = 5  # the group to the transaction
 
 def _code(error: BaseException, *, fences: bool) -> ErrorCode:
     """`fences`: the client knows PRODUCER_FENCED; older ones have INVALID_PRODUCER_EPOCH for it."""
-    if isinstance(error, ProducerFencedError):
+    if isinstance(error, ProducerFencedError) and not isinstance(error, InvalidPidMappingError):
         return ErrorCode.PRODUCER_FENCED if fences else ErrorCode.INVALID_PRODUCER_EPOCH
     if isinstance(error, ConfigError):
         return ErrorCode.INVALID_TRANSACTION_TIMEOUT
@@ -159,17 +159,17 @@ def txn_offset_commit(call: Call) -> Any:
 
     def write(added: Completion[None]) -> Any:
         done = added
-        epoch = request.generation_id_or_member_epoch
-        is_member = bool(request.member_id) or epoch >= 0 or request.group_instance_id is not None
-        if commit.offsets and added.error() is None:
+        if commit.has_partitions and added.error() is None:
             done = call.service.txn_commit_offsets(
                 request.transactional_id,
                 producer,
                 request.group_id,
-                request.member_id if is_member else None,
-                epoch,
+                request.member_id,
+                request.generation_id_or_member_epoch,
                 commit.offsets,
                 commit.topic_ids,
+                instance_id=request.group_instance_id,
+                by_epoch=True,
             )
         return Later(done, partial(_committed, call, commit))
 
@@ -181,8 +181,8 @@ def txn_offset_commit(call: Call) -> Any:
 def _committed(call: Call, commit: Commit, done: Completion[None]) -> Any:
     error = done.error()
     if error is not None:
-        is_of_commit = isinstance(error, CommitFailedError)
-        commit.fail(commit_code(error, 0) if is_of_commit else _code(error, fences=call.version >= 2))
+        # A producer that is fenced is told of its epoch here, and the epochs of members have no code of their own.
+        commit.fail(commit_code(error, knows_epochs=False))
     Response = messages.TxnOffsetCommitResponse
     return Response(
         topics=commit.results(Response.TxnOffsetCommitResponseTopic, Response.TxnOffsetCommitResponsePartition)

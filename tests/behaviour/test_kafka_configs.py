@@ -11,16 +11,13 @@ import streamlog
 from streamlog.kafka import Listener, messages
 from streamlog.kafka.errors import ErrorCode
 from tests.kafka.clients import asked
+from tests.kafka.fixtures import temporary_log
+
+log = temporary_log
 
 TOPIC, BROKER = 2, 4
 OF_TOPIC, OF_STATIC_BROKER, DEFAULT = 1, 4, 5
 SET, DELETE, APPEND, SUBTRACT = 0, 1, 2, 3
-
-
-@pytest.fixture
-def log() -> Iterator[streamlog.StreamLog]:
-    with streamlog.open() as log:
-        yield log
 
 
 @pytest.fixture

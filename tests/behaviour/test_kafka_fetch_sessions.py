@@ -11,6 +11,9 @@ import streamlog
 from streamlog.kafka import Listener, messages
 from streamlog.kafka.errors import ErrorCode
 from tests.kafka.clients import asked
+from tests.kafka.fixtures import listener_of_log
+
+listener = listener_of_log
 
 Request = messages.FetchRequest
 
@@ -20,12 +23,6 @@ def log() -> Iterator[streamlog.StreamLog]:
     with streamlog.open() as log:
         log.create_topic("t", partitions=3)
         yield log
-
-
-@pytest.fixture
-def listener(log: streamlog.StreamLog) -> Iterator[Listener]:
-    with Listener(log) as listener:
-        yield listener
 
 
 def topic_of(version: int, log: streamlog.StreamLog) -> dict[str, Any]:

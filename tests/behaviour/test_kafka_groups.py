@@ -14,20 +14,12 @@ from streamlog import TopicPartition
 from streamlog.kafka import Listener, messages
 from streamlog.kafka.errors import ErrorCode
 from tests.kafka.clients import WAIT_S, asked
+from tests.kafka.fixtures import listener_of_log, temporary_log
+
+log = temporary_log
+listener = listener_of_log
 
 confluent_kafka = pytest.importorskip("confluent_kafka", reason="confluent-kafka is not installed")
-
-
-@pytest.fixture
-def log() -> Iterator[streamlog.StreamLog]:
-    with streamlog.open() as log:
-        yield log
-
-
-@pytest.fixture
-def listener(log: streamlog.StreamLog) -> Iterator[Listener]:
-    with Listener(log, initial_rebalance_delay_ms=20) as listener:
-        yield listener
 
 
 class Member:

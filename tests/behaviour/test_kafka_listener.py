@@ -5,7 +5,7 @@ from __future__ import annotations
 import socket
 import ssl
 import struct
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -18,23 +18,15 @@ from streamlog.errors import ClosedError
 from streamlog.kafka import Listener, messages, protocol
 from streamlog.kafka.errors import ErrorCode
 from tests.kafka.clients import SETTINGS, WAIT_S, asked, asked_at, consumed, frame_of
+from tests.kafka.fixtures import listener_of_log, temporary_log
 
 from .traffic import eventually
 
+log = temporary_log
+listener = listener_of_log
+
 confluent_kafka = pytest.importorskip("confluent_kafka", reason="confluent-kafka is not installed")
 CODECS = ["none", "gzip", "snappy", "lz4", "zstd"]
-
-
-@pytest.fixture
-def log() -> Iterator[streamlog.StreamLog]:
-    with streamlog.open() as log:
-        yield log
-
-
-@pytest.fixture
-def listener(log: streamlog.StreamLog) -> Iterator[Listener]:
-    with Listener(log) as listener:
-        yield listener
 
 
 @pytest.fixture

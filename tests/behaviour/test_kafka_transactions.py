@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from contextlib import ExitStack
 from typing import Any
 
@@ -14,21 +13,13 @@ from streamlog.kafka import Listener, messages
 from streamlog.kafka.errors import ErrorCode
 from streamlog.records import kafka_v2, kafka_wire
 from tests.kafka.clients import WAIT_S, asked, consumed
+from tests.kafka.fixtures import listener_of_log, temporary_log
 from tests.kafka_batches import Row, kafka_payload
 
+log = temporary_log
+listener = listener_of_log
+
 confluent_kafka = pytest.importorskip("confluent_kafka", reason="confluent-kafka is not installed")
-
-
-@pytest.fixture
-def log() -> Iterator[streamlog.StreamLog]:
-    with streamlog.open() as log:
-        yield log
-
-
-@pytest.fixture
-def listener(log: streamlog.StreamLog) -> Iterator[Listener]:
-    with Listener(log) as listener:
-        yield listener
 
 
 def producer_of(listener: Listener, transactional_id: str = "x", **settings: Any) -> Any:

@@ -22,6 +22,8 @@ from streamlog.errors import (
     RebalanceInProgressError,
     UnknownMemberIdError,
 )
+from streamlog.runtime.api import Completion
+from streamlog.types import OffsetAndMetadata, TopicPartition
 
 from .classic_client import Client, stable
 
@@ -485,3 +487,23 @@ def test_members_of_the_log_hold_what_their_leader_gave_them_and_no_partition_tw
     a, _b = pair(world)
     a.join()
     assert [sorted(tp.partition for tp in each.assignment) for each in world.shard.describe("g").members].count([]) == 1
+
+
+def test_a_commit_of_a_client_renews_its_session(world: Any) -> None:
+    a = Client(world, "a")
+    a.join()
+    a.sync()
+    offsets = {TopicPartition("t", 0): OffsetAndMetadata(1)}
+    for _ in range(5):
+        world.later(7)
+        committed = world.shard.commit("g", a.id, a.generation, offsets, world.now_ms, by_epoch=True, now_s=world.now_s)
+        committed.result()
+        world.expire()
+    assert world.state == "Stable"
+    world.later(7)
+    world.shard.commit_pending(
+        1, lambda records: Completion.of(0), "g", a.id, a.generation, offsets, world.now_ms, by_epoch=True
+    ).result()
+    world.later(7)
+    world.expire()
+    assert world.state == "Empty", "what a producer commits for a member says nothing of the member"
