@@ -44,6 +44,7 @@ _ALIASES = {
     "key_serde": "key_serializer",
 }
 CLEANUP_POLICIES = ("delete", "compact", "compact,delete")
+KEEP_ALL = ""  # Kafka's clients may ask for neither policy: nothing is deleted then, whatever the retention
 PARTITIONERS = ("xxhash", "murmur2", "crc32", "round_robin", "sticky")
 CODECS = ("none", "gzip", "snappy", "lz4", "zstd")
 ASSIGNORS = ("range", "roundrobin", "sticky", "cooperative-sticky")
@@ -246,7 +247,8 @@ class TopicConfig:
     def __post_init__(self) -> None:
         for name in _DURATIONS:  # also for a topic that is read from the log
             object.__setattr__(self, name, duration_ms(name, getattr(self, name)))
-        choice("cleanup_policy", self.cleanup_policy, CLEANUP_POLICIES)
+        if self.cleanup_policy != KEEP_ALL:
+            choice("cleanup_policy", self.cleanup_policy, CLEANUP_POLICIES)
         choice("partitioner", self.partitioner, PARTITIONERS)
         choice("message_timestamp_type", self.message_timestamp_type, TIMESTAMP_TYPES)
         choice("compression_type", self.compression_type, ("producer", *CODECS))
@@ -272,12 +274,12 @@ class TopicConfig:
     @property
     def compacts(self) -> bool:
         """Whether compaction is on."""
-        return self.cleanup_policy != "delete"
+        return "compact" in self.cleanup_policy
 
     @property
     def deletes(self) -> bool:
         """Whether retention is on."""
-        return self.cleanup_policy != "compact"
+        return "delete" in self.cleanup_policy
 
     @property
     def effective_segment_bytes(self) -> int:
@@ -318,10 +320,12 @@ _TOPIC_FIELDS = tuple(f.name for f in dataclasses.fields(TopicConfig))
 TOPIC_SETTINGS = (*_TOPIC_FIELDS, "partitions", "replication_factor")
 
 
-def topic_changes(settings: Mapping[str, Any], also: Sequence[str] = ()) -> tuple[dict[str, Any], Policy | None]:
+def topic_changes(
+    settings: Mapping[str, Any], also: Sequence[str] = (), *, of_kafka: bool = False
+) -> tuple[dict[str, Any], Policy | None]:
     """The given settings as fields of a `TopicConfig`, and the policy object, of which only the name is stored.
 
-    `also`: the other parameters of the call, one of which a misspelt setting may mean.
+    `also`: the other parameters of the call, one of which a misspelt setting may mean. `of_kafka`: a client of Kafka's gave them.
     """
     changes: dict[str, Any] = {}
     policy: Policy | None = None
@@ -347,6 +351,8 @@ def topic_changes(settings: Mapping[str, Any], also: Sequence[str] = ()) -> tupl
             changes[name] = value.name
         elif name == "min_insync_replicas":
             changes[name] = integer(name, value, 1)
+        elif name == "cleanup_policy" and value == KEEP_ALL and not of_kafka:
+            choice(name, value, CLEANUP_POLICIES)  # raises: in Python it could only be a mistake
         elif name in ("segment_bytes", "max_message_bytes"):
             # 0, which depends on the retention, is for internal use: a caller cannot give it.
             changes[name] = integer(name, value, *_BOUNDS[name])

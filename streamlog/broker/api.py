@@ -36,7 +36,7 @@ from ..storage.log import AppendRequest
 from ..types import Clock, OffsetAndMetadata, OffsetAndTimestamp, PartitionInfo, TopicPartition
 from .delayed_fetch import DelayedFetch, FetchRequest
 from .fetched import NOTHING, FetchResult
-from .metadata import Image, TopicIdPartition, TopicView
+from .metadata import Image, KafkaConfig, NewTopic, TopicIdPartition, TopicView
 from .reading import OffsetSpec
 from .reassignments import Moves, Retirement, Targets
 from .waiting import FetchSession
@@ -134,11 +134,27 @@ class Topics(Protocol):
         settings: Mapping[str, Any] | None = None,
         *,
         exist_ok: bool = False,
-    ) -> Completion[TopicView]: ...
-    def validate_topic(self, name: str, partitions: int | None, settings: Mapping[str, Any] | None) -> Completion[None]:
-        """Fails as `create_topic` would for these arguments; nothing is created."""
+        kafka: KafkaConfig | None = None,
+    ) -> Completion[TopicView]:
+        """`kafka`: what a listener knows of the settings besides, some of which are defaults then; without it all of them are
+        explicit. With it, `min_insync_replicas` may be more than there are replicas, as in Kafka.
+        """
 
-    def update_topic(self, name: str, settings: Mapping[str, Any]) -> Completion[None]: ...
+    def validate_topic(
+        self,
+        name: str,
+        partitions: int | None,
+        settings: Mapping[str, Any] | None,
+        *,
+        kafka: KafkaConfig | None = None,
+    ) -> Completion[NewTopic]:
+        """What `create_topic` would make of these arguments, and fails as that would; nothing is created."""
+
+    def update_topic(
+        self, name: str, settings: Mapping[str, Any], *, kafka: KafkaConfig | None = None
+    ) -> Completion[None]:
+        """Change these settings; `kafka` as in `create_topic`. Those that are not explicit go back to a default."""
+
     def add_partitions(self, name: str, total: int) -> Completion[None]: ...
     def delete_topic(self, name: str) -> Completion[None]: ...
     def elect_leader(self, name: TopicPartition, broker_id: int | None = None) -> Completion[None]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
+from types import MappingProxyType
 from typing import Any, TypeAlias
 from uuid import UUID
 
@@ -27,6 +28,7 @@ from ..types import TopicPartition
 from .metadata import (
     BrokerRegistration,
     Image,
+    KafkaConfig,
     LogRecord,
     TopicView,
     broker_ids_record,
@@ -92,8 +94,13 @@ def create(
     internal: bool,
     replicas: Sequence[tuple[int, ...]] = (),
     alive: Container[int] = (),
+    explicit: frozenset[str] | None = None,
+    kafka_config: Mapping[str, str] = MappingProxyType({}),
 ) -> list[LogRecord]:
-    """`replicas`: those of each partition, the preferred leader first; of a log with one broker, none. `alive`: see `begun`."""
+    """`replicas`: those of each partition, the preferred leader first; of a log with one broker, none. `alive`: see `begun`.
+
+    `explicit`, `kafka_config`: see `TopicView`. Without `explicit`, what is unusual is.
+    """
     check_topic_name(name)
     if name in _RESERVED and not internal:
         raise InvalidTopicError(f"{name!r} is the name of an internal topic; choose another.")
@@ -101,8 +108,11 @@ def create(
         raise TopicAlreadyExistsError(
             f"Topic {name!r} exists already. Pass exist_ok=True to use it as it is, or delete it first.", topic=name
         )
+    view = view_of(name, topic_id, partitions, config, internal)
+    if explicit is not None:
+        view = view._replace(explicit=explicit, kafka_config=kafka_config)
     return [
-        topic_record(view_of(name, topic_id, partitions, config, internal)),
+        topic_record(view),
         *(partition_record(topic_id.bytes, number, begun(brokers, alive)) for number, brokers in enumerate(replicas)),
     ]
 
@@ -138,7 +148,8 @@ def require_same(view: TopicView, partitions: int | None, settings: Mapping[str,
         )
 
 
-def alter(image: Image, name: str, changes: Mapping[str, Any]) -> list[LogRecord]:
+def alter(image: Image, name: str, changes: Mapping[str, Any], kafka: KafkaConfig | None = None) -> list[LogRecord]:
+    """`kafka`: what a listener gives beside the changes; without it all changes are explicit."""
     view = _users_own(image, name)
     if changes.get("partitioner", view.config.partitioner) != view.config.partitioner:
         raise ConfigError(
@@ -147,8 +158,12 @@ def alter(image: Image, name: str, changes: Mapping[str, Any]) -> list[LogRecord
             name="partitioner",
         )
     config = dataclasses.replace(view.config, **changes)
-    check_insync(config.min_insync_replicas, len(image.partition(view.id_bytes, 0).replicas))
-    return [topic_record(view._replace(config=config))]
+    if kafka is None:
+        if "min_insync_replicas" in changes:
+            check_insync(config.min_insync_replicas, len(image.partition(view.id_bytes, 0).replicas))
+        return [topic_record(view._replace(config=config, explicit=view.explicit.union(changes)))]
+    explicit = view.explicit.difference(changes).union(kafka.explicit)
+    return [topic_record(view._replace(config=config, explicit=explicit, kafka_config=kafka.over(view.kafka_config)))]
 
 
 def grow(
@@ -163,7 +178,7 @@ def grow(
         )
     new = zip(range(view.partitions, total), replicas, strict=False)
     return [
-        topic_record(view_of(name, view.id, total, view.config, view.internal)),
+        topic_record(view._replace(partitions=total)),
         *(partition_record(view.id_bytes, number, begun(brokers, alive)) for number, brokers in new),
     ]
 
@@ -192,7 +207,7 @@ def reassign(image: Image, name: str, targets: Mapping[int, tuple[int, ...]]) ->
     """Put partitions on their way to other replicas: see `election.reassign`.
 
     A `min_insync_replicas` that is the default of the replication factor follows it: down now, up when the new replicas are in
-    sync. Raises ConfigError if another one is more than the new factor.
+    sync. Raises ConfigError if another one, which the old factor reached, is more than the new one.
     """
     view = find(image, name)
     before = [image.partition(view.id_bytes, number) for number in range(view.partitions)]
@@ -203,7 +218,8 @@ def reassign(image: Image, name: str, targets: Mapping[int, tuple[int, ...]]) ->
     least = view.config.min_insync_replicas
     if least == least_in_sync(old) and (new < old or not any(each.adding_replicas for each in after)):
         least = least_in_sync(new)
-    check_insync(least, new)
+    if least <= old:  # else Kafka's client asked for more than there were
+        check_insync(least, new)
     return [*_with_least(view, least), *_changed(view, before, after)]
 
 

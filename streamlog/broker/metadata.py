@@ -4,7 +4,8 @@ Keys are msgpack arrays that begin with a kind, values msgpack maps; None is a t
 everything about it, so the log can be compacted like any other. (So a change of a leader is a whole partition record, and
 not one with the changed fields alone, like KRaft's PartitionChangeRecord.)
 
-    ["topic", name]        id (16 bytes), partitions, internal, config (a map of TopicConfig's fields)
+    ["topic", name]        id (16 bytes), partitions, internal, config (a map of TopicConfig's fields), explicit, and
+                           kafka_config, as far as there is any; see TopicView
     ["producer_ids", ""]   next: the first producer id that was not handed out
     ["broker_ids", ""]     next: the first broker id that no broker ever had
     ["broker", id]         v, incarnation_id (16 bytes), epoch, rack, fenced, directory_id, path, retiring
@@ -35,6 +36,7 @@ _VERSION = 0
 _REASSIGNING = ("adding_replicas", "removing_replicas")
 _UNUSUAL = ("directory_id", "path", "retiring")
 _CONFIG_FIELDS = frozenset(f.name for f in dataclasses.fields(TopicConfig))
+_USUAL = TopicConfig()
 
 
 class TopicIdPartition(NamedTuple):
@@ -46,7 +48,13 @@ class TopicIdPartition(NamedTuple):
 
 
 class TopicView(NamedTuple):
-    """A topic at one moment."""
+    """A topic at one moment.
+
+    `explicit`: which fields of `config` were given for this topic; the others have what topics had by themselves when it was
+    created. `kafka_config`: settings as Kafka's clients gave them, by Kafka's names: those that `config` has no field for, and
+    the others as they were written. The text of one that has another value in `config` by now is out of date. Only a listener looks
+    at these two.
+    """
 
     name: str
     id: UUID
@@ -54,9 +62,33 @@ class TopicView(NamedTuple):
     partitions: int
     config: TopicConfig
     internal: bool
+    explicit: frozenset[str] = frozenset()
+    kafka_config: Mapping[str, str] = MappingProxyType({})
 
     def partition(self, number: int) -> TopicIdPartition:
         return TopicIdPartition(self.name, number, self.id_bytes)
+
+
+class NewTopic(NamedTuple):
+    """What a topic would be made with."""
+
+    partitions: int
+    replication_factor: int
+    config: TopicConfig
+
+
+class KafkaConfig(NamedTuple):
+    """What a listener gives beside the values of a topic's settings: which of them are explicit, and their texts; see `TopicView`.
+
+    A text that is None is removed.
+    """
+
+    explicit: frozenset[str] = frozenset()
+    texts: Mapping[str, str | None] = MappingProxyType({})
+
+    def over(self, before: Mapping[str, str]) -> dict[str, str]:
+        """The texts of a topic that had those `before`."""
+        return {name: text for name, text in {**before, **self.texts}.items() if text is not None}
 
 
 RUN_ID_BYTES = 8
@@ -172,19 +204,25 @@ def topic_of(image: Image, key: bytes) -> str:
 
 
 def topic_record(view: TopicView) -> LogRecord:
-    value: bytes = msgpack.packb(
-        {
-            "id": view.id_bytes,
-            "partitions": view.partitions,
-            "internal": view.internal,
-            "config": dataclasses.asdict(view.config),
-        }
-    )
-    return topic_key(view.name), value
+    fields: dict[str, Any] = {
+        "id": view.id_bytes,
+        "partitions": view.partitions,
+        "internal": view.internal,
+        "config": dataclasses.asdict(view.config),
+        "explicit": sorted(view.explicit),
+    }
+    if view.kafka_config:
+        fields["kafka_config"] = dict(sorted(view.kafka_config.items()))
+    return topic_key(view.name), msgpack.packb(fields)
 
 
 def view_of(name: str, topic_id: UUID, partitions: int, config: TopicConfig, internal: bool) -> TopicView:
-    return TopicView(name, topic_id, topic_id.bytes, partitions, config, internal)
+    return TopicView(name, topic_id, topic_id.bytes, partitions, config, internal, unusual(config))
+
+
+def unusual(config: TopicConfig) -> frozenset[str]:
+    """The fields that do not have the library's defaults."""
+    return frozenset(name for name in _CONFIG_FIELDS if getattr(config, name) != getattr(_USUAL, name))
 
 
 def replay(image: Image, records: Iterable[LogRecord], version: int = 0) -> Image:
@@ -319,4 +357,9 @@ def _parse_topic(name: str, value: bytes) -> TopicView:
     check_topic_name(name)
     count = check_partitions(fields["partitions"])
     config = TopicConfig(**fields["config"])
-    return view_of(name, UUID(bytes=fields["id"]), count, config, bool(fields["internal"]))
+    view = view_of(name, UUID(bytes=fields["id"]), count, config, bool(fields["internal"]))
+    explicit = fields.get("explicit")  # absent in logs of the first versions
+    return view._replace(
+        explicit=view.explicit if explicit is None else frozenset(explicit),
+        kafka_config=MappingProxyType(fields.get("kafka_config", {})),
+    )

@@ -25,11 +25,13 @@ from ..runtime.values import refuse_to_copy
 from ..types import Clock, Policy, TopicPartition
 from . import controller, metadata
 from .brokers import Brokers
-from .metadata import Image, LogRecord, TopicView
+from .metadata import Image, KafkaConfig, LogRecord, NewTopic, TopicView
 from .metadata_log import MetadataLog
 from .metrics import isr_changes
 from .policies import RetentionPolicies
 from .scheduler import Scheduler
+
+_FIELDS = frozenset(field.name for field in dataclasses.fields(TopicConfig))
 
 
 class Topics:
@@ -142,13 +144,15 @@ class Topics:
         settings: Mapping[str, Any] | None = None,
         *,
         exist_ok: bool = False,
+        kafka: KafkaConfig | None = None,
     ) -> TopicView:
-        count, factor, changes, policy = self._new_topic(partitions, settings)
+        count, factor, changes, policy = self._new_topic(partitions, settings, kafka)
         config = TopicConfig(**changes)
+        given = KafkaConfig(_FIELDS.intersection(settings or ())) if kafka is None else kafka
         try:
             if policy is not None and name not in self.image.topics:
                 self._policies.given[name] = policy
-            return self._create(name, count, config, False, factor)
+            return self._create(name, count, config, False, factor, given)
         except TopicAlreadyExistsError:
             if not exist_ok:
                 raise
@@ -157,8 +161,8 @@ class Topics:
                 self._policies.given.pop(name, None)
             raise
         view = self.topic(name)
-        given = {each: getattr(config, each) for each in settings or () if each in changes}
-        controller.require_same(view, partitions, given)
+        wanted = {each: getattr(config, each) for each in settings or () if each in changes}
+        controller.require_same(view, partitions, wanted)
         if policy is not None and policy.name == view.config.retention:
             self._policies.given[name] = policy
             with inside(), self._lock:
@@ -166,7 +170,7 @@ class Topics:
         return view
 
     def _new_topic(
-        self, partitions: int | None, settings: Mapping[str, Any] | None
+        self, partitions: int | None, settings: Mapping[str, Any] | None, kafka: KafkaConfig | None
     ) -> tuple[int, int, dict[str, Any], Policy | None]:
         """Partitions, replicas, settings and policy of a topic that is to be created. Raises ConfigError."""
         defaults = dict(self._defaults)
@@ -174,16 +178,27 @@ class Topics:
         defaults.pop("partitions", None)
         wanted = {**defaults, **(settings or {})}
         factor = self._brokers.factor(wanted.pop("replication_factor", None), self.image)
-        changes, policy = topic_changes(wanted, also=("partitions", "replication_factor", "exist_ok"))
+        changes, policy = topic_changes(
+            wanted, also=("partitions", "replication_factor", "exist_ok"), of_kafka=kafka is not None
+        )
         changes.setdefault("min_insync_replicas", controller.least_in_sync(factor))
         _require_codec(changes)
-        controller.check_insync(TopicConfig(**changes).min_insync_replicas, factor)
+        if kafka is None:
+            controller.check_insync(TopicConfig(**changes).min_insync_replicas, factor)
         return count, factor, changes, policy
 
-    def validate_topic(self, name: str, partitions: int | None, settings: Mapping[str, Any] | None) -> None:
+    def validate_topic(
+        self,
+        name: str,
+        partitions: int | None,
+        settings: Mapping[str, Any] | None,
+        *,
+        kafka: KafkaConfig | None = None,
+    ) -> NewTopic:
         """Raises what `create_topic` would, for the arguments."""
         check_topic_name(name)
-        self._new_topic(partitions, settings)
+        count, factor, changes, _ = self._new_topic(partitions, settings, kafka)
+        return NewTopic(count, factor, TopicConfig(**changes))
 
     def create_internal(self, name: str, partitions: int, config: TopicConfig) -> None:
         """Create an internal topic, unless another thread was faster."""
@@ -192,22 +207,33 @@ class Topics:
             config = dataclasses.replace(config, min_insync_replicas=controller.least_in_sync(factor))
             self._create(name, partitions, config, True, factor)
 
-    def _create(self, name: str, partitions: int, config: TopicConfig, internal: bool, factor: int) -> TopicView:
+    def _create(
+        self,
+        name: str,
+        partitions: int,
+        config: TopicConfig,
+        internal: bool,
+        factor: int,
+        given: KafkaConfig | None = None,
+    ) -> TopicView:
+        explicit, texts = (None, {}) if given is None else (given.explicit, given.over({}))
         topic_id = UUID(bytes=entropy(16), version=4)
 
         def request(image: Image) -> list[LogRecord]:
             replicas = self._brokers.place(image, partitions, factor, len(image.topics))
             alive = {broker.id for broker in self._brokers.running}
-            return controller.create(image, name, topic_id, partitions, config, internal, replicas, alive)
+            return controller.create(
+                image, name, topic_id, partitions, config, internal, replicas, alive, explicit, texts
+            )
 
         self._change(request)
         return self.image.topics[name]
 
-    def update_topic(self, name: str, settings: Mapping[str, Any]) -> None:
-        changes, policy = topic_changes(settings)
+    def update_topic(self, name: str, settings: Mapping[str, Any], *, kafka: KafkaConfig | None = None) -> None:
+        changes, policy = topic_changes(settings, of_kafka=kafka is not None)
         _require_codec(changes)
         if "retention" not in changes:
-            self._change(lambda image: controller.alter(image, name, changes))
+            self._change(lambda image: controller.alter(image, name, changes, kafka))
             if changes.get("unclean_leader_election") and self._brokers.is_replicated:
                 self.elect()
             return
@@ -216,7 +242,7 @@ class Topics:
         if policy is not None:
             self._policies.given[name] = policy
         try:
-            self._change(lambda image: controller.alter(image, name, changes))
+            self._change(lambda image: controller.alter(image, name, changes, kafka))
         except BaseException as error:
             view = self.image.topics.get(name)
             refused = isinstance(error, StreamlogError) or (

@@ -47,6 +47,8 @@ class Settings(NamedTuple):
     """The settings of topics that are made through the listener, where the client gives none."""
     partitions: int
     """How many partitions such a topic has then."""
+    broker_config: Mapping[str, str]
+    """The broker's settings that were given, by Kafka's names."""
 
 
 class Call:

@@ -1,29 +1,187 @@
-"""Settings: DescribeConfigs (32), AlterConfigs (33), IncrementalAlterConfigs (44), ListConfigResources (74). Those of topics can be
-changed, and those of a broker read.
+"""Settings: DescribeConfigs (32, versions 1 to 4), AlterConfigs (33, 0 to 2), IncrementalAlterConfigs (44, 0 and 1),
+ListConfigResources (74, 0 and 1). Those of topics can be changed, and those of a broker read.
 
-A topic's setting that has the value which topics get by themselves is said to be a default: which ones were given when the topic
-was created is not known.
+All settings of topics that Kafka has are known (`settings`), and no others: those that the library does not act on are checked, kept and
+given back, as they were written. A setting comes from the topic (DYNAMIC_TOPIC_CONFIG) if somebody gave it, through Python or
+through Kafka's protocol, whatever its value. Else it comes from the broker: a topic gets the defaults when it is created, and
+keeps them. Then it is DEFAULT_CONFIG if it is Kafka's default, and STATIC_BROKER_CONFIG if not, or if the listener was given it.
+
+A broker has the settings that a listener takes and those that tell how it is reached; the cluster's default (the broker without
+a name) has none.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple, TypeAlias
 
-from ..broker.metadata import TopicView
-from ..config import TopicConfig
-from ..errors import ConfigError, InvalidTopicError, StreamlogError, UnknownTopicOrPartitionError
-from ..runtime.threads import result_of
+from ..broker.controller import least_in_sync
+from ..broker.metadata import KafkaConfig, TopicView
+from ..config import TopicConfig, check_topic_name
+from ..errors import ConfigError, InvalidTopicError, StreamlogError
+from ..runtime.threads import new_lock, result_of
 from . import messages, settings
-from .apis import Call, topic_of
+from .apis import Call, Endpoint, Handler, Settings, topic_of
 from .errors import ErrorCode, code_of
+from .settings import BOOLEAN, INT, INTERNAL_SEGMENT_BYTES, LIST, Setting
 
 _TOPIC, _BROKER = 2, 4
-_OF_TOPIC, _DEFAULT = 1, 5
-_OF_STATIC_BROKER = 4
+OF_TOPIC, OF_STATIC_BROKER, DEFAULT = 1, 4, 5
 _SET, _DELETE, _APPEND, _SUBTRACT = 0, 1, 2, 3
+_SEGMENT_BYTES = "segment.bytes"
+_REQUEST = "request"
+"""The `name` of a ConfigError about the request, and not about a setting."""
+
+
+class Described(NamedTuple):
+    """A setting, where it comes from, and where else it is given: (name, text, source), the one that counts first."""
+
+    name: str
+    text: str | None
+    source: int
+    synonyms: list[tuple[str, str | None, int]]
+
+
+# -- what a topic has ------------------------------------------------------------------------------------
+
+
+def described(
+    config: TopicConfig, explicit: frozenset[str], texts: Mapping[str, str], listener: Settings
+) -> list[Described]:
+    """All settings of a topic, by name. `explicit`, `texts`: see `TopicView`."""
+    given = given_texts(config, explicit, texts)
+    usual = TopicConfig(**listener.topic_defaults)
+    found = []
+    for name, setting in settings.TOPIC.items():
+        chain = _of_broker(name, setting, listener, usual)
+        if name in given:
+            of_topic = (name, given[name], OF_TOPIC)
+            found.append(Described(name, given[name], OF_TOPIC, [of_topic, *chain]))
+        elif name != INTERNAL_SEGMENT_BYTES:
+            found.append(_not_given(name, setting, config, given, listener, chain))
+    return found
+
+
+def given_texts(config: TopicConfig, explicit: frozenset[str], texts: Mapping[str, str]) -> dict[str, str]:
+    """The settings that were given for a topic. A text that has another value by now is replaced."""
+    found = {}
+    small = texts.get(INTERNAL_SEGMENT_BYTES)
+    if small is not None and settings.value_of(INTERNAL_SEGMENT_BYTES, small) != config.segment_bytes:
+        small = None
+    for name, setting in settings.TOPIC.items():
+        text = texts.get(name)
+        if (setting.field == "segment_bytes" and small is not None) or not setting.field:
+            if text is not None:
+                found[name] = text
+        elif text is not None and settings.value_of(name, text) == getattr(config, setting.field):
+            found[name] = text
+        elif setting.field in explicit and name != INTERNAL_SEGMENT_BYTES:
+            found[name] = settings.to_kafka(name, config)
+    return found
+
+
+def _of_broker(
+    name: str, setting: Setting, listener: Settings, usual: TopicConfig
+) -> list[tuple[str, str | None, int]]:
+    """What a topic has that is made through the listener: what the listener was given, then Kafka's default."""
+    chain: list[tuple[str, str | None, int]] = []
+    if setting.broker in listener.broker_config:
+        chain.append((setting.broker, listener.broker_config[setting.broker], OF_STATIC_BROKER))
+    elif setting.field and name != INTERNAL_SEGMENT_BYTES:
+        text = settings.to_kafka(name, usual)
+        if text != setting.default:  # in another unit, say
+            chain.append((setting.broker, text, OF_STATIC_BROKER))
+    if setting.broker and settings.has_default(setting.broker):
+        chain.append((setting.broker, setting.default, DEFAULT))
+    return chain
+
+
+def _not_given(
+    name: str,
+    setting: Setting,
+    config: TopicConfig,
+    given: Mapping[str, str],
+    listener: Settings,
+    chain: list[tuple[str, str | None, int]],
+) -> Described:
+    if not setting.field or (name == _SEGMENT_BYTES and INTERNAL_SEGMENT_BYTES in given):
+        text, source = (chain[0][1], chain[0][2]) if chain else (setting.default, DEFAULT)
+        return Described(name, text, source, chain)
+    text = settings.to_kafka(name, config)
+    of_broker = (chain[0][1] if chain else None) or ""
+    if chain and (text == of_broker or settings.value_of(name, of_broker) == getattr(config, setting.field)):
+        return Described(name, chain[0][1], chain[0][2], chain)
+    defaults = [each for each in chain if each[2] == DEFAULT]
+    if text == setting.default:
+        return Described(name, text, DEFAULT, defaults)
+    return Described(name, text, OF_STATIC_BROKER, [(setting.broker, text, OF_STATIC_BROKER), *defaults])
+
+
+# -- what a broker has -----------------------------------------------------------------------------------
+
+
+def _broker_settings(call: Call, at: Endpoint) -> Iterator[tuple[str, Setting, str | None, str | None]]:
+    """Name, setting, the text that counts if it is not the default, the default."""
+    given = call.settings.broker_config
+    usual = TopicConfig(**call.settings.topic_defaults)
+    for name, of_topic in settings.OF_BROKER.items():
+        setting = settings.TOPIC[of_topic]
+        chain = _of_broker(of_topic, setting, call.settings, usual)
+        own = chain[0][1] if chain and chain[0][2] == OF_STATIC_BROKER else None
+        default = setting.default if settings.has_default(name) else None
+        if name != INTERNAL_SEGMENT_BYTES or own is not None:
+            about = f"What a topic has whose {of_topic} is not given. {setting.about}"
+            yield name, setting._replace(about=about), own, default
+    for name, default in settings.OTHER_UNITS.items():
+        about = "The same as the setting of this name that ends in .ms, in another unit."
+        yield name, Setting(INT, default, about, field=name), given.get(name), default
+    for name, setting, text in _of_listener(call, at):
+        yield name, setting, None if text == setting.default and name not in given else text, setting.default
+
+
+def _of_listener(call: Call, at: Endpoint) -> Iterator[tuple[str, Setting, str]]:
+    groups = call.service.classic_group_config
+    paths = call.service.broker_paths()
+    address, path, number = f"PLAINTEXT://{at.host}:{at.port}", paths[at.broker_id], str(at.broker_id)
+    for name, kind, default, text, about in (
+        ("advertised.listeners", LIST, None, address, "Where clients come to."),
+        (
+            "auto.create.topics.enable", BOOLEAN, "true", str(call.settings.auto_create_topics).lower(),
+            "Whether a topic that a client asks for is created.",
+        ),
+        ("broker.id", INT, "-1", number, "Which broker it is."),
+        (
+            "default.replication.factor", INT, "1", str(min(3, len(paths))),
+            "How many replicas a topic has for which nothing is said.",
+        ),
+        ("delete.topic.enable", BOOLEAN, "true", "true", "Whether topics can be deleted."),
+        ("listeners", LIST, "PLAINTEXT://:9092", address, "Where it listens."),
+        ("log.dir", LIST, "/tmp/kafka-logs", path, "The broker's directory."),
+        ("log.dirs", LIST, None, path, "The broker's directory."),
+        ("node.id", INT, None, number, "Which broker it is."),
+        (settings.PARTITIONS, INT, "1", str(call.settings.partitions), "How many partitions a topic has for which nothing is said."),
+        ("offset.metadata.max.bytes", INT, "4096", "4096", "How long the metadata of a committed offset may be."),
+        ("offsets.retention.minutes", INT, "10080", "10080", "How long the offsets of a group without members are kept."),
+        ("offsets.topic.num.partitions", INT, "50", "1", "The partitions of the groups' topic."),
+        ("transaction.max.timeout.ms", INT, "900000", "900000", "How long a transaction may ask to stay open."),
+        ("transaction.state.log.num.partitions", INT, "50", "1", "The partitions of the transactions' topic."),
+        (
+            "group.initial.rebalance.delay.ms", INT, "3000", str(groups.initial_rebalance_delay_ms),
+            "How long the first members of a classic group wait for others.",
+        ),
+        (
+            "group.max.session.timeout.ms", INT, "1800000", str(groups.max_session_timeout_ms),
+            "The longest session that a member of a classic group may ask for.",
+        ),
+        ("group.max.size", INT, str((1 << 31) - 1), str(groups.max_size), "How many members a classic group has at most."),
+        (
+            "group.min.session.timeout.ms", INT, "6000", str(groups.min_session_timeout_ms),
+            "The shortest session that a member of a classic group may ask for.",
+        ),
+    ):  # fmt: skip
+        yield name, Setting(kind, default, about, field=name), text
 
 
 # -- DescribeConfigs -------------------------------------------------------------------------------------
@@ -42,127 +200,194 @@ def describe_configs(call: Call) -> Any:
         except StreamlogError as error:
             result.error_code, result.error_message = _code(error), str(error)
             continue
-        wanted = resource.configuration_keys
-        result.configs = [each for each in found if wanted is None or each.name in wanted]
+        wanted = resource.configuration_keys  # in Kafka's clients none, and an empty list, both ask for all
+        result.configs = [each for each in found if not wanted or each.name in wanted]
     return Response(results=results)
 
 
 def _described(call: Call, resource: Any) -> list[Any]:
+    name = resource.resource_name
     if resource.resource_type == _TOPIC:
-        view = topic_of(call.service.image, resource.resource_name, None)
-        usual = settings.to_kafka(_usual(call))
-        return [
-            _entry(name, text, _DEFAULT if text == usual[name] else _OF_TOPIC, read_only=view.internal)
-            for name, text in settings.to_kafka(view.config).items()
-        ]
+        check_topic_name(name)
+        view = topic_of(call.service.image, name, None)
+        texts = {each: settings.normal(each, text) for each, text in view.kafka_config.items()}
+        found = described(view.config, view.explicit, texts, call.settings)
+        return [_entry(call, each, settings.TOPIC[each.name], read_only=view.internal) for each in found]
     if resource.resource_type == _BROKER:
-        if resource.resource_name not in {str(each) for each in call.endpoints} | {""}:
-            raise ConfigError(f"There is no broker {resource.resource_name!r} that runs.", name="broker")
-        own, usual = settings.of_broker(_usual(call)), settings.of_broker(TopicConfig(**settings.KAFKA_DEFAULTS))
+        if not name:  # the cluster's default, which could be changed for all brokers
+            return []
+        at = next((each for each in call.endpoints.values() if str(each.broker_id) == name), None)
+        if at is None:
+            raise ConfigError(f"There is no broker {name!r} that runs.", name=_REQUEST)
         return [
-            _entry(name, text, _DEFAULT if text == usual[name] else _OF_STATIC_BROKER, read_only=True)
-            for name, text in own.items()
+            _entry(call, _of_static_broker(name, own, default), setting, read_only=True)
+            for name, setting, own, default in _broker_settings(call, at)
         ]
-    raise ConfigError(f"Resources of type {resource.resource_type} have no settings here.", name="resource_type")
+    raise ConfigError(f"Resources of type {resource.resource_type} have no settings here.", name=_REQUEST)
 
 
-def _usual(call: Call) -> TopicConfig:
-    """What a topic has that is made through the listener, where the client gives nothing."""
-    return TopicConfig(**call.settings.topic_defaults)
+def _of_static_broker(name: str, own: str | None, default: str | None) -> Described:
+    chain: list[tuple[str, str | None, int]] = [(name, own, OF_STATIC_BROKER)] if own is not None else []
+    if default is not None:
+        chain.append((name, default, DEFAULT))
+    return Described(name, chain[0][1] if chain else None, chain[0][2] if chain else DEFAULT, chain)
 
 
-def _entry(name: str, text: str, source: int, *, read_only: bool) -> Any:
-    return messages.DescribeConfigsResponse.DescribeConfigsResourceResult(
-        name=name,
-        value=text,
+def _entry(call: Call, found: Described, setting: Setting, *, read_only: bool) -> Any:
+    Result = messages.DescribeConfigsResponse.DescribeConfigsResourceResult
+    Synonym = messages.DescribeConfigsResponse.DescribeConfigsSynonym
+    synonyms = found.synonyms if call.request.include_synonyms else ()
+    return Result(
+        name=found.name,
+        value=found.text,
         read_only=read_only,
-        config_source=source,
-        config_type=settings.type_of(name),
-        synonyms=[],
+        config_source=found.source,
+        config_type=setting.type,
+        synonyms=[Synonym(name=name, value=text, source=source) for name, text, source in synonyms],
+        documentation=setting.documentation if call.request.include_documentation else None,
     )
 
 
 def _code(error: StreamlogError) -> ErrorCode:
     """What is wrong with a request, unless a setting is."""
-    is_of_request = isinstance(error, ConfigError) and getattr(error, "name", "") in ("broker", "resource_type")
+    is_of_request = isinstance(error, ConfigError) and getattr(error, "name", "") == _REQUEST
     return ErrorCode.INVALID_REQUEST if is_of_request else code_of(error)
 
 
-# -- IncrementalAlterConfigs -----------------------------------------------------------------------------
+# -- AlterConfigs, IncrementalAlterConfigs ---------------------------------------------------------------
 
 
-def incremental_alter_configs(call: Call) -> Any:
-    return call.blocking(partial(_altered, call, messages.IncrementalAlterConfigsResponse, _alter_topic))
+TextsAfter: TypeAlias = Callable[[Any, Mapping[str, str], Settings], dict[str, str]]
+"""What a request gives a topic: from its resource, and the settings that are given now."""
 
 
-def alter_configs(call: Call) -> Any:
-    return call.blocking(partial(_altered, call, messages.AlterConfigsResponse, _set_topic))
+class Configs:
+    """The handlers. Changes are made one after another, for some begin from what a topic has."""
+
+    def __init__(self) -> None:
+        self._lock = new_lock()
+        self.handlers: dict[int, Handler] = {
+            32: describe_configs,
+            33: partial(self._alter, _replaced, messages.AlterConfigsResponse),
+            44: partial(self._alter, _altered, messages.IncrementalAlterConfigsResponse),
+            74: list_config_resources,
+        }
+
+    def _alter(self, texts_after: TextsAfter, Response: Any, call: Call) -> Any:
+        return call.blocking(partial(self._answer, texts_after, Response, call))
+
+    def _answer(self, texts_after: TextsAfter, Response: Any, call: Call) -> Any:
+        """The response to a change of settings: each resource succeeds or fails by itself."""
+        resources = call.request.resources
+        named = [(each.resource_type, each.resource_name) for each in resources]
+        responses = []
+        for resource in resources:
+            kind, name = resource.resource_type, resource.resource_name
+            answer = Response.AlterConfigsResourceResponse(resource_type=kind, resource_name=name)
+            responses.append(answer)
+            try:
+                if named.count((kind, name)) > 1:
+                    raise ConfigError(f"Each resource must appear at most once: {name!r}.", name=_REQUEST)
+                with self._lock:
+                    _change_topic(call, resource, texts_after)
+            except StreamlogError as error:
+                answer.error_code, answer.error_message = _code(error), str(error)
+        return Response(responses=responses)
 
 
-def _altered(call: Call, Response: Any, alter: Callable[[Call, Any], None]) -> Any:
-    """The response to a change of settings: each resource succeeds or fails by itself."""
-    responses = []
-    for resource in call.request.resources:
-        answer = Response.AlterConfigsResourceResponse(
-            resource_type=resource.resource_type, resource_name=resource.resource_name
-        )
-        responses.append(answer)
-        try:
-            alter(call, resource)
-        except StreamlogError as error:
-            answer.error_code, answer.error_message = _code(error), str(error)
-    return Response(responses=responses)
-
-
-def _set_topic(call: Call, resource: Any) -> None:
-    """The older request: a topic has the settings that are given, and for all others its defaults."""
+def _change_topic(call: Call, resource: Any, texts_after: TextsAfter) -> None:
     view = _topic_to_alter(call, resource)
-    given = {each.name: each.value for each in resource.configs}
-    _change(call, view, settings.from_kafka({**settings.to_kafka(_usual(call)), **given}))
+    before = given_texts(view.config, view.explicit, view.kafka_config)
+    after = texts_after(resource, before, call.settings)
+    settings.check_together(after)
+    touched = set(_names(resource)).union(name for name in before if name not in after)
+    if _SEGMENT_BYTES in touched and INTERNAL_SEGMENT_BYTES in after:  # which goes before it
+        touched.add(INTERNAL_SEGMENT_BYTES)
+    if INTERNAL_SEGMENT_BYTES in touched and INTERNAL_SEGMENT_BYTES not in after:
+        touched.add(_SEGMENT_BYTES)
+    given = {name: after[name] for name in touched if name in after}
+    fields = settings.from_kafka(given)
+    changes = dict(fields)
+    for name in touched.intersection(settings.TOPIC).difference(after):
+        field = settings.TOPIC[name].field
+        if field and field not in fields:
+            changes[field] = _usual(call, view, name)
+    kafka = KafkaConfig(frozenset(fields), {name: after.get(name) for name in touched})
+    if call.request.validate_only:
+        replace(view.config, **changes)
+    else:
+        result_of(call.service.update_topic(view.name, changes, kafka=kafka))
 
 
 def _topic_to_alter(call: Call, resource: Any) -> TopicView:
     if resource.resource_type != _TOPIC:
-        raise ConfigError("Only the settings of topics can be changed here.", name="resource_type")
+        raise ConfigError("Only the settings of topics can be changed here.", name=_REQUEST)
+    check_topic_name(resource.resource_name)
     view = topic_of(call.service.image, resource.resource_name, None)
     if view.internal:
         raise InvalidTopicError(f"{view.name!r} belongs to the log itself.")
-    names = [each.name for each in resource.configs]
+    names = _names(resource)
     if len(set(names)) < len(names):
-        raise ConfigError("A setting is in the request twice.", name="resource_type")
+        raise ConfigError("Error due to duplicate config keys: a setting is in the request twice.", name=_REQUEST)
     return view
 
 
-def _alter_topic(call: Call, resource: Any) -> None:
-    view = _topic_to_alter(call, resource)
-    now, usual = settings.to_kafka(view.config), settings.to_kafka(_usual(call))
-    changes = settings.from_kafka({each.name: _text(view, each, now, usual) for each in resource.configs})
-    _change(call, view, changes)
+def _names(resource: Any) -> list[str]:
+    return [each.name for each in resource.configs]
 
 
-def _change(call: Call, view: TopicView, changes: Mapping[str, Any]) -> None:
-    if call.request.validate_only:
-        replace(view.config, **changes)
-    else:
-        result_of(call.service.update_topic(view.name, changes))
+def _usual(call: Call, view: TopicView, name: str) -> Any:
+    """The field of a setting that is not given any more."""
+    if name == "min.insync.replicas" and "min_insync_replicas" not in call.settings.topic_defaults:
+        return least_in_sync(len(call.service.image.partition(view.id_bytes, 0).replicas))
+    name = _SEGMENT_BYTES if name == INTERNAL_SEGMENT_BYTES else name
+    return settings.value_of(name, settings.to_kafka(name, TopicConfig(**call.settings.topic_defaults)))
 
 
-def _text(view: TopicView, change: Any, now: Mapping[str, str], usual: Mapping[str, str]) -> str:
-    """What a setting is to be."""
-    name, operation = change.name, change.config_operation
-    if name not in now:
-        settings.from_kafka({name: ""})  # raises
-        raise UnknownTopicOrPartitionError(f"{view.name!r} has no setting {name!r}.")
-    if operation == _SET and change.value is not None:
-        return str(change.value)
-    if operation == _DELETE:
-        return usual[name]
-    if operation in (_APPEND, _SUBTRACT) and settings.type_of(name) == settings.LIST and change.value is not None:
-        listed = now[name].split(",")
-        given = [each.strip() for each in change.value.split(",")]
-        kept = [each for each in listed if operation == _APPEND or each not in given]
-        return ",".join(kept + [each for each in given if operation == _APPEND and each not in kept])
-    raise ConfigError(f"Operation {operation} with {change.value!r} cannot be applied to {name}.", name=name)
+def _replaced(resource: Any, before: Mapping[str, str], listener: Settings) -> dict[str, str]:
+    """The older request: a topic has the settings that are given, and for all others its defaults."""
+    return {each.name: _not_null(each) for each in resource.configs}
+
+
+def _not_null(change: Any) -> str:
+    if change.value is None:
+        raise ConfigError(f"Null value not supported for : {change.name}", name=_REQUEST)
+    return str(change.value)
+
+
+def _altered(resource: Any, before: Mapping[str, str], listener: Settings) -> dict[str, str]:
+    after = dict(before)
+    for change in resource.configs:
+        name, operation = change.name, change.config_operation
+        if operation == _DELETE:
+            after.pop(name, None)
+        elif operation == _SET:
+            after[name] = _not_null(change)
+        elif operation in (_APPEND, _SUBTRACT):
+            if settings.topic_setting(name).type != LIST:
+                verb = "APPEND to" if operation == _APPEND else "SUBTRACT from"
+                raise ConfigError(f"Can't {verb} key {name} because its type is not LIST.", name=name)
+            listed = settings.items(name, after[name] if name in after else _default(name, listener))
+            elements = _not_null(change).split(",")
+            after[name] = ",".join(_with(listed, elements) if operation == _APPEND else _without(listed, elements))
+        else:
+            raise ConfigError(f"There is no operation {operation} on a setting.", name=_REQUEST)
+    return after
+
+
+def _default(name: str, listener: Settings) -> str:
+    setting = settings.TOPIC[name]
+    chain = _of_broker(name, setting, listener, TopicConfig(**listener.topic_defaults))
+    return (chain[0][1] if chain else setting.default) or ""
+
+
+def _with(listed: list[str], elements: list[str]) -> list[str]:
+    return listed + [each for each in map(str.strip, elements) if each not in listed]
+
+
+def _without(listed: list[str], elements: list[str]) -> list[str]:
+    gone = set(map(str.strip, elements))
+    return [each for each in listed if each not in gone]
 
 
 # -- ListConfigResources ---------------------------------------------------------------------------------
@@ -180,11 +405,3 @@ def list_config_resources(call: Call) -> Any:
             Response.ConfigResource(resource_name=name, resource_type=kind) for kind, name in named if kind in wanted
         ]
     )
-
-
-handlers: dict[int, Callable[[Call], Any]] = {
-    32: describe_configs,
-    33: alter_configs,
-    44: incremental_alter_configs,
-    74: list_config_resources,
-}

@@ -119,7 +119,7 @@ class Listener:
             port=port,
             advertised_host=advertised_host or host,
             tls=tls,
-            options=Settings(auto_create_topics, config.topics, config.partitions),
+            options=Settings(auto_create_topics, config.topics, config.partitions, config.given),
             groups={"initial_rebalance_delay_ms": delay_ms, **config.groups},
         )
 
@@ -461,7 +461,8 @@ class Serving:
 
 def _handlers(service: Service, fetches: fetch.Fetches) -> dict[int, Handler]:
     handlers: dict[int, Handler] = {**fetches.handlers, **consumer_groups.ConsumerGroups(service).handlers}
-    for family in (produce, topics, configs, coordinators, offsets, groups, transactions):
+    handlers.update(configs.Configs().handlers)
+    for family in (produce, topics, coordinators, offsets, groups, transactions):
         handlers.update(family.handlers)
     handlers.update(metadata.handlers(handlers))
     return handlers

@@ -10,7 +10,7 @@ from collections.abc import Iterable
 from functools import partial
 from typing import Any
 
-from ..broker.metadata import Image, TopicView
+from ..broker.metadata import Image, KafkaConfig, TopicView
 from ..config import check_topic_name
 from ..errors import StreamlogError, TopicAlreadyExistsError, UnknownTopicIdError
 from ..runtime.threads import result_of
@@ -78,7 +78,10 @@ def _created(call: Call, named: list[tuple[str | None, bytes]], new: list[str]) 
     failed: dict[str, StreamlogError] = {}
     for name in dict.fromkeys(new):
         try:
-            result_of(call.service.create_topic(name, call.settings.partitions, call.settings.topic_defaults))
+            made = call.service.create_topic(
+                name, call.settings.partitions, call.settings.topic_defaults, kafka=KafkaConfig()
+            )
+            result_of(made)
         except TopicAlreadyExistsError:  # another client was faster
             pass
         except StreamlogError as error:

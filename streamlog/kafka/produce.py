@@ -13,6 +13,7 @@ from ..broker.api import ProduceRequest, ProducerIdAndEpoch
 from ..broker.metadata import Image, TopicView
 from ..errors import (
     InvalidTopicError,
+    NotEnoughReplicasError,
     NotLeaderError,
     StreamlogError,
     UnknownTopicOrPartitionError,
@@ -116,6 +117,14 @@ class _Answer:
             raise UnknownTopicOrPartitionError(f"{view.name!r} has no partition {number}.")
         if not leads(call, image, view, number):
             raise NotLeaderError(f"Broker {call.broker_id} does not lead {view.name}-{number}.")
+        least, isr = view.config.min_insync_replicas, image.partition(view.id_bytes, number).isr
+        if acks == "all" and least > len(
+            isr
+        ):  # maybe more than there are replicas, of which only Kafka's clients can ask
+            raise NotEnoughReplicasError(
+                f"{view.name}-{number} has {len(isr)} in-sync replicas, and its min.insync.replicas is {least}. Nothing was appended. "
+                f"Start a broker, or lower min.insync.replicas."
+            )
         sealed = kafka_wire.sealed(
             seed_of(view.id_bytes, number),
             data.records or b"",

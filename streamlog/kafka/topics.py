@@ -1,16 +1,18 @@
 """Changes of topics: CreateTopics (19), DeleteTopics (20), DeleteRecords (21), CreatePartitions (37), ElectLeaders (43).
 
-Each topic of a request succeeds or fails by itself. Changes take some syncs, so they run beside the listener's thread.
+CreateTopics answers with the settings that a topic has, and what each comes from, also if it only validates (version 5 on). Each topic
+of a request succeeds or fails by itself. Changes take some syncs, so they run beside the listener's thread.
 """
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from functools import partial
 from typing import Any, TypeVar
 
-from ..config import check_topic_name
+from ..broker.metadata import KafkaConfig
+from ..config import TopicConfig, check_topic_name
 from ..errors import (
     ConfigError,
     InvalidTopicError,
@@ -24,6 +26,7 @@ from ..runtime.threads import result_of
 from ..types import TopicPartition
 from . import messages, settings
 from .apis import Call, leads, topic_of
+from .configs import described
 from .errors import ErrorCode, code_of
 
 T = TypeVar("T")
@@ -76,7 +79,8 @@ def _create_topic(call: Call, topic: Any, made: Any) -> None:
         raise TopicAlreadyExistsError(f"Topic {topic.name!r} already exists.")
     if topic.name in settings.INTERNAL_TOPICS:
         raise InvalidTopicError(f"{topic.name!r} is made by the log itself, when it is needed.")
-    given = settings.from_kafka({each.name: each.value for each in topic.configs})
+    texts = _given(topic.configs)
+    given = settings.from_kafka(texts)
     count: int | None = topic.num_partitions
     factor = topic.replication_factor
     if topic.assignments:
@@ -88,14 +92,29 @@ def _create_topic(call: Call, topic: Any, made: Any) -> None:
     wanted = {**call.settings.topic_defaults, **given}
     if factor != -1:
         wanted["replication_factor"] = factor
+    kafka = KafkaConfig(frozenset(given), texts)
+    config: TopicConfig
     if call.request.validate_only:
-        result_of(service.validate_topic(topic.name, count, wanted))
-        made.num_partitions, made.replication_factor = count, factor
-        return
-    view = result_of(service.create_topic(topic.name, count, wanted))
-    made.topic_id = view.id_bytes
-    made.num_partitions = view.partitions
-    made.replication_factor = len(service.image.partition(view.id_bytes, 0).replicas)
+        made.num_partitions, made.replication_factor, config = result_of(
+            service.validate_topic(topic.name, count, wanted, kafka=kafka)
+        )
+    else:
+        view = result_of(service.create_topic(topic.name, count, wanted, kafka=kafka))
+        made.topic_id, made.num_partitions, config = view.id_bytes, view.partitions, view.config
+        made.replication_factor = len(service.image.partition(view.id_bytes, 0).replicas)
+    made.configs = [
+        messages.CreateTopicsResponse.CreatableTopicConfigs(
+            name=each.name, value=each.text, read_only=False, config_source=each.source
+        )
+        for each in described(config, frozenset(given), texts, call.settings)
+    ]
+
+
+def _given(configs: Iterable[Any]) -> dict[str, str]:
+    for each in configs:
+        if each.value is None:
+            raise ConfigError(f"Null value not supported for topic configs: {each.name}", name=each.name)
+    return {each.name: each.value for each in configs}
 
 
 # -- DeleteTopics ----------------------------------------------------------------------------------------

@@ -112,6 +112,11 @@ def write(directory: Path) -> Log:
 def internal_records() -> dict[str, tuple[bytes, bytes]]:
     """A key and a value of each kind of record in the internal topics."""
     view = metadata.view_of("orders", UUID(bytes=TOPIC_ID), 4, TopicConfig(retention_ms=1000), False)
+    kafka_view = view._replace(
+        name="audit",
+        explicit=frozenset({"retention_ms", "segment_ms"}),
+        kafka_config={"flush.ms": "5", "segment.ms": " 7 "},
+    )
     given = {TopicPartition("orders", 0): 3, TopicPartition("orders", 2): 4}
     member = schema.MemberState(
         member_id="m",
@@ -144,6 +149,7 @@ def internal_records() -> dict[str, tuple[bytes, bytes]]:
     )
     return {
         "topic": metadata.topic_record(view),  # type: ignore[dict-item]
+        "kafka_topic": metadata.topic_record(kafka_view),  # type: ignore[dict-item]
         "broker": metadata.broker_record(metadata.BrokerRegistration(1, bytes(range(16)), 3, "a")),  # type: ignore[dict-item]
         "partition": metadata.partition_record(  # type: ignore[dict-item]
             TOPIC_ID, 2, metadata.PartitionRegistration((0, 1, 2), (0, 2), 2, 4, 9)

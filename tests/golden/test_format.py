@@ -120,6 +120,10 @@ def test_the_records_of_the_internal_topics_mean_what_they_meant() -> None:
     assert image.topics["orders"].id_bytes == TOPIC_ID
     assert image.topics["orders"].partitions == 4
     assert image.topics["orders"].config.retention_ms == 1000
+    assert (image.topics["orders"].explicit, image.topics["orders"].kafka_config) == ({"retention_ms"}, {})
+    image = metadata.replay(metadata.EMPTY, [(stored["kafka_topic.key"], stored["kafka_topic.value"])])
+    assert image.topics["audit"].explicit == {"retention_ms", "segment_ms"}
+    assert image.topics["audit"].kafka_config == {"flush.ms": "5", "segment.ms": " 7 "}
     about_brokers = [(stored[f"{name}.key"], stored[f"{name}.value"]) for name in ("topic", "broker", "partition")]
     image = metadata.replay(metadata.EMPTY, about_brokers)
     assert image.brokers == {1: metadata.BrokerRegistration(1, bytes(range(16)), 3, "a", False)}

@@ -151,6 +151,7 @@ UNMARKED = {
     ("replication/partition.py", "append_one"),  # under the mark of the caller
     ("replication/partition.py", "append_one_later"),  # under the mark of the caller
     ("broker/scheduler.py", "run_due"),  # only the background thread, and `advance`, call it
+    ("kafka/configs.py", "_answer"),  # on a thread of the listener, where no signal handler runs
     ("testing/clock.py", "advance"),  # refuses a call in the middle of another one first
     (
         "client/producer/producer.py",

@@ -516,6 +516,8 @@ class _Repair:
             count = max(numbers) + 1
             config, internal = (view.config, view.internal) if view is not None else (TopicConfig(), False)
             wanted = metadata.view_of(name, topic_id, count, config, internal)
+            if view is not None:
+                wanted = view._replace(partitions=count)
             for number in range(view.partitions if view is not None else 0, count):
                 directory = f"{self.path}/topics/{topic_hex}-{number}"
                 if number in numbers:
