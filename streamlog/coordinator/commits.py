@@ -90,7 +90,6 @@ class OffsetMetadataManager:
         fence those that lost the partitions.
         """
         try:
-<<<<<<< HEAD
             self._groups.require_ready()
             here = self._groups.by_name.get(group)
             if by_epoch:
@@ -98,11 +97,6 @@ class OffsetMetadataManager:
             elif member_id is not None:
                 _check_owned(here or Group(group), member_id, member_epoch, offsets)
             records = self._records_of(here or Group(group), offsets, now_ms, topic_ids)
-=======
-            records = self._records_of(
-                group, member_id, member_epoch, offsets, now_ms, topic_ids, may_have_members=True
-            )
->>>>>>> fa1626e (An empty cleanup_policy stays refused in Python)
         except StreamlogError as error:
             return Completion.failed(error)
         groups = self._groups
