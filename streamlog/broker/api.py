@@ -228,7 +228,7 @@ class Records(Protocol):
     ) -> Completion[FetchResult]:
         """Whole batches from the one that holds `offset` on, and where the partition stands. It does not wait.
 
-        - `max_bytes`: about so much; one batch comes whole, however large. `after`: the result that was read to its end
+        - `max_bytes`: about so much; one batch comes whole, however large; none is read with 0. `after`: the result that was read to its end
           just before, so that nothing has to be searched.
         - `current_leader_epoch`: fails with FencedLeaderEpochError or UnknownLeaderEpochError if the partition is at another.
         - `last_fetched_epoch`: the leader epoch of the record before `offset`. If the log parts from that, the result has a
@@ -240,12 +240,13 @@ class Records(Protocol):
 
     def fetch_many(
         self, requests: Sequence[FetchRequest], isolation_level: str, *, min_bytes: int = 1,
-        max_wait_ms: int | None = None, replica_id: int = -1,
+        max_wait_ms: int | None = None, replica_id: int = -1, max_bytes: int | None = None,
     ) -> DelayedFetch:  # fmt: skip
         """`fetch` of several partitions: a Fetch request with long polling.
 
         It waits until they have `min_bytes` together, one fails, `max_wait_ms` (real time, None for no limit) have passed, or
-        the caller gives it up (`expire`). The answer has a done Completion for each request, in their order.
+        the caller gives it up (`expire`). The answer has a done Completion for each request, in their order, and no more than
+        `max_bytes` of all together, but for a first batch that is larger: what comes after that was not read.
         """
 
     def fetch_session(self, wake: Callable[[], object]) -> FetchSession:
@@ -362,11 +363,15 @@ class Groups(Protocol):
         topic_ids: Mapping[TopicPartition, bytes] | None = None,
         *,
         require_stable: bool = False,
+        member: tuple[str, int] | None = None,
     ) -> Completion[dict[TopicPartition, OffsetAndMetadata]]:
         """What is committed for the topics of these ids, by default those that have the names now.
 
         `require_stable`: fails with UnstableOffsetCommitError, which is retriable, while a transaction that is not decided has
         offsets of one of these partitions (KIP-447). Without it what was decided before is the answer.
+
+        `member`: who asks, and its epoch. Fails with UnknownMemberIdError or StaleMemberEpochError if the group has members and
+        that is none, or has another epoch; one of a classic group is not looked at.
 
         Done once what it says is replicated, as are `describe_group` and `list_groups`: no failover takes it back. Fails as a
         commit does that is not replicated in time.

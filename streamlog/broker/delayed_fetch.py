@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import NamedTuple, Protocol, TypeAlias
 
 from ..runtime.api import Completion, Lock
@@ -55,11 +55,12 @@ class DelayedFetch(Completion[Answers]):
 
     Its timer, an append and the caller's `expire` may race; the first answer holds, and ends the rest. An append looks only at
     the partitions that have grown, on its own thread and under no lock, and counts what they have: they are read again once
-    that is enough, or for the answer at the end of the wait. One that is answered at once has no timer.
+    that is enough, or for the answer at the end of the wait. One that is answered at once has no timer. `max_bytes` bounds what
+    is read for an answer, in the order of the requests, and one that waits holds no bytes.
     """
 
-    __slots__ = ("_found", "_grown", "_isolation_level", "_looking", "_min_bytes", "_places", "_replica_id", "_requests",
-        "_service", "_session", "_timers")  # fmt: skip
+    __slots__ = ("_found", "_grown", "_isolation_level", "_looking", "_max_bytes", "_min_bytes", "_places", "_replica_id",
+        "_requests", "_service", "_session", "_timers")  # fmt: skip
 
     __reduce_ex__ = refuse_to_copy
 
@@ -72,12 +73,14 @@ class DelayedFetch(Completion[Answers]):
         max_wait_ms: int | None,
         replica_id: int,
         lock: Lock,
+        max_bytes: int | None = None,
     ) -> None:
         super().__init__()
         self._service = service
         self._requests = requests
         self._isolation_level = isolation_level
         self._min_bytes = min_bytes
+        self._max_bytes = max_bytes
         self._replica_id = replica_id
         # Held by the thread that looks. No thread waits for it: one that finds it held leaves its news in the session.
         self._looking = lock
@@ -86,11 +89,14 @@ class DelayedFetch(Completion[Answers]):
             self._places.setdefault(TopicPartition(*request.partition[:2]), []).append(place)
         self._session = session = service.fetch_session(self._look)
         self._timers: RealTimers | None = None
-        self._found: Answers = [self._ask(request) for request in requests]
         self._grown: dict[int, int] = {}
-        """By place, how many bytes there are now, at most, of those that have grown since they were read."""
+        """By place, how many bytes there are now, at most, of those that have to be read for the answer."""
+        self._found: Answers = []
+        self._found.extend(self._read_in_order([(request, NOTHING) for request in requests], 0))
         if self._answer_if_enough():
             return
+        for place in range(len(requests)):
+            self._release(place)
         if max_wait_ms is not None:
             if max_wait_ms <= 0:
                 self.expire()
@@ -101,12 +107,35 @@ class DelayedFetch(Completion[Answers]):
         session.ready.extend(self._places)
         self._look()
 
-    def _ask(self, request: FetchRequest, after: FetchResult = NOTHING) -> Completion[FetchResult]:
+    def _ask(
+        self, request: FetchRequest, after: FetchResult = NOTHING, max_bytes: int | None = None
+    ) -> Completion[FetchResult]:
         return self._service.fetch(
-            request.partition, request.offset, request.max_bytes, self._isolation_level, after,
+            request.partition, request.offset, request.max_bytes if max_bytes is None else max_bytes,
+            self._isolation_level, after,
             current_leader_epoch=request.current_leader_epoch, last_fetched_epoch=request.last_fetched_epoch,
             replica_id=self._replica_id,
         )  # fmt: skip
+
+    def _read_in_order(
+        self, wanted: Iterable[tuple[FetchRequest, FetchResult]], size: int
+    ) -> Iterator[Completion[FetchResult]]:
+        """What each brings, until all of it, with the `size` bytes that are there, is `max_bytes`: of the others nothing is read.
+
+        The first batch of all comes whole, however large.
+        """
+        left = None if self._max_bytes is None else max(0, self._max_bytes - size)
+        for request, after in wanted:
+            if left is None:
+                yield self._ask(request, after)
+                continue
+            is_first = not size
+            answer = self._ask(request, after, min(request.max_bytes, max(left, 1 if is_first else 0)))
+            read = 0 if answer.error() is not None else answer.result().size
+            if read > left and not is_first:
+                answer, read, left = self._ask(request, NOTHING, 0), 0, 0
+            size, left = size + read, max(0, left - read)
+            yield answer
 
     def _look(self) -> None:
         """Fetch from the partitions that have grown, and answer if that is enough."""
@@ -141,7 +170,16 @@ class DelayedFetch(Completion[Answers]):
                 self._read(place)
             else:
                 self._grown[place] = size
-        self._answer_if_enough()
+        if not self._answer_if_enough():
+            for place in self._places.get(name, ()):
+                self._release(place)
+
+    def _release(self, place: int) -> None:
+        """Forget the bytes of a place while it waits: they are read again for the answer."""
+        found = self._found[place]
+        if found.error() is None and found.result().size:
+            self._grown[place] = found.result().size  # first: an interrupt in between has the place read once more
+            self._found[place] = found.result().again()
 
     def _size_now(self, place: int) -> int | None:
         """How many bytes the fetch of this place would bring now, at most; None if it has to be read to know."""
@@ -165,8 +203,13 @@ class DelayedFetch(Completion[Answers]):
     def _finish(self) -> None:
         """Answer with what there is, read once more where it has grown."""
         found = list(self._found)
-        for place in list(self._grown):
-            found[place] = self._ask(self._requests[place], found[place].result().again())
+        places = sorted(self._grown)
+        held = sum(
+            each.result().size for place, each in enumerate(found) if place not in self._grown and each.error() is None
+        )
+        wanted = [(self._requests[place], found[place].result().again()) for place in places]
+        for place, answer in zip(places, self._read_in_order(wanted, held), strict=True):
+            found[place] = answer
         self.complete(found)
 
     def _has_enough(self) -> bool:

@@ -148,8 +148,9 @@ class GroupCoordinator:
         partitions: Iterable[TopicPartition] | None,
         topic_ids: Mapping[TopicPartition, bytes] | None,
         require_stable: bool,
+        member: tuple[str, int] | None,
     ) -> Completion[dict[TopicPartition, OffsetAndMetadata]]:
-        return self._of(group).committed(group, partitions, topic_ids, require_stable)
+        return self._of(group).committed(group, partitions, topic_ids, require_stable, member)
 
     def describe(self, group: str) -> Completion[GroupDescription]:
         shard = self._of(group)

@@ -460,8 +460,14 @@ class GroupShard:
         partitions: Iterable[TopicPartition] | None,
         topic_ids: Mapping[TopicPartition, bytes] | None,
         require_stable: bool,
+        member: tuple[str, int] | None,
     ) -> Completion[dict[TopicPartition, OffsetAndMetadata]]:
-        return self._read(lambda shard: self._committed(shard, group, partitions, topic_ids, require_stable), {})
+        def read(shard: Shard) -> dict[TopicPartition, OffsetAndMetadata]:
+            if member is not None:
+                shard.require_member(group, *member)
+            return self._committed(shard, group, partitions, topic_ids, require_stable)
+
+        return self._read(read, {})
 
     def _committed(
         self,

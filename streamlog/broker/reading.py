@@ -204,6 +204,8 @@ class PartitionReads:
                 if committed is not None:
                     stable = committed.last_stable_offset(end, tail.start_offset)
                     limit = max(stable, min(offset, end))  # past the stable offset there is nothing yet
+            if not max_bytes and offset < limit:  # it is asked where it stands alone
+                limit = offset
             try:  # `_unless_closed`, written out: it is part of each poll
                 chunk = reader.fetch(offset, max_bytes, limit, after._chunk)
             except StorageError:

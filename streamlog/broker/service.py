@@ -562,9 +562,10 @@ class LocalService:
 
     def fetch_many(
         self, requests: Sequence[FetchRequest], isolation_level: str, *, min_bytes: int = 1,
-        max_wait_ms: int | None = None, replica_id: int = -1,
+        max_wait_ms: int | None = None, replica_id: int = -1, max_bytes: int | None = None,
     ) -> DelayedFetch:  # fmt: skip
-        return DelayedFetch(self, requests, isolation_level, min_bytes, max_wait_ms, replica_id, self._new_lock())
+        lock = self._new_lock()
+        return DelayedFetch(self, requests, isolation_level, min_bytes, max_wait_ms, replica_id, lock, max_bytes)
 
     def fetch_session(self, wake: Callable[[], object]) -> FetchSession:
         has_no_leader = self._has_no_leader if self.is_replicated else None
@@ -680,8 +681,9 @@ class LocalService:
         topic_ids: Mapping[TopicPartition, bytes] | None = None,
         *,
         require_stable: bool = False,
+        member: tuple[str, int] | None = None,
     ) -> Completion[dict[TopicPartition, OffsetAndMetadata]]:
-        return self.groups.committed(group, partitions, topic_ids, require_stable)
+        return self.groups.committed(group, partitions, topic_ids, require_stable, member)
 
     @failing
     def describe_group(self, group: str) -> Completion[GroupDescription]:

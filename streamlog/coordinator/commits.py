@@ -126,6 +126,15 @@ class OffsetMetadataManager:
         ids = self._ids_of(group.name, offsets, topic_ids or {})
         return group.offsets.commit(offsets, ids, now_ms)
 
+    def require_member(self, group: str, member_id: str, member_epoch: int) -> None:
+        """Raises UnknownMemberIdError, StaleMemberEpochError or IllegalGenerationError if the group has members, and that is none of
+        them in this epoch. Those of a classic group are not looked at, as in Kafka.
+        """
+        self._groups.require_ready()
+        here = self._groups.by_name.get(group)
+        if here is not None and here.members and here.classic is None:
+            check_member_epoch(here, member_id, member_epoch, None)
+
     def require_stable(self, group: str, partitions: Iterable[TopicPartition] | None) -> None:
         """Raises UnstableOffsetCommitError if a transaction has committed offsets for one of these, or any, and is not decided."""
         here = self._groups.by_name.get(group)

@@ -90,6 +90,7 @@ class Shard:
         self.commit_pending = offsets.commit_pending
         self.end_transaction = offsets.end_transaction
         self.require_stable = offsets.require_stable
+        self.require_member = offsets.require_member
         self.committed = offsets.committed
         self.beyond = offsets.beyond
         self.lower_offsets = offsets.lower_offsets

@@ -7,15 +7,16 @@ What fails in part is said in the response. The connection of a handler that rai
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, NamedTuple, TypeAlias
 
 from ..broker.api import Service
 from ..broker.controller import GROUPS_TOPIC
 from ..broker.group_coordinator import partition_for
 from ..broker.metadata import Image, TopicView
-from ..errors import UnknownTopicIdError, UnknownTopicOrPartitionError
+from ..errors import NotLeaderError, UnknownTopicIdError, UnknownTopicOrPartitionError
 from ..runtime.api import Completion
+from ..types import TopicPartition
 
 Handler: TypeAlias = Callable[["Call"], Any]
 
@@ -110,6 +111,25 @@ def topic_of(image: Image, name: str | None, topic_id: bytes | None) -> TopicVie
     if view is None:
         raise UnknownTopicOrPartitionError(f"There is no topic {(name or '')[:249]!r}.")
     return view
+
+
+def led_partition(call: Call, image: Image, view: TopicView, number: int) -> TopicPartition:
+    """A partition that a request means. Raises UnknownTopicOrPartitionError, and NotLeaderError for the leader is another broker than
+    the one that was asked.
+    """
+    if not 0 <= number < view.partitions:
+        raise UnknownTopicOrPartitionError(f"{view.name!r} has no partition {number}.")
+    if not leads(call, image, view, number):
+        raise NotLeaderError(f"Broker {call.broker_id} does not lead {view.name}-{number}.")
+    return TopicPartition(view.name, number)
+
+
+def by_topic(partitions: Iterable[TopicPartition]) -> dict[str, list[int]]:
+    """The numbers of partitions, in order, by the names of their topics, in order."""
+    numbers: dict[str, list[int]] = {}
+    for name, number in sorted(partitions):
+        numbers.setdefault(name, []).append(number)
+    return numbers
 
 
 def leads(call: Call, image: Image, view: TopicView, number: int) -> bool:

@@ -7,20 +7,21 @@ here. A member that the listener does not know, after it was started again, is t
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any
 
 from ..broker.api import Service
-from ..broker.metadata import Image
+from ..broker.metadata import Image, TopicView
 from ..coordinator import GroupDescription, Heartbeat, HeartbeatResult
-from ..errors import StreamlogError
-from ..runtime.api import AllDone, Completion
+from ..errors import MissingExtraError, StreamlogError
+from ..runtime.api import Completion
 from ..types import TopicPartition
 from . import messages
-from .apis import Call, Later, coordinates
+from .apis import Call, Later, by_topic, coordinates
 from .errors import ErrorCode, code_of
+from .groups import describe_each
+from .patterns import matcher
 
 SESSION_MS = 45_000
 HEARTBEAT_INTERVAL_MS = 500
@@ -31,16 +32,30 @@ _ASSIGNORS = {"uniform": ("cooperative-sticky", "range"), "range": ("range", "co
 _NAMES = {ours[0]: kafkas for kafkas, ours in _ASSIGNORS.items()}
 _CLASSIC_MEMBER, _CONSUMER_MEMBER = 0, 1
 _KEPT = 64
+_SHOWN = 100  # characters of a pattern, in an error
 
 
 class _Member:
     """What a member has said of itself, and what it was told last."""
 
-    __slots__ = ("assignor", "epochs", "owned", "pattern", "rebalance_ms", "seen_s", "static_id", "told", "topics")
+    __slots__ = (
+        "_matched",
+        "_matches",
+        "assignor",
+        "epochs",
+        "owned",
+        "rebalance_ms",
+        "seen_s",
+        "static_id",
+        "told",
+        "topics",
+    )
 
     def __init__(self) -> None:
         self.topics: frozenset[str] = frozenset()
-        self.pattern: re.Pattern[str] | None = None
+        self._matches: Callable[[str], bool] | None = None
+        self._matched: tuple[Mapping[str, TopicView], frozenset[str]] | None = None
+        """The topics that were compared with the pattern last, and those that match it."""
         self.assignor = "uniform"
         self.static_id: str | None = None
         self.rebalance_ms = SESSION_MS
@@ -50,12 +65,19 @@ class _Member:
         """The last two that it was answered: an answer may have been lost."""
         self.seen_s = 0.0
 
+    def subscribe_to_pattern(self, pattern: str) -> None:
+        """Raises what `matcher` raises."""
+        self._matches = matcher(pattern) if pattern else None
+        self._matched = None
+
     def subscribed(self, image: Image) -> frozenset[str]:
-        if self.pattern is None:
+        matches = self._matches
+        if matches is None:
             return self.topics
-        return self.topics | {
-            name for name, view in image.topics.items() if not view.internal and self.pattern.fullmatch(name)
-        }
+        if self._matched is None or self._matched[0] is not image.topics:
+            names = [name for name, view in image.topics.items() if not view.internal and matches(name)]
+            self._matched = image.topics, frozenset(names)
+        return self.topics | self._matched[1]
 
 
 class ConsumerGroups:
@@ -110,9 +132,12 @@ class ConsumerGroups:
             known.topics = frozenset(request.subscribed_topic_names)
         if request.subscribed_topic_regex is not None:
             try:
-                known.pattern = re.compile(request.subscribed_topic_regex) if request.subscribed_topic_regex else None
-            except (re.error, OverflowError, RecursionError) as error:
-                return _failed(ErrorCode.INVALID_REGULAR_EXPRESSION, f"{request.subscribed_topic_regex!r}: {error}")
+                known.subscribe_to_pattern(request.subscribed_topic_regex)
+            except (ValueError, MissingExtraError) as error:
+                pattern = request.subscribed_topic_regex[:_SHOWN]
+                return _failed(
+                    ErrorCode.INVALID_REGULAR_EXPRESSION, f"{pattern!r} is not a regular expression: {error}"
+                )
         if request.server_assignor is not None:
             if request.server_assignor not in _ASSIGNORS:
                 return _failed(
@@ -192,19 +217,12 @@ def _failed(code: ErrorCode, why: str) -> Any:
     return messages.ConsumerGroupHeartbeatResponse(error_code=code, error_message=why)
 
 
-def _by_topic(partitions: frozenset[TopicPartition]) -> dict[str, list[int]]:
-    by_topic: dict[str, list[int]] = {}
-    for name, number in sorted(partitions):
-        by_topic.setdefault(name, []).append(number)
-    return by_topic
-
-
 def _assignment(image: Image, partitions: frozenset[TopicPartition]) -> Any:
     Response = messages.ConsumerGroupHeartbeatResponse
     return Response.Assignment(
         topic_partitions=[
             Response.TopicPartitions(topic_id=image.topics[name].id_bytes, partitions=numbers)
-            for name, numbers in _by_topic(partitions).items()
+            for name, numbers in by_topic(partitions).items()
             if name in image.topics
         ]
     )
@@ -214,49 +232,33 @@ def _assignment(image: Image, partitions: frozenset[TopicPartition]) -> Any:
 
 
 def describe(call: Call) -> Any:
-    names = call.request.group_ids
-    found = [call.service.describe_group(name) for name in names]
-    return Later(AllDone(found), lambda _: _described(call, list(zip(names, found, strict=True))))
-
-
-def _described(call: Call, found: list[tuple[str, Completion[GroupDescription]]]) -> Any:
     Response = messages.ConsumerGroupDescribeResponse
-    groups = []
-    for name, done in found:
-        described = Response.DescribedGroup(group_id=name, group_state="Dead")
-        groups.append(described)
-        if not coordinates(call, name):
-            described.error_code = ErrorCode.NOT_COORDINATOR
-            continue
-        try:
-            group = done.result()
-        except StreamlogError as error:
-            described.error_code, described.error_message = code_of(error), str(error)
-            continue
-        if group.state == "Dead" or group.type != "consumer":
-            described.error_code = ErrorCode.GROUP_ID_NOT_FOUND
-            described.error_message = (
-                f"Group {name} {'not found' if group.state == 'Dead' else 'is not a consumer group'}."
-            )
-            continue
-        described.group_state = group.state
-        described.group_epoch = described.assignment_epoch = group.epoch
-        described.assignor_name = _NAMES.get(group.protocol, group.protocol)
-        described.members = [
-            Response.Member(
-                member_id=each.member_id,
-                instance_id=each.group_instance_id,
-                member_epoch=each.member_epoch,
-                client_id=each.client_id or "",
-                client_host=each.client_host,
-                subscribed_topic_names=sorted(each.topics),
-                assignment=_shown(call.service.image, each.assignment),
-                target_assignment=_shown(call.service.image, each.target),
-                member_type=_CLASSIC_MEMBER if each.metadata else _CONSUMER_MEMBER,
-            )
-            for each in group.members
-        ]
-    return Response(groups=groups)
+    return describe_each(call, call.request.group_ids, Response, partial(_describe, call.service.image))
+
+
+def _describe(image: Image, described: Any, group: GroupDescription) -> None:
+    Response = messages.ConsumerGroupDescribeResponse
+    if group.state == "Dead" or group.type != "consumer":
+        why = "not found" if group.state == "Dead" else "is not a consumer group"
+        described.error_code, described.error_message = ErrorCode.GROUP_ID_NOT_FOUND, f"Group {group.name} {why}."
+        return
+    described.group_state = group.state
+    described.group_epoch = described.assignment_epoch = group.epoch
+    described.assignor_name = _NAMES.get(group.protocol, group.protocol)
+    described.members = [
+        Response.Member(
+            member_id=each.member_id,
+            instance_id=each.group_instance_id,
+            member_epoch=each.member_epoch,
+            client_id=each.client_id or "",
+            client_host=each.client_host,
+            subscribed_topic_names=sorted(each.topics),
+            assignment=_shown(image, each.assignment),
+            target_assignment=_shown(image, each.target),
+            member_type=_CLASSIC_MEMBER if each.metadata else _CONSUMER_MEMBER,
+        )
+        for each in group.members
+    ]
 
 
 def _shown(image: Image, partitions: frozenset[TopicPartition]) -> Any:
@@ -264,7 +266,7 @@ def _shown(image: Image, partitions: frozenset[TopicPartition]) -> Any:
     return Response.Assignment(
         topic_partitions=[
             Response.TopicPartitions(topic_id=image.topics[name].id_bytes, topic_name=name, partitions=numbers)
-            for name, numbers in _by_topic(partitions).items()
+            for name, numbers in by_topic(partitions).items()
             if name in image.topics
         ]
     )

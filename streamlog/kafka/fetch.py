@@ -6,8 +6,9 @@ reads committed records gets aborted ones too, and the list of the aborted trans
 
 from __future__ import annotations
 
-from collections import OrderedDict
+from collections import Counter, OrderedDict
 from collections.abc import Mapping
+from functools import partial
 from typing import Any
 
 from ..broker.delayed_fetch import Answers, FetchRequest
@@ -15,9 +16,7 @@ from ..broker.fetched import FetchResult
 from ..broker.metadata import Image, TopicView
 from ..errors import (
     CorruptRecordError,
-    NotLeaderError,
     StreamlogError,
-    UnknownTopicOrPartitionError,
     UnsupportedCompressionTypeError,
 )
 from ..records import kafka_wire
@@ -25,7 +24,7 @@ from ..runtime.api import Completion
 from ..runtime.disk import entropy
 from ..types import Buffer, TopicPartition
 from . import messages
-from .apis import Call, Later, leads, topic_of
+from .apis import Call, Later, led_partition, topic_of
 from .errors import ErrorCode, code_of
 from .schema import ZERO_UUID
 
@@ -38,21 +37,21 @@ _INITIAL, _FINAL, _LAST_EPOCH = 0, -1, 2**31 - 1
 _COMMITTED = "read_committed"
 _FIRST_FETCH_WITH_IDS = 13
 _FIRST_WITH_ZSTD, _ZSTD = 10, 4
-_LATEST, _EARLIEST, _MAX_TIMESTAMP, _EARLIEST_LOCAL, _LATEST_TIERED = -1, -2, -3, -4, -5
+_LATEST, _EARLIEST, _MAX_TIMESTAMP, _EARLIEST_LOCAL, _LATEST_TIERED, _EARLIEST_PENDING_UPLOAD = -1, -2, -3, -4, -5, -6
 _SPECS = {_LATEST: "latest", _EARLIEST: "earliest", _MAX_TIMESTAMP: "max_timestamp", _EARLIEST_LOCAL: "earliest"}
+_FIRST_WITH_SPEC = {
+    _LATEST: 1,
+    _EARLIEST: 1,
+    _MAX_TIMESTAMP: 7,  # KIP-734
+    _EARLIEST_LOCAL: 8,  # KIP-405
+    _LATEST_TIERED: 9,  # KIP-1005
+    _EARLIEST_PENDING_UPLOAD: 11,  # KIP-1023
+}
+_OF_TIERS = (_LATEST_TIERED, _EARLIEST_PENDING_UPLOAD)  # here nothing is tiered
 
 
 def _isolation(level: int) -> str:
     return _COMMITTED if level else "read_uncommitted"
-
-
-def _partition(call: Call, image: Image, view: TopicView, number: int) -> TopicPartition:
-    """Raises UnknownTopicOrPartitionError, NotLeaderError."""
-    if not 0 <= number < view.partitions:
-        raise UnknownTopicOrPartitionError(f"{view.name!r} has no partition {number}.")
-    if not leads(call, image, view, number):
-        raise NotLeaderError(f"Broker {call.broker_id} does not lead {view.name}-{number}.")
-    return TopicPartition(view.name, number)
 
 
 # -- Fetch -----------------------------------------------------------------------------------------------
@@ -164,7 +163,7 @@ class _Session:
         request, image = call.request, call.service.image
         found: dict[tuple[Any, int], Any] = {}
         asked: list[tuple[Any, FetchRequest]] = []
-        most = min(request.max_bytes, MAX_BYTES)
+        most = max(0, min(request.max_bytes, MAX_BYTES))
         is_refused = False
         for key, each in self._partitions.items():
             part = messages.FetchResponse.PartitionData(partition_index=key[1], high_watermark=-1, records=b"")
@@ -174,17 +173,18 @@ class _Session:
                 if call.refuses is not None and (code := call.refuses(view.name, key[1])):
                     part.error_code, is_refused = code, True
                     continue
-                _partition(call, image, view, key[1])
+                led_partition(call, image, view, key[1])
             except StreamlogError as error:
                 part.error_code = code_of(error)
                 continue
-            asked.append((part, _request(view, each, most)))
+            asked.append((part, _request(view, each)))
         isolation = _isolation(request.isolation_level)
         fetched = call.service.fetch_many(
             [each for _, each in asked],
             isolation,
-            min_bytes=request.min_bytes,
+            min_bytes=min(request.min_bytes, most),
             max_wait_ms=max(0, request.max_wait_ms) if asked and not is_refused else 0,
+            max_bytes=most,
         )
 
         def respond(done: Completion[Answers]) -> Any:
@@ -215,13 +215,13 @@ class _Session:
         return list(topics.values())
 
 
-def _request(view: TopicView, each: Any, left: int) -> FetchRequest:
+def _request(view: TopicView, each: Any) -> FetchRequest:
     epoch = each.current_leader_epoch
     last = each.last_fetched_epoch
     return FetchRequest(
         view.partition(each.partition),
         each.fetch_offset,
-        max(1, min(each.partition_max_bytes, left)),
+        max(1, each.partition_max_bytes),
         None if epoch < 0 else epoch,
         None if last < 0 else last,
     )
@@ -291,15 +291,28 @@ def _served(fetched: FetchResult, version: int) -> list[Buffer]:
 
 
 def list_offsets(call: Call) -> Any:
+    """The ends of partitions are known; what is looked up by a timestamp is read from the disk."""
+    asked = (each.timestamp for topic in call.request.topics for each in topic.partitions)
+    are_known = all(timestamp in (_LATEST, _EARLIEST, _EARLIEST_LOCAL, *_OF_TIERS) for timestamp in asked)
+    return _list_offsets(call) if are_known else call.blocking(partial(_list_offsets, call))
+
+
+def _list_offsets(call: Call) -> Any:
     request, image = call.request, call.service.image
     Response = messages.ListOffsetsResponse
     isolation = _isolation(request.isolation_level)
+    times = Counter((topic.name, each.partition_index) for topic in request.topics for each in topic.partitions)
     topics = []
     for topic in request.topics:
         partitions = []
         for each in topic.partitions:
-            found = Response.ListOffsetsPartitionResponse(partition_index=each.partition_index, timestamp=-1, offset=-1)
+            found = Response.ListOffsetsPartitionResponse(
+                partition_index=each.partition_index, timestamp=-1, offset=-1, leader_epoch=-1
+            )
             partitions.append(found)
+            if times[topic.name, each.partition_index] > 1:
+                found.error_code = ErrorCode.INVALID_REQUEST
+                continue
             try:
                 view = topic_of(image, topic.name, None)
                 _look_up(call, image, view, each, isolation, found)
@@ -310,19 +323,33 @@ def list_offsets(call: Call) -> Any:
 
 
 def _look_up(call: Call, image: Image, view: TopicView, each: Any, isolation: str, found: Any) -> None:
-    at = _partition(call, image, view, each.partition_index)
-    if each.timestamp == _LATEST_TIERED:  # nothing is tiered
-        return
-    spec: Any = _SPECS.get(each.timestamp, each.timestamp)
-    if isinstance(spec, int) and spec < 0:
+    timestamp = each.timestamp
+    first = 0 if timestamp >= 0 else _FIRST_WITH_SPEC.get(timestamp)
+    if first is None or call.version < first:
         found.error_code = ErrorCode.UNSUPPORTED_VERSION
         return
+    at = led_partition(call, image, view, each.partition_index)
+    if timestamp in _OF_TIERS:
+        return
+    spec: Any = _SPECS.get(timestamp, timestamp)
     epoch = each.current_leader_epoch
     record = call.service.find_offset(at, spec, isolation, None if epoch < 0 else epoch).result()
     if record is None:
         return
     found.offset, found.timestamp = record.offset, record.timestamp
-    found.leader_epoch = image.partition(view.id_bytes, at.partition).leader_epoch
+    current = image.partition(view.id_bytes, at.partition).leader_epoch
+    found.leader_epoch = current if timestamp == _LATEST else _epoch_of(call, at, record.offset, current)
+
+
+def _epoch_of(call: Call, at: TopicPartition, offset: int, current: int) -> int:
+    """The epoch in which the record at `offset` was written; that of the log's end is the current one. O(later epochs)."""
+    epoch = current
+    while epoch > 0:
+        before = call.service.epoch_end_offset(at, epoch - 1).result()
+        if before is None or before.end_offset <= offset:
+            break
+        epoch = before.epoch
+    return epoch
 
 
 # -- OffsetForLeaderEpoch --------------------------------------------------------------------------------
@@ -338,7 +365,7 @@ def offset_for_leader_epoch(call: Call) -> Any:
             found = Response.EpochEndOffset(partition=each.partition, leader_epoch=-1, end_offset=-1)
             partitions.append(found)
             try:
-                at = _partition(call, image, topic_of(image, topic.topic, None), each.partition)
+                at = led_partition(call, image, topic_of(image, topic.topic, None), each.partition)
                 current = each.current_leader_epoch
                 end = call.service.epoch_end_offset(at, each.leader_epoch, None if current < 0 else current).result()
                 if end is not None:

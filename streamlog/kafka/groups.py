@@ -7,6 +7,7 @@ type. `consumer_groups` has the members of the newer protocol.
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
 
@@ -16,7 +17,7 @@ from ..errors import MemberIdRequiredError, NotCoordinatorError, StreamlogError
 from ..runtime.api import AllDone, Completion
 from ..types import TopicPartition
 from . import messages, protocol
-from .apis import Call, Later, coordinates
+from .apis import Call, Later, by_topic, coordinates
 from .compiler import MalformedMessageError
 from .errors import ErrorCode, code_of
 
@@ -24,6 +25,7 @@ CLASSIC, CONSUMER = "classic", "consumer"
 _NO_GENERATION = -1
 _FIRST_WITH_REBALANCE_TIMEOUT = 1
 _FIRST_WITH_KNOWN_IDS = 4
+_FIRST_WITHOUT_PROTOCOL = 7  # it may be null
 _FIRST_THAT_SKIPS = 9
 _FIRST_WITH_SEVERAL_LEAVES = 3
 _FIRST_WITH_NOT_FOUND = 6
@@ -52,10 +54,8 @@ def _partitions(topics: Any) -> frozenset[TopicPartition]:
 def assignment_bytes(partitions: frozenset[TopicPartition]) -> bytes:
     """What a client takes for the assignment that its leader made."""
     Assignment = messages.ConsumerProtocolAssignment
-    by_topic: dict[str, list[int]] = {}
-    for name, number in sorted(partitions):
-        by_topic.setdefault(name, []).append(number)
-    topics = [Assignment.TopicPartition(topic=name, partitions=numbers) for name, numbers in by_topic.items()]
+    numbers_of = by_topic(partitions).items()
+    topics = [Assignment.TopicPartition(topic=name, partitions=numbers) for name, numbers in numbers_of]
     encoded = protocol.encode("ConsumerProtocolAssignment", 0, Assignment(assigned_partitions=topics))
     return b"".join([(0).to_bytes(_VERSION_BYTES, "big"), *encoded])
 
@@ -106,7 +106,7 @@ def _joined(call: Call, done: Completion[JoinGroupResult]) -> Any:
         member_id = error.member_id if isinstance(error, MemberIdRequiredError) else call.request.member_id
         return Response(
             error_code=code_of(error), generation_id=_NO_GENERATION, member_id=member_id,
-            protocol_name="" if call.version < 7 else None,
+            protocol_name="" if call.version < _FIRST_WITHOUT_PROTOCOL else None,
         )  # fmt: skip
     members = [
         Response.JoinGroupResponseMember(
@@ -212,45 +212,52 @@ def _left(call: Call, members: list[MemberIdentity], done: Completion[list[Strea
 # -- for administrators ----------------------------------------------------------------------------------
 
 
-def describe_groups(call: Call) -> Any:
-    names = call.request.groups
+def describe_each(
+    call: Call, names: Sequence[str], Response: Any, describe: Callable[[Any, GroupDescription], None]
+) -> Later:
+    """The response for several groups, each of which is described, or has the error why it is not."""
     found = [call.service.describe_group(name) for name in names]
-    return Later(AllDone(found), lambda _: _described(call, list(zip(names, found, strict=True))))
+
+    def respond(_: Completion[Any]) -> Any:
+        groups = []
+        for name, done in zip(names, found, strict=True):
+            described = Response.DescribedGroup(group_id=name, group_state="Dead")
+            groups.append(described)
+            try:
+                if not coordinates(call, name):
+                    raise NotCoordinatorError("Another broker coordinates this group.")
+                describe(described, done.result())
+            except StreamlogError as error:
+                described.error_code, described.error_message = code_of(error), str(error)
+        return Response(groups=groups)
+
+    return Later(AllDone(found), respond)
 
 
-def _described(call: Call, found: list[tuple[str, Completion[GroupDescription]]]) -> Any:
+def describe_groups(call: Call) -> Any:
+    return describe_each(call, call.request.groups, messages.DescribeGroupsResponse, partial(_describe, call.version))
+
+
+def _describe(version: int, described: Any, group: GroupDescription) -> None:
     Response = messages.DescribeGroupsResponse
-    groups = []
-    for name, done in found:
-        described = Response.DescribedGroup(group_id=name, group_state="Dead")
-        groups.append(described)
-        if not coordinates(call, name):
-            described.error_code = ErrorCode.NOT_COORDINATOR
-            continue
-        try:
-            group = done.result()
-        except StreamlogError as error:
-            described.error_code = code_of(error)
-            continue
-        if group.state == "Dead" or (group.type != CLASSIC and group.members):
-            if call.version >= _FIRST_WITH_NOT_FOUND:
-                described.error_code = ErrorCode.GROUP_ID_NOT_FOUND
-                described.error_message = f"Group {name} {'is not a classic group' if group.members else 'not found'}."
-            continue
-        described.group_state, described.protocol_type = group.state, group.protocol_type
-        described.protocol_data = group.protocol if group.state == "Stable" else ""
-        described.members = [
-            Response.DescribedGroupMember(
-                member_id=each.member_id,
-                group_instance_id=each.group_instance_id,
-                client_id=each.client_id or "",
-                client_host=each.client_host,
-                member_metadata=each.metadata if group.state == "Stable" else b"",
-                member_assignment=each.assigned if group.state == "Stable" else b"",
-            )
-            for each in group.members
-        ]
-    return Response(groups=groups)
+    if group.state == "Dead" or (group.type != CLASSIC and group.members):
+        if version >= _FIRST_WITH_NOT_FOUND:
+            why = "is not a classic group" if group.members else "not found"
+            described.error_code, described.error_message = ErrorCode.GROUP_ID_NOT_FOUND, f"Group {group.name} {why}."
+        return
+    described.group_state, described.protocol_type = group.state, group.protocol_type
+    described.protocol_data = group.protocol if group.state == "Stable" else ""
+    described.members = [
+        Response.DescribedGroupMember(
+            member_id=each.member_id,
+            group_instance_id=each.group_instance_id,
+            client_id=each.client_id or "",
+            client_host=each.client_host,
+            member_metadata=each.metadata if group.state == "Stable" else b"",
+            member_assignment=each.assigned if group.state == "Stable" else b"",
+        )
+        for each in group.members
+    ]
 
 
 def list_groups(call: Call) -> Any:

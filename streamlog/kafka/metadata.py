@@ -24,6 +24,8 @@ PRODUCE = 0
 # librdkafka's choice of codecs depends on their being there (KAFKA-18659).
 PRODUCE_ADVERTISED_FROM = 0
 _NO_LEADER = -1
+_FIRST_THAT_MAY_FORBID_CREATION, _FIRST_WITH_NULL_NAMES = 4, 12
+_BROKERS, _CONTROLLERS = 1, 2  # types of endpoints
 _MOST_PARTITIONS = 2000  # Kafka's max.request.partition.size.limit
 # Clients use KIP-848's groups and KIP-890's transactions where they find these.
 _FEATURES = {"group.version": 1, "transaction.version": 2}
@@ -67,7 +69,9 @@ def metadata(call: Call) -> Any:
     if wanted is None or (call.version == 0 and not wanted):
         return _response(call, [(view.name, view.id_bytes) for view in image.topics.values()])
     named = list(dict.fromkeys((each.name, each.topic_id) for each in wanted))
-    creates = call.settings.auto_create_topics and (call.version < 4 or request.allow_auto_topic_creation)
+    creates = call.settings.auto_create_topics and (
+        call.version < _FIRST_THAT_MAY_FORBID_CREATION or request.allow_auto_topic_creation
+    )
     new = [name for name, _ in named if name is not None and name not in image.topics] if creates else []
     if not new:
         return _response(call, named)
@@ -107,7 +111,7 @@ def _response(
             topics.append(
                 Response.MetadataResponseTopic(
                     error_code=code_of(error),
-                    name=name if name is not None or call.version >= 12 else "",
+                    name=name if name is not None or call.version >= _FIRST_WITH_NULL_NAMES else "",
                     topic_id=topic_id if is_id else ZERO_UUID,
                 )
             )
@@ -152,6 +156,16 @@ def _is_fenced(image: Image, broker_id: int) -> bool:
 
 def describe_cluster(call: Call) -> Any:
     Response = messages.DescribeClusterResponse
+    kind = call.request.endpoint_type
+    if kind != _BROKERS:
+        if kind == _CONTROLLERS:
+            return Response(
+                error_code=ErrorCode.MISMATCHED_ENDPOINT_TYPE,
+                error_message="The request was sent to an endpoint of brokers, and asks for controllers.",
+            )
+        return Response(
+            error_code=ErrorCode.UNSUPPORTED_ENDPOINT_TYPE, error_message=f"There is no endpoint type {kind}."
+        )
     brokers = [
         Response.DescribeClusterBroker(broker_id=each.broker_id, host=each.host, port=each.port)
         for each in call.endpoints.values()

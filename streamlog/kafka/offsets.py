@@ -22,7 +22,7 @@ from ..errors import (
 from ..runtime.api import AllDone, Completion
 from ..types import OffsetAndMetadata, TopicPartition
 from . import messages
-from .apis import Call, Later, coordinates, topic_of
+from .apis import Call, Later, by_topic, coordinates, topic_of
 from .errors import ErrorCode, code_of
 from .schema import ZERO_UUID
 
@@ -141,11 +141,17 @@ def offset_fetch(call: Call) -> Any:
     if call.version < _FIRST_FETCH_OF_GROUPS:
         found = _Fetched(call, request.group_id, request.topics)
         return Later(found.done, lambda _: _of_one_group(found))
-    groups = [_Fetched(call, each.group_id, each.topics) for each in request.groups]
+    groups = [_Fetched(call, each.group_id, each.topics, _member_of(each)) for each in request.groups]
     return Later(
         AllDone([each.done for each in groups]),
         lambda _: Response(groups=[each.group(by_id=call.version >= _FIRST_FETCH_WITH_IDS) for each in groups]),
     )
+
+
+def _member_of(group: Any) -> tuple[str, int] | None:
+    """The member that asks, and its epoch (from version 9 on); None for an administrator."""
+    is_member = group.member_id is not None or group.member_epoch >= 0
+    return (group.member_id or "", group.member_epoch) if is_member else None
 
 
 def _of_one_group(found: _Fetched) -> Any:
@@ -183,7 +189,7 @@ def _of_one_group(found: _Fetched) -> Any:
 class _Fetched:
     """What one group has committed; `done` when it is known."""
 
-    def __init__(self, call: Call, group_id: str, topics: Any) -> None:
+    def __init__(self, call: Call, group_id: str, topics: Any, member: tuple[str, int] | None = None) -> None:
         self.call = call
         self._group_id = group_id
         self._topics = topics
@@ -200,7 +206,9 @@ class _Fetched:
                 if (name := self._name(topic)) is not None
                 for number in topic.partition_indexes
             ]
-        self.done = call.service.committed(group_id, partitions, require_stable=call.request.require_stable)
+        self.done = call.service.committed(
+            group_id, partitions, require_stable=call.request.require_stable, member=member
+        )
 
     def _name(self, topic: Any) -> str | None:
         if self.call.version >= _FIRST_FETCH_WITH_IDS:
@@ -221,11 +229,8 @@ class _Fetched:
             return answered
         wanted = self._topics
         if wanted is None:
-            by_name: dict[str, list[int]] = {}
-            for at in sorted(found):
-                by_name.setdefault(at.topic, []).append(at.partition)
             asked: list[tuple[str | None, bytes, Any]] = [
-                (topic, self._id_of(topic), numbers) for topic, numbers in by_name.items()
+                (topic, self._id_of(topic), numbers) for topic, numbers in by_topic(found).items()
             ]
         else:
             asked = [

@@ -12,11 +12,12 @@ from typing import Any, Literal
 from ..broker.api import ProduceRequest, ProducerIdAndEpoch
 from ..broker.metadata import Image, TopicView
 from ..errors import (
+    ConcurrentTransactionsError,
+    CoordinatorLoadInProgressError,
     InvalidTopicError,
+    NotCoordinatorError,
     NotEnoughReplicasError,
-    NotLeaderError,
     StreamlogError,
-    UnknownTopicOrPartitionError,
     UnsupportedCompressionTypeError,
 )
 from ..records import kafka_wire
@@ -24,7 +25,7 @@ from ..records.batch import CODEC_MASK, CODEC_SHIFT, seed_of
 from ..runtime.api import AllDone, Completion
 from ..types import TopicPartition
 from . import messages
-from .apis import CLOSE, Call, Later, leads, topic_of
+from .apis import CLOSE, Call, Later, led_partition, topic_of
 from .errors import ErrorCode, code_of
 from .schema import ZERO_UUID
 
@@ -81,6 +82,16 @@ def _added(call: Call, answers: list[_Answer]) -> Completion[Any]:
     return call.service.add_partitions_to_txn(transactional_id, producer, partitions)
 
 
+_OF_COORDINATOR = (ConcurrentTransactionsError, CoordinatorLoadInProgressError, NotCoordinatorError)
+
+
+def _code(error: BaseException) -> ErrorCode:
+    """What the coordinator of transactions says, clients do not expect here. They try again after NOT_ENOUGH_REPLICAS, and do not
+    ask for the metadata for it: so Kafka's choice (KIP-890).
+    """
+    return ErrorCode.NOT_ENOUGH_REPLICAS if isinstance(error, _OF_COORDINATOR) else code_of(error)
+
+
 class _Answer:
     """What becomes of the records of one partition: a part of the response, to be filled in by `finish` when they are `appended`."""
 
@@ -113,10 +124,7 @@ class _Answer:
         number = data.index
         if view.internal:
             raise InvalidTopicError(f"{view.name!r} belongs to the log itself, and takes no records of clients.")
-        if not 0 <= number < view.partitions:
-            raise UnknownTopicOrPartitionError(f"{view.name!r} has no partition {number}.")
-        if not leads(call, image, view, number):
-            raise NotLeaderError(f"Broker {call.broker_id} does not lead {view.name}-{number}.")
+        led_partition(call, image, view, number)
         least, isr = view.config.min_insync_replicas, image.partition(view.id_bytes, number).isr
         if acks == "all" and least > len(
             isr
@@ -141,7 +149,7 @@ class _Answer:
         """REQUIRES: `appended` is done."""
         error, request = self.appended.error(), self.request
         if error is not None:
-            self.response.error_code = code_of(error)
+            self.response.error_code = _code(error)
             self.response.error_message = str(error)
         elif request is not None:
             self.response.base_offset = self.appended.result()

@@ -25,12 +25,13 @@ from ..errors import (
 from ..runtime.threads import result_of
 from ..types import TopicPartition
 from . import messages, settings
-from .apis import Call, leads, topic_of
+from .apis import Call, led_partition, topic_of
 from .configs import described
 from .errors import ErrorCode, code_of
 
 T = TypeVar("T")
 _HIGH_WATERMARK = -1
+_FIRST_DELETE_WITH_IDS = 6
 _UNCLEAN = 1
 _ADMIN_ERRORS = {"partitions": ErrorCode.INVALID_PARTITIONS, "replication_factor": ErrorCode.INVALID_REPLICATION_FACTOR}
 
@@ -128,7 +129,7 @@ def _delete_topics(call: Call) -> Any:
     request, service = call.request, call.service
     Response = messages.DeleteTopicsResponse
     wanted = [(each.name, each.topic_id) for each in request.topics]
-    if call.version < 6:
+    if call.version < _FIRST_DELETE_WITH_IDS:
         wanted = [(name, None) for name in request.topic_names]
     results = []
     for name, topic_id in wanted:
@@ -203,11 +204,7 @@ def _delete_before(call: Call, name: str, number: int, offset: int) -> int:
     service = call.service
     image = service.image
     view = topic_of(image, name, None)
-    if not 0 <= number < view.partitions:
-        raise UnknownTopicOrPartitionError(f"{name!r} has no partition {number}.")
-    if not leads(call, image, view, number):
-        raise NotLeaderError(f"Broker {call.broker_id} does not lead {name}-{number}.")
-    at = TopicPartition(name, number)
+    at = led_partition(call, image, view, number)
     start, high = result_of(service.bounds(at, "read_uncommitted"))
     if offset == _HIGH_WATERMARK:
         offset = high

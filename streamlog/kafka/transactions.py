@@ -13,17 +13,20 @@ from functools import partial
 from typing import Any
 
 from ..broker.api import ProducerIdAndEpoch, TransactionDescription
-from ..errors import ConfigError, InvalidPidMappingError, ProducerFencedError, StreamlogError
+from ..errors import ConfigError, InvalidPidMappingError, MissingExtraError, ProducerFencedError, StreamlogError
 from ..runtime.api import AllDone, Completion
 from ..runtime.threads import result_of
 from ..types import TopicPartition
 from . import messages
-from .apis import Call, Later
+from .apis import Call, Later, by_topic
 from .errors import ErrorCode, code_of
 from .offsets import Commit, commit_code
+from .patterns import matcher
 
 _NO_PRODUCER = -1
 _BUMPS_FROM = 5  # the version of EndTxn
+_FIRST_THAT_FENCES, _FIRST_INIT_THAT_FENCES = 2, 4  # with a code of its own
+_FIRST_WITH_SEVERAL = 4  # transactions, in AddPartitionsToTxn
 _FIRST_COMMIT_WITH_IDS = 6
 _FIRST_THAT_ADDS = 5  # the group to the transaction
 
@@ -65,7 +68,9 @@ def _initialized(call: Call, done: Completion[ProducerIdAndEpoch]) -> Any:
     Response = messages.InitProducerIdResponse
     error = done.error()
     if error is not None:
-        return Response(error_code=_code(error, fences=call.version >= 4), producer_id=-1, producer_epoch=-1)
+        return Response(
+            error_code=_code(error, fences=call.version >= _FIRST_INIT_THAT_FENCES), producer_id=-1, producer_epoch=-1
+        )
     producer = done.result()
     return Response(producer_id=producer.producer_id, producer_epoch=producer.producer_epoch)
 
@@ -76,12 +81,18 @@ def _initialized(call: Call, done: Completion[ProducerIdAndEpoch]) -> Any:
 def add_partitions_to_txn(call: Call) -> Any:
     request = call.request
     Response = messages.AddPartitionsToTxnResponse
-    if call.version < 4:
+    if call.version < _FIRST_WITH_SEVERAL:
         producer = ProducerIdAndEpoch(request.v3_and_below_producer_id, request.v3_and_below_producer_epoch)
         one = _Added(call, request.v3_and_below_transactional_id, producer, request.v3_and_below_topics)
         return Later(one.done, lambda _: Response(results_by_topic_v3_and_below=one.results()))
     added = [
-        _Added(call, each.transactional_id, ProducerIdAndEpoch(each.producer_id, each.producer_epoch), each.topics)
+        _Added(
+            call,
+            each.transactional_id,
+            ProducerIdAndEpoch(each.producer_id, each.producer_epoch),
+            each.topics,
+            verifies=each.verify_only,
+        )
         for each in request.transactions
     ]
     return Later(
@@ -98,7 +109,16 @@ def add_partitions_to_txn(call: Call) -> Any:
 class _Added:
     """The partitions of one transaction, all or none: where one of them is not there, the others are not tried, as Kafka says."""
 
-    def __init__(self, call: Call, transactional_id: str, producer: ProducerIdAndEpoch, topics: Iterable[Any]) -> None:
+    def __init__(
+        self,
+        call: Call,
+        transactional_id: str,
+        producer: ProducerIdAndEpoch,
+        topics: Iterable[Any],
+        *,
+        verifies: bool = False,
+    ) -> None:
+        """`verifies`: nothing is added, and each partition is asked whether it is in the transaction (KIP-890)."""
         image = call.service.image
         self._call, self.transactional_id, self._topics = call, transactional_id, topics
         wanted = [TopicPartition(topic.name, number) for topic in topics for number in topic.partitions]
@@ -110,6 +130,10 @@ class _Added:
         self.done: Completion[None] = Completion.of(None)
         if any(self._codes.values()):
             self._codes = {at: code or ErrorCode.OPERATION_NOT_ATTEMPTED for at, code in self._codes.items()}
+        elif not transactional_id:
+            self._codes = dict.fromkeys(wanted, ErrorCode.INVALID_REQUEST)
+        elif verifies:
+            self._codes = _verified(call, transactional_id, producer, wanted)
         else:
             self.done = call.service.add_partitions_to_txn(transactional_id, producer, wanted)
 
@@ -118,7 +142,7 @@ class _Added:
         Response = messages.AddPartitionsToTxnResponse
         error = self.done.error()
         if error is not None:
-            self._codes = dict.fromkeys(self._codes, _code(error, fences=self._call.version >= 2))
+            self._codes = dict.fromkeys(self._codes, _code(error, fences=self._call.version >= _FIRST_THAT_FENCES))
         return [
             Response.AddPartitionsToTxnTopicResult(
                 name=topic.name,
@@ -133,10 +157,27 @@ class _Added:
         ]
 
 
+def _verified(
+    call: Call, transactional_id: str, producer: ProducerIdAndEpoch, wanted: list[TopicPartition]
+) -> dict[TopicPartition, ErrorCode]:
+    try:
+        known = result_of(call.service.describe_transaction(transactional_id))
+    except StreamlogError as error:
+        return dict.fromkeys(wanted, code_of(error))
+    if known is None or known.producer_id != producer.producer_id:
+        return dict.fromkeys(wanted, ErrorCode.INVALID_PRODUCER_ID_MAPPING)
+    if known.producer_epoch != producer.producer_epoch:
+        return dict.fromkeys(wanted, ErrorCode.PRODUCER_FENCED)
+    if known.state in _DECIDED:
+        return dict.fromkeys(wanted, ErrorCode.CONCURRENT_TRANSACTIONS)
+    open_ = known.partitions if known.state == _ONGOING else frozenset()
+    return {at: ErrorCode.NONE if at in open_ else ErrorCode.TRANSACTION_ABORTABLE for at in wanted}
+
+
 def add_offsets_to_txn(call: Call) -> Any:
     def respond(added: Completion[None]) -> Any:
         error = added.error()
-        code = ErrorCode.NONE if error is None else _code(error, fences=call.version >= 2)
+        code = ErrorCode.NONE if error is None else _code(error, fences=call.version >= _FIRST_THAT_FENCES)
         return messages.AddOffsetsToTxnResponse(error_code=code)
 
     return call.blocking(partial(_with_group, call, respond))
@@ -204,7 +245,9 @@ def _ended(call: Call, done: Completion[ProducerIdAndEpoch]) -> Any:
     Response = messages.EndTxnResponse
     error = done.error()
     if error is not None:
-        return Response(error_code=_code(error, fences=call.version >= 2), producer_id=-1, producer_epoch=-1)
+        return Response(
+            error_code=_code(error, fences=call.version >= _FIRST_THAT_FENCES), producer_id=-1, producer_epoch=-1
+        )
     producer = done.result()
     return Response(producer_id=producer.producer_id, producer_epoch=producer.producer_epoch)
 
@@ -216,6 +259,10 @@ def list_transactions(call: Call) -> Any:
     return Later(call.service.list_transactions(), partial(_listed, call))
 
 
+def _any_name(name: str) -> bool:
+    return True
+
+
 def _listed(call: Call, done: Completion[list[TransactionDescription]]) -> Any:
     request = call.request
     Response = messages.ListTransactionsResponse
@@ -223,13 +270,22 @@ def _listed(call: Call, done: Completion[list[TransactionDescription]]) -> Any:
         found = done.result()
     except StreamlogError as error:
         return Response(error_code=code_of(error))
+    pattern = request.transactional_id_pattern
+    is_named: Callable[[str], bool] = _any_name
+    try:
+        if pattern:
+            is_named = matcher(pattern)
+    except (ValueError, MissingExtraError):
+        return Response(error_code=ErrorCode.INVALID_REGULAR_EXPRESSION)
     now = call.service.clock.time_ms()
     wanted = [
         each
         for each in found
         if not request.state_filters or each.state in request.state_filters
         if not request.producer_id_filters or each.producer_id in request.producer_id_filters
-        if request.duration_filter < 0 or (each.start_ms >= 0 and now - each.start_ms > request.duration_filter)
+        # What is not open began at -1, in Kafka too.
+        if request.duration_filter < 0 or now - each.start_ms > request.duration_filter
+        if is_named(each.transactional_id)
     ]
     states = [
         Response.TransactionState(
@@ -243,6 +299,7 @@ def _listed(call: Call, done: Completion[list[TransactionDescription]]) -> Any:
     )
 
 
+_ONGOING, _DECIDED = "Ongoing", ("PrepareCommit", "PrepareAbort")
 _STATES = (
     "Empty", "Ongoing", "PrepareCommit", "PrepareAbort", "CompleteCommit", "CompleteAbort", "Dead", "PrepareEpochFence",
 )  # fmt: skip
@@ -266,13 +323,12 @@ def _describe_transactions(call: Call) -> Any:
         if known is None:
             state.error_code = ErrorCode.TRANSACTIONAL_ID_NOT_FOUND
             continue
-        by_topic: dict[str, list[int]] = {}
-        for name, number in sorted(known.partitions):
-            by_topic.setdefault(name, []).append(number)
         state.transaction_state, state.transaction_timeout_ms = known.state, known.timeout_ms
         state.transaction_start_time_ms = known.start_ms
         state.producer_id, state.producer_epoch = known.producer_id, known.producer_epoch
-        state.topics = [Response.TopicData(topic=name, partitions=numbers) for name, numbers in by_topic.items()]
+        state.topics = [
+            Response.TopicData(topic=name, partitions=numbers) for name, numbers in by_topic(known.partitions).items()
+        ]
     return Response(transaction_states=states)
 
 

@@ -9,6 +9,8 @@ import pytest
 
 import streamlog
 from streamlog import TopicPartition
+from streamlog.broker.transaction_coordinator import TransactionCoordinator
+from streamlog.errors import ConcurrentTransactionsError, CoordinatorLoadInProgressError, NotCoordinatorError
 from streamlog.kafka import Listener, messages
 from streamlog.kafka.errors import ErrorCode
 from streamlog.records import kafka_v2, kafka_wire
@@ -227,6 +229,23 @@ def test_a_client_that_does_not_name_its_member_commits_offsets_with_its_transac
         assert codes == [ErrorCode.NONE, ErrorCode.NONE, ErrorCode.UNKNOWN_MEMBER_ID, ErrorCode.UNKNOWN_MEMBER_ID]
         assert asked(listener, 26, 1, messages.EndTxnRequest(**of, committed=True)).error_code == ErrorCode.NONE
         assert log.group("g").committed() == {TopicPartition("in", 0): 1}
+
+
+@pytest.mark.parametrize("refusal", [CoordinatorLoadInProgressError, NotCoordinatorError, ConcurrentTransactionsError])
+def test_what_the_coordinator_of_transactions_refuses_a_producer_is_told_in_words_that_it_knows(
+    monkeypatch: pytest.MonkeyPatch, refusal: type[streamlog.StreamlogError]
+) -> None:
+    """A producer does not expect the errors of coordinators in the answer to its records (KIP-890)."""
+
+    def refuse(*arguments: Any) -> Any:
+        raise refusal("not now")
+
+    monkeypatch.setattr(TransactionCoordinator, "add_partitions", refuse)
+    with streamlog.open() as log, Listener(log) as listener:
+        topic_id = log.create_topic("t").id.bytes
+        Init = messages.InitProducerIdRequest
+        producer = asked(listener, 22, 5, Init(transactional_id="x", transaction_timeout_ms=60_000))
+        assert written(listener, topic_id, producer, b"a").error_code == ErrorCode.NOT_ENOUGH_REPLICAS
 
 
 def test_clients_are_told_which_protocol_there_is(listener: Listener) -> None:

@@ -66,9 +66,12 @@ class TailedGroups:
         topic_ids: Mapping[TopicPartition, bytes] | None = None,
         *,
         require_stable: bool = False,
+        member: tuple[str, int] | None = None,
     ) -> dict[TopicPartition, OffsetAndMetadata]:
         with inside(), self._lock:
             shard = self._current()
+            if member is not None:
+                shard.require_member(group, *member)
             if require_stable:
                 shard.require_stable(group, partitions)
             return shard.committed(group, partitions, topic_ids)

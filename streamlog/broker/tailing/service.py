@@ -584,9 +584,10 @@ class TailingService:
 
     def fetch_many(
         self, requests: Sequence[FetchRequest], isolation_level: str, *, min_bytes: int = 1,
-        max_wait_ms: int | None = None, replica_id: int = -1,
+        max_wait_ms: int | None = None, replica_id: int = -1, max_bytes: int | None = None,
     ) -> DelayedFetch:  # fmt: skip
-        return DelayedFetch(self, requests, isolation_level, min_bytes, max_wait_ms, replica_id, self._new_lock())
+        lock = self._new_lock()
+        return DelayedFetch(self, requests, isolation_level, min_bytes, max_wait_ms, replica_id, lock, max_bytes)
 
     def fetch_session(self, wake: Callable[[], object]) -> FetchSession:
         return FetchSession(self._partitions.get, wake, self._waiting, lambda: self.nudge())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from typing import Any
 
 import pytest
 
@@ -182,3 +183,47 @@ def test_no_append_is_missed_whatever_threads_do_at_once(tenant: Tenant, partiti
             thread.join()
         assert delayed.done()
         assert [len(found) for found in values(delayed)] == [4, 4, 4]
+
+
+def fetch_bounded(
+    tenant: Tenant, partitions: list[TopicIdPartition], max_bytes: int, *, min_bytes: int = 1
+) -> DelayedFetch:
+    requests = [FetchRequest(at, 0, EVERYTHING) for at in partitions]
+    return tenant.service.fetch_many(requests, "read_committed", min_bytes=min_bytes, max_bytes=max_bytes)
+
+
+def test_of_what_is_past_the_bound_nothing_is_read_but_where_it_stands(
+    tenant: Tenant, partitions: list[TopicIdPartition], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for at in partitions:
+        for _ in range(3):
+            tenant.produce(at, b"x" * 1000)
+    size = tenant.seal(partitions[0], b"x" * 1000).length
+    read: list[int] = []
+    fetch_of = tenant.service.fetch
+
+    def counted(*arguments: Any, **named: Any) -> Any:
+        answer = fetch_of(*arguments, **named)
+        read.append(answer.result().size)
+        return answer
+
+    monkeypatch.setattr(tenant.service, "fetch", counted)
+    first, second, third = [each.result() for each in result_of(fetch_bounded(tenant, partitions, 4 * size))]
+    assert (first.size, second.size, third.size) == (3 * size, size, 0)
+    assert first.high_watermark == third.high_watermark == 3
+    assert sum(read) == 4 * size
+    whole = [each.result().size for each in result_of(fetch_bounded(tenant, partitions, 1))]
+    assert whole == [size, 0, 0], "the first batch comes whole"
+
+
+def test_one_that_waits_holds_no_bytes_and_answers_within_its_bound(
+    tenant: Tenant, partitions: list[TopicIdPartition]
+) -> None:
+    size = tenant.seal(partitions[0], b"x" * 1000).length
+    tenant.produce(partitions[0], b"x" * 1000)
+    tenant.produce(partitions[2], b"y" * 1000)
+    waiting = fetch_bounded(tenant, partitions, 2 * size, min_bytes=3 * size)
+    assert not waiting.done()
+    assert [each.result().size for each in waiting._found] == [0, 0, 0]
+    tenant.produce(partitions[1], b"z" * 1000)
+    assert [each.result().size for each in result_of(waiting)] == [size, size, 0]

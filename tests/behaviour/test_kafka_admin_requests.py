@@ -1,0 +1,152 @@
+"""Filters and checks of single requests of administrators and brokers. Apache Kafka 4.4 answered the same to these requests."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+import streamlog
+from streamlog.kafka import Listener, messages
+from streamlog.kafka.errors import ErrorCode
+from tests.kafka.clients import asked
+from tests.kafka.fixtures import listener_of_log, temporary_log
+from tests.kafka.members import ClassicMember, commit, heartbeat, new_producer
+
+log, listener = temporary_log, listener_of_log
+
+
+@pytest.fixture(autouse=True)
+def topic(log: streamlog.StreamLog) -> streamlog.Topic:
+    return log.create_topic("t", partitions=3)
+
+
+def add(
+    listener: Listener,
+    producer: tuple[int, int],
+    *numbers: int,
+    verify_only: bool = False,
+    transactional_id: str = "x",
+    version: int = 5,
+) -> list[ErrorCode]:
+    Add = messages.AddPartitionsToTxnRequest
+    one = Add.AddPartitionsToTxnTransaction(
+        transactional_id=transactional_id, producer_id=producer[0], producer_epoch=producer[1], verify_only=verify_only,
+        topics=[Add.AddPartitionsToTxnTopic(name="t", partitions=list(numbers))],
+    )  # fmt: skip
+    answer = asked(listener, 24, version, Add(transactions=[one]))
+    assert answer.error_code == ErrorCode.NONE
+    (topic,) = answer.results_by_transaction[0].topic_results
+    return [ErrorCode(each.partition_error_code) for each in topic.results_by_partition]
+
+
+def test_a_broker_asks_whether_partitions_are_in_a_transaction_and_none_is_added(listener: Listener) -> None:
+    producer = new_producer(listener, "x")
+    assert add(listener, producer, 0, verify_only=True) == [ErrorCode.TRANSACTION_ABORTABLE]
+    assert add(listener, producer, 0) == [ErrorCode.NONE]
+    for version in (4, 5):
+        verified = add(listener, producer, 0, 1, verify_only=True, version=version)
+        assert verified == [ErrorCode.NONE, ErrorCode.TRANSACTION_ABORTABLE]
+    older, another = (producer[0], producer[1] - 1), (producer[0] + 1, producer[1])
+    assert add(listener, older, 0, verify_only=True) == [ErrorCode.PRODUCER_FENCED]
+    assert add(listener, another, 0, verify_only=True) == [ErrorCode.INVALID_PRODUCER_ID_MAPPING]
+    unknown = add(listener, producer, 0, verify_only=True, transactional_id="none")
+    assert unknown == [ErrorCode.INVALID_PRODUCER_ID_MAPPING]
+    for verify_only in (False, True):
+        nameless = add(listener, producer, 0, verify_only=verify_only, transactional_id="")
+        assert nameless == [ErrorCode.INVALID_REQUEST]
+        missing = add(listener, producer, 0, 9, verify_only=verify_only)
+        assert missing == [ErrorCode.OPERATION_NOT_ATTEMPTED, ErrorCode.UNKNOWN_TOPIC_OR_PARTITION]
+
+
+def test_transactions_are_listed_by_state_pattern_and_duration(listener: Listener) -> None:
+    producer = new_producer(listener, "open")
+    new_producer(listener, "empty")
+    add(listener, producer, 0, transactional_id="open")
+
+    def listed(version: int = 2, **fields: Any) -> list[str]:
+        answer = asked(listener, 66, version, messages.ListTransactionsRequest(**fields))
+        assert answer.error_code == ErrorCode.NONE
+        return sorted(each.transactional_id for each in answer.transaction_states)
+
+    assert listed() == listed(transactional_id_pattern="") == ["empty", "open"]
+    assert listed(version=1, duration_filter=10**9) == ["empty"]  # which began at -1
+    assert listed(state_filters=["Nope", "Empty"]) == ["empty"]
+    assert listed(producer_id_filters=[producer[0]]) == ["open"]
+    pytest.importorskip("re2", reason="google-re2 is not installed")
+    assert listed(transactional_id_pattern="o.*") == ["open"]
+    assert listed(transactional_id_pattern="o") == []
+    refused = asked(listener, 66, 2, messages.ListTransactionsRequest(transactional_id_pattern="("))
+    assert refused.error_code == ErrorCode.INVALID_REGULAR_EXPRESSION
+
+
+@pytest.mark.parametrize(
+    ("kind", "code"),
+    [
+        (1, ErrorCode.NONE),
+        (2, ErrorCode.MISMATCHED_ENDPOINT_TYPE),
+        (0, ErrorCode.UNSUPPORTED_ENDPOINT_TYPE),
+        (3, ErrorCode.UNSUPPORTED_ENDPOINT_TYPE),
+    ],
+)
+def test_brokers_say_that_they_are_no_controllers(listener: Listener, kind: int, code: ErrorCode) -> None:
+    for version in (1, 2):
+        answer = asked(listener, 60, version, messages.DescribeClusterRequest(endpoint_type=kind))
+        assert answer.error_code == code
+        assert len(answer.brokers) == (code == ErrorCode.NONE)
+        assert bool(answer.error_message) == (code != ErrorCode.NONE)
+
+
+def committed(
+    listener: Listener, group: str, member_id: str | None, epoch: int, version: int = 9
+) -> tuple[ErrorCode, list[int]]:
+    Fetch = messages.OffsetFetchRequest
+    one = Fetch.OffsetFetchRequestGroup(
+        group_id=group, member_id=member_id, member_epoch=epoch,
+        topics=[Fetch.OffsetFetchRequestTopics(name="t", partition_indexes=[0])],
+    )  # fmt: skip
+    (found,) = asked(listener, 9, version, Fetch(groups=[one])).groups
+    offsets = [each.committed_offset for topic in found.topics for each in topic.partitions]
+    return ErrorCode(found.error_code), offsets
+
+
+def test_a_member_that_reads_offsets_says_which_epoch_it_has(listener: Listener) -> None:
+    epoch = heartbeat(listener, "a", 0).member_epoch
+    assert commit(listener, "a", epoch) == ErrorCode.NONE
+    for member_id, wanted, version in (("a", epoch, 9), (None, -1, 9), ("b", 4, 8)):
+        assert committed(listener, "g", member_id, wanted, version) == (ErrorCode.NONE, [0])
+    assert committed(listener, "g", "a", epoch + 3) == (ErrorCode.STALE_MEMBER_EPOCH, [])
+    assert committed(listener, "g", "b", epoch) == (ErrorCode.UNKNOWN_MEMBER_ID, [])
+    assert committed(listener, "g", "", -1) == (ErrorCode.UNKNOWN_MEMBER_ID, [])
+    assert committed(listener, "none", "a", 4) == (ErrorCode.NONE, [-1])
+    ClassicMember(listener, "classic")
+    assert committed(listener, "classic", "b", 4) == (ErrorCode.NONE, [-1])
+
+
+# -- patterns --------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("pattern", "is_taken"),
+    [
+        ("(a|a)*(a|aa)*(a*)*$", True),
+        ("(?i)T.*", True),
+        (r"\pL+", True),
+        ("[[:alpha:]]+", True),
+        ("(?<x>t)", True),
+        ("(", False),
+        ("(?=a)b", False),
+        (r"(a)\1", False),
+        ("a++", False),
+        ("(?>a)", False),
+        ("a{1001}", False),
+    ],
+)
+def test_the_patterns_of_kafka_are_taken_and_none_takes_long(
+    log: streamlog.StreamLog, listener: Listener, pattern: str, is_taken: bool
+) -> None:
+    """One that Python's own expressions would look at for ages is done at once: the test would not end otherwise."""
+    pytest.importorskip("re2", reason="google-re2 is not installed")
+    log.create_topic("a" * 200 + "_")
+    answer = heartbeat(listener, "m", 0, subscribed_topic_names=None, subscribed_topic_regex=pattern)
+    assert answer.error_code == (ErrorCode.NONE if is_taken else ErrorCode.INVALID_REGULAR_EXPRESSION)
