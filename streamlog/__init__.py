@@ -50,108 +50,10 @@ with a linger it waits in `client/producer/partition_queue.py` first. Its way ou
 """
 
 import logging as _logging
+from typing import TYPE_CHECKING
 
-from . import errors, retention, serde
-from .broker.offline.repair import RepairedPartition, RepairReport, repair
-from .broker.offline.verify import Problem, Report, verify
-from .client.broker import Broker
-from .client.config_types import ConsumerConfig, Ms, OnError, ProducerConfig, TopicConfig, TopicDefaults
-from .client.consumer.consumer import Consumer
-from .client.consumer.listener import RebalanceListener
-from .client.consumer.record_batch import RecordBatch
-from .client.external_offsets import ExternalOffsets, external_offsets
-from .client.group import ConsumerGroup
-from .client.opening import open
-from .client.pipe import pipe, start_pipe
-from .client.producer.delivery import Delivery
-from .client.producer.producer import Producer
-from .client.reassignment import Reassignment
-from .client.serde import De, Ser, Serde
-from .client.streamlog import StreamLog
-from .client.topic import At, Records, Subscription, Topic, TopicLike
-from .client.workers import Workers
-from .errors import (
-    ClosedError,
-    CommitFailedError,
-    ConcurrentTransactionsError,
-    ConcurrentUseError,
-    ConfigError,
-    ConsumerStoppedError,
-    CoordinatorLoadInProgressError,
-    CorruptRecordError,
-    DeliveryError,
-    DeliveryTimeoutError,
-    DeserializationError,
-    DiskFullError,
-    FencedInstanceIdError,
-    FencedLeaderEpochError,
-    ForkedError,
-    FormatError,
-    GroupIdNotFoundError,
-    GroupMaxSizeReachedError,
-    GroupNotEmptyError,
-    GroupSubscribedToTopicError,
-    IllegalGenerationError,
-    InconsistentGroupProtocolError,
-    InvalidGroupIdError,
-    InvalidPidMappingError,
-    InvalidRecordError,
-    InvalidSessionTimeoutError,
-    InvalidTimestampError,
-    InvalidTopicError,
-    InvalidTxnStateError,
-    LogDirNotFoundError,
-    LogLockedError,
-    LogTruncationError,
-    MemberIdRequiredError,
-    MissingExtraError,
-    NotCoordinatorError,
-    NotEnoughReplicasError,
-    NotLeaderError,
-    OffsetOutOfRangeError,
-    OutOfOrderSequenceError,
-    PoisonedLogError,
-    ProducerFencedError,
-    ReadOnlyError,
-    RebalanceInProgressError,
-    RecordTooLargeError,
-    ReentrantCallError,
-    ReplicaNotAvailableError,
-    RequestTimedOutError,
-    SerializationError,
-    StaleMemberEpochError,
-    StorageError,
-    StreamlogError,
-    TopicAlreadyExistsError,
-    TransactionAbortedError,
-    UnexpectedAppendOffsetError,
-    UnknownLeaderEpochError,
-    UnknownMemberIdError,
-    UnknownTopicIdError,
-    UnknownTopicOrPartitionError,
-    UnstableOffsetCommitError,
-    UnsupportedCompressionTypeError,
-)
 from .runtime.installation import warn_of_other_distribution as _warn_of_other_distribution
-from .types import (
-    Bytes,
-    Clock,
-    Headers,
-    Isolation,
-    MemberInfo,
-    OffsetAndMetadata,
-    OffsetAndTimestamp,
-    Offsets,
-    OnCorrupt,
-    PartitionInfo,
-    Policy,
-    ProducerRecord,
-    Record,
-    RecordMetadata,
-    SegmentInfo,
-    TopicPartition,
-    TransactionInfo,
-)
+from .runtime.lazy import lazy_names as _lazy_names
 
 __version__ = "0.1.0"
 
@@ -241,7 +143,6 @@ __all__ = [
     "Ser",
     "Serde",
     "SerializationError",
-    "StaleMemberEpochError",
     "StorageError",
     "StreamLog",
     "StreamlogError",
@@ -275,3 +176,128 @@ __all__ = [
 
 _warn_of_other_distribution()
 _logging.getLogger("streamlog").addHandler(_logging.NullHandler())
+
+if TYPE_CHECKING:  # what type checkers see; at run time the same names are imported when they are first used
+    from . import errors, retention, serde
+    from .broker.offline.repair import RepairedPartition, RepairReport, repair
+    from .broker.offline.verify import Problem, Report, verify
+    from .client.broker import Broker
+    from .client.config_types import ConsumerConfig, Ms, OnError, ProducerConfig, TopicConfig, TopicDefaults
+    from .client.consumer.consumer import Consumer
+    from .client.consumer.listener import RebalanceListener
+    from .client.consumer.record_batch import RecordBatch
+    from .client.external_offsets import ExternalOffsets, external_offsets
+    from .client.group import ConsumerGroup
+    from .client.opening import open
+    from .client.pipe import pipe, start_pipe
+    from .client.producer.delivery import Delivery
+    from .client.producer.producer import Producer
+    from .client.reassignment import Reassignment
+    from .client.serde import De, Ser, Serde
+    from .client.streamlog import StreamLog
+    from .client.topic import At, Records, Subscription, Topic, TopicLike
+    from .client.workers import Workers
+    from .errors import (
+        ClosedError,
+        CommitFailedError,
+        ConcurrentTransactionsError,
+        ConcurrentUseError,
+        ConfigError,
+        ConsumerStoppedError,
+        CoordinatorLoadInProgressError,
+        CorruptRecordError,
+        DeliveryError,
+        DeliveryTimeoutError,
+        DeserializationError,
+        DiskFullError,
+        FencedInstanceIdError,
+        FencedLeaderEpochError,
+        ForkedError,
+        FormatError,
+        GroupIdNotFoundError,
+        GroupMaxSizeReachedError,
+        GroupNotEmptyError,
+        GroupSubscribedToTopicError,
+        IllegalGenerationError,
+        InconsistentGroupProtocolError,
+        InvalidGroupIdError,
+        InvalidPidMappingError,
+        InvalidRecordError,
+        InvalidSessionTimeoutError,
+        InvalidTimestampError,
+        InvalidTopicError,
+        InvalidTxnStateError,
+        LogDirNotFoundError,
+        LogLockedError,
+        LogTruncationError,
+        MemberIdRequiredError,
+        MissingExtraError,
+        NotCoordinatorError,
+        NotEnoughReplicasError,
+        NotLeaderError,
+        OffsetOutOfRangeError,
+        OutOfOrderSequenceError,
+        PoisonedLogError,
+        ProducerFencedError,
+        ReadOnlyError,
+        RebalanceInProgressError,
+        RecordTooLargeError,
+        ReentrantCallError,
+        ReplicaNotAvailableError,
+        RequestTimedOutError,
+        SerializationError,
+        StorageError,
+        StreamlogError,
+        TopicAlreadyExistsError,
+        TransactionAbortedError,
+        UnexpectedAppendOffsetError,
+        UnknownLeaderEpochError,
+        UnknownMemberIdError,
+        UnknownTopicIdError,
+        UnknownTopicOrPartitionError,
+        UnstableOffsetCommitError,
+        UnsupportedCompressionTypeError,
+    )
+    from .types import (
+        Bytes,
+        Clock,
+        Headers,
+        Isolation,
+        MemberInfo,
+        OffsetAndMetadata,
+        OffsetAndTimestamp,
+        Offsets,
+        OnCorrupt,
+        PartitionInfo,
+        Policy,
+        ProducerRecord,
+        Record,
+        RecordMetadata,
+        SegmentInfo,
+        TopicPartition,
+        TransactionInfo,
+    )
+else:
+    _MODULES = {
+        "broker.offline.repair": "RepairReport RepairedPartition repair",
+        "broker.offline.verify": "Problem Report verify",
+        "client.broker": "Broker",
+        "client.config_types": "ConsumerConfig Ms OnError ProducerConfig TopicConfig TopicDefaults",
+        "client.consumer.consumer": "Consumer",
+        "client.consumer.listener": "RebalanceListener",
+        "client.consumer.record_batch": "RecordBatch",
+        "client.external_offsets": "ExternalOffsets external_offsets",
+        "client.group": "ConsumerGroup",
+        "client.opening": "open",
+        "client.pipe": "pipe start_pipe",
+        "client.producer.delivery": "Delivery",
+        "client.producer.producer": "Producer",
+        "client.reassignment": "Reassignment",
+        "client.serde": "De Ser Serde",
+        "client.streamlog": "StreamLog",
+        "client.topic": "At Records Subscription Topic TopicLike",
+        "client.workers": "Workers",
+        "types": "Bytes Clock Headers Isolation MemberInfo OffsetAndMetadata OffsetAndTimestamp Offsets OnCorrupt PartitionInfo Policy ProducerRecord Record RecordMetadata SegmentInfo TopicPartition TransactionInfo",
+        "errors": " ".join(name for name in __all__ if name.endswith("Error") and name != "OnError"),
+    }
+    __getattr__, __dir__ = _lazy_names(globals(), _MODULES, ("errors", "retention", "serde"))

@@ -354,7 +354,8 @@ class ReadOnlyError(StreamlogError):
 class LogLockedError(StreamlogError):
     """Another process has the log in directory `.path` open: `.pid`, None if it is not known.
 
-    `open(lock_timeout=…)` waits for it; `open(read_only=True)` reads along.
+    `open(lock_timeout=…)` waits for it; `open(read_only=True)` reads along. Several processes write through one that owns the log
+    and serves it: `streamlog serve`, or `streamlog.kafka.Listener`.
     """
 
     retriable = True

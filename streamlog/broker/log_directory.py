@@ -523,7 +523,9 @@ def _is_locked(path: str, pid: int | None) -> LogLockedError:
     owner = f"process {pid}" if pid else "another process"
     return LogLockedError(
         f"{path} is in use by {owner}. One process owns a log at a time. To read along with it open the log with "
-        f"read_only=True; to write, stop that process or wait for it with lock_timeout=.",
+        f"read_only=True. For several processes to write, and to share groups, let one own it for all of them, with "
+        f"`streamlog serve` or a streamlog.kafka.Listener in it, and use Kafka's clients in the others. To own it here, stop that "
+        f"process, or wait for it with lock_timeout=.",
         path=path,
         pid=pid,
     )

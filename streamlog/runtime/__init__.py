@@ -6,7 +6,7 @@
   from the disk.
 - `threads`: locks, gates, waiting, the background thread. `exits`: callbacks at the end of the interpreter.
 - `installation`: another distribution that ships a package of this name.
-- `values`: refusal of copy and pickle.
+- `values`: refusal of copy and pickle. `lazy`: names of a package that are imported when they are first used.
 
 Nothing here calls the packages above while it holds a lock.
 """

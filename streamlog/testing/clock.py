@@ -17,7 +17,7 @@ from ..runtime.values import refuse_to_copy
 
 _NS_PER_MS = 1_000_000
 _NS_PER_S = 1_000_000_000
-_NEW_YEAR_2026_MS = 1_767_225_600_000
+NEW_YEAR_2026_MS = 1_767_225_600_000
 
 
 class Scheduler(Protocol):
@@ -55,7 +55,7 @@ class ManualClock:
     # A scheduler that is still due after this many rounds at one instant will be due for ever.
     MAX_ROUNDS = 10_000
 
-    def __init__(self, start_ms: int = _NEW_YEAR_2026_MS) -> None:
+    def __init__(self, start_ms: int = NEW_YEAR_2026_MS) -> None:
         if integer("start_ms", start_ms, -(2**63)) < 0:
             raise ConfigError(
                 f"start_ms={start_ms} is before the epoch; give milliseconds since 1970.", name="start_ms"

@@ -18,9 +18,12 @@ from collections.abc import Iterator
 from random import Random
 from typing import NamedTuple
 
+from ..runtime.disk_errors import disk_modules
 from ..runtime.threads import new_reentrant_lock
 from ..runtime.values import refuse_to_copy
 from .model import ROOT, SECTOR, DirImage, Entry, FileImage, Image, Model, Op, apply_entry, apply_to, patch, resize
+
+disk_modules.add(__name__)
 
 _NAME = re.compile(r"(\d+)/(kill|kill-half|strict|lax|\d+|harsh-\d+)(?:@([0-9a-f]{8}))?")
 

@@ -10,9 +10,12 @@ from typing import Any
 
 from ..runtime.api import Disk, File, Mapping
 from ..runtime.disk import OsDisk
+from ..runtime.disk_errors import disk_modules
 from ..runtime.threads import new_reentrant_lock
 from ..runtime.values import refuse_to_copy
 from ..types import Buffer
+
+disk_modules.add(__name__)
 
 OPERATIONS = (
     "open", "create", "pread", "pwrite", "size", "truncate", "sync", "map", "map_read",

@@ -5,9 +5,12 @@ from __future__ import annotations
 import errno
 from collections.abc import Callable, Sequence
 
+from ..runtime.disk_errors import disk_modules
 from ..runtime.values import refuse_to_copy
 from ..types import Buffer
 from .model import FileNode, Op
+
+disk_modules.add(__name__)
 
 _MESSAGES = {
     errno.ENOENT: "no such file or directory",

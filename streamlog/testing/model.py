@@ -12,6 +12,10 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import NamedTuple
 
+from ..runtime.disk_errors import disk_modules
+
+disk_modules.add(__name__)
+
 ROOT = 0
 SECTOR = 512
 

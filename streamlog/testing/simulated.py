@@ -8,11 +8,14 @@ from collections.abc import Iterator, Sequence
 from functools import lru_cache
 from random import Random
 
+from ..runtime.disk_errors import disk_modules
 from ..runtime.threads import getpid, new_reentrant_lock
 from ..runtime.values import refuse_to_copy
 from .crashes import Found, Trace
 from .handles import SimulatedFile, error
 from .model import EMPTY, ROOT, Image, Model, Op
+
+disk_modules.add(__name__)
 
 
 @lru_cache(maxsize=4096)

@@ -159,6 +159,8 @@ def test_second_process_is_refused_with_the_owners_pid(path: Path, child: Child,
         with pytest.raises(streamlog.LogLockedError, match=str(owner.pid)) as refusal:
             open_log(**options)
         assert refusal.value.pid == owner.pid
+        for way in ("read_only=True", "`streamlog serve`", "streamlog.kafka.Listener", "lock_timeout="):
+            assert way in str(refusal.value)
     owner.communicate("")
     assert owner.returncode == 0
     assert list(open_log()) == ["t"]

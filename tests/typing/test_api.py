@@ -112,7 +112,7 @@ ERRORS = set(re.findall(r"\b[A-Z]\w+Error\b", STUB)) - set(dir(builtins)) - set(
 NAMES: dict[str, Any] = {
     **vars(typing),
     **vars(collections.abc),
-    **vars(streamlog),
+    **{name: getattr(streamlog, name) for name in dir(streamlog)},
     **vars(builtins),
     "AbstractContextManager": AbstractContextManager,
     "datetime": datetime.datetime,

@@ -9,6 +9,7 @@ import contextlib
 import dataclasses
 import doctest
 import importlib
+import importlib.metadata
 import inspect
 import io
 import os
@@ -33,6 +34,7 @@ import pytest
 import streamlog
 import streamlog.testing
 from streamlog import config
+from streamlog.testing import pytest_plugin
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 PACKAGE = REPOSITORY / "streamlog"
@@ -69,7 +71,7 @@ PUBLIC = [
     if get_origin(value) is None  # a name of a type
 ]
 ERRORS = [value for value in vars(streamlog.errors).values() if inspect.isclass(value) and issubclass(value, Exception)]
-EXTRAS = ("typer", "rich", "click", "cramjam")  # what a module of an extra may find missing
+EXTRAS = ("typer", "rich", "click", "cramjam", "pytest")  # what a module of an extra may find missing
 
 
 def blocks(language: str, text: str = README) -> list[str]:
@@ -126,7 +128,25 @@ def test_every_line_of_a_document_prints_what_follows_its_arrow(
             expected = re.findall(r"# -> (.*)$", block, re.MULTILINE)
             assert printed.getvalue().splitlines() == expected, block
         for test in [value for key, value in names.items() if key.startswith("test_")]:
-            test()
+            if not inspect.signature(test).parameters:
+                test()
+    with_fixtures = [
+        block for block in blocks("python", DOCUMENTS[name]) if re.search(r"^def test_\w+\(\w", block, re.M)
+    ]
+    if with_fixtures:
+        passes_in_pytest("\n".join(with_fixtures), tmp_path)
+
+
+def passes_in_pytest(tests: str, folder: Path) -> None:
+    """Run tests that have fixtures as a project's own, which has a file with them and no other."""
+    (folder / "test_document.py").write_text(tests, encoding="utf-8")
+    # Of an environment that was made before the project had a plugin, the module is loaded by its name.
+    is_installed = bool(importlib.metadata.entry_points(group="pytest11", name="streamlog"))
+    plugin = "streamlog" if is_installed else "streamlog.testing.pytest_plugin"
+    command = [sys.executable, "-m", "pytest", "-q", "-p", plugin, "-p", "no:cacheprovider", "test_document.py"]
+    done = subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=100)
+    count = len(re.findall(r"^def test_", tests, re.M))
+    assert f"{count} passed" in done.stdout, done.stdout + done.stderr
 
 
 @pytest.mark.parametrize("name", with_blocks("console"))
@@ -417,6 +437,7 @@ def test_a_document_names_no_setting_that_does_not_exist(name: str) -> None:
         for field in kind.__dataclass_fields__
     }
     known |= set(inspect.signature(streamlog.open).parameters) | {"retry_backoff_ms", "time_ms", "now_ms"}
+    known |= {setting for setting, *_ in pytest_plugin.INI}
     named = set(re.findall(r"\b[a-z_]+_(?:ms|bytes|records)\b", DOCUMENTS[name]))
     assert named <= known, sorted(named - known)
 

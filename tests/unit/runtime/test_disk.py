@@ -97,3 +97,20 @@ def test_a_page_that_cannot_be_read_is_an_error_and_no_signal() -> None:
     with pytest.raises(OSError, match="could not read a mapped range") as caught:
         OsMapping(Broken(), "f").read(1, 0)  # type: ignore[arg-type]
     assert caught.value.errno == errno.EIO
+
+
+@pytest.mark.parametrize("syncs", [True, False])
+def test_a_disk_that_does_not_sync_never_waits_for_the_device(
+    open_log: Callable[..., StreamLog], path: Path, monkeypatch: pytest.MonkeyPatch, syncs: bool
+) -> None:
+    calls: list[int] = []
+    for name in ("fsync", "fdatasync"):
+        monkeypatch.setattr(os, name, calls.append)
+    log = open_log(disk=OsDisk(syncs=syncs), sync=True)
+    log.create_topic("t").send("x")
+    log.sync()
+    log.close()
+    assert bool(calls) is syncs
+    monkeypatch.undo()
+    with open_log(path) as again:  # a process that is killed leaves everything all the same
+        assert [record.value for record in again["t"].read()] == [b"x"]
