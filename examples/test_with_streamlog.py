@@ -5,7 +5,8 @@
 
 `Shop` and `Billing` stand for your application: they use confluent-kafka, and know nothing of streamlog. The tests after them are
 those that it would have with a Kafka in a container, but for the fixture `kafka_bootstrap_servers`, which is there wherever
-streamlog is installed. `kafka_clock` and `streamlog_log` do what a container cannot: they move time, and look into the log.
+streamlog is installed. The other fixtures do what a container cannot: `kafka_clock` moves time, `streamlog_log` looks into the log, and
+`kafka_cluster.control` makes requests fail.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ import pytest
 from confluent_kafka import Consumer, KafkaException, Message, Producer
 
 from streamlog import StreamLog
+from streamlog.kafka import Listener
 from streamlog.testing import ManualClock, records, wait_for_group
 
 # -- the application -------------------------------------------------------------------------------------
@@ -146,6 +148,13 @@ def test_orders_are_kept_for_a_week(
     assert len(records(streamlog_log, "orders")) == 1
     kafka_clock.advance(timedelta(days=3))  # records go by segments, each of which has those of some hours
     assert records(streamlog_log, "orders") == []
+
+
+def test_an_order_is_written_once_when_its_answer_is_lost(kafka_cluster: Listener, streamlog_log: StreamLog) -> None:
+    lost = kafka_cluster.control.drop_response("Produce", topic="orders")
+    Shop(kafka_cluster.bootstrap_servers).order("alice", 100)
+    assert lost.fired == 1  # which the fixture checks too: a fault that never fires fails the test
+    assert len(records(streamlog_log, "orders")) == 1
 
 
 if __name__ == "__main__":

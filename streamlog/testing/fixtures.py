@@ -157,6 +157,18 @@ class ClusterFactory:
                 log = opened.enter_context(self._logs(brokers=brokers, clock=clock))
             cluster = opened.enter_context(Listener(log, **{**defaults, **options}))
             yield cluster
+            refuse_unfired(cluster)
+
+
+def refuse_unfired(cluster: Listener) -> None:
+    """Fail the test if it injected a fault that never fired, unless that is optional: it does not test what it says."""
+    unfired = cluster.control.unfired()
+    if unfired:
+        pytest.fail(
+            f"Injected through the cluster's control, and never fired: {', '.join(map(repr, unfired))}. No client sent such a request, "
+            f"so the test says nothing of it. Correct the fault or the test, or inject it with optional=True.",
+            pytrace=False,
+        )
 
 
 def new_clock(item: pytest.Item) -> ManualClock:

@@ -171,6 +171,70 @@ def test_a_clock_that_comes_too_late_fails_the_test(pytester: pytest.Pytester) -
     result.stdout.fnmatch_lines(["*Have the test take it as an argument.*"])
 
 
+# -- faults ----------------------------------------------------------------------------------------------
+
+
+def test_a_fault_that_never_fired_fails_the_test_when_it_ends(pytester: pytest.Pytester) -> None:
+    pytester.makepyfile("""
+        def test_none(kafka_cluster):
+            pass
+
+        def test_unfired(kafka_cluster):
+            kafka_cluster.control.disconnect("Fetch", topic="orders")
+
+        def test_optional(kafka_cluster):
+            kafka_cluster.control.disconnect("Fetch", topic="orders", optional=True)
+
+        def test_the_faults_of_another_test_are_gone(kafka_cluster):
+            assert kafka_cluster.control.faults == []
+    """)
+    result = run(pytester)
+    result.assert_outcomes(passed=4, errors=1)
+    result.stdout.fnmatch_lines(
+        [
+            "*ERROR at teardown of test_unfired*",
+            "*never fired: <Fault disconnect for Fetch, topic 'orders'*optional=True*",
+        ]
+    )
+
+
+def test_a_fault_that_fired_does_not(pytester: pytest.Pytester) -> None:
+    pytest.importorskip("confluent_kafka")
+    pytester.makepyfile("""
+        from confluent_kafka import Producer
+
+        def test_fired(kafka_cluster, streamlog_log):
+            fault = kafka_cluster.control.inject_error("Produce", "NOT_LEADER_OR_FOLLOWER", topic="orders")
+            producer = Producer({"bootstrap.servers": kafka_cluster.bootstrap_servers})
+            producer.produce("orders", "9.50")
+            assert producer.flush(60) == 0
+            assert fault.fired == 1
+            assert [record.value for record in streamlog_log["orders"].read()] == [b"9.50"]
+    """)
+    run(pytester).assert_outcomes(passed=1)
+
+
+def test_a_fault_of_a_factorys_cluster_fails_at_the_end_of_its_block_unless_the_block_fails(
+    pytester: pytest.Pytester,
+) -> None:
+    pytester.makepyfile("""
+        import pytest
+
+        def test_unfired(kafka_cluster_factory):
+            with kafka_cluster_factory() as cluster:
+                cluster.control.disconnect("Fetch")
+
+        def test_failed_itself(kafka_cluster_factory):
+            with pytest.raises(KeyError):
+                with kafka_cluster_factory() as cluster:
+                    cluster.control.disconnect("Fetch")
+                    raise KeyError
+    """)
+    result = run(pytester)
+    result.assert_outcomes(passed=1, failed=1)
+    result.stdout.fnmatch_lines(["*never fired: <Fault disconnect for Fetch*"])
+
+
 # -- factories and settings ------------------------------------------------------------------------------
 
 
