@@ -21,14 +21,14 @@ b'alice' b'9.50'
 - `Serde` and the module `serde`: values as JSON, text, msgpack. The module `retention`: policies.
 - `verify` and `repair`: damage. `StreamlogError`: the errors, in the module `errors`.
 - The logger `streamlog`: what has no caller to raise to, such as a worker that failed. Shown after `logging.basicConfig()`.
-- The module `streamlog.testing`: a clock that a test moves, disks that fail.
+- The module `streamlog.testing`: fixtures for pytest, a clock that a test moves, disks that fail. `streamlog.kafka`: Kafka's clients.
 
 Names of types, for annotations: what may be sent (`Bytes`, `Headers`), a place in a partition (`At`), what to read
 (`TopicLike`, `Subscription`), `Offsets`, a duration (`Ms`), what makes bytes of values and values of bytes (`Ser`, `De`),
 and the values of settings (`Isolation`, `OnCorrupt`, `OnError`).
 
 Beside the code: `KAFKA.md` (what differs from Kafka), `broker/OPERATIONS.md` (what survives what, damage, processes,
-limits), `testing/TESTING.md`, `cli/COMMANDS.md`, `storage/FORMAT.md` (the bytes).
+limits), `replication/REPLICATION.md`, `testing/TESTING.md`, `cli/COMMANDS.md`, `storage/FORMAT.md` (the bytes).
 
 For readers of the code, the packages, from the bottom up. Each imports only from those above it in this list; the docstring
 of each says where everything in it is.
@@ -41,7 +41,8 @@ of each says where everything in it is.
 - `coordinator`: consumer groups as state machines
 - `broker`: directories, topics and groups behind one protocol, `Service`
 - `client`: what the user holds: the log, topics, producers, consumers, groups, workers
-- `testing`: `ManualClock`, `SimulatedDisk` and `FaultyDisk` for the tests of programs
+- `kafka`: the same service behind Kafka's wire protocol, for clients in any language
+- `testing`: fixtures for pytest, `ManualClock`, `SimulatedDisk` and `FaultyDisk` for the tests of programs
 - `cli`: the command `streamlog`
 
 A record's way in: `client/producer/producer.py` → `broker/service.py` → `replication/partition.py` → `storage/log.py`;
