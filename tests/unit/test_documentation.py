@@ -171,7 +171,7 @@ def test_a_session_in_a_terminal_is_what_the_command_answers(name: str, tmp_path
         start_new_session=True,
     )
     try:
-        printed, _ = terminal.communicate(timeout=60)
+        printed, _ = terminal.communicate(timeout=110)
     finally:
         if terminal.poll() is None:  # a command that hangs goes with its shell
             os.killpg(terminal.pid, signal.SIGKILL)
