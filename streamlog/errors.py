@@ -173,7 +173,7 @@ class IllegalGenerationError(CommitFailedError):
 
 
 class StaleMemberEpochError(IllegalGenerationError):
-    """The member of `.group` has another epoch than it says: it missed a heartbeat's answer, and has to send another one. `.member_id`."""
+    """The member has another epoch in its group than it says: it missed a heartbeat's answer, and has to send another one."""
 
 
 class FencedInstanceIdError(StreamlogError):
