@@ -90,7 +90,7 @@ def go_outcome(printed: str) -> Outcome:
 
 
 PYTEST = ("-m", "pytest", "-q", "-rfE", "--timeout=120", "--timeout-method=signal", "-p", "no:cacheprovider")
-BROKER = {"num.partitions": "4"}  # as those that kafka-python's suite starts have it
+BROKER = {"num.partitions": "4", "group.min.session.timeout.ms": "1000"}  # as those that kafka-python starts
 
 CONFLUENT_IGNORED = (
     "schema_registry", "serialization", "share_consumer", "share_consumer_oauth", "share_consumer_sasl",
