@@ -35,6 +35,7 @@ from . import (
     offsets,
     produce,
     protocol,
+    replicas,
     settings,
     topics,
     transactions,
@@ -462,7 +463,7 @@ class Serving:
 def _handlers(service: Service, fetches: fetch.Fetches) -> dict[int, Handler]:
     handlers: dict[int, Handler] = {**fetches.handlers, **consumer_groups.ConsumerGroups(service).handlers}
     handlers.update(configs.Configs().handlers)
-    for family in (produce, topics, coordinators, offsets, groups, transactions):
+    for family in (produce, topics, coordinators, offsets, groups, replicas, transactions):
         handlers.update(family.handlers)
     handlers.update(metadata.handlers(handlers))
     return handlers

@@ -7,7 +7,7 @@ of a request succeeds or fails by itself. Changes take some syncs, so they run b
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
 from typing import Any, TypeVar
 
@@ -37,12 +37,41 @@ _ADMIN_ERRORS = {"partitions": ErrorCode.INVALID_PARTITIONS, "replication_factor
 
 
 def _admin_code(error: StreamlogError) -> ErrorCode:
-    """A bad number of partitions, or of replicas, has a code of its own."""
+    """A bad number of partitions, or of replicas, or a bad place, has a code of its own."""
+    if isinstance(error, _AssignmentError):
+        return ErrorCode.INVALID_REPLICA_ASSIGNMENT
     return (
         _ADMIN_ERRORS.get(getattr(error, "name", ""), code_of(error))
         if isinstance(error, ConfigError)
         else code_of(error)
     )
+
+
+class _AssignmentError(ConfigError):
+    """Replicas that a client has placed by hand, and that cannot be."""
+
+
+def _replicas_of(call: Call, placed: Mapping[int, Sequence[int]]) -> int:
+    """How many replicas each of these partitions has. Raises _AssignmentError if they are not the same, or not different brokers."""
+    brokers = call.service.broker_paths()
+    numbers = {len(replicas) for replicas in placed.values()}
+    if len(numbers) != 1 or 0 in numbers:
+        raise _AssignmentError("Every partition has as many replicas as the others, at least one.")
+    for number, replicas in placed.items():
+        if len(set(replicas)) < len(replicas) or not brokers.keys() >= set(replicas):
+            raise _AssignmentError(
+                f"Replicas {list(replicas)} of partition {number} are not different brokers of this log, which has {list(brokers)}."
+            )
+    return numbers.pop()
+
+
+def _place(call: Call, name: str, placed: Mapping[int, Sequence[int]]) -> None:
+    """Move new partitions, which are empty, to where the client wants them, if the log has chosen other brokers."""
+    image = call.service.image
+    view = topic_of(image, name, None)
+    moved = {n: at for n, at in placed.items() if image.partition(view.id_bytes, n).replicas != tuple(at)}
+    if moved:
+        result_of(call.service.await_reassignment(result_of(call.service.reassign(name, moved, None))))
 
 
 def _more_than_once(names: list[Any]) -> set[Any]:
@@ -84,10 +113,14 @@ def _create_topic(call: Call, topic: Any, made: Any) -> None:
     given = settings.from_kafka(texts)
     count: int | None = topic.num_partitions
     factor = topic.replication_factor
+    placed: dict[int, list[int]] = {}
     if topic.assignments:
-        raise ConfigError(
-            "Replicas that are assigned by hand are not supported here: give their number.", name="assignments"
-        )
+        if count != -1 or factor != -1:
+            raise _AssignmentError("A topic has either assignments, or a number of partitions and of replicas.")
+        placed = {each.partition_index: each.broker_ids for each in topic.assignments}
+        if sorted(placed) != list(range(len(topic.assignments))):
+            raise _AssignmentError("The assignments are of the partitions from 0 on, each once.")
+        count, factor = len(placed), _replicas_of(call, placed)
     if count == -1:
         count = call.settings.partitions
     wanted = {**call.settings.topic_defaults, **given}
@@ -101,6 +134,7 @@ def _create_topic(call: Call, topic: Any, made: Any) -> None:
         )
     else:
         view = result_of(service.create_topic(topic.name, count, wanted, kafka=kafka))
+        _place(call, topic.name, placed)
         made.topic_id, made.num_partitions, config = view.id_bytes, view.partitions, view.config
         made.replication_factor = len(service.image.partition(view.id_bytes, 0).replicas)
     made.configs = [
@@ -168,10 +202,17 @@ def _create_partitions(call: Call) -> Any:
                     f"{topic.name!r} has {view.partitions} partitions, and may only get more than that, not {topic.count}.",
                     name="partitions",
                 )
+            placed: dict[int, list[int]] = {}
             if topic.assignments:
-                raise ConfigError("Replicas that are assigned by hand are not supported here.", name="assignments")
+                if len(topic.assignments) != topic.count - view.partitions:
+                    raise _AssignmentError(
+                        f"There are {len(topic.assignments)} assignments, not one of each new partition."
+                    )
+                placed = {view.partitions + n: each.broker_ids for n, each in enumerate(topic.assignments)}
+                _replicas_of(call, placed)
             if not call.request.validate_only:
                 result_of(call.service.add_partitions(topic.name, topic.count))
+                _place(call, topic.name, placed)
         except StreamlogError as error:
             result.error_code, result.error_message = _admin_code(error), str(error)
     return Response(results=results)

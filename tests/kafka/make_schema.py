@@ -33,7 +33,7 @@ from typing import Any
 VERSION = "4.4.0"
 TABLE = Path(__file__).resolve().parents[2] / "streamlog" / "kafka" / "schema.txt"
 # fmt: off
-KEYS = {0, 1, 2, 3, *range(8, 27), 28, 32, 33, 35, 36, 37, 42, 43, 44, 45, 46, 47, 55, 57, 60, 61, 65, 66, 68, 69, 74, 75}
+KEYS = {0, 1, 2, 3, *range(8, 27), 28, 32, *range(33, 38), 42, 43, 44, 45, 46, 47, 55, 57, 60, 61, 65, 66, 68, 69, 74, 75}
 # fmt: on
 DATA = (
     "RequestHeader",

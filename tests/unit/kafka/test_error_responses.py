@@ -45,6 +45,7 @@ PLACES: dict[str, dict[int, tuple[str, str, str]]] = {
     "DescribeConfigs": {1: ("results",) * 3},
     "AlterConfigs": {0: ("responses",) * 3},
     "IncrementalAlterConfigs": {0: ("responses",) * 3},
+    "AlterReplicaLogDirs": {1: ("results.partitions",) * 3},
     "DescribeLogDirs": {1: ("results",) * 3, 3: ("",) * 3},
     "CreatePartitions": {0: ("results",) * 3},
     "DeleteGroups": {0: ("results",) * 3},
