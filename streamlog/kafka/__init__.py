@@ -5,6 +5,7 @@ What there is of it:
 - `listener`: `Listener`, its thread and its sockets. `connection`: frames, one request at a time, and the bounds.
 - `control`: what a test does to clients, as `Listener.control`. `faults`: for which requests. `error_responses`: the response of each API and version that says
   that a request failed.
+- `patterns`: regular expressions of clients.
 - `apis`: what a handler of a request is given. `errors`: Kafka's codes for the errors of the library. `settings`: Kafka's names.
 - One file for each family of APIs: `produce`, `fetch`, `metadata`, `topics`, `configs`, `coordinators`, `groups`, `consumer_groups`, `offsets`,
   `transactions`. What is not built is not advertised.

@@ -71,7 +71,8 @@ class Budget:
 class Connection(asyncio.BufferedProtocol):
     """`answer(connection, frame)` begins to answer; it ends with `reply`, on the thread of the loop, also at once.
 
-    `opened` says whether there is room for one more. It closes itself when the client sends what is no frame.
+    `opened` says whether there is room for one more. It closes itself when the client sends what is no frame. With TLS,
+    `secure(connection, transport)` begins that, and calls `secured`; to begin may take as long as a frame.
     """
 
     def __init__(
@@ -82,6 +83,7 @@ class Connection(asyncio.BufferedProtocol):
         answer: Callable[[Connection, Buffer], object],
         opened: Callable[[Connection], bool],
         closed: Callable[[Connection], object],
+        secure: Callable[[Connection, Any], object] | None = None,
     ) -> None:
         self._limits = limits
         self._budget = budget
@@ -89,6 +91,10 @@ class Connection(asyncio.BufferedProtocol):
         self._answer = answer
         self._opened = opened
         self._closed = closed
+        self._secure = secure
+        self._is_secured = secure is None
+        self._is_lost = False
+        self.socket: Any = None
         self._transport: Any = None
         self._small = bytearray(_BUFFER_BYTES)
         self._filled = 0
@@ -135,13 +141,32 @@ class Connection(asyncio.BufferedProtocol):
 
     def connection_made(self, transport: Any) -> None:
         self._transport = transport
+        self.socket = transport.get_extra_info("socket")
         peer = transport.get_extra_info("peername")
         self.host = str(peer[0]) if isinstance(peer, tuple) else ""
         if not self._opened(self):
             self.close()
+        elif self._secure is not None:
+            transport.pause_reading()  # what comes first is not a request
+            self._began_s = self._now_s()
+            self._secure(self, transport)
+
+    def secured(self, transport: Any) -> None:
+        """TLS has begun: `transport` is what requests come by. Some may have come already."""
+        self._transport = transport
+        self._is_secured = True
+        if self.is_closed:
+            self.close()
+            return
+        if not self._filled and self._large is None:
+            self._began_s = None
+        self._pump()
 
     def connection_lost(self, error: Exception | None) -> None:
         self.is_closed = True
+        if self._is_lost:
+            return
+        self._is_lost = True
         self._waiting.clear()
         self._large = None
         self._release(self._counted)
@@ -251,7 +276,7 @@ class Connection(asyncio.BufferedProtocol):
 
     def _pump(self) -> None:
         """Answer one request after another, and read on unless enough of them wait."""
-        if self._is_pumping:
+        if self._is_pumping or not self._is_secured:
             return
         self._is_pumping = True
         try:

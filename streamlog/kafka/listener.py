@@ -10,7 +10,8 @@ from __future__ import annotations
 import asyncio
 import ipaddress
 import logging
-from collections.abc import Callable, Mapping
+import weakref
+from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from functools import partial
 from types import MappingProxyType, TracebackType
@@ -20,9 +21,10 @@ from ..broker.api import Listener as Attached
 from ..broker.api import Service
 from ..broker.delayed_fetch import DelayedFetch
 from ..config import integer
-from ..errors import ClosedError, ConfigError, StreamlogError
+from ..errors import ClosedError, ConfigError, StreamlogError, forked
 from ..runtime.api import Completion
-from ..runtime.threads import join_thread, new_thread, start_thread
+from ..runtime.sockets import Socket, let_go_of, listen_at
+from ..runtime.threads import after_fork_in_child, join_thread, new_thread, start_thread
 from ..runtime.values import refuse_to_copy
 from ..types import Buffer
 from . import (
@@ -137,7 +139,8 @@ class Listener:
             if self._control is not None:
                 self._control.attach(None)
             serving.close(_START_S)
-            self._log.detach(serving)
+            if not serving.is_forked:
+                self._log.detach(serving)
 
     @property
     def bootstrap_servers(self) -> str:
@@ -147,7 +150,12 @@ class Listener:
             raise ClosedError(
                 "The listener is not started, or was closed. Call start(), or use it in a with statement."
             )
-        return ",".join(f"{each.host}:{each.port}" for each in serving.endpoints.values())
+        if serving.is_forked:
+            raise forked()
+        return ",".join(
+            f"[{each.host}]:{each.port}" if ":" in each.host else f"{each.host}:{each.port}"
+            for each in serving.endpoints.values()
+        )
 
     @property
     def control(self) -> Control:
@@ -183,7 +191,8 @@ class Listener:
 
     def __repr__(self) -> str:
         serving = self._serving
-        return f"<streamlog.kafka.Listener {'closed' if serving is None else self.bootstrap_servers}>"
+        is_open = serving is not None and not serving.is_forked
+        return f"<streamlog.kafka.Listener {self.bootstrap_servers if is_open else 'closed'}>"
 
 
 def _require_loopback(host: str) -> None:
@@ -197,6 +206,18 @@ def _require_loopback(host: str) -> None:
             f"loopback address, tls=, or allow_insecure=True.",
             name="host",
         )
+
+
+_here: weakref.WeakSet[Serving] = weakref.WeakSet()
+"""Those of this process, for `_after_fork`."""
+
+
+def _after_fork() -> None:
+    for serving in list(_here):
+        serving.abandon()
+
+
+after_fork_in_child(_after_fork)
 
 
 class Serving:
@@ -230,12 +251,16 @@ class Serving:
         self._connections: dict[Connection, int] = {}  # and the broker that each came to
         self._ports: dict[int, int] = {}
         self._is_closing = False
-        self._servers: dict[int, asyncio.Server] = {}
+        self._servers: dict[int, list[asyncio.Server]] = {}  # one for each address of the host
+        self.is_forked = False
+        """Whether this is the copy that a forked child has of its parent's."""
+        _here.add(self)
         self.endpoints: dict[int, Endpoint] = {}
         """Where each broker that runs is reached; replaced when that changes."""
         self._executor: Executor = ThreadPoolExecutor(_THREADS, "streamlog-kafka")
         self._loop = asyncio.new_event_loop()
         self._following: asyncio.Task[None] | None = None
+        self._handshakes: set[asyncio.Task[None]] = set()  # the loop has weak references to its tasks alone
         self._has_changed = False
         self._thread = new_thread(self._run, "streamlog-kafka", daemon=True)
         start_thread(self._thread)
@@ -257,7 +282,7 @@ class Serving:
 
     async def _end(self) -> None:
         self._is_closing = True
-        for server in self._servers.values():
+        for server in _all(self._servers.values()):
             server.close()
         # A connection may have been accepted just now, and is made in one of the next turns.
         for _ in range(_LAST_TURNS):
@@ -265,7 +290,20 @@ class Serving:
                 connection.close()
             await asyncio.sleep(0)
 
+    def abandon(self) -> None:
+        """In a forked child: let go of the sockets, so that they close when the parent closes them.
+
+        Each descriptor becomes one of the null device. Closing it would leave its number to the next file that is opened, which the
+        socket objects of the parent, whenever they are collected here, would close.
+        """
+        self.is_forked = True
+        sockets = [each for server in _all(self._servers.values()) for each in server.sockets]
+        sockets += [each.socket for each in self._connections if each.socket is not None]
+        let_go_of([each.fileno() for each in sockets])
+
     def close(self, timeout_s: float) -> None:
+        if self.is_forked:  # the thread is the parent's, and the pipe by which it is woken too
+            return
         self.service.off_metadata(self._on_metadata)
         if self._loop.is_closed():
             return
@@ -326,7 +364,8 @@ class Serving:
         """Have a socket for each broker that runs, and none for others."""
         running = [each for each in self.service.broker_paths() if self.service.is_running(each)]
         for broker_id in [each for each in self._servers if each not in running]:
-            self._servers.pop(broker_id).close()
+            for server in self._servers.pop(broker_id):
+                server.close()
             for connection in [each for each, of in self._connections.items() if of == broker_id]:
                 connection.close()
         for broker_id in running:
@@ -344,17 +383,40 @@ class Serving:
             partial(self._answer, broker_id),
             partial(self._opened, broker_id),
             self._forget,
+            None if self._tls is None else self._secure,
         )
         port = self._ports.get(broker_id, self._port + broker_id if self._port else 0)
         try:
-            server = await self._loop.create_server(made, self._host, port, ssl=self._tls)
+            sockets = await self._bind(port)
         except OSError:
             if self._port:
                 raise
-            server = await self._loop.create_server(made, self._host, 0, ssl=self._tls)
-        self._servers[broker_id] = server
-        self._ports[broker_id] = bound = server.sockets[0].getsockname()[1]
+            sockets = await self._bind(0)
+        self._ports[broker_id] = bound = sockets[0].getsockname()[1]
+        self._servers[broker_id] = [await self._loop.create_server(made, sock=each) for each in sockets]
         self.endpoints = {**self.endpoints, broker_id: Endpoint(broker_id, self._advertised_host, bound)}
+
+    async def _bind(self, port: int) -> list[Socket]:
+        return await self._loop.run_in_executor(self._executor, listen_at, self._host, port)
+
+    def _secure(self, connection: Connection, transport: asyncio.Transport) -> None:
+        """Begin TLS on a connection, which counts as one from its first byte on, and has a deadline: `Connection.is_late`."""
+        task = self._loop.create_task(self._shake_hands(connection, transport))
+        self._handshakes.add(task)
+        task.add_done_callback(self._handshakes.discard)
+
+    async def _shake_hands(self, connection: Connection, transport: asyncio.Transport) -> None:
+        assert self._tls is not None
+        try:
+            secured = await self._loop.start_tls(transport, connection, self._tls, server_side=True)
+        except (OSError, ValueError) as error:  # the client speaks something else, or is gone
+            logger.info("a connection from %s is closed: TLS could not begin (%s)", connection.host, error)
+            secured = None
+        if secured is None:
+            connection.close()
+            connection.connection_lost(None)
+        else:
+            connection.secured(secured)
 
     def _opened(self, broker_id: int, connection: Connection) -> bool:
         if self._is_closing:
@@ -467,3 +529,7 @@ def _handlers(service: Service, fetches: fetch.Fetches) -> dict[int, Handler]:
         handlers.update(family.handlers)
     handlers.update(metadata.handlers(handlers))
     return handlers
+
+
+def _all(servers: Iterable[list[asyncio.Server]]) -> list[asyncio.Server]:
+    return [each for of_one in servers for each in of_one]
