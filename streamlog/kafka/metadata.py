@@ -184,6 +184,12 @@ def describe_topic_partitions(call: Call) -> Any:
     Response = messages.DescribeTopicPartitionsResponse
     cursor = request.cursor
     names = sorted({each.name for each in request.topics} or image.topics)
+    if cursor is not None and cursor.partition_index < 0:
+        code = ErrorCode.INVALID_REQUEST
+        refused = [
+            Response.DescribeTopicPartitionsResponseTopic(name=each.name, error_code=code) for each in request.topics
+        ]
+        return Response(topics=refused, next_cursor=None)
     left = max(1, min(request.response_partition_limit, _MOST_PARTITIONS))
     response = Response(topics=[], next_cursor=None)
     for name in names:

@@ -97,6 +97,14 @@ def test_brokers_say_that_they_are_no_controllers(listener: Listener, kind: int,
         assert bool(answer.error_message) == (code != ErrorCode.NONE)
 
 
+def test_a_cursor_before_the_first_partition_is_refused(listener: Listener) -> None:
+    Describe = messages.DescribeTopicPartitionsRequest
+    cursor = Describe.Cursor(topic_name="t", partition_index=-7)
+    wanted = [Describe.TopicRequest(name="t")]
+    (topic,) = asked(listener, 75, 0, Describe(topics=wanted, cursor=cursor)).topics
+    assert (topic.name, topic.error_code) == ("t", ErrorCode.INVALID_REQUEST)
+
+
 def committed(
     listener: Listener, group: str, member_id: str | None, epoch: int, version: int = 9
 ) -> tuple[ErrorCode, list[int]]:

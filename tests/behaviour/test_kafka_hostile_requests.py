@@ -8,6 +8,7 @@ from __future__ import annotations
 import logging
 import random
 import socket
+import threading
 from collections.abc import Iterator
 from contextlib import ExitStack, suppress
 
@@ -15,13 +16,13 @@ import pytest
 
 import streamlog
 from streamlog.broker.delayed_fetch import DelayedFetch
-from streamlog.kafka import Listener, messages, protocol, schema
+from streamlog.kafka import Listener, messages, protocol
 from streamlog.kafka.connection import Limits
 from streamlog.kafka.errors import ErrorCode
 from streamlog.kafka.listener import Serving
 from streamlog.records import kafka_wire
 from tests.kafka.clients import WAIT_S, asked, frame_of
-from tests.kafka.random_messages import random_message
+from tests.kafka.hostile import keys_of, mutated, request
 from tests.kafka_batches import Row, kafka_payload
 
 from .traffic import eventually
@@ -33,40 +34,6 @@ def log() -> Iterator[streamlog.StreamLog]:
         for name in ("orders", "compacted"):
             log.create_topic(name, partitions=2, cleanup_policy="compact" if name == "compacted" else "delete")
         yield log
-
-
-def keys_of(listener: Listener) -> dict[int, tuple[int, int]]:
-    answer = asked(listener, 18, 4, messages.ApiVersionsRequest(client_software_name="t", client_software_version="1"))
-    known = {each.api_key: each for each in answer.api_keys}
-    return {
-        key: (max(3, each.min_version) if key == 0 else each.min_version, each.max_version)
-        for key, each in known.items()
-    }
-
-
-def request(rng: random.Random, key: int, version: int) -> bytes:
-    """A request with random fields, as it is sent; topics and groups that are there are named often."""
-    name = schema.names()[key] + "Request"
-    message = random_message(rng, name, version, most=2)
-    header = messages.RequestHeader(request_api_key=key, request_api_version=version, correlation_id=1, client_id="c")
-    return b"".join(bytes(each) for each in protocol.encode_request(header, message))
-
-
-def mutated(rng: random.Random, data: bytes) -> bytes:
-    """Some bytes of the body are others, or it is cut short, or longer; the size in front is right, so that it is read."""
-    body = bytearray(data[4:])
-    for _ in range(rng.randint(1, 4)):
-        at = rng.randrange(10, len(body)) if len(body) > 10 else len(body) - 1
-        match rng.randrange(4):
-            case 0:
-                body[at] = rng.randrange(256)
-            case 1:
-                body[at : at + 4] = rng.choice((b"\x7f\xff\xff\xff", b"\xff\xff\xff\xff", b"\x80\x00\x00\x00"))
-            case 2:
-                del body[at:]
-            case _:
-                body[at:at] = rng.randbytes(rng.randint(1, 8))
-    return len(body).to_bytes(4, "big") + bytes(body)
 
 
 def send(listener: Listener, frame: bytes) -> bool:
@@ -200,3 +167,44 @@ def test_a_commit_of_no_member_tells_it_to_join_again(
         consumer.poll()
         (topic,) = asked(listener, 8, version, request).topics
         assert topic.partitions[0].error_code == code
+
+
+def test_a_log_is_closed_with_many_fetches_parked_while_others_send(
+    log: streamlog.StreamLog, caplog: pytest.LogCaptureFixture
+) -> None:
+    Fetch = messages.FetchRequest
+    one = Fetch.FetchPartition(partition=0, partition_max_bytes=1000)
+    fetch = Fetch(
+        max_wait_ms=2**31 - 1, min_bytes=1 << 20, max_bytes=1 << 21,
+        topics=[Fetch.FetchTopic(topic="orders", partitions=[one])],
+    )  # fmt: skip
+    header = messages.RequestHeader(request_api_key=1, request_api_version=12, correlation_id=1)
+    frame = b"".join(bytes(each) for each in protocol.encode_request(header, fetch))
+    topic = log["orders"]
+
+    def send_until_it_is_closed() -> None:
+        with suppress(streamlog.ClosedError):
+            while True:
+                topic.send(b"v", partition=1).result()
+
+    senders = [threading.Thread(target=send_until_it_is_closed, daemon=True) for _ in range(3)]
+    with caplog.at_level(logging.ERROR, "streamlog"), ExitStack() as stack:
+        listener = Listener(log)
+        listener.start()
+        host, _, port = listener.bootstrap_servers.rpartition(":")
+        parked = [stack.enter_context(socket.create_connection((host, int(port)), WAIT_S)) for _ in range(200)]
+        for connection in parked:
+            connection.sendall(frame)
+        asked(listener, 3, 12, messages.MetadataRequest(topics=None))  # answered after what came before it
+        for sender in senders:
+            sender.start()
+        log.close()
+        for sender in senders:
+            sender.join(WAIT_S)
+            assert not sender.is_alive()
+        for connection in parked:
+            with suppress(ConnectionResetError):
+                while connection.recv(1 << 16):
+                    pass
+    unforeseen = [each.getMessage() for each in caplog.records if each.name == "streamlog.kafka"]
+    assert not unforeseen
