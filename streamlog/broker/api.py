@@ -35,6 +35,7 @@ from ..storage.leader_epochs import EpochEnd
 from ..storage.log import AppendRequest
 from ..types import Clock, OffsetAndMetadata, OffsetAndTimestamp, PartitionInfo, TopicPartition
 from .delayed_fetch import DelayedFetch, FetchRequest
+from .descriptions import LogDirDescription, ProducerDescription, QuorumDescription
 from .fetched import NOTHING, FetchResult
 from .metadata import Image, KafkaConfig, NewTopic, TopicIdPartition, TopicView
 from .reading import OffsetSpec
@@ -174,6 +175,12 @@ class Topics(Protocol):
 
     def reassignment_progress(self, moves: Moves) -> float: ...
     def await_reassignment(self, moves: Moves) -> Completion[None]: ...
+    def describe_log_dir(self, broker_id: int) -> Completion[LogDirDescription]:
+        """What is in the directory of a broker that runs. Blocks: it asks the file system for its space."""
+
+    def describe_quorum(self) -> Completion[QuorumDescription]:
+        """Which brokers have the metadata log, and how far each is."""
+
     def apply_retention(self, name: str) -> Completion[None]: ...
     def compact(self, name: str) -> Completion[None]: ...
 
@@ -290,6 +297,9 @@ class Records(Protocol):
     def partition_info(self, partition: TopicPartition) -> Completion[PartitionInfo]: ...
     def producer_state(self, partition: TopicIdPartition, producer_id: int) -> Completion[ProducerState | None]:
         """What the leader's log knows of a producer; None if it has no record of it, or forgot it."""
+
+    def describe_producers(self, partition: TopicPartition) -> Completion[list[ProducerDescription]]:
+        """The producers that the leader's log knows of (KIP-664). May read the headers of what was written in the last day."""
 
     def delete_records(self, partition: TopicPartition, before: int) -> Completion[int]: ...
 

@@ -44,6 +44,7 @@ from .broker import Broker
 from .broker_changes import BrokerChanges
 from .brokers import WATCH_MS, Brokers
 from .delayed_fetch import DelayedFetch, FetchRequest
+from .descriptions import Descriptions
 from .group_coordinator import GroupCoordinator, partition_for
 from .leader_moves import LeaderMoves
 from .log_directory import LogDirectory
@@ -163,6 +164,10 @@ class LocalService:
         self.delete_topic = answering(topics.delete_topic)
         self.on_metadata = topics.on_metadata
         self.off_metadata = topics.off_metadata
+        descriptions = Descriptions(self.brokers, topics.partition)
+        self.describe_log_dir = answering(descriptions.log_dir)
+        self.describe_quorum = answering(descriptions.quorum)
+        self.describe_producers = answering(lambda at: descriptions.producers(at, self.clock.time_ms()))
         self.elect_leader = failing(self._leader_moves.begin)
         self.reassign = answering(moving.begin)
         self.cancel_reassignment = answering(moving.cancel)

@@ -8,7 +8,7 @@ What there is of it:
 - `patterns`: regular expressions of clients.
 - `apis`: what a handler of a request is given. `errors`: Kafka's codes for the errors of the library. `settings`: Kafka's names.
 - One file for each family of APIs: `produce`, `fetch`, `metadata`, `topics`, `configs`, `coordinators`, `groups`, `consumer_groups`, `offsets`,
-  `transactions`. What is not built is not advertised.
+  `transactions`, `producers`, `log_dirs`, `reassignments`, `quorum`. What is not built is not advertised.
 - `schema`, `schema.txt`: the facts of Kafka's messages, made from Kafka's own definitions.
 - `messages`: a class for each message and structure. `compiler`: code that reads and writes a version of one, made when it
   is first seen.

@@ -33,11 +33,14 @@ from . import (
     coordinators,
     fetch,
     groups,
+    log_dirs,
     metadata,
     offsets,
     produce,
+    producers,
     protocol,
-    replicas,
+    quorum,
+    reassignments,
     settings,
     topics,
     transactions,
@@ -525,7 +528,9 @@ class Serving:
 def _handlers(service: Service, fetches: fetch.Fetches) -> dict[int, Handler]:
     handlers: dict[int, Handler] = {**fetches.handlers, **consumer_groups.ConsumerGroups(service).handlers}
     handlers.update(configs.Configs().handlers)
-    for family in (produce, topics, coordinators, offsets, groups, replicas, transactions):
+    for family in (
+        produce, topics, coordinators, offsets, groups, transactions, log_dirs, reassignments, quorum, producers,
+    ):  # fmt: skip
         handlers.update(family.handlers)
     handlers.update(metadata.handlers(handlers))
     return handlers

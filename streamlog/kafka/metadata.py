@@ -28,7 +28,7 @@ _FIRST_THAT_MAY_FORBID_CREATION, _FIRST_WITH_NULL_NAMES = 4, 12
 _BROKERS, _CONTROLLERS = 1, 2  # types of endpoints
 _MOST_PARTITIONS = 2000  # Kafka's max.request.partition.size.limit
 # Clients use KIP-848's groups and KIP-890's transactions where they find these.
-_FEATURES = {"group.version": 1, "transaction.version": 2}
+FEATURES = {"group.version": 1, "transaction.version": 2}
 
 
 # -- ApiVersions -----------------------------------------------------------------------------------------
@@ -50,12 +50,12 @@ def versions_response(keys: Iterable[int], error: ErrorCode = ErrorCode.NONE) ->
         api_keys=known,
         supported_features=[
             Response.SupportedFeatureKey(name=name, min_version=0, max_version=level)
-            for name, level in _FEATURES.items()
+            for name, level in FEATURES.items()
         ],
         finalized_features_epoch=0,
         finalized_features=[
             Response.FinalizedFeatureKey(name=name, min_version_level=level, max_version_level=level)
-            for name, level in _FEATURES.items()
+            for name, level in FEATURES.items()
         ],
     )
 

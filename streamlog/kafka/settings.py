@@ -24,6 +24,8 @@ BOOLEAN, STRING, INT, LONG, DOUBLE, LIST = 1, 2, 3, 5, 6, 7
 _NAMES = {INT: "INT", LONG: "LONG", DOUBLE: "DOUBLE"}
 _MAX_INT, _MAX_LONG = (1 << 31) - 1, (1 << 63) - 1
 _WEEK_MS = 604_800_000
+_SHOWN = 200  # characters of what a client gave, in a message
+_LONGEST = (1 << 15) - 1
 _LEAST_SEGMENT = 1 << 20
 _OUR_LEAST_SEGMENT = 1024
 
@@ -183,13 +185,15 @@ def topic_setting(name: str) -> Setting:
     """Raises ConfigError for a setting that Kafka does not know."""
     known = TOPIC.get(name)
     if known is None:
-        raise ConfigError(f"Unknown topic config name: {name}{did_you_mean(name, TOPIC)}", name=name)
+        raise ConfigError(f"Unknown topic config name: {name[:_SHOWN]}{did_you_mean(name[:_SHOWN], TOPIC)}", name=name)
     return known
 
 
 def check(name: str, setting: Setting, text: str) -> Any:
     """The value of a text. Raises ConfigError as Kafka does."""
     value: Any = text.strip()
+    if len(text.encode()) > _LONGEST:  # it could not be given back in all versions
+        raise ConfigError(f"The value of {name} is longer than {_LONGEST} bytes.", name=name)
     if setting.type == LIST:
         value = items(name, text)
         unknown = [each for each in value if setting.choices and each not in setting.choices]
@@ -227,7 +231,7 @@ def _number(name: str, setting: Setting, text: str) -> int | float:
 
 
 def _invalid(name: str, text: str, reason: str) -> ConfigError:
-    return ConfigError(f"Invalid value {text} for configuration {name}: {reason}", name=name)
+    return ConfigError(f"Invalid value {text[:_SHOWN]} for configuration {name}: {reason}", name=name)
 
 
 def items(name: str, text: str) -> list[str]:

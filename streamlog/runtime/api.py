@@ -325,6 +325,9 @@ class Disk(Protocol):
     def is_network_filesystem(self, path: str) -> bool:
         """Whether `path` is on a network file system, whose files other machines may change."""
 
+    def space(self, path: str) -> tuple[int, int]:
+        """The bytes of the file system that `path` is on, and those that are free; -1 each if there is no such number."""
+
 
 class Gate(Protocol):
     """A one-shot event: any thread calls `open`, one thread calls `wait`. Ctrl-C interrupts the wait."""

@@ -284,6 +284,10 @@ class OsDisk:
         except OSError:
             return ""
 
+    def space(self, path: str) -> tuple[int, int]:
+        found = os.statvfs(path)
+        return found.f_blocks * found.f_frsize, found.f_bavail * found.f_frsize
+
     def is_network_filesystem(self, path: str) -> bool:
         return filesystem_type(path) in _NETWORK_FILESYSTEMS
 

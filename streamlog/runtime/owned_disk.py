@@ -41,6 +41,7 @@ class OwnedDisk:
         self.lock = disk.lock
         self.boot_id = disk.boot_id
         self.is_network_filesystem = disk.is_network_filesystem
+        self.space = disk.space
 
     @property
     def filesystem(self) -> object:

@@ -338,6 +338,10 @@ class Log:
         """What is known of a producer; see `ProducerStates.get`. REQUIRES: partition lock. Raises what reading raises."""
         return self.producers.states(self.tail, now_ms).get(producer_id, now_ms)
 
+    def producer_states(self, now_ms: int) -> dict[int, ProducerStateEntry]:
+        """What is known of all producers, by their ids. As `producer_state`."""
+        return self.producers.states(self.tail, now_ms).all(now_ms)
+
     def resolve_append(self, write: AppendRequest) -> None:
         """Make `write.base_offset` true after an interrupt: an offset if the batches are in the log, else -1.
 

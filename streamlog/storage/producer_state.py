@@ -95,6 +95,10 @@ class ProducerStates:
             return known if known is not None and self._has_open(producer_id) else None
         return known
 
+    def all(self, now_ms: int) -> dict[int, ProducerStateEntry]:
+        """What is known of each producer that was not silent for longer than the expiration."""
+        return {each: known for each in self._known if (known := self.get(each, now_ms)) is not None}
+
     # -- before an append ----------------------------------------------------------------------------
 
     def check(self, batches: Sequence[SealedBatch | SequencedRecord], now_ms: int) -> BatchMetadata | None:

@@ -178,6 +178,9 @@ class FaultyDisk:
     def is_network_filesystem(self, path: str) -> bool:
         return self.inner.is_network_filesystem(path)
 
+    def space(self, path: str) -> tuple[int, int]:
+        return self.inner.space(path)
+
     def absolute(self, path: str) -> str:
         return self.inner.absolute(path)
 

@@ -164,6 +164,9 @@ class SimulatedDisk:
     def is_network_filesystem(self, path: str) -> bool:
         return False
 
+    def space(self, path: str) -> tuple[int, int]:
+        return -1, -1
+
     def absolute(self, path: str) -> str:
         return "/" + "/".join(_parts(path))
 

@@ -108,6 +108,7 @@ class TailingService:
     add_partitions_to_txn = add_offsets_to_txn = txn_commit_offsets = refuses("A transaction of {0!r}")
     end_txn = abort_transaction = refuses("Ending the transaction of {0!r}")
     producer_state = refuses("Sending to {0.topic!r}")
+    describe_log_dir = describe_quorum = describe_producers = refuses("What Kafka's clients ask of a broker")
 
     def __init__(
         self,

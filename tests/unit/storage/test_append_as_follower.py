@@ -405,6 +405,7 @@ def test_a_follower_that_copies_records_knows_their_producers_as_its_leader_does
         assert known is not None
         assert known.batches[-1].last_sequence == sequences[each] - 1
         assert follower.log.producer_state(each, now) == known
+        assert follower.log.producer_states(now).get(each) == known
     assert sequenced(follower, 148) == 298
     assert contents(follower) == contents(leader)
 

@@ -232,6 +232,15 @@ def test_a_producer_is_known_for_exactly_as_long_as_the_expiration(log: Journal)
     assert log.send(batch(0)) == 1
 
 
+def test_all_producers_are_those_that_are_known_still(log: Journal) -> None:
+    log.send(batch(0, producer=1))
+    log.now += 1
+    log.send(batch(0, producer=2))
+    log.now += EXPIRATION_MS
+    assert list(log.producers.all(log.now)) == [2]
+    assert list(log.producers.all(log.now - 1)) == [1, 2]
+
+
 def test_what_is_forgotten_by_time_frees_its_memory(log: Journal) -> None:
     for n in range(100):
         log.send(batch(0, producer=n))

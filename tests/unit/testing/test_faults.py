@@ -46,6 +46,7 @@ def test_without_a_fault_it_is_the_disk_within(disk: FaultyDisk, root: str) -> N
     assert disk.absolute(root) == disk.inner.absolute(root)
     assert disk.boot_id() == disk.inner.boot_id()
     assert not disk.is_network_filesystem(root)
+    assert disk.space(root) == disk.inner.space(root)
     assert disk.inner.exists(disk.new_temporary_directory())
 
 
