@@ -327,10 +327,12 @@ class ProducerStateManager:
     def states(self, tail: LogSnapshot, now_ms: int) -> ProducerStates:
         """The producers of the published log.
 
-        Cost, the first time: two reads of each segment that was written within the expiration, and a walk over the headers of
-        the last one.
+        Cost, the first time: two reads of each segment that was written within the expiration, and one of the last one. That
+        one's headers are walked only if something in it is damaged: its summary is known since the open, which has walked it,
+        or read it from the index file.
         """
         if self._states is None:
+            self.note(tail)  # first: the summary has what the tail covers then
             self._states = _read(tail, now_ms, self._has_open)
         self.note(tail)
         return self._states
@@ -496,7 +498,12 @@ def _read(tail: LogSnapshot, now_ms: int, has_open: Callable[[int], bool]) -> Pr
 
     for segment, end, stored in _since(tail, now_ms - states.expiration_ms):
         active = segment is tail.segments[-1]
-        if stored is not None:
+        summary = segment.summary if active else None
+        if summary is not None:
+            next_offset = tail.end_offset
+            for batch in summary.last_batches.batches():
+                states.note(batch, batch.base_offset, batch.append_timestamp)
+        elif stored is not None:
             next_offset = stored[0].next_offset
             for batch in stored[1].batches:
                 states.note(batch, batch.base_offset, batch.append_timestamp)

@@ -29,9 +29,10 @@ from streamlog.storage.last_batches import LastBatches, SequencedBatch, batches_
 from streamlog.storage.log import AppendRequest
 from streamlog.storage.producer_state import EXPIRATION_MS, ProducerStateManager, ProducerStates, SingleRecords
 from streamlog.storage.producer_summary import ProducerSummary
+from streamlog.storage.recovery.recovery import PreviousShutdown
 
 from .conftest import CLEAN, KILLED, NOW, SEED, Box
-from .counting_disk import Killed, armed, interrupted_at
+from .counting_disk import Killed, armed, calls_of, interrupted_at
 from .reopening import WAYS, flip, reopening
 
 MakeBox = Callable[..., Box]
@@ -75,6 +76,28 @@ def test_batches_in_their_order_are_noted_many_at_a_time(box: MakeBox, monkeypat
     assert [send(b, sequence) for sequence in range(295, 300)] == list(range(295, 300))
     with pytest.raises(OutOfOrderSequenceError):
         send(b, 294)
+
+
+@pytest.mark.parametrize("crash", [CLEAN, KILLED], ids=["closed", "killed"])
+def test_after_an_open_the_first_batch_of_a_producer_costs_no_walk(box: MakeBox, crash: PreviousShutdown) -> None:
+    b, disk = armed(box)
+    sequence = 0
+
+    def reads_after_an_open(count: int) -> int:
+        nonlocal sequence
+        for _ in range(count):
+            assert send(b, sequence) == sequence
+            sequence += 1
+        b.reopen(crash)
+        calls_of(disk, lambda: send(b, sequence))
+        with pytest.raises(OutOfOrderSequenceError):
+            send(b, sequence + 2)
+        assert send(b, sequence - 4) == sequence - 4
+        sequence += 1
+        return len([call for call in disk.calls if call.startswith("pread")])
+
+    few = reads_after_an_open(5)
+    assert reads_after_an_open(3_000) == few  # which are more than a walk reads at once
 
 
 @reopening
