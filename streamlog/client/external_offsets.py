@@ -36,7 +36,7 @@ from ..config import shown, text, typed
 from ..errors import CommitFailedError, ConfigError
 from ..runtime.values import refuse_to_copy
 from ..types import Record, TopicPartition
-from .arguments import partitions_of
+from .arguments import LARGEST_OFFSET, partitions_of
 from .consumer.record_batch import RecordBatch
 
 _IDENTIFIER = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,62}(\.[A-Za-z_][A-Za-z0-9_]{0,62})?")
@@ -44,6 +44,8 @@ _IDENTIFIER = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,62}(\.[A-Za-z_][A-Za-z0-9_]{0
 _NO_ROW = -1
 # How many stored offsets of a partition are kept for a transaction that is repeated: at least this many.
 _KEPT = 4096
+# The largest number of a partition, as in Kafka: a signed integer of 32 bits, which every database's INTEGER holds.
+_LARGEST_PARTITION = 2**31 - 1
 
 # Names that no database reserves. A topic's name has at most 249 characters.
 _CREATE = (
@@ -149,6 +151,7 @@ class ExternalOffsets:
     def __init__(self, connection: Connection, group: str, table: str) -> None:
         """For the library's own use: see `streamlog.external_offsets`."""
         text("group", group)
+        _require_utf8("group", group)
         if not isinstance(table, str) or _IDENTIFIER.fullmatch(table) is None:
             raise ConfigError(
                 f"table={typed(table)} is not a plain SQL name: letters, digits and underscores, such as 'streamlog_offsets', "
@@ -183,12 +186,16 @@ class ExternalOffsets:
         The calls of `store` that follow are conditional on it, so load a partition each time it is assigned. One SELECT per
         topic. With most drivers it begins a transaction: end that before a long wait.
 
-        Raises ConfigError for what are no partitions, and for a connection in autocommit.
+        Raises ConfigError for what are no partitions, also for names and numbers that no topic has, and for a connection in
+        autocommit.
         """
         wanted = partitions_of(partitions)
         _refuse_autocommit(self._connection)
         numbers: dict[str, list[int]] = {}
         for topic, number in wanted:
+            _require_utf8("topic", topic)
+            if not 0 <= number <= _LARGEST_PARTITION:
+                raise ConfigError(f"{topic!r} has no partition {number}: they are numbered from 0.", name="partitions")
             numbers.setdefault(topic, []).append(number)
         found = {
             TopicPartition(topic, number): offset
@@ -218,6 +225,11 @@ class ExternalOffsets:
             next_offset = record.next_offset
         else:
             raise ConfigError(f"store() takes a Record or a RecordBatch, not {typed(record)}.", name="record")
+        if not (0 <= first < next_offset <= LARGEST_OFFSET):
+            raise ConfigError(
+                f"store() takes a record that was read from a log: {shown(first)} is not an offset of one.",
+                name="record",
+            )
         known = self._known.get(name)
         if known is None:
             raise ConfigError(
@@ -318,6 +330,14 @@ class _Statement(NamedTuple):
             cursor.execute(self.sql, {name: values[name] for name in self.names})
         else:
             cursor.execute(self.sql, tuple(values[name] for name in self.names))
+
+
+def _require_utf8(name: str, value: str) -> None:
+    """Raise ConfigError for a text that no database stores: one with half of a surrogate pair, as of a file's name."""
+    try:
+        value.encode()
+    except UnicodeEncodeError as error:
+        raise ConfigError(f"{name}={shown(value)} cannot be stored in a database: {error}.", name=name) from None
 
 
 def _two_ints(row: Any) -> tuple[int, int]:

@@ -239,6 +239,35 @@ def test_a_partition_that_was_not_loaded_is_refused(connection: sqlite3.Connecti
         offsets.store(record(0, partition=1))
 
 
+@pytest.mark.parametrize("offset", [2**63 - 1, 2**63, -1])
+def test_a_record_with_an_offset_that_no_log_has_is_refused(connection: sqlite3.Connection, offset: int) -> None:
+    offsets = offsets_of(connection)
+    offsets.load([P0])
+    with pytest.raises(ConfigError, match=f"{offset!r} is not an offset of one"):
+        offsets.store(record(offset))
+    offsets.store(record(2**63 - 2))
+    assert offsets.load([P0]) == {P0: 2**63 - 1}
+
+
+def test_a_name_that_is_no_utf8_is_refused_before_a_statement(connection: sqlite3.Connection) -> None:
+    with pytest.raises(ConfigError, match=r"group='a\\ud800' cannot be stored in a database"):
+        offsets_of(connection, group="a\ud800")
+    offsets = offsets_of(connection, group="naïve 😀")
+    with pytest.raises(ConfigError, match=r"topic='a\\ud800' cannot be stored in a database"):
+        offsets.load([P0, TopicPartition("a\ud800", 0)])
+    with pytest.raises(ConfigError, match="was not loaded"):
+        offsets.store(record(0))
+    offsets.load([P0])
+    offsets.store(record(0))
+    assert offsets.load([P0]) == {P0: 1}
+
+
+@pytest.mark.parametrize("number", [-1, 2**31, 2**63])
+def test_a_number_that_no_partition_has_is_refused(connection: sqlite3.Connection, number: int) -> None:
+    with pytest.raises(ConfigError, match=f"has no partition {number}"):
+        offsets_of(connection).load([TopicPartition("orders", number)])
+
+
 def test_what_another_program_did_to_the_table_is_seen(connection: sqlite3.Connection) -> None:
     offsets = offsets_of(connection)
     offsets.load([P0])
