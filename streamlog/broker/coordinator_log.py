@@ -137,7 +137,8 @@ class CoordinatorLog(Generic[S]):
             self.interrupted = True
             raise
         partition = self.partition
-        if partition is not None and self._start_of(partition) != self._start:
+        # As `_start_of`, written out: it is part of each request.
+        if partition is not None and partition.reader.tail.end_offset - self.state.written != self._start:
             self.interrupted = True
         return result
 

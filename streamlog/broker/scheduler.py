@@ -50,6 +50,9 @@ class Scheduler:
 
     def at(self, deadline_ms: int, task: Task) -> None:
         """Run `task` at `deadline_ms`, or earlier if it has an earlier deadline already."""
+        known = self._entries.get(task)
+        if known is not None and known[0] <= deadline_ms:  # as a rule it is, and no lock changes the answer
+            return
         with inside(), self._lock:
             known = self._entries.get(task)
             if known is not None and known[0] <= deadline_ms:

@@ -517,6 +517,9 @@ class LocalService:
 
     def groups_partition(self, number: int, create: bool) -> Partition | None:
         name = TopicPartition(controller.GROUPS_TOPIC, number)
+        known = self.brokers.leaders.get(name)  # the usual case first: it is looked up for each request
+        if known is not None:
+            return known
         if name.topic not in self.image.topics:
             if not create:
                 return None
@@ -526,6 +529,9 @@ class LocalService:
 
     def transactions_partition(self, number: int, create: bool) -> Partition | None:
         name = TopicPartition(controller.TRANSACTIONS_TOPIC, number)
+        known = self.brokers.leaders.get(name)
+        if known is not None:
+            return known
         if name.topic not in self.image.topics:
             self._require_open()
             if not create:

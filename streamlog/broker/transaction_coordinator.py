@@ -338,7 +338,7 @@ class TransactionCoordinator:
             yield self._await_records(shard, transactional_id, producer)
         self._step_soon()
         following: ProducerIdAndEpoch = yield from self._ask_complete(shard, request, transactional_id)
-        yield self._finish_now(shard, decided)
+        yield self._finish_now(shard, decided, is_written=True)
         return following
 
     def _await_records(self, shard: Shard, transactional_id: str, producer: ProducerIdAndEpoch) -> Completion[None]:
@@ -442,17 +442,22 @@ class TransactionCoordinator:
         """Done when the transaction of this id, if it is decided, is complete."""
         return self._finish_now(shard, shard.ask(lambda state: state.decided_of(transactional_id), lambda: None))
 
-    def _finish_now(self, shard: Shard, decided: TransactionMetadata | None) -> Completion[None]:
-        """`decided`: None if there is nothing to complete."""
+    def _finish_now(
+        self, shard: Shard, decided: TransactionMetadata | None, *, is_written: bool = False
+    ) -> Completion[None]:
+        """`decided`: None if there is nothing to complete. `is_written`: see `_finish`."""
         if decided is None:
             return Completion.of(None)
         self._end_pauses()  # what kept a marker from being written may be gone: a request that is made again need not wait
-        return self._finish(shard, decided)
+        return self._finish(shard, decided, is_written=is_written)
 
-    def _finish(self, shard: Shard, decided: TransactionMetadata) -> Completion[None]:
-        """The completion of this transaction: the one that is under way, or a new one. Two at once would write the markers twice."""
+    def _finish(self, shard: Shard, decided: TransactionMetadata, *, is_written: bool = False) -> Completion[None]:
+        """The completion of this transaction: the one that is under way, or a new one. Two at once would write the markers twice.
+
+        `is_written`: the caller knows that the decision counts as written, and has known since that it is not complete.
+        """
         key = (decided.transactional_id, decided.producer, decided.start_ms)
-        made = Steps(self._complete(shard, decided), self._later, begin=False)
+        made = Steps(self._complete(shard, decided, is_written=is_written), self._later, begin=False)
         made.on_done(partial(self._finished, key))
         while (running := self._finishing.setdefault(key, made)) is not made:
             if running.error() is None and not running.is_lost:
@@ -465,15 +470,17 @@ class TransactionCoordinator:
         if self._finishing.get(key) is running:  # else it was interrupted, and another one goes on
             self._finishing.pop(key, None)
 
-    def _complete(self, shard: Shard, decided: TransactionMetadata) -> Waiting[None]:
+    def _complete(self, shard: Shard, decided: TransactionMetadata, *, is_written: bool) -> Waiting[None]:
         def request(state: TransactionShard) -> Completion[None] | None:
             is_decided = state.decided_of(decided.transactional_id) == decided
             return state.all_written() if is_decided else None
 
-        ready = shard.ask(request, lambda: None)
-        if ready is None:  # another thread completed it before this one was noted
-            return
-        yield ready
+        # The usual case first, in a tenth of the time: the very decision that was made is what the shard has, and it is written.
+        if not (is_written and shard.state.decided_of(decided.transactional_id) is decided):
+            ready = shard.ask(request, lambda: None)
+            if ready is None:  # another thread completed it before this one was noted
+                return
+            yield ready
         left: Sequence[TopicPartition] = sorted(decided.partitions)
         while left := (yield from self._write_markers(shard, decided, left)):
             yield self._pause()

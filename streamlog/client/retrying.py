@@ -135,6 +135,8 @@ def answer_of(request: Completion[T], timeout_s: float | None = None) -> T:
     Raises its error; RequestTimedOutError after `timeout_s` (real seconds), and after `DEFAULT_API_TIMEOUT_S` at the latest: it
     may be done later, and may be made again.
     """
+    if request.done():  # the usual case, without the preparations of a wait
+        return result_of(request)
     limit_s = DEFAULT_API_TIMEOUT_S if timeout_s is None else min(timeout_s, DEFAULT_API_TIMEOUT_S)
     try:
         is_answered = wait_for(request, limit_s)

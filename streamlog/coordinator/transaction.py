@@ -169,13 +169,22 @@ class TransactionMetadata(NamedTuple):
         """With these partitions in the transaction, which begins if none is open. REQUIRES: `require`."""
         if self.state == ONGOING:
             return self._replace(partitions=self.partitions.union(partitions), update_ms=now_ms)
-        return self._replace(
-            state=ONGOING,
-            partitions=frozenset(partitions),
-            start_ms=now_ms,
-            update_ms=now_ms,
-            previous=NO_PREVIOUS,
-            fenced_by="",
+        # Made as a whole, as in `ended` and `completed`: each transaction goes through the three, and `_replace` takes six
+        # times as long.
+        return TransactionMetadata(
+            self.transactional_id,
+            self.producer_id,
+            self.producer_epoch,
+            self.timeout_ms,
+            ONGOING,
+            frozenset(partitions),
+            now_ms,
+            now_ms,
+            NO_PREVIOUS,
+            self.next_producer_id,
+            self.remote,
+            self.incarnation,
+            "",
         )
 
     # -- it ends
@@ -214,13 +223,20 @@ class TransactionMetadata(NamedTuple):
         """
         state = PREPARE_COMMIT if commit else PREPARE_ABORT
         if bump:
-            made = self._replace(
-                producer_epoch=self.producer_epoch + 1,
-                state=state,
-                update_ms=now_ms,
-                previous=NO_PREVIOUS if by else self.producer,
-                next_producer_id=new_id() if self.producer_epoch >= LAST_EPOCH else NO_PRODUCER_ID,
-                fenced_by=by,
+            made = TransactionMetadata(
+                self.transactional_id,
+                self.producer_id,
+                self.producer_epoch + 1,
+                self.timeout_ms,
+                state,
+                self.partitions,
+                self.start_ms,
+                now_ms,
+                NO_PREVIOUS if by else self.producer,
+                new_id() if self.producer_epoch >= LAST_EPOCH else NO_PRODUCER_ID,
+                self.remote,
+                self.incarnation,
+                by,
             )
         else:
             made = self._replace(state=state, update_ms=now_ms, previous=NO_PREVIOUS, fenced_by=by)
@@ -228,14 +244,19 @@ class TransactionMetadata(NamedTuple):
 
     def completed(self, now_ms: int) -> TransactionMetadata:
         """After the last marker. REQUIRES: it is decided."""
-        producer = self.producer_afterwards
-        return self._replace(
-            producer_id=producer.producer_id,
-            producer_epoch=producer.producer_epoch,
-            next_producer_id=NO_PRODUCER_ID,
-            state=_DECIDED[self.state],
-            partitions=frozenset(),
-            update_ms=now_ms,
+        return TransactionMetadata(
+            self.transactional_id,
+            *self.producer_afterwards,
+            self.timeout_ms,
+            _DECIDED[self.state],
+            frozenset(),
+            self.start_ms,
+            now_ms,
+            self.previous,
+            NO_PRODUCER_ID,
+            self.remote,
+            self.incarnation,
+            self.fenced_by,
         )
 
     # -- errors

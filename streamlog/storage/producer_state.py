@@ -135,14 +135,16 @@ class ProducerStates:
         return None
 
     def _is_next(self, batch: SealedBatch | SequencedRecord, now_ms: int) -> bool:
-        """The usual case, detected quickly: a batch that continues right after the last one is neither refused nor repeated."""
+        """The usual case, detected quickly: a batch that continues right after the last one is neither refused nor repeated.
+
+        Nor is the first one after a marker, which has raised the epoch.
+        """
         known = self.get(batch.producer_id, now_ms)
-        return (
-            known is not None
-            and batch.producer_epoch == known.epoch
-            and bool(known.batches)
-            and batch.base_sequence == following(known.batches[-1].last_sequence)
-        )
+        if known is None or batch.producer_epoch != known.epoch:
+            return False
+        if not known.batches:
+            return batch.base_sequence == 0 and not batch.attributes & CONTROL
+        return batch.base_sequence == following(known.batches[-1].last_sequence)
 
     # -- from the log --------------------------------------------------------------------------------
 

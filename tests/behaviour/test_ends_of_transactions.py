@@ -178,14 +178,14 @@ def test_the_background_work_beside_an_end_writes_no_marker_twice(monkeypatch: p
         ending = threading.current_thread()
         stepped: list[int] = []
 
-        def beside(self: Any, *args: Any) -> Any:
+        def beside(self: Any, *args: Any, **options: Any) -> Any:
             if threading.current_thread() is ending:
                 step = threading.Thread(target=clock.advance, args=(2,))
                 step.start()
                 step.join(10)
                 assert not step.is_alive()
                 stepped.append(1)
-            return real(self, *args)
+            return real(self, *args, **options)
 
         monkeypatch.setattr(at, place, beside)
         for number in range(3):
@@ -212,11 +212,11 @@ def test_a_broker_that_is_lost_while_a_transaction_ends(
         real = getattr(TransactionCoordinator, place)
         stopped: list[int] = []
 
-        def struck(self: Any, *args: Any) -> Any:
+        def struck(self: Any, *args: Any, **options: Any) -> Any:
             if not stopped:
                 stopped.append(writer.service.leader(TopicPartition(topic, 0)).broker_id)
                 log.brokers[stopped[0]].stop()
-            return real(self, *args)
+            return real(self, *args, **options)
 
         monkeypatch.setattr(TransactionCoordinator, place, struck)
         send_again_until_done(writer, 1)
