@@ -278,6 +278,7 @@ class Cluster:
             if engine.options.disk is self.disk:
                 engine.abandon()
                 registry._forget(engine)
+                registry._places.pop(engine.place, None)  # which refers to the disk
         if log is not None:
             log._ended = True
 

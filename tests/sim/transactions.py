@@ -331,6 +331,7 @@ class World:
             if engine.options.disk is self.disk:
                 engine.abandon()
                 registry._forget(engine)
+                registry._places.pop(engine.place, None)  # which refers to the disk
         if log is not None:
             log._ended = True
 
