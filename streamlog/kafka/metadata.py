@@ -220,7 +220,9 @@ def _topic_partitions(image: Image, view: TopicView, numbers: Iterable[int]) -> 
     described = _topic(image, view)
     partitions = [
         Response.DescribeTopicPartitionsResponsePartition(
-            **{name: getattr(described.partitions[number], name) for name in described.partitions[number].__slots__}
+            **{name: getattr(described.partitions[number], name) for name in described.partitions[number].__slots__},
+            eligible_leader_replicas=[],  # never null: Java's client does not look
+            last_known_elr=[],
         )
         for number in numbers
     ]

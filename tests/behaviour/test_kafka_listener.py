@@ -280,6 +280,8 @@ def test_partitions_are_described_page_by_page(log: streamlog.StreamLog, listene
             topic_name=answer.next_cursor.topic_name, partition_index=answer.next_cursor.partition_index
         )
     assert pages == [[("a", 0), ("a", 1)], [("a", 2), ("b", 0)], [("c", 0), ("c", 1)]]
+    for each in (partition for topic in answer.topics for partition in topic.partitions):
+        assert (each.eligible_leader_replicas, each.last_known_elr) == ((), ()), "Java's client cannot read null there"
     wanted = [Request.TopicRequest(name=name) for name in ("c", "none")]
     found, none = asked(listener, 75, 0, Request(topics=wanted, response_partition_limit=10)).topics
     assert (found.topic_id, [each.leader_id for each in found.partitions]) == (log["c"].id.bytes, [0, 0])
