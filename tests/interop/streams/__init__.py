@@ -1,0 +1,1 @@
+"""Kafka Streams, unmodified, on a listener: see `__main__`."""
