@@ -179,6 +179,7 @@ class OsDisk:
     """
 
     filesystem: object = "the machine's own"
+    _syncs = True  # of subclasses that have a beginning of their own, too
 
     def __init__(self, *, syncs: bool = True) -> None:
         self._syncs = syncs
