@@ -53,6 +53,7 @@ with a linger it waits in `client/producer/partition_queue.py` first. Its way ou
 import logging as _logging
 from typing import TYPE_CHECKING
 
+from .runtime import exits as _exits  # noqa: F401  its exit handler has to be there before those of the program
 from .runtime.installation import warn_of_other_distribution as _warn_of_other_distribution
 from .runtime.lazy import lazy_names as _lazy_names
 

@@ -24,13 +24,12 @@ class ExitCallbacks:
 
     `atexit` keeps a table entry for every handler that was ever registered, also after it was unregistered. So consecutive
     callbacks, with no handler of other code registered between them, share one handler. `atexit` may also never call a
-    handler that is registered while the handlers run; a callback that is added that late runs in the first handler, which
-    is called last.
+    handler that is registered while the handlers run; a callback that is added that late runs in the handler of this module,
+    which is registered when `streamlog` is imported, and so is called after those of the program.
     """
 
     def __init__(self) -> None:
-        self._late: list[Callback] = []
-        atexit.register(_run_all, self._late)
+        self._late = _late
         self._latest: list[Callback] = []
         self._registered = -1
         os.register_at_fork(after_in_child=self._after_fork)
@@ -68,6 +67,10 @@ def _run_all(callbacks: list[Callback]) -> None:
         except BaseException as error:
             errors.append(error)
     raise_first(errors)
+
+
+_late: list[Callback] = []
+atexit.register(_run_all, _late)
 
 
 def at_exit_of_forked_children(callback: Callback) -> None:

@@ -57,8 +57,10 @@ def test_an_import_of_the_package_imports_nothing_that_is_not_used(package: Modu
     loaded = {
         "streamlog",
         "streamlog.runtime",
+        "streamlog.runtime.exits",
         "streamlog.runtime.installation",
         "streamlog.runtime.lazy",
+        "streamlog.runtime.values",
         package.__name__,
     }
     assert set(fresh(code).split()) == loaded
