@@ -56,6 +56,8 @@ RETRY_MS = 1_000
 # How soon the high watermark of a leader is looked at that was behind the end of its log; a ms more for each so many.
 _HIGH_WATERMARK_MS = 5
 _LOOKS_PER_MS = 50
+# What a fetch brings at most of several segments, where it needs no sync.
+_READ_ON_BYTES = 1 << 16
 # How many fetches a step makes before other work has its turn.
 _MOST = 64
 # A fetch and its append that took longer (s) are those of a slow disk, which no sender waits for: its own thread does.
@@ -393,7 +395,7 @@ class ReplicaFetcher:
             read = fetched.read
         else:
             return False
-        if replica.durable and not is_in_sync and not self._is_throttled(replica):
+        if not is_in_sync and not self._is_throttled(replica):
             read = self._read_on(replica, leader, read, leader_epoch)
         following.after = EMPTY if read is EMPTY else _end_of(read)
         following.is_at = (leader_epoch, replica.reader.tail.end_offset)
@@ -403,12 +405,13 @@ class ReplicaFetcher:
         """Append what follows a read that ended with a segment, up to what one fetch may bring; the last read.
 
         The next fetch has all of it synced at once. With a fetch for each segment a follower would sync more often than its leader,
-        and where segments are small it would never catch up. What fails here the next fetch meets again.
+        and where segments are small it would never catch up. Without a sync less is read, so that other partitions have their
+        turn: each fetch waits for the leader's lock. What fails here the next fetch meets again.
         """
-        size = len(read.data)
-        while read.data and size < self.max_bytes and (end := replica.reader.tail.end_offset) < leader.end_offset:
+        size, most = len(read.data), self.max_bytes if replica.durable else min(_READ_ON_BYTES, self.max_bytes)
+        while read.data and size < most and (end := replica.reader.tail.end_offset) < leader.end_offset:
             try:
-                more = leader.read_as_leader(end, leader_epoch, self.max_bytes - size, _end_of(read))
+                more = leader.read_as_leader(end, leader_epoch, most - size, _end_of(read))
             except StreamlogError:
                 break
             if not more.data:

@@ -26,6 +26,10 @@ The batches of an idempotent producer get `sequences` just before they are writt
 request of a queue is under way at a time. So a batch that was not appended leaves no gap, and one of which that is not known is
 written again with the same sequences, which the log recognises.
 
+With several brokers and `acks="all"`, `MOST_IN_FLIGHT` requests of a queue wait to be acknowledged at most, and the next one is
+written when the first of them is. So a producer is no faster than the followers in sync: without that bound one that does not
+wait got further ahead of them all the time, until they left the in-sync set, and a follower that came back never caught up.
+
 An interrupt can come between any two steps. A batch leaves the queue only after it is done or in `unsynced`, and the log
 says what became of an interrupted write, so records are neither lost nor written twice.
 """
@@ -80,6 +84,8 @@ _FIRST_BYTES, _GROWTH = 1024, 4
 # What a batch takes besides its records, roughly.
 _BATCH_OVERHEAD = 128
 _UNLIMITED = 1 << 62
+# How many requests of a queue wait at most for the followers. Kafka's max.in.flight.requests.per.connection.
+MOST_IN_FLIGHT = 5
 
 
 class PartitionQueue:
@@ -112,6 +118,8 @@ class PartitionQueue:
         self.unsynced: deque[Batch] = deque()
         # The leader epoch in which the last of them was appended.
         self._leader_epoch = -1
+        # What the last requests wait for, the oldest first.
+        self._in_flight: deque[Completion[int]] = deque(maxlen=MOST_IN_FLIGHT)
         # The gates of the threads that wait for another thread to write their batch.
         self.waiters: deque[RawGate] = deque()
         # Set under `lock` when the producer closes: a closed queue has no open batch, and accepts none.
@@ -315,7 +323,20 @@ class PartitionQueue:
             return True
         if self.retry is not None and self.retry.at_ms > self.owner.now_ms():
             return False
+        if self.inflight is None and self._awaits_followers() is not None:
+            return False
         return first.closed or first.urgent or self.inflight is not None
+
+    def _awaits_followers(self) -> Completion[int] | None:
+        """What has to be acknowledged before the next request is written; None if it may be written now."""
+        in_flight = self._in_flight
+        if len(in_flight) < MOST_IN_FLIGHT:
+            return None
+        try:
+            first = in_flight[0]
+        except IndexError:  # a batch was lost, and is written again first
+            return None
+        return None if first.done() else first
 
     def _drain(self) -> None:
         """REQUIRES: `draining`."""
@@ -332,6 +353,8 @@ class PartitionQueue:
         """The batches that are written together: closed or urgent ones, no more than a segment holds."""
         if self.retry is not None:
             return self.retry.batches if self.retry.at_ms <= self.owner.now_ms() else []
+        if self._awaits_followers() is not None:
+            return []
         batches: list[Batch] = []
         size = records = 0
         for batch in list(self.queue):
@@ -510,6 +533,8 @@ class PartitionQueue:
             batch.awaits = done
         while self.queue and self.queue[0].awaits is not None:
             self.queue.popleft()
+        if self.owner.leaders_move and self.owner.acks == "all":
+            self._in_flight.append(done)
         done.on_done(self._on_synced)
         if done.work is not None and not all(batch.urgent for batch in batches):
             done.work.soon()
@@ -520,10 +545,14 @@ class PartitionQueue:
     def _on_synced(self, _: object) -> None:
         """On the thread that synced, which may hold locks of the broker's: users' callbacks are called later."""
         self._complete_synced()
-        if self._is_first_lost():
+        if self._is_first_lost() or self._was_held_back():
             self.owner.arm(self, self.owner.now_ms())
         if self.calls:
             self.owner.call_soon(self)
+
+    def _was_held_back(self) -> bool:
+        """Whether batches wait in the queue that may be written now. The thread that is writing looks again after it."""
+        return bool(self._in_flight) and not self.draining.locked() and self._has_work()
 
     def _complete_synced(self) -> None:
         """Complete the batches whose sync is done. Any thread may do it, and again: an interrupt may have stopped another."""
@@ -589,6 +618,7 @@ class PartitionQueue:
                 batch.base_offset = -1
         for batch in lost[1:]:
             batch.awaits = None
+        self._in_flight.clear()
         self.unsynced.clear()
         lost[0].awaits = None
 
@@ -621,6 +651,8 @@ class PartitionQueue:
                 self._await_retry(batch, retry, None if retries else end, timeout)
                 continue
             done = self._awaited_by(batch)
+            if done is None and not self._is_first_lost():
+                done = self._awaits_followers()
             if done is None and not self.draining.locked():
                 if not self._take_turn():
                     self.drain()
