@@ -136,9 +136,12 @@ class Topics(Protocol):
         *,
         exist_ok: bool = False,
         kafka: KafkaConfig | None = None,
+        topic_id: bytes | None = None,
     ) -> Completion[TopicView]:
         """`kafka`: what a listener knows of the settings besides, some of which are defaults then; without it all of them are
         explicit. With it, `min_insync_replicas` may be more than there are replicas, as in Kafka.
+
+        `topic_id`: 16 random bytes, the same in each attempt of one call. A topic that has it was created by an attempt before.
         """
 
     def validate_topic(
@@ -264,7 +267,8 @@ class Records(Protocol):
     ) -> Completion[FetchResult]:
         """What `fetch` would bring, from another replica that has it, after `damage` was met at `offset`; it is verified.
 
-        The damaged batch is repaired in the background. Fails with `damage` if no other replica has the batch.
+        The damaged batch is repaired in the background: so it may be the same replica that has it. Fails with `damage` if none has
+        the batch, and with OffsetOutOfRangeError if it was deleted meanwhile.
         """
 
     def after_damage(self, partition: TopicPartition, offset: int) -> Completion[int]:

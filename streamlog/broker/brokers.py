@@ -571,6 +571,12 @@ class Brokers:
             for broker in brokers
         ]
 
+    @property
+    def moved(self) -> dict[int, str]:
+        """What is recorded of those that are not here, and are looked for elsewhere from now on: their paths."""
+        root = self._presence.root
+        return {number: presence.recorded_path(path, root) for number, path in self._presence.moved.items()}
+
     def partitions(self) -> tuple[list[Partition], list[Partition]]:
         """The copies of the metadata log, and every other replica of every broker."""
         copies = [broker.replicas.metadata for broker in self.running]

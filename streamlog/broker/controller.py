@@ -282,11 +282,20 @@ def record_alone(image: Image) -> list[LogRecord]:
     ]
 
 
-def open_brokers(image: Image, here: Sequence[BrokerRegistration]) -> list[LogRecord]:
-    """The log is opened with these brokers: they register, and those that are not here are fenced."""
+def open_brokers(
+    image: Image, here: Sequence[BrokerRegistration], moved: Mapping[int, str] = MappingProxyType({})
+) -> list[LogRecord]:
+    """The log is opened with these brokers: they register, and those that are not here are fenced.
+
+    `moved`: the paths at which some of these are looked for from now on.
+    """
     ids = {broker.id for broker in here}
-    gone = [broker for broker in image.brokers.values() if not broker.fenced and broker.id not in ids]
-    return [*register_brokers(image, here), *(_fenced(broker) for broker in gone)]
+    absent = [broker for broker in image.brokers.values() if broker.id not in ids]
+    gone = [(broker, broker._replace(path=moved.get(broker.id, broker.path))) for broker in absent]
+    return [
+        *register_brokers(image, here),
+        *(_fenced(after) for before, after in gone if not before.fenced or after.path != before.path),
+    ]
 
 
 def _fenced(broker: BrokerRegistration) -> LogRecord:

@@ -179,6 +179,8 @@ class Presence:
         self.root = root
         self.is_forced = False
         """Whether the log was opened without enough copies of its metadata."""
+        self.moved: dict[int, str] = {}
+        """Where brokers are looked for that are not here, and at whose place another one is, which was elsewhere before."""
         self._new_broker = new_broker
         self._is_replicated = is_replicated
         self._given = [] if root is not None else [broker.directory.path for broker in brokers]
@@ -327,6 +329,8 @@ class Presence:
         brokers = []
         for known in sorted(image.brokers.values()):
             path = path_of(known, self.root)
+            if known.id not in here and path is not None and (place := self._place_left_for(image, path)) is not None:
+                path = self.moved[known.id] = place
             if known.id not in here and (path is None or (empty and path not in self._given)):
                 path = empty.pop(0) if empty else f"{self.root or ''}/broker-{known.id}"
             brokers.append(here.get(known.id) or self._absent(known.id, path or "", absent.pop(path or "", None)))
@@ -337,6 +341,20 @@ class Presence:
         if spare:
             raise _too_many(spare, len(self._given), len(brokers))
         self.all[:] = brokers
+
+    def _place_left_for(self, image: Image, path: str) -> str | None:
+        """The place that a broker has left which is at `path` now, the place of another one; None if it is at its own.
+
+        Directories that were exchanged are found by what is in them, and one of them may not be readable now. The other one's record
+        will name its new place: without this nothing would name the old one, and no later open would look there.
+        """
+        owners = {broker.directory.path: broker.id for broker in self.running}
+        place: str | None = path
+        for _ in owners:
+            if place not in owners:
+                break
+            place = path_of(image.brokers[owners[place]], self.root)
+        return None if place == path or place in owners else place
 
     def _absent(self, broker_id: int, path: str, before: Broker | None) -> Broker:
         """A broker that is not here; `before` is what is known of its directory."""

@@ -145,16 +145,19 @@ class Topics:
         *,
         exist_ok: bool = False,
         kafka: KafkaConfig | None = None,
+        topic_id: bytes | None = None,
     ) -> TopicView:
+        """See `api.Service`."""
+        new_id = UUID(bytes=entropy(16) if topic_id is None else topic_id, version=4)
         count, factor, changes, policy = self._new_topic(partitions, settings, kafka)
         config = TopicConfig(**changes)
         given = KafkaConfig(_FIELDS.intersection(settings or ())) if kafka is None else kafka
         try:
             if policy is not None and name not in self.image.topics:
                 self._policies.given[name] = policy
-            return self._create(name, count, config, False, factor, given)
+            return self._create(name, new_id, count, config, False, factor, given)
         except TopicAlreadyExistsError:
-            if not exist_ok:
+            if not exist_ok and self.topic(name).id != new_id:
                 raise
         except BaseException:
             if name not in self.image.topics:
@@ -205,11 +208,12 @@ class Topics:
         with contextlib.suppress(TopicAlreadyExistsError):
             factor = self._brokers.factor(None, self.image)
             config = dataclasses.replace(config, min_insync_replicas=controller.least_in_sync(factor))
-            self._create(name, partitions, config, True, factor)
+            self._create(name, UUID(bytes=entropy(16), version=4), partitions, config, True, factor)
 
     def _create(
         self,
         name: str,
+        topic_id: UUID,
         partitions: int,
         config: TopicConfig,
         internal: bool,
@@ -217,7 +221,6 @@ class Topics:
         given: KafkaConfig | None = None,
     ) -> TopicView:
         explicit, texts = (None, {}) if given is None else (given.explicit, given.over({}))
-        topic_id = UUID(bytes=entropy(16), version=4)
 
         def request(image: Image) -> list[LogRecord]:
             replicas = self._brokers.place(image, partitions, factor, len(image.topics))
@@ -290,7 +293,8 @@ class Topics:
         """Record which brokers are here, of a log with several; the epoch of each."""
         if self._brokers.is_replicated:
             here = self._brokers.registrations(self._brokers.running)
-            self._change(lambda image: controller.open_brokers(image, here))
+            moved = self._brokers.moved
+            self._change(lambda image: controller.open_brokers(image, here, moved))
         return {broker_id: broker.epoch for broker_id, broker in self.image.brokers.items()}
 
     def stop_broker(self, broker_id: int, failure: StreamlogError | None) -> bool:

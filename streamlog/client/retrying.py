@@ -8,6 +8,10 @@ topics that meet a disk which has just failed. Kafka's clients make such a call 
 A call is made again by the thread that waits for it, and by no other: once that thread has given it up, because of Ctrl-C
 say, it is not made any more. So a commit that was interrupted never overtakes the next one.
 
+An attempt that failed may have been in force all the same: the controller failed after it had recorded the change, and the next
+one has the record. What another attempt is refused with then is an answer (`_IN_FORCE`): it is done. A topic is recognised by its
+id, which each attempt gives: another call may have created one of the name meanwhile.
+
 Three things have retries of their own and use the Service as it is: a producer's queue, which keeps the order of its records;
 a poll, which returns to the program meanwhile; and what sends a member's leave in the background.
 """
@@ -20,14 +24,18 @@ from typing import Any, ParamSpec, TypeVar, cast
 
 from ..broker.api import Service
 from ..errors import (
+    ConfigError,
     CoordinatorLoadInProgressError,
+    GroupIdNotFoundError,
     NotEnoughReplicasError,
     NotLeaderError,
     RequestTimedOutError,
     StreamlogError,
+    UnknownTopicOrPartitionError,
     UnstableOffsetCommitError,
 )
 from ..runtime.api import Completion, Gate
+from ..runtime.disk import entropy
 from ..runtime.threads import RawGate, real_monotonic, result_of, wait_for
 from ..runtime.values import refuse_to_copy
 
@@ -50,6 +58,12 @@ _RETRIED = (
     "delete_group", "delete_offsets", "delete_records", "delete_topic", "describe_group", "epoch_end_offset", "fetch",
     "find_offset", "init_producer_id", "leave_group", "list_groups", "reassign", "update_topic",
 )  # fmt: skip
+_IN_FORCE: dict[str, Callable[[BaseException], bool]] = {
+    "add_partitions": lambda error: isinstance(error, ConfigError) and error.name == "total",
+    "delete_group": lambda error: isinstance(error, GroupIdNotFoundError),
+    "delete_topic": lambda error: isinstance(error, UnknownTopicOrPartitionError),
+}
+"""Calls without a result, and which error of another attempt says that there is nothing left to do."""
 _OF_TRANSACTIONS = (
     "abort_transaction", "add_offsets_to_txn", "add_partitions_to_txn", "describe_transaction", "end_txn",
     "init_producer_id", "list_transactions", "txn_commit_offsets",
@@ -63,15 +77,21 @@ class RetriedCall(Completion[T]):
     attempt: the handle that it is a call of was closed meanwhile.
     """
 
-    __slots__ = ("_attempt", "_call", "_closed", "_end_s", "_turns", "work")
+    __slots__ = ("_attempt", "_call", "_closed", "_end_s", "_first", "_is_in_force", "_turns", "work")
 
     def __init__(
-        self, call: Callable[[], Completion[T]], attempt: Completion[T], closed: Callable[[], StreamlogError | None]
+        self,
+        call: Callable[[], Completion[T]],
+        attempt: Completion[T],
+        closed: Callable[[], StreamlogError | None],
+        is_in_force: Callable[[BaseException], bool],
     ) -> None:
         super().__init__()
         self.work = self
         self._call = call
+        self._first = attempt
         self._closed = closed
+        self._is_in_force = is_in_force
         self._end_s = real_monotonic() + DEFAULT_API_TIMEOUT_S
         self._turns: list[Gate] = []
         self._follow(attempt)
@@ -85,6 +105,8 @@ class RetriedCall(Completion[T]):
         error = attempt.error()
         if error is None:
             self.complete(attempt.result())
+        elif attempt is not self._first and self._is_in_force(error):
+            self.complete(cast(T, None))
         elif not isinstance(error, MOVES):
             self.fail(error)
         while self._turns:
@@ -155,15 +177,23 @@ def _open() -> None:
     """A handle that is not closed."""
 
 
+def _never(_: BaseException) -> bool:
+    return False
+
+
 def _retried(
-    call: Callable[P, Completion[T]], closed: Callable[[], StreamlogError | None]
+    call: Callable[P, Completion[T]], closed: Callable[[], StreamlogError | None], name: str
 ) -> Callable[P, Completion[T]]:
+    is_in_force = _IN_FORCE.get(name, _never)
+
     @wraps(call)
     def answer(*args: P.args, **kwargs: P.kwargs) -> Completion[T]:
+        if name == "create_topic":
+            kwargs["topic_id"] = entropy(16)
         attempt = call(*args, **kwargs)
         if attempt.done() and not isinstance(attempt.error(), MOVES):
             return attempt
-        return RetriedCall(lambda: call(*args, **kwargs), attempt, closed)
+        return RetriedCall(lambda: call(*args, **kwargs), attempt, closed, is_in_force)
 
     return answer
 
@@ -176,7 +206,7 @@ class RetryingService:
     def __init__(
         self, service: Service, closed: Callable[[], StreamlogError | None], names: tuple[str, ...] = _RETRIED
     ) -> None:
-        self.__dict__.update({name: _retried(getattr(service, name), closed) for name in names}, _service=service)
+        self.__dict__.update({name: _retried(getattr(service, name), closed, name) for name in names}, _service=service)
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self.__dict__["_service"], name)

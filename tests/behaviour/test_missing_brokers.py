@@ -14,7 +14,7 @@ import pytest
 
 import streamlog
 from streamlog import ConfigError, FormatError, StreamLog
-from streamlog.errors import DeliveryTimeoutError, LogDirNotFoundError, ReplicaNotAvailableError
+from streamlog.errors import DeliveryTimeoutError, LogDirNotFoundError, ReplicaNotAvailableError, StorageError
 from streamlog.testing import FaultyDisk, ManualClock, SimulatedDisk
 from tests.sampling import Sampled
 
@@ -333,22 +333,51 @@ def swap(path: Path) -> None:
     (path / "swap").rename(path / "broker-2")
 
 
-def test_of_two_that_were_swapped_the_one_that_could_not_be_read_does_not_start_in_the_directory_of_the_other(
-    path: Path,
-) -> None:
+def test_of_two_that_were_swapped_the_one_that_could_not_be_read_starts_where_it_is_now(path: Path) -> None:
+    """It was looked for in the directory of the other one alone, and refused to start there."""
     sent = make(path)
     swap(path)
     disk = FaultyDisk()
     disk.fail("read", errno.EIO, path="*/broker-1/*", times=None)
     with streamlog.open(path, disk=disk) as log:
         assert [each.running for each in log.brokers] == [True, True, False]
-        assert "broker 2 was, is that of broker 1 now" in log.metrics()["brokers"]["2"]["failure"]
-        disk.heal()
-        with pytest.raises(FormatError, match=r"broker-2, where .* broker 2 was, is that of broker 1 now"):
+        assert [each.path for each in log.brokers] == [str(path / f"broker-{n}") for n in (0, 2, 1)]
+        assert "broker-1/" in log.metrics()["brokers"]["2"]["failure"]
+        with pytest.raises(StorageError):
             log.brokers[2].start()
-        assert [each.running for each in log.brokers] == [True, True, False]
+        disk.heal()
+        log.brokers[2].start()
+        eventually(all_in_sync(log))
+        assert sorted(values(log)) == sorted(sent)  # type: ignore[type-var]
+
+
+@pytest.mark.parametrize("hidden", ["unreadable", "missing"])
+@pytest.mark.parametrize("which", ["the one that lies elsewhere", "the one in the log's directory"])
+def test_of_two_that_were_swapped_the_one_that_was_not_found_is_found_by_a_later_open(
+    path: Path, tmp_path: Path, hidden: str, which: str
+) -> None:
+    """The record of the other one named its new place, and nothing named the old one any more."""
+    sent = make(path, brokers=3)
     with streamlog.open(path) as log:
-        assert all(each.running for each in log.brokers)
+        log.add_broker(tmp_path / "disk")
+        log.reassign("t", replicas={0: [3, 1]}).wait()
+    (path / "broker-1").rename(tmp_path / "swap")
+    (tmp_path / "disk").rename(path / "broker-1")
+    (tmp_path / "swap").rename(tmp_path / "disk")
+    lost, place = (1, tmp_path / "disk") if which == "the one that lies elsewhere" else (3, path / "broker-1")
+    disk = FaultyDisk()
+    if hidden == "missing":
+        place.rename(tmp_path / "hidden")
+    else:
+        disk.fail("read", errno.EIO, path=f"{place}/*", times=None)
+    for _ in range(2):
+        with streamlog.open(path, disk=disk) as log:
+            assert [each.id for each in log.brokers if not each.running] == [lost]
+            assert log.brokers[lost].path == str(place)
+    if hidden == "missing":
+        (tmp_path / "hidden").rename(place)
+    with streamlog.open(path) as log:
+        assert [each.id for each in log.brokers if each.running] == [0, 1, 2, 3]
         eventually(all_in_sync(log))
         assert sorted(values(log)) == sorted(sent)  # type: ignore[type-var]
 
