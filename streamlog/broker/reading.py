@@ -234,6 +234,8 @@ class PartitionReads:
         try:
             here = self._find(TopicPartition(topic, number))
             high_watermark, end = here.high_watermark, end_of(here, isolation_level)
+            if here.topic_id == topic_id and offset < here.reader.tail.start_offset:
+                raise here.reader.out_of_range(offset, high_watermark)
             transactions = snapshot_for(here, isolation_level)
             chunk = here.fetch_elsewhere(offset, max_bytes, end) if here.topic_id == topic_id else EMPTY
             if not chunk.data:

@@ -27,7 +27,7 @@ from .deletions import Deletions
 from .listeners import LogListener, NullListener, Waiters
 from .maintenance import Maintenance
 from .purgatory import DelayedOperation, Purgatory
-from .repairs import fetch_elsewhere
+from .repairs import Peer, fetch_elsewhere
 from .replica_set import ALONE, NO_LEADER, PartitionRegistration, ReplicaFetch, ReplicaSet
 from .transactions import TransactionMarker, append_marker, read_transactions, transactions_elsewhere
 from .turns import FollowerTurn, FollowerTurns
@@ -167,9 +167,14 @@ class Partition:
             self.on_work(self)
 
     def fetch_elsewhere(self, offset: int, max_bytes: int, end_offset: int) -> FetchData:
-        """What a read at `offset`, which met damage, gets from another replica, verified; EMPTY if none has it."""
+        """What a read at `offset`, which met damage, gets from another replica, verified; EMPTY if none has it.
+
+        From this one, if it is whole now: a reader that reads ahead meets the damage after it was repaired, and where the
+        partition has fewer replicas since, no other one has the records.
+        """
         self.note_damage(offset)
-        return fetch_elsewhere(self.maintenance.repairs.others(), offset, max_bytes, end_offset)
+        peers = (Peer(self, end_offset), *self.maintenance.repairs.others())
+        return fetch_elsewhere(peers, offset, max_bytes, end_offset)
 
     def logs_elsewhere(self, end_offset: int) -> list[LogReader]:
         """Those of other replicas that are known to have the same records up to `end_offset`."""

@@ -64,17 +64,27 @@ def fetch_elsewhere(peers: Iterable[Peer], offset: int, max_bytes: int, end_offs
     """
     for replica, end in peers:
         until = min(end, end_offset)
-        if offset >= until:
-            continue
-        try:
-            chunk = replica.reader.fetch(offset, max_bytes, until)
-            size = _whole_bytes(chunk, until)
-        except StreamlogError:  # damaged there too, deleted, or closed: the next one
-            continue
-        if size:
-            whole = memoryview(chunk.data)[:size]
-            return FetchData(whole, chunk.seed, chunk.path, chunk.position, end_offset=end_offset)
+        if offset < until and (found := fetch_whole(replica.reader, offset, max_bytes, until)) is not EMPTY:
+            return found._replace(end_offset=end_offset)
     return EMPTY
+
+
+class Reader(Protocol):
+    """What is needed of a log that is read."""
+
+    def fetch(self, offset: int, max_bytes: int, end_offset: int) -> FetchData: ...
+
+
+def fetch_whole(reader: Reader, offset: int, max_bytes: int, end_offset: int) -> FetchData:
+    """What `LogReader.fetch` brings, verified; EMPTY if there is nothing whole at `offset`, or the log is deleted, or closed."""
+    try:
+        chunk = reader.fetch(offset, max_bytes, end_offset)
+        size = _whole_bytes(chunk, end_offset)
+    except StreamlogError:
+        return EMPTY
+    if not size:
+        return EMPTY
+    return FetchData(memoryview(chunk.data)[:size], chunk.seed, chunk.path, chunk.position, end_offset=end_offset)
 
 
 def _whole_bytes(chunk: FetchData, until: int) -> int:

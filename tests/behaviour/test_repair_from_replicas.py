@@ -382,6 +382,7 @@ def test_any_byte_of_one_replica_of_three_is_flipped_and_nothing_is_lost(
         with streamlog.open(path, clock=clock) as log:
             assert values(log) == sent, name
             assert log["t"].send(b"next").result().offset == len(sent), name
+            eventually(lambda: 0 in log["t"].partition(0).isr, name)  # it may have left, and comes back
             log.elect_leader(("t", 0), 0)
             clock.advance(90)  # the scrub reads all, and what it finds is repaired
             assert values(log) == [*sent, b"next"], name
@@ -444,3 +445,36 @@ def test_replicas_that_were_compacted_apart_are_repaired_by_offset(path: Path, c
         assert {record.key: record.value for record in topic.read()} == last
     report = streamlog.verify(path)
     assert report.ok, report
+
+
+@pytest.mark.parametrize("read_only", [False, True], ids=["here", "in another process"])
+def test_a_reader_that_read_ahead_meets_damage_after_it_was_repaired_and_reads_on(path: Path, read_only: bool) -> None:
+    """It had the damaged bytes still, and by then no other replica had the records."""
+    with streamlog.open(path, brokers=3) as log:
+        topic, sent = filled(log)
+        leader = topic.partition(0).leader
+        file = segments(path, topic, leader)[0]
+        flip(file, file.stat().st_size - 1)
+        reading = streamlog.open(path / f"broker-{leader}", read_only=True) if read_only else log
+        with reading.consumer("t", max_poll_records=1) as consumer:
+            assert [record.value for record in consumer.poll(1.0)] == sent[:1]
+            flip(file, file.stat().st_size - 1)
+            log.reassign("t", replicas={0: [leader]}).wait()
+            assert [record.value for record in consumer.until_end()] == sent[1:]
+        if read_only:
+            reading.close()
+
+
+@pytest.mark.parametrize("brokers", [1, 3])
+def test_a_reader_that_read_ahead_meets_damage_of_records_that_were_deleted_and_goes_on_after_them(
+    path: Path, brokers: int
+) -> None:
+    with streamlog.open(path, brokers=brokers) as log:
+        topic, sent = filled(log)
+        directory = path if brokers == 1 else path / f"broker-{topic.partition(0).leader}"
+        file = min((directory / "topics" / f"{topic.id.hex}-0").glob("*.log"))
+        flip(file, file.stat().st_size - 1)
+        with log.consumer("t", max_poll_records=1) as consumer:
+            assert [record.value for record in consumer.poll(1.0)] == sent[:1]
+            topic.delete_records({0: 10})
+            assert [record.value for record in consumer.until_end()][-10:] == sent[10:]

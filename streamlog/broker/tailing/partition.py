@@ -7,13 +7,14 @@ from collections.abc import Callable, Sequence
 from ...errors import StreamlogError
 from ...records.batch import MAX_OFFSET
 from ...replication.listeners import Waiters
+from ...replication.repairs import fetch_whole
 from ...replication.replica_set import ALONE
 from ...runtime.api import Lock
 from ...runtime.threads import inside
 from ...runtime.values import refuse_to_copy
 from ...storage.leader_epochs import EpochEnd, LeaderEpochCache
 from ...storage.published import Slot
-from ...storage.tail import EMPTY, FetchData, LogSnapshot
+from ...storage.tail import FetchData, LogSnapshot
 from ...storage.tailing import TailedLog
 from ...storage.transactions import TransactionSnapshot
 from ...types import TopicPartition
@@ -77,8 +78,8 @@ class TailedPartition:
         return ()
 
     def fetch_elsewhere(self, offset: int, max_bytes: int, end_offset: int) -> FetchData:
-        """See `reading.Readable`."""
-        return EMPTY
+        """See `reading.Readable`. What was read may have been repaired since by the process that owns it."""
+        return fetch_whole(self.reader, offset, max_bytes, end_offset)
 
     def catch_up(self) -> None:
         """Take over what was published last. Raises StorageError, CorruptRecordError, RequestTimedOutError (retriable)."""

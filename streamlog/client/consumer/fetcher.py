@@ -280,9 +280,15 @@ class PartitionFetcher:
             return batch
 
     def _fetch_elsewhere(self, damage: CorruptRecordError) -> bool:
-        """Go on with what another replica has in place of the damaged batch; whether one has it."""
+        """Go on with what another replica has in place of the damaged batch; whether one has it.
+
+        Raises OffsetOutOfRangeError if its records were deleted since it was read.
+        """
         found = self._service.fetch_elsewhere(self.at, self.position, self._bytes, self.isolation, damage)
-        if found.error() is not None:
+        error = found.error()
+        if isinstance(error, OffsetOutOfRangeError):
+            raise error
+        if error is not None:
             return False
         self._fetched, self._at = result_of(found), 0
         self.end = self._fetched.end_offset
