@@ -189,26 +189,27 @@ class Cluster:
     def _judged(self, kind: str, call: Callable[[], object]) -> None:
         """Do something, and look whether the error that it raises may be."""
         began_s = self.schedule.now_s
+        # Of what was sent before, a call that flushes says what became of it; closing the producer forgets it.
+        pending = [each for producer in self.producers for each in producer.pending] if kind in _FLUSHING else []
+        since_s = min([began_s, *(each.sent_s for each in pending)])
         self.expected.observe()
         try:
             call()
             self.expected.observe()
             self.expected.count(kind, began_s)
         except StreamlogError as error:
-            self._judge(kind, error, began_s)
+            self._judge(kind, error, since_s)
         except (Violation, Hang):
             raise
         except Exception as error:
             where = traceback.format_exc(limit=-6)
             raise Violation(f"{type(error).__name__} instead of a StreamlogError: {error}\n{where}") from error
 
-    def _judge(self, kind: str, error: StreamlogError, began_s: float) -> None:
+    def _judge(self, kind: str, error: StreamlogError, since_s: float) -> None:
         name = type(error).__name__
         self.note(f"{name}: {error}")
         self.errors[name] += 1
         self.expected.observe()
-        pending = [each for producer in self.producers for each in producer.pending] if kind in _FLUSHING else []
-        since_s = min([began_s, *(each.sent_s for each in pending)])
         wrong = self.expected.judge(kind, error, since_s, hasty=any(each.is_hasty for each in self.producers))
         if wrong:
             where = "".join(traceback.format_exception(error, limit=-8))
@@ -232,11 +233,11 @@ class Cluster:
 
     # -- opening and dying ---------------------------------------------------------------------------
 
-    def _open(self) -> None:
+    def _open(self, *, force: bool = False) -> None:
         power_lost = self.tail_lost
         self.log = streamlog.open(
             PATH, brokers=self.brokers, disk=self.disk, clock=self.schedule.clock, sync=self.sync,
-            replica_lag_time_max_ms=LAG_MS,
+            replica_lag_time_max_ms=LAG_MS, force=force,
         )  # fmt: skip
         self.note("opened")
         self._power_failed = False
@@ -250,8 +251,21 @@ class Cluster:
             self.history.commits_may_be_lost()
 
     def reopen(self) -> None:
+        """Of an operator, who has all disks work again."""
         self._judged("reopen", self._close)
-        self._open()
+        self._open_without_the_lost()
+
+    def _open_without_the_lost(self) -> None:
+        """A directory was lost, and that could not be recorded before the log was closed, because every other disk failed then. So the
+        open is refused, and says that force=True accepts what that one alone had: others had all when it was lost.
+        """
+        try:
+            self._open()
+        except streamlog.LogDirNotFoundError:
+            if not self.faults.lost:
+                raise
+            self.fired["opened with force"] += 1
+            self._open(force=True)
 
     def _crashed(self, power: bool) -> None:
         """The process died: its files are as a kill, or a power loss, left them, and the next one finds them so."""
@@ -676,7 +690,7 @@ class Cluster:
         if self.log is not None and len(self.log.brokers) == 1:  # where its only disk failed, an open recovers it
             self._judged("reopen", self._close)
         if self.log is None:
-            self._open()
+            self._open_without_the_lost()
         self.faults.exchange_back()
         self.log.replication_throttle_bytes_per_s = None
         self._start_all()

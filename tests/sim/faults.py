@@ -16,7 +16,7 @@ from streamlog.broker.log_directory import METADATA_ID
 from streamlog.records.batch import read_header, seed_of
 
 from .disks import Flipped, Tree
-from .history import Place
+from .history import PartitionHistory, Place
 
 if TYPE_CHECKING:
     from .cluster import Cluster
@@ -73,11 +73,8 @@ class Faults:
 
     def _forgive_damage(self) -> None:
         """What the damaged replica alone had may be lost: at opening another one leads, or its end is taken for torn by a crash."""
-        history = self._cluster.history
-        known = (
-            history.partitions.get(self.target.place) if self.flipped is not None and self.target is not None else None
-        )
-        if known is None or self.flipped is None or self.target is None:
+        known = self._damaged()
+        if known is None or self.flipped is None:
             return
         known.alone.clear()
         whole = {
@@ -86,12 +83,34 @@ class Faults:
             if not self.flipped.path.startswith(f"{broker.directory.path}/")
         }
         if known.isr and not whole & set(known.isr):
-            known.forgive(0)
-            for group in history.groups.values():
-                group.committed.pop(self.target.place, None)
-            if known.internal:
-                history.commits_may_be_lost()
-            self._cluster.fired["damage of the last replica in sync"] += 1
+            self._forgive(known)
+
+    def _forgive_damage_of(self, broker: Any) -> None:
+        """The same of a broker that comes back, after a sync of it failed say, and is the last one in sync: what is on its device past
+        the last sync counts as far as it is whole. When the byte flipped another one was in sync, which is not any more.
+        """
+        known = self._damaged()
+        if known is None or self.flipped is None or self.target is None:
+            return
+        isr = self._cluster.service.image.partition(*self.target.place).isr
+        if self.flipped.path.startswith(f"{broker.path}/") and tuple(isr) == (broker.id,):
+            self._forgive(known)
+
+    def _damaged(self) -> PartitionHistory | None:
+        """The partition of the replica of which a byte is flipped."""
+        if self.flipped is None or self.target is None:
+            return None
+        return self._cluster.history.partitions.get(self.target.place)
+
+    def _forgive(self, known: PartitionHistory) -> None:
+        assert self.target is not None
+        history = self._cluster.history
+        known.forgive(0)
+        for group in history.groups.values():
+            group.committed.pop(self.target.place, None)
+        if known.internal:
+            history.commits_may_be_lost()
+        self._cluster.fired["damage of the last replica in sync"] += 1
 
     # -- what there is -------------------------------------------------------------------------------
 
@@ -165,6 +184,7 @@ class Faults:
                 cluster.fired["exchanged directory refused"] += 1
             self.exchange_back()
         self._heal(broker.id)
+        self._forgive_damage_of(broker)
         try:
             broker.start()
         except FormatError:

@@ -19,7 +19,14 @@ from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
 import streamlog
-from streamlog import DeliveryError, InvalidTxnStateError, NotLeaderError, RequestTimedOutError, TopicPartition
+from streamlog import (
+    DeliveryError,
+    InvalidTxnStateError,
+    NotLeaderError,
+    RequestTimedOutError,
+    TopicPartition,
+    TransactionAbortedError,
+)
 
 from . import replicas
 from .processes import RAISED, Journal, head_of, value_of
@@ -42,6 +49,12 @@ MOVES, MOVES_PARTITIONS = "moves", 2
 HEAD = "head"  # the header that says what a tombstone is, as it has no value to say it
 _KEYS = 12
 _SETTLES_S = 20.0
+_LIVES_S = 300.0
+# Closing the log aborts a transaction that is being made.
+_OF_A_CLOSE = (streamlog.ClosedError, InvalidTxnStateError, DeliveryError, TransactionAbortedError)
+# How long a writer waits after each record while a broker comes back: writers that fill a segment with a few records each, as
+# fast as they can, may keep a follower that is not in sync away for as long as they write.
+_WAITS_S = 0.005
 _CODECS = [None, None, "gzip", "zstd", "lz4", "snappy"]
 
 
@@ -148,6 +161,7 @@ class Life:
         self.cycle = cycle
         self.loses, self.rebuilds = loses, rebuilds
         self.closing = False
+        self.is_level = len(log.brokers) == 1 or not rebuilds
         self.asked_at_once = rng.random() < 0.5
         self.brokers = log.brokers
         self.config: dict[str, Any] = {
@@ -171,7 +185,7 @@ class Life:
         for function, number in work:
             life = random.Random(f"{self.rng.random()}")
             threading.Thread(target=self._guard, args=(function, life, number), daemon=True).start()
-        time.sleep(60.0 if close_after is None else close_after)
+        time.sleep(_LIVES_S if close_after is None else close_after)
         assert close_after is not None, "nobody has killed it"
         self.closing = True
         self.say("closing")
@@ -188,8 +202,7 @@ class Life:
         try:
             yield
         except BaseException as error:
-            # Closing the log aborts a transaction that is being made.
-            if self.closing and isinstance(error, (streamlog.ClosedError, InvalidTxnStateError, DeliveryError)):
+            if self.closing and isinstance(error, _OF_A_CLOSE):
                 return
             traceback.print_exc()
             os._exit(RAISED)
@@ -219,7 +232,9 @@ class Life:
                     for known in pending:
                         self._acknowledge(known)
                     pending.clear()
-            if rng.random() < 0.5:
+            if not self.is_level:
+                time.sleep(_WAITS_S)
+            elif rng.random() < 0.5:
                 time.sleep(rng.choice([0.0002, 0.001, 0.003]))
 
     def _send(
@@ -342,10 +357,12 @@ class Life:
         while True:
             while self.log.metrics()["replication"]["under_replicated_partitions"]:
                 time.sleep(0.001)
+            self.is_level = True
             self.say("level")
             time.sleep(rng.choice([0.05, 0.2] if self.loses else [0.0, 0.01, 0.05]))
             broker = rng.choice(self.brokers)
             self.say("hurts", broker.id)
+            self.is_level = False
             broker.stop()
             time.sleep(rng.choice([0.0, 0.005]))
             broker.start()
