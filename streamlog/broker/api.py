@@ -343,6 +343,11 @@ class Groups(Protocol):
     ) -> Completion[list[StreamlogError | None]]:
         """Members of a classic group leave: the error of each, or None."""
 
+    def rebalance_group(self, group: str) -> Completion[None]:
+        """Have a group rebalance, though nothing has changed: a classic one by its barrier, in another one members get the partitions
+        of others that subscribe to the same topics. Does nothing if it rebalances already. Fails with GroupIdNotFoundError.
+        """
+
     def find_coordinator(self, key: str, *, of_transactions: bool = False) -> Completion[int]:
         """The broker that coordinates a group, or a transactional id; the internal topic is created if there is none yet.
 

@@ -101,6 +101,9 @@ class GroupCoordinator:
     ) -> Completion[list[StreamlogError | None]]:
         return self._of(group).leave_classic_group(group, members)
 
+    def rebalance(self, group: str) -> Completion[None]:
+        return self._of(group).rebalance(group)
+
     def watch(self, group: str, callback: Callable[[], object], member_id: str | None) -> None:
         self._of(group).watch(group, callback, member_id)
 

@@ -344,6 +344,14 @@ class GroupShard:
 
         return self._ask_for(group, ask, members[0].member_id if members else "")
 
+    def rebalance(self, group: str) -> Completion[None]:
+        host = self._host
+
+        def ask(shard: Shard) -> Completion[None]:
+            return shard.rebalance(group, host.clock.time_ms(), host.real_seconds())
+
+        return self._ask_for(group, ask, "")
+
     def _ask_for(self, group: str, request: Callable[[Shard], Completion[T]], member_id: str | None) -> Completion[T]:
         """A request about a classic group, which may set a deadline. `member_id`: None if it joins.
 

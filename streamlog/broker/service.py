@@ -72,7 +72,7 @@ _MAY_MEET_A_FAILURE = (
     "abort_transaction", "add_offsets_to_txn", "add_partitions", "add_partitions_to_txn", "apply_retention", "classic_heartbeat",
     "commit", "committed", "compact", "create_topic", "delete_group", "delete_offsets", "delete_records", "delete_topic", "describe_group",
     "describe_transaction", "end_txn", "heartbeat", "init_producer_id", "join_group", "leave_classic_group",
-    "leave_group", "list_groups", "list_transactions", "reassign", "sync_group", "txn_commit_offsets", "update_topic",
+    "leave_group", "list_groups", "list_transactions", "reassign", "rebalance_group", "sync_group", "txn_commit_offsets", "update_topic",
 )  # fmt: skip
 
 
@@ -659,6 +659,10 @@ class LocalService:
         self, group: str, members: Sequence[MemberIdentity]
     ) -> Completion[list[StreamlogError | None]]:
         return self.groups.leave_classic_group(group, members)
+
+    @failing
+    def rebalance_group(self, group: str) -> Completion[None]:
+        return self.groups.rebalance(group)
 
     def watch_group(self, group: str, callback: Callable[[], object], member_id: str | None = None) -> None:
         self.groups.watch(group, callback, member_id)

@@ -9,7 +9,7 @@ from typing import Any
 from ..errors import StreamlogError
 from ..runtime.api import Completion
 from . import errors
-from .classic import ClassicGroup
+from .classic import COMPLETING, STABLE, ClassicGroup
 from .group import Group
 from .groups import Groups
 from .messages import ClassicGroupConfig, JoinGroup, JoinGroupResult, MemberIdentity, SyncGroup, SyncGroupResult
@@ -108,6 +108,17 @@ class ClassicGroupManager:
         answer: Completion[list[StreamlogError | None]] = Completion()
         here.classic.answers.append((answer, left, None))
         self._finish(here, now_ms, now_s, answer)
+        return answer
+
+    def rebalance(self, group: Group, now_ms: int, now_s: float) -> Completion[None]:
+        """Have the members join again, unless they are to do so already."""
+        assert group.classic is not None
+        answer: Completion[None] = Completion()
+        if group.classic.state in (COMPLETING, STABLE):
+            logger.info("group %r rebalances: a test or an administrator wants it", group.name)
+            group.classic.prepare_rebalance(now_s)
+        group.classic.answers.append((answer, None, None))
+        self._finish(group, now_ms, now_s, answer)
         return answer
 
     def expire(self, group: Group, now_ms: int, now_s: float) -> Completion[None]:

@@ -275,6 +275,25 @@ class GroupMetadataManager:
 
         return self._groups.write(records, after)
 
+    def rebalance(self, group: str, now_ms: int, now_s: float) -> Completion[None]:
+        """Have a group rebalance, though nothing has changed. Does nothing if it does already, or has no members.
+
+        In a classic group all join again; in another one each member gets the partitions of another that subscribes to the same
+        topics, if there is one. Fails with GroupIdNotFoundError.
+        """
+        try:
+            self._groups.require_ready()
+            here = self._groups.existing(group)
+        except StreamlogError as error:
+            return Completion.failed(error)
+        if here.classic is not None:
+            return self._classic.rebalance(here, now_ms, now_s)
+        if not here.members or here.wants_target:
+            return Completion.of(None)
+        transition = Transition(here)
+        transition.rotate()
+        return self._groups.write(transition.records(), partial(self.recheck, here, now_s))
+
     def expire(self, now_s: float, now_ms: int) -> Completion[None]:
         """Evict members whose poll interval or session is over. Cheap before `next_expiry_s`."""
         try:

@@ -82,6 +82,7 @@ class Shard:
         self.heartbeat = members.heartbeat
         self.renew = members.renew
         self.leave = members.leave
+        self.rebalance = members.rebalance
         self.expire = members.expire
         self.next_expiry_s = members.next_expiry_s
         self.metadata_changed = members.metadata_changed

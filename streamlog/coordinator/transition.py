@@ -182,6 +182,17 @@ class Transition:
                 epoch = self.state.epoch if state.member_epoch == JOINING_EPOCH else state.member_epoch
                 self.put(state._replace(target=target, member_epoch=epoch))
 
+    def rotate(self) -> None:
+        """Give each member the target of the one before it, among those that subscribe to the same topics. O(members)."""
+        alike: dict[frozenset[str], list[MemberState]] = {}
+        for state in self._members():
+            if not state.away:
+                alike.setdefault(state.topics, []).append(state)
+        for states in alike.values():
+            for state, before in zip(states, (states[-1], *states[:-1]), strict=True):
+                self.put(state._replace(target=before.target))
+        self.state = self.state._replace(epoch=self.state.epoch + 1)
+
     # -- what a member may hold
 
     def reconcile(self, member_id: str, owned: frozenset[TopicPartition]) -> None:

@@ -381,6 +381,28 @@ class Control:
 
     # -- groups --------------------------------------------------------------------------------------
 
+    def rebalance(self, group: str) -> None:
+        """Have a group rebalance, though nothing has changed. Does nothing if it rebalances already.
+
+        The members of a classic group learn it by REBALANCE_IN_PROGRESS with their next heartbeat, and all join again. In a group
+        that the coordinator assigns (KIP-848, and with Python members) each member gets the partitions of another one that subscribes
+        to the same topics, if there is one. Raises GroupIdNotFoundError.
+
+        >>> import streamlog
+        >>> from streamlog.kafka import Listener
+        >>> with streamlog.open() as log, Listener(log) as listener:
+        ...     _ = log.create_topic("orders", partitions=2)
+        ...     one, two = log.consumer("orders", group="g"), log.consumer("orders", group="g")
+        ...     _ = [one.poll(), two.poll(), one.poll(), two.poll()]
+        ...     before = one.assignment(), two.assignment()
+        ...     listener.control.rebalance("g")
+        ...     _ = [one.poll(), two.poll(), one.poll(), two.poll()]
+        ...     before == (two.assignment(), one.assignment())
+        True
+        """
+        text("group", group)
+        result_of(self._started().service.rebalance_group(group))
+
     def expire_member(self, group: str, member_id: str | None = None) -> None:
         """Remove a member from its group, as if its session were over; others get its partitions. `member_id` None: the only one.
 

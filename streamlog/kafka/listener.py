@@ -132,7 +132,7 @@ class Listener:
     def start(self) -> None:
         """Listen. Does nothing if it does already."""
         if self._serving is None:
-            self._serving = self._log.attach(self._make)
+            self._serving = self._log.attach(partial(self._make, control=self._control))
             self._attach_control()
 
     def close(self) -> None:
@@ -238,12 +238,13 @@ class Serving:
         tls: ssl.SSLContext | None,
         options: Settings,
         groups: Mapping[str, int],
+        control: Control | None = None,
         limits: Limits = Limits(),  # noqa: B008  (immutable)
     ) -> None:
         service.require_writable("What a client of Kafka's sends")
         service.classic_group_config = service.classic_group_config._replace(**groups)
         self.service = service
-        self.control: Control | None = None
+        self.control = control
         self._host, self._port, self._advertised_host, self._tls = host, port, advertised_host, tls
         self._settings = options
         self._limits = limits

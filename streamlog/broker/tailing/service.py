@@ -101,6 +101,7 @@ class TailingService:
     classic_group_config = ClassicGroupConfig()
     leave_group = refuses("Leaving group {0!r}")
     leave_classic_group = refuses("Leaving group {0!r}")
+    rebalance_group = refuses("Rebalancing group {0!r}")
     commit = refuses("Committing in group {0!r}")
     delete_group = refuses("Deleting group {0!r}")
     delete_offsets = refuses("Deleting offsets of group {0!r}")

@@ -507,3 +507,24 @@ def test_a_commit_of_a_client_renews_its_session(world: Any) -> None:
     world.later(7)
     world.expire()
     assert world.state == "Empty", "what a producer commits for a member says nothing of the member"
+
+
+def test_a_rebalance_that_is_asked_for_has_all_members_join_again(world: Any) -> None:
+    a, b = pair(world)
+    generation = a.generation
+    world.shard.rebalance("g", world.now_ms, world.now_s).result()
+    assert world.state == "PreparingRebalance"
+    world.shard.rebalance("g", world.now_ms, world.now_s).result()  # it does already
+    fails(a.heartbeat(), RebalanceInProgressError)
+    stable(a, b)
+    assert a.generation == b.generation == generation + 1
+
+
+def test_members_that_do_not_join_again_after_a_rebalance_was_asked_for_are_removed(world: Any) -> None:
+    a, b = pair(world)
+    world.shard.rebalance("g", world.now_ms, world.now_s).result()
+    a.join()
+    world.later(60)
+    world.shard.expire(world.now_s, world.now_ms)
+    assert [each.member_id for each in world.shard.describe("g").members] == [a.id]
+    assert b.heartbeat().error() is not None

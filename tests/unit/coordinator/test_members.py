@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from streamlog.errors import ConfigError, UnknownMemberIdError
+from streamlog.errors import ConfigError, GroupIdNotFoundError, UnknownMemberIdError
 
 
 def test_a_sole_member_has_everything_in_the_answer_to_its_first_heartbeat(world: Any, tp: Any) -> None:
@@ -343,3 +343,27 @@ def test_groups_do_not_disturb_each_other(world: Any, tp: Any) -> None:
     second = world.joined(group="a")
     assert first.held == second.held == tp("t0", "t1", "t2", "t3")
     assert [group.name for group in world.shard.list_groups()] == ["a", "b"]
+
+
+def test_a_rebalance_that_is_asked_for_moves_every_partition_once_its_owner_has_let_go(world: Any) -> None:
+    first, second = world.joined(), world.joined()
+    world.poll_in_turn(first, second)
+    before = first.held, second.held
+    world.shard.rebalance("g", world.now_ms, world.now_s).result()
+    assert world.state == "Reconciling"
+    world.poll_in_turn(first, second)
+    assert (second.held, first.held) == before
+    assert world.state == "Stable"
+
+
+def test_a_rebalance_that_is_asked_for_leaves_members_their_own_topics(world: Any, tp: Any) -> None:
+    one, other = world.joined("t"), world.joined("u")
+    world.poll_in_turn(one, other)
+    world.shard.rebalance("g", world.now_ms, world.now_s).result()
+    world.poll_in_turn(one, other)
+    assert (one.held, other.held) == (tp("t0", "t1", "t2", "t3"), tp("u0", "u1", "u2", "u3"))
+
+
+def test_a_rebalance_of_no_group_is_an_error(world: Any) -> None:
+    with pytest.raises(GroupIdNotFoundError):
+        world.shard.rebalance("none", world.now_ms, world.now_s).result()
