@@ -241,12 +241,13 @@ def then(response: Any, change: Callable[[Any], Any]) -> Any:
     return change(response)
 
 
-def places_of(key: int, version: int, request: Any) -> list[Place] | None:
-    """The innermost parts that a request names; None if it names none, as one for all topics does."""
+def places_of(key: int, version: int, request: Any, depth: int | None = None) -> list[Place] | None:
+    """The parts that a request names at a depth, by default the innermost; None if it names none, as one for all topics does."""
     shape = shape_of(key, version)
-    depth, at = 0, shape
-    while at.wanted is not None and at.part is not None:
-        depth, at = depth + 1, at.part
+    if depth is None:
+        depth, at = 0, shape
+        while at.wanted is not None and at.part is not None:
+            depth, at = depth + 1, at.part
     return _places(shape, request, depth, is_request=True)
 
 

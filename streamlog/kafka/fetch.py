@@ -168,11 +168,14 @@ class _Session:
         for key, each in self._partitions.items():
             part = messages.FetchResponse.PartitionData(partition_index=key[1], high_watermark=-1, records=b"")
             found[key] = part
+            if call.refuses is not None:
+                name = image.names.get(key[0], "") if self.by_id else key[0]
+                part.error_code = call.refuses(name, key[1])
+                if part.error_code:
+                    is_refused = True
+                    continue
             try:
                 view = topic_of(image, None if self.by_id else key[0], key[0] if self.by_id else None)
-                if call.refuses is not None and (code := call.refuses(view.name, key[1])):
-                    part.error_code, is_refused = code, True
-                    continue
                 led_partition(call, image, view, key[1])
             except StreamlogError as error:
                 part.error_code = code_of(error)

@@ -57,3 +57,16 @@ def received(connection: socket.socket, size: int) -> bytes:
         assert more, "the connection was closed"
         data += more
     return data
+
+
+def errors_in(message: Any) -> list[int]:
+    """Every error code in a response that is none of 0, wherever it is."""
+    found = []
+    for name in message.__slots__:
+        value = getattr(message, name)
+        if name.endswith("error_code") and value:
+            found.append(value)
+        for each in value if isinstance(value, (list, tuple)) else [value]:
+            if isinstance(each, messages.Message):
+                found += errors_in(each)
+    return found

@@ -13,6 +13,7 @@ from streamlog.kafka.apis import CLOSE, Later
 from streamlog.kafka.error_responses import Place, Refusal, answer, depth_of, shape_of
 from streamlog.kafka.errors import ErrorCode
 from streamlog.runtime.api import Completion
+from tests.kafka.clients import errors_in
 from tests.kafka.random_messages import random_message
 
 PARTITION, COORDINATOR = ErrorCode.NOT_LEADER_OR_FOLLOWER, ErrorCode.NOT_COORDINATOR
@@ -79,19 +80,6 @@ def path_of(key: int, version: int, code: ErrorCode) -> str:
     return ".".join(path)
 
 
-def codes_in(message: Any) -> list[int]:
-    """Every error code in a message, also those of other fields than the shape knows."""
-    found = []
-    for name in message.__slots__:
-        value = getattr(message, name)
-        if name.endswith("error_code"):
-            found.append(value)
-        for each in value if isinstance(value, (list, tuple)) else [value]:
-            if isinstance(each, messages.Message):
-                found += codes_in(each)
-    return found
-
-
 def refused(
     key: int, version: int, request: Any, code: int, selects: Callable[[Place], bool] = lambda place: True,
     respond: Callable[[], Any] | None = None, *, after: bool = False,
@@ -128,18 +116,20 @@ def test_a_request_that_is_refused_has_its_error_once_for_each_part_and_is_not_l
     for version in versions(key):
         for request in requests(key, version):
             shape, depth = shape_of(key, version), depth_of(key, version, code)
-            named = error_responses._places(shape, request, depth, is_request=True)
+            named = error_responses.places_of(key, version, request, depth)
             left: list[Place] = []
 
-            def respond(shape: Any = shape, request: Any = request, depth: int = depth, left: Any = left) -> Any:
-                left += error_responses._places(shape, request, depth, is_request=True) or []
+            def respond(
+                shape: Any = shape, request: Any = request, version: int = version, depth: int = depth, left: Any = left
+            ) -> Any:
+                left += error_responses.places_of(key, version, request, depth) or []
                 return shape.make()
 
             response = refused(key, version, request, code, respond=respond)
             if named is None:
                 continue  # it is for all of them: those that the response has get the error
             marks = {error_responses._mark(place) for place in named}
-            assert [each for each in codes_in(response) if each] == [code] * len(marks), (version, request)
+            assert errors_in(response) == [code] * len(marks), (version, request)
             again = error_responses._places(shape, response, depth, is_request=False)
             assert {error_responses._mark(place) for place in again or ()} == marks, version
             assert left == [], version
