@@ -19,7 +19,8 @@ from ..runtime.api import Completion
 from ..types import TopicPartition
 from . import messages
 from .apis import Call, Later, by_topic, coordinates
-from .errors import ErrorCode, code_of
+from .errors import ErrorCode
+from .errors import coordinator_code_of as code_of
 from .groups import describe_each
 from .patterns import matcher
 

@@ -564,6 +564,17 @@ class Control:
         """For the listener: the greatest version of an API that it knows, `high` unless another is pinned."""
         return min(high, self._max_versions.get(key, high))
 
+    def pin_versions(self, response: Any) -> Any:
+        """For the listener: an answer to ApiVersions, as the pins have it."""
+        pinned = self._max_versions
+        for each in response.api_keys:
+            each.max_version = min(each.max_version, pinned.get(each.api_key, each.max_version))
+        response.api_keys = [each for each in response.api_keys if each.max_version >= 0]
+        return response
+
+    def _pinned_versions(self, handler: Handler, call: Call) -> Any:
+        return self.pin_versions(handler(call))
+
     def answer(self, host: Host, key: int, call: Call, handler: Handler) -> Any:
         """For the listener, on its thread: what `handler(call)` would be, with what the test wants of it."""
         service = host.service
@@ -589,7 +600,7 @@ class Control:
                 refusal = Refusal(code, depth, lambda place: True, after=False, message=message)
                 return _refused(key, call, handler, [refusal])
         if key == _API_VERSIONS and self._max_versions:
-            handler = partial(_pinned_versions, handler, self._max_versions)
+            handler = partial(self._pinned_versions, handler)
         fired = (
             self._rules.decide(Asked(key, call.version, call.broker_id, call.client_id, named))
             if self._rules.active
@@ -636,14 +647,6 @@ def _refused(key: int, call: Call, handler: Handler, refusals: list[Refusal]) ->
 def _fetch_refusal(refusals: list[Refusal], topic: str, number: int) -> int:
     place = ({"topic": topic}, {"partition": number})
     return next((each.code for each in refusals if each.selects(place)), ErrorCode.NONE)
-
-
-def _pinned_versions(handler: Handler, pinned: Mapping[int, int], call: Call) -> Any:
-    response = handler(call)
-    for each in response.api_keys:
-        each.max_version = min(each.max_version, pinned.get(each.api_key, each.max_version))
-    response.api_keys = [each for each in response.api_keys if each.max_version >= 0]
-    return response
 
 
 def _after(service: Service, delay_ms: int) -> Completion[None]:

@@ -205,3 +205,19 @@ def code_of(error: BaseException) -> ErrorCode:
         if code is not None:
             return code
     return ErrorCode.UNKNOWN_SERVER_ERROR
+
+
+# What fails the log of a coordinator, as Kafka's coordinators say it (CoordinatorOperationExceptionHelper): a client looks for
+# the coordinator again, and tries again. It would take NOT_LEADER_OR_FOLLOWER there for a final error.
+_OF_COORDINATORS = {
+    ErrorCode.NOT_LEADER_OR_FOLLOWER: ErrorCode.NOT_COORDINATOR,
+    ErrorCode.KAFKA_STORAGE_ERROR: ErrorCode.NOT_COORDINATOR,
+    ErrorCode.NOT_ENOUGH_REPLICAS: ErrorCode.COORDINATOR_NOT_AVAILABLE,
+    ErrorCode.REQUEST_TIMED_OUT: ErrorCode.COORDINATOR_NOT_AVAILABLE,
+}
+
+
+def coordinator_code_of(error: BaseException) -> ErrorCode:
+    """The code for an error of a request to the coordinator of a group or of transactions."""
+    code = code_of(error)
+    return _OF_COORDINATORS.get(code, code)

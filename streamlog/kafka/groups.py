@@ -19,7 +19,8 @@ from ..types import TopicPartition
 from . import messages, protocol
 from .apis import Call, Later, by_topic, coordinates
 from .compiler import MalformedMessageError
-from .errors import ErrorCode, code_of
+from .errors import ErrorCode
+from .errors import coordinator_code_of as code_of
 
 CLASSIC, CONSUMER = "classic", "consumer"
 _NO_GENERATION = -1

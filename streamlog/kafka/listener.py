@@ -476,6 +476,8 @@ class Serving:
             connection.close()
             return
         response = metadata.versions_response([key], ErrorCode.UNSUPPORTED_VERSION)
+        if self.control is not None:
+            response = self.control.pin_versions(response)
         connection.reply(protocol.encode_response(header, response, 0))
 
     def _respond(self, connection: Connection, header: Any, response: Any) -> None:

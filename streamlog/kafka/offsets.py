@@ -23,7 +23,8 @@ from ..runtime.api import AllDone, Completion
 from ..types import OffsetAndMetadata, TopicPartition
 from . import messages
 from .apis import Call, Later, by_topic, coordinates, topic_of
-from .errors import ErrorCode, code_of
+from .errors import ErrorCode
+from .errors import coordinator_code_of as code_of
 from .schema import ZERO_UUID
 
 MAX_METADATA = 4096

@@ -19,7 +19,8 @@ from ..runtime.threads import result_of
 from ..types import TopicPartition
 from . import messages
 from .apis import Call, Later, by_topic
-from .errors import ErrorCode, code_of
+from .errors import ErrorCode
+from .errors import coordinator_code_of as code_of
 from .offsets import Commit, commit_code
 from .patterns import matcher
 

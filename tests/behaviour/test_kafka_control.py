@@ -299,12 +299,8 @@ class Member:
     def __init__(self, listener: Listener, **settings: Any) -> None:
         self.given = self.taken = 0
         self.values: list[bytes] = []
-        self.consumer = confluent_kafka.Consumer(
-            {
-                "bootstrap.servers": listener.bootstrap_servers, "group.id": "g", "auto.offset.reset": "earliest",
-                "heartbeat.interval.ms": 100, **settings,
-            }
-        )  # fmt: skip
+        common = {"bootstrap.servers": listener.bootstrap_servers, "group.id": "g", "auto.offset.reset": "earliest"}
+        self.consumer = confluent_kafka.Consumer(common | (settings or {"heartbeat.interval.ms": 100}))
         self.consumer.subscribe(["t"], on_assign=self._on_assign, on_revoke=self._on_revoke, on_lost=self._on_revoke)
 
     def _on_assign(self, consumer: Any, partitions: list[Any]) -> None:
@@ -374,7 +370,7 @@ def test_a_classic_group_rebalances_when_the_test_wants_it(
     log: streamlog.StreamLog, control: Control, member: Callable[..., Member], strategy: str
 ) -> None:
     log.create_topic("t", partitions=2)
-    settings = {"partition.assignment.strategy": strategy}
+    settings = {"partition.assignment.strategy": strategy, "heartbeat.interval.ms": 100}
     one, two = member(**settings), member(**settings)
 
     def are_both_given() -> bool:
@@ -390,8 +386,7 @@ def test_members_of_the_newer_protocol_change_places_when_the_test_wants_it(
     log: streamlog.StreamLog, control: Control, member: Callable[..., Member]
 ) -> None:
     log.create_topic("t", partitions=2)
-    settings = {"group.protocol": "consumer", "heartbeat.interval.ms": None}
-    one, two = member(**settings), member(**settings)
+    one, two = (member(**{"group.protocol": "consumer"}) for _ in range(2))
 
     def held(of: Member) -> set[int]:
         return {each.partition for each in of.consumer.assignment()}

@@ -8,10 +8,11 @@ from typing import Any
 
 import pytest
 
+import streamlog
 from streamlog.kafka import error_responses, messages, protocol, schema
 from streamlog.kafka.apis import CLOSE, Later
 from streamlog.kafka.error_responses import Place, Refusal, answer, depth_of, shape_of
-from streamlog.kafka.errors import ErrorCode
+from streamlog.kafka.errors import ErrorCode, coordinator_code_of
 from streamlog.runtime.api import Completion
 from tests.kafka.clients import errors_in
 from tests.kafka.random_messages import random_message
@@ -240,3 +241,20 @@ def test_the_first_refusal_of_a_partition_counts() -> None:
 def test_an_error_has_kafkas_name_for_every_code() -> None:
     theirs = pytest.importorskip("kio.schema.errors", reason="kio, which this test compares with, is not installed")
     assert {each.name: each.value for each in ErrorCode} == {each.name.upper(): each.value for each in theirs.ErrorCode}
+
+
+def test_what_fails_the_log_of_a_coordinator_has_clients_look_for_the_coordinator_again() -> None:
+    found = [
+        coordinator_code_of(error)
+        for error in (
+            streamlog.NotLeaderError("moves"),
+            streamlog.NotEnoughReplicasError("too few"),
+            streamlog.RequestTimedOutError("late"),
+            streamlog.StorageError("disk", path="p", errno=5),
+            streamlog.UnknownTopicOrPartitionError("none"),
+        )
+    ]
+    assert found == [
+        ErrorCode.NOT_COORDINATOR, ErrorCode.COORDINATOR_NOT_AVAILABLE, ErrorCode.COORDINATOR_NOT_AVAILABLE,
+        ErrorCode.NOT_COORDINATOR, ErrorCode.UNKNOWN_TOPIC_OR_PARTITION,
+    ]  # fmt: skip
