@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import Any, NamedTuple, TypeAlias
 
 from ..broker.api import Service
-from ..broker.controller import GROUPS_TOPIC
+from ..broker.controller import GROUPS_TOPIC, TRANSACTIONS_TOPIC
 from ..broker.group_coordinator import partition_for
 from ..broker.metadata import Image, TopicView
 from ..errors import NotLeaderError, UnknownTopicIdError, UnknownTopicOrPartitionError
@@ -137,12 +137,12 @@ def leads(call: Call, image: Image, view: TopicView, number: int) -> bool:
     return len(call.endpoints) < 2 or image.partition(view.id_bytes, number).leader == call.broker_id
 
 
-def coordinates(call: Call, group: str) -> bool:
-    """Whether the broker that was asked coordinates this group, as its clients were told."""
+def coordinates(call: Call, name: str, *, of_transactions: bool = False) -> bool:
+    """Whether the broker that was asked coordinates this group, or this transactional id, as its clients were told."""
     if len(call.endpoints) < 2:
         return True
     image = call.service.image
-    view = image.topics.get(GROUPS_TOPIC)
+    view = image.topics.get(TRANSACTIONS_TOPIC if of_transactions else GROUPS_TOPIC)
     if view is None:
         return False
-    return image.partition(view.id_bytes, partition_for(group, view.partitions)).leader == call.broker_id
+    return image.partition(view.id_bytes, partition_for(name, view.partitions)).leader == call.broker_id

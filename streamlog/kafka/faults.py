@@ -260,32 +260,77 @@ def topic_and_partition(place: Place, names: Mapping[bytes, str]) -> tuple[str |
     return topic, number
 
 
+class _Plan(NamedTuple):
+    """Where the requests of a version name topics and partitions: fields, "" for an element that is the value itself."""
+
+    above: tuple[str, ...]
+    """The arrays around that of the topics."""
+    topics: str
+    name: str | None
+    topic_id: str | None
+    kind: str | None
+    partitions: str | None
+    number: str
+
+
+@cache
+def _plan(key: int, version: int) -> _Plan | None:
+    """None if these requests name no topics."""
+    above: list[str] = []
+    shape = error_responses.shape_of(key, version)
+    while shape.wanted is not None and shape.part is not None:
+        array, shape = shape.wanted, shape.part
+        same = dict(shape.same)
+        name = next((same[each] for each in (*_TOPIC_NAMES, "resource_name") if each in same), None)
+        if name is None and "topic_id" not in same:
+            above.append(array)
+            continue
+        inner = shape.part
+        number = None if inner is None else next((of for each, of in inner.same if each in _PARTITION_NAMES), None)
+        return _Plan(
+            tuple(above),
+            array,
+            name,
+            same.get("topic_id"),
+            same.get("resource_type"),
+            None if number is None else shape.wanted,
+            number or "",
+        )
+    return None
+
+
 def partitions_named(
     key: int, version: int, request: Any, names: Mapping[bytes, str]
 ) -> dict[str, frozenset[int]] | None:
     """The topics that a request names with the numbers of their partitions; None if it is for all topics."""
-    places = error_responses.places_of(key, version, request)
-    if places is None:
-        return None
-    found: dict[str, set[int]] = {}
-    for place in places:
-        topic, number = topic_and_partition(place, names)
-        if topic is not None:
-            found.setdefault(topic, set()).update(() if number is None else (number,))
-    return {topic: frozenset(numbers) for topic, numbers in found.items()}
+    plan = _plan(key, version)
+    if plan is None:
+        return {}
+    elements = [request]
+    for array in plan.above:
+        elements = [inner for each in elements for inner in getattr(each, array)]
+    found: dict[str, frozenset[int]] = {}
+    for element in elements:
+        topics = getattr(element, plan.topics)
+        if topics is None:
+            return None
+        for each in topics:
+            if plan.kind is not None and getattr(each, plan.kind) != _TOPIC:
+                continue
+            topic = None if plan.name is None else getattr(each, plan.name) if plan.name else each
+            if not topic and plan.topic_id is not None:
+                topic = names.get(getattr(each, plan.topic_id))
+            if topic:
+                numbers = () if plan.partitions is None else getattr(each, plan.partitions)
+                known = frozenset([getattr(one, plan.number) for one in numbers] if plan.number else numbers)
+                found[topic] = known | found[topic] if topic in found else known
+    return found
 
 
-@cache
 def _names_topics(key: int) -> bool:
     """Whether requests of this API name topics, in some version."""
     low, high = protocol.versions_of(key)
-    for version in range(low, high + 1):
-        shape = error_responses.shape_of(key, version)
-        while shape.wanted is not None and shape.part is not None:
-            shape = shape.part
-            if any(name in (*_TOPIC_NAMES, "topic_id", "resource_name") for name, _ in shape.same):
-                return True
-    return False
+    return any(_plan(key, version) is not None for version in range(low, high + 1))
 
 
 # -- arguments -------------------------------------------------------------------------------------------

@@ -13,12 +13,19 @@ from functools import partial
 from typing import Any
 
 from ..broker.api import ProducerIdAndEpoch, TransactionDescription
-from ..errors import ConfigError, InvalidPidMappingError, MissingExtraError, ProducerFencedError, StreamlogError
+from ..errors import (
+    ConfigError,
+    InvalidPidMappingError,
+    MissingExtraError,
+    NotCoordinatorError,
+    ProducerFencedError,
+    StreamlogError,
+)
 from ..runtime.api import AllDone, Completion
 from ..runtime.threads import result_of
 from ..types import TopicPartition
 from . import messages
-from .apis import Call, Later, by_topic
+from .apis import Call, Later, by_topic, coordinates
 from .errors import ErrorCode
 from .errors import coordinator_code_of as code_of
 from .offsets import Commit, commit_code
@@ -41,10 +48,18 @@ def _code(error: BaseException, *, fences: bool) -> ErrorCode:
     return code_of(error)
 
 
+def _is_elsewhere(call: Call, transactional_id: str | None) -> bool:
+    """Whether another broker coordinates this id. An empty one is refused for what it is."""
+    return bool(transactional_id) and not coordinates(call, transactional_id or "", of_transactions=True)
+
+
 # -- producer ids ----------------------------------------------------------------------------------------
 
 
 def init_producer_id(call: Call) -> Any:
+    if _is_elsewhere(call, call.request.transactional_id):
+        Response = messages.InitProducerIdResponse
+        return Response(error_code=ErrorCode.NOT_COORDINATOR, producer_id=-1, producer_epoch=-1)
     return call.blocking(partial(_init_producer_id, call))  # the topic of transactions may have to be created
 
 
@@ -133,6 +148,8 @@ class _Added:
             self._codes = {at: code or ErrorCode.OPERATION_NOT_ATTEMPTED for at, code in self._codes.items()}
         elif not transactional_id:
             self._codes = dict.fromkeys(wanted, ErrorCode.INVALID_REQUEST)
+        elif _is_elsewhere(call, transactional_id):
+            self._codes = dict.fromkeys(wanted, ErrorCode.NOT_COORDINATOR)
         elif verifies:
             self._codes = _verified(call, transactional_id, producer, wanted)
         else:
@@ -181,6 +198,8 @@ def add_offsets_to_txn(call: Call) -> Any:
         code = ErrorCode.NONE if error is None else _code(error, fences=call.version >= _FIRST_THAT_FENCES)
         return messages.AddOffsetsToTxnResponse(error_code=code)
 
+    if _is_elsewhere(call, call.request.transactional_id):
+        return messages.AddOffsetsToTxnResponse(error_code=ErrorCode.NOT_COORDINATOR)
     return call.blocking(partial(_with_group, call, respond))
 
 
@@ -198,6 +217,10 @@ def txn_offset_commit(call: Call) -> Any:
     request = call.request
     commit = Commit(call, request.topics, by_id=call.version >= _FIRST_COMMIT_WITH_IDS)
     producer = ProducerIdAndEpoch(request.producer_id, request.producer_epoch)
+    if not coordinates(call, request.group_id):
+        return _committed(
+            call, commit, Completion.failed(NotCoordinatorError("Another broker coordinates this group."))
+        )
 
     def write(added: Completion[None]) -> Any:
         done = added
@@ -238,6 +261,9 @@ def end_txn(call: Call) -> Any:
     request = call.request
     producer = ProducerIdAndEpoch(request.producer_id, request.producer_epoch)
     bumps = call.version >= _BUMPS_FROM
+    if _is_elsewhere(call, request.transactional_id):
+        Response = messages.EndTxnResponse
+        return Response(error_code=ErrorCode.NOT_COORDINATOR, producer_id=-1, producer_epoch=-1)
     done = call.service.end_txn(request.transactional_id, producer, request.committed, bump=bumps)
     return Later(done, partial(_ended, call))
 
@@ -282,6 +308,7 @@ def _listed(call: Call, done: Completion[list[TransactionDescription]]) -> Any:
     wanted = [
         each
         for each in found
+        if not _is_elsewhere(call, each.transactional_id)
         if not request.state_filters or each.state in request.state_filters
         if not request.producer_id_filters or each.producer_id in request.producer_id_filters
         # What is not open began at -1, in Kafka too.
@@ -316,6 +343,9 @@ def _describe_transactions(call: Call) -> Any:
     for transactional_id in call.request.transactional_ids:
         state = Response.TransactionState(transactional_id=transactional_id)
         states.append(state)
+        if _is_elsewhere(call, transactional_id):
+            state.error_code = ErrorCode.NOT_COORDINATOR
+            continue
         try:
             known = result_of(call.service.describe_transaction(transactional_id))
         except StreamlogError as error:

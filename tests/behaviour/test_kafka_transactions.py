@@ -14,7 +14,7 @@ from streamlog.errors import ConcurrentTransactionsError, CoordinatorLoadInProgr
 from streamlog.kafka import Listener, messages
 from streamlog.kafka.errors import ErrorCode
 from streamlog.records import kafka_v2, kafka_wire
-from tests.kafka.clients import WAIT_S, asked, consumed
+from tests.kafka.clients import WAIT_S, asked, asked_at, consumed, errors_in
 from tests.kafka.fixtures import listener_of_log, temporary_log
 from tests.kafka_batches import Row, kafka_payload
 
@@ -271,3 +271,37 @@ def test_a_client_of_before_zstd_neither_sends_nor_gets_it(log: streamlog.Stream
         (topic,) = asked(listener, 1, version, Fetch(max_bytes=10_000, topics=wanted)).responses
         assert topic.partitions[0].error_code == code
         assert bool(topic.partitions[0].records) == (code == ErrorCode.NONE)
+
+
+def test_a_broker_that_does_not_coordinate_a_transaction_says_so() -> None:
+    with streamlog.open(brokers=2) as log, Listener(log) as listener:
+        log.create_topic("t")
+        producer = log.producer(transactional_id="x")
+        producer.begin_transaction()
+        producer.send("t", b"open")
+        addresses = listener.bootstrap_servers.split(",")
+        Find = messages.FindCoordinatorRequest
+        coordinator = asked(listener, 10, 2, Find(key="x", key_type=1)).node_id
+        of_group = asked(listener, 10, 2, Find(key="g")).node_id
+        other = addresses[1 - coordinator]
+        Add, Commit = messages.AddPartitionsToTxnRequest, messages.TxnOffsetCommitRequest
+        added = Add(
+            v3_and_below_transactional_id="x",
+            v3_and_below_topics=[Add.AddPartitionsToTxnTopic(name="t", partitions=[0])],
+        )
+        topic = Commit.TxnOffsetCommitRequestTopic(
+            name="t", partitions=[Commit.TxnOffsetCommitRequestPartition(partition_index=0)]
+        )
+        answers = [
+            asked_at(other, 22, 4, messages.InitProducerIdRequest(transactional_id="x")),
+            asked_at(other, 24, 3, added),
+            asked_at(other, 25, 3, messages.AddOffsetsToTxnRequest(transactional_id="x", group_id="g")),
+            asked_at(other, 26, 3, messages.EndTxnRequest(transactional_id="x")),
+            asked_at(other, 65, 0, messages.DescribeTransactionsRequest(transactional_ids=["x"])),
+            asked_at(addresses[1 - of_group], 28, 3, Commit(transactional_id="x", group_id="g", topics=[topic])),
+        ]
+        assert [errors_in(each) for each in answers] == [[ErrorCode.NOT_COORDINATOR]] * len(answers)
+        lists = [asked_at(each, 66, 0, messages.ListTransactionsRequest()).transaction_states for each in addresses]
+        assert [each.transactional_id for each in lists[coordinator]] == ["x"]
+        assert lists[1 - coordinator] == []
+        producer.abort_transaction()

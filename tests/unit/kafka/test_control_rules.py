@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 import threading
 from typing import Any
 
@@ -9,10 +10,11 @@ import pytest
 
 from streamlog import ConfigError
 from streamlog.errors import ClosedError, RequestTimedOutError
-from streamlog.kafka import messages
+from streamlog.kafka import error_responses, messages, protocol, schema
 from streamlog.kafka.control import Control
 from streamlog.kafka.errors import ErrorCode
-from streamlog.kafka.faults import Asked, Fault, Rules, When, partitions_named
+from streamlog.kafka.faults import Asked, Fault, Rules, When, partitions_named, topic_and_partition
+from tests.kafka.random_messages import random_message
 
 PRODUCE, FETCH, HEARTBEAT = 0, 1, 12
 
@@ -219,5 +221,35 @@ def test_topics_are_known_by_their_ids_and_resources_by_their_type() -> None:
         Alter.AlterConfigsResource(resource_type=kind, resource_name=name) for kind, name in ((2, "t"), (4, "0"))
     ]
     assert partitions_named(33, 2, Alter(resources=resources), {}) == {"t": frozenset()}
+    Fetch = messages.OffsetFetchRequest
+    groups = [
+        Fetch.OffsetFetchRequestGroup(
+            group_id=group, topics=[Fetch.OffsetFetchRequestTopics(name="t", partition_indexes=[n, 7])]
+        )
+        for n, group in enumerate("gh")
+    ]
+    assert partitions_named(9, 8, Fetch(groups=groups), {}) == {"t": {0, 1, 7}}
+    assert partitions_named(20, 5, messages.DeleteTopicsRequest(topic_names=["a", "b"]), {}) == {
+        "a": frozenset(),
+        "b": frozenset(),
+    }
     assert partitions_named(3, 12, messages.MetadataRequest(topics=None), {}) is None
     assert partitions_named(12, 4, messages.HeartbeatRequest(), {}) == {}
+
+
+@pytest.mark.parametrize(("name", "key"), [(name, key) for key, name in sorted(schema.names().items())])
+def test_what_a_request_names_is_what_its_response_would_have_errors_for(name: str, key: int) -> None:
+    rng = random.Random(name)
+    low, high = protocol.versions_of(key)
+    for version in range(low, high + 1):
+        for _ in range(20):
+            request = random_message(rng, f"{name}Request", version)
+            named = partitions_named(key, version, request, {})
+            places = error_responses.places_of(key, version, request)
+            if named is None or places is None:
+                continue
+            found = [topic_and_partition(place, {}) for place in places]
+            assert {topic for topic, _ in found if topic} <= named.keys(), version
+            assert {(topic, number) for topic, number in found if topic and number is not None} == {
+                (topic, number) for topic, numbers in named.items() for number in numbers
+            }, version
