@@ -14,7 +14,7 @@
 - `topics`: the image of all topics, and the requests that change it. `controller`: from a request to its record.
   `metadata_log`: how a change takes effect, or has none. `metadata`: from the records to the image. `policies`: retention
   policies that are objects, by topic. `replay`: reading an internal log from its beginning.
-- `metrics`: the numbers of partitions, brokers and their replication.
+- `metrics`: the numbers of partitions, brokers and their replication. `descriptions`: what administrators ask of a log that runs.
 - `producer_ids`: producer ids, allocated in blocks.
 - `replica_manager`: a partition for each one that the image names, and that of the metadata log.
 - `lost_partitions`: what is known of partitions whose directories are gone. `lost_transactions`: what a power loss leaves of those that
