@@ -84,6 +84,11 @@ class ProduceRequest:
         return self.append.append_ms
 
     @property
+    def is_repeated(self) -> bool:
+        """Whether the log had the batches already: a producer sent them again."""
+        return self.append.is_repeated
+
+    @property
     def leader_epoch(self) -> int:
         return self.append.leader_epoch
 

@@ -200,9 +200,10 @@ class PartitionReads:
             limit = end if replica_id < 0 else tail.end_offset
             committed = reader.transactions  # after the high watermark
             if committed is not None:
-                committed = snapshot_for(here, isolation_level) if replica_id < 0 else None
+                committed = snapshot_for(here, READ_COMMITTED) if replica_id < 0 else None
                 if committed is not None:
                     stable = committed.last_stable_offset(end, tail.start_offset)
+                if isolation_level == READ_COMMITTED:
                     limit = max(stable, min(offset, end))  # past the stable offset there is nothing yet
             if not max_bytes and offset < limit:  # it is asked where it stands alone
                 limit = offset

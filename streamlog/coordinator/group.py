@@ -282,15 +282,22 @@ class Group:
                 state.target,
                 dict(state.protocols).get(protocol, b""),
                 state.assignment,
+                state.is_classic,
             )
             for member_id, state in sorted((member_id, member.state) for member_id, member in self.members.items())
         )
-        epoch, type_, protocol_type = self.state.epoch, self.state.type, self.state.protocol_type
-        return GroupDescription(self.name, self.status, protocol, epoch, members, type_, protocol_type)
+        type_, protocol_type = self._kind
+        return GroupDescription(self.name, self.status, protocol, self.state.epoch, members, type_, protocol_type)
 
     def listing(self) -> GroupListing:
-        type_ = self.state.type if self.classic is None else CLASSIC
-        return GroupListing(self.name, type_, self.protocol_type, self.status)
+        return GroupListing(self.name, *self._kind, self.status)
+
+    @property
+    def _kind(self) -> tuple[str, str]:
+        """Its type and its protocol type. A group that has offsets, and never had a member, is a classic one of no protocol, as in Kafka."""
+        if self.classic is None and (self.recorded or self.members):
+            return self.state.type, self.protocol_type
+        return CLASSIC, self.protocol_type if self.classic is not None else ""
 
     # -- liveness
 

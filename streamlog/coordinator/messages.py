@@ -157,7 +157,7 @@ class MemberDescription(NamedTuple):
 
     `assignment` is what it may hold; that of a static member that is away is what is kept for it. A member of a classic group
     has its own bytes too, `metadata` for the protocol of the generation and `assigned`, and `assignment` is what they say if
-    the protocol type is "consumer".
+    the protocol type is "consumer". `is_classic`: it uses the classic protocol.
     """
 
     member_id: str
@@ -170,6 +170,7 @@ class MemberDescription(NamedTuple):
     target: frozenset[TopicPartition]
     metadata: bytes = b""
     assigned: bytes = b""
+    is_classic: bool = False
 
 
 class GroupDescription(NamedTuple):

@@ -37,7 +37,7 @@ of a stored batch, of any form, the bytes that a Fetch response has:
         records += kafka_wire.served(fetched.header, fetched.columns)
 
 `sealed` says which error of Kafka each of its errors is. It does not know the version of the request: zstd in Produce below
-version 7, or in a Fetch below 10, is UNSUPPORTED_COMPRESSION_TYPE (76), which the handler answers.
+version 7, or in a Fetch below 10 of a topic whose own codec is zstd, is UNSUPPORTED_COMPRESSION_TYPE (76), which the handler answers.
 """
 
 from .control import Control as Control

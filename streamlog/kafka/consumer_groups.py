@@ -29,9 +29,11 @@ HEARTBEAT_INTERVAL_MS = 500
 """Kafka's is 5 s. A partition moves when its owner's next heartbeat has released it, so tests would wait for that."""
 _JOINING, _LEAVING, _LEAVING_FOR_A_WHILE = 0, -1, -2
 # Kafka's names of assignors, and those of ours that do the same, in the member's order of preference.
+_DEFAULT_ASSIGNOR = "uniform"
 _ASSIGNORS = {"uniform": ("cooperative-sticky", "range"), "range": ("range", "cooperative-sticky")}
 _NAMES = {ours[0]: kafkas for kafkas, ours in _ASSIGNORS.items()}
 _CLASSIC_MEMBER, _CONSUMER_MEMBER = 0, 1
+_FIRST_WITH_OWN_IDS = 1
 _KEPT = 64
 _SHOWN = 100  # characters of a pattern, in an error
 
@@ -45,6 +47,7 @@ class _Member:
         "assignor",
         "epochs",
         "owned",
+        "pattern",
         "rebalance_ms",
         "seen_s",
         "static_id",
@@ -57,7 +60,8 @@ class _Member:
         self._matches: Callable[[str], bool] | None = None
         self._matched: tuple[Mapping[str, TopicView], frozenset[str]] | None = None
         """The topics that were compared with the pattern last, and those that match it."""
-        self.assignor = "uniform"
+        self.pattern = ""
+        self.assignor = _DEFAULT_ASSIGNOR
         self.static_id: str | None = None
         self.rebalance_ms = SESSION_MS
         self.owned: frozenset[TopicPartition] = frozenset()
@@ -69,6 +73,7 @@ class _Member:
     def subscribe_to_pattern(self, pattern: str) -> None:
         """Raises what `matcher` raises."""
         self._matches = matcher(pattern) if pattern else None
+        self.pattern = pattern
         self._matched = None
 
     def subscribed(self, image: Image) -> frozenset[str]:
@@ -88,7 +93,7 @@ class ConsumerGroups:
         self._seconds = service.real_seconds
         self._members: dict[tuple[str, str], _Member] = {}
         self._prune_at = _KEPT
-        self.handlers: Mapping[int, Callable[[Call], Any]] = {68: self.heartbeat, 69: describe}
+        self.handlers: Mapping[int, Callable[[Call], Any]] = {68: self.heartbeat, 69: self.describe}
 
     # -- heartbeats ------------------------------------------------------------------------------------
 
@@ -99,8 +104,14 @@ class ConsumerGroups:
             return _failed(ErrorCode.NOT_COORDINATOR, "Another broker coordinates this group.")
         if not group:
             return _failed(ErrorCode.INVALID_REQUEST, "group_id is empty.")
-        if epoch == _JOINING and request.subscribed_topic_names is None and not request.subscribed_topic_regex:
-            return _failed(ErrorCode.INVALID_REQUEST, "A member that joins subscribes to something.")
+        invalid = _invalid(call)
+        if invalid is not None:
+            return _failed(ErrorCode.INVALID_REQUEST, invalid)
+        if epoch == _JOINING and self._is_taken(group, member_id, request.instance_id):
+            return _failed(
+                ErrorCode.UNRELEASED_INSTANCE_ID,
+                f"Another member has the instance id {request.instance_id!r}: it has to leave first, or its session to end.",
+            )
         if epoch < _JOINING:
             return self._leave(call)
         if epoch == _JOINING:
@@ -121,6 +132,15 @@ class ConsumerGroups:
             known.rebalance_ms / 1000, remote=True, client_host=f"/{call.host}", wanted_id=member_id,
         )  # fmt: skip
         return Later(call.service.heartbeat(beat), partial(self._answered, call, known, beat))
+
+    def _is_taken(self, group: str, member_id: str, instance_id: str | None) -> bool:
+        """Whether another member, which is there, has this instance id."""
+        now_s = self._seconds()
+        return instance_id is not None and any(
+            known.static_id == instance_id and now_s - known.seen_s < SESSION_MS / 1000
+            for (name, other), known in self._members.items()
+            if name == group and other != member_id
+        )
 
     def _hear(self, call: Call, known: _Member) -> Any:
         """Note what the member says; the refusal, if it cannot be."""
@@ -171,7 +191,11 @@ class ConsumerGroups:
             again = beat._replace(member_id=result.member_id)
             return Later(call.service.heartbeat(again), partial(self._answered, call, known, again))
         self._keep(request.group_id, result.member_id, known)
-        is_full = request.member_epoch == _JOINING or request.topic_partitions is not None
+        is_full = request.member_epoch == _JOINING or (
+            request.topic_partitions is not None
+            and request.rebalance_timeout_ms >= 0
+            and (request.subscribed_topic_names is not None or request.subscribed_topic_regex is not None)
+        )
         assignment = None
         if is_full or known.told != result.assignment:
             assignment = _assignment(call.service.image, result.assignment)
@@ -213,6 +237,35 @@ class ConsumerGroups:
 
         return Later(left, respond)
 
+    # -- descriptions ----------------------------------------------------------------------------------
+
+    def describe(self, call: Call) -> Any:
+        Response = messages.ConsumerGroupDescribeResponse
+        describe = partial(_describe, call.service.image, self._members)
+        return describe_each(call, call.request.group_ids, Response, describe)
+
+
+def _invalid(call: Call) -> str | None:
+    """What is wrong with a request, whatever the group is."""
+    request = call.request
+    epoch = request.member_epoch
+    if not request.member_id and (epoch != _JOINING or call.version >= _FIRST_WITH_OWN_IDS):
+        return "member_id is empty."
+    if epoch < _LEAVING_FOR_A_WHILE:
+        return f"member_epoch={epoch} means nothing."
+    if request.instance_id == "" or request.rack_id == "":
+        return "An instance_id or a rack_id is not empty: leave it out."
+    if epoch == _LEAVING_FOR_A_WHILE and request.instance_id is None:
+        return "Only a member with an instance_id leaves for a while."
+    if epoch == _JOINING:
+        if request.rebalance_timeout_ms < 0:
+            return "A member that joins says its rebalance_timeout_ms."
+        if request.topic_partitions is None or request.topic_partitions:
+            return "A member that joins says that it owns no partitions."
+        if request.subscribed_topic_names is None and not request.subscribed_topic_regex:
+            return "A member that joins subscribes to something."
+    return None
+
 
 def _failed(code: ErrorCode, why: str) -> Any:
     return messages.ConsumerGroupHeartbeatResponse(error_code=code, error_message=why)
@@ -232,20 +285,19 @@ def _assignment(image: Image, partitions: frozenset[TopicPartition]) -> Any:
 # -- ConsumerGroupDescribe -------------------------------------------------------------------------------
 
 
-def describe(call: Call) -> Any:
-    Response = messages.ConsumerGroupDescribeResponse
-    return describe_each(call, call.request.group_ids, Response, partial(_describe, call.service.image))
-
-
-def _describe(image: Image, described: Any, group: GroupDescription) -> None:
+def _describe(
+    image: Image, members: Mapping[tuple[str, str], _Member], described: Any, group: GroupDescription
+) -> None:
+    """`members`: what they have said."""
     Response = messages.ConsumerGroupDescribeResponse
     if group.state == "Dead" or group.type != "consumer":
         why = "not found" if group.state == "Dead" else "is not a consumer group"
         described.error_code, described.error_message = ErrorCode.GROUP_ID_NOT_FOUND, f"Group {group.name} {why}."
+        described.group_state = ""
         return
     described.group_state = group.state
     described.group_epoch = described.assignment_epoch = group.epoch
-    described.assignor_name = _NAMES.get(group.protocol, group.protocol)
+    described.assignor_name = _NAMES.get(group.protocol, group.protocol) or _DEFAULT_ASSIGNOR
     described.members = [
         Response.Member(
             member_id=each.member_id,
@@ -253,12 +305,13 @@ def _describe(image: Image, described: Any, group: GroupDescription) -> None:
             member_epoch=each.member_epoch,
             client_id=each.client_id or "",
             client_host=each.client_host,
-            subscribed_topic_names=sorted(each.topics),
+            subscribed_topic_names=sorted(each.topics if said is None else said.topics),
+            subscribed_topic_regex="" if said is None else said.pattern,
             assignment=_shown(image, each.assignment),
             target_assignment=_shown(image, each.target),
-            member_type=_CLASSIC_MEMBER if each.metadata else _CONSUMER_MEMBER,
+            member_type=_CLASSIC_MEMBER if each.is_classic else _CONSUMER_MEMBER,
         )
-        for each in group.members
+        for each, said in ((each, members.get((group.name, each.member_id))) for each in group.members)
     ]
 
 

@@ -36,7 +36,7 @@ MAX_SESSION_PARTITIONS = 10_000
 _INITIAL, _FINAL, _LAST_EPOCH = 0, -1, 2**31 - 1
 _COMMITTED = "read_committed"
 _FIRST_FETCH_WITH_IDS = 13
-_FIRST_WITH_ZSTD, _ZSTD = 10, 4
+_FIRST_WITH_ZSTD, _ZSTD = 10, "zstd"
 _LATEST, _EARLIEST, _MAX_TIMESTAMP, _EARLIEST_LOCAL, _LATEST_TIERED, _EARLIEST_PENDING_UPLOAD = -1, -2, -3, -4, -5, -6
 _SPECS = {_LATEST: "latest", _EARLIEST: "earliest", _MAX_TIMESTAMP: "max_timestamp", _EARLIEST_LOCAL: "earliest"}
 _FIRST_WITH_SPEC = {
@@ -166,7 +166,11 @@ class _Session:
         most = max(0, min(request.max_bytes, MAX_BYTES))
         is_refused = False
         for key, each in self._partitions.items():
-            part = messages.FetchResponse.PartitionData(partition_index=key[1], high_watermark=-1, records=b"")
+            part = messages.FetchResponse.PartitionData(
+                partition_index=key[1],
+                high_watermark=-1,
+                records=b"",
+            )
             found[key] = part
             if call.refuses is not None:
                 name = image.names.get(key[0], "") if self.by_id else key[0]
@@ -177,6 +181,8 @@ class _Session:
             try:
                 view = topic_of(image, None if self.by_id else key[0], key[0] if self.by_id else None)
                 led_partition(call, image, view, key[1])
+                if call.version < _FIRST_WITH_ZSTD and view.config.compression_type == _ZSTD:
+                    raise UnsupportedCompressionTypeError("A client of this age cannot read zstd.")
             except StreamlogError as error:
                 part.error_code = code_of(error)
                 continue
@@ -234,13 +240,13 @@ def _fill(
     call: Call, found: Any, asked: FetchRequest, result: Completion[FetchResult], left: int, isolation: str, *, is_first: bool
 ) -> int:  # fmt: skip
     """Put what was fetched of a partition in its part of the response; how many bytes of records those are."""
+    found.aborted_transactions = None
     try:
         is_left_out = not is_first and result.error() is None and result.result().size > left
         fetched, buffers = (result.result(), []) if is_left_out else _read(call, asked, result, isolation)
         found.high_watermark = fetched.high_watermark
         found.last_stable_offset = fetched.last_stable_offset
         found.log_start_offset = fetched.log_start_offset
-        found.aborted_transactions = None
         diverging = fetched.diverging_epoch
         if diverging is not None:
             Epoch = messages.FetchResponse.EpochEndOffset
@@ -266,20 +272,18 @@ def _read(
     """What was fetched, and its batches for the client; from another replica where the leader's is damaged, which repairs it."""
     try:
         fetched = result.result()
-        return fetched, _served(fetched, call.version)
+        return fetched, _served(fetched)
     except CorruptRecordError as damage:
         elsewhere = call.service.fetch_elsewhere(asked.partition, asked.offset, asked.max_bytes, isolation, damage)
         fetched = elsewhere.result()
-        return fetched, _served(fetched, call.version)
+        return fetched, _served(fetched)
 
 
-def _served(fetched: FetchResult, version: int) -> list[Buffer]:
+def _served(fetched: FetchResult) -> list[Buffer]:
     """The batches, up to one that is damaged; the client comes again for that. Raises CorruptRecordError if it is the first."""
     buffers: list[Buffer] = []
     try:
         for batch in fetched.batches():
-            if batch.header.codec == _ZSTD and version < _FIRST_WITH_ZSTD:
-                raise UnsupportedCompressionTypeError("A client of this age cannot read zstd.")
             try:
                 buffers += kafka_wire.served(batch.header, batch.columns)
             except ValueError as error:

@@ -168,6 +168,8 @@ def _synced(done: Completion[SyncGroupResult]) -> Any:
 def heartbeat(call: Call) -> Any:
     request = call.request
     Response = messages.HeartbeatResponse
+    if not request.group_id:
+        return Response(error_code=ErrorCode.INVALID_GROUP_ID)
     if not coordinates(call, request.group_id):
         return Response(error_code=ErrorCode.NOT_COORDINATOR)
     beat = call.service.classic_heartbeat(
@@ -255,7 +257,7 @@ def _describe(version: int, described: Any, group: GroupDescription) -> None:
             client_id=each.client_id or "",
             client_host=each.client_host,
             member_metadata=each.metadata if group.state == "Stable" else b"",
-            member_assignment=each.assigned if group.state == "Stable" else b"",
+            member_assignment=each.assigned,
         )
         for each in group.members
     ]
@@ -277,7 +279,7 @@ def _listed(call: Call, done: Completion[list[GroupListing]]) -> Any:
                 group_id=each.name,
                 protocol_type=each.protocol_type,
                 group_state=each.state,
-                group_type=each.type.capitalize(),
+                group_type=each.type,
             )
             for each in done.result()
             if coordinates(call, each.name)

@@ -6,6 +6,7 @@ defaults. Only brokers that run are named.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
 from functools import partial
 from typing import Any
@@ -29,16 +30,24 @@ _BROKERS, _CONTROLLERS = 1, 2  # types of endpoints
 _MOST_PARTITIONS = 2000  # Kafka's max.request.partition.size.limit
 # Clients use KIP-848's groups and KIP-890's transactions where they find these.
 FEATURES = {"group.version": 1, "transaction.version": 2}
+_FIRST_WITH_NAMES, _FIRST_WITH_LEVEL_0 = 3, 4
+_SOFTWARE = re.compile(r"[a-zA-Z0-9](?:[a-zA-Z0-9\-.]*[a-zA-Z0-9])?")
+# Everyone may do everything: the bits of Kafka's operations (read, write, …) that there are for a topic, and for the cluster.
+_ALL_OF_TOPIC, _ALL_OF_CLUSTER = 3576, 8096
 
 
 # -- ApiVersions -----------------------------------------------------------------------------------------
 
 
 def api_versions(keys: Iterable[int], call: Call) -> Any:
-    return versions_response(keys)
+    request = call.request
+    names = request.client_software_name, request.client_software_version
+    if call.version >= _FIRST_WITH_NAMES and not all(map(_SOFTWARE.fullmatch, names)):
+        return versions_response([], ErrorCode.INVALID_REQUEST)
+    return versions_response(keys, version=call.version)
 
 
-def versions_response(keys: Iterable[int], error: ErrorCode = ErrorCode.NONE) -> Any:
+def versions_response(keys: Iterable[int], error: ErrorCode = ErrorCode.NONE, *, version: int = 0) -> Any:
     Response = messages.ApiVersionsResponse
     known = []
     for key in sorted(keys):
@@ -48,9 +57,11 @@ def versions_response(keys: Iterable[int], error: ErrorCode = ErrorCode.NONE) ->
     return Response(
         error_code=error,
         api_keys=known,
+        # Clients of before version 4 take no feature whose first level is 0.
         supported_features=[
             Response.SupportedFeatureKey(name=name, min_version=0, max_version=level)
             for name, level in FEATURES.items()
+            if version >= _FIRST_WITH_LEVEL_0
         ],
         finalized_features_epoch=0,
         finalized_features=[
@@ -122,7 +133,14 @@ def _response(
         Response.MetadataResponseBroker(node_id=each.broker_id, host=each.host, port=each.port)
         for each in call.endpoints.values()
     ]
-    return Response(brokers=brokers, cluster_id=call.service.cluster_id, controller_id=controller, topics=topics)
+    response = Response(brokers=brokers, cluster_id=call.service.cluster_id, controller_id=controller, topics=topics)
+    if call.request.include_cluster_authorized_operations:
+        response.cluster_authorized_operations = _ALL_OF_CLUSTER
+    if call.request.include_topic_authorized_operations:
+        for topic in topics:
+            if not topic.error_code:
+                topic.topic_authorized_operations = _ALL_OF_TOPIC
+    return response
 
 
 def _topic(image: Image, view: TopicView) -> Any:
@@ -170,9 +188,12 @@ def describe_cluster(call: Call) -> Any:
         Response.DescribeClusterBroker(broker_id=each.broker_id, host=each.host, port=each.port)
         for each in call.endpoints.values()
     ]
-    return Response(
+    response = Response(
         cluster_id=call.service.cluster_id, controller_id=min(call.endpoints, default=_NO_LEADER), brokers=brokers
     )
+    if call.request.include_cluster_authorized_operations:
+        response.cluster_authorized_operations = _ALL_OF_CLUSTER
+    return response
 
 
 # -- DescribeTopicPartitions -----------------------------------------------------------------------------
@@ -200,8 +221,11 @@ def describe_topic_partitions(call: Call) -> Any:
             begin = cursor.partition_index if name == cursor.topic_name else 0
         view = image.topics.get(name)
         if view is None:
-            code = ErrorCode.UNKNOWN_TOPIC_OR_PARTITION
-            response.topics.append(Response.DescribeTopicPartitionsResponseTopic(name=name, error_code=code))
+            response.topics.append(
+                Response.DescribeTopicPartitionsResponseTopic(
+                    name=name, error_code=_code_of_none(name), topic_authorized_operations=_ALL_OF_TOPIC
+                )
+            )
             continue
         if not left:
             response.next_cursor = Response.Cursor(topic_name=name, partition_index=begin)
@@ -213,6 +237,15 @@ def describe_topic_partitions(call: Call) -> Any:
             response.next_cursor = Response.Cursor(topic_name=name, partition_index=numbers.stop)
             break
     return response
+
+
+def _code_of_none(name: str) -> ErrorCode:
+    """Why there is no topic of this name."""
+    try:
+        check_topic_name(name)
+    except StreamlogError as error:
+        return code_of(error)
+    return ErrorCode.UNKNOWN_TOPIC_OR_PARTITION
 
 
 def _topic_partitions(image: Image, view: TopicView, numbers: Iterable[int]) -> Any:
@@ -227,7 +260,11 @@ def _topic_partitions(image: Image, view: TopicView, numbers: Iterable[int]) -> 
         for number in numbers
     ]
     return Response.DescribeTopicPartitionsResponseTopic(
-        name=view.name, topic_id=view.id_bytes, is_internal=view.internal, partitions=partitions
+        name=view.name,
+        topic_id=view.id_bytes,
+        is_internal=view.internal,
+        partitions=partitions,
+        topic_authorized_operations=_ALL_OF_TOPIC,
     )
 
 

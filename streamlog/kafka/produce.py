@@ -21,7 +21,7 @@ from ..errors import (
     UnsupportedCompressionTypeError,
 )
 from ..records import kafka_wire
-from ..records.batch import CODEC_MASK, CODEC_SHIFT, seed_of
+from ..records.batch import CODEC_MASK, CODEC_SHIFT, TRANSACTIONAL, seed_of
 from ..runtime.api import AllDone, Completion
 from ..types import TopicPartition
 from . import messages
@@ -34,6 +34,18 @@ _FIRST_WITH_IDS = 13
 _FIRST_THAT_ADDS = 12
 _FIRST_WITH_ZSTD, _ZSTD = 7, 4
 _MAX_UNCOMPRESSED = 100 << 20
+# Errors that say nothing of the partition's log, so that the answer has no log start offset.
+_SAY_NO_START = frozenset(
+    {
+        ErrorCode.UNKNOWN_TOPIC_OR_PARTITION,
+        ErrorCode.UNKNOWN_TOPIC_ID,
+        ErrorCode.NOT_LEADER_OR_FOLLOWER,
+        ErrorCode.MESSAGE_TOO_LARGE,
+        ErrorCode.CORRUPT_MESSAGE,
+        ErrorCode.KAFKA_STORAGE_ERROR,
+        ErrorCode.INVALID_TOPIC_EXCEPTION,
+    }
+)
 
 
 def produce(call: Call) -> Any:
@@ -53,10 +65,15 @@ def produce(call: Call) -> Any:
         )
         answers += found
     response = Response(responses=responses)
+    if request.transactional_id is None and any(each.is_transactional for each in answers):
+        # There is no id that anyone could be allowed to use.
+        for answer in answers:
+            answer.response.error_code = ErrorCode.TRANSACTIONAL_ID_AUTHORIZATION_FAILED
+        return response if acks else CLOSE
 
     def respond(done: Completion[Any]) -> Any:
         for answer in answers:
-            answer.finish()
+            answer.finish(call)
         return response
 
     def append(added: Completion[Any]) -> Any:
@@ -104,15 +121,21 @@ class _Answer:
         self.appended: Completion[int] = Completion.of(-1)
         self.request: ProduceRequest | None = None
         self._is_stamped = False
+        self._at: TopicPartition | None = None
         if acks is None:
             self.response.error_code = ErrorCode.INVALID_REQUIRED_ACKS
             return
         try:
             view = topic_of(image, name, topic_id)
+            self._at = TopicPartition(view.name, data.index)
             self.request = self._sealed(call, image, view, data, acks)
             self._is_stamped = view.config.message_timestamp_type == "LogAppendTime"
         except StreamlogError as error:
             self.appended = Completion.failed(error)
+
+    @property
+    def is_transactional(self) -> bool:
+        return self.request is not None and bool(self.request.batches[0].attributes & TRANSACTIONAL)
 
     def append(self, call: Call, refused: BaseException | None) -> None:
         """Append, unless the transaction `refused` the partitions."""
@@ -145,16 +168,20 @@ class _Answer:
             )
         return ProduceRequest(view.partition(number), [sealed], acks, call.request.timeout_ms)
 
-    def finish(self) -> None:
+    def finish(self, call: Call) -> None:
         """REQUIRES: `appended` is done."""
         error, request = self.appended.error(), self.request
         if error is not None:
-            self.response.error_code = _code(error)
+            self.response.error_code = code = _code(error)
             self.response.error_message = str(error)
+            if self._at is not None and code not in _SAY_NO_START:
+                bounds = call.service.bounds(self._at, "read_uncommitted")
+                if bounds.done() and bounds.error() is None:
+                    self.response.log_start_offset = bounds.result()[0]
         elif request is not None:
             self.response.base_offset = self.appended.result()
             self.response.log_start_offset = request.log_start_offset
-            if self._is_stamped:
+            if self._is_stamped or request.is_repeated:
                 self.response.log_append_time_ms = request.append_ms
 
 

@@ -144,7 +144,9 @@ class _Added:
             if view is None or view.internal or not 0 <= at.partition < view.partitions:
                 self._codes[at] = ErrorCode.UNKNOWN_TOPIC_OR_PARTITION
         self.done: Completion[None] = Completion.of(None)
-        if any(self._codes.values()):
+        if not transactional_id:
+            self._codes = dict.fromkeys(wanted, ErrorCode.INVALID_REQUEST)
+        elif any(self._codes.values()):
             self._codes = {at: code or ErrorCode.OPERATION_NOT_ATTEMPTED for at, code in self._codes.items()}
         elif not transactional_id:
             self._codes = dict.fromkeys(wanted, ErrorCode.INVALID_REQUEST)
@@ -259,6 +261,8 @@ def _committed(call: Call, commit: Commit, done: Completion[None]) -> Any:
 
 def end_txn(call: Call) -> Any:
     request = call.request
+    if not request.transactional_id:
+        return messages.EndTxnResponse(error_code=ErrorCode.INVALID_REQUEST, producer_id=-1, producer_epoch=-1)
     producer = ProducerIdAndEpoch(request.producer_id, request.producer_epoch)
     bumps = call.version >= _BUMPS_FROM
     if _is_elsewhere(call, request.transactional_id):
@@ -343,6 +347,9 @@ def _describe_transactions(call: Call) -> Any:
     for transactional_id in call.request.transactional_ids:
         state = Response.TransactionState(transactional_id=transactional_id)
         states.append(state)
+        if not transactional_id:
+            state.error_code = ErrorCode.INVALID_REQUEST
+            continue
         if _is_elsewhere(call, transactional_id):
             state.error_code = ErrorCode.NOT_COORDINATOR
             continue

@@ -472,6 +472,7 @@ def _admit(write: AppendRequest, repeated: BatchMetadata | None) -> bool:
     if repeated is None:
         return True
     write.append_ms = repeated.append_ms
+    write.is_repeated = True
     write.base_offset = repeated.base_offset
     return False
 

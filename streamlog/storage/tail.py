@@ -45,18 +45,20 @@ ANY_EPOCH = -1
 class AppendRequest:
     """Batches that are to be appended. `base_offset` is -1 until they are in the log.
 
-    `leader_epoch` is the one in which a partition may append them, and of one with followers, in which it has.
+    `leader_epoch` is the one in which a partition may append them, and of one with followers, in which it has. `is_repeated`: the
+    log had them already.
 
     After an interrupt the caller calls `Log.resolve_append` and then looks here: the log decides whether the batches
     were appended, not the line at which the caller was interrupted.
     """
 
-    __slots__ = ("append_ms", "base_offset", "batches", "leader_epoch")
+    __slots__ = ("append_ms", "base_offset", "batches", "is_repeated", "leader_epoch")
 
     def __init__(self, batches: Sequence[SealedBatch], leader_epoch: int = ANY_EPOCH) -> None:
         self.batches = batches
         self.base_offset = -1
         self.append_ms = -1
+        self.is_repeated = False
         self.leader_epoch = leader_epoch
 
 

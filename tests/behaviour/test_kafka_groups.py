@@ -236,6 +236,14 @@ def test_a_group_of_the_consumer_protocol_is_described(log: streamlog.StreamLog,
         ({"member_epoch": 3}, ErrorCode.UNKNOWN_MEMBER_ID),
         ({"member_epoch": -1}, ErrorCode.UNKNOWN_MEMBER_ID),
         ({"group_id": ""}, ErrorCode.INVALID_REQUEST),
+        ({"member_id": ""}, ErrorCode.INVALID_REQUEST),
+        ({"member_epoch": -3}, ErrorCode.INVALID_REQUEST),
+        ({"member_epoch": -2}, ErrorCode.INVALID_REQUEST),
+        ({"instance_id": ""}, ErrorCode.INVALID_REQUEST),
+        ({"rack_id": ""}, ErrorCode.INVALID_REQUEST),
+        ({"rebalance_timeout_ms": -1}, ErrorCode.INVALID_REQUEST),
+        ({"topic_partitions": None}, ErrorCode.INVALID_REQUEST),
+        ({"subscribed_topic_names": None}, ErrorCode.INVALID_REQUEST),
     ],
 )
 def test_a_heartbeat_that_is_not_right_is_refused(listener: Listener, fields: dict[str, Any], error: ErrorCode) -> None:
@@ -244,6 +252,7 @@ def test_a_heartbeat_that_is_not_right_is_refused(listener: Listener, fields: di
             "group_id": "g",
             "member_id": "m",
             "member_epoch": 0,
+            "rebalance_timeout_ms": 1000,
             "subscribed_topic_names": ["t"],
             "topic_partitions": [],
         }

@@ -1,0 +1,159 @@
+"""The same scenarios against Apache Kafka and against a listener, compared field by field.
+
+    python -m tests.interop.parity                  # all
+    python -m tests.interop.parity --only NAME      # one, with what each answered
+
+A scenario is a function of `tests/interop/scenarios` that is given a bootstrap address. What differs on purpose is in `deliberate.py`,
+with its reason; a difference that is not there fails, and so does one that is there and does not occur.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import pkgutil
+import sys
+import tempfile
+import time
+import traceback
+from collections.abc import Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from pprint import pformat
+from typing import Any, NamedTuple
+
+import streamlog
+from streamlog.kafka import Listener
+
+from . import apache_kafka, scenarios
+from .deliberate import DELIBERATE, TO_MEND, Deliberate
+from .results import Normal, differences
+from .scenarios import Scenario
+
+REBALANCE_DELAY_MS = 100
+AT_ONCE = 4
+MOST_S = 300.0
+"""From when the one before has ended: one that hangs is said to, and the process is ended at the end."""
+
+
+class Outcome(NamedTuple):
+    """What one scenario found: `raised` is a traceback where it could not be run to its end."""
+
+    result: Any
+    raised: str
+    seconds: float
+
+
+class Compared(NamedTuple):
+    """One scenario on both sides. `wrong`: what is to be mended; `deliberate`: how many differences are so on purpose."""
+
+    scenario: Scenario
+    kafka: Outcome
+    ours: Outcome
+    wrong: list[str]
+    deliberate: int
+
+
+def all_scenarios() -> dict[str, Scenario]:
+    for found in pkgutil.iter_modules(scenarios.__path__):
+        importlib.import_module(f"{scenarios.__name__}.{found.name}")
+    return dict(scenarios.REGISTERED)
+
+
+@contextmanager
+def both() -> Iterator[tuple[str, str]]:
+    """The addresses of a fresh Apache Kafka and of a listener to a fresh log, both with Kafka's defaults."""
+    settings = {**apache_kafka.PROMPT, "group.initial.rebalance.delay.ms": str(REBALANCE_DELAY_MS)}
+    with ExitStack() as opened:
+        kafka = opened.enter_context(apache_kafka.temporary(settings))
+        folder = opened.enter_context(tempfile.TemporaryDirectory(prefix="streamlog-parity-"))
+        log = opened.enter_context(streamlog.open(Path(folder) / "data"))
+        listener = opened.enter_context(Listener(log, initial_rebalance_delay_ms=REBALANCE_DELAY_MS))
+        yield kafka.bootstrap_servers, listener.bootstrap_servers
+
+
+def _run(scenario: Scenario, bootstrap: str) -> Outcome:
+    began = time.monotonic()
+    try:
+        return Outcome(Normal(bootstrap).of(scenario.run(bootstrap)), "", time.monotonic() - began)
+    except Exception:
+        return Outcome(None, traceback.format_exc(), time.monotonic() - began)
+
+
+def compare(scenario: Scenario, kafka: Outcome, ours: Outcome) -> Compared:
+    listed = [each for each in DELIBERATE if each.scenario == scenario.name]
+    to_mend = [each for each in TO_MEND if each.scenario == scenario.name]
+    wrong = [f"it failed on {side}:\n{each.raised}" for side, each in (("Kafka", kafka), ("ours", ours)) if each.raised]
+    if wrong:
+        is_known = not kafka.raised and any(each.is_at("") for each in to_mend)
+        return Compared(scenario, kafka, ours, [] if is_known else wrong, int(is_known))
+    found = differences(kafka.result, ours.result)
+    met: set[Deliberate] = set()
+    for path, (theirs, here) in found.items():
+        reasons = [each for each in listed if each.is_at(path)]
+        if not reasons and not any(each.is_at(path) for each in to_mend):
+            wrong.append(f"{path}: Kafka {theirs!r}, ours {here!r}")
+        met.update(reasons)
+    wrong += [f"{each.path}: it is listed as deliberate, and does not differ" for each in listed if each not in met]
+    return Compared(scenario, kafka, ours, wrong, len(found))
+
+
+def run(chosen: Sequence[Scenario], kafka: str, ours: str) -> Iterator[Compared]:
+    """Run the scenarios, some at once, each on both sides side by side."""
+    with ThreadPoolExecutor(AT_ONCE * 2) as pool:
+        started = [(each, pool.submit(_run, each, kafka), pool.submit(_run, each, ours)) for each in chosen]
+        for scenario, theirs, here in started:
+            yield compare(scenario, _outcome(theirs), _outcome(here))
+
+
+def _outcome(running: Future[Outcome]) -> Outcome:
+    try:
+        return running.result(MOST_S)
+    except TimeoutError:
+        return Outcome(None, f"it did not end within {MOST_S} s", MOST_S)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(prog="python -m tests.interop.parity", description=(__doc__ or "").split("\n")[0])
+    parser.add_argument("--only", action="append", metavar="NAME", help="these scenarios, with what each side answered")
+    parser.add_argument("--short", action="store_true", help="those that run with the tests")
+    parser.add_argument("--quiet", action="store_true", help="not what each side answered")
+    given = parser.parse_args(arguments)
+    known = all_scenarios()
+    for name in given.only or ():
+        if name not in known:
+            parser.error(f"there is no scenario {name!r}; there are {', '.join(known)}")
+    chosen = [known[name] for name in given.only] if given.only else list(known.values())
+    if given.short:
+        chosen = [each for each in chosen if each.is_short]
+    try:
+        apache_kafka.prepare()
+    except apache_kafka.KafkaError as error:
+        print(error, file=sys.stderr)
+        return 2
+    failed = 0
+    with both() as (kafka, ours):
+        for each in run(chosen, kafka, ours):
+            failed += bool(each.wrong)
+            verdict = "DIFFERS" if each.wrong else "same" if not each.deliberate else f"same but for {each.deliberate}"
+            print(f"{each.scenario.name:44} {each.kafka.seconds:6.2f} s {each.ours.seconds:6.2f} s  {verdict}")
+            for line in each.wrong:
+                print("   ", line.replace("\n", "\n    "))
+            if given.only and not given.quiet:
+                print(
+                    "Kafka:",
+                    pformat(each.kafka.result, width=160),
+                    "ours:",
+                    pformat(each.ours.result, width=160),
+                    sep="\n",
+                )
+            sys.stdout.flush()
+    print(
+        f"{len(chosen)} scenarios, {failed} of which differ in what is not listed; {len(DELIBERATE)} deliberate differences are listed, and {len(TO_MEND)} to be mended"
+    )
+    return 1 if failed else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,198 @@
+"""Configurations of topics and brokers: what they are, where they come from, and how they are changed."""
+
+from __future__ import annotations
+
+from itertools import count
+from typing import Any
+
+from ..wire import ask, create, error_name, until
+from . import scenario, short_scenario
+
+TOPIC, BROKER = 2, 4
+SET, DELETE, APPEND, SUBTRACT = 0, 1, 2, 3
+
+
+def described(bootstrap: str, kind: int, name: str, keys: list[str] | None = None, **given: Any) -> Any:
+    wanted = [{"resource_type": kind, "resource_name": name, "configuration_keys": keys}]
+    (result,) = ask(bootstrap, "DescribeConfigs", 4, resources=wanted, **given).results
+    return result
+
+
+def values_of(bootstrap: str, name: str, *keys: str) -> dict[str, Any]:
+    configs = described(bootstrap, TOPIC, name, list(keys)).configs
+    return {each.name: (each.value, each.config_source) for each in configs}
+
+
+def altered(bootstrap: str, name: str, *changes: tuple[str, int, str | None], kind: int = TOPIC, **given: Any) -> str:
+    configs = [{"name": each, "config_operation": operation, "value": value} for each, operation, value in changes]
+    wanted = [{"resource_type": kind, "resource_name": name, "configs": configs}]
+    (answer,) = ask(bootstrap, "IncrementalAlterConfigs", 1, resources=wanted, **given).responses
+    return error_name(answer.error_code)
+
+
+def settle(bootstrap: str, name: str) -> None:
+    """Wait until the broker has applied the changes that the controller has accepted so far."""
+    mark = str(next(_MARKS))
+    altered(bootstrap, name, ("flush.messages", SET, mark))
+    until(lambda: values_of(bootstrap, name, "flush.messages")["flush.messages"][0] == mark)
+
+
+_MARKS = count(1000)
+
+
+@short_scenario
+def described_topic(bootstrap: str) -> Any:
+    """All configurations of a topic: value, source, type, flags."""
+    create(bootstrap, "described_topic", retention__ms="86400000", cleanup__policy="compact,delete")
+    result = described(bootstrap, TOPIC, "described_topic")
+    return {"code": result.error_code, "configs": {each.name: each for each in result.configs}}
+
+
+@scenario
+def synonyms_of_configs(bootstrap: str) -> Any:
+    """Where a configuration comes from, and what else would be there."""
+    name = "synonyms_of_configs"
+    create(bootstrap, name, retention__ms="86400000")
+    keys = ["retention.ms", "segment.bytes", "cleanup.policy", "min.insync.replicas"]
+    configs = described(bootstrap, TOPIC, name, keys, include_synonyms=True).configs
+    return {each.name: each for each in configs}
+
+
+@scenario
+def documentation_of_configs(bootstrap: str) -> Any:
+    """DescribeConfigs has each configuration explained, where it is asked for that."""
+    name = "documentation_of_configs"
+    create(bootstrap, name)
+    configs = described(bootstrap, TOPIC, name, ["retention.ms"], include_documentation=True).configs
+    return {each.name: bool(each.documentation) for each in configs}
+
+
+@short_scenario
+def some_configs(bootstrap: str) -> Any:
+    """DescribeConfigs of some keys, of none, and of resources that are not there."""
+    name = "some_configs"
+    create(bootstrap, name)
+    return {
+        "two": described(bootstrap, TOPIC, name, ["retention.ms", "cleanup.policy", "no.such"]).configs,
+        "none": len(described(bootstrap, TOPIC, name, []).configs) > 0,
+        "a topic that is not there": described(bootstrap, TOPIC, f"{name}.2"),
+        "a name that none can have": described(bootstrap, TOPIC, "a b"),
+        "a broker that is not there": described(bootstrap, BROKER, "77"),
+        "a broker of no number": described(bootstrap, BROKER, "x"),
+        "no such kind": error_name(described(bootstrap, 64, "x").error_code),
+    }
+
+
+@short_scenario
+def changing_configs(bootstrap: str) -> Any:
+    """IncrementalAlterConfigs: set, delete, append, subtract, and what is refused. An append to a list keeps its default."""
+    name = "changing_configs"
+    create(bootstrap, name)
+    keys = ("cleanup.policy", "retention.ms")
+    found: dict[str, Any] = {"first": values_of(bootstrap, name, *keys)}
+    for title, change in {
+        "appended to a default": ("cleanup.policy", APPEND, "compact"),
+        "appended again": ("cleanup.policy", APPEND, "compact"),
+        "subtracted": ("cleanup.policy", SUBTRACT, "delete"),
+        "subtracted what is not there": ("cleanup.policy", SUBTRACT, "delete"),
+        "set": ("retention.ms", SET, "5000"),
+        "set to the default": ("cleanup.policy", SET, "delete"),
+        "deleted": ("retention.ms", DELETE, None),
+        "deleted again": ("retention.ms", DELETE, None),
+        "invalid": ("retention.ms", SET, "x"),
+        "null": ("retention.ms", SET, None),
+        "appended to no list": ("retention.ms", APPEND, "5"),
+        "unknown": ("no.such", SET, "5"),
+        "unknown, deleted": ("no.such", DELETE, None),
+        "no operation": ("retention.ms", 9, "5"),
+        "last": ("cleanup.policy", DELETE, None),
+    }.items():
+        code = altered(bootstrap, name, change)
+        settle(bootstrap, name)
+        found[title] = code, values_of(bootstrap, name, *keys)
+    found["twice"] = altered(bootstrap, name, ("retention.ms", SET, "1"), ("retention.ms", SET, "2"))
+    found["one of two invalid"] = altered(bootstrap, name, ("retention.ms", SET, "1"), ("retention.bytes", SET, "x"))
+    found["validated"] = altered(bootstrap, name, ("retention.ms", SET, "1"), validate_only=True)
+    found["a topic that is not there"] = altered(bootstrap, f"{name}.2", ("retention.ms", SET, "1"))
+    settle(bootstrap, name)
+    found["afterwards"] = values_of(bootstrap, name, *keys)
+    return found
+
+
+@short_scenario
+def replacing_configs(bootstrap: str) -> Any:
+    """AlterConfigs: all that is not given is default again."""
+    name = "replacing_configs"
+    create(bootstrap, name, retention__ms="5000", segment__ms="6000")
+
+    def replace(configs: dict[str, str | None], topic: str = name) -> str:
+        wanted = {
+            "resource_type": TOPIC, "resource_name": topic,
+            "configs": [{"name": each, "value": value} for each, value in configs.items()],
+        }  # fmt: skip
+        code = error_name(ask(bootstrap, "AlterConfigs", 2, resources=[wanted]).responses[0].error_code)
+        settle(bootstrap, name)
+        return code
+
+    keys = ("retention.ms", "segment.ms", "max.message.bytes")
+    return {
+        "first": replace({"max.message.bytes": "2000000", "segment.ms": "7000"}),
+        "then": values_of(bootstrap, name, *keys),
+        "invalid": replace({"segment.ms": "x"}),
+        "unknown": replace({"no.such": "x"}),
+        "null": replace({"segment.ms": None}),
+        "nothing": replace({}),
+        "in the end": values_of(bootstrap, name, *keys),
+        "a topic that is not there": replace({}, f"{name}.2"),
+    }
+
+
+@scenario
+def configs_of_the_broker(bootstrap: str) -> Any:
+    """Configurations of a broker that applications look at."""
+    keys = [
+        "log.retention.hours", "log.retention.ms", "log.segment.bytes", "num.partitions", "auto.create.topics.enable",
+        "message.max.bytes", "default.replication.factor", "min.insync.replicas", "log.cleanup.policy", "compression.type",
+        "offsets.retention.minutes", "group.max.session.timeout.ms", "group.min.session.timeout.ms",
+        "transaction.max.timeout.ms", "log.roll.hours", "delete.topic.enable", "unclean.leader.election.enable",
+        "log.message.timestamp.type", "broker.id", "node.id",
+    ]  # fmt: skip
+    return {each.name: each for each in described(bootstrap, BROKER, "0", keys).configs}
+
+
+@scenario
+def changing_the_broker(bootstrap: str) -> Any:
+    """Configurations of a broker that can be changed while it runs, of one broker and of all."""
+    found: dict[str, Any] = {}
+    for title, name in (("one", "0"), ("all", ""), ("unknown", "9")):
+        found[title] = {
+            "set": altered(bootstrap, name, ("log.cleaner.threads", SET, "2"), kind=BROKER, validate_only=True),
+            "not while it runs": altered(bootstrap, name, ("broker.rack", SET, "r"), kind=BROKER, validate_only=True),
+            "invalid": altered(bootstrap, name, ("log.cleaner.threads", SET, "x"), kind=BROKER, validate_only=True),
+        }
+    return found
+
+
+@scenario
+def config_resources(bootstrap: str) -> Any:
+    """ListConfigResources, by kind."""
+    name = "config_resources"
+    create(bootstrap, name)
+
+    def listed(version: int, *kinds: int) -> Any:
+        given = {"resource_types": list(kinds)} if version else {}
+        answer = ask(bootstrap, "ListConfigResources", version, **given)
+        return error_name(answer.error_code), [
+            (each.resource_type, each.resource_name)
+            for each in answer.config_resources
+            if each.resource_name == name or each.resource_type != TOPIC
+        ]
+
+    return {
+        "topics": listed(1, TOPIC),
+        "brokers": listed(1, BROKER),
+        "both": sorted(listed(1, TOPIC, BROKER)[1]),
+        "all": sorted(listed(1)[1]),
+        "older": listed(0),
+        "no such kind": listed(1, 77),
+    }
