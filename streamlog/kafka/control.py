@@ -11,7 +11,6 @@ is the rules and the ring of requests; every other method runs on the thread tha
 from __future__ import annotations
 
 import asyncio
-import logging
 from collections import deque
 from collections.abc import Callable, Mapping
 from datetime import timedelta
@@ -49,8 +48,6 @@ from .faults import (
     partitions_named,
     topic_and_partition,
 )
-
-logger = logging.getLogger("streamlog.kafka")
 
 MAX_REQUESTS = 10_000
 """How many requests are remembered: the last ones."""
@@ -107,12 +104,12 @@ class Host(Protocol):
 
 
 class Pin:
-    """Versions that were pinned; as a context manager they are as before at the end of the block. See `Control.pin_max_versions`.
+    """Versions that were pinned; as a context manager they are as before at the end of the block. See `Control.max_versions`.
 
     >>> import streamlog
     >>> from streamlog.kafka import Listener
     >>> with streamlog.open() as log, Listener(log) as listener:
-    ...     with listener.control.pin_max_versions({"Produce": 7}) as pin:
+    ...     with listener.control.max_versions({"Produce": 7}) as pin:
     ...         dict(pin.versions)
     {'Produce': 7}
     """
@@ -136,19 +133,19 @@ class Pin:
 class Control:
     """What a test does to the clients of a listener. `Listener.control`; thread-safe, and in this process only.
 
-    - Faults: `inject_error`, `delay`, `disconnect`, `drop_response`. Which there are: `faults`; those that never fired: `unfired`;
+    - Faults: `fail`, `delay`, `disconnect`, `drop_response`. Which there are: `faults`; those that never fired: `unfired`;
       none any more: `clear`.
-    - Brokers: `stop_broker`, `start_broker`, `move_leader`, `move_coordinator`.
-    - Groups: `rebalance`, `expire_member`.
+    - Brokers: `broker_down`, `broker_up`, `move_leader`, `move_coordinator`.
+    - Groups: `rebalance`, `expire`.
     - Time, and what the log does in the background: `advance`, `apply_retention`, `compact`.
-    - What clients send: `requests`, `clear_requests`; which versions they may use: `pin_max_versions`.
+    - What clients send: `requests`, `clear_requests`; which versions they may use: `max_versions`.
 
     Faults, pins and the requests seen outlive a `close` and `start` of the listener. What each does is in the table of `KAFKA.md`.
 
     >>> import streamlog
     >>> from streamlog.kafka import Listener
     >>> with streamlog.open() as log, Listener(log) as listener:
-    ...     fault = listener.control.inject_error("Fetch", "OFFSET_OUT_OF_RANGE", topic="orders", partition=0)
+    ...     fault = listener.control.fail("Fetch", "OFFSET_OUT_OF_RANGE", topic="orders", partition=0)
     ...     listener.control.unfired() == [fault]
     True
     """
@@ -167,7 +164,7 @@ class Control:
 
     # -- faults --------------------------------------------------------------------------------------
 
-    def inject_error(
+    def fail(
         self,
         api: Api,
         error: str | int,
@@ -194,7 +191,7 @@ class Control:
         >>> import streamlog
         >>> from streamlog.kafka import Listener
         >>> with streamlog.open() as log, Listener(log) as listener:
-        ...     listener.control.inject_error("Produce", "NOT_LEADER_OR_FOLLOWER", nth=2, times=3)
+        ...     listener.control.fail("Produce", "NOT_LEADER_OR_FOLLOWER", nth=2, times=3)
         <Fault error NOT_LEADER_OR_FOLLOWER for Produce, fired 0 times>
         """
         return self._add("error", self._key(api), when, code=error_code(error), after=after)
@@ -207,7 +204,7 @@ class Control:
     ) -> Fault:
         """Have requests wait for so long before they are looked at; an hour at most. `api` None: those of every API.
 
-        `when` is that of `inject_error`. The time is that of the log's clock: under a ManualClock a request waits until
+        `when` is that of `fail`. The time is that of the log's clock: under a ManualClock a request waits until
         the test advances it, and is answered soon after that. Later requests of the same connection wait too, as with Kafka; several
         delays of a request add up.
 
@@ -225,7 +222,7 @@ class Control:
         **when: Unpack[When],
     ) -> Fault:
         """Close the connection when such a request comes, which has no effect. `api` None: whatever comes. `when` is that of
-        `inject_error`.
+        `fail`.
 
         >>> import streamlog
         >>> from streamlog.kafka import Listener
@@ -241,7 +238,7 @@ class Control:
         **when: Unpack[When],
     ) -> Fault:
         """Let such a request take effect, and close the connection in place of its answer. `when` is that of
-        `inject_error`.
+        `fail`.
 
         So a client cannot know what became of it: an idempotent producer has to send its records again, and the log to
         know them.
@@ -256,8 +253,6 @@ class Control:
 
     def _add(self, kind: Kind, api: Api | None, when: When, **facts: Any) -> Fault:
         fault = new_fault(kind, None if api is None else self._key(api), when, self._remove, **facts)
-        if fault.probability is not None:
-            logger.info("%r: with this seed it fires for the same requests again", fault)
         with inside(), self._lock:
             self._faults = (*self._faults, fault)
         self._rules.add(fault)
@@ -298,7 +293,7 @@ class Control:
 
     # -- brokers -------------------------------------------------------------------------------------
 
-    def stop_broker(self, broker: int) -> None:
+    def broker_down(self, broker: int) -> None:
         """Stop a broker of the log, as `log.brokers[i].stop()` does; on return nobody reaches it.
 
         Its connections are closed, and other brokers lead its partitions. Raises ConfigError for the last one that runs.
@@ -306,9 +301,9 @@ class Control:
         >>> import streamlog
         >>> from streamlog.kafka import Listener
         >>> with streamlog.open(brokers=3) as log, Listener(log) as listener:
-        ...     listener.control.stop_broker(1)
+        ...     listener.control.broker_down(1)
         ...     stopped = len(listener.bootstrap_servers.split(","))
-        ...     listener.control.start_broker(1)
+        ...     listener.control.broker_up(1)
         ...     stopped, len(listener.bootstrap_servers.split(","))
         (2, 3)
         """
@@ -316,7 +311,7 @@ class Control:
         host.service.stop_broker(integer("broker", broker, 0))
         host.follow_brokers()
 
-    def start_broker(self, broker: int) -> None:
+    def broker_up(self, broker: int) -> None:
         """Start a broker again, as `log.brokers[i].start()` does; on return clients reach it, at the port that it had.
 
         Leaders stay where they are: `move_leader` moves one back, once the broker has caught up.
@@ -403,22 +398,22 @@ class Control:
         text("group", group)
         result_of(self._started().service.rebalance_group(group))
 
-    def expire_member(self, group: str, member_id: str | None = None) -> None:
-        """Remove a member from its group, as if its session were over; others get its partitions. `member_id` None: the only one.
+    def expire(self, group: str, member: str | None = None) -> None:
+        """Remove a member from its group, as if its session were over; others get its partitions. `member` None: the only one.
 
         Its client learns it by UNKNOWN_MEMBER_ID with its next request, and joins again. Sessions are of real time, under a ManualClock
         too; this does not wait for them. Raises UnknownMemberIdError, ConfigError for None if there are several.
         """
         text("group", group)
         service = self._started().service
-        if member_id is None:
+        if member is None:
             members = [each.member_id for each in result_of(service.describe_group(group)).members]
             if not members:
                 raise UnknownMemberIdError(f"Group {group!r} has no members. Wait until one has joined.")
             if len(members) > 1:
-                raise ConfigError(f"Group {group!r} has several members: give one of {members}.", name="member_id")
-            (member_id,) = members
-        result_of(service.leave_group(group, member_id, force=True))
+                raise ConfigError(f"Group {group!r} has several members: give one of {members}.", name="member")
+            (member,) = members
+        result_of(service.leave_group(group, member, force=True))
 
     # -- time, and the background --------------------------------------------------------------------
 
@@ -508,7 +503,7 @@ class Control:
         """Forget the requests that came."""
         self._seen.clear()
 
-    def pin_max_versions(self, versions: Mapping[Api, int | None]) -> Pin:
+    def max_versions(self, versions: Mapping[Api, int | None]) -> Pin:
         """Have the listener know these APIs up to these versions only, as an older broker does; None: not at all.
 
         ApiVersions says so. A client that sends a later version all the same is answered with UNSUPPORTED_VERSION; for an API that is
@@ -518,7 +513,7 @@ class Control:
         >>> import streamlog
         >>> from streamlog.kafka import Listener
         >>> with streamlog.open() as log, Listener(log) as listener:
-        ...     with listener.control.pin_max_versions({"Produce": 7, "ConsumerGroupHeartbeat": None}):
+        ...     with listener.control.max_versions({"Produce": 7, "ConsumerGroupHeartbeat": None}):
         ...         pass  # here a client finds a broker of before KIP-848
         """
         wanted: dict[int, int] = {}

@@ -14,7 +14,6 @@ from typing import Any, Literal, NamedTuple, TypeAlias, TypedDict
 
 from ..config import choice, integer, text, typed
 from ..errors import ConfigError, RequestTimedOutError, did_you_mean
-from ..runtime.disk import entropy
 from ..runtime.threads import RawGate, inside, new_lock
 from ..runtime.values import refuse_to_copy
 from . import error_responses, protocol, schema
@@ -51,8 +50,8 @@ class When(TypedDict, total=False):
         For so many of them. None: for one, and with a probability always.
     probability: float = None
         For each of them with this probability, by random numbers of `seed`.
-    seed: int = None
-        None: one is chosen. It is logged, and is `Fault.seed`.
+    seed: int = 0
+        With the same seed it fires for the same requests again.
     optional: bool = False
         That it never fires is no error: `Control.unfired` does not list it.
     """
@@ -61,7 +60,7 @@ class When(TypedDict, total=False):
     topic: str | None
     partition: int | None
     client_id: str | None
-    nth: int
+    nth: int | None
     times: Times | None
     probability: float | None
     seed: int | None
@@ -81,14 +80,14 @@ class Asked(NamedTuple):
 class Fault:
     """Something that goes wrong for a client. Made by `Control`; as a context manager it is removed at the end of the block.
 
-    - `fired`: how often it did. `wait` waits until it has.
+    - `fired`: how often it did. `wait` waits until it has; `assert_fired` fails if it has not.
     - `remove`: it fires no more. `optional`: that it never fired is no error, see `Control.unfired`.
     - `seed`: with a probability, what makes it fire for the same requests again.
 
     >>> import streamlog
     >>> from streamlog.kafka import Listener
     >>> with streamlog.open() as log, Listener(log) as listener:
-    ...     with listener.control.inject_error("Produce", "NOT_LEADER_OR_FOLLOWER", topic="orders") as fault:
+    ...     with listener.control.fail("Produce", "NOT_LEADER_OR_FOLLOWER", topic="orders") as fault:
     ...         pass  # here the program under test sends records
     ...     fault, fault.fired
     (<Fault error NOT_LEADER_OR_FOLLOWER for Produce, topic 'orders', fired 0 times>, 0)
@@ -111,10 +110,10 @@ class Fault:
         self.kind, self.key = kind, key
         self.broker, self.topic = when.get("broker"), when.get("topic")
         self.partition, self.client_id = when.get("partition"), when.get("client_id")
-        self.nth = when.get("nth", 1)
+        self.nth = when.get("nth") or 1
         self.probability, self.seed = when.get("probability"), when.get("seed")
         self.times: Times = when.get("times") or (1 if self.probability is None else "always")
-        self.optional = when.get("optional", False)
+        self.optional = bool(when.get("optional"))
         self.code, self.after, self.delay_ms = code, after, delay_ms
         self.fired = 0
         self._met = 0
@@ -168,6 +167,13 @@ class Fault:
             raise RequestTimedOutError(
                 f"{self!r} has not fired within {timeout} s: no request that it is meant for came. control.requests() lists those "
                 f"that did."
+            )
+
+    def assert_fired(self) -> None:
+        """Raises AssertionError if it never fired."""
+        if not self.fired:
+            raise AssertionError(
+                f"{self!r} did not fire: no request that it is meant for came. control.requests() lists those that did."
             )
 
     def remove(self) -> None:
@@ -416,6 +422,4 @@ def _with_seed(when: When) -> When:
         if when.get("seed") is not None:
             raise ConfigError("A seed is for a probability, which was not given.", name="seed")
         return when
-    if when.get("seed") is not None:
-        return when
-    return {**when, "seed": int.from_bytes(entropy(4), "big")}
+    return {**when, "seed": when.get("seed") or 0}

@@ -167,7 +167,7 @@ class Listener:
         >>> import streamlog
         >>> from streamlog.kafka import Listener
         >>> with streamlog.open() as log, Listener(log) as listener:
-        ...     with listener.control.inject_error("Produce", "NOT_LEADER_OR_FOLLOWER") as fault:
+        ...     with listener.control.fail("Produce", "NOT_LEADER_OR_FOLLOWER") as fault:
         ...         pass  # here a client sends records, and has to send them again
         ...     fault.fired
         0

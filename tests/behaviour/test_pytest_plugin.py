@@ -204,7 +204,7 @@ def test_a_fault_that_fired_does_not(pytester: pytest.Pytester) -> None:
         from confluent_kafka import Producer
 
         def test_fired(kafka_cluster, streamlog_log):
-            fault = kafka_cluster.control.inject_error("Produce", "NOT_LEADER_OR_FOLLOWER", topic="orders")
+            fault = kafka_cluster.control.fail("Produce", "NOT_LEADER_OR_FOLLOWER", topic="orders")
             producer = Producer({"bootstrap.servers": kafka_cluster.bootstrap_servers})
             producer.produce("orders", "9.50")
             assert producer.flush(60) == 0

@@ -157,31 +157,31 @@ def test_a_fault_is_removed_at_the_end_of_its_block() -> None:
 )
 @pytest.mark.parametrize("api", ["Produce", "produce", 0])
 def test_apis_and_errors_have_kafkas_names_and_numbers(api: Any, error: Any) -> None:
-    fault = Control().inject_error(api, error)
+    fault = Control().fail(api, error)
     assert (fault.key, fault.code) == (PRODUCE, ErrorCode.NOT_LEADER_OR_FOLLOWER)
 
 
 @pytest.mark.parametrize(
     ("inject", "message"),
     [
-        (lambda control: control.inject_error("Prodcue", 6), "no API 'Prodcue' here .did you mean 'Produce'"),
-        (lambda control: control.inject_error(9999, 6), "no API of key 9999"),
-        (lambda control: control.inject_error(None, 6), "by Kafka.s name or key, not None"),
-        (lambda control: control.inject_error("Produce", "NOT_LEADER"), "has no error 'NOT_LEADER'"),
-        (lambda control: control.inject_error("Produce", 12345), "by Kafka.s name or code"),
-        (lambda control: control.inject_error("Produce", 0), "NONE is no error"),
-        (lambda control: control.inject_error("Heartbeat", 16, topic="t"), "Heartbeat name no topics"),
-        (lambda control: control.inject_error("Produce", 6, times=0), "times"),
-        (lambda control: control.inject_error("Produce", 6, times="ever"), "times"),
-        (lambda control: control.inject_error("Produce", 6, nth=0), "nth"),
-        (lambda control: control.inject_error("Produce", 6, topic=7), "topic"),
-        (lambda control: control.inject_error("Produce", 6, broker=-1), "broker"),
-        (lambda control: control.inject_error("Produce", 6, probability=0), "above 0 and at most 1"),
-        (lambda control: control.inject_error("Produce", 6, seed=1), "A seed is for a probability"),
-        (lambda control: control.inject_error("Produce", 6, topics="t"), "no setting 'topics' .did you mean 'topic'"),
+        (lambda control: control.fail("Prodcue", 6), "no API 'Prodcue' here .did you mean 'Produce'"),
+        (lambda control: control.fail(9999, 6), "no API of key 9999"),
+        (lambda control: control.fail(None, 6), "by Kafka.s name or key, not None"),
+        (lambda control: control.fail("Produce", "NOT_LEADER"), "has no error 'NOT_LEADER'"),
+        (lambda control: control.fail("Produce", 12345), "by Kafka.s name or code"),
+        (lambda control: control.fail("Produce", 0), "NONE is no error"),
+        (lambda control: control.fail("Heartbeat", 16, topic="t"), "Heartbeat name no topics"),
+        (lambda control: control.fail("Produce", 6, times=0), "times"),
+        (lambda control: control.fail("Produce", 6, times="ever"), "times"),
+        (lambda control: control.fail("Produce", 6, nth=0), "nth"),
+        (lambda control: control.fail("Produce", 6, topic=7), "topic"),
+        (lambda control: control.fail("Produce", 6, broker=-1), "broker"),
+        (lambda control: control.fail("Produce", 6, probability=0), "above 0 and at most 1"),
+        (lambda control: control.fail("Produce", 6, seed=1), "A seed is for a probability"),
+        (lambda control: control.fail("Produce", 6, topics="t"), "no setting 'topics' .did you mean 'topic'"),
         (lambda control: control.delay("Produce", 3_600_001), "delay_ms"),
-        (lambda control: control.pin_max_versions({"Produce": 99}), "Produce"),
-        (lambda control: control.pin_max_versions({"ApiVersions": None}), "cannot be taken away"),
+        (lambda control: control.max_versions({"Produce": 99}), "Produce"),
+        (lambda control: control.max_versions({"ApiVersions": None}), "cannot be taken away"),
     ],
 )  # fmt: skip
 def test_what_cannot_be_meant_is_refused(inject: Any, message: str) -> None:
@@ -191,10 +191,16 @@ def test_what_cannot_be_meant_is_refused(inject: Any, message: str) -> None:
     assert control.faults == []
 
 
-def test_a_seed_that_was_not_given_is_chosen_and_kept() -> None:
-    fault = Control().disconnect("Produce", probability=0.5)
-    assert isinstance(fault.seed, int)
-    assert f"seed {fault.seed}" in repr(fault)
+def test_a_seed_that_was_not_given_is_0() -> None:
+    assert Control().delay(None, 1, probability=0.5).seed == 0
+
+
+def test_a_test_asserts_that_a_fault_fired() -> None:
+    fault = Control().disconnect("Fetch")
+    with pytest.raises(AssertionError, match="did not fire"):
+        fault.assert_fired()
+    assert fault.fires(Asked(1, 12, 0, "me", {}))
+    fault.assert_fired()
 
 
 def test_what_needs_a_listener_says_so_without_one() -> None:
@@ -204,8 +210,8 @@ def test_what_needs_a_listener_says_so_without_one() -> None:
 
 def test_the_lowest_of_several_pins_counts_until_it_is_removed() -> None:
     control = Control()
-    with control.pin_max_versions({"Produce": 9}):
-        with control.pin_max_versions({"Produce": 7, "Fetch": 11}):
+    with control.max_versions({"Produce": 9}):
+        with control.max_versions({"Produce": 7, "Fetch": 11}):
             assert (control.max_version(PRODUCE, 13), control.max_version(FETCH, 18)) == (7, 11)
         assert (control.max_version(PRODUCE, 13), control.max_version(FETCH, 18)) == (9, 18)
     assert control.max_version(PRODUCE, 13) == 13
