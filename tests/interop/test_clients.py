@@ -1,4 +1,7 @@
-"""The programs of `clients` that this machine can build and run: Python's clients where they are installed, others where their tools are."""
+"""The programs of `clients` that this machine can build and run: Python's clients where they are installed, others where their tools are.
+
+franz-go is left to the command, `python -m tests.interop.clients`: Go compiles it for minutes.
+"""
 
 from __future__ import annotations
 
@@ -11,6 +14,8 @@ from .clients.driver import CLIENTS, Command, missing_of, run_scenario, scenario
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 
+BUILT_SOON = [name for name in CLIENTS if name != "franz-go"]
+
 
 @pytest.fixture(scope="module")
 def built(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Command | Exception]:
@@ -19,7 +24,7 @@ def built(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Command | Excep
 
 @pytest.mark.parametrize(
     ("name", "scenario", "variant"),
-    [(name, *each) for name, client in CLIENTS.items() for each in scenarios_of(client)],
+    [(name, *each) for name in BUILT_SOON for each in scenarios_of(CLIENTS[name])],
 )
 def test_a_client_of_another_make_does_what_it_does_with_kafka(
     built: dict[str, Command | Exception],

@@ -30,9 +30,11 @@ def check_read(found: Iterable[tuple[int, int, bytes, bytes, Mapping[str, bytes]
 COMMITTED = [b"%s %d" % (how, n) for how in (b"committed", b"again") for n in range(10)]
 
 
-def until(what: str, holds: Callable[[], bool]) -> None:
+def until(what: str, holds: Callable[[], bool], members: Iterable[Member] = ()) -> None:
     end = time.monotonic() + WAIT_S
     while not holds():
+        for each in members:
+            each.check()
         assert time.monotonic() < end, f"it never came to be that {what}"
         time.sleep(0.02)
 
@@ -63,12 +65,16 @@ class Member:
         except BaseException as error:
             self._failure = error
 
+    def check(self) -> None:
+        """Raises what has ended it."""
+        if self._failure is not None:
+            raise self._failure
+
     def stop(self) -> None:
         self._stops = True
         self._thread.join(WAIT_S)
         assert not self._thread.is_alive(), "a member did not end"
-        if self._failure is not None:
-            raise self._failure
+        self.check()
 
 
 def share(join: Callable[[list[int]], Member], send: Callable[[range], None], committed: Callable[[], int]) -> None:
@@ -77,12 +83,12 @@ def share(join: Callable[[list[int]], Member], send: Callable[[range], None], co
     a, b = join(values), join(values)
     a.start()
     b.start()
-    until("each has two partitions", lambda: len(a.assigned) == 2 == len(b.assigned))
+    until("each has two partitions", lambda: len(a.assigned) == 2 == len(b.assigned), (a, b))
     send(range(40))
-    until("all 40 are handled", lambda: len(values) >= 40)
+    until("all 40 are handled", lambda: len(values) >= 40, (a, b))
     b.stop()
     send(range(40, 80))
-    until("all 80 are handled", lambda: len(values) >= 80)
+    until("all 80 are handled", lambda: len(values) >= 80, (a,))
     assert len(a.assigned) == 4, a.assigned
     a.stop()
     assert sorted(values) == list(range(80)), values

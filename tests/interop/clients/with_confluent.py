@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from typing import Any
 
 from common import COMMITTED, COUNT, FIRST_MS, HOWS, WAIT_S, Member, check_read, key, main, share, value
@@ -95,6 +96,10 @@ def transactions(servers: str, variant: str) -> None:
         raise AssertionError("the older producer was not fenced")
 
 
+COMMITS = 500
+JOINS_AGAIN = (KafkaError.STALE_MEMBER_EPOCH, KafkaError.ILLEGAL_GENERATION, KafkaError.REBALANCE_IN_PROGRESS)
+
+
 class ConfluentMember(Member):
     def __init__(self, servers: str, topic: str, group: str, variant: str, values: list[int]) -> None:
         super().__init__()
@@ -118,7 +123,19 @@ class ConfluentMember(Member):
         if message is not None:
             assert message.error() is None, message.error()
             self._values.append(int(message.value()))
-            self._consumer.commit(message, asynchronous=False)
+            self._commit(message)
+
+    def _commit(self, message: Any) -> None:
+        """librdkafka joins again on a thread of its own, so a commit may have the generation of before: it is sent again then."""
+        for _ in range(COMMITS):
+            try:
+                self._consumer.commit(message, asynchronous=False)
+                return
+            except KafkaException as error:
+                if error.args[0].code() not in JOINS_AGAIN:
+                    raise
+            time.sleep(0.02)
+        raise AssertionError(f"a commit was refused {COMMITS} times")
 
     def close(self) -> None:
         self._consumer.close()
