@@ -129,6 +129,11 @@ class Schedule:
         self.now_s += TICK_S
         return self.now_s
 
+    @property
+    def clock_catches_up_to_s(self) -> float:
+        """What the log's monotonic clock will show as soon as it can go on: it cannot while a call waits under a lock."""
+        return self.clock.monotonic() + self._owed_s
+
     def new_process(self) -> None:
         """Nothing of the last process runs any more."""
         self.threads = []

@@ -2,21 +2,25 @@
 
 from __future__ import annotations
 
+import random
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
+from streamlog.runtime.threads import inside
 from tests.behaviour.test_scenarios_caught import (
     compaction_goes_on_past_what_is_open,
     compaction_knows_no_aborted_transactions,
     what_is_stored_is_not_read,
 )
+from tests.transaction_history import Violation
 
 from . import transaction_bugs as bugs
+from .cluster import quiet
 from .transaction_bugs import Bug
-from .transactions import explore
+from .transactions import World, Writer, explore
 
 REPOSITORY = Path(__file__).resolve().parent.parent.parent
 # The same ones every time: a test that fails now and then says nothing about a change. The long runs take others.
@@ -44,6 +48,43 @@ def test_a_seed_does_the_same_every_time() -> None:
         first, second = explore(seed, 100), explore(seed, 100)
         assert first.story == second.story, seed
         assert first.fired == second.fired
+
+
+# -- how long a transaction lasts ------------------------------------------------------------------------
+
+
+def play_one_transaction(owed_s: float, seconds: float) -> None:
+    """A producer with a timeout of 10 s sends a record and waits; then all there is is looked at. Raises Violation.
+
+    `owed_s`: time that went by before it, where the log's clock could not go on. It does so as soon as the producer waits.
+    """
+    world = World(FIRST_SEED)
+    with quiet(), world.schedule.playing():
+        try:
+            world._open()
+            with inside():
+                world.schedule._move_to(world.schedule.now_s + owed_s)
+            producer = world.log.producer(transactional_id="a", transaction_timeout_ms=10_000)
+            writer = Writer(producer, "a", world.number(), 10_000)
+            world.writers.append(writer)
+            assert world._begin_transaction(writer)
+            assert world._send(random.Random(0), writer, ("side", 0), ["a.1"])
+            world._look()
+            world.schedule.elapse(seconds)
+            world._look()
+        finally:
+            world._abandon()
+
+
+def test_a_transaction_lasts_by_the_clock_of_the_log() -> None:
+    play_one_transaction(owed_s=20.0, seconds=0.5)
+
+
+def test_a_transaction_that_ends_before_its_timeout_is_seen(monkeypatch: pytest.MonkeyPatch) -> None:
+    play_one_transaction(owed_s=0.0, seconds=8.0)
+    bugs.transactions_last_for_half_of_their_timeouts(monkeypatch)
+    with pytest.raises(Violation, match=r"is the first record of transaction 1 of 'a' .*, open"):
+        play_one_transaction(owed_s=0.0, seconds=8.0)
 
 
 # -- what is wrong on purpose is seen --------------------------------------------------------------------

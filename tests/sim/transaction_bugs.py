@@ -212,6 +212,18 @@ def a_jump_of_the_clock_ends_transactions(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(TransactionShard, "elect", wrong)
 
 
+def transactions_last_for_half_of_their_timeouts(patch: pytest.MonkeyPatch) -> None:
+    add = TransactionShard.add_partitions
+
+    def wrong(
+        self: TransactionShard, transactional_id: str, producer: Any, partitions: Any, now_ms: int, now_s: float
+    ) -> Completion[None]:
+        half_s = self.transactions[transactional_id].timeout_ms / 2000
+        return add(self, transactional_id, producer, partitions, now_ms, now_s - half_s)
+
+    patch.setattr(TransactionShard, "add_partitions", wrong)
+
+
 BUGS: list[Bug] = [
     readers_see_up_to_the_high_watermark,
     aborted_transactions_are_not_remembered,
@@ -233,4 +245,5 @@ BUGS: list[Bug] = [
     members_go_on_at_offsets_that_are_not_decided,
     offsets_of_members_that_lost_their_partitions_are_taken,
     a_jump_of_the_clock_ends_transactions,
+    transactions_last_for_half_of_their_timeouts,
 ]

@@ -195,6 +195,7 @@ class World:
         self.numbers = 0
         self.troubled = 0.0
         self._began: dict[Transaction, tuple[float, int]] = {}
+        """When each one began, by the log's monotonic clock, and its timeout."""
         self._busy = False
         self._making = ""
         """The transactional id of a producer that is being made: none other is made meanwhile, so it is known which one is the newest."""
@@ -459,8 +460,9 @@ class World:
         self.schedule.clock.jump(ms)
 
     def _may_be_over(self) -> None:
-        """What is open for so long may have been timed out."""
-        now_s = self.schedule.now_s
+        """What is open for so long may have been timed out, or is within the next call. By the log's clock, as the coordinator
+        measures it: where it lags behind real time, it catches up within a transaction that began since."""
+        now_s = self.schedule.clock_catches_up_to_s
         for transaction, (began_s, timeout_ms) in self._began.items():
             if now_s - began_s >= timeout_ms / 1000 * 0.95 - 0.1:
                 transaction.may_be_over = True
@@ -529,7 +531,7 @@ class World:
             self._fail(writer)
             return False
         writer.transaction = self.history.begin(writer.id, writer.instance)
-        self._began[writer.transaction] = self.schedule.now_s, writer.timeout_ms
+        self._began[writer.transaction] = self.schedule.clock.monotonic(), writer.timeout_ms
         return True
 
     def _refusals(self, writer: Writer) -> tuple[type[StreamlogError], ...]:
