@@ -37,7 +37,7 @@ class Coordinator(HandService):
     """A log and the coordinator of one transactional id, as `Service` says. `calls` has what was asked.
 
     `faults` has what the next call of a name raises, or answers, and whether that comes before or after the call has its effect;
-    `meanwhile` what happens before it answers.
+    `meanwhile` what happens before it answers. Calls whose names are `unanswered` have no effect and no answer yet.
     """
 
     def __init__(self) -> None:
@@ -45,6 +45,7 @@ class Coordinator(HandService):
         self.calls: list[tuple[Any, ...]] = []
         self.faults: dict[str, tuple[BaseException, str]] = {}
         self.meanwhile: dict[str, Callable[[], object]] = {}
+        self.unanswered: set[str] = set()
         self.epoch = -1
         self.outcome: bool | None = None
         self.is_open = False
@@ -52,6 +53,8 @@ class Coordinator(HandService):
         self.requests: list[ProduceRequest] = []
 
     def _answer(self, name: str, effect: Callable[[], Any]) -> Completion[Any]:
+        if name in self.unanswered:
+            return Completion()
         fault = self.faults.pop(name, None)
         answer = None
         if fault is None or fault[1] == AFTER:
@@ -472,6 +475,7 @@ def test_closing_waits_for_the_coordinator_no_longer_than_its_timeout(
         return False
 
     monkeypatch.setattr(retrying, "wait_for", answered_late)
+    one.service.unanswered.add("end")
     one.manager.close(0.5, DiskFullError("closed"))
     [wait] = waits
     assert wait is not None
