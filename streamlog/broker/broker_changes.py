@@ -7,13 +7,14 @@ from __future__ import annotations
 
 import contextlib
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import wraps
 from typing import ParamSpec, TypeVar
 
 from ..errors import DiskFullError, LogDirNotFoundError, NotLeaderError, StreamlogError
+from ..replication.partition import Partition
 from ..runtime.api import Completion, Gate
-from ..runtime.threads import result_of, was_released_meanwhile
+from ..runtime.threads import inside, result_of, was_released_meanwhile
 from ..runtime.values import raise_first, refuse_to_copy
 from ..storage.files import stale_owner
 from .broker import Broker
@@ -158,7 +159,6 @@ class BrokerChanges:
         broker = self._brokers.by_id(broker_id)
         error = NotLeaderError(f"Broker {broker_id} was stopped. Another one leads its partitions; try again.")
         led = self._brokers.leadership.led_by(broker_id)
-        begun = False
 
         def unblock() -> None:
             for partition in led:
@@ -171,20 +171,39 @@ class BrokerChanges:
             finally:
                 unblock()
 
-        try:
-            for partition in led:
-                partition.block(error)
-            deadline_ms = self._timers.now_ms() + HAND_OVER_S * 1000
-            while self._timers.now_ms() < deadline_ms and any(
-                each.has_successors and not each.is_replicated for each in led
-            ):
-                self._new_gate().wait(0.001)
-            done = self._whole(hand_over)
-            begun = True
-            result_of(done)
-        finally:
-            if not begun:
-                unblock()
+        result_of(self._begin_hand_over(led, error, hand_over, unblock))
+
+    def _begin_hand_over(
+        self,
+        led: Sequence[Partition],
+        error: NotLeaderError,
+        hand_over: Callable[[], None],
+        unblock: Callable[[], None],
+    ) -> Completion[None]:
+        """Have the partitions `led` take no more records, and `hand_over` called once others have theirs, or `HAND_OVER_S` are over.
+
+        Inside, though no lock is held: only this thread ends the block before `hand_over` is under way. A call of a signal handler
+        would be made again until then, and this thread waits for that call.
+        """
+        with inside():
+            begun = False
+            try:
+                self._block_until_replicated(led, error)
+                done = self._whole(hand_over)
+                begun = True
+                return done
+            finally:
+                if not begun:
+                    unblock()
+
+    def _block_until_replicated(self, led: Sequence[Partition], error: NotLeaderError) -> None:
+        for partition in led:
+            partition.block(error)
+        deadline_ms = self._timers.now_ms() + HAND_OVER_S * 1000
+        while self._timers.now_ms() < deadline_ms and any(
+            each.has_successors and not each.is_replicated for each in led
+        ):
+            self._new_gate().wait(0.001)
 
     def start(self, broker_id: int) -> None:
         """Start a broker that was stopped or has failed. A directory that is missing or empty is made anew, and filled."""

@@ -20,6 +20,7 @@ import pytest
 import streamlog
 from streamlog import ClosedError, ReentrantCallError, TopicPartition
 from streamlog.broker.waiting import FetchSession
+from streamlog.replication.partition import Partition
 from streamlog.runtime import threads
 from streamlog.testing import Fault, FaultyDisk, ManualClock, SimulatedDisk
 from tests.contents import values
@@ -235,6 +236,39 @@ def test_a_call_that_would_wait_for_a_thread_that_waits_for_this_one_is_refused(
         assert isinstance(error, ReentrantCallError)
         threads[0].join(LONG)
         assert sorted(values(log)) == [b"first", b"interrupted", b"of a thread"]
+
+
+def test_a_call_in_the_middle_of_a_brokers_stop_is_refused_for_it_would_wait_for_the_stop(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The partitions that the broker leads take no records from the first moment of its stop on, which is in the interrupted thread."""
+    errors: list[BaseException] = []
+    with streamlog.open(brokers=3) as log:
+        log.create_topic("t").send(b"x")
+        consumer = log.consumer("t", group="g")
+        assert len(consumer.poll(LONG)) == 1
+
+        def act(*_: object) -> None:
+            try:
+                consumer.commit()
+            except BaseException as error:
+                errors.append(error)
+
+        block = Partition.block
+
+        def block_and_strike(partition: Partition, error: streamlog.StreamlogError) -> None:
+            block(partition, error)
+            monkeypatch.setattr(Partition, "block", block)
+            strike()
+
+        leader = log["__consumer_offsets"].partition(0).leader
+        with on_signal(act) as strike, reentry.at_most(LONG, lambda: "a commit in the middle of a broker's stop"):
+            monkeypatch.setattr(Partition, "block", block_and_strike)
+            log.brokers[leader].stop()
+        assert [type(error) for error in errors] == [ReentrantCallError]
+        consumer.commit()  # another broker coordinates the group now
+        assert not log.brokers[leader].running
+        assert log.group("g").committed() == {TopicPartition("t", 0): 1}
 
 
 def test_a_finalizer_that_sends_in_the_middle_of_a_send_neither_hangs_nor_loses_either(
