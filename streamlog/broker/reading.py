@@ -203,9 +203,9 @@ class PartitionReads:
                 committed = snapshot_for(here, READ_COMMITTED) if replica_id < 0 else None
                 if committed is not None:
                     stable = committed.last_stable_offset(end, tail.start_offset)
-                if isolation_level == READ_COMMITTED:
-                    limit = max(stable, min(offset, end))  # past the stable offset there is nothing yet
-            if not max_bytes and offset < limit:  # it is asked where it stands alone
+                    if isolation_level == READ_COMMITTED:
+                        limit = max(stable, min(offset, end))  # past the stable offset there is nothing yet
+            if not max_bytes and tail.start_offset <= offset < limit:  # it is asked where it stands alone
                 limit = offset
             try:  # `_unless_closed`, written out: it is part of each poll
                 chunk = reader.fetch(offset, max_bytes, limit, after._chunk)
@@ -219,7 +219,10 @@ class PartitionReads:
                     raise
             result = FetchResult(chunk, end, tail.start_offset)
             if committed is not None:
-                result.of_committed(stable, committed.aborted)
+                if isolation_level == READ_COMMITTED:
+                    result.of_committed(stable, committed.aborted)
+                else:  # it is told, and skips nothing
+                    result.last_stable_offset = stable
             if here.hides is not None:  # a reader that comes to the end has to come back, and gets the error
                 result.end_offset = UNKNOWN_END
             return result

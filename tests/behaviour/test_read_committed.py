@@ -157,7 +157,9 @@ def test_a_fetch_says_how_far_committed_records_go_and_what_was_aborted(
     assert len(list(found.batches())) == 1
     beyond = fetch("read_committed", 2)
     assert (beyond.size, beyond.last_stable_offset, beyond.aborted) == (0, 1, ())
-    assert fetch("read_uncommitted").aborted == ()
+    uncommitted = fetch("read_uncommitted")
+    assert (uncommitted.end_offset, uncommitted.last_stable_offset, uncommitted.aborted) == (3, 1, ())
+    assert len([each for each in uncommitted.batches() if not uncommitted.hides(each.header)]) == 2
     other.abort("t")
     found = fetch("read_committed")
     assert [each[:3] for each in found.aborted] == [(900, 0, 2), (901, 1, 3)]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -42,3 +43,21 @@ def test_a_reader_waits_for_the_end_of_a_transaction_and_skips_what_was_aborted(
     with streamlog.open(path, read_only=True) as reader:
         assert len(values(reader)) == 9
         assert [each for each in reader["t"].read(0, isolation_level="read_uncommitted") if each.value == b"1-a"]
+
+
+@pytest.mark.parametrize("isolation_level", ["read_committed", "read_uncommitted"])
+def test_a_reader_of_a_log_all_of_whose_transactions_were_committed_finds_them_by_its_first_read(
+    path: Path, isolation_level: Any
+) -> None:
+    with streamlog.open(path) as log:
+        log.create_topic("t", partitions=1)
+        producer = log.producer(transactional_id="x")
+        with producer.transaction():
+            producer.send("t", b"a")
+    with streamlog.open(path, read_only=True) as reader:
+        assert [each.value for each in reader["t"].read(0, isolation_level=isolation_level)] == [b"a"]
+    with (
+        streamlog.open(path, read_only=True) as reader,
+        reader.consumer("t", isolation_level=isolation_level) as consumer,
+    ):
+        assert received(consumer, 1) == [b"a"]
