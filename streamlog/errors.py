@@ -297,9 +297,13 @@ class ConcurrentTransactionsError(StreamlogError):
 
 
 class UnstableOffsetCommitError(StreamlogError):
-    """Offsets of the group were committed in a transaction that is not decided yet, so what is committed is not known."""
+    """Offsets of the group were committed in a transaction that is not decided yet, so what is committed is not known.
+
+    `.partitions`: those of them that were asked for.
+    """
 
     retriable = True
+    partitions: tuple[tuple[str, int], ...]
 
 
 class TransactionAbortedError(StreamlogError):

@@ -626,7 +626,7 @@ class ClassicGroup:
         return tuple(
             MemberDescription(
                 member_id, each.instance_id, each.client_id, each.client_host, each.generation, each.topics, each.owned,
-                each.owned, each.metadata(self.protocol) if stable else b"", each.assignment if stable else b"",
+                each.owned, each.metadata(self.protocol) if stable else b"", each.assignment,
             )
             for member_id, each in sorted(self.members.items())
         )  # fmt: skip

@@ -18,10 +18,10 @@ from ..types import Buffer
 
 logger = logging.getLogger("streamlog.kafka")
 
-_SIZE_AND_KEY = Struct(">ih")
+_SIZE, _SIZE_AND_KEY = Struct(">i"), Struct(">ih")
 _SIZE_BYTES = 4
 _PRODUCE = 0
-_KEY_BYTES = 2
+_KEY_BYTES, _NO_KEY = 2, -1
 _BUFFER_BYTES = 1 << 16
 # Requests that a client has sent before the last one was answered: when there are more nothing is read.
 _WAITING, _WAITING_BYTES = 100, 1 << 20
@@ -201,8 +201,11 @@ class Connection(asyncio.BufferedProtocol):
     def _take_frames(self) -> None:
         """Take the whole frames out of the small buffer, and keep the rest at its beginning."""
         buffer, at, end = self._small, 0, self._filled
-        while end - at >= _SIZE_AND_KEY.size:
-            size, key = _SIZE_AND_KEY.unpack_from(buffer, at)
+        while end - at >= _SIZE_BYTES:
+            (size,) = _SIZE.unpack_from(buffer, at)
+            if end - at < _SIZE_AND_KEY.size and size >= _KEY_BYTES:
+                break  # the limit is that of the API, whose key is still to come
+            key = _SIZE_AND_KEY.unpack_from(buffer, at)[1] if size >= _KEY_BYTES else _NO_KEY
             if not self._is_allowed(size, key):
                 return
             begin, stop = at + _SIZE_BYTES, at + _SIZE_BYTES + size

@@ -19,6 +19,7 @@ from . import messages, protocol
 from .apis import Call, Handler, topic_of
 from .errors import ErrorCode, code_of
 from .schema import ZERO_UUID
+from .topics import check_collision
 
 PRODUCE = 0
 # Kafka says that it has all versions of Produce, and closes the connection of a client that sends one of the first three:
@@ -93,6 +94,7 @@ def _created(call: Call, named: list[tuple[str | None, bytes]], new: list[str]) 
     failed: dict[str, StreamlogError] = {}
     for name in dict.fromkeys(new):
         try:
+            check_collision(name, call.service.image.topics)
             made = call.service.create_topic(
                 name, call.settings.partitions, call.settings.topic_defaults, kafka=KafkaConfig()
             )

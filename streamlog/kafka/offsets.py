@@ -18,6 +18,7 @@ from ..errors import (
     StaleMemberEpochError,
     StreamlogError,
     UnknownTopicOrPartitionError,
+    UnstableOffsetCommitError,
 )
 from ..runtime.api import AllDone, Completion
 from ..types import OffsetAndMetadata, TopicPartition
@@ -28,7 +29,7 @@ from .errors import coordinator_code_of as code_of
 from .schema import ZERO_UUID
 
 MAX_METADATA = 4096
-"""Of an offset, in bytes; it has to be shorter (Kafka's offset.metadata.max.bytes)."""
+"""Of an offset, in UTF-16 code units, as Java counts the length of a string (Kafka's offset.metadata.max.bytes)."""
 _FIRST_COMMIT_WITH_IDS = _FIRST_FETCH_WITH_IDS = 10
 _FIRST_FETCH_OF_GROUPS = 8
 _FIRST_WITH_ERROR = 2
@@ -60,7 +61,7 @@ class Commit:
                     continue
                 self.has_partitions = True
                 metadata = each.committed_metadata or ""
-                if len(metadata.encode()) >= MAX_METADATA:
+                if len(metadata.encode("utf-16-le")) > 2 * MAX_METADATA:
                     self.codes[key] = ErrorCode.OFFSET_METADATA_TOO_LARGE
                     continue
                 self.codes[key] = ErrorCode.NONE
@@ -141,12 +142,22 @@ def offset_fetch(call: Call) -> Any:
     Response = messages.OffsetFetchResponse
     if call.version < _FIRST_FETCH_OF_GROUPS:
         found = _Fetched(call, request.group_id, request.topics)
-        return Later(found.done, lambda _: _of_one_group(found))
+        return _when_known([found], lambda: _of_one_group(found))
     groups = [_Fetched(call, each.group_id, each.topics, _member_of(each)) for each in request.groups]
-    return Later(
-        AllDone([each.done for each in groups]),
-        lambda _: Response(groups=[each.group(by_id=call.version >= _FIRST_FETCH_WITH_IDS) for each in groups]),
+    return _when_known(
+        groups, lambda: Response(groups=[each.group(by_id=call.version >= _FIRST_FETCH_WITH_IDS) for each in groups])
     )
+
+
+def _when_known(groups: list[_Fetched], respond: Callable[[], Any]) -> Later:
+    """Respond when it is known what each group has committed, and where some of it is not decided, what else it has."""
+
+    def read_others(_: Completion[Any]) -> Later:
+        for each in groups:
+            each.read_others()
+        return Later(AllDone([each.done for each in groups]), lambda _: respond())
+
+    return Later(AllDone([each.done for each in groups]), read_others)
 
 
 def _member_of(group: Any) -> tuple[str, int] | None:
@@ -194,22 +205,34 @@ class _Fetched:
         self.call = call
         self._group_id = group_id
         self._topics = topics
+        self._member = member
         self._image = call.service.image
+        self._unstable: frozenset[TopicPartition] = frozenset()
         self.done: Completion[dict[TopicPartition, OffsetAndMetadata]] = Completion.of({})
         self._is_elsewhere = not coordinates(call, group_id)
         if self._is_elsewhere:
             return
-        partitions: list[TopicPartition] | None = None
+        self._partitions: list[TopicPartition] | None = None
         if topics is not None:
-            partitions = [
+            self._partitions = [
                 TopicPartition(name, number)
                 for topic in topics
                 if (name := self._name(topic)) is not None
                 for number in topic.partition_indexes
             ]
         self.done = call.service.committed(
-            group_id, partitions, require_stable=call.request.require_stable, member=member
+            group_id, self._partitions, require_stable=call.request.require_stable, member=member
         )
+
+    def read_others(self) -> None:
+        """If `done` has failed for partitions whose offsets a transaction has not decided, `done` is what the others have.
+
+        Of what becomes unstable meanwhile, what was committed before is the answer: it was stable when `done` failed.
+        """
+        error = self.done.error()
+        if isinstance(error, UnstableOffsetCommitError):
+            self._unstable = frozenset(TopicPartition(*each) for each in error.partitions)
+            self.done = self.call.service.committed(self._group_id, self._partitions, member=self._member)
 
     def _name(self, topic: Any) -> str | None:
         if self.call.version >= _FIRST_FETCH_WITH_IDS:
@@ -220,10 +243,9 @@ class _Fetched:
         """REQUIRES: `done`."""
         Response = messages.OffsetFetchResponse
         error = self.done.error()
-        unstable = code_of(error) if error is not None else ErrorCode.NONE
-        code = ErrorCode.NOT_COORDINATOR if self._is_elsewhere else unstable
-        if unstable == ErrorCode.UNSTABLE_OFFSET_COMMIT:  # it is said of each partition
-            code = ErrorCode.NONE
+        code = ErrorCode.NONE if error is None else code_of(error)
+        if self._is_elsewhere:
+            code = ErrorCode.NOT_COORDINATOR
         found = {} if error is not None else self.done.result()
         answered = Response.OffsetFetchResponseGroup(group_id=self._group_id, error_code=code)
         if code:
@@ -248,7 +270,9 @@ class _Fetched:
                 if name is None:
                     partition.error_code = ErrorCode.UNKNOWN_TOPIC_ID
                     continue
-                partition.error_code = unstable
+                if (name, number) in self._unstable:
+                    partition.error_code = ErrorCode.UNSTABLE_OFFSET_COMMIT
+                    continue
                 committed = found.get(TopicPartition(name, number))
                 if committed is not None:
                     epoch = committed.leader_epoch
@@ -275,7 +299,13 @@ def offset_delete(call: Call) -> Any:
     Response = messages.OffsetDeleteResponse
     if not coordinates(call, request.group_id):
         return Response(error_code=ErrorCode.NOT_COORDINATOR)
-    wanted = [TopicPartition(topic.name, each.partition_index) for topic in request.topics for each in topic.partitions]
+    known = call.service.image.topics
+    wanted = [
+        TopicPartition(topic.name, each.partition_index)
+        for topic in request.topics
+        if topic.name in known
+        for each in topic.partitions
+    ]
     return Later(call.service.delete_offsets(request.group_id, wanted), partial(_deleted, call))
 
 
@@ -284,16 +314,17 @@ def _deleted(call: Call, done: Completion[dict[TopicPartition, StreamlogError]])
     error = done.error()
     if error is not None:
         return Response(error_code=code_of(error))
-    kept = done.result()
+    kept, known = done.result(), call.service.image.topics
     topics = []
     for topic in call.request.topics:
+        missing = ErrorCode.NONE if topic.name in known else ErrorCode.UNKNOWN_TOPIC_OR_PARTITION
         partitions = []
         for each in topic.partitions:
             refused = kept.get(TopicPartition(topic.name, each.partition_index))
             partitions.append(
                 Response.OffsetDeleteResponsePartition(
                     partition_index=each.partition_index,
-                    error_code=ErrorCode.NONE if refused is None else code_of(refused),
+                    error_code=missing if refused is None else code_of(refused),
                 )
             )
         topics.append(Response.OffsetDeleteResponseTopic(name=topic.name, partitions=partitions))

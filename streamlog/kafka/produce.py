@@ -15,6 +15,7 @@ from ..errors import (
     ConcurrentTransactionsError,
     CoordinatorLoadInProgressError,
     InvalidTopicError,
+    InvalidTxnStateError,
     NotCoordinatorError,
     NotEnoughReplicasError,
     StreamlogError,
@@ -31,7 +32,7 @@ from .schema import ZERO_UUID
 
 _ACKS: dict[int, Literal[0, 1, "all"]] = {0: 0, 1: 1, -1: "all"}
 _FIRST_WITH_IDS = 13
-_FIRST_THAT_ADDS = 12
+_FIRST_WITH_ABORTABLE, _FIRST_THAT_ADDS = 11, 12
 _FIRST_WITH_ZSTD, _ZSTD = 7, 4
 _MAX_UNCOMPRESSED = 100 << 20
 # Errors that say nothing of the partition's log, so that the answer has no log start offset.
@@ -102,10 +103,14 @@ def _added(call: Call, answers: list[_Answer]) -> Completion[Any]:
 _OF_COORDINATOR = (ConcurrentTransactionsError, CoordinatorLoadInProgressError, NotCoordinatorError)
 
 
-def _code(error: BaseException) -> ErrorCode:
-    """What the coordinator of transactions says, clients do not expect here. They try again after NOT_ENOUGH_REPLICAS, and do not
+def _code(error: BaseException, *, is_not_added: bool) -> ErrorCode:
+    """The code for a batch. `is_not_added`: it is of a transaction that its partition may not be in, and the client knows the code for it.
+
+    What the coordinator of transactions says, clients do not expect here. They try again after NOT_ENOUGH_REPLICAS, and do not
     ask for the metadata for it: so Kafka's choice (KIP-890).
     """
+    if is_not_added and isinstance(error, InvalidTxnStateError):
+        return ErrorCode.TRANSACTION_ABORTABLE
     return ErrorCode.NOT_ENOUGH_REPLICAS if isinstance(error, _OF_COORDINATOR) else code_of(error)
 
 
@@ -148,10 +153,10 @@ class _Answer:
         if view.internal:
             raise InvalidTopicError(f"{view.name!r} belongs to the log itself, and takes no records of clients.")
         led_partition(call, image, view, number)
-        least, isr = view.config.min_insync_replicas, image.partition(view.id_bytes, number).isr
-        if acks == "all" and least > len(
-            isr
-        ):  # maybe more than there are replicas, of which only Kafka's clients can ask
+        known = image.partition(view.id_bytes, number)
+        # More than there are replicas, of which only Kafka's clients can ask, counts as all of them (KIP-966).
+        least, isr = min(view.config.min_insync_replicas, len(known.replicas)), known.isr
+        if acks == "all" and least > len(isr):
             raise NotEnoughReplicasError(
                 f"{view.name}-{number} has {len(isr)} in-sync replicas, and its min.insync.replicas is {least}. Nothing was appended. "
                 f"Start a broker, or lower min.insync.replicas."
@@ -172,7 +177,8 @@ class _Answer:
         """REQUIRES: `appended` is done."""
         error, request = self.appended.error(), self.request
         if error is not None:
-            self.response.error_code = code = _code(error)
+            is_not_added = self.is_transactional and call.version == _FIRST_WITH_ABORTABLE  # later ones add it
+            self.response.error_code = code = _code(error, is_not_added=is_not_added)
             self.response.error_message = str(error)
             if self._at is not None and code not in _SAY_NO_START:
                 bounds = call.service.bounds(self._at, "read_uncommitted")

@@ -40,6 +40,8 @@ def _admin_code(error: StreamlogError) -> ErrorCode:
     """A bad number of partitions, or of replicas, or a bad place, has a code of its own."""
     if isinstance(error, _AssignmentError):
         return ErrorCode.INVALID_REPLICA_ASSIGNMENT
+    if isinstance(error, _RequestError):
+        return ErrorCode.INVALID_REQUEST
     return (
         _ADMIN_ERRORS.get(getattr(error, "name", ""), code_of(error))
         if isinstance(error, ConfigError)
@@ -49,6 +51,14 @@ def _admin_code(error: StreamlogError) -> ErrorCode:
 
 class _AssignmentError(ConfigError):
     """Replicas that a client has placed by hand, and that cannot be."""
+
+
+class _CompactedError(StreamlogError):
+    """Records of a topic whose policy is not to delete them."""
+
+
+class _RequestError(ConfigError):
+    """A request that contradicts itself."""
 
 
 def _replicas_of(call: Call, placed: Mapping[int, Sequence[int]]) -> int:
@@ -109,6 +119,7 @@ def _create_topic(call: Call, topic: Any, made: Any) -> None:
         raise TopicAlreadyExistsError(f"Topic {topic.name!r} already exists.")
     if topic.name in settings.INTERNAL_TOPICS:
         raise InvalidTopicError(f"{topic.name!r} is made by the log itself, when it is needed.")
+    check_collision(topic.name, service.image.topics)
     texts = _given(topic.configs)
     given = settings.from_kafka(texts)
     count: int | None = topic.num_partitions
@@ -116,7 +127,7 @@ def _create_topic(call: Call, topic: Any, made: Any) -> None:
     placed: dict[int, list[int]] = {}
     if topic.assignments:
         if count != -1 or factor != -1:
-            raise _AssignmentError("A topic has either assignments, or a number of partitions and of replicas.")
+            raise _RequestError("A topic has either assignments, or a number of partitions and of replicas.")
         placed = {each.partition_index: each.broker_ids for each in topic.assignments}
         if sorted(placed) != list(range(len(topic.assignments))):
             raise _AssignmentError("The assignments are of the partitions from 0 on, each once.")
@@ -145,6 +156,18 @@ def _create_topic(call: Call, topic: Any, made: Any) -> None:
     ]
 
 
+def check_collision(name: str, known: Iterable[str]) -> None:
+    """Raises InvalidTopicError if a topic has this name but for `.` and `_`, of which Kafka makes one in its metrics."""
+    if "." in name or "_" in name:
+        plain = name.replace(".", "_")
+        others = [each for each in known if each != name and each.replace(".", "_") == plain]
+        if others:
+            raise InvalidTopicError(
+                f"Topic {name!r} collides with {', '.join(map(repr, others))}: their names differ in '.' and '_' alone. Nothing "
+                f"was created; use another name."
+            )
+
+
 def _given(configs: Iterable[Any]) -> dict[str, str]:
     for each in configs:
         if each.value is None:
@@ -165,12 +188,16 @@ def _delete_topics(call: Call) -> Any:
     wanted = [(each.name, each.topic_id) for each in request.topics]
     if call.version < _FIRST_DELETE_WITH_IDS:
         wanted = [(name, None) for name in request.topic_names]
+    twice = _more_than_once([topic_id if name is None else name for name, topic_id in wanted])
     results = []
-    for name, topic_id in wanted:
+    for name, topic_id in dict.fromkeys(wanted):
         result = Response.DeletableTopicResult(name=name)
         if name is None:
             result.topic_id = topic_id
         results.append(result)
+        if (topic_id if name is None else name) in twice:
+            result.error_code, result.error_message = ErrorCode.INVALID_REQUEST, "The topic is in the request twice."
+            continue
         try:
             view = topic_of(service.image, name, topic_id if name is None else None)
             if view.internal:
@@ -235,6 +262,8 @@ def _delete_records(call: Call) -> Any:
             results.append(result)
             try:
                 result.low_watermark = _delete_before(call, topic.name, each.partition_index, each.offset)
+            except _CompactedError:
+                result.error_code = ErrorCode.POLICY_VIOLATION
             except StreamlogError as error:
                 result.error_code = code_of(error)
         topics.append(Response.DeleteRecordsTopicResult(name=topic.name, partitions=results))
@@ -246,6 +275,11 @@ def _delete_before(call: Call, name: str, number: int, offset: int) -> int:
     image = service.image
     view = topic_of(image, name, None)
     at = led_partition(call, image, view, number)
+    if not view.config.deletes:
+        raise _CompactedError(
+            f"{name!r} is compacted, and its cleanup.policy does not delete. Nothing was deleted; send tombstones, or add "
+            f"'delete' to its cleanup.policy."
+        )
     start, high = result_of(service.bounds(at, "read_uncommitted"))
     if offset == _HIGH_WATERMARK:
         offset = high

@@ -29,6 +29,9 @@ logger = logging.getLogger("streamlog.replication")
 
 # How often a policy of the user's own is asked: nothing tells when its answer changes.
 CUSTOM_POLICY_INTERVAL_MS = 300_000
+# How long a segment is written to at least before it is sealed because all of its records have expired: what was written with
+# old timestamps is readable that long, and does not take a file per batch. Kafka's log.retention.check.interval.ms.
+ACTIVE_EXPIRY_INTERVAL_MS = 300_000
 # How soon after a failure (a full disk, for example) maintenance tries again.
 RETRY_MS = 15_000
 # How soon it tries again while another thread has the maintenance lock, in a call such as `Topic.compact`.
@@ -161,12 +164,25 @@ class Maintenance:
 
     def _roll_if_due(self, now_ms: int) -> None:
         log = self._log
-        if self._ages() and log.tail.end_position and log.is_due(now_ms):
+        if self._ages() and log.tail.end_position and self._should_roll(now_ms):
             with inside(), self._partition.lock:
                 self._partition.check_open()
-                if log.is_due(now_ms):
+                if self._should_roll(now_ms):
                     log.roll(now_ms)
             self._partition.listener.changed()
+
+    def _should_roll(self, now_ms: int) -> bool:
+        """Whether the active segment has reached its age, or all of its records have expired, as in Kafka."""
+        expiry_ms = self._active_expiry_ms()
+        return self._log.is_due(now_ms) or (expiry_ms is not None and expiry_ms <= now_ms)
+
+    def _active_expiry_ms(self) -> int | None:
+        """When the records of the active segment have expired, if no more are appended; None if it is empty, or age does not count."""
+        tail, retention_ms = self._log.tail, self._log.config.retention_ms
+        if tail.first_append < 0 or retention_ms < 0 or self._policy() is None:
+            return None
+        newest_ms = tail.max_timestamp if tail.max_timestamp >= 0 else tail.first_append
+        return max(newest_ms + retention_ms + 1, tail.first_append + ACTIVE_EXPIRY_INTERVAL_MS)
 
     def _ages(self) -> bool:
         """Whether an idle active segment has to be sealed for anything to happen to it."""
@@ -443,6 +459,9 @@ class Maintenance:
         due: list[int] = [] if repair_ms is None else [repair_ms]
         if self._ages() and tail.first_append >= 0 and log.refusals.first is None:
             due.append(tail.first_append + config.effective_segment_ms)
+            expiry_ms = self._active_expiry_ms()
+            if expiry_ms is not None:
+                due.append(expiry_ms)
         sealed = tail.segments[:-1]
         policy = self._policy()
         # What the followers are deleting is deleted here when they have: see `Deletions`.

@@ -21,7 +21,7 @@ from collections.abc import Callable, Iterable, Sequence
 from itertools import groupby
 from typing import NamedTuple
 
-from ..errors import InvalidRecordError, OutOfOrderSequenceError, ProducerFencedError
+from ..errors import InvalidRecordError, InvalidTxnStateError, OutOfOrderSequenceError, ProducerFencedError
 from ..records.batch import CONTROL, MAX_SEQUENCE, NO_PRODUCER, NOT_PLAIN, BatchHeader, SealedBatch
 from ..records.single import SequencedFields, SequencedRecord
 from .index import StatsAndSummary
@@ -340,16 +340,25 @@ class ProducerStateManager:
         return self._states
 
     def admit(self, write: AppendRequest, tail: LogSnapshot, now_ms: int) -> bool:
-        """Whether to append a request with batches of a producer. Raises what `ProducerStates.check` raises.
+        """Whether to append a request with batches of a producer.
+
+        Raises what `ProducerStates.check` raises, and InvalidTxnStateError for a plain batch while the producer's transaction is open.
 
         If the log has the batches already, the request gets their offset and time, as if they had just been appended.
         """
         if self.go_on(write.batches, tail):
             write.base_offset = -1
             return True
-        states = self.states(tail, now_ms)
-        self.singles.pop(write.batches[0].producer_id, None)
-        return _admit(write, states.check(write.batches, now_ms))
+        states, first = self.states(tail, now_ms), write.batches[0]
+        self.singles.pop(first.producer_id, None)
+        is_new = _admit(write, states.check(write.batches, now_ms))
+        if is_new and not first.attributes & NOT_PLAIN and self._has_open(first.producer_id):
+            raise InvalidTxnStateError(
+                f"Producer {first.producer_id} has an open transaction in this partition, and sent a batch that is in none. Nothing was "
+                f"written; send it in the transaction, or end that first.",
+                producer_id=first.producer_id,
+            )
+        return is_new
 
     def go_on(self, batches: Sequence[SealedBatch], tail: LogSnapshot) -> bool:
         """Whether the batches come right after the last one that was appended, and is not noted yet: the usual case.

@@ -2,7 +2,7 @@
 
 A policy gets the sealed segments of one partition, oldest first, and the time; it returns how many of the oldest may be
 deleted. The active segment is never among them. It is sealed when it is full, or after `segment_ms` also if nothing is
-appended; then the policy gets it too. Policies are plain values: they can be compared and combined, and have no state.
+appended, or when all of its records are older than `retention_ms`; then the policy gets it too. Policies are plain values: they can be compared and combined, and have no state.
 
 The policies of a topic (its settings and `retention=`) are joined with `|`: each may delete what the others would keep.
 A policy that sets a floor, such as "keep at least 1000 records", therefore has to be combined with `&` with a policy

@@ -433,8 +433,9 @@ def test_a_topic_without_a_cleanup_policy_keeps_everything() -> None:
 
 
 def test_more_replicas_in_sync_than_there_are_may_be_asked_for(log: streamlog.StreamLog, listener: Listener) -> None:
+    """They count as all that there are (KIP-966)."""
     asked(listener, 19, 7, created("u", {"min.insync.replicas": "2"}))
-    assert produced(listener, "u", acks=-1) == ErrorCode.NOT_ENOUGH_REPLICAS
+    assert produced(listener, "u", acks=-1) == ErrorCode.NONE
     assert produced(listener, "u", acks=1) == ErrorCode.NONE
     log["u"].update_config(retention_ms=5)  # which has nothing to do with it
     with pytest.raises(streamlog.ConfigError, match="min_insync_replicas=2"):

@@ -314,8 +314,8 @@ def test_offsets_with_long_metadata_or_of_partitions_that_are_not_there_are_refu
     Commit = messages.OffsetCommitRequest
     Partition = Commit.OffsetCommitRequestPartition
     partitions = [
-        Partition(partition_index=0, committed_offset=5, committed_metadata="m" * 4095),
-        Partition(partition_index=1, committed_offset=5, committed_metadata="m" * 4096),
+        Partition(partition_index=0, committed_offset=5, committed_metadata="é" * 4096),
+        Partition(partition_index=1, committed_offset=5, committed_metadata="m" * 4097),
         Partition(partition_index=9, committed_offset=5, committed_metadata=""),
     ]
     topics = [Commit.OffsetCommitRequestTopic(name="t", partitions=partitions)]

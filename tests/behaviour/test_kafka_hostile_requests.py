@@ -109,6 +109,16 @@ def test_clients_that_together_want_more_memory_than_there_is_are_closed_in_turn
         assert asked(listener, 3, 12, messages.MetadataRequest(topics=None)).topics
 
 
+@pytest.mark.parametrize("frame", [b"\0\0\0\0", b"\0\0\0\1", b"\xff\xff\xff\xff"])
+def test_a_frame_without_an_api_closes_the_connection(log: streamlog.StreamLog, frame: bytes) -> None:
+    with Listener(log) as listener:
+        host, _, port = listener.bootstrap_servers.rpartition(":")
+        with socket.create_connection((host, int(port)), WAIT_S) as connection:
+            connection.sendall(frame)
+            with suppress(ConnectionResetError):
+                assert connection.recv(1) == b""
+
+
 def test_a_parked_fetch_ends_with_its_connection(log: streamlog.StreamLog) -> None:
     Fetch = messages.FetchRequest
     wanted = [

@@ -52,6 +52,34 @@ def test_old_records_go_in_the_background(log: StreamLog, clock: Any) -> None:
     assert bounds(topic) == (10, 10)
 
 
+def test_records_that_are_written_old_are_readable_for_5_minutes_and_then_go(log: StreamLog, clock: Any) -> None:
+    """The active segment is sealed when all of it has expired, long before its age is reached, as by Kafka."""
+    topic = log.create_topic("t", retention_ms=timedelta(days=7))
+    for days in (9, 8):
+        topic.send(b"x", timestamp_ms=clock.time_ms() - days * DAY_MS)
+    clock.advance(timedelta(minutes=4))
+    assert bounds(topic) == (0, 2)
+    clock.advance(timedelta(minutes=2))
+    assert bounds(topic) == (2, 2)
+
+
+def test_one_record_that_has_not_expired_keeps_the_segment(log: StreamLog, clock: Any) -> None:
+    topic = log.create_topic("t", retention_ms=timedelta(days=7))
+    topic.send(b"x", timestamp_ms=clock.time_ms() - 8 * DAY_MS)
+    topic.send(b"x", timestamp_ms=clock.time_ms() - 13 * DAY_MS // 2)
+    clock.advance(timedelta(hours=11))
+    assert bounds(topic) == (0, 2)
+    clock.advance(timedelta(hours=2))
+    assert bounds(topic) == (2, 2)
+
+
+def test_records_that_are_written_old_are_kept_where_age_does_not_count(log: StreamLog, clock: Any) -> None:
+    topic = log.create_topic("t", retention_bytes=1 << 30)
+    topic.send(b"x", timestamp_ms=clock.time_ms() - 8 * DAY_MS)
+    clock.advance(timedelta(minutes=10))
+    assert bounds(topic) == (0, 1)
+
+
 def test_idle_topic_is_emptied_too(log: StreamLog, clock: Any) -> None:
     topic = log.create_topic("t", retention_ms=1000)
     topic.send(b"x")

@@ -16,15 +16,18 @@ import sys
 import tempfile
 import time
 import traceback
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from pprint import pformat
 from typing import Any, NamedTuple
+from unittest.mock import patch
 
 import streamlog
 from streamlog.kafka import Listener
+from streamlog.replication import maintenance
 
 from . import apache_kafka, scenarios
 from .deliberate import DELIBERATE, TO_MEND, Deliberate
@@ -46,13 +49,25 @@ class Outcome(NamedTuple):
 
 
 class Compared(NamedTuple):
-    """One scenario on both sides. `wrong`: what is to be mended; `deliberate`: how many differences are so on purpose."""
+    """One scenario on both sides. `wrong`: the differences that are not listed, and the deliberate ones that did not occur."""
 
     scenario: Scenario
     kafka: Outcome
     ours: Outcome
     wrong: list[str]
-    deliberate: int
+    deliberate: int = 0
+    """How many values differ on purpose."""
+    open: tuple[str, ...] = ()
+    """The differences that are listed in `TO_MEND`."""
+    mended: tuple[str, ...] = ()
+    """The paths in `TO_MEND` at which nothing differs."""
+
+    @property
+    def verdict(self) -> str:
+        """`same`, `deliberate` (but for what differs on purpose), `open` (but for what is to be mended), or `DIFFERS`."""
+        if self.wrong:
+            return "DIFFERS"
+        return "open" if self.open else "deliberate" if self.deliberate else "same"
 
 
 def all_scenarios() -> dict[str, Scenario]:
@@ -69,6 +84,8 @@ def both() -> Iterator[tuple[str, str]]:
         kafka = opened.enter_context(apache_kafka.temporary(settings))
         folder = opened.enter_context(tempfile.TemporaryDirectory(prefix="streamlog-parity-"))
         log = opened.enter_context(streamlog.open(Path(folder) / "data"))
+        # As often as Kafka, by `PROMPT`, looks for segments that have expired.
+        opened.enter_context(patch.object(maintenance, "ACTIVE_EXPIRY_INTERVAL_MS", 1_000))
         listener = opened.enter_context(Listener(log, initial_rebalance_delay_ms=REBALANCE_DELAY_MS))
         yield kafka.bootstrap_servers, listener.bootstrap_servers
 
@@ -87,16 +104,27 @@ def compare(scenario: Scenario, kafka: Outcome, ours: Outcome) -> Compared:
     wrong = [f"it failed on {side}:\n{each.raised}" for side, each in (("Kafka", kafka), ("ours", ours)) if each.raised]
     if wrong:
         is_known = not kafka.raised and any(each.is_at("") for each in to_mend)
-        return Compared(scenario, kafka, ours, [] if is_known else wrong, int(is_known))
-    found = differences(kafka.result, ours.result)
+        return (
+            Compared(scenario, kafka, ours, [], open=tuple(wrong))
+            if is_known
+            else Compared(scenario, kafka, ours, wrong)
+        )
+    deliberate = 0
+    still_open: list[str] = []
     met: set[Deliberate] = set()
-    for path, (theirs, here) in found.items():
-        reasons = [each for each in listed if each.is_at(path)]
-        if not reasons and not any(each.is_at(path) for each in to_mend):
-            wrong.append(f"{path}: Kafka {theirs!r}, ours {here!r}")
+    for path, (theirs, here) in differences(kafka.result, ours.result).items():
+        reasons = [each for each in (*listed, *to_mend) if each.is_at(path)]
         met.update(reasons)
+        text = f"{path}: Kafka {theirs!r}, ours {here!r}"
+        if not reasons:
+            wrong.append(text)
+        elif any(each in listed for each in reasons):
+            deliberate += 1
+        else:
+            still_open.append(text)
     wrong += [f"{each.path}: it is listed as deliberate, and does not differ" for each in listed if each not in met]
-    return Compared(scenario, kafka, ours, wrong, len(found))
+    mended = tuple(each.path for each in to_mend if each not in met)
+    return Compared(scenario, kafka, ours, wrong, deliberate, tuple(still_open), mended)
 
 
 def run(chosen: Sequence[Scenario], kafka: str, ours: str) -> Iterator[Compared]:
@@ -132,13 +160,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except apache_kafka.KafkaError as error:
         print(error, file=sys.stderr)
         return 2
-    failed = 0
+    verdicts: Counter[str] = Counter()
+    mended: list[str] = []
     with both() as (kafka, ours):
         for each in run(chosen, kafka, ours):
-            failed += bool(each.wrong)
-            verdict = "DIFFERS" if each.wrong else "same" if not each.deliberate else f"same but for {each.deliberate}"
-            print(f"{each.scenario.name:44} {each.kafka.seconds:6.2f} s {each.ours.seconds:6.2f} s  {verdict}")
-            for line in each.wrong:
+            verdicts[each.verdict] += 1
+            mended += [f"{each.scenario.name}: {path or 'it fails'}" for path in each.mended]
+            counts = f" ({each.deliberate} deliberate, {len(each.open)} open)" if each.deliberate or each.open else ""
+            print(
+                f"{each.scenario.name:44} {each.kafka.seconds:6.2f} s {each.ours.seconds:6.2f} s  {each.verdict}{counts}"
+            )
+            for line in (*each.wrong, *(f"open: {line}" for line in each.open)):
                 print("   ", line.replace("\n", "\n    "))
             if given.only and not given.quiet:
                 print(
@@ -149,10 +181,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
                     sep="\n",
                 )
             sys.stdout.flush()
-    print(
-        f"{len(chosen)} scenarios, {failed} of which differ in what is not listed; {len(DELIBERATE)} deliberate differences are listed, and {len(TO_MEND)} to be mended"
-    )
-    return 1 if failed else 0
+    print(summary(verdicts, mended))
+    return 1 if verdicts["DIFFERS"] else 0
+
+
+def summary(verdicts: Counter[str], mended: Sequence[str]) -> str:
+    """How many scenarios ended how, and what `TO_MEND` need not list any more."""
+    lines = [
+        f"{verdicts.total()} scenarios: {verdicts['same']} same, {verdicts['deliberate']} same but for what is deliberate, "
+        f"{verdicts['open']} open, {verdicts['DIFFERS']} differ in what is not listed"
+    ]
+    lines += [f"listed in TO_MEND, and no longer different: {each}" for each in mended]
+    return "\n".join(lines)
 
 
 if __name__ == "__main__":

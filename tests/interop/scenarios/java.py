@@ -6,6 +6,7 @@ import subprocess
 import tempfile
 from functools import cache
 from pathlib import Path
+from threading import Lock
 from typing import Any
 
 from .. import apache_kafka
@@ -15,8 +16,11 @@ _TIME_S = 120
 _SOURCE = Path(__file__).resolve().parents[1] / "JavaClient.java"
 
 
+_compiling = Lock()
+
+
 @cache
-def _compiled() -> tempfile.TemporaryDirectory[str]:
+def _class_folder() -> tempfile.TemporaryDirectory[str]:
     folder = tempfile.TemporaryDirectory(prefix="streamlog-java-client-")
     done = subprocess.run(
         ["javac", "-cp", apache_kafka.classpath(), "-d", folder.name, str(_SOURCE)],
@@ -26,10 +30,16 @@ def _compiled() -> tempfile.TemporaryDirectory[str]:
     return folder
 
 
+def _compiled() -> str:
+    """The folder with the classes. Scenarios are run at once, and compile once: a second folder would replace the first in use."""
+    with _compiling:
+        return _class_folder().name
+
+
 def _run(bootstrap: str, name: str) -> dict[str, str]:
     command = apache_kafka.java("JavaClient", bootstrap, name)
     at = command.index("-cp") + 1
-    command[at] = f"{_compiled().name}:{command[at]}"
+    command[at] = f"{_compiled()}:{command[at]}"
     done = subprocess.run(command, capture_output=True, text=True, timeout=_TIME_S)
     assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-4000:]
     lines = (line[2:].partition("=") for line in done.stdout.splitlines() if line.startswith("> "))

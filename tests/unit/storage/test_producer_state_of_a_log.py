@@ -17,12 +17,13 @@ from hypothesis import strategies as st
 from streamlog.errors import (
     DiskFullError,
     InvalidRecordError,
+    InvalidTxnStateError,
     OutOfOrderSequenceError,
     PoisonedLogError,
     ProducerFencedError,
     StorageError,
 )
-from streamlog.records.batch import CODEC_SHIFT, CONTROL, MAX_FREE_RECORDS, directory_of
+from streamlog.records.batch import CODEC_SHIFT, CONTROL, MAX_FREE_RECORDS, TRANSACTIONAL, directory_of
 from streamlog.records.single import SequencedRecord
 from streamlog.storage import index as index_files
 from streamlog.storage.last_batches import LastBatches, SequencedBatch, batches_from
@@ -51,6 +52,22 @@ def write(
 
 def send(b: Box, sequence: int, *values: bytes, leader_epoch: int = 0, **options: Any) -> int:
     return b.log.append(write(b, sequence, *values, **options), leader_epoch, b.now)
+
+
+# In a transaction
+
+
+def test_a_plain_batch_of_a_producer_is_refused_while_its_transaction_is_open(box: MakeBox) -> None:
+    """As by Kafka: it could be read before the records of the transaction that it was sent after."""
+    b = box()
+    send(b, 0)
+    in_transaction = write(b, 1)
+    in_transaction.batches = [in_transaction.batches[0]._replace(attributes=TRANSACTIONAL)]
+    b.log.append(in_transaction, 0, b.now)
+    with pytest.raises(InvalidTxnStateError, match="open transaction"):
+        send(b, 2)
+    assert b.log.tail.end_offset == 2
+    assert send(b, 0, producer=PRODUCER + 1) == 2
 
 
 # Sent again
