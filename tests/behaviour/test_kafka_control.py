@@ -476,7 +476,7 @@ def test_a_client_keeps_to_the_versions_that_are_pinned(
 def test_api_versions_can_be_pinned_too(control: Control, listener: Listener) -> None:
     control.max_versions({"ApiVersions": 2})
     with connected(listener) as connection:
-        send_request(connection, 18, 2, messages.ApiVersionsRequest())
+        send_request(connection, 18, 3, messages.ApiVersionsRequest())
         answer = protocol.decode("ApiVersionsResponse", 0, frame_of(connection), 4)[0]
     assert answer.error_code == ErrorCode.UNSUPPORTED_VERSION
     assert [(each.api_key, each.max_version) for each in answer.api_keys] == [(18, 2)]
