@@ -148,7 +148,7 @@ def test_a_client_places_the_replicas_of_a_new_topic_and_of_new_partitions(
 
     refused = ErrorCode.INVALID_REPLICA_ASSIGNMENT
     assert created([0], [9]) == created([0, 0]) == created([0], [1, 2]) == created([]) == refused
-    assert created([0], num_partitions=1) == refused
+    assert created([0], num_partitions=1) == ErrorCode.INVALID_REQUEST
     assert created([2, 0], [1, 2], [2, 1]) == ErrorCode.NONE
     assert replicas_of(log, "t") == [(2, 0), (1, 2), (2, 1)]
     More = messages.CreatePartitionsRequest
