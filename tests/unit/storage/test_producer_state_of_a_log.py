@@ -653,7 +653,8 @@ def test_large_batches_and_large_headers_are_walked_like_others(box: MakeBox) ->
 
 
 @pytest.mark.damaged
-def test_a_batch_of_millions_of_records_is_walked_like_others(box: MakeBox) -> None:
+@pytest.mark.parametrize("sealed", [False, True], ids=["the active segment", "a sealed one without its index file"])
+def test_a_batch_of_millions_of_records_is_walked_like_others(box: MakeBox, sealed: bool) -> None:
     b = box()
     made, count = write(b, 0), MAX_FREE_RECORDS + 1
     batch = made.batches[0]._replace(
@@ -661,7 +662,12 @@ def test_a_batch_of_millions_of_records_is_walked_like_others(box: MakeBox) -> N
     )
     made.batches = [batch]
     assert b.log.append(made, 0, b.now) == 0
+    if sealed:
+        b.log.roll(b.now)
     b.log.release()
+    if sealed:
+        for name in b.path.glob("*.index"):
+            name.unlink()
     b.open(KILLED)
     with pytest.raises(OutOfOrderSequenceError):
         send(b, count + 1)
