@@ -75,7 +75,10 @@ class Readable(Watched, Protocol):
         """Those of other replicas that are known to have the same records up to `end_offset`."""
 
     def fetch_elsewhere(self, offset: int, max_bytes: int, end_offset: int) -> FetchData:
-        """After a read met damage at `offset`: what another replica has there, verified; EMPTY if none has it."""
+        """After a read failed, or met damage, at `offset`: what another replica has there, verified; EMPTY if none has it."""
+
+    def fetch_undamaged(self, offset: int, max_bytes: int, end_offset: int) -> FetchData:
+        """After a reader met damage in what it had read: what is there now, verified, or what another replica has; or EMPTY."""
 
 
 def check_leader_epoch(here: Readable, current: int | None) -> None:
@@ -241,7 +244,7 @@ class PartitionReads:
             if here.topic_id == topic_id and offset < here.reader.tail.start_offset:
                 raise here.reader.out_of_range(offset, high_watermark)
             transactions = snapshot_for(here, isolation_level)
-            chunk = here.fetch_elsewhere(offset, max_bytes, end) if here.topic_id == topic_id else EMPTY
+            chunk = here.fetch_undamaged(offset, max_bytes, end) if here.topic_id == topic_id else EMPTY
             if not chunk.data:
                 return Completion.failed(damage.copy())
             result = FetchResult(chunk, high_watermark, here.reader.tail.start_offset)

@@ -167,10 +167,15 @@ class Partition:
             self.on_work(self)
 
     def fetch_elsewhere(self, offset: int, max_bytes: int, end_offset: int) -> FetchData:
-        """What a read at `offset`, which met damage, gets from another replica, verified; EMPTY if none has it.
+        """What a read at `offset`, which failed or met damage, gets from another replica, verified; EMPTY if none has it."""
+        self.note_damage(offset)
+        return fetch_elsewhere(self.maintenance.repairs.others(), offset, max_bytes, end_offset)
 
-        From this one, if it is whole now: a reader that reads ahead meets the damage after it was repaired, and where the
-        partition has fewer replicas since, no other one has the records.
+    def fetch_undamaged(self, offset: int, max_bytes: int, end_offset: int) -> FetchData:
+        """As `fetch_elsewhere`, but from this replica if it is whole now.
+
+        A reader that reads ahead meets the damage after it was repaired, and where the partition has fewer replicas since, no
+        other one has the records.
         """
         self.note_damage(offset)
         peers = (Peer(self, end_offset), *self.maintenance.repairs.others())

@@ -14,7 +14,7 @@ from ...runtime.threads import inside
 from ...runtime.values import refuse_to_copy
 from ...storage.leader_epochs import EpochEnd, LeaderEpochCache
 from ...storage.published import Slot
-from ...storage.tail import FetchData, LogSnapshot
+from ...storage.tail import EMPTY, FetchData, LogSnapshot
 from ...storage.tailing import TailedLog
 from ...storage.transactions import TransactionSnapshot
 from ...types import TopicPartition
@@ -78,6 +78,10 @@ class TailedPartition:
         return ()
 
     def fetch_elsewhere(self, offset: int, max_bytes: int, end_offset: int) -> FetchData:
+        """See `reading.Readable`: a reader has one directory."""
+        return EMPTY
+
+    def fetch_undamaged(self, offset: int, max_bytes: int, end_offset: int) -> FetchData:
         """See `reading.Readable`. What was read may have been repaired since by the process that owns it."""
         return fetch_whole(self.reader, offset, max_bytes, end_offset)
 
