@@ -471,10 +471,12 @@ def current_thread_alive_check(ended: Callable[[], object]) -> Callable[[], bool
 
     As long as that function exists, `ended` is called when the thread ends, on that thread; it must not take a lock.
     This does not use `Thread.is_alive`: a Ctrl-C inside it can mark a running thread as ended for good. Instead an object
-    in a `threading.local` is collected when its thread ends.
+    in a `threading.local` is collected when its thread ends. When the interpreter ends, that of the main thread is collected among
+    the modules, whose names are gone by then: `ended` is not called any more.
     """
     token = getattr(_local, "token", None)
     if token is None:
         token = _local.token = _Token()
-    reference = weakref.ref(token, lambda _: ended())
+    is_finalizing = sys.is_finalizing
+    reference = weakref.ref(token, lambda _: None if is_finalizing() else ended())
     return lambda: reference() is not None
