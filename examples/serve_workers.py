@@ -10,7 +10,6 @@ that was acknowledged has been read.
 
 from __future__ import annotations
 
-import signal
 import subprocess
 import sys
 import tempfile
@@ -103,7 +102,7 @@ def main(directory: Path) -> None:
     for consumer in processes[PRODUCERS:]:
         consumer.kill()
         consumer.wait()
-    server.send_signal(signal.SIGINT)
+    server.terminate()
     server.wait(30)
     print(f"{len(acknowledged):,} records were acknowledged, and {len(missing)} of them were not read")
     assert not missing
