@@ -9,7 +9,7 @@ import re
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, closing, contextmanager
 from itertools import count
 from statistics import median, quantiles
@@ -29,6 +29,8 @@ RATE_GOAL = 1.3
 
 LISTENER, SERVE, MOCK, APACHE = "streamlog", "streamlog serve", "librdkafka's mock", "Apache Kafka"
 WAIT_S = 60.0
+KAFKAS_OWN_JVM = ("-XX:-UseSerialGC", "-XX:+UseG1GC", "-XX:MaxGCPauseMillis=20", "-XX:TieredStopAtLevel=4", "-Xmx1g")
+"""As its start script has it, where it is not timed how soon Kafka starts."""
 _names = count()
 
 Server = Callable[[], AbstractContextManager[str]]
@@ -230,11 +232,11 @@ def _time_row(
 @contextmanager
 def _running(run: Run, module: Any, names: set[str]) -> Iterator[Mapping[str, Client]]:
     with ExitStack() as stack:
-        servers = _servers(run, module, names, 100)
+        servers = _servers(run, module, names, 100, KAFKAS_OWN_JVM)
         yield {name: Client(module, stack.enter_context(server())) for name, server in servers.items()}
 
 
-def _servers(run: Run, module: Any, names: set[str], delay_ms: int) -> dict[str, Server]:
+def _servers(run: Run, module: Any, names: set[str], delay_ms: int, jvm: Sequence[str] = ()) -> dict[str, Server]:
     @contextmanager
     def listener() -> Iterator[str]:
         from streamlog.kafka import Listener
@@ -276,7 +278,7 @@ def _servers(run: Run, module: Any, names: set[str], delay_ms: int) -> dict[str,
         from tests.interop import apache_kafka
 
         delay = {"group.initial.rebalance.delay.ms": str(delay_ms), "num.partitions": "1"}
-        with apache_kafka.temporary(delay) as broker:
+        with apache_kafka.temporary(delay, jvm) as broker:
             yield broker.bootstrap_servers
 
     servers: dict[str, Server] = {LISTENER: listener, SERVE: serve, MOCK: mock}

@@ -328,11 +328,11 @@ def free_port() -> int:
 
 
 @contextmanager
-def temporary(settings: Mapping[str, str] | None = None) -> Iterator[Broker]:
-    """A broker that leaves nothing."""
+def temporary(settings: Mapping[str, str] | None = None, options: Sequence[str] = ()) -> Iterator[Broker]:
+    """A broker that leaves nothing. `options`: of the JVM, after those by which it starts soon."""
     with (
         tempfile.TemporaryDirectory(prefix="streamlog-apache-kafka-") as folder,
-        Broker(Path(folder), settings=settings) as broker,
+        Broker(Path(folder), settings=settings, options=options) as broker,
     ):
         yield broker
 
