@@ -18,11 +18,12 @@ from ..errors import (
     InvalidTopicError,
     NotLeaderError,
     OffsetOutOfRangeError,
+    RequestTimedOutError,
     StreamlogError,
     TopicAlreadyExistsError,
     UnknownTopicOrPartitionError,
 )
-from ..runtime.threads import result_of
+from ..runtime.threads import result_of, wait_for
 from ..types import TopicPartition
 from . import messages, settings
 from .apis import Call, led_partition, topic_of
@@ -33,6 +34,7 @@ T = TypeVar("T")
 _HIGH_WATERMARK = -1
 _FIRST_DELETE_WITH_IDS = 6
 _UNCLEAN = 1
+_MOVE_MS = 30_000
 _ADMIN_ERRORS = {"partitions": ErrorCode.INVALID_PARTITIONS, "replication_factor": ErrorCode.INVALID_REPLICATION_FACTOR}
 
 
@@ -76,12 +78,22 @@ def _replicas_of(call: Call, placed: Mapping[int, Sequence[int]]) -> int:
 
 
 def _place(call: Call, name: str, placed: Mapping[int, Sequence[int]]) -> None:
-    """Move new partitions, which are empty, to where the client wants them, if the log has chosen other brokers."""
+    """Move new partitions, which are empty, to where the client wants them, if the log has chosen other brokers.
+
+    Raises RequestTimedOutError where that takes longer than the client waits, or than 30 s: a broker of these may not run.
+    """
     image = call.service.image
     view = topic_of(image, name, None)
     moved = {n: at for n, at in placed.items() if image.partition(view.id_bytes, n).replicas != tuple(at)}
     if moved:
-        result_of(call.service.await_reassignment(result_of(call.service.reassign(name, moved, None))))
+        done = call.service.await_reassignment(result_of(call.service.reassign(name, moved, None)))
+        wait_ms = min(max(call.request.timeout_ms, 0), _MOVE_MS)
+        if not wait_for(done, wait_ms / 1000):
+            raise RequestTimedOutError(
+                f"The partitions of topic {name!r} are there, and have not come to the brokers that were given for them within "
+                f"{wait_ms:,} ms. It goes on in the background: see ListPartitionReassignments, and whether these brokers run."
+            )
+        done.result()
 
 
 def _more_than_once(names: list[Any]) -> set[Any]:

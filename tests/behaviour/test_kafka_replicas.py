@@ -143,7 +143,7 @@ def test_a_client_places_the_replicas_of_a_new_topic_and_of_new_partitions(
         topic = Request.CreatableTopic(
             **{"name": "t", "num_partitions": -1, "replication_factor": -1} | given, assignments=assignments
         )
-        (made,) = asked(listener, 19, 7, Request(topics=[topic], timeout_ms=1000)).topics
+        (made,) = asked(listener, 19, 7, Request(topics=[topic], timeout_ms=30_000)).topics
         return made.error_code
 
     refused = ErrorCode.INVALID_REPLICA_ASSIGNMENT
@@ -155,6 +155,19 @@ def test_a_client_places_the_replicas_of_a_new_topic_and_of_new_partitions(
     for count, placed, code in ((5, [[0, 1]], refused), (4, [[0, 7]], refused), (5, [[0, 1], [1, 0]], ErrorCode.NONE)):
         assignments = [More.CreatePartitionsAssignment(broker_ids=ids) for ids in placed]
         topic = More.CreatePartitionsTopic(name="t", count=count, assignments=assignments)
-        (result,) = asked(listener, 37, 3, More(topics=[topic], timeout_ms=1000)).results
+        (result,) = asked(listener, 37, 3, More(topics=[topic], timeout_ms=30_000)).results
         assert result.error_code == code
     assert replicas_of(log, "t") == [(2, 0), (1, 2), (2, 1), (0, 1), (1, 0)]
+
+
+def test_a_broker_that_does_not_run_holds_a_creation_no_longer_than_the_client_waits(
+    log: streamlog.StreamLog, listener: Listener
+) -> None:
+    Request = messages.CreateTopicsRequest
+    log.brokers[2].stop()
+    placed = [Request.CreatableReplicaAssignment(partition_index=0, broker_ids=[0, 2])]
+    topic = Request.CreatableTopic(name="t", num_partitions=-1, replication_factor=-1, assignments=placed)
+    (made,) = asked(listener, 19, 7, Request(topics=[topic], timeout_ms=1)).topics
+    assert made.error_code == ErrorCode.REQUEST_TIMED_OUT, made.error_message
+    log.brokers[2].start()
+    eventually(lambda: replicas_of(log, "t") == [(0, 2)])
