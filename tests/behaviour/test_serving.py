@@ -84,7 +84,7 @@ def test_topics_that_are_made_have_the_settings_of_the_broker(path: Path) -> Non
     [
         ({"num.partition": "3"}, "did you mean 'num.partitions'"),
         ({"num.partitions": "many"}, "not a number"),
-        ({"log.retention.ms": "soon"}, "not a value"),
+        ({"log.retention.ms": "soon"}, "Not a number of type LONG"),
     ],
 )
 def test_a_setting_that_a_listener_does_not_have_is_refused(settings: dict[str, str], message: str) -> None:

@@ -22,7 +22,7 @@ from confluent_kafka.admin import (
     ResourceType,
 )
 
-from ..wire import WAIT_S, batch, create, produce, record, until
+from ..wire import WAIT_S, batch, create, now_ms, produce, record, until
 from . import scenario, short_scenario
 from .groups import coordinated
 
@@ -274,7 +274,10 @@ def confluent_admin(bootstrap: str) -> Any:
         incremental_configs=[ConfigEntry("cleanup.policy", "compact", incremental_operation=AlterConfigOpType.APPEND)],
     )  # fmt: skip
     found["altered"] = [error_of(each.result) for each in admin.incremental_alter_configs([change]).values()]
-    produce(bootstrap, f"{name}.2", batch(record(), record()), batch(record()))
+    now = now_ms()
+    produce(
+        bootstrap, f"{name}.2", batch(record(timestamp=now), record(timestamp=now + 1)), batch(record(timestamp=now))
+    )
     at = TopicPartition(f"{name}.2", 0)
     found["offsets"] = {
         title: admin.list_offsets({at: spec})[at].result().offset
@@ -291,6 +294,7 @@ def confluent_admin(bootstrap: str) -> Any:
         (each.name, each.is_internal, len(each.partitions), [part.leader.id for part in each.partitions])
         for each in (admin.describe_topics(confluent_kafka.TopicCollection([name]))[name].result(),)
     ]
+    coordinated(bootstrap, f"{name}.no")  # librdkafka's AdminClient does not survive a NOT_COORDINATOR of OffsetFetch
     found["no group"] = error_of(lambda: admin.describe_consumer_groups([f"{name}.no"])[f"{name}.no"].result())
     found["offsets of no group"] = [
         each.offset
