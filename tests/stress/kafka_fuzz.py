@@ -122,7 +122,9 @@ def run(rounds: int, seed: int, only: int | None = None) -> tuple[int, int]:
             tracemalloc.stop()
             if not keys_of(listener):
                 raise Violation("others are not served any more")
-            log["orders"].send(b"after").result()
+            log.create_topic("afterwards").send(
+                b"after"
+            ).result()  # a request may have deleted "orders", or changed its settings
     finally:
         logger.removeHandler(errors)
     return answered, grown_to() - before if before else 0
