@@ -35,7 +35,7 @@ from ..errors import (
 )
 from ..replication.partition import Partition
 from ..replication.transactions import TransactionMarker
-from ..runtime.api import Completion, Lock, Timers, contained
+from ..runtime.api import Completion, Lock, Timers, contained, failing
 from ..runtime.threads import inside, refuse_reentry
 from ..runtime.values import refuse_to_copy
 from ..types import Clock, OffsetAndMetadata, TopicPartition
@@ -500,8 +500,12 @@ class GroupShard:
         return self._read(lambda shard: shard.list_groups(states, types), [])
 
     def _read(self, read: Callable[[Shard], T], otherwise: T) -> Completion[T]:
-        """What `read` gives, once no failover takes it back. Without followers there is none, and no sync is waited for."""
+        """What `read` gives, once no failover takes it back. Without followers there is none, and no sync is waited for.
 
+        What it raises is its answer: it is no interrupt, after which the log would be loaded again.
+        """
+
+        @failing
         def ask(shard: Shard) -> Completion[T]:
             partition, value = self._log.partition, read(shard)
             return Completion.of(value) if partition is None or partition.replicas is None else shard.settled(value)

@@ -20,6 +20,7 @@ from streamlog.errors import (
     ReadOnlyError,
     RebalanceInProgressError,
     UnknownMemberIdError,
+    UnstableOffsetCommitError,
 )
 from streamlog.runtime.api import Completion
 from streamlog.runtime.threads import result_of
@@ -208,6 +209,25 @@ def test_closing_the_log_ends_the_wait_for_other_members(log: streamlog.StreamLo
     waiting = a.join()
     log.close()
     fails(waiting, ClosedError)
+
+
+def test_a_read_that_is_refused_leaves_those_that_wait_where_they_are(log: streamlog.StreamLog) -> None:
+    """The coordinator took the refusal for an interrupt, and loaded all groups of the partition again."""
+    a, b = pair(log)
+    waiting = a.join()
+    assert not waiting.done()
+    service: Any = log._engine.service
+    with (
+        log.producer(transactional_id="x") as producer,
+        log.consumer("t", group="other", enable_auto_commit=False) as consumer,
+    ):
+        consumer.poll(timeout=0)
+        producer.begin_transaction()
+        producer.send_offsets_to_transaction({T0: 1}, consumer)
+        fails(service.committed("other", [T0], require_stable=True), UnstableOffsetCommitError)
+        producer.abort_transaction()
+    b.join()
+    assert waiting.result().generation_id == b.generation
 
 
 def test_a_group_that_moves_to_another_broker_answers_those_that_wait(tmp_path: Any) -> None:
