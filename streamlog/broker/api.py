@@ -373,11 +373,12 @@ class Groups(Protocol):
         *,
         instance_id: str | None = None,
         by_epoch: bool = False,
+        knows_epochs: bool = True,
     ) -> Completion[None]:
         """Commit, all or nothing. `topic_ids`: the topics of the offsets, by default those that have the names now.
 
         Fails with CommitFailedError if one of them was deleted, even if another topic has its name now. `by_epoch`: Kafka's
-        rules about the member, its epoch and `instance_id`; see `OffsetMetadataManager.commit` for both.
+        rules about the member, its epoch and `instance_id`, and `knows_epochs`: see `OffsetMetadataManager.commit`.
         """
 
     def committed(
@@ -419,7 +420,8 @@ class Groups(Protocol):
 class TransactionDescription(NamedTuple):
     """A transactional id at one moment. `state`: Kafka's, see `coordinator/transaction.py`.
 
-    `start_ms` (the log's clock) and `partitions` are those of the transaction that is open or being completed; -1 and none otherwise.
+    `partitions` are those of the transaction that is open or being completed, of which there is none otherwise; `start_ms` (the log's
+    clock) also says when the one that ended last began. It is -1 of a producer that has not begun one.
     """
 
     transactional_id: str

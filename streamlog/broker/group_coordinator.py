@@ -119,8 +119,11 @@ class GroupCoordinator:
         topic_ids: Mapping[TopicPartition, bytes] | None,
         instance_id: str | None,
         by_epoch: bool,
+        knows_epochs: bool,
     ) -> Completion[None]:
-        return self._of(group).commit(group, member_id, member_epoch, offsets, topic_ids, instance_id, by_epoch)
+        return self._of(group).commit(
+            group, member_id, member_epoch, offsets, topic_ids, instance_id, by_epoch, knows_epochs
+        )
 
     def partition_of(self, group: str) -> TopicPartition:
         """The partition of the groups' topic that has a group."""

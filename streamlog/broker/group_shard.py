@@ -406,13 +406,14 @@ class GroupShard:
         topic_ids: Mapping[TopicPartition, bytes] | None,
         instance_id: str | None,
         by_epoch: bool,
+        knows_epochs: bool,
     ) -> Completion[None]:
         now, now_s = self._host.clock.time_ms(), self._host.real_seconds() if by_epoch else None
 
         def ask(shard: Shard) -> Completion[None]:
             return shard.commit(
                 group, member_id, member_epoch, offsets, now, topic_ids,
-                instance_id=instance_id, by_epoch=by_epoch, now_s=now_s,
+                instance_id=instance_id, by_epoch=by_epoch, knows_epochs=knows_epochs, now_s=now_s,
             )  # fmt: skip
 
         return self._ask(ask, True, _unreachable)

@@ -682,11 +682,14 @@ class LocalService:
         *,
         instance_id: str | None = None,
         by_epoch: bool = False,
+        knows_epochs: bool = True,
     ) -> Completion[None]:
         for name in offsets:
             if topic_ids is None or name not in topic_ids:
                 self._partition(name)
-        return self.groups.commit(group, member_id, member_epoch, offsets, topic_ids, instance_id, by_epoch)
+        return self.groups.commit(
+            group, member_id, member_epoch, offsets, topic_ids, instance_id, by_epoch, knows_epochs
+        )
 
     @failing
     def committed(

@@ -678,7 +678,7 @@ def description_of(each: TransactionMetadata) -> TransactionDescription:
         each.producer_id,
         each.producer_epoch,
         each.timeout_ms,
-        each.start_ms if each.partitions else -1,
+        each.start_ms,
         each.partitions,
     )
 

@@ -51,7 +51,7 @@ def open_transactions(service: Service) -> list[TransactionInfo]:
             each.partitions,
         )
         for each in answer_of(with_coordinator_retries(service).list_transactions())
-        if each.start_ms >= 0
+        if each.partitions
     ]
 
 

@@ -41,6 +41,7 @@ class OffsetMetadataManager:
         *,
         instance_id: str | None = None,
         by_epoch: bool = False,
+        knows_epochs: bool = True,
         now_s: float | None = None,
     ) -> Completion[None]:
         """Commit for a member that has the partitions, or (`member_id` None) for a group without members. All or nothing.
@@ -54,12 +55,15 @@ class OffsetMetadataManager:
         `by_epoch`: Kafka's own rules, for its clients. The member's epoch counts, and any partition may be committed; with an
         older epoch, those that it has had since then (KIP-1251). Fails with UnknownMemberIdError and StaleMemberEpochError,
         and with GroupIdNotFoundError for an epoch in a group that does not exist. `instance_id` is compared in classic groups.
+        Without `knows_epochs` the request has a generation: StaleMemberEpochError for a member that has epochs, whichever it gives.
         `now_s`: the session of a member of a classic group is renewed (real monotonic seconds).
         """
         try:
             self._groups.require_ready()
             here = self._groups.by_name.get(group)
             if by_epoch:
+                if not knows_epochs and here is not None:
+                    _require_generation(here, member_id)
                 _check_epoch(here, group, member_id, member_epoch, instance_id, offsets, is_transactional=False)
             else:
                 _check_owned(here or Group(group), member_id, member_epoch, offsets)
@@ -299,6 +303,13 @@ def _check_owned(
     lost = sorted(tp for tp in offsets if tp not in given or member_epoch < given[tp])
     if lost:
         raise errors.not_owned(group.name, member_id, lost)
+
+
+def _require_generation(group: Group, member_id: str | None) -> None:
+    """Raises StaleMemberEpochError for a member of the newer protocol."""
+    member = group.members.get(member_id or "")
+    if group.classic is None and member is not None and not member.state.is_classic:
+        raise errors.has_epochs(group.name, member.state.member_id)
 
 
 def _check_epoch(

@@ -85,6 +85,15 @@ def stale_epoch(group: str, member_id: str, epoch: int, current: int) -> StaleMe
     )
 
 
+def has_epochs(group: str, member_id: str) -> StaleMemberEpochError:
+    return StaleMemberEpochError(
+        f"member {member_id!r} of group {group!r} uses the consumer group protocol (KIP-848), and committed with a request of before it, "
+        "which has no epoch: nothing was committed; commit with OffsetCommit in version 9 or a later one",
+        group=group,
+        member_id=member_id,
+    )
+
+
 def rebalancing(group: str) -> RebalanceInProgressError:
     return RebalanceInProgressError(f"group {group!r} is rebalancing: join again")
 

@@ -27,7 +27,9 @@ from .apis import Call, Endpoint, Handler, Settings, topic_of
 from .errors import ErrorCode, code_of
 from .settings import BOOLEAN, INT, INTERNAL_SEGMENT_BYTES, LIST, Setting
 
-_TOPIC, _BROKER = 2, 4
+_TOPIC, _BROKER, _BROKER_LOGGER, _CLIENT_METRICS, _GROUP = 2, 4, 8, 16, 32
+_KINDS = frozenset({_TOPIC, _BROKER, _BROKER_LOGGER, _CLIENT_METRICS, _GROUP})
+_FIRST_WITH_KINDS = 1  # ListConfigResources; version 0 lists client metrics alone (KIP-1142)
 OF_TOPIC, OF_STATIC_BROKER, DEFAULT = 1, 4, 5
 _SET, _DELETE, _APPEND, _SUBTRACT = 0, 1, 2, 3
 _SEGMENT_BYTES = "segment.bytes"
@@ -396,9 +398,11 @@ def _without(listed: list[str], elements: list[str]) -> list[str]:
 def list_config_resources(call: Call) -> Any:
     """Without types: all. The first version asks for those of client metrics, of which there are none."""
     Response = messages.ListConfigResourcesResponse
-    wanted = call.request.resource_types or (_TOPIC, _BROKER)
-    if call.version == 0:
+    wanted = call.request.resource_types or _KINDS
+    if call.version < _FIRST_WITH_KINDS:
         return Response(config_resources=[])
+    if not set(wanted) <= _KINDS:
+        return Response(error_code=ErrorCode.UNSUPPORTED_VERSION)
     named = [(_TOPIC, name) for name in call.service.image.topics] + [(_BROKER, str(each)) for each in call.endpoints]
     return Response(
         config_resources=[

@@ -119,7 +119,7 @@ class ConsumerGroups:
         else:
             found = self._members.get((group, member_id))
             if found is None:
-                return _failed(ErrorCode.UNKNOWN_MEMBER_ID, f"{member_id!r} is no member of this group: join again.")
+                return self._not_there(request)
             if epoch not in found.epochs:
                 return _failed(ErrorCode.FENCED_MEMBER_EPOCH, f"Epoch {epoch} of {member_id!r} is not its last one.")
             known = found
@@ -141,6 +141,14 @@ class ConsumerGroups:
             for (name, other), known in self._members.items()
             if name == group and other != member_id
         )
+
+    def _not_there(self, request: Any) -> Any:
+        """The answer to a member that is not known: that another one took its place, after which it stops, or that it is to join again."""
+        member_id, instance_id = request.member_id, request.instance_id
+        if self._is_taken(request.group_id, member_id, instance_id):
+            why = f"Another member has the instance id {instance_id!r} of {member_id!r} now: give each its own."
+            return _failed(ErrorCode.FENCED_INSTANCE_ID, why)
+        return _failed(ErrorCode.UNKNOWN_MEMBER_ID, f"{member_id!r} is no member of this group: join again.")
 
     def _hear(self, call: Call, known: _Member) -> Any:
         """Note what the member says; the refusal, if it cannot be."""
@@ -222,7 +230,7 @@ class ConsumerGroups:
     def _leave(self, call: Call) -> Any:
         request = call.request
         if self._members.pop((request.group_id, request.member_id), None) is None:
-            return _failed(ErrorCode.UNKNOWN_MEMBER_ID, f"{request.member_id!r} is no member of this group.")
+            return self._not_there(request)
         left = call.service.leave_group(
             request.group_id, request.member_id, force=request.member_epoch != _LEAVING_FOR_A_WHILE
         )

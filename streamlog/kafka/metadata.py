@@ -26,6 +26,7 @@ PRODUCE = 0
 # librdkafka's choice of codecs depends on their being there (KAFKA-18659).
 PRODUCE_ADVERTISED_FROM = 0
 _NO_LEADER = -1
+_FIRST_WITH_NULL = 1  # for all topics (KIP-4); before, an empty list asks for them, and none can be asked for
 _FIRST_THAT_MAY_FORBID_CREATION, _FIRST_WITH_NULL_NAMES = 4, 12
 _BROKERS, _CONTROLLERS = 1, 2  # types of endpoints
 _MOST_PARTITIONS = 2000  # Kafka's max.request.partition.size.limit
@@ -78,7 +79,7 @@ def versions_response(keys: Iterable[int], error: ErrorCode = ErrorCode.NONE, *,
 def metadata(call: Call) -> Any:
     request, image = call.request, call.service.image
     wanted = request.topics
-    if wanted is None or (call.version == 0 and not wanted):
+    if wanted is None or (call.version < _FIRST_WITH_NULL and not wanted):
         return _response(call, [(view.name, view.id_bytes) for view in image.topics.values()])
     named = list(dict.fromkeys((each.name, each.topic_id) for each in wanted))
     creates = call.settings.auto_create_topics and (

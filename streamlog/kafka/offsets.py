@@ -109,6 +109,7 @@ def offset_commit(call: Call) -> Any:
             commit.topic_ids,
             instance_id=request.group_instance_id,
             by_epoch=True,
+            knows_epochs=call.version >= _FIRST_WITH_EPOCHS,
         )
     return Later(done, partial(_committed, call, commit))
 
@@ -116,7 +117,12 @@ def offset_commit(call: Call) -> Any:
 def _committed(call: Call, commit: Commit, done: Completion[None]) -> Any:
     error = done.error()
     if error is not None:
-        commit.fail(commit_code(error, knows_epochs=call.version >= _FIRST_WITH_EPOCHS))
+        knows_epochs = call.version >= _FIRST_WITH_EPOCHS
+        is_too_old = (
+            isinstance(error, StaleMemberEpochError) and not knows_epochs
+        )  # only members that have epochs get it
+        code = commit_code(error, knows_epochs=knows_epochs)
+        commit.fail(ErrorCode.UNSUPPORTED_VERSION if is_too_old else code)
     Response = messages.OffsetCommitResponse
     return Response(topics=commit.results(Response.OffsetCommitResponseTopic, Response.OffsetCommitResponsePartition))
 

@@ -315,7 +315,7 @@ def _listed(call: Call, done: Completion[list[TransactionDescription]]) -> Any:
         if not _is_elsewhere(call, each.transactional_id)
         if not request.state_filters or each.state in request.state_filters
         if not request.producer_id_filters or each.producer_id in request.producer_id_filters
-        # What is not open began at -1, in Kafka too.
+        # What was never begun began at -1, in Kafka too.
         if request.duration_filter < 0 or now - each.start_ms > request.duration_filter
         if is_named(each.transactional_id)
     ]

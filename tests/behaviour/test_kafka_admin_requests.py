@@ -9,6 +9,7 @@ import pytest
 import streamlog
 from streamlog.kafka import Listener, messages
 from streamlog.kafka.errors import ErrorCode
+from streamlog.testing import ManualClock
 from tests.kafka.clients import asked
 from tests.kafka.fixtures import listener_of_log, temporary_log
 from tests.kafka.members import ClassicMember, commit, heartbeat, new_producer
@@ -78,6 +79,34 @@ def test_transactions_are_listed_by_state_pattern_and_duration(listener: Listene
     assert listed(transactional_id_pattern="o") == []
     refused = asked(listener, 66, 2, messages.ListTransactionsRequest(transactional_id_pattern="("))
     assert refused.error_code == ErrorCode.INVALID_REGULAR_EXPRESSION
+
+
+def test_a_transaction_that_has_ended_is_described_with_its_beginning() -> None:
+    clock = ManualClock()
+    with streamlog.open(clock=clock) as log, Listener(log) as listener:
+        log.create_topic("t")
+
+        def began() -> int:
+            request = messages.DescribeTransactionsRequest(transactional_ids=["x"])
+            (state,) = asked(listener, 65, 0, request).transaction_states
+            return int(state.transaction_start_time_ms)
+
+        producer = new_producer(listener, "x")
+        assert began() == -1
+        at_ms = clock.time_ms()
+        add(listener, producer, 0, transactional_id="x")
+        clock.advance(5)
+        assert began() == at_ms
+        end = messages.EndTxnRequest(
+            transactional_id="x", producer_id=producer[0], producer_epoch=producer[1], committed=True
+        )
+        assert asked(listener, 26, 3, end).error_code == ErrorCode.NONE
+        assert began() == at_ms
+        assert log.transactions() == []
+        old = messages.ListTransactionsRequest(duration_filter=4_000)
+        assert [each.transactional_id for each in asked(listener, 66, 1, old).transaction_states] == ["x"]
+        new_producer(listener, "x")
+        assert began() == -1
 
 
 @pytest.mark.parametrize(

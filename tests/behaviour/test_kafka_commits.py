@@ -91,6 +91,28 @@ def test_a_member_of_the_consumer_protocol_commits_any_partition_in_its_epoch(
         assert commit_in_transaction(listener, "x", producer, member_id=member_id, epoch=wanted) == code
 
 
+def test_a_member_of_the_consumer_protocol_commits_with_requests_that_have_an_epoch_alone(listener: Listener) -> None:
+    epoch = heartbeat(listener, "a", 0).member_epoch
+    for given in (epoch, epoch - 1, epoch + 1):
+        assert commit(listener, "a", given, version=8) == ErrorCode.UNSUPPORTED_VERSION
+    assert commit(listener, "b", epoch, version=8) == ErrorCode.UNKNOWN_MEMBER_ID
+    assert commit(listener, "a", epoch, version=9) == ErrorCode.NONE
+    member = ClassicMember(listener, group="other")
+    assert member.sync() == ErrorCode.NONE
+    assert commit(listener, member.member_id, member.generation, group="other", version=8) == ErrorCode.NONE
+
+
+def test_a_static_member_of_the_consumer_protocol_whose_place_was_taken_over_is_fenced(listener: Listener) -> None:
+    first = heartbeat(listener, "a", 0, instance_id="one")
+    assert heartbeat(listener, "a", -2, instance_id="one").error_code == ErrorCode.NONE
+    assert heartbeat(listener, "b", 0, instance_id="one").error_code == ErrorCode.NONE
+    for epoch in (first.member_epoch, -1, -2):
+        assert heartbeat(listener, "a", epoch, instance_id="one").error_code == ErrorCode.FENCED_INSTANCE_ID
+    for epoch in (first.member_epoch, -1):
+        assert heartbeat(listener, "a", epoch, instance_id="two").error_code == ErrorCode.UNKNOWN_MEMBER_ID
+        assert heartbeat(listener, "a", epoch).error_code == ErrorCode.UNKNOWN_MEMBER_ID
+
+
 def test_with_an_older_epoch_a_member_commits_what_it_has_had_since_then(
     log: streamlog.StreamLog, listener: Listener
 ) -> None:

@@ -295,6 +295,8 @@ def test_what_has_settings_is_listed(listener: Listener) -> None:
     assert {(each.resource_type, each.resource_name) for each in every} == {(TOPIC, "t"), (BROKER, "0")}
     topics = asked(listener, 74, 1, Request(resource_types=[TOPIC])).config_resources
     assert [each.resource_name for each in topics] == ["t"]
+    assert asked(listener, 74, 1, Request(resource_types=[16, 32])).config_resources == []  # client metrics, groups
+    assert asked(listener, 74, 1, Request(resource_types=[TOPIC, 77])).error_code == ErrorCode.UNSUPPORTED_VERSION
 
 
 @pytest.mark.parametrize(

@@ -67,18 +67,12 @@ DELIBERATE: tuple[Deliberate, ...] = (
     Deliberate("configs_of_the_broker", "*.read_only", _WHERE_MADE),
     Deliberate("configs_of_the_broker", "min.insync.replicas.config_source", _STATIC),
     Deliberate("changing_the_broker", "*.set", _WHERE_MADE),
+    Deliberate("changing_configs", "no operation[0]", _SAYS_WHAT),
 )
 
 # Each is Kafka's way to do it, and is to be done here. One that no longer differs is named at the end of a run.
 TO_MEND: tuple[Deliberate, ...] = (
-    Deliberate(
-        "a_modern_member", "commits.in an old version", "UNSUPPORTED_VERSION for an old epoch in OffsetCommit 8"
-    ),
-    Deliberate("static_modern_members", "the old one", "FENCED_INSTANCE_ID for the member that was replaced"),
-    Deliberate("described_transactions", "*.transaction_start_time_ms", "the start of a transaction that has ended"),
     Deliberate("timestamps_too_long_ago", "*", "message.timestamp.before.max.ms"),
     Deliberate("codecs_of_topics", "*", "compression.type=uncompressed, and batches compressed anew"),
-    Deliberate("changing_configs", "no operation[0]", "UNKNOWN_SERVER_ERROR for a change that has no operation"),
     Deliberate("config_resources", "all[2]", "the configuration of BROKER_LOGGER 0"),
-    Deliberate("config_resources", "no such kind[0]", "UNSUPPORTED_VERSION for a kind of resource that is not there"),
 )
