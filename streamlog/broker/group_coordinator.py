@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from ..coordinator import GroupDescription, GroupListing, Heartbeat, HeartbeatResult
 from ..coordinator.messages import JoinGroup, JoinGroupResult, MemberIdentity, SyncGroup, SyncGroupResult
 from ..coordinator.transaction import ProducerIdAndEpoch
-from ..errors import NotEnoughReplicasError, NotLeaderError, StreamlogError
+from ..errors import NotLeaderError, StreamlogError
 from ..replication.transactions import TransactionMarker
 from ..runtime.api import AllDone, Completion, Lock
 from ..runtime.values import refuse_to_copy
@@ -160,16 +160,15 @@ class GroupCoordinator:
 
     def describe(self, group: str) -> Completion[GroupDescription]:
         shard = self._of(group)
-        with contextlib.suppress(NotEnoughReplicasError):  # they are evicted later
-            shard.expire_members()
+        _expire_if_possible(shard)
         return shard.describe(group)
 
     def list(self, states: Iterable[str] = (), types: Iterable[str] = ()) -> Completion[list[GroupListing]]:
         """The groups of the shards that this broker leads, in the order of their names."""
-        with contextlib.suppress(NotEnoughReplicasError):
-            self.expire_members()
         wanted = list(states), list(types)
         led = [shard for shard in self.shards.values() if shard.is_leader]
+        for shard in led:
+            _expire_if_possible(shard)
         lists = [shard.list(*wanted) for shard in led]
         return AllDone(lists, lambda: sorted(listing for each in lists for listing in each.result()))
 
@@ -201,6 +200,14 @@ class GroupCoordinator:
     def expire_offsets(self, now_ms: int) -> int | None:
         """Forget offsets that outlived their retention; when to come again (ms)."""
         return min(shard.expire_offsets(now_ms) for shard in self.shards.values())
+
+
+def _expire_if_possible(shard: GroupShard) -> None:
+    """Before groups are shown: evict members whose session is over. Where that cannot be written now, on a full disk or with too few
+    replicas in sync, they are shown, and evicted later; the look itself writes nothing, and says what else is wrong.
+    """
+    with contextlib.suppress(StreamlogError):
+        shard.expire_members()
 
 
 def partition_for(group: str, partitions: int) -> int:

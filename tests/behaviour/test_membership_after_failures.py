@@ -99,6 +99,25 @@ def test_a_join_that_cannot_be_written_leaves_no_member(log: streamlog.StreamLog
         assert_shared(log, member)
 
 
+def test_groups_are_shown_and_read_while_the_end_of_a_session_cannot_be_written(
+    log: streamlog.StreamLog, disk: FaultyDisk
+) -> None:
+    """A look at a group evicts members that are overdue first. Where that cannot be written they are shown, and evicted later."""
+    time = Liveness(log)
+    with log.consumer("t", group="g", enable_auto_commit=False, max_poll_interval_ms=1_000) as member:
+        member.poll()
+        member.commit()
+        (name,) = names(log)
+        time.pass_ms(2_000)
+        full = disk.fail("pwrite", errno.ENOSPC, path=GROUPS, times=None)
+        assert names(log) == [name]
+        assert "g" in [group.name for group in log.groups()]
+        assert log.group("g").committed()[P0] == 3
+        assert full.fired
+        disk.heal(full)
+        assert names(log) == []
+
+
 # A leave that fails
 
 
