@@ -33,6 +33,7 @@ MAX_SESSIONS = 1000
 MAX_BYTES = 57_671_680
 """Of a response, but for one batch that is larger (Kafka's fetch.max.bytes)."""
 MAX_SESSION_PARTITIONS = 10_000
+"""Of one session. A client that reads more is answered without a session, which it takes for a listener that has no room for one."""
 _INITIAL, _FINAL, _LAST_EPOCH = 0, -1, 2**31 - 1
 _COMMITTED = "read_committed"
 _FIRST_FETCH_WITH_IDS = 13
@@ -106,6 +107,9 @@ class Fetches:
         self._sessions.move_to_end(session_id)
         known.add(request.topics)
         known.forget(request.forgotten_topics_data)
+        if len(known) > MAX_SESSION_PARTITIONS:  # the client comes again with all that it reads
+            del self._sessions[session_id]
+            return None, False, ErrorCode.FETCH_SESSION_ID_NOT_FOUND
         known.epoch = known.epoch % _LAST_EPOCH + 1
         return known, False, ErrorCode.NONE
 
@@ -143,6 +147,9 @@ class _Session:
 
     def _key(self, topic: Any) -> Any:
         return topic.topic_id if self.by_id else topic.topic
+
+    def __len__(self) -> int:
+        return len(self._partitions)
 
     def keys(self) -> set[tuple[Any, int]]:
         return set(self._partitions)

@@ -124,6 +124,21 @@ def test_the_session_that_was_used_least_recently_gives_way(
     assert one.fetch({}) == three.fetch({}) == {}
 
 
+def test_a_session_that_gets_too_many_partitions_ends(
+    log: streamlog.StreamLog, listener: Listener, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Else a client could have the listener keep names of topics without end. Its next request is one without a session."""
+    monkeypatch.setattr("streamlog.kafka.fetch.MAX_SESSION_PARTITIONS", 2)
+    client = Client(log, listener, 12)
+    client.fetch({0: 0, 1: 0})
+    assert client.fetch({0: 0, 1: 0}) == {}, "partitions that it has do not count twice"
+    assert client.ask({2: 0}).error_code == ErrorCode.FETCH_SESSION_ID_NOT_FOUND
+    assert client.ask({}).error_code == ErrorCode.FETCH_SESSION_ID_NOT_FOUND
+    client.epoch = 0
+    assert set(client.fetch({0: 0, 1: 0, 2: 0})) == {0, 1, 2}
+    assert client.session_id == 0
+
+
 def test_a_session_by_names_does_not_go_on_by_ids(log: streamlog.StreamLog, listener: Listener) -> None:
     client = Client(log, listener, 12)
     client.fetch({0: 0})
