@@ -314,7 +314,8 @@ class Control:
     def broker_up(self, broker: int) -> None:
         """Start a broker again, as `log.brokers[i].start()` does; on return clients reach it, at the port that it had.
 
-        Leaders stay where they are: `move_leader` moves one back, once the broker has caught up.
+        Leaders stay where they are: `move_leader` moves one back, once the broker has caught up. Raises OSError where another process
+        has taken the port; the broker runs then, and the listener tries each second to have the port again.
         """
         host = self._started()
         host.service.start_broker(integer("broker", broker, 0))

@@ -11,7 +11,7 @@ import asyncio
 import ipaddress
 import logging
 import weakref
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Coroutine, Iterable, Mapping
 from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from functools import partial
 from types import MappingProxyType, TracebackType
@@ -21,9 +21,9 @@ from ..broker.api import Listener as Attached
 from ..broker.api import Service
 from ..broker.delayed_fetch import DelayedFetch
 from ..config import integer
-from ..errors import ClosedError, ConfigError, StreamlogError, forked
+from ..errors import ClosedError, ConfigError, RequestTimedOutError, StreamlogError, forked
 from ..runtime.api import Completion
-from ..runtime.sockets import Socket, let_go_of, listen_at
+from ..runtime.sockets import Socket, authority, let_go_of, listen_at
 from ..runtime.threads import after_fork_in_child, join_thread, new_thread, start_thread
 from ..runtime.values import refuse_to_copy
 from ..types import Buffer
@@ -58,9 +58,13 @@ A = TypeVar("A", bound=Attached)
 logger = logging.getLogger("streamlog.kafka")
 
 _THREADS = 4
-_START_S = 10.0
+"""For what may block (see `Call.blocking`). What comes while all of them are busy waits; each connection has one request at a time."""
+_TURN_S = 10.0
+"""How long another thread waits for the listener's thread: until it listens, has ended, or has sockets for the brokers that run."""
 _SWEEP_S = 1.0
+"""How often connections are looked at for their deadlines, and how soon a socket is tried again that could not be had."""
 _LAST_TURNS = 10
+"""Turns of the loop at the end. asyncio makes the protocol of a connection some turns after it has accepted it."""
 
 
 class Log(Protocol):
@@ -141,7 +145,7 @@ class Listener:
         if serving is not None:
             if self._control is not None:
                 self._control.attach(None)
-            serving.close(_START_S)
+            serving.close(_TURN_S)
             if not serving.is_forked:
                 self._log.detach(serving)
 
@@ -155,10 +159,7 @@ class Listener:
             )
         if serving.is_forked:
             raise forked()
-        return ",".join(
-            f"[{each.host}]:{each.port}" if ":" in each.host else f"{each.host}:{each.port}"
-            for each in serving.endpoints.values()
-        )
+        return ",".join(authority(each.host, each.port) for each in serving.endpoints.values())
 
     @property
     def control(self) -> Control:
@@ -266,12 +267,15 @@ class Serving:
         self._following: asyncio.Task[None] | None = None
         self._handshakes: set[asyncio.Task[None]] = set()  # the loop has weak references to its tasks alone
         self._has_changed = False
+        self._unfollowed: Exception | None = None
+        """Why there is no socket for a broker that runs; None if there is one for each."""
+        self._retry: asyncio.TimerHandle | None = None
         self._thread = new_thread(self._run, "streamlog-kafka", daemon=True)
         start_thread(self._thread)
         try:
-            asyncio.run_coroutine_threadsafe(self._follow_brokers(), self._loop).result(_START_S)
+            self._on_loop(self._follow_brokers())
         except BaseException:
-            self.close(_START_S)
+            self.close(_TURN_S)
             raise
         self._loop.call_soon_threadsafe(self._sweep)
         service.on_metadata(self._on_metadata)
@@ -325,8 +329,20 @@ class Serving:
             self._follow_soon()
             assert self._following is not None
             await self._following
+            if self._unfollowed is not None:
+                raise self._unfollowed
 
-        asyncio.run_coroutine_threadsafe(follow(), self._loop).result(_START_S)
+        self._on_loop(follow())
+
+    def _on_loop(self, work: Coroutine[Any, Any, None]) -> None:
+        """Have the thread do this, and wait until it has. Raises what it raises, RequestTimedOutError."""
+        try:
+            asyncio.run_coroutine_threadsafe(work, self._loop).result(_TURN_S)
+        except TimeoutError as error:
+            raise RequestTimedOutError(
+                f"The listener at {self._host} has not got its sockets within {_TURN_S:.0f} s: the name of the host may not be found, or "
+                f"the machine be overloaded. Give an address of digits, such as 127.0.0.1, or try again."
+            ) from error
 
     def _soon(self, work: Callable[[], object]) -> None:
         """Have the thread do this. Nothing is done any more once it has ended."""
@@ -361,21 +377,32 @@ class Serving:
             try:
                 await self._follow_brokers()
             except (OSError, StreamlogError) as error:  # the port of a broker was taken while it did not run, say
-                logger.warning("the brokers that run could not be followed, and it is tried again: %s", error)
-                self._loop.call_later(_SWEEP_S, self._follow_soon)
+                logger.warning("a broker that runs cannot be reached yet, and it is tried again: %s", error)
+                self._unfollowed = error
+                if self._retry is not None:  # one at a time, however often the metadata changes meanwhile
+                    self._retry.cancel()
+                self._retry = self._loop.call_later(_SWEEP_S, self._follow_soon)
+            else:
+                self._unfollowed = None
 
     async def _follow_brokers(self) -> None:
-        """Have a socket for each broker that runs, and none for others."""
+        """Have a socket for each broker that runs, and none for others. Raises OSError for the first that gets none; others have theirs."""
         running = [each for each in self.service.broker_paths() if self.service.is_running(each)]
         for broker_id in [each for each in self._servers if each not in running]:
             for server in self._servers.pop(broker_id):
                 server.close()
             for connection in [each for each, of in self._connections.items() if of == broker_id]:
                 connection.close()
+        refused: OSError | None = None
         for broker_id in running:
             if broker_id not in self._servers:
-                await self._listen(broker_id)
-        self.endpoints = {each: self.endpoints[each] for each in running}
+                try:
+                    await self._listen(broker_id)
+                except OSError as error:
+                    refused = refused or error
+        self.endpoints = {each: self.endpoints[each] for each in running if each in self._servers}
+        if refused is not None:
+            raise refused
 
     async def _listen(self, broker_id: int) -> None:
         """A broker that is started again has the port that it had, as far as any port may be taken."""

@@ -69,10 +69,21 @@ def _bind(family: int, address: tuple[Any, ...]) -> Socket:
         made.bind(address)
         made.listen(_BACKLOG)
         made.setblocking(False)
+    except OSError as error:
+        made.close()
+        raise OSError(
+            error.errno,
+            f"cannot listen at {authority(*address[:2])} ({error.strerror}); give an address of this machine and a port that is free",
+        ) from error
     except BaseException:
         made.close()
         raise
     return made
+
+
+def authority(host: str, port: int) -> str:
+    """Host and port as clients and URLs have them: `127.0.0.1:9092`, `[::1]:9092`."""
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
 
 
 def let_go_of(descriptors: Iterable[int]) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import errno
 import shutil
@@ -21,6 +22,8 @@ from streamlog.kafka.listener import Serving
 from streamlog.runtime.sockets import bind_all
 from tests.kafka.clients import WAIT_S, asked_at, frame_of
 from tests.kafka.fixtures import temporary_log
+
+from .traffic import eventually
 
 log = temporary_log
 LOOPBACK = (socket.AF_INET, ("127.0.0.1", 0))
@@ -86,6 +89,54 @@ def test_addresses_of_a_host_get_one_port_and_those_that_the_machine_does_not_ha
     with pytest.raises(OSError) as nowhere:
         bind_all([ELSEWHERE], 0)
     assert nowhere.value.errno == errno.EADDRNOTAVAIL
+
+
+# -- brokers that stop and start -------------------------------------------------------------------------
+
+
+def free_ports(count: int) -> int:
+    """The first of so many ports, one after another, that are free."""
+    for _ in range(100):
+        with contextlib.ExitStack() as stack, contextlib.suppress(OSError, OverflowError):
+            first = stack.enter_context(socket.create_server(("127.0.0.1", 0))).getsockname()[1]
+            for port in range(first + 1, first + count):
+                stack.enter_context(socket.create_server(("127.0.0.1", port)))
+            return int(first)
+    raise AssertionError(f"no {count} ports one after another are free")
+
+
+def waiting_retries(serving: Serving) -> int:
+    """How often the listener is going to look at the brokers again by itself."""
+
+    async def count() -> int:
+        if serving._following is not None:
+            await serving._following
+        scheduled = serving._loop._scheduled  # type: ignore[attr-defined]
+        return sum("_follow_soon" in repr(each) and not each.cancelled() for each in scheduled)
+
+    return asyncio.run_coroutine_threadsafe(count(), serving._loop).result(WAIT_S)
+
+
+def test_a_broker_whose_port_was_taken_meanwhile_is_listened_for_once_the_port_is_free() -> None:
+    first = free_ports(3)
+    every = [f"127.0.0.1:{first + broker}" for broker in range(3)]
+    with streamlog.open(brokers=3) as log, Listener(log, port=first) as listener:
+        assert listener.bootstrap_servers.split(",") == every
+        listener.control.broker_down(1)
+        listener.control.broker_down(2)
+        with socket.create_server(("127.0.0.1", first + 1)):
+            with pytest.raises(OSError, match=str(first + 1)):
+                listener.control.broker_up(1)
+            with pytest.raises(OSError, match=str(first + 1)):  # broker 2 is reached all the same
+                listener.control.broker_up(2)
+            assert listener.bootstrap_servers.split(",") == [every[0], every[2]]
+            serving = listener._serving
+            assert serving is not None
+            for number in range(5):
+                log.create_topic(f"t{number}")  # each has the listener look at the brokers
+            assert waiting_retries(serving) <= 1
+        eventually(lambda: listener.bootstrap_servers.split(",") == every)
+        assert asked_at(every[1], 3, 12, messages.MetadataRequest(topics=None)).brokers
 
 
 # -- TLS -------------------------------------------------------------------------------------------------
