@@ -1,8 +1,9 @@
 """Produce (0): a client's batch is checked, and stored as it came.
 
 acks=0 has no answer; acks=1 is answered when the leader has the records, -1 when readers may see them. A batch of an idempotent
-producer that is in the log already is answered with the offset that it has. From version 12 on a partition to which a transaction
-writes is added to it by the first batch (KIP-890); before, the client adds it.
+producer that is in the log already is answered with the offset that it has. A batch is compressed anew where the topic's compression.type
+is another codec than the client's. From version 12 on a partition to which a transaction writes is added to it by the first batch
+(KIP-890); before, the client adds it.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from ..broker.metadata import Image, TopicView
 from ..errors import (
     ConcurrentTransactionsError,
     CoordinatorLoadInProgressError,
+    InvalidTimestampError,
     InvalidTopicError,
     InvalidTxnStateError,
     NotCoordinatorError,
@@ -21,8 +23,8 @@ from ..errors import (
     StreamlogError,
     UnsupportedCompressionTypeError,
 )
-from ..records import kafka_wire
-from ..records.batch import CODEC_MASK, CODEC_SHIFT, TRANSACTIONAL, seed_of
+from ..records import compression, kafka_wire
+from ..records.batch import TRANSACTIONAL, seed_of
 from ..runtime.api import AllDone, Completion
 from ..types import TopicPartition
 from . import messages
@@ -33,8 +35,10 @@ from .schema import ZERO_UUID
 _ACKS: dict[int, Literal[0, 1, "all"]] = {0: 0, 1: 1, -1: "all"}
 _FIRST_WITH_IDS = 13
 _FIRST_WITH_ABORTABLE, _FIRST_THAT_ADDS = 11, 12
-_FIRST_WITH_ZSTD, _ZSTD = 7, 4
+_FIRST_WITH_ZSTD = 7
+_AS_SENT, _STAMPED = "producer", "LogAppendTime"  # compression.type, message.timestamp.type
 _MAX_UNCOMPRESSED = 100 << 20
+_BEFORE_MAX_MS = "message.timestamp.before.max.ms"
 # Errors that say nothing of the partition's log, so that the answer has no log start offset.
 _SAY_NO_START = frozenset(
     {
@@ -47,6 +51,20 @@ _SAY_NO_START = frozenset(
         ErrorCode.INVALID_TOPIC_EXCEPTION,
     }
 )
+
+
+def _check_age(view: TopicView, call: Call, least_ms: int) -> None:
+    """Raises InvalidTimestampError for a batch whose oldest record is too old. The library has no setting for it: it is the clients'."""
+    text = view.kafka_config.get(_BEFORE_MAX_MS) or call.settings.broker_config.get(f"log.{_BEFORE_MAX_MS}")
+    if text is None or view.config.message_timestamp_type == _STAMPED:
+        return
+    before_ms = call.service.clock.time_ms() - least_ms
+    if before_ms > int(text):
+        raise InvalidTimestampError(
+            f"The timestamp {least_ms} is {before_ms} ms behind the clock; {view.name!r} allows {text} ({_BEFORE_MAX_MS}). Check the unit "
+            f"(milliseconds), or raise the setting. Nothing was appended.",
+            value=least_ms,
+        )
 
 
 def produce(call: Call) -> Any:
@@ -134,7 +152,7 @@ class _Answer:
             view = topic_of(image, name, topic_id)
             self._at = TopicPartition(view.name, data.index)
             self.request = self._sealed(call, image, view, data, acks)
-            self._is_stamped = view.config.message_timestamp_type == "LogAppendTime"
+            self._is_stamped = view.config.message_timestamp_type == _STAMPED
         except StreamlogError as error:
             self.appended = Completion.failed(error)
 
@@ -161,13 +179,16 @@ class _Answer:
                 f"{view.name}-{number} has {len(isr)} in-sync replicas, and its min.insync.replicas is {least}. Nothing was appended. "
                 f"Start a broker, or lower min.insync.replicas."
             )
+        codec = view.config.compression_type
         sealed = kafka_wire.sealed(
             seed_of(view.id_bytes, number),
             data.records or b"",
+            codec=None if codec == _AS_SENT else compression.codec_id(codec),
             max_bytes=view.config.max_message_bytes,
             max_uncompressed=_MAX_UNCOMPRESSED,
         )
-        if sealed.attributes & CODEC_MASK == _ZSTD << CODEC_SHIFT and call.version < _FIRST_WITH_ZSTD:
+        _check_age(view, call, sealed.base_timestamp)
+        if call.version < _FIRST_WITH_ZSTD and kafka_wire.codec_of(data.records) == compression.ZSTD:
             raise UnsupportedCompressionTypeError(
                 "A client of this age may not send zstd: others of its age cannot read it."
             )

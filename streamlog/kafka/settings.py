@@ -33,7 +33,8 @@ _OUR_LEAST_SEGMENT = 1024
 class Setting(NamedTuple):
     """A setting: its type, Kafka's default, what it is for, and which values it takes, also those `besides` the range.
 
-    Of a topic's: the `broker`'s setting that topics have which are made without one, and the `field` of TopicConfig that it is.
+    Of a topic's: the `broker`'s setting that topics have which are made without one, and the `field` of TopicConfig that it is. One that is
+    `by_listener` has no field, and holds for what Kafka's clients send.
     """
 
     type: int
@@ -45,10 +46,11 @@ class Setting(NamedTuple):
     besides: tuple[int, ...] = ()
     broker: str = ""
     field: str = ""
+    by_listener: bool = False
 
     @property
     def documentation(self) -> str:
-        return self.about if self.field else f"{self.about} It is kept, and has no effect here."
+        return self.about if self.field or self.by_listener else f"{self.about} It is kept, and has no effect here."
 
 
 _THROTTLED = "The replicas whose {} is throttled while they are reassigned: partition:broker, …, or * for all."
@@ -116,8 +118,8 @@ TOPIC: Mapping[str, Setting] = {
         broker="log.message.timestamp.after.max.ms", field="message_timestamp_after_max_ms",
     ),
     "message.timestamp.before.max.ms": Setting(
-        LONG, str(_MAX_LONG), "How far a record's timestamp may be behind the log's clock.", 0,
-        broker="log.message.timestamp.before.max.ms",
+        LONG, str(_MAX_LONG), "How far the timestamp of a record that Kafka's clients send may be behind the log's clock.", 0,
+        broker="log.message.timestamp.before.max.ms", by_listener=True,
     ),
     "message.timestamp.type": Setting(
         STRING, "CreateTime", "Whether a record has the timestamp of its producer, or of its append.",

@@ -68,17 +68,24 @@ class Walked(NamedTuple):
 
 
 def sealed(
-    seed: int, data: Buffer, *, max_bytes: int = MAX_UNCOMPRESSED, max_uncompressed: int = MAX_UNCOMPRESSED
+    seed: int,
+    data: Buffer,
+    *,
+    codec: int | None = None,
+    max_bytes: int = MAX_UNCOMPRESSED,
+    max_uncompressed: int = MAX_UNCOMPRESSED,
 ) -> SealedBatch:
     """The batch in `data`, the records of one partition of a Produce request, for the partition of this seed.
 
     Its payload is a copy of the batch's bytes from 16 on. Where the client says of them what is not so (a greatest timestamp
-    that no record has, that a broker stamped them), they are corrected, as Kafka does. Raises, with what Kafka answers:
+    that no record has, that a broker stamped them), they are corrected, as Kafka does; and where its records have another codec
+    than `codec`, they are compressed anew. Raises, with what Kafka answers:
 
     - CorruptRecordError (2): an impossible length or magic, or it does not match its CRC-32C.
     - InvalidRecordError (87): no whole batch, or several; magic 0 or 1; a base offset other than 0; a control batch; counts
       that contradict one another or the records; a producer without sequence; records that cannot be read.
-    - RecordTooLargeError (10): over `max_bytes` as it came. UnsupportedCompressionTypeError (Kafka: -1), MissingExtraError.
+    - RecordTooLargeError (10): over `max_bytes` as it came, or as it would be stored. UnsupportedCompressionTypeError (Kafka: -1),
+      MissingExtraError.
     - InvalidRecordError for what cannot be decompressed to at most `max_uncompressed` bytes (Kafka: -1).
 
     What depends on the topic (keys, bounds of timestamps) is the partition's to check. Cost: 3 µs, 2.4 µs
@@ -87,11 +94,11 @@ def sealed(
     data = _only_batch(memoryview(data))
     fixed = _checked(data, max_bytes)
     payload = bytes(data[PREFIX.size :])
-    codec = fixed.attributes & KAFKA_CODEC
+    theirs = fixed.attributes & KAFKA_CODEC
     records: Buffer = payload[FIXED.size :]
-    if codec:
+    if theirs:
         try:
-            records = compression.decompress_up_to(codec, records, max_uncompressed)
+            records = compression.decompress_up_to(theirs, records, max_uncompressed)
         except ValueError as error:
             _refuse(f"cannot be decompressed ({error})")
     try:
@@ -101,8 +108,11 @@ def sealed(
     least, greatest = fixed.base_timestamp + walked.least, fixed.base_timestamp + walked.greatest
     if not -_TIMES <= least <= greatest < _TIMES:
         _refuse(f"has timestamps from {least} to {greatest}, which 64 bits do not hold")
-    if fixed.attributes & KAFKA_APPEND_TIME or fixed.max_timestamp != greatest:
-        payload = _corrected(payload, fixed, greatest)
+    codec = theirs if codec is None else codec
+    if codec != theirs or fixed.attributes & KAFKA_APPEND_TIME or fixed.max_timestamp != greatest:
+        stored = payload[FIXED.size :] if codec == theirs else compression.compress(codec, records)
+        payload = _corrected(stored, fixed, codec, greatest)
+        _check_size(PREFIX.size + len(payload), max_bytes)
     has_producer = fixed.producer_id >= 0
     transactional = TRANSACTIONAL if fixed.attributes & KAFKA_TRANSACTIONAL else 0
     return SealedBatch(
@@ -121,6 +131,12 @@ def sealed(
         fixed.base_sequence if has_producer else -1,
         seed=seed,
     )
+
+
+def codec_of(data: Buffer) -> int:
+    """The codec that a client's batch came with. REQUIRES: `sealed` has taken it."""
+    attributes: int = FIXED.unpack_from(data, PREFIX.size)[2]
+    return attributes & KAFKA_CODEC
 
 
 def _only_batch(data: memoryview) -> memoryview:
@@ -156,13 +172,7 @@ def _checked(data: memoryview, max_bytes: int) -> Fixed:
     actual = crc32c(data[PREFIX.size + CRC_FROM :])
     if actual != fixed.crc:
         _refuse_damaged("does not match its CRC-32C", fixed.crc, actual)
-    if len(data) > max_bytes:
-        raise RecordTooLargeError(
-            f"A batch of {len(data)} bytes is larger than the {max_bytes} allowed (max_message_bytes). Raise that, or send "
-            f"smaller batches. Nothing was appended.",
-            size=len(data),
-            max_size=max_bytes,
-        )
+    _check_size(len(data), max_bytes)
     base_offset, _ = _START.unpack_from(data)
     if base_offset:
         _refuse(f"has base offset {base_offset}; a producer's begins at 0")
@@ -179,10 +189,21 @@ def _checked(data: memoryview, max_bytes: int) -> Fixed:
     return fixed
 
 
-def _corrected(payload: bytes, fixed: Fixed, max_timestamp: int) -> bytes:
-    """The payload with what a broker says of its records."""
-    said = fixed._replace(attributes=fixed.attributes & ~KAFKA_APPEND_TIME, max_timestamp=max_timestamp)
-    rest = _AFTER_CRC.pack(*said[2:]) + payload[FIXED.size :]
+def _check_size(size: int, max_bytes: int) -> None:
+    if size > max_bytes:
+        raise RecordTooLargeError(
+            f"A batch of {size} bytes is larger than the {max_bytes} allowed (max_message_bytes). Raise that, or send "
+            f"smaller batches. Nothing was appended.",
+            size=size,
+            max_size=max_bytes,
+        )
+
+
+def _corrected(records: bytes, fixed: Fixed, codec: int, max_timestamp: int) -> bytes:
+    """The payload with what a broker says of its records, which are compressed with `codec`."""
+    attributes = fixed.attributes & ~(KAFKA_APPEND_TIME | KAFKA_CODEC) | codec
+    said = fixed._replace(attributes=attributes, max_timestamp=max_timestamp)
+    rest = _AFTER_CRC.pack(*said[2:]) + records
     return _CRC.pack(KAFKA_MAGIC, crc32c(rest)) + rest
 
 

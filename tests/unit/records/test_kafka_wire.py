@@ -111,6 +111,30 @@ def test_a_batch_is_stored_as_it_came_and_served_as_it_came(codec: int) -> None:
     assert served(sealed) == pack(">qii", 100, len(data) - 12, 3) + data[16:]
 
 
+@CODECS
+@pytest.mark.parametrize("wanted", range(5), ids=["to none", "to gzip", "to snappy", "to lz4", "to zstd"])
+def test_records_of_another_codec_than_is_wanted_are_compressed_anew(codec: int, wanted: int) -> None:
+    rows = ROWS[:2] * 20
+    data = sent(rows, codec, producer=(7, 2, 41), attributes=kafka_v2.KAFKA_TRANSACTIONAL)
+    assert kafka_wire.codec_of(data) == codec
+    sealed = kafka_wire.sealed(SEED, data, codec=wanted)
+    assert kafka_v2.fixed_fields(sealed.payload).attributes == wanted | kafka_v2.KAFKA_TRANSACTIONAL
+    assert (sealed.payload == data[16:]) == (codec == wanted)
+    header, records, whole = stored(sealed)
+    assert header.codec == wanted
+    assert batch_fault(whole, header, False) is None
+    assert [tuple(row)[1:] for row in rows_of(records)] == [tuple(row)[:3] + (tuple(row.headers),) for row in rows]
+    assert (sealed.producer_id, sealed.producer_epoch, sealed.base_sequence) == (7, 2, 41)
+
+
+def test_records_that_are_too_large_once_they_are_compressed_anew_are_refused() -> None:
+    data = sent([Row(NOW, b"k", b"v" * 10_000)], 1)
+    assert kafka_wire.sealed(SEED, data, max_bytes=1_000).payload == data[16:]
+    with pytest.raises(RecordTooLargeError) as caught:
+        kafka_wire.sealed(SEED, data, codec=0, max_bytes=1_000)
+    assert caught.value.size > 10_000
+
+
 def test_the_checks_of_a_partition_take_it_without_decoding_it_again() -> None:
     """`seed` says that it was sealed here."""
     assert kafka_wire.sealed(SEED, sent(ROWS[:2])).seed == SEED
