@@ -63,7 +63,7 @@ PROMPT: Mapping[str, str] = {
     "log.initial.task.delay.ms": "500",
     "transaction.abort.timed.out.transaction.cleanup.interval.ms": "1000",
 }
-_LOGGING = """\
+LOGGING = """\
 rootLogger.level = INFO
 rootLogger.appenderRef.out.ref = out
 appender.out.type = Console
@@ -242,7 +242,7 @@ class Broker:
         port, controller_port = (self._port or free_port()), free_port()
         properties = self._directory / "server.properties"
         properties.write_text("".join(f"{name}={value}\n" for name, value in self._all(port, controller_port).items()))
-        (self._directory / "log4j2.properties").write_text(_LOGGING)
+        (self._directory / "log4j2.properties").write_text(LOGGING)
         options = [*self._options, f"-Dlog4j2.configurationFile={self._directory / 'log4j2.properties'}"]
         archive = _class_archive()
         if archive.exists() and not self._options:
