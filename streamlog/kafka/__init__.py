@@ -6,7 +6,8 @@ What there is of it:
 - `control`: what a test does to clients, as `Listener.control`. `faults`: for which requests. `error_responses`: the response of each API and version that says
   that a request failed.
 - `patterns`: regular expressions of clients.
-- `apis`: what a handler of a request is given. `errors`: Kafka's codes for the errors of the library. `settings`: Kafka's names.
+- `api_keys`: Kafka's APIs by their keys. `apis`: what a handler of a request is given, and what most handlers ask of it. `errors`:
+  Kafka's codes for the errors of the library. `settings`: Kafka's names.
 - One file for each family of APIs: `produce`, `fetch`, `metadata`, `topics`, `configs`, `coordinators`, `groups`, `consumer_groups`, `offsets`,
   `transactions`, `producers`, `log_dirs`, `reassignments`, `quorum`. What is not built is not advertised.
 - `schema`, `schema.txt`: the facts of Kafka's messages, made from Kafka's own definitions.

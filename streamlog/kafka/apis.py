@@ -14,10 +14,12 @@ from ..broker.api import Service
 from ..broker.controller import GROUPS_TOPIC, TRANSACTIONS_TOPIC
 from ..broker.group_coordinator import partition_for
 from ..broker.metadata import Image, TopicView
-from ..errors import NotLeaderError, UnknownTopicIdError, UnknownTopicOrPartitionError
+from ..errors import NotCoordinatorError, NotLeaderError, UnknownTopicIdError, UnknownTopicOrPartitionError
 from ..runtime.api import Completion
 from ..types import TopicPartition
 
+_SHOWN = 249
+"""Characters of a name in an error: the longest that a topic may have."""
 Handler: TypeAlias = Callable[["Call"], Any]
 
 
@@ -106,22 +108,36 @@ def topic_of(image: Image, name: str | None, topic_id: bytes | None) -> TopicVie
     if topic_id is not None:
         name = image.names.get(topic_id)
         if name is None:
-            raise UnknownTopicIdError(f"There is no topic of id {topic_id.hex()}.")
+            raise UnknownTopicIdError(
+                f"There is no topic of id {topic_id.hex()}: it was deleted. Ask for the metadata by its name."
+            )
     view = image.topics.get(name or "")
     if view is None:
-        raise UnknownTopicOrPartitionError(f"There is no topic {(name or '')[:249]!r}.")
+        raise UnknownTopicOrPartitionError(
+            f"There is no topic {(name or '')[:_SHOWN]!r}. Create it, or use another name."
+        )
     return view
+
+
+def partition_of(view: TopicView, number: int) -> TopicPartition:
+    """A partition that a request means. Raises UnknownTopicOrPartitionError."""
+    if not 0 <= number < view.partitions:
+        raise UnknownTopicOrPartitionError(
+            f"{view.name!r} has no partition {number}: it has {view.partitions}, from 0 on. Ask for its metadata, or add partitions."
+        )
+    return TopicPartition(view.name, number)
 
 
 def led_partition(call: Call, image: Image, view: TopicView, number: int) -> TopicPartition:
     """A partition that a request means. Raises UnknownTopicOrPartitionError, and NotLeaderError for the leader is another broker than
     the one that was asked.
     """
-    if not 0 <= number < view.partitions:
-        raise UnknownTopicOrPartitionError(f"{view.name!r} has no partition {number}.")
+    at = partition_of(view, number)
     if not leads(call, image, view, number):
-        raise NotLeaderError(f"Broker {call.broker_id} does not lead {view.name}-{number}.")
-    return TopicPartition(view.name, number)
+        raise NotLeaderError(
+            f"Broker {call.broker_id} does not lead {view.name}-{number}. Ask for the metadata, and send the request to the leader."
+        )
+    return at
 
 
 def by_topic(partitions: Iterable[TopicPartition]) -> dict[str, list[int]]:
@@ -146,3 +162,15 @@ def coordinates(call: Call, name: str, *, of_transactions: bool = False) -> bool
     if view is None:
         return False
     return image.partition(view.id_bytes, partition_for(name, view.partitions)).leader == call.broker_id
+
+
+def not_coordinator(call: Call) -> NotCoordinatorError:
+    """The error of a request about a group that another broker coordinates."""
+    return NotCoordinatorError(
+        f"Broker {call.broker_id} does not coordinate this group. Look for its coordinator (FindCoordinator), and send the request there."
+    )
+
+
+def epoch_or_none(leader_epoch: int) -> int | None:
+    """The leader epoch in a request; None for -1, by which a client says that it knows none (KIP-320)."""
+    return None if leader_epoch < 0 else leader_epoch

@@ -28,9 +28,9 @@ from .schema import FIXED, ZERO_UUID, Definition, Field, definition, within
 
 # The most elements of all arrays, and tagged fields, that a large message may have: it takes 30 MB and 0.1 s to decode.
 MAX_ELEMENTS = 200_000
-_MAX_VARINT = 5
-_SHORT = 2048
-_FEW = 8
+_MAX_VARINT = 5  # bytes, of a number of 32 bits
+_SHORT = 2048  # lengths below have their bytes in a table; it takes 0.2 MB
+_FEW = 8  # numbers in an array below which `_Arrays` has a function for it
 
 
 class MalformedMessageError(StreamlogError, ValueError):

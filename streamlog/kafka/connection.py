@@ -15,12 +15,12 @@ from struct import Struct
 from typing import Any, NamedTuple
 
 from ..types import Buffer
+from .api_keys import ApiKey
 
 logger = logging.getLogger("streamlog.kafka")
 
 _SIZE, _SIZE_AND_KEY = Struct(">i"), Struct(">ih")
 _SIZE_BYTES = 4
-_PRODUCE = 0
 _KEY_BYTES, _NO_KEY = 2, -1
 _BUFFER_BYTES = 1 << 16
 # Requests that a client has sent before the last one was answered: when there are more nothing is read.
@@ -227,7 +227,7 @@ class Connection(asyncio.BufferedProtocol):
             self._began_s = self._now_s()
 
     def _is_allowed(self, size: int, key: int) -> bool:
-        limit = self._limits.produce_bytes if key == _PRODUCE else self._limits.request_bytes
+        limit = self._limits.produce_bytes if key == ApiKey.PRODUCE else self._limits.request_bytes
         if _KEY_BYTES <= size <= limit:
             return True
         logger.warning(

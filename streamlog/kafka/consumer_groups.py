@@ -1,8 +1,8 @@
 """Members of KIP-848's protocol: ConsumerGroupHeartbeat (68), ConsumerGroupDescribe (69).
 
 The coordinator assigns, for these members as for those in Python: both may be in one group. A client says only what has changed
-since its last heartbeat, and is told its assignment when that has changed, so what each member has said and was told is kept
-here. A member that the listener does not know, after it was started again, is told so, and joins again.
+since its last heartbeat, and is sent its assignment when that has changed, so what each member has said and was sent is kept
+here. A member that the listener does not know, after it was started again, gets UNKNOWN_MEMBER_ID, and joins again.
 """
 
 from __future__ import annotations
@@ -18,28 +18,30 @@ from ..errors import MissingExtraError, StreamlogError
 from ..runtime.api import Completion
 from ..types import TopicPartition
 from . import messages
-from .apis import Call, Later, by_topic, coordinates
+from .api_keys import ApiKey
+from .apis import Call, Later, by_topic, coordinates, not_coordinator
 from .errors import ErrorCode
 from .errors import coordinator_code_of as code_of
 from .groups import describe_each
 from .patterns import matcher
 
 SESSION_MS = 45_000
+"""Kafka's group.consumer.session.timeout.ms."""
 HEARTBEAT_INTERVAL_MS = 500
-"""Kafka's is 5 s. A partition moves when its owner's next heartbeat has released it, so tests would wait for that."""
-_JOINING, _LEAVING, _LEAVING_FOR_A_WHILE = 0, -1, -2
+"""Kafka's group.consumer.heartbeat.interval.ms is 5 s. A partition moves when its owner's next heartbeat has released it, so tests would wait for that."""
+_JOINING, _LEAVING, _LEAVING_FOR_A_WHILE = 0, -1, -2  # epochs of members (KIP-848)
 # Kafka's names of assignors, and those of ours that do the same, in the member's order of preference.
 _DEFAULT_ASSIGNOR = "uniform"
 _ASSIGNORS = {"uniform": ("cooperative-sticky", "range"), "range": ("range", "cooperative-sticky")}
 _NAMES = {ours[0]: kafkas for kafkas, ours in _ASSIGNORS.items()}
-_CLASSIC_MEMBER, _CONSUMER_MEMBER = 0, 1
-_FIRST_WITH_OWN_IDS = 1
-_KEPT = 64
+_CLASSIC_MEMBER, _CONSUMER_MEMBER = 0, 1  # types of members, in ConsumerGroupDescribe (KIP-1099)
+_FIRST_WITH_OWN_IDS = 1  # that members choose themselves (KIP-1082)
+_LEAST_KEPT = 64  # members, before those are looked for that have been silent for two sessions
 _SHOWN = 100  # characters of a pattern, in an error
 
 
 class _Member:
-    """What a member has said of itself, and what it was told last."""
+    """What a member has said of itself, and what it was sent last."""
 
     __slots__ = (
         "_matched",
@@ -50,8 +52,8 @@ class _Member:
         "pattern",
         "rebalance_ms",
         "seen_s",
+        "sent_assignment",
         "static_id",
-        "told",
         "topics",
     )
 
@@ -65,7 +67,7 @@ class _Member:
         self.static_id: str | None = None
         self.rebalance_ms = SESSION_MS
         self.owned: frozenset[TopicPartition] = frozenset()
-        self.told: frozenset[TopicPartition] | None = None
+        self.sent_assignment: frozenset[TopicPartition] | None = None
         self.epochs: tuple[int, int] = (-1, -1)
         """The last two that it was answered: an answer may have been lost."""
         self.seen_s = 0.0
@@ -92,8 +94,11 @@ class ConsumerGroups:
     def __init__(self, service: Service) -> None:
         self._seconds = service.real_seconds
         self._members: dict[tuple[str, str], _Member] = {}
-        self._prune_at = _KEPT
-        self.handlers: Mapping[int, Callable[[Call], Any]] = {68: self.heartbeat, 69: self.describe}
+        self._prune_at = _LEAST_KEPT
+        self.handlers: Mapping[int, Callable[[Call], Any]] = {
+            ApiKey.CONSUMER_GROUP_HEARTBEAT: self.heartbeat,
+            ApiKey.CONSUMER_GROUP_DESCRIBE: self.describe,
+        }
 
     # -- heartbeats ------------------------------------------------------------------------------------
 
@@ -101,7 +106,7 @@ class ConsumerGroups:
         request = call.request
         group, member_id, epoch = request.group_id, request.member_id, request.member_epoch
         if not coordinates(call, group):
-            return _failed(ErrorCode.NOT_COORDINATOR, "Another broker coordinates this group.")
+            return _failed(ErrorCode.NOT_COORDINATOR, str(not_coordinator(call)))
         if not group:
             return _failed(ErrorCode.INVALID_REQUEST, "group_id is empty.")
         invalid = _invalid(call)
@@ -123,7 +128,7 @@ class ConsumerGroups:
             if epoch not in found.epochs:
                 return _failed(ErrorCode.FENCED_MEMBER_EPOCH, f"Epoch {epoch} of {member_id!r} is not its last one.")
             known = found
-        refused = self._hear(call, known)
+        refused = self._note(call, known)
         if refused is not None:
             return refused
         beat = Heartbeat(
@@ -150,7 +155,7 @@ class ConsumerGroups:
             return _failed(ErrorCode.FENCED_INSTANCE_ID, why)
         return _failed(ErrorCode.UNKNOWN_MEMBER_ID, f"{member_id!r} is no member of this group: join again.")
 
-    def _hear(self, call: Call, known: _Member) -> Any:
+    def _note(self, call: Call, known: _Member) -> Any:
         """Note what the member says; the refusal, if it cannot be."""
         request, image = call.request, call.service.image
         if request.instance_id is not None:
@@ -195,7 +200,8 @@ class ConsumerGroups:
             if code in (ErrorCode.UNKNOWN_MEMBER_ID, ErrorCode.FENCED_INSTANCE_ID):
                 self._members.pop((request.group_id, request.member_id), None)
             return _failed(code, str(error))
-        if result.member_epoch == _JOINING:  # its target comes with a heartbeat of any member, as this one
+        if result.member_epoch == _JOINING and not beat.member_id:
+            # In a large group a target comes with the next heartbeat of any member: this is one, and the only one.
             again = beat._replace(member_id=result.member_id)
             return Later(call.service.heartbeat(again), partial(self._answered, call, known, again))
         self._keep(request.group_id, result.member_id, known)
@@ -205,9 +211,9 @@ class ConsumerGroups:
             and (request.subscribed_topic_names is not None or request.subscribed_topic_regex is not None)
         )
         assignment = None
-        if is_full or known.told != result.assignment:
-            assignment = _assignment(call.service.image, result.assignment)
-        known.told = result.assignment
+        if is_full or known.sent_assignment != result.assignment:
+            assignment = _assignment(messages.ConsumerGroupHeartbeatResponse, call.service.image, result.assignment)
+        known.sent_assignment = result.assignment
         known.epochs = (
             known.epochs if known.epochs[0] == result.member_epoch else (result.member_epoch, known.epochs[0])
         )
@@ -225,7 +231,7 @@ class ConsumerGroups:
             self._members = {
                 each: member for each, member in self._members.items() if now_s - member.seen_s < 2 * SESSION_MS / 1000
             }
-            self._prune_at = 2 * len(self._members) + _KEPT
+            self._prune_at = 2 * len(self._members) + _LEAST_KEPT
 
     def _leave(self, call: Call) -> Any:
         request = call.request
@@ -279,11 +285,13 @@ def _failed(code: ErrorCode, why: str) -> Any:
     return messages.ConsumerGroupHeartbeatResponse(error_code=code, error_message=why)
 
 
-def _assignment(image: Image, partitions: frozenset[TopicPartition]) -> Any:
-    Response = messages.ConsumerGroupHeartbeatResponse
+def _assignment(Response: Any, image: Image, partitions: frozenset[TopicPartition], *, has_names: bool = False) -> Any:
+    """Partitions by the ids of their topics, as a response has them; those of topics that were deleted since are left out."""
     return Response.Assignment(
         topic_partitions=[
-            Response.TopicPartitions(topic_id=image.topics[name].id_bytes, partitions=numbers)
+            Response.TopicPartitions(
+                topic_id=image.topics[name].id_bytes, partitions=numbers, **({"topic_name": name} if has_names else {})
+            )
             for name, numbers in by_topic(partitions).items()
             if name in image.topics
         ]
@@ -303,6 +311,7 @@ def _describe(
         described.error_code, described.error_message = ErrorCode.GROUP_ID_NOT_FOUND, f"Group {group.name} {why}."
         described.group_state = ""
         return
+    shown = partial(_assignment, Response, image, has_names=True)
     described.group_state = group.state
     described.group_epoch = described.assignment_epoch = group.epoch
     described.assignor_name = _NAMES.get(group.protocol, group.protocol) or _DEFAULT_ASSIGNOR
@@ -315,20 +324,9 @@ def _describe(
             client_host=each.client_host,
             subscribed_topic_names=sorted(each.topics if said is None else said.topics),
             subscribed_topic_regex="" if said is None else said.pattern,
-            assignment=_shown(image, each.assignment),
-            target_assignment=_shown(image, each.target),
+            assignment=shown(each.assignment),
+            target_assignment=shown(each.target),
             member_type=_CLASSIC_MEMBER if each.is_classic else _CONSUMER_MEMBER,
         )
         for each, said in ((each, members.get((group.name, each.member_id))) for each in group.members)
     ]
-
-
-def _shown(image: Image, partitions: frozenset[TopicPartition]) -> Any:
-    Response = messages.ConsumerGroupDescribeResponse
-    return Response.Assignment(
-        topic_partitions=[
-            Response.TopicPartitions(topic_id=image.topics[name].id_bytes, topic_name=name, partitions=numbers)
-            for name, numbers in by_topic(partitions).items()
-            if name in image.topics
-        ]
-    )

@@ -29,6 +29,7 @@ from ..runtime.threads import inside, new_lock, result_of, wait_for
 from ..runtime.values import refuse_to_copy
 from ..types import TopicPartition
 from . import error_responses, protocol, schema
+from .api_keys import ApiKey
 from .apis import CLOSE, Call, Handler, Later
 from .error_responses import Refusal, then
 from .errors import ErrorCode
@@ -52,7 +53,7 @@ from .faults import (
 MAX_REQUESTS = 10_000
 """How many requests are remembered: the last ones."""
 MOVE_TIMEOUT_S = 60.0
-_PRODUCE, _FETCH, _API_VERSIONS = 0, 1, 18
+"""How long `move_leader` waits for a broker to copy a partition, in real time."""
 _INJECTED = "This error was injected by a test, through listener.control."
 
 
@@ -82,6 +83,11 @@ class SeenRequest(NamedTuple):
     client_id: str
     topics: tuple[str, ...]
     time_ms: int
+
+
+def not_started() -> ClosedError:
+    """The error of what a listener that listens can do alone."""
+    return ClosedError("The listener is not started, or was closed. Call start(), or use it in a with statement.")
 
 
 # -- the control -----------------------------------------------------------------------------------------
@@ -521,7 +527,7 @@ class Control:
         for api, version in versions.items():
             key = self._key(api)
             low, high = protocol.versions_of(key)
-            if version is None and key == _API_VERSIONS:
+            if version is None and key == ApiKey.API_VERSIONS:
                 raise ConfigError("ApiVersions cannot be taken away: it is what clients ask first.", name="versions")
             wanted[key] = -1 if version is None else integer(f"versions[{schema.names()[key]!r}]", version, low, high)
         with inside(), self._lock:
@@ -547,9 +553,7 @@ class Control:
     def _started(self) -> Host:
         host = self._host
         if host is None:
-            raise ClosedError(
-                "The listener is not started, or was closed. Call start(), or use it in a with statement."
-            )
+            raise not_started()
         return host
 
     def attach(self, host: Host | None) -> None:
@@ -577,7 +581,7 @@ class Control:
         names = service.image.names
         named = (
             host.partitions_fetched(call.request)
-            if key == _FETCH
+            if key == ApiKey.FETCH
             else partitions_named(key, call.version, call.request, names)
         )
         self._seen.append(
@@ -595,7 +599,7 @@ class Control:
                 depth = error_responses.depth_of(key, call.version, code)
                 refusal = Refusal(code, depth, lambda place: True, after=False, message=message)
                 return _refused(key, call, handler, [refusal])
-        if key == _API_VERSIONS and self._max_versions:
+        if key == ApiKey.API_VERSIONS and self._max_versions:
             handler = partial(self._pinned_versions, handler)
         fired = (
             self._rules.decide(Asked(key, call.version, call.broker_id, call.client_id, named))
@@ -632,11 +636,11 @@ def _carried_out(key: int, call: Call, handler: Handler, fired: list[Fault]) -> 
 
 
 def _refused(key: int, call: Call, handler: Handler, refusals: list[Refusal]) -> Any:
-    if key == _FETCH and all(each.depth for each in refusals):
+    if key == ApiKey.FETCH and all(each.depth for each in refusals):
         # Its partitions are those of the session, which has to know what the client was told.
         call.refuses = partial(_fetch_refusal, refusals)
         return handler(call)
-    answers = key != _PRODUCE or bool(call.request.acks)
+    answers = key != ApiKey.PRODUCE or bool(call.request.acks)
     return error_responses.answer(key, call.version, call.request, refusals, lambda: handler(call), answers=answers)
 
 

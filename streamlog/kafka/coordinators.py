@@ -11,11 +11,12 @@ from typing import Any
 from ..errors import StreamlogError
 from ..runtime.threads import result_of
 from . import messages
+from .api_keys import ApiKey
 from .apis import Call
-from .errors import ErrorCode, code_of
+from .errors import ErrorCode
 
-_GROUP, _TRANSACTION = 0, 1
-_FIRST_WITH_SEVERAL = 4
+_GROUP, _TRANSACTION = 0, 1  # types of keys
+_FIRST_WITH_SEVERAL = 4  # keys (KIP-699)
 
 
 def find_coordinator(call: Call) -> Any:
@@ -39,18 +40,20 @@ def _coordinator(call: Call, key: str, kind: int) -> Any:
     answer = messages.FindCoordinatorResponse.Coordinator(key=key, node_id=-1, host="", port=-1)
     if kind not in (_GROUP, _TRANSACTION):
         answer.error_code = ErrorCode.INVALID_REQUEST
-        answer.error_message = f"There is no coordinator of kind {kind}."
+        answer.error_message = f"There is no coordinator of key type {kind}: {_GROUP} is that of a group, {_TRANSACTION} of a transactional id."
         return answer
     try:
         broker_id = result_of(call.service.find_coordinator(key, of_transactions=kind == _TRANSACTION))
-        endpoint = call.endpoints[broker_id]
-    except (StreamlogError, KeyError) as error:  # the broker is gone, or just begins to run
-        code = code_of(error)
-        answer.error_code = ErrorCode.COORDINATOR_NOT_AVAILABLE if code < ErrorCode.KAFKA_STORAGE_ERROR else code
-        answer.error_message = str(error)
+    except StreamlogError as error:  # whatever it is, a client is to ask again, as one of Kafka's is told
+        answer.error_code, answer.error_message = ErrorCode.COORDINATOR_NOT_AVAILABLE, str(error)
+        return answer
+    endpoint = call.endpoints.get(broker_id)
+    if endpoint is None:
+        answer.error_code = ErrorCode.COORDINATOR_NOT_AVAILABLE
+        answer.error_message = f"Broker {broker_id}, which is the coordinator, has just started or stopped. Ask again."
         return answer
     answer.node_id, answer.host, answer.port = endpoint
     return answer
 
 
-handlers = {10: find_coordinator}
+handlers = {ApiKey.FIND_COORDINATOR: find_coordinator}

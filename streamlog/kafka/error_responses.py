@@ -15,11 +15,10 @@ from functools import cache
 from typing import Any, NamedTuple, TypeAlias
 
 from . import messages, protocol
+from .api_keys import ApiKey
 from .apis import CLOSE, Later
 from .errors import ErrorCode
 from .schema import REQUEST, RESPONSE, Field, within
-
-METADATA, ADD_PARTITIONS_TO_TXN = 3, 24
 
 # The fields that name what a part of a request, or of a response, is about.
 _NAMES = (
@@ -174,7 +173,7 @@ def depth_of(key: int, version: int, code: int, *, of_partition: bool = False) -
     if code in _OF_MEMBERS:
         return next((depth for depth, at, _ in usable if depth and "member_id" in dict(at.same)), usable[0][0])
     # A request of several transactions (KIP-890): what is wrong with one of them is said of each of its partitions.
-    is_of_request = code in _OF_REQUESTS and key != ADD_PARTITIONS_TO_TXN
+    is_of_request = code in _OF_REQUESTS and key != ApiKey.ADD_PARTITIONS_TO_TXN
     return usable[0][0] if is_of_request else usable[-1][0]
 
 
@@ -214,7 +213,7 @@ def answer(
     def fill(response: Any) -> Any:
         if response is None or response is CLOSE or not answers:
             return CLOSE
-        if key == METADATA and is_used_up:
+        if key == ApiKey.METADATA and is_used_up:
             response.topics = []  # in version 0 a request for no topic is one for all
         for refusal in later:
             known = _places(shape, response, refusal.depth, is_request=False) or []
@@ -228,7 +227,7 @@ def answer(
         return response
 
     if (
-        is_used_up and not later and key != METADATA
+        is_used_up and not later and key != ApiKey.METADATA
     ):  # of which a client needs the brokers, whatever becomes of the topics
         return fill(shape.make())
     return then(respond(), fill)

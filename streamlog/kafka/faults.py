@@ -28,6 +28,7 @@ Kind: TypeAlias = Literal["error", "delay", "disconnect", "drop_response"]
 logger = logging.getLogger("streamlog.kafka")
 
 MAX_DELAY_MS = 3_600_000
+"""The longest delay of a request, on the log's clock: a connection waits for it."""
 _TOPIC = 2  # a resource that is a topic, in DescribeConfigs and what changes them
 _TOPIC_NAMES = ("name", "topic", "topic_name")
 _PARTITION_NAMES = ("index", "partition", "partition_index", "partition_id")
@@ -147,7 +148,7 @@ class Fault:
             return False
         if (self.topic is None and self.partition is None) or asked.partitions is None:
             return True
-        return any(self.is_for(name, None) for name in asked.partitions) and any(
+        return any(
             not numbers or self.partition is None or self.partition in numbers
             for name, numbers in asked.partitions.items()
             if self.is_for(name, None)
@@ -353,7 +354,10 @@ def key_of(api: Api, advertised: frozenset[int] | None) -> int:
     if isinstance(api, bool) or not isinstance(api, int):
         raise ConfigError(f"An API is given by Kafka's name or key, not {typed(api)}.", name="api")
     if api not in names:
-        raise ConfigError(f"There is no API of key {int(api)} here.", name="api")
+        raise ConfigError(
+            f"There is no API of key {int(api)} here: those that the listener has are {', '.join(map(str, sorted(names)))}.",
+            name="api",
+        )
     return int(api)
 
 
@@ -369,7 +373,9 @@ def error_code(error: str | int) -> ErrorCode:
             raise ConfigError(f"An error is given by Kafka's name or code, not {typed(error)}.", name="error")
         code = ErrorCode(error)
     if code is ErrorCode.NONE:
-        raise ConfigError("NONE is no error.", name="error")
+        raise ConfigError(
+            "NONE is no error: give one that a broker answers with, such as NOT_LEADER_OR_FOLLOWER.", name="error"
+        )
     return code
 
 

@@ -24,7 +24,8 @@ from ..runtime.api import Completion
 from ..runtime.disk import entropy
 from ..types import Buffer, TopicPartition
 from . import messages
-from .apis import Call, Later, led_partition, topic_of
+from .api_keys import ApiKey
+from .apis import Call, Handler, Later, epoch_or_none, led_partition, topic_of
 from .errors import ErrorCode, code_of
 from .schema import ZERO_UUID
 
@@ -34,10 +35,10 @@ MAX_BYTES = 57_671_680
 """Of a response, but for one batch that is larger (Kafka's fetch.max.bytes)."""
 MAX_SESSION_PARTITIONS = 10_000
 """Of one session. A client that reads more is answered without a session, which it takes for a listener that has no room for one."""
-_INITIAL, _FINAL, _LAST_EPOCH = 0, -1, 2**31 - 1
+_INITIAL, _FINAL, _LAST_EPOCH = 0, -1, 2**31 - 1  # epochs of sessions (KIP-227)
 _COMMITTED = "read_committed"
-_FIRST_FETCH_WITH_IDS = 13
-_FIRST_WITH_ZSTD, _ZSTD = 10, "zstd"
+_FIRST_FETCH_WITH_IDS = 13  # of topics (KIP-516)
+_FIRST_WITH_ZSTD, _ZSTD = 10, "zstd"  # KIP-110
 _LATEST, _EARLIEST, _MAX_TIMESTAMP, _EARLIEST_LOCAL, _LATEST_TIERED, _EARLIEST_PENDING_UPLOAD = -1, -2, -3, -4, -5, -6
 _SPECS = {_LATEST: "latest", _EARLIEST: "earliest", _MAX_TIMESTAMP: "max_timestamp", _EARLIEST_LOCAL: "earliest"}
 _FIRST_WITH_SPEC = {
@@ -67,7 +68,11 @@ class Fetches:
 
     def __init__(self) -> None:
         self._sessions: OrderedDict[int, _Session] = OrderedDict()
-        self.handlers = {1: self.fetch, 2: list_offsets, 23: offset_for_leader_epoch}
+        self.handlers: dict[int, Handler] = {
+            ApiKey.FETCH: self.fetch,
+            ApiKey.LIST_OFFSETS: list_offsets,
+            ApiKey.OFFSET_FOR_LEADER_EPOCH: offset_for_leader_epoch,
+        }
 
     def fetch(self, call: Call) -> Any:
         request = call.request
@@ -142,8 +147,8 @@ class _Session:
         self.epoch = _INITIAL + 1
         """That of the next request."""
         self._partitions: OrderedDict[tuple[Any, int], Any] = OrderedDict()
-        self._told: dict[tuple[Any, int], tuple[int, int, int]] = {}
-        """The high watermark, the log start, and the error code that the client was told last."""
+        self._answered: dict[tuple[Any, int], tuple[int, int, int]] = {}
+        """The high watermark, the log start, and the error code that the client was answered last."""
 
     def _key(self, topic: Any) -> Any:
         return topic.topic_id if self.by_id else topic.topic
@@ -163,7 +168,7 @@ class _Session:
         for topic in topics:
             for number in topic.partitions:
                 self._partitions.pop((self._key(topic), number), None)
-                self._told.pop((self._key(topic), number), None)
+                self._answered.pop((self._key(topic), number), None)
 
     def answer(self, call: Call, session_id: int, *, is_full: bool) -> Any:
         """Fetch from all partitions. `is_full`: the response has those too in which nothing has changed."""
@@ -189,7 +194,9 @@ class _Session:
                 view = topic_of(image, None if self.by_id else key[0], key[0] if self.by_id else None)
                 led_partition(call, image, view, key[1])
                 if call.version < _FIRST_WITH_ZSTD and view.config.compression_type == _ZSTD:
-                    raise UnsupportedCompressionTypeError("A client of this age cannot read zstd.")
+                    raise UnsupportedCompressionTypeError(
+                        f"{view.name!r} is compressed with zstd, which Fetch has from version {_FIRST_WITH_ZSTD} on. Use a newer client."
+                    )
             except StreamlogError as error:
                 part.error_code = code_of(error)
                 continue
@@ -217,9 +224,9 @@ class _Session:
         for key, part in found.items():
             state = part.high_watermark, part.log_start_offset, part.error_code
             is_news = bool(part.records) or part.diverging_epoch.epoch >= 0 or bool(part.error_code)
-            if not (is_full or is_news or self._told.get(key) != state):
+            if not (is_full or is_news or self._answered.get(key) != state):
                 continue
-            self._told[key] = state
+            self._answered[key] = state
             topic = topics.get(key[0])
             if topic is None:
                 topic = topics[key[0]] = messages.FetchResponse.FetchableTopicResponse(
@@ -232,14 +239,12 @@ class _Session:
 
 
 def _request(view: TopicView, each: Any) -> FetchRequest:
-    epoch = each.current_leader_epoch
-    last = each.last_fetched_epoch
     return FetchRequest(
         view.partition(each.partition),
         each.fetch_offset,
         max(1, each.partition_max_bytes),
-        None if epoch < 0 else epoch,
-        None if last < 0 else last,
+        epoch_or_none(each.current_leader_epoch),
+        epoch_or_none(each.last_fetched_epoch),
     )
 
 
@@ -346,8 +351,8 @@ def _look_up(call: Call, image: Image, view: TopicView, each: Any, isolation: st
     if timestamp in _OF_TIERS:
         return
     spec: Any = _SPECS.get(timestamp, timestamp)
-    epoch = each.current_leader_epoch
-    record = call.service.find_offset(at, spec, isolation, None if epoch < 0 else epoch).result()
+    current_epoch = epoch_or_none(each.current_leader_epoch)
+    record = call.service.find_offset(at, spec, isolation, current_epoch).result()
     if record is None:
         return
     found.offset, found.timestamp = record.offset, record.timestamp
@@ -380,8 +385,8 @@ def offset_for_leader_epoch(call: Call) -> Any:
             partitions.append(found)
             try:
                 at = led_partition(call, image, topic_of(image, topic.topic, None), each.partition)
-                current = each.current_leader_epoch
-                end = call.service.epoch_end_offset(at, each.leader_epoch, None if current < 0 else current).result()
+                current_epoch = epoch_or_none(each.current_leader_epoch)
+                end = call.service.epoch_end_offset(at, each.leader_epoch, current_epoch).result()
                 if end is not None:
                     found.leader_epoch, found.end_offset = end.epoch, end.end_offset
             except StreamlogError as error:

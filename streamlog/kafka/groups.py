@@ -13,23 +13,25 @@ from typing import Any
 
 from ..broker.api import JoinGroup, JoinGroupResult, MemberIdentity, SyncGroup, SyncGroupResult
 from ..coordinator import GroupDescription, GroupListing
-from ..errors import MemberIdRequiredError, NotCoordinatorError, StreamlogError
+from ..errors import MemberIdRequiredError, StreamlogError
 from ..runtime.api import AllDone, Completion
 from ..types import TopicPartition
 from . import messages, protocol
-from .apis import Call, Later, by_topic, coordinates
+from .api_keys import ApiKey
+from .apis import Call, Later, by_topic, coordinates, not_coordinator
 from .compiler import MalformedMessageError
 from .errors import ErrorCode
 from .errors import coordinator_code_of as code_of
+from .schema import definition
 
 CLASSIC, CONSUMER = "classic", "consumer"
 _NO_GENERATION = -1
-_FIRST_WITH_REBALANCE_TIMEOUT = 1
-_FIRST_WITH_KNOWN_IDS = 4
-_FIRST_WITHOUT_PROTOCOL = 7  # it may be null
-_FIRST_THAT_SKIPS = 9
-_FIRST_WITH_SEVERAL_LEAVES = 3
-_FIRST_WITH_NOT_FOUND = 6
+_FIRST_WITH_REBALANCE_TIMEOUT = 1  # KIP-62
+_FIRST_WITH_KNOWN_IDS = 4  # KIP-394
+_FIRST_WITHOUT_PROTOCOL = 7  # it may be null (KIP-559)
+_FIRST_THAT_SKIPS = 9  # an assignment (KIP-814)
+_FIRST_WITH_SEVERAL_LEAVES = 3  # KIP-345
+_FIRST_WITH_NOT_FOUND = 6  # KIP-1043
 _VERSION_BYTES = 2
 
 
@@ -41,7 +43,7 @@ def _parsed(name: str, data: Any) -> Any:
     data = bytes(data)
     if len(data) < _VERSION_BYTES:
         return None
-    version = min(int.from_bytes(data[:_VERSION_BYTES], "big"), 3)
+    version = min(int.from_bytes(data[:_VERSION_BYTES], "big"), definition(name).versions[1])
     try:
         return protocol.decode(name, version, data, _VERSION_BYTES)[0]
     except (MalformedMessageError, ValueError):
@@ -228,7 +230,7 @@ def describe_each(
             groups.append(described)
             try:
                 if not coordinates(call, name):
-                    raise NotCoordinatorError("Another broker coordinates this group.")
+                    raise not_coordinator(call)
                 describe(described, done.result())
             except StreamlogError as error:
                 described.error_code, described.error_message = code_of(error), str(error)
@@ -290,9 +292,7 @@ def _listed(call: Call, done: Completion[list[GroupListing]]) -> Any:
 def delete_groups(call: Call) -> Any:
     names = call.request.groups_names
     done = [
-        call.service.delete_group(name)
-        if coordinates(call, name)
-        else Completion.failed(NotCoordinatorError("Another broker coordinates this group."))
+        call.service.delete_group(name) if coordinates(call, name) else Completion.failed(not_coordinator(call))
         for name in names
     ]
     return Later(AllDone(done), lambda _: _deleted(names, done))
@@ -312,11 +312,11 @@ def _deleted(names: list[str], done: list[Completion[None]]) -> Any:
 
 
 handlers = {
-    11: join_group,
-    12: heartbeat,
-    13: leave_group,
-    14: sync_group,
-    15: describe_groups,
-    16: list_groups,
-    42: delete_groups,
+    ApiKey.JOIN_GROUP: join_group,
+    ApiKey.HEARTBEAT: heartbeat,
+    ApiKey.LEAVE_GROUP: leave_group,
+    ApiKey.SYNC_GROUP: sync_group,
+    ApiKey.DESCRIBE_GROUPS: describe_groups,
+    ApiKey.LIST_GROUPS: list_groups,
+    ApiKey.DELETE_GROUPS: delete_groups,
 }

@@ -45,10 +45,11 @@ from . import (
     topics,
     transactions,
 )
+from .api_keys import ApiKey
 from .apis import CLOSE, Call, Endpoint, Handler, Later, Settings
 from .compiler import MalformedMessageError
 from .connection import Budget, Connection, Limits
-from .control import Control
+from .control import Control, not_started
 from .errors import ErrorCode
 
 if TYPE_CHECKING:
@@ -154,9 +155,7 @@ class Listener:
         """The addresses of all brokers that run, as clients take them: `127.0.0.1:9092,127.0.0.1:9093`. Raises ClosedError."""
         serving = self._serving
         if serving is None:
-            raise ClosedError(
-                "The listener is not started, or was closed. Call start(), or use it in a with statement."
-            )
+            raise not_started()
         if serving.is_forked:
             raise forked()
         return ",".join(authority(each.host, each.port) for each in serving.endpoints.values())
@@ -472,7 +471,7 @@ class Serving:
             key, version = header.request_api_key, header.request_api_version
             low, high = protocol.versions_of(key)
             control = self.control
-            if control is not None and key == protocol.API_VERSIONS:
+            if control is not None and key == ApiKey.API_VERSIONS:
                 high = control.max_version(key, high)
             handler = self._handlers.get(key)
             if handler is None or not low <= version <= high:
@@ -495,7 +494,7 @@ class Serving:
     def _refuse(self, connection: Connection, header: Any) -> None:
         """An unknown version of ApiVersions is answered in the first one, which every client reads; others are not answered."""
         key = header.request_api_key
-        if key != protocol.API_VERSIONS:
+        if key != ApiKey.API_VERSIONS:
             logger.warning(
                 "a connection from %s is closed: there is no API %d of version %d here",
                 connection.host, key, header.request_api_version,

@@ -15,6 +15,7 @@ from ..broker.descriptions import ReplicaDescription
 from ..errors import StreamlogError
 from ..runtime.threads import result_of
 from . import messages
+from .api_keys import ApiKey
 from .apis import Call
 from .errors import ErrorCode, code_of
 
@@ -79,4 +80,7 @@ def alter_replica_log_dirs(call: Call) -> Any:
     return Response(results=list(results.values()))
 
 
-handlers: dict[int, Callable[[Call], Any]] = {34: alter_replica_log_dirs, 35: describe_log_dirs}
+handlers: dict[int, Callable[[Call], Any]] = {
+    ApiKey.ALTER_REPLICA_LOG_DIRS: alter_replica_log_dirs,
+    ApiKey.DESCRIBE_LOG_DIRS: describe_log_dirs,
+}

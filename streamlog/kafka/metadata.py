@@ -16,23 +16,23 @@ from ..config import check_topic_name
 from ..errors import StreamlogError, TopicAlreadyExistsError, UnknownTopicIdError
 from ..runtime.threads import result_of
 from . import messages, protocol
+from .api_keys import ApiKey
 from .apis import Call, Handler, topic_of
 from .errors import ErrorCode, code_of
 from .schema import ZERO_UUID
 from .topics import check_collision
 
-PRODUCE = 0
 # Kafka says that it has all versions of Produce, and closes the connection of a client that sends one of the first three:
 # librdkafka's choice of codecs depends on their being there (KAFKA-18659).
 PRODUCE_ADVERTISED_FROM = 0
 _NO_LEADER = -1
 _FIRST_WITH_NULL = 1  # for all topics (KIP-4); before, an empty list asks for them, and none can be asked for
-_FIRST_THAT_MAY_FORBID_CREATION, _FIRST_WITH_NULL_NAMES = 4, 12
-_BROKERS, _CONTROLLERS = 1, 2  # types of endpoints
+_FIRST_THAT_MAY_FORBID_CREATION, _FIRST_WITH_NULL_NAMES = 4, 12  # the second: KIP-516
+_BROKERS, _CONTROLLERS = 1, 2  # types of endpoints (KIP-919)
 _MOST_PARTITIONS = 2000  # Kafka's max.request.partition.size.limit
 # Clients use KIP-848's groups and KIP-890's transactions where they find these.
 FEATURES = {"group.version": 1, "transaction.version": 2}
-_FIRST_WITH_NAMES, _FIRST_WITH_LEVEL_0 = 3, 4
+_FIRST_WITH_SOFTWARE_NAMES, _FIRST_WITH_LEVEL_0 = 3, 4  # KIP-511, KAFKA-17011
 _SOFTWARE = re.compile(r"[a-zA-Z0-9](?:[a-zA-Z0-9\-.]*[a-zA-Z0-9])?")
 # Everyone may do everything: the bits of Kafka's operations (read, write, …) that there are for a topic, and for the cluster.
 _ALL_OF_TOPIC, _ALL_OF_CLUSTER = 3576, 8096
@@ -44,7 +44,7 @@ _ALL_OF_TOPIC, _ALL_OF_CLUSTER = 3576, 8096
 def api_versions(keys: Iterable[int], call: Call) -> Any:
     request = call.request
     names = request.client_software_name, request.client_software_version
-    if call.version >= _FIRST_WITH_NAMES and not all(map(_SOFTWARE.fullmatch, names)):
+    if call.version >= _FIRST_WITH_SOFTWARE_NAMES and not all(map(_SOFTWARE.fullmatch, names)):
         return versions_response([], ErrorCode.INVALID_REQUEST)
     return versions_response(keys, version=call.version)
 
@@ -54,7 +54,7 @@ def versions_response(keys: Iterable[int], error: ErrorCode = ErrorCode.NONE, *,
     known = []
     for key in sorted(keys):
         low, high = protocol.versions_of(key)
-        low = PRODUCE_ADVERTISED_FROM if key == PRODUCE else low
+        low = PRODUCE_ADVERTISED_FROM if key == ApiKey.PRODUCE else low
         known.append(Response.ApiVersion(api_key=key, min_version=low, max_version=high))
     return Response(
         error_code=error,
@@ -273,4 +273,9 @@ def _topic_partitions(image: Image, view: TopicView, numbers: Iterable[int]) -> 
 
 def handlers(keys: Iterable[int]) -> dict[int, Handler]:
     """`keys`: of all APIs that the listener has."""
-    return {3: metadata, 18: partial(api_versions, keys), 60: describe_cluster, 75: describe_topic_partitions}
+    return {
+        ApiKey.METADATA: metadata,
+        ApiKey.API_VERSIONS: partial(api_versions, keys),
+        ApiKey.DESCRIBE_CLUSTER: describe_cluster,
+        ApiKey.DESCRIBE_TOPIC_PARTITIONS: describe_topic_partitions,
+    }

@@ -17,23 +17,23 @@ from ..errors import (
     IllegalGenerationError,
     StaleMemberEpochError,
     StreamlogError,
-    UnknownTopicOrPartitionError,
     UnstableOffsetCommitError,
 )
 from ..runtime.api import AllDone, Completion
 from ..types import OffsetAndMetadata, TopicPartition
 from . import messages
-from .apis import Call, Later, by_topic, coordinates, topic_of
+from .api_keys import ApiKey
+from .apis import Call, Later, by_topic, coordinates, epoch_or_none, partition_of, topic_of
 from .errors import ErrorCode
 from .errors import coordinator_code_of as code_of
 from .schema import ZERO_UUID
 
 MAX_METADATA = 4096
 """Of an offset, in UTF-16 code units, as Java counts the length of a string (Kafka's offset.metadata.max.bytes)."""
-_FIRST_COMMIT_WITH_IDS = _FIRST_FETCH_WITH_IDS = 10
-_FIRST_FETCH_OF_GROUPS = 8
-_FIRST_WITH_ERROR = 2
-_FIRST_WITH_EPOCHS = 9
+_FIRST_COMMIT_WITH_IDS = _FIRST_FETCH_WITH_IDS = 10  # of topics (KIP-848)
+_FIRST_FETCH_OF_GROUPS = 8  # of several (KIP-709)
+_FIRST_FETCH_WITH_ERROR = 2  # of the whole response
+_FIRST_COMMIT_WITH_EPOCHS = 9  # STALE_MEMBER_EPOCH and GROUP_ID_NOT_FOUND (KIP-848)
 _NONE = -1
 
 
@@ -54,8 +54,7 @@ class Commit:
                 key = (topic.topic_id if by_id else topic.name), each.partition_index
                 try:
                     view = topic_of(image, topic.name, topic.topic_id if by_id else None)
-                    if not 0 <= each.partition_index < view.partitions:
-                        raise UnknownTopicOrPartitionError(f"{view.name!r} has no partition {each.partition_index}.")
+                    at = partition_of(view, each.partition_index)
                 except StreamlogError as error:
                     self.codes[key] = code_of(error)
                     continue
@@ -65,9 +64,8 @@ class Commit:
                     self.codes[key] = ErrorCode.OFFSET_METADATA_TOO_LARGE
                     continue
                 self.codes[key] = ErrorCode.NONE
-                at = TopicPartition(view.name, each.partition_index)
-                epoch = each.committed_leader_epoch
-                self.offsets[at] = OffsetAndMetadata(each.committed_offset, metadata, None if epoch < 0 else epoch)
+                epoch = epoch_or_none(each.committed_leader_epoch)
+                self.offsets[at] = OffsetAndMetadata(each.committed_offset, metadata, epoch)
                 self.topic_ids[at] = view.id_bytes
 
     def fail(self, code: ErrorCode) -> None:
@@ -109,7 +107,7 @@ def offset_commit(call: Call) -> Any:
             commit.topic_ids,
             instance_id=request.group_instance_id,
             by_epoch=True,
-            knows_epochs=call.version >= _FIRST_WITH_EPOCHS,
+            knows_epochs=call.version >= _FIRST_COMMIT_WITH_EPOCHS,
         )
     return Later(done, partial(_committed, call, commit))
 
@@ -117,7 +115,7 @@ def offset_commit(call: Call) -> Any:
 def _committed(call: Call, commit: Commit, done: Completion[None]) -> Any:
     error = done.error()
     if error is not None:
-        knows_epochs = call.version >= _FIRST_WITH_EPOCHS
+        knows_epochs = call.version >= _FIRST_COMMIT_WITH_EPOCHS
         is_too_old = (
             isinstance(error, StaleMemberEpochError) and not knows_epochs
         )  # only members that have epochs get it
@@ -188,7 +186,7 @@ def _of_one_group(found: _Fetched) -> Any:
             for each in topic.partitions
         ]
         topics.append(Response.OffsetFetchResponseTopic(name=topic.name, partitions=partitions))
-    if group.error_code and found.call.version < _FIRST_WITH_ERROR:  # it can only be said of each partition
+    if group.error_code and found.call.version < _FIRST_FETCH_WITH_ERROR:  # it can only be said of each partition
         topics = [
             Response.OffsetFetchResponseTopic(
                 name=topic.name,
@@ -337,4 +335,4 @@ def _deleted(call: Call, done: Completion[dict[TopicPartition, StreamlogError]])
     return Response(topics=topics)
 
 
-handlers = {8: offset_commit, 9: offset_fetch, 47: offset_delete}
+handlers = {ApiKey.OFFSET_COMMIT: offset_commit, ApiKey.OFFSET_FETCH: offset_fetch, ApiKey.OFFSET_DELETE: offset_delete}

@@ -28,16 +28,18 @@ from ..records.batch import TRANSACTIONAL, seed_of
 from ..runtime.api import AllDone, Completion
 from ..types import TopicPartition
 from . import messages
+from .api_keys import ApiKey
 from .apis import CLOSE, Call, Later, led_partition, topic_of
 from .errors import ErrorCode, code_of
 from .schema import ZERO_UUID
 
 _ACKS: dict[int, Literal[0, 1, "all"]] = {0: 0, 1: 1, -1: "all"}
-_FIRST_WITH_IDS = 13
-_FIRST_WITH_ABORTABLE, _FIRST_THAT_ADDS = 11, 12
-_FIRST_WITH_ZSTD = 7
+_FIRST_WITH_IDS = 13  # of topics (KIP-516)
+_FIRST_WITH_ABORTABLE, _FIRST_THAT_ADDS = 11, 12  # TRANSACTION_ABORTABLE, and partitions to transactions (KIP-890)
+_FIRST_WITH_ZSTD = 7  # KIP-110
 _AS_SENT, _STAMPED = "producer", "LogAppendTime"  # compression.type, message.timestamp.type
 _MAX_UNCOMPRESSED = 100 << 20
+"""Of a batch, in bytes: what its compressed records may take in memory while they are checked."""
 _BEFORE_MAX_MS = "message.timestamp.before.max.ms"
 # Errors that say nothing of the partition's log, so that the answer has no log start offset.
 _SAY_NO_START = frozenset(
@@ -190,7 +192,8 @@ class _Answer:
         _check_age(view, call, sealed.base_timestamp)
         if call.version < _FIRST_WITH_ZSTD and kafka_wire.codec_of(data.records) == compression.ZSTD:
             raise UnsupportedCompressionTypeError(
-                "A client of this age may not send zstd: others of its age cannot read it."
+                f"Produce has zstd from version {_FIRST_WITH_ZSTD} on (KIP-110), and this one has version {call.version}. Nothing was "
+                f"appended; use a newer client, or another codec."
             )
         return ProduceRequest(view.partition(number), [sealed], acks, call.request.timeout_ms)
 
@@ -212,4 +215,4 @@ class _Answer:
                 self.response.log_append_time_ms = request.append_ms
 
 
-handlers = {0: produce}
+handlers = {ApiKey.PRODUCE: produce}

@@ -11,11 +11,11 @@ from functools import partial
 from typing import Any
 
 from ..config import check_topic_name
-from ..errors import NotLeaderError, StreamlogError, UnknownTopicOrPartitionError
+from ..errors import StreamlogError
 from ..runtime.threads import result_of
-from ..types import TopicPartition
 from . import messages
-from .apis import Call, leads, topic_of
+from .api_keys import ApiKey
+from .apis import Call, led_partition, topic_of
 from .errors import code_of
 
 
@@ -43,10 +43,7 @@ def _producers(call: Call, name: str, number: int) -> list[Any]:
     Producer = messages.DescribeProducersResponse.ProducerState
     image = call.service.image
     view = topic_of(image, check_topic_name(name), None)
-    if not 0 <= number < view.partitions:
-        raise UnknownTopicOrPartitionError(f"{name!r} has no partition {number}.")
-    if not leads(call, image, view, number):
-        raise NotLeaderError(f"Broker {call.broker_id} does not lead {name}-{number}.")
+    at = led_partition(call, image, view, number)
     return [
         Producer(
             producer_id=each.producer_id,
@@ -56,8 +53,8 @@ def _producers(call: Call, name: str, number: int) -> list[Any]:
             coordinator_epoch=-1,
             current_txn_start_offset=each.first_offset,
         )
-        for each in result_of(call.service.describe_producers(TopicPartition(name, number)))
+        for each in result_of(call.service.describe_producers(at))
     ]
 
 
-handlers: dict[int, Callable[[Call], Any]] = {61: describe_producers}
+handlers: dict[int, Callable[[Call], Any]] = {ApiKey.DESCRIBE_PRODUCERS: describe_producers}

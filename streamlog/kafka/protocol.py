@@ -20,10 +20,10 @@ from typing import Any
 
 from ..types import Buffer
 from . import compiler, schema
+from .api_keys import ApiKey
 from .compiler import MalformedMessageError
 from .schema import REQUEST, RESPONSE, Definition, definition
 
-API_VERSIONS = 18
 _SIZE = Struct(">i")
 _KEY_AND_VERSION = Struct(">hh")
 # A smaller message costs less than 1 MiB, whatever is in it: it is decoded without a look at all of it first.
@@ -145,4 +145,4 @@ def _request_header_version(key: int, version: int) -> int:
 
 def _response_header_version(key: int, version: int) -> int:
     """The answer to ApiVersions has no tagged fields, so that a client reads it before it knows any version."""
-    return 1 if key != API_VERSIONS and _known(key, RESPONSE).is_flexible(version) else 0
+    return 1 if key != ApiKey.API_VERSIONS and _known(key, RESPONSE).is_flexible(version) else 0

@@ -18,6 +18,7 @@ from ..broker.descriptions import QuorumDescription
 from ..errors import StreamlogError
 from ..runtime.threads import result_of
 from . import messages
+from .api_keys import ApiKey
 from .apis import Call
 from .errors import ErrorCode, code_of
 from .metadata import FEATURES
@@ -132,4 +133,7 @@ def _refusal(update: Any, version: int) -> str | None:
     return None
 
 
-handlers: dict[int, Callable[[Call], Any]] = {55: describe_quorum, 57: update_features}
+handlers: dict[int, Callable[[Call], Any]] = {
+    ApiKey.DESCRIBE_QUORUM: describe_quorum,
+    ApiKey.UPDATE_FEATURES: update_features,
+}

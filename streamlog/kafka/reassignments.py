@@ -18,6 +18,7 @@ from ..replication.replica_set import PartitionRegistration
 from ..runtime.threads import result_of
 from ..types import TopicPartition
 from . import messages
+from .api_keys import ApiKey
 from .apis import Call, topic_of
 from .errors import ErrorCode, code_of
 
@@ -160,6 +161,6 @@ def _moving(image: Image, view: TopicView, numbers: Iterable[int]) -> list[Any]:
 
 
 handlers: dict[int, Callable[[Call], Any]] = {
-    45: alter_partition_reassignments,
-    46: list_partition_reassignments,
+    ApiKey.ALTER_PARTITION_REASSIGNMENTS: alter_partition_reassignments,
+    ApiKey.LIST_PARTITION_REASSIGNMENTS: list_partition_reassignments,
 }

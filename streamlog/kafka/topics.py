@@ -21,20 +21,20 @@ from ..errors import (
     RequestTimedOutError,
     StreamlogError,
     TopicAlreadyExistsError,
-    UnknownTopicOrPartitionError,
 )
 from ..runtime.threads import result_of, wait_for
-from ..types import TopicPartition
 from . import messages, settings
-from .apis import Call, led_partition, topic_of
+from .api_keys import ApiKey
+from .apis import Call, led_partition, partition_of, topic_of
 from .configs import described
 from .errors import ErrorCode, code_of
 
 T = TypeVar("T")
-_HIGH_WATERMARK = -1
-_FIRST_DELETE_WITH_IDS = 6
-_UNCLEAN = 1
+_HIGH_WATERMARK = -1  # the offset by which DeleteRecords means it
+_FIRST_DELETE_WITH_IDS = 6  # of topics (KIP-516)
+_UNCLEAN = 1  # the type of an election (KIP-460); 0 is that of the preferred replica
 _MOVE_MS = 30_000
+"""How long a change waits at most for new partitions to come to the brokers that the client gave."""
 _ADMIN_ERRORS = {"partitions": ErrorCode.INVALID_PARTITIONS, "replication_factor": ErrorCode.INVALID_REPLICATION_FACTOR}
 
 
@@ -338,8 +338,7 @@ def _elected(call: Call, name: str, number: int, kind: int) -> tuple[ErrorCode, 
     image = call.service.image
     try:
         view = topic_of(image, name, None)
-        if not 0 <= number < view.partitions:
-            raise UnknownTopicOrPartitionError(f"{name!r} has no partition {number}.")
+        at = partition_of(view, number)
         known = image.partition(view.id_bytes, number)
         if known.leader >= 0 and (kind == _UNCLEAN or known.leader == known.replicas[0]):
             return ErrorCode.ELECTION_NOT_NEEDED, f"Broker {known.leader} leads {name}-{number} already."
@@ -347,7 +346,7 @@ def _elected(call: Call, name: str, number: int, kind: int) -> tuple[ErrorCode, 
             is_unclean = kind == _UNCLEAN
             code = ErrorCode.ELIGIBLE_LEADERS_NOT_AVAILABLE if is_unclean else ErrorCode.PREFERRED_LEADER_NOT_AVAILABLE
             return code, f"None of the replicas of {name}-{number} that are in sync runs."
-        result_of(call.service.elect_leader(TopicPartition(name, number)))
+        result_of(call.service.elect_leader(at))
     except NotLeaderError as error:
         return ErrorCode.PREFERRED_LEADER_NOT_AVAILABLE, str(error)
     except StreamlogError as error:
@@ -356,9 +355,9 @@ def _elected(call: Call, name: str, number: int, kind: int) -> tuple[ErrorCode, 
 
 
 handlers: dict[int, Callable[[Call], Any]] = {
-    19: create_topics,
-    20: delete_topics,
-    21: delete_records,
-    37: create_partitions,
-    43: elect_leaders,
+    ApiKey.CREATE_TOPICS: create_topics,
+    ApiKey.DELETE_TOPICS: delete_topics,
+    ApiKey.DELETE_RECORDS: delete_records,
+    ApiKey.CREATE_PARTITIONS: create_partitions,
+    ApiKey.ELECT_LEADERS: elect_leaders,
 }

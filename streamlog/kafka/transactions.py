@@ -17,7 +17,6 @@ from ..errors import (
     ConfigError,
     InvalidPidMappingError,
     MissingExtraError,
-    NotCoordinatorError,
     ProducerFencedError,
     StreamlogError,
 )
@@ -25,18 +24,19 @@ from ..runtime.api import AllDone, Completion
 from ..runtime.threads import result_of
 from ..types import TopicPartition
 from . import messages
-from .apis import Call, Later, by_topic, coordinates
+from .api_keys import ApiKey
+from .apis import Call, Later, by_topic, coordinates, not_coordinator
 from .errors import ErrorCode
 from .errors import coordinator_code_of as code_of
 from .offsets import Commit, commit_code
 from .patterns import matcher
 
 _NO_PRODUCER = -1
-_BUMPS_FROM = 5  # the version of EndTxn
-_FIRST_THAT_FENCES, _FIRST_INIT_THAT_FENCES = 2, 4  # with a code of its own
-_FIRST_WITH_SEVERAL = 4  # transactions, in AddPartitionsToTxn
-_FIRST_COMMIT_WITH_IDS = 6
-_FIRST_THAT_ADDS = 5  # the group to the transaction
+_FIRST_END_THAT_BUMPS = 5  # the producer's epoch (KIP-890)
+_FIRST_THAT_FENCES, _FIRST_INIT_THAT_FENCES = 2, 4  # with PRODUCER_FENCED (KIP-588)
+_FIRST_WITH_SEVERAL = 4  # transactions, in AddPartitionsToTxn (KIP-890)
+_FIRST_COMMIT_WITH_IDS = 6  # of topics
+_FIRST_COMMIT_THAT_ADDS = 5  # the group to the transaction (KIP-890)
 
 
 def _code(error: BaseException, *, fences: bool) -> ErrorCode:
@@ -58,20 +58,18 @@ def _is_elsewhere(call: Call, transactional_id: str | None) -> bool:
 
 def init_producer_id(call: Call) -> Any:
     if _is_elsewhere(call, call.request.transactional_id):
-        Response = messages.InitProducerIdResponse
-        return Response(error_code=ErrorCode.NOT_COORDINATOR, producer_id=-1, producer_epoch=-1)
+        return _without_producer(messages.InitProducerIdResponse, ErrorCode.NOT_COORDINATOR)
     return call.blocking(partial(_init_producer_id, call))  # the topic of transactions may have to be created
 
 
 def _init_producer_id(call: Call) -> Any:
     request = call.request
-    Response = messages.InitProducerIdResponse
     current = None
     if request.producer_id != _NO_PRODUCER:
         current = ProducerIdAndEpoch(request.producer_id, request.producer_epoch)
     try:
         if request.transactional_id == "":
-            return Response(error_code=ErrorCode.INVALID_REQUEST, producer_id=-1, producer_epoch=-1)
+            return _without_producer(messages.InitProducerIdResponse, ErrorCode.INVALID_REQUEST)
         answer = call.service.init_producer_id(
             request.transactional_id, request.transaction_timeout_ms, current=current, remote=True
         )
@@ -81,14 +79,20 @@ def _init_producer_id(call: Call) -> Any:
 
 
 def _initialized(call: Call, done: Completion[ProducerIdAndEpoch]) -> Any:
-    Response = messages.InitProducerIdResponse
+    return _with_producer(messages.InitProducerIdResponse, done, fences=call.version >= _FIRST_INIT_THAT_FENCES)
+
+
+def _with_producer(Response: Any, done: Completion[ProducerIdAndEpoch], *, fences: bool) -> Any:
+    """The answer to InitProducerId or EndTxn: the producer as it is from now on, or the error."""
     error = done.error()
     if error is not None:
-        return Response(
-            error_code=_code(error, fences=call.version >= _FIRST_INIT_THAT_FENCES), producer_id=-1, producer_epoch=-1
-        )
+        return _without_producer(Response, _code(error, fences=fences))
     producer = done.result()
     return Response(producer_id=producer.producer_id, producer_epoch=producer.producer_epoch)
+
+
+def _without_producer(Response: Any, code: ErrorCode) -> Any:
+    return Response(error_code=code, producer_id=_NO_PRODUCER, producer_epoch=-1)
 
 
 # -- what belongs to a transaction -----------------------------------------------------------------------
@@ -148,8 +152,6 @@ class _Added:
             self._codes = dict.fromkeys(wanted, ErrorCode.INVALID_REQUEST)
         elif any(self._codes.values()):
             self._codes = {at: code or ErrorCode.OPERATION_NOT_ATTEMPTED for at, code in self._codes.items()}
-        elif not transactional_id:
-            self._codes = dict.fromkeys(wanted, ErrorCode.INVALID_REQUEST)
         elif _is_elsewhere(call, transactional_id):
             self._codes = dict.fromkeys(wanted, ErrorCode.NOT_COORDINATOR)
         elif verifies:
@@ -220,9 +222,7 @@ def txn_offset_commit(call: Call) -> Any:
     commit = Commit(call, request.topics, by_id=call.version >= _FIRST_COMMIT_WITH_IDS)
     producer = ProducerIdAndEpoch(request.producer_id, request.producer_epoch)
     if not coordinates(call, request.group_id):
-        return _committed(
-            call, commit, Completion.failed(NotCoordinatorError("Another broker coordinates this group."))
-        )
+        return _committed(call, commit, Completion.failed(not_coordinator(call)))
 
     def write(added: Completion[None]) -> Any:
         done = added
@@ -240,7 +240,7 @@ def txn_offset_commit(call: Call) -> Any:
             )
         return Later(done, partial(_committed, call, commit))
 
-    if call.version < _FIRST_THAT_ADDS:
+    if call.version < _FIRST_COMMIT_THAT_ADDS:
         return write(Completion.of(None))
     return call.blocking(partial(_with_group, call, write))
 
@@ -262,25 +262,17 @@ def _committed(call: Call, commit: Commit, done: Completion[None]) -> Any:
 def end_txn(call: Call) -> Any:
     request = call.request
     if not request.transactional_id:
-        return messages.EndTxnResponse(error_code=ErrorCode.INVALID_REQUEST, producer_id=-1, producer_epoch=-1)
+        return _without_producer(messages.EndTxnResponse, ErrorCode.INVALID_REQUEST)
     producer = ProducerIdAndEpoch(request.producer_id, request.producer_epoch)
-    bumps = call.version >= _BUMPS_FROM
+    bumps = call.version >= _FIRST_END_THAT_BUMPS
     if _is_elsewhere(call, request.transactional_id):
-        Response = messages.EndTxnResponse
-        return Response(error_code=ErrorCode.NOT_COORDINATOR, producer_id=-1, producer_epoch=-1)
+        return _without_producer(messages.EndTxnResponse, ErrorCode.NOT_COORDINATOR)
     done = call.service.end_txn(request.transactional_id, producer, request.committed, bump=bumps)
     return Later(done, partial(_ended, call))
 
 
 def _ended(call: Call, done: Completion[ProducerIdAndEpoch]) -> Any:
-    Response = messages.EndTxnResponse
-    error = done.error()
-    if error is not None:
-        return Response(
-            error_code=_code(error, fences=call.version >= _FIRST_THAT_FENCES), producer_id=-1, producer_epoch=-1
-        )
-    producer = done.result()
-    return Response(producer_id=producer.producer_id, producer_epoch=producer.producer_epoch)
+    return _with_producer(messages.EndTxnResponse, done, fences=call.version >= _FIRST_THAT_FENCES)
 
 
 # -- what is open ----------------------------------------------------------------------------------------
@@ -371,11 +363,11 @@ def _describe_transactions(call: Call) -> Any:
 
 
 handlers = {
-    22: init_producer_id,
-    24: add_partitions_to_txn,
-    25: add_offsets_to_txn,
-    26: end_txn,
-    28: txn_offset_commit,
-    65: describe_transactions,
-    66: list_transactions,
+    ApiKey.INIT_PRODUCER_ID: init_producer_id,
+    ApiKey.ADD_PARTITIONS_TO_TXN: add_partitions_to_txn,
+    ApiKey.ADD_OFFSETS_TO_TXN: add_offsets_to_txn,
+    ApiKey.END_TXN: end_txn,
+    ApiKey.TXN_OFFSET_COMMIT: txn_offset_commit,
+    ApiKey.DESCRIBE_TRANSACTIONS: describe_transactions,
+    ApiKey.LIST_TRANSACTIONS: list_transactions,
 }

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from streamlog.kafka import messages, schema
+from streamlog.kafka.api_keys import ApiKey
 from tests.kafka import make_schema
 
 
@@ -28,7 +29,10 @@ def test_an_api_has_the_stable_versions_of_kafka_4_4() -> None:
     assert schema.definition("InitProducerIdRequest").versions == (0, 5)  # 6 is not stable
     assert schema.definition("InitProducerIdResponse").versions == (0, 5)
     assert schema.names()[1] == "Fetch"
-    assert set(schema.names()) == make_schema.KEYS
+    assert set(schema.names()) == make_schema.KEYS == set(ApiKey)
+    assert {each: name.upper() for each, name in schema.names().items()} == {
+        each: each.name.replace("_", "") for each in ApiKey
+    }
 
 
 def test_requests_and_responses_have_the_same_versions() -> None:
