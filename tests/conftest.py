@@ -132,6 +132,21 @@ def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestR
     return report
 
 
+def _encodable(value: Any) -> Any:
+    """What a report has, with an escape for each character that cannot be sent to another process."""
+    if isinstance(value, dict):
+        return {key: _encodable(each) for key, each in value.items()}
+    if isinstance(value, list | tuple):
+        return type(value)(map(_encodable, value))
+    return value.encode("utf-8", "backslashreplace").decode("utf-8") if isinstance(value, str) else value
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_report_to_serializable() -> Generator[None, Any, Any]:
+    """With -n a report goes to the process that prints it: a lone surrogate in what a test logged would end the run there."""
+    return _encodable((yield))
+
+
 @pytest.fixture(autouse=True)
 def _no_thread_is_left(request: pytest.FixtureRequest) -> Iterator[None]:
     """A test that leaves workers or other non-daemon threads behind fails, and they are ended by closing every log.

@@ -445,7 +445,7 @@ def test_policy_that_fails_does_not_keep_a_topic_from_being_compacted(log: Strea
     assert [record.value for record in topic.read()] == [b"last"]
 
 
-@pytest.mark.parametrize("policy", [object(), "a week", 7, timedelta(days=1)], ids=repr)
+@pytest.mark.parametrize("policy", [object(), "a week", 7, timedelta(days=1)], ids=lambda policy: type(policy).__name__)
 def test_what_is_no_policy_is_refused(log: StreamLog, policy: Any) -> None:
     with pytest.raises(streamlog.ConfigError, match="retention"):
         log.create_topic("t", retention=policy)

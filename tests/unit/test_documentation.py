@@ -188,8 +188,8 @@ def test_the_two_commands_at_the_top_of_the_readme_are_the_ones_that_are_checked
         "pip install '.[test]' && python -m pytest",
     ]
     for line in first:
-        # The tests with --full: those that the command runs, and the slow ones.
-        assert re.search(rf"^\s*{re.escape(line)}( --full)?$", CI, re.MULTILINE), f"not in .ci/run: {line}"
+        # The tests with --full and on each core: those that the command runs, and the slow ones.
+        assert re.search(rf"^\s*{re.escape(line)}( --full -n auto --.*)?$", CI, re.MULTILINE), f"not in .ci/run: {line}"
 
 
 @pytest.mark.parametrize("name", list(DOCUMENTS))

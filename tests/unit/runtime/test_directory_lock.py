@@ -57,7 +57,7 @@ def test_a_lock_whose_holder_is_dead_is_not_held(path: str) -> None:
     assert DirectoryLock(path).holder() is None
 
 
-@pytest.mark.parametrize("pid", [1, os.getpid()])
+@pytest.mark.parametrize("pid", [1, os.getpid()], ids=["of init", "of this process"])
 def test_a_dead_owner_is_not_alive_because_its_pid_is_anothers_now(tmp_path: Path, pid: int) -> None:
     (tmp_path / "lock").write_text(f"{pid}\n")
     assert DirectoryLock(str(tmp_path / "lock")).holder() is None
