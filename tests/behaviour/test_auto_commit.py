@@ -23,6 +23,7 @@ from streamlog import (
     TopicPartition,
 )
 from streamlog.testing import ManualClock
+from tests.contents import fill
 from tests.times import LONG
 
 from .member_time import Liveness
@@ -32,13 +33,6 @@ P0, P1 = TopicPartition("t", 0), TopicPartition("t", 1)
 
 class Trouble(Exception):
     """What a handler raises here."""
-
-
-def fill(log: streamlog.StreamLog, count: int = 6, *, partitions: int = 1) -> streamlog.Topic[Any, Any]:
-    topic = log.create_topic("t", partitions=partitions)
-    for partition in range(partitions):
-        topic.send_many([f"{partition}:{n}" for n in range(count)], partition=partition).result()
-    return topic
 
 
 def committed(log: streamlog.StreamLog, partition: TopicPartition = P0) -> int | None:
@@ -53,7 +47,7 @@ def consumer_of(log: streamlog.StreamLog, **config: Any) -> streamlog.Consumer[A
 
 
 def test_in_a_for_loop_a_record_is_finished_when_the_next_is_asked_for(log: streamlog.StreamLog) -> None:
-    fill(log)
+    fill(log, 6)
     consumer = consumer_of(log)
     for record in consumer:
         if record.offset == 2:
@@ -63,7 +57,7 @@ def test_in_a_for_loop_a_record_is_finished_when_the_next_is_asked_for(log: stre
 
 
 def test_a_loop_that_is_left_with_its_first_record_in_hand_has_finished_none(log: streamlog.StreamLog) -> None:
-    fill(log)
+    fill(log, 6)
     consumer = consumer_of(log)
     next(consumer)
     consumer.close()
@@ -71,7 +65,7 @@ def test_a_loop_that_is_left_with_its_first_record_in_hand_has_finished_none(log
 
 
 def test_until_end_finishes_its_last_record_when_it_is_asked_for_more(log: streamlog.StreamLog) -> None:
-    fill(log)
+    fill(log, 6)
     consumer = consumer_of(log)
     assert len(list(consumer.until_end())) == 6
     consumer.close()
@@ -79,7 +73,7 @@ def test_until_end_finishes_its_last_record_when_it_is_asked_for_more(log: strea
 
 
 def test_until_end_left_early_does_not_finish_the_record_in_hand(log: streamlog.StreamLog) -> None:
-    fill(log)
+    fill(log, 6)
     consumer = consumer_of(log)
     for record in consumer.until_end():
         if record.offset == 3:
@@ -89,7 +83,7 @@ def test_until_end_left_early_does_not_finish_the_record_in_hand(log: streamlog.
 
 
 def test_a_stopped_loop_has_finished_its_last_record(log: streamlog.StreamLog) -> None:
-    fill(log)
+    fill(log, 6)
     consumer = consumer_of(log)
     for record in consumer:
         if record.offset == 2:
@@ -102,7 +96,7 @@ def test_a_stopped_loop_has_finished_its_last_record(log: streamlog.StreamLog) -
 
 
 def test_polled_records_are_finished_at_the_next_poll(log: streamlog.StreamLog) -> None:
-    fill(log)
+    fill(log, 6)
     consumer = consumer_of(log)
     consumer.poll(max_records=3)
     consumer.poll(max_records=2)
@@ -111,7 +105,7 @@ def test_polled_records_are_finished_at_the_next_poll(log: streamlog.StreamLog) 
 
 
 def test_an_empty_poll_finishes_too(log: streamlog.StreamLog) -> None:
-    fill(log)
+    fill(log, 6)
     consumer = consumer_of(log)
     assert len(consumer.poll()) == 6
     assert consumer.poll() == []
@@ -120,7 +114,7 @@ def test_an_empty_poll_finishes_too(log: streamlog.StreamLog) -> None:
 
 
 def test_polled_batches_are_finished_at_the_next_poll(log: streamlog.StreamLog) -> None:
-    fill(log)
+    fill(log, 6)
     consumer = consumer_of(log)
     consumer.poll_batches(max_records=3)
     consumer.poll_batches(max_records=2)
@@ -129,7 +123,7 @@ def test_polled_batches_are_finished_at_the_next_poll(log: streamlog.StreamLog) 
 
 
 def test_a_poll_after_a_loop_finishes_the_record_of_the_loop(log: streamlog.StreamLog) -> None:
-    fill(log)
+    fill(log, 6)
     consumer = consumer_of(log)
     next(consumer)
     next(consumer)
@@ -139,7 +133,7 @@ def test_a_poll_after_a_loop_finishes_the_record_of_the_loop(log: streamlog.Stre
 
 
 def test_records_of_a_poll_that_was_not_finished_are_delivered_again(log: streamlog.StreamLog) -> None:
-    fill(log)
+    fill(log, 6)
     consumer = consumer_of(log)
     consumer.poll(max_records=4)
     consumer.close()
@@ -151,7 +145,7 @@ def test_records_of_a_poll_that_was_not_finished_are_delivered_again(log: stream
 
 
 def test_a_block_that_ends_well_finishes_everything_handed_out(log: streamlog.StreamLog) -> None:
-    fill(log)
+    fill(log, 6)
     with consumer_of(log) as consumer:
         consumer.poll(max_records=4)
     assert committed(log) == 4
@@ -160,7 +154,7 @@ def test_a_block_that_ends_well_finishes_everything_handed_out(log: streamlog.St
 def test_a_block_that_ends_well_finishes_the_record_in_hand_of_a_loop_and_no_prefetched_one(
     log: streamlog.StreamLog,
 ) -> None:
-    fill(log)
+    fill(log, 6)
     with consumer_of(log) as consumer:
         for record in consumer:
             if record.offset == 2:
@@ -172,7 +166,7 @@ def test_a_block_that_ends_well_finishes_the_record_in_hand_of_a_loop_and_no_pre
 def test_a_block_that_ends_with_an_exception_does_not_finish_the_record_in_hand(
     log: streamlog.StreamLog, error: type[BaseException]
 ) -> None:
-    fill(log)
+    fill(log, 6)
     with pytest.raises(error), consumer_of(log) as consumer:
         for record in consumer:
             if record.offset == 2:
@@ -181,7 +175,7 @@ def test_a_block_that_ends_with_an_exception_does_not_finish_the_record_in_hand(
 
 
 def test_an_exception_after_a_poll_leaves_all_its_records_unfinished(log: streamlog.StreamLog) -> None:
-    fill(log)
+    fill(log, 6)
     with pytest.raises(Trouble), consumer_of(log) as consumer:
         consumer.poll(max_records=2)
         consumer.poll(max_records=2)
@@ -191,7 +185,7 @@ def test_an_exception_after_a_poll_leaves_all_its_records_unfinished(log: stream
 
 def test_closing_the_log_is_a_bare_close(tmp_path: Path, clock: ManualClock) -> None:
     log = streamlog.open(tmp_path / "data", clock=clock)
-    fill(log)
+    fill(log, 6)
     consumer = consumer_of(log)
     consumer.poll(max_records=2)
     consumer.poll(max_records=2)
@@ -213,7 +207,7 @@ def test_nothing_handed_out_commits_the_position_that_was_established(log: strea
 
 
 def test_a_forgotten_consumer_does_not_finish_what_it_had_in_hand(log: streamlog.StreamLog) -> None:
-    fill(log)
+    fill(log, 6)
     consumer = consumer_of(log)
     consumer.poll(max_records=2)
     consumer.poll(max_records=2)
@@ -342,7 +336,7 @@ def test_a_record_that_a_deserializer_refuses_with_an_error_of_ours_does_not_bri
 
 
 def test_commit_commits_everything_handed_out_and_no_prefetched_record(log: streamlog.StreamLog) -> None:
-    fill(log, partitions=2)
+    fill(log, 6, partitions=2)
     consumer = consumer_of(log)
     handed_out = consumer.poll(max_records=2) + consumer.poll(max_records=7)
     consumer.commit()
@@ -353,7 +347,7 @@ def test_commit_commits_everything_handed_out_and_no_prefetched_record(log: stre
 
 
 def test_commit_in_a_for_loop_includes_the_record_in_hand(log: streamlog.StreamLog) -> None:
-    fill(log)
+    fill(log, 6)
     consumer = consumer_of(log)
     for record in consumer:
         if record.offset == 2:
@@ -364,7 +358,7 @@ def test_commit_in_a_for_loop_includes_the_record_in_hand(log: streamlog.StreamL
 
 
 def test_commit_of_a_record_commits_through_it_and_its_partition_alone(log: streamlog.StreamLog) -> None:
-    fill(log, partitions=2)
+    fill(log, 6, partitions=2)
     consumer = consumer_of(log, enable_auto_commit=False)
     records = list(consumer.until_end())
     third = next(record for record in records if (record.partition, record.offset) == (1, 2))
@@ -374,7 +368,7 @@ def test_commit_of_a_record_commits_through_it_and_its_partition_alone(log: stre
 
 
 def test_a_record_committed_by_itself_counts_as_finished(log: streamlog.StreamLog) -> None:
-    fill(log)
+    fill(log, 6)
     consumer = consumer_of(log)
     records = consumer.poll()
     consumer.commit(records[3])
@@ -383,7 +377,7 @@ def test_a_record_committed_by_itself_counts_as_finished(log: streamlog.StreamLo
 
 
 def test_explicit_offsets_are_the_next_to_read_and_keys_may_be_tuples(log: streamlog.StreamLog) -> None:
-    fill(log, partitions=2)
+    fill(log, 6, partitions=2)
     with consumer_of(log, enable_auto_commit=False) as consumer:
         consumer.poll(max_records=1)
         consumer.commit({P0: 5})
@@ -395,7 +389,7 @@ def test_explicit_offsets_are_the_next_to_read_and_keys_may_be_tuples(log: strea
 
 
 def test_metadata_is_kept_beside_the_offset(log: streamlog.StreamLog) -> None:
-    fill(log)
+    fill(log, 6)
     with consumer_of(log, enable_auto_commit=False) as consumer:
         consumer.poll()
         consumer.commit({P0: OffsetAndMetadata(4, "half of it")})
@@ -405,7 +399,7 @@ def test_metadata_is_kept_beside_the_offset(log: streamlog.StreamLog) -> None:
 
 
 def test_committed_is_none_until_something_is(log: streamlog.StreamLog) -> None:
-    fill(log, partitions=2)
+    fill(log, 6, partitions=2)
     with consumer_of(log, enable_auto_commit=False) as consumer:
         assert consumer.committed(P0) is None
         consumer.poll()
@@ -417,7 +411,7 @@ def test_committed_is_none_until_something_is(log: streamlog.StreamLog) -> None:
 def test_a_commit_that_makes_no_sense_is_refused_and_changes_nothing(
     log: streamlog.StreamLog, offsets: dict[TopicPartition, int]
 ) -> None:
-    fill(log)
+    fill(log, 6)
     with consumer_of(log, enable_auto_commit=False) as consumer:
         consumer.poll()
         consumer.commit({P0: 2})
@@ -430,7 +424,7 @@ def test_a_commit_that_makes_no_sense_is_refused_and_changes_nothing(
 
 
 def test_auto_commit_commits_what_is_finished_once_the_interval_is_over(log: streamlog.StreamLog) -> None:
-    fill(log)
+    fill(log, 6)
     with consumer_of(log, auto_commit_interval_ms=0) as consumer:
         consumer.poll(max_records=2)
         assert committed(log) is None
@@ -441,7 +435,7 @@ def test_auto_commit_commits_what_is_finished_once_the_interval_is_over(log: str
 
 
 def test_auto_commit_does_not_commit_before_the_interval_is_over(log: streamlog.StreamLog) -> None:
-    fill(log)
+    fill(log, 6)
     with consumer_of(log, auto_commit_interval_ms=3_600_000) as consumer:
         for _ in range(6):
             consumer.poll(max_records=1)
@@ -450,14 +444,14 @@ def test_auto_commit_does_not_commit_before_the_interval_is_over(log: streamlog.
 
 
 def test_auto_commit_in_a_for_loop_never_commits_the_record_in_hand(log: streamlog.StreamLog) -> None:
-    fill(log)
+    fill(log, 6)
     with consumer_of(log, auto_commit_interval_ms=0) as consumer:
         for record in consumer.until_end():
             assert (committed(log) or 0) <= record.offset
 
 
 def test_without_auto_commit_only_explicit_commits_count(log: streamlog.StreamLog) -> None:
-    fill(log)
+    fill(log, 6)
     with consumer_of(log, enable_auto_commit=False, auto_commit_interval_ms=0) as consumer:
         for _ in range(6):
             consumer.poll(max_records=1)
@@ -471,7 +465,7 @@ def test_without_auto_commit_only_explicit_commits_count(log: streamlog.StreamLo
 
 
 def test_committing_each_record_by_hand_never_loses_or_repeats_one(log: streamlog.StreamLog) -> None:
-    fill(log)
+    fill(log, 6)
     seen: list[int] = []
     while len(seen) < 6:
         consumer = consumer_of(log, enable_auto_commit=False)
@@ -499,7 +493,7 @@ def lose_partition(log: streamlog.StreamLog, **config: Any) -> tuple[Any, Any]:
 
 @pytest.mark.parametrize("auto", [True, False])
 def test_an_explicit_commit_of_a_lost_partition_fails_and_commits_nothing(log: streamlog.StreamLog, auto: bool) -> None:
-    fill(log)
+    fill(log, 6)
     loser, winner = lose_partition(log, enable_auto_commit=auto)
     for offsets in (None, {P0: 2}):
         with pytest.raises(CommitFailedError):
@@ -515,7 +509,7 @@ def test_an_explicit_commit_of_a_lost_partition_fails_and_commits_nothing(log: s
 def test_auto_commit_of_a_lost_partition_warns_and_rejoins(
     log: streamlog.StreamLog, caplog: pytest.LogCaptureFixture
 ) -> None:
-    fill(log)
+    fill(log, 6)
     loser, winner = lose_partition(log)
     winner.commit()
     with warnings.catch_warnings(record=True) as caught, caplog.at_level(logging.WARNING, logger="streamlog"):
@@ -533,7 +527,7 @@ def test_auto_commit_of_a_lost_partition_warns_and_rejoins(
 
 
 def test_a_member_that_was_evicted_for_not_polling_cannot_commit(log: streamlog.StreamLog) -> None:
-    fill(log)
+    fill(log, 6)
     liveness = Liveness(log)
     stuck = consumer_of(log, max_poll_interval_ms=1_000)
     assert len(stuck.poll()) == 6
@@ -547,7 +541,7 @@ def test_a_member_that_was_evicted_for_not_polling_cannot_commit(log: streamlog.
 
 
 def test_a_block_around_a_lost_partition_ends_quietly(log: streamlog.StreamLog) -> None:
-    fill(log)
+    fill(log, 6)
     loser, winner = lose_partition(log)
     winner.commit()
     with loser:
@@ -562,7 +556,7 @@ def test_a_block_around_a_lost_partition_ends_quietly(log: streamlog.StreamLog) 
 
 def test_commits_come_back_after_reopening(tmp_path: Path, clock: ManualClock) -> None:
     with streamlog.open(tmp_path / "data", clock=clock) as log:
-        fill(log, partitions=2)
+        fill(log, 6, partitions=2)
         with consumer_of(log, enable_auto_commit=False) as consumer:
             consumer.poll()
             consumer.commit({P0: OffsetAndMetadata(2, "note"), P1: OffsetAndMetadata(6, "")})

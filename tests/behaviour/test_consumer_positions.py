@@ -12,23 +12,10 @@ import pytest
 import streamlog
 from streamlog import OffsetAndTimestamp, OffsetOutOfRangeError, StreamlogError, TopicPartition
 from streamlog.testing import ManualClock
+from tests.contents import drain, fill
 from tests.times import LONG
 
 P0, P1 = TopicPartition("t", 0), TopicPartition("t", 1)
-
-
-def fill(log: streamlog.StreamLog, count: int, *, partitions: int = 1) -> streamlog.Topic[Any, Any]:
-    topic = log.create_topic("t", partitions=partitions)
-    for partition in range(partitions):
-        topic.send_many([f"{partition}:{n}" for n in range(count)], partition=partition).result()
-    return topic
-
-
-def drain(consumer: streamlog.Consumer[Any, Any]) -> list[Any]:
-    records: list[Any] = []
-    while handed_out := consumer.poll():
-        records += handed_out
-    return records
 
 
 def offsets_of(records: list[Any]) -> list[int]:

@@ -11,27 +11,13 @@ import pytest
 
 import streamlog
 from streamlog import TopicPartition
+from tests.contents import drain, fill
 from tests.times import LONG
 
 from .member_time import PassingTime
 
 InThread = Callable[[Callable[[], Any]], Future[Any]]
 # Longer than any wake-up takes, short enough that a lost one is found: no passing test waits for it.
-
-
-def fill(log: streamlog.StreamLog, count: int, *, partitions: int = 1, name: str = "t") -> streamlog.Topic[Any, Any]:
-    """A topic whose value at offset n of partition p is b"p:n"."""
-    topic = log.create_topic(name, partitions=partitions)
-    for partition in range(partitions):
-        topic.send_many([f"{partition}:{n}" for n in range(count)], partition=partition).result()
-    return topic
-
-
-def drain(consumer: streamlog.Consumer[Any, Any]) -> list[Any]:
-    records: list[Any] = []
-    while handed_out := consumer.poll():
-        records += handed_out
-    return records
 
 
 # Polling

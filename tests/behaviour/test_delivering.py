@@ -16,16 +16,11 @@ from streamlog.testing import FaultyDisk, ManualClock, SimulatedDisk
 from tests.contents import values_of
 
 OpenLog = Callable[..., StreamLog]
-HOUR_MS = 3_600_000
 
 
 @pytest.fixture
 def topic(log: StreamLog) -> Topic:
     return log.create_topic("t")
-
-
-def ends_of(topic: Topic) -> list[int]:
-    return [topic.partition(n).log_end_offset for n in range(topic.partitions)]
 
 
 # Linger, flush, close

@@ -23,8 +23,6 @@ from tests.contents import values
 from tests.sampling import Sampled
 from tests.stress.failing_calls import ERRORS, cases, clean_run
 
-OpenLog = Callable[..., streamlog.StreamLog]
-
 
 @pytest.fixture
 def machine() -> SimulatedDisk:

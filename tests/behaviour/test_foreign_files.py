@@ -6,7 +6,6 @@ import contextlib
 import json
 import os
 import stat
-import subprocess
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -15,26 +14,15 @@ import pytest
 
 import streamlog
 from streamlog import StreamLog
-from tests.contents import file_contents
+from tests.contents import file_contents, fill_with_everything
 
-Child = Callable[..., "subprocess.Popen[str]"]
 OpenLog = Callable[..., StreamLog]
-Reopen = Callable[..., StreamLog]
-
-
-def fill(log: StreamLog) -> None:
-    plain = log.create_topic("plain", partitions=3, segment_bytes=2000)
-    for n in range(120):
-        plain.send(b"v%d" % n, b"k%d" % n, headers={"n": str(n)}, timestamp_ms=1_600_000_000_000 + n * 7 % 50)
-    plain.send_many([b"x" * 300, None, b""] * 30, [None, b"", b"k"] * 30)
-    log.create_topic("empty", retention_bytes=5000)
-    plain.delete_records({0: plain.partition(0).log_end_offset // 2})
 
 
 def test_files_are_for_the_owner_alone(log: StreamLog, path: Path) -> None:
     before = os.umask(0)
     try:
-        fill(log)
+        fill_with_everything(log)
         log["plain"].apply_retention()
         log.close()
     finally:
@@ -60,7 +48,7 @@ def use(log: StreamLog) -> None:
 @pytest.mark.parametrize("place", [0, 1, 2, 3], ids=["streamlog.json", "lock", "segment", "partition.state"])
 @pytest.mark.parametrize("kind", ["symlink", "fifo", "directory"])
 def test_planted_file_is_refused(log: StreamLog, open_log: OpenLog, path: Path, kind: str, place: int) -> None:
-    fill(log)
+    fill_with_everything(log)
     log.close()
     victim = planted_places(path)[place]
     listener = path.parent / "outside"
@@ -79,7 +67,7 @@ def test_planted_file_is_refused(log: StreamLog, open_log: OpenLog, path: Path, 
 
 @pytest.mark.damaged
 def test_planted_partition_directory_is_refused(log: StreamLog, open_log: OpenLog, path: Path) -> None:
-    fill(log)
+    fill_with_everything(log)
     log.close()
     victim = planted_places(path)[2].parent
     listener = path.parent / "outside"
@@ -113,7 +101,7 @@ def rewrite_owner_file(path: Path, **changes: Any) -> None:
 
 @pytest.mark.damaged
 def test_newer_format_is_refused(log: StreamLog, open_log: OpenLog, path: Path) -> None:
-    fill(log)
+    fill_with_everything(log)
     log.close()
     rewrite_owner_file(path, format=999, min_reader=999)
     before = file_contents(path)
@@ -127,7 +115,7 @@ def test_newer_format_is_refused(log: StreamLog, open_log: OpenLog, path: Path) 
 def test_a_log_of_an_older_format_is_refused_by_everything_that_opens_one(
     log: StreamLog, open_log: OpenLog, path: Path, tmp_path: Path, number: int
 ) -> None:
-    fill(log)
+    fill_with_everything(log)
     log.close()
     rewrite_owner_file(path, format=number, min_reader=number)
     before = file_contents(path)
@@ -147,7 +135,7 @@ def test_a_log_of_an_older_format_is_refused_by_everything_that_opens_one(
 def test_owner_file_that_makes_no_sense_is_refused(
     log: StreamLog, open_log: OpenLog, path: Path, text: str, authoritative: Callable[[], dict[str, bytes]]
 ) -> None:
-    fill(log)
+    fill_with_everything(log)
     log.close()
     (path / "streamlog.json").write_text(text)
     before = authoritative()

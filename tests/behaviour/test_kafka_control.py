@@ -17,27 +17,18 @@ import streamlog
 from streamlog import ConfigError
 from streamlog.errors import ClosedError, UnknownMemberIdError
 from streamlog.kafka import Control, Listener, error_responses, messages, protocol, schema
+from streamlog.kafka.api_keys import ApiKey
 from streamlog.kafka.errors import ErrorCode
 from streamlog.testing import ManualClock
 from tests.kafka.clients import SETTINGS, WAIT_S, asked, asked_at, consumed, errors_in, frame_of
+from tests.kafka.fixtures import listener_of_log, log_of_three_brokers
 from tests.kafka.random_messages import random_message
 
 from .traffic import eventually
 
 confluent_kafka = pytest.importorskip("confluent_kafka", reason="confluent-kafka is not installed")
-PRODUCE, FETCH = 0, 1
-
-
-@pytest.fixture
-def log() -> Iterator[streamlog.StreamLog]:
-    with streamlog.open(brokers=3) as log:
-        yield log
-
-
-@pytest.fixture
-def listener(log: streamlog.StreamLog) -> Iterator[Listener]:
-    with Listener(log, initial_rebalance_delay_ms=20) as listener:
-        yield listener
+log = log_of_three_brokers
+listener = listener_of_log
 
 
 @pytest.fixture
@@ -191,9 +182,9 @@ def test_an_injected_error_is_in_the_response_of_every_api_and_version(key: int,
         for version in range(low, high + 1):
             for code in (ErrorCode.NOT_LEADER_OR_FOLLOWER, ErrorCode.NOT_COORDINATOR):
                 request = random_message(rng, f"{name}Request", version)
-                if key == PRODUCE:
+                if key == ApiKey.PRODUCE:
                     request.acks = 1
-                if key == FETCH:
+                if key == ApiKey.FETCH:
                     request.session_id, request.session_epoch = 0, -1
                 depth = error_responses.depth_of(key, version, code)
                 places = error_responses.places_of(key, version, request, depth)

@@ -2,28 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import Any
-
-import pytest
 
 import streamlog
 from streamlog.kafka import Listener, messages
 from streamlog.kafka.errors import ErrorCode
 from tests.behaviour.traffic import eventually
 from tests.kafka.clients import asked, asked_at
+from tests.kafka.fixtures import listener_of_log, log_of_three_brokers
 
-
-@pytest.fixture
-def log() -> Iterator[streamlog.StreamLog]:
-    with streamlog.open(brokers=3) as log:
-        yield log
-
-
-@pytest.fixture
-def listener(log: streamlog.StreamLog) -> Iterator[Listener]:
-    with Listener(log) as listener:
-        yield listener
+log = log_of_three_brokers
+listener = listener_of_log
 
 
 def replicas_of(log: streamlog.StreamLog, topic: str) -> list[tuple[int, ...]]:

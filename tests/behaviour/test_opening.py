@@ -22,7 +22,6 @@ from .gated_disk import LONG, GatedDisk
 
 Child = Callable[..., "subprocess.Popen[str]"]
 OpenLog = Callable[..., StreamLog]
-Reopen = Callable[..., StreamLog]
 
 
 # Where a log may be

@@ -10,21 +10,9 @@ from typing import Any
 import pytest
 
 import streamlog
-from streamlog import StreamLog, Topic
+from streamlog import StreamLog
 from streamlog.testing import ManualClock
-
-OpenLog = Callable[..., StreamLog]
-HOUR_MS = 3_600_000
-
-
-@pytest.fixture
-def topic(log: StreamLog) -> Topic:
-    return log.create_topic("t")
-
-
-def ends_of(topic: Topic) -> list[int]:
-    return [topic.partition(n).log_end_offset for n in range(topic.partitions)]
-
+from tests.contents import ends_of
 
 UUID_KEY = "fd7af248-ce5c-46a5-93d7-1c0c9005b99d"
 # From the unit test of the Java client: key, its murmur2 as a signed number.

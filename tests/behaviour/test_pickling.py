@@ -26,9 +26,7 @@ from tests.times import LONG
 
 from .held_files import descriptors
 
-Child = Callable[..., "subprocess.Popen[str]"]
 OpenLog = Callable[..., StreamLog]
-Reopen = Callable[..., StreamLog]
 RunScript = Callable[..., "subprocess.CompletedProcess[str]"]
 
 

@@ -12,22 +12,17 @@ import pytest
 import streamlog
 from streamlog import Delivery, RecordMetadata, StreamLog, Topic
 from streamlog.runtime.disk import OsDisk
-from tests.contents import values_of
+from tests.contents import ends_of, values_of
 from tests.times import LONG
 
 from .gated_disk import GatedDisk
 
 OpenLog = Callable[..., StreamLog]
-HOUR_MS = 3_600_000
 
 
 @pytest.fixture
 def topic(log: StreamLog) -> Topic:
     return log.create_topic("t")
-
-
-def ends_of(topic: Topic) -> list[int]:
-    return [topic.partition(n).log_end_offset for n in range(topic.partitions)]
 
 
 # Bounds

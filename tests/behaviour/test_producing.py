@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from datetime import timedelta
 from typing import Any
 
@@ -10,19 +10,14 @@ import pytest
 
 import streamlog
 from streamlog import Producer, RecordMetadata, StreamLog, Topic
-from tests.contents import values_of
+from tests.contents import ends_of, values_of
 
-OpenLog = Callable[..., StreamLog]
 HOUR_MS = 3_600_000
 
 
 @pytest.fixture
 def topic(log: StreamLog) -> Topic:
     return log.create_topic("t")
-
-
-def ends_of(topic: Topic) -> list[int]:
-    return [topic.partition(n).log_end_offset for n in range(topic.partitions)]
 
 
 # One record

@@ -11,19 +11,11 @@ from typing import Any
 import pytest
 
 from streamlog import StreamLog
+from tests.contents import fill_with_everything
 
 Child = Callable[..., "subprocess.Popen[str]"]
 OpenLog = Callable[..., StreamLog]
 Reopen = Callable[..., StreamLog]
-
-
-def fill(log: StreamLog) -> None:
-    plain = log.create_topic("plain", partitions=3, segment_bytes=2000)
-    for n in range(120):
-        plain.send(b"v%d" % n, b"k%d" % n, headers={"n": str(n)}, timestamp_ms=1_600_000_000_000 + n * 7 % 50)
-    plain.send_many([b"x" * 300, None, b""] * 30, [None, b"", b"k"] * 30)
-    log.create_topic("empty", retention_bytes=5000)
-    plain.delete_records({0: plain.partition(0).log_end_offset // 2})
 
 
 def state(log: StreamLog) -> dict[str, Any]:
@@ -43,7 +35,7 @@ def state(log: StreamLog) -> dict[str, Any]:
 
 
 def test_everything_is_there_after_reopening(log: StreamLog, reopen: Reopen) -> None:
-    fill(log)
+    fill_with_everything(log)
     before = state(log)
     assert len(before["plain"][-1]) > 100
     log = reopen(log)
@@ -52,7 +44,7 @@ def test_everything_is_there_after_reopening(log: StreamLog, reopen: Reopen) -> 
 
 
 def test_everything_is_there_without_the_derived_files(log: StreamLog, open_log: OpenLog, path: Path) -> None:
-    fill(log)
+    fill_with_everything(log)
     before = state(log)
     log.close()
     derived = [file for file in path.rglob("*") if file.suffix == ".index" or file.name == "published"]
@@ -69,7 +61,7 @@ def test_everything_is_there_without_the_derived_files(log: StreamLog, open_log:
 @pytest.mark.damaged
 @pytest.mark.parametrize("damage", ["empty", "zeros", "garbage", "cut", "of another segment"])
 def test_damaged_derived_files_change_no_answer(log: StreamLog, open_log: OpenLog, path: Path, damage: str) -> None:
-    fill(log)
+    fill_with_everything(log)
     before = state(log)
     log.close()
     derived = [file for file in path.rglob("*") if file.suffix == ".index" or file.name == "published"]

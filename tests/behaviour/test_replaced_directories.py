@@ -14,7 +14,6 @@ from streamlog import LogDirNotFoundError, StreamLog
 from streamlog.testing import ManualClock, SimulatedDisk
 from tests.contents import file_contents
 
-OpenLog = Callable[..., StreamLog]
 RunScript = Callable[..., "subprocess.CompletedProcess[str]"]
 
 # Another process makes a log of its own at the path.

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +12,6 @@ from streamlog import ConfigError, FormatError, StreamLog, TopicPartition
 from streamlog.replication.fetcher import ReplicaFetcher
 from streamlog.replication.partition import Partition
 from streamlog.testing import ManualClock, SimulatedDisk
-
-Open = Callable[..., StreamLog]
 
 
 def values(log: StreamLog, topic: str = "t") -> list[bytes | None]:

@@ -2,26 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 import pytest
 
 import streamlog
 from streamlog import StreamLog, Topic, serde
-from tests.contents import values_of
-
-OpenLog = Callable[..., StreamLog]
-HOUR_MS = 3_600_000
+from tests.contents import ends_of, values_of
 
 
 @pytest.fixture
 def topic(log: StreamLog) -> Topic:
     return log.create_topic("t")
-
-
-def ends_of(topic: Topic) -> list[int]:
-    return [topic.partition(n).log_end_offset for n in range(topic.partitions)]
 
 
 def test_serializers_of_a_producer(log: StreamLog, topic: Topic) -> None:

@@ -16,7 +16,6 @@ from streamlog.config import ConsumerConfig, ProducerConfig, TopicConfig
 from streamlog.testing import ManualClock
 from tests.times import LONG
 
-OpenLog = Callable[..., StreamLog]
 DAY_S = 86_400
 LONG_MAX = 2**63 - 1
 

@@ -9,6 +9,7 @@ import pytest
 
 import streamlog
 from streamlog import CommitFailedError, ConfigError, TopicPartition, UnknownTopicOrPartitionError
+from tests.contents import drain
 from tests.times import LONG
 
 P0, P1 = TopicPartition("t", 0), TopicPartition("t", 1)
@@ -20,13 +21,6 @@ def make(log: streamlog.StreamLog, *names: str, partitions: int = 1) -> None:
         topic = log.create_topic(name, partitions=partitions)
         for partition in range(partitions):
             topic.send(name, partition=partition).result()
-
-
-def drain(consumer: streamlog.Consumer[Any, Any]) -> list[Any]:
-    records: list[Any] = []
-    while handed_out := consumer.poll():
-        records += handed_out
-    return records
 
 
 def topics_seen(consumer: streamlog.Consumer[Any, Any]) -> list[str]:

@@ -17,6 +17,12 @@ def temporary_log() -> Iterator[streamlog.StreamLog]:
 
 
 @pytest.fixture
+def log_of_three_brokers() -> Iterator[streamlog.StreamLog]:
+    with streamlog.open(brokers=3) as log:
+        yield log
+
+
+@pytest.fixture
 def listener_of_log(log: streamlog.StreamLog) -> Iterator[Listener]:
     with Listener(log, initial_rebalance_delay_ms=20) as listener:
         yield listener
