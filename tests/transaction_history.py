@@ -251,9 +251,9 @@ class TransactionHistory:
 
     def _all_or_nothing(self, place: Place, found: Mapping[int, str], end: int) -> None:
         """Before `end`: what lies behind it is hidden by an open transaction, whatever became of its own one."""
-        heads = set(found.values())
-        transactions = {self.sent[head].transaction for head in heads}
-        transactions.update(each for each in self._incomplete if each.is_answered)
+        heads = dict.fromkeys(found.values())
+        transactions = dict.fromkeys(self.sent[head].transaction for head in heads)
+        transactions.update((each, None) for each in self._incomplete if each.is_answered)
         for transaction in transactions:
             missing = [
                 head

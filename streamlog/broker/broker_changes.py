@@ -51,7 +51,7 @@ class BrokerChanges:
         self._shut = shut
         self._started = started
         self._failures: dict[Broker, StreamlogError] = {}
-        self._whole_work: set[Completion[None]] = set()
+        self._whole_work: dict[Completion[None], None] = {}
 
     def replace_gone(self) -> None:
         """Have others replace the brokers whose failure is known, or whose directory is gone, before the log is closed: the next
@@ -233,9 +233,9 @@ class BrokerChanges:
                 done.fail(error)
             else:
                 done.complete(None)
-            self._whole_work.discard(done)
+            self._whole_work.pop(done, None)
 
-        self._whole_work.add(done)
+        self._whole_work[done] = None
         self._timers.at(self._timers.now_ms(), task)
         if self._topics.closed is not None:  # maybe after `close` has looked, and the timers have ended
             done.fail(self._topics.closed.copy())

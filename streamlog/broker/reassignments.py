@@ -54,14 +54,14 @@ class Reassignments:
         self._brokers = brokers
         self._moves = moves
         self._timers = timers
-        self._under_way: set[str] = set()
-        """The topics of which partitions are reassigned; maybe some more."""
+        self._under_way: dict[str, None] = {}
+        """The topics of which partitions are reassigned; maybe some more. In the order in which that began."""
         self._waiting: list[tuple[Moves, Completion[None]]] = []
 
     def open(self) -> None:
         """Go on with what was under way when the log was closed, or crashed."""
         image = self._topics.image
-        self._under_way.update(name.topic for name in _moving(image, image.topics))
+        self._under_way.update((name.topic, None) for name in _moving(image, image.topics))
         self._topics.on_metadata(self._look)
         self._look()
 
@@ -91,9 +91,9 @@ class Reassignments:
                 chosen[number] = _checked(topic, number, wanted, brokers)
             return chosen
 
-        self._under_way.add(topic)
+        self._under_way[topic] = None
         self._topics.reassign(topic, targets)
-        self._under_way.add(topic)  # a step that came before the change saw nothing under way
+        self._under_way[topic] = None  # a step that came before the change saw nothing under way
         self._look()
         return {TopicPartition(topic, number): target for number, target in chosen.items()}
 
@@ -113,7 +113,7 @@ class Reassignments:
     def cancel(self, moves: Moves) -> None:
         """Have the partitions that are still on their way to these replicas go back to those that they had; a broker stays."""
         targets = self._keep(moves.broker_id) if isinstance(moves, Retirement) else moves
-        for topic in {name.topic for name in self._left(targets)}:
+        for topic in dict.fromkeys(name.topic for name in self._left(targets)):
             self._topics.reassign(topic, lambda image, topic=topic: self._origins(image, topic, targets))  # type: ignore[misc]
 
     def _keep(self, broker_id: int) -> Targets:
@@ -207,7 +207,7 @@ class Reassignments:
         is_left = True
         for name, partition in controller.replicas_on(self._topics.image, broker_id):
             if broker_id in election.target_of(partition):
-                self._under_way.add(name.topic)
+                self._under_way[name.topic] = None
                 self._topics.reassign(name.topic, lambda image: self._away(image, name.topic, broker_id))  # noqa: B023
                 return True
             is_left = False
@@ -247,9 +247,9 @@ class Reassignments:
             self._topics.finish_reassignment(topic, lambda image: self._check_there(_finished(image, topic)))
         moving = _moving(self._topics.image, [topic])
         if not moving:
-            self._under_way.discard(topic)
+            self._under_way.pop(topic, None)
             if _moving(self._topics.image, [topic]):  # another thread has begun one meanwhile
-                self._under_way.add(topic)
+                self._under_way[topic] = None
             return
         for name, partition in moving.items():
             leader = election.successor(partition)
@@ -319,7 +319,7 @@ def left_in(image: Image, moves: Moves) -> dict[TopicPartition, PartitionRegistr
     """The partitions that are still on their way to these replicas, or that the broker has still."""
     if isinstance(moves, Retirement):
         return dict(controller.replicas_on(image, moves.broker_id))
-    moving = _moving(image, {name.topic for name in moves})
+    moving = _moving(image, dict.fromkeys(name.topic for name in moves))
     return {name: each for name, each in moving.items() if moves.get(name) == election.target_of(each)}
 
 

@@ -52,7 +52,7 @@ class Engine(Generic[W]):
         self.options = options
         self.work = work
         self.numbers = count()
-        self.handles: weakref.WeakSet[Any] = weakref.WeakSet()
+        self.handles: weakref.WeakKeyDictionary[Any, None] = weakref.WeakKeyDictionary()
         self.users: set[object] = set()
         self.ending = False
         self.backend = opener.connect(location, options, work)

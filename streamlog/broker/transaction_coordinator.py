@@ -345,7 +345,7 @@ class TransactionCoordinator:
         """Done once what was written to the partitions of the transaction is acknowledged."""
         nothing: frozenset[TopicPartition] = frozenset()
         names = shard.ask(lambda state: state.open_partitions(transactional_id, producer), lambda: nothing)
-        leaders = [self._host.leader(name) for name in names if name.topic in self._host.image.topics]
+        leaders = [self._host.leader(name) for name in sorted(names) if name.topic in self._host.image.topics]
         return AllDone([leader.await_high_watermark(leader.end_offset, None) for leader in leaders])
 
     # -- an operator's ---------------------------------------------------------------------------------

@@ -85,13 +85,13 @@ class StreamLog(Closing):
         self._ended = False
         self._cleanup: Cleanup = engine.work.cleanup
         self._local_members: LocalMembers = engine.work.local_members
-        self._children: weakref.WeakSet[Any] = weakref.WeakSet()
+        self._children: weakref.WeakKeyDictionary[Any, None] = weakref.WeakKeyDictionary()
         self._lock = new_lock()
         self._topic_sender = SharedProducer()
         self._transactional_producers = TransactionalProducers()
         self._listeners: list[Listener] = []
         self._attaches = True
-        engine.handles.add(self)
+        engine.handles[self] = None
         self._made = True
 
     @property
@@ -692,10 +692,10 @@ class StreamLog(Closing):
         return None if self._closed_error is not None else self._engine.service
 
     def _adopt(self, child: Any) -> None:
-        self._children.add(child)
+        self._children[child] = None
 
     def _forget(self, child: Any) -> None:
-        self._children.discard(child)
+        self._children.pop(child, None)
 
     def _next_number(self) -> int:
         return next(self._engine.numbers)

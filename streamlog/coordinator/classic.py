@@ -134,7 +134,7 @@ class ClassicGroup:
         """Whether the log does not have a generation with its assignments yet, or that the group is empty."""
         self.next_check_s = inf
         self._supported: Counter[str] = Counter()  # by protocol, how many members have it
-        self._to_sync: set[str] = set()  # members that have not sent the SyncGroup of the generation
+        self._to_sync: dict[str, None] = {}  # members that have not sent the SyncGroup of the generation
         self._join_deadline_s = self._sync_deadline_s = inf
         self._owned_before: dict[str, frozenset[TopicPartition]] = {}
         self._delay_s = self._delay_left_s = 0.0
@@ -283,8 +283,8 @@ class ClassicGroup:
         self.members = {member_id if each == former_id else each: found for each, found in self.members.items()}
         self.static[member.instance_id] = member_id
         if former_id in self._to_sync:
-            self._to_sync.remove(former_id)
-            self._to_sync.add(member_id)
+            del self._to_sync[former_id]
+            self._to_sync[member_id] = None
         if self.leader == former_id:
             self.leader = member_id
         return member
@@ -368,7 +368,7 @@ class ClassicGroup:
             self.leader = next(member_id for member_id in self.members if member_id in self.joining)
         self.protocol = self._select_protocol()
         self.state = COMPLETING
-        self._to_sync = set(self.members)
+        self._to_sync = dict.fromkeys(self.members)
         for member in self.members.values():
             member.generation = self.generation
             member.is_new = False
@@ -411,7 +411,7 @@ class ClassicGroup:
             raise errors.other_protocols(self.name, asked[0], [asked[1]])
         if self.state == PREPARING:
             raise errors.rebalancing(self.name)
-        self._to_sync.discard(member.member_id)
+        self._to_sync.pop(member.member_id, None)
         if not self._to_sync:
             self._sync_deadline_s = inf
         self.renew(member, now_s)
@@ -587,7 +587,7 @@ class ClassicGroup:
         del self.members[member_id]
         self._has_lost_members = True
         self._supported.subtract(name for name, _ in member.protocols)
-        self._to_sync.discard(member_id)
+        self._to_sync.pop(member_id, None)
         if member.instance_id is not None:
             del self.static[member.instance_id]
         if self.leader == member_id:

@@ -136,16 +136,16 @@ class Group:
         self.state = state or GroupState()
         self.to_plan = 0 if self.state.type == CLASSIC else sum(self.state.counts.values())
 
-    def replay_member(self, member_id: str, state: MemberState | None) -> set[str]:
+    def replay_member(self, member_id: str, state: MemberState | None) -> list[str]:
         """Apply a member's record, None for a tombstone; the ids of the members that can act on the change.
 
         O(partitions that it held and holds, was and is to have).
         """
         member = self.members.get(member_id)
         if member is None and state is None:
-            return set()
+            return []
         held = target = new_held = new_target = _NONE
-        actors = set()
+        actors: dict[str, None] = {}
         if member is not None:
             held, target = member.held, member.state.target
             self._uncount(member.state)
@@ -156,14 +156,14 @@ class Group:
         else:
             if member is None:
                 member = self.members[member_id] = Member(state)
-                actors.add(member_id)
+                actors[member_id] = None
             member.state = state
             new_held = member.held = frozenset(state.given)
             new_target = state.target
             member.answer = None
             self._count(state, new_held)
         if new_target is not target and new_target != target:
-            actors.add(member_id)
+            actors[member_id] = None
             self._drop(self.planned, member_id, target - new_target)
             self.planned.update(dict.fromkeys(new_target, member_id))
         if new_held != held:
@@ -171,8 +171,8 @@ class Group:
             self._drop(self.owners, member_id, released)
             self.owners.update(dict.fromkeys(new_held - held, member_id))
             # It may be its own: a partition that it did not name in a heartbeat, and may have again.
-            actors.update(self.planned[partition] for partition in released if partition in self.planned)
-        return actors
+            actors.update((self.planned[each], None) for each in sorted(released) if each in self.planned)
+        return list(actors)
 
     @staticmethod
     def _drop(of: dict[TopicPartition, str], member_id: str, partitions: Iterable[TopicPartition]) -> None:

@@ -30,7 +30,9 @@ class Groups:
     ) -> None:
         self.topic_id = topic_id
         self.by_name: dict[str, Group] = {}
-        self._pending: dict[int, set[str]] = {}  # the groups with offsets of an undecided transaction, by producer id
+        self._pending: dict[
+            int, dict[str, None]
+        ] = {}  # the groups with offsets of an undecided transaction, by producer id
         self.runtime = CoordinatorRuntime()
         self._append = append
         self._versions = count(1)  # over all groups and lives, so that no version comes twice
@@ -103,7 +105,7 @@ class Groups:
                 if group is None:
                     group = self.by_name[record.group] = Group(record.group)
                 group.offsets.replay_pending(producer_id, record.partition, record.state)
-                self._pending.setdefault(producer_id, set()).add(record.group)
+                self._pending.setdefault(producer_id, {})[record.group] = None
 
     def replay_end(self, producer_id: int, commit: bool) -> None:
         """The marker of a transaction."""

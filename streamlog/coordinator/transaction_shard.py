@@ -69,7 +69,7 @@ class TransactionShard:
         self._incarnation = incarnation
         self._expiration_ms = expiration_ms
         self._runtime = CoordinatorRuntime()
-        self._to_renew: set[str] = set()
+        self._to_renew: dict[str, None] = {}
         self._kept: dict[Beginning, float] = {}
         """The deadlines of the transactions that were open before the log was replayed again."""
         self.transactions: dict[str, TransactionMetadata] = {}
@@ -225,7 +225,7 @@ class TransactionShard:
 
         An epoch that is given out once more would have partitions take new records for ones that they have.
         """
-        self._to_renew.update(name for name, known in self.transactions.items() if self._is_of_before(known))
+        self._to_renew.update((name, None) for name, known in self.transactions.items() if self._is_of_before(known))
 
     def _is_of_before(self, known: TransactionMetadata) -> bool:
         return known.incarnation != self._incarnation
@@ -235,7 +235,7 @@ class TransactionShard:
         if not self._to_renew:
             return []
         known = {name: self.transactions[name] for name in self._to_renew if name in self.transactions}
-        self._to_renew = {name for name, each in known.items() if self._is_of_before(each)}
+        self._to_renew = {name: None for name, each in known.items() if self._is_of_before(each)}
         return [name for name in self._to_renew if not known[name].partitions]
 
     @failing

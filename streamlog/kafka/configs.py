@@ -302,15 +302,15 @@ def _change_topic(call: Call, resource: Any, texts_after: TextsAfter) -> None:
     before = given_texts(view.config, view.explicit, view.kafka_config)
     after = texts_after(resource, before, call.settings)
     settings.check_together(after)
-    touched = set(_names(resource)).union(name for name in before if name not in after)
+    touched = dict.fromkeys([*_names(resource), *(name for name in before if name not in after)])
     if _SEGMENT_BYTES in touched and INTERNAL_SEGMENT_BYTES in after:  # which goes before it
-        touched.add(INTERNAL_SEGMENT_BYTES)
+        touched[INTERNAL_SEGMENT_BYTES] = None
     if INTERNAL_SEGMENT_BYTES in touched and INTERNAL_SEGMENT_BYTES not in after:
-        touched.add(_SEGMENT_BYTES)
+        touched[_SEGMENT_BYTES] = None
     given = {name: after[name] for name in touched if name in after}
     fields = settings.from_kafka(given)
     changes = dict(fields)
-    for name in touched.intersection(settings.TOPIC).difference(after):
+    for name in [name for name in touched if name in settings.TOPIC and name not in after]:
         field = settings.TOPIC[name].field
         if field and field not in fields:
             changes[field] = _usual(call, view, name)

@@ -20,7 +20,7 @@ def refuse_to_copy(self: Any, protocol: SupportsIndex) -> NoReturn:
 
 
 def snapshot(members: Iterable[T]) -> list[T]:
-    """A copy of a WeakSet: iterating over one raises RuntimeError while another thread adds to it."""
+    """The keys of a WeakKeyDictionary: iterating over one raises RuntimeError while another thread adds to it."""
     while True:
         try:
             return list(members)

@@ -275,7 +275,7 @@ class Faults:
             len(self.ids()) > 1
             and not self.is_displaced
             and broker not in self.lost
-            and not self.flipped
+            and not (self.flipped or self._deleted)  # the copy would be damaged, and put back later
             and not (self.exchanged and broker in self.exchanged)
         ):
             cluster.note(f"a copy of the directory of broker {broker}")

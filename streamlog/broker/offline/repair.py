@@ -189,7 +189,7 @@ def _repair(source: str, target: str, disk: Disk, progress: Progress | None) -> 
     for name in here:
         others = [f"{source}/{other}" for other in here if other != name]
         reports.append(_Repair(f"{source}/{name}", f"{target}/{name}", disk, progress, others).repair())
-    for name in set(brokers) - set(here):
+    for name in [name for name in brokers if name not in here]:
         whole.problem(f"{source}/{name}", "missing", "the directory of this broker is empty; start it to fill it again")
     return RepairReport(
         source,

@@ -285,7 +285,7 @@ class ConsumerCoordinator:
             return
         # One id for the fetcher and for the committed offset: a topic may be recreated between any two calls.
         topics = {}
-        for topic in {name.topic for name in new}:
+        for topic in dict.fromkeys(name.topic for name in new):
             topics[topic] = yield from answer_of(self._service.topic(topic))
         ids = {name: topics[name.topic].id_bytes for name in new}
         committed = yield from answer_of(self._offsets.committed(new, ids, patient=patient, require_stable=True))

@@ -290,13 +290,13 @@ class Membership:
 class LocalMembers:
     """The members of groups that live in this process, by group; and the leaves that have still to be sent.
 
-    It takes no lock: members are in sets of weak references, which are copied to be iterated over. A group without
-    members has no set.
+    It takes no lock: members are in dicts of weak references, in the order in which they came, which are copied to be iterated
+    over. A group without members has no dict.
     """
 
     def __init__(self, cleanup: Cleanup) -> None:
         self._cleanup = cleanup
-        self._members: dict[str, weakref.WeakSet[Member]] = {}
+        self._members: dict[str, weakref.WeakKeyDictionary[Member, None]] = {}
         self._unsent: deque[Leave] = deque()
         self._ended: dict[
             str, deque[None]
@@ -307,15 +307,15 @@ class LocalMembers:
         if members is not None and member in members:
             return
         while True:
-            members = self._members.setdefault(group, weakref.WeakSet())
-            members.add(member)
+            members = self._members.setdefault(group, weakref.WeakKeyDictionary())
+            members[member] = None
             if self._members.get(group) is members:  # otherwise another thread found it empty and removed it
                 return
 
     def remove(self, group: str, member: Member) -> None:
         members = self._members.get(group)
         if members is not None:
-            members.discard(member)
+            members.pop(member, None)
             self.remove_if_empty(group)
 
     def remove_if_empty(self, group: str) -> None:

@@ -103,7 +103,7 @@ class SubscriptionState:
         self.in_hand: Record[Any, Any] | None = None
         self.prefetched = NOTHING
         self.lock_free = NOTHING
-        self.moved: set[TopicPartition] = set()
+        self.moved: dict[TopicPartition, None] = {}
         self.additions = 0
         self.failed: PartitionFetcher | None = None
         """The fetcher whose call raised last."""
@@ -125,7 +125,7 @@ class SubscriptionState:
 
     def add(self, fetcher: PartitionFetcher) -> None:
         self.positions[fetcher.name] = self.restarts[fetcher.name] = fetcher.position
-        self.moved.add(fetcher.name)
+        self.moved[fetcher.name] = None
         # It seeks when it has its first turn. If this call is interrupted, and another fetcher added in its place, the one that
         # stays in the queue is at no position, and is dropped.
         fetcher.position = _NOWHERE
@@ -144,7 +144,7 @@ class SubscriptionState:
             self.fetchers.pop(name, None)
             self.positions.pop(name, None)
             self.restarts.pop(name, None)
-            self.moved.discard(name)
+            self.moved.pop(name, None)
             self.paused.discard(name)
 
     def seek(self, name: TopicPartition, offset: int) -> None:
@@ -153,7 +153,7 @@ class SubscriptionState:
 
     def _move(self, name: TopicPartition, offset: int) -> None:
         self._forget(name)
-        self.moved.add(name)
+        self.moved[name] = None
         self.positions[name] = offset
         fetcher = self.fetchers[name]
         if not fetcher.queued:
@@ -191,17 +191,17 @@ class SubscriptionState:
 
     def resume(self, names: Iterable[TopicPartition]) -> None:
         """Return records of these again."""
-        resumed = self.paused.intersection(names)
+        resumed = [name for name in dict.fromkeys(names) if name in self.paused]
         for name in resumed:
             self._enqueue(self.fetchers[name])
-        self.paused -= resumed
+        self.paused.difference_update(resumed)
 
     def _drop_prefetched(self) -> None:
         """Records that were prefetched and not returned are read again later."""
         prefetched = self.prefetched
         self.lock_free = NOTHING
         if prefetched.name in self.positions:
-            self.moved.add(prefetched.name)
+            self.moved[prefetched.name] = None
             self.positions[prefetched.name] = prefetched.position
         self.prefetched = NOTHING
 
@@ -406,7 +406,7 @@ class SubscriptionState:
         """The first of the queue has no records; it may have moved past control batches and gaps."""
         name = fetcher.name
         if position != self.positions[name]:
-            self.moved.add(name)
+            self.moved[name] = None
             self.positions[name] = position
         if position == fetcher.position >= fetcher.end:
             self._dequeue()
@@ -426,7 +426,7 @@ class SubscriptionState:
         polled = self.polled
         if polled is not None:
             if polled is self.returned:
-                self.moved.update(polled)
+                self.moved.update(dict.fromkeys(polled))
                 self.positions.update(polled)
             self.polled = None
         self.in_hand = None
@@ -444,7 +444,7 @@ class SubscriptionState:
             if last is None:
                 continue
             if offset > self.positions[name]:
-                self.moved.add(name)
+                self.moved[name] = None
                 self.positions[name] = min(offset, last)
             if self.positions[name] == last:
                 del polled[name]
@@ -456,14 +456,14 @@ class SubscriptionState:
         """Whether `uncommitted` has any."""
         return bool(self.moved) or self.polled is not None or self.prefetched is not NOTHING
 
-    def uncommitted(self) -> set[TopicPartition]:
+    def uncommitted(self) -> list[TopicPartition]:
         """The partitions whose positions may have moved since `committed` was called for them."""
-        names = set(self.moved)
+        names = self.moved.copy()
         if self.polled is not None:
-            names.update(self.polled)
+            names.update(dict.fromkeys(self.polled))
         if self.prefetched is not NOTHING:
-            names.add(self.prefetched.name)
-        return names
+            names[self.prefetched.name] = None
+        return list(names)
 
     def committed(self, offsets: Mapping[TopicPartition, int]) -> None:
         """These offsets were committed."""
@@ -471,7 +471,7 @@ class SubscriptionState:
             if name in self.restarts:
                 self.restarts[name] = offset
             if self.positions.get(name) == offset:
-                self.moved.discard(name)
+                self.moved.pop(name, None)
 
     def returned_position(self, name: TopicPartition) -> int:
         """The offset after the last record of an assigned partition that was returned."""

@@ -99,7 +99,7 @@ def test_a_member_that_is_added_while_its_empty_group_is_removed_is_found(cleanu
         def pop(self, *args: object) -> object:
             popped = super().pop(*args)
             if entering:
-                popped.add(entering.pop())
+                popped[entering.pop()] = None
             return popped
 
     entering: list[Any] = []

@@ -294,17 +294,17 @@ def test_a_partition_that_was_removed_and_added_again_is_read_once() -> None:
 def test_what_moved_since_it_was_committed_is_known() -> None:
     state = state_of(*[Fetcher(TopicPartition("u", n), 0) for n in range(9)], Fetcher(B, 5))
     state.committed(finished_positions(state))
-    assert state.uncommitted() == set()
+    assert state.uncommitted() == []
     assert len(returned(state, 2)) == 2
-    assert state.uncommitted() == {B}
+    assert state.uncommitted() == [B]
     state.finish()
-    assert state.uncommitted() == {B}
+    assert state.uncommitted() == [B]
     state.committed({B: 1})
-    assert state.uncommitted() == {B}
+    assert state.uncommitted() == [B]
     state.committed({B: 2})
-    assert state.uncommitted() == set()
+    assert state.uncommitted() == []
     assert iterated(state) == 2
-    assert state.uncommitted() == {B}
+    assert state.uncommitted() == [B]
 
 
 def test_a_poll_that_returns_at_once_takes_what_its_fetches_have_brought_news_of() -> None:
