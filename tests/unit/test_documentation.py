@@ -34,6 +34,7 @@ import pytest
 import streamlog
 import streamlog.testing
 from streamlog import config
+from streamlog.kafka import Control
 from streamlog.testing import pytest_plugin
 
 REPOSITORY = Path(__file__).resolve().parents[2]
@@ -554,3 +555,12 @@ def test_every_exported_name_exists_and_every_error_is_exported() -> None:
         if isinstance(value, type) and issubclass(value, streamlog.StreamlogError)
     }
     assert errors <= set(streamlog.__all__)
+
+
+def test_the_table_of_failures_on_demand_has_what_the_control_has() -> None:
+    _, _, section = DOCUMENTS["streamlog/KAFKA.md"].partition("## Failures on demand")
+    rows = [line.split("|")[1] for line in section.splitlines() if line.startswith("| `")]
+    named = {name for row in rows for name in re.findall(r"`(\w+)(?:\(|`)", row)}
+    public = {name for name in vars(Control) if not name.startswith("_")}
+    for_the_listener = {"attach", "max_version", "pin_versions", "answer"}
+    assert named == public - for_the_listener
