@@ -34,7 +34,7 @@ import pytest
 import streamlog
 import streamlog.testing
 from streamlog import config
-from streamlog.kafka import Control
+from streamlog.kafka import Control, Listener
 from streamlog.testing import pytest_plugin
 
 REPOSITORY = Path(__file__).resolve().parents[2]
@@ -437,7 +437,8 @@ def test_a_document_names_no_setting_that_does_not_exist(name: str) -> None:
         for kind in (config.TopicConfig, config.ProducerConfig, config.ConsumerConfig)
         for field in kind.__dataclass_fields__
     }
-    known |= set(inspect.signature(streamlog.open).parameters) | {"retry_backoff_ms", "time_ms", "now_ms"}
+    known |= {each for call in (streamlog.open, Listener) for each in inspect.signature(call).parameters}
+    known |= {"retry_backoff_ms", "time_ms", "now_ms"}
     known |= {setting for setting, *_ in pytest_plugin.INI}
     named = set(re.findall(r"\b[a-z_]+_(?:ms|bytes|records)\b", DOCUMENTS[name]))
     assert named <= known, sorted(named - known)
