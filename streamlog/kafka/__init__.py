@@ -3,8 +3,8 @@
 What there is of it:
 
 - `listener`: `Listener`, its thread and its sockets. `connection`: frames, one request at a time, and the bounds.
-- `control`: what a test does to clients, as `Listener.control`. `faults`: for which requests. `error_responses`: the response of each API and version that says
-  that a request failed.
+- `control`: what a test does to clients, as `Listener.control`. `interceptor`: what becomes of their requests then. `faults`: for
+  which requests. `error_responses`: the response of each API and version that says that a request failed.
 - `patterns`: regular expressions of clients.
 - `api_keys`: Kafka's APIs by their keys. `apis`: what a handler of a request is given, and what most handlers ask of it. `errors`:
   Kafka's codes for the errors of the library. `settings`: Kafka's names.
@@ -42,7 +42,7 @@ version 7, or in a Fetch below 10 of a topic whose own codec is zstd, is UNSUPPO
 """
 
 from .control import Control as Control
-from .control import SeenRequest as SeenRequest
 from .faults import Fault as Fault
 from .faults import When as When
+from .interceptor import SeenRequest as SeenRequest
 from .listener import Listener as Listener

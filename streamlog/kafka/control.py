@@ -4,19 +4,17 @@ It is reached in this process only, by no request on a socket. Which faults (an 
 fire for a request the rules of `faults` say. The rest does at once what otherwise happens at some time, such as an election, the
 expiry of a member, or retention, through the log's Service.
 
-The listener asks `Control.answer` in place of a handler, and only once `Listener.control` was used. All that is asked on its thread
-is the rules and the ring of requests; every other method runs on the thread that calls it, and may block.
+The listener asks the `Interceptor` in place of a handler, and only once `Listener.control` was used. Every method here runs on the
+thread that calls it, and may block.
 """
 
 from __future__ import annotations
 
-import asyncio
-from collections import deque
 from collections.abc import Callable, Mapping
 from datetime import timedelta
 from functools import partial
 from types import TracebackType
-from typing import Any, NamedTuple, Protocol, Unpack
+from typing import Any, Protocol, Unpack
 
 from ..broker.api import Service
 from ..broker.controller import GROUPS_TOPIC, TRANSACTIONS_TOPIC
@@ -24,65 +22,16 @@ from ..broker.group_coordinator import partition_for
 from ..broker.metadata import TopicView
 from ..config import integer, text
 from ..errors import ClosedError, ConfigError, RequestTimedOutError, UnknownMemberIdError
-from ..runtime.api import Completion
 from ..runtime.threads import inside, new_lock, result_of, wait_for
 from ..runtime.values import refuse_to_copy
 from ..types import TopicPartition
-from . import error_responses, protocol, schema
+from . import protocol, schema
 from .api_keys import ApiKey
-from .apis import CLOSE, Call, Handler, Later
-from .error_responses import Refusal, then
-from .errors import ErrorCode
-from .faults import (
-    MAX_DELAY_MS,
-    Api,
-    Asked,
-    Fault,
-    Kind,
-    Rules,
-    When,
-    depth_of,
-    error_code,
-    is_other,
-    key_of,
-    new_fault,
-    partitions_named,
-    topic_and_partition,
-)
+from .faults import MAX_DELAY_MS, Api, Fault, Kind, When, error_code, is_other, key_of, new_fault
+from .interceptor import Interceptor, SeenRequest
 
-MAX_REQUESTS = 10_000
-"""How many requests are remembered: the last ones."""
 MOVE_TIMEOUT_S = 60.0
 """How long `move_leader` waits for a broker to copy a partition, in real time."""
-_INJECTED = "This error was injected by a test, through listener.control."
-
-
-class SeenRequest(NamedTuple):
-    """A request that came to a listener.
-
-    api: str
-        Kafka's name of it, such as "Produce".
-    version: int
-        The version in which the client sent it.
-    broker_id: int
-        The broker that it came to.
-    client_id: str
-        What the client calls itself.
-    topics: tuple of str
-        The topics that it names; for a Fetch all that its session has.
-    time_ms: int (ms)
-        When it came, by the log's clock.
-
-    >>> SeenRequest("Produce", 12, 0, "shop", ("orders",), 1_767_225_600_000).topics
-    ('orders',)
-    """
-
-    api: str
-    version: int
-    broker_id: int
-    client_id: str
-    topics: tuple[str, ...]
-    time_ms: int
 
 
 def not_started() -> ClosedError:
@@ -101,9 +50,6 @@ class Host(Protocol):
     @property
     def keys(self) -> frozenset[int]:
         """Of the APIs that are advertised."""
-
-    def partitions_fetched(self, request: Any) -> Mapping[str, frozenset[int]]:
-        """The topics and partitions of a Fetch request, with those of its session."""
 
     def follow_brokers(self) -> None:
         """Wait until there is a socket for each broker that runs, and none for others."""
@@ -158,15 +104,13 @@ class Control:
 
     __reduce_ex__ = refuse_to_copy
 
-    def __init__(self) -> None:
-        """For the library's own use: `Listener.control` makes it."""
-        self._host: Host | None = None
-        self._rules = Rules()
+    def __init__(self, interceptor: Interceptor, host: Callable[[], Host | None]) -> None:
+        """For the library's own use: `Listener.control` makes it. `host`: the listener while it listens."""
+        self._interceptor = interceptor
+        self._host = host
         self._lock = new_lock()
         self._faults: tuple[Fault, ...] = ()
         self._pins: tuple[Mapping[int, int], ...] = ()
-        self._max_versions: Mapping[int, int] = {}
-        self._seen: deque[SeenRequest] = deque(maxlen=MAX_REQUESTS)
 
     # -- faults --------------------------------------------------------------------------------------
 
@@ -261,14 +205,15 @@ class Control:
         fault = new_fault(kind, None if api is None else self._key(api), when, self._remove, **facts)
         with inside(), self._lock:
             self._faults = (*self._faults, fault)
-        self._rules.add(fault)
+        self._interceptor.rules.add(fault)
         return fault
 
     def _key(self, api: Api) -> int:
-        return key_of(api, None if self._host is None else self._host.keys)
+        host = self._host()
+        return key_of(api, None if host is None else host.keys)
 
     def _remove(self, fault: Fault) -> None:
-        self._rules.remove(fault)
+        self._interceptor.rules.remove(fault)
         if fault.fired:
             with inside(), self._lock:
                 self._faults = tuple(filter(partial(is_other, fault), self._faults))
@@ -293,7 +238,7 @@ class Control:
 
     def clear(self) -> None:
         """Remove all faults, and forget those that never fired. Pins stay."""
-        self._rules.clear()
+        self._interceptor.rules.clear()
         with inside(), self._lock:
             self._faults = ()
 
@@ -502,13 +447,13 @@ class Control:
         name = None if api is None else schema.names()[self._key(api)]
         return [
             each
-            for each in self._seen.copy()
+            for each in self._interceptor.seen.copy()
             if (name is None or each.api == name) and (topic is None or topic in each.topics)
         ]
 
     def clear_requests(self) -> None:
         """Forget the requests that came."""
-        self._seen.clear()
+        self._interceptor.seen.clear()
 
     def max_versions(self, versions: Mapping[Api, int | None]) -> Pin:
         """Have the listener know these APIs up to these versions only, as an older broker does; None: not at all.
@@ -546,114 +491,10 @@ class Control:
         for pin in self._pins:
             for key, version in pin.items():
                 lowest[key] = min(version, lowest.get(key, version))
-        self._max_versions = lowest
-
-    # -- for the listener ----------------------------------------------------------------------------
+        self._interceptor.max_versions = lowest
 
     def _started(self) -> Host:
-        host = self._host
+        host = self._host()
         if host is None:
             raise not_started()
         return host
-
-    def attach(self, host: Host | None) -> None:
-        """For the listener: it listens, or does not any more."""
-        self._host = host
-
-    def max_version(self, key: int, high: int) -> int:
-        """For the listener: the greatest version of an API that it knows, `high` unless another is pinned."""
-        return min(high, self._max_versions.get(key, high))
-
-    def pin_versions(self, response: Any) -> Any:
-        """For the listener: an answer to ApiVersions, as the pins have it."""
-        pinned = self._max_versions
-        for each in response.api_keys:
-            each.max_version = min(each.max_version, pinned.get(each.api_key, each.max_version))
-        response.api_keys = [each for each in response.api_keys if each.max_version >= 0]
-        return response
-
-    def _pinned_versions(self, handler: Handler, call: Call) -> Any:
-        return self.pin_versions(handler(call))
-
-    def answer(self, host: Host, key: int, call: Call, handler: Handler) -> Any:
-        """For the listener, on its thread: what `handler(call)` would be, with what the test wants of it."""
-        service = host.service
-        names = service.image.names
-        named = (
-            host.partitions_fetched(call.request)
-            if key == ApiKey.FETCH
-            else partitions_named(key, call.version, call.request, names)
-        )
-        self._seen.append(
-            SeenRequest(
-                schema.names()[key], call.version, call.broker_id, call.client_id, tuple(named or ()),
-                service.clock.time_ms(),
-            )
-        )  # fmt: skip
-        if key in self._max_versions:
-            if self._max_versions[key] < 0:
-                return CLOSE
-            if call.version > self._max_versions[key]:
-                code = ErrorCode.UNSUPPORTED_VERSION
-                message = f"The listener is pinned to version {self._max_versions[key]} of this API."
-                depth = error_responses.depth_of(key, call.version, code)
-                refusal = Refusal(code, depth, lambda place: True, after=False, message=message)
-                return _refused(key, call, handler, [refusal])
-        if key == ApiKey.API_VERSIONS and self._max_versions:
-            handler = partial(self._pinned_versions, handler)
-        fired = (
-            self._rules.decide(Asked(key, call.version, call.broker_id, call.client_id, named))
-            if self._rules.active
-            else []
-        )
-        if not fired:
-            return handler(call)
-        delay_ms = min(MAX_DELAY_MS, sum(fault.delay_ms for fault in fired))
-        if not delay_ms:
-            return _carried_out(key, call, handler, fired)
-        return Later(_after(service, delay_ms), lambda _: _carried_out(key, call, handler, fired))
-
-
-def _carried_out(key: int, call: Call, handler: Handler, fired: list[Fault]) -> Any:
-    """What becomes of a request for which these faults fire."""
-    kinds = {fault.kind for fault in fired}
-    if "disconnect" in kinds:
-        return CLOSE
-    names = call.service.image.names
-    refusals = [
-        Refusal(
-            fault.code,
-            depth_of(fault, key, call.version),
-            lambda place, fault=fault: fault.is_for(*topic_and_partition(place, names)),  # type: ignore[misc]
-            fault.after,
-            _INJECTED,
-        )
-        for fault in fired
-        if fault.kind == "error"
-    ]
-    response = _refused(key, call, handler, refusals) if refusals else handler(call)
-    return then(response, lambda _: CLOSE) if "drop_response" in kinds else response
-
-
-def _refused(key: int, call: Call, handler: Handler, refusals: list[Refusal]) -> Any:
-    if key == ApiKey.FETCH and all(each.depth for each in refusals):
-        # Its partitions are those of the session, which has to know what the client was told.
-        call.refuses = partial(_fetch_refusal, refusals)
-        return handler(call)
-    answers = key != ApiKey.PRODUCE or bool(call.request.acks)
-    return error_responses.answer(key, call.version, call.request, refusals, lambda: handler(call), answers=answers)
-
-
-def _fetch_refusal(refusals: list[Refusal], topic: str, number: int) -> int:
-    place = ({"topic": topic}, {"partition": number})
-    return next((each.code for each in refusals if each.selects(place)), ErrorCode.NONE)
-
-
-def _after(service: Service, delay_ms: int) -> Completion[None]:
-    """Done after this time of the log's clock. REQUIRES: the loop of the listener runs on this thread."""
-    done: Completion[None] = Completion()
-    if hasattr(service.clock, "attach"):  # a clock that a test moves
-        service.timers.at(service.clock.time_ms() + delay_ms, lambda now_ms: done.complete(None))
-    else:
-        asyncio.get_running_loop().call_later(delay_ms / 1000, done.complete, None)
-    return done

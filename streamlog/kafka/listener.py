@@ -51,6 +51,7 @@ from .compiler import MalformedMessageError
 from .connection import Budget, Connection, Limits
 from .control import Control, not_started
 from .errors import ErrorCode
+from .interceptor import Interceptor
 
 if TYPE_CHECKING:
     import ssl
@@ -113,6 +114,7 @@ class Listener:
     ) -> None:
         self._serving: Serving | None = None
         self._control: Control | None = None
+        self._interceptor: Interceptor | None = None
         if tls is None and not allow_insecure:
             _require_loopback(host)
         if advertised_host is None and host in ("0.0.0.0", "::"):
@@ -137,15 +139,12 @@ class Listener:
     def start(self) -> None:
         """Listen. Does nothing if it does already."""
         if self._serving is None:
-            self._serving = self._log.attach(partial(self._make, control=self._control))
-            self._attach_control()
+            self._serving = self._log.attach(partial(self._make, interceptor=self._interceptor))
 
     def close(self) -> None:
         """Answer no more, and close all connections. Does nothing if it is closed."""
         serving, self._serving = self._serving, None
         if serving is not None:
-            if self._control is not None:
-                self._control.attach(None)
             serving.close(_TURN_S)
             if not serving.is_forked:
                 self._log.detach(serving)
@@ -173,15 +172,11 @@ class Listener:
         0
         """
         if self._control is None:
-            self._control = Control()
-            self._attach_control()
+            self._interceptor = Interceptor()
+            self._control = Control(self._interceptor, lambda: self._serving)
+            if self._serving is not None:
+                self._serving.interceptor = self._interceptor
         return self._control
-
-    def _attach_control(self) -> None:
-        control, serving = self._control, self._serving
-        if control is not None and serving is not None:
-            control.attach(serving)
-            serving.control = control
 
     def __enter__(self) -> Listener:
         self.start()
@@ -238,13 +233,14 @@ class Serving:
         tls: ssl.SSLContext | None,
         options: Settings,
         groups: Mapping[str, int],
-        control: Control | None = None,
+        interceptor: Interceptor | None = None,
         limits: Limits = Limits(),  # noqa: B008  (immutable)
     ) -> None:
         service.require_writable("What a client of Kafka's sends")
         service.classic_group_config = service.classic_group_config._replace(**groups)
         self.service = service
-        self.control = control
+        self.interceptor = interceptor
+        """It is asked in place of the handlers, if there is one."""
         self._host, self._port, self._advertised_host, self._tls = host, port, advertised_host, tls
         self._settings = options
         self._limits = limits
@@ -470,9 +466,9 @@ class Serving:
             header, at = protocol.decode_request_header(frame)
             key, version = header.request_api_key, header.request_api_version
             low, high = protocol.versions_of(key)
-            control = self.control
-            if control is not None and key == ApiKey.API_VERSIONS:
-                high = control.max_version(key, high)
+            interceptor = self.interceptor
+            if interceptor is not None and key == ApiKey.API_VERSIONS:
+                high = interceptor.max_version(key, high)
             handler = self._handlers.get(key)
             if handler is None or not low <= version <= high:
                 self._refuse(connection, header)
@@ -482,7 +478,7 @@ class Serving:
                 self.service, self._settings, self.endpoints, self._blocking, broker_id, connection.host,
                 header.client_id or "", version, request,
             )  # fmt: skip
-            response = handler(call) if control is None else control.answer(self, key, call, handler)
+            response = handler(call) if interceptor is None else interceptor.answer(self, key, call, handler)
             self._respond(connection, header, response)
         except MalformedMessageError as error:
             logger.warning("a connection from %s is closed: %s", connection.host, error)
@@ -502,8 +498,8 @@ class Serving:
             connection.close()
             return
         response = metadata.versions_response([key], ErrorCode.UNSUPPORTED_VERSION)
-        if self.control is not None:
-            response = self.control.pin_versions(response)
+        if self.interceptor is not None:
+            response = self.interceptor.pin_versions(response)
         connection.reply(protocol.encode_response(header, response, 0))
 
     def _respond(self, connection: Connection, header: Any, response: Any) -> None:

@@ -14,9 +14,15 @@ from streamlog.kafka import error_responses, messages, protocol, schema
 from streamlog.kafka.control import Control
 from streamlog.kafka.errors import ErrorCode
 from streamlog.kafka.faults import Asked, Fault, Rules, When, partitions_named, topic_and_partition
+from streamlog.kafka.interceptor import Interceptor
 from tests.kafka.random_messages import random_message
 
 PRODUCE, FETCH, HEARTBEAT = 0, 1, 12
+
+
+def new_control() -> Control:
+    """Of a listener that is not started."""
+    return Control(Interceptor(), lambda: None)
 
 
 def asked(key: int = PRODUCE, *, broker: int = 0, client_id: str = "c", **partitions: set[int]) -> Asked:
@@ -129,7 +135,7 @@ def test_a_thread_waits_until_a_fault_has_fired() -> None:
 
 
 def test_faults_that_never_fired_are_listed_unless_they_may_not() -> None:
-    control = Control()
+    control = new_control()
     one, two = control.disconnect("Produce"), control.disconnect("Fetch")
     control.disconnect("Fetch", optional=True)
     with control.delay("Heartbeat", 5) as three:
@@ -146,10 +152,10 @@ def test_faults_that_never_fired_are_listed_unless_they_may_not() -> None:
 
 
 def test_a_fault_is_removed_at_the_end_of_its_block() -> None:
-    control = Control()
+    control = new_control()
     with control.disconnect("Produce", times="always") as fault:
-        assert control._rules.decide(asked()) == [fault]
-    assert control._rules.decide(asked()) == []
+        assert control._interceptor.rules.decide(asked()) == [fault]
+    assert control._interceptor.rules.decide(asked()) == []
 
 
 @pytest.mark.parametrize(
@@ -157,7 +163,7 @@ def test_a_fault_is_removed_at_the_end_of_its_block() -> None:
 )
 @pytest.mark.parametrize("api", ["Produce", "produce", 0])
 def test_apis_and_errors_have_kafkas_names_and_numbers(api: Any, error: Any) -> None:
-    fault = Control().fail(api, error)
+    fault = new_control().fail(api, error)
     assert (fault.key, fault.code) == (PRODUCE, ErrorCode.NOT_LEADER_OR_FOLLOWER)
 
 
@@ -185,18 +191,18 @@ def test_apis_and_errors_have_kafkas_names_and_numbers(api: Any, error: Any) -> 
     ],
 )  # fmt: skip
 def test_what_cannot_be_meant_is_refused(inject: Any, message: str) -> None:
-    control = Control()
+    control = new_control()
     with pytest.raises(ConfigError, match=message):
         inject(control)
     assert control.faults == []
 
 
 def test_a_seed_that_was_not_given_is_0() -> None:
-    assert Control().delay(None, 1, probability=0.5).seed == 0
+    assert new_control().delay(None, 1, probability=0.5).seed == 0
 
 
 def test_a_test_asserts_that_a_fault_fired() -> None:
-    fault = Control().disconnect("Fetch")
+    fault = new_control().disconnect("Fetch")
     with pytest.raises(AssertionError, match="did not fire"):
         fault.assert_fired()
     assert fault.fires(Asked(1, 12, 0, "me", {}))
@@ -205,16 +211,19 @@ def test_a_test_asserts_that_a_fault_fired() -> None:
 
 def test_what_needs_a_listener_says_so_without_one() -> None:
     with pytest.raises(ClosedError, match="not started"):
-        Control().advance(1)
+        new_control().advance(1)
 
 
 def test_the_lowest_of_several_pins_counts_until_it_is_removed() -> None:
-    control = Control()
+    control = new_control()
     with control.max_versions({"Produce": 9}):
         with control.max_versions({"Produce": 7, "Fetch": 11}):
-            assert (control.max_version(PRODUCE, 13), control.max_version(FETCH, 18)) == (7, 11)
-        assert (control.max_version(PRODUCE, 13), control.max_version(FETCH, 18)) == (9, 18)
-    assert control.max_version(PRODUCE, 13) == 13
+            assert (control._interceptor.max_version(PRODUCE, 13), control._interceptor.max_version(FETCH, 18)) == (
+                7,
+                11,
+            )
+        assert (control._interceptor.max_version(PRODUCE, 13), control._interceptor.max_version(FETCH, 18)) == (9, 18)
+    assert control._interceptor.max_version(PRODUCE, 13) == 13
 
 
 def test_topics_are_known_by_their_ids_and_resources_by_their_type() -> None:
