@@ -25,9 +25,9 @@ _NAMES = {INT: "INT", LONG: "LONG", DOUBLE: "DOUBLE"}
 _MAX_INT, _MAX_LONG = (1 << 31) - 1, (1 << 63) - 1
 _WEEK_MS = 604_800_000
 _SHOWN = 200  # characters of what a client gave, in a message
-_LONGEST = (1 << 15) - 1
-_LEAST_SEGMENT = 1 << 20
-_OUR_LEAST_SEGMENT = 1024
+_LONGEST = (1 << 15) - 1  # bytes of a value: the length of a string in versions that are not flexible
+_LEAST_SEGMENT = 1 << 20  # bytes, Kafka's for segment.bytes
+_OUR_LEAST_SEGMENT = 1024  # bytes, the library's, which internal.segment.bytes may ask for
 
 
 class Setting(NamedTuple):
@@ -345,6 +345,7 @@ OTHER_UNITS: Mapping[str, str | None] = {
 }
 """The settings in other units, and their defaults."""
 PARTITIONS = "num.partitions"
+"""The broker's setting for how many partitions a topic has for which nothing is said."""
 GROUPS: Mapping[str, str] = {
     "group.initial.rebalance.delay.ms": "initial_rebalance_delay_ms",
     "group.max.session.timeout.ms": "max_session_timeout_ms",

@@ -9,26 +9,15 @@ from typing import NamedTuple, Protocol
 
 from ..errors import ProducerFencedError, StreamlogError
 from ..records.control import end_transaction_marker
-from ..runtime.api import Completion, Lock
+from ..runtime.api import Completion
 from ..runtime.threads import inside
 from ..storage.log import AppendRequest, Log
-from ..storage.reader import LogReader
 from ..storage.transactions import UNREAD, TransactionSnapshot
-from .repairs import Peer
+from .repairs import Peer, Replica
 from .replica_set import ReplicaSet
 
 _READS = 3
-
-
-class Replica(Protocol):
-    """What reading the transactions needs of a partition."""
-
-    @property
-    def lock(self) -> Lock: ...
-    @property
-    def log(self) -> Log: ...
-    @property
-    def reader(self) -> LogReader: ...
+"""How often the transactions are read, the last time under the lock: a truncation or a compaction may come in between."""
 
 
 def read_transactions(replica: Replica) -> TransactionSnapshot | None:

@@ -16,7 +16,7 @@ from ..client.opening import open as open_log
 from ..client.streamlog import StreamLog
 from ..errors import ConfigError
 from ..kafka import Listener
-from ..kafka.settings import KAFKA_DEFAULTS, broker_config
+from ..kafka.settings import KAFKA_DEFAULTS, PARTITIONS, broker_config
 from ..runtime.disk import OsDisk
 from ..runtime.threads import SystemClock
 from ..types import Clock
@@ -99,7 +99,7 @@ class LogFactory:
         defaults: dict[str, Any] = {
             "disk": disk,
             "auto_create_topics": settings.auto_create_topics,
-            "partitions": topics.partitions if "num.partitions" in settings.broker_config else settings.partitions,
+            "partitions": topics.partitions if PARTITIONS in settings.broker_config else settings.partitions,
             **topics.topics,
         }
         failed = self._session.testsfailed
@@ -150,7 +150,7 @@ class ClusterFactory:
         defaults: dict[str, Any] = {
             "auto_create_topics": settings.auto_create_topics,
             "initial_rebalance_delay_ms": settings.initial_rebalance_delay_ms,
-            "broker_config": {"num.partitions": str(settings.partitions), **settings.broker_config, **given},
+            "broker_config": {PARTITIONS: str(settings.partitions), **settings.broker_config, **given},
         }
         with ExitStack() as opened:
             if log is None:
