@@ -34,6 +34,7 @@ from .metadata import (
     broker_ids_record,
     broker_key,
     broker_record,
+    config_record,
     partition_key,
     partition_record,
     topic_key,
@@ -164,6 +165,13 @@ def alter(image: Image, name: str, changes: Mapping[str, Any], kafka: KafkaConfi
         return [topic_record(view._replace(config=config, explicit=view.explicit.union(changes)))]
     explicit = view.explicit.difference(changes).union(kafka.explicit)
     return [topic_record(view._replace(config=config, explicit=explicit, kafka_config=kafka.over(view.kafka_config)))]
+
+
+def alter_kafka_config(image: Image, kind: str, name: str, changes: Mapping[str, str | None]) -> list[LogRecord]:
+    """Change what Kafka's clients set for a group or a broker; a text that is None is removed."""
+    before = image.kafka_configs.get((kind, name), {})
+    after = KafkaConfig(texts=changes).over(before)
+    return [] if after == before else [config_record(kind, name, after)]
 
 
 def grow(

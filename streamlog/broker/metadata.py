@@ -8,6 +8,7 @@ not one with the changed fields alone, like KRaft's PartitionChangeRecord.)
                            kafka_config, as far as there is any; see TopicView
     ["producer_ids", ""]   next: the first producer id that was not handed out
     ["broker_ids", ""]     next: the first broker id that no broker ever had
+    ["config", kind, name] v, texts: the settings that Kafka's clients gave for a group, or for a broker
     ["broker", id]         v, incarnation_id (16 bytes), epoch, rack, fenced, directory_id, path, retiring
     ["partition", topic id (16 bytes), number]
                            v, replicas, isr, leader, leader_epoch, partition_epoch; while it is reassigned also
@@ -128,6 +129,8 @@ class Image(NamedTuple):
     partitions: Mapping[bytes, Mapping[int, PartitionRegistration]] = MappingProxyType({})
     broker_ids: int = 0
     """Each id that a broker had which is gone is below this one."""
+    kafka_configs: Mapping[tuple[str, str], Mapping[str, str]] = MappingProxyType({})
+    """What Kafka's clients set for a group, or for a broker, by kind and name. Only a listener looks at it; see `TopicView` for topics."""
 
     @property
     def next_broker_id(self) -> int:
@@ -163,6 +166,15 @@ def broker_ids_record(next_broker_id: int) -> LogRecord:
     key: bytes = msgpack.packb(["broker_ids", ""])
     value: bytes = msgpack.packb({"next": next_broker_id})
     return key, value
+
+
+GROUP_CONFIG, BROKER_CONFIG = "group", "broker"
+"""The kinds of `Image.kafka_configs`."""
+
+
+def config_record(kind: str, name: str, texts: Mapping[str, str]) -> LogRecord:
+    key: bytes = msgpack.packb(["config", kind, name])
+    return key, msgpack.packb({"v": _VERSION, "texts": dict(sorted(texts.items()))}) if texts else None
 
 
 def broker_key(broker_id: int) -> bytes:
@@ -249,6 +261,7 @@ class _MetadataDelta:
         self._next_producer_id = image.next_producer_id
         self._brokers = dict(image.brokers)
         self._broker_ids = image.broker_ids
+        self._kafka_configs = image.kafka_configs
         self._partitions: dict[bytes, Mapping[int, PartitionRegistration]] = dict(image.partitions)
         self._changed: dict[bytes, dict[int, PartitionRegistration]] = {}
         """Those of `_partitions` that are this delta's own: a topic's are copied at its first record, not at each."""
@@ -262,6 +275,7 @@ class _MetadataDelta:
             self._brokers,
             self._partitions,
             self._broker_ids,
+            self._kafka_configs,
         )
 
     def replay(self, key: bytes, value: bytes | None) -> None:
@@ -276,6 +290,8 @@ class _MetadataDelta:
             self._next_producer_id = 0 if value is None else int(msgpack.unpackb(value)["next"])
         elif kind == "broker_ids":
             self._broker_ids = 0 if value is None else int(msgpack.unpackb(value)["next"])
+        elif kind == "config":
+            self._replay_config(value, *names)
         else:
             raise FormatError(f"The metadata log has a record of kind {kind!r}; open it with a newer streamlog.")
 
@@ -291,6 +307,12 @@ class _MetadataDelta:
         if view is not None:
             self._topics[name] = view
             self._names[view.id_bytes] = name
+
+    def _replay_config(self, value: bytes | None, kind: str, name: str) -> None:
+        others = {each: texts for each, texts in self._kafka_configs.items() if each != (kind, name)}
+        if value is not None:
+            others[kind, name] = MappingProxyType(_parse(value, _Config)["texts"])
+        self._kafka_configs = others  # another object, by which a listener sees that there is news
 
     def _replay_partition(self, value: bytes | None, topic_id: bytes, number: int) -> None:
         partitions = self._changed.get(topic_id)
@@ -319,6 +341,12 @@ class _MetadataDelta:
         if known is not None and broker.epoch <= known.epoch:
             raise ValueError(f"the epoch of broker {broker_id} goes back from {known.epoch} to {broker.epoch}")
         self._brokers[broker_id] = broker
+
+
+class _Config(NamedTuple):
+    """The form of a record of `kafka_configs`."""
+
+    texts: Mapping[str, str]
 
 
 def _parse(value: bytes, kind: type[NamedTuple]) -> dict[str, Any]:

@@ -72,7 +72,8 @@ _MAY_MEET_A_FAILURE = (
     "abort_transaction", "add_offsets_to_txn", "add_partitions", "add_partitions_to_txn", "apply_retention", "classic_heartbeat",
     "commit", "committed", "compact", "create_topic", "delete_group", "delete_offsets", "delete_records", "delete_topic", "describe_group",
     "describe_transaction", "end_txn", "heartbeat", "init_producer_id", "join_group", "leave_classic_group",
-    "leave_group", "list_groups", "list_transactions", "reassign", "rebalance_group", "sync_group", "txn_commit_offsets", "update_topic",
+    "leave_group", "list_groups", "list_transactions", "reassign", "rebalance_group", "sync_group", "txn_commit_offsets",
+    "update_kafka_config", "update_topic",
 )  # fmt: skip
 
 
@@ -159,6 +160,7 @@ class LocalService:
         self.topic = answering(topics.topic)
         self.create_topic = answering(topics.create_topic)
         self.update_topic = answering(topics.update_topic)
+        self.update_kafka_config = answering(topics.update_kafka_config)
         self.validate_topic = answering(topics.validate_topic)
         self.add_partitions = answering(topics.add_partitions)
         self.delete_topic = answering(topics.delete_topic)

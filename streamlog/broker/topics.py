@@ -397,6 +397,9 @@ class Topics:
     def keep_broker(self, broker_id: int) -> None:
         self._change(lambda image: controller.keep_broker(image, broker_id))
 
+    def update_kafka_config(self, kind: str, name: str, changes: Mapping[str, str | None]) -> None:
+        self._change(lambda image: controller.alter_kafka_config(image, kind, name, changes))
+
     def unregister_broker(self, broker_id: int) -> None:
         """Record that a broker which has no replicas, and does not run, is no part of the log any more."""
         self._change(lambda image: controller.unregister_broker(image, broker_id))

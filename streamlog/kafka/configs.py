@@ -7,7 +7,7 @@ through Kafka's protocol, whatever its value. Else it comes from the broker: a t
 keeps them. Then it is DEFAULT_CONFIG if it is Kafka's default, and STATIC_BROKER_CONFIG if not, or if the listener was given it.
 
 A broker has the settings that a listener takes and those that tell how it is reached; the cluster's default (the broker without
-a name) has none.
+a name) has none. `group_configs` has those of groups, and `loggers` the levels of loggers (BROKER_LOGGER).
 """
 
 from __future__ import annotations
@@ -18,11 +18,11 @@ from functools import partial
 from typing import Any, NamedTuple, TypeAlias
 
 from ..broker.controller import least_in_sync
-from ..broker.metadata import KafkaConfig, TopicView
+from ..broker.metadata import GROUP_CONFIG, KafkaConfig, TopicView
 from ..config import TopicConfig, check_topic_name
 from ..errors import ConfigError, InvalidTopicError, StreamlogError
 from ..runtime.threads import new_lock, result_of
-from . import messages, settings
+from . import group_configs, loggers, messages, settings
 from .apis import Call, Endpoint, Handler, Settings, topic_of
 from .errors import ErrorCode, code_of
 from .settings import BOOLEAN, INT, INTERNAL_SEGMENT_BYTES, LIST, Setting
@@ -30,7 +30,7 @@ from .settings import BOOLEAN, INT, INTERNAL_SEGMENT_BYTES, LIST, Setting
 _TOPIC, _BROKER, _BROKER_LOGGER, _CLIENT_METRICS, _GROUP = 2, 4, 8, 16, 32
 _KINDS = frozenset({_TOPIC, _BROKER, _BROKER_LOGGER, _CLIENT_METRICS, _GROUP})
 _FIRST_WITH_KINDS = 1  # ListConfigResources; version 0 lists client metrics alone (KIP-1142)
-OF_TOPIC, OF_STATIC_BROKER, DEFAULT = 1, 4, 5
+OF_TOPIC, OF_STATIC_BROKER, DEFAULT, OF_LOGGER, OF_GROUP = 1, 4, 5, 6, 8
 _SET, _DELETE, _APPEND, _SUBTRACT = 0, 1, 2, 3
 _SEGMENT_BYTES = "segment.bytes"
 _REQUEST = "request"
@@ -218,14 +218,45 @@ def _described(call: Call, resource: Any) -> list[Any]:
     if resource.resource_type == _BROKER:
         if not name:  # the cluster's default, which could be changed for all brokers
             return []
-        at = next((each for each in call.endpoints.values() if str(each.broker_id) == name), None)
-        if at is None:
-            raise ConfigError(f"There is no broker {name!r} that runs.", name=_REQUEST)
+        at = _require_broker(call, name)
         return [
             _entry(call, _of_static_broker(name, own, default), setting, read_only=True)
             for name, setting, own, default in _broker_settings(call, at)
         ]
+    if resource.resource_type == _GROUP:
+        return [_entry(call, each, group_configs.KNOWN[each.name], read_only=False) for each in _of_group(call, name)]
+    if resource.resource_type == _BROKER_LOGGER:
+        _require_broker(call, name)
+        levels = loggers.levels().items()
+        found = [Described(each, level, OF_LOGGER, []) for each, level in levels]
+        return [_entry(call, each, loggers.SETTING, read_only=False) for each in found]
     raise ConfigError(f"Resources of type {resource.resource_type} have no settings here.", name=_REQUEST)
+
+
+def _require_broker(call: Call, name: str) -> Endpoint:
+    at = next((each for each in call.endpoints.values() if str(each.broker_id) == name), None)
+    if at is None:
+        raise ConfigError(f"There is no broker {name!r} that runs.", name=_REQUEST)
+    return at
+
+
+def _of_group(call: Call, name: str) -> Iterator[Described]:
+    _require_group(name)
+    given = group_configs.given(call.service.image, name)
+    for each, setting in group_configs.KNOWN.items():
+        of_broker = group_configs.of_broker(each, call.settings)
+        chain: list[tuple[str, str | None, int]] = []
+        if each in given:
+            chain.append((each, settings.normal_of(each, setting, given[each]), OF_GROUP))
+        if of_broker != setting.default:
+            chain.append((setting.broker, of_broker, OF_STATIC_BROKER))
+        chain.append((setting.broker, setting.default, DEFAULT))
+        yield Described(each, chain[0][1], chain[0][2], chain)
+
+
+def _require_group(name: str) -> None:
+    if not name:
+        raise ConfigError("The name of a group is not empty.", name=_REQUEST)
 
 
 def _of_static_broker(name: str, own: str | None, default: str | None) -> Described:
@@ -259,8 +290,15 @@ def _code(error: StreamlogError) -> ErrorCode:
 # -- AlterConfigs, IncrementalAlterConfigs ---------------------------------------------------------------
 
 
-TextsAfter: TypeAlias = Callable[[Any, Mapping[str, str], Settings], dict[str, str]]
-"""What a request gives a topic: from its resource, and the settings that are given now."""
+class Kind(NamedTuple):
+    """What a change that adds to a list has to know: a setting, by its name, and what there is where none is given. Both raise ConfigError."""
+
+    setting: Callable[[str], Setting]
+    default: Callable[[str], str]
+
+
+TextsAfter: TypeAlias = Callable[[Any, Mapping[str, str], Kind], dict[str, str]]
+"""What a request gives a topic or a group: from its resource, and the settings that are given now."""
 
 
 class Configs:
@@ -291,7 +329,12 @@ class Configs:
                 if named.count((kind, name)) > 1:
                     raise ConfigError(f"Each resource must appear at most once: {name!r}.", name=_REQUEST)
                 with self._lock:
-                    _change_topic(call, resource, texts_after)
+                    if kind == _GROUP:
+                        _change_group(call, resource, texts_after)
+                    elif kind == _BROKER_LOGGER:
+                        _change_loggers(call, resource, is_incremental=texts_after is _altered)
+                    else:
+                        _change_topic(call, resource, texts_after)
             except StreamlogError as error:
                 answer.error_code, answer.error_message = _code(error), str(error)
         return Response(responses=responses)
@@ -300,7 +343,7 @@ class Configs:
 def _change_topic(call: Call, resource: Any, texts_after: TextsAfter) -> None:
     view = _topic_to_alter(call, resource)
     before = given_texts(view.config, view.explicit, view.kafka_config)
-    after = texts_after(resource, before, call.settings)
+    after = texts_after(resource, before, Kind(settings.topic_setting, partial(_default, listener=call.settings)))
     settings.check_together(after)
     touched = dict.fromkeys([*_names(resource), *(name for name in before if name not in after)])
     if _SEGMENT_BYTES in touched and INTERNAL_SEGMENT_BYTES in after:  # which goes before it
@@ -323,15 +366,50 @@ def _change_topic(call: Call, resource: Any, texts_after: TextsAfter) -> None:
 
 def _topic_to_alter(call: Call, resource: Any) -> TopicView:
     if resource.resource_type != _TOPIC:
-        raise ConfigError("Only the settings of topics can be changed here.", name=_REQUEST)
+        raise ConfigError("Only the settings of topics, groups and loggers can be changed here.", name=_REQUEST)
     check_topic_name(resource.resource_name)
     view = topic_of(call.service.image, resource.resource_name, None)
     if view.internal:
         raise InvalidTopicError(f"{view.name!r} belongs to the log itself.")
+    _require_different(resource)
+    return view
+
+
+def _change_group(call: Call, resource: Any, texts_after: TextsAfter) -> None:
+    name = resource.resource_name
+    _require_group(name)
+    _require_different(resource)
+    before = group_configs.given(call.service.image, name)
+    of_broker = partial(group_configs.of_broker, listener=call.settings)
+    after = texts_after(resource, before, Kind(group_configs.setting, of_broker))
+    group_configs.check(after, call.settings)
+    changes = {each: after.get(each) for each in {*before, *after} if after.get(each) != before.get(each)}
+    if not call.request.validate_only:
+        result_of(call.service.update_kafka_config(GROUP_CONFIG, name, changes))
+
+
+def _change_loggers(call: Call, resource: Any, *, is_incremental: bool) -> None:
+    """Set or unset levels: all of them, or none if one cannot be."""
+    _require_broker(call, resource.resource_name)
+    if not is_incremental:
+        raise ConfigError("The levels of loggers are changed with IncrementalAlterConfigs alone.", name=_REQUEST)
+    _require_different(resource)
+    changes: dict[str, str | None] = {}
+    for change in resource.configs:
+        if change.config_operation not in (_SET, _DELETE):
+            raise ConfigError("The level of a logger is set or deleted.", name=_REQUEST)
+        changes[change.name] = _not_null(change) if change.config_operation == _SET else None
+        loggers.check(change.name, changes[change.name])
+    if loggers.ROOT in changes and changes[loggers.ROOT] is None:
+        raise ConfigError("Removing the log level of the root logger is not allowed.", name=_REQUEST)
+    if not call.request.validate_only:
+        loggers.change(changes)
+
+
+def _require_different(resource: Any) -> None:
     names = _names(resource)
     if len(set(names)) < len(names):
         raise ConfigError("Error due to duplicate config keys: a setting is in the request twice.", name=_REQUEST)
-    return view
 
 
 def _names(resource: Any) -> list[str]:
@@ -346,8 +424,8 @@ def _usual(call: Call, view: TopicView, name: str) -> Any:
     return settings.value_of(name, settings.to_kafka(name, TopicConfig(**call.settings.topic_defaults)))
 
 
-def _replaced(resource: Any, before: Mapping[str, str], listener: Settings) -> dict[str, str]:
-    """The older request: a topic has the settings that are given, and for all others its defaults."""
+def _replaced(resource: Any, before: Mapping[str, str], kind: Kind) -> dict[str, str]:
+    """The older request: a topic or a group has the settings that are given, and for all others its defaults."""
     return {each.name: _not_null(each) for each in resource.configs}
 
 
@@ -357,7 +435,7 @@ def _not_null(change: Any) -> str:
     return str(change.value)
 
 
-def _altered(resource: Any, before: Mapping[str, str], listener: Settings) -> dict[str, str]:
+def _altered(resource: Any, before: Mapping[str, str], kind: Kind) -> dict[str, str]:
     after = dict(before)
     for change in resource.configs:
         name, operation = change.name, change.config_operation
@@ -366,10 +444,10 @@ def _altered(resource: Any, before: Mapping[str, str], listener: Settings) -> di
         elif operation == _SET:
             after[name] = _not_null(change)
         elif operation in (_APPEND, _SUBTRACT):
-            if settings.topic_setting(name).type != LIST:
+            if kind.setting(name).type != LIST:
                 verb = "APPEND to" if operation == _APPEND else "SUBTRACT from"
                 raise ConfigError(f"Can't {verb} key {name} because its type is not LIST.", name=name)
-            listed = settings.items(name, after[name] if name in after else _default(name, listener))
+            listed = settings.items(name, after[name] if name in after else kind.default(name))
             elements = _not_null(change).split(",")
             after[name] = ",".join(_with(listed, elements) if operation == _APPEND else _without(listed, elements))
         else:
@@ -403,7 +481,10 @@ def list_config_resources(call: Call) -> Any:
         return Response(config_resources=[])
     if not set(wanted) <= _KINDS:
         return Response(error_code=ErrorCode.UNSUPPORTED_VERSION)
-    named = [(_TOPIC, name) for name in call.service.image.topics] + [(_BROKER, str(each)) for each in call.endpoints]
+    image = call.service.image
+    named = [(_TOPIC, name) for name in image.topics]
+    named += [(kind, str(each)) for kind in (_BROKER, _BROKER_LOGGER) for each in call.endpoints]
+    named += [(_GROUP, name) for kind, name in image.kafka_configs if kind == GROUP_CONFIG]
     return Response(
         config_resources=[
             Response.ConfigResource(resource_name=name, resource_type=kind) for kind, name in named if kind in wanted

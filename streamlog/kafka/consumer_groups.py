@@ -17,7 +17,7 @@ from ..coordinator import GroupDescription, Heartbeat, HeartbeatResult
 from ..errors import MissingExtraError, StreamlogError
 from ..runtime.api import Completion
 from ..types import TopicPartition
-from . import messages
+from . import group_configs, messages
 from .api_keys import ApiKey
 from .apis import Call, Later, by_topic, coordinates, not_coordinator
 from .errors import ErrorCode
@@ -25,10 +25,7 @@ from .errors import coordinator_code_of as code_of
 from .groups import describe_each
 from .patterns import matcher
 
-SESSION_MS = 45_000
-"""Kafka's group.consumer.session.timeout.ms."""
-HEARTBEAT_INTERVAL_MS = 500
-"""Kafka's group.consumer.heartbeat.interval.ms is 5 s. A partition moves when its owner's next heartbeat has released it, so tests would wait for that."""
+_REBALANCE_MS = 45_000  # of a member that does not say it
 _JOINING, _LEAVING, _LEAVING_FOR_A_WHILE = 0, -1, -2  # epochs of members (KIP-848)
 # Kafka's names of assignors, and those of ours that do the same, in the member's order of preference.
 _DEFAULT_ASSIGNOR = "uniform"
@@ -53,6 +50,7 @@ class _Member:
         "rebalance_ms",
         "seen_s",
         "sent_assignment",
+        "session_s",
         "static_id",
         "topics",
     )
@@ -65,12 +63,13 @@ class _Member:
         self.pattern = ""
         self.assignor = _DEFAULT_ASSIGNOR
         self.static_id: str | None = None
-        self.rebalance_ms = SESSION_MS
+        self.rebalance_ms = _REBALANCE_MS
         self.owned: frozenset[TopicPartition] = frozenset()
         self.sent_assignment: frozenset[TopicPartition] | None = None
         self.epochs: tuple[int, int] = (-1, -1)
         """The last two that it was answered: an answer may have been lost."""
         self.seen_s = 0.0
+        self.session_s = 0.0
 
     def subscribe_to_pattern(self, pattern: str) -> None:
         """Raises what `matcher` raises."""
@@ -133,7 +132,7 @@ class ConsumerGroups:
             return refused
         beat = Heartbeat(
             group, "" if epoch == _JOINING else member_id, epoch, known.static_id, call.client_id,
-            known.subscribed(call.service.image), _ASSIGNORS[known.assignor], known.owned, SESSION_MS / 1000,
+            known.subscribed(call.service.image), _ASSIGNORS[known.assignor], known.owned, known.session_s,
             known.rebalance_ms / 1000, remote=True, client_host=f"/{call.host}", wanted_id=member_id,
         )  # fmt: skip
         return Later(call.service.heartbeat(beat), partial(self._answered, call, known, beat))
@@ -142,7 +141,7 @@ class ConsumerGroups:
         """Whether another member, which is there, has this instance id."""
         now_s = self._seconds()
         return instance_id is not None and any(
-            known.static_id == instance_id and now_s - known.seen_s < SESSION_MS / 1000
+            known.static_id == instance_id and now_s - known.seen_s < known.session_s
             for (name, other), known in self._members.items()
             if name == group and other != member_id
         )
@@ -187,6 +186,8 @@ class ConsumerGroups:
                 for number in each.partitions
             )
         known.seen_s = self._seconds()
+        session_ms = group_configs.number(image, call.settings, request.group_id, group_configs.SESSION_MS)
+        known.session_s = session_ms / 1000
         return None
 
     def _answered(self, call: Call, known: _Member, beat: Heartbeat, done: Completion[HeartbeatResult]) -> Any:
@@ -220,7 +221,9 @@ class ConsumerGroups:
         return messages.ConsumerGroupHeartbeatResponse(
             member_id=result.member_id,
             member_epoch=result.member_epoch,
-            heartbeat_interval_ms=HEARTBEAT_INTERVAL_MS,
+            heartbeat_interval_ms=group_configs.number(
+                call.service.image, call.settings, request.group_id, group_configs.HEARTBEAT_MS
+            ),
             assignment=assignment,
         )
 
@@ -229,7 +232,7 @@ class ConsumerGroups:
         if len(self._members) > self._prune_at:
             now_s = self._seconds()
             self._members = {
-                each: member for each, member in self._members.items() if now_s - member.seen_s < 2 * SESSION_MS / 1000
+                each: member for each, member in self._members.items() if now_s - member.seen_s < 2 * member.session_s
             }
             self._prune_at = 2 * len(self._members) + _LEAST_KEPT
 

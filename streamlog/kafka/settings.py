@@ -249,8 +249,10 @@ def items(name: str, text: str) -> list[str]:
 def normal(name: str, text: str) -> str:
     """The text as DescribeConfigs has it. CreateTopics answers with what was given."""
     setting = TOPIC.get(name)
-    if setting is None:  # a later version knew it
-        return text
+    return text if setting is None else normal_of(name, setting, text)  # None: a later version knew it
+
+
+def normal_of(name: str, setting: Setting, text: str) -> str:
     value = check(name, setting, text)
     if setting.type == LIST:
         return ",".join(value)
@@ -354,6 +356,17 @@ GROUPS: Mapping[str, str] = {
 }
 
 
+CONSUMER_GROUPS: Mapping[str, str] = {
+    "group.consumer.heartbeat.interval.ms": "5000",
+    "group.consumer.max.heartbeat.interval.ms": "15000",
+    "group.consumer.max.session.timeout.ms": "60000",
+    "group.consumer.min.heartbeat.interval.ms": "5000",
+    "group.consumer.min.session.timeout.ms": "45000",
+    "group.consumer.session.timeout.ms": "45000",
+}
+"""Those for members of the consumer group protocol, and their defaults; see `group_configs`."""
+
+
 def has_default(broker_setting: str) -> bool:
     """Whether a broker's setting for topics has a default, and so is a synonym of the topic's where it is not given."""
     return broker_setting not in _IN_OTHER_UNITS
@@ -373,12 +386,15 @@ class BrokerConfig(NamedTuple):
 
 def broker_config(given: Mapping[str, str], defaults: Mapping[str, Any]) -> BrokerConfig:
     """`defaults`: the settings of topics, by the library's names, where `given` says nothing. Raises ConfigError."""
-    known = [*OF_BROKER, *_UNITS, PARTITIONS, *GROUPS]
+    known = [*OF_BROKER, *_UNITS, PARTITIONS, *GROUPS, *CONSUMER_GROUPS]
     for name in given:
         if name not in known:
             raise ConfigError(f"There is no setting {name!r} of a broker here{did_you_mean(name, known)}.", name=name)
     texts = {**_in_milliseconds(given), **given}
     topics = {**defaults, **from_kafka({OF_BROKER[name]: text for name, text in texts.items() if name in OF_BROKER})}
+    for name in CONSUMER_GROUPS:
+        if name in given:
+            check(name, Setting(INT, None, "", 1), given[name])
     groups = {ours: _count(name, given[name]) for name, ours in GROUPS.items() if name in given}
     return BrokerConfig(topics, _count(PARTITIONS, given.get(PARTITIONS, "1")), groups, dict(given))
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import logging
 import struct
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -19,12 +21,13 @@ from streamlog.kafka.errors import ErrorCode
 from streamlog.testing import ManualClock
 from tests.kafka.clients import WAIT_S, asked, asked_at
 from tests.kafka.fixtures import temporary_log
+from tests.kafka.members import heartbeat
 from tests.kafka_batches import Row, kafka_payload
 
 log = temporary_log
 
-TOPIC, BROKER = 2, 4
-OF_TOPIC, OF_STATIC_BROKER, DEFAULT = 1, 4, 5
+TOPIC, BROKER, LOGGER, GROUP = 2, 4, 8, 32
+OF_TOPIC, OF_STATIC_BROKER, DEFAULT, OF_LOGGER, OF_GROUP = 1, 4, 5, 6, 8
 SET, DELETE, APPEND, SUBTRACT = 0, 1, 2, 3
 
 
@@ -292,7 +295,7 @@ def test_the_older_request_resets_what_it_does_not_name(log: streamlog.StreamLog
 def test_what_has_settings_is_listed(listener: Listener) -> None:
     Request = messages.ListConfigResourcesRequest
     every = asked(listener, 74, 1, Request()).config_resources
-    assert {(each.resource_type, each.resource_name) for each in every} == {(TOPIC, "t"), (BROKER, "0")}
+    assert {(each.resource_type, each.resource_name) for each in every} == {(TOPIC, "t"), (BROKER, "0"), (LOGGER, "0")}
     topics = asked(listener, 74, 1, Request(resource_types=[TOPIC])).config_resources
     assert [each.resource_name for each in topics] == ["t"]
     assert asked(listener, 74, 1, Request(resource_types=[16, 32])).config_resources == []  # client metrics, groups
@@ -517,3 +520,119 @@ def test_kafka_pythons_admin_client_alters_and_describes_settings(listener: List
         admin.close()
     assert "'11'" in repr(found)
     assert explicit(listener, "t")["flush.messages"] == "11"
+
+
+# -- groups and loggers ----------------------------------------------------------------------------------
+
+SESSION, INTERVAL = "consumer.session.timeout.ms", "consumer.heartbeat.interval.ms"
+
+
+def of_group(listener: Listener, group: str = "g") -> dict[str, tuple[str, int]]:
+    """Its settings: value and source."""
+    return {each.name: (each.value, each.config_source) for each in described(listener, GROUP, group).configs}
+
+
+def test_the_settings_of_a_group_hold_for_its_members_and_outlive_the_log(tmp_path: Path) -> None:
+    with streamlog.open(tmp_path) as log, Listener(log) as listener:
+        log.create_topic("t")
+        assert heartbeat(listener, "a", 0).heartbeat_interval_ms == 500
+        assert of_group(listener)[INTERVAL] == ("500", OF_STATIC_BROKER)
+        assert of_group(listener)[SESSION] == ("45000", DEFAULT)
+        assert altered(listener, "g", (INTERVAL, SET, "7000"), kind=GROUP).error_code == ErrorCode.NONE
+        assert heartbeat(listener, "a", 0).heartbeat_interval_ms == 7000
+        assert heartbeat(listener, "a", 0, group="h").heartbeat_interval_ms == 500
+    with streamlog.open(tmp_path) as log, Listener(log) as listener:
+        assert of_group(listener)[INTERVAL] == ("7000", OF_GROUP)
+        Request = messages.ListConfigResourcesRequest
+        (only,) = asked(listener, 74, 1, Request(resource_types=[GROUP])).config_resources
+        assert (only.resource_type, only.resource_name) == (GROUP, "g")
+        assert altered(listener, "g", (INTERVAL, DELETE, None), kind=GROUP).error_code == ErrorCode.NONE
+        assert of_group(listener)[INTERVAL] == ("500", OF_STATIC_BROKER)
+        assert asked(listener, 74, 1, Request(resource_types=[GROUP])).config_resources == []
+
+
+def test_a_listener_says_how_long_sessions_of_the_consumer_protocol_are(log: streamlog.StreamLog) -> None:
+    log.create_topic("t")
+    prefix = "group.consumer"
+    config = {f"{prefix}.{SESSION[9:]}": "1000", f"{prefix}.min.{SESSION[9:]}": "10", f"{prefix}.{INTERVAL[9:]}": "100"}
+    with Listener(log, broker_config=config) as listener:
+        assert heartbeat(listener, "a", 0).heartbeat_interval_ms == 100
+        assert of_group(listener)[SESSION] == ("1000", OF_STATIC_BROKER)
+        assert altered(listener, "g", (SESSION, SET, "9"), kind=GROUP).error_code == ErrorCode.INVALID_CONFIG
+        assert altered(listener, "g", (SESSION, SET, "10"), kind=GROUP).error_code == ErrorCode.NONE
+        heartbeat(listener, "a", 0)
+        await_members(log, "g", 0)
+    with pytest.raises(streamlog.ConfigError, match=r"group\.consumer\.session"):
+        Listener(log, broker_config={"group.consumer.session.timeout.ms": "0"})
+
+
+def await_members(log: streamlog.StreamLog, group: str, count: int) -> None:
+    """Wait until a group has so many: sessions are of real time."""
+    end = time.monotonic() + WAIT_S
+    while len(members := log.group(group).members()) != count:
+        assert time.monotonic() < end, members
+        time.sleep(0.01)
+
+
+@pytest.mark.parametrize(
+    ("name", "change", "error"),
+    [
+        ("g", (SESSION, SET, "44999"), ErrorCode.INVALID_CONFIG),
+        ("g", (INTERVAL, SET, "15001"), ErrorCode.INVALID_CONFIG),
+        ("g", (SESSION, SET, "x"), ErrorCode.INVALID_CONFIG),
+        ("g", ("no.such", SET, "1"), ErrorCode.INVALID_CONFIG),
+        ("g", ("share.isolation.level", SET, "none"), ErrorCode.INVALID_CONFIG),
+        ("g", (SESSION, APPEND, "1"), ErrorCode.INVALID_CONFIG),
+        ("g", (SESSION, SET, None), ErrorCode.INVALID_REQUEST),
+        ("", (SESSION, SET, "50000"), ErrorCode.INVALID_REQUEST),
+    ],
+)
+def test_a_setting_that_a_group_cannot_have_is_refused(
+    listener: Listener, name: str, change: Any, error: ErrorCode
+) -> None:
+    assert altered(listener, name, change, kind=GROUP).error_code == error
+    assert all(source != OF_GROUP for _, source in of_group(listener).values())
+
+
+def test_what_groups_have_no_mechanism_for_is_kept_and_said_to_have_no_effect(listener: Listener) -> None:
+    assert altered(listener, "g", ("share.delivery.count.limit", SET, "9"), kind=GROUP).error_code == ErrorCode.NONE
+    tags = ("streams.rack.aware.assignment.tags", APPEND, "zone")
+    assert altered(listener, "g", tags, kind=GROUP).error_code == ErrorCode.NONE
+    found = {each.name: each for each in described(listener, GROUP, "g", with_more=True).configs}
+    assert (found["share.delivery.count.limit"].value, found[tags[0]].value) == ("9", "zone")
+    assert "no effect here" in found["share.delivery.count.limit"].documentation
+    assert "no effect" not in found[SESSION].documentation
+    assert altered(listener, "g", (SESSION, SET, "50000"), kind=GROUP, only_validates=True).error_code == ErrorCode.NONE
+    assert of_group(listener)[SESSION][1] == DEFAULT
+
+
+@pytest.fixture
+def loggers() -> Iterator[logging.Logger]:
+    """The library's own, with its levels as they were afterwards."""
+    own, below = logging.getLogger("streamlog"), logging.getLogger("streamlog.kafka")
+    before = own.level, below.level
+    yield own
+    own.setLevel(before[0])
+    below.setLevel(before[1])
+
+
+def test_the_levels_of_the_librarys_loggers_are_read_and_set(listener: Listener, loggers: logging.Logger) -> None:
+    def level(name: str) -> str:
+        (found,) = described(listener, LOGGER, "0", [name]).configs
+        assert found.config_source == OF_LOGGER
+        return str(found.value)
+
+    assert altered(listener, "0", ("root", SET, "ERROR"), kind=LOGGER).error_code == ErrorCode.NONE
+    assert (loggers.level, level("root"), level("streamlog.kafka")) == (logging.ERROR, "ERROR", "ERROR")
+    assert altered(listener, "0", ("streamlog.kafka", SET, "TRACE"), kind=LOGGER).error_code == ErrorCode.NONE
+    assert level("streamlog.kafka") == "TRACE"
+    assert logging.getLogger("streamlog.kafka").isEnabledFor(logging.DEBUG)
+    assert altered(listener, "0", ("streamlog.kafka", DELETE, None), kind=LOGGER).error_code == ErrorCode.NONE
+    assert level("streamlog.kafka") == "ERROR"
+    both = ("root", SET, "INFO"), ("asyncio", SET, "DEBUG")
+    assert altered(listener, "0", *both, kind=LOGGER).error_code == ErrorCode.INVALID_CONFIG
+    assert altered(listener, "0", ("root", SET, "INFO"), kind=LOGGER, only_validates=True).error_code == ErrorCode.NONE
+    assert level("root") == "ERROR"
+    for change in (("root", DELETE, None), ("root", APPEND, "INFO"), ("root", SET, None)):
+        assert altered(listener, "0", change, kind=LOGGER).error_code == ErrorCode.INVALID_REQUEST
+    assert altered(listener, "7", ("root", SET, "INFO"), kind=LOGGER).error_code == ErrorCode.INVALID_REQUEST

@@ -82,6 +82,7 @@ class TailingService:
     find_coordinator = refuses("A request of {0!r}")
     validate_topic = refuses("Creating topic {0!r}")
     update_topic = refuses("Changing the settings of {0!r}")
+    update_kafka_config = refuses("Changing the settings of {1!r}")
     add_partitions = refuses("Adding partitions to {0!r}")
     delete_topic = refuses("Deleting topic {0!r}")
     elect_leader = refuses("Electing a leader of {0.topic!r}")

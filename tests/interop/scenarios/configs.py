@@ -7,8 +7,9 @@ from typing import Any
 
 from ..wire import ask, create, error_name, until
 from . import scenario, short_scenario
+from .groups import coordinated
 
-TOPIC, BROKER = 2, 4
+TOPIC, BROKER, LOGGER, CLIENT_METRICS, GROUP = 2, 4, 8, 16, 32
 SET, DELETE, APPEND, SUBTRACT = 0, 1, 2, 3
 
 
@@ -195,4 +196,81 @@ def config_resources(bootstrap: str) -> Any:
         "all": sorted(listed(1)[1]),
         "older": listed(0),
         "no such kind": listed(1, 77),
+    }
+
+
+@short_scenario
+def configs_of_a_group(bootstrap: str) -> Any:
+    """Configurations of a group: what it has, how that is changed, what is refused, and what its members are told."""
+    name = "configs_of_a_group"
+    create(bootstrap, name)
+    coordinated(bootstrap, name)
+    session, interval = "consumer.session.timeout.ms", "consumer.heartbeat.interval.ms"
+
+    def configs() -> dict[str, Any]:
+        return {each.name: each for each in described(bootstrap, GROUP, name, include_synonyms=True).configs}
+
+    def change(title: str, operation: int, value: str | None, **given: Any) -> str:
+        return altered(bootstrap, name, (title, operation, value), kind=GROUP, **given)
+
+    found: dict[str, Any] = {"at first": configs(), "set": change(interval, SET, "6000")}
+    until(lambda: configs()[interval].value == "6000")
+    found["given"] = configs()
+    found["told"] = ask(
+        bootstrap, "ConsumerGroupHeartbeat", 1, group_id=name, member_id="m", member_epoch=0, rebalance_timeout_ms=1000,
+        subscribed_topic_names=[name], topic_partitions=[],
+    ).heartbeat_interval_ms  # fmt: skip
+    found["refused"] = {
+        "too short": change(session, SET, "44999"), "too long": change(session, SET, "60001"),
+        "too often": change(interval, SET, "4999"), "too rare": change(interval, SET, "15001"),
+        "no number": change(session, SET, "x"), "unknown": change("no.such", SET, "1"), "null": change(session, SET, None),
+        "appended to no list": change("share.auto.offset.reset", APPEND, "earliest"),
+        "unknown, deleted": change("no.such", DELETE, None),
+        "no name": altered(bootstrap, "", (session, SET, "50000"), kind=GROUP),
+        "of no name": described(bootstrap, GROUP, "").error_code,
+    }  # fmt: skip
+    found["validated"] = change(session, SET, "50000", validate_only=True)
+    found["without effect"] = change("share.session.timeout.ms", SET, "50000")
+    until(lambda: configs()["share.session.timeout.ms"].value == "50000")
+    resources = ask(bootstrap, "ListConfigResources", 1, resource_types=[GROUP]).config_resources
+    found["listed"] = [each.resource_type for each in resources if each.resource_name == name]
+    wanted = [{"resource_type": GROUP, "resource_name": name, "configs": [{"name": session, "value": "50000"}]}]
+    found["replaced"] = error_name(ask(bootstrap, "AlterConfigs", 2, resources=wanted).responses[0].error_code)
+    until(lambda: configs()[session].value == "50000")
+    found["then"] = {
+        each.name: (each.value, each.config_source) for each in configs().values() if each.config_source == 8
+    }
+    found["deleted"] = change(session, DELETE, None)
+    until(lambda: configs()[session].config_source != 8)
+    resources = ask(bootstrap, "ListConfigResources", 1, resource_types=[GROUP]).config_resources
+    found["in the end"] = [each.resource_type for each in resources if each.resource_name == name]
+    return found
+
+
+@short_scenario
+def levels_of_loggers(bootstrap: str) -> Any:
+    """BROKER_LOGGER: the level of the root logger, and what is refused."""
+
+    def change(title: str, operation: int, value: str | None, broker: str = "0", **given: Any) -> str:
+        return altered(bootstrap, broker, (title, operation, value), kind=LOGGER, **given)
+
+    def described_at(broker: str) -> str:
+        return error_name(described(bootstrap, LOGGER, broker, ["root"]).error_code)
+
+    (root,) = described(bootstrap, LOGGER, "0", ["root"], include_synonyms=True).configs
+    wanted = [{"resource_type": LOGGER, "resource_name": "0", "configs": []}]
+    return {
+        "root": {each: getattr(root, each) for each in root.__slots__ if each not in ("value", "documentation")},
+        "elsewhere": [described_at(each) for each in ("", "9", "x")],
+        "set": change("root", SET, root.value),
+        "validated": change("root", SET, "TRACE", validate_only=True),
+        "no such level": change("root", SET, "LOUD"),
+        "in small letters": change("root", SET, "debug"),
+        "no such logger": change("no.such", SET, "DEBUG"),
+        "no such logger, deleted": change("no.such", DELETE, None),
+        "root, deleted": change("root", DELETE, None),
+        "appended": change("root", APPEND, "DEBUG"),
+        "null": change("root", SET, None),
+        "another broker": change("root", SET, "DEBUG", "9"),
+        "replaced": error_name(ask(bootstrap, "AlterConfigs", 2, resources=wanted).responses[0].error_code),
     }

@@ -109,6 +109,19 @@ def test_the_tombstone_of_a_partition_makes_it_one_without_a_record() -> None:
     assert image.partitions == {}
 
 
+def test_what_clients_set_for_a_group_is_replaced_by_its_last_record_and_goes_with_its_last_setting() -> None:
+    def after(image: Image, changes: Mapping[str, str | None], name: str = "g") -> Image:
+        return metadata.replay(image, controller.alter_kafka_config(image, metadata.GROUP_CONFIG, name, changes))
+
+    image = after(after(after(EMPTY, {"a": "1", "b": "2"}), {"a": None, "c": "3"}), {"a": "4"}, "h")
+    assert image.kafka_configs == {("group", "g"): {"b": "2", "c": "3"}, ("group", "h"): {"a": "4"}}
+    assert controller.alter_kafka_config(image, metadata.GROUP_CONFIG, "h", {"a": "4", "b": None}) == []
+    assert after(image, {"b": None, "c": None}).kafka_configs == {("group", "h"): {"a": "4"}}
+    newer = msgpack.packb(["config", "group", "g"]), msgpack.packb({"v": 1, "texts": {}})
+    with pytest.raises(FormatError, match="newer"):
+        image_of(newer)
+
+
 def test_a_broker_is_what_it_registered_last() -> None:
     first = BrokerRegistration(1, bytes(16), epoch=3, rack="a")
     again = BrokerRegistration(1, bytes(range(16)), epoch=4, fenced=True)
