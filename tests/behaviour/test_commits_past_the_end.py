@@ -63,7 +63,7 @@ def test_a_commit_past_the_end_is_lowered_to_it_with_a_warning(
     disk = SimulatedDisk()
     start = commit_what_is_not_synced(disk, clock)
     seen = 0
-    for name, state in sampled(disk.crashes(12, harsh=12, first=start), 6, full=1):
+    for name, state in sampled(disk.crashes(12, harsh=12, first=start), 6, full=3):
         lowered.said.clear()
         with opened(state, clock) as log:
             topic = log.create_topic("t", exist_ok=True)

@@ -54,7 +54,7 @@ def test_whatever_call_fails_ends_in_a_typed_error_and_an_intact_log(
     sync: bool, forever: bool, rng: random.Random, sampled: Sampled
 ) -> None:
     every = list(cases(rng.randrange(2**32), sync=sync, forever=forever))
-    for case in sampled(every, len(every) // 15, full=len(every) // 60):
+    for case in sampled(every, len(every) // 15, full=len(every) // 30):
         case.run()
 
 
@@ -64,7 +64,7 @@ def test_a_call_that_fails_under_one_of_three_brokers_refuses_no_record(
     sync: bool, forever: bool, rng: random.Random, sampled: Sampled
 ) -> None:
     every = list(cases(rng.randrange(2**32), sync=sync, forever=forever, brokers=3))
-    for case in sampled(every, len(every) // 5, full=len(every) // 20):
+    for case in sampled(every, len(every) // 5, full=len(every) // 10):
         case.run()
 
 

@@ -15,7 +15,7 @@ from tests.times import FOREVER, LONG
 from .test_consuming import InThread
 from .test_waking_consumers import Waiting
 
-FEW, MANY = 10, 400
+FEW, MANY = 10, 100
 
 
 @contextmanager

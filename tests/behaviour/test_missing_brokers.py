@@ -912,7 +912,7 @@ def test_what_a_crashed_open_left_on_a_copy_that_was_missing_next_time_gives_way
     with streamlog.open("data", disk=disk, clock=clock):
         disk.mark("opened")
     states = [(name, state) for name, state in disk.crashes(0, first=begun) if "opened" not in state.marks]
-    for name, state in sampled(states, 8, full=1):
+    for name, state in sampled(states, 8, full=3):
         missing = "/data/broker-0"  # the first to have it
         state.rename(missing, "/away")
         with streamlog.open("data", disk=state, clock=clock) as log:

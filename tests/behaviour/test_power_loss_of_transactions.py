@@ -41,7 +41,7 @@ def after_power_losses(sampled: Sampled, check: Check) -> int:
         log.sync()
         start = len(disk.operations)
         make_transactions(log)
-        crashes = sampled(disk.crashes(6, harsh=6, first=start, kills=False), 20, full=5)
+        crashes = sampled(disk.crashes(6, harsh=6, first=start, kills=False), 20, full=12)
         for name, state in crashes:
             with opened(state) as found:
                 check(name, found)

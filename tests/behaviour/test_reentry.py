@@ -459,7 +459,7 @@ def test_a_call_anywhere_in_another_ends_or_is_refused_with_nothing_done(
     kind: type[calls.Action], rng: random.Random, sampled: Sampled
 ) -> None:
     """At a place or none of each pair of calls; `python -m tests.stress.reentry` looks at many of each."""
-    pairs = sampled(itertools.product(reentry.INTRUDERS, (False, True)), 3)
+    pairs = sampled(itertools.product(reentry.INTRUDERS, (False, True)), 7, full=5)
     for intruder, finalizer in pairs:
         reentry.sweep(kind, intruder, finalizer=finalizer, first=rng.randrange(10**6), samples=1)
 

@@ -247,7 +247,7 @@ def test_a_damaged_copy_of_the_metadata_is_repaired_from_another(path: Path, sam
     for broker in range(3):
         copy = sorted((path / f"broker-{broker}" / "__cluster_metadata-0").glob("*.log"))[0]
         before = copy.read_bytes()
-        for position in sampled(range(0, len(before), 97), 20, full=2):
+        for position in sampled(range(0, len(before), 97), 20, full=6):
             flip(copy, position)
             with streamlog.open(path) as log:
                 assert [each.name for each in log.topics()] == ["t"]
