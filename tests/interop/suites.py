@@ -7,23 +7,7 @@ with a virtual environment of its own where the client is Python's, and nothing 
 registry, in the version of today; franz-go is built from its snapshot. `-k` picks tests by name, as pytest and `go test` do.
 Prints for each suite what passed, failed and was skipped, and the names of what failed; the exit code is 1 if anything failed.
 
-On 2026-11-30, with confluent-kafka-python 2.15's tests, kafka-python's of 3.1.0.dev and franz-go's of 1.22, on a machine with eight
-times as much work as cores:
-
-    confluent-kafka, classic protocol     20 passed,  3 failed, 1 skipped
-    confluent-kafka, consumer protocol    17 passed,  5 failed, 2 skipped
-    kafka-python                          53 passed,  4 failed, 10 skipped
-    franz-go, all of kgo                 111 passed,  0 failed, 6 skipped   (KGO_TEST_RECORDS=20000)
-
-What failed needs security, which a listener does not have: ACLs (`test_basic_operations`, `test_create_describe_delete_acls`), SCRAM
-users (`test_user_scram_credentials`), a broker with SASL or TLS that the suite starts itself (`test_describe_operations`,
-`TestSSLConnection`). kgo's that are skipped need share groups, or SCRAM. Three have other reasons:
-
-- `test_incremental_alter_configs` under the consumer protocol alters the settings of a group, of which there are none.
-- `test_consumer_upgrade_downgrade` looks at one member when another has got its partitions, and expects that it has got its own. Here
-  a member of KIP-848 gets them within half a second, and not five, so under load the other may still be on its way. It passed once.
-- `test_group` of kafka-python gives four clients of one process 15 s with sessions of 3 s; beside so much other work its own
-  heartbeats came too late.
+What they found is in `tests/interop/README.md`.
 """
 
 from __future__ import annotations

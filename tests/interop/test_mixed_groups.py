@@ -1,16 +1,20 @@
-"""One group with members of three kinds: confluent-kafka by KIP-848, kafka-python by the classic protocol, and a consumer in this process.
+"""One group with members of three kinds: confluent-kafka by KIP-848, a client by the classic protocol, and a consumer in this process.
 
-They join one after the other and leave one after the other, in every order, while records come in all the time. Each record is
-handled by one member, once: it handles what it has polled and commits that before it polls again.
+The classic one is of kafka-python, confluent-kafka or kafkajs. They join one after the other and leave one after the other, in every
+order, while records come in all the time. Each record is handled by one member, once: it handles what it has polled and commits that
+before it polls again. After each change every member handles records of each partition that it has then.
 """
 
 from __future__ import annotations
 
 import itertools
+import json
+import queue
+import subprocess
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import pytest
@@ -19,7 +23,10 @@ import streamlog
 from streamlog import TopicPartition
 from streamlog.kafka import Listener
 
+from .clients.driver import CLIENTS, Command, missing_of
+
 confluent_kafka = pytest.importorskip("confluent_kafka", reason="confluent-kafka is not installed")
+confluent_admin = pytest.importorskip("confluent_kafka.admin")
 kafka = pytest.importorskip("kafka", reason="kafka-python is not installed")
 
 WAIT_S = 60.0
@@ -38,6 +45,8 @@ class Member:
 
     def __init__(self, handled: list[int]) -> None:
         self.assigned: frozenset[int] = frozenset()
+        self.last_of: dict[int, int] = {}
+        """The last record that it has handled, by its partition."""
         self._handled = handled
         self._stops = threading.Event()
         self._failure: BaseException | None = None
@@ -48,13 +57,18 @@ class Member:
         try:
             self.open()
             while not self._stops.is_set():
-                self._handled += map(int, self.step())
+                self.handle(self.step())
                 self.commit()
                 self.assigned = self.owned()
             self.close()
         except BaseException as error:
             self._failure = error
         self.assigned = frozenset()
+
+    def handle(self, values: Sequence[bytes | str]) -> None:
+        numbers = [int(value) for value in values]
+        self._handled += numbers
+        self.last_of |= {number % PARTITIONS: number for number in numbers}
 
     def stop(self) -> None:
         self._stops.set()
@@ -172,6 +186,49 @@ class PythonMember(Member):
         self._consumer.close()
 
 
+class NodeMember(Member):
+    """A process of kafkajs, which commits by itself: see `clients/node/member.js`."""
+
+    def __init__(self, program: Command, listener: Listener, group: str, handled: list[int]) -> None:
+        self._command = [*program, listener.bootstrap_servers, group, group]
+        self._said: queue.SimpleQueue[dict[str, list[Any]]] = queue.SimpleQueue()
+        self._owned: frozenset[int] = frozenset()
+        super().__init__(handled)
+
+    def open(self) -> None:
+        self._process = subprocess.Popen(self._command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+        self._reader = threading.Thread(target=self._read, daemon=True)
+        self._reader.start()
+
+    def _read(self) -> None:
+        for line in self._process.stdout or ():
+            self._said.put(json.loads(line))
+
+    def step(self) -> list[str]:
+        try:
+            said = self._said.get(timeout=0.05)
+        except queue.Empty:
+            assert self._process.poll() is None, f"the program ended with {self._process.returncode}"
+            return []
+        if "assigned" in said:
+            self._owned = frozenset(said["assigned"])
+        return said.get("handled", [])
+
+    def owned(self) -> frozenset[int]:
+        return self._owned
+
+    def close(self) -> None:
+        try:
+            assert self._process.stdin is not None
+            self._process.stdin.close()
+            assert self._process.wait(WAIT_S) == 0
+            self._reader.join(WAIT_S)
+            while not self._said.empty():
+                self.handle(self.step())
+        finally:
+            self._process.kill()
+
+
 @pytest.fixture(scope="module")
 def log() -> Iterator[streamlog.StreamLog]:
     with streamlog.open() as log:
@@ -213,19 +270,39 @@ def until(what: Callable[[], str], holds: Callable[[], bool], members: list[Memb
         time.sleep(0.01)
 
 
-def share_all(members: list[Member]) -> None:
-    """Wait until each has a part of the partitions, and no two have the same."""
+def share_all(members: list[Member], source: Source) -> dict[int, Member]:
+    """Wait until the members share all partitions evenly, no two have the same, and each has handled a record of each of its own that
+    was sent after that. The owners."""
 
-    def holds() -> bool:
-        parts = [member.assigned for member in members]
-        return all(parts) and sorted(itertools.chain(*parts)) == list(range(PARTITIONS))
+    def owners() -> dict[int, Member]:
+        """Empty if they do not share them all."""
+        parts = [(member, member.assigned) for member in members]
+        sizes = [len(part) for _, part in parts]
+        found = {partition: member for member, part in parts for partition in part}
+        is_even = min(sizes) >= 1 and max(sizes) - min(sizes) <= 1
+        return found if is_even and sum(sizes) == len(found) == PARTITIONS else {}
 
-    until(lambda: f"the members have {[sorted(each.assigned) for each in members]}", holds, members)
+    until(lambda: f"the members have {[sorted(each.assigned) for each in members]}", lambda: bool(owners()), members)
+    sent = source.sent
+
+    def are_handling() -> bool:
+        found = owners()
+        return bool(found) and all(member.last_of.get(n, -1) >= sent for n, member in found.items())
+
+    until(
+        lambda: (
+            f"after {sent} the members, of {[sorted(each.assigned) for each in members]}, have handled "
+            f"{[each.last_of for each in members]} last"
+        ),
+        are_handling,
+        members,
+    )
+    return owners()
 
 
 KINDS = ("consumer", "classic", "python")
 ORDERS = list(itertools.permutations(KINDS))
-KAFKA_PYTHON = "kafka-python"
+KAFKA_PYTHON, KAFKAJS = "kafka-python", "kafkajs"
 STRATEGIES = ("range", "cooperative-sticky")
 
 
@@ -249,8 +326,87 @@ def test_the_classic_member_may_be_one_of_confluent_kafka(
     run(log, listener, join, join, strategy)
 
 
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+@pytest.mark.parametrize("join", ORDERS, ids="-".join)
+def test_the_classic_member_may_be_one_of_kafkajs(
+    log: streamlog.StreamLog, listener: Listener, kafkajs: Command, join: tuple[str, ...]
+) -> None:
+    run(log, listener, join, join, KAFKAJS, kafkajs)
+
+
+@pytest.fixture(scope="module")
+def kafkajs(tmp_path_factory: pytest.TempPathFactory) -> Command:
+    """The command that runs `member.js`."""
+    client = CLIENTS[KAFKAJS]
+    missing = missing_of(client)
+    if missing:
+        pytest.skip(f"kafkajs needs {', '.join(missing)}")
+    where = tmp_path_factory.mktemp("kafkajs")
+    try:
+        client.build(where)
+    except RuntimeError as error:  # its registry cannot be reached
+        pytest.skip(f"kafkajs could not be built: {error}")
+    return ["node", where / "member.js"]
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+def test_a_group_of_kafkajs_moves_to_the_new_protocol_and_back_while_records_come(
+    log: streamlog.StreamLog, listener: Listener, kafkajs: Command
+) -> None:
+    """Members of each kind come before those of the other one go, as a rolling upgrade of an application has it, and its rollback."""
+    group = "migrated"
+    topic = log.create_topic(group, partitions=PARTITIONS)
+    admin = confluent_admin.AdminClient({"bootstrap.servers": listener.bootstrap_servers})
+    handled: list[int] = []
+    members: dict[str, Member] = {}
+    owners: dict[int, Member] = {}
+    source = Source(topic)
+
+    def changed(kind: Any) -> None:
+        """Wait for the members' new parts: some partition moved, and the group has the type that it is to have."""
+        nonlocal owners
+        before, owners = owners, share_all(list(members.values()), source)
+        assert owners != before
+        listed = admin.list_consumer_groups().result(WAIT_S).valid
+        assert [each.type for each in listed if each.group_id == group] == [kind]
+
+    classic, modern = confluent_kafka.ConsumerGroupType.CLASSIC, confluent_kafka.ConsumerGroupType.CONSUMER
+    try:
+        for name in ("js1", "js2"):
+            members[name] = NodeMember(kafkajs, listener, group, handled)
+            changed(classic)
+        members["confluent"] = ConfluentMember(listener, group, handled, **{"group.protocol": "consumer"})
+        changed(modern)
+        members["python"] = PythonMember(log, group, handled)
+        changed(modern)
+        for name in ("js1", "js2"):
+            members.pop(name).stop()
+            changed(modern)
+        for name in ("js3", "js4"):
+            members[name] = NodeMember(kafkajs, listener, group, handled)
+            changed(modern)
+        members.pop("confluent").stop()
+        changed(modern)
+        members.pop("python").stop()
+        changed(classic)
+        members.pop("js3").stop()
+        changed(classic)
+        finish(log, group, source, members, handled)
+    finally:
+        source.stop()
+        for member in members.values():
+            member.stop()
+
+
 def run(
-    log: streamlog.StreamLog, listener: Listener, join: tuple[str, ...], leave: tuple[str, ...], classic: str
+    log: streamlog.StreamLog,
+    listener: Listener,
+    join: tuple[str, ...],
+    leave: tuple[str, ...],
+    classic: str,
+    program: Command = (),
 ) -> None:
     group = f"{classic}.{'-'.join(join)}.{'-'.join(leave)}"
     topic = log.create_topic(group, partitions=PARTITIONS)
@@ -263,6 +419,8 @@ def run(
             return ConfluentMember(listener, group, handled, **{"group.protocol": "consumer"})
         if classic == KAFKA_PYTHON:
             return ClassicMember(listener, group, handled)
+        if classic == KAFKAJS:
+            return NodeMember(program, listener, group, handled)
         settings = {"partition.assignment.strategy": classic, "heartbeat.interval.ms": 100}
         return ConfluentMember(listener, group, handled, **settings)
 
@@ -271,20 +429,29 @@ def run(
     try:
         for kind in join:
             members[kind] = make(kind)
-            share_all(list(members.values()))
+            share_all(list(members.values()), source)
         for kind in leave[:-1]:
             members.pop(kind).stop()
-            share_all(list(members.values()))
-        source.stop()
-        until(
-            lambda: f"{len(handled)} of {source.sent} were handled",
-            lambda: len(handled) >= source.sent,
-            list(members.values()),
-        )
+            share_all(list(members.values()), source)
+        finish(log, group, source, members, handled)
     finally:
         source.stop()
         for member in members.values():
             member.stop()
+
+
+def finish(
+    log: streamlog.StreamLog, group: str, source: Source, members: dict[str, Member], handled: list[int]
+) -> None:
+    """Wait until all are handled, end the members that are left, and check that each record was handled once and is committed."""
+    source.stop()
+    until(
+        lambda: f"{len(handled)} of {source.sent} were handled",
+        lambda: len(handled) >= source.sent,
+        list(members.values()),
+    )
+    while members:
+        members.popitem()[1].stop()
     times = Counter(handled)
     assert {number: count for number, count in times.items() if count > 1} == {}
     assert sorted(times) == list(range(source.sent))
