@@ -148,7 +148,7 @@ class Case:
         program.run(after_each)
         told = list(program.errors)
         if not steps_left:
-            self._check_goes_on(program, faults, program.errors[healed:])
+            self._check_goes_on(program, disk, faults, program.errors[healed:])
         self._check_sync_is_not_repeated(disk)
         if self.brokers > 1 and self._broker is not None:
             for what, error in told:
@@ -180,9 +180,13 @@ class Case:
         found = _BROKER.match(self.path)
         return None if found is None else found[0]
 
-    def _check_goes_on(self, program: Program, faults: list[Fault], told: list[tuple[str, StreamlogError]]) -> None:
+    def _check_goes_on(
+        self, program: Program, disk: FaultyDisk, faults: list[Fault], told: list[tuple[str, StreamlogError]]
+    ) -> None:
         """Nothing fails for a fault that is gone, but what needs a topic that could not be made, or was poisoned."""
         struck = {fault.op for fault in faults if fault.fired} | {self.op}
+        if not self.forever:  # threads may have made the calls in another order than without a fault
+            struck.add(disk.calls[self.nth - 1][0])
         for what, error in told:
             for each in error.failed.values() if isinstance(error, DeliveryError) else (error,):
                 poisoned = PoisonedLogError, ConcurrentTransactionsError, RequestTimedOutError
