@@ -8,7 +8,7 @@ not one with the changed fields alone, like KRaft's PartitionChangeRecord.)
                            kafka_config, as far as there is any; see TopicView
     ["producer_ids", ""]   next: the first producer id that was not handed out
     ["broker_ids", ""]     next: the first broker id that no broker ever had
-    ["config", kind, name] v, texts: the settings that Kafka's clients gave for a group, or for a broker
+    ["config", kind, name] v, texts: the settings that Kafka's clients gave for a group
     ["broker", id]         v, incarnation_id (16 bytes), epoch, rack, fenced, directory_id, path, retiring
     ["partition", topic id (16 bytes), number]
                            v, replicas, isr, leader, leader_epoch, partition_epoch; while it is reassigned also
@@ -130,7 +130,7 @@ class Image(NamedTuple):
     broker_ids: int = 0
     """Each id that a broker had which is gone is below this one."""
     kafka_configs: Mapping[tuple[str, str], Mapping[str, str]] = MappingProxyType({})
-    """What Kafka's clients set for a group, or for a broker, by kind and name. Only a listener looks at it; see `TopicView` for topics."""
+    """What Kafka's clients set for a group, by kind and name. Only a listener looks at it; see `TopicView` for topics."""
 
     @property
     def next_broker_id(self) -> int:
@@ -168,8 +168,8 @@ def broker_ids_record(next_broker_id: int) -> LogRecord:
     return key, value
 
 
-GROUP_CONFIG, BROKER_CONFIG = "group", "broker"
-"""The kinds of `Image.kafka_configs`."""
+GROUP_CONFIG = "group"
+"""The one kind of `Image.kafka_configs`."""
 
 
 def config_record(kind: str, name: str, texts: Mapping[str, str]) -> LogRecord:
@@ -261,7 +261,7 @@ class _MetadataDelta:
         self._next_producer_id = image.next_producer_id
         self._brokers = dict(image.brokers)
         self._broker_ids = image.broker_ids
-        self._kafka_configs = image.kafka_configs
+        self._kafka_configs = dict(image.kafka_configs)
         self._partitions: dict[bytes, Mapping[int, PartitionRegistration]] = dict(image.partitions)
         self._changed: dict[bytes, dict[int, PartitionRegistration]] = {}
         """Those of `_partitions` that are this delta's own: a topic's are copied at its first record, not at each."""
@@ -309,10 +309,10 @@ class _MetadataDelta:
             self._names[view.id_bytes] = name
 
     def _replay_config(self, value: bytes | None, kind: str, name: str) -> None:
-        others = {each: texts for each, texts in self._kafka_configs.items() if each != (kind, name)}
-        if value is not None:
-            others[kind, name] = MappingProxyType(_parse(value, _Config)["texts"])
-        self._kafka_configs = others  # another object, by which a listener sees that there is news
+        if value is None:
+            self._kafka_configs.pop((kind, name), None)
+        else:
+            self._kafka_configs[kind, name] = MappingProxyType(_parse(value, _Config)["texts"])
 
     def _replay_partition(self, value: bytes | None, topic_id: bytes, number: int) -> None:
         partitions = self._changed.get(topic_id)

@@ -30,9 +30,8 @@ class Groups:
     ) -> None:
         self.topic_id = topic_id
         self.by_name: dict[str, Group] = {}
-        self._pending: dict[
-            int, dict[str, None]
-        ] = {}  # the groups with offsets of an undecided transaction, by producer id
+        self._pending: dict[int, dict[str, None]] = {}
+        """The groups with offsets of an undecided transaction, by producer id."""
         self.runtime = CoordinatorRuntime()
         self._append = append
         self._versions = count(1)  # over all groups and lives, so that no version comes twice

@@ -383,7 +383,9 @@ def _change_group(call: Call, resource: Any, texts_after: TextsAfter) -> None:
     of_broker = partial(group_configs.of_broker, listener=call.settings)
     after = texts_after(resource, before, Kind(group_configs.setting, of_broker))
     group_configs.check(after, call.settings)
-    changes = {each: after.get(each) for each in {*before, *after} if after.get(each) != before.get(each)}
+    changes = {
+        each: after.get(each) for each in dict.fromkeys([*before, *after]) if after.get(each) != before.get(each)
+    }
     if not call.request.validate_only:
         result_of(call.service.update_kafka_config(GROUP_CONFIG, name, changes))
 

@@ -116,9 +116,8 @@ def _committed(call: Call, commit: Commit, done: Completion[None]) -> Any:
     error = done.error()
     if error is not None:
         knows_epochs = call.version >= _FIRST_COMMIT_WITH_EPOCHS
-        is_too_old = (
-            isinstance(error, StaleMemberEpochError) and not knows_epochs
-        )  # only members that have epochs get it
+        # Without epochs in the request only a member that has them gets this error.
+        is_too_old = isinstance(error, StaleMemberEpochError) and not knows_epochs
         code = commit_code(error, knows_epochs=knows_epochs)
         commit.fail(ErrorCode.UNSUPPORTED_VERSION if is_too_old else code)
     Response = messages.OffsetCommitResponse
