@@ -310,13 +310,17 @@ class Cluster:
             return
         with self.looking():
             self.faults.look()
-            for broker in self.service.brokers.all:
-                if broker.failure is not None and not getattr(broker, "_noted", False):
-                    broker._noted = True
-                    self.fired["broker failed"] += 1
-                    self.note(f"broker {broker.id} has failed: {broker.failure}")
-                    self.history.leader_failed()
-            self.history.look(self.service)
+            self._look_at_replicas()
+
+    def _look_at_replicas(self) -> None:
+        """What must be so now; less is promised of what a leader had alone that has failed since the last look."""
+        for broker in self.service.brokers.all:
+            if broker.failure is not None and not getattr(broker, "_noted", False):
+                broker._noted = True
+                self.fired["broker failed"] += 1
+                self.note(f"broker {broker.id} has failed: {broker.failure}")
+                self.history.leader_failed()
+        self.history.look(self.service)
 
     # -- meanwhile -----------------------------------------------------------------------------------
 
@@ -378,7 +382,7 @@ class Cluster:
         self.log.sync()
         if self.disk.strikes == strikes and not self.faults.lost:
             with self.looking():
-                self.history.look(self.service)
+                self._look_at_replicas()
                 self.history.synced(self.service)
 
     # -- time ----------------------------------------------------------------------------------------
@@ -649,7 +653,7 @@ class Cluster:
                 except StreamlogError as error:
                     self._judge("poll", error, began_s)
                     continue
-                self.history.look(self.service)
+                self._look_at_replicas()
                 ids = {topic.name: topic.id.bytes for topic in self.log.topics()}
                 for name, offset in found.items():
                     if name.topic in ids:
