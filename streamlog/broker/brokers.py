@@ -106,6 +106,12 @@ class Brokers:
         return self._presence.root
 
     @property
+    def are_found(self) -> bool:
+        """Whether `open` finds one of them by itself: in the directory of the log, if it is not given theirs."""
+        root = self._presence.root
+        return root is None or any(broker.directory.path.startswith(f"{root}/") for broker in self.all)
+
+    @property
     def running(self) -> list[Broker]:
         """Those that are neither stopped nor failed."""
         return [broker for broker in self.all if broker.running]

@@ -238,9 +238,15 @@ class Reassignments:
         self._topics.unregister_broker(broker_id)
         if broker_id not in self._topics.image.brokers:
             self._brokers.remove(broker)
-            logger.info(
-                "broker %d was retired; its directory %s is left, and can be removed", broker_id, broker.directory.path
-            )
+            path = broker.directory.path
+            if self._brokers.are_found:
+                logger.info("broker %d was retired; its directory %s is left, and can be removed", broker_id, path)
+            else:
+                logger.warning(
+                    "broker %d was retired; keep its directory %s: no other broker is in %s, so that open finds the log by what retired "
+                    "ones have there. Before it is removed, add a broker there (log.add_broker)",
+                    broker_id, path, self._brokers.root,
+                )  # fmt: skip
 
     def _go_on(self, topic: str) -> None:
         if _finished(self._topics.image, topic):

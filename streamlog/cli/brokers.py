@@ -107,10 +107,16 @@ def broker_retire(
         confirm(f"Retire broker {broker_id}?", yes)
         there = {broker.id: broker.path for broker in log.brokers}
         _wait(log, log.retire_broker(broker_id), throttle)
+        is_found = any((broker.path or "").startswith(f"{log.path}/") for broker in log.brokers)
     if wants_json(ctx, as_json):
         output.document({"retired": broker_id, "path": there[broker_id]})
     else:
-        output.say(f"Retired broker {broker_id}. Its directory {there[broker_id]} can be removed.")
+        what = (
+            "can be removed"
+            if is_found
+            else "has to stay: the log is found by it, since no other broker lies beside it"
+        )
+        output.say(f"Retired broker {broker_id}. Its directory {there[broker_id]} {what}.")
 
 
 @topics.command("reassign")

@@ -305,7 +305,8 @@ class StreamLog(Closing):
             The broker, which may be stopped, or have lost its directory: the others have its records.
 
         Returns when it is recorded; new topics do not use the broker from then on. The others get its replicas evenly, and lead
-        what it led; the log's own topics have fewer replicas then, if they must. Its directory is left, and can be removed.
+        what it led; the log's own topics have fewer replicas then, if they must. Its directory is left, and can be
+        removed, unless no other broker is in the directory that `open` was given: it finds the others by the retired one then.
 
         Raises ConfigError for a broker that there is not, if too few others are left for the replicas of a topic, or if it
         does not run and has the last replica of a partition that is in sync.

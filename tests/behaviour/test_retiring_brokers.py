@@ -100,6 +100,32 @@ def test_brokers_are_retired_until_one_is_left_and_added_again(path: Path) -> No
         assert values(log) == [b"x", b"y", b"z"]
 
 
+def test_the_directory_of_a_retired_broker_may_go_unless_the_log_is_found_by_it(
+    path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Without it `open` made a new log, of nothing, though it was said that the directory can be removed."""
+    elsewhere = path.parent / "elsewhere"
+    caplog.set_level("INFO", "streamlog")
+    with streamlog.open(path, brokers=2) as log:
+        log.create_topic("t", replication_factor=1).send("x")
+        log.add_broker(elsewhere)
+        for broker, said in (
+            (0, f"{path / 'broker-0'} is left, and can be removed"),
+            (1, f"keep its directory {path / 'broker-1'}"),
+        ):
+            log.retire_broker(broker).wait(30)
+            assert said in caplog.records[-1].getMessage()
+    shutil.rmtree(path / "broker-0")
+    with streamlog.open(path) as log:
+        assert [broker.path for broker in log.brokers] == [str(elsewhere)]
+        assert values(log) == [b"x"]
+        log.add_broker(path / "broker-3")
+    shutil.rmtree(path / "broker-1")
+    with streamlog.open(path) as log:
+        assert [broker.path for broker in log.brokers] == [str(elsewhere), str(path / "broker-3")]
+        assert values(log) == [b"x"]
+
+
 def test_too_few_brokers_for_a_factor_are_refused_with_what_to_do(path: Path) -> None:
     with streamlog.open(path, brokers=3) as log:
         log.create_topic("t", replication_factor=3).send("x")

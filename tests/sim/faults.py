@@ -483,8 +483,9 @@ class Faults:
             self.lost.discard(broker)
             self.put_back.discard(broker)
             self.copies.pop(broker, None)
-            is_anothers = any(each.directory.path == path for each in cluster.service.brokers.all)
-            if cluster.disk.files.is_dir(path) and not is_anothers:
+            brokers = cluster.service.brokers
+            is_anothers = any(each.directory.path == path for each in brokers.all)
+            if cluster.disk.files.is_dir(path) and not is_anothers and brokers.are_found:
                 cluster.disk.files.rmtree(path)
 
     # -- brokers that come and go --------------------------------------------------------------------
