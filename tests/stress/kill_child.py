@@ -48,6 +48,8 @@ GROUP = "g"
 MOVES, MOVES_PARTITIONS = "moves", 2
 HEAD = "head"  # the header that says what a tombstone is, as it has no value to say it
 _KEYS = 12
+# Every so many cycles it is killed only after a record and a transaction, however slow the machine is.
+COMMITS_EVERY = 10
 _SETTLES_S = 20.0
 _LIVES_S = 300.0
 # Closing the log aborts a transaction that is being made.
@@ -175,7 +177,10 @@ class Life:
         writers = self.rng.randrange(1, 4)
         work: list[tuple[Callable[..., None], Any]] = [(self.write, n) for n in range(writers)]
         work.append((self.administer, None))
-        work += [(self.transact, n) for n in range(self.rng.randrange(3))]
+        transacts = self.rng.randrange(3)
+        if self.cycle % COMMITS_EVERY == 1:
+            transacts = max(1, transacts)
+        work += [(self.transact, n) for n in range(transacts)]
         if self.rng.random() < 0.6:
             work.append((self.consume, None))
         if len(self.brokers) > 1 and self.rebuilds:

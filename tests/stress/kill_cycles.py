@@ -27,6 +27,7 @@ import streamlog
 
 from .cycles import main
 from .cycles import run as run_cycles
+from .kill_child import COMMITS_EVERY
 from .kill_history import History, Violation
 from .lost_directories import LostDirectories
 from .processes import JournalReader, Zygote
@@ -122,7 +123,7 @@ class KillCycles:
         folder.mkdir(parents=True)
         positions = self._history.positions(everything=verifies)
         at_once = cycle % KILL_AT_ONCE_EVERY == 0
-        sends = cycle % KILL_AT_ONCE_EVERY == 1
+        sends = cycle % COMMITS_EVERY == 1
         dies_opening = (rng.random() < 0.2 or at_once) and not sends
         closes = rng.random() < 0.2 and not sends
         close_after = rng.uniform(0.002, 0.04) if closes else None
@@ -140,8 +141,9 @@ class KillCycles:
                 said += journal.wait_for("closing", process, _LONGEST)
                 time.sleep(rng.choice([0.0, rng.uniform(0.0, 0.006), 0.2]))
             else:
-                if sends:
-                    said += journal.wait_for("sent", process, _LONGEST)
+                for word in ("sent", "decided") if sends else ():
+                    if not any(line[:1] == [word] for line in said):
+                        said += journal.wait_for(word, process, _LONGEST)
                 if self._loses and not self._directories.is_away and rng.random() < 0.6:
                     said += journal.wait_for("level", process, _LONGEST)
                 time.sleep(rng.uniform(0.002, 0.06))

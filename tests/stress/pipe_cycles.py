@@ -42,6 +42,8 @@ from .processes import RAISED, Journal, JournalReader, Zygote
 _CHILD = "tests.stress.pipe_cycles"
 _LONGEST = 60.0
 _CHECK_EVERY = 10
+# Every so many cycles it is killed only after something has come to `b`, however slow the machine is.
+_PIPES_EVERY = 5
 PARTITIONS = 3
 TOPICS = ("a", "b", "c", "d", "bad")
 
@@ -90,7 +92,7 @@ def live(
                 traceback.print_exc()
                 os._exit(RAISED)
 
-    works = [_send, _pipe_to_b, _pipe_to_c, _loop_to_d]
+    works = [_send, partial(_pipe_to_b, say), _pipe_to_c, _loop_to_d]
     if brokers > 1 and rebuilds:
         works.append(partial(_stop_and_start, say))
     for work in works:
@@ -112,7 +114,7 @@ def _send(log: streamlog.StreamLog, rng: random.Random) -> None:
     time.sleep(rng.choice([0.0, 0.001, 0.005]))
 
 
-def _pipe_to_b(log: streamlog.StreamLog, rng: random.Random) -> None:
+def _pipe_to_b(say: Journal, log: streamlog.StreamLog, rng: random.Random) -> None:
     with streamlog.start_pipe(
         log["a"],
         to_b,
@@ -123,6 +125,8 @@ def _pipe_to_b(log: streamlog.StreamLog, rng: random.Random) -> None:
         dead_letter_topic="bad",
     ):
         time.sleep(rng.choice([0.005, 0.02, 0.1]))
+    if any(log["b"].partition(number).last_stable_offset for number in range(PARTITIONS)):
+        say("piped")
 
 
 def _pipe_to_c(log: streamlog.StreamLog, rng: random.Random) -> None:
@@ -253,12 +257,16 @@ class PipeCycles:
         shutil.rmtree(folder, ignore_errors=True)
         folder.mkdir(parents=True)
         close_after = rng.uniform(0.0, 0.1) if rng.random() < 0.2 else None
+        pipes = cycle % _PIPES_EVERY == 1
+        close_after = None if pipes else close_after
         process = zygote.start(
             f"{_CHILD}:live", str(self._path), str(folder), self._seed, cycle, self._brokers, close_after, rebuilds
         )
         journal = JournalReader(folder / "journal")
         said: list[list[str]] = []
-        if rng.random() < 0.85:
+        if pipes:
+            said += journal.wait_for("piped", process, _LONGEST)
+        elif rng.random() < 0.85:
             said += journal.wait_for("ready" if close_after is None else "closing", process, _LONGEST)
             if self._brokers > 1 and rebuilds and close_after is None and rng.random() < 0.6:
                 said += journal.wait_for("level", process, _LONGEST)
