@@ -202,6 +202,7 @@ def test_a_broker_of_which_it_turns_out_that_it_was_not_added_cannot_be_started(
         assert values(log) == [b"x"]
 
 
+@pytest.mark.slow
 def test_what_was_made_of_a_broker_that_was_not_added_does_not_come_back_when_power_is_lost(clock: ManualClock) -> None:
     disk = SimulatedDisk()
     faulty = FaultyDisk(disk)

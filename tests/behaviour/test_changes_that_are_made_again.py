@@ -53,6 +53,7 @@ def prepare(b: Brokers) -> None:
     b.settle()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("op", OPS)
 @pytest.mark.parametrize("change", CHANGES)
 def test_a_change_is_made_once_whichever_call_to_the_disk_of_the_controller_fails(change: str, op: str) -> None:

@@ -690,6 +690,7 @@ def test_a_log_in_use_is_refused_with_the_pid_of_its_owner(child: Child, open_lo
     assert "Traceback" not in errors
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("command", "shown"),
     [
@@ -789,6 +790,7 @@ def test_a_reader_that_leaves_the_pipe_is_not_an_error(terminal: Terminal, child
     assert process.stderr.read() == ""
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("command", [["topic", "list"], ["topic", "list", "--json"], ["topic", "describe", "t"]])
 def test_a_reader_that_was_never_there_is_no_error_either(letters: Terminal, child: Child, command: list[str]) -> None:
     process = child("import sys; sys.stdin.readline(); " + MAIN, "-d", letters.directory, *command)

@@ -44,6 +44,7 @@ def test_no_record_of_a_topic_made_anew_is_skipped_after_a_power_loss(clock: Man
         assert log.group("g").committed() == {T0: 5}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("sync", [False, True])
 def test_no_record_of_a_topic_made_anew_is_skipped_after_any_crash(clock: ManualClock, sync: bool) -> None:
     """Every kill, between any two writes and in the middle of one, and every kind of power loss."""

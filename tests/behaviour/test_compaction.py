@@ -380,6 +380,7 @@ def test_kill_9_in_the_middle_of_compaction_loses_no_last_value(
             end = topic.partition(0).log_end_offset
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("end", [StreamLog.close, lambda log: log.delete_topic("t")], ids=["close", "delete_topic"])
 def test_closing_the_log_or_deleting_the_topic_does_not_wait_for_a_compaction(
     path: Path, in_thread: Callable[[Callable[[], Any]], Future[Any]], end: Callable[[StreamLog], object]

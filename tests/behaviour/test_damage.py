@@ -169,6 +169,7 @@ def check_flip(small: Small, clock: ManualClock, victim: Batch, position: int, b
     assert read(left, clock, "skip") == Outcome(small.without(victim), None), place
 
 
+@pytest.mark.slow
 def test_every_flipped_byte_is_noticed_named_and_costs_its_batch_alone(
     small: Small, clock: ManualClock, rng: random.Random, sampled: Sampled
 ) -> None:

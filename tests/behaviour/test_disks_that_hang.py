@@ -129,6 +129,7 @@ def elect(log: StreamLog) -> None:
 CALLS = (create_topic, add_partitions, delete_topic, send, send_many, commit, elect)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("sync", [False, True])
 @pytest.mark.parametrize("broker", [0, 1])
 @pytest.mark.parametrize("call", CALLS, ids=lambda call: call.__name__)

@@ -42,6 +42,7 @@ def run(writer: CoordinatedWriter, number: int) -> None:
     writer.commit()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("sync", [False, True])
 def test_a_crash_at_any_moment_leaves_each_transaction_whole_or_not_at_all(sync: bool) -> None:
     disk = SimulatedDisk()

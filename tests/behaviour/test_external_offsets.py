@@ -590,6 +590,7 @@ with streamlog.open(sys.argv[1]) as log, log.consumer() as consumer:
 """
 
 
+@pytest.mark.slow
 def test_a_process_that_is_killed_on_the_way_handles_each_record_once(
     tmp_path: Path,
     path: Path,

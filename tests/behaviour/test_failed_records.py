@@ -67,6 +67,7 @@ def of_many(producer: Producer, value: bytes) -> None:
         producer.send_many("t", [value] * 3).result()
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("full")
 @pytest.mark.parametrize("ask", [by_result, by_exception, by_callback, by_flush, of_many])
 def test_failed_records_that_were_asked_about_are_not_kept(

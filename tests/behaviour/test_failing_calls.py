@@ -48,6 +48,7 @@ def reopened(log: streamlog.StreamLog, disk: FaultyDisk, clock: ManualClock) -> 
 # Any call
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("forever", [False, True], ids=["once", "for a while"])
 @pytest.mark.parametrize("sync", [False, True], ids=["plain", "sync"])
 def test_whatever_call_fails_ends_in_a_typed_error_and_an_intact_log(
@@ -58,6 +59,7 @@ def test_whatever_call_fails_ends_in_a_typed_error_and_an_intact_log(
         case.run()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("forever", [False, True], ids=["once", "for a while"])
 @pytest.mark.parametrize("sync", [False, True], ids=["plain", "sync"])
 def test_a_call_that_fails_under_one_of_three_brokers_refuses_no_record(
@@ -231,6 +233,7 @@ def test_a_failed_sync_is_never_tried_again_on_the_same_file(disk: FaultyDisk, c
     assert log.closed
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("error", [errno.EIO, errno.EMFILE, errno.ENOSPC], ids=errno.errorcode.get)
 def test_a_close_that_failed_is_recovered_from_as_a_crash_is(clock: ManualClock, error: int) -> None:
     for nth in range(1, 60):

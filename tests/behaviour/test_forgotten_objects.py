@@ -55,6 +55,7 @@ def test_a_dropped_member_leaves_its_group(log: streamlog.StreamLog) -> None:
         assert len(log.group("g").members()) == 1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("how", ["closed", "unsubscribed", "collected"])
 def test_nothing_is_kept_of_a_group_without_members(log: streamlog.StreamLog, how: str) -> None:
     """Counted over a hundred group names: what every consumer leaves behind would be there a hundred times."""

@@ -64,6 +64,7 @@ READING = (calls.Poll, calls.PollBatches, calls.Loop, calls.BlockAroundALoop, ca
 SAMPLES = 20
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", WHOLE, ids=lambda kind: kind.__name__)
 def test_an_interrupt_anywhere_leaves_the_log_usable_and_loses_nothing(
     kind: type[calls.Action], rng: random.Random
@@ -72,6 +73,7 @@ def test_an_interrupt_anywhere_leaves_the_log_usable_and_loses_nothing(
     assert swept.interrupts > 10, "the sweep has missed the call"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", SAMPLED, ids=lambda kind: kind.__name__)
 def test_an_interrupt_in_a_long_call_leaves_the_log_usable_and_loses_nothing(
     kind: type[calls.Action], rng: random.Random
@@ -93,6 +95,7 @@ def test_workers_whose_start_is_interrupted_end_before_run_has_raised(called: An
     assert sweep(calls.RunWorkers, within=called.__code__).interrupts > 1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", TWICE, ids=lambda kind: kind.__name__)
 def test_a_second_interrupt_while_the_first_is_handled_does_no_harm_either(
     kind: type[calls.Action], rng: random.Random
@@ -101,6 +104,7 @@ def test_a_second_interrupt_while_the_first_is_handled_does_no_harm_either(
     assert swept.interrupts >= max(3, swept.places // 20), "the sweep has missed the call"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ACTIONS, ids=lambda kind: kind.__name__)
 def test_what_else_ends_a_call_anywhere_does_no_more_harm_than_an_interrupt(
     kind: type[calls.Action], rng: random.Random
@@ -109,6 +113,7 @@ def test_what_else_ends_a_call_anywhere_does_no_more_harm_than_an_interrupt(
     sweep(kind, first=rng.randint(1, step), step=step, error=rng.choice(KINDS[1:]))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("error", KINDS, ids=lambda error: error.__name__)
 @pytest.mark.parametrize("kind", READING, ids=lambda kind: kind.__name__)
 def test_no_exception_has_a_reader_commit_or_skip_what_it_did_not_hand_out(

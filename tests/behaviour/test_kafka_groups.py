@@ -108,6 +108,7 @@ PROTOCOLS = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("settings", PROTOCOLS.values(), ids=PROTOCOLS)
 def test_members_share_and_take_over_what_one_that_leaves_had(
     log: streamlog.StreamLog, listener: Listener, settings: dict[str, Any]

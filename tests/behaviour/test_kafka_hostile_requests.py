@@ -90,6 +90,7 @@ def test_requests_that_are_sent_before_the_last_was_answered_are_answered_in_the
                 assert len(protocol.decode_response(header, frame_of(connection)).topics) == size
 
 
+@pytest.mark.slow
 def test_clients_that_together_want_more_memory_than_there_is_are_closed_in_turn_and_others_are_served(
     log: streamlog.StreamLog, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -79,6 +79,7 @@ def pause_and_resume(_: object, consumer: Any) -> Callable[[], object]:
 EVERY = [poll_a_record, poll_a_batch, poll_nothing, iterate, seek_and_poll, ask_for_the_position, pause_and_resume]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("group", [None, "g"])
 @pytest.mark.parametrize("act", EVERY, ids=lambda act: act.__name__)
 def test_a_consumer_of_many_partitions_does_as_much_as_one_of_few(act: Any, group: str | None) -> None:

@@ -809,6 +809,7 @@ def test_a_reader_says_which_partition_has_no_replica_left(path: Path) -> None:
 # -- copies of the metadata --------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_whichever_directory_is_missing_after_a_crash_the_copies_agree_and_nothing_acknowledged_is_lost(
     clock: ManualClock,
 ) -> None:

@@ -213,6 +213,7 @@ def test_without_the_copy_the_kernels_word_would_be_taken_for_it(
         assert after_power_loss(killed, clock) == [b"acknowledged"]
 
 
+@pytest.mark.slow
 def test_a_kill_at_any_moment_of_the_copying_loses_nothing(
     disk: FaultyDisk, machine: SimulatedDisk, clock: ManualClock, close: Close
 ) -> None:

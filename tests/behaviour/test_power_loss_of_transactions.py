@@ -97,6 +97,7 @@ def producers_go_on_after_another_open(name: str, log: streamlog.StreamLog) -> N
         producers_go_on(name, again)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("check", [producers_go_on, producers_go_on_after_another_open], ids=lambda c: c.__name__)
 def test_no_transaction_hangs_after_a_power_loss_and_producers_go_on(sampled: Sampled, check: Check) -> None:
     assert after_power_losses(sampled, check) > 20

@@ -92,6 +92,7 @@ def test_a_client_of_kafka_and_the_log_of_the_test_see_the_same_records(pytester
     run(pytester).assert_outcomes(passed=2)
 
 
+@pytest.mark.slow
 def test_the_workers_of_xdist_have_clusters_of_their_own(pytester: pytest.Pytester) -> None:
     pytest.importorskip("xdist")
     pytester.makepyfile("""

@@ -445,6 +445,7 @@ assert len([v for v in found if v.startswith("lingers")]) == count
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("more", ["pass", "consumer.commit()", "log.create_topic(f'x{count}').delete()"])
 def test_a_timer_whose_handler_sends_commits_and_syncs_beside_a_thread_that_sends(
     path: Path, run_script: RunScript, more: str
@@ -454,6 +455,7 @@ def test_a_timer_whose_handler_sends_commits_and_syncs_beside_a_thread_that_send
     assert done.stderr == ""
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", calls.ACTIONS, ids=lambda kind: kind.__name__)
 def test_a_call_anywhere_in_another_ends_or_is_refused_with_nothing_done(
     kind: type[calls.Action], rng: random.Random, sampled: Sampled

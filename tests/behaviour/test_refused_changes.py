@@ -142,6 +142,7 @@ def faults(change: Change, sync: bool) -> Iterator[Fault]:
                 yield Fault(nth, errno.EIO, own, short=1 << 20, then=then)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("sync", [False, True], ids=["plain", "sync"])
 @pytest.mark.parametrize("name", CHANGES)
 def test_a_change_that_was_refused_is_void_whatever_comes_after(name: str, sync: bool, sampled: Sampled) -> None:
@@ -252,6 +253,7 @@ def test_a_process_that_reads_along_follows_a_metadata_log_whose_file_was_replac
     world.log.close()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", CHANGES)
 def test_a_change_that_was_interrupted_is_and_stays_what_the_log_shows_afterwards(name: str, sampled: Sampled) -> None:
     """Ctrl-C at every call; also where the next call, which would see it to its end, fails."""
@@ -305,6 +307,7 @@ def test_what_a_refused_change_left_on_the_disk_is_not_recovered_where_the_metad
         assert [record.value for record in topic.read()] == world.sent
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("sync", [False, True], ids=["plain", "sync"])
 def test_a_deletion_of_records_that_was_refused_deletes_none_later(sync: bool) -> None:
     def delete(world: World) -> None:

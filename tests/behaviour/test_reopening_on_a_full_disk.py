@@ -272,6 +272,7 @@ def look_at(log: streamlog.StreamLog, nth: int) -> int:
     return refused
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("times", [1, None])
 @pytest.mark.parametrize("op", ["pwrite", "create", "write", "sync_dir", "rename"])
 def test_no_want_of_room_at_any_call_of_an_open_hides_records_or_sets_a_group_back(

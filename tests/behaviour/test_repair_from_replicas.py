@@ -220,6 +220,7 @@ def test_a_replica_whose_end_is_damaged_at_an_open_leaves_the_set_and_fetches_it
     assert report.ok, report
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("position", [5, 60], ids=["header", "header 2"])
 def test_a_leader_whose_damage_hides_an_epoch_has_no_follower_truncate_what_was_committed(
     path: Path, position: int
@@ -360,6 +361,7 @@ def files_of(path: Path, topic: Topic[Any, Any], broker: int) -> list[Path]:
     return sorted([*inner, directory / "published"])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("clean", [True, False], ids=["closed", "killed"])
 @pytest.mark.parametrize("broker", [0, 1], ids=["leader", "follower"])
 def test_any_byte_of_one_replica_of_three_is_flipped_and_nothing_is_lost(
@@ -390,6 +392,7 @@ def test_any_byte_of_one_replica_of_three_is_flipped_and_nothing_is_lost(
         assert report.ok, f"{name}: {report}"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("clean", [True, False], ids=["closed", "killed"])
 @pytest.mark.parametrize("broker", [0, 1], ids=["leader", "follower"])
 def test_any_file_of_one_replica_of_three_is_cut_or_gone_and_nothing_is_lost(

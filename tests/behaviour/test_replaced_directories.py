@@ -76,6 +76,7 @@ CALLS: dict[str, Callable[[StreamLog], object]] = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", CALLS)
 def test_whatever_is_asked_of_a_handle_on_a_replaced_directory_says_so(
     path: Path, clock: ManualClock, replaced: Callable[[], dict[str, bytes]], name: str

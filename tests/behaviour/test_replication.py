@@ -192,6 +192,7 @@ def test_what_was_synced_survives_a_power_loss(clock: ManualClock) -> None:
             assert values(log) == [b"%d" % n for n in range(10)]
 
 
+@pytest.mark.slow
 def test_every_crash_while_the_log_is_made_leaves_one_that_opens(clock: ManualClock) -> None:
     disk = SimulatedDisk()
     with streamlog.open("data", brokers=3, disk=disk, clock=clock) as log:

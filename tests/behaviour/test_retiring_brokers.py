@@ -28,6 +28,7 @@ def stuck(log: StreamLog) -> None:
         broker.fetcher._leader_of = lambda name: None
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("sync", [False, True])
 @pytest.mark.parametrize("broker", [0, 3])
 def test_a_broker_is_retired_while_producers_and_consumers_run(path: Path, broker: int, sync: bool) -> None:

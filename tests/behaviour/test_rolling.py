@@ -82,6 +82,7 @@ def settled(disk: SimulatedDisk, clock: ManualClock, name: str, first: list[byte
         assert values(log) == [*found, b"next"], name
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("sync", [False, True])
 @pytest.mark.parametrize("short", [19, 900])
 @pytest.mark.parametrize("closed", [False, True])
@@ -131,6 +132,7 @@ def test_a_process_that_was_killed_after_it_rolled_leaves_nothing_unsynced_to_th
         settled(state, clock, name, [BIG, b"1" + BIG, b"2" + BIG], [BIG, b"1" + BIG, b"2" + BIG])
 
 
+@pytest.mark.slow
 def test_a_power_loss_never_leaves_a_partition_without_a_segment_while_records_are_deleted(clock: ManualClock) -> None:
     machine = SimulatedDisk()
     with opened(machine, clock) as log:
@@ -145,6 +147,7 @@ def test_a_power_loss_never_leaves_a_partition_without_a_segment_while_records_a
         settled(state, clock, name, [], sent)
 
 
+@pytest.mark.slow
 def test_files_that_a_killed_process_left_to_be_removed_go_only_with_the_next_segment_on_the_device(
     clock: ManualClock,
 ) -> None:

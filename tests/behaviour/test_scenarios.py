@@ -53,6 +53,7 @@ def test_a_new_segment_survives_a_power_loss_at_any_moment_of_a_roll() -> None:
 # 6
 
 
+@pytest.mark.slow
 def test_what_is_written_down_about_a_log_survives_a_power_loss_while_it_is_rewritten() -> None:
     """6. A checkpoint that was rewritten without a sync was corrupt after a crash of the machine (KAFKA-16541)."""
     disk = SimulatedDisk()
@@ -76,6 +77,7 @@ def test_what_is_written_down_about_a_log_survives_a_power_loss_while_it_is_rewr
         check_sent(name, left)
 
 
+@pytest.mark.slow
 def test_compacted_segments_take_the_place_of_the_old_ones_whole_or_not_at_all() -> None:
     """6. Several files become one: a power loss keeps any of the renames and unlinks that were not synced."""
     disk = SimulatedDisk()
@@ -298,6 +300,7 @@ def test_aborted_records_are_never_taken_for_values_however_often_the_log_is_com
                 assert committed_table(log) == table
 
 
+@pytest.mark.slow
 def test_aborted_records_stay_aborted_after_a_crash_at_any_moment_of_a_compaction() -> None:
     """14."""
     disk, clock = SimulatedDisk(), ManualClock(start_ms=START_MS)

@@ -356,6 +356,7 @@ ROWS = (
 )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("row", ROWS, ids=lambda row: f"{row.number}: {row.bug.__name__}")
 def test_the_scenario_fails_with_its_bug(row: Row, monkeypatch: Patch) -> None:
     with monkeypatch.context() as patch:

@@ -149,6 +149,7 @@ def places(
         yield nth
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "other", [flush, send_one, fill_the_batch, fill_it_and_flush, send_many_full_batches], ids=lambda f: f.__name__
 )

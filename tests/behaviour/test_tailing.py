@@ -240,6 +240,7 @@ def test_after_a_clean_close_everything_is_read(owner: Owner, reader: StreamLog,
         assert len(values(again)) == 11
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("derived", ["kept", "deleted", "garbage"])
 @pytest.mark.parametrize("ending", ["close", "kill"])
 def test_a_log_without_an_owner_is_read_to_its_end(owner: Owner, path: Path, ending: str, derived: str) -> None:
@@ -282,6 +283,7 @@ def test_a_torn_write_of_a_killed_owner_is_neither_read_nor_cut(owner: Owner, pa
     assert segment.stat().st_size == size
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("ending", ["close", "kill"])
 def test_an_owner_that_comes_back_is_followed_on(owner: Owner, reader: StreamLog, ending: str) -> None:
     with reader.consumer("t", auto_offset_reset="none") as consumer:
@@ -296,6 +298,7 @@ def test_an_owner_that_comes_back_is_followed_on(owner: Owner, reader: StreamLog
             assert received(consumer, 2) == [b"b%d" % life, b"c%d" % life]
 
 
+@pytest.mark.slow
 def test_a_reader_is_in_no_owners_way(owner: Owner, reader: StreamLog, path: Path, child: Child) -> None:
     with reader.consumer("t") as consumer:
         owner.kill()
@@ -309,6 +312,7 @@ def test_a_reader_is_in_no_owners_way(owner: Owner, reader: StreamLog, path: Pat
         assert len(received(consumer, 5 - seen)) == 5 - seen
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("way", ["poll", "poll_batches"])
 def test_an_owner_that_has_only_just_come_does_not_take_back_what_the_one_before_did_not_publish(
     owner: Owner, reader: StreamLog, path: Path, child: Child, way: str
@@ -484,6 +488,7 @@ class ReadersDisk(OsDisk):
     makedirs = rename = unlink = rmtree = sync_dir = write_atomic = new_temporary_directory = _refuse
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("ending", ["", "close", "kill"])
 def test_a_reader_changes_nothing_at_all(owner: Owner, path: Path, ending: str) -> None:
     owner("t.update_config(segment_bytes=1024); t.send_many([b'%d' % n * 300 for n in range(20)])")

@@ -115,6 +115,7 @@ def commands(path: Path) -> dict[str, list[str]]:
     }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "closed", [["stdin"], ["stdout"], ["stderr"], ["stdin", "stdout", "stderr"]], ids=lambda names: "+".join(names)
 )
@@ -137,6 +138,7 @@ def test_a_command_that_cannot_print_its_records_commits_none(forks: Forks, open
         assert log.group("new").committed() == {}
 
 
+@pytest.mark.slow
 def test_output_that_cannot_be_written_is_one_line_and_no_traceback(forks: Forks, path: Path) -> None:
     for name, arguments in commands(path).items():
         done = forks(*arguments, stdin="{}\n", stdout="/dev/full")
@@ -161,6 +163,7 @@ def test_messages_that_cannot_be_written_change_no_exit_code_of_a_failure(forks:
     assert forks("topic", "list", stderr="/dev/full").code == 0
 
 
+@pytest.mark.slow
 def test_the_interpreter_has_nothing_to_complain_of_at_its_exit(path: Path, forks: Forks) -> None:
     command = f"{sys.executable} -m streamlog -d {path}"
     for streams, code in (("topic list >&-", 0), ("topic list 2>&- >/dev/full", 1), ("nosuch 2>&-", 2)):
@@ -176,6 +179,7 @@ def test_the_interpreter_has_nothing_to_complain_of_at_its_exit(path: Path, fork
 NOT_UTF8 = os.fsdecode(b"\xffx")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "arguments",
     [

@@ -52,6 +52,7 @@ def test_compacted_replicas_are_compared_by_record(path: Path, clock: ManualCloc
     assert report.ok, report
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("clean", [True, False], ids=["closed", "killed"])
 @pytest.mark.parametrize("broker", range(3))
 def test_repair_takes_from_the_others_what_one_has_lost(

@@ -31,6 +31,7 @@ def test_nothing_that_was_promised_is_broken_and_every_fault_has_happened() -> N
     assert done.returncode == 0, done.stdout + done.stderr
 
 
+@pytest.mark.slow
 def test_a_seed_does_the_same_every_time() -> None:
     for seed in range(1, 6):
         first, second = explore(seed, 100), explore(seed, 100)
@@ -38,6 +39,7 @@ def test_a_seed_does_the_same_every_time() -> None:
         assert first.fired == second.fired
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("simulation", ["cluster", "transactions"])
 def test_a_seed_does_the_same_in_every_process(simulation: str) -> None:
     """Also where sets of strings have another order."""

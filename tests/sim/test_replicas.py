@@ -17,6 +17,7 @@ SEEDS, STEPS = 25, 300
 KINDS = [(False, False), (True, False), (False, True), (True, True)]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("durable", "unclean"), KINDS)
 def test_nothing_acknowledged_is_lost_by_replicas(durable: bool, unclean: bool) -> None:
     fired: Counter[str] = Counter()

@@ -27,6 +27,7 @@ REPOSITORY = Path(__file__).resolve().parent.parent.parent
 FIRST_SEED, SEEDS, STEPS = 1, 30, 200
 
 
+@pytest.mark.slow
 def test_nothing_that_was_promised_is_broken() -> None:
     command = [
         sys.executable,

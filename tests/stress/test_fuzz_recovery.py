@@ -6,11 +6,14 @@ import random
 import tempfile
 from pathlib import Path
 
+import pytest
+
 from .fuzz_recovery import memory, run
 
 ROUNDS = 40
 
 
+@pytest.mark.slow
 def test_whatever_bytes_are_changed_only_our_own_errors_come_out(rng: random.Random) -> None:
     with tempfile.TemporaryDirectory(dir=memory()) as work:
         figures = run(ROUNDS, rng.randrange(2**32), Path(work))

@@ -28,6 +28,7 @@ def zygote(tmp_path: Path) -> Iterator[Zygote]:
     print(errors.read_text())
 
 
+@pytest.mark.slow
 def test_a_second_process_is_refused_with_the_pid_of_the_first(path: Path, tmp_path: Path, zygote: Zygote) -> None:
     holder = zygote.start(f"{_RACER}:hold", str(path), str(tmp_path / "journal"))
     JournalReader(tmp_path / "journal").wait_for("held", holder, LONG)
@@ -36,6 +37,7 @@ def test_a_second_process_is_refused_with_the_pid_of_the_first(path: Path, tmp_p
     assert holder.is_alive()
 
 
+@pytest.mark.slow
 def test_the_lock_of_a_killed_process_is_free_at_once(path: Path, tmp_path: Path, zygote: Zygote) -> None:
     for number in range(5):
         journal = tmp_path / f"journal-{number}"

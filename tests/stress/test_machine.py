@@ -31,6 +31,7 @@ def test_nothing_that_was_promised_is_broken() -> None:
     assert done.returncode == 0, done.stdout + done.stderr
 
 
+@pytest.mark.slow
 def test_a_seed_does_the_same_every_time(rng: random.Random) -> None:
     for _ in range(2):
         seed = rng.randrange(1 << 30)
@@ -110,6 +111,7 @@ def _seeds(without: list[str], many: int = 60) -> Iterator[int]:
             yield seed
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", BUGS)
 def test_a_bug_is_seen(name: str) -> None:
     with _bug(name) as without:

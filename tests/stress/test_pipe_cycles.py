@@ -10,6 +10,7 @@ import pytest
 from .pipe_cycles import run
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("cycles", "brokers"), [(50, 1), (15, 3)])
 def test_each_input_has_its_effect_once_whatever_kill_comes(
     tmp_path: Path, rng: random.Random, cycles: int, brokers: int

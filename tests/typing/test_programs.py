@@ -118,6 +118,7 @@ def marked(checker: str) -> set[Found]:
     }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("checker", ["mypy", "pyright"])
 def test_a_checker_accepts_what_is_right(checker: str, request: pytest.FixtureRequest) -> None:
     lines = {(each.program, each.line) for each in marked(checker)}

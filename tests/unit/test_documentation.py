@@ -113,6 +113,7 @@ def load(name: str) -> ModuleType:
 # -- documents -------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", with_blocks("python"))
 def test_every_line_of_a_document_prints_what_follows_its_arrow(
     name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -150,6 +151,7 @@ def passes_in_pytest(tests: str, folder: Path) -> None:
     assert f"{count} passed" in done.stdout, done.stdout + done.stderr
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", with_blocks("console"))
 def test_a_session_in_a_terminal_is_what_the_command_answers(name: str, tmp_path: Path) -> None:
     pytest.importorskip("typer")
@@ -239,6 +241,7 @@ def prose_of(path: Path) -> str:
     return "\n".join([*texts, *(token.string for token in tokens if token.type == tokenize.COMMENT)])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("folder", ["streamlog", "benchmarks", "examples", "tests"])
 def test_the_source_names_no_module_that_does_not_exist(folder: str) -> None:
     wrong = {
@@ -470,6 +473,7 @@ def test_every_long_run_of_the_readme_is_a_module_with_its_result_beside_it() ->
 # -- docstrings ------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", list(modules()))
 def test_the_examples_of_a_module_print_what_they_say(
     name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

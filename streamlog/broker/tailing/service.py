@@ -493,6 +493,11 @@ class TailingService:
         if name.partition >= view.partitions:
             return controller.unknown_partition(name)
         replicas = self._image.partition(view.id_bytes, name.partition).replicas
+        if self._published.broker_id in replicas:  # it was just started, or gets the replica just now
+            return ReplicaNotAvailableError(
+                f"{name.topic}-{name.partition} is not in {self._path} yet, where broker {self._published.broker_id} has a replica of "
+                f"it. Try again in a moment, or open the path of the whole log with read_only=True.",
+            )
         return ReplicaNotAvailableError(
             f"{name.topic}-{name.partition} has its replicas on brokers {replicas}, and {self._path} is the directory of broker "
             f"{self._published.broker_id}. Open the directory of one of those, or the path of the whole log, with read_only=True.",

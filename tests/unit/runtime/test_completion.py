@@ -109,6 +109,7 @@ class Paused:
         self._thread.join(LONG)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("first", ["event", "deadline"])
 def test_a_deadline_and_an_event_that_race_leave_one_answer_at_every_pair_of_steps(first: str) -> None:
     pairs = step = 0

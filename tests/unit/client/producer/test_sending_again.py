@@ -137,6 +137,7 @@ def test_a_single_record_is_sent_again(make: Make) -> None:
     assert one.stored() == [0, 1, 2]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("where", ["_take_back", "_drain", "_is_first_lost", "_goes_on", "_appended"])
 def test_interrupted_at_any_line_each_batch_is_in_the_log_once(make: Make, where: str) -> None:
     line = 0
