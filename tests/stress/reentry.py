@@ -280,6 +280,7 @@ def sweep(
 ) -> tuple[int, int]:
     """At `samples` places of the call (all, if it has no more), the first of them `first` in so many; places, refusals."""
     places, _ = enter(kind, intruder, 10**9, finalizer=finalizer)
+    assert places, "nothing was traced"
     step = max(1, places // samples)
     refused = 0
     for nth in range(1 + first % step, places + 1, step):
