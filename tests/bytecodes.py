@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import gc
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from types import FrameType
 
 
@@ -20,9 +22,22 @@ def bytecodes(call: Callable[[], object]) -> int:
 
     before = sys.gettrace()
     sys._getframe().f_trace_opcodes = True  # Python 3.12 asks for it at `settrace`
-    sys.settrace(trace)  # type: ignore[arg-type]
-    try:
-        call()
-    finally:
-        sys.settrace(before)
+    with without_collections():
+        sys.settrace(trace)  # type: ignore[arg-type]
+        try:
+            call()
+        finally:
+            sys.settrace(before)
     return count
+
+
+@contextmanager
+def without_collections() -> Iterator[None]:
+    """No garbage is collected meanwhile: finalizers of what other tests left would be counted as part of a call."""
+    collects = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if collects:
+            gc.enable()

@@ -716,6 +716,12 @@ class Partition:
         finally:
             self.commit.answer()
 
+    def give_up(self, error: StreamlogError) -> None:
+        """The log is closed: fail what waits for followers, which fetch no more, and all that would."""
+        self.commit.refusal = self.commit.refusal or error
+        self.commit.answer()
+        self.purgatory.fail(error)
+
     def remove(self, error: StreamlogError) -> None:
         """Shut, and close the files without a sync: the partition was deleted."""
         self.shut(error)

@@ -145,6 +145,16 @@ def test_closing_the_log_answers_what_waits(path: Path, monkeypatch: pytest.Monk
     assert isinstance(done.error(), ClosedError)
 
 
+def test_closing_the_log_answers_what_waits_for_a_follower(path: Path) -> None:
+    """Its leader runs until the end, and the follower has not fetched."""
+    log = streamlog.open(path, brokers=2)
+    kept = Unreplicated(log)
+    _, done = kept.send(b"x")
+    assert not done.done()
+    log.close()
+    assert isinstance(done.error(), ClosedError)
+
+
 def test_deleting_the_topic_answers_what_waits(log: StreamLog) -> None:
     kept = Unreplicated(log)
     _, done = kept.send(b"x")

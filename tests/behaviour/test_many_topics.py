@@ -12,6 +12,7 @@ import pytest
 import streamlog
 from streamlog import serde
 from streamlog.testing import ManualClock, SimulatedDisk
+from tests.bytecodes import without_collections
 
 FEW, MANY = 10, 1_000
 
@@ -30,11 +31,12 @@ def lines_of(work: Callable[[], object]) -> int:
         return line if "streamlog/" in path and "streamlog/testing/" not in path else None
 
     before = sys.gettrace()
-    sys.settrace(enter)
-    try:
-        work()
-    finally:
-        sys.settrace(before)
+    with without_collections():
+        sys.settrace(enter)
+        try:
+            work()
+        finally:
+            sys.settrace(before)
     return count
 
 
