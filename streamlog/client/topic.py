@@ -271,6 +271,9 @@ class Topic(Generic[K, V]):
     def compact(self) -> None:
         """Compact the topic now: keep the newest record of each key. Rolls the active segment first.
 
+        With several brokers, the leaders' replicas are compacted now, and the others by themselves in the background, as in
+        Kafka: when another broker leads, records that were replaced may be there again, each before the newest of its key.
+
         Raises ConfigError if the topic is not compacted, and ClosedError if the log is closed meanwhile: closing ends the
         compaction.
 

@@ -158,6 +158,25 @@ def test_retention_and_compaction_leave_the_replicas_with_the_same_records(path:
         assert starts == {90}
 
 
+def test_each_replica_compacts_by_itself_and_the_newest_record_of_each_key_is_there_whoever_leads(path: Path) -> None:
+    with streamlog.open(path, brokers=3) as log:
+        topic = log.create_topic("t", cleanup_policy="compact")
+        for value, key in [("1", "a"), ("2", "b"), (None, "a"), ("4", "b"), ("5", "a")]:
+            topic.send(value, key)
+        first, *others = topic.partition(0).replicas
+        topic.compact()
+        assert [(record.offset, record.value) for record in topic.read()] == [(3, b"4"), (4, b"5")]
+        for broker in others:
+            log.elect_leader(("t", 0), broker)
+            assert [record.offset for record in topic.read()] == [0, 1, 2, 3, 4], "all of them in its active segment"
+            topic.compact()
+            assert [(record.offset, record.value) for record in topic.read()] == [(3, b"4"), (4, b"5")]
+        log.elect_leader(("t", 0), first)
+        assert [(record.offset, record.value) for record in topic.read()] == [(3, b"4"), (4, b"5")], (
+            "nothing comes back in a replica"
+        )
+
+
 def test_partitions_cannot_be_removed_from_replicas_either(path: Path) -> None:
     with streamlog.open(path, brokers=3) as log:
         topic = log.create_topic("t", partitions=3)

@@ -16,6 +16,7 @@ import time
 import traceback
 from collections import Counter
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import streamlog
@@ -27,6 +28,7 @@ from streamlog import (
     TopicPartition,
     TransactionAbortedError,
 )
+from streamlog.broker.owner import OWNER_FILE
 
 from . import replicas
 from .processes import RAISED, Journal, head_of, value_of
@@ -78,8 +80,8 @@ def live(
     say = Journal(f"{folder}/journal")
     rng = random.Random(f"{seed}.{cycle}")
     log = streamlog.open(path, sync=rng.random() < 0.2, brokers=brokers)
-    # A replica that is away for longer than `delete_retention_ms` may miss tombstones, as in Kafka.
-    kept = {"delete_retention_ms": 3_600_000} if brokers > 1 else {}
+    # A replica that is away for longer than `delete_retention_ms` may miss tombstones, as in Kafka: longer than a log lives.
+    kept = {"delete_retention_ms": 86_400_000} if brokers > 1 else {}
     for name, settings in TOPICS.items():
         log.create_topic(name, exist_ok=True, **{**settings, **(kept if name == "table" else {})})
     log.create_topic(MOVES, partitions=MOVES_PARTITIONS, exist_ok=True, segment_bytes=4096)
@@ -98,9 +100,9 @@ def report(log: streamlog.StreamLog, positions: dict[str, int]) -> dict[str, Any
     for name, settings in TOPICS.items():
         for partition in range(settings["partitions"]):
             key = f"{name}-{partition}"
-            found = _report_partition(log[name], partition, positions.get(key, 0))
+            found = _report_partition(log, name, partition, positions.get(key, 0))
             # A compaction that goes on meanwhile may have taken a tombstone from behind what was read before it.
-            while name == "table" and found != (again := _report_partition(log[name], partition, 0)):
+            while name == "table" and found != (again := _report_partition(log, name, partition, 0)):
                 found = again
             partitions[key] = found
     committed = {f"{tp.topic}-{tp.partition}": offset for tp, offset in log.group(GROUP).committed().items()}
@@ -121,7 +123,8 @@ def _settle(log: streamlog.StreamLog) -> None:
             time.sleep(0.001)
 
 
-def _report_partition(topic: streamlog.Topic, partition: int, position: int) -> dict[str, Any]:
+def _report_partition(log: streamlog.StreamLog, name: str, partition: int, position: int) -> dict[str, Any]:
+    topic = log[name]
     while True:
         info = topic.partition(partition)
         start = max(position, info.log_start_offset)
@@ -134,13 +137,23 @@ def _report_partition(topic: streamlog.Topic, partition: int, position: int) -> 
             if topic.partition(partition).log_start_offset == info.log_start_offset:
                 raise
             continue  # retention goes on in the background
+        if topic.partition(partition).leader_epoch != info.leader_epoch:
+            continue  # it may have been read from two leaders
         return {
             "log_start": info.log_start_offset,
             "end": info.high_watermark,
             "size": info.size_bytes,
             "position": start,
+            "directory": _directory_id(log, info.leader),
             "records": records,
         }
+
+
+def _directory_id(log: streamlog.StreamLog, broker_id: int) -> str:
+    """A directory that was made anew has another one."""
+    [path] = [broker.path for broker in log.brokers if broker.id == broker_id]
+    assert path is not None
+    return str(json.loads((Path(path) / OWNER_FILE).read_text())["directory_id"])
 
 
 class Sent(NamedTuple):

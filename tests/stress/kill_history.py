@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from typing import Any
+from typing import Any, NamedTuple
 
 from tests.transaction_history import Transaction, TransactionHistory
 
@@ -85,20 +85,36 @@ class PartitionHistory:
         self._counts[writer] = int(number)
 
 
+class Look(NamedTuple):
+    """What a report found in a compacted partition: its `end`, the leader's `directory`, the `offsets` that were there, and the
+    last one of each key."""
+
+    end: int
+    directory: str
+    offsets: frozenset[int]
+    last: dict[str, int]
+
+
 class TableHistory:
     """A compacted partition: the last record of each key stays, what it replaced may go, oldest first.
 
-    Of several `brokers` each compacts by itself: what one of them has removed is there again when another one leads, and what
-    one has not fetched before the leader removed it, it never has.
+    Each of several `brokers` compacts its replica by itself, as in Kafka, and a report finds what the leader has. What one
+    replica has removed is there again when another one leads. No report need have found it before: a process may be killed before
+    it is acknowledged, and the next leader compact before the report. But what a report did not find was replaced by then: that
+    report found a later record of its key. And in one directory nothing comes back, and no older record of its key is left.
+    What a replica has not fetched before the leader removed it, it never has: there older records of the key may be left.
+
+    Of several brokers no tombstone goes: `delete_retention_ms` is longer than a log lives.
     """
 
     def __init__(self, name: str, brokers: int = 1) -> None:
         self.name = name
         self.end = 0
         self._brokers = brokers
-        self._known: dict[int, tuple[str, str]] = {}  # offset → key, head
+        self._known: dict[int, tuple[str, str]] = {}  # offset → key, head of each record that was found or acknowledged
         self._acknowledged: dict[int, tuple[str, str]] = {}
         self._buried: set[str] = set()
+        self._looks: list[Look] = []
 
     def sent(self, offset: int, head: str, key: str) -> None:
         known = self._acknowledged.setdefault(offset, (key, head))
@@ -109,50 +125,66 @@ class TableHistory:
         self._buried.add(key)
 
     def check(self, found: dict[str, Any]) -> None:
+        end, directory = found["end"], found["directory"]
         demand(found["log_start"] == 0, f"{self.name}: log start {found['log_start']} in a compacted topic")
-        demand(found["end"] >= self.end, f"{self.name}: the end went back from {self.end} to {found['end']}")
+        demand(end >= self.end, f"{self.name}: the end went back from {self.end} to {end}")
         seen = {
             offset: (key, head_of(value.encode()) if ":" in value else value) for offset, key, value in found["records"]
         }
-        self._check_places(seen, found["end"])
+        demand(list(seen) == sorted(seen) and all(offset < end for offset in seen), f"{self.name}: offsets in disorder")
         offsets: dict[str, list[int]] = {}
         for offset, (key, _) in seen.items():
             offsets.setdefault(key, []).append(offset)
-        for offset, (key, head) in {**self._known, **self._acknowledged}.items():
-            demand(offset < found["end"], f"{self.name}: {head}, acknowledged at {offset}, is past the end")
+        known = self._known | self._acknowledged
+        for offset, (key, head) in known.items():
+            demand(offset < end, f"{self.name}: {head}, acknowledged at {offset}, is past the end")
             if offset in seen:
                 demand(seen[offset] == (key, head), f"{self.name}: {offset} held {key}={head}, and now {seen[offset]}")
-                continue
-            left = offsets.get(key, [])
-            demand(
-                not left or left[-1 if self._brokers > 1 else 0] > offset,
-                f"{self.name}: {key} is back at {left[:1]}, {head} at {offset} is gone",
-            )
-            is_buried = key in self._buried or self._is_buried_after(offset, key)
-            demand(left or is_buried, f"{self.name}: {key}={head} at {offset} is lost")
+            else:
+                self._check_gone(offset, key, head, offsets.get(key, []), directory)
+        for offset, (key, head) in seen.items():
+            self._check_new(offset, key, head, directory)
+        self._known = known | seen
+        self._check_order()
+        # A key that is gone with its tombstone begins anew.
+        self._known = {offset: record for offset, record in self._known.items() if record[0] in offsets}
         self._buried = {key for key, places in offsets.items() if seen[places[-1]][1].endswith("t")}
-        self._known = {**self._known, **self._acknowledged, **seen} if self._brokers > 1 else seen
+        self._looks.append(Look(end, directory, frozenset(seen), {key: places[-1] for key, places in offsets.items()}))
         self._acknowledged.clear()
-        self.end = found["end"]
+        self.end = end
 
-    def _is_buried_after(self, offset: int, key: str) -> bool:
-        """Whether a tombstone is known that came later, and may be gone too."""
-        return self._brokers > 1 and any(
-            later > offset and known == key and head.endswith("t") for later, (known, head) in self._known.items()
+    def _check_gone(self, offset: int, key: str, head: str, left: list[int], directory: str) -> None:
+        """A known record is not there, but the records of its key at `left`: it was replaced, and what it had replaced is gone."""
+        is_buried = self._brokers == 1 and key in self._buried
+        demand(left or is_buried, f"{self.name}: {key}={head} at {offset} is lost")
+        was_there = self._brokers == 1 or any(
+            look.directory == directory and offset in look.offsets for look in self._looks
+        )
+        demand(
+            not left or left[0 if was_there else -1] > offset,
+            f"{self.name}: {key} is back at {left[:1]}, {head} at {offset} is gone",
         )
 
-    def _check_places(self, seen: dict[int, tuple[str, str]], end: int) -> None:
-        """Each record once, in the order in which its thread sent them, none where there was none before."""
-        demand(list(seen) == sorted(seen) and all(offset < end for offset in seen), f"{self.name}: offsets in disorder")
+    def _check_new(self, offset: int, key: str, head: str, directory: str) -> None:
+        """A record that is there was there before, or that report found a later one of its key in another directory."""
+        for look in self._looks:
+            if offset >= look.end or offset in look.offsets:
+                continue
+            appeared = f"{self.name}: {head} appeared at {offset} after what follows it"
+            demand(look.directory != directory, f"{appeared}, in the directory that had compacted it")
+            demand(
+                look.last.get(key, -1) > offset, f"{appeared}; the record of {key} before was at {look.last.get(key)}"
+            )
+
+    def _check_order(self) -> None:
+        """Each record is known once, in the order in which its thread sent them."""
         counts: dict[str, int] = {}
-        for offset, (_, head) in seen.items():
+        for offset, (_, head) in sorted(self._known.items()):
             cycle, thread, topic, partition, number = head.rstrip("t").split(".")
             demand(f"{topic}-{partition}" == self.name, f"{self.name}: {head} at {offset} belongs elsewhere")
             writer = f"{cycle}.{thread}"
             demand(counts.get(writer, -1) < int(number), f"{self.name}: {head} at {offset} is twice or late")
             counts[writer] = int(number)
-            if offset < self.end:
-                demand(offset in self._known, f"{self.name}: {head} appeared at {offset} after what follows it")
 
 
 class History:
