@@ -106,9 +106,13 @@ class Topics:
         if callback in self._listeners:
             self._listeners.remove(callback)
 
-    def topic(self, name: str) -> TopicView:
+    def check_open(self) -> None:
+        """Raise the error with which every call is refused, once the log is closed."""
         if self.closed is not None:
             raise self.closed.copy()
+
+    def topic(self, name: str) -> TopicView:
+        self.check_open()
         return controller.find(self.image, name)
 
     def partition(self, name: TopicPartition) -> Partition:
@@ -120,8 +124,7 @@ class Topics:
             self._announce_if_due()
             partition = self._brokers.leaders.get(name)
         if partition is None:
-            if self.closed is not None:
-                raise self.closed.copy()
+            self.check_open()
             raise self._not_here(TopicPartition(*name))
         return partition
 
@@ -306,8 +309,7 @@ class Topics:
         brokers = self._brokers
         broker = brokers.by_id(broker_id)
         with inside(), self._lock:
-            if self.closed is not None:
-                raise self.closed.copy()
+            self.check_open()
             may_go_on = broker.running and failure is None
             if broker.running:
                 brokers.take_out(broker, failure)
@@ -331,8 +333,7 @@ class Topics:
         brokers = self._brokers
         before = brokers.by_id(broker_id)
         with inside(), self._lock:
-            if self.closed is not None:
-                raise self.closed.copy()
+            self.check_open()
             if before.running:
                 return
             if broker_id not in self.image.brokers:
@@ -346,9 +347,11 @@ class Topics:
                 new_id = broker.directory.directory_id
                 self._change(lambda image: controller.replace_directory(image, broker_id, new_id))
             with inside(), self._lock:
+                self.check_open()
                 brokers.join_metadata(broker)
             self._change(lambda image: controller.register_brokers(image, brokers.registrations([broker])))
             with inside(), self._lock:
+                self.check_open()  # closed since, it would be closed by nobody
                 brokers.run(broker, before, self.image)
                 brokers.replicate_metadata()  # its copy counts from its registration on, and gets that now
         except BaseException:
@@ -375,12 +378,12 @@ class Topics:
         brokers = self._brokers
         try:
             with inside(), self._lock:
-                if self.closed is not None:
-                    raise self.closed.copy()
+                self.check_open()
                 self._resolve()
                 broker = brokers.add(path, self.image.next_broker_id)
             self._change(lambda image: controller.register_brokers(image, brokers.registrations([broker])))
             with inside(), self._lock:
+                self.check_open()  # closed since, it would be closed by nobody
                 brokers.run(broker, broker, self.image)
                 brokers.replicate_metadata()
         except BaseException:
@@ -462,8 +465,7 @@ class Topics:
 
     def _make(self, request: Callable[[Image], Sequence[LogRecord]]) -> None:
         with inside(), self._lock:
-            if self.closed is not None:
-                raise self.closed.copy()
+            self.check_open()
             try:
                 self._resolve()
             except StreamlogError:

@@ -11,6 +11,7 @@ import pytest
 
 import streamlog
 from streamlog import (
+    ClosedError,
     ConfigError,
     DiskFullError,
     PoisonedLogError,
@@ -258,3 +259,20 @@ def test_a_broker_that_is_added_while_the_log_is_closed_leaves_no_thread(
     monkeypatch.undo()
     with streamlog.open(path) as log:
         assert [broker.running for broker in log.brokers] == [True] * 3
+
+
+def test_a_log_that_is_closed_as_a_broker_was_recorded_opens_with_that_broker(path: Path) -> None:
+    """What adds it goes on when the log is closed, and leaves no directory locked."""
+    log = streamlog.open(path, brokers=2)
+    service = log._use()
+
+    def close() -> None:
+        service.off_metadata(close)
+        log.close()
+
+    service.on_metadata(close)
+    with pytest.raises(ClosedError):
+        log.add_broker(path / "broker-2")
+    with streamlog.open(path) as log:
+        assert [broker.running for broker in log.brokers] == [True] * 3
+        log.create_topic("t", replication_factor=3).send("x").result()
