@@ -249,9 +249,12 @@ def test_the_background_thread_evicts_a_member_whose_session_is_over() -> None:
     with streamlog.open("/log", disk=SimulatedDisk()) as log:
         log.create_topic("t")
         service: Any = log._engine.service
+        now_s = service.real_seconds()
+        service.real_seconds = lambda: now_s  # no session is over before it is watched
         request = Heartbeat("g", "", 0, None, None, frozenset({"t"}), ("range",), frozenset(), 0.05, 300.0, remote=True)
         joined = service.heartbeat(request).result()
         other = service.heartbeat(request._replace(session_timeout_s=300.0)).result()
         service.watch_group("g", evicted.set, other.member_id)
+        now_s += 1.0
         assert evicted.wait(LONG)
         assert joined.member_id not in {each.member_id for each in service.describe_group("g").result().members}
