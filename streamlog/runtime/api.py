@@ -146,10 +146,13 @@ class AllDone(Completion[Any]):
         self._at = 0
         """All parts before this one are done. Two threads may both move it, and an interrupt may leave it behind."""
         for part in parts:
-            part.on_done(self._look)
+            if not part.done():  # most often all are done already; a look at all of them for each would be quadratic
+                part.on_done(self._look)
         self._look()
 
     def _look(self, _: object = None) -> None:
+        if self.done():
+            return
         parts, at = self._parts, self._at
         while at < len(parts) and parts[at].done():
             at += 1

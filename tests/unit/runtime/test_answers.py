@@ -131,7 +131,9 @@ def test_a_part_that_another_thread_works_for_does_not_hold_up_the_others() -> N
     assert [part.noticed for part in parts] == [1, 1]
 
 
-def test_many_parts_are_looked_at_a_bounded_number_of_times() -> None:
+@pytest.mark.parametrize("are_done_before", [False, True])
+def test_many_parts_are_looked_at_a_bounded_number_of_times(are_done_before: bool) -> None:
+    """Those of one request with many partitions, which are most often done when they are put together."""
     looks = 0
 
     class Counted(Completion[int]):
@@ -142,7 +144,15 @@ def test_many_parts_are_looked_at_a_bounded_number_of_times() -> None:
             looks += 1
             return super().done()
 
+        def error(self) -> BaseException | None:
+            nonlocal looks
+            looks += 1
+            return super().error()
+
     parts = [Counted() for _ in range(1000)]
+    if are_done_before:
+        for part in parts:
+            part.complete(1)
     done = AllDone(parts)
     for part in parts:
         part.complete(1)
