@@ -26,6 +26,7 @@ from ..replication import election
 from ..replication.replica_set import ALONE, NO_LEADER, PartitionRegistration
 from ..types import TopicPartition
 from .metadata import (
+    BROKER_CONFIG,
     BrokerRegistration,
     Image,
     KafkaConfig,
@@ -168,7 +169,7 @@ def alter(image: Image, name: str, changes: Mapping[str, Any], kafka: KafkaConfi
 
 
 def alter_kafka_config(image: Image, kind: str, name: str, changes: Mapping[str, str | None]) -> list[LogRecord]:
-    """Change what Kafka's clients set for a group; a text that is None is removed."""
+    """Change what Kafka's clients set for a group or a broker; a text that is None is removed."""
     before = image.kafka_configs.get((kind, name), {})
     after = KafkaConfig(texts=changes).over(before)
     return [] if after == before else [config_record(kind, name, after)]
@@ -361,7 +362,10 @@ def unregister_broker(image: Image, broker_id: int) -> list[LogRecord]:
     broker = image.brokers.get(broker_id)
     if broker is None or not broker.retiring or any(True for _ in replicas_on(image, broker_id)):
         return []
-    return [(broker_key(broker_id), None), broker_ids_record(image.next_broker_id)]
+    records = [(broker_key(broker_id), None), broker_ids_record(image.next_broker_id)]
+    if (BROKER_CONFIG, str(broker_id)) in image.kafka_configs:
+        records.append(config_record(BROKER_CONFIG, str(broker_id), {}))
+    return records
 
 
 def replicas_on(image: Image, broker_id: int) -> Iterator[tuple[TopicPartition, PartitionRegistration]]:

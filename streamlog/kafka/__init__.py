@@ -8,7 +8,7 @@ What there is of it:
 - `patterns`: regular expressions of clients.
 - `api_keys`: Kafka's APIs by their keys. `apis`: what a handler of a request is given, and what most handlers ask of it. `errors`:
   Kafka's codes for the errors of the library. `settings`: Kafka's names;
-  `group_configs`: those of groups; `loggers`: the levels of the library's.
+  `broker_configs`: those of brokers, `static_settings`: which of them cannot be changed; `group_configs`: those of groups; `loggers`: the levels of the library's.
 - One file for each family of APIs: `produce`, `fetch`, `metadata`, `topics`, `configs`, `coordinators`, `groups`, `consumer_groups`, `offsets`,
   `transactions`, `producers`, `log_dirs`, `reassignments`, `quorum`. What is not built is not advertised.
 - `schema`, `schema.txt`: the facts of Kafka's messages, made from Kafka's own definitions.

@@ -8,12 +8,13 @@ What fails in part is said in the response. The connection of a handler that rai
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
+from types import MappingProxyType
 from typing import Any, NamedTuple, TypeAlias
 
 from ..broker.api import Service
 from ..broker.controller import GROUPS_TOPIC, TRANSACTIONS_TOPIC
 from ..broker.group_coordinator import partition_for
-from ..broker.metadata import Image, TopicView
+from ..broker.metadata import BROKER_CONFIG, Image, TopicView
 from ..errors import NotCoordinatorError, NotLeaderError, UnknownTopicIdError, UnknownTopicOrPartitionError
 from ..runtime.api import Completion
 from ..types import TopicPartition
@@ -43,7 +44,7 @@ class Endpoint(NamedTuple):
 
 
 class Settings(NamedTuple):
-    """What the listener was made with, as far as handlers look at it."""
+    """What the listener was made with, as far as handlers look at it, and what clients have set since then."""
 
     auto_create_topics: bool
     topic_defaults: Mapping[str, Any]
@@ -52,6 +53,9 @@ class Settings(NamedTuple):
     """How many partitions such a topic has then."""
     broker_config: Mapping[str, str]
     """The broker's settings that were given, by Kafka's names."""
+    of_broker: Mapping[str, str] = MappingProxyType({})
+    """Those that clients have set for one broker. They come before those of all brokers, and these before all others."""
+    of_all_brokers: Mapping[str, str] = MappingProxyType({})
 
 
 class Call:
@@ -59,6 +63,7 @@ class Call:
 
     __slots__ = (
         "_blocking",
+        "_settings",
         "broker_id",
         "client_id",
         "endpoints",
@@ -66,7 +71,6 @@ class Call:
         "refuses",
         "request",
         "service",
-        "settings",
         "version",
     )
 
@@ -83,7 +87,7 @@ class Call:
         request: Any,
     ) -> None:
         self.service = service
-        self.settings = settings
+        self._settings = settings
         self.endpoints = endpoints
         """Those of the brokers that run, by id."""
         self._blocking = blocking
@@ -95,6 +99,20 @@ class Call:
         self.request = request
         self.refuses: Callable[[str, int], int] | None = None
         """The error code that a test wants a Fetch to have for a topic and partition; 0 for none. See `control`."""
+
+    @property
+    def settings(self) -> Settings:
+        """Those of the broker that was asked."""
+        return self.settings_of(self.broker_id)
+
+    def settings_of(self, broker_id: int) -> Settings:
+        configs = self.service.image.kafka_configs
+        if not configs:
+            return self._settings
+        return self._settings._replace(
+            of_broker=configs.get((BROKER_CONFIG, str(broker_id)), {}),
+            of_all_brokers=configs.get((BROKER_CONFIG, ""), {}),
+        )
 
     def blocking(self, respond: Callable[[], Any]) -> Later:
         """The response is what this returns, on a thread that may block."""

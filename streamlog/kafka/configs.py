@@ -1,13 +1,13 @@
 """Settings: DescribeConfigs (32, versions 1 to 4), AlterConfigs (33, 0 to 2), IncrementalAlterConfigs (44, 0 and 1),
-ListConfigResources (74, 0 and 1). Those of topics can be changed, and those of a broker read.
+ListConfigResources (74, 0 and 1).
 
 All settings of topics that Kafka has are known (`settings`), and no others: those that the library does not act on are checked, kept and
 given back, as they were written. A setting comes from the topic (DYNAMIC_TOPIC_CONFIG) if somebody gave it, through Python or
 through Kafka's protocol, whatever its value. Else it comes from the broker: a topic gets the defaults when it is created, and
-keeps them. Then it is DEFAULT_CONFIG if it is Kafka's default, and STATIC_BROKER_CONFIG if not, or if the listener was given it.
+keeps them. Then it has the source that the broker's setting has (`broker_configs`), if it has its value still; if not it is
+DEFAULT_CONFIG if it is Kafka's default, else STATIC_BROKER_CONFIG.
 
-A broker has the settings that a listener takes and those that tell how it is reached; the cluster's default (the broker without
-a name) has none. `group_configs` has those of groups, and `loggers` the levels of loggers (BROKER_LOGGER).
+`group_configs` has the settings of groups, and `loggers` the levels of loggers (BROKER_LOGGER).
 """
 
 from __future__ import annotations
@@ -18,32 +18,37 @@ from functools import partial
 from typing import Any, NamedTuple, TypeAlias
 
 from ..broker.controller import least_in_sync
-from ..broker.metadata import GROUP_CONFIG, KafkaConfig, TopicView
+from ..broker.metadata import BROKER_CONFIG, GROUP_CONFIG, KafkaConfig, TopicView
 from ..config import TopicConfig, check_topic_name
 from ..errors import ConfigError, InvalidTopicError, StreamlogError
 from ..runtime.threads import new_lock, result_of
-from . import group_configs, loggers, messages, settings
+from . import broker_configs, group_configs, loggers, messages, settings
+from .api_keys import ApiKey
 from .apis import Call, Endpoint, Handler, Settings, topic_of
 from .errors import ErrorCode, code_of
-from .settings import BOOLEAN, INT, INTERNAL_SEGMENT_BYTES, LIST, Setting
+from .settings import (
+    DEFAULT,
+    INTERNAL_SEGMENT_BYTES,
+    LIST,
+    OF_ALL_BROKERS,
+    OF_BROKER_ITSELF,
+    OF_GROUP,
+    OF_LOGGER,
+    OF_STATIC_BROKER,
+    OF_TOPIC,
+    Described,
+    Setting,
+    Synonym,
+)
 
 _TOPIC, _BROKER, _BROKER_LOGGER, _CLIENT_METRICS, _GROUP = 2, 4, 8, 16, 32
 _KINDS = frozenset({_TOPIC, _BROKER, _BROKER_LOGGER, _CLIENT_METRICS, _GROUP})
 _FIRST_WITH_KINDS = 1  # ListConfigResources; version 0 lists client metrics alone (KIP-1142)
-OF_TOPIC, OF_STATIC_BROKER, DEFAULT, OF_LOGGER, OF_GROUP = 1, 4, 5, 6, 8
 _SET, _DELETE, _APPEND, _SUBTRACT = 0, 1, 2, 3
 _SEGMENT_BYTES = "segment.bytes"
+_MIN_INSYNC = "min.insync.replicas"
 _REQUEST = "request"
 """The `name` of a ConfigError about the request, and not about a setting."""
-
-
-class Described(NamedTuple):
-    """A setting, where it comes from, and where else it is given: (name, text, source), the one that counts first."""
-
-    name: str
-    text: str | None
-    source: int
-    synonyms: list[tuple[str, str | None, int]]
 
 
 # -- what a topic has ------------------------------------------------------------------------------------
@@ -57,7 +62,7 @@ def described(
     usual = TopicConfig(**listener.topic_defaults)
     found = []
     for name, setting in settings.TOPIC.items():
-        chain = _of_broker(name, setting, listener, usual)
+        chain = broker_configs.of_topic(name, setting, listener, usual)
         if name in given:
             of_topic = (name, given[name], OF_TOPIC)
             found.append(Described(name, given[name], OF_TOPIC, [of_topic, *chain]))
@@ -84,29 +89,13 @@ def given_texts(config: TopicConfig, explicit: frozenset[str], texts: Mapping[st
     return found
 
 
-def _of_broker(
-    name: str, setting: Setting, listener: Settings, usual: TopicConfig
-) -> list[tuple[str, str | None, int]]:
-    """What a topic has that is made through the listener: what the listener was given, then Kafka's default."""
-    chain: list[tuple[str, str | None, int]] = []
-    if setting.broker in listener.broker_config:
-        chain.append((setting.broker, listener.broker_config[setting.broker], OF_STATIC_BROKER))
-    elif setting.field and name != INTERNAL_SEGMENT_BYTES:
-        text = settings.to_kafka(name, usual)
-        if text != setting.default:  # in another unit, say
-            chain.append((setting.broker, text, OF_STATIC_BROKER))
-    if setting.broker and settings.has_default(setting.broker):
-        chain.append((setting.broker, setting.default, DEFAULT))
-    return chain
-
-
 def _not_given(
     name: str,
     setting: Setting,
     config: TopicConfig,
     given: Mapping[str, str],
     listener: Settings,
-    chain: list[tuple[str, str | None, int]],
+    chain: list[Synonym],
 ) -> Described:
     if not setting.field or (name == _SEGMENT_BYTES and INTERNAL_SEGMENT_BYTES in given):
         text, source = (chain[0][1], chain[0][2]) if chain else (setting.default, DEFAULT)
@@ -119,71 +108,6 @@ def _not_given(
     if text == setting.default:
         return Described(name, text, DEFAULT, defaults)
     return Described(name, text, OF_STATIC_BROKER, [(setting.broker, text, OF_STATIC_BROKER), *defaults])
-
-
-# -- what a broker has -----------------------------------------------------------------------------------
-
-
-def _broker_settings(call: Call, at: Endpoint) -> Iterator[tuple[str, Setting, str | None, str | None]]:
-    """Name, setting, the text that counts if it is not the default, the default."""
-    given = call.settings.broker_config
-    usual = TopicConfig(**call.settings.topic_defaults)
-    for name, of_topic in settings.OF_BROKER.items():
-        setting = settings.TOPIC[of_topic]
-        chain = _of_broker(of_topic, setting, call.settings, usual)
-        own = chain[0][1] if chain and chain[0][2] == OF_STATIC_BROKER else None
-        default = setting.default if settings.has_default(name) else None
-        if name != INTERNAL_SEGMENT_BYTES or own is not None:
-            about = f"What a topic has whose {of_topic} is not given. {setting.about}"
-            yield name, setting._replace(about=about), own, default
-    for name, default in settings.OTHER_UNITS.items():
-        about = "The same as the setting of this name that ends in .ms, in another unit."
-        yield name, Setting(INT, default, about, field=name), given.get(name), default
-    for name, setting, text in _of_listener(call, at):
-        yield name, setting, None if text == setting.default and name not in given else text, setting.default
-
-
-def _of_listener(call: Call, at: Endpoint) -> Iterator[tuple[str, Setting, str]]:
-    groups = call.service.classic_group_config
-    paths = call.service.broker_paths()
-    address, path, number = f"PLAINTEXT://{at.host}:{at.port}", paths[at.broker_id], str(at.broker_id)
-    for name, kind, default, text, about in (
-        ("advertised.listeners", LIST, None, address, "Where clients come to."),
-        (
-            "auto.create.topics.enable", BOOLEAN, "true", str(call.settings.auto_create_topics).lower(),
-            "Whether a topic that a client asks for is created.",
-        ),
-        ("broker.id", INT, "-1", number, "Which broker it is."),
-        (
-            "default.replication.factor", INT, "1", str(min(3, len(paths))),
-            "How many replicas a topic has for which nothing is said.",
-        ),
-        ("delete.topic.enable", BOOLEAN, "true", "true", "Whether topics can be deleted."),
-        ("listeners", LIST, "PLAINTEXT://:9092", address, "Where it listens."),
-        ("log.dir", LIST, "/tmp/kafka-logs", path, "The broker's directory."),
-        ("log.dirs", LIST, None, path, "The broker's directory."),
-        ("node.id", INT, None, number, "Which broker it is."),
-        (settings.PARTITIONS, INT, "1", str(call.settings.partitions), "How many partitions a topic has for which nothing is said."),
-        ("offset.metadata.max.bytes", INT, "4096", "4096", "How long the metadata of a committed offset may be."),
-        ("offsets.retention.minutes", INT, "10080", "10080", "How long the offsets of a group without members are kept."),
-        ("offsets.topic.num.partitions", INT, "50", "1", "The partitions of the groups' topic."),
-        ("transaction.max.timeout.ms", INT, "900000", "900000", "How long a transaction may ask to stay open."),
-        ("transaction.state.log.num.partitions", INT, "50", "1", "The partitions of the transactions' topic."),
-        (
-            "group.initial.rebalance.delay.ms", INT, "3000", str(groups.initial_rebalance_delay_ms),
-            "How long the first members of a classic group wait for others.",
-        ),
-        (
-            "group.max.session.timeout.ms", INT, "1800000", str(groups.max_session_timeout_ms),
-            "The longest session that a member of a classic group may ask for.",
-        ),
-        ("group.max.size", INT, str((1 << 31) - 1), str(groups.max_size), "How many members a classic group has at most."),
-        (
-            "group.min.session.timeout.ms", INT, "6000", str(groups.min_session_timeout_ms),
-            "The shortest session that a member of a classic group may ask for.",
-        ),
-    ):  # fmt: skip
-        yield name, Setting(kind, default, about, field=name), text
 
 
 # -- DescribeConfigs -------------------------------------------------------------------------------------
@@ -214,23 +138,25 @@ def _described(call: Call, resource: Any) -> list[Any]:
         view = topic_of(call.service.image, name, None)
         texts = {each: settings.normal(each, text) for each, text in view.kafka_config.items()}
         found = described(view.config, view.explicit, texts, call.settings)
-        return [_entry(call, each, settings.TOPIC[each.name], read_only=view.internal) for each in found]
+        return [_entry(call, _shown(each, read_only=view.internal), settings.TOPIC[each.name]) for each in found]
     if resource.resource_type == _BROKER:
-        if not name:  # the cluster's default, which could be changed for all brokers
-            return []
-        at = _require_broker(call, name)
-        return [
-            _entry(call, _of_static_broker(name, own, default), setting, read_only=True)
-            for name, setting, own, default in _broker_settings(call, at)
-        ]
+        if not name:
+            return [_entry(call, *each) for each in broker_configs.of_all(call)]
+        return [_entry(call, *each) for each in broker_configs.described(call, _require_broker(call, name))]
     if resource.resource_type == _GROUP:
-        return [_entry(call, each, group_configs.KNOWN[each.name], read_only=False) for each in _of_group(call, name)]
+        return [_entry(call, each, group_configs.KNOWN[each.name]) for each in _of_group(call, name)]
     if resource.resource_type == _BROKER_LOGGER:
         _require_broker(call, name)
         levels = loggers.levels().items()
-        found = [Described(each, level, OF_LOGGER, []) for each, level in levels]
-        return [_entry(call, each, loggers.SETTING, read_only=False) for each in found]
+        return [_entry(call, Described(each, level, OF_LOGGER, []), loggers.SETTING) for each, level in levels]
     raise ConfigError(f"Resources of type {resource.resource_type} have no settings here.", name=_REQUEST)
+
+
+def _shown(found: Described, *, read_only: bool) -> Described:
+    """A topic's setting as DescribeConfigs has it: a text of the broker's is in its synonyms as it was given."""
+    if found.text is not None and found.source in (OF_BROKER_ITSELF, OF_ALL_BROKERS):
+        found = found._replace(text=settings.normal(found.name, found.text))
+    return found._replace(read_only=read_only)
 
 
 def _require_broker(call: Call, name: str) -> Endpoint:
@@ -245,13 +171,13 @@ def _of_group(call: Call, name: str) -> Iterator[Described]:
     given = group_configs.given(call.service.image, name)
     for each, setting in group_configs.KNOWN.items():
         of_broker = group_configs.of_broker(each, call.settings)
-        chain: list[tuple[str, str | None, int]] = []
+        chain: list[Synonym] = []
         if each in given:
             chain.append((each, settings.normal_of(each, setting, given[each]), OF_GROUP))
         if of_broker != setting.default:
             chain.append((setting.broker, of_broker, OF_STATIC_BROKER))
         chain.append((setting.broker, setting.default, DEFAULT))
-        yield Described(each, chain[0][1], chain[0][2], chain)
+        yield Described.by(each, chain)
 
 
 def _require_group(name: str) -> None:
@@ -259,21 +185,15 @@ def _require_group(name: str) -> None:
         raise ConfigError("The name of a group is not empty.", name=_REQUEST)
 
 
-def _of_static_broker(name: str, own: str | None, default: str | None) -> Described:
-    chain: list[tuple[str, str | None, int]] = [(name, own, OF_STATIC_BROKER)] if own is not None else []
-    if default is not None:
-        chain.append((name, default, DEFAULT))
-    return Described(name, chain[0][1] if chain else None, chain[0][2] if chain else DEFAULT, chain)
-
-
-def _entry(call: Call, found: Described, setting: Setting, *, read_only: bool) -> Any:
+def _entry(call: Call, found: Described, setting: Setting) -> Any:
     Result = messages.DescribeConfigsResponse.DescribeConfigsResourceResult
     Synonym = messages.DescribeConfigsResponse.DescribeConfigsSynonym
     synonyms = found.synonyms if call.request.include_synonyms else ()
     return Result(
         name=found.name,
         value=found.text,
-        read_only=read_only,
+        read_only=found.read_only,
+        is_sensitive=found.is_sensitive,
         config_source=found.source,
         config_type=setting.type,
         synonyms=[Synonym(name=name, value=text, source=source) for name, text, source in synonyms],
@@ -298,7 +218,7 @@ class Kind(NamedTuple):
 
 
 TextsAfter: TypeAlias = Callable[[Any, Mapping[str, str], Kind], dict[str, str]]
-"""What a request gives a topic or a group: from its resource, and the settings that are given now."""
+"""What a request gives a topic, a group or a broker: from its resource, and the settings that are given now."""
 
 
 class Configs:
@@ -307,10 +227,10 @@ class Configs:
     def __init__(self) -> None:
         self._lock = new_lock()
         self.handlers: dict[int, Handler] = {
-            32: describe_configs,
-            33: partial(self._alter, _replaced, messages.AlterConfigsResponse),
-            44: partial(self._alter, _altered, messages.IncrementalAlterConfigsResponse),
-            74: list_config_resources,
+            ApiKey.DESCRIBE_CONFIGS: describe_configs,
+            ApiKey.ALTER_CONFIGS: partial(self._alter, _replaced, messages.AlterConfigsResponse),
+            ApiKey.INCREMENTAL_ALTER_CONFIGS: partial(self._alter, _altered, messages.IncrementalAlterConfigsResponse),
+            ApiKey.LIST_CONFIG_RESOURCES: list_config_resources,
         }
 
     def _alter(self, texts_after: TextsAfter, Response: Any, call: Call) -> Any:
@@ -331,6 +251,8 @@ class Configs:
                 with self._lock:
                     if kind == _GROUP:
                         _change_group(call, resource, texts_after)
+                    elif kind == _BROKER:
+                        _change_broker(call, resource, texts_after)
                     elif kind == _BROKER_LOGGER:
                         _change_loggers(call, resource, is_incremental=texts_after is _altered)
                     else:
@@ -366,7 +288,9 @@ def _change_topic(call: Call, resource: Any, texts_after: TextsAfter) -> None:
 
 def _topic_to_alter(call: Call, resource: Any) -> TopicView:
     if resource.resource_type != _TOPIC:
-        raise ConfigError("Only the settings of topics, groups and loggers can be changed here.", name=_REQUEST)
+        raise ConfigError(
+            "Only the settings of topics, groups, brokers and loggers can be changed here.", name=_REQUEST
+        )
     check_topic_name(resource.resource_name)
     view = topic_of(call.service.image, resource.resource_name, None)
     if view.internal:
@@ -383,11 +307,34 @@ def _change_group(call: Call, resource: Any, texts_after: TextsAfter) -> None:
     of_broker = partial(group_configs.of_broker, listener=call.settings)
     after = texts_after(resource, before, Kind(group_configs.setting, of_broker))
     group_configs.check(after, call.settings)
+    _keep(call, GROUP_CONFIG, name, before, after)
+
+
+def _keep(call: Call, kind: str, name: str, before: Mapping[str, str], after: Mapping[str, str]) -> None:
     changes = {
         each: after.get(each) for each in dict.fromkeys([*before, *after]) if after.get(each) != before.get(each)
     }
     if not call.request.validate_only:
-        result_of(call.service.update_kafka_config(GROUP_CONFIG, name, changes))
+        result_of(call.service.update_kafka_config(kind, name, changes))
+
+
+def _change_broker(call: Call, resource: Any, texts_after: TextsAfter) -> None:
+    """Of one broker, or of all: the resource without a name."""
+    name = resource.resource_name
+    if name:
+        _require_broker(call, name)
+    _require_different(resource)
+    before = broker_configs.given(call.service.image, name)
+    after = texts_after(resource, before, Kind(broker_configs.setting, broker_configs.default))
+    try:
+        broker_configs.check(after)
+    except ConfigError as error:
+        raise ConfigError(str(error), name=_REQUEST) from error
+    if name and _MIN_INSYNC in _names(resource):
+        raise ConfigError(
+            f"{_MIN_INSYNC} of one broker cannot be altered: it is that of all brokers.", name=_MIN_INSYNC
+        )
+    _keep(call, BROKER_CONFIG, name, before, after)
 
 
 def _change_loggers(call: Call, resource: Any, *, is_incremental: bool) -> None:
@@ -420,14 +367,15 @@ def _names(resource: Any) -> list[str]:
 
 def _usual(call: Call, view: TopicView, name: str) -> Any:
     """The field of a setting that is not given any more."""
-    if name == "min.insync.replicas" and "min_insync_replicas" not in call.settings.topic_defaults:
+    defaults = broker_configs.topic_defaults(call.settings)
+    if name == _MIN_INSYNC and "min_insync_replicas" not in defaults:
         return least_in_sync(len(call.service.image.partition(view.id_bytes, 0).replicas))
     name = _SEGMENT_BYTES if name == INTERNAL_SEGMENT_BYTES else name
-    return settings.value_of(name, settings.to_kafka(name, TopicConfig(**call.settings.topic_defaults)))
+    return settings.value_of(name, settings.to_kafka(name, TopicConfig(**defaults)))
 
 
 def _replaced(resource: Any, before: Mapping[str, str], kind: Kind) -> dict[str, str]:
-    """The older request: a topic or a group has the settings that are given, and for all others its defaults."""
+    """The older request: a topic, a group or a broker has the settings that are given, and for all others its defaults."""
     return {each.name: _not_null(each) for each in resource.configs}
 
 
@@ -459,7 +407,7 @@ def _altered(resource: Any, before: Mapping[str, str], kind: Kind) -> dict[str, 
 
 def _default(name: str, listener: Settings) -> str:
     setting = settings.TOPIC[name]
-    chain = _of_broker(name, setting, listener, TopicConfig(**listener.topic_defaults))
+    chain = broker_configs.of_topic(name, setting, listener, TopicConfig(**listener.topic_defaults))
     return (chain[0][1] if chain else setting.default) or ""
 
 

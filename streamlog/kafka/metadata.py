@@ -15,7 +15,7 @@ from ..broker.metadata import Image, KafkaConfig, TopicView
 from ..config import check_topic_name
 from ..errors import StreamlogError, TopicAlreadyExistsError, UnknownTopicIdError
 from ..runtime.threads import result_of
-from . import messages, protocol
+from . import broker_configs, messages, protocol
 from .api_keys import ApiKey
 from .apis import Call, Handler, topic_of
 from .errors import ErrorCode, code_of
@@ -96,10 +96,8 @@ def _created(call: Call, named: list[tuple[str | None, bytes]], new: list[str]) 
     for name in dict.fromkeys(new):
         try:
             check_collision(name, call.service.image.topics)
-            made = call.service.create_topic(
-                name, call.settings.partitions, call.settings.topic_defaults, kafka=KafkaConfig()
-            )
-            result_of(made)
+            defaults = broker_configs.topic_defaults(call.settings)
+            result_of(call.service.create_topic(name, call.settings.partitions, defaults, kafka=KafkaConfig()))
         except TopicAlreadyExistsError:  # another client was faster
             pass
         except StreamlogError as error:

@@ -27,7 +27,7 @@ from ..records import compression, kafka_wire
 from ..records.batch import TRANSACTIONAL, seed_of
 from ..runtime.api import AllDone, Completion
 from ..types import TopicPartition
-from . import messages
+from . import broker_configs, messages
 from .api_keys import ApiKey
 from .apis import CLOSE, Call, Later, led_partition, topic_of
 from .errors import ErrorCode, code_of
@@ -57,7 +57,7 @@ _SAY_NO_START = frozenset(
 
 def _check_age(view: TopicView, call: Call, least_ms: int) -> None:
     """Raises InvalidTimestampError for a batch whose oldest record is too old. The library has no setting for it: it is the clients'."""
-    text = view.kafka_config.get(_BEFORE_MAX_MS) or call.settings.broker_config.get(f"log.{_BEFORE_MAX_MS}")
+    text = view.kafka_config.get(_BEFORE_MAX_MS) or broker_configs.text_of(f"log.{_BEFORE_MAX_MS}", call.settings)
     if text is None or view.config.message_timestamp_type == _STAMPED:
         return
     before_ms = call.service.clock.time_ms() - least_ms

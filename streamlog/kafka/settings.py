@@ -7,7 +7,9 @@ topic, and given back.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import Any, NamedTuple
+from math import inf
+from sys import float_info
+from typing import Any, NamedTuple, TypeAlias
 
 from ..broker.controller import GROUPS_TOPIC, TRANSACTIONS_TOPIC
 from ..config import FOREVER, LARGEST_RECORD, NEVER_MS, TopicConfig, integer
@@ -19,8 +21,9 @@ INTERNAL_TOPICS = (GROUPS_TOPIC, TRANSACTIONS_TOPIC)
 INTERNAL_SEGMENT_BYTES = "internal.segment.bytes"
 """Kafka's own tests make small segments with it. It goes before `segment.bytes`, and is not described unless it is given."""
 
-# The types, as DescribeConfigs has them.
+# The types, as DescribeConfigs has them, and the sources.
 BOOLEAN, STRING, INT, LONG, DOUBLE, LIST = 1, 2, 3, 5, 6, 7
+OF_TOPIC, OF_BROKER_ITSELF, OF_ALL_BROKERS, OF_STATIC_BROKER, DEFAULT, OF_LOGGER, OF_GROUP = 1, 2, 3, 4, 5, 6, 8
 _NAMES = {INT: "INT", LONG: "LONG", DOUBLE: "DOUBLE"}
 _MAX_INT, _MAX_LONG = (1 << 31) - 1, (1 << 63) - 1
 _WEEK_MS = 604_800_000
@@ -51,6 +54,27 @@ class Setting(NamedTuple):
     @property
     def documentation(self) -> str:
         return self.about if self.field or self.by_listener else f"{self.about} It is kept, and has no effect here."
+
+
+Synonym: TypeAlias = tuple[str, str | None, int]
+"""A name, a text and its source."""
+
+
+class Described(NamedTuple):
+    """A setting, where it comes from, and where else it is given: the one that counts first."""
+
+    name: str
+    text: str | None
+    source: int
+    synonyms: list[Synonym]
+    read_only: bool = False
+    is_sensitive: bool = False
+
+    @classmethod
+    def by(cls, name: str, synonyms: list[Synonym], *, read_only: bool = False) -> Described:
+        """With the first of its synonyms; without one by default, with no text."""
+        _, text, source = synonyms[0] if synonyms else (name, None, DEFAULT)
+        return cls(name, text, source, synonyms, read_only)
 
 
 _THROTTLED = "The replicas whose {} is throttled while they are reassigned: partition:broker, …, or * for all."
@@ -219,8 +243,8 @@ def _number(name: str, setting: Setting, text: str) -> int | float:
     try:
         value: int | float = float(text) if setting.type == DOUBLE else int(text)
     except ValueError:
-        value = _MAX_LONG + 1
-    most = {INT: _MAX_INT, LONG: _MAX_LONG}.get(setting.type, _MAX_LONG)
+        value = inf
+    most = {INT: _MAX_INT, LONG: _MAX_LONG}.get(setting.type, float_info.max)
     if not -most - 1 <= value <= most or "_" in text:
         raise _invalid(name, text, f"Not a number of type {_NAMES[setting.type]}")
     if value in setting.besides:
@@ -340,6 +364,9 @@ _IN_OTHER_UNITS: Mapping[str, tuple[tuple[str, int, str | None], ...]] = {
     "log.roll.jitter.ms": (("log.roll.jitter.hours", 3_600_000, "0"),),
     "log.flush.interval.ms": (),
     INTERNAL_SEGMENT_BYTES: (),
+}
+UNITS_OF: Mapping[str, tuple[str, ...]] = {
+    of: tuple(name for name, _, _ in units) for of, units in _IN_OTHER_UNITS.items()
 }
 _UNITS = {name: (of, unit) for of, units in _IN_OTHER_UNITS.items() for name, unit, _ in units}
 OTHER_UNITS: Mapping[str, str | None] = {

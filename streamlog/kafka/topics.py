@@ -23,7 +23,7 @@ from ..errors import (
     TopicAlreadyExistsError,
 )
 from ..runtime.threads import result_of, wait_for
-from . import messages, settings
+from . import broker_configs, messages, settings
 from .api_keys import ApiKey
 from .apis import Call, led_partition, partition_of, topic_of
 from .configs import described
@@ -146,7 +146,7 @@ def _create_topic(call: Call, topic: Any, made: Any) -> None:
         count, factor = len(placed), _replicas_of(call, placed)
     if count == -1:
         count = call.settings.partitions
-    wanted = {**call.settings.topic_defaults, **given}
+    wanted = {**broker_configs.topic_defaults(call.settings), **given}
     if factor != -1:
         wanted["replication_factor"] = factor
     kafka = KafkaConfig(frozenset(given), texts)

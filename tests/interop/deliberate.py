@@ -27,7 +27,6 @@ _NO_TIME = "Every record has a time from 1970 on: by it, it is found and retaine
 _STATIC = "Kafka's new clusters set it for all brokers when they are formatted (KIP-966), to its default, 1; here it is the default."
 _PROMPT = "The comparison starts Kafka with a shorter file.delete.delay.ms, so that it ends sooner."
 _OFTEN = "A partition moves with its owner's next heartbeat: tests would wait for 5 s."
-_WHERE_MADE = "A listener is configured where it is made: its settings are read only."
 
 DELIBERATE: tuple[Deliberate, ...] = (
     Deliberate("advertised_versions", "version *.keys.*", _NOT_BUILT),
@@ -64,9 +63,8 @@ DELIBERATE: tuple[Deliberate, ...] = (
     Deliberate("configs_of_a_created_topic", "configs.min.insync.replicas.config_source", _STATIC),
     Deliberate("configs_of_a_created_topic", "configs.file.delete.delay.ms.*", _PROMPT),
     Deliberate("synonyms_of_configs", "min.insync.replicas.*", _STATIC),
-    Deliberate("configs_of_the_broker", "*.read_only", _WHERE_MADE),
     Deliberate("configs_of_the_broker", "min.insync.replicas.config_source", _STATIC),
-    Deliberate("changing_the_broker", "*.set", _WHERE_MADE),
+    Deliberate("configs_of_brokers", "*.min.insync.replicas*", _STATIC),
     Deliberate("changing_configs", "no operation[0]", _SAYS_WHAT),
     Deliberate("configs_of_a_group", "at first.consumer.heartbeat.interval.ms.*", _OFTEN),
     Deliberate("configs_of_a_group", "given.consumer.heartbeat.interval.ms.synonyms[1]*", _OFTEN),

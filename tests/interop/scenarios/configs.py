@@ -174,6 +174,82 @@ def changing_the_broker(bootstrap: str) -> Any:
     return found
 
 
+@short_scenario
+def configs_of_brokers(bootstrap: str) -> Any:
+    """What is set for a broker and for all: what it comes from, what is refused, what a new topic has, and how it is taken back."""
+    level, roll, policy = "compression.lz4.level", "log.roll.ms", "log.cleanup.policy"
+    name, other = "configs_of_brokers", "no.such"
+    create(bootstrap, f"{name}.before", segment__ms="7000000")
+
+    def change(title: str, operation: int, value: str | None, broker: str = "0", **given: Any) -> str:
+        return altered(bootstrap, broker, (title, operation, value), kind=BROKER, **given)
+
+    def configs(broker: str = "0", *, all_of_them: bool = False) -> dict[str, Any]:
+        result = described(bootstrap, BROKER, broker, include_synonyms=True)
+        return {each.name: each for each in result.configs if all_of_them or each.config_source in (2, 3)}
+
+    def replaced(broker: str, **given: str | None) -> str:
+        wanted = [{"name": each.replace("__", "."), "value": value} for each, value in given.items()]
+        resource = {"resource_type": BROKER, "resource_name": broker, "configs": wanted}
+        return error_name(ask(bootstrap, "AlterConfigs", 2, resources=[resource]).responses[0].error_code)
+
+    found: dict[str, Any] = {
+        "of all": change(level, SET, "10", ""), "of one": change(level, SET, " 11 "), "in another unit": change(roll, SET, "8000000", ""),
+        "unknown": change(other, SET, "5"), "unknown of all": change("no.such.of.all", SET, "5", ""),
+        "refused": {
+            "no number": change(level, SET, "x"), "too high": change(level, SET, "18"), "null": change(level, SET, None),
+            "of a list": change(policy, SET, "keep"), "min.insync.replicas": change("min.insync.replicas", SET, "1"),
+            "min.insync.replicas, deleted": change("min.insync.replicas", DELETE, None),
+            "appended to no list": change(level, APPEND, "5"), "appended, unknown": change(other, APPEND, "5"),
+            "no operation": change(level, 9, "5"), "unknown broker": change(level, SET, "5", "9"),
+            "no broker": change(level, SET, "5", "x"),
+            "twice": altered(bootstrap, "0", (level, SET, "5"), (level, SET, "6"), kind=BROKER),
+            "one of two": altered(bootstrap, "0", (level, SET, "5"), (roll, SET, "x"), kind=BROKER),
+            **{
+                each: change(each, SET, "5")
+                for each in (
+                    "num.partitions", "log.retention.hours", "default.replication.factor", "ssl.keystore.type",
+                    "advertised.listeners", "socket.send.buffer.bytes",
+                )
+            },
+        },
+        "not set, deleted": [change("num.partitions", DELETE, None), change("log.segment.bytes", DELETE, None)],
+        "validated": change(level, SET, "12", validate_only=True),
+        "appended": change(policy, APPEND, "compact", ""), "of one, too": change(policy, SET, "compact , delete"),
+    }  # fmt: skip
+    until(lambda: configs()[policy].value == "compact,delete" and configs("")[policy].value == "delete,compact")
+    found["one"], found["all"] = configs(), configs("")
+    found["some of all"] = described(bootstrap, BROKER, "", [level, "num.partitions"]).configs
+    keys = ["compression.lz4.level", "cleanup.policy", "segment.ms"]
+    made = created(bootstrap, f"{name}.after")
+    found["created"] = {each.name: each for each in made.configs if each.name in keys}
+    until(lambda: not described(bootstrap, TOPIC, f"{name}.after").error_code)
+    found["a new topic"] = described(bootstrap, TOPIC, f"{name}.after", keys, include_synonyms=True).configs
+    found["an older topic"] = described(
+        bootstrap, TOPIC, f"{name}.before", ["segment.ms", keys[0]], include_synonyms=True
+    ).configs
+    found["replaced"] = {
+        "one": replaced("0", log__roll__ms="9000000", another="x"), "undynamic": replaced("0", num__partitions="2"),
+        "invalid": replaced("0", log__roll__ms="x"), "null": replaced("0", log__roll__ms=None), "unknown": replaced("9"),
+    }  # fmt: skip
+    until(lambda: configs()[roll].value == "9000000")
+    found["then"] = configs()
+    found["taken back"] = [replaced("0")] + [
+        change(each, DELETE, None, "") for each in (level, roll, policy, "no.such.of.all")
+    ]
+    until(lambda: not {level, roll, policy, other} & {*configs(), *configs("")})
+    found["in the end"] = configs()
+    shown = configs(all_of_them=True)
+    found["others"] = {each: shown[each] for each in ("log.cleaner.threads", "max.connections", level, roll)}
+    return found
+
+
+def created(bootstrap: str, name: str) -> Any:
+    topic = {"name": name, "num_partitions": 1, "replication_factor": 1}
+    (made,) = ask(bootstrap, "CreateTopics", 7, timeout_ms=30_000, topics=[topic]).topics
+    return made
+
+
 @scenario
 def config_resources(bootstrap: str) -> Any:
     """ListConfigResources, by kind."""
