@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from ..errors import ConfigError, StreamlogError
 from . import render as output
 from .app import Directory, app, open_log, option
 
@@ -53,6 +54,13 @@ def serve(
             broker_config={} if kafka_defaults else _UNLIMITED,
             allow_insecure=allow_insecure,
         )
+        try:
+            listener.start()
+        except StreamlogError:
+            raise
+        except OSError as error:  # of the socket; one without a file's name would pass for one of the output
+            message = error.strerror or str(error)
+            raise ConfigError(f"{message[:1].upper()}{message[1:]}.", name="port") from error
         with listener:
             reach = "Whoever reaches it" if allow_insecure else "Every user of this machine"
             output.say(

@@ -20,10 +20,10 @@ from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 from ..broker.api import Listener as Attached
 from ..broker.api import Service
 from ..broker.delayed_fetch import DelayedFetch
-from ..config import integer
+from ..config import choice, integer, text, typed
 from ..errors import ClosedError, ConfigError, RequestTimedOutError, StreamlogError, forked
 from ..runtime.api import Completion
-from ..runtime.sockets import Socket, authority, let_go_of, listen_at
+from ..runtime.sockets import MAX_PORT, Socket, authority, let_go_of, listen_at
 from ..runtime.threads import after_fork_in_child, join_thread, new_thread, start_thread
 from ..runtime.values import refuse_to_copy
 from ..types import Buffer
@@ -65,6 +65,8 @@ _TURN_S = 10.0
 """How long another thread waits for the listener's thread: until it listens, has ended, or has sockets for the brokers that run."""
 _SWEEP_S = 1.0
 """How often connections are looked at for their deadlines, and how soon a socket is tried again that could not be had."""
+_LONGEST_HOST = 255
+"""Characters of a name, as DNS has them."""
 _LAST_TURNS = 10
 """Turns of the loop at the end. asyncio makes the protocol of a connection some turns after it has accepted it."""
 
@@ -88,7 +90,8 @@ class Listener:
     lose members that join at the same moment. `broker_config`: settings of Kafka's brokers by their names, such as
     `{"num.partitions": "3", "log.retention.ms": "-1"}`, for the topics that are made and for classic groups.
 
-    Raises ConfigError for a host that others reach and for an unknown setting, OSError for a port that is taken. A context manager; closing the log closes it.
+    Raises ConfigError for a host that others reach and for a setting that makes no sense, `start` OSError for a port that is taken. A
+    context manager; closing the log closes it.
 
     >>> import streamlog
     >>> from streamlog.kafka import Listener
@@ -115,6 +118,15 @@ class Listener:
         self._serving: Serving | None = None
         self._control: Control | None = None
         self._interceptor: Interceptor | None = None
+        if not hasattr(log, "attach"):
+            raise ConfigError(f"A listener is for a log, as streamlog.open() returns it, not {typed(log)}.", name="log")
+        for name, flag in (("auto_create_topics", auto_create_topics), ("allow_insecure", allow_insecure)):
+            choice(name, flag, (True, False))
+        port = integer("port", port, 0, MAX_PORT)
+        _require_host("host", host)
+        if advertised_host is not None:
+            _require_host("advertised_host", advertised_host)
+        _require_server_side(tls)
         if tls is None and not allow_insecure:
             _require_loopback(host)
         if advertised_host is None and host in ("0.0.0.0", "::"):
@@ -193,11 +205,42 @@ class Listener:
         return f"<streamlog.kafka.Listener {self.bootstrap_servers if is_open else 'closed'}>"
 
 
-def _require_loopback(host: str) -> None:
+def _require_host(name: str, host: object) -> None:
+    """Raises ConfigError for what is neither a name nor an address, above all for one with a port."""
+    text(name, host)
+    host = str(host)
+    if len(host) > _LONGEST_HOST or (":" in host and not _is_address(host)) or any(map(str.isspace, host)):
+        raise ConfigError(
+            f"{name}={host[:_LONGEST_HOST]!r} is not the name or the address of a host. Give it alone, and the port by port=.",
+            name=name,
+        )
+
+
+def _require_server_side(tls: object) -> None:
+    if tls is None:
+        return
+    import ssl  # as late as it is needed
+
+    if not isinstance(tls, ssl.SSLContext):
+        raise ConfigError(f"tls has to be an ssl.SSLContext, not {typed(tls)}.", name="tls")
+    if tls.protocol == ssl.PROTOCOL_TLS_CLIENT:
+        raise ConfigError(
+            "tls is a context for clients, with which nobody could connect. Make one with ssl.create_default_context("
+            "ssl.Purpose.CLIENT_AUTH), and have it load a certificate by load_cert_chain.",
+            name="tls",
+        )
+
+
+def _is_address(host: str) -> bool:
     try:
-        is_loopback = host == "localhost" or ipaddress.ip_address(host).is_loopback
+        ipaddress.ip_address(host)
     except ValueError:
-        is_loopback = False
+        return False
+    return True
+
+
+def _require_loopback(host: str) -> None:
+    is_loopback = host.lower() == "localhost" or (_is_address(host) and ipaddress.ip_address(host).is_loopback)
     if not is_loopback:
         raise ConfigError(
             f"host={host!r} may be reached from other machines, and anyone who reaches it could read and write everything. Give a "

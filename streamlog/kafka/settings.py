@@ -12,7 +12,7 @@ from sys import float_info
 from typing import Any, NamedTuple, TypeAlias
 
 from ..broker.controller import GROUPS_TOPIC, TRANSACTIONS_TOPIC
-from ..config import FOREVER, LARGEST_RECORD, NEVER_MS, TopicConfig, integer
+from ..config import FOREVER, LARGEST_RECORD, NEVER_MS, TopicConfig, integer, typed
 from ..errors import ConfigError, did_you_mean
 
 KAFKA_DEFAULTS: Mapping[str, Any] = {"partitioner": "murmur2", "retention_ms": 604_800_000}
@@ -414,16 +414,25 @@ class BrokerConfig(NamedTuple):
 def broker_config(given: Mapping[str, str], defaults: Mapping[str, Any]) -> BrokerConfig:
     """`defaults`: the settings of topics, by the library's names, where `given` says nothing. Raises ConfigError."""
     known = [*OF_BROKER, *_UNITS, PARTITIONS, *GROUPS, *CONSUMER_GROUPS]
-    for name in given:
+    if not isinstance(given, Mapping):
+        raise ConfigError(
+            f"broker_config has to be a mapping of names and texts, not {typed(given)}.", name="broker_config"
+        )
+    for name, text in given.items():
         if name not in known:
-            raise ConfigError(f"There is no setting {name!r} of a broker here{did_you_mean(name, known)}.", name=name)
+            near = did_you_mean(name, known) if isinstance(name, str) else ""
+            raise ConfigError(f"There is no setting {name!r} of a broker here{near}.", name=str(name))
+        if not isinstance(text, str):
+            raise ConfigError(f"{name} has to be a str, as Kafka has it, not {typed(text)}.", name=name)
+        if name in OF_BROKER:
+            check(name, TOPIC[OF_BROKER[name]], text)  # by the name that was given
     texts = {**_in_milliseconds(given), **given}
     topics = {**defaults, **from_kafka({OF_BROKER[name]: text for name, text in texts.items() if name in OF_BROKER})}
     for name in CONSUMER_GROUPS:
         if name in given:
             check(name, Setting(INT, None, "", 1), given[name])
     groups = {ours: _count(name, given[name]) for name, ours in GROUPS.items() if name in given}
-    return BrokerConfig(topics, _count(PARTITIONS, given.get(PARTITIONS, "1")), groups, dict(given))
+    return BrokerConfig(topics, _count(PARTITIONS, given.get(PARTITIONS, "1"), 1), groups, dict(given))
 
 
 def _in_milliseconds(given: Mapping[str, str]) -> dict[str, str]:
@@ -437,8 +446,8 @@ def _in_milliseconds(given: Mapping[str, str]) -> dict[str, str]:
     return found
 
 
-def _count(name: str, text: str) -> int:
+def _count(name: str, text: str, least: int = 0) -> int:
     try:
-        return integer(name, int(text), 0)
+        return integer(name, int(text), least)
     except ValueError:
-        raise ConfigError(f"{name}={text!r} is not a number from 0 on.", name=name) from None
+        raise ConfigError(f"{name}={text!r} is not a number from {least} on.", name=name) from None

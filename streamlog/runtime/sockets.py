@@ -9,6 +9,7 @@ from collections.abc import Iterable, Sequence
 from typing import Any, TypeAlias
 
 Socket: TypeAlias = socket.socket
+MAX_PORT = 65_535
 _BACKLOG = 100
 _ATTEMPTS = 10
 _NOT_OF_THIS_MACHINE = (errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT)
@@ -19,7 +20,12 @@ def listen_at(host: str, port: int) -> list[Socket]:
 
     Blocks while the name is looked up. Raises OSError.
     """
-    found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+    if port > MAX_PORT:  # that of a later broker
+        raise _refused(errno.EINVAL, host, port, f"the highest port is {MAX_PORT}")
+    try:
+        found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+    except (socket.gaierror, UnicodeError) as error:
+        raise _refused(errno.EADDRNOTAVAIL, host, port, getattr(error, "strerror", None) or str(error)) from error
     addresses = list(dict.fromkeys((int(family), address) for family, _, _, _, address in found))
     for _ in range(_ATTEMPTS - 1):
         try:
@@ -71,14 +77,18 @@ def _bind(family: int, address: tuple[Any, ...]) -> Socket:
         made.setblocking(False)
     except OSError as error:
         made.close()
-        raise OSError(
-            error.errno,
-            f"cannot listen at {authority(*address[:2])} ({error.strerror}); give an address of this machine and a port that is free",
-        ) from error
+        raise _refused(error.errno, address[0], address[1], error.strerror) from error
     except BaseException:
         made.close()
         raise
     return made
+
+
+def _refused(number: int | None, host: str, port: int, reason: str | None) -> OSError:
+    return OSError(
+        number,
+        f"cannot listen at {authority(host, port)} ({reason}); give an address of this machine and a port that is free",
+    )
 
 
 def authority(host: str, port: int) -> str:

@@ -88,7 +88,7 @@ class LogFactory:
         have Kafka's defaults. The log is not synced to the device: it survives a killed process, but no power loss. If a test failed
         meanwhile its directory stays, for pytest to remove with its other temporary directories.
         """
-        return self._open(brokers or self.settings.brokers, clock, options)
+        return self._open(self.settings.brokers if brokers is None else brokers, clock, options)
 
     @contextmanager
     def _open(self, brokers: int, clock: Clock | None, options: Mapping[str, Any]) -> Iterator[StreamLog]:
@@ -103,7 +103,7 @@ class LogFactory:
             **topics.topics,
         }
         failed = self._session.testsfailed
-        with open_log(path, brokers=brokers if brokers > 1 else None, clock=clock, **{**defaults, **options}) as log:
+        with open_log(path, brokers=None if brokers == 1 else brokers, clock=clock, **{**defaults, **options}) as log:
             yield log
         if self._session.testsfailed == failed:
             disk.rmtree(path)

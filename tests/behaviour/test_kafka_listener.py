@@ -378,9 +378,47 @@ def test_only_this_machine_reaches_a_listener_unless_that_is_said(log: streamlog
         Listener(log, host="example.org")
     with pytest.raises(ConfigError, match="give advertised_host"):
         Listener(log, host="0.0.0.0", allow_insecure=True)
-    Listener(log, host="0.0.0.0", advertised_host="example.org", tls=ssl.create_default_context())
+    Listener(
+        log, host="0.0.0.0", advertised_host="example.org", tls=ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    )
     with Listener(log, host="0.0.0.0", advertised_host="127.0.0.1", allow_insecure=True) as listener:
         assert listener.bootstrap_servers.startswith("127.0.0.1:")
+
+
+@pytest.mark.parametrize(
+    ("argument", "message"),
+    [
+        ({"port": -1}, "0 to 65535"),
+        ({"port": 70_000}, "0 to 65535"),
+        ({"port": "9092"}, "port has to be an int"),
+        ({"port": True}, "port has to be an int"),
+        ({"host": ""}, "host has to be a str"),
+        ({"host": "127.0.0.1:9092"}, "the port by port="),
+        ({"advertised_host": "kafka.local:9092"}, "the port by port="),
+        ({"advertised_host": "x" * 40_000}, "not the name or the address"),
+        ({"advertised_host": 5}, "advertised_host has to be a str"),
+        ({"tls": True}, "an ssl.SSLContext"),
+        ({"tls": ssl.create_default_context()}, "context for clients"),
+        ({"auto_create_topics": "no"}, "not one of True, False"),
+        ({"allow_insecure": "no"}, "not one of True, False"),
+        ({"broker_config": None}, "has to be a mapping"),
+        ({"broker_config": {"log.retention.ms": 5}}, "has to be a str"),
+        ({"broker_config": {"log.retention.ms": "7d"}}, "configuration log.retention.ms"),
+        ({"broker_config": {"num.partitions": "0"}}, "from 1 on|1 to"),
+        ({"broker_config": {5: "0"}}, "no setting 5"),
+    ],
+)
+def test_an_argument_that_makes_no_sense_is_refused_at_once(
+    log: streamlog.StreamLog, argument: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(ConfigError, match=message):
+        Listener(log, **argument)
+
+
+def test_a_listener_is_for_a_log() -> None:
+    path: Any = "data"
+    with pytest.raises(ConfigError, match=r"streamlog.open\(\)"):
+        Listener(path)
 
 
 def test_a_listener_that_is_not_started_has_no_address(log: streamlog.StreamLog) -> None:

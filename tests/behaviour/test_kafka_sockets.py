@@ -139,6 +139,19 @@ def test_a_broker_whose_port_was_taken_meanwhile_is_listened_for_once_the_port_i
         assert asked_at(every[1], 3, 12, messages.MetadataRequest(topics=None)).brokers
 
 
+def test_a_broker_for_which_there_is_no_port_left_is_an_oserror_of_start() -> None:
+    with (
+        streamlog.open(brokers=2) as log,
+        pytest.raises(OSError, match=r"cannot listen at 127\.0\.0\.1:6553"),  # or the last port is taken
+    ):
+        Listener(log, port=65_535).start()
+
+
+def test_a_host_that_is_not_found_is_named() -> None:
+    with streamlog.open() as log, pytest.raises(OSError, match=r"cannot listen at a\.\.b"):
+        Listener(log, host="a..b", allow_insecure=True).start()
+
+
 # -- TLS -------------------------------------------------------------------------------------------------
 
 

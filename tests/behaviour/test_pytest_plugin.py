@@ -276,8 +276,13 @@ def test_factories_make_clusters_of_any_size_for_any_scope(pytester: pytest.Pyte
         def test_a_log_has_its_own_brokers(streamlog_log, kafka_cluster_factory):
             with pytest.raises(ValueError, match="brokers"):
                 kafka_cluster_factory(streamlog_log, brokers=3)
+
+        @pytest.mark.parametrize("brokers", [0, "3"])
+        def test_brokers_are_a_number_from_1_on(kafka_cluster_factory, brokers):
+            with pytest.raises(ValueError, match="brokers"), kafka_cluster_factory(brokers=brokers):
+                pass
     """)
-    run(pytester).assert_outcomes(passed=5)
+    run(pytester).assert_outcomes(passed=7)
 
 
 def test_settings_of_pytest_are_those_of_the_fixtures(pytester: pytest.Pytester) -> None:

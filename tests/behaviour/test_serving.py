@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import signal
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -57,6 +58,17 @@ def test_other_machines_are_let_in_only_if_that_is_said(
     )  # fmt: skip
     assert refused.returncode == 1
     assert "--allow-insecure" in refused.stderr
+
+
+def test_a_port_that_is_taken_is_said(path: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = str(taken.getsockname()[1])
+        refused = subprocess.run(
+            [sys.executable, "-m", "streamlog", "serve", "-d", str(path), "--port", port],
+            capture_output=True, text=True, timeout=WAIT_S,
+        )  # fmt: skip
+    assert refused.returncode == 1
+    assert f"streamlog: Cannot listen at 127.0.0.1:{port}" in refused.stderr
 
 
 def made_by(listener: Listener, name: str) -> Any:
