@@ -7,6 +7,7 @@ What fails in part is said in the response. The connection of a handler that rai
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable, Iterable, Mapping
 from types import MappingProxyType
 from typing import Any, NamedTuple, TypeAlias
@@ -33,6 +34,24 @@ class Later(NamedTuple):
 
     done: Completion[Any]
     respond: Callable[[Completion[Any]], Any]
+
+
+def within(done: Completion[Any], timeout_s: float, respond: Callable[[], Any]) -> Later:
+    """The response is `respond()`, once `done` is or this real time has passed; no thread waits for it.
+
+    REQUIRES: the listener's loop runs on this thread.
+    """
+    either: Completion[None] = Completion()
+    timer = asyncio.get_running_loop().call_later(timeout_s, either.complete, None)
+
+    def answer(_: Completion[None]) -> Any:
+        timer.cancel()
+        return respond()
+
+    done.on_done(lambda _: either.complete(None))
+    if done.work is not None:
+        done.work.soon()
+    return Later(either, answer)
 
 
 class Endpoint(NamedTuple):

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 from ..broker.metadata import KafkaConfig
 from ..config import TopicConfig, check_topic_name
@@ -22,10 +22,11 @@ from ..errors import (
     StreamlogError,
     TopicAlreadyExistsError,
 )
-from ..runtime.threads import result_of, wait_for
+from ..runtime.api import AllDone, Completion
+from ..runtime.threads import result_of
 from . import broker_configs, messages, settings
 from .api_keys import ApiKey
-from .apis import Call, led_partition, partition_of, topic_of
+from .apis import Call, Later, led_partition, partition_of, topic_of, within
 from .configs import described
 from .errors import ErrorCode, code_of
 
@@ -77,23 +78,56 @@ def _replicas_of(call: Call, placed: Mapping[int, Sequence[int]]) -> int:
     return numbers.pop()
 
 
-def _place(call: Call, name: str, placed: Mapping[int, Sequence[int]]) -> None:
-    """Move new partitions, which are empty, to where the client wants them, if the log has chosen other brokers.
+class _Placement(NamedTuple):
+    """New partitions that move, while they are empty, to where the client wants them: the log has chosen other brokers."""
 
-    Raises RequestTimedOutError where that takes longer than the client waits, or than 30 s: a broker of these may not run.
-    """
+    topic: str
+    done: Completion[None]
+    result: Any
+    """The part of the response that is about this topic."""
+    succeed: Callable[[], None]
+
+
+def _place(call: Call, name: str, placed: Mapping[int, Sequence[int]]) -> Completion[None] | None:
+    """Begin to move them; None if they are where they should be."""
     image = call.service.image
     view = topic_of(image, name, None)
     moved = {n: at for n, at in placed.items() if image.partition(view.id_bytes, n).replicas != tuple(at)}
-    if moved:
-        done = call.service.await_reassignment(result_of(call.service.reassign(name, moved, None)))
-        wait_ms = min(max(call.request.timeout_ms, 0), _MOVE_MS)
-        if not wait_for(done, wait_ms / 1000):
-            raise RequestTimedOutError(
-                f"The partitions of topic {name!r} are there, and have not come to the brokers that were given for them within "
-                f"{wait_ms:,} ms. It goes on in the background: see ListPartitionReassignments, and whether these brokers run."
-            )
-        done.result()
+    return call.service.await_reassignment(result_of(call.service.reassign(name, moved, None))) if moved else None
+
+
+def _once_placed(call: Call, response: Any, placements: list[_Placement]) -> Any:
+    """The response, once the placements are done; with an error for those that take longer than the client waits, or than 30 s: a
+    broker of these may not run. No thread waits, so that other requests are answered meanwhile.
+    """
+    if not placements:
+        return response
+    wait_ms = min(max(call.request.timeout_ms, 0), _MOVE_MS)
+
+    def respond() -> Any:
+        for each in placements:
+            error: BaseException | None = _not_placed(each.topic, wait_ms)
+            if each.done.done():
+                error = each.done.error()
+            try:
+                if error is not None:
+                    raise error
+                each.succeed()
+            except StreamlogError as error:
+                each.result.error_code, each.result.error_message = _admin_code(error), str(error)
+        return response
+
+    every = AllDone([each.done for each in placements])
+    return Later(
+        Completion.of(None), lambda _: within(every, wait_ms / 1000, respond)
+    )  # which begins on the listener's thread
+
+
+def _not_placed(topic: str, wait_ms: int) -> RequestTimedOutError:
+    return RequestTimedOutError(
+        f"The partitions of topic {topic!r} are there, and have not come to the brokers that were given for them within "
+        f"{wait_ms:,} ms. It goes on in the background: see ListPartitionReassignments, and whether these brokers run."
+    )
 
 
 def _more_than_once(names: list[Any]) -> set[Any]:
@@ -111,6 +145,7 @@ def _create_topics(call: Call) -> Any:
     Response = messages.CreateTopicsResponse
     twice = _more_than_once([topic.name for topic in call.request.topics])
     results: dict[str, Any] = {}
+    placements: list[_Placement] = []
     for topic in call.request.topics:
         made = Response.CreatableTopicResult(name=topic.name, num_partitions=-1, replication_factor=-1, configs=[])
         results[topic.name] = made
@@ -118,13 +153,14 @@ def _create_topics(call: Call) -> Any:
             made.error_code, made.error_message = ErrorCode.INVALID_REQUEST, f"{topic.name!r} is in the request twice."
             continue
         try:
-            _create_topic(call, topic, made)
+            placements += _create_topic(call, topic, made)
         except StreamlogError as error:
             made.error_code, made.error_message = _admin_code(error), str(error)
-    return Response(topics=list(results.values()))
+    return _once_placed(call, Response(topics=list(results.values())), placements)
 
 
-def _create_topic(call: Call, topic: Any, made: Any) -> None:
+def _create_topic(call: Call, topic: Any, made: Any) -> list[_Placement]:
+    """Create one, and say what it waits for."""
     service = call.service
     check_topic_name(topic.name)
     if topic.name in service.image.topics:
@@ -150,21 +186,31 @@ def _create_topic(call: Call, topic: Any, made: Any) -> None:
     if factor != -1:
         wanted["replication_factor"] = factor
     kafka = KafkaConfig(frozenset(given), texts)
-    config: TopicConfig
     if call.request.validate_only:
         made.num_partitions, made.replication_factor, config = result_of(
             service.validate_topic(topic.name, count, wanted, kafka=kafka)
         )
-    else:
-        view = result_of(service.create_topic(topic.name, count, wanted, kafka=kafka))
-        _place(call, topic.name, placed)
-        made.topic_id, made.num_partitions, config = view.id_bytes, view.partitions, view.config
+        made.configs = _configs_of(call, config, kafka, texts)
+        return []
+    view = result_of(service.create_topic(topic.name, count, wanted, kafka=kafka))
+
+    def succeed() -> None:
+        made.topic_id, made.num_partitions = view.id_bytes, view.partitions
         made.replication_factor = len(service.image.partition(view.id_bytes, 0).replicas)
-    made.configs = [
-        messages.CreateTopicsResponse.CreatableTopicConfigs(
-            name=each.name, value=each.text, read_only=False, config_source=each.source
-        )
-        for each in described(config, frozenset(given), texts, call.settings)
+        made.configs = _configs_of(call, view.config, kafka, texts)
+
+    done = _place(call, topic.name, placed)
+    if done is None:
+        succeed()
+        return []
+    return [_Placement(topic.name, done, made, succeed)]
+
+
+def _configs_of(call: Call, config: TopicConfig, kafka: KafkaConfig, texts: Mapping[str, str]) -> list[Any]:
+    Config = messages.CreateTopicsResponse.CreatableTopicConfigs
+    return [
+        Config(name=each.name, value=each.text, read_only=False, config_source=each.source)
+        for each in described(config, kafka.explicit, texts, call.settings)
     ]
 
 
@@ -231,6 +277,7 @@ def create_partitions(call: Call) -> Any:
 def _create_partitions(call: Call) -> Any:
     Response = messages.CreatePartitionsResponse
     results = []
+    placements = []
     for topic in call.request.topics:
         result = Response.CreatePartitionsTopicResult(name=topic.name)
         results.append(result)
@@ -251,10 +298,16 @@ def _create_partitions(call: Call) -> Any:
                 _replicas_of(call, placed)
             if not call.request.validate_only:
                 result_of(call.service.add_partitions(topic.name, topic.count))
-                _place(call, topic.name, placed)
+                done = _place(call, topic.name, placed)
+                if done is not None:
+                    placements.append(_Placement(topic.name, done, result, _nothing))
         except StreamlogError as error:
             result.error_code, result.error_message = _admin_code(error), str(error)
-    return Response(results=results)
+    return _once_placed(call, Response(results=results), placements)
+
+
+def _nothing() -> None:
+    """A result of CreatePartitions says no more than that there is no error."""
 
 
 # -- DeleteRecords ---------------------------------------------------------------------------------------

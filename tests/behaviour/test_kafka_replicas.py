@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import streamlog
@@ -156,7 +157,40 @@ def test_a_broker_that_does_not_run_holds_a_creation_no_longer_than_the_client_w
     log.brokers[2].stop()
     placed = [Request.CreatableReplicaAssignment(partition_index=0, broker_ids=[0, 2])]
     topic = Request.CreatableTopic(name="t", num_partitions=-1, replication_factor=-1, assignments=placed)
-    (made,) = asked(listener, 19, 7, Request(topics=[topic], timeout_ms=1)).topics
+    other = Request.CreatableTopic(name="other", num_partitions=1, replication_factor=1)
+    made, made_too = asked(listener, 19, 7, Request(topics=[topic, other], timeout_ms=1)).topics
     assert made.error_code == ErrorCode.REQUEST_TIMED_OUT, made.error_message
+    assert made_too.error_code == ErrorCode.NONE
+    More = messages.CreatePartitionsRequest
+    more = More.CreatePartitionsTopic(
+        name="other", count=2, assignments=[More.CreatePartitionsAssignment(broker_ids=[2])]
+    )
+    (result,) = asked(listener, 37, 3, More(topics=[more], timeout_ms=1)).results
+    assert result.error_code == ErrorCode.REQUEST_TIMED_OUT, result.error_message
     log.brokers[2].start()
     eventually(lambda: replicas_of(log, "t") == [(0, 2)])
+
+
+def test_creations_that_wait_for_a_broker_hold_up_no_other_request(
+    log: streamlog.StreamLog, listener: Listener
+) -> None:
+    Request = messages.CreateTopicsRequest
+    names = [f"t{number}" for number in range(5)]  # the listener has four threads for what blocks
+    log.brokers[2].stop()
+
+    def created(name: str) -> int:
+        placed = [Request.CreatableReplicaAssignment(partition_index=0, broker_ids=[0, 2])]
+        topic = Request.CreatableTopic(name=name, num_partitions=-1, replication_factor=-1, assignments=placed)
+        (made,) = asked(listener, 19, 7, Request(topics=[topic], timeout_ms=60_000)).topics
+        return int(made.error_code)
+
+    with ThreadPoolExecutor(len(names)) as threads:
+        creations = [threads.submit(created, name) for name in names]
+        eventually(lambda: {each.name for each in log.topics()} >= set(names))
+        Find = messages.FindCoordinatorRequest
+        (found,) = asked(listener, 10, 4, Find(coordinator_keys=["g"])).coordinators
+        assert found.error_code == ErrorCode.NONE
+        assert not any(each.done() for each in creations)
+        log.brokers[2].start()
+        assert [each.result() for each in creations] == [ErrorCode.NONE] * len(names)
+    assert [replicas_of(log, name) for name in names] == [[(0, 2)]] * len(names)
