@@ -351,6 +351,14 @@ class Groups(Protocol):
     ) -> Completion[list[StreamlogError | None]]:
         """Members of a classic group leave: the error of each, or None."""
 
+    def groups_loaded(self) -> bool:
+        """Whether the next request about a group need not load the log of the groups, as the first one after an open, or after another
+        broker has come to lead it, does. Takes no lock: it may be otherwise a moment later.
+        """
+
+    def load_groups(self) -> Completion[None]:
+        """Load the log of the groups, if it is not. Blocks: it reads all of it."""
+
     def rebalance_group(self, group: str) -> Completion[None]:
         """Have a group rebalance, though nothing has changed: a classic one by its barrier, in another one members get the partitions
         of others that subscribe to the same topics. Does nothing if it rebalances already. Fails with GroupIdNotFoundError.

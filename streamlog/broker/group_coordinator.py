@@ -54,6 +54,18 @@ class GroupCoordinator:
                 lead = shard.elect if partition.is_leader else shard.resign
                 lead(partition.leader_epoch)
 
+    # -- loading -------------------------------------------------------------------------------------
+
+    @property
+    def is_loaded(self) -> bool:
+        """See `GroupShard.is_loaded`."""
+        return all(shard.is_loaded for shard in self.shards.values())
+
+    def load(self) -> None:
+        """Load all groups that this broker coordinates, if they are not."""
+        for shard in self.shards.values():
+            shard.load()
+
     # -- after a crash -------------------------------------------------------------------------------
 
     def recover(

@@ -172,6 +172,22 @@ class GroupShard:
         self._log.loaded()
         return True
 
+    @property
+    def is_loaded(self) -> bool:
+        """Whether the next request need not load the groups. Takes no lock: it may be otherwise a moment later."""
+        if not self._is_leader:
+            return True
+        try:
+            partition = self._host.groups_partition(self.number, False)
+        except StreamlogError:  # which the request meets too
+            return True
+        return partition is None or self._log.is_loaded(partition)
+
+    def load(self) -> None:
+        """Load the groups, if they are not."""
+        if not self.is_loaded:
+            self._ask(lambda shard: None, False, lambda: None)
+
     # -- after a crash -------------------------------------------------------------------------------
 
     def recover(

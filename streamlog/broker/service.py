@@ -72,7 +72,7 @@ _MAY_MEET_A_FAILURE = (
     "abort_transaction", "add_offsets_to_txn", "add_partitions", "add_partitions_to_txn", "apply_retention", "classic_heartbeat",
     "commit", "committed", "compact", "create_topic", "delete_group", "delete_offsets", "delete_records", "delete_topic", "describe_group",
     "describe_transaction", "end_txn", "heartbeat", "init_producer_id", "join_group", "leave_classic_group",
-    "leave_group", "list_groups", "list_transactions", "reassign", "rebalance_group", "sync_group", "txn_commit_offsets",
+    "leave_group", "list_groups", "list_transactions", "load_groups", "reassign", "rebalance_group", "sync_group", "txn_commit_offsets",
     "update_kafka_config", "update_topic",
 )  # fmt: skip
 
@@ -708,6 +708,14 @@ class LocalService:
     @failing
     def describe_group(self, group: str) -> Completion[GroupDescription]:
         return self.groups.describe(group)
+
+    def groups_loaded(self) -> bool:
+        return self._groups is None or self._groups.is_loaded
+
+    @failing
+    def load_groups(self) -> Completion[None]:
+        self.groups.load()
+        return Completion.of(None)
 
     @failing
     def find_coordinator(self, key: str, *, of_transactions: bool = False) -> Completion[int]:

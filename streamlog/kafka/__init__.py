@@ -10,7 +10,8 @@ What there is of it:
   Kafka's codes for the errors of the library. `settings`: Kafka's names;
   `broker_configs`: those of brokers, `static_settings`: which of them cannot be changed; `group_configs`: those of groups; `loggers`: the levels of the library's.
 - One file for each family of APIs: `produce`, `fetch`, `metadata`, `topics`, `configs`, `coordinators`, `groups`, `consumer_groups`, `offsets`,
-  `transactions`, `producers`, `log_dirs`, `reassignments`, `quorum`. What is not built is not advertised.
+  `transactions`, `producers`, `log_dirs`, `reassignments`, `quorum`. `loading`: requests that wait for the groups. What is not built is
+  not advertised.
 - `schema`, `schema.txt`: the facts of Kafka's messages, made from Kafka's own definitions.
 - `messages`: a class for each message and structure. `compiler`: code that reads and writes a version of one, made when it
   is first seen.

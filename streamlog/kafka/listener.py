@@ -33,6 +33,7 @@ from . import (
     coordinators,
     fetch,
     groups,
+    loading,
     log_dirs,
     metadata,
     offsets,
@@ -594,12 +595,15 @@ class Serving:
 
 
 def _handlers(service: Service, fetches: fetch.Fetches) -> dict[int, Handler]:
-    handlers: dict[int, Handler] = {**fetches.handlers, **consumer_groups.ConsumerGroups(service).handlers}
-    handlers.update(configs.Configs().handlers)
+    of_members = consumer_groups.ConsumerGroups(service).handlers
+    handlers: dict[int, Handler] = {**fetches.handlers, **of_members, **configs.Configs().handlers}
     for family in (
         produce, topics, coordinators, offsets, groups, transactions, log_dirs, reassignments, quorum, producers,
     ):  # fmt: skip
         handlers.update(family.handlers)
+    # The last two commit offsets of groups, or end the commit.
+    of_groups = (*of_members, *groups.handlers, *offsets.handlers, ApiKey.TXN_OFFSET_COMMIT, ApiKey.END_TXN)
+    handlers.update(loading.Loading().before({key: handlers[key] for key in of_groups}))
     handlers.update(metadata.handlers(handlers))
     return handlers
 

@@ -102,6 +102,7 @@ class TailingService:
     classic_group_config = ClassicGroupConfig()
     leave_group = refuses("Leaving group {0!r}")
     leave_classic_group = refuses("Leaving group {0!r}")
+    load_groups = refuses("Loading groups")
     rebalance_group = refuses("Rebalancing group {0!r}")
     commit = refuses("Committing in group {0!r}")
     delete_group = refuses("Deleting group {0!r}")
@@ -635,6 +636,9 @@ class TailingService:
     def broker_paths(self) -> dict[int, str]:
         """Those of the brokers of which it is known; of a log with one broker, the one that is followed."""
         return {each: about["path"] for each, about in self._brokers().items() if "path" in about}
+
+    def groups_loaded(self) -> bool:
+        return True  # there are none: `committed` and the like look at the log of the groups by themselves
 
     def is_running(self, broker_id: int) -> bool:
         """No broker runs in a process that only reads."""
