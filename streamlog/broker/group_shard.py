@@ -9,11 +9,12 @@ from __future__ import annotations
 import contextlib
 import logging
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from functools import partial
 from math import ceil, inf
 from typing import Protocol, TypeVar
 
 from ..coordinator import GroupDescription, GroupListing, Heartbeat, HeartbeatResult, Shard
-from ..coordinator.errors import unknown_member
+from ..coordinator.errors import no_group, unknown_member
 from ..coordinator.messages import (
     ClassicGroupConfig,
     JoinGroup,
@@ -339,7 +340,7 @@ class GroupShard:
         def ask(shard: Shard) -> Completion[SyncGroupResult]:
             return shard.sync_group(request, host.clock.time_ms(), host.real_seconds())
 
-        return self._ask_for(request.group, ask, request.member_id)
+        return self._ask_for(request.group, ask, partial(unknown_member, request.group, request.member_id))
 
     def classic_heartbeat(
         self, group: str, member_id: str, instance_id: str | None, generation_id: int
@@ -348,7 +349,7 @@ class GroupShard:
             now_ms, now_s = self._host.clock.time_ms(), self._host.real_seconds()
             return shard.classic_heartbeat(group, member_id, instance_id, generation_id, now_ms, now_s)
 
-        return self._ask_for(group, ask, member_id)
+        return self._ask_for(group, ask, partial(unknown_member, group, member_id))
 
     def leave_classic_group(
         self, group: str, members: Sequence[MemberIdentity]
@@ -358,7 +359,7 @@ class GroupShard:
         def ask(shard: Shard) -> Completion[list[StreamlogError | None]]:
             return shard.leave_classic_group(group, members, host.clock.time_ms(), host.real_seconds())
 
-        return self._ask_for(group, ask, members[0].member_id if members else "")
+        return self._ask_for(group, ask, partial(unknown_member, group, members[0].member_id if members else ""))
 
     def rebalance(self, group: str) -> Completion[None]:
         host = self._host
@@ -366,10 +367,12 @@ class GroupShard:
         def ask(shard: Shard) -> Completion[None]:
             return shard.rebalance(group, host.clock.time_ms(), host.real_seconds())
 
-        return self._ask_for(group, ask, "")
+        return self._ask_for(group, ask, partial(no_group, group))
 
-    def _ask_for(self, group: str, request: Callable[[Shard], Completion[T]], member_id: str | None) -> Completion[T]:
-        """A request about a classic group, which may set a deadline. `member_id`: None if it joins.
+    def _ask_for(
+        self, group: str, request: Callable[[Shard], Completion[T]], refused: Callable[[], StreamlogError] | None
+    ) -> Completion[T]:
+        """A request about a classic group, which may set a deadline. `refused`: the error where there is no group at all; None if it joins.
 
         An answer that waits for other members fails when the log is closed, see `close`.
         """
@@ -379,10 +382,10 @@ class GroupShard:
             return request(shard), shard.next_check_s(group)
 
         def unknown() -> tuple[Completion[T], float]:
-            assert member_id is not None, "the groups topic was to be created"
-            return Completion.failed(unknown_member(group, member_id)), no_deadline
+            assert refused is not None, "the groups topic was to be created"
+            return Completion.failed(refused()), no_deadline
 
-        answer, due_s = self._ask(ask, member_id is None, unknown)
+        answer, due_s = self._ask(ask, refused is None, unknown)
         if due_s != no_deadline:
             self._expire_at(due_s)
         return answer

@@ -133,6 +133,8 @@ def _joined(call: Call, done: Completion[JoinGroupResult]) -> Any:
 
 def sync_group(call: Call) -> Any:
     request = call.request
+    if not request.group_id:
+        return messages.SyncGroupResponse(error_code=ErrorCode.INVALID_GROUP_ID)
     if not coordinates(call, request.group_id):
         return messages.SyncGroupResponse(error_code=ErrorCode.NOT_COORDINATOR)
     assignments = {each.member_id: bytes(each.assignment) for each in request.assignments}
@@ -188,6 +190,8 @@ def _code(done: Completion[Any]) -> ErrorCode:
 def leave_group(call: Call) -> Any:
     request = call.request
     Response = messages.LeaveGroupResponse
+    if not request.group_id:
+        return Response(error_code=ErrorCode.INVALID_GROUP_ID)
     if not coordinates(call, request.group_id):
         return Response(error_code=ErrorCode.NOT_COORDINATOR)
     if call.version < _FIRST_WITH_SEVERAL_LEAVES:

@@ -81,7 +81,8 @@ def metadata(call: Call) -> Any:
     wanted = request.topics
     if wanted is None or (call.version < _FIRST_WITH_NULL and not wanted):
         return _response(call, [(view.name, view.id_bytes) for view in image.topics.values()])
-    named = list(dict.fromkeys((each.name, each.topic_id) for each in wanted))
+    # An id goes before a name, as with Kafka.
+    named = list(dict.fromkeys((each.name if each.topic_id == ZERO_UUID else None, each.topic_id) for each in wanted))
     creates = call.settings.auto_create_topics and (
         call.version < _FIRST_THAT_MAY_FORBID_CREATION or request.allow_auto_topic_creation
     )

@@ -300,6 +300,8 @@ class _Fetched:
 def offset_delete(call: Call) -> Any:
     request = call.request
     Response = messages.OffsetDeleteResponse
+    if not request.group_id:
+        return Response(error_code=ErrorCode.INVALID_GROUP_ID)
     if not coordinates(call, request.group_id):
         return Response(error_code=ErrorCode.NOT_COORDINATOR)
     known = call.service.image.topics

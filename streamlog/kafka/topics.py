@@ -29,11 +29,12 @@ from .api_keys import ApiKey
 from .apis import Call, Later, led_partition, partition_of, topic_of, within
 from .configs import described
 from .errors import ErrorCode, code_of
+from .schema import ZERO_UUID
 
 T = TypeVar("T")
 _HIGH_WATERMARK = -1  # the offset by which DeleteRecords means it
 _FIRST_DELETE_WITH_IDS = 6  # of topics (KIP-516)
-_UNCLEAN = 1  # the type of an election (KIP-460); 0 is that of the preferred replica
+_PREFERRED, _UNCLEAN = 0, 1  # types of an election (KIP-460)
 _MOVE_MS = 30_000
 """How long a change waits at most for new partitions to come to the brokers that the client gave."""
 _ADMIN_ERRORS = {"partitions": ErrorCode.INVALID_PARTITIONS, "replication_factor": ErrorCode.INVALID_REPLICATION_FACTOR}
@@ -147,7 +148,9 @@ def _create_topics(call: Call) -> Any:
     results: dict[str, Any] = {}
     placements: list[_Placement] = []
     for topic in call.request.topics:
-        made = Response.CreatableTopicResult(name=topic.name, num_partitions=-1, replication_factor=-1, configs=[])
+        made = Response.CreatableTopicResult(
+            name=topic.name, error_message=None, num_partitions=-1, replication_factor=-1, configs=[]
+        )
         results[topic.name] = made
         if topic.name in twice:
             made.error_code, made.error_message = ErrorCode.INVALID_REQUEST, f"{topic.name!r} is in the request twice."
@@ -253,6 +256,13 @@ def _delete_topics(call: Call) -> Any:
         if name is None:
             result.topic_id = topic_id
         results.append(result)
+        if topic_id is not None and (name is None) == (topic_id == ZERO_UUID):
+            said = "neither a name nor an id" if name is None else "both a name and an id"
+            result.error_code, result.error_message = (
+                ErrorCode.INVALID_REQUEST,
+                f"A topic has {said}: give one of them.",
+            )
+            continue
         if (topic_id if name is None else name) in twice:
             result.error_code, result.error_message = ErrorCode.INVALID_REQUEST, "The topic is in the request twice."
             continue
@@ -367,6 +377,8 @@ def elect_leaders(call: Call) -> Any:
 def _elect_leaders(call: Call) -> Any:
     request, image = call.request, call.service.image
     Response = messages.ElectLeadersResponse
+    if request.election_type not in (_PREFERRED, _UNCLEAN):
+        return Response(error_code=ErrorCode.INVALID_REQUEST)
     wanted = request.topic_partitions
     asked = (
         [(view.name, range(view.partitions)) for view in image.topics.values()]

@@ -31,7 +31,7 @@ from .errors import coordinator_code_of as code_of
 from .offsets import Commit, commit_code
 from .patterns import matcher
 
-_NO_PRODUCER = -1
+_NO_PRODUCER, _NO_EPOCH = -1, -1
 _FIRST_END_THAT_BUMPS = 5  # the producer's epoch (KIP-890)
 _FIRST_THAT_FENCES, _FIRST_INIT_THAT_FENCES = 2, 4  # with PRODUCER_FENCED (KIP-588)
 _FIRST_WITH_SEVERAL = 4  # transactions, in AddPartitionsToTxn (KIP-890)
@@ -57,7 +57,10 @@ def _is_elsewhere(call: Call, transactional_id: str | None) -> bool:
 
 
 def init_producer_id(call: Call) -> Any:
-    if _is_elsewhere(call, call.request.transactional_id):
+    request = call.request
+    if request.transactional_id == "" or (request.producer_id == _NO_PRODUCER) != (request.producer_epoch == _NO_EPOCH):
+        return _without_producer(messages.InitProducerIdResponse, ErrorCode.INVALID_REQUEST)
+    if _is_elsewhere(call, request.transactional_id):
         return _without_producer(messages.InitProducerIdResponse, ErrorCode.NOT_COORDINATOR)
     return call.blocking(partial(_init_producer_id, call))  # the topic of transactions may have to be created
 
@@ -68,8 +71,6 @@ def _init_producer_id(call: Call) -> Any:
     if request.producer_id != _NO_PRODUCER:
         current = ProducerIdAndEpoch(request.producer_id, request.producer_epoch)
     try:
-        if request.transactional_id == "":
-            return _without_producer(messages.InitProducerIdResponse, ErrorCode.INVALID_REQUEST)
         answer = call.service.init_producer_id(
             request.transactional_id, request.transaction_timeout_ms, current=current, remote=True
         )
@@ -92,7 +93,7 @@ def _with_producer(Response: Any, done: Completion[ProducerIdAndEpoch], *, fence
 
 
 def _without_producer(Response: Any, code: ErrorCode) -> Any:
-    return Response(error_code=code, producer_id=_NO_PRODUCER, producer_epoch=-1)
+    return Response(error_code=code, producer_id=_NO_PRODUCER, producer_epoch=_NO_EPOCH)
 
 
 # -- what belongs to a transaction -----------------------------------------------------------------------
@@ -202,6 +203,8 @@ def add_offsets_to_txn(call: Call) -> Any:
         code = ErrorCode.NONE if error is None else _code(error, fences=call.version >= _FIRST_THAT_FENCES)
         return messages.AddOffsetsToTxnResponse(error_code=code)
 
+    if not call.request.transactional_id:
+        return messages.AddOffsetsToTxnResponse(error_code=ErrorCode.INVALID_REQUEST)
     if _is_elsewhere(call, call.request.transactional_id):
         return messages.AddOffsetsToTxnResponse(error_code=ErrorCode.NOT_COORDINATOR)
     return call.blocking(partial(_with_group, call, respond))
@@ -221,6 +224,9 @@ def txn_offset_commit(call: Call) -> Any:
     request = call.request
     commit = Commit(call, request.topics, by_id=call.version >= _FIRST_COMMIT_WITH_IDS)
     producer = ProducerIdAndEpoch(request.producer_id, request.producer_epoch)
+    if not (request.transactional_id and request.group_id):
+        commit.fail(ErrorCode.INVALID_GROUP_ID if request.transactional_id else ErrorCode.INVALID_REQUEST)
+        return _committed(call, commit, Completion.of(None))
     if not coordinates(call, request.group_id):
         return _committed(call, commit, Completion.failed(not_coordinator(call)))
 

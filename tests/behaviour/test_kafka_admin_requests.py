@@ -12,7 +12,7 @@ from streamlog.kafka.errors import ErrorCode
 from streamlog.testing import ManualClock
 from tests.kafka.clients import asked
 from tests.kafka.fixtures import listener_of_log, temporary_log
-from tests.kafka.members import ClassicMember, commit, heartbeat, new_producer
+from tests.kafka.members import ClassicMember, commit, commit_in_transaction, heartbeat, new_producer
 
 log, listener = temporary_log, listener_of_log
 
@@ -187,3 +187,69 @@ def test_the_patterns_of_kafka_are_taken_and_none_takes_long(
     log.create_topic("a" * 200 + "_")
     answer = heartbeat(listener, "m", 0, subscribed_topic_names=None, subscribed_topic_regex=pattern)
     assert answer.error_code == (ErrorCode.NONE if is_taken else ErrorCode.INVALID_REGULAR_EXPRESSION)
+
+
+# -- what says nothing, or two things --------------------------------------------------------------------
+
+
+def test_a_producer_id_without_its_epoch_is_refused(listener: Listener) -> None:
+    for transactional_id in ("x", None):
+        for producer in ((5, -1), (-1, 5)):
+            request = messages.InitProducerIdRequest(
+                transactional_id=transactional_id, transaction_timeout_ms=60_000, producer_id=producer[0], producer_epoch=producer[1]
+            )  # fmt: skip
+            assert asked(listener, 22, 5, request).error_code == ErrorCode.INVALID_REQUEST
+
+
+def test_a_group_without_a_name_is_refused(listener: Listener) -> None:
+    Leave = messages.LeaveGroupRequest
+    requests = (
+        (11, 9, messages.JoinGroupRequest(session_timeout_ms=10_000, protocol_type="consumer")),
+        (12, 4, messages.HeartbeatRequest(member_id="m")),
+        (13, 5, Leave(members=[Leave.MemberIdentity(member_id="m")])),
+        (14, 5, messages.SyncGroupRequest(member_id="m")),
+        (47, 0, messages.OffsetDeleteRequest()),
+    )
+    for key, version, request in requests:
+        assert asked(listener, key, version, request).error_code == ErrorCode.INVALID_GROUP_ID, key
+
+
+def test_a_transaction_or_its_group_without_a_name_is_refused(listener: Listener) -> None:
+    producer = new_producer(listener, "x")
+    for version in (3, 5):
+        nameless = commit_in_transaction(listener, "", producer, version=version)
+        groupless = commit_in_transaction(listener, "x", producer, group="", version=version)
+        assert (nameless, groupless) == (ErrorCode.INVALID_REQUEST, ErrorCode.INVALID_GROUP_ID)
+    request = messages.AddOffsetsToTxnRequest(producer_id=producer[0], producer_epoch=producer[1], group_id="g")
+    assert asked(listener, 25, 3, request).error_code == ErrorCode.INVALID_REQUEST
+
+
+def test_a_topic_to_delete_has_a_name_or_an_id(log: streamlog.StreamLog, listener: Listener) -> None:
+    State = messages.DeleteTopicsRequest.DeleteTopicState
+    for state in (State(name="t", topic_id=b"x" * 16), State(name=None)):
+        (result,) = asked(listener, 20, 6, messages.DeleteTopicsRequest(topics=[state], timeout_ms=1000)).responses
+        assert result.error_code == ErrorCode.INVALID_REQUEST
+    assert "t" in log
+
+
+def test_the_id_of_a_topic_goes_before_its_name(listener: Listener) -> None:
+    Topic = messages.MetadataRequest.MetadataRequestTopic
+    request = messages.MetadataRequest(topics=[Topic(name="t", topic_id=b"x" * 16)])
+    (topic,) = asked(listener, 3, 12, request).topics
+    assert (topic.name, topic.error_code) == (None, ErrorCode.UNKNOWN_TOPIC_ID)
+
+
+def test_a_type_of_election_that_is_unknown_is_refused(listener: Listener) -> None:
+    Partitions = messages.ElectLeadersRequest.TopicPartitions
+    request = messages.ElectLeadersRequest(
+        election_type=5, topic_partitions=[Partitions(topic="t", partitions=[0])], timeout_ms=1000
+    )
+    answer = asked(listener, 43, 2, request)
+    assert (answer.error_code, answer.replica_election_results) == (ErrorCode.INVALID_REQUEST, [])
+
+
+def test_a_topic_that_is_created_has_no_message_of_an_error(listener: Listener) -> None:
+    Topic = messages.CreateTopicsRequest.CreatableTopic
+    request = messages.CreateTopicsRequest(topics=[Topic(name="new", num_partitions=1, replication_factor=1)])
+    (made,) = asked(listener, 19, 7, request).topics
+    assert (made.error_code, made.error_message) == (ErrorCode.NONE, None)

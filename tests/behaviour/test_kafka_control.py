@@ -186,6 +186,10 @@ def test_an_injected_error_is_in_the_response_of_every_api_and_version(key: int,
                     request.acks = 1
                 if key == ApiKey.FETCH:
                     request.session_id, request.session_epoch = 0, -1
+                if key == ApiKey.ELECT_LEADERS:
+                    request.election_type = 0  # others are refused as a whole, and so is a group without a name
+                if hasattr(request, "group_id"):
+                    request.group_id = "g"
                 depth = error_responses.depth_of(key, version, code)
                 places = error_responses.places_of(key, version, request, depth)
                 with listener.control.fail(name, code, optional=True) as fault:
@@ -279,6 +283,16 @@ def test_what_cannot_be_moved_is_an_error(log: streamlog.StreamLog, control: Con
         control.move_leader("t", 1, 0)
     with pytest.raises(streamlog.UnknownTopicOrPartitionError):
         control.move_leader("none", 0, 0)
+
+
+def test_a_group_that_does_not_exist_cannot_rebalance(log: streamlog.StreamLog, control: Control) -> None:
+    with pytest.raises(streamlog.GroupIdNotFoundError, match="no group 'none'"):
+        control.rebalance("none")
+    log.create_topic("t").send(b"x").result()
+    with log.consumer("t", group="other") as consumer:  # from now on there is a topic of groups
+        consumer.poll()
+    with pytest.raises(streamlog.GroupIdNotFoundError, match="no group 'none'"):
+        control.rebalance("none")
 
 
 # -- groups ----------------------------------------------------------------------------------------------
