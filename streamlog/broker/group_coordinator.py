@@ -172,7 +172,7 @@ class GroupCoordinator:
 
     def describe(self, group: str) -> Completion[GroupDescription]:
         shard = self._of(group)
-        _expire_if_possible(shard)
+        _if_possible(lambda: shard.expire_members_of(group))
         return shard.describe(group)
 
     def list(self, states: Iterable[str] = (), types: Iterable[str] = ()) -> Completion[list[GroupListing]]:
@@ -180,7 +180,7 @@ class GroupCoordinator:
         wanted = list(states), list(types)
         led = [shard for shard in self.shards.values() if shard.is_leader]
         for shard in led:
-            _expire_if_possible(shard)
+            _if_possible(shard.expire_members)
         lists = [shard.list(*wanted) for shard in led]
         return AllDone(lists, lambda: sorted(listing for each in lists for listing in each.result()))
 
@@ -214,12 +214,12 @@ class GroupCoordinator:
         return min(shard.expire_offsets(now_ms) for shard in self.shards.values())
 
 
-def _expire_if_possible(shard: GroupShard) -> None:
+def _if_possible(expire: Callable[[], object]) -> None:
     """Before groups are shown: evict members whose session is over. Where that cannot be written now, on a full disk or with too few
     replicas in sync, they are shown, and evicted later; the look itself writes nothing, and says what else is wrong.
     """
     with contextlib.suppress(StreamlogError):
-        shard.expire_members()
+        expire()
 
 
 def partition_for(group: str, partitions: int) -> int:

@@ -401,12 +401,20 @@ class GroupShard:
             contained(wake)
 
     def expire_members(self) -> float | None:
-        """Evict members whose poll interval or session is over; when to come again (real monotonic seconds)."""
+        """Evict members whose poll interval or session is over; when to come again (real monotonic seconds). O(groups)."""
+        self._expire(None)
+        return None if self._log.partition is None or not self._is_leader else self._shard.next_expiry_s()
+
+    def expire_members_of(self, group: str) -> None:
+        """Those of one group alone: the time does not depend on how many others there are."""
+        self._expire(group)
+
+    def _expire(self, group: str | None) -> None:
         host = self._host
-        if self._log.partition is None or not self._is_leader:
-            return None
-        _check(self._ask(lambda shard: shard.expire(host.real_seconds(), host.clock.time_ms()), False, _done))
-        return self._shard.next_expiry_s()
+        if self._log.partition is not None and self._is_leader:
+            _check(
+                self._ask(lambda shard: shard.expire(host.real_seconds(), host.clock.time_ms(), group), False, _done)
+            )
 
     def watch(self, group: str, callback: Callable[[], object], member_id: str | None) -> None:
         with inside(), self._lock:

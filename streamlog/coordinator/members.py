@@ -294,14 +294,19 @@ class GroupMetadataManager:
         transition.rotate()
         return self._groups.write(transition.records(), partial(self.recheck, here, now_s))
 
-    def expire(self, now_s: float, now_ms: int) -> Completion[None]:
-        """Evict members whose poll interval or session is over. Cheap before `next_expiry_s`."""
+    def expire(self, now_s: float, now_ms: int, name: str | None = None) -> Completion[None]:
+        """Evict members whose poll interval or session is over, of the group of this name or of all. Cheap before `next_expiry_s`.
+
+        O(groups), and O(1) for a group that has none of these.
+        """
         try:
             self._groups.require_ready()
         except StreamlogError as error:
             return Completion.failed(error)
         done = []
-        for group in list(self._groups.by_name.values()):
+        by_name = self._groups.by_name
+        named = list(by_name.values()) if name is None else [by_name[name]] if name in by_name else []
+        for group in named:
             if now_s < group.next_check_s:
                 continue
             if group.classic is not None:
