@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from ..errors import ConfigError, StreamlogError
+from ..runtime.disk import raise_descriptor_limit
 from . import render as output
 from .app import Directory, app, open_log, option
 
@@ -44,6 +45,7 @@ def serve(
     """Serve the log to Kafka's clients, until Ctrl-C."""
     from ..kafka import Listener
 
+    raise_descriptor_limit()  # many clients, and no other program in this process
     with open_log(ctx, directory, create=True, brokers=brokers) as log:
         listener = Listener(
             log,

@@ -23,6 +23,7 @@ from ..broker.delayed_fetch import DelayedFetch
 from ..config import choice, integer, text, typed
 from ..errors import ClosedError, ConfigError, RequestTimedOutError, StreamlogError, forked
 from ..runtime.api import Completion
+from ..runtime.disk import descriptor_limit
 from ..runtime.sockets import MAX_PORT, Socket, authority, let_go_of, listen_at
 from ..runtime.threads import after_fork_in_child, join_thread, new_thread, start_thread
 from ..runtime.values import refuse_to_copy
@@ -66,6 +67,8 @@ _TURN_S = 10.0
 """How long another thread waits for the listener's thread: until it listens, has ended, or has sockets for the brokers that run."""
 _SWEEP_S = 1.0
 """How often connections are looked at for their deadlines, and how soon a socket is tried again that could not be had."""
+_SHARE = 3
+"""One of so many parts of the process's descriptors is for connections. The log takes half of all, and must not find them used up."""
 _LONGEST_HOST = 255
 """Characters of a name, as DNS has them."""
 _LAST_TURNS = 10
@@ -491,8 +494,15 @@ class Serving:
     def _opened(self, broker_id: int, connection: Connection) -> bool:
         if self._is_closing:
             return False
-        if len(self._connections) >= self._limits.connections:
-            logger.warning("a connection from %s is refused: there are %d", connection.host, len(self._connections))
+        most = min(self._limits.connections, descriptor_limit() // _SHARE)
+        if len(self._connections) >= most:
+            logger.warning(
+                "a connection from %s is refused: there are %d, and no more than %d, or a third of the descriptors that the process may "
+                "have (ulimit -n), are taken",
+                connection.host,
+                len(self._connections),
+                self._limits.connections,
+            )
             return False
         self._connections[connection] = broker_id
         return True

@@ -338,6 +338,14 @@ def descriptor_limit() -> int:
     return limit if limit != resource.RLIM_INFINITY else 1 << 20
 
 
+def raise_descriptor_limit() -> None:
+    """Have this process be allowed as many descriptors as it may allow itself."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft != hard:
+        with contextlib.suppress(ValueError, OSError):  # the kernel's own limit is lower
+            resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+
+
 def new_id() -> str:
     """32 random hexadecimal digits."""
     return os.urandom(16).hex()

@@ -152,6 +152,26 @@ def test_a_host_that_is_not_found_is_named() -> None:
         Listener(log, host="a..b", allow_insecure=True).start()
 
 
+def test_connections_leave_the_log_the_descriptors_that_it_needs(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("streamlog.kafka.listener.descriptor_limit", lambda: 6)
+    with streamlog.open() as log, Listener(log) as listener, contextlib.ExitStack() as stack:
+        address = listener.bootstrap_servers
+        clients = [stack.enter_context(socket.create_connection(address_of(listener), WAIT_S)) for _ in range(2)]
+        refused = stack.enter_context(socket.create_connection(address_of(listener), WAIT_S))
+        with contextlib.suppress(ConnectionResetError):
+            assert refused.recv(1) == b"", "there was room for two alone"
+        for client in clients:
+            client.close()
+        eventually(lambda: is_answered(address))
+
+
+def is_answered(address: str) -> bool:
+    try:
+        return bool(asked_at(address, 3, 12, messages.MetadataRequest(topics=None)).brokers)
+    except (OSError, AssertionError):  # those that were closed are still counted
+        return False
+
+
 # -- TLS -------------------------------------------------------------------------------------------------
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import resource
 import signal
 import socket
 import subprocess
@@ -47,6 +48,20 @@ def test_processes_write_to_a_log_through_serve_until_ctrl_c(path: Path, options
     with streamlog.open(path) as log:
         assert [record.value for record in log["t"].read()] == [b"from another process"]
         assert ("new" in log) == bool(options)
+
+
+def test_a_server_has_all_descriptors_that_it_may_have(path: Path) -> None:
+    hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+    code = (
+        "import resource, runpy, sys; resource.setrlimit(resource.RLIMIT_NOFILE, (100, int(sys.argv.pop(1)))); "
+        "runpy.run_module('streamlog', run_name='__main__')"
+    )
+    command = [sys.executable, "-c", code, str(hard), "serve", "-d", str(path), "--port", "0"]
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process:
+        served(process)
+        assert resource.prlimit(process.pid, resource.RLIMIT_NOFILE)[0] == hard
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(WAIT_S) == 128 + signal.SIGTERM
 
 
 def test_other_machines_are_let_in_only_if_that_is_said(
