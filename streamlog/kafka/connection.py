@@ -107,17 +107,23 @@ class Connection(asyncio.BufferedProtocol):
         self._is_busy = self._is_pumping = self._is_slow = self._is_paused = self._has_no_budget = False
         self._began_s: float | None = None
         self._last_s = now_s()
+        self._unsent = 0  # bytes of answers, when that was looked at last
         self.host = ""
         self.parked: Any = None
         """What the request that is answered waits for, if it can be given up: a DelayedFetch."""
         self.is_closed = False
 
     def is_late(self, now_s: float) -> bool:
-        """Whether the rest of a frame has not come in time, or nothing came for long."""
+        """Whether the rest of a frame has not come in time, or the client has sent and taken nothing for long."""
+        unsent = 0 if self._transport is None else self._transport.get_write_buffer_size()
+        if unsent != self._unsent:  # the client takes its answer
+            self._unsent, self._last_s = unsent, now_s
         began_s = self._began_s
         waits_for_client = not self._is_paused or self._has_no_budget  # those that wait for memory hold some
         is_half = began_s is not None and waits_for_client and now_s - began_s > self._limits.frame_s
-        is_idle = not (self._is_busy or self._waiting) and now_s - self._last_s > self._limits.idle_s
+        # Requests that wait because the client takes no answer are no reason to keep it, and its answer, for ever.
+        is_waiting = self._is_busy or (bool(self._waiting) and not self._is_slow)
+        is_idle = not is_waiting and now_s - self._last_s > self._limits.idle_s
         return is_half or is_idle
 
     def close(self) -> None:
