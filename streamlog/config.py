@@ -23,6 +23,7 @@ DEFAULT_BATCH_SIZE = 16_384
 DEFAULT_DELIVERY_TIMEOUT_MS = 120_000
 MAX_TRANSACTION_TIMEOUT_MS = 900_000  # Kafka's transaction.max.timeout.ms
 LARGEST_RECORD = 1 << 29  # the greatest max_message_bytes and max_request_size
+MAX_PARTITIONS = 10_000  # of a topic
 NEVER_MS = 1 << 60  # an age that no segment reaches
 _BOUNDS = {"segment_bytes": (1024, 1 << 31), "max_message_bytes": (1, LARGEST_RECORD)}
 _TOPIC_NAME = re.compile(r"[a-zA-Z0-9._-]{1,249}")
@@ -366,7 +367,7 @@ def topic_changes(
 
 def check_partitions(value: object) -> int:
     """Return the number of partitions. Raises ConfigError."""
-    return integer("partitions", value, 1, 10_000)
+    return integer("partitions", value, 1, MAX_PARTITIONS)
 
 
 def check_replication_factor(value: object) -> int:

@@ -154,7 +154,7 @@ class Listener:
 
     def start(self) -> None:
         """Listen. Does nothing if it does already."""
-        if self._serving is None:
+        if self._serving is None or self._serving.is_closed:
             self._serving = self._log.attach(partial(self._make, interceptor=self._interceptor))
 
     def close(self) -> None:
@@ -169,7 +169,7 @@ class Listener:
     def bootstrap_servers(self) -> str:
         """The addresses of all brokers that run, as clients take them: `127.0.0.1:9092,127.0.0.1:9093`. Raises ClosedError."""
         serving = self._serving
-        if serving is None:
+        if serving is None or serving.is_closed:
             raise not_started()
         if serving.is_forked:
             raise forked()
@@ -205,7 +205,7 @@ class Listener:
 
     def __repr__(self) -> str:
         serving = self._serving
-        is_open = serving is not None and not serving.is_forked
+        is_open = serving is not None and not (serving.is_forked or serving.is_closed)
         return f"<streamlog.kafka.Listener {self.bootstrap_servers if is_open else 'closed'}>"
 
 
@@ -299,6 +299,8 @@ class Serving:
         self._ports: dict[int, int] = {}
         self._is_closing = False
         self._servers: dict[int, list[asyncio.Server]] = {}  # one for each address of the host
+        self.is_closed = False
+        """By its listener, or because the log is."""
         self.is_forked = False
         """Whether this is the copy that a forked child has of its parent's."""
         _here.add(self)
@@ -354,6 +356,7 @@ class Serving:
     def close(self, timeout_s: float) -> None:
         if self.is_forked:  # the thread is the parent's, and the pipe by which it is woken too
             return
+        self.is_closed = True
         self.service.off_metadata(self._on_metadata)
         if self._loop.is_closed():
             return

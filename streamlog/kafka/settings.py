@@ -12,7 +12,7 @@ from sys import float_info
 from typing import Any, NamedTuple, TypeAlias
 
 from ..broker.controller import GROUPS_TOPIC, TRANSACTIONS_TOPIC
-from ..config import FOREVER, LARGEST_RECORD, NEVER_MS, TopicConfig, integer, typed
+from ..config import FOREVER, LARGEST_RECORD, MAX_PARTITIONS, NEVER_MS, TopicConfig, integer, typed
 from ..errors import ConfigError, did_you_mean
 
 KAFKA_DEFAULTS: Mapping[str, Any] = {"partitioner": "murmur2", "retention_ms": 604_800_000}
@@ -432,7 +432,7 @@ def broker_config(given: Mapping[str, str], defaults: Mapping[str, Any]) -> Brok
         if name in given:
             check(name, Setting(INT, None, "", 1), given[name])
     groups = {ours: _count(name, given[name]) for name, ours in GROUPS.items() if name in given}
-    return BrokerConfig(topics, _count(PARTITIONS, given.get(PARTITIONS, "1"), 1), groups, dict(given))
+    return BrokerConfig(topics, _count(PARTITIONS, given.get(PARTITIONS, "1"), 1, MAX_PARTITIONS), groups, dict(given))
 
 
 def _in_milliseconds(given: Mapping[str, str]) -> dict[str, str]:
@@ -446,8 +446,8 @@ def _in_milliseconds(given: Mapping[str, str]) -> dict[str, str]:
     return found
 
 
-def _count(name: str, text: str, least: int = 0) -> int:
+def _count(name: str, text: str, least: int = 0, most: int = _MAX_LONG) -> int:
     try:
-        return integer(name, int(text), least)
+        return integer(name, int(text), least, most)
     except ValueError:
         raise ConfigError(f"{name}={text!r} is not a number from {least} on.", name=name) from None

@@ -405,6 +405,7 @@ def test_only_this_machine_reaches_a_listener_unless_that_is_said(log: streamlog
         ({"broker_config": {"log.retention.ms": 5}}, "has to be a str"),
         ({"broker_config": {"log.retention.ms": "7d"}}, "configuration log.retention.ms"),
         ({"broker_config": {"num.partitions": "0"}}, "from 1 on|1 to"),
+        ({"broker_config": {"num.partitions": "10001"}}, "1 to 10000"),
         ({"broker_config": {5: "0"}}, "no setting 5"),
     ],
 )
@@ -426,6 +427,18 @@ def test_a_listener_that_is_not_started_has_no_address(log: streamlog.StreamLog)
     with pytest.raises(ClosedError, match="start"):
         _ = listener.bootstrap_servers
     assert "closed" in repr(listener)
+
+
+def test_a_listener_whose_log_was_closed_has_no_address_and_does_not_start() -> None:
+    with streamlog.open() as log:
+        listener = Listener(log)
+        listener.start()
+    assert "closed" in repr(listener)
+    with pytest.raises(ClosedError, match="start"):
+        _ = listener.bootstrap_servers
+    with pytest.raises(ClosedError, match="log was"):
+        listener.start()
+    listener.close()
 
 
 def test_a_port_that_is_taken_is_an_oserror_and_leaves_nothing(log: streamlog.StreamLog, listener: Listener) -> None:
