@@ -64,12 +64,12 @@ def serve(
             message = error.strerror or str(error)
             raise ConfigError(f"{message[:1].upper()}{message[1:]}.", name="port") from error
         with listener:
+            signal.signal(signal.SIGTERM, _end)  # what a service manager sends: the log is closed as with Ctrl-C
             reach = "Whoever reaches it" if allow_insecure else "Every user of this machine"
             output.say(
                 f"Serving {listener.bootstrap_servers}. {reach} can read and write all of it. Ctrl-C ends it.",
                 stderr=True,
             )
-            signal.signal(signal.SIGTERM, _end)  # what a service manager sends: the log is closed as with Ctrl-C
             while True:
                 signal.pause()
 

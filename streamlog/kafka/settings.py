@@ -448,6 +448,7 @@ def _in_milliseconds(given: Mapping[str, str]) -> dict[str, str]:
 
 def _count(name: str, text: str, least: int = 0, most: int = _MAX_LONG) -> int:
     try:
-        return integer(name, int(text), least, most)
+        number = int(text)
     except ValueError:
         raise ConfigError(f"{name}={text!r} is not a number from {least} on.", name=name) from None
+    return integer(name, number, least, most)
