@@ -107,12 +107,12 @@ def given(image: Image, broker: str) -> Mapping[str, str]:
 
 def topic_defaults(listener: Settings) -> Mapping[str, Any]:
     """The settings, by the library's names, of topics that are made now where nothing else is said."""
-    changed = {
+    fields = {
         settings.TOPIC[of].field: settings.value_of(of, text)
         for name, text in _in_effect(listener).items()
         if (of := _of_topic(name)) and settings.TOPIC[of].field
     }
-    return {**listener.topic_defaults, **changed}
+    return {**listener.topic_defaults, **fields}
 
 
 def _in_effect(listener: Settings) -> Mapping[str, str]:
@@ -169,7 +169,7 @@ def of_topic(name: str, setting: Setting, listener: Settings, usual: TopicConfig
     `usual`: the defaults that the listener was made with.
     """
     broker = setting.broker
-    chain = _changed(broker, listener) if broker in DYNAMIC else []
+    chain = changed(broker, listener) if broker in DYNAMIC else []
     if broker in listener.broker_config:
         chain.append((broker, listener.broker_config[broker], OF_STATIC_BROKER))
     elif setting.field and name != INTERNAL_SEGMENT_BYTES:
@@ -186,7 +186,7 @@ def of_topic(name: str, setting: Setting, listener: Settings, usual: TopicConfig
     return chain
 
 
-def _changed(name: str, listener: Settings) -> list[Synonym]:
+def changed(name: str, listener: Settings) -> list[Synonym]:
     """What clients have set."""
     given = (listener.of_broker, OF_BROKER_ITSELF), (listener.of_all_brokers, OF_ALL_BROKERS)
     return [(name, texts[name], source) for texts, source in given if name in texts]
@@ -215,7 +215,7 @@ def described(call: Call, at: Endpoint) -> Iterator[tuple[Described, Setting]]:
         elif chain:
             yield Described.by(name, chain, read_only=True), _about(of)
     for name, setting in _OTHERS.items():
-        chain = _changed(name, listener)
+        chain = changed(name, listener)
         if setting.default is not None:
             chain.append((name, setting.default, DEFAULT))
         if chain:
@@ -229,7 +229,7 @@ def described(call: Call, at: Endpoint) -> Iterator[tuple[Described, Setting]]:
         yield _static(name, setting, own if is_given else None)
     for name in dict.fromkeys([*listener.of_broker, *listener.of_all_brokers]):
         if name not in DYNAMIC:
-            yield _unknown(name, [source for _, _, source in _changed(name, listener)])
+            yield _unknown(name, [source for _, _, source in changed(name, listener)])
 
 
 def _dynamic(name: str, chain: list[Synonym]) -> tuple[Described, Setting]:

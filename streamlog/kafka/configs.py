@@ -170,12 +170,12 @@ def _of_group(call: Call, name: str) -> Iterator[Described]:
     _require_group(name)
     given = group_configs.given(call.service.image, name)
     for each, setting in group_configs.KNOWN.items():
-        of_broker = group_configs.of_broker(each, call.settings)
         chain: list[Synonym] = []
         if each in given:
             chain.append((each, settings.normal_of(each, setting, given[each]), OF_GROUP))
-        if of_broker != setting.default:
-            chain.append((setting.broker, of_broker, OF_STATIC_BROKER))
+        chain += broker_configs.changed(setting.broker, call.settings)
+        if setting.broker in call.settings.broker_config:
+            chain.append((setting.broker, call.settings.broker_config[setting.broker], OF_STATIC_BROKER))
         chain.append((setting.broker, setting.default, DEFAULT))
         yield Described.by(each, chain)
 

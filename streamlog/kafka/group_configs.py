@@ -26,7 +26,7 @@ _SHOWN = 200  # characters of a name, in a message
 
 _IN_EFFECT: dict[str, Setting] = {
     HEARTBEAT_MS: Setting(
-        INT, "5000", "How often a member of the consumer group protocol sends heartbeats: it is told with each.", 1,
+        INT, str(OWN_HEARTBEAT_MS), "How often a member of the consumer group protocol sends heartbeats: it is told with each.", 1,
         broker="group.consumer.heartbeat.interval.ms", by_listener=True,
     ),
     SESSION_MS: Setting(
@@ -95,10 +95,7 @@ def given(image: Image, group: str) -> Mapping[str, str]:
 def of_broker(name: str, listener: Settings) -> str:
     """What a group has that nothing is set for."""
     known = KNOWN[name]
-    own = listener.broker_config.get(known.broker)
-    if own is None and name == HEARTBEAT_MS:
-        return str(OWN_HEARTBEAT_MS)
-    return str(known.default) if own is None else own
+    return str(listener.broker_config.get(known.broker, known.default))
 
 
 def number(image: Image, listener: Settings, group: str, name: str) -> int:

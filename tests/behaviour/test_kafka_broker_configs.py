@@ -22,6 +22,7 @@ from .test_kafka_configs import (
     BROKER,
     DEFAULT,
     DELETE,
+    GROUP,
     OF_STATIC_BROKER,
     SET,
     SUBTRACT,
@@ -195,6 +196,13 @@ def test_every_setting_can_be_changed_or_is_known_not_to_be(listener: Listener) 
     for name, setting in broker_configs.DYNAMIC.items():  # each takes its own default
         if setting.default is not None and name != "min.insync.replicas":
             assert change(listener, "0", (name, SET, setting.default), only_validates=True) == ErrorCode.NONE, name
+
+
+def test_what_groups_have_by_default_is_given_back_for_each_of_them(listener: Listener) -> None:
+    name = "group.consumer.assignment.interval.ms"
+    assert change(listener, ALL, (name, SET, "7")) == ErrorCode.NONE
+    chain = [(name, "7", OF_ALL), (name, "1000", DEFAULT)]
+    assert synonyms(listener, GROUP, "g", "consumer.assignment.interval.ms") == chain
 
 
 def test_the_settings_of_a_broker_are_bounded(listener: Listener) -> None:

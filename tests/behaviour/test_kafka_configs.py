@@ -539,7 +539,7 @@ def test_the_settings_of_a_group_hold_for_its_members_and_outlive_the_log(tmp_pa
     with streamlog.open(tmp_path) as log, Listener(log) as listener:
         log.create_topic("t")
         assert heartbeat(listener, "a", 0).heartbeat_interval_ms == 500
-        assert of_group(listener)[INTERVAL] == ("500", OF_STATIC_BROKER)
+        assert of_group(listener)[INTERVAL] == ("500", DEFAULT)
         assert of_group(listener)[SESSION] == ("45000", DEFAULT)
         assert altered(listener, "g", (INTERVAL, SET, "7000"), kind=GROUP).error_code == ErrorCode.NONE
         assert heartbeat(listener, "a", 0).heartbeat_interval_ms == 7000
@@ -550,7 +550,7 @@ def test_the_settings_of_a_group_hold_for_its_members_and_outlive_the_log(tmp_pa
         (only,) = asked(listener, 74, 1, Request(resource_types=[GROUP])).config_resources
         assert (only.resource_type, only.resource_name) == (GROUP, "g")
         assert altered(listener, "g", (INTERVAL, DELETE, None), kind=GROUP).error_code == ErrorCode.NONE
-        assert of_group(listener)[INTERVAL] == ("500", OF_STATIC_BROKER)
+        assert of_group(listener)[INTERVAL] == ("500", DEFAULT)
         assert asked(listener, 74, 1, Request(resource_types=[GROUP])).config_resources == []
 
 

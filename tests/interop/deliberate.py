@@ -68,7 +68,6 @@ DELIBERATE: tuple[Deliberate, ...] = (
     Deliberate("changing_configs", "no operation[0]", _SAYS_WHAT),
     Deliberate("configs_of_a_group", "at first.consumer.heartbeat.interval.ms.*", _OFTEN),
     Deliberate("configs_of_a_group", "given.consumer.heartbeat.interval.ms.synonyms[1]*", _OFTEN),
-    Deliberate("configs_of_a_group", "given.consumer.heartbeat.interval.ms.synonyms[2]", _OFTEN),
 )
 
 # Each is Kafka's way to do it, and is to be done here. One that no longer differs is named at the end of a run.
