@@ -40,7 +40,10 @@ def run(loop: L, cycles: int, seed: int, work: Path) -> L:
 
 
 def main(module: str, summary: str, cycles: int, make: Callable[[Path, int, int], Loop]) -> int:
-    """`make` takes a directory, a seed and a number of brokers; `cycles` is the default. The exit code."""
+    """The exit code. `make` takes a directory, a seed and a number of brokers; `cycles` is the default.
+
+    Ctrl-C ends the loop early; it prints the figures then too.
+    """
     parser = argparse.ArgumentParser(prog=f"python -m {module}", description=summary)
     parser.add_argument("--cycles", type=int, default=cycles)
     parser.add_argument("--seed", type=int, default=random.SystemRandom().randrange(2**32))
@@ -53,12 +56,16 @@ def main(module: str, summary: str, cycles: int, make: Callable[[Path, int, int]
     sys.stdout.flush()
     work = Path(tempfile.mkdtemp(prefix="cycles-"))
     began = time.monotonic()
+    loop = make(work, options.seed, options.brokers)
+    interrupted = ""
     try:
-        loop = run(make(work, options.seed, options.brokers), options.cycles, options.seed, work)
+        run(loop, options.cycles, options.seed, work)
     except Violation as violation:
         sys.stdout.write(f"VIOLATION: {violation}\n")
         return 1
+    except KeyboardInterrupt:
+        interrupted = ", interrupted"
     shutil.rmtree(work)
     took = time.monotonic() - began
-    sys.stdout.write(f"{date.today()}: {command}: {loop.figures}, 0 violations, {took:.0f} s\n")
+    sys.stdout.write(f"{date.today()}: {command}: {loop.figures}, 0 violations, {took:.0f} s{interrupted}\n")
     return 0
