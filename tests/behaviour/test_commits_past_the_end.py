@@ -82,6 +82,7 @@ def test_a_commit_past_the_end_is_lowered_to_it_with_a_warning(
     assert seen
 
 
+@pytest.mark.slow
 def test_the_lowered_commit_is_on_the_device_before_the_first_record(
     clock: ManualClock, lowered: Lowered, sampled: Sampled
 ) -> None:

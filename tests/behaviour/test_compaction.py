@@ -348,6 +348,7 @@ WRITER = """
 """
 
 
+@pytest.mark.slow
 def test_kill_9_in_the_middle_of_compaction_loses_no_last_value(
     path: Any,
     child: Callable[..., Any],

@@ -307,6 +307,7 @@ def test_a_log_whose_end_is_missing_gives_no_offset_twice_however_often_it_is_op
 # The other files
 
 
+@pytest.mark.slow
 def test_every_derived_file_may_be_damaged_anywhere_and_nothing_changes(
     small: Small, clock: ManualClock, rng: random.Random
 ) -> None:

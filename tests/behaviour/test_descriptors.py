@@ -7,6 +7,8 @@ import sys
 from pathlib import Path
 from textwrap import dedent
 
+import pytest
+
 LIMIT = 192
 PARTITIONS = 300
 SEGMENTS = 300
@@ -27,6 +29,7 @@ def run_with_few_descriptors(program: str, path: Path, limit: int = LIMIT) -> st
     return done.stdout
 
 
+@pytest.mark.slow
 def test_more_partitions_than_descriptors_are_written_synced_and_read(tmp_path: Path) -> None:
     printed = run_with_few_descriptors(
         f"""
@@ -46,6 +49,7 @@ def test_more_partitions_than_descriptors_are_written_synced_and_read(tmp_path: 
     assert printed.split() == [str(2 * PARTITIONS)] * 2
 
 
+@pytest.mark.slow
 def test_three_brokers_have_the_descriptors_of_one_process(tmp_path: Path) -> None:
     """Every replica of each partition is written, followed, closed and opened with fewer descriptors than partitions."""
     printed = run_with_few_descriptors(

@@ -204,6 +204,7 @@ log.close()
     assert_quiet(run_script(interrupted_in(call).replace("log.close()", after), path))
 
 
+@pytest.mark.slow
 def test_ctrl_c_while_topics_come_grow_and_go(path: Path, run_script: RunScript) -> None:
     call = """
 numbers = iter(range(10**9))

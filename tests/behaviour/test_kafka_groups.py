@@ -266,6 +266,7 @@ def test_a_heartbeat_that_is_not_right_is_refused(listener: Listener, fields: di
     assert answer.error_message
 
 
+@pytest.mark.slow
 def test_a_group_whose_leader_stops_is_coordinated_by_another_broker() -> None:
     with streamlog.open(brokers=3) as log, Listener(log, initial_rebalance_delay_ms=20) as listener:
         topic = log.create_topic("t", partitions=3)

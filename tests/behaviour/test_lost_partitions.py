@@ -246,6 +246,7 @@ def test_force_and_reading_only_contradict_each_other(path: Path) -> None:
         streamlog.open(path, read_only=True, force=True)
 
 
+@pytest.mark.slow
 def test_a_loss_is_accepted_whole_or_not_at_all(clock: ManualClock) -> None:
     """Whatever moment the machine goes down at, the partition is lost as before or goes on where it was said to."""
     machine = SimulatedDisk()

@@ -131,6 +131,7 @@ def test_a_send_costs_the_same_to_ten_handles_with_serdes_and_to_a_handle_of_eac
     assert many <= 1.2 * few
 
 
+@pytest.mark.slow
 def test_a_flush_costs_the_same_after_ten_topics_and_after_a_thousand(log: Log) -> None:
     log.grow_to(MANY)
     with log.log.producer(linger_ms=60_000) as producer:
@@ -144,6 +145,7 @@ def test_a_flush_costs_the_same_after_ten_topics_and_after_a_thousand(log: Log) 
     assert costs[1] <= 1.2 * costs[0]
 
 
+@pytest.mark.slow
 def test_a_linger_that_ends_costs_the_same_beside_ten_open_batches_and_beside_a_thousand(log: Log) -> None:
     log.grow_to(MANY)
     clock = log.clock

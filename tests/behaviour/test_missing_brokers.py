@@ -877,6 +877,7 @@ def test_a_broker_that_alone_has_a_partition_does_not_start_with_an_empty_one(pa
         assert len(values(log)) == 30
 
 
+@pytest.mark.slow
 def test_a_crash_while_a_directory_is_made_anew_leaves_one_that_can_be_started(clock: ManualClock) -> None:
     disk = SimulatedDisk()
     with streamlog.open("data", brokers=3, disk=disk, clock=clock) as log:

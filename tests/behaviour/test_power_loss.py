@@ -107,6 +107,7 @@ def test_after_a_tear_before_a_roll_the_log_goes_on_where_it_was_torn(disk: Simu
         assert values(log) == [b"synced", b"next"]
 
 
+@pytest.mark.slow
 def test_a_partition_whose_creation_was_torn_is_made_anew(disk: SimulatedDisk, clock: ManualClock) -> None:
     with opened(disk, clock) as log:
         log.create_topic("first").send(b"kept")

@@ -110,6 +110,7 @@ WRITER = """
 """
 
 
+@pytest.mark.slow
 def test_nothing_acknowledged_is_lost_by_kill_9(
     path: Path, child: Child, lines_until_killed: Callable[..., list[str]], open_log: OpenLog
 ) -> None:

@@ -87,6 +87,7 @@ def test_idle_topic_is_emptied_too(log: StreamLog, clock: Any) -> None:
     assert offsets(topic) == []
 
 
+@pytest.mark.slow
 def test_time_bound_really_bounds_while_records_arrive(log: StreamLog, clock: Any) -> None:
     topic = log.create_topic("t", retention_ms=timedelta(days=8))
     for _ in range(24 * 30):

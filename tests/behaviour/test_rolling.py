@@ -113,6 +113,7 @@ def test_a_write_that_was_taken_back_before_a_roll_is_no_damage_after_a_power_lo
             settled(state, clock, name, sent[:kept], sent)
 
 
+@pytest.mark.slow
 def test_a_process_that_was_killed_after_it_rolled_leaves_nothing_unsynced_to_the_next_one(clock: ManualClock) -> None:
     machine = SimulatedDisk()
     disk = FaultyDisk(machine)

@@ -38,6 +38,7 @@ MAX_TIMESTAMP_AT = 48  # in an index file; storage/FORMAT.md
 # 5
 
 
+@pytest.mark.slow
 def test_a_new_segment_survives_a_power_loss_at_any_moment_of_a_roll() -> None:
     """5. The file was synced, its directory was not: the whole file vanished (KAFKA-3968)."""
     disk = SimulatedDisk()
@@ -197,6 +198,7 @@ def test_an_index_without_its_timestamps_never_makes_retention_delete_live_data(
 # 10
 
 
+@pytest.mark.slow
 def test_a_recovery_that_is_itself_cut_short_is_done_again() -> None:
     """10. The clean marker was there before recovery had finished, so the next start looked at nothing (KAFKA-10101)."""
     disk = SimulatedDisk()

@@ -131,6 +131,7 @@ def test_a_command_works_without_the_streams_it_does_not_need(forks: Forks, path
             assert line.startswith(f"streamlog: Standard {'input' if lacks == ['stdin'] else 'output'} is closed")
 
 
+@pytest.mark.slow
 def test_a_command_that_cannot_print_its_records_commits_none(forks: Forks, open_log: OpenLog) -> None:
     assert forks("consume", "t", "-g", "new", closed=["stdout"]).code == 1
     assert forks("consume", "t", "-g", "new", stdout="/dev/full").code == 1
@@ -149,6 +150,7 @@ def test_output_that_cannot_be_written_is_one_line_and_no_traceback(forks: Forks
             assert (done.code, done.err) in ((1, said), (1, f"1 record sent to t.\n{said}")), name
 
 
+@pytest.mark.slow
 def test_input_that_cannot_be_read_is_one_line_and_names_it(forks: Forks) -> None:
     for name, done in (
         ("standard input", forks("produce", "t", input_file="/proc/self/mem")),
@@ -157,6 +159,7 @@ def test_input_that_cannot_be_read_is_one_line_and_names_it(forks: Forks) -> Non
         assert (done.code, done.err) == (1, f"streamlog: [Errno 5] Input/output error: '{name}'\n")
 
 
+@pytest.mark.slow
 def test_messages_that_cannot_be_written_change_no_exit_code_of_a_failure(forks: Forks) -> None:
     assert forks("topic", "describe", "u", stderr="/dev/full").code == 1
     assert forks("topic", "list", stdout="/dev/full", stderr="/dev/full").code == 1
@@ -218,6 +221,7 @@ def test_a_separator_and_the_value_of_a_header_may_be_any_bytes(forks: Forks, op
     assert (record.key, record.value, record.headers) == (b"k", b"v", (("h", b"\xffx"),))
 
 
+@pytest.mark.slow
 def test_a_group_whose_name_is_not_utf8_is_shown(forks: Forks) -> None:
     assert forks("group", "reset", NOT_UTF8, "t", "-o", "end").code == 0
     assert "\\udcffx" in forks("group", "list").out

@@ -118,6 +118,7 @@ def test_a_bug_is_seen(name: str) -> None:
         assert next(_seeds(without), None) is not None
 
 
+@pytest.mark.slow
 def test_a_failure_shrinks_to_what_it_needs() -> None:
     with _bug("a topic that is not deleted") as without:
         seed = next(_seeds(without))
