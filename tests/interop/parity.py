@@ -128,11 +128,13 @@ def compare(scenario: Scenario, kafka: Outcome, ours: Outcome) -> Compared:
 
 
 def run(chosen: Sequence[Scenario], kafka: str, ours: str) -> Iterator[Compared]:
-    """Run the scenarios, some at once, each on both sides side by side."""
-    with ThreadPoolExecutor(AT_ONCE * 2) as pool:
-        started = [(each, pool.submit(_run, each, kafka), pool.submit(_run, each, ours)) for each in chosen]
-        for scenario, theirs, here in started:
-            yield compare(scenario, _outcome(theirs), _outcome(here))
+    """Run the scenarios, some at once, each on both sides side by side; then those that run alone."""
+    together = [each for each in chosen if not each.is_alone]
+    for beside in together, *([each] for each in chosen if each.is_alone):
+        with ThreadPoolExecutor(AT_ONCE * 2) as pool:
+            started = [(each, pool.submit(_run, each, kafka), pool.submit(_run, each, ours)) for each in beside]
+            for scenario, theirs, here in started:
+                yield compare(scenario, _outcome(theirs), _outcome(here))
 
 
 def _outcome(running: Future[Outcome]) -> Outcome:

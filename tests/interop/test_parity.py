@@ -37,6 +37,27 @@ def test_a_listener_answers_as_apache_kafka_does(name: str, results: dict[str, p
     assert not results[name].wrong, "\n".join(results[name].wrong)
 
 
+def test_a_scenario_that_is_alone_runs_after_the_others_with_none_beside_it() -> None:
+    begun: list[str] = []
+    ended: list[str] = []
+    found: dict[str, tuple[set[str], set[str]]] = {}
+
+    def named(name: str, *, is_alone: bool) -> Scenario:
+        def run(bootstrap: str) -> None:
+            begun.append(name)
+            found.setdefault(name, (set(begun), set(ended)))
+            ended.append(name)
+
+        return Scenario(name, run, is_short=True, is_alone=is_alone)
+
+    chosen = [named("alone", is_alone=True), named("a", is_alone=False), named("b", is_alone=False)]
+    chosen.append(named("alone, too", is_alone=True))
+    assert [each.scenario.name for each in parity.run(chosen, "", "")] == ["a", "b", "alone", "alone, too"]
+    assert found["alone"] == ({"a", "b", "alone"}, {"a", "b"})
+    assert found["alone, too"][1] == {"a", "b", "alone"}
+    assert ended.count("alone, too") == 2
+
+
 def test_there_are_enough_scenarios_and_each_listed_difference_is_of_one() -> None:
     assert len(SCENARIOS) >= 60
     assert {each.scenario for each in (*DELIBERATE, *TO_MEND)} <= set(SCENARIOS)

@@ -7,6 +7,7 @@
         return {"at 5": offset_of(bootstrap, "offsets_by_time", 5)}
 
 Each names what it creates after itself: all run on the same two brokers, some at once, each once on each of them.
+What changes the settings of all topics, or of a broker, is `alone`.
 """
 
 from __future__ import annotations
@@ -16,11 +17,12 @@ from typing import Any, NamedTuple
 
 
 class Scenario(NamedTuple):
-    """`is_short`: it is one of those that run with the tests."""
+    """`is_short`: it is one of those that run with the tests. `is_alone`: no other runs beside it."""
 
     name: str
     run: Callable[[str], Any]
     is_short: bool
+    is_alone: bool = False
 
 
 REGISTERED: dict[str, Scenario] = {}
@@ -33,6 +35,12 @@ def scenario(run: Callable[[str], Any]) -> Callable[[str], Any]:
 def short_scenario(run: Callable[[str], Any]) -> Callable[[str], Any]:
     """One of those that run with the tests."""
     return _register(run, is_short=True)
+
+
+def alone(run: Callable[[str], Any]) -> Callable[[str], Any]:
+    """It changes what others depend on: it runs after them, and by itself. Above the other decorator."""
+    REGISTERED[run.__name__] = REGISTERED[run.__name__]._replace(is_alone=True)
+    return run
 
 
 def _register(run: Callable[[str], Any], *, is_short: bool) -> Callable[[str], Any]:

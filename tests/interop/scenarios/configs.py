@@ -6,7 +6,7 @@ from itertools import count
 from typing import Any
 
 from ..wire import ask, create, error_name, until
-from . import scenario, short_scenario
+from . import alone, scenario, short_scenario
 from .groups import coordinated
 
 TOPIC, BROKER, LOGGER, CLIENT_METRICS, GROUP = 2, 4, 8, 16, 32
@@ -174,6 +174,7 @@ def changing_the_broker(bootstrap: str) -> Any:
     return found
 
 
+@alone
 @short_scenario
 def configs_of_brokers(bootstrap: str) -> Any:
     """What is set for a broker and for all: what it comes from, what is refused, what a new topic has, and how it is taken back."""
