@@ -267,7 +267,11 @@ class TransactionHistory:
             first = transaction.first.get(place)
             if first is None or transaction.outcome is not Outcome.OPEN or transaction.may_be_over:
                 continue
-            first = max(first, self._starts.get(place, 0))  # its first records may have been deleted
+            start = self._starts.get(place, 0)
+            here = [head for head, its in transaction.sent.items() if its == place]
+            if all(self._offsets.get(head, first) < start for head in here):
+                continue  # a replica may know of it no more: nothing of it can be seen
+            first = max(first, start)  # its first records may have been deleted
             demand(
                 end <= first, f"{place}: all before {end} is seen, and at {first} is the first record of {transaction}"
             )

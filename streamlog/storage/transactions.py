@@ -8,6 +8,9 @@ A reader of committed records sees what lies before the last stable offset: the 
 transaction that is not over at that high watermark, whichever is less. A transaction is over when its marker lies before the
 high watermark: a marker that another leader may lack does not count yet, so the last stable offset never goes back (Kafka's
 "unreplicated" transactions).
+
+Retention does not wait for a transaction, as in Kafka. One that is open and of which all records were deleted may be forgotten, by a replica that
+reads its log anew: nothing of it can be seen. It is open from its next record on.
 """
 
 from __future__ import annotations

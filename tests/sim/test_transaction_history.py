@@ -352,6 +352,17 @@ def test_retention_takes_what_lies_before_the_log_start_and_nothing_else(story: 
         story.history.see_committed(A, [(1, "b")], 3, 1)
 
 
+def test_an_open_transaction_of_which_all_records_were_deleted_may_hide_nothing(story: Story) -> None:
+    is_open = story.transaction("a")
+    story.history.acknowledged("a", 0)
+    story.commit(story.transaction("b", "u"))
+    story.history.see_committed(A, [(1, "b")], 2, 1)
+    story.send(is_open, "c")
+    story.history.acknowledged("c", 2)
+    with finds("at 1 is the first record of"):
+        story.history.see_committed(A, [(1, "b")], 3, 1)
+
+
 # -- pipes -----------------------------------------------------------------------------------------------
 
 SOURCES = {("in", 0): {0: "a", 1: "b", 3: "c"}, ("in", 1): {0: "d"}}
