@@ -243,7 +243,7 @@ class Configs:
         responses = []
         for resource in resources:
             kind, name = resource.resource_type, resource.resource_name
-            answer = Response.AlterConfigsResourceResponse(resource_type=kind, resource_name=name)
+            answer = Response.AlterConfigsResourceResponse(resource_type=kind, resource_name=name, error_message=None)
             responses.append(answer)
             try:
                 if named.count((kind, name)) > 1:

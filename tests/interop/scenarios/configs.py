@@ -28,6 +28,7 @@ def altered(bootstrap: str, name: str, *changes: tuple[str, int, str | None], ki
     configs = [{"name": each, "config_operation": operation, "value": value} for each, operation, value in changes]
     wanted = [{"resource_type": kind, "resource_name": name, "configs": configs}]
     (answer,) = ask(bootstrap, "IncrementalAlterConfigs", 1, resources=wanted, **given).responses
+    assert answer.error_code or answer.error_message is None, answer
     return error_name(answer.error_code)
 
 
