@@ -8,6 +8,7 @@ is another codec than the client's. From version 12 on a partition to which a tr
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any, Literal
 
 from ..broker.api import ProduceRequest, ProducerIdAndEpoch
@@ -40,6 +41,8 @@ _FIRST_WITH_ZSTD = 7  # KIP-110
 _AS_SENT, _STAMPED = "producer", "LogAppendTime"  # compression.type, message.timestamp.type
 _MAX_UNCOMPRESSED = 100 << 20
 """Of a batch, in bytes: what its compressed records may take in memory while they are checked."""
+_MANY_RECORDS, _MANY_PARTITIONS, _MANY_BYTES = 20_000, 1_000, 4 << 20
+"""Of a request with more than these the check, of tens of milliseconds and more, is left to a thread that may block."""
 _BEFORE_MAX_MS = "message.timestamp.before.max.ms"
 # Errors that say nothing of the partition's log, so that the answer has no log start offset.
 _SAY_NO_START = frozenset(
@@ -70,6 +73,25 @@ def _check_age(view: TopicView, call: Call, least_ms: int) -> None:
 
 
 def produce(call: Call) -> Any:
+    if not _takes_long(call.request):
+        return _append(call, *_check(call))
+    # The listener's thread would answer nobody else meanwhile.
+    return Later(call.blocking(partial(_check, call)).done, lambda checked: _append(call, *checked.result()))
+
+
+def _takes_long(request: Any) -> bool:
+    parts, size, records = 0, 0, 0
+    for topic in request.topic_data:
+        parts += len(topic.partition_data)
+        for each in topic.partition_data:
+            if each.records:
+                size += len(each.records)
+                records += max(0, kafka_wire.claimed_records(each.records))
+    return parts > _MANY_PARTITIONS or size > _MANY_BYTES or records > _MANY_RECORDS
+
+
+def _check(call: Call) -> tuple[Any, list[_Answer]]:
+    """The response, to be filled in, and its answers. It may run on any thread."""
     request = call.request
     Response = messages.ProduceResponse
     acks = _ACKS.get(request.acks)
@@ -85,7 +107,12 @@ def produce(call: Call) -> Any:
             )
         )
         answers += found
-    response = Response(responses=responses)
+    return Response(responses=responses), answers
+
+
+def _append(call: Call, response: Any, answers: list[_Answer]) -> Any:
+    request = call.request
+    acks = _ACKS.get(request.acks)
     if request.transactional_id is None and any(each.is_transactional for each in answers):
         # There is no id that anyone could be allowed to use.
         for answer in answers:

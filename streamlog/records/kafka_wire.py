@@ -133,6 +133,11 @@ def sealed(
     )
 
 
+def claimed_records(data: Buffer) -> int:
+    """How many records a batch says that it has, which `sealed` would walk; 0 for what is too short. Nothing is checked."""
+    return Fixed._make(FIXED.unpack_from(data, PREFIX.size)).record_count if len(data) >= OVERHEAD else 0
+
+
 def codec_of(data: Buffer) -> int:
     """The codec that a client's batch came with. REQUIRES: `sealed` has taken it."""
     attributes: int = FIXED.unpack_from(data, PREFIX.size)[2]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
@@ -11,7 +13,7 @@ from streamlog.kafka import Listener, messages
 from streamlog.kafka.errors import ErrorCode
 from streamlog.records import compression, kafka_wire
 from streamlog.testing import ManualClock
-from tests.kafka.clients import asked
+from tests.kafka.clients import WAIT_S, asked
 from tests.kafka_batches import Row, kafka_payload
 
 CODECS = ["uncompressed", "gzip", "snappy", "lz4", "zstd"]
@@ -109,3 +111,26 @@ def test_records_that_get_the_time_of_their_append_may_be_of_any_age() -> None:
         create(listener, message__timestamp__type="LogAppendTime", message__timestamp__before__max__ms="1000")
         assert produced(listener, Row(5, None, b"v")).error_code == ErrorCode.NONE
         assert [each.value for each in log["t"].read()] == [b"v"]
+
+
+@pytest.mark.parametrize("rows", [[Row(5, None, b"v")] * 20_001, [Row(5, None, bytes(5 << 20))]], ids=["many", "large"])
+def test_while_a_batch_is_checked_for_long_other_clients_are_answered(
+    monkeypatch: pytest.MonkeyPatch, rows: list[Row]
+) -> None:
+    begun, others_are_answered = threading.Event(), threading.Event()
+    sealed = kafka_wire.sealed
+
+    def slow(*arguments: Any, **settings: Any) -> Any:
+        begun.set()
+        assert others_are_answered.wait(WAIT_S), "the batch was checked on the listener's thread"
+        return sealed(*arguments, **settings)
+
+    with streamlog.open() as log, Listener(log) as listener, ThreadPoolExecutor(1) as client:
+        create(listener, max__message__bytes=str(16 << 20))
+        monkeypatch.setattr(kafka_wire, "sealed", slow)
+        answer = client.submit(produced, listener, *rows)
+        assert begun.wait(WAIT_S)
+        assert asked(listener, 3, 12, messages.MetadataRequest(topics=None)).topics
+        others_are_answered.set()
+        assert (answer.result().error_code, answer.result().base_offset) == (ErrorCode.NONE, 0)
+        assert log["t"].partition(0).log_end_offset == len(rows)

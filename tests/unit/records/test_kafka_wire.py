@@ -117,6 +117,8 @@ def test_records_of_another_codec_than_is_wanted_are_compressed_anew(codec: int,
     rows = ROWS[:2] * 20
     data = sent(rows, codec, producer=(7, 2, 41), attributes=kafka_v2.KAFKA_TRANSACTIONAL)
     assert kafka_wire.codec_of(data) == codec
+    assert kafka_wire.claimed_records(data) == len(rows)
+    assert kafka_wire.claimed_records(data[: kafka_wire.OVERHEAD - 1]) == 0, "it is cut short"
     sealed = kafka_wire.sealed(SEED, data, codec=wanted)
     assert kafka_v2.fixed_fields(sealed.payload).attributes == wanted | kafka_v2.KAFKA_TRANSACTIONAL
     assert (sealed.payload == data[16:]) == (codec == wanted)
