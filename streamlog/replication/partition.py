@@ -717,7 +717,11 @@ class Partition:
             self.commit.answer()
 
     def give_up(self, error: StreamlogError) -> None:
-        """The log is closed: fail what waits for followers, which fetch no more, and all that would."""
+        """The log is closed: fail what waits for followers, which fetch no more, and all that would.
+
+        Takes no lock that is held around a call to the disk, which may not come back.
+        """
+        self.closed = self.closed or error
         self.commit.refusal = self.commit.refusal or error
         self.commit.answer()
         self.purgatory.fail(error)
