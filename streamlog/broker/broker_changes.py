@@ -128,12 +128,13 @@ class BrokerChanges:
                     raise
                 return Completion.failed(_has_moved(hung[0], hung[0].hung))
             error = done.error()
-            moved = self._moved(error) if isinstance(error, StreamlogError) else None
+            moved = self.moved(error) if isinstance(error, StreamlogError) else None
             return done if moved is None else Completion.failed(moved)
 
         return answer
 
-    def _moved(self, error: StreamlogError) -> NotLeaderError | None:
+    def moved(self, error: StreamlogError) -> NotLeaderError | None:
+        """What a caller is told in place of the error of a disk whose broker others replace: it can try again. None for other errors."""
         broker = self._brokers.failed_in(error)
         if broker is None:
             return None

@@ -10,6 +10,8 @@ The moves are made on the thread of the timers, one after another, so no caller'
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from ..errors import ConfigError, NotLeaderError, RequestTimedOutError, StreamlogError
 from ..replication import election
 from ..replication.partition import Partition
@@ -41,7 +43,12 @@ class LeaderMoves:
 
     __reduce_ex__ = refuse_to_copy
 
-    def __init__(self, topics: Topics, brokers: Brokers, timers: RealTimers) -> None:
+    def __init__(
+        self, topics: Topics, brokers: Brokers, timers: RealTimers,
+        moved: Callable[[StreamlogError], NotLeaderError | None],
+    ) -> None:  # fmt: skip
+        """`moved`: see `BrokerChanges.moved`."""
+        self._moved = moved
         self._topics = topics
         self._brokers = brokers
         self._timers = timers
@@ -52,7 +59,8 @@ class LeaderMoves:
         """Have this broker lead, by default the preferred one: the first of the replicas. Done at once if it does.
 
         Fails with NotLeaderError if it is not in sync, or another move of the partition is under way, with
-        RequestTimedOutError if the replicas do not catch up within `MOVE_MS`, with ConfigError for a broker that has no replica.
+        RequestTimedOutError if the replicas do not catch up within `MOVE_MS`, with ConfigError for a broker that has no replica. With
+        NotLeaderError also if a disk failed meanwhile, and others take over what its broker did.
         """
         leader = self._topics.partition(name)
         before = self._topics.registration(name)
@@ -92,7 +100,7 @@ class LeaderMoves:
             try:
                 is_done = self._make(name, move, now_ms)
             except StreamlogError as error:
-                self._end(name, move, error)
+                self._end(name, move, self._moved(error) or error)
             else:
                 if is_done:
                     self._end(name, move, None)

@@ -141,7 +141,7 @@ class LocalService:
         self._topics = Topics(self.brokers, policies, defaults, clock, scheduler, new_lock())
         self._partition = self.leader = self._topics.partition
         self._changes = BrokerChanges(self._topics, self.brokers, self.real_timers, new_gate, self.shut, self._started)
-        self._leader_moves = LeaderMoves(self._topics, self.brokers, self.real_timers)
+        self._leader_moves = LeaderMoves(self._topics, self.brokers, self.real_timers, self._changes.moved)
         self._reassignments = Reassignments(self._topics, self.brokers, self._leader_moves, self.real_timers)
         self._scrub = Scrub(lambda: self.brokers.replicas())
         self._transactions = TransactionCoordinator(

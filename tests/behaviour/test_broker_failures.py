@@ -18,7 +18,7 @@ import pytest
 
 import streamlog
 from streamlog import ConfigError, StreamLog, Topic
-from streamlog.errors import DeliveryTimeoutError, LogLockedError, StorageError, StreamlogError
+from streamlog.errors import DeliveryTimeoutError, LogLockedError, NotLeaderError, StorageError, StreamlogError
 from streamlog.testing import FaultyDisk
 
 from .held_files import held_files
@@ -518,6 +518,33 @@ def test_a_call_that_meets_a_broker_whose_disk_fails_goes_on_with_another(path: 
         disk.fail("pwrite", errno.EIO, path=f"*/broker-{broker}/*", times=None)
         CALLS[name](log)
         log["t"].send("y") if name != "delete_topic" else log.create_topic("t")
+        disk.heal()
+
+
+@pytest.mark.parametrize("code", [errno.EIO, errno.ENOSPC])
+@pytest.mark.parametrize("operation", ["pwrite", "sync"])
+def test_an_election_that_meets_the_controllers_disk_as_it_fails_can_be_tried_again(
+    path: Path, operation: str, code: int
+) -> None:
+    disk = FaultyDisk()
+    with streamlog.open(path, brokers=3, disk=disk) as log:
+        topic = log.create_topic("t")
+        topic.send("x")
+        service: Any = log._engine.service
+        controller = service.brokers.controller.id
+        target = next(each for each in topic.partition(0).isr if each not in (topic.partition(0).leader, controller))
+        disk.fail(operation, code, path=f"*/broker-{controller}/__cluster_metadata*", times=None)
+        with pytest.raises(NotLeaderError, match="try again"):
+            log.elect_leader(("t", 0), target)
+
+        def is_led_by_it() -> bool:
+            with contextlib.suppress(NotLeaderError):  # the failed broker is being replaced
+                log.elect_leader(("t", 0), target)
+            return topic.partition(0).leader == target
+
+        eventually(is_led_by_it)
+        assert not log.brokers[controller].running
+        topic.send("y").result()
         disk.heal()
 
 
