@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from typing import Any
 
@@ -388,14 +389,14 @@ def kafka_python_round_trip(bootstrap: str) -> Any:
 
 @scenario
 def kafka_python_pair(bootstrap: str) -> Any:
-    """A group of two of kafka-python."""
+    """A group of two of kafka-python. They poll at once: a poll that ends while it waits for another member joins anew."""
     name = "kafka_python_pair"
     create(bootstrap, name, 4)
     members = [kafka.KafkaConsumer(name, bootstrap_servers=bootstrap, group_id=name) for _ in range(2)]
 
     def assigned() -> Any:
-        for each in members:
-            each.poll(100)
+        with ThreadPoolExecutor(len(members)) as pool:
+            list(pool.map(lambda each: each.poll(500), members))
         shares = [sorted(at.partition for at in each.assignment()) for each in members]
         return (
             sorted(shares)
