@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Callable, Mapping, Sequence
 from typing import TypeVar
+from weakref import ref
 
 from ..config import TopicConfig
 from ..errors import CorruptRecordError, NotLeaderError, StorageError, StreamlogError
@@ -76,7 +77,7 @@ class Partition:
         self.replicas: ReplicaSet | None = None
         """What a leader with followers knows of them."""
         self.leader_high_watermark = 0
-        self._successor: Partition | None = None
+        self._successor: ref[Partition] | None = None  # weak: else each former leader would keep all that came after it
         self._at_once = not durable  # what was appended is acknowledged, and may be read
         self.waiters = Waiters()
         self.followers: dict[int, FollowerTurn] = {}
@@ -249,7 +250,11 @@ class Partition:
         if end <= self.high_watermark or self.commit.refusal is not None:  # since the caller looked
             self.commit.answer()
         if self._successor is not None:
-            self.hand_over(self._successor)
+            successor = self._successor()
+            if successor is not None:
+                self.hand_over(successor)
+            else:  # it was stopped too
+                self.purgatory.fail(self.refusals.not_leader or errors.truncated(self.name))
 
     def acknowledge(self, write: AppendRequest, deadline_ms: int | None = None) -> Completion[int]:
         """A Completion of the base offset of `write`, done when readers may see all of it. REQUIRES: it is in the log. With a
@@ -507,7 +512,7 @@ class Partition:
         that counts, so it can be sent again. It may be called again after an interrupt. A broker that goes on as a follower
         needs it not: its log gets the new leader's records and high watermark, or is truncated. One that is gone does.
         """
-        self._successor = successor  # first: what comes from now on finds it
+        self._successor = ref(successor)  # first: what comes from now on finds it
         waiting = self.purgatory.waiting()
         for end, operation in waiting:
             if successor.epoch_of(end - 1) == self.epoch_of(end - 1):

@@ -11,7 +11,6 @@ from __future__ import annotations
 import logging
 from bisect import bisect_right
 from collections.abc import Callable, Iterable, Iterator
-from itertools import chain
 
 from ..errors import StreamlogError
 from ..storage import repair
@@ -39,24 +38,36 @@ class Scrub:
     def __init__(self, replicas: Callable[[], Iterable[Partition]], bytes_per_s: int = BYTES_PER_S) -> None:
         self._replicas = replicas
         self._bytes_per_s = bytes_per_s
-        self._walk: Iterator[int] = iter(())
+        self._walk: Iterator[int] = iter(())  # of the pass
+        self._started: list[Partition] = []  # to be read before it, the next one last
+        self._first: Iterator[int] = iter(())  # of one of these
         self._began_ms: int | None = None
         self.read_bytes = 0
 
     def look_at(self, replicas: Iterable[Partition]) -> None:
         """Read these first: their broker was started again, and it is not known what became of its files meanwhile."""
-        self._walk = chain(self._read(list(replicas)), self._walk)
+        # Those of a broker that has been stopped since are not kept: brokers may start faster than they are read.
+        waiting = [each for each in self._started if each.closed is None]
+        self._started = [*waiting, *reversed(list(replicas))]
 
     def step(self, now_ms: int) -> int:
         """Read some; when to come again (ms of the log's clock)."""
         cost = 0
         while cost < _STEP_BYTES:
-            size = next(self._walk, None)
+            size = self._read_some()
             if size is None:
                 return max(now_ms + 1, self._next_pass(now_ms))
             self.read_bytes += size
             cost += max(size, _BATCH_BYTES)
         return now_ms + cost * 1000 // self._bytes_per_s
+
+    def _read_some(self) -> int | None:
+        """Read the next batch; its size, or None at the end of the pass."""
+        size = next(self._first, None)
+        while size is None and (started := self._started):
+            self._first = self._read([started.pop()])
+            size = next(self._first, None)
+        return next(self._walk, None) if size is None else size
 
     def _next_pass(self, now_ms: int) -> int:
         """The last pass has ended: begin one if it is time; when."""

@@ -6,6 +6,7 @@ import errno
 import os
 import threading
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -192,6 +193,10 @@ def test_a_broker_of_which_it_turns_out_that_it_was_not_added_cannot_be_started(
     disk = FaultyDisk(SimulatedDisk())
     with streamlog.open("data", brokers=3, disk=disk, clock=clock) as log:
         log.create_topic("t").send("x")
+        service: Any = log._engine.service
+        service.brokers.on_failure = lambda broker, error: (
+            None
+        )  # else others replace broker 0 meanwhile, and find it out
         disk.fail("sync", errno.EIO, path="*/broker-0/__cluster_metadata-0/*", times=None)
         with pytest.raises(PoisonedLogError):
             log.add_broker("added")
