@@ -564,17 +564,18 @@ def test_dump_shows_damage_and_what_is_good_around_it(letters: Terminal, open_lo
         letters("produce", "t", stdin=value + "\n")
     file = segment_of(letters.directory, "t", open_log)
     batches = [json.loads(line) for line in letters.lines("dump", file, "--json")]
-    assert len(batches) == 3
+    *whole, hit, last = batches  # one or more are of the letters before
+    assert whole
     data = bytearray(file.read_bytes())
     if where == "tail":
         del data[-1]
     else:
-        data[batches[2]["position"] - 1 if where == "payload" else batches[1]["position"] + 20] ^= 1
+        data[last["position"] - 1 if where == "payload" else hit["position"] + 20] ^= 1
     file.write_bytes(data)
     result = letters.run("dump", file, "--json")
     assert result.exit_code == 1
     after = [json.loads(line) for line in result.stdout.splitlines()]
-    assert [batch["ok"] for batch in after] == [True, where == "tail", where != "tail"]
+    assert [batch["ok"] for batch in after] == [*[True] * len(whole), where == "tail", where != "tail"]
     assert sum(batch["size_bytes"] for batch in after) == len(data)
     shown = letters.run("dump", file)
     assert shown.exit_code == 1
