@@ -499,7 +499,7 @@ class Brokers:
                     raise
                 logger.warning("broker %d is not closed: %s", broker.id, failure)
         for partition in partitions:  # once all are closed: a leader may have what its followers take now no more
-            partition.give_up(error)
+            partition.fail_waiting(error)
         return [failure for replica, failure in failed.items() if not self._is_made_good(replica, failure, failed)]
 
     def _is_made_good(

@@ -107,12 +107,10 @@ def _once_placed(call: Call, response: Any, placements: list[_Placement]) -> Any
 
     def respond() -> Any:
         for each in placements:
-            error: BaseException | None = _not_placed(each.topic, wait_ms)
-            if each.done.done():
-                error = each.done.error()
             try:
-                if error is not None:
-                    raise error
+                if not each.done.done():
+                    raise _not_placed(each.topic, wait_ms)
+                each.done.result()
                 each.succeed()
             except StreamlogError as error:
                 each.result.error_code, each.result.error_message = _admin_code(error), str(error)

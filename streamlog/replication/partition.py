@@ -721,14 +721,13 @@ class Partition:
         finally:
             self.commit.answer()
 
-    def give_up(self, error: StreamlogError) -> None:
+    def fail_waiting(self, error: StreamlogError) -> None:
         """The log is closed: fail what waits for followers, which fetch no more, and all that would.
 
         Takes no lock that is held around a call to the disk, which may not come back.
         """
         self.closed = self.closed or error
-        self.commit.refusal = self.commit.refusal or error
-        self.commit.answer()
+        self.commit.refuse(self.commit.refusal or error)
         self.purgatory.fail(error)
 
     def remove(self, error: StreamlogError) -> None:
