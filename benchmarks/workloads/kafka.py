@@ -29,6 +29,8 @@ RATE_GOAL = 1.3
 
 LISTENER, SERVE, MOCK, APACHE = "streamlog", "streamlog serve", "librdkafka's mock", "Apache Kafka"
 WAIT_S = 60.0
+_MOST_AHEAD_KB = 2_097_151
+"""The most that librdkafka takes."""
 KAFKAS_OWN_JVM = ("-XX:-UseSerialGC", "-XX:+UseG1GC", "-XX:MaxGCPauseMillis=20", "-XX:TieredStopAtLevel=4", "-Xmx1g")
 """As its start script has it, where it is not timed how soon Kafka starts."""
 _names = count()
@@ -53,9 +55,14 @@ class Client:
         defaults = {"group.id": f"group-{next(_names)}", "auto.offset.reset": "earliest", "enable.auto.commit": False}
         return self._module.Consumer(self._config | defaults | config)
 
-    def assigned(self, topic: str) -> Any:
-        """A consumer of partition 0 of the topic, from its start."""
-        consumer = self.consumer()
+    def assigned(self, topic: str, records: int = 0) -> Any:
+        """A consumer of partition 0 of the topic, from its start, which may hold so many records that were not polled yet.
+
+        librdkafka fetches ahead, and once it has as many records or bytes as it may hold, it pauses for 1 s
+        (fetch.queue.backoff.ms): a server that is faster than the application would be measured as the slower one.
+        """
+        ahead = {"queued.min.messages": records + 100_000, "queued.max.messages.kbytes": _MOST_AHEAD_KB}
+        consumer = self.consumer(**ahead if records else {})
         consumer.assign([self._module.TopicPartition(topic, 0, 0)])
         return consumer
 
@@ -189,7 +196,7 @@ def _produce(client: Client, name: str, topics: dict[str, str], value: bytes, re
 
 def _consume(client: Client, name: str, topics: dict[str, str], records: int) -> Side:
     def side() -> float:
-        with closing(client.assigned(topics[name])) as consumer:
+        with closing(client.assigned(topics[name], records)) as consumer:
             _read(consumer, 1)  # connected, and its position is known
             with stopwatch() as watch:
                 _read(consumer, records)
