@@ -93,16 +93,17 @@ def sealed(
     """
     data = _only_batch(memoryview(data))
     fixed = _checked(data, max_bytes)
-    payload = bytes(data[PREFIX.size :])
+    payload = records = bytes(data[PREFIX.size :])
+    begin = FIXED.size  # of the records, of which a copy would take as long as all the rest of a large batch
     theirs = fixed.attributes & KAFKA_CODEC
-    records: Buffer = payload[FIXED.size :]
     if theirs:
         try:
-            records = compression.decompress_up_to(theirs, records, max_uncompressed)
+            records = compression.decompress_up_to(theirs, memoryview(payload)[begin:], max_uncompressed)
         except ValueError as error:
             _refuse(f"cannot be decompressed ({error})")
+        begin = 0
     try:
-        walked = walk(records, fixed.record_count)
+        walked = walk(records, fixed.record_count, begin)
     except (ValueError, IndexError) as error:
         _refuse(f"has records that contradict themselves or its count ({error})")
     least, greatest = fixed.base_timestamp + walked.least, fixed.base_timestamp + walked.greatest
@@ -110,7 +111,7 @@ def sealed(
         _refuse(f"has timestamps from {least} to {greatest}, which 64 bits do not hold")
     codec = theirs if codec is None else codec
     if codec != theirs or fixed.attributes & KAFKA_APPEND_TIME or fixed.max_timestamp != greatest:
-        stored = payload[FIXED.size :] if codec == theirs else compression.compress(codec, records)
+        stored = payload[FIXED.size :] if codec == theirs else compression.compress(codec, records[begin:])
         payload = _corrected(stored, fixed, codec, greatest)
         _check_size(PREFIX.size + len(payload), max_bytes)
     has_producer = fixed.producer_id >= 0
@@ -125,7 +126,7 @@ def sealed(
         least,
         greatest,
         walked.newest,
-        len(records),
+        len(records) - begin,
         fixed.producer_id if has_producer else NO_PRODUCER,
         fixed.producer_epoch if has_producer else -1,
         fixed.base_sequence if has_producer else -1,
@@ -212,68 +213,127 @@ def _corrected(records: bytes, fixed: Fixed, codec: int, max_timestamp: int) -> 
     return _CRC.pack(KAFKA_MAGIC, crc32c(rest)) + rest
 
 
-def walk(data: Buffer, count: int) -> Walked:
-    """Check that `data` is `count` records of a new batch, without keeping any.
+def walk(data: bytes, count: int, at: int = 0) -> Walked:
+    """Check that `data` is, from `at` on, `count` records of a new batch, without keeping any.
 
     Raises ValueError or IndexError otherwise. Cost: 0.25 µs a record; a varint of one byte or two is read here, as calls of
-    `varint` for them would take half as much again.
+    `varint` for them would take half as much again. Records that are alike are compared together: 20 ns a record.
     """
-    at = newest = 0
+    newest = first = begin = 0
     least, greatest = _MORE, -_MORE
-    for number in range(count):
-        size, after = data[at], data[at + 1]
-        if size < 128:
-            at += 1
-        elif after < 128:
-            size += (after << 7) - 128
-            at += 2
-        else:
-            size, at = _zigzag(data, at)
-        stop = at + (size >> 1)
-        time, after = data[at + 1], data[at + 2]  # after a byte of attributes
-        if time < 128:
-            at += 2
-        elif after < 128:
-            time += (after << 7) - 128
-            at += 3
-        else:
-            time, at = _zigzag(data, at + 1)
-        delta, after = data[at], data[at + 1]
-        if delta < 128:
-            at += 1
-        elif after < 128:
-            delta += (after << 7) - 128
-            at += 2
-        else:
-            delta, at = _zigzag(data, at)
-        if delta != number << 1:
-            raise ValueError(f"record {number} has another offset")
-        length = data[at]
-        if length == 1:
-            at += 1
-        else:
-            at = _after_bytes(data, at) if length & 129 else at + 1 + (length >> 1)
-        length, after = data[at], data[at + 1]
-        if length < 128 and not length & 1:
-            at += 1 + (length >> 1)
-        elif after < 128 and not length & 1:
-            at += 2 + (length + (after << 7) - 128 >> 1)
-        else:
-            at = _after_bytes(data, at)
-        at = _after_headers(data, at) if data[at] else at + 1
-        if at != stop or size & 1:
-            raise ValueError(f"record {number} does not end where its length says")
-        time = time >> 1 ^ -(time & 1)
-        if time > greatest:
-            greatest, newest = time, number
-        if time < least:
-            least = time
+    alone = 1  # so many records are looked at by themselves before others are compared with the last of them
+    while first < count:
+        end = min(count, first + alone)
+        for number in range(first, end):
+            begin = at
+            size, after = data[at], data[at + 1]
+            if size < 128:
+                at += 1
+            elif after < 128:
+                size += (after << 7) - 128
+                at += 2
+            else:
+                size, at = _zigzag(data, at)
+            stop = at + (size >> 1)
+            time, after = data[at + 1], data[at + 2]  # after a byte of attributes
+            if time < 128:
+                at += 2
+            elif after < 128:
+                time += (after << 7) - 128
+                at += 3
+            else:
+                time, at = _zigzag(data, at + 1)
+            delta, after = data[at], data[at + 1]
+            if delta < 128:
+                at += 1
+            elif after < 128:
+                delta += (after << 7) - 128
+                at += 2
+            else:
+                delta, at = _zigzag(data, at)
+            if delta != number << 1:
+                raise ValueError(f"record {number} has another offset")
+            length = data[at]
+            if length == 1:
+                at += 1
+            else:
+                at = _after_bytes(data, at) if length & 129 else at + 1 + (length >> 1)
+            length, after = data[at], data[at + 1]
+            if length < 128 and not length & 1:
+                at += 1 + (length >> 1)
+            elif after < 128 and not length & 1:
+                at += 2 + (length + (after << 7) - 128 >> 1)
+            else:
+                at = _after_bytes(data, at)
+            at = _after_headers(data, at) if data[at] else at + 1
+            if at != stop or size & 1:
+                raise ValueError(f"record {number} does not end where its length says")
+            time = time >> 1 ^ -(time & 1)
+            if time > greatest:
+                greatest, newest = time, number
+            if time < least:
+                least = time
+        alike = _alike(data, begin, at, end, count)
+        first = end + alike
+        at += alike * (at - begin)
+        alone = 1 if alike else min(2 * alone, _MOST_ALONE)
     if at != len(data):
         raise ValueError(f"{len(data) - at} bytes follow the last record")
     return Walked(least, greatest, newest)
 
 
 _MORE = 1 << 64  # than any timestamp
+# How many records are compared together, at least and at most; and how many are looked at by themselves where the last ones were not alike.
+_FEWEST_ALIKE, _MOST_ALIKE = 32, 1024
+_MOST_ALONE = 256
+# The first bytes of the offsets of records as varints: of the first 64, of one byte; then of the low 13 bits of others.
+_SMALL, _BLOCK = 64, 1 << 13
+_SMALL_DELTAS = bytes(range(0, 2 * _SMALL, 2))
+_FIRST_BYTES = bytes(range(128, 256, 2)) * (_BLOCK // _SMALL)
+_LAST_BYTES = b"".join(bytes((each,)) * _SMALL for each in range(128))
+_SECOND_BYTES = b"".join(bytes((each,)) * _SMALL for each in range(128, 256))
+
+
+def _alike(data: bytes, begin: int, end: int, number: int, count: int) -> int:
+    """How many records from `number` on differ from the one before, `data[begin:end]`, in the bytes of keys and values alone.
+
+    Their offsets are as they have to be, and their lengths and timestamps are those of the one before, which was checked: nothing of
+    them has to be. One byte of all of them is a slice, so that no record is looked at by itself. Applications send many such
+    records; of others only a few are compared. A record with headers is alike to none.
+    """
+    length, before = end - begin, number - 1
+    last = _SMALL if before < _SMALL else (before | _BLOCK - 1) + 1  # up to there offsets have the same number of bytes
+    most = min(min(count, last) - number, (len(data) - end) // length, _MOST_ALIKE)
+    if most < _FEWEST_ALIKE:
+        return 0
+    time = varint(data, begin)[1] + 1  # after a byte of attributes
+    offset = varint(data, time)[1]
+    key_len = varint(data, offset)[1]
+    key_size, key = varint(data, key_len)
+    value_len = key + max(0, key_size)
+    value_size, value = varint(data, value_len)
+    headers = value + max(0, value_size)
+    if data[headers]:
+        return 0
+    if before < _SMALL:
+        offsets: tuple[bytes, ...] = (_SMALL_DELTAS,)
+    else:
+        offsets = (_FIRST_BYTES, _LAST_BYTES if before < _BLOCK else _SECOND_BYTES)
+    same = [
+        *range(begin, time - 1), *range(time, offset), *range(offset + len(offsets), key), *range(value_len, value), headers,
+    ]  # fmt: skip
+    for at in same:
+        byte = data[at : at + 1]
+        column = data[at + length : at + most * length + 1 : length]
+        if column != byte * most:
+            most -= len(column.lstrip(byte))
+            if most < _FEWEST_ALIKE:
+                return 0
+    first = number % _BLOCK
+    for at, expected in enumerate(offsets, offset):
+        if data[at + length : at + most * length + 1 : length] != expected[first : first + most]:
+            return 0
+    return most
 
 
 def _zigzag(data: Buffer, at: int) -> tuple[int, int]:

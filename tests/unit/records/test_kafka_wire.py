@@ -34,7 +34,7 @@ from streamlog.records.columns import BatchColumns
 from streamlog.records.decode import decode
 from streamlog.storage.verify.batch_check import batch_fault
 from tests.bytecodes import bytecodes
-from tests.kafka_batches import Row, kafka_batch, kafka_payload, varint
+from tests.kafka_batches import Row, kafka_batch, kafka_payload, record, varint
 
 SEED = seed_of(bytes(16), 0)
 NOW = 1_700_000_000_000
@@ -276,6 +276,92 @@ def test_the_walk_finds_what_decoding_finds(rows: list[Row], codec: int) -> None
     times = list(records.timestamps() or ())
     assert (header.base_timestamp, header.max_timestamp) == (min(times), max(times))
     assert header.max_timestamp_delta == times.index(max(times))
+
+
+def walked(data: bytes, count: int, at: int, fewest_alike: int = kafka_wire._FEWEST_ALIKE) -> object:
+    """What a walk finds or raises; with a great `fewest_alike` it looks at each record by itself."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(kafka_wire, "_FEWEST_ALIKE", fewest_alike)
+        try:
+            return kafka_wire.walk(data, count, at)
+        except (ValueError, IndexError) as error:
+            return str(error)
+
+
+EACH_BY_ITSELF = 1 << 40
+ALIKE = st.builds(
+    lambda row, times: times * [row],
+    st.builds(
+        Row,
+        st.sampled_from([NOW, NOW + 1, NOW + 64, NOW + 9000]),
+        SIZED,
+        SIZED,
+        st.sampled_from([(), (("h", b""),)]),
+        st.none(),
+    ),
+    st.sampled_from([1, 31, 33, 34, 60, 70, 200]),
+)
+
+
+@given(
+    st.lists(ALIKE, min_size=1, max_size=4),
+    st.lists(st.tuples(st.floats(0, 1, exclude_max=True), st.integers(0, 255)), max_size=2),
+    st.integers(-1, 1),
+)
+def test_records_that_are_alike_are_checked_as_each_by_itself(
+    runs: list[list[Row]], changes: list[tuple[float, int]], more: int
+) -> None:
+    rows = [row for run in runs for row in run]
+    data = bytearray(b"before" + b"".join(record(row, NOW, number) for number, row in enumerate(rows)))
+    for place, byte in changes:
+        data[6 + int(place * (len(data) - 6))] = byte
+    found = walked(bytes(data), len(rows) + more, 6)
+    assert found == walked(bytes(data), len(rows) + more, 6, EACH_BY_ITSELF)
+    assert changes or more or isinstance(found, kafka_wire.Walked)
+
+
+@pytest.mark.parametrize("number", [40, 70, 8191, 8192, 8193, 16384, 16500])
+@pytest.mark.parametrize("key", [None, b"key"])
+def test_one_wrong_byte_among_many_records_that_are_alike_is_found(number: int, key: bytes | None) -> None:
+    records = [record(Row(NOW, key, b"v" * 20), NOW, each) for each in range(16_600)]
+    whole = b"".join(records)
+    assert kafka_wire.walk(whole, len(records)) == kafka_wire.Walked(0, 0, 0)
+    begin = sum(map(len, records[:number]))
+    checked = len(records[number]) - 21 - len(key or b"")  # all before the value but the key
+    for at in [*range(checked), len(records[number]) - 1]:
+        at += len(key or b"") if at == checked - 1 else 0  # the length of the value
+        if at == 1 and not whole[begin] & 128:
+            continue  # the attributes, of which a record uses none
+        changed = bytearray(whole)
+        changed[begin + at] ^= 2
+        assert walked(bytes(changed), len(records), 0) == walked(bytes(changed), len(records), 0, EACH_BY_ITSELF)
+
+
+@pytest.mark.parametrize(("begin", "less"), [(64, 64), (8192, 8128), (16384, 8192)])
+def test_many_records_whose_offsets_begin_anew_are_refused(begin: int, less: int) -> None:
+    numbers = [*range(begin), *range(begin - less, begin - less + 100)]
+    records = [record(Row(NOW, None, b"v"), NOW, each) for each in numbers]
+    assert walked(b"".join(records), len(records), 0) == f"record {begin} has another offset"
+
+
+@pytest.mark.parametrize(("before", "wrong"), [(16383, 8192), (8191, 0), (24575, 16384)])
+def test_the_high_bits_of_an_offset_are_not_those_of_the_one_before(before: int, wrong: int) -> None:
+    numbers = [before, *range(wrong, wrong + 100)]
+    first, *others = [record(Row(NOW, None, b"v"), NOW, each) for each in numbers]
+    number, count = before + 1, before + 101
+    assert kafka_wire._alike(first + b"".join(others), 0, len(first), number, count) == 0
+
+
+def test_headers_of_many_records_are_checked() -> None:
+    records = [record(Row(NOW, None, b"v", (("name", b"value"),)), NOW, each) for each in range(100)]
+    records[90] = records[90].replace(varint(4) + b"name", varint(5) + b"name")
+    assert walked(b"".join(records), len(records), 0) == "record 90 does not end where its length says"
+
+
+def test_records_of_one_form_are_not_looked_at_one_by_one() -> None:
+    records = [record(Row(NOW, None, b"v" * 100), NOW, each) for each in range(8000)]
+    data = b"".join(records)
+    assert bytecodes(lambda: kafka_wire.walk(data, len(records))) < 2 * len(records)
 
 
 @given(st.binary(max_size=60), st.integers(1, 3))
