@@ -263,7 +263,7 @@ class Records(Protocol):
         """`fetch` of several partitions: a Fetch request with long polling.
 
         It waits until they have `min_bytes` together, one fails, `max_wait_ms` (real time, None for no limit) have passed, or
-        the caller gives it up (`expire`). The answer has a done Completion for each request, in their order, and no more than
+        the caller gives it up (`expire`). Then its `read` has a done Completion for each request, in their order, and no more than
         `max_bytes` of all together, but for a first batch that is larger: what comes after that was not read.
         """
 

@@ -17,6 +17,13 @@ Answers: TypeAlias = list[Completion[FetchResult]]
 """What each partition answers, in the order of the requests; all are done."""
 
 
+class Found(NamedTuple):
+    """What a fetch that is done has: its answers, and the places of those that have grown meanwhile, which are still to be read."""
+
+    answers: Answers
+    grown: tuple[int, ...] = ()
+
+
 class FetchRequest(NamedTuple):
     """What one partition is asked for; see `Records.fetch`."""
 
@@ -50,13 +57,14 @@ class Reads(Protocol):
     def real_timers(self) -> RealTimers: ...
 
 
-class DelayedFetch(Completion[Answers]):
+class DelayedFetch(Completion[Found]):
     """Done once the partitions have `min_bytes` together, one of them failed or diverged, after `max_wait_ms`, or by `expire`.
 
     Its timer, an append and the caller's `expire` may race; the first answer holds, and ends the rest. An append looks only at
-    the partitions that have grown, on its own thread and under no lock, and counts what they have: they are read again once
-    that is enough, or for the answer at the end of the wait. One that is answered at once has no timer. `max_bytes` bounds what
-    is read for an answer, in the order of the requests, and one that waits holds no bytes.
+    the partitions that have grown, on its own thread and under no lock, and counts what they have. What was counted is read when
+    the caller takes the answers: `read`. So one that waits holds no bytes, and a thousand that are done at once hold none before
+    the caller comes to them. One that is answered at once has no timer. `max_bytes` bounds what is read for an answer, in the
+    order of the requests.
     """
 
     __slots__ = ("_found", "_grown", "_isolation_level", "_looking", "_max_bytes", "_min_bytes", "_places", "_replica_id",
@@ -92,15 +100,14 @@ class DelayedFetch(Completion[Answers]):
         self._grown: dict[int, int] = {}
         """By place, how many bytes there are now, at most, of those that have to be read for the answer."""
         self._found: Answers = []
-        self._found.extend(self._read_in_order([(request, NOTHING) for request in requests], 0))
+        self._found.extend(self._read_in_order([(request, NOTHING) for request in requests], 0, max_bytes))
+        if max_wait_ms is not None and max_wait_ms <= 0:
+            self.expire()
         if self._answer_if_enough():
             return
         for place in range(len(requests)):
             self._release(place)
         if max_wait_ms is not None:
-            if max_wait_ms <= 0:
-                self.expire()
-                return
             self._timers = service.real_timers
             self._timers.at(self._timers.now_ms() + max_wait_ms, self._expire_at)
         session.begin_wait()
@@ -118,13 +125,13 @@ class DelayedFetch(Completion[Answers]):
         )  # fmt: skip
 
     def _read_in_order(
-        self, wanted: Iterable[tuple[FetchRequest, FetchResult]], size: int
+        self, wanted: Iterable[tuple[FetchRequest, FetchResult]], size: int, max_bytes: int | None
     ) -> Iterator[Completion[FetchResult]]:
         """What each brings, until all of it, with the `size` bytes that are there, is `max_bytes`: of the others nothing is read.
 
         The first batch of all comes whole, however large.
         """
-        left = None if self._max_bytes is None else max(0, self._max_bytes - size)
+        left = None if max_bytes is None else max(0, max_bytes - size)
         for request, after in wanted:
             if left is None:
                 yield self._ask(request, after)
@@ -168,14 +175,13 @@ class DelayedFetch(Completion[Answers]):
             size = self._size_now(place)
             if size is None:
                 self._read(place)
+                self._release(place)
             else:
                 self._grown[place] = size
-        if not self._answer_if_enough():
-            for place in self._places.get(name, ()):
-                self._release(place)
+        self._answer_if_enough()
 
     def _release(self, place: int) -> None:
-        """Forget the bytes of a place while it waits: they are read again for the answer."""
+        """Forget the bytes of a place: they are read again for the answer."""
         found = self._found[place]
         if found.error() is None and found.result().size:
             self._grown[place] = found.result().size  # first: an interrupt in between has the place read once more
@@ -195,22 +201,29 @@ class DelayedFetch(Completion[Answers]):
         self._grown.pop(place, None)
 
     def _answer_if_enough(self) -> bool:
-        if not self._has_enough():
-            return False
+        if self.done() or not self._has_enough():
+            return self.done()
         self._finish()
         return True
 
     def _finish(self) -> None:
-        """Answer with what there is, read once more where it has grown."""
-        found = list(self._found)
-        places = sorted(self._grown)
+        self.complete(Found(list(self._found), tuple(sorted(self._grown))))
+
+    def read(self, max_bytes: int | None = None) -> Answers:
+        """The answers; those of partitions that have grown are read now, once. `max_bytes`: instead of that which it was made with.
+
+        REQUIRES: it is done.
+        """
+        found, grown = self.result()
+        answers = list(found)
         held = sum(
-            each.result().size for place, each in enumerate(found) if place not in self._grown and each.error() is None
+            each.result().size for place, each in enumerate(answers) if place not in grown and each.error() is None
         )
-        wanted = [(self._requests[place], found[place].result().again()) for place in places]
-        for place, answer in zip(places, self._read_in_order(wanted, held), strict=True):
-            found[place] = answer
-        self.complete(found)
+        wanted = [(self._requests[place], answers[place].result().again()) for place in grown]
+        most = self._max_bytes if max_bytes is None else max_bytes
+        for place, answer in zip(grown, self._read_in_order(wanted, held, most), strict=True):
+            answers[place] = answer
+        return answers
 
     def _has_enough(self) -> bool:
         size = 0

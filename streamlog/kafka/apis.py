@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Iterable, Mapping
 from types import MappingProxyType
-from typing import Any, NamedTuple, TypeAlias
+from typing import Any, NamedTuple, Protocol, TypeAlias
 
 from ..broker.api import Service
 from ..broker.controller import GROUPS_TOPIC, TRANSACTIONS_TOPIC
@@ -62,6 +62,15 @@ class Endpoint(NamedTuple):
     port: int
 
 
+class Memory(Protocol):
+    """What is left of the memory for the answers of all connections; see `connection`."""
+
+    def answer_bytes(self) -> int:
+        """How many bytes an answer that is made now may have. If that is not above 0, it has to wait: `when_answerable`."""
+
+    def when_answerable(self) -> Completion[None]: ...
+
+
 class Settings(NamedTuple):
     """What the listener was made with, as far as handlers look at it, and what clients have set since then."""
 
@@ -87,6 +96,7 @@ class Call:
         "client_id",
         "endpoints",
         "host",
+        "memory",
         "refuses",
         "request",
         "service",
@@ -104,6 +114,7 @@ class Call:
         client_id: str,
         version: int,
         request: Any,
+        memory: Memory,
     ) -> None:
         self.service = service
         self._settings = settings
@@ -116,6 +127,8 @@ class Call:
         self.client_id = client_id
         self.version = version
         self.request = request
+        self.memory = memory
+        """An answer that may have any size has to be within what is left of it."""
         self.refuses: Callable[[str, int], int] | None = None
         """The error code that a test wants a Fetch to have for a topic and partition; 0 for none. See `control`."""
 

@@ -94,6 +94,10 @@ DYNAMIC: Mapping[str, Setting] = {
     **{name: settings.TOPIC[of] for name, of in settings.OF_BROKER.items() if name != INTERNAL_SEGMENT_BYTES},
     **_OTHERS,
 }
+_BOUNDS = {
+    "queued.max.request.bytes": ("-1", "How many bytes of requests and answers are in memory at most."),
+    "socket.request.max.bytes": ("104857600", "How large a request may be."),
+}
 _UNKNOWN = Setting(0, None, "Kafka does not know this setting.")
 
 
@@ -224,6 +228,10 @@ def described(call: Call, at: Endpoint) -> Iterator[tuple[Described, Setting]]:
         text = "The same as the setting of this name that ends in .ms, in another unit."
         known = Setting(INT, unit_default, text, field=name)
         yield _static(name, known, listener.broker_config.get(name))
+    for name, (setting_default, about) in _BOUNDS.items():
+        if name in listener.broker_config:
+            known = Setting(LONG, setting_default, about, field=name)
+            yield _static(name, known, listener.broker_config[name])
     for name, setting, own in _of_listener(call, at):
         is_given = own != setting.default or name in listener.broker_config
         yield _static(name, setting, own if is_given else None)

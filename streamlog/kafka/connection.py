@@ -1,8 +1,13 @@
 """One connection of a client: bytes to frames, and one request at a time, as in Kafka.
 
-Everything that a client can make grow has a bound, `Limits`: a frame, the bytes of all requests that are being read or answered,
-the time that a frame may take to arrive. A buffer grows with what has arrived, not by the length that a client claims. While
-a request is answered, or a client does not take its answers, nothing more is read than what is in the buffers.
+Everything that a client can make grow has a bound, `Limits`: a frame, the bytes of all requests that are being read or answered
+and of all answers that clients have not taken, the time that a frame may take to arrive. A buffer grows with what has arrived, not
+by the length that a client claims. While a request is answered, or a client does not take its answers, nothing more is read than
+what is in the buffers.
+
+Answers have half of the memory (`Budget`), so that clients that take none cannot keep others from sending. A request whose answer may
+be large waits until there is some of it left, and a Fetch brings no more than what is left, but for a first batch that is larger
+(KIP-74). While something waits for memory, an answer has to be taken at `_LEAST_RATE`, or its connection is closed.
 """
 
 from __future__ import annotations
@@ -10,10 +15,12 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from struct import Struct
 from typing import Any, NamedTuple
 
+from ..runtime.api import Completion
 from ..types import Buffer
 from .api_keys import ApiKey
 
@@ -25,11 +32,17 @@ _KEY_BYTES, _NO_KEY = 2, -1
 _BUFFER_BYTES = 1 << 16
 # Requests that a client has sent before the last one was answered: when there are more nothing is read.
 _WAITING, _WAITING_BYTES = 100, 1 << 20
+_PART_BYTES = 1 << 21
+"""Of a large answer so much at a time is given to the transport, which copies what it cannot send at once."""
+_LEAST_RATE = 1 << 20
+"""Bytes of an answer that a client has to take in a second while others wait for memory."""
+_ANSWERS = 2
+"""Answers have one of so many parts of the memory."""
 
 
 class Limits(NamedTuple):
-    """Bytes of a Produce request and of others, bytes of all requests in memory, connections, and seconds: for a frame to arrive,
-    and between two of them (Kafka's connections.max.idle.ms).
+    """Bytes of a Produce request and of others, bytes of all requests and answers in memory, connections, and seconds: for a frame
+    to arrive, and between two of them (Kafka's connections.max.idle.ms).
     """
 
     produce_bytes: int = 100 << 20
@@ -39,23 +52,42 @@ class Limits(NamedTuple):
     frame_s: float = 30.0
     idle_s: float = 600.0
 
+    def bounded(self, bounds: Mapping[str, int]) -> Limits:
+        """With other bounds, by their names. A request is never larger than all that may be in memory: it would wait for ever."""
+        found = self._replace(**bounds)
+        largest = min(found.produce_bytes, found.in_flight_bytes)
+        return found._replace(produce_bytes=largest, request_bytes=min(found.request_bytes, largest))
+
 
 class Budget:
-    """The bytes of all large requests in memory; connections that find it used up wait here. One thread uses it."""
+    """The bytes of all large requests in memory, and of all answers that clients have not taken. One thread uses it.
+
+    Who finds it used up waits here, each under a key of its own, first come, first served: requests that grow, and those that
+    are to be answered.
+    """
 
     def __init__(self, limit: int) -> None:
         self._limit = limit
         self._used = 0
-        self._waiting: deque[Callable[[], object]] = deque()
+        self._answers = 0
+        """Of these, the bytes of answers."""
+        self._growing: dict[object, tuple[int, Callable[[], object]]] = {}
+        self._unanswered: dict[object, Callable[[], object]] = {}
+        self._is_resuming = False
+
+    @property
+    def is_short(self) -> bool:
+        """Whether something waits for memory."""
+        return bool(self._growing or self._unanswered)
 
     def add(self, size: int) -> None:
         """Count bytes that are there."""
         self._used += size
 
-    def take(self, size: int, resume: Callable[[], object]) -> bool:
-        """Count bytes that are to be there. If they are too many now, `resume` is called when they may not be any more."""
+    def take(self, key: object, size: int, resume: Callable[[], object]) -> bool:
+        """Count bytes of a request that are to be there. If they are too many now, `resume` is called once they are not."""
         if self._used + size > self._limit:
-            self._waiting.append(resume)
+            self._growing[key] = size, resume
             return False
         self._used += size
         return True
@@ -63,9 +95,48 @@ class Budget:
     def give_back(self, size: int) -> None:
         if size:
             self._used -= size
-            waiting, self._waiting = self._waiting, deque()
-            for resume in waiting:
-                resume()
+            self._resume()
+
+    def left_for_answers(self) -> int:
+        """How many bytes the next answer may have; none is to be made if that is not above 0."""
+        return min(self._limit // _ANSWERS - self._answers, self._limit - self._used)
+
+    def wait_for_answers(self, key: object, resume: Callable[[], object]) -> None:
+        """Have `resume` called once there is something left for answers."""
+        self._unanswered[key] = resume
+
+    def add_answer(self, size: int) -> None:
+        self._answers += size
+        self._used += size
+
+    def give_back_answer(self, size: int) -> None:
+        self._answers -= size
+        self.give_back(size)
+
+    def forget(self, key: object) -> None:
+        """Wait no more under this key."""
+        if key in self._growing or key in self._unanswered:
+            self._growing.pop(key, None)
+            self._unanswered.pop(key, None)
+            self._resume()
+
+    def _resume(self) -> None:
+        if self._is_resuming:  # what is resumed gives back itself
+            return
+        self._is_resuming = True
+        try:
+            while self._growing:
+                key, (size, grow) = next(iter(self._growing.items()))
+                if self._used + size > self._limit:
+                    break
+                del self._growing[key]
+                grow()
+            while self._unanswered and self.left_for_answers() > 0:
+                key, answer = next(iter(self._unanswered.items()))
+                del self._unanswered[key]
+                answer()
+        finally:
+            self._is_resuming = False
 
 
 class Connection(asyncio.BufferedProtocol):
@@ -104,27 +175,42 @@ class Connection(asyncio.BufferedProtocol):
         self._waiting_bytes = 0
         self._counted = 0  # bytes of large frames: the one that is read, those that wait, and the one that is answered
         self._answered = 0  # of these, the one that is answered
+        self._outgoing: deque[Buffer] = deque()  # of an answer, what the transport has not been given yet
+        self._outgoing_bytes = (
+            0  # of answers that the client has not taken, counted whole: parts may share their memory
+        )
+        self._untaken_s: float | None = None  # since when there is such an answer
+        self._reserved = 0  # bytes of the answer that is being made
         self._is_busy = self._is_pumping = self._is_slow = self._is_paused = self._has_no_budget = False
         self._began_s: float | None = None
         self._last_s = now_s()
-        self._unsent = 0  # bytes of answers, when that was looked at last
+        self._unsent = (
+            0,
+            0,
+        )  # bytes of answers in the transport, and buffers that are still to come, when that was looked at last
         self.host = ""
         self.parked: Any = None
         """What the request that is answered waits for, if it can be given up: a DelayedFetch."""
+        self.answerable: Completion[None] | None = None
+        """What it has waited for last: see `when_answerable`."""
         self.is_closed = False
 
     def is_late(self, now_s: float) -> bool:
         """Whether the rest of a frame has not come in time, or the client has sent and taken nothing for long."""
-        unsent = 0 if self._transport is None else self._transport.get_write_buffer_size()
+        unsent = 0 if self._transport is None else self._transport.get_write_buffer_size(), len(self._outgoing)
         if unsent != self._unsent:  # the client takes its answer
             self._unsent, self._last_s = unsent, now_s
         began_s = self._began_s
         waits_for_client = not self._is_paused or self._has_no_budget  # those that wait for memory hold some
         is_half = began_s is not None and waits_for_client and now_s - began_s > self._limits.frame_s
+        # A client that reads one byte now and then would keep the memory that others wait for.
+        allowed_s = self._limits.frame_s + self._outgoing_bytes / _LEAST_RATE
+        untaken_s, holds_memory = self._untaken_s, bool(self._outgoing_bytes or self._counted)
+        is_slow = self._budget.is_short and holds_memory and untaken_s is not None and now_s - untaken_s > allowed_s
         # Requests that wait because the client takes no answer are no reason to keep it, and its answer, for ever.
         is_waiting = self._is_busy or (bool(self._waiting) and not self._is_slow)
         is_idle = not is_waiting and now_s - self._last_s > self._limits.idle_s
-        return is_half or is_idle
+        return is_half or is_slow or is_idle
 
     def close(self) -> None:
         """Close it without what has not been sent."""
@@ -134,14 +220,68 @@ class Connection(asyncio.BufferedProtocol):
 
     def reply(self, buffers: Sequence[Buffer] | None) -> None:
         """Answer the request that is under way, or end it without an answer; go on with the next one."""
-        self._release(self._answered)
-        self._answered = 0
+        answered, self._answered = self._answered, 0
+        reserved, self._reserved = self._reserved, 0
         self._is_busy = False
         self._last_s = self._now_s()
+        if buffers is not None and not self.is_closed:
+            self._send(buffers)  # it is counted before anything is given back
+        if reserved:
+            self._budget.give_back_answer(reserved)
+        self._release(answered)
         if not self.is_closed:
-            if buffers is not None:
-                self._transport.writelines(buffers)
             self._pump()
+
+    # -- the memory of answers -------------------------------------------------------------------------
+
+    def answer_bytes(self) -> int:
+        """How many bytes the answer that is to be made may have. If that is not above 0, it has to wait: `when_answerable`."""
+        return self._budget.left_for_answers()
+
+    def when_answerable(self) -> Completion[None]:
+        """Done, on the thread of the loop, when there is memory for an answer again; never, if the connection is lost before."""
+        self.answerable = done = Completion[None]()
+        self._budget.wait_for_answers(self, partial(done.complete, None))
+        return done
+
+    def reserve(self, size: int) -> None:
+        """Count bytes of the answer that is to be made, of which nobody knows yet how large it is, until `reply`."""
+        self._reserved += size
+        self._budget.add_answer(size)
+
+    def _send(self, buffers: Sequence[Buffer]) -> None:
+        size = sum(map(len, buffers))
+        if size <= _PART_BYTES:
+            self._transport.writelines(buffers)
+        else:
+            self._outgoing.extend(buffers)
+        if self._outgoing or self._is_slow:
+            self._outgoing_bytes += size
+            self._budget.add_answer(size)
+            self._send_on()
+
+    def _send_on(self) -> None:
+        """Give the transport more of the answer, as far as it takes it."""
+        outgoing = self._outgoing
+        while outgoing and not (self._is_slow or self.is_closed):
+            part: list[Buffer] = []
+            left = _PART_BYTES
+            while outgoing and left:
+                each = outgoing.popleft()
+                if len(each) > left:
+                    view = memoryview(each)
+                    outgoing.appendleft(view[left:])
+                    each = view[:left]
+                part.append(each)
+                left -= len(each)
+            self._transport.writelines(part)
+        if not (outgoing or self._is_slow):
+            self._end_answer()
+
+    def _end_answer(self) -> None:
+        size, self._outgoing_bytes = self._outgoing_bytes, 0
+        if size:
+            self._budget.give_back_answer(size)
 
     # -- what asyncio calls ----------------------------------------------------------------------------
 
@@ -174,16 +314,26 @@ class Connection(asyncio.BufferedProtocol):
             return
         self._is_lost = True
         self._waiting.clear()
+        self._outgoing.clear()
         self._large = None
+        self._outgoing_bytes += self._reserved
+        self._reserved = 0
+        self._end_answer()
+        self._budget.forget(self)
         self._release(self._counted)
         self._closed(self)
 
     def pause_writing(self) -> None:
         self._is_slow = True
+        if self._untaken_s is None:
+            self._untaken_s = self._now_s()
 
     def resume_writing(self) -> None:
         self._is_slow = False
-        self._pump()
+        self._send_on()
+        if not self._is_slow:
+            self._untaken_s = None
+            self._pump()
 
     def get_buffer(self, sizehint: int) -> memoryview:
         if self._large is not None:
@@ -266,7 +416,7 @@ class Connection(asyncio.BufferedProtocol):
             self._add(large)
             return
         room = min(self._large_size, 2 * len(large))
-        if not self._budget.take(room - len(large), self._on_budget):
+        if not self._budget.take(self, room - len(large), self._on_budget):
             self._has_no_budget = True
             return
         self._counted += room - len(large)

@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from functools import partial
 from typing import Any
 
-from ..broker.delayed_fetch import Answers, FetchRequest
+from ..broker.delayed_fetch import FetchRequest
 from ..broker.fetched import FetchResult
 from ..broker.metadata import Image, TopicView
 from ..errors import (
@@ -175,7 +175,7 @@ class _Session:
         request, image = call.request, call.service.image
         found: dict[tuple[Any, int], Any] = {}
         asked: list[tuple[Any, FetchRequest]] = []
-        most = max(0, min(request.max_bytes, MAX_BYTES))
+        most = max(0, min(request.max_bytes, MAX_BYTES, call.memory.answer_bytes()))
         is_refused = False
         for key, each in self._partitions.items():
             part = messages.FetchResponse.PartitionData(
@@ -210,9 +210,13 @@ class _Session:
             max_bytes=most,
         )
 
-        def respond(done: Completion[Answers]) -> Any:
+        def respond(_: Completion[Any]) -> Any:
+            left = call.memory.answer_bytes()
+            if left <= 0:  # it was used up while this one waited
+                return Later(call.memory.when_answerable(), respond)
+            most = max(0, min(request.max_bytes, MAX_BYTES, left))
             size = 0
-            for (part, wanted), result in zip(asked, done.result(), strict=True):
+            for (part, wanted), result in zip(asked, fetched.read(most), strict=True):
                 size += _fill(call, part, wanted, result, most - size, isolation, is_first=not size)
             return messages.FetchResponse(session_id=session_id, responses=self._grouped(found, is_full=is_full))
 
@@ -255,7 +259,10 @@ def _fill(
     found.aborted_transactions = None
     try:
         is_left_out = not is_first and result.error() is None and result.result().size > left
-        fetched, buffers = (result.result(), []) if is_left_out else _read(call, asked, result, isolation)
+        left = min(left, asked.max_bytes)
+        fetched, buffers = (
+            (result.result(), []) if is_left_out else _read(call, asked, result, isolation, left, is_first=is_first)
+        )
         found.high_watermark = fetched.high_watermark
         found.last_stable_offset = fetched.last_stable_offset
         found.log_start_offset = fetched.log_start_offset
@@ -279,27 +286,36 @@ def _fill(
 
 
 def _read(
-    call: Call, asked: FetchRequest, result: Completion[FetchResult], isolation: str
+    call: Call, asked: FetchRequest, result: Completion[FetchResult], isolation: str, left: int, *, is_first: bool
 ) -> tuple[FetchResult, list[Buffer]]:
     """What was fetched, and its batches for the client; from another replica where the leader's is damaged, which repairs it."""
     try:
         fetched = result.result()
-        return fetched, _served(fetched)
+        return fetched, _served(fetched, left, is_first=is_first)
     except CorruptRecordError as damage:
-        elsewhere = call.service.fetch_elsewhere(asked.partition, asked.offset, asked.max_bytes, isolation, damage)
+        elsewhere = call.service.fetch_elsewhere(asked.partition, asked.offset, max(1, left), isolation, damage)
         fetched = elsewhere.result()
-        return fetched, _served(fetched)
+        return fetched, _served(fetched, left, is_first=is_first)
 
 
-def _served(fetched: FetchResult) -> list[Buffer]:
-    """The batches, up to one that is damaged; the client comes again for that. Raises CorruptRecordError if it is the first."""
+def _served(fetched: FetchResult, left: int, *, is_first: bool) -> list[Buffer]:
+    """The batches, up to one that is damaged; the client comes again for that. Raises CorruptRecordError if it is the first.
+
+    For clients they may be several times as large as they are stored: they end before `left` bytes are exceeded, but for the first
+    batch of a response.
+    """
     buffers: list[Buffer] = []
+    size = 0
     try:
         for batch in fetched.batches():
             try:
-                buffers += kafka_wire.served(batch.header, batch.columns)
+                made = kafka_wire.served(batch.header, batch.columns)
             except ValueError as error:
                 raise batch.damaged(error) from error
+            size += sum(map(len, made))
+            if size > left and (buffers or not is_first):
+                break
+            buffers += made
     except CorruptRecordError:
         if not buffers:
             raise

@@ -71,6 +71,27 @@ _SHARE = 3
 """One of so many parts of the process's descriptors is for connections. The log takes half of all, and must not find them used up."""
 _LONGEST_HOST = 255
 """Characters of a name, as DNS has them."""
+_ANSWER_BYTES = 1 << 20
+"""Of memory for a response that may have any size, until it is there."""
+_WITH_LARGE_ANSWERS = frozenset(
+    {
+        ApiKey.FETCH,
+        ApiKey.METADATA,
+        ApiKey.OFFSET_FETCH,
+        ApiKey.DESCRIBE_GROUPS,
+        ApiKey.LIST_GROUPS,
+        ApiKey.DESCRIBE_CONFIGS,
+        ApiKey.DESCRIBE_LOG_DIRS,
+        ApiKey.LIST_PARTITION_REASSIGNMENTS,
+        ApiKey.DESCRIBE_PRODUCERS,
+        ApiKey.DESCRIBE_TRANSACTIONS,
+        ApiKey.LIST_TRANSACTIONS,
+        ApiKey.CONSUMER_GROUP_DESCRIBE,
+        ApiKey.LIST_CONFIG_RESOURCES,
+        ApiKey.DESCRIBE_TOPIC_PARTITIONS,
+    }
+)
+"""APIs whose responses may be far larger than the requests: they wait for memory. Others, heartbeats above all, do not."""
 _LAST_TURNS = 10
 """Turns of the loop at the end. asyncio makes the protocol of a connection some turns after it has accepted it."""
 
@@ -92,7 +113,8 @@ class Listener:
     `auto_create_topics`: a topic that a client asks for is created, with Kafka's defaults, as by a broker of Kafka's.
     `initial_rebalance_delay_ms`: how long the first members of a classic group wait for others (Kafka: 3 s). With 0 some clients
     lose members that join at the same moment. `broker_config`: settings of Kafka's brokers by their names, such as
-    `{"num.partitions": "3", "log.retention.ms": "-1"}`, for the topics that are made and for classic groups.
+    `{"num.partitions": "3", "log.retention.ms": "-1"}`, for the topics that are made and for classic groups. Requests and answers take
+    at most 256 MiB of memory together, beside the one that is being made; `queued.max.request.bytes` is another bound.
 
     Raises ConfigError for a host that others reach and for a setting that makes no sense, `start` OSError for a port that is taken. A
     context manager; closing the log closes it.
@@ -150,6 +172,7 @@ class Listener:
             tls=tls,
             options=Settings(auto_create_topics, config.topics, config.partitions, config.given),
             groups={"initial_rebalance_delay_ms": delay_ms, **config.groups},
+            bounds=config.bounds,
         )
 
     def start(self) -> None:
@@ -280,6 +303,7 @@ class Serving:
         tls: ssl.SSLContext | None,
         options: Settings,
         groups: Mapping[str, int],
+        bounds: Mapping[str, int] = MappingProxyType({}),
         interceptor: Interceptor | None = None,
         limits: Limits = Limits(),  # noqa: B008  (immutable)
     ) -> None:
@@ -290,7 +314,7 @@ class Serving:
         """It is asked in place of the handlers, if there is one."""
         self._host, self._port, self._advertised_host, self._tls = host, port, advertised_host, tls
         self._settings = options
-        self._limits = limits
+        self._limits = limits = limits.bounded(bounds)
         self._budget = Budget(limits.in_flight_bytes)
         self._fetches = fetch.Fetches()
         self._handlers = _handlers(service, self._fetches)
@@ -401,7 +425,9 @@ class Serving:
         now_s = self._loop.time()
         for connection in [each for each in self._connections if each.is_late(now_s)]:
             logger.info(
-                "a connection from %s is closed: what it began did not come to an end, or nothing came", connection.host
+                "a connection from %s is closed: what it began did not come to an end, its answer was not taken while others waited "
+                "for memory, or nothing came",
+                connection.host,
             )
             connection.close()
         self._loop.call_later(_SWEEP_S, self._sweep)
@@ -519,6 +545,8 @@ class Serving:
     # -- requests --------------------------------------------------------------------------------------
 
     def _answer(self, broker_id: int, connection: Connection, frame: Buffer) -> None:
+        if connection.is_closed:  # while it waited
+            return
         try:
             header, at = protocol.decode_request_header(frame)
             key, version = header.request_api_key, header.request_api_version
@@ -530,10 +558,17 @@ class Serving:
             if handler is None or not low <= version <= high:
                 self._refuse(connection, header)
                 return
+            if key in _WITH_LARGE_ANSWERS:
+                if connection.answer_bytes() <= 0:
+                    again = partial(self._answer, broker_id, connection, frame)
+                    connection.when_answerable().on_done(lambda _: again())
+                    return
+                if key != ApiKey.FETCH:  # it knows how much it brings
+                    connection.reserve(_ANSWER_BYTES)
             request = protocol.decode_request(header, frame, at)
             call = Call(
                 self.service, self._settings, self.endpoints, self._blocking, broker_id, connection.host,
-                header.client_id or "", version, request,
+                header.client_id or "", version, request, connection,
             )  # fmt: skip
             response = handler(call) if interceptor is None else interceptor.answer(self, key, call, handler)
             self._respond(connection, header, response)
@@ -570,6 +605,9 @@ class Serving:
             return
         if isinstance(done, DelayedFetch):
             connection.parked = done
+        if done is connection.answerable:  # it is done on this thread, and what is left of the memory is this one's
+            done.on_done(lambda _: finish())
+            return
         done.on_done(lambda _: self._soon(finish))
         if done.work is not None:
             done.work.soon()

@@ -383,6 +383,14 @@ GROUPS: Mapping[str, str] = {
 }
 
 
+BOUNDS: Mapping[str, str] = {
+    "queued.max.request.bytes": "in_flight_bytes",
+    "socket.request.max.bytes": "produce_bytes",
+}
+"""Those of a listener: the memory of requests and answers together, and of one request; see `connection.Limits`."""
+_LEAST_BOUND = 1 << 20
+
+
 CONSUMER_GROUPS: Mapping[str, str] = {
     "group.consumer.heartbeat.interval.ms": "5000",
     "group.consumer.max.heartbeat.interval.ms": "15000",
@@ -400,7 +408,7 @@ def has_default(broker_setting: str) -> bool:
 
 
 class BrokerConfig(NamedTuple):
-    """A broker's settings by what they are for: topics that are made, their number of partitions, and classic groups.
+    """A broker's settings by what they are for: topics that are made, their number of partitions, classic groups, and memory.
 
     `given`: as they were given, by Kafka's names.
     """
@@ -409,11 +417,12 @@ class BrokerConfig(NamedTuple):
     partitions: int
     groups: Mapping[str, int]
     given: Mapping[str, str]
+    bounds: Mapping[str, int]
 
 
 def broker_config(given: Mapping[str, str], defaults: Mapping[str, Any]) -> BrokerConfig:
     """`defaults`: the settings of topics, by the library's names, where `given` says nothing. Raises ConfigError."""
-    known = [*OF_BROKER, *_UNITS, PARTITIONS, *GROUPS, *CONSUMER_GROUPS]
+    known = [*OF_BROKER, *_UNITS, PARTITIONS, *GROUPS, *CONSUMER_GROUPS, *BOUNDS]
     if not isinstance(given, Mapping):
         raise ConfigError(
             f"broker_config has to be a mapping of names and texts, not {typed(given)}.", name="broker_config"
@@ -432,7 +441,9 @@ def broker_config(given: Mapping[str, str], defaults: Mapping[str, Any]) -> Brok
         if name in given:
             check(name, Setting(INT, None, "", 1), given[name])
     groups = {ours: _count(name, given[name]) for name, ours in GROUPS.items() if name in given}
-    return BrokerConfig(topics, _count(PARTITIONS, given.get(PARTITIONS, "1"), 1, MAX_PARTITIONS), groups, dict(given))
+    bounds = {ours: _count(name, given[name], _LEAST_BOUND) for name, ours in BOUNDS.items() if name in given}
+    partitions = _count(PARTITIONS, given.get(PARTITIONS, "1"), 1, MAX_PARTITIONS)
+    return BrokerConfig(topics, partitions, groups, dict(given), bounds)
 
 
 def _in_milliseconds(given: Mapping[str, str]) -> dict[str, str]:

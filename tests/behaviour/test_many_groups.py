@@ -17,6 +17,16 @@ from tests.bytecodes import bytecodes
 FEW, MANY = 10, 160
 
 
+class Unlimited:
+    """As much memory for answers as they want."""
+
+    def answer_bytes(self) -> int:
+        return 1 << 30
+
+    def when_answerable(self) -> Completion[None]:
+        return Completion.of(None)
+
+
 class Log:
     """A log with groups that have committed, the first of which has a member."""
 
@@ -37,7 +47,7 @@ class Log:
         """What a listener's handler answers, on this thread."""
         call = Call(
             self.log._use(), Settings(True, {}, 1, {}), {0: Endpoint(0, "127.0.0.1", 9092)},
-            lambda respond: Completion.of(respond()), 0, "127.0.0.1", "test", 5, request,
+            lambda respond: Completion.of(respond()), 0, "127.0.0.1", "test", 5, request, Unlimited(),
         )  # fmt: skip
         later = handler(call)
         assert later.done.done()

@@ -146,9 +146,8 @@ def test_a_fetch_says_how_far_committed_records_go_and_what_was_aborted(
     at = log["t"]._view().partition(0)
 
     def fetch(isolation_level: str, offset: int = 0) -> Any:
-        [found] = result_of(
-            writer.service.fetch_many([FetchRequest(at, offset, 1 << 20)], isolation_level, max_wait_ms=0)
-        )
+        delayed = writer.service.fetch_many([FetchRequest(at, offset, 1 << 20)], isolation_level, max_wait_ms=0)
+        [found] = delayed.read()
         return result_of(found)
 
     found = fetch("read_committed")
@@ -225,7 +224,8 @@ def test_a_fetch_that_waits_for_more_is_answered_when_the_transaction_before_it_
         log["t"].send("b")
     assert not waiting.done() and unstable.done()
     writer.commit("t")
-    [found] = result_of(waiting)
+    result_of(waiting)
+    [found] = waiting.read()
     assert len(list(result_of(found).batches())) == 22
 
 

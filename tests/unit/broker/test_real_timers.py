@@ -217,7 +217,7 @@ def test_it_ends_with_what_there_is_when_it_has_waited_long_enough(polling: Poll
     polling.pass_ms(499)
     assert not delayed.done()
     polling.pass_ms(1)
-    assert [answer.result().size > 0 for answer in delayed.result()] == [True]
+    assert [answer.result().size > 0 for answer in delayed.read()] == [True]
     assert polling.waiting == len(polling.timers) == 0
 
 
@@ -251,7 +251,7 @@ def test_what_ends_it_first_answers_once(polling: Polling, first: str) -> None:
     for end in [ends.pop(first), *ends.values()]:
         end()
     assert polling.answers == [delayed]
-    assert [answer.result().size > 0 for answer in delayed.result()] == [first == "append"]
+    assert [answer.result().size > 0 for answer in delayed.read()] == [first == "append"]
     assert polling.waiting == len(polling.timers) == 0
 
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from streamlog.broker.delayed_fetch import DelayedFetch, FetchRequest
+from streamlog.broker.delayed_fetch import Answers, DelayedFetch, FetchRequest
 from streamlog.broker.metadata import TopicIdPartition
 from streamlog.errors import FencedLeaderEpochError, OffsetOutOfRangeError, UnknownTopicOrPartitionError
 from streamlog.runtime.threads import result_of
@@ -29,9 +29,14 @@ def fetch(tenant: Tenant, partitions: list[TopicIdPartition], *, min_bytes: int 
     return tenant.service.fetch_many(requests, "read_committed", min_bytes=min_bytes)
 
 
+def answers_of(delayed: DelayedFetch) -> Answers:
+    result_of(delayed)
+    return delayed.read()
+
+
 def values(delayed: DelayedFetch) -> list[list[bytes | None]]:
     """The values that each partition answered with."""
-    answers = [answer.result() for answer in result_of(delayed)]
+    answers = [answer.result() for answer in answers_of(delayed)]
     return [[value for batch in answer.batches() for value in batch.columns.values() or []] for answer in answers]
 
 
@@ -74,7 +79,7 @@ def test_a_deadline_answers_with_what_there_is_and_what_comes_first_holds(
     late.expire()
     early.expire()
     tenant.produce(partitions[0], b"b")
-    assert values(late) == values(early) == [[b"a"], [], []]
+    assert values(late) == values(early) == [[b"a", b"b"], [], []], "what has grown is read when the answers are taken"
     assert waiters(tenant) == 0
 
 
@@ -126,7 +131,7 @@ def test_a_partition_whose_leader_changes_while_its_bytes_are_counted_is_asked_a
     assert not delayed.done()
     tenant.service._partitions[TopicPartition("t", 0)].leader_epoch = 1
     tenant.produce(partitions[0], b"c")
-    assert [type(answer.error()) for answer in result_of(delayed)] == [FencedLeaderEpochError]
+    assert [type(answer.error()) for answer in answers_of(delayed)] == [FencedLeaderEpochError]
 
 
 def test_a_segment_that_is_deleted_while_its_bytes_are_counted_is_asked_for_again(
@@ -139,14 +144,14 @@ def test_a_segment_that_is_deleted_while_its_bytes_are_counted_is_asked_for_agai
     tenant.produce(partitions[0], b"b")
     result_of(tenant.service.delete_records(TopicPartition("t", 0), 2))
     tenant.produce(partitions[0], b"c")
-    assert [type(answer.error()) for answer in result_of(delayed)] == [OffsetOutOfRangeError]
+    assert [type(answer.error()) for answer in answers_of(delayed)] == [OffsetOutOfRangeError]
 
 
 def test_a_partition_that_fails_answers_for_all(tenant: Tenant, partitions: list[TopicIdPartition]) -> None:
     gone = partitions[0]._replace(partition=7)
-    errors = [answer.error() for answer in result_of(fetch(tenant, [partitions[0], gone]))]
+    errors = [answer.error() for answer in answers_of(fetch(tenant, [partitions[0], gone]))]
     assert [type(error) for error in errors] == [type(None), UnknownTopicOrPartitionError]
-    out = result_of(fetch(tenant, partitions, offset=5))
+    out = answers_of(fetch(tenant, partitions, offset=5))
     assert [type(answer.error()) for answer in out] == [OffsetOutOfRangeError] * 3
 
 
@@ -155,7 +160,7 @@ def test_deleting_a_topic_answers_the_fetches_that_wait_for_it(
 ) -> None:
     delayed = fetch(tenant, partitions)
     result_of(tenant.service.delete_topic("t"))
-    errors = [answer.error() for answer in result_of(delayed)]
+    errors = [answer.error() for answer in answers_of(delayed)]
     assert any(isinstance(error, UnknownTopicOrPartitionError) for error in errors)
 
 
@@ -165,7 +170,7 @@ def test_a_log_that_diverged_is_answered_at_once(tenant: Tenant, partitions: lis
         tenant.produce(partitions[0], b"a")
     request = FetchRequest(partitions[0], 2, EVERYTHING, last_fetched_epoch=1)
     delayed = tenant.service.fetch_many([request], "read_committed", replica_id=2)
-    assert [answer.result().diverging_epoch for answer in result_of(delayed)] == [(0, 1)]
+    assert [answer.result().diverging_epoch for answer in answers_of(delayed)] == [(0, 1)]
 
 
 def test_no_append_is_missed_whatever_threads_do_at_once(tenant: Tenant, partitions: list[TopicIdPartition]) -> None:
@@ -208,11 +213,11 @@ def test_of_what_is_past_the_bound_nothing_is_read_but_where_it_stands(
         return answer
 
     monkeypatch.setattr(tenant.service, "fetch", counted)
-    first, second, third = [each.result() for each in result_of(fetch_bounded(tenant, partitions, 4 * size))]
+    first, second, third = [each.result() for each in answers_of(fetch_bounded(tenant, partitions, 4 * size))]
     assert (first.size, second.size, third.size) == (3 * size, size, 0)
     assert first.high_watermark == third.high_watermark == 3
     assert sum(read) == 4 * size
-    whole = [each.result().size for each in result_of(fetch_bounded(tenant, partitions, 1))]
+    whole = [each.result().size for each in answers_of(fetch_bounded(tenant, partitions, 1))]
     assert whole == [size, 0, 0], "the first batch comes whole"
 
 
@@ -226,4 +231,4 @@ def test_one_that_waits_holds_no_bytes_and_answers_within_its_bound(
     assert not waiting.done()
     assert [each.result().size for each in waiting._found] == [0, 0, 0]
     tenant.produce(partitions[1], b"z" * 1000)
-    assert [each.result().size for each in result_of(waiting)] == [size, size, 0]
+    assert [each.result().size for each in answers_of(waiting)] == [size, size, 0]

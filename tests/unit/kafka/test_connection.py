@@ -1,4 +1,4 @@
-"""The deadlines of one connection, with a transport and a time of the test's."""
+"""The deadlines and the memory of connections, with a transport and a time of the test's."""
 
 from __future__ import annotations
 
@@ -82,3 +82,168 @@ def test_a_client_waits_for_its_answer_as_long_as_it_likes() -> None:
     client = Client(keeps=True)
     client.send(REQUEST * 2)
     assert not client.is_late(10_000)
+
+
+# -- the memory of answers -------------------------------------------------------------------------------
+
+HIGH, LOW = 64 << 10, 16 << 10
+MIB = 1 << 20
+"""How much lies in a transport of asyncio before it has a connection pause, and until it goes on."""
+
+
+class Pausing(Transport):
+    """Keeps what is written until the client takes it, and says when that is too much, as asyncio does."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.connection: Any = None
+        self.written: list[bytes] = []
+        self.most = 0
+        self.is_paused = False
+
+    def writelines(self, buffers: Sequence[Buffer]) -> None:
+        self.written.append(b"".join(buffers))
+        self.unsent += len(self.written[-1])
+        self.most = max(self.most, self.unsent)
+        if self.unsent > HIGH and not self.is_paused:
+            self.is_paused = True
+            self.connection.pause_writing()
+
+    def take(self, size: int) -> None:
+        self.unsent -= min(size, self.unsent)
+        if self.unsent <= LOW and self.is_paused:
+            self.is_paused = False
+            self.connection.resume_writing()
+
+
+class Reader:
+    """A client of a listener; the test answers its requests by `connection.reply`."""
+
+    def __init__(self, budget: Budget) -> None:
+        self.transport = Pausing()
+        self.now_s = 0.0
+        self.asked: list[bytes] = []
+        self.connection = self.transport.connection = Connection(
+            LIMITS, budget, lambda: self.now_s, lambda connection, frame: self.asked.append(bytes(frame)),
+            lambda connection: True, lambda connection: None,
+        )  # fmt: skip
+        self.connection.connection_made(self.transport)
+        self.ask()
+
+    def ask(self) -> None:
+        self.connection.get_buffer(-1)[: len(REQUEST)] = REQUEST
+        self.connection.buffer_updated(len(REQUEST))
+
+    def take_all(self) -> None:
+        while self.transport.unsent:
+            self.transport.take(10_000)
+
+
+def test_a_large_answer_is_given_to_the_transport_in_parts_and_counted_until_it_was_taken() -> None:
+    budget = Budget(64 * MIB)
+    reader = Reader(budget)
+    buffers = [bytes([number]) * size for number, size in enumerate((3, 5 * MIB, 100, 300_000, 7 * MIB, 1))]
+    size = sum(map(len, buffers))
+    reader.connection.reply(buffers)
+    assert budget.left_for_answers() == 32 * MIB - size
+    reader.ask()
+    assert len(reader.asked) == 1, "the next request waits until the answer was taken"
+    reader.transport.take(MIB)
+    assert budget.left_for_answers() == 32 * MIB - size
+    reader.take_all()
+    assert b"".join(reader.transport.written) == b"".join(buffers)
+    assert reader.transport.most <= HIGH + 2 * MIB
+    assert budget.left_for_answers() == 32 * MIB
+    assert len(reader.asked) == 2
+
+
+def test_a_small_answer_that_the_transport_cannot_take_is_counted_too() -> None:
+    budget = Budget(2 * MIB)
+    reader = Reader(budget)
+    reader.connection.reply([bytes(HIGH + 1)])
+    assert budget.left_for_answers() == MIB - HIGH - 1
+    reader.take_all()
+    assert budget.left_for_answers() == MIB
+
+
+def test_memory_of_answers_comes_back_with_the_connection_and_goes_to_those_who_wait_in_their_order() -> None:
+    budget = Budget(4 * MIB)
+    stuck, *waiting = (Reader(budget) for _ in range(4))
+    stuck.connection.reply([bytes(3 * MIB)])
+    assert budget.left_for_answers() <= 0
+    order: list[int] = []
+
+    def answer(number: int) -> None:
+        order.append(number)
+        waiting[number].connection.reply([bytes(MIB)])
+
+    for number, reader in enumerate(waiting):
+        reader.connection.when_answerable().on_done(lambda _, number=number: answer(number))
+    waiting[1].connection.connection_lost(None)  # it is not waited for any more
+    assert not order
+    stuck.connection.connection_lost(None)
+    assert order == [0, 2], "both have room: half of the memory is for answers"
+    assert budget.left_for_answers() == 0
+    for reader in waiting:
+        reader.connection.connection_lost(None)
+    assert budget.left_for_answers() == 2 * MIB
+
+
+def test_what_is_reserved_for_an_answer_is_given_back_by_the_answer_or_the_end_of_the_connection() -> None:
+    budget = Budget(4 * MIB)
+    for end in (lambda each: each.reply([b"small"]), lambda each: each.connection_lost(None)):
+        reader = Reader(budget)
+        reader.connection.reserve(MIB)
+        assert budget.left_for_answers() == MIB
+        end(reader.connection)
+        assert budget.left_for_answers() == 2 * MIB
+
+
+def test_requests_wait_for_the_memory_of_answers_and_have_half_of_it_for_themselves() -> None:
+    budget = Budget(4 * MIB)
+    stuck = Reader(budget)
+    stuck.connection.reply([bytes(2 * MIB)])
+    assert budget.take("small", 2 * MIB, lambda: None)
+    grown: list[str] = []
+    assert not budget.take("one", 2 * MIB, lambda: grown.append("one"))
+    assert not budget.take("two", 1, lambda: grown.append("two"))
+    stuck.connection.connection_lost(None)
+    assert grown == ["one", "two"]
+
+
+def test_an_answer_that_is_taken_too_slowly_is_given_up_while_others_wait_for_memory() -> None:
+    budget = Budget(20 * MIB)
+    reader, other = Reader(budget), Reader(budget)
+    reader.connection.reply([bytes(10 * MIB)])
+    for reader.now_s in range(0, 500, 10):  # one byte now and then
+        reader.transport.take(1)
+        assert not reader.connection.is_late(reader.now_s), "nobody needs the memory"
+    other.connection.when_answerable()
+    assert reader.connection.is_late(reader.now_s)
+    assert not other.connection.is_late(reader.now_s)
+    for each in (reader, other):
+        each.connection.connection_lost(None)
+    slow, other = Reader(budget), Reader(budget)
+    slow.connection.reply([bytes(10 * MIB)])
+    other.connection.when_answerable()
+    for now_s in range(30 + 10):  # 30 s and one for each MiB; it takes a tenth in each 3 s
+        if now_s % 3 == 0:
+            slow.transport.take(MIB)
+        assert not slow.connection.is_late(now_s)
+
+
+def test_a_request_that_waits_behind_an_answer_nobody_takes_is_given_up_while_others_wait_for_memory() -> None:
+    budget = Budget(4 * MIB)
+    reader = Reader(budget)
+    reader.connection.reply([bytes(HIGH + 1)])
+    frame = (3 * MIB).to_bytes(4, "big") + b"\0\3" + bytes(3 * MIB - 2)
+    at = 0
+    while at < len(frame):
+        buffer = reader.connection.get_buffer(-1)
+        size = min(len(buffer), len(frame) - at)
+        buffer[:size] = frame[at : at + size]
+        reader.connection.buffer_updated(size)
+        at += size
+    assert not budget.take("other", 2 * MIB, lambda: None)
+    assert not reader.connection.is_late(30.0)
+    assert reader.connection.is_late(30.2)
