@@ -30,6 +30,8 @@ _SIZE, _SIZE_AND_KEY = Struct(">i"), Struct(">ih")
 _SIZE_BYTES = 4
 _KEY_BYTES, _NO_KEY = 2, -1
 _BUFFER_BYTES = 1 << 16
+# A larger frame's buffer grows by so much at least, and by as much as there is: each time what has arrived is copied.
+_STEP_BYTES = (1 << 20) - _BUFFER_BYTES
 # Requests that a client has sent before the last one was answered: when there are more nothing is read.
 _WAITING, _WAITING_BYTES = 100, 1 << 20
 _PART_BYTES = 1 << 21
@@ -415,7 +417,7 @@ class Connection(asyncio.BufferedProtocol):
             self._large = self._began_s = None
             self._add(large)
             return
-        room = min(self._large_size, 2 * len(large))
+        room = min(self._large_size, max(2 * len(large), len(large) + _STEP_BYTES))
         if not self._budget.take(self, room - len(large), self._on_budget):
             self._has_no_budget = True
             return
