@@ -165,7 +165,7 @@ class Topics(Protocol):
         """Change these settings; `kafka` as in `create_topic`. Those that are not explicit go back to a default."""
 
     def update_kafka_config(self, kind: str, name: str, changes: Mapping[str, str | None]) -> Completion[None]:
-        """Change what Kafka's clients set for a group or a broker (of a kind of `Image.kafka_configs`); None removes a setting."""
+        """Change what Kafka's clients set for a group, a broker or a subscription (of a kind of `Image.kafka_configs`); None removes a setting."""
 
     def add_partitions(self, name: str, total: int) -> Completion[None]: ...
     def delete_topic(self, name: str) -> Completion[None]: ...

@@ -169,7 +169,7 @@ def alter(image: Image, name: str, changes: Mapping[str, Any], kafka: KafkaConfi
 
 
 def alter_kafka_config(image: Image, kind: str, name: str, changes: Mapping[str, str | None]) -> list[LogRecord]:
-    """Change what Kafka's clients set for a group or a broker; a text that is None is removed."""
+    """Change what Kafka's clients set for a group, a broker or a subscription to metrics; a text that is None is removed."""
     before = image.kafka_configs.get((kind, name), {})
     after = KafkaConfig(texts=changes).over(before)
     return [] if after == before else [config_record(kind, name, after)]

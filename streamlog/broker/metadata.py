@@ -130,7 +130,7 @@ class Image(NamedTuple):
     broker_ids: int = 0
     """Each id that a broker had which is gone is below this one."""
     kafka_configs: Mapping[tuple[str, str], Mapping[str, str]] = MappingProxyType({})
-    """What Kafka's clients set for a group or a broker, by kind and name. Only a listener looks at it; see `TopicView` for topics."""
+    """What Kafka's clients set for a group, a broker or a subscription to clients' metrics, by kind and name. Only a listener looks at it; see `TopicView` for topics."""
 
     @property
     def next_broker_id(self) -> int:
@@ -168,7 +168,7 @@ def broker_ids_record(next_broker_id: int) -> LogRecord:
     return key, value
 
 
-GROUP_CONFIG, BROKER_CONFIG = "group", "broker"
+GROUP_CONFIG, BROKER_CONFIG, CLIENT_METRICS_CONFIG = "group", "broker", "client_metrics"
 """The kinds of `Image.kafka_configs`. A broker's name is its id; the empty name is that of all brokers."""
 
 

@@ -8,7 +8,8 @@ What there is of it:
 - `patterns`: regular expressions of clients.
 - `api_keys`: Kafka's APIs by their keys. `apis`: what a handler of a request is given, and what most handlers ask of it. `errors`:
   Kafka's codes for the errors of the library. `settings`: Kafka's names;
-  `broker_configs`: those of brokers, `static_settings`: which of them cannot be changed; `group_configs`: those of groups; `loggers`: the levels of the library's.
+  `broker_configs`: those of brokers, `static_settings`: which of them cannot be changed; `group_configs`: those of groups; `client_metrics`: of
+  subscriptions to metrics; `loggers`: the levels of the library's.
 - One file for each family of APIs: `produce`, `fetch`, `metadata`, `topics`, `configs`, `coordinators`, `groups`, `consumer_groups`, `offsets`,
   `transactions`, `producers`, `log_dirs`, `reassignments`, `quorum`. `loading`: requests that wait for the groups. What is not built is
   not advertised.

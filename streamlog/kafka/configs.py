@@ -7,7 +7,8 @@ through Kafka's protocol, whatever its value. Else it comes from the broker: a t
 keeps them. Then it has the source that the broker's setting has (`broker_configs`), if it has its value still; if not it is
 DEFAULT_CONFIG if it is Kafka's default, else STATIC_BROKER_CONFIG.
 
-`group_configs` has the settings of groups, and `loggers` the levels of loggers (BROKER_LOGGER).
+`group_configs` has the settings of groups, `client_metrics` those of subscriptions to metrics (CLIENT_METRICS), and `loggers` the levels
+of loggers (BROKER_LOGGER).
 """
 
 from __future__ import annotations
@@ -18,11 +19,11 @@ from functools import partial
 from typing import Any, NamedTuple, TypeAlias
 
 from ..broker.controller import least_in_sync
-from ..broker.metadata import BROKER_CONFIG, GROUP_CONFIG, KafkaConfig, TopicView
+from ..broker.metadata import BROKER_CONFIG, CLIENT_METRICS_CONFIG, GROUP_CONFIG, KafkaConfig, TopicView
 from ..config import TopicConfig, check_topic_name
 from ..errors import ConfigError, InvalidTopicError, StreamlogError
 from ..runtime.threads import new_lock, result_of
-from . import broker_configs, group_configs, loggers, messages, settings
+from . import broker_configs, client_metrics, group_configs, loggers, messages, settings
 from .api_keys import ApiKey
 from .apis import Call, Endpoint, Handler, Settings, topic_of
 from .errors import ErrorCode, code_of
@@ -32,6 +33,7 @@ from .settings import (
     LIST,
     OF_ALL_BROKERS,
     OF_BROKER_ITSELF,
+    OF_CLIENT_METRICS,
     OF_GROUP,
     OF_LOGGER,
     OF_STATIC_BROKER,
@@ -43,6 +45,8 @@ from .settings import (
 
 _TOPIC, _BROKER, _BROKER_LOGGER, _CLIENT_METRICS, _GROUP = 2, 4, 8, 16, 32
 _KINDS = frozenset({_TOPIC, _BROKER, _BROKER_LOGGER, _CLIENT_METRICS, _GROUP})
+_KEPT = {GROUP_CONFIG: _GROUP, CLIENT_METRICS_CONFIG: _CLIENT_METRICS}
+"""Resources that there are as long as something is set for them."""
 _FIRST_WITH_KINDS = 1  # ListConfigResources; version 0 lists client metrics alone (KIP-1142)
 _SET, _DELETE, _APPEND, _SUBTRACT = 0, 1, 2, 3
 _SEGMENT_BYTES = "segment.bytes"
@@ -145,6 +149,8 @@ def _described(call: Call, resource: Any) -> list[Any]:
         return [_entry(call, *each) for each in broker_configs.described(call, _require_broker(call, name))]
     if resource.resource_type == _GROUP:
         return [_entry(call, each, group_configs.KNOWN[each.name]) for each in _of_group(call, name)]
+    if resource.resource_type == _CLIENT_METRICS:
+        return [_entry(call, each, client_metrics.KNOWN[each.name]) for each in _of_client_metrics(call, name)]
     if resource.resource_type == _BROKER_LOGGER:
         _require_broker(call, name)
         levels = loggers.levels().items()
@@ -180,9 +186,25 @@ def _of_group(call: Call, name: str) -> Iterator[Described]:
         yield Described.by(each, chain)
 
 
+def _of_client_metrics(call: Call, name: str) -> Iterator[Described]:
+    _require_subscription(name)
+    given = client_metrics.given(call.service.image, name)
+    for each, setting in client_metrics.KNOWN.items():
+        if each in given:
+            text = settings.normal_of(each, setting, given[each])
+            yield Described.by(each, [(each, text, OF_CLIENT_METRICS)])
+        else:
+            yield Described(each, setting.default, DEFAULT, [])
+
+
 def _require_group(name: str) -> None:
     if not name:
         raise ConfigError("The name of a group is not empty.", name=_REQUEST)
+
+
+def _require_subscription(name: str) -> None:
+    if not name:
+        raise ConfigError("The name of a subscription to clients' metrics is not empty.", name=_REQUEST)
 
 
 def _entry(call: Call, found: Described, setting: Setting) -> Any:
@@ -218,7 +240,7 @@ class Kind(NamedTuple):
 
 
 TextsAfter: TypeAlias = Callable[[Any, Mapping[str, str], Kind], dict[str, str]]
-"""What a request gives a topic, a group or a broker: from its resource, and the settings that are given now."""
+"""What a request gives a resource: from its resource, and the settings that are given now."""
 
 
 class Configs:
@@ -251,6 +273,8 @@ class Configs:
                 with self._lock:
                     if kind == _GROUP:
                         _change_group(call, resource, texts_after)
+                    elif kind == _CLIENT_METRICS:
+                        _change_client_metrics(call, resource, texts_after)
                     elif kind == _BROKER:
                         _change_broker(call, resource, texts_after)
                     elif kind == _BROKER_LOGGER:
@@ -289,7 +313,8 @@ def _change_topic(call: Call, resource: Any, texts_after: TextsAfter) -> None:
 def _topic_to_alter(call: Call, resource: Any) -> TopicView:
     if resource.resource_type != _TOPIC:
         raise ConfigError(
-            "Only the settings of topics, groups, brokers and loggers can be changed here.", name=_REQUEST
+            "Only the settings of topics, groups, brokers, loggers and subscriptions to clients' metrics can be changed here.",
+            name=_REQUEST,
         )
     check_topic_name(resource.resource_name)
     view = topic_of(call.service.image, resource.resource_name, None)
@@ -308,6 +333,16 @@ def _change_group(call: Call, resource: Any, texts_after: TextsAfter) -> None:
     after = texts_after(resource, before, Kind(group_configs.setting, of_broker))
     group_configs.check(after, call.settings)
     _keep(call, GROUP_CONFIG, name, before, after)
+
+
+def _change_client_metrics(call: Call, resource: Any, texts_after: TextsAfter) -> None:
+    name = resource.resource_name
+    _require_subscription(name)
+    _require_different(resource)
+    before = client_metrics.given(call.service.image, name)
+    after = texts_after(resource, before, Kind(client_metrics.to_change, lambda _: ""))
+    client_metrics.check(after, _REQUEST)
+    _keep(call, CLIENT_METRICS_CONFIG, name, before, after)
 
 
 def _keep(call: Call, kind: str, name: str, before: Mapping[str, str], after: Mapping[str, str]) -> None:
@@ -375,7 +410,7 @@ def _usual(call: Call, view: TopicView, name: str) -> Any:
 
 
 def _replaced(resource: Any, before: Mapping[str, str], kind: Kind) -> dict[str, str]:
-    """The older request: a topic, a group or a broker has the settings that are given, and for all others its defaults."""
+    """The older request: a resource has the settings that are given, and for all others its defaults."""
     return {each.name: _not_null(each) for each in resource.configs}
 
 
@@ -424,17 +459,17 @@ def _without(listed: list[str], elements: list[str]) -> list[str]:
 
 
 def list_config_resources(call: Call) -> Any:
-    """Without types: all. The first version asks for those of client metrics, of which there are none."""
+    """Without types: all. The first version asks for those of client metrics."""
     Response = messages.ListConfigResourcesResponse
     wanted = call.request.resource_types or _KINDS
     if call.version < _FIRST_WITH_KINDS:
-        return Response(config_resources=[])
+        wanted = [_CLIENT_METRICS]
     if not set(wanted) <= _KINDS:
         return Response(error_code=ErrorCode.UNSUPPORTED_VERSION)
     image = call.service.image
     named = [(_TOPIC, name) for name in image.topics]
     named += [(kind, str(each)) for kind in (_BROKER, _BROKER_LOGGER) for each in call.endpoints]
-    named += [(_GROUP, name) for kind, name in image.kafka_configs if kind == GROUP_CONFIG]
+    named += [(_KEPT[kind], name) for kind, name in image.kafka_configs if kind in _KEPT]
     return Response(
         config_resources=[
             Response.ConfigResource(resource_name=name, resource_type=kind) for kind, name in named if kind in wanted

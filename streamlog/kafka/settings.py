@@ -23,7 +23,16 @@ INTERNAL_SEGMENT_BYTES = "internal.segment.bytes"
 
 # The types, as DescribeConfigs has them, and the sources.
 BOOLEAN, STRING, INT, LONG, DOUBLE, LIST = 1, 2, 3, 5, 6, 7
-OF_TOPIC, OF_BROKER_ITSELF, OF_ALL_BROKERS, OF_STATIC_BROKER, DEFAULT, OF_LOGGER, OF_GROUP = 1, 2, 3, 4, 5, 6, 8
+OF_TOPIC, OF_BROKER_ITSELF, OF_ALL_BROKERS, OF_STATIC_BROKER, DEFAULT, OF_LOGGER, OF_CLIENT_METRICS, OF_GROUP = (
+    1,
+    2,
+    3,
+    4,
+    5,
+    6,
+    7,
+    8,
+)
 _NAMES = {INT: "INT", LONG: "LONG", DOUBLE: "DOUBLE"}
 _MAX_INT, _MAX_LONG = (1 << 31) - 1, (1 << 63) - 1
 _WEEK_MS = 604_800_000

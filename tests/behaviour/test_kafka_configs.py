@@ -26,8 +26,8 @@ from tests.kafka_batches import Row, kafka_payload
 
 log = temporary_log
 
-TOPIC, BROKER, LOGGER, GROUP = 2, 4, 8, 32
-OF_TOPIC, OF_STATIC_BROKER, DEFAULT, OF_LOGGER, OF_GROUP = 1, 4, 5, 6, 8
+TOPIC, BROKER, LOGGER, METRICS, GROUP = 2, 4, 8, 16, 32
+OF_TOPIC, OF_STATIC_BROKER, DEFAULT, OF_LOGGER, OF_METRICS, OF_GROUP = 1, 4, 5, 6, 7, 8
 SET, DELETE, APPEND, SUBTRACT = 0, 1, 2, 3
 
 
@@ -135,7 +135,7 @@ def test_the_settings_of_a_broker_are_described(log: streamlog.StreamLog, listen
     assert described(listener, BROKER, "7").error_code == ErrorCode.INVALID_REQUEST
     assert described(listener, TOPIC, "none").error_code == ErrorCode.UNKNOWN_TOPIC_OR_PARTITION
     assert described(listener, TOPIC, "a b").error_code == ErrorCode.INVALID_TOPIC_EXCEPTION
-    assert described(listener, 16, "x").error_code == ErrorCode.INVALID_REQUEST
+    assert described(listener, 17, "x").error_code == ErrorCode.INVALID_REQUEST
 
 
 def test_a_setting_that_was_given_is_the_topics_whatever_its_value(
@@ -607,6 +607,60 @@ def test_what_groups_have_no_mechanism_for_is_kept_and_said_to_have_no_effect(li
     assert "no effect" not in found[SESSION].documentation
     assert altered(listener, "g", (SESSION, SET, "50000"), kind=GROUP, only_validates=True).error_code == ErrorCode.NONE
     assert of_group(listener)[SESSION][1] == DEFAULT
+
+
+# -- subscriptions to metrics of clients -----------------------------------------------------------------
+
+
+def of_metrics(listener: Listener, name: str = "m") -> dict[str, tuple[str, int]]:
+    return {each.name: (each.value, each.config_source) for each in described(listener, METRICS, name).configs}
+
+
+def subscriptions(listener: Listener, version: int) -> list[str]:
+    resources = asked(listener, 74, version, messages.ListConfigResourcesRequest()).config_resources
+    return [each.resource_name for each in resources if each.resource_type == METRICS]
+
+
+def test_a_subscription_to_metrics_is_kept_listed_and_outlives_the_log(tmp_path: Path) -> None:
+    given = ("interval.ms", SET, "500"), ("match", SET, "client_id=a.*, client_software_name=x")
+    with streamlog.open(tmp_path / "log") as log, Listener(log) as listener:
+        at_first = {"interval.ms": ("300000", DEFAULT), "match": ("", DEFAULT), "metrics": ("", DEFAULT)}
+        assert of_metrics(listener) == at_first
+        validated = altered(listener, "m", *given, kind=METRICS, only_validates=True)
+        assert (validated.error_code, subscriptions(listener, 0)) == (ErrorCode.NONE, [])
+        assert altered(listener, "m", *given, kind=METRICS).error_code == ErrorCode.NONE
+    with streamlog.open(tmp_path / "log") as log, Listener(log) as listener:
+        assert subscriptions(listener, 0) == subscriptions(listener, 1) == ["m"]
+        assert of_metrics(listener) == {
+            "interval.ms": ("500", OF_METRICS),
+            "match": ("client_id=a.*,client_software_name=x", OF_METRICS),
+            "metrics": ("", DEFAULT),
+        }
+        gone = altered(listener, "m", ("interval.ms", DELETE, None), ("match", DELETE, None), kind=METRICS)
+        assert (gone.error_code, subscriptions(listener, 0)) == (ErrorCode.NONE, [])
+        assert of_metrics(listener) == at_first
+
+
+@pytest.mark.parametrize(
+    ("name", "change", "error"),
+    [
+        ("m", ("interval.ms", SET, "99"), ErrorCode.INVALID_REQUEST),
+        ("m", ("interval.ms", SET, "3600001"), ErrorCode.INVALID_REQUEST),
+        ("m", ("interval.ms", SET, "x"), ErrorCode.INVALID_CONFIG),
+        ("m", ("no.such", SET, "1"), ErrorCode.INVALID_REQUEST),
+        ("m", ("match", SET, "client_id"), ErrorCode.INVALID_CONFIG),
+        ("m", ("match", SET, "client=a"), ErrorCode.INVALID_CONFIG),
+        ("m", ("match", SET, "client_id=("), ErrorCode.INVALID_CONFIG),
+        ("m", ("metrics", APPEND, "a"), ErrorCode.INVALID_CONFIG),
+        ("m", ("metrics", SET, None), ErrorCode.INVALID_REQUEST),
+        ("", ("metrics", SET, "a"), ErrorCode.INVALID_REQUEST),
+    ],
+)
+def test_a_setting_that_a_subscription_cannot_have_is_refused_as_by_kafka(
+    listener: Listener, name: str, change: Any, error: ErrorCode
+) -> None:
+    assert altered(listener, name, change, kind=METRICS).error_code == error
+    assert subscriptions(listener, 0) == []
 
 
 @pytest.fixture

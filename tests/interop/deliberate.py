@@ -66,6 +66,7 @@ DELIBERATE: tuple[Deliberate, ...] = (
     Deliberate("configs_of_the_broker", "min.insync.replicas.config_source", _STATIC),
     Deliberate("configs_of_brokers", "*.min.insync.replicas*", _STATIC),
     Deliberate("changing_configs", "no operation[0]", _SAYS_WHAT),
+    Deliberate("client_metrics_subscriptions", "refused.no operation", _SAYS_WHAT),
     Deliberate("configs_of_a_group", "at first.consumer.heartbeat.interval.ms.*", _OFTEN),
     Deliberate("configs_of_a_group", "given.consumer.heartbeat.interval.ms.synonyms[1]*", _OFTEN),
 )

@@ -352,3 +352,60 @@ def levels_of_loggers(bootstrap: str) -> Any:
         "another broker": change("root", SET, "DEBUG", "9"),
         "replaced": error_name(ask(bootstrap, "AlterConfigs", 2, resources=wanted).responses[0].error_code),
     }
+
+
+@scenario
+def client_metrics_subscriptions(bootstrap: str) -> Any:
+    """CLIENT_METRICS (KIP-714): what a subscription has, how that is changed, what is refused, and how it is listed."""
+    name = "client_metrics_subscriptions"
+
+    def configs(of: str = name) -> dict[str, Any]:
+        return {each.name: each for each in described(bootstrap, CLIENT_METRICS, of, include_synonyms=True).configs}
+
+    def change(title: str, operation: int, value: str | None, of: str = name, **given: Any) -> str:
+        return altered(bootstrap, of, (title, operation, value), kind=CLIENT_METRICS, **given)
+
+    def listed(version: int, **given: Any) -> list[Any]:
+        resources = ask(bootstrap, "ListConfigResources", version, **given).config_resources
+        return [each.resource_type for each in resources if each.resource_name == name]
+
+    found: dict[str, Any] = {"at first": configs(), "listed at first": listed(0)}
+    found["refused"] = {
+        "too often": change("interval.ms", SET, "99"), "too rare": change("interval.ms", SET, "3600001"),
+        "no number": change("interval.ms", SET, "x"), "unknown": change("no.such", SET, "1"),
+        "unknown, deleted": change("no.such", DELETE, None), "null": change("metrics", SET, None),
+        "a pattern without a value": change("match", SET, "client_id"),
+        "a pattern for nothing known": change("match", SET, "client=a"),
+        "a pattern that is none": change("match", SET, "client_id=("),
+        "appended to no list": change("interval.ms", APPEND, "1"),
+        "no operation": change("metrics", 7, "a"),
+        "no name": altered(bootstrap, "", ("metrics", SET, "a"), kind=CLIENT_METRICS),
+        "of no name": error_name(described(bootstrap, CLIENT_METRICS, "").error_code),
+    }  # fmt: skip
+    found["validated"] = change("interval.ms", SET, "500", validate_only=True)
+    found["set"] = change("interval.ms", SET, "500"), change("metrics", SET, "org.apache.kafka.producer. , b")
+    until(lambda: "org" in (configs()["metrics"].value if "metrics" in configs() else ""))
+    found["given"] = configs()
+    found["appended"] = (
+        change("metrics", APPEND, "c,b"),
+        change("match", APPEND, "client_id=a.*,client_software_name=x"),
+    )
+    found["matched"] = change("match", SET, "client_id=a.*,client_software_name=x")
+    until(lambda: "a.*" in configs()["match"].value)
+    found["then"] = configs()
+    found["subtracted"] = change("metrics", SUBTRACT, "b")
+    found["listed"] = listed(0), listed(1), listed(1, resource_types=[CLIENT_METRICS])
+    wanted = [
+        {"resource_type": CLIENT_METRICS, "resource_name": name, "configs": [{"name": "interval.ms", "value": "700"}]}
+    ]
+    found["replaced"] = error_name(ask(bootstrap, "AlterConfigs", 2, resources=wanted).responses[0].error_code)
+    until(lambda: configs()["interval.ms"].value == "700")
+    found["after it was replaced"] = configs()
+    found["deleted"] = (
+        change("interval.ms", DELETE, None),
+        change("metrics", DELETE, None),
+        change("match", DELETE, None),
+    )
+    until(lambda: not listed(0))
+    found["in the end"] = configs(), listed(1)
+    return found
