@@ -62,7 +62,28 @@ A = TypeVar("A", bound=Attached)
 logger = logging.getLogger("streamlog.kafka")
 
 _THREADS = 4
-"""For what may block (see `Call.blocking`). What comes while all of them are busy waits; each connection has one request at a time."""
+"""For what may block (see `Call.blocking`), and as many for administrators' requests. What comes while all of them are busy waits;
+each connection has one request at a time.
+"""
+_OF_ADMINISTRATORS = frozenset(
+    {
+        ApiKey.CREATE_TOPICS,
+        ApiKey.DELETE_TOPICS,
+        ApiKey.DELETE_RECORDS,
+        ApiKey.CREATE_PARTITIONS,
+        ApiKey.ELECT_LEADERS,
+        ApiKey.ALTER_PARTITION_REASSIGNMENTS,
+        ApiKey.ALTER_CONFIGS,
+        ApiKey.INCREMENTAL_ALTER_CONFIGS,
+        ApiKey.DESCRIBE_LOG_DIRS,
+        ApiKey.DESCRIBE_PRODUCERS,
+        ApiKey.DESCRIBE_QUORUM,
+        ApiKey.DESCRIBE_TRANSACTIONS,
+    }
+)
+"""APIs that may wait for other brokers for as long as a request takes at most: they have threads of their own, so that producers and
+consumers do not wait for them.
+"""
 _TURN_S = 10.0
 """How long another thread waits for the listener's thread: until it listens, has ended, or has sockets for the brokers that run."""
 _SWEEP_S = 1.0
@@ -331,6 +352,9 @@ class Serving:
         self.endpoints: dict[int, Endpoint] = {}
         """Where each broker that runs is reached; replaced when that changes."""
         self._executor: Executor = ThreadPoolExecutor(_THREADS, "streamlog-kafka")
+        self._administration: Executor = ThreadPoolExecutor(_THREADS, "streamlog-kafka-admin")
+        self._administer = partial(self._blocking, self._administration)
+        self._work = partial(self._blocking, self._executor)
         self._loop = asyncio.new_event_loop()
         self._following: asyncio.Task[None] | None = None
         self._handshakes: set[asyncio.Task[None]] = set()  # the loop has weak references to its tasks alone
@@ -386,7 +410,8 @@ class Serving:
             return
         self._soon(self._loop.stop)
         join_thread(self._thread, timeout_s)
-        self._executor.shutdown(wait=False, cancel_futures=True)
+        for executor in (self._executor, self._administration):
+            executor.shutdown(wait=False, cancel_futures=True)
 
     # -- for its control -----------------------------------------------------------------------------
 
@@ -566,8 +591,9 @@ class Serving:
                 if key != ApiKey.FETCH:  # it knows how much it brings
                     connection.reserve(_ANSWER_BYTES)
             request = protocol.decode_request(header, frame, at)
+            blocking = self._administer if key in _OF_ADMINISTRATORS else self._work
             call = Call(
-                self.service, self._settings, self.endpoints, self._blocking, broker_id, connection.host,
+                self.service, self._settings, self.endpoints, blocking, broker_id, connection.host,
                 header.client_id or "", version, request, connection,
             )  # fmt: skip
             response = handler(call) if interceptor is None else interceptor.answer(self, key, call, handler)
@@ -631,7 +657,8 @@ class Serving:
             return
         connection.reply(None if response is None else protocol.encode_response(header, response))
 
-    def _blocking(self, respond: Callable[[], Any]) -> Completion[Any]:
+    @staticmethod
+    def _blocking(executor: Executor, respond: Callable[[], Any]) -> Completion[Any]:
         done: Completion[Any] = Completion()
 
         def finish(future: Future[Any]) -> None:
@@ -641,7 +668,7 @@ class Serving:
             else:
                 done.complete(future.result())
 
-        self._executor.submit(respond).add_done_callback(finish)
+        executor.submit(respond).add_done_callback(finish)
         return done
 
 

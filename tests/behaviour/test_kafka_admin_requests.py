@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import socket
+import threading
+from contextlib import ExitStack
 from typing import Any
 
 import pytest
 
 import streamlog
-from streamlog.kafka import Listener, messages
+from streamlog.kafka import Listener, messages, protocol
 from streamlog.kafka.errors import ErrorCode
 from streamlog.testing import ManualClock
-from tests.kafka.clients import asked
+from tests.kafka.clients import WAIT_S, asked, frame_of
 from tests.kafka.fixtures import listener_of_log, temporary_log
 from tests.kafka.members import ClassicMember, commit, commit_in_transaction, heartbeat, new_producer
 
@@ -253,3 +256,39 @@ def test_a_topic_that_is_created_has_no_message_of_an_error(listener: Listener) 
     request = messages.CreateTopicsRequest(topics=[Topic(name="new", num_partitions=1, replication_factor=1)])
     (made,) = asked(listener, 19, 7, request).topics
     assert (made.error_code, made.error_message) == (ErrorCode.NONE, None)
+
+
+def test_elections_that_wait_keep_no_producer_and_no_consumer_waiting(
+    log: streamlog.StreamLog, listener: Listener, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whatever may block has a few threads, and an election waits for brokers."""
+    log["t"].send(b"v", partition=0).result()
+    may_end, begun = threading.Event(), threading.Semaphore(0)
+
+    def elected(*_: Any) -> tuple[ErrorCode, None]:
+        begun.release()
+        assert may_end.wait(WAIT_S)
+        return ErrorCode.NONE, None
+
+    monkeypatch.setattr("streamlog.kafka.topics._elected", elected)
+    Elect, Offsets = messages.ElectLeadersRequest, messages.ListOffsetsRequest
+    wanted = [Elect.TopicPartitions(topic="t", partitions=[0])]
+    request = Elect(election_type=0, topic_partitions=wanted, timeout_ms=60_000)
+    header = messages.RequestHeader(request_api_key=43, request_api_version=2, correlation_id=7)
+    host, _, port = listener.bootstrap_servers.rpartition(":")
+    with ExitStack() as stack:
+        stack.callback(may_end.set)
+        waiting = [stack.enter_context(socket.create_connection((host, int(port)), WAIT_S)) for _ in range(8)]
+        for connection in waiting:
+            connection.sendall(b"".join(protocol.encode_request(header, request)))
+        for _ in range(4):
+            assert begun.acquire(timeout=WAIT_S)
+        partition = Offsets.ListOffsetsPartition(partition_index=0, timestamp=0)  # read from the disk
+        by_time = Offsets(replica_id=-1, topics=[Offsets.ListOffsetsTopic(name="t", partitions=[partition])])
+        assert asked(listener, 2, 7, by_time).topics[0].partitions[0].offset == 0
+        assert new_producer(listener, "x")
+        assert asked(listener, 10, 2, messages.FindCoordinatorRequest(key="g")).error_code == ErrorCode.NONE
+        may_end.set()
+        for connection in waiting:
+            answer = protocol.decode_response(header, frame_of(connection))
+            assert answer.replica_election_results[0].partition_result[0].error_code == ErrorCode.NONE
