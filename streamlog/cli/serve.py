@@ -44,7 +44,9 @@ def serve(
 ) -> None:
     """Serve the log to Kafka's clients, until Ctrl-C."""
     from ..kafka import Listener
+    from ..kafka.listener import check_hosts
 
+    check_hosts(host, advertised_host, is_open=allow_insecure)  # before a log is created
     raise_descriptor_limit()  # many clients, and no other program in this process
     with open_log(ctx, directory, create=True, brokers=brokers) as log:
         listener = Listener(

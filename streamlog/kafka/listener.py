@@ -17,8 +17,8 @@ from functools import partial
 from types import MappingProxyType, TracebackType
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
+from ..broker.api import ClassicGroupConfig, Service
 from ..broker.api import Listener as Attached
-from ..broker.api import Service
 from ..broker.delayed_fetch import DelayedFetch
 from ..config import choice, integer, text, typed
 from ..errors import ClosedError, ConfigError, RequestTimedOutError, StreamlogError, forked
@@ -170,18 +170,8 @@ class Listener:
         for name, flag in (("auto_create_topics", auto_create_topics), ("allow_insecure", allow_insecure)):
             choice(name, flag, (True, False))
         port = integer("port", port, 0, MAX_PORT)
-        _require_host("host", host)
-        if advertised_host is not None:
-            _require_host("advertised_host", advertised_host)
         _require_server_side(tls)
-        if tls is None and not allow_insecure:
-            _require_loopback(host)
-        if advertised_host is None and host in ("0.0.0.0", "::"):
-            raise ConfigError(
-                f"host={host!r} means every address of this machine, and clients need one that they can come to: give "
-                f"advertised_host.",
-                name="advertised_host",
-            )
+        check_hosts(host, advertised_host, is_open=tls is not None or allow_insecure)
         config = settings.broker_config(broker_config, settings.KAFKA_DEFAULTS)
         delay_ms = integer("initial_rebalance_delay_ms", initial_rebalance_delay_ms, 0)
         self._log = log
@@ -253,6 +243,21 @@ class Listener:
         return f"<streamlog.kafka.Listener {self.bootstrap_servers if is_open else 'closed'}>"
 
 
+def check_hosts(host: str, advertised_host: str | None, *, is_open: bool) -> None:
+    """Raises ConfigError for a host that is none, and, unless the listener `is_open` to others, for one that others reach."""
+    _require_host("host", host)
+    if advertised_host is not None:
+        _require_host("advertised_host", advertised_host)
+    if not is_open:
+        _require_loopback(host)
+    if advertised_host is None and host in ("0.0.0.0", "::"):
+        raise ConfigError(
+            f"host={host!r} means every address of this machine, and clients need one that they can come to: give "
+            f"advertised_host.",
+            name="advertised_host",
+        )
+
+
 def _require_host(name: str, host: object) -> None:
     """Raises ConfigError for what is neither a name nor an address, above all for one with a port."""
     text(name, host)
@@ -301,6 +306,24 @@ _here: weakref.WeakSet[Serving] = weakref.WeakSet()
 """Those of this process, for `_after_fork`."""
 
 
+def _require_same_groups(listener: Serving) -> None:
+    """Raises ConfigError if another listener of the log has other settings of groups: they have one coordinator."""
+    for other in list(_here):
+        if (
+            other.service is not listener.service
+            or other.is_closed
+            or other.is_forked
+            or other.groups == listener.groups
+        ):
+            continue
+        differing = sorted({name for name, _ in set(other.groups.items()) ^ set(listener.groups.items())})
+        raise ConfigError(
+            f"Another listener of this log has other settings of classic groups ({', '.join(differing)}), and a log has one coordinator "
+            f"for each group. Give both the same, or close the other one.",
+            name=differing[0],
+        )
+
+
 def _after_fork() -> None:
     for serving in list(_here):
         serving.abandon()
@@ -329,8 +352,11 @@ class Serving:
         limits: Limits = Limits(),  # noqa: B008  (immutable)
     ) -> None:
         service.require_writable("What a client of Kafka's sends")
-        service.classic_group_config = service.classic_group_config._replace(**groups)
         self.service = service
+        self.groups = groups
+        """The settings of classic groups, which are those of the log."""
+        _require_same_groups(self)
+        service.classic_group_config = ClassicGroupConfig(**groups)  # nothing of those of a listener that was closed
         self.interceptor = interceptor
         """It is asked in place of the handlers, if there is one."""
         self._host, self._port, self._advertised_host, self._tls = host, port, advertised_host, tls

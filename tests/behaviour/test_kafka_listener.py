@@ -444,4 +444,4 @@ def test_a_listener_whose_log_was_closed_has_no_address_and_does_not_start() -> 
 def test_a_port_that_is_taken_is_an_oserror_and_leaves_nothing(log: streamlog.StreamLog, listener: Listener) -> None:
     port = int(listener.bootstrap_servers.rpartition(":")[2])
     with pytest.raises(OSError):
-        Listener(log, port=port).start()
+        Listener(log, port=port, initial_rebalance_delay_ms=20).start()

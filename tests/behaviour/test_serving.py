@@ -73,6 +73,52 @@ def test_other_machines_are_let_in_only_if_that_is_said(
     )  # fmt: skip
     assert refused.returncode == 1
     assert "--allow-insecure" in refused.stderr
+    assert not path.exists(), "nothing is created by a command that is refused"
+
+
+def test_a_log_that_has_another_number_of_brokers_than_was_asked_for_says_so(path: Path) -> None:
+    with streamlog.open(path):
+        pass
+    for brokers, said in ((3, "The log has 1 broker, not 3: --brokers is for a log that is created"), (1, "")):
+        command = [
+            sys.executable,
+            "-m",
+            "streamlog",
+            "serve",
+            "-d",
+            str(path),
+            "--port",
+            "0",
+            "--brokers",
+            str(brokers),
+        ]
+        with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process:
+            assert process.stderr is not None
+            first = process.stderr.readline()
+            assert first.startswith(said or "Serving ")
+            if said:
+                served(process)
+            process.send_signal(signal.SIGINT)
+            assert process.wait(WAIT_S) == 130
+
+
+def test_two_listeners_of_a_log_have_the_same_settings_of_groups() -> None:
+    """They were those of the one that was started last, without a word."""
+    given = {"group.max.size": "7"}
+    with streamlog.open() as log, streamlog.open() as another, Listener(log, broker_config=given) as first:
+        with pytest.raises(ConfigError, match=r"Another listener.*max_size"):
+            Listener(log).start()
+        with pytest.raises(ConfigError, match="initial_rebalance_delay_ms"):
+            Listener(log, broker_config=given, initial_rebalance_delay_ms=7).start()
+        assert first.bootstrap_servers
+        with Listener(log, broker_config=given, auto_create_topics=False) as second, Listener(another):
+            assert second.bootstrap_servers
+            first.close()
+            with pytest.raises(ConfigError, match="max_size"):
+                first = Listener(log)
+                first.start()
+        with Listener(log):
+            assert log._engine.service.classic_group_config.max_size > 7
 
 
 def test_a_port_that_is_taken_is_said(path: Path) -> None:
