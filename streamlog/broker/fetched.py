@@ -6,11 +6,12 @@ The bytes are those on disk. Nothing of a batch is used before its checksums are
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ..errors import CorruptRecordError
 from ..records.batch import BatchHeader, corrupt, first_and_last, read_header, verify_payload
 from ..records.columns import BatchColumns
+from ..records.core import core
 from ..records.decode import decode
 from ..runtime.api import Completion, contained
 from ..runtime.values import refuse_to_copy
@@ -19,6 +20,9 @@ from ..storage.tail import EMPTY, FetchData
 from ..storage.tail import UNKNOWN_END as UNKNOWN_END
 from ..storage.transactions import AbortedTransaction, AbortedTransactions
 from ..types import Buffer
+
+if TYPE_CHECKING:
+    from .._core import RecordReader
 
 _new: Any = tuple.__new__  # namedtuple's own __new__ is a Python call
 
@@ -66,6 +70,9 @@ class FetchResult(Completion["FetchResult"]):
     )
 
     __reduce_ex__ = refuse_to_copy
+
+    has_reader = core is not None
+    """Whether `reader` can be used."""
 
     def __init__(
         self, chunk: FetchData, high_watermark: int, log_start_offset: int, diverging_epoch: EpochEnd | None = None
@@ -120,6 +127,19 @@ class FetchResult(Completion["FetchResult"]):
         next_offset = header.base_offset + header.last_offset_delta + 1
         batch: FetchedBatch = _new(FetchedBatch, (header, columns, next_offset, path, position))
         return batch
+
+    def reader(
+        self, at: int, position: int, record_type: type[Any], topic: str, partition: int, leader_epoch: int
+    ) -> RecordReader:
+        """The core's reader of the batches from `at` on, for records from offset `position` on. REQUIRES: `has_reader`.
+
+        It stops before what it leaves to `batch_at`: among others, batches that may have to be hidden.
+        """
+        assert core is not None
+        chunk, hides = self._chunk, self._aborted is not None
+        return core.RecordReader(
+            chunk.data, at, position, chunk.seed, record_type, topic, partition, leader_epoch, hides
+        )
 
     def without_data(self) -> FetchResult:
         """The result to be the `after` of the next fetch, when its batches are not used any more."""

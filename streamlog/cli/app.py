@@ -22,6 +22,7 @@ from ..errors import (
     UnknownTopicOrPartitionError,
     did_you_mean,
 )
+from ..records.core import core
 from ..runtime.disk import path_of
 from ..types import TopicPartition
 from . import render as output
@@ -144,7 +145,7 @@ Partitions = Annotated[
 
 def _print_version(wanted: bool) -> None:
     if wanted:
-        output.say(f"streamlog {streamlog.__version__}")
+        output.say(f"streamlog {streamlog.__version__} ({'pure Python' if core is None else 'core in C'})")
         raise typer.Exit
 
 
@@ -154,7 +155,13 @@ def root(
     directory: Directory = None,
     as_json: Json = False,
     version: Annotated[
-        bool, option("--version", callback=_print_version, is_eager=True, help="Print the version and exit.")
+        bool,
+        option(
+            "--version",
+            callback=_print_version,
+            is_eager=True,
+            help="Print the version, and whether the core in C is in use, and exit.",
+        ),
     ] = False,
 ) -> None:
     named = os.environ.get("STREAMLOG_DIR")

@@ -6,6 +6,7 @@
 - `decode`: the one way from a verified batch to its columns, whatever its form.
 - `single`: a batch of one record, encoded directly. `control`: the markers that end transactions.
 - `compression`: the codecs, by Kafka's numbers.
+- `core`: what of this is done in C instead, where `streamlog/_core.c` was built.
 
 All are pure functions of their arguments. Batches are made by `client/producer/batch.py`,
 stamped with their offsets by `storage/log.py`, and decoded by `client/consumer/decode.py` only when a reader

@@ -17,8 +17,9 @@ out.
 
 from __future__ import annotations
 
+from array import array
 from collections.abc import Iterator, Sequence
-from itertools import repeat
+from itertools import accumulate, repeat
 from typing import Any, NamedTuple
 
 import msgpack
@@ -39,6 +40,7 @@ from .batch import (
     directory_of,
     hash_payload,
 )
+from .core import core
 
 OFFSETS, TIMESTAMPS, KEYS, VALUES, HEADERS = 1, 2, 3, 4, 5
 _BYTES_ONLY = frozenset((KEYS, VALUES))
@@ -82,6 +84,14 @@ def seal(
 
     Cost: about 40 ns per record for keys and values of bytes, and a fixed 2 µs.
     """
+    if core is not None and headers is None and offset_deltas is None and last_offset_delta is None and not codec:
+        made = core.seal(seed, keys, values, timestamps, count)
+        if made is not None:
+            payload, digest, directory, base_ts, max_ts, newest = made
+            return SealedBatch(
+                payload, digest, directory, attributes | FORM_COLUMNS, count, count - 1, base_ts, max_ts, newest,
+                len(payload), delete_horizon=delete_horizon, seed=seed,
+            )  # fmt: skip
     columns: list[tuple[int, bytes]] = []
     if values is None and count > MAX_FREE_RECORDS:
         values = [None] * count
@@ -278,6 +288,21 @@ class BatchColumns:
             self.values() or [None] * n,
             self.headers() or [()] * n,
         )
+
+
+def buffers(column: Sequence[bytes | None]) -> tuple[bytes | None, bytes, bytes]:
+    """A column as Arrow has one of binary values: validity bits, None if no entry is None; offsets of 32 bits; all bytes."""
+    if core is not None and type(column) is core.Column:
+        return column.buffers()
+    ends = array("i", accumulate((0 if entry is None else len(entry) for entry in column), initial=0))
+    validity = None
+    if None in column:
+        bits = bytearray((len(column) + 7) // 8)
+        for at, entry in enumerate(column):
+            if entry is not None:
+                bits[at >> 3] |= 1 << (at & 7)
+        validity = bytes(bits)
+    return validity, ends.tobytes(), b"".join([entry for entry in column if entry is not None])
 
 
 def records_of(

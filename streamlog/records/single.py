@@ -20,6 +20,7 @@ from .batch import (
     header_len_for,
 )
 from .columns import KEYS, VALUES
+from .core import core
 
 # The header without its checksum, then the directory of one column or two.
 _VALUE_ONLY = Struct("<" + PREFIX_FORMAT + REST_FORMAT + "B" + ENTRY_FORMAT).pack
@@ -53,7 +54,7 @@ class SequencedRecord(NamedTuple):
         return 0
 
 
-def encode_one(
+def python_encode_one(
     seed: int, key: bytes | None, value: bytes, timestamp: int, base_offset: int, leader_epoch: int, append_ms: int,
     producer_id: int = NO_PRODUCER, producer_epoch: int = -1, base_sequence: int = -1, attributes: int = 0,
 ) -> bytes:  # fmt: skip
@@ -89,3 +90,6 @@ def encode_one(
         )  # fmt: skip
     checksum = (xxh3_64_intdigest(plain, seed) & _CHECKSUM_MASK).to_bytes(4, "little")
     return b"".join((plain[:HASH_AT], checksum, plain[HASH_AT:], payload))
+
+
+encode_one = python_encode_one if core is None else core.encode_one

@@ -24,6 +24,7 @@ import streamlog.cli.repair
 import streamlog.cli.topics  # each adds its commands
 from streamlog import TopicPartition
 from streamlog.cli.app import app
+from streamlog.records.core import core
 from tests.times import LONG
 
 DAY = 86_400_000
@@ -664,7 +665,7 @@ def test_without_the_extra_the_command_says_which_one_to_install(child: Child) -
 
 
 def test_the_version_needs_no_metadata_of_an_installation(terminal: Terminal) -> None:
-    assert terminal("--version") == f"streamlog {streamlog.__version__}\n"
+    assert terminal("--version") == f"streamlog {streamlog.__version__} ({'core in C' if core else 'pure Python'})\n"
 
 
 def test_importing_streamlog_loads_no_package_of_the_extra(child: Child) -> None:

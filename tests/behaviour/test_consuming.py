@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import random
 from collections.abc import Callable
 from concurrent.futures import Future
 from typing import Any
@@ -209,3 +210,87 @@ def test_until_end_waits_no_longer_than_its_timeout_for_one_record(log: streamlo
         with contextlib.suppress(TimeoutError):
             seen += list(consumer.until_end(timeout=0.02))
         assert seen == []
+
+
+def test_records_of_every_kind_come_in_order_however_they_are_polled(
+    log: streamlog.StreamLog, rng: random.Random
+) -> None:
+    """What is read fast is followed by what takes the long way: compressed, with headers, of transactions."""
+    topic, partition = log.create_topic("t"), TopicPartition("t", 0)
+    sent: list[tuple[bytes | None, bytes | None]] = []
+    with log.producer(linger_ms=1000, transactional_id="x") as transactional, log.producer(linger_ms=1000) as plain:
+        for number in range(60):
+            how = rng.choice(["one", "many", "many", "headers", "compressed", "committed", "aborted"])
+            values = [b"%d-%d" % (number, at) for at in range(rng.choice([1, 2, 30]))]
+            keys: list[bytes | None] = [rng.choice([None, b"k%d-%d" % (number, at)]) for at in range(len(values))]
+            if how == "one":
+                keys, values = keys[:1], values[:1]
+                topic.send(values[0], key=keys[0])
+            elif how == "headers":
+                plain.send_many("t", values, keys, headers={"h": b"1"}).result()
+            elif how == "compressed":
+                with log.producer(compression_type="gzip") as zipped:
+                    zipped.send_many("t", values, keys)
+            elif how in ("committed", "aborted"):
+                transactional.begin_transaction()
+                transactional.send_many("t", values, keys).result()
+                if how == "aborted":
+                    transactional.abort_transaction()
+                    continue
+                transactional.commit_transaction()
+            else:
+                plain.send_many("t", values, keys).result()
+            sent += zip(keys, values, strict=True)
+    with log.consumer() as consumer:
+        consumer.assign([partition])
+        consumer.seek_to_beginning()
+        got: list[tuple[Any, Any]] = []
+        while len(got) < len(sent):
+            n = rng.choice([1, 2, 7, 100])
+            if rng.random() < 0.5:
+                got += [(record.key, record.value) for record in consumer.poll(max_records=n)]
+            else:
+                for batch in consumer.poll_batches(max_records=n):
+                    got += zip(batch.keys, batch.values, strict=True)
+            if rng.random() < 0.2:
+                consumer.seek(partition, consumer.position(partition))
+        assert got == sent
+        assert consumer.poll() == [] == consumer.poll_batches()
+
+
+def test_the_buffers_of_a_batch_are_its_columns_as_arrow_has_them(log: streamlog.StreamLog) -> None:
+    topic = log.create_topic("t")
+    values = [None if at % 3 == 0 else b"v" * at for at in range(20)]
+    topic.send_many(values, [b"k%d" % at for at in range(20)])
+    topic.send_many(["text"], headers={"h": b"1"})
+    first, second = topic.read_batches(start=0)
+    (cut,) = topic.read_batches(start=5, end=8)
+    for batch in (first, second, cut):
+        for name, column in (("key", batch.keys), ("value", batch.values)):
+            validity, ends, data = batch.buffers(name)  # type: ignore[arg-type]
+            assert (len(ends), ends.itemsize, ends[0], ends[-1]) == (len(batch) + 1, 4, 0, len(data))
+            assert (validity is None) == (None not in column)
+            for at, entry in enumerate(column):
+                is_valid = validity is None or validity[at // 8] >> at % 8 & 1
+                assert (bytes(data[ends[at] : ends[at + 1]]) if is_valid else None) == entry
+    with pytest.raises(streamlog.ConfigError, match="'key' or 'value', not 'keys'"):
+        first.buffers("keys")  # type: ignore[arg-type]
+
+
+def test_the_buffers_of_a_batch_are_before_its_deserializer(log: streamlog.StreamLog) -> None:
+    log.create_topic("t").send('{"a": 1}')
+    (batch,) = log.topic("t", value_serde=streamlog.serde.json).read_batches()
+    assert (list(batch.values), bytes(batch.buffers("value")[2])) == ([{"a": 1}], b'{"a": 1}')
+
+
+@pytest.mark.parametrize("size", [10, 2_000, 5_700, 40_000])
+def test_a_poll_that_ends_where_a_fetch_ends_is_followed_by_the_next_record(
+    log: streamlog.StreamLog, size: int
+) -> None:
+    """Batches of one size: each is where, in the next fetch, another one of them would be too."""
+    topic = log.create_topic("t")
+    for _ in range(24):
+        topic.send(b"x" * size)
+    with log.consumer("t") as consumer:
+        polled = [record.offset for _ in range(24) for record in consumer.poll(max_records=1)]
+    assert polled == list(range(24))

@@ -59,6 +59,7 @@ MORE_MEMBERS = {
         "replication_throttle_bytes_per_s",  # how fast replicas are copied
     },
     "Reassignment": {"cancel"},
+    "RecordBatch": {"buffers"},  # a column as Arrow has it
     "Records": {"from_iterable"},  # of itertools.chain
     "StreamlogError": {"copy"},  # to raise an error that is kept
     "Workers": {"close"},  # in a comment of the stub, as for all handles

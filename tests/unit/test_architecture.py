@@ -20,7 +20,7 @@ PACKAGE = Path(__file__).resolve().parents[2] / "streamlog"
 
 # A package imports from the lines above its own; packages on one line do not import each other.
 LAYERS: tuple[tuple[str, ...], ...] = (
-    ("types",),
+    ("types", "_core"),
     ("errors",),
     ("config",),
     ("records",),
@@ -85,6 +85,7 @@ MAY_IMPORT: dict[str, dict[str, set[str]]] = {
             "CONTROL",
             "LOG_APPEND_TIME",
             "TRANSACTIONAL",
+            "core",
             "decode",
             "records_of",
             "seed_of",
@@ -218,6 +219,7 @@ def source() -> Modules:
     return [
         module(str(path.relative_to(PACKAGE)), path.read_text(encoding="utf-8"))
         for path in sorted(PACKAGE.rglob("*.py"))
+        if path.parent.name != "_build"  # it builds the package, and is no part of it
     ]
 
 
@@ -234,7 +236,7 @@ def for_types_only(tree: ast.Module) -> set[ast.AST]:
 
 def imports_of(module: Module, modules: Modules, *, types: bool = True) -> Iterator[Import]:
     """Every import, also inside functions and, with `types`, under TYPE_CHECKING."""
-    files = {f"streamlog.{each.name.removesuffix('.__init__')}" for each in modules}
+    files = {"streamlog._core", *(f"streamlog.{each.name.removesuffix('.__init__')}" for each in modules)}
     package = ("streamlog", *module.path.split("/")[:-1])
     left_out = set() if types else for_types_only(module.tree)
     for node in ast.walk(module.tree):

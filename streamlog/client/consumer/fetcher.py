@@ -8,7 +8,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterator
 from itertools import islice
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ...broker.api import Service
 from ...broker.fetched import NOTHING, UNKNOWN_END, FetchedBatch, FetchResult
@@ -30,6 +30,9 @@ from . import decode
 from .decode import Decoder
 from .record_batch import RecordBatch
 
+if TYPE_CHECKING:
+    from ..._core import RecordReader
+
 logger = logging.getLogger("streamlog.client")
 
 # The first fetch after a seek is one index interval, and of its batch only the records asked for are decoded, or these
@@ -41,6 +44,9 @@ GROWTH = 4
 MAX_BYTES = (1 << 17) - 256
 # How often one fetch finds the partition in an earlier leader epoch than it has heard of.
 _LOOKS = 3
+# Of which epochs the core in C takes batches; any other number is one epoch.
+_ANY_EPOCH, _NO_EPOCH = -1, -2
+_UNLIMITED = 1 << 62
 # Of how many leader epochs it is known where they began, of what was read last.
 _EPOCHS = 16
 
@@ -56,7 +62,7 @@ class PartitionFetcher:
     """
 
     __slots__ = ("_at", "_bytes", "_current", "_epoch", "_epochs", "_fetched", "_known_end", "_last_epoch", "_max_bytes", "_next",
-        "_rest", "_service", "_skip", "_whole", "_window", "at", "decoder", "end", "isolation", "name", "position", "queued",
+        "_reader", "_rest", "_service", "_skip", "_whole", "_window", "at", "decoder", "end", "isolation", "name", "position", "queued",
         "topic_id")  # fmt: skip
 
     def __init__(
@@ -130,6 +136,7 @@ class PartitionFetcher:
 
     def _forget(self) -> None:
         self._current: Iterator[Record[Any, Any]] | None = None
+        self._reader: RecordReader | None = None  # of the batches from `_at` on, of which it may have given a part
         self._next = self.position
         self._fetched = NOTHING
         self._at = 0  # the index of the next batch in its data
@@ -140,7 +147,7 @@ class PartitionFetcher:
         """At the end: keep no bytes of what was given, only where reading goes on."""
         fetched = self._fetched
         if fetched.size > FIRST_BYTES and self.position >= self.end:
-            self._current = self._rest = None
+            self._current = self._rest = self._reader = None
             self._fetched = fetched.without_data()
             self._at = 0
 
@@ -181,13 +188,38 @@ class PartitionFetcher:
                 self._current = None
                 self.position = self._next
             # With some records, and at the end that the last fetch has found: do not fetch again.
-            batch = self._next_batch(fetch=want == n or self.position < self.end)
+            may_fetch = want == n or self.position < self.end
+            if FetchResult.has_reader and self.decoder.plain and self._rest is None:
+                if not self._has_data(may_fetch):
+                    return
+                want -= self._take_usual(out, want)
+                if not want:
+                    return
+                if self._at >= self._fetched.size:
+                    continue
+            batch = self._next_batch(may_fetch)
             if batch is None:
                 return
             self._current, self._next = decode.records(batch, self.decoder, self.position, max(want, self._window))
             if self._next < batch.next_offset:
                 self._window *= GROWTH
                 self._rest = batch
+
+    def _begin_reader(self) -> RecordReader:
+        epoch = _ANY_EPOCH
+        if self._epoch is not None:  # it has to be noted in Python where an epoch begins
+            epoch = _NO_EPOCH if self._last_epoch is None else self._last_epoch
+        self._reader = reader = self._fetched.reader(self._at, self.position, Record, *self.name, epoch)
+        return reader
+
+    def _take_usual(self, out: list[Record[Any, Any]], n: int) -> int:
+        """As `take`, from the core in C, of the usual batches at `_at`. REQUIRES: nothing has to be deserialized."""
+        reader = self._reader or self._begin_reader()
+        taken = reader.take(out, n)
+        self._at, self.position = reader.at, reader.position
+        if taken < n:
+            self._reader = None
+        return taken
 
     def take_batches(self, out: list[RecordBatch[Any, Any]], n: int, exactly: bool) -> int:
         """Append batches of about `n` records in all to `out`; how many records. The last one may be cut."""
@@ -198,7 +230,22 @@ class PartitionFetcher:
         self._whole = False
         taken = 0
         while taken < n:
+            reader = self._reader
+            if reader is not None:
+                columns = reader.next_batch(n - taken if exactly else _UNLIMITED)
+                self._at = reader.at
+                if columns is not None:
+                    self.position = columns.next_offset
+                    taken += columns.record_count
+                    out.append(RecordBatch._of(columns, self.decoder))
+                    continue
+                self._reader = None
             try:
+                if FetchResult.has_reader and self._rest is None and (reader is None or self._at >= self._fetched.size):
+                    if not self._has_data(fetch=True):
+                        break
+                    self._begin_reader()
+                    continue
                 batch = self._next_batch()
             except StreamlogError:
                 self._forget()
@@ -234,43 +281,24 @@ class PartitionFetcher:
 
         Without `fetch`, only from what was fetched before.
         """
+        self._reader = None  # it does not follow
         while True:
-            try:
-                batch = self._rest
-                if batch is not None:
-                    self._rest = None
-                else:
-                    fetched, at = self._fetched, self._at
-                    if at >= fetched.size:
-                        if not fetch:
-                            return None
-                        if self._epoch is None:
-                            found = self._service.fetch(self.at, self.position, self._bytes, self.isolation, fetched)
-                        else:
-                            found = self._fetch_in_epoch(self._epoch, fetched)
-                        fetched = found if type(found) is FetchResult else result_of(found)
-                        if not fetched.size:
-                            self.end = self.position
-                            if self._fetched.size > FIRST_BYTES:
-                                self.release()
-                            return None
-                        self._fetched, self._at, at = fetched, 0, 0
-                        self.end = fetched.end_offset
-                        self._bytes = min(self._bytes * GROWTH, self._max_bytes)
-                    batch = fetched.batch_at(at)
-                    self._at = at + batch.header.batch_len
-                    if self._epoch is not None and batch.header.leader_epoch != self._last_epoch:
-                        self._last_epoch = batch.header.leader_epoch
-                        self._epochs = [*self._epochs[1 - _EPOCHS :], (batch.header.base_offset, self._last_epoch)]
-            except CorruptRecordError as error:
-                if self._fetch_elsewhere(error):
+            batch = self._rest
+            if batch is not None:
+                self._rest = None
+            elif not self._has_data(fetch):
+                return None
+            else:
+                try:
+                    batch = self._fetched.batch_at(self._at)
+                except CorruptRecordError as error:
+                    if not self._pass_damage(error):
+                        raise
                     continue
-                if not self._skip:
-                    raise
-                self._skip_damage(error)
-                continue
-            except NotLeaderError:
-                return None  # not the end: `end` says that there may be more, so the next call asks again
+                self._at += batch.header.batch_len
+                if self._epoch is not None and batch.header.leader_epoch != self._last_epoch:
+                    self._last_epoch = batch.header.leader_epoch
+                    self._epochs = [*self._epochs[1 - _EPOCHS :], (batch.header.base_offset, self._last_epoch)]
             if batch.next_offset <= self.position:
                 continue
             header = batch.header
@@ -278,6 +306,41 @@ class PartitionFetcher:
                 self.position = batch.next_offset
                 continue
             return batch
+
+    def _has_data(self, fetch: bool) -> bool:
+        """Whether something is left of what was fetched, or, with `fetch`, is brought now."""
+        while self._at >= self._fetched.size:
+            if not fetch:
+                return False
+            try:
+                if self._epoch is None:
+                    found = self._service.fetch(self.at, self.position, self._bytes, self.isolation, self._fetched)
+                else:
+                    found = self._fetch_in_epoch(self._epoch, self._fetched)
+                fetched = found if type(found) is FetchResult else result_of(found)
+            except CorruptRecordError as error:
+                if not self._pass_damage(error):
+                    raise
+                continue
+            except NotLeaderError:
+                return False  # not the end: `end` says that there may be more, so the next call asks again
+            if not fetched.size:
+                self.end = self.position
+                if self._fetched.size > FIRST_BYTES:
+                    self.release()
+                return False
+            self._fetched, self._at, self._reader = fetched, 0, None
+            self.end = fetched.end_offset
+            self._bytes = min(self._bytes * GROWTH, self._max_bytes)
+        return True
+
+    def _pass_damage(self, error: CorruptRecordError) -> bool:
+        """Go on with what another replica has, or, if the program wants that, after the damage; whether it does."""
+        if self._fetch_elsewhere(error):
+            return True
+        if self._skip:
+            self._skip_damage(error)
+        return self._skip
 
     def _fetch_elsewhere(self, damage: CorruptRecordError) -> bool:
         """Go on with what another replica has in place of the damaged batch; whether one has it.
@@ -290,7 +353,7 @@ class PartitionFetcher:
             raise error
         if error is not None:
             return False
-        self._fetched, self._at = result_of(found), 0
+        self._fetched, self._at, self._reader = result_of(found), 0, None
         self.end = self._fetched.end_offset
         return True
 

@@ -4,12 +4,29 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from itertools import repeat
-from typing import Any, Generic
+from typing import TYPE_CHECKING, Any, Generic, Literal, Protocol, Self, TypeAlias
 
 from ...broker.fetched import FetchedBatch
-from ...errors import StreamlogError
+from ...errors import ConfigError, StreamlogError
+from ...records import columns
 from ...types import HeaderTuple, K, Record, V
 from .decode import Decoder, Deserialize, undecodable
+
+if TYPE_CHECKING:
+    from ..._core import Columns as CoreColumns
+
+Buffers: TypeAlias = tuple[memoryview | None, memoryview, memoryview]
+"""A column as Arrow has it: validity, offsets, data; see `RecordBatch.buffers`."""
+
+
+class _Columns(Protocol):
+    """What a batch needs of its columns, whose methods raise ValueError if they contradict its header. None: an absent one."""
+
+    def offsets(self) -> Sequence[int]: ...
+    def timestamps(self) -> Sequence[int] | None: ...
+    def keys(self) -> Sequence[bytes | None] | None: ...
+    def values(self) -> Sequence[bytes | None] | None: ...
+    def headers(self) -> Sequence[HeaderTuple] | None: ...
 
 
 class RecordBatch(Generic[K, V]):
@@ -26,26 +43,44 @@ class RecordBatch(Generic[K, V]):
     [(0, [b'alice', b'bob'])]
     """
 
-    __slots__ = ("_batch", "_decoder", "_keys", "_length", "_low", "_next_offset", "_offsets", "_stop", "_times", "_values")  # fmt: skip
+    __slots__ = ("_base_offset", "_base_timestamp", "_batch", "_columns", "_decoder", "_keys", "_length", "_low", "_next_offset",
+        "_offsets", "_stop", "_times", "_values")  # fmt: skip
 
     def __init__(self, batch: FetchedBatch, decoder: Decoder, start: int = 0, end: int | None = None) -> None:
         """For the library's own use."""
         header = batch.header
-        self._batch = batch
+        self._batch: FetchedBatch | None = batch
+        self._begin(
+            batch.columns, decoder, header.base_offset, header.base_timestamp, header.record_count, batch.next_offset
+        )
+        if start > header.base_offset or (end is not None and end < batch.next_offset):
+            self._cut(start, batch.next_offset if end is None else min(end, batch.next_offset))
+
+    @classmethod
+    def _of(cls, source: CoreColumns, decoder: Decoder) -> Self:
+        """For the library's own use: of columns that are known to be sound."""
+        made = cls.__new__(cls)
+        made._batch = None
+        made._begin(source, decoder, source.base_offset, source.base_timestamp, source.record_count, source.next_offset)
+        return made
+
+    def _begin(
+        self, source: _Columns, decoder: Decoder, base_offset: int, base_timestamp: int, count: int, next_offset: int
+    ) -> None:  # fmt: skip
+        self._columns = source
         self._decoder = decoder
+        self._base_offset, self._base_timestamp = base_offset, base_timestamp
         self._offsets: Sequence[int] | None = None
         self._times: Sequence[int] | None = None
         self._keys: Sequence[Any] | None = None
         self._values: Sequence[Any] | None = None
         self._low = 0
-        self._stop = self._length = header.record_count
-        next_offset = self._next_offset = header.base_offset + header.last_offset_delta + 1
-        if start > header.base_offset or (end is not None and end < next_offset):
-            self._cut(start, next_offset if end is None else min(end, next_offset))
+        self._stop = self._length = count
+        self._next_offset = next_offset
 
     def _cut(self, start: int, end: int) -> None:
         """Leave out the records before offset `start`, and those at or after `end`."""
-        offsets = self._column(self._batch.columns.offsets, 0)
+        offsets = self._column(self._columns.offsets, 0)
         self._low = sum(1 for offset in offsets if offset < start)
         self._stop = max(self._low, sum(1 for offset in offsets if offset < end))
         self._length = self._stop - self._low
@@ -64,12 +99,12 @@ class RecordBatch(Generic[K, V]):
     @property
     def base_offset(self) -> int:
         """The offset of the first record."""
-        return self.offsets[0] if self._length else self._batch.header.base_offset
+        return self.offsets[0] if self._length else self._base_offset
 
     @property
     def last_offset(self) -> int:
         """The offset of the last record."""
-        return self.offsets[-1] if self._length else self._batch.header.last_offset
+        return self.offsets[-1] if self._length else self._next_offset - 1
 
     @property
     def next_offset(self) -> int:
@@ -80,14 +115,14 @@ class RecordBatch(Generic[K, V]):
     def offsets(self) -> Sequence[int]:
         """Each record's offset, ascending."""
         if self._offsets is None:
-            self._offsets = self._column(self._batch.columns.offsets, 0)
+            self._offsets = self._column(self._columns.offsets, 0)
         return self._offsets
 
     @property
     def timestamps(self) -> Sequence[int]:
         """Each record's timestamp, ms since the epoch."""
         if self._times is None:
-            self._times = self._column(self._batch.columns.timestamps, self._batch.header.base_timestamp)
+            self._times = self._column(self._columns.timestamps, self._base_timestamp)
         return self._times
 
     @property
@@ -95,7 +130,7 @@ class RecordBatch(Generic[K, V]):
         """Each record's key. Raises DeserializationError if a deserializer fails on one."""
         keys = self._keys
         if keys is None:
-            keys = self._column(self._batch.columns.keys, None)
+            keys = self._column(self._columns.keys, None)
             if self._decoder.deserialize_key is not None:
                 keys = self._decoded(keys, self._decoder.deserialize_key)
             self._keys = keys
@@ -106,7 +141,7 @@ class RecordBatch(Generic[K, V]):
         """Each record's value. Raises DeserializationError if a deserializer fails on one."""
         values = self._values
         if values is None:
-            values = self._column(self._batch.columns.values, None)
+            values = self._column(self._columns.values, None)
             if self._decoder.deserialize_value is not None:
                 values = self._decoded(values, self._decoder.deserialize_value)
             self._values = values
@@ -115,12 +150,34 @@ class RecordBatch(Generic[K, V]):
     @property
     def headers(self) -> Sequence[HeaderTuple]:
         """Each record's headers: pairs of a name and bytes or None."""
-        return self._column(self._batch.columns.headers, ())
+        return self._column(self._columns.headers, ())
+
+    def buffers(self, name: Literal["key", "value"]) -> Buffers:
+        """A column as Arrow has it: (validity, offsets, data), with no object for each record. Before any deserializer.
+
+        `validity` has a bit for each record, the least significant first, and is None if no entry is None. `offsets` are one
+        more than there are records, of 32 bits: entry i is `data[offsets[i]:offsets[i + 1]]`. Cost: a copy of the bytes.
+
+        >>> import streamlog
+        >>> with streamlog.open() as log:
+        ...     topic = log.create_topic("orders")
+        ...     _ = topic.send_many(["9.50", None, "3.20"])
+        ...     validity, offsets, data = next(topic.read_batches()).buffers("value")
+        ...     bytes(validity), offsets.tolist(), bytes(data)
+        (b'\\x05', [0, 4, 4, 8], b'9.503.20')
+        """
+        if name not in ("key", "value"):
+            raise ConfigError(f"buffers() takes 'key' or 'value', not {name!r}.", name="name")
+        column = self._column(self._columns.keys if name == "key" else self._columns.values, None)
+        made = columns.buffers(column)
+        return memoryview(made[0]) if made[0] is not None else None, memoryview(made[1]).cast("i"), memoryview(made[2])
 
     def _column(self, read: Callable[[], Sequence[Any] | None], absent: Any) -> Sequence[Any]:
         try:
             column = read()
         except (ValueError, TypeError) as error:
+            if self._batch is None:
+                raise
             raise self._batch.damaged(error) from error
         if column is None:
             return [absent] * self._length
@@ -140,7 +197,7 @@ class RecordBatch(Generic[K, V]):
 
     def _raw(self, at: int) -> Record[Any, Any]:
         """The record at index `at` as bytes."""
-        keys, values = self._column(self._batch.columns.keys, None), self._column(self._batch.columns.values, None)
+        keys, values = self._column(self._columns.keys, None), self._column(self._columns.values, None)
         return Record(
             self.topic, self.partition, self.offsets[at], self.timestamps[at], keys[at], values[at], self.headers[at]
         )

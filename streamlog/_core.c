@@ -1,0 +1,1112 @@
+/* streamlog._core: the parts of the library that are run for each record, in C.
+
+   Optional. Each function here has a twin in Python, which says what it has to do, and which runs where this module was not
+   built: `records/columns.py` and `records/single.py` for the encoding, `records/columns.py` and `broker/fetched.py` for the
+   decoding. `records/core.py` decides which is used. The bytes and the answers are the same; tests/unit/records/test_core.py
+   compares them.
+
+   Only what is usual is done here. Whatever is not (compression, headers of records, gaps in the offsets, damage) is left to
+   Python: a function then returns None, or stops before it, and Python goes the long way, which also words the errors.
+
+   The format of a batch is in storage/FORMAT.md. Nothing of a batch is used before its checksums are verified, and a
+   column is walked once from end to end before the first of its records is made: so the loops that make records need no
+   checks. All memory that is handed out is owned by Python objects.
+
+   The interpreter's lock is held throughout, but for signal handlers, which are let run between two batches. */
+
+#define PY_SSIZE_T_CLEAN
+#include <Python.h>
+#include <structmember.h>
+#include <stdint.h>
+#include <stdlib.h>
+#include <string.h>
+
+#if !defined(__BYTE_ORDER__) || __BYTE_ORDER__ != __ORDER_LITTLE_ENDIAN__
+#error "The format is little-endian, and this module reads it as it lies in memory: here the library runs without it."
+#endif
+
+/* -- the format: see records/batch.py ---------------------------------------------------------------------------- */
+
+enum {
+    AT_VERSION = 4, AT_HEADER_LEN = 5, AT_BATCH_LEN = 7, AT_HEADER_HASH = 11, AT_PAYLOAD_HASH = 15, AT_ATTRIBUTES = 23,
+    AT_BASE_OFFSET = 27, AT_LAST_OFFSET_DELTA = 35, AT_LEADER_EPOCH = 39, AT_RECORD_COUNT = 43, AT_BASE_TIMESTAMP = 47,
+    AT_MAX_TIMESTAMP = 55, AT_MAX_TIMESTAMP_DELTA = 63, AT_APPEND_TIMESTAMP = 67, AT_DELETE_HORIZON = 75,
+    AT_PRODUCER_ID = 83, AT_PRODUCER_EPOCH = 91, AT_BASE_SEQUENCE = 93, AT_UNCOMPRESSED_LEN = 97, AT_SCHEMA_ID = 101,
+    AT_KEY_ID = 105, FIXED_LEN = 109, ENTRY_LEN = 5
+};
+static const char MAGIC[4] = {'S', 'L', 'B', 2};
+enum { VERSION = 2, TIMESTAMPS = 2, KEYS = 3, VALUES = 4, MOST_COLUMNS = 3 };
+enum { LOG_APPEND_TIME = 1 << 8, TRANSACTIONAL = 1 << 9 };
+#define MAX_BATCH_LEN (1u << 30)
+#define MAX_FREE_RECORDS (1u << 22)
+#define MAX_OFFSET ((int64_t)1 << 62)
+
+static inline uint16_t get16(const uint8_t *p) { uint16_t v; memcpy(&v, p, 2); return v; }
+static inline uint32_t get32(const uint8_t *p) { uint32_t v; memcpy(&v, p, 4); return v; }
+static inline uint64_t get64(const uint8_t *p) { uint64_t v; memcpy(&v, p, 8); return v; }
+static inline void put16(uint8_t *p, uint16_t v) { memcpy(p, &v, 2); }
+static inline void put32(uint8_t *p, uint32_t v) { memcpy(p, &v, 4); }
+static inline void put64(uint8_t *p, uint64_t v) { memcpy(p, &v, 8); }
+
+/* -- hashing: by the xxhash package's own function, once for a header and once for a payload ------------------------ */
+
+static PyObject *xxh3_64_intdigest;
+
+/* The hash of a bytes-like object. -1 with an exception set, else 0. */
+static int hash_object(PyObject *data, PyObject *seed, uint64_t *digest) {
+    PyObject *args[] = {data, seed};
+    PyObject *result = PyObject_Vectorcall(xxh3_64_intdigest, args, 2, NULL);
+    if (result == NULL)
+        return -1;
+    *digest = PyLong_AsUnsignedLongLong(result);
+    Py_DECREF(result);
+    return *digest == (uint64_t)-1 && PyErr_Occurred() ? -1 : 0;
+}
+
+static int hash_memory(const uint8_t *p, size_t n, PyObject *seed, uint64_t *digest) {
+    PyObject *view = PyMemoryView_FromMemory((char *)p, (Py_ssize_t)n, PyBUF_READ);
+    if (view == NULL)
+        return -1;
+    int result = hash_object(view, seed, digest);
+    Py_DECREF(view);
+    return result;
+}
+
+/* The checksum of a header: over all of it but the checksum itself. */
+static int hash_header(const uint8_t *p, size_t header_len, PyObject *seed, uint32_t *checksum) {
+    uint8_t hashed[FIXED_LEN + 1 + MOST_COLUMNS * ENTRY_LEN];
+    uint64_t digest;
+    memcpy(hashed, p, AT_HEADER_HASH);
+    memcpy(hashed + AT_HEADER_HASH, p + AT_PAYLOAD_HASH, header_len - AT_PAYLOAD_HASH);
+    if (hash_memory(hashed, header_len - 4, seed, &digest) < 0)
+        return -1;
+    *checksum = (uint32_t)digest;
+    return 0;
+}
+
+/* -- msgpack: as much of it as the columns need -------------------------------------------------------------------- */
+
+static inline size_t array_size(size_t n) { return n < 16 ? 1 : n < 65536 ? 3 : 5; }
+static inline uint8_t *put_array(uint8_t *w, size_t n) {
+    if (n < 16) {
+        *w++ = (uint8_t)(0x90 | n);
+    } else {
+        *w++ = n < 65536 ? 0xdc : 0xdd;
+        if (n >= 65536) {
+            *w++ = (uint8_t)(n >> 24);
+            *w++ = (uint8_t)(n >> 16);
+        }
+        *w++ = (uint8_t)(n >> 8);
+        *w++ = (uint8_t)n;
+    }
+    return w;
+}
+
+static inline size_t bin_size(size_t n) { return n + (n < 256 ? 2 : n < 65536 ? 3 : 5); }
+static inline uint8_t *put_bin(uint8_t *w, const void *data, size_t n) {
+    if (n < 256) {
+        *w++ = 0xc4;
+    } else if (n < 65536) {
+        *w++ = 0xc5;
+        *w++ = (uint8_t)(n >> 8);
+    } else {
+        *w++ = 0xc6;
+        *w++ = (uint8_t)(n >> 24);
+        *w++ = (uint8_t)(n >> 16);
+        *w++ = (uint8_t)(n >> 8);
+    }
+    *w++ = (uint8_t)n;
+    memcpy(w, data, n);
+    return w + n;
+}
+
+static inline size_t uint_size(uint64_t v) {
+    return v < 128 ? 1 : v < 256 ? 2 : v < 65536 ? 3 : v <= UINT32_MAX ? 5 : 9;
+}
+static inline uint8_t *put_uint(uint8_t *w, uint64_t v) {
+    int bytes = 0;
+    if (v >= 128) {
+        bytes = v < 256 ? 1 : v < 65536 ? 2 : v <= UINT32_MAX ? 4 : 8;
+        *w++ = bytes == 1 ? 0xcc : bytes == 2 ? 0xcd : bytes == 4 ? 0xce : 0xcf;
+    } else {
+        bytes = 1;
+    }
+    for (int shift = 8 * (bytes - 1); shift >= 0; shift -= 8)
+        *w++ = (uint8_t)(v >> shift);
+    return w;
+}
+
+typedef struct {
+    const uint8_t *at, *end; /* at == NULL: the column is absent */
+} Span;
+
+/* The next entry of a column of byte strings: 1 and its bytes, 0 for nil, -1 for anything else. */
+static inline int next_bin(Span *s, const uint8_t **data, size_t *n) {
+    const uint8_t *p = s->at;
+    size_t left = (size_t)(s->end - p), opening, length;
+    if (left < 1)
+        return -1;
+    switch (*p) {
+    case 0xc4:
+        if (left < 2)
+            return -1;
+        length = p[1], opening = 2;
+        break;
+    case 0xc5:
+        if (left < 3)
+            return -1;
+        length = (size_t)p[1] << 8 | p[2], opening = 3;
+        break;
+    case 0xc6:
+        if (left < 5)
+            return -1;
+        length = (size_t)p[1] << 24 | (size_t)p[2] << 16 | (size_t)p[3] << 8 | p[4], opening = 5;
+        break;
+    case 0xc0:
+        s->at = p + 1;
+        return 0;
+    default:
+        return -1;
+    }
+    if (left - opening < length)
+        return -1;
+    *data = p + opening, *n = length;
+    s->at = p + opening + length;
+    return 1;
+}
+
+/* The next entry of a column of integers that are not negative: 1, or -1 for anything else. */
+static inline int next_uint(Span *s, uint64_t *value) {
+    const uint8_t *p = s->at;
+    size_t left = (size_t)(s->end - p), bytes;
+    if (left < 1)
+        return -1;
+    if (*p < 0x80) {
+        *value = *p;
+        s->at = p + 1;
+        return 1;
+    }
+    if (*p < 0xcc || *p > 0xcf)
+        return -1;
+    bytes = (size_t)1 << (*p - 0xcc);
+    if (left < 1 + bytes)
+        return -1;
+    *value = 0;
+    for (size_t i = 1; i <= bytes; i++)
+        *value = *value << 8 | p[i];
+    s->at = p + 1 + bytes;
+    return 1;
+}
+
+/* Goes past the opening of an array of `count` entries; -1 if it is not one. */
+static inline int open_array(Span *s, uint32_t count) {
+    const uint8_t *p = s->at;
+    size_t left = (size_t)(s->end - p), opening;
+    uint32_t n;
+    if (left >= 1 && (*p & 0xf0) == 0x90)
+        n = *p & 15, opening = 1;
+    else if (left >= 3 && *p == 0xdc)
+        n = (uint32_t)p[1] << 8 | p[2], opening = 3;
+    else if (left >= 5 && *p == 0xdd)
+        n = (uint32_t)p[1] << 24 | (uint32_t)p[2] << 16 | (uint32_t)p[3] << 8 | p[4], opening = 5;
+    else
+        return -1;
+    s->at = p + opening;
+    return n == count ? 0 : -1;
+}
+
+/* -- decoding ------------------------------------------------------------------------------------------------------ */
+
+typedef struct {
+    uint32_t batch_len, count, attributes;
+    int32_t leader_epoch;
+    int64_t base_offset, next_offset, base_timestamp;
+    Span keys, values, timestamps; /* past the openings of their arrays */
+} Batch;
+
+/* The columns of a batch of which header and payload are verified: 1, or 0 if they are not the usual ones. */
+static int read_columns(const uint8_t *p, size_t header_len, Batch *b) {
+    unsigned columns = p[FIXED_LEN];
+    const uint8_t *body = p + header_len, *end = p + b->batch_len;
+    b->keys = b->values = b->timestamps = (Span){NULL, NULL};
+    if (columns > MOST_COLUMNS || header_len != FIXED_LEN + 1 + columns * ENTRY_LEN)
+        return 0;
+    for (unsigned i = 0; i < columns; i++) {
+        const uint8_t *entry = p + FIXED_LEN + 1 + i * ENTRY_LEN;
+        uint32_t length = get32(entry + 1);
+        Span *span = *entry == KEYS ? &b->keys : *entry == VALUES ? &b->values : *entry == TIMESTAMPS ? &b->timestamps : NULL;
+        if (span == NULL || span->at != NULL || length > (size_t)(end - body))
+            return 0;
+        *span = (Span){body, body + length};
+        if (open_array(span, b->count) < 0)
+            return 0;
+        Span walk = *span;
+        for (uint32_t n = 0; n < b->count; n++) {
+            const uint8_t *data;
+            size_t size;
+            uint64_t delta;
+            if (span == &b->timestamps) {
+                if (next_uint(&walk, &delta) < 0 || delta > (uint64_t)INT64_MAX - (uint64_t)b->base_timestamp)
+                    return 0;
+            } else if (next_bin(&walk, &data, &size) < 0) {
+                return 0;
+            }
+        }
+        if (walk.at != walk.end)
+            return 0;
+        body += length;
+    }
+    return body == end;
+}
+
+/* The batch at `p`, if it is a usual one and verifies: 1. 0: Python has to look at it. -1 with an exception set. */
+static int open_batch(const uint8_t *p, size_t room, PyObject *seed, uint32_t allowed, Batch *b) {
+    if (room < FIXED_LEN + 1 || memcmp(p, MAGIC, sizeof MAGIC) || p[AT_VERSION] != VERSION)
+        return 0;
+    size_t header_len = get16(p + AT_HEADER_LEN);
+    b->batch_len = get32(p + AT_BATCH_LEN);
+    if (header_len < FIXED_LEN + 1 || header_len > FIXED_LEN + 1 + MOST_COLUMNS * ENTRY_LEN || b->batch_len < header_len
+        || b->batch_len > MAX_BATCH_LEN || b->batch_len > room)
+        return 0;
+    uint32_t checksum;
+    if (hash_header(p, header_len, seed, &checksum) < 0)
+        return -1;
+    if (checksum != get32(p + AT_HEADER_HASH))
+        return 0;
+    b->attributes = get32(p + AT_ATTRIBUTES);
+    b->base_offset = (int64_t)get64(p + AT_BASE_OFFSET);
+    b->count = get32(p + AT_RECORD_COUNT);
+    b->leader_epoch = (int32_t)get32(p + AT_LEADER_EPOCH);
+    b->base_timestamp = (int64_t)get64(p + AT_BASE_TIMESTAMP);
+    if (b->attributes & ~allowed || b->count == 0 || b->count > MAX_FREE_RECORDS || get32(p + AT_LAST_OFFSET_DELTA) != b->count - 1
+        || b->base_offset < 0 || b->base_offset >= MAX_OFFSET || b->base_timestamp < 0)
+        return 0;
+    b->next_offset = b->base_offset + b->count;
+    uint64_t digest;
+    if (hash_memory(p + header_len, b->batch_len - header_len, seed, &digest) < 0)
+        return -1;
+    if (digest != get64(p + AT_PAYLOAD_HASH))
+        return 0;
+    return read_columns(p, header_len, b);
+}
+
+static PyObject *no_headers;
+
+/* A key or value. REQUIRES: the column was walked. */
+static inline PyObject *next_entry(Span *s) {
+    const uint8_t *data;
+    size_t n;
+    if (s->at != NULL && next_bin(s, &data, &n) == 1)
+        return PyBytes_FromStringAndSize((const char *)data, (Py_ssize_t)n);
+    return Py_NewRef(Py_None);
+}
+
+/* A Record. Takes over the references to `offset`, `timestamp`, `key` and `value`, one of which may be NULL after an error.
+
+   The garbage collector does not track it: all that is in it is atomic, so it is in no cycle. */
+static PyObject *new_record(
+    PyTypeObject *type, PyObject *topic, PyObject *partition, PyObject *offset, PyObject *timestamp, PyObject *key, PyObject *value) {
+    PyTupleObject *record = NULL;
+    if (offset != NULL && timestamp != NULL && key != NULL && value != NULL)
+        record = PyObject_GC_NewVar(PyTupleObject, type, 7);
+    if (record == NULL) {
+        Py_XDECREF(offset);
+        Py_XDECREF(timestamp);
+        Py_XDECREF(key);
+        Py_XDECREF(value);
+        return NULL;
+    }
+#if PY_VERSION_HEX >= 0x030E0000
+    record->ob_hash = -1;
+#endif
+    record->ob_item[0] = Py_NewRef(topic);
+    record->ob_item[1] = Py_NewRef(partition);
+    record->ob_item[2] = offset;
+    record->ob_item[3] = timestamp;
+    record->ob_item[4] = key;
+    record->ob_item[5] = value;
+    record->ob_item[6] = Py_NewRef(no_headers);
+    return (PyObject *)record;
+}
+
+/* -- columns ------------------------------------------------------------------------------------------------------- */
+
+/* The keys or the values of a batch: a sequence that makes each entry when it is asked for. */
+typedef struct {
+    PyObject_HEAD
+    PyObject *owner; /* holds the bytes */
+    Span entries;
+    uint32_t count;
+    uint32_t *starts; /* of the entries, once one in the middle was asked for */
+} Column;
+
+typedef struct {
+    PyObject_HEAD
+    Column *column;
+    Span rest;
+    uint32_t left;
+} ColumnIterator;
+
+static PyTypeObject Column_Type, ColumnIterator_Type;
+
+static PyObject *new_column(PyObject *owner, Span entries, uint32_t count) {
+    if (entries.at == NULL)
+        Py_RETURN_NONE;
+    Column *self = PyObject_New(Column, &Column_Type);
+    if (self == NULL)
+        return NULL;
+    self->owner = Py_NewRef(owner);
+    self->entries = entries;
+    self->count = count;
+    self->starts = NULL;
+    return (PyObject *)self;
+}
+
+static void column_dealloc(Column *self) {
+    Py_DECREF(self->owner);
+    PyMem_Free(self->starts);
+    PyObject_Free(self);
+}
+
+static Py_ssize_t column_length(Column *self) { return (Py_ssize_t)self->count; }
+
+static PyObject *column_item(Column *self, Py_ssize_t at) {
+    if (at < 0 || at >= (Py_ssize_t)self->count) {
+        PyErr_SetString(PyExc_IndexError, "column index out of range");
+        return NULL;
+    }
+    Span entry = self->entries;
+    const uint8_t *data;
+    size_t size;
+    if (self->starts == NULL && at > 8) {
+        uint32_t *starts = PyMem_Malloc(self->count * sizeof *starts);
+        if (starts == NULL)
+            return PyErr_NoMemory();
+        for (uint32_t n = 0; n < self->count; n++) {
+            starts[n] = (uint32_t)(entry.at - self->entries.at);
+            next_bin(&entry, &data, &size);
+        }
+        self->starts = starts;
+        entry = self->entries;
+    }
+    if (self->starts != NULL)
+        entry.at += self->starts[at];
+    else
+        for (Py_ssize_t n = 0; n < at; n++)
+            next_bin(&entry, &data, &size);
+    return next_entry(&entry);
+}
+
+static PyObject *column_list(Column *self, Py_ssize_t start, Py_ssize_t step, Py_ssize_t n) {
+    PyObject *list = PyList_New(n);
+    if (list == NULL)
+        return NULL;
+    Span rest = self->entries;
+    for (Py_ssize_t i = 0; i < n; i++) {
+        PyObject *entry = step == 1 && start == 0 ? next_entry(&rest) : column_item(self, start + i * step);
+        if (entry == NULL) {
+            Py_DECREF(list);
+            return NULL;
+        }
+        PyList_SET_ITEM(list, i, entry);
+    }
+    return list;
+}
+
+static PyObject *column_subscript(Column *self, PyObject *key) {
+    if (PySlice_Check(key)) {
+        Py_ssize_t start, stop, step;
+        if (PySlice_Unpack(key, &start, &stop, &step) < 0)
+            return NULL;
+        Py_ssize_t n = PySlice_AdjustIndices((Py_ssize_t)self->count, &start, &stop, step);
+        return column_list(self, start, step, n);
+    }
+    Py_ssize_t at = PyNumber_AsSsize_t(key, PyExc_IndexError);
+    if (at == -1 && PyErr_Occurred())
+        return NULL;
+    return column_item(self, at < 0 ? at + (Py_ssize_t)self->count : at);
+}
+
+static PyObject *column_as_list(Column *self, PyObject *Py_UNUSED(ignored)) { return column_list(self, 0, 1, (Py_ssize_t)self->count); }
+
+static PyObject *column_compare(PyObject *self, PyObject *other, int how) {
+    if (!PyList_Check(other) && !Py_IS_TYPE(other, &Column_Type))
+        Py_RETURN_NOTIMPLEMENTED;
+    PyObject *mine = column_as_list((Column *)self, NULL), *result = NULL;
+    PyObject *its = mine == NULL ? NULL : Py_IS_TYPE(other, &Column_Type) ? column_as_list((Column *)other, NULL) : Py_NewRef(other);
+    if (its != NULL)
+        result = PyObject_RichCompare(mine, its, how);
+    Py_XDECREF(mine);
+    Py_XDECREF(its);
+    return result;
+}
+
+static PyObject *column_repr(Column *self) {
+    PyObject *list = column_as_list(self, NULL), *text = list == NULL ? NULL : PyObject_Repr(list);
+    Py_XDECREF(list);
+    return text;
+}
+
+static PyObject *column_reduce(Column *self, PyObject *Py_UNUSED(ignored)) {
+    PyObject *list = column_as_list(self, NULL);
+    return list == NULL ? NULL : Py_BuildValue("O(N)", &PyList_Type, list);
+}
+
+/* A method of the list that the column is. */
+static PyObject *as_list_does(Column *self, const char *name, PyObject *args) {
+    PyObject *list = column_as_list(self, NULL), *method = list == NULL ? NULL : PyObject_GetAttrString(list, name), *result = NULL;
+    if (method != NULL)
+        result = PyObject_CallObject(method, args);
+    Py_XDECREF(list);
+    Py_XDECREF(method);
+    return result;
+}
+static PyObject *column_index(Column *self, PyObject *args) { return as_list_does(self, "index", args); }
+static PyObject *column_count(Column *self, PyObject *args) { return as_list_does(self, "count", args); }
+
+/* buffers() -> (validity, offsets, data), as Arrow has a column of binary values. */
+static PyObject *column_buffers(Column *self, PyObject *Py_UNUSED(ignored)) {
+    Span walk = self->entries;
+    const uint8_t *data;
+    size_t size, total = 0;
+    uint32_t nulls = 0;
+    for (uint32_t n = 0; n < self->count; n++) {
+        if (next_bin(&walk, &data, &size) == 1)
+            total += size;
+        else
+            nulls++;
+    }
+    PyObject *validity = nulls ? PyBytes_FromStringAndSize(NULL, ((Py_ssize_t)self->count + 7) / 8) : Py_NewRef(Py_None);
+    PyObject *offsets = PyBytes_FromStringAndSize(NULL, ((Py_ssize_t)self->count + 1) * 4);
+    PyObject *bytes = PyBytes_FromStringAndSize(NULL, (Py_ssize_t)total);
+    if (validity == NULL || offsets == NULL || bytes == NULL) {
+        Py_XDECREF(validity);
+        Py_XDECREF(offsets);
+        Py_XDECREF(bytes);
+        return NULL;
+    }
+    uint8_t *bits = nulls ? (uint8_t *)PyBytes_AS_STRING(validity) : NULL, *ends = (uint8_t *)PyBytes_AS_STRING(offsets);
+    uint8_t *w = (uint8_t *)PyBytes_AS_STRING(bytes);
+    uint32_t end = 0;
+    if (bits != NULL)
+        memset(bits, 0, (size_t)PyBytes_GET_SIZE(validity));
+    put32(ends, 0);
+    walk = self->entries;
+    for (uint32_t n = 0; n < self->count; n++) {
+        if (next_bin(&walk, &data, &size) == 1) {
+            memcpy(w + end, data, size);
+            end += (uint32_t)size;
+            if (bits != NULL)
+                bits[n >> 3] |= (uint8_t)(1u << (n & 7));
+        }
+        put32(ends + 4 * ((size_t)n + 1), end);
+    }
+    return Py_BuildValue("NNN", validity, offsets, bytes);
+}
+
+static PyObject *column_iterate(Column *self) {
+    ColumnIterator *made = PyObject_New(ColumnIterator, &ColumnIterator_Type);
+    if (made != NULL) {
+        made->column = (Column *)Py_NewRef(self);
+        made->rest = self->entries;
+        made->left = self->count;
+    }
+    return (PyObject *)made;
+}
+
+static void iterator_dealloc(ColumnIterator *self) {
+    Py_DECREF(self->column);
+    PyObject_Free(self);
+}
+
+static PyObject *iterator_next(ColumnIterator *self) {
+    if (self->left == 0)
+        return NULL;
+    self->left--;
+    return next_entry(&self->rest);
+}
+
+static PyObject *iterator_length_hint(ColumnIterator *self, PyObject *Py_UNUSED(ignored)) { return PyLong_FromUnsignedLong(self->left); }
+
+static PyMethodDef column_methods[] = {
+    {"buffers", (PyCFunction)(void (*)(void))column_buffers, METH_NOARGS,
+        "buffers()\n--\n\nThe column as Arrow has it: validity bits, or None if no entry is None; offsets of 32 bits; the bytes of all."},
+    {"index", (PyCFunction)(void (*)(void))column_index, METH_VARARGS, "index(value, start=0, stop=maxsize, /)\n--\n\nAs that of a list."},
+    {"count", (PyCFunction)(void (*)(void))column_count, METH_VARARGS, "count(value, /)\n--\n\nAs that of a list."},
+    {"__reduce__", (PyCFunction)(void (*)(void))column_reduce, METH_NOARGS, "For copy and pickle: a list."},
+    {NULL, NULL, 0, NULL},
+};
+static PyMethodDef iterator_methods[] = {
+    {"__length_hint__", (PyCFunction)(void (*)(void))iterator_length_hint, METH_NOARGS, NULL},
+    {NULL, NULL, 0, NULL},
+};
+static PySequenceMethods column_sequence = {.sq_length = (lenfunc)column_length, .sq_item = (ssizeargfunc)column_item};
+static PyMappingMethods column_mapping = {.mp_length = (lenfunc)column_length, .mp_subscript = (binaryfunc)column_subscript};
+static PyTypeObject Column_Type = {
+    PyVarObject_HEAD_INIT(NULL, 0)
+    .tp_name = "streamlog._core.Column",
+    .tp_doc = "The keys or the values of a batch: a sequence of bytes and None, each made when it is asked for.",
+    .tp_basicsize = sizeof(Column),
+    .tp_flags = Py_TPFLAGS_DEFAULT | Py_TPFLAGS_SEQUENCE | Py_TPFLAGS_DISALLOW_INSTANTIATION,
+    .tp_dealloc = (destructor)column_dealloc,
+    .tp_as_sequence = &column_sequence,
+    .tp_as_mapping = &column_mapping,
+    .tp_iter = (getiterfunc)column_iterate,
+    .tp_richcompare = column_compare,
+    .tp_hash = PyObject_HashNotImplemented,
+    .tp_repr = (reprfunc)column_repr,
+    .tp_methods = column_methods,
+};
+static PyTypeObject ColumnIterator_Type = {
+    PyVarObject_HEAD_INIT(NULL, 0)
+    .tp_name = "streamlog._core.ColumnIterator",
+    .tp_basicsize = sizeof(ColumnIterator),
+    .tp_flags = Py_TPFLAGS_DEFAULT | Py_TPFLAGS_DISALLOW_INSTANTIATION,
+    .tp_dealloc = (destructor)iterator_dealloc,
+    .tp_iter = PyObject_SelfIter,
+    .tp_iternext = (iternextfunc)iterator_next,
+    .tp_methods = iterator_methods,
+};
+
+/* The columns of one verified batch, with the methods of `BatchColumns`. */
+typedef struct {
+    PyObject_HEAD
+    PyObject *owner;
+    Batch batch;
+} Columns;
+
+static PyTypeObject Columns_Type;
+
+static void columns_dealloc(Columns *self) {
+    Py_DECREF(self->owner);
+    PyObject_Free(self);
+}
+
+static PyObject *columns_offsets(Columns *self, PyObject *Py_UNUSED(ignored)) {
+    return PyObject_CallFunction((PyObject *)&PyRange_Type, "LL", (long long)self->batch.base_offset, (long long)self->batch.next_offset);
+}
+
+static PyObject *columns_timestamps(Columns *self, PyObject *Py_UNUSED(ignored)) {
+    Span walk = self->batch.timestamps;
+    if (walk.at == NULL)
+        Py_RETURN_NONE;
+    PyObject *list = PyList_New((Py_ssize_t)self->batch.count);
+    for (uint32_t n = 0; list != NULL && n < self->batch.count; n++) {
+        uint64_t delta = 0;
+        next_uint(&walk, &delta);
+        PyObject *each = PyLong_FromLongLong(self->batch.base_timestamp + (int64_t)delta);
+        if (each == NULL)
+            Py_CLEAR(list);
+        else
+            PyList_SET_ITEM(list, (Py_ssize_t)n, each);
+    }
+    return list;
+}
+
+static PyObject *columns_keys(Columns *self, PyObject *Py_UNUSED(ignored)) {
+    return new_column(self->owner, self->batch.keys, self->batch.count);
+}
+static PyObject *columns_values(Columns *self, PyObject *Py_UNUSED(ignored)) {
+    return new_column(self->owner, self->batch.values, self->batch.count);
+}
+static PyObject *columns_headers(Columns *Py_UNUSED(self), PyObject *Py_UNUSED(ignored)) { Py_RETURN_NONE; }
+
+static PyMethodDef columns_methods[] = {
+    {"offsets", (PyCFunction)(void (*)(void))columns_offsets, METH_NOARGS, NULL},
+    {"timestamps", (PyCFunction)(void (*)(void))columns_timestamps, METH_NOARGS, "None: every record has `base_timestamp`."},
+    {"keys", (PyCFunction)(void (*)(void))columns_keys, METH_NOARGS, "None: no record has one."},
+    {"values", (PyCFunction)(void (*)(void))columns_values, METH_NOARGS, "None: no record has one."},
+    {"headers", (PyCFunction)(void (*)(void))columns_headers, METH_NOARGS, "None: no record has any."},
+    {NULL, NULL, 0, NULL},
+};
+static PyMemberDef columns_members[] = {
+    {"base_offset", T_LONGLONG, offsetof(Columns, batch.base_offset), READONLY, NULL},
+    {"next_offset", T_LONGLONG, offsetof(Columns, batch.next_offset), READONLY, NULL},
+    {"base_timestamp", T_LONGLONG, offsetof(Columns, batch.base_timestamp), READONLY, NULL},
+    {"record_count", T_UINT, offsetof(Columns, batch.count), READONLY, NULL},
+    {NULL, 0, 0, 0, NULL},
+};
+static PyTypeObject Columns_Type = {
+    PyVarObject_HEAD_INIT(NULL, 0)
+    .tp_name = "streamlog._core.Columns",
+    .tp_doc = "The columns of one verified batch, with the methods of `BatchColumns`.",
+    .tp_basicsize = sizeof(Columns),
+    .tp_flags = Py_TPFLAGS_DEFAULT | Py_TPFLAGS_DISALLOW_INSTANTIATION,
+    .tp_dealloc = (destructor)columns_dealloc,
+    .tp_methods = columns_methods,
+    .tp_members = columns_members,
+};
+
+/* -- reading fetched data -------------------------------------------------------------------------------------------- */
+
+typedef struct {
+    PyObject_HEAD
+    Py_buffer data;
+    PyObject *seed, *topic, *partition;
+    PyTypeObject *record_type;
+    int leader_epoch;    /* batches of another one are left to Python; -1: of any */
+    uint32_t allowed;    /* the attributes of batches that are not left to Python */
+    int is_inside;       /* a batch is open, of which `done` records were given */
+    uint32_t done;
+    Batch batch;
+    PyObject *timestamp; /* of all records of the open batch, if they have the same */
+    Py_ssize_t at;       /* of the batch that is next, or open */
+    long long position;  /* the offset of the next record to give */
+} RecordReader;
+
+static PyObject *reader_new(PyTypeObject *type, PyObject *args, PyObject *kwargs) {
+    static char *names[] = {"data", "at", "position", "seed", "record_type", "topic", "partition", "leader_epoch", "hides", NULL};
+    Py_buffer data;
+    Py_ssize_t at;
+    long long position;
+    PyObject *seed, *record_type, *topic, *partition;
+    int leader_epoch, hides;
+    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "y*nLO!O!UO!ip", names, &data, &at, &position, &PyLong_Type, &seed, &PyType_Type,
+            &record_type, &topic, &PyLong_Type, &partition, &leader_epoch, &hides))
+        return NULL;
+    PyTypeObject *record = (PyTypeObject *)record_type;
+    if (!PyType_IsSubtype(record, &PyTuple_Type) || record->tp_basicsize != PyTuple_Type.tp_basicsize || record->tp_dictoffset != 0
+        || record->tp_weaklistoffset != 0 || at < 0 || position < 0) {
+        PyErr_SetString(PyExc_ValueError, "record_type has to be a plain named tuple, at and position may not be negative");
+        PyBuffer_Release(&data);
+        return NULL;
+    }
+    RecordReader *self = (RecordReader *)type->tp_alloc(type, 0);
+    if (self == NULL) {
+        PyBuffer_Release(&data);
+        return NULL;
+    }
+    self->data = data;
+    self->at = at;
+    self->position = position;
+    self->seed = Py_NewRef(seed);
+    self->topic = Py_NewRef(topic);
+    self->partition = Py_NewRef(partition);
+    self->record_type = (PyTypeObject *)Py_NewRef(record_type);
+    self->leader_epoch = leader_epoch;
+    self->allowed = LOG_APPEND_TIME | (hides ? 0 : TRANSACTIONAL);
+    return (PyObject *)self;
+}
+
+static void reader_dealloc(RecordReader *self) {
+    PyBuffer_Release(&self->data);
+    Py_XDECREF(self->seed);
+    Py_XDECREF(self->topic);
+    Py_XDECREF(self->partition);
+    Py_XDECREF(self->record_type);
+    Py_XDECREF(self->timestamp);
+    Py_TYPE(self)->tp_free(self);
+}
+
+/* Opens the batch at `at`: 1. 0: Python has to look at it. -1 with an exception set. */
+static int reader_look(RecordReader *self) {
+    if (PyErr_CheckSignals() < 0) /* a handler may run here: between two batches all fields are true */
+        return -1;
+    Batch *b = &self->batch;
+    int usual = open_batch((const uint8_t *)self->data.buf + self->at, (size_t)(self->data.len - self->at), self->seed, self->allowed, b);
+    if (usual > 0 && self->leader_epoch != -1 && b->leader_epoch != self->leader_epoch)
+        return 0;
+    if (usual > 0 && b->attributes & LOG_APPEND_TIME)
+        b->timestamps.at = NULL;
+    return usual;
+}
+
+/* Opens the batch at `at`, and goes to the record at `position` in it. Returns what `reader_look` does. */
+static int reader_open(RecordReader *self) {
+    int usual = reader_look(self);
+    if (usual <= 0)
+        return usual;
+    Batch *b = &self->batch;
+    PyObject *timestamp = NULL;
+    if (b->timestamps.at == NULL && (timestamp = PyLong_FromLongLong(b->base_timestamp)) == NULL)
+        return -1;
+    Py_XSETREF(self->timestamp, timestamp);
+    self->done = 0;
+    if (self->position > b->base_offset) {
+        int64_t skip = self->position - b->base_offset;
+        self->done = skip < b->count ? (uint32_t)skip : b->count;
+        for (uint32_t n = 0; n < self->done; n++) {
+            const uint8_t *data;
+            size_t size;
+            uint64_t delta;
+            if (b->keys.at != NULL)
+                next_bin(&b->keys, &data, &size);
+            if (b->values.at != NULL)
+                next_bin(&b->values, &data, &size);
+            if (b->timestamps.at != NULL)
+                next_uint(&b->timestamps, &delta);
+        }
+    }
+    self->is_inside = 1;
+    return 1;
+}
+
+static PyObject *reader_take(RecordReader *self, PyObject *const *args, Py_ssize_t count) {
+    if (count != 2 || !PyList_CheckExact(args[0])) {
+        PyErr_SetString(PyExc_TypeError, "take(list, n)");
+        return NULL;
+    }
+    Py_ssize_t want = PyLong_AsSsize_t(args[1]), taken = 0;
+    if (want == -1 && PyErr_Occurred())
+        return NULL;
+    while (taken < want) {
+        if (!self->is_inside) {
+            if (self->at >= self->data.len)
+                break;
+            int usual = reader_open(self);
+            if (usual < 0)
+                return NULL;
+            if (usual == 0)
+                break;
+        }
+        Batch *b = &self->batch;
+        uint32_t n = self->done;
+        for (; n < b->count && taken < want; n++, taken++) {
+            uint64_t delta = 0;
+            PyObject *timestamp = self->timestamp;
+            if (timestamp != NULL) {
+                Py_INCREF(timestamp);
+            } else {
+                next_uint(&b->timestamps, &delta);
+                timestamp = PyLong_FromLongLong(b->base_timestamp + (int64_t)delta);
+            }
+            PyObject *record = new_record(self->record_type, self->topic, self->partition, PyLong_FromLongLong(b->base_offset + n),
+                timestamp, next_entry(&b->keys), next_entry(&b->values));
+            int appended = record == NULL ? -1 : PyList_Append(args[0], record);
+            Py_XDECREF(record);
+            if (appended < 0) {
+                self->is_inside = 0; /* the batch is opened anew, at `position` */
+                return NULL;
+            }
+            self->position = b->base_offset + n + 1;
+        }
+        self->done = n;
+        if (n == b->count) {
+            self->is_inside = 0;
+            self->at += b->batch_len;
+            if (self->position < b->next_offset)
+                self->position = b->next_offset;
+        }
+    }
+    return PyLong_FromSsize_t(taken);
+}
+
+/* next_batch(most) -> Columns, or None: at the end, and where Python has to look at the batch: also at one of which a part was
+   given, that begins before `position`, or has more than `most` records. */
+static PyObject *reader_next_batch(RecordReader *self, PyObject *most) {
+    Py_ssize_t limit = PyLong_AsSsize_t(most);
+    if (limit == -1 && PyErr_Occurred())
+        return NULL;
+    Batch *b = &self->batch;
+    for (;;) {
+        if (self->is_inside || self->at >= self->data.len)
+            Py_RETURN_NONE;
+        int usual = reader_look(self);
+        if (usual < 0)
+            return NULL;
+        if (usual == 0)
+            Py_RETURN_NONE;
+        if (b->next_offset > self->position)
+            break;
+        self->at += b->batch_len;
+    }
+    if (b->base_offset < self->position || (Py_ssize_t)b->count > limit)
+        Py_RETURN_NONE;
+    Columns *made = PyObject_New(Columns, &Columns_Type);
+    if (made == NULL)
+        return NULL;
+    made->owner = Py_NewRef(self);
+    made->batch = *b;
+    self->at += b->batch_len;
+    self->position = b->next_offset;
+    return (PyObject *)made;
+}
+
+static PyObject *reader_is_inside(RecordReader *self, void *Py_UNUSED(closure)) { return PyBool_FromLong(self->is_inside); }
+
+static PyMethodDef reader_methods[] = {
+    {"take", (PyCFunction)(void (*)(void))reader_take, METH_FASTCALL,
+        "take(out, n)\n--\n\nAppend up to n records to the list; how many. Fewer: the data ends, or the batch at `at` is not usual."},
+    {"next_batch", (PyCFunction)(void (*)(void))reader_next_batch, METH_O,
+        "next_batch(most, /)\n--\n\nThe columns of the batch at `at`. None: the data ends, or it is left to Python."},
+    {NULL, NULL, 0, NULL},
+};
+static PyMemberDef reader_members[] = {
+    {"at", T_PYSSIZET, offsetof(RecordReader, at), READONLY, "Where in the data the batch begins that is next, or of which some were given."},
+    {"position", T_LONGLONG, offsetof(RecordReader, position), READONLY, "The offset at which to go on."},
+    {NULL, 0, 0, 0, NULL},
+};
+static PyGetSetDef reader_properties[] = {
+    {"is_inside", (getter)reader_is_inside, NULL, "Whether more records of the batch at `at` are left.", NULL},
+    {NULL, NULL, NULL, NULL, NULL},
+};
+static PyTypeObject RecordReader_Type = {
+    PyVarObject_HEAD_INIT(NULL, 0)
+    .tp_name = "streamlog._core.RecordReader",
+    .tp_doc = "The records of the usual batches of fetched data, verified, from an offset on.",
+    .tp_basicsize = sizeof(RecordReader),
+    .tp_flags = Py_TPFLAGS_DEFAULT,
+    .tp_new = reader_new,
+    .tp_dealloc = (destructor)reader_dealloc,
+    .tp_methods = reader_methods,
+    .tp_members = reader_members,
+    .tp_getset = reader_properties,
+};
+
+/* -- encoding ------------------------------------------------------------------------------------------------------ */
+
+/* The size of a packed column of bytes objects and Nones, or -1 if there is anything else in it. */
+static Py_ssize_t packed_size(PyObject *column) {
+    Py_ssize_t n = PySequence_Fast_GET_SIZE(column), size = (Py_ssize_t)array_size((size_t)n);
+    PyObject **items = PySequence_Fast_ITEMS(column);
+    for (Py_ssize_t i = 0; i < n; i++) {
+        if (PyBytes_CheckExact(items[i])) {
+            if ((size_t)PyBytes_GET_SIZE(items[i]) > MAX_BATCH_LEN)
+                return -1;
+            size += (Py_ssize_t)bin_size((size_t)PyBytes_GET_SIZE(items[i]));
+        } else if (items[i] == Py_None) {
+            size += 1;
+        } else {
+            return -1;
+        }
+    }
+    return size;
+}
+
+static uint8_t *pack_column(uint8_t *w, PyObject *column) {
+    Py_ssize_t n = PySequence_Fast_GET_SIZE(column);
+    PyObject **items = PySequence_Fast_ITEMS(column);
+    w = put_array(w, (size_t)n);
+    for (Py_ssize_t i = 0; i < n; i++) {
+        if (items[i] == Py_None)
+            *w++ = 0xc0;
+        else
+            w = put_bin(w, PyBytes_AS_STRING(items[i]), (size_t)PyBytes_GET_SIZE(items[i]));
+    }
+    return w;
+}
+
+/* What the timestamps of a batch come to. */
+typedef struct {
+    int64_t least, greatest;
+    Py_ssize_t newest; /* the index of the first record that has the greatest */
+    size_t packed_size; /* of the differences to the least; 0: there are none */
+} Timestamps;
+
+/* 0, 1 if they are not the usual ones, or -1 with an exception set. `timestamps`: an int, or a sequence of some. */
+static int read_timestamps(PyObject *timestamps, Timestamps *t) {
+    int overflow;
+    if (PyLong_CheckExact(timestamps)) {
+        t->least = t->greatest = PyLong_AsLongLongAndOverflow(timestamps, &overflow);
+        t->newest = 0, t->packed_size = 0;
+        return overflow ? 1 : 0;
+    }
+    Py_ssize_t n = PySequence_Fast_GET_SIZE(timestamps);
+    PyObject **items = PySequence_Fast_ITEMS(timestamps);
+    for (Py_ssize_t i = 0; i < n; i++) {
+        if (!PyLong_CheckExact(items[i]))
+            return 1;
+        int64_t each = PyLong_AsLongLongAndOverflow(items[i], &overflow);
+        if (overflow || each < 0)
+            return 1;
+        if (i == 0 || each < t->least)
+            t->least = each;
+        if (i == 0 || each > t->greatest)
+            t->greatest = each, t->newest = i;
+    }
+    t->packed_size = 0;
+    if (t->least != t->greatest) {
+        t->packed_size = array_size((size_t)n);
+        for (Py_ssize_t i = 0; i < n; i++)
+            t->packed_size += uint_size((uint64_t)(PyLong_AsLongLong(items[i]) - t->least));
+    }
+    return 0;
+}
+
+static int is_sequence_of(PyObject *column, Py_ssize_t count) {
+    return (PyList_CheckExact(column) || PyTuple_CheckExact(column)) && PySequence_Fast_GET_SIZE(column) == count;
+}
+
+/* seal(seed, keys, values, timestamps, count) -> (payload, payload_hash, directory, least, greatest, newest) or None */
+static PyObject *seal(PyObject *Py_UNUSED(module), PyObject *const *args, Py_ssize_t n) {
+    if (n != 5) {
+        PyErr_SetString(PyExc_TypeError, "seal(seed, keys, values, timestamps, count)");
+        return NULL;
+    }
+    PyObject *seed = args[0], *keys = args[1], *values = args[2], *timestamps = args[3];
+    Py_ssize_t count = PyLong_AsSsize_t(args[4]);
+    if (count == -1 && PyErr_Occurred())
+        return NULL;
+    if (count < 1 || (size_t)count > MAX_FREE_RECORDS || (keys != Py_None && !is_sequence_of(keys, count))
+        || (values != Py_None && !is_sequence_of(values, count))
+        || (!PyLong_CheckExact(timestamps) && !is_sequence_of(timestamps, count)))
+        Py_RETURN_NONE;
+    Timestamps times = {0};
+    int unusual = read_timestamps(timestamps, &times);
+    if (unusual)
+        Py_RETURN_NONE;
+    Py_ssize_t keys_size = keys == Py_None ? 0 : packed_size(keys), values_size = values == Py_None ? 0 : packed_size(values);
+    if (keys_size < 0 || values_size < 0)
+        Py_RETURN_NONE;
+    size_t size = times.packed_size + (size_t)keys_size + (size_t)values_size;
+    if (size > MAX_BATCH_LEN)
+        Py_RETURN_NONE;
+    uint8_t directory[1 + MOST_COLUMNS * ENTRY_LEN], *entry = directory + 1;
+    PyObject *payload = PyBytes_FromStringAndSize(NULL, (Py_ssize_t)size);
+    if (payload == NULL)
+        return NULL;
+    uint8_t *w = (uint8_t *)PyBytes_AS_STRING(payload);
+    directory[0] = 0;
+    if (times.packed_size) {
+        PyObject **items = PySequence_Fast_ITEMS(timestamps);
+        w = put_array(w, (size_t)count);
+        for (Py_ssize_t i = 0; i < count; i++)
+            w = put_uint(w, (uint64_t)(PyLong_AsLongLong(items[i]) - times.least));
+        directory[0]++, *entry = TIMESTAMPS, put32(entry + 1, (uint32_t)times.packed_size), entry += ENTRY_LEN;
+    }
+    if (keys != Py_None) {
+        w = pack_column(w, keys);
+        directory[0]++, *entry = KEYS, put32(entry + 1, (uint32_t)keys_size), entry += ENTRY_LEN;
+    }
+    if (values != Py_None) {
+        w = pack_column(w, values);
+        directory[0]++, *entry = VALUES, put32(entry + 1, (uint32_t)values_size), entry += ENTRY_LEN;
+    }
+    uint64_t digest;
+    if (hash_object(payload, seed, &digest) < 0) {
+        Py_DECREF(payload);
+        return NULL;
+    }
+    return Py_BuildValue("NKy#LLn", payload, (unsigned long long)digest, (char *)directory, (Py_ssize_t)(entry - directory),
+        (long long)times.least, (long long)times.greatest, times.newest);
+}
+
+/* The integers from `args` on, in 64 bits: -1 with an exception set, else 0. */
+static int read_integers(PyObject *const *args, Py_ssize_t n, long long *into) {
+    for (Py_ssize_t i = 0; i < n; i++) {
+        into[i] = PyLong_AsLongLong(args[i]);
+        if (into[i] == -1 && PyErr_Occurred())
+            return -1;
+    }
+    return 0;
+}
+
+/* encode_one(seed, key, value, timestamp, base_offset, leader_epoch, append_ms, producer_id=-1, producer_epoch=-1,
+   base_sequence=-1, attributes=0) -> bytes: see records/single.py */
+static PyObject *encode_one(PyObject *Py_UNUSED(module), PyObject *const *args, Py_ssize_t n) {
+    if (n != 7 && n != 11) {
+        PyErr_SetString(PyExc_TypeError, "encode_one takes 7 or 11 arguments");
+        return NULL;
+    }
+    enum { TIMESTAMP, BASE_OFFSET, LEADER_EPOCH, APPEND_MS, PRODUCER_ID, PRODUCER_EPOCH, BASE_SEQUENCE, ATTRIBUTES };
+    long long f[8] = {0, 0, 0, 0, -1, -1, -1, 0};
+    PyObject *seed = args[0];
+    if (read_integers(args + 3, n - 3, f) < 0)
+        return NULL;
+    Py_buffer key = {.obj = NULL, .len = 0}, value;
+    int has_key = args[1] != Py_None;
+    if (has_key && PyObject_GetBuffer(args[1], &key, PyBUF_SIMPLE) < 0)
+        return NULL;
+    if (PyObject_GetBuffer(args[2], &value, PyBUF_SIMPLE) < 0) {
+        if (has_key)
+            PyBuffer_Release(&key);
+        return NULL;
+    }
+    PyObject *result = NULL;
+    size_t key_size = has_key ? 1 + bin_size((size_t)key.len) : 0, value_size = 1 + bin_size((size_t)value.len);
+    size_t header_len = FIXED_LEN + 1 + (size_t)(1 + has_key) * ENTRY_LEN, size = header_len + key_size + value_size;
+    if ((size_t)key.len > MAX_BATCH_LEN || (size_t)value.len > MAX_BATCH_LEN || size > MAX_BATCH_LEN) {
+        PyErr_SetString(PyExc_ValueError, "the record is larger than a batch can be");
+        goto end;
+    }
+    result = PyBytes_FromStringAndSize(NULL, (Py_ssize_t)size);
+    if (result == NULL)
+        goto end;
+    uint8_t *p = (uint8_t *)PyBytes_AS_STRING(result), *entry = p + FIXED_LEN, *w = p + header_len;
+    *entry++ = (uint8_t)(1 + has_key);
+    if (has_key) {
+        *entry = KEYS, put32(entry + 1, (uint32_t)key_size), entry += ENTRY_LEN;
+        w = put_bin(put_array(w, 1), key.buf, (size_t)key.len);
+    }
+    *entry = VALUES, put32(entry + 1, (uint32_t)value_size);
+    put_bin(put_array(w, 1), value.buf, (size_t)value.len);
+    memcpy(p, MAGIC, sizeof MAGIC);
+    p[AT_VERSION] = VERSION;
+    put16(p + AT_HEADER_LEN, (uint16_t)header_len);
+    put32(p + AT_BATCH_LEN, (uint32_t)size);
+    put32(p + AT_ATTRIBUTES, (uint32_t)f[ATTRIBUTES]);
+    put64(p + AT_BASE_OFFSET, (uint64_t)f[BASE_OFFSET]);
+    put32(p + AT_LAST_OFFSET_DELTA, 0);
+    put32(p + AT_LEADER_EPOCH, (uint32_t)f[LEADER_EPOCH]);
+    put32(p + AT_RECORD_COUNT, 1);
+    put64(p + AT_BASE_TIMESTAMP, (uint64_t)f[TIMESTAMP]);
+    put64(p + AT_MAX_TIMESTAMP, (uint64_t)f[TIMESTAMP]);
+    put32(p + AT_MAX_TIMESTAMP_DELTA, 0);
+    put64(p + AT_APPEND_TIMESTAMP, (uint64_t)f[APPEND_MS]);
+    put64(p + AT_DELETE_HORIZON, (uint64_t)-1);
+    put64(p + AT_PRODUCER_ID, (uint64_t)f[PRODUCER_ID]);
+    put16(p + AT_PRODUCER_EPOCH, (uint16_t)f[PRODUCER_EPOCH]);
+    put32(p + AT_BASE_SEQUENCE, (uint32_t)f[BASE_SEQUENCE]);
+    put32(p + AT_UNCOMPRESSED_LEN, (uint32_t)(key_size + value_size));
+    put32(p + AT_SCHEMA_ID, 0);
+    put32(p + AT_KEY_ID, 0);
+    uint64_t digest;
+    uint32_t checksum;
+    if (hash_memory(p + header_len, key_size + value_size, seed, &digest) < 0) {
+        Py_CLEAR(result);
+        goto end;
+    }
+    put64(p + AT_PAYLOAD_HASH, digest);
+    if (hash_header(p, header_len, seed, &checksum) < 0) {
+        Py_CLEAR(result);
+        goto end;
+    }
+    put32(p + AT_HEADER_HASH, checksum);
+end:
+    if (has_key)
+        PyBuffer_Release(&key);
+    PyBuffer_Release(&value);
+    return result;
+}
+
+/* -- the module ---------------------------------------------------------------------------------------------------- */
+
+static PyMethodDef functions[] = {
+    {"seal", (PyCFunction)(void (*)(void))seal, METH_FASTCALL,
+        "seal(seed, keys, values, timestamps, count, /)\n--\n\nThe payload of a batch, its hash, its directory, and what its "
+        "timestamps come to. None: not the usual columns."},
+    {"encode_one", (PyCFunction)(void (*)(void))encode_one, METH_FASTCALL,
+        "encode_one(seed, key, value, timestamp, base_offset, leader_epoch, append_ms, producer_id, producer_epoch, base_sequence, "
+        "attributes, /)\n--\n\nA whole batch of one record. The last four may be left out."},
+    {NULL, NULL, 0, NULL},
+};
+
+static struct PyModuleDef module = {
+    PyModuleDef_HEAD_INIT, "streamlog._core", "The parts of the library that are run for each record, in C.", -1, functions,
+    NULL, NULL, NULL, NULL,
+};
+
+PyMODINIT_FUNC PyInit__core(void) {
+    const char *pure = getenv("STREAMLOG_PURE");
+    if (pure != NULL && strcmp(pure, "1") == 0) {
+        PyErr_SetString(PyExc_ImportError, "STREAMLOG_PURE=1 in the environment leaves streamlog._core out");
+        return NULL;
+    }
+    PyObject *xxhash = PyImport_ImportModule("xxhash");
+    if (xxhash == NULL)
+        return NULL;
+    xxh3_64_intdigest = PyObject_GetAttrString(xxhash, "xxh3_64_intdigest");
+    Py_DECREF(xxhash);
+    no_headers = PyTuple_New(0);
+    if (xxh3_64_intdigest == NULL || no_headers == NULL || PyType_Ready(&RecordReader_Type) < 0
+        || PyType_Ready(&Column_Type) < 0 || PyType_Ready(&ColumnIterator_Type) < 0 || PyType_Ready(&Columns_Type) < 0)
+        return NULL;
+    PyObject *made = PyModule_Create(&module);
+    if (made == NULL || PyModule_AddObjectRef(made, "RecordReader", (PyObject *)&RecordReader_Type) < 0
+        || PyModule_AddObjectRef(made, "Column", (PyObject *)&Column_Type) < 0
+        || PyModule_AddIntConstant(made, "VERSION", VERSION) < 0) {
+        Py_XDECREF(made);
+        return NULL;
+    }
+    return made;
+}

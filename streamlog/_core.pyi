@@ -1,0 +1,79 @@
+"""The core in C, which may be missing: import it from `records/core.py`."""
+
+from collections.abc import Sequence
+from typing import Any, final, overload
+
+from .types import Buffer
+
+VERSION: int
+
+def seal(
+    seed: int,
+    keys: Sequence[bytes | None] | None,
+    values: Sequence[bytes | None] | None,
+    timestamps: Sequence[int] | int,
+    count: int,
+    /,
+) -> tuple[bytes, int, bytes, int, int, int] | None: ...
+def encode_one(
+    seed: int,
+    key: bytes | None,
+    value: bytes,
+    timestamp: int,
+    base_offset: int,
+    leader_epoch: int,
+    append_ms: int,
+    producer_id: int = ...,
+    producer_epoch: int = ...,
+    base_sequence: int = ...,
+    attributes: int = ...,
+    /,
+) -> bytes: ...
+
+@final
+class RecordReader:
+    def __init__(
+        self,
+        data: Buffer,
+        at: int,
+        position: int,
+        seed: int,
+        record_type: type[tuple[Any, ...]],
+        topic: str,
+        partition: int,
+        leader_epoch: int,
+        hides: bool,
+    ) -> None: ...
+    @property
+    def at(self) -> int: ...
+    @property
+    def position(self) -> int: ...
+    @property
+    def is_inside(self) -> bool: ...
+    def take(self, out: list[Any], n: int, /) -> int: ...
+    def next_batch(self, most: int, /) -> Columns | None: ...
+
+@final
+class Column(Sequence[bytes | None]):
+    @overload
+    def __getitem__(self, at: int) -> bytes | None: ...
+    @overload
+    def __getitem__(self, at: slice) -> list[bytes | None]: ...
+    def __len__(self) -> int: ...
+    def buffers(self) -> tuple[bytes | None, bytes, bytes]: ...
+
+@final
+class Columns:
+    @property
+    def base_offset(self) -> int: ...
+    @property
+    def next_offset(self) -> int: ...
+    @property
+    def base_timestamp(self) -> int: ...
+    @property
+    def record_count(self) -> int: ...
+    def offsets(self) -> range: ...
+    def timestamps(self) -> list[int] | None: ...
+    def keys(self) -> Column | None: ...
+    def values(self) -> Column | None: ...
+    def headers(self) -> None: ...

@@ -1,0 +1,390 @@
+"""The core in C gives the bytes and the records of its twins in Python, and takes nothing that they would refuse."""
+
+from __future__ import annotations
+
+import copy
+import operator
+import pickle
+import random
+from collections.abc import Sequence
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from streamlog.broker.fetched import FetchResult
+from streamlog.errors import CorruptRecordError
+from streamlog.records import columns, single
+from streamlog.records.batch import (
+    LOG_APPEND_TIME,
+    TRANSACTIONAL,
+    SealedBatch,
+    directory_of,
+    hash_payload,
+    seed_of,
+    stamp,
+)
+from streamlog.records.columns import HEADERS, KEYS, OFFSETS, VALUES, records_of
+from streamlog.records.core import core
+from streamlog.storage.tail import FetchData
+from streamlog.types import Record
+
+pytestmark = pytest.mark.skipif(core is None, reason="the core in C was not built, or STREAMLOG_PURE=1 leaves it out")
+
+SEED = seed_of(bytes(16), 0)
+BASE = 1 << 40
+NOW = 1_795_000_000_000
+ANY_EPOCH = -1
+
+sizes = st.sampled_from([0, 1, 31, 32, 255, 256, 65_535, 65_536])
+entries = st.one_of(st.none(), st.binary(max_size=40), sizes.map(bytes))
+timestamps = st.one_of(
+    st.integers(0, 300), st.sampled_from([127, 128, 255, 256, 65_535, 65_536, 2**32 - 1, 2**32, 2**62])
+)
+rows = st.lists(st.tuples(entries, entries, timestamps), min_size=1, max_size=20)
+
+
+def python_seal(*args: Any, **kwargs: Any) -> SealedBatch:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(columns, "core", None)
+        return columns.seal(*args, **kwargs)
+
+
+def whole(column: Sequence[Any]) -> Sequence[Any] | None:
+    return None if all(entry is None for entry in column) else column
+
+
+def stored(sealed: SealedBatch, base: int = BASE, epoch: int = 3) -> bytes:
+    return stamp(sealed, SEED, base, epoch, NOW) + sealed.payload
+
+
+def by_python(data: bytes, position: int = 0) -> list[Record[Any, Any]]:
+    """What the twin in Python makes of a chunk of batches. Raises CorruptRecordError."""
+    found: list[Record[Any, Any]] = []
+    for batch in FetchResult(FetchData(data, SEED, "x.log", 0), 0, 0).batches():
+        try:
+            found += records_of(Record, "t", 4, batch.columns)
+        except (ValueError, TypeError) as error:
+            raise batch.damaged(error) from error
+    return [record for record in found if record.offset >= position]
+
+
+def reader(data: bytes, position: int = 0, at: int = 0, epoch: int = ANY_EPOCH, hides: bool = False) -> Any:
+    return core.RecordReader(data, at, position, SEED, Record, "t", 4, epoch, hides)
+
+
+def by_core(data: bytes, position: int = 0, **how: Any) -> list[Record[Any, Any]]:
+    out: list[Record[Any, Any]] = []
+    reader(data, position, **how).take(out, 1 << 30)
+    return out
+
+
+@given(rows, st.booleans(), st.booleans(), st.sampled_from([list, tuple]))
+def test_seals_the_bytes_of_its_twin(rows: list[Any], at_one_time: bool, log_append: bool, kind: Any) -> None:
+    keys, values, times = (kind(column) for column in zip(*rows, strict=True))
+    taken = times[0] if at_one_time else times
+    attributes = LOG_APPEND_TIME if log_append else 0
+    args = (SEED, whole(keys), whole(values), taken)
+    assert columns.seal(*args, count=len(rows), attributes=attributes) == python_seal(
+        *args, count=len(rows), attributes=attributes
+    )
+
+
+@pytest.mark.parametrize("count", [1, 15, 16, 65_535, 65_536])
+def test_seals_the_bytes_of_its_twin_at_every_size_of_an_array(count: int) -> None:
+    keys, values = [b"k"] * count, [None, *[b"v"] * (count - 1)]
+    times = [NOW + at for at in range(count)]
+    assert columns.seal(SEED, keys, values, times, count=count) == python_seal(SEED, keys, values, times, count=count)
+
+
+class _Bytes(bytes):
+    """What a program may send, and is not quite bytes."""
+
+
+@pytest.mark.parametrize(
+    ("keys", "values", "times"),
+    [
+        ([bytearray(b"k")], [b"v"], NOW),
+        ([b"k"], [memoryview(b"v")], NOW),
+        ([_Bytes(b"k")], [b"v"], NOW),
+        ([b"k"], [b"v"], [True]),
+        ([b"k"], [b"v"], 1 << 64),
+        ([b"k"], [b"v"], [1 << 64]),
+        ([b"k"], [b"v"], [-1]),
+        ([b"k", b"l"], [b"v"], NOW),
+        ([], [], NOW),
+    ],
+)
+def test_leaves_to_its_twin_what_it_does_not_know(keys: Any, values: Any, times: Any) -> None:
+    assert core.seal(SEED, keys, values, times, len(values)) is None
+
+
+@given(
+    st.one_of(st.none(), entries.filter(lambda entry: entry is not None)),
+    entries.filter(lambda entry: entry is not None),
+    st.sampled_from([(), (7, 3, 2**31 - 1, 0), (2**62, 2**15 - 1, 0, TRANSACTIONAL)]),
+    st.sampled_from([bytes, bytearray, memoryview]),
+)
+def test_encodes_one_record_as_its_twin(key: bytes | None, value: bytes, sequenced: Any, kind: Any) -> None:
+    args = (SEED, key, kind(value), NOW - 1, BASE, 3, NOW, *sequenced)
+    assert core.encode_one(*args) == single.python_encode_one(*args)
+
+
+@pytest.mark.parametrize(
+    "wrong", [(SEED, "text", b"v"), (SEED, None, "text"), (SEED, None, None), ("seed", None, b"v")]
+)
+def test_refuses_what_is_not_bytes(wrong: Any) -> None:
+    with pytest.raises(TypeError):
+        core.encode_one(*wrong, NOW, BASE, 3, NOW)
+
+
+@given(st.lists(rows, min_size=1, max_size=3), st.data())
+def test_gives_the_records_of_its_twin_however_they_are_taken(chunks: list[Any], data: st.DataObject) -> None:
+    base, chunk = BASE, b""
+    for each in chunks:
+        keys, values, times = (list(column) for column in zip(*each, strict=True))
+        chunk += stored(columns.seal(SEED, whole(keys), whole(values), times, count=len(each)), base)
+        base += len(each) + data.draw(st.sampled_from([0, 5]))
+    position = data.draw(st.integers(BASE - 1, base))
+    expected = by_python(chunk, position)
+    assert by_core(chunk, position) == expected
+    taken: list[Record[Any, Any]] = []
+    source = reader(chunk, position)
+    while True:
+        n = data.draw(st.integers(1, 5))
+        before = len(taken)
+        assert source.take(taken, n) == len(taken) - before <= n
+        if len(taken) - before < n:
+            break
+        # Another reader goes on where this one is.
+        assert by_core(chunk, source.position, at=source.at) == expected[len(taken) :]
+    assert (taken, source.at) == (expected, len(chunk))
+    assert [type(record) for record in taken] == [Record] * len(taken)
+
+
+def test_gives_the_append_time_where_the_topic_has_that() -> None:
+    sealed = columns.seal(SEED, None, [b"a", b"b"], [5, 9], count=2, attributes=LOG_APPEND_TIME)
+    assert [record.timestamp for record in by_core(stored(sealed))] == [NOW, NOW]
+    assert by_core(stored(sealed)) == by_python(stored(sealed))
+
+
+def usual(base: int = BASE, epoch: int = 3, **how: Any) -> bytes:
+    return stored(columns.seal(SEED, [b"k1", None], [b"v1", b"v2"], NOW, count=2, **how), base, epoch)
+
+
+@pytest.mark.parametrize(
+    "batch",
+    [
+        usual(codec=1),
+        usual(headers=[(("h", b"1"),), ()]),
+        stored(columns.seal(SEED, None, [b"a", b"b"], NOW, count=2, offset_deltas=[0, 2], last_offset_delta=2)),
+        stored(columns.seal(SEED, None, None, -1, count=0, last_offset_delta=4)),
+        usual(attributes=1 << 10),
+    ],
+    ids=["compressed", "headers", "gaps", "empty", "control"],
+)
+def test_stops_before_a_batch_that_is_not_usual(batch: bytes) -> None:
+    source = reader(usual() + batch + usual(BASE + 9))
+    out: list[Any] = []
+    assert source.take(out, 100) == len(out) == 2
+    assert (source.at, source.position, source.is_inside) == (len(usual()), BASE + 2, False)
+    assert source.take(out, 100) == 0
+
+
+def test_leaves_transactional_batches_to_python_where_some_may_have_to_be_hidden() -> None:
+    batch = usual(attributes=TRANSACTIONAL)
+    assert by_core(batch, hides=True) == []
+    assert by_core(batch, hides=False) == by_python(batch)
+
+
+def test_stops_where_another_leader_epoch_begins() -> None:
+    data = usual(BASE, 3) + usual(BASE + 2, 4)
+    assert len(by_core(data, epoch=3)) == 2
+    assert len(by_core(data, epoch=4)) == 0
+    assert len(by_core(data)) == 4
+
+
+def test_no_flipped_bit_is_served() -> None:
+    first, batch = usual(), stored(columns.seal(SEED, [b"k", b"l"], [b"v", b"w"], [1, 200], count=2), BASE + 2)
+    expected = by_python(first)
+    for at in range(len(batch)):
+        for bit in range(8):
+            flipped = bytearray(batch)
+            flipped[at] ^= 1 << bit
+            data = first + bytes(flipped)
+            assert by_core(data) == expected, (at, bit)
+            with pytest.raises(CorruptRecordError):
+                by_python(data)
+
+
+def test_no_truncation_is_served_and_none_is_read_past_its_end() -> None:
+    batch = usual()
+    for length in range(len(batch)):
+        assert by_core(batch[:length]) == []
+
+
+def forged(entries: Sequence[tuple[int, bytes]], count: int) -> bytes:
+    """A batch whose checksums are right, whatever its columns are."""
+    payload = b"".join(column for _, column in entries)
+    directory = directory_of([(kind, len(column)) for kind, column in entries])
+    sealed = SealedBatch(
+        payload, hash_payload(payload, SEED), directory, 0, count, count - 1, NOW, NOW, 0, len(payload), seed=SEED
+    )
+    return stored(sealed)
+
+
+@pytest.mark.parametrize(
+    ("entries", "count"),
+    [
+        ([(VALUES, b"\x91\xc4\x01a")], 2),
+        ([(VALUES, b"\x92\xc4\x01a\xc4\x05b")], 2),
+        ([(VALUES, b"\x92\xc4\x01a\xc6\xff\xff\xff\xffb")], 2),
+        ([(VALUES, b"\x92\xc4\x01a")], 2),
+        ([(VALUES, b"\x91\xc4\x01a\x00")], 1),
+        ([(VALUES, b"\x91\xa1a")], 1),
+        ([(VALUES, b"\x91\x07")], 1),
+        ([(VALUES, b"\xdd\xff\xff\xff\xff")], 1),
+        ([(VALUES, b"")], 1),
+        ([(VALUES, b"\xdc\x00")], 1),
+        ([(KEYS, b"\x91\xc4\x01a"), (KEYS, b"\x91\xc4\x01b")], 1),
+        ([(KEYS, b"\x91\xc4\x01a"), (99, b"\x91\xc4\x01b")], 1),
+        ([(2, b"\x91\xff"), (VALUES, b"\x91\xc4\x01b")], 1),
+        ([(2, b"\x91\xcf\xff\xff\xff\xff\xff\xff\xff\xff"), (VALUES, b"\x91\xc4\x01b")], 1),
+        ([(2, b"\x91\xcf\x00"), (VALUES, b"\x91\xc4\x01b")], 1),
+        ([(2, b"\x91\xcd\x00"), (VALUES, b"\x91\xc4\x01b")], 1),
+        ([(HEADERS, b"\x91\x90"), (OFFSETS, b"\x91\x00"), (KEYS, b"\x91\xc0"), (VALUES, b"\x91\xc0")], 1),
+    ],
+)
+def test_nothing_of_a_forged_batch_is_served(entries: Any, count: int) -> None:
+    assert by_core(forged(entries, count)) == []
+
+
+def test_never_gives_records_that_its_twin_does_not_whatever_the_columns() -> None:
+    """Random columns with right checksums: what the core serves, Python serves too."""
+    rng = random.Random(20261130)
+    served = 0
+    for _ in range(3000):
+        count = rng.choice([1, 2, 3, 15, 16])
+        column = columns.seal(SEED, None, [rng.randbytes(rng.choice([0, 1, 5])) for _ in range(count)], 0, count=count)
+        payload = bytearray(column.payload)
+        for _ in range(rng.choice([0, 1, 1, 2])):
+            payload[rng.randrange(len(payload))] = rng.randrange(256)
+        batch = forged([(rng.choice([KEYS, VALUES]), bytes(payload))], count)
+        records = by_core(batch)
+        if records:
+            assert records == by_python(batch)
+            served += 1
+    assert 300 < served < 3000
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"at": -1},
+        {"position": -1},
+        {"record_type": list},
+        {"record_type": type("Wider", (tuple,), {})},
+        {"topic": b"t"},
+        {"seed": "x"},
+        {"data": "text"},
+    ],
+    ids=str,
+)
+def test_a_reader_is_not_made_of_anything_else(wrong: dict[str, Any]) -> None:
+    usual_arguments = {
+        "data": usual(), "at": 0, "position": 0, "seed": SEED, "record_type": Record, "topic": "t", "partition": 4,
+        "leader_epoch": ANY_EPOCH, "hides": False,
+    }  # fmt: skip
+    with pytest.raises((TypeError, ValueError)):
+        core.RecordReader(**(usual_arguments | wrong))
+
+
+def test_what_is_given_outlives_its_reader_and_its_bytes() -> None:
+    data = bytearray(usual())
+    out: list[Record[Any, Any]] = []
+    source = reader(data)  # type: ignore[arg-type]
+    source.take(out, 10)
+    del source
+    data[:] = bytes(len(data))  # the buffer is released, and what was given is a copy
+    assert [(record.key, record.value) for record in out] == [(b"k1", b"v1"), (None, b"v2")]
+
+
+def columns_by_core(data: bytes, position: int = 0) -> Any:
+    return reader(data, position).next_batch(1 << 30)
+
+
+@given(rows)
+def test_columns_are_those_of_its_twin(rows: list[Any]) -> None:
+    keys, values, times = (list(column) for column in zip(*rows, strict=True))
+    data = stored(columns.seal(SEED, whole(keys), whole(values), times, count=len(rows)))
+    found = columns_by_core(data)
+    twin = next(FetchResult(FetchData(data, SEED, "x.log", 0), 0, 0).batches()).columns
+    assert (found.offsets(), found.timestamps()) == (twin.offsets(), twin.timestamps())
+    assert (found.base_offset, found.next_offset, found.record_count) == (BASE, BASE + len(rows), len(rows))
+    for mine, its in ((found.keys(), twin.keys()), (found.values(), twin.values())):
+        assert mine == its
+        if its is None:
+            continue
+        assert its == mine and (mine != its) is False and len(mine) == len(its) and list(mine) == its
+        assert [mine[at] for at in range(-len(its), len(its))] == its + its
+        assert (mine[1:], mine[::-2], mine[-3:2]) == (its[1:], its[::-2], its[-3:2])
+        assert (mine.index(its[-1]), mine.count(its[-1])) == (its.index(its[-1]), its.count(its[-1]))
+        assert list(reversed(mine)) == its[::-1] and its[0] in mine and b"not in it" not in mine
+        assert repr(mine) == repr(its)
+        assert pickle.loads(pickle.dumps(mine)) == its == copy.copy(mine)
+        assert columns.buffers(mine) == columns.buffers(its)
+        assert mine == found.keys() or mine == found.values()
+
+
+def test_a_column_is_a_sequence_and_refuses_what_a_list_refuses() -> None:
+    column = columns_by_core(usual()).keys()
+    assert isinstance(column, Sequence)
+    for wrong in (2, -3, 1 << 70):
+        with pytest.raises(IndexError):
+            column[wrong]
+    with pytest.raises(TypeError):
+        column["k1"]
+    with pytest.raises(TypeError):
+        hash(column)
+    with pytest.raises(ValueError, match="not in list"):
+        column.index(b"none of them")
+    with pytest.raises(TypeError):
+        type(column)()
+    assert column != (b"k1", None)
+
+
+def test_a_column_outlives_its_batch_and_its_reader() -> None:
+    data = stored(columns.seal(SEED, None, [b"%d" % at for at in range(1000)], NOW, count=1000))
+    column = columns_by_core(data).values()
+    entries = iter(column)
+    assert operator.length_hint(entries) == 1000
+    del data
+    assert (column[999], column[0], sum(map(len, column))) == (b"999", b"0", 2890)
+    del column
+    assert list(entries)[-1] == b"999"
+
+
+def test_batches_come_whole_and_in_order_up_to_the_one_that_python_has_to_look_at() -> None:
+    data = usual() + usual(BASE + 2) + usual(BASE + 4, codec=1) + usual(BASE + 6)
+    source = reader(data, BASE)
+    assert [source.next_batch(10).base_offset for _ in range(2)] == [BASE, BASE + 2]
+    assert (source.next_batch(10), source.position, source.at) == (None, BASE + 4, 2 * len(usual()))
+
+
+def test_a_batch_that_has_to_be_cut_is_left_to_python() -> None:
+    assert reader(usual(), BASE + 1).next_batch(10) is None
+    assert reader(usual(), BASE).next_batch(1) is None
+    source = reader(usual(), BASE)
+    source.take([], 1)
+    assert (source.is_inside, source.next_batch(10)) == (True, None)
+    assert reader(usual() + usual(BASE + 2), BASE + 2).next_batch(10).base_offset == BASE + 2
+
+
+def test_no_flipped_bit_makes_a_column() -> None:
+    batch = usual()
+    for at in range(len(batch)):
+        for bit in range(8):
+            flipped = bytearray(batch)
+            flipped[at] ^= 1 << bit
+            assert columns_by_core(bytes(flipped)) is None, (at, bit)
