@@ -52,6 +52,7 @@ class Reads(Protocol):
     def fetch_size(
         self, partition: TopicIdPartition, found: FetchResult, max_bytes: int, current_leader_epoch: int | None
     ) -> int | None: ...
+    def before_wait(self, partition: TopicIdPartition, offset: int, found: FetchResult) -> FetchResult: ...
     def fetch_session(self, wake: Callable[[], object]) -> FetchSession: ...
     @property
     def real_timers(self) -> RealTimers: ...
@@ -176,16 +177,21 @@ class DelayedFetch(Completion[Found]):
             if size is None:
                 self._read(place)
                 self._release(place)
-            else:
+            elif size:
                 self._grown[place] = size
         self._answer_if_enough()
 
     def _release(self, place: int) -> None:
-        """Forget the bytes of a place: they are read again for the answer."""
+        """Forget the bytes of a place: they are read again for the answer. Of one without any, note where they will begin."""
         found = self._found[place]
-        if found.error() is None and found.result().size:
+        if found.error() is not None or found.result().diverging_epoch is not None:
+            return
+        if found.result().size:
             self._grown[place] = found.result().size  # first: an interrupt in between has the place read once more
             self._found[place] = found.result().again()
+        else:
+            request = self._requests[place]
+            self._found[place] = self._service.before_wait(request.partition, request.offset, found.result())
 
     def _size_now(self, place: int) -> int | None:
         """How many bytes the fetch of this place would bring now, at most; None if it has to be read to know."""

@@ -151,6 +151,12 @@ class FetchResult(Completion["FetchResult"]):
         """The result to be the `after` of a fetch that begins where this one did."""
         return FetchResult(self._chunk._replace(data=b"", first=None), self.high_watermark, self.log_start_offset)
 
+    def at(self, place: FetchData) -> FetchResult:
+        """The result, which is empty, to be the `after` of a fetch that begins at this place."""
+        made = FetchResult(place, self.high_watermark, self.log_start_offset)
+        made.last_stable_offset, made.end_offset = self.last_stable_offset, self.end_offset
+        return made
+
     def batches(self) -> Iterator[FetchedBatch]:
         """Each batch, verified; the first begins at or before the offset that was asked for. Raises as `batch_at`."""
         at = 0

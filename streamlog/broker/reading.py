@@ -41,6 +41,7 @@ class ReadableLog(Protocol):
     @property
     def transactions(self) -> TransactionSnapshot | None: ...
     def fetch(self, offset: int, max_bytes: int, end_offset: int, after: FetchData = EMPTY) -> FetchData: ...
+    def place_at_end(self, offset: int) -> FetchData: ...
     def size_after(self, read: FetchData, max_bytes: int) -> int | None: ...
     def find_time(self, timestamp: int, end_offset: int) -> OffsetAndTimestamp | None: ...
     def find_max_time(self, end_offset: int) -> OffsetAndTimestamp | None: ...
@@ -274,6 +275,18 @@ class PartitionReads:
         if transactions is not None and transactions.unstable:
             return None
         return here.reader.size_after(found._chunk, max_bytes)
+
+    def before_wait(self, partition: TopicIdPartition, offset: int, found: FetchResult) -> FetchResult:
+        """`found`, which a fetch at `offset` brought, and which is empty: at the end of the log it becomes the `after` of the next one.
+
+        So the reader that waits there finds what is appended without a search: one read, of nothing else.
+        """
+        topic, number, topic_id = partition
+        here = self._partitions.get((topic, number))
+        if here is None or here.topic_id != topic_id or offset > here.high_watermark:
+            return found
+        place = here.reader.place_at_end(offset)
+        return found if place.segment is None else found.at(place)
 
     def after_damage(self, partition: TopicPartition, offset: int) -> int:
         here = self._find(partition)

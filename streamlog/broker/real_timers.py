@@ -57,9 +57,17 @@ class RealTimers:
                 return
             if self._thread is None:
                 self._thread = BackgroundThread(self.run_due, self.now_ms, "streamlog-timers")
-            self._scheduler.nudge = self._thread.nudge
+            self._scheduler.nudge = self._nudge
             self._thread.begin()
             self._begun = True
+
+    def _nudge(self) -> None:
+        """Wake the thread for a deadline, unless it wakes before that: for one that was cancelled, as most are."""
+        thread = self._thread
+        assert thread is not None
+        wakes_at_ms, deadline_ms = thread.wakes_at_ms, self.next_deadline_ms()
+        if wakes_at_ms is None or deadline_ms is None or deadline_ms < wakes_at_ms:
+            thread.nudge()
 
     def close(self) -> None:
         """Run no timer any more."""

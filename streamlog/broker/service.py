@@ -200,6 +200,7 @@ class LocalService:
         self.fetch = reads.fetch
         self.fetch_elsewhere = reads.fetch_elsewhere
         self.fetch_size = reads.fetch_size
+        self.before_wait = reads.before_wait
         self.after_damage = answering(reads.after_damage)
         self.bounds = answering(reads.bounds)
         self.find_offset = answering(reads.find_offset)

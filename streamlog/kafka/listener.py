@@ -25,7 +25,7 @@ from ..errors import ClosedError, ConfigError, RequestTimedOutError, StreamlogEr
 from ..runtime.api import Completion
 from ..runtime.disk import descriptor_limit
 from ..runtime.sockets import MAX_PORT, Socket, authority, let_go_of, listen_at
-from ..runtime.threads import after_fork_in_child, join_thread, new_thread, start_thread
+from ..runtime.threads import after_fork_in_child, is_current, join_thread, new_thread, start_thread
 from ..runtime.values import refuse_to_copy
 from ..types import Buffer
 from . import (
@@ -467,7 +467,10 @@ class Serving:
     def _soon(self, work: Callable[[], object]) -> None:
         """Have the thread do this. Nothing is done any more once it has ended."""
         try:
-            self._loop.call_soon_threadsafe(work)
+            if is_current(self._thread):  # it need not be woken, which takes three system calls
+                self._loop.call_soon(work)
+            else:
+                self._loop.call_soon_threadsafe(work)
         except RuntimeError:  # it was closed
             logger.debug("an answer came after the listener was closed")
 

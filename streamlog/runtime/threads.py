@@ -254,6 +254,8 @@ class BackgroundThread:
         self._begun = RawGate()
         self.works = 0
         """How often `run_due` was called, and has come back: odd while it is under way."""
+        self.wakes_at_ms: int | None = None
+        """When it looks at its deadlines next, if nothing wakes it before; None while it works, and where it has none."""
         self.left: Callable[[], object] = lambda: None
         """Called before another thread takes over from one that does not come back."""
         self._thread = new_thread(self._loop, name, daemon=True)
@@ -283,6 +285,7 @@ class BackgroundThread:
         me = threading.current_thread()
         while not self._stopping and self._thread is me:
             self.works |= 1
+            self.wakes_at_ms = None
             self._gate = gate = RawGate()  # before `run_due`: a nudge during the call opens this gate
             try:
                 deadline = self._run_due(self._now_ms())
@@ -291,6 +294,7 @@ class BackgroundThread:
                 deadline = self._now_ms() + _RETRY_MS
             if self._thread is me:
                 self.works += 1
+                self.wakes_at_ms = deadline  # who has added an earlier one since then has opened the gate
             wait = longest_sleep.work_s if deadline is None else (deadline - self._now_ms()) / 1000
             gate.wait(max(0.0, min(wait, longest_sleep.work_s)))
 
@@ -300,6 +304,11 @@ class BackgroundThread:
         self._gate.open()
         if threading.current_thread() is not self._thread:
             self._thread.join(timeout)
+
+
+def is_current(thread: threading.Thread) -> bool:
+    """Whether this is called on `thread`."""
+    return thread.ident == threading.get_ident()
 
 
 def new_thread(target: Callable[[], None], name: str, *, daemon: bool | None = None) -> threading.Thread:

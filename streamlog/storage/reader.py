@@ -18,7 +18,7 @@ from ..records.batch import NO_DELTA, BatchHeader, batches_before, corrupt, read
 from ..records.decode import decode
 from ..types import OffsetAndTimestamp
 from .segment import Segment
-from .tail import EMPTY, FetchData, LogSnapshot
+from .tail import EMPTY, UNKNOWN_END, FetchData, LogSnapshot
 from .transactions import TransactionSnapshot
 
 T = TypeVar("T")
@@ -96,13 +96,27 @@ class LogReader:
                 return _fetched((data, self.seed, segment.path, position, segment, None, end_offset))
         return None
 
+    def place_at_end(self, offset: int) -> FetchData:
+        """Where the next batch will begin, to be the `after` of its fetch, if `offset` is the end of the log; EMPTY if it is not.
+
+        REQUIRES: `offset` is committed, so that no truncation moves that place.
+        """
+        tail = self.tail
+        if offset != tail.end_offset:
+            return EMPTY
+        segment = tail.segments[-1]
+        return _fetched((b"", self.seed, segment.path, tail.end_position, segment, None, UNKNOWN_END))
+
     def size_after(self, read: FetchData, max_bytes: int) -> int | None:
         """The bytes that a fetch from where `read` begins would bring now, up to `max_bytes`, or a little more; None if that place
-        is not in the log. Nothing is read. Cost: a bisection."""
+        is not in the log, or is the end of a segment after which there is another. Nothing is read. Cost: a bisection."""
         segment, tail = read.segment, self.tail
         if segment is None or not _is_in(tail, segment):
             return None
-        end = tail.end_position if segment is tail.segments[-1] else segment.size
+        is_active = segment is tail.segments[-1]
+        end = tail.end_position if is_active else segment.size
+        if not is_active and read.position >= end:
+            return None
         return max(len(read.data), min(end - read.position, max_bytes))
 
     def _retry(self, read: Callable[[], T]) -> T:

@@ -109,6 +109,9 @@ class TailedLog:
         reader = self._reader
         return _visible(self._read(lambda: reader.fetch(offset, max_bytes, end_offset, after)), end_offset)
 
+    def place_at_end(self, offset: int) -> FetchData:
+        return EMPTY  # another process writes there
+
     def size_after(self, read: FetchData, max_bytes: int) -> int | None:
         return self._reader.size_after(read, max_bytes) if self.is_known else None
 

@@ -591,6 +591,9 @@ class TailingService:
             return None
         return self._reads.fetch_size(partition, found, max_bytes, current_leader_epoch)
 
+    def before_wait(self, partition: TopicIdPartition, offset: int, found: FetchResult) -> FetchResult:
+        return self._reads.before_wait(partition, offset, found)
+
     def fetch_many(
         self, requests: Sequence[FetchRequest], isolation_level: str, *, min_bytes: int = 1,
         max_wait_ms: int | None = None, replica_id: int = -1, max_bytes: int | None = None,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -50,6 +51,26 @@ def test_they_have_a_thread_from_the_first_timer_on(timers: RealTimers) -> None:
     assert timer_threads() == 1
     timers.close()
     assert timer_threads() == 0
+
+
+def test_their_thread_is_not_woken_for_a_deadline_after_the_one_that_it_wakes_for(timers: RealTimers) -> None:
+    """Each fetch that waits has a deadline, as a rule the only one, and most are answered long before."""
+
+    def answered_soon(now_ms: int) -> None:
+        raise AssertionError("it was cancelled")
+
+    timers.open()
+    timers.at(timers.now_ms() + 60_000, answered_soon)
+    thread = timers._thread
+    assert thread is not None
+    while thread.wakes_at_ms is None:
+        time.sleep(0.001)
+    timers.cancel(answered_soon)
+    timers.at(timers.now_ms() + 70_000, answered_soon)
+    assert not thread._gate.is_open()
+    ran = threading.Event()
+    timers.at(timers.now_ms() + 1, lambda now_ms: ran.set())
+    assert ran.wait(SECONDS)
 
 
 def test_what_was_there_before_they_are_opened_runs_too(timers: RealTimers) -> None:

@@ -70,6 +70,24 @@ def test_a_reader_that_waited_for_a_lone_record_has_it_without_a_word_to_the_dis
     assert b.log.reader.fetch(2, 1 << 16, end + 1, found).position == found.position + len(found.data)
 
 
+def test_the_place_at_the_end_is_after_the_last_batch_and_of_no_other_offset(box: MakeBox) -> None:
+    b = box()
+    b.append(b"a", b"b")
+    assert [b.log.reader.place_at_end(offset) for offset in (0, 1, 3)] == [EMPTY] * 3
+    place = b.log.reader.place_at_end(2)
+    assert (place.data, place.position) == (b"", b.log.tail.end_position)
+    assert b.log.reader.size_after(place, 1 << 16) == 0
+    b.append(b"c", b"d")
+    assert b.log.reader.size_after(place, 1 << 16) == b.log.tail.end_position - place.position
+    assert b.log.reader.fetch(2, 1 << 16, 4, place)[:5] == b.log.reader.fetch(2, 1 << 16, 4)[:5]
+    last = b.log.reader.place_at_end(4)
+    b.log.roll(b.now)
+    assert b.log.reader.size_after(place, 1 << 16) == last.position - place.position
+    assert b.log.reader.size_after(last, 1 << 16) is None
+    b.append(b"e")
+    assert b.log.reader.fetch(4, 1 << 16, 5, last)[:5] == b.log.reader.fetch(4, 1 << 16, 5)[:5]
+
+
 @pytest.mark.parametrize("offset", [-1, 5, 100])
 def test_an_offset_outside_the_log_is_refused_with_the_bounds(box: MakeBox, offset: int) -> None:
     b = box()

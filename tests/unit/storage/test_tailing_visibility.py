@@ -7,6 +7,7 @@ import pytest
 from streamlog.errors import OffsetOutOfRangeError
 from streamlog.records.batch import read_header
 from streamlog.storage.files import swap_name
+from streamlog.storage.tail import EMPTY
 
 from .test_tailing import Along, MakeBox, small, value
 from .test_tailing_without_owner import alone
@@ -30,6 +31,7 @@ def test_how_much_a_fetch_would_bring_is_said_without_a_read_of_a_view_that_was_
     assert along.log.size_after(along.log.fetch(0, 100, 0), 1 << 20) is None
     along.follow()
     read = along.log.fetch(0, 1 << 20, 1)
+    assert along.log.place_at_end(1) is EMPTY
     assert along.log.size_after(read, 1 << 20) == len(read.data) == b.log.tail.end_position
     b.append(value(1))
     along.follow()
