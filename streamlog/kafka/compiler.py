@@ -26,8 +26,9 @@ from ..errors import StreamlogError
 from .messages import default_of, define, structures
 from .schema import FIXED, ZERO_UUID, Definition, Field, definition, within
 
-# The most elements of all arrays, and tagged fields, that a large message may have: it takes 30 MB and 0.1 s to decode.
-MAX_ELEMENTS = 200_000
+# The most elements of all arrays, and tagged fields, that a large message may have: it takes 8 MB to decode, and one or two seconds to
+# answer, in which no other client is answered.
+MAX_ELEMENTS = 50_000
 _MAX_VARINT = 5  # bytes, of a number of 32 bits
 _SHORT = 2048  # lengths below have their bytes in a table; it takes 0.2 MB
 _FEW = 8  # numbers in an array below which `_Arrays` has a function for it

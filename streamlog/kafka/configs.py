@@ -47,8 +47,13 @@ _TOPIC, _BROKER, _BROKER_LOGGER, _CLIENT_METRICS, _GROUP = 2, 4, 8, 16, 32
 _KINDS = frozenset({_TOPIC, _BROKER, _BROKER_LOGGER, _CLIENT_METRICS, _GROUP})
 _KEPT = {GROUP_CONFIG: _GROUP, CLIENT_METRICS_CONFIG: _CLIENT_METRICS}
 """Resources that there are as long as something is set for them."""
+_KINDS_KEPT = {number: kind for kind, number in _KEPT.items()}
 _FIRST_WITH_KINDS = 1  # ListConfigResources; version 0 lists client metrics alone (KIP-1142)
 _SET, _DELETE, _APPEND, _SUBTRACT = 0, 1, 2, 3
+_MANY_RESOURCES = 10
+"""To describe a resource takes a ms and more: of a request with more than these that is left to a thread that may block."""
+_MOST_UNSET = 1_000
+"""Groups and subscriptions, of any name, that have nothing set, in one request: each is answered with hundreds of times what it is asked in."""
 _SEGMENT_BYTES = "segment.bytes"
 _MIN_INSYNC = "min.insync.replicas"
 _REQUEST = "request"
@@ -118,14 +123,32 @@ def _not_given(
 
 
 def describe_configs(call: Call) -> Any:
+    """A resource that is named several times is answered once."""
+    resources = {
+        (each.resource_type, each.resource_name, tuple(each.configuration_keys or ())): each
+        for each in call.request.resources
+    }
+    respond = partial(_describe_configs, call, [*resources.values()])
+    return call.blocking(respond) if len(resources) > _MANY_RESOURCES else respond()
+
+
+def _describe_configs(call: Call, resources: list[Any]) -> Any:
     Response = messages.DescribeConfigsResponse
     results = []
-    for resource in call.request.resources:
+    kept, unset = call.service.image.kafka_configs, 0
+    for resource in resources:
+        kind, name = _KINDS_KEPT.get(resource.resource_type), resource.resource_name
+        unset += kind is not None and (kind, name) not in kept
         result = Response.DescribeConfigsResult(
             resource_type=resource.resource_type, resource_name=resource.resource_name, configs=[]
         )
         results.append(result)
         try:
+            if unset > _MOST_UNSET and kind is not None:
+                raise ConfigError(
+                    f"The request names more than {_MOST_UNSET:,} groups or subscriptions that have nothing set. Ask for them in several.",
+                    name=_REQUEST,
+                )
             found = _described(call, resource)
         except StreamlogError as error:
             result.error_code, result.error_message = _code(error), str(error)

@@ -29,6 +29,8 @@ _NO_LEADER = -1
 _FIRST_WITH_NULL = 1  # for all topics (KIP-4); before, an empty list asks for them, and none can be asked for
 _FIRST_THAT_MAY_FORBID_CREATION, _FIRST_WITH_NULL_NAMES = 4, 12  # the second: KIP-516
 _BROKERS, _CONTROLLERS = 1, 2  # types of endpoints (KIP-919)
+_MANY_TOPICS = 1_000
+"""Metadata of more topics than these is put together by a thread that may block: it takes 20 ms and more."""
 _MOST_PARTITIONS = 2000  # Kafka's max.request.partition.size.limit
 # Clients use KIP-848's groups and KIP-890's transactions where they find these.
 FEATURES = {"group.version": 1, "transaction.version": 2}
@@ -80,7 +82,7 @@ def metadata(call: Call) -> Any:
     request, image = call.request, call.service.image
     wanted = request.topics
     if wanted is None or (call.version < _FIRST_WITH_NULL and not wanted):
-        return _response(call, [(view.name, view.id_bytes) for view in image.topics.values()])
+        return _described(call, [(view.name, view.id_bytes) for view in image.topics.values()])
     # An id goes before a name, as with Kafka.
     named = list(dict.fromkeys((each.name if each.topic_id == ZERO_UUID else None, each.topic_id) for each in wanted))
     creates = call.settings.auto_create_topics and (
@@ -88,8 +90,13 @@ def metadata(call: Call) -> Any:
     )
     new = [name for name, _ in named if name is not None and name not in image.topics] if creates else []
     if not new:
-        return _response(call, named)
+        return _described(call, named)
     return call.blocking(partial(_created, call, named, new))
+
+
+def _described(call: Call, named: list[tuple[str | None, bytes]]) -> Any:
+    respond = partial(_response, call, named)
+    return call.blocking(respond) if len(named) > _MANY_TOPICS else respond()
 
 
 def _created(call: Call, named: list[tuple[str | None, bytes]], new: list[str]) -> Any:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import struct
+import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -16,7 +17,7 @@ import pytest
 import streamlog
 from streamlog.broker import metadata
 from streamlog.config import TopicConfig
-from streamlog.kafka import Listener, messages
+from streamlog.kafka import Listener, configs, messages
 from streamlog.kafka.errors import ErrorCode
 from streamlog.testing import ManualClock
 from tests.kafka.clients import WAIT_S, asked, asked_at
@@ -607,6 +608,57 @@ def test_what_groups_have_no_mechanism_for_is_kept_and_said_to_have_no_effect(li
     assert "no effect" not in found[SESSION].documentation
     assert altered(listener, "g", (SESSION, SET, "50000"), kind=GROUP, only_validates=True).error_code == ErrorCode.NONE
     assert of_group(listener)[SESSION][1] == DEFAULT
+
+
+# -- requests that ask for much --------------------------------------------------------------------------
+
+
+def described_all(listener: Listener, kind: int, names: list[str]) -> list[Any]:
+    Request = messages.DescribeConfigsRequest
+    resources = [Request.DescribeConfigsResource(resource_type=kind, resource_name=name) for name in names]
+    return list(asked(listener, 32, 4, Request(resources=resources)).results)
+
+
+def test_a_resource_that_is_named_often_is_described_once(listener: Listener) -> None:
+    """Twenty thousand times the same topic took half a minute, in which no other client was answered, and 384 MB."""
+    results = described_all(listener, TOPIC, ["t", "none"] * 5_000)
+    assert [(each.resource_name, each.error_code) for each in results] == [
+        ("t", ErrorCode.NONE),
+        ("none", ErrorCode.UNKNOWN_TOPIC_OR_PARTITION),
+    ]
+
+
+@pytest.mark.parametrize("kind", [METRICS, GROUP])
+def test_of_groups_that_need_not_be_there_a_request_describes_a_thousand(listener: Listener, kind: int) -> None:
+    setting = ("metrics", SET, "a") if kind == METRICS else (SESSION, SET, "50000")
+    assert altered(listener, "known", setting, kind=kind).error_code == ErrorCode.NONE
+    results = described_all(listener, kind, [*(f"g{n}" for n in range(1_001)), "known"])
+    assert [each.error_code for each in results[:1_000]] == [ErrorCode.NONE] * 1_000
+    assert (results[1_000].error_code, results[1_000].configs) == (ErrorCode.INVALID_REQUEST, [])
+    assert "in several" in results[1_000].error_message
+
+
+def test_other_clients_are_answered_while_many_resources_are_described(
+    log: streamlog.StreamLog, listener: Listener, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for number in range(11):
+        log.create_topic(f"many{number}")
+    may_end = threading.Event()
+    describe = configs._described
+
+    def described(call: Any, resource: Any) -> Any:
+        assert may_end.wait(WAIT_S)
+        return describe(call, resource)
+
+    monkeypatch.setattr(configs, "_described", described)
+    found: list[Any] = []
+    names = [f"many{number}" for number in range(11)]
+    asking = threading.Thread(target=lambda: found.extend(described_all(listener, TOPIC, names)))
+    asking.start()
+    assert asked(listener, 18, 0, messages.ApiVersionsRequest()).api_keys
+    may_end.set()
+    asking.join(WAIT_S)
+    assert [each.error_code for each in found] == [ErrorCode.NONE] * 11
 
 
 # -- subscriptions to metrics of clients -----------------------------------------------------------------

@@ -5,6 +5,7 @@ from __future__ import annotations
 import socket
 import ssl
 import struct
+import threading
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
@@ -15,7 +16,7 @@ import pytest
 import streamlog
 from streamlog import ConfigError
 from streamlog.errors import ClosedError
-from streamlog.kafka import Listener, messages, protocol
+from streamlog.kafka import Listener, messages, metadata, protocol
 from streamlog.kafka.errors import ErrorCode
 from tests.kafka.clients import SETTINGS, WAIT_S, asked, asked_at, consumed, frame_of
 from tests.kafka.fixtures import listener_of_log, temporary_log
@@ -439,6 +440,29 @@ def test_a_listener_whose_log_was_closed_has_no_address_and_does_not_start() -> 
     with pytest.raises(ClosedError, match="log was"):
         listener.start()
     listener.close()
+
+
+def test_other_clients_are_answered_while_the_metadata_of_many_topics_is_put_together(
+    log: streamlog.StreamLog, listener: Listener, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    may_end = threading.Event()
+    respond = metadata._response
+
+    def responded(call: Any, named: Any, *failed: Any) -> Any:
+        assert may_end.wait(WAIT_S)
+        return respond(call, named, *failed)
+
+    monkeypatch.setattr(metadata, "_response", responded)
+    Request = messages.MetadataRequest
+    names = [Request.MetadataRequestTopic(name=f"none{number}") for number in range(1_001)]
+    request = Request(topics=names, allow_auto_topic_creation=False)
+    found: list[Any] = []
+    asking = threading.Thread(target=lambda: found.extend(asked(listener, 3, 12, request).topics))
+    asking.start()
+    assert asked(listener, 18, 0, messages.ApiVersionsRequest()).api_keys
+    may_end.set()
+    asking.join(WAIT_S)
+    assert len(found) == 1_001
 
 
 def test_a_port_that_is_taken_is_an_oserror_and_leaves_nothing(log: streamlog.StreamLog, listener: Listener) -> None:
