@@ -464,7 +464,7 @@ static PyObject *as_list_does(Column *self, const char *name, PyObject *args) {
 static PyObject *column_index(Column *self, PyObject *args) { return as_list_does(self, "index", args); }
 static PyObject *column_count(Column *self, PyObject *args) { return as_list_does(self, "count", args); }
 
-/* buffers() -> (validity, offsets, data), as Arrow has a column of binary values. */
+/* buffers() -> (validity, offsets, data), as Arrow has a column of large binary values. */
 static PyObject *column_buffers(Column *self, PyObject *Py_UNUSED(ignored)) {
     Span walk = self->entries;
     const uint8_t *data;
@@ -477,7 +477,7 @@ static PyObject *column_buffers(Column *self, PyObject *Py_UNUSED(ignored)) {
             nulls++;
     }
     PyObject *validity = nulls ? PyBytes_FromStringAndSize(NULL, ((Py_ssize_t)self->count + 7) / 8) : Py_NewRef(Py_None);
-    PyObject *offsets = PyBytes_FromStringAndSize(NULL, ((Py_ssize_t)self->count + 1) * 4);
+    PyObject *offsets = PyBytes_FromStringAndSize(NULL, ((Py_ssize_t)self->count + 1) * 8);
     PyObject *bytes = PyBytes_FromStringAndSize(NULL, (Py_ssize_t)total);
     if (validity == NULL || offsets == NULL || bytes == NULL) {
         Py_XDECREF(validity);
@@ -487,19 +487,19 @@ static PyObject *column_buffers(Column *self, PyObject *Py_UNUSED(ignored)) {
     }
     uint8_t *bits = nulls ? (uint8_t *)PyBytes_AS_STRING(validity) : NULL, *ends = (uint8_t *)PyBytes_AS_STRING(offsets);
     uint8_t *w = (uint8_t *)PyBytes_AS_STRING(bytes);
-    uint32_t end = 0;
+    uint64_t end = 0;
     if (bits != NULL)
         memset(bits, 0, (size_t)PyBytes_GET_SIZE(validity));
-    put32(ends, 0);
+    put64(ends, 0);
     walk = self->entries;
     for (uint32_t n = 0; n < self->count; n++) {
         if (next_bin(&walk, &data, &size) == 1) {
             memcpy(w + end, data, size);
-            end += (uint32_t)size;
+            end += size;
             if (bits != NULL)
                 bits[n >> 3] |= (uint8_t)(1u << (n & 7));
         }
-        put32(ends + 4 * ((size_t)n + 1), end);
+        put64(ends + 8 * ((size_t)n + 1), end);
     }
     return Py_BuildValue("NNN", validity, offsets, bytes);
 }
@@ -530,7 +530,7 @@ static PyObject *iterator_length_hint(ColumnIterator *self, PyObject *Py_UNUSED(
 
 static PyMethodDef column_methods[] = {
     {"buffers", (PyCFunction)(void (*)(void))column_buffers, METH_NOARGS,
-        "buffers()\n--\n\nThe column as Arrow has it: validity bits, or None if no entry is None; offsets of 32 bits; the bytes of all."},
+        "buffers()\n--\n\nThe column as Arrow has it: validity bits, or None if no entry is None; offsets of 64 bits; the bytes of all."},
     {"index", (PyCFunction)(void (*)(void))column_index, METH_VARARGS, "index(value, start=0, stop=maxsize, /)\n--\n\nAs that of a list."},
     {"count", (PyCFunction)(void (*)(void))column_count, METH_VARARGS, "count(value, /)\n--\n\nAs that of a list."},
     {"__reduce__", (PyCFunction)(void (*)(void))column_reduce, METH_NOARGS, "For copy and pickle: a list."},

@@ -291,10 +291,10 @@ class BatchColumns:
 
 
 def buffers(column: Sequence[bytes | None]) -> tuple[bytes | None, bytes, bytes]:
-    """A column as Arrow has one of binary values: validity bits, None if no entry is None; offsets of 32 bits; all bytes."""
+    """A column as Arrow has one of large binary values: validity bits, None if no entry is None; offsets of 64 bits; all bytes."""
     if core is not None and type(column) is core.Column:
         return column.buffers()
-    ends = array("i", accumulate((0 if entry is None else len(entry) for entry in column), initial=0))
+    ends = array("q", accumulate((0 if entry is None else len(entry) for entry in column), initial=0))
     validity = None
     if None in column:
         bits = bytearray((len(column) + 7) // 8)

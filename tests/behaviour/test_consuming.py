@@ -268,7 +268,7 @@ def test_the_buffers_of_a_batch_are_its_columns_as_arrow_has_them(log: streamlog
     for batch in (first, second, cut):
         for name, column in (("key", batch.keys), ("value", batch.values)):
             validity, ends, data = batch.buffers(name)  # type: ignore[arg-type]
-            assert (len(ends), ends.itemsize, ends[0], ends[-1]) == (len(batch) + 1, 4, 0, len(data))
+            assert (len(ends), ends.itemsize, ends[0], ends[-1]) == (len(batch) + 1, 8, 0, len(data))
             assert (validity is None) == (None not in column)
             for at, entry in enumerate(column):
                 is_valid = validity is None or validity[at // 8] >> at % 8 & 1

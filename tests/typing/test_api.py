@@ -44,7 +44,7 @@ LATER_IN_COMMENTS = {
     "StreamLog": {"sql", "sql_follow", "replay"},
     "Topic": {"to_arrow", "to_pandas", "to_polars", "__arrow_c_stream__", "scan", "head", "tail", "at"},
     "Records": {"to_arrow", "to_pandas", "to_polars", "__arrow_c_stream__", "_repr_html_"},
-    "RecordBatch": {"to_arrow", "to_pandas", "to_polars", "__arrow_c_stream__", "buffers"},
+    "RecordBatch": {"to_arrow", "to_pandas", "to_polars", "__arrow_c_stream__"},
 }
 
 # -- what the package has beside the stub ----------------------------------------------------------------
@@ -59,7 +59,7 @@ MORE_MEMBERS = {
         "replication_throttle_bytes_per_s",  # how fast replicas are copied
     },
     "Reassignment": {"cancel"},
-    "RecordBatch": {"buffers"},  # a column as Arrow has it
+    "RecordBatch": {"buffers"},  # in a comment of the stub
     "Records": {"from_iterable"},  # of itertools.chain
     "StreamlogError": {"copy"},  # to raise an error that is kept
     "Workers": {"close"},  # in a comment of the stub, as for all handles

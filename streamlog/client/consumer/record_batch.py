@@ -15,7 +15,7 @@ from .decode import Decoder, Deserialize, undecodable
 if TYPE_CHECKING:
     from ..._core import Columns as CoreColumns
 
-Buffers: TypeAlias = tuple[memoryview | None, memoryview, memoryview]
+Buffers: TypeAlias = tuple[bytes | None, memoryview, memoryview]
 """A column as Arrow has it: validity, offsets, data; see `RecordBatch.buffers`."""
 
 
@@ -153,24 +153,24 @@ class RecordBatch(Generic[K, V]):
         return self._column(self._columns.headers, ())
 
     def buffers(self, name: Literal["key", "value"]) -> Buffers:
-        """A column as Arrow has it: (validity, offsets, data), with no object for each record. Before any deserializer.
+        """A column as Arrow has one of large binary values: (validity, offsets, data), with no object for each record. Before any deserializer.
 
         `validity` has a bit for each record, the least significant first, and is None if no entry is None. `offsets` are one
-        more than there are records, of 32 bits: entry i is `data[offsets[i]:offsets[i + 1]]`. Cost: a copy of the bytes.
+        more than there are records, of 64 bits: entry i is `data[offsets[i]:offsets[i + 1]]`. Cost: a copy of the bytes.
 
         >>> import streamlog
         >>> with streamlog.open() as log:
         ...     topic = log.create_topic("orders")
         ...     _ = topic.send_many(["9.50", None, "3.20"])
         ...     validity, offsets, data = next(topic.read_batches()).buffers("value")
-        ...     bytes(validity), offsets.tolist(), bytes(data)
+        ...     validity, offsets.tolist(), bytes(data)
         (b'\\x05', [0, 4, 4, 8], b'9.503.20')
         """
         if name not in ("key", "value"):
             raise ConfigError(f"buffers() takes 'key' or 'value', not {name!r}.", name="name")
         column = self._column(self._columns.keys if name == "key" else self._columns.values, None)
-        made = columns.buffers(column)
-        return memoryview(made[0]) if made[0] is not None else None, memoryview(made[1]).cast("i"), memoryview(made[2])
+        validity, offsets, data = columns.buffers(column)
+        return validity, memoryview(offsets).cast("q"), memoryview(data)
 
     def _column(self, read: Callable[[], Sequence[Any] | None], absent: Any) -> Sequence[Any]:
         try:
