@@ -38,6 +38,8 @@ _PART_BYTES = 1 << 21
 """Of a large answer so much at a time is given to the transport, which copies what it cannot send at once."""
 _LEAST_RATE = 1 << 20
 """Bytes of an answer that a client has to take in a second while others wait for memory."""
+_SHARES, _LEAST_SHARE = 128, 1 << 16
+"""While something waits for memory an answer has one of so many parts of that of answers, and at least so many bytes."""
 _ANSWERS = 2
 """Answers have one of so many parts of the memory."""
 
@@ -100,8 +102,12 @@ class Budget:
             self._resume()
 
     def left_for_answers(self) -> int:
-        """How many bytes the next answer may have; none is to be made if that is not above 0."""
-        return min(self._limit // _ANSWERS - self._answers, self._limit - self._used)
+        """How many bytes the next answer may have; none is to be made if that is not above 0.
+
+        While others wait it is a small share: else a few clients that take nothing would have all of it again and again.
+        """
+        left = min(self._limit // _ANSWERS - self._answers, self._limit - self._used)
+        return min(left, max(_LEAST_SHARE, self._limit // _ANSWERS // _SHARES)) if self.is_short else left
 
     def wait_for_answers(self, key: object, resume: Callable[[], object]) -> None:
         """Have `resume` called once there is something left for answers."""

@@ -189,6 +189,20 @@ def test_memory_of_answers_comes_back_with_the_connection_and_goes_to_those_who_
     assert budget.left_for_answers() == 2 * MIB
 
 
+def test_while_others_wait_for_memory_an_answer_has_a_small_share_of_it() -> None:
+    """Else two hundred clients that take nothing would have all of it, three at a time, before the next one had any."""
+    budget = Budget(256 * MIB)
+    stuck, *waiting = (Reader(budget) for _ in range(100))
+    stuck.connection.reply([bytes(128 * MIB)])
+    given: list[int] = []
+    for reader in waiting:
+        reader.connection.when_answerable().on_done(
+            lambda _, each=reader.connection: (given.append(each.answer_bytes()), each.reply([bytes(given[-1])]))
+        )
+    stuck.connection.connection_lost(None)
+    assert given == [MIB] * 98 + [30 * MIB], "all of them have some, and the last one what is left"
+
+
 def test_what_is_reserved_for_an_answer_is_given_back_by_the_answer_or_the_end_of_the_connection() -> None:
     budget = Budget(4 * MIB)
     for end in (lambda each: each.reply([b"small"]), lambda each: each.connection_lost(None)):
