@@ -698,17 +698,22 @@ static void reader_dealloc(RecordReader *self) {
     Py_TYPE(self)->tp_free(self);
 }
 
-/* Opens the batch at `at`: 1. 0: Python has to look at it. -1 with an exception set. */
+/* Opens the batch at `at`: 1. 0: Python has to look at it. -1 with an exception set.
+
+   Handlers of signals, and other threads while xxhash works, may run in between: the fields are true all the time. */
 static int reader_look(RecordReader *self) {
-    if (PyErr_CheckSignals() < 0) /* a handler may run here: between two batches all fields are true */
+    if (PyErr_CheckSignals() < 0)
         return -1;
-    Batch *b = &self->batch;
-    int usual = open_batch((const uint8_t *)self->data.buf + self->at, (size_t)(self->data.len - self->at), self->seed, self->allowed, b);
-    if (usual > 0 && self->leader_epoch != -1 && b->leader_epoch != self->leader_epoch)
+    Batch b;
+    int usual = open_batch((const uint8_t *)self->data.buf + self->at, (size_t)(self->data.len - self->at), self->seed, self->allowed, &b);
+    if (usual <= 0)
+        return usual;
+    if (self->leader_epoch != -1 && b.leader_epoch != self->leader_epoch)
         return 0;
-    if (usual > 0 && b->attributes & LOG_APPEND_TIME)
-        b->timestamps.at = NULL;
-    return usual;
+    if (b.attributes & LOG_APPEND_TIME)
+        b.timestamps.at = NULL;
+    self->batch = b;
+    return 1;
 }
 
 /* Opens the batch at `at`, and goes to the record at `position` in it. Returns what `reader_look` does. */

@@ -32,10 +32,10 @@ from typing import Any, Literal, NamedTuple, TypeVar, Union, get_args, get_origi
 import pytest
 
 import streamlog
-from streamlog.records.core import core
 import streamlog.testing
 from streamlog import config
 from streamlog.kafka import Control, Listener
+from streamlog.records.core import core
 from streamlog.testing import pytest_plugin
 
 REPOSITORY = Path(__file__).resolve().parents[2]
