@@ -25,6 +25,7 @@ import org.apache.kafka.clients.producer.ProducerRecord;
 import org.apache.kafka.clients.producer.RecordMetadata;
 import org.apache.kafka.common.TopicPartition;
 import org.apache.kafka.common.config.ConfigResource;
+import org.apache.kafka.common.errors.UnknownTopicOrPartitionException;
 import org.apache.kafka.common.serialization.StringDeserializer;
 import org.apache.kafka.common.serialization.StringSerializer;
 
@@ -187,10 +188,17 @@ public class JavaClient {
             ConfigResource topic = new ConfigResource(ConfigResource.Type.TOPIC, "java.admin");
             found.put("altered", outcome(() -> admin.incrementalAlterConfigs(Map.of(topic, List.of(
                 new AlterConfigOp(new ConfigEntry("cleanup.policy", "compact"), AlterConfigOp.OpType.APPEND)))).all().get()));
-            for (int turn = 0; turn < 200; turn++) {
-                ConfigEntry policy = admin.describeConfigs(List.of(topic)).all().get().get(topic).get("cleanup.policy");
-                found.put("policy", policy.value() + " " + policy.source() + " " + policy.type());
-                if (policy.value().contains("compact")) break;
+            long end = System.currentTimeMillis() + 30_000;
+            while (true) {
+                try {
+                    ConfigEntry policy = admin.describeConfigs(List.of(topic)).all().get().get(topic).get("cleanup.policy");
+                    found.put("policy", policy.value() + " " + policy.source() + " " + policy.type());
+                    if (policy.value().contains("compact") || System.currentTimeMillis() > end) break;
+                } catch (ExecutionException error) {
+                    // The broker applies later what the controller has created and altered; this call of the Admin client does not retry.
+                    boolean isEarly = error.getCause() instanceof UnknownTopicOrPartitionException;
+                    if (!isEarly || System.currentTimeMillis() > end) throw error;
+                }
                 Thread.sleep(50);
             }
             TopicDescription described = admin.describeTopics(List.of("java.admin")).allTopicNames().get().get("java.admin");
