@@ -107,7 +107,7 @@ public class JavaClient {
                     "group.id", "java." + protocol, "group.protocol", protocol, "auto.offset.reset", "earliest", "enable.auto.commit", "false")) {
                 consumer.subscribe(List.of("java.consuming"));
                 StringBuilder values = new StringBuilder();
-                long end = System.currentTimeMillis() + 30_000;
+                long end = System.currentTimeMillis() + 60_000;
                 int count = 0;
                 while (count < 3 && System.currentTimeMillis() < end)
                     for (ConsumerRecord<String, String> each : consumer.poll(Duration.ofMillis(100))) {
@@ -164,7 +164,7 @@ public class JavaClient {
                 consumer.assign(List.of(at));
                 consumer.seekToBeginning(List.of(at));
                 StringBuilder values = new StringBuilder();
-                long end = System.currentTimeMillis() + 20_000;
+                long end = System.currentTimeMillis() + 60_000;
                 while (!values.toString().contains("committed0") && System.currentTimeMillis() < end)
                     for (ConsumerRecord<String, String> each : consumer.poll(Duration.ofMillis(100)))
                         values.append(each.offset()).append(each.value()).append(each.partition()).append(' ');
@@ -188,7 +188,7 @@ public class JavaClient {
             ConfigResource topic = new ConfigResource(ConfigResource.Type.TOPIC, "java.admin");
             found.put("altered", outcome(() -> admin.incrementalAlterConfigs(Map.of(topic, List.of(
                 new AlterConfigOp(new ConfigEntry("cleanup.policy", "compact"), AlterConfigOp.OpType.APPEND)))).all().get()));
-            long end = System.currentTimeMillis() + 30_000;
+            long end = System.currentTimeMillis() + 60_000;
             while (true) {
                 try {
                     ConfigEntry policy = admin.describeConfigs(List.of(topic)).all().get().get(topic).get("cleanup.policy");

@@ -180,6 +180,12 @@ def _class_archive() -> Path:
     return cache() / f"classes-{VERSION}-{known.strip('-')}.jsa"
 
 
+def mapped_classes() -> list[str]:
+    """Options that map the classes `prepare` has kept, for programs whose class path begins with that of `java`."""
+    archive = _class_archive()
+    return [f"-XX:SharedArchiveFile={archive}", "-Xshare:auto"] if archive.exists() else []
+
+
 def prepare() -> None:
     """Fetch the jars, and keep the loaded classes for faster starts. Does nothing where that was done. Raises KafkaError."""
     reason = unavailable()
@@ -244,9 +250,8 @@ class Broker:
         properties.write_text("".join(f"{name}={value}\n" for name, value in self._all(port, controller_port).items()))
         (self._directory / "log4j2.properties").write_text(LOGGING)
         options = [*self._options, f"-Dlog4j2.configurationFile={self._directory / 'log4j2.properties'}"]
-        archive = _class_archive()
-        if archive.exists() and not self._options:
-            options += [f"-XX:SharedArchiveFile={archive}", "-Xshare:auto"]
+        if not self._options:
+            options += mapped_classes()
         self._format(properties, options if not self._options else options[-1:])
         with open(self._directory / "kafka.log", "wb") as output:
             self._process = subprocess.Popen(
