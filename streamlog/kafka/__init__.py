@@ -26,7 +26,7 @@ How a request becomes a response:
     Response = messages.FetchResponse                          # a constructor takes keywords, and has Kafka's defaults
     partition = Response.PartitionData(partition_index=0, high_watermark=7, records=[head, payload])
     response = Response(responses=[Response.FetchableTopicResponse(topic="orders", partitions=[partition])])
-    transport.writelines(protocol.encode_response(header, response))
+    connection.reply(protocol.encode_response(header, response))
 
 A handler is written once for all versions: a decoded message has the defaults of the fields that its version lacks, and
 an encoded one leaves out what the version has no place for. Only a value that is null where the version forbids it is

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any
 
 import pytest
@@ -26,8 +25,8 @@ class Transport:
     def get_write_buffer_size(self) -> int:
         return self.unsent
 
-    def writelines(self, buffers: Sequence[Buffer]) -> None:
-        self.unsent += sum(map(len, buffers))
+    def write(self, data: Buffer) -> None:
+        self.unsent += len(data)
 
     def pause_reading(self) -> None: ...
     def resume_reading(self) -> None: ...
@@ -101,8 +100,8 @@ class Pausing(Transport):
         self.most = 0
         self.is_paused = False
 
-    def writelines(self, buffers: Sequence[Buffer]) -> None:
-        self.written.append(b"".join(buffers))
+    def write(self, data: Buffer) -> None:
+        self.written.append(bytes(data))
         self.unsent += len(self.written[-1])
         self.most = max(self.most, self.unsent)
         if self.unsent > HIGH and not self.is_paused:
