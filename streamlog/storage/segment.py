@@ -398,10 +398,10 @@ class Segment:
         return peek(self.read(FIXED_LEN, position)).base_offset
 
     def find_and_read(self, offset: int, end: int, max_bytes: int) -> tuple[int, Buffer, BatchHeader] | None:
-        """The batch that contains `offset` and whole batches after it, by one read: the position, the bytes, and the
-        verified header of the first.
+        """The batch that contains `offset` and whole batches after it, up to `max_bytes`, by one read, or two for much: the
+        position, the bytes, and the verified header of the first.
 
-        None if one read from the index entry on does not contain the batch, or there is damage before it: the caller
+        None if one read from the index entry on does not contain its header, or there is damage before it: the caller
         then uses `locate`. The headers before the batch are verified, as there. The loop does not use `scan.headers`:
         with a generator it took 12% longer.
         """
@@ -415,8 +415,8 @@ class Segment:
                 return None
             stop = at + header.batch_len
             if header.last_offset >= offset:
-                if stop > len(data):
-                    return None
+                if stop > len(data) or (at + max_bytes > len(data) and start + len(data) < end):
+                    return start + at, self.read_batches(start + at, end, max_bytes), header
                 whole = end_of_whole_batches(data, stop, max(stop, at + max_bytes))
                 return start + at, memoryview(data)[at:whole], header
             at = stop

@@ -50,6 +50,18 @@ def test_a_fetch_is_at_least_one_batch_and_otherwise_within_its_bound(box: MakeB
     assert len(b.log.reader.fetch(0, 3 * size + size - 1, 20).data) == 3 * size
 
 
+def test_a_fetch_brings_as_many_small_batches_as_its_bound_allows(box: MakeBox) -> None:
+    """It brought those of one read, 20 KiB, and a client that read 1 MiB at a time came fifty times for it."""
+    b = box()
+    for _ in range(400):
+        b.append(b"x" * 100)
+    size = b.log.tail.end_position // 400
+    assert len(b.log.reader.fetch(0, 1 << 20, 400).data) == 400 * size
+    assert len(b.log.reader.fetch(7, 300 * size, 400).data) == 300 * size
+    assert len(b.log.reader.fetch(390, 300 * size, 400).data) == 10 * size
+    assert len(b.log.reader.fetch(7, 2 * size, 400).data) == 2 * size
+
+
 def test_a_reader_that_waited_for_a_lone_record_has_it_without_a_word_to_the_disk(
     box: MakeBox, monkeypatch: pytest.MonkeyPatch
 ) -> None:
