@@ -22,6 +22,8 @@ class Row:
     goal: float | None = None
     at_most: bool = False
     note: str = ""
+    pure: float | None = None
+    """`figure` in a process without the core in C, if that was measured."""
     samples: Samples = field(default_factory=dict)
 
     @property

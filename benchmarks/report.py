@@ -11,7 +11,8 @@ from typing import Any
 from benchmarks.figures import Row
 
 HEADINGS = ("work", "streamlog", "beside", "ratio", "goal", "")
-NUMERIC = {1, 3, 4}
+NUMERIC = {1, 3, 4, 6}
+PURE = "in Python"
 
 
 def quantity(value: float | None, unit: str) -> str:
@@ -35,18 +36,25 @@ def _goal(row: Row) -> str:
     return f"≤ {value}" if row.at_most else value
 
 
-def cells(row: Row) -> tuple[str, ...]:
+def headings(rows: Sequence[Row]) -> tuple[str, ...]:
+    """The headings; one more if the figures without the core in C were measured."""
+    return (*HEADINGS, PURE) if any(row.pure is not None for row in rows) else HEADINGS
+
+
+def cells(row: Row, columns: int = len(HEADINGS)) -> tuple[str, ...]:
     """The cells of a row, one for each heading."""
     beside = row.peer_name + (f" {quantity(row.peer, row.unit)}" if row.peer is not None else "")
     ratio = "" if row.ratio is None else f"{row.ratio:.2f}"
     verdict = f"{row.verdict}: {row.note}" if row.verdict == "skipped" else row.verdict
-    return row.work, quantity(row.streamlog, row.unit), beside, ratio, _goal(row), verdict
+    pure = "" if row.pure is None else f"{row.pure:.2f}" if row.peer_name else quantity(row.pure, row.unit)
+    return (row.work, quantity(row.streamlog, row.unit), beside, ratio, _goal(row), verdict, pure)[:columns]
 
 
 def text_table(rows: Sequence[Row]) -> str:
     """The rows in aligned columns, followed by the notes."""
-    table = [HEADINGS, *map(cells, rows)]
-    widths = [max(len(line[column]) for line in table) for column in range(len(HEADINGS))]
+    names = headings(rows)
+    table = [names, *(cells(row, len(names)) for row in rows)]
+    widths = [max(len(line[column]) for line in table) for column in range(len(names))]
     lines = [
         "  ".join(
             cell.rjust(width) if column in NUMERIC else cell.ljust(width)
@@ -61,8 +69,9 @@ def text_table(rows: Sequence[Row]) -> str:
 
 def markdown_table(rows: Sequence[Row]) -> str:
     """The rows as a Markdown table."""
-    lines = ["| " + " | ".join(HEADINGS) + " |", "|---|---:|---|---:|---:|---|"]
-    lines += ["| " + " | ".join(cells(row)) + " |" for row in rows]
+    names = headings(rows)
+    lines = ["| " + " | ".join(names) + " |", "|---|---:|---|---:|---:|---|" + "---:|" * (len(names) > len(HEADINGS))]
+    lines += ["| " + " | ".join(cells(row, len(names))) + " |" for row in rows]
     return "\n".join(lines)
 
 
