@@ -20,6 +20,7 @@ from ..config import OpenOptions
 from ..errors import ConfigError, StreamlogError
 from ..runtime.api import Lock
 from ..runtime.exits import ExitCallbacks, at_exit_of_forked_children
+from ..runtime.interpreter_lock import require_interpreter_lock
 from ..runtime.threads import after_fork_in_child, inside, new_lock, refuse_reentry
 from ..runtime.values import raise_first, refuse_to_copy, snapshot
 from .opening import ClientWork, Location, Opener, Place, opener_of
@@ -112,9 +113,10 @@ class Registry(Generic[W]):
     def open(self, path: str | None, options: OpenOptions, user: object) -> Engine[W]:
         """The engine for a path, made if there is none; None makes a temporary one. Call `close` for each `user`.
 
-        An interrupt anywhere leaves no use of it registered. Raises ConfigError for a URL that cannot be opened, and for
-        options that differ from those of the engine there is.
+        An interrupt anywhere leaves no use of it registered. Raises ConfigError for a URL that cannot be opened, for
+        options that differ from those of the engine there is, and where Python runs without its lock.
         """
+        require_interpreter_lock()
         refuse_reentry()
         opener = opener_of(path)
         opened: list[Engine[W]] = []

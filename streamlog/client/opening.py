@@ -62,8 +62,9 @@ def open(
     topic_defaults: the settings of TopicDefaults
         All other settings, such as `partitions=4`, are defaults of new topics: see `help(streamlog.TopicDefaults)`.
 
-    Raises FormatError for a directory that is neither empty nor a log, or is of a newer format; ConfigError; without `force`
-    CorruptRecordError if a partition is lost, LogDirNotFoundError if too many brokers' directories are missing.
+    Raises FormatError for a directory that is neither empty nor a log, or is of a newer format; ConfigError, also in a
+    free-threaded Python that runs without its lock: start it with `PYTHON_GIL=1`; without `force` CorruptRecordError
+    if a partition is lost, LogDirNotFoundError if too many brokers' directories are missing.
 
     >>> import streamlog
     >>> with streamlog.open(partitions=2) as log:

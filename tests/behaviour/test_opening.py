@@ -6,6 +6,7 @@ import contextlib
 import gc
 import os
 import subprocess
+import sys
 import threading
 from collections.abc import Callable
 from pathlib import Path
@@ -87,6 +88,54 @@ def test_unknown_option_is_answered_with_the_name_that_was_meant(path: Path) -> 
     with pytest.raises(streamlog.ConfigError, match="partitions"):
         streamlog.open(path, partition=3)
     assert not path.exists()
+
+
+# The interpreter's lock
+
+
+@pytest.fixture
+def free_threaded(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As in a free-threaded build of Python, from 3.13 on, that runs without its lock."""
+    monkeypatch.setattr(sys, "_is_gil_enabled", lambda: False, raising=False)
+
+
+@pytest.mark.usefixtures("free_threaded")
+@pytest.mark.parametrize("options", [{}, {"read_only": True}, {"brokers": 3}])
+def test_python_without_its_lock_is_refused_and_nothing_is_made(path: Path, options: dict[str, Any]) -> None:
+    with pytest.raises(streamlog.ConfigError, match=r"PYTHON_GIL=1.*-X gil=1") as raised:
+        streamlog.open(path, **options)
+    assert raised.value.name == "PYTHON_GIL"
+    assert not path.exists()
+
+
+@pytest.mark.usefixtures("free_threaded")
+def test_temporary_log_needs_the_interpreters_lock_too() -> None:
+    with pytest.raises(streamlog.ConfigError, match="PYTHON_GIL=1"):
+        streamlog.open()
+
+
+def test_free_threaded_python_that_runs_with_its_lock_opens_a_log(monkeypatch: pytest.MonkeyPatch, path: Path) -> None:
+    monkeypatch.setattr(sys, "_is_gil_enabled", lambda: True, raising=False)
+    with streamlog.open(path) as log:
+        log.create_topic("t")
+
+
+def test_python_that_does_not_say_whether_it_has_its_lock_opens_a_log(
+    monkeypatch: pytest.MonkeyPatch, path: Path
+) -> None:
+    monkeypatch.delattr(sys, "_is_gil_enabled", raising=False)
+    with streamlog.open(path) as log:
+        log.create_topic("t")
+
+
+def test_log_is_verified_and_repaired_without_the_interpreters_lock(
+    log: StreamLog, path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    log.create_topic("t").send(b"x")
+    log.close()
+    monkeypatch.setattr(sys, "_is_gil_enabled", lambda: False, raising=False)
+    assert streamlog.verify(path).ok
+    assert streamlog.repair(path, tmp_path / "copy").records == 1
 
 
 # One directory, one owner
