@@ -28,7 +28,8 @@ Names of types, for annotations: what may be sent (`Bytes`, `Headers`), a place 
 and the values of settings (`Isolation`, `OnCorrupt`, `OnError`).
 
 Beside the code: `KAFKA.md` (what differs from Kafka), `broker/OPERATIONS.md` (what survives what, damage, processes,
-limits), `replication/REPLICATION.md`, `testing/TESTING.md`, `cli/COMMANDS.md`, `storage/FORMAT.md` (the bytes).
+limits), `replication/REPLICATION.md`, `testing/TESTING.md`, `cli/COMMANDS.md`, `storage/FORMAT.md` (the bytes),
+`runtime/FREE_THREADING.md`.
 
 For readers of the code, the packages, from the bottom up. Each imports only from those above it in this list; the docstring
 of each says where everything in it is.

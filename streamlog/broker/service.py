@@ -145,7 +145,7 @@ class LocalService:
         self._reassignments = Reassignments(self._topics, self.brokers, self._leader_moves, self.real_timers)
         self._scrub = Scrub(lambda: self.brokers.replicas())
         self._transactions = TransactionCoordinator(
-            self, ProducerIdManager(self._topics.allocate_producer_ids).next_id, new_lock
+            self, ProducerIdManager(self._topics.allocate_producer_ids, new_lock()).next_id, new_lock
         )
         self._groups: GroupCoordinator | None = None
         self.classic_group_config = ClassicGroupConfig()

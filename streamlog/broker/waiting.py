@@ -81,7 +81,7 @@ class FetchSession:
 
     def wake(self) -> None:
         """Wake the reader, and have it look at every partition that it watches."""
-        self.ready.extend(tuple(self.watched))
+        self.ready.extend(list(self.watched))  # copied in one step: its thread may watch another one
         self._wake()
 
     def begin_wait(self) -> None:
@@ -101,5 +101,5 @@ class FetchSession:
     def close(self) -> None:
         """Watch nothing any more. It may be called twice."""
         self.end_wait()
-        for name in tuple(self.watched):
+        for name in list(self.watched):
             self.unwatch(name)

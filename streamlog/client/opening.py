@@ -62,9 +62,9 @@ def open(
     topic_defaults: the settings of TopicDefaults
         All other settings, such as `partitions=4`, are defaults of new topics: see `help(streamlog.TopicDefaults)`.
 
-    Raises FormatError for a directory that is neither empty nor a log, or is of a newer format; ConfigError, also in a
-    free-threaded Python that runs without its lock: start it with `PYTHON_GIL=1`; without `force` CorruptRecordError
-    if a partition is lost, LogDirNotFoundError if too many brokers' directories are missing.
+    Raises FormatError for a directory that is neither empty nor a log, or is of a newer format; ConfigError, also if
+    Python runs without its global lock (set PYTHON_GIL=1); without `force` CorruptRecordError if a partition is lost,
+    LogDirNotFoundError if too many brokers' directories are missing.
 
     >>> import streamlog
     >>> with streamlog.open(partitions=2) as log:
@@ -77,7 +77,6 @@ def open(
             name="path",
         )
     directories = broker_count_or_paths(brokers, has_path=path is not TEMPORARY)
-    real("lock_timeout", lock_timeout, 0.0, 86_400.0)
     defaults = open_defaults(topic_defaults)
     flags = {"auto_create_topics": auto_create_topics, "sync": sync, "force": force}
     for name, value in {**flags, "read_only": read_only}.items():
@@ -87,7 +86,7 @@ def open(
     options = OpenOptions(
         auto_create_topics,
         check_clock(clock),
-        float(lock_timeout),
+        real("lock_timeout", lock_timeout, 0.0, 86_400.0),
         defaults,
         check_disk(disk),
         sync,

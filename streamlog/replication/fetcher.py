@@ -278,7 +278,7 @@ class ReplicaFetcher:
                 self._retries.pop(name, None)
                 self._ready[name] = None
         if self._throttled and self._left() > 0:
-            self._ready.update(self._throttled)
+            self._ready.update(self._throttled.copy())
             self._throttled.clear()
         if self._behind and now_ms >= self._look_ms:
             self._look_for_high_watermarks()

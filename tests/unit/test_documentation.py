@@ -451,6 +451,16 @@ def test_a_document_names_no_setting_that_does_not_exist(name: str) -> None:
 # -- tables ----------------------------------------------------------------------------------------------
 
 
+def test_what_rests_on_the_interpreters_lock_is_in_the_module_that_the_table_names() -> None:
+    rows = rows_of(DOCUMENTS["streamlog/runtime/FREE_THREADING.md"])
+    assert rows
+    for where, what, *_ in rows:
+        source = "\n".join((PACKAGE / path).read_text(encoding="utf-8") for path in re.findall(r"`([^`]+)`", where))
+        names = {part for name in re.findall(r"`([^`]+)`", what) for part in name.split(".")}
+        assert names, what
+        assert {name for name in names if not re.search(rf"\b{name}\b", source)} == set(), where
+
+
 def test_the_rows_of_the_benchmark_in_the_readme_are_those_of_the_whole_table() -> None:
     section = README.partition("## Benchmarks")[2].partition("\n## ")[0]
     whole = [row[:4] for row in rows_of(DOCUMENTS["benchmarks/README.md"])]

@@ -72,7 +72,9 @@ class PublishedSlot:
 
     def changed(self, *, rewritten: bool = False) -> None:
         """Something else changed; see `LogListener`."""
-        self.rewrites += rewritten
+        if rewritten:
+            with inside(), self.lock:  # a truncation and a compaction may come at once, and readers have to see both
+                self.rewrites += 1
         self._publisher.publish(self, urgent=True)
 
     def now(self) -> tuple[Slot, LogSnapshot]:

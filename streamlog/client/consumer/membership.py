@@ -383,7 +383,7 @@ class LocalMembers:
     def clean_up(self) -> None:
         """Run finalizers, and send again the leaves that failed. Call with no lock held."""
         self._cleanup.run_finalizers()
-        for leave in list(self._unsent):
+        for leave in self._unsent.copy():
             self._send(leave)
 
     def run_due(self, now_ms: int) -> int | None:

@@ -259,13 +259,23 @@ class RecordAccumulator:
                 if not gate.wait(min(left, longest_sleep.turn_s)) and is_first:
                     self._recount()
         except BaseException:
-            try:
-                self._claims.remove(claim)
+            if self._withdraw(claim):
                 self._grant()
-            except ValueError:  # it was granted meanwhile
+            else:
                 self._give_back(size)
             self._wake_next()
             raise
+
+    def _withdraw(self, claim: _Claim) -> bool:
+        """Its thread waits no more. False if it was granted meanwhile.
+
+        Under the lock: a claim that was taken out between the two steps of `_granted`, which takes out the first one, had the
+        next one taken out in its place, and that thread waited until its timeout.
+        """
+        with inside(), self._lock:
+            if claim in self._claims:
+                self._claims.remove(claim)
+            return not claim.granted
 
     def _is_first(self, claim: _Claim) -> bool:
         try:

@@ -164,7 +164,13 @@ class Batch(Completion[int]):
         return self._columns
 
     def __len__(self) -> int:
-        return len(self.rows) if self._columns is None else self._columns.n
+        columns = self._columns
+        if columns is None:
+            try:
+                return len(self.rows)
+            except AttributeError:  # another thread has just written it
+                columns = self.columns()
+        return columns.n
 
     # -- observed: flush does not report a failed record whose outcome the program has asked for ------
 
@@ -183,7 +189,8 @@ class Batch(Completion[int]):
         return observed is None or len(observed) >= len(self)
 
     def unobserved(self) -> list[int]:
-        return [] if self._observed is None else [i for i in range(len(self)) if i not in self._observed]
+        observed = self._observed  # read once: another thread may ask for all
+        return [] if observed is None else [i for i in range(len(self)) if i not in observed]
 
     # -- what its deliveries ask ---------------------------------------------------------------------
 

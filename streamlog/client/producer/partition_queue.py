@@ -280,7 +280,7 @@ class PartitionQueue:
 
     def batches(self) -> list[Batch]:
         """All batches that take a part of the buffer."""
-        return [*self.queue, *self.unsynced]
+        return [*self.queue.copy(), *self.unsynced.copy()]
 
     # -- writing -------------------------------------------------------------------------------------
 
@@ -357,7 +357,7 @@ class PartitionQueue:
             return []
         batches: list[Batch] = []
         size = records = 0
-        for batch in list(self.queue):
+        for batch in self.queue.copy():  # in one step, which `list` is only with the interpreter's lock
             if not (batch.closed or batch.urgent):
                 break
             if batch.sequenced is not None:  # some of those that were sent with it may be in the log
@@ -451,7 +451,7 @@ class PartitionQueue:
         if not is_too_old and self._sends_again(batches[0], error):
             at_ms = self.owner.now_ms() + RETRY_BACKOFF_MS
             self.retry = Retry(batches, at_ms)
-            for batch in list(self.queue):
+            for batch in self.queue.copy():
                 batch.failures += attempts(error)
             self.owner.arm(self, at_ms)
             return False
@@ -602,11 +602,11 @@ class PartitionQueue:
     def _queue_again(self, at_ms: int) -> None:
         """REQUIRES: as `_take_back`, and `_completing`."""
         lost = [batch for batch in self.unsynced if not batch.done()]
-        queued = set(map(id, self.queue))
+        queued = set(map(id, self.queue.copy()))
         self.queue.extendleft(batch for batch in reversed(lost) if id(batch) not in queued)
         sealed, done = lost[0].sequenced, lost[0].awaits
         assert done is not None
-        for batch in list(self.queue):
+        for batch in self.queue.copy():
             batch.failures += attempts(done.error())
         if sealed is not None and self.sequences is not None:
             self.sequences.go_on_at(sealed.base_sequence)

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import errno
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from typing import Any
 
 import pytest
 
 from streamlog.broker.producer_ids import BLOCK, ProducerIdManager
 from streamlog.errors import DiskFullError
-from streamlog.runtime.threads import result_of
+from streamlog.runtime.threads import new_lock, result_of
 from streamlog.testing import FaultyDisk, SimulatedDisk
 
 from .conftest import Tenant
@@ -46,7 +47,7 @@ def test_no_id_is_given_out_before_its_block_is_on_the_device(opened: Callable[.
 
 def test_threads_that_ask_at_once_get_different_ids() -> None:
     left = [range(n * 10, n * 10 + 10) for n in range(1000, 0, -1)]
-    ids = ProducerIdManager(lambda count: left.pop())
+    ids = ProducerIdManager(lambda count: left.pop(), new_lock())
     given: list[int] = []
 
     def ask() -> None:
@@ -60,6 +61,24 @@ def test_threads_that_ask_at_once_get_different_ids() -> None:
     assert len(set(given)) == 2000
 
 
+def test_one_thread_at_a_time_takes_the_next_id_of_a_block() -> None:
+    lock = new_lock()
+    taken: list[bool] = []
+
+    class Block:
+        """A range of which each step says whether another thread could take one at the same time."""
+
+        def __iter__(self) -> Iterator[int]:
+            for number in range(2):
+                taken.append(lock.locked())
+                yield number
+
+    allocated: Any = Block()
+    ids = ProducerIdManager(lambda count: allocated, lock)
+    assert [ids.next_id(), ids.next_id()] == [0, 1]
+    assert taken == [True, True]
+
+
 def test_an_interrupt_between_allocating_and_taking_loses_ids_and_gives_none_twice() -> None:
     blocks = iter([range(3), range(3, 6)])
 
@@ -69,7 +88,7 @@ def test_an_interrupt_between_allocating_and_taking_loses_ids_and_gives_none_twi
             raise KeyboardInterrupt
         return block
 
-    ids = ProducerIdManager(allocate)
+    ids = ProducerIdManager(allocate, new_lock())
     with pytest.raises(KeyboardInterrupt):
         ids.next_id()
     assert ids.next_id() == 3

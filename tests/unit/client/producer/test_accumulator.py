@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from streamlog.client.producer.accumulator import RecordAccumulator
+from streamlog.client.producer.accumulator import RecordAccumulator, _Claim
 from streamlog.client.producer.batch import Batch
 from streamlog.client.producer.partition_queue import PartitionQueue
 from streamlog.errors import (
@@ -204,6 +204,47 @@ def test_what_was_granted_counts_when_the_buffer_is_counted_anew(
     del held  # its thread was interrupted
     accumulator._recount()
     assert accumulator.reserve(60)
+
+
+def test_a_wait_that_ends_while_the_buffer_is_given_out_costs_no_other_thread_its_turn(
+    service: Any, accumulator_of: AccumulatorOf
+) -> None:
+    accumulator: Any = accumulator_of(batch_size=60, buffer_memory=100)
+    queue = accumulator.queue(service.add_topic("t"), 0)
+    assert accumulator.reserve(60)
+    first, second = _Claim(60), _Claim(30)
+    accumulator._claims.extend([first, second])
+    reached: SimpleQueue[None] = (
+        SimpleQueue()
+    )  # the thread whose wait has ended waits for the lock, or has not needed it
+    lock, withdrawn = accumulator._lock, []
+
+    def withdraw() -> None:
+        withdrawn.append(accumulator._withdraw(first))
+        reached.put(None)
+
+    class NotedLock:
+        def __enter__(self) -> None:
+            if threading.current_thread() is thread:
+                reached.put(None)
+            lock.acquire()
+
+        def __exit__(self, *error: object) -> None:
+            lock.release()
+
+    class Grants(set[_Claim]):
+        def add(self, claim: _Claim) -> None:
+            super().add(claim)
+            if claim is first:
+                thread.start()
+                reached.get(timeout=LONG)
+
+    thread = threading.Thread(target=withdraw)
+    accumulator._grants, accumulator._lock = Grants(), NotedLock()
+    accumulator.completed(written(queue, 60))
+    thread.join(LONG)
+    assert withdrawn == [False], "it was granted, so its thread gives it back"
+    assert second.granted
 
 
 def written(queue: PartitionQueue, reserved: int) -> Batch:
