@@ -86,6 +86,7 @@ def test_the_place_at_the_end_is_after_the_last_batch_and_of_no_other_offset(box
     b = box()
     b.append(b"a", b"b")
     assert [b.log.reader.place_at_end(offset) for offset in (0, 1, 3)] == [EMPTY] * 3
+    assert b.log.reader.size_after(EMPTY, 1 << 16) is None
     place = b.log.reader.place_at_end(2)
     assert (place.data, place.position) == (b"", b.log.tail.end_position)
     assert b.log.reader.size_after(place, 1 << 16) == 0
