@@ -31,7 +31,7 @@ from .decode import Decoder
 from .record_batch import RecordBatch
 
 if TYPE_CHECKING:
-    from ..._core import RecordReader
+    from ..._core import Columns, RecordReader
 
 logger = logging.getLogger("streamlog.client")
 
@@ -268,6 +268,16 @@ class PartitionFetcher:
     def batches_until(self, end: int) -> Iterator[RecordBatch[Any, Any]]:
         """Whole batches from `position` up to `end`, the first and the last cut to those."""
         while self.position < end:
+            columns = self._next_columns()
+            if columns is not None:
+                self.position = columns.next_offset
+                if columns.base_offset >= end:
+                    return
+                usual: RecordBatch[Any, Any] = RecordBatch._of(columns, self.decoder)
+                if columns.next_offset > end:
+                    usual._cut(columns.base_offset, end)
+                yield usual
+                continue
             batch = self._next_batch()
             if batch is None or batch.header.base_offset >= end:
                 return
@@ -275,6 +285,15 @@ class PartitionFetcher:
             self.position = batch.next_offset
             if len(made):
                 yield made
+
+    def _next_columns(self) -> Columns | None:
+        """Those of the next batch from the core in C; None if Python has to look at it, or nothing is left."""
+        if not FetchResult.has_reader or self._rest is not None or not self._has_data(fetch=True):
+            return None
+        reader = self._reader or self._begin_reader()
+        columns = reader.next_batch(_UNLIMITED)
+        self._at = reader.at
+        return columns
 
     def _next_batch(self, fetch: bool = True) -> FetchedBatch | None:
         """The next batch with a record at or after `position`; None at the end of what may be read, or without a leader.
