@@ -75,6 +75,8 @@ class Thread:
         self.begun = self.running = False
         self.is_stopped = False
         self.due_s: float = -inf
+        self.wakes_at_ms: int | None = None
+        """It is woken for every deadline: when it looks next is the schedule's to say."""
         self.held_until_s: float = -inf
         """It gets no turn before this time: it is slow, or stuck."""
 
