@@ -245,11 +245,6 @@ def open_log(
         of_several = f" of {count} brokers" if count > 1 else ""
         where = "the current directory" if path == Path(".") else ", ".join(map(str, paths))
         output.say(f"Created a log{of_several} in {where}.", stderr=True)
-    if brokers is not None and (have := len(log.brokers)) != brokers:
-        of = "1 broker" if have == 1 else f"{have} brokers"
-        output.say(
-            f"The log has {of}, not {brokers}: --brokers is for a log that is created, in one directory.", stderr=True
-        )
     return log
 
 

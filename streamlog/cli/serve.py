@@ -10,7 +10,7 @@ import typer
 from ..errors import ConfigError, StreamlogError
 from ..runtime.disk import raise_descriptor_limit
 from . import render as output
-from .app import Directory, app, open_log, option
+from .app import Directory, app, open_log, option, plural
 
 _UNLIMITED = {"log.retention.ms": "-1"}
 
@@ -49,6 +49,9 @@ def serve(
     check_hosts(host, advertised_host, is_open=allow_insecure)  # before a log is created
     raise_descriptor_limit()  # many clients, and no other program in this process
     with open_log(ctx, directory, create=True, brokers=brokers) as log:
+        if brokers not in (None, there := len(log.brokers)):
+            said = f"The log has {there} {plural('broker', there)}, not {brokers}: --brokers is for a log that is created, in one directory."
+            output.say(said, stderr=True)
         listener = Listener(
             log,
             host=host,
