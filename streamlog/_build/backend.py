@@ -25,6 +25,8 @@ class BuildExt(build_ext):
 
     def run(self) -> None:
         if os.environ.get("STREAMLOG_PURE") == "1":
+            for each in self.extensions:  # what an earlier build has left would be installed
+                Path(self.build_lib, self.get_ext_filename(self.get_ext_fullname(each.name))).unlink(missing_ok=True)
             self.extensions = []
         super().run()
         # What was not built is neither installed nor, for an editable installation, copied.

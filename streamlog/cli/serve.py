@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 from typing import Annotated
 
@@ -75,8 +76,16 @@ def serve(
                 f"Serving {listener.bootstrap_servers}. {reach} can read and write all of it. Ctrl-C ends it.",
                 stderr=True,
             )
-            while True:
-                signal.pause()
+            _wait()
+
+
+def _wait() -> None:
+    """Until a signal's handler raises. `signal.pause` sleeps on where another thread takes the signal, as after a stop (Ctrl-Z)."""
+    read, write = os.pipe()
+    os.set_blocking(write, False)
+    signal.set_wakeup_fd(write, warn_on_full_buffer=False)
+    while True:
+        os.read(read, 1)
 
 
 def _end(number: int, frame: object) -> None:

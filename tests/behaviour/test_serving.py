@@ -64,6 +64,17 @@ def test_a_server_has_all_descriptors_that_it_may_have(path: Path) -> None:
         assert process.wait(WAIT_S) == 128 + signal.SIGTERM
 
 
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_server_that_was_stopped_ends_at_the_signal_that_came_meanwhile(path: Path, number: int) -> None:
+    """As Ctrl-Z and `kill %1`. Which thread takes the signal is not known then."""
+    command = [sys.executable, "-m", "streamlog", "serve", "-d", str(path), "--port", "0"]
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process:
+        served(process)
+        for each in (signal.SIGSTOP, number, signal.SIGCONT):
+            process.send_signal(each)
+        assert process.wait(WAIT_S) == 128 + number
+
+
 def test_other_machines_are_let_in_only_if_that_is_said(
     path: Path,
 ) -> None:

@@ -27,6 +27,7 @@ from streamlog.records.columns import (
     TIMESTAMPS,
     VALUES,
     BatchColumns,
+    buffers,
     records_of,
     seal,
 )
@@ -227,3 +228,21 @@ def test_a_column_whose_array_claims_another_count_is_refused_for_a_few_entries_
     sealed = SealedBatch(lying, hash_payload(lying, SEED), directory, 0, 20, 19, 7, 7, 0, len(lying))
     with pytest.raises(ValueError):
         opened(sealed).some(VALUES, 5, 6)
+
+
+# -- as Arrow has a column -------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("column", "validity", "offsets", "data"),
+    [
+        ([b"a", b"", b"bc"], None, [0, 1, 1, 3], b"abc"),
+        ([None, b"a", None], b"\x02", [0, 0, 1, 1], b"a"),
+        ([b"a"] * 8 + [None, b"b"], b"\xff\x02", [*range(9), 8, 9], b"a" * 8 + b"b"),
+        ([None], b"\x00", [0, 0], b""),
+        ([], None, [0], b""),
+    ],
+)
+def test_the_buffers_of_a_column(column: Any, validity: bytes | None, offsets: list[int], data: bytes) -> None:
+    found = buffers(column)
+    assert (found[0], memoryview(found[1]).cast("q").tolist(), found[2]) == (validity, offsets, data)
