@@ -147,6 +147,16 @@ class Budget:
             self._is_resuming = False
 
 
+def _other_protocol(size: int) -> str:
+    """What a client that speaks another protocol was taken for: the first four bytes of that, as a size."""
+    begun = (size & 0xFFFFFFFF).to_bytes(4, "big")
+    if begun[:2] == b"\x16\x03":
+        return ". It looks like TLS, which this listener has not: set the client's security.protocol to PLAINTEXT"
+    if begun in (b"GET ", b"POST", b"PUT ", b"HEAD", b"OPTI"):
+        return ". It looks like HTTP, and this is Kafka's protocol"
+    return ""
+
+
 class Connection(asyncio.BufferedProtocol):
     """`answer(connection, frame)` begins to answer; it ends with `reply`, on the thread of the loop, also at once.
 
@@ -400,10 +410,11 @@ class Connection(asyncio.BufferedProtocol):
         if _KEY_BYTES <= size <= limit:
             return True
         logger.warning(
-            "a connection from %s is closed: it began a request of %d bytes, and at most %d are taken",
+            "a connection from %s is closed: it began a request of %d bytes, and at most %d are taken%s",
             self.host,
             size,
             limit,
+            _other_protocol(size),
         )
         self.close()
         return False

@@ -14,6 +14,7 @@ import weakref
 from collections.abc import Callable, Coroutine, Iterable, Mapping
 from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from functools import partial
+from importlib.util import find_spec
 from types import MappingProxyType, TracebackType
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
@@ -60,6 +61,8 @@ if TYPE_CHECKING:
 
 A = TypeVar("A", bound=Attached)
 logger = logging.getLogger("streamlog.kafka")
+# What the listener uses of the extra `kafka` once a client asks for it: modules, and the packages that have them.
+_EXTRA = {"cramjam": "cramjam", "re2": "google-re2"}
 
 _THREADS = 4
 """For what may block (see `Call.blocking`), and as many for administrators' requests. What comes while all of them are busy waits;
@@ -190,6 +193,12 @@ class Listener:
     def start(self) -> None:
         """Listen. Does nothing if it does already."""
         if self._serving is None or self._serving.is_closed:
+            if missing := [package for module, package in _EXTRA.items() if find_spec(module) is None]:
+                logger.warning(
+                    "the listener has no %s: records compressed with snappy, lz4 or zstd, and subscriptions to a pattern under KIP-848, are "
+                    "refused; run: pip install 'streamlog-py[kafka]'",
+                    " and no ".join(missing),
+                )
             self._serving = self._log.attach(partial(self._make, interceptor=self._interceptor))
 
     def close(self) -> None:

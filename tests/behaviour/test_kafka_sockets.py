@@ -302,3 +302,37 @@ def test_a_forked_child_keeps_no_socket_open(
         certificate,
     )
     assert (done.returncode, done.stderr) == (0, "")
+
+
+# -- what is not Kafka's protocol, and what is not installed ----------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("begun", "said"),
+    [
+        (b"\x16\x03\x01\x02\x00\x01", "It looks like TLS"),
+        (b"GET / HTTP/1.1\r\n\r\n", "It looks like HTTP"),
+        (b"\x7f\xff\xff\xff\x00\x12", "2147483647 bytes, and at most 16777216 are taken"),
+    ],
+)
+def test_a_client_of_another_protocol_is_named_in_the_log(
+    log: streamlog.StreamLog, caplog: pytest.LogCaptureFixture, begun: bytes, said: str
+) -> None:
+    with Listener(log) as listener:
+        host, _, port = listener.bootstrap_servers.rpartition(":")
+        with socket.create_connection((host, int(port)), WAIT_S) as client:
+            client.sendall(begun)
+            assert client.recv(1) == b""
+        (warning,) = [each.getMessage() for each in caplog.records if "is closed" in each.getMessage()]
+    assert said in warning
+
+
+def test_a_listener_without_its_extra_says_at_its_start_what_is_refused(
+    log: streamlog.StreamLog, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with Listener(log):
+        assert not caplog.records
+    monkeypatch.setattr("streamlog.kafka.listener.find_spec", lambda name: None)
+    with Listener(log):
+        (warning,) = [each.getMessage() for each in caplog.records]
+    assert "no cramjam and no google-re2" in warning and "pip install 'streamlog-py[kafka]'" in warning
