@@ -159,6 +159,16 @@ def test_batches_pickle(log: StreamLog) -> None:
     for again in (pickle.loads(pickle.dumps(batch)), copy.copy(batch), copy.deepcopy(batch)):
         assert list(again) == list(batch)
         assert (again.base_offset, again.last_offset, again.next_offset) == (0, 2, 3)
+        assert [again.buffers(name) for name in ("key", "value")] == [batch.buffers(name) for name in ("key", "value")]
+
+
+def test_a_pickled_batch_has_the_buffers_from_before_its_deserializer(log: StreamLog) -> None:
+    log.create_topic("t")
+    topic = log.topic("t", value_serde=streamlog.serde.json)
+    topic.send_many([{"a": 1}, None])
+    (batch,) = topic.read_batches()
+    again = pickle.loads(pickle.dumps(batch))
+    assert (again.values, again.buffers("value")) == (batch.values, batch.buffers("value"))
 
 
 def test_errors_pickle_with_their_fields(log: StreamLog) -> None:

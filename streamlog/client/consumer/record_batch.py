@@ -168,9 +168,12 @@ class RecordBatch(Generic[K, V]):
         """
         if name not in ("key", "value"):
             raise ConfigError(f"buffers() takes 'key' or 'value', not {name!r}.", name="name")
-        column = self._column(self._columns.keys if name == "key" else self._columns.values, None)
-        validity, offsets, data = columns.buffers(column)
+        validity, offsets, data = columns.buffers(self._encoded(name))
         return validity, memoryview(offsets).cast("q"), memoryview(data)
+
+    def _encoded(self, name: Literal["key", "value"]) -> Sequence[bytes | None]:
+        """The keys or the values before any deserializer."""
+        return self._column(self._columns.keys if name == "key" else self._columns.values, None)
 
     def _column(self, read: Callable[[], Sequence[Any] | None], absent: Any) -> Sequence[Any]:
         try:
@@ -197,7 +200,7 @@ class RecordBatch(Generic[K, V]):
 
     def _raw(self, at: int) -> Record[Any, Any]:
         """The record at index `at` as bytes."""
-        keys, values = self._column(self._columns.keys, None), self._column(self._columns.values, None)
+        keys, values = self._encoded("key"), self._encoded("value")
         return Record(
             self.topic, self.partition, self.offsets[at], self.timestamps[at], keys[at], values[at], self.headers[at]
         )
@@ -219,11 +222,16 @@ class RecordBatch(Generic[K, V]):
         )  # fmt: skip
 
     def __reduce__(self) -> Any:
-        """For copy and pickle: the columns, decoded."""
-        fields = {name: getattr(self, name) for name in _FIELDS}
-        return _restore, (
-            {name: value if isinstance(value, (int, str)) else list(value) for name, value in fields.items()},
-        )
+        """For copy and pickle: the columns, decoded; and keys and values as bytes, for `buffers`."""
+        fields: dict[str, Any] = {}
+        for name in _FIELDS:
+            value = getattr(self, name)
+            fields[name] = value if isinstance(value, (int, str)) else list(value)
+        # The same list where nothing is deserialized: pickle writes it once.
+        decoder = self._decoder
+        fields["key"] = fields["keys"] if decoder.deserialize_key is None else list(self._encoded("key"))
+        fields["value"] = fields["values"] if decoder.deserialize_value is None else list(self._encoded("value"))
+        return _restore, (fields,)
 
     def __repr__(self) -> str:
         return (
@@ -245,6 +253,10 @@ class _Pickled(RecordBatch[Any, Any]):
     def __init__(self, fields: dict[str, Any]) -> None:
         self._fields = fields
         self._length = len(fields["offsets"])
+
+    def _encoded(self, name: Literal["key", "value"]) -> Sequence[bytes | None]:
+        column: list[bytes | None] = self._fields[name]
+        return column
 
     def __reduce__(self) -> Any:
         return _restore, (self._fields,)
