@@ -472,23 +472,25 @@ class Control:
         for api, version in versions.items():
             key = self._key(api)
             low, high = protocol.versions_of(key)
+            if key in wanted:  # by its name and by its key
+                raise ConfigError(f"{schema.names()[key]} is given twice: give each API once.", name="versions")
             if version is None and key == ApiKey.API_VERSIONS:
                 raise ConfigError("ApiVersions cannot be taken away: it is what clients ask first.", name="versions")
             wanted[key] = -1 if version is None else integer(f"versions[{schema.names()[key]!r}]", version, low, high)
         with inside(), self._lock:
-            self._pins = (*self._pins, wanted)
-        self._pinned()
+            self._pin((*self._pins, wanted))
 
         def remove() -> None:
             with inside(), self._lock:
-                self._pins = tuple(filter(lambda each: each is not wanted, self._pins))
-            self._pinned()
+                self._pin(tuple(filter(lambda each: each is not wanted, self._pins)))
 
         return Pin({schema.names()[key]: versions[api] for api, key in zip(versions, wanted, strict=True)}, remove)
 
-    def _pinned(self) -> None:
+    def _pin(self, pins: tuple[Mapping[int, int], ...]) -> None:
+        """REQUIRES: the lock. Else one of two threads that pin at once could have the interceptor know the pins of before."""
+        self._pins = pins
         lowest: dict[int, int] = {}
-        for pin in self._pins:
+        for pin in pins:
             for key, version in pin.items():
                 lowest[key] = min(version, lowest.get(key, version))
         self._interceptor.max_versions = lowest

@@ -188,6 +188,7 @@ def test_apis_and_errors_have_kafkas_names_and_numbers(api: Any, error: Any) -> 
         (lambda control: control.delay("Produce", 3_600_001), "delay_ms"),
         (lambda control: control.max_versions({"Produce": 99}), "Produce"),
         (lambda control: control.max_versions({"ApiVersions": None}), "cannot be taken away"),
+        (lambda control: control.max_versions({"Produce": 7, PRODUCE: 8}), "Produce is given twice"),
     ],
 )  # fmt: skip
 def test_what_cannot_be_meant_is_refused(inject: Any, message: str) -> None:
