@@ -13,6 +13,7 @@ of loggers (BROKER_LOGGER).
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from functools import partial
@@ -284,14 +285,14 @@ class Configs:
     def _answer(self, texts_after: TextsAfter, Response: Any, call: Call) -> Any:
         """The response to a change of settings: each resource succeeds or fails by itself."""
         resources = call.request.resources
-        named = [(each.resource_type, each.resource_name) for each in resources]
+        times = Counter((each.resource_type, each.resource_name) for each in resources)
         responses = []
         for resource in resources:
             kind, name = resource.resource_type, resource.resource_name
             answer = Response.AlterConfigsResourceResponse(resource_type=kind, resource_name=name, error_message=None)
             responses.append(answer)
             try:
-                if named.count((kind, name)) > 1:
+                if times[kind, name] > 1:
                     raise ConfigError(f"Each resource must appear at most once: {name!r}.", name=_REQUEST)
                 with self._lock:
                     if kind == _GROUP:
@@ -456,6 +457,7 @@ def _altered(resource: Any, before: Mapping[str, str], kind: Kind) -> dict[str, 
                 verb = "APPEND to" if operation == _APPEND else "SUBTRACT from"
                 raise ConfigError(f"Can't {verb} key {name} because its type is not LIST.", name=name)
             listed = settings.items(name, after[name] if name in after else kind.default(name))
+            settings.check_length(name, _not_null(change))  # before it becomes as many strings as it has commas
             elements = _not_null(change).split(",")
             after[name] = ",".join(_with(listed, elements) if operation == _APPEND else _without(listed, elements))
         else:
@@ -470,7 +472,8 @@ def _default(name: str, listener: Settings) -> str:
 
 
 def _with(listed: list[str], elements: list[str]) -> list[str]:
-    return listed + [each for each in map(str.strip, elements) if each not in listed]
+    known = set(listed)
+    return listed + [each for each in map(str.strip, elements) if each not in known]
 
 
 def _without(listed: list[str], elements: list[str]) -> list[str]:

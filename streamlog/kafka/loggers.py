@@ -24,7 +24,8 @@ _SHOWN = 200  # characters of what a client gave, in a message
 
 def levels() -> dict[str, str]:
     """The level that is in effect at each logger, by its name."""
-    below = sorted(name for name in logging.root.manager.loggerDict if name.startswith(f"{_LIBRARY}."))
+    known = list(logging.root.manager.loggerDict)  # at once: other threads may make loggers meanwhile
+    below = sorted(name for name in known if name.startswith(f"{_LIBRARY}."))
     return {name: _name(_logger(name).getEffectiveLevel()) for name in (ROOT, *below)}
 
 

@@ -8,6 +8,7 @@ import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 from uuid import UUID
 
@@ -19,6 +20,7 @@ from streamlog.broker import metadata
 from streamlog.config import TopicConfig
 from streamlog.kafka import Listener, configs, messages
 from streamlog.kafka.errors import ErrorCode
+from streamlog.kafka.loggers import levels
 from streamlog.testing import ManualClock
 from tests.kafka.clients import WAIT_S, asked, asked_at
 from tests.kafka.fixtures import temporary_log
@@ -638,6 +640,48 @@ def test_of_groups_that_need_not_be_there_a_request_describes_a_thousand(listene
     assert "in several" in results[1_000].error_message
 
 
+def test_what_a_request_changes_twice_is_not_changed(log: streamlog.StreamLog, listener: Listener) -> None:
+    Request = messages.IncrementalAlterConfigsRequest
+    change = Request.AlterableConfig(name="retention.ms", config_operation=SET, value="7000")
+    resources = [
+        Request.AlterConfigsResource(resource_type=TOPIC, resource_name=name, configs=[change])
+        for name in ("t", "none", "t")
+    ]
+    answers = asked(listener, 44, 1, Request(resources=resources)).responses
+    refused = ErrorCode.INVALID_REQUEST
+    assert [each.error_code for each in answers] == [refused, ErrorCode.UNKNOWN_TOPIC_OR_PARTITION, refused]
+    assert log["t"].config["retention_ms"] == 1000
+
+
+def test_a_change_of_many_resources_compares_none_of_them_with_all_others() -> None:
+    """A request of 50,000 took minutes, in which little else was done."""
+    compared = 0
+
+    class Name(str):
+        __slots__ = ()
+        __hash__ = str.__hash__
+
+        def __eq__(self, other: object) -> bool:
+            nonlocal compared
+            compared += 1
+            return str(self) == other
+
+    resources = [SimpleNamespace(resource_type=99, resource_name=Name(n), configs=[]) for n in range(100)]
+    call: Any = SimpleNamespace(request=SimpleNamespace(resources=resources))
+    response = configs.Configs()._answer(configs._altered, messages.IncrementalAlterConfigsResponse, call)
+    assert [each.error_code for each in response.responses] == [ErrorCode.INVALID_REQUEST] * 100
+    assert compared < 100
+
+
+def test_what_is_longer_than_a_value_may_be_is_not_split(listener: Listener, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A list of 16 MB became millions of strings, 20 times as large, before it was refused."""
+    split: list[object] = []
+    monkeypatch.setattr(configs, "_with", lambda listed, elements: split.append(elements) or listed)
+    answer = altered(listener, "t", ("cleanup.policy", APPEND, "delete," * 10_000))
+    assert (answer.error_code, split) == (ErrorCode.INVALID_CONFIG, [])
+    assert "longer than 32767 bytes" in answer.error_message
+
+
 def test_other_clients_are_answered_while_many_resources_are_described(
     log: streamlog.StreamLog, listener: Listener, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -745,3 +789,19 @@ def test_the_levels_of_the_librarys_loggers_are_read_and_set(listener: Listener,
     for change in (("root", DELETE, None), ("root", APPEND, "INFO"), ("root", SET, None)):
         assert altered(listener, "0", change, kind=LOGGER).error_code == ErrorCode.INVALID_REQUEST
     assert altered(listener, "7", ("root", SET, "INFO"), kind=LOGGER).error_code == ErrorCode.INVALID_REQUEST
+
+
+def test_levels_are_known_while_other_threads_make_loggers(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Name(str):
+        """What is asked in the middle, when another thread may run."""
+
+        __slots__ = ()
+
+        def startswith(self, *args: Any) -> bool:
+            logging.getLogger(f"made.{len(known)}")
+            return False
+
+    known: dict[str, Any] = dict(logging.root.manager.loggerDict)
+    known.update({Name("one"): logging.root, Name("two"): logging.root})
+    monkeypatch.setattr(logging.root.manager, "loggerDict", known)
+    assert "streamlog.kafka" in levels()
