@@ -222,9 +222,13 @@ def _left(call: Call, members: list[MemberIdentity], done: Completion[list[Strea
 
 
 def describe_each(
-    call: Call, names: Sequence[str], Response: Any, describe: Callable[[Any, GroupDescription], None]
+    call: Call, wanted: Sequence[str], Response: Any, describe: Callable[[Any, GroupDescription], None]
 ) -> Later:
-    """The response for several groups, each of which is described, or has the error why it is not."""
+    """The response for several groups, each of which is described, or has the error why it is not.
+
+    A group that is named several times is answered once: a large one is hundreds of times as large as its name.
+    """
+    names = list(dict.fromkeys(wanted))
     found = [call.service.describe_group(name) for name in names]
 
     def respond(_: Completion[Any]) -> Any:

@@ -146,7 +146,9 @@ def offset_fetch(call: Call) -> Any:
     if call.version < _FIRST_FETCH_OF_GROUPS:
         found = _Fetched(call, request.group_id, request.topics)
         return _when_known([found], lambda: _of_one_group(found))
-    groups = [_Fetched(call, each.group_id, each.topics, _member_of(each)) for each in request.groups]
+    # All that a group has committed, which may be much, is answered once, however often it is asked for.
+    wanted = {(each.group_id, at if each.topics is not None else None): each for at, each in enumerate(request.groups)}
+    groups = [_Fetched(call, each.group_id, each.topics, _member_of(each)) for each in wanted.values()]
     return _when_known(
         groups, lambda: Response(groups=[each.group(by_id=call.version >= _FIRST_FETCH_WITH_IDS) for each in groups])
     )

@@ -25,17 +25,20 @@ def describe_producers(call: Call) -> Any:
 
 def _describe_producers(call: Call) -> Any:
     Response = messages.DescribeProducersResponse
-    topics = []
+    wanted: dict[str, dict[int, None]] = {}  # a partition that is named again is answered once
     for topic in call.request.topics:
+        wanted.setdefault(topic.name, {}).update(dict.fromkeys(topic.partition_indexes))
+    topics = []
+    for name, numbers in wanted.items():
         partitions = []
-        for number in topic.partition_indexes:
+        for number in numbers:
             partition = Response.PartitionResponse(partition_index=number, active_producers=[])
             partitions.append(partition)
             try:
-                partition.active_producers = _producers(call, topic.name, number)
+                partition.active_producers = _producers(call, name, number)
             except StreamlogError as error:
                 partition.error_code, partition.error_message = code_of(error), str(error)
-        topics.append(Response.TopicResponse(name=topic.name, partitions=partitions))
+        topics.append(Response.TopicResponse(name=name, partitions=partitions))
     return Response(topics=topics)
 
 

@@ -342,7 +342,7 @@ def describe_transactions(call: Call) -> Any:
 def _describe_transactions(call: Call) -> Any:
     Response = messages.DescribeTransactionsResponse
     states = []
-    for transactional_id in call.request.transactional_ids:
+    for transactional_id in dict.fromkeys(call.request.transactional_ids):  # one that is named again is answered once
         state = Response.TransactionState(transactional_id=transactional_id)
         states.append(state)
         if not transactional_id:

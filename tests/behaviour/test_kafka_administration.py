@@ -16,6 +16,7 @@ from streamlog.testing import ManualClock, SimulatedDisk
 from tests.behaviour.traffic import eventually
 from tests.kafka.clients import WAIT_S, asked, asked_at
 from tests.kafka.fixtures import listener_of_log, temporary_log
+from tests.kafka.members import commit, new_producer
 
 log = temporary_log
 listener = listener_of_log
@@ -334,3 +335,30 @@ def test_producers_are_asked_of_the_leader(three: streamlog.StreamLog) -> None:
         assert unknown.error_code == ErrorCode.UNKNOWN_TOPIC_OR_PARTITION
         (nonsense,) = producers(listener, "a b", 0)
         assert nonsense.error_code == ErrorCode.INVALID_TOPIC_EXCEPTION
+
+
+# -- requests that name something again and again --------------------------------------------------------
+
+
+def test_what_a_request_names_several_times_is_described_once(log: streamlog.StreamLog, listener: Listener) -> None:
+    """Of a large group, or of a transaction of many partitions, fifty thousand answers would take gigabytes."""
+    log.create_topic("t", partitions=2)
+    new_producer(listener, "x")
+    assert commit(listener, "", -1) == ErrorCode.NONE
+    Fetch, Producers = messages.OffsetFetchRequest, messages.DescribeProducersRequest
+    everything = Fetch.OffsetFetchRequestGroup(group_id="g", topics=None)
+    one = Fetch.OffsetFetchRequestGroup(
+        group_id="g", topics=[Fetch.OffsetFetchRequestTopics(name="t", partition_indexes=[1])]
+    )
+    groups = asked(listener, 9, 8, Fetch(groups=[everything, one, everything, one])).groups
+    assert [[each.committed_offset for each in group.topics[0].partitions] for group in groups] == [[0], [-1], [-1]]
+    for key, version, request in (
+        (15, 5, messages.DescribeGroupsRequest(groups=["g", "none", "g"])),
+        (69, 1, messages.ConsumerGroupDescribeRequest(group_ids=["g", "none", "g"])),
+    ):
+        assert [each.group_id for each in asked(listener, key, version, request).groups] == ["g", "none"]
+    states = asked(listener, 65, 0, messages.DescribeTransactionsRequest(transactional_ids=["x", "none", "x"]))
+    assert [each.transactional_id for each in states.transaction_states] == ["x", "none"]
+    topics = [Producers.TopicRequest(name="t", partition_indexes=numbers) for numbers in ([0, 0], [1], [0])]
+    (topic,) = asked(listener, 61, 0, Producers(topics=topics)).topics
+    assert [each.partition_index for each in topic.partitions] == [0, 1]
