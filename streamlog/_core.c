@@ -12,7 +12,8 @@
    column is walked once from end to end before the first of its records is made: so the loops that make records need no
    checks. All memory that is handed out is owned by Python objects.
 
-   The interpreter's lock is held throughout, but for signal handlers, which are let run between two batches. */
+   The interpreter's lock is held throughout, but between two batches, where handlers of signals run, and where xxhash releases
+   it. */
 
 #define PY_SSIZE_T_CLEAN
 #include <Python.h>
@@ -860,22 +861,23 @@ static PyTypeObject RecordReader_Type = {
 
 /* -- encoding ------------------------------------------------------------------------------------------------------ */
 
-/* The size of a packed column of bytes objects and Nones, or -1 if there is anything else in it. */
+/* The size of a packed column of bytes objects and Nones. -1 if there is anything else in it, or it is larger than a batch can be:
+   no sum overflows, also where 32 bits are all there are. */
 static Py_ssize_t packed_size(PyObject *column) {
-    Py_ssize_t n = PySequence_Fast_GET_SIZE(column), size = (Py_ssize_t)array_size((size_t)n);
+    Py_ssize_t n = PySequence_Fast_GET_SIZE(column);
+    size_t size = array_size((size_t)n);
     PyObject **items = PySequence_Fast_ITEMS(column);
     for (Py_ssize_t i = 0; i < n; i++) {
-        if (PyBytes_CheckExact(items[i])) {
-            if ((size_t)PyBytes_GET_SIZE(items[i]) > MAX_BATCH_LEN)
-                return -1;
-            size += (Py_ssize_t)bin_size((size_t)PyBytes_GET_SIZE(items[i]));
-        } else if (items[i] == Py_None) {
+        if (items[i] == Py_None)
             size += 1;
-        } else {
+        else if (PyBytes_CheckExact(items[i]) && (size_t)PyBytes_GET_SIZE(items[i]) <= MAX_BATCH_LEN)
+            size += bin_size((size_t)PyBytes_GET_SIZE(items[i]));
+        else
             return -1;
-        }
+        if (size > MAX_BATCH_LEN)
+            return -1;
     }
-    return size;
+    return (Py_ssize_t)size;
 }
 
 static uint8_t *pack_column(uint8_t *w, PyObject *column) {

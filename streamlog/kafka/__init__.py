@@ -3,13 +3,13 @@
 What there is of it:
 
 - `listener`: `Listener`, its thread and its sockets. `connection`: frames, one request at a time, and the bounds.
-- `control`: what a test does to clients, as `Listener.control`. `interceptor`: what becomes of their requests then. `faults`: for
-  which requests. `error_responses`: the response of each API and version that says that a request failed.
+- `control`: what a test does to clients, as `Listener.control`. `interceptor`: what becomes of their requests then. `faults`: what
+  goes wrong for them, and for which requests. `error_responses`: the response of each API and version that says that a request failed.
 - `patterns`: regular expressions of clients.
 - `api_keys`: Kafka's APIs by their keys. `apis`: what a handler of a request is given, and what most handlers ask of it. `errors`:
   Kafka's codes for the errors of the library. `settings`: Kafka's names;
   `broker_configs`: those of brokers, `static_settings`: which of them cannot be changed; `group_configs`: those of groups; `client_metrics`: of
-  subscriptions to metrics; `loggers`: the levels of the library's.
+  subscriptions to metrics; `loggers`: the levels of the library's loggers.
 - One file for each family of APIs: `produce`, `fetch`, `metadata`, `topics`, `configs`, `coordinators`, `groups`, `consumer_groups`, `offsets`,
   `transactions`, `producers`, `log_dirs`, `reassignments`, `quorum`. `loading`: requests that wait for the groups. What is not built is
   not advertised.

@@ -18,6 +18,7 @@ from typing import Any
 from ..broker.metadata import BROKER_CONFIG, Image
 from ..config import TopicConfig
 from ..errors import ConfigError
+from ..runtime.sockets import authority
 from . import settings
 from .apis import Call, Endpoint, Settings
 from .settings import (
@@ -270,7 +271,7 @@ def _unknown(name: str, sources: list[int]) -> tuple[Described, Setting]:
 def _of_listener(call: Call, at: Endpoint) -> Iterator[tuple[str, Setting, str]]:
     groups = call.service.classic_group_config
     paths = call.service.broker_paths()
-    address, path, number = f"PLAINTEXT://{at.host}:{at.port}", paths[at.broker_id], str(at.broker_id)
+    address, path, number = f"PLAINTEXT://{authority(at.host, at.port)}", paths[at.broker_id], str(at.broker_id)
     for name, kind, default, text, about in (
         ("advertised.listeners", LIST, None, address, "Where clients come to."),
         (

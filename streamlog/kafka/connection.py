@@ -194,18 +194,15 @@ class Connection(asyncio.BufferedProtocol):
         self._counted = 0  # bytes of large frames: the one that is read, those that wait, and the one that is answered
         self._answered = 0  # of these, the one that is answered
         self._outgoing: deque[Buffer] = deque()  # of an answer, what the transport has not been given yet
-        self._outgoing_bytes = (
-            0  # of answers that the client has not taken, counted whole: parts may share their memory
-        )
+        self._outgoing_bytes = 0
+        """Of answers that the client has not taken, counted whole: parts may share their memory."""
         self._untaken_s: float | None = None  # since when there is such an answer
         self._reserved = 0  # bytes of the answer that is being made
         self._is_busy = self._is_pumping = self._is_slow = self._is_paused = self._has_no_budget = False
         self._began_s: float | None = None
         self._last_s = now_s()
-        self._unsent = (
-            0,
-            0,
-        )  # bytes of answers in the transport, and buffers that are still to come, when that was looked at last
+        self._unsent = 0, 0
+        """Bytes of answers in the transport, and buffers that are still to come, when that was looked at last."""
         self.host = ""
         self.parked: Any = None
         """What the request that is answered waits for, if it can be given up: a DelayedFetch."""
@@ -480,8 +477,9 @@ class Connection(asyncio.BufferedProtocol):
         if is_paused:
             self._transport.pause_reading()
         else:
-            self._began_s = None if self._began_s is None else self._now_s()
-            self._transport.resume_reading()  # while it was paused, the client was not waited for
+            if self._began_s is not None:  # while it was paused, the client was not waited for
+                self._began_s = self._now_s()
+            self._transport.resume_reading()
 
     def _release(self, size: int) -> None:
         size = min(size, self._counted)

@@ -23,16 +23,8 @@ INTERNAL_SEGMENT_BYTES = "internal.segment.bytes"
 
 # The types, as DescribeConfigs has them, and the sources.
 BOOLEAN, STRING, INT, LONG, DOUBLE, LIST = 1, 2, 3, 5, 6, 7
-OF_TOPIC, OF_BROKER_ITSELF, OF_ALL_BROKERS, OF_STATIC_BROKER, DEFAULT, OF_LOGGER, OF_CLIENT_METRICS, OF_GROUP = (
-    1,
-    2,
-    3,
-    4,
-    5,
-    6,
-    7,
-    8,
-)
+OF_TOPIC, OF_BROKER_ITSELF, OF_ALL_BROKERS, OF_STATIC_BROKER, DEFAULT = 1, 2, 3, 4, 5
+OF_LOGGER, OF_CLIENT_METRICS, OF_GROUP = 6, 7, 8
 _NAMES = {INT: "INT", LONG: "LONG", DOUBLE: "DOUBLE"}
 _MAX_INT, _MAX_LONG = (1 << 31) - 1, (1 << 63) - 1
 _WEEK_MS = 604_800_000
@@ -395,16 +387,12 @@ GROUPS: Mapping[str, str] = {
     "group.max.size": "max_size",
     "group.min.session.timeout.ms": "min_session_timeout_ms",
 }
-
-
 BOUNDS: Mapping[str, str] = {
     "queued.max.request.bytes": "in_flight_bytes",
     "socket.request.max.bytes": "produce_bytes",
 }
 """Those of a listener: the memory of requests and answers together, and of one request; see `connection.Limits`."""
 _LEAST_BOUND = 1 << 20
-
-
 CONSUMER_GROUPS: Mapping[str, str] = {
     "group.consumer.heartbeat.interval.ms": "5000",
     "group.consumer.max.heartbeat.interval.ms": "15000",

@@ -50,6 +50,12 @@ def test_an_address_of_ipv6_has_brackets(log: streamlog.StreamLog) -> None:
         port = listener.bootstrap_servers.rpartition(":")[2]
         (broker,) = asked_at(f"::1:{port}", 3, 12, messages.MetadataRequest(topics=None)).brokers
         assert (broker.host, broker.port) == ("::1", int(port))
+        Describe = messages.DescribeConfigsRequest
+        resource = Describe.DescribeConfigsResource(
+            resource_type=4, resource_name="0", configuration_keys=["advertised.listeners"]
+        )
+        (result,) = asked_at(f"::1:{port}", 32, 4, Describe(resources=[resource])).results
+        assert [each.value for each in result.configs] == [f"PLAINTEXT://[::1]:{port}"]
         assert repr(listener) == f"<streamlog.kafka.Listener [::1]:{port}>"
 
 
