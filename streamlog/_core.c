@@ -1110,8 +1110,7 @@ PyMODINIT_FUNC PyInit__core(void) {
         return NULL;
     PyObject *made = PyModule_Create(&module);
     if (made == NULL || PyModule_AddObjectRef(made, "RecordReader", (PyObject *)&RecordReader_Type) < 0
-        || PyModule_AddObjectRef(made, "Column", (PyObject *)&Column_Type) < 0
-        || PyModule_AddIntConstant(made, "VERSION", VERSION) < 0) {
+        || PyModule_AddObjectRef(made, "Column", (PyObject *)&Column_Type) < 0) {
         Py_XDECREF(made);
         return NULL;
     }

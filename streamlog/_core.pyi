@@ -5,8 +5,6 @@ from typing import Any, final, overload
 
 from .types import Buffer
 
-VERSION: int
-
 def seal(
     seed: int,
     keys: Sequence[bytes | None] | None,

@@ -68,9 +68,8 @@ def assignment_bytes(partitions: frozenset[TopicPartition]) -> bytes:
 
 def join_group(call: Call) -> Any:
     request = call.request
-    Response = messages.JoinGroupResponse
     if not coordinates(call, request.group_id):
-        return Response(error_code=ErrorCode.NOT_COORDINATOR, generation_id=_NO_GENERATION, member_id=request.member_id)
+        return _joined(call, Completion.failed(not_coordinator(call)))
     rebalance_ms = request.rebalance_timeout_ms
     if call.version < _FIRST_WITH_REBALANCE_TIMEOUT:
         rebalance_ms = request.session_timeout_ms

@@ -284,12 +284,16 @@ def create_partitions(call: Call) -> Any:
 
 def _create_partitions(call: Call) -> Any:
     Response = messages.CreatePartitionsResponse
+    wanted = {topic.name: topic for topic in call.request.topics}
+    twice = _more_than_once([topic.name for topic in call.request.topics])
     results = []
     placements = []
-    for topic in call.request.topics:
+    for topic in wanted.values():
         result = Response.CreatePartitionsTopicResult(name=topic.name)
         results.append(result)
         try:
+            if topic.name in twice:
+                raise _RequestError(f"{topic.name!r} is in the request twice.")
             view = topic_of(call.service.image, topic.name, None)
             if topic.count <= view.partitions:
                 raise ConfigError(

@@ -242,6 +242,17 @@ def test_the_id_of_a_topic_goes_before_its_name(listener: Listener) -> None:
     assert (topic.name, topic.error_code) == (None, ErrorCode.UNKNOWN_TOPIC_ID)
 
 
+def test_a_topic_that_a_request_gives_partitions_twice_gets_none(log: streamlog.StreamLog, listener: Listener) -> None:
+    More = messages.CreatePartitionsRequest
+    topics = [More.CreatePartitionsTopic(name=name, count=count) for name, count in (("t", 4), ("none", 2), ("t", 5))]
+    results = asked(listener, 37, 3, More(topics=topics, timeout_ms=1000)).results
+    assert {each.name: each.error_code for each in results} == {
+        "t": ErrorCode.INVALID_REQUEST,
+        "none": ErrorCode.UNKNOWN_TOPIC_OR_PARTITION,
+    }
+    assert (len(results), log["t"].partitions) == (2, 3)
+
+
 def test_a_type_of_election_that_is_unknown_is_refused(listener: Listener) -> None:
     Partitions = messages.ElectLeadersRequest.TopicPartitions
     request = messages.ElectLeadersRequest(

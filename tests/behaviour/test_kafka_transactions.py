@@ -301,6 +301,8 @@ def test_a_broker_that_does_not_coordinate_a_transaction_says_so() -> None:
             asked_at(addresses[1 - of_group], 28, 3, Commit(transactional_id="x", group_id="g", topics=[topic])),
         ]
         assert [errors_in(each) for each in answers] == [[ErrorCode.NOT_COORDINATOR]] * len(answers)
+        joined = asked_at(addresses[1 - of_group], 11, 9, messages.JoinGroupRequest(group_id="g", member_id="m"))
+        assert (joined.error_code, joined.protocol_name, joined.member_id) == (ErrorCode.NOT_COORDINATOR, None, "m")
         lists = [asked_at(each, 66, 0, messages.ListTransactionsRequest()).transaction_states for each in addresses]
         assert [each.transactional_id for each in lists[coordinator]] == ["x"]
         assert lists[1 - coordinator] == []

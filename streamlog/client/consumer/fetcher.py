@@ -8,6 +8,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterator
 from itertools import islice
+from sys import maxsize
 from typing import TYPE_CHECKING, Any
 
 from ...broker.api import Service
@@ -46,7 +47,7 @@ MAX_BYTES = (1 << 17) - 256
 _LOOKS = 3
 # Of which epochs the core in C takes batches; any other number is one epoch.
 _ANY_EPOCH, _NO_EPOCH = -1, -2
-_UNLIMITED = 1 << 62
+_UNLIMITED = maxsize
 # Of how many leader epochs it is known where they began, of what was read last.
 _EPOCHS = 16
 
@@ -223,9 +224,7 @@ class PartitionFetcher:
 
     def take_batches(self, out: list[RecordBatch[Any, Any]], n: int, exactly: bool) -> int:
         """Append batches of about `n` records in all to `out`; how many records. The last one may be cut."""
-        if self._current is not None:  # a part of it was given by `take`
-            self._forget()
-        if not self._whole:
+        if self._current is not None or not self._whole:  # `take` gave a part of it, or the last call was interrupted
             self._forget()
         self._whole = False
         taken = 0
