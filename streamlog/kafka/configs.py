@@ -2,7 +2,7 @@
 ListConfigResources (74, 0 and 1).
 
 All settings of topics that Kafka has are known (`settings`), and no others: those that the library does not act on are checked, kept and
-given back, as they were written. A setting comes from the topic (DYNAMIC_TOPIC_CONFIG) if somebody gave it, through Python or
+given back, as they were written. A setting comes from the topic (DYNAMIC_TOPIC_CONFIG) if it was given, through Python or
 through Kafka's protocol, whatever its value. Else it comes from the broker: a topic gets the defaults when it is created, and
 keeps them. Then it has the source that the broker's setting has (`broker_configs`), if it has its value still; if not it is
 DEFAULT_CONFIG if it is Kafka's default, else STATIC_BROKER_CONFIG.

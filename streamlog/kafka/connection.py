@@ -66,7 +66,7 @@ class Limits(NamedTuple):
 class Budget:
     """The bytes of all large requests in memory, and of all answers that clients have not taken. One thread uses it.
 
-    Who finds it used up waits here, each under a key of its own, first come, first served: requests that grow, and those that
+    What finds it used up waits here, each under a key of its own, first come, first served: requests that grow, and those that
     are to be answered.
     """
 
@@ -260,7 +260,7 @@ class Connection(asyncio.BufferedProtocol):
         return done
 
     def reserve(self, size: int) -> None:
-        """Count bytes of the answer that is to be made, of which nobody knows yet how large it is, until `reply`."""
+        """Count bytes of the answer that is to be made, whose size is not known yet, until `reply`."""
         self._reserved += size
         self._budget.add_answer(size)
 

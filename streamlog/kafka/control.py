@@ -245,7 +245,7 @@ class Control:
     # -- brokers -------------------------------------------------------------------------------------
 
     def broker_down(self, broker: int) -> None:
-        """Stop a broker of the log, as `log.brokers[i].stop()` does; on return nobody reaches it.
+        """Stop a broker of the log, as `log.brokers[i].stop()` does; on return no client reaches it.
 
         Its connections are closed, and other brokers lead its partitions. Raises ConfigError for the last one that runs.
 

@@ -44,7 +44,7 @@ def _coordinator(call: Call, key: str, kind: int) -> Any:
         return answer
     try:
         broker_id = result_of(call.service.find_coordinator(key, of_transactions=kind == _TRANSACTION))
-    except StreamlogError as error:  # whatever it is, a client is to ask again, as one of Kafka's is told
+    except StreamlogError as error:  # whatever it is, the client is to ask again, as with Kafka
         answer.error_code, answer.error_message = ErrorCode.COORDINATOR_NOT_AVAILABLE, str(error)
         return answer
     endpoint = call.endpoints.get(broker_id)

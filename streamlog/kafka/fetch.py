@@ -62,8 +62,8 @@ def _isolation(level: int) -> str:
 class Fetches:
     """The Fetch requests of one listener, and their sessions (KIP-227). It runs on the listener's thread.
 
-    A client with a session says only which partitions it reads from another position than the listener knows, and is told only
-    of those in which something has changed. There are at most `MAX_SESSIONS`; the one that was used least recently gives way.
+    A client with a session names only the partitions that it reads from another position than the listener knows, and gets only
+    those in which something has changed. There are at most `MAX_SESSIONS`; the one that was used least recently gives way.
     """
 
     def __init__(self) -> None:

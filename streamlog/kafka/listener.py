@@ -288,7 +288,7 @@ def _require_server_side(tls: object) -> None:
         raise ConfigError(f"tls has to be an ssl.SSLContext, not {typed(tls)}.", name="tls")
     if tls.protocol == ssl.PROTOCOL_TLS_CLIENT:
         raise ConfigError(
-            "tls is a context for clients, with which nobody could connect. Make one with ssl.create_default_context("
+            "tls is a context for clients, with which no client could connect. Make one with ssl.create_default_context("
             "ssl.Purpose.CLIENT_AUTH), and have it load a certificate by load_cert_chain.",
             name="tls",
         )

@@ -25,7 +25,7 @@ class Message:
     """What all the classes have: fields as slots, equality by fields, and a repr that leaves out defaults."""
 
     __slots__: tuple[str, ...] = ()
-    DEFAULT: Any  # what a field of this structure is if it is not set: nobody may change it
+    DEFAULT: Any  # what a field of this structure is if it is not set: it may not be changed
 
     def __eq__(self, other: object) -> bool:
         if type(other) is not type(self):

@@ -75,7 +75,7 @@ def _check_age(view: TopicView, call: Call, least_ms: int) -> None:
 def produce(call: Call) -> Any:
     if not _takes_long(call.request):
         return _append(call, *_check(call))
-    # The listener's thread would answer nobody else meanwhile.
+    # The listener's thread would answer no other client meanwhile.
     return Later(call.blocking(partial(_check, call)).done, lambda checked: _append(call, *checked.result()))
 
 

@@ -1,4 +1,4 @@
-"""Who writes to a partition: DescribeProducers (61, version 0), KIP-664.
+"""The producers of a partition: DescribeProducers (61, version 0), KIP-664.
 
 The leader's log says which producers it remembers, idempotent ones for a day, with the last sequence of their epoch, and where an open
 transaction begins. `last_timestamp` is when the last batch was appended. The epoch of a transaction's coordinator is not kept: it is -1.
