@@ -73,6 +73,8 @@ class _Member:
 
     def subscribe_to_pattern(self, pattern: str) -> None:
         """Raises what `matcher` raises."""
+        if pattern == self.pattern:  # a client may say with each heartbeat what it said before
+            return
         self._matches = matcher(pattern) if pattern else None
         self.pattern = pattern
         self._matched = None

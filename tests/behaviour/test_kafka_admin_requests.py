@@ -192,6 +192,17 @@ def test_the_patterns_of_kafka_are_taken_and_none_takes_long(
     assert answer.error_code == (ErrorCode.NONE if is_taken else ErrorCode.INVALID_REGULAR_EXPRESSION)
 
 
+def test_a_pattern_is_no_longer_than_can_be_compiled_soon(listener: Listener) -> None:
+    """Of 60,000 characters one took seconds, and a request has room for 16 million; no other thread runs meanwhile."""
+    pytest.importorskip("re2", reason="google-re2 is not installed")
+    for length, code in ((10_000, ErrorCode.NONE), (10_001, ErrorCode.INVALID_REGULAR_EXPRESSION)):
+        answer = heartbeat(listener, "m", 0, subscribed_topic_names=None, subscribed_topic_regex="a" * length)
+        assert answer.error_code == code
+    assert "at most 10,000" in answer.error_message
+    listed = asked(listener, 66, 2, messages.ListTransactionsRequest(transactional_id_pattern="a" * 10_001))
+    assert listed.error_code == ErrorCode.INVALID_REGULAR_EXPRESSION
+
+
 # -- what says nothing, or two things --------------------------------------------------------------------
 
 
