@@ -41,8 +41,10 @@ _FIRST_WITH_ZSTD = 7  # KIP-110
 _AS_SENT, _STAMPED = "producer", "LogAppendTime"  # compression.type, message.timestamp.type
 _MAX_UNCOMPRESSED = 100 << 20
 """Of a batch, in bytes: what its compressed records may take in memory while they are checked."""
-_MANY_RECORDS, _MANY_PARTITIONS, _MANY_BYTES = 20_000, 1_000, 4 << 20
-"""Of a request with more than these the check, of tens of milliseconds and more, is left to a thread that may block."""
+_MANY_RECORDS, _MANY_PARTITIONS, _MANY_BYTES, _MANY_COMPRESSED = 20_000, 1_000, 4 << 20, 4
+"""Of a request with more than these the check, of tens of milliseconds and more, is left to a thread that may block. How large a
+compressed batch is inside is only known once it is decompressed: so there may be few of these.
+"""
 _BEFORE_MAX_MS = "message.timestamp.before.max.ms"
 # Errors that say nothing of the partition's log, so that the answer has no log start offset.
 _SAY_NO_START = frozenset(
@@ -80,14 +82,18 @@ def produce(call: Call) -> Any:
 
 
 def _takes_long(request: Any) -> bool:
-    parts, size, records = 0, 0, 0
+    parts, size, records, compressed = 0, 0, 0, 0
     for topic in request.topic_data:
         parts += len(topic.partition_data)
         for each in topic.partition_data:
             if each.records:
                 size += len(each.records)
-                records += max(0, kafka_wire.claimed_records(each.records))
-    return parts > _MANY_PARTITIONS or size > _MANY_BYTES or records > _MANY_RECORDS
+                claimed = kafka_wire.claimed_records(each.records)
+                if claimed > 0:  # else it is refused before anything is decompressed
+                    records += claimed
+                    compressed += kafka_wire.codec_of(each.records) != compression.NONE
+    is_large = parts > _MANY_PARTITIONS or size > _MANY_BYTES
+    return is_large or records > _MANY_RECORDS or compressed > _MANY_COMPRESSED
 
 
 def _check(call: Call) -> tuple[Any, list[_Answer]]:

@@ -140,7 +140,7 @@ def claimed_records(data: Buffer) -> int:
 
 
 def codec_of(data: Buffer) -> int:
-    """The codec that a client's batch came with. REQUIRES: `sealed` has taken it."""
+    """The codec that a client's batch came with. REQUIRES: `claimed_records` of it is not 0. Nothing is checked."""
     attributes: int = FIXED.unpack_from(data, PREFIX.size)[2]
     return attributes & KAFKA_CODEC
 
