@@ -33,6 +33,8 @@ _FIRST_THAT_SKIPS = 9  # an assignment (KIP-814)
 _FIRST_WITH_SEVERAL_LEAVES = 3  # KIP-345
 _FIRST_WITH_NOT_FOUND = 6  # KIP-1043
 _VERSION_BYTES = 2
+_MOST_PARSED = 16
+"""Of the protocols that a member offers: clients have a few, each with the same subscription. Others are kept as they are."""
 
 
 # -- the clients' own bytes ------------------------------------------------------------------------------
@@ -74,9 +76,9 @@ def join_group(call: Call) -> Any:
     if call.version < _FIRST_WITH_REBALANCE_TIMEOUT:
         rebalance_ms = request.session_timeout_ms
     topics: set[str] = set()
-    owned: frozenset[TopicPartition] = frozenset()
+    owned: set[TopicPartition] = set()
     if request.protocol_type == CONSUMER:
-        for each in request.protocols:
+        for each in request.protocols[:_MOST_PARSED]:
             subscription = _parsed("ConsumerProtocolSubscription", each.metadata)
             if subscription is not None:
                 topics.update(subscription.topics)
@@ -92,7 +94,7 @@ def join_group(call: Call) -> Any:
         request.session_timeout_ms / 1000,
         rebalance_ms / 1000,
         frozenset(topics),
-        owned,
+        frozenset(owned),
         requires_known_member_id=call.version >= _FIRST_WITH_KNOWN_IDS,
         can_skip_assignment=call.version >= _FIRST_THAT_SKIPS,
         reason=request.reason or "",

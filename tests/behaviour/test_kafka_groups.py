@@ -11,10 +11,11 @@ import pytest
 
 import streamlog
 from streamlog import TopicPartition
-from streamlog.kafka import Listener, messages
+from streamlog.kafka import Listener, groups, messages
 from streamlog.kafka.errors import ErrorCode
 from tests.kafka.clients import WAIT_S, asked
 from tests.kafka.fixtures import listener_of_log, temporary_log
+from tests.kafka.members import RANGE, ClassicMember
 
 log = temporary_log
 listener = listener_of_log
@@ -279,6 +280,18 @@ def test_a_group_whose_leader_stops_is_coordinated_by_another_broker() -> None:
 
 
 # -- single requests -----------------------------------------------------------------------------------
+
+
+def test_of_many_protocols_that_a_member_offers_the_first_are_looked_into(
+    listener: Listener, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A request has room for 50,000, and no other client is answered meanwhile."""
+    parsed: list[bytes] = []
+    parse = groups._parsed
+    monkeypatch.setattr(groups, "_parsed", lambda name, data: (parsed.append(data), parse(name, data))[1])
+    Protocol = messages.JoinGroupRequest.JoinGroupRequestProtocol
+    ClassicMember(listener, protocols=[Protocol(name=f"p{n}", metadata=RANGE[0].metadata) for n in range(100)])
+    assert len(parsed) == 2 * 16  # it joins twice, the second time with the id that it got
 
 
 def test_any_protocol_type_has_groups_and_its_bytes_are_its_own(listener: Listener) -> None:
