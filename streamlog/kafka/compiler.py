@@ -29,8 +29,11 @@ from .schema import FIXED, ZERO_UUID, Definition, Field, definition, within
 # The most elements of all arrays, and tagged fields, that a large message may have: it takes 8 MB to decode, and one or two seconds to
 # answer, in which no other client is answered.
 MAX_ELEMENTS = 50_000
+MAX_STRING = (1 << 15) - 1
+"""Bytes of a string, as Kafka has it, also in versions whose lengths could be greater."""
 _MAX_VARINT = 5  # bytes, of a number of 32 bits
 _SHORT = 2048  # lengths below have their bytes in a table; it takes 0.2 MB
+_MESSAGE = "error_message"
 _FEW = 8  # numbers in an array below which `_Arrays` has a function for it
 
 
@@ -56,6 +59,14 @@ def length(b: bytes, p: int) -> tuple[int, int]:
     """A compact length at `p`, -1 for null, and where it ends."""
     number, p = uvarint(b, p)
     return number - 1, p
+
+
+def string_length(b: bytes, p: int) -> tuple[int, int]:
+    """`length` of a string."""
+    number, p = length(b, p)
+    if number > MAX_STRING:
+        raise malformed("a string", f"has more than {MAX_STRING} bytes")
+    return number, p
 
 
 def skip_tags(b: bytes, p: int, e: int, left: int = MAX_ELEMENTS) -> tuple[int, int]:
@@ -91,6 +102,11 @@ def put_length(number: int) -> bytes:
     return put_uvarint(number + 1)
 
 
+def clipped(text: bytes) -> bytes:
+    """The message of an error as far as a string goes: it may name what a client named, which is as long as a string may be."""
+    return text if len(text) <= MAX_STRING else text[:MAX_STRING].decode(errors="ignore").encode()
+
+
 # `put_length` would take 1 ms for all of them.
 _LENGTHS = tuple(
     [bytes((number + 1,)) for number in range(127)]
@@ -116,6 +132,7 @@ def null_refused(field: str, version: int) -> ValueError:
 
 _NAMES = {
     "ARRAYS": _Arrays(),
+    "clipped": clipped,
     "counted": counted,
     "length": length,
     "malformed": malformed,
@@ -123,6 +140,7 @@ _NAMES = {
     "put_length": put_length,
     "put_uvarint": put_uvarint,
     "skip_tags": skip_tags,
+    "string_length": string_length,
     "uvarint": uvarint,
     "pack": struct.pack,
     "unpack_from": struct.unpack_from,
@@ -373,7 +391,7 @@ class _Reader:
             out(f"{n} = b[p] - 1")
             out("p += 1")
             with out.nested(f"if {n} > 126:"):
-                out(f"{n}, p = length(b, p - 1)")
+                out(f"{n}, p = {'string_length' if short else 'length'}(b, p - 1)")
         else:
             form = "h" if short else "i"
             out(f"{n}, = unpack_{out.named(form)}(b, p)")
@@ -563,7 +581,8 @@ class _Writer:
         null = b"\0" if compact else b"\xff" * (2 if short else 4)
         with self._unless_null(field, value, null, nullable=nullable):
             if short:
-                out(f"{value} = {value}.encode()")
+                encoded = f"{value}.encode()"
+                out(f"{value} = clipped({encoded})" if field.name == _MESSAGE else f"{value} = {encoded}")
             if field.item != "records":
                 out(f"n = len({value})")
                 self._length("n", compact=compact, short=short)

@@ -120,6 +120,18 @@ def test_a_frame_without_an_api_closes_the_connection(log: streamlog.StreamLog, 
                 assert connection.recv(1) == b""
 
 
+@pytest.mark.parametrize("version", [4, 7])
+def test_an_error_may_name_what_is_as_long_as_a_name_can_be(
+    log: streamlog.StreamLog, caplog: pytest.LogCaptureFixture, version: int
+) -> None:
+    Topic = messages.CreateTopicsRequest.CreatableTopic
+    topics = [Topic(name="a" * 32_767, num_partitions=1, replication_factor=1)] * 2
+    with caplog.at_level(logging.ERROR, "streamlog"), Listener(log) as listener:
+        (made,) = asked(listener, 19, version, messages.CreateTopicsRequest(topics=topics)).topics
+        assert (made.error_code, len(made.error_message)) == (ErrorCode.INVALID_REQUEST, 32_767)
+    assert not caplog.records
+
+
 def test_a_parked_fetch_ends_with_its_connection(log: streamlog.StreamLog) -> None:
     Fetch = messages.FetchRequest
     wanted = [

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from streamlog.kafka import protocol
+from streamlog.kafka import messages, protocol
 from streamlog.kafka.protocol import MalformedMessageError
 from tests.kafka.random_messages import every_version, random_message
 
@@ -112,3 +112,27 @@ def test_a_claimed_count_makes_nothing(count: bytes) -> None:
     """Six bytes of this kind made another codec take gigabytes."""
     with pytest.raises(MalformedMessageError, match="more elements than bytes are left"):
         protocol.decode("MetadataRequest", 12, count + b"\x00")
+
+
+@pytest.mark.parametrize("is_checked", [False, True], ids=["decoded", "checked"])
+def test_a_string_has_no_more_bytes_than_kafka_takes(is_checked: bool) -> None:
+    def end(group_id: str) -> int:
+        b = b"".join(protocol.encode("HeartbeatRequest", 4, messages.HeartbeatRequest(group_id=group_id)))
+        if is_checked:
+            return protocol.compiler.checker("HeartbeatRequest", 4)(b, 0, len(b)) - len(b)
+        message, at = protocol.compiler.decoder("HeartbeatRequest", 4)(b, memoryview(b), 0, len(b))
+        assert message.group_id == group_id
+        return at - len(b)
+
+    assert end("g" * 32_767) == 0
+    with pytest.raises(MalformedMessageError, match="more than 32767 bytes"):
+        end("g" * 32_768)
+
+
+@pytest.mark.parametrize("version", [4, 7])
+def test_the_message_of_an_error_ends_where_a_string_has_to(version: int) -> None:
+    Response = messages.CreateTopicsResponse
+    response = Response(topics=[Response.CreatableTopicResult(name="t", error_message="é" * 20_000)])
+    encoded = b"".join(protocol.encode("CreateTopicsResponse", version, response))
+    (topic,) = protocol.decode("CreateTopicsResponse", version, encoded)[0].topics
+    assert topic.error_message == "é" * 16_383
