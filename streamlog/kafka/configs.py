@@ -457,7 +457,6 @@ def _altered(resource: Any, before: Mapping[str, str], kind: Kind) -> dict[str, 
                 verb = "APPEND to" if operation == _APPEND else "SUBTRACT from"
                 raise ConfigError(f"Can't {verb} key {name} because its type is not LIST.", name=name)
             listed = settings.items(name, after[name] if name in after else kind.default(name))
-            settings.check_length(name, _not_null(change))  # before it becomes as many strings as it has commas
             elements = _not_null(change).split(",")
             after[name] = ",".join(_with(listed, elements) if operation == _APPEND else _without(listed, elements))
         else:

@@ -216,16 +216,11 @@ def topic_setting(name: str) -> Setting:
     return known
 
 
-def check_length(name: str, text: str) -> None:
-    """Raises ConfigError for a value that could not be given back in all versions."""
-    if len(text.encode()) > _LONGEST:
-        raise ConfigError(f"The value of {name} is longer than {_LONGEST} bytes.", name=name)
-
-
 def check(name: str, setting: Setting, text: str) -> Any:
     """The value of a text. Raises ConfigError as Kafka does."""
-    check_length(name, text)
     value: Any = text.strip()
+    if len(text.encode()) > _LONGEST:  # it could not be given back in all versions
+        raise ConfigError(f"The value of {name} is longer than {_LONGEST} bytes.", name=name)
     if setting.type == LIST:
         value = items(name, text)
         unknown = [each for each in value if setting.choices and each not in setting.choices]

@@ -673,15 +673,6 @@ def test_a_change_of_many_resources_compares_none_of_them_with_all_others() -> N
     assert compared < 100
 
 
-def test_what_is_longer_than_a_value_may_be_is_not_split(listener: Listener, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A list of 16 MB became millions of strings, 20 times as large, before it was refused."""
-    split: list[object] = []
-    monkeypatch.setattr(configs, "_with", lambda listed, elements: split.append(elements) or listed)
-    answer = altered(listener, "t", ("cleanup.policy", APPEND, "delete," * 10_000))
-    assert (answer.error_code, split) == (ErrorCode.INVALID_CONFIG, [])
-    assert "longer than 32767 bytes" in answer.error_message
-
-
 def test_other_clients_are_answered_while_many_resources_are_described(
     log: streamlog.StreamLog, listener: Listener, monkeypatch: pytest.MonkeyPatch
 ) -> None:
