@@ -8,7 +8,7 @@ import streamlog
 from benchmarks import baselines
 from benchmarks.figures import Row, rate_row
 from benchmarks.measure import MeasurementError, Side, expect, interleave, stopwatch
-from benchmarks.records import chunks, records
+from benchmarks.records import KEY_BYTES, chunks, records
 from benchmarks.run import Run, expect_records, fresh_topic
 
 WAIT_SECONDS = 10.0
@@ -49,23 +49,32 @@ def poll_side(log: streamlog.StreamLog, topic: str, values: Sequence[bytes], **c
     return side
 
 
+def _all_batches(consumer: streamlog.Consumer[Any, Any], count: int) -> Iterator[list[streamlog.RecordBatch[Any, Any]]]:
+    """What polls give until they have given `count` records."""
+    seen = 0
+    while seen < count:
+        batches = consumer.poll_batches(WAIT_SECONDS)
+        if not batches:
+            raise MeasurementError(f"poll_batches found nothing after {seen} of {count} records")
+        yield batches
+        seen += sum(map(len, batches))
+
+
 def poll_batches_side(log: streamlog.StreamLog, topic: str, values: Sequence[bytes]) -> Side:
     """Poll all batches and touch their columns, which makes a bytes object of every key and value."""
     count, payload_bytes = len(values), sum(map(len, values))
 
     def side() -> float:
-        seen = size = last_offset = latest = 0
+        keys = size = last_offset = latest = 0
         with log.consumer(topic) as consumer, stopwatch() as watch:
-            while seen < count:
-                batches = consumer.poll_batches(WAIT_SECONDS)
-                if not batches:
-                    raise MeasurementError(f"poll_batches found nothing after {seen} of {count} records")
+            for batches in _all_batches(consumer, count):
                 for batch in batches:
-                    seen += len(batch.keys)
+                    keys += sum(map(len, batch.keys))  # of each, for a column that makes an entry when it is asked for
                     size += sum(map(len, batch.values))
                     last_offset = batch.offsets[-1]
                     latest = max(latest, batch.timestamps[-1])
         expect("bytes polled", size, payload_bytes)
+        expect("bytes of keys polled", keys, KEY_BYTES * count)
         expect("last offset", last_offset, count - 1)
         return watch.seconds
 
@@ -77,15 +86,13 @@ def buffers_side(log: streamlog.StreamLog, topic: str, values: Sequence[bytes]) 
     count, payload_bytes = len(values), sum(map(len, values))
 
     def side() -> float:
-        seen = size = 0
+        keys = size = 0
         with log.consumer(topic) as consumer, stopwatch() as watch:
-            while seen < count:
-                batches = consumer.poll_batches(WAIT_SECONDS)
-                if not batches:
-                    raise MeasurementError(f"poll_batches found nothing after {seen} of {count} records")
+            for batches in _all_batches(consumer, count):
                 for batch in batches:
-                    seen += len(batch.buffers("key")[1]) - 1
+                    keys += len(batch.buffers("key")[1]) - 1
                     size += len(batch.buffers("value")[2])
+        expect("keys polled", keys, count)
         expect("bytes polled", size, payload_bytes)
         return watch.seconds
 

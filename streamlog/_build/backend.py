@@ -25,17 +25,23 @@ class BuildExt(build_ext):
 
     def run(self) -> None:
         if os.environ.get("STREAMLOG_PURE") == "1":
-            for each in self.extensions:  # what an earlier build has left would be installed
-                Path(self.build_lib, self.get_ext_filename(self.get_ext_fullname(each.name))).unlink(missing_ok=True)
+            for each in self.extensions:  # what an earlier build has left, there or in the sources, would be used
+                self._built(each).unlink(missing_ok=True)
+                Path(self.get_ext_fullpath(each.name)).unlink(missing_ok=True)
             self.extensions = []
         super().run()
-        # What was not built is neither installed nor, for an editable installation, copied.
-        self.extensions = [each for each in self.extensions if Path(self.get_ext_fullpath(each.name)).exists()]
+        self._leave_out_what_is_not_built()
 
     def copy_extensions_to_source(self) -> None:
-        built = [Path(self.build_lib, self.get_ext_filename(self.get_ext_fullname(each.name))) for each in self.extensions]
-        self.extensions = [each for each, path in zip(self.extensions, built, strict=True) if path.exists()]
+        """For an editable installation."""
+        self._leave_out_what_is_not_built()
         super().copy_extensions_to_source()
+
+    def _leave_out_what_is_not_built(self) -> None:
+        self.extensions = [each for each in self.extensions if self._built(each).exists()]
+
+    def _built(self, extension: setuptools.Extension) -> Path:
+        return Path(self.build_lib, self.get_ext_filename(self.get_ext_fullname(extension.name)))
 
 
 class BdistWheel(bdist_wheel):

@@ -61,8 +61,11 @@ if TYPE_CHECKING:
 
 A = TypeVar("A", bound=Attached)
 logger = logging.getLogger("streamlog.kafka")
-# What the listener uses of the extra `kafka` once a client asks for it: modules, and the packages that have them.
-_EXTRA = {"cramjam": "cramjam", "re2": "google-re2"}
+# What the listener uses of the extra `kafka` once a client asks for it: modules, the packages that have them, and what is refused without.
+_EXTRA = {
+    "cramjam": ("cramjam", "records compressed with snappy, lz4 or zstd"),
+    "re2": ("google-re2", "subscriptions to a pattern under KIP-848"),
+}
 
 _THREADS = 4
 """For what may block (see `Call.blocking`), and as many for administrators' requests. What comes while all of them are busy waits;
@@ -193,11 +196,12 @@ class Listener:
     def start(self) -> None:
         """Listen. Does nothing if it does already."""
         if self._serving is None or self._serving.is_closed:
-            if missing := [package for module, package in _EXTRA.items() if find_spec(module) is None]:
+            if missing := [each for module, each in _EXTRA.items() if find_spec(module) is None]:
+                packages, refused = zip(*missing, strict=True)
                 logger.warning(
-                    "the listener has no %s: records compressed with snappy, lz4 or zstd, and subscriptions to a pattern under KIP-848, are "
-                    "refused; run: pip install 'streamlog-py[kafka]'",
-                    " and no ".join(missing),
+                    "the listener has no %s: %s are refused; run: pip install 'streamlog-py[kafka]'",
+                    " and no ".join(packages),
+                    ", and ".join(refused),
                 )
             self._serving = self._log.attach(partial(self._make, interceptor=self._interceptor))
 
