@@ -35,6 +35,8 @@ MAX_BYTES = 57_671_680
 """Of a response, but for one batch that is larger (Kafka's fetch.max.bytes)."""
 MAX_SESSION_PARTITIONS = 10_000
 """Of one session. A client that reads more is answered without a session, which it takes for a listener that has no room for one."""
+MAX_KEPT_PARTITIONS = 200_000
+"""Of all sessions together: 70 MB. Kafka has no such bound."""
 _INITIAL, _FINAL, _LAST_EPOCH = 0, -1, 2**31 - 1  # epochs of sessions (KIP-227)
 _COMMITTED = "read_committed"
 _FIRST_FETCH_WITH_IDS = 13  # of topics (KIP-516)
@@ -63,7 +65,8 @@ class Fetches:
     """The Fetch requests of one listener, and their sessions (KIP-227). It runs on the listener's thread.
 
     A client with a session names only the partitions that it reads from another position than the listener knows, and gets only
-    those in which something has changed. There are at most `MAX_SESSIONS`; the one that was used least recently gives way.
+    those in which something has changed. There are at most `MAX_SESSIONS`, of at most `MAX_KEPT_PARTITIONS`; the one that was used
+    least recently gives way.
     """
 
     def __init__(self) -> None:
@@ -99,8 +102,7 @@ class Fetches:
             if not is_kept:
                 return session, True, ErrorCode.NONE
             self._sessions[session.session_id] = session
-            if len(self._sessions) > MAX_SESSIONS:
-                self._sessions.popitem(last=False)
+            self._make_room()
             return session, True, ErrorCode.NONE
         known = self._sessions.get(session_id)
         if known is None:
@@ -110,13 +112,23 @@ class Fetches:
         if known.by_id != by_id:
             return None, False, ErrorCode.FETCH_SESSION_TOPIC_ID_ERROR
         self._sessions.move_to_end(session_id)
+        before = len(known)
         known.add(request.topics)
         known.forget(request.forgotten_topics_data)
         if len(known) > MAX_SESSION_PARTITIONS:  # the client comes again with all that it reads
             del self._sessions[session_id]
             return None, False, ErrorCode.FETCH_SESSION_ID_NOT_FOUND
+        if len(known) > before:
+            self._make_room()
         known.epoch = known.epoch % _LAST_EPOCH + 1
         return known, False, ErrorCode.NONE
+
+    def _make_room(self) -> None:
+        """Have sessions give way to the last one, which was just used."""
+        kept = sum(map(len, self._sessions.values()))
+        while len(self._sessions) > MAX_SESSIONS or (kept > MAX_KEPT_PARTITIONS and len(self._sessions) > 1):
+            _, gone = self._sessions.popitem(last=False)
+            kept -= len(gone)
 
     def partitions(self, request: Any, names: Mapping[bytes, str]) -> dict[str, frozenset[int]]:
         """The topics and partitions that a request fetches, with those of its session."""

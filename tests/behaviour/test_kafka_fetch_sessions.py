@@ -124,6 +124,24 @@ def test_the_session_that_was_used_least_recently_gives_way(
     assert one.fetch({}) == three.fetch({}) == {}
 
 
+@pytest.mark.parametrize("grows", [False, True])
+def test_sessions_give_way_where_all_have_too_many_partitions_together(
+    log: streamlog.StreamLog, listener: Listener, monkeypatch: pytest.MonkeyPatch, grows: bool
+) -> None:
+    monkeypatch.setattr("streamlog.kafka.fetch.MAX_KEPT_PARTITIONS", 4)
+    one, two, three = (Client(log, listener, 12) for _ in range(3))
+    one.fetch({0: 0, 1: 0})
+    two.fetch({0: 0})
+    if grows:
+        two.fetch({1: 0, 2: 0})
+    else:
+        three.fetch({0: 0, 1: 0})
+    assert one.ask({}).error_code == ErrorCode.FETCH_SESSION_ID_NOT_FOUND
+    assert two.fetch({}) == {}
+    one.epoch = 0
+    one.fetch({0: 0})
+
+
 def test_a_session_that_gets_too_many_partitions_ends(
     log: streamlog.StreamLog, listener: Listener, monkeypatch: pytest.MonkeyPatch
 ) -> None:
