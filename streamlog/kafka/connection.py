@@ -34,6 +34,8 @@ _BUFFER_BYTES = 1 << 16
 _STEP_BYTES = (1 << 20) - _BUFFER_BYTES
 # Requests that a client has sent before the last one was answered: when there are more nothing is read.
 _WAITING, _WAITING_BYTES = 100, 1 << 20
+_WAITING_SHARE = 4
+"""Where more than one of so many parts of the memory waits so, of all connections, nothing is read of one that has any."""
 _PART_BYTES = 1 << 21
 """Of a large answer so much at a time is given to the transport, which copies what it cannot send at once."""
 _LEAST_RATE = 1 << 20
@@ -75,6 +77,8 @@ class Budget:
         self._used = 0
         self._answers = 0
         """Of these, the bytes of answers."""
+        self.waiting = 0
+        """Bytes of requests that clients have sent before the last one was answered. Small ones are counted here alone."""
         self._growing: dict[object, tuple[int, Callable[[], object]]] = {}
         self._unanswered: dict[object, Callable[[], object]] = {}
         self._is_resuming = False
@@ -83,6 +87,11 @@ class Budget:
     def is_short(self) -> bool:
         """Whether something waits for memory."""
         return bool(self._growing or self._unanswered)
+
+    @property
+    def may_wait(self) -> bool:
+        """Whether clients may send requests before the last one was answered."""
+        return self.waiting <= self._limit // _WAITING_SHARE
 
     def add(self, size: int) -> None:
         """Count bytes that are there."""
@@ -334,6 +343,7 @@ class Connection(asyncio.BufferedProtocol):
             return
         self._is_lost = True
         self._waiting.clear()
+        self._count_waiting(-self._waiting_bytes)
         self._outgoing.clear()
         self._large = None
         self._outgoing_bytes += self._reserved
@@ -452,7 +462,11 @@ class Connection(asyncio.BufferedProtocol):
 
     def _add(self, frame: Buffer) -> None:
         self._waiting.append(frame)
-        self._waiting_bytes += len(frame)
+        self._count_waiting(len(frame))
+
+    def _count_waiting(self, size: int) -> None:
+        self._waiting_bytes += size
+        self._budget.waiting += size
 
     def _pump(self) -> None:
         """Answer one request after another, and read on unless enough of them wait."""
@@ -462,13 +476,14 @@ class Connection(asyncio.BufferedProtocol):
         try:
             while self._waiting and not (self._is_busy or self._is_slow or self.is_closed):
                 frame = self._waiting.popleft()
-                self._waiting_bytes -= len(frame)
+                self._count_waiting(-len(frame))
                 self._is_busy = True
                 self._answered = len(frame) if isinstance(frame, bytearray) else 0
                 self._answer(self, frame)
         finally:
             self._is_pumping = False
-        self._pause(self._waiting_bytes > _WAITING_BYTES or len(self._waiting) > _WAITING or self._has_no_budget)
+        most = _WAITING_BYTES if self._budget.may_wait else 0
+        self._pause(self._waiting_bytes > most or len(self._waiting) > _WAITING or self._has_no_budget)
 
     def _pause(self, is_paused: bool) -> None:
         if is_paused == self._is_paused or self.is_closed:

@@ -260,3 +260,29 @@ def test_a_request_that_waits_behind_an_answer_nobody_takes_is_given_up_while_ot
     assert not budget.take("other", 2 * MIB, lambda: None)
     assert not reader.connection.is_late(30.0)
     assert reader.connection.is_late(30.2)
+
+
+# -- requests that wait ----------------------------------------------------------------------------------
+
+
+def test_where_much_waits_of_all_clients_nothing_is_read_of_one_that_has_a_request_under_way() -> None:
+    """Each may have a megabyte of requests there, and there may be thousands of clients."""
+    budget = Budget(MIB)
+    one, other = Reader(budget), Reader(budget)
+    reading: list[bool] = []
+    other.transport.pause_reading = lambda: reading.append(False)  # type: ignore[method-assign]
+    other.transport.resume_reading = lambda: reading.append(True)  # type: ignore[method-assign]
+    other.ask()
+    other.connection.reply([b""])
+    assert reading == [], "there is room for one that waits"
+    large = (10_000).to_bytes(4, "big") + bytes(10_000)
+    for _ in range(30):
+        one.connection.get_buffer(-1)[: len(large)] = large
+        one.connection.buffer_updated(len(large))
+    other.ask()
+    assert reading == [False]
+    other.connection.reply([b""])
+    assert reading == [False, True], "nothing of it waits any more"
+    one.connection.connection_lost(None)
+    other.ask()
+    assert (reading, budget.waiting) == ([False, True], 4)
