@@ -17,6 +17,7 @@ from xxhash import xxh3_64_intdigest, xxh64_intdigest
 
 from ..errors import CorruptRecordError, FormatError
 from ..types import Buffer
+from .core import core
 
 MAGIC = b"SLB\x02"
 VERSION = 2
@@ -250,7 +251,7 @@ def batch_len_at(buffer: Buffer, position: int = 0) -> int:
     return length
 
 
-def end_of_whole_batches(buffer: Buffer, position: int, end: int) -> int:
+def python_end_of_whole_batches(buffer: Buffer, position: int, end: int) -> int:
     """The end of the last batch that ends at or before `end`, if one begins at `position`. Nothing is verified."""
     end = min(end, len(buffer))
     while position + FIXED_LEN <= end:
@@ -259,6 +260,9 @@ def end_of_whole_batches(buffer: Buffer, position: int, end: int) -> int:
             break
         position += length
     return position
+
+
+end_of_whole_batches = python_end_of_whole_batches if core is None else core.end_of_whole_batches
 
 
 def batches_before(buffer: Buffer, end_offset: int) -> Buffer:

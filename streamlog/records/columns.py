@@ -292,8 +292,6 @@ class BatchColumns:
 
 def buffers(column: Sequence[bytes | None]) -> tuple[bytes | None, bytes, bytes]:
     """A column as Arrow has one of large binary values: validity bits, None if no entry is None; offsets of 64 bits; all bytes."""
-    if core is not None and type(column) is core.Column:
-        return column.buffers()
     ends = array("q", accumulate((0 if entry is None else len(entry) for entry in column), initial=0))
     validity = None
     if None in column:

@@ -33,7 +33,15 @@ from xxhash import xxh3_64_intdigest
 from streamlog.broker.fetched import FetchResult
 from streamlog.errors import StreamlogError
 from streamlog.records import columns, single
-from streamlog.records.batch import FIXED_LEN, HASH_AT, HASHED_FROM, MAX_HEADER_LEN, seed_of, stamp
+from streamlog.records.batch import (
+    FIXED_LEN,
+    HASH_AT,
+    HASHED_FROM,
+    MAX_HEADER_LEN,
+    python_end_of_whole_batches,
+    seed_of,
+    stamp,
+)
 from streamlog.records.columns import records_of
 from streamlog.records.core import core
 from streamlog.storage.tail import FetchData
@@ -125,8 +133,11 @@ def fuzz(rounds: int, seed: int) -> int:
         out: list[Record[Any, Any]] = []
         while True:
             if rng.random() < 0.3:
-                taken = reader.next_batch(rng.choice([1, 1 << 30]))
-                if taken is not None:
+                batches_taken: list[Any] = []
+                reader.take_batches(
+                    batches_taken, rng.choice([1, 1000]), rng.random() < 0.5, lambda made, context: made, None
+                )
+                for taken in batches_taken:
                     keys, values = taken.keys(), taken.values()
                     offsets, times = taken.offsets(), taken.timestamps() or [taken.base_timestamp] * taken.record_count
                     out += map(
@@ -136,13 +147,16 @@ def fuzz(rounds: int, seed: int) -> int:
                             values or [None] * len(offsets), [()] * len(offsets), strict=True,
                         ),
                     )  # fmt: skip
-                    for column in (keys, values):
+                    for column, buffers in ((keys, taken.key_buffers()), (values, taken.value_buffers())):
+                        assert (column is None) == (buffers is None)
                         if column is not None:
-                            assert columns.buffers(column) == columns.buffers(list(column))
+                            assert tuple(each and bytes(each) for each in buffers) == columns.buffers(list(column))
                             assert column[rng.randrange(len(column))] in column
             want = rng.choice([1, 3, 1000])
             if reader.take(out, want) < want:
                 break
+        end = rng.randrange(len(data) + 9)
+        assert core.end_of_whole_batches(data, 0, end) == python_end_of_whole_batches(data, 0, end)
         expected = by_python(data, position)
         assert out == expected[: len(out)], f"round {number} of seed {seed}: the core gave what Python does not give"
         given += len(out)
@@ -212,12 +226,14 @@ def operations() -> dict[str, Callable[[], object]]:
     values: list[bytes | None] = [b"a" * 300, b"", None]
     sealed = columns.seal(SEED, keys, values, [5, 900, 7], count=3)
     data = stamp(sealed, SEED, 10, 0, 5) + sealed.payload
+    without_keys = columns.seal(SEED, None, [b"a", b"b"], 5, count=2)
+    unkeyed = stamp(without_keys, SEED, 10, 0, 5) + without_keys.payload
     damaged = data[:-1] + bytes([data[-1] ^ 1])
 
     def reader(of: bytes = data, position: int = 0) -> Any:
         return c.RecordReader(of, 0, position, SEED, Record, "t", 0, -1, False)
 
-    batch = reader().next_batch(10)
+    batch = reader().next_batch()
     column = batch.values()
 
     def raises(call: Callable[[], object]) -> Callable[[], object]:
@@ -240,14 +256,22 @@ def operations() -> dict[str, Callable[[], object]]:
         "take, damaged": lambda: reader(damaged).take([], 10),
         "take, wrong": raises(lambda: reader().take((), 1)),
         "reader, wrong": raises(lambda: c.RecordReader(data, 0, 0, SEED, list, "t", 0, -1, False)),  # type: ignore[arg-type]
-        "next_batch": lambda: reader().next_batch(10),
-        "next_batch, damaged": lambda: reader(damaged).next_batch(10),
+        "next_batch": lambda: reader().next_batch(),
+        "next_batch, damaged": lambda: reader(damaged).next_batch(),
+        "take_batches": lambda: reader().take_batches([], 10, False, lambda made, context: made, None),
+        "take_batches, failing": raises(
+            lambda: reader().take_batches([], 10, False, lambda made, context: made[0], None)
+        ),
+        "take_batches, wrong": raises(lambda: reader().take_batches([], 10, False, None)),
+        "end_of_whole_batches": lambda: c.end_of_whole_batches(data, 0, 1000),
+        "end_of_whole_batches, wrong": raises(lambda: c.end_of_whole_batches("text", 0, 1000)),  # type: ignore[arg-type]
         "columns": lambda: (batch.keys(), batch.offsets(), batch.timestamps(), batch.headers()),
         "column, listed": lambda: list(column),
         "column, at": lambda: (column[2], column[-1], column[1:], batch.values()[0]),
         "column, past the end": raises(lambda: column[3]),
         "column, as a list": lambda: (column == values, repr(column), column.count(b""), column.__reduce__()),
-        "column, buffers": lambda: column.buffers(),
+        "buffers": lambda: (batch.key_buffers(), batch.value_buffers()),
+        "buffers, absent": lambda: reader(unkeyed).next_batch().key_buffers(),
         "column, a part of it listed": lambda: next(iter(column)),
     }
 

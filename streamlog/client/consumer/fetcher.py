@@ -6,9 +6,8 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from itertools import islice
-from sys import maxsize
 from typing import TYPE_CHECKING, Any
 
 from ...broker.api import Service
@@ -47,7 +46,7 @@ MAX_BYTES = (1 << 17) - 256
 _LOOKS = 3
 # Of which epochs the core in C takes batches; any other number is one epoch.
 _ANY_EPOCH, _NO_EPOCH = -1, -2
-_UNLIMITED = maxsize
+_usual_batch: Callable[[Columns, Decoder], RecordBatch[Any, Any]] = RecordBatch._of
 # Of how many leader epochs it is known where they began, of what was read last.
 _EPOCHS = 16
 
@@ -231,13 +230,10 @@ class PartitionFetcher:
         while taken < n:
             reader = self._reader
             if reader is not None:
-                columns = reader.next_batch(n - taken if exactly else _UNLIMITED)
-                self._at = reader.at
-                if columns is not None:
-                    self.position = columns.next_offset
-                    taken += columns.record_count
-                    out.append(RecordBatch._of(columns, self.decoder))
-                    continue
+                taken += reader.take_batches(out, n - taken, exactly, _usual_batch, self.decoder)
+                self._at, self.position = reader.at, reader.position
+                if taken >= n:
+                    break
                 self._reader = None
             try:
                 if FetchResult.has_reader and self._rest is None and (reader is None or self._at >= self._fetched.size):
@@ -290,7 +286,7 @@ class PartitionFetcher:
         if not FetchResult.has_reader or self._rest is not None or not self._has_data(fetch=True):
             return None
         reader = self._reader or self._begin_reader()
-        columns = reader.next_batch(_UNLIMITED)
+        columns = reader.next_batch()
         self._at = reader.at
         return columns
 

@@ -29,6 +29,17 @@ class _Columns(Protocol):
     def headers(self) -> Sequence[HeaderTuple] | None: ...
 
 
+class _Header(Protocol):
+    """What a batch needs of its header; columns of the core have it too."""
+
+    @property
+    def base_offset(self) -> int: ...
+    @property
+    def base_timestamp(self) -> int: ...
+    @property
+    def record_count(self) -> int: ...
+
+
 class RecordBatch(Generic[K, V]):
     """Records of one partition as parallel columns. Immutable, owns its bytes, iterates to Records.
 
@@ -43,47 +54,44 @@ class RecordBatch(Generic[K, V]):
     [(0, [b'alice', b'bob'])]
     """
 
-    __slots__ = ("_base_offset", "_base_timestamp", "_batch", "_columns", "_decoder", "_keys", "_length", "_low", "_next_offset",
-        "_offsets", "_stop", "_times", "_values")  # fmt: skip
+    __slots__ = ("_batch", "_columns", "_decoder", "_header", "_keys", "_length", "_low", "_next_offset", "_offsets", "_times",
+        "_values")  # fmt: skip
 
     def __init__(self, batch: FetchedBatch, decoder: Decoder, start: int = 0, end: int | None = None) -> None:
         """For the library's own use."""
         header = batch.header
         self._batch: FetchedBatch | None = batch
-        self._begin(
-            batch.columns, decoder, header.base_offset, header.base_timestamp, header.record_count, batch.next_offset
-        )
-        if start > header.base_offset or (end is not None and end < batch.next_offset):
-            self._cut(start, batch.next_offset if end is None else min(end, batch.next_offset))
-
-    @classmethod
-    def _of(cls, source: CoreColumns, decoder: Decoder) -> Self:
-        """For the library's own use: of columns that are known to be sound."""
-        made = cls.__new__(cls)
-        made._batch = None
-        made._begin(source, decoder, source.base_offset, source.base_timestamp, source.record_count, source.next_offset)
-        return made
-
-    def _begin(
-        self, source: _Columns, decoder: Decoder, base_offset: int, base_timestamp: int, count: int, next_offset: int
-    ) -> None:  # fmt: skip
-        self._columns = source
+        self._columns: _Columns = batch.columns
+        self._header: _Header = header
         self._decoder = decoder
-        self._base_offset, self._base_timestamp = base_offset, base_timestamp
         self._offsets: Sequence[int] | None = None
         self._times: Sequence[int] | None = None
         self._keys: Sequence[Any] | None = None
         self._values: Sequence[Any] | None = None
         self._low = 0
-        self._stop = self._length = count
-        self._next_offset = next_offset
+        self._length = header.record_count
+        self._next_offset = batch.next_offset
+        if start > header.base_offset or (end is not None and end < batch.next_offset):
+            self._cut(start, batch.next_offset if end is None else min(end, batch.next_offset))
+
+    @classmethod
+    def _of(cls, source: CoreColumns, decoder: Decoder) -> Self:
+        """For the library's own use: of columns that are known to be sound. The core calls it for each batch."""
+        made = cls.__new__(cls)
+        made._batch = None
+        made._columns = made._header = source
+        made._decoder = decoder
+        made._offsets = made._times = made._keys = made._values = None
+        made._low = 0
+        made._length = source.record_count
+        made._next_offset = source.next_offset
+        return made
 
     def _cut(self, start: int, end: int) -> None:
         """Leave out the records before offset `start`, and those at or after `end`."""
         offsets = self._column(self._columns.offsets, 0)
         self._low = sum(1 for offset in offsets if offset < start)
-        self._stop = max(self._low, sum(1 for offset in offsets if offset < end))
-        self._length = self._stop - self._low
+        self._length = max(0, sum(1 for offset in offsets if offset < end) - self._low)
         self._next_offset = end
 
     @property
@@ -99,7 +107,7 @@ class RecordBatch(Generic[K, V]):
     @property
     def base_offset(self) -> int:
         """The offset of the first record."""
-        return self.offsets[0] if self._length else self._base_offset
+        return self.offsets[0] if self._length else self._header.base_offset
 
     @property
     def last_offset(self) -> int:
@@ -122,7 +130,7 @@ class RecordBatch(Generic[K, V]):
     def timestamps(self) -> Sequence[int]:
         """Each record's timestamp, ms since the epoch."""
         if self._times is None:
-            self._times = self._column(self._columns.timestamps, self._base_timestamp)
+            self._times = self._column(self._columns.timestamps, self._header.base_timestamp)
         return self._times
 
     @property
@@ -168,8 +176,19 @@ class RecordBatch(Generic[K, V]):
         """
         if name not in ("key", "value"):
             raise ConfigError(f"buffers() takes 'key' or 'value', not {name!r}.", name="name")
+        found = self._buffers_by_core(name)
+        if found is not None:
+            return found
         validity, offsets, data = columns.buffers(self._encoded(name))
         return validity, memoryview(offsets).cast("q"), memoryview(data)
+
+    def _buffers_by_core(self, name: Literal["key", "value"]) -> Buffers | None:
+        """`buffers` of a whole column that the core has; None of any other."""
+        source: Any = self._columns
+        if self._batch is not None or self._length != self._header.record_count:
+            return None
+        found: Buffers | None = source.key_buffers() if name == "key" else source.value_buffers()
+        return found
 
     def _encoded(self, name: Literal["key", "value"]) -> Sequence[bytes | None]:
         """The keys or the values before any deserializer."""
@@ -184,7 +203,7 @@ class RecordBatch(Generic[K, V]):
             raise self._batch.damaged(error) from error
         if column is None:
             return [absent] * self._length
-        cut: Sequence[Any] = column if self._length == len(column) else column[self._low : self._stop]
+        cut: Sequence[Any] = column if self._length == len(column) else column[self._low : self._low + self._length]
         return cut
 
     def _decoded(self, column: Sequence[Any], deserialize: Deserialize) -> Sequence[Any]:
@@ -253,6 +272,9 @@ class _Pickled(RecordBatch[Any, Any]):
     def __init__(self, fields: dict[str, Any]) -> None:
         self._fields = fields
         self._length = len(fields["offsets"])
+
+    def _buffers_by_core(self, name: Literal["key", "value"]) -> None:
+        return None
 
     def _encoded(self, name: Literal["key", "value"]) -> Sequence[bytes | None]:
         column: list[bytes | None] = self._fields[name]

@@ -22,6 +22,7 @@ from streamlog.records.batch import (
     SealedBatch,
     directory_of,
     hash_payload,
+    python_end_of_whole_batches,
     seed_of,
     stamp,
 )
@@ -311,7 +312,13 @@ def test_what_is_given_outlives_its_reader_and_its_bytes() -> None:
 
 
 def columns_by_core(data: bytes, position: int = 0) -> Any:
-    return reader(data, position).next_batch(1 << 30)
+    return reader(data, position).next_batch()
+
+
+def bytes_of(buffers: Any) -> Any:
+    """What is in the buffers of a column, however they are made."""
+    validity, offsets, data = buffers
+    return validity, memoryview(offsets).tobytes(), bytes(data)
 
 
 @given(rows)
@@ -322,7 +329,10 @@ def test_columns_are_those_of_its_twin(rows: list[Any]) -> None:
     twin = next(FetchResult(FetchData(data, SEED, "x.log", 0), 0, 0).batches()).columns
     assert (found.offsets(), found.timestamps()) == (twin.offsets(), twin.timestamps())
     assert (found.base_offset, found.next_offset, found.record_count) == (BASE, BASE + len(rows), len(rows))
-    for mine, its in ((found.keys(), twin.keys()), (found.values(), twin.values())):
+    for mine, its, buffers in (
+        (found.keys(), twin.keys(), found.key_buffers()),
+        (found.values(), twin.values(), found.value_buffers()),
+    ):
         assert mine == its
         if its is None:
             continue
@@ -334,6 +344,7 @@ def test_columns_are_those_of_its_twin(rows: list[Any]) -> None:
         assert repr(mine) == repr(its)
         assert pickle.loads(pickle.dumps(mine)) == its == copy.copy(mine)
         assert columns.buffers(mine) == columns.buffers(its)
+        assert bytes_of(buffers) == columns.buffers(its)
         assert mine == found.keys() or mine == found.values()
 
 
@@ -368,17 +379,93 @@ def test_a_column_outlives_its_batch_and_its_reader() -> None:
 def test_batches_come_whole_and_in_order_up_to_the_one_that_python_has_to_look_at() -> None:
     data = usual() + usual(BASE + 2) + usual(BASE + 4, codec=1) + usual(BASE + 6)
     source = reader(data, BASE)
-    assert [source.next_batch(10).base_offset for _ in range(2)] == [BASE, BASE + 2]
-    assert (source.next_batch(10), source.position, source.at) == (None, BASE + 4, 2 * len(usual()))
+    assert [source.next_batch().base_offset for _ in range(2)] == [BASE, BASE + 2]
+    assert (source.next_batch(), source.position, source.at) == (None, BASE + 4, 2 * len(usual()))
+    assert taken_batches(data, 100) == ([BASE, BASE + 2], 4, 2 * len(usual()), BASE + 4)
+
+
+def taken_batches(data: bytes, n: int, exactly: bool = False, position: int = BASE) -> tuple[list[int], int, int, int]:
+    """The base offsets of what `take_batches` gives, how many records it says, and where the reader is then."""
+    source = reader(data, position)
+    out: list[tuple[Any, str]] = []
+    taken = source.take_batches(out, n, exactly, lambda made, context: (made, context), "as it was given")
+    assert {context for _, context in out} <= {"as it was given"}
+    assert sum(made.record_count for made, _ in out) == taken
+    return [made.base_offset for made, _ in out], taken, source.at, source.position
+
+
+@pytest.mark.parametrize(
+    ("n", "exactly", "given"), [(1, False, 1), (2, False, 1), (3, False, 2), (1, True, 0), (3, True, 1), (4, True, 2), (0, False, 0)]
+)  # fmt: skip
+def test_as_many_batches_are_taken_as_make_the_records_that_are_wanted(n: int, exactly: bool, given: int) -> None:
+    data = usual() + usual(BASE + 2) + usual(BASE + 4)
+    offsets = [BASE + 2 * at for at in range(given)]
+    assert taken_batches(data, n, exactly) == (offsets, 2 * given, given * len(usual()), BASE + 2 * given)
+
+
+def test_batches_that_were_taken_stay_where_making_one_fails() -> None:
+    source, out, calls = reader(usual() + usual(BASE + 2), BASE), [], []  # type: ignore[var-annotated]
+
+    def make(made: Any, context: None) -> Any:
+        calls.append(made)
+        if len(calls) == 2:
+            raise KeyboardInterrupt
+        return made
+
+    with pytest.raises(KeyboardInterrupt):
+        source.take_batches(out, 100, False, make, None)
+    assert out == calls[:1]
+
+
+@pytest.mark.parametrize(
+    "wrong", [((), 1, False, len, 0), ([], "1", False, len, 0), ([], 1, 0, len, 0), ([], 1, False, len)]
+)
+def test_batches_are_not_taken_with_other_arguments(wrong: Any) -> None:
+    with pytest.raises(TypeError):
+        reader(usual()).take_batches(*wrong)
 
 
 def test_a_batch_that_has_to_be_cut_is_left_to_python() -> None:
-    assert reader(usual(), BASE + 1).next_batch(10) is None
-    assert reader(usual(), BASE).next_batch(1) is None
+    assert reader(usual(), BASE + 1).next_batch() is None
     source = reader(usual(), BASE)
     source.take([], 1)
-    assert (source.is_inside, source.next_batch(10)) == (True, None)
-    assert reader(usual() + usual(BASE + 2), BASE + 2).next_batch(10).base_offset == BASE + 2
+    assert (source.is_inside, source.next_batch()) == (True, None)
+    assert reader(usual() + usual(BASE + 2), BASE + 2).next_batch().base_offset == BASE + 2
+
+
+@pytest.mark.parametrize("width", [0, 1, 14, 15, 16, 17, 100, 255, 256])
+@pytest.mark.parametrize("count", [1, 2, 15, 16, 17, 40])
+@pytest.mark.parametrize(
+    "odd", [(), (None,), (b"",), (b"another width",)], ids=["even", "nil", "empty", "another width"]
+)
+def test_buffers_and_columns_are_right_whatever_the_widths(width: int, count: int, odd: Any) -> None:
+    rng = random.Random(width * 100 + count)
+    entries = [*(rng.randbytes(width) for _ in range(count)), *odd]
+    for order in (entries, entries[::-1]):
+        found = columns_by_core(stored(columns.seal(SEED, order, order, NOW, count=len(order))))
+        assert list(found.keys()) == [found.values()[at] for at in range(len(order))] == order
+        assert bytes_of(found.key_buffers()) == bytes_of(found.value_buffers()) == columns.buffers(order)
+
+
+def test_buffers_outlive_all_else_and_cannot_be_written_to() -> None:
+    validity, offsets, data = columns_by_core(usual()).key_buffers()
+    assert (validity, offsets.tolist(), bytes(data)) == (b"\x01", [0, 2, 2], b"k1")
+    assert (offsets.format, offsets.itemsize, offsets.shape, data.format) == ("q", 8, (3,), "B")
+    assert offsets.readonly and data.readonly
+    assert columns_by_core(stored(columns.seal(SEED, None, [b"v"], NOW, count=1))).key_buffers() is None
+
+
+@given(st.binary(max_size=400), st.integers(0, 400), st.integers(-1, 500), st.integers(0, 3))
+def test_finds_the_end_of_whole_batches_as_its_twin(data: bytes, position: int, end: int, batches: int) -> None:
+    data = usual() * batches + data
+    for of in (data, memoryview(data), bytearray(data)):
+        assert core.end_of_whole_batches(of, position, end) == python_end_of_whole_batches(of, position, end)
+
+
+def test_the_end_of_whole_batches_is_not_looked_for_in_anything_else() -> None:
+    for wrong in (("text", 0, 1), (b"", "0", 1), (b"", 0)):
+        with pytest.raises(TypeError):
+            core.end_of_whole_batches(*wrong)
 
 
 def test_no_flipped_bit_makes_a_column() -> None:
