@@ -1,8 +1,8 @@
 /* streamlog._core: the parts of the library that are run for each record, in C.
 
    Optional. Each function here has a twin in Python, which says what it has to do, and which runs where this module was not
-   built: `records/columns.py` and `records/single.py` for the encoding, `records/columns.py` and `broker/fetched.py` for the
-   decoding. `records/core.py` decides which is used. The bytes and the answers are the same; tests/unit/records/test_core.py
+   built: `records/columns.py` and `records/single.py` for the encoding, `records/columns.py`, `records/kafka_v2.py` and
+   `broker/fetched.py` for the decoding. `records/core.py` decides which is used. The bytes and the answers are the same; tests/unit/records/test_core.py
    compares them.
 
    Only what is usual is done here. Whatever is not (compression, headers of records, gaps in the offsets, damage) is left to
@@ -10,7 +10,8 @@
 
    The format of a batch is in storage/FORMAT.md. Nothing of a batch is used before its checksums are verified, and a
    column is walked once from end to end before the first of its records is made: so the loops that make records need no
-   checks. All memory that is handed out is owned by Python objects.
+   checks. Rows, as Kafka's clients send them, are packed as columns first: what reads columns then reads them. All memory that
+   is handed out is owned by Python objects.
 
    The interpreter's lock is held throughout, but between two batches, where handlers of signals run, and where xxhash releases
    it. */
@@ -37,7 +38,7 @@ enum {
 };
 static const char MAGIC[4] = {'S', 'L', 'B', 2};
 enum { VERSION = 2, TIMESTAMPS = 2, KEYS = 3, VALUES = 4, MOST_COLUMNS = 3 };
-enum { LOG_APPEND_TIME = 1 << 8, TRANSACTIONAL = 1 << 9 };
+enum { FORM_KAFKA = 1, LOG_APPEND_TIME = 1 << 8, TRANSACTIONAL = 1 << 9 };
 #define MAX_BATCH_LEN (1u << 30)
 #define MAX_FREE_RECORDS (1u << 22)
 #define MAX_OFFSET ((int64_t)1 << 62)
@@ -45,6 +46,9 @@ enum { LOG_APPEND_TIME = 1 << 8, TRANSACTIONAL = 1 << 9 };
 static inline uint16_t get16(const uint8_t *p) { uint16_t v; memcpy(&v, p, 2); return v; }
 static inline uint32_t get32(const uint8_t *p) { uint32_t v; memcpy(&v, p, 4); return v; }
 static inline uint64_t get64(const uint8_t *p) { uint64_t v; memcpy(&v, p, 8); return v; }
+static inline uint16_t get16_big(const uint8_t *p) { return (uint16_t)(p[0] << 8 | p[1]); }
+static inline uint32_t get32_big(const uint8_t *p) { return (uint32_t)get16_big(p) << 16 | get16_big(p + 2); }
+static inline uint64_t get64_big(const uint8_t *p) { return (uint64_t)get32_big(p) << 32 | get32_big(p + 4); }
 static inline void put16(uint8_t *p, uint16_t v) { memcpy(p, &v, 2); }
 static inline void put32(uint8_t *p, uint32_t v) { memcpy(p, &v, 4); }
 static inline void put64(uint8_t *p, uint64_t v) { memcpy(p, &v, 8); }
@@ -291,9 +295,7 @@ static int walk_entries(Span s, uint32_t count, Shape *shape) {
 static int read_columns(const uint8_t *p, size_t header_len, Batch *b) {
     unsigned columns = p[FIXED_LEN];
     const uint8_t *body = p + header_len, *end = p + b->batch_len;
-    b->keys = b->values = b->timestamps = (Span){NULL, NULL};
-    b->key_shape = b->value_shape = (Shape){0, 0, 0};
-    if (columns > MOST_COLUMNS || header_len != FIXED_LEN + 1 + columns * ENTRY_LEN)
+    if (b->base_timestamp < 0 || columns > MOST_COLUMNS || header_len != FIXED_LEN + 1 + columns * ENTRY_LEN)
         return 0;
     for (unsigned i = 0; i < columns; i++) {
         const uint8_t *entry = p + FIXED_LEN + 1 + i * ENTRY_LEN;
@@ -322,8 +324,157 @@ static int read_columns(const uint8_t *p, size_t header_len, Batch *b) {
     return body == end;
 }
 
-/* The batch at `p`, if it is a usual one and verifies: 1. 0: Python has to look at it. -1 with an exception set. */
-static int open_batch(const uint8_t *p, size_t room, PyObject *seed, uint32_t allowed, Batch *b) {
+/* -- payload form 1: rows, as Kafka has them; see records/kafka_v2.py ------------------------------------------------ */
+
+enum {
+    KAFKA_MAGIC = 2, AT_KAFKA_ATTRIBUTES = 5, AT_KAFKA_LAST_DELTA = 7, AT_KAFKA_BASE_TIMESTAMP = 11, AT_KAFKA_MAX_TIMESTAMP = 19,
+    AT_KAFKA_COUNT = 41, KAFKA_FIXED_LEN = 45
+};
+enum { KAFKA_CODEC = 7, KAFKA_APPEND_TIME = 1 << 3 };
+
+/* A zigzag number: 0, or -1 if it is cut short or takes more than 64 bits. */
+static inline int next_varint(Span *s, int64_t *value) {
+    const uint8_t *p = s->at;
+    uint64_t raw = 0;
+    for (unsigned shift = 0; shift < 64; shift += 7) {
+        if (p == s->end)
+            return -1;
+        uint8_t byte = *p++;
+        if (shift == 63 && byte > 1)
+            return -1;
+        raw |= (uint64_t)(byte & 127) << shift;
+        if (byte < 128) {
+            s->at = p;
+            *value = (int64_t)(raw >> 1 ^ (0 - (raw & 1)));
+            return 0;
+        }
+    }
+    return -1;
+}
+
+/* Bytes after their length: 1 and the bytes, 0 for the length -1, -1 for anything else. */
+static inline int next_sized(Span *s, const uint8_t **data, size_t *n) {
+    int64_t size;
+    if (next_varint(s, &size) < 0 || size < -1 || size > s->end - s->at)
+        return -1;
+    if (size == -1)
+        return 0;
+    *data = s->at, *n = (size_t)size;
+    s->at += size;
+    return 1;
+}
+
+typedef struct {
+    int64_t timestamp_delta;
+    const uint8_t *key, *value; /* NULL: None */
+    size_t key_len, value_len;
+} Row;
+
+/* The next record: 0, or -1 if it is not the usual one with this offset delta: without headers. */
+static inline int next_row(Span *s, int64_t offset_delta, Row *row) {
+    int64_t length, delta, headers;
+    if (next_varint(s, &length) < 0 || length < 1 || length > s->end - s->at)
+        return -1;
+    Span rest = {s->at + 1, s->at + length}; /* a byte of attributes, which have no meaning yet */
+    row->key = row->value = NULL;
+    row->key_len = row->value_len = 0;
+    if (next_varint(&rest, &row->timestamp_delta) < 0 || next_varint(&rest, &delta) < 0 || delta != offset_delta
+        || next_sized(&rest, &row->key, &row->key_len) < 0 || next_sized(&rest, &row->value, &row->value_len) < 0
+        || next_varint(&rest, &headers) < 0 || headers != 0 || rest.at != rest.end)
+        return -1;
+    s->at = rest.end;
+    return 0;
+}
+
+static inline uint8_t *put_entry(uint8_t *w, const uint8_t *data, size_t n) {
+    if (data != NULL)
+        return put_bin(w, data, n);
+    *w = 0xc0;
+    return w + 1;
+}
+
+/* As `read_columns`, of rows: they are packed as columns, in `packed`, which is what the columns lie in then. -1 with an exception set. */
+static int read_rows(const uint8_t *p, size_t header_len, Batch *b, PyObject **packed) {
+    const uint8_t *fixed = p + header_len;
+    size_t payload_len = b->batch_len - header_len;
+    if (header_len != FIXED_LEN + 1 || p[FIXED_LEN] != 0 || payload_len < KAFKA_FIXED_LEN || fixed[0] != KAFKA_MAGIC)
+        return 0;
+    unsigned attributes = get16_big(fixed + AT_KAFKA_ATTRIBUTES);
+    int64_t base = (int64_t)get64_big(fixed + AT_KAFKA_BASE_TIMESTAMP), least = INT64_MAX, greatest = INT64_MIN;
+    if (attributes & KAFKA_CODEC || get32_big(fixed + AT_KAFKA_COUNT) != b->count || get32_big(fixed + AT_KAFKA_LAST_DELTA) != b->count - 1
+        || base < 0)
+        return 0;
+    Span rows = {fixed + KAFKA_FIXED_LEN, fixed + payload_len}, walk = rows;
+    Row row;
+    size_t keys_size = array_size(b->count), values_size = keys_size, times_size = 0;
+    uint32_t keys = 0, values = 0;
+    for (uint32_t n = 0; n < b->count; n++) {
+        int64_t timestamp;
+        if (next_row(&walk, n, &row) < 0 || __builtin_add_overflow(base, row.timestamp_delta, &timestamp) || timestamp < 0)
+            return 0;
+        least = timestamp < least ? timestamp : least;
+        greatest = timestamp > greatest ? timestamp : greatest;
+        keys_size += row.key == NULL ? 1 : bin_size(row.key_len);
+        values_size += row.value == NULL ? 1 : bin_size(row.value_len);
+        keys += row.key != NULL;
+        values += row.value != NULL;
+    }
+    if (walk.at != walk.end)
+        return 0;
+    if (b->attributes & LOG_APPEND_TIME)
+        greatest = least; /* the time is in our header */
+    else if (attributes & KAFKA_APPEND_TIME)
+        b->base_timestamp = least = greatest = (int64_t)get64_big(fixed + AT_KAFKA_MAX_TIMESTAMP);
+    else
+        b->base_timestamp = least; /* our header has none if nothing had to read the records */
+    if (b->base_timestamp < 0)
+        return 0;
+    if (least != greatest) {
+        times_size = array_size(b->count);
+        walk = rows;
+        for (uint32_t n = 0; n < b->count; n++) {
+            next_row(&walk, n, &row);
+            times_size += uint_size((uint64_t)(base + row.timestamp_delta - least));
+        }
+    }
+    if (!keys)
+        keys_size = 0;
+    if (!values)
+        values_size = 0;
+    *packed = PyBytes_FromStringAndSize(NULL, (Py_ssize_t)(keys_size + values_size + times_size));
+    if (*packed == NULL)
+        return -1;
+    uint8_t *start = (uint8_t *)PyBytes_AS_STRING(*packed), *key = start, *value = start + keys_size, *time = value + values_size;
+    if (keys)
+        b->keys = (Span){start, value}, key = put_array(key, b->count);
+    if (values)
+        b->values = (Span){value, time}, value = put_array(value, b->count);
+    if (times_size)
+        b->timestamps = (Span){time, time + times_size}, time = put_array(time, b->count);
+    walk = rows;
+    for (uint32_t n = 0; n < b->count; n++) {
+        next_row(&walk, n, &row);
+        if (keys)
+            key = put_entry(key, row.key, row.key_len);
+        if (values)
+            value = put_entry(value, row.value, row.value_len);
+        if (times_size)
+            time = put_uint(time, (uint64_t)(base + row.timestamp_delta - least));
+    }
+    if (keys && (open_array(&b->keys, b->count) < 0 || walk_entries(b->keys, b->count, &b->key_shape) < 0))
+        return 0;
+    if (values && (open_array(&b->values, b->count) < 0 || walk_entries(b->values, b->count, &b->value_shape) < 0))
+        return 0;
+    if (times_size)
+        open_array(&b->timestamps, b->count);
+    return 1;
+}
+
+/* The batch at `p`, if it is a usual one and verifies: 1. 0: Python has to look at it. -1 with an exception set.
+
+   `packed` is then a new reference to what its columns lie in, or NULL if they lie in the batch. */
+static int open_batch(const uint8_t *p, size_t room, PyObject *seed, uint32_t allowed, Batch *b, PyObject **packed) {
+    *packed = NULL;
     if (room < FIXED_LEN + 1 || memcmp(p, MAGIC, sizeof MAGIC) || p[AT_VERSION] != VERSION)
         return 0;
     size_t header_len = get16(p + AT_HEADER_LEN);
@@ -342,7 +493,7 @@ static int open_batch(const uint8_t *p, size_t room, PyObject *seed, uint32_t al
     b->leader_epoch = (int32_t)get32(p + AT_LEADER_EPOCH);
     b->base_timestamp = (int64_t)get64(p + AT_BASE_TIMESTAMP);
     if (b->attributes & ~allowed || b->count == 0 || b->count > MAX_FREE_RECORDS || get32(p + AT_LAST_OFFSET_DELTA) != b->count - 1
-        || b->base_offset < 0 || b->base_offset >= MAX_OFFSET || b->base_timestamp < 0)
+        || b->base_offset < 0 || b->base_offset >= MAX_OFFSET)
         return 0;
     b->next_offset = b->base_offset + b->count;
     uint64_t digest;
@@ -350,7 +501,14 @@ static int open_batch(const uint8_t *p, size_t room, PyObject *seed, uint32_t al
         return -1;
     if (digest != get64(p + AT_PAYLOAD_HASH))
         return 0;
-    return read_columns(p, header_len, b);
+    b->keys = b->values = b->timestamps = (Span){NULL, NULL};
+    b->key_shape = b->value_shape = (Shape){0, 0, 0};
+    if (!(b->attributes & FORM_KAFKA))
+        return read_columns(p, header_len, b);
+    int usual = read_rows(p, header_len, b, packed);
+    if (usual != 1)
+        Py_CLEAR(*packed);
+    return usual;
 }
 
 static PyObject *no_headers;
@@ -794,6 +952,7 @@ typedef struct {
     int is_inside;       /* a batch is open, of which `done` records were given */
     uint32_t done;
     Batch batch;
+    PyObject *packed;    /* what the columns of `batch` lie in, or NULL: in the data */
     PyObject *timestamp; /* of all records of the open batch, if they have the same */
     Py_ssize_t at;       /* of the batch that is next, or open */
     long long position;  /* the offset of the next record to give */
@@ -829,7 +988,7 @@ static PyObject *reader_new(PyTypeObject *type, PyObject *args, PyObject *kwargs
     self->partition = Py_NewRef(partition);
     self->record_type = (PyTypeObject *)Py_NewRef(record_type);
     self->leader_epoch = leader_epoch;
-    self->allowed = LOG_APPEND_TIME | (hides ? 0 : TRANSACTIONAL);
+    self->allowed = FORM_KAFKA | LOG_APPEND_TIME | (hides ? 0 : TRANSACTIONAL);
     return (PyObject *)self;
 }
 
@@ -839,6 +998,7 @@ static void reader_dealloc(RecordReader *self) {
     Py_XDECREF(self->topic);
     Py_XDECREF(self->partition);
     Py_XDECREF(self->record_type);
+    Py_XDECREF(self->packed);
     Py_XDECREF(self->timestamp);
     Py_TYPE(self)->tp_free(self);
 }
@@ -850,14 +1010,19 @@ static int reader_look(RecordReader *self) {
     if (PyErr_CheckSignals() < 0)
         return -1;
     Batch b;
-    int usual = open_batch((const uint8_t *)self->data.buf + self->at, (size_t)(self->data.len - self->at), self->seed, self->allowed, &b);
+    PyObject *packed;
+    int usual = open_batch((const uint8_t *)self->data.buf + self->at, (size_t)(self->data.len - self->at), self->seed, self->allowed, &b,
+        &packed);
     if (usual <= 0)
         return usual;
-    if (self->leader_epoch != -1 && b.leader_epoch != self->leader_epoch)
+    if (self->leader_epoch != -1 && b.leader_epoch != self->leader_epoch) {
+        Py_XDECREF(packed);
         return 0;
+    }
     if (b.attributes & LOG_APPEND_TIME)
         b.timestamps.at = NULL;
     self->batch = b;
+    Py_XSETREF(self->packed, packed);
     return 1;
 }
 
@@ -960,7 +1125,7 @@ static int reader_next(RecordReader *self, Py_ssize_t most, Columns **made) {
     *made = PyObject_New(Columns, &Columns_Type);
     if (*made == NULL)
         return -1;
-    (*made)->owner = Py_NewRef(self);
+    (*made)->owner = Py_NewRef(self->packed != NULL ? self->packed : (PyObject *)self);
     (*made)->batch = *b;
     self->at += b->batch_len;
     self->position = b->next_offset;

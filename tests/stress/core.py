@@ -38,6 +38,7 @@ from streamlog.records.batch import (
     HASH_AT,
     HASHED_FROM,
     MAX_HEADER_LEN,
+    SealedBatch,
     python_end_of_whole_batches,
     seed_of,
     stamp,
@@ -46,6 +47,7 @@ from streamlog.records.columns import records_of
 from streamlog.records.core import core
 from streamlog.storage.tail import FetchData
 from streamlog.types import Record
+from tests.kafka_batches import Row, kafka_batch
 
 PACKAGE = Path(columns.__file__).resolve().parents[1]
 SEED = seed_of(bytes(16), 0)
@@ -61,8 +63,25 @@ class Missing(Exception):
 # -- what the process with the sanitizers does -------------------------------------------------------------------------
 
 
+def random_rows(rng: random.Random, count: int) -> SealedBatch:
+    """Payload form 1, as Kafka's clients send it."""
+
+    def entry() -> bytes | None:
+        return None if rng.random() < 0.1 else rng.randbytes(rng.choice([0, 1, 63, 64, 100, 300]))
+
+    named = [("h", b"1")] if rng.random() < 0.1 else []
+    spread = rng.choice([0, 1, 300, 1 << 33])
+    rows = [Row(1_795_000_000_000 + rng.randrange(spread + 1), entry(), entry(), named) for _ in range(count)]
+    return kafka_batch(
+        SEED, rows, codec=rng.choice([0] * 9 + [1]), flags=rng.choice([0, 0, 1 << 8, 1 << 9]), knows=rng.random() < 0.5
+    )
+
+
 def random_batch(rng: random.Random, base: int) -> bytes:
     count = rng.choice([1, 1, 2, 3, 15, 16, 17, 300])
+    if rng.random() < 0.3:
+        rows = random_rows(rng, count)
+        return stamp(rows, SEED, base, rng.choice([0, 3]), 1_795_000_000_001) + rows.payload
     width = rng.choice([0, 1, 8, 100, 255, 256, 70_000 if count < 3 else 300])
 
     def column() -> list[bytes | None] | None:
@@ -228,6 +247,10 @@ def operations() -> dict[str, Callable[[], object]]:
     data = stamp(sealed, SEED, 10, 0, 5) + sealed.payload
     without_keys = columns.seal(SEED, None, [b"a", b"b"], 5, count=2)
     unkeyed = stamp(without_keys, SEED, 10, 0, 5) + without_keys.payload
+    sealed_rows = kafka_batch(SEED, [Row(5, key, value) for key, value in zip(keys, values, strict=True)])
+    rows = stamp(sealed_rows, SEED, 10, 0, 5) + sealed_rows.payload
+    with_headers = kafka_batch(SEED, [Row(5, b"k", b"v"), Row(9, b"k", b"v", [("h", b"")])])
+    unusual_rows = stamp(with_headers, SEED, 10, 0, 5) + with_headers.payload
     damaged = data[:-1] + bytes([data[-1] ^ 1])
 
     def reader(of: bytes = data, position: int = 0) -> Any:
@@ -257,6 +280,9 @@ def operations() -> dict[str, Callable[[], object]]:
         "take, wrong": raises(lambda: reader().take((), 1)),
         "reader, wrong": raises(lambda: c.RecordReader(data, 0, 0, SEED, list, "t", 0, -1, False)),  # type: ignore[arg-type]
         "next_batch": lambda: reader().next_batch(),
+        "take, rows": lambda: reader(rows).take([], 2),
+        "take, unusual rows": lambda: reader(unusual_rows).take([], 2),
+        "next_batch, rows": lambda: reader(rows + data).next_batch(),
         "next_batch, damaged": lambda: reader(damaged).next_batch(),
         "take_batches": lambda: reader().take_batches([], 10, False, lambda made, context: made, None),
         "take_batches, failing": raises(

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from streamlog.broker.fetched import FetchResult
 from streamlog.errors import CorruptRecordError
-from streamlog.records import columns, single
+from streamlog.records import columns, kafka_v2, single
 from streamlog.records.batch import (
     LOG_APPEND_TIME,
     TRANSACTIONAL,
@@ -30,6 +30,7 @@ from streamlog.records.columns import HEADERS, KEYS, OFFSETS, VALUES, records_of
 from streamlog.records.core import core
 from streamlog.storage.tail import FetchData
 from streamlog.types import Record
+from tests.kafka_batches import Row, kafka_batch, kafka_payload
 
 pytestmark = pytest.mark.skipif(core is None, reason="the core in C was not built, or STREAMLOG_PURE=1 leaves it out")
 
@@ -475,3 +476,119 @@ def test_no_flipped_bit_makes_a_column() -> None:
             flipped = bytearray(batch)
             flipped[at] ^= 1 << bit
             assert columns_by_core(bytes(flipped)) is None, (at, bit)
+
+
+# -- payload form 1 ----------------------------------------------------------------------------------
+
+
+def kafka(rows: Sequence[Row], base: int = BASE, **how: Any) -> bytes:
+    return stored(kafka_batch(SEED, rows, **how), base)
+
+
+PLAIN_ROWS = [Row(NOW, b"key", b"value"), Row(NOW + 7, None, b"x" * 200), Row(NOW - 9, b"", None), Row(NOW, None, None)]
+
+
+def columns_of(found: Any) -> list[Any]:
+    """All columns, absent ones filled in."""
+    n = found.record_count
+    return [
+        list(found.offsets()), found.timestamps() or [found.base_timestamp] * n, list(found.keys() or [None] * n),
+        list(found.values() or [None] * n),
+    ]  # fmt: skip
+
+
+kafka_times = st.one_of(st.integers(NOW - 300, NOW + 300), st.sampled_from([0, 2**62, 2**63 - 1]))
+kafka_rows = st.lists(st.tuples(kafka_times, entries, entries).map(lambda row: Row(*row)), min_size=1, max_size=20)
+
+
+@given(kafka_rows, st.booleans(), st.sampled_from([0, LOG_APPEND_TIME, TRANSACTIONAL]), st.integers(0, 20))
+def test_rows_are_given_as_its_twin_gives_them(rows: list[Row], knows: bool, flags: int, skipped: int) -> None:
+    data = usual() + kafka(rows, BASE + 2, knows=knows, flags=flags) + usual(BASE + 30)
+    assert by_core(data, BASE + skipped) == by_python(data, BASE + skipped)
+    found = columns_by_core(kafka(rows, knows=knows, flags=flags))
+    twin = next(FetchResult(FetchData(kafka(rows, knows=knows, flags=flags), SEED, "x.log", 0), 0, 0).batches()).columns
+    assert columns_of(found) == [list(column) for column in twin.all()[:4]]
+    for mine, its in ((found.key_buffers(), twin.keys()), (found.value_buffers(), twin.values())):
+        assert (mine is None) == (its is None)
+        if its is not None:
+            assert bytes_of(mine) == columns.buffers(its)
+
+
+def test_rows_that_another_broker_stamped_have_its_time() -> None:
+    payload, _ = kafka_payload(PLAIN_ROWS, attributes=kafka_v2.KAFKA_APPEND_TIME)
+    sealed = kafka_batch(SEED, PLAIN_ROWS)._replace(payload=payload, payload_hash=hash_payload(payload, SEED))
+    assert [record.timestamp for record in by_core(stored(sealed))] == [NOW + 7] * 4
+    assert by_core(stored(sealed)) == by_python(stored(sealed))
+
+
+@pytest.mark.parametrize(
+    "batch",
+    [
+        kafka(PLAIN_ROWS, codec=1),
+        kafka([*PLAIN_ROWS, Row(NOW, b"k", b"v", [("h", b"1")])]),
+        kafka([Row(NOW, b"k", delta=0), Row(NOW, b"k", delta=2)], last_delta=2),
+        kafka([Row(-1, b"k")]),
+        kafka([Row(5, b"k"), Row(-1, b"k")]),
+        kafka([Row(NOW, b"\0\0\0\1", b"\0\0\0\0\0\0")], control=1),
+    ],
+    ids=["compressed", "headers", "gaps", "no time", "a time before 1970", "control"],
+)
+def test_stops_before_rows_that_are_not_usual(batch: bytes) -> None:
+    source = reader(usual() + batch)
+    out: list[Any] = []
+    assert (source.take(out, 100), source.at) == (2, len(usual()))
+    assert columns_by_core(batch) is None
+
+
+def test_columns_of_rows_outlive_their_batch_and_are_taken_in_parts() -> None:
+    data = kafka(PLAIN_ROWS) + kafka(PLAIN_ROWS, BASE + 4) + usual(BASE + 8)
+    source, out = reader(data), []  # type: ignore[var-annotated]
+    while source.take(out, 3) == 3:
+        pass
+    assert (out, source.at) == (by_python(data), len(data))
+    source = reader(data)
+    first, second = source.next_batch(), source.next_batch()
+    del source, data
+    assert columns_of(first)[1:] == columns_of(second)[1:] == [list(each) for each in zip(*PLAIN_ROWS, strict=True)][:3]
+
+
+def test_no_flipped_bit_of_rows_is_served() -> None:
+    batch = kafka(PLAIN_ROWS[:1])
+    for at in range(len(batch)):
+        for bit in range(8):
+            flipped = bytearray(batch)
+            flipped[at] ^= 1 << bit
+            assert by_core(bytes(flipped)) == [], (at, bit)
+            with pytest.raises(CorruptRecordError):
+                by_python(bytes(flipped))
+
+
+def test_never_gives_rows_that_its_twin_does_not_whatever_they_are() -> None:
+    """Random changes under right checksums: what the core serves, Python serves too."""
+    rng = random.Random(20261130)
+    served = 0
+    for _ in range(4000):
+        rows = [
+            Row(NOW + rng.randrange(200), rng.choice([None, b"", b"k" * 70]), b"v")
+            for _ in range(rng.choice([1, 2, 5]))
+        ]
+        sealed = kafka_batch(SEED, rows)
+        payload = bytearray(sealed.payload)
+        for _ in range(rng.choice([0, 1, 1, 2])):
+            at = rng.randrange(len(payload)) if rng.random() < 0.5 else rng.randrange(45, len(payload))
+            payload[at] = rng.choice([0, 1, 2, 0x7F, 0x80, 0xFF, rng.randrange(256)])
+        if rng.random() < 0.1:
+            del payload[rng.randrange(len(payload)) :]
+        changed = stored(sealed._replace(payload=bytes(payload), payload_hash=hash_payload(bytes(payload), SEED)))
+        records = by_core(changed)
+        if records:
+            assert records == by_python(changed)
+            served += 1
+    assert 1000 < served < 4000
+
+
+@pytest.mark.parametrize("number", [b"\x80" * 9 + b"\x02", b"\x80" * 10 + b"\x00", b"\xff"])
+def test_numbers_of_rows_that_are_too_long_are_not_served(number: bytes) -> None:
+    sealed = kafka_batch(SEED, [Row(NOW)])
+    payload = sealed.payload[: kafka_v2.FIXED.size] + number + sealed.payload[kafka_v2.FIXED.size + 1 :]
+    assert by_core(stored(sealed._replace(payload=payload, payload_hash=hash_payload(payload, SEED)))) == []
