@@ -22,6 +22,7 @@
 #include <stdint.h>
 #include <stdlib.h>
 #include <string.h>
+#include <time.h>
 
 #if !defined(__BYTE_ORDER__) || __BYTE_ORDER__ != __ORDER_LITTLE_ENDIAN__
 #error "The format is little-endian, and this module reads it as it lies in memory: here the library runs without it."
@@ -1234,15 +1235,13 @@ static PyObject *end_of_whole_batches(PyObject *Py_UNUSED(module), PyObject *con
 
 /* The size of a packed column of bytes objects and Nones. -1 if there is anything else in it, or it is larger than a batch can be:
    no sum overflows, also where 32 bits are all there are. */
-static Py_ssize_t packed_size(PyObject *column) {
-    Py_ssize_t n = PySequence_Fast_GET_SIZE(column);
-    size_t size = array_size((size_t)n);
-    PyObject **items = PySequence_Fast_ITEMS(column);
-    for (Py_ssize_t i = 0; i < n; i++) {
-        if (items[i] == Py_None)
+static Py_ssize_t packed_size(PyObject *const *entries, Py_ssize_t count) {
+    size_t size = array_size((size_t)count);
+    for (Py_ssize_t i = 0; i < count; i++) {
+        if (entries[i] == Py_None)
             size += 1;
-        else if (PyBytes_CheckExact(items[i]) && (size_t)PyBytes_GET_SIZE(items[i]) <= MAX_BATCH_LEN)
-            size += bin_size((size_t)PyBytes_GET_SIZE(items[i]));
+        else if (PyBytes_CheckExact(entries[i]) && (size_t)PyBytes_GET_SIZE(entries[i]) <= MAX_BATCH_LEN)
+            size += bin_size((size_t)PyBytes_GET_SIZE(entries[i]));
         else
             return -1;
         if (size > MAX_BATCH_LEN)
@@ -1251,112 +1250,134 @@ static Py_ssize_t packed_size(PyObject *column) {
     return (Py_ssize_t)size;
 }
 
-static uint8_t *pack_column(uint8_t *w, PyObject *column) {
-    Py_ssize_t n = PySequence_Fast_GET_SIZE(column);
-    PyObject **items = PySequence_Fast_ITEMS(column);
-    w = put_array(w, (size_t)n);
-    for (Py_ssize_t i = 0; i < n; i++) {
-        if (items[i] == Py_None)
+static uint8_t *pack_column(uint8_t *w, PyObject *const *entries, Py_ssize_t count) {
+    w = put_array(w, (size_t)count);
+    for (Py_ssize_t i = 0; i < count; i++) {
+        if (entries[i] == Py_None)
             *w++ = 0xc0;
         else
-            w = put_bin(w, PyBytes_AS_STRING(items[i]), (size_t)PyBytes_GET_SIZE(items[i]));
+            w = put_bin(w, PyBytes_AS_STRING(entries[i]), (size_t)PyBytes_GET_SIZE(entries[i]));
     }
     return w;
 }
 
-/* What the timestamps of a batch come to. */
+/* What a batch is sealed of. */
 typedef struct {
+    Py_ssize_t count;
+    PyObject *const *keys, *const *values; /* borrowed; NULL: the column is absent */
+    const int64_t *times;                  /* NULL: all are `least` */
     int64_t least, greatest;
-    Py_ssize_t newest; /* the index of the first record that has the greatest */
-    size_t packed_size; /* of the differences to the least; 0: there are none */
-} Timestamps;
+    Py_ssize_t newest; /* the index of the first record that has the greatest time */
+} Entries;
 
-/* 0, 1 if they are not the usual ones, or -1 with an exception set. `timestamps`: an int, or a sequence of some. */
-static int read_timestamps(PyObject *timestamps, Timestamps *t) {
+/* Sets `least`, `greatest` and `newest`; `times` is NULL afterwards if all are the same. */
+static void read_times(Entries *e) {
+    e->least = e->greatest = e->times[0], e->newest = 0;
+    for (Py_ssize_t i = 1; i < e->count; i++) {
+        if (e->times[i] < e->least)
+            e->least = e->times[i];
+        if (e->times[i] > e->greatest)
+            e->greatest = e->times[i], e->newest = i;
+    }
+    if (e->least == e->greatest)
+        e->times = NULL;
+}
+
+/* A time that is packed here: 0 and more, in 63 bits. -1: it is not. */
+static inline int64_t time_of(PyObject *given) {
+    if (!PyLong_CheckExact(given))
+        return -1;
     int overflow;
-    if (PyLong_CheckExact(timestamps)) {
-        t->least = t->greatest = PyLong_AsLongLongAndOverflow(timestamps, &overflow);
-        t->newest = 0, t->packed_size = 0;
-        return overflow ? 1 : 0;
-    }
-    Py_ssize_t n = PySequence_Fast_GET_SIZE(timestamps);
-    PyObject **items = PySequence_Fast_ITEMS(timestamps);
-    for (Py_ssize_t i = 0; i < n; i++) {
-        if (!PyLong_CheckExact(items[i]))
-            return 1;
-        int64_t each = PyLong_AsLongLongAndOverflow(items[i], &overflow);
-        if (overflow || each < 0)
-            return 1;
-        if (i == 0 || each < t->least)
-            t->least = each;
-        if (i == 0 || each > t->greatest)
-            t->greatest = each, t->newest = i;
-    }
-    t->packed_size = 0;
-    if (t->least != t->greatest) {
-        t->packed_size = array_size((size_t)n);
-        for (Py_ssize_t i = 0; i < n; i++)
-            t->packed_size += uint_size((uint64_t)(PyLong_AsLongLong(items[i]) - t->least));
-    }
-    return 0;
+    int64_t time = PyLong_AsLongLongAndOverflow(given, &overflow);
+    return overflow ? -1 : time;
 }
 
-static int is_sequence_of(PyObject *column, Py_ssize_t count) {
-    return (PyList_CheckExact(column) || PyTuple_CheckExact(column)) && PySequence_Fast_GET_SIZE(column) == count;
+static uint8_t *put_times(uint8_t *w, const Entries *e) {
+    w = put_array(w, (size_t)e->count);
+    for (Py_ssize_t i = 0; i < e->count; i++)
+        w = put_uint(w, (uint64_t)(e->times[i] - e->least));
+    return w;
 }
 
-/* seal(seed, keys, values, timestamps, count) -> (payload, payload_hash, directory, least, greatest, newest) or None */
-static PyObject *seal(PyObject *Py_UNUSED(module), PyObject *const *args, Py_ssize_t n) {
-    if (n != 5) {
-        PyErr_SetString(PyExc_TypeError, "seal(seed, keys, values, timestamps, count)");
-        return NULL;
-    }
-    PyObject *seed = args[0], *keys = args[1], *values = args[2], *timestamps = args[3];
-    Py_ssize_t count = PyLong_AsSsize_t(args[4]);
-    if (count == -1 && PyErr_Occurred())
-        return NULL;
-    if (count < 1 || (size_t)count > MAX_FREE_RECORDS || (keys != Py_None && !is_sequence_of(keys, count))
-        || (values != Py_None && !is_sequence_of(values, count))
-        || (!PyLong_CheckExact(timestamps) && !is_sequence_of(timestamps, count)))
+/* Adds a column to the directory. Behind its entry. */
+static uint8_t *add_column(uint8_t *directory, uint8_t *entry, uint8_t kind, size_t size) {
+    directory[0]++;
+    *entry = kind;
+    put32(entry + 1, (uint32_t)size);
+    return entry + ENTRY_LEN;
+}
+
+/* (payload, payload_hash, directory, least, greatest, newest), or None if an entry is neither bytes nor None. */
+static PyObject *seal_entries(PyObject *seed, const Entries *e) {
+    Py_ssize_t keys_size = e->keys == NULL ? 0 : packed_size(e->keys, e->count);
+    Py_ssize_t values_size = e->values == NULL ? 0 : packed_size(e->values, e->count);
+    size_t times_size = e->times == NULL ? 0 : array_size((size_t)e->count);
+    for (Py_ssize_t i = 0; e->times != NULL && i < e->count; i++)
+        times_size += uint_size((uint64_t)(e->times[i] - e->least));
+    if (keys_size < 0 || values_size < 0 || times_size + (size_t)keys_size + (size_t)values_size > MAX_BATCH_LEN)
         Py_RETURN_NONE;
-    Timestamps times = {0};
-    int unusual = read_timestamps(timestamps, &times);
-    if (unusual)
-        Py_RETURN_NONE;
-    Py_ssize_t keys_size = keys == Py_None ? 0 : packed_size(keys), values_size = values == Py_None ? 0 : packed_size(values);
-    if (keys_size < 0 || values_size < 0)
-        Py_RETURN_NONE;
-    size_t size = times.packed_size + (size_t)keys_size + (size_t)values_size;
-    if (size > MAX_BATCH_LEN)
-        Py_RETURN_NONE;
-    uint8_t directory[1 + MOST_COLUMNS * ENTRY_LEN], *entry = directory + 1;
-    PyObject *payload = PyBytes_FromStringAndSize(NULL, (Py_ssize_t)size);
+    PyObject *payload = PyBytes_FromStringAndSize(NULL, (Py_ssize_t)times_size + keys_size + values_size);
     if (payload == NULL)
         return NULL;
-    uint8_t *w = (uint8_t *)PyBytes_AS_STRING(payload);
-    directory[0] = 0;
-    if (times.packed_size) {
-        PyObject **items = PySequence_Fast_ITEMS(timestamps);
-        w = put_array(w, (size_t)count);
-        for (Py_ssize_t i = 0; i < count; i++)
-            w = put_uint(w, (uint64_t)(PyLong_AsLongLong(items[i]) - times.least));
-        directory[0]++, *entry = TIMESTAMPS, put32(entry + 1, (uint32_t)times.packed_size), entry += ENTRY_LEN;
-    }
-    if (keys != Py_None) {
-        w = pack_column(w, keys);
-        directory[0]++, *entry = KEYS, put32(entry + 1, (uint32_t)keys_size), entry += ENTRY_LEN;
-    }
-    if (values != Py_None) {
-        w = pack_column(w, values);
-        directory[0]++, *entry = VALUES, put32(entry + 1, (uint32_t)values_size), entry += ENTRY_LEN;
-    }
+    uint8_t directory[1 + MOST_COLUMNS * ENTRY_LEN] = {0}, *entry = directory + 1, *w = (uint8_t *)PyBytes_AS_STRING(payload);
+    if (e->times != NULL)
+        w = put_times(w, e), entry = add_column(directory, entry, TIMESTAMPS, times_size);
+    if (e->keys != NULL)
+        w = pack_column(w, e->keys, e->count), entry = add_column(directory, entry, KEYS, (size_t)keys_size);
+    if (e->values != NULL)
+        pack_column(w, e->values, e->count), entry = add_column(directory, entry, VALUES, (size_t)values_size);
     uint64_t digest;
     if (hash_object(payload, seed, &digest) < 0) {
         Py_DECREF(payload);
         return NULL;
     }
     return Py_BuildValue("NKy#LLn", payload, (unsigned long long)digest, (char *)directory, (Py_ssize_t)(entry - directory),
-        (long long)times.least, (long long)times.greatest, times.newest);
+        (long long)e->least, (long long)e->greatest, e->newest);
+}
+
+static int is_sequence_of(PyObject *column, Py_ssize_t count) {
+    return (PyList_CheckExact(column) || PyTuple_CheckExact(column)) && PySequence_Fast_GET_SIZE(column) == count;
+}
+
+/* seal(seed, keys, values, timestamps, count) -> what `seal_entries` gives */
+static PyObject *seal(PyObject *Py_UNUSED(module), PyObject *const *args, Py_ssize_t n) {
+    if (n != 5) {
+        PyErr_SetString(PyExc_TypeError, "seal(seed, keys, values, timestamps, count)");
+        return NULL;
+    }
+    PyObject *keys = args[1], *values = args[2], *timestamps = args[3];
+    Py_ssize_t count = PyLong_AsSsize_t(args[4]);
+    if (count == -1 && PyErr_Occurred())
+        return NULL;
+    int one_time = PyLong_CheckExact(timestamps);
+    if (count < 1 || (size_t)count > MAX_FREE_RECORDS || (keys != Py_None && !is_sequence_of(keys, count))
+        || (values != Py_None && !is_sequence_of(values, count)) || (!one_time && !is_sequence_of(timestamps, count)))
+        Py_RETURN_NONE;
+    Entries e = {.count = count, .keys = keys == Py_None ? NULL : PySequence_Fast_ITEMS(keys),
+        .values = values == Py_None ? NULL : PySequence_Fast_ITEMS(values)};
+    int64_t *times = NULL;
+    if (one_time) {
+        int overflow;
+        e.least = e.greatest = PyLong_AsLongLongAndOverflow(timestamps, &overflow);
+        if (overflow)
+            Py_RETURN_NONE;
+    } else {
+        times = PyMem_Malloc((size_t)count * sizeof *times);
+        if (times == NULL)
+            return PyErr_NoMemory();
+        PyObject **items = PySequence_Fast_ITEMS(timestamps);
+        for (Py_ssize_t i = 0; i < count; i++) {
+            if ((times[i] = time_of(items[i])) < 0) {
+                PyMem_Free(times);
+                Py_RETURN_NONE;
+            }
+        }
+        e.times = times;
+        read_times(&e);
+    }
+    PyObject *result = seal_entries(args[0], &e);
+    PyMem_Free(times);
+    return result;
 }
 
 /* The integers from `args` on, in 64 bits: -1 with an exception set, else 0. */
@@ -1447,6 +1468,516 @@ end:
     return result;
 }
 
+/* -- the rows of an open batch ------------------------------------------------------------------------------------- */
+
+/* The records that have joined a batch, packed as they came: what `Batch.rows` is, where it is a list without this module. A
+   sequence of tuples of key, value and timestamp, and of headers if there are any. Other threads see a row whole or not at all. */
+typedef struct {
+    uint8_t *bytes;
+    size_t size, room;
+} Packed;
+
+typedef struct {
+    PyObject_HEAD
+    Packed keys, values; /* without the msgpack code of the array */
+    int64_t *times;
+    Py_ssize_t count, room;
+    PyObject *headers; /* {index: headers}, or NULL */
+} PackedRows;
+
+static int make_room(Packed *column, size_t more) {
+    if (more <= column->room - column->size)
+        return 0;
+    size_t room = 2 * (column->size + more);
+    if (room < 1024)
+        room = 1024;
+    uint8_t *bytes = PyMem_Realloc(column->bytes, room);
+    if (bytes == NULL) {
+        PyErr_NoMemory();
+        return -1;
+    }
+    column->bytes = bytes, column->room = room;
+    return 0;
+}
+
+static inline void pack_entry(Packed *column, PyObject *entry) {
+    if (entry == Py_None)
+        column->bytes[column->size++] = 0xc0;
+    else
+        column->size = (size_t)(put_bin(column->bytes + column->size, PyBytes_AS_STRING(entry), (size_t)PyBytes_GET_SIZE(entry)) - column->bytes);
+}
+
+static inline size_t entry_size(PyObject *entry) { return entry == Py_None ? 1 : bin_size((size_t)PyBytes_GET_SIZE(entry)); }
+
+/* The index of the row, which is added at the end; -1 with an exception set. `key` and `value` are bytes or None. */
+static Py_ssize_t add_row(PackedRows *self, PyObject *key, PyObject *value, int64_t time) {
+    size_t key_size = entry_size(key), value_size = entry_size(value);
+    if (key_size > MAX_BATCH_LEN || value_size > MAX_BATCH_LEN || self->keys.size + self->values.size > MAX_BATCH_LEN) {
+        PyErr_SetString(PyExc_ValueError, "the records are larger than a batch can be");
+        return -1;
+    }
+    if (make_room(&self->keys, key_size) < 0 || make_room(&self->values, value_size) < 0)
+        return -1;
+    if (self->count == self->room) {
+        Py_ssize_t room = self->room == 0 ? 64 : 2 * self->room;
+        int64_t *times = PyMem_Realloc(self->times, (size_t)room * sizeof *times);
+        if (times == NULL) {
+            PyErr_NoMemory();
+            return -1;
+        }
+        self->times = times, self->room = room;
+    }
+    pack_entry(&self->keys, key);
+    pack_entry(&self->values, value);
+    self->times[self->count] = time;
+    return self->count++;
+}
+
+static PyObject *rows_append(PackedRows *self, PyObject *row) {
+    Py_ssize_t n = PyTuple_CheckExact(row) ? PyTuple_GET_SIZE(row) : 0;
+    if (n != 3 && n != 4) {
+        PyErr_SetString(PyExc_TypeError, "a row is a tuple of key, value and timestamp, and of headers if there are any");
+        return NULL;
+    }
+    PyObject *key = PyTuple_GET_ITEM(row, 0), *value = PyTuple_GET_ITEM(row, 1);
+    if ((key != Py_None && !PyBytes_Check(key)) || (value != Py_None && !PyBytes_Check(value))) {
+        PyErr_SetString(PyExc_TypeError, "keys and values are bytes or None");
+        return NULL;
+    }
+    long long time = PyLong_AsLongLong(PyTuple_GET_ITEM(row, 2));
+    if (time == -1 && PyErr_Occurred())
+        return NULL;
+    PyObject *index = PyLong_FromSsize_t(self->count);
+    if (index == NULL)
+        return NULL;
+    if (n == 4
+        && ((self->headers == NULL && (self->headers = PyDict_New()) == NULL)
+            || PyDict_SetItem(self->headers, index, PyTuple_GET_ITEM(row, 3)) < 0)) {
+        Py_DECREF(index);
+        return NULL;
+    }
+    if (add_row(self, key, value, time) < 0)
+        Py_CLEAR(index);
+    return index;
+}
+
+/* Behind the entry at `p`, which `pack_entry` made; its bytes are those from `*begins` on. */
+static inline const uint8_t *skip_entry(const uint8_t *p, const uint8_t **begins) {
+    size_t size = 0;
+    switch (*p++) {
+    case 0xc4: size = *p++; break;
+    case 0xc5: size = (size_t)p[0] << 8 | p[1], p += 2; break;
+    case 0xc6: size = (size_t)p[0] << 24 | (size_t)p[1] << 16 | (size_t)p[2] << 8 | p[3], p += 4; break;
+    }
+    *begins = p;
+    return p + size;
+}
+
+static PyObject *make_entry(const uint8_t **at) {
+    const uint8_t *begins, *p = *at;
+    *at = skip_entry(p, &begins);
+    return *p == 0xc0 ? Py_NewRef(Py_None) : PyBytes_FromStringAndSize((const char *)begins, *at - begins);
+}
+
+/* The rows from `low` up to `high`, as a list; NULL with an exception set. They are copied: others may be added meanwhile. */
+static PyObject *make_rows(PackedRows *self, Py_ssize_t low, Py_ssize_t high) {
+    PyObject *rows = PyList_New(0);
+    const uint8_t *begins;
+    size_t at_key = 0, at_value = 0;
+    for (Py_ssize_t i = 0; rows != NULL && i < high; i++) {
+        /* Allocating may collect garbage, and finalizers may let others run, who may move the columns. */
+        const uint8_t *keys = self->keys.bytes + at_key, *values = self->values.bytes + at_value;
+        if (i < low) {
+            at_key = (size_t)(skip_entry(keys, &begins) - self->keys.bytes);
+            at_value = (size_t)(skip_entry(values, &begins) - self->values.bytes);
+            continue;
+        }
+        PyObject *key = make_entry(&keys), *value = make_entry(&values); /* of bytes: no garbage is collected */
+        at_key = (size_t)(keys - self->keys.bytes), at_value = (size_t)(values - self->values.bytes);
+        PyObject *time = PyLong_FromLongLong(self->times[i]), *index = PyLong_FromSsize_t(i), *headers = NULL, *row = NULL;
+        if (key != NULL && value != NULL && time != NULL && index != NULL) {
+            if (self->headers != NULL)
+                headers = PyDict_GetItemWithError(self->headers, index);
+            if (!PyErr_Occurred())
+                row = headers == NULL ? PyTuple_Pack(3, key, value, time) : PyTuple_Pack(4, key, value, time, headers);
+        }
+        Py_XDECREF(key);
+        Py_XDECREF(value);
+        Py_XDECREF(time);
+        Py_XDECREF(index);
+        if (row == NULL || PyList_Append(rows, row) < 0)
+            Py_CLEAR(rows);
+        Py_XDECREF(row);
+    }
+    return rows;
+}
+
+static Py_ssize_t rows_length(PackedRows *self) { return self->count; }
+
+static PyObject *rows_subscript(PackedRows *self, PyObject *at) {
+    if (PySlice_Check(at)) {
+        Py_ssize_t low, high, step;
+        if (PySlice_Unpack(at, &low, &high, &step) < 0)
+            return NULL;
+        Py_ssize_t n = PySlice_AdjustIndices(self->count, &low, &high, step);
+        if (step != 1) {
+            PyErr_SetString(PyExc_ValueError, "rows are given one after the other");
+            return NULL;
+        }
+        return make_rows(self, low, low + n);
+    }
+    Py_ssize_t index = PyNumber_AsSsize_t(at, PyExc_IndexError);
+    if (index == -1 && PyErr_Occurred())
+        return NULL;
+    if (index < 0)
+        index += self->count;
+    if (index < 0 || index >= self->count) {
+        PyErr_SetString(PyExc_IndexError, "there is no such row");
+        return NULL;
+    }
+    PyObject *rows = make_rows(self, index, index + 1);
+    PyObject *row = rows == NULL ? NULL : Py_NewRef(PyList_GET_ITEM(rows, 0));
+    Py_XDECREF(rows);
+    return row;
+}
+
+/* The bytes of the first `count` entries, and whether one of them is not None. */
+static size_t packed_until(const Packed *column, Py_ssize_t count, Py_ssize_t of, int *is_there) {
+    const uint8_t *p = column->bytes, *begins;
+    *is_there = 0;
+    for (Py_ssize_t i = 0; i < count; i++) {
+        if (*p != 0xc0) {
+            *is_there = 1;
+            if (count == of) /* the usual case: all of them, and the first one tells */
+                return column->size;
+        }
+        p = skip_entry(p, &begins);
+    }
+    return (size_t)(p - column->bytes);
+}
+
+static uint8_t *put_packed(uint8_t *w, const Packed *column, size_t size, Py_ssize_t count) {
+    w = put_array(w, (size_t)count);
+    memcpy(w, column->bytes, size);
+    return w + size;
+}
+
+/* rows.seal(seed, count) -> (payload, payload_hash, directory, least, greatest, newest, timestamps) of the first `count` rows. The
+   timestamps are a list, or the one that all have. None: a row has headers, or the batch is too large or too old for this.
+
+   A column of Nones alone is absent. */
+static PyObject *rows_seal(PackedRows *self, PyObject *const *args, Py_ssize_t n) {
+    if (n != 2) {
+        PyErr_SetString(PyExc_TypeError, "seal(seed, count)");
+        return NULL;
+    }
+    Py_ssize_t count = PyLong_AsSsize_t(args[1]);
+    if (count == -1 && PyErr_Occurred())
+        return NULL;
+    if (count < 1 || (size_t)count > MAX_FREE_RECORDS || count > self->count || self->headers != NULL)
+        Py_RETURN_NONE;
+    int has_keys, has_values;
+    size_t keys = packed_until(&self->keys, count, self->count, &has_keys);
+    size_t values = packed_until(&self->values, count, self->count, &has_values);
+    Entries e = {.count = count, .times = self->times};
+    read_times(&e);
+    if (e.least < 0)
+        Py_RETURN_NONE;
+    size_t array = array_size((size_t)count), times = e.times == NULL ? 0 : array;
+    for (Py_ssize_t i = 0; e.times != NULL && i < count; i++)
+        times += uint_size((uint64_t)(e.times[i] - e.least));
+    keys = has_keys ? keys + array : 0, values = has_values ? values + array : 0;
+    if (times + keys + values > MAX_BATCH_LEN)
+        Py_RETURN_NONE;
+    PyObject *payload = PyBytes_FromStringAndSize(NULL, (Py_ssize_t)(times + keys + values));
+    if (payload == NULL)
+        return NULL;
+    uint8_t directory[1 + MOST_COLUMNS * ENTRY_LEN] = {0}, *entry = directory + 1, *w = (uint8_t *)PyBytes_AS_STRING(payload);
+    if (times > 0)
+        w = put_times(w, &e), entry = add_column(directory, entry, TIMESTAMPS, times);
+    if (has_keys)
+        w = put_packed(w, &self->keys, keys - array, count), entry = add_column(directory, entry, KEYS, keys);
+    if (has_values)
+        put_packed(w, &self->values, values - array, count), entry = add_column(directory, entry, VALUES, values);
+    PyObject *each = e.times == NULL ? PyLong_FromLongLong(e.least) : PyList_New(count);
+    for (Py_ssize_t i = 0; each != NULL && e.times != NULL && i < count; i++) {
+        PyObject *time = PyLong_FromLongLong(self->times[i]);
+        if (time == NULL)
+            Py_CLEAR(each);
+        else
+            PyList_SET_ITEM(each, i, time);
+    }
+    uint64_t digest;
+    if (each == NULL || hash_object(payload, args[0], &digest) < 0) {
+        Py_XDECREF(each);
+        Py_DECREF(payload);
+        return NULL;
+    }
+    return Py_BuildValue("NKy#LLnN", payload, (unsigned long long)digest, (char *)directory, (Py_ssize_t)(entry - directory),
+        (long long)e.least, (long long)e.greatest, e.newest, each);
+}
+
+static PyObject *rows_new(PyTypeObject *type, PyObject *args, PyObject *kwargs) {
+    static char *names[] = {NULL};
+    return PyArg_ParseTupleAndKeywords(args, kwargs, "", names) ? type->tp_alloc(type, 0) : NULL;
+}
+
+static void rows_dealloc(PackedRows *self) {
+    PyMem_Free(self->keys.bytes);
+    PyMem_Free(self->values.bytes);
+    PyMem_Free(self->times);
+    Py_XDECREF(self->headers);
+    Py_TYPE(self)->tp_free(self);
+}
+
+static PyMethodDef rows_methods[] = {
+    {"append", (PyCFunction)rows_append, METH_O, "append($self, row, /)\n--\n\nAdd a row at the end; its index."},
+    {"seal", (PyCFunction)(void (*)(void))rows_seal, METH_FASTCALL,
+        "seal($self, seed, count, /)\n--\n\nThe payload of a batch of the first rows, its hash, its directory, what its timestamps come "
+        "to, and the timestamps. None: not usual."},
+    {NULL, NULL, 0, NULL},
+};
+static PySequenceMethods rows_as_sequence = {.sq_length = (lenfunc)rows_length};
+static PyMappingMethods rows_as_mapping = {.mp_length = (lenfunc)rows_length, .mp_subscript = (binaryfunc)rows_subscript};
+static PyTypeObject PackedRows_Type = {
+    PyVarObject_HEAD_INIT(NULL, 0)
+    .tp_name = "streamlog._core.PackedRows",
+    .tp_basicsize = sizeof(PackedRows),
+    .tp_flags = Py_TPFLAGS_DEFAULT,
+    .tp_new = rows_new,
+    .tp_dealloc = (destructor)rows_dealloc,
+    .tp_methods = rows_methods,
+    .tp_as_sequence = &rows_as_sequence,
+    .tp_as_mapping = &rows_as_mapping,
+};
+
+/* -- sending ------------------------------------------------------------------------------------------------------- */
+
+/* `Producer.send`, in C for nearly every record of a program that sends many: a key and a value of bytes, for the open batch of a
+   topic with one partition. Everything else goes to `otherwise`, which takes all six arguments, or to `function`, which has the
+   signature and the documentation. No other thread runs between the steps, so a record joins the batch that was found open. */
+typedef struct {
+    PyObject_HEAD
+    vectorcallfunc call;
+    PyObject *function, *otherwise;
+    PyTypeObject *types[5]; /* in the order of `slots` */
+    Py_ssize_t at[12];
+    Py_ssize_t overhead; /* what a record counts for besides its key and value */
+} SendMethod;
+
+enum { PRODUCER, TOPIC, QUEUE, BATCH, DELIVERY };
+enum {
+    TOPICS, NOW_NS, LINGERING, MAX_SIZE, BATCHES, BATCH_RECORDS, ROWS, SIZE, CLOSED, LIMIT, DELIVERY_BATCH, DELIVERY_INDEX, SLOTS
+};
+static const struct {
+    int type;
+    const char *name;
+} slots[SLOTS] = {
+    {PRODUCER, "_topics"}, {PRODUCER, "_now_ns"}, {TOPIC, "lingering"}, {TOPIC, "max_size"}, {QUEUE, "queue"},
+    {QUEUE, "batch_records"}, {BATCH, "rows"}, {BATCH, "size"}, {BATCH, "closed"}, {BATCH, "limit"}, {DELIVERY, "_batch"},
+    {DELIVERY, "_index"},
+};
+static PyObject *time_ns, *name_filled, *name_key;
+
+/* Where the instances of a class have one of its __slots__; -1 with an exception set. */
+static Py_ssize_t slot_of(PyTypeObject *type, const char *name) {
+    PyObject *member = PyObject_GetAttrString((PyObject *)type, name);
+    if (member == NULL)
+        return -1;
+    Py_ssize_t offset = -1;
+    if (Py_IS_TYPE(member, &PyMemberDescr_Type) && ((PyMemberDescrObject *)member)->d_member->type == T_OBJECT_EX)
+        offset = ((PyMemberDescrObject *)member)->d_member->offset;
+    else
+        PyErr_Format(PyExc_TypeError, "%s is no slot of %s", name, type->tp_name);
+    Py_DECREF(member);
+    return offset;
+}
+
+/* What an object has in a slot; NULL where it is no instance of the slot's class, or has nothing there. Borrowed. */
+static inline PyObject **in_slot(const SendMethod *self, PyObject *of, int slot) {
+    return (PyObject **)((char *)of + self->at[slot]);
+}
+
+/* An integer in 64 bits; -1 if it is none, without an exception. */
+static inline int64_t number_of(PyObject *value) {
+    int overflow;
+    return value == NULL || !PyLong_CheckExact(value) ? -1 : PyLong_AsLongLongAndOverflow(value, &overflow);
+}
+
+/* The open batch that a record of bytes may join at once, with its queue, as new references; else 0. */
+static int find_batch(const SendMethod *self, PyObject *producer, PyObject *topic, int64_t size, PyObject **queue, PyObject **batch) {
+    if (!PyObject_TypeCheck(producer, self->types[PRODUCER]) || *in_slot(self, producer, NOW_NS) != time_ns)
+        return 0; /* a clock of a test's runs Python */
+    PyObject *topics = *in_slot(self, producer, TOPICS);
+    if (topics == NULL || !PyDict_CheckExact(topics))
+        return 0;
+    PyObject *cached = PyDict_GetItemWithError(topics, topic); /* strings are compared: nothing else runs */
+    if (cached == NULL || !Py_IS_TYPE(cached, self->types[TOPIC]) || size > number_of(*in_slot(self, cached, MAX_SIZE)))
+        return 0;
+    PyObject *of = *in_slot(self, cached, LINGERING);
+    if (of == NULL || !Py_IS_TYPE(of, self->types[QUEUE]) || *in_slot(self, of, BATCHES) == NULL)
+        return 0;
+    Py_INCREF(of);
+    PyObject *last = PySequence_GetItem(*in_slot(self, of, BATCHES), -1);
+    if (last == NULL || !Py_IS_TYPE(last, self->types[BATCH])) {
+        Py_XDECREF(last);
+        Py_DECREF(of);
+        return 0;
+    }
+    *queue = of, *batch = last;
+    return 1;
+}
+
+static PyObject *call_otherwise(const SendMethod *self, PyObject *const *args, Py_ssize_t n, size_t nargsf, PyObject *kwnames) {
+    Py_ssize_t named = kwnames == NULL ? 0 : PyTuple_GET_SIZE(kwnames);
+    if (n < 2 || n + named > 4 || (named > 0 && (named > 1 || n != 3 || PyTuple_GET_ITEM(kwnames, 0) != name_key)))
+        return PyObject_Vectorcall(self->function, args, nargsf, kwnames);
+    PyObject *all[] = {args[0], args[1], n > 2 ? args[2] : Py_None, n + named > 3 ? args[3] : Py_None, Py_None, Py_None, Py_None};
+    return PyObject_Vectorcall(self->otherwise, all, 7, NULL);
+}
+
+static PyObject *send_call(PyObject *callable, PyObject *const *args, size_t nargsf, PyObject *kwnames) {
+    SendMethod *self = (SendMethod *)callable;
+    Py_ssize_t n = PyVectorcall_NARGS(nargsf), named = kwnames == NULL ? 0 : PyTuple_GET_SIZE(kwnames);
+    PyObject *queue = NULL, *batch = NULL, *delivery = NULL;
+    if (n + named != 4 || n < 3 || (named == 1 && PyTuple_GET_ITEM(kwnames, 0) != name_key))
+        goto unusual;
+    PyObject *topic = args[1], *value = args[2], *key = args[3];
+    if (!PyUnicode_CheckExact(topic) || !PyBytes_CheckExact(value) || !PyBytes_CheckExact(key))
+        goto unusual;
+    int64_t size = PyBytes_GET_SIZE(key) + PyBytes_GET_SIZE(value) + self->overhead;
+    if (!find_batch(self, args[0], topic, size, &queue, &batch))
+        goto unusual;
+    /* Allocating may collect garbage, and finalizers may let others run: so it is done first, and nothing runs after it. */
+    delivery = self->types[DELIVERY]->tp_alloc(self->types[DELIVERY], 0);
+    if (delivery == NULL)
+        goto failed;
+    PyObject *rows = *in_slot(self, batch, ROWS);
+    int64_t before = number_of(*in_slot(self, batch, SIZE)), limit = number_of(*in_slot(self, batch, LIMIT));
+    int64_t most = number_of(*in_slot(self, queue, BATCH_RECORDS));
+    if (rows == NULL || !Py_IS_TYPE(rows, &PackedRows_Type) || *in_slot(self, batch, CLOSED) != Py_False || before < 0 || limit < 0 || most < 0)
+        goto unusual;
+    size += before;
+    PyObject *sum = PyLong_FromLongLong(size), *index = PyLong_FromSsize_t(((PackedRows *)rows)->count);
+    if (sum == NULL || index == NULL) {
+        Py_XDECREF(sum);
+        Py_XDECREF(index);
+        goto failed;
+    }
+    struct timespec now;
+    clock_gettime(CLOCK_REALTIME, &now);
+    *in_slot(self, delivery, DELIVERY_INDEX) = index;
+    *in_slot(self, delivery, DELIVERY_BATCH) = batch; /* the reference is the delivery's now */
+    Py_ssize_t at = add_row((PackedRows *)rows, key, value, (int64_t)now.tv_sec * 1000 + now.tv_nsec / 1000000);
+    if (at < 0) {
+        Py_DECREF(sum);
+        batch = NULL;
+        goto failed;
+    }
+    Py_SETREF(*in_slot(self, batch, SIZE), sum); /* an integer: nothing runs */
+    if (size >= limit || at + 1 >= most) {
+        PyObject *done = PyObject_CallMethodObjArgs(queue, name_filled, batch, index, NULL);
+        if (done == NULL)
+            Py_CLEAR(delivery);
+        Py_XDECREF(done);
+    }
+    Py_DECREF(queue);
+    return delivery;
+unusual:
+    PyErr_Clear();
+    Py_XDECREF(queue);
+    Py_XDECREF(batch);
+    Py_XDECREF(delivery);
+    return call_otherwise(self, args, n, nargsf, kwnames);
+failed:
+    Py_XDECREF(queue);
+    Py_XDECREF(batch);
+    Py_XDECREF(delivery);
+    return NULL;
+}
+
+static PyObject *send_new(PyTypeObject *type, PyObject *args, PyObject *kwargs) {
+    static char *names[] = {"function", "otherwise", "producer", "topic", "queue", "batch", "delivery", "overhead", NULL};
+    PyObject *function, *otherwise;
+    PyTypeObject *types[5];
+    Py_ssize_t overhead;
+    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "O!O!O!O!O!O!O!n", names, &PyFunction_Type, &function, &PyFunction_Type, &otherwise,
+            &PyType_Type, &types[PRODUCER], &PyType_Type, &types[TOPIC], &PyType_Type, &types[QUEUE], &PyType_Type, &types[BATCH],
+            &PyType_Type, &types[DELIVERY], &overhead))
+        return NULL;
+    SendMethod *self = (SendMethod *)type->tp_alloc(type, 0);
+    if (self == NULL)
+        return NULL;
+    self->call = send_call;
+    self->function = Py_NewRef(function);
+    self->otherwise = Py_NewRef(otherwise);
+    self->overhead = overhead;
+    for (int i = 0; i < 5; i++)
+        self->types[i] = (PyTypeObject *)Py_NewRef(types[i]);
+    for (int i = 0; i < SLOTS; i++) {
+        if ((self->at[i] = slot_of(types[slots[i].type], slots[i].name)) < 0) {
+            Py_DECREF(self);
+            return NULL;
+        }
+    }
+    return (PyObject *)self;
+}
+
+static int send_traverse(SendMethod *self, visitproc visit, void *arg) {
+    Py_VISIT(self->function);
+    Py_VISIT(self->otherwise);
+    for (int i = 0; i < 5; i++)
+        Py_VISIT(self->types[i]);
+    return 0;
+}
+static int send_clear(SendMethod *self) {
+    Py_CLEAR(self->function);
+    Py_CLEAR(self->otherwise);
+    for (int i = 0; i < 5; i++)
+        Py_CLEAR(self->types[i]);
+    return 0;
+}
+static void send_dealloc(SendMethod *self) {
+    PyObject_GC_UnTrack(self);
+    send_clear(self);
+    Py_TYPE(self)->tp_free(self);
+}
+static PyObject *send_get(PyObject *self, PyObject *of, PyObject *Py_UNUSED(type)) {
+    return of == NULL || of == Py_None ? Py_NewRef(self) : PyMethod_New(self, of);
+}
+/* What help(), inspect and doctest ask of a function. */
+static PyObject *send_attribute(PyObject *self, PyObject *name) {
+    PyObject *found = PyObject_GenericGetAttr(self, name);
+    if (found != NULL || !PyErr_ExceptionMatches(PyExc_AttributeError))
+        return found;
+    PyErr_Clear();
+    return PyObject_GetAttr(((SendMethod *)self)->function, name);
+}
+static PyObject *send_doc(SendMethod *self, void *Py_UNUSED(closure)) { return PyObject_GetAttrString(self->function, "__doc__"); }
+static PyObject *send_module(SendMethod *self, void *Py_UNUSED(closure)) { return PyObject_GetAttrString(self->function, "__module__"); }
+static PyObject *send_wrapped(SendMethod *self, void *Py_UNUSED(closure)) { return Py_NewRef(self->function); }
+static PyGetSetDef send_properties[] = {
+    {"__doc__", (getter)send_doc, NULL, NULL, NULL},
+    {"__module__", (getter)send_module, NULL, NULL, NULL},
+    {"__wrapped__", (getter)send_wrapped, NULL, NULL, NULL},
+    {NULL, NULL, NULL, NULL, NULL},
+};
+static PyTypeObject SendMethod_Type = {
+    PyVarObject_HEAD_INIT(NULL, 0)
+    .tp_name = "streamlog._core.SendMethod",
+    .tp_basicsize = sizeof(SendMethod),
+    .tp_flags = Py_TPFLAGS_DEFAULT | Py_TPFLAGS_HAVE_GC | Py_TPFLAGS_HAVE_VECTORCALL | Py_TPFLAGS_METHOD_DESCRIPTOR,
+    .tp_new = send_new,
+    .tp_dealloc = (destructor)send_dealloc,
+    .tp_traverse = (traverseproc)send_traverse,
+    .tp_clear = (inquiry)send_clear,
+    .tp_call = PyVectorcall_Call,
+    .tp_vectorcall_offset = offsetof(SendMethod, call),
+    .tp_descr_get = send_get,
+    .tp_getattro = send_attribute,
+    .tp_getset = send_properties,
+};
+
 /* -- the module ---------------------------------------------------------------------------------------------------- */
 
 static PyMethodDef functions[] = {
@@ -1478,12 +2009,27 @@ PyMODINIT_FUNC PyInit__core(void) {
         return NULL;
     xxh3_64_intdigest = PyObject_GetAttrString(xxhash, "xxh3_64_intdigest");
     Py_DECREF(xxhash);
+    PyObject *time = PyImport_ImportModule("time");
+    time_ns = time == NULL ? NULL : PyObject_GetAttrString(time, "time_ns");
+    Py_XDECREF(time);
+    if (time_ns == NULL)
+        return NULL;
+    struct {
+        PyObject **into;
+        const char *name;
+    } names[] = {{&name_filled, "filled"}, {&name_key, "key"}};
+    for (size_t i = 0; i < sizeof names / sizeof *names; i++)
+        if ((*names[i].into = PyUnicode_InternFromString(names[i].name)) == NULL)
+            return NULL;
     no_headers = PyTuple_New(0);
     if (xxh3_64_intdigest == NULL || no_headers == NULL || PyType_Ready(&Window_Type) < 0 || PyType_Ready(&Storage_Type) < 0
-        || PyType_Ready(&RecordReader_Type) < 0 || PyType_Ready(&Column_Type) < 0 || PyType_Ready(&ColumnIterator_Type) < 0 || PyType_Ready(&Columns_Type) < 0)
+        || PyType_Ready(&RecordReader_Type) < 0 || PyType_Ready(&Column_Type) < 0 || PyType_Ready(&ColumnIterator_Type) < 0 || PyType_Ready(&Columns_Type) < 0
+        || PyType_Ready(&PackedRows_Type) < 0 || PyType_Ready(&SendMethod_Type) < 0)
         return NULL;
     PyObject *made = PyModule_Create(&module);
     if (made == NULL || PyModule_AddObjectRef(made, "RecordReader", (PyObject *)&RecordReader_Type) < 0
+        || PyModule_AddObjectRef(made, "PackedRows", (PyObject *)&PackedRows_Type) < 0
+        || PyModule_AddObjectRef(made, "SendMethod", (PyObject *)&SendMethod_Type) < 0
         || PyModule_AddObjectRef(made, "Column", (PyObject *)&Column_Type) < 0) {
         Py_XDECREF(made);
         return NULL;

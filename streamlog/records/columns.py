@@ -20,7 +20,7 @@ from __future__ import annotations
 from array import array
 from collections.abc import Iterator, Sequence
 from itertools import accumulate, repeat
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import msgpack
 
@@ -41,6 +41,9 @@ from .batch import (
     hash_payload,
 )
 from .core import core
+
+if TYPE_CHECKING:
+    from .._core import PackedRows
 
 OFFSETS, TIMESTAMPS, KEYS, VALUES, HEADERS = 1, 2, 3, 4, 5
 _BYTES_ONLY = frozenset((KEYS, VALUES))
@@ -126,6 +129,20 @@ def seal(
         offset_deltas[newest] if offset_deltas else newest,
         delete_horizon,
     )
+
+
+def seal_rows(seed: int, rows: PackedRows, count: int, attributes: int) -> tuple[SealedBatch, list[int] | int] | None:
+    """`seal`, of the first `count` rows of a batch that the core in C has packed already; and their timestamps.
+
+    None if they have headers, or are not usual otherwise: then the caller makes columns of them.
+    """
+    made = rows.seal(seed, count)
+    if made is None:
+        return None
+    payload, digest, directory, base_ts, max_ts, newest, times = made
+    return SealedBatch(
+        payload, digest, directory, attributes | FORM_COLUMNS, count, count - 1, base_ts, max_ts, newest, len(payload), seed=seed
+    ), times  # fmt: skip
 
 
 def _sealed(

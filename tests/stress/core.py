@@ -23,6 +23,8 @@ import subprocess
 import sys
 import sysconfig
 import tempfile
+import time
+from collections import deque
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from pathlib import Path
@@ -134,6 +136,14 @@ def by_python(data: bytes, position: int) -> list[Record[Any, Any]]:
     return [record for record in found if record.offset >= position]
 
 
+def python_seal(keys: Any, values: Any, times: list[int]) -> Any:
+    columns.core, kept = None, columns.core  # type: ignore[attr-defined]
+    try:
+        return columns.seal(SEED, keys, values, times, count=len(times))
+    finally:
+        columns.core = kept  # type: ignore[attr-defined]
+
+
 def fuzz(rounds: int, seed: int) -> int:
     """How many records the core gave."""
     given = 0
@@ -179,6 +189,19 @@ def fuzz(rounds: int, seed: int) -> int:
         expected = by_python(data, position)
         assert out == expected[: len(out)], f"round {number} of seed {seed}: the core gave what Python does not give"
         given += len(out)
+        rows = [
+            (rng.choice([None, b"k"]), rng.randbytes(rng.choice([0, 9, 300])), rng.choice([5, 1 << 40]))
+            for _ in out[:20]
+        ]
+        packed = core.PackedRows()
+        for row in rows:
+            packed.append(row)
+        assert packed[:] == rows, f"round {number} of seed {seed}: the rows of a batch are not those that joined it"
+        made = columns.seal_rows(SEED, packed, rng.randint(0, len(rows) + 1), 0)
+        if made is not None:
+            keys, values, times = (list(column) for column in zip(*rows[: made[0].record_count], strict=True))
+            expected = python_seal(None if set(keys) == {None} else keys, values, times)
+            assert made[0] == expected, f"round {number} of seed {seed}: rows are sealed in another way than columns"
         key, value = rng.choice([None, rng.randbytes(300)]), rng.randbytes(rng.choice([0, 255, 256, 70_000]))
         one = (SEED, key, value, 5, base, 3, 7)
         assert core.encode_one(*one) == single.python_encode_one(*one)
@@ -237,6 +260,57 @@ def run(rounds: int, seed: int) -> str:
 # -- references --------------------------------------------------------------------------------------------------------
 
 
+class Open:
+    """As much of a batch as `SendMethod` needs."""
+
+    __slots__ = ("closed", "limit", "rows", "size")
+
+    def __init__(self) -> None:
+        assert core is not None
+        self.rows = core.PackedRows()
+        self.size, self.limit, self.closed = 0, 25, False
+
+
+class Sent:
+    """As much of a delivery."""
+
+    __slots__ = ("_batch", "_index")
+
+
+class Queue:
+    """As much of the queue of a partition."""
+
+    __slots__ = ("batch_records", "queue")
+
+    def __init__(self) -> None:
+        self.queue, self.batch_records = deque([Open()]), 100
+
+    def filled(self, batch: Open, index: int) -> None:
+        self.queue[-1] = Open()
+
+
+class Cached:
+    """As much of what a producer knows of a topic."""
+
+    __slots__ = ("lingering", "max_size")
+
+    def __init__(self) -> None:
+        self.lingering, self.max_size = Queue(), 1000
+
+
+class Sender:
+    """As much of a producer, which knows the topic "t"."""
+
+    __slots__ = ("_now_ns", "_topics")
+
+    def __init__(self) -> None:
+        self._topics, self._now_ns = {"t": Cached()}, time.time_ns
+
+    def send(self, topic: str, value: Any, key: Any = None, *, partition: int | None = None) -> None: ...
+
+    def general(self, topic: str, value: Any, key: Any, headers: Any, partition: Any, timestamp_ms: Any) -> None: ...
+
+
 def operations() -> dict[str, Callable[[], object]]:
     """One call of everything, also where it raises."""
     assert core is not None
@@ -256,6 +330,16 @@ def operations() -> dict[str, Callable[[], object]]:
     def reader(of: bytes = data, position: int = 0) -> Any:
         return c.RecordReader(of, 0, position, SEED, Record, "t", 0, -1, False)
 
+    of_batch = list(zip(keys, values, [5, 900, 7], strict=True))
+    send = c.SendMethod(Sender.send, Sender.general, Sender, Cached, Queue, Open, Sent, 8)
+    sender = Sender()
+
+    def packed(*more: tuple[Any, ...]) -> Any:
+        made = c.PackedRows()
+        for row in (*of_batch, *more):
+            made.append(row)
+        return made
+
     batch = reader().next_batch()
     column = batch.values()
 
@@ -270,6 +354,19 @@ def operations() -> dict[str, Callable[[], object]]:
         "seal": lambda: c.seal(SEED, keys, values, [5, 900, 7], 3),
         "seal, unusual": lambda: c.seal(SEED, [bytearray()], None, 5, 1),
         "seal, wrong": raises(lambda: c.seal("x", keys, values, 5, 3)),  # type: ignore[arg-type]
+        "PackedRows": lambda: packed().seal(SEED, 3),
+        "PackedRows, at one time": lambda: packed().seal(SEED, 1),
+        "PackedRows, unusual": lambda: packed((b"k", b"v", 1, (("h", b"1"),))).seal(SEED, 4),
+        "PackedRows, wrong": raises(lambda: packed().seal("x", 3)),  # type: ignore[arg-type]
+        "PackedRows, no row": raises(lambda: packed((b"k", b"v"))),
+        "PackedRows, read": lambda: (packed((b"k", b"v", 1, (("h", b"1"),)))[:], packed()[1], len(packed())),
+        "PackedRows, no such row": raises(lambda: packed()[7]),
+        "send": lambda: send(sender, "t", b"v", b"k"),
+        "send, with a key by name": lambda: send(sender, "t", b"v", key=b"k"),
+        "send, in Python": lambda: send(sender, "t", b"v"),
+        "send, with more": lambda: send(sender, "t", b"v", b"k", partition=1),
+        "send, to no topic": lambda: send(sender, "another", b"v", b"k"),
+        "send, wrong": raises(lambda: send(sender)),
         "encode_one": lambda: c.encode_one(SEED, b"k", b"v" * 300, 5, 6, 7, 8),
         "encode_one, sequenced": lambda: c.encode_one(SEED, None, b"v", 5, 6, 7, 8, 9, 1, 2, 0),
         "encode_one, wrong": raises(lambda: c.encode_one(SEED, b"k", None, 5, 6, 7, 8)),  # type: ignore[arg-type]

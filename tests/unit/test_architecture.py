@@ -51,6 +51,7 @@ MAY_IMPORT: dict[str, dict[str, set[str]]] = {
             "TRANSACTIONAL",
             "columns",
             "compression",
+            "core",
             "records_of",
             "seed_of",
         },

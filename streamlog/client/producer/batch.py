@@ -4,13 +4,17 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple, Protocol, TypeAlias
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, TypeAlias
 
 from ...broker.metadata import TopicView
 from ...records import columns
 from ...records.batch import SealedBatch
+from ...records.core import core
 from ...runtime.api import Completion
 from ...types import HeaderTuple, ProducerRecord, TopicPartition
+
+if TYPE_CHECKING:
+    from ..._core import PackedRows
 
 # What a record takes besides its key and value, roughly: used only to decide when a batch is full.
 RECORD_OVERHEAD = 8
@@ -73,14 +77,14 @@ class Batch(Completion[int]):
     """
 
     __slots__ = (
-        "_columns", "_ends", "_observed", "append_time", "awaits", "base_offset", "closed", "deadline_ms", "disturbed",
+        "_columns", "_ends", "_observed", "_times", "append_time", "awaits", "base_offset", "closed", "deadline_ms", "disturbed",
         "failures", "has_headers", "is_failed", "limit", "queue", "reserved", "rows", "sealed", "sequenced", "size", "urgent",
     )  # fmt: skip
 
     def __init__(self, queue: Queue, deadline_ms: int, urgent: bool) -> None:
         super().__init__()
         self.queue = queue
-        self.rows: list[Row] = []
+        self.rows: list[Row] | PackedRows = [] if core is None else core.PackedRows()
         self.closed = False
         """It accepts no more records. Any thread may set this at any time, and no thread may reset it."""
         self._ends: list[int] = []
@@ -88,6 +92,8 @@ class Batch(Completion[int]):
         self.disturbed = False
         """An error that has nothing to do with the records interrupted their encoding."""
         self._columns: Rows | None = None
+        self._times: Sequence[int] | int | None = None
+        """Of its records, once it was sealed without making columns of them."""
         self.size = 0
         self.reserved = 0
         """The part of the producer's buffer that it takes, in bytes."""
@@ -132,30 +138,35 @@ class Batch(Completion[int]):
             return -1
         if len(row) > 3:
             self.has_headers = True
-        rows.append(row)
-        index = self.index_of(row, rows)
+        index = rows.append(row)
+        if index is None:  # of a list
+            index = self.index_of(row, rows)
         self.size += size  # two threads at once may lose one: it only decides when a batch is full
         return index if not self.closed or self.has(index, rows) else -1
 
     @staticmethod
-    def index_of(row: Row, rows: list[Row]) -> int:
+    def index_of(row: Row, rows: list[Row] | PackedRows) -> int:
         """Where a row is that was added just now: at the end, unless other threads have added theirs since."""
         index = len(rows) - 1
         while rows[index] is not row:
             index -= 1
         return index
 
-    def has(self, index: int, rows: list[Row]) -> bool:
+    def has(self, index: int, rows: list[Row] | PackedRows) -> bool:
         """Whether the row at `index` of its `rows` is in the batch. REQUIRES: it is closed."""
         self._ends.append(len(rows))
         return index < self._ends[0]
 
+    def _close(self) -> int:
+        """Take no more records; how many there are. May be called again."""
+        self.closed = True
+        self._ends.append(len(self.rows))
+        return self._ends[0]
+
     def columns(self) -> Rows:
         """The records by columns. Closes the batch."""
         if self._columns is None:
-            self.closed = True
-            self._ends.append(len(self.rows))
-            rows, headers = self.rows[: self._ends[0]], None
+            rows, headers = self.rows[: self._close()], None
             if self.has_headers:
                 headers = [row[3] if len(row) > 3 else () for row in rows]
                 rows = [row[:3] for row in rows]
@@ -166,6 +177,8 @@ class Batch(Completion[int]):
     def __len__(self) -> int:
         columns = self._columns
         if columns is None:
+            if self._ends:  # closed: a row that came too late is not in it
+                return self._ends[0]
             try:
                 return len(self.rows)
             except AttributeError:  # another thread has just written it
@@ -199,7 +212,8 @@ class Batch(Completion[int]):
         if self.append_time is not None:
             return self.append_time
         try:
-            return self.rows[index][2]
+            time: int = self.rows[index][2]
+            return time
         except AttributeError:  # another thread may just have written it, so the columns are looked at second
             times = self.columns().timestamps
             return times if isinstance(times, int) else times[index]
@@ -224,6 +238,11 @@ class Batch(Completion[int]):
 
     def seal(self) -> SealedBatch:
         """The encoded batch; encoded once."""
+        if core is not None and self.sealed is None and self._columns is None and not self.queue.codec:
+            assert not isinstance(self.rows, list)
+            made = columns.seal_rows(self.queue.seed, self.rows, self._close(), self.queue.attributes)
+            if made is not None:
+                self.sealed, self._times = made
         if self.sealed is None:
             queue, (n, keys, values, times, headers) = self.queue, self.columns()
             self.sealed = columns.seal(
@@ -240,8 +259,12 @@ class Batch(Completion[int]):
 
     def release_payload(self) -> None:
         """It is in the log: a Delivery that the program keeps keeps only the timestamps in memory. May be done twice."""
-        n, _, _, times, _ = self.columns()
-        self._columns = Rows(n, None, None, times, None)
+        if self._times is not None:  # and rows, which no column was made of
+            self._columns = Rows(self._ends[0], None, None, self._times, None)
+            self._times = None
+        else:
+            n, _, _, times, _ = self.columns()
+            self._columns = Rows(n, None, None, times, None)
         self.sealed = self.sequenced = None
         try:
             del self.rows

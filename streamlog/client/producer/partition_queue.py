@@ -91,6 +91,7 @@ MOST_IN_FLIGHT = 5
 class PartitionQueue:
     """The batches of one producer for one partition. Thread-safe."""
 
+    __slots__ = ("__dict__", "batch_records", "queue")  # where the core in C finds them
     __reduce_ex__ = refuse_to_copy
 
     def __init__(self, owner: QueueOwner, topic: TopicView, partition: int, codec: int, linger_ms: int) -> None:
@@ -185,6 +186,12 @@ class PartitionQueue:
         if full or not self.owner.grow(batch, min(self.batch_size, max(_GROWTH * batch.limit, batch.size))):
             batch.closed = True
             self._fills = full
+
+    def filled(self, batch: Batch, index: int) -> None:
+        """A record has joined the batch at `index`, and that has reached a limit: write it if it is full."""
+        self.reached_limit(batch, index)
+        if batch.closed:
+            self.drain(filled=True)
 
     def first_bytes(self, size: int) -> int:
         """What a batch takes of the buffer that begins with a record of `size` bytes."""

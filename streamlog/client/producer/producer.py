@@ -11,6 +11,7 @@ from ...broker.api import ProducerIdAndEpoch, Service
 from ...config import ProducerConfig as ProducerSettings
 from ...errors import ConfigError, DiskFullError, PoisonedLogError, StorageError, StreamlogError
 from ...records.batch import MAX_SEQUENCE
+from ...records.core import core
 from ...records.single import SequencedFields
 from ...runtime.api import Completion
 from ...runtime.threads import (
@@ -72,6 +73,7 @@ class Producer(Closing):
     0
     """
 
+    __slots__ = ("_now_ns", "_topics")  # where the core in C finds them
     _ended = False
 
     def __init__(self, log: Parent, **config: Unpack[ProducerConfig]) -> None:
@@ -146,7 +148,7 @@ class Producer(Closing):
         ...     producer.send("orders", "9.50", key="alice", headers={"coupon": "SPRING"}, timestamp_ms=5_000).result()
         RecordMetadata(topic='orders', partition=0, offset=0, timestamp=5000)
         """
-        if not self._linger_ms:
+        if core is not None or not self._linger_ms:
             return self._send(topic, value, key, headers, partition, timestamp_ms)
         try:
             cached = self._topics[topic]
@@ -177,9 +179,7 @@ class Producer(Closing):
                 batch.size = size = batch.size + size
                 if not batch.closed or batch.has(index, rows):
                     if size >= batch.limit or index + 1 >= queue.batch_records:
-                        queue.reached_limit(batch, index)
-                        if batch.closed:
-                            queue.drain(filled=True)
+                        queue.filled(batch, index)
                     delivery: Delivery[RecordMetadata] = _new(Delivery)
                     delivery._batch = batch
                     delivery._index = index
@@ -558,6 +558,12 @@ class Producer(Closing):
         state = "closed" if self._closed_error is not None else f"linger_ms={self._linger_ms}, acks={self._acks!r}"
         transaction = "" if self._transaction is None else f", {self._transaction.shown()}"
         return f"<streamlog.Producer {self._config.client_id} {state}{transaction}>"
+
+
+if core is not None:
+    Producer.send = core.SendMethod(  # type: ignore[method-assign]
+        Producer.send, Producer._send, Producer, CachedTopic, PartitionQueue, Batch, Delivery, RECORD_OVERHEAD
+    )
 
 
 class SharedProducer:

@@ -39,6 +39,7 @@ class CachedTopic:
     without any further check, as `Producer.send` does; else None.
     """
 
+    __slots__ = ("__dict__", "lingering", "max_size")  # where the core in C finds them
     __reduce_ex__ = refuse_to_copy
 
     def __init__(

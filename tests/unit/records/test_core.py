@@ -93,6 +93,78 @@ def test_seals_the_bytes_of_its_twin(rows: list[Any], at_one_time: bool, log_app
     )
 
 
+def packed(rows: Sequence[Any]) -> Any:
+    made = core.PackedRows()
+    for index, row in enumerate(rows):
+        assert made.append(row) == index
+    return made
+
+
+@given(rows, st.booleans(), st.booleans())
+def test_seals_packed_rows_as_its_twin_seals_their_columns(rows: list[Any], at_one_time: bool, late: bool) -> None:
+    keys, values, times = (list(column) for column in zip(*rows, strict=True))
+    if at_one_time:
+        times = times[:1] * len(rows)
+    of = packed(
+        [*zip(keys, values, times, strict=True), *([(b"too late", b"for this batch", 1 << 50)] if late else [])]
+    )
+    made = columns.seal_rows(SEED, of, len(rows), LOG_APPEND_TIME)
+    assert made is not None
+    sealed, found = made
+    assert sealed == python_seal(SEED, whole(keys), whole(values), times, count=len(rows), attributes=LOG_APPEND_TIME)
+    assert found == (times if len(set(times)) > 1 else times[0])
+
+
+@given(st.lists(st.tuples(entries, entries, st.integers(-(2**63), 2**63 - 1)), max_size=20), st.data())
+def test_packed_rows_are_a_sequence_of_rows(rows: list[Any], data: st.DataObject) -> None:
+    if rows and data.draw(st.booleans()):
+        at = data.draw(st.integers(0, len(rows) - 1))
+        rows[at] = (*rows[at], (("h", b"1"), ("h", None)))
+    made = packed(rows)
+    assert len(made) == len(rows)
+    assert made[:] == rows
+    low, high = data.draw(st.integers(-25, 25)), data.draw(st.integers(-25, 25))
+    assert made[low:high] == rows[low:high]
+    for index in (*range(len(rows)), *range(-len(rows), 0)):
+        assert made[index] == rows[index]
+    for index in (len(rows), -len(rows) - 1):
+        with pytest.raises(IndexError):
+            made[index]
+
+
+@pytest.mark.parametrize(
+    "row",
+    [
+        (b"k", b"v"),
+        (b"k", b"v", 1, (), ()),
+        [b"k", b"v", 1],
+        (b"k", bytearray(b"v"), 1),
+        ("k", b"v", 1),
+        (b"k", b"v", 1 << 63),
+        (b"k", b"v", 1.0),
+    ],
+)
+def test_refuses_what_is_no_row(row: Any) -> None:
+    made = packed([(b"k", b"v", 1)])
+    with pytest.raises((TypeError, OverflowError)):
+        made.append(row)
+    assert made[:] == [(b"k", b"v", 1)]
+
+
+@pytest.mark.parametrize(
+    ("rows", "count"),
+    [
+        ([], 0),
+        ([(b"k", b"v", 1)], 0),
+        ([(b"k", b"v", 1)], 2),
+        ([(b"k", b"v", 1), (b"k", b"v", 1, (("h", b"1"),))], 2),
+        ([(b"k", b"v", 1), (b"k", b"v", -1)], 2),
+    ],
+)
+def test_leaves_to_its_twin_rows_that_are_not_usual(rows: Any, count: int) -> None:
+    assert packed(rows).seal(SEED, count) is None
+
+
 @pytest.mark.parametrize("count", [1, 15, 16, 65_535, 65_536])
 def test_seals_the_bytes_of_its_twin_at_every_size_of_an_array(count: int) -> None:
     keys, values = [b"k"] * count, [None, *[b"v"] * (count - 1)]
