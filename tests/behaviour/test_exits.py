@@ -161,6 +161,8 @@ def test_workers_of_a_daemon_thread_end_with_the_program(run: RunScript, path: P
         in_thread(lambda: log.group("g").run(lambda record: handled.set(), "t", workers=2), daemon=True)
         topic.send("x")
         assert handled.wait(60)
+        while len(log.group("g").members()) < 2:  # else the program may end before its second worker has begun, which says so
+            threading.Event().wait(0.01)
         """
     )
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
