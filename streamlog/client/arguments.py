@@ -29,6 +29,8 @@ TEMPORARY: Any = _Temporary()
 
 def partition_of(given: Any) -> TopicPartition:
     """A TopicPartition, also from an equal plain tuple. Raises ConfigError for anything else."""
+    if type(given) is TopicPartition and type(given.topic) is str and type(given.partition) is int:
+        return given  # the usual one, by itself: part of each seek
     if isinstance(given, tuple) and len(given) == 2 and isinstance(given[0], str) and is_int(given[1]):
         return given if type(given) is TopicPartition else TopicPartition(*given)
     raise ConfigError(f"A partition is a TopicPartition, or an equal tuple such as ('orders', 0), not {typed(given)}.")
@@ -84,11 +86,13 @@ def is_int(given: Any) -> bool:
 
 def is_offset(given: Any) -> bool:
     """Whether it is an int from 0 to the largest offset."""
-    return is_int(given) and 0 <= given <= LARGEST_OFFSET
+    return (type(given) is int or is_int(given)) and 0 <= given <= LARGEST_OFFSET
 
 
 def seconds(timeout: Any) -> float:
     """A timeout in real seconds: a negative one becomes 0, a very long one LONGEST_S. Raises ConfigError."""
+    if type(timeout) is float and 0.0 <= timeout <= LONGEST_S:
+        return timeout
     try:
         if not isinstance(timeout, (bool, str, bytes)) and timeout == timeout:
             return float(min(max(timeout, 0.0), LONGEST_S))

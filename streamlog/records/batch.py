@@ -265,6 +265,31 @@ def python_end_of_whole_batches(buffer: Buffer, position: int, end: int) -> int:
 end_of_whole_batches = python_end_of_whole_batches if core is None else core.end_of_whole_batches
 
 
+def find_batch(
+    buffer: Buffer, offset: int, seed: int, path: str, file_position: int
+) -> tuple[int, int, BatchHeader | None] | None:
+    """Where the first batch in `buffer` begins and ends whose last offset is at or past `offset`; its header, unless the core has read it.
+
+    The headers up to it are verified. None if the buffer ends before its header does, or one of them is damaged. The end may be past
+    that of the buffer.
+    """
+    if core is not None:
+        found = core.find_batch(buffer, seed, offset)
+        if found is not None:
+            return found
+    at = 0
+    while at + MIN_HEADER_LEN <= len(buffer):
+        try:
+            header = read_header(buffer, at, seed, path, file_position + at)
+        except CorruptRecordError:
+            return None
+        stop = at + header.batch_len
+        if header.base_offset + header.last_offset_delta >= offset:
+            return at, stop, header
+        at = stop
+    return None
+
+
 def batches_before(buffer: Buffer, end_offset: int) -> Buffer:
     """The batches in `buffer` that begin before `end_offset`. REQUIRES: the first one does. Nothing is verified."""
     at = 0

@@ -80,9 +80,13 @@ class Index:
 
     def position_for_offset(self, offset: int) -> int:
         """The position of a batch at or before the one that contains `offset`."""
+        return self.interval_of(offset)[0]
+
+    def interval_of(self, offset: int) -> tuple[int, int | None]:
+        """`position_for_offset`, and the position of the next entry, None without one: the batch that contains `offset` begins before that."""
         positions = self.positions
-        at = bisect_right(self.offsets, offset) - 1
-        return positions[at] if at >= 0 else 0
+        at = bisect_right(self.offsets, offset)
+        return positions[at - 1] if at else 0, positions[at] if at < len(positions) else None
 
     def position_for_time(self, timestamp: int) -> int | None:
         """The position of a batch before which every record is earlier than `timestamp`; None if all records are."""

@@ -68,6 +68,11 @@ class LogReader:
             else:
                 if chunk is not None:
                     return chunk
+        try:
+            return self._fetch(offset, max_bytes, end_offset)
+        except StorageError as error:
+            if error.errno != ENOENT or not self._retries:
+                raise
         return self._retry(lambda: self._fetch(offset, max_bytes, end_offset))
 
     def _go_on(self, after: FetchData, offset: int, max_bytes: int, end_offset: int) -> FetchData | None:

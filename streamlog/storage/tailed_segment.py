@@ -72,13 +72,13 @@ class TailedIndex(Index):
         assert segment is not None, "the segment of a tailed index is gone"
         return segment
 
-    def position_for_offset(self, offset: int) -> int:
+    def interval_of(self, offset: int) -> tuple[int, int | None]:
         offsets, positions = self._noted
         at = max(0, bisect_right(offsets, offset) - 1)
-        next_position = positions[at + 1] if at + 1 < len(positions) else self._the_segment().size
-        if next_position - positions[at] <= _NEARBY:
-            return positions[at]
-        return self._all().position_for_offset(offset)
+        next_position = positions[at + 1] if at + 1 < len(positions) else None
+        if (self._the_segment().size if next_position is None else next_position) - positions[at] <= _NEARBY:
+            return positions[at], next_position
+        return self._all().interval_of(offset)
 
     def position_for_time(self, timestamp: int) -> int | None:
         return self._all().position_for_time(timestamp)

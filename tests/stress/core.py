@@ -186,6 +186,8 @@ def fuzz(rounds: int, seed: int) -> int:
                 break
         end = rng.randrange(len(data) + 9)
         assert core.end_of_whole_batches(data, 0, end) == python_end_of_whole_batches(data, 0, end)
+        for find in (core.find_batch(data, SEED, position), core.find_batch(data, SEED, base + 450)):
+            assert find is None or find[0] < len(data)
         expected = by_python(data, position)
         assert out == expected[: len(out)], f"round {number} of seed {seed}: the core gave what Python does not give"
         given += len(out)
@@ -388,6 +390,9 @@ def operations() -> dict[str, Callable[[], object]]:
         "take_batches, wrong": raises(lambda: reader().take_batches([], 10, False, None)),
         "end_of_whole_batches": lambda: c.end_of_whole_batches(data, 0, 1000),
         "end_of_whole_batches, wrong": raises(lambda: c.end_of_whole_batches("text", 0, 1000)),  # type: ignore[arg-type]
+        "reader, of text": raises(lambda: c.RecordReader("text", 0, 0, SEED, Record, "t", 0, -1, False)),  # type: ignore[arg-type]
+        "find_batch": lambda: (c.find_batch(data, SEED, 11), c.find_batch(damaged, SEED, 99)),
+        "find_batch, wrong": raises(lambda: c.find_batch("text", SEED, 11)),  # type: ignore[arg-type]
         "columns": lambda: (batch.keys(), batch.offsets(), batch.timestamps(), batch.headers()),
         "column, listed": lambda: list(column),
         "column, at": lambda: (column[2], column[-1], column[1:], batch.values()[0]),

@@ -73,6 +73,20 @@ class Access:
             raise reentrant()
         return self.state_lock
 
+    def call_and_state(self) -> tuple[Any, Any]:
+        """`call()` and `state()`, for `with call, state:`. The usual answers are written out: it is part of each seek and poll."""
+        here = get_ident()
+        if (
+            self._deferred_closes
+            or self.closed_error is not None
+            or self.listener_thread == here
+            or self.taker == here
+            or self.call_lock.locked()
+        ):
+            return self.call(), self.state()
+        self.owner = here
+        return self.call_lock, self.state_lock
+
     def check(self) -> None:
         """Raise the closed error of a consumer that is closed.
 

@@ -244,10 +244,8 @@ class Consumer(Closing, Generic[K, V]):
         ...         [record.value for record in consumer.poll(timeout=1.0)], consumer.poll()
         ([b'9.50', b'20.00'], [])
         """
-        n = self._max_poll_records if max_records is None else _limit(max_records)
+        out = self._poll(timeout, max_records, None)
         subscriptions = self._subscriptions
-        at_once = timeout == 0.0
-        out = self._poll(timeout, lambda: subscriptions.take(n, None, at_once))
         subscriptions.returned = subscriptions.polled  # the last thing done: nothing from here to the caller can raise
         return out
 
@@ -264,45 +262,50 @@ class Consumer(Closing, Generic[K, V]):
         ...         [batch.values for batch in consumer.poll_batches(timeout=1.0)]
         [[b'1', b'2', b'3']]
         """
-        exactly = max_records is not None
-        n = self._max_poll_records if max_records is None else _limit(max_records)
+        out = self._poll(timeout, max_records, max_records is not None)
         subscriptions = self._subscriptions
-        at_once = timeout == 0.0
-        out = self._poll(timeout, lambda: subscriptions.take(n, exactly, at_once))
         subscriptions.returned = subscriptions.polled  # as in poll
         return out
 
-    def _poll(self, timeout: float, fetch: Callable[[], list[T]]) -> list[T]:
-        """What `fetch` gives, waiting for it. It is returned to the program once the caller has noted it as returned."""
-        if timeout != 0.0:
+    def _poll(self, timeout: float, max_records: int | None, exactly: bool | None) -> list[Any]:
+        """What `SubscriptionState.take` gives, waiting for it. It is returned to the program once the caller has noted it as returned."""
+        n = self._max_poll_records if max_records is None else _limit(max_records)
+        at_once = timeout == 0.0
+        if not at_once:
             timeout = seconds(timeout)
-        access = self._access
-        with access.call():
-            if self.stopped and self._stop_reported:
+        subscriptions = self._subscriptions
+
+        def fetch() -> list[Any]:
+            return subscriptions.take(n, exactly, at_once)
+
+        call, state = self._access.call_and_state()
+        with call:
+            stopped = self.stopped
+            if stopped and self._stop_reported:
                 raise ConsumerStoppedError("This consumer was stopped; make a new one to read on.")
-            with access.state():
-                self._core.begin()
             try:
-                out = self._poll_until(timeout, fetch)
+                with state:
+                    self._core.begin()
+                    out = None if stopped else self._step(fetch)
+                if not out:
+                    out = self._poll_until(timeout, fetch)
             except BaseException:
-                with access.state():  # not needed for what is committed: other members may get the partitions at once
-                    self._subscriptions.finish()
+                with self._access.state():  # not for what is committed: other members may get the partitions at once
+                    subscriptions.finish()
                 raise
-        if not out and not self._subscriptions.fetchers:
+        if not out and not subscriptions.fetchers:
             self._coordinator.note_empty_poll()
         if self._deferred_closes:
             self._cleanup.run_deferred_closes()
         return out
 
     def _poll_until(self, timeout: float, fetch: Callable[[], list[T]]) -> list[T]:
+        """Wait for what `fetch` gives, after a step that brought nothing, or if the consumer was stopped."""
         end: float | None = None
         while True:
             if self.stopped:
                 self._stop_reported = True
                 return []
-            out = self._step(fetch)
-            if out:
-                return out
             if timeout == 0.0:
                 return []
             now = real_monotonic()
@@ -312,20 +315,23 @@ class Consumer(Closing, Generic[K, V]):
             found = self._wait(end - now, fetch)
             if found:
                 return found
+            if not self.stopped:
+                with self._access.state():
+                    found = self._step(fetch)
+                if found:
+                    return found
 
     def _step(self, fetch: Callable[[], A]) -> A | None:
-        """Let the coordinator poll, then fetch what there is. It does not wait."""
-        wakeup, access = self._wakeup, self._access
+        """Let the coordinator poll, then fetch what there is. It does not wait. REQUIRES: the state lock."""
+        wakeup, access, core = self._wakeup, self._access, self._core
         wakeup.pending = False
         # After the line above: a close or a stop in another thread sets its mark first, and then wakes.
         if access.closed_error is not None:
             access.check()
         if self.stopped:
             wakeup.pending = True
-        with access.state():
-            core = self._core
-            out = core.step(fetch)
-            return out if core.wanted is None else self._driver.go_on(core, fetch)
+        out = core.step(fetch)
+        return out if core.wanted is None else self._driver.go_on(core, fetch)
 
     def _look_again(self, fetch: Callable[[], A], *, everywhere: bool = False) -> A:
         """Fetch where no append was heard of, see `SubscriptionState.look_again`."""
@@ -446,7 +452,8 @@ class Consumer(Closing, Generic[K, V]):
                 self._stop_reported = True
                 return None
             # In hand before the state lock is released: a new member may ask for the partition then.
-            found = self._step(lambda: subscriptions.next_prefetched() if self._prefetch(ends) else None)
+            with self._access.state():
+                found = self._step(lambda: subscriptions.next_prefetched() if self._prefetch(ends) else None)
             self._renew_at = real_monotonic() + _RENEW_S
             if found is not None:
                 return found
@@ -555,7 +562,8 @@ class Consumer(Closing, Generic[K, V]):
         ...         [record.value for record in consumer.until_end()]
         [b'20.00', b'3.25']
         """
-        with self._access.call(), self._access.state():
+        call, state = self._access.call_and_state()
+        with call, state:
             name = self._fetcher(partition).name
             if not is_offset(offset):
                 [(start, end)] = self._offsets.bounds([name]).values()

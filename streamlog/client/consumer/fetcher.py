@@ -101,8 +101,9 @@ class PartitionFetcher:
     def seek(self, offset: int) -> None:
         """Go on at `offset`; what was prefetched is dropped."""
         # The leader epoch of the record before `position`; None if that is not known.
-        self._last_epoch = self.epoch_before(offset)
+        self._last_epoch = None
         if self._epochs:
+            self._last_epoch = self.epoch_before(offset)
             self._epochs = [] if self._last_epoch is None else [each for each in self._epochs if each[0] < offset]
         self.position = self._known_end = offset
         self._bytes = min(FIRST_BYTES, self._max_bytes)
@@ -175,6 +176,7 @@ class PartitionFetcher:
 
     def _take(self, out: list[Record[Any, Any]], n: int) -> None:
         want = n
+        has_reader = FetchResult.has_reader and self.decoder.plain
         while True:
             current = self._current
             if current is not None:
@@ -189,12 +191,15 @@ class PartitionFetcher:
                 self.position = self._next
             # With some records, and at the end that the last fetch has found: do not fetch again.
             may_fetch = want == n or self.position < self.end
-            if FetchResult.has_reader and self.decoder.plain and self._rest is None:
-                if not self._has_data(may_fetch):
+            if has_reader and self._rest is None:
+                if self._at >= self._fetched.size and not self._has_data(may_fetch):
                     return
-                want -= self._take_usual(out, want)
+                reader = self._reader or self._begin_reader()
+                want -= reader.take(out, want)
+                self._at, self.position = reader.at, reader.position
                 if not want:
                     return
+                self._reader = None
                 if self._at >= self._fetched.size:
                     continue
             batch = self._next_batch(may_fetch)
@@ -211,15 +216,6 @@ class PartitionFetcher:
             epoch = _NO_EPOCH if self._last_epoch is None else self._last_epoch
         self._reader = reader = self._fetched.reader(self._at, self.position, Record, *self.name, epoch)
         return reader
-
-    def _take_usual(self, out: list[Record[Any, Any]], n: int) -> int:
-        """As `take`, from the core in C, of the usual batches at `_at`. REQUIRES: nothing has to be deserialized."""
-        reader = self._reader or self._begin_reader()
-        taken = reader.take(out, n)
-        self._at, self.position = reader.at, reader.position
-        if taken < n:
-            self._reader = None
-        return taken
 
     def take_batches(self, out: list[RecordBatch[Any, Any]], n: int, exactly: bool) -> int:
         """Append batches of about `n` records in all to `out`; how many records. The last one may be cut."""

@@ -147,17 +147,16 @@ class SubscriptionState:
             self.moved.pop(name, None)
             self.paused.discard(name)
 
-    def seek(self, name: TopicPartition, offset: int) -> None:
-        self._move(name, offset)
-        self.restarts[name] = offset
-
-    def _move(self, name: TopicPartition, offset: int) -> None:
+    def seek(self, name: TopicPartition, offset: int, *, restarts: bool = True) -> None:
+        """Go on at `offset`. `restarts`: an aborted transaction goes back there too."""
         self._forget(name)
         self.moved[name] = None
         self.positions[name] = offset
         fetcher = self.fetchers[name]
         if not fetcher.queued:
             self._enqueue(fetcher)
+        if restarts:
+            self.restarts[name] = offset
 
     def go_back(self, committed: Mapping[TopicPartition, int]) -> None:
         """Go back to what is `committed`, and elsewhere to `restarts`, in each assigned partition that has moved since."""
@@ -170,7 +169,7 @@ class SubscriptionState:
         for name, restart in self.restarts.items():
             offset = positions.get(name, restart)
             if self.returned_position(name) != offset:
-                self._move(name, offset)
+                self.seek(name, offset, restarts=False)
 
     def _forget(self, name: TopicPartition) -> None:
         """Nothing of the partition is in hand any more, and nothing of it is prefetched."""

@@ -15,12 +15,14 @@ from hypothesis import strategies as st
 
 from streamlog.broker.fetched import FetchResult
 from streamlog.errors import CorruptRecordError
+from streamlog.records import batch as batches_module
 from streamlog.records import columns, kafka_v2, single
 from streamlog.records.batch import (
     LOG_APPEND_TIME,
     TRANSACTIONAL,
     SealedBatch,
     directory_of,
+    find_batch,
     hash_payload,
     python_end_of_whole_batches,
     seed_of,
@@ -352,6 +354,11 @@ def test_never_gives_records_that_its_twin_does_not_whatever_the_columns() -> No
     assert 300 < served < 3000
 
 
+class Undecided:
+    def __bool__(self) -> bool:
+        raise ValueError("neither")
+
+
 @pytest.mark.parametrize(
     "wrong",
     [
@@ -362,6 +369,8 @@ def test_never_gives_records_that_its_twin_does_not_whatever_the_columns() -> No
         {"topic": b"t"},
         {"seed": "x"},
         {"data": "text"},
+        {"hides": Undecided()},
+        {"one_more": 1},
     ],
     ids=str,
 )
@@ -370,8 +379,11 @@ def test_a_reader_is_not_made_of_anything_else(wrong: dict[str, Any]) -> None:
         "data": usual(), "at": 0, "position": 0, "seed": SEED, "record_type": Record, "topic": "t", "partition": 4,
         "leader_epoch": ANY_EPOCH, "hides": False,
     }  # fmt: skip
+    core.RecordReader(*usual_arguments.values())
     with pytest.raises((TypeError, ValueError)):
-        core.RecordReader(**(usual_arguments | wrong))
+        core.RecordReader(*(usual_arguments | wrong).values())
+    with pytest.raises(TypeError):
+        core.RecordReader(**usual_arguments)
 
 
 def test_what_is_given_outlives_its_reader_and_its_bytes() -> None:
@@ -664,3 +676,51 @@ def test_numbers_of_rows_that_are_too_long_are_not_served(number: bytes) -> None
     sealed = kafka_batch(SEED, [Row(NOW)])
     payload = sealed.payload[: kafka_v2.FIXED.size] + number + sealed.payload[kafka_v2.FIXED.size + 1 :]
     assert by_core(stored(sealed._replace(payload=payload, payload_hash=hash_payload(payload, SEED)))) == []
+
+
+# -- finding -----------------------------------------------------------------------------------------
+
+
+def chunk_of(counts: Sequence[int], gap: int = 0) -> bytes:
+    """Batches of so many records each, whose offsets may have gaps in between; 0 is one of a record with headers."""
+    data, base = b"", BASE
+    for count in counts:
+        headers = None if count else [((("a", b"1")),)]
+        made = columns.seal(SEED, None, [b"v" * 30] * max(count, 1), NOW, headers, count=max(count, 1))
+        data += stored(made, base)
+        base += max(count, 1) + gap
+    return data
+
+
+def find(data: bytes, offset: int, *, python: bool = False) -> tuple[int, int] | None:
+    with pytest.MonkeyPatch.context() as patch:
+        if python:
+            patch.setattr(batches_module, "core", None)
+        found = find_batch(data, offset, SEED, "x.log", 0)
+    return None if found is None else found[:2]
+
+
+@given(st.lists(st.integers(0, 5), max_size=6), st.integers(0, 2), st.integers(-2, 40), st.integers(0, 400))
+def test_finds_the_batch_that_its_twin_finds(counts: list[int], gap: int, at: int, missing: int) -> None:
+    data = chunk_of(counts, gap)
+    data = data[: len(data) - missing]
+    found = find(data, BASE + at)
+    assert found == find(data, BASE + at, python=True)
+    if found is not None:
+        assert data[found[0] :].startswith(b"SLB")
+
+
+def test_finds_no_batch_after_one_with_a_flipped_bit() -> None:
+    data, offset = chunk_of([2, 2]), BASE + 3
+    second = find(data, offset)
+    assert second is not None
+    for at in range(second[0]):
+        flipped = bytearray(data)
+        flipped[at] ^= 1 << at % 8
+        assert find(bytes(flipped), offset) == find(bytes(flipped), offset, python=True), at
+
+
+@pytest.mark.parametrize("wrong", [(b"", "x", 0), (b"", SEED, "x"), ("text", SEED, 0), (b"", SEED)], ids=str)
+def test_looks_for_a_batch_in_nothing_else(wrong: Any) -> None:
+    with pytest.raises(TypeError):
+        core.find_batch(*wrong)

@@ -113,3 +113,38 @@ def test_a_call_first_runs_the_closes_that_were_deferred() -> None:
     cleanup.defer_close(close)
     with pytest.raises(ClosedError):
         access.call()
+
+
+def given(call: Callable[[], Any]) -> Any:
+    try:
+        return call()
+    except Exception as error:
+        return type(error)
+
+
+def test_both_locks_asked_for_together_are_those_of_each_alone(access: Access) -> None:
+    def alike() -> bool:
+        return bool(given(access.call_and_state) == given(lambda: (access.call(), access.state())))
+
+    assert access.call_and_state() == (access.call_lock, access.state_lock) and access.owner == threading.get_ident()
+    assert alike()
+    with access.call():
+        assert given(access.call_and_state) is ReentrantCallError and alike()
+        assert isinstance(in_another_thread(access.call_and_state), ConcurrentUseError)
+    with access.call(), access.state():
+        access.call_listener(lambda _: access.check() if alike() else pytest.fail("the listener is refused"), [])
+    with access.state_for_another():
+        assert given(access.call_and_state) is ReentrantCallError and alike()
+    access.closed_error = ClosedError("it is closed")
+    assert given(access.call_and_state) is ClosedError and alike()
+
+
+def test_both_locks_asked_for_together_run_the_closes_that_were_deferred_first() -> None:
+    cleanup = Cleanup()
+    access = Access(cleanup)
+    ran: list[bool] = []
+    cleanup.defer_close(lambda: ran.append(True))
+    with access.call_lock:
+        access.owner = threading.get_ident()
+        given(access.call_and_state)
+    assert ran
