@@ -39,6 +39,7 @@ def test_a_record_is_compacted_away_only_for_one_that_is_on_the_device(disk: Sim
         assert {record.key for record in log["t"].read()} == {b"k", b"o"}
 
 
+@pytest.mark.slow
 def test_what_compaction_left_is_never_taken_for_lost_however_it_was_interrupted(
     disk: SimulatedDisk, clock: ManualClock, sampled: Sampled
 ) -> None:

@@ -108,6 +108,7 @@ def states(moment: Moment) -> Iterator[SimulatedDisk]:
         yield disk
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("number", range(3))
 def test_nothing_acknowledged_is_lost(rng: random.Random, sampled: Callable[..., list[Any]], number: int) -> None:
     run = Run(rng)

@@ -236,6 +236,7 @@ def test_waits_that_end_before_the_reassignment_leave_nothing_behind(clock: Manu
         assert len(log._engine.service._reassignments._waiting) == 1  # type: ignore[attr-defined]
 
 
+@pytest.mark.slow
 def test_every_crash_while_replicas_move_leaves_all_that_was_acknowledged(clock: ManualClock) -> None:
     disk = SimulatedDisk()
     with streamlog.open("data", brokers=3, disk=disk, clock=clock, sync=True) as log:

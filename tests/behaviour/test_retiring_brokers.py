@@ -249,6 +249,7 @@ def test_retiring_goes_on_at_the_next_open(clock: ManualClock, how: str) -> None
         assert [values(log, name) for name in log] == [[b"x"]] * 3
 
 
+@pytest.mark.slow
 def test_every_crash_while_a_broker_is_retired_leaves_all_that_was_acknowledged(clock: ManualClock) -> None:
     disk = SimulatedDisk()
     with streamlog.open("data", brokers=3, disk=disk, clock=clock, sync=True) as log:

@@ -196,6 +196,7 @@ def files_are_removed_before_the_names_of_others_are_synced(patch: pytest.Monkey
     patch.setattr(GroupCommit, "sync_names", lambda self: None)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("bug", "scenario"),
     [

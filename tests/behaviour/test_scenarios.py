@@ -132,6 +132,7 @@ def test_a_tail_of_zeros_is_never_read_as_records(zeros: int) -> None:
 # 8
 
 
+@pytest.mark.slow
 def test_a_cut_is_on_the_device_before_the_log_counts_as_closed() -> None:
     """8. The torn end came back after the clean shutdown that followed its cut (KAFKA-21000, 20979)."""
     disk = SimulatedDisk()
@@ -218,6 +219,7 @@ def test_a_recovery_that_is_itself_cut_short_is_done_again() -> None:
         check_sent(name, again)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("sync", [False, True], ids=["plain", "sync"])
 def test_nothing_written_down_ever_vouches_for_more_than_is_on_the_device(sync: bool) -> None:
     """10. The recovery point passed the end of the log (KAFKA-15375)."""
@@ -427,6 +429,7 @@ def test_records_may_be_deleted_up_to_anywhere_and_stay_deleted(before: int) -> 
         assert streamlog.verify(PATH, disk=left).ok
 
 
+@pytest.mark.slow
 def test_deleting_records_is_not_undone_by_a_power_loss_at_any_moment() -> None:
     """17, 6. The raised start is on the device before the first file goes."""
     disk = _batches_of_three()

@@ -200,6 +200,7 @@ def test_a_send_while_the_producer_is_closed_is_written_or_refused(log: streamlo
     assert refused, "closing came too late each time"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("key", [b"k", None])
 @pytest.mark.parametrize("before", [False, True], ids=["first", "second"])
 def test_a_linger_ends_whatever_time_it_is_at_any_bytecode_of_a_send(

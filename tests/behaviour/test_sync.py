@@ -414,6 +414,7 @@ def test_ctrl_c_in_a_sync_of_ones_own_leaves_a_usable_log(disk: GatedDisk, clock
         assert topic.send(b"afterwards").result().offset == 1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", [calls.SendWithKeyAndHeaders, calls.SendMany, calls.LingerAndFlush, calls.Commit])
 def test_an_interrupt_anywhere_leaves_the_log_usable_and_loses_nothing(
     kind: type[calls.Action], rng: random.Random

@@ -44,6 +44,7 @@ def test_nothing_that_was_promised_is_broken() -> None:
     assert done.returncode == 0, done.stdout + done.stderr
 
 
+@pytest.mark.slow
 def test_a_seed_does_the_same_every_time() -> None:
     for seed in range(1, 4):
         first, second = explore(seed, 100), explore(seed, 100)

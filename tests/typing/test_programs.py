@@ -126,6 +126,7 @@ def test_a_checker_accepts_what_is_right(checker: str, request: pytest.FixtureRe
     assert wrong == []
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("checker", ["mypy", "pyright"])
 def test_a_checker_finds_each_mistake(checker: str, request: pytest.FixtureRequest) -> None:
     assert sorted(marked(checker) - set(request.getfixturevalue(checker))) == []

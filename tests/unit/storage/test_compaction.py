@@ -474,6 +474,7 @@ def test_interrupted_at_any_line_the_log_reads_on(box: MakeBox) -> None:
     assert line > 50
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("segment_bytes", [1024, 1500, 8192])
 @pytest.mark.parametrize("deleted", [0, 1, 3])
 def test_a_pass_that_is_interrupted_while_it_replaces_and_the_next_leave_each_offset_once(

@@ -282,6 +282,7 @@ def test_a_single_record_that_failed_leaves_the_producer_where_it_was(box: MakeB
     assert (send_one(b, 1), send_one(b, 1)) == (2, 2)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("fresh", [False, True], ids=["known", "just opened"])
 @pytest.mark.parametrize("other", [False, True], ids=["sent again at once", "others come first"])
 def test_interrupted_at_any_line_a_single_record_that_is_sent_again_is_stored_once(
@@ -364,6 +365,7 @@ INTERRUPTED = {
 }  # fmt: skip
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("fresh", [False, True], ids=["known", "just opened"])
 @pytest.mark.parametrize("other", [False, True], ids=["sent again at once", "others come first"])
 def test_interrupted_at_any_line_a_batch_that_is_sent_again_is_stored_once(

@@ -152,6 +152,7 @@ def test_a_poisoned_log_does_not_start_anew(box: MakeBox) -> None:
     assert b.values() == values
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("offset", OFFSETS)
 def test_one_that_failed_at_any_call_is_finished_by_the_next_call(box: MakeBox, offset: int) -> None:
     def ready() -> tuple[Box, Any, list[bytes | None]]:
@@ -184,6 +185,7 @@ def test_one_that_failed_at_any_call_is_finished_by_the_next_call(box: MakeBox, 
                 assert (b.log.tail.start_offset, b.values()) == (end, [b"next"])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("offset", OFFSETS)
 def test_ctrl_c_at_any_line_leaves_the_log_as_it_was_or_empty(box: MakeBox, offset: int) -> None:
     functions = {

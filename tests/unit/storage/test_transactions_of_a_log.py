@@ -268,6 +268,7 @@ INTERRUPTED = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("step", ["first batch", "first record", "abort", "commit"])
 @pytest.mark.parametrize("read", [False, True], ids=["not read", "read"])
 def test_interrupted_at_any_line_an_append_leaves_the_transactions_that_the_log_has(

@@ -328,6 +328,7 @@ def test_a_poisoned_log_is_not_truncated(box: MakeBox) -> None:
     assert len(b.values()) == 2
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("number", [errno.ENOSPC, errno.EACCES])
 @pytest.mark.parametrize("offset", [3, 7, 17])
 def test_a_truncation_that_failed_at_any_call_is_finished_by_the_next_call(
@@ -366,6 +367,7 @@ def test_a_truncation_that_failed_at_any_call_is_finished_by_the_next_call(
             assert b.values() == [*values[:end], b"next"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("offset", [3, 17])
 def test_ctrl_c_at_any_line_leaves_the_log_as_it_was_or_truncated(box: MakeBox, offset: int) -> None:
     functions = {

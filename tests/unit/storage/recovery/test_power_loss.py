@@ -321,6 +321,7 @@ def values_in(disk: SimulatedDisk, clock: ManualClock) -> tuple[Values, int]:
     return values, log.topic("t").send(b"next").result().offset
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("seed", range(4))
 def test_a_recovery_that_is_interrupted_anywhere_comes_to_the_same_end(seed: int) -> None:
     clock = ManualClock()
