@@ -7,6 +7,7 @@ from typing import Any, TypeVar, overload
 from ..client.serde import header_tuple
 from ..client.streamlog import StreamLog
 from ..client.topic import Topic
+from ..runtime.threads import result_of
 from ..types import Headers, Record
 from .clock import NEW_YEAR_2026_MS
 
@@ -47,7 +48,7 @@ def records(log: StreamLog, topic: str | Topic[Any, Any]) -> list[Record[Any, An
     """All records of a topic up to its end: partition after partition, in each in the order of offsets.
 
     Records of transactions that are open or aborted are not among them. A topic with a serde gives its own keys and values.
-    Cost: all of them are in memory. Raises UnknownTopicOrPartitionError.
+    Cost: all of them are in memory. Raises UnknownTopicOrPartitionError, and creates no topic.
 
     >>> import streamlog
     >>> from streamlog.testing import records
@@ -56,4 +57,7 @@ def records(log: StreamLog, topic: str | Topic[Any, Any]) -> list[Record[Any, An
     ...     [record.value for record in records(log, "orders")]
     [b'9.50', b'20.00']
     """
-    return list((log[topic] if isinstance(topic, str) else topic).read())
+    if isinstance(topic, str):
+        result_of(log._use().topic(topic))  # where topics are created by their use too: a misspelt one is no empty one
+        topic = log[topic]
+    return list(topic.read())

@@ -50,6 +50,10 @@ def test_records_of_an_aborted_transaction_are_not_listed(log: streamlog.StreamL
     assert [record.value for record in records(log, "orders")] == [b"first"]
 
 
-def test_a_topic_that_does_not_exist_is_an_error(log: streamlog.StreamLog) -> None:
-    with pytest.raises(streamlog.UnknownTopicOrPartitionError):
-        records(log, "orders")
+@pytest.mark.parametrize("auto_create_topics", [False, True])
+def test_a_topic_that_does_not_exist_is_an_error(auto_create_topics: bool) -> None:
+    with streamlog.open(auto_create_topics=auto_create_topics) as log:
+        log.create_topic("orders")
+        with pytest.raises(streamlog.UnknownTopicOrPartitionError, match="did you mean 'orders'"):
+            records(log, "orderz")
+        assert list(log) == ["orders"]
