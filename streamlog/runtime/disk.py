@@ -122,7 +122,14 @@ class OsFile:
 
 
 class OsMapping:
-    """A read-only mapping of a file that no longer changes."""
+    """A read-only mapping of a file that no longer changes.
+
+    `read` gives a copy, and nothing else is shown the mapped memory: a page that the kernel evicts after it was populated, and
+    then cannot read again, is a SIGBUS, which ends the process. To decode in place saves nothing that would be worth that. The
+    core's `take` from the mapping itself, from a new bytes object of `pread` and from one buffer that `preadv` filled again and
+    again took the same time (in 25 rounds of each in turn, within 2%, for records of 1 KiB and of 100 bytes): the copy brings the
+    bytes into the cache, where they are hashed and copied once more, and without it that waits for the memory.
+    """
 
     __slots__ = ("_map", "path")
     __reduce_ex__ = refuse_to_copy

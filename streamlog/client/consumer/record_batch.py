@@ -55,12 +55,13 @@ class RecordBatch(Generic[K, V]):
     """
 
     __slots__ = ("_batch", "_columns", "_decoder", "_header", "_keys", "_length", "_low", "_next_offset", "_offsets", "_times",
-        "_values")  # fmt: skip
+        "_usual", "_values")  # fmt: skip
 
     def __init__(self, batch: FetchedBatch, decoder: Decoder, start: int = 0, end: int | None = None) -> None:
         """For the library's own use."""
         header = batch.header
         self._batch: FetchedBatch | None = batch
+        self._usual: CoreColumns | None = None
         self._columns: _Columns = batch.columns
         self._header: _Header = header
         self._decoder = decoder
@@ -79,7 +80,7 @@ class RecordBatch(Generic[K, V]):
         """For the library's own use: of columns that are known to be sound. The core calls it for each batch."""
         made = cls.__new__(cls)
         made._batch = None
-        made._columns = made._header = source
+        made._usual = made._columns = made._header = source
         made._decoder = decoder
         made._offsets = made._times = made._keys = made._values = None
         made._low = 0
@@ -89,6 +90,7 @@ class RecordBatch(Generic[K, V]):
 
     def _cut(self, start: int, end: int) -> None:
         """Leave out the records before offset `start`, and those at or after `end`."""
+        self._usual = None
         offsets = self._column(self._columns.offsets, 0)
         self._low = sum(1 for offset in offsets if offset < start)
         self._length = max(0, sum(1 for offset in offsets if offset < end) - self._low)
@@ -174,21 +176,15 @@ class RecordBatch(Generic[K, V]):
         ...     validity, offsets.tolist(), bytes(data)
         (b'\\x05', [0, 4, 4, 8], b'9.503.20')
         """
+        usual = self._usual
+        if usual is not None:
+            found = usual.key_buffers() if name == "key" else usual.value_buffers() if name == "value" else None
+            if found is not None:
+                return found
         if name not in ("key", "value"):
             raise ConfigError(f"buffers() takes 'key' or 'value', not {name!r}.", name="name")
-        found = self._buffers_by_core(name)
-        if found is not None:
-            return found
         validity, offsets, data = columns.buffers(self._encoded(name))
         return validity, memoryview(offsets).cast("q"), memoryview(data)
-
-    def _buffers_by_core(self, name: Literal["key", "value"]) -> Buffers | None:
-        """`buffers` of a whole column that the core has; None of any other."""
-        source: Any = self._columns
-        if self._batch is not None or self._length != self._header.record_count:
-            return None
-        found: Buffers | None = source.key_buffers() if name == "key" else source.value_buffers()
-        return found
 
     def _encoded(self, name: Literal["key", "value"]) -> Sequence[bytes | None]:
         """The keys or the values before any deserializer."""
@@ -272,9 +268,7 @@ class _Pickled(RecordBatch[Any, Any]):
     def __init__(self, fields: dict[str, Any]) -> None:
         self._fields = fields
         self._length = len(fields["offsets"])
-
-    def _buffers_by_core(self, name: Literal["key", "value"]) -> None:
-        return None
+        self._usual = None
 
     def _encoded(self, name: Literal["key", "value"]) -> Sequence[bytes | None]:
         column: list[bytes | None] = self._fields[name]
