@@ -1131,8 +1131,43 @@ static PyObject *reader_take(RecordReader *self, PyObject *const *args, Py_ssize
     return PyLong_FromSsize_t(taken);
 }
 
-/* The columns of the batch at `at`: 1. 0: the data ends, or Python has to look at the batch, also at one of which a part was given,
-   that begins before `position`, or has more than `most` records. -1 with an exception set. */
+/* The entries from `low` on, `count` of them. REQUIRES: the column was walked. */
+static void cut_entries(Span *s, Shape *shape, uint32_t low, uint32_t count) {
+    const uint8_t *data;
+    size_t size;
+    if (s->at == NULL)
+        return;
+    if (shape->width) {
+        s->at += (size_t)low * shape->width;
+        s->end = s->at + (size_t)count * shape->width;
+        shape->bytes = (size_t)count * (shape->width - 2);
+        return;
+    }
+    for (uint32_t n = 0; n < low; n++)
+        next_bin(s, &data, &size);
+    Span walk = *s;
+    for (uint32_t n = 0; n < count; n++)
+        next_bin(&walk, &data, &size);
+    s->end = walk.at;
+    walk_entries(*s, count, shape);
+}
+
+/* The records from `low` on, `count` of them. REQUIRES: count > 0. */
+static void cut_batch(Batch *b, uint32_t low, uint32_t count) {
+    cut_entries(&b->keys, &b->key_shape, low, count);
+    cut_entries(&b->values, &b->value_shape, low, count);
+    uint64_t delta;
+    for (uint32_t n = 0; b->timestamps.at != NULL && n < low; n++)
+        next_uint(&b->timestamps, &delta);
+    b->base_offset += low;
+    b->count = count;
+    b->next_offset = b->base_offset + count;
+}
+
+/* The columns of the batch at `at`, from `position` on, and of no more than `most` records: 1. 0: the data ends, or Python has to look
+   at the batch, or `take` gave a part of it. -1 with an exception set. REQUIRES: most > 0.
+
+   A batch of which a part is left stays at `at`, and is verified once more for the next part. */
 static int reader_next(RecordReader *self, Py_ssize_t most, Columns **made) {
     Batch *b = &self->batch;
     for (;;) {
@@ -1145,15 +1180,19 @@ static int reader_next(RecordReader *self, Py_ssize_t most, Columns **made) {
             break;
         self->at += b->batch_len;
     }
-    if (b->base_offset < self->position || (Py_ssize_t)b->count > most)
-        return 0;
     *made = PyObject_New(Columns, &Columns_Type);
     if (*made == NULL)
         return -1;
     (*made)->owner = Py_NewRef(self->packed != NULL ? self->packed : (PyObject *)self);
     (*made)->batch = *b;
-    self->at += b->batch_len;
-    self->position = b->next_offset;
+    uint32_t low = self->position > b->base_offset ? (uint32_t)(self->position - b->base_offset) : 0, count = b->count - low;
+    if (low || (Py_ssize_t)count > most) {
+        count = (Py_ssize_t)count > most ? (uint32_t)most : count;
+        cut_batch(&(*made)->batch, low, count);
+    }
+    if (low + count == b->count)
+        self->at += b->batch_len;
+    self->position = (*made)->batch.next_offset;
     return 1;
 }
 
@@ -1169,7 +1208,7 @@ static PyObject *reader_next_batch(RecordReader *self, PyObject *Py_UNUSED(ignor
 }
 
 /* take_batches(out, n, exactly, make, context) -> how many records: appends make(columns, context) for one batch after another, until
-   there are n records, and with `exactly` no more than n. Fewer: see `reader_next`. */
+   there are n records; `exactly`: the last one is cut if it has more. Fewer: see `reader_next`. */
 static PyObject *reader_take_batches(RecordReader *self, PyObject *const *args, Py_ssize_t count) {
     if (count != 5 || !PyList_CheckExact(args[0]) || !PyBool_Check(args[2])) {
         PyErr_SetString(PyExc_TypeError, "take_batches(list, n, exactly, make, context)");

@@ -480,7 +480,7 @@ def taken_batches(data: bytes, n: int, exactly: bool = False, position: int = BA
 
 
 @pytest.mark.parametrize(
-    ("n", "exactly", "given"), [(1, False, 1), (2, False, 1), (3, False, 2), (1, True, 0), (3, True, 1), (4, True, 2), (0, False, 0)]
+    ("n", "exactly", "given"), [(1, False, 1), (2, False, 1), (3, False, 2), (2, True, 1), (4, True, 2), (9, True, 3), (0, False, 0)]
 )  # fmt: skip
 def test_as_many_batches_are_taken_as_make_the_records_that_are_wanted(n: int, exactly: bool, given: int) -> None:
     data = usual() + usual(BASE + 2) + usual(BASE + 4)
@@ -510,12 +510,42 @@ def test_batches_are_not_taken_with_other_arguments(wrong: Any) -> None:
         reader(usual()).take_batches(*wrong)
 
 
-def test_a_batch_that_has_to_be_cut_is_left_to_python() -> None:
-    assert reader(usual(), BASE + 1).next_batch() is None
+def test_a_batch_of_which_records_were_taken_gives_no_columns() -> None:
     source = reader(usual(), BASE)
     source.take([], 1)
     assert (source.is_inside, source.next_batch()) == (True, None)
-    assert reader(usual() + usual(BASE + 2), BASE + 2).next_batch().base_offset == BASE + 2
+
+
+@given(st.lists(st.tuples(rows, st.booleans()), min_size=1, max_size=3), st.data())
+def test_batches_are_cut_where_reading_begins_and_where_there_are_enough(
+    chunks: list[Any], data: st.DataObject
+) -> None:
+    base, chunk = BASE, b""
+    for each, is_kafka in chunks:
+        keys, values, times = (list(column) for column in zip(*each, strict=True))
+        if is_kafka:
+            chunk += kafka([Row(time, key, value) for key, value, time in each], base)
+        else:
+            chunk += stored(columns.seal(SEED, whole(keys), whole(values), times, count=len(each)), base)
+        base += len(each)
+    position = data.draw(st.integers(BASE - 1, base))
+    expected = by_python(chunk, position)
+    source, got = reader(chunk, position), []  # type: ignore[var-annotated]
+    while True:
+        out: list[Any] = []
+        n = data.draw(st.integers(1, 25))
+        taken = source.take_batches(out, n, True, lambda made, context: made, None)
+        assert taken == sum(made.record_count for made in out) <= n
+        for made in out:
+            offsets, times, keys, values = columns_of(made)
+            assert (made.base_offset, made.next_offset) == (offsets[0], offsets[-1] + 1)
+            for column, buffers in ((keys, made.key_buffers()), (values, made.value_buffers())):
+                assert buffers is None or bytes_of(buffers) == columns.buffers(column)
+            got += [Record("t", 4, *each, ()) for each in zip(offsets, times, keys, values, strict=True)]
+        if taken < n:
+            break
+        assert by_core(chunk, source.position, at=source.at) == expected[len(got) :]
+    assert (got, source.at) == (expected, len(chunk))
 
 
 @pytest.mark.parametrize("width", [0, 1, 14, 15, 16, 17, 100, 255, 256])
