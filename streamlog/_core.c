@@ -1608,7 +1608,9 @@ static inline size_t entry_size(PyObject *entry) { return entry == Py_None ? 1 :
 /* The index of the row, which is added at the end; -1 with an exception set. `key` and `value` are bytes or None. */
 static Py_ssize_t add_row(PackedRows *self, PyObject *key, PyObject *value, int64_t time) {
     size_t key_size = entry_size(key), value_size = entry_size(value);
-    if (key_size > MAX_BATCH_LEN || value_size > MAX_BATCH_LEN || self->keys.size + self->values.size > MAX_BATCH_LEN) {
+    /* Each summand is at most as large as a batch, so no sum overflows, also where 32 bits are all there are. */
+    if (key_size > MAX_BATCH_LEN || value_size > MAX_BATCH_LEN
+        || self->keys.size + self->values.size + key_size + value_size > MAX_BATCH_LEN) {
         PyErr_SetString(PyExc_ValueError, "the records are larger than a batch can be");
         return -1;
     }
@@ -1643,17 +1645,26 @@ static PyObject *rows_append(PackedRows *self, PyObject *row) {
     long long time = PyLong_AsLongLong(PyTuple_GET_ITEM(row, 2));
     if (time == -1 && PyErr_Occurred())
         return NULL;
+    if (n == 4 && self->headers == NULL) {
+        /* Allocating may collect garbage, and finalizers may add rows, or let others run who do: so it is done first. */
+        PyObject *made = PyDict_New();
+        if (made == NULL)
+            return NULL;
+        if (self->headers == NULL)
+            self->headers = made;
+        else
+            Py_DECREF(made);
+    }
     PyObject *index = PyLong_FromSsize_t(self->count);
     if (index == NULL)
         return NULL;
-    if (n == 4
-        && ((self->headers == NULL && (self->headers = PyDict_New()) == NULL)
-            || PyDict_SetItem(self->headers, index, PyTuple_GET_ITEM(row, 3)) < 0)) {
-        Py_DECREF(index);
-        return NULL;
-    }
-    if (add_row(self, key, value, time) < 0)
+    size_t keys = self->keys.size, values = self->values.size;
+    if (add_row(self, key, value, time) < 0) {
         Py_CLEAR(index);
+    } else if (n == 4 && PyDict_SetItem(self->headers, index, PyTuple_GET_ITEM(row, 3)) < 0) {
+        self->keys.size = keys, self->values.size = values, self->count--;
+        Py_CLEAR(index);
+    }
     return index;
 }
 
@@ -1855,7 +1866,7 @@ static PyTypeObject PackedRows_Type = {
 typedef struct {
     PyObject_HEAD
     vectorcallfunc call;
-    PyObject *function, *otherwise;
+    PyObject *function, *otherwise, *weak_references;
     PyTypeObject *types[5]; /* in the order of `slots` */
     Py_ssize_t at[12];
     Py_ssize_t overhead; /* what a record counts for besides its key and value */
@@ -1874,6 +1885,7 @@ static const struct {
     {DELIVERY, "_index"},
 };
 static PyObject *time_ns, *name_filled, *name_key;
+static PyCFunction clock_of_system; /* what `time_ns` calls, unless a test's library has put its own clock in its place */
 
 /* Where the instances of a class have one of its __slots__; -1 with an exception set. */
 static Py_ssize_t slot_of(PyTypeObject *type, const char *name) {
@@ -1902,7 +1914,8 @@ static inline int64_t number_of(PyObject *value) {
 
 /* The open batch that a record of bytes may join at once, with its queue, as new references; else 0. */
 static int find_batch(const SendMethod *self, PyObject *producer, PyObject *topic, int64_t size, PyObject **queue, PyObject **batch) {
-    if (!PyObject_TypeCheck(producer, self->types[PRODUCER]) || *in_slot(self, producer, NOW_NS) != time_ns)
+    if (!PyObject_TypeCheck(producer, self->types[PRODUCER]) || *in_slot(self, producer, NOW_NS) != time_ns
+        || !PyCFunction_CheckExact(time_ns) || ((PyCFunctionObject *)time_ns)->m_ml->ml_meth != clock_of_system)
         return 0; /* a clock of a test's runs Python */
     PyObject *topics = *in_slot(self, producer, TOPICS);
     if (topics == NULL || !PyDict_CheckExact(topics))
@@ -2019,6 +2032,8 @@ static PyObject *send_new(PyTypeObject *type, PyObject *args, PyObject *kwargs) 
     return (PyObject *)self;
 }
 
+/* No tp_clear, as of a tuple: what it refers to never changes, so each cycle that it is in has a class or a function, which is cleared.
+   It may be called while that is done. */
 static int send_traverse(SendMethod *self, visitproc visit, void *arg) {
     Py_VISIT(self->function);
     Py_VISIT(self->otherwise);
@@ -2026,22 +2041,20 @@ static int send_traverse(SendMethod *self, visitproc visit, void *arg) {
         Py_VISIT(self->types[i]);
     return 0;
 }
-static int send_clear(SendMethod *self) {
-    Py_CLEAR(self->function);
-    Py_CLEAR(self->otherwise);
-    for (int i = 0; i < 5; i++)
-        Py_CLEAR(self->types[i]);
-    return 0;
-}
 static void send_dealloc(SendMethod *self) {
     PyObject_GC_UnTrack(self);
-    send_clear(self);
+    if (self->weak_references != NULL)
+        PyObject_ClearWeakRefs((PyObject *)self);
+    Py_XDECREF(self->function);
+    Py_XDECREF(self->otherwise);
+    for (int i = 0; i < 5; i++)
+        Py_XDECREF(self->types[i]);
     Py_TYPE(self)->tp_free(self);
 }
 static PyObject *send_get(PyObject *self, PyObject *of, PyObject *Py_UNUSED(type)) {
     return of == NULL || of == Py_None ? Py_NewRef(self) : PyMethod_New(self, of);
 }
-/* What help(), inspect and doctest ask of a function. */
+/* What help(), inspect, doctest and unittest.mock ask of a function: nothing shows that it is none, also its `__class__`. */
 static PyObject *send_attribute(PyObject *self, PyObject *name) {
     PyObject *found = PyObject_GenericGetAttr(self, name);
     if (found != NULL || !PyErr_ExceptionMatches(PyExc_AttributeError))
@@ -2051,8 +2064,21 @@ static PyObject *send_attribute(PyObject *self, PyObject *name) {
 }
 static PyObject *send_doc(SendMethod *self, void *Py_UNUSED(closure)) { return PyObject_GetAttrString(self->function, "__doc__"); }
 static PyObject *send_module(SendMethod *self, void *Py_UNUSED(closure)) { return PyObject_GetAttrString(self->function, "__module__"); }
+static int send_set_attribute(PyObject *self, PyObject *name, PyObject *value) {
+    return PyObject_SetAttr(((SendMethod *)self)->function, name, value);
+}
+static PyObject *send_repr(SendMethod *self) { return PyObject_Repr(self->function); }
+static PyObject *send_class(SendMethod *Py_UNUSED(self), void *Py_UNUSED(closure)) { return Py_NewRef((PyObject *)&PyFunction_Type); }
+static PyObject *send_reduce(SendMethod *self, PyObject *Py_UNUSED(ignored)) {
+    return PyObject_GetAttrString(self->function, "__qualname__");
+}
+static PyMethodDef send_methods[] = {
+    {"__reduce__", (PyCFunction)(void (*)(void))send_reduce, METH_NOARGS, "For copy and pickle: by its name, as a function."},
+    {NULL, NULL, 0, NULL},
+};
 static PyObject *send_wrapped(SendMethod *self, void *Py_UNUSED(closure)) { return Py_NewRef(self->function); }
 static PyGetSetDef send_properties[] = {
+    {"__class__", (getter)send_class, NULL, NULL, NULL},
     {"__doc__", (getter)send_doc, NULL, NULL, NULL},
     {"__module__", (getter)send_module, NULL, NULL, NULL},
     {"__wrapped__", (getter)send_wrapped, NULL, NULL, NULL},
@@ -2066,12 +2092,15 @@ static PyTypeObject SendMethod_Type = {
     .tp_new = send_new,
     .tp_dealloc = (destructor)send_dealloc,
     .tp_traverse = (traverseproc)send_traverse,
-    .tp_clear = (inquiry)send_clear,
     .tp_call = PyVectorcall_Call,
     .tp_vectorcall_offset = offsetof(SendMethod, call),
     .tp_descr_get = send_get,
     .tp_getattro = send_attribute,
+    .tp_setattro = send_set_attribute,
+    .tp_repr = (reprfunc)send_repr,
+    .tp_methods = send_methods,
     .tp_getset = send_properties,
+    .tp_weaklistoffset = offsetof(SendMethod, weak_references),
 };
 
 /* -- the module ---------------------------------------------------------------------------------------------------- */
@@ -2112,6 +2141,8 @@ PyMODINIT_FUNC PyInit__core(void) {
     Py_XDECREF(time);
     if (time_ns == NULL)
         return NULL;
+    if (PyCFunction_CheckExact(time_ns))
+        clock_of_system = ((PyCFunctionObject *)time_ns)->m_ml->ml_meth;
     struct {
         PyObject **into;
         const char *name;

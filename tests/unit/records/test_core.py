@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import gc
 import operator
 import pickle
 import random
@@ -132,6 +133,60 @@ def test_packed_rows_are_a_sequence_of_rows(rows: list[Any], data: st.DataObject
     for index in (len(rows), -len(rows) - 1):
         with pytest.raises(IndexError):
             made[index]
+
+
+WITH_HEADERS = (b"k", b"v" * 3000, 2, (("h", b"1"),))
+
+
+def test_row_that_joins_while_another_is_added_has_no_headers_of_it() -> None:
+    """A garbage collection within `append` lets a finalizer append to the same batch."""
+
+    class Sends:
+        def __init__(self) -> None:
+            self.myself = self
+
+        def __del__(self) -> None:
+            rows.append((b"other", b"other", 1))
+
+    taken: list[Any] = []
+    for threshold in range(1, 50):
+        rows = core.PackedRows()
+        gc.disable()
+        gc.collect()
+        before = gc.get_threshold()
+        Sends()
+        taken += [
+            {} for _ in range(100)
+        ]  # of which the interpreter keeps some for later: an append has to allocate one
+        try:
+            gc.set_threshold(threshold)
+            gc.enable()
+            index = rows.append(WITH_HEADERS)
+        finally:
+            gc.disable()
+            gc.set_threshold(*before)
+            gc.enable()
+        assert rows[index] == WITH_HEADERS
+        assert all(len(row) == 3 for at, row in enumerate(rows[:]) if at != index)
+
+
+def test_row_that_found_no_memory_leaves_nothing_behind() -> None:
+    hooks = pytest.importorskip("_testcapi")
+    failed = 0
+    for nth in range(20):
+        rows = core.PackedRows()
+        rows.append((b"first", None, 1))
+        hooks.set_nomemory(nth, nth + 1)
+        try:
+            rows.append(WITH_HEADERS)
+        except MemoryError:
+            failed += 1
+        finally:
+            hooks.remove_mem_hooks()
+        if len(rows) == 1:
+            assert rows.append((b"next", b"next", 3)) == 1
+            assert rows[:] == [(b"first", None, 1), (b"next", b"next", 3)]
+    assert failed > 1
 
 
 @pytest.mark.parametrize(
