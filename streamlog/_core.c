@@ -292,6 +292,17 @@ static int walk_entries(Span s, uint32_t count, Shape *shape) {
     return s.at == s.end ? 0 : -1;
 }
 
+/* Goes past the first entries of a column of this shape; an absent one stays absent. REQUIRES: the column was walked. */
+static inline void skip_entries(Span *s, uint32_t count, const Shape *shape) {
+    const uint8_t *data;
+    size_t size;
+    if (shape->width)
+        s->at += (size_t)count * shape->width;
+    else if (s->at != NULL)
+        for (uint32_t n = 0; n < count; n++)
+            next_bin(s, &data, &size);
+}
+
 /* The columns of a batch of which header and payload are verified: 1, or 0 if they are not the usual ones. */
 static int read_columns(const uint8_t *p, size_t header_len, Batch *b) {
     unsigned columns = p[FIXED_LEN];
@@ -1065,17 +1076,11 @@ static int reader_open(RecordReader *self) {
     if (self->position > b->base_offset) {
         int64_t skip = self->position - b->base_offset;
         self->done = skip < b->count ? (uint32_t)skip : b->count;
-        for (uint32_t n = 0; n < self->done; n++) {
-            const uint8_t *data;
-            size_t size;
-            uint64_t delta;
-            if (b->keys.at != NULL)
-                next_bin(&b->keys, &data, &size);
-            if (b->values.at != NULL)
-                next_bin(&b->values, &data, &size);
-            if (b->timestamps.at != NULL)
-                next_uint(&b->timestamps, &delta);
-        }
+        skip_entries(&b->keys, self->done, &b->key_shape);
+        skip_entries(&b->values, self->done, &b->value_shape);
+        uint64_t delta;
+        for (uint32_t n = 0; b->timestamps.at != NULL && n < self->done; n++)
+            next_uint(&b->timestamps, &delta);
     }
     self->is_inside = 1;
     return 1;
@@ -1325,6 +1330,32 @@ static PyObject *find_batch_of(PyObject *Py_UNUSED(module), PyObject *const *arg
 end:
     PyBuffer_Release(&data);
     return found;
+}
+
+/* bisect_offsets(offsets, offset) -> `bisect.bisect_right` of an array("q"), without an object for each number that is looked at. The
+   array is exported for no longer than this call, in which no other thread runs: so another one can append to it. */
+static PyObject *bisect_offsets(PyObject *Py_UNUSED(module), PyObject *const *args, Py_ssize_t count) {
+    Py_buffer data;
+    int overflow = 0;
+    if (count != 2) {
+        PyErr_SetString(PyExc_TypeError, "bisect_offsets(offsets, offset)");
+        return NULL;
+    }
+    long long offset = PyLong_AsLongLongAndOverflow(args[1], &overflow);
+    if ((offset == -1 && PyErr_Occurred()) || PyObject_GetBuffer(args[0], &data, PyBUF_SIMPLE) < 0)
+        return NULL;
+    Py_ssize_t low = 0, high = overflow < 0 ? 0 : data.len / 8;
+    if (overflow > 0)
+        low = high;
+    while (low < high) {
+        Py_ssize_t middle = low + (high - low) / 2;
+        if (offset < (int64_t)get64((const uint8_t *)data.buf + 8 * middle))
+            high = middle;
+        else
+            low = middle + 1;
+    }
+    PyBuffer_Release(&data);
+    return PyLong_FromSsize_t(low);
 }
 
 /* -- encoding ------------------------------------------------------------------------------------------------------ */
@@ -2106,6 +2137,8 @@ static PyTypeObject SendMethod_Type = {
 /* -- the module ---------------------------------------------------------------------------------------------------- */
 
 static PyMethodDef functions[] = {
+    {"bisect_offsets", (PyCFunction)(void (*)(void))bisect_offsets, METH_FASTCALL,
+        "bisect_offsets(offsets, offset, /)\n--\n\nAs `bisect.bisect_right` of an array of 64-bit integers."},
     {"find_batch", (PyCFunction)(void (*)(void))find_batch_of, METH_FASTCALL,
         "find_batch(data, seed, offset, /)\n--\n\nWhere the first batch begins and ends whose last offset is at or past `offset`."},
     {"seal", (PyCFunction)(void (*)(void))seal, METH_FASTCALL,

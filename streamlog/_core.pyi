@@ -1,5 +1,6 @@
 """The core in C, which may be missing: import it from `records/core.py`."""
 
+from array import array
 from collections.abc import Callable, Sequence
 from typing import Any, TypeVar, final, overload
 
@@ -31,6 +32,7 @@ def encode_one(
     /,
 ) -> bytes: ...
 def end_of_whole_batches(buffer: Buffer, position: int, end: int, /) -> int: ...
+def bisect_offsets(offsets: array[int], offset: int, /) -> int: ...
 def find_batch(data: Buffer, seed: int, offset: int, /) -> tuple[int, int, None] | None: ...
 
 @final

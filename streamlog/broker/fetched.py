@@ -78,8 +78,8 @@ class FetchResult(Completion["FetchResult"]):
         self, chunk: FetchData, high_watermark: int, log_start_offset: int, diverging_epoch: EpochEnd | None = None
     ) -> None:
         self._chunk = chunk
-        self.size = len(chunk.data)
-        self.end_offset = chunk.end_offset
+        data, _, _, _, _, _, self.end_offset = chunk
+        self.size = len(data)
         self.high_watermark = self.last_stable_offset = high_watermark
         self.log_start_offset = log_start_offset
         self._aborted: AbortedTransactions | None = None
@@ -136,9 +136,9 @@ class FetchResult(Completion["FetchResult"]):
         It stops before what it leaves to `batch_at`: among others, batches that may have to be hidden.
         """
         assert core is not None
-        chunk, hides = self._chunk, self._aborted is not None
+        data, seed, _, _, _, _, _ = self._chunk
         return core.RecordReader(
-            chunk.data, at, position, chunk.seed, record_type, topic, partition, leader_epoch, hides
+            data, at, position, seed, record_type, topic, partition, leader_epoch, self._aborted is not None
         )
 
     def without_data(self) -> FetchResult:

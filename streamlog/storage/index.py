@@ -11,16 +11,19 @@ from __future__ import annotations
 
 from array import array
 from bisect import bisect_left, bisect_right
+from collections.abc import Callable
 from struct import Struct
 from typing import NamedTuple, TypeAlias
 
 from xxhash import xxh3_64_intdigest
 
 from ..records.batch import NO_PRODUCER, BatchHeader
+from ..records.core import core
 from ..runtime.api import Disk
 from ..runtime.disk_errors import require_disk_error
 from .producer_summary import ProducerSummary, StoredSummary, summary_from
 
+_bisect: Callable[[array[int], int], int] = bisect_right if core is None else core.bisect_offsets
 INTERVAL = 4096
 MAGIC = b"SLX\x03"
 _HEADER = Struct("<4sI7qQ")
@@ -85,7 +88,7 @@ class Index:
     def interval_of(self, offset: int) -> tuple[int, int | None]:
         """`position_for_offset`, and the position of the next entry, None without one: the batch that contains `offset` begins before that."""
         positions = self.positions
-        at = bisect_right(self.offsets, offset)
+        at = _bisect(self.offsets, offset)
         return positions[at - 1] if at else 0, positions[at] if at < len(positions) else None
 
     def position_for_time(self, timestamp: int) -> int | None:

@@ -60,31 +60,29 @@ class LogReader:
         one bisection, a walk of at most one index interval, one or two reads.
         """
         if after.segment is not None:
+            chunk = self._go_on(after, offset, max_bytes, end_offset)
+            if chunk is not None:
+                return chunk
+        left = self._retries
+        while True:
             try:
-                chunk = self._go_on(after, offset, max_bytes, end_offset)
-            except StorageError as error:
-                if error.errno != ENOENT:
+                return self._fetch(offset, max_bytes, end_offset)
+            except StorageError as error:  # as in `_retry`, without its two calls
+                if error.errno != ENOENT or not left:
                     raise
-            else:
-                if chunk is not None:
-                    return chunk
-        try:
-            return self._fetch(offset, max_bytes, end_offset)
-        except StorageError as error:
-            if error.errno != ENOENT or not self._retries:
-                raise
-        return self._retry(lambda: self._fetch(offset, max_bytes, end_offset))
+                left -= 1
 
     def _go_on(self, after: FetchData, offset: int, max_bytes: int, end_offset: int) -> FetchData | None:
-        """The batches that follow `after` in the same file; None if the file ends there or is no longer part of the log."""
-        segment, tail = after.segment, self.tail
+        """The batches that follow `after` in the same file; None if the file ends there, or is gone, or no longer part of the log."""
+        tail = self.tail
+
+        read, _, _, start, segment, _, _ = after
+        log_end, end_position, segments, _, log_start, _, _, _, _ = tail
         assert segment is not None
-        active = tail.segments[-1]
-        if (segment is active or _is_in(tail, segment)) and tail.start_offset <= offset < min(
-            end_offset, tail.end_offset
-        ):
-            position = after.position + len(after.data)
-            end = tail.end_position if segment is active else segment.size
+        is_active = segment is segments[-1]
+        if (is_active or _is_in(tail, segment)) and log_start <= offset < end_offset and offset < log_end:
+            position = start + len(read)
+            end = end_position if is_active else segment.size
             latest = self.latest
             if (
                 latest is not None
@@ -92,13 +90,17 @@ class LogReader:
                 and latest[1] is segment
                 and position + len(latest[2]) == end
             ):
-                return _fetched((latest[2], self.seed, segment.path, position, segment, None, tail.end_offset))
+                return _fetched((latest[2], self.seed, segment.path, position, segment, None, log_end))
             if position < end:
-                data = segment.read_batches(position, end, max_bytes)
-                if end_offset < tail.end_offset:
-                    data = batches_before(data, end_offset)
-                end_offset = min(end_offset, tail.end_offset)
-                return _fetched((data, self.seed, segment.path, position, segment, None, end_offset))
+                try:
+                    data = segment.read_batches(position, end, max_bytes)
+                except StorageError as error:
+                    if error.errno != ENOENT:
+                        raise
+                    return None
+                if end_offset < log_end:
+                    data, log_end = batches_before(data, end_offset), end_offset
+                return _fetched((data, self.seed, segment.path, position, segment, None, log_end))
         return None
 
     def place_at_end(self, offset: int) -> FetchData:
@@ -135,29 +137,27 @@ class LogReader:
         return read()
 
     def _fetch(self, offset: int, max_bytes: int, end_offset: int) -> FetchData:
-        tail = self.tail
-        if not tail.start_offset <= offset <= end_offset:
+        log_end, end_position, segments, bases, log_start, _, _, _, _ = self.tail  # as in `_go_on`
+        if not log_start <= offset <= end_offset:
             raise self.out_of_range(offset, end_offset)
-        if offset >= min(end_offset, tail.end_offset):
+        if offset >= end_offset or offset >= log_end:
             return EMPTY
-        at = bisect_right(tail.bases, offset) - 1
+        at = bisect_right(bases, offset) - 1
         if at < 0:
-            raise missing(tail.segments[0], tail.start_offset, tail.bases[0])
-        segment = tail.segments[at]
-        end = tail.end_position if segment is tail.segments[-1] else segment.size
+            raise missing(segments[0], log_start, bases[0])
+        segment = segments[at]
+        end = end_position if at == len(segments) - 1 else segment.size
         near = segment.find_and_read(offset, end, max_bytes)
         if near is not None:
-            data = near[1] if end_offset >= tail.end_offset else batches_before(near[1], end_offset)
-            return _fetched(
-                (data, self.seed, segment.path, near[0], segment, near[2], min(end_offset, tail.end_offset))
-            )
-        position = segment.locate(offset, end)
-        if position is None:
-            raise missing(segment, segment.stats.next_offset, (*tail.bases, tail.end_offset)[at + 1])
-        data = segment.read_batches(position, end, max_bytes)
-        if end_offset < tail.end_offset:
-            data = batches_before(data, end_offset)
-        return _fetched((data, self.seed, segment.path, position, segment, None, min(end_offset, tail.end_offset)))
+            position, data, first = near
+        else:
+            found, first = segment.locate(offset, end), None
+            if found is None:
+                raise missing(segment, segment.stats.next_offset, (*bases, log_end)[at + 1])
+            position, data = found, segment.read_batches(found, end, max_bytes)
+        if end_offset < log_end:
+            data, log_end = batches_before(data, end_offset), end_offset
+        return _fetched((data, self.seed, segment.path, position, segment, first, log_end))
 
     def out_of_range(self, offset: int, end_offset: int) -> OffsetOutOfRangeError:
         start = self.tail.start_offset

@@ -36,7 +36,7 @@ from . import index as index_files
 from . import scan
 from .files import as_storage_error, index_name, log_name
 from .held import Held
-from .index import HEADER_LEN, Index, Stats, StatsAndSummary
+from .index import HEADER_LEN, INTERVAL, Index, Stats, StatsAndSummary
 from .producer_summary import ProducerSummary
 from .scan import Walk
 
@@ -401,20 +401,21 @@ class Segment:
         """The batch that contains `offset` and whole batches after it, up to `max_bytes`, by one read, or two for much: the
         position, the bytes, and the verified header of the first, if that is known.
 
-        None if one read of the interval of the index does not contain its header, or there is damage before it: the caller
+        None if one read from the index entry on does not contain its header, or there is damage before it: the caller
         then uses `locate`. The headers before the batch are verified, as there.
         """
         index = self._index  # as in `index`
         start, stop = (self.index if index is None else index).interval_of(offset)
-        if stop is None or not start < stop < end:
-            stop = end
-        data = self.read(min(_NEAR_BYTES, stop - start), start)
+        near = min(_NEAR_BYTES, end - start)
+        if stop is not None:  # no more than the interval of the index, unless the caller can have more
+            near = min(near, max(stop - start, INTERVAL + max_bytes))
+        data = self.read(near, start)
         found = find_batch(data, offset, self.seed, self.path, start)
         if found is None:
             return None
         at, whole, header = found
-        if whole > len(data) or (max_bytes > len(data) and start + len(data) < end):
-            return start + at, self.read_batches(start + at, end, max_bytes), header
+        if whole > len(data) or (at + max_bytes > len(data) and start + len(data) < end):
+            return start + at, self.read_batches(start + at, end, max(max_bytes, whole - at)), header
         if whole < at + max_bytes:
             whole = end_of_whole_batches(data, whole, at + max_bytes)
         return start + at, memoryview(data)[at:whole], header

@@ -24,6 +24,7 @@ import sys
 import sysconfig
 import tempfile
 import time
+from array import array
 from collections import deque
 from collections.abc import Callable, Mapping
 from contextlib import suppress
@@ -342,6 +343,7 @@ def operations() -> dict[str, Callable[[], object]]:
             made.append(row)
         return made
 
+    found = array("q", range(20))
     batch = reader().next_batch()
     column = batch.values()
 
@@ -391,6 +393,8 @@ def operations() -> dict[str, Callable[[], object]]:
         "end_of_whole_batches": lambda: c.end_of_whole_batches(data, 0, 1000),
         "end_of_whole_batches, wrong": raises(lambda: c.end_of_whole_batches("text", 0, 1000)),  # type: ignore[arg-type]
         "reader, of text": raises(lambda: c.RecordReader("text", 0, 0, SEED, Record, "t", 0, -1, False)),  # type: ignore[arg-type]
+        "bisect_offsets": lambda: (c.bisect_offsets(found, 5), c.bisect_offsets(found, 1 << 70)),
+        "bisect_offsets, wrong": raises(lambda: c.bisect_offsets([], 1)),  # type: ignore[arg-type]
         "find_batch": lambda: (c.find_batch(data, SEED, 11), c.find_batch(damaged, SEED, 99)),
         "find_batch, wrong": raises(lambda: c.find_batch("text", SEED, 11)),  # type: ignore[arg-type]
         "columns": lambda: (batch.keys(), batch.offsets(), batch.timestamps(), batch.headers()),

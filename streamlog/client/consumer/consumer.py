@@ -269,7 +269,12 @@ class Consumer(Closing, Generic[K, V]):
 
     def _poll(self, timeout: float, max_records: int | None, exactly: bool | None) -> list[Any]:
         """What `SubscriptionState.take` gives, waiting for it. It is returned to the program once the caller has noted it as returned."""
-        n = self._max_poll_records if max_records is None else _limit(max_records)
+        if max_records is None:
+            n = self._max_poll_records
+        elif type(max_records) is int and 0 < max_records < maxsize:
+            n = max_records
+        else:
+            n = _limit(max_records)
         at_once = timeout == 0.0
         if not at_once:
             timeout = seconds(timeout)
@@ -778,9 +783,7 @@ class Consumer(Closing, Generic[K, V]):
         return f"<streamlog.Consumer {shown}{more}{group}{state}>"
 
 
-def _limit(max_records: int) -> int:
-    if type(max_records) is int and 0 < max_records < maxsize:
-        return max_records
+def _limit(max_records: Any) -> int:
     if isinstance(max_records, bool) or not isinstance(max_records, int) or max_records < 1:
         raise ConfigError(
             f"max_records={shown(max_records) if is_int(max_records) else typed(max_records)} is not a positive int.",

@@ -61,7 +61,7 @@ class PartitionFetcher:
     (Ctrl-C, a deserializer's SystemExit) may leave it further on: the caller seeks back to what it has returned.
     """
 
-    __slots__ = ("_at", "_bytes", "_current", "_epoch", "_epochs", "_fetched", "_known_end", "_last_epoch", "_max_bytes", "_next",
+    __slots__ = ("_at", "_bytes", "_current", "_epoch", "_epochs", "_fetched", "_first_bytes", "_known_end", "_last_epoch", "_max_bytes", "_next",
         "_reader", "_rest", "_service", "_skip", "_whole", "_window", "at", "decoder", "end", "isolation", "name", "position", "queued",
         "topic_id")  # fmt: skip
 
@@ -84,6 +84,7 @@ class PartitionFetcher:
         self.isolation = isolation
         self._skip = on_corrupt == "skip"
         self._max_bytes = min(max_bytes, MAX_BYTES)
+        self._first_bytes = min(max_bytes, FIRST_BYTES)
         self.topic_id = topic_id if topic_id is not None else result_of(service.topic(name.topic)).id_bytes
         self.at = TopicIdPartition(*name, self.topic_id)
         # The leader epoch that the partition was in at the last fetch, -1 before it; None in a log of one broker.
@@ -106,7 +107,7 @@ class PartitionFetcher:
             self._last_epoch = self.epoch_before(offset)
             self._epochs = [] if self._last_epoch is None else [each for each in self._epochs if each[0] < offset]
         self.position = self._known_end = offset
-        self._bytes = min(FIRST_BYTES, self._max_bytes)
+        self._bytes = self._first_bytes
         self._window = FIRST_RECORDS
         self._forget()
 

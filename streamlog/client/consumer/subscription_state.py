@@ -425,7 +425,9 @@ class SubscriptionState:
         polled = self.polled
         if polled is not None:
             if polled is self.returned:
-                self.moved.update(dict.fromkeys(polled))
+                moved = self.moved
+                for name in polled:
+                    moved[name] = None
                 self.positions.update(polled)
             self.polled = None
         self.in_hand = None

@@ -7,6 +7,8 @@ import gc
 import operator
 import pickle
 import random
+from array import array
+from bisect import bisect_right
 from collections.abc import Sequence
 from typing import Any
 
@@ -809,3 +811,34 @@ def test_finds_no_batch_after_one_with_a_flipped_bit() -> None:
 def test_looks_for_a_batch_in_nothing_else(wrong: Any) -> None:
     with pytest.raises(TypeError):
         core.find_batch(*wrong)
+
+
+offsets = st.one_of(st.integers(0, 50), st.sampled_from([-(1 << 63), (1 << 63) - 1, -(1 << 70), 1 << 70]))
+
+
+@given(st.lists(st.integers(0, 50), max_size=20), offsets)
+def test_looks_up_an_offset_as_bisect_does(numbers: list[int], offset: int) -> None:
+    numbers.sort()
+    assert core.bisect_offsets(array("q", numbers), offset) == bisect_right(numbers, offset)
+
+
+def test_an_array_grows_after_it_was_looked_into() -> None:
+    numbers = array("q", [1])
+    assert core.bisect_offsets(numbers, 5) == 1
+    numbers.extend(range(2, 1000))
+    assert core.bisect_offsets(numbers, 5) == 5
+
+
+@pytest.mark.parametrize("wrong", [(array("q"), "x"), ([1], 1), (array("q"),)], ids=str)
+def test_looks_up_an_offset_in_nothing_else(wrong: Any) -> None:
+    with pytest.raises(TypeError):
+        core.bisect_offsets(*wrong)
+
+
+@given(rows, st.integers(0, 20), st.integers(1, 20))
+def test_records_in_the_middle_of_a_batch_are_those_of_its_twin(rows: list[Any], skipped: int, most: int) -> None:
+    keys, values, times = (list(column) for column in zip(*rows, strict=True))
+    data = stored(columns.seal(SEED, whole(keys), whole(values), times, count=len(rows)))
+    out: list[Any] = []
+    reader(data, BASE + skipped).take(out, most)
+    assert out == by_python(data, BASE + skipped)[:most]

@@ -21,6 +21,7 @@ from streamlog.records.batch import (
     read_header,
 )
 from streamlog.storage import segment as segments
+from streamlog.storage.index import INTERVAL
 from streamlog.storage.log import EMPTY
 
 from .conftest import CLEAN, KILLED, NOW, SEED, Box, six_segments
@@ -48,6 +49,26 @@ def test_a_fetch_is_at_least_one_batch_and_otherwise_within_its_bound(box: MakeB
     assert len(b.log.reader.fetch(0, 1, 20).data) == size
     assert len(b.log.reader.fetch(0, 3 * size, 20).data) == 3 * size
     assert len(b.log.reader.fetch(0, 3 * size + size - 1, 20).data) == 3 * size
+
+
+@pytest.mark.parametrize(("count", "size"), [(400, 60), (40, 16_000), (100, 4_000), (60, 25_000)])
+def test_a_fetch_at_random_reads_little_more_than_what_it_brings(
+    box: MakeBox, monkeypatch: pytest.MonkeyPatch, count: int, size: int
+) -> None:
+    b = box()
+    for _ in range(count):
+        b.append(b"x" * size)
+    length = b.log.tail.end_position // count
+    reads: list[int] = []
+    read = segments.Segment.read
+    monkeypatch.setattr(segments.Segment, "read", lambda self, n, at: reads.append(n) or read(self, n, at))
+    for offset in range(count):
+        reads.clear()
+        chunk = b.log.reader.fetch(offset, 4096, count)
+        assert chunk.position == offset * length
+        assert len(chunk.data) == min(max(1, 4096 // length), count - offset) * length
+        assert len(reads) == (1 if length < 20_000 else 2)
+        assert sum(reads) <= max(length, 8192) + (20_480 if length > 20_000 else INTERVAL)
 
 
 def test_a_fetch_brings_as_many_small_batches_as_its_bound_allows(box: MakeBox) -> None:
@@ -314,6 +335,19 @@ def test_a_file_that_went_between_two_reads_is_looked_for_again(box: MakeBox) ->
                 b.log.reader.fetch(1, 100, 8, chunk)
             assert caught.value.errno == errno.EIO
         assert b.disk.calls
+
+
+@pytest.mark.parametrize("code", [errno.ENOENT, errno.EIO])
+def test_a_time_is_looked_for_again_only_if_a_file_went(box: MakeBox, code: int) -> None:
+    b, _ = segments_on_counting_disk(box)
+    b.log.tail.segments[0].release()
+    b.disk.arm(1, OSError(code, "refused"))
+    if code == errno.ENOENT:
+        assert b.log.reader.find_time(0, 8) is not None
+    else:
+        with pytest.raises(StorageError) as caught:
+            b.log.reader.find_time(0, 8)
+        assert caught.value.errno == errno.EIO
 
 
 # After damage
