@@ -902,23 +902,34 @@ static void columns_dealloc(Columns *self) {
 }
 
 static PyObject *columns_offsets(Columns *self, PyObject *Py_UNUSED(ignored)) {
-    return PyObject_CallFunction((PyObject *)&PyRange_Type, "LL", (long long)self->batch.base_offset, (long long)self->batch.next_offset);
+    PyObject *bounds[] = {PyLong_FromLongLong(self->batch.base_offset), PyLong_FromLongLong(self->batch.next_offset)}, *offsets = NULL;
+    if (bounds[0] != NULL && bounds[1] != NULL)
+        offsets = PyObject_Vectorcall((PyObject *)&PyRange_Type, bounds, 2, NULL);
+    Py_XDECREF(bounds[0]);
+    Py_XDECREF(bounds[1]);
+    return offsets;
 }
 
 static PyObject *columns_timestamps(Columns *self, PyObject *Py_UNUSED(ignored)) {
     Span walk = self->batch.timestamps;
-    if (walk.at == NULL)
-        Py_RETURN_NONE;
-    PyObject *list = PyList_New((Py_ssize_t)self->batch.count);
+    PyObject *list = PyList_New((Py_ssize_t)self->batch.count), *base = PyLong_FromLongLong(self->batch.base_timestamp);
+    if (base == NULL)
+        Py_CLEAR(list);
     for (uint32_t n = 0; list != NULL && n < self->batch.count; n++) {
-        uint64_t delta = 0;
-        next_uint(&walk, &delta);
-        PyObject *each = PyLong_FromLongLong(self->batch.base_timestamp + (int64_t)delta);
+        PyObject *each = base;
+        if (walk.at == NULL) {
+            Py_INCREF(each);
+        } else {
+            uint64_t delta = 0;
+            next_uint(&walk, &delta);
+            each = PyLong_FromLongLong(self->batch.base_timestamp + (int64_t)delta);
+        }
         if (each == NULL)
             Py_CLEAR(list);
         else
             PyList_SET_ITEM(list, (Py_ssize_t)n, each);
     }
+    Py_XDECREF(base);
     return list;
 }
 
@@ -938,7 +949,7 @@ static PyObject *columns_headers(Columns *Py_UNUSED(self), PyObject *Py_UNUSED(i
 
 static PyMethodDef columns_methods[] = {
     {"offsets", (PyCFunction)(void (*)(void))columns_offsets, METH_NOARGS, NULL},
-    {"timestamps", (PyCFunction)(void (*)(void))columns_timestamps, METH_NOARGS, "None: every record has `base_timestamp`."},
+    {"timestamps", (PyCFunction)(void (*)(void))columns_timestamps, METH_NOARGS, NULL},
     {"keys", (PyCFunction)(void (*)(void))columns_keys, METH_NOARGS, "None: no record has one."},
     {"values", (PyCFunction)(void (*)(void))columns_values, METH_NOARGS, "None: no record has one."},
     {"headers", (PyCFunction)(void (*)(void))columns_headers, METH_NOARGS, "None: no record has any."},

@@ -169,7 +169,7 @@ def fuzz(rounds: int, seed: int) -> int:
                 )
                 for taken in batches_taken:
                     keys, values = taken.keys(), taken.values()
-                    offsets, times = taken.offsets(), taken.timestamps() or [taken.base_timestamp] * taken.record_count
+                    offsets, times = taken.offsets(), taken.timestamps()
                     out += map(
                         Record._make,
                         zip(

@@ -124,23 +124,33 @@ class RecordBatch(Generic[K, V]):
     @property
     def offsets(self) -> Sequence[int]:
         """Each record's offset, ascending."""
-        if self._offsets is None:
-            self._offsets = self._column(self._columns.offsets, 0)
-        return self._offsets
+        offsets = self._offsets
+        if offsets is None:
+            usual = self._usual  # here and below: by three calls less
+            offsets = self._column(self._columns.offsets, 0) if usual is None else usual.offsets()
+            self._offsets = offsets
+        return offsets
 
     @property
     def timestamps(self) -> Sequence[int]:
         """Each record's timestamp, ms since the epoch."""
-        if self._times is None:
-            self._times = self._column(self._columns.timestamps, self._header.base_timestamp)
-        return self._times
+        times = self._times
+        if times is None:
+            usual = self._usual
+            if usual is None:
+                times = self._column(self._columns.timestamps, self._header.base_timestamp)
+            else:
+                times = usual.timestamps()
+            self._times = times
+        return times
 
     @property
     def keys(self) -> Sequence[K]:
         """Each record's key. Raises DeserializationError if a deserializer fails on one."""
         keys = self._keys
         if keys is None:
-            keys = self._column(self._columns.keys, None)
+            usual: Any = self._usual
+            keys = (usual is not None and usual.keys()) or self._column(self._columns.keys, None)
             if self._decoder.deserialize_key is not None:
                 keys = self._decoded(keys, self._decoder.deserialize_key)
             self._keys = keys
@@ -151,7 +161,8 @@ class RecordBatch(Generic[K, V]):
         """Each record's value. Raises DeserializationError if a deserializer fails on one."""
         values = self._values
         if values is None:
-            values = self._column(self._columns.values, None)
+            usual: Any = self._usual
+            values = (usual is not None and usual.values()) or self._column(self._columns.values, None)
             if self._decoder.deserialize_value is not None:
                 values = self._decoded(values, self._decoder.deserialize_value)
             self._values = values

@@ -469,7 +469,7 @@ def test_columns_are_those_of_its_twin(rows: list[Any]) -> None:
     data = stored(columns.seal(SEED, whole(keys), whole(values), times, count=len(rows)))
     found = columns_by_core(data)
     twin = next(FetchResult(FetchData(data, SEED, "x.log", 0), 0, 0).batches()).columns
-    assert (found.offsets(), found.timestamps()) == (twin.offsets(), twin.timestamps())
+    assert (found.offsets(), found.timestamps()) == (twin.offsets(), twin.timestamps_full())
     assert (found.base_offset, found.next_offset, found.record_count) == (BASE, BASE + len(rows), len(rows))
     for mine, its, buffers in (
         (found.keys(), twin.keys(), found.key_buffers()),
@@ -663,7 +663,7 @@ def columns_of(found: Any) -> list[Any]:
     """All columns, absent ones filled in."""
     n = found.record_count
     return [
-        list(found.offsets()), found.timestamps() or [found.base_timestamp] * n, list(found.keys() or [None] * n),
+        list(found.offsets()), found.timestamps(), list(found.keys() or [None] * n),
         list(found.values() or [None] * n),
     ]  # fmt: skip
 
