@@ -152,7 +152,6 @@ def test_a_poisoned_log_does_not_start_anew(box: MakeBox) -> None:
     assert b.values() == values
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("offset", OFFSETS)
 def test_one_that_failed_at_any_call_is_finished_by_the_next_call(box: MakeBox, offset: int) -> None:
     def ready() -> tuple[Box, Any, list[bytes | None]]:

@@ -328,7 +328,6 @@ def test_a_poisoned_log_is_not_truncated(box: MakeBox) -> None:
     assert len(b.values()) == 2
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("number", [errno.ENOSPC, errno.EACCES])
 @pytest.mark.parametrize("offset", [3, 7, 17])
 def test_a_truncation_that_failed_at_any_call_is_finished_by_the_next_call(
