@@ -354,6 +354,21 @@ def test_a_time_is_looked_for_again_only_if_a_file_went(box: MakeBox, code: int)
 
 
 @pytest.mark.damaged
+@pytest.mark.parametrize("end", [3, 4])
+def test_a_fetch_behind_damage_ends_at_the_given_offset(box: MakeBox, end: int) -> None:
+    b = box()
+    for n in range(4):
+        b.append(b"%d" % n * 10)
+    size = b.log.tail.end_position // 4
+    with open(b.logs()[0], "r+b") as file:
+        file.seek(30)  # in the header of the first
+        file.write(b"damage")
+    data = bytes(b.log.reader.fetch(2, 1 << 16, end).data)
+    assert len(data) == (end - 2) * size
+    assert b"2" * 10 in data
+
+
+@pytest.mark.damaged
 def test_behind_a_gap_before_an_empty_active_segment_a_reader_goes_on_at_its_start(box: MakeBox) -> None:
     b = box()
     b.append(b"one")
