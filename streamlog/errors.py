@@ -398,7 +398,7 @@ class PoisonedLogError(StreamlogError):
 
 
 class ConcurrentUseError(StreamlogError):
-    """Two threads use a consumer at the same time. Make one for each thread; `stop()` may be called by any."""
+    """Two threads use a consumer, or what `topic.read` gave, at the same time. Make one for each thread; `stop()` may be called by any."""
 
 
 class ReentrantCallError(StreamlogError):

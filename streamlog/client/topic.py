@@ -7,12 +7,12 @@ from datetime import datetime
 from itertools import chain
 from re import Pattern
 from types import MappingProxyType
-from typing import Any, Generic, Literal, TypeAlias, Unpack
+from typing import Any, Generic, Literal, Self, TypeAlias, Unpack
 from uuid import UUID
 
 from ..broker.metadata import TopicView
 from ..config import choice, typed
-from ..errors import ConfigError, UnknownTopicIdError
+from ..errors import ConcurrentUseError, ConfigError, UnknownTopicIdError
 from ..runtime.threads import result_of
 from ..runtime.values import refuse_to_copy
 from ..types import Headers, Isolation, K, OnCorrupt, PartitionInfo, Record, RecordMetadata, TopicPartition, V
@@ -34,7 +34,8 @@ _SHOWN = 4  # partitions in the repr of a read
 class Records(chain[Record[K, V]], Generic[K, V]):
     """The records of a bounded read: one partition after another, from start to end as they were at the call.
 
-    Made by `topic.read`. An iterator: it can be read once, and not be copied.
+    Made by `topic.read`. An iterator: it can be read once, by one thread, and not be copied. Raises ConcurrentUseError where two
+    threads ask it for a record at the same time.
 
     >>> import streamlog
     >>> with streamlog.open() as log:
@@ -56,6 +57,43 @@ class Records(chain[Record[K, V]], Generic[K, V]):
         shown = ", ".join(f"{topic}-{n} [{start}, {end})" for (topic, n), start, end in self._ranges[:_SHOWN])
         more = len(self._ranges) - _SHOWN
         return f"<streamlog.Records {shown}{f' and {more} more' if more > 0 else ''}>"
+
+
+class _Runs:
+    """Lists of records, for one caller at a time.
+
+    A chain that is asked for a record while its source makes one asks the source as well, and where that raises, as a generator does
+    that is running, lets go of it: a generator was freed while it ran, which ended the process. And where both get a list, the
+    chain loses one. So both callers get an error.
+    """
+
+    __slots__ = ("_is_asked", "_runs", "_was_asked_twice")
+
+    def __init__(self, runs: Iterator[list[Record[Any, Any]]]) -> None:
+        self._runs = runs
+        self._is_asked = self._was_asked_twice = False
+
+    def __iter__(self) -> Self:
+        return self
+
+    def __next__(self) -> list[Record[Any, Any]]:
+        if self._is_asked:
+            self._was_asked_twice = True
+            raise _asked_twice()
+        self._is_asked = True
+        run = next(self._runs)  # after an error the chain does not come again
+        # From here to the end no other thread runs: that takes a call, or a loop.
+        if self._was_asked_twice:
+            raise _asked_twice()
+        self._is_asked = False
+        return run
+
+
+def _asked_twice() -> ConcurrentUseError:
+    return ConcurrentUseError(
+        "topic.read(…) was asked for a record while it was reading one: by another thread, or by a deserializer or finalizer of this one. "
+        "It ends here, as records would be lost. Let each thread call topic.read(…) for itself, or hold a lock around next()."
+    )
 
 
 class Topic(Generic[K, V]):
@@ -189,8 +227,7 @@ class Topic(Generic[K, V]):
         """
         bounded = self._readers(partition, start, end, isolation_level, on_corrupt)
         ranges = [(reader.name, reader.position, max(reader.position, stop)) for reader, stop in bounded]
-        runs = (run for reader, stop in bounded for run in _lists(reader, stop))
-        records: Any = Records.from_iterable(runs)
+        records: Any = Records.from_iterable(_Runs(run for reader, stop in bounded for run in _lists(reader, stop)))
         found: Records[K, V] = records
         found._ranges = ranges
         return found
@@ -216,7 +253,7 @@ class Topic(Generic[K, V]):
         6
         """
         bounded = self._readers(partition, start, end, isolation_level, on_corrupt)
-        return chain.from_iterable(reader.batches_until(stop) for reader, stop in bounded)
+        return _batches(bounded)
 
     def _readers(
         self, partition: int | None, start: Any, end: Any, isolation: str, on_corrupt: str
@@ -370,6 +407,12 @@ class Topic(Generic[K, V]):
 TopicLike: TypeAlias = str | Topic[Any, Any]
 Subscription: TypeAlias = TopicLike | Pattern[str]
 """What a consumer subscribes to. A pattern matches whole names, of future topics too."""
+
+
+def _batches(bounded: Sequence[tuple[PartitionFetcher, int]]) -> Iterator[RecordBatch[Any, Any]]:
+    """A generator, and no chain of them: see `_Runs`."""
+    for reader, stop in bounded:
+        yield from reader.batches_until(stop)
 
 
 def _lists(reader: PartitionFetcher, stop: int) -> Iterator[list[Record[Any, Any]]]:

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import sys
+import threading
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta, timezone
+from types import FrameType
 from typing import Any
 
 import pytest
@@ -343,3 +346,72 @@ def test_values_of_every_size_come_back(log: StreamLog, size: int) -> None:
         producer.send("t", value, value, headers={"h": value})
     (record,) = topic.read()
     assert (record.key, record.value, record.header("h")) == (value, value, value)
+
+
+# By several at once
+
+
+class Asking:
+    """A serde that calls `ask` when it deserializes for the second time."""
+
+    def __init__(self) -> None:
+        self.ask: Callable[[], object] = lambda: None
+        self.calls = 0
+
+    def serialize(self, value: bytes) -> bytes:
+        return value
+
+    def deserialize(self, data: bytes) -> bytes:
+        self.calls += 1
+        if self.calls == 2:
+            self.ask()
+        return data
+
+
+def in_another_thread(call: Callable[[], object]) -> None:
+    thread = threading.Thread(target=call)
+    thread.start()
+    thread.join()
+
+
+@pytest.mark.parametrize("by", [lambda call: call(), in_another_thread], ids=["its own thread", "another thread"])
+def test_read_that_is_asked_while_it_reads_is_an_error_for_both(
+    log: StreamLog, topic: Topic, by: Callable[[Any], None]
+) -> None:
+    serde = Asking()
+    records = log.topic("t", value_serde=serde).read()
+    raised = []
+
+    def ask() -> None:
+        try:
+            next(records)
+        except streamlog.ConcurrentUseError as error:
+            raised.append(error)
+
+    serde.ask = lambda: by(ask)
+    with pytest.raises(streamlog.ConcurrentUseError, match="hold a lock around next"):
+        list(records)
+    assert len(raised) == 1
+    assert list(records) == []
+    assert len(list(topic.read())) == 100
+
+
+def test_batches_that_are_asked_for_while_they_are_read_go_on(topic: Topic) -> None:
+    batches = topic.read_batches()
+    raised = []
+
+    def ask(frame: FrameType, event: str, arg: object) -> None:
+        if event == "call" and frame.f_code.co_filename.endswith("fetcher.py"):
+            sys.setprofile(None)
+            for _ in range(2):
+                with pytest.raises(ValueError, match="already executing") as found:
+                    next(batches)
+                raised.append(found)
+
+    sys.setprofile(ask)
+    try:
+        read = [offset for batch in batches for offset in batch.offsets]
+    finally:
+        sys.setprofile(None)
+    assert read == list(range(100))
+    assert len(raised) == 2
