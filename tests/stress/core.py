@@ -129,12 +129,15 @@ def harmed(rng: random.Random, batch: bytes) -> bytes:
 
 
 def by_python(data: bytes, position: int) -> list[Record[Any, Any]]:
-    """The records before the first batch that Python refuses."""
+    """The records before the first batch that Python refuses, as the fetcher gives them: it does not go back where a batch that
+    was made to do harm has offsets that others have too."""
     found: list[Record[Any, Any]] = []
     with suppress(StreamlogError, ValueError, TypeError):
         for batch in FetchResult(FetchData(data, SEED, "x.log", 0), 0, 0).batches():
-            found += list(records_of(Record, "t", 0, batch.columns))
-    return [record for record in found if record.offset >= position]
+            records = list(records_of(Record, "t", 0, batch.columns))
+            found += [record for record in records if record.offset >= position]
+            position = max(position, batch.next_offset)
+    return found
 
 
 def python_seal(keys: Any, values: Any, times: list[int]) -> Any:
