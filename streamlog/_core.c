@@ -2,8 +2,9 @@
 
    Optional. Each function here has a twin in Python, which says what it has to do, and which runs where this module was not
    built: `records/columns.py` and `records/single.py` for the encoding, `records/columns.py`, `records/kafka_v2.py` and
-   `broker/fetched.py` for the decoding. `records/core.py` decides which is used. The bytes and the answers are the same; tests/unit/records/test_core.py
-   compares them.
+   `broker/fetched.py` for the decoding, `records/batch.py` and `storage/index.py` for what is looked for, `Batch.rows` and
+   `Producer.send` in `client/producer` for sending. `records/core.py` decides which is used. The bytes and the answers are the
+   same; tests/unit/records/test_core.py compares them.
 
    Only what is usual is done here. Whatever is not (compression, headers of records, gaps in the offsets, damage) is left to
    Python: a function then returns None, or stops before it, and Python goes the long way, which also words the errors.
@@ -13,8 +14,10 @@
    checks. Rows, as Kafka's clients send them, are packed as columns first: what reads columns then reads them. All memory that
    is handed out is owned by Python objects.
 
-   The interpreter's lock is held throughout, but between two batches, where handlers of signals run, and where xxhash releases
-   it. */
+   The interpreter's lock is held, but other threads may run between two batches, where handlers of signals run; where xxhash
+   releases it; where a function of the library is called; and where something is allocated that is collected as garbage, for up
+   to Python 3.11 a collection, and with it finalizers, may run there. No pointer into what others may change is kept over such a
+   place. */
 
 #define PY_SSIZE_T_CLEAN
 #include <Python.h>
@@ -1943,7 +1946,7 @@ static Py_ssize_t slot_of(PyTypeObject *type, const char *name) {
     return offset;
 }
 
-/* What an object has in a slot; NULL where it is no instance of the slot's class, or has nothing there. Borrowed. */
+/* Where an object has one of its slots. REQUIRES: it is an instance of the slot's class. What is there is borrowed, or NULL. */
 static inline PyObject **in_slot(const SendMethod *self, PyObject *of, int slot) {
     return (PyObject **)((char *)of + self->at[slot]);
 }

@@ -37,7 +37,7 @@ NOT_PLAIN = TRANSACTIONAL | CONTROL  # what not every reader sees
 CONTROL_SHIFT, CONTROL_MASK = 12, 0xF000
 ABORT, COMMIT = 0, 1  # control types; leader change 2, snapshot 3, feature level 4
 
-# The layout of a header: a prefix, `header_hash`, the other fields, and the column directory. No other module knows it.
+# The layout of a header: a prefix, `header_hash`, the other fields, and the column directory. No other module but `_core.c` knows it.
 PREFIX_FORMAT, REST_FORMAT, ENTRY_FORMAT = "4sBHI", "QIqiiiqqiqqqhiIII", "BI"
 _PREFIX = Struct("<" + PREFIX_FORMAT)
 _HASH = Struct("<I")

@@ -211,12 +211,17 @@ class Batch(Completion[int]):
         """The timestamp of a record."""
         if self.append_time is not None:
             return self.append_time
-        try:
-            time: int = self.rows[index][2]
-            return time
-        except AttributeError:  # another thread may just have written it, so the columns are looked at second
-            times = self.columns().timestamps
-            return times if isinstance(times, int) else times[index]
+        columns = self._columns
+        if (
+            columns is None
+        ):  # as long as there are rows: those that the core has packed are walked through for one of them
+            try:
+                time: int = self.rows[index][2]
+                return time
+            except AttributeError:  # another thread has just written it
+                columns = self.columns()
+        times = columns.timestamps
+        return times if isinstance(times, int) else times[index]
 
     def times(self) -> int | Sequence[int]:
         """The timestamps of the records, or the one that all have. REQUIRES: it is closed."""

@@ -429,7 +429,7 @@ class Undecided:
         {"hides": Undecided()},
         {"one_more": 1},
     ],
-    ids=str,
+    ids=lambda wrong: next(iter(wrong)),
 )
 def test_a_reader_is_not_made_of_anything_else(wrong: dict[str, Any]) -> None:
     usual_arguments = {
