@@ -631,7 +631,7 @@ static PyObject *column_item(Column *self, Py_ssize_t at) {
         entry.at += (size_t)at * self->width;
         return next_entry(&entry);
     }
-    if (self->starts == NULL && at > 8) {
+    if (self->starts == NULL && at > 8) { /* it costs a walk through all of them: not for one of the first */
         uint32_t *starts = PyMem_Malloc(self->count * sizeof *starts);
         if (starts == NULL)
             return PyErr_NoMemory();
@@ -1440,7 +1440,7 @@ static uint8_t *put_times(uint8_t *w, const Entries *e) {
     return w;
 }
 
-/* Adds a column to the directory. Behind its entry. */
+/* Adds a column to the directory; where the next entry goes. */
 static uint8_t *add_column(uint8_t *directory, uint8_t *entry, uint8_t kind, size_t size) {
     directory[0]++;
     *entry = kind;
@@ -1713,7 +1713,7 @@ static PyObject *rows_append(PackedRows *self, PyObject *row) {
     return index;
 }
 
-/* Behind the entry at `p`, which `pack_entry` made; its bytes are those from `*begins` on. */
+/* The end of the entry at `p`, which `pack_entry` made; its bytes are those from `*begins` on. */
 static inline const uint8_t *skip_entry(const uint8_t *p, const uint8_t **begins) {
     size_t size = 0;
     switch (*p++) {
