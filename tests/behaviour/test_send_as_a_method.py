@@ -11,6 +11,7 @@ import ctypes
 import functools
 import inspect
 import pickle
+import random
 import time
 import types
 import weakref
@@ -118,3 +119,36 @@ def test_clock_of_a_test_gives_the_timestamps_of_a_batch_that_is_open() -> None:
         after = producer.send("t", b"v", b"k")
         assert [each.result().timestamp for each in sent] == [A_TIME_MS] * 2
         assert after.result().timestamp > A_TIME_MS
+
+
+def batches_of(
+    send: Callable[..., object], records: list[tuple[Any, Any, bool]], segment_bytes: int, batch_size: int
+) -> list[Any]:
+    """What becomes of records that are sent so: the batches of the topic. Some are flushed at once."""
+    with streamlog.open() as log:
+        log.create_topic("t", segment_bytes=segment_bytes)
+        with log.producer(linger_ms=3_600_000, batch_size=batch_size) as producer:
+            for key, value, flushes in records:
+                send(producer, "t", value, key)
+                if flushes:
+                    producer.flush()
+        return [(list(batch.offsets), list(batch.keys), list(batch.values)) for batch in log["t"].read_batches()]
+
+
+@pytest.mark.parametrize("segment_bytes", [1 << 12, 1 << 20])
+@pytest.mark.parametrize("batch_size", [1, 100, 1_000, 16_384])
+def test_records_come_into_the_same_batches_whichever_way_they_are_sent(
+    rng: random.Random, batch_size: int, segment_bytes: int
+) -> None:
+    def entry() -> bytes | None:
+        return None if rng.random() < 0.05 else rng.randbytes(rng.choice([0, 3, 20, 20, 20, 300, 1_500]))
+
+    def in_python(producer: Any, *record: Any) -> object:
+        return producer._send(*record, None, None, None)
+
+    records = [(entry(), entry(), rng.random() < 0.02) for _ in range(500)]
+    sent = batches_of(streamlog.Producer.send, records, segment_bytes, batch_size)
+    assert sent == batches_of(in_python, records, segment_bytes, batch_size)
+    assert [(key, value) for batch in sent for key, value in zip(*batch[1:], strict=True)] == [
+        each[:2] for each in records
+    ]
