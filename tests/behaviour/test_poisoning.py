@@ -14,6 +14,7 @@ import pytest
 import streamlog
 from streamlog import DeliveryError, PoisonedLogError, ReentrantCallError, SerializationError
 from streamlog.records import columns
+from streamlog.records.core import core
 from streamlog.testing import FaultyDisk, ManualClock, SimulatedDisk
 from tests.contents import values
 
@@ -21,6 +22,8 @@ from .gated_disk import LONG, RECORDS, GatedDisk
 
 InThread = Callable[[Callable[[], Any]], "Future[Any]"]
 PATH = "/data"
+# What encodes the batch of a sender.
+SEAL = "seal" if core is None else "seal_rows"
 
 
 @pytest.fixture
@@ -454,7 +457,7 @@ def test_an_exception_of_a_handler_while_records_are_encoded_fails_no_lingering_
         log.create_topic("t")
         producer = log.producer(linger_ms=60_000)
         lingering = producer.send("t", b"another's", b"k")
-        seal = columns.seal
+        seal = getattr(columns, SEAL)
 
         def handler(*_: object) -> None:
             raise error("of the program's own")
@@ -466,7 +469,7 @@ def test_an_exception_of_a_handler_while_records_are_encoded_fails_no_lingering_
                 strike()
                 return seal(*args, **options)
 
-            monkeypatch.setattr(columns, "seal", interrupted_seal)
+            monkeypatch.setattr(columns, SEAL, interrupted_seal)
             with pytest.raises(error, match="of the program's own"):
                 producer.flush(LONG)
         assert lingering.result(LONG).offset == 0
@@ -484,7 +487,7 @@ def test_a_record_that_can_never_be_encoded_fails_and_blocks_no_other(
         def never(*_: Any, **__: Any) -> Any:
             raise ValueError("code of the record's own")
 
-        monkeypatch.setattr(columns, "seal", never)
+        monkeypatch.setattr(columns, SEAL, never)
         with pytest.raises(ValueError, match="own"):
             producer.flush(LONG)
         with pytest.raises(DeliveryError):

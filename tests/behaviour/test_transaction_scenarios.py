@@ -251,19 +251,18 @@ def offsets_expire_whoever_subscribes(patch: Patch) -> None:
 
 def the_buffer_of_what_expired_is_used_again(patch: Patch) -> None:
     """The request goes on, and is made of what is in the buffer when it goes out."""
-    free: list[list[Any]] = []
+    free: list[Batch] = []
     begin, complete = Batch.__init__, PartitionQueue._complete
 
     def __init__(self: Batch, *others: Any) -> None:
         begin(self, *others)
         if free:
-            self.rows = free.pop()
-            self.rows.clear()
+            free.pop().rows = self.rows
 
     def _complete(self: PartitionQueue, batch: Batch, error: BaseException | None) -> None:
         complete(self, batch, error)
         if error is not None:
-            free.append(batch.rows)
+            free.append(batch)
             batch.sealed = batch._columns = None
             batch._ends.clear()
             at, service = self.at, self.owner.service
