@@ -75,7 +75,7 @@ class LogReader:
     def _go_on(self, after: FetchData, offset: int, max_bytes: int, end_offset: int) -> FetchData | None:
         """The batches that follow `after` in the same file; None if the file ends there, or is gone, or no longer part of the log."""
         tail = self.tail
-
+        # In one step each: the same fields by their names, one after the other, are a part of a read at random that can be seen.
         read, _, _, start, segment, _, _ = after
         log_end, end_position, segments, _, log_start, _, _, _, _ = tail
         assert segment is not None

@@ -271,7 +271,7 @@ class Consumer(Closing, Generic[K, V]):
         """What `SubscriptionState.take` gives, waiting for it. It is returned to the program once the caller has noted it as returned."""
         if max_records is None:
             n = self._max_poll_records
-        elif type(max_records) is int and 0 < max_records < maxsize:
+        elif type(max_records) is int and 0 < max_records < maxsize:  # the usual one, without a call: part of each poll
             n = max_records
         else:
             n = _limit(max_records)

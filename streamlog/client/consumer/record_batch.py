@@ -126,7 +126,7 @@ class RecordBatch(Generic[K, V]):
         """Each record's offset, ascending."""
         offsets = self._offsets
         if offsets is None:
-            usual = self._usual  # here and below: by three calls less
+            usual = self._usual  # here and below: what `_column` would give, by three calls less
             offsets = self._column(self._columns.offsets, 0) if usual is None else usual.offsets()
             self._offsets = offsets
         return offsets

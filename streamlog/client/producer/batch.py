@@ -212,9 +212,7 @@ class Batch(Completion[int]):
         if self.append_time is not None:
             return self.append_time
         columns = self._columns
-        if (
-            columns is None
-        ):  # as long as there are rows: those that the core has packed are walked through for one of them
+        if columns is None:  # only then: rows that the core has packed are walked through for one of them
             try:
                 time: int = self.rows[index][2]
                 return time
